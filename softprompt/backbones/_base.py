@@ -1,0 +1,144 @@
+"""The contract of a frozen backbone: soft prompts go before the input, answers come out, no weight changes.
+
+Letters: b rows, t text tokens, n prompt positions, l label positions, v vocabulary, c classes, e embedding size,
+d hidden size, p prompts.
+"""
+
+import abc
+import hashlib
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..bank import Batch, PromptBank
+from ..errors import ModelMismatch, UnsupportedModel
+from ..prompt import BackboneIdentity, SoftPrompt
+
+Answers = Literal["tokens", "label-words", "linear-head"]
+
+
+class AbstractBackbone(abc.ABC):
+    """A frozen model that answers rows, each with the prompt that owns it.
+
+    The model is put in evaluation mode and its weights stop requiring gradients; a prompt stays in float32 and is
+    cast to the model's precision where it joins the text.
+
+    Args:
+        model: what transformers loaded, also wrapped by PEFT or quantised.
+        tokenizer: its tokenizer.
+        name: hub id or folder, for messages and records.
+        revision: commit on the hub, if one was given.
+
+    Raises:
+        UnsupportedModel: float16 weights, whose largest number a prompt's norm exceeds.
+    """
+
+    kind: ClassVar[str]
+    answers: Answers
+    # Appended to the rendered text before tokenising; " [MASK]" where a masked-LM head answers.
+    input_suffix: str = ""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None):
+        if model.get_input_embeddings().weight.dtype == torch.float16:
+            raise UnsupportedModel(
+                f"{name!r} is in float16, whose largest number (65504) an EPT prompt's norm exceeds; "
+                "load it in bfloat16 or float32"
+            )
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.revision = revision
+
+    @property
+    def embeddings(self) -> nn.Module:
+        """The word embedding module, asked for at call time: a resized vocabulary replaces it."""
+        return self.model.get_input_embeddings()  # pyright: ignore[reportCallIssue]  (nn.Module's getattr)
+
+    @property
+    def embedding_size(self) -> int:
+        """Width e of a prompt vector."""
+        return self.embeddings.weight.shape[1]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width d of the states that a linear head reads."""
+        return self.model.config.hidden_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where rows and prompts have to be."""
+        return self.embeddings.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the frozen model computes in."""
+        return self.embeddings.weight.dtype
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest input the model has positions for, prompt included; None where positions are relative."""
+        return None
+
+    def identity(self) -> BackboneIdentity:
+        """Name, kind, width and embedding hash: what a stored prompt remembers."""
+        table = self.embeddings.weight.detach().to("cpu", torch.bfloat16).contiguous()
+        digest = hashlib.sha256(table.view(torch.uint8).numpy().tobytes()).hexdigest()
+        return BackboneIdentity(self.name, self.kind, self.embedding_size, digest, self.revision)
+
+    def check(self, prompt: SoftPrompt) -> None:
+        """Refuse a prompt that was trained for another model.
+
+        Raises:
+            ModelMismatch: with both names.
+        """
+        theirs, ours = prompt.provenance.backbone, self.identity()
+        sizes = f"(e = {theirs.embedding_size})", f"(e = {ours.embedding_size})"
+        both = f"this prompt was trained for {theirs.name!r} {sizes[0]}, this model is {ours.name!r} {sizes[1]}"
+        if theirs.embedding_size != ours.embedding_size:
+            raise ModelMismatch(f"{both}; a prompt works only with its own model")
+        if theirs.embedding_sha256 and theirs.embedding_sha256 != ours.embedding_sha256:
+            raise ModelMismatch(f"{both} with other word embeddings; a prompt works only with its own model")
+        if prompt.provenance.answers != self.answers:
+            raise ModelMismatch(
+                f"this prompt answers by {prompt.provenance.answers}, {ours.name!r} was loaded to answer by {self.answers}; "
+                f"load it with answers={prompt.provenance.answers!r}"
+            )
+
+    @abc.abstractmethod
+    def encode_answers(self, words: Sequence[str]) -> list[list[int]]:
+        """Token ids that an answer has to produce, end of sequence included where the model emits one.
+
+        Raises:
+            UnsupportedModel: the model answers by one mask and a word is several tokens; names those words.
+        """
+
+    @abc.abstractmethod
+    def logits(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b l v"]:
+        """Logits at the label positions of `batch.targets` only (teacher forcing); v is c for a linear head."""
+
+    @abc.abstractmethod
+    def label_scores(
+        self, bank: PromptBank, batch: Batch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
+    ) -> Float[Tensor, "b c"]:
+        """Log-probability in nats of each label's whole token sequence, end of sequence included.
+
+        Args:
+            bank: the prompts.
+            batch: rows; targets are not read.
+            labels: token ids by class id, from `encode_answers`; only their number counts for a linear head.
+            normalize: "sum" over the tokens, their "mean", or "first" for the first token only (fast).
+
+        Raises:
+            BadInput: "first" while two labels begin with the same token.
+        """
+
+    @abc.abstractmethod
+    def generate(self, bank: PromptBank, batch: Batch, *, max_new_tokens: int) -> list[str]:
+        """Greedy answers as text, without prompt or special tokens.
+
+        Raises:
+            UnsupportedModel: the model answers by one mask or a head and generates nothing.
+        """

@@ -1,0 +1,67 @@
+"""What a backbone needs of several prompts at once, and of the rows that own them. Torch only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from .prompt import LinearHead, SoftPrompt
+
+
+@dataclass(frozen=True)
+class PromptBank:
+    """p prompts of possibly different lengths, padded on the left so that each ends next to the text.
+
+    Args:
+        vectors: padded with zeros on the left up to the longest prompt.
+        mask: which positions are prompt.
+        head_weight: one linear head a prompt, or None where the backbone answers in tokens.
+        head_bias: likewise.
+    """
+
+    vectors: Float[Tensor, "p n e"]
+    mask: Bool[Tensor, "p n"]
+    head_weight: Float[Tensor, "p c d"] | None = None
+    head_bias: Float[Tensor, "p c"] | None = None
+
+    @classmethod
+    def stack(cls, prompts: Sequence[Tensor], heads: Sequence[LinearHead] = ()) -> "PromptBank":
+        """A bank of prompts [n_i, e]; gradients flow back into each of them."""
+        longest = max(prompt.shape[0] for prompt in prompts)
+        vectors = torch.stack([torch.nn.functional.pad(v, (0, 0, longest - v.shape[0], 0)) for v in prompts])
+        lengths = torch.tensor([v.shape[0] for v in prompts], device=vectors.device)
+        mask = torch.arange(longest, device=vectors.device) >= longest - lengths[:, None]
+        if not heads:
+            return cls(vectors, mask)
+        return cls(vectors, mask, torch.stack([h.weight for h in heads]), torch.stack([h.bias for h in heads]))
+
+    @classmethod
+    def of(cls, *prompts: SoftPrompt, device: "torch.device | str" = "cpu") -> "PromptBank":
+        """The bank of stored prompts, on the backbone's device."""
+        heads = [LinearHead(h.weight.to(device), h.bias.to(device)) for p in prompts if (h := p.head)]
+        return cls.stack([p.expanded().to(device) for p in prompts], heads)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows for one pass: their tokens, the prompt that each is answered with, and what it should answer.
+
+    Args:
+        ids: token ids, padded on either side.
+        mask: which positions are text.
+        owner: index into the bank, one a row.
+        targets: token ids at the label positions (class ids for a linear head), -100 where there is none;
+            floats for a number answered by a linear head; None when only answering.
+    """
+
+    ids: Int[Tensor, "b t"]
+    mask: Bool[Tensor, "b t"]
+    owner: Int[Tensor, " b"]
+    targets: Int[Tensor, "b l"] | Float[Tensor, "b 1"] | None = None
+
+    def to(self, device: "torch.device | str") -> "Batch":
+        """The same rows on another device."""
+        targets = None if self.targets is None else self.targets.to(device)
+        return Batch(self.ids.to(device), self.mask.to(device), self.owner.to(device), targets)

@@ -1,0 +1,82 @@
+"""The exceptions of softprompt, one tree: what was given, what was needed, what to do, in one line.
+
+SoftPromptError
+├── UnknownName       a task, method, metric, column ... that does not exist; names the nearest
+├── BadInput          data, options or files that cannot be used as given
+├── UnsupportedModel  a backbone that lacks what the task needs
+├── ModelMismatch     a prompt of another backbone
+├── DamagedFile       a stored file whose content is not what was written
+├── CannotExport      a prompt that the target format cannot express
+├── RunExists         a run folder that already holds another run
+├── StorageFailure    the disk is full or not writable
+└── NotTrainable      the prompt cannot learn through this backbone
+
+The command line prints a SoftPromptError without a traceback and exits with code 2.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class SoftPromptError(Exception):
+    """Anything a user can put right."""
+
+
+class UnknownName(SoftPromptError, LookupError):
+    """A name that is not in its table; the message holds the nearest that is."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]):
+        names = sorted(known)
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names)}."
+        super().__init__(f"unknown {kind} {name!r}. {hint}")
+
+    def __str__(self) -> str:
+        """The message itself, without the quotes that LookupError would add."""
+        return str(self.args[0])
+
+
+class BadInput(SoftPromptError, ValueError):
+    """Data, an option or a file that cannot be used as given."""
+
+
+class UnsupportedModel(SoftPromptError, ValueError):
+    """A backbone that lacks what the task needs."""
+
+
+class ModelMismatch(SoftPromptError, ValueError):
+    """A prompt that was trained for another backbone."""
+
+
+class DamagedFile(SoftPromptError, ValueError):
+    """A stored file whose content is not what was written."""
+
+
+class CannotExport(SoftPromptError, ValueError):
+    """A prompt that the target format cannot express."""
+
+
+class RunExists(SoftPromptError, FileExistsError):
+    """A run folder that already holds another run."""
+
+
+class StorageFailure(SoftPromptError, OSError):
+    """The disk is full or not writable; what was stored before is intact."""
+
+
+class NotTrainable(SoftPromptError, RuntimeError):
+    """The prompt cannot learn through this backbone: no gradient arrives."""
+
+
+def pick(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """The entry of `table` called `name`.
+
+    Raises:
+        UnknownName: with the nearest known name.
+    """
+    if name not in table:
+        raise UnknownName(kind, name, table)
+    return table[name]

@@ -1,0 +1,151 @@
+"""The soft prompt as it is stored and used: vectors, how often they are repeated, and where they come from.
+
+Nothing after training sees a reparameterisation: it has been folded into these vectors.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .errors import BadInput
+
+
+@dataclass(frozen=True)
+class BackboneIdentity:
+    """Which frozen model a prompt belongs to.
+
+    Args:
+        name: hub id or folder, as the user gave it.
+        kind: "encoder-decoder", "encoder" or "decoder".
+        embedding_size: width e of the word embeddings (not always the hidden size).
+        embedding_sha256: hash of the word embedding table in bfloat16, so that the same checkpoint loaded in
+            another precision is the same model; None where it is not known (an imported prompt).
+        revision: commit on the hub, if one was given.
+    """
+
+    name: str
+    kind: str
+    embedding_size: int
+    embedding_sha256: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """Class scores `W h + b` of a pooled text state h, trained and stored beside an encoder's prompt."""
+
+    weight: Float[Tensor, "c d"]
+    bias: Float[Tensor, " c"]
+
+    @property
+    def count(self) -> int:
+        """Numbers in the head; shown in a column of their own, never added to the prompt's."""
+        return self.weight.numel() + self.bias.numel()
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Everything about a prompt but its numbers: plain values that JSON can hold.
+
+    Args:
+        method: name in METHODS, or "imported".
+        backbone: the frozen model it belongs to.
+        answers: how the backbone answers: "tokens", "label-words" or "linear-head".
+        task: the task's declaration (`Task.to_json`), or None if it is not known.
+        metrics: scores of the stored vectors, by split: {"validation": {...}, "test": {...}}.
+        seeds: by purpose: initialization, order, draw, noise.
+        training: learning rate, steps, best step, trainable parameters and the like.
+        versions: of softprompt, torch and transformers.
+    """
+
+    method: str
+    backbone: BackboneIdentity
+    answers: str = "tokens"
+    task: Mapping[str, Any] | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class SoftPrompt:
+    """Vectors put before the input of a frozen backbone: `[v_1 .. v_m]` repeated `repeats` times, then the text.
+
+    EPT* stores one vector and repeats it ten times (Explosive Prompt Tuning, section 4.2). A prompt of length 0
+    is a head alone.
+
+    Args:
+        vectors: in float32, whatever the backbone computes in.
+        repeats: how often the vectors follow each other.
+        provenance: method, backbone, task, scores, seeds, versions.
+        head: class scores for an encoder without label words.
+
+    Raises:
+        BadInput: vectors that are not finite or not float32, or repeats below 1.
+    """
+
+    vectors: Float[Tensor, "m e"]
+    provenance: Provenance
+    repeats: int = 1
+    head: LinearHead | None = None
+
+    def __post_init__(self):
+        if self.vectors.dtype != torch.float32:
+            raise BadInput(f"a soft prompt is float32, these vectors are {self.vectors.dtype}; convert them first")
+        if not torch.isfinite(self.vectors).all():
+            raise BadInput("these prompt vectors hold NaN or infinity; such a prompt would answer nonsense")
+        if self.repeats < 1:
+            raise BadInput(f"a prompt is repeated at least once, not {self.repeats} times")
+
+    @property
+    def length(self) -> int:
+        """Prompt length n = m x repeats: the positions it takes before the text."""
+        return self.vectors.shape[0] * self.repeats
+
+    @property
+    def stored(self) -> int:
+        """Numbers stored for the prompt: m x e."""
+        return self.vectors.numel()
+
+    def expanded(self) -> Float[Tensor, "n e"]:
+        """The n vectors as the backbone sees them."""
+        return self.vectors.repeat(self.repeats, 1)
+
+    # The doors below are one line each: what they open lies above this module and is imported on the way through.
+
+    @classmethod
+    def load(cls, source: "str | Path") -> "SoftPrompt":
+        """A stored prompt: its folder, a run with one prompt, or `user/name` on the hub."""
+        from .interop.hub import load
+
+        return load(source)
+
+    def save(self, folder: "str | Path") -> Path:
+        """Write the prompt into a new folder, atomically."""
+        from .store import save_prompt
+
+        return save_prompt(self, folder)
+
+    def push_to_hub(self, repo: str, *, private: bool = False) -> str:
+        """Upload to `user/name` on the hub; the address of the commit."""
+        from .interop.hub import push
+
+        return push(self, repo, private=private)
+
+    def attach(self, model: nn.Module) -> nn.Module:
+        """A loaded Hugging Face model with this prompt before its input; `forward` and `generate` as before."""
+        from .interop.attach import attach
+
+        return attach(self, model)
+
+    def predict(self, inputs: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
+        """Answers for texts (or rows of columns): {text, label, scores} or {text, output} each."""
+        from .prediction import predict
+
+        return predict(self, inputs, **options)

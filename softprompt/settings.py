@@ -1,0 +1,119 @@
+"""What a training run is told: frozen, keyword-only, plain values, written whole into the run's record."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import BadInput, UnknownName
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds:
+    """One seed a purpose, so that each source of variance can be varied alone."""
+
+    initialization: int = 0
+    order: int = 0
+    draw: int = 0
+    noise: int = 0
+
+    @classmethod
+    def all(cls, seed: int) -> "Seeds":
+        """The same seed for every purpose."""
+        return cls(initialization=seed, order=seed, draw=seed, noise=seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneSettings:
+    """One prompt of a fleet: everything that may differ between prompts sharing a forward pass.
+
+    Args:
+        method: name in METHODS.
+        options: the method's options, as in {"hidden": 10, "repeats": 3}.
+        lr: AdamW learning rate of the prompt; None takes the method's default.
+        head_lr: learning rate of a linear head.
+        init: "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH" or "prompt:PATH".
+        seeds: one a purpose.
+    """
+
+    method: str = "ept-star"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    lr: float | None = None
+    head_lr: float = 5e-3
+    init: str = "uniform"
+    seeds: Seeds = Seeds()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """What the prompts of a fleet share.
+
+    Args:
+        steps: optimiser steps; None derives them from epochs.
+        epochs: passes over the training rows, used if steps is None.
+        batch_size: rows of one prompt in one pass.
+        grad_accumulation: passes an optimiser step.
+        tokens_per_batch: upper bound on rows x longest row in one pass; None is no bound.
+        max_length: tokens of text, special tokens included; None takes the task's.
+        eval_every: optimiser steps between evaluations, each followed by a checkpoint.
+        eval_rows: validation rows used to choose the best checkpoint; None is all of them.
+        warmup: steps of linear warm-up; None is 500 or 5 % of the steps, whichever is less.
+        schedule: "linear" decay to 0 or "constant".
+        weight_decay: AdamW's, on prompt and reparameterisation.
+        clip: largest gradient norm of one prompt; None does not clip.
+        patience: evaluations without a better score after which a prompt stops; None never stops early.
+        shots: training rows in total, drawn class-balanced; None is all of them.
+        shots_per_class: training rows of each class; excludes shots.
+        decode: "scores" (label scoring), "generate" (greedy) or "auto": scores for label words, generation otherwise.
+        normalize: label scores are the "sum" or the "mean" of token log-probabilities, or of the "first" token only.
+        max_new_tokens: longest generated answer.
+        backbone_dropout: turn the frozen model's dropout on while training.
+        gradient_checkpointing: recompute the frozen model's activations in the backward pass.
+        bucket: batches in which rows are sorted by length, to pad less; 1 keeps the plain random order.
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    batch_size: int = 16
+    grad_accumulation: int = 1
+    tokens_per_batch: int | None = None
+    max_length: int | None = None
+    eval_every: int = 200
+    eval_rows: int | None = None
+    warmup: int | None = None
+    schedule: Literal["linear", "constant"] = "linear"
+    weight_decay: float = 0.01
+    clip: float | None = None
+    patience: int | None = None
+    shots: int | None = None
+    shots_per_class: int | None = None
+    decode: Literal["auto", "scores", "generate"] = "auto"
+    normalize: Literal["sum", "mean", "first"] = "sum"
+    max_new_tokens: int = 20
+    backbone_dropout: bool = False
+    gradient_checkpointing: bool = False
+    bucket: int = 8
+
+    def __post_init__(self):
+        for name in ("steps", "epochs", "batch_size", "grad_accumulation", "tokens_per_batch", "max_length",
+                     "eval_every", "eval_rows", "clip", "patience", "shots", "shots_per_class", "bucket"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise BadInput(f"--{name.replace('_', '-')} must be positive, not {value}")
+        if self.shots and self.shots_per_class:
+            raise BadInput("give --shots (rows in total) or --shots-per-class, not both")
+
+
+def from_values(kind: type, values: Mapping[str, Any]) -> Any:
+    """A settings object of `kind` from plain values, as read from JSON.
+
+    Raises:
+        UnknownName: a setting that does not exist, with the nearest.
+    """
+    known = {f.name for f in dataclasses.fields(kind)}
+    for name in values:
+        if name not in known:
+            raise UnknownName("setting", name, known)
+    if isinstance(values.get("seeds"), Mapping):
+        values = {**values, "seeds": from_values(Seeds, values["seeds"])}
+    return kind(**values)

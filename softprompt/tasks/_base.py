@@ -1,0 +1,128 @@
+"""A task is data: where its rows are, how a row becomes text, how it is answered and scored. No torch here."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from string import Formatter
+from typing import Any, Literal
+
+from ..errors import BadInput, UnknownName, pick
+from ._prepare import PREPARATIONS
+
+Answer = Literal["label", "number", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where rows come from: a set on the hub, the same set as a folder below the data root, or the user's files.
+
+    Args:
+        hub: repository on the hub, empty for files.
+        config: its configuration.
+        revision: branch or commit on the hub.
+        folder: path below the data root, laid out as `<folder>/<split>.jsonl.gz`.
+        validation: name of the validation split ("validation_matched" for MNLI).
+        files: split -> path, for the user's own data.
+    """
+
+    hub: str = ""
+    config: str | None = None
+    revision: str | None = None
+    folder: str = ""
+    validation: str = "validation"
+    files: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A row as text, with the character span of each column in it: truncation shortens columns, never the template."""
+
+    text: str
+    spans: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What to read, what to ask, what counts as right.
+
+    Args:
+        name: as on the command line, "glue/sst2".
+        source: where the rows are.
+        template: text with {column} fields; without a task prefix.
+        t5_template: the same as T5 was trained on it, with its prefix and column order.
+        answer: "label" (one of the label words), "number" or "text".
+        target: column that holds the answer.
+        labels: label words by class id.
+        label_values: the value in the target column for each class id; empty means 0, 1, 2 ...
+        truncate: columns that may be shortened, the longest first; empty means all of them.
+        metrics: names in METRICS, all reported.
+        headline: the metrics whose mean is the task's score; empty means the first.
+        prepare: name in PREPARATIONS, applied to each row before rendering.
+        max_length: tokens of the rendered text, special tokens included, the prompt not.
+        style: how the label words and the template were chosen: "numeric", "words" or "t5".
+    """
+
+    name: str
+    source: Source
+    template: str
+    t5_template: str = ""
+    answer: Answer = "label"
+    target: str = "label"
+    labels: tuple[str, ...] = ()
+    label_values: tuple[Any, ...] = ()
+    truncate: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("accuracy",)
+    headline: tuple[str, ...] = ()
+    prepare: str = "nothing"
+    max_length: int = 256
+    style: str = "words"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the template reads, in its order."""
+        return tuple(name for _, name, _, _ in Formatter().parse(self.template) if name is not None)
+
+    def prepared(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The row as the template reads it: spans marked, tags stripped, as the task's preparation says."""
+        return pick("preparation", self.prepare, PREPARATIONS)(row)
+
+    def render(self, row: Mapping[str, Any]) -> Rendered:
+        """The row as text, with the span of each column.
+
+        Raises:
+            UnknownName: the template names a column that the row lacks.
+            BadInput: a column is empty (None).
+        """
+        row = self.prepared(row)
+        text, spans = "", {}
+        for literal, name, _, _ in Formatter().parse(self.template):
+            text += literal
+            if name is None:
+                continue
+            if name not in row:
+                raise UnknownName("column", name, row)
+            if row[name] is None:
+                raise BadInput(f"column {name!r} is empty; fill it or drop the row")
+            start = len(text)
+            text += str(row[name])
+            spans[name] = (start, len(text))
+        return Rendered(text, spans)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The metrics whose mean is the score by which checkpoints are chosen."""
+        return self.headline or self.metrics[:1]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, enough to render, answer and score without the table of tasks."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Task":
+        """The task that `to_json` wrote."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise UnknownName("task setting", name, known)
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**{**plain, "source": Source(**values["source"])})
