@@ -1,0 +1,37 @@
+"""Task losses, one number a row: a fleet sums them per prompt, so no mean over the batch is taken here."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+IGNORED = -100
+
+
+def cross_entropy(logits: Float[Tensor, "b l v"], targets: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
+    """Mean negative log-probability of each row's target tokens, in nats: -1/|T| sum_{t in T} log p(y_t).
+
+    Computed in float32 at least, whatever the logits are in.
+
+    Args:
+        logits: scores of the vocabulary, before the softmax.
+        targets: token ids; -100 where there is none. A row needs at least one: without any its loss is NaN,
+            never 0.
+    """
+    losses = functional.cross_entropy(
+        _precise(logits).flatten(0, 1), targets.flatten().long(), ignore_index=IGNORED, reduction="none"
+    )
+    return losses.view(targets.shape).sum(-1) / (targets != IGNORED).sum(-1)
+
+
+def squared_error(logits: Float[Tensor, "b 1 1"], targets: Float[Tensor, "b 1"]) -> Float[Tensor, " b"]:
+    """(prediction - target)^2 of each row, in the target's units squared.
+
+    Computed in float32 at least, whatever the prediction is in.
+    """
+    prediction = _precise(logits)
+    return (prediction[:, 0, 0] - targets[:, 0].to(prediction.dtype)).square()
+
+
+def _precise(logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    return logits if logits.dtype == torch.float64 else logits.float()
