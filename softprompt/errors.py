@@ -11,18 +11,20 @@ SoftPromptError
 ├── StorageFailure    the disk is full or not writable
 └── NotTrainable      the prompt cannot learn through this backbone
 
-The command line prints a SoftPromptError without a traceback and exits with code 2.
+The command line prints a SoftPromptError without a traceback and exits with its `exit_code`, 2 if not said otherwise.
 """
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 T = TypeVar("T")
 
 
 class SoftPromptError(Exception):
     """Anything a user can put right."""
+
+    exit_code: ClassVar[int] = 2
 
 
 class UnknownName(SoftPromptError, LookupError):

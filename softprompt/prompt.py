@@ -77,7 +77,7 @@ class Provenance:
 class SoftPrompt:
     """Vectors put before the input of a frozen backbone: `[v_1 .. v_m]` repeated `repeats` times, then the text.
 
-    EPT* stores one vector and repeats it ten times (Explosive Prompt Tuning, section 4.2). A prompt of length 0
+    EPT* stores one vector and repeats it ten times (Explosive Prompt Tuning, section 3.3). A prompt of length 0
     is a head alone.
 
     Args:

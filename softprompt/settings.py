@@ -94,7 +94,8 @@ class TrainSettings:
     gradient_checkpointing: bool = False
     bucket: int = 8
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot be, by the name of their option."""
         for name in ("steps", "epochs", "batch_size", "grad_accumulation", "tokens_per_batch", "max_length",
                      "eval_every", "eval_rows", "clip", "patience", "shots", "shots_per_class", "bucket"):  # fmt: skip
             value = getattr(self, name)

@@ -1,0 +1,243 @@
+"""Scores of a prompt on a task: rows in, answers out, metrics over them. No gradient, no reparameterisation."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .backbones import AbstractBackbone, load_backbone
+from .bank import PromptBank
+from .data import Examples, load_rows, split_rows, tokenize
+from .errors import BadInput, UnknownName
+from .metrics import score
+from .prompt import SoftPrompt
+from .tasks import Task
+from .tasks import task as find_task
+
+Decode = Literal["auto", "scores", "generate"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a prompt answered to some rows.
+
+    Args:
+        values: class ids (-1 where the generated text is no label word), numbers (NaN where it is none) or texts.
+        texts: the answers as text.
+        scores: log-probability of each label in nats, [b, c], where labels were scored.
+    """
+
+    values: list[Any]
+    texts: list[str]
+    scores: Tensor | None = None
+
+    @property
+    def invalid(self) -> int:
+        """Answers that are no label word or no number."""
+        return sum((isinstance(v, int) and v < 0) or (isinstance(v, float) and v != v) for v in self.values)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Metrics over n rows, how many answers were invalid, and the answers themselves."""
+
+    metrics: dict[str, float]
+    n: int
+    invalid: int
+    predictions: list[Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The line that `softprompt evaluate --json` prints."""
+        return {"metrics": self.metrics, "n": self.n, "invalid": self.invalid}
+
+
+def decoding(task: Task, backbone: AbstractBackbone, decode: Decode) -> Literal["scores", "generate", "number"]:
+    """How answers are found: "auto" scores label words and generates what has none; a linear head gives numbers.
+
+    Raises:
+        BadInput: labels cannot be scored because the task has none.
+    """
+    if backbone.answers == "linear-head" and task.answer == "number":
+        return "number"
+    if task.answer == "label":
+        return "scores" if decode == "auto" else decode
+    if decode == "scores":
+        raise BadInput(f"task {task.name!r} is answered by a {task.answer}, there are no label words to score")
+    return "generate"
+
+
+def _batches(examples: Examples, batch_size: int) -> Iterator[list[int]]:
+    # The longest rows first: a batch holds rows of about one length, and memory runs out at once or never.
+    order = torch.argsort(examples.lengths, descending=True, stable=True).tolist()
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]
+
+
+@torch.no_grad()
+def answer(
+    backbone: AbstractBackbone,
+    bank: PromptBank,
+    examples: Examples,
+    task: Task,
+    *,
+    decode: Decode = "auto",
+    normalize: str = "sum",
+    max_new_tokens: int = 20,
+    batch_size: int = 32,
+) -> Answers:
+    """The answers of the bank's first prompt to all rows, in their order."""
+    how = decoding(task, backbone, decode)
+    labels = backbone.encode_answers(task.labels) if how == "scores" else []
+    values: list[Any] = [None] * len(examples)
+    texts, scores = [""] * len(examples), torch.zeros(len(examples), len(task.labels)) if how == "scores" else None
+    for rows in _batches(examples, batch_size):
+        batch = examples.batch(rows, 0, backbone.tokenizer.pad_token_id).to(backbone.device)
+        if how == "scores":
+            assert scores is not None
+            found = backbone.label_scores(bank, batch, labels, normalize=normalize).float().cpu()
+            scores[rows] = found
+            answers: list[Any] = found.argmax(-1).tolist()
+            words = [task.labels[a] for a in answers]
+        elif how == "number":
+            answers = backbone.logits(bank, batch)[:, 0, 0].tolist()
+            words = [f"{a:.3f}" for a in answers]
+        else:
+            words = backbone.generate(bank, batch, max_new_tokens=max_new_tokens)
+            answers = [parse(task, word) for word in words]
+        for row, value, word in zip(rows, answers, words, strict=True):
+            values[row], texts[row] = value, word
+    return Answers(values, texts, scores)
+
+
+def parse(task: Task, text: str) -> Any:
+    """A generated answer as a class id (-1 if it is no label word), a number (NaN if it is none) or the text."""
+    if task.answer == "text":
+        return text
+    if task.answer == "label":
+        return task.labels.index(text) if text in task.labels else -1
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def report(task: Task, examples: Examples, answers: Answers) -> Report:
+    """The task's metrics, and `score`, the mean of its headline metrics."""
+    metrics = score(task.metrics, answers.values, examples.gold)
+    metrics["score"] = sum(metrics[name] for name in task.scores) / len(task.scores)
+    return Report(metrics, len(examples), answers.invalid, answers.values)
+
+
+def examples_for(
+    backbone: AbstractBackbone, task: Task, rows: Any, max_length: int | None = None, *, targets: bool = True
+) -> Examples:
+    """Rows tokenised for a backbone, the prompt not counted."""
+    return tokenize(
+        rows,
+        task,
+        tokenizer=backbone.tokenizer,
+        answers=backbone.answers,
+        encode_answers=backbone.encode_answers,
+        suffix=backbone.input_suffix,
+        max_length=max_length,
+        targets=targets,
+    )
+
+
+def task_of(prompt: SoftPrompt, task: "Task | str | None" = None) -> Task:
+    """The task to answer: the one given, or the one that the prompt was trained on.
+
+    Raises:
+        BadInput: the prompt records no task and none is given.
+    """
+    if isinstance(task, str):
+        return find_task(task)
+    if task is not None:
+        return task
+    if prompt.provenance.task is None:
+        raise BadInput("this prompt records no task; name one with --task")
+    return Task.from_json(prompt.provenance.task)
+
+
+def evaluate(
+    prompt: SoftPrompt,
+    *,
+    task: "Task | str | None" = None,
+    model: "str | AbstractBackbone | None" = None,
+    data_root: "str | Path | None" = None,
+    split: str = "test",
+    decode: Decode = "auto",
+    normalize: str = "sum",
+    batch_size: int = 32,
+    max_length: int | None = None,
+    max_new_tokens: int = 20,
+    device: str = "auto",
+    dtype: str = "float32",
+    max_bad_rows: int = 0,
+) -> Report:
+    """The prompt's metrics on a split, by the same split rule as training used.
+
+    Args:
+        prompt: a stored prompt.
+        task: what to answer; None takes the prompt's own task.
+        model: the frozen model; None loads the one that the prompt names.
+        data_root: folder with rows; None asks the hub (or reads the files of a custom task).
+        split: "train", "validation" or "test".
+        decode: "scores", "generate" or "auto".
+        normalize: "sum", "mean" or "first" token of label scores.
+        batch_size: rows in one pass.
+        max_length: tokens of text; None takes the task's.
+        max_new_tokens: longest generated answer.
+        device: "auto", "cpu", "cuda" ...
+        dtype: precision of the frozen model.
+        max_bad_rows: malformed rows to drop before it is an error.
+
+    Raises:
+        ModelMismatch: the prompt belongs to another model.
+        BadInput: the data cannot be used.
+    """
+    chosen = task_of(prompt, task)
+    backbone = backbone_of(prompt, model, device=device, dtype=dtype)
+    splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows))
+    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    if split not in rows:
+        raise UnknownName("split", split, rows)
+    examples = examples_for(backbone, chosen, rows[split], max_length)
+    answers = answer(
+        backbone,
+        PromptBank.of(prompt, device=backbone.device),
+        examples,
+        chosen,
+        decode=decode,
+        normalize=normalize,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+    return report(chosen, examples, answers)
+
+
+def backbone_of(
+    prompt: SoftPrompt, model: "str | AbstractBackbone | None" = None, *, device: str = "auto", dtype: str = "float32"
+) -> AbstractBackbone:
+    """The frozen model a prompt works with, checked against it.
+
+    Raises:
+        ModelMismatch: the prompt belongs to another model.
+    """
+    if not isinstance(model, AbstractBackbone):
+        origin = prompt.provenance.backbone
+        revision = origin.revision if model is None else None
+        answers = prompt.provenance.answers
+        model = load_backbone(model or origin.name, answers=answers, dtype=dtype, device=device, revision=revision)
+    model.check(prompt)
+    return model
+
+
+def majority_score(task: Task, gold: Sequence[int]) -> float:
+    """The score of always answering the most frequent class."""
+    most = max(set(gold), key=list(gold).count)
+    metrics = score(task.metrics, [most] * len(gold), list(gold))
+    return sum(metrics[name] for name in task.scores) / len(task.scores)

@@ -1,0 +1,88 @@
+"""Answers of a stored prompt to new inputs."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .backbones import AbstractBackbone
+from .bank import PromptBank
+from .errors import BadInput
+from .evaluation import Answers, Decode, answer, backbone_of, decoding, examples_for, task_of
+from .prompt import SoftPrompt
+from .tasks import Task
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(name: str, answers: str, revision: str | None, device: str, dtype: str) -> AbstractBackbone:
+    from .backbones import load_backbone
+
+    return load_backbone(name, answers=answers, dtype=dtype, device=device, revision=revision)
+
+
+def as_row(task: Task, given: "str | Mapping[str, Any]") -> dict[str, Any]:
+    """A row of the task's columns; a plain text stands for the only column.
+
+    Raises:
+        BadInput: a plain text for a task of several columns.
+    """
+    if not isinstance(given, str):
+        return dict(given)
+    if len(task.columns) != 1:
+        needed = ", ".join(repr(c) for c in task.columns)
+        raise BadInput(
+            f"task {task.name!r} reads several columns ({needed}); give each input as a row with these names"
+        )
+    return {task.columns[0]: given}
+
+
+def predict(
+    prompt: SoftPrompt,
+    inputs: "Sequence[str | Mapping[str, Any]]",
+    *,
+    model: "str | AbstractBackbone | None" = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    dtype: str = "float32",
+    decode: Decode = "auto",
+    max_new_tokens: int = 20,
+) -> list[dict[str, Any]]:
+    """One answer an input: {text, label, scores} for label words, else {text, output}.
+
+    `scores` are probabilities over the label words: softmax of the label scores.
+
+    Args:
+        prompt: a stored prompt.
+        inputs: texts, or rows with the task's columns.
+        model: the frozen model; None loads the one that the prompt names, and keeps it for the next call.
+        batch_size: inputs in one pass.
+        device: "auto", "cpu", "cuda" ...
+        dtype: precision of the frozen model.
+        decode: "scores", "generate" or "auto".
+        max_new_tokens: longest generated answer.
+
+    Raises:
+        ModelMismatch: the prompt belongs to another model.
+        BadInput: an input lacks a column.
+    """
+    origin, task = prompt.provenance.backbone, task_of(prompt)
+    rows = [as_row(task, given) for given in inputs]
+    if not rows:
+        return []
+    if model is None:
+        model = _loaded(origin.name, prompt.provenance.answers, origin.revision, device, dtype)
+    backbone = backbone_of(prompt, model, device=device, dtype=dtype)
+    examples = examples_for(backbone, task, rows, targets=False)
+    bank = PromptBank.of(prompt, device=backbone.device)
+    answers = answer(
+        backbone, bank, examples, task, decode=decode, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    texts = [task.render(row).text for row in rows]
+    scored = decoding(task, backbone, decode) == "scores"
+    return [_line(task, text, answers, i, scored) for i, text in enumerate(texts)]
+
+
+def _line(task: Task, text: str, answers: Answers, i: int, scored: bool) -> dict[str, Any]:
+    if not scored or answers.scores is None:
+        return {"text": text, "output": answers.texts[i]}
+    probabilities = answers.scores[i].softmax(-1).tolist()
+    return {"text": text, "label": answers.texts[i], "scores": dict(zip(task.labels, probabilities, strict=True))}

@@ -1,0 +1,41 @@
+"""Says when a run learned nothing, and what to try: the failure that looks like a result."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..evaluation import majority_score
+from ..tasks import Task
+from ._lane import TrainedLane
+from ._records import read_record
+
+# The mean loss of the last tenth has to be at least this share below the first tenth's.
+FLAT = 0.02
+
+
+def not_learning(lane: TrainedLane, task: Task, gold: Sequence[int | float | list[str]]) -> list[str]:
+    """Reasons to distrust a trained lane: a score no better than the majority class, a loss that did not fall."""
+    remedies = (
+        f"try another --lr (a tenth or three times {lane.optimizer.adamw.param_groups[0]['peak']:g}), more --steps, "
+        "--init vocabulary, or another --method"
+    )
+    found = []
+    if lane.best is not None and task.answer == "label":
+        constant = majority_score(task, [g for g in gold if isinstance(g, int)])
+        if lane.best_score <= constant:
+            found.append(
+                f"{lane.name}: not learning: its best validation score {lane.best_score:.4f} is not above always "
+                f"answering the most frequent class ({constant:.4f}); {remedies}"
+            )
+    first, last = _ends(lane.record.path)
+    if last > (1 - FLAT) * first:
+        found.append(f"{lane.name}: not learning: the loss went from {first:.4f} to {last:.4f} nats; {remedies}")
+    return found
+
+
+def _ends(path: Path) -> tuple[float, float]:
+    """Mean loss over the first and the last tenth of the steps."""
+    losses = [row["loss"] for row in read_record(path) if "loss" in row]
+    tenth = max(1, len(losses) // 10)
+    if len(losses) < 2:
+        return 1.0, 0.0
+    return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth

@@ -1,0 +1,154 @@
+"""The only training loop: a fleet of prompts on one frozen backbone; a single prompt is a fleet of one."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+
+from ..backbones import AbstractBackbone
+from ..bank import Batch, PromptBank
+from ..data import Examples
+from ..evaluation import Report, answer, report
+from ..fleet import seeded, stream_seed
+from ..settings import TrainSettings
+from ..tasks import Task
+from ._lane import TrainedLane, is_finite
+from ._records import Record
+from ._step import PassResult, backward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a fleet learns from: a frozen backbone, a task and its tokenised splits."""
+
+    backbone: AbstractBackbone
+    task: Task
+    train: Examples
+    validation: Examples
+    test: Examples
+
+
+@final
+class Loop:
+    """Optimiser steps for all lanes until every lane has finished, stopped or been dropped.
+
+    Args:
+        material: backbone, task, rows.
+        lanes: the prompts.
+        settings: what they share.
+        steps: optimiser steps in all.
+        timing: where seconds are recorded, apart from what must be reproducible.
+    """
+
+    def __init__(
+        self, material: Material, lanes: Sequence[TrainedLane], settings: TrainSettings, steps: int, timing: Record
+    ):
+        self.material, self.lanes, self.settings, self.steps = material, lanes, settings, steps
+        self.timing = timing
+        self.step = 0
+
+    @property
+    def active(self) -> list[TrainedLane]:
+        """The lanes that share the next pass."""
+        return [lane for lane in self.lanes if lane.is_training]
+
+    def run(
+        self,
+        *,
+        save: Callable[["Loop"], None],
+        is_stopped: Callable[[], bool],
+        watch: Callable[["Loop", dict[str, float]], None],
+    ) -> bool:
+        """Train to the end; False if `is_stopped` ended it earlier. Saves after each evaluation and when stopped.
+
+        Args:
+            save: writes a checkpoint.
+            is_stopped: asked after each step.
+            watch: sees the loss of each active lane after each step.
+        """
+        start = time.perf_counter()
+        while self.step < self.steps and self.active:
+            self.step += 1
+            watch(self, self._optimize())
+            stopped = is_stopped()
+            if self.step % self.settings.eval_every == 0 or self.step == self.steps:
+                self._evaluate()
+                stopped = stopped or is_stopped()
+                seconds, start = time.perf_counter() - start, time.perf_counter()
+                self.timing.write({"step": self.step, "seconds": round(seconds, 3)})
+                save(self)
+            elif stopped:
+                save(self)
+            if stopped and self.step < self.steps and self.active:
+                return False
+        return True
+
+    def _optimize(self) -> dict[str, float]:
+        """One optimiser step of every active lane; its losses in nats."""
+        lanes, passes = self.active, self.settings.grad_accumulation
+        for lane in lanes:
+            lane.lane.zero_grad(set_to_none=True)
+        results = [self._pass(lanes, number) for number in range(passes)]
+        mean = torch.stack([result.losses for result in results]).mean(0)
+        norms = torch.stack([lane.optimizer.gradient_norm() for lane in lanes])
+        # One transfer from the device a step, whatever the number of lanes.
+        losses, lengths, gradients = torch.stack([mean, results[-1].norms.to(mean), norms.to(mean)]).tolist()
+        for lane, loss, norm, gradient, gradient_norm in zip(lanes, losses, lengths, gradients, norms, strict=True):
+            if not math.isfinite(loss) or not math.isfinite(gradient):
+                lane.drop(self.step, f"loss {loss}, gradient norm {gradient}")
+                continue
+            rate = lane.optimizer.step(self.step, gradient_norm)
+            values = {"loss": loss, "lr": rate, "prompt_norm": norm, "gradient_norm": gradient}
+            lane.record.write({"step": self.step, **values})
+        return {lane.name: loss for lane, loss in zip(lanes, losses, strict=True)}
+
+    def _pass(self, lanes: list[TrainedLane], number: int) -> PassResult:
+        backbone = self.material.backbone
+        seeds = [stream_seed(lane.settings.seeds.noise, f"dropout/{self.step}/{number}") for lane in lanes]
+        backbone.dropout(self.settings.backbone_dropout)
+        with seeded(seeds[0], backbone.device) if self.settings.backbone_dropout else nullcontext():
+            return backward(
+                backbone,
+                [lane.lane.train() for lane in lanes],
+                self._batch(lanes),
+                seeds,
+                scale=1 / self.settings.grad_accumulation,
+                check=self.step == 1 and number == 0,
+            )
+
+    def _batch(self, lanes: list[TrainedLane]) -> Batch:
+        """The next rows of every lane, side by side in one batch."""
+        rows = [next(lane.batches) for lane in lanes]
+        owner = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
+        pad = self.material.backbone.tokenizer.pad_token_id
+        batch = self.material.train.batch([i for r in rows for i in r], owner, pad)
+        return batch.to(self.material.backbone.device)
+
+    def _evaluate(self) -> None:
+        """Score every active lane on the validation rows, folded as it would be stored."""
+        self.material.backbone.dropout(False)
+        for lane in self.active:
+            if not is_finite(lane.lane):
+                lane.drop(self.step, "the prompt is no longer finite")
+                continue
+            prompt = lane.lane.fold(lane.provenance)
+            lane.judge(self.step, prompt, self.score(prompt, self.material.validation), self.settings.patience)
+
+    def score(self, prompt: Any, examples: Examples) -> Report:
+        """Metrics of a stored prompt on tokenised rows."""
+        backbone, task, settings = self.material.backbone, self.material.task, self.settings
+        answers = answer(
+            backbone,
+            PromptBank.of(prompt, device=backbone.device),
+            examples,
+            task,
+            decode=settings.decode,
+            normalize=settings.normalize,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=2 * settings.batch_size,
+        )
+        return report(task, examples, answers)

@@ -1,0 +1,152 @@
+"""The plan of a run: everything needed to start it, or to start it again, as plain values in run.json."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput, RunExists
+from ..prompt import SoftPrompt
+from ..settings import LaneSettings, TrainSettings, from_values
+from ..tasks import Task
+
+FORMAT = 1
+DEFAULT_STEPS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `softprompt train` was asked for.
+
+    Args:
+        task: with its style applied.
+        model: hub id or folder of the frozen model.
+        lanes: one a prompt.
+        settings: what the prompts share.
+        data_root: folder with rows; None asks the hub.
+        answers: how the backbone answers.
+        dtype: precision of the frozen model.
+        revision: commit of the model on the hub.
+        max_bad_rows: malformed rows to drop before it is an error.
+        log_with: a tracker that Accelerate knows.
+    """
+
+    task: Task
+    model: str
+    lanes: tuple[LaneSettings, ...]
+    settings: TrainSettings
+    data_root: str | None = None
+    answers: str = "tokens"
+    dtype: str = "float32"
+    revision: str | None = None
+    max_bad_rows: int = 0
+    log_with: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"format": FORMAT, **dataclasses.asdict(self), "task": self.task.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Plan":
+        """The plan that `to_json` wrote.
+
+        Raises:
+            BadInput: written by another version of the format.
+        """
+        if values.get("format") != FORMAT:
+            raise BadInput(f"run.json has format {values.get('format')!r}, this version reads {FORMAT}")
+        plain = {name: value for name, value in values.items() if name != "format"}
+        plain["task"] = Task.from_json(values["task"])
+        plain["lanes"] = tuple(from_values(LaneSettings, lane) for lane in values["lanes"])
+        plain["settings"] = from_values(TrainSettings, values["settings"])
+        return cls(**plain)
+
+    def lane_names(self) -> list[str]:
+        """One folder name a lane: its method, and what distinguishes it from the others."""
+        names = [f"{lane.method}-seed{lane.seeds.initialization}" for lane in self.lanes]
+        if len(set(names)) < len(names):
+            names = [f"{n}-lr{lane.lr:g}" if lane.lr else n for n, lane in zip(names, self.lanes, strict=True)]
+        if len(set(names)) < len(names):
+            names = [f"{number:02d}-{name}" for number, name in enumerate(names)]
+        return names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How one prompt of a run ended.
+
+    Args:
+        run: folder of the run.
+        lane: the prompt's folder in it.
+        task: name of the task.
+        method: name of the method.
+        seed: initialisation seed.
+        metrics: by split, of the best checkpoint on validation.
+        best_step: optimiser step of that checkpoint.
+        trainable: trained numbers of prompt and reparameterisation.
+        head: numbers of a linear head, trained and stored beside the prompt.
+        stored: numbers stored for the prompt.
+        seconds: wall time of the whole fleet so far.
+        status: "finished", "stopped early ..." or "dropped ...".
+        warnings: what a user should look at.
+    """
+
+    run: str
+    lane: str
+    task: str
+    method: str
+    seed: int
+    metrics: Mapping[str, Mapping[str, float]]
+    best_step: int
+    trainable: int
+    head: int
+    stored: int
+    seconds: float
+    status: str
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The line that `softprompt train --json` ends with."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its folder and one result a prompt."""
+
+    folder: Path
+    results: Sequence[Result]
+
+    def prompt(self, lane: int | str = 0) -> SoftPrompt:
+        """The stored prompt of one lane."""
+        name = lane if isinstance(lane, str) else self.results[lane].lane
+        return SoftPrompt.load(self.folder / name / "prompt")
+
+
+def read_plan(folder: Path) -> Plan:
+    """The plan of the run in `folder`.
+
+    Raises:
+        BadInput: there is no run, or its run.json cannot be read.
+    """
+    path = folder / "run.json"
+    if not path.is_file():
+        raise BadInput(f"{folder} holds no run (no run.json); --resume needs a folder that `softprompt train` made")
+    try:
+        return Plan.from_json(json.loads(path.read_text()))
+    except (json.JSONDecodeError, TypeError, KeyError) as error:
+        raise BadInput(f"{path} cannot be read ({error}); start the run anew") from error
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse a folder that holds anything.
+
+    Raises:
+        RunExists: with what to do.
+    """
+    if (folder / "run.json").exists():
+        raise RunExists(f"{folder} already holds a run; continue it with --resume {folder}, or choose another --output")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunExists(f"{folder} is not empty; choose another --output")

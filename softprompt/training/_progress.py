@@ -1,0 +1,101 @@
+"""What a run shows while it works: a bar on standard error, a tracker, or nothing."""
+
+import contextlib
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadInput, pick
+
+if TYPE_CHECKING:
+    from ._loop import Loop
+
+Watch = Callable[["Loop", dict[str, float]], None]
+
+
+@contextlib.contextmanager
+def bar(show: bool) -> Iterator[Watch]:
+    """A rich progress bar with the mean loss over lanes and each lane's best score; nothing if not `show`."""
+    if not show:
+        yield lambda loop, losses: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)) as progress:
+        shown = progress.add_task("training", total=None, state="")
+
+        def watch(loop: "Loop", losses: dict[str, float]) -> None:
+            best = [lane.best_score for lane in loop.lanes if lane.best is not None]
+            scores = f"  best {min(best):.3f} .. {max(best):.3f}" if best else ""
+            state = f"loss {sum(losses.values()) / len(losses):.3f}{scores}"
+            progress.update(shown, completed=loop.step, total=loop.steps, state=state)
+
+        yield watch
+
+
+def refuse_unknown_tracker(name: str | None) -> None:
+    """Refuse a tracker before anything is written.
+
+    Raises:
+        UnknownName: Accelerate does not know it.
+        BadInput: it is not installed.
+    """
+    if name is None:
+        return
+    from accelerate.tracking import get_available_trackers
+    from accelerate.utils import LoggerType
+
+    pick("tracker", name, dict.fromkeys(kind.value for kind in LoggerType if kind != LoggerType.ALL))
+    if name not in {kind.value for kind in get_available_trackers()}:
+        raise BadInput(f"tracker {name!r} is not installed; pip install {name}")
+
+
+@contextlib.contextmanager
+def tracker(name: str | None, folder: Path, config: Mapping[str, Any]) -> Iterator[Watch]:
+    """The losses of each step and the newest scores, sent to a tracker that Accelerate offers."""
+    if name is None:
+        yield lambda loop, losses: None
+        return
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(log_with=name, project_dir=str(folder), cpu=True)
+    # Trackers hold flat plain values: a nested plan is one JSON text.
+    accelerator.init_trackers("softprompt", config={"plan": json.dumps(config)})
+
+    def watch(loop: "Loop", losses: dict[str, float]) -> None:
+        values = {f"{lane}/loss": loss for lane, loss in losses.items()}
+        values |= {f"{lane.name}/best_score": lane.best_score for lane in loop.lanes if lane.best is not None}
+        accelerator.log(values, step=loop.step)
+
+    yield watch
+    accelerator.end_training()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+    """Within, Ctrl-C and SIGTERM are remembered instead of raised, so that the step ends and a checkpoint is saved.
+
+    A second Ctrl-C raises KeyboardInterrupt at once. Outside the main thread, where signals cannot be caught,
+    nothing changes.
+    """
+    received: list[int] = []
+
+    def remember(number: int, frame: Any) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    previous = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

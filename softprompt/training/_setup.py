@@ -1,0 +1,225 @@
+"""From a plan to what the loop needs: the backbone, the tokenised rows and the lanes, all before a byte is written."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from .. import initializers
+from ..backbones import AbstractBackbone
+from ..data import Ragged, Splits, few_shot, strata, stream
+from ..errors import BadInput, UnknownName, pick
+from ..evaluation import decoding, examples_for
+from ..fleet import Lane
+from ..initializers import Initializer
+from ..methods import METHODS
+from ..prompt import Provenance, SoftPrompt
+from ..settings import LaneSettings, TrainSettings
+from ..tasks import Task
+from ._lane import TrainedLane
+from ._loop import Material
+from ._optimizer import LaneOptimizer
+from ._plan import DEFAULT_STEPS, Plan
+from ._records import Record
+
+# Fewer text positions than this left beside the prompt is a mistake, not a setting.
+FEWEST_TEXT_POSITIONS = 8
+
+
+def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> Material:
+    """The backbone, and the splits tokenised for it.
+
+    Raises:
+        SoftPromptError: anything in the plan that cannot work.
+    """
+    longest = max(_method(lane).prompt_length for lane in plan.lanes)
+    if plan.settings.gradient_checkpointing:
+        backbone.gradient_checkpointing(True)
+    decoding(plan.task, backbone, plan.settings.decode)
+    limit = text_limit(backbone, longest, plan.settings.max_length or plan.task.max_length)
+    validation = splits.validation
+    if plan.settings.eval_rows is not None and plan.settings.eval_rows < len(validation):
+        validation = validation.select(range(plan.settings.eval_rows))
+    train, validation, test = (
+        examples_for(backbone, plan.task, rows, limit) for rows in (splits.train, validation, splits.test)
+    )
+    return Material(backbone=backbone, task=plan.task, train=train, validation=validation, test=test)
+
+
+def fingerprint(material: Material) -> str:
+    """SHA-256 over the token ids and targets of all splits: a resumed run must see the rows it started with."""
+    digest = hashlib.sha256()
+    for examples in (material.train, material.validation, material.test):
+        targets = examples.targets
+        parts = [examples.inputs.flat, examples.inputs.offsets]
+        if isinstance(targets, Ragged):
+            parts += [targets.flat, targets.offsets]
+        elif targets is not None:
+            parts.append(targets)
+        for part in parts:
+            digest.update(part.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def text_limit(backbone: AbstractBackbone, prompt_length: int, wanted: int) -> int:
+    """Tokens of text that fit beside the longest prompt.
+
+    Raises:
+        BadInput: the prompt leaves no room.
+    """
+    if backbone.max_positions is None:
+        return wanted
+    room = backbone.max_positions - prompt_length
+    if room < FEWEST_TEXT_POSITIONS:
+        raise BadInput(
+            f"a prompt of {prompt_length} positions leaves {max(0, room)} for text: {backbone.name!r} has "
+            f"{backbone.max_positions}; choose a shorter --prompt-length"
+        )
+    return min(wanted, room)
+
+
+def step_count(settings: TrainSettings, rows: int) -> int:
+    """Optimiser steps of a run over `rows` training rows.
+
+    steps, or ceil(epochs x rows / (batch_size x grad_accumulation)), or 1000.
+    """
+    if settings.steps is not None:
+        return settings.steps
+    if settings.epochs is None:
+        return DEFAULT_STEPS
+    return max(1, math.ceil(settings.epochs * rows / (settings.batch_size * settings.grad_accumulation)))
+
+
+def training_rows(material: Material, settings: TrainSettings, lane: LaneSettings) -> list[int]:
+    """The training rows that a lane may see: all, or its own few-shot draw."""
+    if settings.shots is None and settings.shots_per_class is None:
+        return list(range(len(material.train)))
+    if material.task.answer == "text":
+        raise BadInput(f"--shots draws rows by class, task {material.task.name!r} is answered by free text")
+    shots, per_class = settings.shots, False
+    if shots is None:
+        shots, per_class = settings.shots_per_class, True
+    assert shots is not None
+    return few_shot(strata(material.train.gold), shots=shots, per_class=per_class, seed=lane.seeds.draw)
+
+
+def _method(lane: LaneSettings):
+    return pick("method", lane.method, METHODS).with_options(lane.options)
+
+
+def head_shape(backbone: AbstractBackbone, task: Task) -> tuple[int, int] | None:
+    """Shape [c, d] of a linear head for the task, or None where the backbone answers in tokens."""
+    if backbone.answers != "linear-head":
+        return None
+    return (len(task.labels) if task.answer == "label" else 1, backbone.hidden_size)
+
+
+def initializer(init: str, material: Material, m: int) -> Initializer:
+    """The initialiser that a name stands for.
+
+    Raises:
+        UnknownName: no such initialiser.
+        BadInput: the task has no label words, or the file cannot be read.
+    """
+    kind, _, argument = init.partition(":")
+    tokenizer = material.backbone.tokenizer
+    if kind == "uniform":
+        return initializers.uniform()
+    if kind == "vocabulary":
+        return initializers.from_vocabulary()
+    if kind == "label-words":
+        if not material.task.labels:
+            raise BadInput(f"--init label-words: task {material.task.name!r} has no label words")
+        return initializers.from_label_words(_word_ids(tokenizer, material.task.labels))
+    if kind == "text" and argument:
+        return initializers.from_tokens(_word_ids(tokenizer, [argument])[0])
+    if kind in ("file", "prompt") and argument:
+        return initializers.from_vectors(_vectors(kind, argument, material.backbone, m))
+    raise UnknownName(
+        "initialiser", init, ["uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH", "prompt:PATH"]
+    )
+
+
+def _word_ids(tokenizer, words: Sequence[str]) -> list[list[int]]:
+    ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+    if not all(ids):
+        raise BadInput(f"the tokenizer makes no token of {words[ids.index([])]!r}; initialise from other words")
+    return ids
+
+
+def _vectors(kind: str, path: str, backbone: AbstractBackbone, m: int):
+    if kind == "file":
+        from ..interop.numpy import import_numpy
+
+        return import_numpy(Path(path), backbone_name=backbone.name).vectors
+    source = SoftPrompt.load(path)
+    backbone.check(source)
+    return source.expanded() if source.length == m else source.vectors
+
+
+def build_lanes(plan: Plan, material: Material) -> list[Lane]:
+    """All lanes as they are at the beginning; nothing is written.
+
+    Raises:
+        SoftPromptError: an initialiser or a method that cannot work here.
+    """
+    shape = head_shape(material.backbone, material.task)
+    table = material.backbone.embeddings.weight
+    return [
+        Lane.build(settings, initializer(settings.init, material, _method(settings).m), table, shape)
+        for settings in plan.lanes
+    ]
+
+
+def start_lanes(
+    plan: Plan, material: Material, lanes: Sequence[Lane], folder: Path, step: int = 0, marks: Sequence[int] = ()
+) -> list[TrainedLane]:
+    """The lanes with their optimisers, batches from `step` on, and records.
+
+    Args:
+        plan: lanes and settings.
+        material: backbone and rows.
+        lanes: of `build_lanes`.
+        folder: of the run.
+        step: optimiser steps done.
+        marks: bytes to keep of each lane's metrics.jsonl; none keeps nothing.
+    """
+    identity = material.backbone.identity()
+    versions = {name: version(name) for name in ("softprompt", "torch", "transformers")}
+    drawn = [training_rows(material, plan.settings, settings) for settings in plan.lanes]
+    steps = step_count(plan.settings, max(map(len, drawn)))
+    started = []
+    for number, (name, settings, lane) in enumerate(zip(plan.lane_names(), plan.lanes, lanes, strict=True)):
+        lr = lane.method.lr if settings.lr is None else settings.lr
+        training = {"lr": lr, "head_lr": settings.head_lr, "steps": steps, "init": settings.init}
+        training |= {"options": dict(settings.options), "trainable": lane.method.trainable(identity.embedding_size)}
+        started.append(
+            TrainedLane(
+                name=name,
+                settings=settings,
+                lane=lane,
+                optimizer=LaneOptimizer(lane, lr, settings.head_lr, steps, plan.settings),
+                rows=drawn[number],
+                batches=stream(
+                    material.train.lengths,
+                    drawn[number],
+                    plan.settings.batch_size,
+                    seed=settings.seeds.order,
+                    start=step * plan.settings.grad_accumulation,
+                    bucket=plan.settings.bucket,
+                    tokens_per_batch=plan.settings.tokens_per_batch,
+                ),
+                record=Record(folder / name / "metrics.jsonl", marks[number] if marks else 0),
+                provenance=Provenance(
+                    method=settings.method,
+                    backbone=identity,
+                    answers=material.backbone.answers,
+                    task=material.task.to_json(),
+                    seeds=vars(settings.seeds),
+                    training=training,
+                    versions=versions,
+                ),
+            )
+        )
+    return started

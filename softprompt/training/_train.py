@@ -1,0 +1,268 @@
+"""Start a run, or go on with one: the public functions around the loop."""
+
+import contextlib
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..backbones import AbstractBackbone, load_backbone
+from ..data import load_rows, split_rows
+from ..errors import BadInput, DamagedFile, SoftPromptError, pick
+from ..fleet import Lane
+from ..methods import METHODS
+from ..settings import LaneSettings, TrainSettings
+from ..store import Checkpoint, json_bytes, latest_checkpoint, save_checkpoint, save_prompt, write_file
+from ..tasks import TASKS, Task, styled
+from ..tasks import task as find_task
+from ._advice import not_learning
+from ._lane import TrainedLane
+from ._loop import Loop, Material
+from ._plan import Plan, Result, Run, read_plan, refuse_used
+from ._progress import bar, interruptible, refuse_unknown_tracker, tracker
+from ._records import Record, read_record
+from ._setup import build_lanes, fingerprint, prepare, start_lanes
+
+log = logging.getLogger("softprompt")
+
+
+class Interrupted(SoftPromptError):
+    """Ctrl-C or SIGTERM: a checkpoint is saved; the message says how to go on."""
+
+
+def train(
+    task: "str | Task",
+    model: "str | AbstractBackbone",
+    *,
+    lanes: Sequence[LaneSettings] = (LaneSettings(),),
+    settings: TrainSettings = TrainSettings(),  # noqa: B008  (frozen)
+    output: "Path | str",
+    data_root: "Path | str | None" = None,
+    style: str | None = None,
+    answers: str = "auto",
+    dtype: str = "float32",
+    device: str = "auto",
+    revision: str | None = None,
+    max_bad_rows: int = 0,
+    log_with: str | None = None,
+    progress: bool = False,
+) -> Run:
+    """Train one prompt a lane on a frozen model; the best on validation of each is stored in the run's folder.
+
+    Args:
+        task: a name in TASKS, or a Task.
+        model: a local folder, a hub id, or a loaded backbone.
+        lanes: the prompts, trained together.
+        settings: what they share.
+        output: a new folder for the run.
+        data_root: folder with rows; None asks the hub.
+        style: "numeric", "words" or "t5"; None is numeric for encoder-decoders (the papers') and words for encoders,
+            and leaves a task of your own as it is.
+        answers: "auto", "label-words" or "linear-head", for encoders.
+        dtype: precision of the frozen model: "float32" or "bfloat16".
+        device: "auto", "cpu", "cuda" ...
+        revision: commit of the model on the hub.
+        max_bad_rows: malformed rows to drop before it is an error.
+        log_with: a tracker that Accelerate knows, besides metrics.jsonl.
+        progress: show a bar on standard error.
+
+    Raises:
+        SoftPromptError: before anything is written, where the request cannot work.
+        RunExists: the folder holds something.
+        Interrupted: after Ctrl-C; `resume` goes on.
+        NotTrainable: no gradient reaches the prompt.
+    """
+    folder = Path(output)
+    refuse_used(folder)
+    if not lanes:
+        raise BadInput("a run needs at least one prompt")
+    refuse_unknown_tracker(log_with)
+    for lane in lanes:
+        pick("method", lane.method, METHODS).with_options(lane.options)
+    chosen = find_task(task) if isinstance(task, str) else task
+    if style is not None:
+        chosen = styled(chosen, style)
+    # Rows first: their faults are found in seconds, while a model may take minutes to load.
+    splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows))
+    if isinstance(model, AbstractBackbone):
+        backbone = model
+    else:
+        backbone = load_backbone(model, answers=answers, dtype=dtype, device=device, revision=revision)
+    if style is None and chosen.name in TASKS:
+        chosen = styled(chosen, "numeric" if backbone.kind == "encoder-decoder" else "words")
+    plan = Plan(
+        task=chosen,
+        model=backbone.name,
+        lanes=tuple(lanes),
+        settings=settings,
+        data_root=None if data_root is None else str(data_root),
+        answers=backbone.answers,
+        dtype=dtype,
+        revision=revision,
+        max_bad_rows=max_bad_rows,
+        log_with=log_with,
+    )
+    material = prepare(plan, splits, backbone)
+    # Built before anything is written: what cannot work leaves no folder behind.
+    built = build_lanes(plan, material)
+    write_file(folder / "run.json", json_bytes(plan.to_json()), what="the plan of the run")
+    return _run(plan, material, built, folder, None, progress)
+
+
+def resume(
+    run: "Path | str", *, model: AbstractBackbone | None = None, device: str = "auto", progress: bool = False
+) -> Run:
+    """Go on with a run that was interrupted or killed: on one machine, the same bits as if it never was.
+
+    Args:
+        run: the run's folder.
+        model: the loaded backbone, if the run was started with one.
+        device: "auto", "cpu", "cuda" ...
+        progress: show a bar on standard error.
+
+    Raises:
+        BadInput: no run there, or other data than it was started with.
+    """
+    folder = Path(run)
+    plan = read_plan(folder)
+    finished = [_read_result(folder, name) for name in plan.lane_names()]
+    if all(finished):
+        return Run(folder, [result for result in finished if result])
+    splits = split_rows(plan.task, load_rows(plan.task, plan.data_root, plan.max_bad_rows))
+    if model is None:
+        model = load_backbone(plan.model, answers=plan.answers, dtype=plan.dtype, device=device, revision=plan.revision)
+    checkpoint = latest_checkpoint(folder / "checkpoints")
+    material = prepare(plan, splits, model)
+    return _run(plan, material, build_lanes(plan, material), folder, checkpoint, progress)
+
+
+def _run(
+    plan: Plan,
+    material: Material,
+    built: Sequence[Lane],
+    folder: Path,
+    checkpoint: Checkpoint | None,
+    progress: bool,
+) -> Run:
+    state: Mapping[str, Any] = checkpoint.state if checkpoint else {}
+    data = fingerprint(material)
+    if state.get("data", data) != data:
+        raise BadInput(f"the rows are not those that {folder} was started with; restore them, or start a new run")
+    step, marks = state.get("step", 0), [lane["recorded_bytes"] for lane in state.get("lanes", [])]
+    lanes = start_lanes(plan, material, built, folder, step, marks)
+    timing = Record(folder / "timing.jsonl", state.get("timing_bytes", 0))
+    if checkpoint:
+        for number, (lane, values) in enumerate(zip(lanes, state["lanes"], strict=True)):
+            lane.restore(_of_lane(number, checkpoint.tensors), values)
+    loop = Loop(material, lanes, plan.settings, lanes[0].optimizer.steps, timing)
+    loop.step = step
+
+    def save(loop: Loop) -> None:
+        tensors = {f"{i}/{name}": value for i, lane in enumerate(lanes) for name, value in lane.tensors().items()}
+        state = {"step": loop.step, "data": data, "timing_bytes": timing.mark()}
+        save_checkpoint(folder / "checkpoints", loop.step, tensors, {**state, "lanes": [x.state() for x in lanes]})
+
+    _report_truncation(material)
+    try:
+        with (
+            _fast_denormals(),
+            tracker(plan.log_with, folder, plan.to_json()) as track,
+            bar(progress) as show,
+            interruptible() as is_stopped,
+        ):
+
+            def watch(loop: Loop, losses: dict[str, float]) -> None:
+                show(loop, losses)
+                track(loop, losses)
+
+            complete = loop.run(save=save, is_stopped=is_stopped, watch=watch)
+        if not complete:
+            raise Interrupted(
+                f"stopped after step {loop.step} of {loop.steps}; go on with: softprompt train --resume {folder}"
+            )
+        seconds = sum(row["seconds"] for row in read_record(folder / "timing.jsonl"))
+        return Run(folder, [_finish(plan, loop, lane, folder, seconds) for lane in lanes])
+    finally:
+        material.backbone.dropout(False)
+        for record in (timing, *(lane.record for lane in lanes)):
+            record.close()
+
+
+def _of_lane(number: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    prefix = f"{number}/"
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _report_truncation(material: Material) -> None:
+    for name in ("train", "validation", "test"):
+        examples = getattr(material, name)
+        if examples.truncated:
+            log.warning("%d of %d %s rows were truncated", examples.truncated, len(examples), name)
+
+
+@contextlib.contextmanager
+def _fast_denormals() -> Iterator[None]:
+    """Numbers below 1e-38 become 0 within: softmax tails underflow, and a CPU computes with them at half speed."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _finish(plan: Plan, loop: Loop, lane: TrainedLane, folder: Path, seconds: float) -> Result:
+    """Score the lane's best prompt on the test split, store it, and write its result last."""
+    lane.record.mark()
+    metrics: dict[str, Any] = {}
+    stored, head = 0, 0
+    if lane.best is not None:
+        test = loop.score(lane.best, loop.material.test)
+        metrics = {"validation": lane.best_metrics, "test": {**test.metrics, "invalid": test.invalid}}
+        provenance = dataclasses.replace(
+            lane.provenance, metrics=metrics, training={**lane.provenance.training, "best_step": lane.best_step}
+        )
+        best = dataclasses.replace(lane.best, provenance=provenance)
+        if not (folder / lane.name / "prompt").exists():
+            save_prompt(best, folder / lane.name / "prompt")
+        stored, head = best.stored, best.head.count if best.head else 0
+    warnings = not_learning(lane, plan.task, loop.material.validation.gold)
+    if not lane.is_training and lane.status.startswith("dropped"):
+        warnings.append(f"{lane.name}: {lane.status}; the other prompts went on; try a lower --lr")
+    for line in warnings:
+        log.warning(line)
+    result = Result(
+        run=str(folder),
+        lane=lane.name,
+        task=plan.task.name,
+        method=lane.settings.method,
+        seed=lane.settings.seeds.initialization,
+        metrics=metrics,
+        best_step=lane.best_step,
+        trainable=lane.provenance.training["trainable"],
+        head=head,
+        stored=stored,
+        seconds=round(seconds, 3),
+        status="finished" if lane.is_training else lane.status,
+        warnings=tuple(warnings),
+    )
+    # Without the seconds: a resumed run leaves the same bytes as one that never stopped.
+    plain = {name: value for name, value in result.to_json().items() if name not in ("seconds", "run")}
+    write_file(folder / lane.name / "result.json", json_bytes(plain), what=f"the result of {lane.name}", replace=True)
+    return result
+
+
+def _read_result(folder: Path, lane: str) -> Result | None:
+    path = folder / lane / "result.json"
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text())
+        seconds = round(sum(row["seconds"] for row in read_record(folder / "timing.jsonl")), 3)
+        return Result(**{**values, "warnings": tuple(values["warnings"])}, run=str(folder), seconds=seconds)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedFile(f"{path} cannot be read ({error}); delete it and --resume {folder}") from error

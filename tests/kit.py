@@ -1,0 +1,43 @@
+"""What several tests share: a small labelled task, and a comparison of folders."""
+
+import csv
+import random
+from pathlib import Path
+
+from softprompt.tasks import Task, custom_task
+
+GOOD = ("good", "great")
+BAD = ("bad", "terrible")
+FILLER = ("the", "film", "movie", "was", "and", "a", "very", "it", "of", "in")
+
+
+def review_rows(n: int, seed: int) -> list[tuple[str, str]]:
+    """Balanced short reviews whose label is told by one word."""
+    draw = random.Random(seed)
+    rows = []
+    for i in range(n):
+        words = draw.choices(FILLER, k=draw.randint(2, 9))
+        words.insert(draw.randint(0, len(words)), draw.choice(GOOD if i % 2 else BAD))
+        rows.append((" ".join(words), "good" if i % 2 else "bad"))
+    return rows
+
+
+def review_task(folder: Path) -> Task:
+    """A custom task over three CSV files: 48 training, 16 validation, 16 test rows."""
+    folder.mkdir(parents=True)
+    files = {}
+    for seed, (split, n) in enumerate((("train", 48), ("validation", 16), ("test", 16))):
+        path = folder / f"{split}.csv"
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([("text", "label"), *review_rows(n, seed)])
+        files[split] = str(path)
+    return custom_task(files, text_columns=("text",), label_column="label", name="reviews")
+
+
+def same_files(a: Path, b: Path, ignore: tuple[str, ...] = ()) -> bool:
+    """Whether two folders hold the same files with the same bytes, by relative path; asserts, to show which."""
+    names = [{str(p.relative_to(f)) for p in f.rglob("*") if p.is_file() and p.name not in ignore} for f in (a, b)]
+    assert names[0] == names[1]
+    different = [name for name in sorted(names[0]) if (a / name).read_bytes() != (b / name).read_bytes()]
+    assert different == []
+    return True

@@ -1,0 +1,476 @@
+"""The loop: a fleet equals its lanes alone, a resumed run one that never stopped, and faults stay where they are."""
+
+import dataclasses
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from softprompt.backbones import load_backbone
+from softprompt.bank import PromptBank
+from softprompt.data import load_rows, split_rows
+from softprompt.errors import BadInput, NotTrainable, RunExists, UnknownName
+from softprompt.evaluation import evaluate
+from softprompt.fleet import Lane
+from softprompt.initializers import uniform
+from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.training import Interrupted, Plan, resume, train
+from softprompt.training import _train as train_module
+from softprompt.training._loop import Loop
+from softprompt.training._optimizer import LaneOptimizer, learning_rate_factor
+from softprompt.training._records import Record, read_record
+from softprompt.training._setup import build_lanes, prepare, start_lanes
+
+from kit import review_task, same_files
+
+
+def lane(method="prompt-tuning", seed=0, **changes):
+    return LaneSettings(method=method, seeds=Seeds.all(seed), **changes)
+
+
+FOUR = (
+    lane("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}),
+    lane("ept-star", 1, lr=0.3),
+    lane("residual", 2, lr=0.03, options={"bottleneck": 8, "prompt_length": 3}),
+    lane("p-tuning", 0, lr=0.01, options={"prompt_length": 2}),
+)
+
+
+def loop_of(plan, material, folder, *, double=False):
+    lanes = started(plan, material, folder)
+    if double:
+        for one in lanes:
+            one.lane.double()
+    timing = Record(folder / "timing.jsonl")
+    return Loop(material, lanes, plan.settings, lanes[0].optimizer.steps, timing)
+
+
+def prepared(plan, backbone=None):
+    splits = split_rows(plan.task, load_rows(plan.task))
+    return prepare(plan, splits, backbone or load_backbone(plan.model))
+
+
+def started(plan, material, folder):
+    return start_lanes(plan, material, build_lanes(plan, material), folder)
+
+
+def run_quietly(loop):
+    loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
+    for one in loop.lanes:
+        one.record.close()
+    loop.timing.close()
+
+
+def plan_of(task, model, lanes, **settings):
+    return Plan(task=task, model=str(model), lanes=tuple(lanes), settings=TrainSettings(**settings))
+
+
+@pytest.fixture(scope="session")
+def t5_folder(tiny_t5, save_tiny, tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("models") / "t5", *tiny_t5())
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tiny_bert, save_tiny, tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("models") / "bert", *tiny_bert(head=False))
+
+
+@pytest.fixture
+def task(tmp_path):
+    return review_task(tmp_path / "data")
+
+
+class TestFleet:
+    @pytest.mark.parametrize("kind", ["t5", "bert"])
+    def test_lanes_trained_together_equal_lanes_trained_alone(self, kind, task, t5_folder, bert_folder, tmp_path):
+        """50 steps in float64: own seeds, methods, lengths, learning rates, heads."""
+        folder = {"t5": t5_folder, "bert": bert_folder}[kind]
+        backbone = load_backbone(str(folder), dtype="float64")
+        plan = plan_of(task, folder, FOUR, steps=50, eval_every=50, batch_size=4)
+        material = prepared(plan, backbone)
+        together = loop_of(plan, material, tmp_path / "fleet", double=True)
+        run_quietly(together)
+        for number, settings in enumerate(FOUR):
+            alone = loop_of(dataclasses.replace(plan, lanes=(settings,)), material, tmp_path / str(number), double=True)
+            run_quietly(alone)
+            for a, b in zip(together.lanes[number].lane.parameters(), alone.lanes[0].lane.parameters(), strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
+
+    def test_each_step_has_the_gradients_of_the_lane_alone_in_float32(self, task, t5_folder, tmp_path):
+        plan = plan_of(task, t5_folder, FOUR, steps=3, batch_size=4)
+        material = prepared(plan)
+        together = loop_of(plan, material, tmp_path / "fleet")
+        for number, settings in enumerate(FOUR):
+            alone = loop_of(dataclasses.replace(plan, lanes=(settings,)), material, tmp_path / str(number))
+            fleet = loop_of(plan, material, tmp_path / f"fleet{number}")
+            for loop in (alone, fleet):
+                loop.step = 1
+                loop._optimize()
+            pairs = zip(fleet.lanes[number].lane.parameters(), alone.lanes[0].lane.parameters(), strict=True)
+            for a, b in pairs:
+                assert a.grad is not None
+                assert b.grad is not None
+                assert (a.grad - b.grad).norm() <= 1e-5 * b.grad.norm()
+        assert len(together.lanes) == 4
+
+    def test_a_lane_that_turns_nan_leaves_and_the_others_go_on_as_if_alone(self, task, t5_folder, tmp_path):
+        backbone = load_backbone(str(t5_folder), dtype="float64")
+        plan = plan_of(task, t5_folder, FOUR[:2], steps=6, eval_every=6, batch_size=4)
+        material = prepared(plan, backbone)
+        loop = loop_of(plan, material, tmp_path / "fleet", double=True)
+
+        def poison(loop, losses):
+            if loop.step == 3:
+                with torch.no_grad():
+                    loop.lanes[0].lane.initial[0, 0] = math.nan
+
+        loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=poison)
+        alone = loop_of(dataclasses.replace(plan, lanes=FOUR[1:2]), material, tmp_path / "alone", double=True)
+        run_quietly(alone)
+        assert loop.lanes[0].status.startswith("dropped at step 4")
+        assert loop.lanes[1].status == "training"
+        torch.testing.assert_close(loop.lanes[1].lane.initial, alone.lanes[0].lane.initial, rtol=0, atol=1e-12)
+
+    def test_an_early_stop_of_one_lane_does_not_stop_the_others(self, task, t5_folder, tmp_path):
+        lanes = (lane(lr=1e-9, seed=0), lane(lr=0.3, seed=1))
+        plan = plan_of(task, t5_folder, lanes, steps=12, eval_every=2, patience=2, batch_size=4)
+        loop = loop_of(plan, prepared(plan), tmp_path / "run")
+        scores = itertools.count()
+        judge = loop._evaluate
+
+        def evaluate_with_given_scores():
+            number = next(scores)
+            for one, value in zip(loop.lanes, (0.5, 0.1 * number), strict=True):
+                if one.is_training:
+                    report = dataclasses.replace(loop.score(one.lane.fold(one.provenance), loop.material.validation))
+                    report.metrics["score"] = value
+                    one.judge(loop.step, one.lane.fold(one.provenance), report, 2)
+
+        assert judge is not None
+        loop._evaluate = evaluate_with_given_scores
+        run_quietly(loop)
+        assert loop.lanes[0].status == "stopped early at step 6"
+        assert loop.lanes[1].status == "training"
+        rows = [row["step"] for row in read_record(tmp_path / "run" / loop.lanes[0].name / "metrics.jsonl")]
+        assert max(rows) == 6
+
+
+class TestOptimizer:
+    def test_learning_rate_factor_follows_its_formula(self):
+        linear = [learning_rate_factor(step, 10, 4, "linear") for step in range(1, 11)]
+        assert linear == pytest.approx([0.25, 0.5, 0.75, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
+        assert [learning_rate_factor(s, 3, 1, "constant") for s in (1, 2, 3)] == [1, 1, 1]
+
+    def test_a_step_equals_plain_adamw_with_clipping(self):
+        torch.manual_seed(0)
+        settings = LaneSettings(method="prompt-tuning")
+        ours = Lane.build(settings, uniform(), torch.randn(20, 8), (3, 8))
+        twin = torch.nn.ParameterList([p.detach().clone() for p in ours.parameters()])
+        peak, head_lr, steps = 0.3, 5e-3, 7
+        optimizer = LaneOptimizer(ours, peak, head_lr, steps, TrainSettings(warmup=2, clip=0.5))
+        plain = torch.optim.AdamW(
+            [
+                {"params": [twin[0]], "lr": peak, "weight_decay": 0.01},
+                {"params": list(twin[1:]), "lr": head_lr, "weight_decay": 0.0},
+            ]
+        )
+        for step in range(1, steps + 1):
+            for a, b in zip(ours.parameters(), twin, strict=True):
+                a.grad = torch.randn_like(a)
+                b.grad = a.grad.clone()
+            optimizer.step(step, optimizer.gradient_norm())
+            torch.nn.utils.clip_grad_norm_(list(twin), 0.5)
+            factor = step / 2 if step <= 2 else (steps - step + 1) / (steps - 2)
+            for group, lr in zip(plain.param_groups, (peak, head_lr), strict=True):
+                group["lr"] = lr * factor
+            plain.step()
+            for a, b in zip(ours.parameters(), twin, strict=True):
+                torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+    def test_accumulated_passes_equal_one_large_batch(self, task, t5_folder, tmp_path):
+        lanes = (lane(lr=0.1),)
+        backbone = load_backbone(str(t5_folder), dtype="float64")
+        large = plan_of(task, t5_folder, lanes, steps=4, batch_size=8, bucket=1, eval_every=4)
+        small = plan_of(task, t5_folder, lanes, steps=4, batch_size=4, bucket=1, eval_every=4, grad_accumulation=2)
+        material = prepared(large, backbone)
+        ends = []
+        for name, plan in (("large", large), ("small", small)):
+            loop = loop_of(plan, material, tmp_path / name, double=True)
+            run_quietly(loop)
+            ends.append(loop.lanes[0].lane.initial.detach())
+        torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-9)
+
+
+class TestBackboneStaysFrozen:
+    def test_no_weight_changes_and_none_has_a_gradient(self, task, t5_folder, tmp_path):
+        backbone = load_backbone(str(t5_folder))
+        before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
+        train(task, backbone, lanes=FOUR[:2], settings=TrainSettings(steps=3), output=tmp_path / "run")
+        assert all(torch.equal(before[name], value) for name, value in backbone.model.state_dict().items())
+        assert all(p.grad is None for p in backbone.model.parameters())
+
+    def test_a_backbone_that_passes_no_gradient_is_refused_on_the_first_step(self, task, t5_folder, tmp_path):
+        backbone = load_backbone(str(t5_folder))
+        layer = backbone.model.encoder.block[0]
+        layer.register_forward_hook(lambda module, given, out: tuple(None if x is None else x.detach() for x in out))
+        with pytest.raises(NotTrainable, match="quantised"):
+            train(task, backbone, lanes=[lane()], settings=TrainSettings(steps=3), output=tmp_path / "run")
+
+    def test_dropout_of_the_frozen_model_is_on_only_while_training_and_only_if_asked(self, task, t5_folder, tmp_path):
+        backbone = load_backbone(str(t5_folder))
+        seen = []
+        backbone.model.encoder.register_forward_pre_hook(
+            lambda module, given: seen.append((module.training, torch.is_grad_enabled()))
+        )
+        train(task, backbone, lanes=[lane()], settings=TrainSettings(steps=2), output=tmp_path / "off")
+        assert not any(training for training, _ in seen)
+        seen.clear()
+        settings = TrainSettings(steps=2, backbone_dropout=True)
+        train(task, backbone, lanes=[lane()], settings=settings, output=tmp_path / "on")
+        assert {(True, True), (False, False)} == set(seen)
+        assert not backbone.model.training
+
+
+class TestResume:
+    SETTINGS = TrainSettings(steps=12, eval_every=4, batch_size=4, backbone_dropout=True, clip=1.0)
+
+    def train(self, task, model, folder, lanes=FOUR):
+        return train(task, str(model), lanes=lanes, settings=self.SETTINGS, output=folder)
+
+    @pytest.mark.parametrize("crash", [2, 4, 7, 11, 12])
+    def test_a_run_that_died_and_was_resumed_leaves_the_same_bytes(self, crash, task, t5_folder, tmp_path, monkeypatch):
+        """Death between checkpoints (2, 7, 11) and right after one (4, 12), without any chance to clean up."""
+        self.train(task, t5_folder, tmp_path / "whole")
+        optimize = Loop._optimize
+
+        def dying(loop):
+            losses = optimize(loop)
+            if loop.step == crash:
+                raise MemoryError("killed")
+            return losses
+
+        monkeypatch.setattr(Loop, "_optimize", dying)
+        with pytest.raises(MemoryError):
+            self.train(task, t5_folder, tmp_path / "killed")
+        monkeypatch.setattr(Loop, "_optimize", optimize)
+        resumed = resume(tmp_path / "killed")
+        assert same_files(
+            tmp_path / "whole", tmp_path / "killed", ignore=("timing.jsonl", "state.json", "manifest.json")
+        )
+        assert [r.status for r in resumed.results] == ["finished"] * 4
+
+    def test_an_interrupted_run_says_how_to_go_on_and_does(self, task, t5_folder, tmp_path, monkeypatch):
+        self.train(task, t5_folder, tmp_path / "whole")
+        optimize = Loop._optimize
+
+        def interrupted(loop):
+            if loop.step == 6:
+                os.kill(os.getpid(), signal.SIGINT)
+            return optimize(loop)
+
+        monkeypatch.setattr(Loop, "_optimize", interrupted)
+        with pytest.raises(Interrupted, match=r"after step 6 of 12; go on with: softprompt train --resume"):
+            self.train(task, t5_folder, tmp_path / "stopped")
+        monkeypatch.setattr(Loop, "_optimize", optimize)
+        resume(tmp_path / "stopped")
+        assert same_files(
+            tmp_path / "whole", tmp_path / "stopped", ignore=("timing.jsonl", "state.json", "manifest.json")
+        )
+
+    def test_a_killed_process_is_resumed_to_the_same_bytes(self, task, t5_folder, tmp_path):
+        """SIGKILL from outside, at whatever point the process has reached."""
+        self.train(task, t5_folder, tmp_path / "whole")
+        data = json.dumps(dict(task.source.files))
+        program = (
+            "import sys, json; sys.path.insert(0, sys.argv[4]);"
+            "from softprompt.training import train; from test_training import FOUR, TestResume;"
+            "from softprompt.tasks import Task;"
+            "task = Task.from_json(json.loads(sys.argv[1]));"
+            "train(task, sys.argv[2], lanes=FOUR, settings=TestResume.SETTINGS, output=sys.argv[3])"
+        )
+        arguments = [json.dumps(task.to_json()), str(t5_folder), str(tmp_path / "killed"), str(Path(__file__).parent)]
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}
+        )
+        record = tmp_path / "killed" / "checkpoints"
+        while process.poll() is None and not record.exists():
+            pass
+        process.kill()
+        process.wait()
+        resume(tmp_path / "killed")
+        assert data
+        assert same_files(
+            tmp_path / "whole", tmp_path / "killed", ignore=("timing.jsonl", "state.json", "manifest.json")
+        )
+
+    def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(self, task, t5_folder, tmp_path, monkeypatch):
+        self.train(task, t5_folder, tmp_path / "whole")
+        finish = train_module._finish
+        monkeypatch.setattr(train_module, "_finish", lambda *a: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            self.train(task, t5_folder, tmp_path / "damaged")
+        monkeypatch.setattr(train_module, "_finish", finish)
+        newest = tmp_path / "damaged" / "checkpoints" / "step-000012" / "state.safetensors"
+        content = bytearray(newest.read_bytes())
+        content[-1] ^= 1
+        newest.write_bytes(content)
+        resume(tmp_path / "damaged")
+        assert same_files(
+            tmp_path / "whole", tmp_path / "damaged", ignore=("timing.jsonl", "state.json", "manifest.json")
+        )
+
+    def test_resuming_a_finished_run_returns_its_results(self, task, t5_folder, tmp_path):
+        first = self.train(task, t5_folder, tmp_path / "run", FOUR[:1])
+        again = resume(tmp_path / "run")
+        assert again.results == first.results
+
+    def test_other_rows_than_at_the_start_are_refused(self, task, t5_folder, tmp_path, monkeypatch):
+        monkeypatch.setattr(train_module, "_finish", lambda *a: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            self.train(task, t5_folder, tmp_path / "run", FOUR[:1])
+        file = Path(task.source.files["train"])
+        file.write_text(file.read_text().replace("good", "fine", 1))
+        with pytest.raises(BadInput, match="not those"):
+            resume(tmp_path / "run")
+
+    def test_a_folder_that_holds_a_run_is_refused_and_left_alone(self, task, t5_folder, tmp_path):
+        self.train(task, t5_folder, tmp_path / "run", FOUR[:1])
+        before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+        with pytest.raises(RunExists, match="--resume"):
+            self.train(task, t5_folder, tmp_path / "run", FOUR[:1])
+        assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+
+
+class TestResults:
+    def test_the_stored_prompt_has_the_recorded_scores(self, task, t5_folder, tmp_path):
+        run = train(
+            task, str(t5_folder), lanes=FOUR[:2], settings=TrainSettings(steps=8, eval_every=4), output=tmp_path / "run"
+        )
+        for number, result in enumerate(run.results):
+            for split in ("validation", "test"):
+                again = evaluate(run.prompt(number), split=split)
+                recorded = {k: v for k, v in result.metrics[split].items() if k != "invalid"}
+                assert again.metrics == recorded
+
+    def test_two_runs_with_the_same_seeds_leave_the_same_bytes_and_another_seed_does_not(
+        self, task, t5_folder, tmp_path
+    ):
+        settings = TrainSettings(steps=4, eval_every=2)
+        for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+            lanes = [lane(seed=seed, options={"prompt_length": 2})]
+            train(task, str(t5_folder), lanes=lanes, settings=settings, output=tmp_path / name)
+        assert same_files(tmp_path / "a", tmp_path / "b", ignore=("timing.jsonl", "state.json", "manifest.json"))
+        first, other = (next((tmp_path / n).glob("*/metrics.jsonl")).read_text() for n in ("a", "c"))
+        assert first != other
+
+    def test_the_record_holds_the_norm_of_equation_4_and_the_learning_rate(self, task, t5_folder, tmp_path):
+        settings = TrainSettings(steps=1, warmup=0)
+        train(task, str(t5_folder), lanes=[lane(lr=0.25)], settings=settings, output=tmp_path / "run")
+        first = next(read_record(next((tmp_path / "run").glob("*/metrics.jsonl"))))
+        backbone = load_backbone(str(t5_folder))
+        initial = Lane.build(lane(), uniform(), backbone.embeddings.weight, None).vectors()
+        assert first["lr"] == 0.25
+        assert first["prompt_norm"] == pytest.approx(initial.norm(dim=1).mean().item(), rel=1e-6)
+
+    def test_a_prompt_that_learns_nothing_is_reported_with_what_to_try(self, task, t5_folder, tmp_path, caplog):
+        settings = TrainSettings(steps=20, eval_every=10)
+        run = train(task, str(t5_folder), lanes=[lane(lr=1e-12)], settings=settings, output=tmp_path / "run")
+        assert "not learning" in " ".join(run.results[0].warnings)
+        assert "--lr" in caplog.text
+
+    def test_training_lowers_the_loss_of_a_head_and_of_a_prompt(self, task, bert_folder, tmp_path):
+        settings = TrainSettings(steps=100, eval_every=20, batch_size=16)
+        lanes = [lane("head-only", head_lr=0.1), lane("prompt-tuning", lr=0.3, head_lr=0.1)]
+        run = train(task, str(bert_folder), lanes=lanes, settings=settings, output=tmp_path / "run")
+        for result in run.results:
+            losses = [r["loss"] for r in read_record(tmp_path / "run" / result.lane / "metrics.jsonl") if "loss" in r]
+            assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
+        assert run.results[0].stored == 0
+        assert run.results[0].head == 2 * 16 + 2
+
+
+class TestFewShot:
+    def test_each_lane_sees_its_own_seeded_draw(self, task, t5_folder, tmp_path):
+        lanes = (lane(seed=0), lane(seed=1), LaneSettings(seeds=Seeds(initialization=2, draw=1)))
+        plan = plan_of(task, t5_folder, lanes, steps=1, shots=6)
+        material = prepared(plan)
+        rows = [sorted(one.rows) for one in started(plan, material, tmp_path)]
+        assert all(len(r) == 6 for r in rows)
+        assert rows[0] != rows[1]
+        assert rows[1] == rows[2]
+        assert sum(material.train.gold[i] for i in rows[0]) == 3
+
+
+class TestInitialization:
+    def test_a_prompt_starts_from_another_trained_prompt(self, task, t5_folder, tmp_path):
+        settings = TrainSettings(steps=2)
+        source = train(task, str(t5_folder), lanes=[lane()], settings=settings, output=tmp_path / "source").prompt()
+        start = lane(init=f"prompt:{tmp_path / 'source'}")
+        plan = plan_of(task, t5_folder, (start,), steps=1)
+        built = build_lanes(plan, prepared(plan))[0]
+        assert torch.equal(built.initial.detach(), source.vectors)
+
+    def test_label_words_start_from_the_mean_of_their_token_vectors(self, task, t5_folder, tmp_path):
+        plan = plan_of(task, t5_folder, (lane(init="label-words", options={"prompt_length": 2}),), steps=1)
+        material = prepared(plan)
+        built = build_lanes(plan, material)[0].initial
+        table, tokenizer = material.backbone.embeddings.weight, material.backbone.tokenizer
+        for row, word in zip(built, task.labels, strict=True):
+            ids = tokenizer(word, add_special_tokens=False)["input_ids"]
+            torch.testing.assert_close(row, table[ids].mean(0))
+
+
+class TestRefusals:
+    def test_a_prompt_longer_than_the_model_allows(self, task, bert_folder, tmp_path):
+        lanes = [lane(options={"prompt_length": 600})]
+        with pytest.raises(BadInput, match="600 positions leaves 0 for text"):
+            train(task, str(bert_folder), lanes=lanes, output=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_a_head_alone_on_a_model_that_answers_in_tokens(self, task, t5_folder, tmp_path):
+        with pytest.raises(BadInput, match="linear head"):
+            train(task, str(t5_folder), lanes=[lane("head-only")], output=tmp_path / "run")
+
+    def test_an_unknown_tracker(self, task, t5_folder, tmp_path):
+        with pytest.raises(UnknownName, match="Did you mean 'tensorboard'"):
+            train(task, str(t5_folder), log_with="tensorbord", output=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_bank_of_a_trained_run_answers_rows_of_different_prompts_as_each_alone(task, t5_folder, tmp_path):
+    run = train(task, str(t5_folder), lanes=FOUR[:2], settings=TrainSettings(steps=2), output=tmp_path / "run")
+    backbone = load_backbone(str(t5_folder))
+    from softprompt.evaluation import examples_for
+
+    examples = examples_for(backbone, task, [{"text": "good film"}, {"text": "a bad and long story"}], targets=False)
+    prompts = [run.prompt(0), run.prompt(1)]
+    labels = backbone.encode_answers(task.labels)
+    mixed = examples.batch([0, 1], torch.tensor([0, 1]), 0)
+    both = backbone.label_scores(PromptBank.of(*prompts), mixed, labels)
+    for i, prompt in enumerate(prompts):
+        alone = backbone.label_scores(PromptBank.of(prompt), examples.batch([i], 0, 0), labels)
+        torch.testing.assert_close(both[i], alone[0], rtol=0, atol=1e-4)
+
+
+def test_a_tracker_receives_the_recorded_losses(task, t5_folder, tmp_path):
+    train(
+        task,
+        str(t5_folder),
+        lanes=[lane()],
+        settings=TrainSettings(steps=3),
+        output=tmp_path / "run",
+        log_with="tensorboard",
+    )
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = next((tmp_path / "run").rglob("events.out.*")).parent
+    events = EventAccumulator(str(folder)).Reload()
+    name = "prompt-tuning-seed0"
+    recorded = [row["loss"] for row in read_record(tmp_path / "run" / name / "metrics.jsonl") if "loss" in row]
+    assert [event.value for event in events.Scalars(f"{name}/loss")] == pytest.approx(recorded)
