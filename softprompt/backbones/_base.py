@@ -7,17 +7,44 @@ d hidden size, p prompts.
 import abc
 import hashlib
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..bank import Batch, PromptBank
 from ..errors import ModelMismatch, UnsupportedModel
 from ..prompt import BackboneIdentity, SoftPrompt
 
 Answers = Literal["tokens", "label-words", "linear-head"]
+
+# Layers that transformers does not mark as recomputable, though nothing in them forbids it.
+_UNMARKED_LAYERS = ("AlbertLayer", "MPNetLayer")
+
+
+def identity_of(table: Float[Tensor, "v e"], name: str, kind: str, revision: str | None = None) -> BackboneIdentity:
+    """What a prompt remembers of the model with this word embedding table."""
+    rounded = table.detach().to("cpu", torch.bfloat16).contiguous()
+    digest = hashlib.sha256(rounded.view(torch.uint8).numpy().data).hexdigest()
+    return BackboneIdentity(name, kind, table.shape[1], digest, revision)
+
+
+def refuse_another_model(prompt: SoftPrompt, ours: BackboneIdentity) -> None:
+    """Refuse a prompt whose model had other word embeddings than ours.
+
+    Raises:
+        ModelMismatch: with both names.
+    """
+    theirs = prompt.provenance.backbone
+    sizes = f"(e = {theirs.embedding_size})", f"(e = {ours.embedding_size})"
+    both = f"this prompt was trained for {theirs.name!r} {sizes[0]}, this model is {ours.name!r} {sizes[1]}"
+    if theirs.embedding_size != ours.embedding_size:
+        raise ModelMismatch(f"{both}; a prompt works only with its own model")
+    if theirs.embedding_sha256 and theirs.embedding_sha256 != ours.embedding_sha256:
+        raise ModelMismatch(f"{both} with other word embeddings; a prompt works only with its own model")
 
 
 class AbstractBackbone(abc.ABC):
@@ -42,20 +69,23 @@ class AbstractBackbone(abc.ABC):
     input_suffix: str = ""
 
     def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None):
-        if model.get_input_embeddings().weight.dtype == torch.float16:
+        # Any: what a transformers model has beside nn.Module is beyond the type checker.
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.revision = revision
+        if self.dtype == torch.float16:
             raise UnsupportedModel(
                 f"{name!r} is in float16, whose largest number (65504) an EPT prompt's norm exceeds; "
                 "load it in bfloat16 or float32"
             )
-        self.model = model.eval().requires_grad_(False)
-        self.tokenizer = tokenizer
-        self.name = name
-        self.revision = revision
+        # Only now: a model that is refused stays as it was.
+        self.model.eval().requires_grad_(False)
 
     @property
-    def embeddings(self) -> nn.Module:
+    def embeddings(self) -> Any:
         """The word embedding module, asked for at call time: a resized vocabulary replaces it."""
-        return self.model.get_input_embeddings()  # pyright: ignore[reportCallIssue]  (nn.Module's getattr)
+        return self.model.get_input_embeddings()
 
     @property
     def embedding_size(self) -> int:
@@ -84,9 +114,7 @@ class AbstractBackbone(abc.ABC):
 
     def identity(self) -> BackboneIdentity:
         """Name, kind, width and embedding hash: what a stored prompt remembers."""
-        table = self.embeddings.weight.detach().to("cpu", torch.bfloat16).contiguous()
-        digest = hashlib.sha256(table.view(torch.uint8).numpy().tobytes()).hexdigest()
-        return BackboneIdentity(self.name, self.kind, self.embedding_size, digest, self.revision)
+        return identity_of(self.embeddings.weight, self.name, self.kind, self.revision)
 
     def check(self, prompt: SoftPrompt) -> None:
         """Refuse a prompt that was trained for another model.
@@ -94,18 +122,28 @@ class AbstractBackbone(abc.ABC):
         Raises:
             ModelMismatch: with both names.
         """
-        theirs, ours = prompt.provenance.backbone, self.identity()
-        sizes = f"(e = {theirs.embedding_size})", f"(e = {ours.embedding_size})"
-        both = f"this prompt was trained for {theirs.name!r} {sizes[0]}, this model is {ours.name!r} {sizes[1]}"
-        if theirs.embedding_size != ours.embedding_size:
-            raise ModelMismatch(f"{both}; a prompt works only with its own model")
-        if theirs.embedding_sha256 and theirs.embedding_sha256 != ours.embedding_sha256:
-            raise ModelMismatch(f"{both} with other word embeddings; a prompt works only with its own model")
+        refuse_another_model(prompt, self.identity())
         if prompt.provenance.answers != self.answers:
             raise ModelMismatch(
-                f"this prompt answers by {prompt.provenance.answers}, {ours.name!r} was loaded to answer by {self.answers}; "
-                f"load it with answers={prompt.provenance.answers!r}"
+                f"this prompt answers by {prompt.provenance.answers}, {self.name!r} was loaded to answer by "
+                f"{self.answers}; load it with answers={prompt.provenance.answers!r}"
             )
+
+    def dropout(self, on: bool) -> None:
+        """The frozen model's own dropout, off until asked for: it slows training and blurs the prompt's gradient."""
+        self.model.train(on)
+
+    def gradient_checkpointing(self, on: bool) -> None:
+        """Recompute each layer's activations in the backward pass instead of keeping them: less memory, more time."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        for layer in self.model.modules():
+            if not isinstance(layer, GradientCheckpointingLayer) and type(layer).__name__ not in _UNMARKED_LAYERS:
+                continue
+            # Not transformers' own switch: it acts in training mode only, and so turns dropout on with it.
+            layer.__dict__.pop("forward", None)
+            if on:
+                layer.__dict__["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
 
     @abc.abstractmethod
     def encode_answers(self, words: Sequence[str]) -> list[list[int]]:
@@ -134,6 +172,10 @@ class AbstractBackbone(abc.ABC):
         Raises:
             BadInput: "first" while two labels begin with the same token.
         """
+
+    @abc.abstractmethod
+    def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
+        """The encoder's last states over the text, behind prompts of one length; `verify` compares them."""
 
     @abc.abstractmethod
     def generate(self, bank: PromptBank, batch: Batch, *, max_new_tokens: int) -> list[str]:

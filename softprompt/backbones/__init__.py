@@ -1,0 +1,8 @@
+"""Frozen models behind one contract: encoder-decoders answer in tokens, encoders by label words or a linear head."""
+
+from ._base import AbstractBackbone as AbstractBackbone
+from ._base import Answers as Answers
+from ._encoder import EncoderBackbone as EncoderBackbone
+from ._encoder_decoder import EncoderDecoderBackbone as EncoderDecoderBackbone
+from ._load import from_model as from_model
+from ._load import load_backbone as load_backbone

@@ -1,0 +1,106 @@
+"""What is asked of a transformers model before a prompt joins it: its kind, its positions, what PEFT wraps."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from torch import nn
+
+from ..errors import UnsupportedModel
+
+Kind = Literal["encoder-decoder", "encoder"]
+
+# By config.model_type; each is in the tests. FLAN-T5 and T5 v1.1 are t5, MiniLM is bert.
+KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(("t5", "mt5", "umt5", "bart"), "encoder-decoder"),
+    **dict.fromkeys(
+        ("bert", "roberta", "xlm-roberta", "camembert", "albert", "distilbert", "electra", "mpnet"), "encoder"
+    ),
+}
+_RELATIVE = ("t5", "mt5", "umt5")
+
+
+def kind_of(config: Any, name: str) -> Kind:
+    """How a model with this configuration reads and answers.
+
+    Raises:
+        UnsupportedModel: decoder-only, half of an encoder-decoder, or neither.
+    """
+    kind = KINDS.get(config.model_type)
+    if kind == "encoder-decoder" and not config.is_encoder_decoder:
+        raise UnsupportedModel(
+            f"{name!r} is the encoder of a {config.model_type} alone; load the model with its decoder"
+        )
+    if kind is not None and getattr(config, "is_decoder", False):
+        raise UnsupportedModel(
+            f"{name!r} is a {config.model_type} set up as a decoder (is_decoder); load it as an encoder"
+        )
+    return kind or _kind_of_other_family(config, name)
+
+
+def _kind_of_other_family(config: Any, name: str) -> Kind:
+    """The kind of a family that is not in KINDS, by what transformers builds from it; `verify` tries the model."""
+    from transformers.models.auto import modeling_auto as auto
+
+    if (
+        getattr(config, "is_encoder_decoder", False)
+        and config.model_type in auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    ):
+        return "encoder-decoder"
+    if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not _is_bidirectional(config):
+        raise UnsupportedModel(
+            f"{name!r} is decoder-only ({config.model_type}), which is not supported yet; "
+            f"choose one of {', '.join(KINDS)}"
+        )
+    if config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        return "encoder"
+    raise UnsupportedModel(
+        f"{name!r} is a {config.model_type}, which neither reads with an encoder nor fills masks; "
+        f"choose one of {', '.join(KINDS)}"
+    )
+
+
+def _is_bidirectional(config: Any) -> bool:
+    """Whether a family that can be set up either way is set up as an encoder."""
+    return getattr(config, "is_decoder", True) is False
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The transformers model inside a PEFT wrapper; its LoRA layers stay where PEFT put them, and active.
+
+    Raises:
+        UnsupportedModel: the adapter is itself a prompt, which would be lost on the way.
+    """
+    inner = getattr(model, "get_base_model", None)
+    if inner is None:
+        return model
+    adapters: Mapping[str, Any] = getattr(model, "peft_config", {})
+    for adapter, config in adapters.items():
+        if config.is_prompt_learning:
+            raise UnsupportedModel(
+                f"PEFT adapter {adapter!r} is a prompt ({config.peft_type.value}); only one prompt fits before a text: "
+                "give the model without it"
+            )
+    return inner()
+
+
+def first_position(model: nn.Module) -> int:
+    """Position id of the first token: 0, or padding_idx + 1 in the family of RoBERTa, whose pads have one too."""
+    base: Any = getattr(model, "base_model", model)
+    table = getattr(getattr(base, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return 0 if padding is None else padding + 1
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """Longest input that the model has positions for; None where positions are relative or not bounded."""
+    config: Any = model.config
+    limit = getattr(config, "max_position_embeddings", None)
+    if has_relative_positions(model) or limit is None:
+        return None
+    return limit - first_position(model)
+
+
+def has_relative_positions(model: nn.Module) -> bool:
+    """Whether pads before the prompt shift nothing: the family of T5."""
+    config: Any = model.config
+    return config.model_type in _RELATIVE

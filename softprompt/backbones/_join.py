@@ -1,0 +1,98 @@
+"""Where a prompt meets its text: right before it, whichever side the text was padded on.
+
+A batch is brought into one form, `[pads of a shorter prompt | prompt | text | pads]`, so that prompt and text touch,
+positions count what is there, and padding changes nothing.
+"""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..bank import Batch, PromptBank
+from ..errors import BadInput
+
+
+@final
+@dataclass(frozen=True)
+class Joined:
+    """Embedded rows of prompt and text.
+
+    Args:
+        embeds: in the precision of the frozen model.
+        mask: which positions are prompt or text.
+        prompt_length: columns before the first text token, n.
+    """
+
+    embeds: Float[Tensor, "b s e"]
+    mask: Bool[Tensor, "b s"]
+    prompt_length: int
+
+    @property
+    def positions(self) -> Int[Tensor, "b s"]:
+        """0, 1, 2 ... over the unmasked positions; pads hold the id of a neighbour."""
+        return (self.mask.cumsum(1) - 1).clamp(min=0)
+
+    @property
+    def text(self) -> Bool[Tensor, "b t"]:
+        """Which positions after the prompt are text."""
+        return self.mask[:, self.prompt_length :]
+
+    def packed(self) -> "Joined":
+        """Every pad behind the text, for models that count positions from the first column, pads included."""
+        longest = int(self.mask.sum(1).max())
+        order = text_first(self.mask)[:, :longest]
+        return Joined(take(self.embeds, order), self.mask.gather(1, order), self.prompt_length)
+
+
+def text_first(mask: Bool[Tensor, "b s"]) -> Int[Tensor, "b s"]:
+    """The columns of each row with the unmasked ones first, in their order."""
+    return (~mask).to(torch.uint8).argsort(dim=1, stable=True)
+
+
+def take(states: Float[Tensor, "b s d"], columns: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
+    """Each row's states at its own columns."""
+    return states.take_along_dim(columns[:, :, None], 1)
+
+
+def padded_right(batch: Batch) -> Batch:
+    """The same rows with their pads behind the text."""
+    order = text_first(batch.mask)
+    return Batch(batch.ids.gather(1, order), batch.mask.gather(1, order), batch.owner, batch.targets)
+
+
+def join(
+    prompt: Float[Tensor, "b n e"],
+    prompt_mask: Bool[Tensor, "b n"],
+    text: Float[Tensor, "b t e"],
+    text_mask: Bool[Tensor, "b t"],
+) -> Joined:
+    """Prompts (padded left) before texts (padded right); the prompt takes the text's precision here, not earlier."""
+    embeds = torch.cat([prompt.to(text.dtype), text], 1)
+    return Joined(embeds, torch.cat([prompt_mask, text_mask], 1), prompt.shape[1])
+
+
+def join_batch(bank: PromptBank, batch: Batch, embeddings: nn.Module) -> Joined:
+    """The rows of a batch (padded right), each behind the prompt that owns it."""
+    return join(bank.vectors[batch.owner], bank.mask[batch.owner], embeddings(batch.ids), batch.mask)
+
+
+def refuse_too_long(joined: Joined, limit: int | None, name: str) -> None:
+    """Refuse rows for which the model has no positions.
+
+    Raises:
+        BadInput: with the length of the prompt, of the text, and the limit.
+    """
+    # The width of the batch is known without waiting for the device, and nearly always enough.
+    if limit is None or joined.mask.shape[1] <= limit:
+        return
+    row = int(joined.mask.sum(1).argmax())
+    text = int(joined.text[row].sum())
+    prompt = int(joined.mask[row].sum()) - text
+    if prompt + text > limit:
+        raise BadInput(
+            f"a prompt of {prompt} and a text of {text} tokens need {prompt + text} positions, {name!r} has {limit}; "
+            f"give --max-length {max(limit - prompt, 0)} or a shorter prompt"
+        )

@@ -1,0 +1,248 @@
+"""From a name or a loaded model to a frozen backbone that can answer, or one clear line why not."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import BadInput, UnknownName, UnsupportedModel, pick
+from ._base import AbstractBackbone, Answers
+from ._encoder import EncoderBackbone
+from ._encoder_decoder import EncoderDecoderBackbone
+from ._family import KINDS, kind_of, unwrapped
+from ._verify import verify
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_ANSWERS = ("auto", "tokens", "label-words", "linear-head")
+# Any of these in a folder is a tokenizer; without one transformers would make up an empty tokenizer.
+_TOKENIZERS = (
+    "tokenizer.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "tokenizer.model",
+    "vocab.txt",
+    "vocab.json",
+)
+
+
+def load_backbone(
+    name_or_path: str | Path,
+    *,
+    answers: str = "auto",
+    dtype: str = "float32",
+    device: str = "auto",
+    revision: str | None = None,
+) -> AbstractBackbone:
+    """A frozen backbone from a local folder or the hub.
+
+    Args:
+        name_or_path: folder that `save_pretrained` wrote, or hub id.
+        answers: "tokens" (encoder-decoder), "label-words" or "linear-head" (encoder); "auto" takes label words if the
+            checkpoint's weights include a masked-LM head, for transformers would make up a random one in silence.
+        dtype: "float32", "bfloat16" or "float64".
+        device: "cpu", "cuda", "cuda:1" ...; "auto" is the GPU if there is one.
+        revision: commit, branch or tag on the hub.
+
+    Raises:
+        BadInput: no such folder or hub id, no tokenizer, an unreadable checkpoint, no such device.
+        UnsupportedModel: float16, a family that is not supported, missing weights, or no head for these answers.
+        UnknownName: a dtype or a kind of answer that does not exist.
+    """
+    name = str(Path(name_or_path).expanduser()) if str(name_or_path).startswith("~") else str(name_or_path)
+    precision, place = _precision(dtype, name), _device(device)
+    _refuse_other_answers(answers)
+    _refuse_folder(name)
+    with _silence():
+        config = _configuration(name, revision)
+        kind = kind_of(config, name)
+        tokenizer = _tokenizer(name, revision)
+        options: dict[str, Any] = {"dtype": precision, "revision": revision}
+        if getattr(config, "quantization_config", None) is not None:
+            # Quantised weights cannot be moved once they are loaded.
+            options["device_map"] = {"": place}
+        if kind == "encoder-decoder":
+            model = _encoder_decoder(name, options)
+        else:
+            model, answers = _encoder(name, options, answers)
+    if "device_map" not in options:
+        model = model.to(place)
+    return _backbone(model, tokenizer, name, answers, revision)
+
+
+def from_model(model: nn.Module, tokenizer: Any, *, name: str | None = None, answers: str = "auto") -> AbstractBackbone:
+    """A backbone of a model that is already loaded, also quantised or wrapped by PEFT. It is frozen in place.
+
+    Args:
+        model: what transformers loaded. A masked-LM head is taken at its word: only its checkpoint could tell whether
+            it was trained (`load_backbone` looks).
+        tokenizer: its tokenizer.
+        name: for messages and records; None takes what the model says.
+        answers: as in `load_backbone`.
+
+    Raises:
+        UnsupportedModel: float16, a family that is not supported, or no head for these answers.
+        BadInput: a tokenizer of another model.
+        UnknownName: a kind of answer that does not exist.
+    """
+    inner: Any = unwrapped(model)
+    label = name or inner.config._name_or_path or type(inner).__name__
+    _refuse_other_answers(answers)
+    if kind_of(inner.config, label) == "encoder" and answers == "auto":
+        answers = "label-words" if inner.get_output_embeddings() is not None else "linear-head"
+    return _backbone(inner, tokenizer, label, answers, None)
+
+
+def _backbone(model: Any, tokenizer: Any, name: str, answers: str, revision: str | None) -> AbstractBackbone:
+    """The class for the model's kind."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise BadInput(
+            f"the tokenizer has {len(tokenizer)} tokens, {name!r} has embeddings for {rows}; "
+            "give the tokenizer of this model"
+        )
+    if kind_of(model.config, name) == "encoder-decoder":
+        if answers not in ("auto", "tokens"):
+            raise UnsupportedModel(f"{name!r} is an encoder-decoder and answers in tokens, not by {answers}")
+        backbone: AbstractBackbone = EncoderDecoderBackbone(model, tokenizer, name, revision)
+    elif answers == "tokens":
+        raise UnsupportedModel(f"{name!r} is an encoder and generates no tokens; choose label-words or linear-head")
+    else:
+        by: Answers = "label-words" if answers == "label-words" else "linear-head"
+        backbone = EncoderBackbone(model, tokenizer, name, revision, answers=by)
+    if model.config.model_type not in KINDS:
+        verify(backbone)
+    return backbone
+
+
+def _encoder_decoder(name: str, options: dict[str, Any]) -> nn.Module:
+    """The model with its language-model head, all of it from the checkpoint."""
+    from transformers import AutoModelForSeq2SeqLM
+
+    model, missing = _weights(AutoModelForSeq2SeqLM, name, options)
+    _refuse_missing(name, missing)
+    return model
+
+
+def _encoder(name: str, options: dict[str, Any], answers: str) -> tuple[nn.Module, str]:
+    """The encoder with its masked-LM head if the checkpoint holds one, and how it will answer."""
+    from transformers import AutoModelForMaskedLM
+
+    model, missing = _weights(AutoModelForMaskedLM, name, options)
+    below = f"{model.base_model_prefix}."
+    _refuse_missing(name, [key for key in missing if key.startswith(below)])
+    if answers == "auto":
+        answers = "linear-head" if missing else "label-words"
+    if answers == "label-words" and missing:
+        raise UnsupportedModel(
+            f"the checkpoint of {name!r} holds no masked-LM head (no {missing[0]}); load it with answers='linear-head'"
+        )
+    return (model if answers == "label-words" else model.base_model), answers
+
+
+def _refuse_missing(name: str, missing: Sequence[str]) -> None:
+    """Refuse a checkpoint without weights that transformers would fill at random."""
+    if missing:
+        raise UnsupportedModel(
+            f"the checkpoint of {name!r} lacks {len(missing)} weights of its architecture ({missing[0]} ...); "
+            "random ones would take their place"
+        )
+
+
+def _weights(auto: Any, name: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
+    """The model, and the keys that its checkpoint lacks (a tied weight is not lacking)."""
+    from safetensors import SafetensorError
+
+    try:
+        model, report = auto.from_pretrained(name, output_loading_info=True, trust_remote_code=False, **options)
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise BadInput(f"the weights of {name!r} cannot be loaded: {_line(error)}") from error
+    return model, sorted(report["missing_keys"])
+
+
+def _configuration(name: str, revision: str | None) -> Any:
+    """The model's configuration."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except ValueError as error:
+        raise UnsupportedModel(f"{name!r} is of no family that transformers knows: {_line(error)}") from error
+    except OSError as error:
+        if Path(name).is_dir():
+            raise BadInput(f"the configuration of {name!r} cannot be read: {_line(error)}") from error
+        raise BadInput(f"{name!r} is neither a folder here nor a model on the hub: {_line(error)}") from error
+
+
+def _tokenizer(name: str, revision: str | None) -> Any:
+    """The tokenizer beside the model."""
+    from transformers import AutoTokenizer
+
+    folder = Path(name)
+    if folder.is_dir() and not any((folder / file).exists() for file in _TOKENIZERS):
+        raise BadInput(f"{name!r} holds no tokenizer; save it beside the model (tokenizer.save_pretrained)")
+    try:
+        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise BadInput(f"the tokenizer of {name!r} cannot be loaded: {_line(error)}") from error
+
+
+def _refuse_folder(name: str) -> None:
+    """Refuse a folder that is not a model's, and a path that is no folder: neither is a hub id."""
+    path = Path(name)
+    if name and path.is_dir() and not (path / "config.json").exists():
+        raise BadInput(f"folder {name!r} holds no config.json; give a folder that `save_pretrained` wrote, or a hub id")
+    looks_like_a_path = name.count("/") > 1 or name.startswith((".", "/")) or path.is_file()
+    if not name or (looks_like_a_path and not path.is_dir()):
+        raise BadInput(f"there is no model folder {name!r}; give a folder that `save_pretrained` wrote, or a hub id")
+
+
+def _refuse_other_answers(answers: str) -> None:
+    """Refuse a kind of answer that does not exist."""
+    if answers not in _ANSWERS:
+        raise UnknownName("kind of answer", answers, _ANSWERS)
+
+
+def _precision(dtype: str, name: str) -> torch.dtype:
+    """The dtype of this name."""
+    if dtype in ("float16", "fp16", "half"):
+        raise UnsupportedModel(
+            f"float16 is refused for {name!r}: an EPT prompt's norm exceeds its largest number (65504); "
+            "choose bfloat16 or float32"
+        )
+    return pick("dtype", dtype, _DTYPES)
+
+
+def _device(device: str) -> torch.device:
+    """The device of this name."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"device {device!r} cannot be used: {_line(error)}") from error
+    return place
+
+
+def _line(error: Exception) -> str:
+    """The first line of a message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """No progress bars and no loading reports of transformers; its settings are restored."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

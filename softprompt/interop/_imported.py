@@ -1,0 +1,48 @@
+"""A prompt that was not trained here: vectors, and what little is known of their backbone."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..backbones._base import AbstractBackbone
+from ..errors import BadInput, ModelMismatch, pick
+from ..prompt import BackboneIdentity, Provenance, SoftPrompt
+
+# How a prompt of each kind of backbone answers if nothing else is said.
+ANSWERS = {"encoder-decoder": "tokens", "encoder": "label-words", "decoder": "tokens"}
+
+
+def imported(
+    vectors: Float[Tensor, "n e"],
+    identity: BackboneIdentity,
+    backbone: AbstractBackbone | None,
+    training: dict[str, str | int],
+) -> SoftPrompt:
+    """The prompt of these vectors, bound to `backbone` if it is given, else to what `identity` says of it.
+
+    Args:
+        vectors: of any floating dtype.
+        identity: name, kind and width; its embedding hash is not known.
+        backbone: the frozen model itself, for its hash.
+        training: where the vectors come from.
+
+    Raises:
+        BadInput: numbers that are not finite in float32, or a backbone that answers by a head, which is missing.
+        ModelMismatch: vectors of another width than the backbone's.
+        UnknownName: a kind of backbone that does not exist.
+    """
+    answers = pick("kind", identity.kind, ANSWERS)
+    if backbone is not None:
+        width, needed = identity.embedding_size, backbone.embedding_size
+        if width != needed:
+            raise ModelMismatch(
+                f"these vectors are {width} wide, {backbone.name!r} needs {needed}; give the model they belong to"
+            )
+        if backbone.answers == "linear-head":
+            raise BadInput(
+                f"{backbone.name!r} was loaded to answer by a linear head, which is not among these vectors; "
+                "load it with answers='label-words'"
+            )
+        identity, answers = backbone.identity(), backbone.answers
+    provenance = Provenance(method="imported", backbone=identity, answers=answers, training=training)
+    return SoftPrompt(vectors.to(torch.float32), provenance)

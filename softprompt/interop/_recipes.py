@@ -1,0 +1,99 @@
+"""The README of an exported prompt: how to use it with transformers and PEFT alone."""
+
+from typing import Any
+
+from ..prompt import SoftPrompt
+
+MODEL_CLASSES = {
+    ("encoder-decoder", "tokens"): "AutoModelForSeq2SeqLM",
+    ("decoder", "tokens"): "AutoModelForCausalLM",
+    ("encoder", "label-words"): "AutoModelForMaskedLM",
+    ("encoder", "linear-head"): "AutoModel",
+}
+
+# The prompt ends next to the text only if the pads are behind it: PEFT puts it before whatever the tokenizer gives.
+LOAD = """\
+{imports}
+tokenizer = AutoTokenizer.from_pretrained({source})
+model = PeftModel.from_pretrained({model_class}.from_pretrained({source}), ".").eval()
+texts = tokenizer([{text}], padding=True, padding_side="right", return_tensors="pt")
+inputs = {{"input_ids": texts.input_ids, "attention_mask": texts.attention_mask}}
+"""
+
+GENERATE = """\
+answers = model.generate(**inputs, max_new_tokens=20)
+print(tokenizer.batch_decode(answers, skip_special_tokens=True))
+"""
+
+LABEL_WORDS = """\
+words = [tokenizer(f" {{word}}", add_special_tokens=False).input_ids[0] for word in {labels}]
+with torch.no_grad():
+    logits = model(**inputs).logits[:, {n}:]  # without the prompt positions
+scores = logits[texts.input_ids == tokenizer.mask_token_id].log_softmax(-1)[:, words]
+print(scores)
+"""
+
+LINEAR_HEAD = """\
+head = load_file("head.safetensors")
+with torch.no_grad():
+    states = model(**inputs).last_hidden_state[:, {n}:]  # without the prompt positions
+mask = texts.attention_mask[:, :, None]
+pooled = (states * mask).sum(1) / mask.sum(1)
+scores = pooled @ head["weight"].T + head["bias"]
+print(scores)
+"""
+
+BODIES = {"tokens": GENERATE, "label-words": LABEL_WORDS, "linear-head": LINEAR_HEAD}
+
+PADDING_CAVEAT = """
+Stock PEFT counts positions wrongly when the texts of a batch are padded on the left, as for generation with a decoder
+(peft#54, peft#1093): its answers then differ from softprompt's. Give one text at a time.
+"""
+
+
+def readme(prompt: SoftPrompt) -> str:
+    """What the folder is, a recipe that runs inside it, and where its numbers will differ."""
+    provenance, task = prompt.provenance, prompt.provenance.task or {}
+    lines = [
+        f"# A soft prompt of {prompt.length} vectors for `{provenance.backbone.name}`",
+        "",
+        f"Trained by softprompt ({provenance.method}); all about it is in `softprompt.json`. "
+        "It needs transformers, peft and safetensors, and runs in this folder:",
+        "",
+        f"```python\n{recipe(prompt)}```",
+    ]
+    if task:
+        longest = f", at most {task['max_length']} tokens" if task.get("max_length") else ""
+        lines += ["", f"Texts of the task `{task.get('name')}` are rendered by the template shown{longest}."]
+    if task.get("labels"):
+        lines += ["", f"Labels by class: {', '.join(map(repr, task['labels']))}."]
+    return "\n".join(lines) + "\n" + (PADDING_CAVEAT if provenance.backbone.kind == "decoder" else "")
+
+
+def recipe(prompt: SoftPrompt) -> str:
+    """Some ten lines of Python that answer one text with this prompt and none of our code."""
+    provenance, task = prompt.provenance, prompt.provenance.task or {}
+    backbone, answers = provenance.backbone, provenance.answers
+    model_class = MODEL_CLASSES[backbone.kind, answers]
+    values: dict[str, Any] = {
+        "imports": _imports(model_class, answers),
+        "model_class": model_class,
+        "source": repr(backbone.name) + (f", revision={backbone.revision!r}" if backbone.revision else ""),
+        "text": _text(task.get("template") or "a text", answers),
+        "labels": repr([str(label) for label in task.get("labels") or ["yes", "no"]]),
+        "n": prompt.length,
+    }
+    return (LOAD + BODIES[answers]).format(**values)
+
+
+def _imports(model_class: str, answers: str) -> str:
+    lines = ["from peft import PeftModel", f"from transformers import {model_class}, AutoTokenizer", ""]
+    if answers == "linear-head":
+        lines.insert(1, "from safetensors.torch import load_file")
+    if answers != "tokens":
+        lines.insert(0, "import torch")
+    return "\n".join(lines)
+
+
+def _text(template: str, answers: str) -> str:
+    return f'{template!r} + f" {{tokenizer.mask_token}}"' if answers == "label-words" else repr(template)

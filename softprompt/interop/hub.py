@@ -1,0 +1,97 @@
+"""Prompts on the Hugging Face hub: load `user/name`, push to it. The prompt's three files and a model card."""
+
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+from ..errors import BadInput
+from ..prompt import SoftPrompt
+from ..store import MANIFEST, find_prompt, load_prompt, save_prompt
+
+FILES = ("prompt.safetensors", "prompt.json", MANIFEST)
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def load(source: str | Path) -> SoftPrompt:
+    """A stored prompt: a folder that is here, a run with one prompt, or `user/name` on the hub.
+
+    Raises:
+        BadInput: nothing is there, or the hub cannot be reached; one line.
+        DamagedFile: a file is not what was written.
+    """
+    if Path(source).exists():
+        return load_prompt(find_prompt(source))
+    if isinstance(source, Path) or not REPOSITORY.fullmatch(source):
+        raise BadInput(
+            f"{str(source)!r} is neither a stored prompt or run here nor user/name on the hub; check the path"
+        )
+    with tempfile.TemporaryDirectory() as temporary:
+        return load_prompt(_download(source, Path(temporary)))
+
+
+def push(prompt: SoftPrompt, repo: str, *, private: bool = False) -> str:
+    """Upload a prompt and its model card as one commit, the repository made if need be; the commit's address.
+
+    Raises:
+        BadInput: `repo` is not user/name, or the hub refused; one line.
+    """
+    from huggingface_hub import HfApi
+
+    if not REPOSITORY.fullmatch(repo):
+        raise BadInput(f"{repo!r} is not of the form user/name; give the repository to push to")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = save_prompt(prompt, Path(temporary) / "prompt")
+        (folder / "README.md").write_text(model_card(prompt, repo), encoding="utf-8")
+        try:
+            api = HfApi()
+            api.create_repo(repo, private=private, exist_ok=True)
+            commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="A soft prompt")
+        except Exception as error:  # of several libraries, without a common class
+            raise _refusal(
+                error, f"could not push to {repo!r}", "log in with `hf auth login` and check the name"
+            ) from error
+    return commit.commit_url
+
+
+def model_card(prompt: SoftPrompt, repo: str) -> str:
+    """What the hub shows: the backbone it belongs to, its task and scores, and how to load it."""
+    provenance = prompt.provenance
+    backbone, task = provenance.backbone, (provenance.task or {}).get("name", "an unnamed task")
+    # The hub refuses a base_model that is not one of its repositories.
+    base = [f"base_model: {backbone.name}"] if REPOSITORY.fullmatch(backbone.name) else []
+    scores = [
+        f"- {split} {name}: {s}" for split, by_name in provenance.metrics.items() for name, s in dict(by_name).items()
+    ]
+    lines = [
+        "---", "library_name: softprompt", *base, "tags:", "- soft-prompt", "- prompt-tuning", "---", "",
+        f"# {repo}", "",
+        f"A soft prompt of {prompt.length} vectors ({prompt.stored} numbers stored) for the frozen `{backbone.name}`, "
+        f"trained on {task} by {provenance.method}.", "",
+        *scores, "",
+        "```python", "import softprompt", "", f'prompt = softprompt.SoftPrompt.load("{repo}")',
+        'prompt.predict(["a text"])', "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _download(repo: str, folder: Path) -> Path:
+    """The prompt's files, copied out of the hub's cache, where they are links, which `load_prompt` refuses."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot = Path(snapshot_download(repo, allow_patterns=list(FILES)))
+    except Exception as error:  # of several libraries, without a common class
+        raise _refusal(error, f"there is no {repo!r} here, and not on the hub either", "check the name") from error
+    for name in FILES:
+        if (snapshot / name).is_file():
+            shutil.copyfile(snapshot / name, folder / name)
+    if not (folder / MANIFEST).is_file():
+        raise BadInput(f"{repo!r} on the hub holds no softprompt files; a PEFT repository is downloaded and imported")
+    return folder
+
+
+def _refusal(error: Exception, what: str, then: str) -> BadInput:
+    """One line for whatever the hub's client raised, whose messages have many."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return BadInput(f"{what}: {first}; {then}")

@@ -1,0 +1,77 @@
+"""Prompts as one array in a `.npy` file, the form in which Google's were published."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..backbones._base import AbstractBackbone
+from ..errors import BadInput, CannotExport
+from ..prompt import BackboneIdentity, SoftPrompt
+from ..store import MAX_ELEMENTS, write_file
+from ._imported import imported
+
+
+def import_numpy(
+    path: str | Path,
+    *,
+    backbone_name: str,
+    kind: str = "encoder-decoder",
+    backbone: AbstractBackbone | None = None,
+) -> SoftPrompt:
+    """The prompt in a `.npy` file of shape [n, e], in float32.
+
+    The published prompts of prompt tuning (Lester et al., 2021, arXiv:2104.08691) have this form.
+
+    Args:
+        path: the file.
+        backbone_name: hub id or folder of the model it was trained for, for the record.
+        kind: "encoder-decoder", "encoder" or "decoder".
+        backbone: the model itself; then width and embedding hash are its own, and checked from now on.
+
+    Raises:
+        BadInput: a file that cannot be read, holds objects, several arrays, integers, or another shape than [n, e].
+        ModelMismatch: vectors of another width than the backbone's.
+    """
+    array = _floats(Path(path))
+    # astype, not from_numpy: the file may be big-endian, Fortran-ordered or float64, and is only mapped.
+    with np.errstate(over="ignore"):
+        vectors = torch.from_numpy(array.astype(np.float32))
+    identity = BackboneIdentity(backbone_name, kind, array.shape[1])
+    return imported(vectors, identity, backbone, {"imported_from": Path(path).name})
+
+
+def export_numpy(prompt: SoftPrompt, path: str | Path) -> Path:
+    """Write the n vectors as the backbone sees them, repeats written out, as float32 [n, e].
+
+    Raises:
+        CannotExport: a prompt without vectors, or with a head, which one array cannot hold.
+        BadInput: the file exists.
+        StorageFailure: the disk is full or not writable.
+    """
+    if prompt.length == 0 or prompt.head is not None:
+        raise CannotExport(
+            "a .npy file holds vectors and nothing else, this prompt has a head; export to PEFT or save it"
+        )
+    content = io.BytesIO()
+    np.save(content, prompt.expanded().numpy(force=True), allow_pickle=False)
+    return write_file(Path(path), content.getvalue(), what="the array")
+
+
+def _floats(path: Path) -> np.ndarray:
+    """The array in a file, mapped, so that a header which promises too much costs nothing."""
+    try:
+        # Not numpy.load, which opens archives and pickles too.
+        array = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, EOFError) as error:
+        raise BadInput(f"{str(path)!r} is no whole .npy file of numbers ({error}); save it with numpy.save") from error
+    except OSError as error:
+        raise BadInput(f"cannot read {str(path)!r}: {error.strerror or error}; check the path") from error
+    if array.ndim != 2 or 0 in array.shape:
+        raise BadInput(f"{str(path)!r} has shape {array.shape}, a prompt is (length, width); reshape it")
+    if array.dtype.kind != "f":
+        raise BadInput(f"{str(path)!r} holds {array.dtype}, a prompt holds floats; convert it to float32")
+    if array.size > MAX_ELEMENTS:
+        raise BadInput(f"{str(path)!r} holds {array.size} numbers, a prompt at most {MAX_ELEMENTS}; check its origin")
+    return array

@@ -1,0 +1,231 @@
+"""Stock PEFT folders: two files that `PeftModel.from_pretrained` reads with none of our code, and the way back.
+
+PEFT is never imported here. Every method is written as PROMPT_TUNING, for after folding all of them are rows.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..backbones._base import AbstractBackbone
+from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch
+from ..prompt import BackboneIdentity, SoftPrompt
+from ..store import (
+    MANIFEST,
+    from_document,
+    json_bytes,
+    read_folder,
+    read_json,
+    read_tensors,
+    tensor_bytes,
+    to_document,
+    write_folder,
+)
+from ._imported import imported
+from ._recipes import MODEL_CLASSES, readme
+
+CONFIG, WEIGHTS, HEAD, DOCUMENT = (
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "head.safetensors",
+    "softprompt.json",
+)
+# Never null: PEFT then wraps the model in a class whose forward leaves the prompt out without a word.
+TASK_TYPES = {"encoder-decoder": "SEQ_2_SEQ_LM", "encoder": "FEATURE_EXTRACTION", "decoder": "CAUSAL_LM"}
+KINDS = {task_type: kind for kind, task_type in TASK_TYPES.items()}
+READABLE = ("PROMPT_TUNING", "P_TUNING")
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def export_peft(prompt: SoftPrompt, folder: str | Path, *, model: nn.Module | None = None) -> Path:
+    """Write a folder that stock PEFT loads, with a recipe in its README, and the head in a file of its own.
+
+    Args:
+        prompt: its repeats are written out as rows: PEFT has no field for them.
+        folder: where; an empty folder is taken.
+        model: the frozen model, to record its depth and heads; without it they are read from its folder, or left
+            for PEFT to fill in from the model it loads.
+
+    Raises:
+        CannotExport: a head without a prompt, an unknown kind of backbone, a head on anything but an encoder.
+        ModelMismatch: `model` has embeddings of another width.
+        BadInput: the folder exists.
+        StorageFailure: the disk is full or not writable.
+    """
+    _refuse_what_peft_cannot_hold(prompt, model)
+    contents = {
+        CONFIG: json_bytes(_config(prompt, model)),
+        WEIGHTS: tensor_bytes({"prompt_embeddings": prompt.expanded()}),
+        DOCUMENT: json_bytes(to_document(prompt)),
+        "README.md": readme(prompt).encode(),
+    }
+    if prompt.head is not None:
+        contents[HEAD] = tensor_bytes({"weight": prompt.head.weight, "bias": prompt.head.bias})
+    return write_folder(Path(folder), contents, what="the PEFT folder")
+
+
+def import_peft(folder: str | Path, *, backbone: AbstractBackbone | None = None) -> SoftPrompt:
+    """The prompt in a PEFT folder: all that `export_peft` wrote, or the rows that PEFT trained.
+
+    PEFT's default for SEQ_2_SEQ_LM stores twice the rows it uses; the first half is the prompt, the rest is dropped
+    with a warning.
+
+    Args:
+        folder: with adapter_config.json and adapter_model.safetensors.
+        backbone: the frozen model; without it an embedding hash is not known and only widths can be checked.
+
+    Raises:
+        BadInput: not a PEFT folder, another method than PROMPT_TUNING and P_TUNING, a pickle, or rows that make
+            no prompt.
+        DamagedFile: a file of our own export that is not what was written.
+        ModelMismatch: rows of another width than the backbone's.
+    """
+    folder = Path(folder)
+    config = _readable_config(folder)
+    ours = (folder / MANIFEST).is_file() and (folder / DOCUMENT).is_file()
+    if ours:
+        read_folder(folder)
+    rows = _rows(folder)
+    if ours:
+        return _restored(folder, rows, backbone)
+    rows, dropped = _used_rows(rows, config, folder)
+    identity = BackboneIdentity(
+        name=str(config.get("base_model_name_or_path") or "unknown"),
+        kind=_kind(config, folder, backbone),
+        embedding_size=rows.shape[1],
+        revision=config.get("revision") if isinstance(config.get("revision"), str) else None,
+    )
+    training: dict[str, str | int] = {"imported_from": f"PEFT {config['peft_type']}"}
+    return imported(rows, identity, backbone, {**training, **({"dropped_rows": dropped} if dropped else {})})
+
+
+def _refuse_what_peft_cannot_hold(prompt: SoftPrompt, model: nn.Module | None) -> None:
+    kind, answers = prompt.provenance.backbone.kind, prompt.provenance.answers
+    if prompt.length == 0:
+        raise CannotExport("this is a head without a prompt, PEFT's prompt methods hold at least one vector; save it")
+    if (kind, answers) not in MODEL_CLASSES:
+        raise CannotExport(f"no stock model of kind {kind!r} answers by {answers!r}; save the prompt instead")
+    if (prompt.head is not None) != (answers == "linear-head"):
+        raise CannotExport(
+            f"a prompt that answers by {answers!r} has a head exactly if that is linear-head; save it anew"
+        )
+    if model is not None and (width := _width(model)) != prompt.vectors.shape[1]:
+        raise ModelMismatch(
+            f"this prompt is {prompt.vectors.shape[1]} wide, this model's embeddings {width}; give the prompt's own"
+        )
+
+
+def _width(model: Any) -> int:
+    return model.get_input_embeddings().weight.shape[1]
+
+
+def _config(prompt: SoftPrompt, model: nn.Module | None) -> dict[str, Any]:
+    """PEFT's own keys only: it warns of any other."""
+    backbone = prompt.provenance.backbone
+    sizes = _sizes(model, backbone.name)
+    return {
+        "peft_type": "PROMPT_TUNING",
+        "task_type": TASK_TYPES[backbone.kind],
+        "base_model_name_or_path": backbone.name,
+        "revision": backbone.revision,
+        "inference_mode": True,
+        "num_virtual_tokens": prompt.length,
+        # The embedding's width; PEFT would take the hidden size, which ALBERT and ELECTRA have another of.
+        "token_dim": prompt.vectors.shape[1],
+        # PEFT assumes 2 for SEQ_2_SEQ_LM and then asks for twice the rows.
+        "num_transformer_submodules": 1,
+        "num_layers": _first(sizes, "num_hidden_layers", "num_layers", "n_layer"),
+        "num_attention_heads": _first(sizes, "num_attention_heads", "num_heads", "n_head", "encoder_attention_heads"),
+        # TEXT would fetch a tokenizer.
+        "prompt_tuning_init": "RANDOM",
+    }
+
+
+def _sizes(model: nn.Module | None, name: str) -> dict[str, Any]:
+    """The model's configuration, from itself or from its folder; PEFT fills in what is null and reads none of it."""
+    if model is not None:
+        return model.config.to_dict()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]  (nn.Module's getattr)
+    path = Path(name) / "config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _first(values: dict[str, Any], *names: str) -> int | None:
+    return next((values[name] for name in names if isinstance(values.get(name), int)), None)
+
+
+def _readable_config(folder: Path) -> dict[str, Any]:
+    """PEFT's configuration, if its method is a prompt before the input and its weights are no pickle."""
+    if not (folder / CONFIG).is_file():
+        raise BadInput(f"{str(folder)!r} holds no {CONFIG}; give a folder written by PEFT's save_pretrained")
+    config = read_json(folder / CONFIG)
+    if config.get("peft_type") not in READABLE:
+        raise BadInput(
+            f"{str(folder)!r} is of type {config.get('peft_type')!r}, which is more than rows before the input; "
+            f"{' and '.join(READABLE)} can be imported"
+        )
+    if not (folder / WEIGHTS).is_file():
+        pickled = [path.name for path in folder.glob("adapter_model.*")]
+        why = f"only {pickled[0]}, a pickle, which may run code" if pickled else f"no {WEIGHTS}"
+        raise BadInput(f"{str(folder)!r} holds {why}; save it again with PEFT's save_pretrained")
+    return config
+
+
+def _rows(folder: Path) -> Float[Tensor, "n e"]:
+    """The stored rows; PEFT ignores other tensors in the file, and so do we."""
+    path = folder / WEIGHTS
+    rows = read_tensors(path).get("prompt_embeddings")
+    if rows is None or rows.ndim != 2 or rows.dtype not in FLOATS or not rows.numel():
+        found = "none" if rows is None else f"{rows.dtype} of shape {tuple(rows.shape)}"
+        raise BadInput(
+            f"{str(path)!r} needs 'prompt_embeddings', floats of shape (rows, width), and holds {found}; export it anew"
+        )
+    return rows
+
+
+def _used_rows(rows: Float[Tensor, "k e"], config: dict[str, Any], folder: Path) -> tuple[Float[Tensor, "n e"], int]:
+    """The rows that PEFT puts before the input, and how many others were stored."""
+    n = config.get("num_virtual_tokens")
+    doubled = config.get("task_type") == "SEQ_2_SEQ_LM" and len(rows) == 2 * n if isinstance(n, int) else False
+    if not isinstance(n, int) or not (len(rows) == n or doubled):
+        raise BadInput(f"{str(folder)!r} says {n} virtual tokens and stores {len(rows)} rows; export it anew")
+    if config.get("token_dim") not in (None, rows.shape[1]):
+        raise BadInput(f"{str(folder)!r} says width {config['token_dim']} and stores {rows.shape[1]}; export it anew")
+    if doubled:
+        logging.getLogger("softprompt").warning(
+            "%s stores %d rows; PEFT reads the first %d for an encoder-decoder and never trains the others: dropped",
+            folder, len(rows), n,
+        )  # fmt: skip
+    return rows[:n], len(rows) - n
+
+
+def _kind(config: dict[str, Any], folder: Path, backbone: AbstractBackbone | None) -> str:
+    """The kind of backbone, from the task type or the backbone itself."""
+    if backbone is not None:
+        return backbone.kind
+    task_type = config.get("task_type")
+    if str(task_type) not in KINDS:
+        raise BadInput(
+            f"{str(folder)!r} has task type {task_type!r}, from which the kind of model and its head cannot be told; "
+            "give the backbone"
+        )
+    return KINDS[str(task_type)]
+
+
+def _restored(folder: Path, rows: Float[Tensor, "n e"], backbone: AbstractBackbone | None) -> SoftPrompt:
+    """What was exported here: one copy of the repeated rows, the head, the provenance."""
+    document = read_json(folder / DOCUMENT)
+    shapes = document.get("shapes")
+    m = shapes.get("vectors", [0])[0] if isinstance(shapes, dict) else 0
+    tensors = {"vectors": rows[:m].clone()} if isinstance(m, int) else {}
+    if (folder / HEAD).is_file():
+        tensors |= {f"head.{name}": tensor for name, tensor in read_tensors(folder / HEAD).items()}
+    prompt = from_document(document, tensors, str(folder))
+    if not torch.equal(prompt.expanded(), rows):
+        raise DamagedFile(f"the rows in {str(folder)!r} are not those its {DOCUMENT} describes; export the prompt anew")
+    if backbone is not None:
+        backbone.check(prompt)
+    return prompt

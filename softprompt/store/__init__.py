@@ -1,0 +1,19 @@
+"""What is kept on disk: atomic folders, stored prompts, checkpoints. Safetensors and JSON, no pickle."""
+
+from ._checkpoint import Checkpoint as Checkpoint
+from ._checkpoint import latest_checkpoint as latest_checkpoint
+from ._checkpoint import save_checkpoint as save_checkpoint
+from ._folder import MANIFEST as MANIFEST
+from ._folder import read_folder as read_folder
+from ._folder import write_file as write_file
+from ._folder import write_folder as write_folder
+from ._prompt import find_prompt as find_prompt
+from ._prompt import from_document as from_document
+from ._prompt import load_prompt as load_prompt
+from ._prompt import save_prompt as save_prompt
+from ._prompt import to_document as to_document
+from ._values import MAX_ELEMENTS as MAX_ELEMENTS
+from ._values import json_bytes as json_bytes
+from ._values import read_json as read_json
+from ._values import read_tensors as read_tensors
+from ._values import tensor_bytes as tensor_bytes

@@ -1,0 +1,189 @@
+"""The stored prompt: two small files and their manifest, written once, read with distrust."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import BadInput, DamagedFile
+from ..prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
+from ._folder import MANIFEST, read_folder, settled, write_folder
+from ._values import MAX_ELEMENTS, MAX_HEADER_BYTES, json_bytes, read_json, read_tensors, tensor_bytes
+
+FORMAT = 1
+TENSORS, DOCUMENT = "prompt.safetensors", "prompt.json"
+MAX_BYTES = 4 * MAX_ELEMENTS + MAX_HEADER_BYTES
+
+Types = Mapping[str, type | tuple[type, ...]]
+IDENTITY_TYPES: Types = {
+    "name": str,
+    "kind": str,
+    "embedding_size": int,
+    "embedding_sha256": (str, NoneType),
+    "revision": (str, NoneType),
+}
+PROVENANCE_TYPES: Types = {
+    "method": str,
+    "backbone": dict,
+    "answers": str,
+    "task": (dict, NoneType),
+    "metrics": dict,
+    "seeds": dict,
+    "training": dict,
+    "versions": dict,
+}
+
+
+def save_prompt(prompt: SoftPrompt, folder: str | Path, *, replace: bool = False) -> Path:
+    """Write a prompt into a new folder: its numbers, what they are, and the manifest that vouches for both.
+
+    Args:
+        prompt: what to store.
+        folder: where; an empty folder is taken.
+        replace: exchange the prompt that is stored there.
+
+    Raises:
+        BadInput: the folder exists.
+        StorageFailure: the disk is full or not writable; what was stored before is intact.
+    """
+    contents = {TENSORS: tensor_bytes(tensors_of(prompt)), DOCUMENT: json_bytes(to_document(prompt))}
+    return write_folder(Path(folder), contents, what="the prompt", replace=replace)
+
+
+def load_prompt(folder: str | Path) -> SoftPrompt:
+    """The prompt stored in a folder, if every byte is as it was written and the numbers make a prompt.
+
+    Raises:
+        BadInput: no prompt is there, or it is not one this version can use.
+        DamagedFile: a file is not what was written, or contradicts another.
+    """
+    folder = settled(Path(folder))
+    if not (folder / MANIFEST).is_file() and not (folder / DOCUMENT).exists():
+        raise BadInput(_no_prompt(folder))
+    files = read_folder(folder, max_bytes=MAX_BYTES)
+    for name in (TENSORS, DOCUMENT):
+        if name not in files:
+            raise BadInput(f"{str(folder)!r} holds no {name}, so it is not a stored prompt; give a prompt's folder")
+    return from_document(read_json(files[DOCUMENT]), read_tensors(files[TENSORS]), str(folder))
+
+
+def find_prompt(path: str | Path) -> Path:
+    """The folder of the prompt meant by a path: itself, that of its one lane if it is a run, or a lane's own.
+
+    Raises:
+        BadInput: nothing is there, no prompt is stored yet, or a run has several; names them.
+    """
+    path = Path(path)
+    if not settled(path).is_dir():
+        raise BadInput(f"{str(path)!r} is not a folder; give a stored prompt or a run")
+    if settled(path / "prompt").is_dir() and not (path / MANIFEST).exists():
+        return path / "prompt"
+    if not (path / "run.json").is_file():
+        return path
+    lanes = sorted(lane.name for lane in path.iterdir() if settled(lane / "prompt").is_dir())
+    if not lanes:
+        raise BadInput(f"run {str(path)!r} has stored no prompt yet; train it to its first evaluation")
+    if len(lanes) > 1:
+        names = ", ".join(lanes)
+        raise BadInput(f"run {str(path)!r} has several prompts: {names}; give one, as in {str(path / lanes[0])!r}")
+    return path / lanes[0] / "prompt"
+
+
+def tensors_of(prompt: SoftPrompt) -> dict[str, Tensor]:
+    """The prompt's numbers by the names they are stored under."""
+    head = {"head.weight": prompt.head.weight, "head.bias": prompt.head.bias} if prompt.head else {}
+    return {"vectors": prompt.vectors, **head}
+
+
+def to_document(prompt: SoftPrompt) -> dict[str, Any]:
+    """Everything about a prompt but its numbers, as plain values."""
+    return {
+        "format": FORMAT,
+        "repeats": prompt.repeats,
+        "shapes": {name: list(tensor.shape) for name, tensor in tensors_of(prompt).items()},
+        "provenance": dataclasses.asdict(prompt.provenance),
+    }
+
+
+def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> SoftPrompt:
+    """The prompt of a document and its numbers.
+
+    Args:
+        document: what `to_document` gave.
+        tensors: what `tensors_of` gave.
+        where: their folder, for messages.
+
+    Raises:
+        BadInput: a format, dtype or shape that is not a prompt's.
+        DamagedFile: document and numbers contradict each other.
+    """
+    if document.get("format") != FORMAT:
+        raise BadInput(f"{where!r} is of format {document.get('format')!r}, this softprompt reads {FORMAT}; upgrade it")
+    repeats = document.get("repeats")
+    if not isinstance(repeats, int) or document.get("shapes") != {n: list(t.shape) for n, t in tensors.items()}:
+        raise DamagedFile(f"the numbers in {where!r} have other sizes than its document says; fetch the prompt again")
+    provenance = _provenance(document.get("provenance"), where)
+    _check_numbers(tensors, provenance.backbone.embedding_size, where)
+    if tensors["vectors"].shape[0] * repeats > MAX_ELEMENTS // tensors["vectors"].shape[1]:
+        raise BadInput(f"{where!r} repeats its vectors {repeats} times, more than any model reads; check its origin")
+    head = LinearHead(tensors["head.weight"], tensors["head.bias"]) if "head.weight" in tensors else None
+    return SoftPrompt(tensors["vectors"], provenance, repeats, head)
+
+
+def _no_prompt(folder: Path) -> str:
+    if (folder / "adapter_config.json").exists():
+        return f"{str(folder)!r} is a PEFT folder, not a stored prompt; bring it in with `softprompt import`"
+    return f"no prompt is stored in {str(folder)!r}; give a prompt's folder, a run, or user/name on the hub"
+
+
+def _provenance(values: Any, where: str) -> Provenance:
+    values = _checked(values, Provenance, PROVENANCE_TYPES, where)
+    backbone = BackboneIdentity(**_checked(values["backbone"], BackboneIdentity, IDENTITY_TYPES, where))
+    if not all(isinstance(seed, int) for seed in values.get("seeds", {}).values()):
+        raise BadInput(f"the seeds in {where!r} are not whole numbers; fetch the prompt again")
+    return Provenance(**{**values, "backbone": backbone})
+
+
+def _checked(values: Any, kind: type, types: Types, where: str) -> dict[str, Any]:
+    """The fields of `kind`, all known, of their types, none missing that has no default."""
+    if not isinstance(values, dict):
+        raise BadInput(f"{where!r} does not say where its prompt comes from; fetch the prompt again")
+    for name, value in values.items():
+        if name not in types or not isinstance(value, types[name]):
+            raise BadInput(f"{where!r} holds {name!r} where it is not understood; upgrade softprompt or fetch it again")
+    for field in dataclasses.fields(kind):
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and field.name not in values:
+            raise BadInput(f"{where!r} does not say its {field.name!r}; fetch the prompt again")
+    return values
+
+
+def _check_numbers(tensors: Mapping[str, Tensor], width: int, where: str) -> None:
+    """Refuse what would answer nonsense: names, dtype, sizes, NaN."""
+    if set(tensors) not in ({"vectors"}, {"vectors", "head.weight", "head.bias"}):
+        raise BadInput(
+            f"{where!r} holds {sorted(tensors)}, a prompt holds vectors and perhaps a head; check its origin"
+        )
+    for name, tensor in tensors.items():
+        if tensor.dtype != torch.float32:
+            raise BadInput(f"{name!r} in {where!r} is {tensor.dtype}, a stored prompt is torch.float32; convert it")
+        if not torch.isfinite(tensor).all():
+            raise BadInput(f"{name!r} in {where!r} holds NaN or infinity and would answer nonsense; train it again")
+    vectors, weight, bias = (tensors.get(name) for name in ("vectors", "head.weight", "head.bias"))
+    assert vectors is not None
+    # A prompt of length 0 is a head alone; without a head it is nothing.
+    if vectors.ndim != 2 or vectors.shape[1] != width or width < 1 or (len(vectors) == 0 and weight is None):
+        shape = tuple(vectors.shape)
+        raise BadInput(f"the vectors in {where!r} have shape {shape}, needed is (length, {width}); fetch it again")
+    if (
+        weight is not None
+        and bias is not None
+        and (weight.ndim != 2 or bias.shape != weight.shape[:1] or not weight.numel())
+    ):
+        raise BadInput(
+            f"the head in {where!r} has shapes {tuple(weight.shape)} and {tuple(bias.shape)}; fetch it again"
+        )
