@@ -14,6 +14,7 @@ from .errors import BadInput, pick
 from .initializers import Initializer
 from .methods import METHODS, Method
 from .prompt import LinearHead, Provenance, SoftPrompt
+from .reparam import AbstractReparameterization
 from .settings import LaneSettings
 
 
@@ -47,7 +48,11 @@ class Lane(nn.Module):
     """
 
     def __init__(
-        self, method: Method, initial: Float[Tensor, "m e"], reparameterization: nn.Module, head: nn.Linear | None
+        self,
+        method: Method,
+        initial: Float[Tensor, "m e"],
+        reparameterization: AbstractReparameterization,
+        head: nn.Linear | None,
     ):
         super().__init__()
         self.method = method

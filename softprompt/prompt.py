@@ -95,7 +95,8 @@ class SoftPrompt:
     repeats: int = 1
     head: LinearHead | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
+        """Refuse numbers that no backbone could use."""
         if self.vectors.dtype != torch.float32:
             raise BadInput(f"a soft prompt is float32, these vectors are {self.vectors.dtype}; convert them first")
         if not torch.isfinite(self.vectors).all():

@@ -12,10 +12,13 @@ All tokenizers know WORDS as one token each and spell any other printable ASCII 
 
 import os
 import string
+import tempfile
 from typing import Any
 
 # Before anything imports huggingface_hub: a test that reaches for the network must fail, at once.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Token ids of test rows stay out of the user's cache.
+os.environ["SOFTPROMPT_CACHE"] = tempfile.mkdtemp(prefix="softprompt-tests-")
 
 import pytest
 import torch

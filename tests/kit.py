@@ -16,7 +16,7 @@ def review_rows(n: int, seed: int) -> list[tuple[str, str]]:
     draw = random.Random(seed)
     rows = []
     for i in range(n):
-        words = draw.choices(FILLER, k=draw.randint(2, 9))
+        words: list[str] = draw.choices(FILLER, k=draw.randint(2, 9))
         words.insert(draw.randint(0, len(words)), draw.choice(GOOD if i % 2 else BAD))
         rows.append((" ".join(words), "good" if i % 2 else "bad"))
     return rows

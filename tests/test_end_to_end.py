@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from kit import review_rows, review_task
-
 from softprompt.cli import main
+
+from kit import review_rows, review_task
 
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 DATA_ROOT = os.environ.get("SOFTPROMPT_DATA_ROOT")
@@ -180,7 +180,8 @@ class TestBadInput:
         (tmp_path / "v.csv").write_text("text,label\ngood,good\nodd,neutral\n")
         self.refused(
             run, tmp_path, "train", "--data", trained / "data" / "train.csv", "--validation-data", tmp_path / "v.csv",
-            "--text-column", "text", "--label-column", "label", "--model", trained / "t5", says="v.csv:3: label 'neutral'",
+            "--text-column", "text", "--label-column", "label", "--model", trained / "t5",
+            says="v.csv:3: label 'neutral'",
         )  # fmt: skip
 
     def test_models_and_lengths(self, run, trained, tmp_path):
@@ -272,9 +273,8 @@ class TestRealEncoder:
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(folder / "tokenizer.json"), pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
         )
-        config = T5Config(
-            vocab_size=32128, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0
-        )
+        config = T5Config(vocab_size=32128, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+        config.decoder_start_token_id = 0
         T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
         tokenizer.save_pretrained(tmp_path / "t5")
         code, (line,), _ = run(

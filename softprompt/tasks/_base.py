@@ -1,6 +1,7 @@
-"""A task is data: where its rows are, how a row becomes text, how it is answered and scored. No torch here."""
+"""A task is data: where its rows are, how a row becomes text, how it is answered and scored. No torch."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from string import Formatter
@@ -14,7 +15,7 @@ Answer = Literal["label", "number", "text"]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where rows come from: a set on the hub, the same set as a folder below the data root, or the user's files.
+    """Where rows come from: a set on the hub, the same as a folder below the data root, or the user's files.
 
     Args:
         hub: repository on the hub, empty for files.
@@ -35,10 +36,24 @@ class Source:
 
 @dataclass(frozen=True)
 class Rendered:
-    """A row as text, with the character span of each column in it: truncation shortens columns, never the template."""
+    """A row as text, with each column's span of characters: truncation shortens columns, never the template."""
 
     text: str
     spans: Mapping[str, tuple[int, int]]
+
+
+@functools.lru_cache(maxsize=64)
+def _pieces(template: str) -> tuple[tuple[str, str | None], ...]:
+    try:
+        pieces = list(Formatter().parse(template))
+    except ValueError as error:
+        raise BadInput(f"template {template!r}: {error}; write columns as {{column}}, braces doubled") from error
+    for _, name, spec, conversion in pieces:
+        if spec or conversion:
+            raise BadInput(
+                f"template {template!r}: a format after {{{name}}} means nothing here; write {{{name}}} alone"
+            )
+    return tuple((literal, name) for literal, name, _, _ in pieces)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +73,7 @@ class Task:
         metrics: names in METRICS, all reported.
         headline: the metrics whose mean is the task's score; empty means the first.
         prepare: name in PREPARATIONS, applied to each row before rendering.
+        extra_columns: columns that the preparation reads besides the template's.
         max_length: tokens of the rendered text, special tokens included, the prompt not.
         style: how the label words and the template were chosen: "numeric", "words" or "t5".
     """
@@ -74,20 +90,26 @@ class Task:
     metrics: tuple[str, ...] = ("accuracy",)
     headline: tuple[str, ...] = ()
     prepare: str = "nothing"
+    extra_columns: tuple[str, ...] = ()
     max_length: int = 256
     style: str = "words"
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the template reads, in its order."""
-        return tuple(name for _, name, _, _ in Formatter().parse(self.template) if name is not None)
+        return tuple(dict.fromkeys(name for _, name in _pieces(self.template) if name is not None))
+
+    @property
+    def shortened(self) -> tuple[str, ...]:
+        """The columns that may lose their end where a row is too long."""
+        return self.truncate or self.columns
 
     def prepared(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """The row as the template reads it: spans marked, tags stripped, as the task's preparation says."""
         return pick("preparation", self.prepare, PREPARATIONS)(row)
 
     def render(self, row: Mapping[str, Any]) -> Rendered:
-        """The row as text, with the span of each column.
+        """The row as text, with the span of each column (the last one where a template repeats a column).
 
         Raises:
             UnknownName: the template names a column that the row lacks.
@@ -95,7 +117,7 @@ class Task:
         """
         row = self.prepared(row)
         text, spans = "", {}
-        for literal, name, _, _ in Formatter().parse(self.template):
+        for literal, name in _pieces(self.template):
             text += literal
             if name is None:
                 continue

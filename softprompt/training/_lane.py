@@ -112,4 +112,5 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def is_finite(lane: Lane) -> bool:
     """Whether a prompt folded from this lane could be stored."""
-    return all(bool(torch.isfinite(p).all()) for p in (lane.reparameterization.fold(lane.initial), *lane.parameters()))
+    folded = lane.reparameterization.fold(lane.initial)
+    return all(bool(torch.isfinite(values).all()) for values in (folded, *lane.head_parameters()))

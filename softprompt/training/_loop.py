@@ -109,7 +109,8 @@ class Loop:
     def _pass(self, lanes: list[TrainedLane], number: int) -> PassResult:
         backbone = self.material.backbone
         seeds = [stream_seed(lane.settings.seeds.noise, f"dropout/{self.step}/{number}") for lane in lanes]
-        backbone.dropout(self.settings.backbone_dropout)
+        if self.settings.backbone_dropout:
+            backbone.dropout(True)
         with seeded(seeds[0], backbone.device) if self.settings.backbone_dropout else nullcontext():
             return backward(
                 backbone,
@@ -130,7 +131,8 @@ class Loop:
 
     def _evaluate(self) -> None:
         """Score every active lane on the validation rows, folded as it would be stored."""
-        self.material.backbone.dropout(False)
+        if self.settings.backbone_dropout:
+            self.material.backbone.dropout(False)
         for lane in self.active:
             if not is_finite(lane.lane):
                 lane.drop(self.step, "the prompt is no longer finite")

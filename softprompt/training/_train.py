@@ -34,6 +34,8 @@ log = logging.getLogger("softprompt")
 class Interrupted(SoftPromptError):
     """Ctrl-C or SIGTERM: a checkpoint is saved; the message says how to go on."""
 
+    exit_code = 130
+
 
 def train(
     task: "str | Task",

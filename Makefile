@@ -1,0 +1,25 @@
+# Every target makes .venv itself, from nothing but python3 (3.11 or newer), make and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench
+
+demo: .venv/.done
+	SOFTPROMPT="$(BIN)/softprompt" PYTHON="$(BIN)/python" bash examples/demo.sh
+
+test: .venv/.done
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2
+
+check: .venv/.done
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+bench: .venv/.done
+	$(BIN)/python benchmarks/startup.py
+
+# The mark is written last: an interrupted installation is taken up again by the next target.
+.venv/.done: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,tracking]'
+	touch $@

@@ -1,0 +1,4 @@
+"""The command line: one subcommand a file; parse, call one function, print. Nothing heavy at import."""
+
+from ._main import app as app
+from ._main import main as main

@@ -1,0 +1,29 @@
+"""`softprompt export`: a stored prompt in a format that others read."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from ._options import NewFolder, Stored
+
+
+def export(
+    prompt: Stored,
+    *,
+    output: NewFolder,
+    format: Annotated[
+        Literal["peft", "numpy"], typer.Option(help="peft: a stock PEFT folder. numpy: vectors alone.")
+    ] = "peft",
+) -> None:
+    """Write a prompt for others: a folder that stock PEFT loads without our code, or a numpy file."""
+    from ..prompt import SoftPrompt
+
+    stored = SoftPrompt.load(prompt)
+    if format == "peft":
+        from ..interop.peft import export_peft
+
+        print(export_peft(stored, output))
+    else:
+        from ..interop.numpy import export_numpy
+
+        print(export_numpy(stored, output))

@@ -1,0 +1,90 @@
+"""Options from dataclasses: an argument that is one becomes an option a field, said once in its docstring."""
+
+import dataclasses
+import functools
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+
+def described(kind: type) -> dict[str, str]:
+    """Field -> its sentence, from the `Args:` of a dataclass's docstring."""
+    sentences: dict[str, str] = {}
+    name = ""
+    _, _, arguments = (inspect.getdoc(kind) or "").partition("Args:\n")
+    for line in arguments.splitlines():
+        if line.startswith(" " * 8):
+            sentences[name] += f" {line.strip()}"
+        else:
+            name, _, sentence = line.strip().partition(": ")
+            sentences[name] = sentence
+    return sentences
+
+
+def option_of(field: dataclasses.Field, sentence: str, panel: str) -> inspect.Parameter:
+    """`--batch-size` for `batch_size`, with its type, default and sentence; a tuple is repeated."""
+    option = typer.Option(
+        # A switch is named outright: typer would add a `--no-...` beside it.
+        f"--{field.name.replace('_', '-')}",
+        help=sentence,
+        rich_help_panel=panel,
+        # The sentence names the choices; in the column of types they would cut the names of other options short.
+        metavar="WORD" if get_origin(field.type) is Literal else None,
+    )
+    kind: Any = field.type
+    default: Any = field.default
+    if get_origin(kind) is tuple:
+        kind, default = types.GenericAlias(list, get_args(kind)[:1]), list(default)
+    annotation = Annotated[kind, option]  # pyright: ignore[reportInvalidTypeForm]  (a type made at run time)
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def build(kind: type, values: Mapping[str, Any]) -> Any:
+    """The dataclass from what its options were given."""
+    fields = dataclasses.fields(kind)
+    return kind(**{f.name: tuple(v) if isinstance(v := values[f.name], list) else v for f in fields})
+
+
+class Given(frozenset[str]):
+    """Names of the arguments that were written on the command line, defaults and the environment left out."""
+
+    @classmethod
+    def of(cls, context: Any) -> "Given":
+        """Those that typer's context of a command has seen there."""
+        sources = {name: context.get_parameter_source(name) for name in context.params}
+        return cls(name for name, source in sources.items() if source and source.name == "COMMANDLINE")
+
+
+def flatten(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with one option a field in place of each argument `Annotated[SomeDataclass, "Panel"]`.
+
+    Every field has a default; names must differ over all the command's dataclasses. The command's argument `given`
+    tells which options were written.
+    """
+    signature = inspect.signature(command)
+    groups: dict[str, type] = {}
+    context = inspect.Parameter("given", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    parameters = [context]
+    for parameter in signature.parameters.values():
+        kind, *panel = get_args(parameter.annotation) or (parameter.annotation,)
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            groups[parameter.name] = kind
+            sentences = described(kind)
+            parameters += [option_of(f, sentences.get(f.name, ""), panel[0]) for f in dataclasses.fields(kind)]
+        elif parameter.name != "given":
+            parameters.append(parameter)
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        given = Given.of(values.pop("given"))
+        made = {name: build(kind, values) for name, kind in groups.items()}
+        fields = {f.name for kind in groups.values() for f in dataclasses.fields(kind)}
+        command(given=given, **{name: value for name, value in values.items() if name not in fields}, **made)
+
+    # typer reads both: the signature for names and defaults, the annotations for types.
+    run.__dict__["__signature__"] = signature.replace(parameters=parameters)
+    run.__annotations__ = {p.name: p.annotation for p in parameters}
+    return run

@@ -1,0 +1,84 @@
+"""The prompts of a run from the command line: the product of methods, learning rates and seeds."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..errors import BadInput, UnknownName
+from ..settings import LaneSettings, Seeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneGrid:
+    """One prompt for each method, learning rate and seed.
+
+    Args:
+        method: name from `softprompt methods list`; repeat for several prompts.
+        lr: learning rate of AdamW; repeat for several prompts. Default: the method's own.
+        seed: of everything random; repeat for several prompts.
+        method_option: KEY=VALUE for all methods of the run, METHOD.KEY=VALUE for one; repeat.
+        prompt_length: prompt vectors, the same as the method option of this name.
+        init: uniform, vocabulary, label-words, text:WORDS, file:PATH or prompt:PATH.
+        head_lr: learning rate of a linear head.
+        init_seed: of the initial vectors and networks, instead of --seed.
+        order_seed: of the order of the rows, instead of --seed.
+        draw_seed: of the few-shot draw, instead of --seed.
+        noise_seed: of noise during training, instead of --seed.
+    """
+
+    method: tuple[str, ...] = (LaneSettings.method,)
+    lr: tuple[float, ...] = ()
+    seed: tuple[int, ...] = (0,)
+    method_option: tuple[str, ...] = ()
+    prompt_length: int | None = None
+    init: str = LaneSettings.init
+    head_lr: float = LaneSettings.head_lr
+    init_seed: int | None = None
+    order_seed: int | None = None
+    draw_seed: int | None = None
+    noise_seed: int | None = None
+
+    def lanes(self) -> Iterator[LaneSettings]:
+        """One lane for each method, learning rate and seed, nested in this order.
+
+        Raises:
+            BadInput: a method option that is not KEY=VALUE.
+            UnknownName: an option for a method that the run does not have.
+        """
+        options = self._options()
+        for method, lr, seed in itertools.product(self.method, self.lr or (None,), self.seed):
+            yield LaneSettings(
+                method=method,
+                options=options[method],
+                lr=lr,
+                head_lr=self.head_lr,
+                init=self.init,
+                seeds=self._seeds(seed),
+            )
+
+    def _seeds(self, seed: int) -> Seeds:
+        own = {
+            "initialization": self.init_seed,
+            "order": self.order_seed,
+            "draw": self.draw_seed,
+            "noise": self.noise_seed,
+        }
+        return dataclasses.replace(Seeds.all(seed), **{name: s for name, s in own.items() if s is not None})
+
+    def _options(self) -> dict[str, dict[str, str | int]]:
+        """Method -> its options, as strings for the method to convert."""
+        chosen: dict[str, dict[str, str | int]] = {method: {} for method in self.method}
+        for text in self.method_option:
+            key, sign, value = text.partition("=")
+            if not sign or not key:
+                raise BadInput(f"--method-option {text!r} is not KEY=VALUE, as in passes=1 or residual.passes=1")
+            method, dot, name = key.partition(".")
+            if dot and method not in chosen:
+                raise UnknownName("method of this run", method, chosen)
+            for one in [method] if dot else chosen:
+                chosen[one][name if dot else key] = value
+        if self.prompt_length is not None:
+            for options in chosen.values():
+                options["prompt_length"] = self.prompt_length
+        return chosen

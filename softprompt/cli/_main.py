@@ -1,0 +1,106 @@
+"""The program: its subcommands, and how an error leaves it."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from ..errors import SoftPromptError
+from ._evaluate import evaluate
+from ._export import export
+from ._import import import_
+from ._methods import methods
+from ._predict import predict
+from ._print import say
+from ._show import show
+from ._tasks import tasks
+from ._train import train
+
+app = typer.Typer(
+    name="softprompt",
+    help="Train, evaluate and use soft prompts: a few thousand numbers that adapt a frozen language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("train")(train)
+app.command("evaluate")(evaluate)
+app.command("predict")(predict)
+app.command("export")(export)
+app.command("import")(import_)
+app.command("show")(show)
+app.add_typer(tasks, name="tasks")
+app.add_typer(methods, name="methods")
+
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"softprompt {version('softprompt')}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Train, evaluate and use soft prompts: a few thousand numbers that adapt a frozen language model."""
+
+
+@contextlib.contextmanager
+def _log_to_stderr() -> Iterator[None]:
+    """Within, warnings of the library appear on standard error as it is now, one line each."""
+    log = logging.getLogger("softprompt")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("softprompt: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0, or 2 for what the user can put right (one line, no traceback), or 130 after Ctrl-C.
+
+    Args:
+        arguments: words after `softprompt`; None takes those of the process.
+    """
+    with _log_to_stderr():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    """The command, its errors turned into exit codes."""
+    try:
+        code = app(args=arguments, prog_name="softprompt", standalone_mode=False)
+        sys.stdout.flush()
+    except SoftPromptError as error:
+        say(f"softprompt: {error}")
+        return error.exit_code
+    except TyperException as error:
+        # Empty where no subcommand was given: the help is printed by then.
+        if error.format_message():
+            say(f"softprompt: {error.format_message()}")
+        return 2
+    except BrokenPipeError:
+        # The reader has left (`| head`); python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        say(f"softprompt: {error.filename}: {error.strerror}")
+        return 2
+    # typer turns Ctrl-C into 130, and returns what a command returned, which is None.
+    return code or 0

@@ -1,0 +1,44 @@
+"""`softprompt methods`: what can be trained, and how many numbers that is."""
+
+from typing import Annotated
+
+import typer
+
+from ._options import Json
+from ._print import print_json, record, table
+
+Width = Annotated[int, typer.Option("--width", min=1, help="Embedding size e of the frozen model.")]
+
+methods = typer.Typer(help="Methods: what is trained, and how many numbers that is.", no_args_is_help=True)
+
+
+@methods.command("list")
+def list_methods(width: Width = 768, json_lines: Json = False) -> None:
+    """All methods: prompt length, trained and stored numbers for embedding size --width."""
+    from ..methods import METHODS, describe
+
+    rows = describe(width)
+    if json_lines:
+        print_json(rows)
+    else:
+        print(table([{**row, "summary": METHODS[row["method"]].summary} for row in rows]))
+
+
+@methods.command("show")
+def show_method(
+    name: Annotated[str, typer.Argument(help="Name of a method.")],
+    width: Width = 768,
+    json_lines: Json = False,
+) -> None:
+    """One method: its paper, its options with their defaults, its learning rate."""
+    from ..errors import pick
+    from ..methods import METHODS, describe
+
+    method = pick("method", name, METHODS)
+    counts = next(row for row in describe(width) if row["method"] == name)
+    values = {**counts, "summary": method.summary, "lr": method.lr, "m": method.m, "repeats": method.repeats}
+    if json_lines:
+        print_json({**values, "options": method.defaults})
+    else:
+        options = {f"--method-option {key}": str(value) for key, value in method.defaults.items()}
+        print(record({**values, **options}))

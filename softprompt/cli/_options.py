@@ -1,0 +1,29 @@
+"""The options that several subcommands share, one name each."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
+Stored = Annotated[
+    str,
+    typer.Argument(metavar="RUN|PROMPT", help="Run folder with one prompt, prompt folder, or user/name on the hub."),
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="Frozen model: hub id or folder. Default: the one that the prompt names."),
+]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        envvar="SOFTPROMPT_DATA_ROOT",
+        help="Folder with rows, <root>/glue/sst2/train.jsonl.gz and so on. Default: the hub.",
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
+Dtype = Annotated[str, typer.Option("--dtype", help="Precision of the frozen model: float32 or bfloat16.")]
+MaxBadRows = Annotated[int, typer.Option("--max-bad-rows", min=0, help="Malformed rows to drop before it is an error.")]
+Style = Literal["numeric", "words", "t5"]
+NewFolder = Annotated[Path, typer.Option("--output", help="Folder to write; must not exist.")]

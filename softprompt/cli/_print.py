@@ -1,0 +1,66 @@
+"""How results are printed: JSON lines or a plain table on standard output, the rest on standard error."""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def finite(value: Any) -> Any:
+    """The value with NaN and infinities as None: JSON has no word for them."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on standard output, there before the next result is computed."""
+    print(json.dumps(finite(value), ensure_ascii=False), flush=True)
+
+
+def cell(value: Any) -> str:
+    """A value as a table shows it: four digits of a score, thousands with commas, nothing for None."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.4g}"
+        case list() | tuple():
+            return ", ".join(cell(item) for item in value)
+        case _:
+            return str(value)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Aligned columns under the keys of the first row, numbers to the right; one row a line, for grep."""
+    names = list(rows[0])
+    lines = [names, *([cell(row[name]) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    is_number = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
+    return "\n".join(_aligned(line, widths, is_number) for line in lines)
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int], is_number: Sequence[bool]) -> str:
+    cells = zip(line, widths, is_number, strict=True)
+    return "  ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in cells).rstrip()
+
+
+def record(values: Mapping[str, Any]) -> str:
+    """One `name  value` a line; what is empty is left out."""
+    shown = {name: cell(value) for name, value in values.items() if value or isinstance(value, int | float)}
+    width = max(map(len, shown), default=0)
+    return "\n".join(f"{name.ljust(width)}  {text}" for name, text in shown.items())
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal, on standard error."""
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,79 @@
+"""Rows of the user's own as a task: files, columns, label words."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ..errors import BadInput
+from ..tasks import Task, custom_task
+from ..tasks import task as find_task
+from ..tasks._files import FORMATS
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnRows:
+    """A task made from files.
+
+    Args:
+        data: training rows: CSV, JSONL (also .gz) or Parquet.
+        validation_data: validation rows; without them some are taken from the others.
+        test_data: test rows; likewise.
+        text_column: column of text to read; repeat for several.
+        label_column: column with the class of each row.
+        target_column: column with free text to write, instead of a class.
+        template: text with {column} fields. Default: the text columns, one after the other.
+        label_words: LABEL=WORD, or the words in the order of the sorted labels; repeat. Default: the labels.
+        metric: name of a metric; repeat. Default: accuracy and macro-f1, or squad-f1 and exact-match.
+    """
+
+    data: str | None = None
+    validation_data: str | None = None
+    test_data: str | None = None
+    text_column: tuple[str, ...] = ()
+    label_column: str | None = None
+    target_column: str | None = None
+    template: str | None = None
+    label_words: tuple[str, ...] = ()
+    metric: tuple[str, ...] = ()
+
+    def task(self, name: str | None) -> Task:
+        """The task called `name`, or the one that these files make.
+
+        Raises:
+            UnknownName: no such task, metric or column.
+            BadInput: neither a name nor a file, both, or options that belong to files beside a name.
+        """
+        file = self.data or (name if name and is_data_file(name) else None)
+        if file is None:
+            return self._named(name)
+        if self.data and name:
+            raise BadInput(f"give --task {name} or --data {self.data}, not both")
+        files = {"train": file, "validation": self.validation_data, "test": self.test_data}
+        return custom_task(
+            {split: path for split, path in files.items() if path is not None},
+            text_columns=self.text_column,
+            label_column=self.label_column,
+            target_column=self.target_column,
+            template=self.template,
+            label_words=self._words(),
+            metrics=self.metric or None,
+        )
+
+    def _words(self) -> dict[str, str] | tuple[str, ...] | None:
+        pairs = [text.partition("=") for text in self.label_words]
+        if pairs and all(sign for _, sign, _ in pairs):
+            return {label: word for label, _, word in pairs}
+        return self.label_words or None
+
+    def _named(self, name: str | None) -> Task:
+        if name is None:
+            raise BadInput("nothing to train on; give --task NAME (see `softprompt tasks list`) or --data FILE")
+        given = [f.name for f in fields(self) if getattr(self, f.name)]
+        if given:
+            option = f"--{given[0].replace('_', '-')}"
+            raise BadInput(f"{option} is for rows of your own; give --data FILE instead of --task {name}")
+        return find_task(name)
+
+
+def is_data_file(name: str) -> bool:
+    """Whether a task's name is really a file of rows, there or misspelt."""
+    return name.lower().endswith(FORMATS) or Path(name).is_file()

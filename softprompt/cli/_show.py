@@ -1,0 +1,99 @@
+"""`softprompt show`: a run, a prompt or a task, whichever the name stands for."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import UnknownName
+from ..tasks import TASKS
+from ._options import Json
+from ._print import print_json, record, table
+from ._tasks import print_task
+
+if TYPE_CHECKING:
+    from ..prompt import SoftPrompt
+
+
+def show(
+    name: Annotated[
+        str, typer.Argument(metavar="RUN|PROMPT|TASK", help="Run folder, prompt folder, or name of a task.")
+    ],
+    json_lines: Json = False,
+) -> None:
+    """Print what a run, a stored prompt or a task is."""
+    path = Path(name)
+    if (path / "run.json").is_file():
+        _show_run(path, json_lines)
+    elif path.exists():
+        _show_prompt(path, json_lines)
+    elif name in TASKS:
+        print_task(TASKS[name], json_lines)
+    else:
+        raise UnknownName("run, prompt or task", name, TASKS)
+
+
+def _show_run(folder: Path, json_lines: bool) -> None:
+    from ..prompt import SoftPrompt
+    from ..training import read_plan
+
+    plan = read_plan(folder)
+    stored = {lane: folder / lane / "prompt" for lane in plan.lane_names()}
+    prompts = [
+        {"prompt": lane, "status": "stored", **describe(SoftPrompt.load(path))}
+        if path.exists()
+        else {"prompt": lane, "status": "not finished"}
+        for lane, path in stored.items()
+    ]
+    if json_lines:
+        print_json({"run": str(folder), **plan.to_json(), "prompts": prompts})
+        return
+    given = {f.name: getattr(plan.settings, f.name) for f in dataclasses.fields(plan.settings)}
+    print(record({"run": str(folder), "task": plan.task.name, "model": plan.model, **given}))
+    print()
+    print(table([_row(prompt) for prompt in prompts]))
+
+
+def _row(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = prompt.get("metrics", {})
+    scores = {f"{split} score": metrics.get(split, {}).get("score") for split in ("validation", "test")}
+    return {"prompt": prompt["prompt"], "status": prompt["status"], "stored": prompt.get("stored"), **scores}
+
+
+def _show_prompt(folder: Path, json_lines: bool) -> None:
+    from ..prompt import SoftPrompt
+
+    values = describe(SoftPrompt.load(folder))
+    print_json(values) if json_lines else print(record(flat(values)))
+
+
+def describe(prompt: "SoftPrompt") -> dict[str, Any]:
+    """What a prompt is: everything but its numbers, of which only the mean norm (eq. 4 of EPT) is told."""
+    origin = prompt.provenance
+    norm = prompt.vectors.norm(dim=1).mean().item() if prompt.vectors.shape[0] else None
+    return {
+        "method": origin.method,
+        "task": origin.task["name"] if origin.task else None,
+        "labels": origin.task["labels"] if origin.task else None,
+        "backbone": dataclasses.asdict(origin.backbone),
+        "answers": origin.answers,
+        "prompt_length": prompt.length,
+        "repeats": prompt.repeats,
+        "stored": prompt.stored,
+        "head": prompt.head.count if prompt.head else 0,
+        "norm": norm,
+        "metrics": origin.metrics,
+        "seeds": origin.seeds,
+        "training": origin.training,
+        "versions": origin.versions,
+    }
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, the names joined by blanks."""
+    plain: dict[str, Any] = {}
+    for name, value in values.items():
+        plain |= flat(value, f"{prefix}{name} ") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return plain

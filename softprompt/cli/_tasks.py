@@ -1,0 +1,72 @@
+"""`softprompt tasks`: what prompts can be trained for without rows of one's own."""
+
+from typing import Annotated, Any
+
+import typer
+
+from ..tasks import TASKS, Task, styled
+from ..tasks import task as find_task
+from ._options import Json, Style
+from ._print import print_json, record, table
+
+tasks = typer.Typer(help="Tasks: rows, template, label words, metrics.", no_args_is_help=True)
+
+
+@tasks.command("list")
+def list_tasks(json_lines: Json = False) -> None:
+    """All tasks that are known by name."""
+    rows = [
+        {
+            "task": task.name,
+            "metrics": task.metrics,
+            "answer": task.answer,
+            "labels": task.labels,
+            "columns": task.columns,
+        }
+        for task in TASKS.values()
+    ]
+    if json_lines:
+        print_json(rows)
+    else:
+        print(table(rows))
+
+
+@tasks.command("show")
+def show_task(
+    name: Annotated[str, typer.Argument(help="Name of a task.")],
+    style: Annotated[Style | None, typer.Option(help="How rows are put.")] = None,
+    json_lines: Json = False,
+) -> None:
+    """One task: template, label words, metrics, where its rows are."""
+    task = find_task(name)
+    print_task(task if style is None else styled(task, style), json_lines)
+
+
+def print_task(task: Task, json_lines: bool) -> None:
+    """A task as JSON, or as the lines a person asks for."""
+    if json_lines:
+        print_json(task.to_json())
+    else:
+        print(record(summary(task)))
+
+
+def summary(task: Task) -> dict[str, Any]:
+    """What a person wants to know of a task."""
+    source = task.source
+    hub = " ".join(filter(None, (source.hub, source.config, source.revision and f"({source.revision})")))
+    return {
+        "task": task.name,
+        "template": task.template,
+        "t5_template": task.t5_template,
+        "answer": task.answer,
+        "labels": task.labels,
+        "columns": task.columns,
+        "target": task.target,
+        "may be truncated": task.truncate or task.columns,
+        "max_length": task.max_length,
+        "metrics": task.metrics,
+        "score": task.scores,
+        "hub": hub,
+        "folder": source.folder,
+        "files": [f"{split}: {path}" for split, path in source.files.items()],
+    }

@@ -1,0 +1,109 @@
+"""`softprompt train`: prompts on a frozen model, one a method, learning rate and seed."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import BadInput
+from ..settings import TrainSettings
+from ._flatten import Given, flatten
+from ._lanes import LaneGrid
+from ._options import DataRoot, Device, Dtype, Json, MaxBadRows, Style
+from ._print import print_json, say, table
+from ._rows import OwnRows
+
+if TYPE_CHECKING:
+    from ..training import Result, Run
+
+# What may stand beside --resume; everything else is in the run's own record.
+WITH_RESUME = {"resume", "json_lines", "device", "quiet"}
+
+
+@flatten
+def train(
+    *,
+    given: Given,
+    task: Annotated[str | None, typer.Option(help="Name from `softprompt tasks list`, or a file of rows.")] = None,
+    model: Annotated[str | None, typer.Option(help="Frozen model: hub id or folder.")] = None,
+    data_root: DataRoot = None,
+    output: Annotated[
+        Path | None, typer.Option(help="New folder for the run. Default: runs/<task>-<methods>-<time>.")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    json_lines: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    revision: Annotated[str | None, typer.Option(help="Commit of the model on the hub.")] = None,
+    answers: Annotated[str, typer.Option(help="How an encoder answers: auto, label-words or linear-head.")] = "auto",
+    style: Annotated[
+        Style | None, typer.Option(help="How rows are put. Default: numeric for encoder-decoders, else words.")
+    ] = None,
+    max_bad_rows: MaxBadRows = 0,
+    log_with: Annotated[str | None, typer.Option(help="Also send losses to a tracker that Accelerate offers.")] = None,
+    grid: Annotated[LaneGrid, "Prompts"],
+    rows: Annotated[OwnRows, "Rows of your own"],
+    settings: Annotated[TrainSettings, "Training"],
+) -> None:
+    """Train soft prompts on a frozen model, one for each method, learning rate and seed, all at once.
+
+    Prints the run's folder, or with --json one line a prompt; progress and scores go to standard error.
+    """
+    if resume is not None:
+        _refuse_beside_resume(given)
+        from .. import training
+
+        _report(training.resume(resume, device=device, progress=not quiet), json_lines)
+        return
+    chosen, lanes = rows.task(task), tuple(grid.lanes())
+    if model is None:
+        raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder")
+    from .. import training
+
+    run = training.train(
+        chosen,
+        model,
+        lanes=lanes,
+        settings=settings,
+        output=output or default_output(chosen.name, grid.method),
+        data_root=data_root,
+        style=style,
+        answers=answers,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        max_bad_rows=max_bad_rows,
+        log_with=log_with,
+        progress=not quiet,
+    )
+    _report(run, json_lines)
+
+
+def default_output(task: str, methods: Sequence[str]) -> Path:
+    """`runs/glue-sst2-ept-star-20260102-030405`: the run's folder where none is given."""
+    what = "-".join([task.replace("/", "-"), *methods[:3], *(["and-more"] if len(methods) > 3 else [])])
+    return Path("runs") / f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _refuse_beside_resume(given: Given) -> None:
+    for name in sorted(given - WITH_RESUME):
+        option = f"--{name.replace('_', '-')}"
+        raise BadInput(f"--resume goes on with the run's own settings; drop {option}, or start a new run")
+
+
+def _report(run: "Run", json_lines: bool) -> None:
+    say(table([_row(result) for result in run.results]))
+    if not json_lines:
+        print(run.folder)
+        return
+    for result in run.results:
+        print_json(result.to_json())
+
+
+def _row(result: "Result") -> dict[str, Any]:
+    scores = {f"{split} score": result.metrics.get(split, {}).get("score") for split in ("validation", "test")}
+    counts = {"trainable": result.trainable, "head": result.head, "stored": result.stored}
+    return {"prompt": result.lane, "best step": result.best_step, **scores, **counts, "status": result.status}

@@ -1,0 +1,14 @@
+"""Rows to batches: load, split, draw, tokenise, order. Everything random is seeded; no model here."""
+
+from ._batches import epoch_batches as epoch_batches
+from ._batches import stream as stream
+from ._examples import Examples as Examples
+from ._examples import Ragged as Ragged
+from ._rows import load_rows as load_rows
+from ._splits import Splits as Splits
+from ._splits import ept_splits as ept_splits
+from ._splits import few_shot as few_shot
+from ._splits import own_splits as own_splits
+from ._splits import split_rows as split_rows
+from ._splits import strata as strata
+from ._tokenize import tokenize as tokenize

@@ -1,0 +1,90 @@
+"""Token ids kept on disk by the hash of everything they depend on: made once, read afterwards."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+
+from ._examples import Ragged
+
+FORMAT = 1
+logger = logging.getLogger("softprompt")
+
+
+def default_folder() -> Path:
+    """$SOFTPROMPT_CACHE, else `softprompt/tokens` in $XDG_CACHE_HOME or ~/.cache; may be deleted at any time."""
+    own = os.environ.get("SOFTPROMPT_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softprompt" / "tokens"
+
+
+def content_key(parts: Iterable[Any]) -> str:
+    """The hash of plain values, in order, and of this file's format."""
+    digest = hashlib.sha256(f"softprompt tokens {FORMAT}".encode())
+    for part in parts:
+        digest.update(repr(part).encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()
+
+
+def tokenizer_key(tokenizer: Any) -> str:
+    """What a tokenizer does, as a hash: its whole definition, not its name."""
+    if getattr(tokenizer, "is_fast", False):
+        definition = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Left behind by whoever called it last.
+        definition.pop("truncation", None)
+        definition.pop("padding", None)
+    else:
+        definition = [tokenizer.get_vocab(), repr(tokenizer)]
+    return content_key([type(tokenizer).__name__, json.dumps(definition, sort_keys=True)])
+
+
+def cached(key: str, make: Callable[[], tuple[Ragged, int]], folder: Path) -> tuple[Ragged, int]:
+    """What `make` returns, from the folder if it is there; a damaged file is made again.
+
+    A folder that cannot be written costs time, not the run.
+    """
+    path = folder / f"{key}.tokens"
+    found = _read(path)
+    if found is None:
+        found = make()
+        try:
+            _write(path, *found)
+        except OSError as error:
+            logger.warning("tokens are not cached in %s: %s", folder, error)
+    return found
+
+
+def _read(path: Path) -> tuple[Ragged, int] | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, payload = content[:32], content[32:]
+    # safetensors does not notice a flipped bit in its data.
+    if hashlib.sha256(payload).digest() != digest:
+        logger.warning("damaged cache file %s; it is made again", path)
+        return None
+    tensors = load(payload)
+    return Ragged(tensors["flat"], tensors["offsets"]), int(tensors["truncated"])
+
+
+def _write(path: Path, ragged: Ragged, truncated: int) -> None:
+    tensors = {"flat": ragged.flat, "offsets": ragged.offsets, "truncated": torch.tensor(truncated)}
+    payload = save(tensors)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(hashlib.sha256(payload).digest() + payload)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,122 @@
+"""Tokenised rows: ragged in memory, padded a batch at a time, without a Python loop over tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..bank import Batch
+
+Gold = int | float | list[str]
+Indices = Sequence[int] | Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Ragged:
+    """Rows of token ids of any length, one after another.
+
+    Args:
+        flat: all ids, in int32.
+        offsets: where each row begins in `flat`, and the end of the last, so r + 1 numbers for r rows.
+    """
+
+    flat: Int[Tensor, " n"]
+    offsets: Int[Tensor, " r1"]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int] | np.ndarray]) -> "Ragged":
+        """Rows of ids."""
+        offsets = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum([len(row) for row in rows], out=offsets[1:])
+        flat = np.concatenate([np.asarray(row, np.int32) for row in rows]) if rows else np.zeros(0, np.int32)
+        return cls(torch.from_numpy(flat), torch.from_numpy(offsets))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Int[Tensor, " r"]:
+        """Tokens of each row."""
+        return self.offsets.diff()
+
+    def row(self, index: int) -> Int[Tensor, " t"]:
+        """One row's ids, unpadded."""
+        index = range(len(self))[index]
+        return self.flat[self.offsets[index] : self.offsets[index + 1]]
+
+    def select(self, indices: Indices) -> "Ragged":
+        """These rows, in this order."""
+        chosen = torch.as_tensor(indices, dtype=torch.long)
+        lengths = self.lengths[chosen]
+        offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+        # Each token's place: its row's start here, plus how far it is from its row's start there.
+        starts = (self.offsets[chosen] - offsets[:-1]).repeat_interleave(lengths)
+        return Ragged(self.flat[starts + torch.arange(len(starts))], offsets)
+
+    def padded(self, indices: Indices, fill: int) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"]]:
+        """These rows padded on the right with `fill`, and which positions are theirs."""
+        chosen = torch.as_tensor(indices, dtype=torch.long)
+        starts, lengths = self.offsets[chosen, None], self.lengths[chosen, None]
+        positions = torch.arange(int(lengths.max()) if len(chosen) else 0)
+        mask = positions < lengths
+        ids = torch.full(mask.shape, fill)
+        ids[mask] = self.flat[(starts + positions)[mask]].long()
+        return ids, mask
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Rows ready for a backbone, with what counts as right for each.
+
+    Args:
+        inputs: token ids of the rendered text, special tokens included.
+        targets: token ids of the answers; class ids or numbers for a linear head; None without answers.
+        gold: class ids, numbers or lists of accepted texts, for the metrics; empty without answers.
+        labels: label words by class id.
+        truncated: how many rows lost a part of their text.
+    """
+
+    inputs: Ragged
+    targets: Ragged | Int[Tensor, " r"] | Float[Tensor, " r"] | None
+    gold: list[Gold]
+    labels: tuple[str, ...] = ()
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    @property
+    def lengths(self) -> Int[Tensor, " r"]:
+        """Input tokens of each row."""
+        return self.inputs.lengths
+
+    def select(self, indices: Indices) -> "Examples":
+        """These rows, in this order; `truncated` stays the count over all of them."""
+        chosen = torch.as_tensor(indices, dtype=torch.long)
+        targets = self.targets
+        if isinstance(targets, Ragged):
+            targets = targets.select(chosen)
+        elif targets is not None:
+            targets = targets[chosen]
+        gold = [self.gold[i] for i in chosen.tolist()] if self.gold else []
+        return Examples(self.inputs.select(chosen), targets, gold, self.labels, self.truncated)
+
+    def batch(self, indices: Indices, owner: int | Int[Tensor, " b"], pad_id: int) -> Batch:
+        """Rows for one pass, padded on the right; targets are padded with -100.
+
+        Args:
+            indices: which rows.
+            owner: the prompt that answers them, one for all or one a row.
+            pad_id: the tokenizer's padding token.
+        """
+        chosen = torch.as_tensor(indices, dtype=torch.long)
+        ids, mask = self.inputs.padded(chosen, pad_id)
+        owners = torch.full((len(chosen),), owner) if isinstance(owner, int) else owner
+        if isinstance(self.targets, Ragged):
+            targets, _ = self.targets.padded(chosen, -100)
+        else:
+            targets = None if self.targets is None else self.targets[chosen, None]
+        return Batch(ids, mask, owners, targets)

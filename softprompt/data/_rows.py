@@ -1,0 +1,180 @@
+"""Rows of a task from the hub, the data root or the user's files, checked one by one before training."""
+
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, final
+
+import datasets
+
+from ..errors import BadInput, UnknownName, pick
+from ..metrics import METRICS
+from ..tasks import Task, gold, label_values
+from ..tasks._files import FORMATS, Record, records, text_fault
+
+logger = logging.getLogger("softprompt")
+
+
+def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int = 0) -> dict[str, datasets.Dataset]:
+    """The task's rows by split, with the columns it reads: "train", "validation", "test" as far as there are.
+
+    The user's files are read where the task names them; else `<data_root>/<folder>/<split>.jsonl.gz` (also .jsonl,
+    .csv, .parquet); else the hub. Targets come in one type: a label as the task's value for its class, a number as
+    float, a text as the list of accepted texts.
+
+    Args:
+        task: what to read.
+        data_root: folder laid out as `glue/sst2/train.jsonl.gz`; None asks the hub.
+        max_bad_rows: so many malformed rows, over all splits, are dropped and reported through the logger.
+
+    Raises:
+        UnknownName: a metric, or a column that no row has.
+        BadInput: a missing, empty or damaged file, more malformed rows than allowed (the first is named as
+            `file:line: what`), or a hub that does not answer.
+    """
+    for metric in task.metrics:
+        pick("metric", metric, METRICS)
+    faults = _Faults()
+    rows = {}
+    for split, (place, found) in _sources(task, data_root).items():
+        rows[split] = _checked(task, place, found, faults)
+    faults.settle(max_bad_rows)
+    for split, dataset in rows.items():
+        if len(dataset) == 0:
+            raise BadInput(f"task {task.name!r}: no usable rows in split {split!r}")
+    return rows
+
+
+@final
+class _Faults:
+    """Malformed rows so far: how many, and the first of them."""
+
+    def __init__(self):
+        self.count, self.first = 0, ""
+
+    def add(self, place: str, line: int, what: str) -> None:
+        self.count += 1
+        self.first = self.first or f"{place}:{line}: {what}"
+
+    def settle(self, allowed: int) -> None:
+        more = f" (and {self.count - 1} more malformed rows)" if self.count > 1 else ""
+        if self.count > allowed:
+            raise BadInput(f"{self.first}{more}; repair, or drop with --max-bad-rows {self.count}")
+        if self.count:
+            logger.warning("dropped %d malformed rows, the first: %s", self.count, self.first)
+
+
+def _sources(task: Task, data_root: str | Path | None) -> dict[str, tuple[str, Iterable[Record]]]:
+    """Split -> where its rows are, in words, and the rows."""
+    if task.source.files:
+        return {split: (path, records(Path(path))) for split, path in task.source.files.items()}
+    splits = {"train": "train", "validation": task.source.validation}
+    if data_root is None:
+        return _hub(task, splits)
+    paths = {split: _path(Path(data_root), task.source.folder, name) for split, name in splits.items()}
+    return {split: (str(path), records(path)) for split, path in paths.items()}
+
+
+def _path(root: Path, folder: str, split: str) -> Path:
+    if not root.is_dir():
+        raise BadInput(f"no folder {str(root)!r}; --data-root names the folder that holds {folder!r}")
+    for ending in FORMATS:
+        path = root / folder / f"{split}{ending}"
+        if path.is_file():
+            return path
+    wanted = root / folder / f"{split}.jsonl.gz"
+    raise BadInput(f"no file {str(wanted)!r}, nor as {', '.join(FORMATS)}; check --data-root")
+
+
+def _hub(task: Task, splits: Mapping[str, str]) -> dict[str, tuple[str, Iterable[Record]]]:
+    source = task.source
+    place = f"{source.hub}/{source.config}"
+    try:
+        loaded: Any = datasets.load_dataset(source.hub, source.config, revision=source.revision)
+    # Whatever it is (network, hub, cache, an unknown set), the way out for the user is the same.
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(
+            f"cannot load {place!r} from the hub ({reason}); check the connection, or give a folder with the rows "
+            "as --data-root"
+        ) from error
+    found: dict[str, tuple[str, Iterable[Record]]] = {}
+    for split, name in splits.items():
+        if name not in loaded:
+            raise BadInput(f"{place!r} has no split {name!r}, only {', '.join(loaded)}")
+        found[split] = (f"{place}/{name}", _hub_records(task, loaded[name]))
+    return found
+
+
+def _hub_records(task: Task, rows: datasets.Dataset) -> Iterator[Record]:
+    present = [name for name in _needed(task) if name in rows.column_names]
+    if len(present) < len(_needed(task)):
+        raise UnknownName("column", next(n for n in _needed(task) if n not in present), rows.column_names)
+    for number, values in enumerate(rows.select_columns(present).to_list(), 1):
+        yield Record(number, values)
+
+
+def _needed(task: Task) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*task.columns, *task.extra_columns, task.target)))
+
+
+def _checked(task: Task, place: str, found: Iterable[Record], faults: _Faults) -> datasets.Dataset:
+    texts, needed = (*task.columns, *task.extra_columns), _needed(task)
+    columns: dict[str, list[Any]] = {name: [] for name in needed}
+    seen: dict[str, None] = {}
+    count = 0
+    for record in found:
+        count += 1
+        seen.update(dict.fromkeys(record.values))
+        try:
+            values = _usable(task, texts, record)
+        except BadInput as error:
+            faults.add(place, record.line, str(error))
+            continue
+        for name in needed:
+            columns[name].append(values[name])
+    if not count:
+        raise BadInput(f"{place!r} is empty; at least one row is needed")
+    for name in needed:
+        if seen and name not in seen:
+            raise UnknownName("column", name, seen)
+    return datasets.Dataset.from_dict(columns)
+
+
+def _usable(task: Task, texts: tuple[str, ...], record: Record) -> dict[str, Any]:
+    """The columns that the task reads, each in one type throughout the set."""
+    if record.fault:
+        raise BadInput(record.fault)
+    values: dict[str, Any] = {}
+    for name in (*texts, task.target):
+        if name not in record.values:
+            raise BadInput(f"column {name!r} is missing")
+        values[name] = record.values[name]
+    for name in texts:
+        values[name] = _cell(name, values[name], blank=not task.source.files)
+    if task.extra_columns:
+        task.prepared(values)
+    right = gold(task, values)
+    for text in right if isinstance(right, list) else ():
+        _refuse(task.target, text_fault(text))
+    values[task.target] = label_values(task)[int(right)] if isinstance(right, int) else right
+    return values
+
+
+def _cell(name: str, value: Any, blank: bool) -> str:
+    """A cell as text. `blank` lets empty texts pass: published sets have a few (QQP), the user's may not."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise BadInput(f"column {name!r} is empty")
+    if not isinstance(value, str | int | float):
+        raise BadInput(f"column {name!r} holds a {type(value).__name__}, text is needed")
+    text = str(value)
+    if not blank and not text.strip():
+        raise BadInput(f"column {name!r} is empty")
+    _refuse(name, text_fault(text))
+    return text
+
+
+def _refuse(name: str, fault: str) -> None:
+    if fault:
+        raise BadInput(f"column {name!r} holds {fault}")

@@ -1,0 +1,115 @@
+"""Which rows train, which choose the checkpoint and which are reported; and few-shot draws. All seeded."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset
+
+from ..errors import BadInput
+from ..tasks import Task
+
+SPLIT_SEED = 42
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows to train on, rows to choose the best checkpoint by, rows to report."""
+
+    train: Dataset
+    validation: Dataset
+    test: Dataset
+
+
+def split_rows(task: Task, rows: Mapping[str, Dataset], seed: int = SPLIT_SEED) -> Splits:
+    """The splits of a task: by `own_splits` for the user's files, by `ept_splits` for a published set."""
+    return own_splits(rows, seed) if task.source.files else ept_splits(rows, seed)
+
+
+def ept_splits(rows: Mapping[str, Dataset], seed: int = SPLIT_SEED) -> Splits:
+    """Splits of a set whose test labels are hidden, by the number of training rows that are there.
+
+    Below 10,000 the validation rows are halved: first half validation, rest test. From 10,000 to 100,000, 1,000
+    training rows become the validation set and the validation rows the test set; above, 10,000 do (Explosive
+    Prompt Tuning, appendix B.1). Rows are drawn by `torch.randperm` with this seed, the first part being the
+    validation set, as in ATTEMPT. Rows with a test split, or without a validation split, go by `own_splits`.
+    """
+    if "test" in rows or "validation" not in rows:
+        return own_splits(rows, seed)
+    train, validation = _split(rows, "train"), rows["validation"]
+    if len(train) < 10_000:
+        return Splits(train, *_parted(validation, len(validation) // 2, seed))
+    held_out, rest = _parted(train, 1_000 if len(train) <= 100_000 else 10_000, seed)
+    return Splits(rest, held_out, validation)
+
+
+def own_splits(rows: Mapping[str, Dataset], seed: int = SPLIT_SEED) -> Splits:
+    """Splits of the user's files: those given are kept; what lacks is drawn from the others.
+
+    No test file: the validation rows are halved. No validation file: a tenth of the training rows (at least one)
+    validates. Neither: a tenth each. A test file alone leaves the other two empty.
+    """
+    if set(rows) == {"test"}:
+        nothing = rows["test"].select([])
+        return Splits(nothing, nothing, rows["test"])
+    train = _split(rows, "train")
+    tenth = max(1, len(train) // 10)
+    if "validation" in rows and "test" in rows:
+        return Splits(train, rows["validation"], rows["test"])
+    if "validation" in rows:
+        return Splits(train, *_parted(rows["validation"], len(rows["validation"]) // 2, seed))
+    validation, rest = _parted(train, tenth, seed)
+    if "test" in rows:
+        return Splits(rest, validation, rows["test"])
+    test, rest = _parted(rest, tenth, seed)
+    return Splits(rest, validation, test)
+
+
+def _split(rows: Mapping[str, Dataset], name: str) -> Dataset:
+    if name not in rows:
+        raise BadInput(f"no {name!r} split, only {', '.join(map(repr, rows))}; give a file for it")
+    return rows[name]
+
+
+def _parted(rows: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
+    if not 0 < size < len(rows):
+        raise BadInput(f"{len(rows)} rows are too few to be parted in two; give more rows, or a file for each split")
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    return rows.select(order[:size]), rows.select(order[size:])
+
+
+def strata(gold: Sequence[int | float | list[str]]) -> list[int]:
+    """The class by which a few-shot draw is balanced: class ids, numbers by whether above 2.5, texts all one.
+
+    2.5 is the middle of STS-B, as in DePT (Shi and Lipani, 2023, arXiv:2309.05173, train.py).
+    """
+    return [right if isinstance(right, int) else int(right > 2.5) if isinstance(right, float) else 0 for right in gold]
+
+
+def few_shot(classes: Sequence[int], *, shots: int, seed: int, per_class: bool = False) -> list[int]:
+    """Row indices of a class-balanced draw, ascending.
+
+    `shots` rows in total, `shots // c` of each of the c classes and any class for the remainder, as in DePT
+    (train.py); with `per_class`, `shots` rows of each class.
+
+    Raises:
+        BadInput: a class with too few rows.
+    """
+    by_class = defaultdict(list)
+    generator = torch.Generator().manual_seed(seed)
+    for row in torch.randperm(len(classes), generator=generator).tolist():
+        by_class[classes[row]].append(row)
+    if shots < 1 or not by_class:
+        raise BadInput(f"{shots} shots of {len(classes)} rows cannot be drawn; at least one is needed")
+    each = shots if per_class else shots // len(by_class)
+    for name, members in sorted(by_class.items()):
+        if len(members) < each:
+            raise BadInput(f"class {name} has {len(members)} rows, {each} are to be drawn; lower --shots")
+    drawn = [row for members in by_class.values() for row in members[:each]]
+    remainder = 0 if per_class else shots - len(drawn)
+    rest = [row for members in by_class.values() for row in members[each:]]
+    if len(rest) < remainder:
+        raise BadInput(f"{shots} shots of {len(classes)} rows cannot be drawn; lower --shots")
+    order = torch.randperm(len(rest), generator=generator).tolist()
+    return sorted(drawn + [rest[i] for i in order[:remainder]])

@@ -1,0 +1,142 @@
+"""Rows to token ids: rendered, tokenised in large batches, cut to length, kept on disk."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import Dataset
+
+from ..errors import BadInput
+from ..tasks import Rendered, Task, answer_text, gold
+from ._cache import cached, content_key, default_folder, tokenizer_key
+from ._examples import Examples, Gold, Ragged
+from ._truncate import Span, kept_tokens, shortened_text
+
+Answers = Literal["tokens", "label-words", "linear-head"]
+EncodeAnswers = Callable[[Sequence[str]], list[list[int]]]
+# Enough rows to keep the tokenizer's threads busy, few enough that their encodings stay small.
+CHUNK = 2048
+
+
+def tokenize(
+    rows: Dataset | Iterable[Mapping[str, Any]],
+    task: Task,
+    *,
+    tokenizer: Any,
+    answers: Answers,
+    encode_answers: EncodeAnswers,
+    suffix: str = "",
+    max_length: int | None = None,
+    cache_dir: str | Path | None = None,
+    targets: bool = True,
+) -> Examples:
+    """Examples for a backbone: each row's text as token ids, special tokens included, and its answer.
+
+    A row longer than `max_length` loses the last tokens of the columns that the task allows, the longest column
+    first; never the template, another column, the suffix or a special token. Token ids are cached on disk under
+    the hash of texts, tokenizer and limit.
+
+    Args:
+        rows: of `load_rows`, or dicts.
+        task: renders a row and says what counts as right.
+        tokenizer: of the backbone.
+        answers: how the backbone answers.
+        encode_answers: the backbone's, words to token ids; not called for a linear head.
+        suffix: the backbone's, appended to the rendered text.
+        max_length: tokens; None takes the task's.
+        cache_dir: None takes $SOFTPROMPT_CACHE or the user's cache folder.
+        targets: whether rows hold answers; False leaves the examples without targets and gold.
+
+    Raises:
+        UnknownName: the template names a column that the rows lack.
+        BadInput: a row that cannot be cut to `max_length`, or an answer that the backbone cannot give.
+    """
+    rows = rows.to_list() if isinstance(rows, Dataset) else list(rows)
+    right = [gold(task, row) for row in rows] if targets else []
+    encoded = _targets(task, right, answers, encode_answers) if targets else None
+    limit = task.max_length if max_length is None else max_length
+    pieces = [_piece(task, row, number) for number, row in enumerate(rows, 1)]
+    texts = [piece.text + suffix for piece in pieces]
+    spans = [[piece.spans[name] for name in task.shortened if name in piece.spans] for piece in pieces]
+    key = content_key([tokenizer_key(tokenizer), limit, *zip(texts, spans, strict=True)])
+    folder = default_folder() if cache_dir is None else Path(cache_dir)
+    inputs, truncated = cached(key, lambda: _inputs(texts, spans, tokenizer, limit, task), folder)
+    return Examples(inputs, encoded, right, task.labels, truncated)
+
+
+def _piece(task: Task, row: Mapping[str, Any], number: int) -> Rendered:
+    try:
+        return task.render(row)
+    except BadInput as error:
+        raise BadInput(f"row {number}: {error}") from error
+
+
+def _inputs(texts: list[str], spans: list[list[Span]], tokenizer: Any, limit: int, task: Task) -> tuple[Ragged, int]:
+    encode = _encode_fast if getattr(tokenizer, "is_fast", False) else _encode_slow
+    rows: list[np.ndarray] = []
+    truncated = 0
+    for start in range(0, len(texts), CHUNK):
+        part = slice(start, start + CHUNK)
+        for length, ids in encode(texts[part], spans[part], tokenizer, limit):
+            if ids is None:
+                names = ", ".join(map(repr, task.shortened))
+                raise BadInput(
+                    f"row {len(rows) + 1} has {length} tokens, {limit} are allowed, "
+                    f"and cutting {names} does not suffice; raise --max-length"
+                )
+            rows.append(ids)
+            truncated += len(ids) < length
+    return Ragged.of(rows), truncated
+
+
+def _encode_fast(
+    texts: list[str], spans: list[list[Span]], tokenizer: Any, limit: int
+) -> Iterable[tuple[int, np.ndarray | None]]:
+    """Length before the cut and ids after it; None if the row cannot be cut."""
+    # verbose=False: the tokenizer warns of its own limit, which is not ours.
+    encodings = tokenizer(texts, padding=False, truncation=False, verbose=False).encodings
+    for text, row_spans, encoding in zip(texts, spans, encodings, strict=True):
+        ids = np.asarray(encoding.ids, np.int32)
+        if len(ids) <= limit:
+            yield len(ids), ids
+            continue
+        keep = kept_tokens(text, encoding.offsets, row_spans, limit)
+        yield len(ids), None if keep is None else ids[keep]
+
+
+def _encode_slow(
+    texts: list[str], spans: list[list[Span]], tokenizer: Any, limit: int
+) -> Iterable[tuple[int, np.ndarray | None]]:
+    """The same without offsets: long rows are shortened as text and tokenised again."""
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, padding=False, truncation=False, verbose=False)["input_ids"]
+
+    for text, row_spans in zip(texts, spans, strict=True):
+        ids = encode(text)
+        length = len(ids)
+        if length > limit:
+            text = shortened_text(text, row_spans, lambda shorter: len(encode(shorter)) <= limit)
+            ids = None if text is None else encode(text)
+        yield length, None if ids is None else np.asarray(ids, np.int32)
+
+
+def _targets(task: Task, right: list[Gold], answers: Answers, encode_answers: EncodeAnswers) -> Ragged | torch.Tensor:
+    if answers == "linear-head":
+        if task.answer == "text":
+            raise BadInput(f"task {task.name!r} is answered in free text, a linear head gives classes or numbers")
+        return torch.tensor(right, dtype=torch.float32 if task.answer == "number" else torch.long)
+    if answers == "label-words" and task.answer != "label":
+        raise BadInput(f"task {task.name!r} has no label words; this model answers by one of them, or by a linear head")
+    if task.answer == "label":
+        words = list(task.labels)
+        places = [int(r) for r in right if not isinstance(r, list)]
+    else:
+        # Each distinct answer once: numbers and texts repeat.
+        spoken = [answer_text(task, r) for r in right]
+        words = list(dict.fromkeys(spoken))
+        index = {word: place for place, word in enumerate(words)}
+        places = [index[word] for word in spoken]
+    return Ragged.of(encode_answers(words)).select(places)

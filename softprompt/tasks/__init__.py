@@ -1,0 +1,31 @@
+"""Tasks: what to read, what to ask, what counts as right. Plain data; no torch, no model, no rows."""
+
+from ..errors import pick
+from ._answers import answer_text as answer_text
+from ._answers import class_of as class_of
+from ._answers import gold as gold
+from ._answers import label_values as label_values
+from ._answers import styled as styled
+from ._base import Rendered as Rendered
+from ._base import Source as Source
+from ._base import Task as Task
+from ._custom import custom_task as custom_task
+from ._glue import GLUE
+from ._prepare import PREPARATIONS as PREPARATIONS
+from ._superglue import SUPER_GLUE
+
+TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, *SUPER_GLUE)}
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "glue": tuple(task.name for task in GLUE),
+    "super_glue": tuple(task.name for task in SUPER_GLUE),
+}
+
+
+def task(name: str) -> Task:
+    """The declared task of that name, in style "words".
+
+    Raises:
+        UnknownName: with the nearest known name.
+    """
+    return pick("task", name, TASKS)

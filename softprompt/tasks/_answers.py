@@ -1,0 +1,98 @@
+"""From the target column to what counts as right, and to the words that a model has to produce."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ..errors import BadInput, UnknownName
+from ._base import Task
+
+STYLES = ("numeric", "words", "t5")
+
+
+def styled(task: Task, style: str) -> Task:
+    """The task with the label words and the template of a style.
+
+    "numeric" is what Explosive Prompt Tuning uses (appendix B): the template without prefix, answers "0", "1" ...
+    "words" is the same template with class words. "t5" is T5's own prefix, column order and class words.
+
+    Raises:
+        UnknownName: another style.
+        BadInput: a task that is already in another style than "words", or has no T5 template.
+    """
+    if style not in STYLES:
+        raise UnknownName("style", style, STYLES)
+    if style == task.style:
+        return task
+    if task.style != "words":
+        raise BadInput(f"task {task.name!r} is already in style {task.style!r}; style it as it was declared")
+    if style == "numeric":
+        return dataclasses.replace(task, style=style, labels=tuple(str(i) for i in range(len(task.labels))))
+    if not task.t5_template:
+        raise BadInput(f"task {task.name!r} has no T5 template; use style 'words' or 'numeric'")
+    return dataclasses.replace(task, style=style, template=task.t5_template)
+
+
+def label_values(task: Task) -> tuple[Any, ...]:
+    """The value in the target column for each class id."""
+    return task.label_values or tuple(range(len(task.labels)))
+
+
+def class_of(task: Task, value: Any) -> int:
+    """The class id of a value in the target column; `"1"` and `True` are found where 1 is known.
+
+    Raises:
+        BadInput: a value outside the known labels.
+    """
+    known = label_values(task)
+    for index, candidate in enumerate(known):
+        if value == candidate or str(value) == str(candidate):
+            return index
+    if str(value) == "-1":
+        raise BadInput("label -1 marks an unlabelled row; leave such rows out")
+    raise BadInput(f"label {value!r} is not one of {', '.join(map(repr, known))}")
+
+
+def gold(task: Task, row: Mapping[str, Any]) -> int | float | list[str]:
+    """What counts as right for a row: a class id, a number, or the list of accepted texts.
+
+    Raises:
+        UnknownName: the row lacks the target column.
+        BadInput: a value that is no label, no finite number, or empty.
+    """
+    if task.target not in row:
+        raise UnknownName("column", task.target, row)
+    value = row[task.target]
+    if value is None or value in ("", []):
+        raise BadInput(f"column {task.target!r} is empty")
+    if task.answer == "label":
+        return class_of(task, value)
+    if task.answer == "number":
+        return _number(task, value)
+    texts = [str(text) for text in value] if isinstance(value, list | tuple) else [str(value)]
+    if any(not text.strip() for text in texts):
+        raise BadInput(f"column {task.target!r} holds an empty answer")
+    return texts
+
+
+def _number(task: Task, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise BadInput(f"column {task.target!r} holds {value!r}, a finite number is needed")
+    return number
+
+
+def answer_text(task: Task, right: int | float | list[str]) -> str:
+    """The words that a model has to produce for a gold value: label word, number, or first accepted text.
+
+    A number is rounded to the nearest 0.2 and written with one decimal, as T5 does for STS-B ("3.8").
+    """
+    if isinstance(right, list):
+        return right[0]
+    if task.answer == "number":
+        return f"{round(right * 5) / 5:.1f}"
+    return task.labels[int(right)]

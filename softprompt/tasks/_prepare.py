@@ -1,0 +1,55 @@
+"""What a row needs before its columns go into a template: pure functions from row to row, by name."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import BadInput
+
+Row = Mapping[str, Any]
+
+
+def nothing(row: Row) -> Row:
+    """The row as it is."""
+    return row
+
+
+def mark_spans(row: Row) -> Row:
+    """WSC's two spans marked in its text: `* noun *` and `# pronoun #`.
+
+    T5 (Raffel et al., 2020, arXiv:1910.10683), `wsc` in t5/data/preprocessors.py; the same in ATTEMPT. A span
+    whose words do not stand at its index stays unmarked, as there.
+
+    Raises:
+        BadInput: an index that is not a number.
+    """
+    try:
+        first, second = int(row["span1_index"]), int(row["span2_index"])
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"span indices count words, {row['span1_index']!r} and {row['span2_index']!r} do not") from error
+    text = _marked(str(row["text"]), str(row["span1_text"]), first, "*")
+    # The two marks of the first span are words too.
+    second += 2 * (first < second)
+    return {**row, "text": _marked(text, str(row["span2_text"]), second, "#")}
+
+
+def _marked(text: str, span: str, index: int, mark: str) -> str:
+    # Escaped, unlike the reference: "Mr. Bond" is no pattern.
+    pattern = rf"^((?:\S+\s){{{index}}})({re.escape(span)})"
+    return re.sub(pattern, rf"\1{mark} \2 {mark}", text)
+
+
+def strip_tags(row: Row) -> Row:
+    """MultiRC without its HTML: `<br>` becomes a blank, `<b>` and `</b>` vanish, as in T5 and ATTEMPT."""
+    return {name: _untagged(value) if isinstance(value, str) else value for name, value in row.items()}
+
+
+def _untagged(text: str) -> str:
+    return re.sub("</?b>", "", text.replace("<br>", " "))
+
+
+PREPARATIONS: dict[str, Callable[[Row], Row]] = {
+    "nothing": nothing,
+    "mark-spans": mark_spans,
+    "strip-tags": strip_tags,
+}

@@ -1,0 +1,523 @@
+"""The command line: what it parses, what it prints where, and how errors leave it."""
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from softprompt import errors
+from softprompt.cli import app, main
+from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.tasks import TASKS, Task
+
+COMMANDS = (
+    ["train"],
+    ["evaluate"],
+    ["predict"],
+    ["export"],
+    ["import"],
+    ["show"],
+    ["tasks", "list"],
+    ["tasks", "show"],
+    ["methods", "list"],
+    ["methods", "show"],
+)
+# The names that scripts rely on.
+TRAIN_OPTIONS = {
+    "--task", "--method", "--model", "--data-root", "--steps", "--epochs", "--batch-size",
+    "--grad-accumulation", "--max-length", "--eval-every", "--lr", "--seed", "--shots", "--device", "--dtype",
+    "--gradient-checkpointing", "--output", "--resume", "--json", "--text-column", "--label-column",
+    "--target-column", "--data", "--validation-data", "--test-data", "--template", "--label-words",
+    "--method-option", "--prompt-length", "--init", "--init-seed", "--order-seed", "--draw-seed",
+    "--noise-seed", "--head-lr", "--weight-decay", "--warmup", "--schedule", "--clip", "--patience",
+    "--shots-per-class", "--style", "--answers", "--decode", "--tokens-per-batch", "--backbone-dropout",
+    "--max-bad-rows", "--log-with", "--eval-rows", "--revision",
+}  # fmt: skip
+BASE = ["train", "--task", "glue/sst2", "--model", "some/model", "--output", "run"]
+
+
+@pytest.fixture(autouse=True)
+def _no_data_root(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("SOFTPROMPT_DATA_ROOT", raising=False)
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on standard error with which a command was refused."""
+    assert main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    return line.removeprefix("softprompt: ")
+
+
+# Help
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["tasks", "list"], ["tasks", "show", "glue/rte"]])
+def test_light_commands_import_nothing_heavy(words: list[str]):
+    heavy = ("torch", "transformers", "datasets", "numpy", "pandas")
+    found = python(
+        "import sys; from softprompt.cli import main\n"
+        f"code = main({words!r}); print([m for m in {heavy!r} if m in sys.modules], code)"
+    )
+    assert found.stdout.splitlines()[-1] == "[] 0"
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_of_every_subcommand_names_all_its_options_whole(words: list[str], capsys: pytest.CaptureFixture[str]):
+    command: Any = typer.main.get_command(app)
+    for word in words:
+        command = command.commands[word]
+    assert main([*words, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert f"Usage: softprompt {' '.join(words)}" in text
+    for parameter in command.params:
+        if parameter.opts[0].startswith("--"):
+            assert f" {parameter.opts[0]} " in text
+
+
+def test_every_listed_command_is_tested():
+    command: Any = typer.main.get_command(app)
+    found = []
+    for name, inner in command.commands.items():
+        found += [[name, sub] for sub in inner.commands] if hasattr(inner, "commands") else [[name]]
+    assert found == list(COMMANDS)
+
+
+def test_train_has_exactly_the_options_of_the_contract_and_those_of_the_settings():
+    command: Any = typer.main.get_command(app)
+    names = {option for parameter in command.commands["train"].params for option in parameter.opts}
+    settings = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(TrainSettings)}
+    assert names == TRAIN_OPTIONS | settings | {"--metric", "--quiet"}
+
+
+def test_help_of_a_setting_is_its_docstring(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    main(["train", "--help"])
+    assert "optimiser steps between evaluations, each followed by a checkpoint." in capsys.readouterr().out
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["trian"], "No such command 'trian'. Did you mean 'train'?"),
+        (["train", "--task", "glue/sst", "--model", "m"], "unknown task 'glue/sst'. Did you mean 'glue/sst2'?"),
+        (["tasks", "show", "glue/colla"], "unknown task 'glue/colla'. Did you mean 'glue/cola'?"),
+        (["show", "glue/colla"], "unknown run, prompt or task 'glue/colla'. Did you mean 'glue/cola'?"),
+        (["methods", "show", "ept-str"], "unknown method 'ept-str'. Did you mean 'ept-star'?"),
+        (
+            [*BASE, "--method", "residual", "--method-option", "resdual.passes=1"],
+            "unknown method of this run 'resdual'. Did you mean 'residual'?",
+        ),
+        ([*BASE, "--method-option", "passes"], "--method-option 'passes' is not KEY=VALUE, as in passes=1"),
+        (["train", "--task", "glue/sst2"], "no model; give --model"),
+        (["train", "--model", "m"], "nothing to train on; give --task NAME"),
+        ([*BASE, "--steps", "0"], "--steps must be positive, not 0"),
+        ([*BASE, "--shots", "4", "--shots-per-class", "2"], "give --shots (rows in total) or --shots-per-class"),
+        ([*BASE, "--data", "rows.csv"], "give --task glue/sst2 or --data rows.csv, not both"),
+        ([*BASE, "--label-words", "good"], "--label-words is for rows of your own; give --data FILE"),
+        (["train", "--task", "absent.csv", "--label-column", "y", "--text-column", "x"], "no file 'absent.csv'"),
+        (["train", "--resume", "run", "--lr", "0.1"], "--resume goes on with the run's own settings; drop --lr"),
+        (["import", "absent", "--output", "x"], "absent does not exist; give a PEFT folder or a .npy file"),
+        (["predict", "run", "text", "--file", "rows.csv"], "give texts or --file, not both"),
+        (["predict", "run", "--file", "absent.csv"], "no file 'absent.csv'"),
+        (["predict", "run", "--file", "absent.txt"], "no file 'absent.txt'"),
+        ([*BASE, "--lr", "fast"], "Invalid value for '--lr'"),
+        (["methods", "list", "--width", "0"], "Invalid value for '--width'"),
+    ],
+    ids=lambda given: " ".join(given)[-40:] if isinstance(given, list) else "",
+)
+def test_bad_input_is_one_line_and_exit_code_2(words: list[str], line: str, capsys: pytest.CaptureFixture[str]):
+    assert refusal(capsys, *words).startswith(line)
+
+
+def test_an_error_of_the_library_is_printed_without_a_traceback_by_the_process():
+    found = python("import sys; from softprompt.cli import main; sys.exit(main(['tasks', 'show', 'glue/mlni']))")
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr == "softprompt: unknown task 'glue/mlni'. Did you mean 'glue/mnli'?\n"
+
+
+class Stopped(errors.SoftPromptError):
+    exit_code = 130
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "text"),
+    [
+        (errors.StorageFailure("the disk is full"), 2, "softprompt: the disk is full\n"),
+        (errors.RunExists("run holds a run"), 2, "softprompt: run holds a run\n"),
+        (Stopped("stopped; go on with --resume run"), 130, "softprompt: stopped; go on with --resume run\n"),
+        (PermissionError(13, "Permission denied", "run"), 2, "softprompt: run: Permission denied\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_exit_codes_of_what_training_raises(
+    raised: BaseException,
+    code: int,
+    text: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    def train(*given: Any, **named: Any):
+        raise raised
+
+    monkeypatch.setattr("softprompt.training.train", train)
+    assert main(BASE) == code
+    assert capsys.readouterr() == ("", text)
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch):
+    def train(*given: Any, **named: Any):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("softprompt.training.train", train)
+    with pytest.raises(ZeroDivisionError):
+        main(BASE)
+
+
+@pytest.mark.parametrize("words", [["tasks", "list", "--json"], ["tasks", "list"]], ids=" ".join)
+def test_a_reader_that_leaves_is_met_in_silence(words: list[str]):
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = f"import sys; from softprompt.cli import main; sys.exit(main({words!r}))"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open(writing, "wb") as pipe:
+        found = subprocess.run([sys.executable, "-c", code], stdout=pipe, stderr=subprocess.PIPE, env=buffered)
+    assert (found.returncode, found.stderr) == (1, b"")
+
+
+# Lists
+
+
+@pytest.mark.parametrize(
+    ("width", "counts"),
+    [
+        (512, {"prompt-tuning": 5120, "p-tuning": 793_088, "residual": 416_656, "ept": 1536, "ept-star": 1536}),
+        (768, {"prompt-tuning": 7680, "p-tuning": 1_779_456, "residual": 624_784, "ept": 2304, "ept-star": 2304}),
+        (1024, {"prompt-tuning": 10_240, "p-tuning": 3_159_040, "residual": 832_912, "ept": 3072, "ept-star": 3072}),
+    ],
+)
+def test_methods_list_has_the_counts_of_the_papers(
+    width: int, counts: dict[str, int], capsys: pytest.CaptureFixture[str]
+):
+    assert main(["methods", "list", "--width", str(width), "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    rows = {row["method"]: row for row in json.loads(line)}
+    assert {tuple(row) for row in rows.values()} == {("method", "prompt_length", "trainable", "stored")}
+    assert {name: rows[name]["trainable"] for name in counts} == counts
+    stored = {name: width if name.startswith("ept") else 10 * width for name in counts}
+    assert {name: rows[name]["stored"] for name in counts} == stored
+    assert {name: rows[name]["prompt_length"] for name in counts} == {**dict.fromkeys(counts, 10), "ept": 1}
+
+
+def test_tasks_list_names_every_task(capsys: pytest.CaptureFixture[str]):
+    assert main(["tasks", "list", "--json"]) == 0
+    assert [row["task"] for row in json.loads(capsys.readouterr().out)] == list(TASKS)
+
+
+def test_a_task_shown_as_json_is_the_task(capsys: pytest.CaptureFixture[str]):
+    assert main(["tasks", "show", "super_glue/boolq", "--json"]) == 0
+    shown = capsys.readouterr().out
+    assert Task.from_json(json.loads(shown)) == TASKS["super_glue/boolq"]
+    assert main(["show", "super_glue/boolq", "--json"]) == 0
+    assert capsys.readouterr().out == shown
+
+
+def test_a_table_has_one_line_a_row_and_aligned_columns(capsys: pytest.CaptureFixture[str]):
+    assert main(["tasks", "list"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(TASKS)
+    start = header.index("answer")
+    assert [line[start:].split()[0] for line in lines] == [task.answer for task in TASKS.values()]
+    assert {line[start - 1] for line in lines} == {" "}
+
+
+# Training
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Run a command with a `train` that only remembers what it was asked for."""
+    from softprompt.training import Run
+
+    seen: dict[str, Any] = {}
+
+    def train(task: Any, model: Any, **named: Any) -> Run:
+        seen.update(named, task=task, model=model)
+        return Run(Path("run"), [result()])
+
+    monkeypatch.setattr("softprompt.training.train", train)
+
+    def ask(*words: str) -> dict[str, Any]:
+        assert main(words) == 0
+        return seen
+
+    return ask
+
+
+def result(**changed: Any) -> Any:
+    from softprompt.training import Result
+
+    scores = {"validation": {"accuracy": 0.75, "score": 0.75}, "test": {"accuracy": 0.5, "score": 0.5}}
+    values: dict[str, Any] = {
+        "run": "run", "lane": "ept-star-seed0", "task": "glue/sst2", "method": "ept-star", "seed": 0,
+        "metrics": scores, "best_step": 400, "trainable": 1152, "head": 770, "stored": 384, "seconds": 1.5,
+        "status": "finished",
+    }  # fmt: skip
+    return Result(**{**values, **changed})
+
+
+def test_without_options_training_gets_the_library_defaults(asked: Callable[..., dict[str, Any]]):
+    seen = asked(*BASE)
+    assert (seen["task"], seen["model"], seen["output"]) == (TASKS["glue/sst2"], "some/model", Path("run"))
+    assert seen["lanes"] == (LaneSettings(),)
+    assert seen["settings"] == TrainSettings()
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(TrainSettings), ids=lambda field: field.name)
+def test_every_setting_has_an_option(field: dataclasses.Field, asked: Callable[..., dict[str, Any]]):
+    words = {"schedule": "constant", "decode": "generate", "normalize": "mean"}
+    value: Any = words.get(field.name, 7.0 if "float" in str(field.type) else field.type is bool or 7)
+    option = f"--{field.name.replace('_', '-')}"
+    given = [option] if value is True else [option, str(value)]
+    expected = dataclasses.replace(TrainSettings(), **{field.name: value})
+    assert asked(*BASE, *given)["settings"] == expected
+    assert expected != TrainSettings()
+
+
+def test_lanes_are_the_product_of_methods_rates_and_seeds(asked: Callable[..., dict[str, Any]]):
+    words = [
+        "--method", "ept", "--method", "residual", "--lr", "0.1", "--lr", "0.3", "--seed", "1", "--seed", "2",
+        "--method-option", "m=2", "--method-option", "residual.passes=1", "--init", "vocabulary", "--head-lr", "0.01",
+    ]  # fmt: skip
+    expected = []
+    for method, options in (("ept", {"m": "2"}), ("residual", {"m": "2", "passes": "1"})):
+        for lr in (0.1, 0.3):
+            for seed in (1, 2):
+                lane = LaneSettings(method=method, options=options, lr=lr, seeds=Seeds.all(seed))
+                expected.append(dataclasses.replace(lane, init="vocabulary", head_lr=0.01))
+    assert asked(*BASE, *words)["lanes"] == tuple(expected)
+
+
+def test_seeds_by_purpose_override_the_common_one(asked: Callable[..., dict[str, Any]]):
+    (lane,) = asked(*BASE, "--seed", "5", "--draw-seed", "0", "--noise-seed", "9")["lanes"]
+    assert lane.seeds == Seeds(initialization=5, order=5, draw=0, noise=9)
+
+
+def test_prompt_length_is_an_option_of_every_method(asked: Callable[..., dict[str, Any]]):
+    lanes = asked(*BASE, "--method", "residual", "--method", "prompt-tuning", "--prompt-length", "20")["lanes"]
+    assert [lane.options for lane in lanes] == [{"prompt_length": 20}] * 2
+
+
+def test_other_options_reach_training_under_their_own_names(asked: Callable[..., dict[str, Any]]):
+    seen = asked(
+        *BASE, "--data-root", "rows", "--style", "t5", "--answers", "linear-head", "--dtype", "bfloat16",
+        "--device", "cpu", "--revision", "abc", "--max-bad-rows", "3", "--log-with", "tensorboard", "--quiet",
+    )  # fmt: skip
+    expected = {
+        "data_root": Path("rows"), "style": "t5", "answers": "linear-head", "dtype": "bfloat16", "device": "cpu",
+        "revision": "abc", "max_bad_rows": 3, "log_with": "tensorboard", "progress": False,
+    }  # fmt: skip
+    assert {name: seen[name] for name in expected} == expected
+
+
+def test_the_data_root_may_come_from_the_environment(
+    asked: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SOFTPROMPT_DATA_ROOT", "elsewhere")
+    assert asked(*BASE)["data_root"] == Path("elsewhere")
+
+
+def test_the_default_folder_names_task_methods_and_time(asked: Callable[..., dict[str, Any]]):
+    output = asked(*BASE[:-2], "--method", "ept", "--method", "residual")["output"]
+    assert output.parent == Path("runs")
+    assert output.name.startswith("glue-sst2-ept-residual-")
+    date, time = output.name.split("-")[-2:]
+    assert (len(date), len(time)) == (8, 6)
+    assert (date + time).isdigit()
+
+
+@pytest.mark.parametrize("option", ["--task", "--data"])
+def test_a_file_of_rows_becomes_a_task(option: str, asked: Callable[..., dict[str, Any]], tmp_path: Path):
+    rows = tmp_path / "rows.csv"
+    rows.write_text("title,body,class\nfine,it works,1\npoor,it broke,0\n")
+    words = ["--text-column", "title", "--text-column", "body", "--label-column", "class", "--metric", "accuracy"]
+    pairs = ["--label-words", "1=good", "--label-words", "0=bad"]
+    task = asked("train", option, str(rows), "--model", "m", "--test-data", str(rows), *words, *pairs)["task"]
+    assert (task.template, task.target, task.labels) == ("title: {title} body: {body}", "class", ("bad", "good"))
+    assert (task.source.files, task.metrics) == ({"train": str(rows), "test": str(rows)}, ("accuracy",))
+
+
+def test_train_json_prints_one_line_a_prompt_and_tables_go_to_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from softprompt.training import Run
+
+    results = [result(), result(method="ept", seed=1, metrics={"test": {"accuracy": float("nan")}})]
+    monkeypatch.setattr("softprompt.training.train", lambda *given, **named: Run(Path("run"), results))
+    assert main([*BASE, "--json"]) == 0
+    printed = capsys.readouterr()
+    first, second = map(json.loads, printed.out.splitlines())
+    assert first == json.loads(json.dumps(results[0].to_json()))
+    assert set(first) >= {
+        "run", "task", "method", "seed", "metrics", "best_step", "trainable", "stored", "seconds",
+    }  # fmt: skip
+    assert (second["seed"], second["metrics"]) == (1, {"test": {"accuracy": None}})
+    assert "ept-star-seed0" in printed.err
+
+
+def test_without_json_training_prints_the_folder_of_the_run(
+    asked: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+):
+    asked(*BASE)
+    assert capsys.readouterr().out == "run\n"
+
+
+def test_resume_goes_on_with_the_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    from softprompt.training import Run
+
+    seen = []
+
+    def resume(run: Path, *, device: str, progress: bool) -> Run:
+        seen.append((run, device, progress))
+        return Run(run, [result()])
+
+    monkeypatch.setattr("softprompt.training.resume", resume)
+    assert main(["train", "--resume", "run", "--device", "cpu", "--quiet"]) == 0
+    assert seen == [(Path("run"), "cpu", False)]
+    assert capsys.readouterr().out == "run\n"
+
+
+# Stored prompts
+
+
+@pytest.fixture
+def stored(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A prompt that every path leads to."""
+    import torch
+    from softprompt.prompt import BackboneIdentity, Provenance, SoftPrompt
+
+    task = TASKS["glue/sst2"].to_json()
+    identity = BackboneIdentity("some/model", "encoder", 2)
+    metrics = {"test": {"accuracy": 0.5, "score": 0.5}}
+    prompt = SoftPrompt(
+        torch.tensor([[3.0, 4.0]]), Provenance("ept-star", identity, task=task, metrics=metrics), repeats=10
+    )
+    monkeypatch.setattr(SoftPrompt, "load", classmethod(lambda cls, source: prompt))
+    return prompt
+
+
+@pytest.fixture
+def answered(stored: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The inputs that `predict` was given."""
+    seen: list[Any] = []
+
+    def predict(prompt: Any, inputs: Any, **options: Any) -> list[dict[str, Any]]:
+        seen.extend(inputs)
+        return [{"text": str(given), "label": "é", "scores": {"é": 1.0}} for given in inputs]
+
+    monkeypatch.setattr("softprompt.prediction.predict", predict)
+    return seen
+
+
+def test_predict_prints_one_json_line_a_text(answered: list[Any], capsys: pytest.CaptureFixture[str]):
+    assert main(["predict", "prompt", "one", "two"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == '{"text": "one", "label": "é", "scores": {"é": 1.0}}'
+    assert second == '{"text": "two", "label": "é", "scores": {"é": 1.0}}'
+
+
+@pytest.mark.parametrize("words", [[], ["-"]], ids=["nothing", "dash"])
+def test_predict_reads_lines_from_a_pipe_and_keeps_blank_ones(
+    words: list[str], answered: list[Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("sys.stdin", io.StringIO("one\r\n\ntwo\u2028still two\n"))
+    assert main(["predict", "prompt", *words]) == 0
+    assert answered == ["one", "", "two\u2028still two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "inputs"),
+    [
+        ("rows.txt", "\ufeffone\ntwo", ["one", "two"]),
+        ("rows.csv", 'sentence,label\n"a, b",1\n', [{"sentence": "a, b", "label": "1"}]),
+        ("rows.jsonl", '{"sentence": "a"}\n\n{"sentence": "b"}\n', [{"sentence": "a"}, {"sentence": "b"}]),
+    ],
+)
+def test_predict_reads_files_by_their_ending(
+    name: str, text: str, inputs: list[Any], answered: list[Any], tmp_path: Path
+):
+    (tmp_path / name).write_text(text)
+    assert main(["predict", "prompt", "--file", str(tmp_path / name)]) == 0
+    assert answered == inputs
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("rows.csv", b"sentence\na\nb,c\n", ":3: 2 fields, the header has 1"),
+        ("rows.jsonl", b'{"sentence": "a"}\nb\n', ":2: not JSON"),
+        ("rows.txt", b"fine\n\xff\n", "is not UTF-8 (byte 5); convert it first"),
+        ("rows.txt", b"", " is empty; at least one text is needed"),
+    ],
+)
+def test_predict_names_the_place_of_a_malformed_row(
+    name: str, content: bytes, reason: str, answered: list[Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / name).write_bytes(content)
+    assert reason in refusal(capsys, "predict", "prompt", "--file", str(tmp_path / name))
+    assert answered == []
+
+
+def test_evaluate_json_is_one_line_of_metrics_rows_and_invalid_answers(
+    stored: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from softprompt.evaluation import Report
+
+    seen: dict[str, Any] = {}
+
+    def evaluate(prompt: Any, **named: Any) -> Report:
+        seen.update(named, prompt=prompt)
+        return Report({"accuracy": 0.5, "score": 0.5}, 8, 1, [])
+
+    monkeypatch.setattr("softprompt.evaluation.evaluate", evaluate)
+    assert main(["evaluate", "prompt", "--split", "validation", "--data-root", "rows", "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == {"metrics": {"accuracy": 0.5, "score": 0.5}, "n": 8, "invalid": 1}
+    expected = {"prompt": stored, "split": "validation", "data_root": Path("rows"), "task": TASKS["glue/sst2"]}
+    assert {name: seen[name] for name in expected} == expected
+    assert main(["evaluate", "prompt", "--data", "mine.csv"]) == 0
+    assert seen["task"].source.files == {"test": "mine.csv"}
+    assert seen["task"].template == TASKS["glue/sst2"].template
+
+
+def test_show_tells_everything_of_a_prompt_but_its_numbers(
+    stored: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["show", str(tmp_path), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["method"], shown["task"], shown["labels"]) == ("ept-star", "glue/sst2", ["negative", "positive"])
+    assert (shown["prompt_length"], shown["repeats"], shown["stored"], shown["norm"]) == (10, 10, 2, 5.0)
+    assert (shown["backbone"]["name"], shown["metrics"]["test"]["accuracy"]) == ("some/model", 0.5)
+
+
+def test_a_numpy_prompt_needs_the_name_of_its_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "prompt.npy").write_bytes(b"")
+    line = refusal(capsys, "import", str(tmp_path / "prompt.npy"), "--output", str(tmp_path / "new"))
+    assert line.endswith("does not say which model it belongs to; name it with --model")
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,143 @@
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from softprompt.errors import BadInput, UnknownName
+from softprompt.metrics import METRICS, majority, score
+
+# The first call imports scikit-learn or scipy.
+PATIENT = settings(deadline=None)
+
+binary = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=30)
+ternary = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30)
+value = st.integers(-20, 20).map(float)
+
+
+def counts(pairs, positive):
+    hit = sum(p == t == positive for p, t in pairs)
+    return hit, sum(p == positive for p, _ in pairs), sum(t == positive for _, t in pairs)
+
+
+def plain_f1(pairs, positive):
+    hit, predicted, actual = counts(pairs, positive)
+    return 2 * hit / (predicted + actual) if predicted + actual else 0.0
+
+
+def apply(name, pairs):
+    return METRICS[name](*map(list, zip(*pairs, strict=True)))
+
+
+@PATIENT
+@given(ternary)
+def test_accuracy_is_the_share_of_hits(pairs):
+    assert apply("accuracy", pairs) == pytest.approx(np.mean([p == t for p, t in pairs]))
+
+
+@PATIENT
+@given(binary)
+def test_f1_equals_the_formula(pairs):
+    assert apply("f1", pairs) == pytest.approx(plain_f1(pairs, 1))
+    assert apply("f1a", pairs) == apply("f1", pairs)
+
+
+@PATIENT
+@given(ternary)
+def test_macro_f1_is_the_mean_over_classes_that_appear(pairs):
+    classes = {c for pair in pairs for c in pair}
+    assert apply("macro-f1", pairs) == pytest.approx(np.mean([plain_f1(pairs, c) for c in classes]))
+
+
+@PATIENT
+@given(binary)
+def test_matthews_equals_the_formula(pairs):
+    table = Counter(pairs)
+    tp, tn, fp, fn = table[1, 1], table[0, 0], table[1, 0], table[0, 1]
+    scale = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    assert apply("matthews", pairs) == pytest.approx((tp * tn - fp * fn) / scale if scale else 0.0)
+
+
+@PATIENT
+@given(st.lists(st.tuples(value, value), min_size=2, max_size=20))
+def test_pearson_equals_the_formula_and_is_0_where_it_has_none(pairs):
+    x, y = np.array(pairs).T
+    x, y = x - x.mean(), y - y.mean()
+    scale = math.sqrt((x @ x) * (y @ y))
+    expected = x @ y / scale if scale > 1e-9 else 0.0
+    assert apply("pearson", pairs) == pytest.approx(expected, abs=1e-9)
+
+
+@PATIENT
+@given(st.lists(st.tuples(value, value), min_size=2, max_size=20))
+def test_spearman_is_pearson_of_the_ranks(pairs):
+    columns = [list(column) for column in zip(*pairs, strict=True)]
+    ranks = [[sum(o < v for o in c) + (c.count(v) + 1) / 2 for v in c] for c in columns]
+    assert apply("spearman", pairs) == pytest.approx(METRICS["pearson"](*ranks), abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1", "macro-f1", "matthews"])
+def test_an_invalid_answer_is_no_better_than_the_other_class(name):
+    targets = [0, 1, 1, 0, 1, 0]
+    assert METRICS[name](targets, targets) == 1
+    for row, target in enumerate(targets):
+        wrong, invalid = ([*targets[:row], answer, *targets[row + 1 :]] for answer in (1 - target, -1))
+        assert METRICS[name](invalid, targets) < 1
+        if name != "matthews":
+            assert METRICS[name](invalid, targets) == METRICS[name](wrong, targets)
+
+
+def test_an_invalid_answer_of_three_is_a_miss_and_no_class():
+    # Class 0: hit 1 of 2; class 1 and 2 are right. No class -1 enters the mean.
+    assert METRICS["macro-f1"]([-1, 0, 1, 2], [0, 0, 1, 2]) == pytest.approx((2 / 3 + 1 + 1) / 3)
+
+
+@pytest.mark.parametrize("answer", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["pearson", "spearman"])
+def test_no_number_counts_as_minus_one(name, answer):
+    assert METRICS[name]([answer, 1.0, 3.0], [2.0, 1.0, 3.0]) == METRICS[name]([-1.0, 1.0, 3.0], [2.0, 1.0, 3.0])
+
+
+def test_correlation_of_one_row_is_0():
+    assert METRICS["pearson"]([1.0], [2.0]) == METRICS["spearman"]([1.0], [2.0]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answers", "f1", "exact"),
+    [
+        ("The cat!", ["cat"], 1.0, 1.0),
+        ("a red cat", ["the cat", "dog"], 2 / 3, 0.0),
+        ("dog", ["cat", "a dog."], 1.0, 1.0),
+        ("cat cat", ["cat"], 2 / 3, 0.0),
+        ("", ["cat"], 0.0, 0.0),
+    ],
+)
+def test_text_is_scored_as_squad(prediction, answers, f1, exact):
+    assert METRICS["squad-f1"]([prediction], [answers]) == pytest.approx(f1)
+    assert METRICS["exact-match"]([prediction], [answers]) == exact
+
+
+def test_text_scores_are_means_over_rows():
+    rows = ["cat", "dog", "red cat", "x"], [["cat"], ["cat"], ["cat"], ["x"]]
+    assert METRICS["squad-f1"](*rows) == pytest.approx((1 + 0 + 2 / 3 + 1) / 4)
+    assert METRICS["exact-match"](*rows) == 0.5
+
+
+def test_score_names_each_metric():
+    assert score(("accuracy", "f1"), [1, 0], [1, 1]) == {"accuracy": 0.5, "f1": pytest.approx(2 / 3)}
+    with pytest.raises(UnknownName, match=r"unknown metric 'acuracy'\. Did you mean 'accuracy'"):
+        score(("acuracy",), [1], [1])
+    with pytest.raises(BadInput, match="1 predictions for 2 rows"):
+        score(("accuracy",), [1], [1, 1])
+    with pytest.raises(BadInput, match="0 predictions for 0 rows"):
+        score(("accuracy",), [], [])
+
+
+def test_majority_is_the_accuracy_of_a_constant_answer():
+    gold = [2, 1, 2, 0, 1, 2]
+    best, share = majority(gold)
+    assert (best, share) == (2, METRICS["accuracy"]([2] * 6, gold))
+    assert majority([1, 0, 0, 1]) == (0, 0.5)
+    with pytest.raises(BadInput, match="no majority class"):
+        majority([])
