@@ -48,6 +48,7 @@ def loop_of(plan, material, folder, *, double=False):
         for one in lanes:
             one.lane.double()
     timing = Record(folder / "timing.jsonl")
+    OPEN.append(timing)
     return Loop(material, lanes, plan.settings, lanes[0].optimizer.steps, timing)
 
 
@@ -56,15 +57,26 @@ def prepared(plan, backbone=None):
     return prepare(plan, splits, backbone or load_backbone(plan.model))
 
 
+OPEN = []
+
+
+@pytest.fixture(autouse=True)
+def records_are_closed():
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
 def started(plan, material, folder):
-    return start_lanes(plan, material, build_lanes(plan, material), folder)
+    lanes = start_lanes(plan, material, build_lanes(plan, material), folder)
+    OPEN.extend(one.record for one in lanes)
+    return lanes
 
 
 def run_quietly(loop):
     loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
-    for one in loop.lanes:
-        one.record.close()
-    loop.timing.close()
+    for record in (loop.timing, *(one.record for one in loop.lanes)):
+        record.mark()
 
 
 def plan_of(task, model, lanes, **settings):
@@ -105,7 +117,6 @@ class TestFleet:
     def test_each_step_has_the_gradients_of_the_lane_alone_in_float32(self, task, t5_folder, tmp_path):
         plan = plan_of(task, t5_folder, FOUR, steps=3, batch_size=4)
         material = prepared(plan)
-        together = loop_of(plan, material, tmp_path / "fleet")
         for number, settings in enumerate(FOUR):
             alone = loop_of(dataclasses.replace(plan, lanes=(settings,)), material, tmp_path / str(number))
             fleet = loop_of(plan, material, tmp_path / f"fleet{number}")
@@ -117,7 +128,6 @@ class TestFleet:
                 assert a.grad is not None
                 assert b.grad is not None
                 assert (a.grad - b.grad).norm() <= 1e-5 * b.grad.norm()
-        assert len(together.lanes) == 4
 
     def test_a_lane_that_turns_nan_leaves_and_the_others_go_on_as_if_alone(self, task, t5_folder, tmp_path):
         backbone = load_backbone(str(t5_folder), dtype="float64")
@@ -142,7 +152,6 @@ class TestFleet:
         plan = plan_of(task, t5_folder, lanes, steps=12, eval_every=2, patience=2, batch_size=4)
         loop = loop_of(plan, prepared(plan), tmp_path / "run")
         scores = itertools.count()
-        judge = loop._evaluate
 
         def evaluate_with_given_scores():
             number = next(scores)
@@ -152,7 +161,6 @@ class TestFleet:
                     report.metrics["score"] = value
                     one.judge(loop.step, one.lane.fold(one.provenance), report, 2)
 
-        assert judge is not None
         loop._evaluate = evaluate_with_given_scores
         run_quietly(loop)
         assert loop.lanes[0].status == "stopped early at step 6"
@@ -286,7 +294,6 @@ class TestResume:
     def test_a_killed_process_is_resumed_to_the_same_bytes(self, task, t5_folder, tmp_path):
         """SIGKILL from outside, at whatever point the process has reached."""
         self.train(task, t5_folder, tmp_path / "whole")
-        data = json.dumps(dict(task.source.files))
         program = (
             "import sys, json; sys.path.insert(0, sys.argv[4]);"
             "from softprompt.training import train; from test_training import FOUR, TestResume;"
@@ -304,7 +311,6 @@ class TestResume:
         process.kill()
         process.wait()
         resume(tmp_path / "killed")
-        assert data
         assert same_files(
             tmp_path / "whole", tmp_path / "killed", ignore=("timing.jsonl", "state.json", "manifest.json")
         )
@@ -338,6 +344,20 @@ class TestResume:
         file.write_text(file.read_text().replace("good", "fine", 1))
         with pytest.raises(BadInput, match="not those"):
             resume(tmp_path / "run")
+
+    def test_a_second_process_in_the_same_folder_is_refused(self, task, t5_folder, tmp_path, monkeypatch):
+        optimize, refused = Loop._optimize, []
+
+        def meanwhile(loop):
+            if loop.step == 2:
+                with pytest.raises(RunExists, match="another process") as error:
+                    resume(tmp_path / "run")
+                refused.append(error)
+            return optimize(loop)
+
+        monkeypatch.setattr(Loop, "_optimize", meanwhile)
+        self.train(task, t5_folder, tmp_path / "run", FOUR[:1])
+        assert len(refused) == 1
 
     def test_a_folder_that_holds_a_run_is_refused_and_left_alone(self, task, t5_folder, tmp_path):
         self.train(task, t5_folder, tmp_path / "run", FOUR[:1])

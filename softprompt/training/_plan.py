@@ -1,8 +1,9 @@
 """The plan of a run: everything needed to start it, or to start it again, as plain values in run.json."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,22 @@ def read_plan(folder: Path) -> Plan:
         return Plan.from_json(json.loads(path.read_text()))
     except (json.JSONDecodeError, TypeError, KeyError) as error:
         raise BadInput(f"{path} cannot be read ({error}); start the run anew") from error
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within, no other process trains in this folder; the lock ends with the process, also by SIGKILL.
+
+    Raises:
+        RunExists: another process does.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        with FileLock(folder / ".lock", blocking=False):
+            yield
+    except Timeout as error:
+        raise RunExists(f"another process is training in {folder}; wait for it, or choose another --output") from error
 
 
 def refuse_used(folder: Path) -> None:

@@ -23,7 +23,7 @@ from ..tasks import task as find_task
 from ._advice import not_learning
 from ._lane import TrainedLane
 from ._loop import Loop, Material
-from ._plan import Plan, Result, Run, read_plan, refuse_used
+from ._plan import Plan, Result, Run, alone_in, read_plan, refuse_used
 from ._progress import bar, interruptible, refuse_unknown_tracker, tracker
 from ._records import Record, read_record
 from ._setup import build_lanes, fingerprint, prepare, start_lanes
@@ -113,7 +113,8 @@ def train(
     # Built before anything is written: what cannot work leaves no folder behind.
     built = build_lanes(plan, material)
     write_file(folder / "run.json", json_bytes(plan.to_json()), what="the plan of the run")
-    return _run(plan, material, built, folder, None, progress)
+    with alone_in(folder):
+        return _run(plan, material, built, folder, None, progress)
 
 
 def resume(
@@ -135,12 +136,15 @@ def resume(
     finished = [_read_result(folder, name) for name in plan.lane_names()]
     if all(finished):
         return Run(folder, [result for result in finished if result])
-    splits = split_rows(plan.task, load_rows(plan.task, plan.data_root, plan.max_bad_rows))
-    if model is None:
-        model = load_backbone(plan.model, answers=plan.answers, dtype=plan.dtype, device=device, revision=plan.revision)
-    checkpoint = latest_checkpoint(folder / "checkpoints")
-    material = prepare(plan, splits, model)
-    return _run(plan, material, build_lanes(plan, material), folder, checkpoint, progress)
+    with alone_in(folder):
+        splits = split_rows(plan.task, load_rows(plan.task, plan.data_root, plan.max_bad_rows))
+        if model is None:
+            model = load_backbone(
+                plan.model, answers=plan.answers, dtype=plan.dtype, device=device, revision=plan.revision
+            )
+        checkpoint = latest_checkpoint(folder / "checkpoints")
+        material = prepare(plan, splits, model)
+        return _run(plan, material, build_lanes(plan, material), folder, checkpoint, progress)
 
 
 def _run(
