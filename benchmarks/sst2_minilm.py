@@ -55,7 +55,6 @@ def row(name: str, run: Run) -> dict:
         "accuracy": scores,
         "mean": statistics.mean(scores),
         "std": statistics.stdev(scores) if len(scores) > 1 else 0.0,
-        "seconds": first.seconds,
     }
 
 

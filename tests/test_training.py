@@ -414,6 +414,26 @@ class TestResults:
         assert run.results[0].stored == 0
         assert run.results[0].head == 2 * 16 + 2
 
+    def test_recomputing_activations_changes_no_loss(self, task, t5_folder, tmp_path):
+        losses = []
+        for on in (False, True):
+            settings = TrainSettings(steps=4, eval_every=4, gradient_checkpointing=on)
+            train(task, str(t5_folder), lanes=FOUR[:2], settings=settings, output=tmp_path / str(on))
+            records = sorted((tmp_path / str(on)).glob("*/metrics.jsonl"))
+            losses.append([row["loss"] for record in records for row in read_record(record) if "loss" in row])
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+    def test_a_bfloat16_model_trains_a_float32_prompt(self, task, t5_folder, tmp_path):
+        settings = TrainSettings(steps=4, eval_every=4)
+        run = train(
+            task, str(t5_folder), lanes=[lane(lr=0.1)], settings=settings, output=tmp_path / "run", dtype="bfloat16"
+        )
+        losses = [row["loss"] for row in read_record(next((tmp_path / "run").glob("*/metrics.jsonl"))) if "loss" in row]
+        assert run.prompt().vectors.dtype == torch.float32
+        assert all(map(math.isfinite, losses))
+        # In bfloat16 a step of 0.1 on values below 1 would move in units of 2^-8; float32 keeps the small part.
+        assert (run.prompt().vectors.bfloat16().float() != run.prompt().vectors).any()
+
 
 class TestFewShot:
     def test_each_lane_sees_its_own_seeded_draw(self, task, t5_folder, tmp_path):

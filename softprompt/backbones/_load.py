@@ -54,7 +54,7 @@ def load_backbone(
     name = str(Path(name_or_path).expanduser()) if str(name_or_path).startswith("~") else str(name_or_path)
     precision, place = _precision(dtype, name), _device(device)
     _refuse_other_answers(answers)
-    _refuse_folder(name)
+    refuse_no_folder(name)
     with _silence():
         config = _configuration(name, revision)
         kind = kind_of(config, name)
@@ -189,8 +189,12 @@ def _tokenizer(name: str, revision: str | None) -> Any:
         raise BadInput(f"the tokenizer of {name!r} cannot be loaded: {_line(error)}") from error
 
 
-def _refuse_folder(name: str) -> None:
-    """Refuse a folder that is not a model's, and a path that is no folder: neither is a hub id."""
+def refuse_no_folder(name: str) -> None:
+    """Refuse a folder that is not a model's, and a path that is no folder: neither is a hub id.
+
+    Raises:
+        BadInput: which of the two.
+    """
     path = Path(name)
     if name and path.is_dir() and not (path / "config.json").exists():
         raise BadInput(f"folder {name!r} holds no config.json; give a folder that `save_pretrained` wrote, or a hub id")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone, load_backbone
+from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
 from ..data import load_rows, split_rows
 from ..errors import BadInput, DamagedFile, SoftPromptError, pick
 from ..fleet import Lane
@@ -84,6 +84,8 @@ def train(
     if not lanes:
         raise BadInput("a run needs at least one prompt")
     refuse_unknown_tracker(log_with)
+    if isinstance(model, str):
+        refuse_no_folder(model)
     for lane in lanes:
         pick("method", lane.method, METHODS).with_options(lane.options)
     chosen = find_task(task) if isinstance(task, str) else task
