@@ -1,5 +1,6 @@
 """Scores of a prompt on a task: rows in, answers out, metrics over them. No gradient, no reparameterisation."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from .data import Examples, load_rows, split_rows, tokenize
 from .errors import BadInput, UnknownName
 from .metrics import score
 from .prompt import SoftPrompt
-from .tasks import Task
+from .tasks import Task, styled
 from .tasks import task as find_task
 
 Decode = Literal["auto", "scores", "generate"]
@@ -131,10 +132,31 @@ def report(task: Task, examples: Examples, answers: Answers) -> Report:
     return Report(metrics, len(examples), answers.invalid, answers.values)
 
 
+# Fewer text positions than this left beside the prompt is a mistake, not a setting.
+FEWEST_TEXT_POSITIONS = 8
+
+
+def text_limit(backbone: AbstractBackbone, prompt_length: int, wanted: int) -> int:
+    """Tokens of text that fit beside a prompt: `wanted`, or what the model's positions leave.
+
+    Raises:
+        BadInput: the prompt leaves no room.
+    """
+    if backbone.max_positions is None:
+        return wanted
+    room = backbone.max_positions - prompt_length
+    if room < FEWEST_TEXT_POSITIONS:
+        raise BadInput(
+            f"a prompt of {prompt_length} positions leaves {max(0, room)} for text: {backbone.name!r} has "
+            f"{backbone.max_positions}; choose a shorter --prompt-length"
+        )
+    return min(wanted, room)
+
+
 def examples_for(
-    backbone: AbstractBackbone, task: Task, rows: Any, max_length: int | None = None, *, targets: bool = True
+    backbone: AbstractBackbone, task: Task, rows: Any, prompt_length: int, *, targets: bool = True
 ) -> Examples:
-    """Rows tokenised for a backbone, the prompt not counted."""
+    """Rows tokenised for a backbone, cut to the task's length and to what fits beside the prompt."""
     return tokenize(
         rows,
         task,
@@ -142,30 +164,41 @@ def examples_for(
         answers=backbone.answers,
         encode_answers=backbone.encode_answers,
         suffix=backbone.input_suffix,
-        max_length=max_length,
+        max_length=text_limit(backbone, prompt_length, task.max_length),
         targets=targets,
     )
 
 
-def task_of(prompt: SoftPrompt, task: "Task | str | None" = None) -> Task:
+def default_style(kind: str) -> str:
+    """How declared tasks are put: numeric answers for encoder-decoders, as in the EPT paper; words for the others."""
+    return "numeric" if kind == "encoder-decoder" else "words"
+
+
+def task_of(prompt: SoftPrompt, task: "Task | str | None" = None, style: str | None = None) -> Task:
     """The task to answer: the one given, or the one that the prompt was trained on.
+
+    The prompt's own task by its name keeps the style it was trained in; another takes `style`, or the default of
+    the prompt's kind of backbone.
 
     Raises:
         BadInput: the prompt records no task and none is given.
     """
-    if isinstance(task, str):
-        return find_task(task)
-    if task is not None:
-        return task
-    if prompt.provenance.task is None:
+    own = None if prompt.provenance.task is None else Task.from_json(prompt.provenance.task)
+    if isinstance(task, Task):
+        return task if style is None else styled(task, style)
+    if own is not None and style is None and task in (None, own.name):
+        return own
+    name = own.name if task is None and own is not None else task
+    if name is None:
         raise BadInput("this prompt records no task; name one with --task")
-    return Task.from_json(prompt.provenance.task)
+    return styled(find_task(name), style or default_style(prompt.provenance.backbone.kind))
 
 
 def evaluate(
     prompt: SoftPrompt,
     *,
     task: "Task | str | None" = None,
+    style: str | None = None,
     model: "str | AbstractBackbone | None" = None,
     data_root: "str | Path | None" = None,
     split: str = "test",
@@ -183,6 +216,7 @@ def evaluate(
     Args:
         prompt: a stored prompt.
         task: what to answer; None takes the prompt's own task.
+        style: "numeric", "words" or "t5"; None is the style of training, or the default for another task.
         model: the frozen model; None loads the one that the prompt names.
         data_root: folder with rows; None asks the hub (or reads the files of a custom task).
         split: "train", "validation" or "test".
@@ -199,13 +233,15 @@ def evaluate(
         ModelMismatch: the prompt belongs to another model.
         BadInput: the data cannot be used.
     """
-    chosen = task_of(prompt, task)
+    chosen = task_of(prompt, task, style)
+    if max_length is not None:
+        chosen = dataclasses.replace(chosen, max_length=max_length)
     backbone = backbone_of(prompt, model, device=device, dtype=dtype)
     splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows))
     rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     if split not in rows:
         raise UnknownName("split", split, rows)
-    examples = examples_for(backbone, chosen, rows[split], max_length)
+    examples = examples_for(backbone, chosen, rows[split], prompt.length)
     answers = answer(
         backbone,
         PromptBank.of(prompt, device=backbone.device),

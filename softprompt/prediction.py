@@ -39,6 +39,8 @@ def predict(
     prompt: SoftPrompt,
     inputs: "Sequence[str | Mapping[str, Any]]",
     *,
+    task: "Task | str | None" = None,
+    style: str | None = None,
     model: "str | AbstractBackbone | None" = None,
     batch_size: int = 32,
     device: str = "auto",
@@ -53,6 +55,8 @@ def predict(
     Args:
         prompt: a stored prompt.
         inputs: texts, or rows with the task's columns.
+        task: what to answer; None takes the prompt's own task.
+        style: "numeric", "words" or "t5"; None is the style of training, or the default for another task.
         model: the frozen model; None loads the one that the prompt names, and keeps it for the next call.
         batch_size: inputs in one pass.
         device: "auto", "cpu", "cuda" ...
@@ -64,14 +68,14 @@ def predict(
         ModelMismatch: the prompt belongs to another model.
         BadInput: an input lacks a column.
     """
-    origin, task = prompt.provenance.backbone, task_of(prompt)
+    origin, task = prompt.provenance.backbone, task_of(prompt, task, style)
     rows = [as_row(task, given) for given in inputs]
     if not rows:
         return []
     if model is None:
         model = _loaded(origin.name, prompt.provenance.answers, origin.revision, device, dtype)
     backbone = backbone_of(prompt, model, device=device, dtype=dtype)
-    examples = examples_for(backbone, task, rows, targets=False)
+    examples = examples_for(backbone, task, rows, prompt.length, targets=False)
     bank = PromptBank.of(prompt, device=backbone.device)
     answers = answer(
         backbone, bank, examples, task, decode=decode, max_new_tokens=max_new_tokens, batch_size=batch_size

@@ -114,6 +114,26 @@ class TestFromRowsToAnswers:
         ours, theirs = SoftPrompt.load(trained / "runs" / "t5"), SoftPrompt.load(tmp_path / "back")
         assert theirs.expanded().equal(ours.expanded())
 
+    def test_an_imported_prompt_answers_a_task_that_is_named(self, run, trained, tmp_path):
+        run("export", trained / "runs" / "t5", "--format", "numpy", "--output", tmp_path / "vectors.npy")
+        run("import", tmp_path / "vectors.npy", "--output", tmp_path / "prompt", "--model", trained / "t5")
+        code, _, err = run("predict", tmp_path / "prompt", "good film")
+        assert code == 2
+        assert "--task" in err
+        code, (numeric,), _ = run("predict", tmp_path / "prompt", "good film", "--task", "glue/sst2")
+        assert set(numeric["scores"]) == {"0", "1"}
+        words = ("--task", "glue/sst2", "--style", "t5")
+        code, (t5,), _ = run("predict", tmp_path / "prompt", "good film", *words)
+        assert set(t5["scores"]) == {"negative", "positive"}
+        assert t5["text"] == "sst2 sentence: good film"
+
+    def test_a_text_longer_than_the_model_is_cut_when_predicting_as_when_training(self, run, trained):
+        """The tiny BERT has 64 positions, 10 of them the prompt's."""
+        texts = ["good film " * 40, " ".join((["good", "film"] * 40)[: 64 - 10 - 2])]
+        code, lines, _ = run("predict", trained / "runs" / "bert", *texts)
+        assert code == 0
+        assert lines[0]["scores"] == pytest.approx(lines[1]["scores"])
+
     def test_show_tells_what_a_run_and_a_prompt_are(self, run, trained):
         code, (shown,), _ = run("show", trained / "runs" / "t5", "--json")
         assert code == 0

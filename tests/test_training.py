@@ -488,7 +488,9 @@ def test_a_bank_of_a_trained_run_answers_rows_of_different_prompts_as_each_alone
     backbone = load_backbone(str(t5_folder))
     from softprompt.evaluation import examples_for
 
-    examples = examples_for(backbone, task, [{"text": "good film"}, {"text": "a bad and long story"}], targets=False)
+    examples = examples_for(
+        backbone, task, [{"text": "good film"}, {"text": "a bad and long story"}], 10, targets=False
+    )
     prompts = [run.prompt(0), run.prompt(1)]
     labels = backbone.encode_answers(task.labels)
     mixed = examples.batch([0, 1], torch.tensor([0, 1]), 0)

@@ -7,14 +7,15 @@ from typing import Annotated, Literal
 import typer
 
 from ..tasks import Source, Task
-from ._options import DataRoot, Device, Dtype, Json, MaxBadRows, Model, Stored
+from ._options import DataRoot, Device, Dtype, Json, MaxBadRows, Model, OwnStyle, OwnTask, Stored
 from ._print import print_json, record
 
 
 def evaluate(
     prompt: Stored,
     *,
-    task: Annotated[str | None, typer.Option(help="Name of a task. Default: the prompt's own.")] = None,
+    task: OwnTask = None,
+    style: OwnStyle = None,
     data: Annotated[Path | None, typer.Option(help="File of rows with the columns of the task, scored whole.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test, by the split rule of training.")] = "test",
     data_root: DataRoot = None,
@@ -39,7 +40,7 @@ def evaluate(
     from ..prompt import SoftPrompt
 
     stored = SoftPrompt.load(prompt)
-    chosen = task_of(stored, task)
+    chosen = task_of(stored, task, style)
     report = evaluate_prompt(
         stored,
         task=chosen if data is None else on_file(chosen, data),

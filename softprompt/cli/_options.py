@@ -26,4 +26,9 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 .
 Dtype = Annotated[str, typer.Option("--dtype", help="Precision of the frozen model: float32 or bfloat16.")]
 MaxBadRows = Annotated[int, typer.Option("--max-bad-rows", min=0, help="Malformed rows to drop before it is an error.")]
 Style = Literal["numeric", "words", "t5"]
+OwnTask = Annotated[str | None, typer.Option("--task", help="Name of a task. Default: the prompt's own.")]
+OwnStyle = Annotated[
+    Style | None,
+    typer.Option("--style", help="How rows are put. Default: as in training, for another task as in train."),
+]
 NewFolder = Annotated[Path, typer.Option("--output", help="Folder to write; must not exist.")]

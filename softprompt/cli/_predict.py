@@ -9,7 +9,7 @@ import typer
 
 from ..errors import BadInput
 from ..tasks._files import FORMATS, records
-from ._options import Device, Dtype, Model, Stored
+from ._options import Device, Dtype, Model, OwnStyle, OwnTask, Stored
 from ._print import print_json
 
 
@@ -23,6 +23,8 @@ def predict(
         Path | None,
         typer.Option(help="Texts, one a line (.txt), or rows with the task's columns (.csv, .jsonl, .parquet)."),
     ] = None,
+    task: OwnTask = None,
+    style: OwnStyle = None,
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -36,7 +38,16 @@ def predict(
     from ..prompt import SoftPrompt
 
     stored = SoftPrompt.load(prompt)
-    for answer in stored.predict(inputs, model=model, batch_size=batch_size, device=device, dtype=dtype, decode=decode):
+    for answer in stored.predict(
+        inputs,
+        task=task,
+        style=style,
+        model=model,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        decode=decode,
+    ):
         print_json(answer)
 
 

@@ -23,9 +23,6 @@ from ._optimizer import LaneOptimizer
 from ._plan import DEFAULT_STEPS, Plan
 from ._records import Record
 
-# Fewer text positions than this left beside the prompt is a mistake, not a setting.
-FEWEST_TEXT_POSITIONS = 8
-
 
 def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> Material:
     """The backbone, and the splits tokenised for it.
@@ -37,12 +34,11 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> Material:
     if plan.settings.gradient_checkpointing:
         backbone.gradient_checkpointing(True)
     decoding(plan.task, backbone, plan.settings.decode)
-    limit = text_limit(backbone, longest, plan.settings.max_length or plan.task.max_length)
     validation = splits.validation
     if plan.settings.eval_rows is not None and plan.settings.eval_rows < len(validation):
         validation = validation.select(range(plan.settings.eval_rows))
     train, validation, test = (
-        examples_for(backbone, plan.task, rows, limit) for rows in (splits.train, validation, splits.test)
+        examples_for(backbone, plan.task, rows, longest) for rows in (splits.train, validation, splits.test)
     )
     return Material(backbone=backbone, task=plan.task, train=train, validation=validation, test=test)
 
@@ -60,23 +56,6 @@ def fingerprint(material: Material) -> str:
         for part in parts:
             digest.update(part.numpy().tobytes())
     return digest.hexdigest()
-
-
-def text_limit(backbone: AbstractBackbone, prompt_length: int, wanted: int) -> int:
-    """Tokens of text that fit beside the longest prompt.
-
-    Raises:
-        BadInput: the prompt leaves no room.
-    """
-    if backbone.max_positions is None:
-        return wanted
-    room = backbone.max_positions - prompt_length
-    if room < FEWEST_TEXT_POSITIONS:
-        raise BadInput(
-            f"a prompt of {prompt_length} positions leaves {max(0, room)} for text: {backbone.name!r} has "
-            f"{backbone.max_positions}; choose a shorter --prompt-length"
-        )
-    return min(wanted, room)
 
 
 def step_count(settings: TrainSettings, rows: int) -> int:

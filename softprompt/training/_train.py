@@ -14,6 +14,7 @@ from torch import Tensor
 from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
 from ..data import load_rows, split_rows
 from ..errors import BadInput, DamagedFile, SoftPromptError, pick
+from ..evaluation import default_style
 from ..fleet import Lane
 from ..methods import METHODS
 from ..settings import LaneSettings, TrainSettings
@@ -98,7 +99,9 @@ def train(
     else:
         backbone = load_backbone(model, answers=answers, dtype=dtype, device=device, revision=revision)
     if style is None and chosen.name in TASKS:
-        chosen = styled(chosen, "numeric" if backbone.kind == "encoder-decoder" else "words")
+        chosen = styled(chosen, default_style(backbone.kind))
+    if settings.max_length is not None:
+        chosen = dataclasses.replace(chosen, max_length=settings.max_length)
     plan = Plan(
         task=chosen,
         model=backbone.name,
