@@ -13,7 +13,7 @@ from .backbones import AbstractBackbone, load_backbone
 from .bank import PromptBank
 from .data import Examples, load_rows, split_rows, tokenize
 from .errors import BadInput, UnknownName
-from .metrics import score
+from .metrics import majority, score
 from .prompt import SoftPrompt
 from .tasks import Task, styled
 from .tasks import task as find_task
@@ -274,6 +274,6 @@ def backbone_of(
 
 def majority_score(task: Task, gold: Sequence[int]) -> float:
     """The score of always answering the most frequent class."""
-    most = max(set(gold), key=list(gold).count)
+    most, _ = majority(gold)
     metrics = score(task.metrics, [most] * len(gold), list(gold))
     return sum(metrics[name] for name in task.scores) / len(task.scores)

@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -259,6 +260,28 @@ class TestBadInput:
         assert "Traceback" not in err
         monkeypatch.setattr(folder, "_write", write)
         assert run("train", "--resume", tmp_path / "run", "--quiet")[0] == 0
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(run, trained, tmp_path, monkeypatch):
+    from softprompt.training._loop import Loop
+
+    optimize = Loop._optimize
+
+    def interrupted(loop):
+        if loop.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return optimize(loop)
+
+    monkeypatch.setattr(Loop, "_optimize", interrupted)
+    data = ("--data", trained / "data" / "train.csv", "--text-column", "text", "--label-column", "label")
+    words = ("train", *data, "--model", trained / "t5", "--steps", 5, "--output", tmp_path / "run", "--quiet")
+    code, _, err = run(*words)
+    assert code == 130
+    assert f"softprompt train --resume {tmp_path / 'run'}" in err
+    monkeypatch.setattr(Loop, "_optimize", optimize)
+    code, (line,), _ = run("train", "--resume", tmp_path / "run", "--quiet", "--json")
+    assert code == 0
+    assert line["best_step"] == 5
 
 
 class TestRealEncoder:
