@@ -447,6 +447,33 @@ class TestFewShot:
         assert [material.train.gold[i] for i in rows[0]].count(1) == 3
 
 
+class TestSeeds:
+    @pytest.mark.parametrize("purpose", ["initialization", "order", "draw"])
+    def test_a_seed_moves_its_own_purpose_and_no_other(self, purpose, task, t5_folder, tmp_path):
+        seeds = (Seeds(), dataclasses.replace(Seeds(), **{purpose: 1}))
+        plan = plan_of(task, t5_folder, [LaneSettings(seeds=s) for s in seeds], steps=1, shots=20)
+        plain, moved = started(plan, prepared(plan), tmp_path)
+        same = {
+            "initialization": torch.equal(plain.lane.vectors(), moved.lane.vectors()),
+            "draw": plain.rows == moved.rows,
+        }
+        if purpose != "draw":  # another draw has other rows to order
+            same["order"] = [next(plain.batches) for _ in range(2)] == [next(moved.batches) for _ in range(2)]
+        assert {name for name, equal in same.items() if not equal} == {purpose}
+
+    def test_the_noise_seed_moves_the_dropout_of_the_frozen_model(self, task, t5_folder, tmp_path):
+        losses = []
+        for noise in (0, 0, 1):
+            settings = TrainSettings(steps=2, warmup=0, backbone_dropout=True)
+            folder = tmp_path / str(len(losses))
+            lanes = [LaneSettings(method="prompt-tuning", seeds=Seeds(noise=noise))]
+            train(task, str(t5_folder), lanes=lanes, settings=settings, output=folder)
+            record = read_record(next(folder.glob("*/metrics.jsonl")))
+            losses.append([row["loss"] for row in record if "loss" in row])
+        assert losses[0] == losses[1]
+        assert losses[0] != losses[2]
+
+
 class TestInitialization:
     def test_a_prompt_starts_from_another_trained_prompt(self, task, t5_folder, tmp_path):
         settings = TrainSettings(steps=2)
