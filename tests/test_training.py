@@ -22,6 +22,7 @@ from softprompt.initializers import uniform
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.training import Interrupted, Plan, resume, train
 from softprompt.training import _train as train_module
+from softprompt.training._advice import not_learning
 from softprompt.training._loop import Loop
 from softprompt.training._optimizer import LaneOptimizer, learning_rate_factor
 from softprompt.training._records import Record, read_record
@@ -403,6 +404,25 @@ class TestResults:
         run = train(task, str(t5_folder), lanes=[lane(lr=1e-12)], settings=settings, output=tmp_path / "run")
         assert "not learning" in " ".join(run.results[0].warnings)
         assert "--lr" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("losses", "score", "reason"),
+        [
+            ([1.0, 0.9, 0.5, 0.2], 0.9, None),
+            ([1.0, 0.9, 0.5, 0.2], 1 / 3, "most frequent class"),
+            ([1.0, 0.9, 1.1, 0.99], 0.9, "the loss went from 1.0000 to 0.9900"),
+        ],
+    )
+    def test_each_sign_of_not_learning_is_seen_alone(self, losses, score, reason, task, t5_folder, tmp_path):
+        plan = plan_of(task, t5_folder, [lane()], steps=4)
+        one = started(plan, prepared(plan), tmp_path)[0]
+        for step, loss in enumerate(losses, 1):
+            one.record.write({"step": step, "loss": loss})
+        one.record.mark()
+        one.best, one.best_score = one.lane.fold(one.provenance), score
+        # Of four rows two are of class 1: always answering it has accuracy 1/2, macro-F1 1/3; the first is the score.
+        found = not_learning(one, dataclasses.replace(task, headline=("macro-f1",)), [1, 1, 0, 0])
+        assert [reason in line for line in found] == ([True] if reason else [])
 
     def test_training_lowers_the_loss_of_a_head_and_of_a_prompt(self, task, bert_folder, tmp_path):
         settings = TrainSettings(steps=100, eval_every=20, batch_size=16)
