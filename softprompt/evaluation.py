@@ -94,7 +94,7 @@ def answer(
     values: list[Any] = [None] * len(examples)
     texts, scores = [""] * len(examples), torch.zeros(len(examples), len(task.labels)) if how == "scores" else None
     for rows in _batches(examples, batch_size):
-        batch = examples.batch(rows, 0, backbone.tokenizer.pad_token_id).to(backbone.device)
+        batch = examples.batch(rows, 0, backbone.pad_id).to(backbone.device)
         if how == "scores":
             assert scores is not None
             found = backbone.label_scores(bank, batch, labels, normalize=normalize).float().cpu()

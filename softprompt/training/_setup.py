@@ -25,6 +25,8 @@ from ._records import Record
 
 # Fewer text positions than this left beside the prompt is a mistake, not a setting.
 FEWEST_TEXT_POSITIONS = 8
+# Positions kept for an answer in free text or a number, where the model reads its own answer: what is generated.
+TEXT_ANSWER = 20
 
 
 def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> Material:
@@ -37,7 +39,8 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> Material:
     if plan.settings.gradient_checkpointing:
         backbone.gradient_checkpointing(True)
     decoding(plan.task, backbone, plan.settings.decode)
-    limit = text_limit(backbone, longest, plan.settings.max_length or plan.task.max_length)
+    wanted = plan.settings.max_length or plan.task.max_length
+    limit = text_limit(backbone, longest, wanted, answer_room(backbone, plan.task))
     validation = splits.validation
     if plan.settings.eval_rows is not None and plan.settings.eval_rows < len(validation):
         validation = validation.select(range(plan.settings.eval_rows))
@@ -62,15 +65,22 @@ def fingerprint(material: Material) -> str:
     return digest.hexdigest()
 
 
-def text_limit(backbone: AbstractBackbone, prompt_length: int, wanted: int) -> int:
-    """Tokens of text that fit beside the longest prompt.
+def answer_room(backbone: AbstractBackbone, task: Task) -> int:
+    """Positions that an answer takes beside prompt and text: a decoder's, of the longest label or a text."""
+    if task.answer == "label" and backbone.answers != "linear-head":
+        return backbone.answer_positions(backbone.encode_answers(task.labels))
+    return backbone.answer_positions([[0] * (TEXT_ANSWER + 1)])
+
+
+def text_limit(backbone: AbstractBackbone, prompt_length: int, wanted: int, answer: int = 0) -> int:
+    """Tokens of text that fit beside the longest prompt and its answer.
 
     Raises:
         BadInput: the prompt leaves no room.
     """
     if backbone.max_positions is None:
         return wanted
-    room = backbone.max_positions - prompt_length
+    room = backbone.max_positions - prompt_length - answer
     if room < FEWEST_TEXT_POSITIONS:
         raise BadInput(
             f"a prompt of {prompt_length} positions leaves {max(0, room)} for text: {backbone.name!r} has "
@@ -165,7 +175,7 @@ def build_lanes(plan: Plan, material: Material) -> list[Lane]:
         SoftPromptError: an initialiser or a method that cannot work here.
     """
     shape = head_shape(material.backbone, material.task)
-    table = material.backbone.embeddings.weight
+    table = material.backbone.word_vectors
     return [
         Lane.build(settings, initializer(settings.init, material, _method(settings).m), table, shape)
         for settings in plan.lanes
