@@ -142,6 +142,8 @@ def examples_for(
         answers=backbone.answers,
         encode_answers=backbone.encode_answers,
         suffix=backbone.input_suffix,
+        prefix=backbone.input_prefix,
+        special_tokens=backbone.special_tokens,
         max_length=max_length,
         targets=targets,
     )

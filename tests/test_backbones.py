@@ -90,6 +90,7 @@ class TestEveryFamily:
         elif backbone.kind == "decoder":
             # Mistral's tokenizer here ends its texts, which the answer has to follow.
             ids = ids[:, :-1] if ids[0, -1] == backbone.tokenizer.eos_token_id else ids
+            assert batch.targets is not None
             reference = backbone.model(input_ids=torch.cat([ids, batch.targets], 1)).logits
             reference = reference[:, ids.shape[1] - 1 : -1]
         else:

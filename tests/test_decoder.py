@@ -7,6 +7,7 @@ import torch
 from softprompt.backbones import from_model
 from softprompt.backbones._decoder import ANSWER_CUE, DecoderBackbone
 from softprompt.bank import Batch, PromptBank
+from softprompt.data import Ragged
 from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.evaluation import evaluate
 from softprompt.prediction import predict
@@ -76,9 +77,11 @@ class TestEveryDecoder:
     def test_logits_behind_ragged_prompts_equal_those_of_transformers(self, family, side, ready):
         backbone = ready(family)
         answers = ["not good", "yes", "very bad film"]
-        batch = batch_of(backbone, TEXTS, owner=OWNERS, side=side, targets=targets_of(backbone, answers))
+        targets = targets_of(backbone, answers)
+        assert targets is not None
+        batch = batch_of(backbone, TEXTS, owner=OWNERS, side=side, targets=targets)
         found = backbone.logits(bank_of_words(backbone), batch)
-        assert found.shape[:2] == batch.targets.shape
+        assert found.shape[:2] == targets.shape
         for i, (ids, label) in enumerate(zip(whole_rows(backbone), backbone.encode_answers(answers), strict=True)):
             expected = backbone.model(input_ids=torch.cat([ids, torch.tensor([label[:-1]])], 1)).logits
             torch.testing.assert_close(found[i, : len(label)], expected[0, ids.shape[1] - 1 :], **PADDED)
@@ -215,7 +218,9 @@ def test_every_end_that_the_model_names_stops_an_answer(tiny_gpt):
     model, tokenizer = tiny_gpt("llama")
     model.config.eos_token_id = [9, 2]
     model.generation_config.eos_token_id = [9, 2, 11]
-    assert from_model(model, tokenizer).ends == [2, 9, 11]
+    backbone = from_model(model, tokenizer)
+    assert isinstance(backbone, DecoderBackbone)
+    assert backbone.ends == [2, 9, 11]
 
 
 def test_a_model_that_names_no_end_is_refused(tiny_gpt):
@@ -302,10 +307,10 @@ def test_stock_peft_gives_the_same_logits_for_unpadded_rows(family, tiny_gpt, sa
     from softprompt.interop.peft import export_peft
 
     stock = peft.PeftModel.from_pretrained(model, export_peft(prompt, tmp_path / "peft", model=model)).eval()
-    batch = batch_of(backbone, TEXTS[:1], targets=targets_of(backbone, ["not good"]))
-    ids = batch.ids[batch.mask][None]
-    read = torch.cat([ids, batch.targets[:, :-1]], 1)
-    expected = stock(input_ids=read, attention_mask=torch.ones_like(read)).logits[:, -batch.targets.shape[1] :]
+    targets = torch.tensor(backbone.encode_answers(["not good"]))
+    batch = batch_of(backbone, TEXTS[:1], targets=targets)
+    read = torch.cat([batch.ids[batch.mask][None], targets[:, :-1]], 1)
+    expected = stock(input_ids=read, attention_mask=torch.ones_like(read)).logits[:, -targets.shape[1] :]
     torch.testing.assert_close(backbone.logits(PromptBank.stack([vectors]), batch), expected, rtol=0, atol=1e-5)
 
 
@@ -328,3 +333,89 @@ def test_an_unknown_family_that_keeps_its_properties_is_taken_and_one_that_does_
     monkeypatch.setattr(DecoderBackbone, "_inputs", counting_pads)
     with pytest.raises(UnsupportedModel, match="cannot be used"):
         from_model(model, tokenizer)
+
+
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]\n{% endif %}"
+)
+
+
+class TestChat:
+    @pytest.fixture
+    def backbone(self, tiny_gpt):
+        model, tokenizer = tiny_gpt("llama", dtype=torch.float64)
+        tokenizer.chat_template = CHAT
+        return from_model(model, tokenizer, answers="chat")
+
+    def examples(self, backbone, text, max_length=200):
+        from softprompt.evaluation import examples_for
+        from softprompt.tasks import Source, Task
+
+        task = Task(name="t", source=Source(), template="sentence: {text}", labels=("good", "bad"))
+        return examples_for(backbone, task, [{"text": text, "label": 1}], max_length)
+
+    def test_a_text_and_its_answer_are_what_the_template_makes_of_them(self, backbone):
+        examples = self.examples(backbone, "the film was bad")
+        turns = [{"role": "user", "content": "sentence: the film was bad"}]
+        expected = backbone.tokenizer.apply_chat_template(turns, add_generation_prompt=True)["input_ids"]
+        assert examples.inputs.row(0).tolist() == expected
+        assert expected.count(backbone.tokenizer.bos_token_id) == 1
+        whole = backbone.tokenizer("[assistant]\nbad", add_special_tokens=False).input_ids
+        assert isinstance(examples.targets, Ragged)
+        answer = examples.targets.row(0).tolist()
+        assert whole[-len(answer) + 1 :] == answer[:-1]
+        assert answer[-1] == backbone.tokenizer.eos_token_id
+
+    def test_truncation_eats_the_text_only(self, backbone):
+        whole = self.examples(backbone, " ".join(["film"] * 30)).inputs.row(0).tolist()
+        film = backbone.tokenizer(" film", add_special_tokens=False).input_ids[-1]
+        cut = self.examples(backbone, " ".join(["film"] * 30), len(whole) - 25)
+        assert cut.truncated == 1
+        assert [i for i in cut.inputs.row(0).tolist() if i != film] == [i for i in whole if i != film]
+
+    def test_the_answer_is_scored_behind_the_whole_turn(self, backbone):
+        ids = self.examples(backbone, "the film").inputs.row(0).long()[None]
+        batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.tensor([0]))
+        labels = backbone.encode_answers(["good", "bad"])
+        found = backbone.label_scores(PromptBank.stack([as_it_enters(backbone, "film")]), batch, labels)
+        for c, label in enumerate(labels):
+            whole = torch.cat([word_ids(backbone, "film"), ids, torch.tensor([label])], 1)
+            scores = backbone.model(input_ids=whole).logits[0, -len(label) - 1 : -1].log_softmax(-1)
+            expected = scores.gather(1, torch.tensor(label)[:, None]).sum()
+            torch.testing.assert_close(found[0, c], expected, **PADDED)
+
+    def test_a_prompt_remembers_that_it_was_trained_in_chat(self, backbone, tiny_gpt, save_tiny, tmp_path):
+        from softprompt.backbones import load_backbone
+        from softprompt.errors import ModelMismatch
+        from softprompt.interop.peft import export_peft
+
+        model, tokenizer = tiny_gpt("llama")
+        tokenizer.chat_template = CHAT
+        folder = save_tiny(tmp_path / "model", model, tokenizer)
+        run = train(
+            review_task(tmp_path / "data"), str(folder), answers="chat", output=tmp_path / "run", device="cpu",
+            settings=TrainSettings(steps=2), lanes=[LaneSettings(method="ept-star")],
+        )  # fmt: skip
+        prompt = SoftPrompt.load(run.folder)
+        assert prompt.provenance.answers == "chat"
+        assert evaluate(prompt, device="cpu").n == 16
+        with pytest.raises(ModelMismatch, match="load it with answers='chat'"):
+            load_backbone(folder, device="cpu").check(prompt)
+        recipe = (export_peft(prompt, tmp_path / "peft") / "README.md").read_text()
+        assert "apply_chat_template" in recipe
+        assert "add_special_tokens=False" in recipe
+
+    def test_a_tokenizer_without_a_template_is_refused(self, tiny_gpt, tiny_t5, tiny_bert):
+        with pytest.raises(UnsupportedModel, match="no chat template; load it with answers='tokens'"):
+            from_model(*tiny_gpt("llama"), answers="chat")
+        with pytest.raises(UnsupportedModel, match="not by chat"):
+            from_model(*tiny_t5(), answers="chat")
+        with pytest.raises(UnsupportedModel, match="generates no tokens"):
+            from_model(*tiny_bert(), answers="chat")
+
+    def test_a_template_that_hides_or_repeats_the_text_is_refused(self, tiny_gpt):
+        model, tokenizer = tiny_gpt("llama")
+        tokenizer.chat_template = "{{ messages[0]['content'] }} {{ messages[0]['content'] }}"
+        with pytest.raises(UnsupportedModel, match="shows the text 2 times"):
+            from_model(model, tokenizer, answers="chat")

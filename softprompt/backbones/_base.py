@@ -19,7 +19,7 @@ from ..bank import Batch, PromptBank
 from ..errors import ModelMismatch, UnsupportedModel
 from ..prompt import BackboneIdentity, SoftPrompt
 
-Answers = Literal["tokens", "label-words", "linear-head"]
+Answers = Literal["tokens", "chat", "label-words", "linear-head"]
 
 # Layers that transformers does not mark as recomputable, though nothing in them forbids it.
 _UNMARKED_LAYERS = ("AlbertLayer", "MPNetLayer")
@@ -67,6 +67,10 @@ class AbstractBackbone(abc.ABC):
     answers: Answers
     # Appended to the rendered text before tokenising; " [MASK]" where a masked-LM head answers, a decoder's cue.
     input_suffix: str = ""
+    # Before the rendered text; what opens a user's turn where the tokenizer's chat template is used.
+    input_prefix: str = ""
+    # Whether the tokenizer adds its own; a chat template holds them already.
+    special_tokens: bool = True
 
     def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None):
         # Any: what a transformers model has beside nn.Module is beyond the type checker.

@@ -29,15 +29,24 @@ class DecoderBackbone(AbstractBackbone):
     where stock PEFT has it too; an end of sequence that the tokenizer appends is dropped, for the answer follows.
     Positions are counted over prompt, text and answer, whichever side the pads are on.
 
+    With `chat`, for instruct models, the text is one user's turn of the tokenizer's chat template and the answer is the
+    turn that the template opens; the prompt stands before all of it.
+
+    Args:
+        model: with a language-model head.
+        tokenizer: its tokenizer.
+        name: hub id or folder.
+        revision: commit on the hub.
+        chat: put texts into the tokenizer's chat template.
+
     Raises:
-        UnsupportedModel: no language-model head, no token that ends an answer, or float64 with eager attention.
+        UnsupportedModel: no language-model head, no token that ends an answer, float64 with eager attention, or `chat`
+            without a template that shows a user's text once.
     """
 
     kind: ClassVar[str] = "decoder"
-    answers: Answers = "tokens"
-    input_suffix: str = ANSWER_CUE
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None):
+    def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None, *, chat: bool = False):
         super().__init__(model, tokenizer, name, revision)
         if self.model.get_output_embeddings() is None:
             raise UnsupportedModel(f"{name!r} has no language-model head; load it with AutoModelForCausalLM")
@@ -46,7 +55,10 @@ class DecoderBackbone(AbstractBackbone):
         refuse_lost_masks(self.model, name)
         self.ends = self._ends()
         self._counts_positions = "position_ids" in inspect.signature(self.base.forward).parameters
-        self._ends_texts = list(tokenizer("a").input_ids)[-1] == tokenizer.eos_token_id
+        self.answers: Answers = "chat" if chat else "tokens"
+        self.special_tokens = not chat
+        self.input_prefix, self.input_suffix = self._turn() if chat else ("", ANSWER_CUE)
+        self._ends_texts = not chat and list(tokenizer("a").input_ids)[-1] == tokenizer.eos_token_id
 
     @property
     def max_positions(self) -> int | None:
@@ -61,16 +73,18 @@ class DecoderBackbone(AbstractBackbone):
         """Token ids of each answer as it follows the text and a blank, with the end of sequence.
 
         "good" is `Ġgood` where the tokenizer knows words by the blank before them. What follows is found in the
-        context of the cue, for many tokenizers put a blank of their own before a lone word.
+        context of the suffix, for many tokenizers put a blank of their own before a lone word. No blank is put where
+        the suffix ends in one or in a new line, as chat templates do.
         """
-        cue = self.tokenizer(ANSWER_CUE, add_special_tokens=False).input_ids
-        rows = []
-        for word in words:
-            row = list(self.tokenizer(f"{ANSWER_CUE} {word.strip()}", add_special_tokens=False).input_ids)
-            if row[: len(cue)] != list(cue):
-                row, cue = list(self.tokenizer(f" {word.strip()}", add_special_tokens=False).input_ids), []
-            rows.append([*row[len(cue) :], self.ends[0]])
-        return rows
+        blank = "" if self.input_suffix[-1:].isspace() else " "
+        return [[*self._behind_suffix(blank + word.strip()), self.ends[0]] for word in words]
+
+    def _behind_suffix(self, text: str) -> list[int]:
+        def encode(given: str) -> list[int]:
+            return list(self.tokenizer(given, add_special_tokens=False).input_ids)
+
+        suffix, whole = encode(self.input_suffix), encode(self.input_suffix + text)
+        return whole[len(suffix) :] if whole[: len(suffix)] == suffix else encode(text)
 
     def logits(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b l v"]:
         """Logits of the whole vocabulary at the label positions only, the targets before each being read."""
@@ -125,13 +139,30 @@ class DecoderBackbone(AbstractBackbone):
         kept = self.model.generation_config
         # Swapped, not passed: what a passed configuration leaves open is filled from the model's (beams, penalties).
         self.model.generation_config = GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, eos_token_id=self.ends, pad_token_id=self.pad_id,
+            do_sample=False, num_beams=1, max_new_tokens=max_new_tokens,
+            eos_token_id=self.ends, pad_token_id=self.pad_id,
         )  # fmt: skip
         try:
             ids = self.model.generate(inputs_embeds=before.embeds, attention_mask=before.mask.long())
         finally:
             self.model.generation_config = kept
         return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def _turn(self) -> tuple[str, str]:
+        """What the chat template puts before and behind a user's text, up to where the answer begins."""
+        text = "THE-TEXT-OF-THE-USER"
+        if self.tokenizer.chat_template is None:
+            raise UnsupportedModel(
+                f"the tokenizer of {self.name!r} has no chat template; load it with answers='tokens'"
+            )
+        turn = [{"role": "user", "content": text}]
+        parts = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True).split(text)
+        if len(parts) != 2:
+            raise UnsupportedModel(
+                f"the chat template of {self.name!r} shows the text {len(parts) - 1} times, not once; "
+                "load it with answers='tokens'"
+            )
+        return parts[0], parts[1]
 
     def _ends(self) -> list[int]:
         """What ends an answer; the first is what answers are trained to end with."""

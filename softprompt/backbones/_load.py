@@ -17,7 +17,7 @@ from ._family import KINDS, Kind, kind_of, unwrapped
 from ._verify import verify
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-_ANSWERS = ("auto", "tokens", "label-words", "linear-head")
+_ANSWERS = ("auto", "tokens", "chat", "label-words", "linear-head")
 # Any of these in a folder is a tokenizer; without one transformers would make up an empty tokenizer.
 _TOKENIZERS = (
     "tokenizer.json",
@@ -41,8 +41,9 @@ def load_backbone(
 
     Args:
         name_or_path: folder that `save_pretrained` wrote, or hub id.
-        answers: "tokens" (encoder-decoder, decoder), "label-words" or "linear-head" (encoder); "auto" takes label words if the
-            checkpoint's weights include a masked-LM head, for transformers would make up a random one in silence.
+        answers: "tokens" ((encoder-)decoder), "chat" (a decoder with a chat template), "label-words" or "linear-head"
+            (encoder); "auto" takes tokens, or label words if the checkpoint's weights include a masked-LM head, for
+            transformers would make up a random one in silence.
         dtype: "float32", "bfloat16" or "float64".
         device: "cpu", "cuda", "cuda:1" ...; "auto" is the GPU if there is one.
         revision: commit, branch or tag on the hub.
@@ -106,11 +107,13 @@ def _backbone(model: Any, tokenizer: Any, name: str, answers: str, revision: str
         )
     kind = kind_of(model.config, name)
     if kind != "encoder":
-        if answers not in ("auto", "tokens"):
+        if answers not in ("auto", "tokens") and not (kind == "decoder" and answers == "chat"):
             raise UnsupportedModel(f"{name!r} ({kind}) answers in tokens, not by {answers}")
-        build = EncoderDecoderBackbone if kind == "encoder-decoder" else DecoderBackbone
-        backbone: AbstractBackbone = build(model, tokenizer, name, revision)
-    elif answers == "tokens":
+        if kind == "encoder-decoder":
+            backbone: AbstractBackbone = EncoderDecoderBackbone(model, tokenizer, name, revision)
+        else:
+            backbone = DecoderBackbone(model, tokenizer, name, revision, chat=answers == "chat")
+    elif answers in ("tokens", "chat"):
         raise UnsupportedModel(f"{name!r} is an encoder and generates no tokens; choose label-words or linear-head")
     else:
         by: Answers = "label-words" if answers == "label-words" else "linear-head"

@@ -290,7 +290,7 @@ class PromptedDecoder(AbstractPromptedModel):
     def _first(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None
     ) -> tuple[Joined, Bool[Tensor, "b t"], Int[Tensor, "b t"]]:
-        """Pads, prompt and text; the caller's mask; and for each of the caller's positions, the column that holds it."""
+        """Pads, prompt and text; the caller's mask; and the column that holds each of the caller's positions."""
         joined, mask = self._join(input_ids, attention_mask, inputs_embeds)
         order = text_last(joined.mask)
         first = Joined(take(joined.embeds, order), joined.mask.gather(1, order), joined.prompt_length)
