@@ -14,6 +14,7 @@ from softprompt.prediction import predict
 from softprompt.prompt import Provenance, SoftPrompt
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.training import train
+from softprompt.training._setup import answer_room, text_limit
 
 from conftest import DECODERS
 from kit import review_task
@@ -223,6 +224,20 @@ def test_every_end_that_the_model_names_stops_an_answer(tiny_gpt):
     assert backbone.ends == [2, 9, 11]
 
 
+def test_an_answer_stops_at_the_end(tiny_gpt):
+    """A token of a greedy answer, one that it had not before, is made an end."""
+    backbone = from_model(*tiny_gpt("qwen2", tie_word_embeddings=False, dtype=torch.float64))
+    assert isinstance(backbone, DecoderBackbone)
+    bank, batch = PromptBank.stack([random_prompt(backbone, 2)]), batch_of(backbone, TEXTS[:1])
+    embeds = torch.cat([bank.vectors.double(), backbone.embeddings(batch.ids[batch.mask][None])], 1)
+    ids = backbone.model.generate(inputs_embeds=embeds, do_sample=False, max_new_tokens=9, pad_token_id=0)[0].tolist()
+    stop = next(place for place in range(1, 8) if ids[place] not in ids[:place])
+    backbone.ends = [backbone.tokenizer.eos_token_id, ids[stop]]
+    found = backbone.generate(bank, batch, max_new_tokens=9)
+    assert found == [backbone.tokenizer.decode(ids[: stop + 1], skip_special_tokens=True).strip()]
+    assert found != [backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()]
+
+
 def test_a_model_that_names_no_end_is_refused(tiny_gpt):
     model, tokenizer = tiny_gpt("gpt2")
     tokenizer.eos_token = None
@@ -341,6 +356,25 @@ CHAT = (
 )
 
 
+def test_an_unknown_family_whose_cache_changes_its_answers_is_refused(tiny_gpt, monkeypatch):
+    model, tokenizer = tiny_gpt("gpt2")
+    rest = DecoderBackbone._rest_of
+    monkeypatch.setattr(DecoderBackbone, "_rest_of", lambda *given: 1.1 * rest(*given))
+    assert from_model(model, tokenizer).kind == "decoder"
+    monkeypatch.setattr("softprompt.backbones._load.KINDS", {})
+    with pytest.raises(UnsupportedModel, match="its cache changes its answers"):
+        from_model(model, tokenizer)
+
+
+def test_texts_leave_room_for_the_answer(tiny_gpt, tiny_t5, tmp_path):
+    task = review_task(tmp_path / "data")
+    backbone = from_model(*tiny_gpt("gpt2"))
+    longest = max(map(len, backbone.encode_answers(task.labels)))
+    assert answer_room(backbone, task) == longest - 1
+    assert text_limit(backbone, 40, 256, answer_room(backbone, task)) == 64 - 40 - (longest - 1)
+    assert answer_room(from_model(*tiny_t5()), task) == 0
+
+
 class TestChat:
     @pytest.fixture
     def backbone(self, tiny_gpt):
@@ -373,6 +407,12 @@ class TestChat:
         cut = self.examples(backbone, " ".join(["film"] * 30), len(whole) - 25)
         assert cut.truncated == 1
         assert [i for i in cut.inputs.row(0).tolist() if i != film] == [i for i in whole if i != film]
+        (bad,) = backbone.encode_answers(["bad"])[0][:1]
+        ended = self.examples(backbone, "film was film was bad").inputs.row(0).tolist()
+        shorter = self.examples(backbone, "film was film was bad", len(ended) - 1).inputs.row(0).tolist()
+        blank = backbone.tokenizer(" bad", add_special_tokens=False).input_ids[-1]
+        assert bad != blank
+        assert shorter == [i for i in ended if i != blank]
 
     def test_the_answer_is_scored_behind_the_whole_turn(self, backbone):
         ids = self.examples(backbone, "the film").inputs.row(0).long()[None]
