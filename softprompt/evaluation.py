@@ -95,7 +95,7 @@ def answer(
     values: list[Any] = [None] * len(examples)
     texts, scores = [""] * len(examples), torch.zeros(len(examples), len(task.labels)) if how == "scores" else None
     for rows in _batches(examples, batch_size):
-        batch = examples.batch(rows, 0, backbone.tokenizer.pad_token_id).to(backbone.device)
+        batch = examples.batch(rows, 0, backbone.pad_id).to(backbone.device)
         if how == "scores":
             assert scores is not None
             found = backbone.label_scores(bank, batch, labels, normalize=normalize).float().cpu()
@@ -134,23 +134,32 @@ def report(task: Task, examples: Examples, answers: Answers) -> Report:
 
 # Fewer text positions than this left beside the prompt is a mistake, not a setting.
 FEWEST_TEXT_POSITIONS = 8
+# Positions kept for an answer in free text or a number, where the model reads its own answer: what is generated.
+TEXT_ANSWER = 20
 
 
-def text_limit(backbone: AbstractBackbone, prompt_length: int, wanted: int) -> int:
-    """Tokens of text that fit beside a prompt: `wanted`, or what the model's positions leave.
+def answer_room(backbone: AbstractBackbone, task: Task) -> int:
+    """Positions that an answer takes beside prompt and text: a decoder's, of the longest label or a text."""
+    if task.answer == "label" and backbone.answers != "linear-head":
+        return backbone.answer_positions(backbone.encode_answers(task.labels))
+    return backbone.answer_positions([[0] * (TEXT_ANSWER + 1)])
+
+
+def text_limit(backbone: AbstractBackbone, prompt_length: int, task: Task) -> int:
+    """Tokens of text that fit beside a prompt and its answer: the task's length, or what the positions leave.
 
     Raises:
         BadInput: the prompt leaves no room.
     """
     if backbone.max_positions is None:
-        return wanted
-    room = backbone.max_positions - prompt_length
+        return task.max_length
+    room = backbone.max_positions - prompt_length - answer_room(backbone, task)
     if room < FEWEST_TEXT_POSITIONS:
         raise BadInput(
             f"a prompt of {prompt_length} positions leaves {max(0, room)} for text: {backbone.name!r} has "
             f"{backbone.max_positions}; choose a shorter --prompt-length"
         )
-    return min(wanted, room)
+    return min(task.max_length, room)
 
 
 def examples_for(
@@ -164,7 +173,9 @@ def examples_for(
         answers=backbone.answers,
         encode_answers=backbone.encode_answers,
         suffix=backbone.input_suffix,
-        max_length=text_limit(backbone, prompt_length, task.max_length),
+        prefix=backbone.input_prefix,
+        special_tokens=backbone.special_tokens,
+        max_length=text_limit(backbone, prompt_length, task),
         targets=targets,
     )
 

@@ -55,7 +55,7 @@ class Provenance:
     Args:
         method: name in METHODS, or "imported".
         backbone: the frozen model it belongs to.
-        answers: how the backbone answers: "tokens", "label-words" or "linear-head".
+        answers: how the backbone answers: "tokens", "chat", "label-words" or "linear-head".
         task: the task's declaration (`Task.to_json`), or None if it is not known.
         metrics: scores of the stored vectors, by split: {"validation": {...}, "test": {...}}.
         seeds: by purpose: initialization, order, draw, noise.

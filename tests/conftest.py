@@ -5,6 +5,7 @@ A factory returns a fresh (model, tokenizer), the same numbers for the same seed
     model, tokenizer = tiny_t5("mt5", seed=3)      # ENCODER_DECODERS
     model, tokenizer = tiny_bert("albert")         # ENCODERS, with their masked-LM head
     model, tokenizer = tiny_bert("bert", head=False)
+    model, tokenizer = tiny_gpt("gemma")           # DECODERS
     folder = save_tiny(tmp_path / "model", model, tokenizer)
 
 All tokenizers know WORDS as one token each and spell any other printable ASCII text in characters.
@@ -35,6 +36,7 @@ TYPED = ["input_ids", "token_type_ids", "attention_mask"]
 
 ENCODER_DECODERS = ("t5", "t5-v1.1", "mt5", "umt5", "bart")
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "albert", "distilbert", "electra", "mpnet")
+DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "opt")
 
 
 def _sentencepiece(specials, template):
@@ -70,8 +72,8 @@ def _wordpiece(specials, template):
     return tokenizer
 
 
-def _bytes(specials):
-    """RoBERTa's and BART's: byte pairs, `Ġ` begins a word, `good` and ` good` are different tokens."""
+def _bytes(specials, template="<s> $A </s>"):
+    """RoBERTa's, BART's and GPT-2's: byte pairs, `Ġ` begins a word, `good` and ` good` are different tokens."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
     pieces, merges = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet())], []
@@ -85,8 +87,8 @@ def _bytes(specials):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(s, lstrip="mask" in s, special=True) for s in specials])
-    ids = [(s, specials.index(s)) for s in ("<s>", "</s>")]
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ids)
+    ids = [(s, specials.index(s)) for s in specials]
+    tokenizer.post_processor = processors.TemplateProcessing(single=template, special_tokens=ids)
     return tokenizer
 
 
@@ -106,6 +108,8 @@ def build_tokenizer(family):
         # As BERT's own tokenizer answers; the model must take it.
         names: dict[str, Any] = {} if family in ("distilbert", "albert") else {"model_input_names": TYPED}
         names |= dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), specials, strict=True))
+    elif family in DECODERS:
+        inner, names = _decoder_tokenizer(family)
     else:
         specials = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
         sentencepiece = family in ("xlm-roberta", "camembert")
@@ -113,6 +117,45 @@ def build_tokenizer(family):
         names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>",
                  "pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}  # fmt: skip
     return PreTrainedTokenizerFast(tokenizer_object=inner, **names)
+
+
+def _decoder_tokenizer(family):
+    """With a beginning of sequence or none, a pad or none, as the family has it; Mistral's is set to end texts too."""
+    if family in ("gpt2", "qwen2", "qwen3"):
+        names = {"eos_token": "<|endoftext|>"} | ({} if family == "gpt2" else {"pad_token": "<pad>"})
+        return _bytes(tuple(names.values()), "$A"), names
+    if family == "opt":
+        names = {"bos_token": "</s>", "eos_token": "</s>", "pad_token": "<pad>"}
+        return _bytes(("<pad>", "</s>"), "</s> $A"), names
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    names |= {"pad_token": "<pad>"} if family.startswith("gemma") else {}
+    return _sentencepiece(tuple(names.values()), "<s> $A </s>" if family == "mistral" else "<s> $A"), names
+
+
+def _decoder(family, vocabulary, tokenizer, options):
+    import transformers
+
+    shape = {
+        "vocab_size": vocabulary, "hidden_size": E, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 32, "max_position_embeddings": 64, "initializer_range": 0.5,
+        "pad_token_id": tokenizer.pad_token_id, "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }  # fmt: skip
+    if family == "gpt2":
+        names = {"hidden_size": "n_embd", "num_hidden_layers": "n_layer", "num_attention_heads": "n_head",
+                 "intermediate_size": "n_inner", "max_position_embeddings": "n_positions"}  # fmt: skip
+        shape = {names.get(name, name): value for name, value in shape.items()}
+    elif family == "opt":
+        shape |= {"ffn_dim": shape.pop("intermediate_size"), "init_std": shape.pop("initializer_range"),
+                  "word_embed_proj_dim": 8}  # fmt: skip
+    else:
+        # Fewer heads for keys than for queries, and a window that a text of the tests exceeds.
+        shape |= {"num_key_value_heads": 1, "head_dim": 8}
+        if family in ("mistral", "gemma2"):
+            shape["sliding_window"] = 8
+    stem = {"gpt2": "GPT2", "opt": "OPT"}.get(family, family.capitalize())
+    kind = "GPT2LMHeadModel" if family == "gpt2" else f"{stem}ForCausalLM"
+    return getattr(transformers, kind)(getattr(transformers, f"{stem}Config")(**{**shape, **options}))
 
 
 def _encoder_decoder(family, vocabulary, options):
@@ -177,6 +220,8 @@ def build_model(family, *, head=True, seed=0, dtype=torch.float32, **options):
         torch.manual_seed(seed)
         if family in ENCODER_DECODERS:
             model: Any = _encoder_decoder(family, len(tokenizer), options)
+        elif family in DECODERS:
+            model = _decoder(family, len(tokenizer), tokenizer, options)
         else:
             model = _encoder(family, len(tokenizer), tokenizer, head, options)
     return model.to(dtype).eval(), tokenizer
@@ -210,6 +255,17 @@ def tiny_bert():
 
     def build(family="bert", **options):
         assert family in ENCODERS
+        return build_model(family, **options)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt():
+    """Factory of decoders: `tiny_gpt(family="gpt2", seed=0, dtype=torch.float32, **config)`."""
+
+    def build(family="gpt2", **options):
+        assert family in DECODERS
         return build_model(family, **options)
 
     return build

@@ -1,6 +1,7 @@
 """`prompt.attach(model)`: a transformers model that begins every input with the prompt, and shows no trace of it."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from softprompt.errors import BadInput, ModelMismatch, UnsupportedModel
 from softprompt.interop.attach import attach
 from softprompt.prompt import Provenance, SoftPrompt
 
-from conftest import ENCODER_DECODERS, ENCODERS
+from conftest import DECODERS, ENCODER_DECODERS, ENCODERS
 
 DOUBLE = {"rtol": 0, "atol": 1e-6}
 WORDS = "very good film"
@@ -305,10 +306,201 @@ def test_a_text_beyond_the_last_position_is_refused(tiny_bert):
         prompt.attach(model)(ids)
 
 
-def test_a_decoder_is_refused(tiny_t5):
-    from transformers import GPT2Config, GPT2LMHeadModel
+PADDED = {"rtol": 0, "atol": 1e-5}
 
-    prompt, _ = prompt_of_words(*tiny_t5())
-    decoder = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=16, n_layer=1, n_head=1, n_positions=8))
-    with pytest.raises(UnsupportedModel, match="decoder-only"):
-        prompt.attach(decoder)
+
+@pytest.fixture
+def decoder(tiny_gpt):
+    """(attached, model, tokenizer, ids of the prompt's words), in float64 where the family's attention allows it."""
+
+    def build(family, **options):
+        dtype = torch.float32 if family == "gemma2" or options else torch.float64
+        model, tokenizer = tiny_gpt(family, dtype=dtype, **options)
+        ids = torch.tensor(tokenizer(WORDS, add_special_tokens=False).input_ids)
+        # As they enter the model: Gemma's module scales them.
+        vectors = model.get_input_embeddings()(ids).detach().float()
+        prompt = SoftPrompt(vectors, Provenance("imported", from_model(copy.deepcopy(model), tokenizer).identity()))
+        return prompt.attach(model), model, tokenizer, ids
+
+    return build
+
+
+def padded_inputs(tokenizer, side):
+    """What a tokenizer gives; one without a pad takes its end of sequence, as users do."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    inputs = inputs_of(tokenizer, side)
+    return {"input_ids": inputs.input_ids, "attention_mask": inputs.attention_mask}
+
+
+def texts_alone(inputs, words):
+    """Each row as ids of words and text, without pads, and where its text stands in the batch."""
+    for i, keep in enumerate(inputs["attention_mask"].bool()):
+        yield i, keep, torch.cat([words, inputs["input_ids"][i, keep]])[None]
+
+
+@pytest.mark.parametrize("family", DECODERS)
+class TestDecoders:
+    @pytest.mark.parametrize("side", SIDES)
+    def test_outputs_equal_those_of_the_words_without_their_positions(self, family, side, decoder):
+        attached, model, tokenizer, words = decoder(family)
+        n, inputs = len(words), padded_inputs(tokenizer, side)
+        labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
+        found = attached(**inputs, labels=labels, output_hidden_states=True)
+        losses, tokens = [], []
+        for i, keep, ids in texts_alone(inputs, words):
+            own = ids.clone()
+            own[:, :n] = -100
+            row = model(input_ids=ids, labels=own, output_hidden_states=True)
+            losses.append(row.loss * int(keep.sum()))
+            tokens.append(int(keep.sum()))
+            assert found.logits.shape[:2] == inputs["input_ids"].shape
+            torch.testing.assert_close(found.logits[i, keep], row.logits[0, n:], **PADDED)
+            for ours, theirs in both(found, row, "hidden_states"):
+                torch.testing.assert_close(ours[i, keep], theirs[0, n:], **PADDED)
+        # Every text token counts, the first as well: it follows the prompt.
+        torch.testing.assert_close(found.loss, torch.stack(losses).sum() / sum(tokens), rtol=1e-5, atol=1e-5)
+
+    @pytest.mark.parametrize("side", SIDES)
+    def test_attentions_are_those_among_the_text(self, family, side, decoder):
+        attached, model, tokenizer, words = decoder(family, attn_implementation="eager")
+        n, inputs = len(words), padded_inputs(tokenizer, side)
+        found = attached(**inputs, output_attentions=True)
+        for i, keep, ids in texts_alone(inputs, words):
+            row = model(input_ids=ids, output_attentions=True)
+            for ours, theirs in both(found, row, "attentions"):
+                torch.testing.assert_close(ours[i][:, keep][:, :, keep], theirs[0][:, n:, n:], **PADDED)
+
+    @pytest.mark.parametrize("side", SIDES)
+    def test_a_cache_goes_on_as_if_all_had_been_read_at_once(self, family, side, decoder):
+        attached, model, tokenizer, words = decoder(family)
+        inputs = padded_inputs(tokenizer, side)
+        more = torch.tensor([[5, 6, 7], [8, 9, 10], [11, 12, 13]])
+        mask, cache, found = inputs["attention_mask"], None, []
+        cache = attached(**inputs, use_cache=True).past_key_values
+        for step in (more[:, :1], more[:, 1:]):
+            mask = torch.cat([mask, torch.ones_like(step)], 1)
+            output = attached(step, mask, past_key_values=cache, use_cache=True)
+            cache, found = output.past_key_values, [*found, output.logits]
+        for i, _, ids in texts_alone(inputs, words):
+            expected = model(input_ids=torch.cat([ids, more[i : i + 1]], 1)).logits[0, -3:]
+            torch.testing.assert_close(torch.cat(found, 1)[i], expected, **PADDED)
+        with pytest.raises(BadInput, match="give the mask of both, without the prompt"):
+            attached(more[:, :1], mask, past_key_values=cache)
+
+    @pytest.mark.parametrize("side", SIDES)
+    @pytest.mark.parametrize(
+        "asked",
+        [
+            {"max_new_tokens": 6},
+            {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 5},
+        ],
+        ids=["greedy", "beams"],
+    )
+    def test_generation_equals_that_of_the_words_behind_the_input_ids(self, family, asked, side, decoder):
+        attached, model, tokenizer, words = decoder(family)
+        inputs = padded_inputs(tokenizer, side)
+        asked = {**asked, "do_sample": False, "pad_token_id": tokenizer.eos_token_id}
+        found = attached.generate(**inputs, **asked)
+        copies, t = asked.get("num_return_sequences", 1), inputs["input_ids"].shape[1]
+        assert torch.equal(found[:, :t], inputs["input_ids"].repeat_interleave(copies, 0))
+        for i, _, ids in texts_alone(inputs, words):
+            expected = model.generate(ids, **asked)[:, ids.shape[1] :]
+            ours = found[copies * i : copies * (i + 1), t:]
+            width = expected.shape[1]
+            assert torch.equal(ours[:, :width], expected)
+            assert (ours[:, width:] == tokenizer.eos_token_id).all()
+
+    def test_sampling_draws_what_it_draws_behind_the_words(self, family, decoder):
+        attached, model, tokenizer, words = decoder(family)
+        ids = padded_inputs(tokenizer, "left")["input_ids"][1:2]
+        asked = {"do_sample": True, "num_return_sequences": 4, "max_new_tokens": 5, "pad_token_id": 0}
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            found = attached.generate(ids, **asked)
+            torch.manual_seed(3)
+            expected = model.generate(torch.cat([words[None], ids], 1), **asked)
+        assert torch.equal(found, expected[:, len(words) :])
+        assert len(found.unique(dim=0)) > 1
+
+    def test_penalties_see_the_text_and_not_the_prompt(self, family, decoder):
+        """Transformers is given the words as vectors and the text as ids."""
+        attached, model, tokenizer, words = decoder(family)
+        ids = padded_inputs(tokenizer, "left")["input_ids"][1:2]
+        asked = {"do_sample": False, "max_new_tokens": 8, "min_new_tokens": 8, "repetition_penalty": 3.0}
+        asked["pad_token_id"] = tokenizer.eos_token_id
+        embeds = model.get_input_embeddings()(torch.cat([words[None], ids], 1))
+        mask = torch.ones(embeds.shape[:2], dtype=torch.long)
+        expected = model.generate(ids, inputs_embeds=embeds, attention_mask=mask, **asked)
+        assert torch.equal(attached.generate(ids, **asked), expected)
+        plain = model.generate(torch.cat([words[None], ids], 1), **{**asked, "repetition_penalty": 1.0})
+        assert not torch.equal(plain[:, len(words) :], expected)
+
+    def test_lengths_count_the_input_ids_and_not_the_prompt(self, family, decoder):
+        from transformers import GenerationConfig
+
+        attached, _, tokenizer, _ = decoder(family)
+        ids = padded_inputs(tokenizer, "left")["input_ids"][:1]
+        t = ids.shape[1]
+        asked = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        assert attached.generate(ids, max_length=t + 4, **asked).shape == (1, t + 4)
+        given = GenerationConfig(max_length=t + 3, **asked)
+        assert attached.generate(ids, generation_config=given).shape == (1, t + 3)
+        embeds = attached.get_input_embeddings()(ids)
+        assert attached.generate(inputs_embeds=embeds, max_new_tokens=4, **asked).shape == (1, 4)
+
+
+def test_generation_steps_of_a_decoder_hold_no_prompt_positions(decoder):
+    attached, model, tokenizer, words = decoder("llama", attn_implementation="eager")
+    n, inputs = len(words), padded_inputs(tokenizer, "right")
+    asked = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "return_dict_in_generate": True,
+             "output_hidden_states": True, "output_attentions": True, "pad_token_id": 0}  # fmt: skip
+    found = attached.generate(**inputs, **asked)
+    for i, keep, ids in texts_alone(inputs, words):
+        alone = model.generate(ids, **asked)
+        assert torch.equal(found.sequences[i, -3:], alone.sequences[0, -3:])
+        new = torch.ones(2, dtype=torch.bool)
+        for step in range(3):
+            kept = torch.cat([keep, new[:step]])
+            states = zip(found.hidden_states[step], alone.hidden_states[step], strict=True)
+            for ours, theirs in states:
+                expected = theirs[0, n:] if step == 0 else theirs[0]
+                torch.testing.assert_close(ours[i, keep] if step == 0 else ours[i], expected, rtol=1e-5, atol=1e-5)
+            for ours, theirs in zip(found.attentions[step], alone.attentions[step], strict=True):
+                rows = keep if step == 0 else slice(None)
+                expected = theirs[0][:, n if step == 0 else 0 :, n:]
+                torch.testing.assert_close(ours[i][:, rows][:, :, kept], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_classification_head_of_a_decoder_reads_the_last_text_token(side, tiny_gpt):
+    """Stock PEFT pools a pad where rows are padded on the right."""
+    from transformers import GPT2ForSequenceClassification
+
+    decoder, tokenizer = tiny_gpt("gpt2")
+    config = copy.deepcopy(decoder.config)
+    config.pad_token_id, config.num_labels = tokenizer.eos_token_id, 3
+    torch.manual_seed(0)
+    model = GPT2ForSequenceClassification(config).double().eval()
+    vectors = model.get_input_embeddings()(torch.tensor([5, 6])).detach().float()
+    identity = from_model(copy.deepcopy(decoder), tokenizer).identity()
+    identity = dataclasses.replace(identity, embedding_sha256="")
+    attached = attach(SoftPrompt(vectors, Provenance("imported", identity)), model)
+    inputs = padded_inputs(tokenizer, side)
+    found = attached(**inputs, labels=torch.tensor([0, 1, 2])).logits
+    for i, _, ids in texts_alone(inputs, torch.tensor([5, 6])):
+        state = model.transformer(input_ids=ids).last_hidden_state[:, -1]
+        torch.testing.assert_close(found[i : i + 1], model.score(state), **DOUBLE)
+
+
+def test_positions_and_caches_of_the_callers_own_are_refused(decoder):
+    attached, _, tokenizer, _ = decoder("gpt2")
+    inputs = padded_inputs(tokenizer, "left")
+    with pytest.raises(BadInput, match="position_ids cannot be given"):
+        attached(**inputs, position_ids=torch.zeros_like(inputs["input_ids"]))
+    with pytest.raises(BadInput, match="past_key_values cannot be given"):
+        attached.generate(**inputs, past_key_values=attached(**inputs).past_key_values)
+    with pytest.raises(BadInput, match="number of last positions"):
+        attached(**inputs, logits_to_keep=torch.tensor([0]))
+    last = attached(**inputs, logits_to_keep=1).logits
+    assert torch.equal(last, attached(**inputs).logits[:, -1:])

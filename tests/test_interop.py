@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from softprompt.backbones import EncoderBackbone
+from softprompt.backbones._decoder import ANSWER_CUE
 from softprompt.bank import Batch, PromptBank
 from softprompt.errors import BadInput, CannotExport, DamagedFile, ModelMismatch, UnknownName
 from softprompt.interop import hub
@@ -285,7 +286,8 @@ class TestRecipes:
     @pytest.mark.parametrize(("name", "kind"), [("t5", "encoder-decoder"), ("decoder", "decoder")])
     def test_of_generated_answers(self, stock, name, kind):
         model = stock.models[kind]
-        ids, mask = rendered(stock)
+        # A decoder is asked behind its cue.
+        ids, mask = rendered(stock, suffix=ANSWER_CUE if kind == "decoder" else "")
         expected = model.generate(**joined(model, stock.prompts[name], ids, mask), max_new_tokens=20)
         found = stock.found[f"{name} answers"]
         assert torch.equal(found if kind == "encoder-decoder" else found[:, ids.shape[1] :], expected)

@@ -1,7 +1,8 @@
-"""Frozen models behind one contract: encoder-decoders answer in tokens, encoders by label words or a linear head."""
+"""Frozen models behind one contract: (encoder-)decoders answer in tokens, encoders by label words or a linear head."""
 
 from ._base import AbstractBackbone as AbstractBackbone
 from ._base import Answers as Answers
+from ._decoder import DecoderBackbone as DecoderBackbone
 from ._encoder import EncoderBackbone as EncoderBackbone
 from ._encoder_decoder import EncoderDecoderBackbone as EncoderDecoderBackbone
 from ._load import from_model as from_model

@@ -19,7 +19,7 @@ from ..bank import Batch, PromptBank
 from ..errors import ModelMismatch, UnsupportedModel
 from ..prompt import BackboneIdentity, SoftPrompt
 
-Answers = Literal["tokens", "label-words", "linear-head"]
+Answers = Literal["tokens", "chat", "label-words", "linear-head"]
 
 # Layers that transformers does not mark as recomputable, though nothing in them forbids it.
 _UNMARKED_LAYERS = ("AlbertLayer", "MPNetLayer")
@@ -65,8 +65,12 @@ class AbstractBackbone(abc.ABC):
 
     kind: ClassVar[str]
     answers: Answers
-    # Appended to the rendered text before tokenising; " [MASK]" where a masked-LM head answers.
+    # Appended to the rendered text before tokenising; " [MASK]" where a masked-LM head answers, a decoder's cue.
     input_suffix: str = ""
+    # Before the rendered text; what opens a user's turn where the tokenizer's chat template is used.
+    input_prefix: str = ""
+    # Whether the tokenizer adds its own; a chat template holds them already.
+    special_tokens: bool = True
 
     def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None):
         # Any: what a transformers model has beside nn.Module is beyond the type checker.
@@ -86,6 +90,24 @@ class AbstractBackbone(abc.ABC):
     def embeddings(self) -> Any:
         """The word embedding module, asked for at call time: a resized vocabulary replaces it."""
         return self.model.get_input_embeddings()
+
+    @property
+    def word_vectors(self) -> Float[Tensor, "v e"]:
+        """Each token's vector as it enters the model: what a prompt vector stands beside.
+
+        Gemma's embedding module multiplies its table by sqrt(e); a prompt is not multiplied, here as in PEFT.
+        """
+        table, scale = self.embeddings.weight, getattr(self.embeddings, "embed_scale", 1.0)
+        return table if scale == 1 else table * torch.as_tensor(scale, dtype=table.dtype, device=table.device)
+
+    @property
+    def pad_id(self) -> int:
+        """What fills rows up: the pad, or the end of sequence where the tokenizer has none (GPT-2, Llama).
+
+        Pads are masked, so it never matters which; the tokenizer stays as it is.
+        """
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(token for token in known if token is not None)
 
     @property
     def embedding_size(self) -> int:
@@ -111,6 +133,10 @@ class AbstractBackbone(abc.ABC):
     def max_positions(self) -> int | None:
         """Longest input the model has positions for, prompt included; None where positions are relative."""
         return None
+
+    def answer_positions(self, answers: Sequence[Sequence[int]]) -> int:
+        """Positions beside prompt and text that reading these answers takes; none but in a decoder."""
+        return 0
 
     def identity(self) -> BackboneIdentity:
         """Name, kind, width and embedding hash: what a stored prompt remembers."""

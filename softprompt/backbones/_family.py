@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from ..errors import UnsupportedModel
 
-Kind = Literal["encoder-decoder", "encoder"]
+Kind = Literal["encoder-decoder", "encoder", "decoder"]
 
 # By config.model_type; each is in the tests. FLAN-T5 and T5 v1.1 are t5, MiniLM is bert.
 KINDS: Mapping[str, Kind] = {
@@ -15,6 +16,7 @@ KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(
         ("bert", "roberta", "xlm-roberta", "camembert", "albert", "distilbert", "electra", "mpnet"), "encoder"
     ),
+    **dict.fromkeys(("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "opt"), "decoder"),
 }
 _RELATIVE = ("t5", "mt5", "umt5")
 
@@ -23,14 +25,14 @@ def kind_of(config: Any, name: str) -> Kind:
     """How a model with this configuration reads and answers.
 
     Raises:
-        UnsupportedModel: decoder-only, half of an encoder-decoder, or neither.
+        UnsupportedModel: half of an encoder-decoder, an encoder set up as a decoder, or none of the kinds.
     """
     kind = KINDS.get(config.model_type)
     if kind == "encoder-decoder" and not config.is_encoder_decoder:
         raise UnsupportedModel(
             f"{name!r} is the encoder of a {config.model_type} alone; load the model with its decoder"
         )
-    if kind is not None and getattr(config, "is_decoder", False):
+    if kind in ("encoder-decoder", "encoder") and getattr(config, "is_decoder", False):
         raise UnsupportedModel(
             f"{name!r} is a {config.model_type} set up as a decoder (is_decoder); load it as an encoder"
         )
@@ -47,21 +49,21 @@ def _kind_of_other_family(config: Any, name: str) -> Kind:
     ):
         return "encoder-decoder"
     if config.model_type in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not _is_bidirectional(config):
-        raise UnsupportedModel(
-            f"{name!r} is decoder-only ({config.model_type}), which is not supported yet; "
-            f"choose one of {', '.join(KINDS)}"
-        )
+        return "decoder"
     if config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return "encoder"
     raise UnsupportedModel(
-        f"{name!r} is a {config.model_type}, which neither reads with an encoder nor fills masks; "
+        f"{name!r} is a {config.model_type}, which neither writes texts nor fills masks; "
         f"choose one of {', '.join(KINDS)}"
     )
 
 
 def _is_bidirectional(config: Any) -> bool:
     """Whether a family that can be set up either way is set up as an encoder."""
-    return getattr(config, "is_decoder", True) is False
+    from transformers.models.auto import modeling_auto as auto
+
+    either = config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    return either and getattr(config, "is_decoder", True) is False
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -98,6 +100,20 @@ def position_limit(model: nn.Module) -> int | None:
     if has_relative_positions(model) or limit is None:
         return None
     return limit - first_position(model)
+
+
+def refuse_lost_masks(model: nn.Module, name: str) -> None:
+    """Refuse a decoder in float64 whose attention is computed in float32: its pads see nothing and become NaN.
+
+    Raises:
+        UnsupportedModel: with what to load instead.
+    """
+    config: Any = model.config
+    if next(model.parameters()).dtype == torch.float64 and config._attn_implementation == "eager":
+        raise UnsupportedModel(
+            f"{name!r} computes its attention in float32 (eager), which has no number for its float64 masks; "
+            "load it in float32, or with attn_implementation='sdpa'"
+        )
 
 
 def has_relative_positions(model: nn.Module) -> bool:

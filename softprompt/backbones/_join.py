@@ -46,10 +46,21 @@ class Joined:
         order = text_first(self.mask)[:, :longest]
         return Joined(take(self.embeds, order), self.mask.gather(1, order), self.prompt_length)
 
+    def pads_first(self) -> "Joined":
+        """Every pad before the prompt, for decoders, whose answers go on at the right end."""
+        longest = int(self.mask.sum(1).max())
+        order = text_last(self.mask)[:, self.mask.shape[1] - longest :]
+        return Joined(take(self.embeds, order), self.mask.gather(1, order), self.prompt_length)
+
 
 def text_first(mask: Bool[Tensor, "b s"]) -> Int[Tensor, "b s"]:
     """The columns of each row with the unmasked ones first, in their order."""
     return (~mask).to(torch.uint8).argsort(dim=1, stable=True)
+
+
+def text_last(mask: Bool[Tensor, "b s"]) -> Int[Tensor, "b s"]:
+    """The columns of each row with the unmasked ones last, in their order."""
+    return mask.to(torch.uint8).argsort(dim=1, stable=True)
 
 
 def take(states: Float[Tensor, "b s d"], columns: Int[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
@@ -79,20 +90,33 @@ def join_batch(bank: PromptBank, batch: Batch, embeddings: nn.Module) -> Joined:
     return join(bank.vectors[batch.owner], bank.mask[batch.owner], embeddings(batch.ids), batch.mask)
 
 
-def refuse_too_long(joined: Joined, limit: int | None, name: str) -> None:
-    """Refuse rows for which the model has no positions.
+def refuse_too_long(joined: Joined, limit: int | None, name: str, answer: int = 0) -> None:
+    """Refuse rows for which the model has no positions, the `answer` tokens that it reads behind them included.
 
     Raises:
         BadInput: with the length of the prompt, of the text, and the limit.
     """
     # The width of the batch is known without waiting for the device, and nearly always enough.
-    if limit is None or joined.mask.shape[1] <= limit:
+    if limit is None or joined.mask.shape[1] + answer <= limit:
         return
     row = int(joined.mask.sum(1).argmax())
     text = int(joined.text[row].sum())
     prompt = int(joined.mask[row].sum()) - text
-    if prompt + text > limit:
+    if (needed := prompt + text + answer) > limit:
+        parts = f"a prompt of {prompt} and a text of {text} tokens"
+        if answer:
+            parts = f"a prompt of {prompt}, a text of {text} and an answer of {answer} tokens"
         raise BadInput(
-            f"a prompt of {prompt} and a text of {text} tokens need {prompt + text} positions, {name!r} has {limit}; "
-            f"give --max-length {max(limit - prompt, 0)} or a shorter prompt"
+            f"{parts} need {needed} positions, {name!r} has {limit}; "
+            f"give --max-length {max(limit - prompt - answer, 0)} or a shorter prompt"
         )
+
+
+def refuse_empty(joined: Joined) -> None:
+    """Refuse rows without prompt and text: a decoder answers behind something.
+
+    Raises:
+        BadInput: with the row.
+    """
+    if not bool((there := joined.mask.any(1)).all()):
+        raise BadInput(f"row {int((~there).nonzero()[0])} has neither prompt nor text; a decoder needs one of them")

@@ -10,13 +10,14 @@ from torch import nn
 
 from ..errors import BadInput, UnknownName, UnsupportedModel, pick
 from ._base import AbstractBackbone, Answers
+from ._decoder import DecoderBackbone
 from ._encoder import EncoderBackbone
 from ._encoder_decoder import EncoderDecoderBackbone
-from ._family import KINDS, kind_of, unwrapped
+from ._family import KINDS, Kind, kind_of, unwrapped
 from ._verify import verify
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-_ANSWERS = ("auto", "tokens", "label-words", "linear-head")
+_ANSWERS = ("auto", "tokens", "chat", "label-words", "linear-head")
 # Any of these in a folder is a tokenizer; without one transformers would make up an empty tokenizer.
 _TOKENIZERS = (
     "tokenizer.json",
@@ -40,8 +41,9 @@ def load_backbone(
 
     Args:
         name_or_path: folder that `save_pretrained` wrote, or hub id.
-        answers: "tokens" (encoder-decoder), "label-words" or "linear-head" (encoder); "auto" takes label words if the
-            checkpoint's weights include a masked-LM head, for transformers would make up a random one in silence.
+        answers: "tokens" ((encoder-)decoder), "chat" (a decoder with a chat template), "label-words" or "linear-head"
+            (encoder); "auto" takes tokens, or label words if the checkpoint's weights include a masked-LM head, for
+            transformers would make up a random one in silence.
         dtype: "float32", "bfloat16" or "float64".
         device: "cpu", "cuda", "cuda:1" ...; "auto" is the GPU if there is one.
         revision: commit, branch or tag on the hub.
@@ -63,8 +65,8 @@ def load_backbone(
         if getattr(config, "quantization_config", None) is not None:
             # Quantised weights cannot be moved once they are loaded.
             options["device_map"] = {"": place}
-        if kind == "encoder-decoder":
-            model = _encoder_decoder(name, options)
+        if kind != "encoder":
+            model = _language_model(kind, name, options)
         else:
             model, answers = _encoder(name, options, answers)
     if "device_map" not in options:
@@ -103,11 +105,15 @@ def _backbone(model: Any, tokenizer: Any, name: str, answers: str, revision: str
             f"the tokenizer has {len(tokenizer)} tokens, {name!r} has embeddings for {rows}; "
             "give the tokenizer of this model"
         )
-    if kind_of(model.config, name) == "encoder-decoder":
-        if answers not in ("auto", "tokens"):
-            raise UnsupportedModel(f"{name!r} is an encoder-decoder and answers in tokens, not by {answers}")
-        backbone: AbstractBackbone = EncoderDecoderBackbone(model, tokenizer, name, revision)
-    elif answers == "tokens":
+    kind = kind_of(model.config, name)
+    if kind != "encoder":
+        if answers not in ("auto", "tokens") and not (kind == "decoder" and answers == "chat"):
+            raise UnsupportedModel(f"{name!r} ({kind}) answers in tokens, not by {answers}")
+        if kind == "encoder-decoder":
+            backbone: AbstractBackbone = EncoderDecoderBackbone(model, tokenizer, name, revision)
+        else:
+            backbone = DecoderBackbone(model, tokenizer, name, revision, chat=answers == "chat")
+    elif answers in ("tokens", "chat"):
         raise UnsupportedModel(f"{name!r} is an encoder and generates no tokens; choose label-words or linear-head")
     else:
         by: Answers = "label-words" if answers == "label-words" else "linear-head"
@@ -117,11 +123,12 @@ def _backbone(model: Any, tokenizer: Any, name: str, answers: str, revision: str
     return backbone
 
 
-def _encoder_decoder(name: str, options: dict[str, Any]) -> nn.Module:
+def _language_model(kind: Kind, name: str, options: dict[str, Any]) -> nn.Module:
     """The model with its language-model head, all of it from the checkpoint."""
-    from transformers import AutoModelForSeq2SeqLM
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    model, missing = _weights(AutoModelForSeq2SeqLM, name, options)
+    auto = AutoModelForSeq2SeqLM if kind == "encoder-decoder" else AutoModelForCausalLM
+    model, missing = _weights(auto, name, options)
     _refuse_missing(name, missing)
     return model
 

@@ -38,7 +38,9 @@ def train(
     device: Device = "auto",
     dtype: Dtype = "float32",
     revision: Annotated[str | None, typer.Option(help="Commit of the model on the hub.")] = None,
-    answers: Annotated[str, typer.Option(help="How an encoder answers: auto, label-words or linear-head.")] = "auto",
+    answers: Annotated[
+        str, typer.Option(help="auto; label-words or linear-head (encoder); chat (instruct decoder).")
+    ] = "auto",
     style: Annotated[
         Style | None, typer.Option(help="How rows are put. Default: numeric for encoder-decoders, else words.")
     ] = None,

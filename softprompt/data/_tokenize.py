@@ -1,6 +1,7 @@
 """Rows to token ids: rendered, tokenised in large batches, cut to length, kept on disk."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from ._cache import cached, content_key, default_folder, tokenizer_key
 from ._examples import Examples, Gold, Ragged
 from ._truncate import Span, kept_tokens, shortened_text
 
-Answers = Literal["tokens", "label-words", "linear-head"]
+Answers = Literal["tokens", "chat", "label-words", "linear-head"]
 EncodeAnswers = Callable[[Sequence[str]], list[list[int]]]
 # Enough rows to keep the tokenizer's threads busy, few enough that their encodings stay small.
 CHUNK = 2048
@@ -28,6 +29,8 @@ def tokenize(
     answers: Answers,
     encode_answers: EncodeAnswers,
     suffix: str = "",
+    prefix: str = "",
+    special_tokens: bool = True,
     max_length: int | None = None,
     cache_dir: str | Path | None = None,
     targets: bool = True,
@@ -35,7 +38,7 @@ def tokenize(
     """Examples for a backbone: each row's text as token ids, special tokens included, and its answer.
 
     A row longer than `max_length` loses the last tokens of the columns that the task allows, the longest column
-    first; never the template, another column, the suffix or a special token. Token ids are cached on disk under
+    first; never the template, another column, prefix, suffix or a special token. Token ids are cached on disk under
     the hash of texts, tokenizer and limit.
 
     Args:
@@ -45,6 +48,8 @@ def tokenize(
         answers: how the backbone answers.
         encode_answers: the backbone's, words to token ids; not called for a linear head.
         suffix: the backbone's, appended to the rendered text.
+        prefix: the backbone's, before the rendered text.
+        special_tokens: whether the tokenizer adds its own; a chat template brings them in prefix and suffix.
         max_length: tokens; None takes the task's.
         cache_dir: None takes $SOFTPROMPT_CACHE or the user's cache folder.
         targets: whether rows hold answers; False leaves the examples without targets and gold.
@@ -58,11 +63,13 @@ def tokenize(
     encoded = _targets(task, right, answers, encode_answers) if targets else None
     limit = task.max_length if max_length is None else max_length
     pieces = [_piece(task, row, number) for number, row in enumerate(rows, 1)]
-    texts = [piece.text + suffix for piece in pieces]
-    spans = [[piece.spans[name] for name in task.shortened if name in piece.spans] for piece in pieces]
-    key = content_key([tokenizer_key(tokenizer), limit, *zip(texts, spans, strict=True)])
+    texts = [prefix + piece.text + suffix for piece in pieces]
+    spans = [[_moved(piece.spans[name], prefix) for name in task.shortened if name in piece.spans] for piece in pieces]
+    key = content_key([tokenizer_key(tokenizer), limit, special_tokens, *zip(texts, spans, strict=True)])
+    # verbose=False: the tokenizer warns of its own limit, which is not ours.
+    encode = partial(tokenizer, add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False)
     folder = default_folder() if cache_dir is None else Path(cache_dir)
-    inputs, truncated = cached(key, lambda: _inputs(texts, spans, tokenizer, limit, task), folder)
+    inputs, truncated = cached(key, lambda: _inputs(texts, spans, encode, limit, task), folder)
     return Examples(inputs, encoded, right, task.labels, truncated)
 
 
@@ -73,8 +80,14 @@ def _piece(task: Task, row: Mapping[str, Any], number: int) -> Rendered:
         raise BadInput(f"row {number}: {error}") from error
 
 
-def _inputs(texts: list[str], spans: list[list[Span]], tokenizer: Any, limit: int, task: Task) -> tuple[Ragged, int]:
-    encode = _encode_fast if getattr(tokenizer, "is_fast", False) else _encode_slow
+def _moved(span: Span, prefix: str) -> Span:
+    return span[0] + len(prefix), span[1] + len(prefix)
+
+
+def _inputs(
+    texts: list[str], spans: list[list[Span]], tokenizer: partial[Any], limit: int, task: Task
+) -> tuple[Ragged, int]:
+    encode = _encode_fast if getattr(tokenizer.func, "is_fast", False) else _encode_slow
     rows: list[np.ndarray] = []
     truncated = 0
     for start in range(0, len(texts), CHUNK):
@@ -92,11 +105,10 @@ def _inputs(texts: list[str], spans: list[list[Span]], tokenizer: Any, limit: in
 
 
 def _encode_fast(
-    texts: list[str], spans: list[list[Span]], tokenizer: Any, limit: int
+    texts: list[str], spans: list[list[Span]], tokenizer: partial[Any], limit: int
 ) -> Iterable[tuple[int, np.ndarray | None]]:
     """Length before the cut and ids after it; None if the row cannot be cut."""
-    # verbose=False: the tokenizer warns of its own limit, which is not ours.
-    encodings = tokenizer(texts, padding=False, truncation=False, verbose=False).encodings
+    encodings = tokenizer(texts).encodings
     for text, row_spans, encoding in zip(texts, spans, encodings, strict=True):
         ids = np.asarray(encoding.ids, np.int32)
         if len(ids) <= limit:
@@ -107,12 +119,12 @@ def _encode_fast(
 
 
 def _encode_slow(
-    texts: list[str], spans: list[list[Span]], tokenizer: Any, limit: int
+    texts: list[str], spans: list[list[Span]], tokenizer: partial[Any], limit: int
 ) -> Iterable[tuple[int, np.ndarray | None]]:
     """The same without offsets: long rows are shortened as text and tokenised again."""
 
     def encode(text: str) -> list[int]:
-        return tokenizer(text, padding=False, truncation=False, verbose=False)["input_ids"]
+        return tokenizer(text)["input_ids"]
 
     for text, row_spans in zip(texts, spans, strict=True):
         ids = encode(text)

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from ..backbones._decoder import ANSWER_CUE
 from ..prompt import SoftPrompt
 
 MODEL_CLASSES = {
     ("encoder-decoder", "tokens"): "AutoModelForSeq2SeqLM",
     ("decoder", "tokens"): "AutoModelForCausalLM",
+    ("decoder", "chat"): "AutoModelForCausalLM",
     ("encoder", "label-words"): "AutoModelForMaskedLM",
     ("encoder", "linear-head"): "AutoModel",
 }
@@ -16,7 +18,7 @@ LOAD = """\
 {imports}
 tokenizer = AutoTokenizer.from_pretrained({source})
 model = PeftModel.from_pretrained({model_class}.from_pretrained({source}), ".").eval()
-texts = tokenizer([{text}], padding=True, padding_side="right", return_tensors="pt")
+texts = tokenizer([{text}], padding=True, padding_side="right", {special}return_tensors="pt")
 inputs = {{"input_ids": texts.input_ids, "attention_mask": texts.attention_mask}}
 """
 
@@ -43,7 +45,7 @@ scores = pooled @ head["weight"].T + head["bias"]
 print(scores)
 """
 
-BODIES = {"tokens": GENERATE, "label-words": LABEL_WORDS, "linear-head": LINEAR_HEAD}
+BODIES = {"tokens": GENERATE, "chat": GENERATE, "label-words": LABEL_WORDS, "linear-head": LINEAR_HEAD}
 
 PADDING_CAVEAT = """
 Stock PEFT counts positions wrongly when the texts of a batch are padded on the left, as for generation with a decoder
@@ -79,7 +81,9 @@ def recipe(prompt: SoftPrompt) -> str:
         "imports": _imports(model_class, answers),
         "model_class": model_class,
         "source": repr(backbone.name) + (f", revision={backbone.revision!r}" if backbone.revision else ""),
-        "text": _text(task.get("template") or "a text", answers),
+        "text": _text(task.get("template") or "a text", backbone.kind, answers),
+        # A chat template brings its own.
+        "special": "add_special_tokens=False, " if answers == "chat" else "",
         "labels": repr([str(label) for label in task.get("labels") or ["yes", "no"]]),
         "n": prompt.length,
     }
@@ -90,10 +94,15 @@ def _imports(model_class: str, answers: str) -> str:
     lines = ["from peft import PeftModel", f"from transformers import {model_class}, AutoTokenizer", ""]
     if answers == "linear-head":
         lines.insert(1, "from safetensors.torch import load_file")
-    if answers != "tokens":
+    if answers not in ("tokens", "chat"):
         lines.insert(0, "import torch")
     return "\n".join(lines)
 
 
-def _text(template: str, answers: str) -> str:
+def _text(template: str, kind: str, answers: str) -> str:
+    if answers == "chat":
+        turn = f'[{{"role": "user", "content": {template!r}}}]'
+        return f"tokenizer.apply_chat_template({turn}, tokenize=False, add_generation_prompt=True)"
+    if kind == "decoder":
+        return repr(template + ANSWER_CUE)
     return f'{template!r} + f" {{tokenizer.mask_token}}"' if answers == "label-words" else repr(template)

@@ -1,6 +1,8 @@
 """A loaded Hugging Face model with a prompt before its input: `forward` and `generate` with all their arguments."""
 
 import abc
+import copy
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -9,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..backbones._base import identity_of, refuse_another_model
-from ..backbones._family import first_position, kind_of, position_limit, unwrapped
-from ..backbones._join import Joined, join, refuse_too_long, take, text_first
+from ..backbones._family import first_position, kind_of, position_limit, refuse_lost_masks, unwrapped
+from ..backbones._join import Joined, join, refuse_too_long, take, text_first, text_last
 from ..errors import BadInput, UnsupportedModel
 from ..prompt import SoftPrompt
 
@@ -26,17 +28,20 @@ def attach(prompt: SoftPrompt, model: nn.Module) -> "AbstractPromptedModel":
 
     Args:
         prompt: goes with the model's word embeddings, checked by their hash.
-        model: an encoder-decoder or encoder that transformers loaded, also wrapped by PEFT.
+        model: an encoder-decoder, encoder or decoder that transformers loaded, also wrapped by PEFT.
 
     Raises:
         ModelMismatch: the prompt was trained for another model.
-        UnsupportedModel: decoder-only, or a family that is not supported.
+        UnsupportedModel: a family that is not supported.
     """
     inner: Any = unwrapped(model)
     name = inner.config._name_or_path or type(inner).__name__
     kind = kind_of(inner.config, name)
     refuse_another_model(prompt, identity_of(inner.get_input_embeddings().weight, name, kind))
-    return (PromptedEncoder if kind == "encoder" else PromptedEncoderDecoder)(inner, prompt, name)
+    if kind == "decoder":
+        refuse_lost_masks(inner, name)
+    kinds = {"encoder": PromptedEncoder, "encoder-decoder": PromptedEncoderDecoder, "decoder": PromptedDecoder}
+    return kinds[kind](inner, prompt, name)
 
 
 class AbstractPromptedModel(nn.Module, abc.ABC):
@@ -199,6 +204,151 @@ class PromptedEncoder(AbstractPromptedModel):
     ) -> Any:
         """Nothing: an encoder has no decoder."""
         raise UnsupportedModel(f"{self.name!r} is an encoder and generates nothing; call it for its states or logits")
+
+
+@final
+class PromptedDecoder(AbstractPromptedModel):
+    """The prompt before the text, behind the pads; positions are counted over what is there.
+
+    Rows may be padded on either side: the model always reads `[pads | prompt | text]`, so what it gives is what each
+    row alone would give, and generation goes on right behind the text. A cache holds the prompt; go on with
+    `past_key_values`, the mask of all text so far (or none) and the new tokens only.
+    """
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """As the model's own forward. The loss counts the first text token too, which follows the prompt."""
+        _refuse(options, "position_ids", "they are counted over prompt and text; leave them out")
+        last = options.pop("logits_to_keep", 0)
+        if not isinstance(last, int):
+            raise BadInput("logits_to_keep has to be a number of last positions for a model with a prompt")
+        cache = options.get("past_key_values")
+        if cache is None or cache.get_seq_length() == 0:
+            joined, mask, columns = self._first(input_ids, attention_mask, inputs_embeds)
+            embeds, seen, keys = joined.embeds, joined.mask, columns
+            if (labels := options.get("labels")) is not None and labels.shape == mask.shape:
+                options["labels"] = _laid_out(labels, mask, len(self.prompt))
+        else:
+            embeds, seen, keys = self._next(input_ids, attention_mask, inputs_embeds, cache.get_seq_length())
+            columns = torch.arange(embeds.shape[1], device=embeds.device).expand(len(embeds), -1)
+        if "position_ids" in inspect.signature(self.model.forward).parameters:
+            options["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+        output = self.model(inputs_embeds=embeds, attention_mask=seen.long(), return_dict=True, **options)
+        output = _of_the_text(output, columns, keys)
+        if last and output.get("logits") is not None:
+            output.logits = output.logits[:, -last:]
+        return _as_asked(output, return_dict, self.model)
+
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        *,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        """As the model's own generate, beams and sampling included: input ids, then new ids.
+
+        Given embeddings, the new ids alone. Penalties see the text and the answer, never the prompt.
+        """
+        for name in ("past_key_values", "position_ids"):
+            _refuse(options, name, "generate makes its own, over prompt and text")
+        ids = inputs if input_ids is None else input_ids
+        with torch.no_grad():
+            joined, mask, columns = self._first(ids, attention_mask, inputs_embeds)
+        if ids is not None:
+            # Which width transformers counts differs when it is given ids and embeddings; new tokens are new tokens.
+            for bound in ("max", "min"):
+                if (length := options.pop(f"{bound}_length", None)) is not None:
+                    options.setdefault(f"{bound}_new_tokens", max(length - ids.shape[1], 0))
+            if (config := options.get("generation_config")) is not None and config.max_new_tokens is None:
+                options["generation_config"] = config = copy.deepcopy(config)
+                config.max_new_tokens = None if config.max_length is None else config.max_length - ids.shape[1]
+            options["input_ids"] = ids.gather(1, text_last(mask))
+        output = self.model.generate(inputs_embeds=joined.embeds, attention_mask=joined.mask.long(), **options)
+        sequences = output if isinstance(output, Tensor) else output.sequences
+        if ids is not None:
+            # As the caller laid them out.
+            copies = len(sequences) // len(ids)
+            sequences = torch.cat([ids.repeat_interleave(copies, 0), sequences[:, ids.shape[1] :]], 1)
+        if isinstance(output, Tensor):
+            return sequences
+        output.sequences = sequences
+        for field in ("hidden_states", "attentions"):
+            if output.get(field) is not None:
+                setattr(output, field, _steps(output[field], field, columns, joined.embeds.shape[1]))
+        return output
+
+    def _first(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None
+    ) -> tuple[Joined, Bool[Tensor, "b t"], Int[Tensor, "b t"]]:
+        """Pads, prompt and text; the caller's mask; and the column that holds each of the caller's positions."""
+        joined, mask = self._join(input_ids, attention_mask, inputs_embeds)
+        order = text_last(joined.mask)
+        first = Joined(take(joined.embeds, order), joined.mask.gather(1, order), joined.prompt_length)
+        return first, mask, self._behind_pads(mask)
+
+    def _behind_pads(self, mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
+        """For each position of the caller's layout, its column in `[pads | prompt | text]`."""
+        pads = (~mask).sum(1, keepdim=True)
+        return (pads + self._columns(mask)).clamp(max=len(self.prompt) + mask.shape[1] - 1)
+
+    def _next(
+        self, input_ids: Tensor | None, attention_mask: Tensor | None, inputs_embeds: Tensor | None, past: int
+    ) -> tuple[Float[Tensor, "b k e"], Bool[Tensor, "b s"], Int[Tensor, "b t"]]:
+        """New tokens behind a cache, the mask over all that it and they hold, and the columns of all text so far."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise BadInput("give input_ids or inputs_embeds, one of the two")
+        embeds = self.model.get_input_embeddings()(input_ids) if inputs_embeds is None else inputs_embeds
+        rows, new, text = *embeds.shape[:2], past - len(self.prompt)
+        mask = torch.ones(rows, text + new, dtype=torch.bool, device=embeds.device)
+        if attention_mask is not None:
+            mask = attention_mask.bool()
+        if mask.shape[1] != text + new:
+            raise BadInput(
+                f"the mask has {mask.shape[1]} positions; the cache holds {text} of text and there are {new} new ones: "
+                "give the mask of both, without the prompt"
+            )
+        before = mask[:, :text]
+        columns = torch.arange(past + new, device=mask.device).expand(rows, -1)
+        held = columns[:, :past] >= (~before).sum(1, keepdim=True)
+        seen = torch.cat([held, mask[:, text:]], 1)
+        return embeds, seen, torch.cat([self._behind_pads(before), columns[:, past:]], 1)
+
+
+def _laid_out(labels: Int[Tensor, "b t"], mask: Bool[Tensor, "b t"], n: int) -> Int[Tensor, "b s"]:
+    """Labels where the model reads their text, right behind the prompt, whose last vector predicts the first."""
+    order = text_last(mask)
+    text = labels.gather(1, order).masked_fill(~mask.gather(1, order), -100)
+    return torch.cat([text.new_full((len(text), n), -100), text], 1)
+
+
+def _of_the_text(output: Any, columns: Int[Tensor, "b k"], keys: Int[Tensor, "b t"]) -> Any:
+    """An output restricted to the text in the caller's layout: its own positions, and those it looks back at."""
+    # A classification head has one row of logits a text.
+    axes = {**_ENCODER, **({"logits": (1,)} if output.get("logits") is not None and output.logits.ndim == 3 else {})}
+    output = _without_prompt(output, {**axes, "attentions": (2,)}, columns)
+    return _without_prompt(output, {"attentions": (3,)}, keys)
+
+
+def _steps(steps: Any, field: str, columns: Int[Tensor, "b t"], width: int) -> Any:
+    """States or attentions of each generation step: the first over the text, each other over one new token."""
+    first = _restricted(steps[0], columns, _ENCODER[field])
+    if field == "hidden_states":
+        return (first, *steps[1:])
+    rest = []
+    for number, layers in enumerate(steps[1:], 1):
+        new = torch.arange(width, width + number, device=columns.device).expand(len(columns), -1)
+        rest.append(_restricted(layers, torch.cat([columns, new], 1), (3,)))
+    return (first, *rest)
 
 
 def _without_prompt(output: Any, axes: Mapping[str, Sequence[int]], columns: Int[Tensor, "b t"]) -> Any:

@@ -125,7 +125,7 @@ class Loop:
         """The next rows of every lane, side by side in one batch."""
         rows = [next(lane.batches) for lane in lanes]
         owner = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
-        pad = self.material.backbone.tokenizer.pad_token_id
+        pad = self.material.backbone.pad_id
         batch = self.material.train.batch([i for r in rows for i in r], owner, pad)
         return batch.to(self.material.backbone.device)
 

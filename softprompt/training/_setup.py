@@ -144,7 +144,7 @@ def build_lanes(plan: Plan, material: Material) -> list[Lane]:
         SoftPromptError: an initialiser or a method that cannot work here.
     """
     shape = head_shape(material.backbone, material.task)
-    table = material.backbone.embeddings.weight
+    table = material.backbone.word_vectors
     return [
         Lane.build(settings, initializer(settings.init, material, _method(settings).m), table, shape)
         for settings in plan.lanes

@@ -1,0 +1,239 @@
+"""GPT-2 and its relatives: the prompt before the text, the answer right behind it, token by token."""
+
+import copy
+import inspect
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..bank import Batch, PromptBank
+from ..errors import UnsupportedModel
+from ._base import AbstractBackbone, Answers
+from ._family import position_limit, refuse_lost_masks
+from ._join import Joined, join_batch, padded_right, refuse_empty, refuse_too_long, take
+from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
+
+IGNORED = -100
+# Ends the text, as the templates name their other parts: without it a model cannot tell where a text stops.
+ANSWER_CUE = " answer:"
+
+
+@final
+class DecoderBackbone(AbstractBackbone):
+    """A causal model that reads `[prompt | text | answer]` and is asked for the answer only.
+
+    The text is what the tokenizer makes of it: a beginning of sequence stays at the text's start, behind the prompt,
+    where stock PEFT has it too; an end of sequence that the tokenizer appends is dropped, for the answer follows.
+    Positions are counted over prompt, text and answer, whichever side the pads are on.
+
+    With `chat`, for instruct models, the text is one user's turn of the tokenizer's chat template and the answer is the
+    turn that the template opens; the prompt stands before all of it.
+
+    Args:
+        model: with a language-model head.
+        tokenizer: its tokenizer.
+        name: hub id or folder.
+        revision: commit on the hub.
+        chat: put texts into the tokenizer's chat template.
+
+    Raises:
+        UnsupportedModel: no language-model head, no token that ends an answer, float64 with eager attention, or `chat`
+            without a template that shows a user's text once.
+    """
+
+    kind: ClassVar[str] = "decoder"
+
+    def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None, *, chat: bool = False):
+        super().__init__(model, tokenizer, name, revision)
+        if self.model.get_output_embeddings() is None:
+            raise UnsupportedModel(f"{name!r} has no language-model head; load it with AutoModelForCausalLM")
+        # The layers below the head; in OPT's the head does not call what is named the base model.
+        self.base: Any = self.model.get_decoder()
+        refuse_lost_masks(self.model, name)
+        self.ends = self._ends()
+        self._counts_positions = "position_ids" in inspect.signature(self.base.forward).parameters
+        self.answers: Answers = "chat" if chat else "tokens"
+        self.special_tokens = not chat
+        self.input_prefix, self.input_suffix = self._turn() if chat else ("", ANSWER_CUE)
+        self._ends_texts = not chat and list(tokenizer("a").input_ids)[-1] == tokenizer.eos_token_id
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest prompt, text and answer together."""
+        return position_limit(self.model)
+
+    def answer_positions(self, answers: Sequence[Sequence[int]]) -> int:
+        """All tokens of the longest answer but its last, which is never read."""
+        return max(map(len, answers)) - 1
+
+    def encode_answers(self, words: Sequence[str]) -> list[list[int]]:
+        """Token ids of each answer as it follows the text and a blank, with the end of sequence.
+
+        "good" is `Ġgood` where the tokenizer knows words by the blank before them. What follows is found in the
+        context of the suffix, for many tokenizers put a blank of their own before a lone word. No blank is put where
+        the suffix ends in one or in a new line, as chat templates do.
+        """
+        blank = "" if self.input_suffix[-1:].isspace() else " "
+        return [[*self._behind_suffix(blank + word.strip()), self.ends[0]] for word in words]
+
+    def _behind_suffix(self, text: str) -> list[int]:
+        def encode(given: str) -> list[int]:
+            return list(self.tokenizer(given, add_special_tokens=False).input_ids)
+
+        suffix, whole = encode(self.input_suffix), encode(self.input_suffix + text)
+        return whole[len(suffix) :] if whole[: len(suffix)] == suffix else encode(text)
+
+    def logits(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b l v"]:
+        """Logits of the whole vocabulary at the label positions only, the targets before each being read."""
+        if batch.targets is None:
+            raise ValueError("logits need targets: a decoder reads each answer token before the next")
+        return self._answered(self._join(bank, batch), batch.targets.long())
+
+    def label_scores(
+        self, bank: PromptBank, batch: Batch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
+    ) -> Float[Tensor, "b c"]:
+        """Log-probability in nats of each label's tokens; prompt and text are read once. Without gradient."""
+        refuse_unknown_normalization(normalize)
+        joined = self._join(bank, batch)
+        if normalize == "first":
+            refuse_collisions(labels, self.tokenizer)
+            first = torch.tensor([label[0] for label in labels], device=batch.ids.device)
+            nothing = torch.full_like(batch.ids[:, :1], IGNORED)
+            return log_probabilities(self._answered(joined, nothing))[:, 0, first]
+        refuse_too_long(joined, self.max_positions, self.name, self.answer_positions(labels))
+        with torch.no_grad():
+            before = joined.pads_first()
+            last = torch.full_like(batch.ids[:, :1], before.mask.shape[1] - 1)
+            output = self._run(before.embeds, before.mask, last, use_cache=True)
+            first = log_probabilities(output.logits)
+            found = [self._rest_of(label, first, before.mask, output.past_key_values) for label in labels]
+        return torch.stack([combine(one, normalize) for one in found], 1)
+
+    def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
+        """The last states over the text, as they are computed where rows are padded before the prompt."""
+        joined = self._join(bank, batch)
+        before = joined.pads_first()
+        states = self.base(**self._inputs(before.embeds, before.mask), use_cache=False).last_hidden_state
+        width = states.shape[1]
+        columns = width - joined.text.sum(1, keepdim=True) + torch.arange(batch.ids.shape[1], device=states.device)
+        return take(states, columns.clamp(max=width - 1))
+
+    @torch.no_grad()
+    def generate(self, bank: PromptBank, batch: Batch, *, max_new_tokens: int) -> list[str]:
+        """Greedy answers as text, whatever the checkpoint's own generation defaults are; the text is not repeated.
+
+        They end where the model has no more positions.
+        """
+        from transformers import GenerationConfig
+
+        joined = self._join(bank, batch)
+        refuse_too_long(joined, self.max_positions, self.name)
+        # Answers go on at the right end of every row, so the pads have to stand before the prompt.
+        before = joined.pads_first()
+        if self.max_positions is not None:
+            # The last token of an answer is never read and needs no position.
+            max_new_tokens = min(max_new_tokens, self.max_positions - before.mask.shape[1] + 1)
+        kept = self.model.generation_config
+        # Swapped, not passed: what a passed configuration leaves open is filled from the model's (beams, penalties).
+        self.model.generation_config = GenerationConfig(
+            do_sample=False, num_beams=1, max_new_tokens=max_new_tokens,
+            eos_token_id=self.ends, pad_token_id=self.pad_id,
+        )  # fmt: skip
+        try:
+            ids = self.model.generate(inputs_embeds=before.embeds, attention_mask=before.mask.long())
+        finally:
+            self.model.generation_config = kept
+        return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def _turn(self) -> tuple[str, str]:
+        """What the chat template puts before and behind a user's text, up to where the answer begins."""
+        text = "THE-TEXT-OF-THE-USER"
+        if self.tokenizer.chat_template is None:
+            raise UnsupportedModel(
+                f"the tokenizer of {self.name!r} has no chat template; load it with answers='tokens'"
+            )
+        turn = [{"role": "user", "content": text}]
+        parts = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True).split(text)
+        if len(parts) != 2:
+            raise UnsupportedModel(
+                f"the chat template of {self.name!r} shows the text {len(parts) - 1} times, not once; "
+                "load it with answers='tokens'"
+            )
+        return parts[0], parts[1]
+
+    def _ends(self) -> list[int]:
+        """What ends an answer; the first is what answers are trained to end with."""
+        known = [self.tokenizer.eos_token_id, self.model.config.eos_token_id]
+        known.append(getattr(self.model.generation_config, "eos_token_id", None))
+        flat = [end for one in known if one is not None for end in (one if isinstance(one, list) else [one])]
+        if not flat:
+            raise UnsupportedModel(f"{self.name!r} names no token that ends an answer; set tokenizer.eos_token")
+        return list(dict.fromkeys(flat))
+
+    def _join(self, bank: PromptBank, batch: Batch) -> Joined:
+        """Prompt and text; an end of sequence that the tokenizer put behind the text is masked."""
+        batch = padded_right(batch)
+        joined = join_batch(bank, batch, self.embeddings)
+        if self._ends_texts:
+            columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+            is_last = columns == batch.mask.sum(1, keepdim=True) - 1
+            text = batch.mask & ~(is_last & (batch.ids == self.tokenizer.eos_token_id))
+            joined = Joined(
+                joined.embeds, torch.cat([joined.mask[:, : joined.prompt_length], text], 1), joined.prompt_length
+            )
+        refuse_empty(joined)
+        return joined
+
+    def _answered(self, joined: Joined, targets: Int[Tensor, "b l"]) -> Float[Tensor, "b l v"]:
+        """Logits at the targets, all but the last of which are read."""
+        refuse_too_long(joined, self.max_positions, self.name, targets.shape[1] - 1)
+        read = targets[:, :-1]
+        present = read != IGNORED
+        answer = self.embeddings(read.masked_fill(~present, self.pad_id))
+        whole = Joined(torch.cat([joined.embeds, answer], 1), torch.cat([joined.mask, present], 1), 0).packed()
+        steps = torch.arange(targets.shape[1], device=targets.device)
+        columns = joined.mask.sum(1, keepdim=True) - 1 + steps
+        columns = columns.clamp(max=whole.mask.shape[1] - 1)
+        return self._run(whole.embeds, whole.mask, columns, use_cache=False).logits
+
+    def _rest_of(
+        self, label: Sequence[int], first: Float[Tensor, "b 1 v"], mask: Bool[Tensor, "b s"], cache: Any
+    ) -> Float[Tensor, "b l"]:
+        """Log-probabilities of a label's tokens: of the first as found behind the text, of the others behind it."""
+        scores = first
+        if len(label) > 1:
+            read = torch.tensor(label[:-1], device=mask.device).expand(len(mask), -1)
+            longer = torch.cat([mask, torch.ones_like(read, dtype=torch.bool)], 1)
+            # A copy: what is read is added to the cache in place, and the next label must not see it.
+            output = self.model(
+                **self._inputs(self.embeddings(read), longer),
+                past_key_values=copy.deepcopy(cache),
+                use_cache=True,
+            )
+            scores = torch.cat([first, log_probabilities(output.logits)], 1)
+        wanted = torch.tensor(label, device=mask.device).expand(len(mask), -1)
+        return scores.gather(2, wanted[:, :, None])[:, :, 0]
+
+    def _run(
+        self, embeds: Float[Tensor, "b s e"], mask: Bool[Tensor, "b s"], columns: Int[Tensor, "b l"], use_cache: bool
+    ) -> Any:
+        """The model's output with logits at these columns only: the vocabulary is the widest thing in the model."""
+
+        def keep_the_columns(module: nn.Module, arguments: Any, output: Any) -> Any:
+            output.last_hidden_state = take(output.last_hidden_state, columns)
+            return output
+
+        # Between layers and head, for heads scale and cap their logits in ways of their own.
+        with self.base.register_forward_hook(keep_the_columns):
+            return self.model(**self._inputs(embeds, mask), use_cache=use_cache)
+
+    def _inputs(self, embeds: Float[Tensor, "b k e"], mask: Bool[Tensor, "b s"]) -> dict[str, Tensor]:
+        """What the model is called with; the mask also covers what a cache already holds."""
+        inputs = {"inputs_embeds": embeds, "attention_mask": mask.long()}
+        if self._counts_positions:
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            inputs["position_ids"] = positions[:, -embeds.shape[1] :]
+        return inputs
