@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from softprompt.backbones import load_backbone
+from softprompt.backbones import from_model, load_backbone
 from softprompt.bank import PromptBank
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, NotTrainable, RunExists, UnknownName
@@ -230,6 +230,15 @@ class TestBackboneStaysFrozen:
         layer.register_forward_hook(lambda module, given, out: tuple(None if x is None else x.detach() for x in out))
         with pytest.raises(NotTrainable, match="quantised"):
             train(task, backbone, lanes=[lane()], settings=TrainSettings(steps=3), output=tmp_path / "run")
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+    def test_a_quantised_layer_without_a_gradient_is_refused_though_residuals_carry_a_part_of_it(
+        self, task, tiny_bert, tmp_path
+    ):
+        model, tokenizer = tiny_bert(head=False)
+        quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+        with pytest.raises(NotTrainable, match="gives no gradient to its input"):
+            train(task, from_model(quantised, tokenizer), settings=TrainSettings(steps=1), output=tmp_path / "run")
 
     def test_dropout_of_the_frozen_model_is_on_only_while_training_and_only_if_asked(self, task, t5_folder, tmp_path):
         backbone = load_backbone(str(t5_folder))

@@ -48,10 +48,10 @@ def backward(
         batch: rows of all lanes.
         seeds: for a reparameterisation's dropout, one a lane.
         scale: 1 / number of passes in an optimiser step.
-        check: refuse a backbone through which no gradient arrives; costs a copy, so on the first step only.
+        check: refuse a backbone through which no gradient, or only a part of it, arrives; on the first step only.
 
     Raises:
-        NotTrainable: no gradient reached the prompt vectors.
+        NotTrainable: no gradient reached the prompt vectors, or a layer passed none on.
     """
     bank = bank_of(lanes, seeds)
     if check and bank.vectors.requires_grad:
@@ -60,6 +60,8 @@ def backward(
     counts = torch.bincount(batch.owner, minlength=len(lanes))
     means = torch.zeros(len(lanes), dtype=losses.dtype, device=losses.device)
     means = means.index_add(0, batch.owner, losses) / counts
+    if check:
+        _refuse_gaps(backbone, means)
     if means.requires_grad:
         (scale * means.sum()).backward()
     if check:
@@ -72,6 +74,22 @@ def prompt_norms(bank: PromptBank) -> Float[Tensor, " p"]:
     """Mean l2 norm of each prompt's vectors, mu = mean_i ||P_i||_2; 0 for a prompt without vectors."""
     norms = bank.vectors.norm(dim=-1)
     return norms.sum(-1) / bank.mask.sum(-1).clamp(min=1)
+
+
+def _refuse_gaps(backbone: AbstractBackbone, losses: Tensor) -> None:
+    """Refuse a layer that torch cannot differentiate: beside a residual the gradient would be wrong, not 0."""
+    seen, waiting = set(), [losses.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name().endswith("NotImplemented"):
+            raise NotTrainable(
+                f"a layer of {backbone.name!r} gives no gradient to its input, as quantised layers of torch.ao do; "
+                "load the model unquantised, or by a library that does"
+            )
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
 
 
 def _refuse_silence(backbone: AbstractBackbone, lanes: Sequence[Lane], vectors: Tensor) -> None:
