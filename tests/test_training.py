@@ -295,6 +295,7 @@ class TestResume:
         monkeypatch.setattr(Loop, "_optimize", interrupted)
         with pytest.raises(Interrupted, match=r"after step 6 of 12; go on with: softprompt train --resume"):
             self.train(task, t5_folder, tmp_path / "stopped")
+        assert (tmp_path / "stopped" / "checkpoints" / "step-000006" / "manifest.json").exists()
         monkeypatch.setattr(Loop, "_optimize", optimize)
         resume(tmp_path / "stopped")
         assert same_files(
@@ -501,6 +502,18 @@ class TestSeeds:
             losses.append([row["loss"] for row in record if "loss" in row])
         assert losses[0] == losses[1]
         assert losses[0] != losses[2]
+
+    def test_each_step_draws_noise_of_its_own_and_the_same_when_repeated(self, task, t5_folder, tmp_path):
+        plan = plan_of(task, t5_folder, [lane(lr=1e-12)], steps=9, backbone_dropout=True)
+        loop = loop_of(plan, prepared(plan), tmp_path)
+        batch = loop._batch(list(loop.lanes))
+        loop._batch = lambda lanes: batch
+        losses = []
+        for step in (1, 2, 1):
+            loop.step = step
+            losses += loop._optimize().values()
+        assert losses[0] == pytest.approx(losses[2], rel=1e-6)
+        assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
 
 class TestInitialization:
