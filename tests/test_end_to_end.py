@@ -104,6 +104,16 @@ class TestFromRowsToAnswers:
         texts.write_text("good film\na bad movie\n")
         assert run("predict", trained / "runs" / "bert", "--file", texts)[1] == lines
 
+    def test_texts_answered_together_are_answered_as_each_alone(self, run, trained):
+        """Rows are batched by length; scores over label words of several tokens are probabilities."""
+        texts = ["good", "a bad and very terrible film of the film", "the movie"]
+        _, together, _ = run("predict", trained / "runs" / "t5", *texts)
+        for text, line in zip(texts, together, strict=True):
+            _, (alone,), _ = run("predict", trained / "runs" / "t5", text)
+            assert line["scores"] == pytest.approx(alone["scores"], abs=1e-4)
+            assert sum(line["scores"].values()) == pytest.approx(1)
+        assert together[0]["scores"] != pytest.approx(together[1]["scores"], abs=1e-4)
+
     def test_an_exported_prompt_comes_back_the_same(self, run, trained, tmp_path):
         code, _, _ = run("export", trained / "runs" / "t5", "--format", "peft", "--output", tmp_path / "peft")
         assert code == 0
