@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .backbones import AbstractBackbone
+from .backbones import AbstractBackbone, load_backbone
 from .bank import PromptBank
 from .errors import BadInput
 from .evaluation import Answers, Decode, answer, backbone_of, decoding, examples_for, task_of
@@ -14,8 +14,6 @@ from .tasks import Task
 
 @functools.lru_cache(maxsize=2)
 def _loaded(name: str, answers: str, revision: str | None, device: str, dtype: str) -> AbstractBackbone:
-    from .backbones import load_backbone
-
     return load_backbone(name, answers=answers, dtype=dtype, device=device, revision=revision)
 
 

@@ -1,7 +1,7 @@
 """One lane while it trains: what changes from step to step, and how that goes into and out of a checkpoint."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, final
 
 import torch
@@ -95,9 +95,9 @@ class TrainedLane:
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue from what `tensors` and `state` returned."""
-        self.lane.load_state_dict(_below("parameters.", tensors))
-        self.optimizer.load_state(_below("adamw.", tensors))
-        best = _below("best.", tensors)
+        self.lane.load_state_dict(below("parameters.", tensors))
+        self.optimizer.load_state(below("adamw.", tensors))
+        best = below("best.", tensors)
         if best:
             head = LinearHead(best["head.weight"], best["head.bias"]) if "head.weight" in best else None
             self.best = SoftPrompt(best["vectors"], self.provenance, self.lane.method.repeats, head)
@@ -106,7 +106,8 @@ class TrainedLane:
         self.best_step, self.best_metrics = state["best_step"], state["best_metrics"]
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
 from ..data import load_rows, split_rows
@@ -22,7 +21,7 @@ from ..store import Checkpoint, json_bytes, latest_checkpoint, save_checkpoint, 
 from ..tasks import TASKS, Task, styled
 from ..tasks import task as find_task
 from ._advice import not_learning
-from ._lane import TrainedLane
+from ._lane import TrainedLane, below
 from ._loop import Loop, Material
 from ._plan import Plan, Result, Run, alone_in, read_plan, refuse_used
 from ._progress import bar, interruptible, refuse_unknown_tracker, tracker
@@ -169,7 +168,7 @@ def _run(
     timing = Record(folder / "timing.jsonl", state.get("timing_bytes", 0))
     if checkpoint:
         for number, (lane, values) in enumerate(zip(lanes, state["lanes"], strict=True)):
-            lane.restore(_of_lane(number, checkpoint.tensors), values)
+            lane.restore(below(f"{number}/", checkpoint.tensors), values)
     loop = Loop(material, lanes, plan.settings, lanes[0].optimizer.steps, timing)
     loop.step = step
 
@@ -196,7 +195,7 @@ def _run(
             raise Interrupted(
                 f"stopped after step {loop.step} of {loop.steps}; go on with: softprompt train --resume {folder}"
             )
-        seconds = sum(row["seconds"] for row in read_record(folder / "timing.jsonl"))
+        seconds = _seconds(folder)
         return Run(folder, [_finish(plan, loop, lane, folder, seconds) for lane in lanes])
     finally:
         material.backbone.dropout(False)
@@ -204,9 +203,9 @@ def _run(
             record.close()
 
 
-def _of_lane(number: int, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    prefix = f"{number}/"
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def _seconds(folder: Path) -> float:
+    """Wall time of the run over all its processes."""
+    return round(sum(row["seconds"] for row in read_record(folder / "timing.jsonl")), 3)
 
 
 def _report_truncation(material: Material) -> None:
@@ -257,7 +256,7 @@ def _finish(plan: Plan, loop: Loop, lane: TrainedLane, folder: Path, seconds: fl
         trainable=lane.provenance.training["trainable"],
         head=head,
         stored=stored,
-        seconds=round(seconds, 3),
+        seconds=seconds,
         status="finished" if lane.is_training else lane.status,
         warnings=tuple(warnings),
     )
@@ -273,7 +272,6 @@ def _read_result(folder: Path, lane: str) -> Result | None:
         return None
     try:
         values = json.loads(path.read_text())
-        seconds = round(sum(row["seconds"] for row in read_record(folder / "timing.jsonl")), 3)
-        return Result(**{**values, "warnings": tuple(values["warnings"])}, run=str(folder), seconds=seconds)
+        return Result(**{**values, "warnings": tuple(values["warnings"])}, run=str(folder), seconds=_seconds(folder))
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedFile(f"{path} cannot be read ({error}); delete it and --resume {folder}") from error
