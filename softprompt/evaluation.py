@@ -180,9 +180,12 @@ def examples_for(
     )
 
 
-def default_style(kind: str) -> str:
-    """How declared tasks are put: numeric answers for encoder-decoders, as in the EPT paper; words for the others."""
-    return "numeric" if kind == "encoder-decoder" else "words"
+def default_style(task: Task, kind: str) -> str:
+    """How declared tasks are put: numeric answers for encoder-decoders, as in the EPT paper; words for the others.
+
+    The lab's tasks are always put in words: their backbones know those, and no digits.
+    """
+    return "numeric" if kind == "encoder-decoder" and not task.source.world else "words"
 
 
 def task_of(prompt: SoftPrompt, task: "Task | str | None" = None, style: str | None = None) -> Task:
@@ -202,7 +205,8 @@ def task_of(prompt: SoftPrompt, task: "Task | str | None" = None, style: str | N
     name = own.name if task is None and own is not None else task
     if name is None:
         raise BadInput("this prompt records no task; name one with --task")
-    return styled(find_task(name), style or default_style(prompt.provenance.backbone.kind))
+    found = find_task(name)
+    return styled(found, style or default_style(found, prompt.provenance.backbone.kind))
 
 
 def evaluate(

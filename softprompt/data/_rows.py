@@ -9,8 +9,10 @@ from typing import Any, final
 import datasets
 
 from ..errors import BadInput, UnknownName, pick
+from ..lab import world
 from ..metrics import METRICS
 from ..tasks import Task, gold, label_values
+from ..tasks._custom import SPLITS
 from ..tasks._files import FORMATS, Record, records, text_fault
 
 logger = logging.getLogger("softprompt")
@@ -19,7 +21,7 @@ logger = logging.getLogger("softprompt")
 def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int = 0) -> dict[str, datasets.Dataset]:
     """The task's rows by split, with the columns it reads: "train", "validation", "test" as far as there are.
 
-    The user's files are read where the task names them; else `<data_root>/<folder>/<split>.jsonl.gz` (also .jsonl,
+    The lab makes its own. The user's files are read where the task names them; else `<data_root>/<folder>/<split>.jsonl.gz` (also .jsonl,
     .csv, .parquet); else the hub. Targets come in one type: a label as the task's value for its class, a number as
     float, a text as the list of accepted texts.
 
@@ -67,6 +69,8 @@ class _Faults:
 
 def _sources(task: Task, data_root: str | Path | None) -> dict[str, tuple[str, Iterable[Record]]]:
     """Split -> where its rows are, in words, and the rows."""
+    if task.source.world:
+        return {split: (f"{task.name}/{split}", _lab_records(task, split)) for split in SPLITS}
     if task.source.files:
         return {split: (path, records(Path(path))) for split, path in task.source.files.items()}
     splits = {"train": "train", "validation": task.source.validation}
@@ -74,6 +78,11 @@ def _sources(task: Task, data_root: str | Path | None) -> dict[str, tuple[str, I
         return _hub(task, splits)
     paths = {split: _path(Path(data_root), task.source.folder, name) for split, name in splits.items()}
     return {split: (str(path), records(path)) for split, path in paths.items()}
+
+
+def _lab_records(task: Task, split: str) -> Iterator[Record]:
+    for number, values in enumerate(world.rows(task.source.world, split, task.source.options), 1):
+        yield Record(number, values)
 
 
 def _path(root: Path, folder: str, split: str) -> Path:

@@ -11,14 +11,17 @@ from ._base import Source as Source
 from ._base import Task as Task
 from ._custom import custom_task as custom_task
 from ._glue import GLUE
+from ._lab import LAB
+from ._lab import harder as harder
 from ._prepare import PREPARATIONS as PREPARATIONS
 from ._superglue import SUPER_GLUE
 
-TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, *SUPER_GLUE)}
+TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, *SUPER_GLUE, *LAB)}
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "glue": tuple(task.name for task in GLUE),
     "super_glue": tuple(task.name for task in SUPER_GLUE),
+    "lab": tuple(task.name for task in LAB),
 }
 
 

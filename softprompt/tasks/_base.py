@@ -15,7 +15,7 @@ Answer = Literal["label", "number", "text"]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where rows come from: a set on the hub, the same as a folder below the data root, or the user's files.
+    """Where rows come from: a set on the hub, the same as a folder below the data root, the user's files, or the lab.
 
     Args:
         hub: repository on the hub, empty for files.
@@ -24,6 +24,8 @@ class Source:
         folder: path below the data root, laid out as `<folder>/<split>.jsonl.gz`.
         validation: name of the validation split ("validation_matched" for MNLI).
         files: split -> path, for the user's own data.
+        world: family of the lab's rows, which are made when they are needed; empty for all others.
+        options: what that family needs, and how many rows, and how hard.
     """
 
     hub: str = ""
@@ -32,6 +34,8 @@ class Source:
     folder: str = ""
     validation: str = "validation"
     files: Mapping[str, str] = field(default_factory=dict)
+    world: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -146,5 +150,11 @@ class Task:
         for name in values:
             if name not in known:
                 raise UnknownName("task setting", name, known)
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**{**plain, "source": Source(**values["source"])})
+        source = dict(values["source"])
+        source["options"] = _plain(source.get("options", {}))
+        return cls(**{**_plain(values), "source": Source(**source)})
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as they were before JSON made lists of tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -98,7 +98,7 @@ def train(
     else:
         backbone = load_backbone(model, answers=answers, dtype=dtype, device=device, revision=revision)
     if style is None and chosen.name in TASKS:
-        chosen = styled(chosen, default_style(backbone.kind))
+        chosen = styled(chosen, default_style(chosen, backbone.kind))
     if settings.max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=settings.max_length)
     plan = Plan(

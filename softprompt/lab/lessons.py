@@ -1,0 +1,78 @@
+"""Questions as tensors: what each kind of backbone reads, and where it has to answer."""
+
+from collections.abc import Sequence
+from random import Random
+
+import torch
+from torch import Tensor
+
+from .recipes import END, MASK, PAD, SEPARATOR, START
+from .world import MIX, Question, question
+
+IGNORED = -100
+# An encoder answers at one mask.
+ONE_WORD = tuple(kind for kind in MIX if kind != "several")
+# A decoder is asked as `softprompt` asks decoders: the text, then this.
+CUE = "answer :"
+# An encoder also learns to fill masks in its text: in this share of texts, this share of the words.
+MASKED_TEXTS, MASKED_WORDS = 0.25, 0.15
+
+
+class Lesson:
+    """Makes batches for one kind of backbone.
+
+    Args:
+        kind: "encoder-decoder", "encoder" or "decoder".
+        vocabulary: word -> token id.
+    """
+
+    def __init__(self, kind: str, vocabulary: dict[str, int]):
+        self.kind, self.ids = kind, vocabulary
+        self._encode = {"encoder-decoder": self._asked, "encoder": self._masked, "decoder": self._continued}[kind]
+
+    def batch(self, seed: str, size: int) -> dict[str, Tensor]:
+        """The batch that belongs to a seed: `input_ids`, `attention_mask` and `labels`."""
+        draw = Random(seed)
+        return self.tensors([question(draw, self._kind(draw)) for _ in range(size)], draw)
+
+    def tensors(self, questions: Sequence[Question], draw: Random | None = None) -> dict[str, Tensor]:
+        """These questions, padded on the right; with `draw`, encoders get masks in the text too."""
+        inputs, labels = zip(*(self._encode(asked, draw) for asked in questions), strict=True)
+        ids = _padded(inputs, self.ids[PAD])
+        return {
+            "input_ids": ids,
+            "attention_mask": (ids != self.ids[PAD]).long(),
+            "labels": _padded(labels, IGNORED),
+        }
+
+    def _kind(self, draw: Random) -> str:
+        if self.kind != "encoder":
+            return ""
+        return draw.choices(ONE_WORD, [MIX[kind] for kind in ONE_WORD])[0]
+
+    def _words(self, text: str) -> list[int]:
+        return [self.ids[word] for word in text.split()]
+
+    def _asked(self, asked: Question, draw: Random | None) -> tuple[list[int], list[int]]:
+        return self._words(f"{asked.whole} {END}"), self._words(f"{asked.answer} {END}")
+
+    def _continued(self, asked: Question, draw: Random | None) -> tuple[list[int], list[int]]:
+        text, answer = self._words(f"{asked.whole} {CUE}"), self._words(f"{asked.answer} {END}")
+        return text + answer, [IGNORED] * len(text) + answer
+
+    def _masked(self, asked: Question, draw: Random | None) -> tuple[list[int], list[int]]:
+        text = self._words(f"{START} {asked.whole}")
+        labels = [IGNORED] * len(text)
+        if draw and draw.random() < MASKED_TEXTS:
+            for place in range(len(asked.instruction.split()) + 1, len(text)):
+                if draw.random() < MASKED_WORDS:
+                    text[place], labels[place] = self.ids[MASK], text[place]
+        ending = self._words(f"{MASK} {SEPARATOR}")
+        return text + ending, [*labels, *self._words(asked.answer), IGNORED]
+
+
+def _padded(rows: Sequence[list[int]], fill: int) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
+
+

@@ -1,0 +1,179 @@
+"""How the built-in backbones are made: architecture, tokenizer, and everything that pretraining is told."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..errors import pick
+from .world import vocabulary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+PAD, END, UNKNOWN, MASK, START, SEPARATOR = "<pad>", "</s>", "<unk>", "<mask>", "<s>", "<sep>"
+SPECIAL = (PAD, END, UNKNOWN, MASK, START, SEPARATOR)
+HEADS = 4
+POSITIONS = 160
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One backbone, made the same whenever it is made.
+
+    Args:
+        kind: "encoder-decoder", "encoder" or "decoder".
+        width: hidden and embedding size.
+        feed_forward: width of the feed-forward layers.
+        layers: of the encoder, or of the only stack.
+        decoder_layers: of an encoder-decoder's decoder.
+        steps: optimiser steps.
+        batch_size: questions a step.
+        lr: AdamW's at its peak.
+        seed: of weights and questions.
+        embedding_scale: the trained table is multiplied by this (and what is added to it), the function unchanged.
+            A power of two, so that every weight keeps its bits.
+    """
+
+    kind: str
+    width: int
+    feed_forward: int
+    layers: int
+    decoder_layers: int = 0
+    steps: int
+    batch_size: int = 64
+    lr: float = 1e-3
+    seed: int = 0
+    embedding_scale: float = 1.0
+
+
+RECIPES: dict[str, Recipe] = {
+    # T5's own tokens have coordinates of about 30; prompts meet the same scale here.
+    "lab-t5": Recipe(
+        kind="encoder-decoder", width=128, feed_forward=256, layers=3, decoder_layers=2, steps=24_000,
+        embedding_scale=32.0,
+    ),
+    "lab-t5-small": Recipe(
+        kind="encoder-decoder", width=64, feed_forward=128, layers=3, decoder_layers=2, steps=12_000, lr=2e-3,
+        embedding_scale=32.0,
+    ),
+    "lab-bert": Recipe(kind="encoder", width=128, feed_forward=256, layers=4, steps=8_000),
+    "lab-gpt": Recipe(kind="decoder", width=128, feed_forward=256, layers=4, steps=8_000),
+}  # fmt: skip
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of a built-in backbone.
+
+    Raises:
+        UnknownName: with the nearest known name.
+    """
+    return pick("built-in backbone", name, RECIPES)
+
+
+def build_tokenizer(kind: str) -> "PreTrainedTokenizerFast":
+    """One token a word of the world; special tokens as the kind of backbone has them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {word: number for number, word in enumerate((*SPECIAL, *vocabulary()))}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if kind == "encoder-decoder":
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {END}", special_tokens=[(END, ids[END])])
+    elif kind == "encoder":
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{START} $A {SEPARATOR}", special_tokens=[(START, ids[START]), (SEPARATOR, ids[SEPARATOR])]
+        )
+    own: dict[str, Any] = {"mask_token": MASK, "eos_token": END}
+    if kind == "encoder":
+        own = {"mask_token": MASK, "cls_token": START, "sep_token": SEPARATOR}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, clean_up_tokenization_spaces=False, **own
+    )
+
+
+def build_model(recipe: Recipe) -> "PreTrainedModel":
+    """The untrained model, its weights drawn from the recipe's seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(recipe.seed)
+        return _BUILDERS[recipe.kind](recipe)
+
+
+def _t5(recipe: Recipe) -> "PreTrainedModel":
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    model = T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(SPECIAL) + len(vocabulary()),
+            d_model=recipe.width,
+            d_kv=recipe.width // HEADS,
+            d_ff=recipe.feed_forward,
+            num_layers=recipe.layers,
+            num_decoder_layers=recipe.decoder_layers,
+            num_heads=HEADS,
+            relative_attention_num_buckets=16,
+            relative_attention_max_distance=64,
+            pad_token_id=SPECIAL.index(PAD),
+            eos_token_id=SPECIAL.index(END),
+            decoder_start_token_id=SPECIAL.index(PAD),
+        )
+    )
+    _look_around(model.encoder.block[0].layer[0].SelfAttention)
+    return model
+
+
+@torch.no_grad()
+def _look_around(attention: Any) -> None:
+    """Start one head on the word before, one on the word after, one on the neighbourhood, and leave one open."""
+    table = attention.relative_attention_bias.weight.zero_()  # [buckets, heads]
+    for distance in (-1, 1):
+        table[_bucket(attention, distance), 1 if distance < 0 else 2] = 4.0
+    distances = torch.arange(-POSITIONS, POSITIONS + 1)
+    buckets = _bucket(attention, distances)
+    for bucket in range(len(table)):
+        if len(near := distances[buckets == bucket]):
+            table[bucket, 3] = -near.abs().float().mean() / 2
+
+
+def _bucket(attention: Any, distance: Any) -> Any:
+    return attention._relative_position_bucket(
+        torch.as_tensor(distance), bidirectional=True, num_buckets=16, max_distance=64
+    )
+
+
+def _bert(recipe: Recipe) -> "PreTrainedModel":
+    from transformers import BertConfig, BertForMaskedLM
+
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=len(SPECIAL) + len(vocabulary()),
+            hidden_size=recipe.width,
+            num_hidden_layers=recipe.layers,
+            num_attention_heads=HEADS,
+            intermediate_size=recipe.feed_forward,
+            max_position_embeddings=POSITIONS,
+            pad_token_id=SPECIAL.index(PAD),
+        )
+    )
+
+
+def _gpt(recipe: Recipe) -> "PreTrainedModel":
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(SPECIAL) + len(vocabulary()),
+            n_positions=POSITIONS,
+            n_embd=recipe.width,
+            n_layer=recipe.layers,
+            n_head=HEADS,
+            n_inner=recipe.feed_forward,
+            bos_token_id=SPECIAL.index(START),
+            eos_token_id=SPECIAL.index(END),
+            pad_token_id=SPECIAL.index(PAD),
+        )
+    )
+
+
+_BUILDERS = {"encoder-decoder": _t5, "encoder": _bert, "decoder": _gpt}
