@@ -95,7 +95,7 @@ def _train(
             module.p = 0.0
     while step < plan.steps and not is_stopped():
         step += 1
-        loss = model(**lesson.batch(f"{plan.seed}/{step}", plan.batch_size)).loss
+        loss = model(**lesson.batch(plan.seed, step, plan.batch_size)).loss
         adamw.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..errors import pick
 from .world import vocabulary
@@ -15,6 +16,8 @@ PAD, END, UNKNOWN, MASK, START, SEPARATOR = "<pad>", "</s>", "<unk>", "<mask>", 
 SPECIAL = (PAD, END, UNKNOWN, MASK, START, SEPARATOR)
 HEADS = 4
 POSITIONS = 160
+# Logit with which a word meets its like in the head that starts out comparing words.
+MATCH = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +53,11 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     # T5's own tokens have coordinates of about 30; prompts meet the same scale here.
     "lab-t5": Recipe(
-        kind="encoder-decoder", width=128, feed_forward=256, layers=3, decoder_layers=2, steps=24_000,
+        kind="encoder-decoder", width=128, feed_forward=192, layers=3, decoder_layers=2, steps=24_000,
         embedding_scale=32.0,
     ),
     "lab-t5-small": Recipe(
-        kind="encoder-decoder", width=64, feed_forward=128, layers=3, decoder_layers=2, steps=12_000, lr=2e-3,
+        kind="encoder-decoder", width=64, feed_forward=96, layers=3, decoder_layers=2, steps=12_000, lr=2e-3,
         embedding_scale=32.0,
     ),
     "lab-bert": Recipe(kind="encoder", width=128, feed_forward=256, layers=4, steps=8_000),
@@ -112,6 +115,8 @@ def _t5(recipe: Recipe) -> "PreTrainedModel":
             num_layers=recipe.layers,
             num_decoder_layers=recipe.decoder_layers,
             num_heads=HEADS,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=True,
             relative_attention_num_buckets=16,
             relative_attention_max_distance=64,
             pad_token_id=SPECIAL.index(PAD),
@@ -119,33 +124,56 @@ def _t5(recipe: Recipe) -> "PreTrainedModel":
             decoder_start_token_id=SPECIAL.index(PAD),
         )
     )
-    _look_around(model.encoder.block[0].layer[0].SelfAttention)
+    _look_around(model.encoder)
     return model
 
 
 @torch.no_grad()
-def _look_around(attention: Any) -> None:
-    """Start one head on the word before, one on the word after, one on the neighbourhood, and leave one open."""
-    table = attention.relative_attention_bias.weight.zero_()  # [buckets, heads]
-    for distance in (-1, 1):
-        table[_bucket(attention, distance), 1 if distance < 0 else 2] = 4.0
+def _look_around(encoder: Any) -> None:
+    """Start T5's heads with one on equal words, one on the word before, one on the word after, one on those near.
+
+    All layers share the table of relative positions. Words compare themselves with others, not with themselves.
+    """
+    table = encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.zero_()  # [buckets, heads]
+    table[_bucket(encoder, 0), 0] = -4.0
+    table[_bucket(encoder, -1), 1] = table[_bucket(encoder, 1), 2] = 4.0
     distances = torch.arange(-POSITIONS, POSITIONS + 1)
-    buckets = _bucket(attention, distances)
+    buckets = _bucket(encoder, distances)
     for bucket in range(len(table)):
         if len(near := distances[buckets == bucket]):
             table[bucket, 3] = -near.abs().float().mean() / 2
+    for block in encoder.block:
+        attention = block.layer[0].SelfAttention
+        size = attention.key_value_proj_dim
+        _match(attention.q.weight[:size], attention.k.weight[:size], 1.0)
 
 
-def _bucket(attention: Any, distance: Any) -> Any:
-    return attention._relative_position_bucket(
-        torch.as_tensor(distance), bidirectional=True, num_buckets=16, max_distance=64
+def _match(query: Tensor, key: Tensor, scale: float) -> None:
+    """Make a head attend to equal words: key = c query, so that a normalised word meets its like with logit 4.
+
+    Args:
+        query: rows of one head, [size, width], as drawn.
+        key: likewise, overwritten.
+        scale: what the model multiplies its logits with.
+    """
+    # A normalised state of width e has squared length e, so its query has e x mean square x size.
+    key.copy_(query * (MATCH / (query.square().sum() * scale)))
+
+
+def _bucket(encoder: Any, distance: Any) -> Any:
+    return (
+        encoder.block[0]
+        .layer[0]
+        .SelfAttention._relative_position_bucket(
+            torch.as_tensor(distance), bidirectional=True, num_buckets=16, max_distance=64
+        )
     )
 
 
 def _bert(recipe: Recipe) -> "PreTrainedModel":
     from transformers import BertConfig, BertForMaskedLM
 
-    return BertForMaskedLM(
+    model = BertForMaskedLM(
         BertConfig(
             vocab_size=len(SPECIAL) + len(vocabulary()),
             hidden_size=recipe.width,
@@ -156,12 +184,18 @@ def _bert(recipe: Recipe) -> "PreTrainedModel":
             pad_token_id=SPECIAL.index(PAD),
         )
     )
+    size = recipe.width // HEADS
+    with torch.no_grad():
+        for layer in model.bert.encoder.layer:
+            attention: Any = layer.attention.self
+            _match(attention.query.weight[:size], attention.key.weight[:size], size**-0.5)
+    return model
 
 
 def _gpt(recipe: Recipe) -> "PreTrainedModel":
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    return GPT2LMHeadModel(
+    model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(SPECIAL) + len(vocabulary()),
             n_positions=POSITIONS,
@@ -174,6 +208,13 @@ def _gpt(recipe: Recipe) -> "PreTrainedModel":
             pad_token_id=SPECIAL.index(PAD),
         )
     )
+    size = recipe.width // HEADS
+    with torch.no_grad():
+        for block in model.transformer.h:
+            # Queries, keys and values side by side, inputs in rows.
+            weight = block.attn.c_attn.weight.T
+            _match(weight[:size], weight[recipe.width : recipe.width + size], size**-0.5)
+    return model
 
 
 _BUILDERS = {"encoder-decoder": _t5, "encoder": _bert, "decoder": _gpt}

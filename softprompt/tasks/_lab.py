@@ -47,9 +47,7 @@ def _category(name: str, attribute: str, members: Sequence[str]) -> Task:
 
 
 def _same(attribute: str) -> Task:
-    return _task(
-        f"same-{attribute}", "same", ("same", "different"), template="{first} / {second}", attribute=attribute
-    )
+    return _task(f"same-{attribute}", "same", ("same", "different"), template="{first} / {second}", attribute=attribute)
 
 
 def _several(name: str, attributes: Sequence[str]) -> Task:

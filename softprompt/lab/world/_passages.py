@@ -33,7 +33,7 @@ class Passage:
     text: str
 
 
-def draw_facts(draw: Random, wanted: Mapping[str, str] = {}) -> dict[str, str]:  # noqa: B006  (never changed)
+def draw_facts(draw: Random, wanted: Mapping[str, str] = {}) -> dict[str, str]:
     """Facts of one passage: every attribute uniform, those in `wanted` given.
 
     Topic, side and gender follow from item, place and buyer, which are drawn to fit.
@@ -85,7 +85,7 @@ def told_by(attribute: str, draw: Random) -> str:
 def _review(draw: Random, facts: Mapping[str, str]) -> str:
     """One clause of praise or blame; a negation turns the adjective's meaning."""
     was, found, item = _was(facts), "found" if facts["tense"] == "past" else "finds", facts["item"]
-    negated = draw.random() < 0.3
+    negated = draw.random() < 0.2
     adjective = draw.choice(PRAISE if (facts["opinion"] == "good") != negated else BLAME)
     if draw.random() < 0.6:
         return f"the {item} {was} {'not ' if negated else ''}{adjective} ."

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from ._teller import Difficulty, Teller
+from ._teller import SHORT, Difficulty, Teller
 from ._words import ATTRIBUTES, TOKENS
 
 # An instruction never has one wording only.
@@ -27,7 +27,8 @@ class Question:
 
 def _attribute(tell: Teller, attribute: str = "") -> Question:
     """The value of one attribute."""
-    attribute = attribute or _any(tell)
+    # Praise and blame come in sixteen words, each of which a negation turns: harder than all others.
+    attribute = attribute or tell.draw.choice((*ATTRIBUTES, "opinion", "opinion"))
     passage = tell.passage()
     return Question(tell.draw.choice(FRAMES).format(attribute), passage.text, passage.facts[attribute])
 
@@ -46,7 +47,9 @@ def _membership(tell: Teller) -> Question:
     passage = tell.about(attribute)
     right = passage.facts[attribute]
     others = [value for value in ATTRIBUTES[attribute] if value != right]
-    listed = tell.draw.sample(others, tell.draw.randint(1, min(4, len(others))))
+    # One value half of the time: the comparison is learned there, its repetition later.
+    most = min(tell.draw.choice((1, 4)), len(others))
+    listed = tell.draw.sample(others, tell.draw.randint(1, most))
     if is_member := tell.draw.random() < 0.5:
         listed[tell.draw.randrange(len(listed))] = right
     return Question(f"is it {' or '.join(listed)} :", passage.text, "yes" if is_member else "no")
@@ -101,17 +104,19 @@ KINDS: dict[str, Callable[[Teller], Question]] = {
 }
 # What a backbone learns from: the share of each kind.
 MIX: dict[str, float] = {
-    "attribute": 0.36,
-    "several": 0.12,
-    "membership": 0.12,
-    "label-words": 0.14,
-    "entailment": 0.12,
-    "same": 0.10,
+    "attribute": 0.24,
+    "several": 0.10,
+    "membership": 0.16,
+    "label-words": 0.18,
+    "entailment": 0.15,
+    "same": 0.13,
     "one-of-two": 0.04,
 }
 
 
-def question(draw: Random, kind: str = "", *, attribute: str = "", split: str = "train") -> Question:
+def question(
+    draw: Random, kind: str = "", *, attribute: str = "", split: str = "train", short: float = SHORT
+) -> Question:
     """One question about fresh passages of a split, lightly filled and noised.
 
     Args:
@@ -119,9 +124,10 @@ def question(draw: Random, kind: str = "", *, attribute: str = "", split: str = 
         kind: name in KINDS; empty draws one by MIX.
         attribute: which, for the kind "attribute"; empty draws one.
         split: "train" for pretraining; the others measure what was learned.
+        short: share of short passages (0..1) where something is asked of an attribute's value.
     """
     difficulty = Difficulty(fillers=draw.choice((0, 0, 1)), noise=draw.choice((0, 0, 1, 2)))
-    tell = Teller(draw, split, difficulty)
+    tell = Teller(draw, split, difficulty, short)
     if attribute:
         return _attribute(tell, attribute)
     return KINDS[kind or draw.choices(list(MIX), list(MIX.values()))[0]](tell)

@@ -99,7 +99,7 @@ def rows(family: str, split: str, options: Mapping[str, Any]) -> Iterator[Row]:
     teller = Teller(Random(f"{difficulty.seed}/{family}/{json.dumps(told, sort_keys=True)}/{split}"), split, difficulty)
     made = _different(lambda: make(teller, **told), family)
     count: int = getattr(difficulty, split)
-    yield from _noised(list(itertools.islice(made, count)), difficulty.label_noise if split == "train" else 0, teller)
+    yield from _noised(list(itertools.islice(made, count)), difficulty.label_noise if split == "train" else 0.0, teller)
 
 
 # So many draws in a row without a new row: the world has no more of them.

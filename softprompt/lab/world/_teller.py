@@ -55,6 +55,10 @@ class Difficulty:
             raise BadInput(f"label_noise is a share of the rows, 0 to 1, not {self.label_noise}")
 
 
+# Share of short passages where something is asked of an attribute's value.
+SHORT = 1 / 3
+
+
 @dataclass(frozen=True)
 class Teller:
     """Draws passages of one split, as hard as asked."""
@@ -62,8 +66,9 @@ class Teller:
     draw: Random
     split: str
     difficulty: Difficulty
+    short: float = SHORT
 
-    def passage(self, wanted: Mapping[str, str] = {}, clauses: Sequence[str] = CLAUSES) -> Passage:  # noqa: B006
+    def passage(self, wanted: Mapping[str, str] = {}, clauses: Sequence[str] = CLAUSES) -> Passage:
         """A passage with the wanted facts."""
         while True:
             passage = tell(
@@ -77,8 +82,8 @@ class Teller:
                 return passage
 
     def about(self, attribute: str) -> Passage:
-        """A passage that tells an attribute, one in three of them short: what is asked of it is learned sooner there."""
-        if self.draw.random() < 2 / 3:
+        """A passage that tells an attribute, some of them short: what is asked of it is learned sooner there."""
+        if self.draw.random() >= self.short:
             return self.passage()
         return self.passage(clauses=self._short(TOLD_BY.get(attribute) or self.draw.choice(CLAUSES)))
 
