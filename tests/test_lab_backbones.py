@@ -26,8 +26,8 @@ from kit import review_task, same_files
 def shipped(tiny_t5, tiny_bert, tmp_path_factory):
     """A folder as it is shipped, with two of the backbones."""
     root = tmp_path_factory.mktemp("weights")
-    write_backbone(*tiny_t5(), root / "lab-t5")
-    write_backbone(*tiny_bert(), root / "lab-bert")
+    written(tiny_t5(), root / "lab-t5")
+    written(tiny_bert(), root / "lab-bert")
     write_manifest(root)
     return root
 
@@ -40,6 +40,11 @@ def weights(shipped, tmp_path, monkeypatch):
     root = Path(shutil.copytree(shipped, tmp_path / "weights"))
     monkeypatch.setattr(backbones, "WEIGHTS", root)
     return root
+
+
+def written(made, folder, **options):
+    model, tokenizer = made
+    return write_backbone(model, tokenizer, folder, **options)
 
 
 def halved(model):
@@ -64,7 +69,7 @@ class TestWriting:
         model, tokenizer = tiny_model(family)
         state = {name: value.clone() for name, value in model.state_dict().items()}
         one = write_backbone(model, tokenizer, tmp_path / "one")
-        other = write_backbone(*tiny_model(family), tmp_path / "elsewhere" / "other")
+        other = written(tiny_model(family), tmp_path / "elsewhere" / "other")
         assert same_files(one, other)
         assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
         # Half the bytes, tied tables once, and nothing of where and with what it was written.
@@ -87,11 +92,11 @@ class TestWriting:
         assert not (tmp_path / "model").exists()
 
     def test_a_backbone_is_exchanged_only_when_asked(self, tiny_t5, tmp_path):
-        write_backbone(*tiny_t5(), tmp_path / "model")
+        written(tiny_t5(), tmp_path / "model")
         with pytest.raises(BadInput, match="exists already"):
-            write_backbone(*tiny_t5(seed=1), tmp_path / "model")
-        write_backbone(*tiny_t5(seed=1), tmp_path / "model", replace=True)
-        assert same_files(tmp_path / "model", write_backbone(*tiny_t5(seed=1), tmp_path / "other"))
+            written(tiny_t5(seed=1), tmp_path / "model")
+        written(tiny_t5(seed=1), tmp_path / "model", replace=True)
+        assert same_files(tmp_path / "model", written(tiny_t5(seed=1), tmp_path / "other"))
 
     def test_the_manifest_lists_every_file_of_those_that_are_there(self, shipped):
         import hashlib
