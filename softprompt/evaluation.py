@@ -282,7 +282,14 @@ def backbone_of(
         origin = prompt.provenance.backbone
         revision = origin.revision if model is None else None
         answers = prompt.provenance.answers
-        model = load_backbone(model or origin.name, answers=answers, dtype=dtype, device=device, revision=revision)
+        model = load_backbone(
+            model or origin.name,
+            answers=answers,
+            dtype=dtype,
+            device=device,
+            revision=revision,
+            embedding_scale=origin.embedding_scale,
+        )
     model.check(prompt)
     return model
 

@@ -13,8 +13,12 @@ from .tasks import Task
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(name: str, answers: str, revision: str | None, device: str, dtype: str) -> AbstractBackbone:
-    return load_backbone(name, answers=answers, dtype=dtype, device=device, revision=revision)
+def _loaded(
+    name: str, answers: str, revision: str | None, embedding_scale: float, device: str, dtype: str
+) -> AbstractBackbone:
+    return load_backbone(
+        name, answers=answers, dtype=dtype, device=device, revision=revision, embedding_scale=embedding_scale
+    )
 
 
 def as_row(task: Task, given: "str | Mapping[str, Any]") -> dict[str, Any]:
@@ -71,7 +75,8 @@ def predict(
     if not rows:
         return []
     if model is None:
-        model = _loaded(origin.name, prompt.provenance.answers, origin.revision, device, dtype)
+        answers = prompt.provenance.answers
+        model = _loaded(origin.name, answers, origin.revision, origin.embedding_scale, device, dtype)
     backbone = backbone_of(prompt, model, device=device, dtype=dtype)
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
     bank = PromptBank.of(prompt, device=backbone.device)

@@ -3,6 +3,8 @@
 Nothing after training sees a reparameterisation: it has been folded into these vectors.
 """
 
+import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +15,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .errors import BadInput
+
+
+def refuse_no_scale(scale: float) -> None:
+    """Refuse a factor for word embeddings that is none.
+
+    Raises:
+        BadInput: zero, a negative number, infinity or NaN.
+    """
+    if not (math.isfinite(scale) and scale > 0):
+        raise BadInput(f"--embedding-scale must be a positive, finite number, not {scale:g}; 1 is the checkpoint's own")
 
 
 @dataclass(frozen=True)
@@ -26,6 +38,11 @@ class BackboneIdentity:
         embedding_sha256: hash of the word embedding table in bfloat16, so that the same checkpoint loaded in
             another precision is the same model; None where it is not known (an imported prompt).
         revision: commit on the hub, if one was given.
+        embedding_scale: what the checkpoint's word embeddings are multiplied by, what the model computes unchanged;
+            the hash is that of the checkpoint's own.
+
+    Raises:
+        BadInput: a scale that is not positive and finite.
     """
 
     name: str
@@ -33,6 +50,11 @@ class BackboneIdentity:
     embedding_size: int
     embedding_sha256: str | None = None
     revision: str | None = None
+    embedding_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a scale by which no prompt could be divided."""
+        refuse_no_scale(self.embedding_scale)
 
 
 @dataclass(frozen=True)
@@ -117,6 +139,26 @@ class SoftPrompt:
     def expanded(self) -> Float[Tensor, "n e"]:
         """The n vectors as the backbone sees them."""
         return self.vectors.repeat(self.repeats, 1)
+
+    def at_scale(self, embedding_scale: float = 1.0) -> "SoftPrompt":
+        """The same prompt for the same backbone with its word embeddings at another scale.
+
+        Vectors times `embedding_scale` over the backbone's own; answers are the same. Exact for powers of two.
+
+        Args:
+            embedding_scale: factor on the checkpoint's own embeddings; 1 is what `from_pretrained` gives.
+
+        Raises:
+            BadInput: a scale that is not positive and finite, or at which the vectors overflow.
+        """
+        backbone = self.provenance.backbone
+        if embedding_scale == backbone.embedding_scale:
+            return self
+        there = dataclasses.replace(backbone, embedding_scale=float(embedding_scale))
+        vectors = (self.vectors.double() * there.embedding_scale / backbone.embedding_scale).float()
+        return dataclasses.replace(
+            self, vectors=vectors, provenance=dataclasses.replace(self.provenance, backbone=there)
+        )
 
     # The doors below are one line each: what they open lies above this module and is imported on the way through.
 

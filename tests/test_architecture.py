@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,15 @@ PACKAGE = Path(softprompt.__file__).parent
 # Lowest first; modules of one line do not import each other.
 LAYERS = (
     {"errors"},
-    {"prompt", "initializers", "losses", "reparam", "tasks", "metrics", "settings"},
-    {"bank", "methods"},
-    {"store", "data", "backbones"},
+    {"prompt", "initializers", "losses", "reparam", "tasks", "metrics", "settings", "lab.world"},
+    {"bank", "methods", "store"},
+    {"data", "lab.backbones"},
+    {"backbones"},
     {"fleet"},
     {"evaluation"},
     {"prediction", "interop"},
     {"training"},
+    {"lab"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
@@ -46,7 +48,12 @@ def files() -> list[Path]:
 
 
 def layer(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return layer_of([part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts])
+
+
+def layer_of(module: Sequence[str]) -> str:
+    """The layer of a module below the package: its first name, or two where LAYERS lists them."""
+    return ".".join(module[:2]) if ".".join(module[:2]) in LEVEL else module[0]
 
 
 def imported(node: ast.AST, path: Path) -> Iterator[str]:
@@ -57,8 +64,9 @@ def imported(node: ast.AST, path: Path) -> Iterator[str]:
         package = [NAME, *path.relative_to(PACKAGE).parent.parts]
         base = package[: len(package) - node.level + 1] if node.level else []
         module = [*base, *(node.module.split(".") if node.module else [])]
-        # `from . import losses` names a module where the left side is the package itself.
-        yield from (".".join([*module, *([alias.name] if module == [NAME] else [])]) for alias in node.names)
+        # `from . import losses` names a module where the left side is the package itself, or one of several layers.
+        whole = module in ([NAME], [NAME, "lab"])
+        yield from (".".join([*module, *([alias.name] if whole else [])]) for alias in node.names)
 
 
 def imports(path: Path) -> Iterator[tuple[str, str]]:
@@ -77,8 +85,8 @@ def own_imports(path: Path) -> Iterator[tuple[str, str]]:
     """(function, layer) of the imports from the package, other than from the file's own layer."""
     for function, name in imports(path):
         parts = name.split(".")
-        if parts[0] == NAME and len(parts) > 1 and parts[1] != layer(path):
-            yield function, parts[1]
+        if parts[0] == NAME and len(parts) > 1 and layer_of(parts[1:]) != layer(path):
+            yield function, layer_of(parts[1:])
 
 
 def outside_imports(path: Path) -> set[str]:
@@ -109,6 +117,8 @@ def test_relative_imports_are_resolved_at_every_depth():
         "from ..bank import Batch": [f"{NAME}.bank"],
         "from softprompt.fleet import Fleet": [f"{NAME}.fleet"],
         "from softprompt import fleet": [f"{NAME}.fleet"],
+        "from ..lab import world": [f"{NAME}.lab.world"],
+        "from ..lab.world import rows": [f"{NAME}.lab.world"],
         "import softprompt.fleet": [f"{NAME}.fleet"],
     }
     for source, expected in found.items():

@@ -28,6 +28,7 @@ COMMANDS = (
     ["tasks", "show"],
     ["methods", "list"],
     ["methods", "show"],
+    ["lab", "copy"],
 )
 # The names that scripts rely on.
 TRAIN_OPTIONS = {
@@ -38,7 +39,7 @@ TRAIN_OPTIONS = {
     "--method-option", "--prompt-length", "--init", "--init-seed", "--order-seed", "--draw-seed",
     "--noise-seed", "--head-lr", "--weight-decay", "--warmup", "--schedule", "--clip", "--patience",
     "--shots-per-class", "--style", "--answers", "--decode", "--tokens-per-batch", "--backbone-dropout",
-    "--max-bad-rows", "--log-with", "--eval-rows", "--revision",
+    "--max-bad-rows", "--log-with", "--eval-rows", "--revision", "--embedding-scale",
 }  # fmt: skip
 BASE = ["train", "--task", "glue/sst2", "--model", "some/model", "--output", "run"]
 

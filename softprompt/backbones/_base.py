@@ -5,7 +5,6 @@ d hidden size, p prompts.
 """
 
 import abc
-import hashlib
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -18,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from ..bank import Batch, PromptBank
 from ..errors import ModelMismatch, UnsupportedModel
 from ..prompt import BackboneIdentity, SoftPrompt
+from ._scale import scaling_of
 
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
 
@@ -25,15 +25,15 @@ Answers = Literal["tokens", "chat", "label-words", "linear-head"]
 _UNMARKED_LAYERS = ("AlbertLayer", "MPNetLayer")
 
 
-def identity_of(table: Float[Tensor, "v e"], name: str, kind: str, revision: str | None = None) -> BackboneIdentity:
-    """What a prompt remembers of the model with this word embedding table."""
-    rounded = table.detach().to("cpu", torch.bfloat16).contiguous()
-    digest = hashlib.sha256(rounded.view(torch.uint8).numpy().data).hexdigest()
-    return BackboneIdentity(name, kind, table.shape[1], digest, revision)
+def identity_of(model: nn.Module, name: str, kind: str, revision: str | None = None) -> BackboneIdentity:
+    """What a prompt remembers of this model: its word embeddings, and what they are multiplied by."""
+    embeddings: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]  (nn.Module's getattr)
+    scaling = scaling_of(model)
+    return BackboneIdentity(name, kind, embeddings.weight.shape[1], scaling.original, revision, scaling.factor)
 
 
 def refuse_another_model(prompt: SoftPrompt, ours: BackboneIdentity) -> None:
-    """Refuse a prompt whose model had other word embeddings than ours.
+    """Refuse a prompt whose model had other word embeddings than ours, or the same at another scale.
 
     Raises:
         ModelMismatch: with both names.
@@ -45,6 +45,12 @@ def refuse_another_model(prompt: SoftPrompt, ours: BackboneIdentity) -> None:
         raise ModelMismatch(f"{both}; a prompt works only with its own model")
     if theirs.embedding_sha256 and theirs.embedding_sha256 != ours.embedding_sha256:
         raise ModelMismatch(f"{both} with other word embeddings; a prompt works only with its own model")
+    if theirs.embedding_scale != ours.embedding_scale:
+        raise ModelMismatch(
+            f"this prompt was trained for {theirs.name!r} at embedding scale {theirs.embedding_scale:g}, this model is "
+            f"at {ours.embedding_scale:g}; load it with embedding_scale={theirs.embedding_scale:g}, or take "
+            f"prompt.at_scale({ours.embedding_scale:g})"
+        )
 
 
 class AbstractBackbone(abc.ABC):
@@ -101,6 +107,11 @@ class AbstractBackbone(abc.ABC):
         return table if scale == 1 else table * torch.as_tensor(scale, dtype=table.dtype, device=table.device)
 
     @property
+    def embedding_scale(self) -> float:
+        """What the checkpoint's word embeddings are multiplied by; 1 unless it was asked for."""
+        return scaling_of(self.model).factor
+
+    @property
     def pad_id(self) -> int:
         """What fills rows up: the pad, or the end of sequence where the tokenizer has none (GPT-2, Llama).
 
@@ -140,7 +151,7 @@ class AbstractBackbone(abc.ABC):
 
     def identity(self) -> BackboneIdentity:
         """Name, kind, width and embedding hash: what a stored prompt remembers."""
-        return identity_of(self.embeddings.weight, self.name, self.kind, self.revision)
+        return identity_of(self.model, self.name, self.kind, self.revision)
 
     def check(self, prompt: SoftPrompt) -> None:
         """Refuse a prompt that was trained for another model.

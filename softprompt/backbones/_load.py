@@ -1,5 +1,7 @@
 """From a name or a loaded model to a frozen backbone that can answer, or one clear line why not."""
 
+import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +11,17 @@ import torch
 from torch import nn
 
 from ..errors import BadInput, UnknownName, UnsupportedModel, pick
+from ..lab.backbones import BUILT_IN, folder_of
+from ..prompt import refuse_no_scale
 from ._base import AbstractBackbone, Answers
 from ._decoder import DecoderBackbone
 from ._encoder import EncoderBackbone
 from ._encoder_decoder import EncoderDecoderBackbone
 from ._family import KINDS, Kind, kind_of, unwrapped
+from ._scale import scale_embeddings, scaling_of
 from ._verify import verify
+
+log = logging.getLogger("softprompt")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _ANSWERS = ("auto", "tokens", "chat", "label-words", "linear-head")
@@ -36,45 +43,63 @@ def load_backbone(
     dtype: str = "float32",
     device: str = "auto",
     revision: str | None = None,
+    embedding_scale: float = 1.0,
 ) -> AbstractBackbone:
-    """A frozen backbone from a local folder or the hub.
+    """A frozen backbone: one that softprompt brings, or from a local folder or the hub.
 
     Args:
-        name_or_path: folder that `save_pretrained` wrote, or hub id.
+        name_or_path: a name in `BUILT_IN` ("lab-t5" ...), folder that `save_pretrained` wrote, or hub id. A folder
+            here that is called like a built-in backbone is given as "./lab-t5".
         answers: "tokens" ((encoder-)decoder), "chat" (a decoder with a chat template), "label-words" or "linear-head"
             (encoder); "auto" takes tokens, or label words if the checkpoint's weights include a masked-LM head, for
             transformers would make up a random one in silence.
         dtype: "float32", "bfloat16" or "float64".
         device: "cpu", "cuda", "cuda:1" ...; "auto" is the GPU if there is one.
         revision: commit, branch or tag on the hub.
+        embedding_scale: factor on the checkpoint's word embeddings; what the model computes stays unchanged, and a
+            prompt for it is as many times larger (`scale_embeddings`).
 
     Raises:
-        BadInput: no such folder or hub id, no tokenizer, an unreadable checkpoint, no such device.
-        UnsupportedModel: float16, a family that is not supported, missing weights, or no head for these answers.
-        UnknownName: a dtype or a kind of answer that does not exist.
+        BadInput: no such folder or hub id, no tokenizer, an unreadable checkpoint, no such device, a scale that is
+            not positive and finite.
+        UnsupportedModel: float16, a family that is not supported, missing weights, no head for these answers, or
+            embeddings that cannot be rescaled.
+        UnknownName: a dtype, a kind of answer or a built-in backbone that does not exist.
+        DamagedFile: a built-in backbone's file that is not as it was shipped.
     """
-    name = str(Path(name_or_path).expanduser()) if str(name_or_path).startswith("~") else str(name_or_path)
+    name = _name(name_or_path)
+    refuse_no_scale(embedding_scale)
     precision, place = _precision(dtype, name), _device(device)
     _refuse_other_answers(answers)
     refuse_no_folder(name)
+    # A built-in backbone keeps its name in messages and records: where it is installed differs between machines.
+    source = str(folder_of(name)) if name in BUILT_IN else name
     with _silence():
-        config = _configuration(name, revision)
+        config = _configuration(source, revision)
         kind = kind_of(config, name)
-        tokenizer = _tokenizer(name, revision)
+        tokenizer = _tokenizer(source, revision)
         options: dict[str, Any] = {"dtype": precision, "revision": revision}
         if getattr(config, "quantization_config", None) is not None:
             # Quantised weights cannot be moved once they are loaded.
             options["device_map"] = {"": place}
         if kind != "encoder":
-            model = _language_model(kind, name, options)
+            model = _language_model(kind, source, options)
         else:
-            model, answers = _encoder(name, options, answers)
+            model, answers = _encoder(source, options, answers)
     if "device_map" not in options:
         model = model.to(place)
+    scale_embeddings(model, embedding_scale, name=name)
     return _backbone(model, tokenizer, name, answers, revision)
 
 
-def from_model(model: nn.Module, tokenizer: Any, *, name: str | None = None, answers: str = "auto") -> AbstractBackbone:
+def from_model(
+    model: nn.Module,
+    tokenizer: Any,
+    *,
+    name: str | None = None,
+    answers: str = "auto",
+    embedding_scale: float | None = None,
+) -> AbstractBackbone:
     """A backbone of a model that is already loaded, also quantised or wrapped by PEFT. It is frozen in place.
 
     Args:
@@ -83,10 +108,13 @@ def from_model(model: nn.Module, tokenizer: Any, *, name: str | None = None, ans
         tokenizer: its tokenizer.
         name: for messages and records; None takes what the model says.
         answers: as in `load_backbone`.
+        embedding_scale: as in `load_backbone`, over what the model had when it was loaded: rescaled in place if it is
+            at another scale. None takes it as it is.
 
     Raises:
-        UnsupportedModel: float16, a family that is not supported, or no head for these answers.
-        BadInput: a tokenizer of another model.
+        UnsupportedModel: float16, a family that is not supported, no head for these answers, or embeddings that
+            cannot be rescaled.
+        BadInput: a tokenizer of another model, or a scale that is not positive and finite.
         UnknownName: a kind of answer that does not exist.
     """
     inner: Any = unwrapped(model)
@@ -94,7 +122,11 @@ def from_model(model: nn.Module, tokenizer: Any, *, name: str | None = None, ans
     _refuse_other_answers(answers)
     if kind_of(inner.config, label) == "encoder" and answers == "auto":
         answers = "label-words" if inner.get_output_embeddings() is not None else "linear-head"
-    return _backbone(inner, tokenizer, label, answers, None)
+    backbone = _backbone(inner, tokenizer, label, answers, None)
+    if embedding_scale is not None:
+        refuse_no_scale(embedding_scale)
+        scale_embeddings(inner, embedding_scale / scaling_of(inner).factor, name=label)
+    return backbone
 
 
 def _backbone(model: Any, tokenizer: Any, name: str, answers: str, revision: str | None) -> AbstractBackbone:
@@ -197,17 +229,32 @@ def _tokenizer(name: str, revision: str | None) -> Any:
 
 
 def refuse_no_folder(name: str) -> None:
-    """Refuse a folder that is not a model's, and a path that is no folder: neither is a hub id.
+    """Refuse a folder that is not a model's, a path that is no folder, and a built-in name that is none.
 
     Raises:
-        BadInput: which of the two.
+        BadInput: which of the first two.
+        UnknownName: "lab-" and something that is not built in, nor a folder here.
     """
     path = Path(name)
+    if name in BUILT_IN:
+        if path.is_dir():
+            log.warning("%r is the backbone that softprompt brings; the folder here is ./%s", name, name)
+        return
+    if name.startswith("lab-") and "/" not in name and not path.exists():
+        raise UnknownName("built-in backbone", name, BUILT_IN)
     if name and path.is_dir() and not (path / "config.json").exists():
         raise BadInput(f"folder {name!r} holds no config.json; give a folder that `save_pretrained` wrote, or a hub id")
     looks_like_a_path = name.count("/") > 1 or name.startswith((".", "/")) or path.is_file()
     if not name or (looks_like_a_path and not path.is_dir()):
         raise BadInput(f"there is no model folder {name!r}; give a folder that `save_pretrained` wrote, or a hub id")
+
+
+def _name(name_or_path: str | Path) -> str:
+    """What a model is called: as given, but a path that reads like a built-in name is one to a folder."""
+    if str(name_or_path).startswith("~"):
+        return str(Path(name_or_path).expanduser())
+    name = str(name_or_path)
+    return os.path.join(os.curdir, name) if isinstance(name_or_path, Path) and name in BUILT_IN else name
 
 
 def _refuse_other_answers(answers: str) -> None:

@@ -14,6 +14,7 @@ from ..errors import SoftPromptError
 from ._evaluate import evaluate
 from ._export import export
 from ._import import import_
+from ._lab import lab
 from ._methods import methods
 from ._predict import predict
 from ._print import say
@@ -36,6 +37,7 @@ app.command("import")(import_)
 app.command("show")(show)
 app.add_typer(tasks, name="tasks")
 app.add_typer(methods, name="methods")
+app.add_typer(lab, name="lab")
 
 
 def _print_version(asked: bool) -> bool:

@@ -23,6 +23,13 @@ DataRoot = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
+EmbeddingScale = Annotated[
+    float,
+    typer.Option(
+        "--embedding-scale",
+        help="Factor on the frozen model's word embeddings; what it computes stays unchanged (training.md).",
+    ),
+]
 Dtype = Annotated[str, typer.Option("--dtype", help="Precision of the frozen model: float32 or bfloat16.")]
 MaxBadRows = Annotated[int, typer.Option("--max-bad-rows", min=0, help="Malformed rows to drop before it is an error.")]
 Style = Literal["numeric", "words", "t5"]

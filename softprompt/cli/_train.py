@@ -11,7 +11,7 @@ from ..errors import BadInput
 from ..settings import TrainSettings
 from ._flatten import Given, flatten
 from ._lanes import LaneGrid
-from ._options import DataRoot, Device, Dtype, Json, MaxBadRows, Style
+from ._options import DataRoot, Device, Dtype, EmbeddingScale, Json, MaxBadRows, Style
 from ._print import print_json, say, table
 from ._rows import OwnRows
 
@@ -38,6 +38,7 @@ def train(
     device: Device = "auto",
     dtype: Dtype = "float32",
     revision: Annotated[str | None, typer.Option(help="Commit of the model on the hub.")] = None,
+    embedding_scale: EmbeddingScale = 1.0,
     answers: Annotated[
         str, typer.Option(help="auto; label-words or linear-head (encoder); chat (instruct decoder).")
     ] = "auto",
@@ -77,6 +78,7 @@ def train(
         dtype=dtype,
         device=device,
         revision=revision,
+        embedding_scale=embedding_scale,
         max_bad_rows=max_bad_rows,
         log_with=log_with,
         progress=not quiet,

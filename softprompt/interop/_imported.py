@@ -1,5 +1,7 @@
 """A prompt that was not trained here: vectors, and what little is known of their backbone."""
 
+import dataclasses
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -21,9 +23,9 @@ def imported(
     """The prompt of these vectors, bound to `backbone` if it is given, else to what `identity` says of it.
 
     Args:
-        vectors: of any floating dtype.
+        vectors: of any floating dtype, for the checkpoint's own embeddings.
         identity: name, kind and width; its embedding hash is not known.
-        backbone: the frozen model itself, for its hash.
+        backbone: the frozen model itself, for its hash and its embedding scale.
         training: where the vectors come from.
 
     Raises:
@@ -43,6 +45,7 @@ def imported(
                 f"{backbone.name!r} was loaded to answer by a linear head, which is not among these vectors; "
                 "load it with answers='label-words'"
             )
-        identity, answers = backbone.identity(), backbone.answers
+        identity, answers = dataclasses.replace(backbone.identity(), embedding_scale=1.0), backbone.answers
     provenance = Provenance(method="imported", backbone=identity, answers=answers, training=training)
-    return SoftPrompt(vectors.to(torch.float32), provenance)
+    prompt = SoftPrompt(vectors.to(torch.float32), provenance)
+    return prompt if backbone is None else prompt.at_scale(backbone.embedding_scale)

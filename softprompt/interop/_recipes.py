@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..backbones._decoder import ANSWER_CUE
+from ..lab.backbones import BUILT_IN
 from ..prompt import SoftPrompt
 
 MODEL_CLASSES = {
@@ -47,6 +48,8 @@ print(scores)
 
 BODIES = {"tokens": GENERATE, "chat": GENERATE, "label-words": LABEL_WORDS, "linear-head": LINEAR_HEAD}
 
+BUILT_IN_MODEL = "The model comes with softprompt; before the first use, here: `softprompt lab copy {name} {name}`."
+
 PADDING_CAVEAT = """
 Stock PEFT counts positions wrongly when the texts of a batch are padded on the left, as for generation with a decoder
 (peft#54, peft#1093): its answers then differ from softprompt's. Give one text at a time.
@@ -62,6 +65,7 @@ def readme(prompt: SoftPrompt) -> str:
         f"Trained by softprompt ({provenance.method}); all about it is in `softprompt.json`. "
         "It needs transformers, peft and safetensors, and runs in this folder:",
         "",
+        *([BUILT_IN_MODEL.format(name=provenance.backbone.name), ""] if provenance.backbone.name in BUILT_IN else []),
         f"```python\n{recipe(prompt)}```",
     ]
     if task:

@@ -27,7 +27,7 @@ def attach(prompt: SoftPrompt, model: nn.Module) -> "AbstractPromptedModel":
     A linear head of the prompt is not attached: the model answers with whatever head it has.
 
     Args:
-        prompt: goes with the model's word embeddings, checked by their hash.
+        prompt: goes with the model's word embeddings, checked by their hash; brought to their scale.
         model: an encoder-decoder, encoder or decoder that transformers loaded, also wrapped by PEFT.
 
     Raises:
@@ -37,7 +37,9 @@ def attach(prompt: SoftPrompt, model: nn.Module) -> "AbstractPromptedModel":
     inner: Any = unwrapped(model)
     name = inner.config._name_or_path or type(inner).__name__
     kind = kind_of(inner.config, name)
-    refuse_another_model(prompt, identity_of(inner.get_input_embeddings().weight, name, kind))
+    ours = identity_of(inner, name, kind)
+    prompt = prompt.at_scale(ours.embedding_scale)
+    refuse_another_model(prompt, ours)
     if kind == "decoder":
         refuse_lost_masks(inner, name)
     kinds = {"encoder": PromptedEncoder, "encoder-decoder": PromptedEncoderDecoder, "decoder": PromptedDecoder}

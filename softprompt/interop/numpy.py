@@ -28,7 +28,8 @@ def import_numpy(
         path: the file.
         backbone_name: hub id or folder of the model it was trained for, for the record.
         kind: "encoder-decoder", "encoder" or "decoder".
-        backbone: the model itself; then width and embedding hash are its own, and checked from now on.
+        backbone: the model itself; then width and embedding hash are its own, and checked from now on, and the vectors
+            are brought to its embedding scale.
 
     Raises:
         BadInput: a file that cannot be read, holds objects, several arrays, integers, or another shape than [n, e].
@@ -43,7 +44,9 @@ def import_numpy(
 
 
 def export_numpy(prompt: SoftPrompt, path: str | Path) -> Path:
-    """Write the n vectors as the backbone sees them, repeats written out, as float32 [n, e].
+    """Write the n vectors as a plainly loaded backbone sees them, repeats written out, as float32 [n, e].
+
+    A prompt trained at another embedding scale is brought to the checkpoint's own, for the array cannot tell.
 
     Raises:
         CannotExport: a prompt without vectors, or with a head, which one array cannot hold.
@@ -55,7 +58,7 @@ def export_numpy(prompt: SoftPrompt, path: str | Path) -> Path:
             "a .npy file holds vectors and nothing else, this prompt has a head; export to PEFT or save it"
         )
     content = io.BytesIO()
-    np.save(content, prompt.expanded().numpy(force=True), allow_pickle=False)
+    np.save(content, prompt.at_scale(1.0).expanded().numpy(force=True), allow_pickle=False)
     return write_file(Path(path), content.getvalue(), what="the array")
 
 

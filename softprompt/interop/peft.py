@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..backbones._base import AbstractBackbone
 from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch
+from ..lab.backbones import BUILT_IN, folder_of
 from ..prompt import BackboneIdentity, SoftPrompt
 from ..store import (
     MANIFEST,
@@ -45,7 +46,8 @@ def export_peft(prompt: SoftPrompt, folder: str | Path, *, model: nn.Module | No
     """Write a folder that stock PEFT loads, with a recipe in its README, and the head in a file of its own.
 
     Args:
-        prompt: its repeats are written out as rows: PEFT has no field for them.
+        prompt: its repeats are written out as rows: PEFT has no field for them. One trained at another embedding scale
+            is brought to the checkpoint's own, which is what PEFT loads.
         folder: where; an empty folder is taken.
         model: the frozen model, to record its depth and heads; without it they are read from its folder, or left
             for PEFT to fill in from the model it loads.
@@ -56,6 +58,7 @@ def export_peft(prompt: SoftPrompt, folder: str | Path, *, model: nn.Module | No
         BadInput: the folder exists.
         StorageFailure: the disk is full or not writable.
     """
+    prompt = prompt.at_scale(1.0)
     _refuse_what_peft_cannot_hold(prompt, model)
     contents = {
         CONFIG: json_bytes(_config(prompt, model)),
@@ -149,7 +152,7 @@ def _sizes(model: nn.Module | None, name: str) -> dict[str, Any]:
     """The model's configuration, from itself or from its folder; PEFT fills in what is null and reads none of it."""
     if model is not None:
         return model.config.to_dict()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]  (nn.Module's getattr)
-    path = Path(name) / "config.json"
+    path = (folder_of(name) if name in BUILT_IN else Path(name)) / "config.json"
     return read_json(path) if path.is_file() else {}
 
 
@@ -227,5 +230,6 @@ def _restored(folder: Path, rows: Float[Tensor, "n e"], backbone: AbstractBackbo
     if not torch.equal(prompt.expanded(), rows):
         raise DamagedFile(f"the rows in {str(folder)!r} are not those its {DOCUMENT} describes; export the prompt anew")
     if backbone is not None:
+        prompt = prompt.at_scale(backbone.embedding_scale)
         backbone.check(prompt)
     return prompt

@@ -24,7 +24,9 @@ FORMAT = 1
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-def write_folder(target: Path, contents: Mapping[str, bytes], *, what: str, replace: bool = False) -> Path:
+def write_folder(
+    target: Path, contents: Mapping[str, bytes], *, what: str, replace: bool = False, manifest: bool = True
+) -> Path:
     """A new folder holding these files and their manifest, or no change at all.
 
     Args:
@@ -32,6 +34,7 @@ def write_folder(target: Path, contents: Mapping[str, bytes], *, what: str, repl
         contents: bytes by file name.
         what: what is being stored, for messages: "the prompt".
         replace: exchange a folder written by this function; otherwise one that exists is refused.
+        manifest: write the one that `read_folder` believes; without it the folder is for other programs.
 
     Raises:
         BadInput: the folder exists.
@@ -46,7 +49,8 @@ def write_folder(target: Path, contents: Mapping[str, bytes], *, what: str, repl
         temporary.mkdir()
         for name, content in contents.items():
             _write(temporary / name, content)
-        _write(temporary / MANIFEST, _manifest(contents))
+        if manifest:
+            _write(temporary / MANIFEST, _manifest(contents))
         _sync(temporary)
         _put_in_place(temporary, target, replace)
     except OSError as error:

@@ -25,6 +25,7 @@ IDENTITY_TYPES: Types = {
     "embedding_size": int,
     "embedding_sha256": (str, NoneType),
     "revision": (str, NoneType),
+    "embedding_scale": (float, int),
 }
 PROVENANCE_TYPES: Types = {
     "method": str,

@@ -30,6 +30,7 @@ class Plan:
         answers: how the backbone answers.
         dtype: precision of the frozen model.
         revision: commit of the model on the hub.
+        embedding_scale: factor on the frozen model's word embeddings.
         max_bad_rows: malformed rows to drop before it is an error.
         log_with: a tracker that Accelerate knows.
     """
@@ -42,6 +43,7 @@ class Plan:
     answers: str = "tokens"
     dtype: str = "float32"
     revision: str | None = None
+    embedding_scale: float = 1.0
     max_bad_rows: int = 0
     log_with: str | None = None
 

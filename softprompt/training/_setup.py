@@ -131,8 +131,8 @@ def _vectors(kind: str, path: str, backbone: AbstractBackbone, m: int):
     if kind == "file":
         from ..interop.numpy import import_numpy
 
-        return import_numpy(Path(path), backbone_name=backbone.name).vectors
-    source = SoftPrompt.load(path)
+        return import_numpy(Path(path), backbone_name=backbone.name).at_scale(backbone.embedding_scale).vectors
+    source = SoftPrompt.load(path).at_scale(backbone.embedding_scale)
     backbone.check(source)
     return source.expanded() if source.length == m else source.vectors
 

@@ -12,10 +12,11 @@ import torch
 
 from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
 from ..data import load_rows, split_rows
-from ..errors import BadInput, DamagedFile, SoftPromptError, pick
+from ..errors import BadInput, DamagedFile, ModelMismatch, SoftPromptError, pick
 from ..evaluation import default_style
 from ..fleet import Lane
 from ..methods import METHODS
+from ..prompt import refuse_no_scale
 from ..settings import LaneSettings, TrainSettings
 from ..store import Checkpoint, json_bytes, latest_checkpoint, save_checkpoint, save_prompt, write_file
 from ..tasks import TASKS, Task, styled
@@ -50,6 +51,7 @@ def train(
     dtype: str = "float32",
     device: str = "auto",
     revision: str | None = None,
+    embedding_scale: float = 1.0,
     max_bad_rows: int = 0,
     log_with: str | None = None,
     progress: bool = False,
@@ -69,6 +71,8 @@ def train(
         dtype: precision of the frozen model: "float32" or "bfloat16".
         device: "auto", "cpu", "cuda" ...
         revision: commit of the model on the hub.
+        embedding_scale: factor on the model's word embeddings, which leaves what it computes unchanged; for a loaded
+            backbone its own.
         max_bad_rows: malformed rows to drop before it is an error.
         log_with: a tracker that Accelerate knows, besides metrics.jsonl.
         progress: show a bar on standard error.
@@ -84,8 +88,14 @@ def train(
     if not lanes:
         raise BadInput("a run needs at least one prompt")
     refuse_unknown_tracker(log_with)
+    refuse_no_scale(embedding_scale)
     if isinstance(model, str):
         refuse_no_folder(model)
+    elif embedding_scale not in (1.0, model.embedding_scale):
+        raise BadInput(
+            f"embedding_scale={embedding_scale:g}, but {model.name!r} was loaded at {model.embedding_scale:g}; "
+            "give the scale to load_backbone or from_model"
+        )
     for lane in lanes:
         pick("method", lane.method, METHODS).with_options(lane.options)
     chosen = find_task(task) if isinstance(task, str) else task
@@ -96,7 +106,9 @@ def train(
     if isinstance(model, AbstractBackbone):
         backbone = model
     else:
-        backbone = load_backbone(model, answers=answers, dtype=dtype, device=device, revision=revision)
+        backbone = load_backbone(
+            model, answers=answers, dtype=dtype, device=device, revision=revision, embedding_scale=embedding_scale
+        )
     if style is None and chosen.name in TASKS:
         chosen = styled(chosen, default_style(chosen, backbone.kind))
     if settings.max_length is not None:
@@ -110,6 +122,7 @@ def train(
         answers=backbone.answers,
         dtype=dtype,
         revision=revision,
+        embedding_scale=backbone.embedding_scale,
         max_bad_rows=max_bad_rows,
         log_with=log_with,
     )
@@ -134,6 +147,7 @@ def resume(
 
     Raises:
         BadInput: no run there, or other data than it was started with.
+        ModelMismatch: `model` is at another embedding scale.
     """
     folder = Path(run)
     plan = read_plan(folder)
@@ -144,7 +158,17 @@ def resume(
         splits = split_rows(plan.task, load_rows(plan.task, plan.data_root, plan.max_bad_rows))
         if model is None:
             model = load_backbone(
-                plan.model, answers=plan.answers, dtype=plan.dtype, device=device, revision=plan.revision
+                plan.model,
+                answers=plan.answers,
+                dtype=plan.dtype,
+                device=device,
+                revision=plan.revision,
+                embedding_scale=plan.embedding_scale,
+            )
+        elif model.embedding_scale != plan.embedding_scale:
+            raise ModelMismatch(
+                f"{folder} was started at embedding scale {plan.embedding_scale:g}, {model.name!r} is at "
+                f"{model.embedding_scale:g}; load it with embedding_scale={plan.embedding_scale:g}"
             )
         checkpoint = latest_checkpoint(folder / "checkpoints")
         material = prepare(plan, splits, model)
