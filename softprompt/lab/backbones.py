@@ -8,6 +8,7 @@ Plain folders of transformers, read in float32. Nothing here needs torch but wha
 
 import hashlib
 import json
+from collections.abc import Mapping
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,7 +60,9 @@ def copy_backbone(name: str, folder: str | Path) -> Path:
     return write_folder(Path(folder), contents, what=f"the backbone {name}", manifest=False)
 
 
-def write_backbone(model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = False) -> Path:
+def write_backbone(
+    model: Any, tokenizer: Any, folder: str | Path, *, replace: bool = False, extra: Mapping[str, bytes] | None = None
+) -> Path:
     """Write a model as built-in backbones are shipped: weights in float16, to be computed with in float32.
 
     The same model gives the same bytes. It stays as it is.
@@ -69,6 +72,7 @@ def write_backbone(model: Any, tokenizer: Any, folder: str | Path, *, replace: b
         tokenizer: its tokenizer.
         folder: where; an empty folder is taken.
         replace: exchange the backbone that is there.
+        extra: more files, by name.
 
     Raises:
         BadInput: the folder exists, or weights that float16 cannot hold.
@@ -92,6 +96,7 @@ def write_backbone(model: Any, tokenizer: Any, folder: str | Path, *, replace: b
         contents = {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir())}
     for name in [name for name in contents if name.endswith("config.json")]:
         contents[name] = _stable(json.loads(contents[name]), is_model=name == "config.json")
+    contents |= extra or {}
     return write_folder(Path(folder), contents, what="the backbone", replace=replace, manifest=False)
 
 

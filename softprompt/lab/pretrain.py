@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones import scale_embeddings
+from ..backbones._scale import scale_embeddings
 from ..errors import BadInput
 from ..store import json_bytes, latest_checkpoint, save_checkpoint, write_file
 from ..training import Interrupted

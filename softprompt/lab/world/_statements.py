@@ -19,9 +19,7 @@ FORMS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def statement(draw: Random, facts: Mapping[str, str], form: str, attributes: tuple[str, ...]) -> tuple[str, bool]:
-    """The sentence of a form, and whether it follows from the facts: if not, which is half of the time, one word is
-    another.
-    """
+    """The sentence of a form and whether it follows from the facts, equally often; if not, one word is another."""
     said = dict(facts)
     if follows := draw.random() < 0.5:
         return form.format(**said), follows
