@@ -38,4 +38,13 @@ OwnStyle = Annotated[
     Style | None,
     typer.Option("--style", help="How rows are put. Default: as in training, for another task as in train."),
 ]
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--task-option",
+        metavar="KEY=VALUE",
+        help="How many rows a lab task has and how hard they are: train, validation, test, seed, fillers, noise, "
+        "label_noise; repeat.",
+    ),
+]
 NewFolder = Annotated[Path, typer.Option("--output", help="Folder to write; must not exist.")]

@@ -1,10 +1,11 @@
 """Rows of the user's own as a task: files, columns, label words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..errors import BadInput
-from ..tasks import Task, custom_task
+from ..tasks import Task, custom_task, harder
 from ..tasks import task as find_task
 from ..tasks._files import FORMATS
 
@@ -72,6 +73,27 @@ class OwnRows:
             option = f"--{given[0].replace('_', '-')}"
             raise BadInput(f"{option} is for rows of your own; give --data FILE instead of --task {name}")
         return find_task(name)
+
+
+def with_options(task: Task, texts: Sequence[str] | None) -> Task:
+    """A lab task with rows as the KEY=VALUE options say.
+
+    Raises:
+        BadInput: an option that is not KEY=VALUE, a value that is no number, or a task that is not of the lab.
+        UnknownName: no such option.
+    """
+    return harder(task, **dict(map(_number, texts or ())))
+
+
+def _number(text: str) -> tuple[str, int | float]:
+    name, sign, value = text.partition("=")
+    name = name.replace("-", "_")
+    try:
+        if sign:
+            return name, float(value) if name == "label_noise" else int(value)
+    except ValueError:
+        pass
+    raise BadInput(f"--task-option {text!r} is not KEY=NUMBER, as in noise=4 or label_noise=0.1")
 
 
 def is_data_file(name: str) -> bool:

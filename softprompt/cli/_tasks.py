@@ -6,8 +6,9 @@ import typer
 
 from ..tasks import TASKS, Task, styled
 from ..tasks import task as find_task
-from ._options import Json, Style
+from ._options import Json, Style, TaskOption
 from ._print import print_json, record, table
+from ._rows import with_options
 
 tasks = typer.Typer(help="Tasks: rows, template, label words, metrics.", no_args_is_help=True)
 
@@ -35,10 +36,11 @@ def list_tasks(json_lines: Json = False) -> None:
 def show_task(
     name: Annotated[str, typer.Argument(help="Name of a task.")],
     style: Annotated[Style | None, typer.Option(help="How rows are put.")] = None,
+    task_option: TaskOption = None,
     json_lines: Json = False,
 ) -> None:
     """One task: template, label words, metrics, where its rows are."""
-    task = find_task(name)
+    task = with_options(find_task(name), task_option)
     print_task(task if style is None else styled(task, style), json_lines)
 
 
@@ -68,5 +70,6 @@ def summary(task: Task) -> dict[str, Any]:
         "score": task.scores,
         "hub": hub,
         "folder": source.folder,
+        "lab": " ".join([source.world, *(f"{k}={v}" for k, v in source.options.items())]),
         "files": [f"{split}: {path}" for split, path in source.files.items()],
     }

@@ -11,9 +11,9 @@ from ..errors import BadInput
 from ..settings import TrainSettings
 from ._flatten import Given, flatten
 from ._lanes import LaneGrid
-from ._options import DataRoot, Device, Dtype, EmbeddingScale, Json, MaxBadRows, Style
+from ._options import DataRoot, Device, Dtype, EmbeddingScale, Json, MaxBadRows, Style, TaskOption
 from ._print import print_json, say, table
-from ._rows import OwnRows
+from ._rows import OwnRows, with_options
 
 if TYPE_CHECKING:
     from ..training import Result, Run
@@ -27,7 +27,8 @@ def train(
     *,
     given: Given,
     task: Annotated[str | None, typer.Option(help="Name from `softprompt tasks list`, or a file of rows.")] = None,
-    model: Annotated[str | None, typer.Option(help="Frozen model: hub id or folder.")] = None,
+    model: Annotated[str | None, typer.Option(help="Frozen model: hub id, folder, or built in: lab-t5 ...")] = None,
+    task_option: TaskOption = None,
     data_root: DataRoot = None,
     output: Annotated[
         Path | None, typer.Option(help="New folder for the run. Default: runs/<task>-<methods>-<time>.")
@@ -61,7 +62,7 @@ def train(
 
         _report(training.resume(resume, device=device, progress=not quiet), json_lines)
         return
-    chosen, lanes = rows.task(task), tuple(grid.lanes())
+    chosen, lanes = with_options(rows.task(task), task_option), tuple(grid.lanes())
     if model is None:
         raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder")
     from .. import training

@@ -8,8 +8,7 @@ Plain folders of transformers, read in float32. Nothing here needs torch but wha
 
 import hashlib
 import json
-from collections.abc import Mapping
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -98,6 +97,23 @@ def write_backbone(
         contents[name] = _stable(json.loads(contents[name]), is_model=name == "config.json")
     contents |= extra or {}
     return write_folder(Path(folder), contents, what="the backbone", replace=replace, manifest=False)
+
+
+def install_backbone(name: str, folder: str | Path) -> Path:
+    """Put a pretrained backbone in the place of the one that is shipped, and list its files; where it lies now.
+
+    Raises:
+        UnknownName: no such backbone.
+        StorageFailure: the disk is full or not writable.
+    """
+    from ..store import write_folder
+
+    if name not in BUILT_IN:
+        raise UnknownName("built-in backbone", name, BUILT_IN)
+    contents = {file: (Path(folder) / file).read_bytes() for file in _files(Path(folder))}
+    installed = write_folder(WEIGHTS / name, contents, what=f"the backbone {name}", replace=True, manifest=False)
+    write_manifest()
+    return installed
 
 
 def write_manifest(root: str | Path | None = None) -> Path:
