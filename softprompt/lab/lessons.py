@@ -14,9 +14,9 @@ IGNORED = -100
 ONE_WORD = tuple(kind for kind in MIX if kind != "several")
 # A decoder is asked as `softprompt` asks decoders: the text, then this.
 CUE = "answer :"
-# Whether two words are the same is what most questions turn on. Among all others it is not learned in thousands of
-# steps; alone, on short passages, in hundreds, and all questions build on it then.
-FIRST_KIND, FIRST_STEPS = "membership", 700
+# Whether two words are the same is what most questions turn on. Among all kinds it is not learned in thousands of
+# steps; beside plain questions, on short passages, in hundreds, and the other kinds build on it then.
+FIRST_KINDS, FIRST_STEPS = ("attribute", "membership"), 1000
 # Share of short passages after that; the tasks have fewer.
 SHORT = 0.5
 # An encoder also learns to fill masks in its text: in this share of texts, this share of the words.
@@ -39,7 +39,7 @@ class Lesson:
         """The batch that belongs to a seed and a step: `input_ids`, `attention_mask` and `labels`."""
         draw = Random(f"{seed}/{step}")
         if step <= FIRST_STEPS:
-            asked = [question(draw, FIRST_KIND, short=1.0) for _ in range(size)]
+            asked = [question(draw, draw.choice(FIRST_KINDS), short=1.0) for _ in range(size)]
         else:
             asked = [question(draw, self._kind(draw), short=SHORT) for _ in range(size)]
         return self.tensors(asked, draw)
