@@ -22,8 +22,8 @@ def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int
     """The task's rows by split, with the columns it reads: "train", "validation", "test" as far as there are.
 
     The lab makes its own; the user's files are read where the task names them; else
-    `<data_root>/<folder>/<split>.jsonl.gz` (also .jsonl, .csv, .parquet); else the hub. Targets come in one type: a label as the task's value for its class, a number as
-    float, a text as the list of accepted texts.
+    `<data_root>/<folder>/<split>.jsonl.gz` (also .jsonl, .csv, .parquet); else the hub. Targets come in one type: a
+    label as the task's value for its class, a number as float, a text as the list of accepted texts.
 
     Args:
         task: what to read.
