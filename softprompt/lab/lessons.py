@@ -16,7 +16,7 @@ ONE_WORD = tuple(kind for kind in MIX if kind != "several")
 CUE = "answer :"
 # Whether two words are the same is what most questions turn on. Among all kinds it is not learned in thousands of
 # steps; beside plain questions, on short passages, in hundreds, and the other kinds build on it then.
-FIRST_KINDS, FIRST_STEPS = ("attribute", "membership"), 1000
+FIRST_KINDS, FIRST_STEPS = ("attribute", "membership"), 2500
 # Share of short passages after that; the tasks have fewer.
 SHORT = 0.5
 # An encoder also learns to fill masks in its text: in this share of texts, this share of the words.
