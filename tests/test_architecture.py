@@ -16,7 +16,7 @@ PACKAGE = Path(softprompt.__file__).parent
 LAYERS = (
     {"errors"},
     {"prompt", "initializers", "losses", "reparam", "tasks", "metrics", "settings"},
-    {"bank", "methods"},
+    {"bank", "methods", "units"},
     {"store", "data", "backbones"},
     {"fleet"},
     {"evaluation"},
@@ -36,7 +36,7 @@ DOORS = {
 }
 
 TORCHLESS = ("errors", "settings", "tasks", "metrics")
-MATHEMATICS = ("reparam", "losses", "initializers", "prompt", "bank", "methods")
+MATHEMATICS = ("reparam", "losses", "initializers", "prompt", "bank", "methods", "units")
 # Nothing after training sees a reparameterisation.
 SEES_REPARAM = {"reparam", "methods", "fleet", "training"}
 
