@@ -3,7 +3,7 @@
     python benchmarks/sst2_minilm.py --data-root DATA [--model FOLDER] [--steps 400] [--seeds 0 1 2]
 
 Best checkpoint by 1,000 rows held out of the training set (the EPT split rule); the validation set is only reported.
-Every method runs at its default learning rate. Each method is one fleet; its run folder is kept, so that a stopped
+Every method runs at the papers' learning rate, 0.3. Each method is one fleet; its run folder is kept, so that a stopped
 study goes on where it was.
 """
 
@@ -35,7 +35,7 @@ def run_method(method: str, arguments: argparse.Namespace, dropout: bool) -> Run
     return train(
         "glue/sst2",
         arguments.model,
-        lanes=[LaneSettings(method=method, seeds=Seeds.all(seed)) for seed in arguments.seeds],
+        lanes=[LaneSettings(method=method, lr=0.3, seeds=Seeds.all(seed)) for seed in arguments.seeds],
         settings=TrainSettings(steps=arguments.steps, eval_every=100, max_length=128, backbone_dropout=dropout),
         output=folder,
         data_root=arguments.data_root,

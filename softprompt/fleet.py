@@ -10,12 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .bank import PromptBank
-from .errors import BadInput, pick
+from .errors import BadInput
 from .initializers import Initializer
-from .methods import METHODS, Method
+from .methods import Method, Units
 from .prompt import LinearHead, Provenance, SoftPrompt
 from .reparam import AbstractReparameterization
 from .settings import LaneSettings
+from .units import WordScale
 
 
 def stream_seed(seed: int, purpose: str) -> int:
@@ -40,11 +41,18 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 class Lane(nn.Module):
     """One prompt of a fleet: initial vectors, a reparameterisation, repeats, and a linear head where one is needed.
 
+    The prompt is P = unit x Phi(initial), repeated, where a unit is 1 (raw) or the RMS of the word embeddings. With a
+    norm guard R and token norm u, each P_i min(1, R u / ||P_i||) takes its place. What is trained is in units: under
+    Adam, embeddings s times as large give s times the prompt at every step, and the same losses.
+
     Args:
         method: which method this is; gives the number of repeats.
-        initial: the initial vectors, float32 (float64 in tests).
-        reparameterization: applied to them in every pass.
+        initial: the initial vectors in units, float32 (float64 in tests).
+        reparameterization: Phi, applied to them in every pass.
         head: a trained linear head, or None where the backbone answers in tokens.
+        words: how large the backbone's word vectors are.
+        units: "raw" or "rms"; a reparameterisation of directions is measured in token norms in either.
+        norm_guard: R, in token norms; None bounds nothing.
     """
 
     def __init__(
@@ -53,30 +61,42 @@ class Lane(nn.Module):
         initial: Float[Tensor, "m e"],
         reparameterization: AbstractReparameterization,
         head: nn.Linear | None,
+        *,
+        words: WordScale,
+        units: Units,
+        norm_guard: float | None,
     ):
         super().__init__()
         self.method = method
         self.initial = nn.Parameter(initial)
         self.reparameterization = reparameterization
         self.head = head
+        self.words, self.units = words, units
+        self.longest = None if norm_guard is None else norm_guard * words.token_norm
 
     @classmethod
     def build(
-        cls, settings: LaneSettings, initializer: Initializer, embeddings: Tensor, head_shape: tuple[int, int] | None
+        cls,
+        settings: LaneSettings,
+        initializer: Initializer,
+        embeddings: Tensor,
+        head_shape: tuple[int, int] | None,
+        words: WordScale | None = None,
     ) -> "Lane":
         """The lane that `settings` describe; every number in it follows from the initialisation seed.
 
         Args:
-            settings: method, options, seeds.
-            initializer: draws the initial vectors.
-            embeddings: the backbone's word embedding table [v, e].
+            settings: method, options, units, norm guard, seeds.
+            initializer: draws the initial vectors, in the lane's units.
+            embeddings: the backbone's word vectors [v, e].
             head_shape: (classes, hidden size) of a linear head, or None.
+            words: how large the embeddings are, where it is known already.
 
         Raises:
             UnknownName: the method does not exist.
-            BadInput: head-only on a backbone that answers in tokens.
+            BadInput: head-only on a backbone that answers in tokens; a direction that starts as a zero vector.
         """
-        method = pick("method", settings.method, METHODS).with_options(settings.options)
+        method = Method.of(settings)
         if method.prompt_length == 0 and head_shape is None:
             raise BadInput(
                 f"{method.name!r} trains a linear head, this backbone answers in tokens; choose a method with a prompt"
@@ -84,16 +104,44 @@ class Lane(nn.Module):
         seed, device = settings.seeds.initialization, embeddings.device
         generator = torch.Generator().manual_seed(stream_seed(seed, "vectors"))
         initial = initializer(method.m, embeddings.detach().cpu(), generator)
+        if method.is_direction and not initial.any(dim=1).all():
+            raise BadInput(
+                f"{method.name!r} cannot start at a zero vector, which has no direction; take another --init"
+            )
         reparameterization = method.build(embeddings.shape[1], stream_seed(seed, "network"))
         head = None
         if head_shape is not None:
             with seeded(stream_seed(seed, "head"), torch.device("cpu")):
                 head = nn.Linear(head_shape[1], head_shape[0])
-        return cls(method, initial, reparameterization, head).to(device)
+        units = method.resolved(settings).units
+        assert units != "auto"
+        words = words or WordScale.of(embeddings)
+        lane = cls(method, initial, reparameterization, head, words=words, units=units, norm_guard=settings.norm_guard)
+        return lane.to(device)
+
+    @property
+    def unit(self) -> float:
+        """What the reparameterisation's output is multiplied with to stand beside the word vectors."""
+        if self.reparameterization.is_direction:
+            return self.words.token_norm
+        return self.words.rms if self.units == "rms" else 1.0
 
     def vectors(self) -> Float[Tensor, "n e"]:
         """The n prompt vectors as the backbone sees them, with gradients."""
-        return self.reparameterization(self.initial).repeat(self.method.repeats, 1)
+        return self._measured(self.reparameterization(self.initial)).repeat(self.method.repeats, 1)
+
+    @torch.no_grad()
+    def folded(self) -> Float[Tensor, "m e"]:
+        """The m prompt vectors as they are stored, in the precision of training: evaluation mode, detached."""
+        return self._measured(self.reparameterization.fold(self.initial))
+
+    def _measured(self, vectors: Float[Tensor, "m e"]) -> Float[Tensor, "m e"]:
+        """From units to the model's own numbers, no vector longer than the guard allows."""
+        vectors = self.unit * vectors
+        if self.longest is None:
+            return vectors
+        # The norm is clamped, not the ratio: within bounds, and at zero, a vector keeps its bits and its gradient.
+        return vectors * (self.longest / vectors.norm(dim=1, keepdim=True).clamp(min=self.longest))
 
     def linear_head(self) -> LinearHead | None:
         """The head's numbers, with gradients."""
@@ -114,7 +162,7 @@ class Lane(nn.Module):
 
     def fold(self, provenance: Provenance) -> SoftPrompt:
         """The prompt as it is stored: float32, no reparameterisation, repeats kept as a number."""
-        vectors = self.reparameterization.fold(self.initial).float().cpu()
+        vectors = self.folded().float().cpu()
         head = None
         if self.head is not None:
             weight, bias = (x.detach().float().cpu().clone() for x in (self.head.weight, self.head.bias))

@@ -125,6 +125,17 @@ def from_vectors(vectors: Float[Tensor, "k d"]) -> Initializer:
     return draw
 
 
+def divided(draw: Initializer, unit: float) -> Initializer:
+    """What `draw` draws, in units: vectors of real tokens or prompts, for a lane that multiplies by `unit` again.
+
+    Raises:
+        BadInput: a unit that is not positive and finite.
+    """
+    if not (math.isfinite(unit) and unit > 0):
+        raise BadInput(f"vectors can be divided by a positive, finite unit, not by {unit}")
+    return lambda m, embeddings, generator: draw(m, embeddings, generator) / unit
+
+
 def _rows(embeddings: Float[Tensor, "v e"], ids: Int[Tensor, " k"]) -> Float[Tensor, "k e"]:
     if ids.numel() and not (ids.min() >= 0 and ids.max() < len(embeddings)):
         raise BadInput(

@@ -5,13 +5,16 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, final
+from typing import Any, Literal, TypedDict, final
 
 import torch
 
 from .errors import BadInput, UnknownName, pick
 from .reparam import REPARAMETERIZATIONS, AbstractReparameterization
 from .reparam._base import require_positive
+from .settings import LaneSettings
+
+Units = Literal["raw", "rms"]
 
 
 @final
@@ -22,6 +25,8 @@ class MethodRecord(TypedDict):
     prompt_length: int
     trainable: int
     stored: int
+    units: Units
+    lr: float | None
 
 
 @final
@@ -36,7 +41,9 @@ class Method:
         repeats: how often the m prompt vectors follow each other.
         reparameterization: name in REPARAMETERIZATIONS.
         options: its keyword options, where they differ from its defaults.
-        lr: default learning rate of AdamW; the papers' 0.3 for all to begin with.
+        units: what it is trained in unless told: the papers' "raw" numbers, or "rms" of the word embeddings.
+        lr: default learning rate of AdamW in raw units; the papers' is 0.3 for all.
+        lr_rms: the same in RMS units.
     """
 
     name: str
@@ -45,7 +52,37 @@ class Method:
     repeats: int = 1
     reparameterization: str = "identity"
     options: Mapping[str, Any] = field(default_factory=dict)
-    lr: float = 0.3
+    units: Units = "raw"
+    lr: float = 0.1
+    lr_rms: float = 0.1
+
+    @classmethod
+    def of(cls, settings: LaneSettings) -> "Method":
+        """The method of a lane, with the lane's options.
+
+        Raises:
+            UnknownName: the method, or one of its options, does not exist.
+            BadInput: a value that an option cannot have; raw units or a norm guard where they mean nothing.
+        """
+        method = pick("method", settings.method, METHODS).with_options(settings.options)
+        if method.is_direction and settings.units == "raw":
+            raise BadInput(
+                f"{method.name!r} gives its norm in token norms and has no raw units; leave --units out, or give rms"
+            )
+        if method.m == 0 and settings.norm_guard is not None:
+            raise BadInput(f"{method.name!r} has no prompt for --norm-guard to bound; leave one of them out")
+        return method
+
+    def resolved(self, settings: LaneSettings) -> LaneSettings:
+        """The settings with this method's units and learning rate where none are given."""
+        units = self.units if settings.units == "auto" else settings.units
+        default = self.lr_rms if units == "rms" else self.lr
+        return dataclasses.replace(settings, units=units, lr=default if settings.lr is None else settings.lr)
+
+    @property
+    def is_direction(self) -> bool:
+        """Whether only the direction of its vectors is trained freely, as in polar."""
+        return pick("reparameterization", self.reparameterization, REPARAMETERIZATIONS).is_direction
 
     @property
     def prompt_length(self) -> int:
@@ -163,28 +200,42 @@ def _like(name: str, value: Any, default: Any) -> Any:
     raise BadInput(f"method option {name!r} is {_NEEDED[kind]}, not {value!r}")
 
 
+# The papers train all of theirs at 0.3 (--lr 0.3). These are first choices from small trials, raw and in RMS units.
 _ALL = (
-    Method(name="prompt-tuning", summary="m trained vectors (Lester et al., 2021, arXiv:2104.08691)"),
+    Method(
+        name="prompt-tuning",
+        summary="m trained vectors (Lester et al., 2021, arXiv:2104.08691)",
+        lr=0.1,
+        lr_rms=0.1,
+    ),
     Method(
         name="p-tuning",
         summary="vectors through a three-layer MLP (Liu et al., 2021, arXiv:2103.10385, as in PEFT)",
         reparameterization="mlp",
+        lr=0.03,
+        lr_rms=0.03,
     ),
     Method(
         name="p-tuning-lstm",
         summary="vectors through a two-way LSTM and an MLP (Liu et al., 2021, arXiv:2103.10385, as in PEFT)",
         reparameterization="lstm",
+        lr=0.03,
+        lr_rms=0.03,
     ),
     Method(
         name="residual",
         summary="vectors plus a shared bottleneck run twice (Razdaibiedina et al., 2023, arXiv:2305.03937)",
         reparameterization="residual",
+        lr=0.3,
+        lr_rms=0.03,
     ),
     Method(
         name="ept",
         summary="one vector through a linear bottleneck of one unit (Explosive Prompt Tuning, section 3.3)",
         m=1,
         reparameterization="bottleneck",
+        lr=0.1,
+        lr_rms=0.1,
     ),
     Method(
         name="ept-star",
@@ -192,6 +243,26 @@ _ALL = (
         m=1,
         repeats=10,
         reparameterization="bottleneck",
+        lr=0.3,
+        lr_rms=0.1,
+    ),
+    Method(
+        name="scaled",
+        summary="one trained vector repeated ten times, in units of the word embeddings (ours)",
+        m=1,
+        repeats=10,
+        units="rms",
+        lr=0.3,
+        lr_rms=1.0,
+    ),
+    Method(
+        name="polar",
+        summary="the direction of one vector, repeated ten times at a fixed norm of three tokens (ours)",
+        m=1,
+        repeats=10,
+        reparameterization="polar",
+        units="rms",
+        lr_rms=0.1,
     ),
     Method(
         name="head-only",
@@ -203,7 +274,7 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
 def describe(width: int) -> list[MethodRecord]:
-    """Prompt length, trained and stored numbers of every method for embedding size `width`.
+    """Prompt length, trained and stored numbers of every method for embedding size `width`; units, learning rate.
 
     Counted without allocating the networks.
 
@@ -217,6 +288,8 @@ def describe(width: int) -> list[MethodRecord]:
             prompt_length=method.prompt_length,
             trainable=method.trainable(width),
             stored=method.stored(width),
+            units=method.units,
+            lr=None if method.m == 0 else method.lr_rms if method.units == "rms" else method.lr,
         )
         for method in METHODS.values()
     ]

@@ -151,3 +151,16 @@ def majority(gold: Classes) -> tuple[int, float]:
     counts = Counter(gold)
     best = min(counts, key=lambda c: (-counts[c], c))
     return best, counts[best] / len(gold)
+
+
+def is_stuck(score: float, chance: float, ceiling: float) -> bool:
+    """Whether a run has not got half of the way from chance to the ceiling: score < (chance + ceiling) / 2.
+
+    Where nothing is above chance, everything is stuck; so is a score that is no number.
+
+    Args:
+        score: of the run.
+        chance: of always answering the most frequent class; 0 where answers are free text.
+        ceiling: of the best run of the same task, or a known reference.
+    """
+    return not (ceiling > chance and score >= (chance + ceiling) / 2)

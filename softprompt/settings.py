@@ -1,6 +1,7 @@
 """What a training run is told: frozen, keyword-only, plain values, written whole into the run's record."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -23,6 +24,9 @@ class Seeds:
         return cls(initialization=seed, order=seed, draw=seed, noise=seed)
 
 
+UNITS = ("auto", "raw", "rms")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LaneSettings:
     """One prompt of a fleet: everything that may differ between prompts sharing a forward pass.
@@ -30,10 +34,18 @@ class LaneSettings:
     Args:
         method: name in METHODS.
         options: the method's options, as in {"hidden": 10, "repeats": 3}.
-        lr: AdamW learning rate of the prompt; None takes the method's default.
+        lr: AdamW learning rate of the prompt, in its units; None takes the method's default for them.
         head_lr: learning rate of a linear head.
         init: "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH" or "prompt:PATH".
+        units: what the prompt is trained in: "raw" numbers, as in the papers; "rms", in which the root mean square of
+            the word embeddings is 1, so that initial range, learning rate and weight decay suit any table; or "auto",
+            the method's own.
+        norm_guard: longest prompt vector, in token norms (mean norms of a word vector); None bounds nothing.
         seeds: one a purpose.
+
+    Raises:
+        UnknownName: units that do not exist.
+        BadInput: a norm guard that is not positive and finite.
     """
 
     method: str = "ept-star"
@@ -41,7 +53,16 @@ class LaneSettings:
     lr: float | None = None
     head_lr: float = 5e-3
     init: str = "uniform"
+    units: Literal["auto", "raw", "rms"] = "auto"
+    norm_guard: float | None = None
     seeds: Seeds = Seeds()
+
+    def __post_init__(self) -> None:
+        """Refuse what no method could be trained with."""
+        if self.units not in UNITS:
+            raise UnknownName("units", self.units, UNITS)
+        if self.norm_guard is not None and not (math.isfinite(self.norm_guard) and self.norm_guard > 0):
+            raise BadInput(f"--norm-guard must be positive and finite, in token norms, not {self.norm_guard}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +80,7 @@ class TrainSettings:
         eval_rows: validation rows used to choose the best checkpoint; None is all of them.
         warmup: steps of linear warm-up; None is 500 or 5 % of the steps, whichever is less.
         schedule: "linear" decay to 0 or "constant".
-        weight_decay: AdamW's, on prompt and reparameterisation.
+        weight_decay: AdamW's, on prompt and reparameterisation; none where only directions are trained (polar).
         clip: largest gradient norm of one prompt; None does not clip.
         patience: evaluations without a better score after which a prompt stops; None never stops early.
         shots: training rows in total, drawn class-balanced; None is all of them.

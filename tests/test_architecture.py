@@ -15,8 +15,9 @@ PACKAGE = Path(softprompt.__file__).parent
 # Lowest first; modules of one line do not import each other.
 LAYERS = (
     {"errors"},
-    {"prompt", "initializers", "losses", "reparam", "tasks", "metrics", "settings", "lab.world"},
-    {"bank", "methods", "store"},
+    {"lab.world"},
+    {"prompt", "initializers", "losses", "reparam", "tasks", "metrics", "settings"},
+    {"bank", "methods", "store", "units"},
     {"data", "lab.backbones"},
     {"backbones"},
     {"fleet"},
@@ -38,7 +39,7 @@ DOORS = {
 }
 
 TORCHLESS = ("errors", "settings", "tasks", "metrics")
-MATHEMATICS = ("reparam", "losses", "initializers", "prompt", "bank", "methods")
+MATHEMATICS = ("reparam", "losses", "initializers", "prompt", "bank", "methods", "units")
 # Nothing after training sees a reparameterisation.
 SEES_REPARAM = {"reparam", "methods", "fleet", "training"}
 

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,7 +40,8 @@ TRAIN_OPTIONS = {
     "--method-option", "--prompt-length", "--init", "--init-seed", "--order-seed", "--draw-seed",
     "--noise-seed", "--head-lr", "--weight-decay", "--warmup", "--schedule", "--clip", "--patience",
     "--shots-per-class", "--style", "--answers", "--decode", "--tokens-per-batch", "--backbone-dropout",
-    "--max-bad-rows", "--log-with", "--eval-rows", "--revision", "--embedding-scale",
+    "--max-bad-rows", "--log-with", "--eval-rows", "--revision", "--embedding-scale", "--units", "--norm-guard",
+    "--task-option",
 }  # fmt: skip
 BASE = ["train", "--task", "glue/sst2", "--model", "some/model", "--output", "run"]
 
@@ -127,6 +129,7 @@ def test_help_of_a_setting_is_its_docstring(capsys: pytest.CaptureFixture[str], 
         ([*BASE, "--method-option", "passes"], "--method-option 'passes' is not KEY=VALUE, as in passes=1"),
         (["train", "--task", "glue/sst2"], "no model; give --model"),
         (["train", "--model", "m"], "nothing to train on; give --task NAME"),
+        ([*BASE, "--norm-guard", "0"], "--norm-guard must be positive and finite, in token norms, not 0.0"),
         ([*BASE, "--steps", "0"], "--steps must be positive, not 0"),
         ([*BASE, "--shots", "4", "--shots-per-class", "2"], "give --shots (rows in total) or --shots-per-class"),
         ([*BASE, "--data", "rows.csv"], "give --task glue/sst2 or --data rows.csv, not both"),
@@ -219,8 +222,12 @@ def test_methods_list_has_the_counts_of_the_papers(
     assert main(["methods", "list", "--width", str(width), "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     rows = {row["method"]: row for row in json.loads(line)}
-    assert {tuple(row) for row in rows.values()} == {("method", "prompt_length", "trainable", "stored")}
+    assert {tuple(row) for row in rows.values()} == {("method", "prompt_length", "trainable", "stored", "units", "lr")}
     assert {name: rows[name]["trainable"] for name in counts} == counts
+    assert {name: (rows[name]["units"], rows[name]["lr"]) for name in ("ept-star", "scaled")} == {
+        "ept-star": ("raw", 0.3),
+        "scaled": ("rms", 1.0),
+    }
     stored = {name: width if name.startswith("ept") else 10 * width for name in counts}
     assert {name: rows[name]["stored"] for name in counts} == stored
     assert {name: rows[name]["prompt_length"] for name in counts} == {**dict.fromkeys(counts, 10), "ept": 1}
@@ -315,6 +322,29 @@ def test_lanes_are_the_product_of_methods_rates_and_seeds(asked: Callable[..., d
     assert asked(*BASE, *words)["lanes"] == tuple(expected)
 
 
+def test_units_and_the_guard_reach_every_lane(asked: Callable[..., dict[str, Any]]):
+    words = ["--method", "ept", "--method", "polar", "--units", "rms", "--norm-guard", "4"]
+    expected = tuple(LaneSettings(method=method, units="rms", norm_guard=4.0) for method in ("ept", "polar"))
+    assert asked(*BASE, *words)["lanes"] == expected
+
+
+def test_the_papers_learning_rate_is_told_beside_the_methods(capsys: pytest.CaptureFixture[str]):
+    assert main(["methods", "list"]) == 0
+    assert capsys.readouterr().err.endswith("the papers train all of theirs in raw units at 0.3: --lr 0.3\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "rates"), [("residual", {"lr in raw units", "lr in rms units"}), ("polar", {"lr in rms units"})]
+)
+def test_a_method_shown_has_a_learning_rate_for_each_of_its_units(
+    method: str, rates: set[str], capsys: pytest.CaptureFixture[str]
+):
+    assert main(["methods", "show", method, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {name for name in shown if " in " in name} == rates
+    assert shown["lr"] == shown[f"lr in {shown['units']} units"]
+
+
 def test_seeds_by_purpose_override_the_common_one(asked: Callable[..., dict[str, Any]]):
     (lane,) = asked(*BASE, "--seed", "5", "--draw-seed", "0", "--noise-seed", "9")["lanes"]
     assert lane.seeds == Seeds(initialization=5, order=5, draw=0, noise=9)
@@ -380,6 +410,33 @@ def test_train_json_prints_one_line_a_prompt_and_tables_go_to_standard_error(
     }  # fmt: skip
     assert (second["seed"], second["metrics"]) == (1, {"test": {"accuracy": None}})
     assert "ept-star-seed0" in printed.err
+
+
+def test_several_seeds_are_summed_up_by_method_units_and_learning_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """The best score is 0.9, chance 0.5: below 0.7 is stuck, and so is a prompt that never was scored."""
+    from softprompt.training import Run
+
+    def one(score: float | None, **changed: Any) -> Any:
+        metrics = {} if score is None else {"test": {"score": score}}
+        return result(**{"metrics": metrics, "majority": 0.5, "lr": 0.3, "units": "raw", **changed})
+
+    results = [
+        one(0.9, norm=20.0, token_norms=4.0),
+        one(0.6, norm=30.0, token_norms=6.0),
+        one(None),
+        one(0.7, lr=1.0, units="rms", norm=500.0, token_norms=100.0),
+    ]
+    monkeypatch.setattr("softprompt.training.train", lambda *given, **named: Run(Path("run"), results))
+    assert main(BASE) == 0
+    each, several = capsys.readouterr().err.split("\n\n")
+    assert "30 = 6 token norms (band 1-10)" in each
+    assert "500 = 100 token norms (above the band 1-10)" in each
+    assert [line.split() for line in several.splitlines()[1:]] == [
+        ["ept-star", "raw", "0.3", "3", "0.75", "0.2121", "0.6", "0.6667", "5", "384"],
+        ["ept-star", "rms", "1", "1", "0.7", "0.7", "0", "100", "384"],
+    ]
 
 
 def test_without_json_training_prints_the_folder_of_the_run(
@@ -515,6 +572,30 @@ def test_show_tells_everything_of_a_prompt_but_its_numbers(
     assert (shown["method"], shown["task"], shown["labels"]) == ("ept-star", "glue/sst2", ["negative", "positive"])
     assert (shown["prompt_length"], shown["repeats"], shown["stored"], shown["norm"]) == (10, 10, 2, 5.0)
     assert (shown["backbone"]["name"], shown["metrics"]["test"]["accuracy"]) == ("some/model", 0.5)
+    assert (shown["token_norms"], shown["warnings"]) == (None, [])
+    assert main(["show", str(tmp_path)]) == 0
+    assert re.search(r"\nnorm +5\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("token_norm", "told", "warning"),
+    [
+        (2.5, "5 = 2 token norms (band 1-10)", None),
+        (0.1, "5 = 50 token norms (above the band 1-10)", "over-exploded: its norm is 50 token norms"),
+        (25.0, "5 = 0.2 token norms (below the band 1-10)", "or a higher learning rate (now 0.3)"),
+        ("5", "5", None),
+    ],
+)
+def test_show_tells_the_norm_in_token_norms_where_they_are_known(
+    token_norm: Any, told: str, warning: str | None, stored: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    stored.provenance.training.update(token_norm=token_norm, lr=0.3, units="raw")
+    assert main(["show", str(tmp_path), "--json"]) == 0
+    warnings = json.loads(capsys.readouterr().out)["warnings"]
+    assert len(warnings) == (warning is not None)
+    assert all(warning in line for line in warnings)
+    assert main(["show", str(tmp_path)]) == 0
+    assert f"  {told}\n" in capsys.readouterr().out
 
 
 def test_a_numpy_prompt_needs_the_name_of_its_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,11 +1,14 @@
 """The table of methods: exact counts, wrong options refused, networks that follow from their seed."""
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
 from softprompt.errors import BadInput, UnknownName
-from softprompt.methods import METHODS, describe
+from softprompt.methods import METHODS, Method, describe
+from softprompt.settings import LaneSettings
 from torch import nn
 
 COUNTS = {  # by e = 512, 768, 1024: the EPT paper's, exact (spec 2.2); the LSTM's are PEFT's
@@ -15,10 +18,24 @@ COUNTS = {  # by e = 512, 768, 1024: the EPT paper's, exact (spec 2.2); the LSTM
     "residual": (416_656, 624_784, 832_912),
     "ept": (1_536, 2_304, 3_072),
     "ept-star": (1_536, 2_304, 3_072),
+    "scaled": (512, 768, 1_024),
+    "polar": (512, 768, 1_024),
     "head-only": (0, 0, 0),
 }
 LENGTHS = dict.fromkeys(COUNTS, 10) | {"ept": 1, "head-only": 0}
-STORED_VECTORS = LENGTHS | {"ept-star": 1}
+STORED_VECTORS = LENGTHS | {"ept-star": 1, "scaled": 1, "polar": 1}
+# Units and learning rate where none are given: measured, see docs/training.md.
+DEFAULTS = {
+    "prompt-tuning": ("raw", 0.1),
+    "p-tuning": ("raw", 0.03),
+    "p-tuning-lstm": ("raw", 0.03),
+    "residual": ("raw", 0.3),
+    "ept": ("raw", 0.1),
+    "ept-star": ("raw", 0.3),
+    "scaled": ("rms", 1.0),
+    "polar": ("rms", 0.1),
+    "head-only": ("raw", None),
+}
 
 
 @pytest.mark.parametrize(("column", "width"), [(0, 512), (1, 768), (2, 1024)])
@@ -29,6 +46,8 @@ def test_counts_are_those_of_the_papers(column, width):
             "prompt_length": LENGTHS[name],
             "trainable": counts[column],
             "stored": width * STORED_VECTORS[name],
+            "units": DEFAULTS[name][0],
+            "lr": DEFAULTS[name][1],
         }
         for name, counts in COUNTS.items()
     ]
@@ -62,6 +81,8 @@ def test_p_tuning_counts_are_pefts(method, kind):
         ("residual", {"layer_norm": False}, 623_248),
         ("residual", {"per_position": 10}, 7_680 + 10 * 617_104),
         ("prompt-tuning", {"prompt_length": 100}, 76_800),
+        ("polar", {"m": 10, "repeats": 1}, 7_680),
+        ("polar", {"train_radius": "true"}, 769),
     ],
 )
 def test_options_change_the_count_as_the_paper_has_it(method, options, count):
@@ -115,12 +136,50 @@ def test_a_network_starts_as_torch_starts_its_layers():
     assert [p.tolist() for p in network.parameters()] == [down.weight.tolist(), up.weight.tolist()]
 
 
-def test_only_ept_and_ept_star_store_one_vector():
-    assert [m.name for m in METHODS.values() if m.one_vector] == ["ept", "ept-star"]
+def test_these_methods_store_one_vector():
+    assert [m.name for m in METHODS.values() if m.one_vector] == ["ept", "ept-star", "scaled", "polar"]
 
 
-def test_the_default_learning_rate_is_the_papers():
-    assert {m.lr for m in METHODS.values()} == {0.3}
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_units_and_learning_rate_are_the_methods_unless_given(method):
+    units, lr = DEFAULTS[method.name]
+    found = method.resolved(LaneSettings(method=method.name))
+    assert found.units == units
+    assert lr is None or found.lr == lr
+    given = LaneSettings(method=method.name, units="rms", lr=7.0)
+    assert method.resolved(given) == given
+
+
+def test_units_decide_the_default_learning_rate():
+    method = METHODS["residual"]
+    assert method.lr != method.lr_rms
+    assert method.resolved(LaneSettings(units="raw")).lr == method.lr
+    assert method.resolved(LaneSettings(units="rms")).lr == method.lr_rms
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "polar", "units": "raw"}, "'polar' gives its norm in token norms and has no raw units"),
+        ({"method": "head-only", "norm_guard": 3.0}, "'head-only' has no prompt for --norm-guard to bound"),
+    ],
+)
+def test_units_and_guards_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises(BadInput, match=message):
+        Method.of(LaneSettings(**settings))
+
+
+def test_unknown_units_name_the_nearest():
+    code = "from softprompt.settings import LaneSettings; LaneSettings(units='rsm')"
+    # In a process of its own, where nothing checks types before we do.
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stderr.splitlines()[-1].endswith("unknown units 'rsm'. Did you mean 'rms'?")
+
+
+@pytest.mark.parametrize("guard", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_norm_guard_that_bounds_nothing_is_refused(guard):
+    with pytest.raises(BadInput, match=f"--norm-guard must be positive and finite, in token norms, not {guard}"):
+        LaneSettings(norm_guard=guard)
 
 
 def test_strings_become_the_type_of_the_default():
@@ -173,6 +232,8 @@ def test_an_unknown_option_names_the_nearest(method, option, nearest):
         ("prompt-tuning", {"m": 3, "prompt_length": 3}, "give m or prompt_length, not both"),
         ("ept-star", {"prompt_length": 5}, "repeats its vectors 10 times"),
         ("ept", {"repeats": 0}, "repeats must be at least 1, not 0"),
+        ("polar", {"radius": 0}, r"radius must be positive and finite, in token norms, not 0\.0"),
+        ("polar", {"radius": "inf"}, "radius must be positive and finite, in token norms, not inf"),
         ("ept", {"hidden": 0}, "hidden must be at least 1, not 0"),
         ("ept", {"hidden": 2.5}, "'hidden' is a whole number, not 2.5"),
         ("ept", {"hidden": True}, "'hidden' is a whole number, not True"),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from softprompt.errors import BadInput, UnknownName
-from softprompt.metrics import METRICS, majority, score
+from softprompt.metrics import METRICS, is_stuck, majority, score
 
 # The first call imports scikit-learn or scipy.
 PATIENT = settings(deadline=None)
@@ -141,3 +141,18 @@ def test_majority_is_the_accuracy_of_a_constant_answer():
     assert majority([1, 0, 0, 1]) == (0, 0.5)
     with pytest.raises(BadInput, match="no majority class"):
         majority([])
+
+
+@pytest.mark.parametrize(
+    ("score", "chance", "ceiling", "stuck"),
+    [
+        (0.75, 0.5, 1.0, False),
+        (0.7499, 0.5, 1.0, True),
+        (0.4, 0.0, 0.7, False),
+        (0.5, 0.5, 0.5, True),  # nothing above chance
+        (0.4, 0.5, 0.45, True),
+        (float("nan"), 0.5, 1.0, True),
+    ],
+)
+def test_stuck_is_not_half_of_the_way_from_chance_to_the_ceiling(score, chance, ceiling, stuck):
+    assert is_stuck(score, chance, ceiling) is stuck

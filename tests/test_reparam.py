@@ -1,6 +1,7 @@
 """Every reparameterisation keeps the contract; each equals PEFT's or its paper's formula written plainly."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from softprompt.reparam import (
     REPARAMETERIZATIONS,
     AbstractReparameterization,
     Bottleneck,
+    Polar,
     ResidualBottleneck,
 )
 from torch import Tensor, nn
@@ -204,9 +206,36 @@ def test_ept_is_a_rank_one_product(initial):
     torch.testing.assert_close(network(initial), (initial @ down)[:, None] * up, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("train_radius", [False, True])
+def test_polar_keeps_the_direction_and_sets_the_norm(initial, train_radius):
+    """r exp(rho / 5) P / ||P|| for each vector, one r for all; rho starts at 0, so that the radius is as given."""
+    network, initial = Polar(E, radius=2.5, train_radius=train_radius), initial.double()
+    torch.testing.assert_close(network(initial).norm(dim=1), torch.full((M,), 2.5).double())
+    radius = 2.5
+    if train_radius:
+        network = randomized(network)
+        (rho,) = network.parameters()
+        radius *= math.exp(rho.item() / 5)
+        assert radius != 2.5
+    expected = torch.stack([radius * row / row.square().sum().sqrt() for row in initial])
+    torch.testing.assert_close(network(initial), expected, rtol=1e-12, atol=0)
+
+
+def test_only_polar_is_measured_by_its_direction():
+    assert [name for name, kind in REPARAMETERIZATIONS.items() if kind.is_direction] == ["polar"]
+
+
+@pytest.mark.parametrize("kind", [k for k in REPARAMETERIZATIONS.values() if k.is_direction])
+def test_a_direction_does_not_depend_on_the_length_of_a_vector(kind, initial):
+    network = randomized(kind(E))
+    torch.testing.assert_close(network(1000 * initial.double()), network(initial.double()), rtol=1e-12, atol=0)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: Polar(E, radius=0.0), r"radius must be positive and finite, in token norms, not 0\.0"),
+        (lambda: Polar(E, radius=float("nan")), "radius must be positive and finite, in token norms, not nan"),
         (lambda: MLP(E, 0), "hidden must be at least 1, not 0"),
         (lambda: LSTM(E, 0), "hidden must be at least 1, not 0"),
         (lambda: Bottleneck(E, hidden=0), "hidden must be at least 1, not 0"),

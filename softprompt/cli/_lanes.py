@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import BadInput, UnknownName
 from ..settings import LaneSettings, Seeds
@@ -15,11 +16,13 @@ class LaneGrid:
 
     Args:
         method: name from `softprompt methods list`; repeat for several prompts.
-        lr: learning rate of AdamW; repeat for several prompts. Default: the method's own.
+        lr: learning rate of AdamW, in --units; repeat for several prompts. Default: the method's own.
         seed: of everything random; repeat for several prompts.
         method_option: KEY=VALUE for all methods of the run, METHOD.KEY=VALUE for one; repeat.
         prompt_length: prompt vectors, the same as the method option of this name.
         init: uniform, vocabulary, label-words, text:WORDS, file:PATH or prompt:PATH.
+        units: raw, rms (of the word embeddings) or auto, the method's own: what ranges, rates and decay are in.
+        norm_guard: longest prompt vector, in token norms. Default: no bound.
         head_lr: learning rate of a linear head.
         init_seed: of the initial vectors and networks, instead of --seed.
         order_seed: of the order of the rows, instead of --seed.
@@ -33,6 +36,8 @@ class LaneGrid:
     method_option: tuple[str, ...] = ()
     prompt_length: int | None = None
     init: str = LaneSettings.init
+    units: Literal["auto", "raw", "rms"] = LaneSettings.units
+    norm_guard: float | None = None
     head_lr: float = LaneSettings.head_lr
     init_seed: int | None = None
     order_seed: int | None = None
@@ -54,6 +59,8 @@ class LaneGrid:
                 lr=lr,
                 head_lr=self.head_lr,
                 init=self.init,
+                units=self.units,
+                norm_guard=self.norm_guard,
                 seeds=self._seeds(seed),
             )
 

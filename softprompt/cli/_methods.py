@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from ._options import Json
-from ._print import print_json, record, table
+from ._print import print_json, record, say, table
 
 Width = Annotated[int, typer.Option("--width", min=1, help="Embedding size e of the frozen model.")]
 
@@ -14,7 +14,7 @@ methods = typer.Typer(help="Methods: what is trained, and how many numbers that 
 
 @methods.command("list")
 def list_methods(width: Width = 768, json_lines: Json = False) -> None:
-    """All methods: prompt length, trained and stored numbers for embedding size --width."""
+    """All methods: prompt length, trained and stored numbers for embedding size --width; units and learning rate."""
     from ..methods import METHODS, describe
 
     rows = describe(width)
@@ -22,6 +22,7 @@ def list_methods(width: Width = 768, json_lines: Json = False) -> None:
         print_json(rows)
     else:
         print(table([{**row, "summary": METHODS[row["method"]].summary} for row in rows]))
+        say("units and lr are defaults; the papers train all of theirs in raw units at 0.3: --lr 0.3")
 
 
 @methods.command("show")
@@ -36,7 +37,10 @@ def show_method(
 
     method = pick("method", name, METHODS)
     counts = next(row for row in describe(width) if row["method"] == name)
-    values = {**counts, "summary": method.summary, "lr": method.lr, "m": method.m, "repeats": method.repeats}
+    rates = {"lr in raw units": method.lr, "lr in rms units": method.lr_rms}
+    if method.is_direction:
+        del rates["lr in raw units"]
+    values = {**counts, "summary": method.summary, **rates, "m": method.m, "repeats": method.repeats}
     if json_lines:
         print_json({**values, "options": method.defaults})
     else:

@@ -11,6 +11,7 @@ from ..errors import UnknownName
 from ..tasks import TASKS
 from ._options import Json
 from ._print import print_json, record, table
+from ._several import summary
 from ._tasks import print_task
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def show(
 
 def _show_run(folder: Path, json_lines: bool) -> None:
     from ..prompt import SoftPrompt
-    from ..training import read_plan
+    from ..training import read_plan, read_results
 
     plan = read_plan(folder)
     stored = {lane: folder / lane / "prompt" for lane in plan.lane_names()}
@@ -54,25 +55,47 @@ def _show_run(folder: Path, json_lines: bool) -> None:
     print(record({"run": str(folder), "task": plan.task.name, "model": plan.model, **given}))
     print()
     print(table([_row(prompt) for prompt in prompts]))
+    for prompt in prompts:
+        for warning in prompt.get("warnings", ()):
+            print(f"{prompt['prompt']}: {warning}")
+    results = read_results(folder)
+    if len(results) > 1:
+        print()
+        print(table(summary(results)))
 
 
 def _row(prompt: Mapping[str, Any]) -> dict[str, Any]:
     metrics = prompt.get("metrics", {})
     scores = {f"{split} score": metrics.get(split, {}).get("score") for split in ("validation", "test")}
-    return {"prompt": prompt["prompt"], "status": prompt["status"], "stored": prompt.get("stored"), **scores}
+    counts = {"stored": prompt.get("stored"), "norm": norm_told(prompt)}
+    return {"prompt": prompt["prompt"], "status": prompt["status"], **scores, **counts}
+
+
+def norm_told(prompt: Mapping[str, Any]) -> str | None:
+    """The norm of a described prompt as people read it."""
+    from ..units import told
+
+    return None if prompt.get("norm") is None else told(prompt["norm"], prompt["token_norm"])
 
 
 def _show_prompt(folder: Path, json_lines: bool) -> None:
     from ..prompt import SoftPrompt
 
     values = describe(SoftPrompt.load(folder))
-    print_json(values) if json_lines else print(record(flat(values)))
+    if json_lines:
+        print_json(values)
+        return
+    shown = {"norm": norm_told(values), "token_norm": None, "token_norms": None}
+    print(record(flat({**values, **shown})))
 
 
 def describe(prompt: "SoftPrompt") -> dict[str, Any]:
     """What a prompt is: everything but its numbers, of which only the mean norm (eq. 4 of EPT) is told."""
+    from ..units import prompt_norm
+
     origin = prompt.provenance
-    norm = prompt.vectors.norm(dim=1).mean().item() if prompt.vectors.shape[0] else None
+    norm, token_norm = prompt_norm(prompt.vectors), _number(origin.training.get("token_norm"))
+    token_norms = None if norm is None or token_norm is None else norm / token_norm
     return {
         "method": origin.method,
         "task": origin.task["name"] if origin.task else None,
@@ -84,11 +107,34 @@ def describe(prompt: "SoftPrompt") -> dict[str, Any]:
         "stored": prompt.stored,
         "head": prompt.head.count if prompt.head else 0,
         "norm": norm,
+        "token_norm": token_norm,
+        "token_norms": token_norms,
+        "warnings": [] if token_norms is None else _warnings(prompt, token_norms),
         "metrics": origin.metrics,
         "seeds": origin.seeds,
         "training": origin.training,
         "versions": origin.versions,
     }
+
+
+def _warnings(prompt: "SoftPrompt", token_norms: float) -> list[str]:
+    from ..methods import METHODS
+    from ..units import norm_warning
+
+    origin = prompt.provenance
+    found = norm_warning(
+        token_norms,
+        one_vector=len(prompt.vectors) == 1,
+        lr=_number(origin.training.get("lr")),
+        units=origin.training.get("units"),
+        has_radius=origin.method in METHODS and METHODS[origin.method].is_direction,
+    )
+    return [found] if found else []
+
+
+def _number(value: Any) -> float | None:
+    """A positive number, as far as a file of unknown origin holds one."""
+    return value if isinstance(value, int | float) and value > 0 else None
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

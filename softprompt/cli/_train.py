@@ -14,6 +14,7 @@ from ._lanes import LaneGrid
 from ._options import DataRoot, Device, Dtype, EmbeddingScale, Json, MaxBadRows, Style, TaskOption
 from ._print import print_json, say, table
 from ._rows import OwnRows, with_options
+from ._several import summary
 
 if TYPE_CHECKING:
     from ..training import Result, Run
@@ -101,6 +102,9 @@ def _refuse_beside_resume(given: Given) -> None:
 
 def _report(run: "Run", json_lines: bool) -> None:
     say(table([_row(result) for result in run.results]))
+    if len(run.results) > 1:
+        say("")
+        say(table(summary(run.results)))
     if not json_lines:
         print(run.folder)
         return
@@ -110,5 +114,13 @@ def _report(run: "Run", json_lines: bool) -> None:
 
 def _row(result: "Result") -> dict[str, Any]:
     scores = {f"{split} score": result.metrics.get(split, {}).get("score") for split in ("validation", "test")}
-    counts = {"trainable": result.trainable, "head": result.head, "stored": result.stored}
+    counts = {"trainable": result.trainable, "head": result.head, "stored": result.stored, "norm": _norm(result)}
     return {"prompt": result.lane, "best step": result.best_step, **scores, **counts, "status": result.status}
+
+
+def _norm(result: "Result") -> str | None:
+    from ..units import told
+
+    if result.norm is None:
+        return None
+    return told(result.norm, result.norm / result.token_norms if result.token_norms else None)

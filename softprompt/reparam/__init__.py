@@ -5,6 +5,7 @@ from ._base import Identity as Identity
 from ._bottleneck import Bottleneck as Bottleneck
 from ._lstm import LSTM as LSTM
 from ._mlp import MLP as MLP
+from ._polar import Polar as Polar
 from ._residual import ResidualBottleneck as ResidualBottleneck
 
 REPARAMETERIZATIONS: dict[str, type[AbstractReparameterization]] = {
@@ -13,4 +14,5 @@ REPARAMETERIZATIONS: dict[str, type[AbstractReparameterization]] = {
     "lstm": LSTM,
     "residual": ResidualBottleneck,
     "bottleneck": Bottleneck,
+    "polar": Polar,
 }

@@ -1,7 +1,7 @@
 """The contract of a reparameterisation, and the one that does nothing."""
 
 import abc
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,13 @@ class AbstractReparameterization(nn.Module, abc.ABC):
     Constructed as `Class(e, **options)` with flat keyword options. Weights start as torch's layers start
     theirs (uniform within 1/sqrt(inputs)), from torch's global generator; `Method.build` makes that
     reproducible.
+
+    Attributes:
+        is_direction: whether of an initial vector only the direction counts. Then its vectors' norms are in token
+            norms, not in the raw or RMS units of a lane, and weight decay, which shortens vectors, does not apply.
     """
+
+    is_direction: ClassVar[bool] = False
 
     @abc.abstractmethod
     def forward(self, initial: Float[Tensor, "m e"]) -> Float[Tensor, "m e"]:

@@ -5,5 +5,6 @@ from ._plan import Result as Result
 from ._plan import Run as Run
 from ._plan import read_plan as read_plan
 from ._train import Interrupted as Interrupted
+from ._train import read_results as read_results
 from ._train import resume as resume
 from ._train import train as train

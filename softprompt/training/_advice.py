@@ -1,10 +1,11 @@
-"""Says when a run learned nothing, and what to try: the failure that looks like a result."""
+"""Says when a run learned nothing or left the scale of the words, and what to try: failures that look like results."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..evaluation import majority_score
 from ..tasks import Task
+from ..units import norm_warning, prompt_norm
 from ._lane import TrainedLane
 from ._records import read_record
 
@@ -30,6 +31,22 @@ def not_learning(lane: TrainedLane, task: Task, gold: Sequence[int | float | lis
     if last > (1 - FLAT) * first:
         found.append(f"{lane.name}: not learning: the loss went from {first:.4f} to {last:.4f} nats; {remedies}")
     return found
+
+
+def wrong_scale(lane: TrainedLane) -> list[str]:
+    """Reasons to distrust the norm of a lane's best prompt, where it has one."""
+    norm = None if lane.best is None else prompt_norm(lane.best.vectors)
+    if norm is None:
+        return []
+    training = lane.provenance.training
+    found = norm_warning(
+        norm / lane.lane.words.token_norm,
+        one_vector=lane.lane.method.one_vector,
+        lr=training["lr"],
+        units=training["units"],
+        has_radius=lane.lane.method.is_direction,
+    )
+    return [f"{lane.name}: {found}"] if found else []
 
 
 def _ends(path: Path) -> tuple[float, float]:

@@ -113,5 +113,4 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def is_finite(lane: Lane) -> bool:
     """Whether a prompt folded from this lane could be stored."""
-    folded = lane.reparameterization.fold(lane.initial)
-    return all(bool(torch.isfinite(values).all()) for values in (folded, *lane.head_parameters()))
+    return all(bool(torch.isfinite(values).all()) for values in (lane.folded(), *lane.head_parameters()))

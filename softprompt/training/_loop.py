@@ -102,7 +102,9 @@ class Loop:
                 lane.drop(self.step, f"loss {loss}, gradient norm {gradient}")
                 continue
             rate = lane.optimizer.step(self.step, gradient_norm)
-            values = {"loss": loss, "lr": rate, "prompt_norm": norm, "gradient_norm": gradient}
+            token_norms = norm / lane.lane.words.token_norm
+            values = {"loss": loss, "lr": rate, "prompt_norm": norm, "token_norms": token_norms}
+            values |= {"gradient_norm": gradient}
             lane.record.write({"step": self.step, **values})
         return {lane.name: loss for lane, loss in zip(lanes, losses, strict=True)}
 

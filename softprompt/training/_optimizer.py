@@ -27,7 +27,9 @@ def learning_rate_factor(step: int, steps: int, warmup: int, schedule: str) -> f
 
 @final
 class LaneOptimizer:
-    """AdamW for one lane: weight decay on prompt and reparameterisation, none on the head.
+    """AdamW for one lane: weight decay on prompt and reparameterisation, none on the head or on directions.
+
+    Learning rate, decay and AdamW's eps act on what is trained, and so are in the lane's units.
 
     Args:
         lane: whose parameters move.
@@ -40,8 +42,10 @@ class LaneOptimizer:
     def __init__(self, lane: Lane, lr: float, head_lr: float, steps: int, settings: TrainSettings):
         self.lane, self.steps, self.settings = lane, steps, settings
         self.warmup = warmup_steps(settings, steps)
+        # The length of a direction says nothing: decay would only raise the rate at which the direction turns.
+        decay = 0.0 if lane.reparameterization.is_direction else settings.weight_decay
         groups = [
-            {"params": lane.prompt_parameters(), "lr": lr, "peak": lr, "weight_decay": settings.weight_decay},
+            {"params": lane.prompt_parameters(), "lr": lr, "peak": lr, "weight_decay": decay},
             {"params": lane.head_parameters(), "lr": head_lr, "peak": head_lr, "weight_decay": 0.0},
         ]
         self.adamw = torch.optim.AdamW([group for group in groups if group["params"]])

@@ -62,7 +62,7 @@ class Plan:
             raise BadInput(f"run.json has format {values.get('format')!r}, this version reads {FORMAT}")
         plain = {name: value for name, value in values.items() if name != "format"}
         plain["task"] = Task.from_json(values["task"])
-        plain["lanes"] = tuple(from_values(LaneSettings, lane) for lane in values["lanes"])
+        plain["lanes"] = tuple(from_values(LaneSettings, lane) for lane in map(_in_units, values["lanes"]))
         plain["settings"] = from_values(TrainSettings, values["settings"])
         return cls(**plain)
 
@@ -76,6 +76,11 @@ class Plan:
         return names
 
 
+def _in_units(lane: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A lane as it was meant: before there were units all were raw, and 0.3 was every method's learning rate."""
+    return lane if "units" in lane else {**lane, "units": "raw", "lr": 0.3 if lane["lr"] is None else lane["lr"]}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """How one prompt of a run ended.
@@ -86,11 +91,16 @@ class Result:
         task: name of the task.
         method: name of the method.
         seed: initialisation seed.
+        units: "raw" or "rms".
+        lr: learning rate of the prompt at its peak, in these units.
         metrics: by split, of the best checkpoint on validation.
+        majority: score of always answering the most frequent class of the test rows; None where there are no classes.
         best_step: optimiser step of that checkpoint.
         trainable: trained numbers of prompt and reparameterisation.
         head: numbers of a linear head, trained and stored beside the prompt.
         stored: numbers stored for the prompt.
+        norm: mean norm of the stored vectors; None without any.
+        token_norms: the same in token norms.
         seconds: wall time of the whole fleet so far.
         status: "finished", "stopped early ..." or "dropped ...".
         warnings: what a user should look at.
@@ -109,6 +119,11 @@ class Result:
     seconds: float
     status: str
     warnings: tuple[str, ...] = ()
+    units: str | None = None
+    lr: float | None = None
+    majority: float | None = None
+    norm: float | None = None
+    token_norms: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The line that `softprompt train --json` ends with."""

@@ -9,14 +9,15 @@ from pathlib import Path
 from .. import initializers
 from ..backbones import AbstractBackbone
 from ..data import Ragged, Splits, few_shot, strata, stream
-from ..errors import BadInput, UnknownName, pick
+from ..errors import BadInput, UnknownName
 from ..evaluation import decoding, examples_for
 from ..fleet import Lane
 from ..initializers import Initializer
-from ..methods import METHODS
+from ..methods import Method
 from ..prompt import Provenance, SoftPrompt
 from ..settings import LaneSettings, TrainSettings
 from ..tasks import Task
+from ..units import WordScale
 from ._lane import TrainedLane
 from ._loop import Material
 from ._optimizer import LaneOptimizer
@@ -30,7 +31,7 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> Material:
     Raises:
         SoftPromptError: anything in the plan that cannot work.
     """
-    longest = max(_method(lane).prompt_length for lane in plan.lanes)
+    longest = max(Method.of(lane).prompt_length for lane in plan.lanes)
     if plan.settings.gradient_checkpointing:
         backbone.gradient_checkpointing(True)
     decoding(plan.task, backbone, plan.settings.decode)
@@ -83,8 +84,13 @@ def training_rows(material: Material, settings: TrainSettings, lane: LaneSetting
     return few_shot(strata(material.train.gold), shots=shots, per_class=per_class, seed=lane.seeds.draw)
 
 
-def _method(lane: LaneSettings):
-    return pick("method", lane.method, METHODS).with_options(lane.options)
+def resolved(lane: LaneSettings) -> LaneSettings:
+    """The lane with its method's units and learning rate where it names none; they are part of the run's record.
+
+    Raises:
+        SoftPromptError: no such method, or options, units or a guard that it cannot have.
+    """
+    return Method.of(lane).resolved(lane)
 
 
 def head_shape(backbone: AbstractBackbone, task: Task) -> tuple[int, int] | None:
@@ -94,17 +100,27 @@ def head_shape(backbone: AbstractBackbone, task: Task) -> tuple[int, int] | None
     return (len(task.labels) if task.answer == "label" else 1, backbone.hidden_size)
 
 
-def initializer(init: str, material: Material, m: int) -> Initializer:
+def initializer(init: str, material: Material, m: int, unit: float = 1.0) -> Initializer:
     """The initialiser that a name stands for.
+
+    Args:
+        init: as in LaneSettings.
+        material: backbone and task.
+        m: vectors of the prompt.
+        unit: of the lane. Uniform vectors are drawn in it; real ones are divided by it, so that they start as they are.
 
     Raises:
         UnknownName: no such initialiser.
         BadInput: the task has no label words, or the file cannot be read.
     """
+    if init == "uniform":
+        return initializers.uniform()
+    return initializers.divided(_real_vectors(init, material, m), unit)
+
+
+def _real_vectors(init: str, material: Material, m: int) -> Initializer:
     kind, _, argument = init.partition(":")
     tokenizer = material.backbone.tokenizer
-    if kind == "uniform":
-        return initializers.uniform()
     if kind == "vocabulary":
         return initializers.from_vocabulary()
     if kind == "label-words":
@@ -145,10 +161,16 @@ def build_lanes(plan: Plan, material: Material) -> list[Lane]:
     """
     shape = head_shape(material.backbone, material.task)
     table = material.backbone.word_vectors
+    words = WordScale.of(table)
     return [
-        Lane.build(settings, initializer(settings.init, material, _method(settings).m), table, shape)
-        for settings in plan.lanes
+        Lane.build(lane, initializer(lane.init, material, Method.of(lane).m, _unit(lane, words)), table, shape, words)
+        for lane in map(resolved, plan.lanes)
     ]
+
+
+def _unit(lane: LaneSettings, words: WordScale) -> float:
+    """What initial vectors are measured in; a direction's too, whose length sets how fast it turns."""
+    return words.rms if lane.units == "rms" else 1.0
 
 
 def start_lanes(
@@ -170,8 +192,11 @@ def start_lanes(
     steps = step_count(plan.settings, max(map(len, drawn)))
     started = []
     for number, (name, settings, lane) in enumerate(zip(plan.lane_names(), plan.lanes, lanes, strict=True)):
-        lr = lane.method.lr if settings.lr is None else settings.lr
+        settings = lane.method.resolved(settings)
+        lr = settings.lr
+        assert lr is not None
         training = {"lr": lr, "head_lr": settings.head_lr, "steps": steps, "init": settings.init}
+        training |= {"units": settings.units, "norm_guard": settings.norm_guard, **vars(lane.words)}
         training |= {"options": dict(settings.options), "trainable": lane.method.trainable(identity.embedding_size)}
         started.append(
             TrainedLane(

@@ -12,22 +12,22 @@ import torch
 
 from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
 from ..data import load_rows, split_rows
-from ..errors import BadInput, DamagedFile, ModelMismatch, SoftPromptError, pick
-from ..evaluation import default_style
+from ..errors import BadInput, DamagedFile, ModelMismatch, SoftPromptError
+from ..evaluation import default_style, majority_score
 from ..fleet import Lane
-from ..methods import METHODS
 from ..prompt import refuse_no_scale
 from ..settings import LaneSettings, TrainSettings
 from ..store import Checkpoint, json_bytes, latest_checkpoint, save_checkpoint, save_prompt, write_file
 from ..tasks import TASKS, Task, styled
 from ..tasks import task as find_task
-from ._advice import not_learning
+from ..units import prompt_norm
+from ._advice import not_learning, wrong_scale
 from ._lane import TrainedLane, below
 from ._loop import Loop, Material
 from ._plan import Plan, Result, Run, alone_in, read_plan, refuse_used
 from ._progress import bar, interruptible, refuse_unknown_tracker, tracker
 from ._records import Record, read_record
-from ._setup import build_lanes, fingerprint, prepare, start_lanes
+from ._setup import build_lanes, fingerprint, prepare, resolved, start_lanes
 
 log = logging.getLogger("softprompt")
 
@@ -96,8 +96,7 @@ def train(
             f"embedding_scale={embedding_scale:g}, but {model.name!r} was loaded at {model.embedding_scale:g}; "
             "give the scale to load_backbone or from_model"
         )
-    for lane in lanes:
-        pick("method", lane.method, METHODS).with_options(lane.options)
+    lanes = [resolved(lane) for lane in lanes]
     chosen = find_task(task) if isinstance(task, str) else task
     if style is not None:
         chosen = styled(chosen, style)
@@ -173,6 +172,17 @@ def resume(
         checkpoint = latest_checkpoint(folder / "checkpoints")
         material = prepare(plan, splits, model)
         return _run(plan, material, build_lanes(plan, material), folder, checkpoint, progress)
+
+
+def read_results(run: "Path | str") -> list[Result]:
+    """The results of a run's prompts that have ended, in the order of the run.
+
+    Raises:
+        BadInput: no run there.
+        DamagedFile: a result cannot be read.
+    """
+    folder = Path(run)
+    return [result for name in read_plan(folder).lane_names() if (result := _read_result(folder, name))]
 
 
 def _run(
@@ -253,7 +263,7 @@ def _finish(plan: Plan, loop: Loop, lane: TrainedLane, folder: Path, seconds: fl
     """Score the lane's best prompt on the test split, store it, and write its result last."""
     lane.record.mark()
     metrics: dict[str, Any] = {}
-    stored, head = 0, 0
+    stored, head, norm = 0, 0, None
     if lane.best is not None:
         test = loop.score(lane.best, loop.material.test)
         metrics = {"validation": lane.best_metrics, "test": {**test.metrics, "invalid": test.invalid}}
@@ -263,8 +273,8 @@ def _finish(plan: Plan, loop: Loop, lane: TrainedLane, folder: Path, seconds: fl
         best = dataclasses.replace(lane.best, provenance=provenance)
         if not (folder / lane.name / "prompt").exists():
             save_prompt(best, folder / lane.name / "prompt")
-        stored, head = best.stored, best.head.count if best.head else 0
-    warnings = not_learning(lane, plan.task, loop.material.validation.gold)
+        stored, head, norm = best.stored, best.head.count if best.head else 0, prompt_norm(best.vectors)
+    warnings = [*not_learning(lane, plan.task, loop.material.validation.gold), *wrong_scale(lane)]
     if not lane.is_training and lane.status.startswith("dropped"):
         warnings.append(f"{lane.name}: {lane.status}; the other prompts went on; try a lower --lr")
     for line in warnings:
@@ -275,11 +285,16 @@ def _finish(plan: Plan, loop: Loop, lane: TrainedLane, folder: Path, seconds: fl
         task=plan.task.name,
         method=lane.settings.method,
         seed=lane.settings.seeds.initialization,
+        units=lane.provenance.training["units"],
+        lr=lane.provenance.training["lr"],
         metrics=metrics,
+        majority=_majority(plan.task, loop.material.test.gold),
         best_step=lane.best_step,
         trainable=lane.provenance.training["trainable"],
         head=head,
         stored=stored,
+        norm=norm,
+        token_norms=None if norm is None else norm / lane.lane.words.token_norm,
         seconds=seconds,
         status="finished" if lane.is_training else lane.status,
         warnings=tuple(warnings),
@@ -288,6 +303,11 @@ def _finish(plan: Plan, loop: Loop, lane: TrainedLane, folder: Path, seconds: fl
     plain = {name: value for name, value in result.to_json().items() if name not in ("seconds", "run")}
     write_file(folder / lane.name / "result.json", json_bytes(plain), what=f"the result of {lane.name}", replace=True)
     return result
+
+
+def _majority(task: Task, gold: Sequence[Any]) -> float | None:
+    """The score of always answering the most frequent class of these rows; None where answers are no classes."""
+    return majority_score(task, gold) if task.answer == "label" else None
 
 
 def _read_result(folder: Path, lane: str) -> Result | None:
