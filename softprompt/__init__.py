@@ -15,7 +15,7 @@
     prompt.attach(model)  # a Hugging Face model, forward and generate as before
     SoftPrompt.load("runs/sst2/ept-star-seed0/prompt")  # the same prompt, from its folder
 
-Layers, imports point down only: cli; training; prediction, interop; evaluation; fleet; store, data, backbones;
+Layers, imports point down only: cli; study; training; prediction, interop; evaluation; fleet; store, data, backbones;
 bank, methods; reparam, initializers, losses, prompt, tasks, metrics and settings; errors.
 Letters in shapes: b rows, t text tokens, l label tokens, v vocabulary, c classes, e embedding size, d hidden size,
 m initial vectors, n prompt length (m x repeats), p prompts in a fleet.

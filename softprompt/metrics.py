@@ -151,3 +151,14 @@ def majority(gold: Classes) -> tuple[int, float]:
     counts = Counter(gold)
     best = min(counts, key=lambda c: (-counts[c], c))
     return best, counts[best] / len(gold)
+
+
+def is_stuck(score: float, chance: float, ceiling: float) -> bool:
+    """Whether a run has not got half of the way from chance to the ceiling.
+
+    Args:
+        score: of the run.
+        chance: of always answering the most frequent class; 0 for free text.
+        ceiling: what can be reached, as the best run of the same task.
+    """
+    return ceiling <= chance or score < (chance + ceiling) / 2

@@ -22,6 +22,7 @@ LAYERS = (
     {"evaluation"},
     {"prediction", "interop"},
     {"training"},
+    {"study"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

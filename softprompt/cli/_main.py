@@ -18,6 +18,7 @@ from ._methods import methods
 from ._predict import predict
 from ._print import say
 from ._show import show
+from ._study import study
 from ._tasks import tasks
 from ._train import train
 
@@ -36,6 +37,7 @@ app.command("import")(import_)
 app.command("show")(show)
 app.add_typer(tasks, name="tasks")
 app.add_typer(methods, name="methods")
+app.add_typer(study, name="study")
 
 
 def _print_version(asked: bool) -> bool:
