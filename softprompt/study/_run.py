@@ -1,6 +1,7 @@
 """Train what is missing in a store, fleet by fleet; read what is there."""
 
 import contextlib
+import logging
 import shutil
 import time
 from collections import OrderedDict
@@ -129,7 +130,7 @@ def work(
         found = claim(store, groups, keep=keep)
         show(found)
         if found.fleet is not None:
-            with _released(store, found.fleet), _named(found.fleet):
+            with _released(store, found.fleet), _named(found.fleet), _without_stored_warnings():
                 _train(store, found.fleet, models, data_root)
         elif found.busy:
             time.sleep(PAUSE_SECONDS)
@@ -198,6 +199,21 @@ def _named(fleet: Fleet) -> Iterator[None]:
     except Exception as error:
         error.add_note(f"while training {what}")
         raise
+
+
+@contextlib.contextmanager
+def _without_stored_warnings() -> Iterator[None]:
+    """Within, what training says of a finished prompt is not printed: it is stored, and a study has hundreds."""
+    log = logging.getLogger("softprompt")
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return record.funcName != "_finish"
+
+    log.addFilter(is_shown)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_shown)
 
 
 def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | None") -> None:
