@@ -114,6 +114,16 @@ def give_up(store: Path, fleet: Fleet) -> None:
         fleet.lock.release()
 
 
+def held_names(store: Path) -> set[str]:
+    """Names of the runs in work folders, for display: looked at without the store's lock."""
+    names: set[str] = set()
+    for path in (store / "fleets").glob(f"*/{SPECS}"):
+        # A folder may go, or be replaced, while it is looked at.
+        with contextlib.suppress(OSError, ValueError):
+            names |= set(json.loads(path.read_bytes())["names"])
+    return names
+
+
 @contextlib.contextmanager
 def alone(store: Path) -> Iterator[None]:
     """Within, no other process claims or removes fleets of this store."""

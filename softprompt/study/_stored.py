@@ -44,7 +44,7 @@ class StoredRun:
 
     name: str
     spec: RunSpec
-    metrics: Mapping[str, Mapping[str, float | None]]
+    metrics: Mapping[str, Mapping[str, int | float | None]]
     majority: float | None
     best_step: int
     trainable: int
@@ -53,8 +53,8 @@ class StoredRun:
     seconds: float
     status: str
     warnings: tuple[str, ...] = ()
-    curve: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
-    validation: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
+    curve: Mapping[str, Sequence[int | float | None]] = field(default_factory=dict)
+    validation: Mapping[str, Sequence[int | float | None]] = field(default_factory=dict)
     fleet: tuple[str, ...] = ()
     embeddings: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)

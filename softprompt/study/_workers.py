@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SoftPromptError
-from ._fleets import Claim, group
+from ._fleets import Claim, group, held_names
 from ._spec import RunSpec, compact
 from ._stored import path_of
 
@@ -47,8 +47,8 @@ def supervise(
             failed = next((process for process in running if process.poll()), None)
             if failed is not None:
                 raise _failure(failed)
-            left = {spec.name for spec in specs if not path_of(store, spec.name).exists()}
-            show(Claim(None, frozenset(left)))
+            held = {name for name in held_names(store) if not path_of(store, name).exists()}
+            show(Claim(None, frozenset(held & {spec.name for spec in specs})))
             time.sleep(POLL_SECONDS)
         for process in running:
             if process.returncode:
