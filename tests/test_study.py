@@ -514,7 +514,7 @@ class TestKills:
         with pytest.raises(Interrupted, match=r"stopped with 4 of 8 runs stored in .*; the same command goes on"):
             quietly(specs, stopped)
         quietly(specs, stopped)
-        assert next(steps) == 10, "two optimiser steps of the second fleet's four were done before, one was left"
+        assert next(steps) == 9, "of the second fleet's four steps one was left"
         assert contents(whole) == contents(stopped)
 
 
@@ -757,6 +757,8 @@ class TestCurves:
     def test_a_quantity_at_the_best_checkpoint(self):
         assert stored("ept", 0, 0.5, norm=1.5).at_best("token_norms") == 1.5
         assert stored("ept", 0, 0.5).at_best("token_norms") is None
+        other = dataclasses.replace(stored("ept", 0, 0.5, norm=1.5), best_step=0)
+        assert other.at_best("token_norms") is other.at_best("prompt_norm") is None
 
 
 class TestCommand:

@@ -58,7 +58,9 @@ def supervise(
             # Not Ctrl-C's signal: SIGTERM lets training save a checkpoint, and ends what is still importing.
             process.terminate()
         for process in running:
-            process.communicate()
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def _start(job: Mapping[str, Any], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
@@ -76,7 +78,8 @@ def _start(job: Mapping[str, Any], environment: Mapping[str, str]) -> "subproces
 
 
 def _failure(process: "subprocess.Popen[bytes]") -> BaseException:
-    message = process.communicate()[0].decode().strip()
+    assert process.stdout is not None
+    message = process.stdout.read().decode().strip()
     if process.returncode == INTERRUPTED:
         return KeyboardInterrupt()
     return SoftPromptError(message or f"a worker ended with exit code {process.returncode}; its error is above")
