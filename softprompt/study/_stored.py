@@ -77,11 +77,10 @@ class StoredRun:
 
     def at_best(self, quantity: str) -> float | None:
         """A quantity of the curve at the last kept step that is not after the best checkpoint; None if not recorded."""
-        values = self.curve.get(quantity, ())
-        steps = self.curve.get("step", ())
-        reached = [
-            value for step, value in zip(steps, values, strict=True) if step is not None and step <= self.best_step
-        ]
+        if quantity not in self.curve:
+            return None
+        pairs = zip(self.curve["step"], self.curve[quantity], strict=True)
+        reached = [value for step, value in pairs if step is not None and step <= self.best_step]
         return reached[-1] if reached else None
 
 
