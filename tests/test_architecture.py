@@ -24,6 +24,7 @@ LAYERS = (
     {"evaluation"},
     {"prediction", "interop"},
     {"training"},
+    {"study"},
     {"lab"},
     {"cli"},
 )

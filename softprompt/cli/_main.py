@@ -19,6 +19,7 @@ from ._methods import methods
 from ._predict import predict
 from ._print import say
 from ._show import show
+from ._study import study
 from ._tasks import tasks
 from ._train import train
 
@@ -38,6 +39,7 @@ app.command("show")(show)
 app.add_typer(tasks, name="tasks")
 app.add_typer(methods, name="methods")
 app.add_typer(lab, name="lab")
+app.add_typer(study, name="study")
 
 
 def _print_version(asked: bool) -> bool:

@@ -1,0 +1,21 @@
+"""Studies: a list of runs, each trained once, in one folder that may be killed, gone on with and shared at any time.
+
+    specs = grid(task=["glue/sst2", "glue/rte"], model="t5-small", method=["residual", "ept-star"], seed=range(5))
+    runs = run_all(specs, "studies/first")  # again: only what is missing
+    print(markdown(summary(runs, by=("method",))))
+    print(markdown(compare(runs, by="method", baseline="ept-star")))
+
+Nothing heavy is imported before a run is named or trained.
+"""
+
+from ._file import load_specs as load_specs
+from ._grid import grid as grid
+from ._run import missing as missing
+from ._run import read as read
+from ._run import run_all as run_all
+from ._spec import RunSpec as RunSpec
+from ._stored import StoredRun as StoredRun
+from .tables import compare as compare
+from .tables import markdown as markdown
+from .tables import rich_table as rich_table
+from .tables import summary as summary

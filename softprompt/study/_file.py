@@ -1,0 +1,65 @@
+"""A study as a TOML file: tables of axes, and tasks of one's own."""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput, UnknownName, pick
+from ..tasks import TASKS, Task, custom_task
+from ._grid import grid
+from ._spec import RunSpec
+
+_PARTS = ("runs", "defaults", "tasks")
+_TASK = ("files", "text_columns", "label_column", "target_column", "template", "label_words", "metrics", "max_length")
+
+
+def load_specs(path: "Path | str") -> list[RunSpec]:
+    """The runs of a study file, in its order.
+
+    Each table `[[runs]]` is one `grid`: its lists are axes. `[defaults]` holds what all tables share, `[tasks.NAME]`
+    declares a task as `custom_task` does, with files relative to the study file.
+
+    Raises:
+        BadInput: the file cannot be read, is no TOML, or has no runs.
+        UnknownName: a key that does not exist, with the nearest.
+    """
+    path = Path(path)
+    values = _parsed(path)
+    for name in values:
+        if name not in _PARTS:
+            raise UnknownName(f"part of {path}", name, _PARTS)
+    tables, defaults = values.get("runs"), values.get("defaults", {})
+    if not isinstance(tables, list) or not tables:
+        raise BadInput(f"{path} has no runs; write at least one table [[runs]]")
+    declared = values.get("tasks", {})
+    if not all(isinstance(part, Mapping) for part in (defaults, declared, *tables, *declared.values())):
+        raise BadInput(f"{path}: runs, defaults and tasks hold tables, as in [[runs]], [defaults] and [tasks.NAME]")
+    tasks = TASKS | {name: _task(name, given, path.parent) for name, given in declared.items()}
+    return [spec for table in tables for spec in _runs(path, {**defaults, **table}, tasks)]
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}; give a study file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not TOML: {error}") from error
+
+
+def _runs(path: Path, table: Mapping[str, Any], tasks: Mapping[str, Task]) -> list[RunSpec]:
+    if "task" not in table:
+        raise BadInput(f"{path}: a table [[runs]] has no task; give one, there or in [defaults]")
+    names = table["task"] if isinstance(table["task"], list) else [table["task"]]
+    # In the place of the name: the order of the keys is the order of the runs.
+    return grid(**{**table, "task": [pick("task", str(name), tasks) for name in names]})
+
+
+def _task(name: str, given: Mapping[str, Any], folder: Path) -> Task:
+    for key in given:
+        if key not in _TASK:
+            raise UnknownName(f"setting of task {name!r}", key, _TASK)
+    files = given.get("files", {})
+    named = files if isinstance(files, Mapping) else {"train": files}
+    return custom_task(**{**given, "files": {k: str((folder / v).resolve()) for k, v in named.items()}}, name=name)

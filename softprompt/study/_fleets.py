@@ -1,0 +1,206 @@
+"""Which runs share a pass, who trains them, and what a killed process left: the work folders of a store.
+
+    STORE/runs/<name>.json           finished runs
+    STORE/fleets/<id>/fleet.json     the runs that a fleet trains, in order
+    STORE/fleets/<id>/run/           the run folder of `softprompt.training`
+    STORE/fleets/<id>/.lock          held by the process that trains it; it ends with the process, also by SIGKILL
+    STORE/.lock                      held for the moment in which a process looks around and claims a fleet
+
+All decisions are taken under the store's lock, so that no two processes train one run, and a group of runs that one
+process would train together is trained together by whoever comes first.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import DamagedFile
+from ._spec import DIGITS, RunSpec, compact
+from ._stored import path_of
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+SPECS = "fleet.json"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """A claimed work folder: nobody else trains these runs until it is released."""
+
+    folder: Path
+    specs: tuple[RunSpec, ...]
+    keep: bool
+    lock: "FileLock"
+
+    @property
+    def run(self) -> Path:
+        """The run folder of training."""
+        return self.folder / "run"
+
+    @property
+    def is_started(self) -> bool:
+        """Whether training has written its plan, and can go on from what is there."""
+        return (self.run / "run.json").is_file()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What looking around has found: a fleet to train, or None, and the runs that others hold."""
+
+    fleet: Fleet | None
+    busy: frozenset[str] = frozenset()
+
+
+def group(specs: Sequence[RunSpec], lanes: int) -> list[tuple[RunSpec, ...]]:
+    """The runs without repetition in groups that may share a pass, at most `lanes` each, by first appearance."""
+    shared: dict[str, dict[str, RunSpec]] = {}
+    for spec in specs:
+        shared.setdefault(spec.pass_key(), {})[spec.name] = spec
+    groups = (tuple(members.values()) for members in shared.values())
+    return [members[i : i + lanes] for members in groups for i in range(0, len(members), lanes)]
+
+
+def claim(store: Path, groups: Sequence[tuple[RunSpec, ...]], *, keep: bool = False) -> Claim:
+    """The next fleet to train for these groups: one that a killed process left, or a new one.
+
+    Args:
+        store: the folder of the store.
+        groups: of `group`; runs that are stored or held are left out of a new fleet.
+        keep: leave the work folder when its runs are stored.
+    """
+    with alone(store):
+        held = _folders(store)
+        missing = {s.name for members in groups for s in members if not path_of(store, s.name).exists()}
+        busy: set[str] = set()
+        for folder, specs in held.items():
+            if not missing & {spec.name for spec in specs}:
+                _sweep(store, folder, specs)
+                continue
+            lock = _try_lock(folder)
+            if lock is None:
+                busy |= missing & {spec.name for spec in specs}
+                continue
+            return Claim(Fleet(folder, specs, keep or _is_kept(folder), lock), frozenset(busy))
+        taken = {spec.name for specs in held.values() for spec in specs}
+        for members in groups:
+            left = tuple(spec for spec in members if spec.name in missing - taken)
+            if left:
+                return Claim(_new(store, left, keep), frozenset(busy))
+        return Claim(None, frozenset(busy))
+
+
+def finish(store: Path, fleet: Fleet) -> None:
+    """Release a fleet whose runs are stored; its work folder goes, or is kept without checkpoints."""
+    with alone(store):
+        if fleet.keep:
+            shutil.rmtree(fleet.run / "checkpoints", ignore_errors=True)
+            _describe(fleet.folder, fleet.specs, keep=True)
+        else:
+            _remove(fleet.folder)
+        fleet.lock.release()
+
+
+def give_up(store: Path, fleet: Fleet) -> None:
+    """Release a fleet that was not trained to its end; its folder stays if there is anything to go on from."""
+    with alone(store):
+        if not fleet.is_started:
+            _remove(fleet.folder)
+        fleet.lock.release()
+
+
+def held_names(store: Path) -> set[str]:
+    """Names of the runs in work folders, for display: looked at without the store's lock."""
+    names: set[str] = set()
+    for path in (store / "fleets").glob(f"*/{SPECS}"):
+        # A folder may go, or be replaced, while it is looked at.
+        with contextlib.suppress(OSError, ValueError):
+            names |= set(json.loads(path.read_bytes())["names"])
+    return names
+
+
+@contextlib.contextmanager
+def alone(store: Path) -> Iterator[None]:
+    """Within, no other process claims or removes fleets of this store."""
+    from filelock import FileLock
+
+    store.mkdir(parents=True, exist_ok=True)
+    with FileLock(store / ".lock"):
+        yield
+
+
+def _folders(store: Path) -> dict[Path, tuple[RunSpec, ...]]:
+    """The work folders and their runs, by name; what a killed process did not finish to make or to remove goes."""
+    found = {}
+    for folder in sorted((store / "fleets").glob("*")):
+        if folder.name.startswith(".") or not (folder / SPECS).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            continue
+        try:
+            values = json.loads((folder / SPECS).read_bytes())
+            specs = tuple(RunSpec.from_json(spec) for spec in values["specs"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise DamagedFile(f"{folder / SPECS} cannot be read ({error}); delete {folder} and run again") from error
+        # Named by other code, whose defaults were others: to go on would mix the two in one run.
+        if [spec.name for spec in specs] == values["names"]:
+            found[folder] = specs
+    return found
+
+
+def _new(store: Path, specs: tuple[RunSpec, ...], keep: bool) -> Fleet:
+    names = [spec.name for spec in specs]
+    folder = store / "fleets" / hashlib.sha256(compact(names)).hexdigest()[:DIGITS]
+    # Of a kept fleet whose results were deleted, to be run again.
+    if folder.exists():
+        _remove(folder)
+    _describe(folder, specs, keep)
+    lock = _try_lock(folder)
+    assert lock is not None, "a folder made under the store's lock is nobody else's"
+    return Fleet(folder, specs, keep, lock)
+
+
+def _describe(folder: Path, specs: Sequence[RunSpec], keep: bool) -> None:
+    from ..store import write_file
+
+    values: dict[str, object] = {"keep": keep, "names": [spec.name for spec in specs]}
+    values["specs"] = [spec.to_json() for spec in specs]
+    write_file(folder / SPECS, compact(values) + b"\n", what="the plan of a fleet", replace=True)
+
+
+def _is_kept(folder: Path) -> bool:
+    return bool(json.loads((folder / SPECS).read_bytes())["keep"])
+
+
+def _try_lock(folder: Path) -> "FileLock | None":
+    """The folder's lock, or None if another process has it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    return lock
+
+
+def _sweep(store: Path, folder: Path, specs: Sequence[RunSpec]) -> None:
+    """Remove the folder of a process that was killed after its last run was stored."""
+    if _is_kept(folder) or not all(path_of(store, spec.name).exists() for spec in specs):
+        return
+    lock = _try_lock(folder)
+    if lock is not None:
+        _remove(folder)
+        lock.release()
+
+
+def _remove(folder: Path) -> None:
+    """Out of sight first: a folder half removed must not be gone on with."""
+    hidden = folder.with_name(f".{folder.name}")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)

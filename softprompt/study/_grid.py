@@ -1,0 +1,88 @@
+"""Runs as a product of named axes."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ..errors import BadInput, UnknownName
+from ..settings import LaneSettings, Seeds, TrainSettings
+from ._spec import RunSpec
+
+_LANE = {f.name for f in dataclasses.fields(LaneSettings)} - {"seeds"}
+_SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)}
+_SPEC = {f.name for f in dataclasses.fields(RunSpec)} - {"lane", "settings"}
+SEEDS = {"init_seed": "initialization", "order_seed": "order", "draw_seed": "draw", "noise_seed": "noise"}
+KEYS = frozenset(_LANE | _SETTINGS | _SPEC | SEEDS.keys() | {"seed"})
+_HINTS: dict[str, Any] = {
+    **dict.fromkeys(("seed", *SEEDS), int),
+    **get_type_hints(RunSpec),
+    **get_type_hints(TrainSettings),
+    **get_type_hints(LaneSettings),
+}
+
+
+def grid(**axes: Any) -> list[RunSpec]:
+    """One run for each combination of the axes, the last axis fastest.
+
+        grid(task=["glue/sst2", "glue/rte"], model="lab-t5", method=["scaled", "ept-star"], seed=range(5), steps=250)
+
+    Args:
+        **axes: any field of LaneSettings, TrainSettings and RunSpec by its name, one value or a list of them; `seed`
+            for every purpose, `init_seed`, `order_seed`, `draw_seed`, `noise_seed` for one.
+
+    Raises:
+        UnknownName: an axis that does not exist.
+        BadInput: no task or model, an axis without values, or a value of the wrong kind.
+    """
+    for name in axes:
+        if name not in KEYS:
+            raise UnknownName("setting of a run", name, KEYS)
+    for name in ("task", "model"):
+        if name not in axes:
+            raise BadInput(f"the runs have no {name}; give one")
+    values = {name: _values(name, given) for name, given in axes.items()}
+    return [_spec(dict(zip(values, chosen, strict=True))) for chosen in itertools.product(*values.values())]
+
+
+def _values(name: str, given: Any) -> list[Any]:
+    values = list(given) if isinstance(given, list | tuple | range) else [given]
+    if not values:
+        raise BadInput(f"{name} has no values; give one or leave it out")
+    return [_checked(name, value, _HINTS[name]) for value in values]
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value as its setting has it: a whole number may stand for a float, nothing else is converted."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
+    if any(_is_a(value, kind) for kind in kinds):
+        return value
+    if float in kinds and _is_a(value, int):
+        return float(value)
+    wanted = " or ".join(_spoken(kind) for kind in kinds)
+    raise BadInput(f"{name} must be {wanted}, not {value!r}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    # True is an int to Python, and 1 step is not what it says.
+    return isinstance(value, get_origin(kind) or kind) and (kind is bool or not isinstance(value, bool))
+
+
+def _spoken(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    return "a table" if get_origin(kind) else {"NoneType": "left out"}.get(kind.__name__, f"of type {kind.__name__}")
+
+
+def _spec(chosen: Mapping[str, Any]) -> RunSpec:
+    seeds = Seeds.all(chosen.get("seed", 0))
+    own = {purpose: chosen[name] for name, purpose in SEEDS.items() if name in chosen}
+    lane = {name: value for name, value in chosen.items() if name in _LANE}
+    return RunSpec(
+        lane=LaneSettings(**lane, seeds=dataclasses.replace(seeds, **own)),
+        settings=TrainSettings(**{name: value for name, value in chosen.items() if name in _SETTINGS}),
+        **{name: value for name, value in chosen.items() if name in _SPEC},
+    )

@@ -1,0 +1,63 @@
+"""The user's own files and models behind stored runs: a run of other content under the same name is refused."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import BadInput
+from ._spec import RunSpec, compact
+from ._stored import StoredRun
+
+
+def digests(spec: RunSpec) -> dict[str, str]:
+    """SHA-256 of each file that a run reads beside its model: rows of one's own, initial vectors."""
+    kind, _, argument = spec.lane.init.partition(":")
+    paths = [Path(path) for path in spec.declared.source.files.values()]
+    if kind == "file":
+        paths.append(Path(argument))
+    if kind == "prompt":
+        paths.append(Path(argument) / "manifest.json")
+    return {str(path): _digest(path) for path in paths if path.is_file()}
+
+
+def refuse_changed(runs: Iterable[StoredRun]) -> None:
+    """Refuse to go on with runs whose files hold something else today; files that are gone are no contradiction.
+
+    Raises:
+        BadInput: names the file and a run.
+    """
+    today: dict[str, str] = {}
+    for run in runs:
+        for path, digest in run.inputs.items():
+            if path not in today and Path(path).is_file():
+                today[path] = _digest(Path(path))
+            if today.get(path, digest) != digest:
+                raise BadInput(
+                    f"{path} is not what {run.spec.describe()} was trained with; restore it, or delete "
+                    f"runs/{run.name}.json to train it again"
+                )
+
+
+def model_key(spec: RunSpec) -> str:
+    """Equal for runs of the same frozen model, loaded in the same way."""
+    parts = (spec.model, spec.answers, spec.dtype, spec.revision, spec.backbone)
+    return compact(parts).decode()
+
+
+def refuse_other_model(spec: RunSpec, embeddings: str | None, runs: Iterable[StoredRun]) -> None:
+    """Refuse a model whose word embeddings are not those that stored runs of the same name were trained with.
+
+    Raises:
+        BadInput: names the model and a run.
+    """
+    for run in runs:
+        if run.embeddings not in (None, embeddings) and model_key(run.spec) == model_key(spec):
+            raise BadInput(
+                f"{spec.model!r} is not the model that {run.spec.describe()} was trained with; restore it, use another "
+                "store, or delete the runs of the old one"
+            )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,45 @@
+"""What a study shows while it works: how many runs are stored, trained here or elsewhere, and left."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from ._fleets import Claim
+from ._spec import RunSpec
+from ._stored import path_of
+
+Show = Callable[[Claim], None]
+
+
+@contextlib.contextmanager
+def progress_bar(show: bool, store: Path, specs: Sequence[RunSpec]) -> Iterator[Show]:
+    """A rich bar on standard error that is told of each claim; nothing if not `show`."""
+    if not show:
+        yield lambda found: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    names = {spec.name for spec in specs}
+    columns = (TextColumn("study"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)) as progress:
+        shown = progress.add_task("study", total=len(names), state="")
+
+        def look(found: Claim) -> None:
+            done = sum(path_of(store, name).exists() for name in names)
+            progress.update(shown, completed=done, state=state(found, len(names) - done))
+
+        yield look
+        progress.update(shown, completed=sum(path_of(store, name).exists() for name in names), state="")
+
+
+def state(found: Claim, left: int) -> str:
+    """One line: what is trained here, what others hold, what is left."""
+    here = found.fleet.specs if found.fleet else ()
+    parts = []
+    if here:
+        parts.append(f"{len(here)} running ({here[0].lane.method}, {here[0].declared.name}, {here[0].model})")
+    if found.busy:
+        parts.append(f"{len(found.busy)} in other processes")
+    waiting = left - len(here) - len(found.busy)
+    return ", ".join([*parts, f"{max(0, waiting)} left"])

@@ -1,0 +1,284 @@
+"""Train what is missing in a store, fleet by fleet; read what is there."""
+
+import contextlib
+import logging
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from ..errors import BadInput, SoftPromptError
+from ._fleets import Claim, Fleet, claim, finish, give_up, group
+from ._inputs import digests, model_key, refuse_changed, refuse_other_model
+from ._progress import progress_bar
+from ._spec import RunSpec
+from ._stored import StoredRun, curves, load, path_of, to_bytes
+
+if TYPE_CHECKING:
+    from ..backbones import AbstractBackbone
+    from ..training import Result, Run
+
+LANES = 4
+# Loaded models that a process keeps: studies go through their models one after the other.
+MODELS = 2
+# Between looks at what other processes hold.
+PAUSE_SECONDS = 0.5
+
+
+def read(folder: "Path | str", specs: Sequence[RunSpec]) -> list[StoredRun | None]:
+    """The stored runs in the order of `specs`, None where one is missing.
+
+    Raises:
+        DamagedFile: a stored run is not as it was written; names its file.
+    """
+    return [load(Path(folder), spec.name) for spec in specs]
+
+
+def missing(folder: "Path | str", specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """The runs that are not stored, each once."""
+    unique = {spec.name: spec for spec in specs}
+    return [spec for name, spec in unique.items() if not path_of(Path(folder), name).exists()]
+
+
+def run_all(
+    specs: Sequence[RunSpec],
+    folder: "Path | str",
+    *,
+    lanes: int = LANES,
+    workers: int = 1,
+    data_root: "Path | str | None" = None,
+    device: str = "auto",
+    keep: bool = False,
+    progress: bool = True,
+) -> list[StoredRun]:
+    """Train the runs that the store lacks, and return all of them in the order of `specs`.
+
+    It may be interrupted or killed at any time and called again, and called by several processes at once: no run is
+    trained twice, and the results are those of one process that was never stopped. Runs that another process holds are
+    waited for.
+
+    Args:
+        specs: the runs; repeated ones are trained once.
+        folder: of the store; made if it is not there.
+        lanes: most runs that share a pass of the frozen model.
+        workers: processes to train with; each loads the model for itself.
+        data_root: folder with rows; None asks the hub.
+        device: "auto", "cpu", "cuda" ...
+        keep: leave prompts and records of each fleet in `folder/fleets`.
+        progress: show a bar on standard error.
+
+    Raises:
+        SoftPromptError: a run that cannot work, named; what was stored before stays.
+        BadInput: stored runs were made from other files or another model of the same name.
+        DamagedFile: a stored run is not as it was written.
+        Interrupted: after Ctrl-C; the same call goes on.
+    """
+    from ..training import Interrupted
+
+    store = Path(folder)
+    if lanes < 1 or workers < 1:
+        raise BadInput(f"lanes and workers must be positive, not {lanes} and {workers}")
+    # Everything that can be wrong without a model is found before the first run starts.
+    groups = group(specs, lanes)
+    refuse_changed(run for run in read(store, specs) if run)
+    try:
+        with progress_bar(progress, store, specs) as show:
+            if workers == 1 or not missing(store, specs):
+                work(store, groups, data_root=data_root, device=device, keep=keep, show=show)
+            else:
+                from ._workers import supervise
+
+                options = {"lanes": lanes, "data_root": data_root and str(data_root), "device": device, "keep": keep}
+                supervise(store, specs, workers, options, show)
+    except (Interrupted, KeyboardInterrupt) as error:
+        unique = len({spec.name for spec in specs})
+        done = unique - len(missing(store, specs))
+        raise Interrupted(
+            f"stopped with {done} of {unique} runs stored in {store}; the same command goes on"
+        ) from error
+    stored = read(store, specs)
+    assert all(stored), "every run was stored or an error raised"
+    return [run for run in stored if run]
+
+
+def work(
+    store: Path,
+    groups: Sequence[tuple[RunSpec, ...]],
+    *,
+    data_root: "Path | str | None",
+    device: str,
+    keep: bool,
+    show: Callable[[Claim], None] = lambda found: None,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> None:
+    """Claim and train fleets until every run of the groups is stored, by this process or others.
+
+    Args:
+        store: the folder of the store.
+        groups: of `group`.
+        data_root: as in `run_all`.
+        device: as in `run_all`.
+        keep: as in `run_all`.
+        show: sees each claim before it is trained.
+        is_wanted: asked between fleets.
+    """
+    models = Models(store, device)
+    while is_wanted():
+        found = claim(store, groups, keep=keep)
+        show(found)
+        if found.fleet is not None:
+            with _released(store, found.fleet), _named(found.fleet), _without_stored_warnings():
+                _train(store, found.fleet, models, data_root)
+        elif found.busy:
+            time.sleep(PAUSE_SECONDS)
+        else:
+            return
+
+
+@final
+class Models:
+    """Frozen models of this process, the last few loaded.
+
+    Args:
+        store: whose runs say what a model of a name was.
+        device: as in `run_all`.
+    """
+
+    def __init__(self, store: Path, device: str):
+        self.store, self.device = store, device
+        self.loaded: OrderedDict[str, AbstractBackbone] = OrderedDict()
+
+    def of(self, spec: RunSpec) -> "AbstractBackbone":
+        """The model that a run is trained on.
+
+        Raises:
+            BadInput: stored runs were trained on another model of this name.
+        """
+        from ..backbones import load_backbone
+
+        key = model_key(spec)
+        if key not in self.loaded:
+            while len(self.loaded) >= MODELS:
+                self.loaded.popitem(last=False)
+            how = {"answers": spec.answers, "dtype": spec.dtype, "revision": spec.revision, **spec.backbone}
+            backbone = load_backbone(spec.model, device=self.device, **how)
+            refuse_other_model(spec, backbone.identity().embedding_sha256, _all_stored(self.store))
+            self.loaded[key] = backbone
+        self.loaded.move_to_end(key)
+        return self.loaded[key]
+
+
+@contextlib.contextmanager
+def _released(store: Path, fleet: Fleet) -> Iterator[None]:
+    """The fleet is released in the end; what it left stays unless it was trained to its end."""
+    try:
+        yield
+    except BaseException:
+        give_up(store, fleet)
+        raise
+    finish(store, fleet)
+
+
+@contextlib.contextmanager
+def _named(fleet: Fleet) -> Iterator[None]:
+    """Errors within say which run they are about."""
+    from ..training import Interrupted
+
+    names = [spec.describe() for spec in fleet.specs]
+    what = f"{names[0]} and {len(names) - 1} more beside it" if len(names) > 1 else names[0]
+    try:
+        yield
+    except Interrupted:
+        raise
+    except SoftPromptError as error:
+        error.args = (f"{what}: {error}",)
+        raise
+    except Exception as error:
+        error.add_note(f"while training {what}")
+        raise
+
+
+@contextlib.contextmanager
+def _without_stored_warnings() -> Iterator[None]:
+    """Within, what training says of a finished prompt is not printed: it is stored, and a study has hundreds."""
+    log = logging.getLogger("softprompt")
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return record.funcName != "_finish"
+
+    log.addFilter(is_shown)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_shown)
+
+
+def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | None") -> None:
+    """Train a fleet, or go on with it, and store its runs."""
+    from ..store import write_file
+    from ..training import resume, train
+
+    first = fleet.specs[0]
+    inputs = {spec.name: digests(spec) for spec in fleet.specs}
+    backbone = models.of(first)
+    embeddings = backbone.identity().embedding_sha256
+    # A model that is used again may come from a fleet with the other setting.
+    backbone.gradient_checkpointing(first.settings.gradient_checkpointing)
+    if fleet.is_started:
+        run = resume(fleet.run, model=backbone)
+    else:
+        shutil.rmtree(fleet.run, ignore_errors=True)
+        run = train(
+            first.declared,
+            backbone,
+            lanes=[spec.lane for spec in fleet.specs],
+            settings=first.settings,
+            output=fleet.run,
+            data_root=data_root,
+            style=first.style,
+            dtype=first.dtype,
+            revision=first.revision,
+            max_bad_rows=first.max_bad_rows,
+        )
+    together = tuple(spec.name for spec in fleet.specs)
+    for spec, result in zip(fleet.specs, run.results, strict=True):
+        stored = _stored(spec, run, result, together, embeddings, inputs[spec.name])
+        write_file(path_of(store, spec.name), to_bytes(stored), what=spec.describe(), replace=True)
+
+
+def _all_stored(store: Path) -> Iterator[StoredRun]:
+    for path in sorted((store / "runs").glob("*.json")):
+        run = load(store, path.stem)
+        if run:
+            yield run
+
+
+def _stored(
+    spec: RunSpec, run: "Run", result: "Result", fleet: tuple[str, ...], embeddings: str | None, inputs: dict[str, str]
+) -> StoredRun:
+    """The run as it is kept."""
+    from ..training import read_record
+
+    curve, validation = curves(read_record(run.folder / result.lane / "metrics.jsonl"))
+    return StoredRun(
+        name=spec.name,
+        spec=spec,
+        metrics=result.metrics,
+        majority=result.to_json().get("majority"),
+        best_step=result.best_step,
+        trainable=result.trainable,
+        head=result.head,
+        stored=result.stored,
+        seconds=round(result.seconds / len(fleet), 3),
+        status=result.status,
+        warnings=result.warnings,
+        curve=curve,
+        validation=validation,
+        fleet=fleet,
+        embeddings=embeddings,
+        inputs=inputs,
+        versions={name: version(name) for name in ("softprompt", "torch", "transformers")},
+    )

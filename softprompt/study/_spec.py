@@ -1,0 +1,174 @@
+"""A run as plain values, and the name that follows from everything in it that changes a number."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput, UnknownName, pick
+from ..settings import LaneSettings, TrainSettings, from_values
+from ..tasks import Task
+from ..tasks import task as find_task
+
+# Raised by whoever changes what training computes from the same settings: every run then has a new name.
+NUMBERS = 1
+DIGITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One prompt to be trained: everything that `train` is told about it, and tags that only describe.
+
+    Args:
+        task: a name in TASKS, or a Task; kept as the Task.
+        model: hub id, folder or name of a built-in backbone, as given to `load_backbone`.
+        lane: the prompt.
+        settings: how it is trained.
+        style: as in `train`.
+        answers: as in `train`.
+        dtype: precision of the frozen model.
+        revision: commit of the model on the hub.
+        max_bad_rows: malformed rows to drop before it is an error.
+        backbone: further keywords of `load_backbone`.
+        tags: a study's own labels; they do not enter the name.
+
+    Raises:
+        UnknownName: a task that does not exist.
+        BadInput: a value that JSON cannot hold, as NaN.
+    """
+
+    task: Task | str
+    model: str
+    lane: LaneSettings = field(default_factory=LaneSettings)
+    settings: TrainSettings = field(default_factory=TrainSettings)
+    style: str | None = None
+    answers: str = "auto"
+    dtype: str = "float32"
+    revision: str | None = None
+    max_bad_rows: int = 0
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Look up the task and refuse what cannot be written."""
+        if isinstance(self.task, str):
+            object.__setattr__(self, "task", find_task(self.task))
+        canonical(self.to_json())
+
+    @property
+    def declared(self) -> Task:
+        """The task itself, never its name."""
+        assert isinstance(self.task, Task)
+        return self.task
+
+    @functools.cached_property
+    def name(self) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of everything that changes the numbers, defaults included.
+
+        What is off (None, False, empty) counts as absent, so that a new option that is off changes no name. The
+        method counts with its options and, where the run names no learning rate, its default ones.
+
+        Raises:
+            UnknownName: a method or an option that does not exist.
+        """
+        return hashlib.sha256(canonical(self.numbers())).hexdigest()[:DIGITS]
+
+    def numbers(self) -> dict[str, Any]:
+        """What the name is made of."""
+        values = _without_what_is_off({**self.to_json(), "tags": None})
+        values["lane"]["options"] = _resolved(self.lane)
+        return {"format": NUMBERS, **values}
+
+    def pass_key(self) -> str:
+        """Equal for runs that may share the passes of a frozen model: all but the lane is equal.
+
+        Prompts of different length do not share: how far a text is cut would depend on the longest. Nor do runs with
+        the frozen model's dropout, whose noise is the first lane's.
+        """
+        from ..methods import METHODS
+
+        values = {**self.to_json(), "lane": None, "tags": None}
+        method = pick("method", self.lane.method, METHODS).with_options(self.lane.options)
+        alone = self.name if self.settings.backbone_dropout else ""
+        return canonical({**values, "length": method.prompt_length, "alone": alone}).decode()
+
+    def describe(self) -> str:
+        """One line for messages: the run's name, and what a person would call it."""
+        lr = "" if self.lane.lr is None else f", lr {self.lane.lr:g}"
+        who = f"{self.lane.method}{lr}, seed {self.lane.seeds.initialization}"
+        return f"run {self.name} ({who}, {self.declared.name}, {self.model})"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        lane, settings = dataclasses.asdict(self.lane), dataclasses.asdict(self.settings)
+        return {**values, "task": self.declared.to_json(), "lane": lane, "settings": settings}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "RunSpec":
+        """The spec that `to_json` wrote."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise UnknownName("part of a run", name, known)
+        lane, settings = from_values(LaneSettings, values["lane"]), from_values(TrainSettings, values["settings"])
+        return cls(**{**values, "task": Task.from_json(values["task"]), "lane": lane, "settings": settings})
+
+
+def canonical(values: Any) -> bytes:
+    """JSON with one spelling for equal values: keys sorted, no blanks, whole floats as integers.
+
+    Raises:
+        BadInput: NaN, infinity, or something that is no plain value.
+    """
+    return compact(_spelled(values))
+
+
+def compact(values: Any) -> bytes:
+    """Plain values as JSON with sorted keys and no blanks; each float is written so that its bits are read back."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _spelled(value: Any) -> Any:
+    match value:
+        case Mapping():
+            return {str(key): _spelled(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_spelled(item) for item in value]
+        case float() if not math.isfinite(value):
+            raise BadInput(f"{value} cannot be part of a run; give a finite number")
+        case float() if value.is_integer():
+            return int(value)
+        case Path():
+            return str(value)
+        case None | bool() | int() | float() | str():
+            return value
+    raise BadInput(f"{value!r} ({type(value).__name__}) cannot be part of a run; give plain values")
+
+
+def _without_what_is_off(value: Any) -> Any:
+    """Mappings without the entries that are None, False or empty, at any depth; 0 is a number and stays."""
+    if not isinstance(value, Mapping):
+        return value
+    left = {key: _without_what_is_off(item) for key, item in value.items()}
+    return {key: item for key, item in left.items() if not (item is None or item is False or _is_empty(item))}
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, str | Mapping | list | tuple) and not value
+
+
+def _resolved(lane: LaneSettings) -> dict[str, Any]:
+    """The method that a lane trains: every number that its name and options stand for."""
+    from ..methods import METHODS
+
+    method = pick("method", lane.method, METHODS).with_options(lane.options)
+    values = {**dataclasses.asdict(method), "options": method.defaults}
+    # A default learning rate counts where it is used.
+    unused = {"name", "summary"} | ({n for n in values if n.startswith("lr")} if lane.lr is not None else set())
+    return _without_what_is_off({name: value for name, value in values.items() if name not in unused})

@@ -1,0 +1,168 @@
+"""Finished runs on disk: one checksummed file each, with all that a later analysis needs."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput, DamagedFile
+from ._spec import RunSpec, compact
+
+FORMAT = 1
+# Points of a curve: all steps of a short run, evenly many of a long one.
+POINTS = 300
+_NO_CURVE = ("step", "lr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredRun:
+    """How a run ended, and how it got there.
+
+    Args:
+        name: that of its spec when it was run.
+        spec: what was asked for.
+        metrics: by split, of the best checkpoint on validation; empty where the run was dropped before any.
+        majority: test score of always answering the most frequent class; None where there are no classes.
+        best_step: optimiser step of that checkpoint.
+        trainable: trained numbers of prompt and reparameterisation.
+        head: numbers of a linear head.
+        stored: numbers stored for the prompt.
+        seconds: the run's share of its fleet's wall time.
+        status: "finished", "stopped early ..." or "dropped ...".
+        warnings: what a user should look at.
+        curve: by quantity ("loss" in nats, "prompt_norm", ...) one value a kept step, and those steps as "step".
+        validation: "step" and "score" of each evaluation.
+        fleet: names of the runs that shared its passes, itself among them.
+        embeddings: SHA-256 of the frozen model's word embeddings.
+        inputs: SHA-256 of each file of the user that the run read, by path.
+        versions: of softprompt, torch and transformers.
+    """
+
+    name: str
+    spec: RunSpec
+    metrics: Mapping[str, Mapping[str, int | float | None]]
+    majority: float | None
+    best_step: int
+    trainable: int
+    head: int
+    stored: int
+    seconds: float
+    status: str
+    warnings: tuple[str, ...] = ()
+    curve: Mapping[str, Sequence[int | float | None]] = field(default_factory=dict)
+    validation: Mapping[str, Sequence[int | float | None]] = field(default_factory=dict)
+    fleet: tuple[str, ...] = ()
+    embeddings: str | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def score(self) -> float | None:
+        """The test score of the best prompt; None where there is none."""
+        return self.metrics.get("test", {}).get("score")
+
+    @property
+    def validation_score(self) -> float | None:
+        """The validation score by which that prompt was chosen."""
+        return self.metrics.get("validation", {}).get("score")
+
+    @property
+    def is_dropped(self) -> bool:
+        """Whether training ended with a number that was not finite."""
+        return self.status.startswith("dropped")
+
+    def at_best(self, quantity: str) -> float | None:
+        """A quantity of the curve at the last kept step that is not after the best checkpoint; None if not recorded."""
+        if quantity not in self.curve:
+            return None
+        pairs = zip(self.curve["step"], self.curve[quantity], strict=True)
+        reached = [value for step, value in pairs if step is not None and step <= self.best_step]
+        return reached[-1] if reached else None
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """Where the run of this name is stored."""
+    return folder / "runs" / f"{name}.json"
+
+
+def to_bytes(run: StoredRun) -> bytes:
+    """The file of a run: its values under a checksum."""
+    values = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
+    values = {"format": FORMAT, **values, "spec": run.spec.to_json()}
+    content = compact(_finite(values))
+    return b'{"run":' + content + b',"sha256":"' + hashlib.sha256(content).hexdigest().encode() + b'"}\n'
+
+
+def load(folder: Path, name: str) -> StoredRun | None:
+    """The run of this name, or None if it is not stored.
+
+    Raises:
+        DamagedFile: the file is not what was written.
+        BadInput: it cannot be read, or is of another version.
+    """
+    path = path_of(folder, name)
+    damaged = f"{path} is not as it was written; delete it and run the study again"
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    try:
+        document = json.loads(content)
+        values, digest = document["run"], document["sha256"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedFile(damaged) from error
+    if hashlib.sha256(compact(values)).hexdigest() != digest or values.get("name") != name:
+        raise DamagedFile(damaged)
+    if values["format"] != FORMAT:
+        raise BadInput(f"{path} has format {values['format']!r}, this version reads {FORMAT}; delete it and run again")
+    plain = {key: value for key, value in values.items() if key != "format"}
+    plain |= {"spec": RunSpec.from_json(values["spec"])}
+    plain |= {key: tuple(values[key]) for key in ("warnings", "fleet")}
+    return StoredRun(**plain)
+
+
+def curves(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """The curve and the evaluations in the rows of a lane's metrics.jsonl.
+
+    Of a run of more than 300 steps every k-th step is kept, and the last; the loss is then the mean over the
+    steps since the one kept before, everything else the value at the step. Six digits are kept.
+    """
+    steps, evaluations = [], []
+    for row in rows:
+        if "loss" in row:
+            steps.append(row)
+        elif row.get("split") == "validation":
+            evaluations.append(row)
+    every = math.ceil(len(steps) / POINTS)
+    curve: dict[str, list[Any]] = {name: [] for name in (steps[0] if steps else ()) if name not in _NO_CURVE}
+    kept = {"step": [], **curve}
+    for start in range(0, len(steps), max(1, every)):
+        window = steps[start : start + every]
+        last = window[-1]
+        kept["step"].append(last["step"])
+        for name in curve:
+            value = sum(row["loss"] for row in window) / len(window) if name == "loss" else last.get(name)
+            kept[name].append(_rounded(value))
+    scores = {name: [row[name] for row in evaluations] for name in ("step", "score")}
+    return kept, scores
+
+
+def _rounded(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _finite(value: Any) -> Any:
+    """The value with NaN and infinities as None: a score that is no number is no score."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,106 @@
+"""Several processes on one store: started, watched, stopped together. `python -m softprompt.study._workers` is one."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import SoftPromptError
+from ._fleets import Claim, group, held_names
+from ._spec import RunSpec, compact
+from ._stored import path_of
+
+POLL_SECONDS = 0.2
+INTERRUPTED = 130
+
+
+def supervise(
+    store: Path,
+    specs: Sequence[RunSpec],
+    workers: int,
+    options: Mapping[str, Any],
+    show: Callable[[Claim], None],
+) -> None:
+    """Train with `workers` processes; the first error ends all of them.
+
+    Args:
+        store: the folder of the store.
+        specs: the runs.
+        workers: how many processes.
+        options: lanes, data_root, device and keep of `run_all`.
+        show: told from time to time.
+
+    Raises:
+        SoftPromptError: with the message of the worker that failed.
+    """
+    job = {"store": str(store), "specs": [spec.to_json() for spec in specs], **options}
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    environment = {"OMP_NUM_THREADS": threads, **os.environ}
+    running = [_start(job, environment) for _ in range(workers)]
+    try:
+        while any(process.poll() is None for process in running):
+            failed = next((process for process in running if process.poll()), None)
+            if failed is not None:
+                raise _failure(failed)
+            held = {name for name in held_names(store) if not path_of(store, name).exists()}
+            show(Claim(None, frozenset(held & {spec.name for spec in specs})))
+            time.sleep(POLL_SECONDS)
+        for process in running:
+            if process.returncode:
+                raise _failure(process)
+    finally:
+        for process in running:
+            # Not Ctrl-C's signal: SIGTERM lets training save a checkpoint, and ends what is still importing.
+            process.terminate()
+        for process in running:
+            process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
+
+
+def _start(job: Mapping[str, Any], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    with tempfile.TemporaryFile() as given:
+        given.write(compact(job))
+        given.seek(0)
+        # A session of its own: Ctrl-C at the terminal reaches us alone, and each worker is told once.
+        return subprocess.Popen(
+            [sys.executable, "-m", __name__],
+            stdin=given,
+            stdout=subprocess.PIPE,
+            env=dict(environment),
+            start_new_session=True,
+        )
+
+
+def _failure(process: "subprocess.Popen[bytes]") -> BaseException:
+    assert process.stdout is not None
+    message = process.stdout.read().decode().strip()
+    if process.returncode == INTERRUPTED:
+        return KeyboardInterrupt()
+    return SoftPromptError(message or f"a worker ended with exit code {process.returncode}; its error is above")
+
+
+def main() -> int:
+    """Work on the job on standard input; an error that the user can put right is printed in one line."""
+    from ._run import work
+
+    job = json.load(sys.stdin)
+    specs = [RunSpec.from_json(spec) for spec in job["specs"]]
+    parent = os.getppid()
+    options = {name: job[name] for name in ("data_root", "device", "keep")}
+    try:
+        # Workers whose parent was killed end with their fleet instead of going on unseen.
+        work(Path(job["store"]), group(specs, job["lanes"]), **options, is_wanted=lambda: os.getppid() == parent)
+    except SoftPromptError as error:
+        print(error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""From stored runs to tables: groups of runs in numbers, paired differences, Markdown. No torch here."""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadInput, UnknownName
+from ..metrics import is_stuck
+from ..settings import LaneSettings, TrainSettings
+from ._grid import SEEDS
+from ._spec import RunSpec
+from ._stored import StoredRun
+from .statistics import bootstrap, wilcoxon
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Row = dict[str, Any]
+
+_SPEC = {f.name for f in dataclasses.fields(RunSpec)} - {"task", "lane", "settings", "tags"}
+_LANE = {f.name for f in dataclasses.fields(LaneSettings)} - {"seeds"}
+_SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)}
+
+
+def value(spec: RunSpec, key: str) -> Hashable:
+    """What a run has under a key: "task", "seed", any field of its spec, lane or settings, "options.NAME" or a tag.
+
+    Raises:
+        UnknownName: no such key.
+    """
+    first, dot, rest = key.partition(".")
+    tables: dict[str, Callable[[str], Any]] = {
+        **dict.fromkeys(_SETTINGS, lambda name: getattr(spec.settings, name)),
+        **dict.fromkeys(_LANE, lambda name: getattr(spec.lane, name)),
+        **dict.fromkeys(_SPEC, lambda name: getattr(spec, name)),
+        **dict.fromkeys(SEEDS, lambda name: getattr(spec.lane.seeds, SEEDS[name])),
+        "task": lambda _: spec.declared.name,
+        "seed": lambda _: spec.lane.seeds.initialization,
+    }
+    if key in spec.tags:
+        found = spec.tags[key]
+    elif dot and first in ("options", "backbone"):
+        found = (spec.lane.options if first == "options" else spec.backbone).get(rest)
+    elif key in tables:
+        found = tables[key](key)
+    else:
+        raise UnknownName("key of a run", key, {*tables, *spec.tags, "options.NAME", "backbone.NAME"})
+    return _hashable(found)
+
+
+def varying(specs: Sequence[RunSpec]) -> tuple[str, ...]:
+    """The keys that differ between runs, seeds apart: what a table of all of them shows by default."""
+    keys = ["model", "task", *sorted({tag for spec in specs for tag in spec.tags}), "method"]
+    keys += [f.name for f in dataclasses.fields(LaneSettings) if f.name not in ("method", "seeds")]
+    keys += [f.name for f in dataclasses.fields(TrainSettings)]
+    keys += sorted(_SPEC - {"model"})
+    return tuple(key for key in keys if len({_value_or_none(spec, key) for spec in specs}) > 1)
+
+
+def ceilings(runs: Iterable[StoredRun]) -> dict[str, float]:
+    """The best test score of each task."""
+    best: dict[str, float] = {}
+    for run in runs:
+        if run.score is not None:
+            best[run.spec.declared.name] = max(run.score, best.get(run.spec.declared.name, run.score))
+    return best
+
+
+def stuck(run: StoredRun, ceiling: Mapping[str, float]) -> bool | None:
+    """Whether a run has not got half of the way from the majority class to the task's ceiling; None if unknown.
+
+    A run without a score is stuck.
+    """
+    if run.score is None:
+        return True
+    task = run.spec.declared
+    chance = run.majority if task.answer == "label" else run.majority or 0.0
+    if chance is None or task.name not in ceiling:
+        return None
+    return is_stuck(run.score, chance, ceiling[task.name])
+
+
+def summary(
+    runs: Sequence[StoredRun], by: Sequence[str] = ("task", "method"), *, ceiling: Mapping[str, float] | None = None
+) -> list[Row]:
+    """One row for each combination of keys that occurs, in order of appearance.
+
+    `n` runs, of which `dropped` have no score; of the others' test scores `mean`, `std` (n - 1), `se` (std / sqrt n),
+    `low` and `high` (95 % bootstrap interval of the mean), `min`, `median`, and `worst`, the lowest mean of a task
+    in the row; `stuck`, the share of all n that is stuck; the median, 10th and 90th percentile of the prompt's norm in
+    token norms at the best checkpoint. What is not known is None.
+
+    Args:
+        runs: of one or more studies.
+        by: keys as in `value`.
+        ceiling: what can be reached, by task; default the best of `runs`. A task left out takes that too.
+    """
+    best = ceilings(runs) | dict(ceiling or {})
+    groups: dict[tuple[Hashable, ...], list[StoredRun]] = {}
+    for run in runs:
+        groups.setdefault(tuple(value(run.spec, key) for key in by), []).append(run)
+    return [{**dict(zip(by, keys, strict=True)), **_numbers(members, best)} for keys, members in groups.items()]
+
+
+def compare(
+    runs: Sequence[StoredRun], by: str, baseline: Hashable, *, pair: Sequence[str] = ("task", "seed")
+) -> list[Row]:
+    """Every other value of a key against one of them, over pairs of runs that agree in the `pair` keys.
+
+    `n` pairs, `unpaired` runs without a partner or a score, the mean `difference` of test scores with its 95 %
+    bootstrap interval `low`, `high` over pairs, `wins`, `ties`, `losses`, and `p` of Wilcoxon's signed-rank test,
+    uncorrected.
+
+    Raises:
+        UnknownName: no run has the baseline.
+        BadInput: two runs of one value agree in the pair keys, so that pairs are not defined.
+    """
+    arms: dict[Hashable, dict[tuple[Hashable, ...], StoredRun]] = {}
+    for run in runs:
+        arm = arms.setdefault(value(run.spec, by), {})
+        key = tuple(value(run.spec, name) for name in pair)
+        if key in arm:
+            raise BadInput(
+                f"{run.spec.describe()} and {arm[key].spec.describe()} agree in {', '.join((by, *pair))}; "
+                "pair by more keys, or compare fewer runs"
+            )
+        arm[key] = run
+    if baseline not in arms:
+        raise UnknownName(by, str(baseline), map(str, arms))
+    others = {name: arm for name, arm in arms.items() if name != baseline}
+    return [{by: name, "against": baseline, **_paired(arm, arms[baseline])} for name, arm in others.items()]
+
+
+def _numbers(runs: Sequence[StoredRun], ceiling: Mapping[str, float]) -> Row:
+    import numpy as np
+
+    scores = np.array([run.score for run in runs if run.score is not None], dtype=float)
+    row: Row = {"n": len(runs), "dropped": len(runs) - len(scores)}
+    row |= dict.fromkeys(("mean", "std", "se", "low", "high", "min", "median", "worst"))
+    if len(scores):
+        row |= {"mean": float(scores.mean()), "min": float(scores.min()), "median": float(np.median(scores))}
+        row["worst"] = min(_means_of_tasks(runs))
+    interval = bootstrap(scores)
+    if interval:
+        deviation = float(scores.std(ddof=1))
+        row |= {"std": deviation, "se": deviation / len(scores) ** 0.5, "low": interval[0], "high": interval[1]}
+    verdicts = [stuck(run, ceiling) for run in runs]
+    row["stuck"] = None if None in verdicts else sum(map(bool, verdicts)) / len(runs)
+    norms = [norm for norm in (run.at_best("token_norms") for run in runs if run.score is not None) if norm is not None]
+    names = ("token_norms", "token_norms_p10", "token_norms_p90")
+    levels = np.quantile(norms, [0.5, 0.1, 0.9]).tolist() if norms else [None] * 3
+    return row | dict(zip(names, levels, strict=True))
+
+
+def _means_of_tasks(runs: Sequence[StoredRun]) -> list[float]:
+    scores: dict[str, list[float]] = {}
+    for run in runs:
+        if run.score is not None:
+            scores.setdefault(run.spec.declared.name, []).append(run.score)
+    return [sum(values) / len(values) for values in scores.values()]
+
+
+def _paired(arm: Mapping[Any, StoredRun], baseline: Mapping[Any, StoredRun]) -> Row:
+    import numpy as np
+
+    both = [(arm[key].score, baseline[key].score) for key in arm if key in baseline]
+    scores = [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
+    differences = np.array([ours - theirs for ours, theirs in scores])
+    interval = bootstrap(differences) or (None, None)
+    return {
+        "n": len(scores),
+        "unpaired": len(arm) + len(baseline) - 2 * len(scores),
+        "difference": float(differences.mean()) if len(scores) else None,
+        "low": interval[0],
+        "high": interval[1],
+        "wins": int((differences > 0).sum()),
+        "ties": int((differences == 0).sum()),
+        "losses": int((differences < 0).sum()),
+        "p": wilcoxon(differences),
+    }
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table, numbers to the right, scores with three digits."""
+    names, cells = _cells(rows)
+    right = [all(_is_number(row.get(name)) for row in rows) for name in names]
+    lines = [names, ["--:" if r else "---" for r in right], *([c.replace("|", "\\|") for c in line] for line in cells)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def rich_table(rows: Sequence[Row]) -> "Table":
+    """The rows as a table for a terminal."""
+    from rich.table import Table
+
+    names, cells = _cells(rows)
+    table = Table(box=None)
+    for name in names:
+        table.add_column(name, justify="right" if all(_is_number(row.get(name)) for row in rows) else "left")
+    for line in cells:
+        # Not markup: a key may hold brackets.
+        table.add_row(*(line_cell.replace("[", "\\[") for line_cell in line))
+    return table
+
+
+def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Column names and texts: intervals in one column each, columns without any value left out."""
+    shown = [_joined(row) for row in rows]
+    names = [name for name in (shown[0] if shown else ()) if any(row[name] not in (None, "") for row in shown)]
+    if not any(row.get("dropped") for row in shown):
+        names = [name for name in names if name != "dropped"]
+    return names, [[_text(name, row[name]) for name in names] for row in shown]
+
+
+def _joined(row: Row) -> Row:
+    """The row with the ends of intervals in one text."""
+    found: Row = {}
+    for name, item in row.items():
+        if name == "low":
+            found["95 %"] = "" if item is None else f"{item:.3f} .. {row['high']:.3f}"
+        elif name == "token_norms":
+            spread = (
+                "" if item is None else f"{item:.2g} ({row['token_norms_p10']:.2g} .. {row['token_norms_p90']:.2g})"
+            )
+            found["token norms"] = spread
+        elif name not in ("high", "token_norms_p10", "token_norms_p90"):
+            found[name] = item
+    return found
+
+
+_SCORES = ("mean", "std", "se", "min", "median", "worst", "stuck", "difference", "p")
+
+
+def _text(name: str, item: Any) -> str:
+    if item is None:
+        return ""
+    return f"{item:.3f}" if name in _SCORES else str(item)
+
+
+def _is_number(item: Any) -> bool:
+    return isinstance(item, int | float) and not isinstance(item, bool)
+
+
+def _value_or_none(spec: RunSpec, key: str) -> Hashable:
+    """A tag may be missing in some runs."""
+    try:
+        return value(spec, key)
+    except UnknownName:
+        return None
+
+
+def _hashable(item: Any) -> Hashable:
+    if isinstance(item, Mapping):
+        return ", ".join(f"{key}={item[key]}" for key in sorted(item))
+    return tuple(item) if isinstance(item, list) else item

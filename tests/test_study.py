@@ -1,0 +1,820 @@
+"""The run store: names, claims, kills, several processes; and tables against numpy and scipy."""
+
+import dataclasses
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+from softprompt import backbones, training
+from softprompt import store as store_module
+from softprompt.backbones import load_backbone
+from softprompt.cli import main
+from softprompt.errors import BadInput, DamagedFile, SoftPromptError, UnknownName
+from softprompt.methods import METHODS
+from softprompt.metrics import is_stuck
+from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.study import RunSpec, StoredRun, compare, grid, load_specs, markdown, missing, read, run_all, summary
+from softprompt.study import _run as run_module
+from softprompt.study._fleets import claim, finish, give_up, group
+from softprompt.study._progress import state
+from softprompt.study._stored import POINTS, curves, load, path_of, to_bytes
+from softprompt.study.statistics import bootstrap, ratio_of_deviations, wilcoxon
+from softprompt.study.tables import ceilings, rich_table, stuck, value, varying
+from softprompt.tasks import TASKS
+from softprompt.training import Interrupted, read_record
+from softprompt.training._loop import Loop
+
+from kit import review_task
+
+QUICK = {"steps": 4, "eval_every": 2, "batch_size": 4}
+RTE = RunSpec(task="glue/rte", model="m")
+
+
+@pytest.fixture(scope="session")
+def model(tiny_t5, save_tiny, tmp_path_factory):
+    return str(save_tiny(tmp_path_factory.mktemp("models") / "t5", *tiny_t5()))
+
+
+@pytest.fixture
+def task(tmp_path):
+    return review_task(tmp_path / "data")
+
+
+@pytest.fixture
+def specs(task, model):
+    """Two fleets of four: EPT* and prompt tuning of equal length, at two learning rates, two seeds."""
+    return grid(task=task, model=model, method=["ept-star", "prompt-tuning"], lr=[0.1, 0.3], seed=[0, 1], **QUICK)
+
+
+def quietly(specs, store, **options):
+    return run_all(specs, store, progress=False, device="cpu", **options)
+
+
+def contents(store: Path) -> dict[str, Any]:
+    """Everything in the stored runs but their seconds."""
+    found = {}
+    for path in sorted((store / "runs").iterdir()):
+        values = json.loads(path.read_bytes())["run"]
+        assert values.pop("seconds") > 0
+        found[path.name] = json.dumps(values)
+    return found
+
+
+def changed(name: str, hint: Any, default: Any) -> Any:
+    """Another value for a setting, whatever it is: a setting that is added later is tested by being there."""
+    special = {
+        "method": "ept", "options": {"hidden": 3}, "seeds": Seeds(noise=1), "task": "glue/sst2", "style": "t5",
+        "backbone": {"attn_implementation": "eager"},
+    }  # fmt: skip
+    if name in special:
+        return special[name]
+    kinds = [kind for kind in (typing.get_args(hint) or (hint,)) if kind is not type(None)]
+    if typing.get_origin(hint) is typing.Literal:
+        return next(kind for kind in kinds if kind != default)
+    return {bool: not default, int: 7, float: 0.7, str: "other"}[kinds[0]]
+
+
+def changes() -> Iterator[tuple[str, RunSpec]]:
+    for kind, part in ((LaneSettings, "lane"), (TrainSettings, "settings"), (RunSpec, "")):
+        for f in dataclasses.fields(kind):
+            if f.name not in ("lane", "settings", "tags"):
+                now = getattr(getattr(RTE, part) if part else RTE, f.name)
+                one = {f.name: changed(f.name, typing.get_type_hints(kind)[f.name], now)}
+                whole = {part: dataclasses.replace(getattr(RTE, part), **one)} if part else one
+                yield f"{part}.{f.name}", dataclasses.replace(RTE, **whole)
+
+
+class TestNames:
+    def test_every_setting_changes_the_name_and_no_two_changes_agree(self):
+        names = [RTE.name, *(spec.name for _, spec in changes())]
+        assert len(set(names)) == len(names) > 30
+
+    def test_each_seed_changes_the_name(self):
+        names = {
+            dataclasses.replace(RTE, lane=LaneSettings(seeds=Seeds(**{f.name: 1}))).name
+            for f in dataclasses.fields(Seeds)
+        }
+        assert len(names | {RTE.name}) == 5
+
+    def test_equal_runs_have_equal_names_however_they_are_written(self):
+        lane = LaneSettings(method="ept", options={"hidden": "3", "repeats": 2}, lr=1.0)
+        again = LaneSettings(method="ept", options={"repeats": 2, "hidden": 3}, lr=1.0)
+        a = RunSpec(task="glue/rte", model="m", lane=lane, backbone={"s": 30.0}, tags={"part": 1})
+        b = RunSpec(task=TASKS["glue/rte"], model="m", lane=again, backbone={"s": 30})
+        assert a.name == b.name
+        assert a.name == RunSpec.from_json(json.loads(json.dumps(a.to_json()))).name
+
+    def test_an_option_given_at_its_default_is_the_same_run(self):
+        defaults = METHODS["ept"].defaults
+        lane = LaneSettings(method="ept", options={name: defaults[name] for name in list(defaults)[:1]})
+        assert (
+            dataclasses.replace(RTE, lane=lane).name == dataclasses.replace(RTE, lane=LaneSettings(method="ept")).name
+        )
+
+    def test_another_default_in_the_code_is_another_run(self, monkeypatch):
+        given = dataclasses.replace(RTE, lane=LaneSettings(lr=0.1))
+        before = RTE.name, given.name
+        method = dataclasses.replace(METHODS["ept-star"], lr=0.123)
+        monkeypatch.setitem(METHODS, "ept-star", method)
+        after = dataclasses.replace(RTE).name, dataclasses.replace(given).name
+        assert after[0] != before[0]
+        # The default learning rate is nothing to a run that names its own.
+        assert after[1] == before[1]
+        monkeypatch.setitem(METHODS, "ept-star", dataclasses.replace(method, repeats=7))
+        assert dataclasses.replace(given).name != before[1]
+
+    def test_a_setting_that_is_off_counts_as_absent(self):
+        values = RTE.numbers()
+        assert "backbone" not in values
+        assert "clip" not in values["settings"]
+        assert "backbone_dropout" not in values["settings"]
+        assert values["lane"]["seeds"] == dict.fromkeys(("initialization", "order", "draw", "noise"), 0)
+
+    def test_numbers_that_are_none_are_refused(self):
+        with pytest.raises(BadInput, match="nan cannot be part of a run"):
+            RunSpec(task="glue/rte", model="m", lane=LaneSettings(lr=float("nan")))
+
+    def test_unknown_methods_and_options_are_named_before_anything_runs(self, tmp_path):
+        for lane, message in (
+            (LaneSettings(method="ept-sta"), "ept-star"),
+            (LaneSettings(method="ept", options={"hiden": 3}), "hidden"),
+        ):
+            with pytest.raises(UnknownName, match=message):
+                quietly([dataclasses.replace(RTE, lane=lane)], tmp_path / "store")
+        assert not (tmp_path / "store").exists()
+
+
+class TestGrid:
+    def test_the_product_is_in_the_order_of_the_axes(self):
+        specs = grid(model="m", lr=[0.1, 1], task=["glue/rte", "glue/sst2"], seed=range(2), draw_seed=5, clip=1)
+        assert [(s.lane.lr, s.declared.name, s.lane.seeds.order) for s in specs] == [
+            (lr, task, seed) for lr in (0.1, 1.0) for task in ("glue/rte", "glue/sst2") for seed in (0, 1)
+        ]
+        assert {s.lane.seeds.draw for s in specs} == {5}
+        assert isinstance(specs[0].settings.clip, float)
+
+    @pytest.mark.parametrize(
+        ("axes", "message"),
+        [
+            ({"stepz": 3}, "Did you mean 'steps'"),
+            ({"steps": "many"}, "steps must be of type int or left out, not 'many'"),
+            ({"steps": True}, "steps must be"),
+            ({"schedule": "cosine"}, "'linear' or 'constant'"),
+            ({"seed": []}, "seed has no values"),
+            ({"model": []}, "model has no values"),
+        ],
+    )
+    def test_mistakes_are_named(self, axes, message):
+        with pytest.raises((UnknownName, BadInput), match=message):
+            grid(**{"task": "glue/rte", "model": "m", **axes})
+        with pytest.raises(BadInput, match="no model"):
+            grid(task="glue/rte")
+
+    def test_fleets_hold_runs_that_agree_in_all_but_the_lane(self):
+        axes = {"task": "glue/rte", "model": "m"}
+        five = grid(**axes, method=["ept-star", "residual"], seed=[0, 1], tags={"part": "a"})[:3]
+        other = grid(**axes, steps=7, seed=[0, 1])
+        longer = grid(**axes, method="prompt-tuning", options={"prompt_length": 20})
+        dropout = grid(**axes, backbone_dropout=True, seed=[0, 1])
+        groups = group([*five, other[0], *longer, *dropout, *five, other[1]], 2)
+        assert [[s.name for s in members] for members in groups] == [
+            [five[0].name, five[1].name], [five[2].name], [other[0].name, other[1].name], [longer[0].name],
+            [dropout[0].name], [dropout[1].name],
+        ]  # fmt: skip
+
+    def test_a_study_file_is_a_list_of_grids(self, tmp_path):
+        review_task(tmp_path / "rows")
+        file = tmp_path / "study.toml"
+        file.write_text(
+            """
+            [defaults]
+            model = "m"
+            steps = 5
+            [tasks.reviews]
+            files = {train = "rows/train.csv", test = "rows/test.csv"}
+            text_columns = ["text"]
+            label_column = "label"
+            [[runs]]
+            task = ["glue/rte", "reviews"]
+            method = "ept"
+            options = {hidden = 3}
+            [[runs]]
+            task = "reviews"
+            seed = [0, 1]
+            steps = 6
+            """
+        )
+        specs = load_specs(file)
+        shown = [(s.declared.name, s.settings.steps, s.lane.seeds.order, dict(s.lane.options)) for s in specs]
+        assert shown == [
+            ("glue/rte", 5, 0, {"hidden": 3}), ("reviews", 5, 0, {"hidden": 3}), ("reviews", 6, 0, {}),
+            ("reviews", 6, 1, {}),
+        ]  # fmt: skip
+        assert specs[1].declared.source.files["train"] == str(tmp_path / "rows" / "train.csv")
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("", "no runs"),
+            ("runs = 3", "no runs"),
+            ("runs = [3]", "hold tables"),
+            ("[[run]]", "Did you mean 'runs'"),
+            ("[[runs]]\nmodel = 'm'", "no task"),
+            ("[[runs]]\nmodel = 'm'\ntask = 'glue/sst'", "glue/sst2"),
+            ("[[runs]]\nmodel = 'm'\ntask = 'glue/sst2'\nmethods = 'ept'", "Did you mean 'method'"),
+            ("[[runs]", "is not TOML"),
+            ("[tasks.mine]\nlabels = 3\n[[runs]]", "label_words|label_column"),
+        ],
+    )
+    def test_mistakes_in_a_study_file_are_named(self, text, message, tmp_path):
+        (tmp_path / "study.toml").write_text(text)
+        with pytest.raises((UnknownName, BadInput), match=message):
+            load_specs(tmp_path / "study.toml")
+        with pytest.raises(BadInput, match="cannot read"):
+            load_specs(tmp_path / "other.toml")
+
+
+class TestStore:
+    def test_runs_come_back_in_order_and_hold_what_the_records_say(self, specs, tmp_path):
+        store = tmp_path / "store"
+        runs = quietly([*specs, specs[0]], store, keep=True)
+        assert [run.name for run in runs] == [spec.name for spec in [*specs, specs[0]]]
+        assert [run.spec for run in runs[:8]] == specs
+        assert read(store, specs) == runs[:8]
+        folders = sorted((store / "fleets").iterdir())
+        assert len(folders) == 2
+        assert {run.fleet for run in runs} == {tuple(s.name for s in specs[:4]), tuple(s.name for s in specs[4:])}
+        backbone = load_backbone(specs[0].model)
+        for folder in folders:
+            results = training.resume(folder / "run", model=backbone).results
+            lead = json.loads((folder / "fleet.json").read_text())["names"]
+            for name, result in zip(lead, results, strict=True):
+                run = load(store, name)
+                assert run is not None
+                assert (run.metrics, run.best_step, run.status) == (result.metrics, result.best_step, result.status)
+                assert (run.trainable, run.stored, run.warnings) == (result.trainable, result.stored, result.warnings)
+                rows = list(read_record(folder / "run" / result.lane / "metrics.jsonl"))
+                losses = [row["loss"] for row in rows if "loss" in row]
+                assert run.curve["loss"] == pytest.approx(losses, rel=1e-5)
+                assert run.curve["step"] == [1, 2, 3, 4]
+                assert run.validation["score"] == [row["score"] for row in rows if row.get("split") == "validation"]
+                assert run.seconds == pytest.approx(result.seconds / 4, abs=1e-3)
+            assert not (folder / "run" / "checkpoints").exists()
+
+    def test_work_folders_are_gone_when_their_runs_are_stored(self, specs, tmp_path):
+        quietly(specs[:2], tmp_path / "store")
+        assert list((tmp_path / "store" / "fleets").iterdir()) == []
+
+    def test_what_is_stored_is_never_trained_again(self, specs, tmp_path, monkeypatch):
+        store = tmp_path / "store"
+        first = quietly(specs[:2], store)
+        before = contents(store)
+        assert missing(store, specs) == specs[2:]
+        monkeypatch.setattr(training, "train", lambda *a, **k: pytest.fail("trained again"))
+        again = quietly([dataclasses.replace(spec, tags={"other": 1}) for spec in specs[:2]], store)
+        assert again == first
+        assert contents(store) == before
+
+    def test_a_longer_list_trains_only_what_is_new(self, specs, tmp_path):
+        store = tmp_path / "store"
+        quietly(specs[1:2], store)
+        quietly(specs[:3], store)
+        runs = [run for run in read(store, specs[:3]) if run]
+        assert [run.fleet for run in runs] == [
+            (specs[0].name, specs[2].name), (specs[1].name,), (specs[0].name, specs[2].name)
+        ]  # fmt: skip
+
+    def test_a_fleet_of_four_equals_its_runs_alone(self, specs, tmp_path):
+        together, alone = quietly(specs, tmp_path / "four"), quietly(specs, tmp_path / "one", lanes=1)
+        for a, b in zip(together, alone, strict=True):
+            assert (len(a.fleet), len(b.fleet)) == (4, 1)
+            assert a.metrics == b.metrics
+            assert a.best_step == b.best_step
+            assert a.curve["loss"] == pytest.approx(b.curve["loss"], rel=1e-3)
+
+    def test_a_lane_that_turns_nan_is_a_result(self, specs, tmp_path, monkeypatch):
+        optimize = Loop._optimize
+
+        def poisoned(loop):
+            if loop.step == 1:
+                loop.lanes[0].lane.initial.data[0, 0] = float("nan")
+            return optimize(loop)
+
+        monkeypatch.setattr(Loop, "_optimize", poisoned)
+        first, second = quietly(specs[:2], tmp_path / "store")
+        assert first.status.startswith("dropped at step 1")
+        assert first.is_dropped
+        assert (first.score, first.validation_score, first.metrics) == (None, None, {})
+        assert first.curve["step"] == []
+        assert second.status == "finished"
+        assert second.score is not None
+
+    def test_a_damaged_run_is_named_and_trained_again_when_deleted(self, specs, tmp_path):
+        store = tmp_path / "store"
+        whole = quietly(specs[:1], store)
+        path = path_of(store, specs[0].name)
+        content = path.read_bytes()
+        damages = [
+            content.replace(b'"dtype":"float32"', b'"dtype":"float64"'),
+            content[: len(content) // 2],
+            b"",
+            b"[]",
+            b"\xff" + content[1:],
+        ]
+        for damaged in damages:
+            path.write_bytes(damaged)
+            for call in (lambda: read(store, specs[:1]), lambda: quietly(specs[:1], store)):
+                with pytest.raises(DamagedFile, match=f"{path.name} is not as it was written; delete it"):
+                    call()
+        path.unlink()
+        again = quietly(specs[:1], store)
+        assert dataclasses.replace(again[0], seconds=0.0) == dataclasses.replace(whole[0], seconds=0.0)
+
+    def test_a_run_under_the_name_of_another_is_named(self, specs, tmp_path):
+        store = tmp_path / "store"
+        quietly(specs[:2], store)
+        path_of(store, specs[0].name).write_bytes(path_of(store, specs[1].name).read_bytes())
+        with pytest.raises(DamagedFile, match=specs[0].name):
+            read(store, specs[:2])
+
+    def test_rows_that_changed_are_refused_even_where_nothing_is_left_to_train(self, specs, task, tmp_path):
+        store = tmp_path / "store"
+        quietly(specs[:1], store)
+        file = Path(task.source.files["train"])
+        file.write_text(file.read_text().replace("good", "fine", 1))
+        with pytest.raises(BadInput, match=r"train.csv is not what run .* was trained with"):
+            quietly(specs[:1], store)
+        file.unlink()
+        assert quietly(specs[:1], store)
+
+    def test_another_model_in_the_same_folder_is_refused(self, specs, tiny_t5, save_tiny, tmp_path, task):
+        folder, store = tmp_path / "model", tmp_path / "store"
+        axes = {"task": task, "model": str(folder), "method": "ept-star", **QUICK}
+        save_tiny(folder, *tiny_t5())
+        quietly(grid(**axes), store)
+        save_tiny(folder, *tiny_t5(seed=9))
+        with pytest.raises(BadInput, match="is not the model that run"):
+            quietly(grid(**axes, seed=1), store)
+        assert quietly(grid(**axes), store)
+
+    def test_an_error_names_its_run_and_leaves_nothing_to_stumble_over(self, specs, tmp_path, monkeypatch):
+        store = tmp_path / "store"
+        bad = dataclasses.replace(specs[0], lane=LaneSettings(init="text:"))
+        with pytest.raises(
+            UnknownName, match=rf"run {bad.name} \(ept-star, seed 0, reviews, .*\): unknown initialiser"
+        ):
+            quietly([bad], store)
+        assert not list((store / "fleets").iterdir())
+        none = dataclasses.replace(specs[0], model=str(tmp_path / "nowhere"))
+        with pytest.raises(BadInput, match=rf"run {none.name} .*no model folder"):
+            quietly([none], store)
+
+        def broken(*arguments, **options):
+            raise MemoryError("no memory left")
+
+        monkeypatch.setattr(training, "train", broken)
+        with pytest.raises(MemoryError) as error:
+            quietly(specs, store)
+        assert error.value.__notes__ == [f"while training {specs[0].describe()} and 3 more beside it"]
+
+    @pytest.mark.parametrize("options", [{"lanes": 0}, {"workers": 0}])
+    def test_no_lanes_and_no_workers_are_refused(self, options, specs, tmp_path):
+        with pytest.raises(BadInput, match="must be positive"):
+            quietly(specs, tmp_path / "store", **options)
+
+    def test_gradient_checkpointing_does_not_outlive_its_fleet(self, task, model, tmp_path, monkeypatch):
+        seen = []
+        optimize = Loop._optimize
+
+        def watched(loop):
+            layers = loop.material.backbone.model.modules()
+            seen.append(any("forward" in layer.__dict__ for layer in layers))
+            return optimize(loop)
+
+        monkeypatch.setattr(Loop, "_optimize", watched)
+        axes = {"task": task, "model": model, "steps": 1, "eval_every": 1, "batch_size": 4}
+        quietly(grid(**axes, gradient_checkpointing=[True, False]), tmp_path / "store")
+        assert seen == [True, False]
+
+    def test_a_model_is_loaded_once_for_all_its_fleets(self, specs, tmp_path, monkeypatch):
+        loaded = []
+        load_one = backbones.load_backbone
+        monkeypatch.setattr(backbones, "load_backbone", lambda *a, **k: (loaded.append(a), load_one(*a, **k))[1])
+        quietly(specs, tmp_path / "store", lanes=2)
+        assert len(loaded) == 1
+
+    def test_keywords_of_the_backbone_reach_it(self, specs, tmp_path, monkeypatch):
+        seen = []
+        load_one = backbones.load_backbone
+
+        def watched(name, *, color="none", **options):
+            seen.append((color, options["dtype"]))
+            return load_one(name, **options)
+
+        monkeypatch.setattr(backbones, "load_backbone", watched)
+        both = [dataclasses.replace(specs[0], backbone={"color": "red"}), specs[0]]
+        runs = quietly(both, tmp_path / "store")
+        assert seen == [("red", "float32"), ("none", "float32")]
+        assert runs[0].name != runs[1].name
+
+
+class TestKills:
+    def test_a_killed_process_is_gone_on_with_to_the_same_bytes(self, specs, tmp_path):
+        specs = [dataclasses.replace(s, settings=TrainSettings(steps=20, eval_every=2, batch_size=4)) for s in specs]
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        quietly(specs, whole)
+        process = worker(specs, killed)
+        # In the second fleet, or between the first's last stored run and its removal.
+        while process.poll() is None and not (
+            len(list(killed.glob("runs/*.json"))) >= 4 and list(killed.glob("fleets/*/run/checkpoints/step-*"))
+        ):
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        assert 4 <= len(list((killed / "runs").glob("*.json"))) < 8
+        assert len(list(killed.glob("fleets/*/run/run.json"))) == 1
+        quietly(specs, killed)
+        assert contents(whole) == contents(killed)
+        assert list((killed / "fleets").iterdir()) == []
+
+    @pytest.mark.parametrize("stored", [0, 1, 3, 4])
+    def test_a_death_while_runs_are_stored_loses_and_repeats_nothing(self, stored, specs, tmp_path, monkeypatch):
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        quietly(specs[:4], whole)
+        write, count = store_module.write_file, itertools.count()
+
+        def dying(target, content, *, what, replace=False):
+            if target.parent.name == "runs" and next(count) == stored:
+                raise MemoryError("killed")
+            return write(target, content, what=what, replace=replace)
+
+        def dead(*arguments):
+            raise MemoryError("killed")
+
+        monkeypatch.setattr(store_module, "write_file", dying)
+        monkeypatch.setattr(run_module, "finish", dead)
+        with pytest.raises(MemoryError):
+            quietly(specs[:4], killed)
+        assert len(list((killed / "runs").glob("*.json"))) == stored
+        monkeypatch.undo()
+        monkeypatch.setattr(Loop, "_optimize", lambda loop: pytest.fail("trained again"))
+        quietly(specs[:4], killed)
+        assert contents(whole) == contents(killed)
+        assert list((killed / "fleets").iterdir()) == []
+
+    def test_what_a_death_left_half_made_or_half_removed_is_cleared_away(self, specs, tmp_path):
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        quietly(specs[:2], whole)
+        found = claim(killed, group(specs[:2], 4))
+        assert found.fleet is not None
+        found.fleet.lock.release()
+        # Killed before the plan was written, while a folder was made, and while one was removed.
+        (found.fleet.run).mkdir()
+        (found.fleet.run / ".run.json.abcdef01.tmp").write_text("{")
+        (killed / "fleets" / "made").mkdir()
+        (killed / "fleets" / ".removed" / "run").mkdir(parents=True)
+        quietly(specs[:2], killed)
+        assert contents(whole) == contents(killed)
+        assert list((killed / "fleets").iterdir()) == []
+
+    def test_a_fleet_that_was_named_by_other_defaults_is_not_gone_on_with(self, specs, tmp_path, monkeypatch):
+        plain = [dataclasses.replace(spec, lane=dataclasses.replace(spec.lane, lr=None)) for spec in specs[:1]]
+        left = claim(tmp_path, group(plain, 4)).fleet
+        assert left is not None
+        left.lock.release()
+        monkeypatch.setitem(METHODS, "ept-star", dataclasses.replace(METHODS["ept-star"], lr=0.123))
+        fresh = [dataclasses.replace(spec) for spec in plain]
+        found = claim(tmp_path, group(fresh, 4)).fleet
+        assert found is not None
+        assert found.folder != left.folder
+        found.lock.release()
+
+    def test_an_interrupted_study_says_how_to_go_on_and_does(self, specs, tmp_path, monkeypatch):
+        whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+        quietly(specs, whole)
+        optimize, steps = Loop._optimize, itertools.count(1)
+
+        def interrupted(loop):
+            if next(steps) == 7:
+                os.kill(os.getpid(), signal.SIGINT)
+            return optimize(loop)
+
+        monkeypatch.setattr(Loop, "_optimize", interrupted)
+        with pytest.raises(Interrupted, match=r"stopped with 4 of 8 runs stored in .*; the same command goes on"):
+            quietly(specs, stopped)
+        quietly(specs, stopped)
+        assert next(steps) == 9, "of the second fleet's four steps one was left"
+        assert contents(whole) == contents(stopped)
+
+
+def worker(specs, store, **options) -> "subprocess.Popen[bytes]":
+    """A process that trains these runs."""
+    job = {"store": str(store), "specs": [spec.to_json() for spec in specs], "lanes": 4, "data_root": None}
+    job |= {"device": "cpu", "keep": False, **options}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "softprompt.study._workers"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(job).encode())
+    process.stdin.close()
+    process.stdin = None
+    return process
+
+
+class TestSeveralProcesses:
+    def test_a_fleet_is_claimed_once_and_left_to_who_holds_it(self, specs, tmp_path):
+        groups = group(specs, 4)
+        first, second = claim(tmp_path, groups), claim(tmp_path, groups)
+        third = claim(tmp_path, groups)
+        assert first.fleet is not None
+        assert second.fleet is not None
+        assert [first.fleet.specs, second.fleet.specs] == groups
+        assert second.busy == {spec.name for spec in specs[:4]}
+        assert third.fleet is None
+        assert third.busy == {spec.name for spec in specs}
+        give_up(tmp_path, first.fleet)
+        again = claim(tmp_path, groups)
+        assert again.fleet is not None
+        assert again.fleet.specs == groups[0]
+        give_up(tmp_path, again.fleet)
+        give_up(tmp_path, second.fleet)
+
+    def test_another_study_leaves_the_runs_that_a_fleet_holds(self, specs, tmp_path):
+        held = claim(tmp_path, group(specs[:2], 4)).fleet
+        other = claim(tmp_path, group(specs[1:4], 4))
+        assert held is not None
+        assert other.fleet is not None
+        assert other.fleet.specs == tuple(specs[2:4])
+        assert other.busy == {specs[1].name}
+        for fleet in (held, other.fleet):
+            finish(tmp_path, fleet)
+        assert list((tmp_path / "fleets").iterdir()) == []
+
+    def test_two_processes_at_once_equal_one_and_train_nothing_twice(self, specs, tmp_path):
+        serial, shared = tmp_path / "serial", tmp_path / "shared"
+        quietly(specs, serial, lanes=1)
+        processes = [worker(specs, shared, lanes=1, keep=True) for _ in range(2)]
+        assert [process.wait() for process in processes] == [0, 0]
+        for process in processes:
+            process.communicate()
+        assert contents(serial) == contents(shared)
+        records = list(shared.glob("fleets/*/run/timing.jsonl"))
+        assert len(records) == 8
+        assert all(len(list(read_record(record))) == 2 for record in records)
+
+    def test_workers_end_with_the_first_error_and_it_names_the_run(self, specs, tmp_path):
+        bad = dataclasses.replace(specs[0], lane=LaneSettings(init="text:"))
+        with pytest.raises(SoftPromptError, match=f"run {bad.name} .*unknown initialiser"):
+            quietly([bad, *specs], tmp_path / "store", workers=2)
+
+
+SCORES = {"a": (0.9, 0.5, 0.7, 0.8, None), "b": (0.6, 0.65, 0.55, 0.8, 0.4)}
+
+
+def stored(
+    method: str,
+    seed: int,
+    score: float | None,
+    task="glue/rte",
+    norm: float | None = None,
+    majority: float | None = 0.5,
+):
+    spec = RunSpec(task=task, model="m", lane=LaneSettings(method=method, seeds=Seeds.all(seed)), tags={"part": "x"})
+    metrics = {} if score is None else {"test": {"score": score}, "validation": {"score": score}}
+    curve = {"step": [1, 2, 3], "token_norms": [99.0, norm, 99.0]} if norm is not None else {}
+    return StoredRun(
+        name=spec.name, spec=spec, metrics=metrics, majority=majority, best_step=2, trainable=1, head=0, stored=1,
+        seconds=1.0, status="finished" if score is not None else "dropped at step 1: nan", curve=curve,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def runs():
+    arms = {"ept": SCORES["a"], "residual": SCORES["b"]}
+    return [stored(m, i, score, norm=float(i + 1)) for m, scores in arms.items() for i, score in enumerate(scores)]
+
+
+class TestTables:
+    def test_numbers_of_a_group_equal_numpy(self, runs):
+        ept, residual = summary(runs, by=("method",))
+        scores = np.array(SCORES["b"])
+        assert residual["n"] == 5
+        assert residual["mean"] == pytest.approx(scores.mean())
+        assert residual["std"] == pytest.approx(scores.std(ddof=1))
+        assert residual["se"] == pytest.approx(stats.sem(scores))
+        assert (residual["min"], residual["median"]) == (0.4, 0.6)
+        assert residual["worst"] == residual["mean"]
+        assert (ept["n"], ept["dropped"], ept["min"]) == (5, 1, 0.5)
+        assert ept["mean"] == pytest.approx(np.mean([0.9, 0.5, 0.7, 0.8]))
+        # Half of the way from 0.5 to 0.9 is 0.7, and not to have a score is to be stuck.
+        assert (ept["stuck"], residual["stuck"]) == (2 / 5, 4 / 5)
+        norms = np.arange(1.0, 6.0)
+        levels = [residual[name] for name in ("token_norms_p10", "token_norms", "token_norms_p90")]
+        assert levels == pytest.approx(np.quantile(norms, [0.1, 0.5, 0.9]))
+
+    def test_worst_is_the_lowest_mean_of_a_task(self):
+        runs = [stored("ept", i, s, task=t) for t, scores in (("glue/rte", (0.9, 0.3)), ("glue/sst2", (0.5, 0.6)))
+                for i, s in enumerate(scores)]  # fmt: skip
+        (row,) = summary(runs, by=("method",))
+        assert row["worst"] == pytest.approx(0.55)
+        assert row["min"] == 0.3
+
+    def test_the_ceiling_is_the_best_run_of_the_task_unless_given(self, runs):
+        assert ceilings([*runs, stored("ept", 0, 0.6, "glue/sst2")]) == {"glue/rte": 0.9, "glue/sst2": 0.6}
+        assert [row["stuck"] for row in summary(runs, by=("method",), ceiling={"glue/rte": 0.58})] == [2 / 5, 1 / 5]
+
+    def test_stuck_is_less_than_half_of_the_way(self):
+        assert not is_stuck(0.75, 0.5, 1.0)
+        assert is_stuck(0.7499, 0.5, 1.0)
+        assert is_stuck(0.5, 0.5, 0.5)
+        assert is_stuck(0.4, 0.5, 0.45)
+
+    def test_without_a_majority_stuck_is_unknown_for_labels_and_from_zero_for_others(self):
+        unknown = stored("ept", 0, 0.4, majority=None)
+        assert stuck(unknown, {"glue/rte": 0.9}) is None
+        assert summary([unknown])[0]["stuck"] is None
+        assert stuck(stored("ept", 0, 0.4, "glue/stsb", majority=None), {"glue/stsb": 0.9})
+        assert not stuck(stored("ept", 0, 0.5, "glue/stsb", majority=None), {"glue/stsb": 0.9})
+
+    def test_one_run_has_no_deviation_and_no_interval(self):
+        (row,) = summary([stored("ept", 0, 0.6)])
+        assert row["mean"] == row["min"] == row["median"] == 0.6
+        assert row["std"] is row["se"] is row["low"] is row["high"] is row["token_norms"] is None
+
+    def test_the_interval_is_the_percentile_bootstrap_and_seeded(self):
+        values = np.random.default_rng(1).normal(size=30)
+        ours = bootstrap(values, seed=3)
+        theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=10_000, rng=0).confidence_interval
+        assert ours == pytest.approx((theirs.low, theirs.high), abs=0.01)
+        assert ours == bootstrap(values, seed=3) != bootstrap(values, seed=4)
+        narrow = bootstrap(values, confidence=0.5)
+        assert ours is not None
+        assert narrow is not None
+        assert ours[0] < narrow[0] < narrow[1] < ours[1]
+        assert bootstrap([1.0]) is None
+
+    def test_the_bootstrap_of_pairs_keeps_them_together(self):
+        first = np.random.default_rng(1).normal(size=12)
+        interval = bootstrap(np.stack([2 * first, first], axis=1), ratio_of_deviations)
+        assert interval == pytest.approx((2, 2))
+
+    def test_paired_differences_equal_numpy_and_scipy(self, runs):
+        (row,) = compare(runs, "method", "residual")
+        differences = np.array(SCORES["a"][:4], dtype=float) - SCORES["b"][:4]
+        assert (row["method"], row["against"], row["n"], row["unpaired"]) == ("ept", "residual", 4, 2)
+        assert row["difference"] == pytest.approx(differences.mean())
+        assert (row["wins"], row["ties"], row["losses"]) == (2, 1, 1)
+        assert (row["low"], row["high"]) == bootstrap(differences)
+        with_ties = differences[differences != 0]
+        assert row["p"] == pytest.approx(stats.wilcoxon(with_ties)[1])
+
+    def test_wilcoxon_of_equal_arms_is_one(self):
+        assert wilcoxon([0.0, 0.0]) == 1.0
+        assert wilcoxon([]) is None
+        differences = np.random.default_rng(0).normal(0.5, size=20)
+        assert wilcoxon(differences) == pytest.approx(stats.wilcoxon(differences)[1])
+
+    def test_pairs_that_are_not_defined_are_refused(self, runs):
+        with pytest.raises(BadInput, match="agree in method, task, seed; pair by more keys"):
+            compare([*runs, dataclasses.replace(runs[0], name="x")], "method", "ept")
+        with pytest.raises(UnknownName, match=r"unknown method 'residul'\. Did you mean 'residual'"):
+            compare(runs, "method", "residul")
+
+    def test_keys_reach_every_part_of_a_run(self):
+        spec = grid(task="glue/rte", model="m", method="ept", options={"hidden": 3}, lr=0.2, draw_seed=4, steps=9,
+                    tags={"part": "core"}, backbone={"s": 30})[0]  # fmt: skip
+        keys = ("task", "model", "method", "options", "options.hidden", "lr", "seed", "draw_seed", "steps", "part",
+                "backbone.s", "dtype")  # fmt: skip
+        assert [value(spec, key) for key in keys] == [
+            "glue/rte", "m", "ept", "hidden=3", 3, 0.2, 0, 4, 9, "core", 30, "float32"
+        ]  # fmt: skip
+        with pytest.raises(UnknownName, match="'method'"):
+            value(spec, "methd")
+
+    def test_what_varies_is_found_without_the_seeds(self):
+        axes = {"task": "glue/rte", "model": ["m", "n"], "seed": [0, 1]}
+        specs = [*grid(**axes, lr=[0.1, 0.2], tags={"part": 1}), *grid(**axes, lr=0.1, steps=3)]
+        assert varying(specs) == ("model", "part", "lr", "steps")
+
+    def test_tables_show_every_row_and_leave_out_what_is_unknown(self, runs):
+        shown = markdown(summary(runs, by=("method",))).splitlines()
+        assert (
+            shown[0] == "| method | n | dropped | mean | std | se | 95 % | min | median | worst | stuck | token norms |"
+        )
+        assert shown[1].startswith("| --- | --: |")
+        assert shown[3].startswith("| residual | 5 | 0 | 0.600 | 0.146 | 0.065 | ")
+        assert shown[3].endswith("| 0.400 | 0.600 | 0.600 | 0.800 | 3 (1.4 .. 4.6) |")
+        plain = markdown(summary([stored("ept", 0, 0.6, majority=None)])).splitlines()[0]
+        assert plain == "| task | method | n | mean | min | median | worst |"
+        table = rich_table(summary(runs, by=("method",)))
+        assert [str(column.header) for column in table.columns][:3] == ["method", "n", "dropped"]
+        assert table.row_count == 2
+        assert markdown([]) == "|  |\n|  |"
+
+    def test_tables_need_no_torch(self):
+        code = (
+            "import sys; from softprompt.study.tables import bootstrap as b; b([1., 2.]); print('torch' in sys.modules)"
+        )
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == "False"
+
+
+class TestCurves:
+    def test_a_short_run_is_kept_whole(self):
+        rows = [{"step": i, "loss": i / 7, "lr": 1.0, "prompt_norm": 2.0 * i} for i in (1, 2, 3)]
+        rows.insert(2, {"step": 2, "split": "validation", "score": 0.5, "accuracy": 0.5})
+        curve, validation = curves([*rows, {"step": 4, "dropped": "nan"}])
+        assert curve == {"step": [1, 2, 3], "loss": [0.142857, 0.285714, 0.428571], "prompt_norm": [2.0, 4.0, 6.0]}
+        assert validation == {"step": [2], "score": [0.5]}
+
+    def test_of_a_long_run_losses_are_averaged_and_the_rest_is_sampled(self):
+        n = 2 * POINTS + 1
+        curve, _ = curves({"step": i, "loss": float(i), "prompt_norm": float(i)} for i in range(1, n + 1))
+        assert len(curve["step"]) <= POINTS
+        assert curve["step"][:3] == [3, 6, 9]
+        assert curve["step"][-1] == n
+        assert curve["loss"][:2] == [2.0, 5.0]
+        assert curve["prompt_norm"][:2] == [3.0, 6.0]
+
+    def test_a_run_comes_back_from_its_bytes_with_nan_as_none(self, tmp_path):
+        run = stored("ept", 0, 0.5, norm=1.5)
+        run = dataclasses.replace(run, metrics={"test": {"score": float("nan")}}, warnings=("a", "b"), fleet=("x",))
+        path_of(tmp_path, run.name).parent.mkdir()
+        path_of(tmp_path, run.name).write_bytes(to_bytes(run))
+        assert load(tmp_path, run.name) == dataclasses.replace(run, metrics={"test": {"score": None}})
+
+    def test_a_quantity_at_the_best_checkpoint(self):
+        assert stored("ept", 0, 0.5, norm=1.5).at_best("token_norms") == 1.5
+        assert stored("ept", 0, 0.5).at_best("token_norms") is None
+        other = dataclasses.replace(stored("ept", 0, 0.5, norm=1.5), best_step=0)
+        assert other.at_best("token_norms") is other.at_best("prompt_norm") is None
+
+
+class TestCommand:
+    @pytest.fixture
+    def file(self, tmp_path, model, task):
+        path = tmp_path / "study.toml"
+        path.write_text(
+            f"""
+            [defaults]
+            model = "{model}"
+            steps = 4
+            eval_every = 2
+            batch_size = 4
+            [tasks.reviews]
+            files = {{train = "data/train.csv", validation = "data/validation.csv", test = "data/test.csv"}}
+            text_columns = ["text"]
+            label_column = "label"
+            [[runs]]
+            task = "reviews"
+            method = ["ept-star", "prompt-tuning"]
+            seed = [0, 1]
+            """
+        )
+        return path
+
+    def test_a_study_file_is_run_and_its_table_printed(self, file, tmp_path, capsys):
+        store = str(tmp_path / "store")
+        assert main(["study", "table", str(file), "--store", store]) == 2
+        assert "holds none of the 4 runs" in capsys.readouterr().err
+        assert main(["study", "run", str(file), "--store", store, "--device", "cpu", "--quiet"]) == 0
+        assert capsys.readouterr().out == f"{store}\n"
+        runs = [run for run in read(store, load_specs(file)) if run]
+        assert main(["study", "table", str(file), "--store", store]) == 0
+        assert capsys.readouterr().out == markdown(summary(runs, by=("method",))) + "\n"
+        assert main(["study", "table", str(file), "--store", store, "--against", "method=ept-star", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == compare(runs, "method", "ept-star")[0]
+        path_of(Path(store), runs[0].name).unlink()
+        assert main(["study", "table", str(file), "--store", store, "--by", "seed", "--markdown"]) == 0
+        found = capsys.readouterr()
+        assert found.err == "softprompt: 1 of 4 runs are missing; the table is of the others\n"
+        assert found.out == markdown(summary(runs[1:], by=("seed",))) + "\n"
+
+    def test_mistakes_are_one_line_and_exit_code_2(self, file, tmp_path, capsys):
+        store = str(tmp_path / "store")
+        file.write_text(file.read_text().replace("steps = 4", "stepz = 4"))
+        assert main(["study", "run", str(file), "--store", store]) == 2
+        assert capsys.readouterr().err == "softprompt: unknown setting of a run 'stepz'. Did you mean 'steps'?\n"
+        assert not Path(store).exists()
+
+    def test_progress_says_what_is_done_running_and_left(self, file, specs, tmp_path, capsys):
+        groups = group(specs, 4)
+        held, ours = claim(tmp_path, groups), claim(tmp_path, groups)
+        assert state(ours, 8) == f"4 running (prompt-tuning, reviews, {specs[0].model}), 4 in other processes, 0 left"
+        assert state(held, 8).endswith("4 left")
+        for found in (held, ours):
+            assert found.fleet is not None
+            finish(tmp_path, found.fleet)
+        assert main(["study", "run", str(file), "--store", str(tmp_path / "store"), "--device", "cpu"]) == 0
+        assert "4/4" in capsys.readouterr().err
