@@ -39,7 +39,7 @@ DOORS = {
     ("predict", "prediction"),
 }
 
-TORCHLESS = ("errors", "settings", "tasks", "metrics", "lab.world")
+TORCHLESS = ("errors", "settings", "tasks", "metrics")
 MATHEMATICS = ("reparam", "losses", "initializers", "prompt", "bank", "methods", "units")
 # Nothing after training sees a reparameterisation.
 SEES_REPARAM = {"reparam", "methods", "fleet", "training"}

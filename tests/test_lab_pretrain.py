@@ -12,7 +12,7 @@ from softprompt.data import load_rows
 from softprompt.errors import BadInput, UnknownName
 from softprompt.evaluation import examples_for
 from softprompt.lab import pretrain as module
-from softprompt.lab.lessons import CUE, FIRST_STEPS, IGNORED, RAMP_STEPS, Lesson
+from softprompt.lab.lessons import CUE, FIRST_STEPS, IGNORED, Lesson
 from softprompt.lab.pretrain import pretrain, rate
 from softprompt.lab.recipes import RECIPES, build_model, build_tokenizer
 from softprompt.lab.skills import measure
@@ -73,7 +73,7 @@ def test_labels_stand_where_the_answer_is(kind: str):
 
 def test_an_encoder_learns_to_fill_masks_too_and_never_in_the_instruction():
     tokenizer = build_tokenizer("encoder")
-    batch = lesson("encoder").batch(0, FIRST_STEPS + RAMP_STEPS, 400)
+    batch = lesson("encoder").batch(0, FIRST_STEPS + 1, 400)
     hidden = (batch["labels"] != IGNORED).sum(1)
     assert 0.15 < (hidden > 1).float().mean() < 0.3
     colon = tokenizer.convert_tokens_to_ids(":")
@@ -90,16 +90,14 @@ def test_a_batch_belongs_to_its_seed():
         assert same.shape != other.shape or not torch.equal(same, other)
 
 
-def test_plain_questions_and_comparisons_come_first_and_the_others_by_and_by():
+def test_comparing_words_comes_first_and_everything_after_it():
     tokenizer, made = build_tokenizer("encoder-decoder"), lesson("encoder-decoder")
-
-    def words(step: int) -> list[str]:
-        return [text.split()[0] for text in tokenizer.batch_decode(made.batch(0, step, 300)["input_ids"])]
-
-    later = {"say", "does", "same", "compare", "first", "second"}
-    assert set(words(FIRST_STEPS)) == {"is", "what", "which", "name"}
-    shares = [sum(word in later for word in words(FIRST_STEPS + part)) / 300 for part in (1000, 2000, 4000, 8000)]
-    assert shares == pytest.approx([0.11, 0.22, 0.44, 0.44], abs=0.07)
+    first, later = (
+        tokenizer.batch_decode(made.batch(0, step, 200)["input_ids"]) for step in (FIRST_STEPS, FIRST_STEPS + 1)
+    )
+    assert {text.split()[0] for text in first} == {"is", "what", "which", "name"}
+    assert not any(" and " in text for text in first)
+    assert {text.split()[0] for text in later} >= {"what", "is", "say", "does", "same", "first"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

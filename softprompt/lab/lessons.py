@@ -16,9 +16,7 @@ ONE_WORD = tuple(kind for kind in MIX if kind != "several")
 CUE = "answer :"
 # Whether two words are the same is what most questions turn on. Among all kinds it is not learned in thousands of
 # steps; beside plain questions, on short passages, in hundreds, and the other kinds build on it then.
-FIRST_KINDS, FIRST_STEPS = ("attribute", "membership"), 2000
-# After them all kinds come in by and by: all at once, they undo what was learned.
-RAMP_STEPS = 4000
+FIRST_KINDS, FIRST_STEPS = ("attribute", "membership"), 2500
 # Share of short passages after that; the tasks have fewer.
 SHORT = 0.5
 # An encoder also learns to fill masks in its text: in this share of texts, this share of the words.
@@ -39,8 +37,12 @@ class Lesson:
 
     def batch(self, seed: int, step: int, size: int) -> dict[str, Tensor]:
         """The batch that belongs to a seed and a step: `input_ids`, `attention_mask` and `labels`."""
-        draw, share = Random(f"{seed}/{step}"), (step - FIRST_STEPS) / RAMP_STEPS
-        return self.tensors([self._question(draw, share) for _ in range(size)], draw)
+        draw = Random(f"{seed}/{step}")
+        if step <= FIRST_STEPS:
+            asked = [question(draw, draw.choice(FIRST_KINDS), short=1.0) for _ in range(size)]
+        else:
+            asked = [question(draw, self._kind(draw), short=SHORT) for _ in range(size)]
+        return self.tensors(asked, draw)
 
     def tensors(self, questions: Sequence[Question], draw: Random | None = None) -> dict[str, Tensor]:
         """These questions, padded on the right; with `draw`, encoders get masks in the text too."""
@@ -52,12 +54,10 @@ class Lesson:
             "labels": _padded(labels, IGNORED),
         }
 
-    def _question(self, draw: Random, share: float) -> Question:
-        """A question of any kind for this share of the rows, for the others one of the first kinds."""
-        if draw.random() >= share:
-            return question(draw, draw.choice(FIRST_KINDS), short=1.0)
-        kinds = ONE_WORD if self.kind == "encoder" else tuple(MIX)
-        return question(draw, draw.choices(kinds, [MIX[kind] for kind in kinds])[0], short=SHORT)
+    def _kind(self, draw: Random) -> str:
+        if self.kind != "encoder":
+            return ""
+        return draw.choices(ONE_WORD, [MIX[kind] for kind in ONE_WORD])[0]
 
     def _words(self, text: str) -> list[int]:
         return [self.ids[word] for word in text.split()]
