@@ -31,7 +31,7 @@ from softprompt.study._progress import state
 from softprompt.study._stored import POINTS, curves, load, path_of, to_bytes
 from softprompt.study.statistics import bootstrap, ratio_of_deviations, wilcoxon
 from softprompt.study.tables import ceilings, rich_table, stuck, value, varying
-from softprompt.tasks import TASKS
+from softprompt.tasks import TASKS, harder
 from softprompt.training import Interrupted, read_record
 from softprompt.training._loop import Loop
 
@@ -223,9 +223,28 @@ class TestGrid:
         ]  # fmt: skip
         assert specs[1].declared.source.files["train"] == str(tmp_path / "rows" / "train.csv")
 
+    def test_a_study_file_makes_lab_tasks_harder(self, tmp_path):
+        file = tmp_path / "study.toml"
+        file.write_text(
+            """
+            [tasks.hard-colors]
+            lab = "lab/color"
+            noise = 4
+            label_noise = 0.1
+            [[runs]]
+            task = ["lab/color", "hard-colors"]
+            model = "lab-t5"
+            """
+        )
+        plain, hard = (spec.declared for spec in load_specs(file))
+        assert hard == dataclasses.replace(harder(plain, noise=4, label_noise=0.1), name="hard-colors")
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
+            ("[tasks.mine]\nlab = 'lab/colour'\n[[runs]]", "Did you mean 'lab/color'"),
+            ("[tasks.mine]\nlab = 'lab/color'\nnoice = 3\n[[runs]]", "Did you mean 'noise'"),
+            ("[tasks.mine]\nlab = 'lab/color'\nnoise = 'much'\n[[runs]]", "noise is a whole number, not 'much'"),
             ("", "no runs"),
             ("runs = 3", "no runs"),
             ("runs = [3]", "hold tables"),

@@ -1,12 +1,14 @@
 """A study as a TOML file: tables of axes, and tasks of one's own."""
 
+import dataclasses
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, UnknownName, pick
-from ..tasks import TASKS, Task, custom_task
+from ..tasks import TASKS, Task, custom_task, harder
+from ..tasks import task as find_task
 from ._grid import grid
 from ._spec import RunSpec
 
@@ -18,7 +20,8 @@ def load_specs(path: "Path | str") -> list[RunSpec]:
     """The runs of a study file, in its order.
 
     Each table `[[runs]]` is one `grid`: its lists are axes. `[defaults]` holds what all tables share, `[tasks.NAME]`
-    declares a task as `custom_task` does, with files relative to the study file.
+    declares a task as `custom_task` does, with files relative to the study file, or with `lab` a lab task that has
+    other rows than it declares.
 
     Raises:
         BadInput: the file cannot be read, is no TOML, or has no runs.
@@ -57,6 +60,9 @@ def _runs(path: Path, table: Mapping[str, Any], tasks: Mapping[str, Task]) -> li
 
 
 def _task(name: str, given: Mapping[str, Any], folder: Path) -> Task:
+    if "lab" in given:
+        options = {key: value for key, value in given.items() if key != "lab"}
+        return dataclasses.replace(harder(find_task(str(given["lab"])), **options), name=name)
     for key in given:
         if key not in _TASK:
             raise UnknownName(f"setting of task {name!r}", key, _TASK)
