@@ -12,7 +12,7 @@ from softprompt.data import load_rows
 from softprompt.errors import BadInput, UnknownName
 from softprompt.evaluation import examples_for
 from softprompt.lab import pretrain as module
-from softprompt.lab.lessons import CUE, FIRST_STEPS, IGNORED, Lesson
+from softprompt.lab.lessons import CUE, IGNORED, Lesson
 from softprompt.lab.pretrain import pretrain, rate
 from softprompt.lab.recipes import RECIPES, build_model, build_tokenizer
 from softprompt.lab.skills import measure
@@ -30,7 +30,14 @@ def small(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(module, "SAVE_EVERY", 3)
     for name, plan in list(RECIPES.items()):
         tiny = dataclasses.replace(
-            plan, width=16, feed_forward=16, layers=1, decoder_layers=min(1, plan.decoder_layers), steps=7, batch_size=4
+            plan,
+            width=16,
+            feed_forward=16,
+            layers=1,
+            decoder_layers=min(1, plan.decoder_layers),
+            steps=7,
+            first_steps=4,
+            batch_size=4,
         )
         monkeypatch.setitem(RECIPES, name, tiny)
 
@@ -73,7 +80,7 @@ def test_labels_stand_where_the_answer_is(kind: str):
 
 def test_an_encoder_learns_to_fill_masks_too_and_never_in_the_instruction():
     tokenizer = build_tokenizer("encoder")
-    batch = lesson("encoder").batch(0, FIRST_STEPS + 1, 400)
+    batch = lesson("encoder").batch(0, 1, 400)
     hidden = (batch["labels"] != IGNORED).sum(1)
     assert 0.15 < (hidden > 1).float().mean() < 0.3
     colon = tokenizer.convert_tokens_to_ids(":")
@@ -91,10 +98,9 @@ def test_a_batch_belongs_to_its_seed():
 
 
 def test_comparing_words_comes_first_and_everything_after_it():
-    tokenizer, made = build_tokenizer("encoder-decoder"), lesson("encoder-decoder")
-    first, later = (
-        tokenizer.batch_decode(made.batch(0, step, 200)["input_ids"]) for step in (FIRST_STEPS, FIRST_STEPS + 1)
-    )
+    tokenizer = build_tokenizer("encoder-decoder")
+    made = Lesson("encoder-decoder", tokenizer.get_vocab(), first_steps=3)
+    first, later = (tokenizer.batch_decode(made.batch(0, step, 200)["input_ids"]) for step in (3, 4))
     assert {text.split()[0] for text in first} == {"is", "what", "which", "name"}
     assert not any(" and " in text for text in first)
     assert {text.split()[0] for text in later} >= {"what", "is", "say", "does", "same", "first"}

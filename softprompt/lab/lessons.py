@@ -16,7 +16,7 @@ ONE_WORD = tuple(kind for kind in MIX if kind != "several")
 CUE = "answer :"
 # Whether two words are the same is what most questions turn on. Among all kinds it is not learned in thousands of
 # steps; beside plain questions, on short passages, in hundreds, and the other kinds build on it then.
-FIRST_KINDS, FIRST_STEPS = ("attribute", "membership"), 2500
+FIRST_KINDS = ("attribute", "membership")
 # Share of short passages after that; the tasks have fewer.
 SHORT = 0.5
 # An encoder also learns to fill masks in its text: in this share of texts, this share of the words.
@@ -29,16 +29,17 @@ class Lesson:
     Args:
         kind: "encoder-decoder", "encoder" or "decoder".
         vocabulary: word -> token id.
+        first_steps: batches of the first kinds of questions only.
     """
 
-    def __init__(self, kind: str, vocabulary: dict[str, int]):
-        self.kind, self.ids = kind, vocabulary
+    def __init__(self, kind: str, vocabulary: dict[str, int], first_steps: int = 0):
+        self.kind, self.ids, self.first_steps = kind, vocabulary, first_steps
         self._encode = {"encoder-decoder": self._asked, "encoder": self._masked, "decoder": self._continued}[kind]
 
     def batch(self, seed: int, step: int, size: int) -> dict[str, Tensor]:
         """The batch that belongs to a seed and a step: `input_ids`, `attention_mask` and `labels`."""
         draw = Random(f"{seed}/{step}")
-        if step <= FIRST_STEPS:
+        if step <= self.first_steps:
             asked = [question(draw, draw.choice(FIRST_KINDS), short=1.0) for _ in range(size)]
         else:
             asked = [question(draw, self._kind(draw), short=SHORT) for _ in range(size)]

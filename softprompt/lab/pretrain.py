@@ -48,7 +48,7 @@ def pretrain(name: str, output: Path | str, *, progress: bool = False) -> Path:
     if result.exists():
         return result
     tokenizer = build_tokenizer(plan.kind)
-    lesson = Lesson(plan.kind, tokenizer.get_vocab())
+    lesson = Lesson(plan.kind, tokenizer.get_vocab(), plan.first_steps)
     model: Any = build_model(plan)
     with _fast_denormals(), interruptible() as is_stopped, _bar(progress, name, plan.steps) as show:
         step = _train(model, lesson, plan, folder / "checkpoints", is_stopped, show)

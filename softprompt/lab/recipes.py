@@ -31,6 +31,7 @@ class Recipe:
         layers: of the encoder, or of the only stack.
         decoder_layers: of an encoder-decoder's decoder.
         steps: optimiser steps.
+        first_steps: of them, how many ask the first kinds of questions only.
         batch_size: questions a step.
         lr: AdamW's at its peak.
         seed: of weights and questions.
@@ -44,6 +45,7 @@ class Recipe:
     layers: int
     decoder_layers: int = 0
     steps: int
+    first_steps: int = 2500
     batch_size: int = 64
     lr: float = 1e-3
     seed: int = 0
@@ -53,7 +55,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     # T5's own tokens have coordinates of about 30; prompts meet the same scale here.
     "lab-t5": Recipe(
-        kind="encoder-decoder", width=128, feed_forward=192, layers=3, decoder_layers=2, steps=20_000,
+        kind="encoder-decoder", width=128, feed_forward=192, layers=3, decoder_layers=2, steps=10_000, first_steps=1500, lr=5e-4,
         embedding_scale=32.0,
     ),
     "lab-t5-small": Recipe(
