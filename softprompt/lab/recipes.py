@@ -55,15 +55,15 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     # T5's own tokens have coordinates of about 30; prompts meet the same scale here.
     "lab-t5": Recipe(
-        kind="encoder-decoder", width=128, feed_forward=192, layers=3, decoder_layers=2, steps=10_000,
+        kind="encoder-decoder", width=128, feed_forward=192, layers=3, decoder_layers=2, steps=7_000,
         first_steps=1500, lr=5e-4, embedding_scale=32.0,
     ),
     "lab-t5-small": Recipe(
         kind="encoder-decoder", width=64, feed_forward=96, layers=3, decoder_layers=2, steps=12_000, lr=1.5e-3,
         embedding_scale=32.0,
     ),
-    "lab-bert": Recipe(kind="encoder", width=128, feed_forward=256, layers=4, steps=8_000, lr=7e-4),
-    "lab-gpt": Recipe(kind="decoder", width=128, feed_forward=256, layers=4, steps=8_000),
+    "lab-bert": Recipe(kind="encoder", width=128, feed_forward=256, layers=4, steps=6_000, first_steps=1500, lr=7e-4),
+    "lab-gpt": Recipe(kind="decoder", width=128, feed_forward=256, layers=4, steps=6_000, first_steps=1500, lr=7e-4),
 }  # fmt: skip
 
 
