@@ -58,6 +58,7 @@ def shown(weights, tmp_path_factory):
         patched.setattr(backbones, "WEIGHTS", weights)
         patched.setattr(lab_demo, "VALIDATION_ROWS", 8)
         patched.setattr(lab_demo, "TEST_ROWS", 24)
+        patched.setattr(lab_demo, "harder", lambda task, **options: harder(task, train=64, **options))
         patched.setattr(sys, "argv", ["/somewhere/bin/softprompt"])
         words = ["--task", "lab/opinion", "--task", "lab/color", "--method", "prompt-tuning", "--method", "ept-star"]
         assert main(["demo", *words, "--seeds", "2", "--steps", str(STEPS), "--output", str(folder), "--quiet"]) == 0
