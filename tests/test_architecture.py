@@ -25,6 +25,7 @@ LAYERS = (
     {"prediction", "interop"},
     {"training"},
     {"study"},
+    {"analysis"},
     {"lab"},
     {"cli"},
 )
@@ -141,6 +142,14 @@ def test_mathematics_sees_no_model_and_tasks_no_tensor(path: Path):
 def test_nothing_after_training_sees_a_reparameterization(path: Path):
     if layer(path) not in SEES_REPARAM:
         assert "reparam" not in {used for _, used in own_imports(path)}
+
+
+def test_figures_are_drawn_from_arrays_alone():
+    plots = PACKAGE / "analysis" / "plots.py"
+    assert outside_imports(plots) - sys.stdlib_module_names == {"matplotlib", "numpy"}
+    assert {used for _, used in own_imports(plots)} == {"errors"}
+    others = {path for path in files() if "matplotlib" in outside_imports(path)}
+    assert others == {plots}
 
 
 @pytest.mark.parametrize("module", ["", ".errors", ".settings", ".tasks", ".metrics", ".cli"])
