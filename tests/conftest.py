@@ -8,6 +8,9 @@ A factory returns a fresh (model, tokenizer), the same numbers for the same seed
     model, tokenizer = tiny_gpt("gemma")           # DECODERS
     folder = save_tiny(tmp_path / "model", model, tokenizer)
 
+Where a score matters, the trained backbones that softprompt brings: `lab_t5`, `lab_bert`, `lab_gpt`, loaded once and
+not to be changed. All recipes shrunk to a moment of pretraining: `tiny_recipes`.
+
 All tokenizers know WORDS as one token each and spell any other printable ASCII text in characters.
 """
 
@@ -269,6 +272,49 @@ def tiny_gpt():
         return build_model(family, **options)
 
     return build
+
+
+def built_in(name):
+    """A built-in backbone as users load it; skips the test while the package has no weights for it."""
+    from softprompt.backbones import load_backbone
+    from softprompt.lab.backbones import WEIGHTS
+
+    if not (WEIGHTS / name).is_dir():
+        pytest.skip(f"the weights of {name} are not in the package")
+    return load_backbone(name)
+
+
+@pytest.fixture(scope="session")
+def lab_t5():
+    """The trained encoder-decoder that softprompt brings."""
+    return built_in("lab-t5")
+
+
+@pytest.fixture(scope="session")
+def lab_bert():
+    """The trained encoder that softprompt brings, with its masked-LM head."""
+    return built_in("lab-bert")
+
+
+@pytest.fixture(scope="session")
+def lab_gpt():
+    """The trained decoder that softprompt brings."""
+    return built_in("lab-gpt")
+
+
+@pytest.fixture
+def tiny_recipes(monkeypatch):
+    """Every recipe of a built-in backbone shrunk to a moment, and its skills not measured."""
+    import dataclasses
+
+    from softprompt.lab import pretrain
+    from softprompt.lab.recipes import RECIPES
+
+    monkeypatch.setattr(pretrain, "measure", lambda model, lesson: {"n": 0})
+    for name, plan in list(RECIPES.items()):
+        depth = {"layers": 1, "decoder_layers": min(1, plan.decoder_layers)}
+        tiny = dataclasses.replace(plan, width=16, feed_forward=16, steps=3, first_steps=1, batch_size=2, **depth)
+        monkeypatch.setitem(RECIPES, name, tiny)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ import typer
 from softprompt import errors
 from softprompt.cli import app, main
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
-from softprompt.tasks import TASKS, Task
+from softprompt.tasks import TASKS, Task, harder
 
 COMMANDS = (
     ["demo"],
@@ -30,7 +30,10 @@ COMMANDS = (
     ["tasks", "show"],
     ["methods", "list"],
     ["methods", "show"],
+    ["lab", "pretrain"],
     ["lab", "copy"],
+    ["study", "run"],
+    ["study", "table"],
 )
 # The names that scripts rely on.
 TRAIN_OPTIONS = {
@@ -45,6 +48,7 @@ TRAIN_OPTIONS = {
     "--task-option",
 }  # fmt: skip
 BASE = ["train", "--task", "glue/sst2", "--model", "some/model", "--output", "run"]
+LAB = ["train", "--task", "lab/color", "--model", "lab-t5", "--output", "run"]
 
 
 @pytest.fixture(autouse=True)
@@ -141,6 +145,26 @@ def test_help_of_a_setting_is_its_docstring(capsys: pytest.CaptureFixture[str], 
         (["predict", "run", "text", "--file", "rows.csv"], "give texts or --file, not both"),
         (["predict", "run", "--file", "absent.csv"], "no file 'absent.csv'"),
         (["predict", "run", "--file", "absent.txt"], "no file 'absent.txt'"),
+        (
+            [*LAB, "--task-option", "nois=4"],
+            "unknown option of a lab task 'nois'. Did you mean 'noise'?",
+        ),
+        ([*LAB, "--task-option", "noise"], "--task-option 'noise' is not KEY=NUMBER, as in noise=4 or label_noise=0.1"),
+        ([*LAB, "--task-option", "noise=much"], "--task-option 'noise=much' is not KEY=NUMBER"),
+        ([*LAB, "--task-option", "noise=1.5"], "--task-option 'noise=1.5' is not KEY=NUMBER"),
+        ([*LAB, "--task-option", "noise=-1"], "fillers and noise are counts, not -1"),
+        ([*LAB, "--task-option", "label-noise=2"], "label_noise is a share of the rows, 0 to 1, not 2.0"),
+        ([*LAB, "--task-option", "train=0"], "a lab task needs at least one train row, not 0"),
+        (
+            [*BASE, "--task-option", "noise=4"],
+            "task 'glue/sst2' has rows of its own; options make the rows of lab tasks only",
+        ),
+        (
+            ["tasks", "show", "glue/rte", "--task-option", "noise=4"],
+            "task 'glue/rte' has rows of its own; options make the rows of lab tasks only",
+        ),
+        (["tasks", "show", "lab/colour"], "unknown task 'lab/colour'. Did you mean 'lab/color'?"),
+        (["lab", "pretrain", "lab-t6"], "unknown built-in backbone 'lab-t6'. Did you mean 'lab-t5'?"),
         ([*BASE, "--lr", "fast"], "Invalid value for '--lr'"),
         (["methods", "list", "--width", "0"], "Invalid value for '--width'"),
     ],
@@ -247,6 +271,15 @@ def test_a_task_shown_as_json_is_the_task(capsys: pytest.CaptureFixture[str]):
     assert capsys.readouterr().out == shown
 
 
+def test_a_lab_task_is_shown_as_hard_as_asked(capsys: pytest.CaptureFixture[str]):
+    words = ["tasks", "show", "lab/color", "--task-option", "noise=4", "--task-option", "label-noise=0.1"]
+    assert main([*words, "--json"]) == 0
+    expected = harder(TASKS["lab/color"], noise=4, label_noise=0.1)
+    assert Task.from_json(json.loads(capsys.readouterr().out)) == expected != TASKS["lab/color"]
+    assert main(words) == 0
+    assert re.search(r"\nlab +attribute attribute=color noise=4 label_noise=0.1\n", capsys.readouterr().out)
+
+
 def test_a_table_has_one_line_a_row_and_aligned_columns(capsys: pytest.CaptureFixture[str]):
     assert main(["tasks", "list"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
@@ -321,6 +354,12 @@ def test_lanes_are_the_product_of_methods_rates_and_seeds(asked: Callable[..., d
                 lane = LaneSettings(method=method, options=options, lr=lr, seeds=Seeds.all(seed))
                 expected.append(dataclasses.replace(lane, init="vocabulary", head_lr=0.01))
     assert asked(*BASE, *words)["lanes"] == tuple(expected)
+
+
+def test_options_of_a_lab_task_reach_training(asked: Callable[..., dict[str, Any]]):
+    seen = asked(*LAB, "--task-option", "noise=4", "--task-option", "label_noise=0.1", "--task-option", "train=64")
+    assert seen["task"] == harder(TASKS["lab/color"], noise=4, label_noise=0.1, train=64)
+    assert seen["model"] == "lab-t5"
 
 
 def test_units_and_the_guard_reach_every_lane(asked: Callable[..., dict[str, Any]]):
@@ -604,3 +643,57 @@ def test_a_numpy_prompt_needs_the_name_of_its_model(tmp_path: Path, capsys: pyte
     line = refusal(capsys, "import", str(tmp_path / "prompt.npy"), "--output", str(tmp_path / "new"))
     assert line.endswith("does not say which model it belongs to; name it with --model")
     assert not (tmp_path / "new").exists()
+
+
+# The laboratory
+
+
+@pytest.mark.usefixtures("tiny_recipes")
+class TestPretrain:
+    @pytest.fixture(autouse=True)
+    def weights(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """An empty place for built-in backbones, and a working directory of the test's own."""
+        root = tmp_path / "weights"
+        root.mkdir()
+        monkeypatch.setattr("softprompt.lab.backbones.WEIGHTS", root)
+        monkeypatch.chdir(tmp_path)
+        return root
+
+    def test_it_prints_the_folder_that_it_made_and_installs_nothing_unasked(
+        self, weights: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        assert main(["lab", "pretrain", "lab-gpt", "--quiet"]) == 0
+        assert capsys.readouterr().out == "runs/pretrain-lab-gpt/backbone\n"
+        assert Path("runs/pretrain-lab-gpt/backbone/model.safetensors").is_file()
+        assert list(weights.iterdir()) == []
+
+    def test_what_it_installs_is_what_the_name_loads(self, weights: Path, capsys: pytest.CaptureFixture[str]):
+        from softprompt.lab.backbones import folder_of
+
+        from kit import same_files
+
+        words = ["lab", "pretrain", "lab-gpt", "--output", "work", "--install", "--quiet"]
+        assert main(words) == 0
+        assert capsys.readouterr().out == f"{weights / 'lab-gpt'}\n"
+        # Every file against the manifest.
+        assert folder_of("lab-gpt") == weights / "lab-gpt"
+        assert same_files(Path("work/backbone"), weights / "lab-gpt")
+        # Again, over what is there.
+        assert main(words) == 0
+        assert same_files(Path("work/backbone"), folder_of("lab-gpt"))
+
+    def test_a_folder_of_something_else_is_refused(self, weights: Path, capsys: pytest.CaptureFixture[str]):
+        Path("notes").mkdir()
+        Path("notes/todo.txt").write_text("keep me")
+        line = refusal(capsys, "lab", "pretrain", "lab-gpt", "--output", "notes", "--install")
+        assert line == "notes is not empty; choose a new --output"
+        assert os.listdir("notes") == ["todo.txt"]
+        assert list(weights.iterdir()) == []
+
+    def test_a_stopped_one_leaves_with_130_and_says_how_to_go_on(
+        self, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ):
+        monkeypatch.setattr("softprompt.lab.pretrain._train", lambda *given: 2)
+        assert main(["lab", "pretrain", "lab-gpt", "--install", "--quiet"]) == 130
+        assert capsys.readouterr() == ("", "softprompt: stopped after step 2 of 3; the same command goes on\n")
+        assert list(weights.iterdir()) == []

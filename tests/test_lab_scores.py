@@ -1,0 +1,156 @@
+"""Scores on the built-in trained backbones: prompts learn, and nothing on the way loses what they learned.
+
+Each backbone is trained once; the tests share the runs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from softprompt.backbones import load_backbone
+from softprompt.evaluation import evaluate
+from softprompt.interop.peft import export_peft
+from softprompt.lab.backbones import BUILT_IN, WEIGHTS, folder_of
+from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.tasks import TASKS, harder
+from softprompt.training import Interrupted, Run, resume, train
+from softprompt.training._loop import Loop
+
+from kit import same_files
+
+# Eight classes, about as many rows of each.
+COLOR = harder(TASKS["lab/color"], train=1000, validation=100, test=200)
+SETTINGS = TrainSettings(steps=150, eval_every=75)
+LANES = tuple(
+    LaneSettings(method=method, seeds=Seeds.all(seed)) for method in ("scaled", "ept-star") for seed in (0, 1)
+)
+ABOVE_MAJORITY = 0.2
+# Wall times, and the digests of files with wall times.
+TIMED = ("timing.jsonl", "state.json", "manifest.json")
+
+
+def trained(backbone: Any, output: Path, lanes: Any = LANES[:1]) -> Run:
+    return train(COLOR, backbone, lanes=lanes, settings=SETTINGS, output=output)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scores")
+
+
+@pytest.fixture(scope="module")
+def fleet(lab_t5: Any, root: Path) -> Run:
+    """Two methods of two seeds each, trained together."""
+    return trained(lab_t5, root / "fleet", LANES)
+
+
+@pytest.fixture(scope="module")
+def alone(lab_t5: Any, root: Path) -> Run:
+    """The fleet's first prompt, trained by itself."""
+    return trained(lab_t5, root / "alone")
+
+
+def score(run: Run, lane: int = 0) -> float:
+    return run.results[lane].metrics["test"]["score"]
+
+
+def answers(run: Run, backbone: Any, **options: Any) -> list[Any]:
+    return evaluate(run.prompt(), model=backbone, **options).predictions
+
+
+def agreement(one: list[Any], other: list[Any]) -> float:
+    assert len(one) == len(other) == 200
+    return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
+
+
+def test_every_prompt_of_a_fleet_beats_the_majority_class(fleet: Run):
+    for result in fleet.results:
+        assert result.majority is not None
+        assert result.metrics["test"]["score"] > result.majority + ABOVE_MAJORITY, result.lane
+
+
+@pytest.mark.parametrize("name", [name for name in BUILT_IN if name != "lab-t5"])
+def test_a_prompt_beats_the_majority_class_on_every_backbone(name: str, tmp_path: Path):
+    if not (WEIGHTS / name).is_dir():
+        pytest.skip(f"the weights of {name} are not in the package")
+    run = trained(load_backbone(name), tmp_path / "run")
+    assert run.results[0].majority is not None
+    assert score(run) > run.results[0].majority + ABOVE_MAJORITY
+
+
+def test_a_prompt_of_a_fleet_scores_as_when_trained_alone(fleet: Run, alone: Run, lab_t5: Any):
+    """Equal on paper; the digits of float32 differ with the shape of a batch, and training carries them on."""
+    assert score(fleet) == pytest.approx(score(alone), abs=0.03)
+    assert agreement(answers(fleet, lab_t5), answers(alone, lab_t5)) >= 0.95
+
+
+def test_a_stored_prompt_scores_what_training_said(alone: Run):
+    """On a backbone that is loaded anew, by the name that the prompt records."""
+    report = evaluate(alone.prompt())
+    assert report.metrics["score"] == score(alone)
+
+
+def test_the_same_seed_twice_is_the_same_prompt_and_score(alone: Run, lab_t5: Any, tmp_path: Path):
+    again = trained(lab_t5, tmp_path / "again")
+    assert torch.equal(again.prompt().vectors, alone.prompt().vectors)
+    assert again.results[0].metrics == alone.results[0].metrics
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes_and_score(
+    alone: Run, lab_t5: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    import os
+    import signal
+
+    optimize = Loop._optimize
+
+    def interrupted(loop: Loop) -> Any:
+        if loop.step == 100:
+            os.kill(os.getpid(), signal.SIGINT)
+        return optimize(loop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "_optimize", interrupted)
+        with pytest.raises(Interrupted, match="after step 100 of 150"):
+            trained(lab_t5, tmp_path / "stopped")
+    resumed = resume(tmp_path / "stopped")
+    assert resumed.results[0].metrics == alone.results[0].metrics
+    assert same_files(alone.folder, tmp_path / "stopped", ignore=TIMED)
+
+
+def test_at_another_embedding_scale_a_prompt_in_units_of_the_table_answers_the_same(
+    alone: Run, lab_t5: Any, tmp_path: Path
+):
+    """The table of lab-t5 as it was before it was brought to T5's scale, by a power of two."""
+    assert alone.results[0].units == "rms"
+    small = load_backbone("lab-t5", embedding_scale=1 / 32)
+    run = trained(small, tmp_path / "small")
+    assert agreement(answers(run, small), answers(alone, lab_t5)) >= 0.99
+    torch.testing.assert_close(32 * run.prompt().vectors, alone.prompt().vectors, rtol=1e-2, atol=1.0)
+
+
+def test_stock_peft_and_transformers_write_the_same_answers(alone: Run, lab_t5: Any, tmp_path: Path):
+    import peft
+    import transformers
+
+    ours = evaluate(alone.prompt(), model=lab_t5, decode="generate")
+    folder = export_peft(alone.prompt(), tmp_path / "peft")
+    plain = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder_of("lab-t5"))
+    model: Any = peft.PeftModel.from_pretrained(plain, folder).eval()
+    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder_of("lab-t5"))
+    rows = list(passages())
+    tokens = tokenizer([row["passage"] for row in rows], return_tensors="pt", padding=True)
+    batch = {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
+    texts = tokenizer.batch_decode(model.generate(**batch, max_new_tokens=4), skip_special_tokens=True)
+    theirs = [COLOR.labels.index(text) if text in COLOR.labels else -1 for text in texts]
+    assert theirs == ours.predictions
+    right = sum(text == row["answer"] for text, row in zip(texts, rows, strict=True)) / len(rows)
+    assert right == ours.metrics["accuracy"]
+    assert right > alone.results[0].majority + ABOVE_MAJORITY
+
+
+def passages() -> Any:
+    from softprompt.lab.world import rows
+
+    return rows(str(COLOR.source.world), "test", COLOR.source.options)
