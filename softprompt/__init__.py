@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .tasks import Source as Source
     from .tasks import Task as Task
     from .tasks import custom_task as custom_task
+    from .tasks import harder as harder
     from .tasks import task as task
     from .training import Result as Result
     from .training import Run as Run
@@ -77,6 +78,7 @@ _HOMES = {
     "custom_task": "tasks",
     "evaluate": "evaluation",
     "from_model": "backbones",
+    "harder": "tasks",
     "load_backbone": "backbones",
     "predict": "prediction",
     "resume": "training",

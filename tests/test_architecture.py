@@ -182,6 +182,7 @@ PUBLIC = [
     "errors",
     "evaluate",
     "from_model",
+    "harder",
     "load_backbone",
     "predict",
     "resume",
