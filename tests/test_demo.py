@@ -4,11 +4,13 @@ import dataclasses
 import json
 import shlex
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from softprompt.backbones import load_backbone
 from softprompt.cli import _demo, main
+from softprompt.cli._several import summary
 from softprompt.data import Examples, Ragged
 from softprompt.errors import BadInput, RunExists, UnknownName
 from softprompt.evaluation import Answers, evaluate
@@ -21,7 +23,7 @@ from softprompt.lab.recipes import RECIPES, build_model, build_tokenizer
 from softprompt.lab.world import KINDS
 from softprompt.prompt import SoftPrompt
 from softprompt.tasks import LAB, TASKS, harder, task
-from softprompt.training import Interrupted, Result, read_plan
+from softprompt.training import Interrupted, Result, read_plan, read_results
 
 STEPS = 3
 
@@ -293,6 +295,23 @@ class TestWhatIsPrinted:
         assert row[3] == f"{min(scores):.3f}"
         # Ten vectors of 16 numbers, four bytes each.
         assert row[-2:] == ["160", "640"]
+
+    def test_where_nothing_learns_everything_is_stuck(self, shown):
+        # A random backbone: no prompt comes near an instruction that would answer all rows.
+        folder, _ = shown
+        results = read_results(folder / "color")
+        for reference, share in ((1.0, 1.0), (None, None)):
+            found = SimpleNamespace(run=SimpleNamespace(results=results), instructed=reference)
+            rows = _demo.table_rows(found)  # type: ignore[arg-type]
+            assert [row["method"] for row in rows] == ["prompt-tuning", "ept-star"]
+            if share is not None:
+                assert [row["stuck"] for row in rows] == [share, share]
+            else:
+                assert [row["stuck"] for row in rows] == [row["stuck"] for row in summary(results)]
+
+    def test_one_seed_is_said_to_be_one(self):
+        assert "of 3 prompts a method: a difference smaller than the deviations says nothing" in _demo.caveat(3)
+        assert "of one prompt a method: a difference between methods may be chance" in _demo.caveat(1)
 
     def test_every_command_it_advises_works_as_printed(self, shown, tmp_path, monkeypatch, capsys):
         _, text = shown

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..metrics import is_stuck
 from ._options import DataRoot, Device
 from ._print import cell, say
-from ._several import summary
+from ._several import _score, summary
 
 if TYPE_CHECKING:
     from ..lab.demo import Demo, TaskReport
+    from ..training import Result
 
 # Label scores shown of one prediction.
 SHOWN = 3
@@ -64,12 +66,12 @@ def demo(
         found.append(report)
         _tell(report)
 
-    peft = plan.show(tell, progress=not quiet)
+    plan.show(tell, progress=not quiet)
     print(f"\nwritten to {plan.output}")
     print(f"  {found[0].run.folder}/ and so on   the runs with all prompts")
     print(f"  {plan.output / 'figures'}/   norms over steps, cosines before and after; numbers beside them")
     print(f"  {plan.output / 'results.json'}   all scores")
-    print(f"  {peft}/   {found[0].best.lane} for stock PEFT, with a README")
+    print(f"  {plan.output / 'peft'}/   {found[0].best.lane} for stock PEFT, with a README")
     print("\ntry next")
     for line in next_commands(plan, found[0]):
         print(f"  {line}")
@@ -79,29 +81,47 @@ def _tell(found: "TaskReport") -> None:
     print(f"\n{found.task.name}: {found.rows} test rows, answers {' | '.join(found.task.labels) or 'in free text'}")
     rows = table_rows(found)
     _print(rows, references(found))
-    seeds = max(row["prompts"] for row in summary(found.run.results))
-    print(f"Test scores of {seeds} prompts a method: a difference smaller than the deviations says nothing.")
+    print(caveat(max(row["prompts"] for row in summary(found.run.results))))
     print(f"\none row   {found.task.render(found.seen.row).text!r}, right: {found.seen.right}")
     print(f"  before  {answered(found.seen.before)}")
     print(f"  after   {answered(found.seen.after)}   ({found.best.lane})", flush=True)
 
 
+def caveat(seeds: int) -> str:
+    """How far the table may be believed."""
+    if seeds == 1:
+        return "Test scores of one prompt a method: a difference between methods may be chance; try --seeds 3."
+    return f"Test scores of {seeds} prompts a method: a difference smaller than the deviations says nothing."
+
+
 def table_rows(found: "TaskReport") -> list[dict[str, Any]]:
-    """One row a method: its test scores over seeds, the norm of its prompts, what is trained and stored."""
-    trained = {result.method: result.trainable for result in found.run.results}
+    """One row a method: its test scores over seeds, the norm of its prompts, what is trained and stored.
+
+    Stuck is not half of the way from the majority class to the best prompt here, or to the instruction if that is
+    better: where nothing learns, the best prompt is no ceiling.
+    """
+    by_method: dict[str, list[Result]] = {}
+    for result in found.run.results:
+        by_method.setdefault(result.method, []).append(result)
+    reached = [found.instructed or 0.0, *(score for r in found.run.results if (score := _score(r)) is not None)]
     return [
         {
             "method": row["method"],
             "mean": row["test mean"],
             "deviation": row["deviation"],
             "worst": row["worst"],
-            "stuck": row["stuck"],
+            "stuck": _stuck_share(by_method[row["method"]], max(reached)),
             "token norms": row["token norms (band 1-10)"],
-            "trained": trained[row["method"]],
+            "trained": by_method[row["method"]][0].trainable,
             "bytes": BYTES * row["stored"],
         }
         for row in summary(found.run.results)
     ]
+
+
+def _stuck_share(results: "Sequence[Result]", ceiling: float) -> float:
+    scores = [(_score(result), result.majority or 0.0) for result in results]
+    return sum(score is None or is_stuck(score, chance, ceiling) for score, chance in scores) / len(scores)
 
 
 def references(found: "TaskReport") -> list[dict[str, Any]]:
