@@ -21,7 +21,7 @@ BARS: dict[str, dict[str, float]] = {
     "lab-gpt": {"attributes": 0.80},
 }
 # Most that a backbone may answer above chance where nothing is asked: a prompt has to be what asks.
-ABOVE_CHANCE = 0.15
+ABOVE_CHANCE = 0.2
 MOST_BYTES = 6_000_000
 MODELS = {
     "encoder-decoder": "AutoModelForSeq2SeqLM",
