@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test check bench
 
 demo: .venv/.done
-	SOFTPROMPT="$(BIN)/softprompt" PYTHON="$(BIN)/python" bash examples/demo.sh
+	$(BIN)/softprompt demo
 
 test: .venv/.done
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2
@@ -22,5 +22,5 @@ bench: .venv/.done
 # The mark is written last: an interrupted installation is taken up again by the next target.
 .venv/.done: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,tracking]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plots,tracking]'
 	touch $@

@@ -15,8 +15,8 @@
     prompt.attach(model)  # a Hugging Face model, forward and generate as before
     SoftPrompt.load("runs/sst2/ept-star-seed0/prompt")  # the same prompt, from its folder
 
-Layers, imports point down only: cli; lab; study; training; prediction, interop; evaluation; fleet; backbones; data,
-lab.backbones; store, bank, methods, units; reparam, initializers, losses, prompt, tasks, metrics and settings;
+Layers, imports point down only: cli; lab; analysis; study; training; prediction, interop; evaluation; fleet; backbones;
+data, lab.backbones; store, bank, methods, units; reparam, initializers, losses, prompt, tasks, metrics and settings;
 lab.world; errors.
 Letters in shapes: b rows, t text tokens, l label tokens, v vocabulary, c classes, e embedding size, d hidden size,
 m initial vectors, n prompt length (m x repeats), p prompts in a fleet.
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from .tasks import Source as Source
     from .tasks import Task as Task
     from .tasks import custom_task as custom_task
+    from .tasks import harder as harder
     from .tasks import task as task
     from .training import Result as Result
     from .training import Run as Run
@@ -77,6 +78,7 @@ _HOMES = {
     "custom_task": "tasks",
     "evaluate": "evaluation",
     "from_model": "backbones",
+    "harder": "tasks",
     "load_backbone": "backbones",
     "predict": "prediction",
     "resume": "training",

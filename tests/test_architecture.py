@@ -25,6 +25,7 @@ LAYERS = (
     {"prediction", "interop"},
     {"training"},
     {"study"},
+    {"analysis"},
     {"lab"},
     {"cli"},
 )
@@ -143,6 +144,14 @@ def test_nothing_after_training_sees_a_reparameterization(path: Path):
         assert "reparam" not in {used for _, used in own_imports(path)}
 
 
+def test_figures_are_drawn_from_arrays_alone():
+    plots = PACKAGE / "analysis" / "plots.py"
+    assert outside_imports(plots) - sys.stdlib_module_names == {"matplotlib", "numpy"}
+    assert {used for _, used in own_imports(plots)} == {"errors"}
+    others = {path for path in files() if "matplotlib" in outside_imports(path)}
+    assert others == {plots}
+
+
 @pytest.mark.parametrize("module", ["", ".errors", ".settings", ".tasks", ".metrics", ".cli"])
 def test_light_modules_import_nothing_heavy(module: str):
     heavy = ("torch", "transformers", "datasets", "peft", "sklearn", "scipy", "pandas", "pyarrow", "numpy")
@@ -173,6 +182,7 @@ PUBLIC = [
     "errors",
     "evaluate",
     "from_model",
+    "harder",
     "load_backbone",
     "predict",
     "resume",

@@ -19,6 +19,7 @@ from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.tasks import TASKS, Task, harder
 
 COMMANDS = (
+    ["demo"],
     ["train"],
     ["evaluate"],
     ["predict"],

@@ -1,0 +1,173 @@
+"""`softprompt demo`: a few methods on two lab tasks, in about a minute on a CPU."""
+
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ._options import DataRoot, Device
+from ._print import cell, say
+from ._several import summary
+
+if TYPE_CHECKING:
+    from ..lab.demo import Demo, TaskReport
+
+# Label scores shown of one prediction.
+SHOWN = 3
+# Bytes of a stored number: float32.
+BYTES = 4
+
+
+def demo(
+    task: Annotated[
+        list[str] | None, typer.Option(help="Name from `softprompt tasks list`; repeat. Default: two of the lab.")
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Name from `softprompt methods list`; repeat. Default: four of them.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Prompts of each method.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 150,
+    model: Annotated[str, typer.Option(help="Frozen model: built in, folder, or hub id.")] = "lab-t5",
+    data_root: DataRoot = None,
+    output: Annotated[Path | None, typer.Option(help="New folder for everything. Default: runs/demo-<time>.")] = None,
+    device: Device = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Train prompts by several methods on small tasks, compare them, and show what came of it. Offline, on the CPU.
+
+    Prints tables, one prediction before and after, what was written, and what to try next.
+    """
+    from ..lab.demo import DEMO_METHODS, DEMO_TASKS, Demo
+
+    plan = Demo(
+        tasks=task or DEMO_TASKS,
+        methods=method or DEMO_METHODS,
+        seeds=seeds,
+        steps=steps,
+        model=model,
+        output=output or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}",
+        data_root=data_root,
+        device=device,
+    )
+    say(
+        f"{len(plan.lanes)} prompts on each of {len(plan.declared)} tasks, {plan.steps} steps, all prompts of a task "
+        f"in the same passes of the frozen {plan.model}"
+    )
+    found: list[TaskReport] = []
+
+    def tell(report: "TaskReport") -> None:
+        found.append(report)
+        _tell(report)
+
+    peft = plan.show(tell, progress=not quiet)
+    print(f"\nwritten to {plan.output}")
+    print(f"  {found[0].run.folder}/ and so on   the runs with all prompts")
+    print(f"  {plan.output / 'figures'}/   norms over steps, cosines before and after; numbers beside them")
+    print(f"  {plan.output / 'results.json'}   all scores")
+    print(f"  {peft}/   {found[0].best.lane} for stock PEFT, with a README")
+    print("\ntry next")
+    for line in next_commands(plan, found[0]):
+        print(f"  {line}")
+
+
+def _tell(found: "TaskReport") -> None:
+    print(f"\n{found.task.name}: {found.rows} test rows, answers {' | '.join(found.task.labels) or 'in free text'}")
+    rows = table_rows(found)
+    _print(rows, references(found))
+    seeds = max(row["prompts"] for row in summary(found.run.results))
+    print(f"Test scores of {seeds} prompts a method: a difference smaller than the deviations says nothing.")
+    print(f"\none row   {found.task.render(found.seen.row).text!r}, right: {found.seen.right}")
+    print(f"  before  {answered(found.seen.before)}")
+    print(f"  after   {answered(found.seen.after)}   ({found.best.lane})", flush=True)
+
+
+def table_rows(found: "TaskReport") -> list[dict[str, Any]]:
+    """One row a method: its test scores over seeds, the norm of its prompts, what is trained and stored."""
+    trained = {result.method: result.trainable for result in found.run.results}
+    return [
+        {
+            "method": row["method"],
+            "mean": row["test mean"],
+            "deviation": row["deviation"],
+            "worst": row["worst"],
+            "stuck": row["stuck"],
+            "token norms": row["token norms (band 1-10)"],
+            "trained": trained[row["method"]],
+            "bytes": BYTES * row["stored"],
+        }
+        for row in summary(found.run.results)
+    ]
+
+
+def references(found: "TaskReport") -> list[dict[str, Any]]:
+    """What the scores are held against, as far as there is any."""
+    named = {
+        "always the same class": found.majority,
+        "frozen model, text alone": found.unprompted,
+        f"frozen model, {found.instruction!r}": found.instructed,
+    }
+    return [{"method": name, "mean": score} for name, score in named.items() if score is not None]
+
+
+def answered(answer: Mapping[str, Any] | None) -> str:
+    """One answer: the likeliest labels with their probabilities, or the text."""
+    if answer is None:
+        return "no answer: its head is trained beside the prompt"
+    if "scores" not in answer:
+        return repr(answer["output"])
+    ranked = sorted(answer["scores"].items(), key=lambda pair: -pair[1])
+    return "  ".join(f"{label} {probability:.3f}" for label, probability in ranked[:SHOWN])
+
+
+def next_commands(plan: "Demo", found: "TaskReport") -> list[str]:
+    """Commands that work as they stand."""
+    prompt = str(found.run.folder / found.best.lane / "prompt")
+    text = found.seen.row[found.task.columns[0]]
+    own = [] if len(found.task.columns) > 1 else [["predict", prompt, text]]
+    model = ["--model", plan.model]
+    root = [] if plan.data_root is None else ["--data-root", str(plan.data_root)]
+    task = ["--task", found.task.name]
+    commands = [
+        *own,
+        ["show", str(found.run.folder)],
+        ["evaluate", prompt, "--split", "validation", *root],
+        ["demo", *task, *model, "--method", "scaled", "--method", "polar", *root],
+        ["train", *task, *model, "--method", "prompt-tuning", "--units", "rms", "--steps", str(plan.steps), *root],
+    ]
+    if not found.task.source.world:
+        return [shlex.join([program(), *words]) for words in commands]
+    return [
+        shlex.join([program(), *words])
+        for words in [*commands, ["demo", "--task", "lab/warm", "--task", "lab/item", *model]]
+    ]
+
+
+def program() -> str:
+    """How this program is called here: by its name where the shell finds it, else by its path."""
+    return "softprompt" if shutil.which("softprompt") or not sys.argv[0] else sys.argv[0]
+
+
+def _print(rows: Sequence[Mapping[str, Any]], below: Sequence[Mapping[str, Any]]) -> None:
+    """A table, the references under a line; as wide as it is where nobody watches."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE)
+    for number, name in enumerate(rows[0]):
+        table.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(_cell, row.values()), end_section=row is rows[-1])
+    for row in below:
+        # Not markup: an instruction of the lab has none, a model's name may.
+        table.add_row(row["method"].replace("[", "\\["), _cell(row["mean"]), style="dim")
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else cell(value)
