@@ -62,8 +62,8 @@ RECIPES: dict[str, Recipe] = {
         kind="encoder-decoder", width=64, feed_forward=96, layers=3, decoder_layers=2, steps=12_000, lr=1.5e-3,
         embedding_scale=32.0,
     ),
-    "lab-bert": Recipe(kind="encoder", width=128, feed_forward=256, layers=4, steps=6_000, first_steps=1500, lr=7e-4),
-    "lab-gpt": Recipe(kind="decoder", width=128, feed_forward=256, layers=4, steps=6_000, first_steps=1500, lr=7e-4),
+    "lab-bert": Recipe(kind="encoder", width=128, feed_forward=256, layers=4, steps=3_500, first_steps=1500, lr=7e-4),
+    "lab-gpt": Recipe(kind="decoder", width=128, feed_forward=256, layers=4, steps=3_500, first_steps=1500, lr=7e-4),
 }  # fmt: skip
 
 
