@@ -212,7 +212,7 @@ _ALL = (
         name="p-tuning",
         summary="vectors through a three-layer MLP (Liu et al., 2021, arXiv:2103.10385, as in PEFT)",
         reparameterization="mlp",
-        lr=0.03,
+        lr=0.1,
         lr_rms=0.03,
     ),
     Method(
@@ -234,7 +234,7 @@ _ALL = (
         summary="one vector through a linear bottleneck of one unit (Explosive Prompt Tuning, section 3.3)",
         m=1,
         reparameterization="bottleneck",
-        lr=0.1,
+        lr=0.3,
         lr_rms=0.1,
     ),
     Method(

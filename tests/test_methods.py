@@ -27,10 +27,10 @@ STORED_VECTORS = LENGTHS | {"ept-star": 1, "scaled": 1, "polar": 1}
 # Units and learning rate where none are given: measured, see docs/training.md.
 DEFAULTS = {
     "prompt-tuning": ("raw", 0.1),
-    "p-tuning": ("raw", 0.03),
+    "p-tuning": ("raw", 0.1),
     "p-tuning-lstm": ("raw", 0.03),
     "residual": ("raw", 0.3),
-    "ept": ("raw", 0.1),
+    "ept": ("raw", 0.3),
     "ept-star": ("raw", 0.3),
     "scaled": ("rms", 1.0),
     "polar": ("rms", 0.1),

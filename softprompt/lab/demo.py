@@ -41,7 +41,7 @@ from .instructions import instructed, instruction
 
 log = logging.getLogger("softprompt")
 
-DEMO_TASKS = ("lab/opinion", "lab/color")
+DEMO_TASKS = ("lab/entailment", "lab/purchase")
 DEMO_METHODS = ("prompt-tuning", "ept-star", "residual", "scaled")
 # Fewer rows than the tasks have: evaluation shall not take longer than training.
 VALIDATION_ROWS, TEST_ROWS = 100, 300
