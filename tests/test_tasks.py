@@ -109,9 +109,12 @@ def test_importing_tasks_and_metrics_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ}).returncode == 0
 
 
+PUBLISHED = {name: declared for name, declared in TASKS.items() if not declared.source.world}
+
+
 def test_the_papers_thirteen_tasks_are_declared_in_two_groups():
-    assert set(TASKS) == set(ROWS)
-    assert {group: len(names) for group, names in GROUPS.items()} == {"glue": 8, "super_glue": 5}
+    assert set(PUBLISHED) == set(ROWS)
+    assert {group: len(names) for group, names in GROUPS.items() if group != "lab"} == {"glue": 8, "super_glue": 5}
     assert [name for names in GROUPS.values() for name in names] == list(TASKS)
 
 
@@ -162,7 +165,7 @@ def test_questions_words_and_hypotheses_are_never_cut():
 
 
 def test_headline_scores_are_the_papers():
-    scores = {name: t.scores for name, t in TASKS.items()}
+    scores = {name: t.scores for name, t in PUBLISHED.items()}
     assert scores.pop("super_glue/cb") == ("macro-f1", "accuracy")
     assert scores.pop("glue/cola") == ("matthews",)
     assert scores.pop("glue/stsb") == ("pearson",)
@@ -171,7 +174,7 @@ def test_headline_scores_are_the_papers():
 
 
 def test_input_length_is_256_and_348_for_multirc():
-    assert {t.max_length for t in TASKS.values() if t.name != "super_glue/multirc"} == {256}
+    assert {t.max_length for t in PUBLISHED.values() if t.name != "super_glue/multirc"} == {256}
     assert task("super_glue/multirc").max_length == 348
 
 

@@ -77,8 +77,19 @@ def check_options(family: str, options: Mapping[str, Any]) -> tuple[Callable[...
     for name in options:
         if name not in own | fields:
             raise UnknownName("option of a lab task", name, own | fields)
-    difficulty = Difficulty(**{name: value for name, value in options.items() if name in fields})
+        if name in fields:
+            _refuse_no_number(name, options[name])
+    given = {name: value for name, value in options.items() if name in fields}
+    if "label_noise" in given:
+        given["label_noise"] = float(given["label_noise"])
+    difficulty = Difficulty(**given)
     return make, {name: value for name, value in options.items() if name in own}, difficulty
+
+
+def _refuse_no_number(name: str, value: Any) -> None:
+    kinds = (int, float) if name == "label_noise" else (int,)
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise BadInput(f"{name} is a {'number' if float in kinds else 'whole number'}, not {value!r}")
 
 
 def rows(family: str, split: str, options: Mapping[str, Any]) -> Iterator[Row]:
