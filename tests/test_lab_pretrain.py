@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -69,11 +70,12 @@ def test_labels_stand_where_the_answer_is(kind: str):
     tensors = lesson(kind).tensors(asked)
     for row, one in enumerate(asked):
         labels = tensors["labels"][row]
-        wanted = tokenizer.convert_tokens_to_ids(one.answer.split())
+        wanted: Any = tokenizer.convert_tokens_to_ids(one.answer.split())
         ending = [] if kind == "encoder" else [tokenizer.eos_token_id]
-        assert labels[labels != IGNORED].tolist() == wanted + ending
+        assert labels[labels != IGNORED].tolist() == [*wanted, *ending]
     if kind == "encoder":
-        assert (tensors["input_ids"][tensors["labels"] != IGNORED] == tokenizer.mask_token_id).all()
+        read = tensors["input_ids"][tensors["labels"] != IGNORED].tolist()
+        assert all(token == tokenizer.mask_token_id for token in read)
     if kind == "decoder":
         shown = tensors["labels"] != IGNORED
         assert (tensors["input_ids"][shown] == tensors["labels"][shown]).all()
@@ -138,7 +140,7 @@ def test_weights_are_drawn_from_the_recipe_alone(small: None):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_stopped_pretraining_goes_on_exactly(name: str, small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole = pretrain(name, tmp_path / "whole")
-    train = module._train
+    train: Any = module._train
 
     def stopped(*arguments):
         *rest, _, show = arguments

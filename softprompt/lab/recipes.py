@@ -118,12 +118,12 @@ def _t5(recipe: Recipe) -> "PreTrainedModel":
             num_decoder_layers=recipe.decoder_layers,
             num_heads=HEADS,
             feed_forward_proj="gated-gelu",
-            tie_word_embeddings=True,
             relative_attention_num_buckets=16,
             relative_attention_max_distance=64,
             pad_token_id=SPECIAL.index(PAD),
             eos_token_id=SPECIAL.index(END),
-            decoder_start_token_id=SPECIAL.index(PAD),
+            # Read by the base class, of which the type checker does not know.
+            **{"tie_word_embeddings": True, "decoder_start_token_id": SPECIAL.index(PAD)},
         )
     )
     _look_around(model.encoder)
@@ -188,8 +188,9 @@ def _bert(recipe: Recipe) -> "PreTrainedModel":
     )
     size = recipe.width // HEADS
     with torch.no_grad():
-        for layer in model.bert.encoder.layer:
-            attention: Any = layer.attention.self
+        layers: Any = model.bert.encoder.layer
+        for layer in layers:
+            attention = layer.attention.self
             _match(attention.query.weight[:size], attention.key.weight[:size], size**-0.5)
     return model
 
@@ -212,7 +213,8 @@ def _gpt(recipe: Recipe) -> "PreTrainedModel":
     )
     size = recipe.width // HEADS
     with torch.no_grad():
-        for block in model.transformer.h:
+        blocks: Any = model.transformer.h
+        for block in blocks:
             # Queries, keys and values side by side, inputs in rows.
             weight = block.attn.c_attn.weight.T
             _match(weight[:size], weight[recipe.width : recipe.width + size], size**-0.5)
