@@ -97,16 +97,24 @@ def main() -> None:
         for row in arguments.rows
     }  # fmt: skip
     chosen = {row: max(scores, key=lambda rate: scores[rate]) for row, scores in validation.items()}
+    by_task = {
+        row: {rate: {r.spec.declared.name: r.validation_score for r in found
+                     if r.spec.tags["row"] == row and r.spec.lane.lr == rate} for rate in ROWS[row][3]}
+        for row in arguments.rows
+    }  # fmt: skip
     rates = {"tasks": CHOSEN_ON, "seed": CHOSEN_SEED, "validation accuracy by rate": validation, "chosen": chosen}
     print(json.dumps(rates, indent=1))
-    write(f"lab_rates_{arguments.model}.json", {"what": f"{arguments.model}, {STEPS} steps, one seed", **rates})
+    write(
+        f"lab_rates_{arguments.model}.json",
+        {"what": f"{arguments.model}, {STEPS} steps, one seed", **rates, "by task": by_task},
+    )
     if arguments.rates_only:
         return
 
     reported = [s for row in arguments.rows for s in specs(row, [chosen[row]], TASK_NAMES, SEEDS, arguments.model)]
     runs = run_all(reported, arguments.store, workers=arguments.workers)
     by_row = summary(runs, by=("row",))
-    by_task = summary(runs, by=("row", "task"))
+    of_tasks = summary(runs, by=("row", "task"))
     print(markdown(by_row))
     differences = compare(runs, by="row", baseline="prompt-tuning") if "prompt-tuning" in arguments.rows else []
     print(markdown(differences))
@@ -115,7 +123,7 @@ def main() -> None:
         "tasks": TASK_NAMES,
         "rates": rates,
         "rows": by_row,
-        "rows by task": by_task,
+        "rows by task": of_tasks,
         "against prompt-tuning": differences,
     }
     write(f"lab_first_{arguments.model}.json", results)
