@@ -118,11 +118,12 @@ class TestPlan:
         ]  # fmt: skip
         assert [one.name for one in plan.declared] == ["lab/color"]
 
-    def test_its_default_is_twelve_prompts_of_150_steps_on_a_task_of_two_labels_and_one_of_many(self, tmp_path):
+    def test_its_default_is_twelve_prompts_of_150_steps_on_a_pair_task_and_an_answer_of_two_words(self, tmp_path):
         plan = Demo(output=tmp_path)
         assert (len(plan.lanes), plan.settings.steps, plan.settings.eval_every) == (12, 150, 50)
-        two, many = (len(one.labels) for one in plan.declared)
-        assert two == 2 < many
+        pair, words = plan.declared
+        assert (pair.source.world, len(pair.labels)) == ("entailment", 2)
+        assert (words.source.world, words.answer) == ("several", "text")
 
     def test_evaluation_is_never_rarer_than_the_steps(self, tmp_path):
         assert [Demo(output=tmp_path, steps=n).settings.eval_every for n in (1, 2, 3, 4, 600)] == [1, 1, 1, 2, 200]

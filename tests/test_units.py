@@ -248,7 +248,7 @@ class TestUnits:
             assert result.token_norms == pytest.approx(vectors.norm(dim=1).mean().item() / words.token_norm)
             first = next(read_record(tmp_path / "run" / result.lane / "metrics.jsonl"))
             assert first["token_norms"] == pytest.approx(first["prompt_norm"] / words.token_norm)
-        assert [(one.units, one.lr) for one in read_plan(tmp_path / "run").lanes] == [("rms", 1.0), ("raw", 0.1)]
+        assert [(one.units, one.lr) for one in read_plan(tmp_path / "run").lanes] == [("rms", 1.0), ("raw", 0.3)]
 
     def test_a_run_from_before_units_was_raw_and_its_default_rate_the_papers(self, task):
         plan = Plan(task=task, model="tiny", lanes=(LaneSettings(), LaneSettings(lr=0.1)), settings=TrainSettings())
