@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..metrics import is_stuck
 from ._options import DataRoot, Device
 from ._print import cell, say
-from ._several import _score, summary
+from ._several import summary
 
 if TYPE_CHECKING:
     from ..lab.demo import Demo, TaskReport
-    from ..training import Result
 
 # Label scores shown of one prediction.
 SHOWN = 3
@@ -100,28 +98,20 @@ def table_rows(found: "TaskReport") -> list[dict[str, Any]]:
     Stuck is not half of the way from the majority class to the best prompt here, or to the instruction if that is
     better: where nothing learns, the best prompt is no ceiling.
     """
-    by_method: dict[str, list[Result]] = {}
-    for result in found.run.results:
-        by_method.setdefault(result.method, []).append(result)
-    reached = [found.instructed or 0.0, *(score for r in found.run.results if (score := _score(r)) is not None)]
+    first = {result.method: result for result in reversed(found.run.results)}
     return [
         {
             "method": row["method"],
             "mean": row["test mean"],
             "deviation": row["deviation"],
             "worst": row["worst"],
-            "stuck": _stuck_share(by_method[row["method"]], max(reached)),
+            "stuck": row["stuck"],
             "token norms": row["token norms (band 1-10)"],
-            "trained": by_method[row["method"]][0].trainable,
+            "trained": first[row["method"]].trainable,
             "bytes": BYTES * row["stored"],
         }
-        for row in summary(found.run.results)
+        for row in summary(found.run.results, found.instructed or 0.0)
     ]
-
-
-def _stuck_share(results: "Sequence[Result]", ceiling: float) -> float:
-    scores = [(_score(result), result.majority or 0.0) for result in results]
-    return sum(score is None or is_stuck(score, chance, ceiling) for score, chance in scores) / len(scores)
 
 
 def references(found: "TaskReport") -> list[dict[str, Any]]:

@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     from ..training import Result
 
 
-def summary(results: Sequence["Result"]) -> list[dict[str, Any]]:
+def summary(results: Sequence["Result"], reference: float = 0.0) -> list[dict[str, Any]]:
     """One row for each method, units and learning rate, in the order of the run: its test scores over seeds.
 
     The standard deviation is of the sample (n - 1). Stuck is not half of the way from always answering the most
-    frequent class (0 for free text) to the best prompt of these results. A prompt that was dropped before its first
-    evaluation is stuck and in no mean.
+    frequent class (0 for free text) to the best prompt of these results, or to `reference` if that is better. A prompt
+    that was dropped before its first evaluation is stuck and in no mean.
     """
     scores = [score for result in results if (score := _score(result)) is not None]
     groups: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
         groups.setdefault((result.method, result.units, result.lr), []).append(result)
-    return [_row(group, max(scores, default=0.0)) for group in groups.values()]
+    return [_row(group, max([reference, *scores])) for group in groups.values()]
 
 
 def _row(group: Sequence["Result"], ceiling: float) -> dict[str, Any]:

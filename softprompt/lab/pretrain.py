@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backbones._scale import scale_embeddings
+from ..backbones import scale_embeddings
 from ..errors import BadInput
 from ..store import json_bytes, latest_checkpoint, save_checkpoint, write_file
 from ..training import Interrupted
 from ..training._progress import interruptible
+from ..training._train import fast_denormals
 from .backbones import write_backbone
 from .lessons import Lesson
 from .recipes import Recipe, build_model, build_tokenizer, recipe
@@ -50,7 +51,7 @@ def pretrain(name: str, output: Path | str, *, progress: bool = False) -> Path:
     tokenizer = build_tokenizer(plan.kind)
     lesson = Lesson(plan.kind, tokenizer.get_vocab(), plan.first_steps)
     model: Any = build_model(plan)
-    with _fast_denormals(), interruptible() as is_stopped, _bar(progress, name, plan.steps) as show:
+    with fast_denormals(), interruptible() as is_stopped, _bar(progress, name, plan.steps) as show:
         step = _train(model, lesson, plan, folder / "checkpoints", is_stopped, show)
     if step < plan.steps:
         raise Interrupted(f"stopped after step {step} of {plan.steps}; the same command goes on")
@@ -131,15 +132,6 @@ def _restore(model: nn.Module, adamw: torch.optim.AdamW, folder: Path) -> int:
         state = {key: checkpoint.tensors[f"adamw/{key}/{name}"].clone() for key in ("exp_avg", "exp_avg_sq")}
         adamw.state[value] = {"step": torch.tensor(float(checkpoint.step)), **state}
     return checkpoint.step
-
-
-@contextlib.contextmanager
-def _fast_denormals() -> Iterator[None]:
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 @contextlib.contextmanager

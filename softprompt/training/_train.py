@@ -214,7 +214,7 @@ def _run(
     _report_truncation(material)
     try:
         with (
-            _fast_denormals(),
+            fast_denormals(),
             tracker(plan.log_with, folder, plan.to_json()) as track,
             bar(progress) as show,
             interruptible() as is_stopped,
@@ -250,7 +250,7 @@ def _report_truncation(material: Material) -> None:
 
 
 @contextlib.contextmanager
-def _fast_denormals() -> Iterator[None]:
+def fast_denormals() -> Iterator[None]:
     """Numbers below 1e-38 become 0 within: softmax tails underflow, and a CPU computes with them at half speed."""
     torch.set_flush_denormal(True)
     try:
