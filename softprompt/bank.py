@@ -1,6 +1,7 @@
 """What a backbone needs of several prompts at once, and of the rows that own them. Torch only."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,14 +55,27 @@ class Batch:
         owner: index into the bank, one a row.
         targets: token ids at the label positions (class ids for a linear head), -100 where there is none;
             floats for a number answered by a linear head; None when only answering.
+        parts: what each token is a part of: a column of the row (1, 2 ...), the template (0), or neither (below 0).
+        text_shift: added to the embedded text; None adds nothing.
+        prompt_shift: added to each row's own prompt, before it takes the model's precision; None adds nothing.
     """
 
     ids: Int[Tensor, "b t"]
     mask: Bool[Tensor, "b t"]
     owner: Int[Tensor, " b"]
     targets: Int[Tensor, "b l"] | Float[Tensor, "b 1"] | None = None
+    parts: Int[Tensor, "b t"] | None = None
+    text_shift: Float[Tensor, "b t e"] | None = None
+    prompt_shift: Float[Tensor, "b n e"] | None = None
 
     def to(self, device: "torch.device | str") -> "Batch":
         """The same rows on another device."""
-        targets = None if self.targets is None else self.targets.to(device)
-        return Batch(self.ids.to(device), self.mask.to(device), self.owner.to(device), targets)
+        return self._map(lambda values: values.to(device))
+
+    def select(self, rows: "Int[Tensor, ' k'] | Bool[Tensor, ' b']") -> "Batch":
+        """Some of the rows, as wide as before."""
+        return self._map(lambda values: values[rows])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return Batch(**{name: None if value is None else change(value) for name, value in values.items()})

@@ -1,6 +1,7 @@
 """The contract of frozen backbones, on tiny random models, mostly against transformers itself."""
 
 import copy
+import dataclasses
 import json
 from logging import INFO
 
@@ -96,6 +97,28 @@ class TestEveryFamily:
         else:
             reference = backbone.model(input_ids=ids).logits[ids == backbone.tokenizer.mask_token_id][:, None]
         torch.testing.assert_close(backbone.logits(bank, batch), reference, **DOUBLE)
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    def test_a_shift_to_other_vectors_gives_the_answers_of_those_vectors(self, family, side, backbone_of):
+        backbone = backbone_of(family)
+        prompts = [random_prompt(backbone, n, seed=n).double() for n in (4, 2, 0)]
+        batch = batch_of(backbone, TEXTS, [1, 0, 2], side, targets_of(backbone, ["not good", "yes", "0"]))
+        reference = backbone.logits(PromptBank.stack(prompts), batch)
+        generator = torch.Generator().manual_seed(0)
+        # No special token goes: masks, ends and pads are found by their ids.
+        special = torch.isin(batch.ids, torch.tensor(backbone.tokenizer.all_special_ids))
+        others = torch.randint(5, 30, batch.ids.shape, generator=generator)
+        ids = torch.where(batch.mask & ~special, others, batch.ids)
+        bank = PromptBank.stack(prompts)
+        random = torch.randn(3, *bank.vectors.shape[1:], generator=generator, dtype=torch.float64)
+        shifted = dataclasses.replace(
+            batch,
+            ids=ids,
+            text_shift=(backbone.embeddings(batch.ids) - backbone.embeddings(ids)).detach(),
+            prompt_shift=-random * bank.mask[batch.owner][:, :, None],
+        )
+        other = dataclasses.replace(bank, vectors=bank.vectors + random[[1, 0, 2]] * bank.mask[:, :, None])
+        torch.testing.assert_close(backbone.logits(other, shifted), reference, rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("side", ["left", "right"])
     def test_padded_rows_with_ragged_prompts_equal_each_row_alone(self, family, side, backbone_of):

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from softprompt.data import Examples, Ragged, epoch_batches, stream, tokenize
+from softprompt.data._examples import SPECIAL, TEMPLATE, UNKNOWN
 from softprompt.data._truncate import shares, shortened_text
 from softprompt.errors import BadInput
 from softprompt.tasks import Source, Task, task
@@ -41,6 +42,7 @@ class NoOffsets:
     """The same tokenizer as a slow one: ids only."""
 
     is_fast = False
+    all_special_ids = (0, 1, 2)
 
     def __call__(self, text, **_):
         return {"input_ids": WORDS(text)["input_ids"]}
@@ -72,6 +74,33 @@ def row(question, passage, label: Any = 0):
 
 words = st.lists(st.sampled_from(string.ascii_lowercase), min_size=1, max_size=12).map(" ".join)
 MANY = settings(max_examples=150, deadline=None)
+
+
+class TestParts:
+    def test_each_token_knows_its_column_the_template_or_that_it_is_special(self):
+        (made,) = [tokens([row("a b", "c d e")], suffix=" mask")]
+        assert made.parts.row(0).tolist() == [SPECIAL, TEMPLATE, 1, 1, TEMPLATE, 2, 2, 2, TEMPLATE, TEMPLATE, SPECIAL]
+
+    def test_what_is_cut_off_is_cut_off_the_parts_too(self):
+        made = tokens([row("a b", "c d e")], limit=8)
+        assert made.parts.row(0).tolist() == [SPECIAL, TEMPLATE, 1, 1, TEMPLATE, 2, TEMPLATE, SPECIAL]
+
+    def test_a_special_token_written_in_a_text_is_special(self):
+        made = tokens([row("a <pad>", "c")])
+        assert made.parts.row(0).tolist() == [SPECIAL, TEMPLATE, 1, SPECIAL, TEMPLATE, 2, TEMPLATE, SPECIAL]
+
+    def test_without_offsets_nothing_is_claimed(self):
+        made = tokens([row("a", "c")], tokenizer=NoOffsets())
+        assert made.parts.row(0).tolist() == [SPECIAL, *[UNKNOWN] * 5, SPECIAL]
+
+    def test_a_batch_holds_them_and_its_pads_are_special(self):
+        batch = tokens([row("a", "c"), row("a", "c d")]).batch([0, 1], 0, 0)
+        assert batch.parts[0].tolist() == [SPECIAL, TEMPLATE, 1, TEMPLATE, 2, TEMPLATE, SPECIAL, SPECIAL]
+
+    def test_they_are_read_back_from_the_cache(self, tmp_path):
+        first, second = (tokens([row("a b", "c")], cache_dir=tmp_path).parts for _ in range(2))
+        assert first is not second
+        assert first.flat.equal(second.flat)
 
 
 class TestTruncation:

@@ -4,6 +4,7 @@ A batch is brought into one form, `[pads of a shorter prompt | prompt | text | p
 positions count what is there, and padding changes nothing.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import final
 
@@ -71,7 +72,12 @@ def take(states: Float[Tensor, "b s d"], columns: Int[Tensor, "b t"]) -> Float[T
 def padded_right(batch: Batch) -> Batch:
     """The same rows with their pads behind the text."""
     order = text_first(batch.mask)
-    return Batch(batch.ids.gather(1, order), batch.mask.gather(1, order), batch.owner, batch.targets)
+    moved = {"ids": batch.ids.gather(1, order), "mask": batch.mask.gather(1, order)}
+    if batch.parts is not None:
+        moved["parts"] = batch.parts.gather(1, order)
+    if batch.text_shift is not None:
+        moved["text_shift"] = take(batch.text_shift, order)
+    return dataclasses.replace(batch, **moved)
 
 
 def join(
@@ -86,8 +92,13 @@ def join(
 
 
 def join_batch(bank: PromptBank, batch: Batch, embeddings: nn.Module) -> Joined:
-    """The rows of a batch (padded right), each behind the prompt that owns it."""
-    return join(bank.vectors[batch.owner], bank.mask[batch.owner], embeddings(batch.ids), batch.mask)
+    """The rows of a batch (padded right), each behind the prompt that owns it, both shifted as the batch says."""
+    prompt, text = bank.vectors[batch.owner], embeddings(batch.ids)
+    if batch.prompt_shift is not None:
+        prompt = prompt + batch.prompt_shift
+    if batch.text_shift is not None:
+        text = text + batch.text_shift.to(text.dtype)
+    return join(prompt, bank.mask[batch.owner], text, batch.mask)
 
 
 def refuse_too_long(joined: Joined, limit: int | None, name: str, answer: int = 0) -> None:

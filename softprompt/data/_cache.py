@@ -14,8 +14,9 @@ from safetensors.torch import load, save
 
 from ._examples import Ragged
 
-FORMAT = 1
+FORMAT = 2
 logger = logging.getLogger("softprompt")
+Tokens = tuple[Ragged, Ragged, int]
 
 
 def default_folder() -> Path:
@@ -46,8 +47,8 @@ def tokenizer_key(tokenizer: Any) -> str:
     return content_key([type(tokenizer).__name__, json.dumps(definition, sort_keys=True)])
 
 
-def cached(key: str, make: Callable[[], tuple[Ragged, int]], folder: Path) -> tuple[Ragged, int]:
-    """What `make` returns, from the folder if it is there; a damaged file is made again.
+def cached(key: str, make: Callable[[], Tokens], folder: Path) -> Tokens:
+    """What `make` returns (token ids, parts, rows cut), from the folder if it is there; a damaged file is made again.
 
     A folder that cannot be written costs time, not the run.
     """
@@ -62,7 +63,7 @@ def cached(key: str, make: Callable[[], tuple[Ragged, int]], folder: Path) -> tu
     return found
 
 
-def _read(path: Path) -> tuple[Ragged, int] | None:
+def _read(path: Path) -> Tokens | None:
     try:
         content = path.read_bytes()
     except OSError:
@@ -73,11 +74,12 @@ def _read(path: Path) -> tuple[Ragged, int] | None:
         logger.warning("damaged cache file %s; it is made again", path)
         return None
     tensors = load(payload)
-    return Ragged(tensors["flat"], tensors["offsets"]), int(tensors["truncated"])
+    ids, parts = (Ragged(tensors[name], tensors["offsets"]) for name in ("flat", "parts"))
+    return ids, parts, int(tensors["truncated"])
 
 
-def _write(path: Path, ragged: Ragged, truncated: int) -> None:
-    tensors = {"flat": ragged.flat, "offsets": ragged.offsets, "truncated": torch.tensor(truncated)}
+def _write(path: Path, ids: Ragged, parts: Ragged, truncated: int) -> None:
+    tensors = {"flat": ids.flat, "parts": parts.flat, "offsets": ids.offsets, "truncated": torch.tensor(truncated)}
     payload = save(tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")

@@ -11,12 +11,14 @@ from torch import Tensor
 from ..bank import Batch
 
 Gold = int | float | list[str]
+# What a token is a part of, where it is not the first column (1), the second (2) ...
+TEMPLATE, SPECIAL, UNKNOWN = 0, -1, -2
 Indices = Sequence[int] | Tensor
 
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """Rows of token ids of any length, one after another.
+    """Rows of token ids of any length, one after another, or of another whole number a token.
 
     Args:
         flat: all ids, in int32.
@@ -77,6 +79,8 @@ class Examples:
         gold: class ids, numbers or lists of accepted texts, for the metrics; empty without answers.
         labels: label words by class id.
         truncated: how many rows lost a part of their text.
+        parts: of each input token: TEMPLATE (prefix and suffix too), SPECIAL, or its column, counted from 1 as the
+            task names them; UNKNOWN where the tokenizer tells no offsets. None where nobody asks.
     """
 
     inputs: Ragged
@@ -84,6 +88,7 @@ class Examples:
     gold: list[Gold]
     labels: tuple[str, ...] = ()
     truncated: int = 0
+    parts: Ragged | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -102,7 +107,8 @@ class Examples:
         elif targets is not None:
             targets = targets[chosen]
         gold = [self.gold[i] for i in chosen.tolist()] if self.gold else []
-        return Examples(self.inputs.select(chosen), targets, gold, self.labels, self.truncated)
+        parts = None if self.parts is None else self.parts.select(chosen)
+        return Examples(self.inputs.select(chosen), targets, gold, self.labels, self.truncated, parts)
 
     def batch(self, indices: Indices, owner: int | Int[Tensor, " b"], pad_id: int) -> Batch:
         """Rows for one pass, padded on the right; targets are padded with -100.
@@ -119,4 +125,5 @@ class Examples:
             targets, _ = self.targets.padded(chosen, -100)
         else:
             targets = None if self.targets is None else self.targets[chosen, None]
-        return Batch(ids, mask, owners, targets)
+        parts = None if self.parts is None else self.parts.padded(chosen, SPECIAL)[0]
+        return Batch(ids, mask, owners, targets, parts)

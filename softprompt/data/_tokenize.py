@@ -12,11 +12,13 @@ from datasets import Dataset
 from ..errors import BadInput
 from ..tasks import Rendered, Task, answer_text, gold
 from ._cache import cached, content_key, default_folder, tokenizer_key
-from ._examples import Examples, Gold, Ragged
-from ._truncate import Span, kept_tokens, shortened_text
+from ._examples import SPECIAL, TEMPLATE, UNKNOWN, Examples, Gold, Ragged
+from ._truncate import Span, kept_tokens, shortened_text, tokens_within
 
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
 EncodeAnswers = Callable[[Sequence[str]], list[list[int]]]
+# Column -> the characters of the text that are its.
+Spans = Mapping[str, Span]
 # Enough rows to keep the tokenizer's threads busy, few enough that their encodings stay small.
 CHUNK = 2048
 
@@ -64,13 +66,15 @@ def tokenize(
     limit = task.max_length if max_length is None else max_length
     pieces = [_piece(task, row, number) for number, row in enumerate(rows, 1)]
     texts = [prefix + piece.text + suffix for piece in pieces]
-    spans = [[_moved(piece.spans[name], prefix) for name in task.shortened if name in piece.spans] for piece in pieces]
-    key = content_key([tokenizer_key(tokenizer), limit, special_tokens, *zip(texts, spans, strict=True)])
+    spans = [{name: _moved(span, prefix) for name, span in piece.spans.items()} for piece in pieces]
+    key = content_key(
+        [tokenizer_key(tokenizer), limit, special_tokens, task.shortened, *zip(texts, spans, strict=True)]
+    )
     # verbose=False: the tokenizer warns of its own limit, which is not ours.
     encode = partial(tokenizer, add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False)
     folder = default_folder() if cache_dir is None else Path(cache_dir)
-    inputs, truncated = cached(key, lambda: _inputs(texts, spans, encode, limit, task), folder)
-    return Examples(inputs, encoded, right, task.labels, truncated)
+    inputs, parts, truncated = cached(key, lambda: _inputs(texts, spans, encode, limit, task), folder)
+    return Examples(inputs, encoded, right, task.labels, truncated, parts)
 
 
 def _piece(task: Task, row: Mapping[str, Any], number: int) -> Rendered:
@@ -85,14 +89,16 @@ def _moved(span: Span, prefix: str) -> Span:
 
 
 def _inputs(
-    texts: list[str], spans: list[list[Span]], tokenizer: partial[Any], limit: int, task: Task
-) -> tuple[Ragged, int]:
+    texts: list[str], spans: list[Spans], tokenizer: partial[Any], limit: int, task: Task
+) -> tuple[Ragged, Ragged, int]:
     encode = _encode_fast if getattr(tokenizer.func, "is_fast", False) else _encode_slow
+    special = tokenizer.func.all_special_ids
     rows: list[np.ndarray] = []
+    parts: list[np.ndarray] = []
     truncated = 0
     for start in range(0, len(texts), CHUNK):
         part = slice(start, start + CHUNK)
-        for length, ids in encode(texts[part], spans[part], tokenizer, limit):
+        for length, ids, members in encode(texts[part], spans[part], tokenizer, limit, task.shortened):
             if ids is None:
                 names = ", ".join(map(repr, task.shortened))
                 raise BadInput(
@@ -100,27 +106,39 @@ def _inputs(
                     f"and cutting {names} does not suffice; raise --max-length"
                 )
             rows.append(ids)
+            parts.append(np.where(np.isin(ids, special), SPECIAL, members))
             truncated += len(ids) < length
-    return Ragged.of(rows), truncated
+    return Ragged.of(rows), Ragged.of(parts), truncated
+
+
+# Length before the cut, ids after it (None if the row cannot be cut), and what each id is a part of.
+Encoded = tuple[int, np.ndarray | None, np.ndarray | int]
 
 
 def _encode_fast(
-    texts: list[str], spans: list[list[Span]], tokenizer: partial[Any], limit: int
-) -> Iterable[tuple[int, np.ndarray | None]]:
-    """Length before the cut and ids after it; None if the row cannot be cut."""
+    texts: list[str], spans: list[Spans], tokenizer: partial[Any], limit: int, shortened: Sequence[str]
+) -> Iterable[Encoded]:
     encodings = tokenizer(texts).encodings
     for text, row_spans, encoding in zip(texts, spans, encodings, strict=True):
-        ids = np.asarray(encoding.ids, np.int32)
+        ids, members = np.asarray(encoding.ids, np.int32), _members(text, row_spans, encoding)
         if len(ids) <= limit:
-            yield len(ids), ids
+            yield len(ids), ids, members
             continue
-        keep = kept_tokens(text, encoding.offsets, row_spans, limit)
-        yield len(ids), None if keep is None else ids[keep]
+        keep = kept_tokens(text, encoding.offsets, [row_spans[n] for n in shortened if n in row_spans], limit)
+        yield len(ids), *((None, 0) if keep is None else (ids[keep], members[keep]))
+
+
+def _members(text: str, spans: Spans, encoding: Any) -> np.ndarray:
+    """The column of each token, counted from 1; the template and what the tokenizer adds apart."""
+    members = np.full(len(encoding.ids), TEMPLATE, np.int32)
+    for number, span in enumerate(spans.values(), 1):
+        members[tokens_within(text, encoding.offsets, span)] = number
+    return np.where(np.asarray(encoding.special_tokens_mask, bool), SPECIAL, members)
 
 
 def _encode_slow(
-    texts: list[str], spans: list[list[Span]], tokenizer: partial[Any], limit: int
-) -> Iterable[tuple[int, np.ndarray | None]]:
+    texts: list[str], spans: list[Spans], tokenizer: partial[Any], limit: int, shortened: Sequence[str]
+) -> Iterable[Encoded]:
     """The same without offsets: long rows are shortened as text and tokenised again."""
 
     def encode(text: str) -> list[int]:
@@ -130,9 +148,10 @@ def _encode_slow(
         ids = encode(text)
         length = len(ids)
         if length > limit:
-            text = shortened_text(text, row_spans, lambda shorter: len(encode(shorter)) <= limit)
+            cut = [row_spans[name] for name in shortened if name in row_spans]
+            text = shortened_text(text, cut, lambda shorter: len(encode(shorter)) <= limit)
             ids = None if text is None else encode(text)
-        yield length, None if ids is None else np.asarray(ids, np.int32)
+        yield length, None if ids is None else np.asarray(ids, np.int32), UNKNOWN
 
 
 def _targets(task: Task, right: list[Gold], answers: Answers, encode_answers: EncodeAnswers) -> Ragged | torch.Tensor:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 Span = tuple[int, int]
 
@@ -30,11 +30,19 @@ def shares(lengths: Sequence[int], budget: int) -> list[int] | None:
     return kept
 
 
+def tokens_within(text: str, offsets: Sequence[Span], span: Span) -> Int[np.ndarray, " k"]:
+    """Places of the tokens of a column: those within its span, but for one blank before it.
+
+    Many tokenizers put that blank into the word that follows. A token shared with the template is the template's.
+    """
+    starts, ends = np.asarray(offsets).reshape(-1, 2).T
+    start, end = span
+    first = start - 1 if start > 0 and text[start - 1].isspace() else start
+    return np.flatnonzero((starts >= first) & (ends > start) & (ends <= end))
+
+
 def kept_tokens(text: str, offsets: Sequence[Span], spans: Sequence[Span], limit: int) -> Bool[np.ndarray, " t"] | None:
     """Which tokens stay when a row is cut to `limit` tokens; None if its columns cannot lose enough.
-
-    A token belongs to a column if it lies within the column's span, but for one blank before it, which many
-    tokenizers put into the word that follows. A token shared with the template belongs to the template.
 
     Args:
         text: the rendered row.
@@ -42,16 +50,12 @@ def kept_tokens(text: str, offsets: Sequence[Span], spans: Sequence[Span], limit
         spans: the characters of each column that may be cut.
         limit: tokens allowed, special tokens included.
     """
-    starts, ends = np.asarray(offsets).reshape(-1, 2).T
-    members = []
-    for start, end in spans:
-        first = start - 1 if start > 0 and text[start - 1].isspace() else start
-        members.append(np.flatnonzero((starts >= first) & (ends > start) & (ends <= end)))
+    members = [tokens_within(text, offsets, span) for span in spans]
     lengths = [len(member) for member in members]
-    quotas = shares(lengths, limit - (len(starts) - sum(lengths)))
+    quotas = shares(lengths, limit - (len(offsets) - sum(lengths)))
     if quotas is None:
         return None
-    keep = np.ones(len(starts), bool)
+    keep = np.ones(len(offsets), bool)
     for member, quota in zip(members, quotas, strict=True):
         keep[member[quota:]] = False
     return keep
