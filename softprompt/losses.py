@@ -33,5 +33,10 @@ def squared_error(logits: Float[Tensor, "b 1 1"], targets: Float[Tensor, "b 1"])
     return (prediction[:, 0, 0] - targets[:, 0].to(prediction.dtype)).square()
 
 
+def task_losses(logits: Float[Tensor, "b l v"], targets: Tensor) -> Float[Tensor, " b"]:
+    """The task loss of each row: cross entropy in nats, or squared error where the target is a number."""
+    return squared_error(logits, targets) if targets.is_floating_point() else cross_entropy(logits, targets)
+
+
 def _precise(logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return logits if logits.dtype == torch.float64 else logits.float()

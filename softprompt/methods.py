@@ -1,15 +1,15 @@
 """The methods: presets over the parts (how many vectors, which network over them, how often repeated)."""
 
-import contextlib
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, final
 
 import torch
 
 from .errors import BadInput, UnknownName, pick
+from .options import like
 from .reparam import REPARAMETERIZATIONS, AbstractReparameterization
 from .reparam._base import require_positive
 from .settings import LaneSettings
@@ -123,7 +123,7 @@ class Method:
         for name in options:
             if name not in sizes | defaults:
                 raise UnknownName("method option", name, sizes | defaults)
-        given = {name: _like(name, value, (sizes | defaults)[name]) for name, value in options.items()}
+        given = {name: like("method option", name, value, (sizes | defaults)[name]) for name, value in options.items()}
         changed = dataclasses.replace(
             self,
             repeats=given.get("repeats", self.repeats),
@@ -176,28 +176,6 @@ class Method:
         require_positive(m=self.m, repeats=self.repeats)
         self._without_memory(1)(torch.empty(self.m, 1, device="meta"))
         return self
-
-
-# How a word from a command line becomes the type of an option's default; KeyError or ValueError if it cannot.
-_READ: dict[type, Callable[[str], Any]] = {
-    bool: lambda word: {"true": True, "false": False}[word.lower()],
-    int: int,
-    float: float,
-}
-_NEEDED = {bool: "true or false", int: "a whole number", float: "a number", str: "a word"}
-
-
-def _like(name: str, value: Any, default: Any) -> Any:
-    """The value as the type of the default, a default of None being a number not given."""
-    kind = int if default is None else type(default)
-    if type(value) is kind or value is default:
-        return value
-    with contextlib.suppress(KeyError, ValueError):
-        if isinstance(value, str):
-            return _READ[kind](value)
-        if kind is float and type(value) is int:
-            return float(value)
-    raise BadInput(f"method option {name!r} is {_NEEDED[kind]}, not {value!r}")
 
 
 # The papers train all of theirs at 0.3 (--lr 0.3). These are first choices from small trials, raw and in RMS units.

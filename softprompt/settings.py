@@ -41,6 +41,8 @@ class LaneSettings:
             the word embeddings is 1, so that initial range, learning rate and weight decay suit any table; or "auto",
             the method's own.
         norm_guard: longest prompt vector, in token norms (mean norms of a word vector); None bounds nothing.
+        regularizer: names in REGULARIZERS with their options, as in "rn-emb:sigma=0.1,alpha=0.3", joined by "+";
+            empty for none.
         seeds: one a purpose.
 
     Raises:
@@ -55,6 +57,7 @@ class LaneSettings:
     init: str = "uniform"
     units: Literal["auto", "raw", "rms"] = "auto"
     norm_guard: float | None = None
+    regularizer: str = ""
     seeds: Seeds = Seeds()
 
     def __post_init__(self) -> None:

@@ -16,10 +16,11 @@ PACKAGE = Path(softprompt.__file__).parent
 LAYERS = (
     {"errors"},
     {"lab.world"},
-    {"prompt", "initializers", "losses", "reparam", "tasks", "metrics", "settings"},
+    {"prompt", "initializers", "losses", "reparam", "tasks", "metrics", "options", "settings"},
     {"bank", "methods", "store", "units"},
     {"data", "lab.backbones"},
     {"backbones"},
+    {"regularizers"},
     {"fleet"},
     {"evaluation"},
     {"prediction", "interop"},

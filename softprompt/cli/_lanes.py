@@ -23,6 +23,9 @@ class LaneGrid:
         init: uniform, vocabulary, label-words, text:WORDS, file:PATH or prompt:PATH.
         units: raw, rms (of the word embeddings) or auto, the method's own: what ranges, rates and decay are in.
         norm_guard: longest prompt vector, in token norms. Default: no bound.
+        regularizer: name from `softprompt methods regularizers`, with its options: rn-emb:sigma=0.1; repeat to
+            combine.
+        alpha: weight of the regulariser's divergence; repeat, one for each. Default: the regulariser's own.
         head_lr: learning rate of a linear head.
         init_seed: of the initial vectors and networks, instead of --seed.
         order_seed: of the order of the rows, instead of --seed.
@@ -38,6 +41,8 @@ class LaneGrid:
     init: str = LaneSettings.init
     units: Literal["auto", "raw", "rms"] = LaneSettings.units
     norm_guard: float | None = None
+    regularizer: tuple[str, ...] = ()
+    alpha: tuple[float, ...] = ()
     head_lr: float = LaneSettings.head_lr
     init_seed: int | None = None
     order_seed: int | None = None
@@ -51,7 +56,7 @@ class LaneGrid:
             BadInput: a method option that is not KEY=VALUE.
             UnknownName: an option for a method that the run does not have.
         """
-        options = self._options()
+        options, regularizer = self._options(), self._regularizer()
         for method, lr, seed in itertools.product(self.method, self.lr or (None,), self.seed):
             yield LaneSettings(
                 method=method,
@@ -61,8 +66,20 @@ class LaneGrid:
                 init=self.init,
                 units=self.units,
                 norm_guard=self.norm_guard,
+                regularizer=regularizer,
                 seeds=self._seeds(seed),
             )
+
+    def _regularizer(self) -> str:
+        """The regularisers with their alphas, joined."""
+        alphas = self.alpha * len(self.regularizer) if len(self.alpha) == 1 else self.alpha
+        if alphas and len(alphas) != len(self.regularizer):
+            given = f"--alpha is given {len(self.alpha)} times, --regularizer {len(self.regularizer)} times"
+            raise BadInput(f"{given}; give one --alpha for all, or one for each")
+        if not alphas:
+            return "+".join(self.regularizer)
+        named = zip(self.regularizer, alphas, strict=True)
+        return "+".join(f"{name}{',' if ':' in name else ':'}alpha={alpha!r}" for name, alpha in named)
 
     def _seeds(self, seed: int) -> Seeds:
         own = {

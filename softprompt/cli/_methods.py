@@ -25,6 +25,21 @@ def list_methods(width: Width = 768, json_lines: Json = False) -> None:
         say("units and lr are defaults; the papers train all of theirs in raw units at 0.3: --lr 0.3")
 
 
+@methods.command("regularizers")
+def list_regularizers(json_lines: Json = False) -> None:
+    """All regularisers with their options and defaults: --regularizer NAME:option=value,option=value."""
+    from ..regularizers import REGULARIZERS
+
+    if json_lines:
+        print_json({name: {"summary": one.summary, **one.to_json()} for name, one in REGULARIZERS.items()})
+        return
+    for name, one in REGULARIZERS.items():
+        values = one.to_json()
+        del values["perturbation"]
+        print(record({"regularizer": name, "summary": one.summary, **{key: str(v) for key, v in values.items()}}))
+        print()
+
+
 @methods.command("show")
 def show_method(
     name: Annotated[str, typer.Argument(help="Name of a method.")],

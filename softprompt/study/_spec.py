@@ -82,6 +82,8 @@ class RunSpec:
         """What the name is made of."""
         values = _without_what_is_off({**self.to_json(), "tags": None})
         values["lane"]["options"] = _resolved(self.lane)
+        values["lane"].pop("regularizer", None)
+        values["lane"] |= _regularized(self.lane)
         return {"format": NUMBERS, **values}
 
     def pass_key(self) -> str:
@@ -149,6 +151,14 @@ def _spelled(value: Any) -> Any:
         case None | bool() | int() | float() | str():
             return value
     raise BadInput(f"{value!r} ({type(value).__name__}) cannot be part of a run; give plain values")
+
+
+def _regularized(lane: LaneSettings) -> dict[str, Any]:
+    """The regularisers that act, each with every number that its name and options stand for; nothing without any."""
+    from ..regularizers import regularizers
+
+    acting = [one.to_json() for one in regularizers(lane.regularizer) if not one.is_off]
+    return {"regularizers": acting} if acting else {}
 
 
 def _without_what_is_off(value: Any) -> Any:

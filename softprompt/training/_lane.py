@@ -10,6 +10,7 @@ from torch import Tensor
 from ..evaluation import Report
 from ..fleet import Lane
 from ..prompt import LinearHead, Provenance, SoftPrompt
+from ..regularizers import regularizers
 from ..settings import LaneSettings
 from ._optimizer import LaneOptimizer
 from ._records import Record
@@ -43,6 +44,7 @@ class TrainedLane:
         provenance: Provenance,
     ):
         self.name, self.settings, self.lane, self.optimizer = name, settings, lane, optimizer
+        self.regularizers = regularizers(settings.regularizer)
         self.rows, self.batches, self.record, self.provenance = rows, batches, record, provenance
         self.status = "training"
         self.best: SoftPrompt | None = None

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -13,12 +12,13 @@ from ..backbones import AbstractBackbone
 from ..bank import Batch, PromptBank
 from ..data import Examples
 from ..evaluation import Report, answer, report
-from ..fleet import seeded, stream_seed
+from ..fleet import stream_seed
 from ..settings import TrainSettings
 from ..tasks import Task
 from ._lane import TrainedLane, is_finite
 from ._records import Record
 from ._step import PassResult, backward
+from ._terms import Surroundings, acting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,8 @@ class Loop:
     ):
         self.material, self.lanes, self.settings, self.steps = material, lanes, settings, steps
         self.timing = timing
+        regularized = any(lane.regularizers for lane in lanes)
+        self.surroundings = Surroundings.of(material.backbone, material.task) if regularized else None
         self.step = 0
 
     @property
@@ -96,32 +98,36 @@ class Loop:
         mean = torch.stack([result.losses for result in results]).mean(0)
         norms = torch.stack([lane.optimizer.gradient_norm() for lane in lanes])
         # One transfer from the device a step, whatever the number of lanes.
-        losses, lengths, gradients = torch.stack([mean, results[-1].norms.to(mean), norms.to(mean)]).tolist()
-        for lane, loss, norm, gradient, gradient_norm in zip(lanes, losses, lengths, gradients, norms, strict=True):
+        apart = torch.stack([result.divergences for result in results]).mean(0)
+        found = torch.stack([mean, apart.to(mean), results[-1].norms.to(mean), norms.to(mean)], 1).tolist()
+        for lane, (loss, divergence, norm, gradient), gradient_norm in zip(lanes, found, norms, strict=True):
             if not math.isfinite(loss) or not math.isfinite(gradient):
                 lane.drop(self.step, f"loss {loss}, gradient norm {gradient}")
                 continue
             rate = lane.optimizer.step(self.step, gradient_norm)
             token_norms = norm / lane.lane.words.token_norm
             values = {"loss": loss, "lr": rate, "prompt_norm": norm, "token_norms": token_norms}
-            values |= {"gradient_norm": gradient}
+            values |= {"gradient_norm": gradient} | ({"divergence": divergence} if lane.regularizers else {})
             lane.record.write({"step": self.step, **values})
-        return {lane.name: loss for lane, loss in zip(lanes, losses, strict=True)}
+        return {lane.name: loss for lane, (loss, *_) in zip(lanes, found, strict=True)}
 
     def _pass(self, lanes: list[TrainedLane], number: int) -> PassResult:
         backbone = self.material.backbone
         seeds = [stream_seed(lane.settings.seeds.noise, f"dropout/{self.step}/{number}") for lane in lanes]
         if self.settings.backbone_dropout:
             backbone.dropout(True)
-        with seeded(seeds[0], backbone.device) if self.settings.backbone_dropout else nullcontext():
-            return backward(
-                backbone,
-                [lane.lane.train() for lane in lanes],
-                self._batch(lanes),
-                seeds,
-                scale=1 / self.settings.grad_accumulation,
-                check=self.step == 1 and number == 0,
-            )
+        own = [lane.regularizers for lane in lanes]
+        return backward(
+            backbone,
+            [lane.lane.train() for lane in lanes],
+            self._batch(lanes),
+            seeds,
+            scale=1 / self.settings.grad_accumulation,
+            check=self.step == 1 and number == 0,
+            terms=acting(own, [lane.settings.seeds.noise for lane in lanes], self.step, self.steps, number),
+            surroundings=self.surroundings,
+            dropout_seed=seeds[0] if self.settings.backbone_dropout else None,
+        )
 
     def _batch(self, lanes: list[TrainedLane]) -> Batch:
         """The next rows of every lane, side by side in one batch."""

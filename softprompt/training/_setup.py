@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from .. import initializers
 from ..backbones import AbstractBackbone
@@ -15,6 +16,7 @@ from ..fleet import Lane
 from ..initializers import Initializer
 from ..methods import Method
 from ..prompt import Provenance, SoftPrompt
+from ..regularizers import regularizers
 from ..settings import LaneSettings, TrainSettings
 from ..tasks import Task
 from ..units import WordScale
@@ -23,6 +25,10 @@ from ._loop import Material
 from ._optimizer import LaneOptimizer
 from ._plan import DEFAULT_STEPS, Plan
 from ._records import Record
+from ._terms import Surroundings
+
+# Training rows that are looked at for words to perturb.
+CHECKED_ROWS = 256
 
 
 def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> Material:
@@ -88,9 +94,31 @@ def resolved(lane: LaneSettings) -> LaneSettings:
     """The lane with its method's units and learning rate where it names none; they are part of the run's record.
 
     Raises:
-        SoftPromptError: no such method, or options, units or a guard that it cannot have.
+        SoftPromptError: no such method or regulariser, or options, units or a guard that it cannot have.
     """
+    regularizers(lane.regularizer)
     return Method.of(lane).resolved(lane)
+
+
+def check_regularizers(plan: Plan, material: Material) -> None:
+    """Refuse regularisers that would be quietly off, or measure nothing, here.
+
+    Raises:
+        BadInput: with what to do.
+    """
+    if not any(lane.regularizer for lane in plan.lanes):
+        return
+    surroundings = Surroundings.of(material.backbone, material.task)
+    rows = range(min(CHECKED_ROWS, len(material.train)))
+    batch = material.train.batch(rows, 0, material.backbone.pad_id).to(material.backbone.device)
+    for lane in plan.lanes:
+        surroundings.check(
+            regularizers(lane.regularizer),
+            material.task,
+            batch,
+            dropout=plan.settings.backbone_dropout,
+            m=Method.of(lane).m,
+        )
 
 
 def head_shape(backbone: AbstractBackbone, task: Task) -> tuple[int, int] | None:
@@ -157,8 +185,9 @@ def build_lanes(plan: Plan, material: Material) -> list[Lane]:
     """All lanes as they are at the beginning; nothing is written.
 
     Raises:
-        SoftPromptError: an initialiser or a method that cannot work here.
+        SoftPromptError: an initialiser, a method or a regulariser that cannot work here.
     """
+    check_regularizers(plan, material)
     shape = head_shape(material.backbone, material.task)
     table = material.backbone.word_vectors
     words = WordScale.of(table)
@@ -197,6 +226,7 @@ def start_lanes(
         assert lr is not None
         training = {"lr": lr, "head_lr": settings.head_lr, "steps": steps, "init": settings.init}
         training |= {"units": settings.units, "norm_guard": settings.norm_guard, **vars(lane.words)}
+        training |= _told(settings.regularizer, lane.words.rms, identity.embedding_size)
         training |= {"options": dict(settings.options), "trainable": lane.method.trainable(identity.embedding_size)}
         started.append(
             TrainedLane(
@@ -227,3 +257,9 @@ def start_lanes(
             )
         )
     return started
+
+
+def _told(text: str, rms: float, e: int) -> dict[str, Any]:
+    """The regularisers with all their numbers, sizes also in the model's own; nothing where there are none."""
+    found = [{**one.to_json(), **one.perturbation.raw(rms, e)} for one in regularizers(text)]
+    return {"regularizers": found} if found else {}

@@ -1,4 +1,4 @@
-"""One forward and backward pass for all prompts of a fleet: the only place where gradients are made."""
+"""The gradients of one step for all prompts of a fleet: a clean pass, and one for each perturbation that acts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,22 +11,23 @@ from ..backbones import AbstractBackbone
 from ..bank import Batch, PromptBank
 from ..errors import NotTrainable
 from ..fleet import Lane, bank_of
-from ..losses import cross_entropy, squared_error
+from ._passes import Passes
+from ._terms import Surroundings, Term, changed, grouped, numbers
 
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass showed: each lane's mean loss, and the mean norm of its prompt vectors (EPT, equation 4)."""
+    """What a pass showed, one number a lane.
+
+    Args:
+        losses: mean task loss, in nats.
+        norms: mean norm of the prompt vectors (EPT, equation 4).
+        divergences: sum of alpha x divergence over the lane's regularisers; 0 without any.
+    """
 
     losses: Float[Tensor, " p"]
     norms: Float[Tensor, " p"]
-
-
-def row_losses(logits: Tensor, batch: Batch) -> Float[Tensor, " b"]:
-    """The task loss of each row: cross entropy in nats, or squared error where the target is a number."""
-    assert batch.targets is not None
-    loss = squared_error if batch.targets.is_floating_point() else cross_entropy
-    return loss(logits, batch.targets)
+    divergences: Float[Tensor, " p"]
 
 
 def backward(
@@ -37,10 +38,14 @@ def backward(
     *,
     scale: float = 1.0,
     check: bool = False,
+    terms: Sequence[Term] = (),
+    surroundings: Surroundings | None = None,
+    dropout_seed: int | None = None,
 ) -> PassResult:
     """Add the gradients of `scale x sum_k mean_{rows of k} loss` to the lanes.
 
-    Summed over lanes, so that a lane's gradient does not depend on who shares its pass.
+    Summed over lanes, so that a lane's gradient does not depend on who shares its pass. A regularised lane's loss is
+    (1 - sum share) CE(clean) + sum (share CE(perturbed) + alpha D(clean, perturbed)), summed over its regularisers.
 
     Args:
         backbone: the frozen model.
@@ -49,24 +54,38 @@ def backward(
         seeds: for a reparameterisation's dropout, one a lane.
         scale: 1 / number of passes in an optimiser step.
         check: refuse a backbone through which no gradient, or only a part of it, arrives; on the first step only.
+        terms: the regularisers that act, if any do.
+        surroundings: what they need.
+        dropout_seed: of the frozen model's dropout, if it is on: perturbed rows meet the same draw, where all lanes
+            are perturbed alike.
 
     Raises:
         NotTrainable: no gradient reached the prompt vectors, or a layer passed none on.
     """
-    bank = bank_of(lanes, seeds)
-    if check and bank.vectors.requires_grad:
-        bank.vectors.retain_grad()
-    losses = row_losses(backbone.logits(bank, batch), batch)
-    counts = torch.bincount(batch.owner, minlength=len(lanes))
-    means = torch.zeros(len(lanes), dtype=losses.dtype, device=losses.device)
-    means = means.index_add(0, batch.owner, losses) / counts
-    if check:
-        _refuse_gaps(backbone, means)
-    if means.requires_grad:
-        (scale * means.sum()).backward()
+    whole = bank_of(lanes, seeds)
+    # Gradients gather at the bank and go through the reparameterisations once, however many passes there are.
+    bank = changed(whole, lambda values: values.detach().requires_grad_(values.requires_grad))
+    passes = Passes(backbone, bank, batch, len(lanes), scale, dropout_seed)
+    groups = grouped(terms)
+    clean = passes.clean(groups, _refuse_gaps if check else None)
+    losses, divergences = clean.task_losses, torch.zeros_like(clean.task_losses)
+    for group in groups:
+        assert surroundings is not None
+        task, divergence = passes.perturbed(group, clean, surroundings)
+        losses, divergences = losses + task, divergences + divergence
+    clean.finish()
+    _pull_back(whole, bank)
     if check:
         _refuse_silence(backbone, lanes, bank.vectors)
-    return PassResult(means.detach(), prompt_norms(bank))
+    return PassResult(losses, prompt_norms(bank), divergences)
+
+
+def _pull_back(whole: PromptBank, bank: PromptBank) -> None:
+    """Through the reparameterisations, from the gradients that have gathered at the bank."""
+    reached = [(ours, own.grad) for (_, ours), (_, own) in zip(numbers(whole), numbers(bank), strict=True)]
+    reached = [(ours, gradient) for ours, gradient in reached if gradient is not None]
+    if reached:
+        torch.autograd.backward(*zip(*reached, strict=True))
 
 
 @torch.no_grad()

@@ -1,0 +1,240 @@
+"""Perturbed embeddings: random noise is an adversary that does not climb."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, final
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..bank import Batch
+from ..data import SPECIAL, TEMPLATE
+from ..errors import BadInput
+from ._ball import UPDATES, Ball, Level, Norm
+from ._base import AbstractPerturbation, Scene, refuse_negative, refuse_unknown, refuse_unknown_parts
+from ._divergences import DIVERGENCES
+
+# Root mean squares of a word vector's numbers: more than this is no perturbation, but another text.
+HUGE = 30.0
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingPerturbation(AbstractPerturbation):
+    """x + delta, delta drawn at random and moved uphill `steps` times within a ball. The papers' RN and ADV.
+
+    Sizes are in units u of the word vectors E: sigma in u = rms(E), the root mean square of all numbers of the table;
+    radius and step in rms(E) for linf, in rms(E) sqrt(e) for l2, which is about the norm of one token. With `units`
+    "raw" u is 1. Only ascent steps project: noise is as long as it is drawn.
+
+    Args:
+        start: what delta begins as: "zero"; "gaussian", N(0, sigma^2) a number; "ball", uniform in the ball; "box",
+            uniform in +-sigma / sqrt(numbers of the row), as FreeLB.
+        sigma: size of the start.
+        steps: of the ascent; 0 is random noise.
+        radius: of the ball.
+        step: length of an ascent step; 0 takes radius, or 2.5 radius / steps where that is less.
+        norm: of the ball: "l2" or "linf".
+        level: a ball for each "token", or one for a "sentence", prompt included where it is perturbed.
+        objective: what the ascent raises: "task", the task loss, or a divergence from the clean answer.
+        update: "projected" ascent, "normalized" (SMART) or "power" iteration (VAT).
+        where: what is perturbed: "input", "prompt" or "both".
+        template: whether the tokens of the template are perturbed like those of the row's columns.
+        units: "rms" or "raw".
+        each: whether the pass of each ascent step counts, instead of the one after the last (FreeLB).
+        reuse: whether an ascent of the task loss from zero takes its first gradient from the clean pass.
+    """
+
+    start: Literal["zero", "gaussian", "ball", "box"] = "gaussian"
+    sigma: float = 0.3
+    steps: int = 0
+    radius: float = 0.3
+    step: float = 0.0
+    norm: Norm = "l2"
+    level: Level = "sentence"
+    objective: str = "task"
+    update: str = "projected"
+    where: Literal["input", "prompt", "both"] = "input"
+    template: bool = True
+    units: Literal["rms", "raw"] = "rms"
+    each: bool = False
+    reuse: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and words that cannot be."""
+        what = "perturbation of embeddings"
+        refuse_negative(what, sigma=self.sigma, radius=self.radius, step=self.step, steps=self.steps)
+        refuse_unknown(
+            what,
+            start=(self.start, STARTS),
+            norm=(self.norm, ("l2", "linf")),
+            level=(self.level, ("token", "sentence")),
+            objective=(self.objective, ("task", *DIVERGENCES)),
+            update=(self.update, UPDATES),
+            where=(self.where, ("input", "prompt", "both")),
+            units=(self.units, ("rms", "raw")),
+        )
+        largest = max(self.sigma * (self.start in ("gaussian", "box")), self.radius * (self.steps > 0))
+        if self.units == "rms" and largest > HUGE:
+            raise BadInput(
+                f"{what}: a size of {largest:g} is in units of the word vectors and leaves nothing of the text; "
+                f"give at most {HUGE:g}, or units=raw"
+            )
+        if self.each and not self.steps:
+            raise BadInput(f"{what}: each=true counts the pass of each ascent step, but steps is 0")
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether delta is always 0."""
+        if self.steps and not self.each:
+            return not self.radius
+        started = {"zero": 0.0, "ball": self.radius}.get(self.start, self.sigma)
+        return not started and not (self.steps and self.radius)
+
+    @property
+    def passes(self) -> int:
+        """One, or one an ascent step."""
+        return self.steps if self.each else 1
+
+    @property
+    def wants_gradient(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the first ascent step is taken along the clean pass's gradient."""
+        return self.steps > 0 and self.reuse and self.start == "zero" and self.objective == "task" and not self.each
+
+    @property
+    def wants_clean(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether the ascent needs the clean answer."""
+        return self.steps > 0 and self.objective != "task"
+
+    def check(self, scene: Scene) -> None:
+        """Refuse to leave the template alone where nobody knows what it is."""
+        if not self.template:
+            refuse_unknown_parts(scene)
+        if not bool(self._touched(scene).any()):
+            raise BadInput(
+                f"where={self.where}, template={str(self.template).lower()} leaves no position to perturb; a method "
+                "without a prompt has none there, a template without columns no text"
+            )
+
+    def batches(self, scene: Scene, own: Mapping[int, "EmbeddingPerturbation"]) -> Iterator[Batch]:
+        """The shifted rows."""
+        touched = self._touched(scene)
+        ball = Ball(self.norm, self.level, scene.rowwise({owner: one.size(scene) for owner, one in own.items()}))
+        step = scene.rowwise({owner: one._step(scene) for owner, one in own.items()})
+        sigma = scene.rowwise({owner: one.sigma * one._unit(scene) for owner, one in own.items()})
+        delta = STARTS[self.start](scene, touched, sigma, ball)
+        if self.steps and self.update == "power":
+            delta = step * ball.direction(delta)
+        for number in range(self.steps):
+            if self.each:
+                batch, moved = self._shifted(scene, delta)
+                yield batch
+                gradient = moved.grad
+                assert gradient is not None
+            else:
+                gradient = self._gradient(scene, delta, number)
+            climbed = UPDATES[self.update](ball, delta, gradient * touched[:, :, None], step, number == self.steps - 1)
+            delta = (climbed * touched[:, :, None]).detach()
+        if not self.each:
+            yield self._shifted(scene, delta)[0]
+
+    def size(self, scene: Scene) -> float:
+        """The radius in the model's own numbers."""
+        return self.radius * self._unit(scene) * self._length(scene)
+
+    def raw(self, rms: float, e: int) -> dict[str, float]:
+        """Sigma and radius in the model's own numbers, for records."""
+        unit, length = (rms, math.sqrt(e) if self.norm == "l2" else 1.0) if self.units == "rms" else (1.0, 1.0)
+        return {"sigma_raw": self.sigma * unit, "radius_raw": self.radius * unit * length}
+
+    def _unit(self, scene: Scene) -> float:
+        return scene.words.rms if self.units == "rms" else 1.0
+
+    def _length(self, scene: Scene) -> float:
+        return math.sqrt(scene.embeddings.shape[1]) if self.units == "rms" and self.norm == "l2" else 1.0
+
+    def _step(self, scene: Scene) -> float:
+        step = self.step or self.radius * min(1.0, 2.5 / max(self.steps, 1))
+        return step * self._unit(scene) * self._length(scene)
+
+    def _touched(self, scene: Scene) -> Bool[Tensor, "b s"]:
+        """Positions that may move: of text and prompt as asked, never pads and special tokens."""
+        batch, prompt = scene.batch, scene.prompt_mask
+        text = batch.mask
+        if batch.parts is not None:
+            lowest = TEMPLATE if self.template else TEMPLATE + 1
+            text = text & ((batch.parts >= lowest) | (batch.parts < SPECIAL))
+        if self.where == "input":
+            prompt = torch.zeros_like(prompt)
+        if self.where == "prompt":
+            text = torch.zeros_like(text)
+        return torch.cat([prompt, text], 1)
+
+    def _gradient(self, scene: Scene, delta: Float[Tensor, "b s e"], number: int) -> Float[Tensor, "b s e"]:
+        if number == 0 and scene.gradient is not None and self.wants_gradient:
+            return scene.gradient
+        batch, moved = self._shifted(scene, delta)
+        logits = scene.logits(batch)
+        if self.objective == "task":
+            raised = scene.losses(logits, batch)
+        else:
+            raised = scene.divergence(self.objective, scene.clean, logits, batch)
+        return torch.autograd.grad(raised.sum(), moved)[0]
+
+    def _shifted(self, scene: Scene, delta: Float[Tensor, "b s e"]) -> tuple[Batch, Float[Tensor, "b s e"]]:
+        """The rows shifted by delta, which asks for its gradient where it will be climbed on."""
+        moved = delta.detach().requires_grad_(self.steps > 0)
+        n = scene.prompt_length
+        shifts: dict[str, Tensor] = {}
+        if self.where != "prompt":
+            shifts["text_shift"] = moved[:, n:]
+        if self.where != "input":
+            shifts["prompt_shift"] = moved[:, :n]
+        return replace(scene.batch, **shifts), moved
+
+
+def _zero(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+    return torch.zeros(*touched.shape, scene.embeddings.shape[1], device=touched.device)
+
+
+def _gaussian(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+    return sigma * _drawn(scene, touched, torch.randn)
+
+
+def _ball(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+    """Uniform in the ball: a uniform direction, at radius u^(1/d) for d dimensions (l2); uniform numbers (linf)."""
+    if ball.norm == "linf":
+        return ball.radius * _drawn(scene, touched, _between)
+    e = scene.embeddings.shape[1]
+    share = scene.draw(lambda k, g: torch.rand(k, generator=g), touched)
+    if ball.level == "token":
+        return ball.radius * share[:, :, None] ** (1 / e) * ball.direction(_drawn(scene, touched, torch.randn))
+    # One number a row: of its first position that moves.
+    first = share.gather(1, touched.long().argmax(1, keepdim=True))[:, :, None]
+    dimensions = (e * touched.sum(1)).clamp(min=1)[:, None, None]
+    return ball.radius * first ** (1 / dimensions) * ball.direction(_drawn(scene, touched, torch.randn))
+
+
+def _box(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+    numbers = scene.embeddings.shape[1] * touched.sum(1).clamp(min=1)
+    return sigma / numbers.sqrt()[:, None, None] * _drawn(scene, touched, _between)
+
+
+def _drawn(scene: Scene, touched: Bool[Tensor, "b s"], draw: Callable[..., Tensor]) -> Float[Tensor, "b s e"]:
+    e = scene.embeddings.shape[1]
+    return scene.draw(lambda k, generator: draw(k, e, generator=generator), touched)
+
+
+def _between(*size: int, generator: torch.Generator) -> Tensor:
+    """Uniform in [-1, 1]."""
+    return 2 * torch.rand(*size, generator=generator) - 1
+
+
+STARTS: Mapping[str, Callable[[Scene, Tensor, Tensor, Ball], Tensor]] = {
+    "zero": _zero,
+    "gaussian": _gaussian,
+    "ball": _ball,
+    "box": _box,
+}

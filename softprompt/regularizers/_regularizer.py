@@ -1,0 +1,177 @@
+"""A regulariser: a perturbation, how its answer is held against the clean one, how much and from when that counts."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+from ..errors import BadInput, UnknownName, pick
+from ..options import like
+from ._base import AbstractPerturbation, refuse_negative, refuse_unknown
+from ._divergences import DIVERGENCES
+from ._dropout import DropoutPerturbation
+from ._embedding import EmbeddingPerturbation
+from ._swaps import SwapPerturbation
+from ._words import WordPerturbation
+
+# Divergences beside the table's: the task loss on the perturbed input.
+CE = "ce"
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Regularizer:
+    """(1 - share) CE(clean) + share CE(perturbed) + alpha D(clean, perturbed), each a mean over rows, in nats.
+
+    Args:
+        summary: one line, with its source.
+        perturbation: makes the perturbed rows.
+        alpha: weight of the divergence.
+        share: of the task loss that is taken on the perturbed rows.
+        divergence: a name in DIVERGENCES, or "ce": the task loss on the perturbed rows.
+        over: "vocabulary", or "labels": only the tokens that label words have at a position.
+        delay: share of the optimiser steps before it acts.
+        ramp: share of the steps over which alpha then rises linearly.
+    """
+
+    summary: str
+    perturbation: AbstractPerturbation
+    alpha: float = 1.0
+    share: float = 0.0
+    divergence: str = "symmetric-kl"
+    over: Literal["vocabulary", "labels"] = "vocabulary"
+    delay: float = 0.0
+    ramp: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse weights and times that cannot be."""
+        refuse_negative("regulariser", alpha=self.alpha, share=self.share, delay=self.delay, ramp=self.ramp)
+        for name in ("share", "delay", "ramp"):
+            if getattr(self, name) > 1:
+                raise BadInput(f"regulariser: {name} is a share, not {getattr(self, name):g}; give 0 to 1")
+        refuse_unknown(
+            "regulariser",
+            divergence=(self.divergence, (CE, *DIVERGENCES)),
+            over=(self.over, ("vocabulary", "labels")),
+        )
+
+    @property
+    def is_off(self) -> bool:
+        """Whether it changes nothing at any step: no weight, or nothing perturbed."""
+        return not (self.alpha or self.share) or self.perturbation.is_nothing
+
+    def weights(self, step: int, steps: int) -> tuple[float, float]:
+        """Alpha and share at optimiser step `step` (1, 2, ... steps); 0 and 0 before the delay is over.
+
+        alpha min(1, (step - delay steps) / (ramp steps)).
+        """
+        beyond = step - self.delay * steps
+        if self.is_off or beyond <= 0:
+            return 0.0, 0.0
+        return self.alpha * min(1.0, beyond / (self.ramp * steps)) if self.ramp else self.alpha, self.share
+
+    def with_options(self, options: Mapping[str, Any]) -> "Regularizer":
+        """This regulariser, or its perturbation, with other numbers; words become the type of the default.
+
+        Raises:
+            UnknownName: an option that does not exist, with the nearest.
+            BadInput: a value that the option cannot have.
+        """
+        own, inner = _defaults(self), _defaults(self.perturbation)
+        for name in options:
+            if name not in own | inner:
+                raise UnknownName("regulariser option", name, own | inner)
+        given = {name: like("regulariser option", name, value, (own | inner)[name]) for name, value in options.items()}
+        changed = dataclasses.replace(self.perturbation, **{n: v for n, v in given.items() if n in inner})
+        return dataclasses.replace(self, perturbation=changed, **{n: v for n, v in given.items() if n in own})
+
+    def structure(self) -> tuple[object, ...]:
+        """What must be equal for prompts to share a perturbed pass."""
+        return self.divergence, self.over, *self.perturbation.structure()
+
+    def to_json(self) -> dict[str, Any]:
+        """All numbers that the name and options stand for."""
+        return {**_defaults(self), "perturbation": type(self.perturbation).__name__, **_defaults(self.perturbation)}
+
+
+def _defaults(of: Any) -> dict[str, Any]:
+    values = {field.name: getattr(of, field.name) for field in dataclasses.fields(of)}
+    return {name: value for name, value in values.items() if name not in ("summary", "perturbation")}
+
+
+_NOISE = EmbeddingPerturbation(start="gaussian", sigma=0.3)
+_CLIMB = EmbeddingPerturbation(start="zero", sigma=0.0, steps=1, radius=0.3)
+
+REGULARIZERS: dict[str, Regularizer] = {
+    "rn-emb": Regularizer(summary="Gaussian noise on the embeddings (PTP-RN)", perturbation=_NOISE),
+    "adv-emb": Regularizer(summary="ascent of the loss within a ball of the embeddings (PTP-ADV)", perturbation=_CLIMB),
+    "rn-text": Regularizer(summary="words masked or replaced at random (PTP-RN)", perturbation=WordPerturbation()),
+    "adv-text": Regularizer(summary="words swapped for near ones, greedily (PTP-ADV)", perturbation=SwapPerturbation()),
+    "ptp-rn": Regularizer(
+        summary="rn-emb from 40 % of the steps on: the weakest that helped here (our choice)",
+        perturbation=_NOISE,
+        delay=0.4,
+        ramp=0.1,
+    ),
+    "ptp-adv": Regularizer(
+        summary="adv-emb, weak, from 40 % of the steps on (our choice)",
+        perturbation=_CLIMB,
+        alpha=0.1,
+        delay=0.4,
+        ramp=0.1,
+    ),
+    "smart": Regularizer(
+        summary="SMART, numbers of its code, in raw units (Jiang et al., 2020, arXiv:1911.03437)",
+        perturbation=EmbeddingPerturbation(
+            start="gaussian", sigma=1e-5, steps=1, step=1e-5, radius=1.0, norm="linf", level="token", objective="kl",
+            update="normalized", units="raw",
+        ),
+    ),
+    "freelb": Regularizer(
+        summary="FreeLB, its code's numbers for SST-2, in raw units (Zhu et al., 2020, arXiv:1909.11764)",
+        perturbation=EmbeddingPerturbation(
+            start="box", sigma=1.0, steps=2, step=0.1, radius=0.6, each=True, units="raw",
+        ),
+        alpha=0.0,
+        share=1.0,
+    ),
+    "r-drop": Regularizer(
+        summary="R-Drop: two draws of the frozen model's dropout (Liang et al., 2021, arXiv:2106.14448)",
+        perturbation=DropoutPerturbation(),
+        share=0.5,
+        divergence="both-kl",
+    ),
+    "vat": Regularizer(
+        summary="VAT: the direction in which the answer changes most (Miyato et al., 2018, arXiv:1704.03976)",
+        perturbation=EmbeddingPerturbation(
+            start="gaussian", sigma=1.0, steps=1, step=0.1, radius=0.3, objective="kl", update="power",
+        ),
+        divergence="kl",
+    ),
+}  # fmt: skip
+
+
+def regularizers(text: str) -> tuple[Regularizer, ...]:
+    """The regularisers that a lane names: "rn-emb", "rn-emb:sigma=0.1,alpha=0.3", several joined by "+".
+
+    Raises:
+        UnknownName: a name or an option that does not exist, with the nearest.
+        BadInput: an option that is not KEY=VALUE, or a value that it cannot have; shares of the task loss above 1.
+    """
+    # Not at the plus of 1e+3.
+    found = tuple(_named(one) for one in re.split(r"\+(?=\s*[a-z])", text)) if text else ()
+    if sum(one.share for one in found) > 1:
+        raise BadInput(f"regularisers {text!r} take more than the whole task loss; their shares may add up to 1")
+    return found
+
+
+def _named(text: str) -> Regularizer:
+    name, _, rest = text.strip().partition(":")
+    options: dict[str, str] = {}
+    for pair in filter(None, rest.split(",")):
+        key, sign, value = pair.partition("=")
+        if not sign or not key.strip():
+            raise BadInput(f"regulariser option {pair!r} is not KEY=VALUE, as in rn-emb:sigma=0.1,alpha=0.3")
+        options[key.strip()] = value.strip()
+    return pick("regulariser", name, REGULARIZERS).with_options(options)

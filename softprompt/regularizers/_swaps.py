@@ -1,0 +1,150 @@
+"""An adversary in text: the words that the loss hangs on are swapped, one after another, for near ones."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ..bank import Batch
+from ..errors import BadInput
+from ._base import AbstractPerturbation, Scene, refuse_negative, refuse_unknown_parts
+from ._words import free_words, refuse_no_column, refuse_no_words
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SwapPerturbation(AbstractPerturbation):
+    """Greedy word swaps, after A2T (Yoo and Qi, 2021, arXiv:2109.00544), on the frozen embedding table.
+
+    The words of a row are ranked by ||dL/dx||, the gradient of its task loss; in this order each is swapped for the
+    neighbour that raises the loss most, if one does, until max(ceil(rate n), least) of its n free words are swapped or
+    the answer is wrong. Of the neighbours those are tried whose first-order rise (E_c - E_w) . dL/dx is largest.
+    Never the template, a special token, a label word, a stop word, a word of several tokens or the other text of a
+    pair.
+
+    Args:
+        rate: share of a row's free words that may be swapped.
+        least: swaps that are allowed however short the row is.
+        candidates: nearest neighbours of a word that are considered.
+        cosine: least cosine of a neighbour.
+        tried: of them, how many are tried in a pass of the model.
+        column: as of `WordPerturbation`; "last" leaves the other text of a pair alone.
+        stop_words: whether stop words stay.
+    """
+
+    wants_gradient: ClassVar[bool] = True
+
+    rate: float = 0.1
+    least: int = 1
+    candidates: int = 20
+    cosine: float = 0.5
+    tried: int = 3
+    column: str = "last"
+    stop_words: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse what is no rate, no count or no cosine."""
+        what = "swaps of words"
+        refuse_negative(what, rate=self.rate, least=self.least)
+        if self.rate > 1:
+            raise BadInput(f"{what}: rate is a share of the words, not {self.rate:g}; give 0 to 1")
+        if not -1 <= self.cosine <= 1:
+            raise BadInput(f"{what}: cosine is between -1 and 1, not {self.cosine:g}")
+        if not 1 <= self.tried <= self.candidates:
+            raise BadInput(f"{what}: tried must be 1 to candidates ({self.candidates}), not {self.tried}")
+        refuse_no_column(self.column)
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether no word may be swapped."""
+        return not self.rate and not self.least
+
+    def check(self, scene: Scene) -> None:
+        """Refuse rows without a word that may be swapped."""
+        refuse_unknown_parts(scene)
+        refuse_no_words(self.free(scene))
+
+    @torch.no_grad()
+    def batches(self, scene: Scene, own: Mapping[int, "SwapPerturbation"]) -> Iterator[Batch]:
+        """The rows with some words swapped."""
+        batch = scene.batch
+        assert scene.gradient is not None
+        gradient = scene.gradient[:, scene.prompt_length :]
+        free = self.free(scene)
+        importance = gradient.norm(dim=2).masked_fill(~free, -1)
+        order = importance.argsort(dim=1, descending=True, stable=True)
+        rate = scene.rowwise({owner: one.rate for owner, one in own.items()})[:, 0, 0]
+        counts = free.sum(1)
+        budget = torch.minimum((rate * counts).ceil().long().clamp(min=self.least), counts)
+        ids, swaps = batch.ids, torch.zeros_like(budget)
+        loss, wrong = self._judged(scene, ids)
+        for rank in range(int(counts.max())):
+            goes_on = (rank < counts) & (swaps < budget) & ~wrong
+            if not bool(goes_on.any()):
+                break
+            ids, loss, wrong, swapped = self._swap(scene, ids, loss, wrong, order[:, rank], goes_on, gradient)
+            swaps = swaps + swapped
+        yield dataclasses.replace(batch, ids=ids)
+
+    def free(self, scene: Scene) -> Bool[Tensor, "b t"]:
+        """Positions of words that may be swapped: free words of one token that have a near enough neighbour."""
+        ids, vocabulary = scene.batch.ids, scene.vocabulary
+        free = free_words(scene, self.column) & ~(vocabulary.stops.to(ids.device)[ids] & self.stop_words)
+        words = vocabulary.words(ids, scene.batch.mask)
+        tokens = torch.zeros(len(words), int(words.max()) + 1, dtype=torch.long, device=words.device)
+        tokens.scatter_add_(1, words, torch.ones_like(words))
+        free = free & (tokens.gather(1, words) == 1)
+        if not bool(free.any()):
+            return free
+        known, places = ids[free].unique(return_inverse=True)
+        _, near = vocabulary.neighbors(known, scene.embeddings, self.candidates, self.cosine)
+        left = free.clone()
+        left[free] = near.any(1)[places]
+        return left
+
+    def _swap(
+        self,
+        scene: Scene,
+        ids: Int[Tensor, "b t"],
+        loss: Float[Tensor, " b"],
+        wrong: Bool[Tensor, " b"],
+        place: Int[Tensor, " b"],
+        goes_on: Bool[Tensor, " b"],
+        gradient: Float[Tensor, "b t e"],
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Each row's word at its place swapped for the best of its candidates, where the loss rises."""
+        rows = torch.arange(len(ids), device=ids.device)
+        words = ids[rows, place]
+        nearest, near = scene.vocabulary.neighbors(words, scene.embeddings, self.candidates, self.cosine)
+        table = scene.embeddings.float()
+        rise = torch.einsum("kce,ke->kc", table[nearest] - table[words][:, None], gradient[rows, place].float())
+        rise = rise.masked_fill(~near, -math.inf)
+        swapped = torch.zeros_like(goes_on)
+        for choice in rise.topk(min(self.tried, rise.shape[1]), dim=1).indices.T:
+            tried = ids.clone()
+            tried[rows, place] = nearest[rows, choice]
+            found, flipped = self._judged(scene, tried)
+            # From the loss so far on: a later candidate has to beat the earlier one.
+            better = goes_on & near[rows, choice] & (found > loss)
+            ids = torch.where(better[:, None], tried, ids)
+            loss, wrong, swapped = (
+                torch.where(better, found, loss),
+                torch.where(better, flipped, wrong),
+                swapped | better,
+            )
+        return ids, loss, wrong, swapped
+
+    def _judged(self, scene: Scene, ids: Int[Tensor, "b t"]) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
+        """Task loss of each row, and whether its answer is wrong at any label position (never for numbers)."""
+        batch = dataclasses.replace(scene.batch, ids=ids)
+        logits = scene.logits(batch)
+        losses = scene.losses(logits, batch)
+        assert batch.targets is not None
+        if batch.targets.is_floating_point():
+            return losses, torch.zeros_like(losses, dtype=torch.bool)
+        return losses, ((logits.argmax(-1) != batch.targets) & (batch.targets >= 0)).any(1)
