@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -77,5 +78,5 @@ class Batch:
         return self._map(lambda values: values[rows])
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return Batch(**{name: None if value is None else change(value) for name, value in values.items()})

@@ -89,10 +89,11 @@ def _moved(span: Span, prefix: str) -> Span:
 
 
 def _inputs(
-    texts: list[str], spans: list[Spans], tokenizer: partial[Any], limit: int, task: Task
+    texts: Sequence[str], spans: Sequence[Spans], tokenizer: partial[Any], limit: int, task: Task
 ) -> tuple[Ragged, Ragged, int]:
-    encode = _encode_fast if getattr(tokenizer.func, "is_fast", False) else _encode_slow
-    special = tokenizer.func.all_special_ids
+    called: Any = tokenizer.func
+    encode = _encode_fast if getattr(called, "is_fast", False) else _encode_slow
+    special = called.all_special_ids
     rows: list[np.ndarray] = []
     parts: list[np.ndarray] = []
     truncated = 0
@@ -116,16 +117,16 @@ Encoded = tuple[int, np.ndarray | None, np.ndarray | int]
 
 
 def _encode_fast(
-    texts: list[str], spans: list[Spans], tokenizer: partial[Any], limit: int, shortened: Sequence[str]
+    texts: Sequence[str], spans: Sequence[Spans], tokenizer: partial[Any], limit: int, shortened: Sequence[str]
 ) -> Iterable[Encoded]:
-    encodings = tokenizer(texts).encodings
+    encodings = tokenizer(list(texts)).encodings
     for text, row_spans, encoding in zip(texts, spans, encodings, strict=True):
         ids, members = np.asarray(encoding.ids, np.int32), _members(text, row_spans, encoding)
         if len(ids) <= limit:
             yield len(ids), ids, members
             continue
         keep = kept_tokens(text, encoding.offsets, [row_spans[n] for n in shortened if n in row_spans], limit)
-        yield len(ids), *((None, 0) if keep is None else (ids[keep], members[keep]))
+        yield (len(ids), None, UNKNOWN) if keep is None else (len(ids), ids[keep], members[keep])
 
 
 def _members(text: str, spans: Spans, encoding: Any) -> np.ndarray:
@@ -137,7 +138,7 @@ def _members(text: str, spans: Spans, encoding: Any) -> np.ndarray:
 
 
 def _encode_slow(
-    texts: list[str], spans: list[Spans], tokenizer: partial[Any], limit: int, shortened: Sequence[str]
+    texts: Sequence[str], spans: Sequence[Spans], tokenizer: partial[Any], limit: int, shortened: Sequence[str]
 ) -> Iterable[Encoded]:
     """The same without offsets: long rows are shortened as text and tokenised again."""
 

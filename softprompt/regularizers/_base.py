@@ -42,7 +42,7 @@ class Scene:
     logits: Callable[[Batch], Tensor]
     losses: Callable[[Tensor, Batch], Tensor]
     divergence: Callable[[str, Tensor, Tensor, Batch], Tensor]
-    clean: Float[Tensor, "b l v"]
+    clean: Float[Tensor, "b l c"]
     gradient: Float[Tensor, "b s e"] | None
     generators: Mapping[int, torch.Generator]
     words: WordScale

@@ -83,7 +83,8 @@ class Regularizer:
             if name not in own | inner:
                 raise UnknownName("regulariser option", name, own | inner)
         given = {name: like("regulariser option", name, value, (own | inner)[name]) for name, value in options.items()}
-        changed = dataclasses.replace(self.perturbation, **{n: v for n, v in given.items() if n in inner})
+        perturbation: Any = self.perturbation
+        changed = dataclasses.replace(perturbation, **{n: v for n, v in given.items() if n in inner})
         return dataclasses.replace(self, perturbation=changed, **{n: v for n, v in given.items() if n in own})
 
     def structure(self) -> tuple[object, ...]:

@@ -23,9 +23,9 @@ class SwapPerturbation(AbstractPerturbation):
 
     The words of a row are ranked by ||dL/dx||, the gradient of its task loss; in this order each is swapped for the
     neighbour that raises the loss most, if one does, until max(ceil(rate n), least) of its n free words are swapped or
-    the answer is wrong. Of the neighbours those are tried whose first-order rise (E_c - E_w) . dL/dx is largest.
-    Never the template, a special token, a label word, a stop word, a word of several tokens or the other text of a
-    pair.
+    a right answer has become wrong. Of the neighbours those are tried whose first-order rise (E_c - E_w) . dL/dx is
+    largest. Never the template, a special token, a label word, a stop word, a word of several tokens or the other text
+    of a pair.
 
     Args:
         rate: share of a row's free words that may be swapped.
@@ -83,12 +83,13 @@ class SwapPerturbation(AbstractPerturbation):
         budget = torch.minimum((rate * counts).ceil().long().clamp(min=self.least), counts)
         ids, swaps = batch.ids, torch.zeros_like(budget)
         loss, wrong = self._judged(scene, ids)
+        was_right, flipped = ~wrong, torch.zeros_like(wrong)
         for rank in range(int(counts.max())):
-            goes_on = (rank < counts) & (swaps < budget) & ~wrong
+            goes_on = (rank < counts) & (swaps < budget) & ~flipped
             if not bool(goes_on.any()):
                 break
             ids, loss, wrong, swapped = self._swap(scene, ids, loss, wrong, order[:, rank], goes_on, gradient)
-            swaps = swaps + swapped
+            swaps, flipped = swaps + swapped, was_right & wrong
         yield dataclasses.replace(batch, ids=ids)
 
     def free(self, scene: Scene) -> Bool[Tensor, "b t"]:
@@ -128,13 +129,13 @@ class SwapPerturbation(AbstractPerturbation):
         for choice in rise.topk(min(self.tried, rise.shape[1]), dim=1).indices.T:
             tried = ids.clone()
             tried[rows, place] = nearest[rows, choice]
-            found, flipped = self._judged(scene, tried)
+            found, judged = self._judged(scene, tried)
             # From the loss so far on: a later candidate has to beat the earlier one.
             better = goes_on & near[rows, choice] & (found > loss)
             ids = torch.where(better[:, None], tried, ids)
             loss, wrong, swapped = (
                 torch.where(better, found, loss),
-                torch.where(better, flipped, wrong),
+                torch.where(better, judged, wrong),
                 swapped | better,
             )
         return ids, loss, wrong, swapped

@@ -161,7 +161,7 @@ class Surroundings:
         group: Group,
         bank: PromptBank,
         batch: Batch,
-        clean: Float[Tensor, "b l v"],
+        clean: Float[Tensor, "b l c"],
         gradient: Float[Tensor, "b s e"] | None,
         noise: Noise,
     ) -> Scene:
@@ -226,7 +226,7 @@ class Surroundings:
                 )
             bank = PromptBank.stack([self.embeddings[:m].detach()])
             group = Group((Term(0, one, one.alpha, one.share, 0),))
-            nothing = torch.zeros(0, 0, 0, device=batch.ids.device)
+            nothing = torch.zeros(len(batch.ids), 0, 0, device=batch.ids.device)
             perturbation.check(self.scene(group, bank, batch, nothing, None, lambda anew: contextlib.nullcontext()))
 
 

@@ -1,0 +1,831 @@
+"""Perturbation-based regularisers: each published algorithm as its plain reference, and what must never be touched."""
+
+import contextlib
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from scipy.special import rel_entr, softmax
+from softprompt.backbones import from_model
+from softprompt.bank import PromptBank
+from softprompt.data import SPECIAL, load_rows, split_rows
+from softprompt.errors import BadInput, UnknownName
+from softprompt.evaluation import examples_for
+from softprompt.fleet import Lane
+from softprompt.initializers import uniform
+from softprompt.losses import task_losses
+from softprompt.regularizers import DIVERGENCES, REGULARIZERS, Vocabulary, _words, regularizers, row_divergences
+from softprompt.regularizers._ball import Ball
+from softprompt.regularizers._embedding import EmbeddingPerturbation
+from softprompt.regularizers._words import free_words
+from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.store import save_checkpoint
+from softprompt.study import RunSpec
+from softprompt.training import _train as train_module
+from softprompt.training import resume, train
+from softprompt.training._records import read_record
+from softprompt.training._step import backward
+from softprompt.training._terms import Group, Surroundings, Term, acting
+
+from kit import review_task, same_files
+
+FAMILIES = ("t5", "bert", "gpt2")
+LENGTH = 3
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory):
+    return review_task(tmp_path_factory.mktemp("reviews") / "data")
+
+
+@pytest.fixture
+def setting(tiny_model, task):
+    """A backbone in float64 (the norms of T5 alone compute in float32), its surroundings, and its training rows."""
+
+    def build(family, dtype=torch.float64, task=task, **options):
+        backbone = from_model(*tiny_model(family, dtype=dtype, **options))
+        rows = split_rows(task, load_rows(task)).train
+        return backbone, Surroundings.of(backbone, task), examples_for(backbone, task, rows, LENGTH)
+
+    return build
+
+
+def lane_of(backbone, seed=0, double=True):
+    made = Lane.build(
+        LaneSettings(method="p-tuning", options={"prompt_length": LENGTH}, seeds=Seeds.all(seed)),
+        uniform(), backbone.word_vectors, None,
+    )  # fmt: skip
+    return made.double() if double else made
+
+
+def batch_of(backbone, examples, rows=(0, 1, 2, 3), owner=0):
+    return examples.batch(list(rows), owner, backbone.pad_id)
+
+
+def term(text, owner=0, seed=7):
+    (one,) = regularizers(text)
+    return Term(owner, one, one.alpha, one.share, seed)
+
+
+def perturbed(surroundings, text, batch, bank, seed=7):
+    group, scene = scene_of(surroundings, term(text, seed=seed), batch, bank)
+    return next(iter(group.batches(scene)))
+
+
+def scene_of(surroundings, one, batch, bank, gradient=None):
+    with torch.no_grad():
+        clean = surroundings.backbone.logits(bank, batch)
+    group = Group((one,))
+    return group, surroundings.scene(group, bank, batch, clean, gradient, lambda anew: contextlib.nullcontext())
+
+
+def gradients(backbone, surroundings, text, batch, lane=None, **options):
+    """The gradients that `backward` gives a lane with these regularisers, and the pass's result."""
+    lane = lane or lane_of(backbone)
+    lane.zero_grad()
+    terms = [Term(0, one, one.alpha, one.share, 7 + i) for i, one in enumerate(regularizers(text))]
+    result = backward(backbone, [lane], batch, [0], terms=terms, surroundings=surroundings, **options)
+    return [p.grad.clone() for p in lane.parameters() if p.grad is not None], result
+
+
+def reference(lane, objective):
+    """Plain autograd through one objective of the prompt vectors."""
+    lane.zero_grad()
+    loss = objective(PromptBank.stack([lane.vectors()]))
+    loss.backward()
+    return [p.grad.clone() for p in lane.parameters() if p.grad is not None], loss.detach()
+
+
+def task_mean(backbone, bank, batch):
+    return task_losses(backbone.logits(bank, batch), batch.targets).mean()
+
+
+def shift(batch, delta):
+    return dataclasses.replace(batch, text_shift=delta)
+
+
+def noise(batch, e, seed=7):
+    """The noise that a lane with this seed draws: for its tokens in order, pads and special tokens left out."""
+    touched = batch.mask & (batch.parts != SPECIAL)
+    drawn = torch.randn(int(touched.sum()), e, generator=torch.Generator().manual_seed(seed))
+    found = torch.zeros(*touched.shape, e)
+    found[touched] = drawn
+    return found, touched
+
+
+def same(found, expected, atol=1e-6):
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=atol)
+
+
+@st.composite
+def two_logits(draw):
+    shape = (draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(2, 6)))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
+    scale = draw(st.sampled_from([0.1, 1.0, 30.0]))
+    return [scale * torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2)]
+
+
+class TestDivergences:
+    @settings(deadline=None, max_examples=40)
+    @given(two_logits())
+    def test_they_are_what_scipy_computes(self, logits):
+        p, q = (softmax(x.numpy(), axis=-1) for x in logits)
+        middle = (p + q) / 2
+
+        def kl(a, b):
+            return rel_entr(a, b).sum(-1)
+
+        expected = {
+            "kl": kl(p, q),
+            "symmetric-kl": kl(p, q) + kl(q, p),
+            "both-kl": (kl(p, q) + kl(q, p)) / 2,
+            "js": (kl(p, middle) + kl(q, middle)) / 2,
+            "squared-error": ((p - q) ** 2).sum(-1),
+        }
+        for name, divergence in DIVERGENCES.items():
+            np.testing.assert_allclose(divergence.of(*logits).numpy(), expected[name], rtol=1e-6, atol=1e-9)
+
+    @settings(deadline=None, max_examples=20)
+    @given(two_logits())
+    def test_they_are_never_negative_and_zero_for_equal_answers(self, logits):
+        positions = torch.ones(logits[0].shape[:2], dtype=torch.bool)
+        for divergence in DIVERGENCES.values():
+            assert (row_divergences(divergence, *logits, positions) >= -1e-12).all()
+            assert row_divergences(divergence, logits[0], logits[0], positions).abs().max() < 1e-12
+
+    @pytest.mark.parametrize("name", DIVERGENCES)
+    def test_only_where_it_says_so_does_a_gradient_go_into_the_clean_answer(self, name):
+        clean, other = (torch.randn(2, 1, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+        DIVERGENCES[name].of(clean, other).sum().backward()
+        assert other.grad is not None
+        assert (clean.grad is None) == DIVERGENCES[name].stops_clean
+
+    def test_positions_without_label_count_nothing(self):
+        a, b = torch.randn(1, 3, 4), torch.randn(1, 3, 4)
+        kl, one = DIVERGENCES["kl"], torch.tensor([[True, False, False]])
+        expected = kl.of(a[:, :1], b[:, :1])[:, 0]
+        torch.testing.assert_close(row_divergences(kl, a, b, one), expected)
+
+    @pytest.mark.parametrize("name", DIVERGENCES)
+    def test_over_label_words_it_is_that_of_their_logits_alone(self, name):
+        a, b = torch.randn(2, 1, 6).double(), torch.randn(2, 1, 6).double()
+        allowed = torch.tensor([[False, True, False, True, True, False]])
+        positions = torch.ones(2, 1, dtype=torch.bool)
+        found = row_divergences(DIVERGENCES[name], a, b, positions, allowed)
+        expected = DIVERGENCES[name].of(a[:, :, allowed[0]], b[:, :, allowed[0]])[:, 0]
+        torch.testing.assert_close(found, expected)
+
+    def test_one_number_is_compared_as_it_is(self):
+        a, b = torch.tensor([[[1.0]]]), torch.tensor([[[3.5]]])
+        assert DIVERGENCES["squared-error"].of(a, b).item() == 6.25
+
+
+class TestBalls:
+    @settings(deadline=None, max_examples=60)
+    @given(
+        st.sampled_from(["l2", "linf"]), st.sampled_from(["token", "sentence"]), st.floats(0.01, 10), st.integers(0, 99)
+    )
+    def test_projection_ends_in_the_ball_and_moves_nothing_that_is_in_it(self, norm, level, radius, seed):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(3, 4, 5, generator=generator)
+        ball = Ball(norm, level, torch.full((3, 1, 1), float(radius)))
+        found = ball.project(x)
+        assert (ball.norms(found) <= radius * (1 + 1e-5)).all()
+        torch.testing.assert_close(ball.project(found), found)
+        small = x * (0.99 * radius / ball.norms(x).amax())
+        assert ball.project(small).equal(small)
+
+    def test_norms_are_of_each_position_or_of_the_row(self):
+        x = torch.tensor([[[3.0, 4.0], [0.0, -12.0]]])
+        one = torch.ones(1, 1, 1)
+        assert Ball("l2", "token", one).norms(x).flatten().tolist() == [5.0, 12.0]
+        assert Ball("l2", "sentence", one).norms(x).flatten().tolist() == [13.0]
+        assert Ball("linf", "sentence", one).norms(x).flatten().tolist() == [12.0]
+
+    def test_a_zero_has_no_direction_and_stays(self):
+        ball = Ball("l2", "token", torch.ones(1, 1, 1))
+        assert not ball.direction(torch.zeros(1, 2, 3)).any()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+class TestAgainstPlainReferences:
+    """Gradients of the prompt's parameters, network included, against one objective differentiated as it stands."""
+
+    def test_noise_with_a_stopped_clean_side(self, family, setting):
+        backbone, surroundings, examples = setting(family)
+        batch = batch_of(backbone, examples)
+        found, result = gradients(backbone, surroundings, "rn-emb:sigma=0.5,alpha=0.7,divergence=kl", batch)
+        delta = 0.5 * surroundings.words.rms * noise(batch, backbone.embedding_size)[0]
+
+        def objective(bank):
+            clean, other = backbone.logits(bank, batch), backbone.logits(bank, shift(batch, delta))
+            apart = DIVERGENCES["kl"].of(clean.detach(), other)
+            positions = batch.targets >= 0
+            apart = (apart * positions).sum(1) / positions.sum(1)
+            return task_losses(clean, batch.targets).mean() + 0.7 * apart.mean()
+
+        expected, loss = reference(lane_of(backbone), objective)
+        same(found, expected)
+        torch.testing.assert_close(
+            (result.losses + result.divergences).sum(), loss.to(result.losses), rtol=1e-5, atol=1e-6
+        )
+
+    @pytest.mark.parametrize("name", ["symmetric-kl", "js"])
+    def test_noise_with_both_graphs(self, family, name, setting):
+        backbone, surroundings, examples = setting(family)
+        batch = batch_of(backbone, examples)
+        found, _ = gradients(backbone, surroundings, f"rn-emb:divergence={name}", batch)
+        delta = 0.3 * surroundings.words.rms * noise(batch, backbone.embedding_size)[0]
+
+        def objective(bank):
+            clean, other = backbone.logits(bank, batch), backbone.logits(bank, shift(batch, delta))
+            positions = batch.targets >= 0
+            apart = (DIVERGENCES[name].of(clean, other) * positions).sum(1) / positions.sum(1)
+            return task_losses(clean, batch.targets).mean() + apart.mean()
+
+        same(found, reference(lane_of(backbone), objective)[0])
+
+    def test_two_regularisers_add_up(self, family, setting):
+        backbone, surroundings, examples = setting(family)
+        batch = batch_of(backbone, examples)
+        plain, _ = gradients(backbone, surroundings, "", batch)
+        texts = ["rn-emb", "adv-emb:alpha=0.5"]
+        both, _ = gradients(backbone, surroundings, "+".join(texts), batch)
+        single = []
+        for i, text in enumerate(texts):
+            lane = lane_of(backbone)
+            one = dataclasses.replace(term(text), seed=7 + i)
+            backward(backbone, [lane], batch, [0], terms=[one], surroundings=surroundings)
+            single.append([p.grad.clone() for p in lane.parameters() if p.grad is not None])
+        same(both, [a + b - c for a, b, c in zip(*single, plain, strict=True)])
+
+    @pytest.mark.parametrize("steps", [1, 3])
+    @pytest.mark.parametrize("norm", ["l2", "linf"])
+    def test_projected_ascent_and_the_gradient_of_the_clean_pass_saves_one(self, family, norm, steps, setting):
+        backbone, surroundings, examples = setting(family)
+        batch = batch_of(backbone, examples)
+        text = f"adv-emb:steps={steps},norm={norm},radius=0.5,step=0.3,divergence=ce"
+        found, _ = gradients(backbone, surroundings, text, batch)
+        slow, _ = gradients(backbone, surroundings, f"{text},reuse=false", batch)
+        same(found, slow)
+        e, rms = backbone.embedding_size, surroundings.words.rms
+        unit = rms * (e**0.5 if norm == "l2" else 1)
+        touched = noise(batch, e)[1][:, :, None]
+
+        def objective(bank):
+            delta = torch.zeros(*batch.ids.shape, e)
+            for _ in range(steps):
+                delta.requires_grad_()
+                (g,) = torch.autograd.grad(task_mean(backbone, bank, shift(batch, delta)), delta, retain_graph=True)
+                g = g * touched
+                if norm == "l2":
+                    delta = delta.detach() + 0.3 * unit * g / g.flatten(1).norm(dim=1)[:, None, None]
+                    longest = delta.flatten(1).norm(dim=1)[:, None, None]
+                    delta = torch.where(longest > 0.5 * unit, delta * 0.5 * unit / longest, delta)
+                else:
+                    delta = delta.detach() + 0.3 * unit * g / g.flatten(1).abs().amax(1)[:, None, None]
+                    delta = delta.clamp(-0.5 * unit, 0.5 * unit)
+            return task_mean(backbone, bank, batch) + task_mean(backbone, bank, shift(batch, delta.detach()))
+
+        same(found, reference(lane_of(backbone), objective)[0], atol=1e-5)
+
+    def test_smart(self, family, setting):
+        """Algorithm 1 as its authors' code runs it (mt_dnn/perturbation.py), its two stabilised KLs written plainly."""
+        backbone, surroundings, examples = setting(family)
+        batch = batch_of(backbone, examples)
+        # The published step and noise of 1e-5 drown in float32; the algorithm is the same.
+        found, _ = gradients(backbone, surroundings, "smart:sigma=0.1,step=0.1,radius=0.2", batch)
+        positions = batch.targets >= 0
+
+        def kl(p, q):
+            apart = (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1)
+            return ((apart * positions).sum(1) / positions.sum(1)).sum()
+
+        drawn, touched = noise(batch, backbone.embedding_size)
+
+        def objective(bank):
+            clean = backbone.logits(bank, batch)
+            delta = (0.1 * drawn).requires_grad_()
+            adv = kl(clean.detach(), backbone.logits(bank, shift(batch, delta)))
+            (g,) = torch.autograd.grad(adv, delta, retain_graph=True)
+            moved = delta.detach() + 0.1 * g * touched[:, :, None]
+            delta = 0.2 * moved / (moved.abs().amax(-1, keepdim=True) + 1e-6)
+            other = backbone.logits(bank, shift(batch, delta))
+            apart = kl(clean.detach(), other) + kl(other.detach(), clean)
+            return task_losses(clean, batch.targets).mean() + apart / len(batch.ids)
+
+        same(found, reference(lane_of(backbone), objective)[0], atol=1e-5)
+
+    def test_freelb(self, family, setting):
+        """run_glue_freelb.py: K ascent steps, whose own passes are the training loss; no clean pass."""
+        backbone, surroundings, examples = setting(family)
+        batch = batch_of(backbone, examples)
+        found, result = gradients(backbone, surroundings, "freelb:steps=3,step=0.2,sigma=0.4,radius=0.5", batch)
+        e = backbone.embedding_size
+        touched = noise(batch, e)[1]
+        drawn = 2 * torch.rand(int(touched.sum()), e, generator=torch.Generator().manual_seed(7)) - 1
+        start = torch.zeros(*touched.shape, e)
+        start[touched] = drawn
+        start = start * 0.4 / (e * touched.sum(1)).sqrt()[:, None, None]
+
+        def objective(bank):
+            delta, total = start, torch.zeros((), dtype=torch.float64)
+            for _ in range(3):
+                delta = delta.detach().requires_grad_()
+                loss = task_mean(backbone, bank, shift(batch, delta))
+                total = total + loss / 3
+                (g,) = torch.autograd.grad(loss, delta, retain_graph=True)
+                g = g * touched[:, :, None]
+                delta = delta + 0.2 * g / g.flatten(1).norm(dim=1)[:, None, None]
+                longest = delta.flatten(1).norm(dim=1)[:, None, None]
+                delta = torch.where(longest > 0.5, delta * 0.5 / longest, delta)
+            return total
+
+        expected, loss = reference(lane_of(backbone), objective)
+        same(found, expected, atol=1e-5)
+        torch.testing.assert_close(result.losses.sum(), loss.to(result.losses), rtol=1e-5, atol=1e-6)
+
+    def test_vat(self, family, setting):
+        """Miyato et al., 2018, section 3.3: power iteration, then the radius; the clean answer is fixed."""
+        backbone, surroundings, examples = setting(family)
+        batch = batch_of(backbone, examples)
+        found, _ = gradients(backbone, surroundings, "vat:steps=2,step=0.3,radius=0.5,units=raw", batch)
+        drawn, touched = noise(batch, backbone.embedding_size)
+        positions = batch.targets >= 0
+
+        def unit(x):
+            return x / x.flatten(1).norm(dim=1)[:, None, None]
+
+        def lds(bank, clean, delta):
+            apart = DIVERGENCES["kl"].of(clean, backbone.logits(bank, shift(batch, delta)))
+            return ((apart * positions).sum(1) / positions.sum(1)).mean()
+
+        def objective(bank):
+            logits = backbone.logits(bank, batch)
+            clean, d = logits.detach(), unit(drawn)
+            for _ in range(2):
+                r = (0.3 * d).detach().requires_grad_()
+                (g,) = torch.autograd.grad(lds(bank, clean, r), r, retain_graph=True)
+                d = unit(g * touched[:, :, None])
+            return task_losses(logits, batch.targets).mean() + lds(bank, clean, 0.5 * d.detach())
+
+        same(found, reference(lane_of(backbone), objective)[0], atol=1e-5)
+
+    def test_r_drop(self, family, setting):
+        """Equations 2 to 4, the cross entropy of both passes averaged as in its authors' README."""
+        backbone, surroundings, examples = setting(family)
+        backbone.dropout(True)
+        batch = batch_of(backbone, examples)
+        found, _ = gradients(backbone, surroundings, "r-drop:alpha=0.6", batch, dropout_seed=5)
+        positions = batch.targets >= 0
+
+        def objective(bank):
+            answers = []
+            for seed in (5, 6):
+                torch.manual_seed(seed)
+                answers.append(backbone.logits(bank, batch))
+            a, b = (x.log_softmax(-1) for x in answers)
+            apart = ((a.exp() * (a - b)).sum(-1) + (b.exp() * (b - a)).sum(-1)) / 2
+            apart = (apart * positions).sum(1) / positions.sum(1)
+            losses = [task_losses(x, batch.targets).mean() for x in answers]
+            return (losses[0] + losses[1]) / 2 + 0.6 * apart.mean()
+
+        same(found, reference(lane_of(backbone), objective)[0])
+
+
+class TestWhatIsTouched:
+    def bank(self, backbone, n=LENGTH):
+        return PromptBank.stack([torch.randn(n, backbone.embedding_size, generator=torch.Generator().manual_seed(0))])
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_noise_has_its_size_in_units_of_the_word_vectors_and_spares_pads_and_special_tokens(self, family, setting):
+        backbone, surroundings, examples = setting(family, torch.float32)
+        batch = batch_of(backbone, examples, range(40))
+        found = perturbed(surroundings, "rn-emb:sigma=0.5", batch, self.bank(backbone)).text_shift
+        touched = batch.mask & (batch.parts != SPECIAL)
+        assert not found[~touched].any()
+        assert found[touched].std().item() == pytest.approx(0.5 * surroundings.words.rms, rel=0.05)
+        assert found[touched].any(-1).all()
+
+    def test_the_template_is_spared_where_that_is_asked(self, setting, task):
+        templated = dataclasses.replace(task, template="review: {text} question: good or bad?")
+        backbone, surroundings, examples = setting("t5", torch.float32, templated)
+        batch = batch_of(backbone, examples)
+        assert (batch.parts == 0).any()
+        found = perturbed(surroundings, "rn-emb:template=false", batch, self.bank(backbone)).text_shift
+        assert found.any(-1).equal(batch.parts == 1)
+
+    @pytest.mark.parametrize(
+        ("where", "text", "prompt"), [("input", True, False), ("prompt", False, True), ("both", True, True)]
+    )
+    def test_input_prompt_or_both(self, where, text, prompt, setting):
+        backbone, surroundings, examples = setting("t5", torch.float32)
+        batch = batch_of(backbone, examples)
+        found = perturbed(surroundings, f"rn-emb:where={where}", batch, self.bank(backbone))
+        assert (found.text_shift is not None) == text
+        assert (found.prompt_shift is not None) == prompt
+        if prompt:
+            assert found.prompt_shift.any(-1).all()
+
+    @pytest.mark.parametrize("norm", ["l2", "linf"])
+    @pytest.mark.parametrize("level", ["token", "sentence"])
+    @pytest.mark.parametrize("start", ["zero", "ball", "gaussian"])
+    def test_an_ascent_ends_in_its_ball(self, norm, level, start, setting):
+        backbone, surroundings, examples = setting("t5", torch.float32)
+        batch = batch_of(backbone, examples)
+        text = f"adv-emb:steps=3,radius=0.4,norm={norm},level={level},start={start},sigma=3"
+        found = perturbed(surroundings, text, batch, self.bank(backbone)).text_shift.detach()
+        unit = surroundings.words.rms * (backbone.embedding_size**0.5 if norm == "l2" else 1.0)
+        norms = Ball(norm, level, torch.ones(1, 1, 1)).norms(found)
+        assert (norms <= 0.4 * unit * (1 + 1e-5)).all()
+        assert norms.amax() > 0.39 * unit
+        assert not found[~(batch.mask & (batch.parts != SPECIAL))].any()
+
+    @pytest.mark.parametrize("norm", ["l2", "linf"])
+    def test_a_start_in_the_ball_is_uniform_there(self, norm, setting):
+        backbone, surroundings, examples = setting("t5", torch.float32)
+        batch = batch_of(backbone, examples, range(48))
+        text = f"rn-emb:start=ball,radius=0.4,norm={norm},level=token"
+        found = perturbed(surroundings, text, batch, self.bank(backbone)).text_shift
+        e = backbone.embedding_size
+        unit = surroundings.words.rms * (e**0.5 if norm == "l2" else 1.0)
+        tokens = found[batch.mask & (batch.parts != SPECIAL)] / (0.4 * unit)
+        if norm == "l2":
+            # The share of the volume within the norm is uniform in [0, 1].
+            shares = tokens.norm(dim=1) ** e
+            assert 0.4 < shares.mean() < 0.6
+            assert shares.max() <= 1 + 1e-4
+        else:
+            assert tokens.abs().max() <= 1
+            assert tokens.std().item() == pytest.approx(1 / 3**0.5, rel=0.05)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "rn-emb",
+            "adv-emb",
+            "adv-emb:start=gaussian,steps=2",
+            "rn-text:rate=0.5",
+            "rn-text:how=replace,rate=0.5",
+            "vat",
+        ],
+    )
+    def test_neither_padding_nor_other_lanes_change_a_perturbation(self, text, setting):
+        backbone, surroundings, examples = setting("t5", torch.float32)
+        bank = self.bank(backbone)
+        alone = batch_of(backbone, examples, [0, 1])
+        first, scene = scene_of(surroundings, term(text), alone, bank)
+        gradient = torch.ones(2, LENGTH + alone.ids.shape[1], backbone.embedding_size)
+        scene = dataclasses.replace(scene, gradient=gradient)
+        expected = next(iter(first.batches(scene)))
+        owner = torch.tensor([1, 0, 0, 1])
+        wide = batch_of(backbone, examples, [3, 0, 1, 2], owner)
+        wide = dataclasses.replace(
+            wide,
+            **{
+                n: torch.nn.functional.pad(getattr(wide, n), (0, 4), value=v)
+                for n, v in (("ids", 0), ("mask", False), ("parts", SPECIAL))
+            },
+        )
+        both = PromptBank.stack([bank.vectors[0], bank.vectors[0] + 1])
+        group = Group((term(text), term(text, owner=1, seed=99)))
+        with torch.no_grad():
+            clean = backbone.logits(both, wide)
+        _, template = scene_of(surroundings, term(text), wide, both)
+        shared = dataclasses.replace(
+            template, clean=clean, gradient=torch.ones(4, LENGTH + wide.ids.shape[1], backbone.embedding_size),
+            generators={t.owner: torch.Generator().manual_seed(t.seed) for t in group.terms},
+        )  # fmt: skip
+        found = next(iter(group.batches(shared)))
+        width = alone.ids.shape[1]
+        assert found.ids[1:3, :width].equal(expected.ids)
+        if expected.text_shift is not None:
+            torch.testing.assert_close(found.text_shift[1:3, :width], expected.text_shift, rtol=1e-3, atol=1e-5)
+            assert not found.text_shift[1:3, width:].any()
+
+    def test_an_ascent_raises_the_divergence_above_noise_of_the_same_size(self, setting):
+        backbone, surroundings, examples = setting("t5", torch.float32)
+        batch = batch_of(backbone, examples, range(32))
+        bank = self.bank(backbone)
+        clean = backbone.logits(bank, batch)
+
+        def apart(text):
+            delta = perturbed(surroundings, text, batch, bank)
+            found = row_divergences(DIVERGENCES["kl"], clean, backbone.logits(bank, delta), batch.targets >= 0)
+            return found.mean().item(), delta.text_shift.detach().flatten(1).norm(dim=1)
+
+        climbed, size = apart("adv-emb:start=gaussian,sigma=0.1,objective=kl,steps=5,radius=1")
+        noise = [apart(f"rn-emb:sigma={s}")[0] for s in (0.1,)]
+        random, size_of_noise = apart("rn-emb:sigma=1")
+        assert (size_of_noise >= size).all()
+        assert climbed > 2 * random > 0
+        assert noise[0] < climbed
+
+
+class TestWords:
+    def scene(self, setting, text, family="t5", task=None, rows=range(40), **options):
+        made = setting(family, torch.float32, **({} if task is None else {"task": task}))
+        backbone, surroundings, examples = made
+        batch = batch_of(backbone, examples, rows)
+        bank = PromptBank.stack([torch.randn(LENGTH, backbone.embedding_size)])
+        shifted = dataclasses.replace(
+            batch, text_shift=torch.zeros(*batch.ids.shape, backbone.embedding_size, requires_grad=True)
+        )
+        (gradient,) = torch.autograd.grad(
+            task_losses(backbone.logits(bank, shifted), batch.targets).sum(), shifted.text_shift
+        )
+        gradient = torch.nn.functional.pad(gradient, (0, 0, LENGTH, 0))
+        group, scene = scene_of(surroundings, term(text), batch, bank, gradient)
+        return group, scene
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("how", ["mask", "replace"])
+    def test_about_the_rate_of_free_words_changes_and_nothing_else(self, family, how, setting):
+        group, scene = self.scene(setting, f"rn-text:rate=0.3,how={how}", family)
+        found = next(iter(group.batches(scene)))
+        changed = found.ids != scene.batch.ids
+        free = free_words(scene, "all")
+        assert not changed[~free].any()
+        assert 0.2 < changed[free].float().mean() < 0.4
+        assert found.mask is scene.batch.mask
+
+    def test_all_tokens_of_a_word_change_together(self, setting):
+        group, scene = self.scene(setting, "rn-text:rate=0.5", "bert")
+        begins = scene.vocabulary.begins.clone()
+        begins[scene.vocabulary.tokens.index("was")] = False
+        scene.vocabulary.begins = begins
+        words = scene.vocabulary.words(scene.batch.ids, scene.batch.mask)
+        changed = next(iter(group.batches(scene))).ids != scene.batch.ids
+        several = 0
+        for row, marks in zip(words, changed, strict=True):
+            for word in row[row > 0].unique():
+                assert marks[row == word].unique().numel() == 1
+                several += int((row == word).sum() > 1)
+        assert several
+
+    @pytest.mark.parametrize(
+        "text", ["rn-text:rate=1", "rn-text:rate=1,how=replace", "adv-text:cosine=-1,rate=1,stop_words=false"]
+    )
+    def test_label_words_are_neither_taken_nor_written(self, text, setting):
+        group, scene = self.scene(setting, text)
+        guarded = scene.vocabulary.guarded
+        assert guarded[scene.batch.ids].any()
+        found = next(iter(group.batches(scene)))
+        assert (guarded[found.ids] & scene.batch.mask).equal(guarded[scene.batch.ids] & scene.batch.mask)
+        assert (found.ids != scene.batch.ids).any()
+
+    def test_without_a_mask_token_words_are_replaced_and_a_line_says_so(self, setting, caplog):
+        group, scene = self.scene(setting, "rn-text:rate=1", "gpt2")
+        assert scene.vocabulary.mask_id is None
+        _words._said.clear()
+        found = next(iter(group.batches(scene)))
+        assert "no mask token" in caplog.text
+        changed = found.ids != scene.batch.ids
+        assert scene.vocabulary.replaceable[found.ids[changed]].all()
+
+    def test_swaps_raise_the_loss_within_their_budget_and_keep_stop_words(self, setting):
+        group, scene = self.scene(setting, "adv-text:cosine=-1,rate=0.3,tried=2")
+        found = next(iter(group.batches(scene)))
+        changed = found.ids != scene.batch.ids
+        free = group.regularizer.perturbation.free(scene)
+        assert not changed[~free].any()
+        budget = (0.3 * free.sum(1)).ceil().clamp(min=1)
+        assert (changed.sum(1) <= budget).all()
+        before, after = (scene.losses(scene.logits(b), b) for b in (scene.batch, found))
+        assert (after[changed.any(1)] > before[changed.any(1)]).all()
+        assert changed.any()
+        assert found.mask.equal(scene.batch.mask)
+
+    def test_swaps_go_to_near_neighbours_only(self, setting):
+        group, scene = self.scene(setting, "adv-text:cosine=0.1,candidates=5,rate=1,stop_words=false")
+        found = next(iter(group.batches(scene)))
+        changed = found.ids != scene.batch.ids
+        table = torch.nn.functional.normalize(scene.embeddings, dim=1)
+        assert changed.any()
+        for old, new in zip(scene.batch.ids[changed], found.ids[changed], strict=True):
+            near = (table @ table[old]).masked_fill(~scene.vocabulary.replaceable, -2)
+            near[old] = -2
+            assert new in near.topk(5).indices
+            assert near[new] >= 0.1
+
+    def test_only_the_last_text_of_a_pair_is_swapped_unless_both_are_asked_for(self, setting, task):
+        pair = dataclasses.replace(task, template="{label} : {text}")
+        group, scene = self.scene(setting, "adv-text:cosine=-1,rate=1,stop_words=false", task=pair)
+        assert set(scene.batch.parts[group.regularizer.perturbation.free(scene)].tolist()) == {2}
+
+    def test_words_of_two_tokens_are_counted_by_their_marks(self):
+        class Tokenizer:
+            all_special_ids = (0,)
+            mask_token_id = None
+
+            def __len__(self):
+                return 5
+
+            def convert_ids_to_tokens(self, ids):
+                return [["<s>", "play", "##ing", "the", "##s"][i] for i in ids]
+
+        ids = torch.tensor([[0, 1, 2, 3, 4, 4, 1]])
+        found = Vocabulary(Tokenizer(), 6).words(ids, torch.tensor([[True] * 6 + [False]]))
+        assert found.tolist() == [[1, 2, 2, 3, 3, 3, 0]]
+
+
+class TestNames:
+    def test_every_regulariser_is_found_with_its_options_as_typed(self):
+        for name, one in REGULARIZERS.items():
+            assert regularizers(name) == (one,)
+        first, second = regularizers("rn-emb:sigma=1e+0,alpha=0.3 + adv-emb:steps=3,each=false")
+        assert (first.perturbation.sigma, first.alpha) == (1.0, 0.3)
+        assert (second.perturbation.steps, second.perturbation.start) == (3, "zero")
+        assert regularizers("") == ()
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("rn-em", "Did you mean 'rn-emb'"),
+            ("rn-emb:sigm=1", "Did you mean 'sigma'"),
+            ("rn-emb:sigma", "not KEY=VALUE"),
+            ("rn-emb:sigma=much", "is a number"),
+            ("rn-emb:alpha=-1", "alpha must be 0 or more"),
+            ("adv-emb:radius=-0.1", "radius must be 0 or more"),
+            ("adv-emb:radius=nan", "radius must be 0 or more"),
+            ("adv-emb:radius=100", "leaves nothing of the text"),
+            ("rn-emb:sigma=1000", "leaves nothing of the text"),
+            ("rn-emb:delay=2", "delay is a share"),
+            ("rn-text:rate=1.5", "rate is a probability"),
+            ("rn-text:column=second", "is no column"),
+            ("adv-text:tried=30", "tried must be 1 to candidates"),
+            ("rn-emb:each=true", "steps is 0"),
+            ("rn-emb:divergence=k", "unknown divergence of regulariser 'k'"),
+            ("freelb+r-drop", "more than the whole task loss"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_in_one_line(self, text, message):
+        with pytest.raises((BadInput, UnknownName), match=message) as error:
+            regularizers(text)
+        assert "\n" not in str(error.value)
+
+    def test_it_acts_after_its_delay_and_rises_over_its_ramp(self):
+        (one,) = regularizers("rn-emb:alpha=2,delay=0.4,ramp=0.2,share=0.5")
+        found = [one.weights(step, 10) for step in range(1, 11)]
+        alphas, shares = zip(*found, strict=True)
+        assert alphas == pytest.approx((0, 0, 0, 0, 1, 2, 2, 2, 2, 2))
+        assert shares == (0, 0, 0, 0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
+
+    @pytest.mark.parametrize(
+        "text", ["rn-emb:alpha=0", "rn-emb:sigma=0", "adv-emb:radius=0", "rn-text:rate=0", "vat:radius=0"]
+    )
+    def test_what_is_off_never_acts(self, text):
+        assert acting([regularizers(text)], [0], 1, 10, 0) == []
+
+    def test_each_prompt_step_and_regulariser_has_its_own_noise(self):
+        own = [regularizers("rn-emb+rn-emb"), regularizers("rn-emb")]
+        seeds = {t.seed for step in (1, 2) for number in (0, 1) for t in acting(own, [0, 1], step, 10, number)}
+        assert len(seeds) == 3 * 2 * 2
+
+    def test_a_run_is_named_by_the_numbers_and_without_any_as_before(self):
+        def name(text):
+            return RunSpec(task="lab/opinion", model="lab-t5-small", lane=LaneSettings(lr=0.1, regularizer=text)).name
+
+        assert name("rn-emb") == name("rn-emb:sigma=0.3")
+        assert name("rn-emb") != name("rn-emb:sigma=0.1")
+        assert name("rn-emb:alpha=0") == name("")
+        plain = RunSpec(task="lab/opinion", model="lab-t5-small", lane=LaneSettings(lr=0.1)).numbers()
+        assert not any("regularizer" in key for key in plain["lane"])
+
+
+@pytest.fixture(scope="session")
+def folder(tiny_t5, save_tiny, tmp_path_factory):
+    return save_tiny(tmp_path_factory.mktemp("models") / "t5", *tiny_t5())
+
+
+def lane(text, seed=0, method="prompt-tuning"):
+    return LaneSettings(
+        method=method, lr=0.1, regularizer=text, options={"prompt_length": LENGTH}, seeds=Seeds.all(seed)
+    )
+
+
+SHORT = TrainSettings(steps=6, batch_size=4, eval_every=3)
+
+
+class TestTraining:
+    @pytest.mark.parametrize("text", ["rn-emb:alpha=0", "adv-emb:radius=0", "rn-emb:delay=1", "rn-text:rate=0"])
+    def test_what_is_off_changes_no_bit(self, text, task, folder, tmp_path):
+        for name, one in (("plain", ""), ("off", text)):
+            run = train(task, str(folder), lanes=[lane(one)], settings=SHORT, output=tmp_path / name)
+            assert run.results[0].status == "finished"
+        plain, off = ((tmp_path / name / run.results[0].lane / "prompt") for name in ("plain", "off"))
+        (a,), (b,) = (list(load_file(next(p.glob("*.safetensors"))).values()) for p in (plain, off))
+        assert a.equal(b)
+
+    def test_lanes_with_different_regularisers_equal_each_alone(self, setting, task):
+        backbone, surroundings, examples = setting("t5")
+        texts = [
+            "",
+            "rn-emb:sigma=0.1",
+            "rn-emb:sigma=0.5,alpha=0.2",
+            "adv-emb",
+            "rn-text:rate=0.5,divergence=kl",
+            "freelb",
+            "rn-emb:divergence=kl+rn-emb:sigma=1",
+        ]
+        rows = [[2 * i, 2 * i + 1] for i in range(len(texts))]
+        owner = torch.arange(len(texts)).repeat_interleave(2)
+        together = [lane_of(backbone, seed) for seed in range(len(texts))]
+        terms = acting([regularizers(t) for t in texts], list(range(len(texts))), 1, 10, 0)
+        whole = batch_of(backbone, examples, list(itertools.chain(*rows)), owner)
+        result = backward(backbone, together, whole, [0] * len(texts), terms=terms, surroundings=surroundings)
+        for number, text in enumerate(texts):
+            alone = lane_of(backbone, number)
+            own = acting([regularizers(text)], [number], 1, 10, 0)
+            batch = batch_of(backbone, examples, rows[number])
+            single = backward(backbone, [alone], batch, [0], terms=own, surroundings=surroundings)
+            torch.testing.assert_close(result.losses[number], single.losses[0].to(result.losses), rtol=1e-6, atol=1e-6)
+            apart = single.divergences[0].to(result.divergences)
+            torch.testing.assert_close(result.divergences[number], apart, rtol=1e-5, atol=1e-6)
+            same([p.grad for p in together[number].parameters()], [p.grad for p in alone.parameters()], atol=1e-5)
+
+    def test_no_gradient_reaches_the_frozen_model(self, setting):
+        backbone, surroundings, examples = setting("bert", torch.float32)
+        batch = batch_of(backbone, examples)
+        for name in ("rn-emb", "adv-emb", "vat", "freelb"):
+            gradients(backbone, surroundings, name, batch, lane_of(backbone, double=False))
+        assert all(p.grad is None for p in backbone.model.parameters())
+
+    @pytest.mark.parametrize("name", [n for n in REGULARIZERS if n not in ("r-drop", "adv-text")])
+    def test_bfloat16_stays_finite(self, name, setting):
+        backbone, surroundings, examples = setting("t5", torch.bfloat16)
+        batch = batch_of(backbone, examples)
+        found, result = gradients(backbone, surroundings, name, batch, lane_of(backbone, double=False))
+        assert all(torch.isfinite(g).all() for g in found)
+        assert torch.isfinite(result.losses).all()
+        assert torch.isfinite(result.divergences).all()
+
+    def test_a_resumed_run_equals_one_that_never_stopped(self, task, folder, tmp_path, monkeypatch):
+        lanes = [lane("rn-emb+adv-emb:delay=0.3"), lane("rn-text:how=replace", 1), lane("", 2)]
+        train(task, str(folder), lanes=lanes, settings=SHORT, output=tmp_path / "whole")
+
+        def save_then_die(*arguments, **keywords):
+            save_checkpoint(*arguments, **keywords)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(train_module, "save_checkpoint", save_then_die)
+        with pytest.raises(KeyboardInterrupt):
+            train(task, str(folder), lanes=lanes, settings=SHORT, output=tmp_path / "killed")
+        monkeypatch.undo()
+        resume(tmp_path / "killed")
+        assert same_files(tmp_path / "whole", tmp_path / "killed", ("timing.jsonl", ".lock"))
+
+    def test_what_was_measured_is_recorded_in_both_units(self, task, folder, tmp_path):
+        run = train(
+            task, str(folder), lanes=[lane("rn-emb:sigma=0.5"), lane("")], settings=SHORT, output=tmp_path / "run"
+        )
+        regularized, plain = (list(read_record(run.folder / r.lane / "metrics.jsonl")) for r in run.results)
+        assert all(row["divergence"] > 0 for row in regularized if "loss" in row)
+        assert not any("divergence" in row for row in plain)
+        told = run.prompt(0).provenance.training["regularizers"][0]
+        assert told["sigma"] == 0.5
+        assert told["sigma_raw"] == pytest.approx(0.5 * run.prompt(0).provenance.training["rms"])
+        assert "regularizers" not in run.prompt(1).provenance.training
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("r-drop", "give --backbone-dropout"),
+            ("rn-text:column=2", "no word of 48 training rows may be changed"),
+            ("adv-text:cosine=1", "no word of 48 training rows may be changed"),
+        ],
+    )
+    def test_what_would_be_quietly_off_is_refused_before_anything_is_written(
+        self, text, message, task, folder, tmp_path
+    ):
+        with pytest.raises(BadInput, match=message):
+            train(task, str(folder), lanes=[lane(text)], settings=SHORT, output=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_divergences_of_one_number_are_refused(self, setting, task):
+        backbone, surroundings, examples = setting("bert", torch.float32, head=False)
+        number = dataclasses.replace(task, answer="number", labels=(), label_values=(), metrics=("pearson",))
+        surroundings = Surroundings.of(backbone, number)
+        batch = batch_of(backbone, examples)
+        with pytest.raises(BadInput, match="give divergence=squared-error"):
+            surroundings.check(regularizers("rn-emb"), number, batch, dropout=False, m=1)
+        surroundings.check(regularizers("rn-emb:divergence=squared-error"), number, batch, dropout=False, m=1)
+
+    def test_noise_on_a_prompt_that_is_not_there_is_refused(self, setting, task):
+        backbone, surroundings, examples = setting("bert", torch.float32)
+        with pytest.raises(BadInput, match="leaves no position to perturb"):
+            surroundings.check(
+                regularizers("rn-emb:where=prompt"), task, batch_of(backbone, examples), dropout=False, m=0
+            )
+
+
+def test_the_perturbation_of_embeddings_says_which_size_is_nothing():
+    assert EmbeddingPerturbation(start="zero", sigma=1.0).is_nothing
+    assert EmbeddingPerturbation(start="ball", radius=0.0).is_nothing
+    assert not EmbeddingPerturbation(start="box", sigma=1.0, steps=2, radius=0.0, each=True).is_nothing
