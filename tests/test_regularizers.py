@@ -779,7 +779,7 @@ class TestTraining:
             train(task, str(folder), lanes=lanes, settings=SHORT, output=tmp_path / "killed")
         monkeypatch.undo()
         resume(tmp_path / "killed")
-        assert same_files(tmp_path / "whole", tmp_path / "killed", ("timing.jsonl", ".lock"))
+        assert same_files(tmp_path / "whole", tmp_path / "killed", ("timing.jsonl", "state.json", "manifest.json"))
 
     def test_what_was_measured_is_recorded_in_both_units(self, task, folder, tmp_path):
         run = train(
