@@ -45,7 +45,7 @@ TRAIN_OPTIONS = {
     "--noise-seed", "--head-lr", "--weight-decay", "--warmup", "--schedule", "--clip", "--patience",
     "--shots-per-class", "--style", "--answers", "--decode", "--tokens-per-batch", "--backbone-dropout",
     "--max-bad-rows", "--log-with", "--eval-rows", "--revision", "--embedding-scale", "--units", "--norm-guard",
-    "--task-option",
+    "--task-option", "--regularizer", "--alpha",
 }  # fmt: skip
 BASE = ["train", "--task", "glue/sst2", "--model", "some/model", "--output", "run"]
 LAB = ["train", "--task", "lab/color", "--model", "lab-t5", "--output", "run"]
@@ -134,6 +134,12 @@ def test_help_of_a_setting_is_its_docstring(capsys: pytest.CaptureFixture[str], 
         ([*BASE, "--method-option", "passes"], "--method-option 'passes' is not KEY=VALUE, as in passes=1"),
         (["train", "--task", "glue/sst2"], "no model; give --model"),
         (["train", "--model", "m"], "nothing to train on; give --task NAME"),
+        ([*LAB, "--regularizer", "rn-em"], "unknown regulariser 'rn-em'. Did you mean 'rn-emb'?"),
+        (
+            [*LAB, "--regularizer", "rn-emb", "--alpha", "1", "--alpha", "2"],
+            "--alpha is given 2 times, --regularizer 1 times; give one --alpha for all, or one for each",
+        ),
+        ([*LAB, "--regularizer", "rn-emb", "--alpha", "-1"], "regulariser: alpha must be 0 or more and finite, not -1"),
         ([*BASE, "--norm-guard", "0"], "--norm-guard must be positive and finite, in token norms, not 0.0"),
         ([*BASE, "--steps", "0"], "--steps must be positive, not 0"),
         ([*BASE, "--shots", "4", "--shots-per-class", "2"], "give --shots (rows in total) or --shots-per-class"),
@@ -366,6 +372,24 @@ def test_units_and_the_guard_reach_every_lane(asked: Callable[..., dict[str, Any
     words = ["--method", "ept", "--method", "polar", "--units", "rms", "--norm-guard", "4"]
     expected = tuple(LaneSettings(method=method, units="rms", norm_guard=4.0) for method in ("ept", "polar"))
     assert asked(*BASE, *words)["lanes"] == expected
+
+
+def test_regularisers_are_joined_with_an_alpha_each(asked: Callable[..., dict[str, Any]]):
+    words = ["--regularizer", "rn-emb:sigma=0.1", "--regularizer", "adv-emb"]
+    assert asked(*LAB, *words)["lanes"][0].regularizer == "rn-emb:sigma=0.1+adv-emb"
+    one = asked(*LAB, *words, "--alpha", "0.5")["lanes"][0].regularizer
+    assert one == "rn-emb:sigma=0.1,alpha=0.5+adv-emb:alpha=0.5"
+    two = asked(*LAB, *words, "--alpha", "0.5", "--alpha", "2")["lanes"][0].regularizer
+    assert two == "rn-emb:sigma=0.1,alpha=0.5+adv-emb:alpha=2.0"
+
+
+def test_every_regulariser_is_listed_with_its_options(capsys: pytest.CaptureFixture[str]):
+    assert main(["methods", "regularizers", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["rn-emb"]["sigma"] == 0.3
+    assert main(["methods", "regularizers"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in listed)
 
 
 def test_the_papers_learning_rate_is_told_beside_the_methods(capsys: pytest.CaptureFixture[str]):

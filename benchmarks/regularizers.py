@@ -1,0 +1,117 @@
+"""What a regulariser costs: time and peak memory of its step over those of the clean step, in turn, in one process.
+
+    python benchmarks/regularizers.py
+
+EPT* on a T5 of t5-small's shape with random weights, batch 16, 92 random tokens, answers of 3; one thread. Prints the
+median over rounds of time / time of the clean step of the same round, with the smallest and largest, and the peak of
+live memory above the weights over that of the clean step; writes results/regularizers.json.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from softprompt.fleet import Lane
+from softprompt.initializers import uniform
+from softprompt.regularizers import Vocabulary, regularizers
+from softprompt.settings import LaneSettings
+from softprompt.training._step import backward
+from softprompt.training._terms import Surroundings, acting
+from softprompt.units import WordScale
+
+from dropout import batch_of, t5_small_shape
+
+ROUNDS = 7
+RESULT = Path(__file__).parent / "results" / "regularizers.json"
+# Regulariser -> (name, bound on time, bound on memory); None where there is none.
+ASKED: dict[str, tuple[str, float | None, float | None]] = {
+    "rn-emb:divergence=kl": ("noise, clean side stopped", 1.8, 1.3),
+    "adv-emb:divergence=kl": ("one ascent step, clean side stopped", 2.0, 1.3),
+    "adv-emb:divergence=kl,steps=3": ("three ascent steps, clean side stopped", 4.2, 1.3),
+    "adv-emb:divergence=kl,reuse=false": ("one step of plain ascent, clean side stopped", None, None),
+    "rn-emb:divergence=symmetric-kl": ("noise, symmetric", 2.1, 2.1),
+    "adv-emb:divergence=symmetric-kl": ("one ascent step, symmetric", 2.6, 2.1),
+    "rn-emb:divergence=ce": ("noise, cross entropy", None, None),
+    "freelb:steps=2": ("FreeLB, two steps", None, None),
+}
+
+
+def steps() -> dict[str, Callable[[], None]]:
+    """One training step for each regulariser, and the clean one under ""."""
+    backbone = t5_small_shape()
+    table = backbone.word_vectors
+    words = WordScale.of(table)
+    around = Surroundings(
+        backbone=backbone,
+        vocabulary=Vocabulary(backbone.tokenizer, len(table)),
+        allowed=None,
+        words=words,
+        embeddings=table,
+    )
+    lane = Lane.build(LaneSettings(method="ept-star"), uniform(), table, None, words)
+    batch = batch_of(backbone)
+
+    def step(text: str) -> Callable[[], None]:
+        terms = acting([regularizers(text)], [0], 1, 1, 0)
+
+        def run() -> None:
+            lane.zero_grad(set_to_none=True)
+            backward(backbone, [lane], batch, [0], terms=terms, surroundings=around)
+
+        return run
+
+    return {text: step(text) for text in ("", *ASKED)}
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """Wall time of one step."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def peak_memory(run: Callable[[], None]) -> int:
+    """Bytes that live at once within a step, beyond what lived before."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
+        run()
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    events = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    live = most = 0
+    for _, change in changes:
+        live += change
+        most = max(most, live)
+    return most
+
+
+def main() -> None:
+    """Measure, print, write."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    measured = steps()
+    for run in measured.values():
+        run()  # warms up
+    rounds = [{text: seconds(run) for text, run in measured.items()} for _ in range(ROUNDS)]
+    memory = {text: peak_memory(run) for text, run in measured.items()}
+    rows = []
+    for text in measured:
+        if not text:
+            continue
+        name, time_bound, memory_bound = ASKED[text]
+        found = sorted(one[text] / one[""] for one in rounds)
+        ratio, peak = statistics.median(found), memory[text] / memory[""]
+        bounds = "" if time_bound is None else f"   asked: {time_bound} and {memory_bound}"
+        print(f"{name:45} time {ratio:.2f} ({found[0]:.2f} to {found[-1]:.2f}), memory {peak:.2f}{bounds}", flush=True)
+        row = {"regularizer": text, "name": name, "time": ratio, "least": found[0], "most": found[-1], "memory": peak}
+        rows.append(row | {"time_bound": time_bound, "memory_bound": memory_bound})
+    values = {"model": "t5-small shape", "threads": 1, "batch_size": 16, "tokens": 92, "rounds": ROUNDS, "rows": rows}
+    RESULT.write_text(json.dumps(values, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
