@@ -189,6 +189,18 @@ class TestTheMask:
             reference = logits.log_softmax(-1)[0, [label[0] for label in labels]]
             torch.testing.assert_close(scores[row], reference, rtol=0, atol=1e-6)
 
+    def test_that_hides_a_word_is_not_the_one_that_answers(self, family, tiny_bert):
+        backbone = double(tiny_bert(family))
+        batch = examples_for(backbone, CLOZE, [{"a": "it", "b": "a film"}], 2, targets=False).batch([0], 0, 0)
+        assert batch.parts is not None
+        ids = batch.ids.masked_fill(batch.parts == 2, backbone.tokenizer.mask_token_id)
+        hidden = dataclasses.replace(batch, ids=ids)
+        bank = PromptBank.stack([torch.ones(2, backbone.embedding_size)])
+        joined = torch.cat([bank.vectors.double(), backbone.embeddings(ids)], 1)
+        reference = backbone.model(inputs_embeds=joined).logits[0, 2:]
+        place = batch.ids[0].tolist().index(backbone.tokenizer.mask_token_id)
+        torch.testing.assert_close(backbone.logits(bank, hidden)[0, 0], reference[place], rtol=0, atol=1e-6)
+
     def test_in_a_rows_own_text_is_read_as_words(self, family, tiny_bert):
         tokenizer = tiny_bert(family)[1]
         mask = tokenizer.mask_token
@@ -213,7 +225,7 @@ class Slow:
     is_fast = False
 
     def __init__(self, inner: Any):
-        self.inner, self.mask_token = inner, inner.mask_token
+        self.inner, self.mask_token, self.all_special_ids = inner, inner.mask_token, inner.all_special_ids
 
     def __call__(self, text: str, **_: Any) -> dict[str, Any]:
         return {"input_ids": self.inner(text)["input_ids"]}

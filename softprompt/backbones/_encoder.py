@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..bank import Batch, PromptBank
+from ..bank import SPECIAL, Batch, PromptBank
 from ..errors import BadInput, UnsupportedModel
 from ._base import AbstractBackbone, Answers
 from ._family import first_position, position_limit
@@ -122,7 +122,11 @@ class EncoderBackbone(AbstractBackbone):
     def _mask_columns(self, batch: Batch) -> Int[Tensor, " b"]:
         """Column of the last mask token of each row: the one that `input_suffix` or the template put there."""
         columns = torch.arange(1, batch.ids.shape[1] + 1, device=batch.ids.device)
-        found = (columns * ((batch.ids == self.tokenizer.mask_token_id) & batch.mask)).amax(1)
+        masks = (batch.ids == self.tokenizer.mask_token_id) & batch.mask
+        if batch.parts is not None:
+            # A word that a perturbation masked keeps its column: it is not asked for.
+            masks &= batch.parts == SPECIAL
+        found = (columns * masks).amax(1)
         if not bool(found.all()):
             row = int((found == 0).nonzero()[0])
             raise BadInput(f"row {row} holds no {self.mask}; end each text with input_suffix")

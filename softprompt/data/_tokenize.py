@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from ..bank import SPECIAL, TEMPLATE, UNKNOWN
 from ..errors import BadInput
 from ..tasks import Rendered, Task, answer_text, gold
 from ._cache import cached, content_key, default_folder, tokenizer_key
-from ._examples import SPECIAL, TEMPLATE, UNKNOWN, Examples, Gold, Ragged
+from ._examples import Examples, Gold, Ragged
 from ._truncate import Span, kept_tokens, shortened_text, tokens_within
 
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
