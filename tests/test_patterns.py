@@ -287,6 +287,15 @@ def write_rte(root: Path) -> Path:
     return root
 
 
+def test_a_pattern_is_kept_over_rows_of_ones_own(tiny_bert, tmp_path):
+    folder = write_rte(tmp_path / "data") / "glue" / "rte"
+    files = {"train": str(folder / "train.jsonl.gz"), "validation": str(folder / "validation.jsonl.gz")}
+    few = dataclasses.replace(put("glue/rte", 4), name="fewglue/rte", source=Source(files=files))
+    settings = TrainSettings(steps=1, eval_every=1, batch_size=4)
+    run = train(few, from_model(*tiny_bert()), settings=settings, output=tmp_path / "run")
+    assert Task.from_json(run.prompt(0).provenance.task or {}) == few
+
+
 @pytest.mark.parametrize("number", [0, 4])
 def test_a_prompt_is_trained_evaluated_and_used_in_its_pattern(number, tiny_bert, tmp_path):
     data, backbone = write_rte(tmp_path / "data"), from_model(*tiny_bert())
