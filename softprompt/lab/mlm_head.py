@@ -120,7 +120,8 @@ def fit_mlm_head(
     encoder, tokenizer = with_new_head(model, seed=seed, device=device)
     texts = {name: [text for text in own if not is_held_out(text, recipe.held_out)] for name, own in found.items()}
     held = sorted({text for own in found.values() for text in own if is_held_out(text, recipe.held_out)})
-    held = held[: recipe.measured]
+    # From end to end: sorted, the first are the quoted and the numbered.
+    held = held[:: max(1, -(-len(held) // recipe.measured))]
     lesson = _cloze(tokenizer, sorted({text for own in texts.values() for text in own}), recipe)
     test = _cloze(tokenizer, held, recipe)
     before = accuracy(encoder, test)
