@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .prompt import LinearHead, SoftPrompt
 
+# What a token is a part of, where it is not the first column (1), the second (2) ...
+TEMPLATE, SPECIAL, UNKNOWN = 0, -1, -2
+
 
 @dataclass(frozen=True)
 class PromptBank:
@@ -56,7 +59,8 @@ class Batch:
         owner: index into the bank, one a row.
         targets: token ids at the label positions (class ids for a linear head), -100 where there is none;
             floats for a number answered by a linear head; None when only answering.
-        parts: what each token is a part of: a column of the row (1, 2 ...), the template (0), or neither (below 0).
+        parts: what each token is a part of: a column of the row (1, 2 ...), the template (0), or neither (below 0:
+            SPECIAL, or UNKNOWN).
         text_shift: added to the embedded text; None adds nothing.
         prompt_shift: added to each row's own prompt, before it takes the model's precision; None adds nothing.
     """

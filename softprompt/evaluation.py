@@ -174,6 +174,7 @@ def examples_for(
         encode_answers=backbone.encode_answers,
         suffix=backbone.input_suffix,
         prefix=backbone.input_prefix,
+        mask=backbone.mask,
         special_tokens=backbone.special_tokens,
         max_length=text_limit(backbone, prompt_length, task),
         targets=targets,
@@ -231,7 +232,7 @@ def evaluate(
     Args:
         prompt: a stored prompt.
         task: what to answer; None takes the prompt's own task.
-        style: "numeric", "words" or "t5"; None is the style of training, or the default for another task.
+        style: "numeric", "words", "t5" or "pet-0" ...; None is the style of training, or the default for another task.
         model: the frozen model; None loads the one that the prompt names.
         data_root: folder with rows; None asks the hub (or reads the files of a custom task).
         split: "train", "validation" or "test".

@@ -58,7 +58,7 @@ def predict(
         prompt: a stored prompt.
         inputs: texts, or rows with the task's columns.
         task: what to answer; None takes the prompt's own task.
-        style: "numeric", "words" or "t5"; None is the style of training, or the default for another task.
+        style: "numeric", "words", "t5" or "pet-0" ...; None is the style of training, or the default for another task.
         model: the frozen model; None loads the one that the prompt names, and keeps it for the next call.
         batch_size: inputs in one pass.
         device: "auto", "cpu", "cuda" ...

@@ -32,6 +32,7 @@ COMMANDS = (
     ["methods", "show"],
     ["lab", "pretrain"],
     ["lab", "copy"],
+    ["lab", "mlm-head"],
     ["study", "run"],
     ["study", "table"],
 )

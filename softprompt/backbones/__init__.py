@@ -8,4 +8,6 @@ from ._encoder_decoder import EncoderDecoderBackbone as EncoderDecoderBackbone
 from ._load import from_model as from_model
 from ._load import load_backbone as load_backbone
 from ._load import refuse_no_folder as refuse_no_folder
+from ._load import silence as silence
+from ._new_head import with_new_head as with_new_head
 from ._scale import scale_embeddings as scale_embeddings

@@ -75,6 +75,8 @@ class AbstractBackbone(abc.ABC):
     input_suffix: str = ""
     # Before the rendered text; what opens a user's turn where the tokenizer's chat template is used.
     input_prefix: str = ""
+    # What stands for the answer in a text, and becomes {mask} in a template; None where answers stand elsewhere.
+    mask: str | None = None
     # Whether the tokenizer adds its own; a chat template holds them already.
     special_tokens: bool = True
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..bank import Batch, PromptBank
+from ..bank import SPECIAL, Batch, PromptBank
 from ..errors import BadInput, UnsupportedModel
 from ._base import AbstractBackbone, Answers
 from ._family import first_position, position_limit
@@ -19,7 +19,8 @@ from ._labels import log_probabilities, refuse_collisions, refuse_unknown_normal
 class EncoderBackbone(AbstractBackbone):
     """A bidirectional encoder. The prompt stands at the very front, where stock PEFT puts it too.
 
-    Answers by "label-words": the masked-LM head's logits at one mask that ends the text, [b, 1, v]. Answers by
+    Answers by "label-words": the masked-LM head's logits at one mask, [b, 1, v]: the last of the text, which is at its
+    end (`input_suffix`), or where a template puts it (`mask`). Answers by
     "linear-head": `W h + b` with h the mean of the last hidden states over the text, special tokens included, prompt
     and pads never, [b, 1, c]; the head comes with the bank.
 
@@ -54,7 +55,8 @@ class EncoderBackbone(AbstractBackbone):
                 raise UnsupportedModel(
                     f"{name!r} has no masked-LM head or its tokenizer no mask; load it with answers='linear-head'"
                 )
-            self.input_suffix = f" {tokenizer.mask_token}"
+            self.mask = str(tokenizer.mask_token)
+            self.input_suffix = f" {self.mask}"
 
     @property
     def max_positions(self) -> int | None:
@@ -118,12 +120,16 @@ class EncoderBackbone(AbstractBackbone):
         return {"inputs_embeds": joined.embeds, "attention_mask": joined.mask.long(), "position_ids": positions}
 
     def _mask_columns(self, batch: Batch) -> Int[Tensor, " b"]:
-        """Column of the last mask token of each row: the one that `input_suffix` put there."""
+        """Column of the last mask token of each row: the one that `input_suffix` or the template put there."""
         columns = torch.arange(1, batch.ids.shape[1] + 1, device=batch.ids.device)
-        found = (columns * ((batch.ids == self.tokenizer.mask_token_id) & batch.mask)).amax(1)
+        masks = (batch.ids == self.tokenizer.mask_token_id) & batch.mask
+        if batch.parts is not None:
+            # A word that a perturbation masked keeps its column: it is not asked for.
+            masks &= batch.parts == SPECIAL
+        found = (columns * masks).amax(1)
         if not bool(found.all()):
             row = int((found == 0).nonzero()[0])
-            raise BadInput(f"row {row} holds no {self.tokenizer.mask_token}; end each text with input_suffix")
+            raise BadInput(f"row {row} holds no {self.mask}; end each text with input_suffix")
         return found - 1
 
     def _at_the_mask(self, joined: Joined, columns: Int[Tensor, " b"]) -> Float[Tensor, "b 1 v"]:

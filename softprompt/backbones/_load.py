@@ -74,7 +74,7 @@ def load_backbone(
     refuse_no_folder(name)
     # A built-in backbone keeps its name in messages and records: where it is installed differs between machines.
     source = str(folder_of(name)) if name in BUILT_IN else name
-    with _silence():
+    with silence():
         config = _configuration(source, revision)
         kind = kind_of(config, name)
         tokenizer = _tokenizer(source, revision)
@@ -167,18 +167,25 @@ def _language_model(kind: Kind, name: str, options: dict[str, Any]) -> nn.Module
 
 def _encoder(name: str, options: dict[str, Any], answers: str) -> tuple[nn.Module, str]:
     """The encoder with its masked-LM head if the checkpoint holds one, and how it will answer."""
+    model, missing = _encoder_weights(name, options)
+    if answers == "auto":
+        answers = "linear-head" if missing else "label-words"
+    if answers == "label-words" and missing:
+        raise UnsupportedModel(
+            f"the checkpoint of {name!r} holds no masked-LM head (no {missing[0]}); load it with "
+            "answers='linear-head', or give it a head (softprompt lab mlm-head)"
+        )
+    return (model if answers == "label-words" else model.base_model), answers
+
+
+def _encoder_weights(name: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
+    """The encoder under a masked-LM head, all of it from the checkpoint but for those keys of the head."""
     from transformers import AutoModelForMaskedLM
 
     model, missing = _weights(AutoModelForMaskedLM, name, options)
     below = f"{model.base_model_prefix}."
     _refuse_missing(name, [key for key in missing if key.startswith(below)])
-    if answers == "auto":
-        answers = "linear-head" if missing else "label-words"
-    if answers == "label-words" and missing:
-        raise UnsupportedModel(
-            f"the checkpoint of {name!r} holds no masked-LM head (no {missing[0]}); load it with answers='linear-head'"
-        )
-    return (model if answers == "label-words" else model.base_model), answers
+    return model, missing
 
 
 def _refuse_missing(name: str, missing: Sequence[str]) -> None:
@@ -291,8 +298,8 @@ def _line(error: Exception) -> str:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """No progress bars and no loading reports of transformers; its settings are restored."""
+def silence() -> Iterator[None]:
+    """Within, no progress bars and no loading reports of transformers; its settings are restored."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

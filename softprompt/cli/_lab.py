@@ -5,7 +5,10 @@ from typing import Annotated
 
 import typer
 
+from ..errors import BadInput
 from ..lab.backbones import BUILT_IN
+from ._options import DataRoot, Device, NewFolder
+from ._print import say
 
 lab = typer.Typer(help="The laboratory: small trained backbones, built in.", no_args_is_help=True)
 
@@ -43,3 +46,30 @@ def copy(
     from ..lab.backbones import copy_backbone
 
     print(copy_backbone(name, folder))
+
+
+@lab.command("mlm-head")
+def mlm_head(
+    model: Annotated[str, typer.Argument(help="Encoder without a masked-LM head: folder or hub id.")],
+    *,
+    output: NewFolder,
+    data_root: DataRoot = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: the recipe's, 2000.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, texts and masks.")] = 0,
+    device: Device = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Train a masked-LM head for an encoder that came without one, on the training texts of the known tasks.
+
+    The encoder stays as it is. Prints the folder; masked accuracy on held-out texts goes to standard error.
+    """
+    if data_root is None:
+        raise BadInput("no texts; give --data-root, a folder with rows of the known tasks")
+    from ..lab.mlm_head import fit_mlm_head
+
+    fitted = fit_mlm_head(model, output, data_root=data_root, steps=steps, seed=seed, device=device, progress=not quiet)
+    say(
+        f"masked accuracy on {fitted.held_out:,} held-out texts: {fitted.before:.3f} before, {fitted.after:.3f} after; "
+        f"always the most frequent token: {fitted.frequent:.3f}"
+    )
+    print(fitted.folder)

@@ -1,7 +1,7 @@
 """The options that several subcommands share, one name each."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -32,11 +32,15 @@ EmbeddingScale = Annotated[
 ]
 Dtype = Annotated[str, typer.Option("--dtype", help="Precision of the frozen model: float32 or bfloat16.")]
 MaxBadRows = Annotated[int, typer.Option("--max-bad-rows", min=0, help="Malformed rows to drop before it is an error.")]
-Style = Literal["numeric", "words", "t5"]
+# Not a Literal: how many patterns there are is the task's affair.
+Style = str
 OwnTask = Annotated[str | None, typer.Option("--task", help="Name of a task. Default: the prompt's own.")]
 OwnStyle = Annotated[
     Style | None,
-    typer.Option("--style", help="How rows are put. Default: as in training, for another task as in train."),
+    typer.Option(
+        "--style",
+        help="numeric, words, t5 or pet-N (cloze pattern N). Default: as in training, for another task as in train.",
+    ),
 ]
 TaskOption = Annotated[
     list[str] | None,

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..tasks import TASKS, Task, styled
+from ..tasks import PATTERNS, TASKS, Task, styled
 from ..tasks import task as find_task
 from ._options import Json, Style, TaskOption
 from ._print import print_json, record, table
@@ -35,7 +35,9 @@ def list_tasks(json_lines: Json = False) -> None:
 @tasks.command("show")
 def show_task(
     name: Annotated[str, typer.Argument(help="Name of a task.")],
-    style: Annotated[Style | None, typer.Option(help="How rows are put.")] = None,
+    style: Annotated[
+        Style | None, typer.Option(help="How rows are put: numeric, words, t5 or pet-N (cloze pattern N).")
+    ] = None,
     task_option: TaskOption = None,
     json_lines: Json = False,
 ) -> None:
@@ -55,11 +57,16 @@ def print_task(task: Task, json_lines: bool) -> None:
 def summary(task: Task) -> dict[str, Any]:
     """What a person wants to know of a task."""
     source = task.source
+    patterns = {
+        f"pet-{number}": f"{pattern.template} -> {' | '.join(pattern.labels)}"
+        for number, pattern in enumerate(PATTERNS.get(task.name, ()))
+    }
     hub = " ".join(filter(None, (source.hub, source.config, source.revision and f"({source.revision})")))
     return {
         "task": task.name,
         "template": task.template,
         "t5_template": task.t5_template,
+        **patterns,
         "answer": task.answer,
         "labels": task.labels,
         "columns": task.columns,

@@ -45,7 +45,11 @@ def train(
         str, typer.Option(help="auto; label-words or linear-head (encoder); chat (instruct decoder).")
     ] = "auto",
     style: Annotated[
-        Style | None, typer.Option(help="How rows are put. Default: numeric for encoder-decoders, else words.")
+        Style | None,
+        typer.Option(
+            help="How rows are put: numeric, words, t5 or pet-N (cloze pattern N). Default: numeric for "
+            "encoder-decoders, else words."
+        ),
     ] = None,
     max_bad_rows: MaxBadRows = 0,
     log_with: Annotated[str | None, typer.Option(help="Also send losses to a tracker that Accelerate offers.")] = None,

@@ -1,10 +1,10 @@
 """Rows to batches: load, split, draw, tokenise, order. Everything random is seeded; no model here."""
 
+from ..bank import SPECIAL as SPECIAL
+from ..bank import TEMPLATE as TEMPLATE
+from ..bank import UNKNOWN as UNKNOWN
 from ._batches import epoch_batches as epoch_batches
 from ._batches import stream as stream
-from ._examples import SPECIAL as SPECIAL
-from ._examples import TEMPLATE as TEMPLATE
-from ._examples import UNKNOWN as UNKNOWN
 from ._examples import Examples as Examples
 from ._examples import Ragged as Ragged
 from ._rows import load_rows as load_rows

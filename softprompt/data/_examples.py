@@ -8,11 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..bank import Batch
+from ..bank import SPECIAL, Batch
 
 Gold = int | float | list[str]
-# What a token is a part of, where it is not the first column (1), the second (2) ...
-TEMPLATE, SPECIAL, UNKNOWN = 0, -1, -2
 Indices = Sequence[int] | Tensor
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from datasets import Dataset
 
+from ..bank import SPECIAL, TEMPLATE, UNKNOWN
 from ..errors import BadInput
 from ..tasks import Rendered, Task, answer_text, gold
 from ._cache import cached, content_key, default_folder, tokenizer_key
-from ._examples import SPECIAL, TEMPLATE, UNKNOWN, Examples, Gold, Ragged
+from ._examples import Examples, Gold, Ragged
 from ._truncate import Span, kept_tokens, shortened_text, tokens_within
 
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
@@ -32,6 +33,7 @@ def tokenize(
     encode_answers: EncodeAnswers,
     suffix: str = "",
     prefix: str = "",
+    mask: str | None = None,
     special_tokens: bool = True,
     max_length: int | None = None,
     cache_dir: str | Path | None = None,
@@ -51,6 +53,8 @@ def tokenize(
         encode_answers: the backbone's, words to token ids; not called for a linear head.
         suffix: the backbone's, appended to the rendered text.
         prefix: the backbone's, before the rendered text.
+        mask: the backbone's, what a {mask} of the template becomes; the suffix is then left out. A row's own text
+            that reads like it is taken apart, so that the answer's place is the only one. None if it answers at none.
         special_tokens: whether the tokenizer adds its own; a chat template brings them in prefix and suffix.
         max_length: tokens; None takes the task's.
         cache_dir: None takes $SOFTPROMPT_CACHE or the user's cache folder.
@@ -58,13 +62,17 @@ def tokenize(
 
     Raises:
         UnknownName: the template names a column that the rows lack.
-        BadInput: a row that cannot be cut to `max_length`, or an answer that the backbone cannot give.
+        BadInput: a row that cannot be cut to `max_length`, an answer that the backbone cannot give, or a template
+            with a {mask} for a backbone that answers elsewhere.
     """
     rows = rows.to_list() if isinstance(rows, Dataset) else list(rows)
     right = [gold(task, row) for row in rows] if targets else []
     encoded = _targets(task, right, answers, encode_answers) if targets else None
     limit = task.max_length if max_length is None else max_length
-    pieces = [_piece(task, row, number) for number, row in enumerate(rows, 1)]
+    if task.is_cloze:
+        _refuse_cloze(task, answers, mask)
+        suffix = ""
+    pieces = [_piece(task, row, number, mask) for number, row in enumerate(rows, 1)]
     texts = [prefix + piece.text + suffix for piece in pieces]
     spans = [{name: _moved(span, prefix) for name, span in piece.spans.items()} for piece in pieces]
     key = content_key(
@@ -77,11 +85,26 @@ def tokenize(
     return Examples(inputs, encoded, right, task.labels, truncated, parts)
 
 
-def _piece(task: Task, row: Mapping[str, Any], number: int) -> Rendered:
+def _refuse_cloze(task: Task, answers: Answers, mask: str | None) -> None:
+    if mask is None:
+        how = "by a linear head" if answers == "linear-head" else "in tokens"
+        raise BadInput(
+            f"task {task.name!r} in style {task.style!r} is answered at a {{mask}}, this model answers {how}; choose "
+            "another style or template, or an encoder with a masked-LM head (softprompt lab mlm-head trains one)"
+        )
+
+
+def _piece(task: Task, row: Mapping[str, Any], number: int, mask: str | None) -> Rendered:
     try:
-        return task.render(row)
+        return task.render(row) if mask is None else task.render(_without(mask, row), mask)
     except BadInput as error:
         raise BadInput(f"row {number}: {error}") from error
+
+
+def _without(mask: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with "[MASK]" in its texts as "[ MASK]": words about masks, which the tokenizer reads as words."""
+    apart = f"{mask[:1]} {mask[1:]}"
+    return {name: value.replace(mask, apart) if isinstance(value, str) else value for name, value in row.items()}
 
 
 def _moved(span: Span, prefix: str) -> Span:

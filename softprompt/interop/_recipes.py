@@ -109,4 +109,6 @@ def _text(template: str, kind: str, answers: str) -> str:
         return f"tokenizer.apply_chat_template({turn}, tokenize=False, add_generation_prompt=True)"
     if kind == "decoder":
         return repr(template + ANSWER_CUE)
+    if answers == "label-words" and "{mask}" in template:
+        return f'{template!r}.replace("{{mask}}", tokenizer.mask_token)'
     return f'{template!r} + f" {{tokenizer.mask_token}}"' if answers == "label-words" else repr(template)

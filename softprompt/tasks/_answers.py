@@ -7,28 +7,35 @@ from typing import Any
 
 from ..errors import BadInput, UnknownName
 from ._base import Task
+from ._patterns import patterned
 
-STYLES = ("numeric", "words", "t5")
+STYLES = ("numeric", "words", "t5", "pet")
 
 
 def styled(task: Task, style: str) -> Task:
     """The task with the label words and the template of a style.
 
     "numeric" is what Explosive Prompt Tuning uses (appendix B): the template without prefix, answers "0", "1" ...
-    "words" is the same template with class words. "t5" is T5's own prefix, column order and class words.
+    "words" is the same template with class words. "t5" is T5's own prefix, column order and class words. "pet-2" is
+    the task's cloze pattern number 2 of `PATTERNS` with its label words, "pet" the first.
 
     Raises:
-        UnknownName: another style.
-        BadInput: a task that is already in another style than "words", or has no T5 template.
+        UnknownName: another style, or a pattern that the task does not have.
+        BadInput: a task that is already in another style than "words", or has no T5 template or no pattern.
     """
-    if style not in STYLES:
+    kind, _, number = style.partition("-")
+    if kind not in STYLES or (kind != "pet" and number):
         raise UnknownName("style", style, STYLES)
+    if style == "pet":
+        style = "pet-0"
     if style == task.style:
         return task
     if task.style != "words":
         raise BadInput(f"task {task.name!r} is already in style {task.style!r}; style it as it was declared")
     if style == "numeric":
         return dataclasses.replace(task, style=style, labels=tuple(str(i) for i in range(len(task.labels))))
+    if kind == "pet":
+        return patterned(task, style)
     if not task.t5_template:
         raise BadInput(f"task {task.name!r} has no T5 template; use style 'words' or 'numeric'")
     return dataclasses.replace(task, style=style, template=task.t5_template)

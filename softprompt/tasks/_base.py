@@ -11,6 +11,8 @@ from ..errors import BadInput, UnknownName, pick
 from ._prepare import PREPARATIONS
 
 Answer = Literal["label", "number", "text"]
+# The field of a template that is no column: where a masked-LM head answers.
+MASK = "mask"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ def _pieces(template: str) -> tuple[tuple[str, str | None], ...]:
             raise BadInput(
                 f"template {template!r}: a format after {{{name}}} means nothing here; write {{{name}}} alone"
             )
+    if sum(name == MASK for _, name, _, _ in pieces) > 1:
+        raise BadInput(f"template {template!r} holds {{mask}} more than once; an answer is given at one")
     return tuple((literal, name) for literal, name, _, _ in pieces)
 
 
@@ -67,7 +71,8 @@ class Task:
     Args:
         name: as on the command line, "glue/sst2".
         source: where the rows are.
-        template: text with {column} fields; without a task prefix.
+        template: text with {column} fields; without a task prefix. Where a field {mask} stands, a masked-LM head
+            answers there; without one it answers behind the text.
         t5_template: the same as T5 was trained on it, with its prefix and column order.
         answer: "label" (one of the label words), "number" or "text".
         target: column that holds the answer.
@@ -79,7 +84,7 @@ class Task:
         prepare: name in PREPARATIONS, applied to each row before rendering.
         extra_columns: columns that the preparation reads besides the template's.
         max_length: tokens of the rendered text, special tokens included, the prompt not.
-        style: how the label words and the template were chosen: "numeric", "words" or "t5".
+        style: how the label words and the template were chosen: "numeric", "words", "t5" or "pet-0", "pet-1" ...
     """
 
     name: str
@@ -101,7 +106,12 @@ class Task:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the template reads, in its order."""
-        return tuple(dict.fromkeys(name for _, name in _pieces(self.template) if name is not None))
+        return tuple(dict.fromkeys(name for _, name in _pieces(self.template) if name not in (None, MASK)))
+
+    @property
+    def is_cloze(self) -> bool:
+        """Whether the template says where the answer stands: at its {mask}."""
+        return any(name == MASK for _, name in _pieces(self.template))
 
     @property
     def shortened(self) -> tuple[str, ...]:
@@ -112,8 +122,12 @@ class Task:
         """The row as the template reads it: spans marked, tags stripped, as the task's preparation says."""
         return pick("preparation", self.prepare, PREPARATIONS)(row)
 
-    def render(self, row: Mapping[str, Any]) -> Rendered:
+    def render(self, row: Mapping[str, Any], mask: str = "[MASK]") -> Rendered:
         """The row as text, with the span of each column (the last one where a template repeats a column).
+
+        Args:
+            row: values by column.
+            mask: what {mask} becomes: the tokenizer's mask token.
 
         Raises:
             UnknownName: the template names a column that the row lacks.
@@ -122,8 +136,8 @@ class Task:
         row = self.prepared(row)
         text, spans = "", {}
         for literal, name in _pieces(self.template):
-            text += literal
-            if name is None:
+            text += literal + (mask if name == MASK else "")
+            if name in (None, MASK):
                 continue
             if name not in row:
                 raise UnknownName("column", name, row)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, UnknownName
-from ._base import Source, Task
+from ._base import MASK, Source, Task
 from ._files import Record, records, text_fault
 
 Files = str | Path | Mapping[str, str | Path]
@@ -33,7 +33,8 @@ def custom_task(
         text_columns: what the model reads; may be left out if a template names them.
         label_column: holds one of a few labels; they are read from the training file.
         target_column: holds free text (or, in JSONL and Parquet, a list of accepted texts).
-        template: text with {column} fields; one text column stands alone, several as "column: {column} ...".
+        template: text with {column} fields; one text column stands alone, several as "column: {column} ...". {mask} is
+            where a masked-LM head answers.
         label_words: what the model answers, by label or in the order of the sorted labels; default the labels.
         metrics: names in METRICS; default accuracy, macro-f1 for labels, squad-f1, exact-match for text.
         name: default "custom/" and the training file's name.
@@ -85,6 +86,10 @@ def _template(columns: Sequence[str]) -> str:
     for column in columns:
         if not column or any(mark in column for mark in "{}!:"):
             raise BadInput(f"column {column!r} cannot stand in a template; rename it without braces, '!' and ':'")
+        if column == MASK:
+            raise BadInput(
+                "a column called 'mask' cannot stand in a template, where {mask} is the answer's place; rename it"
+            )
     if len(columns) == 1:
         return f"{{{columns[0]}}}"
     return " ".join(f"{column}: {{{column}}}" for column in columns)

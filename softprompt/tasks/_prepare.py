@@ -1,6 +1,7 @@
 """What a row needs before its columns go into a template: pure functions from row to row, by name."""
 
 import re
+import string
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -48,8 +49,15 @@ def _untagged(text: str) -> str:
     return re.sub("</?b>", "", text.replace("<br>", " "))
 
 
+def open_hypothesis(row: Row) -> Row:
+    """A hypothesis without its closing punctuation, so that it can be asked: PET's RTE and CB patterns."""
+    names = [name for name in ("hypothesis", "sentence2") if name in row]
+    return {**row, **{name: str(row[name]).rstrip(string.punctuation) for name in names}}
+
+
 PREPARATIONS: dict[str, Callable[[Row], Row]] = {
     "nothing": nothing,
     "mark-spans": mark_spans,
     "strip-tags": strip_tags,
+    "open-hypothesis": open_hypothesis,
 }

@@ -65,8 +65,8 @@ def train(
         settings: what they share.
         output: a new folder for the run.
         data_root: folder with rows; None asks the hub.
-        style: "numeric", "words" or "t5"; None is numeric for encoder-decoders (the papers') and words for others,
-            and leaves a task of your own as it is.
+        style: "numeric", "words", "t5" or "pet-0", "pet-1" ... (cloze patterns, for encoders with label words); None
+            is numeric for encoder-decoders (the papers') and words for others, and leaves a task of your own as it is.
         answers: "auto"; "label-words" or "linear-head" for encoders, "chat" for instruct decoders.
         dtype: precision of the frozen model: "float32" or "bfloat16".
         device: "auto", "cpu", "cuda" ...

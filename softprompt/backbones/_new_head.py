@@ -1,0 +1,48 @@
+"""An encoder whose checkpoint has no masked-LM head, with a new one: random, for training only."""
+
+from typing import Any
+
+import torch
+
+from ..errors import BadInput, UnsupportedModel
+from ..lab.backbones import BUILT_IN
+from ._family import kind_of
+from ._load import _configuration, _device, _encoder_weights, _tokenizer, refuse_no_folder, silence
+
+
+def with_new_head(name: str, *, seed: int = 0, device: str = "auto", revision: str | None = None) -> tuple[Any, Any]:
+    """The frozen encoder under its family's masked-LM head, which alone requires gradients; and its tokenizer.
+
+    The head's output matrix is the word embeddings, so that what is new is its transform and its biases.
+
+    Args:
+        name: folder or hub id.
+        seed: of the head's initial weights.
+        device: as in `load_backbone`.
+        revision: commit on the hub.
+
+    Raises:
+        BadInput: no such model or device, or one that has a head.
+        UnsupportedModel: no encoder, no mask token, or a head that does not share the word embeddings.
+    """
+    refuse_no_folder(name)
+    if name in BUILT_IN:
+        raise BadInput(f"the built-in {name!r} needs no new head; choose an encoder without a masked-LM head")
+    place = _device(device)
+    with silence():
+        if (kind := kind_of(_configuration(name, revision), name)) != "encoder":
+            raise UnsupportedModel(f"{name!r} is of kind {kind}; a masked-LM head needs an encoder")
+        tokenizer = _tokenizer(name, revision)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            model, missing = _encoder_weights(name, {"dtype": torch.float32, "revision": revision})
+    if not missing:
+        raise BadInput(f"{name!r} has a masked-LM head already; use it as it is")
+    if tokenizer.mask_token is None:
+        raise UnsupportedModel(f"the tokenizer of {name!r} has no mask token; a masked-LM head needs one")
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        raise UnsupportedModel(f"the masked-LM head of {name!r} does not share its word embeddings; choose another")
+    for key, weight in model.named_parameters():
+        weight.requires_grad_(not key.startswith(f"{model.base_model_prefix}."))
+    # Dropout would blur the states that the head is to read.
+    return model.to(place).eval(), tokenizer

@@ -1,0 +1,214 @@
+"""A masked-LM head for an encoder that came without one: the body stays as it is, the head alone learns.
+
+Devlin et al., 2019, arXiv:1810.04805, section 3.1: of each text 15 % of the tokens are asked for; of those 80 % are
+replaced by the mask, 10 % by a random token, 10 % stay. With the body frozen the head can only read what the states
+hold: expect label words that are ranked, not those of a model that was pretrained to fill masks.
+"""
+
+import dataclasses
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..backbones import silence, with_new_head
+from ..data import stream
+from ..errors import BadInput
+from ..store import json_bytes, write_folder
+from ..training import Interrupted
+from ..training._progress import interruptible
+from ..training._train import fast_denormals
+from .cloze import Cloze, Hidden
+from .texts import is_held_out, training_texts
+
+RECORD = "mlm_head.json"
+# Batches that are sorted by length together: texts reach from two tokens to the limit.
+BUCKET = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadRecipe:
+    """Everything that a head's training is told.
+
+    Args:
+        steps: optimiser steps.
+        batch_size: texts a step.
+        lr: AdamW's at its peak; warmed up over a tenth of the steps, then linear to zero.
+        weight_decay: AdamW's.
+        masked: share of the tokens that are asked for.
+        max_length: tokens of a text, special tokens included; the rest is cut off.
+        texts: of each task, at most.
+        held_out: one text of so many is kept to measure on.
+        measured: held-out texts, at most.
+    """
+
+    steps: int = 2000
+    batch_size: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    masked: float = 0.15
+    max_length: int = 128
+    texts: int = 8000
+    held_out: int = 20
+    measured: int = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedHead:
+    """What came of it.
+
+    Args:
+        folder: plain folder of transformers: encoder, head and tokenizer.
+        texts: how many the head learned from, by task.
+        held_out: how many it was measured on.
+        before: share of the masked tokens of held-out texts that the random head finds.
+        after: likewise, the trained head.
+        frequent: likewise, always answering the most frequent token of the training texts.
+    """
+
+    folder: Path
+    texts: dict[str, int]
+    held_out: int
+    before: float
+    after: float
+    frequent: float
+
+
+def fit_mlm_head(
+    model: str,
+    output: Path | str,
+    *,
+    data_root: Path | str,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    recipe: HeadRecipe = HeadRecipe(),
+    progress: bool = False,
+) -> FittedHead:
+    """Train the masked-LM head of an encoder on the training texts below a data root, and store both together.
+
+    The seed settles everything. The folder is written when all is done, or not
+    at all; `mlm_head.json` in it holds recipe, texts and masked accuracies.
+
+    Args:
+        model: folder or hub id of an encoder whose checkpoint has no masked-LM head.
+        output: new folder, which `load_backbone` and plain `from_pretrained` load.
+        data_root: folder with rows of the known tasks.
+        steps: optimiser steps; None takes the recipe's.
+        seed: of the head's initial weights, of texts and masks.
+        device: "auto", "cpu", "cuda" ...
+        recipe: everything else.
+        progress: show a bar on standard error.
+
+    Raises:
+        BadInput: the folder is in use, no texts, or a model that cannot be loaded or has a head.
+        UnsupportedModel: no encoder, or no mask token.
+        Interrupted: after Ctrl-C; nothing is written.
+    """
+    if steps is not None:
+        recipe = dataclasses.replace(recipe, steps=steps)
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInput(f"{str(folder)!r} exists already; choose a new --output")
+    found = training_texts(data_root, recipe.texts)
+    encoder, tokenizer = with_new_head(model, seed=seed, device=device)
+    texts = {name: [text for text in own if not is_held_out(text, recipe.held_out)] for name, own in found.items()}
+    held = sorted({text for own in found.values() for text in own if is_held_out(text, recipe.held_out)})
+    # From end to end: sorted, the first are the quoted and the numbered.
+    held = held[:: max(1, -(-len(held) // recipe.measured))]
+    lesson = _cloze(tokenizer, sorted({text for own in texts.values() for text in own}), recipe)
+    test = _cloze(tokenizer, held, recipe)
+    before = accuracy(encoder, test)
+    with fast_denormals(), interruptible() as is_stopped:
+        _train(encoder, lesson, recipe, seed, is_stopped, progress)
+    fitted = FittedHead(
+        folder=folder,
+        texts={name: len(own) for name, own in texts.items()},
+        held_out=len(test),
+        before=before,
+        after=accuracy(encoder, test),
+        frequent=accuracy(encoder, test, always=lesson.most_frequent),
+    )
+    _write(encoder, tokenizer, fitted, {"model": model, "seed": seed, "recipe": dataclasses.asdict(recipe)})
+    return fitted
+
+
+@torch.no_grad()
+def accuracy(model: Any, test: Cloze, always: int | None = None) -> float:
+    """Share of the masked tokens of these texts that the model finds, the same masks whenever it is asked.
+
+    Args:
+        model: with its masked-LM head.
+        test: texts.
+        always: a token to answer instead of asking the model.
+    """
+    generator, right, asked = _generator("test"), 0, 0
+    for rows in test.rows.lengths.argsort(stable=True).split(64):
+        hidden = test.hide(rows, generator, shown=False)
+        found = logits_at(model, hidden).argmax(-1).cpu() if always is None else always
+        right += int((hidden.answers == found).sum())
+        asked += len(hidden.answers)
+    return right / asked
+
+
+def logits_at(model: Any, hidden: Hidden) -> Float[Tensor, "k v"]:
+    """The head's logits where something is asked for, and nowhere else: the vocabulary is wide."""
+    asked = hidden.asked.to(model.device)
+
+    def keep_the_asked(module: Any, arguments: Any, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[asked][None]
+        return output
+
+    with model.base_model.register_forward_hook(keep_the_asked):
+        mask = hidden.mask.to(model.device).long()
+        return model(input_ids=hidden.ids.to(model.device), attention_mask=mask).logits[0]
+
+
+def _cloze(tokenizer: Any, texts: Sequence[str], recipe: HeadRecipe) -> Cloze:
+    return Cloze(tokenizer, texts, share=recipe.masked, max_length=recipe.max_length)
+
+
+def _train(
+    model: Any, lesson: Cloze, recipe: HeadRecipe, seed: int, is_stopped: Callable[[], bool], progress: bool
+) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
+    head = [weight for weight in model.parameters() if weight.requires_grad]
+    adamw = torch.optim.AdamW(head, recipe.lr, weight_decay=recipe.weight_decay)
+    batches = stream(lesson.rows.lengths, range(len(lesson)), recipe.batch_size, seed=seed, bucket=BUCKET)
+    steps = range(1, recipe.steps + 1)
+    for step in track(steps, "masked-LM head", console=Console(stderr=True), disable=not progress):
+        if is_stopped():
+            raise Interrupted(f"stopped after step {step - 1} of {recipe.steps}; nothing is written")
+        generator = _generator(f"{seed} {step}")
+        hidden = lesson.hide(torch.tensor(next(batches)), generator)
+        logits = logits_at(model, hidden)
+        loss = torch.nn.functional.cross_entropy(logits, hidden.answers.to(logits.device))
+        adamw.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in adamw.param_groups:
+            group["lr"] = recipe.lr * min(10 * step, recipe.steps, (recipe.steps - step + 1) * 10 / 9) / recipe.steps
+        adamw.step()
+
+
+def _generator(key: str) -> torch.Generator:
+    digest = hashlib.sha256(key.encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def _write(model: Any, tokenizer: Any, fitted: FittedHead, record: Mapping[str, Any]) -> None:
+    """Encoder, head, tokenizer and record in one folder, all at once."""
+    told = {name: value for name, value in dataclasses.asdict(fitted).items() if name != "folder"}
+    with tempfile.TemporaryDirectory() as temporary, silence():
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        contents = {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir())}
+    contents[RECORD] = json_bytes({**record, **told})
+    write_folder(fitted.folder, contents, what="the encoder with its head", manifest=False)
