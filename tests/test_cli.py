@@ -45,6 +45,7 @@ TRAIN_OPTIONS = {
     "--noise-seed", "--head-lr", "--weight-decay", "--warmup", "--schedule", "--clip", "--patience",
     "--shots-per-class", "--style", "--answers", "--decode", "--tokens-per-batch", "--backbone-dropout",
     "--max-bad-rows", "--log-with", "--eval-rows", "--revision", "--embedding-scale", "--units", "--norm-guard",
+    "--restarts", "--restart-steps",
     "--task-option",
 }  # fmt: skip
 BASE = ["train", "--task", "glue/sst2", "--model", "some/model", "--output", "run"]
@@ -135,6 +136,7 @@ def test_help_of_a_setting_is_its_docstring(capsys: pytest.CaptureFixture[str], 
         (["train", "--task", "glue/sst2"], "no model; give --model"),
         (["train", "--model", "m"], "nothing to train on; give --task NAME"),
         ([*BASE, "--norm-guard", "0"], "--norm-guard must be positive and finite, in token norms, not 0.0"),
+        ([*BASE, "--restarts", "0"], "--restarts must be positive, not 0"),
         ([*BASE, "--steps", "0"], "--steps must be positive, not 0"),
         ([*BASE, "--shots", "4", "--shots-per-class", "2"], "give --shots (rows in total) or --shots-per-class"),
         ([*BASE, "--data", "rows.csv"], "give --task glue/sst2 or --data rows.csv, not both"),
@@ -365,6 +367,12 @@ def test_options_of_a_lab_task_reach_training(asked: Callable[..., dict[str, Any
 def test_units_and_the_guard_reach_every_lane(asked: Callable[..., dict[str, Any]]):
     words = ["--method", "ept", "--method", "polar", "--units", "rms", "--norm-guard", "4"]
     expected = tuple(LaneSettings(method=method, units="rms", norm_guard=4.0) for method in ("ept", "polar"))
+    assert asked(*BASE, *words)["lanes"] == expected
+
+
+def test_restarts_reach_every_lane(asked: Callable[..., dict[str, Any]]):
+    words = ["--seed", "1", "--seed", "2", "--restarts", "3", "--restart-steps", "50"]
+    expected = tuple(LaneSettings(restarts=3, restart_steps=50, seeds=Seeds.all(seed)) for seed in (1, 2))
     assert asked(*BASE, *words)["lanes"] == expected
 
 
