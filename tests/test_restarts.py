@@ -104,12 +104,13 @@ class TestRule:
         [
             ("t5", THREE, 2),
             ("t5", lane("p-tuning", 3, restarts=3, restart_steps=10, lr=0.01, options={"prompt_length": 2}), 1),
+            ("t5", dataclasses.replace(THREE, regularizer="rn-emb:sigma=0.3,alpha=1"), 2),
             ("bert", lane("head-only", 4, restarts=4, restart_steps=10), 2),
         ],
-        ids=["prompt-tuning", "p-tuning", "head-only"],
+        ids=["prompt-tuning", "p-tuning", "regularized", "head-only"],
     )
     def test_the_lane_equals_the_best_of_single_runs_compared_by_hand(self, kind, settings, chosen, trained):
-        """Vectors, a network and a head: what the initialisation seed draws."""
+        """Vectors, a network and a head, which the initialisation seed draws; and with a regulariser's noise."""
         whole = trained([settings], kind=kind).lanes[0]
         own = settings.seeds.initialization
         seeds = [own, *(stream_seed(own, f"restart/{number}") for number in range(1, settings.restarts))]
