@@ -43,11 +43,14 @@ class LaneSettings:
         norm_guard: longest prompt vector, in token norms (mean norms of a word vector); None bounds nothing.
         regularizer: names in REGULARIZERS with their options, as in "rn-emb:sigma=0.1,alpha=0.3", joined by "+";
             empty for none.
+        restarts: initialisations that train side by side over a first stretch, after which the one with the lowest
+            training loss goes on; 1 is none but the own.
+        restart_steps: optimiser steps of that stretch; None is 40 % of the run, 100 at the most.
         seeds: one a purpose.
 
     Raises:
         UnknownName: units that do not exist.
-        BadInput: a norm guard that is not positive and finite.
+        BadInput: a norm guard that is not positive and finite; restarts or their steps below 1.
     """
 
     method: str = "ept-star"
@@ -58,6 +61,8 @@ class LaneSettings:
     units: Literal["auto", "raw", "rms"] = "auto"
     norm_guard: float | None = None
     regularizer: str = ""
+    restarts: int = 1
+    restart_steps: int | None = None
     seeds: Seeds = Seeds()
 
     def __post_init__(self) -> None:
@@ -66,6 +71,10 @@ class LaneSettings:
             raise UnknownName("units", self.units, UNITS)
         if self.norm_guard is not None and not (math.isfinite(self.norm_guard) and self.norm_guard > 0):
             raise BadInput(f"--norm-guard must be positive and finite, in token norms, not {self.norm_guard}")
+        for name in ("restarts", "restart_steps"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BadInput(f"--{name.replace('_', '-')} must be positive, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,7 +46,7 @@ TRAIN_OPTIONS = {
     "--noise-seed", "--head-lr", "--weight-decay", "--warmup", "--schedule", "--clip", "--patience",
     "--shots-per-class", "--style", "--answers", "--decode", "--tokens-per-batch", "--backbone-dropout",
     "--max-bad-rows", "--log-with", "--eval-rows", "--revision", "--embedding-scale", "--units", "--norm-guard",
-    "--task-option", "--regularizer", "--alpha",
+    "--task-option", "--regularizer", "--alpha", "--restarts", "--restart-steps",
 }  # fmt: skip
 BASE = ["train", "--task", "glue/sst2", "--model", "some/model", "--output", "run"]
 LAB = ["train", "--task", "lab/color", "--model", "lab-t5", "--output", "run"]
@@ -142,6 +142,7 @@ def test_help_of_a_setting_is_its_docstring(capsys: pytest.CaptureFixture[str], 
         ),
         ([*LAB, "--regularizer", "rn-emb", "--alpha", "-1"], "regulariser: alpha must be 0 or more and finite, not -1"),
         ([*BASE, "--norm-guard", "0"], "--norm-guard must be positive and finite, in token norms, not 0.0"),
+        ([*BASE, "--restarts", "0"], "--restarts must be positive, not 0"),
         ([*BASE, "--steps", "0"], "--steps must be positive, not 0"),
         ([*BASE, "--shots", "4", "--shots-per-class", "2"], "give --shots (rows in total) or --shots-per-class"),
         ([*BASE, "--data", "rows.csv"], "give --task glue/sst2 or --data rows.csv, not both"),
@@ -391,6 +392,12 @@ def test_every_regulariser_is_listed_with_its_options(capsys: pytest.CaptureFixt
     assert main(["methods", "regularizers"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in listed)
+
+
+def test_restarts_reach_every_lane(asked: Callable[..., dict[str, Any]]):
+    words = ["--seed", "1", "--seed", "2", "--restarts", "3", "--restart-steps", "50"]
+    expected = tuple(LaneSettings(restarts=3, restart_steps=50, seeds=Seeds.all(seed)) for seed in (1, 2))
+    assert asked(*BASE, *words)["lanes"] == expected
 
 
 def test_the_papers_learning_rate_is_told_beside_the_methods(capsys: pytest.CaptureFixture[str]):

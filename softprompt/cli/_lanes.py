@@ -26,6 +26,8 @@ class LaneGrid:
         regularizer: name from `softprompt methods regularizers`, with its options: rn-emb:sigma=0.1; repeat to
             combine.
         alpha: weight of the regulariser's divergence; repeat, one for each. Default: the regulariser's own.
+        restarts: initialisations that begin each prompt; the one with the lowest training loss goes on.
+        restart_steps: optimiser steps after which it is chosen. Default: 40 % of the run, 100 at the most.
         head_lr: learning rate of a linear head.
         init_seed: of the initial vectors and networks, instead of --seed.
         order_seed: of the order of the rows, instead of --seed.
@@ -43,6 +45,8 @@ class LaneGrid:
     norm_guard: float | None = None
     regularizer: tuple[str, ...] = ()
     alpha: tuple[float, ...] = ()
+    restarts: int = LaneSettings.restarts
+    restart_steps: int | None = None
     head_lr: float = LaneSettings.head_lr
     init_seed: int | None = None
     order_seed: int | None = None
@@ -67,6 +71,8 @@ class LaneGrid:
                 units=self.units,
                 norm_guard=self.norm_guard,
                 regularizer=regularizer,
+                restarts=self.restarts,
+                restart_steps=self.restart_steps,
                 seeds=self._seeds(seed),
             )
 

@@ -59,6 +59,9 @@ def _show_run(folder: Path, json_lines: bool) -> None:
         for warning in prompt.get("warnings", ()):
             print(f"{prompt['prompt']}: {warning}")
     results = read_results(folder)
+    for result in results:
+        if result.restarts is not None:
+            print(f"{result.lane}: {restart_told(result.restarts)}")
     if len(results) > 1:
         print()
         print(table(summary(results)))
@@ -69,6 +72,17 @@ def _row(prompt: Mapping[str, Any]) -> dict[str, Any]:
     scores = {f"{split} score": metrics.get(split, {}).get("score") for split in ("validation", "test")}
     counts = {"stored": prompt.get("stored"), "norm": norm_told(prompt)}
     return {"prompt": prompt["prompt"], "status": prompt["status"], **scores, **counts}
+
+
+def restart_told(restarts: Mapping[str, Any]) -> str:
+    """Which of a lane's initialisations went on, and by what, as people read it."""
+    if all(loss is None for loss in restarts["losses"]):
+        return f"all {restarts['count']} restarts were dropped"
+    losses = ", ".join("dropped" if loss is None else f"{loss:.4f}" for loss in restarts["losses"])
+    return (
+        f"restart {restarts['chosen']} (of 0 to {restarts['count'] - 1}) went on after step {restarts['steps']}; "
+        f"training losses in nats over the last {restarts['window']} steps: {losses}"
+    )
 
 
 def norm_told(prompt: Mapping[str, Any]) -> str | None:

@@ -14,7 +14,7 @@ import contextlib
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,12 +58,24 @@ class Claim:
 
 
 def group(specs: Sequence[RunSpec], lanes: int) -> list[tuple[RunSpec, ...]]:
-    """The runs without repetition in groups that may share a pass, at most `lanes` each, by first appearance."""
+    """The runs without repetition in groups that may share a pass, at most `lanes` each, by first appearance.
+
+    A run counts as many lanes as it has restarts, and as one without; one of more than `lanes` is alone.
+    """
     shared: dict[str, dict[str, RunSpec]] = {}
     for spec in specs:
         shared.setdefault(spec.pass_key(), {})[spec.name] = spec
-    groups = (tuple(members.values()) for members in shared.values())
-    return [members[i : i + lanes] for members in groups for i in range(0, len(members), lanes)]
+    return [part for members in shared.values() for part in _filled(members.values(), lanes)]
+
+
+def _filled(members: Iterable[RunSpec], lanes: int) -> Iterator[tuple[RunSpec, ...]]:
+    part: list[RunSpec] = []
+    for spec in members:
+        if part and sum(one.lane.restarts for one in (*part, spec)) > lanes:
+            yield tuple(part)
+            part = []
+        part.append(spec)
+    yield tuple(part)
 
 
 def claim(store: Path, groups: Sequence[tuple[RunSpec, ...]], *, keep: bool = False) -> Claim:

@@ -245,7 +245,7 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
         )
     together = tuple(spec.name for spec in fleet.specs)
     for spec, result in zip(fleet.specs, run.results, strict=True):
-        stored = _stored(spec, run, result, together, embeddings, inputs[spec.name])
+        stored = _stored(spec, run, result, together, embeddings, inputs[spec.name], _share(result, run))
         write_file(path_of(store, spec.name), to_bytes(stored), what=spec.describe(), replace=True)
 
 
@@ -257,7 +257,13 @@ def _all_stored(store: Path) -> Iterator[StoredRun]:
 
 
 def _stored(
-    spec: RunSpec, run: "Run", result: "Result", fleet: tuple[str, ...], embeddings: str | None, inputs: dict[str, str]
+    spec: RunSpec,
+    run: "Run",
+    result: "Result",
+    fleet: tuple[str, ...],
+    embeddings: str | None,
+    inputs: dict[str, str],
+    seconds: float,
 ) -> StoredRun:
     """The run as it is kept."""
     from ..training import read_record
@@ -272,7 +278,7 @@ def _stored(
         trainable=result.trainable,
         head=result.head,
         stored=result.stored,
-        seconds=round(result.seconds / len(fleet), 3),
+        seconds=round(seconds, 3),
         status=result.status,
         warnings=result.warnings,
         curve=curve,
@@ -281,4 +287,12 @@ def _stored(
         embeddings=embeddings,
         inputs=inputs,
         versions={name: version(name) for name in ("softprompt", "torch", "transformers")},
+        lane_steps=result.lane_steps,
+        restarts=result.restarts,
     )
+
+
+def _share(result: "Result", run: "Run") -> float:
+    """The wall time of a fleet that falls to one of its runs, by the steps that each took."""
+    steps = [one.lane_steps or 0 for one in run.results]
+    return result.seconds * ((result.lane_steps or 0) / sum(steps) if sum(steps) else 1 / len(steps))

@@ -84,6 +84,9 @@ class RunSpec:
         values["lane"]["options"] = _resolved(self.lane)
         values["lane"].pop("regularizer", None)
         values["lane"] |= _regularized(self.lane)
+        if self.lane.restarts == 1:
+            # Off, and so absent, though it is a number.
+            del values["lane"]["restarts"]
         return {"format": NUMBERS, **values}
 
     def pass_key(self) -> str:
@@ -102,7 +105,8 @@ class RunSpec:
     def describe(self) -> str:
         """One line for messages: the run's name, and what a person would call it."""
         lr = "" if self.lane.lr is None else f", lr {self.lane.lr:g}"
-        who = f"{self.lane.method}{lr}, seed {self.lane.seeds.initialization}"
+        restarts = "" if self.lane.restarts == 1 else f", {self.lane.restarts} restarts"
+        who = f"{self.lane.method}{lr}{restarts}, seed {self.lane.seeds.initialization}"
         return f"run {self.name} ({who}, {self.declared.name}, {self.model})"
 
     def to_json(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class StoredRun:
         trainable: trained numbers of prompt and reparameterisation.
         head: numbers of a linear head.
         stored: numbers stored for the prompt.
-        seconds: the run's share of its fleet's wall time.
+        seconds: the run's share of its fleet's wall time, by lane steps.
         status: "finished", "stopped early ..." or "dropped ...".
         warnings: what a user should look at.
         curve: by quantity ("loss" in nats, "prompt_norm", ...) one value a kept step, and those steps as "step".
@@ -40,6 +40,8 @@ class StoredRun:
         embeddings: SHA-256 of the frozen model's word embeddings.
         inputs: SHA-256 of each file of the user that the run read, by path.
         versions: of softprompt, torch and transformers.
+        lane_steps: optimiser steps taken, those of restarts that were not chosen among them; what the run cost.
+        restarts: how the initialisation was chosen; None without restarts.
     """
 
     name: str
@@ -59,6 +61,8 @@ class StoredRun:
     embeddings: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    lane_steps: int | None = None
+    restarts: Mapping[str, Any] | None = None
 
     @property
     def score(self) -> float | None:

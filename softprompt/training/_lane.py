@@ -1,8 +1,9 @@
 """One lane while it trains: what changes from step to step, and how that goes into and out of a checkpoint."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor
@@ -14,6 +15,9 @@ from ..regularizers import regularizers
 from ..settings import LaneSettings
 from ._optimizer import LaneOptimizer
 from ._records import Record
+
+if TYPE_CHECKING:
+    from ._restarts import FirstStretch
 
 
 @final
@@ -29,6 +33,7 @@ class TrainedLane:
         batches: endless batches of those rows, continued where the run stands.
         record: its metrics.jsonl.
         provenance: what a prompt of this lane says of itself; metrics are added when it is stored.
+        stretch: shared by the candidates of a lane with restarts, until one of them is the lane.
     """
 
     def __init__(
@@ -42,10 +47,12 @@ class TrainedLane:
         batches: Iterator[list[int]],
         record: Record,
         provenance: Provenance,
+        stretch: "FirstStretch | None" = None,
     ):
         self.name, self.settings, self.lane, self.optimizer = name, settings, lane, optimizer
         self.regularizers = regularizers(settings.regularizer)
         self.rows, self.batches, self.record, self.provenance = rows, batches, record, provenance
+        self.stretch = stretch
         self.status = "training"
         self.best: SoftPrompt | None = None
         self.best_step = 0
@@ -57,6 +64,17 @@ class TrainedLane:
     def is_training(self) -> bool:
         """Whether it still takes part in the fleet's passes."""
         return self.status == "training"
+
+    @property
+    def restarts(self) -> dict[str, Any] | None:
+        """How this beginning was chosen; None before that, and without restarts."""
+        return self.provenance.training.get("restarts")
+
+    def goes_on(self, name: str, record: Record, restarts: Mapping[str, Any]) -> "TrainedLane":
+        """From now on this candidate is the lane: with its name and record, and with how it was chosen."""
+        self.name, self.record, self.stretch = name, record, None
+        self._remember(restarts)
+        return self
 
     def drop(self, step: int, reason: str) -> None:
         """Leave the fleet for good; what was best before stays."""
@@ -86,7 +104,9 @@ class TrainedLane:
 
     def state(self) -> dict[str, Any]:
         """Everything a checkpoint keeps of this lane in plain values."""
+        chosen = {} if self.restarts is None else {"restarts": self.restarts}
         return {
+            **chosen,
             "name": self.name,
             "status": self.status,
             "best_step": self.best_step,
@@ -99,6 +119,8 @@ class TrainedLane:
         """Continue from what `tensors` and `state` returned."""
         self.lane.load_state_dict(below("parameters.", tensors))
         self.optimizer.load_state(below("adamw.", tensors))
+        if "restarts" in state:
+            self._remember(state["restarts"])
         best = below("best.", tensors)
         if best:
             head = LinearHead(best["head.weight"], best["head.bias"]) if "head.weight" in best else None
@@ -106,6 +128,10 @@ class TrainedLane:
             self.best_score = state["best_metrics"]["score"]
         self.status, self.stale = state["status"], state["stale"]
         self.best_step, self.best_metrics = state["best_step"], state["best_metrics"]
+
+    def _remember(self, restarts: Mapping[str, Any]) -> None:
+        training = {**self.provenance.training, "restarts": dict(restarts)}
+        self.provenance = dataclasses.replace(self.provenance, training=training)
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

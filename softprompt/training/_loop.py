@@ -47,7 +47,7 @@ class Loop:
     def __init__(
         self, material: Material, lanes: Sequence[TrainedLane], settings: TrainSettings, steps: int, timing: Record
     ):
-        self.material, self.lanes, self.settings, self.steps = material, lanes, settings, steps
+        self.material, self.lanes, self.settings, self.steps = material, list(lanes), settings, steps
         self.timing = timing
         regularized = any(lane.regularizers for lane in lanes)
         self.surroundings = Surroundings.of(material.backbone, material.task) if regularized else None
@@ -76,6 +76,7 @@ class Loop:
         while self.step < self.steps and self.active:
             self.step += 1
             watch(self, self._optimize())
+            self._choose()
             stopped = is_stopped()
             if self.step % self.settings.eval_every == 0 or self.step == self.steps:
                 self._evaluate()
@@ -137,11 +138,21 @@ class Loop:
         batch = self.material.train.batch([i for r in rows for i in r], owner, pad)
         return batch.to(self.material.backbone.device)
 
+    def _choose(self) -> None:
+        """Where a first stretch has ended, one candidate goes on in the place of all; the others leave the passes."""
+        for stretch in dict.fromkeys(lane.stretch for lane in self.lanes if lane.stretch):
+            candidates = [lane for lane in self.lanes if lane.stretch is stretch]
+            if stretch.is_over(self.step, candidates):
+                losers = set(candidates) - {stretch.choose(self.step, candidates)}
+                self.lanes = [lane for lane in self.lanes if lane not in losers]
+
     def _evaluate(self) -> None:
-        """Score every active lane on the validation rows, folded as it would be stored."""
+        """Score every active lane on the validation rows, folded as it would be stored; candidates are not scored."""
         if self.settings.backbone_dropout:
             self.material.backbone.dropout(False)
         for lane in self.active:
+            if lane.stretch is not None:
+                continue
             if not is_finite(lane.lane):
                 lane.drop(self.step, "the prompt is no longer finite")
                 continue

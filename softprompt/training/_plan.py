@@ -101,6 +101,8 @@ class Result:
         stored: numbers stored for the prompt.
         norm: mean norm of the stored vectors; None without any.
         token_norms: the same in token norms.
+        lane_steps: optimiser steps taken, those of restarts that were not chosen among them.
+        restarts: how the initialisation was chosen (rule's losses, which, its seed); None without restarts.
         seconds: wall time of the whole fleet so far.
         status: "finished", "stopped early ..." or "dropped ...".
         warnings: what a user should look at.
@@ -124,6 +126,8 @@ class Result:
     majority: float | None = None
     norm: float | None = None
     token_norms: float | None = None
+    lane_steps: int | None = None
+    restarts: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The line that `softprompt train --json` ends with."""

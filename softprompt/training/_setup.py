@@ -2,10 +2,12 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from .. import initializers
 from ..backbones import AbstractBackbone
@@ -25,6 +27,7 @@ from ._loop import Material
 from ._optimizer import LaneOptimizer
 from ._plan import DEFAULT_STEPS, Plan
 from ._records import Record
+from ._restarts import FirstStretch, beginnings, record_of, stretch_steps
 from ._terms import Surroundings
 
 # Training rows that are looked at for words to perturb.
@@ -94,8 +97,14 @@ def resolved(lane: LaneSettings) -> LaneSettings:
     """The lane with its method's units and learning rate where it names none; they are part of the run's record.
 
     Raises:
-        SoftPromptError: no such method or regulariser, or options, units or a guard that it cannot have.
+        SoftPromptError: no such method or regulariser, or options, units or a guard that it cannot have; a stretch
+            without restarts.
     """
+    if lane.restarts == 1 and lane.restart_steps is not None:
+        raise BadInput(
+            f"--restart-steps {lane.restart_steps} is how long restarts are compared, and there are none; "
+            "give --restarts of 2 or more, or leave it out"
+        )
     regularizers(lane.regularizer)
     return Method.of(lane).resolved(lane)
 
@@ -182,19 +191,38 @@ def _vectors(kind: str, path: str, backbone: AbstractBackbone, m: int):
 
 
 def build_lanes(plan: Plan, material: Material) -> list[Lane]:
-    """All lanes as they are at the beginning; nothing is written.
+    """All lanes as they are at the beginning, each with its restarts behind it; nothing is written.
 
     Raises:
-        SoftPromptError: an initialiser, a method or a regulariser that cannot work here.
+        SoftPromptError: an initialiser, a method or a regulariser that cannot work here; restarts that all begin alike,
+            or a first stretch longer than the run.
     """
     check_regularizers(plan, material)
+    if any(lane.restarts > 1 for lane in plan.lanes):
+        steps = step_count(plan.settings, max(len(training_rows(material, plan.settings, lane)) for lane in plan.lanes))
+        for lane in plan.lanes:
+            stretch_steps(lane, steps)
     shape = head_shape(material.backbone, material.task)
     table = material.backbone.word_vectors
     words = WordScale.of(table)
-    return [
-        Lane.build(lane, initializer(lane.init, material, Method.of(lane).m, _unit(lane, words)), table, shape, words)
-        for lane in map(resolved, plan.lanes)
-    ]
+    built = []
+    for lane in map(resolved, plan.lanes):
+        draw = initializer(lane.init, material, Method.of(lane).m, _unit(lane, words))
+        candidates = [Lane.build(one, draw, table, shape, words) for one in beginnings(lane)]
+        _refuse_alike(lane, candidates)
+        built += candidates
+    return built
+
+
+def _refuse_alike(settings: LaneSettings, candidates: Sequence[Lane]) -> None:
+    """Refuse restarts of a lane in which nothing is random: they would cost their time and choose nothing."""
+    first = candidates[0].state_dict()
+    for other in candidates[1:]:
+        if all(torch.equal(first[name], value) for name, value in other.state_dict().items()):
+            raise BadInput(
+                f"--restarts {settings.restarts} of {settings.method!r} with --init {settings.init} all begin with the "
+                "same numbers; take an initialisation that is random, as uniform or vocabulary, or no restarts"
+            )
 
 
 def _unit(lane: LaneSettings, words: WordScale) -> float:
@@ -203,9 +231,14 @@ def _unit(lane: LaneSettings, words: WordScale) -> float:
 
 
 def start_lanes(
-    plan: Plan, material: Material, lanes: Sequence[Lane], folder: Path, step: int = 0, marks: Sequence[int] = ()
+    plan: Plan,
+    material: Material,
+    lanes: Sequence[Lane],
+    folder: Path,
+    step: int = 0,
+    states: Sequence[Mapping[str, Any]] = (),
 ) -> list[TrainedLane]:
-    """The lanes with their optimisers, batches from `step` on, and records.
+    """The lanes, or the candidates for one, with their optimisers, batches from `step` on, and records.
 
     Args:
         plan: lanes and settings.
@@ -213,15 +246,17 @@ def start_lanes(
         lanes: of `build_lanes`.
         folder: of the run.
         step: optimiser steps done.
-        marks: bytes to keep of each lane's metrics.jsonl; none keeps nothing.
+        states: what a checkpoint says of each of them; none begins anew.
     """
     identity = material.backbone.identity()
     versions = {name: version(name) for name in ("softprompt", "torch", "transformers")}
     drawn = [training_rows(material, plan.settings, settings) for settings in plan.lanes]
     steps = step_count(plan.settings, max(map(len, drawn)))
+    marks = {state["name"]: state["recorded_bytes"] for state in states}
+    chosen = {state["name"]: state["restarts"]["chosen"] for state in states if "restarts" in state}
     started = []
-    for number, (name, settings, lane) in enumerate(zip(plan.lane_names(), plan.lanes, lanes, strict=True)):
-        settings = lane.method.resolved(settings)
+    for number, name, lane, stretch, path in _entrants(plan, lanes, folder, steps, chosen):
+        settings = lane.method.resolved(plan.lanes[number])
         lr = settings.lr
         assert lr is not None
         training = {"lr": lr, "head_lr": settings.head_lr, "steps": steps, "init": settings.init}
@@ -244,7 +279,7 @@ def start_lanes(
                     bucket=plan.settings.bucket,
                     tokens_per_batch=plan.settings.tokens_per_batch,
                 ),
-                record=Record(folder / name / "metrics.jsonl", marks[number] if marks else 0),
+                record=Record(path, marks.get(name, 0)),
                 provenance=Provenance(
                     method=settings.method,
                     backbone=identity,
@@ -254,6 +289,7 @@ def start_lanes(
                     training=training,
                     versions=versions,
                 ),
+                stretch=stretch,
             )
         )
     return started
@@ -263,3 +299,18 @@ def _told(text: str, rms: float, e: int) -> dict[str, Any]:
     """The regularisers with all their numbers, sizes also in the model's own; nothing where there are none."""
     found = [{**one.to_json(), **one.perturbation.raw(rms, e)} for one in regularizers(text)]
     return {"regularizers": found} if found else {}
+
+
+def _entrants(
+    plan: Plan, lanes: Sequence[Lane], folder: Path, steps: int, chosen: Mapping[str, int]
+) -> Iterator[tuple[int, str, Lane, FirstStretch | None, Path]]:
+    """Who trains: each lane, or its restarts where none is `chosen` yet, with number, name, stretch and record."""
+    waiting = iter(lanes)
+    for number, (name, settings) in enumerate(zip(plan.lane_names(), plan.lanes, strict=True)):
+        candidates = [next(waiting) for _ in range(settings.restarts)]
+        if settings.restarts == 1 or name in chosen:
+            yield number, name, candidates[chosen.get(name, 0)], None, folder / name / "metrics.jsonl"
+            continue
+        stretch = FirstStretch(name, folder / name, stretch_steps(settings, steps))
+        for candidate, lane in enumerate(candidates):
+            yield number, f"{name}#{candidate}", lane, stretch, record_of(folder / name, candidate)

@@ -27,6 +27,7 @@ from ._loop import Loop, Material
 from ._plan import Plan, Result, Run, alone_in, read_plan, refuse_used
 from ._progress import bar, interruptible, refuse_unknown_tracker, tracker
 from ._records import Record, read_record
+from ._restarts import losers_steps
 from ._setup import build_lanes, fingerprint, prepare, resolved, start_lanes
 
 log = logging.getLogger("softprompt")
@@ -197,8 +198,8 @@ def _run(
     data = fingerprint(material)
     if state.get("data", data) != data:
         raise BadInput(f"the rows are not those that {folder} was started with; restore them, or start a new run")
-    step, marks = state.get("step", 0), [lane["recorded_bytes"] for lane in state.get("lanes", [])]
-    lanes = start_lanes(plan, material, built, folder, step, marks)
+    step = state.get("step", 0)
+    lanes = start_lanes(plan, material, built, folder, step, state.get("lanes", []))
     timing = Record(folder / "timing.jsonl", state.get("timing_bytes", 0))
     if checkpoint:
         for number, (lane, values) in enumerate(zip(lanes, state["lanes"], strict=True)):
@@ -207,9 +208,9 @@ def _run(
     loop.step = step
 
     def save(loop: Loop) -> None:
-        tensors = {f"{i}/{name}": value for i, lane in enumerate(lanes) for name, value in lane.tensors().items()}
+        tensors = {f"{i}/{name}": value for i, lane in enumerate(loop.lanes) for name, value in lane.tensors().items()}
         state = {"step": loop.step, "data": data, "timing_bytes": timing.mark()}
-        save_checkpoint(folder / "checkpoints", loop.step, tensors, {**state, "lanes": [x.state() for x in lanes]})
+        save_checkpoint(folder / "checkpoints", loop.step, tensors, {**state, "lanes": [x.state() for x in loop.lanes]})
 
     _report_truncation(material)
     try:
@@ -230,10 +231,10 @@ def _run(
                 f"stopped after step {loop.step} of {loop.steps}; go on with: softprompt train --resume {folder}"
             )
         seconds = _seconds(folder)
-        return Run(folder, [_finish(plan, loop, lane, folder, seconds) for lane in lanes])
+        return Run(folder, [_finish(plan, loop, lane, folder, seconds) for lane in loop.lanes])
     finally:
         material.backbone.dropout(False)
-        for record in (timing, *(lane.record for lane in lanes)):
+        for record in (timing, *(lane.record for lane in loop.lanes)):
             record.close()
 
 
@@ -279,6 +280,7 @@ def _finish(plan: Plan, loop: Loop, lane: TrainedLane, folder: Path, seconds: fl
         warnings.append(f"{lane.name}: {lane.status}; the other prompts went on; try a lower --lr")
     for line in warnings:
         log.warning(line)
+    steps = sum("loss" in row for row in read_record(lane.record.path))
     result = Result(
         run=str(folder),
         lane=lane.name,
@@ -295,6 +297,8 @@ def _finish(plan: Plan, loop: Loop, lane: TrainedLane, folder: Path, seconds: fl
         stored=stored,
         norm=norm,
         token_norms=None if norm is None else norm / lane.lane.words.token_norm,
+        lane_steps=steps + losers_steps(folder / lane.name, lane.restarts),
+        restarts=lane.restarts,
         seconds=seconds,
         status="finished" if lane.is_training else lane.status,
         warnings=tuple(warnings),
