@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def lane_of(backbone, seed=0, double=True):
     return made.double() if double else made
 
 
-def batch_of(backbone, examples, rows=(0, 1, 2, 3), owner=0):
+def batch_of(backbone, examples, rows=(0, 1, 2, 3), owner: Any = 0):
     return examples.batch(list(rows), owner, backbone.pad_id)
 
 
@@ -72,12 +73,12 @@ def term(text, owner=0, seed=7):
     return Term(owner, one, one.alpha, one.share, seed)
 
 
-def perturbed(surroundings, text, batch, bank, seed=7):
+def perturbed(surroundings, text, batch, bank, seed=7) -> Any:
     group, scene = scene_of(surroundings, term(text, seed=seed), batch, bank)
     return next(iter(group.batches(scene)))
 
 
-def scene_of(surroundings, one, batch, bank, gradient=None):
+def scene_of(surroundings, one, batch, bank, gradient=None) -> tuple[Any, Any]:
     with torch.no_grad():
         clean = surroundings.backbone.logits(bank, batch)
     group = Group((one,))
@@ -156,7 +157,7 @@ class TestDivergences:
     def test_they_are_never_negative_and_zero_for_equal_answers(self, logits):
         positions = torch.ones(logits[0].shape[:2], dtype=torch.bool)
         for divergence in DIVERGENCES.values():
-            assert (row_divergences(divergence, *logits, positions) >= -1e-12).all()
+            assert (row_divergences(divergence, logits[0], logits[1], positions) >= -1e-12).all()
             assert row_divergences(divergence, logits[0], logits[0], positions).abs().max() < 1e-12
 
     @pytest.mark.parametrize("name", DIVERGENCES)
@@ -483,7 +484,7 @@ class TestWhatIsTouched:
         first, scene = scene_of(surroundings, term(text), alone, bank)
         gradient = torch.ones(2, LENGTH + alone.ids.shape[1], backbone.embedding_size)
         scene = dataclasses.replace(scene, gradient=gradient)
-        expected = next(iter(first.batches(scene)))
+        expected: Any = next(iter(first.batches(scene)))
         owner = torch.tensor([1, 0, 0, 1])
         wide = batch_of(backbone, examples, [3, 0, 1, 2], owner)
         wide = dataclasses.replace(
@@ -502,7 +503,7 @@ class TestWhatIsTouched:
             template, clean=clean, gradient=torch.ones(4, LENGTH + wide.ids.shape[1], backbone.embedding_size),
             generators={t.owner: torch.Generator().manual_seed(t.seed) for t in group.terms},
         )  # fmt: skip
-        found = next(iter(group.batches(shared)))
+        found: Any = next(iter(group.batches(shared)))
         width = alone.ids.shape[1]
         assert found.ids[1:3, :width].equal(expected.ids)
         if expected.text_shift is not None:
@@ -635,11 +636,15 @@ class TestWords:
         assert found.tolist() == [[1, 2, 2, 3, 3, 3, 0]]
 
 
+def named(text) -> Any:
+    return regularizers(text)
+
+
 class TestNames:
     def test_every_regulariser_is_found_with_its_options_as_typed(self):
         for name, one in REGULARIZERS.items():
             assert regularizers(name) == (one,)
-        first, second = regularizers("rn-emb:sigma=1e+0,alpha=0.3 + adv-emb:steps=3,each=false")
+        first, second = named("rn-emb:sigma=1e+0,alpha=0.3 + adv-emb:steps=3,each=false")
         assert (first.perturbation.sigma, first.alpha) == (1.0, 0.3)
         assert (second.perturbation.steps, second.perturbation.start) == (3, "zero")
         assert regularizers("") == ()
