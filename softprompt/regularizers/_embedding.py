@@ -135,8 +135,8 @@ class EmbeddingPerturbation(AbstractPerturbation):
                 assert gradient is not None
             else:
                 gradient = self._gradient(scene, delta, number)
-            climbed = UPDATES[self.update](ball, delta, gradient * touched[:, :, None], step, number == self.steps - 1)
-            delta = (climbed * touched[:, :, None]).detach()
+            last = number == self.steps - 1
+            delta = UPDATES[self.update](ball, delta, gradient * touched[:, :, None], step, last).detach()
         if not self.each:
             yield self._shifted(scene, delta)[0]
 
