@@ -136,7 +136,7 @@ def contour_figure(
         axes.plot([0], [0], marker="+", color="white")
         axes.set(title=title, xlabel=directions[0], ylabel=directions[1], aspect="equal")
     if shown is not None:
-        figure.colorbar(shown, ax=grid, label=measure, shrink=0.8)
+        figure.colorbar(shown, ax=figure.axes, label=measure, shrink=0.8)
     return figure
 
 

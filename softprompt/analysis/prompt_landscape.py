@@ -12,17 +12,16 @@ from torch import Tensor
 
 from ..backbones import AbstractBackbone
 from ..bank import Batch, PromptBank
-from ..data import Examples
-from ..data._examples import SPECIAL
+from ..data import SPECIAL, Examples
 from ..errors import BadInput
+from ..losses import task_losses
 from ..prompt import SoftPrompt
 from ..settings import LandscapeSettings
-from ..training._step import row_losses
 from ..units import WordScale
 from .landscape import Losses, curvature, directions, gradient, standard_error, surface
 
 # Half the width of the finite difference of curvatures, as a share of what is moved: the same whatever the radius.
-CURVATURE_STEP = 1e-3
+CURVATURE_STEP = 3e-4
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,8 @@ class _Scene:
         def losses(shifts: Tensor) -> Tensor:
             many = row.select(torch.zeros(len(shifts), dtype=torch.long, device=row.ids.device))
             many = dataclasses.replace(many, **{"text_shift" if space == "input" else "prompt_shift": shifts})
-            return row_losses(backbone.logits(bank, many), many)
+            assert many.targets is not None
+            return task_losses(backbone.logits(bank, many), many.targets)
 
         if space == "input":
             assert row.parts is not None
