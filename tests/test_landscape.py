@@ -560,6 +560,13 @@ class TestTheCommand:
         assert [one["prompt"] for one in found] == labels
         assert [line.split()[0] for line in out.splitlines()[1:4]] == labels
 
+    def test_prompts_of_different_models_are_compared_where_their_task_is_one(self, trained, call, tmp_path):
+        assert call("--compare", trained / "second", trained / "head")[0] == 0
+        t5, bert = json.loads((tmp_path / "out" / "landscape.json").read_text())["prompts"]
+        assert t5["examples"]["row"] == bert["examples"]["row"]
+        assert t5["units"] != bert["units"]
+        assert bert["prompt"] == "head/head-only-seed0"
+
     def test_the_prompt_plane_of_one_lane_and_of_its_folder_are_the_same(self, trained, call, tmp_path):
         lane = "ept-star-seed0"
         outs = [tmp_path / name for name in "abc"]
