@@ -25,6 +25,7 @@ class Seeds:
 
 
 UNITS = ("auto", "raw", "rms")
+SPACES = ("input", "prompt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +137,43 @@ class TrainSettings:
                 raise BadInput(f"--{name.replace('_', '-')} must be positive, not {value}")
         if self.shots and self.shots_per_class:
             raise BadInput("give --shots (rows in total) or --shots-per-class, not both")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LandscapeSettings:
+    """The plane over which a loss is drawn, and the rows it is averaged over.
+
+    Args:
+        space: what is moved: the embedded text ("input") or the prompt ("prompt").
+        radius: distance to each edge's middle, as a share of the norm of what is moved.
+        grid: points a side; odd, so that the unmoved one is in the middle.
+        rows: examples, drawn by the seed; all where there are fewer.
+        seed: of the rows and of the random direction.
+        batch_size: grid points of one example in one pass.
+
+    Raises:
+        UnknownName: a space that does not exist.
+        BadInput: a radius that is not positive and finite, an even grid or one without edges, or no rows.
+    """
+
+    space: Literal["input", "prompt"] = "input"
+    radius: float = 0.1
+    grid: int = 51
+    rows: int = 32
+    seed: int = 0
+    batch_size: int = 128
+
+    def __post_init__(self) -> None:
+        """Refuse planes that cannot be drawn, by the name of their option."""
+        if self.space not in SPACES:
+            raise UnknownName("space of a landscape", self.space, SPACES)
+        if not (math.isfinite(self.radius) and self.radius > 0):
+            raise BadInput(f"--radius must be positive and finite, a share of what is moved, not {self.radius:g}")
+        if self.grid < 3 or self.grid % 2 == 0:
+            raise BadInput(f"--grid must be odd and at least 3, so that a point is in the middle, not {self.grid}")
+        for name in ("rows", "batch_size"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"--{name.replace('_', '-')} must be positive, not {getattr(self, name)}")
 
 
 def from_values(kind: type, values: Mapping[str, Any]) -> Any:

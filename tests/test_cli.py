@@ -26,6 +26,7 @@ COMMANDS = (
     ["export"],
     ["import"],
     ["show"],
+    ["landscape"],
     ["tasks", "list"],
     ["tasks", "show"],
     ["methods", "list"],

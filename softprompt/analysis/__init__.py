@@ -1,4 +1,4 @@
-"""What trained prompts are like: how long their vectors, how alike, how they came to be. Figures in `plots`."""
+"""What trained prompts are like: their vectors, how they came to be, the loss around them. Figures in `plots`."""
 
 from .geometry import NormCurve as NormCurve
 from .geometry import cosines as cosines
@@ -6,3 +6,6 @@ from .geometry import distinct as distinct
 from .geometry import mean_cosine as mean_cosine
 from .geometry import norm_curve as norm_curve
 from .geometry import norms as norms
+from .prompt_landscape import Estimate as Estimate
+from .prompt_landscape import Landscape as Landscape
+from .prompt_landscape import landscape_of as landscape_of

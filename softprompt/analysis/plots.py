@@ -5,7 +5,7 @@ A figure is a value: nothing here touches pyplot, so no figure is left open and 
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -18,6 +18,9 @@ from ..errors import UnknownName
 FORMATS = ("png", "svg")
 # Okabe and Ito's colours, which most colour-blind readers tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+# Of a landscape: along the gradient, and at a right angle to it.
+DIRECTIONS = ("a (gradient)", "b (random)")
+LEVELS = 21
 Curve = tuple[Sequence[int], Sequence[float]]
 
 
@@ -80,6 +83,81 @@ def cosine_figure(pairs: Mapping[str, tuple[Any, Any]], *, title: str = "") -> F
         figure.colorbar(shown, ax=grid, label="cosine", shrink=0.8)
     figure.suptitle(title)
     return figure
+
+
+def surface_figure(
+    surfaces: Mapping[str, Any], axis: Sequence[float], *, measure: str, directions: tuple[str, str] = DIRECTIONS
+) -> Figure:
+    """Surfaces over their planes in perspective, side by side, all on one scale of height and colour.
+
+    Args:
+        surfaces: by title, heights [g, g] at axis[i] along the first direction and axis[j] along the second.
+        axis: the g coordinates of both.
+        measure: what the heights are.
+        directions: names of the two.
+    """
+    rows, columns = _panels(len(surfaces))
+    figure = _figure(4.4 * columns + 0.8, 4.0 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": "3d"})
+    a, b = np.meshgrid(axis, axis, indexing="ij")
+    low, high = _limits(surfaces)
+    for axes, (title, heights) in _filled(grid, surfaces):
+        axes.plot_surface(
+            a, b, np.asarray(heights, dtype=float), cmap="viridis", vmin=low, vmax=high, rstride=1, cstride=1
+        )
+        axes.set(title=title, xlabel=directions[0], ylabel=directions[1], zlabel=measure, zlim=(low, high))
+        # Room for the label of the heights, which stands outside the box.
+        axes.set_box_aspect(None, zoom=0.85)
+    return figure
+
+
+def contour_figure(
+    surfaces: Mapping[str, Any], axis: Sequence[float], *, measure: str, directions: tuple[str, str] = DIRECTIONS
+) -> Figure:
+    """Surfaces from above, side by side, with the same levels and colours in all; a cross where nothing is moved.
+
+    Args:
+        surfaces: as of `surface_figure`.
+        axis: likewise.
+        measure: what the colours are.
+        directions: names of the two.
+    """
+    rows, columns = _panels(len(surfaces))
+    figure = _figure(3.6 * columns + 1.0, 3.6 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    low, high = _limits(surfaces)
+    levels = np.linspace(low, high, LEVELS)
+    shown = None
+    for axes, (title, heights) in _filled(grid, surfaces):
+        # Transposed: the first axis of the heights runs to the right.
+        heights = np.asarray(heights, dtype=float).T
+        shown = axes.contourf(axis, axis, heights, levels=levels, cmap="viridis")
+        axes.contour(axis, axis, heights, levels=levels, colors="black", linewidths=0.3)
+        axes.plot([0], [0], marker="+", color="white")
+        axes.set(title=title, xlabel=directions[0], ylabel=directions[1], aspect="equal")
+    if shown is not None:
+        figure.colorbar(shown, ax=figure.axes, label=measure, shrink=0.8)
+    return figure
+
+
+def _panels(count: int) -> tuple[int, int]:
+    """Rows and columns of as many panels, four in a row at most."""
+    columns = min(count, 4)
+    return -(-count // columns), columns
+
+
+def _filled(grid: Any, surfaces: Mapping[str, Any]) -> Iterator[tuple[Any, tuple[str, Any]]]:
+    """Each panel's axes with its title and heights; what is left over is taken away."""
+    for axes in grid.flat[len(surfaces) :]:
+        axes.remove()
+    yield from zip(grid.flat, surfaces.items(), strict=False)
+
+
+def _limits(surfaces: Mapping[str, Any]) -> tuple[float, float]:
+    """Lowest and highest height of all; a plane that is level everywhere still has a scale."""
+    low = min(float(np.min(heights)) for heights in surfaces.values())
+    high = max(float(np.max(heights)) for heights in surfaces.values())
+    return low, max(high, low + 1e-6 * max(1.0, abs(low)))
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -16,6 +16,7 @@ from ._evaluate import evaluate
 from ._export import export
 from ._import import import_
 from ._lab import lab
+from ._landscape import landscape
 from ._methods import methods
 from ._predict import predict
 from ._print import say
@@ -38,6 +39,7 @@ app.command("predict")(predict)
 app.command("export")(export)
 app.command("import")(import_)
 app.command("show")(show)
+app.command("landscape")(landscape)
 app.add_typer(tasks, name="tasks")
 app.add_typer(methods, name="methods")
 app.add_typer(lab, name="lab")

@@ -1,0 +1,299 @@
+"""Landscapes of stored prompts: which prompts a path means, the same rows for all of them, and what is written."""
+
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from ..backbones import AbstractBackbone
+from ..bank import PromptBank
+from ..data import load_rows, split_rows
+from ..errors import BadInput, UnknownName
+from ..evaluation import answer, backbone_of, examples_for, report, task_of
+from ..prompt import SoftPrompt
+from ..settings import LandscapeSettings
+from ..store import json_bytes, write_folder
+from ..tasks import Task
+from ..training import Plan, read_plan
+from .landscape import coordinates
+from .prompt_landscape import Landscape, landscape_of
+
+log = logging.getLogger("softprompt")
+FORMATS = ("png", "svg")
+# What stands in a figure's file name for what no file name should hold.
+SEPARATORS = str.maketrans("/ ", "--")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A stored prompt whose landscape is drawn, the task it is drawn on, and what its run says about the rows.
+
+    Args:
+        label: what it is called in tables and figures.
+        prompt: with its provenance.
+        task: with its style.
+        data_root: folder with rows; None asks the hub.
+        max_bad_rows: malformed rows to drop before it is an error.
+    """
+
+    label: str
+    prompt: SoftPrompt
+    task: Task
+    data_root: str | Path | None = None
+    max_bad_rows: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A landscape and how the prompt answers the rows that it is made of.
+
+    Args:
+        subject: whose it is.
+        landscape: its surfaces.
+        names: the rows' numbers in the split.
+        metrics: the task's, on these rows; "accuracy" among them where there are classes.
+        majority: share of the most frequent class among them; None where there are no classes.
+    """
+
+    subject: Subject
+    landscape: Landscape
+    names: tuple[int, ...]
+    metrics: dict[str, float]
+    majority: float | None
+
+    @property
+    def warning(self) -> str | None:
+        """What keeps the numbers from meaning anything: answers at chance."""
+        if self.majority is None or self.metrics["accuracy"] > self.majority:
+            return None
+        return (
+            f"{self.subject.label}: accuracy {self.metrics['accuracy']:.3f} on these rows, always one class gets "
+            f"{self.majority:.3f}; it may be flat because it ignores its input"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: numbers, their standard errors, the mean surface, and each example's own numbers."""
+        landscape = self.landscape
+        each = {
+            "row": list(self.names),
+            "loss": landscape.losses.tolist(),
+            "range": landscape.ranges.tolist(),
+            "mean_change": landscape.changes.tolist(),
+            "gradient_norm": landscape.slopes.tolist(),
+            "curvature": landscape.curvatures.tolist(),
+            "radius": landscape.lengths.tolist(),
+        }
+        return {
+            "prompt": self.subject.label,
+            "task": self.subject.task.name,
+            "loss": "squared error" if landscape.is_regression else "cross entropy in nats",
+            "metrics": self.metrics,
+            "majority": self.majority,
+            "warning": self.warning,
+            "numbers": {name: dataclasses.asdict(one) for name, one in landscape.numbers().items()},
+            "units": dataclasses.asdict(landscape.words),
+            "surface": landscape.mean_surface.tolist(),
+            "examples": each,
+        }
+
+
+def subjects(
+    paths: Sequence[str | Path],
+    *,
+    lanes: Sequence[str] = (),
+    task: str | None = None,
+    style: str | None = None,
+    data_root: Path | None = None,
+) -> list[Subject]:
+    """The prompts that runs, lanes of runs, prompt folders or `user/name` on the hub mean, in their order.
+
+    Args:
+        paths: a run means all its prompts.
+        lanes: those of each run that are meant; none means all.
+        task: name of another task than the prompts' own.
+        style: how rows are put; None as in training.
+        data_root: folder with rows; None takes the run's.
+
+    Raises:
+        BadInput: nothing is there, a run without the prompt of a lane, or a prompt that records no task.
+        UnknownName: a lane that a run does not have.
+    """
+    found: list[Subject] = []
+    for label, place, plan in _prompts(paths, lanes):
+        prompt = SoftPrompt.load(place)
+        found.append(
+            Subject(
+                label=label,
+                prompt=prompt,
+                task=task_of(prompt, task, style),
+                data_root=data_root or (plan.data_root if plan else None),
+                max_bad_rows=plan.max_bad_rows if plan else 0,
+            )
+        )
+    counts = Counter(subject.label for subject in found)
+    return [
+        dataclasses.replace(subject, label=f"{number}-{subject.label}") if counts[subject.label] > 1 else subject
+        for number, subject in enumerate(found, 1)
+    ]
+
+
+def _prompts(paths: Sequence[str | Path], lanes: Sequence[str]) -> Iterator[tuple[str, str | Path, Plan | None]]:
+    """(label, where the prompt is, its run's plan)."""
+    for given in paths:
+        path = Path(given)
+        if (path / "run.json").is_file():
+            yield from _of_run(path, lanes)
+        elif lanes:
+            raise BadInput(f"--lane chooses among the prompts of a run, {str(given)!r} is no run; drop --lane")
+        else:
+            run = next((folder for folder in path.resolve().parents[:2] if (folder / "run.json").is_file()), None)
+            inside = path.resolve().relative_to(run).parts[0] if run else ""
+            yield f"{run.name}/{inside}" if run else str(given), given, read_plan(run) if run else None
+
+
+def _of_run(run: Path, lanes: Sequence[str]) -> Iterator[tuple[str, Path, Plan]]:
+    plan = read_plan(run)
+    names = plan.lane_names()
+    for lane in lanes:
+        if lane not in names:
+            raise UnknownName(f"prompt of {str(run)!r}", lane, names)
+    for lane in lanes or names:
+        if not (run / lane / "prompt").is_dir():
+            raise BadInput(
+                f"run {str(run)!r} has stored no prompt of {lane!r}; finish it (softprompt train --resume {run}), or "
+                "choose others with --lane"
+            )
+        yield f"{run.resolve().name}/{lane}", run / lane / "prompt", plan
+
+
+def draw(
+    chosen: Sequence[Subject],
+    settings: LandscapeSettings,
+    *,
+    model: str | None = None,
+    split: str = "test",
+    device: str = "auto",
+    tell: Callable[[Subject], None] = lambda subject: None,
+) -> Iterator[Drawn]:
+    """The landscapes of these prompts, in float32, each on the rows that the seed draws from the split of its task.
+
+    Prompts of one task see the same rows and the same random direction before Gram-Schmidt.
+
+    Args:
+        chosen: of `subjects`.
+        settings: of the plane and the rows.
+        model: the frozen model; None loads the one that a prompt names.
+        split: "train", "validation" or "test".
+        device: "auto", "cpu", "cuda" ...
+        tell: called before each.
+
+    Raises:
+        SoftPromptError: a model or rows that are not there, or a prompt without a landscape.
+    """
+    # Rows are cut to what fits beside the longest prompt, so that all prompts see the same tokens.
+    longest = max(subject.prompt.length for subject in chosen)
+    loaded: dict[Any, AbstractBackbone] = {}
+    rows: dict[Any, tuple[Dataset, tuple[int, ...]]] = {}
+    for subject in chosen:
+        tell(subject)
+        origin = subject.prompt.provenance
+        known = (origin.backbone.name, origin.backbone.revision, origin.backbone.embedding_scale, origin.answers)
+        backbone = loaded[known] = backbone_of(subject.prompt, loaded.get(known, model), device=device)
+        source = (json_bytes(subject.task.to_json()), subject.data_root, subject.max_bad_rows)
+        if source not in rows:
+            rows[source] = _rows(subject, split, settings)
+        dataset, names = rows[source]
+        examples = examples_for(backbone, subject.task, dataset, longest)
+        landscape = landscape_of(backbone, subject.prompt, examples, settings, names=names)
+        bank = PromptBank.of(subject.prompt, device=backbone.device)
+        answers = answer(backbone, bank, examples, subject.task)
+        metrics = report(subject.task, examples, answers).metrics
+        share = None
+        if subject.task.answer == "label":
+            right = [a == b for a, b in zip(answers.values, examples.gold, strict=True)]
+            metrics = {**metrics, "accuracy": sum(right) / len(right)}
+            share = max(Counter(map(str, examples.gold)).values()) / len(right)
+        yield Drawn(subject=subject, landscape=landscape, names=names, metrics=metrics, majority=share)
+
+
+def _rows(subject: Subject, split: str, settings: LandscapeSettings) -> tuple[Dataset, tuple[int, ...]]:
+    """The rows of a split that the seed draws, in their order, and their numbers."""
+    splits = split_rows(subject.task, load_rows(subject.task, subject.data_root, subject.max_bad_rows))
+    whole = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    if split not in whole:
+        raise UnknownName("split", split, whole)
+    if not len(whole[split]):
+        raise BadInput(f"task {subject.task.name!r} has no {split} rows; choose another --split")
+    order = torch.randperm(len(whole[split]), generator=torch.Generator().manual_seed(settings.seed))
+    names = sorted(order[: settings.rows].tolist())
+    return whole[split].select(names), tuple(names)
+
+
+def refuse_incomparable(chosen: Sequence[Subject]) -> None:
+    """Refuse prompts that cannot stand on one scale.
+
+    Raises:
+        BadInput: fewer than two, or prompts of different tasks.
+    """
+    if len(chosen) < 2:
+        raise BadInput(f"--compare needs at least two prompts, {chosen[0].label!r} is one; give another run")
+    first = chosen[0]
+    for other in chosen[1:]:
+        if (first.task.name, first.task.source) != (other.task.name, other.task.source):
+            raise BadInput(
+                f"--compare needs one task: {first.label!r} is of {first.task.name!r}, {other.label!r} of "
+                f"{other.task.name!r}; name one with --task, or compare others"
+            )
+
+
+def write(found: Sequence[Drawn], folder: Path, settings: LandscapeSettings, *, compare: bool, kind: str) -> Path:
+    """A new folder with `landscape.json` and the figures: of each prompt, or of all on one scale.
+
+    Without the plotting library there are the numbers alone, and a warning.
+
+    Args:
+        found: landscapes over one grid.
+        folder: must not exist.
+        settings: of the planes.
+        compare: draw all side by side.
+        kind: "png" or "svg".
+
+    Raises:
+        BadInput: the folder exists, or squared errors and cross entropies on one scale.
+        StorageFailure: the disk is full or not writable.
+    """
+    if compare and len({one.landscape.is_regression for one in found}) > 1:
+        raise BadInput("--compare needs one loss: some of these prompts answer in words, others by a number")
+    axis = coordinates(settings.grid).tolist()
+    numbers = {"settings": dataclasses.asdict(settings), "coordinates": axis, "prompts": [d.to_json() for d in found]}
+    contents = {"landscape.json": json_bytes(numbers), **_figures(found, axis, compare, kind)}
+    return write_folder(folder, contents, what="the landscape", manifest=False)
+
+
+def _figures(found: Sequence[Drawn], axis: Sequence[float], compare: bool, kind: str) -> dict[str, bytes]:
+    try:
+        from . import plots
+    except ModuleNotFoundError as error:
+        log.warning("no figures are drawn, only their numbers written: %s; pip install matplotlib", error)
+        return {}
+    groups = {"": found} if compare else {f"{one.subject.label.translate(SEPARATORS)}-": [one] for one in found}
+    figures: dict[str, bytes] = {}
+    for prefix, group in groups.items():
+        panels = {_title(one): one.landscape.mean_surface.numpy() for one in group}
+        measure = "squared error" if group[0].landscape.is_regression else "cross entropy (nats)"
+        for name, figure in (("surface", plots.surface_figure), ("contour", plots.contour_figure)):
+            file = f"{prefix}{name}.{kind}"
+            figures[file] = plots.image(figure(panels, axis, measure=measure), file)
+    return figures
+
+
+def _title(drawn: Drawn) -> str:
+    """The prompt and how it answers: a surface says nothing without."""
+    name = "score" if drawn.majority is None else "accuracy"
+    return f"{drawn.subject.label}\n{name} {drawn.metrics[name]:.3f}"

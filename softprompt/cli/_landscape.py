@@ -1,0 +1,104 @@
+"""`softprompt landscape`: how steep the loss is around a prompt's input, or around the prompt."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from ..errors import BadInput
+from ..settings import LandscapeSettings
+from ._flatten import Given, flatten
+from ._options import DataRoot, Device, Json, Model, OwnStyle, OwnTask
+from ._print import print_json, say, table
+
+if TYPE_CHECKING:
+    from ..analysis.stored_landscapes import Drawn, Subject
+
+
+@flatten
+def landscape(
+    *,
+    given: Given,
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN|PROMPT...", help="Run folders, prompt folders, or user/name on the hub.")
+    ],
+    lane: Annotated[
+        list[str] | None, typer.Option(help="Prompt of the runs, by its folder's name; repeat. Default: all.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Draw all prompts side by side, on one scale and the same rows.")
+    ] = False,
+    split: Annotated[str, typer.Option(help="train, validation or test, by the split rule of training.")] = "test",
+    task: OwnTask = None,
+    style: OwnStyle = None,
+    data_root: DataRoot = None,
+    model: Model = None,
+    device: Device = "auto",
+    figures: Annotated[Literal["png", "svg"], typer.Option("--format", help="Of the figures: png or svg.")] = "png",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write; must not exist. Default: runs/landscape-<run>-<time>.")
+    ] = None,
+    json_lines: Json = False,
+    settings: Annotated[LandscapeSettings, "Plane"],
+) -> None:
+    """Measure and draw the loss over a plane through the embedded text, or through the prompt.
+
+    The plane is spanned by the gradient and a random direction at a right angle to it. Numbers are means over rows with
+    their standard errors, beside the accuracy on these rows.
+    """
+    from ..analysis import stored_landscapes as stored
+
+    target = output or Path("runs") / f"landscape-{Path(runs[0]).resolve().name}-{datetime.now():%Y%m%d-%H%M%S}"
+    # Before the minute that it takes, not after it.
+    if target.exists():
+        raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for the landscape")
+    chosen = stored.subjects(runs, lanes=lane or (), task=task, style=style, data_root=data_root)
+    if compare:
+        stored.refuse_incomparable(chosen)
+
+    def tell(subject: "Subject") -> None:
+        say(f"{subject.label}: {settings.rows} rows x {settings.grid}² points of the {settings.space} plane")
+
+    found = list(stored.draw(chosen, settings, model=model, split=split, device=device, tell=tell))
+    folder = stored.write(found, target, settings, compare=compare, kind=figures)
+    _print(found, json_lines)
+    say(f"written to {folder}")
+
+
+def _print(found: "list[Drawn]", json_lines: bool) -> None:
+    if json_lines:
+        for one in found:
+            values = one.to_json()
+            print_json({name: values[name] for name in values if name not in ("surface", "examples")})
+        return
+    # Where some answers are no classes, the headline score is what all have.
+    right = "accuracy" if all(one.majority is not None for one in found) else "score"
+    print(table([_row(one, right) for one in found]))
+    for one in found:
+        if one.warning:
+            print(one.warning)
+
+
+def _row(one: "Drawn", right: str) -> dict[str, Any]:
+    """A landscape as people read it; slopes and radius in units of the word embeddings."""
+    numbers = one.landscape.numbers()
+    shown = {
+        "loss": "loss",
+        "max - min": "range",
+        "mean |Z - Z0|": "mean_change",
+        "gradient /rms": "gradient_norm_rms",
+        "curvature /rms²": "curvature_rms",
+    }
+    return {
+        "prompt": one.subject.label,
+        "rows": len(one.names),
+        right: one.metrics[right],
+        "one class": one.majority,
+        **{title: _told(numbers[key].mean, numbers[key].standard_error) for title, key in shown.items()},
+        "radius, token norms": numbers["radius_token_norms"].mean,
+    }
+
+
+def _told(mean: float, error: float | None) -> str:
+    return f"{mean:.3g}" if error is None else f"{mean:.3g} ± {error:.2g}"
