@@ -30,6 +30,7 @@ COMMANDS = (
     ["tasks", "list"],
     ["tasks", "show"],
     ["methods", "list"],
+    ["methods", "regularizers"],
     ["methods", "show"],
     ["lab", "pretrain"],
     ["lab", "copy"],
