@@ -4,6 +4,7 @@ Two-sided tests at 5 %, for normal scores. No torch here.
 """
 
 import math
+from typing import Any
 
 from ..errors import BadInput
 
@@ -40,7 +41,7 @@ def detectable_ratio(n: int) -> float:
     from scipy import optimize
 
     _refuse_few(n)
-    found = optimize.brentq(lambda log: power_of_ratio(math.exp(log), n) - POWER, math.log(SMALLEST), 0.0)
+    found: Any = optimize.brentq(lambda log: power_of_ratio(math.exp(log), n) - POWER, math.log(SMALLEST), 0.0)
     return math.exp(found)
 
 
@@ -66,7 +67,8 @@ def detectable_ratio_by_brown_forsythe(n: int) -> float | None:
 
     if n < 3 or missed(math.log(SMALLEST)) > 0:
         return None
-    return math.exp(optimize.bisect(missed, math.log(SMALLEST), 0.0, xtol=1e-3))
+    found: Any = optimize.bisect(missed, math.log(SMALLEST), 0.0, xtol=1e-3)
+    return math.exp(found)
 
 
 def seeds_for_ratio(ratio: float) -> int:
@@ -91,7 +93,8 @@ def detectable_difference(n: int) -> float:
 
         P(T > t(0.975)),    T noncentral with n - 1 degrees of freedom and noncentrality difference * sqrt(n)
 
-    The other tail, below 1e-4 here, is left out. Wilcoxon's test, which is made, is a little weaker for normal differences.
+    The other tail, below 1e-4 here, is left out. Wilcoxon's test, which is made, finds a little less in normal
+    differences.
 
     Raises:
         BadInput: fewer than two pairs.
@@ -105,7 +108,8 @@ def detectable_difference(n: int) -> float:
         return POWER - float(stats.nct(n - 1, noncentrality).sf(edge))
 
     # 16.4 for two pairs, less for more.
-    return float(optimize.brentq(missed, 1e-9, 20.0)) / math.sqrt(n)
+    found: Any = optimize.brentq(missed, 1e-9, 20.0)
+    return float(found) / math.sqrt(n)
 
 
 def _refuse_few(n: int) -> None:

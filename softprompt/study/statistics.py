@@ -47,8 +47,11 @@ def bootstrap(
 
 
 def deviation(drawn: "np.ndarray") -> "np.ndarray":
-    """The standard deviation (n - 1) of each resample."""
-    return drawn.std(axis=1, ddof=1)
+    """The standard deviation (n - 1) of each resample, over its second axis; exactly 0 of equal values."""
+    import numpy as np
+
+    # Rounding makes one of 1e-17 of equal numbers that are no binary fractions.
+    return np.where(np.ptp(drawn, axis=1) > 0, drawn.std(axis=1, ddof=1), 0.0)
 
 
 def ratio_interval(
@@ -72,7 +75,6 @@ def ratio_interval(
     if len(pairs) < 2:
         return None
     drawn = pairs[np.random.default_rng(seed).integers(0, len(pairs), (resamples, len(pairs)))]
-    # Told by the values: of equal numbers that are no binary fractions, rounding makes a deviation of 1e-17.
     varies = np.ptp(drawn, axis=1).any(axis=1)
     ratios = np.sort(ratio_of_deviations(drawn[varies]))
     if not len(ratios):
@@ -86,8 +88,7 @@ def ratio_of_deviations(drawn: "np.ndarray") -> "np.ndarray":
     """Standard deviation of the first column over that of the second, for `bootstrap` over pairs."""
     import numpy as np
 
-    deviations = np.where(np.ptp(drawn, axis=1) > 0, drawn.std(axis=1, ddof=1), 0.0)
-    first, second = np.moveaxis(deviations, -1, 0)
+    first, second = np.moveaxis(deviation(drawn), -1, 0)
     # A resample of one pair repeated has no deviation to compare with.
     return np.divide(first, second, out=np.full_like(first, math.inf), where=second > 0)
 

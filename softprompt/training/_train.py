@@ -36,6 +36,7 @@ log = logging.getLogger("softprompt")
 # Enough to tell rows learnt by heart from rows not learnt, to 0.02; more would cost as much as the test rows.
 TRAIN_SCORE_ROWS = 500
 
+
 class Interrupted(SoftPromptError):
     """Ctrl-C or SIGTERM: a checkpoint is saved; the message says how to go on."""
 
