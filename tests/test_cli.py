@@ -26,6 +26,7 @@ COMMANDS = (
     ["export"],
     ["import"],
     ["show"],
+    ["stability"],
     ["tasks", "list"],
     ["tasks", "show"],
     ["methods", "list"],

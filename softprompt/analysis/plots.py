@@ -92,7 +92,8 @@ def strip_figure(
     """Every score as a dot, one column an arm; the n-th of each stands at the same place of its column.
 
     Args:
-        arms: by name, the scores; names with the same first line share a colour; None, which a dropped run has, is counted under the name.
+        arms: by name, the scores; None, which a dropped run has, is counted under the name. Names with the same first
+            line share a colour.
         means: by name, a mean and the ends of its interval, drawn as a line and a bar; None is left out.
         chance: drawn as a dashed line.
         title: above the figure.

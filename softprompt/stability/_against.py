@@ -10,8 +10,10 @@ from ..study.power import detectable_difference
 from ..study.statistics import bootstrap, brown_forsythe, deviation, holm, ratio_interval, wilcoxon
 from ._arm import Arm
 
-# A mean that lost this share of the reference's way above chance has fallen, whether or not its interval says so.
+# A mean that lost this share of the reference's way above chance has fallen, if its interval says so too ...
 FALLEN = 0.1
+# ... and one that lost this much whatever the interval says.
+COLLAPSED = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,8 @@ class Against:
         p_ratio_holm: the same, corrected for the settings compared.
         detectable: the mean difference that n pairs with this deviation of differences find with 80 % power.
         lost: share of the reference's way above chance that the mean has lost; below 0 it gained.
-        is_no_stability: a smaller deviation that comes with a mean that fell towards chance.
+        is_no_stability: a smaller deviation that comes with a mean that fell towards chance: a tenth of the way or
+            more with an interval below 0, or half of it.
     """
 
     setting: str
@@ -61,6 +64,11 @@ class Against:
     detectable: float | None = None
     lost: float | None = None
     is_no_stability: bool = False
+
+    @property
+    def is_lower(self) -> bool:
+        """Whether the mean has lost a tenth or more of the reference's way above chance, be it by chance."""
+        return self.lost is not None and self.lost >= FALLEN
 
 
 def against(arm: Arm, reference: Arm) -> Against:
@@ -126,4 +134,6 @@ def lost(mean: float, reference: float, chance: float | None) -> float | None:
 
 
 def _is_no_stability(found: Against) -> bool:
-    return found.ratio is not None and found.ratio < 1 and found.lost is not None and found.lost >= FALLEN
+    if found.ratio is None or found.ratio >= 1 or found.lost is None:
+        return False
+    return found.lost >= COLLAPSED or (found.is_lower and found.high is not None and found.high < 0)

@@ -98,7 +98,7 @@ def _verdict(one: Against) -> str:
     if one.ratio_low is None or one.ratio_high is None:
         return "nothing to compare"
     if one.ratio_high < 1:
-        return "smaller"
+        return "smaller, but the mean may have fallen" if one.is_lower else "smaller"
     return "larger" if one.ratio_low > 1 else "not shown"
 
 
