@@ -414,6 +414,11 @@ class TestReport:
             "lossy: 2 seeds have no partner and are left out of the comparison",
             "same: every score equals that of none: the setting changed nothing here",
         )
+        narrow = arm("narrow", [0.65, 0.71, 0.7, 0.73])
+        assert report({"none": arm("none", [0.6, 0.9, 0.65, 0.85]), "narrow": narrow}).warnings == (
+            "narrow: its mean is lower by 21% of the way above chance, though not for sure: its smaller standard "
+            "deviation may be no stability",
+        )
         nothing = report({"none": flat, "a": wide})
         assert any("flat, the reference, is at chance (0.500)" in line for line in nothing.warnings)
 

@@ -148,6 +148,11 @@ def _warnings(spreads: tuple[Spread, ...], comparisons: tuple[Against, ...], cha
                 f"{one.setting}: its standard deviation is {one.ratio:.2f} times that of {one.reference}, but its mean "
                 f"lost {min(one.lost, 1):.0%} of the way above chance: that is no stability"
             )
+        elif one.is_lower and one.ratio_high is not None and one.ratio_high < 1:
+            found.append(
+                f"{one.setting}: its mean is lower by {one.lost:.0%} of the way above chance, though not for sure: its "
+                "smaller standard deviation may be no stability"
+            )
         if one.n and one.ties == one.n:
             found.append(f"{one.setting}: every score equals that of {one.reference}: the setting changed nothing here")
         if one.unpaired:

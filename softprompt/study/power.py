@@ -3,6 +3,7 @@
 Two-sided tests at 5 %, for normal scores. No torch here.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -45,6 +46,7 @@ def detectable_ratio(n: int) -> float:
     return math.exp(found)
 
 
+@functools.cache
 def detectable_ratio_by_brown_forsythe(n: int) -> float | None:
     """The same for the test that is made, which needs more seeds but no normal scores; None where no ratio is found.
 
