@@ -6,7 +6,10 @@ import io
 import itertools
 import json
 import math
+import re
 import signal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +38,7 @@ RANDOM = np.random.default_rng(0)
 FIRST, SECOND = 0.7 + 0.05 * RANDOM.normal(size=20), 0.65 + 0.12 * RANDOM.normal(size=20)
 
 
-def arm(name, scores, chance=0.5, seeds=None, **rest):
+def arm(name, scores, chance: float | None = 0.5, seeds=None, **rest):
     return Arm(name=name, seeds=tuple(seeds or range(len(scores))), scores=tuple(scores), chance=chance, **rest)
 
 
@@ -153,11 +156,20 @@ class TestPower:
     @pytest.mark.parametrize("n", [2, 5, 20])
     def test_the_detectable_difference_is_found_in_four_of_five_drawn_samples(self, n):
         drawn = detectable_difference(n) + np.random.default_rng(1).normal(size=(20_000, n))
-        assert (stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.01)
+        tests: Any = stats.ttest_1samp(drawn, 0, axis=1)
+        assert (tests.pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.01)
 
     def test_few_seeds_find_no_ratio_at_all_by_brown_forsythe(self):
         assert [detectable_ratio_by_brown_forsythe(n) for n in (2, 3, 5)] == [None] * 3
         assert detectable_ratio(2) < 0.02
+
+    def test_the_table_of_the_docs_is_what_is_computed(self):
+        page = (Path(__file__).parent.parent / "docs" / "stability.md").read_text()
+        rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| \d+ \|", line)]
+        assert len(rows) == 5
+        for n, *shown in rows:
+            functions = (detectable_ratio, detectable_ratio_by_brown_forsythe, detectable_difference)
+            assert shown == [f"{function(int(n)):.2f}" for function in functions]
 
     @pytest.mark.parametrize("function", [detectable_ratio, detectable_ratio_by_brown_forsythe, detectable_difference])
     def test_one_seed_is_refused(self, function):
@@ -221,7 +233,7 @@ class TestAgainst:
         assert found.difference == pytest.approx(differences.mean())
         assert (found.low, found.high) == bootstrap(differences)
         assert (found.wins, found.ties, found.losses) == ((differences > 0).sum(), 0, (differences < 0).sum())
-        assert found.p == pytest.approx(stats.wilcoxon(differences).pvalue)
+        assert found.p == pytest.approx(stats.wilcoxon(differences)[1])
         assert found.ratio == pytest.approx(FIRST.std(ddof=1) / SECOND.std(ddof=1))
         assert (found.ratio_low, found.ratio_high) == ratio_interval(FIRST, SECOND)
         assert found.p_ratio == pytest.approx(stats.levene(FIRST, SECOND, center="median").pvalue)
@@ -268,6 +280,10 @@ class TestAgainst:
         wide, collapsed = arm("b", [0.5, 0.9, 0.7, 0.8]), arm("a", [0.5, 0.51, 0.52, 0.5])
         assert against(collapsed, wide).is_no_stability
         assert against(collapsed, wide).lost == pytest.approx(1 - 0.0075 / 0.225)
+        # Half of the way is lost, in two pairs whose interval reaches 0.
+        few = against(arm("a", [0.5, 0.52]), arm("b", [0.5, 0.9]))
+        assert few.high == 0
+        assert few.is_no_stability
         # As steady, and not below a tenth of the way.
         assert not against(arm("a", [0.72, 0.71, 0.7, 0.705]), wide).is_no_stability
         assert not against(wide, collapsed).is_no_stability
@@ -313,7 +329,7 @@ def two(**more):
     return {name: grid(**BASE, method=name, **more)[0] for name in ("prompt-tuning", "ept-star")}
 
 
-def stored(spec, score, majority=0.5, losses=(), train=None):
+def stored(spec, score, majority: float | None = 0.5, losses=(), train=None):
     metrics = {} if score is None else {"test": {"score": score}, **({"train": {"score": train}} if train else {})}
     return StoredRun(
         name=spec.name, spec=spec, metrics=metrics, majority=majority, best_step=2, trainable=1, head=0, stored=1,
@@ -398,6 +414,7 @@ class TestReport:
             ps = [getattr(against(arms[name], arms["none"]), raw) for name in "ab"]
             assert [getattr(one, whole) for one in found.comparisons] == holm(ps)
         assert found.ceiling == max(SECOND.max(), max(third))
+        assert found.ceiling is not None
         assert found.spreads[1].stuck == np.mean([s < (0.5 + found.ceiling) / 2 for s in FIRST])
         assert found.power.ratio == detectable_ratio(20)
 
