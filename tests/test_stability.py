@@ -524,6 +524,11 @@ class TestSettings:
         changed = dataclasses.replace(plain, method="ept", options={"hidden": "3"}, init="text:good film")
         assert found["c"] == (changed, TrainSettings(steps=5, clip=1.0))
 
+    def test_a_regulariser_is_an_option_as_any_other(self):
+        texts = ["none", "ptp: --regularizer rn-emb --alpha 0.3"]
+        none, ptp = (lane for lane, _ in compared(self.BASE, TrainSettings(), texts).values())
+        assert dataclasses.replace(none, regularizer="rn-emb:alpha=0.3") == ptp
+
     def test_every_option_of_training_can_be_written(self):
         """Whatever fields the two have, now or later."""
         for f in dataclasses.fields(TrainSettings):
