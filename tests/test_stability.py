@@ -184,7 +184,15 @@ class TestPower:
 
 class TestSpread:
     def test_numbers_equal_numpy(self):
-        found = spread(arm("a", FIRST.tolist(), train_scores=tuple(map(float, range(20))), train_losses=(0.5,) * 20))
+        found = spread(
+            arm(
+                "a",
+                FIRST.tolist(),
+                train_scores=tuple(map(float, range(20))),
+                train_losses=(0.5,) * 20,
+                lane_steps=(20, 40) * 10,
+            )
+        )
         assert found.mean == pytest.approx(FIRST.mean())
         assert found.std == pytest.approx(FIRST.std(ddof=1))
         assert found.min == FIRST.min()
@@ -196,7 +204,7 @@ class TestSpread:
         assert (found.std_low, found.std_high) == pytest.approx(
             (theirs.low * correction, theirs.high * correction), abs=0.002
         )
-        assert (found.train_score, found.train_loss) == (9.5, 0.5)
+        assert (found.train_score, found.train_loss, found.lane_steps) == (9.5, 0.5, 30)
 
     def test_failed_is_at_chance_or_below_and_stuck_is_not_half_of_the_way(self):
         found = spread(arm("a", [0.5, 0.4, 0.51, 0.74, 0.76, None]), ceiling=1.0)
@@ -212,7 +220,7 @@ class TestSpread:
         assert found["std"] == pytest.approx(0.2 / math.sqrt(2))
         assert found["worst_quarter"] == found["min"] == 0.6
         assert (found["low"], found["high"]) == pytest.approx((0.6, 0.8))
-        assert {name for name, value in found.items() if value is None} == {"train_score", "train_loss"}
+        assert {name for name, value in found.items() if value is None} == {"train_score", "train_loss", "lane_steps"}
 
     def test_equal_scores_have_no_spread_at_all(self):
         found = spread(arm("a", [0.1] * 7))
@@ -333,7 +341,7 @@ def stored(spec, score, majority: float | None = 0.5, losses=(), train=None):
     metrics = {} if score is None else {"test": {"score": score}, **({"train": {"score": train}} if train else {})}
     return StoredRun(
         name=spec.name, spec=spec, metrics=metrics, majority=majority, best_step=2, trainable=1, head=0, stored=1,
-        seconds=1.0, status="finished", curve={"step": list(range(len(losses))), "loss": list(losses)},
+        seconds=1.0, status="finished", lane_steps=20, curve={"step": list(range(len(losses))), "loss": list(losses)},
     )  # fmt: skip
 
 
@@ -388,6 +396,7 @@ class TestArm:
         assert found.train_scores == (0.9, None)
         # The last tenth of twenty steps.
         assert found.train_losses == (18.5, None)
+        assert found.lane_steps == (20, 20)
 
     def test_free_text_has_a_chance_of_zero(self):
         spec = RunSpec(task="lab/purchase", model="m")

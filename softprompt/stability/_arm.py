@@ -19,6 +19,7 @@ class Arm:
         chance: score of always answering the most frequent class, 0 for free text and numbers; None if not known.
         train_scores: the same prompts on their own training rows.
         train_losses: in nats, mean over the last tenth of the steps.
+        lane_steps: optimiser steps taken, those of restarts that were not chosen among them.
 
     Raises:
         BadInput: a seed twice, or not one entry a seed.
@@ -30,6 +31,7 @@ class Arm:
     chance: float | None = None
     train_scores: tuple[float | None, ...] = ()
     train_losses: tuple[float | None, ...] = ()
+    lane_steps: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what could not be paired."""
@@ -37,8 +39,8 @@ class Arm:
             raise BadInput(
                 f"setting {self.name!r} has a seed twice; runs that differ in more than the seed are not one"
             )
-        counts = {len(self.seeds), len(self.scores), len(self.train_scores or self.seeds)}
-        if counts | {len(self.train_losses or self.seeds)} != {len(self.seeds)}:
+        columns = (self.scores, *(one or self.seeds for one in (self.train_scores, self.train_losses, self.lane_steps)))
+        if any(len(column) != len(self.seeds) for column in columns):
             raise BadInput(f"setting {self.name!r} has {len(self.scores)} scores of {len(self.seeds)} seeds")
 
     @classmethod
@@ -58,6 +60,7 @@ class Arm:
             chance=next((chance for run in runs if (chance := chance_of(run)) is not None), None),
             train_scores=tuple(run.metrics.get("train", {}).get("score") for run in runs),
             train_losses=tuple(last_loss(run) for run in runs),
+            lane_steps=tuple(run.lane_steps for run in runs),
         )
 
     @property
