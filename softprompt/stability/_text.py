@@ -13,8 +13,9 @@ Row = dict[str, Any]
 
 
 def tables(found: Report) -> dict[str, list[Row]]:
-    """Title -> rows, for `markdown` and `rich_table`: the settings, their comparisons, the causes, each seed."""
-    shown = {"Settings": [_spread_row(one) for one in found.spreads]}
+    """Title -> rows, for `markdown` and `rich_table`: the settings, their comparisons, the causes."""
+    shown = {"Test scores": [_spread_row(one) for one in found.spreads]}
+    shown["Failed seeds, and training"] = [_failure_row(one) for one in found.spreads]
     if found.comparisons:
         reference = found.comparisons[0].reference
         shown[f"Means against {reference}, over the same seeds"] = [_mean_row(one) for one in found.comparisons]
@@ -60,6 +61,12 @@ def _spread_row(one: Spread) -> Row:
         "worst quarter": _number(one.worst_quarter),
         "median": _number(one.median),
         "quartiles": _interval(one.q25, one.q75),
+    }
+
+
+def _failure_row(one: Spread) -> Row:
+    return {
+        "setting": one.setting,
         "failed": _share(one.failed),
         "stuck": _share(one.stuck),
         "train score": _number(one.train_score),
