@@ -104,6 +104,7 @@ class TrainSettings:
         backbone_dropout: turn the frozen model's dropout on while training.
         gradient_checkpointing: recompute the frozen model's activations in the backward pass.
         bucket: batches in which rows are sorted by length, to pad less; 1 keeps the plain random order.
+        train_score: in the end also score the chosen prompt on its own training rows, at most 500 of them.
     """
 
     steps: int | None = None
@@ -127,6 +128,7 @@ class TrainSettings:
     backbone_dropout: bool = False
     gradient_checkpointing: bool = False
     bucket: int = 8
+    train_score: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that cannot be, by the name of their option."""

@@ -115,6 +115,27 @@ class TestFigures:
         np.testing.assert_array_equal(images[0].get_array(), before.numpy())
         np.testing.assert_array_equal(images[1].get_array(), after.numpy())
 
+    def test_every_score_is_a_dot_in_its_column_and_the_same_seed_at_the_same_place(self, plots):
+        scores = {"none\ninit": [0.5, 0.9, 0.7], "ptp": [0.6, None, 0.8], "none\ndraw": [0.1, 0.2, 0.3]}
+        figure = plots.strip_figure(scores, means={"ptp": (0.7, 0.6, 0.8)}, chance=0.55, title="lab/color")
+        (axes,) = figure.axes
+        dots = [found for found in axes.collections if hasattr(found, "get_sizes")]
+        columns = [np.asarray(found.get_offsets()) for found in dots]
+        for column, (found, expected) in enumerate(zip(columns, scores.values(), strict=True)):
+            np.testing.assert_array_equal(found[:, 1], np.array(expected, dtype=float))
+            np.testing.assert_allclose(found[:, 0] - column, columns[0][:, 0])
+            assert (abs(found[:, 0] - column) <= 0.25).all()
+        assert len(set(columns[0][:, 0])) == 3
+        names = [label.get_text() for label in axes.get_xticklabels()]
+        assert names == ["none\ninit", "ptp\n(1 without a score)", "none\ndraw"]
+        first, other, last = (found.get_facecolor().tolist() for found in dots)
+        assert first == last != other
+        mean, interval = (lines.get_segments()[0] for lines in axes.collections if lines not in dots)
+        assert mean[:, 1].tolist() == [0.7, 0.7]
+        assert interval[:, 1].tolist() == [0.6, 0.8]
+        (chance,) = axes.get_lines()
+        assert set(chance.get_ydata()) == {0.55}
+
     @pytest.mark.parametrize(("name", "start"), [("a.png", b"\x89PNG"), ("a.SVG", b"<?xml")])
     def test_a_file_is_what_its_name_says_and_the_same_each_time(self, plots, curves, name, start):
         found = plots.image(curves, name)

@@ -27,7 +27,7 @@ LAYERS = (
     {"training"},
     {"study"},
     {"analysis"},
-    {"lab"},
+    {"lab", "stability"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

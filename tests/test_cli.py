@@ -27,6 +27,7 @@ COMMANDS = (
     ["import"],
     ["show"],
     ["landscape"],
+    ["stability"],
     ["tasks", "list"],
     ["tasks", "show"],
     ["methods", "list"],

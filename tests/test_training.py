@@ -16,7 +16,7 @@ from softprompt.backbones import from_model, load_backbone
 from softprompt.bank import PromptBank
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, NotTrainable, RunExists, UnknownName
-from softprompt.evaluation import evaluate
+from softprompt.evaluation import answer, evaluate, report
 from softprompt.fleet import Lane
 from softprompt.initializers import uniform
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
@@ -26,7 +26,7 @@ from softprompt.training._advice import not_learning
 from softprompt.training._loop import Loop
 from softprompt.training._optimizer import LaneOptimizer, learning_rate_factor
 from softprompt.training._records import Record, read_record
-from softprompt.training._setup import build_lanes, prepare, start_lanes
+from softprompt.training._setup import build_lanes, prepare, start_lanes, training_rows
 
 from kit import review_task, same_files
 
@@ -168,6 +168,43 @@ class TestFleet:
         assert loop.lanes[1].status == "training"
         rows = [row["step"] for row in read_record(tmp_path / "run" / loop.lanes[0].name / "metrics.jsonl")]
         assert max(rows) == 6
+
+
+class TestTrainScore:
+    def test_it_is_the_score_of_the_stored_prompt_on_the_rows_that_it_was_trained_on(self, task, t5_folder, tmp_path):
+        lanes = (lane(seed=1, lr=0.3), lane("ept-star", seed=2, lr=0.3))
+        settings = TrainSettings(steps=6, eval_every=3, batch_size=4, shots=10, train_score=True)
+        run = train(task, str(t5_folder), lanes=lanes, settings=settings, output=tmp_path / "run")
+        plan = plan_of(task, t5_folder, lanes, shots=10)
+        material = prepared(plan)
+        for number, result in enumerate(run.results):
+            rows = material.train.select(training_rows(material, plan.settings, lanes[number]))
+            assert len(rows) == 10
+            prompt = run.prompt(number)
+            expected = report(task, rows, answer(material.backbone, PromptBank.of(prompt), rows, task))
+            assert result.metrics["train"] == {**expected.metrics, "invalid": expected.invalid}
+            assert prompt.provenance.metrics == result.metrics
+
+    def test_it_changes_nothing_else_and_is_off_by_default(self, task, t5_folder, tmp_path):
+        settings = TrainSettings(steps=4, eval_every=2, batch_size=4)
+        for name, asked in (("plain", False), ("scored", True)):
+            asked = dataclasses.replace(settings, train_score=asked)
+            train(task, str(t5_folder), lanes=FOUR[:1], settings=asked, output=tmp_path / name)
+        plain, scored = (train_module.read_results(tmp_path / name)[0].metrics for name in ("plain", "scored"))
+        assert set(plain) == {"validation", "test"}
+        assert {split: scored[split] for split in plain} == plain
+        a, b = (next((tmp_path / name).glob("*/metrics.jsonl")) for name in ("plain", "scored"))
+        assert a.read_bytes() == b.read_bytes()
+
+    def test_of_many_rows_500_are_drawn_by_the_seed_of_the_draw(self):
+        rows = list(range(0, 4000, 2))
+        found = train_module.own_rows(rows, 3)
+        assert len(set(found)) == 500
+        assert found == sorted(found) == train_module.own_rows(rows, 3) != train_module.own_rows(rows, 4)
+        assert set(found) < set(rows)
+        # Not the first ones: rows may be in the order of their classes.
+        assert abs(sum(found) / 500 - 2000) < 200
+        assert train_module.own_rows([5, 3, 1], 0) == [5, 3, 1]
 
 
 class TestOptimizer:

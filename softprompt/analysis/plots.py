@@ -160,6 +160,48 @@ def _limits(surfaces: Mapping[str, Any]) -> tuple[float, float]:
     return low, max(high, low + 1e-6 * max(1.0, abs(low)))
 
 
+def strip_figure(
+    arms: Mapping[str, Sequence[float | None]],
+    *,
+    means: Mapping[str, tuple[float | None, float | None, float | None]] | None = None,
+    chance: float | None = None,
+    title: str = "",
+) -> Figure:
+    """Every score as a dot, one column an arm; the n-th of each stands at the same place of its column.
+
+    Args:
+        arms: by name, the scores; None, which a dropped run has, is counted under the name. Names with the same first
+            line share a colour.
+        means: by name, a mean and the ends of its interval, drawn as a line and a bar; None is left out.
+        chance: drawn as a dashed line.
+        title: above the figure.
+    """
+    figure = _figure(max(6.4, 1.0 * len(arms) + 1.6), 4.0)
+    axes = figure.add_subplot()
+    names, families = [], list(dict.fromkeys(name.partition("\n")[0] for name in arms))
+    for column, (name, scores) in enumerate(arms.items()):
+        color = COLORS[families.index(name.partition("\n")[0]) % len(COLORS)]
+        heights = np.asarray([math.nan if score is None else score for score in scores], dtype=float)
+        # Multiples of the golden ratio, modulo 1: spread evenly however many there are, and never at random.
+        offsets = (np.arange(len(heights)) * 0.6180339887 % 1 - 0.5) * 0.5
+        axes.scatter(column + offsets, heights, s=16, color=color, alpha=0.7, linewidths=0)
+        mean, low, high = (means or {}).get(name, (None, None, None))
+        if mean is not None:
+            axes.hlines(mean, column - 0.35, column + 0.35, color=color, linewidth=2)
+        if low is not None and high is not None:
+            axes.vlines(column + 0.38, low, high, color=color, linewidth=2)
+        missing = int(np.isnan(heights).sum())
+        names.append(f"{name}\n({missing} without a score)" if missing else name)
+    if chance is not None:
+        axes.axhline(chance, color="0.5", linestyle="--", linewidth=1, label="always the same class")
+        # Beside the axes: within, it would hide dots.
+        figure.legend(fontsize="small", loc="outside lower right")
+    axes.set(ylabel="test score", xlim=(-0.6, len(names) - 0.4))
+    axes.set_title(title, fontsize="medium")
+    axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 6 else 0)
+    return figure
+
+
 def _figure(width: float, height: float) -> Figure:
     """An empty figure of that many inches, drawn without a display."""
     figure = Figure(figsize=(width, height), layout="constrained")

@@ -42,9 +42,13 @@ def option_of(field: dataclasses.Field, sentence: str, panel: str) -> inspect.Pa
     return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+class Without(frozenset[str]):
+    """Fields that a command has no option for: `Annotated[SomeDataclass, "Panel", Without({"seed"})]`."""
+
+
 def build(kind: type, values: Mapping[str, Any]) -> Any:
-    """The dataclass from what its options were given."""
-    fields = dataclasses.fields(kind)
+    """The dataclass from what its options were given; fields that have none keep their defaults."""
+    fields = [f for f in dataclasses.fields(kind) if f.name in values]
     return kind(**{f.name: tuple(v) if isinstance(v := values[f.name], list) else v for f in fields})
 
 
@@ -62,7 +66,7 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
     """The command with one option a field in place of each argument `Annotated[SomeDataclass, "Panel"]`.
 
     Every field has a default; names must differ over all the command's dataclasses. The command's argument `given`
-    tells which options were written.
+    tells which options were written. Fields that stand in a `Without` behind the panel have no option.
     """
     signature = inspect.signature(command)
     groups: dict[str, type] = {}
@@ -72,8 +76,9 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
         kind, *panel = get_args(parameter.annotation) or (parameter.annotation,)
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             groups[parameter.name] = kind
-            sentences = described(kind)
-            parameters += [option_of(f, sentences.get(f.name, ""), panel[0]) for f in dataclasses.fields(kind)]
+            sentences, left_out = described(kind), panel[1] if len(panel) > 1 else Without()
+            shown = [f for f in dataclasses.fields(kind) if f.name not in left_out]
+            parameters += [option_of(f, sentences.get(f.name, ""), panel[0]) for f in shown]
         elif parameter.name != "given":
             parameters.append(parameter)
 

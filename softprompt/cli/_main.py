@@ -21,6 +21,7 @@ from ._methods import methods
 from ._predict import predict
 from ._print import say
 from ._show import show
+from ._stability import stability
 from ._study import study
 from ._tasks import tasks
 from ._train import train
@@ -40,6 +41,7 @@ app.command("export")(export)
 app.command("import")(import_)
 app.command("show")(show)
 app.command("landscape")(landscape)
+app.command("stability")(stability)
 app.add_typer(tasks, name="tasks")
 app.add_typer(methods, name="methods")
 app.add_typer(lab, name="lab")

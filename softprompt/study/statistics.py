@@ -1,7 +1,7 @@
 """Intervals and paired tests: pure functions of scores. No torch here."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -46,11 +46,49 @@ def bootstrap(
     return float(low), float(high)
 
 
+def deviation(drawn: "np.ndarray") -> "np.ndarray":
+    """The standard deviation (n - 1) of each resample, over its second axis; exactly 0 of equal values."""
+    import numpy as np
+
+    # Rounding makes one of 1e-17 of equal numbers that are no binary fractions.
+    return np.where(np.ptp(drawn, axis=1) > 0, drawn.std(axis=1, ddof=1), 0.0)
+
+
+def ratio_interval(
+    first: Any, second: Any, *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float] | None:
+    """The percentile bootstrap interval of std(first) / std(second) over pairs; the resamples are those of `bootstrap`.
+
+    A resample in which only the second has no deviation is infinitely large, one in which neither has any says nothing
+    and is left out. None where fewer than two pairs are given, or nothing is left.
+
+    Args:
+        first: [n].
+        second: [n], in the same order.
+        confidence: in 0..1.
+        resamples: how many.
+        seed: of the resamples.
+    """
+    import numpy as np
+
+    pairs = np.stack([np.asarray(first, dtype=float), np.asarray(second, dtype=float)], axis=1)
+    if len(pairs) < 2:
+        return None
+    drawn = pairs[np.random.default_rng(seed).integers(0, len(pairs), (resamples, len(pairs)))]
+    varies = np.ptp(drawn, axis=1).any(axis=1)
+    ratios = np.sort(ratio_of_deviations(drawn[varies]))
+    if not len(ratios):
+        return None
+    places = (len(ratios) - 1) * np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    low, high = ratios[places.round().astype(int)]
+    return float(low), float(high)
+
+
 def ratio_of_deviations(drawn: "np.ndarray") -> "np.ndarray":
     """Standard deviation of the first column over that of the second, for `bootstrap` over pairs."""
     import numpy as np
 
-    first, second = np.moveaxis(drawn.std(axis=1, ddof=1), -1, 0)
+    first, second = np.moveaxis(deviation(drawn), -1, 0)
     # A resample of one pair repeated has no deviation to compare with.
     return np.divide(first, second, out=np.full_like(first, math.inf), where=second > 0)
 
@@ -67,3 +105,38 @@ def wilcoxon(differences: Any) -> float | None:
         return 1.0
     result: Any = stats.wilcoxon(differences)
     return float(result.pvalue)
+
+
+def brown_forsythe(first: Any, second: Any) -> float | None:
+    """Two-sided p of Brown and Forsythe's test (1974) that two samples have one variance.
+
+    Levene's test on the deviations from the medians. It takes the samples as independent. None where it has nothing to
+    compare: fewer than three values a sample, or deviations that are equal within both samples.
+    """
+    import numpy as np
+    from scipy import stats
+
+    samples = [np.asarray(values, dtype=float) for values in (first, second)]
+    if min(map(len, samples)) < 3:
+        return None
+    deviations = [np.abs(values - np.median(values)) for values in samples]
+    # Of two values above and two below, say: the test would divide by 0, or by a rounding error.
+    if all(np.ptp(d) <= 1e-12 * max(1.0, d.max()) for d in deviations):
+        return None
+    result: Any = stats.levene(*samples, center="median")
+    return float(result.pvalue)
+
+
+def holm(ps: Sequence[float | None]) -> list[float | None]:
+    """Holm's correction (1979) of the p of several tests, in their order: at most this share of all has a false find.
+
+    The k-th smallest of m is multiplied by m - k + 1, never below one before it and never above 1. None is no test, and
+    not counted.
+    """
+    corrected: list[float | None] = [None] * len(ps)
+    tests = sorted((p, place) for place, p in enumerate(ps) if p is not None)
+    highest = 0.0
+    for rank, (p, place) in enumerate(tests):
+        highest = max(highest, min(1.0, p * (len(tests) - rank)))
+        corrected[place] = highest
+    return corrected

@@ -233,7 +233,8 @@ _SCORES = ("mean", "std", "se", "min", "median", "worst", "stuck", "difference",
 def _text(name: str, item: Any) -> str:
     if item is None:
         return ""
-    return f"{item:.3f}" if name in _SCORES else str(item)
+    # A text is a number that is formatted already.
+    return f"{item:.3f}" if name in _SCORES and _is_number(item) else str(item)
 
 
 def _is_number(item: Any) -> bool:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import logging
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
 from ..data import load_rows, split_rows
 from ..errors import BadInput, DamagedFile, ModelMismatch, SoftPromptError
 from ..evaluation import default_style, majority_score
-from ..fleet import Lane
+from ..fleet import Lane, stream_seed
 from ..prompt import refuse_no_scale
 from ..settings import LaneSettings, TrainSettings
 from ..store import Checkpoint, json_bytes, latest_checkpoint, save_checkpoint, save_prompt, write_file
@@ -31,6 +32,9 @@ from ._restarts import losers_steps
 from ._setup import build_lanes, fingerprint, prepare, resolved, start_lanes
 
 log = logging.getLogger("softprompt")
+
+# Enough to tell rows learnt by heart from rows not learnt, to 0.02; more would cost as much as the test rows.
+TRAIN_SCORE_ROWS = 500
 
 
 class Interrupted(SoftPromptError):
@@ -268,6 +272,9 @@ def _finish(plan: Plan, loop: Loop, lane: TrainedLane, folder: Path, seconds: fl
     if lane.best is not None:
         test = loop.score(lane.best, loop.material.test)
         metrics = {"validation": lane.best_metrics, "test": {**test.metrics, "invalid": test.invalid}}
+        if plan.settings.train_score:
+            own = loop.score(lane.best, loop.material.train.select(own_rows(lane.rows, lane.settings.seeds.draw)))
+            metrics["train"] = {**own.metrics, "invalid": own.invalid}
         provenance = dataclasses.replace(
             lane.provenance, metrics=metrics, training={**lane.provenance.training, "best_step": lane.best_step}
         )
@@ -307,6 +314,13 @@ def _finish(plan: Plan, loop: Loop, lane: TrainedLane, folder: Path, seconds: fl
     plain = {name: value for name, value in result.to_json().items() if name not in ("seconds", "run")}
     write_file(folder / lane.name / "result.json", json_bytes(plain), what=f"the result of {lane.name}", replace=True)
     return result
+
+
+def own_rows(rows: Sequence[int], seed: int) -> list[int]:
+    """The training rows that a prompt is scored on when asked to: all of them, or 500 drawn at random."""
+    if len(rows) <= TRAIN_SCORE_ROWS:
+        return list(rows)
+    return sorted(random.Random(stream_seed(seed, "train-score")).sample(list(rows), TRAIN_SCORE_ROWS))
 
 
 def _majority(task: Task, gold: Sequence[Any]) -> float | None:

@@ -1,0 +1,92 @@
+"""Settings to be compared, from the command line: methods and rates, or NAME: OPTIONS on top of the command's own."""
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+from ..errors import BadInput
+from ..settings import LaneSettings, TrainSettings
+from ._flatten import Given, Without, flatten
+from ._lanes import LaneGrid
+
+# What varies within a setting is not an option of it.
+NO_SEEDS = Without({"seed", "init_seed", "order_seed", "draw_seed", "noise_seed"})
+Setting = tuple[LaneSettings, TrainSettings]
+
+
+def compared(grid: LaneGrid, settings: TrainSettings, texts: Sequence[str] | None) -> dict[str, Setting]:
+    """Name -> what is trained, the first being the reference.
+
+    Without texts, each method and learning rate is a setting. Each text, "NAME: --option value ..." or a NAME alone, is
+    what the command says with these options in the place of its own.
+
+    Raises:
+        BadInput: a text that cannot be read, two settings of one name, or a setting of several prompts.
+        SoftPromptError: an option's value that cannot be.
+    """
+    if not texts:
+        return _unique([(_lane_name(grid, lane), (lane, settings)) for lane in grid.lanes()])
+    found = []
+    for given in texts:
+        name, words = _parted(given)
+        changes = _options(name, words)
+        own = _changed(grid, changes)
+        lanes = list(own.lanes())
+        if len(lanes) > 1:
+            raise BadInput(f"setting {name!r} is {len(lanes)} prompts; give it one --method and one --lr")
+        found.append((name, (lanes[0], _changed(settings, changes))))
+    return _unique(found)
+
+
+def _parted(text: str) -> tuple[str, list[str]]:
+    """The name, and the words of the options."""
+    name, _, options = text.partition(":")
+    # A name alone is the command's own setting; one with options in it has lost its colon.
+    if not name.strip() or " -" in f" {name}":
+        raise BadInput(f"--setting {text!r} is not NAME: OPTIONS, as in 'guarded: --norm-guard 4'")
+    try:
+        return name.strip(), shlex.split(options)
+    except ValueError as error:
+        raise BadInput(f"--setting {text!r} cannot be read: {error}") from error
+
+
+def _options(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """Field -> value, of the options that are written."""
+    found: dict[str, Any] = {}
+    app = typer.Typer(add_completion=False)
+
+    @app.command(add_help_option=False)
+    @flatten
+    def setting(
+        *, given: Given, grid: Annotated[LaneGrid, "", NO_SEEDS], settings: Annotated[TrainSettings, ""]
+    ) -> None:
+        """Only read."""
+        values = {**vars(grid), **vars(settings)}
+        found.update({field: values[field] for field in given})
+
+    try:
+        app(args=list(words), prog_name="setting", standalone_mode=False)
+    except TyperException as error:
+        raise BadInput(f"setting {name!r}: {error.format_message()}") from error
+    return found
+
+
+def _changed(kind: Any, changes: Mapping[str, Any]) -> Any:
+    fields = {f.name for f in dataclasses.fields(kind)}
+    return dataclasses.replace(kind, **{field: value for field, value in changes.items() if field in fields})
+
+
+def _lane_name(grid: LaneGrid, lane: LaneSettings) -> str:
+    return lane.method if len(grid.lr) < 2 or lane.lr is None else f"{lane.method}, lr {lane.lr:g}"
+
+
+def _unique(settings: Sequence[tuple[str, Setting]]) -> dict[str, Setting]:
+    names = [name for name, _ in settings]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadInput(f"two settings are named {name!r}; give each a name of its own")
+    return dict(settings)

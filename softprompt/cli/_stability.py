@@ -1,0 +1,178 @@
+"""`softprompt stability`: many seeds of one or more settings on one task, and what they show."""
+
+import dataclasses
+import hashlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import BadInput
+from ..settings import TrainSettings
+from ._compared import NO_SEEDS, compared
+from ._flatten import Given, flatten
+from ._lanes import LaneGrid
+from ._options import DataRoot, Device, Dtype, EmbeddingScale, Json, MaxBadRows, Style, TaskOption
+from ._print import print_json, say
+from ._rows import OwnRows, with_options
+
+if TYPE_CHECKING:
+    from ..stability import Plan, Report
+    from ..study import RunSpec
+
+# What may stand beside --study; everything else is in the file.
+WITH_STUDY = {"study", "seeds", "base_seed", "vary", "store", "output", "lanes", "data_root", "device", "json_lines",
+              "quiet"}  # fmt: skip
+# What a file that has seeds of its own decides.
+OF_SEEDS = ("seeds", "base_seed", "vary")
+
+
+@flatten
+def stability(
+    *,
+    given: Given,
+    task: Annotated[str | None, typer.Option(help="Name from `softprompt tasks list`, or a file of rows.")] = None,
+    model: Annotated[str | None, typer.Option(help="Frozen model: hub id, folder, or built in: lab-t5 ...")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME: OPTIONS",
+            help="One of the settings compared, as options of training that replace the command's; repeat, the "
+            "reference first. Default: each --method and --lr.",
+        ),
+    ] = None,
+    study: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings from a study file instead.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds of each setting.")] = 20,
+    base_seed: Annotated[int, typer.Option(help="The first, and where what does not vary stays.")] = 0,
+    vary: Annotated[
+        str | None,
+        typer.Option(
+            metavar="init,order,draw,noise",
+            help="What the seeds vary. Several: each alone, and together. Default: everything at once.",
+        ),
+    ] = None,
+    store: Annotated[Path, typer.Option(help="Folder of the runs; runs in it are not repeated.")] = Path(
+        "runs/stability"
+    ),
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the report. Default: STORE/reports/<task>-<runs>.")
+    ] = None,
+    lanes: Annotated[
+        int | None, typer.Option(min=1, help="Most runs that share a pass. Default: the seeds of a setting.")
+    ] = None,
+    task_option: TaskOption = None,
+    data_root: DataRoot = None,
+    json_lines: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    revision: Annotated[str | None, typer.Option(help="Commit of the model on the hub.")] = None,
+    embedding_scale: EmbeddingScale = 1.0,
+    answers: Annotated[
+        str, typer.Option(help="auto; label-words or linear-head (encoder); chat (instruct decoder).")
+    ] = "auto",
+    style: Annotated[
+        Style | None, typer.Option(help="How rows are put. Default: numeric for encoder-decoders, else words.")
+    ] = None,
+    max_bad_rows: MaxBadRows = 0,
+    grid: Annotated[LaneGrid, "Prompts", NO_SEEDS],
+    rows: Annotated[OwnRows, "Rows of your own"],
+    settings: Annotated[TrainSettings, "Training"],
+) -> None:
+    """Train many seeds of one or more settings on a task: how far do scores spread, and does a setting lower that?
+
+    It may be interrupted or killed at any time: the same command goes on. Prints tables, and what so many seeds can
+    show; the report's folder has them as JSON and Markdown, and a figure with every seed.
+    """
+    sources = [source.strip() for source in vary.split(",")] if vary else []
+    seeded = {"seeds": seeds, "base_seed": base_seed, "vary": sources}
+    if study is not None:
+        plans = _of_file(study, given, seeded)
+    else:
+        if model is None:
+            raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder, or --study FILE")
+        chosen = compared(grid, settings, setting)
+        how = {"style": style, "answers": answers, "dtype": dtype, "revision": revision, "max_bad_rows": max_bad_rows}
+        how["backbone"] = {} if embedding_scale == 1.0 else {"embedding_scale": embedding_scale}
+        declared = with_options(rows.task(task), task_option)
+        plans = [_planned(_specs(declared, model, chosen, how), seeded)]
+    from ..stability import measure, write
+
+    for planned in plans:
+        found = measure(planned, store, lanes=lanes, data_root=data_root, device=device, progress=not quiet)
+        folder = output or store / "reports"
+        if output is None or len(plans) > 1:
+            folder = folder / _slug(planned)
+        write(found, folder)
+        _print(found, json_lines)
+        say(f"written to {folder}")
+
+
+def _specs(task: Any, model: str, chosen: Mapping[str, Any], how: Mapping[str, Any]) -> "dict[str, RunSpec]":
+    from ..study import RunSpec
+
+    return {
+        name: RunSpec(task=task, model=model, lane=lane, settings=settings, tags={"setting": name}, **how)
+        for name, (lane, settings) in chosen.items()
+    }
+
+
+def _planned(specs: "Mapping[str, RunSpec]", seeded: Mapping[str, Any]) -> "Plan":
+    """Each setting with each seed; what a prompt scores on its own rows is wanted too."""
+    from ..stability import plan
+
+    scored = {
+        name: dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, train_score=True))
+        for name, spec in specs.items()
+    }
+    return plan(scored, **seeded)
+
+
+def _of_file(path: Path, given: Given, seeded: Mapping[str, Any]) -> "list[Plan]":
+    """One plan for each task of a study file: with its seeds if it has several, else with those of the command."""
+    for name in sorted(given - WITH_STUDY):
+        raise BadInput(f"--study FILE holds what is trained; drop --{name.replace('_', '-')}, or write it there")
+    from ..stability import as_given, by_setting
+    from ..study import load_specs
+
+    specs = load_specs(path)
+    tasks = {task: [spec for spec in specs if spec.declared.name == task] for task in _tasks(specs)}
+    if all(len(members) == 1 for task in tasks.values() for members in by_setting(task).values()):
+        return [_planned({name: m[0] for name, m in by_setting(task).items()}, seeded) for task in tasks.values()]
+    for name in OF_SEEDS:
+        if name in given:
+            raise BadInput(f"{path} has seeds of its own; drop --{name.replace('_', '-')}, or the seeds from the file")
+    return [as_given(task) for task in tasks.values()]
+
+
+def _tasks(specs: "list[RunSpec]") -> list[str]:
+    return list(dict.fromkeys(spec.declared.name for spec in specs))
+
+
+def _slug(planned: "Plan") -> str:
+    names = " ".join(sorted({spec.name for spec in planned.specs}))
+    task = str(planned.about["task"]).replace("/", "-")
+    return f"{task}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
+
+
+def _print(found: "Report", json_lines: bool) -> None:
+    from ..stability import remarks, tables, text, title
+
+    if json_lines:
+        print_json(found.to_json())
+    elif not sys.stdout.isatty():
+        print(text(found), flush=True)
+    else:
+        from rich.console import Console
+
+        from ..study import rich_table
+
+        console = Console()
+        console.print(title(found), highlight=False, markup=False)
+        for name, rows in tables(found).items():
+            console.print(f"\n{name}", style="bold", highlight=False, markup=False)
+            console.print(rich_table(rows))
+        for line in remarks(found):
+            console.print(line, highlight=False, markup=False)
