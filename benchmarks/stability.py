@@ -1,0 +1,204 @@
+"""Which settings lower the spread over seeds in few-shot training: a screen, and a confirmation on fresh seeds.
+
+    python benchmarks/stability.py screen  [--store runs/stability-study]
+    python benchmarks/stability.py confirm [--seeds 64]
+    python benchmarks/stability.py table
+
+The plan is in docs/log.md. Runs are kept in a store, and each finished cell's scores in results/stability.json, which
+is all that `table` reads: it may be stopped and started again, also where the store is gone.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.stability import Arm, report, text
+from softprompt.study import RunSpec, run_all
+from softprompt.tasks import TASKS, Task, harder
+
+MODEL = "lab-t5-small"
+STEPS, TEST_ROWS, DEVELOPMENT_ROWS = 250, 300, 32
+RESULT = Path(__file__).parent / "results" / "stability.json"
+TABLE = Path(__file__).parent / "results" / "stability.md"
+# Task -> rows to learn from.
+TASK_ROWS = {"lab/weekend": 64, "lab/same-color": 64, "lab/entailment": 32}
+SCREENED = ("lab/weekend", "lab/same-color")
+SCREEN_SEEDS, FIRST_FRESH, BLOCK = range(200, 206), 1000, 8
+NOTHING = "nothing"
+# Setting -> fields of the lane; of training where the name says so.
+Setting = Mapping[str, Any]
+PLAIN: Setting = {"method": "prompt-tuning", "lr": 0.1}
+
+
+def regularized(name: str, **lane: Any) -> Setting:
+    """Prompt tuning with a regulariser."""
+    return {**PLAIN, "regularizer": name, **lane}
+
+
+SCREEN: dict[str, Setting] = {
+    NOTHING: PLAIN,
+    **{f"rn-emb:sigma={s},alpha={a}": regularized(f"rn-emb:sigma={s},alpha={a}")
+       for s in (0.1, 0.3, 1.0) for a in (0.3, 1.0, 3.0)},
+    **{f"adv-emb:radius={r},alpha={a}": regularized(f"adv-emb:radius={r},alpha={a}")
+       for r in (0.1, 0.3, 1.0) for a in (0.1, 0.3, 1.0)},
+    **{name: regularized(name) for name in (
+        "ptp-rn", "ptp-rn:sigma=1", "ptp-adv", "ptp-adv:radius=1,alpha=1",
+        "adv-emb:start=gaussian,sigma=0.1,objective=kl,steps=3,radius=1,alpha=0.3",
+        "rn-text:rate=0.15", "rn-text:rate=0.15,delay=0.4", "adv-text:cosine=0.2",
+    )},
+    "restarts 3": {**PLAIN, "restarts": 3},
+    "deep": {**PLAIN, "deep": True},
+    "deep, rn-emb:sigma=0.3": regularized("rn-emb:sigma=0.3", deep=True),
+    "deep, ptp-rn": regularized("ptp-rn", deep=True),
+}  # fmt: skip
+
+
+def confirmed(kept: Sequence[str]) -> dict[str, Setting]:
+    """The settings of the confirmation; the first of the kept PTP settings is the best."""
+    best = SCREEN[kept[0]]
+    scaled = {"method": "scaled", "lr": 1.0}
+    return {
+        NOTHING: PLAIN,
+        "restarts 3": {**PLAIN, "restarts": 3},
+        kept[0]: best,
+        "chosen on 32 validation rows": {**PLAIN, "eval_every": STEPS // 10},
+        f"restarts 3, {kept[0]}": {**best, "restarts": 3},
+        **{name: SCREEN[name] for name in kept[1:]},
+        "scaled": scaled,
+        "scaled, restarts 3": {**scaled, "restarts": 3},
+    }
+
+
+def task(name: str) -> Task:
+    """A lab task with fewer rows to score than it declares."""
+    return harder(TASKS[name], validation=DEVELOPMENT_ROWS, test=TEST_ROWS)
+
+
+def specs(name: str, setting: Setting, seeds: Sequence[int]) -> list[RunSpec]:
+    """The runs of a cell."""
+    lane = {key: value for key, value in setting.items() if key != "eval_every"}
+    settings = TrainSettings(
+        steps=STEPS, eval_every=setting.get("eval_every", STEPS), shots=TASK_ROWS[name], train_score=True
+    )
+    return [
+        RunSpec(task=task(name), model=MODEL, lane=LaneSettings(**lane, seeds=Seeds.all(seed)), settings=settings)
+        for seed in seeds
+    ]
+
+
+def cells(results: dict[str, Any], part: str, wanted: Sequence[tuple[str, str, Setting, Sequence[int]]], store: str):
+    """Train what is not in the results yet, cell by cell, and write them after each."""
+    for name, called, setting, seeds in wanted:
+        cell = results.setdefault(part, {}).setdefault(name, {}).setdefault(called, {})
+        left = [seed for seed in seeds if str(seed) not in cell]
+        if not left:
+            continue
+        for seed, run in zip(left, run_all(specs(name, setting, left), store, lanes=BLOCK), strict=True):
+            cell[str(seed)] = {
+                "score": run.score,
+                "train": run.metrics.get("train", {}).get("score"),
+                "loss": statistics.mean(run.curve["loss"][-10:]),
+                "steps": run.lane_steps,
+                "majority": run.majority,
+            }
+        write(results)
+        scores = [one["score"] or 0.0 for one in cell.values()]
+        print(f"{part} {name} {called}: {statistics.mean(scores):.3f} +- {statistics.stdev(scores):.3f}", flush=True)
+
+
+def write(results: Mapping[str, Any]) -> None:
+    """The scores of all cells so far."""
+    RESULT.write_text(json.dumps(results, indent=None, separators=(",", ":")).replace('},"lab/', '},\n"lab/') + "\n")
+
+
+def screened(cell: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Setting -> (mean over tasks of its standard deviation over that of nothing, mean score)."""
+    found = {}
+    for called in cell[SCREENED[0]]:
+        scores = {name: [one["score"] or 0.0 for one in cell[name][called].values()] for name in SCREENED}
+        plain = {name: [one["score"] or 0.0 for one in cell[name][NOTHING].values()] for name in SCREENED}
+        ratio = statistics.mean(statistics.stdev(scores[name]) / statistics.stdev(plain[name]) for name in SCREENED)
+        found[called] = (ratio, statistics.mean(statistics.mean(scores[name]) for name in SCREENED))
+    return found
+
+
+def kept(found: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Three PTP settings by the plan's rule, at most one of each kind."""
+    chance = found[NOTHING][1] - 0.02
+    ptp = {name: values for name, values in found.items() if SCREEN[name].get("regularizer")}
+    by_ratio = sorted((n for n, (_, mean) in ptp.items() if mean >= chance), key=lambda n: ptp[n][0])
+    by_mean = sorted(ptp, key=lambda n: -ptp[n][1])
+    chosen: list[str] = []
+    for name in [*by_ratio, *by_mean]:
+        if kind(name) not in map(kind, chosen):
+            chosen.append(name)
+    return chosen[:3]
+
+
+def kind(name: str) -> str:
+    """What a setting perturbs, and whether the prompt is deep."""
+    return name.partition(":")[0]
+
+
+def arms(cell: Mapping[str, Any]) -> Iterator[tuple[str, Arm]]:
+    """The arms of one task, of the seeds that every setting has."""
+    shared = set.intersection(*(set(one) for one in cell.values()))
+    seeds = sorted(shared, key=int)
+    for called, one in cell.items():
+        yield (
+            called,
+            Arm(
+                name=called,
+                seeds=tuple(map(int, seeds)),
+                scores=tuple(one[seed]["score"] for seed in seeds),
+                chance=one[seeds[0]]["majority"],
+                train_scores=tuple(one[seed]["train"] for seed in seeds),
+                train_losses=tuple(one[seed]["loss"] for seed in seeds),
+                lane_steps=tuple(one[seed]["steps"] for seed in seeds),
+            ),
+        )
+
+
+def main() -> None:
+    """One part of the study."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("screen", "confirm", "table"))
+    parser.add_argument("--store", default="runs/stability-study")
+    parser.add_argument("--seeds", type=int, default=64)
+    arguments = parser.parse_args()
+    results: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
+    if arguments.part == "screen":
+        wanted = [(name, called, setting, SCREEN_SEEDS) for called, setting in SCREEN.items() for name in SCREENED]
+        cells(results, "screen", wanted, arguments.store)
+    if arguments.part == "confirm":
+        settings = confirmed(results.setdefault("kept", kept(screened(results["screen"]))))
+        blocks = range(FIRST_FRESH, FIRST_FRESH + arguments.seeds, BLOCK)
+        wanted = [
+            (name, called, setting, range(FIRST_FRESH, start + BLOCK))
+            for start in blocks
+            for called, setting in settings.items()
+            for name in TASK_ROWS
+        ]
+        cells(results, "confirmation", wanted, arguments.store)
+    if arguments.part == "table":
+        TABLE.write_text("\n".join(written(results)))
+
+
+def written(results: Mapping[str, Any]) -> Iterator[str]:
+    """The tables, from the results alone."""
+    yield "# Screen: six seeds, two tasks\n\n| setting | mean of std ratios | mean score |\n|---|---:|---:|"
+    for name, (ratio, mean) in sorted(screened(results["screen"]).items(), key=lambda one: one[1][0]):
+        yield f"| {name} | {ratio:.2f} | {mean:.3f} |"
+    yield f"\nKept: {', '.join(results.get('kept', []))}\n"
+    for name, cell in results.get("confirmation", {}).items():
+        about = {"task": f"{name} from {TASK_ROWS[name]} rows", "model": MODEL, "steps": STEPS}
+        yield text(dataclasses.replace(report(dict(arms(cell))), about=about))
+
+
+if __name__ == "__main__":
+    main()
