@@ -32,8 +32,13 @@ def attach(prompt: SoftPrompt, model: nn.Module) -> "AbstractPromptedModel":
 
     Raises:
         ModelMismatch: the prompt was trained for another model.
-        UnsupportedModel: a family that is not supported.
+        UnsupportedModel: a family that is not supported, or a deep prompt.
     """
+    if prompt.deep is not None:
+        raise UnsupportedModel(
+            f"attach puts vectors before the input, this prompt also enters {prompt.layers - 1} layers behind it; "
+            "use prompt.predict or softprompt.evaluate"
+        )
     inner: Any = unwrapped(model)
     name = inner.config._name_or_path or type(inner).__name__
     kind = kind_of(inner.config, name)
