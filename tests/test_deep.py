@@ -570,3 +570,22 @@ class TestRefusals:
     def test_states_without_a_scale(self):
         with pytest.raises(BadInput, match="have norm 0, so no deep prompt"):
             WordScale.of_states(torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2", "llama", "gemma2"])
+def test_only_the_direction_counts_where_layers_begin_with_a_norm(family, backbone_of):
+    """But for the last layer of T5's encoder, whose own states the decoder reads."""
+    backbone, deep = backbone_of(family), drawn(LAYERS - 1, 2, seed=1)
+    longer = deep * torch.tensor([10.0, 1.0 if family == "t5" else 10.0])[:, None, None]
+    batch = batch_of(backbone, TEXTS)
+    expected, found = (backbone.logits(bank(drawn(2), layers), batch) for layers in (deep, longer))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    turned = backbone.logits(bank(drawn(2), -deep), batch)
+    assert (turned - expected).abs().max() > 1e-2
+
+
+def test_in_bert_whose_layers_end_in_a_norm_the_length_counts_too(backbone_of):
+    backbone, deep = backbone_of("bert"), drawn(LAYERS - 1, 2, seed=1)
+    batch = batch_of(backbone, TEXTS)
+    expected, found = (backbone.logits(bank(drawn(2), layers), batch) for layers in (deep, 10 * deep))
+    assert (found - expected).abs().max() > 1e-2
