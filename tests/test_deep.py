@@ -16,10 +16,12 @@ from softprompt.interop.numpy import export_numpy
 from softprompt.interop.peft import export_peft
 from softprompt.methods import METHODS, Method, describe
 from softprompt.prompt import Provenance, SoftPrompt
+from softprompt.regularizers import regularizers
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.store import load_prompt, save_prompt
 from softprompt.training import resume, train
 from softprompt.training._step import backward
+from softprompt.training._terms import Surroundings, acting
 from softprompt.units import WordScale
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as Output
 
@@ -396,26 +398,34 @@ MIXED = (
 
 
 class TestTraining:
+    @pytest.mark.parametrize("regularizer", ["", "rn-emb:sigma=0.3", "adv-emb"])
     @pytest.mark.parametrize("family", ["t5", "bart", "bert", "gpt2"])
-    def test_deep_and_ordinary_lanes_together_have_the_gradients_of_each_alone(self, family, backbone_of):
+    def test_deep_and_ordinary_lanes_together_have_the_gradients_of_each_alone(
+        self, family, regularizer, task, backbone_of
+    ):
         backbone = backbone_of(family)
         owner = [0, 1, 2, 3, 0, 2]
-        together = [built(backbone, one) for one in MIXED]
         batch = batch_of(backbone, TEXTS * 2, owner=owner, words=["good", "bad", "yes"] * 2)
         if backbone.kind == "encoder":
             words = backbone.encode_answers(["good", "bad", "yes"] * 2)
             batch = dataclasses.replace(batch, targets=torch.tensor(words))
-        backward(backbone, together, batch, seeds=[0] * 4, check=True)
+
+        def differentiated(settings, batch, regularizer=regularizer):
+            lanes, seeds = [built(backbone, one) for one in settings], list(range(len(settings)))
+            regular = [regularizers(regularizer) for _ in settings]
+            terms = acting(regular, [one.seeds.noise for one in settings], 10, 10, 0)
+            surroundings = Surroundings.of(backbone, task)
+            backward(backbone, lanes, batch, seeds, check=True, terms=terms, surroundings=surroundings)
+            return [[p.grad for p in one.prompt_parameters()] for one in lanes]
+
+        together, plain = differentiated(MIXED, batch), differentiated(MIXED, batch, regularizer="")
         for number, settings in enumerate(MIXED):
-            rows, alone = torch.tensor(owner) == number, built(backbone, settings)
-            assert batch.targets is not None
-            own = Batch(batch.ids[rows], batch.mask[rows], torch.zeros_like(batch.owner[rows]), batch.targets[rows])
-            backward(backbone, [alone], own, seeds=[0], check=True)
-            for a, b in zip(together[number].prompt_parameters(), alone.prompt_parameters(), strict=True):
-                assert a.grad is not None
-                assert b.grad is not None
-                # T5's norms compute in float32.
-                torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-7)
+            own = batch.select(batch.owner == number)
+            (alone,) = differentiated([settings], dataclasses.replace(own, owner=torch.zeros_like(own.owner)))
+            for a, b, c in zip(together[number], alone, plain[number], strict=True):
+                # T5's norms, and noise, are in float32.
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+                assert torch.equal(a, c) == (not regularizer)
 
     def test_a_killed_run_goes_on_to_the_same_bytes(self, task, folder, tmp_path, monkeypatch):
         from softprompt.training import _loop
