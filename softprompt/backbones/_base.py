@@ -65,6 +65,19 @@ def refuse_another_model(prompt: SoftPrompt, ours: BackboneIdentity) -> None:
         )
 
 
+def refuse_another_depth(prompt: SoftPrompt, layers: Sequence[nn.Module], name: str) -> None:
+    """Refuse a deep prompt whose model had another number of layers.
+
+    Raises:
+        ModelMismatch: with both numbers.
+    """
+    if prompt.layers != len(layers):
+        raise ModelMismatch(
+            f"this prompt has vectors for {prompt.layers} layers, {name!r} has {len(layers)}; a deep prompt works only "
+            "with its own model"
+        )
+
+
 class AbstractBackbone(abc.ABC):
     """A frozen model that answers rows, each with the prompt that owns it.
 
@@ -200,11 +213,8 @@ class AbstractBackbone(abc.ABC):
             ModelMismatch: with both names.
         """
         refuse_another_model(prompt, self.identity())
-        if prompt.deep is not None and prompt.layers != len(self.layers):
-            raise ModelMismatch(
-                f"this prompt has vectors for {prompt.layers} layers, {self.name!r} has {len(self.layers)}; "
-                "a deep prompt works only with its own model"
-            )
+        if prompt.deep is not None:
+            refuse_another_depth(prompt, self.layers, self.name)
         if prompt.provenance.answers != self.answers:
             raise ModelMismatch(
                 f"this prompt answers by {prompt.provenance.answers}, {self.name!r} was loaded to answer by "

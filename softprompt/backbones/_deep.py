@@ -103,19 +103,24 @@ def entering(layers: Sequence[nn.Module], fresh: Fresh | None, name: str) -> Ite
         return
     rows, columns = (fresh.places >= 0).nonzero(as_tuple=True)
     owner, places = fresh.owner[rows], fresh.places[rows, columns]
-    needed = (*fresh.places.shape, fresh.vectors.shape[-1])
+    b, *needed = (*fresh.places.shape, fresh.vectors.shape[-1])
     entered: set[int] = set()
 
     def enter(number: int, states: Tensor) -> Tensor:
         if number in entered:
             return states
-        if tuple(states.shape) != needed:
+        # Beams are copies of a row, one behind the other.
+        copies, rest = divmod(states.shape[0], b)
+        if rest or list(states.shape[1:]) != needed:
             raise UnsupportedModel(
-                f"layer {number + 2} of {name!r} reads states of shape {tuple(states.shape)}, not {needed}, so a deep "
-                "prompt cannot enter it; leave --deep out"
+                f"layer {number + 2} of {name!r} reads states of shape {tuple(states.shape)}, not {(b, *needed)}, so a "
+                "deep prompt cannot enter it; leave --deep out"
             )
         entered.add(number)
-        return states.index_put((rows, columns), fresh.vectors[owner, number, places].to(states))
+        own = fresh.vectors[owner, number, places].to(states)
+        for copy in range(copies):
+            states = states.index_put((copies * rows + copy, columns), own)
+        return states
 
     with _reading(layers[1:], enter):
         yield

@@ -47,12 +47,12 @@ class Joined:
     def packed(self) -> "Joined":
         """Every pad behind the text, for models that count positions from the first column, pads included."""
         longest = int(self.mask.sum(1).max())
-        return self._in_order(text_first(self.mask)[:, :longest])
+        return self.in_order(text_first(self.mask)[:, :longest])
 
     def pads_first(self) -> "Joined":
         """Every pad before the prompt, for decoders, whose answers go on at the right end."""
         longest = int(self.mask.sum(1).max())
-        return self._in_order(text_last(self.mask)[:, self.mask.shape[1] - longest :])
+        return self.in_order(text_last(self.mask)[:, self.mask.shape[1] - longest :])
 
     def answered(self, answer: Float[Tensor, "b l e"], mask: Bool[Tensor, "b l"]) -> "Joined":
         """With the tokens of an answer behind, and every pad behind these."""
@@ -60,7 +60,8 @@ class Joined:
         embeds, seen = torch.cat([self.embeds, answer], 1), torch.cat([self.mask, mask], 1)
         return Joined(embeds, seen, self.prompt_length, fresh).packed()
 
-    def _in_order(self, order: Int[Tensor, "b t"]) -> "Joined":
+    def in_order(self, order: Int[Tensor, "b t"]) -> "Joined":
+        """With each row's columns in this order."""
         fresh = None if self.fresh is None else self.fresh.in_order(order)
         return Joined(take(self.embeds, order), self.mask.gather(1, order), self.prompt_length, fresh)
 
