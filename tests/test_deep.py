@@ -2,16 +2,19 @@
 
 import copy
 import dataclasses
+import json
 
 import pytest
 import torch
 from softprompt.backbones import from_model
 from softprompt.backbones._deep import SAMPLE
 from softprompt.bank import Batch, PromptBank
+from softprompt.cli import main
 from softprompt.errors import BadInput, CannotExport, DamagedFile, ModelMismatch, UnsupportedModel
 from softprompt.evaluation import evaluate
 from softprompt.fleet import Lane, bank_of
 from softprompt.initializers import uniform
+from softprompt.interop.attach import attach
 from softprompt.interop.numpy import export_numpy
 from softprompt.interop.peft import export_peft
 from softprompt.methods import METHODS, Method, describe
@@ -425,6 +428,8 @@ class TestTraining:
             for a, b, c in zip(together[number], alone, plain[number], strict=True):
                 # T5's norms, and noise, are in float32.
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+                assert a is not None
+                assert c is not None
                 assert torch.equal(a, c) == (not regularizer)
 
     def test_a_killed_run_goes_on_to_the_same_bytes(self, task, folder, tmp_path, monkeypatch):
@@ -553,16 +558,21 @@ class TestRefusals:
     def test_a_layer_that_is_never_called(self, backbone_of):
         backbone = backbone_of("bert")
         backbone.base.encoder.forward = lambda states, **options: Output(last_hidden_state=states)
-        with pytest.raises(UnsupportedModel, match=r"2 layers of .* were not called"):
-            backbone.logits(bank(drawn(2), drawn(LAYERS - 1, 2)), batch_of(backbone, TEXTS))
+        self.refused(backbone, r"2 layers of .* were not called")
 
     def test_states_that_are_laid_out_otherwise(self, backbone_of):
         backbone = backbone_of("bert")
         second = backbone.layers[1]
         whole = second.forward
         second.forward = lambda states, *rest, **options: whole(states, *rest, **options)[:, 1:]
-        with pytest.raises(UnsupportedModel, match=r"layer 3 of .* reads states of shape"):
+        self.refused(backbone, r"layer 3 of .* reads states of shape")
+
+    def refused(self, backbone, message):
+        with pytest.raises(UnsupportedModel, match=message):
             backbone.logits(bank(drawn(2), drawn(LAYERS - 1, 2)), batch_of(backbone, TEXTS))
+        # Before a run has written anything.
+        with pytest.raises(UnsupportedModel, match=message):
+            backbone.state_scales()
 
     def test_a_head_without_a_prompt(self):
         with pytest.raises(BadInput, match="'head-only' has no prompt to enter every layer; leave --deep out"):
@@ -629,7 +639,7 @@ class TestDecoders:
         backbone, ordinary, deep = self.both(family, backbone_of)
         batch = batch_of(backbone, TEXTS, side="left")
         inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long()}
-        one, other = (prompt.attach(backbone.model) for prompt in (ordinary, deep))
+        one, other = (attach(prompt, backbone.model) for prompt in (ordinary, deep))
         pad = {"pad_token_id": backbone.pad_id}
         for asked in ({"num_beams": 3, "num_return_sequences": 2}, {"do_sample": False}):
             found = other.generate(**inputs, **asked, **pad, max_new_tokens=5)
@@ -650,7 +660,7 @@ class TestDecoders:
 def test_attached_it_answers_as_in_our_backbone(family, side, backbone_of):
     backbone = backbone_of(family)
     prompt, batch = soft_prompt(backbone), batch_of(backbone, TEXTS, side=side)
-    attached = prompt.attach(backbone.model)
+    attached = attach(prompt, backbone.model)
     expected = backbone.logits(PromptBank.of(prompt), batch)
     inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long()}
     if backbone.kind == "encoder":
@@ -667,7 +677,7 @@ def test_attached_it_answers_as_in_our_backbone(family, side, backbone_of):
 
 def test_attached_to_a_model_whose_layers_are_recomputed_it_is_refused(backbone_of):
     backbone = backbone_of("bert")
-    attached = soft_prompt(backbone).attach(backbone.model)
+    attached = attach(soft_prompt(backbone), backbone.model)
     backbone.model.train()
     backbone.model.activation_checkpointing_enable()
     with pytest.raises(BadInput, match="turn gradient checkpointing off"):
@@ -679,4 +689,19 @@ def test_attached_to_a_model_of_another_depth_it_is_refused(backbone_of):
     origin = dataclasses.replace(prompt.provenance.backbone, embedding_sha256=None)
     unbound = dataclasses.replace(prompt, provenance=dataclasses.replace(prompt.provenance, backbone=origin))
     with pytest.raises(ModelMismatch, match=r"has vectors for 3 layers, .* has 2"):
-        unbound.attach(backbone_of("t5", num_layers=2).model)
+        attach(unbound, backbone_of("t5", num_layers=2).model)
+
+
+def test_from_the_command_line_to_the_answer(folder, task, tmp_path, capsys):
+    files = task.source.files
+    words = ["--data", files["train"], "--validation-data", files["validation"], "--test-data", files["test"]]
+    words += ["--text-column", "text", "--label-column", "label", "--model", str(folder), "--quiet"]
+    words += ["--method", "ept-star", "--deep", "--steps", "2", "--batch-size", "4"]
+    assert main(["train", *words, "--output", str(tmp_path / "run")]) == 0
+    assert main(["predict", str(tmp_path / "run"), "very good"]) == 0
+    capsys.readouterr()
+    assert main(["show", "--json", str(tmp_path / "run" / "ept-star-deep-seed0" / "prompt")]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["layers"], shown["stored"], shown["prompt_length"]) == (LAYERS, LAYERS * E, 10)
+    assert main(["methods", "show", "ept-star", "--width", str(E), "--layers", str(LAYERS), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stored"] == LAYERS * E

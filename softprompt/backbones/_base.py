@@ -177,7 +177,7 @@ class AbstractBackbone(abc.ABC):
         Raises:
             UnsupportedModel: the model cannot have a deep prompt, and why.
         """
-        return state_scales(self.stack, self.layers, self.embeddings, len(self.embeddings.weight))
+        return state_scales(self.stack, self.embeddings, self.name)
 
     def entering(self, joined: Joined) -> AbstractContextManager[None]:
         """Within, the first pass of the stack reads what a deep prompt has for its layers after the first."""

@@ -103,20 +103,16 @@ def entering(layers: Sequence[nn.Module], fresh: Fresh | None, name: str) -> Ite
         return
     rows, columns = (fresh.places >= 0).nonzero(as_tuple=True)
     owner, places = fresh.owner[rows], fresh.places[rows, columns]
-    b, *needed = (*fresh.places.shape, fresh.vectors.shape[-1])
+    needed = (*fresh.places.shape, fresh.vectors.shape[-1])
     entered: set[int] = set()
 
     def enter(number: int, states: Tensor) -> Tensor:
         if number in entered:
             return states
-        # Beams are copies of a row, one behind the other.
-        copies, rest = divmod(states.shape[0], b)
-        if rest or list(states.shape[1:]) != needed:
-            raise UnsupportedModel(
-                f"layer {number + 2} of {name!r} reads states of shape {tuple(states.shape)}, not {(b, *needed)}, so a "
-                "deep prompt cannot enter it; leave --deep out"
-            )
         entered.add(number)
+        # Beams are copies of a row, one behind the other.
+        copies = states.shape[0] // needed[0]
+        _refuse_another_layout(states, (copies * needed[0], *needed[1:]), number, name)
         own = fresh.vectors[owner, number, places].to(states)
         for copy in range(copies):
             states = states.index_put((copies * rows + copy, columns), own)
@@ -125,34 +121,51 @@ def entering(layers: Sequence[nn.Module], fresh: Fresh | None, name: str) -> Ite
     with _reading(layers[1:], enter):
         yield
     # Layers are dropped at random in a few models (BART), in training only.
-    if len(entered) < len(layers) - 1 and not layers[0].training:
-        raise UnsupportedModel(
-            f"{len(layers) - 1 - len(entered)} layers of {name!r} were not called, so a deep prompt does not enter "
-            "them; leave --deep out"
-        )
+    if not layers[0].training:
+        _refuse_uncalled(len(layers) - 1 - len(entered), name)
 
 
 @torch.no_grad()
-def state_scales(stack: Any, layers: Sequence[nn.Module], embeddings: nn.Module, words: int) -> list[WordScale]:
+def state_scales(stack: Any, embeddings: Any, name: str) -> list[WordScale]:
     """How large the states are that layers 2, 3 ... read: of random tokens, so a property of the model alone.
 
     Args:
         stack: that reads the prompt.
-        layers: its layers.
         embeddings: its word embedding module.
-        words: how many words that has.
+        name: for messages.
+
+    Raises:
+        UnsupportedModel: the model cannot have a deep prompt, and why.
     """
-    ids = torch.randint(words, SAMPLE, generator=torch.Generator().manual_seed(0))
-    embeds = embeddings(ids.to(next(embeddings.parameters()).device))
+    layers = layers_of(stack, name, embeddings.weight.shape[1])
+    ids = torch.randint(len(embeddings.weight), SAMPLE, generator=torch.Generator().manual_seed(0))
+    embeds = embeddings(ids.to(embeddings.weight.device))
     found: dict[int, WordScale] = {}
 
     def measure(number: int, states: Tensor) -> Tensor:
-        found[number] = WordScale.of_states(states.flatten(0, -2))
+        _refuse_another_layout(states, tuple(embeds.shape), number, name)
+        found[number] = WordScale.of_states(states.flatten(0, 1))
         return states
 
     with _reading(layers[1:], measure):
         stack(inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device))
+    _refuse_uncalled(len(layers) - 1 - len(found), name)
     return [found[number] for number in range(len(layers) - 1)]
+
+
+def _refuse_another_layout(states: Tensor, needed: tuple[int, ...], number: int, name: str) -> None:
+    if tuple(states.shape) != needed:
+        raise UnsupportedModel(
+            f"layer {number + 2} of {name!r} reads states of shape {tuple(states.shape)}, not {needed}, so a deep "
+            "prompt cannot enter it; leave --deep out"
+        )
+
+
+def _refuse_uncalled(count: int, name: str) -> None:
+    if count:
+        raise UnsupportedModel(
+            f"{count} layers of {name!r} were not called, so a deep prompt cannot enter them; leave --deep out"
+        )
 
 
 @contextmanager
