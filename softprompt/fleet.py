@@ -108,7 +108,8 @@ class Lane(nn.Module):
 
         Raises:
             UnknownName: the method does not exist.
-            BadInput: head-only on a backbone that answers in tokens; a direction that starts as a zero vector.
+            BadInput: head-only on a backbone that answers in tokens; a direction that starts as a zero vector; a deep
+                prompt without `states`.
         """
         method = Method.of(settings)
         if method.prompt_length == 0 and head_shape is None:
@@ -229,6 +230,8 @@ def _initial_states(
 ) -> Float[Tensor, "k m e"]:
     """What the layers after the first begin with, from a stream of their own: the first begins as without them."""
     generator = torch.Generator().manual_seed(stream_seed(settings.seeds.initialization, "deep vectors"))
+    if not states:
+        raise BadInput("a deep prompt is measured by the states that it meets; give states=backbone.state_scales()")
     draws = deeper or [uniform()] * len(states)
     table = table.detach().cpu()
     return torch.stack([draw(m, table, generator) for draw in draws])

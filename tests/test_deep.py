@@ -585,6 +585,11 @@ class TestRefusals:
         with pytest.raises(BadInput, match="is not known, so its deep prompts stay at embedding scale 1"):
             unknown.at_scale(2.0)
 
+    def test_a_lane_that_does_not_know_the_states(self, backbone_of):
+        table = backbone_of("t5").word_vectors.float()
+        with pytest.raises(BadInput, match="give states="):
+            Lane.build(lane(), uniform(), table, None)
+
     def test_states_without_a_scale(self):
         with pytest.raises(BadInput, match="have norm 0, so no deep prompt"):
             WordScale.of_states(torch.zeros(4, 2))
