@@ -19,7 +19,7 @@ Layers, imports point down only: cli; lab, stability; analysis; study; training;
 backbones; data, lab.backbones; store, bank, methods, units; reparam, initializers, losses, prompt, tasks, metrics and
 settings; lab.world; errors.
 Letters in shapes: b rows, t text tokens, l label tokens, v vocabulary, c classes, e embedding size, d hidden size,
-m initial vectors, n prompt length (m x repeats), p prompts in a fleet.
+m initial vectors, n prompt length (m x repeats), p prompts in a fleet, k layers after the first that a deep one enters.
 
 Names are imported on first use: `import softprompt` does not import torch.
 """

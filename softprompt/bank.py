@@ -23,17 +23,33 @@ class PromptBank:
         mask: which positions are prompt.
         head_weight: one linear head a prompt, or None where the backbone answers in tokens.
         head_bias: likewise.
+        deep: vectors that enter the k layers after the first, padded likewise; None where no prompt is deep.
+        is_deep: which prompts these belong to; the others enter the first layer only.
     """
 
     vectors: Float[Tensor, "p n e"]
     mask: Bool[Tensor, "p n"]
     head_weight: Float[Tensor, "p c d"] | None = None
     head_bias: Float[Tensor, "p c"] | None = None
+    deep: Float[Tensor, "p k n e"] | None = None
+    is_deep: Bool[Tensor, " p"] | None = None
 
     @classmethod
-    def stack(cls, prompts: Sequence[Tensor], heads: Sequence[LinearHead] = ()) -> "PromptBank":
-        """A bank of prompts [n_i, e]; gradients flow back into each of them."""
+    def stack(
+        cls, prompts: Sequence[Tensor], heads: Sequence[LinearHead] = (), deep: Sequence[Tensor | None] = ()
+    ) -> "PromptBank":
+        """A bank of prompts [n_i, e], with [k, n_i, e] for those that are deep; gradients flow back into each."""
         longest = max(prompt.shape[0] for prompt in prompts)
+        bank = cls._of_first_layers(prompts, longest, heads)
+        if not (found := [layers for layers in deep if layers is not None]):
+            return bank
+        empty = found[0].new_zeros(len(found[0]), longest, found[0].shape[2])
+        padded = [empty if v is None else torch.nn.functional.pad(v, (0, 0, longest - v.shape[1], 0)) for v in deep]
+        is_deep = torch.tensor([v is not None for v in deep], device=bank.mask.device)
+        return dataclasses.replace(bank, deep=torch.stack(padded), is_deep=is_deep)
+
+    @classmethod
+    def _of_first_layers(cls, prompts: Sequence[Tensor], longest: int, heads: Sequence[LinearHead]) -> "PromptBank":
         vectors = torch.stack([torch.nn.functional.pad(v, (0, 0, longest - v.shape[0], 0)) for v in prompts])
         lengths = torch.tensor([v.shape[0] for v in prompts], device=vectors.device)
         mask = torch.arange(longest, device=vectors.device) >= longest - lengths[:, None]
@@ -45,7 +61,8 @@ class PromptBank:
     def of(cls, *prompts: SoftPrompt, device: "torch.device | str" = "cpu") -> "PromptBank":
         """The bank of stored prompts, on the backbone's device."""
         heads = [LinearHead(h.weight.to(device), h.bias.to(device)) for p in prompts if (h := p.head)]
-        return cls.stack([p.expanded().to(device) for p in prompts], heads)
+        deep = [None if (layers := p.expanded_deep()) is None else layers.to(device) for p in prompts]
+        return cls.stack([p.expanded().to(device) for p in prompts], heads, deep)
 
 
 @dataclass(frozen=True)

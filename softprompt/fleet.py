@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import final
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .bank import PromptBank
 from .errors import BadInput
-from .initializers import Initializer
+from .initializers import Initializer, uniform
 from .methods import Method, Units
 from .prompt import LinearHead, Provenance, SoftPrompt
 from .reparam import AbstractReparameterization
@@ -45,6 +45,9 @@ class Lane(nn.Module):
     norm guard R and token norm u, each P_i min(1, R u / ||P_i||) takes its place. What is trained is in units: under
     Adam, embeddings s times as large give s times the prompt at every step, and the same losses.
 
+    A deep prompt has initial vectors of its own for every layer, one Phi for all of them, and for each layer after the
+    first the units of the states that it reads.
+
     Args:
         method: which method this is; gives the number of repeats.
         initial: the initial vectors in units, float32 (float64 in tests).
@@ -53,6 +56,8 @@ class Lane(nn.Module):
         words: how large the backbone's word vectors are.
         units: "raw" or "rms"; a reparameterisation of directions is measured in token norms in either.
         norm_guard: R, in token norms; None bounds nothing.
+        deep: the initial vectors of the k layers after the first, in units; None for an ordinary prompt.
+        states: how large the states are that these layers read.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class Lane(nn.Module):
         words: WordScale,
         units: Units,
         norm_guard: float | None,
+        deep: Float[Tensor, "k m e"] | None = None,
+        states: Sequence[WordScale] = (),
     ):
         super().__init__()
         self.method = method
@@ -72,7 +79,9 @@ class Lane(nn.Module):
         self.reparameterization = reparameterization
         self.head = head
         self.words, self.units = words, units
-        self.longest = None if norm_guard is None else norm_guard * words.token_norm
+        self.norm_guard = norm_guard
+        self.deep = None if deep is None else nn.Parameter(deep)
+        self.states = tuple(states)
 
     @classmethod
     def build(
@@ -82,6 +91,8 @@ class Lane(nn.Module):
         embeddings: Tensor,
         head_shape: tuple[int, int] | None,
         words: WordScale | None = None,
+        states: Sequence[WordScale] = (),
+        deeper: Sequence[Initializer] = (),
     ) -> "Lane":
         """The lane that `settings` describe; every number in it follows from the initialisation seed.
 
@@ -91,10 +102,14 @@ class Lane(nn.Module):
             embeddings: the backbone's word vectors [v, e].
             head_shape: (classes, hidden size) of a linear head, or None.
             words: how large the embeddings are, where it is known already.
+            states: for a deep prompt, how large the states are that each layer after the first reads.
+            deeper: for a deep prompt, what draws its vectors for these layers, in the lane's units; without it they are
+                uniform, for there is no vocabulary of states.
 
         Raises:
             UnknownName: the method does not exist.
-            BadInput: head-only on a backbone that answers in tokens; a direction that starts as a zero vector.
+            BadInput: head-only on a backbone that answers in tokens; a direction that starts as a zero vector; a deep
+                prompt without `states`.
         """
         method = Method.of(settings)
         if method.prompt_length == 0 and head_shape is None:
@@ -104,7 +119,9 @@ class Lane(nn.Module):
         seed, device = settings.seeds.initialization, embeddings.device
         generator = torch.Generator().manual_seed(stream_seed(seed, "vectors"))
         initial = initializer(method.m, embeddings.detach().cpu(), generator)
-        if method.is_direction and not initial.any(dim=1).all():
+        deep = _initial_states(settings, method.m, embeddings, states, deeper) if settings.deep else None
+        drawn = initial if deep is None else torch.cat([initial, deep.flatten(0, 1)])
+        if method.is_direction and not drawn.any(dim=1).all():
             raise BadInput(
                 f"{method.name!r} cannot start at a zero vector, which has no direction; take another --init"
             )
@@ -116,32 +133,68 @@ class Lane(nn.Module):
         units = method.resolved(settings).units
         assert units != "auto"
         words = words or WordScale.of(embeddings)
-        lane = cls(method, initial, reparameterization, head, words=words, units=units, norm_guard=settings.norm_guard)
+        lane = cls(
+            method,
+            initial,
+            reparameterization,
+            head,
+            words=words,
+            units=units,
+            norm_guard=settings.norm_guard,
+            deep=deep,
+            states=states if settings.deep else (),
+        )
         return lane.to(device)
+
+    @property
+    def layers(self) -> int:
+        """Layers that the prompt enters: 1, or all that read it."""
+        return 1 if self.deep is None else 1 + len(self.deep)
 
     @property
     def unit(self) -> float:
         """What the reparameterisation's output is multiplied with to stand beside the word vectors."""
+        return self._unit(self.words)
+
+    def _unit(self, scale: WordScale) -> float:
         if self.reparameterization.is_direction:
-            return self.words.token_norm
-        return self.words.rms if self.units == "rms" else 1.0
+            return scale.token_norm
+        return scale.rms if self.units == "rms" else 1.0
 
     def vectors(self) -> Float[Tensor, "n e"]:
         """The n prompt vectors as the backbone sees them, with gradients."""
-        return self._measured(self.reparameterization(self.initial)).repeat(self.method.repeats, 1)
+        return self._measured(self.reparameterization(self.initial), self.words).repeat(self.method.repeats, 1)
+
+    def deep_vectors(self) -> Float[Tensor, "k n e"] | None:
+        """The n vectors that enter each layer after the first, with gradients; None for an ordinary prompt."""
+        deep = self._deep(self.reparameterization)
+        return None if deep is None else deep.repeat(1, self.method.repeats, 1)
 
     @torch.no_grad()
     def folded(self) -> Float[Tensor, "m e"]:
         """The m prompt vectors as they are stored, in the precision of training: evaluation mode, detached."""
-        return self._measured(self.reparameterization.fold(self.initial))
+        return self._measured(self.reparameterization.fold(self.initial), self.words)
 
-    def _measured(self, vectors: Float[Tensor, "m e"]) -> Float[Tensor, "m e"]:
+    @torch.no_grad()
+    def folded_deep(self) -> Float[Tensor, "k m e"] | None:
+        """The same for the layers after the first; None for an ordinary prompt."""
+        return self._deep(self.reparameterization.fold)
+
+    def _deep(self, phi: Callable[[Tensor], Tensor]) -> Float[Tensor, "k m e"] | None:
+        if self.deep is None:
+            return None
+        # Layer by layer: an LSTM reads the vectors of one layer as a sequence.
+        pairs = zip(self.deep, self.states, strict=True)
+        return torch.stack([self._measured(phi(initial), scale) for initial, scale in pairs])
+
+    def _measured(self, vectors: Float[Tensor, "m e"], scale: WordScale) -> Float[Tensor, "m e"]:
         """From units to the model's own numbers, no vector longer than the guard allows."""
-        vectors = self.unit * vectors
-        if self.longest is None:
+        vectors = self._unit(scale) * vectors
+        if self.norm_guard is None:
             return vectors
+        longest = self.norm_guard * scale.token_norm
         # The norm is clamped, not the ratio: within bounds, and at zero, a vector keeps its bits and its gradient.
-        return vectors * (self.longest / vectors.norm(dim=1, keepdim=True).clamp(min=self.longest))
+        return vectors * (longest / vectors.norm(dim=1, keepdim=True).clamp(min=longest))
 
     def linear_head(self) -> LinearHead | None:
         """The head's numbers, with gradients."""
@@ -154,7 +207,8 @@ class Lane(nn.Module):
 
     def prompt_parameters(self) -> list[nn.Parameter]:
         """Trained numbers of the prompt and its reparameterisation; none for a head alone."""
-        return [p for p in (self.initial, *self.reparameterization.parameters()) if p.numel()]
+        deep = () if self.deep is None else (self.deep,)
+        return [p for p in (self.initial, *deep, *self.reparameterization.parameters()) if p.numel()]
 
     def head_parameters(self) -> list[nn.Parameter]:
         """Trained numbers of the head."""
@@ -162,18 +216,32 @@ class Lane(nn.Module):
 
     def fold(self, provenance: Provenance) -> SoftPrompt:
         """The prompt as it is stored: float32, no reparameterisation, repeats kept as a number."""
-        vectors = self.folded().float().cpu()
+        vectors, deep = self.folded().float().cpu(), self.folded_deep()
         head = None
         if self.head is not None:
             weight, bias = (x.detach().float().cpu().clone() for x in (self.head.weight, self.head.bias))
             head = LinearHead(weight, bias)
-        return SoftPrompt(vectors, provenance, self.method.repeats, head)
+        deep = None if deep is None else deep.float().cpu()
+        return SoftPrompt(vectors, provenance, self.method.repeats, head, deep)
+
+
+def _initial_states(
+    settings: LaneSettings, m: int, table: Tensor, states: Sequence[WordScale], deeper: Sequence[Initializer]
+) -> Float[Tensor, "k m e"]:
+    """What the layers after the first begin with, from a stream of their own: the first begins as without them."""
+    generator = torch.Generator().manual_seed(stream_seed(settings.seeds.initialization, "deep vectors"))
+    if not states:
+        raise BadInput("a deep prompt is measured by the states that it meets; give states=backbone.state_scales()")
+    draws = deeper or [uniform()] * len(states)
+    table = table.detach().cpu()
+    return torch.stack([draw(m, table, generator) for draw in draws])
 
 
 def bank_of(lanes: Sequence[Lane], seeds: Sequence[int]) -> PromptBank:
     """The bank of some lanes, with gradients; `seeds` drive a reparameterisation's dropout, one a lane."""
-    vectors = []
+    vectors, deep = [], []
     for lane, seed in zip(lanes, seeds, strict=True):
         with seeded(seed, lane.initial.device) if lane.is_random else contextlib.nullcontext():
             vectors.append(lane.vectors())
-    return PromptBank.stack(vectors, [head for lane in lanes if (head := lane.linear_head())])
+            deep.append(lane.deep_vectors())
+    return PromptBank.stack(vectors, [head for lane in lanes if (head := lane.linear_head())], deep)

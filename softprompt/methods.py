@@ -62,7 +62,8 @@ class Method:
 
         Raises:
             UnknownName: the method, or one of its options, does not exist.
-            BadInput: a value that an option cannot have; raw units or a norm guard where they mean nothing.
+            BadInput: a value that an option cannot have; raw units, a norm guard or a deep prompt where they mean
+                nothing.
         """
         method = pick("method", settings.method, METHODS).with_options(settings.options)
         if method.is_direction and settings.units == "raw":
@@ -71,6 +72,8 @@ class Method:
             )
         if method.m == 0 and settings.norm_guard is not None:
             raise BadInput(f"{method.name!r} has no prompt for --norm-guard to bound; leave one of them out")
+        if method.m == 0 and settings.deep:
+            raise BadInput(f"{method.name!r} has no prompt to enter every layer; leave --deep out")
         return method
 
     def resolved(self, settings: LaneSettings) -> LaneSettings:
@@ -143,13 +146,18 @@ class Method:
             torch.default_generator.manual_seed(seed)
             return self._construct(e)
 
-    def trainable(self, e: int) -> int:
-        """Numbers trained for embedding size `e`: vectors and network; a linear head is counted apart."""
-        return self.stored(e) + sum(p.numel() for p in self._without_memory(e).parameters())
+    def trainable(self, e: int, layers: int = 1) -> int:
+        """Numbers trained for embedding size `e`: vectors of each layer, one network; a linear head is counted apart.
 
-    def stored(self, e: int) -> int:
-        """Numbers stored after folding: m x e."""
-        return self.m * e
+        Args:
+            e: embedding size.
+            layers: that the prompt enters: 1, or the depth of the frozen model for a deep prompt.
+        """
+        return self.stored(e, layers) + sum(p.numel() for p in self._without_memory(e).parameters())
+
+    def stored(self, e: int, layers: int = 1) -> int:
+        """Numbers stored after folding: m x e for each layer."""
+        return layers * self.m * e
 
     def _construct(self, e: int) -> AbstractReparameterization:
         return pick("reparameterization", self.reparameterization, REPARAMETERIZATIONS)(e, **self.options)
@@ -251,21 +259,25 @@ _ALL = (
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
-def describe(width: int) -> list[MethodRecord]:
+def describe(width: int, layers: int = 1) -> list[MethodRecord]:
     """Prompt length, trained and stored numbers of every method for embedding size `width`; units, learning rate.
 
     Counted without allocating the networks.
 
+    Args:
+        width: embedding size.
+        layers: that a prompt enters: 1, or the depth of the frozen model for deep prompts.
+
     Raises:
-        BadInput: a width below 1.
+        BadInput: a width or layers below 1.
     """
-    require_positive(width=width)
+    require_positive(width=width, layers=layers)
     return [
         MethodRecord(
             method=method.name,
             prompt_length=method.prompt_length,
-            trainable=method.trainable(width),
-            stored=method.stored(width),
+            trainable=method.trainable(width, layers),
+            stored=method.stored(width, layers),
             units=method.units,
             lr=None if method.m == 0 else method.lr_rms if method.units == "rms" else method.lr,
         )

@@ -40,6 +40,8 @@ class BackboneIdentity:
         revision: commit on the hub, if one was given.
         embedding_scale: what the checkpoint's word embeddings are multiplied by, what the model computes unchanged;
             the hash is that of the checkpoint's own.
+        states_scale: whether the states between its layers are multiplied too, so that a deep prompt has to be; None
+            where it is not known.
 
     Raises:
         BadInput: a scale that is not positive and finite.
@@ -51,6 +53,7 @@ class BackboneIdentity:
     embedding_sha256: str | None = None
     revision: str | None = None
     embedding_scale: float = 1.0
+    states_scale: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse a scale by which no prompt could be divided."""
@@ -100,13 +103,15 @@ class SoftPrompt:
     """Vectors put before the input of a frozen backbone: `[v_1 .. v_m]` repeated `repeats` times, then the text.
 
     EPT* stores one vector and repeats it ten times (Explosive Prompt Tuning, section 3.3). A prompt of length 0
-    is a head alone.
+    is a head alone. A deep prompt has as many vectors for each layer after the first, which take the place of the
+    states at the prompt's positions (P-tuning v2, Liu et al., 2022, arXiv:2110.07602).
 
     Args:
         vectors: in float32, whatever the backbone computes in.
         repeats: how often the vectors follow each other.
         provenance: method, backbone, task, scores, seeds, versions.
         head: class scores for an encoder without label words.
+        deep: vectors of layers 2, 3 ... of the backbone, repeated likewise; None for an ordinary prompt.
 
     Raises:
         BadInput: vectors that are not finite or not float32, or repeats below 1.
@@ -116,12 +121,15 @@ class SoftPrompt:
     provenance: Provenance
     repeats: int = 1
     head: LinearHead | None = None
+    deep: Float[Tensor, "k m e"] | None = None
 
     def __post_init__(self) -> None:
         """Refuse numbers that no backbone could use."""
-        if self.vectors.dtype != torch.float32:
-            raise BadInput(f"a soft prompt is float32, these vectors are {self.vectors.dtype}; convert them first")
-        if not torch.isfinite(self.vectors).all():
+        numbers = [self.vectors] if self.deep is None else [self.vectors, self.deep]
+        for vectors in numbers:
+            if vectors.dtype != torch.float32:
+                raise BadInput(f"a soft prompt is float32, these vectors are {vectors.dtype}; convert them first")
+        if not all(torch.isfinite(vectors).all() for vectors in numbers):
             raise BadInput("these prompt vectors hold NaN or infinity; such a prompt would answer nonsense")
         if self.repeats < 1:
             raise BadInput(f"a prompt is repeated at least once, not {self.repeats} times")
@@ -133,32 +141,54 @@ class SoftPrompt:
 
     @property
     def stored(self) -> int:
-        """Numbers stored for the prompt: m x e."""
-        return self.vectors.numel()
+        """Numbers stored for the prompt: m x e, in each layer that it enters."""
+        return self.vectors.numel() * self.layers
+
+    @property
+    def layers(self) -> int:
+        """Layers that it enters: 1, or all of the backbone's if it is deep."""
+        return 1 if self.deep is None else 1 + len(self.deep)
 
     def expanded(self) -> Float[Tensor, "n e"]:
         """The n vectors as the backbone sees them."""
         return self.vectors.repeat(self.repeats, 1)
 
+    def expanded_deep(self) -> Float[Tensor, "k n e"] | None:
+        """The n vectors of each layer after the first; None for an ordinary prompt."""
+        return None if self.deep is None else self.deep.repeat(1, self.repeats, 1)
+
     def at_scale(self, embedding_scale: float = 1.0) -> "SoftPrompt":
         """The same prompt for the same backbone with its word embeddings at another scale.
 
-        Vectors times `embedding_scale` over the backbone's own; answers are the same. Exact for powers of two.
+        Vectors times `embedding_scale` over the backbone's own, a deep prompt's too where the states between layers
+        grow with the embeddings (T5, GPT-2, Llama; not in BERT, whose layers end in a norm). Answers are the same.
+        Exact for powers of two.
 
         Args:
             embedding_scale: factor on the checkpoint's own embeddings; 1 is what `from_pretrained` gives.
 
         Raises:
-            BadInput: a scale that is not positive and finite, or at which the vectors overflow.
+            BadInput: a scale that is not positive and finite, or at which the vectors overflow; a deep prompt of a
+                backbone of which it is not known whether its states grow.
         """
         backbone = self.provenance.backbone
         if embedding_scale == backbone.embedding_scale:
             return self
         there = dataclasses.replace(backbone, embedding_scale=float(embedding_scale))
-        vectors = (self.vectors.double() * there.embedding_scale / backbone.embedding_scale).float()
-        return dataclasses.replace(
-            self, vectors=vectors, provenance=dataclasses.replace(self.provenance, backbone=there)
-        )
+        if self.deep is not None and backbone.states_scale is None:
+            raise BadInput(
+                f"whether the states of {backbone.name!r} grow with its embeddings is not known, so its deep prompts "
+                f"stay at embedding scale {backbone.embedding_scale:g}"
+            )
+
+        def multiplied(vectors: Tensor) -> Tensor:
+            return (vectors.double() * there.embedding_scale / backbone.embedding_scale).float()
+
+        provenance = dataclasses.replace(self.provenance, backbone=there)
+        moved = dataclasses.replace(self, vectors=multiplied(self.vectors), provenance=provenance)
+        if self.deep is None or not backbone.states_scale:
+            return moved
+        return dataclasses.replace(moved, deep=multiplied(self.deep))
 
     # The doors below are one line each: what they open lies above this module and is imported on the way through.
 

@@ -42,6 +42,7 @@ class LaneSettings:
             the word embeddings is 1, so that initial range, learning rate and weight decay suit any table; or "auto",
             the method's own.
         norm_guard: longest prompt vector, in token norms (mean norms of a word vector); None bounds nothing.
+        deep: vectors of its own for every layer of the frozen model that reads the prompt, not for the first only.
         regularizer: names in REGULARIZERS with their options, as in "rn-emb:sigma=0.1,alpha=0.3", joined by "+";
             empty for none.
         restarts: initialisations that train side by side over a first stretch, after which the one with the lowest
@@ -61,6 +62,7 @@ class LaneSettings:
     init: str = "uniform"
     units: Literal["auto", "raw", "rms"] = "auto"
     norm_guard: float | None = None
+    deep: bool = False
     regularizer: str = ""
     restarts: int = 1
     restart_steps: int | None = None

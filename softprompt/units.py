@@ -45,6 +45,21 @@ class WordScale:
             )
         return cls(rms=rms, token_norm=norms.mean().item())
 
+    @classmethod
+    def of_states(cls, states: Float[Tensor, "k d"]) -> "WordScale":
+        """The scale of the states h_i inside a model, in float64: median_i ||h_i|| / sqrt(d), and median_i ||h_i||.
+
+        Medians, for the states at a few positions are a hundred times the others' (Llama's at the first token), and no
+        prompt should be measured by them.
+
+        Raises:
+            BadInput: states of zeros, or that are not finite.
+        """
+        norm = torch.linalg.vector_norm(states.detach().to("cpu", torch.float64), dim=1).median().item()
+        if not (math.isfinite(norm) and norm > 0):
+            raise BadInput(f"the states of this model have norm {norm:g}, so no deep prompt can be measured by them")
+        return cls(rms=norm / math.sqrt(states.shape[1]), token_norm=norm)
+
 
 @torch.no_grad()
 def prompt_norm(vectors: Float[Tensor, "m e"]) -> float | None:

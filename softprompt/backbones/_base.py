@@ -6,6 +6,7 @@ d hidden size, p prompts.
 
 import abc
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from ..bank import Batch, PromptBank
 from ..errors import ModelMismatch, UnsupportedModel
 from ..prompt import BackboneIdentity, SoftPrompt
-from ._scale import scaling_of
+from ..units import WordScale
+from ._deep import entering, layers_of, state_scales
+from ._join import Joined
+from ._scale import scaling_of, states_scale
 
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
 
@@ -29,7 +33,15 @@ def identity_of(model: nn.Module, name: str, kind: str, revision: str | None = N
     """What a prompt remembers of this model: its word embeddings, and what they are multiplied by."""
     embeddings: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]  (nn.Module's getattr)
     scaling = scaling_of(model)
-    return BackboneIdentity(name, kind, embeddings.weight.shape[1], scaling.original, revision, scaling.factor)
+    return BackboneIdentity(
+        name=name,
+        kind=kind,
+        embedding_size=embeddings.weight.shape[1],
+        embedding_sha256=scaling.original,
+        revision=revision,
+        embedding_scale=scaling.factor,
+        states_scale=states_scale(model),
+    )
 
 
 def refuse_another_model(prompt: SoftPrompt, ours: BackboneIdentity) -> None:
@@ -50,6 +62,19 @@ def refuse_another_model(prompt: SoftPrompt, ours: BackboneIdentity) -> None:
             f"this prompt was trained for {theirs.name!r} at embedding scale {theirs.embedding_scale:g}, this model is "
             f"at {ours.embedding_scale:g}; load it with embedding_scale={theirs.embedding_scale:g}, or take "
             f"prompt.at_scale({ours.embedding_scale:g})"
+        )
+
+
+def refuse_another_depth(prompt: SoftPrompt, layers: Sequence[nn.Module], name: str) -> None:
+    """Refuse a deep prompt whose model had another number of layers.
+
+    Raises:
+        ModelMismatch: with both numbers.
+    """
+    if prompt.layers != len(layers):
+        raise ModelMismatch(
+            f"this prompt has vectors for {prompt.layers} layers, {name!r} has {len(layers)}; a deep prompt works only "
+            "with its own model"
         )
 
 
@@ -133,6 +158,32 @@ class AbstractBackbone(abc.ABC):
         return self.model.config.hidden_size
 
     @property
+    @abc.abstractmethod
+    def stack(self) -> Any:
+        """The module whose layers read prompt and text: the encoder, or a decoder's layers below its head."""
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers of the stack, each of which a deep prompt enters.
+
+        Raises:
+            UnsupportedModel: the model cannot have a deep prompt, and why.
+        """
+        return layers_of(self.stack, self.name, self.embedding_size)
+
+    def state_scales(self) -> list[WordScale]:
+        """How large the states are that the layers after the first read: the units of a deep prompt.
+
+        Raises:
+            UnsupportedModel: the model cannot have a deep prompt, and why.
+        """
+        return state_scales(self.stack, self.embeddings, self.name)
+
+    def entering(self, joined: Joined) -> AbstractContextManager[None]:
+        """Within, the first pass of the stack reads what a deep prompt has for its layers after the first."""
+        return entering(() if joined.fresh is None else self.layers, joined.fresh, self.name)
+
+    @property
     def device(self) -> torch.device:
         """Where rows and prompts have to be."""
         return self.embeddings.weight.device
@@ -162,6 +213,8 @@ class AbstractBackbone(abc.ABC):
             ModelMismatch: with both names.
         """
         refuse_another_model(prompt, self.identity())
+        if prompt.deep is not None:
+            refuse_another_depth(prompt, self.layers, self.name)
         if prompt.provenance.answers != self.answers:
             raise ModelMismatch(
                 f"this prompt answers by {prompt.provenance.answers}, {self.name!r} was loaded to answer by "

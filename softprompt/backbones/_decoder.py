@@ -1,6 +1,7 @@
 """GPT-2 and its relatives: the prompt before the text, the answer right behind it, token by token."""
 
 import copy
+import dataclasses
 import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, final
@@ -61,6 +62,11 @@ class DecoderBackbone(AbstractBackbone):
         self._ends_texts = not chat and list(tokenizer("a").input_ids)[-1] == tokenizer.eos_token_id
 
     @property
+    def stack(self) -> Any:
+        """The layers below the head."""
+        return self.base
+
+    @property
     def max_positions(self) -> int | None:
         """Longest prompt, text and answer together."""
         return position_limit(self.model)
@@ -107,7 +113,7 @@ class DecoderBackbone(AbstractBackbone):
         with torch.no_grad():
             before = joined.pads_first()
             last = torch.full_like(batch.ids[:, :1], before.mask.shape[1] - 1)
-            output = self._run(before.embeds, before.mask, last, use_cache=True)
+            output = self._run(before, last, use_cache=True)
             first = log_probabilities(output.logits)
             found = [self._rest_of(label, first, before.mask, output.past_key_values) for label in labels]
         return torch.stack([combine(one, normalize) for one in found], 1)
@@ -116,7 +122,8 @@ class DecoderBackbone(AbstractBackbone):
         """The last states over the text, as they are computed where rows are padded before the prompt."""
         joined = self._join(bank, batch)
         before = joined.pads_first()
-        states = self.base(**self._inputs(before.embeds, before.mask), use_cache=False).last_hidden_state
+        with self.entering(before):
+            states = self.base(**self._inputs(before.embeds, before.mask), use_cache=False).last_hidden_state
         width = states.shape[1]
         columns = width - joined.text.sum(1, keepdim=True) + torch.arange(batch.ids.shape[1], device=states.device)
         return take(states, columns.clamp(max=width - 1))
@@ -143,7 +150,8 @@ class DecoderBackbone(AbstractBackbone):
             eos_token_id=self.ends, pad_token_id=self.pad_id,
         )  # fmt: skip
         try:
-            ids = self.model.generate(inputs_embeds=before.embeds, attention_mask=before.mask.long())
+            with self.entering(before):
+                ids = self.model.generate(inputs_embeds=before.embeds, attention_mask=before.mask.long())
         finally:
             self.model.generation_config = kept
         return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
@@ -181,9 +189,8 @@ class DecoderBackbone(AbstractBackbone):
             columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
             is_last = columns == batch.mask.sum(1, keepdim=True) - 1
             text = batch.mask & ~(is_last & (batch.ids == self.tokenizer.eos_token_id))
-            joined = Joined(
-                joined.embeds, torch.cat([joined.mask[:, : joined.prompt_length], text], 1), joined.prompt_length
-            )
+            mask = torch.cat([joined.mask[:, : joined.prompt_length], text], 1)
+            joined = dataclasses.replace(joined, mask=mask)
         refuse_empty(joined)
         return joined
 
@@ -193,11 +200,11 @@ class DecoderBackbone(AbstractBackbone):
         read = targets[:, :-1]
         present = read != IGNORED
         answer = self.embeddings(read.masked_fill(~present, self.pad_id))
-        whole = Joined(torch.cat([joined.embeds, answer], 1), torch.cat([joined.mask, present], 1), 0).packed()
+        whole = joined.answered(answer, present)
         steps = torch.arange(targets.shape[1], device=targets.device)
         columns = joined.mask.sum(1, keepdim=True) - 1 + steps
         columns = columns.clamp(max=whole.mask.shape[1] - 1)
-        return self._run(whole.embeds, whole.mask, columns, use_cache=False).logits
+        return self._run(whole, columns, use_cache=False).logits
 
     def _rest_of(
         self, label: Sequence[int], first: Float[Tensor, "b 1 v"], mask: Bool[Tensor, "b s"], cache: Any
@@ -217,9 +224,7 @@ class DecoderBackbone(AbstractBackbone):
         wanted = torch.tensor(label, device=mask.device).expand(len(mask), -1)
         return scores.gather(2, wanted[:, :, None])[:, :, 0]
 
-    def _run(
-        self, embeds: Float[Tensor, "b s e"], mask: Bool[Tensor, "b s"], columns: Int[Tensor, "b l"], use_cache: bool
-    ) -> Any:
+    def _run(self, joined: Joined, columns: Int[Tensor, "b l"], use_cache: bool) -> Any:
         """The model's output with logits at these columns only: the vocabulary is the widest thing in the model."""
 
         def keep_the_columns(module: nn.Module, arguments: Any, output: Any) -> Any:
@@ -227,8 +232,8 @@ class DecoderBackbone(AbstractBackbone):
             return output
 
         # Between layers and head, for heads scale and cap their logits in ways of their own.
-        with self.base.register_forward_hook(keep_the_columns):
-            return self.model(**self._inputs(embeds, mask), use_cache=use_cache)
+        with self.base.register_forward_hook(keep_the_columns), self.entering(joined):
+            return self.model(**self._inputs(joined.embeds, joined.mask), use_cache=use_cache)
 
     def _inputs(self, embeds: Float[Tensor, "b k e"], mask: Bool[Tensor, "b s"]) -> dict[str, Tensor]:
         """What the model is called with; the mask also covers what a cache already holds."""

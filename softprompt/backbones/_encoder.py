@@ -59,6 +59,11 @@ class EncoderBackbone(AbstractBackbone):
             self.input_suffix = f" {self.mask}"
 
     @property
+    def stack(self) -> Any:
+        """The encoder below any head."""
+        return self.base
+
+    @property
     def max_positions(self) -> int | None:
         """Longest prompt and text together."""
         return position_limit(self.model)
@@ -108,7 +113,7 @@ class EncoderBackbone(AbstractBackbone):
     def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
         """The last hidden states over the text."""
         joined = join_batch(bank, padded_right(batch), self.embeddings)
-        return self.base(**self._inputs(joined)).last_hidden_state[:, joined.prompt_length :]
+        return self._text_states(joined)
 
     def generate(self, bank: PromptBank, batch: Batch, *, max_new_tokens: int) -> list[str]:
         """Nothing: an encoder has no decoder."""
@@ -118,6 +123,10 @@ class EncoderBackbone(AbstractBackbone):
         """What the encoder is called with. Token types default to zeros in every family that has them."""
         positions = joined.positions + first_position(self.model)
         return {"inputs_embeds": joined.embeds, "attention_mask": joined.mask.long(), "position_ids": positions}
+
+    def _text_states(self, joined: Joined) -> Float[Tensor, "b t d"]:
+        with self.entering(joined):
+            return self.base(**self._inputs(joined)).last_hidden_state[:, joined.prompt_length :]
 
     def _mask_columns(self, batch: Batch) -> Int[Tensor, " b"]:
         """Column of the last mask token of each row: the one that `input_suffix` or the template put there."""
@@ -140,14 +149,14 @@ class EncoderBackbone(AbstractBackbone):
             return output
 
         # Between encoder and head, for heads have another name and shape in every family.
-        with self.base.register_forward_hook(keep_the_mask):
+        with self.base.register_forward_hook(keep_the_mask), self.entering(joined):
             return self.model(**self._inputs(joined)).logits
 
     def _by_the_head(self, joined: Joined, bank: PromptBank, owner: Int[Tensor, " b"]) -> Float[Tensor, "b 1 c"]:
         """Each row's own head on the mean of its text states, in the head's precision."""
         if bank.head_weight is None or bank.head_bias is None:
             raise BadInput(f"{self.name!r} answers by a linear head, but this prompt has none; train one for it")
-        states = self.base(**self._inputs(joined)).last_hidden_state[:, joined.prompt_length :]
+        states = self._text_states(joined)
         states = states.to(bank.head_weight.dtype).masked_fill(~joined.text[:, :, None], 0)
         pooled = states.sum(1) / joined.text.sum(1, keepdim=True)
         scores = torch.einsum("bcd,bd->bc", bank.head_weight[owner], pooled) + bank.head_bias[owner]

@@ -35,6 +35,11 @@ class EncoderDecoderBackbone(AbstractBackbone):
         self.start, self.end, self.pad = self._special_tokens()
 
     @property
+    def stack(self) -> Any:
+        """The encoder."""
+        return self.model.get_encoder()
+
+    @property
     def max_positions(self) -> int | None:
         """None for the family of T5, whose positions are relative."""
         return position_limit(self.model)
@@ -116,8 +121,8 @@ class EncoderDecoderBackbone(AbstractBackbone):
         if not has_relative_positions(self.model):
             # BART counts positions from the first column and takes no ids: ragged prompts must not be padded left.
             joined = joined.packed()
-        encoder = self.model.get_encoder()
-        states = encoder(inputs_embeds=joined.embeds, attention_mask=joined.mask.long()).last_hidden_state
+        with self.entering(joined):
+            states = self.stack(inputs_embeds=joined.embeds, attention_mask=joined.mask.long()).last_hidden_state
         return states, joined.mask
 
     def _decode(

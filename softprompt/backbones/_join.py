@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..bank import Batch, PromptBank
 from ..errors import BadInput
+from ._deep import Fresh
 
 
 @final
@@ -25,11 +26,13 @@ class Joined:
         embeds: in the precision of the frozen model.
         mask: which positions are prompt or text.
         prompt_length: columns before the first text token, n.
+        fresh: what enters the layers after the first; None where no prompt is deep.
     """
 
     embeds: Float[Tensor, "b s e"]
     mask: Bool[Tensor, "b s"]
     prompt_length: int
+    fresh: Fresh | None = None
 
     @property
     def positions(self) -> Int[Tensor, "b s"]:
@@ -44,14 +47,23 @@ class Joined:
     def packed(self) -> "Joined":
         """Every pad behind the text, for models that count positions from the first column, pads included."""
         longest = int(self.mask.sum(1).max())
-        order = text_first(self.mask)[:, :longest]
-        return Joined(take(self.embeds, order), self.mask.gather(1, order), self.prompt_length)
+        return self.in_order(text_first(self.mask)[:, :longest])
 
     def pads_first(self) -> "Joined":
         """Every pad before the prompt, for decoders, whose answers go on at the right end."""
         longest = int(self.mask.sum(1).max())
-        order = text_last(self.mask)[:, self.mask.shape[1] - longest :]
-        return Joined(take(self.embeds, order), self.mask.gather(1, order), self.prompt_length)
+        return self.in_order(text_last(self.mask)[:, self.mask.shape[1] - longest :])
+
+    def answered(self, answer: Float[Tensor, "b l e"], mask: Bool[Tensor, "b l"]) -> "Joined":
+        """With the tokens of an answer behind, and every pad behind these."""
+        fresh = None if self.fresh is None else self.fresh.with_more(mask.shape[1])
+        embeds, seen = torch.cat([self.embeds, answer], 1), torch.cat([self.mask, mask], 1)
+        return Joined(embeds, seen, self.prompt_length, fresh).packed()
+
+    def in_order(self, order: Int[Tensor, "b t"]) -> "Joined":
+        """With each row's columns in this order."""
+        fresh = None if self.fresh is None else self.fresh.in_order(order)
+        return Joined(take(self.embeds, order), self.mask.gather(1, order), self.prompt_length, fresh)
 
 
 def text_first(mask: Bool[Tensor, "b s"]) -> Int[Tensor, "b s"]:
@@ -98,7 +110,8 @@ def join_batch(bank: PromptBank, batch: Batch, embeddings: nn.Module) -> Joined:
         prompt = prompt + batch.prompt_shift
     if batch.text_shift is not None:
         text = text + batch.text_shift.to(text.dtype)
-    return join(prompt, bank.mask[batch.owner], text, batch.mask)
+    joined = join(prompt, bank.mask[batch.owner], text, batch.mask)
+    return dataclasses.replace(joined, fresh=Fresh.of(bank, batch.owner, batch.ids.shape[1]))
 
 
 def refuse_too_long(joined: Joined, limit: int | None, name: str, answer: int = 0) -> None:

@@ -143,6 +143,16 @@ def scaling_of(model: nn.Module) -> Scaling:
     return known if known is not None and known.current == digest else Scaling(1.0, digest, digest)
 
 
+def states_scale(model: nn.Module) -> bool | None:
+    """Whether `scale_embeddings` multiplies the states between layers too; None for a family without a recipe.
+
+    Yes where layers add to one stream; no where each ends in a norm of its own (BERT, BART).
+    """
+    config: Any = model.config
+    recipe = RECIPES.get(config.model_type)
+    return None if recipe is None else bool(recipe.writers)
+
+
 @torch.no_grad()
 def scale_embeddings(model: nn.Module, factor: float, *, name: str | None = None) -> None:
     """Multiply a model's word vectors by `factor`, in place, and leave what it computes unchanged.

@@ -23,6 +23,7 @@ class LaneGrid:
         init: uniform, vocabulary, label-words, text:WORDS, file:PATH or prompt:PATH.
         units: raw, rms (of the word embeddings) or auto, the method's own: what ranges, rates and decay are in.
         norm_guard: longest prompt vector, in token norms. Default: no bound.
+        deep: deep prompts: vectors for every layer of the frozen model, not for the first only.
         regularizer: name from `softprompt methods regularizers`, with its options: rn-emb:sigma=0.1; repeat to
             combine.
         alpha: weight of the regulariser's divergence; repeat, one for each. Default: the regulariser's own.
@@ -43,6 +44,7 @@ class LaneGrid:
     init: str = LaneSettings.init
     units: Literal["auto", "raw", "rms"] = LaneSettings.units
     norm_guard: float | None = None
+    deep: bool = False
     regularizer: tuple[str, ...] = ()
     alpha: tuple[float, ...] = ()
     restarts: int = LaneSettings.restarts
@@ -70,6 +72,7 @@ class LaneGrid:
                 init=self.init,
                 units=self.units,
                 norm_guard=self.norm_guard,
+                deep=self.deep,
                 regularizer=regularizer,
                 restarts=self.restarts,
                 restart_steps=self.restart_steps,

@@ -8,16 +8,19 @@ from ._options import Json
 from ._print import print_json, record, say, table
 
 Width = Annotated[int, typer.Option("--width", min=1, help="Embedding size e of the frozen model.")]
+Layers = Annotated[
+    int, typer.Option("--layers", min=1, help="Layers that a prompt enters; the frozen model's with --deep.")
+]
 
 methods = typer.Typer(help="Methods: what is trained, and how many numbers that is.", no_args_is_help=True)
 
 
 @methods.command("list")
-def list_methods(width: Width = 768, json_lines: Json = False) -> None:
+def list_methods(width: Width = 768, layers: Layers = 1, json_lines: Json = False) -> None:
     """All methods: prompt length, trained and stored numbers for embedding size --width; units and learning rate."""
     from ..methods import METHODS, describe
 
-    rows = describe(width)
+    rows = describe(width, layers)
     if json_lines:
         print_json(rows)
     else:
@@ -44,6 +47,7 @@ def list_regularizers(json_lines: Json = False) -> None:
 def show_method(
     name: Annotated[str, typer.Argument(help="Name of a method.")],
     width: Width = 768,
+    layers: Layers = 1,
     json_lines: Json = False,
 ) -> None:
     """One method: its paper, its options with their defaults, its learning rate."""
@@ -51,7 +55,7 @@ def show_method(
     from ..methods import METHODS, describe
 
     method = pick("method", name, METHODS)
-    counts = next(row for row in describe(width) if row["method"] == name)
+    counts = next(row for row in describe(width, layers) if row["method"] == name)
     rates = {"lr in raw units": method.lr, "lr in rms units": method.lr_rms}
     if method.is_direction:
         del rates["lr in raw units"]

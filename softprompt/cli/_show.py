@@ -118,6 +118,7 @@ def describe(prompt: "SoftPrompt") -> dict[str, Any]:
         "answers": origin.answers,
         "prompt_length": prompt.length,
         "repeats": prompt.repeats,
+        "layers": prompt.layers,
         "stored": prompt.stored,
         "head": prompt.head.count if prompt.head else 0,
         "norm": norm,

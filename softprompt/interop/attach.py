@@ -2,15 +2,18 @@
 
 import abc
 import copy
+import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..backbones._base import identity_of, refuse_another_model
+from ..backbones._base import identity_of, refuse_another_depth, refuse_another_model
+from ..backbones._deep import Fresh, entering, layers_of
 from ..backbones._family import first_position, kind_of, position_limit, refuse_lost_masks, unwrapped
 from ..backbones._join import Joined, join, refuse_too_long, take, text_first, text_last
 from ..errors import BadInput, UnsupportedModel
@@ -32,7 +35,7 @@ def attach(prompt: SoftPrompt, model: nn.Module) -> "AbstractPromptedModel":
 
     Raises:
         ModelMismatch: the prompt was trained for another model.
-        UnsupportedModel: a family that is not supported.
+        UnsupportedModel: a family that is not supported, or one whose layers a deep prompt cannot enter.
     """
     inner: Any = unwrapped(model)
     name = inner.config._name_or_path or type(inner).__name__
@@ -42,6 +45,8 @@ def attach(prompt: SoftPrompt, model: nn.Module) -> "AbstractPromptedModel":
     refuse_another_model(prompt, ours)
     if kind == "decoder":
         refuse_lost_masks(inner, name)
+    if prompt.deep is not None:
+        refuse_another_depth(prompt, layers_of(_stack(inner, kind), name, ours.embedding_size), name)
     kinds = {"encoder": PromptedEncoder, "encoder-decoder": PromptedEncoderDecoder, "decoder": PromptedDecoder}
     return kinds[kind](inner, prompt, name)
 
@@ -61,12 +66,17 @@ class AbstractPromptedModel(nn.Module, abc.ABC):
 
     model: Any
     prompt: Tensor
+    # Of the layers after the first; None for an ordinary prompt.
+    deep: Tensor | None
 
     def __init__(self, model: nn.Module, prompt: SoftPrompt, name: str):
         super().__init__()
         self.model = model
         self.name = name
-        self.register_buffer("prompt", prompt.expanded().to(self.model.get_input_embeddings().weight.device))
+        place = self.model.get_input_embeddings().weight.device
+        deep = prompt.expanded_deep()
+        self.register_buffer("prompt", prompt.expanded().to(place))
+        self.register_buffer("deep", None if deep is None else deep.to(place))
         # So that .train() or .eval() on this module later finds the mode that the model is in.
         self.training = model.training
 
@@ -116,11 +126,35 @@ class AbstractPromptedModel(nn.Module, abc.ABC):
         present = mask.new_ones(rows.shape[:2])
         joined = join(rows, present, take(text, order), mask.gather(1, order))
         refuse_too_long(joined, position_limit(self.model), self.name)
-        return joined, mask
+        return dataclasses.replace(joined, fresh=self._fresh(*text.shape[:2])), mask
+
+    def _fresh(self, rows: int, text: int) -> Fresh | None:
+        """What enters the layers after the first, for so many rows and columns of text."""
+        if self.deep is None:
+            return None
+        places = torch.arange(len(self.prompt), device=self.deep.device).expand(rows, -1)
+        return Fresh(self.deep[None], places.new_zeros(rows), places).with_more(text)
+
+    def _entering(self, joined: Joined) -> AbstractContextManager[None]:
+        """Within, the first pass reads what a deep prompt has for the layers after the first."""
+        if joined.fresh is None:
+            return nullcontext()
+        # Transformers' own switch recomputes a layer with its hooks, which are gone by then.
+        if self.model.training and any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules()):
+            raise BadInput("layers that are recomputed would lose the deep prompt; turn gradient checkpointing off")
+        stack = _stack(self.model, kind_of(self.model.config, self.name))
+        return entering(layers_of(stack, self.name, self.prompt.shape[1]), joined.fresh, self.name)
 
     def _columns(self, mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
         """For each position of the caller's layout, the column of prompt and text that holds it."""
         return len(self.prompt) + (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def _stack(model: Any, kind: str) -> Any:
+    """The module whose layers read prompt and text."""
+    if kind == "encoder":
+        return getattr(model, "base_model", model)
+    return model.get_encoder() if kind == "encoder-decoder" else model.get_decoder()
 
 
 @final
@@ -139,7 +173,10 @@ class PromptedEncoderDecoder(AbstractPromptedModel):
         """As the model's own forward; encoder states and cross-attentions are those of the text."""
         _refuse(options, "encoder_outputs", "they hold no prompt; give input_ids or inputs_embeds")
         joined, mask = self._join(input_ids, attention_mask, inputs_embeds)
-        output = self.model(inputs_embeds=joined.embeds, attention_mask=joined.mask.long(), return_dict=True, **options)
+        with self._entering(joined):
+            output = self.model(
+                inputs_embeds=joined.embeds, attention_mask=joined.mask.long(), return_dict=True, **options
+            )
         return _as_asked(_without_prompt(output, _ENCODER_DECODER, self._columns(mask)), return_dict, self.model)
 
     def generate(
@@ -155,7 +192,8 @@ class PromptedEncoderDecoder(AbstractPromptedModel):
         _refuse(options, "encoder_outputs", "they hold no prompt; give input_ids or inputs_embeds")
         with torch.no_grad():
             joined, mask = self._join(inputs if input_ids is None else input_ids, attention_mask, inputs_embeds)
-        output = self.model.generate(inputs_embeds=joined.embeds, attention_mask=joined.mask.long(), **options)
+        with self._entering(joined):
+            output = self.model.generate(inputs_embeds=joined.embeds, attention_mask=joined.mask.long(), **options)
         return output if isinstance(output, Tensor) else _without_prompt(output, _ENCODER_DECODER, self._columns(mask))
 
 
@@ -188,7 +226,7 @@ class PromptedEncoder(AbstractPromptedModel):
             return output
 
         # Between encoder and head: every head, loss and label then works as without a prompt.
-        with base.register_forward_hook(keep_the_text):
+        with base.register_forward_hook(keep_the_text), self._entering(joined):
             output = self.model(
                 inputs_embeds=joined.embeds, attention_mask=joined.mask.long(),
                 position_ids=joined.positions + first_position(self.model), return_dict=True, **options,
@@ -234,15 +272,18 @@ class PromptedDecoder(AbstractPromptedModel):
         cache = options.get("past_key_values")
         if cache is None or cache.get_seq_length() == 0:
             joined, mask, columns = self._first(input_ids, attention_mask, inputs_embeds)
-            embeds, seen, keys = joined.embeds, joined.mask, columns
+            embeds, seen, keys, within = joined.embeds, joined.mask, columns, self._entering(joined)
             if (labels := options.get("labels")) is not None and labels.shape == mask.shape:
                 options["labels"] = _laid_out(labels, mask, len(self.prompt))
         else:
             embeds, seen, keys = self._next(input_ids, attention_mask, inputs_embeds, cache.get_seq_length())
             columns = torch.arange(embeds.shape[1], device=embeds.device).expand(len(embeds), -1)
+            # The cache holds what a deep prompt was to every layer.
+            within = nullcontext()
         if "position_ids" in inspect.signature(self.model.forward).parameters:
             options["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
-        output = self.model(inputs_embeds=embeds, attention_mask=seen.long(), return_dict=True, **options)
+        with within:
+            output = self.model(inputs_embeds=embeds, attention_mask=seen.long(), return_dict=True, **options)
         output = _of_the_text(output, columns, keys)
         if last and output.get("logits") is not None:
             output.logits = output.logits[:, -last:]
@@ -263,6 +304,8 @@ class PromptedDecoder(AbstractPromptedModel):
         """
         for name in ("past_key_values", "position_ids"):
             _refuse(options, name, "generate makes its own, over prompt and text")
+        if self.deep is not None:
+            _refuse_no_cache(options, self.model)
         ids = inputs if input_ids is None else input_ids
         with torch.no_grad():
             joined, mask, columns = self._first(ids, attention_mask, inputs_embeds)
@@ -275,7 +318,8 @@ class PromptedDecoder(AbstractPromptedModel):
                 options["generation_config"] = config = copy.deepcopy(config)
                 config.max_new_tokens = None if config.max_length is None else config.max_length - ids.shape[1]
             options["input_ids"] = ids.gather(1, text_last(mask))
-        output = self.model.generate(inputs_embeds=joined.embeds, attention_mask=joined.mask.long(), **options)
+        with self._entering(joined):
+            output = self.model.generate(inputs_embeds=joined.embeds, attention_mask=joined.mask.long(), **options)
         sequences = output if isinstance(output, Tensor) else output.sequences
         if ids is not None:
             # As the caller laid them out.
@@ -294,9 +338,7 @@ class PromptedDecoder(AbstractPromptedModel):
     ) -> tuple[Joined, Bool[Tensor, "b t"], Int[Tensor, "b t"]]:
         """Pads, prompt and text; the caller's mask; and the column that holds each of the caller's positions."""
         joined, mask = self._join(input_ids, attention_mask, inputs_embeds)
-        order = text_last(joined.mask)
-        first = Joined(take(joined.embeds, order), joined.mask.gather(1, order), joined.prompt_length)
-        return first, mask, self._behind_pads(mask)
+        return joined.in_order(text_last(joined.mask)), mask, self._behind_pads(mask)
 
     def _behind_pads(self, mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
         """For each position of the caller's layout, its column in `[pads | prompt | text]`."""
@@ -389,6 +431,13 @@ def _refuse(options: dict[str, Any], name: str, reason: str) -> None:
     """Refuse an argument that would give a wrong answer quietly."""
     if options.get(name) is not None:
         raise BadInput(f"{name} cannot be given to a model with a prompt: {reason}")
+
+
+def _refuse_no_cache(options: Mapping[str, Any], model: Any) -> None:
+    """Refuse a generation that reads everything anew at each token, which a deep prompt would enter once."""
+    config = options.get("generation_config") or model.generation_config
+    if options.get("use_cache", config.use_cache) is False:
+        raise BadInput("use_cache=False cannot be given to a model with a deep prompt: it enters once, then the cache")
 
 
 def _as_asked(output: Any, return_dict: bool | None, model: Any) -> Any:

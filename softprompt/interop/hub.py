@@ -63,10 +63,12 @@ def model_card(prompt: SoftPrompt, repo: str) -> str:
     scores = [
         f"- {split} {name}: {s}" for split, by_name in provenance.metrics.items() for name, s in dict(by_name).items()
     ]
+    layers = f" in each of {prompt.layers} layers" if prompt.deep is not None else ""
     lines = [
         "---", "library_name: softprompt", *base, "tags:", "- soft-prompt", "- prompt-tuning", "---", "",
         f"# {repo}", "",
-        f"A soft prompt of {prompt.length} vectors ({prompt.stored} numbers stored) for the frozen `{backbone.name}`, "
+        f"A soft prompt of {prompt.length} vectors{layers} ({prompt.stored} numbers stored) for the frozen "
+        f"`{backbone.name}`, "
         f"trained on {task} by {provenance.method}.", "",
         *scores, "",
         "```python", "import softprompt", "", f'prompt = softprompt.SoftPrompt.load("{repo}")',

@@ -49,10 +49,12 @@ def export_numpy(prompt: SoftPrompt, path: str | Path) -> Path:
     A prompt trained at another embedding scale is brought to the checkpoint's own, for the array cannot tell.
 
     Raises:
-        CannotExport: a prompt without vectors, or with a head, which one array cannot hold.
+        CannotExport: a prompt without vectors, with a head or with several layers, which one array cannot hold.
         BadInput: the file exists.
         StorageFailure: the disk is full or not writable.
     """
+    if prompt.deep is not None:
+        raise CannotExport(f"a .npy file holds one layer's vectors, this prompt has {prompt.layers} layers; save it")
     if prompt.length == 0 or prompt.head is not None:
         raise CannotExport(
             "a .npy file holds vectors and nothing else, this prompt has a head; export to PEFT or save it"

@@ -53,13 +53,14 @@ def export_peft(prompt: SoftPrompt, folder: str | Path, *, model: nn.Module | No
             for PEFT to fill in from the model it loads.
 
     Raises:
-        CannotExport: a head without a prompt, an unknown kind of backbone, a head on anything but an encoder.
+        CannotExport: a deep prompt, a head without a prompt, an unknown kind of backbone, a head on anything but an
+            encoder.
         ModelMismatch: `model` has embeddings of another width.
         BadInput: the folder exists.
         StorageFailure: the disk is full or not writable.
     """
-    prompt = prompt.at_scale(1.0)
     _refuse_what_peft_cannot_hold(prompt, model)
+    prompt = prompt.at_scale(1.0)
     contents = {
         CONFIG: json_bytes(_config(prompt, model)),
         WEIGHTS: tensor_bytes({"prompt_embeddings": prompt.expanded()}),
@@ -108,6 +109,10 @@ def import_peft(folder: str | Path, *, backbone: AbstractBackbone | None = None)
 
 def _refuse_what_peft_cannot_hold(prompt: SoftPrompt, model: nn.Module | None) -> None:
     kind, answers = prompt.provenance.backbone.kind, prompt.provenance.answers
+    if prompt.deep is not None:
+        raise CannotExport(
+            f"this prompt has vectors for {prompt.layers} layers, PEFT's prompt tuning for one; save it instead"
+        )
     if prompt.length == 0:
         raise CannotExport("this is a head without a prompt, PEFT's prompt methods hold at least one vector; save it")
     if (kind, answers) not in MODEL_CLASSES:

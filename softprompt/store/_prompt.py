@@ -26,6 +26,7 @@ IDENTITY_TYPES: Types = {
     "embedding_sha256": (str, NoneType),
     "revision": (str, NoneType),
     "embedding_scale": (float, int),
+    "states_scale": (bool, NoneType),
 }
 PROVENANCE_TYPES: Types = {
     "method": str,
@@ -97,7 +98,8 @@ def find_prompt(path: str | Path) -> Path:
 def tensors_of(prompt: SoftPrompt) -> dict[str, Tensor]:
     """The prompt's numbers by the names they are stored under."""
     head = {"head.weight": prompt.head.weight, "head.bias": prompt.head.bias} if prompt.head else {}
-    return {"vectors": prompt.vectors, **head}
+    deep = {} if prompt.deep is None else {"deep": prompt.deep}
+    return {"vectors": prompt.vectors, **deep, **head}
 
 
 def to_document(prompt: SoftPrompt) -> dict[str, Any]:
@@ -129,10 +131,11 @@ def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor], wh
         raise DamagedFile(f"the numbers in {where!r} have other sizes than its document says; fetch the prompt again")
     provenance = _provenance(document.get("provenance"), where)
     _check_numbers(tensors, provenance.backbone.embedding_size, where)
-    if tensors["vectors"].shape[0] * repeats > MAX_ELEMENTS // tensors["vectors"].shape[1]:
+    layers = 1 + len(tensors.get("deep", ()))
+    if layers * tensors["vectors"].shape[0] * repeats > MAX_ELEMENTS // tensors["vectors"].shape[1]:
         raise BadInput(f"{where!r} repeats its vectors {repeats} times, more than any model reads; check its origin")
     head = LinearHead(tensors["head.weight"], tensors["head.bias"]) if "head.weight" in tensors else None
-    return SoftPrompt(tensors["vectors"], provenance, repeats, head)
+    return SoftPrompt(tensors["vectors"], provenance, repeats, head, tensors.get("deep"))
 
 
 def _no_prompt(folder: Path) -> str:
@@ -165,9 +168,9 @@ def _checked(values: Any, kind: type, types: Types, where: str) -> dict[str, Any
 
 def _check_numbers(tensors: Mapping[str, Tensor], width: int, where: str) -> None:
     """Refuse what would answer nonsense: names, dtype, sizes, NaN."""
-    if set(tensors) not in ({"vectors"}, {"vectors", "head.weight", "head.bias"}):
+    if set(tensors) - {"deep"} not in ({"vectors"}, {"vectors", "head.weight", "head.bias"}):
         raise BadInput(
-            f"{where!r} holds {sorted(tensors)}, a prompt holds vectors and perhaps a head; check its origin"
+            f"{where!r} holds {sorted(tensors)}, a prompt holds vectors, perhaps deep ones and a head; check its origin"
         )
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
@@ -180,6 +183,12 @@ def _check_numbers(tensors: Mapping[str, Tensor], width: int, where: str) -> Non
     if vectors.ndim != 2 or vectors.shape[1] != width or width < 1 or (len(vectors) == 0 and weight is None):
         shape = tuple(vectors.shape)
         raise BadInput(f"the vectors in {where!r} have shape {shape}, needed is (length, {width}); fetch it again")
+    deep = tensors.get("deep")
+    if deep is not None and (deep.ndim != 3 or deep.shape[1:] != vectors.shape or not deep.numel()):
+        raise BadInput(
+            f"the deep vectors in {where!r} have shape {tuple(deep.shape)}, needed is (layers, "
+            f"{', '.join(map(str, vectors.shape))}); fetch it again"
+        )
     if (
         weight is not None
         and bias is not None

@@ -98,6 +98,8 @@ class TrainedLane:
         kept |= {f"adamw.{name}": value for name, value in self.optimizer.state().items()}
         if self.best is not None:
             kept["best.vectors"] = self.best.vectors
+            if self.best.deep is not None:
+                kept["best.deep"] = self.best.deep
             if self.best.head is not None:
                 kept |= {"best.head.weight": self.best.head.weight, "best.head.bias": self.best.head.bias}
         return kept
@@ -124,7 +126,8 @@ class TrainedLane:
         best = below("best.", tensors)
         if best:
             head = LinearHead(best["head.weight"], best["head.bias"]) if "head.weight" in best else None
-            self.best = SoftPrompt(best["vectors"], self.provenance, self.lane.method.repeats, head)
+            repeats, deep = self.lane.method.repeats, best.get("deep")
+            self.best = SoftPrompt(best["vectors"], self.provenance, repeats, head, deep)
             self.best_score = state["best_metrics"]["score"]
         self.status, self.stale = state["status"], state["stale"]
         self.best_step, self.best_metrics = state["best_step"], state["best_metrics"]
@@ -141,4 +144,5 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def is_finite(lane: Lane) -> bool:
     """Whether a prompt folded from this lane could be stored."""
-    return all(bool(torch.isfinite(values).all()) for values in (lane.folded(), *lane.head_parameters()))
+    deep = [] if (layers := lane.folded_deep()) is None else [layers]
+    return all(bool(torch.isfinite(values).all()) for values in (lane.folded(), *deep, *lane.head_parameters()))

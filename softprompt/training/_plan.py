@@ -68,7 +68,8 @@ class Plan:
 
     def lane_names(self) -> list[str]:
         """One folder name a lane: its method, and what distinguishes it from the others."""
-        names = [f"{lane.method}-seed{lane.seeds.initialization}" for lane in self.lanes]
+        methods = [f"{lane.method}-deep" if lane.deep else lane.method for lane in self.lanes]
+        names = [f"{m}-seed{lane.seeds.initialization}" for m, lane in zip(methods, self.lanes, strict=True)]
         if len(set(names)) < len(names):
             names = [f"{n}-lr{lane.lr:g}" if lane.lr else n for n, lane in zip(names, self.lanes, strict=True)]
         if len(set(names)) < len(names):
@@ -99,7 +100,7 @@ class Result:
         trainable: trained numbers of prompt and reparameterisation.
         head: numbers of a linear head, trained and stored beside the prompt.
         stored: numbers stored for the prompt.
-        norm: mean norm of the stored vectors; None without any.
+        norm: mean norm of the stored vectors, of a deep prompt those of the first layer; None without any.
         token_norms: the same in token norms.
         lane_steps: optimiser steps taken, those of restarts that were not chosen among them.
         restarts: how the initialisation was chosen (rule's losses, which, its seed); None without restarts.

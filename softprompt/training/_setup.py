@@ -185,9 +185,15 @@ def _vectors(kind: str, path: str, backbone: AbstractBackbone, m: int):
         from ..interop.numpy import import_numpy
 
         return import_numpy(Path(path), backbone_name=backbone.name).at_scale(backbone.embedding_scale).vectors
+    source = _source(path, backbone)
+    return source.expanded() if source.length == m else source.vectors
+
+
+def _source(path: str, backbone: AbstractBackbone) -> SoftPrompt:
+    """A stored prompt to start from, if it belongs to this backbone."""
     source = SoftPrompt.load(path).at_scale(backbone.embedding_scale)
     backbone.check(source)
-    return source.expanded() if source.length == m else source.vectors
+    return source
 
 
 def build_lanes(plan: Plan, material: Material) -> list[Lane]:
@@ -205,10 +211,12 @@ def build_lanes(plan: Plan, material: Material) -> list[Lane]:
     shape = head_shape(material.backbone, material.task)
     table = material.backbone.word_vectors
     words = WordScale.of(table)
+    states = material.backbone.state_scales() if any(lane.deep for lane in plan.lanes) else []
     built = []
     for lane in map(resolved, plan.lanes):
-        draw = initializer(lane.init, material, Method.of(lane).m, _unit(lane, words))
-        candidates = [Lane.build(one, draw, table, shape, words) for one in beginnings(lane)]
+        m = Method.of(lane).m
+        draw, deeper = initializer(lane.init, material, m, _unit(lane, words)), _deeper(lane, material, m, states)
+        candidates = [Lane.build(one, draw, table, shape, words, states, deeper) for one in beginnings(lane)]
         _refuse_alike(lane, candidates)
         built += candidates
     return built
@@ -223,6 +231,24 @@ def _refuse_alike(settings: LaneSettings, candidates: Sequence[Lane]) -> None:
                 f"--restarts {settings.restarts} of {settings.method!r} with --init {settings.init} all begin with the "
                 "same numbers; take an initialisation that is random, as uniform or vocabulary, or no restarts"
             )
+
+
+def _deeper(lane: LaneSettings, material: Material, m: int, states: Sequence[WordScale]) -> list[Initializer]:
+    """What the layers after the first start from: a deep prompt's own, else nothing in particular.
+
+    Raises:
+        BadInput: a deep prompt to start from, most of which the lane would lose.
+    """
+    kind, _, path = lane.init.partition(":")
+    source = _source(path, material.backbone) if kind == "prompt" else None
+    if source is None or source.deep is None:
+        return []
+    if not lane.deep:
+        raise BadInput(f"--init {lane.init}: that prompt has vectors for {source.layers} layers; give --deep")
+    vectors = source.expanded_deep() if source.length == m else source.deep
+    assert vectors is not None
+    pairs = zip(vectors, states, strict=True)
+    return [initializers.divided(initializers.from_vectors(v), _unit(lane, scale)) for v, scale in pairs]
 
 
 def _unit(lane: LaneSettings, words: WordScale) -> float:
@@ -262,7 +288,10 @@ def start_lanes(
         training = {"lr": lr, "head_lr": settings.head_lr, "steps": steps, "init": settings.init}
         training |= {"units": settings.units, "norm_guard": settings.norm_guard, **vars(lane.words)}
         training |= _told(settings.regularizer, lane.words.rms, identity.embedding_size)
-        training |= {"options": dict(settings.options), "trainable": lane.method.trainable(identity.embedding_size)}
+        trainable = lane.method.trainable(identity.embedding_size, lane.layers)
+        training |= {"options": dict(settings.options), "trainable": trainable}
+        if lane.states:
+            training |= {"deep": True, "state_rms": [scale.rms for scale in lane.states]}
         started.append(
             TrainedLane(
                 name=name,

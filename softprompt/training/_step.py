@@ -21,7 +21,8 @@ class PassResult:
 
     Args:
         losses: mean task loss, in nats.
-        norms: mean norm of the prompt vectors (EPT, equation 4).
+        norms: mean norm of the prompt vectors (EPT, equation 4), of a deep prompt those before the first layer: the
+            others stand beside states, not words.
         divergences: sum of alpha x divergence over the lane's regularisers; 0 without any.
     """
 
@@ -76,7 +77,7 @@ def backward(
     clean.finish()
     _pull_back(whole, bank)
     if check:
-        _refuse_silence(backbone, lanes, bank.vectors)
+        _refuse_silence(backbone, lanes, bank)
     return PassResult(losses, prompt_norms(bank), divergences)
 
 
@@ -111,12 +112,12 @@ def _refuse_gaps(backbone: AbstractBackbone, losses: Tensor) -> None:
         waiting += [following for following, _ in node.next_functions]
 
 
-def _refuse_silence(backbone: AbstractBackbone, lanes: Sequence[Lane], vectors: Tensor) -> None:
-    gradient = vectors.grad
+def _refuse_silence(backbone: AbstractBackbone, lanes: Sequence[Lane], bank: PromptBank) -> None:
     for number, lane in enumerate(lanes):
         if not lane.prompt_parameters():
             continue
-        if gradient is None or not gradient[number].any():
+        own = [bank.vectors] if lane.deep is None or bank.deep is None else [bank.vectors, bank.deep]
+        if any(vectors.grad is None or not vectors.grad[number].any() for vectors in own):
             raise NotTrainable(
                 f"no gradient reaches the prompt through {backbone.name!r} ({lane.method.name}, first step): a layer, "
                 "often a quantised one, gives none to its input; load the model unquantised, or by a library that does"
