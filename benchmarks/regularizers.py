@@ -25,7 +25,7 @@ from softprompt.units import WordScale
 
 from dropout import batch_of, t5_small_shape
 
-ROUNDS = 7
+ROUNDS = 5
 RESULT = Path(__file__).parent / "results" / "regularizers.json"
 # Regulariser -> (name, bound on time, bound on memory); None where there is none.
 ASKED: dict[str, tuple[str, float | None, float | None]] = {

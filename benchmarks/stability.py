@@ -134,7 +134,7 @@ def cells(
             cell[str(seed)] = {
                 "score": run.score,
                 "train": run.metrics.get("train", {}).get("score"),
-                "loss": statistics.mean(run.curve["loss"][-10:]),
+                "loss": statistics.mean(loss for loss in run.curve["loss"][-10:] if loss is not None),
                 "steps": run.lane_steps,
                 "majority": run.majority,
             }
