@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from random import Random
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from .recipes import END, MASK, PAD, SEPARATOR, START
 from .world import MIX, Question, question
@@ -19,8 +20,8 @@ CUE = "answer :"
 FIRST_KINDS = ("attribute", "membership")
 # Share of short passages after that; the tasks have fewer.
 SHORT = 0.5
-# An encoder also learns to fill masks in its text: in this share of texts, this share of the words.
-MASKED_TEXTS, MASKED_WORDS = 0.25, 0.15
+# Weight of a decoder's loss on the words before the answer: what can follow what tells it which words are of a kind.
+TEXT_WEIGHT = 0.3
 
 
 class Lesson:
@@ -43,11 +44,22 @@ class Lesson:
             asked = [question(draw, draw.choice(FIRST_KINDS), short=1.0) for _ in range(size)]
         else:
             asked = [question(draw, self._kind(draw), short=SHORT) for _ in range(size)]
-        return self.tensors(asked, draw)
+        return self.tensors(asked)
 
-    def tensors(self, questions: Sequence[Question], draw: Random | None = None) -> dict[str, Tensor]:
-        """These questions, padded on the right; with `draw`, encoders get masks in the text too."""
-        inputs, labels = zip(*(self._encode(asked, draw) for asked in questions), strict=True)
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Cross entropy of the answers' words in nats; a decoder's also of the words before, by `TEXT_WEIGHT`."""
+        if self.kind != "decoder":
+            return model(**batch).loss
+        read, labels = batch["input_ids"][:, 1:], batch["labels"][:, 1:]
+        logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+        each = nn.functional.cross_entropy(logits.transpose(1, 2), read, reduction="none")
+        answers = labels != IGNORED
+        text = batch["attention_mask"][:, 1:].bool() & ~answers
+        return each[answers].mean() + TEXT_WEIGHT * each[text].mean()
+
+    def tensors(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """These questions, padded on the right."""
+        inputs, labels = zip(*(self._encode(asked) for asked in questions), strict=True)
         ids = _padded(inputs, self.ids[PAD])
         return {
             "input_ids": ids,
@@ -63,22 +75,16 @@ class Lesson:
     def _words(self, text: str) -> list[int]:
         return [self.ids[word] for word in text.split()]
 
-    def _asked(self, asked: Question, draw: Random | None) -> tuple[list[int], list[int]]:
+    def _asked(self, asked: Question) -> tuple[list[int], list[int]]:
         return self._words(f"{asked.whole} {END}"), self._words(f"{asked.answer} {END}")
 
-    def _continued(self, asked: Question, draw: Random | None) -> tuple[list[int], list[int]]:
+    def _continued(self, asked: Question) -> tuple[list[int], list[int]]:
         text, answer = self._words(f"{asked.whole} {CUE}"), self._words(f"{asked.answer} {END}")
         return text + answer, [IGNORED] * len(text) + answer
 
-    def _masked(self, asked: Question, draw: Random | None) -> tuple[list[int], list[int]]:
-        text = self._words(f"{START} {asked.whole}")
-        labels = [IGNORED] * len(text)
-        if draw and draw.random() < MASKED_TEXTS:
-            for place in range(len(asked.instruction.split()) + 1, len(text)):
-                if draw.random() < MASKED_WORDS:
-                    text[place], labels[place] = self.ids[MASK], text[place]
-        ending = self._words(f"{MASK} {SEPARATOR}")
-        return text + ending, [*labels, *self._words(asked.answer), IGNORED]
+    def _masked(self, asked: Question) -> tuple[list[int], list[int]]:
+        text, ending = self._words(f"{START} {asked.whole}"), self._words(f"{MASK} {SEPARATOR}")
+        return text + ending, [*[IGNORED] * len(text), *self._words(asked.answer), IGNORED]
 
 
 def _padded(rows: Sequence[list[int]], fill: int) -> Tensor:
