@@ -94,7 +94,7 @@ def _train(
     model.eval()
     while step < plan.steps and not is_stopped():
         step += 1
-        loss = lesson.loss(model, lesson.batch(plan.seed, step, plan.batch_size))
+        loss = model(**lesson.batch(plan.seed, step, plan.batch_size)).loss
         adamw.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
