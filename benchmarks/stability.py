@@ -5,13 +5,15 @@
     python benchmarks/stability.py real --data-root DATA     [a real frozen encoder; 12 seeds, 100 steps]
     python benchmarks/stability.py table
 
-The plan is in docs/log.md. Runs are kept in a store, and each finished cell's scores in results/stability.json, which
-is all that `table` reads: it may be stopped and started again, also where the store is gone.
+The plan is in docs/log.md. Runs are kept in a store, and each finished cell's scores in results/stability_<part>.json,
+which is all that `table` reads: it may be stopped and started again, also where the store is gone. Until the screen is
+complete `confirm` trains what does not depend on it.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,8 +28,7 @@ from sst2_minilm import bundled_encoder
 
 MODEL = "lab-t5-small"
 STEPS, TEST_ROWS, DEVELOPMENT_ROWS = 250, 300, 32
-RESULT = Path(__file__).parent / "results" / "stability.json"
-TABLE = Path(__file__).parent / "results" / "stability.md"
+RESULTS = Path(__file__).parent / "results"
 # Task -> rows to learn from.
 TASK_ROWS = {"lab/weekend": 64, "lab/same-color": 64, "lab/entailment": 32}
 SCREENED = ("lab/weekend", "lab/same-color")
@@ -65,16 +66,14 @@ SCREEN: dict[str, Setting] = {
 
 
 def confirmed(kept: Sequence[str]) -> dict[str, Setting]:
-    """The settings of the confirmation; the first of the kept PTP settings is the best."""
-    best = SCREEN[kept[0]]
+    """The settings of the confirmation; the first of the kept PTP settings is the best, none are not known yet."""
     scaled = {"method": "scaled", "lr": 1.0}
     return {
         NOTHING: PLAIN,
         "restarts 3": {**PLAIN, "restarts": 3},
-        kept[0]: best,
+        **{name: SCREEN[name] for name in kept},
         "chosen on 32 validation rows": {**PLAIN, "eval_every": STEPS // 10},
-        f"restarts 3, {kept[0]}": {**best, "restarts": 3},
-        **{name: SCREEN[name] for name in kept[1:]},
+        **{f"restarts 3, {name}": {**SCREEN[name], "restarts": 3} for name in kept[:1]},
         "scaled": scaled,
         "scaled, restarts 3": {**scaled, "restarts": 3},
     }
@@ -116,21 +115,17 @@ def specs(name: str, setting: Setting, seeds: Sequence[int], data_root: str | No
 
 
 def cells(
-    results: dict[str, Any],
-    part: str,
-    wanted: Sequence[tuple[str, str, Setting, Sequence[int]]],
-    store: str,
-    data_root: str | None = None,
+    part: str, wanted: Sequence[tuple[str, str, Setting, Sequence[int]]], store: str, data_root: str | None = None
 ) -> None:
     """Train what is not in the results yet, cell by cell, and write them after each."""
+    results = read(part)
     for name, called, setting, seeds in wanted:
-        cell = results.setdefault(part, {}).setdefault(name, {}).setdefault(called, {})
+        cell = results.setdefault(name, {}).setdefault(called, {})
         left = [seed for seed in seeds if str(seed) not in cell]
         if not left:
             continue
-        for seed, run in zip(
-            left, run_all(specs(name, setting, left, data_root), store, lanes=BLOCK, data_root=data_root), strict=True
-        ):
+        runs = run_all(specs(name, setting, left, data_root), store, lanes=BLOCK, data_root=data_root)
+        for seed, run in zip(left, runs, strict=True):
             cell[str(seed)] = {
                 "score": run.score,
                 "train": run.metrics.get("train", {}).get("score"),
@@ -138,32 +133,46 @@ def cells(
                 "steps": run.lane_steps,
                 "majority": run.majority,
             }
-        write(results)
+        # One line a cell.
+        written = json.dumps(results, separators=(",", ":")).replace('}},"', '}},\n"')
+        (RESULTS / f"stability_{part}.json").write_text(written + "\n")
         scores = [one["score"] or 0.0 for one in cell.values()]
         print(f"{part} {name} {called}: {statistics.mean(scores):.3f} +- {statistics.stdev(scores):.3f}", flush=True)
 
 
-def write(results: Mapping[str, Any]) -> None:
-    """The scores of all cells so far."""
-    RESULT.write_text(json.dumps(results, indent=None, separators=(",", ":")).replace('},"lab/', '},\n"lab/') + "\n")
+def read(part: str) -> dict[str, Any]:
+    """Task -> setting -> seed -> what was found, as far as it is known."""
+    path = RESULTS / f"stability_{part}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
-def screened(cell: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Setting -> (mean over tasks of its standard deviation over that of nothing, mean score)."""
+def screened() -> dict[str, tuple[float, float]]:
+    """Setting -> (its standard deviation over that of nothing, mean score), over the tasks; of complete settings.
+
+    Of deviations the root mean square is taken over tasks.
+    """
+    cell = read("screen")
+    complete = [
+        name for name in SCREEN if all(len(cell.get(t, {}).get(name, {})) == len(SCREEN_SEEDS) for t in SCREENED)
+    ]
     found = {}
-    for called in cell[SCREENED[0]]:
-        scores = {name: [one["score"] or 0.0 for one in cell[name][called].values()] for name in SCREENED}
-        plain = {name: [one["score"] or 0.0 for one in cell[name][NOTHING].values()] for name in SCREENED}
-        ratio = statistics.mean(statistics.stdev(scores[name]) / statistics.stdev(plain[name]) for name in SCREENED)
-        found[called] = (ratio, statistics.mean(statistics.mean(scores[name]) for name in SCREENED))
-    return found
+    for called in complete:
+        scores = [[one["score"] or 0.0 for one in cell[name][called].values()] for name in SCREENED]
+        found[called] = (
+            math.sqrt(statistics.mean(statistics.variance(one) for one in scores)),
+            statistics.mean(map(statistics.mean, scores)),
+        )
+    return {called: (deviation / found[NOTHING][0], mean) for called, (deviation, mean) in found.items()}
 
 
-def kept(found: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Three PTP settings by the plan's rule, at most one of each kind."""
-    chance = found[NOTHING][1] - 0.02
+def kept() -> list[str]:
+    """Three PTP settings by the plan's rule, at most one of each kind; none until the screen is complete."""
+    found = screened()
+    if len(found) < len(SCREEN):
+        return []
+    lowest = found[NOTHING][1] - 0.02
     ptp = {name: values for name, values in found.items() if SCREEN[name].get("regularizer")}
-    by_ratio = sorted((n for n, (_, mean) in ptp.items() if mean >= chance), key=lambda n: ptp[n][0])
+    by_ratio = sorted((n for n, (_, mean) in ptp.items() if mean >= lowest), key=lambda n: ptp[n][0])
     by_mean = sorted(ptp, key=lambda n: -ptp[n][1])
     chosen: list[str] = []
     for name in [*by_ratio, *by_mean]:
@@ -177,23 +186,19 @@ def kind(name: str) -> str:
     return name.partition(":")[0]
 
 
-def arms(cell: Mapping[str, Any]) -> Iterator[tuple[str, Arm]]:
-    """The arms of one task, of the seeds that every setting has."""
-    shared = set.intersection(*(set(one) for one in cell.values()))
-    seeds = sorted(shared, key=int)
-    for called, one in cell.items():
-        yield (
-            called,
-            Arm(
-                name=called,
-                seeds=tuple(map(int, seeds)),
-                scores=tuple(one[seed]["score"] for seed in seeds),
-                chance=one[seeds[0]]["majority"],
-                train_scores=tuple(one[seed]["train"] for seed in seeds),
-                train_losses=tuple(one[seed]["loss"] for seed in seeds),
-                lane_steps=tuple(one[seed]["steps"] for seed in seeds),
-            ),
-        )
+def arm(called: str, cell: Mapping[str, Any]) -> Arm:
+    """The arm of one setting on one task."""
+    seeds = sorted(cell, key=int)
+    columns = {key: tuple(cell[seed][key] for seed in seeds) for key in ("score", "train", "loss", "steps")}
+    return Arm(
+        name=called,
+        seeds=tuple(map(int, seeds)),
+        scores=columns["score"],
+        chance=cell[seeds[0]]["majority"],
+        train_scores=columns["train"],
+        train_losses=columns["loss"],
+        lane_steps=columns["steps"],
+    )
 
 
 def main() -> None:
@@ -204,44 +209,40 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=64)
     parser.add_argument("--data-root", help="of the part real")
     arguments = parser.parse_args()
-    results: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     if arguments.part == "screen":
         wanted = [(name, called, setting, SCREEN_SEEDS) for called, setting in SCREEN.items() for name in SCREENED]
-        cells(results, "screen", wanted, arguments.store)
+        cells("screen", wanted, arguments.store)
     if arguments.part == "confirm":
-        settings = confirmed(results.setdefault("kept", kept(screened(results["screen"]))))
         blocks = range(FIRST_FRESH, FIRST_FRESH + arguments.seeds, BLOCK)
         wanted = [
             (name, called, setting, range(FIRST_FRESH, start + BLOCK))
             for start in blocks
-            for called, setting in settings.items()
+            for called, setting in confirmed(kept()).items()
             for name in TASK_ROWS
         ]
-        cells(results, "confirmation", wanted, arguments.store)
+        cells("confirm", wanted, arguments.store)
     if arguments.part == "real":
-        best = results["kept"][0]
-        settings = {NOTHING: PLAIN, "head-only": {"method": "head-only"}}
-        settings |= {name: confirmed(results["kept"])[name] for name in ("restarts 3", best)}
+        settings = {NOTHING: PLAIN, "head-only": {"method": "head-only"}, "restarts 3": {**PLAIN, "restarts": 3}}
+        settings |= {name: SCREEN[name] for name in kept()[:1]}
         seeds = range(FIRST_FRESH, FIRST_FRESH + REAL_SEEDS)
         wanted = [(name, called, setting, seeds) for name in REAL for called, setting in settings.items()]
-        cells(results, "real", wanted, arguments.store, arguments.data_root)
+        cells("real", wanted, arguments.store, arguments.data_root)
     if arguments.part == "table":
-        TABLE.write_text("\n".join(written(results)))
+        (RESULTS / "stability.md").write_text("\n".join(tables()))
 
 
-def written(results: Mapping[str, Any]) -> Iterator[str]:
+def tables() -> Iterator[str]:
     """The tables, from the results alone."""
-    yield "# Screen: six seeds, two tasks\n\n| setting | mean of std ratios | mean score |\n|---|---:|---:|"
-    for name, (ratio, mean) in sorted(screened(results["screen"]).items(), key=lambda one: one[1][0]):
+    yield f"# Screen: {len(SCREEN_SEEDS)} seeds, {' and '.join(SCREENED)}\n"
+    yield "| setting | standard deviation over that of nothing | mean score |\n|---|---:|---:|"
+    for name, (ratio, mean) in sorted(screened().items(), key=lambda one: one[1][0]):
         yield f"| {name} | {ratio:.2f} | {mean:.3f} |"
-    yield f"\nKept: {', '.join(results.get('kept', []))}\n"
-    for part in ("confirmation", "real"):
-        for name, cell in results.get(part, {}).items():
-            rows = TASK_ROWS.get(name, REAL_SHOTS)
-            of = (
-                {"model": MODEL, "steps": STEPS} if part == "confirmation" else {"model": "MiniLM", "steps": REAL_STEPS}
-            )
-            yield text(dataclasses.replace(report(dict(arms(cell))), about={"task": f"{name} from {rows} rows", **of}))
+    yield f"\nKept: {', '.join(kept()) or 'not known yet'}\n"
+    for part, model, steps in (("confirm", MODEL, STEPS), ("real", "all-MiniLM-L6-v2", REAL_STEPS)):
+        for name, cell in read(part).items():
+            about = {"task": f"{name} from {TASK_ROWS.get(name, REAL_SHOTS)} rows", "model": model, "steps": steps}
+            found = report({called: arm(called, one) for called, one in cell.items()})
+            yield text(dataclasses.replace(found, about=about))
 
 
 if __name__ == "__main__":
