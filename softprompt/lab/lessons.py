@@ -19,7 +19,7 @@ CUE = "answer :"
 # learn it beside few plain questions only; beside none they learn nothing else afterwards.
 FIRST_KINDS: dict[str, tuple[str, ...]] = {
     "encoder-decoder": ("attribute", "membership"),
-    "encoder": ("membership", "membership", "membership", "attribute"),
+    "encoder": ("attribute", "membership"),
     "decoder": ("membership", "membership", "membership", "attribute"),
 }
 # Share of short passages after that; the tasks have fewer.
