@@ -15,8 +15,8 @@ ONE_WORD = tuple(kind for kind in MIX if kind != "several")
 # A decoder is asked as `softprompt` asks decoders: the text, then this.
 CUE = "answer :"
 # Whether two words are the same is what most questions turn on. Among all kinds it is not learned in thousands of
-# steps; beside plain questions, on short passages, in hundreds, and the other kinds build on it then. BERT and GPT-2
-# learn it beside few plain questions only; beside none they learn nothing else afterwards.
+# steps; beside plain questions, on short passages, in hundreds, and the other kinds build on it then. A decoder learns
+# it beside few plain questions only; BERT then learns to compare, but not all that it is asked for plainly.
 FIRST_KINDS: dict[str, tuple[str, ...]] = {
     "encoder-decoder": ("attribute", "membership"),
     "encoder": ("attribute", "membership"),

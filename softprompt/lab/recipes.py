@@ -71,7 +71,7 @@ RECIPES: dict[str, Recipe] = {
         kind="encoder", width=128, feed_forward=256, layers=4, steps=6_000, first_steps=3000, batch_size=32, lr=1e-3,
     ),
     "lab-gpt": Recipe(
-        kind="decoder", width=128, feed_forward=256, layers=4, steps=6_000, first_steps=3000, batch_size=32, lr=1e-3,
+        kind="decoder", width=128, feed_forward=256, layers=4, steps=10_000, first_steps=3000, batch_size=32, lr=1e-3,
     ),
 }  # fmt: skip
 
