@@ -88,12 +88,18 @@ class AbstractPerturbation(abc.ABC):
     that differ in it take passes of their own.
     """
 
-    # Whether `Scene.gradient` is needed.
-    wants_gradient: ClassVar[bool] = False
-    # Whether `Scene.clean` is needed.
-    wants_clean: ClassVar[bool] = False
     # Whether it is nothing but another draw of the frozen model's own dropout.
     is_dropout: ClassVar[bool] = False
+
+    @property
+    def wants_gradient(self) -> bool:
+        """Whether `Scene.gradient` is needed."""
+        return False
+
+    @property
+    def wants_clean(self) -> bool:
+        """Whether `Scene.clean` is needed."""
+        return False
 
     @property
     @abc.abstractmethod

@@ -99,12 +99,12 @@ class EmbeddingPerturbation(AbstractPerturbation):
         return self.steps if self.each else 1
 
     @property
-    def wants_gradient(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def wants_gradient(self) -> bool:
         """Whether the first ascent step is taken along the clean pass's gradient."""
         return self.steps > 0 and self.reuse and self.start == "zero" and self.objective == "task" and not self.each
 
     @property
-    def wants_clean(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def wants_clean(self) -> bool:
         """Whether the ascent needs the clean answer."""
         return self.steps > 0 and self.objective != "task"
 

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,8 +37,6 @@ class SwapPerturbation(AbstractPerturbation):
         stop_words: whether stop words stay.
     """
 
-    wants_gradient: ClassVar[bool] = True
-
     rate: float = 0.1
     least: int = 1
     candidates: int = 20
@@ -58,6 +56,11 @@ class SwapPerturbation(AbstractPerturbation):
         if not 1 <= self.tried <= self.candidates:
             raise BadInput(f"{what}: tried must be 1 to candidates ({self.candidates}), not {self.tried}")
         refuse_no_column(self.column)
+
+    @property
+    def wants_gradient(self) -> bool:
+        """Always: words are ranked by it."""
+        return True
 
     @property
     def is_nothing(self) -> bool:
