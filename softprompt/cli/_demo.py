@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ._options import DataRoot, Device
+from ._options import DataRoot, Device, Quiet
 from ._print import cell, say
 from ._several import summary
 
@@ -36,7 +36,7 @@ def demo(
     data_root: DataRoot = None,
     output: Annotated[Path | None, typer.Option(help="New folder for everything. Default: runs/demo-<time>.")] = None,
     device: Device = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train prompts by several methods on small tasks, compare them, and show what came of it. Offline, on the CPU.
 

@@ -7,7 +7,7 @@ import typer
 
 from ..errors import BadInput
 from ..lab.backbones import BUILT_IN
-from ._options import DataRoot, Device, NewFolder
+from ._options import DataRoot, Device, NewFolder, Quiet
 from ._print import say
 
 lab = typer.Typer(help="The laboratory: small trained backbones, built in.", no_args_is_help=True)
@@ -24,7 +24,7 @@ def pretrain(
     install: Annotated[
         bool, typer.Option("--install", help="Put the result in the place of the backbone that softprompt brings.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make a built-in backbone again from its seed: 20 to 60 minutes on two cores. Prints the backbone's folder."""
     from ..lab.pretrain import pretrain as make
@@ -57,7 +57,7 @@ def mlm_head(
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: the recipe's, 2000.")] = None,
     seed: Annotated[int, typer.Option(help="Of weights, texts and masks.")] = 0,
     device: Device = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train a masked-LM head for an encoder that came without one, on the training texts of the known tasks.
 

@@ -30,10 +30,24 @@ EmbeddingScale = Annotated[
         help="Factor on the frozen model's word embeddings; what it computes stays unchanged (training.md).",
     ),
 ]
+Answers = Annotated[
+    str,
+    typer.Option("--answers", help="auto; label-words or linear-head (encoder); chat (instruct decoder)."),
+]
+Revision = Annotated[str | None, typer.Option("--revision", help="Commit of the model on the hub.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="Precision of the frozen model: float32 or bfloat16.")]
 MaxBadRows = Annotated[int, typer.Option("--max-bad-rows", min=0, help="Malformed rows to drop before it is an error.")]
 # Not a Literal: how many patterns there are is the task's affair.
 Style = str
+TrainedStyle = Annotated[
+    Style | None,
+    typer.Option(
+        "--style",
+        help="How rows are put: numeric, words, t5 or pet-N (cloze pattern N). Default: numeric for encoder-decoders, "
+        "else words.",
+    ),
+]
 OwnTask = Annotated[str | None, typer.Option("--task", help="Name of a task. Default: the prompt's own.")]
 OwnStyle = Annotated[
     Style | None,

@@ -14,7 +14,19 @@ from ..settings import TrainSettings
 from ._compared import NO_SEEDS, compared
 from ._flatten import Given, flatten
 from ._lanes import LaneGrid
-from ._options import DataRoot, Device, Dtype, EmbeddingScale, Json, MaxBadRows, Style, TaskOption
+from ._options import (
+    Answers,
+    DataRoot,
+    Device,
+    Dtype,
+    EmbeddingScale,
+    Json,
+    MaxBadRows,
+    Quiet,
+    Revision,
+    TaskOption,
+    TrainedStyle,
+)
 from ._print import print_json, say
 from ._rows import OwnRows, with_options
 
@@ -65,17 +77,13 @@ def stability(
     task_option: TaskOption = None,
     data_root: DataRoot = None,
     json_lines: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
-    revision: Annotated[str | None, typer.Option(help="Commit of the model on the hub.")] = None,
+    revision: Revision = None,
     embedding_scale: EmbeddingScale = 1.0,
-    answers: Annotated[
-        str, typer.Option(help="auto; label-words or linear-head (encoder); chat (instruct decoder).")
-    ] = "auto",
-    style: Annotated[
-        Style | None, typer.Option(help="How rows are put. Default: numeric for encoder-decoders, else words.")
-    ] = None,
+    answers: Answers = "auto",
+    style: TrainedStyle = None,
     max_bad_rows: MaxBadRows = 0,
     grid: Annotated[LaneGrid, "Prompts", NO_SEEDS],
     rows: Annotated[OwnRows, "Rows of your own"],

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BadInput
-from ._options import DataRoot, Device, Json
+from ._options import DataRoot, Device, Json, Quiet
 from ._print import print_json, say
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run_study(
     keep: Annotated[bool, typer.Option("--keep", help="Leave prompts and records in STORE/fleets.")] = False,
     data_root: DataRoot = None,
     device: Device = "auto",
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Train the runs of a study file that are not in the store yet.
 

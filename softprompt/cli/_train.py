@@ -11,7 +11,19 @@ from ..errors import BadInput
 from ..settings import TrainSettings
 from ._flatten import Given, flatten
 from ._lanes import LaneGrid
-from ._options import DataRoot, Device, Dtype, EmbeddingScale, Json, MaxBadRows, Style, TaskOption
+from ._options import (
+    Answers,
+    DataRoot,
+    Device,
+    Dtype,
+    EmbeddingScale,
+    Json,
+    MaxBadRows,
+    Quiet,
+    Revision,
+    TaskOption,
+    TrainedStyle,
+)
 from ._print import print_json, say, table
 from ._rows import OwnRows, with_options
 from ._several import summary
@@ -36,21 +48,13 @@ def train(
     ] = None,
     resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
     json_lines: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar.")] = False,
+    quiet: Quiet = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
-    revision: Annotated[str | None, typer.Option(help="Commit of the model on the hub.")] = None,
+    revision: Revision = None,
     embedding_scale: EmbeddingScale = 1.0,
-    answers: Annotated[
-        str, typer.Option(help="auto; label-words or linear-head (encoder); chat (instruct decoder).")
-    ] = "auto",
-    style: Annotated[
-        Style | None,
-        typer.Option(
-            help="How rows are put: numeric, words, t5 or pet-N (cloze pattern N). Default: numeric for "
-            "encoder-decoders, else words."
-        ),
-    ] = None,
+    answers: Answers = "auto",
+    style: TrainedStyle = None,
     max_bad_rows: MaxBadRows = 0,
     log_with: Annotated[str | None, typer.Option(help="Also send losses to a tracker that Accelerate offers.")] = None,
     grid: Annotated[LaneGrid, "Prompts"],
