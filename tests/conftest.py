@@ -327,3 +327,12 @@ def save_tiny():
         return folder
 
     return save
+
+
+@pytest.fixture
+def plots():
+    """The module of figures; skips where matplotlib is not installed."""
+    pytest.importorskip("matplotlib", reason="figures need the extra `plots`")
+    from softprompt.analysis import plots
+
+    return plots

@@ -83,13 +83,6 @@ class TestNormCurve:
 
 class TestFigures:
     @pytest.fixture
-    def plots(self):
-        pytest.importorskip("matplotlib", reason="figures need the extra `plots`")
-        from softprompt.analysis import plots
-
-        return plots
-
-    @pytest.fixture
     def curves(self, plots):
         lines = {"scaled": [((1, 2, 3), (0.5, 2.0, 4.0)), ((1, 2), (0.6, 3.0))], "ept-star": [((1, 2), (0.0, 50.0))]}
         return plots.norm_figure(lines, band=(1.0, 10.0), title="lab/color")

@@ -426,13 +426,6 @@ class TestWhatCannotBeDrawn:
 
 class TestFigures:
     @pytest.fixture
-    def plots(self):
-        pytest.importorskip("matplotlib", reason="figures need the extra `plots`")
-        from softprompt.analysis import plots
-
-        return plots
-
-    @pytest.fixture
     def surfaces(self):
         low = np.arange(9.0).reshape(3, 3)
         return {"low": low, "high": 10 + 2 * low}

@@ -121,9 +121,10 @@ class EmbeddingPerturbation(AbstractPerturbation):
     def batches(self, scene: Scene, own: Mapping[int, "EmbeddingPerturbation"]) -> Iterator[Batch]:
         """The shifted rows."""
         touched = self._touched(scene)
-        ball = Ball(self.norm, self.level, scene.rowwise({owner: one.size(scene) for owner, one in own.items()}))
-        step = scene.rowwise({owner: one._step(scene) for owner, one in own.items()})
-        sigma = scene.rowwise({owner: one.sigma * one._unit(scene) for owner, one in own.items()})
+        unit, longer = self._units(scene.words.rms, scene.embeddings.shape[1])
+        ball = Ball(self.norm, self.level, scene.rowwise({owner: one.radius * longer for owner, one in own.items()}))
+        step = scene.rowwise({owner: one._stride * longer for owner, one in own.items()})
+        sigma = scene.rowwise({owner: one.sigma * unit for owner, one in own.items()})
         delta = STARTS[self.start](scene, touched, sigma, ball)
         if self.steps and self.update == "power":
             delta = step * ball.direction(delta)
@@ -140,24 +141,21 @@ class EmbeddingPerturbation(AbstractPerturbation):
         if not self.each:
             yield self._shifted(scene, delta)[0]
 
-    def size(self, scene: Scene) -> float:
-        """The radius in the model's own numbers."""
-        return self.radius * self._unit(scene) * self._length(scene)
-
     def raw(self, rms: float, e: int) -> dict[str, float]:
         """Sigma and radius in the model's own numbers, for records."""
-        unit, length = (rms, math.sqrt(e) if self.norm == "l2" else 1.0) if self.units == "rms" else (1.0, 1.0)
-        return {"sigma_raw": self.sigma * unit, "radius_raw": self.radius * unit * length}
+        unit, longer = self._units(rms, e)
+        return {"sigma_raw": self.sigma * unit, "radius_raw": self.radius * longer}
 
-    def _unit(self, scene: Scene) -> float:
-        return scene.words.rms if self.units == "rms" else 1.0
+    @property
+    def _stride(self) -> float:
+        """Length of an ascent step, in the radius's units."""
+        return self.step or self.radius * min(1.0, 2.5 / max(self.steps, 1))
 
-    def _length(self, scene: Scene) -> float:
-        return math.sqrt(scene.embeddings.shape[1]) if self.units == "rms" and self.norm == "l2" else 1.0
-
-    def _step(self, scene: Scene) -> float:
-        step = self.step or self.radius * min(1.0, 2.5 / max(self.steps, 1))
-        return step * self._unit(scene) * self._length(scene)
+    def _units(self, rms: float, e: int) -> tuple[float, float]:
+        """What sigma is measured in, and what radius and step are, in the model's own numbers."""
+        if self.units == "raw":
+            return 1.0, 1.0
+        return rms, rms * (math.sqrt(e) if self.norm == "l2" else 1.0)
 
     def _touched(self, scene: Scene) -> Bool[Tensor, "b s"]:
         """Positions that may move: of text and prompt as asked, never pads and special tokens."""
