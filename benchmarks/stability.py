@@ -67,7 +67,7 @@ SCREEN: dict[str, Setting] = {
 
 def confirmed(kept: Sequence[str]) -> dict[str, Setting]:
     """The settings of the confirmation; the first of the kept PTP settings is the best, none are not known yet."""
-    scaled = {"method": "scaled", "lr": 1.0}
+    scaled, ept_star = {"method": "scaled", "lr": 1.0}, {"method": "ept-star", "lr": 0.3}
     return {
         NOTHING: PLAIN,
         "restarts 3": {**PLAIN, "restarts": 3},
@@ -76,6 +76,8 @@ def confirmed(kept: Sequence[str]) -> dict[str, Setting]:
         **{f"restarts 3, {name}": {**SCREEN[name], "restarts": 3} for name in kept[:1]},
         "scaled": scaled,
         "scaled, restarts 3": {**scaled, "restarts": 3},
+        "ept-star": ept_star,
+        "ept-star, restarts 3": {**ept_star, "restarts": 3},
     }
 
 
