@@ -1,7 +1,7 @@
 """Which settings lower the spread over seeds in few-shot training: a screen, and a confirmation on fresh seeds.
 
     python benchmarks/stability.py screen  [--store runs/stability-study]
-    python benchmarks/stability.py confirm [--seeds 64]
+    python benchmarks/stability.py confirm [--seeds 64] [--settings nothing "restarts 3"]
     python benchmarks/stability.py real --data-root DATA     [a real frozen encoder; 12 seeds, 100 steps]
     python benchmarks/stability.py table
 
@@ -209,6 +209,7 @@ def main() -> None:
     parser.add_argument("part", choices=("screen", "confirm", "real", "table"))
     parser.add_argument("--store", default="runs/stability-study")
     parser.add_argument("--seeds", type=int, default=64)
+    parser.add_argument("--settings", nargs="+", help="of the part confirm, by name; all where none is given")
     parser.add_argument("--data-root", help="of the part real")
     arguments = parser.parse_args()
     if arguments.part == "screen":
@@ -221,6 +222,7 @@ def main() -> None:
             for start in blocks
             for called, setting in confirmed(kept()).items()
             for name in TASK_ROWS
+            if not arguments.settings or called in arguments.settings
         ]
         cells("confirm", wanted, arguments.store)
     if arguments.part == "real":
