@@ -72,6 +72,8 @@ def confirmed(kept: Sequence[str]) -> dict[str, Setting]:
         NOTHING: PLAIN,
         "restarts 3": {**PLAIN, "restarts": 3},
         **{name: SCREEN[name] for name in kept},
+        # Beside deep prompts with noise: what of it the noise does.
+        "deep": SCREEN["deep"],
         "chosen on 32 validation rows": {**PLAIN, "eval_every": STEPS // 10},
         **{f"restarts 3, {name}": {**SCREEN[name], "restarts": 3} for name in kept[:1]},
         "scaled": scaled,
