@@ -15,6 +15,7 @@ import pytest
 import typer
 from softprompt import errors
 from softprompt.cli import app, main
+from softprompt.cli._print import cell
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.tasks import TASKS, Task, harder
 
@@ -732,3 +733,9 @@ class TestPretrain:
         assert main(["lab", "pretrain", "lab-gpt", "--install", "--quiet"]) == 130
         assert capsys.readouterr() == ("", "softprompt: stopped after step 2 of 3; the same command goes on\n")
         assert list(weights.iterdir()) == []
+
+
+def test_a_value_with_parts_is_shown_part_by_part():
+    assert cell([{"regularizer": "rn-emb", "sigma": 0.3, "ramp": None}, {"alpha": 1}]) == (
+        "regularizer=rn-emb sigma=0.3, alpha=1"
+    )

@@ -36,6 +36,8 @@ def cell(value: Any) -> str:
             return f"{value:.4g}"
         case list() | tuple():
             return ", ".join(cell(item) for item in value)
+        case Mapping():
+            return " ".join(f"{name}={cell(item)}" for name, item in value.items() if item is not None)
         case _:
             return str(value)
 
