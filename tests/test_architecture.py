@@ -28,6 +28,7 @@ LAYERS = (
     {"study"},
     {"analysis"},
     {"lab", "stability"},
+    {"confirmation"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

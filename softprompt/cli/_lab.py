@@ -7,10 +7,12 @@ import typer
 
 from ..errors import BadInput
 from ..lab.backbones import BUILT_IN
+from ._confirm import confirm
 from ._options import DataRoot, Device, NewFolder, Quiet
 from ._print import say
 
-lab = typer.Typer(help="The laboratory: small trained backbones, built in.", no_args_is_help=True)
+lab = typer.Typer(help="The laboratory: small trained backbones, built in, and studies on them.", no_args_is_help=True)
+lab.command("confirm")(confirm)
 
 
 @lab.command("pretrain")

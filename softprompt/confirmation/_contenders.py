@@ -1,0 +1,82 @@
+"""Who is compared: the methods, in which units, at which scale of the word embeddings, and where their rates begin."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+# T5's own tokens have coordinates of about 30; a papers' method, in raw numbers, meets them there.
+T5_LIKE = 32.0
+
+Kind = Literal["prompt", "head", "full"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contender:
+    """One line of a table.
+
+    Args:
+        method: name in METHODS; what is fine-tuned whole has none, and this is not read.
+        lane: further fields of LaneSettings.
+        rates: learning rates to begin with, neighbours of 0.1, 0.3, 1, 3 ..., ascending; of a head alone, the head's.
+        scale: RMS of the word embeddings, about: 32 as in T5, or 1.
+        kind: "prompt", "head" without a prompt, or "full" fine-tuning of every weight.
+    """
+
+    method: str = ""
+    lane: Mapping[str, Any] = field(default_factory=dict)
+    rates: tuple[float, ...]
+    scale: float = T5_LIKE
+    kind: Kind = "prompt"
+
+
+def _raw(method: str, *rates: float, **rest: Any) -> Contender:
+    return Contender(method=method, lane={"units": "raw", **rest}, rates=rates)
+
+
+def _rms(method: str, *rates: float) -> Contender:
+    return Contender(method=method, lane={"units": "rms"}, rates=rates)
+
+
+def _at_one(method: str, *rates: float) -> Contender:
+    return Contender(method=method, lane={"units": "raw"}, rates=rates, scale=1.0)
+
+
+REFERENCE = "prompt-tuning"
+FULL = "full"
+HEAD = "head-only"
+# Papers' methods in raw numbers; where a name ends in @s=1 with word embeddings of that RMS. What is in units of the
+# embeddings is the same at every scale.
+CONTENDERS: dict[str, Contender] = {
+    "prompt-tuning": _raw("prompt-tuning", 0.1, 0.3, 1.0),
+    "prompt-tuning-rms": _rms("prompt-tuning", 0.1, 0.3, 1.0),
+    "scaled": _rms("scaled", 0.3, 1.0, 3.0),
+    "polar": _rms("polar", 0.03, 0.1, 0.3),
+    "ept-star": _raw("ept-star", 0.1, 0.3, 1.0),
+    "ept-star-guard": _raw("ept-star", 0.1, 0.3, 1.0, norm_guard=4.0),
+    "p-tuning": _raw("p-tuning", 0.03, 0.1, 0.3),
+    "residual": _raw("residual", 0.1, 0.3, 1.0),
+    "ept": _raw("ept", 0.1, 0.3, 1.0),
+    "prompt-tuning@s=1": _at_one("prompt-tuning", 0.1, 0.3, 1.0),
+    "ept-star@s=1": _at_one("ept-star", 0.1, 0.3, 1.0),
+    "p-tuning@s=1": _at_one("p-tuning", 0.01, 0.03, 0.1),
+    "residual@s=1": _at_one("residual", 0.03, 0.1, 0.3),
+    "ept@s=1": _at_one("ept", 0.03, 0.1, 0.3),
+    # At the scale that the lab's backbones were trained at.
+    FULL: Contender(rates=(3e-4, 1e-3, 3e-3), scale=1.0, kind="full"),
+    HEAD: Contender(method="head-only", rates=(3e-3, 1e-2, 3e-2), kind="head"),
+}
+
+
+def neighbour(rate: float, steps: int) -> float:
+    """The rate so many steps up (or down, below 0) the row ..., 0.1, 0.3, 1, 3, 10, ...
+
+    >>> neighbour(0.3, 1), neighbour(0.1, -1)
+    (1.0, 0.03)
+    """
+    import math
+
+    place = 2 * math.floor(math.log10(rate) + 1e-9)
+    place += rate > 1.5 * 10.0 ** (place // 2)
+    place += steps
+    # From its digits: 3 * 10**-1 is not 0.3.
+    return float(f"{3 if place % 2 else 1}e{place // 2}")

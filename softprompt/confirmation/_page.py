@@ -1,0 +1,37 @@
+"""The tables in a page, between two marks, so that the words around them stay."""
+
+from pathlib import Path
+
+from ..errors import BadInput
+
+BEGIN, END = "<!-- tables: softprompt lab confirm --table --page -->", "<!-- end of tables -->"
+
+
+def with_tables(page: str, tables: str, name: str = "the page") -> str:
+    """The page with these tables in the place of those between its marks.
+
+    Raises:
+        BadInput: the marks are not there, once each and in this order.
+    """
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or BEGIN in rest or END in after:
+        raise BadInput(f"{name} has no place for tables; it needs the lines {BEGIN!r} and {END!r}, once each")
+    return f"{before}{BEGIN}\n\n{tables}\n{END}{after}"
+
+
+def write_page(path: "Path | str", tables: str) -> None:
+    """Put the tables into a page.
+
+    Raises:
+        BadInput: it cannot be read, or has no marks.
+        StorageFailure: the disk is full or not writable; the page stays as it was.
+    """
+    from ..store import write_file
+
+    path = Path(path)
+    try:
+        page = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}; give a page with a place for tables") from error
+    write_file(path, with_tables(page, tables, str(path)).encode(), what="the page", replace=True)
