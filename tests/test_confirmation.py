@@ -23,6 +23,7 @@ from softprompt.confirmation import (
     Part,
     Place,
     Results,
+    _design,
     confirm,
     key_of,
     of_key,
@@ -87,8 +88,9 @@ class TestRates:
         assert [neighbour(0.1, step) for step in range(-3, 6)] == row
 
     def test_every_first_grid_has_three_neighbours(self):
-        for contender in CONTENDERS.values():
-            assert [neighbour(contender.rates[0], step) for step in range(3)] == list(contender.rates)
+        for frozen, one in itertools.product(DESIGN.models.values(), CONTENDERS):
+            first = frozen.first_rates(one)
+            assert [neighbour(first[0], step) for step in range(3)] == list(first)
 
     @pytest.mark.parametrize("peak", [0.003, 0.03, 0.3, 3.0, 30.0])
     def test_the_grid_grows_until_the_best_is_inside(self, peak):
@@ -159,10 +161,11 @@ class TestRunsOfTheDesign:
         parts = {
             "a": Part(models=("m",), tasks=("x", "y"), contenders=(), seeds=(1, 2, 3), block=2),
             "b": Part(models=("m", "n"), tasks=("x",), contenders=(), seeds=(1,)),
+            "late": Part(models=("m",), tasks=("x",), contenders=(), seeds=(1, 2), start=3),
         }
         assert [(name, model, task, seeds) for _, name, model, task, seeds in blocks(parts)] == [
             ("a", "m", "x", (1, 2)), ("a", "m", "y", (1, 2)), ("b", "m", "x", (1,)), ("b", "n", "x", (1,)),
-            ("a", "m", "x", (3,)), ("a", "m", "y", (3,)),
+            ("a", "m", "x", (3,)), ("a", "m", "y", (3,)), ("late", "m", "x", (1,)), ("late", "m", "x", (2,)),
         ]  # fmt: skip
 
     def test_a_smaller_design_has_those_tasks_and_seeds(self):
@@ -173,16 +176,29 @@ class TestRunsOfTheDesign:
         with pytest.raises(UnknownName, match="lab/topic"):
             DESIGN.only(["lab/topc"])
 
+    def test_another_encoder_has_its_own_name_and_no_other_models(self):
+        other = DESIGN.with_encoder("somewhere/bert-mini")
+        assert other.parts["real"].models == ("bert-mini",)
+        assert other.models["bert-mini"] == DESIGN.models["minilm"]
+        assert other.parts["core"] == DESIGN.parts["core"]
+        place = Place(store=Path(), results=Path(), encoder="somewhere/bert-mini")
+        assert (place.source("bert-mini"), place.source("lab-t5")) == ("somewhere/bert-mini", "lab-t5")
+        with pytest.raises(BadInput, match="needs a name of its own"):
+            DESIGN.with_encoder("folder/lab-bert")
+
 
 class TestFineTuning:
     def test_it_is_a_plain_loop_over_transformers_own_loss(self):
         task = harder(TASKS["lab/topic"], train=64, validation=16, test=16)
         settings = TrainSettings(steps=4, eval_every=4, batch_size=8)
         lane = LaneSettings(method="head-only", lr=1e-3, seeds=Seeds.all(3))
-        backbone = {"embedding_scale": 1 / 32}
-        found = fine_tune(RunSpec(task=task, model="lab-t5-small", lane=lane, settings=settings, backbone=backbone))
+        scale = 1 / 32
+        spec = RunSpec(
+            task=task, model="lab-t5-small", lane=lane, settings=settings, backbone={"embedding_scale": scale}
+        )
+        found = fine_tune(spec)
 
-        loaded = load_backbone("lab-t5-small", **backbone)
+        loaded = load_backbone("lab-t5-small", embedding_scale=scale)
         model, examples = loaded.model, examples_for(loaded, task, split_rows(task, load_rows(task, None)).train, 0)
         optimizer = torch.optim.AdamW(model.requires_grad_(True).parameters(), lr=1e-3, weight_decay=0.01)
         losses = []
@@ -206,7 +222,7 @@ class TestFineTuning:
         spec = RunSpec(task=review_task(tmp_path / "rows"), model=folder, lane=lane, settings=settings)
         alone = run_all([spec], tmp_path / "store", progress=False)[0]
         found = fine_tune(spec)
-        assert found["loss"] == pytest.approx(statistics.fmean(alone.curve["loss"][-2:]), rel=1e-5)
+        assert found["loss"] == pytest.approx(statistics.fmean(filter(None, alone.curve["loss"][-2:])), rel=1e-5)
         assert (found["score"], found["validation"]) == (alone.score, alone.validation_score)
         assert (found["train"], found["majority"]) == (alone.metrics["train"]["score"], alone.majority)
         moved = fine_tune(dataclasses.replace(spec, lane=dataclasses.replace(lane, lr=1e-2)))
@@ -395,6 +411,14 @@ def without_seconds(found: Results):
 
 
 class TestStudy:
+    @pytest.fixture(scope="class", autouse=True)
+    @staticmethod
+    def few_rows():
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(_design, "ROWS", {"train": 32, "validation": 8, "test": 32})
+            patched.setattr(_design, "TRIAL_ROWS", {"train": 32, "validation": 32, "test": 8})
+            yield
+
     @pytest.fixture(scope="class")
     @staticmethod
     def done(tmp_path_factory):
@@ -430,7 +454,7 @@ class TestStudy:
         monkeypatch.setattr(runs_module, "run_all", None)
         assert confirm(SMALL, dataclasses.replace(place, store=tmp_path)) == found
 
-    @pytest.mark.parametrize("at", [4, 14])
+    @pytest.mark.parametrize("at", [1, 7])
     def test_stopped_anywhere_it_goes_on_to_the_same_results(self, at, done, tmp_path, monkeypatch):
         original, steps = Loop._optimize, []
 

@@ -52,7 +52,7 @@ def confirm(
 
     if not table and (page or json_lines):
         raise BadInput("--page and --json are of the tables; give --table too")
-    whole = QUICK if quick else DESIGN
+    whole = (QUICK if quick else DESIGN).with_encoder(model)
     if table:
         if not results.exists():
             raise BadInput(f"{results} does not exist; run `softprompt lab confirm` first, or give --results FILE")

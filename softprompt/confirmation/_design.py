@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Frozen:
         seeds: of the trials, never reported.
         steps: of the trials.
         max_length: tokens of text; None takes the task's.
+        rates: first grids that differ from the methods' own.
     """
 
     scale: float | None
@@ -42,6 +43,11 @@ class Frozen:
     seeds: tuple[int, ...] = (900,)
     steps: int = 250
     max_length: int | None = None
+    rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def first_rates(self, contender: str) -> tuple[float, ...]:
+        """Where the grid of a method begins."""
+        return self.rates.get(contender, CONTENDERS[contender].rates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,7 @@ class Part:
         steps: optimiser steps.
         shots: training rows, drawn by the seed; None is all.
         dropout: the frozen model's own.
+        start: how many rounds of blocks the other parts have before its first.
     """
 
     models: tuple[str, ...]
@@ -67,10 +74,17 @@ class Part:
     steps: int = 250
     shots: int | None = None
     dropout: bool = False
+    start: int = 0
 
     def block_of(self, number: int) -> tuple[int, ...]:
-        """The seeds of a block, from 0; empty behind the last."""
-        return self.seeds[number * self.block : (number + 1) * self.block]
+        """The seeds of a round, from 0; empty before the first block and behind the last."""
+        first = (number - self.start) * self.block
+        return self.seeds[first : first + self.block] if first >= 0 else ()
+
+    @property
+    def rounds(self) -> int:
+        """Rounds until its last block is done."""
+        return self.start - len(self.seeds) // -self.block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +124,27 @@ class Design:
         }
         return dataclasses.replace(self, parts=parts)
 
+    def with_encoder(self, source: str | None) -> "Design":
+        """The design with another real encoder, under the last part of its name; None leaves it as it is.
+
+        Raises:
+            BadInput: its name is that of another model of the design.
+        """
+        if source is None:
+            return self
+        name = Path(source).name
+        if name in {*self.models, ""} - {REAL}:
+            raise BadInput(f"--model {source!r} is the real encoder's, and needs a name of its own; rename the folder")
+
+        def renamed(model: str) -> str:
+            return name if model == REAL else model
+
+        parts = {
+            key: dataclasses.replace(part, models=tuple(map(renamed, part.models))) for key, part in self.parts.items()
+        }
+        models = {renamed(model): frozen for model, frozen in self.models.items()}
+        return dataclasses.replace(self, models=models, parts=parts)
+
 
 def _seeds(count: int) -> tuple[int, ...]:
     return tuple(range(FIRST, FIRST + count))
@@ -128,7 +163,7 @@ _FROZEN = {
     "lab-bert": Frozen(scale=1.0, tasks=("lab/weekend", RELABELLED)),
     "lab-gpt": Frozen(scale=1.0, tasks=("lab/weekend", RELABELLED)),
     # A quarter of the reported steps: a step costs half a second.
-    REAL: Frozen(scale=None, tasks=("glue/sst2",), steps=100, max_length=128),
+    REAL: Frozen(scale=None, tasks=("glue/sst2",), steps=100, max_length=128, rates={FULL: (3e-5, 1e-4, 3e-4)}),
 }
 _PARTS = {
     "core": Part(
@@ -162,7 +197,7 @@ _PARTS = {
         seeds=_seeds(3),
         steps=4000,
     ),
-    "long": Part(models=("lab-t5-small",), tasks=CORE_TASKS, contenders=_AT_T5, seeds=_seeds(3), steps=1000),
+    "long": Part(models=("lab-t5-small",), tasks=CORE_TASKS, contenders=_AT_T5, seeds=_seeds(3), steps=1000, start=1),
     "real": Part(models=(REAL,), tasks=REAL_TASKS, contenders=_REAL, seeds=_seeds(3), steps=400),
 }
 DESIGN = Design(models=_FROZEN, parts=_PARTS)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._contenders import CONTENDERS, neighbour
+from ._contenders import neighbour
 from ._design import Design, Frozen, Part
 from ._results import Results, change_results, read_results
 from ._runs import Place, Wanted, measured
@@ -33,7 +33,7 @@ def choose_rates(design: Design, model: str, contenders: Sequence[str], place: P
     found = read_results(place.results)
     while open_ones := [one for one in contenders if found.chosen(model, one) is None]:
         tried = {one: _trials(found, model, one) for one in open_ones}
-        asked = {one: next_rates(whole(tried[one], frozen), CONTENDERS[one].rates, design.tried) for one in open_ones}
+        asked = {one: next_rates(whole(tried[one], frozen), frozen.first_rates(one), design.tried) for one in open_ones}
         for task in frozen.tasks:
             part = Part(models=(model,), tasks=(task,), contenders=(), seeds=frozen.seeds, steps=frozen.steps)
             wanted = [
@@ -108,11 +108,12 @@ def _keep(place: Place, model: str, steps: int, wanted: Sequence[Wanted], runs: 
 
 def _decide(place: Place, design: Design, model: str, contenders: Sequence[str]) -> Results:
     """Choose for the methods whose grid needs not grow any more."""
+    frozen = design.models[model]
 
     def change(cells: dict[str, Any], rates: dict[str, Any]) -> None:
         for one in contenders:
-            trials = whole(rates[model][one]["trials"], design.models[model])
-            if any(repr(rate) not in trials for rate in next_rates(trials, CONTENDERS[one].rates, design.tried)):
+            trials = whole(rates[model][one]["trials"], frozen)
+            if any(repr(rate) not in trials for rate in next_rates(trials, frozen.first_rates(one), design.tried)):
                 continue
             best, tried = best_rate(trials), sorted(map(float, trials))
             rates[model][one] |= {"chosen": best, "edge": best in (tried[0], tried[-1])}

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..lab.backbones import BUILT_IN
 from ..settings import LaneSettings, Seeds, TrainSettings
 from ..stability._arm import last_loss
 from ..study import RunSpec, StoredRun, run_all
 from ._contenders import CONTENDERS, Contender
-from ._design import REAL, Frozen, Part, bundled_encoder, rows_of
+from ._design import Frozen, Part, bundled_encoder, rows_of
 
 # Runs that share a pass of the frozen model.
 LANES = 8
@@ -44,7 +45,7 @@ class Place:
         Raises:
             BadInput: no real encoder is at hand.
         """
-        return model if model != REAL else self.encoder or bundled_encoder()
+        return model if model in BUILT_IN else self.encoder or bundled_encoder()
 
 
 @dataclass(frozen=True, kw_only=True)

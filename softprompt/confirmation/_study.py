@@ -66,13 +66,10 @@ def chosen_parts(design: Design, part: str) -> dict[str, Part]:
 
 def blocks(parts: dict[str, Part]) -> Iterator[tuple[Part, str, str, str, tuple[int, ...]]]:
     """(part, its name, model, task, seeds): the first block of every part, then the second of every part ..."""
-    number = 0
-    while left := {name: part for name, part in parts.items() if part.block_of(number)}:
-        for name, part in left.items():
-            for model in part.models:
-                for task in part.tasks:
-                    yield part, name, model, task, part.block_of(number)
-        number += 1
+    for number in range(max((part.rounds for part in parts.values()), default=0)):
+        for name, part in parts.items():
+            if seeds := part.block_of(number):
+                yield from ((part, name, model, task, seeds) for model in part.models for task in part.tasks)
 
 
 def missing(
