@@ -311,8 +311,8 @@ class TestTables:
     @property
     def results(self) -> Results:
         scores: dict[str, list[float | None]] = {
-            "a/x/prompt-tuning": [0.5, 0.75, 1.0], "a/y/prompt-tuning": [0.5, 0.5, 0.5],
-            "a/x/scaled": [0.75, 0.75, 0.75], "a/y/scaled": [1.0, 0.5, None], "a/x/full": [1.0],
+            "a/x/prompt-tuning": [0.5, 0.75, 0.94], "a/y/prompt-tuning": [0.5, 0.5, 0.5],
+            "a/x/scaled": [0.74, 0.74, 0.74], "a/y/scaled": [1.0, 0.5, None], "a/x/full": [1.0],
         }  # fmt: skip
         return Results(self.cells("core", scores))
 
@@ -321,27 +321,27 @@ class TestTables:
 
     def test_a_method_is_its_mean_over_tasks_its_pooled_deviation_and_its_stuck_share(self):
         plain = self.rows("core: m, 250 steps")["prompt-tuning"]
-        assert (plain["runs"], plain["mean"]) == (6, 0.625)
-        assert plain["std"] == pytest.approx(math.sqrt((statistics.variance([0.5, 0.75, 1.0]) + 0) / 2))
-        # Half of the way from 0.5 to a best of 1.0: the first run of x, and all three of y.
+        assert (plain["runs"], plain["mean"]) == (6, pytest.approx((0.73 + 0.5) / 2))
+        assert plain["std"] == pytest.approx(math.sqrt((statistics.variance([0.5, 0.75, 0.94]) + 0) / 2))
+        # Half of the way from 0.5 to a prompt's best of 0.94: the first run of x, and all three of y.
         assert plain["stuck"] == pytest.approx(4 / 6)
         scaled = self.rows("core: m, 250 steps")["scaled"]
-        assert (scaled["mean"], scaled["stuck"]) == (0.75, pytest.approx(2 / 6))
+        assert (scaled["mean"], scaled["stuck"]) == (pytest.approx((0.74 + 0.75) / 2), pytest.approx(2 / 6))
 
     def test_the_best_mean_is_first(self):
         assert list(self.rows("core: m, 250 steps")) == ["full", "scaled", "prompt-tuning"]
 
     def test_differences_are_over_the_pairs_that_both_scored(self):
         scaled = self.rows("core: m, 250 steps")["scaled"]
-        differences = [0.25, 0.0, -0.25, 0.5, 0.0]
-        assert (scaled["pairs"], scaled["difference"]) == (5, pytest.approx(0.1))
-        assert (scaled["low"], scaled["high"]) == bootstrap(differences)
-        assert scaled["wins / ties / losses"] == "2 / 2 / 1"
+        differences = [0.24, -0.01, -0.2, 0.5, 0.0]
+        assert (scaled["pairs"], scaled["difference"]) == (5, pytest.approx(0.106))
+        assert (scaled["low"], scaled["high"]) == pytest.approx(bootstrap(differences))
+        assert scaled["wins / ties / losses"] == "2 / 1 / 2"
 
     def test_differences_of_one_task_are_of_its_runs_alone(self):
         scaled = self.rows("core: m, 250 steps, by task: against prompt-tuning")["scaled"]
         assert scaled["a/y"].startswith("+0.250 (")
-        assert scaled["a/x"].startswith("+0.000 (")
+        assert scaled["a/x"].startswith("+0.010 (")
 
     def test_what_was_not_run_is_listed(self):
         found = tables(self.results, self.DESIGN)["Not run"]
@@ -367,7 +367,11 @@ class TestTables:
         cells = {**self.results.cells, **self.cells("long", {"a/x/scaled": [1.0, 0.5]})}
         found = tables(Results(cells), dataclasses.replace(self.DESIGN, parts=parts))
         (row,) = found["One condition against another, same task, method and seed"]
-        assert (row["condition"], row["pairs"], row["difference"]) == ("1000 steps against 250: scaled", 2, 0.0)
+        assert (row["condition"], row["pairs"], row["difference"]) == (
+            "1000 steps against 250: scaled",
+            2,
+            pytest.approx(0.01),
+        )
 
     def test_scales_and_guards_are_held_against_none(self):
         names = ("ept-star", "ept-star@s=1", "ept-star-guard")

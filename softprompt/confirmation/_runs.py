@@ -97,6 +97,9 @@ def measured(
             values = {**fine_tuned(spec, place.store, **options), "norm": None}
         else:
             values = _kept(next(runs))
+            if CONTENDERS[one.contender].kind == "head":
+                # No prompt, recorded as one of length 0.
+                values["norm"] = None
         found.append({name: _rounded({**values, "lr": one.rate}[name]) for name in KEPT})
     return found
 
