@@ -18,6 +18,7 @@ check: .venv/.done
 bench: .venv/.done
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/dropout.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training.py
 
 # The mark is written last: an interrupted installation is taken up again by the next target.
 .venv/.done: pyproject.toml constraints.txt

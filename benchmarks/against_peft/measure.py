@@ -1,0 +1,98 @@
+"""What a pass costs: seconds, floating-point operations, kept activations, peak memory; and what the machine can do."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """How long it takes: time of the process's CPU where one thread computes, else time of the clock.
+
+    On a machine with other work, the first is the steadier; with several threads it would be their sum.
+    """
+    alone = device.type == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
+    _wait(device)
+    start = clock()
+    run()
+    _wait(device)
+    return clock() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
+    """Floating-point operations a second in one product of two square matrices of this size."""
+    one = torch.randn(size, size, device=device, dtype=dtype)
+    return 2 * size**3 / seconds(lambda: one @ one, device)
+
+
+def flops(run: Callable[[], object]) -> int:
+    """Operations of all matrix products, attention's included: multiplications and additions."""
+    with FlopCounterMode(display=False, custom_mapping=_FUSED_ON_CPU) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+def _attention(query, key, value, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(gradient, query, key, value, *args, out_shape=None, **kwargs) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+# Torch's counter knows these kernels on GPUs only, and would count nothing here.
+_FUSED_ON_CPU: dict[Any, Any] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+def kept_bytes(run: Callable[[], object]) -> int:
+    """Bytes that a pass saves for its backward pass and that are gone when it has ended, each storage once.
+
+    What is still there afterwards was no activation: weights, also fused or folded ones, and cached tables. Tensors
+    that a custom function keeps without `save_for_backward` are not seen here, but in `peak_bytes`.
+    """
+    found: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def pack(values: Tensor) -> Tensor:
+        storage = values.untyped_storage()
+        found[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        return values
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda values: values):
+        run()
+    return sum(size for reference, size in found.values() if reference.expired())
+
+
+def peak_bytes(run: Callable[[], object], device: torch.device) -> int:
+    """Bytes that live at once within a pass, beyond what lived before.
+
+    Counted by torch's allocator: the resident set of a process never falls below its high-water mark.
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    events: Any = profiler.profiler.kineto_results.events()
+    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    live = most = 0
+    for _, change in changes:
+        live += change
+        most = max(most, live)
+    return most

@@ -1,0 +1,140 @@
+"""Tables in Markdown from the results: no number of the documentation is typed by hand."""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .cells import VARIANTS
+
+Cells = Mapping[str, Mapping[str, Any]]
+
+# What is held against what, and what the quotient tells.
+RATIOS = {
+    ("A", "packed"): "all together, against the padded baseline",
+    ("B", "packed"): "all together, against padding to the longest",
+    ("B2", "packed"): "packing, absorbed cross-attention, host overhead: dropout is off on both sides",
+    ("B", "reference"): "dropout, host overhead",
+    ("A", "reference"): "dropout, padding to the limit, host overhead",
+    ("B2", "reference"): "host overhead: both compute the same",
+    ("reference", "packed"): "the engine alone",
+    ("A", "B"): "padding to the task's limit",
+    ("B", "B2"): "dropout of the frozen model",
+    ("packed, ept-star", "packed"): "the method",
+}
+# (cell, faster, slower, what, wanted): from the plan of this benchmark.
+SMALL = "main t5-small b16 realistic prompt-tuning n10 k1 fp32"
+BASE = "main t5-base b4 realistic prompt-tuning n10 k1 fp32"
+WANTED = (
+    (SMALL, "A", "seconds", 4.0),
+    (SMALL, "B", "seconds", 3.2),
+    (SMALL, "B2", "seconds", 2.2),
+    (SMALL, "B", "kept_bytes", 6.0),
+    (BASE, "A", "seconds", 2.8),
+)
+WANTED_SHARE = 0.55
+
+
+def per_run(cell: Mapping[str, Any], name: str) -> list[float]:
+    """Seconds of one run's step in each round: a fleet's step is shared by its runs."""
+    runs = cell["cell"]["fleet"] if VARIANTS[name].engine else 1
+    return [seconds / runs for seconds in cell["variants"][name]["seconds"]]
+
+
+def quotients(cell: Mapping[str, Any], slow: str, fast: str) -> list[float]:
+    """Time of one over time of the other, round by round."""
+    return [a / b for a, b in zip(per_run(cell, slow), per_run(cell, fast), strict=True)]
+
+
+def share(cell: Mapping[str, Any], name: str) -> float:
+    """The counted operations of the probed round's pass over what the machine's matrix products could have done in it.
+
+    A pass over the time of a whole step: what the step does beside the pass makes the share smaller.
+    """
+    one = cell["variants"][name]
+    return one["flops"] / one["seconds"][cell["probed_round"]] / max(cell["matrix_rate"])
+
+
+def tables(cells: Cells) -> str:
+    """All tables of what is there."""
+    parts = list(dict.fromkeys(cell["cell"]["part"] for cell in cells.values()))
+    blocks = [wanted(cells)] if SMALL in cells or BASE in cells else []
+    for part in parts:
+        own = {key: cell for key, cell in cells.items() if cell["cell"]["part"] == part}
+        blocks += [
+            f"**{part}**: ratios of the time of a step",
+            ratios(own),
+            f"**{part}**: what a step costs",
+            costs(own),
+        ]
+    return "\n\n".join(blocks)
+
+
+def wanted(cells: Cells) -> str:
+    """What was asked for and what was found, where it is measured."""
+    lines = [("cell", "quotient", "wanted", "found")]
+    for key, slow, what, least in WANTED:
+        cell = cells.get(key)
+        if cell is None or "packed" not in cell["variants"]:
+            continue
+        label = f"{slow} / packed, " + ("time" if what == "seconds" else "kept activations")
+        if what == "seconds":
+            found = quotients(cell, slow, "packed")
+            lines.append((key, label, f"{least:g}", f"{_spread(found)} {_met(statistics.median(found) >= least)}"))
+        else:
+            quotient = cell["variants"][slow][what] / cell["variants"]["packed"][what]
+            lines.append((key, label, f"{least:g}", f"{quotient:.1f} {_met(quotient >= least)}"))
+    cell = cells.get(SMALL)
+    if cell is not None and "packed" in cell["variants"]:
+        found = share(cell, "packed")
+        line = (
+            SMALL,
+            "share of the peak rate, packed",
+            f"{WANTED_SHARE:.0%}",
+            f"{found:.0%} {_met(found >= WANTED_SHARE)}",
+        )
+        lines.append(line)
+    return _markdown(lines)
+
+
+def ratios(cells: Cells) -> str:
+    """One line a cell, one column a quotient: the median over rounds, the smallest and the largest."""
+    present = [pair for pair in RATIOS if any(set(pair) <= set(cell["variants"]) for cell in cells.values())]
+    lines: list[Sequence[str]] = [("cell", *(f"{slow} / {fast}" for slow, fast in present))]
+    for key, cell in cells.items():
+        found = [_spread(quotients(cell, *pair)) if set(pair) <= set(cell["variants"]) else "" for pair in present]
+        lines.append((_short(key), *found))
+    return _markdown(lines)
+
+
+def costs(cells: Cells) -> str:
+    """One line a cell and variant."""
+    titles = ("cell", "variant", "s/step", "rows/s", "tokens/s", "kept MiB", "peak MiB", "GFLOP", "share of peak rate")
+    lines: list[Sequence[str]] = [titles]
+    for key, cell in cells.items():
+        rows, tokens = cell["cell"]["batch"], statistics.median(cell["tokens"])
+        for name, one in cell["variants"].items():
+            seconds = statistics.median(per_run(cell, name))
+            runs = cell["cell"]["fleet"] if VARIANTS[name].engine else 1
+            numbers = (f"{seconds:.3g}", f"{rows / seconds:.3g}", f"{tokens / seconds:.0f}")
+            sizes = tuple(f"{one[what] / runs / 2**20:.1f}" for what in ("kept_bytes", "peak_bytes"))
+            work = (f"{one['flops'] / runs / 1e9:.3g}", f"{share(cell, name):.0%}")
+            lines.append((_short(key), name, *numbers, *sizes, *work))
+    return _markdown(lines)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def _met(is_met: bool) -> str:
+    return "reached" if is_met else "**missed**"
+
+
+def _short(key: str) -> str:
+    return key.partition(" ")[2]
+
+
+def _markdown(lines: Iterable[Sequence[str]]) -> str:
+    head, *body = lines
+    number = ["---", *("---:" for _ in head[1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, number, *body))
