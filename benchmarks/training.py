@@ -14,6 +14,7 @@ results/training.json and is not measured again (`--again` does); what a run doe
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import platform
@@ -21,7 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from against_peft.cells import MAIN, QUICK, Cell, gpu, growth, real
+from against_peft.cells import MAIN, QUICK, VARIANTS, Cell, gpu, growth, real
 
 RESULT = Path(__file__).parent / "results" / "training.json"
 MARKS = "<!-- benchmarks/training.py: begin -->\n", "<!-- benchmarks/training.py: end -->"
@@ -33,11 +34,14 @@ def cells(arguments: argparse.Namespace) -> list[Cell]:
 
     if arguments.quick:
         return [*QUICK, *(gpu(("tiny",), "tiny", (1, 2)) if arguments.part in ("gpu", "all") else ())]
-    shape = "model" if arguments.model else "t5-small"
-    parts = {"main": MAIN, "growth": growth(), "real": real(REAL, shape), "gpu": gpu()}
-    # "all" is what one machine can do: on a GPU, `--part gpu`.
-    return [cell for part in parts if arguments.part in (part, "all") and (part != "gpu" or arguments.part == "gpu")
-            for cell in parts[part]]  # fmt: skip
+    parts = {"main": MAIN, "growth": growth(), "real": real(REAL), "gpu": gpu()}
+    # "all" is what a CPU can do.
+    chosen = [part for part in parts if arguments.part == part or (arguments.part == "all" and part != "gpu")]
+    found = [cell for part in chosen for cell in parts[part]]
+    if arguments.model is not None:
+        shape = f"checkpoint:{arguments.model.name}"
+        found = [dataclasses.replace(cell, shape=shape) for cell in found if cell.shape == "t5-small"]
+    return found
 
 
 def environment(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -46,8 +50,7 @@ def environment(arguments: argparse.Namespace) -> dict[str, Any]:
 
     name = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else _processor()
     versions = {package: version(package) for package in ("torch", "transformers", "peft", "accelerate")}
-    model = arguments.model.name if arguments.model else "random weights"
-    return {"device": name, "model": model, "threads": arguments.threads, "pairs": arguments.pairs, **versions}
+    return {"device": name, "threads": arguments.threads, "pairs": arguments.pairs, **versions}
 
 
 def _processor() -> str:
@@ -76,12 +79,18 @@ def measure(arguments: argparse.Namespace) -> None:
         tokenizer=arguments.tokenizer,
         data_root=arguments.data_root,
     )
+    print("\n".join(f"{name}: {variant.title}" for name, variant in VARIANTS.items()), flush=True)
     for cell in cells(arguments):
         values = read(arguments.results)
         if cell.key in values and not arguments.again and set(cell.variants) <= set(values[cell.key]["variants"]):
             continue
-        torch.backends.cuda.matmul.allow_tf32 = cell.precision == "tf32"
-        found = {**measured(cell, machine), "environment": environment(arguments)}
+        # Not `allow_tf32`: transformers sets it by the newer name, and torch refuses both in one process.
+        torch.backends.cuda.matmul.fp32_precision = "tf32" if cell.precision == "tf32" else "ieee"
+        try:
+            found = {**measured(cell, machine), "environment": environment(arguments)}
+        except torch.OutOfMemoryError as error:
+            print(f"{cell.key}: {error}", flush=True)
+            continue
         write(arguments.results, {**values, cell.key: found})
         print(ratios({cell.key: found}), flush=True)
 
@@ -114,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--pairs", type=int, default=5, help="timed rounds of a cell")
     options.add_argument("--threads", type=int, default=1)
     options.add_argument("--device", default="cpu")
-    options.add_argument("--model", type=Path, help="folder of a T5 checkpoint, for part real")
+    options.add_argument("--model", type=Path, help="folder of a T5 checkpoint, in the place of t5-small's shape")
     options.add_argument("--tokenizer", type=Path, help="folder of T5's tokenizer, for real rows on random weights")
     options.add_argument("--data-root", type=Path, help="folder of real rows")
     options.add_argument("--results", type=Path, default=RESULT)

@@ -73,7 +73,7 @@ def test_the_packed_engine_needs_fewer_operations_and_keeps_less(benchmark, mach
     turns, ours = benchmark("against_peft.turns"), benchmark("against_peft.ours")
     if "packed" not in ours.ENGINES:
         pytest.skip("there is one engine only")
-    with turns.made(quick(benchmark, 0, variants=("reference", "packed")), machine) as made:
+    with turns.made(quick(benchmark, 0, rows="realistic", variants=("reference", "packed")), machine) as made:
         reference, packed = (turns.costs_of(one, made.batches[1], machine.device) for one in made.variants.values())
     assert packed["flops"] < 0.8 * reference["flops"]
     assert packed["kept_bytes"] < 0.5 * reference["kept_bytes"]
@@ -107,7 +107,8 @@ def test_kept_bytes_are_activations_without_weights_each_once(benchmark):
 def test_what_is_measured_can_be_stored_and_becomes_tables(benchmark, machine, tmp_path):
     turns, report, training = (benchmark(name) for name in ("against_peft.turns", "against_peft.report", "training"))
     cell = quick(benchmark, 2)
-    training.write(tmp_path / "found.json", {cell.key: turns.measured(cell, machine)})
+    environment = training.environment(training.parser().parse_args([]))
+    training.write(tmp_path / "found.json", {cell.key: {**turns.measured(cell, machine), "environment": environment}})
     cells = training.read(tmp_path / "found.json")
     found = cells[cell.key]
     # A fleet's step is shared by its two runs.
@@ -115,7 +116,8 @@ def test_what_is_measured_can_be_stored_and_becomes_tables(benchmark, machine, t
     first, second = (found["variants"][name]["seconds"][0] for name in ("B", "reference"))
     assert report.quotients(found, "B", "reference")[0] == pytest.approx(2 * first / second)
     text = report.tables(cells)
-    assert "| cell | B / reference |" in text
+    assert f"threads 1, pairs 5, torch {torch.__version__}" in text
+    assert "B / reference |" in text
     assert text.count("| tiny b4 equal-12 prompt-tuning n10 k2 fp32 |") == 1 + len(found["variants"])
 
 

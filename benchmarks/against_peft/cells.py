@@ -38,7 +38,7 @@ class Cell:
 
     Args:
         part: of the benchmark.
-        shape: of the model, or "model" for a checkpoint.
+        shape: of the model, or "checkpoint:NAME".
         batch: rows of a run in a step.
         rows: name of drawn lengths, or of a task.
         method: of softprompt and of PEFT.
@@ -99,18 +99,18 @@ def growth() -> tuple[Cell, ...]:
     return tuple(Cell(**{**middle, **change}) for change in changes)  # pyright: ignore[reportArgumentType]
 
 
-def real(tasks: tuple[str, ...], shape: str) -> tuple[Cell, ...]:
+def real(tasks: tuple[str, ...]) -> tuple[Cell, ...]:
     """Real rows of these tasks."""
-    return tuple(Cell(part="real", shape=shape, batch=16, rows=name) for name in tasks)
+    return tuple(Cell(part="real", shape="t5-small", batch=16, rows=name) for name in tasks)
 
 
 def gpu(
     shapes: tuple[str, ...] = ("t5-base", "t5-large"), rows: str = "realistic", fleets: tuple[int, ...] = (1, 4, 16, 64)
 ) -> tuple[Cell, ...]:
-    """All precisions and fleets; the peer is measured beside every fleet."""
+    """All precisions and fleets; the peer, one run, is measured beside every fleet, our reference for one run."""
     return tuple(
         Cell(part="gpu", shape=shape, batch=batch, rows=rows, fleet=fleet, precision=precision,
-             variants=("A", "B", "reference", "packed"))
+             variants=("A", "B", *(("reference",) if fleet == 1 else ()), "packed"))
         for shape in shapes
         for batch in (16, 4)
         for precision in ("fp32", "tf32", "bf16")

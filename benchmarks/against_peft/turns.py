@@ -41,7 +41,7 @@ class Machine:
         device: where.
         pairs: timed rounds.
         matrix: side of the product that the peak rate is measured with.
-        model: folder of a checkpoint for shape "model".
+        model: folder of a checkpoint, for the cells whose shape is one.
         tokenizer: folder of a tokenizer, for real rows and random weights.
         data_root: folder of real rows.
     """
