@@ -66,7 +66,7 @@ def measure(arguments: argparse.Namespace) -> None:
     import torch
 
     from against_peft.report import ratios
-    from against_peft.turns import Machine, measured
+    from against_peft.turns import Machine, Unequal, measured
 
     torch.set_num_threads(arguments.threads)
     # For both sides, though only our loop turns it on by itself: numbers below 1e-38 become 0.
@@ -80,6 +80,7 @@ def measure(arguments: argparse.Namespace) -> None:
         data_root=arguments.data_root,
     )
     print("\n".join(f"{name}: {variant.title}" for name, variant in VARIANTS.items()), flush=True)
+    refused = []
     for cell in cells(arguments):
         values = read(arguments.results)
         if cell.key in values and not arguments.again and set(cell.variants) <= set(values[cell.key]["variants"]):
@@ -88,11 +89,14 @@ def measure(arguments: argparse.Namespace) -> None:
         torch.backends.cuda.matmul.fp32_precision = "tf32" if cell.precision == "tf32" else "ieee"
         try:
             found = {**measured(cell, machine), "environment": environment(arguments)}
-        except torch.OutOfMemoryError as error:
+        except (Unequal, torch.OutOfMemoryError) as error:
             print(f"{cell.key}: {error}", flush=True)
+            refused.append(cell.key)
             continue
         write(arguments.results, {**values, cell.key: found})
         print(ratios({cell.key: found}), flush=True)
+    if refused:
+        raise SystemExit(f"not measured: {', '.join(refused)}")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -69,10 +69,12 @@ def test_the_trainer_and_our_loop_take_the_same_steps(benchmark, machine):
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
-def test_the_packed_engine_needs_fewer_operations_and_keeps_less(benchmark, machine):
+def test_the_packed_engine_needs_fewer_operations_and_keeps_less(benchmark, machine, monkeypatch):
     turns, ours = benchmark("against_peft.turns"), benchmark("against_peft.ours")
     if "packed" not in ours.ENGINES:
         pytest.skip("there is one engine only")
+    # Else layers so narrow are padded, which is faster than another call.
+    monkeypatch.setitem(importlib.import_module("softprompt.backbones._blocks").CALL, "cpu", 0.0)
     with turns.made(quick(benchmark, 0, rows="realistic", variants=("reference", "packed")), machine) as made:
         reference, packed = (turns.costs_of(one, made.batches[1], machine.device) for one in made.variants.values())
     assert packed["flops"] < 0.8 * reference["flops"]
@@ -83,6 +85,8 @@ def test_operations_are_those_of_the_formulas_attention_on_a_cpu_included(benchm
     measure = benchmark("against_peft.measure")
     one, two = torch.randn(3, 5), torch.randn(5, 7)
     assert measure.flops(lambda: one @ two) == 2 * 3 * 5 * 7
+    if measure.ONEDNN is not None:
+        assert measure.flops(lambda: measure.ONEDNN(one, two.t(), None, "none", [], "")) == 2 * 3 * 5 * 7
     b, h, s, d = 2, 3, 11, 8
     query, key, value = (torch.randn(b, h, s, d, requires_grad=True) for _ in range(3))
     attend = torch.nn.functional.scaled_dot_product_attention

@@ -13,6 +13,7 @@ class Variant:
         pads: the peer pads to the longest row of the "batch", or to the "task"'s limit.
         dropout: whether the peer leaves the frozen model's dropout on.
         method: where it is not the cell's.
+        onednn: whether our engine may multiply by oneDNN.
     """
 
     title: str
@@ -20,6 +21,7 @@ class Variant:
     pads: str = "batch"
     dropout: bool = True
     method: str | None = None
+    onednn: bool = True
 
 
 VARIANTS = {
@@ -28,6 +30,7 @@ VARIANTS = {
     "B2": Variant(title="B without dropout", dropout=False),
     "reference": Variant(title="ours, reference engine", engine="reference"),
     "packed": Variant(title="ours, packed engine", engine="packed"),
+    "packed, no oneDNN": Variant(title="the same, its products by the peer's library", engine="packed", onednn=False),
     "packed, ept-star": Variant(title="ours, packed engine, EPT*", engine="packed", method="ept-star"),
 }
 
@@ -69,8 +72,9 @@ GROWING = ("B", "reference", "packed")
 # The wanted ratios first: a run that is stopped has them.
 MAIN = (
     Cell(part="main", shape="t5-small", batch=16, rows="realistic",
-         variants=("A", "B", "B2", "reference", "packed", "packed, ept-star")),
-    Cell(part="main", shape="t5-base", batch=4, rows="realistic"),
+         variants=("A", "B", "B2", "reference", "packed", "packed, no oneDNN", "packed, ept-star")),
+    Cell(part="main", shape="t5-base", batch=4, rows="realistic",
+         variants=("A", "B", "B2", "reference", "packed", "packed, no oneDNN")),
     Cell(part="main", shape="t5-small", batch=4, rows="realistic"),
     Cell(part="main", shape="t5-small", batch=4, rows="multirc-like"),
     Cell(part="main", shape="t5-small", batch=4, rows="long"),
@@ -121,7 +125,7 @@ def gpu(
 # Seconds, for the tests and to see whether everything runs.
 QUICK = (
     Cell(part="quick", shape="tiny", batch=4, rows="tiny",
-         variants=("A", "B", "B2", "reference", "packed", "packed, ept-star")),
+         variants=("A", "B", "B2", "reference", "packed", "packed, no oneDNN", "packed, ept-star")),
     Cell(part="quick", shape="tiny", batch=4, rows="tiny", method="p-tuning"),
     Cell(part="quick", shape="tiny", batch=4, rows="equal-12", fleet=2, variants=GROWING),
 )  # fmt: skip

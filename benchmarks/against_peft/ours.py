@@ -26,7 +26,10 @@ ENGINES = ("reference", "packed") if "engine" in inspect.signature(from_model).p
 def backbone_of(model: Any, tokenizer: Any, engine: str) -> AbstractBackbone:
     """The frozen model under an engine; its weights are shared with the peer's."""
     options: dict[str, Any] = {"engine": engine} if len(ENGINES) > 1 else {}
-    return from_model(twin(model), tokenizer, name="T5", **options)
+    backbone: Any = from_model(twin(model), tokenizer, name="T5", **options)
+    # A fallback would be timed under the other's name.
+    assert len(ENGINES) == 1 or backbone.engine == engine
+    return backbone
 
 
 @final
@@ -40,6 +43,7 @@ class Ours:
         batches: which rows come together, in this order, in every lane.
         options: of the method.
         fleet: lanes.
+        onednn: whether the engine may multiply by oneDNN; else by what torch takes for everybody.
         lr: learning rate at its peak.
         folder: for the records of the run.
     """
@@ -53,10 +57,11 @@ class Ours:
         *,
         options: dict[str, Any],
         fleet: int,
+        onednn: bool,
         lr: float,
         folder: Path,
     ):
-        self.backbone, self.examples = backbone, examples
+        self.backbone, self.examples, self.onednn = backbone, examples, onednn
         settings = TrainSettings(
             steps=len(batches), batch_size=len(batches[0]), warmup=0, weight_decay=0.0, clip=1.0, bucket=1
         )
@@ -75,7 +80,8 @@ class Ours:
     def step(self) -> None:
         """The loop's next step."""
         self.loop.step += 1
-        self.loop._optimize()
+        with torch.backends.mkldnn.flags(enabled=self.onednn):
+            self.loop._optimize()
 
     def close(self) -> None:
         """Close the records."""
@@ -102,4 +108,5 @@ class Ours:
         chosen = [lane.lane.train() for lane in lanes]
         owner = torch.arange(len(chosen)).repeat_interleave(len(rows))
         batch = self.examples.batch(list(rows) * len(chosen), owner, self.backbone.pad_id)
-        return backward(self.backbone, chosen, batch.to(self.backbone.device), [0] * len(chosen)).losses[0]
+        with torch.backends.mkldnn.flags(enabled=self.onednn):
+            return backward(self.backbone, chosen, batch.to(self.backbone.device), [0] * len(chosen)).losses[0]

@@ -89,10 +89,9 @@ class Peer:
     ):
         self.model = tuned(twin(model, None if dropout else 0.0), lane)
         self.dropout, self.device, self.precision = dropout, device, precision
-        self.rows = [row_of(examples, i) for rows in batches for i in rows]
-        self.collate = DataCollatorForSeq2Seq(
-            tokenizer, padding="longest" if pad_to is None else "max_length", max_length=pad_to
-        )
+        # Padded here, as where it is done while tokenising: the collator's max_length would pad the answers as well.
+        self.rows = [row_of(examples, i, pad_to, tokenizer.pad_token_id) for rows in batches for i in rows]
+        self.collate = DataCollatorForSeq2Seq(tokenizer, padding="longest")
         arguments = Seq2SeqTrainingArguments(
             output_dir=str(folder),
             per_device_train_batch_size=len(batches[0]),
@@ -178,11 +177,13 @@ class Peer:
         self.model.zero_grad()
 
 
-def row_of(examples: Examples, index: int) -> dict[str, list[int]]:
-    """A row as the Trainer's collator takes it."""
+def row_of(examples: Examples, index: int, pad_to: int | None, pad_id: int) -> dict[str, list[int]]:
+    """A row as the Trainer's collator takes it; its text padded to `pad_to` tokens, if told."""
     assert isinstance(examples.targets, Ragged)
     ids = examples.inputs.row(index).tolist()
-    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": examples.targets.row(index).tolist()}
+    pads = 0 if pad_to is None else pad_to - len(ids)
+    mask = [1] * len(ids) + [0] * pads
+    return {"input_ids": ids + [pad_id] * pads, "attention_mask": mask, "labels": examples.targets.row(index).tolist()}
 
 
 def tuned(model: Any, lane: Lane) -> Any:

@@ -19,6 +19,7 @@ RATIOS = (
     ("reference", "packed"),
     ("A", "B"),
     ("B", "B2"),
+    ("packed, no oneDNN", "packed"),
     ("packed, ept-star", "packed"),
 )
 # What the packed engine was built to reach: (cell, slower variant, what of it, least quotient).

@@ -16,7 +16,7 @@ from softprompt.data import Examples, Ragged
 from transformers import AutoTokenizer
 
 from . import measure
-from .cells import VARIANTS, Cell
+from .cells import VARIANTS, Cell, Variant
 from .ours import ENGINES, Ours, backbone_of
 from .peer import Peer
 from .rows import SHAPES, batches, drawn_rows, lengths_of, random_t5, real_rows, stored_t5, tokens
@@ -114,19 +114,22 @@ def made(cell: Cell, machine: Machine) -> Iterator[Made]:
         warnings.simplefilter("ignore")
         place = Path(temporary)
 
-        def ours(name: str, engine: str, method: str) -> Ours:
+        def ours(name: str, engine: str, variant: Variant) -> Ours:
+            method = variant.method or cell.method
             options = {"prompt_length": cell.n} if method == cell.method else {}
             return Ours(
                 backbones[engine], method, examples, order,
-                options=options, fleet=cell.fleet, lr=LR, folder=place / name,
+                options=options, fleet=cell.fleet, onednn=variant.onednn, lr=LR, folder=place / name,
             )  # fmt: skip
 
-        lane = ours("first", "reference", cell.method).lanes[0].lane
+        first = ours("first", "reference", VARIANTS["reference"])
+        lane = first.lanes[0].lane
+        first.close()
         variants: dict[str, Peer | Ours] = {}
         for name in cell.variants:
             variant = VARIANTS[name]
             if variant.engine is not None:
-                variants[name] = ours(name, variant.engine, variant.method or cell.method)
+                variants[name] = ours(name, variant.engine, variant)
                 continue
             variants[name] = Peer(
                 model, tokenizer, lane, examples, order,
