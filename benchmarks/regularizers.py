@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from softprompt.fleet import Lane
@@ -23,6 +22,7 @@ from softprompt.training._step import backward
 from softprompt.training._terms import Surroundings, acting
 from softprompt.units import WordScale
 
+from against_peft.measure import peak_bytes
 from dropout import batch_of, t5_small_shape
 
 ROUNDS = 5
@@ -74,22 +74,6 @@ def seconds(run: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def peak_memory(run: Callable[[], None]) -> int:
-    """Bytes that live at once within a step, beyond what lived before."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activities, profile_memory=True) as profiler:
-        run()
-    assert profiler.profiler is not None
-    assert profiler.profiler.kineto_results is not None
-    events: Any = profiler.profiler.kineto_results.events()
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    live = most = 0
-    for _, change in changes:
-        live += change
-        most = max(most, live)
-    return most
-
-
 def main() -> None:
     """Measure, print, write."""
     torch.set_num_threads(1)
@@ -98,7 +82,7 @@ def main() -> None:
     for run in measured.values():
         run()  # warms up
     rounds = [{text: seconds(run) for text, run in measured.items()} for _ in range(ROUNDS)]
-    memory = {text: peak_memory(run) for text, run in measured.items()}
+    memory = {text: peak_bytes(run, torch.device("cpu")) for text, run in measured.items()}
     rows = []
     for text in measured:
         if not text:

@@ -58,8 +58,8 @@ DRAWN = {
     "long": Lengths(draw=_lognormal(330, 0.5, 64, 512), most=512),
     "tiny": Lengths(draw=_lognormal(12, 0.6, 4, 24), most=24),
 }
-# Folder -> split that is at hand.
-MRQA = {"mrqa/squad": "validation", "mrqa/newsqa": "sample"}
+# MRQA's tasks are not among softprompt's.
+MRQA = ("mrqa/squad",)
 REAL = ("glue/sst2", "glue/rte", "super_glue/boolq", "super_glue/multirc", *MRQA)
 MRQA_TOKENS = 512
 
@@ -131,7 +131,7 @@ def _row(source: random.Random, length: int, vocabulary: int) -> list[int]:
 def real_rows(name: str, backbone: AbstractBackbone, root: Path, count: int, n: int) -> tuple[Examples, int]:
     """Training rows of a task, drawn at random, and the length that it is cut to: classes in numeric style."""
     if name in MRQA:
-        return mrqa_rows(root / name / f"{MRQA[name]}.jsonl.gz", backbone, count), MRQA_TOKENS
+        return mrqa_rows(root / name / "validation.jsonl.gz", backbone, count), MRQA_TOKENS
     chosen = styled(task(name), "numeric")
     rows = load_rows(chosen, root)["train"]
     drawn = random.Random(0).sample(range(len(rows)), count)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from softprompt.data import Examples, Ragged
-from transformers import AutoTokenizer
+from transformers import T5Tokenizer
 
 from . import measure
 from .cells import VARIANTS, Cell, Variant
@@ -231,7 +231,7 @@ def _model(cell: Cell, machine: Machine) -> tuple[Any, Any]:
     else:
         model, tokenizer = random_t5(cell.shape)
         if machine.tokenizer is not None:
-            tokenizer = AutoTokenizer.from_pretrained(machine.tokenizer)
+            tokenizer = T5Tokenizer.from_pretrained(machine.tokenizer)
     return model.to(machine.device), tokenizer
 
 
