@@ -18,6 +18,7 @@ import dataclasses
 import json
 import os
 import platform
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,8 @@ def main() -> None:
     if asks_real and (arguments.data_root is None or (arguments.tokenizer is None and arguments.model is None)):
         raise SystemExit("part real needs --data-root, and --tokenizer (random weights) or --model")
     if arguments.quick and arguments.results == RESULT:
-        arguments.results = RESULT.with_name("training_quick.json")
+        # Nothing to keep.
+        arguments.results = Path(tempfile.mkdtemp()) / RESULT.name
     measure(arguments)
 
 
