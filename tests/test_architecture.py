@@ -28,7 +28,7 @@ LAYERS = (
     {"study"},
     {"analysis"},
     {"lab", "stability"},
-    {"confirmation"},
+    {"confirmation", "claims"},
     {"cli"},
 )
 LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}

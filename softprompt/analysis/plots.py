@@ -22,6 +22,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 DIRECTIONS = ("a (gradient)", "b (random)")
 LEVELS = 21
 Curve = tuple[Sequence[int], Sequence[float]]
+Ends = Sequence[float | None]
+Line = tuple[Sequence[float], Sequence[float], Ends | None, Ends | None]
 
 
 def image(figure: Figure, name: str) -> bytes:
@@ -199,6 +201,40 @@ def strip_figure(
     axes.set(ylabel="test score", xlim=(-0.6, len(names) - 0.4))
     axes.set_title(title, fontsize="medium")
     axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 6 else 0)
+    return figure
+
+
+def curve_figure(
+    curves: Mapping[str, Line], *, x: str, y: str, log_x: bool, log_y: bool = False, title: str = ""
+) -> Figure:
+    """Means over a quantity that was varied, one line a curve, with the ends of their intervals as bars.
+
+    Args:
+        curves: by name, places along x, the means there, and the lower and upper ends of their intervals; None where
+            there is none, of a curve or of a point.
+        x: what is varied.
+        y: what the means are of.
+        log_x: whether x has a logarithmic scale.
+        log_y: likewise.
+        title: above the figure.
+    """
+    figure = _figure(6.4, 4.0)
+    axes = figure.add_subplot()
+    for number, (name, (places, means, lows, highs)) in enumerate(curves.items()):
+        color = COLORS[number % len(COLORS)]
+        axes.plot(places, means, marker="o", markersize=4, linewidth=1.2, color=color, label=name)
+        if lows is not None and highs is not None:
+            ends = [(p, a, b) for p, a, b in zip(places, lows, highs, strict=True) if a is not None and b is not None]
+            axes.vlines(
+                [p for p, _, _ in ends], [a for _, a, _ in ends], [b for _, _, b in ends], color=color, alpha=0.6
+            )
+    if log_x:
+        axes.set_xscale("log")
+    if log_y:
+        axes.set_yscale("log")
+    axes.set(title=title, xlabel=x, ylabel=y)
+    if curves:
+        axes.legend(fontsize="small")
     return figure
 
 

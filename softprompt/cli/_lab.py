@@ -7,12 +7,15 @@ import typer
 
 from ..errors import BadInput
 from ..lab.backbones import BUILT_IN
+from ._claims import claims, real_t5
 from ._confirm import confirm
 from ._options import DataRoot, Device, NewFolder, Quiet
 from ._print import say
 
 lab = typer.Typer(help="The laboratory: small trained backbones, built in, and studies on them.", no_args_is_help=True)
 lab.command("confirm")(confirm)
+lab.command("claims")(claims)
+lab.command("real-t5")(real_t5)
 
 
 @lab.command("pretrain")

@@ -164,9 +164,17 @@ def _folders(store: Path) -> dict[Path, tuple[RunSpec, ...]]:
     return found
 
 
+def run_folder(store: Path, names: Sequence[str]) -> Path:
+    """Where the runs of these names, together and in this order, are trained."""
+    return _folder_of(store, names) / "run"
+
+
+def _folder_of(store: Path, names: Sequence[str]) -> Path:
+    return store / "fleets" / hashlib.sha256(compact(list(names))).hexdigest()[:DIGITS]
+
+
 def _new(store: Path, specs: tuple[RunSpec, ...], keep: bool) -> Fleet:
-    names = [spec.name for spec in specs]
-    folder = store / "fleets" / hashlib.sha256(compact(names)).hexdigest()[:DIGITS]
+    folder = _folder_of(store, [spec.name for spec in specs])
     # Of a kept fleet whose results were deleted, to be run again.
     if folder.exists():
         _remove(folder)

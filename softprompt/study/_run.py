@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from ..errors import BadInput, SoftPromptError
-from ._fleets import Claim, Fleet, claim, finish, give_up, group
+from ._fleets import Claim, Fleet, claim, finish, give_up, group, run_folder
 from ._inputs import digests, model_key, refuse_changed, refuse_other_model
 from ._progress import progress_bar
 from ._spec import RunSpec
@@ -35,6 +35,25 @@ def read(folder: "Path | str", specs: Sequence[RunSpec]) -> list[StoredRun | Non
         DamagedFile: a stored run is not as it was written; names its file.
     """
     return [load(Path(folder), spec.name) for spec in specs]
+
+
+def kept_prompt(folder: "Path | str", run: StoredRun) -> Path:
+    """Where the prompt of a stored run is, which was trained with `keep`.
+
+    Raises:
+        BadInput: it was not kept, or is gone.
+    """
+    from ..training import read_plan
+
+    where = run_folder(Path(folder), run.fleet)
+    if (where / "run.json").is_file():
+        place = where / read_plan(where).lane_names()[run.fleet.index(run.name)] / "prompt"
+        if place.exists():
+            return place
+    raise BadInput(
+        f"the store {folder} has {run.spec.describe()} without its prompt; "
+        f"delete runs/{run.name}.json to train it again"
+    )
 
 
 def missing(folder: "Path | str", specs: Sequence[RunSpec]) -> list[RunSpec]:

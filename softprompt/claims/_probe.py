@@ -1,0 +1,119 @@
+"""What is measured of a trained prompt beyond its score: one function a probe."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from ._arm import Arm
+from ._design import Design
+
+if TYPE_CHECKING:
+    from ..backbones import AbstractBackbone
+    from ..data import Examples
+    from ..prompt import SoftPrompt
+
+# Of the ten vectors, those that are tried alone; the same of every prompt, so that none is picked by its score.
+TRIED = (0, 5)
+# Texts over which the drift of a prompt is averaged.
+TEXTS = 64
+DIGITS = 4
+MEASURED = ("norm", "moved", "kept", "varies")
+
+
+@dataclass
+class Bench:
+    """A frozen model and the rows that prompts are measured on; both are made once and kept.
+
+    Args:
+        design: of the study.
+        device: as in `load_backbone`.
+    """
+
+    design: Design
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Nothing is read yet."""
+        self.rows: dict[str, Examples] = {}
+
+    @cached_property
+    def backbone(self) -> "AbstractBackbone":
+        """The frozen model."""
+        from ..backbones import load_backbone
+
+        return load_backbone(self.design.model, device=self.device)
+
+    def examples(self, task: str) -> "Examples":
+        """The test rows of a task, for prompts of ten vectors or fewer."""
+        from ..data import load_rows, split_rows
+        from ..evaluation import examples_for
+
+        if task not in self.rows:
+            declared = self.design.task(task)
+            rows = split_rows(declared, load_rows(declared)).test
+            self.rows[task] = examples_for(self.backbone, declared, rows, max(self.design.repeats))
+        return self.rows[task]
+
+    def score(self, prompt: "SoftPrompt", task: str) -> float:
+        """The prompt's score on a task's test rows."""
+        from ..bank import PromptBank
+        from ..evaluation import answer, report
+
+        declared, bank = self.design.task(task), PromptBank.of(prompt, device=self.backbone.device)
+        answers = answer(self.backbone, bank, self.examples(task), declared, batch_size=100)
+        return report(declared, self.examples(task), answers).metrics["score"]
+
+
+def cosines(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> dict[str, Any]:
+    """Mean cosine between the prompt's vectors, before the first step and trained; and both matrices."""
+    from ..analysis.geometry import cosines as matrix
+    from ..analysis.geometry import mean_cosine
+    from ..fleet import Lane
+    from ..initializers import uniform
+    from ..methods import Method
+    from ..units import WordScale
+
+    table = bench.backbone.word_vectors
+    lane = Method.of(arm.lane(seed)).resolved(arm.lane(seed))
+    start = Lane.build(lane, uniform(), table, None, WordScale.of(table)).folded().cpu()
+    found: dict[str, Any] = {"start": _number(mean_cosine(start)), "end": _number(mean_cosine(prompt.vectors))}
+    # Matrices of one run a setting are drawn; those of all would be most of the results.
+    if (task, seed) == (bench.design.tasks[0], bench.design.seed_numbers[0]):
+        for name, vectors in (("start matrix", start), ("end matrix", prompt.vectors)):
+            found[name] = [[round(value, 2) for value in row] for row in matrix(vectors).tolist()]
+    return found
+
+
+def repeated(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> dict[str, Any]:
+    """Score of one trained vector, repeated to each length: the mean over two vectors, chosen by their place."""
+    places = [place for place in TRIED if place < len(prompt.vectors)]
+    found = {}
+    for length in bench.design.repeats:
+        alone = [dataclasses.replace(prompt, vectors=prompt.vectors[p : p + 1], repeats=length) for p in places]
+        scores = [bench.score(one, task) for one in alone]
+        found[str(length)] = round(sum(scores) / len(scores), DIGITS)
+    return found
+
+
+def drifts(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> list[dict[str, Any]]:
+    """What becomes of the prompt's positions behind each layer of the encoder."""
+    from ..analysis.drift import drift
+
+    examples = bench.examples(task)
+    texts = examples.select(list(range(min(TEXTS, len(examples)))))
+    found = drift(bench.backbone, prompt, texts)
+    return [{"layer": one.layer, **{name: _short(getattr(one, name)) for name in MEASURED}} for one in found]
+
+
+Probe = Callable[[Bench, "SoftPrompt", str, Arm, int], Any]
+PROBES: Mapping[str, Probe] = {"cosines": cosines, "repeated": repeated, "drift": drifts}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)
