@@ -23,7 +23,7 @@ DIRECTIONS = ("a (gradient)", "b (random)")
 LEVELS = 21
 Curve = tuple[Sequence[int], Sequence[float]]
 Ends = Sequence[float | None]
-Line = tuple[Sequence[float], Sequence[float], Ends | None, Ends | None]
+Line = tuple[Sequence[int | float], Sequence[float], Ends | None, Ends | None]
 
 
 def image(figure: Figure, name: str) -> bytes:

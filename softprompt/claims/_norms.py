@@ -28,11 +28,8 @@ def checks(results: Results) -> Sequence[Check]:
     for setting in SETTINGS[1:]:
         for rate, arm in results.arms(setting).items():
             peaks = results.values(theirs[rate], peak)
-            values = [
-                value
-                for cell, record in results.values(arm, lambda record: record).items()  # pyright: ignore
-                if cell in peaks and (value := excess(record, peaks[cell])) is not None  # pyright: ignore
-            ]
+            known = [excess(one, peaks[cell]) for cell, one in results.records(arm).items() if cell in peaks]
+            values = [value for value in known if value is not None]
             found.append(at_least(f"{setting.title} at {rate}", "powers of ten", values, MARGIN))
     return found
 

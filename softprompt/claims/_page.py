@@ -42,10 +42,11 @@ def _head(results: Results) -> str:
     )
     seeds = f"{design.seeds} seeds (from {FIRST_SEED})"
     how = (
-        f"`{design.model}`, {design.steps} steps of 16 rows, linear decay, the last step, {design.test_rows} test rows; "
-        f"{', '.join(design.tasks)}; {seeds}. The tasks are such as one repeated vector can learn at all in 250 steps, "
-        "by a pilot with another seed; on most others of the lab only ten vectors do. A small backbone is no T5-base "
-        f"and {design.steps} steps are no 30,000: *does not hold here* means here."
+        f"`{design.model}`, {design.steps} steps of 16 rows, linear decay, the last step, {design.test_rows} rows "
+        f"to test; {', '.join(design.tasks)}; {seeds}. The tasks are such as one repeated vector can learn at all in "
+        "250 steps, by a pilot with another seed; on most others of the lab only ten vectors do. A small backbone is "
+        "no "
+        f"T5-base and {design.steps} steps are no 30,000: *does not hold here* means here."
     )
     warning = (
         ""

@@ -51,16 +51,16 @@ class Results:
         own = self.own_rate(setting)
         return {"own rate": None if own is None else setting.at(own), f"lr {PAPER_RATE:g}": setting.at_paper}
 
+    def records(self, arm: Arm | None) -> dict[Cell, Record]:
+        """What is kept of every run of an arm, by task and seed."""
+        cells = [(task, seed) for task in self.design.tasks for seed in self.design.seed_numbers]
+        found = {} if arm is None else {cell: self.record(cell[0], arm, cell[1]) for cell in cells}
+        return {cell: record for cell, record in found.items() if record is not None}
+
     def values(self, arm: Arm | None, quantity: Callable[[Record], float | None]) -> dict[Cell, float]:
         """A quantity of every run of an arm that has it, by task and seed."""
-        found: dict[Cell, float] = {}
-        for task in self.design.tasks:
-            for seed in self.design.seed_numbers:
-                record = None if arm is None else self.record(task, arm, seed)
-                value = None if record is None else quantity(record)
-                if value is not None:
-                    found[task, seed] = value
-        return found
+        found = {cell: quantity(record) for cell, record in self.records(arm).items()}
+        return {cell: value for cell, value in found.items() if value is not None}
 
     def paired(
         self, first: Arm | None, second: Arm | None, quantity: Callable[[Record], float | None] | None = None
@@ -79,12 +79,12 @@ class Results:
 
     def learned(self, arm: Arm | None) -> dict[Cell, Record]:
         """The runs of an arm that got half of the way from chance to the best run of their task."""
-        best, found = self.best(), {}
-        for (task, seed), value in self.values(arm, score).items():
-            record = None if arm is None else self.record(task, arm, seed)
-            if record and not is_stuck(value, record["majority"] or 0.0, best[task]):
-                found[task, seed] = record
-        return found
+        best = self.best()
+        return {
+            (task, seed): record
+            for (task, seed), record in self.records(arm).items()
+            if not is_stuck(score(record) or 0.0, record["majority"] or 0.0, best[task])
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import BadInput, DamagedFile, UnsupportedModel
 from ..settings import LaneSettings, Seeds, TrainSettings
 from ..study import RunSpec, StoredRun, markdown, missing, read, run_all
-from ._check import Check, at_least, verdict
+from ._check import FEWEST, Check, at_least, verdict
 from ._norms import MARGIN as EXPLOSION
 
 log = logging.getLogger("softprompt")
@@ -163,8 +163,8 @@ def text(found: Found) -> str:
         for one in checks
     ]
     head = f"{found.model}: {found.steps} steps of 16 rows, {found.seeds} seeds, default learning rates, last step"
-    few = "Fewer than six pairs of task and seed decide nothing. " if 2 * found.seeds < 6 else ""
-    parts = [head, markdown(rows), markdown(found.runs), few + (f"Not run: {found.left}." if found.left else "")]
+    few = "Fewer than six pairs of task and seed decide nothing." if len(TASKS) * found.seeds < FEWEST else ""
+    parts = [head, markdown(rows), markdown(found.runs), few, f"Not run: {found.left}." if found.left else ""]
     return "\n\n".join(part for part in parts if part)
 
 
