@@ -3,17 +3,21 @@
 import gzip
 import json
 import random
+import runpy
+from pathlib import Path
 
 import pytest
+import torch
 from softprompt.claims import real_t5
 from softprompt.cli import main
 from softprompt.errors import BadInput, DamagedFile, UnsupportedModel
-from softprompt.study import StoredRun
+from softprompt.study import StoredRun, load_specs
 from softprompt.training import Interrupted
 
 from kit import BAD, FILLER, GOOD
 
 STEPS = 2
+REPOSITORY = Path(__file__).parents[1]
 
 
 def rows(split, n):
@@ -165,3 +169,40 @@ def test_another_family_is_an_unsupported_model(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(UnsupportedModel, match="is a llama, not a T5"):
         real_t5.check(tmp_path, tmp_path / "runs")
+
+
+class TestTableOne:
+    """What docs/reproduce-t5.md tells a reader to run."""
+
+    def test_the_study_is_the_protocol_of_the_paper(self):
+        specs = load_specs(REPOSITORY / "studies/ept_table1.toml")
+        # 8 tasks at one rate and 5 at five, 5 methods, 3 seeds.
+        assert len({spec.name for spec in specs}) == (8 + 5 * 5) * 5 * 3
+        assert {spec.settings.steps for spec in specs} == {30_000}
+        assert {spec.lane.lr for spec in specs if spec.declared.name.startswith("glue/")} == {0.3}
+        lengths = {spec.declared.name: spec.declared.max_length for spec in specs}
+        assert {name for name, length in lengths.items() if length != 256} == {"super_glue/multirc"}
+        assert lengths["super_glue/multirc"] == 348
+
+    def test_the_estimate_on_the_page_is_what_its_script_prints(self):
+        script = runpy.run_path(str(REPOSITORY / "benchmarks/reproduce_t5.py"))
+        assert script["table"](20.0, 40.0) in (REPOSITORY / "docs/reproduce-t5.md").read_text()
+
+    def test_counted_operations_are_those_of_torch(self, tiny_t5):
+        """A row's forward pass through encoder and decoder, by torch's own counter, softmax and norms apart."""
+        from torch.utils.flop_counter import FlopCounterMode
+
+        script = runpy.run_path(str(REPOSITORY / "benchmarks/reproduce_t5.py"))
+        model, tokenizer = tiny_t5(d_kv=8, num_heads=2, d_ff=32)
+        # The counter does not know the CPU's fused attention.
+        model.set_attn_implementation("eager")
+        names = script["encoder"].__globals__
+        names["SIZES"]["tiny"] = (16, 2, 32)
+        names["VOCABULARY"], tokens, label = len(tokenizer), 20, script["LABEL"]
+        embeds = torch.zeros(1, tokens + script["PROMPT"], 16)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(inputs_embeds=embeds, decoder_input_ids=torch.zeros(1, label, dtype=torch.long), use_cache=False)
+        # The decoder's keys and values of the encoder's states are counted as if the label alone were read.
+        crossed = 2 * 2 * (tokens + script["PROMPT"] - label) * 2 * 16 * 16
+        own = script["encoder"]("tiny", tokens) + script["decoder"]("tiny") + crossed
+        assert own == pytest.approx(counter.get_total_flops(), rel=0.01)
