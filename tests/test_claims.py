@@ -351,7 +351,7 @@ def test_a_run_of_other_numbers_is_made_again(studied, tmp_path, monkeypatch):
     folder, found = studied
     changed = read_results(folder / "claims.json")
     arm = Setting("prompt-tuning").at_paper
-    changed.keep("lab/color", arm, 3000, {**changed.record("lab/color", arm, 3000), "run": "another", "score": 0.123})
+    changed.cells[f"lab/color|{arm.name}"]["3000"] |= {"run": "another", "score": 0.123}
     changed.write(tmp_path / "claims.json")
     again = run(tmp_path / "claims.json", store=folder / "store", design=TINY, claims=SOME, progress=False)
     assert again == found

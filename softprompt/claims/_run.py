@@ -61,7 +61,8 @@ def run(
     work = Work(results, path, Path(store), lanes=lanes, device=device, progress=progress)
     seeds = design.seed_numbers
     for start in range(0, len(seeds), BLOCK):
-        for name, claim in claims.items():
+        # Those first that wait for no learning rate: another study may still choose it.
+        for name, claim in sorted(claims.items(), key=lambda one: bool(one[1].settings(design))):
             work.choose_rates(name, claim.settings(design))
             arms = claim.arms(design, rates_of(results, claim))
             for task in design.tasks:
