@@ -175,6 +175,29 @@ def test_two_stuck_runs_say_nothing_about_a_structure():
     assert CLAIMS["hidden-size"].checks(learned)[1].n == 3
 
 
+def test_a_run_that_answers_no_better_than_the_frozen_model_has_learned_nothing():
+    arm, other = Setting("ept").at_paper, Setting("prompt-tuning").at_paper
+    found = planted(PLANTED, {arm: lambda seed: record(0.83), other: lambda seed: record(1.0)})
+    assert len(found.learned(arm)) == 6
+    found.unprompted["lab/color"] = 0.8
+    assert found.floor("lab/color") == 0.8
+    assert found.learned(arm) == {}
+    assert len(found.learned(other)) == 6
+
+
+def test_what_one_vector_keeps_is_a_share_of_the_way_above_the_floor():
+    """Of the way from 0.8 to 1.0 a vector of P-Tuning keeps all, one of prompt tuning half."""
+    kept = {"p-tuning": 1.0, "prompt-tuning": 0.9}
+    arms = {Setting(name).at_paper: value for name, value in kept.items()}
+    found = planted(PLANTED, {arm: lambda seed, v=v: record(1.0, repeated={"10": v}) for arm, v in arms.items()})
+    found.unprompted["lab/color"] = 0.8
+    checks = {one.condition: one for one in CLAIMS["repetition"].checks(found)}
+    assert checks["P-Tuning at lr 0.3"].mean == pytest.approx(0.1)
+    assert checks["P-Tuning at lr 0.3"].outcome == "met"
+    assert checks["not so in prompt tuning at lr 0.3"].mean == pytest.approx(0.4)
+    assert checks["residual at lr 0.3"].n == 0
+
+
 def test_a_dropped_run_scores_as_the_most_frequent_class():
     assert score(record(None)) == 0.5
     assert peak(record(None, (1.0, None, 3.0, 2.0))) == 3.0

@@ -48,12 +48,17 @@ def _head(results: Results) -> str:
         "no "
         f"T5-base and {design.steps} steps are no 30,000: *does not hold here* means here."
     )
+    floors = ", ".join(f"{task} {score:.3f}" for task, score in results.unprompted.items())
+    learned = (
+        "A run has *learned* its task if it got half of the way from the floor to the best run of the task; the floor is "
+        f"the better of the frozen model without a prompt ({floors}) and the most frequent class."
+    )
     warning = (
         ""
         if design.to_json() | {"seeds": 0} == FULL.to_json() | {"seeds": 0}
         else ("\n\n**This is a small run of the machinery (`--quick`, or a design of its own), not the study.**")
     )
-    return f"# Claims\n\n{told}\n\n{how}{warning}"
+    return f"# Claims\n\n{told}\n\n{how}\n\n{learned}{warning}"
 
 
 def _summary(claims: Mapping[str, Claim], judged: Mapping[str, Sequence[Check]]) -> str:

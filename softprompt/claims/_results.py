@@ -25,12 +25,14 @@ class Results:
     Args:
         design: of the study.
         rates: setting -> {"lr", "source", "edge", "trials"}; lr is None until it is chosen.
+        unprompted: task -> test score of the frozen model without a prompt.
         cells: "<task>|<arm>" -> seed -> what is kept of the run.
         evidence: results of other studies, as they were when they were read.
     """
 
     design: Design
     rates: dict[str, Record] = field(default_factory=dict)
+    unprompted: dict[str, float] = field(default_factory=dict)
     cells: dict[str, dict[str, Record]] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
 
@@ -77,13 +79,23 @@ class Results:
             found[task] = max([found.get(task, 0.0), *scores])
         return found
 
+    def floor(self, task: str) -> float:
+        """What a task gives without training: the frozen model alone or the most frequent class, whichever is more."""
+        chances = [
+            record["majority"] or 0.0
+            for name, seeds in self.cells.items()
+            if name.partition("|")[0] == task
+            for record in seeds.values()
+        ]
+        return max([self.unprompted.get(task, 0.0), *chances])
+
     def learned(self, arm: Arm | None) -> dict[Cell, Record]:
-        """The runs of an arm that got half of the way from chance to the best run of their task."""
+        """The runs of an arm that got half of the way from the floor to the best run of their task."""
         best = self.best()
         return {
             (task, seed): record
             for (task, seed), record in self.records(arm).items()
-            if not is_stuck(score(record) or 0.0, record["majority"] or 0.0, best[task])
+            if not is_stuck(score(record) or 0.0, self.floor(task), best[task])
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -93,6 +105,7 @@ class Results:
             "design": self.design.to_json(),
             "rates": self.rates,
             "evidence": self.evidence,
+            "unprompted": self.unprompted,
             "cells": self.cells,
         }
 
@@ -158,7 +171,8 @@ def read_results(path: "Path | str") -> Results:
         design = Design.from_json(values["design"])
     except (SoftPromptError, TypeError, KeyError) as error:
         raise DamagedFile(f"{damaged} ({error})") from error
-    return Results(design=design, rates=values["rates"], cells=values["cells"], evidence=values["evidence"])
+    parts = {name: values[name] for name in ("rates", "unprompted", "cells", "evidence")}
+    return Results(design=design, **parts)
 
 
 def _refuse_damaged(path: Path, name: str, seed: str, record: Any) -> None:

@@ -1,5 +1,6 @@
 """Train what the results lack, claim by claim, through the store of runs; killed at any time, the same call goes on."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -54,11 +55,12 @@ def run(
     if path.exists():
         stored = read_results(path)
         design.refuse_other(stored.design, path)
-        results = Results(design=design, rates=stored.rates, cells=stored.cells, evidence=stored.evidence)
+        results = dataclasses.replace(stored, design=design)
     if evidence is not None:
         take_evidence(results, evidence)
     results.write(path)
     work = Work(results, path, Path(store), lanes=lanes, device=device, progress=progress)
+    work.score_unprompted()
     seeds = design.seed_numbers
     for start in range(0, len(seeds), BLOCK):
         # Those first that wait for no learning rate: another study may still choose it.
@@ -93,6 +95,15 @@ class Work:
         self.results, self.path, self.store = results, path, store
         self.lanes, self.device, self.progress = lanes, device, progress
         self.bench = Bench(results.design, device)
+
+    def score_unprompted(self) -> None:
+        """The frozen model alone on each task, which some tasks need hardly more than."""
+        from ..lab.demo import no_prompt
+
+        for task in self.results.design.tasks:
+            if task not in self.results.unprompted:
+                self.results.unprompted[task] = self.bench.score(no_prompt(self.bench.backbone), task)
+                self.results.write(self.path)
 
     def choose_rates(self, claim: str, settings: Sequence[Setting]) -> None:
         """The best rate of each setting by mean validation score over the tasks, on seeds that are not reported."""

@@ -79,7 +79,7 @@ HIDDEN_SIZE = Claim(
     title="EPT's hidden size does not matter",
     source="EPT, section 3.2, figures 5 and 12: 1 to 1,000 on five tasks, lr 0.3",
     rule="Test score minus that of hidden size 1 with the same task and seed, over pairs of which either "
-    "learned its task (half of the way from chance to the task's best run): two that are stuck agree and say nothing. "
+    "learned its task: two that are stuck agree and say nothing. "
     "It does not matter if the whole interval lies within 0.05 of 0.",
     settings=lambda design: (EPT, *sizes(design)),
     arms=arms_of_sizes,
