@@ -37,6 +37,8 @@ COMMANDS = (
     ["lab", "pretrain"],
     ["lab", "copy"],
     ["lab", "mlm-head"],
+    ["lab", "claims"],
+    ["lab", "real-t5"],
     ["study", "run"],
     ["study", "table"],
 )

@@ -50,8 +50,8 @@ def _head(results: Results) -> str:
     )
     floors = ", ".join(f"{task} {score:.3f}" for task, score in results.unprompted.items())
     learned = (
-        "A run has *learned* its task if it got half of the way from the floor to the best run of the task; the floor is "
-        f"the better of the frozen model without a prompt ({floors}) and the most frequent class."
+        "A run has *learned* its task if it got half of the way from the floor to the best run of the task; the "
+        f"floor is the better of the frozen model without a prompt ({floors}) and the most frequent class."
     )
     warning = (
         ""
