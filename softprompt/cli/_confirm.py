@@ -25,7 +25,7 @@ def confirm(
     ] = Path("benchmarks/results/confirm.json"),
     seeds: Annotated[int | None, typer.Option(min=1, help="Of each part. Default: the part's own, 3 to 10.")] = None,
     task: Annotated[
-        list[str] | None, typer.Option("--tasks", "--task", help="Only this task; repeat. Default: all of a part.")
+        list[str] | None, typer.Option("--task", help="Only this task; repeat. Default: all of a part.")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Real encoder: folder or hub id. Default: the bundled MiniLM.")
