@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..bank import Batch
@@ -15,6 +15,22 @@ from ..data import UNKNOWN
 from ..errors import BadInput, UnknownName
 from ..units import WordScale
 from ._vocabulary import Vocabulary
+
+
+@final
+@dataclass(frozen=True)
+class Share:
+    """Rows whose random numbers are drawn together, and which of them a scene holds.
+
+    Args:
+        batch: all of them, not perturbed.
+        prompt_mask: which positions before each are prompt.
+        rows: where the scene's rows stand among them.
+    """
+
+    batch: Batch
+    prompt_mask: Bool[Tensor, "r n"]
+    rows: Int[Tensor, " b"]
 
 
 @final
@@ -35,6 +51,7 @@ class Scene:
         words: how large the word vectors are.
         vocabulary: of the tokenizer.
         embeddings: word vectors as they enter the model.
+        share: where these are a part of the rows that a prompt has in the pass; None where they are all.
     """
 
     batch: Batch
@@ -48,6 +65,7 @@ class Scene:
     words: WordScale
     vocabulary: Vocabulary
     embeddings: Float[Tensor, "v e"]
+    share: Share | None = None
 
     @property
     def prompt_length(self) -> int:
@@ -62,15 +80,24 @@ class Scene:
         return table.to(self.batch.ids.device)[self.batch.owner][:, None, None]
 
     def draw(
-        self, draw: Callable[[int, torch.Generator], Tensor], present: Bool[Tensor, "b s"]
+        self, draw: Callable[[int, torch.Generator], Tensor], where_of: Callable[["Scene"], Bool[Tensor, "r s"]]
     ) -> Float[Tensor, "b s *rest"]:
-        """Random numbers where `present`, 0 elsewhere: each owner's in the order of its rows, pads left out.
+        """Random numbers at some positions, 0 elsewhere: each owner's in the order of its rows, pads left out.
+
+        Where the scene is a part of a pass they are drawn for all rows, so that a row's do not depend on the parts.
 
         Args:
             draw: so many rows of numbers from a generator.
-            present: positions that get numbers.
+            where_of: positions that get numbers, of any scene with these prompts.
         """
-        found: Tensor | None = None
+        if self.share is not None:
+            batch, mask = self.share.batch, self.share.prompt_mask
+            # Only owners with a row here: of the others nothing would be kept.
+            own = {owner: g for owner, g in self.generators.items() if bool((self.batch.owner == owner).any())}
+            everyone = dataclasses.replace(self, batch=batch, prompt_mask=mask, generators=own, share=None)
+            width = where_of(self).shape[1]
+            return everyone.draw(draw, where_of)[self.share.rows, :width]
+        present, found = where_of(self), None
         for owner, generator in self.generators.items():
             where = present & (self.batch.owner == owner)[:, None]
             drawn = draw(int(where.sum()), generator).to(present.device)

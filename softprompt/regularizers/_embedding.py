@@ -18,6 +18,8 @@ from ._divergences import DIVERGENCES
 
 # Root mean squares of a word vector's numbers: more than this is no perturbation, but another text.
 HUGE = 30.0
+# Which positions of a scene may move.
+Touched = Callable[[Scene], Tensor]
 
 
 @final
@@ -125,7 +127,7 @@ class EmbeddingPerturbation(AbstractPerturbation):
         ball = Ball(self.norm, self.level, scene.rowwise({owner: one.radius * longer for owner, one in own.items()}))
         step = scene.rowwise({owner: one._stride * longer for owner, one in own.items()})
         sigma = scene.rowwise({owner: one.sigma * unit for owner, one in own.items()})
-        delta = STARTS[self.start](scene, touched, sigma, ball)
+        delta = STARTS[self.start](scene, self._touched, sigma, ball)
         if self.steps and self.update == "power":
             delta = step * ball.direction(delta)
         for number in range(self.steps):
@@ -193,15 +195,16 @@ class EmbeddingPerturbation(AbstractPerturbation):
         return replace(scene.batch, **shifts), moved
 
 
-def _zero(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
-    return torch.zeros(*touched.shape, scene.embeddings.shape[1], device=touched.device)
+def _zero(scene: Scene, touched: Touched, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+    there = touched(scene)
+    return torch.zeros(*there.shape, scene.embeddings.shape[1], device=there.device)
 
 
-def _gaussian(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+def _gaussian(scene: Scene, touched: Touched, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
     return sigma * _drawn(scene, touched, torch.randn)
 
 
-def _ball(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+def _ball(scene: Scene, touched: Touched, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
     """Uniform in the ball: a uniform direction, at radius u^(1/d) for d dimensions (l2); uniform numbers (linf)."""
     if ball.norm == "linf":
         return ball.radius * _drawn(scene, touched, _between)
@@ -210,17 +213,18 @@ def _ball(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball)
     if ball.level == "token":
         return ball.radius * share[:, :, None] ** (1 / e) * ball.direction(_drawn(scene, touched, torch.randn))
     # One number a row: of its first position that moves.
-    first = share.gather(1, touched.long().argmax(1, keepdim=True))[:, :, None]
-    dimensions = (e * touched.sum(1)).clamp(min=1)[:, None, None]
+    there = touched(scene)
+    first = share.gather(1, there.long().argmax(1, keepdim=True))[:, :, None]
+    dimensions = (e * there.sum(1)).clamp(min=1)[:, None, None]
     return ball.radius * first ** (1 / dimensions) * ball.direction(_drawn(scene, touched, torch.randn))
 
 
-def _box(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
-    numbers = scene.embeddings.shape[1] * touched.sum(1).clamp(min=1)
+def _box(scene: Scene, touched: Touched, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+    numbers = scene.embeddings.shape[1] * touched(scene).sum(1).clamp(min=1)
     return sigma / numbers.sqrt()[:, None, None] * _drawn(scene, touched, _between)
 
 
-def _drawn(scene: Scene, touched: Bool[Tensor, "b s"], draw: Callable[..., Tensor]) -> Float[Tensor, "b s e"]:
+def _drawn(scene: Scene, touched: Touched, draw: Callable[..., Tensor]) -> Float[Tensor, "b s e"]:
     e = scene.embeddings.shape[1]
     return scene.draw(lambda k, generator: draw(k, e, generator=generator), touched)
 
@@ -230,7 +234,7 @@ def _between(*size: int, generator: torch.Generator) -> Tensor:
     return 2 * torch.rand(*size, generator=generator) - 1
 
 
-STARTS: Mapping[str, Callable[[Scene, Tensor, Tensor, Ball], Tensor]] = {
+STARTS: Mapping[str, Callable[[Scene, Touched, Tensor, Ball], Tensor]] = {
     "zero": _zero,
     "gaussian": _gaussian,
     "ball": _ball,
