@@ -16,6 +16,9 @@ from ..errors import BadInput, UnknownName
 from ..units import WordScale
 from ._vocabulary import Vocabulary
 
+# Positions that get random numbers, of rows and of the positions before them that are prompt: [b, n] -> [b, s].
+Where = Callable[[Batch, Tensor], Tensor]
+
 
 @final
 @dataclass(frozen=True)
@@ -79,33 +82,30 @@ class Scene:
             table[owner] = value
         return table.to(self.batch.ids.device)[self.batch.owner][:, None, None]
 
-    def draw(
-        self, draw: Callable[[int, torch.Generator], Tensor], where_of: Callable[["Scene"], Bool[Tensor, "r s"]]
-    ) -> Float[Tensor, "b s *rest"]:
+    def draw(self, draw: Callable[[int, torch.Generator], Tensor], where: Where) -> Float[Tensor, "b s *rest"]:
         """Random numbers at some positions, 0 elsewhere: each owner's in the order of its rows, pads left out.
 
         Where the scene is a part of a pass they are drawn for all rows, so that a row's do not depend on the parts.
 
         Args:
             draw: so many rows of numbers from a generator.
-            where_of: positions that get numbers, of any scene with these prompts.
+            where: positions that get numbers.
         """
-        if self.share is not None:
-            batch, mask = self.share.batch, self.share.prompt_mask
-            # Only owners with a row here: of the others nothing would be kept.
-            own = {owner: g for owner, g in self.generators.items() if bool((self.batch.owner == owner).any())}
-            everyone = dataclasses.replace(self, batch=batch, prompt_mask=mask, generators=own, share=None)
-            width = where_of(self).shape[1]
-            return everyone.draw(draw, where_of)[self.share.rows, :width]
-        present, found = where_of(self), None
+        batch, mask = (
+            (self.batch, self.prompt_mask) if self.share is None else (self.share.batch, self.share.prompt_mask)
+        )
+        present, found = where(batch, mask), None
         for owner, generator in self.generators.items():
-            where = present & (self.batch.owner == owner)[:, None]
-            drawn = draw(int(where.sum()), generator).to(present.device)
+            # Of owners without a row here nothing would be kept.
+            if self.share is not None and not bool((self.batch.owner == owner).any()):
+                continue
+            chosen = present & (batch.owner == owner)[:, None]
+            drawn = draw(int(chosen.sum()), generator).to(present.device)
             if found is None:
                 found = torch.zeros(*present.shape, *drawn.shape[1:], device=present.device)
-            found[where] = drawn
+            found[chosen] = drawn
         assert found is not None
-        return found
+        return found if self.share is None else found[self.share.rows, : where(self.batch, self.prompt_mask).shape[1]]
 
 
 class AbstractPerturbation(abc.ABC):

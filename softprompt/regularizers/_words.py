@@ -83,8 +83,8 @@ class WordPerturbation(AbstractPerturbation):
         return choices.to(ids.device)[(drawn * len(choices)).long().clamp(max=len(choices) - 1)]
 
 
-def _text(scene: Scene) -> Bool[Tensor, "b t"]:
-    return scene.batch.mask
+def _text(batch: Batch, prompt_mask: Bool[Tensor, "b n"]) -> Bool[Tensor, "b t"]:
+    return batch.mask
 
 
 def free_words(scene: Scene, column: str) -> Bool[Tensor, "b t"]:

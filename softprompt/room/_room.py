@@ -11,6 +11,7 @@ from ..bank import Batch, PromptBank
 from ..data import cut
 from ..errors import OutOfMemory
 from ._memory import bytes_per_token, free_memory, is_out_of_memory
+from ._split import least_padded
 
 log = logging.getLogger("softprompt")
 T = TypeVar("T")
@@ -18,6 +19,8 @@ T = TypeVar("T")
 # Tokens x hidden size of a pass on a CPU. Beyond it a pass gains nothing, and its activations leave the caches:
 # benchmarks/rows.py.
 CPU_NUMBERS = 2**21
+# What a pass costs on a CPU beside its tokens, in tokens, times the hidden size: benchmarks/rows.py.
+CPU_PASS = 2**14
 # Of the free memory, what a pass may take: other processes live too.
 SHARE = 0.8
 # What a pass takes on a CPU over what it keeps for the way back: outputs and gradients on their way.
@@ -31,18 +34,28 @@ class Room:
     Args:
         tokens: most rows x longest row, prompt included; None is no bound. A single row above it stands alone.
         rows: most rows; None is no bound.
+        each: what a pass costs beside its tokens, in tokens: rows are split so that they are padded less, where that
+            saves more; None splits no rows for that.
         exact: whether passes of other rows give the same result; not so where the frozen model's dropout is on.
     """
 
-    def __init__(self, tokens: int | None = None, rows: int | None = None, *, exact: bool = True):
-        self.tokens, self.rows, self.exact = tokens, rows, exact
+    def __init__(
+        self, tokens: int | None = None, rows: int | None = None, *, each: float | None = None, exact: bool = True
+    ):
+        self.tokens, self.rows, self.each, self.exact = tokens, rows, each, exact
         self._most, self._longest = 0, 0
 
     @classmethod
     def of(cls, backbone: AbstractBackbone, *, exact: bool = True) -> "Room":
-        """Of a backbone: on a CPU what the caches are good for, else no bound."""
-        small = exact and backbone.device.type == "cpu"
-        return cls(CPU_NUMBERS // backbone.hidden_size if small else None, exact=exact)
+        """Of a backbone: on a CPU what the caches are good for, and little padding; else no bound.
+
+        Where the frozen model's dropout is on, rows are split for want of memory only.
+        """
+        if not exact or backbone.device.type != "cpu":
+            return cls(exact=exact)
+        # Packed rows have no padding to save.
+        pads = getattr(backbone, "engine", "reference") == "reference"
+        return cls(CPU_NUMBERS // backbone.hidden_size, each=CPU_PASS / backbone.hidden_size if pads else None)
 
     def fit(self, backbone: AbstractBackbone, bank: PromptBank, longest: Batch, rows: int, graphs: int = 1) -> None:
         """Bound the passes by the free memory, after a measurement on one row; one line where that splits them.
@@ -80,6 +93,8 @@ class Room:
         Args:
             lengths: of each row, prompt included.
         """
+        if self.each is not None:
+            return self._seen(least_padded(lengths, self.each, rows=self.rows, tokens=self.tokens), lengths)
         if self._has_room(len(lengths), max(lengths)):
             return self._seen([list(range(len(lengths)))], lengths)
         return self.cut(sorted(range(len(lengths)), key=lambda row: -lengths[row]), lengths, len(lengths))
