@@ -97,6 +97,21 @@ class Batch:
         """Some of the rows, as wide as before."""
         return self._map(lambda values: values[rows])
 
+    def trimmed(self) -> "Batch":
+        """The same rows without the last columns that are text, or a target, of none of them."""
+        cut = {"ids": self.ids, "mask": self.mask, "parts": self.parts, "text_shift": self.text_shift}
+        width = _width(self.mask)
+        there = {name: values[:, :width] for name, values in cut.items() if values is not None}
+        if self.targets is not None and not self.targets.is_floating_point():
+            there["targets"] = self.targets[:, : _width(self.targets >= 0)]
+        return dataclasses.replace(self, **there)
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         there = {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) is not None}
         return dataclasses.replace(self, **{name: change(value) for name, value in there.items()})
+
+
+def _width(there: Bool[Tensor, "b t"]) -> int:
+    """Columns up to the last in which anything is there."""
+    found = there.any(0).nonzero()
+    return int(found[-1]) + 1 if len(found) else 0

@@ -8,6 +8,7 @@ SoftPromptError
 ├── DamagedFile       a stored file whose content is not what was written
 ├── CannotExport      a prompt that the target format cannot express
 ├── RunExists         a run folder that already holds another run
+├── OutOfMemory       not even one row fits
 ├── StorageFailure    the disk is full or not writable
 └── NotTrainable      the prompt cannot learn through this backbone
 
@@ -63,6 +64,10 @@ class CannotExport(SoftPromptError, ValueError):
 
 class RunExists(SoftPromptError, FileExistsError):
     """A run folder that already holds another run."""
+
+
+class OutOfMemory(SoftPromptError, MemoryError):
+    """Not even one row of a pass fits into memory."""
 
 
 class StorageFailure(SoftPromptError, OSError):

@@ -1,7 +1,7 @@
 """Scores of a prompt on a task: rows in, answers out, metrics over them. No gradient, no reparameterisation."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from .data import Examples, load_rows, split_rows, tokenize
 from .errors import BadInput, UnknownName
 from .metrics import majority, score
 from .prompt import SoftPrompt
+from .room import Room
 from .tasks import Task, styled
 from .tasks import task as find_task
 
@@ -70,14 +71,6 @@ def decoding(task: Task, backbone: AbstractBackbone, decode: Decode) -> Literal[
     return "generate"
 
 
-def _batches(examples: Examples, batch_size: int) -> Iterator[list[int]]:
-    # The longest rows first: a batch holds rows of about one length, and memory runs out at once or never.
-    order = torch.argsort(examples.lengths, descending=True, stable=True).tolist()
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
-
-
-@torch.no_grad()
 def answer(
     backbone: AbstractBackbone,
     bank: PromptBank,
@@ -90,16 +83,61 @@ def answer(
     batch_size: int = 32,
 ) -> Answers:
     """The answers of the bank's first prompt to all rows, in their order."""
+    rows = [range(len(examples))]
+    return answer_all(
+        backbone,
+        bank,
+        examples,
+        task,
+        rows,
+        decode=decode,
+        normalize=normalize,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )[0]
+
+
+@torch.no_grad()
+def answer_all(
+    backbone: AbstractBackbone,
+    bank: PromptBank,
+    examples: Examples,
+    task: Task,
+    rows: Sequence[Sequence[int]],
+    *,
+    decode: Decode = "auto",
+    normalize: str = "sum",
+    max_new_tokens: int = 20,
+    batch_size: int = 32,
+    room: Room | None = None,
+) -> list[Answers]:
+    """The answers of each prompt of a bank to rows of its own, in their order; the passes are shared.
+
+    Args:
+        backbone: frozen.
+        bank: the prompts.
+        examples: the rows.
+        task: how they are answered.
+        rows: for each prompt of the bank the rows that it answers.
+        decode: "scores", "generate" or "auto".
+        normalize: "sum", "mean" or "first" token of label scores.
+        max_new_tokens: longest generated answer.
+        batch_size: rows in one pass, of all prompts together.
+        room: what bounds the passes further; None is nothing.
+    """
     how = decoding(task, backbone, decode)
     labels = backbone.encode_answers(task.labels) if how == "scores" else []
-    values: list[Any] = [None] * len(examples)
-    texts, scores = [""] * len(examples), torch.zeros(len(examples), len(task.labels)) if how == "scores" else None
-    for rows in _batches(examples, batch_size):
-        batch = examples.batch(rows, 0, backbone.pad_id).to(backbone.device)
+    counts = [len(own) for own in rows]
+    owner = torch.repeat_interleave(torch.tensor(counts))
+    chosen = torch.tensor([row for own in rows for row in own], dtype=torch.long)
+    values: list[Any] = [None] * len(chosen)
+    texts, scores = [""] * len(chosen), torch.zeros(len(chosen), len(task.labels)) if how == "scores" else None
+    for part in _parts(examples.lengths[chosen] + bank.vectors.shape[1], batch_size, room or Room()):
+        batch = examples.batch(chosen[part], owner[part], backbone.pad_id).to(backbone.device)
         if how == "scores":
             assert scores is not None
             found = backbone.label_scores(bank, batch, labels, normalize=normalize).float().cpu()
-            scores[rows] = found
+            scores[part] = found
             answers: list[Any] = found.argmax(-1).tolist()
             words = [task.labels[a] for a in answers]
         elif how == "number":
@@ -108,9 +146,17 @@ def answer(
         else:
             words = backbone.generate(bank, batch, max_new_tokens=max_new_tokens)
             answers = [parse(task, word) for word in words]
-        for row, value, word in zip(rows, answers, words, strict=True):
-            values[row], texts[row] = value, word
-    return Answers(values, texts, scores)
+        for place, value, word in zip(part, answers, words, strict=True):
+            values[place], texts[place] = value, word
+    ends = torch.tensor(counts).cumsum(0).tolist()
+    spans = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    return [Answers(values[one], texts[one], None if scores is None else scores[one]) for one in spans]
+
+
+def _parts(lengths: Tensor, batch_size: int, room: Room) -> list[list[int]]:
+    # The longest rows first: a batch holds rows of about one length, and memory runs out at once or never.
+    order = torch.argsort(lengths, descending=True, stable=True).tolist()
+    return room.cut(order, lengths.tolist(), batch_size)
 
 
 def parse(task: Task, text: str) -> Any:

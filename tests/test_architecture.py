@@ -20,7 +20,7 @@ LAYERS = (
     {"bank", "methods", "store", "units"},
     {"data", "lab.backbones"},
     {"backbones"},
-    {"regularizers"},
+    {"regularizers", "room"},
     {"fleet"},
     {"evaluation"},
     {"prediction", "interop"},

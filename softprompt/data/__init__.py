@@ -3,6 +3,7 @@
 from ..bank import SPECIAL as SPECIAL
 from ..bank import TEMPLATE as TEMPLATE
 from ..bank import UNKNOWN as UNKNOWN
+from ._batches import cut as cut
 from ._batches import epoch_batches as epoch_batches
 from ._batches import stream as stream
 from ._examples import Examples as Examples

@@ -45,8 +45,8 @@ def epoch_batches(
     for window in chosen.split(bucket * batch_size):
         if bucket > 1:
             window = window[lengths[window].argsort(stable=True)]
-        cut = _cut(window.tolist(), lengths[window].tolist(), batch_size, tokens_per_batch)
-        batches += [cut[i] for i in torch.randperm(len(cut), generator=generator).tolist()]
+        found = cut(window.tolist(), lengths[window].tolist(), batch_size, tokens_per_batch)
+        batches += [found[i] for i in torch.randperm(len(found), generator=generator).tolist()]
     return batches
 
 
@@ -87,12 +87,16 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
-def _cut(rows: list[int], lengths: list[int], batch_size: int, tokens: int | None) -> list[list[int]]:
+def cut(rows: Sequence[int], lengths: Sequence[int], most: int, tokens: int | None) -> list[list[int]]:
+    """The rows in their order, in batches of at most `most` rows and, where bounded, rows x longest `tokens`.
+
+    A single row above the bound stands alone.
+    """
     batches: list[list[int]] = []
     longest = 0
     for row, length in zip(rows, lengths, strict=True):
         longest = max(longest, length)
-        full = not batches or len(batches[-1]) == batch_size
+        full = not batches or len(batches[-1]) == most
         if full or (tokens is not None and (len(batches[-1]) + 1) * longest > tokens):
             batches.append([])
             longest = length

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..bank import Batch
@@ -15,6 +15,25 @@ from ..data import UNKNOWN
 from ..errors import BadInput, UnknownName
 from ..units import WordScale
 from ._vocabulary import Vocabulary
+
+# Positions that get random numbers, of rows and of the positions before them that are prompt: [b, n] -> [b, s].
+Where = Callable[[Batch, Tensor], Tensor]
+
+
+@final
+@dataclass(frozen=True)
+class Share:
+    """Rows whose random numbers are drawn together, and which of them a scene holds.
+
+    Args:
+        batch: all of them, not perturbed.
+        prompt_mask: which positions before each are prompt.
+        rows: where the scene's rows stand among them.
+    """
+
+    batch: Batch
+    prompt_mask: Bool[Tensor, "r n"]
+    rows: Int[Tensor, " b"]
 
 
 @final
@@ -35,6 +54,7 @@ class Scene:
         words: how large the word vectors are.
         vocabulary: of the tokenizer.
         embeddings: word vectors as they enter the model.
+        share: where these are a part of the rows that a prompt has in the pass; None where they are all.
     """
 
     batch: Batch
@@ -48,6 +68,7 @@ class Scene:
     words: WordScale
     vocabulary: Vocabulary
     embeddings: Float[Tensor, "v e"]
+    share: Share | None = None
 
     @property
     def prompt_length(self) -> int:
@@ -61,24 +82,30 @@ class Scene:
             table[owner] = value
         return table.to(self.batch.ids.device)[self.batch.owner][:, None, None]
 
-    def draw(
-        self, draw: Callable[[int, torch.Generator], Tensor], present: Bool[Tensor, "b s"]
-    ) -> Float[Tensor, "b s *rest"]:
-        """Random numbers where `present`, 0 elsewhere: each owner's in the order of its rows, pads left out.
+    def draw(self, draw: Callable[[int, torch.Generator], Tensor], where: Where) -> Float[Tensor, "b s *rest"]:
+        """Random numbers at some positions, 0 elsewhere: each owner's in the order of its rows, pads left out.
+
+        Where the scene is a part of a pass they are drawn for all rows, so that a row's do not depend on the parts.
 
         Args:
             draw: so many rows of numbers from a generator.
-            present: positions that get numbers.
+            where: positions that get numbers.
         """
-        found: Tensor | None = None
+        batch, mask = (
+            (self.batch, self.prompt_mask) if self.share is None else (self.share.batch, self.share.prompt_mask)
+        )
+        present, found = where(batch, mask), None
         for owner, generator in self.generators.items():
-            where = present & (self.batch.owner == owner)[:, None]
-            drawn = draw(int(where.sum()), generator).to(present.device)
+            # Of owners without a row here nothing would be kept.
+            if self.share is not None and not bool((self.batch.owner == owner).any()):
+                continue
+            chosen = present & (batch.owner == owner)[:, None]
+            drawn = draw(int(chosen.sum()), generator).to(present.device)
             if found is None:
                 found = torch.zeros(*present.shape, *drawn.shape[1:], device=present.device)
-            found[where] = drawn
+            found[chosen] = drawn
         assert found is not None
-        return found
+        return found if self.share is None else found[self.share.rows, : where(self.batch, self.prompt_mask).shape[1]]
 
 
 class AbstractPerturbation(abc.ABC):

@@ -13,7 +13,7 @@ from ..bank import Batch
 from ..data import SPECIAL, TEMPLATE
 from ..errors import BadInput
 from ._ball import UPDATES, Ball, Level, Norm
-from ._base import AbstractPerturbation, Scene, refuse_negative, refuse_unknown, refuse_unknown_parts
+from ._base import AbstractPerturbation, Scene, Where, refuse_negative, refuse_unknown, refuse_unknown_parts
 from ._divergences import DIVERGENCES
 
 # Root mean squares of a word vector's numbers: more than this is no perturbation, but another text.
@@ -112,7 +112,7 @@ class EmbeddingPerturbation(AbstractPerturbation):
         """Refuse to leave the template alone where nobody knows what it is."""
         if not self.template:
             refuse_unknown_parts(scene)
-        if not bool(self._touched(scene).any()):
+        if not bool(self._touched(scene.batch, scene.prompt_mask).any()):
             raise BadInput(
                 f"where={self.where}, template={str(self.template).lower()} leaves no position to perturb; a method "
                 "without a prompt has none there, a template without columns no text"
@@ -120,12 +120,12 @@ class EmbeddingPerturbation(AbstractPerturbation):
 
     def batches(self, scene: Scene, own: Mapping[int, "EmbeddingPerturbation"]) -> Iterator[Batch]:
         """The shifted rows."""
-        touched = self._touched(scene)
+        touched = self._touched(scene.batch, scene.prompt_mask)
         unit, longer = self._units(scene.words.rms, scene.embeddings.shape[1])
         ball = Ball(self.norm, self.level, scene.rowwise({owner: one.radius * longer for owner, one in own.items()}))
         step = scene.rowwise({owner: one._stride * longer for owner, one in own.items()})
         sigma = scene.rowwise({owner: one.sigma * unit for owner, one in own.items()})
-        delta = STARTS[self.start](scene, touched, sigma, ball)
+        delta = STARTS[self.start](scene, self._touched, sigma, ball)
         if self.steps and self.update == "power":
             delta = step * ball.direction(delta)
         for number in range(self.steps):
@@ -157,9 +157,8 @@ class EmbeddingPerturbation(AbstractPerturbation):
             return 1.0, 1.0
         return rms, rms * (math.sqrt(e) if self.norm == "l2" else 1.0)
 
-    def _touched(self, scene: Scene) -> Bool[Tensor, "b s"]:
+    def _touched(self, batch: Batch, prompt: Bool[Tensor, "b n"]) -> Bool[Tensor, "b s"]:
         """Positions that may move: of text and prompt as asked, never pads and special tokens."""
-        batch, prompt = scene.batch, scene.prompt_mask
         text = batch.mask
         if batch.parts is not None:
             lowest = TEMPLATE if self.template else TEMPLATE + 1
@@ -193,15 +192,16 @@ class EmbeddingPerturbation(AbstractPerturbation):
         return replace(scene.batch, **shifts), moved
 
 
-def _zero(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
-    return torch.zeros(*touched.shape, scene.embeddings.shape[1], device=touched.device)
+def _zero(scene: Scene, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+    there = touched(scene.batch, scene.prompt_mask)
+    return torch.zeros(*there.shape, scene.embeddings.shape[1], device=there.device)
 
 
-def _gaussian(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+def _gaussian(scene: Scene, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
     return sigma * _drawn(scene, touched, torch.randn)
 
 
-def _ball(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+def _ball(scene: Scene, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
     """Uniform in the ball: a uniform direction, at radius u^(1/d) for d dimensions (l2); uniform numbers (linf)."""
     if ball.norm == "linf":
         return ball.radius * _drawn(scene, touched, _between)
@@ -210,17 +210,18 @@ def _ball(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball)
     if ball.level == "token":
         return ball.radius * share[:, :, None] ** (1 / e) * ball.direction(_drawn(scene, touched, torch.randn))
     # One number a row: of its first position that moves.
-    first = share.gather(1, touched.long().argmax(1, keepdim=True))[:, :, None]
-    dimensions = (e * touched.sum(1)).clamp(min=1)[:, None, None]
+    there = touched(scene.batch, scene.prompt_mask)
+    first = share.gather(1, there.long().argmax(1, keepdim=True))[:, :, None]
+    dimensions = (e * there.sum(1)).clamp(min=1)[:, None, None]
     return ball.radius * first ** (1 / dimensions) * ball.direction(_drawn(scene, touched, torch.randn))
 
 
-def _box(scene: Scene, touched: Bool[Tensor, "b s"], sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
-    numbers = scene.embeddings.shape[1] * touched.sum(1).clamp(min=1)
+def _box(scene: Scene, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+    numbers = scene.embeddings.shape[1] * touched(scene.batch, scene.prompt_mask).sum(1).clamp(min=1)
     return sigma / numbers.sqrt()[:, None, None] * _drawn(scene, touched, _between)
 
 
-def _drawn(scene: Scene, touched: Bool[Tensor, "b s"], draw: Callable[..., Tensor]) -> Float[Tensor, "b s e"]:
+def _drawn(scene: Scene, touched: Where, draw: Callable[..., Tensor]) -> Float[Tensor, "b s e"]:
     e = scene.embeddings.shape[1]
     return scene.draw(lambda k, generator: draw(k, e, generator=generator), touched)
 
@@ -230,7 +231,7 @@ def _between(*size: int, generator: torch.Generator) -> Tensor:
     return 2 * torch.rand(*size, generator=generator) - 1
 
 
-STARTS: Mapping[str, Callable[[Scene, Tensor, Tensor, Ball], Tensor]] = {
+STARTS: Mapping[str, Callable[[Scene, Where, Tensor, Ball], Tensor]] = {
     "zero": _zero,
     "gaussian": _gaussian,
     "ball": _ball,

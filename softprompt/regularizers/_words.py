@@ -60,7 +60,7 @@ class WordPerturbation(AbstractPerturbation):
         batch = scene.batch
         free = free_words(scene, self.column)
         words = scene.vocabulary.words(batch.ids, batch.mask)
-        chances = scene.draw(lambda k, generator: torch.rand(k, generator=generator), batch.mask)
+        chances = scene.draw(lambda k, generator: torch.rand(k, generator=generator), _text)
         # One number a word: that of its first token, which all its tokens share.
         first = torch.nn.functional.pad(words, (1, 0))[:, :-1] != words
         by_word = torch.ones(len(words), int(words.max()) + 1, device=words.device)
@@ -79,8 +79,12 @@ class WordPerturbation(AbstractPerturbation):
         if self.how == "mask":
             _say_once(f"the tokenizer has no mask token: words are replaced by random ones ({type(self).__name__})")
         choices = vocabulary.replaceable.nonzero()[:, 0]
-        drawn = scene.draw(lambda k, generator: torch.rand(k, generator=generator), scene.batch.mask)
+        drawn = scene.draw(lambda k, generator: torch.rand(k, generator=generator), _text)
         return choices.to(ids.device)[(drawn * len(choices)).long().clamp(max=len(choices) - 1)]
+
+
+def _text(batch: Batch, prompt_mask: Bool[Tensor, "b n"]) -> Bool[Tensor, "b t"]:
+    return batch.mask
 
 
 def free_words(scene: Scene, column: str) -> Bool[Tensor, "b t"]:

@@ -4,20 +4,22 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, final
+from typing import final
 
 import torch
 
 from ..backbones import AbstractBackbone
 from ..bank import Batch, PromptBank
 from ..data import Examples
-from ..evaluation import Report, answer, report
-from ..fleet import stream_seed
+from ..evaluation import Report, answer_all, report
+from ..fleet import bank_of, seeded, stream_seed
+from ..prompt import SoftPrompt
+from ..room import Room
 from ..settings import TrainSettings
 from ..tasks import Task
 from ._lane import TrainedLane, is_finite
 from ._records import Record
-from ._step import PassResult, backward
+from ._step import PassResult, backward, leaves
 from ._terms import Surroundings, acting
 
 
@@ -51,7 +53,25 @@ class Loop:
         self.timing = timing
         regularized = any(lane.regularizers for lane in lanes)
         self.surroundings = Surroundings.of(material.backbone, material.task) if regularized else None
+        self.room = Room.of(material.backbone, exact=not settings.backbone_dropout)
+        self.scoring = Room.of(material.backbone)
+        self._fit()
         self.step = 0
+
+    def _fit(self) -> None:
+        """Bound the passes by the memory that is free now."""
+        lanes, train, backbone = self.active, self.material.train, self.material.backbone
+        if not lanes:
+            return
+        bank = leaves(bank_of([lane.lane for lane in lanes], [0] * len(lanes)))
+        longest = train.batch([int(train.lengths.argmax())], 0, backbone.pad_id).to(backbone.device)
+        rows = sum(min(self.settings.batch_size, len(lane.rows)) for lane in lanes)
+        # As the passes will be: dropout keeps what it draws.
+        backbone.dropout(self.settings.backbone_dropout)
+        with seeded(0, backbone.device):
+            # A divergence may keep the activations of the clean pass.
+            self.room.fit(backbone, bank, longest, rows, graphs=2 if self.surroundings else 1)
+        backbone.dropout(False)
 
     @property
     def active(self) -> list[TrainedLane]:
@@ -92,10 +112,10 @@ class Loop:
 
     def _optimize(self) -> dict[str, float]:
         """One optimiser step of every active lane; its losses in nats."""
-        lanes, passes = self.active, self.settings.grad_accumulation
-        for lane in lanes:
-            lane.lane.zero_grad(set_to_none=True)
-        results = [self._pass(lanes, number) for number in range(passes)]
+        lanes = self.active
+        # Drawn before: a step that is repeated with fewer rows a pass sees the same.
+        batches = [self._batch(lanes) for _ in range(self.settings.grad_accumulation)]
+        results = self.room.within(lambda: self._gradients(lanes, batches))
         mean = torch.stack([result.losses for result in results]).mean(0)
         norms = torch.stack([lane.optimizer.gradient_norm() for lane in lanes])
         # One transfer from the device a step, whatever the number of lanes.
@@ -112,8 +132,16 @@ class Loop:
             lane.record.write({"step": self.step, **values})
         return {lane.name: loss for lane, (loss, *_) in zip(lanes, found, strict=True)}
 
-    def _pass(self, lanes: list[TrainedLane], number: int) -> PassResult:
+    def _gradients(self, lanes: list[TrainedLane], batches: list[Batch]) -> list[PassResult]:
+        """Fresh gradients of all lanes, from nothing that an earlier attempt has left."""
+        for lane in lanes:
+            lane.lane.zero_grad(set_to_none=True)
+        return [self._pass(lanes, number, batch) for number, batch in enumerate(batches)]
+
+    def _pass(self, lanes: list[TrainedLane], number: int, batch: Batch) -> PassResult:
         backbone = self.material.backbone
+        longest = max(lane.lane.method.prompt_length for lane in lanes)
+        parts = self.room.parts((batch.mask.sum(1) + longest).tolist())
         seeds = [stream_seed(lane.settings.seeds.noise, f"dropout/{self.step}/{number}") for lane in lanes]
         if self.settings.backbone_dropout:
             backbone.dropout(True)
@@ -121,22 +149,21 @@ class Loop:
         return backward(
             backbone,
             [lane.lane.train() for lane in lanes],
-            self._batch(lanes),
+            batch.to(backbone.device),
             seeds,
             scale=1 / self.settings.grad_accumulation,
             check=self.step == 1 and number == 0,
             terms=acting(own, [lane.settings.seeds.noise for lane in lanes], self.step, self.steps, number),
             surroundings=self.surroundings,
             dropout_seed=seeds[0] if self.settings.backbone_dropout else None,
+            parts=parts,
         )
 
     def _batch(self, lanes: list[TrainedLane]) -> Batch:
         """The next rows of every lane, side by side in one batch."""
         rows = [next(lane.batches) for lane in lanes]
         owner = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
-        pad = self.material.backbone.pad_id
-        batch = self.material.train.batch([i for r in rows for i in r], owner, pad)
-        return batch.to(self.material.backbone.device)
+        return self.material.train.batch([i for r in rows for i in r], owner, self.material.backbone.pad_id)
 
     def _choose(self) -> None:
         """Where a first stretch has ended, one candidate goes on in the place of all; the others leave the passes."""
@@ -147,29 +174,50 @@ class Loop:
                 self.lanes = [lane for lane in self.lanes if lane not in losers]
 
     def _evaluate(self) -> None:
-        """Score every active lane on the validation rows, folded as it would be stored; candidates are not scored."""
+        """Score the active lanes on the validation rows, folded as they would be stored; candidates are not scored."""
         if self.settings.backbone_dropout:
             self.material.backbone.dropout(False)
         for lane in self.active:
-            if lane.stretch is not None:
-                continue
-            if not is_finite(lane.lane):
+            if lane.stretch is None and not is_finite(lane.lane):
                 lane.drop(self.step, "the prompt is no longer finite")
-                continue
-            prompt = lane.lane.fold(lane.provenance)
-            lane.judge(self.step, prompt, self.score(prompt, self.material.validation), self.settings.patience)
+        judged = [lane for lane in self.active if lane.stretch is None]
+        prompts = [lane.lane.fold(lane.provenance) for lane in judged]
+        reports = self.scores(prompts, self.material.validation)
+        for lane, prompt, found in zip(judged, prompts, reports, strict=True):
+            lane.judge(self.step, prompt, found, self.settings.patience)
 
-    def score(self, prompt: Any, examples: Examples) -> Report:
+    def score(self, prompt: SoftPrompt, examples: Examples) -> Report:
         """Metrics of a stored prompt on tokenised rows."""
+        return self.scores([prompt], examples)[0]
+
+    def scores(
+        self, prompts: Sequence[SoftPrompt], examples: Examples, rows: Sequence[Sequence[int]] | None = None
+    ) -> list[Report]:
+        """Metrics of stored prompts on tokenised rows, in shared passes.
+
+        Args:
+            prompts: any number.
+            examples: the rows.
+            rows: which of them each prompt answers; None is all.
+        """
+        if not prompts:
+            return []
         backbone, task, settings = self.material.backbone, self.material.task, self.settings
-        answers = answer(
-            backbone,
-            PromptBank.of(prompt, device=backbone.device),
-            examples,
-            task,
-            decode=settings.decode,
-            normalize=settings.normalize,
-            max_new_tokens=settings.max_new_tokens,
-            batch_size=2 * settings.batch_size,
+        own = [range(len(examples))] * len(prompts) if rows is None else rows
+        bank = PromptBank.of(*prompts, device=backbone.device)
+        answers = self.scoring.within(
+            lambda: answer_all(
+                backbone,
+                bank,
+                examples,
+                task,
+                own,
+                decode=settings.decode,
+                normalize=settings.normalize,
+                max_new_tokens=settings.max_new_tokens,
+                batch_size=2 * settings.batch_size * len(prompts),
+                room=self.scoring,
+            )
         )
-        return report(task, examples, answers)
+        asked = [examples] * len(prompts) if rows is None else [examples.select(chosen) for chosen in rows]
+        return [report(task, which, found) for which, found in zip(asked, answers, strict=True)]

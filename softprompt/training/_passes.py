@@ -14,6 +14,7 @@ from ..backbones import AbstractBackbone
 from ..bank import Batch, PromptBank
 from ..fleet import seeded
 from ..losses import task_losses
+from ..regularizers import Share
 from ._terms import Group, Surroundings
 
 
@@ -23,7 +24,8 @@ class CleanPass:
     """The unperturbed rows: what perturbed ones are held against.
 
     Args:
-        task_losses: of each prompt, (1 - sum share) x mean loss; in nats, without gradient.
+        task_losses: of each prompt, (1 - sum share) x mean loss; in nats, without gradient; of a part of the rows its
+            share in that.
         logits: without graph; they gather gradients where a divergence goes back through the clean pass.
         gradient: of the task loss with respect to prompt and embedded text, where an ascent starts from it.
         kept: objective and logits whose graph is still to be gone through.
@@ -53,13 +55,24 @@ class Passes:
         p: prompts.
         scale: of every gradient.
         dropout_seed: of the frozen model's dropout, if it is on.
+        rows: which of the rows are gone through; None for all. Means are over all.
     """
 
     def __init__(
-        self, backbone: AbstractBackbone, bank: PromptBank, batch: Batch, p: int, scale: float, dropout_seed: int | None
+        self,
+        backbone: AbstractBackbone,
+        bank: PromptBank,
+        batch: Batch,
+        p: int,
+        scale: float,
+        dropout_seed: int | None,
+        rows: Int[Tensor, " k"] | None = None,
     ):
-        self.backbone, self.bank, self.batch, self.p, self.scale = backbone, bank, batch, p, scale
+        self.backbone, self.bank, self.p, self.scale = backbone, bank, p, scale
         self.dropout_seed = dropout_seed
+        self.whole, self.rows = batch, rows
+        self.batch = batch if rows is None else batch.select(rows).trimmed()
+        self.counts = torch.bincount(batch.owner, minlength=p).clamp(min=1)
 
     def clean(
         self, groups: Sequence[Group], check: Callable[[AbstractBackbone, Tensor], None] | None = None
@@ -99,8 +112,12 @@ class Passes:
         batch, answer = (self.batch, clean.logits) if rows is None else (self.batch.select(rows), clean.logits[rows])
         gradient = clean.gradient if rows is None or clean.gradient is None else clean.gradient[rows]
         alpha, share = (x / group.passes for x in group.weights(self.p, clean.task_losses))
-        scene = surroundings.scene(group, self.bank, batch, answer.detach(), gradient, self._noise)
         task, divergence = torch.zeros_like(alpha), torch.zeros_like(alpha)
+        if not len(batch.ids):
+            return task, divergence
+        scene = surroundings.scene(
+            group, self.bank, batch, answer.detach(), gradient, self._noise, self._share_of(rows)
+        )
         for rows_now in group.batches(scene):
             logits = self._logits(rows_now, anew=group.regularizer.perturbation.is_dropout)
             losses = share * self._means(self._losses(logits, rows_now), batch.owner) if share.any() else share
@@ -126,6 +143,13 @@ class Passes:
         owners = torch.tensor([term.owner for term in group.terms], device=self.batch.owner.device)
         return torch.isin(self.batch.owner, owners)
 
+    def _share_of(self, rows: Bool[Tensor, " b"] | None) -> Share | None:
+        """All rows of the pass, with which a part of them draws its random numbers."""
+        if self.rows is None:
+            return None
+        chosen = self.rows if rows is None else self.rows[rows]
+        return Share(self.whole, self.bank.mask[self.whole.owner], chosen)
+
     def _with_shift(self) -> tuple[Batch, Float[Tensor, "b s e"]]:
         """The rows shifted by 0, which asks for its gradient."""
         n, e = self.bank.vectors.shape[1:]
@@ -148,9 +172,9 @@ class Passes:
         return task_losses(logits, batch.targets)
 
     def _means(self, values: Float[Tensor, " b"], owner: Int[Tensor, " b"]) -> Float[Tensor, " p"]:
-        """The mean over each prompt's rows; 0 for a prompt without rows."""
-        counts = torch.bincount(owner, minlength=self.p).clamp(min=1)
-        return torch.zeros(self.p, dtype=values.dtype, device=values.device).index_add(0, owner, values) / counts
+        """Each prompt's share in the mean over all its rows; 0 for a prompt without rows here."""
+        sums = torch.zeros(self.p, dtype=values.dtype, device=values.device).index_add(0, owner, values)
+        return sums / self.counts
 
     def _differentiate(self, losses: Float[Tensor, " p"]) -> None:
         if losses.requires_grad:

@@ -1,6 +1,6 @@
 """The gradients of one step for all prompts of a fleet: a clean pass, and one for each perturbation that acts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor
 from ..backbones import AbstractBackbone
 from ..bank import Batch, PromptBank
 from ..errors import NotTrainable
-from ..fleet import Lane, bank_of
+from ..fleet import Lane, bank_of, stream_seed
 from ._passes import Passes
-from ._terms import Surroundings, Term, changed, grouped, numbers
+from ._terms import Group, Surroundings, Term, changed, grouped, numbers
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ def backward(
     terms: Sequence[Term] = (),
     surroundings: Surroundings | None = None,
     dropout_seed: int | None = None,
+    parts: Sequence[Sequence[int]] = (),
 ) -> PassResult:
     """Add the gradients of `scale x sum_k mean_{rows of k} loss` to the lanes.
 
@@ -59,26 +60,49 @@ def backward(
         surroundings: what they need.
         dropout_seed: of the frozen model's dropout, if it is on: perturbed rows meet the same draw, where all lanes
             are perturbed alike.
+        parts: rows that share a pass, to take up less memory at once: the gradients are the same, but for the frozen
+            model's dropout, which each part draws anew. None or one is all rows in one pass.
 
     Raises:
         NotTrainable: no gradient reached the prompt vectors, or a layer passed none on.
     """
     whole = bank_of(lanes, seeds)
     # Gradients gather at the bank and go through the reparameterisations once, however many passes there are.
-    bank = changed(whole, lambda values: values.detach().requires_grad_(values.requires_grad))
-    passes = Passes(backbone, bank, batch, len(lanes), scale, dropout_seed)
+    bank = leaves(whole)
     groups = grouped(terms)
-    clean = passes.clean(groups, _refuse_gaps if check else None)
+    chosen = [torch.tensor(rows, device=batch.ids.device) for rows in parts] if len(parts) > 1 else [None]
+    found = []
+    for number, rows in enumerate(chosen):
+        seed = stream_seed(dropout_seed, f"part/{number}") if dropout_seed is not None and number else dropout_seed
+        passes = Passes(backbone, bank, batch, len(lanes), scale, seed, rows)
+        found.append(_losses_of(passes, groups, surroundings, _refuse_gaps if check and not number else None))
+    losses, divergences = (torch.stack(values).sum(0) for values in zip(*found, strict=True))
+    _pull_back(whole, bank)
+    if check:
+        _refuse_silence(backbone, lanes, bank)
+    return PassResult(losses, prompt_norms(bank), divergences)
+
+
+def leaves(bank: PromptBank) -> PromptBank:
+    """The bank's numbers as leaves, at which gradients gather."""
+    return changed(bank, lambda values: values.detach().requires_grad_(values.requires_grad))
+
+
+def _losses_of(
+    passes: Passes,
+    groups: Sequence[Group],
+    surroundings: Surroundings | None,
+    check: Callable[[AbstractBackbone, Tensor], None] | None,
+) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+    """Task losses and divergences of the rows of some passes, which are gone through in both directions."""
+    clean = passes.clean(groups, check)
     losses, divergences = clean.task_losses, torch.zeros_like(clean.task_losses)
     for group in groups:
         assert surroundings is not None
         task, divergence = passes.perturbed(group, clean, surroundings)
         losses, divergences = losses + task, divergences + divergence
     clean.finish()
-    _pull_back(whole, bank)
-    if check:
-        _refuse_silence(backbone, lanes, bank)
-    return PassResult(losses, prompt_norms(bank), divergences)
+    return losses, divergences
 
 
 def _pull_back(whole: PromptBank, bank: PromptBank) -> None:

@@ -16,7 +16,7 @@ from ..bank import Batch, PromptBank
 from ..errors import BadInput
 from ..fleet import stream_seed
 from ..losses import task_losses
-from ..regularizers import DIVERGENCES, Regularizer, Scene, Vocabulary, row_divergences
+from ..regularizers import DIVERGENCES, Regularizer, Scene, Share, Vocabulary, row_divergences
 from ..tasks import Task
 from ..units import WordScale
 
@@ -164,6 +164,7 @@ class Surroundings:
         clean: Float[Tensor, "b l c"],
         gradient: Float[Tensor, "b s e"] | None,
         noise: Noise,
+        share: Share | None = None,
     ) -> Scene:
         """What the group's perturbation sees: its rows, and a model through which no gradient reaches a prompt."""
         frozen = detached(bank)
@@ -187,6 +188,7 @@ class Surroundings:
             words=self.words,
             vocabulary=self.vocabulary,
             embeddings=self.embeddings,
+            share=share,
         )
 
     def divergence(

@@ -14,7 +14,7 @@ import torch
 from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
 from ..data import load_rows, split_rows
 from ..errors import BadInput, DamagedFile, ModelMismatch, SoftPromptError
-from ..evaluation import default_style, majority_score
+from ..evaluation import Report, default_style, majority_score
 from ..fleet import Lane, stream_seed
 from ..prompt import refuse_no_scale
 from ..settings import LaneSettings, TrainSettings
@@ -210,11 +210,13 @@ def _run(
             lane.restore(below(f"{number}/", checkpoint.tensors), values)
     loop = Loop(material, lanes, plan.settings, lanes[0].optimizer.steps, timing)
     loop.step = step
+    loop.room.restore(state.get("room", {}))
 
     def save(loop: Loop) -> None:
         tensors = {f"{i}/{name}": value for i, lane in enumerate(loop.lanes) for name, value in lane.tensors().items()}
         state = {"step": loop.step, "data": data, "timing_bytes": timing.mark()}
-        save_checkpoint(folder / "checkpoints", loop.step, tensors, {**state, "lanes": [x.state() for x in loop.lanes]})
+        state |= {"room": loop.room.state(), "lanes": [x.state() for x in loop.lanes]}
+        save_checkpoint(folder / "checkpoints", loop.step, tensors, state)
 
     _report_truncation(material)
     try:
@@ -234,8 +236,8 @@ def _run(
             raise Interrupted(
                 f"stopped after step {loop.step} of {loop.steps}; go on with: softprompt train --resume {folder}"
             )
-        seconds = _seconds(folder)
-        return Run(folder, [_finish(plan, loop, lane, folder, seconds) for lane in loop.lanes])
+        seconds, reports = _seconds(folder), _last_reports(plan, loop)
+        return Run(folder, [_finish(plan, loop, lane, folder, seconds, reports) for lane in loop.lanes])
     finally:
         material.backbone.dropout(False)
         for record in (timing, *(lane.record for lane in loop.lanes)):
@@ -264,17 +266,27 @@ def fast_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-def _finish(plan: Plan, loop: Loop, lane: TrainedLane, folder: Path, seconds: float) -> Result:
-    """Score the lane's best prompt on the test split, store it, and write its result last."""
+def _last_reports(plan: Plan, loop: Loop) -> dict[str, dict[str, Report]]:
+    """How each lane's best prompt scores in the end, by lane and split: of all lanes in shared passes."""
+    lanes = [lane for lane in loop.lanes if lane.best is not None]
+    prompts = [lane.best for lane in lanes if lane.best is not None]
+    found = {"test": loop.scores(prompts, loop.material.test)}
+    if plan.settings.train_score:
+        rows = [own_rows(lane.rows, lane.settings.seeds.draw) for lane in lanes]
+        found["train"] = loop.scores(prompts, loop.material.train, rows)
+    return {lane.name: {split: found[split][number] for split in found} for number, lane in enumerate(lanes)}
+
+
+def _finish(
+    plan: Plan, loop: Loop, lane: TrainedLane, folder: Path, seconds: float, reports: Mapping[str, Mapping[str, Report]]
+) -> Result:
+    """Store the lane's best prompt with its scores, and write its result last."""
     lane.record.mark()
     metrics: dict[str, Any] = {}
     stored, head, norm = 0, 0, None
     if lane.best is not None:
-        test = loop.score(lane.best, loop.material.test)
-        metrics = {"validation": lane.best_metrics, "test": {**test.metrics, "invalid": test.invalid}}
-        if plan.settings.train_score:
-            own = loop.score(lane.best, loop.material.train.select(own_rows(lane.rows, lane.settings.seeds.draw)))
-            metrics["train"] = {**own.metrics, "invalid": own.invalid}
+        metrics = {"validation": lane.best_metrics}
+        metrics |= {split: {**one.metrics, "invalid": one.invalid} for split, one in reports[lane.name].items()}
         provenance = dataclasses.replace(
             lane.provenance, metrics=metrics, training={**lane.provenance.training, "best_step": lane.best_step}
         )
