@@ -156,8 +156,13 @@ class TestRule:
 
     def test_no_candidate_is_scored_and_the_lane_is_from_the_choice_on(self, trained, monkeypatch):
         scored = []
-        score = Loop.score
-        monkeypatch.setattr(Loop, "score", lambda loop, *a: scored.append(loop.step) or score(loop, *a))
+
+        def scores(loop, prompts, *a):
+            scored.extend([loop.step] * len(prompts))
+            return real(loop, prompts, *a)
+
+        real = Loop.scores
+        monkeypatch.setattr(Loop, "scores", scores)
         whole = trained([THREE], eval_every=5, patience=1).lanes[0]
         assert scored[0] == 10
         assert [row["step"] for row in rows_of(whole) if "split" in row] == scored
