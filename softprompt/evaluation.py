@@ -271,6 +271,7 @@ def evaluate(
     max_new_tokens: int = 20,
     device: str = "auto",
     dtype: str = "float32",
+    engine: str = "auto",
     max_bad_rows: int = 0,
 ) -> Report:
     """The prompt's metrics on a split, by the same split rule as training used.
@@ -289,6 +290,7 @@ def evaluate(
         max_new_tokens: longest generated answer.
         device: "auto", "cpu", "cuda" ...
         dtype: precision of the frozen model.
+        engine: "packed", "reference" or "auto" (`load_backbone`).
         max_bad_rows: malformed rows to drop before it is an error.
 
     Raises:
@@ -298,7 +300,7 @@ def evaluate(
     chosen = task_of(prompt, task, style)
     if max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=max_length)
-    backbone = backbone_of(prompt, model, device=device, dtype=dtype)
+    backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine)
     splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows))
     rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     if split not in rows:
@@ -318,7 +320,12 @@ def evaluate(
 
 
 def backbone_of(
-    prompt: SoftPrompt, model: "str | AbstractBackbone | None" = None, *, device: str = "auto", dtype: str = "float32"
+    prompt: SoftPrompt,
+    model: "str | AbstractBackbone | None" = None,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    engine: str = "auto",
 ) -> AbstractBackbone:
     """The frozen model a prompt works with, checked against it.
 
@@ -333,6 +340,7 @@ def backbone_of(
             model or origin.name,
             answers=answers,
             dtype=dtype,
+            engine=engine,
             device=device,
             revision=revision,
             embedding_scale=origin.embedding_scale,

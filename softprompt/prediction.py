@@ -14,10 +14,16 @@ from .tasks import Task
 
 @functools.lru_cache(maxsize=2)
 def _loaded(
-    name: str, answers: str, revision: str | None, embedding_scale: float, device: str, dtype: str
+    name: str, answers: str, revision: str | None, embedding_scale: float, device: str, dtype: str, engine: str
 ) -> AbstractBackbone:
     return load_backbone(
-        name, answers=answers, dtype=dtype, device=device, revision=revision, embedding_scale=embedding_scale
+        name,
+        answers=answers,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        embedding_scale=embedding_scale,
+        engine=engine,
     )
 
 
@@ -47,6 +53,7 @@ def predict(
     batch_size: int = 32,
     device: str = "auto",
     dtype: str = "float32",
+    engine: str = "auto",
     decode: Decode = "auto",
     max_new_tokens: int = 20,
 ) -> list[dict[str, Any]]:
@@ -63,6 +70,7 @@ def predict(
         batch_size: inputs in one pass.
         device: "auto", "cpu", "cuda" ...
         dtype: precision of the frozen model.
+        engine: "packed", "reference" or "auto" (`load_backbone`).
         decode: "scores", "generate" or "auto".
         max_new_tokens: longest generated answer.
 
@@ -76,8 +84,8 @@ def predict(
         return []
     if model is None:
         answers = prompt.provenance.answers
-        model = _loaded(origin.name, answers, origin.revision, origin.embedding_scale, device, dtype)
-    backbone = backbone_of(prompt, model, device=device, dtype=dtype)
+        model = _loaded(origin.name, answers, origin.revision, origin.embedding_scale, device, dtype, engine)
+    backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine)
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
     bank = PromptBank.of(prompt, device=backbone.device)
     answers = answer(

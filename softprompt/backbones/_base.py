@@ -24,6 +24,7 @@ from ._join import Joined
 from ._scale import scaling_of, states_scale
 
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
+Engine = Literal["packed", "reference"]
 
 # Layers that transformers does not mark as recomputable, though nothing in them forbids it.
 _UNMARKED_LAYERS = ("AlbertLayer", "MPNetLayer")
@@ -102,6 +103,8 @@ class AbstractBackbone(abc.ABC):
     input_prefix: str = ""
     # What stands for the answer in a text, and becomes {mask} in a template; None where answers stand elsewhere.
     mask: str | None = None
+    # What computes the passes; the passes of transformers are the reference.
+    engine: Engine = "reference"
     # Whether the tokenizer adds its own; a chat template holds them already.
     special_tokens: bool = True
 

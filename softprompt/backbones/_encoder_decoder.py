@@ -28,8 +28,12 @@ class EncoderDecoderBackbone(AbstractBackbone):
     kind: ClassVar[str] = "encoder-decoder"
     answers: Answers = "tokens"
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None):
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None, *, engine: str = "auto"
+    ):
         super().__init__(model, tokenizer, name, revision)
+        if engine == "packed":
+            raise UnsupportedModel(f"{name!r} has no packed passes; leave --engine out")
         if self.model.get_output_embeddings() is None:
             raise UnsupportedModel(f"{name!r} has no language-model head; load it with AutoModelForSeq2SeqLM")
         self.start, self.end, self.pad = self._special_tokens()

@@ -24,6 +24,7 @@ from ._verify import verify
 log = logging.getLogger("softprompt")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+_ENGINES = ("auto", "packed", "reference")
 _ANSWERS = ("auto", "tokens", "chat", "label-words", "linear-head")
 # Any of these in a folder is a tokenizer; without one transformers would make up an empty tokenizer.
 _TOKENIZERS = (
@@ -44,6 +45,7 @@ def load_backbone(
     device: str = "auto",
     revision: str | None = None,
     embedding_scale: float = 1.0,
+    engine: str = "auto",
 ) -> AbstractBackbone:
     """A frozen backbone: one that softprompt brings, or from a local folder or the hub.
 
@@ -58,19 +60,22 @@ def load_backbone(
         revision: commit, branch or tag on the hub.
         embedding_scale: factor on the checkpoint's word embeddings; what the model computes stays unchanged, and a
             prompt for it is as many times larger (`scale_embeddings`).
+        engine: "packed" (T5, T5 v1.1, FLAN and mT5: rows without padding, see `PackedT5`), "reference" (transformers'
+            own passes), or "auto": packed where the model can be.
 
     Raises:
         BadInput: no such folder or hub id, no tokenizer, an unreadable checkpoint, no such device, a scale that is
             not positive and finite.
         UnsupportedModel: float16, a family that is not supported, missing weights, no head for these answers, or
             embeddings that cannot be rescaled.
-        UnknownName: a dtype, a kind of answer or a built-in backbone that does not exist.
+        UnknownName: a dtype, a kind of answer, an engine or a built-in backbone that does not exist.
         DamagedFile: a built-in backbone's file that is not as it was shipped.
     """
     name = _name(name_or_path)
     refuse_no_scale(embedding_scale)
     precision, place = _precision(dtype, name), _device(device)
     _refuse_other_answers(answers)
+    _refuse_other_engines(engine)
     refuse_no_folder(name)
     # A built-in backbone keeps its name in messages and records: where it is installed differs between machines.
     source = str(folder_of(name)) if name in BUILT_IN else name
@@ -89,7 +94,7 @@ def load_backbone(
     if "device_map" not in options:
         model = model.to(place)
     scale_embeddings(model, embedding_scale, name=name)
-    return _backbone(model, tokenizer, name, answers, revision)
+    return _backbone(model, tokenizer, name, answers, revision, engine)
 
 
 def from_model(
@@ -99,6 +104,7 @@ def from_model(
     name: str | None = None,
     answers: str = "auto",
     embedding_scale: float | None = None,
+    engine: str = "auto",
 ) -> AbstractBackbone:
     """A backbone of a model that is already loaded, also quantised or wrapped by PEFT. It is frozen in place.
 
@@ -110,26 +116,30 @@ def from_model(
         answers: as in `load_backbone`.
         embedding_scale: as in `load_backbone`, over what the model had when it was loaded: rescaled in place if it is
             at another scale. None takes it as it is.
+        engine: as in `load_backbone`.
 
     Raises:
         UnsupportedModel: float16, a family that is not supported, no head for these answers, or embeddings that
             cannot be rescaled.
         BadInput: a tokenizer of another model, or a scale that is not positive and finite.
-        UnknownName: a kind of answer that does not exist.
+        UnknownName: a kind of answer or an engine that does not exist.
     """
     inner: Any = unwrapped(model)
     label = name or inner.config._name_or_path or type(inner).__name__
     _refuse_other_answers(answers)
+    _refuse_other_engines(engine)
     if kind_of(inner.config, label) == "encoder" and answers == "auto":
         answers = "label-words" if inner.get_output_embeddings() is not None else "linear-head"
-    backbone = _backbone(inner, tokenizer, label, answers, None)
+    backbone = _backbone(inner, tokenizer, label, answers, None, engine)
     if embedding_scale is not None:
         refuse_no_scale(embedding_scale)
         scale_embeddings(inner, embedding_scale / scaling_of(inner).factor, name=label)
     return backbone
 
 
-def _backbone(model: Any, tokenizer: Any, name: str, answers: str, revision: str | None) -> AbstractBackbone:
+def _backbone(
+    model: Any, tokenizer: Any, name: str, answers: str, revision: str | None, engine: str
+) -> AbstractBackbone:
     """The class for the model's kind."""
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
@@ -138,11 +148,13 @@ def _backbone(model: Any, tokenizer: Any, name: str, answers: str, revision: str
             "give the tokenizer of this model"
         )
     kind = kind_of(model.config, name)
+    if engine == "packed" and kind != "encoder-decoder":
+        raise UnsupportedModel(f"{name!r} ({kind}) has no packed passes, only a T5 has; leave --engine out")
     if kind != "encoder":
         if answers not in ("auto", "tokens") and not (kind == "decoder" and answers == "chat"):
             raise UnsupportedModel(f"{name!r} ({kind}) answers in tokens, not by {answers}")
         if kind == "encoder-decoder":
-            backbone: AbstractBackbone = EncoderDecoderBackbone(model, tokenizer, name, revision)
+            backbone: AbstractBackbone = EncoderDecoderBackbone(model, tokenizer, name, revision, engine=engine)
         else:
             backbone = DecoderBackbone(model, tokenizer, name, revision, chat=answers == "chat")
     elif answers in ("tokens", "chat"):
@@ -268,6 +280,12 @@ def _refuse_other_answers(answers: str) -> None:
     """Refuse a kind of answer that does not exist."""
     if answers not in _ANSWERS:
         raise UnknownName("kind of answer", answers, _ANSWERS)
+
+
+def _refuse_other_engines(engine: str) -> None:
+    """Refuse an engine that does not exist."""
+    if engine not in _ENGINES:
+        raise UnknownName("engine", engine, _ENGINES)
 
 
 def _precision(dtype: str, name: str) -> torch.dtype:

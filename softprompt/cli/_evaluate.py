@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..tasks import Source, Task
-from ._options import DataRoot, Device, Dtype, Json, MaxBadRows, Model, OwnStyle, OwnTask, Stored
+from ._options import DataRoot, Device, Dtype, Engine, Json, MaxBadRows, Model, OwnStyle, OwnTask, Stored
 from ._print import print_json, record
 
 
@@ -22,6 +22,7 @@ def evaluate(
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
+    engine: Engine = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one pass.")] = 32,
     decode: Annotated[
         Literal["auto", "scores", "generate"],
@@ -52,6 +53,7 @@ def evaluate(
         batch_size=batch_size,
         device=device,
         dtype=dtype,
+        engine=engine,
         max_bad_rows=max_bad_rows,
     )
     if json_lines:

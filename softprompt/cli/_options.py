@@ -37,6 +37,12 @@ Answers = Annotated[
 Revision = Annotated[str | None, typer.Option("--revision", help="Commit of the model on the hub.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 Dtype = Annotated[str, typer.Option("--dtype", help="Precision of the frozen model: float32 or bfloat16.")]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine", help="Passes of a T5: packed, reference (transformers' own), or auto: packed where it can be."
+    ),
+]
 MaxBadRows = Annotated[int, typer.Option("--max-bad-rows", min=0, help="Malformed rows to drop before it is an error.")]
 # Not a Literal: how many patterns there are is the task's affair.
 Style = str

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import BadInput
 from ..tasks._files import FORMATS, records
-from ._options import Device, Dtype, Model, OwnStyle, OwnTask, Stored
+from ._options import Device, Dtype, Engine, Model, OwnStyle, OwnTask, Stored
 from ._print import print_json
 
 
@@ -28,6 +28,7 @@ def predict(
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "float32",
+    engine: Engine = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs in one pass.")] = 32,
     decode: Annotated[
         Literal["auto", "scores", "generate"], typer.Option(help="As in `softprompt evaluate`.")
@@ -46,6 +47,7 @@ def predict(
         batch_size=batch_size,
         device=device,
         dtype=dtype,
+        engine=engine,
         decode=decode,
     ):
         print_json(answer)

@@ -20,6 +20,7 @@ from ._options import (
     Device,
     Dtype,
     EmbeddingScale,
+    Engine,
     Json,
     MaxBadRows,
     Quiet,
@@ -80,6 +81,7 @@ def stability(
     quiet: Quiet = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
+    engine: Engine = "auto",
     revision: Revision = None,
     embedding_scale: EmbeddingScale = 1.0,
     answers: Answers = "auto",
@@ -102,7 +104,8 @@ def stability(
         if model is None:
             raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder, or --study FILE")
         chosen = compared(grid, settings, setting)
-        how = {"style": style, "answers": answers, "dtype": dtype, "revision": revision, "max_bad_rows": max_bad_rows}
+        how = {"style": style, "answers": answers, "dtype": dtype, "engine": engine, "revision": revision}
+        how["max_bad_rows"] = max_bad_rows
         how["backbone"] = {} if embedding_scale == 1.0 else {"embedding_scale": embedding_scale}
         declared = with_options(rows.task(task), task_option)
         plans = [_planned(_specs(declared, model, chosen, how), seeded)]

@@ -182,7 +182,13 @@ class Models:
         if key not in self.loaded:
             while len(self.loaded) >= MODELS:
                 self.loaded.popitem(last=False)
-            how = {"answers": spec.answers, "dtype": spec.dtype, "revision": spec.revision, **spec.backbone}
+            how = {
+                "answers": spec.answers,
+                "dtype": spec.dtype,
+                "engine": spec.engine,
+                "revision": spec.revision,
+                **spec.backbone,
+            }
             backbone = load_backbone(spec.model, device=self.device, **how)
             refuse_other_model(spec, backbone.identity().embedding_sha256, _all_stored(self.store))
             self.loaded[key] = backbone

@@ -16,7 +16,7 @@ from ..tasks import Task
 from ..tasks import task as find_task
 
 # Raised by whoever changes what training computes from the same settings: every run then has a new name.
-NUMBERS = 1
+NUMBERS = 2
 DIGITS = 16
 
 
@@ -32,6 +32,7 @@ class RunSpec:
         style: as in `train`.
         answers: as in `train`.
         dtype: precision of the frozen model.
+        engine: "packed", "reference" or "auto" (`load_backbone`).
         revision: commit of the model on the hub.
         max_bad_rows: malformed rows to drop before it is an error.
         backbone: further keywords of `load_backbone`.
@@ -49,6 +50,7 @@ class RunSpec:
     style: str | None = None
     answers: str = "auto"
     dtype: str = "float32"
+    engine: str = "auto"
     revision: str | None = None
     max_bad_rows: int = 0
     backbone: Mapping[str, Any] = field(default_factory=dict)

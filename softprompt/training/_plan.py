@@ -29,6 +29,7 @@ class Plan:
         data_root: folder with rows; None asks the hub.
         answers: how the backbone answers.
         dtype: precision of the frozen model.
+        engine: "packed" or "reference", whichever the run was started with.
         revision: commit of the model on the hub.
         embedding_scale: factor on the frozen model's word embeddings.
         max_bad_rows: malformed rows to drop before it is an error.
@@ -42,6 +43,8 @@ class Plan:
     data_root: str | None = None
     answers: str = "tokens"
     dtype: str = "float32"
+    # Older runs name none: there was no other.
+    engine: str = "reference"
     revision: str | None = None
     embedding_scale: float = 1.0
     max_bad_rows: int = 0

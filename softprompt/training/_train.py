@@ -54,6 +54,7 @@ def train(
     style: str | None = None,
     answers: str = "auto",
     dtype: str = "float32",
+    engine: str = "auto",
     device: str = "auto",
     revision: str | None = None,
     embedding_scale: float = 1.0,
@@ -74,6 +75,7 @@ def train(
             is numeric for encoder-decoders (the papers') and words for others, and leaves a task of your own as it is.
         answers: "auto"; "label-words" or "linear-head" for encoders, "chat" for instruct decoders.
         dtype: precision of the frozen model: "float32" or "bfloat16".
+        engine: "packed", "reference" or "auto" (`load_backbone`); for a loaded backbone its own.
         device: "auto", "cpu", "cuda" ...
         revision: commit of the model on the hub.
         embedding_scale: factor on the model's word embeddings, which leaves what it computes unchanged; for a loaded
@@ -111,7 +113,14 @@ def train(
         backbone = model
     else:
         backbone = load_backbone(
-            model, answers=answers, dtype=dtype, device=device, revision=revision, embedding_scale=embedding_scale
+            model,
+            answers=answers,
+            dtype=dtype,
+            engine=backbone.engine,
+            device=device,
+            revision=revision,
+            embedding_scale=embedding_scale,
+            engine=engine,
         )
     if style is None and chosen.name in TASKS:
         chosen = styled(chosen, default_style(chosen, backbone.kind))
@@ -151,7 +160,7 @@ def resume(
 
     Raises:
         BadInput: no run there, or other data than it was started with.
-        ModelMismatch: `model` is at another embedding scale.
+        ModelMismatch: `model` is at another embedding scale, or computes by another engine.
     """
     folder = Path(run)
     plan = read_plan(folder)
@@ -165,6 +174,7 @@ def resume(
                 plan.model,
                 answers=plan.answers,
                 dtype=plan.dtype,
+                engine=plan.engine,
                 device=device,
                 revision=plan.revision,
                 embedding_scale=plan.embedding_scale,
@@ -173,6 +183,11 @@ def resume(
             raise ModelMismatch(
                 f"{folder} was started at embedding scale {plan.embedding_scale:g}, {model.name!r} is at "
                 f"{model.embedding_scale:g}; load it with embedding_scale={plan.embedding_scale:g}"
+            )
+        elif model.engine != plan.engine:
+            raise ModelMismatch(
+                f"{folder} was started with the {plan.engine} engine, {model.name!r} was loaded with the {model.engine} "
+                f"one, which rounds otherwise; load it with engine={plan.engine!r}"
             )
         checkpoint = latest_checkpoint(folder / "checkpoints")
         material = prepare(plan, splits, model)
