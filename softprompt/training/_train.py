@@ -116,7 +116,6 @@ def train(
             model,
             answers=answers,
             dtype=dtype,
-            engine=backbone.engine,
             device=device,
             revision=revision,
             embedding_scale=embedding_scale,
@@ -134,6 +133,7 @@ def train(
         data_root=None if data_root is None else str(data_root),
         answers=backbone.answers,
         dtype=dtype,
+        engine=backbone.engine,
         revision=revision,
         embedding_scale=backbone.embedding_scale,
         max_bad_rows=max_bad_rows,
@@ -186,8 +186,8 @@ def resume(
             )
         elif model.engine != plan.engine:
             raise ModelMismatch(
-                f"{folder} was started with the {plan.engine} engine, {model.name!r} was loaded with the {model.engine} "
-                f"one, which rounds otherwise; load it with engine={plan.engine!r}"
+                f"{folder} was started with the {plan.engine} engine, {model.name!r} was loaded with the "
+                f"{model.engine} one, which rounds otherwise; load it with engine={plan.engine!r}"
             )
         checkpoint = latest_checkpoint(folder / "checkpoints")
         material = prepare(plan, splits, model)
