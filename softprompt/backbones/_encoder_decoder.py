@@ -1,5 +1,6 @@
 """T5 and its relatives: the prompt before the encoder's input, the answer from the decoder, token by token."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
@@ -13,8 +14,13 @@ from ._base import AbstractBackbone, Answers
 from ._family import has_relative_positions, position_limit
 from ._join import join_batch, padded_right, refuse_too_long
 from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
+from ._packed import Encoded, PackedT5, state_of, unfit
+
+log = logging.getLogger("softprompt")
 
 IGNORED = -100
+# Families of which a model that cannot be packed is worth a line.
+PACKED = ("t5", "mt5")
 
 
 @final
@@ -32,8 +38,14 @@ class EncoderDecoderBackbone(AbstractBackbone):
         self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None, *, engine: str = "auto"
     ):
         super().__init__(model, tokenizer, name, revision)
-        if engine == "packed":
-            raise UnsupportedModel(f"{name!r} has no packed passes; leave --engine out")
+        reason = None if engine == "reference" else unfit(self.model)
+        if engine == "packed" and reason:
+            raise UnsupportedModel(f"the passes of {name!r} cannot be packed: {reason}; leave --engine out")
+        if engine == "auto" and reason and model.config.model_type in PACKED:
+            log.warning("%r: passes by transformers, not packed: %s", name, reason)
+        self.engine = "reference" if engine == "reference" or reason else "packed"
+        self._packed: tuple[PackedT5, tuple[Any, ...]] | None = None
+        self._told: set[str] = set()
         if self.model.get_output_embeddings() is None:
             raise UnsupportedModel(f"{name!r} has no language-model head; load it with AutoModelForSeq2SeqLM")
         self.start, self.end, self.pad = self._special_tokens()
@@ -57,6 +69,10 @@ class EncoderDecoderBackbone(AbstractBackbone):
         """Logits of the whole vocabulary at the label positions, the decoder reading the targets before each."""
         if batch.targets is None:
             raise ValueError("logits need targets: an encoder-decoder reads each answer token before the next")
+        packed = self._packed_passes()
+        if packed is not None and (encoded := packed.encode(bank, batch)) is not None:
+            states = packed.decode(encoded, self._shifted(batch.targets)[:, None])[:, 0]
+            return packed.logits(states, batch.targets != IGNORED)
         states, mask = self._encode(bank, batch)
         return self._decode(states, mask, self._shifted(batch.targets))
 
@@ -67,6 +83,9 @@ class EncoderDecoderBackbone(AbstractBackbone):
         refuse_unknown_normalization(normalize)
         if normalize == "first":
             refuse_collisions(labels, self.tokenizer)
+        packed = self._packed_passes()
+        if packed is not None and (encoded := packed.encode(bank, batch)) is not None:
+            return self._packed_scores(packed, encoded, labels, normalize)
         states, mask = self._encode(bank, batch)
         rows = len(batch.ids)
         if normalize == "first":
@@ -83,7 +102,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
 
     def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
         """The encoder's last states over the text."""
-        states, _ = self._encode(bank, batch)
+        states, _ = self._states(bank, batch)
         return states[:, bank.vectors.shape[1] :]
 
     @torch.no_grad()
@@ -92,7 +111,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
         from transformers import GenerationConfig
         from transformers.modeling_outputs import BaseModelOutput
 
-        states, mask = self._encode(bank, batch)
+        states, mask = self._states(bank, batch)
         kept = self.model.generation_config
         # Swapped, not passed: what a passed configuration leaves open is filled from the model's (beams, penalties).
         self.model.generation_config = GenerationConfig(
@@ -106,6 +125,37 @@ class EncoderDecoderBackbone(AbstractBackbone):
             self.model.generation_config = kept
         return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
+    def _packed_passes(self) -> PackedT5 | None:
+        """The packed engine over the weights as they are now; None where passes are left to transformers."""
+        if self.engine == "reference":
+            return None
+        if (reason := unfit(self.model)) is not None:
+            if reason not in self._told:
+                self._told.add(reason)
+                log.warning("%r: passes by transformers, not packed: %s", self.name, reason)
+            return None
+        state = state_of(self.model)
+        if self._packed is None or self._packed[1] != state:
+            self._packed = PackedT5(self.model), state
+        return self._packed[0]
+
+    def _packed_scores(
+        self, packed: PackedT5, encoded: Encoded, labels: Sequence[Sequence[int]], normalize: str
+    ) -> Float[Tensor, "b c"]:
+        """All labels of all rows in one pass of the decoder, each row's labels reading the same states."""
+        rows, device = encoded.packing.shape[0], encoded.states.device
+        if normalize == "first":
+            start = torch.full((rows, 1, 1), self.start, device=device)
+            found = packed.head(packed.decode(encoded, start).flatten(0, 2))
+            return log_probabilities(found[:, None])[:, 0, [label[0] for label in labels]]
+        longest = max(map(len, labels))
+        padded = [[*label, *[IGNORED] * (longest - len(label))] for label in labels]
+        targets = torch.tensor(padded, device=device)
+        states = packed.decode(encoded, self._shifted(targets).expand(rows, -1, -1))[:, targets != IGNORED]
+        tokens = targets[targets != IGNORED].expand(rows, -1)
+        found = packed.log_probabilities(states.flatten(0, 1), tokens.flatten()).view(rows, -1)
+        return torch.stack([combine(part, normalize) for part in found.split([len(x) for x in labels], 1)], 1)
+
     def _special_tokens(self) -> tuple[int, int, int]:
         """The decoder's start token, the end of sequence and the pad."""
         config = self.model.config
@@ -117,6 +167,13 @@ class EncoderDecoderBackbone(AbstractBackbone):
             )
         end = config.eos_token_id if isinstance(config.eos_token_id, int) else self.tokenizer.eos_token_id
         return start, end, self.tokenizer.pad_token_id
+
+    def _states(self, bank: PromptBank, batch: Batch) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
+        """What `_encode` gives, by whichever engine."""
+        packed, right = self._packed_passes(), padded_right(batch)
+        if packed is not None and (encoded := packed.encode(bank, right)) is not None:
+            return encoded.unpacked(), torch.cat([bank.mask[batch.owner], right.mask], 1)
+        return self._encode(bank, batch)
 
     def _encode(self, bank: PromptBank, batch: Batch) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
         """The encoder's states over prompt and text, and which of them count."""
