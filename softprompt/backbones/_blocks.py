@@ -105,20 +105,23 @@ def pack(mask: Bool[Tensor, "b s"], saving: float) -> Packing | None:
     if not known or known[-1] == 0:
         return None
     widths = widths_of(known, saving)
-    blocks, first, start = [], 0, 0
+    left = text_first(mask)[order]
+    blocks, rows, columns, first, start = [], [], [], 0, 0
     while first < len(known):
         count, width = widths.count(widths[first]), widths[first]
-        padded = known[first + count - 1] < width
-        own = torch.arange(width, device=mask.device) < descending[first : first + count, None] if padded else None
+        last = first + count
+        padded = known[last - 1] < width
+        own = torch.arange(width, device=mask.device) < descending[first:last, None] if padded else None
         blocks.append(Block(first=first, count=count, start=start, width=width, mask=own))
-        first, start = first + count, start + count * width
-    spread = torch.tensor(widths, device=mask.device)
-    rows = order.repeat_interleave(spread, output_size=start)
-    places = torch.arange(start, device=mask.device) - (spread.cumsum(0) - spread).repeat_interleave(
-        spread, output_size=start
-    )
-    columns = text_first(mask)[rows, places]
-    real = mask[rows, columns] if any(block.mask is not None for block in blocks) else None
+        rows.append(order[first:last, None].expand(-1, width).flatten())
+        columns.append(left[first:last, :width].flatten())
+        first, start = last, start + count * width
+    places = torch.cat(rows), torch.cat(columns)
     return Packing(
-        blocks=tuple(blocks), order=order, rows=rows, columns=columns, shape=(len(mask), mask.shape[1]), real=real
+        blocks=tuple(blocks),
+        order=order,
+        rows=places[0],
+        columns=places[1],
+        shape=(mask.shape[0], mask.shape[1]),
+        real=mask[places] if any(block.mask is not None for block in blocks) else None,
     )

@@ -14,7 +14,7 @@ from ._base import AbstractBackbone, Answers
 from ._family import has_relative_positions, position_limit
 from ._join import join_batch, padded_right, refuse_too_long
 from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
-from ._packed import Encoded, PackedT5, state_of, unfit
+from ._packed import Encoded, PackedT5, survey
 
 log = logging.getLogger("softprompt")
 
@@ -38,7 +38,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
         self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None, *, engine: str = "auto"
     ):
         super().__init__(model, tokenizer, name, revision)
-        reason = None if engine == "reference" else unfit(self.model)
+        reason = None if engine == "reference" else survey(self.model).unfit
         if engine == "packed" and reason:
             raise UnsupportedModel(f"the passes of {name!r} cannot be packed: {reason}; leave --engine out")
         if engine == "auto" and reason and model.config.model_type in PACKED:
@@ -129,14 +129,14 @@ class EncoderDecoderBackbone(AbstractBackbone):
         """The packed engine over the weights as they are now; None where passes are left to transformers."""
         if self.engine == "reference":
             return None
-        if (reason := unfit(self.model)) is not None:
-            if reason not in self._told:
-                self._told.add(reason)
-                log.warning("%r: passes by transformers, not packed: %s", self.name, reason)
+        found = survey(self.model)
+        if found.unfit is not None:
+            if found.unfit not in self._told:
+                self._told.add(found.unfit)
+                log.warning("%r: passes by transformers, not packed: %s", self.name, found.unfit)
             return None
-        state = state_of(self.model)
-        if self._packed is None or self._packed[1] != state:
-            self._packed = PackedT5(self.model), state
+        if self._packed is None or self._packed[1] != found.state:
+            self._packed = PackedT5(self.model), found.state
         return self._packed[0]
 
     def _packed_scores(

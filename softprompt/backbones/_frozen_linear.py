@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+# A second derivative is refused, not wrong. Any: pyright takes what it returns for another signature.
+once: Any = once_differentiable
 # oneDNN's product where torch has it: torch itself takes MKL's, which knows no AVX-512 on processors of AMD. False
 # where torch's own is wanted, as to count operations.
 ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -65,7 +67,7 @@ class _Linear(torch.autograd.Function):
         return linear.forward(x)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return ctx.linear.backward(gradients[0]), None
 

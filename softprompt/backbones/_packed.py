@@ -4,7 +4,7 @@ A pass of the reference pads every row to the longest, projects every encoder st
 the decoder, and keeps what only a weight's gradient would need. Here
 
 - rows lie one behind the other in blocks (`_blocks`), so that linear layers see no or few pads;
-- the norm's gain g is folded into the linear layer behind it, W' = W diag(g), and queries, keys and values are one product;
+- the norm's gain g is folded into the linear layer behind it, W' = W diag(g); queries, keys, values are one product;
 - the position bias is computed once for the longest row, and a shorter row reads its upper left corner;
 - label positions that are few read the encoder's states themselves (`CrossAttention`);
 - all labels of all rows are scored in one pass of the decoder, and the head reads label positions that are no pads;
@@ -14,7 +14,7 @@ the decoder, and keeps what only a weight's gradient would need. Here
 Transformers' passes are the truth: `tests/test_packed.py` holds logits and gradients against them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, final
@@ -45,41 +45,56 @@ def _is_known(kind: type, family: str) -> bool:
     )
 
 
-def unfit(model: nn.Module) -> str | None:
-    """Why a model's passes are left to transformers; None where they can be packed.
+@final
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """A model as it is at this moment.
 
-    What is asked: a T5 as transformers builds it, frozen, in one precision on one device, without hooks, layers that
-    are recomputed, or dropout.
+    Args:
+        unfit: why its passes are left to transformers; None where they can be packed.
+        state: equal as long as no weight was exchanged, moved, converted or written to.
+    """
+
+    unfit: str | None = None
+    state: tuple[Any, ...] = ()
+
+
+def survey(model: nn.Module) -> Survey:
+    """Whether a model's passes can be packed, asked before each of them: it takes a tenth of a millisecond.
+
+    It has to be a T5 as transformers builds it, frozen, in one precision on one device, without hooks, layers that are
+    recomputed, or dropout.
     """
     family = FAMILIES.get(type(model).__name__)
     if family is None or not _is_known(type(model), family):
-        return f"it is a {type(model).__name__}, not a T5"
+        return Survey(unfit=f"it is a {type(model).__name__}, not a T5")
+    state: list[Any] = []
     places: set[tuple[torch.dtype, torch.device]] = set()
-    for module in model.modules():
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        waiting += [child for child in module._modules.values() if child is not None]
         if not _is_known(type(module), family):
-            return f"it holds a {type(module).__name__}, which is not T5's"
-        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or "forward" in module.__dict__:
-            return "hooks act on its layers, or they are recomputed"
-        if module.training:
-            return "its dropout is on"
-        for parameter in module._parameters.values():
+            return Survey(unfit=f"it holds a {type(module).__name__}, which is not T5's")
+        own = module.__dict__
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or "forward" in own:
+            return Survey(unfit="hooks act on its layers, or they are recomputed")
+        if own["training"]:
+            return Survey(unfit="its dropout is on")
+        for parameter in own["_parameters"].values():
             if parameter is None:
                 continue
             if parameter.requires_grad:
-                return "its weights are trained"
+                return Survey(unfit="its weights are trained")
             places.add((parameter.dtype, parameter.device))
-    return None if len(places) == 1 else "its weights are of several precisions, or on several devices"
-
-
-def state_of(model: nn.Module) -> tuple[Any, ...]:
-    """Equal as long as no weight was exchanged, moved, converted or written to."""
-    found: list[Any] = [parameter_state(p) for m in model.modules() for p in m._parameters.values() if p is not None]
-    return (*found, *(m.variance_epsilon for m in model.modules() if hasattr(m, "variance_epsilon")))
-
-
-def parameter_state(parameter: Tensor) -> tuple[Any, ...]:
-    """Where a tensor's numbers are, and how often they were written to (which inference tensors do not count)."""
-    return parameter.data_ptr(), parameter.dtype, None if parameter.is_inference() else parameter._version
+            # Inference tensors do not count how often they are written to.
+            writes = None if parameter.is_inference() else parameter._version
+            state.append((id(parameter), parameter.data_ptr(), writes))
+        if "variance_epsilon" in own:
+            state.append(own["variance_epsilon"])
+    if len(places) > 1:
+        return Survey(unfit="its weights are of several precisions, or on several devices")
+    return Survey(state=(*state, *places))
 
 
 @final
@@ -108,7 +123,7 @@ class PackedT5:
     head or second layers.
 
     Args:
-        model: for which `unfit` finds no reason.
+        model: for which `survey` finds no reason.
     """
 
     def __init__(self, model: Any):
@@ -120,7 +135,7 @@ class PackedT5:
         self.encoder_bias = _Bias(model.encoder.block[0].layer[0].SelfAttention, causal=False)
         self.decoder_bias = _Bias(model.decoder.block[0].layer[0].SelfAttention, causal=True)
         self.head = FrozenLinear(model.lm_head.weight)
-        self.head_scale = config.d_model**-0.5 if config.scale_decoder_outputs else 1.0
+        self.head_scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
         linear = sum(p.numel() for p in model.encoder.block[0].parameters() if p.ndim == 2)
         self.saving = CALL.get(self.embedding.device.type, CALL["cuda"]) / (2 * linear)
 
@@ -274,15 +289,13 @@ class _Bias:
 
     @torch.no_grad()
     def _up_to(self, width: int) -> Tensor:
-        if self.known is None or self.known.shape[1] < width:
+        known = self.known
+        if known is None or known.shape[1] < width:
             size = -(-width // STEP) * STEP
             found = self.attention.compute_bias(size, size)[0]
             found = found.to(torch.promote_types(found.dtype, torch.float32))
             if self.causal:
                 later = torch.ones(size, size, dtype=torch.bool, device=found.device).triu(1)
                 found = found.masked_fill(later, NEGATIVE)
-            self.known = found.contiguous()
-        return self.known
-
-
-__all__: Sequence[str] = ("Encoded", "PackedT5", "state_of", "unfit")
+            self.known = known = found.contiguous()
+        return known

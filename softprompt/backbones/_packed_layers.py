@@ -1,9 +1,9 @@
 """The three sublayers of T5 over packed positions, each one function with its backward pass written out.
 
-Every sublayer reads n = x / rms(x), rms(x) = sqrt(mean(x^2) + eps): the norm's gain is in the linear layer behind it. Of
-the frozen weights no gradient is wanted, so a backward pass needs of a linear layer its matrix alone, of the norm n and
-1/rms, of the attention queries, keys and values, of a ReLU one byte a number. The probabilities of the attention are
-computed again rather than kept: softmax(Q K^T + B) costs one product of the five.
+Every sublayer reads n = x / rms(x), rms(x) = sqrt(mean(x^2) + eps): the norm's gain is in the linear layer behind it.
+Of the frozen weights no gradient is wanted, so a backward pass needs of a linear layer its matrix alone, of the norm n
+and 1/rms, of the attention queries, keys and values, of a ReLU one byte a number. The probabilities of the attention
+are computed again rather than kept: softmax(Q K^T + B) costs one product beside the four that a backward pass takes.
 """
 
 import math
@@ -14,11 +14,10 @@ from typing import Any, final
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from ._blocks import Block
-from ._frozen_linear import FrozenLinear
+from ._frozen_linear import FrozenLinear, once
 
 Normed = tuple[Float[Tensor, "r d"], Float[Tensor, "r 1"]]
 
@@ -48,7 +47,7 @@ class _Norm(torch.autograd.Function):
         return n
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return normed_back(gradients[0].clone(), *ctx.saved_tensors), None
 
@@ -118,7 +117,7 @@ class _SelfAttention(torch.autograd.Function):
         return layer.out.forward(context).add_(x)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,), layer = gradients, ctx.layer
         qkv, n, inverse = ctx.saved_tensors
@@ -206,7 +205,7 @@ class _FeedForward(torch.autograd.Function):
         return layer.out.forward(layer.function(found)).add_(x)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,), layer = gradients, ctx.layer
         n, inverse, kept = ctx.saved_tensors
@@ -305,7 +304,7 @@ class _Read(torch.autograd.Function):
         return read
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (gradient,) = gradients
         asked, states, *kept = ctx.saved_tensors
