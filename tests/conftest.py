@@ -252,6 +252,24 @@ def tiny_t5():
     return build
 
 
+@pytest.fixture
+def exact_norms(monkeypatch):
+    """T5's norms in the precision of the model: in a float64 one too, transformers computes the variance in float32."""
+    from transformers.models.mt5.modeling_mt5 import MT5LayerNorm
+    from transformers.models.t5.modeling_t5 import T5LayerNorm
+    from transformers.models.umt5.modeling_umt5 import UMT5LayerNorm
+
+    for kind in (T5LayerNorm, MT5LayerNorm, UMT5LayerNorm):
+        plain = kind.forward
+
+        def forward(self, states, plain=plain):
+            if states.dtype != torch.float64:
+                return plain(self, states)
+            return self.weight * states * (states.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
+
+        monkeypatch.setattr(kind, "forward", forward)
+
+
 @pytest.fixture(scope="session")
 def tiny_bert():
     """Factory of encoders: `tiny_bert(family="bert", head=True, seed=0, dtype=torch.float32, **config)`."""

@@ -67,13 +67,13 @@ def stored(backbone, vectors, **changes):
 
 
 @pytest.fixture
-def backbone_of(tiny_model):
-    """A frozen tiny backbone in float64, whose T5 norms alone compute in float32; Gemma 2 refuses float64."""
+def backbone_of(tiny_model, exact_norms):
+    """A frozen tiny backbone in float64; Gemma 2 refuses float64."""
 
-    def build(family, answers="auto", dtype=None, **options):
+    def build(family, answers="auto", dtype=None, engine="auto", **options):
         dtype = dtype or (torch.float32 if family == "gemma2" else torch.float64)
         model, tokenizer = tiny_model(family, dtype=dtype, **options)
-        return from_model(model, tokenizer, answers=answers)
+        return from_model(model, tokenizer, answers=answers, engine=engine)
 
     return build
 
@@ -143,7 +143,7 @@ class TestEveryFamily:
         assert (prompt.grad.norm(dim=1) > 1e-6).all()
 
     def test_recomputed_layers_give_the_same_gradient_from_fewer_saved_numbers(self, family, backbone_of):
-        backbone = backbone_of(family)
+        backbone = backbone_of(family, engine="reference")
         batch = batch_of(backbone, TEXTS, targets=targets_of(backbone, ["good", "bad", "bad"]))
 
         def gradient_and_saved():
@@ -434,8 +434,8 @@ def test_inputs_of_frozen_linears_are_not_saved_for_backward(tiny_t5):
         assert len(outputs) == 4
         return outputs & saved
 
-    assert saved_norm_outputs(from_model(model, tokenizer)) == set()
-    backbone = from_model(unfrozen, tokenizer)
+    assert saved_norm_outputs(from_model(model, tokenizer, engine="reference")) == set()
+    backbone = from_model(unfrozen, tokenizer, engine="reference")
     backbone.model.requires_grad_(True)
     assert len(saved_norm_outputs(backbone)) == 4
 

@@ -10,25 +10,36 @@ from torch import Tensor, nn
 
 from ..bank import Batch, PromptBank
 from ..errors import UnsupportedModel
-from ._base import AbstractBackbone, Answers
+from ._base import AbstractBackbone, Answers, Engine
 from ._family import has_relative_positions, position_limit
 from ._join import join_batch, padded_right, refuse_too_long
 from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 from ._packed import Encoded, PackedT5, survey
+from ._verify import TOLERANCE
 
 log = logging.getLogger("softprompt")
 
 IGNORED = -100
 # Families of which a model that cannot be packed is worth a line.
 PACKED = ("t5", "mt5")
+# Of logits in bfloat16: a part of the formula left out lies far above it.
+ROUGH = 0.25
 
 
 @final
 class EncoderDecoderBackbone(AbstractBackbone):
     """An encoder that reads prompt and text, and a decoder that never sees the prompt.
 
+    Args:
+        model: as for every backbone.
+        tokenizer: likewise.
+        name: likewise.
+        revision: likewise.
+        engine: "auto", "packed" or "reference" (`load_backbone`).
+
     Raises:
-        UnsupportedModel: no language-model head, or no token to start the decoder with.
+        UnsupportedModel: no language-model head, no token to start the decoder with, or packed passes asked for that
+            this model cannot have.
     """
 
     kind: ClassVar[str] = "encoder-decoder"
@@ -38,17 +49,12 @@ class EncoderDecoderBackbone(AbstractBackbone):
         self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None, *, engine: str = "auto"
     ):
         super().__init__(model, tokenizer, name, revision)
-        reason = None if engine == "reference" else survey(self.model).unfit
-        if engine == "packed" and reason:
-            raise UnsupportedModel(f"the passes of {name!r} cannot be packed: {reason}; leave --engine out")
-        if engine == "auto" and reason and model.config.model_type in PACKED:
-            log.warning("%r: passes by transformers, not packed: %s", name, reason)
-        self.engine = "reference" if engine == "reference" or reason else "packed"
-        self._packed: tuple[PackedT5, tuple[Any, ...]] | None = None
-        self._told: set[str] = set()
         if self.model.get_output_embeddings() is None:
             raise UnsupportedModel(f"{name!r} has no language-model head; load it with AutoModelForSeq2SeqLM")
         self.start, self.end, self.pad = self._special_tokens()
+        self._packed: tuple[PackedT5, tuple[Any, ...]] | None = None
+        self._told: set[str] = set()
+        self.engine = self._engine(engine)
 
     @property
     def stack(self) -> Any:
@@ -125,15 +131,50 @@ class EncoderDecoderBackbone(AbstractBackbone):
             self.model.generation_config = kept
         return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
+    def _engine(self, asked: str) -> Engine:
+        """The engine that is asked for, or that can be."""
+        if asked == "reference":
+            return "reference"
+        reason = survey(self.model).unfit or self._disagreement()
+        if reason is None:
+            return "packed"
+        self._packed = None
+        if asked == "packed":
+            raise UnsupportedModel(f"the passes of {self.name!r} cannot be packed: {reason}; leave --engine out")
+        if self.model.config.model_type in PACKED:
+            self._tell(reason)
+        return "reference"
+
+    @torch.no_grad()
+    def _disagreement(self) -> str | None:
+        """What is wrong with packed passes over this model, tried on a few words: another transformers, perhaps."""
+        ids = torch.arange(2, 14, device=self.device).view(2, 6) % self.embeddings.weight.shape[0]
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[1, 4:] = False
+        batch = Batch(ids, mask, ids.new_zeros(2), ids[:, :3])
+        bank = PromptBank(self.embeddings.weight.new_zeros(1, 2, self.embedding_size), mask[:1, :2])
+        self.engine = "packed"
+        packed = self.logits(bank, batch)
+        self.engine = "reference"
+        reference = self.logits(bank, batch)
+        difference = (packed - reference).abs().max() / reference.abs().max()
+        if difference <= TOLERANCE.get(self.dtype, ROUGH):
+            return None
+        return f"their logits differ from transformers' by {difference:.1e} of the largest"
+
+    def _tell(self, reason: str) -> None:
+        """Say once why passes are not packed."""
+        if reason not in self._told:
+            self._told.add(reason)
+            log.warning("%r: passes by transformers, not packed: %s", self.name, reason)
+
     def _packed_passes(self) -> PackedT5 | None:
         """The packed engine over the weights as they are now; None where passes are left to transformers."""
         if self.engine == "reference":
             return None
         found = survey(self.model)
         if found.unfit is not None:
-            if found.unfit not in self._told:
-                self._told.add(found.unfit)
-                log.warning("%r: passes by transformers, not packed: %s", self.name, found.unfit)
+            self._tell(found.unfit)
             return None
         if self._packed is None or self._packed[1] != found.state:
             self._packed = PackedT5(self.model), found.state

@@ -68,8 +68,8 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.linear.backward(gradients[0]), None
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        return ctx.linear.backward(*gradients), None
 
 
 def _product(x: Float[Tensor, "r i"], weight: Float[Tensor, "o i"]) -> Float[Tensor, "r o"]:
