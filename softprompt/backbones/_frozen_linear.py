@@ -53,7 +53,8 @@ def frozen_linear(*weights: Float[Tensor, "_ i"], gain: Float[Tensor, " i"] | No
         weights: of linear layers that read the same input.
         gain: of the norm before them; None for none.
     """
-    whole = torch.cat([weight.detach() for weight in weights]) if len(weights) > 1 else weights[0].detach()
+    first, *others = (weight.detach() for weight in weights)
+    whole = torch.cat([first, *others]) if others else first
     if gain is None:
         return FrozenLinear(whole)
     wide = torch.promote_types(whole.dtype, torch.float32)
