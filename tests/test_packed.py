@@ -12,7 +12,7 @@ from softprompt.backbones import _blocks, _frozen_linear, _packed, from_model, l
 from softprompt.backbones._blocks import pack, widths_of
 from softprompt.backbones._encoder_decoder import EncoderDecoderBackbone
 from softprompt.backbones._frozen_linear import frozen_linear
-from softprompt.backbones._packed import PackedT5
+from softprompt.backbones._packed import Encoded, PackedT5
 from softprompt.bank import Batch, PromptBank
 from softprompt.cli import main
 from softprompt.errors import ModelMismatch, UnknownName, UnsupportedModel
@@ -56,6 +56,13 @@ def passes(backbone):
 def packed_of(backbone) -> PackedT5:
     """The packed engine of a backbone."""
     found = passes(backbone)
+    assert found is not None
+    return found
+
+
+def encoded(packed, bank, batch) -> Encoded:
+    """The encoder's states."""
+    found = packed.encode(bank, batch)
     assert found is not None
     return found
 
@@ -239,7 +246,7 @@ class TestWhatIsKept:
         prompt = drawn(2, E).requires_grad_()
         bank, batch = PromptBank.stack([prompt]), rows([30, 4, 4])
         positions, of_prompt, layers, inner = 30 + 4 + 4 + 6, 6, 3, 3 * 4
-        kept = self.kept(model, lambda: packed.encode(bank, batch).states)
+        kept = self.kept(model, lambda: encoded(packed, bank, batch).states)
         numbers = sum(tensor.numel() for tensor in kept if tensor.is_floating_point())
         norms = (layers + (layers - 1) + 1) * positions + of_prompt
         # The last norm, and a copy of what passes into it, are of the whole encoder.
@@ -348,11 +355,11 @@ class TestCrossAttention:
         packed = packed_of(from_model(*tiny(dtype=torch.float32, num_heads=2, d_kv=4), engine="packed"))
         prompt = drawn(2, E, dtype=torch.float32).requires_grad_(trained)
         batch, counted = rows([200, 200]), {}
-        encoded = packed.encode(PromptBank.stack([prompt]), batch)
+        states = encoded(packed, PromptBank.stack([prompt]), batch)
         for absorbed in (True, False):
             monkeypatch.setattr(_packed, "absorbs", lambda *arguments, absorbed=absorbed: absorbed)
             with FlopCounterMode(display=False) as counter:
-                found = packed.decode(encoded, torch.full((2, 1, labels), 5))
+                found = packed.decode(states, torch.full((2, 1, labels), 5))
                 if trained:
                     torch.autograd.grad(found.sum(), prompt, retain_graph=True)
             counted[absorbed] = counter.get_total_flops()
