@@ -272,6 +272,7 @@ def evaluate(
     device: str = "auto",
     dtype: str = "float32",
     engine: str = "auto",
+    frozen: str | None = None,
     max_bad_rows: int = 0,
 ) -> Report:
     """The prompt's metrics on a split, by the same split rule as training used.
@@ -291,6 +292,7 @@ def evaluate(
         device: "auto", "cpu", "cuda" ...
         dtype: precision of the frozen model.
         engine: "packed", "reference" or "auto" (`load_backbone`).
+        frozen: as in `load_backbone`, whatever the prompt was trained on.
         max_bad_rows: malformed rows to drop before it is an error.
 
     Raises:
@@ -300,7 +302,7 @@ def evaluate(
     chosen = task_of(prompt, task, style)
     if max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=max_length)
-    backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine)
+    backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine, frozen=frozen)
     splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows))
     rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     if split not in rows:
@@ -326,6 +328,7 @@ def backbone_of(
     device: str = "auto",
     dtype: str = "float32",
     engine: str = "auto",
+    frozen: str | None = None,
 ) -> AbstractBackbone:
     """The frozen model a prompt works with, checked against it.
 
@@ -341,6 +344,7 @@ def backbone_of(
             answers=answers,
             dtype=dtype,
             engine=engine,
+            frozen=frozen,
             device=device,
             revision=revision,
             embedding_scale=origin.embedding_scale,

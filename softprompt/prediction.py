@@ -14,7 +14,14 @@ from .tasks import Task
 
 @functools.lru_cache(maxsize=2)
 def _loaded(
-    name: str, answers: str, revision: str | None, embedding_scale: float, device: str, dtype: str, engine: str
+    name: str,
+    answers: str,
+    revision: str | None,
+    embedding_scale: float,
+    device: str,
+    dtype: str,
+    engine: str,
+    frozen: str | None,
 ) -> AbstractBackbone:
     return load_backbone(
         name,
@@ -24,6 +31,7 @@ def _loaded(
         revision=revision,
         embedding_scale=embedding_scale,
         engine=engine,
+        frozen=frozen,
     )
 
 
@@ -54,6 +62,7 @@ def predict(
     device: str = "auto",
     dtype: str = "float32",
     engine: str = "auto",
+    frozen: str | None = None,
     decode: Decode = "auto",
     max_new_tokens: int = 20,
 ) -> list[dict[str, Any]]:
@@ -71,6 +80,7 @@ def predict(
         device: "auto", "cpu", "cuda" ...
         dtype: precision of the frozen model.
         engine: "packed", "reference" or "auto" (`load_backbone`).
+        frozen: as in `load_backbone`, whatever the prompt was trained on.
         decode: "scores", "generate" or "auto".
         max_new_tokens: longest generated answer.
 
@@ -84,8 +94,8 @@ def predict(
         return []
     if model is None:
         answers = prompt.provenance.answers
-        model = _loaded(origin.name, answers, origin.revision, origin.embedding_scale, device, dtype, engine)
-    backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine)
+        model = _loaded(origin.name, answers, origin.revision, origin.embedding_scale, device, dtype, engine, frozen)
+    backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine, frozen=frozen)
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
     bank = PromptBank.of(prompt, device=backbone.device)
     answers = answer(

@@ -20,6 +20,7 @@ from ..errors import ModelMismatch, UnsupportedModel
 from ..prompt import BackboneIdentity, SoftPrompt
 from ..units import WordScale
 from ._deep import entering, layers_of, state_scales
+from ._int8 import is_int8
 from ._join import Joined
 from ._scale import scaling_of, states_scale
 
@@ -195,6 +196,11 @@ class AbstractBackbone(abc.ABC):
     def dtype(self) -> torch.dtype:
         """What the frozen model computes in."""
         return self.embeddings.weight.dtype
+
+    @property
+    def frozen(self) -> str | None:
+        """The form of its linear layers where it is not that of `dtype`: "int8"."""
+        return "int8" if is_int8(self.model) else None
 
     @property
     def max_positions(self) -> int | None:

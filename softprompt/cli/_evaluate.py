@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..tasks import Source, Task
-from ._options import DataRoot, Device, Dtype, Engine, Json, MaxBadRows, Model, OwnStyle, OwnTask, Stored
+from ._options import DataRoot, Device, Dtype, Engine, Frozen, Json, MaxBadRows, Model, OwnStyle, OwnTask, Stored
 from ._print import print_json, record
 
 
@@ -23,6 +23,7 @@ def evaluate(
     device: Device = "auto",
     dtype: Dtype = "float32",
     engine: Engine = "auto",
+    frozen: Frozen = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one pass.")] = 32,
     decode: Annotated[
         Literal["auto", "scores", "generate"],
@@ -54,6 +55,7 @@ def evaluate(
         device=device,
         dtype=dtype,
         engine=engine,
+        frozen=frozen,
         max_bad_rows=max_bad_rows,
     )
     if json_lines:

@@ -43,6 +43,10 @@ Engine = Annotated[
         "--engine", help="Passes of a T5: packed, reference (transformers' own), or auto: packed where it can be."
     ),
 ]
+Frozen = Annotated[
+    str | None,
+    typer.Option("--frozen", help="int8: the frozen linear layers in 8 bits, on a CPU with AVX512-VNNI (training.md)."),
+]
 MaxBadRows = Annotated[int, typer.Option("--max-bad-rows", min=0, help="Malformed rows to drop before it is an error.")]
 # Not a Literal: how many patterns there are is the task's affair.
 Style = str

@@ -9,7 +9,7 @@ import typer
 
 from ..errors import BadInput
 from ..tasks._files import FORMATS, records
-from ._options import Device, Dtype, Engine, Model, OwnStyle, OwnTask, Stored
+from ._options import Device, Dtype, Engine, Frozen, Model, OwnStyle, OwnTask, Stored
 from ._print import print_json
 
 
@@ -29,6 +29,7 @@ def predict(
     device: Device = "auto",
     dtype: Dtype = "float32",
     engine: Engine = "auto",
+    frozen: Frozen = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs in one pass.")] = 32,
     decode: Annotated[
         Literal["auto", "scores", "generate"], typer.Option(help="As in `softprompt evaluate`.")
@@ -48,6 +49,7 @@ def predict(
         device=device,
         dtype=dtype,
         engine=engine,
+        frozen=frozen,
         decode=decode,
     ):
         print_json(answer)

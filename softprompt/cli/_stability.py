@@ -21,6 +21,7 @@ from ._options import (
     Dtype,
     EmbeddingScale,
     Engine,
+    Frozen,
     Json,
     MaxBadRows,
     Quiet,
@@ -82,6 +83,7 @@ def stability(
     device: Device = "auto",
     dtype: Dtype = "float32",
     engine: Engine = "auto",
+    frozen: Frozen = None,
     revision: Revision = None,
     embedding_scale: EmbeddingScale = 1.0,
     answers: Answers = "auto",
@@ -105,7 +107,7 @@ def stability(
             raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder, or --study FILE")
         chosen = compared(grid, settings, setting)
         how = {"style": style, "answers": answers, "dtype": dtype, "engine": engine, "revision": revision}
-        how["max_bad_rows"] = max_bad_rows
+        how |= {"frozen": frozen, "max_bad_rows": max_bad_rows}
         how["backbone"] = {} if embedding_scale == 1.0 else {"embedding_scale": embedding_scale}
         declared = with_options(rows.task(task), task_option)
         plans = [_planned(_specs(declared, model, chosen, how), seeded)]

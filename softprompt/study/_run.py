@@ -186,6 +186,7 @@ class Models:
                 "answers": spec.answers,
                 "dtype": spec.dtype,
                 "engine": spec.engine,
+                "frozen": spec.frozen,
                 "revision": spec.revision,
                 **spec.backbone,
             }

@@ -33,6 +33,7 @@ class RunSpec:
         answers: as in `train`.
         dtype: precision of the frozen model.
         engine: "packed", "reference" or "auto" (`load_backbone`).
+        frozen: "int8", or None.
         revision: commit of the model on the hub.
         max_bad_rows: malformed rows to drop before it is an error.
         backbone: further keywords of `load_backbone`.
@@ -51,6 +52,7 @@ class RunSpec:
     answers: str = "auto"
     dtype: str = "float32"
     engine: str = "auto"
+    frozen: str | None = None
     revision: str | None = None
     max_bad_rows: int = 0
     backbone: Mapping[str, Any] = field(default_factory=dict)

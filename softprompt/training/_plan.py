@@ -30,6 +30,7 @@ class Plan:
         answers: how the backbone answers.
         dtype: precision of the frozen model.
         engine: "packed" or "reference", whichever the run was started with.
+        frozen: "int8" where the frozen linear layers are in 8 bits.
         revision: commit of the model on the hub.
         embedding_scale: factor on the frozen model's word embeddings.
         max_bad_rows: malformed rows to drop before it is an error.
@@ -45,6 +46,7 @@ class Plan:
     dtype: str = "float32"
     # Older runs name none: there was no other.
     engine: str = "reference"
+    frozen: str | None = None
     revision: str | None = None
     embedding_scale: float = 1.0
     max_bad_rows: int = 0

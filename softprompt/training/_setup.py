@@ -290,6 +290,8 @@ def start_lanes(
         training |= _told(settings.regularizer, lane.words.rms, identity.embedding_size)
         trainable = lane.method.trainable(identity.embedding_size, lane.layers)
         training |= {"options": dict(settings.options), "trainable": trainable}
+        if material.backbone.frozen is not None:
+            training |= {"frozen": material.backbone.frozen}
         if lane.states:
             training |= {"deep": True, "state_rms": [scale.rms for scale in lane.states]}
         started.append(

@@ -55,6 +55,7 @@ def train(
     answers: str = "auto",
     dtype: str = "float32",
     engine: str = "auto",
+    frozen: str | None = None,
     device: str = "auto",
     revision: str | None = None,
     embedding_scale: float = 1.0,
@@ -76,6 +77,7 @@ def train(
         answers: "auto"; "label-words" or "linear-head" for encoders, "chat" for instruct decoders.
         dtype: precision of the frozen model: "float32" or "bfloat16".
         engine: "packed", "reference" or "auto" (`load_backbone`); for a loaded backbone its own.
+        frozen: as in `load_backbone`; for a loaded backbone its own.
         device: "auto", "cpu", "cuda" ...
         revision: commit of the model on the hub.
         embedding_scale: factor on the model's word embeddings, which leaves what it computes unchanged; for a loaded
@@ -120,6 +122,7 @@ def train(
             revision=revision,
             embedding_scale=embedding_scale,
             engine=engine,
+            frozen=frozen,
         )
     if style is None and chosen.name in TASKS:
         chosen = styled(chosen, default_style(chosen, backbone.kind))
@@ -134,6 +137,7 @@ def train(
         answers=backbone.answers,
         dtype=dtype,
         engine=backbone.engine,
+        frozen=backbone.frozen,
         revision=revision,
         embedding_scale=backbone.embedding_scale,
         max_bad_rows=max_bad_rows,
@@ -160,7 +164,7 @@ def resume(
 
     Raises:
         BadInput: no run there, or other data than it was started with.
-        ModelMismatch: `model` is at another embedding scale, or computes by another engine.
+        ModelMismatch: `model` is at another embedding scale, or computes by another engine or with other weights.
     """
     folder = Path(run)
     plan = read_plan(folder)
@@ -175,6 +179,7 @@ def resume(
                 answers=plan.answers,
                 dtype=plan.dtype,
                 engine=plan.engine,
+                frozen=plan.frozen,
                 device=device,
                 revision=plan.revision,
                 embedding_scale=plan.embedding_scale,
@@ -188,6 +193,11 @@ def resume(
             raise ModelMismatch(
                 f"{folder} was started with the {plan.engine} engine, {model.name!r} was loaded with the "
                 f"{model.engine} one, which rounds otherwise; load it with engine={plan.engine!r}"
+            )
+        elif model.frozen != plan.frozen:
+            raise ModelMismatch(
+                f"{folder} was started with frozen={plan.frozen!r}, {model.name!r} was loaded with "
+                f"frozen={model.frozen!r}; load it as the run began"
             )
         checkpoint = latest_checkpoint(folder / "checkpoints")
         material = prepare(plan, splits, model)

@@ -1,0 +1,192 @@
+"""Frozen linear layers in int8: the products of a training step at the speed of a CPU's 8-bit multipliers.
+
+Rows x_i and output channels w_o are rounded to 255 levels each, with a scale of their own,
+
+    s_i = max_j |x_ij| / 127,   q_ij = round(x_ij / s_i),   and t_o, r_oj of W in the same way;
+    x W^T  ~  s_i t_o sum_j q_ij r_oj,      dL/dx = G W  ~  the same product of G and W^T.
+
+The sums are of integers and exact, so what becomes of a row depends on that row alone: not on its batch, nor on other
+prompts' rows, nor on how the product is cut into blocks.
+"""
+
+from collections.abc import Callable
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int8
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModel
+
+Apply = Callable[[Tensor], Tensor]
+
+LEVELS = 127
+# Narrower layers gain nothing: rounding the rows takes what the product saves.
+LEAST_WIDTH = 128
+# Numbers of a block of rows on the wider side of a layer. Its 8-bit form, sums and result stay in a core's cache.
+BLOCK = 2**19
+# Smaller rows become 0; the inverse of their scale would not be finite.
+_LEAST_SCALE = 1e-35
+
+
+def rounded(rows: Float[Tensor, "b i"]) -> tuple[Int8[Tensor, "b i"], Float[Tensor, "b 1"]]:
+    """Each row in 8 bits, and its scale, which is not finite where something in the row is not."""
+    scale = rows.abs().amax(1, keepdim=True).div_(LEVELS).clamp_(min=_LEAST_SCALE)
+    return torch.div(rows, scale).round_().to(torch.int8), scale
+
+
+@final
+class Int8Linear:
+    """x -> x W^T in int8, for a matrix that gets no gradient: y = x W^T, and dx = dy W.
+
+    Args:
+        weight: W; it is rounded twice, its rows for the one and its columns for the other product.
+    """
+
+    def __init__(self, weight: Float[Tensor, "o i"]):
+        self.weight, self.scale = _factor(weight.detach())
+        self._transposed = _factor(weight.detach().t())
+
+    def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        """X W^T, without a graph."""
+        return _product(x.detach(), self.weight, self.scale)
+
+    def backward(self, gradient: Float[Tensor, "*b o"]) -> Float[Tensor, "*b i"]:
+        """The gradient at x, from that at x W^T."""
+        return _product(gradient.detach(), *self._transposed)
+
+    def __call__(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        """X W^T with its gradient, for which nothing is saved."""
+        result: Any = _Product.apply(x, self.forward, self.backward)
+        return result
+
+
+class _Product(torch.autograd.Function):
+    """One product, whose gradient is the other and the other's in turn the one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, one: Apply, other: Apply) -> Tensor:
+        ctx.pair = other, one
+        return one(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _Product.apply(gradients[0], *ctx.pair), None, None
+
+
+def _factor(weight: Float[Tensor, "o i"]) -> tuple[Int8[Tensor, "o i"], Float[Tensor, " o"]]:
+    levels, scale = rounded(weight)
+    return levels, scale[:, 0]
+
+
+def _product(
+    x: Float[Tensor, "*b i"], weight: Int8[Tensor, "o i"], scale: Float[Tensor, " o"]
+) -> Float[Tensor, "*b o"]:
+    """X W^T, in blocks of rows."""
+    outputs, inputs = weight.shape
+    rows = x.reshape(-1, inputs)
+    result = rows.new_empty(len(rows), outputs)
+    block = max(1, BLOCK // max(inputs, outputs))
+    for taken, into in zip(rows.split(block), result.split(block), strict=True):
+        levels, own = rounded(taken)
+        # Copied, then multiplied: products of an integer and a float tensor are not vectorised.
+        into.copy_(torch.ops.aten._int_mm(levels, weight.t())).mul_(own).mul_(scale)
+    return result.view(*x.shape[:-1], outputs)
+
+
+@final
+class Int8Layer(nn.Module):
+    """A frozen linear layer in int8, where a model has one: `x W^T + b`, the bias as it was.
+
+    Args:
+        weight: W.
+        bias: b, or None.
+    """
+
+    def __init__(self, weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None):
+        super().__init__()
+        self.linear = Int8Linear(weight)
+        self.register_buffer("bias", None if bias is None else bias.detach().clone())
+
+    @property
+    def weight(self) -> Int8[Tensor, "o i"]:
+        """In 8 bits; transformers asks a T5's layers for its dtype."""
+        return self.linear.weight
+
+    def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+        """The layer's output."""
+        result = self.linear(x)
+        return result if self.bias is None else result + self.bias
+
+
+def is_int8(model: nn.Module) -> bool:
+    """Whether any of the model's layers is in int8."""
+    return any(isinstance(module, Int8Layer) for module in model.modules())
+
+
+def to_int8(model: nn.Module, name: str) -> None:
+    """Put the model's linear layers in int8, in place, but for its heads and those that are too narrow.
+
+    Args:
+        model: what transformers loaded, in float32 on a CPU.
+        name: for messages.
+
+    Raises:
+        UnsupportedModel: a device, a precision, a processor, a wrapper or widths for which there is no int8.
+    """
+    base: Any = getattr(model, "base_model", model)
+    _refuse_other_weights(model, name)
+    _refuse_no_instructions(name)
+    chosen = [
+        (parent, label, matrix)
+        for parent in base.modules()
+        for label, child in parent.named_children()
+        if (matrix := _matrix(child)) is not None
+        and min(matrix.shape) >= LEAST_WIDTH
+        and child is not model.get_output_embeddings()  # pyright: ignore[reportCallIssue]  (nn.Module's getattr)
+    ]
+    if not chosen:
+        raise UnsupportedModel(
+            f"{name!r} has no plain linear layer of at least {LEAST_WIDTH} inputs and outputs, so int8 would not make "
+            "it faster; load it without frozen='int8'"
+        )
+    # A layer that several share is rounded once, and still shared.
+    made: dict[int, nn.Module] = {}
+    for parent, label, matrix in chosen:
+        child = getattr(parent, label)
+        if id(child) not in made:
+            made[id(child)] = Int8Layer(matrix, child.bias)
+        setattr(parent, label, made[id(child)])
+
+
+def _matrix(layer: nn.Module) -> Tensor | None:
+    """The weight, outputs first, of a plain linear layer or GPT-2's Conv1D; None of anything else, as PEFT's."""
+    if type(layer) is nn.Linear:
+        return layer.weight
+    if type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils":
+        weight: Any = layer.weight
+        return weight.t()
+    return None
+
+
+def _refuse_other_weights(model: Any, name: str) -> None:
+    """Refuse what is not a plain model in float32 on a CPU."""
+    table = model.get_input_embeddings().weight
+    if table.device.type != "cpu":
+        raise UnsupportedModel(
+            f"int8 is for the CPU, {name!r} is on {table.device}; give device='cpu', or load it by bitsandbytes or "
+            "torchao and pass it to from_model"
+        )
+    if table.dtype != torch.float32:
+        raise UnsupportedModel(f"int8 is made of float32 weights, {name!r} is in {table.dtype}; load it in float32")
+    if getattr(model.config, "quantization_config", None) is not None or hasattr(model, "peft_config"):
+        raise UnsupportedModel(f"int8 is made of plain weights, those of {name!r} are quantised or adapted already")
+
+
+def _refuse_no_instructions(name: str) -> None:
+    """Refuse a processor whose products of 8-bit numbers are slow, or saturate at 16 bits and are wrong."""
+    full = torch.full((32, 128), 127, dtype=torch.int8)
+    if not torch.cpu._is_vnni_supported() or not (torch.ops.aten._int_mm(full, -full.t()) == -(127**2) * 128).all():
+        raise UnsupportedModel(
+            f"int8 needs a processor with AVX512-VNNI, which this one has not; load {name!r} without frozen='int8'"
+        )
