@@ -20,7 +20,7 @@ from ..errors import ModelMismatch, UnsupportedModel
 from ..prompt import BackboneIdentity, SoftPrompt
 from ..units import WordScale
 from ._deep import entering, layers_of, state_scales
-from ._int8 import is_int8
+from ._int8 import is_int8, to_int8
 from ._join import Joined
 from ._scale import scaling_of, states_scale
 
@@ -106,6 +106,8 @@ class AbstractBackbone(abc.ABC):
     mask: str | None = None
     # What computes the passes; the passes of transformers are the reference.
     engine: Engine = "reference"
+    # The form of the linear layers where it is another than the model's precision: "int8".
+    frozen: str | None = None
     # Whether the tokenizer adds its own; a chat template holds them already.
     special_tokens: bool = True
 
@@ -122,6 +124,7 @@ class AbstractBackbone(abc.ABC):
             )
         # Only now: a model that is refused stays as it was.
         self.model.eval().requires_grad_(False)
+        self.frozen = "int8" if is_int8(self.model) else None
 
     @property
     def embeddings(self) -> Any:
@@ -198,11 +201,6 @@ class AbstractBackbone(abc.ABC):
         return self.embeddings.weight.dtype
 
     @property
-    def frozen(self) -> str | None:
-        """The form of its linear layers where it is not that of `dtype`: "int8"."""
-        return "int8" if is_int8(self.model) else None
-
-    @property
     def max_positions(self) -> int | None:
         """Longest input the model has positions for, prompt included; None where positions are relative."""
         return None
@@ -245,6 +243,15 @@ class AbstractBackbone(abc.ABC):
             layer.__dict__.pop("forward", None)
             if on:
                 layer.__dict__["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
+
+    def to_int8(self) -> None:
+        """The model's linear layers in int8, for good, but for its head and those too narrow to gain by it.
+
+        Raises:
+            UnsupportedModel: no int8 for this machine, precision, device or model.
+        """
+        to_int8(self.model, self.name)
+        self.frozen = "int8"
 
     @abc.abstractmethod
     def encode_answers(self, words: Sequence[str]) -> list[list[int]]:

@@ -12,6 +12,7 @@ from ..bank import Batch, PromptBank
 from ..errors import UnsupportedModel
 from ._base import AbstractBackbone, Answers, Engine
 from ._family import has_relative_positions, position_limit
+from ._int8 import refuse_no_int8
 from ._join import join_batch, padded_right, refuse_too_long
 from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 from ._packed import Encoded, PackedT5, survey
@@ -168,6 +169,13 @@ class EncoderDecoderBackbone(AbstractBackbone):
             self._told.add(reason)
             log.warning("%r: passes by transformers, not packed: %s", self.name, reason)
 
+    def to_int8(self) -> None:
+        """The linear layers in int8; of packed passes their copies, and the model's own stay as they are."""
+        if self.engine == "reference":
+            return super().to_int8()
+        refuse_no_int8(self.model, self.name)
+        self.frozen, self._packed = "int8", None
+
     def _packed_passes(self) -> PackedT5 | None:
         """The packed engine over the weights as they are now; None where passes are left to transformers."""
         if self.engine == "reference":
@@ -177,7 +185,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
             self._tell(found.unfit)
             return None
         if self._packed is None or self._packed[1] != found.state:
-            self._packed = PackedT5(self.model), found.state
+            self._packed = PackedT5(self.model, self.frozen), found.state
         return self._packed[0]
 
     def _packed_scores(

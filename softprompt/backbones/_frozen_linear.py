@@ -1,5 +1,6 @@
 """Products with frozen matrices: the one place where the packed engine multiplies by a weight of a linear layer."""
 
+import abc
 from typing import Any, final
 
 import torch
@@ -17,11 +18,28 @@ ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
 WORTHWHILE = 1 << 20
 
 
-@final
-class FrozenLinear:
-    """x -> x W^T for a matrix that gets no gradient: y = x W^T, and dx = dy W.
+class AbstractFrozenLinear(abc.ABC):
+    """x -> x W^T for a matrix that gets no gradient: y = x W^T, and dx = dy W."""
 
-    Another class with these three methods takes its place where W is kept otherwise, as in int8.
+    weight: Tensor
+
+    @abc.abstractmethod
+    def forward(self, x: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
+        """X W^T, without a graph."""
+
+    @abc.abstractmethod
+    def backward(self, gradient: Float[Tensor, "r o"]) -> Float[Tensor, "r i"]:
+        """The gradient at x, from that at x W^T."""
+
+    def __call__(self, x: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
+        """X W^T with its gradient, for which nothing is saved."""
+        result: Tensor = _Linear.apply(x, self)  # pyright: ignore[reportAssignmentType]
+        return result
+
+
+@final
+class FrozenLinear(AbstractFrozenLinear):
+    """By the matrix as it is.
 
     Args:
         weight: W, in the precision of the states; kept as it is, not copied.
@@ -37,11 +55,6 @@ class FrozenLinear:
     def backward(self, gradient: Float[Tensor, "r o"]) -> Float[Tensor, "r i"]:
         """The gradient at x, from that at x W^T."""
         return _product(gradient, self.weight.t())
-
-    def __call__(self, x: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
-        """X W^T with its gradient, for which nothing is saved."""
-        result: Tensor = _Linear.apply(x, self)  # pyright: ignore[reportAssignmentType]
-        return result
 
 
 def frozen_linear(*weights: Float[Tensor, "_ i"], gain: Float[Tensor, " i"] | None = None) -> FrozenLinear:
@@ -63,7 +76,7 @@ def frozen_linear(*weights: Float[Tensor, "_ i"], gain: Float[Tensor, " i"] | No
 
 class _Linear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, linear: FrozenLinear) -> Tensor:
+    def forward(ctx: Any, x: Tensor, linear: AbstractFrozenLinear) -> Tensor:
         ctx.linear = linear
         return linear.forward(x)
 

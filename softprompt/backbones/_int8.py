@@ -9,16 +9,17 @@ The sums are of integers and exact, so what becomes of a row depends on that row
 prompts' rows, nor on how the product is cut into blocks.
 """
 
-from collections.abc import Callable
-from typing import Any, final
+import dataclasses
+from typing import Any, TypeVar, final
 
 import torch
 from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModel
+from ._frozen_linear import AbstractFrozenLinear, FrozenLinear
 
-Apply = Callable[[Tensor], Tensor]
+Part = TypeVar("Part", bound=Any)
 
 LEVELS = 127
 # Narrower layers gain nothing: rounding the rows takes what the product saves.
@@ -36,8 +37,8 @@ def rounded(rows: Float[Tensor, "b i"]) -> tuple[Int8[Tensor, "b i"], Float[Tens
 
 
 @final
-class Int8Linear:
-    """x -> x W^T in int8, for a matrix that gets no gradient: y = x W^T, and dx = dy W.
+class Int8Linear(AbstractFrozenLinear):
+    """Frozen `x W^T` in int8.
 
     Args:
         weight: W; it is rounded twice, its rows for the one and its columns for the other product.
@@ -47,31 +48,13 @@ class Int8Linear:
         self.weight, self.scale = _factor(weight.detach())
         self._transposed = _factor(weight.detach().t())
 
-    def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
+    def forward(self, x: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
         """X W^T, without a graph."""
-        return _product(x.detach(), self.weight, self.scale)
+        return _product(x, self.weight, self.scale)
 
-    def backward(self, gradient: Float[Tensor, "*b o"]) -> Float[Tensor, "*b i"]:
+    def backward(self, gradient: Float[Tensor, "r o"]) -> Float[Tensor, "r i"]:
         """The gradient at x, from that at x W^T."""
-        return _product(gradient.detach(), *self._transposed)
-
-    def __call__(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
-        """X W^T with its gradient, for which nothing is saved."""
-        result: Any = _Product.apply(x, self.forward, self.backward)
-        return result
-
-
-class _Product(torch.autograd.Function):
-    """One product, whose gradient is the other and the other's in turn the one."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, one: Apply, other: Apply) -> Tensor:
-        ctx.pair = other, one
-        return one(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return _Product.apply(gradients[0], *ctx.pair), None, None
+        return _product(gradient, *self._transposed)
 
 
 def _factor(weight: Float[Tensor, "o i"]) -> tuple[Int8[Tensor, "o i"], Float[Tensor, " o"]]:
@@ -79,19 +62,16 @@ def _factor(weight: Float[Tensor, "o i"]) -> tuple[Int8[Tensor, "o i"], Float[Te
     return levels, scale[:, 0]
 
 
-def _product(
-    x: Float[Tensor, "*b i"], weight: Int8[Tensor, "o i"], scale: Float[Tensor, " o"]
-) -> Float[Tensor, "*b o"]:
+def _product(x: Float[Tensor, "r i"], weight: Int8[Tensor, "o i"], scale: Float[Tensor, " o"]) -> Float[Tensor, "r o"]:
     """X W^T, in blocks of rows."""
     outputs, inputs = weight.shape
-    rows = x.reshape(-1, inputs)
-    result = rows.new_empty(len(rows), outputs)
+    result = x.new_empty(len(x), outputs)
     block = max(1, BLOCK // max(inputs, outputs))
-    for taken, into in zip(rows.split(block), result.split(block), strict=True):
+    for taken, into in zip(x.split(block), result.split(block), strict=True):
         levels, own = rounded(taken)
         # Copied, then multiplied: products of an integer and a float tensor are not vectorised.
         into.copy_(torch.ops.aten._int_mm(levels, weight.t())).mul_(own).mul_(scale)
-    return result.view(*x.shape[:-1], outputs)
+    return result
 
 
 @final
@@ -115,8 +95,15 @@ class Int8Layer(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         """The layer's output."""
-        result = self.linear(x)
+        result = self.linear(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], len(self.weight))
         return result if self.bias is None else result + self.bias
+
+
+def part_in_int8(part: Part) -> Part:
+    """A part of the packed engine with its linear layers in int8, where they are wide enough."""
+    own = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    wide = {name: one.weight for name, one in own.items() if isinstance(one, FrozenLinear) and _is_wide(one.weight)}
+    return dataclasses.replace(part, **{name: Int8Linear(weight) for name, weight in wide.items()})
 
 
 def is_int8(model: nn.Module) -> bool:
@@ -134,22 +121,14 @@ def to_int8(model: nn.Module, name: str) -> None:
     Raises:
         UnsupportedModel: a device, a precision, a processor, a wrapper or widths for which there is no int8.
     """
-    base: Any = getattr(model, "base_model", model)
-    _refuse_other_weights(model, name)
-    _refuse_no_instructions(name)
+    refuse_no_int8(model, name)
+    base: Any = model
     chosen = [
         (parent, label, matrix)
-        for parent in base.modules()
+        for parent in base.base_model.modules()
         for label, child in parent.named_children()
-        if (matrix := _matrix(child)) is not None
-        and min(matrix.shape) >= LEAST_WIDTH
-        and child is not model.get_output_embeddings()  # pyright: ignore[reportCallIssue]  (nn.Module's getattr)
+        if (matrix := _wide_matrix(child)) is not None and child is not base.get_output_embeddings()
     ]
-    if not chosen:
-        raise UnsupportedModel(
-            f"{name!r} has no plain linear layer of at least {LEAST_WIDTH} inputs and outputs, so int8 would not make "
-            "it faster; load it without frozen='int8'"
-        )
     # A layer that several share is rounded once, and still shared.
     made: dict[int, nn.Module] = {}
     for parent, label, matrix in chosen:
@@ -159,14 +138,36 @@ def to_int8(model: nn.Module, name: str) -> None:
         setattr(parent, label, made[id(child)])
 
 
-def _matrix(layer: nn.Module) -> Tensor | None:
-    """The weight, outputs first, of a plain linear layer or GPT-2's Conv1D; None of anything else, as PEFT's."""
+def refuse_no_int8(model: nn.Module, name: str) -> None:
+    """Refuse a model that cannot be put in int8 here.
+
+    Raises:
+        UnsupportedModel: with the reason.
+    """
+    _refuse_other_weights(model, name)
+    _refuse_no_instructions(name)
+    base: Any = model
+    head = base.get_output_embeddings()
+    if all(_wide_matrix(layer) is None or layer is head for layer in base.base_model.modules()):
+        raise UnsupportedModel(
+            f"{name!r} has no plain linear layer of at least {LEAST_WIDTH} inputs and outputs, so int8 would not make "
+            "it faster; load it without frozen='int8'"
+        )
+
+
+def _is_wide(matrix: Tensor) -> bool:
+    return min(matrix.shape) >= LEAST_WIDTH
+
+
+def _wide_matrix(layer: nn.Module) -> Tensor | None:
+    """The weight, outputs first, of a wide linear layer or GPT-2's Conv1D; None of anything else, as PEFT's."""
+    matrix: Any = None
     if type(layer) is nn.Linear:
-        return layer.weight
-    if type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils":
-        weight: Any = layer.weight
-        return weight.t()
-    return None
+        matrix = layer.weight
+    elif type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils":
+        conv: Any = layer
+        matrix = conv.weight.t()
+    return matrix if matrix is not None and _is_wide(matrix) else None
 
 
 def _refuse_other_weights(model: Any, name: str) -> None:

@@ -18,7 +18,6 @@ from ._decoder import DecoderBackbone
 from ._encoder import EncoderBackbone
 from ._encoder_decoder import EncoderDecoderBackbone
 from ._family import KINDS, Kind, kind_of, unwrapped
-from ._int8 import to_int8
 from ._scale import scale_embeddings, scaling_of
 from ._verify import verify
 
@@ -149,7 +148,7 @@ def from_model(
 def _in(frozen: str | None, backbone: AbstractBackbone) -> AbstractBackbone:
     """The backbone with its weights in that form; last, because other steps need them as they were loaded."""
     if frozen == "int8":
-        to_int8(backbone.model, backbone.name)
+        backbone.to_int8()
     return backbone
 
 

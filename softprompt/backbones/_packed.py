@@ -27,6 +27,7 @@ from torch.nn import functional
 from ..bank import Batch, PromptBank
 from ._blocks import CALL, Block, Packing, pack
 from ._frozen_linear import FrozenLinear, frozen_linear
+from ._int8 import part_in_int8
 from ._packed_layers import CrossAttention, FeedForward, SelfAttention, norm
 
 FAMILIES = {"T5ForConditionalGeneration": "t5", "MT5ForConditionalGeneration": "mt5"}
@@ -124,13 +125,17 @@ class PackedT5:
 
     Args:
         model: for which `survey` finds no reason.
+        frozen: "int8" for the linear layers in 8 bits, but for the head and the keys and values of the cross-attention.
     """
 
-    def __init__(self, model: Any):
+    def __init__(self, model: Any, frozen: str | None = None):
         config = model.config
         self.embedding, self.width, self.key_width = model.shared.weight.detach(), config.d_model, config.d_kv
         self.encoder = [_encoder_layer(block) for block in model.encoder.block]
         self.decoder = [_decoder_layer(block) for block in model.decoder.block]
+        if frozen == "int8":
+            self.encoder = [tuple(map(part_in_int8, layer)) for layer in self.encoder]
+            self.decoder = [tuple(map(part_in_int8, layer)) for layer in self.decoder]
         self.encoder_end, self.decoder_end = model.encoder.final_layer_norm, model.decoder.final_layer_norm
         self.encoder_bias = _Bias(model.encoder.block[0].layer[0].SelfAttention, causal=False)
         self.decoder_bias = _Bias(model.decoder.block[0].layer[0].SelfAttention, causal=True)

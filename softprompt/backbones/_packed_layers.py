@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ._blocks import Block
-from ._frozen_linear import FrozenLinear, once
+from ._frozen_linear import AbstractFrozenLinear, FrozenLinear, once
 
 Normed = tuple[Float[Tensor, "r d"], Float[Tensor, "r 1"]]
 
@@ -72,8 +72,8 @@ class SelfAttention:
         epsilon: of the norm.
     """
 
-    qkv: FrozenLinear
-    out: FrozenLinear
+    qkv: AbstractFrozenLinear
+    out: AbstractFrozenLinear
     heads: int
     epsilon: float
 
@@ -181,8 +181,8 @@ class FeedForward:
         function: f over what W_i gives; None is ReLU, of which a mask is kept, of others their argument.
     """
 
-    inner: FrozenLinear
-    out: FrozenLinear
+    inner: AbstractFrozenLinear
+    out: AbstractFrozenLinear
     epsilon: float
     function: Callable[[Tensor], Tensor] | None = None
 
@@ -243,10 +243,10 @@ class CrossAttention:
         epsilon: of the norm.
     """
 
-    query: FrozenLinear
+    query: AbstractFrozenLinear
     key: Float[Tensor, "hk d"]
     value: Float[Tensor, "hk d"]
-    out: FrozenLinear
+    out: AbstractFrozenLinear
     heads: int
     epsilon: float
 
