@@ -162,6 +162,15 @@ def test_light_modules_import_nothing_heavy(module: str):
     assert found.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize("module", [".training", ".study", ".evaluation", ".prediction"])
+def test_what_trains_and_answers_imports_no_more_than_it_needs(module: str):
+    """What a model needs is imported when there is one; `datasets` only where the hub is asked for rows."""
+    needless = ("transformers", "datasets", "peft", "accelerate", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib")
+    code = f"import sys, {NAME}{module}; print([m for m in {needless!r} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 PUBLIC = [
     "AbstractBackbone",
     "BackboneIdentity",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from softprompt.data import ept_splits, few_shot, load_rows, own_splits, split_rows, strata
+from softprompt.data import Rows, ept_splits, few_shot, load_rows, own_splits, split_rows, strata
 from softprompt.errors import BadInput, UnknownName
 from softprompt.tasks import TASKS, Source, custom_task, gold, styled, task
 
@@ -257,11 +257,11 @@ class TestHub:
 
 
 def numbered(size):
-    return Dataset.from_dict({"i": list(range(size))})
+    return Rows({"i": list(range(size))})
 
 
 def indices(splits):
-    return [part["i"][:] for part in (splits.train, splits.validation, splits.test)]
+    return [part.columns["i"] for part in (splits.train, splits.validation, splits.test)]
 
 
 class TestSplits:

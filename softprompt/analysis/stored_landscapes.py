@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 
 from ..backbones import AbstractBackbone
 from ..bank import PromptBank
-from ..data import load_rows, split_rows
+from ..data import Rows, load_rows, split_rows
 from ..errors import BadInput, UnknownName
 from ..evaluation import answer, backbone_of, examples_for, report, task_of
 from ..prompt import SoftPrompt
@@ -199,7 +198,7 @@ def draw(
     # Rows are cut to what fits beside the longest prompt, so that all prompts see the same tokens.
     longest = max(subject.prompt.length for subject in chosen)
     loaded: dict[Any, AbstractBackbone] = {}
-    rows: dict[Any, tuple[Dataset, tuple[int, ...]]] = {}
+    rows: dict[Any, tuple[Rows, tuple[int, ...]]] = {}
     for subject in chosen:
         tell(subject)
         origin = subject.prompt.provenance
@@ -222,7 +221,7 @@ def draw(
         yield Drawn(subject=subject, landscape=landscape, names=names, metrics=metrics, majority=share)
 
 
-def _rows(subject: Subject, split: str, settings: LandscapeSettings) -> tuple[Dataset, tuple[int, ...]]:
+def _rows(subject: Subject, split: str, settings: LandscapeSettings) -> tuple[Rows, tuple[int, ...]]:
     """The rows of a split that the seed draws, in their order, and their numbers."""
     splits = split_rows(subject.task, load_rows(subject.task, subject.data_root, subject.max_bad_rows))
     whole = {"train": splits.train, "validation": splits.validation, "test": splits.test}

@@ -18,6 +18,7 @@ from typing import Any, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import UnsupportedModel
 from ..prompt import refuse_no_scale
@@ -135,10 +136,26 @@ def digest_of(table: Float[Tensor, "v e"]) -> str:
     return hashlib.sha256(rounded.view(torch.uint8).numpy().data).hexdigest()
 
 
+# What a table's digest was, and the table's place and count of changes then.
+_DIGESTS = WeakIdKeyDictionary()
+
+
+def _digest_now(table: Tensor) -> str:
+    """`digest_of`, computed anew only where the table was changed: every call of `predict` asks for it."""
+    if table.is_inference():
+        return digest_of(table)
+    state = table.data_ptr(), table._version
+    known, digest = _DIGESTS.get(table, (None, ""))
+    if known != state:
+        digest = digest_of(table)
+        _DIGESTS[table] = state, digest
+    return digest
+
+
 def scaling_of(model: nn.Module) -> Scaling:
     """The factor that a model's word vectors were multiplied by since they were loaded, 1 if by none."""
     embeddings: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]  (nn.Module's getattr)
-    digest = digest_of(embeddings.weight)
+    digest = _digest_now(embeddings.weight)
     known: Scaling | None = getattr(embeddings, _RECORD, None)
     return known if known is not None and known.current == digest else Scaling(1.0, digest, digest)
 

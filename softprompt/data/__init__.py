@@ -15,4 +15,5 @@ from ._splits import few_shot as few_shot
 from ._splits import own_splits as own_splits
 from ._splits import split_rows as split_rows
 from ._splits import strata as strata
+from ._table import Rows as Rows
 from ._tokenize import tokenize as tokenize

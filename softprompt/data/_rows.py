@@ -6,19 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
-import datasets
-
 from ..errors import BadInput, UnknownName, pick
 from ..lab import world
 from ..metrics import METRICS
 from ..tasks import Task, gold, label_values
 from ..tasks._custom import SPLITS
 from ..tasks._files import FORMATS, Record, records, text_fault
+from ._table import Rows
 
 logger = logging.getLogger("softprompt")
 
 
-def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int = 0) -> dict[str, datasets.Dataset]:
+def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int = 0) -> dict[str, Rows]:
     """The task's rows by split, with the columns it reads: "train", "validation", "test" as far as there are.
 
     The lab makes its own; the user's files are read where the task names them; else
@@ -97,6 +96,9 @@ def _path(root: Path, folder: str, split: str) -> Path:
 
 
 def _hub(task: Task, splits: Mapping[str, str]) -> dict[str, tuple[str, Iterable[Record]]]:
+    # Imported here: it takes a second, and rows that are at hand need none of it.
+    import datasets
+
     source = task.source
     place = f"{source.hub}/{source.config}"
     try:
@@ -116,7 +118,7 @@ def _hub(task: Task, splits: Mapping[str, str]) -> dict[str, tuple[str, Iterable
     return found
 
 
-def _hub_records(task: Task, rows: datasets.Dataset) -> Iterator[Record]:
+def _hub_records(task: Task, rows: Any) -> Iterator[Record]:
     present = [name for name in _needed(task) if name in rows.column_names]
     if len(present) < len(_needed(task)):
         raise UnknownName("column", next(n for n in _needed(task) if n not in present), rows.column_names)
@@ -128,7 +130,7 @@ def _needed(task: Task) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*task.columns, *task.extra_columns, task.target)))
 
 
-def _checked(task: Task, place: str, found: Iterable[Record], faults: _Faults) -> datasets.Dataset:
+def _checked(task: Task, place: str, found: Iterable[Record], faults: _Faults) -> Rows:
     texts, needed = (*task.columns, *task.extra_columns), _needed(task)
     columns: dict[str, list[Any]] = {name: [] for name in needed}
     seen: dict[str, None] = {}
@@ -148,7 +150,7 @@ def _checked(task: Task, place: str, found: Iterable[Record], faults: _Faults) -
     for name in needed:
         if seen and name not in seen:
             raise UnknownName("column", name, seen)
-    return datasets.Dataset.from_dict(columns)
+    return Rows(columns)
 
 
 def _usable(task: Task, texts: tuple[str, ...], record: Record) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from datasets import Dataset
 
 from ..errors import BadInput
 from ..tasks import Task
+from ._table import Rows
 
 SPLIT_SEED = 42
 
@@ -17,17 +17,17 @@ SPLIT_SEED = 42
 class Splits:
     """Rows to train on, rows to choose the best checkpoint by, rows to report."""
 
-    train: Dataset
-    validation: Dataset
-    test: Dataset
+    train: Rows
+    validation: Rows
+    test: Rows
 
 
-def split_rows(task: Task, rows: Mapping[str, Dataset], seed: int = SPLIT_SEED) -> Splits:
+def split_rows(task: Task, rows: Mapping[str, Rows], seed: int = SPLIT_SEED) -> Splits:
     """The splits of a task: by `own_splits` for the user's files, by `ept_splits` for a published set."""
     return own_splits(rows, seed) if task.source.files else ept_splits(rows, seed)
 
 
-def ept_splits(rows: Mapping[str, Dataset], seed: int = SPLIT_SEED) -> Splits:
+def ept_splits(rows: Mapping[str, Rows], seed: int = SPLIT_SEED) -> Splits:
     """Splits of a set whose test labels are hidden, by the number of training rows that are there.
 
     Below 10,000 the validation rows are halved: first half validation, rest test. From 10,000 to 100,000, 1,000
@@ -44,7 +44,7 @@ def ept_splits(rows: Mapping[str, Dataset], seed: int = SPLIT_SEED) -> Splits:
     return Splits(rest, held_out, validation)
 
 
-def own_splits(rows: Mapping[str, Dataset], seed: int = SPLIT_SEED) -> Splits:
+def own_splits(rows: Mapping[str, Rows], seed: int = SPLIT_SEED) -> Splits:
     """Splits of the user's files: those given are kept; what lacks is drawn from the others.
 
     No test file: the validation rows are halved. No validation file: a tenth of the training rows (at least one)
@@ -66,13 +66,13 @@ def own_splits(rows: Mapping[str, Dataset], seed: int = SPLIT_SEED) -> Splits:
     return Splits(rest, validation, test)
 
 
-def _split(rows: Mapping[str, Dataset], name: str) -> Dataset:
+def _split(rows: Mapping[str, Rows], name: str) -> Rows:
     if name not in rows:
         raise BadInput(f"no {name!r} split, only {', '.join(map(repr, rows))}; give a file for it")
     return rows[name]
 
 
-def _parted(rows: Dataset, size: int, seed: int) -> tuple[Dataset, Dataset]:
+def _parted(rows: Rows, size: int, seed: int) -> tuple[Rows, Rows]:
     if not 0 < size < len(rows):
         raise BadInput(f"{len(rows)} rows are too few to be parted in two; give more rows, or a file for each split")
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from datasets import Dataset
 
 from ..bank import SPECIAL, TEMPLATE, UNKNOWN
 from ..errors import BadInput
 from ..tasks import Rendered, Task, answer_text, gold
 from ._cache import cached, content_key, default_folder, tokenizer_key
 from ._examples import Examples, Gold, Ragged
+from ._table import Rows
 from ._truncate import Span, kept_tokens, shortened_text, tokens_within
 
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
@@ -25,7 +25,7 @@ CHUNK = 2048
 
 
 def tokenize(
-    rows: Dataset | Iterable[Mapping[str, Any]],
+    rows: Rows | Iterable[Mapping[str, Any]],
     task: Task,
     *,
     tokenizer: Any,
@@ -65,7 +65,7 @@ def tokenize(
         BadInput: a row that cannot be cut to `max_length`, an answer that the backbone cannot give, or a template
             with a {mask} for a backbone that answers elsewhere.
     """
-    rows = rows.to_list() if isinstance(rows, Dataset) else list(rows)
+    rows = list(rows)
     right = [gold(task, row) for row in rows] if targets else []
     encoded = _targets(task, right, answers, encode_answers) if targets else None
     limit = task.max_length if max_length is None else max_length
@@ -74,7 +74,7 @@ def tokenize(
         suffix = ""
     pieces = [_piece(task, row, number, mask) for number, row in enumerate(rows, 1)]
     texts = [prefix + piece.text + suffix for piece in pieces]
-    spans = [{name: _moved(span, prefix) for name, span in piece.spans.items()} for piece in pieces]
+    spans = [_moved(piece.spans, len(prefix)) for piece in pieces]
     key = content_key(
         [tokenizer_key(tokenizer), limit, special_tokens, task.shortened, *zip(texts, spans, strict=True)]
     )
@@ -107,8 +107,8 @@ def _without(mask: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
     return {name: value.replace(mask, apart) if isinstance(value, str) else value for name, value in row.items()}
 
 
-def _moved(span: Span, prefix: str) -> Span:
-    return span[0] + len(prefix), span[1] + len(prefix)
+def _moved(spans: Spans, by: int) -> Spans:
+    return {name: (start + by, end + by) for name, (start, end) in spans.items()} if by else dict(spans)
 
 
 def _inputs(
