@@ -261,7 +261,7 @@ def numbered(size):
 
 
 def indices(splits):
-    return [part.columns["i"] for part in (splits.train, splits.validation, splits.test)]
+    return [list(part.columns["i"]) for part in (splits.train, splits.validation, splits.test)]
 
 
 class TestSplits:

@@ -1,8 +1,11 @@
 """Rows of a set as lists, one a column: they do what a Dataset of `datasets` does."""
 
+import gc
+
 import pytest
 from datasets import Dataset
 from softprompt.data import Rows
+from softprompt.data._table import uncollected
 
 COLUMNS = {"text": ["a", "b", "c", "d"], "answer": [["x"], ["y", "z"], ["x"], []], "label": [0, 1, 1, 0]}
 
@@ -23,3 +26,16 @@ def test_a_row_is_a_dict_and_a_place_that_is_not_there_is_an_error():
 
 def test_no_columns_are_no_rows():
     assert (len(Rows({})), Rows({}).to_list()) == (0, [])
+
+
+@pytest.mark.parametrize("was_enabled", [True, False])
+def test_garbage_collection_is_off_within_and_as_before_behind_also_after_an_error(was_enabled):
+    (gc.enable if was_enabled else gc.disable)()
+    try:
+        seen = []
+        with pytest.raises(ZeroDivisionError), uncollected():
+            seen.append(1 / gc.isenabled())
+        assert not seen
+        assert gc.isenabled() == was_enabled
+    finally:
+        gc.enable()

@@ -12,11 +12,12 @@ from ..metrics import METRICS
 from ..tasks import Task, gold, label_values
 from ..tasks._custom import SPLITS
 from ..tasks._files import FORMATS, Record, records, text_fault
-from ._table import Rows
+from ._table import Rows, uncollected
 
 logger = logging.getLogger("softprompt")
 
 
+@uncollected()
 def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int = 0) -> dict[str, Rows]:
     """The task's rows by split, with the columns it reads: "train", "validation", "test" as far as there are.
 

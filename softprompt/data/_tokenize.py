@@ -13,7 +13,7 @@ from ..errors import BadInput
 from ..tasks import Rendered, Task, answer_text, gold
 from ._cache import cached, content_key, default_folder, tokenizer_key
 from ._examples import Examples, Gold, Ragged
-from ._table import Rows
+from ._table import Rows, uncollected
 from ._truncate import Span, kept_tokens, shortened_text, tokens_within
 
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
@@ -24,6 +24,7 @@ Spans = Mapping[str, Span]
 CHUNK = 2048
 
 
+@uncollected()
 def tokenize(
     rows: Rows | Iterable[Mapping[str, Any]],
     task: Task,
