@@ -53,7 +53,7 @@ TRAIN_OPTIONS = {
     "--noise-seed", "--head-lr", "--weight-decay", "--warmup", "--schedule", "--clip", "--patience",
     "--shots-per-class", "--style", "--answers", "--decode", "--tokens-per-batch", "--backbone-dropout",
     "--max-bad-rows", "--log-with", "--eval-rows", "--revision", "--embedding-scale", "--units", "--norm-guard",
-    "--task-option", "--regularizer", "--alpha", "--restarts", "--restart-steps", "--deep", "--engine",
+    "--task-option", "--regularizer", "--alpha", "--restarts", "--restart-steps", "--deep", "--engine", "--frozen",
 }  # fmt: skip
 BASE = ["train", "--task", "glue/sst2", "--model", "some/model", "--output", "run"]
 LAB = ["train", "--task", "lab/color", "--model", "lab-t5", "--output", "run"]
