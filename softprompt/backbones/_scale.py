@@ -145,11 +145,9 @@ def _digest_now(table: Tensor) -> str:
     if table.is_inference():
         return digest_of(table)
     state = table.data_ptr(), table._version
-    known, digest = _DIGESTS.get(table, (None, ""))
-    if known != state:
-        digest = digest_of(table)
-        _DIGESTS[table] = state, digest
-    return digest
+    if table not in _DIGESTS or _DIGESTS[table][0] != state:
+        _DIGESTS[table] = state, digest_of(table)
+    return _DIGESTS[table][1]
 
 
 def scaling_of(model: nn.Module) -> Scaling:
