@@ -83,6 +83,8 @@ class Int8Layer(nn.Module):
         bias: b, or None.
     """
 
+    bias: Tensor | None
+
     def __init__(self, weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None):
         super().__init__()
         self.linear = Int8Linear(weight)

@@ -134,8 +134,8 @@ class PackedT5:
         self.encoder = [_encoder_layer(block) for block in model.encoder.block]
         self.decoder = [_decoder_layer(block) for block in model.decoder.block]
         if frozen == "int8":
-            self.encoder = [tuple(map(part_in_int8, layer)) for layer in self.encoder]
-            self.decoder = [tuple(map(part_in_int8, layer)) for layer in self.decoder]
+            self.encoder = [(part_in_int8(a), part_in_int8(f)) for a, f in self.encoder]
+            self.decoder = [(part_in_int8(a), part_in_int8(c), part_in_int8(f)) for a, c, f in self.decoder]
         self.encoder_end, self.decoder_end = model.encoder.final_layer_norm, model.decoder.final_layer_norm
         self.encoder_bias = _Bias(model.encoder.block[0].layer[0].SelfAttention, causal=False)
         self.decoder_bias = _Bias(model.decoder.block[0].layer[0].SelfAttention, causal=True)
