@@ -1,6 +1,5 @@
 """Our training step: the loop that `softprompt train` runs, on the rows that the peer is given."""
 
-import inspect
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -19,17 +18,10 @@ from torch import Tensor
 
 from .rows import twin
 
-# What this version of the package can choose from.
-ENGINES = ("reference", "packed") if "engine" in inspect.signature(from_model).parameters else ("reference",)
-
 
 def backbone_of(model: Any, tokenizer: Any, engine: str) -> AbstractBackbone:
     """The frozen model under an engine; its weights are shared with the peer's."""
-    options: dict[str, Any] = {"engine": engine} if len(ENGINES) > 1 else {}
-    backbone: Any = from_model(twin(model), tokenizer, name="T5", **options)
-    # A fallback would be timed under the other's name.
-    assert len(ENGINES) == 1 or backbone.engine == engine
-    return backbone
+    return from_model(twin(model), tokenizer, name="T5", engine=engine)
 
 
 @final

@@ -17,7 +17,7 @@ from transformers import T5Tokenizer
 
 from . import measure
 from .cells import VARIANTS, Cell, Variant
-from .ours import ENGINES, Ours, backbone_of
+from .ours import Ours, backbone_of
 from .peer import Peer
 from .rows import SHAPES, batches, drawn_rows, lengths_of, random_t5, real_rows, stored_t5, tokens
 
@@ -70,7 +70,6 @@ def measured(cell: Cell, machine: Machine) -> dict[str, Any]:
     Raises:
         Unequal: two variants do not compute the same loss and gradient.
     """
-    cell = possible(cell)
     load = os.getloadavg()[0]
     with made(cell, machine) as found:
         checks = equal(found, cell.precision)
@@ -91,12 +90,6 @@ def measured(cell: Cell, machine: Machine) -> dict[str, Any]:
         "checks": checks,
         "variants": {name: {"seconds": times[name], **costs[name]} for name in found.variants},
     }
-
-
-def possible(cell: Cell) -> Cell:
-    """The cell without engines that this version of softprompt does not have."""
-    kept = [name for name in cell.variants if VARIANTS[name].engine in (None, *ENGINES)]
-    return dataclasses.replace(cell, variants=tuple(kept))
 
 
 @contextlib.contextmanager
