@@ -454,10 +454,14 @@ class TestKills:
         whole, killed = tmp_path / "whole", tmp_path / "killed"
         quietly(specs, whole)
         process = worker(specs, killed)
-        # In the second fleet, or between the first's last stored run and its removal.
-        while process.poll() is None and not (
-            len(list(killed.glob("runs/*.json"))) >= 4 and list(killed.glob("fleets/*/run/checkpoints/step-*"))
-        ):
+        # In the second fleet: the first has stored its runs, and its folder may be on its way out.
+        first: set[Path] = set()
+        while process.poll() is None:
+            fleets = {path.parents[2] for path in killed.glob("fleets/*/run/checkpoints/step-*")}
+            if len(list(killed.glob("runs/*.json"))) < 4:
+                first |= fleets
+            elif fleets - first:
+                break
             time.sleep(0.02)
         process.kill()
         process.communicate()
