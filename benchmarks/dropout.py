@@ -26,7 +26,7 @@ PAIRS = 11
 RESULT = Path(__file__).parent / "results" / "dropout.json"
 
 
-def t5_small_shape() -> AbstractBackbone:
+def t5_small_shape(engine: str = "reference") -> AbstractBackbone:
     """T5 v1.0 with t5-small's dimensions and random weights; its tokenizer is never asked."""
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -35,7 +35,8 @@ def t5_small_shape() -> AbstractBackbone:
 
     config = T5Config(d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8)
     config.decoder_start_token_id = 0
-    return EncoderDecoderBackbone(T5ForConditionalGeneration(config), NoTokenizer(), "t5-small shape, random weights")
+    model = T5ForConditionalGeneration(config)
+    return EncoderDecoderBackbone(model, NoTokenizer(), "t5-small shape, random weights", engine=engine)
 
 
 def batch_of(backbone: AbstractBackbone) -> Batch:

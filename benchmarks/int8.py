@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from softprompt.backbones import AbstractBackbone, EncoderDecoderBackbone, _int8, load_backbone
+from softprompt.backbones import AbstractBackbone, _int8, load_backbone
 from softprompt.bank import Batch, PromptBank
 from softprompt.data import load_rows, split_rows
 from softprompt.evaluation import evaluate, examples_for
@@ -141,8 +141,7 @@ def steps() -> list[dict[str, Any]]:
 
 def _t5_by(engine: str) -> AbstractBackbone:
     torch.manual_seed(0)
-    whole = t5_small_shape()
-    return EncoderDecoderBackbone(whole.model, whole.tokenizer, whole.name, engine=engine)
+    return t5_small_shape(engine)
 
 
 def gradient(backbone: AbstractBackbone, bank: PromptBank, batch: Batch) -> torch.Tensor:

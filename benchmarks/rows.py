@@ -5,7 +5,8 @@
 Each case is the rows of an optimiser step of a fleet of EPT* lanes. They go through in one pass as they were drawn, and
 split into passes of at most so many rows, the longest rows first; gradients are the same. Prints CPU time over that of
 one pass, the median over rounds with the smallest and largest, and how many of the tokens that went through were
-padding; adds the case to results/rows.json. One thread.
+padding; adds the case to results/rows.json. One thread. Passes are those of transformers where a case is not called
+packed, whose rows are not padded (its padding is that of the rectangle, which packed rows never fill).
 
 Lengths: of the t5-small shape lognormal, mean 92, sigma 0.6, clipped to 8 ... 256; of MiniLM those of SST-2's training
 rows; of lab-t5-small those of a lab task. "bucketed" rows are drawn as training draws them, each lane's batch from rows
@@ -50,6 +51,7 @@ class Case:
     bucket: int
     most: tuple[int, ...]
     rounds: int
+    engine: str = "reference"
 
 
 CASES = {
@@ -61,24 +63,27 @@ CASES = {
     "MiniLM 1 x 16 bucketed": Case("MiniLM", 1, 16, 8, (8,), 15),
     "MiniLM 1 x 16 plain": Case("MiniLM", 1, 16, 1, (8,), 15),
     "MiniLM 8 x 16 bucketed": Case("MiniLM", 8, 16, 8, (64, 32, 16, 8), 7),
+    "packed t5-small 4 x 16 plain": Case("t5-small", 4, 16, 1, (32, 16, 8), 5, "packed"),
+    "packed t5-small 1 x 16 plain": Case("t5-small", 1, 16, 1, (8, 4), 7, "packed"),
+    "packed lab-t5-small 32 x 16 bucketed": Case("lab-t5-small", 32, 16, 8, (256, 128, 64, 32, 16), 7, "packed"),
 }
 
 
-def t5_small_rows() -> tuple[AbstractBackbone, Examples]:
+def t5_small_rows(engine: str) -> tuple[AbstractBackbone, Examples]:
     """Random weights, random tokens, realistic lengths, answers of three tokens."""
     generator = torch.Generator().manual_seed(0)
     sigma = 0.6
     mean = math.log(92) - sigma**2 / 2
     lengths = torch.empty(2048).log_normal_(mean, sigma, generator=generator).clamp(8, 256).long().tolist()
     rows = [torch.randint(1000, 20000, (n,), generator=generator).numpy() for n in lengths]
-    return t5_small_shape(), Examples(Ragged.of(rows), Ragged.of([[5, 6, 1]] * len(rows)), [0] * len(rows))
+    return t5_small_shape(engine), Examples(Ragged.of(rows), Ragged.of([[5, 6, 1]] * len(rows)), [0] * len(rows))
 
 
-def rows_of(model: str, data_root: str | None) -> tuple[AbstractBackbone, Examples]:
+def rows_of(model: str, engine: str, data_root: str | None) -> tuple[AbstractBackbone, Examples]:
     """A backbone and training rows for it."""
     if model == "t5-small":
-        return t5_small_rows()
-    backbone = load_backbone(bundled_encoder() if model == "MiniLM" else model)
+        return t5_small_rows(engine)
+    backbone = load_backbone(bundled_encoder() if model == "MiniLM" else model, engine=engine)
     found = task("glue/sst2" if model == "MiniLM" else "lab/opinion")
     found = styled(found, default_style(found, backbone.kind))
     rows = split_rows(found, load_rows(found, data_root)).train
@@ -122,7 +127,7 @@ def padding(batch: Batch, most: int | None) -> float:
 
 def measure(name: str, case: Case, data_root: str | None) -> dict:
     """The case's table; printed as it goes."""
-    backbone, examples = rows_of(case.model, data_root)
+    backbone, examples = rows_of(case.model, case.engine, data_root)
     seconds, batch = step_of(backbone, examples, case)
     seconds(case.most[-1])  # warms up
     rounds = [{most: seconds(most) for most in (None, *case.most)} for _ in range(case.rounds)]
