@@ -53,9 +53,11 @@ class Room:
         """
         if not exact or backbone.device.type != "cpu":
             return cls(exact=exact)
-        # Packed rows have no padding to save.
-        pads = getattr(backbone, "engine", "reference") == "reference"
-        return cls(CPU_NUMBERS // backbone.hidden_size, each=CPU_PASS / backbone.hidden_size if pads else None)
+        tokens = CPU_NUMBERS // backbone.hidden_size
+        if backbone.engine == "packed":
+            # No padding to save; and of the rectangle that is counted, rows of mixed lengths fill half.
+            return cls(2 * tokens)
+        return cls(tokens, each=CPU_PASS / backbone.hidden_size)
 
     def fit(self, backbone: AbstractBackbone, bank: PromptBank, longest: Batch, rows: int, graphs: int = 1) -> None:
         """Bound the passes by the free memory, after a measurement on one row; one line where that splits them.
