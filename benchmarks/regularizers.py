@@ -3,7 +3,7 @@
     python benchmarks/regularizers.py
 
 EPT* on a T5 of t5-small's shape with random weights, batch 16, 92 random tokens, answers of 3; one thread. Prints the
-median over rounds of CPU time / that of the clean step of the same round, with the smallest and largest, and the peak of
+median over rounds of CPU time / that of the clean step of the round, with the smallest and largest, and the peak of
 live memory above the weights over that of the clean step; writes results/regularizers.json.
 """
 
