@@ -73,21 +73,29 @@ _UNKNOWN: dict[Any, Any] = {
 
 
 def kept_bytes(run: Callable[[], object]) -> int:
-    """Bytes that a pass saves for its backward pass and that are gone when it has ended, each storage once.
+    """Bytes saved for the backward pass, the most at once, of what is gone when `run` has ended; each storage once.
 
     What is still there afterwards was no activation: weights, also fused or folded ones, and cached tables. Tensors
     that a custom function keeps without `save_for_backward` are not seen here, but in `peak_bytes`.
     """
-    found: dict[int, tuple[StorageWeakRef, int]] = {}
+    found: list[tuple[StorageWeakRef, int]] = []
+    places: dict[int, int] = {}
+    moments: list[list[int]] = [[]]
 
     def pack(values: Tensor) -> Tensor:
         storage = values.untyped_storage()
-        found[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
+        place = places.get(storage._cdata)
+        # An address is used again when its storage is gone.
+        if place is None or found[place][0].expired():
+            places[storage._cdata] = len(found)
+            moments.append([there for there in moments[-1] if not found[there][0].expired()] + [len(found)])
+            found.append((StorageWeakRef(storage), storage.nbytes()))
         return values
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda values: values):
         run()
-    return sum(size for reference, size in found.values() if reference.expired())
+    sizes = [size if reference.expired() else 0 for reference, size in found]
+    return max(sum(sizes[place] for place in moment) for moment in moments)
 
 
 def peak_bytes(run: Callable[[], object], device: torch.device) -> int:

@@ -91,7 +91,7 @@ class Ours:
         return float(found), gradient
 
     def probe(self, rows: Sequence[int]) -> None:
-        """A pass of the whole fleet whose gradients are thrown away."""
+        """What a step of the whole fleet passes, split as the loop splits it; gradients are thrown away."""
         self._pass_over(self.lanes, rows)
         for lane in self.lanes:
             lane.lane.zero_grad()
@@ -100,5 +100,8 @@ class Ours:
         chosen = [lane.lane.train() for lane in lanes]
         owner = torch.arange(len(chosen)).repeat_interleave(len(rows))
         batch = self.examples.batch(list(rows) * len(chosen), owner, self.backbone.pad_id)
+        n = max(lane.method.prompt_length for lane in chosen)
+        parts = self.loop.room.parts((batch.mask.sum(1) + n).tolist())
+        batch = batch.to(self.backbone.device)
         with torch.backends.mkldnn.flags(enabled=self.onednn):
-            return backward(self.backbone, chosen, batch.to(self.backbone.device), [0] * len(chosen)).losses[0]
+            return backward(self.backbone, chosen, batch, [0] * len(chosen), parts=parts).losses[0]
