@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import statistics
 import sys
 from pathlib import Path
 
@@ -163,3 +164,14 @@ def test_tables_go_between_the_marks_of_a_page(benchmark, tmp_path):
     page.write_text("no marks")
     with pytest.raises(SystemExit, match="no marks"):
         training.fill(page, "new")
+
+
+def test_the_pages_tell_what_was_measured(benchmark):
+    training, report = benchmark("training"), benchmark("against_peft.report")
+    cells = training.read(training.RESULT)
+    _, _, rest = (BENCHMARKS.parent / "docs/performance.md").read_text().partition(training.MARKS[0])
+    assert rest.partition(training.MARKS[1])[0].strip() == report.tables(cells)
+    readme = (BENCHMARKS.parent / "README.md").read_text()
+    for slow in ("A", "B", "B2"):
+        (ratio, alone) = (report.quotients(cells[report.SMALL], slow, ours) for ours in ("packed", report.OTHER))
+        assert f"| {report._spread(ratio)} | {statistics.median(alone):.2f} |" in readme
