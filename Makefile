@@ -15,10 +15,11 @@ check: .venv/.done
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
+# One arena of memory: what one variant's thread has freed serves the next.
 bench: .venv/.done
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/dropout.py
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training.py
+	MALLOC_ARENA_MAX=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training.py
 
 # The mark is written last: an interrupted installation is taken up again by the next target.
 .venv/.done: pyproject.toml constraints.txt
