@@ -42,7 +42,7 @@ ASKED: dict[str, tuple[str, float | None, float | None]] = {
 
 def steps() -> dict[str, Callable[[], None]]:
     """One training step for each regulariser, and the clean one under ""."""
-    backbone = t5_small_shape("packed")
+    backbone = t5_small_shape()
     table = backbone.word_vectors
     words = WordScale.of(table)
     around = Surroundings(
