@@ -11,7 +11,7 @@
 Same weights, same rows, same batches, same initial vectors. Before anything is timed, all variants have to give the
 same loss and the same prompt gradient with dropout off; otherwise the cell is refused. A cell that is measured is in
 results/training.json and is not measured again (`--again` does); what a run does not touch stays as it is. The peer's
-threads each keep what they have freed: with MALLOC_ARENA_MAX=1 a t5-base at batch 16 needs less than 24 GB.
+threads each keep what they have freed: with MALLOC_ARENA_MAX=1 a t5-base at batch 16 fits into 24 GB.
 """
 
 import argparse
