@@ -169,7 +169,9 @@ class TestFleet:
             number = next(scores)
             for one, value in zip(loop.lanes, (0.5, 0.1 * number), strict=True):
                 if one.is_training:
-                    report = dataclasses.replace(loop.score(one.lane.fold(one.provenance), loop.material.validation))
+                    report = dataclasses.replace(
+                        loop.scores([one.lane.fold(one.provenance)], loop.material.validation)[0]
+                    )
                     report.metrics["score"] = value
                     one.judge(loop.step, one.lane.fold(one.provenance), report, 2)
 

@@ -15,14 +15,12 @@ from ._family import has_relative_positions, position_limit
 from ._int8 import refuse_no_int8
 from ._join import join_batch, padded_right, refuse_too_long
 from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
-from ._packed import Encoded, PackedT5, survey
+from ._packed import FAMILIES, Encoded, PackedT5, survey
 from ._verify import TOLERANCE
 
 log = logging.getLogger("softprompt")
 
 IGNORED = -100
-# Families of which a model that cannot be packed is worth a line.
-PACKED = ("t5", "mt5")
 # Of logits in bfloat16: a part of the formula left out lies far above it.
 ROUGH = 0.25
 
@@ -142,7 +140,8 @@ class EncoderDecoderBackbone(AbstractBackbone):
         self._packed = None
         if asked == "packed":
             raise UnsupportedModel(f"the passes of {self.name!r} cannot be packed: {reason}; leave --engine out")
-        if self.model.config.model_type in PACKED:
+        # Of other families nothing else is expected.
+        if self.model.config.model_type in FAMILIES.values():
             self._tell(reason)
         return "reference"
 

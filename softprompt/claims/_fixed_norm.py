@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from ..study.statistics import bootstrap
@@ -56,16 +57,12 @@ def figure(results: Results, plots: Any) -> Any:
     columns = [results.values(at_radius(r), score) for r in radii]
     ends = [bootstrap(list(column.values())) or (None, None) for column in columns]
     lows, highs = zip(*ends, strict=True)
-    curves: dict[str, Any] = {"all tasks": (radii, [_mean(list(column.values())) for column in columns], lows, highs)}
+    curves: dict[str, Any] = {"all tasks": (radii, [fmean(list(column.values())) for column in columns], lows, highs)}
     for task in results.design.tasks:
         scores = [[value for (name, _), value in column.items() if name == task] for column in columns]
         if all(scores):
-            curves[task] = (radii, [_mean(one) for one in scores], None, None)
+            curves[task] = (radii, [fmean(one) for one in scores], None, None)
     return plots.curve_figure(curves, x="norm of the vector, in token norms", y="test score", log_x=True)
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 FIXED_NORM = Claim(

@@ -1,6 +1,7 @@
 """Claim: one trained vector, repeated, does what the whole prompt did."""
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 from typing import Any
 
 from ._arm import P_TUNING, PROMPT_TUNING, RESIDUAL, Arm
@@ -50,7 +51,7 @@ def figure(results: Results, plots: Any) -> Any:
         for rate, arm in results.arms(setting).items():
             lengths = [n for n in results.design.repeats if shares(results, arm, n)]
             if lengths:
-                means = [_mean(shares(results, arm, n)) for n in lengths]
+                means = [fmean(shares(results, arm, n)) for n in lengths]
                 curves[f"{setting.title}, {rate}"] = (lengths, means, None, None)
     return curves and plots.curve_figure(
         curves,
@@ -70,13 +71,9 @@ def rows(results: Results) -> Sequence[dict[str, Any]]:
             row["runs that learned"] = len(results.learned(arm))
             for n in results.design.repeats:
                 found = shares(results, arm, n)
-                row[f"x {n}"] = f"{_mean(found):.2f}" if found else ""
+                row[f"x {n}"] = f"{fmean(found):.2f}" if found else ""
             shown.append(row)
     return shown
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 REPETITION = Claim(

@@ -186,10 +186,6 @@ class Loop:
         for lane, prompt, found in zip(judged, prompts, reports, strict=True):
             lane.judge(self.step, prompt, found, self.settings.patience)
 
-    def score(self, prompt: SoftPrompt, examples: Examples) -> Report:
-        """Metrics of a stored prompt on tokenised rows."""
-        return self.scores([prompt], examples)[0]
-
     def scores(
         self, prompts: Sequence[SoftPrompt], examples: Examples, rows: Sequence[Sequence[int]] | None = None
     ) -> list[Report]:
