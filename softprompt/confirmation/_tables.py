@@ -2,20 +2,28 @@
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
-from ..metrics import is_stuck
 from ..study import markdown
-from ..study.statistics import bootstrap, holm, wilcoxon
-from ._contenders import FULL, HEAD, REFERENCE
+from ..study.statistics import holm
 from ._design import Design, Part
+from ._numbers import (
+    Row,
+    Runs,
+    by_contender,
+    ceilings_of,
+    mean_of_tasks,
+    of_task,
+    paired,
+    pooled,
+    reference_of,
+    scores_of,
+    stuck_share,
+)
 from ._rates import mean_score
-from ._results import Entry, Results, key_of
+from ._results import Results
+from ._rule import default_method, losses
 from ._study import missing
 
-Row = dict[str, Any]
-# (task, seed) -> run, of one method.
-Runs = Mapping[tuple[str, int], Entry]
 NOTHING = "Nothing has been run yet."
 
 
@@ -27,10 +35,13 @@ def tables(results: Results, design: Design) -> dict[str, list[Row]]:
     of one task and seed, with the 95 % bootstrap interval of their mean and p of Wilcoxon's test after Holm's
     correction for the methods of the table.
     """
-    found: dict[str, list[Row]] = {}
+    default, steps = default_method(results, design)
+    found: dict[str, list[Row]] = {"The default method, by the plan's rule": steps}
+    if default is not None:
+        found[f"Where {default} loses, by task"] = list(losses(results, design, default))
     for name, part in design.parts.items():
         for model in part.models:
-            runs = _by_contender(results, name, part, model)
+            runs = by_contender(results, name, part, model)
             if not runs:
                 continue
             title = f"{name}: {model}, {part.steps} steps"
@@ -51,42 +62,10 @@ def text(results: Results, design: Design) -> str:
     return "\n\n".join([*parts, *_remarks(results)]) + "\n"
 
 
-def reference_of(runs: Mapping[str, Runs]) -> str:
-    """What a table's methods are compared with: the head alone where there is one, else prompt tuning."""
-    return HEAD if HEAD in runs else REFERENCE
-
-
-def paired(ours: Runs, theirs: Runs) -> Row:
-    """The differences of scores over the tasks and seeds that both have; a run without a score is in no pair."""
-    pairs = [(run["score"], theirs[key]["score"]) for key, run in ours.items() if key in theirs]
-    differences = [a - b for a, b in pairs if a is not None and b is not None]
-    low, high = bootstrap(differences) or (None, None)
-    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
-    return {
-        "pairs": len(differences),
-        "difference": statistics.fmean(differences) if differences else None,
-        "low": low,
-        "high": high,
-        "wins / ties / losses": f"{wins} / {len(differences) - wins - losses} / {losses}" if differences else None,
-        "p": wilcoxon(differences),
-    }
-
-
-def _by_contender(results: Results, name: str, part: Part, model: str) -> dict[str, Runs]:
-    """Method -> its runs in a part; methods without any left out."""
-    found = {}
-    for one in part.contenders:
-        cells = {task: results.cells.get(key_of(name, model, task, one), {}) for task in part.tasks}
-        runs = {(task, int(seed)): run for task, cell in cells.items() for seed, run in cell.items()}
-        if runs:
-            found[one] = runs
-    return found
-
-
 def _methods(runs: Mapping[str, Runs], reference: str, rates: Mapping[str, float | None]) -> list[Row]:
     against = {one: paired(mine, runs.get(reference, {})) for one, mine in runs.items() if one != reference}
     corrected = dict(zip(against, holm([row["p"] for row in against.values()]), strict=True))
-    ceilings = _ceilings(runs)
+    ceilings = ceilings_of(runs)
     rows = []
     for one, mine in runs.items():
         compared = against.get(one, dict.fromkeys(("pairs", "difference", "low", "high", "wins / ties / losses")))
@@ -95,9 +74,9 @@ def _methods(runs: Mapping[str, Runs], reference: str, rates: Mapping[str, float
                 "method": one,
                 "lr": rates[one],
                 "runs": len(mine),
-                "mean": _mean_of_tasks(mine),
-                "std": _pooled(mine),
-                "stuck": _stuck(mine, ceilings),
+                "mean": mean_of_tasks(mine),
+                "std": pooled(mine),
+                "stuck": stuck_share(mine, ceilings),
                 "token norms": _norms(mine),
                 **compared,
                 "p": corrected.get(one),
@@ -109,7 +88,7 @@ def _methods(runs: Mapping[str, Runs], reference: str, rates: Mapping[str, float
 
 def _by_task(runs: Mapping[str, Runs], part: Part) -> list[Row]:
     return [
-        {"method": one, **{task: _spread(_scores(mine, task)) for task in _tasks(runs, part)}}
+        {"method": one, **{task: _spread(scores_of(mine, task)) for task in _tasks(runs, part)}}
         for one, mine in runs.items()
     ]
 
@@ -119,7 +98,7 @@ def _task_differences(runs: Mapping[str, Runs], part: Part) -> list[Row]:
     rows = []
     for one, mine in runs.items():
         found = {
-            task: paired(_of_task(mine, task), _of_task(runs.get(reference, {}), task)) for task in _tasks(runs, part)
+            task: paired(of_task(mine, task), of_task(runs.get(reference, {}), task)) for task in _tasks(runs, part)
         }
         if one != reference:
             rows.append({"method": one, **{task: _difference(row) for task, row in found.items()}})
@@ -138,7 +117,7 @@ def _conditions(results: Results, design: Design) -> list[Row]:
 def _contrasts(results: Results, design: Design) -> Iterator[tuple[str, Runs, Runs]]:
     """(what, runs, runs to hold them against)."""
     parts = {
-        (name, model): _by_contender(results, name, part, model)
+        (name, model): by_contender(results, name, part, model)
         for name, part in design.parts.items()
         for model in part.models
     }
@@ -202,46 +181,6 @@ def _remarks(results: Results) -> Iterator[str]:
 def _tasks(runs: Mapping[str, Runs], part: Part) -> list[str]:
     there = {task for mine in runs.values() for task, _ in mine}
     return [task for task in part.tasks if task in there]
-
-
-def _of_task(runs: Runs, task: str) -> Runs:
-    return {key: run for key, run in runs.items() if key[0] == task}
-
-
-def _scores(runs: Runs, task: str) -> list[float]:
-    return [run["score"] for run in _of_task(runs, task).values() if run["score"] is not None]
-
-
-def _mean_of_tasks(runs: Runs) -> float | None:
-    """The mean over tasks of means over seeds."""
-    means = [statistics.fmean(scores) for task in {t: 0 for t, _ in runs} if (scores := _scores(runs, task))]
-    return statistics.fmean(means) if means else None
-
-
-def _pooled(runs: Runs) -> float | None:
-    """The root mean square over tasks of standard deviations over seeds."""
-    spread = [statistics.variance(scores) for task in {t: 0 for t, _ in runs} if len(scores := _scores(runs, task)) > 1]
-    return statistics.fmean(spread) ** 0.5 if spread else None
-
-
-def _ceilings(runs: Mapping[str, Runs]) -> dict[str, float]:
-    """The best score of a prompt on each task; what fine-tuning reaches is not asked of it."""
-    best: dict[str, float] = {}
-    for one, mine in runs.items():
-        for (task, _), run in mine.items():
-            if one != FULL and run["score"] is not None:
-                best[task] = max(run["score"], best.get(task, run["score"]))
-    return best
-
-
-def _stuck(runs: Runs, ceilings: Mapping[str, float]) -> float | None:
-    """The share of runs that are stuck; one without a score is."""
-    verdicts = [
-        run["score"] is None or is_stuck(run["score"], run["majority"] or 0.0, ceilings[task])
-        for (task, _), run in runs.items()
-        if task in ceilings
-    ]
-    return statistics.fmean(verdicts) if verdicts else None
 
 
 def _norms(runs: Runs) -> str:
