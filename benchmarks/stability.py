@@ -77,6 +77,11 @@ SECOND: dict[str, Setting] = {
     "scaled, 3 vectors, restarts 8": {
         "method": "scaled", "lr": 1.0, "options": {"m": 3, "repeats": 3}, "restarts": 8,
     },
+    # Rates at which the confirmation study's ten vectors learn best from many rows, ten and a hundred times PLAIN's.
+    "lr 1": {**PLAIN, "lr": 1.0},
+    "lr 1, restarts 8": {**PLAIN, "lr": 1.0, "restarts": 8},
+    "rms units, lr 0.3": {**PLAIN, "units": "rms", "lr": 0.3},
+    "rms units, lr 0.3, restarts 8": {**PLAIN, "units": "rms", "lr": 0.3, "restarts": 8},
 }  # fmt: skip
 
 
