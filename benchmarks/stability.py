@@ -68,6 +68,7 @@ SCREEN: dict[str, Setting] = {
 }  # fmt: skip
 
 
+SCALE, SCALE_AND_RESTARTS = "rms units, lr 0.3", "rms units, lr 0.3, restarts 8"
 # What the first screen and the comparison of restarts left to try, as the log's third deviation has it.
 SECOND: dict[str, Setting] = {
     NOTHING: PLAIN,
@@ -80,8 +81,8 @@ SECOND: dict[str, Setting] = {
     # Rates at which the confirmation study's ten vectors learn best from many rows, ten and a hundred times PLAIN's.
     "lr 1": {**PLAIN, "lr": 1.0},
     "lr 1, restarts 8": {**PLAIN, "lr": 1.0, "restarts": 8},
-    "rms units, lr 0.3": {**PLAIN, "units": "rms", "lr": 0.3},
-    "rms units, lr 0.3, restarts 8": {**PLAIN, "units": "rms", "lr": 0.3, "restarts": 8},
+    SCALE: {**PLAIN, "units": "rms", "lr": 0.3},
+    SCALE_AND_RESTARTS: {**PLAIN, "units": "rms", "lr": 0.3, "restarts": 8},
 }  # fmt: skip
 
 
@@ -100,7 +101,19 @@ def confirmed(kept: Sequence[str]) -> dict[str, Setting]:
         "scaled, restarts 3": {**scaled, "restarts": 3},
         "ept-star": ept_star,
         "ept-star, restarts 3": {**ept_star, "restarts": 3},
-        **{name: SECOND[name] for name in dict.fromkeys(("restarts 8", best_of_second() or "restarts 8"))},
+        **best_and_its_parts(),
+    }
+
+
+def best_and_its_parts() -> dict[str, Setting]:
+    """What the second screen took, its scale alone, PTP's presets at that scale, and its restarts alone."""
+    if best_of_second() != SCALE_AND_RESTARTS:
+        return {"restarts 8": SECOND["restarts 8"]}
+    return {
+        SCALE: SECOND[SCALE],
+        SCALE_AND_RESTARTS: SECOND[SCALE_AND_RESTARTS],
+        **{f"{SCALE}, {name}": {**SECOND[SCALE], "regularizer": name} for name in ("ptp-rn", "ptp-adv")},
+        "restarts 8": SECOND["restarts 8"],
     }
 
 
