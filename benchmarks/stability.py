@@ -113,7 +113,7 @@ def best_and_its_parts() -> dict[str, Setting]:
         SCALE: SECOND[SCALE],
         SCALE_AND_RESTARTS: SECOND[SCALE_AND_RESTARTS],
         **{f"{SCALE}, {name}": {**SECOND[SCALE], "regularizer": name} for name in ("ptp-rn", "ptp-adv")},
-        "restarts 8": SECOND["restarts 8"],
+        **{name: SECOND[name] for name in ("restarts 8", "scaled, restarts 8", "scaled, 3 vectors, restarts 8")},
     }
 
 
