@@ -66,7 +66,10 @@ class Case:
         return train(
             self.task,
             self.model,
-            lanes=[LaneSettings(method=self.method, lr=self.lr, seeds=Seeds.all(seed)) for seed in range(SEEDS)],
+            lanes=[
+                LaneSettings(method=self.method, units="raw", lr=self.lr, seeds=Seeds.all(seed))
+                for seed in range(SEEDS)
+            ],
             settings=TrainSettings(steps=self.steps, eval_every=100, eval_rows=500, max_length=128),
             output=folder,
             data_root=arguments.data_root,

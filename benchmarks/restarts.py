@@ -64,6 +64,7 @@ def specs(arguments: argparse.Namespace) -> list[RunSpec]:
             for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
                 lane = LaneSettings(
                     method=arguments.method,
+                    units="raw",
                     lr=arguments.lr,
                     restarts=restarts,
                     restart_steps=stretch(steps) if many else None,
@@ -98,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lab-t5-small")
     parser.add_argument("--method", default="prompt-tuning")
-    parser.add_argument("--lr", type=float, help="default: the method's own")
+    parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--tasks", nargs="+", default=list(TASK_NAMES))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", type=int, default=12)

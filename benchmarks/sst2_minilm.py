@@ -35,7 +35,7 @@ def run_method(method: str, arguments: argparse.Namespace, dropout: bool) -> Run
     return train(
         "glue/sst2",
         arguments.model,
-        lanes=[LaneSettings(method=method, lr=0.3, seeds=Seeds.all(seed)) for seed in arguments.seeds],
+        lanes=[LaneSettings(method=method, units="raw", lr=0.3, seeds=Seeds.all(seed)) for seed in arguments.seeds],
         settings=TrainSettings(steps=arguments.steps, eval_every=100, max_length=128, backbone_dropout=dropout),
         output=folder,
         data_root=arguments.data_root,

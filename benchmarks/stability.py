@@ -42,7 +42,7 @@ REAL_BLOCK = 4
 NOTHING = "nothing"
 # Setting -> fields of the lane; of training where the name says so.
 Setting = Mapping[str, Any]
-PLAIN: Setting = {"method": "prompt-tuning", "lr": 0.1}
+PLAIN: Setting = {"method": "prompt-tuning", "units": "raw", "lr": 0.1}
 
 
 def regularized(name: str, **lane: Any) -> Setting:

@@ -191,8 +191,9 @@ _ALL = (
     Method(
         name="prompt-tuning",
         summary="m trained vectors (Lester et al., 2021, arXiv:2104.08691)",
-        lr=0.1,
-        lr_rms=0.1,
+        units="rms",
+        lr=0.3,
+        lr_rms=1.0,
     ),
     Method(
         name="p-tuning",

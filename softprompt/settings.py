@@ -55,7 +55,7 @@ class LaneSettings:
         BadInput: a norm guard that is not positive and finite; restarts or their steps below 1.
     """
 
-    method: str = "ept-star"
+    method: str = "prompt-tuning"
     options: Mapping[str, Any] = field(default_factory=dict)
     lr: float | None = None
     head_lr: float = 5e-3

@@ -704,7 +704,7 @@ class TestCommand:
         [
             ([*WORDS, "--seeds", "1"], "1 seeds have no spread; at least 2 are needed, and 20 to see anything"),
             ([*WORDS, "--vary", "init,ordr"], "unknown source of variance 'ordr'. Did you mean 'order'?"),
-            ([*WORDS, "--vary", "draw"], "setting 'ept-star' is trained on all rows, so no draw varies"),
+            ([*WORDS, "--vary", "draw"], "setting 'prompt-tuning' is trained on all rows, so no draw varies"),
             ([*WORDS, "--setting", "a: --alhpa 1"], "setting 'a': No such option: --alhpa"),
             ([*WORDS, "--setting", "a", "--setting", "b: --steps 4"], "settings 'a' and 'b' are the same runs"),
             ([*WORDS, "--method", "ept-str"], "unknown method 'ept-str'. Did you mean 'ept-star'?"),

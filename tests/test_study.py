@@ -38,7 +38,7 @@ from softprompt.training._loop import Loop
 from kit import review_task
 
 QUICK = {"steps": 4, "eval_every": 2, "batch_size": 4}
-RTE = RunSpec(task="glue/rte", model="m")
+RTE = RunSpec(task="glue/rte", model="m", lane=LaneSettings(method="ept-star"))
 
 
 @pytest.fixture(scope="session")
@@ -102,7 +102,7 @@ class TestNames:
 
     def test_each_seed_changes_the_name(self):
         names = {
-            dataclasses.replace(RTE, lane=LaneSettings(seeds=Seeds(**{f.name: 1}))).name
+            dataclasses.replace(RTE, lane=dataclasses.replace(RTE.lane, seeds=Seeds(**{f.name: 1}))).name
             for f in dataclasses.fields(Seeds)
         }
         assert len(names | {RTE.name}) == 5
@@ -123,7 +123,7 @@ class TestNames:
         )
 
     def test_another_default_in_the_code_is_another_run(self, monkeypatch):
-        given = dataclasses.replace(RTE, lane=LaneSettings(lr=0.1))
+        given = dataclasses.replace(RTE, lane=dataclasses.replace(RTE.lane, lr=0.1))
         before = RTE.name, given.name
         method = dataclasses.replace(METHODS["ept-star"], lr=0.123)
         monkeypatch.setitem(METHODS, "ept-star", method)
@@ -391,7 +391,7 @@ class TestStore:
         store = tmp_path / "store"
         bad = dataclasses.replace(specs[0], lane=LaneSettings(init="text:"))
         with pytest.raises(
-            UnknownName, match=rf"run {bad.name} \(ept-star, seed 0, reviews, .*\): unknown initialiser"
+            UnknownName, match=rf"run {bad.name} \(prompt-tuning, seed 0, reviews, .*\): unknown initialiser"
         ):
             quietly([bad], store)
         assert not list((store / "fleets").iterdir())

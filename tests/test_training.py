@@ -570,13 +570,13 @@ class TestInitialization:
     def test_a_prompt_starts_from_another_trained_prompt(self, task, t5_folder, tmp_path):
         settings = TrainSettings(steps=2)
         source = train(task, str(t5_folder), lanes=[lane()], settings=settings, output=tmp_path / "source").prompt()
-        start = lane(init=f"prompt:{tmp_path / 'source'}")
+        start = lane(init=f"prompt:{tmp_path / 'source'}", units="raw")
         plan = plan_of(task, t5_folder, (start,), steps=1)
         built = build_lanes(plan, prepared(plan))[0]
         assert torch.equal(built.initial.detach(), source.vectors)
 
     def test_label_words_start_from_the_mean_of_their_token_vectors(self, task, t5_folder, tmp_path):
-        plan = plan_of(task, t5_folder, (lane(init="label-words", options={"prompt_length": 2}),), steps=1)
+        plan = plan_of(task, t5_folder, (lane(init="label-words", units="raw", options={"prompt_length": 2}),), steps=1)
         material = prepared(plan)
         built = build_lanes(plan, material)[0].initial
         table, tokenizer = material.backbone.embeddings.weight, material.backbone.tokenizer

@@ -302,7 +302,8 @@ class TestPolar:
 class TestNormGuard:
     def guarded(self, table, vectors, guard):
         options = {"m": len(vectors)}
-        return built(table, method="prompt-tuning", options=options, init=from_vectors(vectors), norm_guard=guard)
+        start = from_vectors(vectors)
+        return built(table, method="prompt-tuning", units="raw", options=options, init=start, norm_guard=guard)
 
     def test_longer_vectors_are_scaled_down_to_the_guard_and_others_stay_as_they_are(self, table):
         limit = 2 * WordScale.of(table).token_norm
@@ -376,8 +377,8 @@ class TestTold:
         model.shared.weight.data *= 100
         model.decoder.final_layer_norm.weight.data /= 100
         lanes = [
-            LaneSettings(method="prompt-tuning", options={"m": 1}),
-            LaneSettings(method="prompt-tuning"),
+            LaneSettings(method="prompt-tuning", units="raw", lr=0.1, options={"m": 1}),
+            LaneSettings(method="prompt-tuning", units="raw", lr=0.1),
             LaneSettings(method="polar", options={"radius": 40}),
         ]
         settings = TrainSettings(steps=2)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from ..methods import METHODS
 from ..settings import LaneSettings, Seeds, TrainSettings
 from ..study import RunSpec
 from ._design import PAPER_RATE, Design
@@ -46,7 +47,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Arm:
-    """A setting at a learning rate, in the units of its method."""
+    """A setting at a learning rate, in raw numbers; a direction at a fixed norm in units of the embeddings."""
 
     setting: Setting
     lr: float
@@ -63,8 +64,10 @@ class Arm:
 
     def lane(self, seed: int) -> LaneSettings:
         """The prompt with this seed."""
-        options = dict(self.setting.options)
-        return LaneSettings(method=self.setting.method, options=options, lr=self.lr, seeds=Seeds.all(seed))
+        method, options = self.setting.method, dict(self.setting.options)
+        # As the papers train, but for the direction at a fixed norm, which has no raw numbers.
+        units = "auto" if METHODS[method].is_direction else "raw"
+        return LaneSettings(method=method, options=options, units=units, lr=self.lr, seeds=Seeds.all(seed))
 
     def spec(self, design: Design, task: str, seed: int) -> RunSpec:
         """The run of one task and seed: the last step is what is scored, nothing is chosen by validation."""

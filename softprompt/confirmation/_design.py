@@ -151,8 +151,8 @@ def _seeds(count: int) -> tuple[int, ...]:
 
 
 _AT_T5 = tuple(name for name in CONTENDERS if "@" not in name and name != HEAD)
-_SIZES = ("prompt-tuning", "scaled", "ept-star", "p-tuning", FULL)
-_KINDS = ("prompt-tuning", "prompt-tuning@s=1", "ept-star", "ept-star@s=1", "scaled", FULL)
+_SIZES = ("prompt-tuning", "prompt-tuning-rms", "scaled", "ept-star", "p-tuning", FULL)
+_KINDS = ("prompt-tuning", "prompt-tuning@s=1", "prompt-tuning-rms", "ept-star", "ept-star@s=1", "scaled", FULL)
 _REAL = (HEAD, "prompt-tuning", "residual", "ept", "ept-star", "scaled", FULL)
 _OF_KINDS = ("lab/weekend", RELABELLED, "lab/number")
 
