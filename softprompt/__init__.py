@@ -4,7 +4,7 @@
         "glue/sst2",  # a task: one of softprompt.TASKS, or custom_task(...) from your files
         "google-t5/t5-small",  # a frozen model: hub id, folder, or load_backbone(...)
         lanes=[  # prompts that share each pass of the frozen model
-            LaneSettings(method="ept-star", lr=0.3, seeds=Seeds.all(seed)) for seed in range(3)
+            LaneSettings(method="prompt-tuning", seeds=Seeds.all(seed)) for seed in range(3)
         ],
         settings=TrainSettings(steps=1000, eval_every=200),
         output="runs/sst2",
@@ -13,7 +13,7 @@
     prompt.predict(["a gripping film"])  # [{"text": ..., "label": ..., "scores": {...}}]
     softprompt.evaluate(prompt, split="test").metrics  # {"accuracy": ..., "score": ...}
     prompt.attach(model)  # a Hugging Face model, forward and generate as before
-    SoftPrompt.load("runs/sst2/ept-star-seed0/prompt")  # the same prompt, from its folder
+    SoftPrompt.load("runs/sst2/prompt-tuning-seed0/prompt")  # the same prompt, from its folder
 
 Layers, imports point down only: cli; claims, confirmation; lab, stability; analysis; study; training; prediction,
 interop; evaluation; fleet; regularizers, room; backbones; data, lab.backbones; store, bank, methods, units; reparam,

@@ -186,7 +186,7 @@ class Method:
         return self
 
 
-# The papers train all of theirs at 0.3 (--lr 0.3). These are first choices from small trials, raw and in RMS units.
+# The papers train all of theirs at 0.3 in raw numbers. These are from trials on small models (docs/training.md).
 _ALL = (
     Method(
         name="prompt-tuning",

@@ -31,7 +31,7 @@ from softprompt.claims import (
 from softprompt.claims import _run as claims_run
 from softprompt.claims._drift import crossing
 from softprompt.claims._evidence import take_evidence
-from softprompt.claims._perturbation import is_ptp, mean_checks, spread_checks
+from softprompt.claims._perturbation import mean_checks, spread_checks, without_ptp
 from softprompt.claims._results import peak, score
 from softprompt.claims._run import best_rate
 from softprompt.cli import main
@@ -231,7 +231,7 @@ def test_ptp_is_judged_from_the_stability_study(tmp_path):
     found = Results(design=TINY)
     take_evidence(found, tmp_path)
     means = {one.condition: one for one in mean_checks(found)}
-    # Restarts are no regulariser, and a deep prompt has no deep one to be held against.
+    # Restarts are no regulariser, and a deep prompt has no deep one to be held against here.
     assert list(means) == ["rn-emb:sigma=0.3 on lab/color", "adv-emb on lab/color"]
     assert means["rn-emb:sigma=0.3 on lab/color"].mean == pytest.approx(0.2)
     assert means["rn-emb:sigma=0.3 on lab/color"].outcome == "met"
@@ -240,18 +240,27 @@ def test_ptp_is_judged_from_the_stability_study(tmp_path):
     assert "| [PTP lowers the spread over seeds](#ptp-spread) | holds only if: adv-emb on lab/color |" in page(found)
 
 
-def test_the_settings_of_ptp_are_told_by_their_regularizers():
-    named = (
-        "rn-emb:sigma=0.1",
-        "ptp-adv",
-        "deep, ptp-rn",
-        "restarts 3",
-        "restarts 3, ptp-rn",
-        "scaled",
-        "nothing",
-        "deep",
-    )
-    assert [is_ptp(name) for name in named] == [True, True, True, False, False, False, False, False]
+def test_a_setting_of_ptp_is_held_against_the_same_without_its_regularizer():
+    named = {
+        "rn-emb:sigma=0.1,alpha=0.3": "nothing",
+        "ptp-adv": "nothing",
+        "deep, ptp-rn": "deep",
+        "rms units, lr 0.3, ptp-rn": "rms units, lr 0.3",
+        "restarts 3, adv-emb:radius=1.0,alpha=0.1": "restarts 3",
+        **dict.fromkeys(("restarts 3", "scaled, restarts 8", "nothing", "deep", "r-drop")),
+    }
+    assert {name: without_ptp(name) for name in named} == named
+
+
+def test_units_and_depth_are_compared_with_themselves(tmp_path):
+    scores = {"nothing": [0.5] * 8, "deep": [0.7] * 8, "ptp-rn": [0.6] * 8, "deep, ptp-rn": [0.6] * 8}
+    stability_file(tmp_path, values={"lab/color": scores})
+    found = Results(design=TINY)
+    take_evidence(found, tmp_path)
+    means = {one.condition: one.mean for one in mean_checks(found)}
+    assert means == {
+        "ptp-rn on lab/color": pytest.approx(0.1), "deep, ptp-rn on lab/color": pytest.approx(-0.1),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("content", ["[", "[]", '{"lab/color": {"nothing": {"0": {"majority": 0.5}}}}'])

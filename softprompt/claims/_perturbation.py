@@ -11,7 +11,7 @@ from ._results import Results
 if TYPE_CHECKING:
     from ..stability import Against
 
-REFERENCE, DEEP = "nothing", "deep"
+REFERENCE = "nothing"
 GAIN, LEVEL = 0.01, 0.05
 # A spread that is smaller by less would not matter.
 SMALLER = 0.8
@@ -19,18 +19,23 @@ SMALLER = 0.8
 JUDGED = ("confirm", "real")
 
 
-def is_ptp(setting: str) -> bool:
-    """Whether a setting of the stability study is a regulariser of PTP's kinds, without restarts beside it."""
+def without_ptp(setting: str) -> str | None:
+    """The same setting without its regulariser; None where there is none of PTP's kinds.
+
+    >>> without_ptp("ptp-adv"), without_ptp("deep, rn-emb:sigma=0.3,alpha=1"), without_ptp("restarts 3")
+    ('nothing', 'deep', None)
+    """
     from ..regularizers import REGULARIZERS
 
-    name = setting.removeprefix("deep, ").partition(":")[0]
-    return name in REGULARIZERS and name != "r-drop"
+    rest, _, last = setting.rpartition(", ")
+    name = last.partition(":")[0]
+    return (rest or REFERENCE) if name in REGULARIZERS and name != "r-drop" else None
 
 
 def comparisons(results: Results, parts: Sequence[str] = JUDGED) -> "list[tuple[str, str, Against]]":
     """Part, task and setting against the same without a regulariser, over the same seeds, corrected over the settings.
 
-    A deep prompt is compared with a deep one, and left out where there is none: depth alone changes much.
+    Left out where the same without one was not run: depth or units alone change much.
     """
     from ..stability import report
 
@@ -38,9 +43,9 @@ def comparisons(results: Results, parts: Sequence[str] = JUDGED) -> "list[tuple[
     for part in parts:
         for task, settings in (results.evidence.get("stability") or {}).get(part, {}).items():
             arms = {name: arm(name, values) for name, values in settings.items() if len(values["scores"]) > 1}
-            for reference in (REFERENCE, DEEP):
-                ours = {n: one for n, one in arms.items() if is_ptp(n) and n.startswith(DEEP) == (reference == DEEP)}
-                if reference in arms and ours:
+            for reference in arms:
+                ours = {name: one for name, one in arms.items() if without_ptp(name) == reference}
+                if ours:
                     compared = report({reference: arms[reference], **ours}).comparisons
                     found += [(part, task, one) for one in compared]
     return found

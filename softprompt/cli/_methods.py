@@ -25,7 +25,7 @@ def list_methods(width: Width = 768, layers: Layers = 1, json_lines: Json = Fals
         print_json(rows)
     else:
         print(table([{**row, "summary": METHODS[row["method"]].summary} for row in rows]))
-        say("units and lr are defaults; the papers train all of theirs in raw units at 0.3: --lr 0.3")
+        say("units and lr are defaults; the papers train all of theirs in raw units at 0.3: --units raw --lr 0.3")
 
 
 @methods.command("regularizers")
