@@ -232,7 +232,7 @@ def test_ptp_is_judged_from_the_stability_study(tmp_path):
     take_evidence(found, tmp_path)
     means = {one.condition: one for one in mean_checks(found)}
     # Restarts are no regulariser, and a deep prompt has no deep one to be held against here.
-    assert list(means) == ["rn-emb:sigma=0.3 on lab/color", "adv-emb on lab/color"]
+    assert list(means) == ["adv-emb on lab/color", "rn-emb:sigma=0.3 on lab/color"]
     assert means["rn-emb:sigma=0.3 on lab/color"].mean == pytest.approx(0.2)
     assert means["rn-emb:sigma=0.3 on lab/color"].outcome == "met"
     spreads = {one.condition: one.outcome for one in spread_checks(found)}

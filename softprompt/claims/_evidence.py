@@ -40,11 +40,11 @@ def take_evidence(results: Results, folder: "Path | str") -> None:
 
 
 def _scores(path: Path) -> dict[str, Any]:
-    """Task -> setting -> chance, and score by seed."""
+    """Task -> setting -> chance, and score by seed; sorted, as they are when they are read back."""
     found: dict[str, Any] = {}
     try:
-        for task, settings in _read(path).items():
-            for name, seeds in settings.items():
+        for task, settings in sorted(_read(path).items()):
+            for name, seeds in sorted(settings.items()):
                 chances = {record["majority"] for record in seeds.values()}
                 if len(chances) > 1:
                     raise _damaged(path)
