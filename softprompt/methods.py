@@ -193,7 +193,7 @@ _ALL = (
         summary="m trained vectors (Lester et al., 2021, arXiv:2104.08691)",
         units="rms",
         lr=0.3,
-        lr_rms=1.0,
+        lr_rms=0.3,
     ),
     Method(
         name="p-tuning",

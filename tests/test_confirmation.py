@@ -45,6 +45,7 @@ from softprompt.confirmation._study import blocks
 from softprompt.data import load_rows, split_rows, stream
 from softprompt.errors import BadInput, DamagedFile, UnknownName
 from softprompt.evaluation import examples_for
+from softprompt.methods import METHODS
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.study.statistics import bootstrap
@@ -63,7 +64,7 @@ SMALL = Design(
         "core": Part(
             models=("lab-t5-small",),
             tasks=(TASK,),
-            contenders=("prompt-tuning", "scaled", "full"),
+            contenders=("prompt-tuning", "scaled", "default", "full"),
             seeds=(2000, 2001),
             steps=3,
         )
@@ -91,7 +92,13 @@ class TestRates:
     def test_every_first_grid_has_three_neighbours(self):
         for frozen, one in itertools.product(DESIGN.models.values(), CONTENDERS):
             first = frozen.first_rates(one)
-            assert [neighbour(first[0], step) for step in range(3)] == list(first)
+            assert [neighbour(first[0], step) for step in range(len(first))] == list(first)
+            assert len(first) == (1 if one == "default" else 3)
+
+    def test_the_default_is_what_users_have_who_say_nothing_and_its_rate_is_not_searched_for(self):
+        mine, shipped = CONTENDERS["default"], METHODS[LaneSettings().method].resolved(LaneSettings())
+        assert (mine.method, mine.lane["units"], *mine.rates) == (shipped.method, shipped.units, shipped.lr)
+        assert [Frozen(scale=32.0).most_rates(one, 8) for one in ("default", "scaled")] == [1, 8]
 
     @pytest.mark.parametrize("peak", [0.003, 0.03, 0.3, 3.0, 30.0])
     def test_the_grid_grows_until_the_best_is_inside(self, peak):
@@ -433,7 +440,7 @@ class TestRule:
         return default, {row["step"]: row["found"] for row in rows}, design, Results(cells)
 
     def test_it_is_the_prompt_with_the_highest_mean(self):
-        core = {"prompt-tuning": 0.6, "scaled": 0.8, "ept-star": 0.7, "ept-star@s=1": 0.9, "full": 0.99}
+        core = {"prompt-tuning": 0.6, "scaled": 0.8, "ept-star@s=1": 0.9, "full": 0.99, "default": 0.9}
         assert self.found(core=core)[0] == "scaled"
 
     def test_of_those_that_do_not_differ_it_is_the_one_with_the_fewest_numbers(self):
@@ -512,14 +519,15 @@ class TestStudy:
     def test_it_has_every_run_and_rate(self, done):
         _, found = done
         assert sorted(found.cells) == sorted(
-            key_of("core", "lab-t5-small", TASK, one) for one in ("prompt-tuning", "scaled", "full")
+            key_of("core", "lab-t5-small", TASK, one) for one in ("prompt-tuning", "scaled", "default", "full")
         )
         assert all(set(cell) == {"2000", "2001"} for cell in found.cells.values())
         rates = found.rates["lab-t5-small"]
         for one, cell in ((of_key(key)[3], cell) for key, cell in found.cells.items()):
             assert {r["lr"] for r in cell.values()} == {rates[one]["chosen"]}
             assert sorted(map(float, rates[one]["trials"])) == list(CONTENDERS[one].rates)
-            assert rates[one]["edge"] == (rates[one]["chosen"] != CONTENDERS[one].rates[1])
+            is_edge = not CONTENDERS[one].is_fixed and rates[one]["chosen"] != CONTENDERS[one].rates[1]
+            assert rates[one]["edge"] == is_edge
 
     def test_a_run_is_that_of_the_store(self, done):
         place, found = done

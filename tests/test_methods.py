@@ -26,7 +26,7 @@ LENGTHS = dict.fromkeys(COUNTS, 10) | {"ept": 1, "head-only": 0}
 STORED_VECTORS = LENGTHS | {"ept-star": 1, "scaled": 1, "polar": 1}
 # Units and learning rate where none are given: measured, see docs/training.md.
 DEFAULTS = {
-    "prompt-tuning": ("rms", 1.0),
+    "prompt-tuning": ("rms", 0.3),
     "p-tuning": ("raw", 0.1),
     "p-tuning-lstm": ("raw", 0.03),
     "residual": ("raw", 0.3),

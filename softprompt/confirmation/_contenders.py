@@ -18,6 +18,7 @@ class Contender:
         method: name in METHODS; what is fine-tuned whole has none, and this is not read.
         lane: further fields of LaneSettings.
         rates: learning rates to begin with, neighbours of 0.1, 0.3, 1, 3 ..., ascending; of a head alone, the head's.
+        is_fixed: the only rate is the product's default, and none is searched for.
         scale: RMS of the word embeddings, about: 32 as in T5, or 1.
         kind: "prompt", "head" without a prompt, or "full" fine-tuning of every weight.
     """
@@ -25,6 +26,7 @@ class Contender:
     method: str = ""
     lane: Mapping[str, Any] = field(default_factory=dict)
     rates: tuple[float, ...]
+    is_fixed: bool = False
     scale: float = T5_LIKE
     kind: Kind = "prompt"
 
@@ -44,11 +46,14 @@ def _at_one(method: str, *rates: float) -> Contender:
 REFERENCE = "prompt-tuning"
 FULL = "full"
 HEAD = "head-only"
+# As users have it who say nothing.
+DEFAULT = "default"
 # Papers' methods in raw numbers; where a name ends in @s=1 with word embeddings of that RMS. What is in units of the
 # embeddings is the same at every scale.
 CONTENDERS: dict[str, Contender] = {
     "prompt-tuning": _raw("prompt-tuning", 0.1, 0.3, 1.0),
     "prompt-tuning-rms": _rms("prompt-tuning", 0.1, 0.3, 1.0),
+    DEFAULT: Contender(method="prompt-tuning", lane={"units": "rms"}, rates=(0.3,), is_fixed=True),
     "scaled": _rms("scaled", 0.3, 1.0, 3.0),
     "polar": _rms("polar", 0.03, 0.1, 0.3),
     "ept-star": _raw("ept-star", 0.1, 0.3, 1.0),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import BadInput, UnknownName
 from ..tasks import TASKS, Task, harder
-from ._contenders import CONTENDERS, FULL, HEAD, REFERENCE
+from ._contenders import CONTENDERS, DEFAULT, FULL, HEAD, REFERENCE
 
 # Reported seeds begin here; rates are chosen on others.
 FIRST = 2000
@@ -48,6 +48,10 @@ class Frozen:
     def first_rates(self, contender: str) -> tuple[float, ...]:
         """Where the grid of a method begins."""
         return self.rates.get(contender, CONTENDERS[contender].rates)
+
+    def most_rates(self, contender: str, tried: int) -> int:
+        """How far the grid may grow: to `tried` rates, and not at all where the rate is fixed."""
+        return len(self.first_rates(contender)) if CONTENDERS[contender].is_fixed else tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +155,11 @@ def _seeds(count: int) -> tuple[int, ...]:
 
 
 _AT_T5 = tuple(name for name in CONTENDERS if "@" not in name and name != HEAD)
-_SIZES = ("prompt-tuning", "prompt-tuning-rms", "scaled", "ept-star", "p-tuning", FULL)
-_KINDS = ("prompt-tuning", "prompt-tuning@s=1", "prompt-tuning-rms", "ept-star", "ept-star@s=1", "scaled", FULL)
-_REAL = (HEAD, "prompt-tuning", "residual", "ept", "ept-star", "scaled", FULL)
+_SIZES = ("prompt-tuning", "prompt-tuning-rms", DEFAULT, "scaled", "ept-star", "p-tuning", FULL)
+_KINDS = (
+    "prompt-tuning", "prompt-tuning@s=1", "prompt-tuning-rms", DEFAULT, "ept-star", "ept-star@s=1", "scaled", FULL,
+)  # fmt: skip
+_REAL = (HEAD, "prompt-tuning", DEFAULT, "residual", "ept", "ept-star", "scaled", FULL)
 _OF_KINDS = ("lab/weekend", RELABELLED, "lab/number")
 
 _FROZEN = {

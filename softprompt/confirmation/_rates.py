@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._contenders import neighbour
+from ._contenders import CONTENDERS, neighbour
 from ._design import Design, Frozen, Part
 from ._results import Results, change_results, read_results
 from ._runs import Place, Wanted, measured
@@ -33,7 +33,7 @@ def choose_rates(design: Design, model: str, contenders: Sequence[str], place: P
     found = read_results(place.results)
     while open_ones := [one for one in contenders if found.chosen(model, one) is None]:
         tried = {one: _trials(found, model, one) for one in open_ones}
-        asked = {one: next_rates(whole(tried[one], frozen), frozen.first_rates(one), design.tried) for one in open_ones}
+        asked = {one: _next(tried[one], frozen, one, design) for one in open_ones}
         for task in frozen.tasks:
             part = Part(models=(model,), tasks=(task,), contenders=(), seeds=frozen.seeds, steps=frozen.steps)
             wanted = [
@@ -91,6 +91,11 @@ def _worth(by_task: Mapping[str, Mapping[str, Sequence[float | None]]]) -> tuple
     return mean_score(by_task), -sum(losses) / len(losses)
 
 
+def _next(trials: Trials, frozen: Frozen, contender: str, design: Design) -> list[float]:
+    start = frozen.first_rates(contender)
+    return next_rates(whole(trials, frozen), start, frozen.most_rates(contender, design.tried))
+
+
 def _trials(found: Results, model: str, contender: str) -> Trials:
     return found.rates.get(model, {}).get(contender, {}).get("trials", {})
 
@@ -113,9 +118,10 @@ def _decide(place: Place, design: Design, model: str, contenders: Sequence[str])
     def change(cells: dict[str, Any], rates: dict[str, Any]) -> None:
         for one in contenders:
             trials = whole(rates[model][one]["trials"], frozen)
-            if any(repr(rate) not in trials for rate in next_rates(trials, frozen.first_rates(one), design.tried)):
+            if any(repr(rate) not in trials for rate in _next(trials, frozen, one, design)):
                 continue
             best, tried = best_rate(trials), sorted(map(float, trials))
-            rates[model][one] |= {"chosen": best, "edge": best in (tried[0], tried[-1])}
+            edge = best in (tried[0], tried[-1]) and not CONTENDERS[one].is_fixed
+            rates[model][one] |= {"chosen": best, "edge": edge}
 
     return change_results(place.results, place.store, change)

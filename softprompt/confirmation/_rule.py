@@ -79,8 +79,8 @@ def losses(results: Results, design: Design, candidate: str) -> Iterator[Row]:
 
 
 def _may_be_default(one: str) -> bool:
-    """A prompt, at the T5-like scale."""
-    return CONTENDERS[one].kind == "prompt" and "@" not in one
+    """A prompt, at the T5-like scale and its own learning rate."""
+    return CONTENDERS[one].kind == "prompt" and "@" not in one and not CONTENDERS[one].is_fixed
 
 
 def _checks(results: Results, design: Design, candidate: str) -> Iterator[tuple[str, str, str]]:
