@@ -409,7 +409,8 @@ def test_restarts_reach_every_lane(asked: Callable[..., dict[str, Any]]):
 
 def test_the_papers_learning_rate_is_told_beside_the_methods(capsys: pytest.CaptureFixture[str]):
     assert main(["methods", "list"]) == 0
-    assert capsys.readouterr().err.endswith("the papers train all of theirs in raw units at 0.3: --units raw --lr 0.3\n")
+    told = "the papers train all of theirs in raw units at 0.3: --units raw --lr 0.3\n"
+    assert capsys.readouterr().err.endswith(told)
 
 
 @pytest.mark.parametrize(
