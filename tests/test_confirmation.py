@@ -482,6 +482,12 @@ class TestRule:
         default, steps, *_ = self.found(core={"prompt-tuning": 0.6, "scaled": 0.8}, long={})
         assert (default, steps["long: m, against prompt-tuning"]) == ("scaled", "not run")
 
+    def test_with_a_head_alone_prompt_tuning_is_no_reference_though_nothing_was_run(self):
+        _, _, design, results = self.found(core={"prompt-tuning": 0.6}, real={"head-only": 0.5})
+        cells = {key: cell for key, cell in results.cells.items() if key.startswith("core/")}
+        steps = {row["step"]: row["found"] for row in default_method(Results(cells), design)[1]}
+        assert steps["real: minilm, against head-only"] == "not run"
+
     def test_nothing_is_the_default_before_there_are_runs(self):
         assert self.found(core={})[:2] == (None, {})
 

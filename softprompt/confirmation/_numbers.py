@@ -1,7 +1,7 @@
 """What tables and the rule for the default are made of: the runs of a method, their means, and paired differences."""
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from ..metrics import is_stuck
@@ -26,9 +26,9 @@ def by_contender(results: Results, name: str, part: Part, model: str) -> dict[st
     return found
 
 
-def reference_of(runs: Mapping[str, Runs]) -> str:
+def reference_of(contenders: Collection[str]) -> str:
     """What a table's methods are compared with: the head alone where there is one, else prompt tuning."""
-    return HEAD if HEAD in runs else REFERENCE
+    return HEAD if HEAD in contenders else REFERENCE
 
 
 def paired(ours: Runs, theirs: Runs) -> Row:
@@ -45,6 +45,14 @@ def paired(ours: Runs, theirs: Runs) -> Row:
         "wins / ties / losses": f"{wins} / {len(differences) - wins - losses} / {losses}" if differences else None,
         "p": wilcoxon(differences),
     }
+
+
+def told(row: Row) -> str:
+    """A paired difference and its interval; empty where there is no pair."""
+    if row["difference"] is None:
+        return ""
+    interval = "" if row["low"] is None else f" ({row['low']:+.3f} .. {row['high']:+.3f})"
+    return f"{row['difference']:+.3f}{interval}"
 
 
 def of_task(runs: Runs, task: str) -> Runs:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from ..methods import METHODS
 from ._contenders import CONTENDERS, REFERENCE
 from ._design import Design
-from ._numbers import Row, by_contender, ceilings_of, mean_of_tasks, of_task, paired, reference_of, stuck_share
+from ._numbers import Row, by_contender, ceilings_of, mean_of_tasks, of_task, paired, reference_of, stuck_share, told
 from ._results import Results
 
 # What counts as a difference: an interval without 0, and at least so much.
@@ -53,9 +53,9 @@ def default_method(results: Results, design: Design) -> tuple[str | None, list[R
         _row("fewest stuck, then fewest trained", candidate, f"stuck {stuck[candidate]:.3f}"),
     ]
     falls = False
-    for name, verdict, told in _checks(results, design, candidate):
+    for name, verdict, numbers in _checks(results, design, candidate):
         falls |= verdict == "worse"
-        rows.append(_row(name, verdict, told))
+        rows.append(_row(name, verdict, numbers))
     if falls:
         units = paired(found.get(IN_UNITS, {}), found[REFERENCE])
         raw_is_better = not units["pairs"] or (differs(units) and units["difference"] < 0)
@@ -93,7 +93,7 @@ def _checks(results: Results, design: Design, candidate: str) -> Iterator[tuple[
             if only not in (None, model):
                 continue
             runs = by_contender(results, name, part, model)
-            reference = reference_of(runs)
+            reference = reference_of(part.contenders)
             row = paired(runs.get(candidate, {}), runs.get(reference, {}))
             title = f"{name}: {model}, against {reference}"
             if candidate == reference:
@@ -101,8 +101,7 @@ def _checks(results: Results, design: Design, candidate: str) -> Iterator[tuple[
             elif row["low"] is None:
                 yield title, "not run" if candidate not in runs else "one pair", ""
             else:
-                verdict = "worse" if row["high"] < 0 else "not worse"
-                yield title, verdict, f"{row['difference']:+.3f} ({row['low']:+.3f} .. {row['high']:+.3f})"
+                yield title, "worse" if row["high"] < 0 else "not worse", told(row)
 
 
 def _trained(one: str) -> int:

@@ -18,6 +18,7 @@ from ._numbers import (
     reference_of,
     scores_of,
     stuck_share,
+    told,
 )
 from ._rates import mean_score
 from ._results import Results
@@ -101,7 +102,7 @@ def _task_differences(runs: Mapping[str, Runs], part: Part) -> list[Row]:
             task: paired(of_task(mine, task), of_task(runs.get(reference, {}), task)) for task in _tasks(runs, part)
         }
         if one != reference:
-            rows.append({"method": one, **{task: _difference(row) for task, row in found.items()}})
+            rows.append({"method": one, **{task: told(row) for task, row in found.items()}})
     return rows
 
 
@@ -193,10 +194,3 @@ def _spread(scores: Sequence[float]) -> str:
         return ""
     deviation = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
     return f"{statistics.fmean(scores):.3f}{deviation} ({len(scores)})"
-
-
-def _difference(row: Row) -> str:
-    if row["difference"] is None:
-        return ""
-    interval = "" if row["low"] is None else f" ({row['low']:+.3f} .. {row['high']:+.3f})"
-    return f"{row['difference']:+.3f}{interval}"
