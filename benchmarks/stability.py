@@ -317,6 +317,32 @@ def tables() -> Iterator[str]:
             about = {"task": f"{name} from {TASK_ROWS.get(name, REAL_SHOTS)} rows", "model": model, "steps": steps}
             found = report({called: arm(called, one) for called, one in cell.items()})
             yield text(dataclasses.replace(found, about=about))
+    yield from pairs(read("confirm"))
+
+
+def pairs(results: Mapping[str, Any]) -> Iterator[str]:
+    """Each confirmed setting and nothing on the seeds that both have; eight restarts also without the first block."""
+    yield "# Confirmed settings against nothing, on the seeds that both have\n"
+    yield "| task | setting | seeds | nothing | setting | difference | ratio of deviations |"
+    yield "|---|---|---:|---|---|---|---|"
+    late = FIRST_FRESH + BLOCK
+    for name, cell in results.items():
+        names = [(called, 0, called) for called in cell if called != NOTHING]
+        for called, first, title in [*names, ("restarts 8", late, f"restarts 8, seeds from {late}")]:
+            seeds = [s for s in cell.get(called, {}) if s in cell[NOTHING] and int(s) >= first]
+            if len(seeds) < 2:
+                continue
+            arms = {one: arm(one, {s: cell[one][s] for s in seeds}) for one in (NOTHING, called)}
+            (found,) = report(arms).comparisons
+            means = [_spread([s or 0.0 for s in one.scores]) for one in arms.values()]
+            difference = f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+            ratio = f"{found.ratio:.2f} ({found.ratio_low:.2f} to {found.ratio_high:.2f})"
+            yield f"| {name} | {title} | {len(seeds)} | {means[0]} | {means[1]} | {difference} | {ratio} |"
+    yield ""
+
+
+def _spread(scores: Sequence[float]) -> str:
+    return f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}, worst {min(scores):.2f}"
 
 
 if __name__ == "__main__":
