@@ -24,7 +24,7 @@ from softprompt.settings import LandscapeSettings, LaneSettings, Seeds, TrainSet
 from softprompt.study import markdown
 from softprompt.training import read_results, resume, train
 
-from stability import MODEL, NOTHING, RESULTS, SCREENED, STEPS, TASK_ROWS, confirmed, kept, task
+from stability import MODEL, NOTHING, RESULTS, SCREENED, STEPS, TASK_ROWS, confirmed_settings, kept, task
 
 FIRST = 4000
 PLANE = LandscapeSettings(grid=11)
@@ -40,7 +40,7 @@ LEARNED = 0.75
 
 def settings() -> dict[str, Mapping[str, Any]]:
     """What is compared, by the names of the stability study."""
-    every = confirmed(kept())
+    every = confirmed_settings(kept())
     return {name: every[name] for name in (NOTHING, "restarts 3", *kept(), "deep")}
 
 

@@ -4,11 +4,10 @@
     python benchmarks/stability.py second                    [more restarts, fewer vectors; eight seeds, three tasks]
     python benchmarks/stability.py confirm [--seeds 64] [--settings nothing "restarts 3"]
     python benchmarks/stability.py real --data-root DATA     [a real frozen encoder; 12 seeds, 100 steps]
-    python benchmarks/stability.py table
 
 The plan is in docs/log.md. Runs are kept in a store, and each finished cell's scores in results/stability_<part>.json,
-which is all that `table` reads: it may be stopped and started again, also where the store is gone. Until the screen is
-complete `confirm` trains what does not depend on it.
+which is all that stability_tables.py reads: it may be stopped and started again, also where the store is gone. Until
+the screen is complete `confirm` trains what does not depend on it.
 """
 
 import argparse
@@ -16,12 +15,12 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
-from softprompt.stability import Arm, report, text
+from softprompt.stability import Arm
 from softprompt.study import RunSpec, run_all
 from softprompt.tasks import TASKS, Source, Task, harder
 
@@ -86,7 +85,7 @@ SECOND: dict[str, Setting] = {
 }  # fmt: skip
 
 
-def confirmed(kept: Sequence[str]) -> dict[str, Setting]:
+def confirmed_settings(kept: Sequence[str]) -> dict[str, Setting]:
     """The settings of the confirmation; the first of the kept PTP settings is the best, none are not known yet."""
     scaled, ept_star = {"method": "scaled", "lr": 1.0}, {"method": "ept-star", "lr": 0.3}
     return {
@@ -264,7 +263,7 @@ def arm(called: str, cell: Mapping[str, Any]) -> Arm:
 def main() -> None:
     """One part of the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("screen", "second", "confirm", "real", "table"))
+    parser.add_argument("part", choices=("screen", "second", "confirm", "real"))
     parser.add_argument("--store", default="runs/stability-study")
     parser.add_argument("--seeds", type=int, default=64)
     parser.add_argument("--settings", nargs="+", help="of the part confirm, by name; all where none is given")
@@ -281,7 +280,7 @@ def main() -> None:
         wanted = [
             (name, called, setting, range(FIRST_FRESH, start + BLOCK))
             for start in blocks
-            for called, setting in confirmed(kept()).items()
+            for called, setting in confirmed_settings(kept()).items()
             for name in TASK_ROWS
             if not arguments.settings or called in arguments.settings
         ]
@@ -296,53 +295,6 @@ def main() -> None:
             for called, setting in settings.items()
         ]
         cells("real", wanted, arguments.store, arguments.data_root)
-    if arguments.part == "table":
-        (RESULTS / "stability.md").write_text("\n".join(tables()))
-
-
-def tables() -> Iterator[str]:
-    """The tables, from the results alone."""
-    yield f"# Screen: {len(SCREEN_SEEDS)} seeds, {' and '.join(SCREENED)}\n"
-    yield "| setting | standard deviation over that of nothing | mean score |\n|---|---:|---:|"
-    for name, (ratio, mean) in sorted(screened().items(), key=lambda one: one[1][0]):
-        yield f"| {name} | {ratio:.2f} | {mean:.3f} |"
-    yield f"\nKept: {', '.join(kept()) or 'not known yet'}\n"
-    yield f"# Second screen: {len(SECOND_SEEDS)} seeds, {', '.join(TASK_ROWS)}\n"
-    yield "| setting | largest of three ratios of standard deviations | least gain in the mean |\n|---|---:|---:|"
-    for name, (ratio, gain) in sorted(second().items(), key=lambda one: one[1][0]):
-        yield f"| {name} | {ratio:.2f} | {gain:+.3f} |"
-    yield f"\nTaken: {best_of_second() or 'not known yet'}\n"
-    for part, model, steps in (("confirm", MODEL, STEPS), ("real", "all-MiniLM-L6-v2", REAL_STEPS)):
-        for name, cell in read(part).items():
-            about = {"task": f"{name} from {TASK_ROWS.get(name, REAL_SHOTS)} rows", "model": model, "steps": steps}
-            found = report({called: arm(called, one) for called, one in cell.items()})
-            yield text(dataclasses.replace(found, about=about))
-    yield from pairs(read("confirm"))
-
-
-def pairs(results: Mapping[str, Any]) -> Iterator[str]:
-    """Each confirmed setting and nothing on the seeds that both have; eight restarts also without the first block."""
-    yield "# Confirmed settings against nothing, on the seeds that both have\n"
-    yield "| task | setting | seeds | nothing | setting | difference | ratio of deviations |"
-    yield "|---|---|---:|---|---|---|---|"
-    late = FIRST_FRESH + BLOCK
-    for name, cell in results.items():
-        names = [(called, 0, called) for called in cell if called != NOTHING]
-        for called, first, title in [*names, ("restarts 8", late, f"restarts 8, seeds from {late}")]:
-            seeds = [s for s in cell.get(called, {}) if s in cell[NOTHING] and int(s) >= first]
-            if len(seeds) < 2:
-                continue
-            arms = {one: arm(one, {s: cell[one][s] for s in seeds}) for one in (NOTHING, called)}
-            (found,) = report(arms).comparisons
-            means = [_spread([s or 0.0 for s in one.scores]) for one in arms.values()]
-            difference = f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
-            ratio = f"{found.ratio:.2f} ({found.ratio_low:.2f} to {found.ratio_high:.2f})"
-            yield f"| {name} | {title} | {len(seeds)} | {means[0]} | {means[1]} | {difference} | {ratio} |"
-    yield ""
-
-
-def _spread(scores: Sequence[float]) -> str:
-    return f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}, worst {min(scores):.2f}"
 
 
 if __name__ == "__main__":

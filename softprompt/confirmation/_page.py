@@ -7,21 +7,21 @@ from ..errors import BadInput
 BEGIN, END = "<!-- tables: softprompt lab confirm --table --page -->", "<!-- end of tables -->"
 
 
-def with_tables(page: str, tables: str, name: str = "the page") -> str:
+def with_tables(page: str, tables: str, name: str = "the page", begin: str = BEGIN) -> str:
     """The page with these tables in the place of those between its marks.
 
     Raises:
         BadInput: the marks are not there, once each and in this order.
     """
-    before, begin, rest = page.partition(BEGIN)
+    before, found, rest = page.partition(begin)
     _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in rest or END in after:
-        raise BadInput(f"{name} has no place for tables; it needs the lines {BEGIN!r} and {END!r}, once each")
-    return f"{before}{BEGIN}\n\n{tables}\n{END}{after}"
+    if not (found and end) or begin in rest or END in after:
+        raise BadInput(f"{name} has no place for tables; it needs the lines {begin!r} and {END!r}, once each")
+    return f"{before}{begin}\n\n{tables}\n{END}{after}"
 
 
-def write_page(path: "Path | str", tables: str) -> None:
-    """Put the tables into a page.
+def write_page(path: "Path | str", tables: str, *, begin: str = BEGIN) -> None:
+    """Put the tables into a page, below the line `begin`, which says what makes them.
 
     Raises:
         BadInput: it cannot be read, or has no marks.
@@ -34,4 +34,4 @@ def write_page(path: "Path | str", tables: str) -> None:
         page = path.read_text(encoding="utf-8")
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}; give a page with a place for tables") from error
-    write_file(path, with_tables(page, tables, str(path)).encode(), what="the page", replace=True)
+    write_file(path, with_tables(page, tables, str(path), begin).encode(), what="the page", replace=True)

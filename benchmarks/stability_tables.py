@@ -1,0 +1,185 @@
+"""What benchmarks/stability.py and restarts.py found, from their committed results alone.
+
+    python benchmarks/stability_tables.py
+
+Writes results/stability.md, which has every test, and the tables of docs/stability.md.
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from softprompt.confirmation import write_page
+from softprompt.stability import Against, against, report, text
+
+from stability import (
+    BLOCK,
+    FIRST_FRESH,
+    MODEL,
+    NOTHING,
+    REAL_SHOTS,
+    REAL_STEPS,
+    RESULTS,
+    SCREEN_SEEDS,
+    SCREENED,
+    SECOND_SEEDS,
+    STEPS,
+    TASK_ROWS,
+    arm,
+    best_of_second,
+    confirmed_settings,
+    kept,
+    read,
+    screened,
+    second,
+)
+
+PAGE = Path(__file__).parent.parent / "docs/stability.md"
+BEGIN = "<!-- tables: benchmarks/stability_tables.py -->"
+EIGHT = "restarts 8"
+ENCODER = "all-MiniLM-L6-v2"
+# Task -> setting -> seed -> what was found.
+Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def everything() -> Iterator[str]:
+    """All tables, every test among them."""
+    yield f"# Screen: {len(SCREEN_SEEDS)} seeds, {' and '.join(SCREENED)}\n"
+    yield "| setting | standard deviation over that of nothing | mean score |\n|---|---:|---:|"
+    for name, (ratio, mean) in sorted(screened().items(), key=lambda one: one[1][0]):
+        yield f"| {name} | {ratio:.2f} | {mean:.3f} |"
+    yield f"\nKept: {', '.join(kept()) or 'not known yet'}\n"
+    yield f"# Second screen: {len(SECOND_SEEDS)} seeds, {', '.join(TASK_ROWS)}\n"
+    yield "| setting | largest of three ratios of standard deviations | least gain in the mean |\n|---|---:|---:|"
+    for name, (ratio, gain) in sorted(second().items(), key=lambda one: one[1][0]):
+        yield f"| {name} | {ratio:.2f} | {gain:+.3f} |"
+    yield f"\nTaken: {best_of_second() or 'not known yet'}\n"
+    for part, model, steps in (("confirm", MODEL, STEPS), ("real", ENCODER, REAL_STEPS)):
+        for name, cell in read(part).items():
+            about = {"task": f"{name} from {rows_of(name)} rows", "model": model, "steps": steps}
+            found = report({called: arm(called, one) for called, one in cell.items()})
+            yield text(dataclasses.replace(found, about=about))
+
+
+def of_the_page() -> Iterator[str]:
+    """The tables of docs/stability.md."""
+    yield "**Restarts at equal cost**, in lane steps; `weekend` and `same-color` from 64 rows, 12 seeds each.\n"
+    yield from equal_cost(json.loads((RESULTS / "restarts.json").read_text())["rows"])
+    confirmed, real = read("confirm"), read("real")
+    yield "\n**Eight restarts**, 950 lane steps, against nothing, 250 steps, on the same fresh seeds.\n"
+    yield from against_nothing(confirmed, EIGHT)
+    yield f"\n**Every confirmed setting**, prompt tuning unless a method is named, `{MODEL}`, {STEPS} steps.\n"
+    yield from wide(confirmed, dict.fromkeys(names(confirmed), NOTHING))
+    yield "\n**A regulariser against the same setting without it.**\n"
+    yield from wide(confirmed, without_regularizer())
+    if real:
+        yield f"\n**A real encoder**, {ENCODER}, {REAL_STEPS} steps, a learned head beside every prompt.\n"
+        yield from wide(real, dict.fromkeys(names(real), NOTHING))
+
+
+def equal_cost(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One row a cost: a run as long, and restarts that cost as much."""
+    yield "| cost | one run as long | restarts |"
+    yield f"|{'---|' * 3}"
+    several = [row for row in rows if " restarts, " in row["row"]]
+    for alone in (row for row in rows if row not in several):
+        # Restarts at the cost of a single run may be a step short of it.
+        cost = alone["cost"]
+        told = "; ".join(
+            f"{row['row'].split()[0]}: {_deviating(row)}" for row in several if 0 <= cost - row["cost"] <= 1
+        )
+        yield f"| {cost} steps | {_deviating(alone)} | {told} |"
+
+
+def against_nothing(results: Results, called: str) -> Iterator[str]:
+    """One row a task, and one without the first block of seeds, which were looked at before the others were run."""
+    yield "| task | seeds | nothing | restarts | difference of the mean | ratio of deviations |"
+    yield f"|{'---|' * 6}"
+    for name, cell in results.items():
+        for first, which in ((FIRST_FRESH, ""), (FIRST_FRESH + BLOCK, "the later ")):
+            chosen = {one: {seed: run for seed, run in cell[one].items() if int(seed) >= first} for one in cell}
+            seeds = shared(chosen, called, NOTHING)
+            means = (_spread([cell[one][seed]["score"] or 0.0 for seed in seeds]) for one in (NOTHING, called))
+            found = against(arm(called, chosen[called]), arm(NOTHING, chosen[NOTHING]))
+            row = (titled(name), f"{which}{len(seeds)}", *means, difference(found), ratio(found))
+            yield f"| {' | '.join(row)} |"
+
+
+def wide(results: Results, references: Mapping[str, str]) -> Iterator[str]:
+    """One row a setting, against its reference: a task's mean, difference of means and ratio of deviations."""
+    header = ["setting", "seeds", *(cell for name in results for cell in (titled(name), "ratio"))]
+    yield f"| {' | '.join(header)} |"
+    yield f"|{'---|' * len(header)}"
+    for called, reference in references.items():
+        counts = [len(shared(cell, called, reference)) for cell in results.values()]
+        row = [f"`{called}`" if ":" in called else called]
+        row.append(str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts)))
+        for cell in results.values():
+            row.extend(_mean_and_ratio(cell, called, reference))
+        yield f"| {' | '.join(row)} |"
+
+
+def _mean_and_ratio(cell: Mapping[str, Mapping[str, Any]], called: str, reference: str) -> tuple[str, str]:
+    scores = [one["score"] or 0.0 for one in cell.get(called, {}).values()]
+    if called == reference:
+        return f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}", ""
+    if len(shared(cell, called, reference)) < 2:
+        return "", ""
+    found = against(arm(called, cell[called]), arm(reference, cell[reference]))
+    return f"{statistics.mean(scores):.3f}; {difference(found)}", ratio(found)
+
+
+def names(results: Results) -> list[str]:
+    """Of all settings, in the order in which they were found."""
+    return list(dict.fromkeys(called for cell in results.values() for called in cell))
+
+
+def without_regularizer() -> dict[str, str]:
+    """Confirmed setting with a regulariser -> the one that differs in nothing else."""
+    found = confirmed_settings(kept())
+    plain = {name: lane for name, lane in found.items() if "regularizer" not in lane}
+    bare = {name: {k: v for k, v in lane.items() if k != "regularizer"} for name, lane in found.items()}
+    return {name: other for name in found for other, lane in plain.items() if name not in plain and lane == bare[name]}
+
+
+def shared(cell: Mapping[str, Mapping[str, Any]], called: str, reference: str) -> list[str]:
+    """Seeds that two settings both have."""
+    return [seed for seed in cell.get(called, {}) if seed in cell.get(reference, {})]
+
+
+def difference(found: Against) -> str:
+    """Of the means, with its interval."""
+    return f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+
+
+def ratio(found: Against) -> str:
+    """Of the standard deviations, with its interval; none where all seeds of nothing agree."""
+    if found.ratio is None or found.ratio_low is None:
+        return "none"
+    return f"{found.ratio:.2f} ({found.ratio_low:.2f} to {found.ratio_high:.2f})"
+
+
+def rows_of(name: str) -> int:
+    """Rows that a prompt learns from."""
+    return TASK_ROWS.get(name, REAL_SHOTS)
+
+
+def titled(name: str) -> str:
+    """A task in a table."""
+    return f"`{name.removeprefix('lab/')}`, {rows_of(name)} rows"
+
+
+def _deviating(row: Mapping[str, Any]) -> str:
+    return f"{row['mean']:.3f} ± {row['std']:.3f}"
+
+
+def _spread(scores: Sequence[float]) -> str:
+    return f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}, worst {min(scores):.2f}"
+
+
+if __name__ == "__main__":
+    (RESULTS / "stability.md").write_text("\n".join(everything()))
+    write_page(PAGE, "\n".join(of_the_page()) + "\n", begin=BEGIN)

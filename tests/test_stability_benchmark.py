@@ -1,0 +1,73 @@
+"""The page of the stability study says what its committed results say."""
+
+import importlib
+import shutil
+import statistics
+from pathlib import Path
+
+import pytest
+from softprompt.confirmation import write_page
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("stability_tables")
+
+
+def test_the_page_has_the_tables_of_the_committed_results(benchmark, tmp_path):
+    page = tmp_path / "stability.md"
+    shutil.copy(benchmark.PAGE, page)
+    write_page(page, "\n".join(benchmark.of_the_page()) + "\n", begin=benchmark.BEGIN)
+    assert page.read_text() == benchmark.PAGE.read_text()
+
+
+def found(scores, first=1000):
+    return {
+        str(first + number): {"score": score, "train": 1.0, "loss": 0.1, "steps": 250, "majority": 0.5}
+        for number, score in enumerate(scores)
+    }
+
+
+class TestWide:
+    NOTHING, BETTER = (0.6, 0.7, 0.9, 0.8), (0.8, 0.8, 0.9)
+    RESULTS = {"lab/weekend": {"nothing": found(NOTHING), "a": found(BETTER)}, "glue/rte": {"nothing": found(NOTHING)}}  # noqa: RUF012
+
+    def test_a_row_compares_over_the_seeds_that_both_have(self, benchmark):
+        header, _, nothing, a = benchmark.wide(self.RESULTS, {"nothing": "nothing", "a": "nothing"})
+        assert header == "| setting | seeds | `weekend`, 64 rows | ratio | `glue/rte`, 32 rows | ratio |"
+        assert nothing.startswith("| nothing | 4 | 0.750 ± 0.129 |  |")
+        ratio = statistics.stdev(self.BETTER) / statistics.stdev(self.NOTHING[:3])
+        _, called, seeds, mean, deviations, *missing = a.strip().split("|")
+        assert (called, seeds, missing) == (" a ", " 3, 0 ", ["  ", "  ", ""])
+        assert mean.startswith(" 0.833; +0.100 (+0.000 to +0.200)")
+        assert deviations.startswith(f" {ratio:.2f} (")
+
+    def test_a_regularizer_stands_against_what_differs_in_nothing_else(self, benchmark):
+        pairs = benchmark.without_regularizer()
+        assert pairs["deep, rn-emb:sigma=0.3"] == "deep"
+        assert pairs["rms units, lr 0.3, ptp-rn"] == "rms units, lr 0.3"
+        assert pairs["ptp-adv"] == "nothing"
+        assert "restarts 8" not in pairs
+
+
+def test_the_later_seeds_are_counted_apart(benchmark):
+    cell = {"nothing": found([0.5, 0.6] * 6), "restarts 8": found([0.9, 0.8] * 6)}
+    _, _, every, later = benchmark.against_nothing({"lab/weekend": cell}, "restarts 8")
+    assert every.split("|")[2] == " 12 "
+    assert later.split("|")[2] == " the later 4 "
+    assert "0.550 ± 0.058" in later
+
+
+def test_restarts_stand_beside_the_run_that_costs_as_much(benchmark):
+    def row(called, cost, mean):
+        return {"row": called, "cost": cost, "mean": mean, "std": 0.1}
+
+    rows = [row("1 x 250 steps", 250, 0.8), row("3 restarts, equal steps", 450, 0.9)]
+    rows += [row("3 restarts, equal cost", 249, 0.7), row("1, at the cost of 3 restarts", 450, 0.85)]
+    assert list(benchmark.equal_cost(rows))[2:] == [
+        "| 250 steps | 0.800 ± 0.100 | 3: 0.700 ± 0.100 |",
+        "| 450 steps | 0.850 ± 0.100 | 3: 0.900 ± 0.100 |",
+    ]
