@@ -1,0 +1,244 @@
+"""A model with a prompt before its input: what all kinds share, and the kinds whose prompt stands at an encoder."""
+
+import abc
+import dataclasses
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..backbones._deep import Fresh, entering, layers_of
+from ..backbones._family import first_position, kind_of, position_limit
+from ..backbones._join import Joined, join, refuse_too_long, take, text_first
+from ..errors import BadInput, UnsupportedModel
+from ..prompt import SoftPrompt
+from ._text_only import ENCODER, ENCODER_DECODER, without_prompt
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a caller gives to read: ids or embeddings, and the mask of either.
+
+    Args:
+        ids: of the tokens.
+        mask: 1 or True where there is text; None is everywhere.
+        embeds: in the place of ids.
+    """
+
+    ids: Int[Tensor, "b t"] | None
+    mask: Tensor | None
+    embeds: Float[Tensor, "b t e"] | None
+
+    def embedded(self, model: Any) -> Float[Tensor, "b t e"]:
+        """The embeddings, of the model where ids were given.
+
+        Raises:
+            BadInput: both or neither were given.
+        """
+        if (self.ids is None) == (self.embeds is None):
+            raise BadInput("give input_ids or inputs_embeds, one of the two")
+        return model.get_input_embeddings()(self.ids) if self.embeds is None else self.embeds
+
+    def present(self, rows: int, columns: int, device: torch.device) -> Bool[Tensor, "b s"]:
+        """The mask; of this shape where none was given."""
+        return torch.ones(rows, columns, dtype=torch.bool, device=device) if self.mask is None else self.mask.bool()
+
+
+class AbstractPromptedModel(nn.Module, abc.ABC):
+    """A model whose every input begins with the prompt and whose outputs never hold a prompt position.
+
+    Outputs are laid out as the input was, padded on the same side; a pad holds a copy of a text position's state
+    (the first of the row where it was padded left, so that a head reading index 0 finds [CLS] there). Anything
+    else (config, device, generation_config ...) is the model's.
+
+    Args:
+        model: the transformers model.
+        prompt: its prompt.
+        name: for messages.
+    """
+
+    model: Any
+    prompt: Tensor
+    # Of the layers after the first; None for an ordinary prompt.
+    deep: Tensor | None
+
+    def __init__(self, model: nn.Module, prompt: SoftPrompt, name: str):
+        super().__init__()
+        self.model = model
+        self.name = name
+        place = self.model.get_input_embeddings().weight.device
+        deep = prompt.expanded_deep()
+        self.register_buffer("prompt", prompt.expanded().to(place))
+        self.register_buffer("deep", None if deep is None else deep.to(place))
+        # So that .train() or .eval() on this module later finds the mode that the model is in.
+        self.training = model.training
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not ours is the model's."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    @final
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> Any:
+        """As the model's own forward, without prompt positions in the output; labels are laid out as the input is.
+
+        An encoder's head sees the text's states only, a pooler its first; encoder states and cross-attentions are those
+        of the text. The loss of a decoder counts the first text token too, which follows the prompt.
+
+        Raises:
+            BadInput: an argument that would quietly give a wrong answer.
+        """
+        output = self._called(Given(input_ids, attention_mask, inputs_embeds), options)
+        # A tuple where the caller or the configuration asks for one.
+        wanted = self.model.config.return_dict if return_dict is None else return_dict
+        return output if wanted else output.to_tuple()
+
+    @final
+    def generate(
+        self,
+        inputs: Tensor | None = None,
+        *,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        **options: Any,
+    ) -> Any:
+        """As the model's own generate, beams and sampling included.
+
+        A decoder gives input ids, then new ids; given embeddings, the new ids alone. Penalties see the text and the
+        answer, never the prompt.
+
+        Raises:
+            BadInput: as in forward.
+            UnsupportedModel: an encoder.
+        """
+        ids = inputs if input_ids is None else input_ids
+        return self._generated(Given(ids, attention_mask, inputs_embeds), options)
+
+    @abc.abstractmethod
+    def _called(self, given: Given, options: dict[str, Any]) -> Any:
+        """The output of forward, as an object."""
+
+    @abc.abstractmethod
+    def _generated(self, given: Given, options: dict[str, Any]) -> Any:
+        """The output of generate."""
+
+    def _join(self, given: Given) -> tuple[Joined, Bool[Tensor, "b t"]]:
+        """Prompt and text side by side, and the text's mask as the caller laid it out."""
+        text = given.embedded(self.model)
+        mask = given.present(text.shape[0], text.shape[1], text.device)
+        order = text_first(mask)
+        rows = self.prompt.to(text.device).expand(len(text), -1, -1)
+        present = mask.new_ones(rows.shape[:2])
+        joined = join(rows, present, take(text, order), mask.gather(1, order))
+        refuse_too_long(joined, position_limit(self.model), self.name)
+        return dataclasses.replace(joined, fresh=self._fresh(*text.shape[:2])), mask
+
+    def _fresh(self, rows: int, text: int) -> Fresh | None:
+        """What enters the layers after the first, for so many rows and columns of text."""
+        if self.deep is None:
+            return None
+        places = torch.arange(len(self.prompt), device=self.deep.device).expand(rows, -1)
+        return Fresh(self.deep[None], places.new_zeros(rows), places).with_more(text)
+
+    def _entering(self, joined: Joined) -> AbstractContextManager[None]:
+        """Within, the first pass reads what a deep prompt has for the layers after the first."""
+        if joined.fresh is None:
+            return nullcontext()
+        # Transformers' own switch recomputes a layer with its hooks, which are gone by then.
+        if self.model.training and any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules()):
+            raise BadInput("layers that are recomputed would lose the deep prompt; turn gradient checkpointing off")
+        stack = reading(self.model, kind_of(self.model.config, self.name))
+        return entering(layers_of(stack, self.name, self.prompt.shape[1]), joined.fresh, self.name)
+
+    def _columns(self, mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
+        """For each position of the caller's layout, the column of prompt and text that holds it."""
+        return len(self.prompt) + (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def reading(model: Any, kind: str) -> Any:
+    """The module of a model whose layers read prompt and text."""
+    if kind == "encoder":
+        return getattr(model, "base_model", model)
+    return model.get_encoder() if kind == "encoder-decoder" else model.get_decoder()
+
+
+@final
+class PromptedEncoderDecoder(AbstractPromptedModel):
+    """The prompt before the encoder's input; the decoder attends to it and its outputs are the model's own."""
+
+    def _called(self, given: Given, options: dict[str, Any]) -> Any:
+        refuse(options, "encoder_outputs", "they hold no prompt; give input_ids or inputs_embeds")
+        joined, mask = self._join(given)
+        with self._entering(joined):
+            output = self.model(
+                inputs_embeds=joined.embeds, attention_mask=joined.mask.long(), return_dict=True, **options
+            )
+        return without_prompt(output, ENCODER_DECODER, self._columns(mask))
+
+    def _generated(self, given: Given, options: dict[str, Any]) -> Any:
+        refuse(options, "encoder_outputs", "they hold no prompt; give input_ids or inputs_embeds")
+        with torch.no_grad():
+            joined, mask = self._join(given)
+        with self._entering(joined):
+            output = self.model.generate(inputs_embeds=joined.embeds, attention_mask=joined.mask.long(), **options)
+        return output if isinstance(output, Tensor) else without_prompt(output, ENCODER_DECODER, self._columns(mask))
+
+
+@final
+class PromptedEncoder(AbstractPromptedModel):
+    """The prompt before [CLS]. Heads see the text's states only, a pooler its first."""
+
+    def _called(self, given: Given, options: dict[str, Any]) -> Any:
+        refuse(options, "position_ids", "they are counted over prompt and text; leave them out")
+        joined, mask = self._join(given)
+        if (types := options.get("token_type_ids")) is not None:
+            own = types.new_zeros(len(types), len(self.prompt))
+            options["token_type_ids"] = torch.cat([own, types.gather(1, text_first(mask))], 1)
+        base: Any = getattr(self.model, "base_model", self.model)
+        columns = self._columns(mask)
+
+        def keep_the_text(module: Any, arguments: Any, output: Any) -> Any:
+            output = without_prompt(output, ENCODER, columns)
+            if output.get("pooler_output") is not None:
+                output.pooler_output = _pooled(base, output.last_hidden_state, mask)
+            return output
+
+        # Between encoder and head: every head, loss and label then works as without a prompt.
+        with base.register_forward_hook(keep_the_text), self._entering(joined):
+            output = self.model(
+                inputs_embeds=joined.embeds, attention_mask=joined.mask.long(),
+                position_ids=joined.positions + first_position(self.model), return_dict=True, **options,
+            )  # fmt: skip
+        return output
+
+    def _generated(self, given: Given, options: dict[str, Any]) -> Any:
+        raise UnsupportedModel(f"{self.name!r} is an encoder and generates nothing; call it for its states or logits")
+
+
+def _pooled(base: Any, states: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b d"]:
+    """The pooler's output for the first text position of each row."""
+    first = take(states, mask.int().argmax(1, keepdim=True))
+    if isinstance(base.pooler, nn.Linear):
+        # ALBERT's activation stands beside its pooler, not in it.
+        return base.pooler_activation(base.pooler(first[:, 0]))
+    return base.pooler(first)
+
+
+def refuse(options: dict[str, Any], name: str, reason: str) -> None:
+    """Refuse an argument that would give a wrong answer quietly."""
+    if options.get(name) is not None:
+        raise BadInput(f"{name} cannot be given to a model with a prompt: {reason}")
