@@ -73,8 +73,10 @@ def of_the_page() -> Iterator[str]:
     yield from against_nothing(confirmed, EIGHT)
     yield f"\n**Every confirmed setting**, prompt tuning unless a method is named, `{MODEL}`, {STEPS} steps.\n"
     yield from wide(confirmed, dict.fromkeys(names(confirmed), NOTHING))
-    yield "\n**A regulariser against the same setting without it.**\n"
-    yield from wide(confirmed, without_regularizer())
+    yield "\n**Regularisers**, each against the same setting without it.\n"
+    yield from wide(confirmed, without("regularizer"))
+    yield "\n**Restarts**, each against the same setting without them.\n"
+    yield from wide(confirmed, without("restarts"))
     if real:
         yield f"\n**A real encoder**, {ENCODER}, {REAL_STEPS} steps, a learned head beside every prompt.\n"
         yield from wide(real, dict.fromkeys(names(real), NOTHING))
@@ -137,12 +139,12 @@ def names(results: Results) -> list[str]:
     return list(dict.fromkeys(called for cell in results.values() for called in cell))
 
 
-def without_regularizer() -> dict[str, str]:
-    """Confirmed setting with a regulariser -> the one that differs in nothing else."""
+def without(what: str) -> dict[str, str]:
+    """Confirmed setting that has this field -> the one that differs in nothing else."""
     found = confirmed_settings(kept())
-    plain = {name: lane for name, lane in found.items() if "regularizer" not in lane}
-    bare = {name: {k: v for k, v in lane.items() if k != "regularizer"} for name, lane in found.items()}
-    return {name: other for name in found for other, lane in plain.items() if name not in plain and lane == bare[name]}
+    bare = {name: {key: value for key, value in lane.items() if key != what} for name, lane in found.items()}
+    plain = [name for name, lane in found.items() if what not in lane]
+    return {name: other for name in found for other in plain if name not in plain and bare[name] == found[other]}
 
 
 def shared(cell: Mapping[str, Mapping[str, Any]], called: str, reference: str) -> list[str]:

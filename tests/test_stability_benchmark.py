@@ -45,12 +45,16 @@ class TestWide:
         assert mean.startswith(" 0.833; +0.100 (+0.000 to +0.200)")
         assert deviations.startswith(f" {ratio:.2f} (")
 
-    def test_a_regularizer_stands_against_what_differs_in_nothing_else(self, benchmark):
-        pairs = benchmark.without_regularizer()
-        assert pairs["deep, rn-emb:sigma=0.3"] == "deep"
-        assert pairs["rms units, lr 0.3, ptp-rn"] == "rms units, lr 0.3"
-        assert pairs["ptp-adv"] == "nothing"
-        assert "restarts 8" not in pairs
+    def test_a_setting_stands_against_what_differs_in_one_thing(self, benchmark):
+        regularized, restarted = benchmark.without("regularizer"), benchmark.without("restarts")
+        assert regularized["deep, rn-emb:sigma=0.3"] == "deep"
+        assert regularized["rms units, lr 0.3, ptp-rn"] == "rms units, lr 0.3"
+        assert regularized["ptp-adv"] == restarted["restarts 8"] == "nothing"
+        assert restarted["rms units, lr 0.3, restarts 8"] == "rms units, lr 0.3"
+        both = "restarts 3, adv-emb:radius=1.0,alpha=0.1"
+        assert (regularized[both], restarted[both]) == ("restarts 3", "adv-emb:radius=1.0,alpha=0.1")
+        assert "restarts 8" not in regularized
+        assert "deep" not in restarted
 
 
 def test_the_later_seeds_are_counted_apart(benchmark):
