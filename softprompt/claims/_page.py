@@ -165,7 +165,7 @@ def _not_run(results: Results, claims: Mapping[str, Claim]) -> str:
     kept = results.evidence.get("stability") or {}
     if "ptp-mean" in claims:
         lines += [f"- ptp: part `{part}` of the stability study" for part in ("confirm", "real") if part not in kept]
-    lines.append("- no claim: other backbones than this one, longer runs than these, the papers' own tasks and models")
+    lines.append("- for EPT: other backbones than this one, longer runs than these, the papers' own tasks and models")
     return "## What was not run\n\n" + "\n".join(lines)
 
 
