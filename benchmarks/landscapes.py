@@ -78,7 +78,7 @@ def tables(results: Mapping[str, Any]) -> Iterator[str]:
             row: dict[str, Any] = {
                 "setting": called,
                 "seeds": len(cell),
-                "score": statistics.mean(one["score"] for one in cell.values()),
+                "score": f"{statistics.mean(one['score'] for one in cell.values()):.3f}",
                 "learned": sum(one["score"] >= LEARNED for one in cell.values()),
             }
             for title, key in NUMBERS.items():
