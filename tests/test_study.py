@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -453,20 +452,11 @@ class TestKills:
         specs = [dataclasses.replace(s, settings=TrainSettings(steps=20, eval_every=2, batch_size=4)) for s in specs]
         whole, killed = tmp_path / "whole", tmp_path / "killed"
         quietly(specs, whole)
-        process = worker(specs, killed)
-        # In the second fleet: the first has stored its runs, and its folder may be on its way out.
-        first: set[Path] = set()
-        while process.poll() is None:
-            fleets = {path.parents[2] for path in killed.glob("fleets/*/run/checkpoints/step-*")}
-            if len(list(killed.glob("runs/*.json"))) < 4:
-                first |= fleets
-            elif fleets - first:
-                break
-            time.sleep(0.02)
-        process.kill()
+        process = worker(specs, killed, dies=27)
+        assert process.wait() == -signal.SIGKILL
         process.communicate()
-        assert 4 <= len(list((killed / "runs").glob("*.json"))) < 8
-        assert len(list(killed.glob("fleets/*/run/run.json"))) == 1
+        assert len(list((killed / "runs").glob("*.json"))) == 4
+        assert len(list(killed.glob("fleets/*/run/checkpoints/step-*"))) > 0
         quietly(specs, killed)
         assert contents(whole) == contents(killed)
         assert list((killed / "fleets").iterdir()) == []
@@ -541,13 +531,30 @@ class TestKills:
         assert contents(whole) == contents(stopped)
 
 
-def worker(specs, store, **options) -> "subprocess.Popen[bytes]":
-    """A process that trains these runs."""
+# A process that kills itself before an optimiser step: where it dies is then no matter of the machine's load.
+DYING = """
+import os, signal, sys
+from softprompt.study import _workers
+from softprompt.training._loop import Loop
+
+optimize, left = Loop._optimize, iter(range(int(sys.argv[1])))
+
+def dying(loop):
+    if next(left, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return optimize(loop)
+
+Loop._optimize = dying
+sys.exit(_workers.main())
+"""
+
+
+def worker(specs, store, *, dies: int | None = None, **options) -> "subprocess.Popen[bytes]":
+    """A process that trains these runs; with `dies`, until it has made so many steps over all its fleets."""
     job = {"store": str(store), "specs": [spec.to_json() for spec in specs], "lanes": 4, "data_root": None}
     job |= {"device": "cpu", "keep": False, **options}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "softprompt.study._workers"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
+    program = ["-m", "softprompt.study._workers"] if dies is None else ["-c", DYING, str(dies)]
+    process = subprocess.Popen([sys.executable, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(json.dumps(job).encode())
     process.stdin.close()
