@@ -8,7 +8,7 @@ Writes results/stability.md, which has every test, and the tables of docs/stabil
 import dataclasses
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,6 @@ from stability import (
 
 PAGE = Path(__file__).parent.parent / "docs/stability.md"
 BEGIN = "<!-- tables: benchmarks/stability_tables.py -->"
-EIGHT = "restarts 8"
 ENCODER = "all-MiniLM-L6-v2"
 # Task -> setting -> seed -> what was found.
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -70,7 +69,7 @@ def of_the_page() -> Iterator[str]:
     yield from equal_cost(json.loads((RESULTS / "restarts.json").read_text())["rows"])
     confirmed, real = read("confirm"), read("real")
     yield "\n**Eight restarts**, 950 lane steps, against nothing, 250 steps, on the same fresh seeds.\n"
-    yield from against_nothing(confirmed, EIGHT)
+    yield from against_nothing(confirmed, "restarts 8")
     yield f"\n**Every confirmed setting**, prompt tuning unless a method is named, `{MODEL}`, {STEPS} steps.\n"
     yield from wide(confirmed, dict.fromkeys(names(confirmed), NOTHING))
     yield "\n**Regularisers**, each against the same setting without it.\n"
@@ -84,50 +83,47 @@ def of_the_page() -> Iterator[str]:
 
 def equal_cost(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """One row a cost: a run as long, and restarts that cost as much."""
-    yield "| cost | one run as long | restarts |"
-    yield f"|{'---|' * 3}"
+    yield from _header("cost", "one run as long", "restarts")
     several = [row for row in rows if " restarts, " in row["row"]]
     for alone in (row for row in rows if row not in several):
         # Restarts at the cost of a single run may be a step short of it.
         cost = alone["cost"]
         told = "; ".join(
-            f"{row['row'].split()[0]}: {_deviating(row)}" for row in several if 0 <= cost - row["cost"] <= 1
+            f"{row['row'].split()[0]}: {_deviating(row['mean'], row['std'])}"
+            for row in several
+            if 0 <= cost - row["cost"] <= 1
         )
-        yield f"| {cost} steps | {_deviating(alone)} | {told} |"
+        yield _line(f"{cost} steps", _deviating(alone["mean"], alone["std"]), told)
 
 
 def against_nothing(results: Results, called: str) -> Iterator[str]:
     """One row a task, and one without the first block of seeds, which were looked at before the others were run."""
-    yield "| task | seeds | nothing | restarts | difference of the mean | ratio of deviations |"
-    yield f"|{'---|' * 6}"
+    yield from _header("task", "seeds", "nothing", "restarts", "difference of the mean", "ratio of deviations")
     for name, cell in results.items():
         for first, which in ((FIRST_FRESH, ""), (FIRST_FRESH + BLOCK, "the later ")):
             chosen = {one: {seed: run for seed, run in cell[one].items() if int(seed) >= first} for one in cell}
             seeds = shared(chosen, called, NOTHING)
-            means = (_spread([cell[one][seed]["score"] or 0.0 for seed in seeds]) for one in (NOTHING, called))
+            means = (_spread(_scores(cell[one][seed] for seed in seeds)) for one in (NOTHING, called))
             found = against(arm(called, chosen[called]), arm(NOTHING, chosen[NOTHING]))
-            row = (titled(name), f"{which}{len(seeds)}", *means, difference(found), ratio(found))
-            yield f"| {' | '.join(row)} |"
+            yield _line(titled(name), f"{which}{len(seeds)}", *means, difference(found), ratio(found))
 
 
 def wide(results: Results, references: Mapping[str, str]) -> Iterator[str]:
     """One row a setting, against its reference: a task's mean, difference of means and ratio of deviations."""
-    header = ["setting", "seeds", *(cell for name in results for cell in (titled(name), "ratio"))]
-    yield f"| {' | '.join(header)} |"
-    yield f"|{'---|' * len(header)}"
+    yield from _header("setting", "seeds", *(cell for name in results for cell in (titled(name), "ratio")))
     for called, reference in references.items():
         counts = [len(shared(cell, called, reference)) for cell in results.values()]
         row = [f"`{called}`" if ":" in called else called]
         row.append(str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts)))
         for cell in results.values():
             row.extend(_mean_and_ratio(cell, called, reference))
-        yield f"| {' | '.join(row)} |"
+        yield _line(*row)
 
 
 def _mean_and_ratio(cell: Mapping[str, Mapping[str, Any]], called: str, reference: str) -> tuple[str, str]:
-    scores = [one["score"] or 0.0 for one in cell.get(called, {}).values()]
+    scores = _scores(cell.get(called, {}).values())
     if called == reference:
-        return f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}", ""
+        return _deviating(statistics.mean(scores), statistics.stdev(scores)), ""
     if len(shared(cell, called, reference)) < 2:
         return "", ""
     found = against(arm(called, cell[called]), arm(reference, cell[reference]))
@@ -174,12 +170,27 @@ def titled(name: str) -> str:
     return f"`{name.removeprefix('lab/')}`, {rows_of(name)} rows"
 
 
-def _deviating(row: Mapping[str, Any]) -> str:
-    return f"{row['mean']:.3f} ± {row['std']:.3f}"
+def _scores(runs: Iterable[Mapping[str, Any]]) -> list[float]:
+    """A dropped run counts as 0."""
+    return [one["score"] or 0.0 for one in runs]
+
+
+def _deviating(mean: float, deviation: float) -> str:
+    return f"{mean:.3f} ± {deviation:.3f}"
 
 
 def _spread(scores: Sequence[float]) -> str:
-    return f"{statistics.mean(scores):.3f} ± {statistics.stdev(scores):.3f}, worst {min(scores):.2f}"
+    return f"{_deviating(statistics.mean(scores), statistics.stdev(scores))}, worst {min(scores):.2f}"
+
+
+def _header(*names: str) -> Iterator[str]:
+    # Not study.markdown: columns of several tasks have one name.
+    yield _line(*names)
+    yield f"|{'---|' * len(names)}"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

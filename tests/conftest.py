@@ -14,9 +14,12 @@ not to be changed. All recipes shrunk to a moment of pretraining: `tiny_recipes`
 All tokenizers know WORDS as one token each and spell any other printable ASCII text in characters.
 """
 
+import importlib
 import os
 import string
+import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 # Before anything imports huggingface_hub: a test that reaches for the network must fail, at once.
@@ -354,3 +357,14 @@ def plots():
     from softprompt.analysis import plots
 
     return plots
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    """Modules of `benchmarks/` by name; they are imported here, so that other tests start without them."""
+    folder = str(Path(__file__).parent.parent / "benchmarks")
+    sys.path.insert(0, folder)
+    try:
+        yield importlib.import_module
+    finally:
+        sys.path.remove(folder)

@@ -1,27 +1,22 @@
 """The page of the stability study says what its committed results say."""
 
-import importlib
 import shutil
 import statistics
-from pathlib import Path
 
 import pytest
 from softprompt.confirmation import write_page
 
-ROOT = Path(__file__).parent.parent
-
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module("stability_tables")
+def tables(benchmark):
+    return benchmark("stability_tables")
 
 
-def test_the_page_has_the_tables_of_the_committed_results(benchmark, tmp_path):
+def test_the_page_has_the_tables_of_the_committed_results(tables, tmp_path):
     page = tmp_path / "stability.md"
-    shutil.copy(benchmark.PAGE, page)
-    write_page(page, "\n".join(benchmark.of_the_page()) + "\n", begin=benchmark.BEGIN)
-    assert page.read_text() == benchmark.PAGE.read_text()
+    shutil.copy(tables.PAGE, page)
+    write_page(page, "\n".join(tables.of_the_page()) + "\n", begin=tables.BEGIN)
+    assert page.read_text() == tables.PAGE.read_text()
 
 
 def found(scores, first=1000):
@@ -32,11 +27,11 @@ def found(scores, first=1000):
 
 
 class TestWide:
-    def test_a_row_compares_over_the_seeds_that_both_have(self, benchmark):
+    def test_a_row_compares_over_the_seeds_that_both_have(self, tables):
         nothing, other = (0.6, 0.7, 0.9, 0.8), (0.7, 0.9, 0.9)
         cell = {"nothing": found(nothing), "a": found(other, first=1002)}
         results = {"lab/weekend": cell, "glue/rte": {"nothing": found(nothing)}}
-        header, _, first, second = benchmark.wide(results, {"nothing": "nothing", "a": "nothing"})
+        header, _, first, second = tables.wide(results, {"nothing": "nothing", "a": "nothing"})
         assert header == "| setting | seeds | `weekend`, 64 rows | ratio | `glue/rte`, 32 rows | ratio |"
         assert first.startswith("| nothing | 4 | 0.750 ± 0.129 |  |")
         _, called, seeds, mean, deviations, *missing = second.strip().split("|")
@@ -44,8 +39,8 @@ class TestWide:
         assert mean.startswith(f" {statistics.mean(other):.3f}; -0.050 (-0.200 to +0.100)")
         assert deviations.startswith(" 2.00 (")
 
-    def test_a_setting_stands_against_what_differs_in_one_thing(self, benchmark):
-        regularized, restarted = benchmark.without("regularizer"), benchmark.without("restarts")
+    def test_a_setting_stands_against_what_differs_in_one_thing(self, tables):
+        regularized, restarted = tables.without("regularizer"), tables.without("restarts")
         assert regularized["deep, rn-emb:sigma=0.3"] == "deep"
         assert regularized["rms units, lr 0.3, ptp-rn"] == "rms units, lr 0.3"
         assert regularized["ptp-adv"] == restarted["restarts 8"] == "nothing"
@@ -56,21 +51,21 @@ class TestWide:
         assert "deep" not in restarted
 
 
-def test_the_later_seeds_are_counted_apart(benchmark):
+def test_the_later_seeds_are_counted_apart(tables):
     cell = {"nothing": found([0.5, 0.6] * 6), "restarts 8": found([0.9, 0.8] * 6)}
-    _, _, every, later = benchmark.against_nothing({"lab/weekend": cell}, "restarts 8")
+    _, _, every, later = tables.against_nothing({"lab/weekend": cell}, "restarts 8")
     assert every.split("|")[2] == " 12 "
     assert later.split("|")[2] == " the later 4 "
     assert "0.550 ± 0.058" in later
 
 
-def test_restarts_stand_beside_the_run_that_costs_as_much(benchmark):
+def test_restarts_stand_beside_the_run_that_costs_as_much(tables):
     def row(called, cost, mean):
         return {"row": called, "cost": cost, "mean": mean, "std": 0.1}
 
     rows = [row("1 x 250 steps", 250, 0.8), row("3 restarts, equal steps", 450, 0.9)]
     rows += [row("3 restarts, equal cost", 249, 0.7), row("1, at the cost of 3 restarts", 450, 0.85)]
-    assert list(benchmark.equal_cost(rows))[2:] == [
+    assert list(tables.equal_cost(rows))[2:] == [
         "| 250 steps | 0.800 ± 0.100 | 3: 0.700 ± 0.100 |",
         "| 450 steps | 0.850 ± 0.100 | 3: 0.900 ± 0.100 |",
     ]

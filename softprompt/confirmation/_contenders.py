@@ -18,7 +18,7 @@ class Contender:
         method: name in METHODS; what is fine-tuned whole has none, and this is not read.
         lane: further fields of LaneSettings.
         rates: learning rates to begin with, neighbours of 0.1, 0.3, 1, 3 ..., ascending; of a head alone, the head's.
-        is_fixed: the only rate is the product's default, and none is searched for.
+            A single one is fixed.
         scale: RMS of the word embeddings, about: 32 as in T5, or 1.
         kind: "prompt", "head" without a prompt, or "full" fine-tuning of every weight.
     """
@@ -26,9 +26,13 @@ class Contender:
     method: str = ""
     lane: Mapping[str, Any] = field(default_factory=dict)
     rates: tuple[float, ...]
-    is_fixed: bool = False
     scale: float = T5_LIKE
     kind: Kind = "prompt"
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether its rate is given, and none is searched for."""
+        return len(self.rates) == 1
 
 
 def _raw(method: str, *rates: float, **rest: Any) -> Contender:
@@ -53,7 +57,7 @@ DEFAULT = "default"
 CONTENDERS: dict[str, Contender] = {
     "prompt-tuning": _raw("prompt-tuning", 0.1, 0.3, 1.0),
     "prompt-tuning-rms": _rms("prompt-tuning", 0.1, 0.3, 1.0),
-    DEFAULT: Contender(method="prompt-tuning", lane={"units": "rms"}, rates=(0.3,), is_fixed=True),
+    DEFAULT: Contender(method="prompt-tuning", lane={"units": "rms"}, rates=(0.3,)),
     "scaled": _rms("scaled", 0.3, 1.0, 3.0),
     "polar": _rms("polar", 0.03, 0.1, 0.3),
     "ept-star": _raw("ept-star", 0.1, 0.3, 1.0),

@@ -33,7 +33,7 @@ def choose_rates(design: Design, model: str, contenders: Sequence[str], place: P
     found = read_results(place.results)
     while open_ones := [one for one in contenders if found.chosen(model, one) is None]:
         tried = {one: _trials(found, model, one) for one in open_ones}
-        asked = {one: _next(tried[one], frozen, one, design) for one in open_ones}
+        asked = {one: _next(whole(tried[one], frozen), frozen, one, design) for one in open_ones}
         for task in frozen.tasks:
             part = Part(models=(model,), tasks=(task,), contenders=(), seeds=frozen.seeds, steps=frozen.steps)
             wanted = [
@@ -92,8 +92,7 @@ def _worth(by_task: Mapping[str, Mapping[str, Sequence[float | None]]]) -> tuple
 
 
 def _next(trials: Trials, frozen: Frozen, contender: str, design: Design) -> list[float]:
-    start = frozen.first_rates(contender)
-    return next_rates(whole(trials, frozen), start, frozen.most_rates(contender, design.tried))
+    return next_rates(trials, frozen.first_rates(contender), frozen.most_rates(contender, design.tried))
 
 
 def _trials(found: Results, model: str, contender: str) -> Trials:

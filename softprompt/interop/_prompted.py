@@ -208,7 +208,7 @@ class PromptedEncoder(AbstractPromptedModel):
         if (types := options.get("token_type_ids")) is not None:
             own = types.new_zeros(len(types), len(self.prompt))
             options["token_type_ids"] = torch.cat([own, types.gather(1, text_first(mask))], 1)
-        base: Any = getattr(self.model, "base_model", self.model)
+        base = reading(self.model, "encoder")
         columns = self._columns(mask)
 
         def keep_the_text(module: Any, arguments: Any, output: Any) -> Any:
