@@ -439,10 +439,12 @@ def test_other_options_reach_training_under_their_own_names(asked: Callable[...,
     seen = asked(
         *BASE, "--data-root", "rows", "--style", "t5", "--answers", "linear-head", "--dtype", "bfloat16",
         "--device", "cpu", "--revision", "abc", "--max-bad-rows", "3", "--log-with", "tensorboard", "--quiet",
+        "--engine", "reference", "--frozen", "int8", "--embedding-scale", "2",
     )  # fmt: skip
     expected = {
         "data_root": Path("rows"), "style": "t5", "answers": "linear-head", "dtype": "bfloat16", "device": "cpu",
         "revision": "abc", "max_bad_rows": 3, "log_with": "tensorboard", "progress": False,
+        "engine": "reference", "frozen": "int8", "embedding_scale": 2.0,
     }  # fmt: skip
     assert {name: seen[name] for name in expected} == expected
 

@@ -112,6 +112,12 @@ def test_one_more_malformed_row_than_allowed_is_an_error(reviews):
     assert load_rows(declared, max_bad_rows=3)["train"].to_list() == GOOD
 
 
+def test_fewer_malformed_rows_than_none_are_refused(reviews):
+    declared, _ = reviews(lines(*GOOD))
+    with pytest.raises(BadInput, match=r"^--max-bad-rows must be 0 or more, not -1$"):
+        load_rows(declared, max_bad_rows=-1)
+
+
 FORMATS = {
     "JSONL": ("a.jsonl", lines(*GOOD)),
     "BOM": ("a.jsonl", "\ufeff" + lines(*GOOD)),

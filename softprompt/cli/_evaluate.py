@@ -7,10 +7,13 @@ from typing import Annotated, Literal
 import typer
 
 from ..tasks import Source, Task
-from ._options import DataRoot, Device, Dtype, Engine, Frozen, Json, MaxBadRows, Model, OwnStyle, OwnTask, Stored
+from ._backbone import Compute
+from ._flatten import flatten
+from ._options import DataRoot, Device, Json, Model, OwnStyle, OwnTask, Stored
 from ._print import print_json, record
 
 
+@flatten
 def evaluate(
     prompt: Stored,
     *,
@@ -21,9 +24,6 @@ def evaluate(
     data_root: DataRoot = None,
     model: Model = None,
     device: Device = "auto",
-    dtype: Dtype = "float32",
-    engine: Engine = "auto",
-    frozen: Frozen = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows in one pass.")] = 32,
     decode: Annotated[
         Literal["auto", "scores", "generate"],
@@ -33,8 +33,9 @@ def evaluate(
         Literal["sum", "mean", "first"],
         typer.Option(help="Over the token log-probabilities of a label word."),
     ] = "sum",
-    max_bad_rows: MaxBadRows = 0,
+    max_bad_rows: Annotated[int, typer.Option(help="Malformed rows to drop before it is an error.")] = 0,
     json_lines: Json = False,
+    compute: Annotated[Compute, "Frozen model"],
 ) -> None:
     """Score a stored prompt on a task: its metrics, the number of rows, and how many answers were invalid."""
     from ..evaluation import evaluate as evaluate_prompt
@@ -53,10 +54,8 @@ def evaluate(
         normalize=normalize,
         batch_size=batch_size,
         device=device,
-        dtype=dtype,
-        engine=engine,
-        frozen=frozen,
         max_bad_rows=max_bad_rows,
+        **vars(compute),
     )
     if json_lines:
         print_json(report.to_json())

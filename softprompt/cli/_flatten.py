@@ -65,13 +65,12 @@ class Given(frozenset[str]):
 def flatten(command: Callable[..., None]) -> Callable[..., None]:
     """The command with one option a field in place of each argument `Annotated[SomeDataclass, "Panel"]`.
 
-    Every field has a default; names must differ over all the command's dataclasses. The command's argument `given`
-    tells which options were written. Fields that stand in a `Without` behind the panel have no option.
+    Every field has a default; names must differ over all the command's dataclasses. A command with an argument `given`
+    is told which options were written. Fields that stand in a `Without` behind the panel have no option.
     """
     signature = inspect.signature(command)
     groups: dict[str, type] = {}
-    context = inspect.Parameter("given", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    parameters = [context]
+    parameters: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
         kind, *panel = get_args(parameter.annotation) or (parameter.annotation,)
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
@@ -81,13 +80,16 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
             parameters += [option_of(f, sentences.get(f.name, ""), panel[0]) for f in shown]
         elif parameter.name != "given":
             parameters.append(parameter)
+    # Last: an argument by position may not come after one by keyword.
+    parameters.append(inspect.Parameter("given", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context))
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
         given = Given.of(values.pop("given"))
+        told = {"given": given} if "given" in signature.parameters else {}
         made = {name: build(kind, values) for name, kind in groups.items()}
         fields = {f.name for kind in groups.values() for f in dataclasses.fields(kind)}
-        command(given=given, **{name: value for name, value in values.items() if name not in fields}, **made)
+        command(**told, **{name: value for name, value in values.items() if name not in fields}, **made)
 
     # typer reads both: the signature for names and defaults, the annotations for types.
     run.__dict__["__signature__"] = signature.replace(parameters=parameters)

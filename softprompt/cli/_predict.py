@@ -9,10 +9,13 @@ import typer
 
 from ..errors import BadInput
 from ..tasks._files import FORMATS, records
-from ._options import Device, Dtype, Engine, Frozen, Model, OwnStyle, OwnTask, Stored
+from ._backbone import Compute
+from ._flatten import flatten
+from ._options import Device, Model, OwnStyle, OwnTask, Stored
 from ._print import print_json
 
 
+@flatten
 def predict(
     prompt: Stored,
     texts: Annotated[
@@ -27,13 +30,11 @@ def predict(
     style: OwnStyle = None,
     model: Model = None,
     device: Device = "auto",
-    dtype: Dtype = "float32",
-    engine: Engine = "auto",
-    frozen: Frozen = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs in one pass.")] = 32,
     decode: Annotated[
         Literal["auto", "scores", "generate"], typer.Option(help="As in `softprompt evaluate`.")
     ] = "auto",
+    compute: Annotated[Compute, "Frozen model"],
 ) -> None:
     """Answer texts with a stored prompt, in JSON lines: {text, label, scores} or {text, output}."""
     inputs = read_inputs(texts or [], file)
@@ -47,10 +48,8 @@ def predict(
         model=model,
         batch_size=batch_size,
         device=device,
-        dtype=dtype,
-        engine=engine,
-        frozen=frozen,
         decode=decode,
+        **vars(compute),
     ):
         print_json(answer)
 

@@ -11,24 +11,11 @@ import typer
 
 from ..errors import BadInput
 from ..settings import TrainSettings
+from ._backbone import Asking, Compute
 from ._compared import NO_SEEDS, compared
 from ._flatten import Given, flatten
 from ._lanes import LaneGrid
-from ._options import (
-    Answers,
-    DataRoot,
-    Device,
-    Dtype,
-    EmbeddingScale,
-    Engine,
-    Frozen,
-    Json,
-    MaxBadRows,
-    Quiet,
-    Revision,
-    TaskOption,
-    TrainedStyle,
-)
+from ._options import DataRoot, Device, Json, Quiet, TaskOption
 from ._print import print_json, say
 from ._rows import OwnRows, with_options
 
@@ -81,17 +68,11 @@ def stability(
     json_lines: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
-    dtype: Dtype = "float32",
-    engine: Engine = "auto",
-    frozen: Frozen = None,
-    revision: Revision = None,
-    embedding_scale: EmbeddingScale = 1.0,
-    answers: Answers = "auto",
-    style: TrainedStyle = None,
-    max_bad_rows: MaxBadRows = 0,
     grid: Annotated[LaneGrid, "Prompts", NO_SEEDS],
     rows: Annotated[OwnRows, "Rows of your own"],
     settings: Annotated[TrainSettings, "Training"],
+    asking: Annotated[Asking, "Frozen model"],
+    compute: Annotated[Compute, "Frozen model"],
 ) -> None:
     """Train many seeds of one or more settings on a task: how far do scores spread, and does a setting lower that?
 
@@ -106,9 +87,9 @@ def stability(
         if model is None:
             raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder, or --study FILE")
         chosen = compared(grid, settings, setting)
-        how = {"style": style, "answers": answers, "dtype": dtype, "engine": engine, "revision": revision}
-        how |= {"frozen": frozen, "max_bad_rows": max_bad_rows}
-        how["backbone"] = {} if embedding_scale == 1.0 else {"embedding_scale": embedding_scale}
+        how: dict[str, Any] = {**vars(asking), **vars(compute)}
+        scale = how.pop("embedding_scale")
+        how["backbone"] = {} if scale == 1.0 else {"embedding_scale": scale}
         declared = with_options(rows.task(task), task_option)
         plans = [_planned(_specs(declared, model, chosen, how), seeded)]
     from ..stability import measure, write

@@ -6,7 +6,7 @@ import typer
 
 from ..tasks import PATTERNS, TASKS, Task, styled
 from ..tasks import task as find_task
-from ._options import Json, Style, TaskOption
+from ._options import Json, TaskOption
 from ._print import print_json, record, table
 from ._rows import with_options
 
@@ -36,7 +36,7 @@ def list_tasks(json_lines: Json = False) -> None:
 def show_task(
     name: Annotated[str, typer.Argument(help="Name of a task.")],
     style: Annotated[
-        Style | None, typer.Option(help="How rows are put: numeric, words, t5 or pet-N (cloze pattern N).")
+        str | None, typer.Option(help="How rows are put: numeric, words, t5 or pet-N (cloze pattern N).")
     ] = None,
     task_option: TaskOption = None,
     json_lines: Json = False,

@@ -9,23 +9,10 @@ import typer
 
 from ..errors import BadInput
 from ..settings import TrainSettings
+from ._backbone import Asking, Compute
 from ._flatten import Given, flatten
 from ._lanes import LaneGrid
-from ._options import (
-    Answers,
-    DataRoot,
-    Device,
-    Dtype,
-    EmbeddingScale,
-    Engine,
-    Frozen,
-    Json,
-    MaxBadRows,
-    Quiet,
-    Revision,
-    TaskOption,
-    TrainedStyle,
-)
+from ._options import DataRoot, Device, Json, Quiet, TaskOption
 from ._print import print_json, say, table
 from ._rows import OwnRows, with_options
 from ._several import summary
@@ -52,18 +39,12 @@ def train(
     json_lines: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
-    dtype: Dtype = "float32",
-    engine: Engine = "auto",
-    frozen: Frozen = None,
-    revision: Revision = None,
-    embedding_scale: EmbeddingScale = 1.0,
-    answers: Answers = "auto",
-    style: TrainedStyle = None,
-    max_bad_rows: MaxBadRows = 0,
     log_with: Annotated[str | None, typer.Option(help="Also send losses to a tracker that Accelerate offers.")] = None,
     grid: Annotated[LaneGrid, "Prompts"],
     rows: Annotated[OwnRows, "Rows of your own"],
     settings: Annotated[TrainSettings, "Training"],
+    asking: Annotated[Asking, "Frozen model"],
+    compute: Annotated[Compute, "Frozen model"],
 ) -> None:
     """Train soft prompts on a frozen model, one for each method, learning rate and seed, all at once.
 
@@ -87,17 +68,11 @@ def train(
         settings=settings,
         output=output or default_output(chosen.name, grid.method),
         data_root=data_root,
-        style=style,
-        answers=answers,
-        dtype=dtype,
-        engine=engine,
-        frozen=frozen,
         device=device,
-        revision=revision,
-        embedding_scale=embedding_scale,
-        max_bad_rows=max_bad_rows,
         log_with=log_with,
         progress=not quiet,
+        **vars(asking),
+        **vars(compute),
     )
     _report(run, json_lines)
 

@@ -33,8 +33,10 @@ def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int
     Raises:
         UnknownName: a metric, or a column that no row has.
         BadInput: a missing, empty or damaged file, more malformed rows than allowed (the first is named as
-            `file:line: what`), or a hub that does not answer.
+            `file:line: what`), a negative number of them, or a hub that does not answer.
     """
+    if max_bad_rows < 0:
+        raise BadInput(f"--max-bad-rows must be 0 or more, not {max_bad_rows}")
     for metric in task.metrics:
         pick("metric", metric, METRICS)
     faults = _Faults()
