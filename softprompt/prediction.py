@@ -13,26 +13,8 @@ from .tasks import Task
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(
-    name: str,
-    answers: str,
-    revision: str | None,
-    embedding_scale: float,
-    device: str,
-    dtype: str,
-    engine: str,
-    frozen: str | None,
-) -> AbstractBackbone:
-    return load_backbone(
-        name,
-        answers=answers,
-        dtype=dtype,
-        device=device,
-        revision=revision,
-        embedding_scale=embedding_scale,
-        engine=engine,
-        frozen=frozen,
-    )
+def _loaded(name: str, **options: Any) -> AbstractBackbone:
+    return load_backbone(name, **options)
 
 
 def as_row(task: Task, given: "str | Mapping[str, Any]") -> dict[str, Any]:
@@ -92,10 +74,11 @@ def predict(
     rows = [as_row(task, given) for given in inputs]
     if not rows:
         return []
+    compute: dict[str, Any] = {"device": device, "dtype": dtype, "engine": engine, "frozen": frozen}
     if model is None:
-        answers = prompt.provenance.answers
-        model = _loaded(origin.name, answers, origin.revision, origin.embedding_scale, device, dtype, engine, frozen)
-    backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine, frozen=frozen)
+        own = {"revision": origin.revision, "embedding_scale": origin.embedding_scale}
+        model = _loaded(origin.name, answers=prompt.provenance.answers, **own, **compute)
+    backbone = backbone_of(prompt, model, **compute)
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
     bank = PromptBank.of(prompt, device=backbone.device)
     answers = answer(
