@@ -128,6 +128,18 @@ def test_help_of_a_setting_is_its_docstring(capsys: pytest.CaptureFixture[str], 
 
 
 @pytest.mark.parametrize(
+    "words", [["train"], ["stability", "--model", "lab-t5-small", "--task", "lab/color"], ["evaluate", "run"]]
+)
+def test_fewer_malformed_rows_than_none_are_refused_before_anything_is_made(
+    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    line = refusal(capsys, *words, "--max-bad-rows", "-1")
+    assert line == "Invalid value for '--max-bad-rows': Input should be greater than or equal to 0"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
     ("words", "line"),
     [
         (["trian"], "No such command 'trian'. Did you mean 'train'?"),

@@ -1,6 +1,6 @@
 """Options of the frozen model, in every command that loads one for a task."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,6 @@ class Asking:
     # Not a Literal: how many patterns there are is the task's affair.
     style: str | None = None
     answers: str = "auto"
-    max_bad_rows: int = 0
+    max_bad_rows: int = field(default=0, metadata={"min": 0})
     revision: str | None = None
     embedding_scale: float = 1.0

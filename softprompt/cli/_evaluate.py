@@ -33,7 +33,7 @@ def evaluate(
         Literal["sum", "mean", "first"],
         typer.Option(help="Over the token log-probabilities of a label word."),
     ] = "sum",
-    max_bad_rows: Annotated[int, typer.Option(help="Malformed rows to drop before it is an error.")] = 0,
+    max_bad_rows: Annotated[int, typer.Option(min=0, help="Malformed rows to drop before it is an error.")] = 0,
     json_lines: Json = False,
     compute: Annotated[Compute, "Frozen model"],
 ) -> None:

@@ -25,12 +25,13 @@ def described(kind: type) -> dict[str, str]:
 
 
 def option_of(field: dataclasses.Field, sentence: str, panel: str) -> inspect.Parameter:
-    """`--batch-size` for `batch_size`, with its type, default and sentence; a tuple is repeated."""
+    """`--batch-size` for `batch_size`, with its type, default, sentence and metadata "min"; a tuple is repeated."""
     option = typer.Option(
         # A switch is named outright: typer would add a `--no-...` beside it.
         f"--{field.name.replace('_', '-')}",
         help=sentence,
         rich_help_panel=panel,
+        min=field.metadata.get("min"),
         # The sentence names the choices; in the column of types they would cut the names of other options short.
         metavar="WORD" if get_origin(field.type) is Literal else None,
     )
