@@ -732,6 +732,17 @@ class TestTables:
         with pytest.raises(UnknownName, match="'method'"):
             value(spec, "methd")
 
+    def test_a_tag_that_only_some_runs_have_is_a_row_and_a_side_of_a_comparison_of_its_own(self):
+        tagged, plain = stored("ept", 0, 0.9), stored("residual", 0, 0.5)
+        plain = dataclasses.replace(plain, spec=dataclasses.replace(plain.spec, tags={}))
+        rows = summary([tagged, plain], by=varying([tagged.spec, plain.spec]))
+        assert [(row["part"], row["method"]) for row in rows] == [("x", "ept"), (None, "residual")]
+        assert compare([tagged, plain], "part", None)[0]["part"] == "x"
+        assert "| x | ept |" in markdown(rows)
+        assert "|  | residual |" in markdown(rows)
+        with pytest.raises(UnknownName, match="'part'"):
+            summary([tagged, plain], by=["prt"])
+
     def test_what_varies_is_found_without_the_seeds(self):
         axes = {"task": "glue/rte", "model": ["m", "n"], "seed": [0, 1]}
         specs = [*grid(**axes, lr=[0.1, 0.2], tags={"part": 1}), *grid(**axes, lr=0.1, steps=3)]

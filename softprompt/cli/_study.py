@@ -83,10 +83,12 @@ def _unique(specs: "list[RunSpec]") -> "list[RunSpec]":
 
 
 def _as_in(runs: Any, key: str, text: str) -> Any:
-    """The value of a key whose text is this, or the text itself."""
-    from ..study.tables import value
+    """The value of a key whose text is this, or the text itself; no text is the value of a tag that a run lacks."""
+    from ..study.tables import tags_of, value
 
-    return next((found for run in runs if str(found := value(run.spec, key)) == text), text)
+    tags = tags_of(run.spec for run in runs)
+    values = dict.fromkeys(value(run.spec, key, tags) for run in runs)
+    return next((item for item in values if ("" if item is None else str(item)) == text), text)
 
 
 def _print(rows: Any, in_markdown: bool, json_lines: bool) -> None:

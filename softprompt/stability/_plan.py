@@ -178,5 +178,6 @@ def _about(settings: Mapping[str, RunSpec], **values: Any) -> dict[str, Any]:
 def _setting_name(spec: RunSpec, keys: Sequence[str]) -> str:
     if "setting" in spec.tags:
         return str(spec.tags["setting"])
-    shown = [str(value(spec, k)) if k == "method" else f"{k}={value(spec, k)}" for k in keys]
+    values = {key: item for key in keys if (item := value(spec, key, keys)) is not None}
+    shown = [str(item) if key == "method" else f"{key}={item}" for key, item in values.items()]
     return ", ".join(shown) or spec.lane.method

@@ -1,7 +1,7 @@
 """From stored runs to tables: groups of runs in numbers, paired differences, Markdown. No torch here."""
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput, UnknownName
@@ -22,8 +22,18 @@ _LANE = {f.name for f in dataclasses.fields(LaneSettings)} - {"seeds"}
 _SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)}
 
 
-def value(spec: RunSpec, key: str) -> Hashable:
+def tags_of(specs: Iterable[RunSpec]) -> frozenset[str]:
+    """The tags that any of these runs has."""
+    return frozenset(tag for spec in specs for tag in spec.tags)
+
+
+def value(spec: RunSpec, key: str, tags: Collection[str] = ()) -> Hashable:
     """What a run has under a key: "task", "seed", any field of its spec, lane or settings, "options.NAME" or a tag.
+
+    Args:
+        spec: the run.
+        key: what is wanted of it.
+        tags: the tags of the runs beside it; the value of one that this run lacks is None.
 
     Raises:
         UnknownName: no such key.
@@ -43,18 +53,21 @@ def value(spec: RunSpec, key: str) -> Hashable:
         found = (spec.lane.options if first == "options" else spec.backbone).get(rest)
     elif key in tables:
         found = tables[key](key)
+    elif key in tags:
+        found = None
     else:
-        raise UnknownName("key of a run", key, {*tables, *spec.tags, "options.NAME", "backbone.NAME"})
+        raise UnknownName("key of a run", key, {*tables, *spec.tags, *tags, "options.NAME", "backbone.NAME"})
     return _hashable(found)
 
 
 def varying(specs: Sequence[RunSpec]) -> tuple[str, ...]:
     """The keys that differ between runs, seeds apart: what a table of all of them shows by default."""
-    keys = ["model", "task", *sorted({tag for spec in specs for tag in spec.tags}), "method"]
+    tags = tags_of(specs)
+    keys = ["model", "task", *sorted(tags), "method"]
     keys += [f.name for f in dataclasses.fields(LaneSettings) if f.name not in ("method", "seeds")]
     keys += [f.name for f in dataclasses.fields(TrainSettings)]
     keys += sorted(_SPEC - {"model"})
-    return tuple(key for key in keys if len({_value_or_none(spec, key) for spec in specs}) > 1)
+    return tuple(key for key in keys if len({value(spec, key, tags) for spec in specs}) > 1)
 
 
 def ceilings(runs: Iterable[StoredRun]) -> dict[str, float]:
@@ -92,13 +105,14 @@ def summary(
 
     Args:
         runs: of one or more studies.
-        by: keys as in `value`.
+        by: keys as in `value`; a tag may be missing in some of the runs, and is None there.
         ceiling: what can be reached, by task; default the best of `runs`. A task left out takes that too.
     """
     best = ceilings(runs) | dict(ceiling or {})
+    tags = tags_of(run.spec for run in runs)
     groups: dict[tuple[Hashable, ...], list[StoredRun]] = {}
     for run in runs:
-        groups.setdefault(tuple(value(run.spec, key) for key in by), []).append(run)
+        groups.setdefault(tuple(value(run.spec, key, tags) for key in by), []).append(run)
     return [{**dict(zip(by, keys, strict=True)), **_numbers(members, best)} for keys, members in groups.items()]
 
 
@@ -115,10 +129,11 @@ def compare(
         UnknownName: no run has the baseline.
         BadInput: two runs of one value agree in the pair keys, so that pairs are not defined.
     """
+    tags = tags_of(run.spec for run in runs)
     arms: dict[Hashable, dict[tuple[Hashable, ...], StoredRun]] = {}
     for run in runs:
-        arm = arms.setdefault(value(run.spec, by), {})
-        key = tuple(value(run.spec, name) for name in pair)
+        arm = arms.setdefault(value(run.spec, by, tags), {})
+        key = tuple(value(run.spec, name, tags) for name in pair)
         if key in arm:
             raise BadInput(
                 f"{run.spec.describe()} and {arm[key].spec.describe()} agree in {', '.join((by, *pair))}; "
@@ -239,14 +254,6 @@ def _text(name: str, item: Any) -> str:
 
 def _is_number(item: Any) -> bool:
     return isinstance(item, int | float) and not isinstance(item, bool)
-
-
-def _value_or_none(spec: RunSpec, key: str) -> Hashable:
-    """A tag may be missing in some runs."""
-    try:
-        return value(spec, key)
-    except UnknownName:
-        return None
 
 
 def _hashable(item: Any) -> Hashable:

@@ -1,0 +1,139 @@
+"""The pages: every command that they show is one that the program takes, every study file loads, every import works."""
+
+import ast
+import functools
+import itertools
+import re
+import shlex
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from softprompt.cli import app, main
+from softprompt.methods import METHODS
+from softprompt.settings import Seeds
+from softprompt.study import StoredRun, load_specs
+from softprompt.study._stored import path_of, to_bytes
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "log.md")]
+
+
+def blocks(page: Path) -> Iterator[str]:
+    """The indented blocks of a page, and those in fences, without their indentation."""
+    lines = [re.sub(r"^```.*", "", line) for line in page.read_text().splitlines()]
+    fenced = page.read_text().split("```")[1::2]
+    yield from (block.partition("\n")[2] for block in fenced)
+    for is_code, group in itertools.groupby(lines, lambda line: line.startswith("    ") or not line.strip()):
+        if is_code:
+            yield textwrap.dedent("\n".join(group)).strip("\n")
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """The words behind `softprompt` in each command of the page's blocks; `...` stands for words left out."""
+    for block in blocks(page):
+        for line in block.replace("\\\n", " ").splitlines():
+            for match in re.finditer(r"(?:^|[|(] ?)softprompt (?=[a-z-])", line):
+                words = shlex.split(re.split(r" [|>] |\)$", line[match.end() :])[0], comments=True)
+                yield [word for word in words if word != "..."]
+
+
+@functools.cache
+def program() -> Any:
+    return typer.main.get_command(app)
+
+
+def parse(words: list[str]) -> dict[str, Any]:
+    """The arguments of the command; an option that it does not have is an error."""
+    command = program()
+    context = command.make_context("softprompt", list(words))
+    while hasattr(command, "commands"):
+        name, command, words = command.resolve_command(context, words)
+        context = command.make_context(name, list(words), parent=context)
+    return context.params
+
+
+SHOWN = [(page.name, words) for page in PAGES for words in commands(page)]
+
+
+@pytest.mark.parametrize(("page", "words"), SHOWN, ids=[f"{page} {' '.join(words)}" for page, words in SHOWN])
+def test_every_command_of_a_page_is_one_that_the_program_takes(page: str, words: list[str]):
+    given = parse(words)
+    methods = given.get("method") or []
+    assert set(methods) <= METHODS.keys()
+
+
+def test_the_commands_of_all_pages_are_found():
+    assert {words[0] for _, words in SHOWN} >= {
+        "demo", "train", "evaluate", "predict", "landscape", "lab", "study", "stability", "tasks", "methods"
+    }  # fmt: skip
+    assert len(SHOWN) > 40
+
+
+def options_of(command: Any) -> set[str]:
+    inner = getattr(command, "commands", {}).values()
+    return {name for parameter in command.params for name in parameter.opts}.union(*map(options_of, inner))
+
+
+def options_of_benchmarks() -> set[str]:
+    return {
+        name for path in (ROOT / "benchmarks").glob("*.py") for name in re.findall(r'"(--[\w-]+)"', path.read_text())
+    }
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_that_a_page_names_exists(page: Path):
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w*-])", page.read_text()))
+    assert named - options_of(program()) - options_of_benchmarks() - {"--help"} == set()
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """The study file of docs/studies.md, with the rows that it names beside it."""
+    (block,) = [block for block in blocks(ROOT / "docs" / "studies.md") if "[[runs]]" in block]
+    file = tmp_path / "study.toml"
+    file.write_text(block[block.index("[defaults]") :])
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.csv").write_text("text,label\ngood,pos\nbad,neg\n")
+    return file
+
+
+def test_the_table_of_the_studies_page_is_printed_from_its_own_study_file(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    store = tmp_path / "store"
+    path_of(store, "x").parent.mkdir(parents=True)
+    specs = load_specs(study)
+    for spec in specs:
+        score = 0.9 if spec.lane.method == "ept" and spec.lane.seeds != Seeds.all(1) else 0.5
+        run = StoredRun(
+            name=spec.name, spec=spec, metrics={"test": {"score": score}}, majority=0.5, best_step=1, trainable=1,
+            head=0, stored=1, seconds=1.0, status="finished",
+        )  # fmt: skip
+        path_of(store, spec.name).write_bytes(to_bytes(run))
+    table = ["study", "table", str(study), "--store", str(store)]
+    assert main(table) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 2 + 2 * 3
+    assert len([row for row in rows if "| core | ept |" in row]) == 2
+    assert main([*table, "--against", "method=prompt-tuning"]) == 0
+    assert main([*table, "--against", "part="]) == 2
+    assert "agree in part, task, seed; pair by more keys" in capsys.readouterr().err
+
+
+def python_blocks() -> Iterator[tuple[str, str]]:
+    for page in PAGES:
+        for block in blocks(page):
+            if re.search(r"^(from|import) ", block, re.MULTILINE) and "softprompt" in block:
+                yield page.name, block
+
+
+@pytest.mark.parametrize(("page", "block"), list(python_blocks()))
+def test_every_python_block_of_a_page_is_python_and_what_it_imports_is_there(page: str, block: str):
+    imports = [node for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    ours = [line for line in map(ast.unparse, imports) if "softprompt" in line]
+    for line in ours:
+        exec(line, {})
