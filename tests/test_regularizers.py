@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.stats import kstest
 from softprompt.backbones import from_model
 from softprompt.bank import PromptBank
 from softprompt.data import SPECIAL, load_rows, split_rows
@@ -369,6 +370,21 @@ class TestWhatIsTouched:
         else:
             assert tokens.abs().max() <= 1
             assert tokens.std().item() == pytest.approx(1 / 3**0.5, rel=0.05)
+
+    def test_a_start_in_the_ball_of_a_sentence_is_uniform_over_all_its_tokens_together(self, setting):
+        backbone, surroundings, examples = setting("t5", torch.float32)
+        batch = batch_of(backbone, examples, range(48))
+        found = perturbed(
+            surroundings, "rn-emb:start=ball,radius=0.4,level=sentence", batch, self.bank(backbone)
+        ).text_shift.double()
+        touched = batch.mask & (batch.parts != SPECIAL)
+        assert found.any(-1).equal(touched)
+        radius = 0.4 * surroundings.words.rms * backbone.embedding_size**0.5
+        # The share of the volume within the norm of the whole row is uniform in [0, 1].
+        dimensions = backbone.embedding_size * touched.sum(1)
+        shares = (found.norm(dim=(1, 2)) / radius) ** dimensions
+        assert shares.max() <= 1 + 1e-4
+        assert kstest(shares.numpy(), "uniform").pvalue > 0.05
 
     @pytest.mark.parametrize(
         "text",

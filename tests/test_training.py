@@ -24,7 +24,7 @@ from softprompt.training import Interrupted, Plan, resume, train
 from softprompt.training import _train as train_module
 from softprompt.training._advice import not_learning
 from softprompt.training._loop import Loop
-from softprompt.training._optimizer import LaneOptimizer, learning_rate_factor
+from softprompt.training._optimizer import LaneOptimizer, learning_rate_factor, warmup_steps
 from softprompt.training._records import Record, read_record
 from softprompt.training._setup import build_lanes, prepare, start_lanes, training_rows
 
@@ -225,6 +225,19 @@ class TestOptimizer:
         linear = [learning_rate_factor(step, 10, 4, "linear") for step in range(1, 11)]
         assert linear == pytest.approx([0.25, 0.5, 0.75, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6])
         assert [learning_rate_factor(s, 3, 1, "constant") for s in (1, 2, 3)] == [1, 1, 1]
+
+    @pytest.mark.parametrize(
+        ("steps", "expected"), [(19, 0), (20, 1), (250, 12), (1000, 50), (9_999, 499), (40_000, 500)]
+    )
+    def test_warm_up_is_5_percent_of_the_steps_and_500_at_most_unless_given(self, steps, expected):
+        assert warmup_steps(TrainSettings(), steps) == expected
+        assert warmup_steps(TrainSettings(warmup=3), steps) == 3
+        assert warmup_steps(TrainSettings(warmup=0), steps) == 0
+
+    def test_an_optimizer_without_a_given_warm_up_rises_over_5_percent_of_its_steps(self):
+        one = Lane.build(LaneSettings(method="prompt-tuning"), uniform(), torch.randn(20, 8), None)
+        optimizer, nothing = LaneOptimizer(one, 0.3, 5e-3, 40, TrainSettings()), torch.zeros(())
+        assert [optimizer.step(step, nothing) for step in (1, 2, 3, 40)] == pytest.approx([0.15, 0.3, 0.3, 0.3 / 38])
 
     def test_a_step_equals_plain_adamw_with_clipping(self):
         torch.manual_seed(0)
