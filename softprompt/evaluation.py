@@ -13,10 +13,10 @@ from .backbones import AbstractBackbone, load_backbone
 from .bank import PromptBank
 from .data import Examples, load_rows, split_rows, tokenize
 from .errors import BadInput, UnknownName
-from .metrics import majority, score
+from .metrics import headline_score, majority, score
 from .prompt import SoftPrompt
 from .room import Room
-from .tasks import Task, styled
+from .tasks import Task, finite_number, styled
 from .tasks import task as find_task
 
 Decode = Literal["auto", "scores", "generate"]
@@ -60,9 +60,13 @@ def decoding(task: Task, backbone: AbstractBackbone, decode: Decode) -> Literal[
     """How answers are found: "auto" scores label words and generates what has none; a linear head gives numbers.
 
     Raises:
-        BadInput: labels cannot be scored because the task has none.
+        BadInput: labels cannot be scored because the task has none; a head that shall do anything but answer.
     """
     if backbone.answers == "linear-head" and task.answer == "number":
+        if decode != "auto":
+            raise BadInput(
+                f"task {task.name!r} is answered with a number by a head, not by {decode}; leave --decode out"
+            )
         return "number"
     if task.answer == "label":
         return "scores" if decode == "auto" else decode
@@ -165,16 +169,14 @@ def parse(task: Task, text: str) -> Any:
         return text
     if task.answer == "label":
         return task.labels.index(text) if text in task.labels else -1
-    try:
-        return float(text)
-    except ValueError:
-        return float("nan")
+    number = finite_number(text)
+    return float("nan") if number is None else number
 
 
 def report(task: Task, examples: Examples, answers: Answers) -> Report:
     """The task's metrics, and `score`, the mean of its headline metrics."""
     metrics = score(task.metrics, answers.values, examples.gold)
-    metrics["score"] = sum(metrics[name] for name in task.scores) / len(task.scores)
+    metrics["score"] = headline_score(metrics, task.scores)
     return Report(metrics, len(examples), answers.invalid, answers.values)
 
 
@@ -356,5 +358,4 @@ def backbone_of(
 def majority_score(task: Task, gold: Sequence[int]) -> float:
     """The score of always answering the most frequent class."""
     most, _ = majority(gold)
-    metrics = score(task.metrics, [most] * len(gold), list(gold))
-    return sum(metrics[name] for name in task.scores) / len(task.scores)
+    return headline_score(score(task.metrics, [most] * len(gold), list(gold)), task.scores)

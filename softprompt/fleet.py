@@ -16,6 +16,7 @@ from .methods import Method, Units
 from .prompt import LinearHead, Provenance, SoftPrompt
 from .reparam import AbstractReparameterization
 from .settings import LaneSettings
+from .standardization import Standardization
 from .units import WordScale
 
 
@@ -58,6 +59,7 @@ class Lane(nn.Module):
         norm_guard: R, in token norms; None bounds nothing.
         deep: the initial vectors of the k layers after the first, in units; None for an ordinary prompt.
         states: how large the states are that these layers read.
+        numbers: what a head of one output is trained on; the stored head answers in the data's own units.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Lane(nn.Module):
         norm_guard: float | None,
         deep: Float[Tensor, "k m e"] | None = None,
         states: Sequence[WordScale] = (),
+        numbers: Standardization | None = None,
     ):
         super().__init__()
         self.method = method
@@ -82,6 +85,7 @@ class Lane(nn.Module):
         self.norm_guard = norm_guard
         self.deep = None if deep is None else nn.Parameter(deep)
         self.states = tuple(states)
+        self.numbers = numbers
 
     @classmethod
     def build(
@@ -93,6 +97,7 @@ class Lane(nn.Module):
         words: WordScale | None = None,
         states: Sequence[WordScale] = (),
         deeper: Sequence[Initializer] = (),
+        numbers: Standardization | None = None,
     ) -> "Lane":
         """The lane that `settings` describe; every number in it follows from the initialisation seed.
 
@@ -105,6 +110,7 @@ class Lane(nn.Module):
             states: for a deep prompt, how large the states are that each layer after the first reads.
             deeper: for a deep prompt, what draws its vectors for these layers, in the lane's units; without it they are
                 uniform, for there is no vocabulary of states.
+            numbers: for a task that is answered with a number by a head, the scale of the lane's training rows.
 
         Raises:
             UnknownName: the method does not exist.
@@ -143,6 +149,7 @@ class Lane(nn.Module):
             norm_guard=settings.norm_guard,
             deep=deep,
             states=states if settings.deep else (),
+            numbers=numbers,
         )
         return lane.to(device)
 
@@ -221,6 +228,7 @@ class Lane(nn.Module):
         if self.head is not None:
             weight, bias = (x.detach().float().cpu().clone() for x in (self.head.weight, self.head.bias))
             head = LinearHead(weight, bias)
+            head = head if self.numbers is None else self.numbers.unfolded(head)
         deep = None if deep is None else deep.float().cpu()
         return SoftPrompt(vectors, provenance, self.method.repeats, head, deep)
 

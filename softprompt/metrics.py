@@ -1,4 +1,4 @@
-"""Scores of predictions against what counts as right, all in 0..1 (correlations in -1..1). No torch here.
+"""Scores of predictions against what counts as right, in 0..1 (correlations in -1..1, errors from 0). No torch here.
 
 Classes are ids; -1 is an answer that is no label, and never right. NaN is an answer that is no number.
 """
@@ -8,7 +8,7 @@ import re
 import string
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .errors import BadInput, pick
@@ -65,7 +65,10 @@ def matthews(predictions: Classes, targets: Classes) -> float:
 
 
 def pearson(predictions: Numbers, targets: Numbers) -> float:
-    """Pearson correlation; no number counts as -1.0, an undefined correlation as 0, as in ATTEMPT's metrics.py."""
+    """Pearson correlation; no number counts as -1.0, an undefined correlation as 0, as in ATTEMPT's metrics.py.
+
+    Where targets are negative, no number counts as 1 less than the lowest of them.
+    """
     from scipy.stats import pearsonr
 
     return _correlation(pearsonr, predictions, targets)
@@ -81,12 +84,39 @@ def spearman(predictions: Numbers, targets: Numbers) -> float:
 def _correlation(function: Callable[..., Any], predictions: Numbers, targets: Numbers) -> float:
     if len(targets) < 2:
         return 0.0
-    numbers = [p if math.isfinite(p) else -1.0 for p in predictions]
+    below = min(0.0, *targets) - 1
+    numbers = [p if math.isfinite(p) else below for p in predictions]
     with warnings.catch_warnings():
         # scipy warns that a constant has no correlation; that case is answered by 0 below.
         warnings.simplefilter("ignore")
         value = float(function(numbers, targets).statistic)
     return 0.0 if math.isnan(value) else value
+
+
+def rmse(predictions: Numbers, targets: Numbers) -> float:
+    """The root of the mean squared error, in the targets' units.
+
+    An answer that is no number counts as the lowest or the highest target, whichever is farther from its own; where
+    all targets are one number, as 0, or as 1 off if they are 0.
+    """
+    from sklearn.metrics import root_mean_squared_error
+
+    return float(root_mean_squared_error(targets, _farthest(predictions, targets)))
+
+
+def mae(predictions: Numbers, targets: Numbers) -> float:
+    """The mean absolute error, in the targets' units; an answer that is no number counts as in `rmse`."""
+    from sklearn.metrics import mean_absolute_error
+
+    return float(mean_absolute_error(targets, _farthest(predictions, targets)))
+
+
+def _farthest(predictions: Numbers, targets: Numbers) -> list[float]:
+    ends = {min(targets), max(targets)}
+    if len(ends) == 1:
+        ends = {0.0} - ends or {1.0}
+    pairs = zip(predictions, targets, strict=True)
+    return [p if math.isfinite(p) else max(ends, key=lambda end: abs(end - t)) for p, t in pairs]
 
 
 def squad_f1(predictions: Sequence[str], targets: Sequence[Sequence[str]]) -> float:
@@ -126,9 +156,47 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
     "matthews": matthews,
     "pearson": pearson,
     "spearman": spearman,
+    "rmse": rmse,
+    "mae": mae,
     "squad-f1": squad_f1,
     "exact-match": exact_match,
 }
+
+# Errors: less is better, so that as a score they count negatively.
+ERRORS = ("rmse", "mae")
+# What a task may be scored by; a correlation of class ids is one of ordered classes.
+MEASURES = {
+    "label": ("accuracy", "f1", "f1a", "macro-f1", "matthews", "pearson", "spearman"),
+    "number": ("pearson", "spearman", "rmse", "mae"),
+    "text": ("squad-f1", "exact-match"),
+}
+
+
+def refuse_other_metrics(answer: str, metrics: Sequence[str], headline: Sequence[str] = ()) -> None:
+    """Refuse metrics that say nothing about such answers, and a mean of errors and scores.
+
+    Args:
+        answer: "label", "number" or "text".
+        metrics: names.
+        headline: of these, whose mean is the score.
+
+    Raises:
+        UnknownName: a metric that does not exist.
+        BadInput: with those that there are.
+    """
+    for name in metrics:
+        pick("metric", name, METRICS)
+        if name not in MEASURES[answer]:
+            raise BadInput(
+                f"metric {name!r} does not measure answers by {answer}; choose of {', '.join(MEASURES[answer])}"
+            )
+    if len({name in ERRORS for name in headline}) > 1:
+        raise BadInput(f"the mean of {' and '.join(headline)} is no score: the less of an error, the better; give one")
+
+
+def headline_score(metrics: Mapping[str, float], headline: Sequence[str]) -> float:
+    """The mean of the headline metrics; of errors with a minus, so that more is always better."""
+    return sum(-metrics[name] if name in ERRORS else metrics[name] for name in headline) / len(headline)
 
 
 def score(metrics: Sequence[str], predictions: Sequence[Any], gold: Sequence[Any]) -> dict[str, float]:

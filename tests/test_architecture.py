@@ -17,7 +17,7 @@ LAYERS = (
     {"errors"},
     {"lab.world"},
     {"prompt", "initializers", "losses", "reparam", "tasks", "metrics", "options", "settings"},
-    {"bank", "methods", "store", "units"},
+    {"bank", "methods", "standardization", "store", "units"},
     {"data", "lab.backbones"},
     {"backbones"},
     {"regularizers", "room"},
@@ -43,7 +43,7 @@ DOORS = {
 }
 
 TORCHLESS = ("errors", "settings", "tasks", "metrics")
-MATHEMATICS = ("reparam", "losses", "initializers", "prompt", "bank", "methods", "units")
+MATHEMATICS = ("reparam", "losses", "initializers", "prompt", "bank", "methods", "standardization", "units")
 # Nothing after training sees a reparameterisation.
 SEES_REPARAM = {"reparam", "methods", "fleet", "training"}
 

@@ -6,7 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from softprompt.errors import BadInput, UnknownName
-from softprompt.metrics import METRICS, is_stuck, majority, score
+from softprompt.metrics import (
+    MEASURES,
+    METRICS,
+    headline_score,
+    is_stuck,
+    majority,
+    refuse_other_metrics,
+    score,
+)
 
 # The first call imports scikit-learn or scipy.
 PATIENT = settings(deadline=None)
@@ -97,6 +105,41 @@ def test_an_invalid_answer_of_three_is_a_miss_and_no_class():
 @pytest.mark.parametrize("name", ["pearson", "spearman"])
 def test_no_number_counts_as_minus_one(name, answer):
     assert METRICS[name]([answer, 1.0, 3.0], [2.0, 1.0, 3.0]) == METRICS[name]([-1.0, 1.0, 3.0], [2.0, 1.0, 3.0])
+
+
+def test_no_number_counts_as_one_below_the_lowest_of_negative_targets():
+    targets = [-50.0, -20.0, -10.0]
+    assert METRICS["pearson"]([-50.0, -20.0, math.nan], targets) == METRICS["pearson"]([-50.0, -20.0, -51.0], targets)
+
+
+@PATIENT
+@given(st.lists(st.tuples(value, value), min_size=1, max_size=20))
+def test_errors_equal_their_formulas(pairs):
+    errors = np.array([p - t for p, t in pairs])
+    assert apply("rmse", pairs) == pytest.approx(np.sqrt(np.mean(errors**2)))
+    assert apply("mae", pairs) == pytest.approx(np.mean(np.abs(errors)))
+
+
+@pytest.mark.parametrize(
+    ("targets", "error"),
+    [([2.0, 5.0, 9.0], 7.0), ([8.0, 2.0, 9.0], 6.0), ([4.0, 4.0], 4.0), ([-4.0, -4.0], 4.0), ([0.0, 0.0], 1.0)],
+)
+def test_the_error_of_no_number_is_the_largest_that_the_targets_allow(targets, error):
+    assert METRICS["mae"]([math.nan, *targets[1:]], targets) == pytest.approx(error / len(targets))
+    assert METRICS["rmse"]([math.inf, *targets[1:]], targets) == pytest.approx(error / len(targets) ** 0.5)
+
+
+def test_an_error_counts_negatively_as_a_score_and_is_not_averaged_with_a_correlation():
+    assert headline_score({"rmse": 2.0, "pearson": 0.5}, ["rmse"]) == -2.0
+    assert headline_score({"rmse": 2.0, "mae": 1.0}, ["rmse", "mae"]) == -1.5
+    with pytest.raises(BadInput, match="the mean of rmse and pearson is no score"):
+        refuse_other_metrics("number", ["rmse", "pearson"], ["rmse", "pearson"])
+
+
+def test_every_metric_measures_some_kind_of_answer():
+    assert {name for names in MEASURES.values() for name in names} == set(METRICS)
+    with pytest.raises(BadInput, match="'rmse' does not measure answers by label"):
+        refuse_other_metrics("label", ["rmse"])
 
 
 def test_correlation_of_one_row_is_0():

@@ -10,4 +10,5 @@ from ._load import load_backbone as load_backbone
 from ._load import refuse_no_folder as refuse_no_folder
 from ._load import silence as silence
 from ._new_head import with_new_head as with_new_head
+from ._numbers import answers_for_numbers as answers_for_numbers
 from ._scale import scale_embeddings as scale_embeddings

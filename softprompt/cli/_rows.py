@@ -20,10 +20,12 @@ class OwnRows:
         test_data: test rows; likewise.
         text_column: column of text to read; repeat for several.
         label_column: column with the class of each row.
+        number_column: column with a number, instead of a class.
         target_column: column with free text to write, instead of a class.
         template: text with {column} fields. Default: the text columns, one after the other.
         label_words: LABEL=WORD, or the words in the order of the sorted labels; repeat. Default: the labels.
-        metric: name of a metric; repeat. Default: accuracy and macro-f1, or squad-f1 and exact-match.
+        metric: name of a metric, the first is the score; repeat. Default: accuracy and macro-f1; of numbers pearson,
+            spearman, rmse and mae; of texts squad-f1 and exact-match.
     """
 
     data: str | None = None
@@ -31,6 +33,7 @@ class OwnRows:
     test_data: str | None = None
     text_column: tuple[str, ...] = ()
     label_column: str | None = None
+    number_column: str | None = None
     target_column: str | None = None
     template: str | None = None
     label_words: tuple[str, ...] = ()
@@ -53,6 +56,7 @@ class OwnRows:
             {split: path for split, path in files.items() if path is not None},
             text_columns=self.text_column,
             label_column=self.label_column,
+            number_column=self.number_column,
             target_column=self.target_column,
             template=self.template,
             label_words=self._words(),

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
-from ..errors import BadInput, UnknownName, pick
+from ..errors import BadInput, UnknownName
 from ..lab import world
-from ..metrics import METRICS
+from ..metrics import refuse_other_metrics
 from ..tasks import Task, gold, label_values
 from ..tasks._custom import SPLITS
 from ..tasks._files import FORMATS, Record, records, text_fault
@@ -32,13 +32,12 @@ def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int
 
     Raises:
         UnknownName: a metric, or a column that no row has.
-        BadInput: a missing, empty or damaged file, more malformed rows than allowed (the first is named as
-            `file:line: what`), a negative number of them, or a hub that does not answer.
+        BadInput: metrics of other answers, a missing, empty or damaged file, more malformed rows than allowed (the
+            first is named as `file:line: what`), a negative number of them, or a hub that does not answer.
     """
     if max_bad_rows < 0:
         raise BadInput(f"--max-bad-rows must be 0 or more, not {max_bad_rows}")
-    for metric in task.metrics:
-        pick("metric", metric, METRICS)
+    refuse_other_metrics(task.answer, task.metrics, task.scores)
     faults = _Faults()
     rows = {}
     for split, (place, found) in _sources(task, data_root).items():

@@ -176,14 +176,17 @@ class Models:
         Raises:
             BadInput: stored runs were trained on another model of this name.
         """
-        from ..backbones import load_backbone
+        from ..backbones import answers_for_numbers, load_backbone
 
-        key = model_key(spec)
+        answers = spec.answers
+        if spec.declared.answer == "number":
+            answers = answers_for_numbers(spec.model, answers, spec.revision)
+        key = f"{model_key(spec)} {answers}"
         if key not in self.loaded:
             while len(self.loaded) >= MODELS:
                 self.loaded.popitem(last=False)
             how = {
-                "answers": spec.answers,
+                "answers": answers,
                 "dtype": spec.dtype,
                 "engine": spec.engine,
                 "frozen": spec.frozen,

@@ -13,6 +13,7 @@ from ._custom import custom_task as custom_task
 from ._glue import GLUE
 from ._lab import LAB
 from ._lab import harder as harder
+from ._numbers import finite_number as finite_number
 from ._patterns import PATTERNS as PATTERNS
 from ._patterns import Pattern as Pattern
 from ._prepare import PREPARATIONS as PREPARATIONS

@@ -1,12 +1,12 @@
 """From the target column to what counts as right, and to the words that a model has to produce."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from ..errors import BadInput, UnknownName
 from ._base import Task
+from ._numbers import finite_number
 from ._patterns import patterned
 
 STYLES = ("numeric", "words", "t5", "pet")
@@ -84,11 +84,8 @@ def gold(task: Task, row: Mapping[str, Any]) -> int | float | list[str]:
 
 
 def _number(task: Task, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
+    number = finite_number(value)
+    if number is None:
         raise BadInput(f"column {task.target!r} holds {value!r}, a finite number is needed")
     return number
 
@@ -96,10 +93,13 @@ def _number(task: Task, value: Any) -> float:
 def answer_text(task: Task, right: int | float | list[str]) -> str:
     """The words that a model has to produce for a gold value: label word, number, or first accepted text.
 
-    A number is rounded to the nearest 0.2 and written with one decimal, as T5 does for STS-B ("3.8").
+    A number has the task's decimals, or is rounded to the nearest 0.2, as T5 does for STS-B ("3.8").
     """
     if isinstance(right, list):
         return right[0]
+    if task.answer == "number" and task.decimals is not None:
+        # Plus 0, for what is rounded to -0 is written 0.
+        return f"{round(float(right), task.decimals) + 0.0:.{task.decimals}f}"
     if task.answer == "number":
         return f"{round(right * 5) / 5:.1f}"
     return task.labels[int(right)]

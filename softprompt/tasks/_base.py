@@ -85,6 +85,7 @@ class Task:
         extra_columns: columns that the preparation reads besides the template's.
         max_length: tokens of the rendered text, special tokens included, the prompt not.
         style: how the label words and the template were chosen: "numeric", "words", "t5" or "pet-0", "pet-1" ...
+        decimals: of a number that is written as an answer; None rounds it to the nearest 0.2, as T5 does for STS-B.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Task:
     extra_columns: tuple[str, ...] = ()
     max_length: int = 256
     style: str = "words"
+    decimals: int | None = None
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -5,13 +5,20 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, UnknownName
-from ._base import MASK, Source, Task
+from ._base import MASK, Answer, Source, Task
 from ._files import Record, records, text_fault
+from ._numbers import decimals_of
 
 Files = str | Path | Mapping[str, str | Path]
 SPLITS = ("train", "validation", "test")
 # More distinct values than this in a label column are free text or numbers, not classes.
 MOST_LABELS = 500
+# What is measured where nothing else is asked for.
+DEFAULT_METRICS: dict[Answer, tuple[str, ...]] = {
+    "label": ("accuracy", "macro-f1"),
+    "number": ("pearson", "spearman", "rmse", "mae"),
+    "text": ("squad-f1", "exact-match"),
+}
 
 
 def custom_task(
@@ -19,6 +26,7 @@ def custom_task(
     *,
     text_columns: Sequence[str] = (),
     label_column: str | None = None,
+    number_column: str | None = None,
     target_column: str | None = None,
     template: str | None = None,
     label_words: Mapping[Any, str] | Sequence[str] | None = None,
@@ -32,42 +40,60 @@ def custom_task(
         files: the training file, or split -> file for "train", "validation" and "test".
         text_columns: what the model reads; may be left out if a template names them.
         label_column: holds one of a few labels; they are read from the training file.
+        number_column: holds a number; the decimals of a written answer follow from the training file's numbers.
         target_column: holds free text (or, in JSONL and Parquet, a list of accepted texts).
         template: text with {column} fields; one text column stands alone, several as "column: {column} ...". {mask} is
             where a masked-LM head answers.
         label_words: what the model answers, by label or in the order of the sorted labels; default the labels.
-        metrics: names in METRICS; default accuracy, macro-f1 for labels, squad-f1, exact-match for text.
+        metrics: names in METRICS, the first of which is the score; default accuracy, macro-f1 for labels, pearson,
+            spearman, rmse, mae for numbers, squad-f1, exact-match for text.
         name: default "custom/" and the training file's name.
         max_length: tokens of the rendered text, special tokens included, the prompt not.
 
     Raises:
         UnknownName: a split or column that does not exist.
-        BadInput: no or two answer columns, unusable files, fewer than two labels, empty or equal label words.
+        BadInput: no or two answer columns, unusable files, fewer than two labels or numbers, empty or equal label
+            words.
     """
     paths = _paths(files)
-    if (label_column is None) == (target_column is None):
-        raise BadInput("give one answer column: --label-column (a few labels) or --target-column (free text)")
-    target = label_column or target_column or ""
+    answer, target = _answer(label_column, number_column, target_column)
     values: tuple[Any, ...] = ()
     words: tuple[str, ...] = ()
-    if label_column is not None:
-        values = _labels(Path(paths.get("train") or next(iter(paths.values()))), label_column)
+    decimals = None
+    first = Path(paths.get("train") or next(iter(paths.values())))
+    if answer == "label":
+        values = _labels(first, target)
         words = _words(values, label_words)
     elif label_words is not None:
-        raise BadInput("label words go with --label-column; --target-column holds the answers themselves")
+        raise BadInput(f"label words go with --label-column; column {target!r} holds the answers themselves")
+    elif answer == "number":
+        decimals = decimals_of(first, target)
     task = Task(
         name=name or f"custom/{Path(next(iter(paths.values()))).name.split('.')[0]}",
         source=Source(files=paths),
         template=template or _template(text_columns),
-        answer="label" if label_column is not None else "text",
+        answer=answer,
         target=target,
         labels=words,
         label_values=values,
-        metrics=tuple(metrics or (("accuracy", "macro-f1") if words else ("squad-f1", "exact-match"))),
+        metrics=tuple(metrics or DEFAULT_METRICS[answer]),
         max_length=max_length,
+        decimals=decimals,
     )
     _check_columns(task, text_columns)
     return task
+
+
+def _answer(label: str | None, number: str | None, text: str | None) -> tuple[Answer, str]:
+    """How rows are answered, and the column that holds the answer."""
+    named: tuple[tuple[Answer, str | None], ...] = (("label", label), ("number", number), ("text", text))
+    given: list[tuple[Answer, str]] = [(answer, column) for answer, column in named if column is not None]
+    if len(given) != 1:
+        raise BadInput(
+            "give one answer column: --label-column (a few labels), --number-column (a number) or --target-column "
+            "(free text)"
+        )
+    return given[0]
 
 
 def _paths(files: Files) -> dict[str, str]:
@@ -117,7 +143,7 @@ def _labels(path: Path, column: str) -> tuple[Any, ...]:
         if len(seen) > MOST_LABELS:
             raise BadInput(
                 f"{path}:{record.line}: more than {MOST_LABELS} labels in {column!r}; "
-                "free text goes with --target-column"
+                "numbers go with --number-column, free text with --target-column"
             )
     if columns and column not in columns:
         raise UnknownName("column", column, columns)

@@ -29,7 +29,8 @@ def not_learning(lane: TrainedLane, task: Task, gold: Sequence[int | float | lis
             )
     first, last = _ends(lane.record.path)
     if last > (1 - FLAT) * first:
-        found.append(f"{lane.name}: not learning: the loss went from {first:.4f} to {last:.4f} nats; {remedies}")
+        unit = "squared deviations" if lane.lane.numbers else "nats"
+        found.append(f"{lane.name}: not learning: the loss went from {first:.4f} to {last:.4f} {unit}; {remedies}")
     return found
 
 

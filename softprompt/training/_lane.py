@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 import torch
 from torch import Tensor
 
+from ..errors import BadInput
 from ..evaluation import Report
 from ..fleet import Lane
 from ..prompt import LinearHead, Provenance, SoftPrompt
@@ -106,7 +107,8 @@ class TrainedLane:
 
     def state(self) -> dict[str, Any]:
         """Everything a checkpoint keeps of this lane in plain values."""
-        chosen = {} if self.restarts is None else {"restarts": self.restarts}
+        chosen: dict[str, Any] = {} if self.restarts is None else {"restarts": self.restarts}
+        chosen |= {"standardized": True} if self.lane.numbers else {}
         return {
             **chosen,
             "name": self.name,
@@ -119,6 +121,8 @@ class TrainedLane:
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue from what `tensors` and `state` returned."""
+        if self.lane.numbers and not state.get("standardized"):
+            raise BadInput(f"{self.name} was started by a version that trained on numbers as they are; start a new run")
         self.lane.load_state_dict(below("parameters.", tensors))
         self.optimizer.load_state(below("adamw.", tensors))
         if "restarts" in state:

@@ -1,5 +1,6 @@
 """The only training loop: a fleet of prompts on one frozen backbone; a single prompt is a fleet of one."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from ..fleet import bank_of, seeded, stream_seed
 from ..prompt import SoftPrompt
 from ..room import Room
 from ..settings import TrainSettings
+from ..standardization import standardized
 from ..tasks import Task
 from ._lane import TrainedLane, is_finite
 from ._records import Record
@@ -163,7 +165,11 @@ class Loop:
         """The next rows of every lane, side by side in one batch."""
         rows = [next(lane.batches) for lane in lanes]
         owner = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
-        return self.material.train.batch([i for r in rows for i in r], owner, self.material.backbone.pad_id)
+        batch = self.material.train.batch([i for r in rows for i in r], owner, self.material.backbone.pad_id)
+        assert batch.targets is not None
+        return dataclasses.replace(
+            batch, targets=standardized(batch.targets, owner, [lane.lane.numbers for lane in lanes])
+        )
 
     def _choose(self) -> None:
         """Where a first stretch has ended, one candidate goes on in the place of all; the others leave the passes."""

@@ -119,7 +119,7 @@ class Result:
     task: str
     method: str
     seed: int
-    metrics: Mapping[str, Mapping[str, float]]
+    metrics: Mapping[str, Mapping[str, float | int]]
     best_step: int
     trainable: int
     head: int

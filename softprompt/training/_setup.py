@@ -24,6 +24,7 @@ from ..tasks import Task
 from ..units import WordScale
 from ._lane import TrainedLane
 from ._loop import Material
+from ._numbers import refuse_shots, refuse_unwritable, standardization
 from ._optimizer import LaneOptimizer
 from ._plan import DEFAULT_STEPS, Plan
 from ._records import Record
@@ -50,6 +51,7 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> Material:
     train, validation, test = (
         examples_for(backbone, plan.task, rows, longest) for rows in (splits.train, validation, splits.test)
     )
+    refuse_unwritable(train, plan.task, backbone, plan.settings.max_new_tokens)
     return Material(backbone=backbone, task=plan.task, train=train, validation=validation, test=test)
 
 
@@ -84,8 +86,7 @@ def training_rows(material: Material, settings: TrainSettings, lane: LaneSetting
     """The training rows that a lane may see: all, or its own few-shot draw."""
     if settings.shots is None and settings.shots_per_class is None:
         return list(range(len(material.train)))
-    if material.task.answer == "text":
-        raise BadInput(f"--shots draws rows by class, task {material.task.name!r} is answered by free text")
+    refuse_shots(material.task)
     shots, per_class = settings.shots, False
     if shots is None:
         shots, per_class = settings.shots_per_class, True
@@ -214,9 +215,10 @@ def build_lanes(plan: Plan, material: Material) -> list[Lane]:
     states = material.backbone.state_scales() if any(lane.deep for lane in plan.lanes) else []
     built = []
     for lane in map(resolved, plan.lanes):
+        numbers = standardization(material, training_rows(material, plan.settings, lane))
         m = Method.of(lane).m
         draw, deeper = initializer(lane.init, material, m, _unit(lane, words)), _deeper(lane, material, m, states)
-        candidates = [Lane.build(one, draw, table, shape, words, states, deeper) for one in beginnings(lane)]
+        candidates = [Lane.build(one, draw, table, shape, words, states, deeper, numbers) for one in beginnings(lane)]
         _refuse_alike(lane, candidates)
         built += candidates
     return built
@@ -292,6 +294,8 @@ def start_lanes(
         training |= {"options": dict(settings.options), "trainable": trainable}
         if material.backbone.frozen is not None:
             training |= {"frozen": material.backbone.frozen}
+        if lane.numbers:
+            training |= lane.numbers.to_json()
         if lane.states:
             training |= {"deep": True, "state_rms": [scale.rms for scale in lane.states]}
         started.append(

@@ -7,15 +7,17 @@ import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
-from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
+from ..backbones import AbstractBackbone, answers_for_numbers, load_backbone, refuse_no_folder
 from ..data import load_rows, split_rows
 from ..errors import BadInput, DamagedFile, ModelMismatch, SoftPromptError
 from ..evaluation import Report, default_style, majority_score
 from ..fleet import Lane, stream_seed
+from ..metrics import ERRORS, headline_score, score
 from ..prompt import refuse_no_scale
 from ..settings import LaneSettings, TrainSettings
 from ..store import Checkpoint, json_bytes, latest_checkpoint, save_checkpoint, save_prompt, write_file
@@ -74,7 +76,8 @@ def train(
         data_root: folder with rows; None asks the hub.
         style: "numeric", "words", "t5" or "pet-0", "pet-1" ... (cloze patterns, for encoders with label words); None
             is numeric for encoder-decoders (the papers') and words for others, and leaves a task of your own as it is.
-        answers: "auto"; "label-words" or "linear-head" for encoders, "chat" for instruct decoders.
+        answers: "auto"; "label-words" or "linear-head" for encoders, "chat" for instruct decoders. Encoders answer
+            numbers by a linear head.
         dtype: precision of the frozen model: "float32" or "bfloat16".
         engine: "packed", "reference" or "auto" (`load_backbone`); for a loaded backbone its own.
         frozen: as in `load_backbone`; for a loaded backbone its own.
@@ -116,7 +119,7 @@ def train(
     else:
         backbone = load_backbone(
             model,
-            answers=answers,
+            answers=answers_for_numbers(model, answers, revision) if chosen.answer == "number" else answers,
             dtype=dtype,
             device=device,
             revision=revision,
@@ -361,7 +364,12 @@ def own_rows(rows: Sequence[int], seed: int) -> list[int]:
 
 
 def _majority(task: Task, gold: Sequence[Any]) -> float | None:
-    """The score of always answering the most frequent class of these rows; None where answers are no classes."""
+    """The score of always answering the most frequent class of these rows, or their mean where an error is the score.
+
+    None where that would be 0 or means nothing: a correlation, free text.
+    """
+    if task.answer == "number" and task.scores[0] in ERRORS:
+        return headline_score(score(task.metrics, [fmean(gold)] * len(gold), gold), task.scores)
     return majority_score(task, gold) if task.answer == "label" else None
 
 
