@@ -417,3 +417,11 @@ def test_real_spans_are_marked_but_for_two_pronouns_as_in_t5():
         ("safe", "it"),
         ("their mothers", "their"),
     ]
+
+
+def test_rows_remember_their_numbers_in_the_file_malformed_ones_counted(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a", "label": "x"}\n\nbroken\n{"text": "b", "label": "y"}\n{"text": "c", "label": "x"}\n')
+    rows = load_rows(custom_task(path, text_columns=["text"], label_column="label"), max_bad_rows=1)["train"]
+    assert list(rows.numbers) == [1, 3, 4]
+    assert list(rows.select([2, 0]).numbers) == [4, 1]

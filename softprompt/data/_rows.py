@@ -136,6 +136,7 @@ def _checked(task: Task, place: str, found: Iterable[Record], faults: _Faults) -
     texts, needed = (*task.columns, *task.extra_columns), _needed(task)
     columns: dict[str, list[Any]] = {name: [] for name in needed}
     seen: dict[str, None] = {}
+    numbers: list[int] = []
     count = 0
     for record in found:
         count += 1
@@ -145,6 +146,7 @@ def _checked(task: Task, place: str, found: Iterable[Record], faults: _Faults) -
         except BadInput as error:
             faults.add(place, record.line, str(error))
             continue
+        numbers.append(count)
         for name in needed:
             columns[name].append(values[name])
     if not count:
@@ -152,7 +154,7 @@ def _checked(task: Task, place: str, found: Iterable[Record], faults: _Faults) -
     for name in needed:
         if seen and name not in seen:
             raise UnknownName("column", name, seen)
-    return Rows(columns)
+    return Rows(columns, numbers)
 
 
 def _usable(task: Task, texts: tuple[str, ...], record: Record) -> dict[str, Any]:

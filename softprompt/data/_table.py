@@ -14,9 +14,11 @@ class Rows:
 
     Args:
         columns: name -> one value a row; all of one length.
+        numbers: where each row stands in its file, from 1, malformed rows counted; empty where rows have no file.
     """
 
     columns: Mapping[str, Sequence[Any]]
+    numbers: Sequence[int] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))
@@ -30,7 +32,8 @@ class Rows:
     def select(self, indices: Iterable[int]) -> "Rows":
         """These rows, in this order."""
         chosen = list(indices)
-        return Rows({name: [values[i] for i in chosen] for name, values in self.columns.items()})
+        numbers = [self.numbers[i] for i in chosen] if self.numbers else ()
+        return Rows({name: [values[i] for i in chosen] for name, values in self.columns.items()}, numbers)
 
     def to_list(self) -> list[dict[str, Any]]:
         """Each row as a dict."""
