@@ -9,7 +9,7 @@ from .bank import PromptBank
 from .errors import BadInput
 from .evaluation import Answers, Decode, answer, backbone_of, decoding, examples_for, task_of
 from .prompt import SoftPrompt
-from .tasks import Task
+from .tasks import ABSENT, Task, value_of
 
 
 @functools.lru_cache(maxsize=2)
@@ -18,13 +18,14 @@ def _loaded(name: str, **options: Any) -> AbstractBackbone:
 
 
 def as_row(task: Task, given: "str | Mapping[str, Any]") -> dict[str, Any]:
-    """A row of the task's columns; a plain text stands for the only column.
+    """A row of the task's columns, those of objects inside it by their dots; a plain text is the only column.
 
     Raises:
         BadInput: a plain text for a task of several columns.
     """
     if not isinstance(given, str):
-        return dict(given)
+        inner = {name: value for name in task.columns if (value := value_of(given, name)) is not ABSENT}
+        return {**given, **inner}
     if len(task.columns) != 1:
         needed = ", ".join(repr(c) for c in task.columns)
         raise BadInput(

@@ -54,6 +54,7 @@ TRAIN_OPTIONS = {
     "--shots-per-class", "--style", "--answers", "--decode", "--tokens-per-batch", "--backbone-dropout",
     "--max-bad-rows", "--log-with", "--eval-rows", "--revision", "--embedding-scale", "--units", "--norm-guard",
     "--task-option", "--regularizer", "--alpha", "--restarts", "--restart-steps", "--deep", "--engine", "--frozen",
+    "--delimiter", "--number-column",
 }  # fmt: skip
 BASE = ["train", "--task", "glue/sst2", "--model", "some/model", "--output", "run"]
 LAB = ["train", "--task", "lab/color", "--model", "lab-t5", "--output", "run"]

@@ -1,15 +1,15 @@
 """`softprompt evaluate`: scores of a stored prompt."""
 
 import dataclasses
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
 
-from ..tasks import Source, Task
+from ..tasks import Task, own_source
 from ._backbone import Compute
 from ._flatten import flatten
-from ._options import DataRoot, Device, Json, Model, OwnStyle, OwnTask, Stored
+from ._options import DataRoot, Delimiter, Device, Json, Model, OwnStyle, OwnTask, Stored
 from ._print import print_json, record
 
 
@@ -19,7 +19,11 @@ def evaluate(
     *,
     task: OwnTask = None,
     style: OwnStyle = None,
-    data: Annotated[Path | None, typer.Option(help="File of rows with the columns of the task, scored whole.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="File of rows with the task's columns, scored whole; a glob, or repeat."),
+    ] = None,
+    delimiter: Delimiter = "",
     split: Annotated[str, typer.Option(help="train, validation or test, by the split rule of training.")] = "test",
     data_root: DataRoot = None,
     model: Model = None,
@@ -46,10 +50,10 @@ def evaluate(
     chosen = task_of(stored, task, style)
     report = evaluate_prompt(
         stored,
-        task=chosen if data is None else on_file(chosen, data),
+        task=on_files(chosen, data, delimiter) if data else chosen,
         model=model,
         data_root=data_root,
-        split=split if data is None else "test",
+        split="test" if data else split,
         decode=decode,
         normalize=normalize,
         batch_size=batch_size,
@@ -63,6 +67,6 @@ def evaluate(
         print(record({**report.metrics, "rows": report.n, "invalid": report.invalid}))
 
 
-def on_file(task: Task, file: Path) -> Task:
-    """The task with the rows of one file as its test split."""
-    return dataclasses.replace(task, source=Source(files={"test": str(file)}))
+def on_files(task: Task, files: Sequence[str], delimiter: str = "") -> Task:
+    """The task with the rows of these files as its test split."""
+    return dataclasses.replace(task, source=own_source({"test": files}, delimiter))

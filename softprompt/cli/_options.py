@@ -22,6 +22,9 @@ DataRoot = Annotated[
         help="Folder with rows, <root>/glue/sst2/train.jsonl.gz and so on. Default: the hub.",
     ),
 ]
+Delimiter = Annotated[
+    str, typer.Option("--delimiter", help="What separates the fields of CSV or TSV. Default: a comma, in .tsv a tab.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 OwnTask = Annotated[str | None, typer.Option("--task", help="Name of a task. Default: the prompt's own.")]

@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from ..errors import BadInput
-from ..tasks._files import FORMATS, records
+from ..tasks import FORMATS, records
 from ._backbone import Compute
 from ._flatten import flatten
-from ._options import Device, Model, OwnStyle, OwnTask, Stored
+from ._options import Delimiter, Device, Model, OwnStyle, OwnTask, Stored
 from ._print import print_json
 
 
@@ -24,8 +24,9 @@ def predict(
     *,
     file: Annotated[
         Path | None,
-        typer.Option(help="Texts, one a line (.txt), or rows with the task's columns (.csv, .jsonl, .parquet)."),
+        typer.Option(help="Texts, one a line (.txt), or rows with the task's columns (.csv, .json, .parquet ...)."),
     ] = None,
+    delimiter: Delimiter = "",
     task: OwnTask = None,
     style: OwnStyle = None,
     model: Model = None,
@@ -37,7 +38,7 @@ def predict(
     compute: Annotated[Compute, "Frozen model"],
 ) -> None:
     """Answer texts with a stored prompt, in JSON lines: {text, label, scores} or {text, output}."""
-    inputs = read_inputs(texts or [], file)
+    inputs = read_inputs(texts or [], file, delimiter)
     from ..prompt import SoftPrompt
 
     stored = SoftPrompt.load(prompt)
@@ -54,7 +55,7 @@ def predict(
         print_json(answer)
 
 
-def read_inputs(texts: Sequence[str], file: Path | None) -> Sequence[str | Mapping[str, Any]]:
+def read_inputs(texts: Sequence[str], file: Path | None, delimiter: str = "") -> Sequence[str | Mapping[str, Any]]:
     """What is to be answered: the arguments, a file, or the lines of standard input.
 
     Raises:
@@ -63,7 +64,7 @@ def read_inputs(texts: Sequence[str], file: Path | None) -> Sequence[str | Mappi
     if texts and file:
         raise BadInput("give texts or --file, not both")
     if file is not None:
-        found = read_file(file)
+        found = read_file(file, delimiter)
     elif texts and list(texts) != ["-"]:
         found = texts
     elif not texts and sys.stdin.isatty():
@@ -75,14 +76,14 @@ def read_inputs(texts: Sequence[str], file: Path | None) -> Sequence[str | Mappi
     return found
 
 
-def read_file(path: Path) -> Sequence[str | Mapping[str, Any]]:
-    """The rows of a CSV, JSONL or Parquet file, or the lines of any other.
+def read_file(path: Path, delimiter: str = "") -> Sequence[str | Mapping[str, Any]]:
+    """The rows of a CSV, TSV, JSON or Parquet file, or the lines of any other.
 
     Raises:
         BadInput: no such file, not UTF-8, or a malformed row, named as file:line.
     """
     if path.name.lower().endswith(FORMATS):
-        found = list(records(path))
+        found = list(records(path, delimiter))
         for record in found:
             if record.fault:
                 raise BadInput(f"{path}:{record.line}: {record.fault}")

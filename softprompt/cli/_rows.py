@@ -5,9 +5,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..errors import BadInput
-from ..tasks import Task, custom_task, harder
+from ..tasks import FORMATS, Task, custom_task, harder
 from ..tasks import task as find_task
-from ..tasks._files import FORMATS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,9 +14,10 @@ class OwnRows:
     """A task made from files.
 
     Args:
-        data: training rows: CSV, JSONL (also .gz) or Parquet.
+        data: training rows: CSV, TSV, JSON, JSON Lines (also .gz or .zst) or Parquet, or a glob; repeat for several.
         validation_data: validation rows; without them some are taken from the others.
         test_data: test rows; likewise.
+        delimiter: what separates the fields of CSV or TSV. Default: a comma in .csv, a tab in .tsv.
         text_column: column of text to read; repeat for several.
         label_column: column with the class of each row.
         number_column: column with a number, instead of a class.
@@ -28,9 +28,10 @@ class OwnRows:
             spearman, rmse and mae; of texts squad-f1 and exact-match.
     """
 
-    data: str | None = None
-    validation_data: str | None = None
-    test_data: str | None = None
+    data: tuple[str, ...] = ()
+    validation_data: tuple[str, ...] = ()
+    test_data: tuple[str, ...] = ()
+    delimiter: str = ""
     text_column: tuple[str, ...] = ()
     label_column: str | None = None
     number_column: str | None = None
@@ -46,14 +47,14 @@ class OwnRows:
             UnknownName: no such task, metric or column.
             BadInput: neither a name nor a file, both, or options that belong to files beside a name.
         """
-        file = self.data or (name if name and is_data_file(name) else None)
-        if file is None:
+        data = self.data or ((name,) if name and is_data_file(name) else ())
+        if not data:
             return self._named(name)
         if self.data and name:
-            raise BadInput(f"give --task {name} or --data {self.data}, not both")
-        files = {"train": file, "validation": self.validation_data, "test": self.test_data}
+            raise BadInput(f"give --task {name} or --data {self.data[0]}, not both")
+        files = {"train": data, "validation": self.validation_data, "test": self.test_data}
         return custom_task(
-            {split: path for split, path in files.items() if path is not None},
+            {split: paths for split, paths in files.items() if paths},
             text_columns=self.text_column,
             label_column=self.label_column,
             number_column=self.number_column,
@@ -61,6 +62,7 @@ class OwnRows:
             template=self.template,
             label_words=self._words(),
             metrics=self.metric or None,
+            delimiter=self.delimiter,
         )
 
     def _words(self) -> dict[str, str] | tuple[str, ...] | None:

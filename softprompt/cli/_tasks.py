@@ -78,5 +78,5 @@ def summary(task: Task) -> dict[str, Any]:
         "hub": hub,
         "folder": source.folder,
         "lab": " ".join([source.world, *(f"{k}={v}" for k, v in source.options.items())]),
-        "files": [f"{split}: {path}" for split, path in source.files.items()],
+        "files": [f"{split}: {path}" for split in source.files for path in source.paths(split)],
     }

@@ -9,9 +9,21 @@ from typing import Any, final
 from ..errors import BadInput, UnknownName
 from ..lab import world
 from ..metrics import refuse_other_metrics
-from ..tasks import Task, gold, label_values
-from ..tasks._custom import SPLITS
-from ..tasks._files import FORMATS, Record, records, text_fault
+from ..tasks import (
+    ABSENT,
+    ENDINGS,
+    FORMATS,
+    SPLITS,
+    Record,
+    Task,
+    columns_of,
+    gold,
+    label_values,
+    own_records,
+    records,
+    text_fault,
+    value_of,
+)
 from ._table import Rows, uncollected
 
 logger = logging.getLogger("softprompt")
@@ -68,17 +80,25 @@ class _Faults:
             logger.warning("dropped %d malformed rows, the first: %s", self.count, self.first)
 
 
-def _sources(task: Task, data_root: str | Path | None) -> dict[str, tuple[str, Iterable[Record]]]:
-    """Split -> where its rows are, in words, and the rows."""
+# Where the rows of a split are, in words, and each row with its own place.
+Placed = tuple[str, Iterable[tuple[str, Record]]]
+
+
+def _sources(task: Task, data_root: str | Path | None) -> dict[str, Placed]:
+    """Split -> its rows."""
     if task.source.world:
-        return {split: (f"{task.name}/{split}", _lab_records(task, split)) for split in SPLITS}
+        return {split: _placed(f"{task.name}/{split}", _lab_records(task, split)) for split in SPLITS}
     if task.source.files:
-        return {split: (path, records(Path(path))) for split, path in task.source.files.items()}
+        return {s: (", ".join(task.source.paths(s)), own_records(task.source, s)) for s in task.source.files}
     splits = {"train": "train", "validation": task.source.validation}
     if data_root is None:
         return _hub(task, splits)
     paths = {split: _path(Path(data_root), task.source.folder, name) for split, name in splits.items()}
-    return {split: (str(path), records(path)) for split, path in paths.items()}
+    return {split: _placed(str(path), records(path)) for split, path in paths.items()}
+
+
+def _placed(place: str, found: Iterable[Record]) -> Placed:
+    return place, ((place, record) for record in found)
 
 
 def _lab_records(task: Task, split: str) -> Iterator[Record]:
@@ -94,10 +114,10 @@ def _path(root: Path, folder: str, split: str) -> Path:
         if path.is_file():
             return path
     wanted = root / folder / f"{split}.jsonl.gz"
-    raise BadInput(f"no file {str(wanted)!r}, nor as {', '.join(FORMATS)}; check --data-root")
+    raise BadInput(f"no file {str(wanted)!r}, nor as {ENDINGS}; check --data-root")
 
 
-def _hub(task: Task, splits: Mapping[str, str]) -> dict[str, tuple[str, Iterable[Record]]]:
+def _hub(task: Task, splits: Mapping[str, str]) -> dict[str, Placed]:
     # Imported here: it takes a second, and rows that are at hand need none of it.
     import datasets
 
@@ -112,11 +132,11 @@ def _hub(task: Task, splits: Mapping[str, str]) -> dict[str, tuple[str, Iterable
             f"cannot load {place!r} from the hub ({reason}); check the connection, or give a folder with the rows "
             "as --data-root"
         ) from error
-    found: dict[str, tuple[str, Iterable[Record]]] = {}
+    found: dict[str, Placed] = {}
     for split, name in splits.items():
         if name not in loaded:
             raise BadInput(f"{place!r} has no split {name!r}, only {', '.join(loaded)}")
-        found[split] = (f"{place}/{name}", _hub_records(task, loaded[name]))
+        found[split] = _placed(f"{place}/{name}", _hub_records(task, loaded[name]))
     return found
 
 
@@ -132,15 +152,17 @@ def _needed(task: Task) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*task.columns, *task.extra_columns, task.target)))
 
 
-def _checked(task: Task, place: str, found: Iterable[Record], faults: _Faults) -> Rows:
+def _checked(task: Task, whole: str, found: Iterable[tuple[str, Record]], faults: _Faults) -> Rows:
     texts, needed = (*task.columns, *task.extra_columns), _needed(task)
     columns: dict[str, list[Any]] = {name: [] for name in needed}
-    seen: dict[str, None] = {}
+    lacking, seen = list(needed), dict[str, None]()
     numbers: list[int] = []
     count = 0
-    for record in found:
+    for place, record in found:
         count += 1
-        seen.update(dict.fromkeys(record.values))
+        if lacking and record.values:
+            lacking = [name for name in lacking if value_of(record.values, name) is ABSENT]
+            seen.update(dict.fromkeys(columns_of(record.values)))
         try:
             values = _usable(task, texts, record)
         except BadInput as error:
@@ -150,10 +172,9 @@ def _checked(task: Task, place: str, found: Iterable[Record], faults: _Faults) -
         for name in needed:
             columns[name].append(values[name])
     if not count:
-        raise BadInput(f"{place!r} is empty; at least one row is needed")
-    for name in needed:
-        if seen and name not in seen:
-            raise UnknownName("column", name, seen)
+        raise BadInput(f"{whole!r} is empty; at least one row is needed")
+    if lacking and seen:
+        raise UnknownName("column", lacking[0], seen)
     return Rows(columns, numbers)
 
 
@@ -163,11 +184,11 @@ def _usable(task: Task, texts: tuple[str, ...], record: Record) -> dict[str, Any
         raise BadInput(record.fault)
     values: dict[str, Any] = {}
     for name in (*texts, task.target):
-        if name not in record.values:
+        values[name] = value_of(record.values, name)
+        if values[name] is ABSENT:
             raise BadInput(f"column {name!r} is missing")
-        values[name] = record.values[name]
     for name in texts:
-        values[name] = _cell(name, values[name], blank=not task.source.files)
+        values[name] = _cell(name, values[name], blank=not task.source.is_own)
     if task.extra_columns:
         task.prepared(values)
     right = gold(task, values)

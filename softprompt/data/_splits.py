@@ -24,7 +24,7 @@ class Splits:
 
 def split_rows(task: Task, rows: Mapping[str, Rows], seed: int = SPLIT_SEED) -> Splits:
     """The splits of a task: by `own_splits` for the user's files, by `ept_splits` for a published set."""
-    return own_splits(rows, seed) if task.source.files else ept_splits(rows, seed)
+    return own_splits(rows, seed) if task.source.is_own else ept_splits(rows, seed)
 
 
 def ept_splits(rows: Mapping[str, Rows], seed: int = SPLIT_SEED) -> Splits:

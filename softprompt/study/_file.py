@@ -14,7 +14,7 @@ from ._spec import RunSpec
 
 _PARTS = ("runs", "defaults", "tasks")
 _TASK = ("files", "text_columns", "label_column", "number_column", "target_column", "template", "label_words",
-         "metrics", "max_length")  # fmt: skip
+         "metrics", "max_length", "delimiter")  # fmt: skip
 
 
 def load_specs(path: "Path | str") -> list[RunSpec]:
@@ -69,4 +69,9 @@ def _task(name: str, given: Mapping[str, Any], folder: Path) -> Task:
             raise UnknownName(f"setting of task {name!r}", key, _TASK)
     files = given.get("files", {})
     named = files if isinstance(files, Mapping) else {"train": files}
-    return custom_task(**{**given, "files": {k: str((folder / v).resolve()) for k, v in named.items()}}, name=name)
+    return custom_task(**{**given, "files": {split: _beside(folder, v) for split, v in named.items()}}, name=name)
+
+
+def _beside(folder: Path, given: Any) -> list[str]:
+    """The files that a study names, from its own folder."""
+    return [str((folder / path).resolve()) for path in ([given] if isinstance(given, str) else given)]

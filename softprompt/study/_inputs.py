@@ -12,7 +12,8 @@ from ._stored import StoredRun
 def digests(spec: RunSpec) -> dict[str, str]:
     """SHA-256 of each file that a run reads beside its model: rows of one's own, initial vectors."""
     kind, _, argument = spec.lane.init.partition(":")
-    paths = [Path(path) for path in spec.declared.source.files.values()]
+    source = spec.declared.source
+    paths = [Path(path) for split in source.files for path in source.paths(split)]
     if kind == "file":
         paths.append(Path(argument))
     if kind == "prompt":

@@ -9,7 +9,14 @@ from ._answers import styled as styled
 from ._base import Rendered as Rendered
 from ._base import Source as Source
 from ._base import Task as Task
+from ._custom import SPLITS as SPLITS
 from ._custom import custom_task as custom_task
+from ._custom import own_records as own_records
+from ._custom import own_source as own_source
+from ._files import ENDINGS as ENDINGS
+from ._files import FORMATS as FORMATS
+from ._files import paths_of as paths_of
+from ._files import records as records
 from ._glue import GLUE
 from ._lab import LAB
 from ._lab import harder as harder
@@ -17,6 +24,11 @@ from ._numbers import finite_number as finite_number
 from ._patterns import PATTERNS as PATTERNS
 from ._patterns import Pattern as Pattern
 from ._prepare import PREPARATIONS as PREPARATIONS
+from ._records import ABSENT as ABSENT
+from ._records import Record as Record
+from ._records import columns_of as columns_of
+from ._records import text_fault as text_fault
+from ._records import value_of as value_of
 from ._superglue import SUPER_GLUE
 
 TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, *SUPER_GLUE, *LAB)}

@@ -25,7 +25,8 @@ class Source:
         revision: branch or commit on the hub.
         folder: path below the data root, laid out as `<folder>/<split>.jsonl.gz`.
         validation: name of the validation split ("validation_matched" for MNLI).
-        files: split -> path, for the user's own data.
+        files: split -> path, or several, for the user's own data.
+        delimiter: what separates the fields of their CSV or TSV; empty is what the file's name says.
         world: family of the lab's rows, which are made when they are needed; empty for all others.
         options: what that family needs, and how many rows, and how hard.
     """
@@ -35,9 +36,41 @@ class Source:
     revision: str | None = None
     folder: str = ""
     validation: str = "validation"
-    files: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    delimiter: str = ""
     world: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def paths(self, split: str) -> tuple[str, ...]:
+        """The files of a split, in the order in which they are read."""
+        given = self.files[split]
+        return (given,) if isinstance(given, str) else tuple(given)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the rows are the user's own."""
+        return bool(self.files)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what came later and is empty is left out, so that earlier versions read it."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if value or name not in ("delimiter",)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Source":
+        """The source that `to_json` wrote.
+
+        Raises:
+            UnknownName: a setting that does not exist.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                raise UnknownName("setting of a task's source", name, known)
+        plain: dict[str, Any] = {
+            name: _plain(value) if isinstance(value, Mapping) else value for name, value in values.items()
+        }
+        return cls(**plain)
 
 
 @dataclass(frozen=True)
@@ -157,7 +190,8 @@ class Task:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, enough to render, answer and score without the table of tasks."""
-        return dataclasses.asdict(self)
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {**values, "source": self.source.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Task":
@@ -166,9 +200,7 @@ class Task:
         for name in values:
             if name not in known:
                 raise UnknownName("task setting", name, known)
-        source = dict(values["source"])
-        source["options"] = _plain(source.get("options", {}))
-        return cls(**{**_plain(values), "source": Source(**source)})
+        return cls(**{**_plain(values), "source": Source.from_json(values["source"])})
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,33 +1,26 @@
-"""Records of a file one by one, each with its line, so that a malformed one can be named. No torch here."""
+"""Files of rows: which there are, how each is opened, and its rows one by one. No torch here."""
 
-import csv
+import glob
 import gzip
 import io
-import json
-import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from ..errors import BadInput
+from ._delimited import delimited
+from ._delimited import delimiter_of as delimiter_of
+from ._json import json_document, json_lines
+from ._records import Record
 
-FORMATS = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
-_UNREADABLE = re.compile("[\0\ud800-\udfff]")
-
-
-class Record(NamedTuple):
-    """One row of a file, or what is wrong with it.
-
-    Args:
-        line: where it starts, from 1 (the row's number in a Parquet file).
-        values: by column; empty if the row cannot be read.
-        fault: why it cannot be read.
-    """
-
-    line: int
-    values: Mapping[str, Any]
-    fault: str = ""
+# In the order in which a data root is searched.
+_KINDS = (".jsonl", ".csv", ".tsv", ".json", ".ndjson")
+FORMATS = (*(kind + packed for kind in _KINDS for packed in ("", ".gz", ".zst")), ".parquet")
+ENDINGS = f"{', '.join(_KINDS)} (each also .gz or .zst) and .parquet"
+# How much of a file is looked at for what it is.
+_BEGINNING = 512
+_ENCODED = (b"\xff\xfe", b"\xfe\xff")
+_ZIPPED = b"PK\x03\x04"
 
 
 def format_of(path: Path) -> str:
@@ -39,90 +32,97 @@ def format_of(path: Path) -> str:
     for ending in FORMATS:
         if path.name.lower().endswith(ending):
             return ending
-    raise BadInput(f"cannot tell the format of {str(path)!r} by its name; known endings: {', '.join(FORMATS)}")
+    raise BadInput(f"cannot tell the format of {str(path)!r} by its name; known endings: {ENDINGS}")
 
 
-def text_fault(text: str) -> str:
-    """Why a text cannot go to a tokenizer, or nothing."""
-    found = _UNREADABLE.search(text)
-    if not found:
-        return ""
-    return "a NUL character" if found[0] == "\0" else "bytes that are not UTF-8 (or a lone surrogate)"
-
-
-def records(path: Path) -> Iterator[Record]:
-    """The rows of a JSONL, CSV (also .gz) or Parquet file; blank lines are skipped.
+def paths_of(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
+    """The files that a path, a glob or several of them stand for, each glob's sorted by name.
 
     Raises:
-        BadInput: no such file, an unknown format, or a file that is damaged as a whole.
+        BadInput: a glob that no file matches, or no path at all.
+    """
+    paths = [given] if isinstance(given, str | Path) else list(given)
+    if not paths:
+        raise BadInput("no file of rows; give at least one")
+    return tuple(file for path in paths for file in _matching(str(path)))
+
+
+def _matching(path: str) -> list[str]:
+    if path.startswith("~"):
+        path = str(Path(path).expanduser())
+    # A file may have brackets in its name.
+    if not glob.has_magic(path) or Path(path).exists():
+        return [path]
+    matching = sorted(glob.glob(path, recursive=True))
+    if not matching:
+        raise BadInput(f"no file matches {path!r}")
+    return matching
+
+
+def records(path: Path, delimiter: str = "") -> Iterator[Record]:
+    """The rows of a file; blank lines are skipped.
+
+    Args:
+        path: CSV, TSV, JSON or JSON Lines (all also .gz or .zst), or Parquet.
+        delimiter: what separates the fields of CSV or TSV; empty is "," or the tab, as the name says.
+
+    Raises:
+        BadInput: no such file, an unknown format, or a file that is damaged or of another kind as a whole.
     """
     ending = format_of(path)
     if not path.is_file():
         raise BadInput(f"no file {str(path)!r}")
+    if delimiter and not ending.startswith((".csv", ".tsv")):
+        raise BadInput(f"a delimiter separates the fields of CSV and TSV; {str(path)!r} has none, leave it out")
     try:
         if ending == ".parquet":
             yield from _parquet(path)
             return
         with _opened(path, ending) as stream:
-            yield from (_csv if ending.startswith(".csv") else _jsonl)(stream, path)
+            yield from _read(stream, path, ending, delimiter)
     except (EOFError, zlib.error, OSError) as error:
         raise BadInput(f"cannot read {str(path)!r}: {error}; the file is damaged or not readable") from error
 
 
+def _read(stream: io.TextIOBase, path: Path, ending: str, delimiter: str) -> Iterator[Record]:
+    if ending.startswith((".csv", ".tsv")):
+        usual = "," if ending.startswith(".csv") else "\t"
+        return delimited(stream, path, delimiter_of(delimiter or usual), given=bool(delimiter))
+    is_lines = ending.startswith((".jsonl", ".ndjson"))
+    return json_lines(stream, path) if is_lines else json_document(stream, path)
+
+
 def _opened(path: Path, ending: str) -> io.TextIOWrapper:
-    opened = gzip.open if ending.endswith(".gz") else open
-    # csv splits lines itself, so that a quoted field may hold line ends.
-    newline = "" if ending.startswith(".csv") else None
-    # Undecodable bytes become lone surrogates, so both are found by one check (text_fault), with their line.
-    return opened(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=newline)
-
-
-def _jsonl(stream: io.TextIOWrapper, path: Path) -> Iterator[Record]:
-    for number, line in enumerate(stream, 1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line.rstrip("\n"))
-        except (ValueError, RecursionError) as error:
-            known = isinstance(error, json.JSONDecodeError)
-            reason = f"{error.msg}: column {error.colno}" if known else "too large or too deep"
-            yield Record(number, {}, f"not JSON ({reason})")
-            continue
-        if isinstance(values, dict):
-            yield Record(number, values)
-        else:
-            yield Record(number, {}, "not a JSON object")
-
-
-def _csv(stream: io.TextIOWrapper, path: Path) -> Iterator[Record]:
-    reader = csv.reader(stream, strict=True)
-    header = _header(reader, path)
-    while True:
-        number = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield Record(number, {}, f"not CSV ({error})")
-            continue
-        if not cells:
-            continue
-        if len(cells) == len(header):
-            yield Record(number, dict(zip(header, cells, strict=True)))
-        else:
-            yield Record(number, {}, f"{len(cells)} fields, the header has {len(header)}")
-
-
-def _header(reader: Iterator[list[str]], path: Path) -> list[str]:
+    binary = _unpacked(path, ending)
     try:
-        header = next(reader, [])
-    except csv.Error as error:
-        raise BadInput(f"{path}:1: the header is not CSV ({error})") from error
-    for name in header:
-        if header.count(name) > 1:
-            raise BadInput(f"{path}:1: two columns are called {name!r}; rename one")
-    return header
+        _refuse_other_kinds(binary.peek(_BEGINNING)[:_BEGINNING], path)
+    except BaseException:
+        binary.close()
+        raise
+    # csv splits lines itself, so that a quoted field may hold line ends.
+    newline = "" if ending.startswith((".csv", ".tsv")) else None
+    # Undecodable bytes become lone surrogates, so both are found by one check (text_fault), with their line.
+    return io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+
+
+def _unpacked(path: Path, ending: str) -> gzip.GzipFile | io.BufferedReader:
+    if ending.endswith(".gz"):
+        return gzip.open(path, "rb")
+    if ending.endswith(".zst"):
+        # Imported here: few rows are packed so, and the import takes longer than most files.
+        import pyarrow
+
+        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+    return path.open("rb")
+
+
+def _refuse_other_kinds(beginning: bytes, path: Path) -> None:
+    """Refuse what other programs write under the same name: text in UTF-16, and workbooks."""
+    if beginning.startswith(_ZIPPED):
+        raise BadInput(f"{str(path)!r} is a zip archive or a workbook; save its sheet as CSV in UTF-8")
+    # Letters are two bytes each in UTF-16, one of them 0 in most scripts of the West.
+    if beginning.startswith(_ENCODED) or beginning.count(0) > len(beginning) / 4:
+        raise BadInput(f"{str(path)!r} is UTF-16 (or UTF-32), UTF-8 is needed; save it as UTF-8, as iconv does")
 
 
 def _parquet(path: Path) -> Iterator[Record]:

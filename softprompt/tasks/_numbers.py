@@ -1,13 +1,12 @@
 """A column of numbers in the user's own files: what it needs to be one, and with how many decimals it is written."""
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from statistics import pstdev
 from typing import Any
 
 from ..errors import BadInput, UnknownName
-from ._files import records
+from ._records import ABSENT, Record, columns_of, value_of
 
 # A written number is as fine as a tenth of the numbers' standard deviation, or finer.
 FINENESS = 10
@@ -22,8 +21,8 @@ def finite_number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def decimals_of(path: Path, column: str) -> int:
-    """The decimals with which a file's numbers are written as answers; malformed rows are named when they are loaded.
+def decimals_of(rows: Iterable[tuple[str, Record]], column: str) -> int:
+    """The decimals with which the numbers of these rows are written as answers; loading names malformed rows.
 
     Raises:
         UnknownName: no such column.
@@ -31,16 +30,21 @@ def decimals_of(path: Path, column: str) -> int:
     """
     columns: dict[str, None] = {}
     numbers: list[float] = []
-    for record in records(path):
-        columns.update(dict.fromkeys(record.values))
-        number = finite_number(record.values.get(column))
+    place, is_there = "", False
+    for where, record in rows:
+        place = where
+        value = value_of(record.values, column)
+        if value is ABSENT:
+            columns.update(dict.fromkeys(columns_of(record.values)))
+            continue
+        is_there, number = True, finite_number(value)
         if number is not None:
             numbers.append(number)
-    if columns and column not in columns:
+    if columns and not is_there:
         raise UnknownName("column", column, columns)
     if len(set(numbers)) < 2:
         held = f"only the number {numbers[0]:g}" if numbers else "no number"
-        raise BadInput(f"column {column!r} of {str(path)!r} holds {held}; a model needs different ones to learn from")
+        raise BadInput(f"column {column!r} of {place!r} holds {held}; a model needs different ones to learn from")
     return _decimals(numbers)
 
 

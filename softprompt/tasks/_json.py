@@ -1,0 +1,90 @@
+"""Rows of JSON: one object a line, an array of objects, or an object of rows by id."""
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput
+from ._records import Record
+
+
+def json_lines(stream: Iterable[str], path: Path) -> Iterator[Record]:
+    """The rows of a JSON Lines file; blank lines are skipped.
+
+    Raises:
+        BadInput: the file begins as one JSON array.
+    """
+    for number, line in enumerate(stream, 1):
+        if not line.strip():
+            continue
+        if number == 1 and (line.strip() == "[" or line.replace(" ", "").startswith("[{")):
+            raise BadInput(f"{path}:1: this is a JSON array, not one object a line; call the file .json")
+        try:
+            values = json.loads(line.rstrip("\n"))
+        except (ValueError, RecursionError) as error:
+            yield Record(number, {}, f"not JSON ({_reason(error)})")
+            continue
+        yield _record(number, values)
+
+
+def json_document(stream: io.TextIOBase, path: Path) -> Iterator[Record]:
+    """The rows of a JSON array, or of an object `{id: row}`, whose ids become the column `id` where rows have none.
+
+    A file of one object a line is read as JSON Lines.
+
+    Raises:
+        BadInput: the file is not JSON, or another kind of table.
+    """
+    text = stream.read()
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
+            yield from json_lines(io.StringIO(text), path)
+            return
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise BadInput(f"{path}{line}: not JSON ({_reason(error)})") from error
+    for number, row in enumerate(_rows(values, path), 1):
+        yield _record(number, row)
+
+
+def _rows(values: Any, path: Path) -> Iterable[Any]:
+    if isinstance(values, list):
+        return values
+    if not isinstance(values, Mapping):
+        raise BadInput(f"{str(path)!r} holds no rows; give an array of objects, or an object of rows by id")
+    rows = list(values.values())
+    if rows and all(isinstance(row, Mapping) for row in rows):
+        _refuse_columns(values, path)
+        return [{"id": key, **row} for key, row in values.items()]
+    if any(isinstance(row, list) for row in rows):
+        raise BadInput(
+            f"{str(path)!r} holds an object of {_few(values)}, some of them arrays; give one array of rows, as pandas' "
+            'to_json(orient="records") writes it'
+        )
+    # One object, as a file of one object a line has it.
+    return [values]
+
+
+def _refuse_columns(values: Mapping[str, Mapping[str, Any]], path: Path) -> None:
+    """Refuse a table by columns, which looks like an object of rows by id: pandas' `to_json` writes it so."""
+    if all(inner and all(name.isdecimal() for name in inner) for inner in values.values()):
+        raise BadInput(
+            f"{str(path)!r} is a table by columns ({_few(values)}), not by rows; write it with pandas' "
+            'to_json(orient="records")'
+        )
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(map(repr, names[:3])) + (" ..." if len(names) > 3 else "")
+
+
+def _record(number: int, values: Any) -> Record:
+    return Record(number, values) if isinstance(values, dict) else Record(number, {}, "not a JSON object")
+
+
+def _reason(error: Exception) -> str:
+    return f"{error.msg}: column {error.colno}" if isinstance(error, json.JSONDecodeError) else "too large or too deep"
