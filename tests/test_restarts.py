@@ -21,7 +21,8 @@ from softprompt.training import Interrupted, Plan, read_plan, read_results, resu
 from softprompt.training._loop import Loop
 from softprompt.training._records import Record, read_record
 from softprompt.training._restarts import stretch_steps
-from softprompt.training._setup import build_lanes, prepare, start_lanes
+from softprompt.training._setup import build_lanes, prepare
+from softprompt.training._start import start_lanes
 
 from kit import review_task, same_files
 

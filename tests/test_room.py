@@ -24,7 +24,8 @@ from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.training import Plan, resume, train
 from softprompt.training._loop import Loop
 from softprompt.training._records import Record, read_record
-from softprompt.training._setup import build_lanes, prepare, start_lanes
+from softprompt.training._setup import build_lanes, prepare
+from softprompt.training._start import start_lanes
 from softprompt.training._step import backward, leaves
 from softprompt.training._terms import Surroundings, acting
 

@@ -26,7 +26,8 @@ from softprompt.training._advice import not_learning
 from softprompt.training._loop import Loop
 from softprompt.training._optimizer import LaneOptimizer, learning_rate_factor, warmup_steps
 from softprompt.training._records import Record, read_record
-from softprompt.training._setup import build_lanes, prepare, start_lanes, training_rows
+from softprompt.training._setup import build_lanes, prepare, training_rows
+from softprompt.training._start import start_lanes
 
 from kit import review_task, same_files
 

@@ -24,7 +24,8 @@ from softprompt.training import _train as train_module
 from softprompt.training._loop import Loop
 from softprompt.training._optimizer import LaneOptimizer
 from softprompt.training._records import Record, read_record
-from softprompt.training._setup import build_lanes, prepare, start_lanes
+from softprompt.training._setup import build_lanes, prepare
+from softprompt.training._start import start_lanes
 from softprompt.units import WordScale, norm_warning, told
 
 from kit import review_task

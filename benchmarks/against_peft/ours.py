@@ -12,7 +12,8 @@ from softprompt.tasks import task
 from softprompt.training._loop import Loop, Material
 from softprompt.training._plan import Plan
 from softprompt.training._records import Record
-from softprompt.training._setup import build_lanes, start_lanes
+from softprompt.training._setup import build_lanes
+from softprompt.training._start import start_lanes
 from softprompt.training._step import backward
 from torch import Tensor
 

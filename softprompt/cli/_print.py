@@ -1,5 +1,6 @@
 """How results are printed: JSON lines or a plain table on standard output, the rest on standard error."""
 
+import contextlib
 import json
 import math
 import sys
@@ -64,5 +65,6 @@ def record(values: Mapping[str, Any]) -> str:
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    """A line for the person at the terminal, on standard error; without one that can be written, nothing."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

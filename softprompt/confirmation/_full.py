@@ -24,12 +24,13 @@ from ..prompt import LinearHead
 from ..store import json_bytes, read_json, write_file
 from ..study import RunSpec
 from ..tasks import TASKS, Task, styled
+from ..training import fast_denormals
 from ..training._loop import Material
 from ..training._optimizer import learning_rate_factor, warmup_steps
 from ..training._plan import Plan
 from ..training._setup import head_shape, prepare, training_rows
 from ..training._train import _majority as majority
-from ..training._train import fast_denormals, own_rows
+from ..training._train import own_rows
 
 Found = dict[str, Any]
 

@@ -33,8 +33,7 @@ from ..settings import LaneSettings, Seeds, TrainSettings
 from ..store import json_bytes, write_file
 from ..tasks import Task, harder
 from ..tasks import task as find_task
-from ..training import Interrupted, Result, Run, read_plan, train
-from ..training._plan import refuse_used
+from ..training import Interrupted, Result, Run, read_plan, refuse_used, train
 from ..units import BAND, WordScale
 from .backbones import BUILT_IN
 from .instructions import instructed, instruction

@@ -21,9 +21,8 @@ from ..backbones import silence, with_new_head
 from ..data import stream
 from ..errors import BadInput
 from ..store import json_bytes, write_folder
-from ..training import Interrupted
+from ..training import Interrupted, fast_denormals
 from ..training._progress import interruptible
-from ..training._train import fast_denormals
 from .cloze import Cloze, Hidden
 from .texts import is_held_out, training_texts
 

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from ..backbones import scale_embeddings
 from ..errors import BadInput
 from ..store import json_bytes, latest_checkpoint, save_checkpoint, write_file
-from ..training import Interrupted
+from ..training import Interrupted, fast_denormals
 from ..training._progress import interruptible
-from ..training._train import fast_denormals
 from .backbones import write_backbone
 from .lessons import Lesson
 from .recipes import Recipe, build_model, build_tokenizer, recipe

@@ -86,6 +86,7 @@ def claim(store: Path, groups: Sequence[tuple[RunSpec, ...]], *, keep: bool = Fa
         groups: of `group`; runs that are stored or held are left out of a new fleet.
         keep: leave the work folder when its runs are stored.
     """
+    store.mkdir(parents=True, exist_ok=True)
     with alone(store):
         held = _folders(store)
         missing = {s.name for members in groups for s in members if not path_of(store, s.name).exists()}
@@ -120,6 +121,10 @@ def finish(store: Path, fleet: Fleet) -> None:
 
 def give_up(store: Path, fleet: Fleet) -> None:
     """Release a fleet that was not trained to its end; its folder stays if there is anything to go on from."""
+    if not fleet.folder.is_dir():
+        # The store was moved or deleted: its old path is not made again.
+        fleet.lock.release()
+        return
     with alone(store):
         if not fleet.is_started:
             _remove(fleet.folder)
@@ -141,7 +146,6 @@ def alone(store: Path) -> Iterator[None]:
     """Within, no other process claims or removes fleets of this store."""
     from filelock import FileLock
 
-    store.mkdir(parents=True, exist_ok=True)
     with FileLock(store / ".lock"):
         yield
 

@@ -1,11 +1,13 @@
 """Training: one loop for a fleet of prompts, exact resume, deterministic records."""
 
+from ._drive import Interrupted as Interrupted
+from ._drive import fast_denormals as fast_denormals
+from ._folder import refuse_used as refuse_used
 from ._plan import Plan as Plan
 from ._plan import Result as Result
 from ._plan import Run as Run
 from ._plan import read_plan as read_plan
 from ._records import read_record as read_record
-from ._train import Interrupted as Interrupted
 from ._train import read_results as read_results
 from ._train import resume as resume
 from ._train import train as train

@@ -77,6 +77,10 @@ class TrainedLane:
         self._remember(restarts)
         return self
 
+    def close(self) -> None:
+        """Close the record."""
+        self.record.close()
+
     def drop(self, step: int, reason: str) -> None:
         """Leave the fleet for good; what was best before stays."""
         self.status = f"dropped at step {step}: {reason}"

@@ -127,6 +127,9 @@ class Loop:
             if not math.isfinite(loss) or not math.isfinite(gradient):
                 lane.drop(self.step, f"loss {loss}, gradient norm {gradient}")
                 continue
+            if lane.optimizer.overflows(self.step):
+                lane.drop(self.step, f"its learning rate, {lane.settings.lr:g}, is beyond what its numbers can hold")
+                continue
             rate = lane.optimizer.step(self.step, gradient_norm)
             token_norms = norm / lane.lane.words.token_norm
             values = {"loss": loss, "lr": rate, "prompt_norm": norm, "token_norms": token_norms}

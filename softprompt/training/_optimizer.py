@@ -55,6 +55,17 @@ class LaneOptimizer:
         gradients = [p.grad for p in self.lane.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
+    def overflows(self, step: int) -> bool:
+        """Whether the update at optimiser step `step` is larger than a parameter can be, which AdamW would not say.
+
+        AdamW moves by lr / (1 - beta1^step) at the most.
+        """
+        factor = learning_rate_factor(step, self.steps, self.warmup, self.settings.schedule)
+        return any(
+            group["peak"] * factor / (1 - group["betas"][0] ** step) > torch.finfo(group["params"][0].dtype).max
+            for group in self.adamw.param_groups
+        )
+
     def step(self, step: int, gradient_norm: Tensor) -> float:
         """One update at optimiser step `step` (from 1); the learning rate of the first group."""
         factor = learning_rate_factor(step, self.steps, self.warmup, self.settings.schedule)

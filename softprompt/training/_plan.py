@@ -1,14 +1,13 @@
 """The plan of a run: everything needed to start it, or to start it again, as plain values in run.json."""
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput, RunExists
+from ..errors import BadInput
 from ..prompt import SoftPrompt
 from ..settings import LaneSettings, TrainSettings, from_values
 from ..tasks import Task
@@ -164,33 +163,5 @@ def read_plan(folder: Path) -> Plan:
         raise BadInput(f"{folder} holds no run (no run.json); --resume needs a folder that `softprompt train` made")
     try:
         return Plan.from_json(json.loads(path.read_text()))
-    except (json.JSONDecodeError, TypeError, KeyError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{path} cannot be read ({error}); start the run anew") from error
-
-
-@contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Within, no other process trains in this folder; the lock ends with the process, also by SIGKILL.
-
-    Raises:
-        RunExists: another process does.
-    """
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(folder / ".lock", blocking=False):
-            yield
-    except Timeout as error:
-        raise RunExists(f"another process is training in {folder}; wait for it, or choose another --output") from error
-
-
-def refuse_used(folder: Path) -> None:
-    """Refuse a folder that holds anything.
-
-    Raises:
-        RunExists: with what to do.
-    """
-    if (folder / "run.json").exists():
-        raise RunExists(f"{folder} already holds a run; continue it with --resume {folder}, or choose another --output")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunExists(f"{folder} is not empty; choose another --output")

@@ -3,6 +3,7 @@
 What one lane writes depends on its settings and seeds alone: a killed and resumed run leaves the same bytes.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -22,43 +23,89 @@ class Record:
 
     Raises:
         DamagedFile: the file is shorter than the checkpoint says.
+        StorageFailure: the file cannot be written.
     """
 
     def __init__(self, path: Path, keep: int = 0):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("ab")
+        with self._writable():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Without a buffer: a row can be read as soon as it is written, and nothing is left to write at the end.
+            self.file = path.open("ab", buffering=0)
         size = self.file.tell()
         if size < keep:
-            raise DamagedFile(f"{path} has {size} bytes, its checkpoint needs {keep}; the file was cut or replaced")
-        self.file.truncate(keep)
-        self.file.seek(keep)
+            self.close()
+            raise DamagedFile(too_short(path, size, keep))
+        with self._writable():
+            self.file.truncate(keep)
+            self.file.seek(keep)
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Append a row; it is on disk after the next `mark`."""
-        try:
-            self.file.write(json.dumps(row).encode() + b"\n")
-        except OSError as error:
-            raise StorageFailure(f"cannot write {self.path}: {error.strerror}; free space, then --resume") from error
+        """Append a row, for other processes to read at once; it outlasts a loss of power after the next `mark`."""
+        left = json.dumps(row).encode() + b"\n"
+        with self._writable():
+            while left:
+                left = left[self.file.write(left) :]
 
     def mark(self) -> int:
         """Put everything on disk; how many bytes the file then has."""
-        try:
-            self.file.flush()
+        with self._writable():
             os.fsync(self.file.fileno())
-        except OSError as error:
-            raise StorageFailure(f"cannot write {self.path}: {error.strerror}; free space, then --resume") from error
         return self.file.tell()
 
     def close(self) -> None:
-        """Flush and close; a second call does nothing."""
-        self.file.close()
+        """Close the file; a second call does nothing. What has been marked is safe, so a failure here means nothing."""
+        with contextlib.suppress(OSError):
+            self.file.close()
+
+    @contextlib.contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageFailure(f"cannot write {self.path}: {error.strerror}; free space, then --resume") from error
 
 
 def read_record(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a record; none if the file is absent. A torn last line (a killed run) is left out."""
-    if not path.exists():
-        return
-    for line in path.read_bytes().splitlines(keepends=True):
-        if line.endswith(b"\n"):
-            yield json.loads(line)
+    """The rows of a record; none if the file is absent.
+
+    A torn last line (a killed run) is left out, and so is a line that is no row: `damaged_lines` tells which.
+    """
+    return (row for _, row in _rows(path) if row is not None)
+
+
+def damaged_lines(path: Path) -> list[int]:
+    """Numbers, from 1, of the lines that are no rows."""
+    return [number for number, row in _rows(path) if row is None]
+
+
+def recorded_steps(path: Path) -> int:
+    """Optimiser steps that a record of metrics holds: the last one with a loss."""
+    return max((row["step"] for row in read_record(path) if "loss" in row), default=0)
+
+
+def too_short(path: Path, size: int, needed: int) -> str:
+    """What to say of a record that holds less than its checkpoint needs."""
+    return (
+        f"{path} has {size} bytes, its checkpoint needs {needed}; the file was cut or replaced: restore it from a "
+        "copy, or start a new run"
+    )
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    """Each whole line's number, and its row or None."""
+    # Not splitlines(): a damaged byte may be another separator.
+    if path.exists():
+        yield from enumerate(map(_row, path.read_bytes().split(b"\n")[:-1]), 1)
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The row that a line holds; None where it is not as a record writes it."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        return None
+    numbers = [row[name] for name in ("loss", "seconds", "score") if name in row]
+    return row if "dropped" in row or (numbers and all(isinstance(one, int | float) for one in numbers)) else None

@@ -19,7 +19,7 @@ from ..fleet import stream_seed
 from ..settings import LaneSettings
 from ..store import json_bytes, write_file
 from ._lane import TrainedLane, is_finite
-from ._records import Record, read_record
+from ._records import Record, read_record, recorded_steps
 
 # Of the run's steps, and at the most: where our first trial found that the training loss predicts the test score.
 SHARE, LONGEST = 0.4, 100
@@ -126,4 +126,4 @@ def losers_steps(folder: Path, outcome: dict[str, Any] | None) -> int:
     if outcome is None:
         return 0
     losers = [number for number in range(outcome["count"]) if number != outcome["chosen"]]
-    return sum("loss" in row for number in losers for row in read_record(record_of(folder, number)))
+    return sum(recorded_steps(record_of(folder, number)) for number in losers)

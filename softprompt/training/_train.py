@@ -5,44 +5,40 @@ import dataclasses
 import json
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from ..backbones import AbstractBackbone, answers_for_numbers, load_backbone, refuse_no_folder
 from ..data import load_rows, split_rows
-from ..errors import BadInput, DamagedFile, ModelMismatch, SoftPromptError
+from ..errors import BadInput, DamagedFile
 from ..evaluation import Report, default_style, majority_score
 from ..fleet import Lane, stream_seed
 from ..metrics import ERRORS, headline_score, score
 from ..prompt import refuse_no_scale
 from ..settings import LaneSettings, TrainSettings
-from ..store import Checkpoint, json_bytes, latest_checkpoint, save_checkpoint, save_prompt, write_file
+from ..store import Checkpoint, json_bytes, latest_checkpoint, save_prompt, write_file
 from ..tasks import TASKS, Task, styled
 from ..tasks import task as find_task
 from ..units import prompt_norm
 from ._advice import not_learning, wrong_scale
+from ._drive import drive
+from ._folder import HeldFolder, alone_in, new_folder, refuse_used
 from ._lane import TrainedLane, below
 from ._loop import Loop, Material
-from ._plan import Plan, Result, Run, alone_in, read_plan, refuse_used
-from ._progress import bar, interruptible, refuse_unknown_tracker, tracker
-from ._records import Record, read_record
+from ._plan import Plan, Result, Run, read_plan
+from ._progress import refuse_unknown_tracker
+from ._records import Record, read_record, recorded_steps
+from ._recovery import check_records, refuse_other_backbone
 from ._restarts import losers_steps
-from ._setup import build_lanes, fingerprint, prepare, resolved, start_lanes
+from ._setup import build_lanes, fingerprint, prepare, resolved
+from ._start import start_lanes
 
 log = logging.getLogger("softprompt")
 
 # Enough to tell rows learnt by heart from rows not learnt, to 0.02; more would cost as much as the test rows.
 TRAIN_SCORE_ROWS = 500
-
-
-class Interrupted(SoftPromptError):
-    """Ctrl-C or SIGTERM: a checkpoint is saved; the message says how to go on."""
-
-    exit_code = 130
 
 
 def train(
@@ -149,9 +145,9 @@ def train(
     material = prepare(plan, splits, backbone)
     # Built before anything is written: what cannot work leaves no folder behind.
     built = build_lanes(plan, material)
-    write_file(folder / "run.json", json_bytes(plan.to_json()), what="the plan of the run")
-    with alone_in(folder):
-        return _run(plan, material, built, folder, None, progress)
+    with new_folder(folder) as held:
+        write_file(folder / "run.json", json_bytes(plan.to_json()), what="the plan of the run")
+        return _run(plan, material, built, held, None, progress)
 
 
 def resume(
@@ -167,6 +163,7 @@ def resume(
 
     Raises:
         BadInput: no run there, or other data than it was started with.
+        DamagedFile: no checkpoint, or not a record that it needs, is as it was written.
         ModelMismatch: `model` is at another embedding scale, or computes by another engine or with other weights.
     """
     folder = Path(run)
@@ -174,7 +171,12 @@ def resume(
     finished = [_read_result(folder, name) for name in plan.lane_names()]
     if all(finished):
         return Run(folder, [result for result in finished if result])
-    with alone_in(folder):
+    with alone_in(folder) as held:
+        # Another process may have begun it anew meanwhile.
+        plan = read_plan(folder)
+        checkpoint = latest_checkpoint(folder / "checkpoints")
+        if checkpoint:
+            check_records(folder, checkpoint.state)
         splits = split_rows(plan.task, load_rows(plan.task, plan.data_root, plan.max_bad_rows))
         if model is None:
             model = load_backbone(
@@ -187,24 +189,10 @@ def resume(
                 revision=plan.revision,
                 embedding_scale=plan.embedding_scale,
             )
-        elif model.embedding_scale != plan.embedding_scale:
-            raise ModelMismatch(
-                f"{folder} was started at embedding scale {plan.embedding_scale:g}, {model.name!r} is at "
-                f"{model.embedding_scale:g}; load it with embedding_scale={plan.embedding_scale:g}"
-            )
-        elif model.engine != plan.engine:
-            raise ModelMismatch(
-                f"{folder} was started with the {plan.engine} engine, {model.name!r} was loaded with the "
-                f"{model.engine} one, which rounds otherwise; load it with engine={plan.engine!r}"
-            )
-        elif model.frozen != plan.frozen:
-            raise ModelMismatch(
-                f"{folder} was started with frozen={plan.frozen!r}, {model.name!r} was loaded with "
-                f"frozen={model.frozen!r}; load it as the run began"
-            )
-        checkpoint = latest_checkpoint(folder / "checkpoints")
+        else:
+            refuse_other_backbone(plan, model, folder)
         material = prepare(plan, splits, model)
-        return _run(plan, material, build_lanes(plan, material), folder, checkpoint, progress)
+        return _run(plan, material, build_lanes(plan, material), held, checkpoint, progress)
 
 
 def read_results(run: "Path | str") -> list[Result]:
@@ -222,59 +210,39 @@ def _run(
     plan: Plan,
     material: Material,
     built: Sequence[Lane],
-    folder: Path,
+    held: HeldFolder,
     checkpoint: Checkpoint | None,
     progress: bool,
 ) -> Run:
+    folder = held.path
     state: Mapping[str, Any] = checkpoint.state if checkpoint else {}
     data = fingerprint(material)
     if state.get("data", data) != data:
         raise BadInput(f"the rows are not those that {folder} was started with; restore them, or start a new run")
     step = state.get("step", 0)
-    lanes = start_lanes(plan, material, built, folder, step, state.get("lanes", []))
-    timing = Record(folder / "timing.jsonl", state.get("timing_bytes", 0))
-    if checkpoint:
-        for number, (lane, values) in enumerate(zip(lanes, state["lanes"], strict=True)):
-            lane.restore(below(f"{number}/", checkpoint.tensors), values)
-    loop = Loop(material, lanes, plan.settings, lanes[0].optimizer.steps, timing)
-    loop.step = step
-    loop.room.restore(state.get("room", {}))
-
-    def save(loop: Loop) -> None:
-        tensors = {f"{i}/{name}": value for i, lane in enumerate(loop.lanes) for name, value in lane.tensors().items()}
-        state = {"step": loop.step, "data": data, "timing_bytes": timing.mark()}
-        state |= {"room": loop.room.state(), "lanes": [x.state() for x in loop.lanes]}
-        save_checkpoint(folder / "checkpoints", loop.step, tensors, state)
-
-    _report_truncation(material)
-    try:
-        with (
-            fast_denormals(),
-            tracker(plan.log_with, folder, plan.to_json()) as track,
-            bar(progress) as show,
-            interruptible() as is_stopped,
-        ):
-
-            def watch(loop: Loop, losses: dict[str, float]) -> None:
-                show(loop, losses)
-                track(loop, losses)
-
-            complete = loop.run(save=save, is_stopped=is_stopped, watch=watch)
-        if not complete:
-            raise Interrupted(
-                f"stopped after step {loop.step} of {loop.steps}; go on with: softprompt train --resume {folder}"
-            )
+    with contextlib.ExitStack() as records:
+        lanes = start_lanes(plan, material, built, folder, step, state.get("lanes", []))
+        for lane in lanes:
+            records.callback(lane.close)
+        timing = Record(folder / "timing.jsonl", state.get("timing_bytes", 0))
+        records.callback(timing.close)
+        records.callback(material.backbone.dropout, False)
+        if checkpoint:
+            for number, (lane, values) in enumerate(zip(lanes, state["lanes"], strict=True)):
+                lane.restore(below(f"{number}/", checkpoint.tensors), values)
+        loop = Loop(material, lanes, plan.settings, lanes[0].optimizer.steps, timing)
+        loop.step = step
+        loop.room.restore(state.get("room", {}))
+        _report_truncation(material)
+        drive(plan, loop, held, data, progress)
         seconds, reports = _seconds(folder), _last_reports(plan, loop)
+        held.refuse_gone()
         return Run(folder, [_finish(plan, loop, lane, folder, seconds, reports) for lane in loop.lanes])
-    finally:
-        material.backbone.dropout(False)
-        for record in (timing, *(lane.record for lane in loop.lanes)):
-            record.close()
 
 
 def _seconds(folder: Path) -> float:
     """Wall time of the run over all its processes."""
-    return round(sum(row["seconds"] for row in read_record(folder / "timing.jsonl")), 3)
+    return round(sum((row["seconds"] for row in read_record(folder / "timing.jsonl")), 0.0), 3)
 
 
 def _report_truncation(material: Material) -> None:
@@ -282,16 +250,6 @@ def _report_truncation(material: Material) -> None:
         examples = getattr(material, name)
         if examples.truncated:
             log.warning("%d of %d %s rows were truncated", examples.truncated, len(examples), name)
-
-
-@contextlib.contextmanager
-def fast_denormals() -> Iterator[None]:
-    """Numbers below 1e-38 become 0 within: softmax tails underflow, and a CPU computes with them at half speed."""
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(False)
 
 
 def _last_reports(plan: Plan, loop: Loop) -> dict[str, dict[str, Report]]:
@@ -327,7 +285,6 @@ def _finish(
         warnings.append(f"{lane.name}: {lane.status}; the other prompts went on; try a lower --lr")
     for line in warnings:
         log.warning(line)
-    steps = sum("loss" in row for row in read_record(lane.record.path))
     result = Result(
         run=str(folder),
         lane=lane.name,
@@ -344,7 +301,7 @@ def _finish(
         stored=stored,
         norm=norm,
         token_norms=None if norm is None else norm / lane.lane.words.token_norm,
-        lane_steps=steps + losers_steps(folder / lane.name, lane.restarts),
+        lane_steps=recorded_steps(lane.record.path) + losers_steps(folder / lane.name, lane.restarts),
         restarts=lane.restarts,
         seconds=seconds,
         status="finished" if lane.is_training else lane.status,

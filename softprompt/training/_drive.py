@@ -1,0 +1,65 @@
+"""Takes a loop to its end: checkpoints, signals, a bar, a tracker, and an eye on the folder."""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from ..errors import SoftPromptError
+from ..store import save_checkpoint
+from ._folder import HeldFolder
+from ._loop import Loop
+from ._plan import Plan
+from ._progress import bar, interruptible, tracker
+
+
+class Interrupted(SoftPromptError):
+    """Ctrl-C or SIGTERM: a checkpoint is saved; the message says how to go on."""
+
+    exit_code = 130
+
+
+def drive(plan: Plan, loop: Loop, held: HeldFolder, data: str, progress: bool) -> None:
+    """Train what is left.
+
+    Raises:
+        Interrupted: after Ctrl-C; a checkpoint is saved.
+        StorageFailure: the folder is full, or was moved or deleted.
+    """
+    folder = held.path
+
+    def save(loop: Loop) -> None:
+        held.refuse_gone()
+        tensors = {f"{i}/{name}": value for i, lane in enumerate(loop.lanes) for name, value in lane.tensors().items()}
+        state = {"step": loop.step, "data": data, "timing_bytes": loop.timing.mark()}
+        state |= {"room": loop.room.state(), "lanes": [x.state() for x in loop.lanes]}
+        save_checkpoint(folder / "checkpoints", loop.step, tensors, state)
+
+    with (
+        fast_denormals(),
+        tracker(plan.log_with, folder, plan.to_json()) as track,
+        bar(progress) as show,
+        interruptible() as is_stopped,
+    ):
+
+        def watch(loop: Loop, losses: dict[str, float]) -> None:
+            held.is_trained = True
+            held.refuse_gone()
+            show(loop, losses)
+            track(loop, losses)
+
+        complete = loop.run(save=save, is_stopped=is_stopped, watch=watch)
+    if not complete:
+        raise Interrupted(
+            f"stopped after step {loop.step} of {loop.steps}; go on with: softprompt train --resume {folder}"
+        )
+
+
+@contextlib.contextmanager
+def fast_denormals() -> Iterator[None]:
+    """Numbers below 1e-38 become 0 within: softmax tails underflow, and a CPU computes with them at half speed."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)

@@ -1,0 +1,88 @@
+"""What a run must find before it goes on: records that can be read, and a frozen model that computes as before."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..backbones import AbstractBackbone
+from ..errors import DamagedFile, ModelMismatch
+from ._plan import Plan
+from ._records import damaged_lines, too_short
+from ._restarts import record_of
+
+log = logging.getLogger("softprompt")
+
+
+def check_records(folder: Path, state: Mapping[str, Any]) -> None:
+    """Warn of damaged lines in records that only tell what was; refuse those that training still needs.
+
+    Args:
+        folder: of the run.
+        state: of the checkpoint that it goes on from.
+
+    Raises:
+        DamagedFile: a record is shorter than the checkpoint says, or restarts are to be compared by a damaged one.
+    """
+    for path, needed in _marks(folder, state):
+        size = path.stat().st_size if path.exists() else 0
+        if size < needed:
+            raise DamagedFile(too_short(path, size, needed))
+    for path in sorted(_undecided(folder, state)):
+        if lines := damaged_lines(path):
+            raise DamagedFile(
+                f"{path} is damaged in {_places(lines)}, and restarts are still to be compared by it; restore it from "
+                "a copy, or start a new run"
+            )
+    for path in (
+        folder / "timing.jsonl",
+        *sorted(folder.glob("*/*.jsonl")),
+        *sorted(folder.glob("*/restarts/*.jsonl")),
+    ):
+        if lines := damaged_lines(path):
+            log.warning("%s is damaged in %s, which is left out of curves and times", path, _places(lines))
+
+
+def _marks(folder: Path, state: Mapping[str, Any]) -> Iterator[tuple[Path, int]]:
+    """Each record that goes on, and how many bytes of it the checkpoint needs."""
+    yield folder / "timing.jsonl", state["timing_bytes"]
+    for lane in state["lanes"]:
+        yield _path_of(folder, lane["name"]), lane["recorded_bytes"]
+
+
+def _undecided(folder: Path, state: Mapping[str, Any]) -> set[Path]:
+    """The records of restarts none of which is chosen yet."""
+    return {_path_of(folder, lane["name"]) for lane in state["lanes"] if "#" in lane["name"]}
+
+
+def _path_of(folder: Path, name: str) -> Path:
+    """The record of a lane, or of the candidate for one, whose name ends in #0, #1 ..."""
+    lane, sign, number = name.partition("#")
+    return record_of(folder / lane, int(number)) if sign else folder / lane / "metrics.jsonl"
+
+
+def _places(lines: list[int]) -> str:
+    return f"line {lines[0]}" if len(lines) == 1 else f"{len(lines)} lines, the first of them {lines[0]}"
+
+
+def refuse_other_backbone(plan: Plan, model: AbstractBackbone, folder: Path) -> None:
+    """Refuse to go on with a model that computes otherwise than the one that the run was started with.
+
+    Raises:
+        ModelMismatch: another embedding scale, engine or form of the weights.
+    """
+    if model.embedding_scale != plan.embedding_scale:
+        raise ModelMismatch(
+            f"{folder} was started at embedding scale {plan.embedding_scale:g}, {model.name!r} is at "
+            f"{model.embedding_scale:g}; load it with embedding_scale={plan.embedding_scale:g}"
+        )
+    if model.engine != plan.engine:
+        raise ModelMismatch(
+            f"{folder} was started with the {plan.engine} engine, {model.name!r} was loaded with the "
+            f"{model.engine} one, which rounds otherwise; load it with engine={plan.engine!r}"
+        )
+    if model.frozen != plan.frozen:
+        raise ModelMismatch(
+            f"{folder} was started with frozen={plan.frozen!r}, {model.name!r} was loaded with "
+            f"frozen={model.frozen!r}; load it as the run began"
+        )
