@@ -20,6 +20,7 @@ from ..errors import ModelMismatch, UnsupportedModel
 from ..prompt import BackboneIdentity, SoftPrompt
 from ..units import WordScale
 from ._deep import entering, layers_of, state_scales
+from ._family import text_config
 from ._int8 import is_int8, to_int8
 from ._join import Joined
 from ._scale import scaling_of, states_scale
@@ -162,7 +163,7 @@ class AbstractBackbone(abc.ABC):
     @property
     def hidden_size(self) -> int:
         """Width d of the states that a linear head reads."""
-        return self.model.config.hidden_size
+        return text_config(self.model.config).hidden_size
 
     @property
     @abc.abstractmethod

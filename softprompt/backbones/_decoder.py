@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..bank import Batch, PromptBank
 from ..errors import UnsupportedModel
 from ._base import AbstractBackbone, Answers
-from ._family import position_limit, refuse_lost_masks
+from ._family import decoder_of, generates_from_vectors, position_limit, refuse_lost_masks, text_config
 from ._join import Joined, join_batch, padded_right, refuse_empty, refuse_too_long, take
 from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 
@@ -51,8 +51,7 @@ class DecoderBackbone(AbstractBackbone):
         super().__init__(model, tokenizer, name, revision)
         if self.model.get_output_embeddings() is None:
             raise UnsupportedModel(f"{name!r} has no language-model head; load it with AutoModelForCausalLM")
-        # The layers below the head; in OPT's the head does not call what is named the base model.
-        self.base: Any = self.model.get_decoder()
+        self.base: Any = decoder_of(self.model)
         refuse_lost_masks(self.model, name)
         self.ends = self._ends()
         self._counts_positions = "position_ids" in inspect.signature(self.base.forward).parameters
@@ -134,8 +133,6 @@ class DecoderBackbone(AbstractBackbone):
 
         They end where the model has no more positions.
         """
-        from transformers import GenerationConfig
-
         joined = self._join(bank, batch)
         refuse_too_long(joined, self.max_positions, self.name)
         # Answers go on at the right end of every row, so the pads have to stand before the prompt.
@@ -143,6 +140,14 @@ class DecoderBackbone(AbstractBackbone):
         if self.max_positions is not None:
             # The last token of an answer is never read and needs no position.
             max_new_tokens = min(max_new_tokens, self.max_positions - before.mask.shape[1] + 1)
+        own = self._generated if generates_from_vectors(self.model) else self._continued
+        ids = own(before, max_new_tokens)
+        return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def _generated(self, before: Joined, max_new_tokens: int) -> Int[Tensor, "b l"]:
+        """Greedy answers by the model's own `generate`."""
+        from transformers import GenerationConfig
+
         kept = self.model.generation_config
         # Swapped, not passed: what a passed configuration leaves open is filled from the model's (beams, penalties).
         self.model.generation_config = GenerationConfig(
@@ -151,10 +156,24 @@ class DecoderBackbone(AbstractBackbone):
         )  # fmt: skip
         try:
             with self.entering(before):
-                ids = self.model.generate(inputs_embeds=before.embeds, attention_mask=before.mask.long())
+                return self.model.generate(inputs_embeds=before.embeds, attention_mask=before.mask.long())
         finally:
             self.model.generation_config = kept
-        return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def _continued(self, before: Joined, max_new_tokens: int) -> Int[Tensor, "b l"]:
+        """Greedy answers token by token, for models whose own `generate` takes no vectors (Gemma 3, CTRL)."""
+        mask, ends = before.mask, torch.tensor(self.ends, device=before.mask.device)
+        going, answers = mask.any(1), []
+        output = self._run(before, torch.full_like(mask[:, :1], mask.shape[1] - 1, dtype=torch.long), use_cache=True)
+        while True:
+            token = output.logits[:, -1].argmax(-1).where(going, self.pad_id)
+            answers.append(token)
+            going = going & ~torch.isin(token, ends)
+            if len(answers) == max_new_tokens or not going.any():
+                return torch.stack(answers, 1)
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            inputs = self._inputs(self.embeddings(token[:, None]), mask)
+            output = self.model(**inputs, past_key_values=output.past_key_values, use_cache=True)
 
     def _turn(self) -> tuple[str, str]:
         """What the chat template puts before and behind a user's text, up to where the answer begins."""
@@ -164,7 +183,15 @@ class DecoderBackbone(AbstractBackbone):
                 f"the tokenizer of {self.name!r} has no chat template; load it with answers='tokens'"
             )
         turn = [{"role": "user", "content": text}]
-        parts = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True).split(text)
+        try:
+            whole: str = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        # Whatever a template is written to raise, or calls wrongly.
+        except Exception as error:
+            raise UnsupportedModel(
+                f"the chat template of {self.name!r} cannot be filled in with one user's text "
+                f"({type(error).__name__}: {' '.join(str(error).split())}); load it with answers='tokens'"
+            ) from error
+        parts = whole.split(text)
         if len(parts) != 2:
             raise UnsupportedModel(
                 f"the chat template of {self.name!r} shows the text {len(parts) - 1} times, not once; "
@@ -174,8 +201,9 @@ class DecoderBackbone(AbstractBackbone):
 
     def _ends(self) -> list[int]:
         """What ends an answer; the first is what answers are trained to end with."""
-        known = [self.tokenizer.eos_token_id, self.model.config.eos_token_id]
-        known.append(getattr(self.model.generation_config, "eos_token_id", None))
+        places = (self.tokenizer, self.model.config, text_config(self.model.config), self.model.generation_config)
+        # Beside images, the outer configuration may name no token.
+        known = [getattr(place, "eos_token_id", None) for place in places]
         flat = [end for one in known if one is not None for end in (one if isinstance(one, list) else [one])]
         if not flat:
             raise UnsupportedModel(f"{self.name!r} names no token that ends an answer; set tokenizer.eos_token")

@@ -66,7 +66,8 @@ def layers_of(stack: Any, name: str, e: int) -> Sequence[nn.Module]:
     Raises:
         UnsupportedModel: states wider than word vectors, a single layer, or no such list (ALBERT's layers are one).
     """
-    d, depth = stack.config.hidden_size, stack.config.num_hidden_layers
+    config = stack.config.get_text_config()
+    d, depth = config.hidden_size, config.num_hidden_layers
     if d != e:
         raise UnsupportedModel(
             f"a deep prompt needs word vectors as wide as the states, {name!r} has e = {e} and d = {d}; "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..bank import Batch, PromptBank
 from ..errors import UnsupportedModel
 from ._base import AbstractBackbone, Answers, Engine
-from ._family import has_relative_positions, position_limit
+from ._family import KINDS, has_relative_positions, position_limit
 from ._int8 import refuse_no_int8
 from ._join import join_batch, padded_right, refuse_too_long
 from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
@@ -114,7 +114,6 @@ class EncoderDecoderBackbone(AbstractBackbone):
     def generate(self, bank: PromptBank, batch: Batch, *, max_new_tokens: int) -> list[str]:
         """Greedy answers as text, whatever the checkpoint's own generation defaults are."""
         from transformers import GenerationConfig
-        from transformers.modeling_outputs import BaseModelOutput
 
         states, mask = self._states(bank, batch)
         kept = self.model.generation_config
@@ -124,8 +123,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
             eos_token_id=self.end, pad_token_id=self.pad,
         )  # fmt: skip
         try:
-            encoded = BaseModelOutput(last_hidden_state=states)  # pyright: ignore[reportArgumentType]  (wants FloatTensor)
-            ids = self.model.generate(encoder_outputs=encoded, attention_mask=mask.long())
+            ids = self.model.generate(encoder_outputs=_encoded(states), attention_mask=mask.long())
         finally:
             self.model.generation_config = kept
         return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
@@ -206,15 +204,19 @@ class EncoderDecoderBackbone(AbstractBackbone):
 
     def _special_tokens(self) -> tuple[int, int, int]:
         """The decoder's start token, the end of sequence and the pad."""
-        config = self.model.config
+        config, generation = self.model.config, self.model.generation_config
         start = getattr(config, "decoder_start_token_id", None)
+        start = getattr(generation, "decoder_start_token_id", None) if start is None else start
         if start is None:
             raise UnsupportedModel(
                 f"{self.name!r} names no token to start its decoder with; set config.decoder_start_token_id "
                 "(for T5 the pad token)"
             )
-        end = config.eos_token_id if isinstance(config.eos_token_id, int) else self.tokenizer.eos_token_id
-        return start, end, self.tokenizer.pad_token_id
+        end = getattr(config, "eos_token_id", None)
+        end = end if isinstance(end, int) else self.tokenizer.eos_token_id
+        if end is None:
+            raise UnsupportedModel(f"{self.name!r} names no token that ends an answer; set tokenizer.eos_token")
+        return start, end, self.pad_id
 
     def _states(self, bank: PromptBank, batch: Batch) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
         """What `_encode` gives, by whichever engine."""
@@ -238,12 +240,21 @@ class EncoderDecoderBackbone(AbstractBackbone):
         self, states: Float[Tensor, "b s d"], mask: Bool[Tensor, "b s"], inputs: Int[Tensor, "b l"]
     ) -> Float[Tensor, "b l v"]:
         """Logits of the next token after each of `inputs`."""
-        return self.model(
-            encoder_outputs=(states,), attention_mask=mask.long(), decoder_input_ids=inputs, use_cache=False
-        ).logits
+        options: dict[str, Any] = {"encoder_outputs": _encoded(states), "attention_mask": mask.long()}
+        if self.model.config.model_type not in KINDS:
+            # Without a mask and a cache, T5Gemma leaves out a start token that is also the pad.
+            options["decoder_attention_mask"] = torch.ones_like(inputs)
+        return self.model(decoder_input_ids=inputs, use_cache=False, **options).logits
 
     def _shifted(self, targets: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """What the decoder reads to produce `targets`: the start token, then all but the last."""
         before = torch.full_like(targets[:, :1], self.start)
         inputs = torch.cat([before, targets[:, :-1]], 1)
         return inputs.masked_fill(inputs == IGNORED, self.pad)
+
+
+def _encoded(states: Float[Tensor, "b s d"]) -> Any:
+    """The encoder's states as every decoder takes them: ProphetNet refuses a plain tuple, Switch asks for routers."""
+    from transformers.modeling_outputs import MoeModelOutputWithPast
+
+    return MoeModelOutputWithPast(last_hidden_state=states)  # pyright: ignore[reportArgumentType]  (wants FloatTensor)

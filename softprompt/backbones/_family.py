@@ -1,5 +1,6 @@
 """What is asked of a transformers model before a prompt joins it: its kind, its positions, what PEFT wraps."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -85,6 +86,34 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return inner()
 
 
+def text_config(config: Any) -> Any:
+    """The configuration of what reads prompt and text: of an encoder-decoder its encoder's, beside images the text's.
+
+    A model that also reads images or sound (Gemma 3) keeps its sizes one level deeper, as do two models joined to one.
+    """
+    half: Any = getattr(config, "encoder", None) if config.is_encoder_decoder else None
+    return (half if hasattr(half, "get_text_config") else config).get_text_config()
+
+
+def decoder_of(model: nn.Module) -> Any:
+    """The layers of a decoder below its head; the model itself where it has no head.
+
+    What transformers calls the decoder is the head in ModernBERT's and the whole in Llama 4's, and in OPT's the head
+    does not call what is named the base model.
+    """
+    whole: Any = model
+    for part in (whole.get_decoder(), whole.base_model, getattr(whole, "model", whole)):
+        if part is not whole and "inputs_embeds" in inspect.signature(part.forward).parameters:
+            return part
+    return whole
+
+
+def generates_from_vectors(model: nn.Module) -> bool:
+    """Whether a decoder's own `generate` takes word vectors; transformers looks at the same signature."""
+    whole: Any = model
+    return "inputs_embeds" in inspect.signature(whole.prepare_inputs_for_generation).parameters
+
+
 def first_position(model: nn.Module) -> int:
     """Position id of the first token: 0, or padding_idx + 1 in the family of RoBERTa, whose pads have one too."""
     base: Any = getattr(model, "base_model", model)
@@ -95,11 +124,13 @@ def first_position(model: nn.Module) -> int:
 
 def position_limit(model: nn.Module) -> int | None:
     """Longest input that the model has positions for; None where positions are relative or not bounded."""
-    config: Any = model.config
+    config: Any = text_config(model.config)
     limit = getattr(config, "max_position_embeddings", None)
-    if has_relative_positions(model) or limit is None:
+    # XLNet says -1 for no limit.
+    if has_relative_positions(model) or limit is None or limit <= 0:
         return None
-    return limit - first_position(model)
+    whole: Any = model
+    return limit - first_position(whole.get_encoder() if whole.config.is_encoder_decoder else whole)
 
 
 def refuse_lost_masks(model: nn.Module, name: str) -> None:

@@ -18,6 +18,7 @@ from ._decoder import DecoderBackbone
 from ._encoder import EncoderBackbone
 from ._encoder_decoder import EncoderDecoderBackbone
 from ._family import KINDS, Kind, kind_of, unwrapped
+from ._fit import LOADING, refuse_unfit, why_not_loaded
 from ._scale import scale_embeddings, scaling_of
 from ._verify import verify
 
@@ -156,13 +157,14 @@ def _backbone(
     model: Any, tokenizer: Any, name: str, answers: str, revision: str | None, engine: str
 ) -> AbstractBackbone:
     """The class for the model's kind."""
+    kind = kind_of(model.config, name)
+    refuse_unfit(model, kind, name)
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         raise BadInput(
             f"the tokenizer has {len(tokenizer)} tokens, {name!r} has embeddings for {rows}; "
             "give the tokenizer of this model"
         )
-    kind = kind_of(model.config, name)
     if engine == "packed" and kind != "encoder-decoder":
         raise UnsupportedModel(f"{name!r} ({kind}) has no packed passes, only a T5 has; leave --engine out")
     if kind != "encoder":
@@ -226,12 +228,10 @@ def _refuse_missing(name: str, missing: Sequence[str]) -> None:
 
 def _weights(auto: Any, name: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
     """The model, and the keys that its checkpoint lacks (a tied weight is not lacking)."""
-    from safetensors import SafetensorError
-
     try:
         model, report = auto.from_pretrained(name, output_loading_info=True, trust_remote_code=False, **options)
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise BadInput(f"the weights of {name!r} cannot be loaded: {_line(error)}") from error
+    except LOADING as error:
+        raise BadInput(f"the weights of {name!r} cannot be loaded: {why_not_loaded(error)}") from error
     return model, sorted(report["missing_keys"])
 
 
@@ -242,6 +242,8 @@ def _configuration(name: str, revision: str | None) -> Any:
     try:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except ValueError as error:
+        if "model type" not in str(error) and "model_type" not in str(error):
+            raise BadInput(f"the configuration of {name!r} is faulty: {' '.join(str(error).split())}") from error
         raise UnsupportedModel(f"{name!r} is of no family that transformers knows: {_line(error)}") from error
     except OSError as error:
         if Path(name).is_dir():

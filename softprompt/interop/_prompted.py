@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import inspect
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, final
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..backbones._deep import Fresh, entering, layers_of
-from ..backbones._family import first_position, kind_of, position_limit
+from ..backbones._family import decoder_of, first_position, kind_of, position_limit
 from ..backbones._join import Joined, join, refuse_too_long, take, text_first
 from ..errors import BadInput, UnsupportedModel
 from ..prompt import SoftPrompt
@@ -173,7 +174,7 @@ def reading(model: Any, kind: str) -> Any:
     """The module of a model whose layers read prompt and text."""
     if kind == "encoder":
         return getattr(model, "base_model", model)
-    return model.get_encoder() if kind == "encoder-decoder" else model.get_decoder()
+    return model.get_encoder() if kind == "encoder-decoder" else decoder_of(model)
 
 
 @final
@@ -205,11 +206,11 @@ class PromptedEncoder(AbstractPromptedModel):
     def _called(self, given: Given, options: dict[str, Any]) -> Any:
         refuse(options, "position_ids", "they are counted over prompt and text; leave them out")
         joined, mask = self._join(given)
-        if (types := options.get("token_type_ids")) is not None:
-            own = types.new_zeros(len(types), len(self.prompt))
-            options["token_type_ids"] = torch.cat([own, types.gather(1, text_first(mask))], 1)
         base = reading(self.model, "encoder")
         columns = self._columns(mask)
+
+        def put_the_prompt(module: Any, arguments: Any, named: dict[str, Any]) -> Any:
+            return (), self._with_prompt(module, arguments, named, joined, mask)
 
         def keep_the_text(module: Any, arguments: Any, output: Any) -> Any:
             output = without_prompt(output, ENCODER, columns)
@@ -217,13 +218,27 @@ class PromptedEncoder(AbstractPromptedModel):
                 output.pooler_output = _pooled(base, output.last_hidden_state, mask)
             return output
 
-        # Between encoder and head: every head, loss and label then works as without a prompt.
-        with base.register_forward_hook(keep_the_text), self._entering(joined):
-            output = self.model(
-                inputs_embeds=joined.embeds, attention_mask=joined.mask.long(),
-                position_ids=joined.positions + first_position(self.model), return_dict=True, **options,
-            )  # fmt: skip
-        return output
+        # At the encoder, not at the model: heads, their pooling and losses then work as without a prompt.
+        before = base.register_forward_pre_hook(put_the_prompt, with_kwargs=True)
+        with before, base.register_forward_hook(keep_the_text), self._entering(joined):
+            return self.model(
+                input_ids=given.ids, inputs_embeds=given.embeds, attention_mask=given.mask, return_dict=True, **options
+            )
+
+    def _with_prompt(
+        self, base: Any, arguments: Any, named: dict[str, Any], joined: Joined, mask: Bool[Tensor, "b t"]
+    ) -> dict[str, Any]:
+        """What the encoder is called with, once the prompt stands before the text; 0 at it in whatever marks tokens."""
+        parameters = inspect.signature(base.forward).parameters
+        named = {**dict(zip(parameters, arguments, strict=False)), **named}
+        for name, value in named.items():
+            if isinstance(value, Tensor) and value.shape == mask.shape and not value.is_floating_point():
+                marks = value.new_zeros(len(value), len(self.prompt))
+                named[name] = torch.cat([marks, value.gather(1, text_first(mask))], 1)
+        named |= {"input_ids": None, "inputs_embeds": joined.embeds, "attention_mask": joined.mask.long()}
+        if "position_ids" in parameters:
+            named["position_ids"] = joined.positions + first_position(self.model)
+        return named
 
     def _generated(self, given: Given, options: dict[str, Any]) -> Any:
         raise UnsupportedModel(f"{self.name!r} is an encoder and generates nothing; call it for its states or logits")
@@ -233,8 +248,9 @@ def _pooled(base: Any, states: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"]
     """The pooler's output for the first text position of each row."""
     first = take(states, mask.int().argmax(1, keepdim=True))
     if isinstance(base.pooler, nn.Linear):
-        # ALBERT's activation stands beside its pooler, not in it.
-        return base.pooler_activation(base.pooler(first[:, 0]))
+        # ALBERT's and BigBird's activations stand beside their poolers, not in them.
+        activation = base.pooler_activation if hasattr(base, "pooler_activation") else base.activation
+        return activation(base.pooler(first[:, 0]))
     return base.pooler(first)
 
 

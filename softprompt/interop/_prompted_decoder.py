@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..backbones._family import generates_from_vectors
 from ..backbones._join import Joined, text_last
-from ..errors import BadInput
-from ._prompted import AbstractPromptedModel, Given, refuse
+from ..errors import BadInput, UnsupportedModel
+from ._prompted import AbstractPromptedModel, Given, reading, refuse
 from ._text_only import ENCODER, restricted, without_prompt
 
 
@@ -41,7 +42,8 @@ class PromptedDecoder(AbstractPromptedModel):
             columns = torch.arange(embeds.shape[1], device=embeds.device).expand(len(embeds), -1)
             # The cache holds what a deep prompt was to every layer.
             within = nullcontext()
-        if "position_ids" in inspect.signature(self.model.forward).parameters:
+        # The layers', not the model's: some heads pass on what they do not name (Whisper).
+        if "position_ids" in inspect.signature(reading(self.model, "decoder").forward).parameters:
             options["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
         with within:
             output = self.model(inputs_embeds=embeds, attention_mask=seen.long(), return_dict=True, **options)
@@ -53,6 +55,11 @@ class PromptedDecoder(AbstractPromptedModel):
     def _generated(self, given: Given, options: dict[str, Any]) -> Any:
         for name in ("past_key_values", "position_ids"):
             refuse(options, name, "generate makes its own, over prompt and text")
+        if not generates_from_vectors(self.model):
+            raise UnsupportedModel(
+                f"generate of {self.name!r} (a {self.model.config.model_type}) takes no word vectors, so no prompt; "
+                "use prompt.predict, or call the model for its logits"
+            )
         if self.deep is not None:
             _refuse_no_cache(options, self.model)
         ids = given.ids

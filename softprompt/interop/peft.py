@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones._base import AbstractBackbone
+from ..backbones._family import text_config
 from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch
 from ..lab.backbones import BUILT_IN, folder_of
 from ..prompt import BackboneIdentity, SoftPrompt
@@ -134,7 +135,7 @@ def _width(model: Any) -> int:
 def _config(prompt: SoftPrompt, model: nn.Module | None) -> dict[str, Any]:
     """PEFT's own keys only: it warns of any other."""
     backbone = prompt.provenance.backbone
-    sizes = _sizes(model, backbone.name)
+    sizes = _sizes(model, backbone)
     return {
         "peft_type": "PROMPT_TUNING",
         "task_type": TASK_TYPES[backbone.kind],
@@ -146,23 +147,35 @@ def _config(prompt: SoftPrompt, model: nn.Module | None) -> dict[str, Any]:
         "token_dim": prompt.vectors.shape[1],
         # PEFT assumes 2 for SEQ_2_SEQ_LM and then asks for twice the rows.
         "num_transformer_submodules": 1,
-        "num_layers": _first(sizes, "num_hidden_layers", "num_layers", "n_layer"),
-        "num_attention_heads": _first(sizes, "num_attention_heads", "num_heads", "n_head", "encoder_attention_heads"),
+        # PEFT finds these under a few names only, and refuses a model that has them under another (DistilBERT, MPT).
+        "num_layers": _number(sizes, "num_hidden_layers", "encoder_layers", "num_encoder_layers"),
+        "num_attention_heads": _number(sizes, "num_attention_heads", "encoder_attention_heads"),
         # TEXT would fetch a tokenizer.
         "prompt_tuning_init": "RANDOM",
     }
 
 
-def _sizes(model: nn.Module | None, name: str) -> dict[str, Any]:
-    """The model's configuration, from itself or from its folder; PEFT fills in what is null and reads none of it."""
+def _sizes(model: nn.Module | None, backbone: BackboneIdentity) -> Any:
+    """The configuration of what reads the prompt: the model's, or that of its folder or of the hub's files kept here.
+
+    None where neither is here: PEFT then fills in what it can from the model that it loads.
+    """
     if model is not None:
-        return model.config.to_dict()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]  (nn.Module's getattr)
-    path = (folder_of(name) if name in BUILT_IN else Path(name)) / "config.json"
-    return read_json(path) if path.is_file() else {}
+        return text_config(model.config)
+    from transformers import AutoConfig
+
+    source = str(folder_of(backbone.name)) if backbone.name in BUILT_IN else backbone.name
+    try:
+        config = AutoConfig.from_pretrained(source, revision=backbone.revision, local_files_only=True)
+    except (OSError, ValueError, KeyError):
+        return None
+    return text_config(config)
 
 
-def _first(values: dict[str, Any], *names: str) -> int | None:
-    return next((values[name] for name in names if isinstance(values.get(name), int)), None)
+def _number(config: Any, *names: str) -> int | None:
+    """The first of these that a configuration has as a number, under whatever name it is stored."""
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if isinstance(value, int)), None)
 
 
 def _readable_config(folder: Path) -> dict[str, Any]:

@@ -263,8 +263,10 @@ def _allowed(labels: Sequence[Sequence[int]], v: int) -> Bool[Tensor, "l v"]:
 
 
 def _has_dropout(backbone: AbstractBackbone) -> bool:
-    config: dict[str, object] = backbone.model.config.to_dict()
-    return any("drop" in name and isinstance(value, float) and value > 0 for name, value in config.items())
+    # Beside images, or where two models are joined to one, the rates are those of the part that reads.
+    configs = (backbone.model.config, backbone.stack.config.get_text_config())
+    rates = [value for config in configs for name, value in config.to_dict().items() if "drop" in name]
+    return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
 def _refuse_divergence_of_numbers(one: Regularizer) -> None:
