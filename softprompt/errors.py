@@ -13,19 +13,62 @@ SoftPromptError
 └── NotTrainable      the prompt cannot learn through this backbone
 
 The command line prints a SoftPromptError without a traceback and exits with its `exit_code`, 2 if not said otherwise.
+
+A message is written once and read in two places. It names options as the command line does, `--prompt-length` or
+`--answers=linear-head`; a Python program reads `prompt_length` and answers='linear-head' there. What begins with
+`softprompt ` is a command, and stays one.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, TypeVar
 
 T = TypeVar("T")
 
 
+# Options whose argument in Python is not called as they are.
+_ARGUMENTS = {
+    "data": "files",
+    "lane": "lanes",
+    "method_option": "options",
+    "metric": "metrics",
+    "seed": "seeds",
+    "text_column": "text_columns",
+}
+# A command up to its end, or an option with its value.
+_OPTION = re.compile(r"softprompt [a-z][^;)]*|(?<![\w-])--([a-z][a-z0-9-]*[a-z0-9])(?:=('[^']*'|[^\s;:,)]+))?")
+
+
+def in_python(message: str) -> str:
+    """A message with the arguments of Python in the place of the command line's options."""
+
+    def argument(option: re.Match[str]) -> str:
+        if option[1] is None:
+            return option[0]
+        name = option[1].replace("-", "_")
+        name = _ARGUMENTS.get(name, name)
+        if option[2] is None:
+            return f"`{name}`"
+        is_plain = re.fullmatch(r"'.*'|[-+.0-9e]+", option[2])
+        return f"{name}={option[2] if is_plain else repr(option[2])}"
+
+    return _OPTION.sub(argument, message)
+
+
 class SoftPromptError(Exception):
     """Anything a user can put right."""
 
     exit_code: ClassVar[int] = 2
+
+    @property
+    def message(self) -> str:
+        """The line as it is written, with the command line's options."""
+        return str(self.args[0]) if self.args else ""
+
+    def __str__(self) -> str:
+        """The line for a Python program, with the arguments' names."""
+        return in_python(self.message)
 
 
 class UnknownName(SoftPromptError, LookupError):
@@ -36,10 +79,6 @@ class UnknownName(SoftPromptError, LookupError):
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names)}."
         super().__init__(f"unknown {kind} {name!r}. {hint}")
-
-    def __str__(self) -> str:
-        """The message itself, without the quotes that LookupError would add."""
-        return str(self.args[0])
 
 
 class BadInput(SoftPromptError, ValueError):

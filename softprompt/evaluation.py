@@ -16,7 +16,7 @@ from .errors import BadInput, UnknownName
 from .metrics import headline_score, majority, score
 from .prompt import SoftPrompt
 from .room import Room
-from .tasks import Task, finite_number, styled
+from .tasks import Source, Task, finite_number, is_data_file, styled
 from .tasks import task as find_task
 
 Decode = Literal["auto", "scores", "generate"]
@@ -241,14 +241,17 @@ def task_of(prompt: SoftPrompt, task: "Task | str | None" = None, style: str | N
     """The task to answer: the one given, or the one that the prompt was trained on.
 
     The prompt's own task by its name keeps the style it was trained in; another takes `style`, or the default of
-    the prompt's kind of backbone.
+    the prompt's kind of backbone. The name of a file is the prompt's own task on the rows of that file.
 
     Raises:
-        BadInput: the prompt records no task and none is given.
+        BadInput: the prompt records no task and none is given, or a file whose answers it was not trained on.
     """
     own = None if prompt.provenance.task is None else Task.from_json(prompt.provenance.task)
     if isinstance(task, Task):
         return task if style is None else styled(task, style)
+    if task is not None and is_data_file(task):
+        rows = _on_file(own, task)
+        return rows if style is None else styled(rows, style)
     if own is not None and style is None and task in (None, own.name):
         return own
     name = own.name if task is None and own is not None else task
@@ -256,6 +259,18 @@ def task_of(prompt: SoftPrompt, task: "Task | str | None" = None, style: str | N
         raise BadInput("this prompt records no task; name one with --task")
     found = find_task(name)
     return styled(found, style or default_style(found, prompt.provenance.backbone.kind))
+
+
+def _on_file(own: Task | None, file: str) -> Task:
+    """A prompt's own task on a file: as it is where it is made of that file, else with all its rows to be scored."""
+    if own is None:
+        raise BadInput(f"this prompt records no task that {file!r} could hold rows of; name one with --task")
+    paths = [Path(path).resolve() for split in own.source.files for path in own.source.paths(split)]
+    if Path(file).resolve() in paths:
+        return own
+    if not Path(file).is_file():
+        raise BadInput(f"no file {file!r}; give one that exists, or leave --task out to answer {own.name!r}")
+    return dataclasses.replace(own, source=Source(files={"test": file}))
 
 
 def evaluate(

@@ -127,6 +127,10 @@ class Method:
             if name not in sizes | defaults:
                 raise UnknownName("method option", name, sizes | defaults)
         given = {name: like("method option", name, value, (sizes | defaults)[name]) for name, value in options.items()}
+        for name in sizes.keys() & given:
+            if given[name] < 1:
+                option = "--prompt-length" if name == "prompt_length" else f"method option {name!r}"
+                raise BadInput(f"{option} must be at least 1, not {given[name]}")
         changed = dataclasses.replace(
             self,
             repeats=given.get("repeats", self.repeats),
@@ -171,11 +175,11 @@ class Method:
         if "prompt_length" not in given:
             return given.get("m", self.m)
         if "m" in given:
-            raise BadInput("give m or prompt_length, not both")
+            raise BadInput("give --prompt-length or the option 'm', not both")
         if self.repeats > 1:
             raise BadInput(
-                f"{self.name!r} repeats its vectors {self.repeats} times, so prompt_length could mean two "
-                "things; give m (trained vectors) or repeats"
+                f"{self.name!r} repeats its vectors {self.repeats} times, so --prompt-length could mean two "
+                "things; give the option 'm' (trained vectors) or 'repeats', as in --method-option m=3"
             )
         return given["prompt_length"]
 

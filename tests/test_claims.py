@@ -391,7 +391,7 @@ def test_a_run_of_other_numbers_is_made_again(studied, tmp_path, monkeypatch):
 
 def test_results_of_another_study_are_not_mixed(studied):
     folder, _ = studied
-    with pytest.raises(BadInput, match=r"another study \(steps 2, not 3\); give another --results"):
+    with pytest.raises(BadInput, match=r"another study \(steps 2, not 3\); give another `results`"):
         run(folder / "claims.json", store=folder / "store", design=dataclasses.replace(TINY, steps=3), claims=SOME)
 
 

@@ -195,6 +195,18 @@ def test_fewer_malformed_rows_than_none_are_refused_before_anything_is_made(
         (["lab", "pretrain", "lab-t6"], "unknown built-in backbone 'lab-t6'. Did you mean 'lab-t5'?"),
         ([*BASE, "--lr", "fast"], "Invalid value for '--lr'"),
         (["methods", "list", "--width", "0"], "Invalid value for '--width'"),
+        ([*LAB, "--prompt-length", "0"], "--prompt-length must be at least 1, not 0"),
+        ([*LAB, "--method-option", "m=0"], "method option 'm' must be at least 1, not 0"),
+        ([*LAB, "--device", "gpu"], "--device 'gpu' is none of this machine's; give auto, cpu"),
+        ([*LAB, "--device", "meta"], "--device 'meta' holds no numbers; give auto, cpu"),
+        ([*LAB, "--learning-rate", "0.1"], "No such option: --learning-rate. Did you mean --lr?"),
+        ([*LAB, "--learning_rate=0.1"], "No such option: --learning_rate. Did you mean --lr?"),
+        ([*LAB, "--methods", "ept"], "No such option: --methods. Did you mean --method?"),
+        ([*LAB, "--xyz", "1"], "No such option: --xyz. See `softprompt train --help`."),
+        (
+            ["methods", "show", "ept", "--learning-rate"],
+            "No such option: --learning-rate. See `softprompt methods show",
+        ),
     ],
     ids=lambda given: " ".join(given)[-40:] if isinstance(given, list) else "",
 )

@@ -448,7 +448,7 @@ class TestChat:
         assert "add_special_tokens=False" in recipe
 
     def test_a_tokenizer_without_a_template_is_refused(self, tiny_gpt, tiny_t5, tiny_bert):
-        with pytest.raises(UnsupportedModel, match="no chat template; load it with answers='tokens'"):
+        with pytest.raises(UnsupportedModel, match="no chat template; leave answers='chat' out"):
             from_model(*tiny_gpt("llama"), answers="chat")
         with pytest.raises(UnsupportedModel, match="not by chat"):
             from_model(*tiny_t5(), answers="chat")

@@ -491,7 +491,7 @@ class TestTraining:
         assert found.deep is not None
         assert source.deep is not None
         torch.testing.assert_close(found.deep, source.deep, rtol=1e-5, atol=1e-5)
-        with pytest.raises(BadInput, match=r"has vectors for 3 layers; give --deep"):
+        with pytest.raises(BadInput, match=r"has vectors for 3 layers; give `deep`"):
             train(
                 task, folder, lanes=[dataclasses.replace(again, deep=False)], settings=settings,
                 output=tmp_path / "third",
@@ -575,7 +575,7 @@ class TestRefusals:
             backbone.state_scales()
 
     def test_a_head_without_a_prompt(self):
-        with pytest.raises(BadInput, match="'head-only' has no prompt to enter every layer; leave --deep out"):
+        with pytest.raises(BadInput, match="'head-only' has no prompt to enter every layer; leave `deep` out"):
             Method.of(lane("head-only"))
 
     def test_a_model_of_which_it_is_not_known_how_its_states_scale(self, backbone_of):

@@ -136,13 +136,13 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("wrong", "message"),
         [
-            ({"radius": 0.0}, "--radius must be positive"),
-            ({"radius": -0.1}, "--radius must be positive"),
-            ({"radius": math.inf}, "--radius must be positive"),
-            ({"grid": 1}, "--grid must be odd and at least 3"),
-            ({"grid": 50}, "--grid must be odd and at least 3"),
-            ({"rows": 0}, "--rows must be positive"),
-            ({"batch_size": 0}, "--batch-size must be positive"),
+            ({"radius": 0.0}, "`radius` must be positive"),
+            ({"radius": -0.1}, "`radius` must be positive"),
+            ({"radius": math.inf}, "`radius` must be positive"),
+            ({"grid": 1}, "`grid` must be odd and at least 3"),
+            ({"grid": 50}, "`grid` must be odd and at least 3"),
+            ({"rows": 0}, "`rows` must be positive"),
+            ({"batch_size": 0}, "`batch_size` must be positive"),
         ],
     )
     def test_a_plane_that_cannot_be_drawn_is_refused(self, wrong, message):

@@ -161,7 +161,7 @@ def test_units_decide_the_default_learning_rate():
     ("settings", "message"),
     [
         ({"method": "polar", "units": "raw"}, "'polar' gives its norm in token norms and has no raw units"),
-        ({"method": "head-only", "norm_guard": 3.0}, "'head-only' has no prompt for --norm-guard to bound"),
+        ({"method": "head-only", "norm_guard": 3.0}, "'head-only' has no prompt for `norm_guard` to bound"),
     ],
 )
 def test_units_and_guards_that_mean_nothing_are_refused(settings, message):
@@ -178,7 +178,7 @@ def test_unknown_units_name_the_nearest():
 
 @pytest.mark.parametrize("guard", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_norm_guard_that_bounds_nothing_is_refused(guard):
-    with pytest.raises(BadInput, match=f"--norm-guard must be positive and finite, in token norms, not {guard}"):
+    with pytest.raises(BadInput, match=f"`norm_guard` must be positive and finite, in token norms, not {guard}"):
         LaneSettings(norm_guard=guard)
 
 
@@ -227,11 +227,11 @@ def test_an_unknown_option_names_the_nearest(method, option, nearest):
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("prompt-tuning", {"prompt_length": 0}, "m must be at least 1, not 0"),
+        ("prompt-tuning", {"prompt_length": 0}, "`prompt_length` must be at least 1, not 0"),
         ("prompt-tuning", {"prompt_length": "ten"}, "'prompt_length' is a whole number, not 'ten'"),
-        ("prompt-tuning", {"m": 3, "prompt_length": 3}, "give m or prompt_length, not both"),
+        ("prompt-tuning", {"m": 3, "prompt_length": 3}, "give `prompt_length` or the option 'm', not both"),
         ("ept-star", {"prompt_length": 5}, "repeats its vectors 10 times"),
-        ("ept", {"repeats": 0}, "repeats must be at least 1, not 0"),
+        ("ept", {"repeats": 0}, "method option 'repeats' must be at least 1, not 0"),
         ("polar", {"radius": 0}, r"radius must be positive and finite, in token norms, not 0\.0"),
         ("polar", {"radius": "inf"}, "radius must be positive and finite, in token norms, not inf"),
         ("ept", {"hidden": 0}, "hidden must be at least 1, not 0"),

@@ -429,7 +429,7 @@ class TestLeftToTransformers:
 
     @pytest.mark.parametrize("family", ["umt5", "bart"])
     def test_another_family_asked_to_be_packed_is_refused_with_the_reason(self, family):
-        with pytest.raises(UnsupportedModel, match=r"cannot be packed: it is a \w+, not a T5; leave --engine out"):
+        with pytest.raises(UnsupportedModel, match=r"cannot be packed: it is a \w+, not a T5; leave engine='packed'"):
             from_model(*tiny(family), engine="packed")
 
     def test_another_kind_asked_to_be_packed_is_refused(self, tiny_bert):

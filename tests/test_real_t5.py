@@ -101,7 +101,7 @@ def test_steps_follow_from_the_time_of_a_trial(t5, data, tmp_path):
     assert (many, few) == (real_t5.STEPS[0], real_t5.STEPS[-1])
     # Decided once: the store says it, whatever is left of the time.
     assert real_t5._plan(t5, store / "many", data, None, 0.0, "cpu") == many
-    with pytest.raises(BadInput, match="has runs of 250 steps, not 7; give another --store"):
+    with pytest.raises(BadInput, match="has runs of 250 steps, not 7; give another `store`"):
         real_t5._plan(t5, store / "many", data, 7, 0.0, "cpu")
     (store / "few" / "plan.json").write_text("{}")
     with pytest.raises(DamagedFile, match=r"plan\.json says no steps"):

@@ -318,9 +318,9 @@ class TestRun:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"restart_steps": 13}, "--restart-steps 13 is longer than the run of 12 steps; give 12 or fewer"),
-            ({"restarts": 1}, "--restart-steps 5 is how long restarts are compared, and there are none"),
-            ({"init": "text:good"}, "--restarts 3 of 'prompt-tuning' with --init text:good all begin with the same"),
+            ({"restart_steps": 13}, "restart_steps=13 is longer than the run of 12 steps; give 12 or fewer"),
+            ({"restarts": 1}, "restart_steps=5 is how long restarts are compared, and there are none"),
+            ({"init": "text:good"}, "restarts=3 of 'prompt-tuning' with init='text:good' all begin with the same"),
         ],
     )
     def test_what_cannot_be_compared_is_refused_before_anything_is_written(
@@ -340,9 +340,9 @@ class TestRun:
         assert restarts["losses"][0] != restarts["losses"][1]
 
     def test_numbers_below_one_are_refused_by_the_name_of_their_option(self):
-        with pytest.raises(BadInput, match="--restarts must be positive, not 0"):
+        with pytest.raises(BadInput, match="`restarts` must be positive, not 0"):
             LaneSettings(restarts=0)
-        with pytest.raises(BadInput, match="--restart-steps must be positive, not -1"):
+        with pytest.raises(BadInput, match="`restart_steps` must be positive, not -1"):
             LaneSettings(restarts=2, restart_steps=-1)
 
 

@@ -279,7 +279,7 @@ class TestOutOfMemory:
     def test_where_not_even_one_row_fits_one_line_says_what_to_lower(self, task, tiny_model, tmp_path, monkeypatch):
         loop = self.loop(task, tiny_model, tmp_path / "run")
         limit(loop.material.backbone, monkeypatch, 0)
-        with pytest.raises(OutOfMemory, match=r"one row of 1\d tokens, .* give a lower --max-length") as raised:
+        with pytest.raises(OutOfMemory, match=r"one row of 1\d tokens, .* give a lower `max_length`") as raised:
             run_quietly(loop)
         assert "\n" not in str(raised.value)
 

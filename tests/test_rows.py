@@ -85,7 +85,7 @@ class TestEveryMalformedRow:
     def test_is_named_with_file_and_line(self, reviews, kind, case):
         content, line, what = spoilt(kind, case)
         declared, path = reviews(content, f"a.{kind}")
-        with pytest.raises(BadInput, match=f"^{path}:{line}: {what}.*--max-bad-rows 1$"):
+        with pytest.raises(BadInput, match=f"^{path}:{line}: {what}.*`max_bad_rows` 1$"):
             load_rows(declared)
 
     def test_is_dropped_and_reported_where_allowed(self, reviews, caplog, kind, case):
@@ -107,14 +107,14 @@ def test_lines_are_counted_through_blank_lines_and_quoted_line_ends(reviews):
 
 def test_one_more_malformed_row_than_allowed_is_an_error(reviews):
     declared, _ = reviews(lines(*GOOD, "{", "[]", "{"))
-    with pytest.raises(BadInput, match=r":7: .*\(and 2 more malformed rows\).*--max-bad-rows 3"):
+    with pytest.raises(BadInput, match=r":7: .*\(and 2 more malformed rows\).*`max_bad_rows` 3"):
         load_rows(declared, max_bad_rows=2)
     assert load_rows(declared, max_bad_rows=3)["train"].to_list() == GOOD
 
 
 def test_fewer_malformed_rows_than_none_are_refused(reviews):
     declared, _ = reviews(lines(*GOOD))
-    with pytest.raises(BadInput, match=r"^--max-bad-rows must be 0 or more, not -1$"):
+    with pytest.raises(BadInput, match=r"^`max_bad_rows` must be 0 or more, not -1$"):
         load_rows(declared, max_bad_rows=-1)
 
 
@@ -209,7 +209,7 @@ def test_published_sets_may_hold_a_blank_text(tmp_path):
 
 
 def test_a_data_root_without_the_task_says_what_was_looked_for(tmp_path):
-    with pytest.raises(BadInput, match=r"no file '.*glue/sst2/train.jsonl.gz'.*--data-root"):
+    with pytest.raises(BadInput, match=r"no file '.*glue/sst2/train.jsonl.gz'.*`data_root`"):
         load_rows(task("glue/sst2"), tmp_path)
     with pytest.raises(BadInput, match=r"no folder '.*nowhere'"):
         load_rows(task("glue/sst2"), tmp_path / "nowhere")
@@ -246,7 +246,7 @@ class TestHub:
             raise ConnectionError("no route\nto host")
 
         monkeypatch.setattr("datasets.load_dataset", load)
-        with pytest.raises(BadInput, match=r"^cannot load 'aps/super_glue/cb' .*\(no route\).*--data-root$"):
+        with pytest.raises(BadInput, match=r"^cannot load 'aps/super_glue/cb' .*\(no route\).*`data_root`$"):
             load_rows(task("super_glue/cb"))
 
     def test_missing_splits_columns_and_labels_are_named(self, monkeypatch):

@@ -209,7 +209,7 @@ class TestRefusal:
             lambda: load_backbone("nowhere", embedding_scale=factor),
             lambda: BackboneIdentity("m", "encoder", 2, embedding_scale=factor),
         ):
-            with pytest.raises(BadInput, match="--embedding-scale must be a positive, finite number"):
+            with pytest.raises(BadInput, match="`embedding_scale` must be a positive, finite number"):
                 call()
 
     def test_a_model_that_does_not_normalise_what_it_reads_stays_as_it_was(self, tiny_gpt):

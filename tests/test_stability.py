@@ -367,7 +367,7 @@ class TestPlan:
         other = dataclasses.replace(two()["ept-star"], task="lab/color")
         with pytest.raises(BadInput, match=r"one task, not 2 \(lab/color, lab/opinion\)"):
             plan({"a": two()["ept-star"], "b": other})
-        with pytest.raises(BadInput, match=r"'ept-star' is trained on all rows, so no draw varies; give --shots"):
+        with pytest.raises(BadInput, match=r"'ept-star' is trained on all rows, so no draw varies; give `shots`"):
             plan({"ept-star": two()["ept-star"]}, vary=["draw"])
         with pytest.raises(UnknownName, match="unknown method 'ept-str'"):
             plan({"a": dataclasses.replace(two()["ept-star"], lane=LaneSettings(method="ept-str"))})

@@ -354,7 +354,7 @@ class TestCustomTask:
     def test_text_targets_are_scored_as_squad(self, tmp_path):
         made = custom_task(tmp_path / "a.csv", text_columns=["q"], target_column="a")
         assert (made.answer, made.metrics) == ("text", ("squad-f1", "exact-match"))
-        with pytest.raises(BadInput, match="label words go with --label-column"):
+        with pytest.raises(BadInput, match="label words go with `label_column`"):
             custom_task(tmp_path / "a.csv", text_columns=["q"], target_column="a", label_words=["x", "y"])
 
     def test_json_brings_the_task_back(self, tmp_path):

@@ -437,7 +437,7 @@ class TestResume:
     def test_a_folder_that_holds_a_run_is_refused_and_left_alone(self, task, t5_folder, tmp_path):
         self.train(task, t5_folder, tmp_path / "run", FOUR[:1])
         before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-        with pytest.raises(RunExists, match="--resume"):
+        with pytest.raises(RunExists, match="`resume`"):
             self.train(task, t5_folder, tmp_path / "run", FOUR[:1])
         assert before == {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
 

@@ -7,6 +7,7 @@ from ._encoder import EncoderBackbone as EncoderBackbone
 from ._encoder_decoder import EncoderDecoderBackbone as EncoderDecoderBackbone
 from ._load import from_model as from_model
 from ._load import load_backbone as load_backbone
+from ._load import model_name as model_name
 from ._load import refuse_no_folder as refuse_no_folder
 from ._load import silence as silence
 from ._new_head import with_new_head as with_new_head

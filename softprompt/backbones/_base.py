@@ -226,7 +226,7 @@ class AbstractBackbone(abc.ABC):
         if prompt.provenance.answers != self.answers:
             raise ModelMismatch(
                 f"this prompt answers by {prompt.provenance.answers}, {self.name!r} was loaded to answer by "
-                f"{self.answers}; load it with answers={prompt.provenance.answers!r}"
+                f"{self.answers}; load it with --answers={prompt.provenance.answers}"
             )
 
     def dropout(self, on: bool) -> None:

@@ -179,9 +179,7 @@ class DecoderBackbone(AbstractBackbone):
         """What the chat template puts before and behind a user's text, up to where the answer begins."""
         text = "THE-TEXT-OF-THE-USER"
         if self.tokenizer.chat_template is None:
-            raise UnsupportedModel(
-                f"the tokenizer of {self.name!r} has no chat template; load it with answers='tokens'"
-            )
+            raise UnsupportedModel(f"the tokenizer of {self.name!r} has no chat template; leave --answers=chat out")
         turn = [{"role": "user", "content": text}]
         try:
             whole: str = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
@@ -195,7 +193,7 @@ class DecoderBackbone(AbstractBackbone):
         if len(parts) != 2:
             raise UnsupportedModel(
                 f"the chat template of {self.name!r} shows the text {len(parts) - 1} times, not once; "
-                "load it with answers='tokens'"
+                "leave --answers=chat out"
             )
         return parts[0], parts[1]
 

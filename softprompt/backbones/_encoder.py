@@ -53,7 +53,7 @@ class EncoderBackbone(AbstractBackbone):
         if answers == "label-words":
             if self.model.get_output_embeddings() is None or tokenizer.mask_token is None:
                 raise UnsupportedModel(
-                    f"{name!r} has no masked-LM head or its tokenizer no mask; load it with answers='linear-head'"
+                    f"{name!r} has no masked-LM head or its tokenizer no mask; give --answers=linear-head"
                 )
             self.mask = str(tokenizer.mask_token)
             self.input_suffix = f" {self.mask}"
@@ -83,7 +83,7 @@ class EncoderBackbone(AbstractBackbone):
             raise UnsupportedModel(
                 f"{self.name!r} answers by one mask, but {', '.join(map(repr, wrong))} "
                 f"{'is' if len(wrong) == 1 else 'are'} not one known token; choose other label words or "
-                "load it with answers='linear-head'"
+                "give --answers=linear-head"
             )
         return rows
 

@@ -137,7 +137,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
             return "packed"
         self._packed = None
         if asked == "packed":
-            raise UnsupportedModel(f"the passes of {self.name!r} cannot be packed: {reason}; leave --engine out")
+            raise UnsupportedModel(f"the passes of {self.name!r} cannot be packed: {reason}; leave --engine=packed out")
         # Of other families nothing else is expected.
         if self.model.config.model_type in FAMILIES.values():
             self._tell(reason)

@@ -153,7 +153,7 @@ def refuse_no_int8(model: nn.Module, name: str) -> None:
     if all(_wide_matrix(layer) is None or layer is head for layer in base.base_model.modules()):
         raise UnsupportedModel(
             f"{name!r} has no plain linear layer of at least {LEAST_WIDTH} inputs and outputs, so int8 would not make "
-            "it faster; load it without frozen='int8'"
+            "it faster; leave --frozen=int8 out"
         )
 
 
@@ -177,8 +177,8 @@ def _refuse_other_weights(model: Any, name: str) -> None:
     table = model.get_input_embeddings().weight
     if table.device.type != "cpu":
         raise UnsupportedModel(
-            f"int8 is for the CPU, {name!r} is on {table.device}; give device='cpu', or load it by bitsandbytes or "
-            "torchao and pass it to from_model"
+            f"int8 is for the CPU, {name!r} is on {table.device}; give --device=cpu, or load it by bitsandbytes or "
+            "torchao in Python and pass it to softprompt.from_model"
         )
     if table.dtype != torch.float32:
         raise UnsupportedModel(f"int8 is made of float32 weights, {name!r} is in {table.dtype}; load it in float32")
@@ -191,5 +191,5 @@ def _refuse_no_instructions(name: str) -> None:
     full = torch.full((32, 128), 127, dtype=torch.int8)
     if not torch.cpu._is_vnni_supported() or not (torch.ops.aten._int_mm(full, -full.t()) == -(127**2) * 128).all():
         raise UnsupportedModel(
-            f"int8 needs a processor with AVX512-VNNI, which this one has not; load {name!r} without frozen='int8'"
+            f"int8 needs a processor with AVX512-VNNI, which this one has not; leave --frozen=int8 out for {name!r}"
         )

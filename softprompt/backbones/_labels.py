@@ -33,7 +33,7 @@ def refuse_collisions(labels: Sequence[Sequence[int]], tokenizer: Any) -> None:
             words = [tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in (other, label)]
             raise BadInput(
                 f"labels {words[0]!r} and {words[1]!r} begin with the same token {tokenizer.decode([label[0]])!r}; "
-                "score their whole sequences (normalize='sum') or choose other words"
+                "score their whole sequences (--normalize=sum) or choose other words"
             )
 
 

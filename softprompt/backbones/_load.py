@@ -76,7 +76,7 @@ def load_backbone(
         UnknownName: a dtype, a kind of answer, of weights, an engine or a built-in backbone that does not exist.
         DamagedFile: a built-in backbone's file that is not as it was shipped.
     """
-    name = _name(name_or_path)
+    name = model_name(name_or_path)
     refuse_no_scale(embedding_scale)
     precision, place = _precision(dtype, name), _device(device)
     _refuse_other_answers(answers)
@@ -166,7 +166,7 @@ def _backbone(
             "give the tokenizer of this model"
         )
     if engine == "packed" and kind != "encoder-decoder":
-        raise UnsupportedModel(f"{name!r} ({kind}) has no packed passes, only a T5 has; leave --engine out")
+        raise UnsupportedModel(f"{name!r} ({kind}) has no packed passes, only a T5 has; leave --engine=packed out")
     if kind != "encoder":
         if answers not in ("auto", "tokens") and not (kind == "decoder" and answers == "chat"):
             raise UnsupportedModel(f"{name!r} ({kind}) answers in tokens, not by {answers}")
@@ -201,8 +201,8 @@ def _encoder(name: str, options: dict[str, Any], answers: str) -> tuple[nn.Modul
         answers = "linear-head" if missing else "label-words"
     if answers == "label-words" and missing:
         raise UnsupportedModel(
-            f"the checkpoint of {name!r} holds no masked-LM head (no {missing[0]}); load it with "
-            "answers='linear-head', or give it a head (softprompt lab mlm-head)"
+            f"the checkpoint of {name!r} holds no masked-LM head (no {missing[0]}); give "
+            "--answers=linear-head, or give it a head (softprompt lab mlm-head)"
         )
     return (model if answers == "label-words" else model.base_model), answers
 
@@ -285,8 +285,16 @@ def refuse_no_folder(name: str) -> None:
         raise BadInput(f"there is no model folder {name!r}; give a folder that `save_pretrained` wrote, or a hub id")
 
 
-def _name(name_or_path: str | Path) -> str:
-    """What a model is called: as given, but a path that reads like a built-in name is one to a folder."""
+def model_name(name_or_path: object) -> str:
+    """What a model is called: as given, but a path that reads like a built-in name is one to a folder.
+
+    Raises:
+        BadInput: something else than a name or a path, as a model that is loaded.
+    """
+    if not isinstance(name_or_path, str | Path):
+        kind = type(name_or_path).__name__
+        remedy = "pass softprompt.from_model(model, tokenizer)" if isinstance(name_or_path, nn.Module) else ""
+        raise BadInput(f"a {kind} is no name of a model; {remedy or 'give a hub id, a folder or a backbone'}")
     if str(name_or_path).startswith("~"):
         return str(Path(name_or_path).expanduser())
     name = str(name_or_path)
@@ -325,12 +333,22 @@ def _device(device: str) -> torch.device:
     """The device of this name."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    here = _devices_here()
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise BadInput(f"device {device!r} cannot be used: {_line(error)}") from error
+        raise BadInput(f"--device {device!r} is none of this machine's; give {here}") from error
+    if place.type == "meta":
+        raise BadInput(f"--device {device!r} holds no numbers; give {here}")
     return place
+
+
+def _devices_here() -> str:
+    """The devices of this machine in words."""
+    cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return ", ".join(["auto", "cpu", *cuda, *mps]) + ("" if cuda else " (it has no CUDA device)")
 
 
 def _line(error: Exception) -> str:

@@ -12,6 +12,7 @@ from ..errors import BadInput
 from ..settings import LaneSettings, TrainSettings
 from ._flatten import Given, Without, flatten
 from ._lanes import LaneGrid
+from ._suggest import explained
 
 # What varies within a setting is not an option of it.
 NO_SEEDS = Without({"seed", "init_seed", "order_seed", "draw_seed", "noise_seed"})
@@ -71,7 +72,7 @@ def _options(name: str, words: Sequence[str]) -> dict[str, Any]:
     try:
         app(args=list(words), prog_name="setting", standalone_mode=False)
     except TyperException as error:
-        raise BadInput(f"setting {name!r}: {error.format_message()}") from error
+        raise BadInput(f"setting {name!r}: {explained(error)}") from error
     return found
 
 

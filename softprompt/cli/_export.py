@@ -12,7 +12,8 @@ def export(
     *,
     output: NewFolder,
     format: Annotated[
-        Literal["peft", "numpy"], typer.Option(help="peft: a stock PEFT folder. numpy: vectors alone.")
+        Literal["peft", "numpy", "npy"],
+        typer.Option(help="peft: a stock PEFT folder. numpy, or npy: the vectors alone, a .npy file."),
     ] = "peft",
 ) -> None:
     """Write a prompt for others: a folder that stock PEFT loads without our code, or a numpy file."""

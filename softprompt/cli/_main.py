@@ -23,6 +23,7 @@ from ._print import say
 from ._show import show
 from ._stability import stability
 from ._study import study
+from ._suggest import explained
 from ._tasks import tasks
 from ._train import train
 
@@ -96,12 +97,12 @@ def _run(arguments: Sequence[str] | None) -> int:
         code = app(args=arguments, prog_name="softprompt", standalone_mode=False)
         sys.stdout.flush()
     except SoftPromptError as error:
-        say(f"softprompt: {error}")
+        say(f"softprompt: {error.message}")
         return error.exit_code
     except TyperException as error:
         # Empty where no subcommand was given: the help is printed by then.
-        if error.format_message():
-            say(f"softprompt: {error.format_message()}")
+        if line := explained(error):
+            say(f"softprompt: {line}")
         return 2
     except BrokenPipeError:
         # The reader has left (`| head`); python would complain once more when it flushes at exit.

@@ -27,7 +27,10 @@ Delimiter = Annotated[
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
-OwnTask = Annotated[str | None, typer.Option("--task", help="Name of a task. Default: the prompt's own.")]
+OwnTask = Annotated[
+    str | None,
+    typer.Option("--task", help="Name of a task, or a file of rows of the prompt's own. Default: the prompt's own."),
+]
 OwnStyle = Annotated[
     str | None,
     typer.Option(

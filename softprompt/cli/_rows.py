@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from ..errors import BadInput
-from ..tasks import FORMATS, Task, custom_task, harder
+from ..tasks import Task, custom_task, harder, is_data_file
 from ..tasks import task as find_task
 
 
@@ -100,8 +99,3 @@ def _number(text: str) -> tuple[str, int | float]:
     except ValueError:
         pass
     raise BadInput(f"--task-option {text!r} is not KEY=NUMBER, as in noise=4 or label_noise=0.1")
-
-
-def is_data_file(name: str) -> bool:
-    """Whether a task's name is really a file of rows, there or misspelt."""
-    return name.lower().endswith(FORMATS) or Path(name).is_file()

@@ -166,7 +166,7 @@ def _checked(task: Task, whole: str, found: Iterable[tuple[str, Record]], faults
         try:
             values = _usable(task, texts, record)
         except BadInput as error:
-            faults.add(place, record.line, str(error))
+            faults.add(place, record.line, error.message)
             continue
         numbers.append(count)
         for name in needed:

@@ -99,7 +99,7 @@ def _piece(task: Task, row: Mapping[str, Any], number: int, mask: str | None) ->
     try:
         return task.render(row) if mask is None else task.render(_without(mask, row), mask)
     except BadInput as error:
-        raise BadInput(f"row {number}: {error}") from error
+        raise BadInput(f"row {number}: {error.message}") from error
 
 
 def _without(mask: str, row: Mapping[str, Any]) -> Mapping[str, Any]:

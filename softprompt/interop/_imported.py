@@ -43,7 +43,7 @@ def imported(
         if backbone.answers == "linear-head":
             raise BadInput(
                 f"{backbone.name!r} was loaded to answer by a linear head, which is not among these vectors; "
-                "load it with answers='label-words'"
+                "load it with --answers=label-words"
             )
         identity, answers = dataclasses.replace(backbone.identity(), embedding_scale=1.0), backbone.answers
     provenance = Provenance(method="imported", backbone=identity, answers=answers, training=training)

@@ -223,7 +223,7 @@ def _named(fleet: Fleet) -> Iterator[None]:
     except Interrupted:
         raise
     except SoftPromptError as error:
-        error.args = (f"{what}: {error}",)
+        error.args = (f"{what}: {error.message}",)
         raise
     except Exception as error:
         error.add_note(f"while training {what}")

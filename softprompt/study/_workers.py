@@ -97,7 +97,7 @@ def main() -> int:
         # Workers whose parent was killed end with their fleet instead of going on unseen.
         work(Path(job["store"]), group(specs, job["lanes"]), **options, is_wanted=lambda: os.getppid() == parent)
     except SoftPromptError as error:
-        print(error)
+        print(error.message)
         return error.exit_code
     return 0
 

@@ -15,6 +15,7 @@ from ._custom import own_records as own_records
 from ._custom import own_source as own_source
 from ._files import ENDINGS as ENDINGS
 from ._files import FORMATS as FORMATS
+from ._files import is_data_file as is_data_file
 from ._files import paths_of as paths_of
 from ._files import records as records
 from ._glue import GLUE

@@ -138,3 +138,8 @@ def _parquet(path: Path) -> Iterator[Record]:
         for values in batch.to_pylist():
             number += 1
             yield Record(number, values)
+
+
+def is_data_file(name: str) -> bool:
+    """Whether a task's name is really a file of rows, there or misspelt."""
+    return name.lower().endswith(FORMATS) or Path(name).is_file()

@@ -37,7 +37,7 @@ def stretch_steps(settings: LaneSettings, steps: int) -> int:
         return max(1, min(LONGEST, int(SHARE * steps)))
     if settings.restart_steps > steps:
         raise BadInput(
-            f"--restart-steps {settings.restart_steps} is longer than the run of {steps} steps; give {steps} or fewer"
+            f"--restart-steps={settings.restart_steps} is longer than the run of {steps} steps; give {steps} or fewer"
         )
     return settings.restart_steps
 

@@ -98,7 +98,7 @@ def resolved(lane: LaneSettings) -> LaneSettings:
     """
     if lane.restarts == 1 and lane.restart_steps is not None:
         raise BadInput(
-            f"--restart-steps {lane.restart_steps} is how long restarts are compared, and there are none; "
+            f"--restart-steps={lane.restart_steps} is how long restarts are compared, and there are none; "
             "give --restarts of 2 or more, or leave it out"
         )
     regularizers(lane.regularizer)
@@ -158,7 +158,7 @@ def _real_vectors(init: str, material: Material, m: int) -> Initializer:
         return initializers.from_vocabulary()
     if kind == "label-words":
         if not material.task.labels:
-            raise BadInput(f"--init label-words: task {material.task.name!r} has no label words")
+            raise BadInput(f"--init=label-words: task {material.task.name!r} has no label words")
         return initializers.from_label_words(_word_ids(tokenizer, material.task.labels))
     if kind == "text" and argument:
         return initializers.from_tokens(_word_ids(tokenizer, [argument])[0])
@@ -225,8 +225,8 @@ def _refuse_alike(settings: LaneSettings, candidates: Sequence[Lane]) -> None:
     for other in candidates[1:]:
         if all(torch.equal(first[name], value) for name, value in other.state_dict().items()):
             raise BadInput(
-                f"--restarts {settings.restarts} of {settings.method!r} with --init {settings.init} all begin with the "
-                "same numbers; take an initialisation that is random, as uniform or vocabulary, or no restarts"
+                f"--restarts={settings.restarts} of {settings.method!r} with --init={settings.init!r} all begin with "
+                "the same numbers; take an initialisation that is random, as uniform or vocabulary, or no restarts"
             )
 
 
@@ -241,7 +241,7 @@ def _deeper(lane: LaneSettings, material: Material, m: int, states: Sequence[Wor
     if source is None or source.deep is None:
         return []
     if not lane.deep:
-        raise BadInput(f"--init {lane.init}: that prompt has vectors for {source.layers} layers; give --deep")
+        raise BadInput(f"--init={lane.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
     vectors = source.expanded_deep() if source.length == m else source.deep
     assert vectors is not None
     pairs = zip(vectors, states, strict=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..backbones import AbstractBackbone, answers_for_numbers, load_backbone, refuse_no_folder
+from ..backbones import AbstractBackbone, answers_for_numbers, load_backbone, model_name, refuse_no_folder
 from ..data import load_rows, split_rows
 from ..errors import BadInput, DamagedFile
 from ..evaluation import Report, default_style, majority_score
@@ -97,11 +97,11 @@ def train(
         raise BadInput("a run needs at least one prompt")
     refuse_unknown_tracker(log_with)
     refuse_no_scale(embedding_scale)
-    if isinstance(model, str):
-        refuse_no_folder(model)
+    if not isinstance(model, AbstractBackbone):
+        refuse_no_folder(model_name(model))
     elif embedding_scale not in (1.0, model.embedding_scale):
         raise BadInput(
-            f"embedding_scale={embedding_scale:g}, but {model.name!r} was loaded at {model.embedding_scale:g}; "
+            f"--embedding-scale={embedding_scale:g}, but {model.name!r} was loaded at {model.embedding_scale:g}; "
             "give the scale to load_backbone or from_model"
         )
     lanes = [resolved(lane) for lane in lanes]

@@ -1,0 +1,120 @@
+"""Messages of errors: written once with the command line's options, read in Python with its arguments."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import softprompt
+import typer
+from softprompt import errors
+from softprompt.backbones import model_name
+from softprompt.cli import app
+from softprompt.cli._suggest import OTHER_NAMES, meant
+from softprompt.errors import BadInput, in_python
+from softprompt.evaluation import task_of
+from softprompt.prompt import BackboneIdentity, Provenance, SoftPrompt
+from softprompt.tasks import custom_task
+
+PACKAGE = Path(softprompt.__file__).parent
+ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
+
+
+@pytest.mark.parametrize(
+    ("message", "there"),
+    [
+        ("--prompt-length must be at least 1, not 0", "`prompt_length` must be at least 1, not 0"),
+        ("give --text-column, not --metric or --seed", "give `text_columns`, not `metrics` or `seeds`"),
+        ("no head; give --answers=linear-head, or a mask", "no head; give answers='linear-head', or a mask"),
+        ("--embedding-scale=0.5, but 1", "embedding_scale=0.5, but 1"),
+        ("go on with: softprompt train --resume runs/x", "go on with: softprompt train --resume runs/x"),
+        ("finish it (softprompt train --resume x), --lane", "finish it (softprompt train --resume x), `lanes`"),
+        ("--init='text:a b': no word", "init='text:a b': no word"),
+        ("my--file.csv has 1 -- one -- row", "my--file.csv has 1 -- one -- row"),
+    ],
+)  # fmt: skip
+def test_an_option_is_an_argument_in_python_and_a_command_stays_one(message: str, there: str):
+    assert in_python(message) == there
+    error = BadInput(message)
+    assert (str(error), error.message) == (there, message)
+
+
+def test_an_error_in_python_names_the_argument_that_was_given():
+    with pytest.raises(BadInput, match=r"^`norm_guard` must be positive and finite, in token norms, not 0.0$"):
+        softprompt.LaneSettings(norm_guard=0.0)
+    with pytest.raises(BadInput, match=r"^give `shots` \(rows in total\) or `shots_per_class`, not both$"):
+        softprompt.TrainSettings(shots=2, shots_per_class=1)
+    with pytest.raises(BadInput, match=r"^give `text_columns` \(once for each column the model reads\) or a template$"):
+        custom_task("rows.csv", target_column="answer")
+
+
+def test_a_loaded_model_is_refused_with_what_to_do_where_a_name_is_meant(tiny_t5):
+    model, _ = tiny_t5("t5")
+    line = r"^a T5ForConditionalGeneration is no name of a model; pass softprompt.from_model\(model, tokenizer\)$"
+    with pytest.raises(BadInput, match=line):
+        model_name(model)
+    with pytest.raises(BadInput, match=r"^a int is no name of a model; give a hub id, a folder or a backbone$"):
+        model_name(3)
+    assert model_name("some/model") == model_name(Path("some/model")) == "some/model"
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """Where, and the constant parts of each message that an error of ours is made with."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ERRORS and node.args:
+                texts = [part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant)]
+                yield f"{path.name}:{node.lineno}", " ".join(text for text in texts if isinstance(text, str))
+
+
+def options_of(command: Any) -> set[str]:
+    inner = getattr(command, "commands", {}).values()
+    return {name for parameter in command.params for name in parameter.opts}.union(*map(options_of, inner))
+
+
+def test_every_option_that_a_message_names_exists():
+    known = options_of(typer.main.get_command(app))
+    named = {(place, option) for place, text in messages() for option in re.findall(r"--[a-z][a-z-]*[a-z]", text)}
+    assert len(named) > 50
+    assert [pair for pair in sorted(named) if pair[1] not in known] == []
+
+
+def test_no_message_writes_an_option_as_an_argument_of_python():
+    options = {name.lstrip("-").replace("-", "_") for name in options_of(typer.main.get_command(app))}
+    # What a loaded model was loaded with, which only Python can ask for; and keys of KEY=VALUE, the same in both.
+    in_both = {"embedding_scale", "engine", "frozen", "template", "units", "alpha", "method"}
+    wrong = []
+    for place, text in messages():
+        words = re.findall(r"\b([a-z]+_[a-z_]+)\b", text) + re.findall(r"(?<!-)\b([a-z_]+)=(?!=)", text)
+        wrong += [(place, word) for word in words if word in options - in_both]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("there", OTHER_NAMES)
+def test_what_another_tool_calls_an_option_leads_to_ours(there: str):
+    train: Any = typer.main.get_command(app)
+    options = options_of(train.commands["train"])
+    assert f"--{there}" not in options
+    assert meant(f"--{there}", options) == f"--{OTHER_NAMES[there]}" in options
+
+
+def test_a_file_as_the_task_of_a_stored_prompt_is_its_own_task_on_these_rows(tmp_path: Path, monkeypatch):
+    rows, others = tmp_path / "rows.csv", tmp_path / "others.csv"
+    for path in (rows, others):
+        path.write_text("text,label\na,x\nb,y\n")
+    own = custom_task(str(rows), text_columns=["text"], label_column="label")
+    identity = BackboneIdentity("m", "encoder-decoder", 16)
+    prompt = SoftPrompt.__new__(SoftPrompt)
+    object.__setattr__(prompt, "provenance", Provenance("x", identity, task=own.to_json()))
+    assert task_of(prompt, str(rows)) == task_of(prompt) == own
+    monkeypatch.chdir(tmp_path)
+    assert task_of(prompt, "rows.csv") == own
+    other = task_of(prompt, "others.csv")
+    assert (other.labels, other.source.files) == (own.labels, {"test": "others.csv"})
+    with pytest.raises(BadInput, match=r"^no file 'absent.csv'; give one that exists, or leave `task` out"):
+        task_of(prompt, "absent.csv")
+    object.__setattr__(prompt, "provenance", Provenance("x", identity))
+    with pytest.raises(BadInput, match=r"^this prompt records no task that 'rows.csv' could hold rows of"):
+        task_of(prompt, "rows.csv")
