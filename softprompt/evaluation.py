@@ -11,10 +11,12 @@ from torch import Tensor
 
 from .backbones import AbstractBackbone, load_backbone
 from .bank import PromptBank
-from .data import Examples, load_rows, split_rows, tokenize
-from .errors import BadInput, UnknownName
+from .class_scores import calibration_error
+from .data import Examples, drawn_rows, tokenize
+from .errors import BadInput
 from .metrics import headline_score, majority, score
 from .prompt import SoftPrompt
+from .report import Report, beside
 from .room import Room
 from .tasks import Source, Task, finite_number, is_data_file, styled
 from .tasks import task as find_task
@@ -40,20 +42,6 @@ class Answers:
     def invalid(self) -> int:
         """Answers that are no label word or no number."""
         return sum((isinstance(v, int) and v < 0) or (isinstance(v, float) and v != v) for v in self.values)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Metrics over n rows, how many answers were invalid, and the answers themselves."""
-
-    metrics: dict[str, float]
-    n: int
-    invalid: int
-    predictions: list[Any]
-
-    def to_json(self) -> dict[str, Any]:
-        """The line that `softprompt evaluate --json` prints."""
-        return {"metrics": self.metrics, "n": self.n, "invalid": self.invalid}
 
 
 def decoding(task: Task, backbone: AbstractBackbone, decode: Decode) -> Literal["scores", "generate", "number"]:
@@ -177,7 +165,7 @@ def report(task: Task, examples: Examples, answers: Answers) -> Report:
     """The task's metrics, and `score`, the mean of its headline metrics."""
     metrics = score(task.metrics, answers.values, examples.gold)
     metrics["score"] = headline_score(metrics, task.scores)
-    return Report(metrics, len(examples), answers.invalid, answers.values)
+    return Report(metrics, len(examples), answers.invalid, answers.values, list(examples.gold), task)
 
 
 # Fewer text positions than this left beside the prompt is a mistake, not a setting.
@@ -281,6 +269,9 @@ def evaluate(
     model: "str | AbstractBackbone | None" = None,
     data_root: "str | Path | None" = None,
     split: str = "test",
+    test_rows: int | None = None,
+    seed: int = 0,
+    id_column: str | None = None,
     decode: Decode = "auto",
     normalize: str = "sum",
     batch_size: int = 32,
@@ -292,7 +283,7 @@ def evaluate(
     frozen: str | None = None,
     max_bad_rows: int = 0,
 ) -> Report:
-    """The prompt's metrics on a split, by the same split rule as training used.
+    """The prompt's metrics on a split, by the same split rule as training used, and what stands behind them.
 
     Args:
         prompt: a stored prompt.
@@ -301,6 +292,9 @@ def evaluate(
         model: the frozen model; None loads the one that the prompt names.
         data_root: folder with rows; None asks the hub (or reads the files of a custom task).
         split: "train", "validation" or "test".
+        test_rows: so many rows of the split, drawn by `seed`; None, or more than there are, is all of them.
+        seed: of the draw.
+        id_column: column whose values name the rows in `Report.rows`; None takes their numbers in the file, from 1.
         decode: "scores", "generate" or "auto".
         normalize: "sum", "mean" or "first" token of label scores.
         batch_size: rows in one pass.
@@ -319,12 +313,9 @@ def evaluate(
     chosen = task_of(prompt, task, style)
     if max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=max_length)
+    rows, of = drawn_rows(chosen, data_root, max_bad_rows, split=split, count=test_rows, seed=seed, id_column=id_column)
     backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine, frozen=frozen)
-    splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows))
-    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    if split not in rows:
-        raise UnknownName("split", split, rows)
-    examples = examples_for(backbone, chosen, rows[split], prompt.length)
+    examples = examples_for(backbone, chosen, rows, prompt.length)
     answers = answer(
         backbone,
         PromptBank.of(prompt, device=backbone.device),
@@ -335,7 +326,16 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
     )
-    return report(chosen, examples, answers)
+    whole = report(chosen, examples, answers)
+    chances = None if answers.scores is None else answers.scores.softmax(-1).tolist()
+    ids = rows.columns[id_column] if id_column else rows.numbers
+    texts = [chosen.render(row).text for row in rows]
+    return dataclasses.replace(
+        whole,
+        of=of,
+        calibration_error=None if chances is None else calibration_error(chances, whole.gold),
+        rows=beside(chosen, whole, ids, texts, answers.texts, chances),
+    )
 
 
 def backbone_of(

@@ -33,7 +33,7 @@ def f1(predictions: Classes, targets: Classes) -> float:
     """
     from sklearn.metrics import f1_score
 
-    return float(f1_score(targets, _opposed(predictions, targets), pos_label=1, average="binary", zero_division=_ZERO))
+    return float(f1_score(targets, opposed(predictions, targets), pos_label=1, average="binary", zero_division=_ZERO))
 
 
 def macro_f1(predictions: Classes, targets: Classes) -> float:
@@ -43,12 +43,13 @@ def macro_f1(predictions: Classes, targets: Classes) -> float:
     """
     from sklearn.metrics import f1_score
 
-    predictions = _opposed(predictions, targets)
+    predictions = opposed(predictions, targets)
     classes = sorted({*targets, *(p for p in predictions if p >= 0)})
     return float(f1_score(targets, predictions, labels=classes, average="macro", zero_division=_ZERO))
 
 
-def _opposed(predictions: Classes, targets: Classes) -> list[int]:
+def opposed(predictions: Classes, targets: Classes) -> list[int]:
+    """The predictions, an invalid one of two classes as the other class than its target's."""
     if any(value not in (-1, 0, 1) for value in {*predictions, *targets}):
         return list(predictions)
     return [1 - target if p < 0 else p for p, target in zip(predictions, targets, strict=True)]
@@ -84,13 +85,18 @@ def spearman(predictions: Numbers, targets: Numbers) -> float:
 def _correlation(function: Callable[..., Any], predictions: Numbers, targets: Numbers) -> float:
     if len(targets) < 2:
         return 0.0
-    below = min(0.0, *targets) - 1
-    numbers = [p if math.isfinite(p) else below for p in predictions]
+    numbers = lowered(predictions, targets)
     with warnings.catch_warnings():
         # scipy warns that a constant has no correlation; that case is answered by 0 below.
         warnings.simplefilter("ignore")
         value = float(function(numbers, targets).statistic)
     return 0.0 if math.isnan(value) else value
+
+
+def lowered(predictions: Numbers, targets: Numbers) -> list[float]:
+    """The predictions, what is no number below all targets, as in `pearson`."""
+    below = min(0.0, *targets) - 1
+    return [p if math.isfinite(p) else below for p in predictions]
 
 
 def rmse(predictions: Numbers, targets: Numbers) -> float:
@@ -101,17 +107,18 @@ def rmse(predictions: Numbers, targets: Numbers) -> float:
     """
     from sklearn.metrics import root_mean_squared_error
 
-    return float(root_mean_squared_error(targets, _farthest(predictions, targets)))
+    return float(root_mean_squared_error(targets, farthest(predictions, targets)))
 
 
 def mae(predictions: Numbers, targets: Numbers) -> float:
     """The mean absolute error, in the targets' units; an answer that is no number counts as in `rmse`."""
     from sklearn.metrics import mean_absolute_error
 
-    return float(mean_absolute_error(targets, _farthest(predictions, targets)))
+    return float(mean_absolute_error(targets, farthest(predictions, targets)))
 
 
-def _farthest(predictions: Numbers, targets: Numbers) -> list[float]:
+def farthest(predictions: Numbers, targets: Numbers) -> list[float]:
+    """The predictions, what is no number as the end of the targets that is farther from its own, as in `rmse`."""
     ends = {min(targets), max(targets)}
     if len(ends) == 1:
         ends = {0.0} - ends or {1.0}

@@ -48,13 +48,13 @@ TRAIN_OPTIONS = {
     "--task", "--method", "--model", "--data-root", "--steps", "--epochs", "--batch-size",
     "--grad-accumulation", "--max-length", "--eval-every", "--lr", "--seed", "--shots", "--device", "--dtype",
     "--gradient-checkpointing", "--output", "--resume", "--json", "--text-column", "--label-column",
-    "--target-column", "--data", "--validation-data", "--test-data", "--template", "--label-words",
+    "--number-column", "--target-column", "--data", "--validation-data", "--test-data", "--template", "--label-words",
     "--method-option", "--prompt-length", "--init", "--init-seed", "--order-seed", "--draw-seed",
     "--noise-seed", "--head-lr", "--weight-decay", "--warmup", "--schedule", "--clip", "--patience",
     "--shots-per-class", "--style", "--answers", "--decode", "--tokens-per-batch", "--backbone-dropout",
     "--max-bad-rows", "--log-with", "--eval-rows", "--revision", "--embedding-scale", "--units", "--norm-guard",
     "--task-option", "--regularizer", "--alpha", "--restarts", "--restart-steps", "--deep", "--engine", "--frozen",
-    "--delimiter", "--number-column",
+    "--delimiter",
 }  # fmt: skip
 BASE = ["train", "--task", "glue/sst2", "--model", "some/model", "--output", "run"]
 LAB = ["train", "--task", "lab/color", "--model", "lab-t5", "--output", "run"]

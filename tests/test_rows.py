@@ -425,3 +425,11 @@ def test_rows_remember_their_numbers_in_the_file_malformed_ones_counted(tmp_path
     rows = load_rows(custom_task(path, text_columns=["text"], label_column="label"), max_bad_rows=1)["train"]
     assert list(rows.numbers) == [1, 3, 4]
     assert list(rows.select([2, 0]).numbers) == [4, 1]
+
+
+def test_rows_of_several_files_remember_their_file_too(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text("text,label\nx,p\ny,q\n")
+    files = [str(tmp_path / "a.csv"), str(tmp_path / "b.csv")]
+    rows = load_rows(custom_task(files, text_columns=["text"], label_column="label"))["train"]
+    assert list(rows.numbers) == [f"{files[0]}#1", f"{files[0]}#2", f"{files[1]}#1", f"{files[1]}#2"]

@@ -1,16 +1,20 @@
 """`softprompt evaluate`: scores of a stored prompt."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from ..errors import BadInput
 from ..tasks import Task, own_source
 from ._backbone import Compute
 from ._flatten import flatten
 from ._options import DataRoot, Delimiter, Device, Json, Model, OwnStyle, OwnTask, Stored
-from ._print import print_json, record
+from ._print import finite, print_json
+from ._report import in_words
 
 
 @flatten
@@ -25,6 +29,16 @@ def evaluate(
     ] = None,
     delimiter: Delimiter = "",
     split: Annotated[str, typer.Option(help="train, validation or test, by the split rule of training.")] = "test",
+    test_rows: Annotated[
+        int | None, typer.Option(min=1, help="So many rows of the split, drawn by --seed. Default: all.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draw of --test-rows.")] = 0,
+    id_column: Annotated[
+        str | None, typer.Option(help="Column that names the rows. Default: their numbers in the file.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="New folder for predictions.jsonl (each answer by its row) and report.json.")
+    ] = None,
     data_root: DataRoot = None,
     model: Model = None,
     device: Device = "auto",
@@ -41,10 +55,13 @@ def evaluate(
     json_lines: Json = False,
     compute: Annotated[Compute, "Frozen model"],
 ) -> None:
-    """Score a stored prompt on a task: its metrics, the number of rows, and how many answers were invalid."""
+    """Score a stored prompt on a task: metrics with their 95 % intervals, classes, and which classes are confused."""
+    if output is not None and os.path.lexists(output):
+        raise BadInput(f"{str(output)!r} exists already; choose another --output")
     from ..evaluation import evaluate as evaluate_prompt
     from ..evaluation import task_of
     from ..prompt import SoftPrompt
+    from ..store import json_bytes, write_folder
 
     stored = SoftPrompt.load(prompt)
     chosen = task_of(stored, task, style)
@@ -54,6 +71,9 @@ def evaluate(
         model=model,
         data_root=data_root,
         split="test" if data else split,
+        test_rows=test_rows,
+        seed=seed,
+        id_column=id_column,
         decode=decode,
         normalize=normalize,
         batch_size=batch_size,
@@ -61,10 +81,16 @@ def evaluate(
         max_bad_rows=max_bad_rows,
         **vars(compute),
     )
+    if output is not None:
+        contents = {
+            "predictions.jsonl": report.predictions_jsonl(),
+            "report.json": json_bytes(finite(report.to_json())),
+        }
+        write_folder(output, contents, what="the evaluation", manifest=False)
     if json_lines:
         print_json(report.to_json())
     else:
-        print(record({**report.metrics, "rows": report.n, "invalid": report.invalid}))
+        print(in_words(report))
 
 
 def on_files(task: Task, files: Sequence[str], delimiter: str = "") -> Task:

@@ -6,6 +6,7 @@ from ..bank import UNKNOWN as UNKNOWN
 from ._batches import cut as cut
 from ._batches import epoch_batches as epoch_batches
 from ._batches import stream as stream
+from ._drawn import drawn_rows as drawn_rows
 from ._examples import Examples as Examples
 from ._examples import Ragged as Ragged
 from ._rows import load_rows as load_rows

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
@@ -156,10 +157,10 @@ def _checked(task: Task, whole: str, found: Iterable[tuple[str, Record]], faults
     texts, needed = (*task.columns, *task.extra_columns), _needed(task)
     columns: dict[str, list[Any]] = {name: [] for name in needed}
     lacking, seen = list(needed), dict[str, None]()
-    numbers: list[int] = []
-    count = 0
+    numbers: list[tuple[str, int]] = []
+    counts: Counter[str] = Counter()
     for place, record in found:
-        count += 1
+        counts[place] += 1
         if lacking and record.values:
             lacking = [name for name in lacking if value_of(record.values, name) is ABSENT]
             seen.update(dict.fromkeys(columns_of(record.values)))
@@ -168,14 +169,14 @@ def _checked(task: Task, whole: str, found: Iterable[tuple[str, Record]], faults
         except BadInput as error:
             faults.add(place, record.line, error.message)
             continue
-        numbers.append(count)
+        numbers.append((place, counts[place]))
         for name in needed:
             columns[name].append(values[name])
-    if not count:
+    if not counts:
         raise BadInput(f"{whole!r} is empty; at least one row is needed")
     if lacking and seen:
         raise UnknownName("column", lacking[0], seen)
-    return Rows(columns, numbers)
+    return Rows(columns, [number if len(counts) == 1 else f"{place}#{number}" for place, number in numbers])
 
 
 def _usable(task: Task, texts: tuple[str, ...], record: Record) -> dict[str, Any]:

@@ -14,11 +14,12 @@ class Rows:
 
     Args:
         columns: name -> one value a row; all of one length.
-        numbers: where each row stands in its file, from 1, malformed rows counted; empty where rows have no file.
+        numbers: where each row stands in its file, from 1, malformed rows counted: 17, or "b.csv#17" where a split has
+            several files; empty where rows have no file.
     """
 
     columns: Mapping[str, Sequence[Any]]
-    numbers: Sequence[int] = ()
+    numbers: Sequence[int | str] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), ()))

@@ -1,0 +1,81 @@
+"""What stands behind a score of classes: which are confused, how each is answered, and whether scores are honest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+# Of equal width between 0 and 1 (Guo et al., 2017, arXiv:1706.04599, use 15).
+BINS = 15
+
+
+@final
+@dataclass(frozen=True)
+class ClassScores:
+    """How each class is answered.
+
+    Args:
+        labels: label words by class id.
+        confusion: rows of the data by their class and by the class that was answered.
+        invalid: rows of each class whose answer was no label word.
+        precision: of the rows answered so, the share that are so; 0 where none is.
+        recall: of the rows that are so, the share answered so; 0 where none is.
+        f1: the harmonic mean of both.
+        rows: of each class.
+    """
+
+    labels: tuple[str, ...]
+    confusion: list[list[int]]
+    invalid: list[int]
+    precision: list[float]
+    recall: list[float]
+    f1: list[float]
+    rows: list[int]
+
+    @classmethod
+    def of(cls, labels: Sequence[str], predictions: Sequence[int], gold: Sequence[int]) -> "ClassScores":
+        """Of class ids; -1 is an answer that is no label word."""
+        from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+        classes: Any = range(len(labels))
+        # One class more for what is no label, so that scikit-learn drops no row.
+        told = [len(labels) if p < 0 else p for p in predictions]
+        table = confusion_matrix(gold, told, labels=[*classes, len(labels)])
+        zero: Any = 0.0
+        scores = precision_recall_fscore_support(gold, told, labels=list(classes), zero_division=zero)
+        precision, recall, f1, rows = ([*map(float, values)] for values in scores)  # pyright: ignore[reportArgumentType]
+        return cls(
+            labels=tuple(labels),
+            confusion=table[:-1, :-1].tolist(),
+            invalid=table[:-1, -1].tolist(),
+            precision=precision,
+            recall=recall,
+            f1=f1,
+            rows=[*map(int, rows)],
+        )
+
+    def by_class(self) -> list[dict[str, Any]]:
+        """One record a class: label, rows, precision, recall, f1."""
+        columns = {"rows": self.rows, "precision": self.precision, "recall": self.recall, "f1": self.f1}
+        return [
+            {"label": label, **{name: values[i] for name, values in columns.items()}}
+            for i, label in enumerate(self.labels)
+        ]
+
+
+def calibration_error(probabilities: Sequence[Sequence[float]], gold: Sequence[int], bins: int = BINS) -> float:
+    """Expected calibration error: sum over bins of the share of rows x |accuracy - mean confidence|.
+
+    The confidence of a row is the largest probability of a label (Guo et al., 2017, arXiv:1706.04599, equation 3).
+
+    Args:
+        probabilities: of each label, [n, c].
+        gold: class ids.
+        bins: of equal width between 0 and 1.
+    """
+    values = np.asarray(probabilities, float)
+    confidence, right = values.max(1), values.argmax(1) == np.asarray(gold)
+    places = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(places, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(values))
