@@ -1,6 +1,7 @@
 """Scores of a prompt on a task: rows in, answers out, metrics over them. No gradient, no reparameterisation."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from .tasks import Source, Task, finite_number, is_data_file, styled
 from .tasks import task as find_task
 
 Decode = Literal["auto", "scores", "generate"]
+log = logging.getLogger("softprompt")
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,22 @@ def examples_for(
     )
 
 
+def tell_truncated(examples: Examples, what: str) -> None:
+    """Warn where rows are longer than the model reads them.
+
+    Args:
+        examples: the rows.
+        what: what they are called, as in "test rows".
+    """
+    if examples.truncated:
+        log.warning(
+            "%d of %d %s (%.0f %%) are longer than the %d tokens that are read, and are cut: the end is not seen; "
+            "shorten them, or train with a longer max_length where the model has the positions",
+            examples.truncated, len(examples), what, 100 * examples.truncated / len(examples),
+            int(examples.lengths.max()),
+        )  # fmt: skip
+
+
 def default_style(task: Task, kind: str) -> str:
     """How declared tasks are put: numeric answers for encoder-decoders, as in the EPT paper; words for the others.
 
@@ -316,6 +334,7 @@ def evaluate(
     rows, of = drawn_rows(chosen, data_root, max_bad_rows, split=split, count=test_rows, seed=seed, id_column=id_column)
     backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine, frozen=frozen)
     examples = examples_for(backbone, chosen, rows, prompt.length)
+    tell_truncated(examples, f"{split} rows")
     answers = answer(
         backbone,
         PromptBank.of(prompt, device=backbone.device),

@@ -1,15 +1,20 @@
 """Answers of a stored prompt to new inputs."""
 
 import functools
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from .backbones import AbstractBackbone, load_backbone
 from .bank import PromptBank
 from .errors import BadInput
-from .evaluation import Answers, Decode, answer, backbone_of, decoding, examples_for, task_of
+from .evaluation import Answers, Decode, answer, backbone_of, decoding, examples_for, task_of, tell_truncated
 from .prompt import SoftPrompt
 from .tasks import ABSENT, Task, value_of
+
+log = logging.getLogger("softprompt")
+# Batches that are answered together, the longest rows first: one at first, so that answers appear soon.
+MOST_BATCHES = 8
 
 
 @functools.lru_cache(maxsize=2)
@@ -48,6 +53,7 @@ def predict(
     frozen: str | None = None,
     decode: Decode = "auto",
     max_new_tokens: int = 20,
+    tell: "Callable[[list[dict[str, Any]]], None] | None" = None,
 ) -> list[dict[str, Any]]:
     """One answer an input: {text, label, scores} for label words, else {text, output}.
 
@@ -66,28 +72,65 @@ def predict(
         frozen: as in `load_backbone`, whatever the prompt was trained on.
         decode: "scores", "generate" or "auto".
         max_new_tokens: longest generated answer.
+        tell: sees the next answers, in the order of the inputs, as soon as they are there.
+
+    Texts that the model cannot read whole, and blank ones, are told of by a warning.
 
     Raises:
         ModelMismatch: the prompt belongs to another model.
-        BadInput: an input lacks a column.
+        BadInput: an input lacks a column, or all are blank.
     """
     origin, task = prompt.provenance.backbone, task_of(prompt, task, style)
     rows = [as_row(task, given) for given in inputs]
     if not rows:
         return []
+    _tell_blank(task, rows)
     compute: dict[str, Any] = {"device": device, "dtype": dtype, "engine": engine, "frozen": frozen}
     if model is None:
         own = {"revision": origin.revision, "embedding_scale": origin.embedding_scale}
         model = _loaded(origin.name, answers=prompt.provenance.answers, **own, **compute)
     backbone = backbone_of(prompt, model, **compute)
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
+    tell_truncated(examples, "inputs")
     bank = PromptBank.of(prompt, device=backbone.device)
-    answers = answer(
-        backbone, bank, examples, task, decode=decode, max_new_tokens=max_new_tokens, batch_size=batch_size
-    )
     texts = [task.render(row).text for row in rows]
     scored = decoding(task, backbone, decode) == "scores"
-    return [_line(task, text, answers, i, scored) for i, text in enumerate(texts)]
+    answered: list[dict[str, Any]] = []
+    for part in _parts(len(rows), batch_size):
+        answers = answer(
+            backbone,
+            bank,
+            examples.select(part),
+            task,
+            decode=decode,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+        )
+        answered += [_line(task, texts[row], answers, place, scored) for place, row in enumerate(part)]
+        if tell is not None:
+            tell(answered[-len(part) :])
+    return answered
+
+
+def _parts(count: int, batch_size: int) -> Iterator[range]:
+    """The rows in order, in parts of one batch, then two, four and so on up to MOST_BATCHES."""
+    start, batches = 0, 1
+    while start < count:
+        end = min(count, start + batches * batch_size)
+        yield range(start, end)
+        start, batches = end, min(2 * batches, MOST_BATCHES)
+
+
+def _tell_blank(task: Task, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Warn of inputs without a word in any column; refuse inputs that are all so."""
+    blank = [n for n, row in enumerate(rows, 1) if not any(str(row.get(name, "x")).strip() for name in task.columns)]
+    if len(blank) == len(rows):
+        raise BadInput("every input is blank; give words to answer")
+    if blank:
+        log.warning(
+            "%d of %d inputs are blank, the first is number %d: an answer to one says nothing",
+            len(blank), len(rows), blank[0],
+        )  # fmt: skip
 
 
 def _line(task: Task, text: str, answers: Answers, i: int, scored: bool) -> dict[str, Any]:

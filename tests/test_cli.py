@@ -172,6 +172,13 @@ def test_fewer_malformed_rows_than_none_are_refused_before_anything_is_made(
         (["import", "absent", "--output", "x"], "absent does not exist; give a PEFT folder or a .npy file"),
         (["predict", "run", "text", "--file", "rows.csv"], "give texts or --file, not both"),
         (["predict", "run", "--file", "absent.csv"], "no file 'absent.csv'"),
+        (["predict", "run", ""], "text 1 is empty; give words to answer"),
+        (["predict", "run", "good", " "], "text 2 is empty; give words to answer"),
+        (
+            ["predict", "run", "absent.txt"],
+            "'absent.txt' looks like a file that is not here, not a text; give --file absent",
+        ),
+        (["predict", "run", "a/rows.jsonl.gz"], "'a/rows.jsonl.gz' looks like a file that is not here, not a text"),
         (["predict", "run", "--file", "absent.txt"], "no file 'absent.txt'"),
         (
             [*LAB, "--task-option", "nois=4"],
@@ -594,7 +601,9 @@ def answered(stored: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def predict(prompt: Any, inputs: Any, **options: Any) -> list[dict[str, Any]]:
         seen.extend(inputs)
-        return [{"text": str(given), "label": "é", "scores": {"é": 1.0}} for given in inputs]
+        answers = [{"text": str(given), "label": "é", "scores": {"é": 1.0}} for given in inputs]
+        options["tell"](answers)
+        return answers
 
     monkeypatch.setattr("softprompt.prediction.predict", predict)
     return seen

@@ -168,7 +168,7 @@ class TestAHead:
 
     def test_decoding_by_words_is_refused(self, by_head):
         run, backbone, _ = by_head
-        with pytest.raises(BadInput, match="answered with a number by a head, not by generate; leave --decode out"):
+        with pytest.raises(BadInput, match="answered with a number by a head, not by generate; leave `decode` out"):
             evaluate(run.prompt(), model=backbone, decode="generate")
 
     @pytest.mark.parametrize(
@@ -247,5 +247,5 @@ def test_a_model_that_knows_no_digits_is_refused(tmp_path, lab_t5):
 
 def test_numbers_longer_than_an_answer_are_refused(tmp_path, tiny_t5):
     backbone = from_model(*tiny_t5(), name="tiny")
-    with pytest.raises(BadInput, match="give --max-new-tokens"):
+    with pytest.raises(BadInput, match="give `max_new_tokens`"):
         train(price_task(tmp_path), backbone, settings=TrainSettings(max_new_tokens=3), output=tmp_path / "run")

@@ -653,7 +653,7 @@ class TestTraining:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("r-drop", "give --backbone-dropout"),
+            ("r-drop", "give `backbone_dropout`"),
             ("rn-text:column=2", "no word of 48 training rows may be changed"),
             ("adv-text:cosine=1", "no word of 48 training rows may be changed"),
         ],

@@ -63,7 +63,7 @@ def fails(error):
 
 class TestNothingIsLeft:
     def test_of_more_shots_than_rows_and_the_corrected_call_works(self, start, tmp_path):
-        with pytest.raises(BadInput, match="lower --shots"):
+        with pytest.raises(BadInput, match="lower `shots`"):
             start(tmp_path / "runs" / "x", settings=TrainSettings(steps=1, shots=100_000))
         assert list(tmp_path.iterdir()) == []
         assert start(tmp_path / "runs" / "x", settings=TrainSettings(steps=1, shots=8)).results

@@ -1,17 +1,17 @@
 """`softprompt predict`: answers of a stored prompt, one JSON line an input."""
 
+import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from ..errors import BadInput
-from ..tasks import FORMATS, records
 from ._backbone import Compute
 from ._flatten import flatten
-from ._options import Delimiter, Device, Model, OwnStyle, OwnTask, Stored
+from ._inputs import read_inputs
+from ._options import Delimiter, Device, Model, OwnStyle, OwnTask, Quiet, Stored
 from ._print import print_json
 
 
@@ -35,69 +35,55 @@ def predict(
     decode: Annotated[
         Literal["auto", "scores", "generate"], typer.Option(help="As in `softprompt evaluate`.")
     ] = "auto",
+    quiet: Quiet = False,
     compute: Annotated[Compute, "Frozen model"],
 ) -> None:
-    """Answer texts with a stored prompt, in JSON lines: {text, label, scores} or {text, output}."""
+    """Answer texts with a stored prompt, in JSON lines: {text, label, scores} or {text, output}.
+
+    Lines are printed in the order of the texts, as soon as they are answered.
+    """
     inputs = read_inputs(texts or [], file, delimiter)
     from ..prompt import SoftPrompt
 
     stored = SoftPrompt.load(prompt)
-    for answer in stored.predict(
-        inputs,
-        task=task,
-        style=style,
-        model=model,
-        batch_size=batch_size,
-        device=device,
-        decode=decode,
-        **vars(compute),
-    ):
-        print_json(answer)
+    with _bar(len(inputs), not quiet) as advance:
+
+        def tell(answers: Sequence[Mapping[str, Any]]) -> None:
+            for answer in answers:
+                print_json(answer)
+            advance(len(answers))
+
+        stored.predict(
+            inputs,
+            task=task,
+            style=style,
+            model=model,
+            batch_size=batch_size,
+            device=device,
+            decode=decode,
+            tell=tell,
+            **vars(compute),
+        )
 
 
-def read_inputs(texts: Sequence[str], file: Path | None, delimiter: str = "") -> Sequence[str | Mapping[str, Any]]:
-    """What is to be answered: the arguments, a file, or the lines of standard input.
+@contextlib.contextmanager
+def _bar(total: int, show: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, told of each number of answers; none where the lines themselves are on the terminal."""
+    if not show or sys.stdout.isatty() or not sys.stderr.isatty():
+        yield lambda answered: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    Raises:
-        BadInput: nothing, or both texts and a file.
-    """
-    if texts and file:
-        raise BadInput("give texts or --file, not both")
-    if file is not None:
-        found = read_file(file, delimiter)
-    elif texts and list(texts) != ["-"]:
-        found = texts
-    elif not texts and sys.stdin.isatty():
-        raise BadInput("nothing to answer; give texts, --file FILE, or pipe one text a line")
-    else:
-        found = lines(sys.stdin.read())
-    if not found:
-        raise BadInput(f"{file or 'standard input'} is empty; at least one text is needed")
-    return found
-
-
-def read_file(path: Path, delimiter: str = "") -> Sequence[str | Mapping[str, Any]]:
-    """The rows of a CSV, TSV, JSON or Parquet file, or the lines of any other.
-
-    Raises:
-        BadInput: no such file, not UTF-8, or a malformed row, named as file:line.
-    """
-    if path.name.lower().endswith(FORMATS):
-        found = list(records(path, delimiter))
-        for record in found:
-            if record.fault:
-                raise BadInput(f"{path}:{record.line}: {record.fault}")
-        return [record.values for record in found]
-    if not path.is_file():
-        raise BadInput(f"no file {str(path)!r}")
-    try:
-        return lines(path.read_text("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{str(path)!r} is not UTF-8 (byte {error.start}); convert it first") from error
-
-
-def lines(text: str) -> list[str]:
-    """One text a line; a blank line is a text too, so that answers and lines stay side by side."""
-    # Not splitlines(): a text may hold U+2028 or a form feed.
-    found = text.split("\n")
-    return [line.removesuffix("\r") for line in (found if found[-1] else found[:-1])]
+    columns = (TextColumn("predict"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    # Standard output is a file or a pipe: it must not be drawn above the bar.
+    with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as progress:
+        bar = progress.add_task("predict", total=total)
+        yield lambda answered: progress.advance(bar, answered)

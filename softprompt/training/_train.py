@@ -13,7 +13,7 @@ from typing import Any
 from ..backbones import AbstractBackbone, answers_for_numbers, load_backbone, model_name, refuse_no_folder
 from ..data import load_rows, split_rows
 from ..errors import BadInput, DamagedFile
-from ..evaluation import Report, default_style, majority_score
+from ..evaluation import Report, default_style, majority_score, tell_truncated
 from ..fleet import Lane, stream_seed
 from ..metrics import ERRORS, headline_score, score
 from ..prompt import refuse_no_scale
@@ -247,9 +247,7 @@ def _seconds(folder: Path) -> float:
 
 def _report_truncation(material: Material) -> None:
     for name in ("train", "validation", "test"):
-        examples = getattr(material, name)
-        if examples.truncated:
-            log.warning("%d of %d %s rows were truncated", examples.truncated, len(examples), name)
+        tell_truncated(getattr(material, name), f"{name} rows")
 
 
 def _last_reports(plan: Plan, loop: Loop) -> dict[str, dict[str, Report]]:

@@ -1,0 +1,71 @@
+"""What `softprompt predict` answers: texts on the command line, a file, or a pipe."""
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput
+from ..tasks import FORMATS, records
+
+# One word that ends as the name of a file of texts or rows does.
+LIKE_A_FILE = re.compile(r"\S+\.(?:txt|csv|tsv|json|jsonl|parquet)(?:\.(?:gz|zst))?", re.IGNORECASE)
+
+
+def read_inputs(texts: Sequence[str], file: Path | None, delimiter: str = "") -> Sequence[str | Mapping[str, Any]]:
+    """What is to be answered: the arguments, a file, or the lines of standard input.
+
+    Raises:
+        BadInput: nothing, both texts and a file, an empty text, or a text that is the name of a file.
+    """
+    if texts and file:
+        raise BadInput("give texts or --file, not both")
+    if file is not None:
+        found = read_file(file, delimiter)
+    elif texts and list(texts) != ["-"]:
+        found = [_text(number, text) for number, text in enumerate(texts, 1)]
+    elif not texts and sys.stdin.isatty():
+        raise BadInput("nothing to answer; give texts, --file FILE, or pipe one text a line")
+    else:
+        found = lines(sys.stdin.read())
+    if not found:
+        raise BadInput(f"{file or 'standard input'} is empty; at least one text is needed")
+    return found
+
+
+def _text(number: int, text: str) -> str:
+    """A text of the command line, if it is one."""
+    if not text.strip():
+        raise BadInput(f"text {number} is empty; give words to answer")
+    if LIKE_A_FILE.fullmatch(text):
+        is_there = "is a file" if Path(text).is_file() else "looks like a file that is not here"
+        raise BadInput(f"{text!r} {is_there}, not a text; give --file {text}, or pipe it if it is what to answer")
+    return text
+
+
+def read_file(path: Path, delimiter: str = "") -> Sequence[str | Mapping[str, Any]]:
+    """The rows of a CSV, TSV, JSON or Parquet file, or the lines of any other.
+
+    Raises:
+        BadInput: no such file, not UTF-8, or a malformed row, named as file:line.
+    """
+    if path.name.lower().endswith(FORMATS):
+        found = list(records(path, delimiter))
+        for record in found:
+            if record.fault:
+                raise BadInput(f"{path}:{record.line}: {record.fault}")
+        return [record.values for record in found]
+    if not path.is_file():
+        raise BadInput(f"no file {str(path)!r}")
+    try:
+        return lines(path.read_text("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{str(path)!r} is not UTF-8 (byte {error.start}); convert it first") from error
+
+
+def lines(text: str) -> list[str]:
+    """One text a line; a blank line is a text too, so that answers and lines stay side by side."""
+    # Not splitlines(): a text may hold U+2028 or a form feed.
+    found = text.split("\n")
+    return [line.removesuffix("\r") for line in (found if found[-1] else found[:-1])]
