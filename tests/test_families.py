@@ -9,10 +9,12 @@ import pytest
 import torch
 import transformers
 from softprompt.backbones import from_model, load_backbone
+from softprompt.backbones._scale import digest_of, scaling_of
 from softprompt.bank import Batch, PromptBank
 from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.interop.peft import export_peft
 from softprompt.prompt import Provenance, SoftPrompt
+from torch.utils._pytree import tree_map
 
 from conftest import build_tokenizer
 
@@ -307,6 +309,78 @@ def _identity(model):
 def _scores(output):
     """What the head says of each whole text."""
     return output.seq_relationship_logits if "seq_relationship_logits" in output else output.logits
+
+
+class Int8Weight(torch.Tensor):
+    """As torchao stores a weight: 8 bits and a scale, floats to whoever multiplies by it, and no memory of its own."""
+
+    levels: torch.Tensor
+    scale: torch.Tensor
+
+    def __new__(cls, levels, scale):
+        made = torch.Tensor._make_wrapper_subclass(cls, levels.shape, dtype=scale.dtype)
+        made.levels, made.scale = levels, scale
+        return made
+
+    @classmethod
+    def of(cls, weight):
+        scale = weight.detach().abs().amax(1, keepdim=True) / 127
+        return torch.nn.Parameter(cls((weight.detach() / scale).round().to(torch.int8), scale), requires_grad=False)
+
+    def __tensor_flatten__(self):
+        return ["levels", "scale"], None
+
+    def dequantize(self):
+        return self.levels * self.scale
+
+    @classmethod
+    def __torch_dispatch__(cls, called, types, arguments, named=None):
+        # It stays of its kind in another precision, as torchao's does.
+        if called in (torch.ops.aten.detach.default, torch.ops.aten._to_copy.default):
+            return cls(arguments[0].levels, arguments[0].scale)
+        plain = tree_map(lambda x: x.dequantize() if isinstance(x, cls) else x, arguments)
+        return called(*plain, **(named or {}))
+
+
+class TestWeightsOfAnotherKindOfTensor:
+    @pytest.fixture(params=["t5", "llama", "bert"])
+    def model(self, request, tiny_model):
+        """(model whose linear layers are quantised, the same in plain floats, tokenizer)."""
+        model, tokenizer = tiny_model(request.param)
+        plain, head = copy.deepcopy(model), model.get_output_embeddings()
+        for ours, theirs in zip(model.modules(), plain.modules(), strict=True):
+            if isinstance(ours, torch.nn.Linear) and ours is not head:
+                quantised = Int8Weight.of(ours.weight)
+                ours.weight, theirs.weight = quantised, torch.nn.Parameter(quantised.dequantize())
+        return model, plain, tokenizer
+
+    def test_memory_is_probed_and_a_step_is_that_of_the_plain_numbers(self, model):
+        from softprompt.room._memory import bytes_per_token
+
+        gradients = []
+        for each in model[:2]:
+            backbone = from_model(each, model[2], engine="reference")
+            bank = PromptBank.stack([backbone.word_vectors[5:8].detach().float()])
+            bank.vectors.requires_grad_()
+            batch = rows_of(backbone, TEXTS, torch.tensor([[5], [6]]))
+            assert bytes_per_token(backbone, bank, batch) > 0
+            backbone.logits(bank, batch).square().mean().backward()
+            gradients.append(bank.vectors.grad)
+        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+
+    def test_it_is_not_packed_nor_quantised_again(self, model):
+        quantised, _, tokenizer = model
+        backbone = from_model(quantised, tokenizer)
+        assert backbone.engine == "reference"
+        with pytest.raises(UnsupportedModel, match="quantised or adapted already"):
+            backbone.to_int8()
+
+    def test_a_table_of_word_vectors_is_known_by_the_numbers_it_stands_for(self, tiny_gpt):
+        model, _ = tiny_gpt("llama")
+        quantised = Int8Weight.of(model.get_input_embeddings().weight)
+        plain = digest_of(quantised.dequantize())
+        model.get_input_embeddings().weight = quantised
+        assert scaling_of(model).original == plain
 
 
 class TestPickles:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UnsupportedModel
 
@@ -131,6 +131,11 @@ def position_limit(model: nn.Module) -> int | None:
         return None
     whole: Any = model
     return limit - first_position(whole.get_encoder() if whole.config.is_encoder_decoder else whole)
+
+
+def is_plain(weight: Tensor) -> bool:
+    """Whether a weight is numbers in one block of memory; torchao's and bitsandbytes' are of kinds of their own."""
+    return type(weight) in (Tensor, nn.Parameter)
 
 
 def refuse_lost_masks(model: nn.Module, name: str) -> None:

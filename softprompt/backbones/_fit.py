@@ -90,8 +90,8 @@ def refuse_unfit(model: Any, kind: str, name: str) -> None:
         raise UnsupportedModel(f"{family} cannot be used: its word embeddings are not one table of plain vectors")
     if getattr(text_config(model.config), "hidden_size_per_layer_input", 0):
         raise UnsupportedModel(
-            f"{family} cannot be used: each of its layers also reads a vector of the token's id (per-layer inputs), "
-            "which a prompt has not"
+            f"{family} cannot be used: its layers read vectors of their own for each token id (per-layer inputs), "
+            "and a prompt has no token ids"
         )
     if not _reads_vectors(_reader(model, kind)):
         raise UnsupportedModel(f"{family} cannot be used: it reads token ids, and not word vectors in their place")

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int8
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModel
+from ._family import is_plain
 from ._frozen_linear import AbstractFrozenLinear, FrozenLinear
 
 Part = TypeVar("Part", bound=Any)
@@ -182,7 +183,8 @@ def _refuse_other_weights(model: Any, name: str) -> None:
         )
     if table.dtype != torch.float32:
         raise UnsupportedModel(f"int8 is made of float32 weights, {name!r} is in {table.dtype}; load it in float32")
-    if getattr(model.config, "quantization_config", None) is not None or hasattr(model, "peft_config"):
+    quantised = getattr(model.config, "quantization_config", None) is not None
+    if quantised or hasattr(model, "peft_config") or not all(map(is_plain, model.parameters())):
         raise UnsupportedModel(f"int8 is made of plain weights, those of {name!r} are quantised or adapted already")
 
 

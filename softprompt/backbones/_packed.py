@@ -26,6 +26,7 @@ from torch.nn import functional
 
 from ..bank import Batch, PromptBank
 from ._blocks import CALL, Block, Packing, pack
+from ._family import is_plain
 from ._frozen_linear import FrozenLinear, frozen_linear
 from ._int8 import part_in_int8
 from ._packed_layers import CrossAttention, FeedForward, SelfAttention, norm
@@ -87,6 +88,8 @@ def survey(model: nn.Module) -> Survey:
                 continue
             if parameter.requires_grad:
                 return Survey(unfit="its weights are trained")
+            if not is_plain(parameter):
+                return Survey(unfit="its weights are quantised")
             places.add((parameter.dtype, parameter.device))
             # Inference tensors do not count how often they are written to.
             writes = None if parameter.is_inference() else parameter._version

@@ -22,6 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import UnsupportedModel
 from ..prompt import refuse_no_scale
+from ._family import is_plain
 from ._verify import COARSE
 
 
@@ -132,7 +133,9 @@ class Scaling:
 
 def digest_of(table: Float[Tensor, "v e"]) -> str:
     """SHA-256 of a word embedding table in bfloat16: the same for one checkpoint in several precisions."""
-    rounded = table.detach().to("cpu", torch.bfloat16).contiguous()
+    # What a quantised table stands for: its own parts have no common form.
+    plain = table.detach() if type(table).dequantize is Tensor.dequantize else table.detach().dequantize()
+    rounded = plain.to("cpu", torch.bfloat16).contiguous()
     return hashlib.sha256(rounded.view(torch.uint8).numpy().data).hexdigest()
 
 
@@ -142,7 +145,7 @@ _DIGESTS = WeakIdKeyDictionary()
 
 def _digest_now(table: Tensor) -> str:
     """`digest_of`, computed anew only where the table was changed: every call of `predict` asks for it."""
-    if table.is_inference():
+    if table.is_inference() or not is_plain(table):
         return digest_of(table)
     state = table.data_ptr(), table._version
     if table not in _DIGESTS or _DIGESTS[table][0] != state:
@@ -239,7 +242,9 @@ def _refuse_other_weights(modules: Sequence[nn.Module], name: str) -> None:
     """Refuse quantised weights, and adapters, whose parts would have to be multiplied one by one."""
     for module in modules:
         weights = dict(module.named_parameters())
-        if not set(weights) <= {"weight", "bias"} or not all(w.is_floating_point() for w in weights.values()):
+        if not set(weights) <= {"weight", "bias"} or not all(
+            w.is_floating_point() and is_plain(w) for w in weights.values()
+        ):
             raise UnsupportedModel(
                 f"weights of {name!r} are quantised or adapted ({type(module).__name__}) and cannot be rescaled; "
                 "load it plain, adapters merged, or use --embedding-scale 1"

@@ -88,13 +88,11 @@ def bytes_per_token(backbone: AbstractBackbone, bank: PromptBank, batch: Batch) 
 def _kept(backbone: AbstractBackbone, bank: PromptBank, batch: Batch) -> int:
     """Bytes kept for the backward pass, weights and prompts left out."""
     known = [*backbone.model.parameters(), *backbone.model.buffers(), bank.vectors]
-    there = {values.untyped_storage().data_ptr() for values in known}
+    there = {place for values in known for place, _ in _blocks(values)}
     kept: dict[int, int] = {}
 
     def keep(values: Tensor) -> Tensor:
-        storage = values.untyped_storage()
-        if storage.data_ptr() not in there:
-            kept[storage.data_ptr()] = storage.nbytes()
+        kept.update({place: size for place, size in _blocks(values) if place not in there})
         return values
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda values: values):
@@ -103,6 +101,21 @@ def _kept(backbone: AbstractBackbone, bank: PromptBank, batch: Batch) -> int:
     total = sum(kept.values())
     del losses
     return total
+
+
+def _blocks(values: Tensor) -> list[tuple[int, int]]:
+    """Where a tensor's numbers lie, and in how many bytes; of a quantised one (torchao) where its parts do.
+
+    Nothing for a kind of tensor that does not tell: what it keeps is not counted.
+    """
+    if (flatten := getattr(values, "__tensor_flatten__", None)) is not None:
+        names, _ = flatten()
+        return [block for name in names for block in _blocks(getattr(values, name))]
+    try:
+        storage = values.untyped_storage()
+        return [(storage.data_ptr(), storage.nbytes())]
+    except (RuntimeError, NotImplementedError):
+        return []
 
 
 def _peak(backbone: AbstractBackbone, bank: PromptBank, batch: Batch) -> int:
