@@ -136,7 +136,8 @@ def answer_all(
             words = [task.labels[a] for a in answers]
         elif how == "number":
             answers = backbone.logits(bank, batch)[:, 0, 0].tolist()
-            words = [f"{a:.3f}" for a in answers]
+            # Digits that count, not decimals: the numbers may be of any size.
+            words = [f"{a:.6g}" for a in answers]
         else:
             words = backbone.generate(bank, batch, max_new_tokens=max_new_tokens)
             answers = [parse(task, word) for word in words]

@@ -4,6 +4,7 @@ import csv
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,14 @@ class TestAHead:
         with pytest.raises(BadInput, match="trained on numbers as they are; start a new run"):
             trained.restore(tensors, {**state, "standardized": False})
         trained.record.close()
+
+    def test_a_small_number_keeps_its_digits_when_it_is_told(self, by_head):
+        run, backbone, _ = by_head
+        prompt = run.prompt()
+        assert prompt.head is not None
+        tiny = LinearHead(prompt.head.weight * 1e-9, prompt.head.bias * 1e-9)
+        (large,), (small,) = (predict(p, ["good film"], model=backbone) for p in (prompt, replace(prompt, head=tiny)))
+        assert float(small["output"]) == pytest.approx(float(large["output"]) * 1e-9, rel=1e-4)
 
     def test_decoding_by_words_is_refused(self, by_head):
         run, backbone, _ = by_head
