@@ -102,11 +102,15 @@ def _of_counts(
     k = max(*gold, *predictions) + 2
     codes = np.asarray(gold) * k + np.asarray(predictions) % k
 
+    def tables(flat: np.ndarray) -> np.ndarray:
+        places = np.arange(len(flat))[:, None] * k * k
+        return np.bincount((flat + places).ravel(), minlength=len(flat) * k * k).reshape(-1, k, k).astype(float)
+
     def statistic(rows: np.ndarray, axis: int = -1) -> np.ndarray:
         flat = codes[rows].reshape(-1, rows.shape[-1])
-        places = np.arange(len(flat))[:, None] * k * k
-        counts = np.bincount((flat + places).ravel(), minlength=len(flat) * k * k)
-        return metric(counts.reshape(*rows.shape[:-1], k, k).astype(float))
+        # In parts: the tables of hundreds of classes are larger than the rows that they count.
+        parts = np.array_split(flat, -(-len(flat) * k * k // BATCH))
+        return np.concatenate([metric(tables(part)) for part in parts]).reshape(rows.shape[:-1])
 
     return statistic
 

@@ -96,6 +96,13 @@ class TestIntervals:
         many = intervals(["macro-f1"], ["macro-f1"], predictions * 20, gold * 20)
         assert np.ptp(many["macro-f1"]) < np.ptp(few["macro-f1"]) / 3
 
+    def test_tables_of_many_classes_are_counted_in_parts(self, monkeypatch):
+        rng = np.random.default_rng(0)
+        predictions, gold = (rng.integers(0, 9, 60).tolist() for _ in range(2))
+        whole = intervals(["macro-f1", "matthews"], ["matthews"], predictions, gold)
+        monkeypatch.setattr("softprompt.intervals.BATCH", 500)
+        assert intervals(["macro-f1", "matthews"], ["matthews"], predictions, gold) == whole
+
     def test_one_row_implies_nothing(self):
         assert intervals(["accuracy"], ["accuracy"], [0], [0]) == {}
 
