@@ -86,7 +86,7 @@ class TestTheTask:
         [
             ([("a", 3), ("b", 3.0)], {}, "only the number 3; a model needs different ones"),
             ([("a", "x"), ("b", "nan")], {}, "holds no number"),
-            ([("a", 1), ("b", 2)], {"label_words": ["p", "q"]}, "label words go with --label-column"),
+            ([("a", 1), ("b", 2)], {"label_words": ["p", "q"]}, "label words go with `label_column`"),
             ([("a", 1), ("b", 2)], {"label_column": "price"}, "give one answer column"),
         ],
     )
@@ -256,5 +256,5 @@ def test_a_model_that_knows_no_digits_is_refused(tmp_path, lab_t5):
 
 def test_numbers_longer_than_an_answer_are_refused(tmp_path, tiny_t5):
     backbone = from_model(*tiny_t5(), name="tiny")
-    with pytest.raises(BadInput, match="give `max_new_tokens`"):
+    with pytest.raises(BadInput, match="give max_new_tokens=5"):
         train(price_task(tmp_path), backbone, settings=TrainSettings(max_new_tokens=3), output=tmp_path / "run")

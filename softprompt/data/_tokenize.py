@@ -185,7 +185,7 @@ def _targets(task: Task, right: list[Gold], answers: Answers, encode_answers: En
             raise BadInput(f"task {task.name!r} is answered in free text, a linear head gives classes or numbers")
         return torch.tensor(right, dtype=torch.float32 if task.answer == "number" else torch.long)
     if answers == "label-words" and task.answer != "label":
-        how = "--answers linear-head" if task.answer == "number" else "a model that writes text"
+        how = "--answers=linear-head" if task.answer == "number" else "a model that writes text"
         raise BadInput(f"task {task.name!r} has no label words, and this model answers by one of them; choose {how}")
     if task.answer == "label":
         words = list(task.labels)

@@ -55,5 +55,5 @@ def refuse_unwritable(train: Examples, task: Task, backbone: AbstractBackbone, l
     if (needed := int(numbers.lengths.max())) > longest:
         raise BadInput(
             f"the numbers of task {task.name!r} have up to {needed} tokens, an answer {longest}, which would cut them; "
-            f"give --max-new-tokens {needed}"
+            f"give --max-new-tokens={needed}"
         )
