@@ -23,6 +23,8 @@ bench: .venv/.done
 
 # The mark is written last: an interrupted installation is taken up again by the next target.
 .venv/.done: pyproject.toml constraints.txt
+	@echo "1 of 2: a Python environment in .venv"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plots,tracking]'
+	@echo "2 of 2: softprompt and what it needs, torch and transformers among them; a few minutes, once"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,plots,tracking]'
 	touch $@

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import sys
 from types import SimpleNamespace
@@ -289,6 +290,12 @@ class TestWhatIsPrinted:
             assert sum(one.strip().startswith(line) for one in text.splitlines()) == 2, line
         assert "frozen model, 'what color :'" in text
         assert "a difference smaller than the deviations says nothing" in text
+        assert text.count("scores are accuracy; 1.000 is all rows right") == 2
+        assert "because the frozen model was pretrained on exactly these words" in text
+        assert re.search(
+            r"The best mean is 0\.\d{3} \((prompt-tuning|ept-star)\), from 0\.\d{3} for the text alone", text
+        )
+        assert text.splitlines()[-1].strip().startswith("/somewhere/bin/softprompt predict ")
         row = next(one.split() for one in text.splitlines() if one.strip().startswith("prompt-tuning"))
         results = json.loads((folder / "results.json").read_text())[0]["results"][:2]
         scores = [result["metrics"]["test"]["score"] for result in results]
@@ -325,6 +332,27 @@ class TestWhatIsPrinted:
             short = ["--task-option", "train=16", "--task-option", "test=8"] if words[0] == "train" else short
             assert main([*words, *short]) == 0, words
         capsys.readouterr()
+
+    def test_where_every_task_reads_several_columns_the_command_answers_the_row_that_is_written(self, shown):
+        folder, _ = shown
+        task, run = TASKS["lab/entailment"], SimpleNamespace(folder=folder / "x")
+        found = SimpleNamespace(task=task, run=run, best=SimpleNamespace(lane="a"), seen=None)
+        command = _demo.predict_command(SimpleNamespace(output=folder), [found])  # type: ignore[arg-type]
+        assert shlex.split(command)[1:] == ["predict", f"{folder}/x/a/prompt", "--file", f"{folder}/row.jsonl"]
+        assert set(json.loads((folder / "row.jsonl").read_text())) == set(TASKS["lab/opinion"].columns)
+
+    def test_its_tables_fit_into_80_columns_with_every_score_whole(self, shown, monkeypatch, capsys):
+        folder, _ = shown
+        monkeypatch.setattr(_demo, "width_of", lambda stream: 80)
+        results = read_results(folder / "color")
+        found = SimpleNamespace(run=SimpleNamespace(results=results), instructed=1.0)
+        _demo._print(_demo.table_rows(found), [{"method": "frozen model, 'x'", "mean": 1.0}])  # type: ignore[arg-type]
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert not any("…" in line or "..." in line for line in lines)
+        assert (
+            len([line for line in lines if re.search(r"^ept-star +[01]\.\d{3} +[01]\.\d{3} +[01]\.\d{3}", line)]) == 1
+        )
 
     def test_ctrl_c_is_one_line_that_says_what_is_left(self, tmp_path, monkeypatch, capsys):
         def stopped(*_, **__):

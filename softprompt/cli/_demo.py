@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ._layout import laid_out, width_of
 from ._options import DataRoot, Device, Quiet
 from ._print import cell, say
 from ._several import summary
@@ -17,6 +19,8 @@ from ._several import summary
 if TYPE_CHECKING:
     from ..lab.demo import Demo, TaskReport
 
+# A row of the first task, in the demo's folder.
+ROW = "row.jsonl"
 # Label scores shown of one prediction.
 SHOWN = 3
 # Bytes of a stored number: float32.
@@ -71,18 +75,53 @@ def demo(
     print(f"  {plan.output / 'results.json'}   all scores")
     print(f"  {plan.output / 'peft'}/   {found[0].best.lane} for stock PEFT, with a README")
     print("\ntry next")
-    for line in next_commands(plan, found[0]):
+    for line in [*next_commands(plan, found[0]), predict_command(plan, found)]:
         print(f"  {line}")
 
 
 def _tell(found: "TaskReport") -> None:
-    print(f"\n{found.task.name}: {found.rows} test rows, answers {' | '.join(found.task.labels) or 'in free text'}")
+    _say(f"\n{found.task.name}: {found.rows} test rows, answers {' | '.join(found.task.labels) or 'in free text'}")
+    _say(f"scores are {metric(found)}; 1.000 is all rows right\n")
     rows = table_rows(found)
     _print(rows, references(found))
-    print(caveat(max(row["prompts"] for row in summary(found.run.results))))
-    print(f"\none row   {found.task.render(found.seen.row).text!r}, right: {found.seen.right}")
-    print(f"  before  {answered(found.seen.before)}")
-    print(f"  after   {answered(found.seen.after)}   ({found.best.lane})", flush=True)
+    _say(caveat(max(row["prompts"] for row in summary(found.run.results))))
+    _say(conclusion(found, rows))
+    _say(f"\none row   {found.task.render(found.seen.row).text!r}, right: {found.seen.right}")
+    _say(f"  before  {answered(found.seen.before)}")
+    _say(f"  after   {answered(found.seen.after)}   ({found.best.lane})")
+    sys.stdout.flush()
+
+
+def metric(found: "TaskReport") -> str:
+    """What a score of the table is."""
+    names = found.task.scores
+    return names[0] if len(names) == 1 else f"means of {' and '.join(names)}"
+
+
+def conclusion(found: "TaskReport", rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the table says, and why the instruction scores what it does."""
+    scored = [row for row in rows if row["mean"] is not None]
+    if not scored:
+        return ""
+    best = max(scored, key=lambda row: row["mean"])
+    from_text = "" if found.unprompted is None else f", from {found.unprompted:.3f} for the text alone"
+    reached = f"The best mean is {best['mean']:.3f} ({best['method']}){from_text}."
+    if found.instructed is None:
+        return reached
+    missing = found.instructed - best["mean"]
+    rest = f" The missing {missing:.3f} is what training did not find." if missing > 0 else ""
+    return (
+        f"The instruction scores {found.instructed:.3f} because the frozen model was pretrained on exactly these "
+        "words: it can do the task, and the instruction is the ceiling, not a rival. A prompt is not told the words; "
+        f"it finds from labelled rows what they do. {reached}{rest}"
+    )
+
+
+def _say(text: str) -> None:
+    """Lines of text on standard output, broken at blanks where a terminal is narrower."""
+    width = width_of(sys.stdout)
+    for line in text.split("\n"):
+        print(line if width is None else textwrap.fill(line, width, subsequent_indent="  ", break_on_hyphens=False))
 
 
 def caveat(seeds: int) -> str:
@@ -137,13 +176,10 @@ def answered(answer: Mapping[str, Any] | None) -> str:
 def next_commands(plan: "Demo", found: "TaskReport") -> list[str]:
     """Commands that work as they stand."""
     prompt = str(found.run.folder / found.best.lane / "prompt")
-    text = found.seen.row[found.task.columns[0]]
-    own = [] if len(found.task.columns) > 1 else [["predict", prompt, text]]
     model = ["--model", plan.model]
     root = [] if plan.data_root is None else ["--data-root", str(plan.data_root)]
     task = ["--task", found.task.name]
     commands = [
-        *own,
         ["show", str(found.run.folder)],
         ["evaluate", prompt, "--split", "validation", *root],
         ["demo", *task, *model, "--method", "scaled", "--method", "polar", *root],
@@ -157,26 +193,33 @@ def next_commands(plan: "Demo", found: "TaskReport") -> list[str]:
     ]
 
 
+def predict_command(plan: "Demo", found: Sequence["TaskReport"]) -> str:
+    """A command that answers as it stands: a text, or where every task reads several columns, the row that is shown."""
+    for report in found:
+        if len(report.task.columns) == 1:
+            prompt, given = report, [report.seen.row[report.task.columns[0]]]
+            break
+    else:
+        prompt, given = found[0], ["--file", str(plan.output / ROW)]
+    return shlex.join([program(), "predict", str(prompt.run.folder / prompt.best.lane / "prompt"), *given])
+
+
 def program() -> str:
     """How this program is called here: by its name where the shell finds it, else by its path."""
     return "softprompt" if shutil.which("softprompt") or not sys.argv[0] else sys.argv[0]
 
 
 def _print(rows: Sequence[Mapping[str, Any]], below: Sequence[Mapping[str, Any]]) -> None:
-    """A table, the references under a line; as wide as it is where nobody watches."""
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=SIMPLE)
-    for number, name in enumerate(rows[0]):
-        table.add_column(name, justify="right" if number else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(_cell, row.values()), end_section=row is rows[-1])
-    for row in below:
-        # Not markup: an instruction of the lab has none, a model's name may.
-        table.add_row(row["method"].replace("[", "\\["), _cell(row["mean"]), style="dim")
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    """The table of methods, and below it what they are held against."""
+    width = width_of(sys.stdout)
+    names = list(rows[0])
+    lines = [[_cell(value) for value in row.values()] for row in rows]
+    print(laid_out(names, lines, [False, *[True] * (len(names) - 1)], width))
+    print()
+    if below:
+        scores = [[row["method"], _cell(row["mean"])] for row in below]
+        print(laid_out(["held against", "score"], scores, [False, True], width))
+        print()
 
 
 def _cell(value: Any) -> str:

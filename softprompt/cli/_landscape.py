@@ -1,5 +1,6 @@
 """`softprompt landscape`: how steep the loss is around a prompt's input, or around the prompt."""
 
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -9,6 +10,7 @@ import typer
 from ..errors import BadInput
 from ..settings import LandscapeSettings
 from ._flatten import Given, flatten
+from ._layout import width_of
 from ._options import DataRoot, Device, Json, Model, OwnStyle, OwnTask
 from ._print import print_json, say, table
 
@@ -74,7 +76,7 @@ def _print(found: "list[Drawn]", json_lines: bool) -> None:
         return
     # Where some answers are no classes, the headline score is what all have.
     right = "accuracy" if all(one.majority is not None for one in found) else "score"
-    print(table([_row(one, right) for one in found]))
+    print(table([_row(one, right) for one in found], width_of(sys.stdout)))
     for one in found:
         if one.warning:
             print(one.warning)

@@ -1,9 +1,11 @@
 """`softprompt methods`: what can be trained, and how many numbers that is."""
 
+import sys
 from typing import Annotated
 
 import typer
 
+from ._layout import width_of
 from ._options import Json
 from ._print import print_json, record, say, table
 
@@ -24,8 +26,9 @@ def list_methods(width: Width = 768, layers: Layers = 1, json_lines: Json = Fals
     if json_lines:
         print_json(rows)
     else:
-        print(table([{**row, "summary": METHODS[row["method"]].summary} for row in rows]))
-        say("units and lr are defaults; the papers train all of theirs in raw units at 0.3: --units raw --lr 0.3")
+        print(table([{**row, "summary": METHODS[row["method"]].summary} for row in rows], width_of(sys.stdout)))
+        say("units and lr are defaults; the papers train all of theirs in raw units at 0.3:")
+        say("--units raw --lr 0.3")
 
 
 @methods.command("regularizers")
@@ -39,7 +42,12 @@ def list_regularizers(json_lines: Json = False) -> None:
     for name, one in REGULARIZERS.items():
         values = one.to_json()
         del values["perturbation"]
-        print(record({"regularizer": name, "summary": one.summary, **{key: str(v) for key, v in values.items()}}))
+        print(
+            record(
+                {"regularizer": name, "summary": one.summary, **{key: str(v) for key, v in values.items()}},
+                width_of(sys.stdout),
+            )
+        )
         print()
 
 
@@ -64,4 +72,4 @@ def show_method(
         print_json({**values, "options": method.defaults})
     else:
         options = {f"--method-option {key}": str(value) for key, value in method.defaults.items()}
-        print(record({**values, **options}))
+        print(record({**values, **options}, width_of(sys.stdout)))

@@ -4,8 +4,11 @@ import contextlib
 import json
 import math
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from ._layout import laid_out
 
 
 def finite(value: Any) -> Any:
@@ -43,25 +46,31 @@ def cell(value: Any) -> str:
             return str(value)
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Aligned columns under the keys of the first row, numbers to the right; one row a line, for grep."""
+def table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
+    """Aligned columns under the keys of the first row, numbers to the right; one row a line, for grep.
+
+    In a terminal of `width` characters (`width_of`) that is too narrow for that, as `laid_out` breaks it.
+    """
     names = list(rows[0])
-    lines = [names, *([cell(row[name]) for name in names] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines = [[cell(row[name]) for name in names] for row in rows]
     is_number = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
-    return "\n".join(_aligned(line, widths, is_number) for line in lines)
+    return laid_out(names, lines, is_number, width)
 
 
-def _aligned(line: Sequence[str], widths: Sequence[int], is_number: Sequence[bool]) -> str:
-    cells = zip(line, widths, is_number, strict=True)
-    return "  ".join(text.rjust(width) if right else text.ljust(width) for text, width, right in cells).rstrip()
-
-
-def record(values: Mapping[str, Any]) -> str:
-    """One `name  value` a line; what is empty is left out."""
+def record(values: Mapping[str, Any], width: int | None = None) -> str:
+    """One `name  value` a line; what is empty is left out, and a long value broken at the blanks of `width`."""
     shown = {name: cell(value) for name, value in values.items() if value or isinstance(value, int | float)}
-    width = max(map(len, shown), default=0)
-    return "\n".join(f"{name.ljust(width)}  {text}" for name, text in shown.items())
+    named = max(map(len, shown), default=0)
+    if width is None:
+        return "\n".join(f"{name.ljust(named)}  {text}" for name, text in shown.items())
+    room = max(width - named - 2, 1)
+    return "\n".join(
+        textwrap.fill(
+            text, room + named + 2, initial_indent=f"{name.ljust(named)}  ", subsequent_indent=" " * (named + 2),
+            break_on_hyphens=False,
+        )
+        for name, text in shown.items()
+    )  # fmt: skip
 
 
 def say(text: str) -> None:

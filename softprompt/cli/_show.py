@@ -1,6 +1,7 @@
 """`softprompt show`: a run, a prompt or a task, whichever the name stands for."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ import typer
 
 from ..errors import UnknownName
 from ..tasks import TASKS
+from ._layout import width_of
 from ._options import Json
 from ._print import print_json, record, table
 from ._several import summary
@@ -52,9 +54,9 @@ def _show_run(folder: Path, json_lines: bool) -> None:
         print_json({"run": str(folder), **plan.to_json(), "prompts": prompts})
         return
     given = {f.name: getattr(plan.settings, f.name) for f in dataclasses.fields(plan.settings)}
-    print(record({"run": str(folder), "task": plan.task.name, "model": plan.model, **given}))
+    print(record({"run": str(folder), "task": plan.task.name, "model": plan.model, **given}, width_of(sys.stdout)))
     print()
-    print(table([_row(prompt) for prompt in prompts]))
+    print(table([_row(prompt) for prompt in prompts], width_of(sys.stdout)))
     for prompt in prompts:
         for warning in prompt.get("warnings", ()):
             print(f"{prompt['prompt']}: {warning}")
@@ -64,7 +66,7 @@ def _show_run(folder: Path, json_lines: bool) -> None:
             print(f"{result.lane}: {restart_told(result.restarts)}")
     if len(results) > 1:
         print()
-        print(table(summary(results)))
+        print(table(summary(results), width_of(sys.stdout)))
 
 
 def _row(prompt: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,7 +102,7 @@ def _show_prompt(folder: Path, json_lines: bool) -> None:
         print_json(values)
         return
     shown = {"norm": norm_told(values), "token_norm": None, "token_norms": None}
-    print(record(flat({**values, **shown})))
+    print(record(flat({**values, **shown}), width_of(sys.stdout)))
 
 
 def describe(prompt: "SoftPrompt") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ._backbone import Asking, Compute
 from ._compared import NO_SEEDS, compared
 from ._flatten import Given, flatten
 from ._lanes import LaneGrid
+from ._layout import laid_out, width_of
 from ._options import DataRoot, Device, Json, Quiet, TaskOption
 from ._print import print_json, say
 from ._rows import OwnRows, with_options
@@ -161,12 +162,12 @@ def _print(found: "Report", json_lines: bool) -> None:
     else:
         from rich.console import Console
 
-        from ..study import rich_table
+        from ..study import columns
 
         console = Console()
         console.print(title(found), highlight=False, markup=False)
         for name, rows in tables(found).items():
             console.print(f"\n{name}", style="bold", highlight=False, markup=False)
-            console.print(rich_table(rows))
+            print(laid_out(*columns(rows), width_of(sys.stdout)))
         for line in remarks(found):
             console.print(line, highlight=False, markup=False)

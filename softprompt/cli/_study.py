@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BadInput
+from ._layout import laid_out, width_of
 from ._options import DataRoot, Device, Json, Quiet
 from ._print import print_json, say
 
@@ -92,7 +93,7 @@ def _as_in(runs: Any, key: str, text: str) -> Any:
 
 
 def _print(rows: Any, in_markdown: bool, json_lines: bool) -> None:
-    from ..study import markdown, rich_table
+    from ..study import columns, markdown
 
     if json_lines:
         for row in rows:
@@ -100,6 +101,4 @@ def _print(rows: Any, in_markdown: bool, json_lines: bool) -> None:
     elif in_markdown or not sys.stdout.isatty():
         print(markdown(rows))
     else:
-        from rich.console import Console
-
-        Console().print(rich_table(rows))
+        print(laid_out(*columns(rows), width_of(sys.stdout)))

@@ -1,11 +1,13 @@
 """`softprompt tasks`: what prompts can be trained for without rows of one's own."""
 
+import sys
 from typing import Annotated, Any
 
 import typer
 
 from ..tasks import PATTERNS, TASKS, Task, styled
 from ..tasks import task as find_task
+from ._layout import width_of
 from ._options import Json, TaskOption
 from ._print import print_json, record, table
 from ._rows import with_options
@@ -29,7 +31,7 @@ def list_tasks(json_lines: Json = False) -> None:
     if json_lines:
         print_json(rows)
     else:
-        print(table(rows))
+        print(table(rows, width_of(sys.stdout)))
 
 
 @tasks.command("show")
@@ -51,7 +53,7 @@ def print_task(task: Task, json_lines: bool) -> None:
     if json_lines:
         print_json(task.to_json())
     else:
-        print(record(summary(task)))
+        print(record(summary(task), width_of(sys.stdout)))
 
 
 def summary(task: Task) -> dict[str, Any]:

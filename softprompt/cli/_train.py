@@ -1,5 +1,6 @@
 """`softprompt train`: prompts on a frozen model, one a method, learning rate and seed."""
 
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from ..settings import TrainSettings
 from ._backbone import Asking, Compute
 from ._flatten import Given, flatten
 from ._lanes import LaneGrid
+from ._layout import width_of
 from ._options import DataRoot, Device, Json, Quiet, TaskOption
 from ._print import print_json, say, table
 from ._rows import OwnRows, with_options
@@ -90,10 +92,10 @@ def _refuse_beside_resume(given: Given) -> None:
 
 
 def _report(run: "Run", json_lines: bool) -> None:
-    say(table([_row(result) for result in run.results]))
+    say(table([_row(result) for result in run.results], width_of(sys.stderr)))
     if len(run.results) > 1:
         say("")
-        say(table(summary(run.results)))
+        say(table(summary(run.results), width_of(sys.stderr)))
     if not json_lines:
         print(run.folder)
         return

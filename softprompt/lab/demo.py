@@ -5,9 +5,11 @@
 <output>/figures/<task>-cosines.json   cosines between a prompt's vectors before and after training; .png
 <output>/peft/                         the first task's best prompt for stock PEFT
 <output>/results.json                  all scores
+<output>/row.jsonl                     one row of the first task, to be answered by `softprompt predict --file`
 """
 
 import dataclasses
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -201,6 +203,8 @@ class Demo:
             tell(found[-1])
         values = json_bytes([one.to_json() for one in found])
         write_file(self.output / "results.json", values, what="the results of the demo")
+        row = json.dumps(found[0].seen.row, ensure_ascii=False)
+        write_file(self.output / "row.jsonl", f"{row}\n".encode(), what="a row to answer")
         return export_peft(found[0].run.prompt(found[0].best.lane), self.output / "peft", model=backbone.model)
 
 

@@ -16,6 +16,7 @@ from ._run import read as read
 from ._run import run_all as run_all
 from ._spec import RunSpec as RunSpec
 from ._stored import StoredRun as StoredRun
+from .tables import columns as columns
 from .tables import compare as compare
 from .tables import markdown as markdown
 from .tables import rich_table as rich_table

@@ -197,8 +197,7 @@ def _paired(arm: Mapping[Any, StoredRun], baseline: Mapping[Any, StoredRun]) -> 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, numbers to the right, scores with three digits."""
-    names, cells = _cells(rows)
-    right = [all(_is_number(row.get(name)) for row in rows) for name in names]
+    names, cells, right = columns(rows)
     lines = [names, ["--:" if r else "---" for r in right], *([c.replace("|", "\\|") for c in line] for line in cells)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -207,23 +206,27 @@ def rich_table(rows: Sequence[Row]) -> "Table":
     """The rows as a table for a terminal."""
     from rich.table import Table
 
-    names, cells = _cells(rows)
+    names, cells, right = columns(rows)
     table = Table(box=None)
-    for name in names:
-        table.add_column(name, justify="right" if all(_is_number(row.get(name)) for row in rows) else "left")
+    for name, is_number in zip(names, right, strict=True):
+        table.add_column(name, justify="right" if is_number else "left")
     for line in cells:
         # Not markup: a key may hold brackets.
         table.add_row(*(line_cell.replace("[", "\\[") for line_cell in line))
     return table
 
 
-def _cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Column names and texts: intervals in one column each, columns without any value left out."""
+def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[bool]]:
+    """Column names, the texts of each row, and which columns are numbers.
+
+    Intervals are in one column each; columns without any value are left out.
+    """
     shown = [_joined(row) for row in rows]
     names = [name for name in (shown[0] if shown else ()) if any(row[name] not in (None, "") for row in shown)]
     if not any(row.get("dropped") for row in shown):
         names = [name for name in names if name != "dropped"]
-    return names, [[_text(name, row[name]) for name in names] for row in shown]
+    right = [all(_is_number(row.get(name)) for row in rows) for name in names]
+    return names, [[_text(name, row[name]) for name in names] for row in shown], right
 
 
 def _joined(row: Row) -> Row:
