@@ -7,7 +7,7 @@ vary initialisation, order and few-shot draw together:
 
     equal steps     R = 1, 3, 5, 8 with 250 steps each; restarts cost more
     equal cost      R = 3, 5, 8 with fewer steps, so that each costs no more than one run of 250 steps
-    longer single   R = 1 with as many steps as each R of the first comparison costs
+    longer single   R = 1 with as many steps as each R of the first comparison costs, in pairs with that R
 
 64 rows a prompt, 16 a batch, linear decay, the last step (no checkpoint selection), accuracy on 300 test rows. Also
 told: Spearman's correlation of a single run's training loss, where restarts would be compared, with its test score.
@@ -75,6 +75,25 @@ def specs(arguments: argparse.Namespace) -> list[RunSpec]:
     return made
 
 
+def against_as_long(runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
+    """Restarts minus the single run that costs as much, over pairs of task and seed."""
+    found = []
+    for r in COUNTS:
+        alone, several = f"1, at the cost of {r} restarts", f"{r} restarts, equal steps"
+        pair = [run for run in runs if run.spec.tags["row"] in (alone, several)]
+        found += compare(pair, by="row", baseline=alone)
+    return found
+
+
+def scores_of(runs: Sequence[StoredRun]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Row of the table -> task -> seed -> test score: what any other pairing needs."""
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for run in runs:
+        tasks = found.setdefault(str(run.spec.tags["row"]), {})
+        tasks.setdefault(run.spec.declared.name, {})[str(run.spec.lane.seeds.initialization)] = run.score
+    return found
+
+
 def predicted(runs: Sequence[StoredRun], steps: int) -> dict[str, float]:
     """By task, over single runs: Spearman's correlation of the loss where restarts are compared with the test score."""
     found = {}
@@ -122,6 +141,8 @@ def main() -> None:
     if arguments.results:
         what = {name: value for name, value in vars(arguments).items() if name not in ("results", "store", "lanes")}
         results = {"what": what, "rows": by_row, "rows by task": by_task, "against a single run": differences}
+        results["against a run as long"] = against_as_long(runs)
+        results["scores"] = scores_of(runs)
         results["spearman of training loss and test score"] = correlation
         arguments.results.write_text(json.dumps(results, indent=1) + "\n")
 

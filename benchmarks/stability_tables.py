@@ -39,6 +39,8 @@ from stability import (
 
 PAGE = Path(__file__).parent.parent / "docs/stability.md"
 BEGIN = "<!-- tables: benchmarks/stability_tables.py -->"
+# Of a 95 % interval, normal.
+Z = 1.96
 ENCODER = "all-MiniLM-L6-v2"
 # Task -> setting -> seed -> what was found.
 Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -66,7 +68,7 @@ def everything() -> Iterator[str]:
 def of_the_page() -> Iterator[str]:
     """The tables of docs/stability.md."""
     yield "**Restarts at equal cost**, in lane steps; `weekend` and `same-color` from 64 rows, 12 seeds each.\n"
-    yield from equal_cost(json.loads((RESULTS / "restarts.json").read_text())["rows"])
+    yield from equal_cost(json.loads((RESULTS / "restarts.json").read_text()))
     confirmed, real = read("confirm"), read("real")
     yield "\n**Eight restarts**, 950 lane steps, against nothing, 250 steps, on the same fresh seeds.\n"
     yield from against_nothing(confirmed, "restarts 8")
@@ -81,19 +83,35 @@ def of_the_page() -> Iterator[str]:
         yield from wide(real, dict.fromkeys(names(real), NOTHING))
 
 
-def equal_cost(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """One row a cost: a run as long, and restarts that cost as much."""
-    yield from _header("cost", "one run as long", "restarts")
-    several = [row for row in rows if " restarts, " in row["row"]]
-    for alone in (row for row in rows if row not in several):
+def equal_cost(results: Mapping[str, Any]) -> Iterator[str]:
+    """One row a cost and number of restarts: a run as long, the restarts, and what they gain."""
+    yield from _header("cost", "one run as long", "restarts", "difference of the mean")
+    several = [row for row in results["rows"] if " restarts, " in row["row"]]
+    for alone in (row for row in results["rows"] if row not in several):
         # Restarts at the cost of a single run may be a step short of it.
-        cost = alone["cost"]
-        told = "; ".join(
-            f"{row['row'].split()[0]}: {_deviating(row['mean'], row['std'])}"
-            for row in several
-            if 0 <= cost - row["cost"] <= 1
-        )
-        yield _line(f"{cost} steps", _deviating(alone["mean"], alone["std"]), told)
+        for row in (one for one in several if 0 <= alone["cost"] - one["cost"] <= 1):
+            told = f"{row['row'].split()[0]}: {_deviating(row['mean'], row['std'])}"
+            gain = _gain(results, row["row"], alone["row"])
+            yield _line(f"{alone['cost']} steps", _deviating(alone["mean"], alone["std"]), told, gain)
+
+
+def _gain(results: Mapping[str, Any], called: str, reference: str) -> str:
+    """The difference of two rows with its interval, over pairs where these were kept, else from the tasks' own."""
+    compared = [*results["against a single run"], *results.get("against a run as long", ())]
+    paired = [one for one in compared if (one["row"], one["against"]) == (called, reference)]
+    if paired:
+        return difference(paired[0]["difference"], paired[0]["low"], paired[0]["high"])
+    ours, theirs = (
+        {one["task"]: one for one in results["rows by task"] if one["row"] == n} for n in (called, reference)
+    )
+    mean, error = unpaired([(ours[task], theirs[task]) for task in ours])
+    return f"{difference(mean, mean - Z * error, mean + Z * error)}, unpaired"
+
+
+def unpaired(tasks: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> tuple[float, float]:
+    """The mean over tasks of a difference of means, and its standard error by Welch: seeds as independent samples."""
+    mean = statistics.mean(first["mean"] - second["mean"] for first, second in tasks)
+    return mean, sum(first["se"] ** 2 + second["se"] ** 2 for first, second in tasks) ** 0.5 / len(tasks)
 
 
 def against_nothing(results: Results, called: str) -> Iterator[str]:
@@ -105,7 +123,13 @@ def against_nothing(results: Results, called: str) -> Iterator[str]:
             seeds = shared(chosen, called, NOTHING)
             means = (_spread(_scores(cell[one][seed] for seed in seeds)) for one in (NOTHING, called))
             found = against(arm(called, chosen[called]), arm(NOTHING, chosen[NOTHING]))
-            yield _line(titled(name), f"{which}{len(seeds)}", *means, difference(found), ratio(found))
+            yield _line(
+                titled(name),
+                f"{which}{len(seeds)}",
+                *means,
+                difference(found.difference, found.low, found.high),
+                ratio(found),
+            )
 
 
 def wide(results: Results, references: Mapping[str, str]) -> Iterator[str]:
@@ -127,7 +151,8 @@ def _mean_and_ratio(cell: Mapping[str, Mapping[str, Any]], called: str, referenc
     if len(shared(cell, called, reference)) < 2:
         return "", ""
     found = against(arm(called, cell[called]), arm(reference, cell[reference]))
-    return f"{statistics.mean(scores):.3f}; {difference(found)}", ratio(found)
+    told = difference(found.difference, found.low, found.high)
+    return f"{statistics.mean(scores):.3f}; {told}", ratio(found)
 
 
 def names(results: Results) -> list[str]:
@@ -148,9 +173,9 @@ def shared(cell: Mapping[str, Mapping[str, Any]], called: str, reference: str) -
     return [seed for seed in cell.get(called, {}) if seed in cell.get(reference, {})]
 
 
-def difference(found: Against) -> str:
+def difference(mean: float | None, low: float | None, high: float | None) -> str:
     """Of the means, with its interval."""
-    return f"{found.difference:+.3f} ({found.low:+.3f} to {found.high:+.3f})"
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def ratio(found: Against) -> str:

@@ -31,7 +31,8 @@ from softprompt.claims import (
 from softprompt.claims import _run as claims_run
 from softprompt.claims._drift import crossing
 from softprompt.claims._evidence import take_evidence
-from softprompt.claims._perturbation import mean_checks, spread_checks, without_ptp
+from softprompt.claims._perturbation import comparisons, mean_checks, spread_checks, spread_rows, without_ptp
+from softprompt.claims._probe import Bench, copies
 from softprompt.claims._results import peak, score
 from softprompt.claims._run import best_rate
 from softprompt.cli import main
@@ -164,6 +165,44 @@ def test_an_explosion_is_told_against_prompt_tuning_and_the_own_start():
     assert checks["residual at lr 0.3"].mean == pytest.approx(math.log10(2))
     assert checks["residual at lr 0.3"].outcome == "refuted"
     assert checks["EPT at lr 0.3"].n == 0
+    # From 1 to 2, a third of a power of ten: prompt tuning does not explode, and that is a check of its own.
+    assert checks["not so in prompt tuning at lr 0.3"].mean == pytest.approx(1 - math.log10(2))
+    assert checks["not so in prompt tuning at lr 0.3"].outcome == "met"
+
+
+def test_prompt_tuning_that_explodes_as_well_refutes_a_part_of_the_claim():
+    grown = planted(PLANTED, {Setting("prompt-tuning").at_paper: lambda seed: record(0.7, (0.01, 0.11))})
+    checks = {one.condition: one for one in CLAIMS["norms"].checks(grown)}
+    assert checks["not so in prompt tuning at lr 0.3"].outcome == "refuted"
+
+
+RATES = dataclasses.replace(TINY, seeds=6, rates=(0.03, 0.3))
+
+
+def over_rates(**scores):
+    """The checks of learning rates where each method has, at the rates 0.03 and 0.3, these scores at every seed."""
+    arms = {
+        Setting(name).at(lr): v for name, values in scores.items() for lr, v in zip((0.03, 0.3), values, strict=True)
+    }
+    found = planted(RATES, {arm: lambda seed, v=v: record(v) for arm, v in arms.items()})
+    return {one.condition: one for one in CLAIMS["learning-rates"].checks(found)}
+
+
+def test_a_setting_that_learns_at_no_rate_is_not_robust_to_it():
+    """EPT stays at the majority class of 0.5 at both rates: its range of 0 says nothing."""
+    stuck = over_rates(**{"prompt-tuning": (0.6, 1.0), "ept": (0.5, 0.5), "ept-star": (0.9, 1.0)})
+    assert (stuck["EPT, narrower range over rates"].n, stuck["EPT, narrower range over rates"].outcome) == (0, "open")
+    learned = stuck["EPT\\*, narrower range over rates"]
+    assert (learned.n, learned.outcome) == (6, "met")
+    assert learned.mean == pytest.approx(0.3)
+
+
+def test_a_narrower_range_beside_a_mean_that_fell_towards_the_floor_is_refuted():
+    """EPT learns, just so and at both rates: its range is narrower by 0.05, its mean lost 0.17 of 0.4."""
+    fallen = over_rates(**{"prompt-tuning": (0.85, 1.0), "ept": (0.76, 0.76), "ept-star": (0.9, 0.95)})
+    assert fallen["EPT, narrower range over rates"].mean == pytest.approx(0.15)
+    assert fallen["EPT, narrower range over rates"].outcome == "refuted"
+    assert fallen["EPT\\*, narrower range over rates"].outcome == "met"
 
 
 def test_two_stuck_runs_say_nothing_about_a_structure():
@@ -189,13 +228,34 @@ def test_what_one_vector_keeps_is_a_share_of_the_way_above_the_floor():
     """Of the way from 0.8 to 1.0 a vector of P-Tuning keeps all, one of prompt tuning half."""
     kept = {"p-tuning": 1.0, "prompt-tuning": 0.9}
     arms = {Setting(name).at_paper: value for name, value in kept.items()}
-    found = planted(PLANTED, {arm: lambda seed, v=v: record(1.0, repeated={"10": v}) for arm, v in arms.items()})
+    found = planted(
+        PLANTED, {arm: lambda seed, v=v: record(1.0, copies={"whole": 1.0, "10": v}) for arm, v in arms.items()}
+    )
     found.unprompted["lab/color"] = 0.8
     checks = {one.condition: one for one in CLAIMS["repetition"].checks(found)}
     assert checks["P-Tuning at lr 0.3"].mean == pytest.approx(0.1)
     assert checks["P-Tuning at lr 0.3"].outcome == "met"
     assert checks["not so in prompt tuning at lr 0.3"].mean == pytest.approx(0.4)
     assert checks["residual at lr 0.3"].n == 0
+
+
+def test_the_vector_that_is_repeated_is_chosen_on_validation_rows_alone(tiny_t5):
+    """Vectors 0 to 3; validation prefers 2, and 3 as much: the first is taken, though 0 is best on the test rows."""
+    scores = {"validation": [0.1, 0.2, 0.9, 0.9], "test": [1.0, 0.5, 0.3, 0.4]}
+    asked = []
+
+    class Planted(Bench):
+        def score(self, prompt, task, split="test"):
+            if len(prompt.vectors) > 1:
+                return 0.95
+            asked.append((split, prompt.repeats))
+            return scores[split][int(prompt.vectors[0, 0])] * prompt.repeats / 10
+
+    vectors = torch.arange(4.0)[:, None].repeat(1, 16)
+    prompt = SoftPrompt(vectors, Provenance("x", from_model(*tiny_t5()).identity()))
+    found = copies(Planted(TINY), prompt, "lab/color", Setting("p-tuning").at_paper, 3000)
+    assert found == {"vector": 2, "validation": 0.9, "whole": 0.95, "1": 0.03, "10": 0.3}
+    assert asked == [("validation", 10)] * 4 + [("test", 1), ("test", 10)]
 
 
 def test_a_dropped_run_scores_as_the_most_frequent_class():
@@ -240,6 +300,56 @@ def test_ptp_is_judged_from_the_stability_study(tmp_path):
     assert "| [PTP lowers the spread over seeds](#ptp-spread) | holds only if: adv-emb on lab/color |" in page(found)
 
 
+def test_a_spread_is_smaller_only_where_holms_p_says_so_too(tmp_path):
+    """A ratio with an interval below 1 whose p is above 0.05; and one whose p is, until it is one of three settings."""
+    nothing = [0.5 + 0.02 * n for n in range(8)]
+    closer = [0.57 + 0.88 * (score - 0.57) for score in nothing]
+    halved = [0.57 + 0.45 * (score - 0.57) for score in nothing]
+    spreads = {}
+    for name, settings in {
+        "weak": {"ptp-rn": closer}, "alone": {"ptp-rn": halved},
+        "of three": {"ptp-rn": halved, "ptp-adv": closer, "rn-emb": closer},
+    }.items():  # fmt: skip
+        stability_file(tmp_path, values={"lab/color": {"nothing": nothing, **settings}})
+        found = Results(design=TINY)
+        take_evidence(found, tmp_path)
+        spreads[name] = {one.condition: one for one in spread_checks(found)}["ptp-rn on lab/color"]
+    assert all(one.high is not None and one.high < 1 for one in spreads.values())
+    assert {name: one.outcome == "met" for name, one in spreads.items()} == {
+        "weak": False, "alone": True, "of three": False,
+    }  # fmt: skip
+
+
+def test_settings_held_against_different_references_are_corrected_together(tmp_path):
+    """Each of two is above its own reference at p = 0.0078: by the number of settings of the task it is 0.0156."""
+    scores = {"nothing": 0.5, "deep": 0.6, "ptp-rn": 0.7, "deep, ptp-rn": 0.8}
+    values = {name: [mean + 0.01 * n for n in range(8)] for name, mean in scores.items()}
+    stability_file(tmp_path, values={"lab/color": values})
+    found = Results(design=TINY)
+    take_evidence(found, tmp_path)
+    assert [one.p_holm for _, _, one in comparisons(found)] == pytest.approx([2 / 128, 2 / 128])
+
+
+def test_both_directions_of_a_spread_are_counted(tmp_path):
+    stability_file(
+        tmp_path,
+        values={
+            "lab/color": {
+                "nothing": [0.5 + 0.02 * n for n in range(8)],
+                "ptp-rn": [0.4 + 0.08 * n for n in range(8)],
+                "ptp-adv": [0.6] * 4 + [0.61] * 4,
+            }
+        },
+    )
+    found = Results(design=TINY)
+    take_evidence(found, tmp_path)
+    (row,) = spread_rows(found)
+    assert row == {
+        "runs": "confirm, lab/color", "seeds": 8, "settings": 2, "narrower / wider": "1 / 1",
+        "narrower / wider, by interval": "1 / 1", "narrower / wider, Holm p below 0.05": "1 / 1",
+    }  # fmt: skip
+
+
 def test_a_setting_of_ptp_is_held_against_the_same_without_its_regularizer():
     named = {
         "rn-emb:sigma=0.1,alpha=0.3": "nothing",
@@ -267,6 +377,43 @@ def test_units_and_depth_are_compared_with_themselves(tmp_path):
 def test_damaged_evidence_is_named(tmp_path, content):
     (tmp_path / "stability_confirm.json").write_text(content)
     with pytest.raises(DamagedFile, match=r"stability_confirm\.json"):
+        take_evidence(Results(design=TINY), tmp_path)
+
+
+def confirmed_file(folder, cells):
+    """A confirmation study's results: "part/model/task/method" -> scores of seeds from 2000, None of dropped runs."""
+    values = {
+        key: {str(2000 + n): {"score": v, "majority": 0.5, "steps": 40} for n, v in enumerate(scores)}
+        for key, scores in cells.items()
+    }
+    (folder / "confirm.json").write_text(json.dumps({"cells": values, "rates": {}}))
+
+
+def test_equal_steps_are_judged_on_the_other_backbones_of_the_confirmation_study(tmp_path):
+    cells = {f"real/other/glue/{task}/{name}": [v] * 3 for task in ("sst2", "rte") for name, v in
+             {"prompt-tuning": 0.7, "ept": 0.8, "head-only": 0.75, "scaled": 1.0}.items()}  # fmt: skip
+    cells |= {f"size/wide/lab/color/{name}": scores for name, scores in
+              {"prompt-tuning": [0.9] * 6, "ept-star": [0.6] * 5 + [None], "full": [1.0] * 6}.items()}  # fmt: skip
+    confirmed_file(tmp_path, cells)
+    found = Results(design=TINY)
+    take_evidence(found, tmp_path)
+    checks = {one.condition: one for one in CLAIMS["equal-steps"].checks(found) if one.n}
+    assert {name: one.outcome for name, one in checks.items()} == {
+        "EPT on other, 40 steps (real)": "met", "EPT\\* on wide, 40 steps (size)": "refuted",
+    }  # fmt: skip
+    assert checks["EPT on other, 40 steps (real)"].mean == pytest.approx(0.1)
+    # A dropped run counts as the most frequent class: (5 x 0.3 + 0.4) / 6.
+    assert checks["EPT\\* on wide, 40 steps (size)"].mean == pytest.approx(-1.9 / 6)
+    told = page(found)
+    assert "| other, 40 steps (real) | EPT | 6 | +0.100 (+0.100 to +0.100; 6) | +0.050 (+0.050 to +0.050; 6) |" in told
+    assert "equal-steps: the confirmation study" not in told
+    assert "equal-steps: the confirmation study" in page(Results(design=TINY))
+
+
+@pytest.mark.parametrize("cells", [{"core/x": {}, "a": {"1": {}}}, {"core/m/lab/t/ept": {"2000": {"score": 1}}}, [1]])
+def test_a_damaged_confirmation_is_named(tmp_path, cells):
+    (tmp_path / "confirm.json").write_text(json.dumps({"cells": cells}))
+    with pytest.raises(DamagedFile, match=r"confirm\.json"):
         take_evidence(Results(design=TINY), tmp_path)
 
 
@@ -335,7 +482,7 @@ def test_the_file_holds_what_was_found(studied):
     arm = Setting("prompt-tuning").at_paper
     one = stored.record("lab/color", arm, 3000)
     assert one is not None
-    assert set(one["repeated"]) == {"1", "10"}
+    assert set(one["copies"]) == {"vector", "validation", "whole", "1", "10"}
     assert len(one["norms"]) == len(TINY.norm_steps)
     assert one["cosines"]["start"] == pytest.approx(0, abs=0.2)
 
@@ -459,7 +606,7 @@ def test_every_claim_is_judged_and_drawn_from_planted_results(name, plots):
     claim = CLAIMS[name]
     rates = {setting: 0.1 for setting in claim.settings(PLANTED)}
     sides = {"start matrix": [[1.0, 0.1]], "end matrix": [[1.0, 0.2]]}
-    extra = {"cosines": {"start": 0.1, "end": 0.2, **sides}, "repeated": {"1": 0.6, "10": 0.7},
+    extra = {"cosines": {"start": 0.1, "end": 0.2, **sides}, "copies": {"whole": 0.8, "1": 0.6, "10": 0.7},
              "drift": [{"layer": 1, "norm": 1.0, "moved": 0.5, "kept": 0.1, "varies": 0.2}]}  # fmt: skip
     found = planted(PLANTED, {arm: lambda seed: record(0.8, **extra) for arm in claim.arms(PLANTED, rates)})
     for setting in rates:

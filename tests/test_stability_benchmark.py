@@ -60,12 +60,20 @@ def test_the_later_seeds_are_counted_apart(tables):
 
 
 def test_restarts_stand_beside_the_run_that_costs_as_much(tables):
+    """The gain is over pairs where they were kept, else between means: 0.05 +- 1.96 sqrt(2 (0.03^2 + 0.04^2)) / 2."""
+
     def row(called, cost, mean):
         return {"row": called, "cost": cost, "mean": mean, "std": 0.1}
 
     rows = [row("1 x 250 steps", 250, 0.8), row("3 restarts, equal steps", 450, 0.9)]
     rows += [row("3 restarts, equal cost", 249, 0.7), row("1, at the cost of 3 restarts", 450, 0.85)]
-    assert list(tables.equal_cost(rows))[2:] == [
-        "| 250 steps | 0.800 ± 0.100 | 3: 0.700 ± 0.100 |",
-        "| 450 steps | 0.850 ± 0.100 | 3: 0.900 ± 0.100 |",
-    ]
+    short, long, alone = "3 restarts, equal cost", "3 restarts, equal steps", "1, at the cost of 3 restarts"
+    paired = [{"row": short, "against": "1 x 250 steps", "difference": -0.1, "low": -0.2, "high": 0.0}]
+    by_task = [{"row": long, "task": task, "mean": 0.9, "se": 0.03} for task in "ab"]
+    by_task += [{"row": alone, "task": task, "mean": 0.85, "se": 0.04} for task in "ab"]
+    results = {"rows": rows, "rows by task": by_task, "against a single run": paired}
+    first, second = list(tables.equal_cost(results))[2:]
+    assert first == "| 250 steps | 0.800 ± 0.100 | 3: 0.700 ± 0.100 | -0.100 (-0.200 to +0.000) |"
+    assert second == "| 450 steps | 0.850 ± 0.100 | 3: 0.900 ± 0.100 | +0.050 (-0.019 to +0.119), unpaired |"
+    results["against a run as long"] = [{"row": long, "against": alone, "difference": 0.05, "low": 0.01, "high": 0.09}]
+    assert list(tables.equal_cost(results))[3].endswith("| +0.050 (+0.010 to +0.090) |")

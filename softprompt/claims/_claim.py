@@ -44,6 +44,7 @@ class Claim:
         probes: names in PROBES: what is measured of the trained prompts.
         figure: draws from the results with the module of figures; None where there is none.
         rows: of its table; None shows score and norms of the arms.
+        other_rows: of a second table, from the results of other studies; None shows none.
     """
 
     title: str
@@ -55,6 +56,7 @@ class Claim:
     probes: tuple[str, ...] = ()
     figure: "Callable[[Results, Any], Any] | None" = None
     rows: "Callable[[Results], Rows] | None" = None
+    other_rows: "Callable[[Results], Rows] | None" = None
 
 
 def both_rates(settings: Sequence[Setting]) -> Callable[[Design, Rates], Sequence[Arm]]:

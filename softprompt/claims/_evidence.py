@@ -1,4 +1,4 @@
-"""What other studies found and the claims use: learning rates of the confirmation, scores of the stability study."""
+"""What other studies found and the claims use: scores and rates of the confirmation, scores of the stability study."""
 
 import json
 import re
@@ -10,6 +10,8 @@ from ..errors import DamagedFile
 from ._results import Results
 
 PARTS = ("screen", "confirm", "real")
+# Of the confirmation study, what a claim compares.
+COMPARED = ("prompt-tuning", "ept", "ept-star", "head-only")
 
 
 def take_evidence(results: Results, folder: "Path | str") -> None:
@@ -27,9 +29,12 @@ def take_evidence(results: Results, folder: "Path | str") -> None:
     folder = Path(folder)
     parts = {part: _scores(folder / f"stability_{part}.json") for part in PARTS}
     if any(parts.values()):
-        results.evidence["stability"] = {part: scores for part, scores in parts.items() if scores}
+        results.evidence["stability"] = {part: scores for part, scores in sorted(parts.items()) if scores}
     path = folder / "confirm.json"
-    rates = _read(path).get("rates", {}).get(results.design.model, {})
+    confirmed = _read(path)
+    if scores := _confirmed(path, confirmed):
+        results.evidence["confirmation"] = scores
+    rates = confirmed.get("rates", {}).get(results.design.model, {})
     for method, found in rates.items():
         try:
             lr, edge, steps = found["chosen"], found["edge"], found["steps"]
@@ -53,6 +58,30 @@ def _scores(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(path) from error
     return found
+
+
+def _confirmed(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Part -> model -> steps, and scores by task, method and seed, of the methods in COMPARED."""
+    found: dict[str, Any] = {}
+    try:
+        for key, cell in sorted(values.get("cells", {}).items()):
+            part, model, rest = key.split("/", 2)
+            # A task has slashes of its own.
+            task, method = rest.rsplit("/", 1)
+            if method not in COMPARED or not cell:
+                continue
+            group = found.setdefault(part, {}).setdefault(model, {"steps": 0, "tasks": {}})
+            group["steps"] = max(run["steps"] for run in cell.values())
+            scores = {seed: _score_or_chance(run) for seed, run in sorted(cell.items(), key=lambda one: int(one[0]))}
+            group["tasks"].setdefault(task, {})[method] = scores
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(path) from error
+    return found
+
+
+def _score_or_chance(run: Mapping[str, Any]) -> float | None:
+    """The test score; of a run that was dropped, that of always answering the most frequent class."""
+    return run["score"] if run["score"] is not None else run["majority"]
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -1,7 +1,8 @@
 """Claims: PTP's regulariser raises scores and lowers their spread over seeds; judged from the stability study."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ._check import FEWEST, Check, Outcome
@@ -33,21 +34,19 @@ def without_ptp(setting: str) -> str | None:
 
 
 def comparisons(results: Results, parts: Sequence[str] = JUDGED) -> "list[tuple[str, str, Against]]":
-    """Part, task and setting against the same without a regulariser, over the same seeds, corrected over the settings.
+    """Part, task and setting against the same without a regulariser, over the same seeds.
 
-    Left out where the same without one was not run: depth or units alone change much.
+    Both tests are corrected over all settings of the task, whatever each is held against. Left out where the same
+    without one was not run: depth or units alone change much.
     """
-    from ..stability import report
+    from ..stability import against, corrected
 
     found = []
     for part in parts:
         for task, settings in (results.evidence.get("stability") or {}).get(part, {}).items():
             arms = {name: arm(name, values) for name, values in settings.items() if len(values["scores"]) > 1}
-            for reference in arms:
-                ours = {name: one for name, one in arms.items() if without_ptp(name) == reference}
-                if ours:
-                    compared = report({reference: arms[reference], **ours}).comparisons
-                    found += [(part, task, one) for one in compared]
+            pairs = [(arms[name], arms[other]) for other in arms for name in arms if without_ptp(name) == other]
+            found += [(part, task, one) for one in corrected([against(ours, other) for ours, other in pairs])]
     return found
 
 
@@ -86,7 +85,7 @@ def spread_checks(results: Results) -> Sequence[Check]:
             mean=_finite(one.ratio),
             low=_finite(one.ratio_low),
             high=_finite(one.ratio_high),
-            needed="interval below 1, and the mean has not fallen towards chance",
+            needed=f"interval below 1, Holm p below {LEVEL:g}, and the mean has not fallen towards chance",
             outcome=_steadier(one),
         )
         for _, task, one in comparisons(results)
@@ -96,7 +95,7 @@ def spread_checks(results: Results) -> Sequence[Check]:
 def _gained(one: "Against") -> Outcome:
     if one.n < FEWEST or one.low is None or one.high is None or one.difference is None:
         return "open"
-    if one.low > 0 and one.difference >= GAIN and one.p_holm is not None and one.p_holm < LEVEL:
+    if one.low > 0 and one.difference >= GAIN and _is_sure(one.p_holm):
         return "met"
     return "refuted" if one.high < GAIN else "open"
 
@@ -104,25 +103,66 @@ def _gained(one: "Against") -> Outcome:
 def _steadier(one: "Against") -> Outcome:
     if one.n < FEWEST or one.ratio_low is None or one.ratio_high is None:
         return "open"
-    if one.ratio_high < 1:
-        return "refuted" if one.is_no_stability else "met"
+    if one.ratio_high < 1 and one.is_no_stability:
+        return "refuted"
+    if one.ratio_high < 1 and _is_sure(one.p_ratio_holm):
+        return "met"
     return "refuted" if one.ratio_low > SMALLER else "open"
 
 
-def rows(results: Results) -> Sequence[dict[str, Any]]:
-    """What the screen, whose seeds chose the settings, found in the mean: how many raised and lowered it."""
+def _is_sure(p: float | None) -> bool:
+    return p is not None and p < LEVEL
+
+
+def mean_rows(results: Results) -> Sequence[dict[str, Any]]:
+    """How many settings raised and lowered the mean, by part and task; the screen's seeds chose the settings."""
+    return _both_ways(results, "raised / lowered", _of_mean)
+
+
+def spread_rows(results: Results) -> Sequence[dict[str, Any]]:
+    """How many settings narrowed and widened the spread, likewise."""
+    return _both_ways(results, "narrower / wider", _of_spread)
+
+
+@dataclass(frozen=True)
+class _Effect:
+    """What a comparison found, a good effect being above 0: its size, its interval, and Holm's p."""
+
+    size: float | None
+    low: float | None
+    high: float | None
+    p_holm: float | None
+
+
+def _of_mean(one: "Against") -> _Effect:
+    return _Effect(one.difference, one.low, one.high, one.p_holm)
+
+
+def _of_spread(one: "Against") -> _Effect:
+    size, low, high = (None if v is None else 1 - v for v in (one.ratio, one.ratio_high, one.ratio_low))
+    # A smaller deviation beside a mean that fell towards chance shows nothing.
+    return _Effect(size, None if one.is_no_stability else low, high, one.p_ratio_holm)
+
+
+def _both_ways(results: Results, ways: str, effect: Callable[["Against"], _Effect]) -> list[dict[str, Any]]:
+    """One row a part and task: settings, how many of them went each way, and of how many that is shown."""
     shown = []
-    for task in (results.evidence.get("stability") or {}).get("screen", {}):
-        found = [
-            one for _, name, one in comparisons(results, ["screen"]) if name == task and one.difference is not None
-        ]
-        if found:
-            lower = sum((one.difference or 0.0) < 0 for one in found)
-            narrower = sum(one.ratio is not None and one.ratio < 1 for one in found)
-            seeds = f"{min(one.n for one in found)}"
-            row = {"screen": task, "seeds": seeds, "PTP settings": len(found), "lower mean": lower}
-            shown.append({**row, "smaller spread": narrower})
+    for part, tasks in (results.evidence.get("stability") or {}).items():
+        for task in tasks:
+            compared = [one for _, name, one in comparisons(results, [part]) if name == task]
+            effects = [one for one in map(effect, compared) if one.size is not None]
+            beyond = [one for one in effects if (one.low or 0.0) > 0 or (one.high or 0.0) < 0]
+            sure = [one for one in beyond if _is_sure(one.p_holm)]
+            if effects:
+                row = {"runs": f"{part}, {task}", "seeds": min(one.n for one in compared), "settings": len(effects)}
+                columns = {ways: effects, f"{ways}, by interval": beyond, f"{ways}, Holm p below {LEVEL:g}": sure}
+                shown.append({**row, **{name: _ways(found) for name, found in columns.items()}})
     return shown
+
+
+def _ways(effects: Sequence[_Effect]) -> str:
+    good, bad = (sum(sign * (one.size or 0.0) > 0 for one in effects) for sign in (1, -1))
+    return f"{good} / {bad}"
 
 
 def _finite(value: float | None) -> float | None:
@@ -137,12 +177,14 @@ PTP_MEAN = Claim(
     "without a regulariser, same seed. Raised if the mean is 0.01 or more, the interval above 0 and Wilcoxon's p, "
     "corrected by Holm over the settings of the task, below 0.05.",
     checks=mean_checks,
-    rows=rows,
+    rows=mean_rows,
 )
 PTP_SPREAD = Claim(
     title="PTP lowers the spread over seeds",
     source=_SOURCE,
-    rule="From the same runs: standard deviation over that without a regulariser. Lower if the interval is below 1 and "
-    "the mean did not fall towards chance; refuted if the interval leaves out a fall by a fifth.",
+    rule="From the same runs: standard deviation over that without a regulariser. Lower if the interval is below 1, "
+    "Brown and Forsythe's p, corrected by Holm over the settings of the task, is below 0.05, and the mean did not fall "
+    "towards chance; refuted if the interval leaves out a fall by a fifth.",
     checks=spread_checks,
+    rows=spread_rows,
 )

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ._arm import Arm
 from ._design import Design
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from ..data import Examples
     from ..prompt import SoftPrompt
 
-# Of the ten vectors, those that are tried alone; the same of every prompt, so that none is picked by its score.
-TRIED = (0, 5)
+Split = Literal["validation", "test"]
 # Texts over which the drift of a prompt is averaged.
 TEXTS = 64
 DIGITS = 4
@@ -36,7 +35,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         """Nothing is read yet."""
-        self.rows: dict[str, Examples] = {}
+        self.rows: dict[tuple[str, str], Examples] = {}
 
     @cached_property
     def backbone(self) -> "AbstractBackbone":
@@ -45,25 +44,26 @@ class Bench:
 
         return load_backbone(self.design.model, device=self.device)
 
-    def examples(self, task: str) -> "Examples":
-        """The test rows of a task, for prompts of ten vectors or fewer."""
+    def examples(self, task: str, split: Split = "test") -> "Examples":
+        """The rows of a task's split, for prompts of ten vectors or fewer."""
         from ..data import load_rows, split_rows
         from ..evaluation import examples_for
 
-        if task not in self.rows:
+        if (task, split) not in self.rows:
             declared = self.design.task(task)
-            rows = split_rows(declared, load_rows(declared)).test
-            self.rows[task] = examples_for(self.backbone, declared, rows, max(self.design.repeats))
-        return self.rows[task]
+            rows = getattr(split_rows(declared, load_rows(declared)), split)
+            self.rows[task, split] = examples_for(self.backbone, declared, rows, max(self.design.repeats))
+        return self.rows[task, split]
 
-    def score(self, prompt: "SoftPrompt", task: str) -> float:
-        """The prompt's score on a task's test rows."""
+    def score(self, prompt: "SoftPrompt", task: str, split: Split = "test") -> float:
+        """The prompt's score on the rows of a task's split."""
         from ..bank import PromptBank
         from ..evaluation import answer, report
 
         declared, bank = self.design.task(task), PromptBank.of(prompt, device=self.backbone.device)
-        answers = answer(self.backbone, bank, self.examples(task), declared, batch_size=100)
-        return report(declared, self.examples(task), answers).metrics["score"]
+        examples = self.examples(task, split)
+        answers = answer(self.backbone, bank, examples, declared, batch_size=100)
+        return report(declared, examples, answers).metrics["score"]
 
 
 def cosines(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> dict[str, Any]:
@@ -86,15 +86,22 @@ def cosines(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) 
     return found
 
 
-def repeated(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> dict[str, Any]:
-    """Score of one trained vector, repeated to each length: the mean over two vectors, chosen by their place."""
-    places = [place for place in TRIED if place < len(prompt.vectors)]
-    found = {}
-    for length in bench.design.repeats:
-        alone = [dataclasses.replace(prompt, vectors=prompt.vectors[p : p + 1], repeats=length) for p in places]
-        scores = [bench.score(one, task) for one in alone]
-        found[str(length)] = round(sum(scores) / len(scores), DIGITS)
-    return found
+def copies(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> dict[str, Any]:
+    """Test scores of the whole prompt and of one of its vectors, repeated to each length; and the vector's place.
+
+    The vector is the one that scores most on the validation rows at the longest length, the first of equals. The test
+    rows have no part in the choice.
+    """
+
+    def alone(place: int, length: int) -> "SoftPrompt":
+        return dataclasses.replace(prompt, vectors=prompt.vectors[place : place + 1], repeats=length)
+
+    longest = max(bench.design.repeats)
+    chosen_by = [bench.score(alone(place, longest), task, "validation") for place in range(len(prompt.vectors))]
+    place = chosen_by.index(max(chosen_by))
+    scores = {str(n): round(bench.score(alone(place, n), task), DIGITS) for n in bench.design.repeats}
+    whole = round(bench.score(prompt, task), DIGITS)
+    return {"vector": place, "validation": round(chosen_by[place], DIGITS), "whole": whole, **scores}
 
 
 def drifts(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> list[dict[str, Any]]:
@@ -108,7 +115,7 @@ def drifts(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -
 
 
 Probe = Callable[[Bench, "SoftPrompt", str, Arm, int], Any]
-PROBES: Mapping[str, Probe] = {"cosines": cosines, "repeated": repeated, "drift": drifts}
+PROBES: Mapping[str, Probe] = {"cosines": cosines, "copies": copies, "drift": drifts}
 
 
 def _short(value: float) -> float:

@@ -13,6 +13,9 @@ What is stored already is judged without a plan: `report({"none": Arm.of("none",
 
 from ._against import Against as Against
 from ._against import against as against
+from ._against import corrected as corrected
+from ._against import has_fallen as has_fallen
+from ._against import lost as lost
 from ._arm import Arm as Arm
 from ._plan import Plan as Plan
 from ._plan import arms as arms

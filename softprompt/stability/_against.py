@@ -133,7 +133,17 @@ def lost(mean: float, reference: float, chance: float | None) -> float | None:
     return None if chance is None or reference <= chance else (reference - mean) / (reference - chance)
 
 
-def _is_no_stability(found: Against) -> bool:
-    if found.ratio is None or found.ratio >= 1 or found.lost is None:
+def has_fallen(share: float | None, high: float | None) -> bool:
+    """Whether a mean fell towards chance, so that less spread beside it shows nothing.
+
+    Args:
+        share: of the reference's way above chance that is lost, as by `lost`; None is not known.
+        high: the upper end of the interval of the difference of means.
+    """
+    if share is None:
         return False
-    return found.lost >= COLLAPSED or (found.is_lower and found.high is not None and found.high < 0)
+    return share >= COLLAPSED or (share >= FALLEN and high is not None and high < 0)
+
+
+def _is_no_stability(found: Against) -> bool:
+    return found.ratio is not None and found.ratio < 1 and has_fallen(found.lost, found.high)
