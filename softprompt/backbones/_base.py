@@ -23,6 +23,7 @@ from ._deep import entering, layers_of, state_scales
 from ._family import text_config
 from ._int8 import is_int8, to_int8
 from ._join import Joined
+from ._products import Library
 from ._scale import scaling_of, states_scale
 
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
@@ -107,6 +108,8 @@ class AbstractBackbone(abc.ABC):
     mask: str | None = None
     # What computes the passes; the passes of transformers are the reference.
     engine: Engine = "reference"
+    # What multiplies float32 on a CPU in packed passes; None of others, where torch decides.
+    products: Library | None = None
     # The form of the linear layers where it is another than the model's precision: "int8".
     frozen: str | None = None
     # Whether the tokenizer adds its own; a chat template holds them already.

@@ -16,6 +16,7 @@ from ._int8 import refuse_no_int8
 from ._join import join_batch, padded_right, refuse_too_long
 from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 from ._packed import FAMILIES, Encoded, PackedT5, survey
+from ._products import chosen_library
 from ._verify import TOLERANCE
 
 log = logging.getLogger("softprompt")
@@ -54,6 +55,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
         self._packed: tuple[PackedT5, tuple[Any, ...]] | None = None
         self._told: set[str] = set()
         self.engine = self._engine(engine)
+        self.products = self.products if self.engine == "packed" else None
 
     @property
     def stack(self) -> Any:
@@ -132,6 +134,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
         """The engine that is asked for, or that can be."""
         if asked == "reference":
             return "reference"
+        self.products = chosen_library()
         reason = survey(self.model).unfit or self._disagreement()
         if reason is None:
             return "packed"
@@ -181,8 +184,9 @@ class EncoderDecoderBackbone(AbstractBackbone):
         if found.unfit is not None:
             self._tell(found.unfit)
             return None
-        if self._packed is None or self._packed[1] != found.state:
-            self._packed = PackedT5(self.model, self.frozen), found.state
+        state = (*found.state, self.products)
+        if self._packed is None or self._packed[1] != state:
+            self._packed = PackedT5(self.model, self.frozen, self.products or "onednn"), state
         return self._packed[0]
 
     def _packed_scores(

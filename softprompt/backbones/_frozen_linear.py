@@ -9,12 +9,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from ._products import HAS_ONEDNN, Library, by_onednn
+
 # A second derivative is refused, not wrong. Any: pyright takes what it returns for another signature.
 once: Any = once_differentiable
-# oneDNN's product where torch has it: torch itself takes MKL's, which knows no AVX-512 on processors of AMD. False
-# where torch's own is wanted, as to count operations.
-ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# Multiply-adds below which its overhead is not worth it.
+# Multiply-adds below which oneDNN's overhead is not worth it.
 WORTHWHILE = 1 << 20
 
 
@@ -43,35 +42,40 @@ class FrozenLinear(AbstractFrozenLinear):
 
     Args:
         weight: W, in the precision of the states; kept as it is, not copied.
+        library: that multiplies float32 on a CPU.
     """
 
-    def __init__(self, weight: Float[Tensor, "o i"]):
+    def __init__(self, weight: Float[Tensor, "o i"], library: Library):
         self.weight = weight.detach()
+        self.library: Library = library
 
     def forward(self, x: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
         """X W^T, without a graph."""
-        return _product(x, self.weight)
+        return _product(x, self.weight, self.library)
 
     def backward(self, gradient: Float[Tensor, "r o"]) -> Float[Tensor, "r i"]:
         """The gradient at x, from that at x W^T."""
-        return _product(gradient, self.weight.t())
+        return _product(gradient, self.weight.t(), self.library)
 
 
-def frozen_linear(*weights: Float[Tensor, "_ i"], gain: Float[Tensor, " i"] | None = None) -> FrozenLinear:
+def frozen_linear(
+    *weights: Float[Tensor, "_ i"], library: Library, gain: Float[Tensor, " i"] | None = None
+) -> FrozenLinear:
     """One product in place of several: x -> (x * gain) [W_1; W_2; ...]^T, the gain folded into a copy of the weights.
 
     Folded in float32 at least, and rounded once.
 
     Args:
         weights: of linear layers that read the same input.
+        library: that multiplies float32 on a CPU.
         gain: of the norm before them; None for none.
     """
     first, *others = (weight.detach() for weight in weights)
     whole = torch.cat([first, *others]) if others else first
     if gain is None:
-        return FrozenLinear(whole)
+        return FrozenLinear(whole, library)
     wide = torch.promote_types(whole.dtype, torch.float32)
-    return FrozenLinear((whole.to(wide) * gain.detach().to(wide)).to(whole.dtype))
+    return FrozenLinear((whole.to(wide) * gain.detach().to(wide)).to(whole.dtype), library)
 
 
 class _Linear(torch.autograd.Function):
@@ -86,8 +90,7 @@ class _Linear(torch.autograd.Function):
         return ctx.linear.backward(*gradients), None
 
 
-def _product(x: Float[Tensor, "r i"], weight: Float[Tensor, "o i"]) -> Float[Tensor, "r o"]:
-    large = len(x) * weight.numel() >= WORTHWHILE
-    if ONEDNN and large and x.dtype == torch.float32 and x.device.type == "cpu" and torch.backends.mkldnn.enabled:
-        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, None, "none", [], "")
-    return functional.linear(x, weight)
+def _product(x: Float[Tensor, "r i"], weight: Float[Tensor, "o i"], library: Library) -> Float[Tensor, "r o"]:
+    is_large = len(x) * weight.numel() >= WORTHWHILE
+    can = HAS_ONEDNN and torch.backends.mkldnn.enabled and x.dtype == torch.float32 and x.device.type == "cpu"
+    return by_onednn(x, weight) if library == "onednn" and is_large and can else functional.linear(x, weight)

@@ -30,6 +30,7 @@ from ._family import is_plain
 from ._frozen_linear import FrozenLinear, frozen_linear
 from ._int8 import part_in_int8
 from ._packed_layers import CrossAttention, FeedForward, SelfAttention, norm
+from ._products import Library
 
 FAMILIES = {"T5ForConditionalGeneration": "t5", "MT5ForConditionalGeneration": "mt5"}
 # Entries of a logits table that is scored at once.
@@ -129,20 +130,21 @@ class PackedT5:
     Args:
         model: for which `survey` finds no reason.
         frozen: "int8" for the linear layers in 8 bits, but for the head and the keys and values of the cross-attention.
+        library: that multiplies float32 on a CPU.
     """
 
-    def __init__(self, model: Any, frozen: str | None = None):
+    def __init__(self, model: Any, frozen: str | None = None, library: Library = "onednn"):
         config = model.config
         self.embedding, self.width, self.key_width = model.shared.weight.detach(), config.d_model, config.d_kv
-        self.encoder = [_encoder_layer(block) for block in model.encoder.block]
-        self.decoder = [_decoder_layer(block) for block in model.decoder.block]
+        self.encoder = [_encoder_layer(block, library) for block in model.encoder.block]
+        self.decoder = [_decoder_layer(block, library) for block in model.decoder.block]
         if frozen == "int8":
             self.encoder = [(part_in_int8(a), part_in_int8(f)) for a, f in self.encoder]
             self.decoder = [(part_in_int8(a), part_in_int8(c), part_in_int8(f)) for a, c, f in self.decoder]
         self.encoder_end, self.decoder_end = model.encoder.final_layer_norm, model.decoder.final_layer_norm
         self.encoder_bias = _Bias(model.encoder.block[0].layer[0].SelfAttention, causal=False)
         self.decoder_bias = _Bias(model.decoder.block[0].layer[0].SelfAttention, causal=True)
-        self.head = FrozenLinear(model.lm_head.weight)
+        self.head = FrozenLinear(model.lm_head.weight, library)
         self.head_scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
         linear = sum(p.numel() for p in model.encoder.block[0].parameters() if p.ndim == 2)
         self.saving = CALL.get(self.embedding.device.type, CALL["cuda"]) / (2 * linear)
@@ -220,40 +222,43 @@ def _end(x: Tensor, last: Any) -> Tensor:
     return norm(x, last.variance_epsilon) * last.weight
 
 
-def _encoder_layer(block: Any) -> tuple[SelfAttention, FeedForward]:
-    return _self_attention(block.layer[0]), _feed_forward(block.layer[-1])
+def _encoder_layer(block: Any, library: Library) -> tuple[SelfAttention, FeedForward]:
+    return _self_attention(block.layer[0], library), _feed_forward(block.layer[-1], library)
 
 
-def _decoder_layer(block: Any) -> tuple[SelfAttention, CrossAttention, FeedForward]:
+def _decoder_layer(block: Any, library: Library) -> tuple[SelfAttention, CrossAttention, FeedForward]:
     part = block.layer[1]
     inner = part.EncDecAttention
     cross = CrossAttention(
-        query=frozen_linear(inner.q.weight, gain=part.layer_norm.weight),
+        query=frozen_linear(inner.q.weight, library=library, gain=part.layer_norm.weight),
         key=inner.k.weight.detach(),
         value=inner.v.weight.detach(),
-        out=frozen_linear(inner.o.weight),
+        out=frozen_linear(inner.o.weight, library=library),
         heads=inner.n_heads,
         epsilon=part.layer_norm.variance_epsilon,
+        library=library,
     )
-    return _self_attention(block.layer[0]), cross, _feed_forward(block.layer[-1])
+    return _self_attention(block.layer[0], library), cross, _feed_forward(block.layer[-1], library)
 
 
-def _self_attention(part: Any) -> SelfAttention:
+def _self_attention(part: Any, library: Library) -> SelfAttention:
     inner = part.SelfAttention
     return SelfAttention(
-        qkv=frozen_linear(inner.q.weight, inner.k.weight, inner.v.weight, gain=part.layer_norm.weight),
-        out=frozen_linear(inner.o.weight),
+        qkv=frozen_linear(inner.q.weight, inner.k.weight, inner.v.weight, library=library, gain=part.layer_norm.weight),
+        out=frozen_linear(inner.o.weight, library=library),
         heads=inner.n_heads,
         epsilon=part.layer_norm.variance_epsilon,
     )
 
 
-def _feed_forward(part: Any) -> FeedForward:
+def _feed_forward(part: Any, library: Library) -> FeedForward:
     inner, gain = part.DenseReluDense, part.layer_norm.weight
     gated = hasattr(inner, "wi_0")
     return FeedForward(
-        inner=frozen_linear(*((inner.wi_0.weight, inner.wi_1.weight) if gated else (inner.wi.weight,)), gain=gain),
-        out=frozen_linear(inner.wo.weight),
+        inner=frozen_linear(
+            *((inner.wi_0.weight, inner.wi_1.weight) if gated else (inner.wi.weight,)), library=library, gain=gain
+        ),
+        out=frozen_linear(inner.wo.weight, library=library),
         epsilon=part.layer_norm.variance_epsilon,
         function=_activation(inner.act, gated),
     )

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from ._blocks import Block
 from ._frozen_linear import AbstractFrozenLinear, FrozenLinear, once
+from ._products import Library
 
 Normed = tuple[Float[Tensor, "r d"], Float[Tensor, "r 1"]]
 
@@ -241,6 +242,7 @@ class CrossAttention:
         out: W_o.
         heads: h.
         epsilon: of the norm.
+        library: that multiplies float32 on a CPU.
     """
 
     query: AbstractFrozenLinear
@@ -249,6 +251,7 @@ class CrossAttention:
     out: AbstractFrozenLinear
     heads: int
     epsilon: float
+    library: Library
 
     def __call__(
         self, x: Float[Tensor, "q d"], states: Float[Tensor, "r d"], blocks: Sequence[Block], absorbed: bool
@@ -276,7 +279,7 @@ class CrossAttention:
         rows = sum(block.count for block in blocks)
         queries = query.view(rows, -1, *query.shape[1:]).split([block.count for block in blocks])
         sizes = [block.count * block.width for block in blocks]
-        keys, values = (FrozenLinear(w)(states).split(sizes) for w in (self.key, self.value))
+        keys, values = (FrozenLinear(w, self.library)(states).split(sizes) for w in (self.key, self.value))
         found = []
         for block, *three in zip(blocks, queries, keys, values, strict=True):
             asked, key, value = (part.view(block.count, -1, *query.shape[1:]).transpose(1, 2) for part in three)

@@ -29,6 +29,7 @@ class Plan:
         answers: how the backbone answers.
         dtype: precision of the frozen model.
         engine: "packed" or "reference", whichever the run was started with.
+        products: "onednn" or "torch", whichever multiplied in packed passes when the run was started.
         frozen: "int8" where the frozen linear layers are in 8 bits.
         revision: commit of the model on the hub.
         embedding_scale: factor on the frozen model's word embeddings.
@@ -45,6 +46,8 @@ class Plan:
     dtype: str = "float32"
     # Older runs name none: there was no other.
     engine: str = "reference"
+    # Older runs name none: their packed passes took oneDNN.
+    products: str | None = None
     frozen: str | None = None
     revision: str | None = None
     embedding_scale: float = 1.0

@@ -136,6 +136,7 @@ def train(
         answers=backbone.answers,
         dtype=dtype,
         engine=backbone.engine,
+        products=backbone.products,
         frozen=backbone.frozen,
         revision=revision,
         embedding_scale=backbone.embedding_scale,
@@ -191,6 +192,9 @@ def resume(
             )
         else:
             refuse_other_backbone(plan, model, folder)
+        if model.engine == "packed":
+            # Each library rounds in its own way: what the run began with goes on, whatever is faster now.
+            model.products = "torch" if plan.products == "torch" else "onednn"
         material = prepare(plan, splits, model)
         return _run(plan, material, build_lanes(plan, material), held, checkpoint, progress)
 
