@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .backbones import AbstractBackbone, load_backbone
+from .backbones import AbstractBackbone, load_backbone, refuse_no_room
 from .bank import PromptBank
 from .class_scores import calibration_error
 from .data import Examples, drawn_rows, tokenize
@@ -58,11 +58,26 @@ def decoding(task: Task, backbone: AbstractBackbone, decode: Decode) -> Literal[
                 f"task {task.name!r} is answered with a number by a head, not by {decode}; leave --decode out"
             )
         return "number"
+    refuse_decoding(task, decode, backbone.answers)
     if task.answer == "label":
         return "scores" if decode == "auto" else decode
-    if decode == "scores":
-        raise BadInput(f"task {task.name!r} is answered by a {task.answer}, there are no label words to score")
     return "generate"
+
+
+def refuse_decoding(task: Task, decode: Decode, answers: str | None = None) -> None:
+    """Refuse to score the label words of a task that has none.
+
+    Args:
+        task: the task.
+        decode: how answers are wanted.
+        answers: how the backbone answers; None where that is not known yet: a linear head answers numbers by itself.
+
+    Raises:
+        BadInput: there are no label words.
+    """
+    by_head = task.answer == "number" and answers in (None, "linear-head")
+    if decode == "scores" and task.answer != "label" and not by_head:
+        raise BadInput(f"task {task.name!r} is answered by a {task.answer}, there are no label words to score")
 
 
 def answer(
@@ -171,8 +186,6 @@ def report(task: Task, examples: Examples, answers: Answers) -> Report:
     return Report(metrics, len(examples), answers.invalid, answers.values, list(examples.gold), task)
 
 
-# Fewer text positions than this left beside the prompt is a mistake, not a setting.
-FEWEST_TEXT_POSITIONS = 8
 # Positions kept for an answer in free text or a number, where the model reads its own answer: what is generated.
 TEXT_ANSWER = 20
 
@@ -193,11 +206,7 @@ def text_limit(backbone: AbstractBackbone, prompt_length: int, task: Task) -> in
     if backbone.max_positions is None:
         return task.max_length
     room = backbone.max_positions - prompt_length - answer_room(backbone, task)
-    if room < FEWEST_TEXT_POSITIONS:
-        raise BadInput(
-            f"a prompt of {prompt_length} positions leaves {max(0, room)} for text: {backbone.name!r} has "
-            f"{backbone.max_positions}; choose a shorter --prompt-length"
-        )
+    refuse_no_room(prompt_length, room, backbone.max_positions, backbone.name)
     return min(task.max_length, room)
 
 
@@ -332,6 +341,8 @@ def evaluate(
     chosen = task_of(prompt, task, style)
     if max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=max_length)
+    refuse_decoding(chosen, decode, prompt.provenance.answers)
+    # Rows first: their faults are found in seconds, while a model may take minutes to load.
     rows, of = drawn_rows(chosen, data_root, max_bad_rows, split=split, count=test_rows, seed=seed, id_column=id_column)
     backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine, frozen=frozen)
     examples = examples_for(backbone, chosen, rows, prompt.length)

@@ -8,7 +8,17 @@ from typing import Any
 from .backbones import AbstractBackbone, load_backbone
 from .bank import PromptBank
 from .errors import BadInput
-from .evaluation import Answers, Decode, answer, backbone_of, decoding, examples_for, task_of, tell_truncated
+from .evaluation import (
+    Answers,
+    Decode,
+    answer,
+    backbone_of,
+    decoding,
+    examples_for,
+    refuse_decoding,
+    task_of,
+    tell_truncated,
+)
 from .prompt import SoftPrompt
 from .tasks import ABSENT, Task, value_of
 
@@ -85,6 +95,9 @@ def predict(
     if not rows:
         return []
     _tell_blank(task, rows)
+    # Before the model: what a row lacks is found in no time.
+    refuse_decoding(task, decode, prompt.provenance.answers)
+    texts = [task.render(row).text for row in rows]
     compute: dict[str, Any] = {"device": device, "dtype": dtype, "engine": engine, "frozen": frozen}
     if model is None:
         own = {"revision": origin.revision, "embedding_scale": origin.embedding_scale}
@@ -93,7 +106,6 @@ def predict(
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
     tell_truncated(examples, "inputs")
     bank = PromptBank.of(prompt, device=backbone.device)
-    texts = [task.render(row).text for row in rows]
     scored = decoding(task, backbone, decode) == "scores"
     answered: list[dict[str, Any]] = []
     for part in _parts(len(rows), batch_size):

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 
 from ..backbones import AbstractBackbone
 from ..bank import PromptBank
-from ..data import Rows, load_rows, split_rows
+from ..data import Rows, load_rows, refuse_split, rows_of, split_rows
 from ..errors import BadInput, UnknownName
 from ..evaluation import answer, backbone_of, examples_for, report, task_of
 from ..prompt import SoftPrompt
@@ -198,16 +198,15 @@ def draw(
     # Rows are cut to what fits beside the longest prompt, so that all prompts see the same tokens.
     longest = max(subject.prompt.length for subject in chosen)
     loaded: dict[Any, AbstractBackbone] = {}
-    rows: dict[Any, tuple[Rows, tuple[int, ...]]] = {}
+    refuse_split(split)
+    # All rows before any model: what is missing is found in seconds.
+    rows = {source: _rows(subject, split, settings) for source, subject in {_source(s): s for s in chosen}.items()}
     for subject in chosen:
         tell(subject)
         origin = subject.prompt.provenance
         known = (origin.backbone.name, origin.backbone.revision, origin.backbone.embedding_scale, origin.answers)
         backbone = loaded[known] = backbone_of(subject.prompt, loaded.get(known, model), device=device)
-        source = (json_bytes(subject.task.to_json()), subject.data_root, subject.max_bad_rows)
-        if source not in rows:
-            rows[source] = _rows(subject, split, settings)
-        dataset, names = rows[source]
+        dataset, names = rows[_source(subject)]
         examples = examples_for(backbone, subject.task, dataset, longest)
         landscape = landscape_of(backbone, subject.prompt, examples, settings, names=names)
         bank = PromptBank.of(subject.prompt, device=backbone.device)
@@ -221,17 +220,19 @@ def draw(
         yield Drawn(subject=subject, landscape=landscape, names=names, metrics=metrics, majority=share)
 
 
+def _source(subject: Subject) -> Hashable:
+    """Equal for prompts that are drawn on the same rows."""
+    return json_bytes(subject.task.to_json()), subject.data_root, subject.max_bad_rows
+
+
 def _rows(subject: Subject, split: str, settings: LandscapeSettings) -> tuple[Rows, tuple[int, ...]]:
     """The rows of a split that the seed draws, in their order, and their numbers."""
-    splits = split_rows(subject.task, load_rows(subject.task, subject.data_root, subject.max_bad_rows))
-    whole = {"train": splits.train, "validation": splits.validation, "test": splits.test}
-    if split not in whole:
-        raise UnknownName("split", split, whole)
-    if not len(whole[split]):
+    whole = rows_of(split_rows(subject.task, load_rows(subject.task, subject.data_root, subject.max_bad_rows)), split)
+    if not len(whole):
         raise BadInput(f"task {subject.task.name!r} has no {split} rows; choose another --split")
-    order = torch.randperm(len(whole[split]), generator=torch.Generator().manual_seed(settings.seed))
+    order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(settings.seed))
     names = sorted(order[: settings.rows].tolist())
-    return whole[split].select(names), tuple(names)
+    return whole.select(names), tuple(names)
 
 
 def refuse_incomparable(chosen: Sequence[Subject]) -> None:
@@ -249,6 +250,17 @@ def refuse_incomparable(chosen: Sequence[Subject]) -> None:
                 f"--compare needs one task: {first.label!r} is of {first.task.name!r}, {other.label!r} of "
                 f"{other.task.name!r}; name one with --task, or compare others"
             )
+    _refuse_two_losses([_is_regression(subject) for subject in chosen])
+
+
+def _is_regression(subject: Subject) -> bool:
+    """Whether the loss is a squared error: a linear head answers with a number."""
+    return subject.task.answer == "number" and subject.prompt.provenance.answers == "linear-head"
+
+
+def _refuse_two_losses(are_regressions: Sequence[bool]) -> None:
+    if len(set(are_regressions)) > 1:
+        raise BadInput("--compare needs one loss: some of these prompts answer in words, others by a number")
 
 
 def write(found: Sequence[Drawn], folder: Path, settings: LandscapeSettings, *, compare: bool, kind: str) -> Path:
@@ -267,8 +279,8 @@ def write(found: Sequence[Drawn], folder: Path, settings: LandscapeSettings, *, 
         BadInput: the folder exists, or squared errors and cross entropies on one scale.
         StorageFailure: the disk is full or not writable.
     """
-    if compare and len({one.landscape.is_regression for one in found}) > 1:
-        raise BadInput("--compare needs one loss: some of these prompts answer in words, others by a number")
+    if compare:
+        _refuse_two_losses([one.landscape.is_regression for one in found])
     axis = coordinates(settings.grid).tolist()
     numbers = {"settings": dataclasses.asdict(settings), "coordinates": axis, "prompts": [d.to_json() for d in found]}
     contents = {"landscape.json": json_bytes(numbers), **_figures(found, axis, compare, kind)}

@@ -5,6 +5,8 @@ from ._base import Answers as Answers
 from ._decoder import DecoderBackbone as DecoderBackbone
 from ._encoder import EncoderBackbone as EncoderBackbone
 from ._encoder_decoder import EncoderDecoderBackbone as EncoderDecoderBackbone
+from ._limits import position_bound as position_bound
+from ._limits import refuse_no_room as refuse_no_room
 from ._load import from_model as from_model
 from ._load import load_backbone as load_backbone
 from ._load import model_name as model_name

@@ -19,7 +19,7 @@ KINDS: Mapping[str, Kind] = {
     ),
     **dict.fromkeys(("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "opt"), "decoder"),
 }
-_RELATIVE = ("t5", "mt5", "umt5")
+RELATIVE = ("t5", "mt5", "umt5")
 
 
 def kind_of(config: Any, name: str) -> Kind:
@@ -155,4 +155,4 @@ def refuse_lost_masks(model: nn.Module, name: str) -> None:
 def has_relative_positions(model: nn.Module) -> bool:
     """Whether pads before the prompt shift nothing: the family of T5."""
     config: Any = model.config
-    return config.model_type in _RELATIVE
+    return config.model_type in RELATIVE

@@ -50,11 +50,13 @@ def landscape(
     their standard errors, beside the accuracy on these rows.
     """
     from ..analysis import stored_landscapes as stored
+    from ..store import refuse_no_place
 
     target = output or Path("runs") / f"landscape-{Path(runs[0]).resolve().name}-{datetime.now():%Y%m%d-%H%M%S}"
     # Before the minute that it takes, not after it.
     if target.exists():
         raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for the landscape")
+    refuse_no_place(target, "the landscape")
     chosen = stored.subjects(runs, lanes=lane or (), task=task, style=style, data_root=data_root)
     if compare:
         stored.refuse_incomparable(chosen)

@@ -94,7 +94,9 @@ def stability(
         declared = with_options(rows.task(task), task_option)
         plans = [_planned(_specs(declared, model, chosen, how), seeded)]
     from ..stability import measure, write
+    from ..store import refuse_no_place
 
+    refuse_no_place(output or store / "reports", "the report")
     for planned in plans:
         found = measure(planned, store, lanes=lanes, data_root=data_root, device=device, progress=not quiet)
         folder = output or store / "reports"

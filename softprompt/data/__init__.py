@@ -14,6 +14,8 @@ from ._splits import Splits as Splits
 from ._splits import ept_splits as ept_splits
 from ._splits import few_shot as few_shot
 from ._splits import own_splits as own_splits
+from ._splits import refuse_split as refuse_split
+from ._splits import rows_of as rows_of
 from ._splits import split_rows as split_rows
 from ._splits import strata as strata
 from ._table import Rows as Rows

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from ..errors import BadInput, UnknownName
+from ..errors import BadInput
 from ..tasks import Task
 from ._rows import load_rows
-from ._splits import Splits, split_rows
+from ._splits import refuse_split, rows_of, split_rows
 from ._table import Rows
 
 
@@ -37,14 +37,13 @@ def drawn_rows(
         UnknownName: no such split or column.
         BadInput: rows that cannot be used, or fewer than one to draw.
     """
-    if split not in (names := [part.name for part in dataclasses.fields(Splits)]):
-        raise UnknownName("split", split, names)
+    refuse_split(split)
     if count is not None and count < 1:
         raise BadInput(f"at least one row has to be drawn, not {count}")
     if id_column is not None:
         # Read with every row, as what a preparation needs is; the template does not show it.
         task = dataclasses.replace(task, extra_columns=(*task.extra_columns, id_column))
-    rows: Rows = getattr(split_rows(task, load_rows(task, data_root, max_bad_rows)), split)
+    rows = rows_of(split_rows(task, load_rows(task, data_root, max_bad_rows)), split)
     if not len(rows):
         raise BadInput(f"task {task.name!r} has no {split} rows; choose another split")
     if count is None or count >= len(rows):

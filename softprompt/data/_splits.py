@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import BadInput
+from ..errors import BadInput, UnknownName
 from ..tasks import Task
 from ._table import Rows
 
 SPLIT_SEED = 42
+NAMES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,26 @@ class Splits:
     train: Rows
     validation: Rows
     test: Rows
+
+
+def refuse_split(split: str) -> None:
+    """Refuse a split that no task has.
+
+    Raises:
+        UnknownName: with the nearest.
+    """
+    if split not in NAMES:
+        raise UnknownName("split", split, NAMES)
+
+
+def rows_of(splits: Splits, split: str) -> Rows:
+    """The rows of a split by its name.
+
+    Raises:
+        UnknownName: no such split.
+    """
+    refuse_split(split)
+    return getattr(splits, split)
 
 
 def split_rows(task: Task, rows: Mapping[str, Rows], seed: int = SPLIT_SEED) -> Splits:

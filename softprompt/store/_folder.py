@@ -83,6 +83,24 @@ def write_file(target: Path, content: bytes, *, what: str, replace: bool = False
     return target
 
 
+def refuse_no_place(target: Path, what: str) -> None:
+    """Refuse a place that cannot be written, before the work whose outcome is to be stored there.
+
+    Args:
+        target: the file or folder to be made, or the folder to write into.
+        what: what is to be stored, for messages: "the landscape".
+
+    Raises:
+        StorageFailure: its folder, or the nearest above it that exists, cannot be written.
+    """
+    place = next((path for path in (target.absolute(), *target.absolute().parents) if os.path.lexists(path)), target)
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        reason = "cannot be written" if place.is_dir() else "is no folder"
+        raise StorageFailure(
+            f"{what} cannot be stored in {str(target)!r}: {str(place)!r} {reason}; choose another place"
+        )
+
+
 def read_folder(folder: Path, *, max_bytes: int | None = None) -> dict[str, Path]:
     """The files of a folder, each checked against the manifest; files that it does not list are ignored.
 

@@ -10,7 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from ..errors import BadInput, SoftPromptError
+from ..errors import BadInput
+from ._early import check_waiting, missing, named
 from ._fleets import Claim, Fleet, claim, finish, give_up, group, run_folder
 from ._inputs import digests, model_key, refuse_changed, refuse_other_model
 from ._progress import progress_bar
@@ -56,12 +57,6 @@ def kept_prompt(folder: "Path | str", run: StoredRun) -> Path:
     )
 
 
-def missing(folder: "Path | str", specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """The runs that are not stored, each once."""
-    unique = {spec.name: spec for spec in specs}
-    return [spec for name, spec in unique.items() if not path_of(Path(folder), name).exists()]
-
-
 def run_all(
     specs: Sequence[RunSpec],
     folder: "Path | str",
@@ -103,6 +98,7 @@ def run_all(
     # Everything that can be wrong without a model is found before the first run starts.
     groups = group(specs, lanes)
     refuse_changed(run for run in read(store, specs) if run)
+    check_waiting(store, specs, data_root)
     try:
         with progress_bar(progress, store, specs) as show:
             if workers == 1 or not missing(store, specs):
@@ -149,7 +145,7 @@ def work(
         found = claim(store, groups, keep=keep)
         show(found)
         if found.fleet is not None:
-            with _released(store, found.fleet), _named(found.fleet), _without_stored_warnings():
+            with _released(store, found.fleet), named(found.fleet.specs), _without_stored_warnings():
                 _train(store, found.fleet, models, data_root)
         elif found.busy:
             time.sleep(PAUSE_SECONDS)
@@ -209,25 +205,6 @@ def _released(store: Path, fleet: Fleet) -> Iterator[None]:
         give_up(store, fleet)
         raise
     finish(store, fleet)
-
-
-@contextlib.contextmanager
-def _named(fleet: Fleet) -> Iterator[None]:
-    """Errors within say which run they are about."""
-    from ..training import Interrupted
-
-    names = [spec.describe() for spec in fleet.specs]
-    what = f"{names[0]} and {len(names) - 1} more beside it" if len(names) > 1 else names[0]
-    try:
-        yield
-    except Interrupted:
-        raise
-    except SoftPromptError as error:
-        error.args = (f"{what}: {error.message}",)
-        raise
-    except Exception as error:
-        error.add_note(f"while training {what}")
-        raise
 
 
 @contextlib.contextmanager

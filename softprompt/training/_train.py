@@ -18,12 +18,13 @@ from ..fleet import Lane, stream_seed
 from ..metrics import ERRORS, headline_score, score
 from ..prompt import refuse_no_scale
 from ..settings import LaneSettings, TrainSettings
-from ..store import Checkpoint, json_bytes, latest_checkpoint, save_prompt, write_file
+from ..store import Checkpoint, json_bytes, latest_checkpoint, refuse_no_place, save_prompt, write_file
 from ..tasks import TASKS, Task, styled
 from ..tasks import task as find_task
 from ..units import prompt_norm
 from ._advice import not_learning, wrong_scale
 from ._drive import drive
+from ._early import check_request
 from ._folder import HeldFolder, alone_in, new_folder, refuse_used
 from ._lane import TrainedLane, below
 from ._loop import Loop, Material
@@ -93,6 +94,7 @@ def train(
     """
     folder = Path(output)
     refuse_used(folder)
+    refuse_no_place(folder, "the run")
     if not lanes:
         raise BadInput("a run needs at least one prompt")
     refuse_unknown_tracker(log_with)
@@ -110,6 +112,7 @@ def train(
         chosen = styled(chosen, style)
     # Rows first: their faults are found in seconds, while a model may take minutes to load.
     splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows))
+    check_request(chosen, splits, lanes, settings, model if isinstance(model, str) else None, revision)
     if isinstance(model, AbstractBackbone):
         backbone = model
     else:

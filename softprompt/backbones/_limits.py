@@ -1,0 +1,50 @@
+"""How many positions a model has for prompt and text, as far as its configuration says, and whether they suffice."""
+
+from pathlib import Path
+
+from ..errors import BadInput
+from ..lab.backbones import BUILT_IN, folder_of
+from ._family import KINDS, RELATIVE
+from ._load import _configuration
+
+# Fewer text positions than this left beside the prompt is a mistake, not a setting.
+FEWEST_TEXT_POSITIONS = 8
+
+
+def position_bound(name_or_path: str | Path, revision: str | None = None) -> int | None:
+    """Most positions that an input may have; None where the configuration bounds none, or the family is not known.
+
+    The model may bound it further: a family may begin to count at 2, and an answer takes positions too.
+
+    Args:
+        name_or_path: as in `load_backbone`.
+        revision: as in `load_backbone`.
+
+    Raises:
+        BadInput: no such folder or hub id.
+        UnsupportedModel: transformers knows no such family.
+    """
+    name = str(name_or_path)
+    config = _configuration(str(folder_of(name)) if name in BUILT_IN else name, revision)
+    if config.model_type not in KINDS or config.model_type in RELATIVE:
+        return None
+    return getattr(config, "max_position_embeddings", None)
+
+
+def refuse_no_room(prompt_length: int, room: int, positions: int, name: str) -> None:
+    """Refuse a prompt beside which hardly any text fits.
+
+    Args:
+        prompt_length: its positions.
+        room: positions left for text.
+        positions: all that the model has.
+        name: of the model.
+
+    Raises:
+        BadInput: with what to do.
+    """
+    if room < FEWEST_TEXT_POSITIONS:
+        raise BadInput(
+            f"a prompt of {prompt_length} positions leaves {max(0, room)} for text: {name!r} has {positions}; "
+            "choose a shorter --prompt-length"
+        )

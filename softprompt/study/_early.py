@@ -1,0 +1,66 @@
+"""What of a study is refused before its first model is loaded; and errors that say which run they are about."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import SoftPromptError
+from ._spec import RunSpec, canonical
+from ._stored import path_of
+
+if TYPE_CHECKING:
+    from ..data import Splits
+
+
+def missing(folder: "Path | str", specs: Sequence[RunSpec]) -> list[RunSpec]:
+    """The runs that are not stored, each once."""
+    unique = {spec.name: spec for spec in specs}
+    return [spec for name, spec in unique.items() if not path_of(Path(folder), name).exists()]
+
+
+def check_waiting(store: Path, specs: Sequence[RunSpec], data_root: "Path | str | None") -> None:
+    """Refuse runs that cannot work, as far as it can be told without their models.
+
+    Raises:
+        SoftPromptError: rows, columns, initial vectors, shots ... that cannot be used, named by their run.
+        StorageFailure: the store cannot be written.
+    """
+    from ..backbones import refuse_no_folder
+    from ..data import load_rows, split_rows
+    from ..store import refuse_no_place
+    from ..tasks import styled
+    from ..training import check_request
+
+    waiting = missing(store, specs)
+    if waiting:
+        refuse_no_place(store, "the study")
+    rows: dict[bytes, Splits] = {}
+    for spec in waiting:
+        with named((spec,)):
+            refuse_no_folder(spec.model)
+            task = spec.declared if spec.style is None else styled(spec.declared, spec.style)
+            key = canonical((task.to_json(), spec.max_bad_rows))
+            if key not in rows:
+                # One at a time: runs come task by task, and a large set takes memory.
+                rows = {key: split_rows(task, load_rows(task, data_root, spec.max_bad_rows))}
+            check_request(task, rows[key], [spec.lane], spec.settings, spec.model, spec.revision)
+
+
+@contextlib.contextmanager
+def named(specs: Sequence[RunSpec]) -> Iterator[None]:
+    """Errors within say which run they are about."""
+    from ..training import Interrupted
+
+    names = [spec.describe() for spec in specs]
+    what = f"{names[0]} and {len(names) - 1} more beside it" if len(names) > 1 else names[0]
+    try:
+        yield
+    except Interrupted:
+        raise
+    except SoftPromptError as error:
+        error.args = (f"{what}: {error.message}",)
+        raise
+    except Exception as error:
+        error.add_note(f"while training {what}")
+        raise

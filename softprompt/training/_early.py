@@ -1,0 +1,82 @@
+"""What is refused before the frozen model is loaded: a model may take minutes, and these faults need none of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..backbones import position_bound, refuse_no_room
+from ..data import Splits, few_shot, strata
+from ..errors import BadInput, UnknownName
+from ..evaluation import refuse_decoding
+from ..methods import Method
+from ..prompt import SoftPrompt
+from ..settings import LaneSettings, TrainSettings
+from ..tasks import Task, gold
+from ._numbers import refuse_shots
+from ._restarts import stretch_steps
+from ._setup import resolved, step_count
+
+INITIALIZERS = ("uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH", "prompt:PATH")
+
+
+def check_request(
+    task: Task,
+    splits: Splits,
+    lanes: Sequence[LaneSettings],
+    settings: TrainSettings,
+    model: str | None = None,
+    revision: str | None = None,
+) -> None:
+    """Refuse what cannot be trained, as far as it can be told without the frozen model.
+
+    Args:
+        task: what is answered.
+        splits: its rows.
+        lanes: the prompts.
+        settings: what they share.
+        model: hub id or folder, whose configuration says how long an input may be; None looks at none.
+        revision: commit of the model on the hub.
+
+    Raises:
+        SoftPromptError: methods, regularisers, units, initial vectors, shots, restarts, decoding or lengths that
+            cannot work.
+    """
+    refuse_decoding(task, settings.decode)
+    lanes = [resolved(lane) for lane in lanes]
+    for lane in lanes:
+        _check_initial(lane, task)
+    steps = step_count(settings, max(_training_rows(task, splits, settings, lane) for lane in lanes))
+    for lane in lanes:
+        if lane.restarts > 1:
+            stretch_steps(lane, steps)
+    bound = None if model is None else position_bound(model, revision)
+    if model is not None and bound is not None:
+        longest = max(Method.of(lane).prompt_length for lane in lanes)
+        refuse_no_room(longest, bound - longest, bound, model)
+
+
+def _training_rows(task: Task, splits: Splits, settings: TrainSettings, lane: LaneSettings) -> int:
+    """How many rows a lane trains on; the draw itself says whether there are enough."""
+    shots, per_class = settings.shots or settings.shots_per_class, settings.shots is None
+    if shots is None:
+        return len(splits.train)
+    refuse_shots(task)
+    classes = strata([gold(task, row) for row in splits.train])
+    return len(few_shot(classes, shots=shots, per_class=per_class, seed=lane.seeds.draw))
+
+
+def _check_initial(lane: LaneSettings, task: Task) -> None:
+    """Refuse initial vectors that are named wrongly or are not there."""
+    kind, sign, argument = lane.init.partition(":")
+    if kind in ("uniform", "vocabulary", "label-words") and not sign:
+        if kind == "label-words" and not task.labels:
+            raise BadInput(f"--init=label-words: task {task.name!r} has no label words")
+    elif kind == "prompt" and argument:
+        source = SoftPrompt.load(argument)
+        if source.deep is not None and not lane.deep:
+            raise BadInput(f"--init={lane.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
+    elif kind == "file" and argument:
+        from ..interop.numpy import import_numpy
+
+        import_numpy(Path(argument), backbone_name="")
+    elif kind != "text" or not argument:
+        raise UnknownName("initialiser", lane.init, INITIALIZERS)
