@@ -419,3 +419,19 @@ class _Runs:
 
     def __reduce__(self):
         return type(self.path).touch, (self.path,)
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "says"),
+    [
+        ("config.json", '{"model_type": "bert", "hidden_size": "sixteen"}', "is faulty: .*hidden_size"),
+        ("config.json", '{"model_type": "no such thing"}', "of no family that transformers knows"),
+        ("tokenizer.json", '{"model": 5}', "the tokenizer of .* cannot be loaded"),
+    ],
+)
+def test_a_damaged_file_beside_the_weights_is_refused_in_one_line(file, text, says, tmp_path, tiny_bert, save_tiny):
+    folder = save_tiny(tmp_path / "model", *tiny_bert())
+    (folder / file).write_text(text)
+    with pytest.raises((BadInput, UnsupportedModel), match=says) as refused:
+        load_backbone(folder)
+    assert "\n" not in str(refused.value)

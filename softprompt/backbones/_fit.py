@@ -34,7 +34,7 @@ def cause_of(error: BaseException) -> str:
     Args:
         error: what a pass of the model raised; a sentence of this package stays as it is.
     """
-    message = (str(error).strip().splitlines() or [""])[0]
+    message = first_line(error)
     if isinstance(error, SoftPromptError):
         return message
     meaning = next((words for pattern, words in _MEANINGS if re.search(pattern, message)), "its own code fails")
@@ -63,6 +63,11 @@ def why_not_loaded(error: BaseException) -> str:
         return "they are of other shapes than the configuration says"
     if isinstance(error, LookupError | TypeError | AttributeError | EOFError | AssertionError):
         return f"their file is damaged, or holds something else than this model's tensors: {cause_of(error)}"
+    return first_line(error)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a message, the kind of error where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

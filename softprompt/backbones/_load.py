@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from ._decoder import DecoderBackbone
 from ._encoder import EncoderBackbone
 from ._encoder_decoder import EncoderDecoderBackbone
 from ._family import KINDS, Kind, kind_of, unwrapped
-from ._fit import LOADING, refuse_unfit, why_not_loaded
+from ._fit import LOADING, first_line, refuse_unfit, why_not_loaded
 from ._scale import scale_embeddings, scaling_of
 from ._verify import verify
 
@@ -237,18 +238,19 @@ def _weights(auto: Any, name: str, options: dict[str, Any]) -> tuple[Any, list[s
 
 def _configuration(name: str, revision: str | None) -> Any:
     """The model's configuration."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except ValueError as error:
-        if "model type" not in str(error) and "model_type" not in str(error):
+    except (ValueError, StrictDataclassError, LookupError, TypeError, AttributeError) as error:
+        if not isinstance(error, ValueError) or not re.search("model.type", str(error)):
             raise BadInput(f"the configuration of {name!r} is faulty: {' '.join(str(error).split())}") from error
-        raise UnsupportedModel(f"{name!r} is of no family that transformers knows: {_line(error)}") from error
+        raise UnsupportedModel(f"{name!r} is of no family that transformers knows: {first_line(error)}") from error
     except OSError as error:
         if Path(name).is_dir():
-            raise BadInput(f"the configuration of {name!r} cannot be read: {_line(error)}") from error
-        raise BadInput(f"{name!r} is neither a folder here nor a model on the hub: {_line(error)}") from error
+            raise BadInput(f"the configuration of {name!r} cannot be read: {first_line(error)}") from error
+        raise BadInput(f"{name!r} is neither a folder here nor a model on the hub: {first_line(error)}") from error
 
 
 def _tokenizer(name: str, revision: str | None) -> Any:
@@ -260,8 +262,9 @@ def _tokenizer(name: str, revision: str | None) -> Any:
         raise BadInput(f"{name!r} holds no tokenizer; save it beside the model (tokenizer.save_pretrained)")
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise BadInput(f"the tokenizer of {name!r} cannot be loaded: {_line(error)}") from error
+    # The library of tokenizers raises plain exceptions for files that it cannot read.
+    except Exception as error:
+        raise BadInput(f"the tokenizer of {name!r} cannot be loaded: {first_line(error)}") from error
 
 
 def refuse_no_folder(name: str) -> None:
@@ -349,11 +352,6 @@ def _devices_here() -> str:
     cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return ", ".join(["auto", "cpu", *cuda, *mps]) + ("" if cuda else " (it has no CUDA device)")
-
-
-def _line(error: Exception) -> str:
-    """The first line of a message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @contextmanager
