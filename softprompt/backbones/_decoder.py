@@ -187,7 +187,7 @@ class DecoderBackbone(AbstractBackbone):
         except Exception as error:
             raise UnsupportedModel(
                 f"the chat template of {self.name!r} cannot be filled in with one user's text "
-                f"({type(error).__name__}: {' '.join(str(error).split())}); load it with answers='tokens'"
+                f"({type(error).__name__}: {' '.join(str(error).split())}); leave --answers=chat out"
             ) from error
         parts = whole.split(text)
         if len(parts) != 2:
