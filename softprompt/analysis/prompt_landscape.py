@@ -168,7 +168,7 @@ class _Scene:
 
         if space == "input":
             assert row.parts is not None
-            return cls(backbone.embeddings(row.ids)[0].detach(), (row.mask & (row.parts != SPECIAL))[0], losses)
+            return cls(backbone.embed(row.ids)[0].detach(), (row.mask & (row.parts != SPECIAL))[0], losses)
         return cls(bank.vectors[0].to(backbone.dtype), bank.mask[0], losses)
 
     @property

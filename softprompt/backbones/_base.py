@@ -8,10 +8,10 @@ import abc
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -20,7 +20,7 @@ from ..errors import ModelMismatch, UnsupportedModel
 from ..prompt import BackboneIdentity, SoftPrompt
 from ..units import WordScale
 from ._deep import entering, layers_of, state_scales
-from ._family import text_config
+from ._family import embedded, entry_scale, text_config
 from ._int8 import is_int8, to_int8
 from ._join import Joined
 from ._products import Library
@@ -100,6 +100,11 @@ class AbstractBackbone(abc.ABC):
 
     kind: ClassVar[str]
     answers: Answers
+    # Whether a decoder reads several tokens behind its cache as it should. Recurrent ones begin anew (Jamba), or have
+    # no cache of this kind (Mamba); `verify` finds out.
+    continues: bool = True
+    # Token ids that end an answer; none where one token is the answer.
+    ends: Sequence[int] = ()
     # Appended to the rendered text before tokenising; " [MASK]" where a masked-LM head answers, a decoder's cue.
     input_suffix: str = ""
     # Before the rendered text; what opens a user's turn where the tokenizer's chat template is used.
@@ -142,7 +147,13 @@ class AbstractBackbone(abc.ABC):
         Gemma's embedding module multiplies its table by sqrt(e); a prompt is not multiplied, here as in PEFT.
         """
         table, scale = self.embeddings.weight, getattr(self.embeddings, "embed_scale", 1.0)
+        scale = scale * entry_scale(self.model.config)
         return table if scale == 1 else table * torch.as_tensor(scale, dtype=table.dtype, device=table.device)
+
+    @final
+    def embed(self, ids: Int[Tensor, "*b"]) -> Float[Tensor, "*b e"]:
+        """Each token's vector as the model reads it when it is given ids."""
+        return embedded(self.model, ids)
 
     @property
     def embedding_scale(self) -> float:
@@ -287,12 +298,24 @@ class AbstractBackbone(abc.ABC):
 
     @abc.abstractmethod
     def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
-        """The encoder's last states over the text, behind prompts of one length; `verify` compares them."""
+        """The last states over the text, in its own columns; `verify` compares them."""
 
-    @abc.abstractmethod
+    @final
     def generate(self, bank: PromptBank, batch: Batch, *, max_new_tokens: int) -> list[str]:
         """Greedy answers as text, without prompt or special tokens.
 
         Raises:
             UnsupportedModel: the model answers by one mask or a head and generates nothing.
+        """
+        ids = self.answer_ids(bank, batch, max_new_tokens=max_new_tokens)
+        return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    @abc.abstractmethod
+    def answer_ids(
+        self, bank: PromptBank, batch: Batch, *, max_new_tokens: int, at_least: int = 0
+    ) -> Int[Tensor, "b l"]:
+        """Greedy answers in token ids, `at_least` of them before an answer may end.
+
+        Raises:
+            UnsupportedModel: as in `generate`.
         """

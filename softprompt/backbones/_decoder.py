@@ -100,7 +100,10 @@ class DecoderBackbone(AbstractBackbone):
     def label_scores(
         self, bank: PromptBank, batch: Batch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
     ) -> Float[Tensor, "b c"]:
-        """Log-probability in nats of each label's tokens; prompt and text are read once. Without gradient."""
+        """Log-probability in nats of each label's tokens; without gradient.
+
+        Prompt and text are read once, or with every label where the model cannot go on from a cache.
+        """
         refuse_unknown_normalization(normalize)
         joined = self._join(bank, batch)
         if normalize == "first":
@@ -110,6 +113,8 @@ class DecoderBackbone(AbstractBackbone):
             return log_probabilities(self._answered(joined, nothing))[:, 0, first]
         refuse_too_long(joined, self.max_positions, self.name, self.answer_positions(labels))
         with torch.no_grad():
+            if not self.continues:
+                return torch.stack([combine(self._whole(joined, label), normalize) for label in labels], 1)
             before = joined.pads_first()
             last = torch.full_like(batch.ids[:, :1], before.mask.shape[1] - 1)
             output = self._run(before, last, use_cache=True)
@@ -128,8 +133,10 @@ class DecoderBackbone(AbstractBackbone):
         return take(states, columns.clamp(max=width - 1))
 
     @torch.no_grad()
-    def generate(self, bank: PromptBank, batch: Batch, *, max_new_tokens: int) -> list[str]:
-        """Greedy answers as text, whatever the checkpoint's own generation defaults are; the text is not repeated.
+    def answer_ids(
+        self, bank: PromptBank, batch: Batch, *, max_new_tokens: int, at_least: int = 0
+    ) -> Int[Tensor, "b l"]:
+        """Greedy answers, whatever the checkpoint's own generation defaults are; the text is not repeated.
 
         They end where the model has no more positions.
         """
@@ -141,17 +148,16 @@ class DecoderBackbone(AbstractBackbone):
             # The last token of an answer is never read and needs no position.
             max_new_tokens = min(max_new_tokens, self.max_positions - before.mask.shape[1] + 1)
         own = self._generated if generates_from_vectors(self.model) else self._continued
-        ids = own(before, max_new_tokens)
-        return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return own(before, max_new_tokens, at_least)
 
-    def _generated(self, before: Joined, max_new_tokens: int) -> Int[Tensor, "b l"]:
+    def _generated(self, before: Joined, max_new_tokens: int, at_least: int) -> Int[Tensor, "b l"]:
         """Greedy answers by the model's own `generate`."""
         from transformers import GenerationConfig
 
         kept = self.model.generation_config
         # Swapped, not passed: what a passed configuration leaves open is filled from the model's (beams, penalties).
         self.model.generation_config = GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=max_new_tokens,
+            do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, min_new_tokens=at_least or None,
             eos_token_id=self.ends, pad_token_id=self.pad_id,
         )  # fmt: skip
         try:
@@ -160,19 +166,22 @@ class DecoderBackbone(AbstractBackbone):
         finally:
             self.model.generation_config = kept
 
-    def _continued(self, before: Joined, max_new_tokens: int) -> Int[Tensor, "b l"]:
+    def _continued(self, before: Joined, max_new_tokens: int, at_least: int) -> Int[Tensor, "b l"]:
         """Greedy answers token by token, for models whose own `generate` takes no vectors (Gemma 3, CTRL)."""
         mask, ends = before.mask, torch.tensor(self.ends, device=before.mask.device)
         going, answers = mask.any(1), []
         output = self._run(before, torch.full_like(mask[:, :1], mask.shape[1] - 1, dtype=torch.long), use_cache=True)
         while True:
-            token = output.logits[:, -1].argmax(-1).where(going, self.pad_id)
+            logits = output.logits[:, -1]
+            if len(answers) < at_least:
+                logits = logits.index_fill(1, ends, -torch.inf)
+            token = logits.argmax(-1).where(going, self.pad_id)
             answers.append(token)
             going = going & ~torch.isin(token, ends)
             if len(answers) == max_new_tokens or not going.any():
                 return torch.stack(answers, 1)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-            inputs = self._inputs(self.embeddings(token[:, None]), mask)
+            inputs = self._inputs(self.embed(token[:, None]), mask)
             output = self.model(**inputs, past_key_values=output.past_key_values, use_cache=True)
 
     def _turn(self) -> tuple[str, str]:
@@ -210,7 +219,7 @@ class DecoderBackbone(AbstractBackbone):
     def _join(self, bank: PromptBank, batch: Batch) -> Joined:
         """Prompt and text; an end of sequence that the tokenizer put behind the text is masked."""
         batch = padded_right(batch)
-        joined = join_batch(bank, batch, self.embeddings)
+        joined = join_batch(bank, batch, self.embed)
         if self._ends_texts:
             columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
             is_last = columns == batch.mask.sum(1, keepdim=True) - 1
@@ -225,12 +234,17 @@ class DecoderBackbone(AbstractBackbone):
         refuse_too_long(joined, self.max_positions, self.name, targets.shape[1] - 1)
         read = targets[:, :-1]
         present = read != IGNORED
-        answer = self.embeddings(read.masked_fill(~present, self.pad_id))
+        answer = self.embed(read.masked_fill(~present, self.pad_id))
         whole = joined.answered(answer, present)
         steps = torch.arange(targets.shape[1], device=targets.device)
         columns = joined.mask.sum(1, keepdim=True) - 1 + steps
         columns = columns.clamp(max=whole.mask.shape[1] - 1)
         return self._run(whole, columns, use_cache=False).logits
+
+    def _whole(self, joined: Joined, label: Sequence[int]) -> Float[Tensor, "b l"]:
+        """Log-probabilities of a label's tokens, read in one pass with prompt and text."""
+        wanted = torch.tensor(label, device=joined.mask.device).expand(len(joined.mask), -1)
+        return log_probabilities(self._answered(joined, wanted)).gather(2, wanted[:, :, None])[:, :, 0]
 
     def _rest_of(
         self, label: Sequence[int], first: Float[Tensor, "b 1 v"], mask: Bool[Tensor, "b s"], cache: Any
@@ -242,7 +256,7 @@ class DecoderBackbone(AbstractBackbone):
             longer = torch.cat([mask, torch.ones_like(read, dtype=torch.bool)], 1)
             # A copy: what is read is added to the cache in place, and the next label must not see it.
             output = self.model(
-                **self._inputs(self.embeddings(read), longer),
+                **self._inputs(self.embed(read), longer),
                 past_key_values=copy.deepcopy(cache),
                 use_cache=True,
             )

@@ -90,7 +90,7 @@ class EncoderBackbone(AbstractBackbone):
     def logits(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b 1 v"]:
         """Logits at the mask, or of the classes; targets are not read."""
         batch = padded_right(batch)
-        joined = join_batch(bank, batch, self.embeddings)
+        joined = join_batch(bank, batch, self.embed)
         refuse_too_long(joined, self.max_positions, self.name)
         if self.answers == "label-words":
             return self._at_the_mask(joined, joined.prompt_length + self._mask_columns(batch))
@@ -112,10 +112,12 @@ class EncoderBackbone(AbstractBackbone):
 
     def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
         """The last hidden states over the text."""
-        joined = join_batch(bank, padded_right(batch), self.embeddings)
+        joined = join_batch(bank, padded_right(batch), self.embed)
         return self._text_states(joined)
 
-    def generate(self, bank: PromptBank, batch: Batch, *, max_new_tokens: int) -> list[str]:
+    def answer_ids(
+        self, bank: PromptBank, batch: Batch, *, max_new_tokens: int, at_least: int = 0
+    ) -> Int[Tensor, "b l"]:
         """Nothing: an encoder has no decoder."""
         raise UnsupportedModel(f"{self.name!r} is an encoder and generates nothing; score labels (--decode scores)")
 

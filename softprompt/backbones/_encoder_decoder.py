@@ -13,7 +13,7 @@ from ..errors import UnsupportedModel
 from ._base import AbstractBackbone, Answers, Engine
 from ._family import KINDS, has_relative_positions, position_limit
 from ._int8 import refuse_no_int8
-from ._join import join_batch, padded_right, refuse_too_long
+from ._join import join_batch, padded_right, refuse_too_long, take
 from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 from ._packed import FAMILIES, Encoded, PackedT5, survey
 from ._products import chosen_library
@@ -52,6 +52,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
         if self.model.get_output_embeddings() is None:
             raise UnsupportedModel(f"{name!r} has no language-model head; load it with AutoModelForSeq2SeqLM")
         self.start, self.end, self.pad = self._special_tokens()
+        self.ends = (self.end,)
         self._packed: tuple[PackedT5, tuple[Any, ...]] | None = None
         self._told: set[str] = set()
         self.engine = self._engine(engine)
@@ -109,26 +110,31 @@ class EncoderDecoderBackbone(AbstractBackbone):
 
     def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
         """The encoder's last states over the text."""
-        states, _ = self._states(bank, batch)
-        return states[:, bank.vectors.shape[1] :]
+        states, mask = self._states(bank, batch)
+        # A shorter prompt begins behind its pads, or in the first column where the pads are behind the text.
+        begins = mask.to(torch.uint8).argmax(1) + bank.mask[batch.owner].sum(1)
+        columns = begins[:, None] + torch.arange(batch.ids.shape[1], device=states.device)
+        return take(states, columns.clamp(max=states.shape[1] - 1))
 
     @torch.no_grad()
-    def generate(self, bank: PromptBank, batch: Batch, *, max_new_tokens: int) -> list[str]:
-        """Greedy answers as text, whatever the checkpoint's own generation defaults are."""
+    def answer_ids(
+        self, bank: PromptBank, batch: Batch, *, max_new_tokens: int, at_least: int = 0
+    ) -> Int[Tensor, "b l"]:
+        """Greedy answers, whatever the checkpoint's own generation defaults are."""
         from transformers import GenerationConfig
 
         states, mask = self._states(bank, batch)
         kept = self.model.generation_config
         # Swapped, not passed: what a passed configuration leaves open is filled from the model's (beams, penalties).
         self.model.generation_config = GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, decoder_start_token_id=self.start,
-            eos_token_id=self.end, pad_token_id=self.pad,
+            do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, min_new_tokens=at_least or None,
+            decoder_start_token_id=self.start, eos_token_id=self.end, pad_token_id=self.pad,
         )  # fmt: skip
         try:
-            ids = self.model.generate(encoder_outputs=_encoded(states), attention_mask=mask.long())
+            # Without the start token.
+            return self.model.generate(encoder_outputs=_encoded(states), attention_mask=mask.long())[:, 1:]
         finally:
             self.model.generation_config = kept
-        return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def _engine(self, asked: str) -> Engine:
         """The engine that is asked for, or that can be."""
@@ -231,7 +237,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
 
     def _encode(self, bank: PromptBank, batch: Batch) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
         """The encoder's states over prompt and text, and which of them count."""
-        joined = join_batch(bank, padded_right(batch), self.embeddings)
+        joined = join_batch(bank, padded_right(batch), self.embed)
         refuse_too_long(joined, self.max_positions, self.name)
         if not has_relative_positions(self.model):
             # BART counts positions from the first column and takes no ids: ragged prompts must not be padded left.

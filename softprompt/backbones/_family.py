@@ -1,10 +1,12 @@
 """What is asked of a transformers model before a prompt joins it: its kind, its positions, what PEFT wraps."""
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModel
@@ -20,6 +22,8 @@ KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "opt"), "decoder"),
 }
 RELATIVE = ("t5", "mt5", "umt5")
+# Their encoders multiply by sqrt(d) only what they look up themselves; in BART and others the table does.
+_SCALED_FROM_IDS = ("pegasus", "marian", "mvp", "blenderbot-small")
 
 
 def kind_of(config: Any, name: str) -> Kind:
@@ -112,6 +116,19 @@ def generates_from_vectors(model: nn.Module) -> bool:
     """Whether a decoder's own `generate` takes word vectors; transformers looks at the same signature."""
     whole: Any = model
     return "inputs_embeds" in inspect.signature(whole.prepare_inputs_for_generation).parameters
+
+
+def entry_scale(config: Any) -> float:
+    """What a model multiplies its word vectors by where it is given ids, and not where it is given embeddings."""
+    scaled = config.model_type in _SCALED_FROM_IDS and config.scale_embedding
+    return math.sqrt(config.d_model) if scaled else 1.0
+
+
+def embedded(model: nn.Module, ids: Int[Tensor, "*b"]) -> Float[Tensor, "*b e"]:
+    """The embeddings for which a model computes what it computes for these ids."""
+    vectors = model.get_input_embeddings()(ids)  # pyright: ignore[reportCallIssue]  (nn.Module's getattr)
+    scale = entry_scale(model.config)
+    return vectors if scale == 1 else vectors * scale
 
 
 def first_position(model: nn.Module) -> int:

@@ -5,12 +5,13 @@ positions count what is there, and padding changes nothing.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..bank import Batch, PromptBank
 from ..errors import BadInput
@@ -103,9 +104,9 @@ def join(
     return Joined(embeds, torch.cat([prompt_mask, text_mask], 1), prompt.shape[1])
 
 
-def join_batch(bank: PromptBank, batch: Batch, embeddings: nn.Module) -> Joined:
+def join_batch(bank: PromptBank, batch: Batch, embed: Callable[[Tensor], Tensor]) -> Joined:
     """The rows of a batch (padded right), each behind the prompt that owns it, both shifted as the batch says."""
-    prompt, text = bank.vectors[batch.owner], embeddings(batch.ids)
+    prompt, text = bank.vectors[batch.owner], embed(batch.ids)
     if batch.prompt_shift is not None:
         prompt = prompt + batch.prompt_shift
     if batch.text_shift is not None:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..backbones._deep import Fresh, entering, layers_of
-from ..backbones._family import decoder_of, first_position, kind_of, position_limit
+from ..backbones._family import decoder_of, embedded, first_position, kind_of, position_limit
 from ..backbones._join import Joined, join, refuse_too_long, take, text_first
 from ..errors import BadInput, UnsupportedModel
 from ..prompt import SoftPrompt
@@ -39,9 +39,11 @@ class Given:
         Raises:
             BadInput: both or neither were given.
         """
-        if (self.ids is None) == (self.embeds is None):
-            raise BadInput("give input_ids or inputs_embeds, one of the two")
-        return model.get_input_embeddings()(self.ids) if self.embeds is None else self.embeds
+        if self.ids is not None and self.embeds is None:
+            return embedded(model, self.ids)
+        if self.embeds is not None and self.ids is None:
+            return self.embeds
+        raise BadInput("give input_ids or inputs_embeds, one of the two")
 
     def present(self, rows: int, columns: int, device: torch.device) -> Bool[Tensor, "b s"]:
         """The mask; of this shape where none was given."""
