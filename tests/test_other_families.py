@@ -6,7 +6,7 @@ import transformers
 from softprompt.backbones import from_model
 from softprompt.backbones._verify import random_rows, verify
 from softprompt.bank import Batch, PromptBank
-from softprompt.errors import UnsupportedModel
+from softprompt.errors import BadInput, UnsupportedModel
 
 from conftest import DECODERS, ENCODER_DECODERS, ENCODERS, build_tokenizer
 
@@ -151,7 +151,7 @@ def test_words_that_are_scaled_only_when_they_come_as_ids_are_read_scaled(kind):
 
 
 def test_a_model_whose_layers_read_the_ids_themselves_is_refused_with_the_reason():
-    with pytest.raises(UnsupportedModel, match=r"a gemma3n_text.*vectors of their own for each token id"):
+    with pytest.raises(UnsupportedModel, match=r"a gemma3n_text.*per-layer inputs"):
         from_model(*gemma3n())
 
 
@@ -176,3 +176,38 @@ def test_a_wrong_greedy_answer_is_refused(monkeypatch):
     monkeypatch.setattr(DecoderBackbone, "answer_ids", lambda self, *given, **how: right(self, *given, **how).flip(1))
     with pytest.raises(UnsupportedModel, match="greedy answers"):
         from_model(*jamba())
+
+
+LONGROPE = {
+    "rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "rope_theta": 1e4, "factor": 4.0,
+    "original_max_position_embeddings": 24,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral"])
+def test_rows_that_would_turn_the_rows_beside_them_by_another_table_are_refused(family, tiny_gpt):
+    """Longrope chooses one table for the whole batch, by its longest row."""
+    backbone = from_model(*tiny_gpt(family, rope_parameters=LONGROPE))
+    assert backbone.max_positions == 24
+    bank = PromptBank.stack([torch.zeros(0, 16)])
+
+    def scores(*lengths):
+        mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        ids = torch.arange(5, 5 + max(lengths)).expand(len(lengths), -1)
+        return backbone.label_scores(bank, Batch(ids, mask, torch.zeros(len(lengths), dtype=torch.long)), [[9, 8], [7]])
+
+    torch.testing.assert_close(scores(7, 23)[:1], scores(7))
+    with pytest.raises(BadInput, match=r"need 25 positions, .* has 24 before longrope"):
+        scores(7, 24)
+
+
+def test_an_answer_ends_before_it_is_turned_by_another_table(tiny_gpt):
+    backbone = from_model(*tiny_gpt("llama", rope_parameters=LONGROPE))
+    bank = PromptBank.stack([torch.zeros(0, 16)])
+    ids = torch.arange(5, 25)[None]
+    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(1, dtype=torch.long))
+    answer = backbone.answer_ids(bank, batch, max_new_tokens=30, at_least=5)
+    assert answer.shape == (1, 5)
+    logits = backbone.model(input_ids=torch.cat([ids, answer[:, :-1]], 1)).logits[0, 19:]
+    logits[:, list(backbone.ends)] = -torch.inf
+    assert torch.equal(logits.argmax(1), answer[0])

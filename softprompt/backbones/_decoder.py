@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from ..bank import Batch, PromptBank
 from ..errors import UnsupportedModel
 from ._base import AbstractBackbone, Answers
-from ._family import decoder_of, generates_from_vectors, position_limit, refuse_lost_masks, text_config
+from ._family import decoder_of, generates_from_vectors, limit_reason, position_limit, refuse_lost_masks, text_config
+from ._greedy import greedy
 from ._join import Joined, join_batch, padded_right, refuse_empty, refuse_too_long, take
 from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 
@@ -111,7 +112,7 @@ class DecoderBackbone(AbstractBackbone):
             first = torch.tensor([label[0] for label in labels], device=batch.ids.device)
             nothing = torch.full_like(batch.ids[:, :1], IGNORED)
             return log_probabilities(self._answered(joined, nothing))[:, 0, first]
-        refuse_too_long(joined, self.max_positions, self.name, self.answer_positions(labels))
+        self._refuse_too_long(joined, self.answer_positions(labels))
         with torch.no_grad():
             if not self.continues:
                 return torch.stack([combine(self._whole(joined, label), normalize) for label in labels], 1)
@@ -141,7 +142,7 @@ class DecoderBackbone(AbstractBackbone):
         They end where the model has no more positions.
         """
         joined = self._join(bank, batch)
-        refuse_too_long(joined, self.max_positions, self.name)
+        self._refuse_too_long(joined)
         # Answers go on at the right end of every row, so the pads have to stand before the prompt.
         before = joined.pads_first()
         if self.max_positions is not None:
@@ -152,19 +153,9 @@ class DecoderBackbone(AbstractBackbone):
 
     def _generated(self, before: Joined, max_new_tokens: int, at_least: int) -> Int[Tensor, "b l"]:
         """Greedy answers by the model's own `generate`."""
-        from transformers import GenerationConfig
-
-        kept = self.model.generation_config
-        # Swapped, not passed: what a passed configuration leaves open is filled from the model's (beams, penalties).
-        self.model.generation_config = GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, min_new_tokens=at_least or None,
-            eos_token_id=self.ends, pad_token_id=self.pad_id,
-        )  # fmt: skip
-        try:
-            with self.entering(before):
-                return self.model.generate(inputs_embeds=before.embeds, attention_mask=before.mask.long())
-        finally:
-            self.model.generation_config = kept
+        settings = {"max_new_tokens": max_new_tokens, "at_least": at_least}
+        with greedy(self.model, ends=self.ends, pad=self.pad_id, **settings), self.entering(before):
+            return self.model.generate(inputs_embeds=before.embeds, attention_mask=before.mask.long())
 
     def _continued(self, before: Joined, max_new_tokens: int, at_least: int) -> Int[Tensor, "b l"]:
         """Greedy answers token by token, for models whose own `generate` takes no vectors (Gemma 3, CTRL)."""
@@ -229,9 +220,12 @@ class DecoderBackbone(AbstractBackbone):
         refuse_empty(joined)
         return joined
 
+    def _refuse_too_long(self, joined: Joined, answer: int = 0) -> None:
+        refuse_too_long(joined, self.max_positions, self.name, answer, why=limit_reason(self.model))
+
     def _answered(self, joined: Joined, targets: Int[Tensor, "b l"]) -> Float[Tensor, "b l v"]:
         """Logits at the targets, all but the last of which are read."""
-        refuse_too_long(joined, self.max_positions, self.name, targets.shape[1] - 1)
+        self._refuse_too_long(joined, targets.shape[1] - 1)
         read = targets[:, :-1]
         present = read != IGNORED
         answer = self.embed(read.masked_fill(~present, self.pad_id))

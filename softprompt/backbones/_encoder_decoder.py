@@ -12,6 +12,7 @@ from ..bank import Batch, PromptBank
 from ..errors import UnsupportedModel
 from ._base import AbstractBackbone, Answers, Engine
 from ._family import KINDS, has_relative_positions, position_limit
+from ._greedy import greedy
 from ._int8 import refuse_no_int8
 from ._join import join_batch, padded_right, refuse_too_long, take
 from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
@@ -121,20 +122,11 @@ class EncoderDecoderBackbone(AbstractBackbone):
         self, bank: PromptBank, batch: Batch, *, max_new_tokens: int, at_least: int = 0
     ) -> Int[Tensor, "b l"]:
         """Greedy answers, whatever the checkpoint's own generation defaults are."""
-        from transformers import GenerationConfig
-
         states, mask = self._states(bank, batch)
-        kept = self.model.generation_config
-        # Swapped, not passed: what a passed configuration leaves open is filled from the model's (beams, penalties).
-        self.model.generation_config = GenerationConfig(
-            do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, min_new_tokens=at_least or None,
-            decoder_start_token_id=self.start, eos_token_id=self.end, pad_token_id=self.pad,
-        )  # fmt: skip
-        try:
+        settings = {"max_new_tokens": max_new_tokens, "at_least": at_least, "decoder_start_token_id": self.start}
+        with greedy(self.model, ends=self.ends, pad=self.pad, **settings):
             # Without the start token.
             return self.model.generate(encoder_outputs=_encoded(states), attention_mask=mask.long())[:, 1:]
-        finally:
-            self.model.generation_config = kept
 
     def _engine(self, asked: str) -> Engine:
         """The engine that is asked for, or that can be."""

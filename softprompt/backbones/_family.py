@@ -146,6 +146,7 @@ def position_limit(model: nn.Module) -> int | None:
     # XLNet says -1 for no limit.
     if has_relative_positions(model) or limit is None or limit <= 0:
         return None
+    limit = min(limit, rotary_switch(model.config) or limit)
     whole: Any = model
     return limit - first_position(whole.get_encoder() if whole.config.is_encoder_decoder else whole)
 
@@ -153,6 +154,29 @@ def position_limit(model: nn.Module) -> int | None:
 def is_plain(weight: Tensor) -> bool:
     """Whether a weight is numbers in one block of memory; torchao's and bitsandbytes' are of kinds of their own."""
     return type(weight) in (Tensor, nn.Parameter)
+
+
+def rotary_switch(config: Any) -> int | None:
+    """Longest pass in which a row's positions do not depend on the rows beside it; None where no pass is too long.
+
+    Longrope turns all rows by another table as soon as the longest has more tokens (Phi-3), an answer included. The
+    dynamic table does so beyond all positions of the configuration, which no pass exceeds.
+    """
+    tables: Any = getattr(text_config(config), "rope_parameters", None) or {}
+    # Where layers have several kinds of attention, each has its table.
+    several = [table for table in tables.values() if isinstance(table, Mapping)]
+    switches = [
+        table["original_max_position_embeddings"]
+        for table in several or [tables]
+        if table.get("rope_type") == "longrope"
+    ]
+    return min(switches, default=None)
+
+
+def limit_reason(model: nn.Module) -> str:
+    """What ends behind the last position, where the model itself has more."""
+    switch = rotary_switch(model.config)
+    return "" if switch is None else " before longrope turns all rows of a batch by another table"
 
 
 def refuse_lost_masks(model: nn.Module, name: str) -> None:

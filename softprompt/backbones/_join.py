@@ -115,8 +115,10 @@ def join_batch(bank: PromptBank, batch: Batch, embed: Callable[[Tensor], Tensor]
     return dataclasses.replace(joined, fresh=Fresh.of(bank, batch.owner, batch.ids.shape[1]))
 
 
-def refuse_too_long(joined: Joined, limit: int | None, name: str, answer: int = 0) -> None:
+def refuse_too_long(joined: Joined, limit: int | None, name: str, answer: int = 0, *, why: str = "") -> None:
     """Refuse rows for which the model has no positions, the `answer` tokens that it reads behind them included.
+
+    `why` says what ends there, where it is not the positions themselves (`limit_reason`).
 
     Raises:
         BadInput: with the length of the prompt, of the text, and the limit.
@@ -132,7 +134,7 @@ def refuse_too_long(joined: Joined, limit: int | None, name: str, answer: int = 
         if answer:
             parts = f"a prompt of {prompt}, a text of {text} and an answer of {answer} tokens"
         raise BadInput(
-            f"{parts} need {needed} positions, {name!r} has {limit}; "
+            f"{parts} need {needed} positions, {name!r} has {limit}{why}; "
             f"give --max-length {max(limit - prompt - answer, 0)} or a shorter prompt"
         )
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..backbones._deep import Fresh, entering, layers_of
-from ..backbones._family import decoder_of, embedded, first_position, kind_of, position_limit
+from ..backbones._family import decoder_of, embedded, first_position, kind_of, limit_reason, position_limit
 from ..backbones._join import Joined, join, refuse_too_long, take, text_first
 from ..errors import BadInput, UnsupportedModel
 from ..prompt import SoftPrompt
@@ -147,7 +147,7 @@ class AbstractPromptedModel(nn.Module, abc.ABC):
         rows = self.prompt.to(text.device).expand(len(text), -1, -1)
         present = mask.new_ones(rows.shape[:2])
         joined = join(rows, present, take(text, order), mask.gather(1, order))
-        refuse_too_long(joined, position_limit(self.model), self.name)
+        refuse_too_long(joined, position_limit(self.model), self.name, why=limit_reason(self.model))
         return dataclasses.replace(joined, fresh=self._fresh(*text.shape[:2])), mask
 
     def _fresh(self, rows: int, text: int) -> Fresh | None:
