@@ -1,12 +1,11 @@
 """softprompt: adapt a frozen language model with a few thousand numbers.
 
     run = softprompt.train(
-        "glue/sst2",  # a task: one of softprompt.TASKS, or custom_task(...) from your files
+        "glue/sst2",  # a task: one of softprompt.TASKS, or your own rows: a file, a DataFrame, custom_task(...)
         "google-t5/t5-small",  # a frozen model: hub id, folder, or load_backbone(...)
-        lanes=[  # prompts that share each pass of the frozen model
-            LaneSettings(method="prompt-tuning", seeds=Seeds.all(seed)) for seed in range(3)
-        ],
-        settings=TrainSettings(steps=1000, eval_every=200),
+        method="prompt-tuning",  # its keywords are the fields of LaneSettings and TrainSettings
+        seeds=[0, 1, 2],  # three prompts that share each pass of the frozen model
+        steps=1000,
         output="runs/sst2",
     )
     prompt = run.prompt(0)  # what is left: vectors and where they come from

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from .metrics import headline_score, majority, score
 from .prompt import SoftPrompt
 from .report import Report, beside
 from .room import Room
-from .tasks import Source, Task, finite_number, is_data_file, styled
+from .tasks import Source, Task, finite_number, is_data_file, on_rows, styled
 from .tasks import task as find_task
 
 Decode = Literal["auto", "scores", "generate"]
@@ -291,6 +291,7 @@ def _on_file(own: Task | None, file: str) -> Task:
 
 def evaluate(
     prompt: SoftPrompt,
+    rows: Any = None,
     *,
     task: "Task | str | None" = None,
     style: str | None = None,
@@ -315,6 +316,8 @@ def evaluate(
 
     Args:
         prompt: a stored prompt.
+        rows: other rows than the task's, scored whole: a file, a list of dicts, a DataFrame, a `datasets.Dataset`; or a
+            dict of splits, of which `split` is scored by the split rule of training.
         task: what to answer; None takes the prompt's own task.
         style: "numeric", "words", "t5" or "pet-0" ...; None is the style of training, or the default for another task.
         model: the frozen model; None loads the one that the prompt names.
@@ -342,10 +345,16 @@ def evaluate(
     if max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=max_length)
     refuse_decoding(chosen, decode, prompt.provenance.answers)
+    if rows is not None:
+        if split != "test" and not isinstance(rows, Mapping):
+            raise BadInput(f"rows without splits are scored whole, there is no {split!r} of them; leave split out")
+        chosen = on_rows(chosen, rows, more=(id_column,) if id_column else ())
     # Rows first: their faults are found in seconds, while a model may take minutes to load.
-    rows, of = drawn_rows(chosen, data_root, max_bad_rows, split=split, count=test_rows, seed=seed, id_column=id_column)
+    drawn, of = drawn_rows(
+        chosen, data_root, max_bad_rows, split=split, count=test_rows, seed=seed, id_column=id_column
+    )
     backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine, frozen=frozen)
-    examples = examples_for(backbone, chosen, rows, prompt.length)
+    examples = examples_for(backbone, chosen, drawn, prompt.length)
     tell_truncated(examples, f"{split} rows")
     answers = answer(
         backbone,
@@ -359,8 +368,8 @@ def evaluate(
     )
     whole = report(chosen, examples, answers)
     chances = None if answers.scores is None else answers.scores.softmax(-1).tolist()
-    ids = rows.columns[id_column] if id_column else rows.numbers
-    texts = [chosen.render(row).text for row in rows]
+    ids = drawn.columns[id_column] if id_column else drawn.numbers
+    texts = [chosen.render(row).text for row in drawn]
     return dataclasses.replace(
         whole,
         of=of,

@@ -20,7 +20,7 @@ from .evaluation import (
     tell_truncated,
 )
 from .prompt import SoftPrompt
-from .tasks import ABSENT, Task, value_of
+from .tasks import ABSENT, Task, holds_rows, is_a, plain_cell, row_dicts, value_of
 
 log = logging.getLogger("softprompt")
 # Batches that are answered together, the longest rows first: one at first, so that answers appear soon.
@@ -39,7 +39,7 @@ def as_row(task: Task, given: "str | Mapping[str, Any]") -> dict[str, Any]:
         BadInput: a plain text for a task of several columns.
     """
     if not isinstance(given, str):
-        inner = {name: value for name in task.columns if (value := value_of(given, name)) is not ABSENT}
+        inner = {name: plain_cell(value) for name in task.columns if (value := value_of(given, name)) is not ABSENT}
         return {**given, **inner}
     if len(task.columns) != 1:
         needed = ", ".join(repr(c) for c in task.columns)
@@ -49,9 +49,16 @@ def as_row(task: Task, given: "str | Mapping[str, Any]") -> dict[str, Any]:
     return {task.columns[0]: given}
 
 
+def listed(inputs: Any) -> Sequence[Any]:
+    """Texts or rows one by one, those of a table as dicts."""
+    if is_a(inputs, "pandas", "Series"):
+        return inputs.tolist()
+    return row_dicts(inputs) if holds_rows(inputs) else inputs
+
+
 def predict(
     prompt: SoftPrompt,
-    inputs: "Sequence[str | Mapping[str, Any]]",
+    inputs: Any,
     *,
     task: "Task | str | None" = None,
     style: str | None = None,
@@ -71,7 +78,7 @@ def predict(
 
     Args:
         prompt: a stored prompt.
-        inputs: texts, or rows with the task's columns.
+        inputs: texts, or rows with the task's columns: a list, a pandas DataFrame or Series, a `datasets.Dataset`.
         task: what to answer; None takes the prompt's own task.
         style: "numeric", "words", "t5" or "pet-0" ...; None is the style of training, or the default for another task.
         model: the frozen model; None loads the one that the prompt names, and keeps it for the next call.
@@ -91,7 +98,7 @@ def predict(
         BadInput: an input lacks a column, or all are blank.
     """
     origin, task = prompt.provenance.backbone, task_of(prompt, task, style)
-    rows = [as_row(task, given) for given in inputs]
+    rows = [as_row(task, given) for given in listed(inputs)]
     if not rows:
         return []
     _tell_blank(task, rows)

@@ -1,15 +1,13 @@
 """`softprompt evaluate`: scores of a stored prompt."""
 
-import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from ..errors import BadInput
-from ..tasks import Task, own_source
+from ..tasks import on_rows
 from ._backbone import Compute
 from ._flatten import flatten
 from ._options import DataRoot, Delimiter, Device, Json, Model, OwnStyle, OwnTask, Stored
@@ -67,7 +65,7 @@ def evaluate(
     chosen = task_of(stored, task, style)
     report = evaluate_prompt(
         stored,
-        task=on_files(chosen, data, delimiter) if data else chosen,
+        task=on_rows(chosen, data, delimiter) if data else chosen,
         model=model,
         data_root=data_root,
         split="test" if data else split,
@@ -91,8 +89,3 @@ def evaluate(
         print_json(report.to_json())
     else:
         print(in_words(report))
-
-
-def on_files(task: Task, files: Sequence[str], delimiter: str = "") -> Task:
-    """The task with the rows of these files as its test split."""
-    return dataclasses.replace(task, source=own_source({"test": files}, delimiter))

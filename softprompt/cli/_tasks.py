@@ -81,4 +81,5 @@ def summary(task: Task) -> dict[str, Any]:
         "folder": source.folder,
         "lab": " ".join([source.world, *(f"{k}={v}" for k, v in source.options.items())]),
         "files": [f"{split}: {path}" for split in source.files for path in source.paths(split)],
+        "memory": [f"{split}: {rows.count} rows" for split, rows in source.memory.items()],
     }

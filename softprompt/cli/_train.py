@@ -1,8 +1,6 @@
 """`softprompt train`: prompts on a frozen model, one a method, learning rate and seed."""
 
 import sys
-from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -68,7 +66,7 @@ def train(
         model,
         lanes=lanes,
         settings=settings,
-        output=output or default_output(chosen.name, grid.method),
+        output=output,
         data_root=data_root,
         device=device,
         log_with=log_with,
@@ -77,12 +75,6 @@ def train(
         **vars(compute),
     )
     _report(run, json_lines)
-
-
-def default_output(task: str, methods: Sequence[str]) -> Path:
-    """`runs/glue-sst2-ept-star-20260102-030405`: the run's folder where none is given."""
-    what = "-".join([task.replace("/", "-"), *methods[:3], *(["and-more"] if len(methods) > 3 else [])])
-    return Path("runs") / f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _refuse_beside_resume(given: Given) -> None:

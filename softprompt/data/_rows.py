@@ -21,6 +21,7 @@ from ..tasks import (
     gold,
     label_values,
     own_records,
+    place_of,
     records,
     text_fault,
     value_of,
@@ -87,10 +88,11 @@ Placed = tuple[str, Iterable[tuple[str, Record]]]
 
 def _sources(task: Task, data_root: str | Path | None) -> dict[str, Placed]:
     """Split -> its rows."""
-    if task.source.world:
+    source = task.source
+    if source.world:
         return {split: _placed(f"{task.name}/{split}", _lab_records(task, split)) for split in SPLITS}
-    if task.source.files:
-        return {s: (", ".join(task.source.paths(s)), own_records(task.source, s)) for s in task.source.files}
+    if source.is_own:
+        return {split: (place_of(source, split), own_records(source, split)) for split in source.splits}
     splits = {"train": "train", "validation": task.source.validation}
     if data_root is None:
         return _hub(task, splits)

@@ -6,13 +6,15 @@ from ._answers import class_of as class_of
 from ._answers import gold as gold
 from ._answers import label_values as label_values
 from ._answers import styled as styled
+from ._base import SPLITS as SPLITS
 from ._base import Rendered as Rendered
 from ._base import Source as Source
 from ._base import Task as Task
-from ._custom import SPLITS as SPLITS
 from ._custom import custom_task as custom_task
+from ._custom import on_rows as on_rows
 from ._custom import own_records as own_records
 from ._custom import own_source as own_source
+from ._custom import place_of as place_of
 from ._files import ENDINGS as ENDINGS
 from ._files import FORMATS as FORMATS
 from ._files import is_data_file as is_data_file
@@ -21,6 +23,11 @@ from ._files import records as records
 from ._glue import GLUE
 from ._lab import LAB
 from ._lab import harder as harder
+from ._memory import MemoryRows as MemoryRows
+from ._memory import holds_rows as holds_rows
+from ._memory import is_a as is_a
+from ._memory import plain_cell as plain_cell
+from ._memory import row_dicts as row_dicts
 from ._numbers import finite_number as finite_number
 from ._patterns import PATTERNS as PATTERNS
 from ._patterns import Pattern as Pattern

@@ -58,7 +58,9 @@ def class_of(task: Task, value: Any) -> int:
             return index
     if str(value) == "-1":
         raise BadInput("label -1 marks an unlabelled row; leave such rows out")
-    raise BadInput(f"label {value!r} is not one of {', '.join(map(repr, known))}")
+    blanks = str(value).strip() != str(value) and str(value).strip() in map(str, known)
+    hint = "; take the blanks around it off" if blanks else ""
+    raise BadInput(f"label {value!r} is not one of {', '.join(map(repr, known))}{hint}")
 
 
 def gold(task: Task, row: Mapping[str, Any]) -> int | float | list[str]:
@@ -71,7 +73,8 @@ def gold(task: Task, row: Mapping[str, Any]) -> int | float | list[str]:
     if task.target not in row:
         raise UnknownName("column", task.target, row)
     value = row[task.target]
-    if value is None or value in ("", []):
+    # A value that is not itself is NaN: what pandas and Parquet hold where a cell is empty.
+    if value is None or value in ("", []) or value != value:
         raise BadInput(f"column {task.target!r} is empty")
     if task.answer == "label":
         return class_of(task, value)

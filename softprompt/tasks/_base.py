@@ -8,11 +8,13 @@ from string import Formatter
 from typing import Any, Literal
 
 from ..errors import BadInput, UnknownName, pick
+from ._memory import MemoryRows
 from ._prepare import PREPARATIONS
 
 Answer = Literal["label", "number", "text"]
 # The field of a template that is no column: where a masked-LM head answers.
 MASK = "mask"
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,7 @@ class Source:
         validation: name of the validation split ("validation_matched" for MNLI).
         files: split -> path, or several, for the user's own data.
         delimiter: what separates the fields of their CSV or TSV; empty is what the file's name says.
+        memory: split -> rows that the user's program gave.
         world: family of the lab's rows, which are made when they are needed; empty for all others.
         options: what that family needs, and how many rows, and how hard.
     """
@@ -38,6 +41,7 @@ class Source:
     validation: str = "validation"
     files: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     delimiter: str = ""
+    memory: Mapping[str, MemoryRows] = field(default_factory=dict)
     world: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -49,12 +53,18 @@ class Source:
     @property
     def is_own(self) -> bool:
         """Whether the rows are the user's own."""
-        return bool(self.files)
+        return bool(self.files or self.memory)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits of the user's own rows, those to train on first."""
+        return tuple(split for split in SPLITS if split in self.files or split in self.memory)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what came later and is empty is left out, so that earlier versions read it."""
         values = dataclasses.asdict(self)
-        return {name: value for name, value in values.items() if value or name not in ("delimiter",)}
+        values["memory"] = {split: rows.to_json() for split, rows in self.memory.items()}
+        return {name: value for name, value in values.items() if value or name not in ("delimiter", "memory")}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Source":
@@ -70,6 +80,7 @@ class Source:
         plain: dict[str, Any] = {
             name: _plain(value) if isinstance(value, Mapping) else value for name, value in values.items()
         }
+        plain["memory"] = {split: MemoryRows.from_json(rows) for split, rows in plain.get("memory", {}).items()}
         return cls(**plain)
 
 
@@ -95,6 +106,11 @@ def _pieces(template: str) -> tuple[tuple[str, str | None], ...]:
     if sum(name == MASK for _, name, _, _ in pieces) > 1:
         raise BadInput(f"template {template!r} holds {{mask}} more than once; an answer is given at one")
     return tuple((literal, name) for literal, name, _, _ in pieces)
+
+
+def template_columns(template: str) -> tuple[str, ...]:
+    """The columns that a template reads, in its order."""
+    return tuple(dict.fromkeys(name for _, name in _pieces(template) if name not in (None, MASK)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +157,12 @@ class Task:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that the template reads, in its order."""
-        return tuple(dict.fromkeys(name for _, name in _pieces(self.template) if name not in (None, MASK)))
+        return template_columns(self.template)
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The columns that the task reads: the template's, those of its preparation, and the answer's."""
+        return tuple(dict.fromkeys((*self.columns, *self.extra_columns, self.target)))
 
     @property
     def is_cloze(self) -> bool:

@@ -1,20 +1,21 @@
 """A task made of the user's own files: which columns are read, and what the answers are called."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, UnknownName
-from ._base import MASK, Answer, Source, Task
+from ._base import MASK, SPLITS, Answer, Source, Task, template_columns
 from ._files import delimiter_of, paths_of, records
 from ._labels import label_values_of, label_words_of
+from ._memory import MemoryRows, class_names
 from ._numbers import decimals_of
 from ._records import Record
 
-# A path or a glob, or several of them.
-File = str | Path | Sequence[str | Path]
-Files = File | Mapping[str, File]
-SPLITS = ("train", "validation", "test")
+# Of one split: a path or a glob, several of them, or rows in memory (a list of dicts, a DataFrame, a Dataset).
+Rows = Any
+Files = Rows | Mapping[str, Rows]
 # What is measured where nothing else is asked for.
 DEFAULT_METRICS: dict[Answer, tuple[str, ...]] = {
     "label": ("accuracy", "macro-f1"),
@@ -37,13 +38,15 @@ def custom_task(
     max_length: int = 256,
     delimiter: str = "",
 ) -> Task:
-    """A task of the user's files: CSV, TSV, JSON or JSON Lines (all also .gz or .zst), or Parquet.
+    """A task of the user's rows: in memory, or in files (CSV, TSV, JSON, JSON Lines, all also .gz or .zst; Parquet).
 
     A column `user.name` is the column of this name, or the field `name` of the object `user`.
 
     Args:
-        files: the training file, or split -> file for "train", "validation" and "test"; a file may be a glob, or
-            several.
+        files: the training rows, or split -> rows for "train", "validation" and "test" (a dict, or a
+            `datasets.DatasetDict`). Rows are a file, a glob, several files, a list of dicts, a pandas DataFrame or a
+            `datasets.Dataset`, whose class names are the label words. Rows in memory are not stored, only their number
+            and hash.
         text_columns: what the model reads; may be left out if a template names them.
         label_column: holds one of a few labels; they are read from the training file.
         number_column: holds a number; the decimals of a written answer follow from the training file's numbers.
@@ -62,14 +65,21 @@ def custom_task(
         BadInput: no or two answer columns, unusable files, fewer than two labels or two that read alike, fewer than two
             numbers, empty or equal label words.
     """
-    source = own_source(files, delimiter)
+    template = template or _template(text_columns)
     answer, target = _answer(label_column, number_column, target_column)
     values: tuple[Any, ...] = ()
     words: tuple[str, ...] = ()
     decimals = None
-    split = next(iter(source.files))
+    source = own_source(files, (*template_columns(template), target), delimiter)
+    split = source.splits[0]
     if answer == "label":
-        values = label_values_of(own_records(source, split), target, named=isinstance(label_words, Mapping))
+        named = isinstance(label_words, Mapping)
+        values = label_values_of(own_records(source, split), target, named=named, place=place_of(source, split))
+        names = class_names(files.get(split) if isinstance(files, Mapping) else files, target)
+        if names and label_words is None:
+            # -1 marks rows without a label.
+            values = tuple(value for value in values if value != -1)
+            label_words = {value: names[value] for value in values}
         words = label_words_of(values, label_words)
     elif label_words is not None:
         raise BadInput(f"label words go with --label-column; column {target!r} holds the answers themselves")
@@ -78,7 +88,7 @@ def custom_task(
     task = Task(
         name=name or f"custom/{_stem(source)}",
         source=source,
-        template=template or _template(text_columns),
+        template=template,
         answer=answer,
         target=target,
         labels=words,
@@ -103,28 +113,75 @@ def _answer(label: str | None, number: str | None, text: str | None) -> tuple[An
     return given[0]
 
 
-def own_source(files: Files, delimiter: str = "") -> Source:
-    """The source of the user's own rows, as `custom_task` takes them."""
+def own_source(files: Files, columns: Sequence[str], delimiter: str = "") -> Source:
+    """The source of the user's own rows, as `custom_task` takes them.
+
+    Args:
+        files: rows, or split -> rows.
+        columns: that the task reads of rows in memory.
+        delimiter: of CSV and TSV.
+
+    Raises:
+        UnknownName: a split or a column that does not exist.
+        BadInput: no rows, or rows of another kind.
+    """
     named = files if isinstance(files, Mapping) else {"train": files}
     if not named:
-        raise BadInput("give at least one file")
+        raise BadInput("no rows; give at least those to train on")
     for split in named:
         if split not in SPLITS:
-            raise UnknownName("split", split, SPLITS)
-    paths = {split: paths_of(named[split]) for split in SPLITS if split in named}
-    single = {split: files[0] if len(files) == 1 else files for split, files in paths.items()}
-    return Source(files=single, delimiter=delimiter and delimiter_of(delimiter))
+            raise UnknownName("split", str(split), SPLITS)
+    rows = {split: named[split] for split in SPLITS if split in named}
+    paths = {split: paths_of(given) for split, given in rows.items() if _names_files(given)}
+    return Source(
+        files={split: files[0] if len(files) == 1 else files for split, files in paths.items()},
+        delimiter=delimiter and delimiter_of(delimiter),
+        memory={split: MemoryRows.of(given, columns) for split, given in rows.items() if split not in paths},
+    )
+
+
+def _names_files(given: Any) -> bool:
+    several = given if isinstance(given, list | tuple) else [given]
+    return bool(several) and all(isinstance(path, str | Path) for path in several)
 
 
 def own_records(source: Source, split: str) -> Iterator[tuple[str, Record]]:
-    """The rows of a split of the user's own, each with the file it is in."""
-    for path in source.paths(split):
-        yield from ((path, record) for record in records(Path(path), source.delimiter))
+    """The rows of a split of the user's own, each with the file it is in.
+
+    Raises:
+        BadInput: rows that were given in memory and are not there.
+    """
+    if split in source.memory:
+        return ((place_of(source, split), record) for record in source.memory[split].records())
+    return ((path, record) for path in source.paths(split) for record in records(Path(path), source.delimiter))
+
+
+def place_of(source: Source, split: str) -> str:
+    """Where the rows of a split are, in words."""
+    return f"{split} rows" if split in source.memory else ", ".join(source.paths(split))
 
 
 def _stem(source: Source) -> str:
     """The name of the first file without its ending."""
-    return Path(source.paths(next(iter(source.files)))[0]).name.split(".")[0]
+    split = source.splits[0]
+    return "rows" if split in source.memory else Path(source.paths(split)[0]).name.split(".")[0]
+
+
+def on_rows(task: Task, rows: Files, delimiter: str = "", more: Sequence[str] = ()) -> Task:
+    """The task on other rows: of splits, or as its test rows.
+
+    Args:
+        task: what is read, and how it is answered.
+        rows: as in `custom_task`.
+        delimiter: of CSV and TSV.
+        more: columns that are kept beside those that the task reads.
+
+    Raises:
+        UnknownName: a split or a column that does not exist.
+        BadInput: no rows, or rows of another kind.
+    """
+    splits = rows if isinstance(rows, Mapping) else {"test": rows}
+    return dataclasses.replace(task, source=own_source(splits, (*task.read, *more), delimiter))
 
 
 def _template(columns: Sequence[str]) -> str:

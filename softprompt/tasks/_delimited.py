@@ -79,7 +79,7 @@ def _refuse_other_delimiter(header: list[str], path: Path) -> None:
             name = "tab" if other == "\t" else other
             raise BadInput(
                 f"{path}:1: the header is one column, {header[0]!r}, and seems to be separated by {other!r}; "
-                f"give the delimiter ({name!r})"
+                f"give --delimiter={name!r}"
             )
 
 

@@ -35,6 +35,11 @@ def format_of(path: Path) -> str:
     raise BadInput(f"cannot tell the format of {str(path)!r} by its name; known endings: {ENDINGS}")
 
 
+def is_data_file(name: str) -> bool:
+    """Whether a task's name is really a file of rows, there or misspelt."""
+    return name.lower().endswith(FORMATS) or Path(name).is_file()
+
+
 def paths_of(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
     """The files that a path, a glob or several of them stand for, each glob's sorted by name.
 
@@ -138,8 +143,3 @@ def _parquet(path: Path) -> Iterator[Record]:
         for values in batch.to_pylist():
             number += 1
             yield Record(number, values)
-
-
-def is_data_file(name: str) -> bool:
-    """Whether a task's name is really a file of rows, there or misspelt."""
-    return name.lower().endswith(FORMATS) or Path(name).is_file()

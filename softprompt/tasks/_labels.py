@@ -35,20 +35,23 @@ class Form:
         return f"{self.label!r} ({self.place}{more})"
 
 
-def label_values_of(rows: Iterable[tuple[str, Record]], column: str, *, named: bool = False) -> tuple[Any, ...]:
+def label_values_of(
+    rows: Iterable[tuple[str, Record]], column: str, *, named: bool = False, place: str = "rows"
+) -> tuple[Any, ...]:
     """The distinct labels of the training rows, sorted (as numbers if all are whole numbers).
 
     Args:
         rows: each with where it is, in words.
         column: that holds the labels.
         named: whether the user has named each label; then labels that read alike, or like numbers, are taken.
+        place: where the rows are, for messages.
 
     Raises:
         UnknownName: no row has the column.
         BadInput: fewer than two labels, or more than 500; labels that are one thing to a person, that read like a
             missing value, or that are numbers with a fraction; each names rows.
     """
-    forms, place = _forms(rows, column)
+    forms = _forms(rows, column, place)
     if not named:
         _refuse_what_reads_otherwise(list(forms.values()), column)
     labels = [form.label for form in forms.values()]
@@ -68,11 +71,11 @@ def _whole(label: Any) -> int:
     return int(label)
 
 
-def _forms(rows: Iterable[tuple[str, Record]], column: str) -> tuple[dict[Hashable, Form], str]:
-    """Each way in which a label is written, and where the rows are."""
+def _forms(rows: Iterable[tuple[str, Record]], column: str, whole: str) -> dict[Hashable, Form]:
+    """Each way in which a label is written."""
     forms: dict[Hashable, Form] = {}
     columns: dict[str, None] = {}
-    place, first_fault = "", ""
+    first_fault = ""
     for place, record in rows:
         where = f"{place}:{record.line}"
         if record.fault:
@@ -97,8 +100,8 @@ def _forms(rows: Iterable[tuple[str, Record]], column: str) -> tuple[dict[Hashab
     if len(forms) < 2 and first_fault:
         raise BadInput(first_fault)
     if not forms:
-        raise BadInput(f"{place!r} holds no labelled rows")
-    return forms, place
+        raise BadInput(f"{whole!r} holds no labelled rows")
+    return forms
 
 
 def _label(value: Any) -> Any:

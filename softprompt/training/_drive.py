@@ -8,6 +8,7 @@ import torch
 from ..errors import SoftPromptError
 from ..store import save_checkpoint
 from ._folder import HeldFolder
+from ._keywords import how_to_go_on
 from ._loop import Loop
 from ._plan import Plan
 from ._progress import bar, interruptible, tracker
@@ -51,7 +52,7 @@ def drive(plan: Plan, loop: Loop, held: HeldFolder, data: str, progress: bool) -
         complete = loop.run(save=save, is_stopped=is_stopped, watch=watch)
     if not complete:
         raise Interrupted(
-            f"stopped after step {loop.step} of {loop.steps}; go on with: softprompt train --resume {folder}"
+            f"stopped after step {loop.step} of {loop.steps}; go on with: {how_to_go_on(plan.task, folder)}"
         )
 
 

@@ -20,12 +20,19 @@ from ..prompt import refuse_no_scale
 from ..settings import LaneSettings, TrainSettings
 from ..store import Checkpoint, json_bytes, latest_checkpoint, refuse_no_place, save_prompt, write_file
 from ..tasks import TASKS, Task, styled
-from ..tasks import task as find_task
 from ..units import prompt_norm
 from ._advice import not_learning, wrong_scale
 from ._drive import drive
 from ._early import check_request
 from ._folder import HeldFolder, alone_in, new_folder, refuse_used
+from ._keywords import (
+    default_output,
+    lanes_from,
+    refuse_unknown_keywords,
+    same_rows,
+    settings_from,
+    task_from,
+)
 from ._lane import TrainedLane, below
 from ._loop import Loop, Material
 from ._plan import Plan, Result, Run, read_plan
@@ -43,12 +50,12 @@ TRAIN_SCORE_ROWS = 500
 
 
 def train(
-    task: "str | Task",
+    task: Any,
     model: "str | AbstractBackbone",
     *,
-    lanes: Sequence[LaneSettings] = (LaneSettings(),),
-    settings: TrainSettings = TrainSettings(),  # noqa: B008  (frozen)
-    output: "Path | str",
+    lanes: Sequence[LaneSettings] | None = None,
+    settings: TrainSettings | None = None,
+    output: "Path | str | None" = None,
     data_root: "Path | str | None" = None,
     style: str | None = None,
     answers: str = "auto",
@@ -61,15 +68,20 @@ def train(
     max_bad_rows: int = 0,
     log_with: str | None = None,
     progress: bool = False,
+    **keywords: Any,
 ) -> Run:
-    """Train one prompt a lane on a frozen model; the best on validation of each is stored in the run's folder.
+    """Train prompts on a frozen model; the best on validation of each is stored in the run's folder.
+
+        train("glue/sst2", "google-t5/t5-small", method="ept", lr=0.3, steps=1000, seeds=[0, 1, 2])
+        train("tickets.csv", "google-t5/t5-small", text_column="message", label_column="category")
 
     Args:
-        task: a name in TASKS, or a Task.
+        task: a name in TASKS, a Task, or rows of your own as `custom_task` takes them: a file, a list of dicts, a
+            DataFrame, a `datasets.Dataset`, or a dict of splits.
         model: a local folder, a hub id, or a loaded backbone.
-        lanes: the prompts, trained together.
-        settings: what they share.
-        output: a new folder for the run.
+        lanes: the prompts, trained together, in place of their keywords.
+        settings: what they share, in place of its keywords.
+        output: a new folder for the run; None is runs/<task>-<methods>-<time>.
         data_root: folder with rows; None asks the hub.
         style: "numeric", "words", "t5" or "pet-0", "pet-1" ... (cloze patterns, for encoders with label words); None
             is numeric for encoder-decoders (the papers') and words for others, and leaves a task of your own as it is.
@@ -85,18 +97,22 @@ def train(
         max_bad_rows: malformed rows to drop before it is an error.
         log_with: a tracker that Accelerate knows, besides metrics.jsonl.
         progress: show a bar on standard error.
+        keywords: fields of LaneSettings, where `method`, `lr` and `seeds` may be several, for one prompt of each
+            combination, and `prompt_length`; fields of TrainSettings; and for rows of your own the keywords of
+            `custom_task`, `text_column` (one, or several), `validation_data` and `test_data`.
 
     Raises:
+        UnknownName: a keyword that does not exist, with the nearest; a task, column or method likewise.
         SoftPromptError: before anything is written, where the request cannot work.
         RunExists: the folder holds something.
         Interrupted: after Ctrl-C; `resume` goes on.
         NotTrainable: no gradient reaches the prompt.
     """
-    folder = Path(output)
-    refuse_used(folder)
-    refuse_no_place(folder, "the run")
-    if not lanes:
-        raise BadInput("a run needs at least one prompt")
+    refuse_unknown_keywords(keywords)
+    prompts, settings = lanes_from(lanes, keywords), settings_from(settings, keywords)
+    if output is not None:
+        refuse_used(Path(output))
+        refuse_no_place(Path(output), "the run")
     refuse_unknown_tracker(log_with)
     refuse_no_scale(embedding_scale)
     if not isinstance(model, AbstractBackbone):
@@ -106,13 +122,15 @@ def train(
             f"--embedding-scale={embedding_scale:g}, but {model.name!r} was loaded at {model.embedding_scale:g}; "
             "give the scale to load_backbone or from_model"
         )
-    lanes = [resolved(lane) for lane in lanes]
-    chosen = find_task(task) if isinstance(task, str) else task
+    prompts = [resolved(prompt) for prompt in prompts]
+    chosen = task_from(task, keywords)
+    folder = default_output(chosen.name, [prompt.method for prompt in prompts]) if output is None else Path(output)
+    refuse_used(folder)
     if style is not None:
         chosen = styled(chosen, style)
     # Rows first: their faults are found in seconds, while a model may take minutes to load.
     splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows))
-    check_request(chosen, splits, lanes, settings, model if isinstance(model, str) else None, revision)
+    check_request(chosen, splits, prompts, settings, model if isinstance(model, str) else None, revision)
     if isinstance(model, AbstractBackbone):
         backbone = model
     else:
@@ -133,7 +151,7 @@ def train(
     plan = Plan(
         task=chosen,
         model=backbone.name,
-        lanes=tuple(lanes),
+        lanes=tuple(prompts),
         settings=settings,
         data_root=None if data_root is None else str(data_root),
         answers=backbone.answers,
@@ -155,12 +173,18 @@ def train(
 
 
 def resume(
-    run: "Path | str", *, model: AbstractBackbone | None = None, device: str = "auto", progress: bool = False
+    run: "Path | str",
+    *,
+    rows: Any = None,
+    model: AbstractBackbone | None = None,
+    device: str = "auto",
+    progress: bool = False,
 ) -> Run:
     """Go on with a run that was interrupted or killed: on one machine, the same bits as if it never was.
 
     Args:
         run: the run's folder.
+        rows: those that the run was started with, if they were given in memory.
         model: the loaded backbone, if the run was started with one.
         device: "auto", "cpu", "cuda" ...
         progress: show a bar on standard error.
@@ -181,7 +205,8 @@ def resume(
         checkpoint = latest_checkpoint(folder / "checkpoints")
         if checkpoint:
             check_records(folder, checkpoint.state)
-        splits = split_rows(plan.task, load_rows(plan.task, plan.data_root, plan.max_bad_rows))
+        task = same_rows(plan.task, rows, folder)
+        splits = split_rows(task, load_rows(task, plan.data_root, plan.max_bad_rows))
         if model is None:
             model = load_backbone(
                 plan.model,

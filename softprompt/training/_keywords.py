@@ -1,0 +1,159 @@
+"""The plain keywords of `train`, as a user writes them, made into a task, prompts and settings."""
+
+import dataclasses
+import inspect
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadInput, UnknownName
+from ..settings import LaneSettings, Seeds, TrainSettings
+from ..tasks import Task, custom_task, holds_rows, is_data_file, own_source
+from ..tasks import task as find_task
+
+# As on the command line: one column is the usual case.
+_ALIASES = {"text_column": "text_columns", "metric": "metrics"}
+_SPLIT_FILES = {"validation_data": "validation", "test_data": "test"}
+_SETTINGS = {field.name for field in dataclasses.fields(TrainSettings)}
+_PROMPT = {field.name for field in dataclasses.fields(LaneSettings)}
+# max_length is a setting of the run, which overrides the task's.
+_ROWS = {*inspect.signature(custom_task).parameters, *_ALIASES, *_SPLIT_FILES} - {"files", "max_length"}
+_KNOWN = _SETTINGS | _PROMPT | _ROWS | {"prompt_length"}
+
+
+def refuse_unknown_keywords(keywords: Iterable[str]) -> None:
+    """Refuse a keyword that `train` does not have.
+
+    Raises:
+        UnknownName: with the nearest that it has.
+    """
+    for name in keywords:
+        if name not in _KNOWN:
+            known = {*_KNOWN, *inspect.signature(_train_function()).parameters} - {"keywords"}
+            raise UnknownName("keyword of train", name, known)
+
+
+def _train_function() -> Any:
+    from ._train import train
+
+    return train
+
+
+def task_from(given: Any, keywords: Mapping[str, Any]) -> Task:
+    """The task that the first argument of `train` stands for: a Task, its name, files, or rows in memory.
+
+    Args:
+        given: that argument.
+        keywords: those of `custom_task` are taken, and `text_column`, `validation_data` and `test_data`.
+
+    Raises:
+        UnknownName: no such task, metric or column.
+        BadInput: no rows, or keywords that belong to rows beside a task.
+    """
+    options = {_ALIASES.get(name, name): value for name, value in keywords.items() if name in _ROWS}
+    if isinstance(given, Task) or (isinstance(given, str) and not is_data_file(given)):
+        for name in keywords:
+            if name in _ROWS:
+                raise BadInput(f"{name} is for rows of your own; give them, or a file, in place of the task")
+        return find_task(given) if isinstance(given, str) else given
+    _refuse_no_rows(given)
+    more = {split: options.pop(name) for name, split in _SPLIT_FILES.items() if name in options}
+    if more and isinstance(given, Mapping):
+        raise BadInput("give validation and test rows with the others, or by their keywords, not both")
+    for name in ("text_columns", "metrics"):
+        if isinstance(options.get(name), str):
+            options[name] = [options[name]]
+    return custom_task({"train": given, **more} if more else given, **options)
+
+
+def _refuse_no_rows(given: Any) -> None:
+    several = given if isinstance(given, list | tuple) else [given]
+    paths = bool(several) and all(isinstance(path, str | Path) for path in several)
+    if not (paths or isinstance(given, Mapping) or holds_rows(given)):
+        what = "an empty list" if isinstance(given, list | tuple) and not given else f"a {type(given).__name__}"
+        raise BadInput(
+            f"train takes a task, its name, a file, or rows (a list of dicts, a DataFrame, a Dataset), not {what}"
+        )
+
+
+def lanes_from(lanes: Sequence[LaneSettings] | None, keywords: Mapping[str, Any]) -> list[LaneSettings]:
+    """The prompts of a run: those given, or one for each method, learning rate and seed, nested in this order.
+
+    Raises:
+        BadInput: no prompt, or both.
+    """
+    options = {name: value for name, value in keywords.items() if name in _PROMPT or name == "prompt_length"}
+    if lanes is not None:
+        if options:
+            raise BadInput(f"{next(iter(options))} belongs to the prompts; give it in lanes, or leave lanes out")
+        if not lanes:
+            raise BadInput("a run needs at least one prompt")
+        return list(lanes)
+    if "prompt_length" in options:
+        options["options"] = {**options.get("options", {}), "prompt_length": options.pop("prompt_length")}
+    methods = _several("method", options.pop("method", LaneSettings.method))
+    rates = _several("lr", options.pop("lr", None))
+    seeds = _several("seeds", options.pop("seeds", 0))
+    return [
+        LaneSettings(**options, method=method, lr=lr, seeds=seed if isinstance(seed, Seeds) else Seeds.all(seed))
+        for method, lr, seed in itertools.product(methods, rates, seeds)
+    ]
+
+
+def _several(name: str, value: Any) -> list[Any]:
+    """One value or several, as a list."""
+    if isinstance(value, str | int | float | Seeds) or value is None:
+        return [value]
+    values = list(value)
+    if not values:
+        raise BadInput(f"{name} is empty; give at least one")
+    return values
+
+
+def settings_from(settings: TrainSettings | None, keywords: Mapping[str, Any]) -> TrainSettings:
+    """The settings given, or those that the keywords name.
+
+    Raises:
+        BadInput: both.
+    """
+    options = {name: value for name, value in keywords.items() if name in _SETTINGS}
+    if settings is not None and options:
+        raise BadInput(f"{next(iter(options))} belongs to the settings; give it in settings, or leave settings out")
+    return settings or TrainSettings(**options)
+
+
+def default_output(task: str, methods: Sequence[str]) -> Path:
+    """`runs/glue-sst2-ept-star-20260102-030405`: the run's folder where none is given."""
+    methods = list(dict.fromkeys(methods))
+    what = "-".join([task.replace("/", "-"), *methods[:3], *(["and-more"] if len(methods) > 3 else [])])
+    return Path("runs") / f"{what}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def same_rows(task: Task, rows: Any, run: Path) -> Task:
+    """The task of a stored run with its rows in memory, which have to be those that it was started with.
+
+    Raises:
+        BadInput: rows are needed, or not, or others.
+        UnknownName: a split or a column that does not exist.
+    """
+    stored = task.source.memory
+    if not stored:
+        if rows is not None:
+            raise BadInput(f"{run} reads its rows from where it did when it was started; leave rows out")
+        return task
+    if rows is None:
+        raise BadInput(f"{run} was started with rows in memory; give them again: {how_to_go_on(task, run)}")
+    source = own_source(rows, task.read, task.source.delimiter)
+    for split in (*stored, *source.splits):
+        before, now = stored.get(split), source.memory.get(split)
+        if before != now and split not in task.source.files:
+            raise BadInput(f"the {split} rows are not those that {run} was started with: {now}, they were {before}")
+    memory = {split: source.memory[split] for split in stored}
+    return dataclasses.replace(task, source=dataclasses.replace(task.source, memory=memory))
+
+
+def how_to_go_on(task: Task, run: Path) -> str:
+    """What a user types to continue a run."""
+    return f"softprompt.resume({str(run)!r}, rows=...)" if task.source.memory else f"softprompt train --resume {run}"

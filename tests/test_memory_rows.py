@@ -1,0 +1,235 @@
+"""Rows that a program holds, and `train` with plain keywords: as the command line does it from files."""
+
+import contextlib
+import itertools
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pandas
+import pytest
+import softprompt
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from softprompt.cli import main
+from softprompt.data import load_rows
+from softprompt.errors import BadInput, UnknownName
+from softprompt.evaluation import evaluate
+from softprompt.prediction import predict
+from softprompt.prompt import SoftPrompt
+from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.tasks import Task, custom_task
+from softprompt.training import Interrupted, resume, train
+from softprompt.training._keywords import default_output, lanes_from, settings_from, task_from
+
+from kit import review_rows
+
+ROWS = [{"text": text, "label": label} for text, label in review_rows(24, 0)]
+COLUMNS = {"text_columns": ["text"], "label_column": "label"}
+
+
+@pytest.fixture(scope="module")
+def model(tiny_t5, save_tiny, tmp_path_factory) -> str:
+    return str(save_tiny(tmp_path_factory.mktemp("models") / "t5", *tiny_t5()))
+
+
+@pytest.fixture(scope="module")
+def run(model, tmp_path_factory):
+    """A run of two steps on rows in memory, with plain keywords."""
+    output = tmp_path_factory.mktemp("runs") / "memory"
+    columns: Any = {"text_column": "text", "label_column": "label"}
+    return train(ROWS, model, output=output, prompt_length=2, steps=2, eval_every=2, batch_size=4, **columns)
+
+
+def stopped(monkeypatch, how_to_go_on, *args, **options):
+    """Start a run that stops after its first step, and says how to go on."""
+    with monkeypatch.context() as patched:
+        patched.setattr("softprompt.training._drive.interruptible", lambda: contextlib.nullcontext(lambda: True))
+        with pytest.raises(Interrupted, match=how_to_go_on):
+            train(*args, **options)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ROWS,
+        tuple(ROWS),
+        pandas.DataFrame(ROWS),
+        Dataset.from_list(ROWS),
+        Dataset.from_list(ROWS).data.table,
+        DatasetDict({"train": Dataset.from_list(ROWS)}),
+        {"train": pandas.DataFrame(ROWS)},
+        pandas.DataFrame([{**row, "when": pandas.Timestamp(0), "n": 1} for row in ROWS]),
+    ],
+    ids=["list", "tuple", "DataFrame", "Dataset", "Table", "DatasetDict", "dict", "more columns"],
+)
+def test_each_kind_of_rows_makes_the_same_task(given):
+    task = custom_task(given, **COLUMNS)
+    assert task == custom_task(ROWS, **COLUMNS)
+    assert load_rows(task)["train"].to_list() == ROWS
+    assert (task.labels, task.name) == (("bad", "good"), "custom/rows")
+    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+    assert "text" not in json.dumps(task.to_json()["source"])
+
+
+def test_other_rows_and_another_order_have_another_fingerprint_and_a_whole_float_has_not():
+    def sha(rows):
+        return custom_task(rows, text_columns=["text"], target_column="label").source.memory["train"].sha256
+
+    assert len({sha(ROWS), sha(ROWS[::-1]), sha(ROWS[1:]), sha([{**ROWS[0], "text": "x"}, *ROWS[1:]])}) == 4
+    assert sha([{"text": "x", "label": 1.0}]) == sha([{"text": "x", "label": 1, "more": None}])
+
+
+def test_rows_are_kept_as_they_were_when_the_task_was_made():
+    rows = [dict(row) for row in ROWS]
+    task = custom_task(rows, **COLUMNS)
+    rows[0]["text"] = "other words"
+    assert load_rows(task)["train"][0] == ROWS[0]
+
+
+def test_class_names_of_a_dataset_are_the_label_words_and_unlabelled_rows_are_none():
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["negative", "positive"])})
+    rows = [{"text": "x", "label": 1}, {"text": "y", "label": 0}, {"text": "z", "label": -1}]
+    task = custom_task(Dataset.from_list(rows, features=features), **COLUMNS)
+    assert (task.labels, task.label_values) == (("negative", "positive"), (0, 1))
+    with pytest.raises(BadInput, match="train rows:3: label -1 marks an unlabelled row"):
+        load_rows(task)
+
+
+def test_missing_values_of_a_frame_are_malformed_rows_and_labels_stay_whole_numbers():
+    frame = pandas.DataFrame({"text": ["a", "b", None, "d"], "label": [0, 1, 1, None]})
+    task = custom_task(frame, **COLUMNS)
+    assert task.labels == ("0", "1")
+    with pytest.raises(BadInput, match=r"train rows:3: column 'text' is empty \(and 1 more"):
+        load_rows(task)
+    assert [row["label"] for row in load_rows(task, max_bad_rows=2)["train"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "what"),
+    [
+        ([], BadInput, "'train rows' holds no labelled rows"),
+        ([{"text": "x", "label": "a"}, "y"], BadInput, "row 2 is a str; give each row as a dict"),
+        (iter(ROWS), BadInput, "rows are a list of dicts, a pandas DataFrame, .* not a list_iterator"),
+        ({"text": ["x"], "label": ["a"]}, UnknownName, "unknown split 'text'"),
+        ([{"txt": "x", "label": "a"}], UnknownName, "unknown column 'text'. Did you mean 'txt'"),
+        ([{"text": "x", "label": "a"}], BadInput, "'train rows' has one label only, 'a'"),
+        ([{"text": "x", "label": v} for v in ("a", "b", "a ")], BadInput, r"label 'a ' \(train rows:3\) has blanks"),
+    ],
+)
+def test_what_is_no_rows_is_refused_in_one_line(given, error, what):
+    with pytest.raises(error, match=what):
+        custom_task(given, **COLUMNS)
+
+
+class TestTrained:
+    def test_run_and_prompt_hold_the_fingerprint_and_not_the_rows(self, run):
+        sha = custom_task(ROWS, **COLUMNS).source.memory["train"].sha256
+        plan = json.loads((run.folder / "run.json").read_text())
+        assert plan["task"]["source"]["memory"] == {"train": {"rows": 24, "sha256": sha}}
+        assert run.prompt().provenance.task["source"]["memory"]["train"]["sha256"] == sha
+
+    def test_evaluate_takes_rows_of_any_kind_whole_or_by_splits(self, run, model):
+        prompt = run.prompt()
+        by_splits = evaluate(prompt, {"train": ROWS}, model=model)
+        assert (by_splits.n, by_splits.metrics["score"]) == (2, run.results[0].metrics["test"]["score"])
+        assert evaluate(prompt, pandas.DataFrame(ROWS), model=model).n == 24
+        with pytest.raises(BadInput, match="these 24 rows were given in memory and are not stored; give them again"):
+            evaluate(prompt, model=model)
+        with pytest.raises(BadInput, match="rows without splits are scored whole, there is no 'train' of them"):
+            evaluate(prompt, ROWS, split="train", model=model)
+
+    def test_evaluate_takes_a_file_as_the_command_line_does(self, run, model, tmp_path, capsys):
+        pandas.DataFrame(ROWS).to_csv(tmp_path / "a.csv", index=False)
+        report = evaluate(run.prompt(), tmp_path / "a.csv", model=model)
+        words = ["evaluate", str(run.folder), "--model", model, "--json"]
+        assert main([*words, "--data", str(tmp_path / "a.csv")]) == 0
+        assert json.loads(capsys.readouterr().out)["metrics"] == report.metrics
+        assert main(words) == 2
+        assert "--data FILE on the command line" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("kind", [pandas.DataFrame, Dataset.from_list, lambda rows: [r["text"] for r in rows]])
+    def test_predict_answers_tables_as_it_answers_texts(self, run, model, kind):
+        texts = [row["text"] for row in ROWS]
+        assert predict(run.prompt(), kind(ROWS), model=model) == predict(run.prompt(), texts, model=model)
+        series = pandas.DataFrame(ROWS)["text"]
+        assert [answer["text"] for answer in predict(run.prompt(), series, model=model)] == texts
+
+    def test_resume_takes_the_same_rows_again_and_refuses_others(self, model, tmp_path, monkeypatch):
+        options = {"prompt_length": 2, "steps": 2, "eval_every": 1, "batch_size": 4, "text_column": "text"}
+        options |= {"label_column": "label", "output": tmp_path / "run"}
+        stopped(monkeypatch, r"go on with: softprompt\.resume\('.*', rows=\.\.\.\)", ROWS, model, **options)
+        with pytest.raises(BadInput, match=r"was started with rows in memory; give them again: softprompt\.resume"):
+            resume(tmp_path / "run")
+        with pytest.raises(BadInput, match=r"the train rows are not those that .* was started with: .*23 rows"):
+            resume(tmp_path / "run", rows=ROWS[1:])
+        finished = resume(tmp_path / "run", rows=pandas.DataFrame(ROWS))
+        assert finished.results[0].status == "finished"
+        assert resume(tmp_path / "run").results == finished.results
+
+    def test_a_run_on_files_refuses_rows(self, model, tmp_path, monkeypatch):
+        pandas.DataFrame(ROWS).to_csv(tmp_path / "a.csv", index=False)
+        options = {"text_column": "text", "label_column": "label", "steps": 2, "output": tmp_path / "run"}
+        stopped(monkeypatch, "softprompt train --resume", tmp_path / "a.csv", model, **options)
+        with pytest.raises(BadInput, match=r"reads its rows from where it did .*; leave rows out"):
+            resume(tmp_path / "run", rows=ROWS)
+
+
+class TestKeywords:
+    def test_prompts_are_the_product_of_methods_rates_and_seeds(self):
+        given = {"method": ["ept", "ept-star"], "lr": [0.1, 0.3], "seeds": [0, Seeds(order=5)], "prompt_length": 4}
+        lanes = lanes_from(None, {**given, "norm_guard": 3.0})
+        assert [(lane.method, lane.lr) for lane in lanes[::2]] == list(itertools.product(given["method"], given["lr"]))
+        assert [lane.seeds for lane in lanes[:2]] == [Seeds.all(0), Seeds(order=5)]
+        assert all((lane.options, lane.norm_guard) == ({"prompt_length": 4}, 3.0) for lane in lanes)
+        assert lanes_from(None, {"method": "ept", "seeds": 3}) == [LaneSettings(method="ept", seeds=Seeds.all(3))]
+        assert lanes_from(None, {}) == [LaneSettings()]
+        assert settings_from(None, {"steps": 7, "method": "ept"}) == TrainSettings(steps=7)
+
+    def test_keywords_beside_what_they_would_make_are_refused(self):
+        with pytest.raises(BadInput, match="lr belongs to the prompts; give it in lanes, or leave lanes out"):
+            lanes_from([LaneSettings()], {"lr": 1.0})
+        with pytest.raises(BadInput, match="steps belongs to the settings"):
+            settings_from(TrainSettings(), {"steps": 1})
+        with pytest.raises(BadInput, match="a run needs at least one prompt"):
+            lanes_from([], {})
+        with pytest.raises(BadInput, match="seeds is empty"):
+            lanes_from(None, {"seeds": []})
+        with pytest.raises(BadInput, match="label_column is for rows of your own"):
+            task_from("lab/color", {"label_column": "x"})
+
+    @pytest.mark.parametrize(
+        ("keyword", "nearest"),
+        [("step", "steps"), ("learning_rate", "lr"), ("text_colum", "text_column"), ("outptu", "output")],
+    )
+    def test_an_unknown_keyword_is_refused_with_the_nearest(self, keyword, nearest, tmp_path):
+        with pytest.raises(UnknownName, match=f"unknown keyword of train '{keyword}'") as caught:
+            train("lab/color", "lab-t5", **{"output": tmp_path / "run", keyword: 1})  # pyright: ignore
+        assert nearest in str(caught.value)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_file_is_a_task_with_the_keywords_of_the_command_line(self, tmp_path):
+        for name in ("a.csv", "b.csv"):
+            pandas.DataFrame(ROWS).to_csv(tmp_path / name, index=False)
+        columns = {"text_column": "text", "label_column": "label"}
+        task = task_from(str(tmp_path / "a.csv"), {**columns, "test_data": tmp_path / "b.csv", "metrics": "accuracy"})
+        assert task.source.files == {"train": str(tmp_path / "a.csv"), "test": str(tmp_path / "b.csv")}
+        assert (task.columns, task.metrics) == (("text",), ("accuracy",))
+        assert task_from(ROWS, {**columns, "validation_data": ROWS}).source.splits == ("train", "validation")
+        assert task_from("lab/color", {"steps": 1}) == softprompt.task("lab/color")
+
+    @pytest.mark.parametrize(("given", "what"), [(3, "a int"), ([], "an empty list"), ([3], "a list")])
+    def test_what_is_neither_task_nor_rows_is_refused(self, given, what):
+        with pytest.raises(BadInput, match=f"train takes a task, its name, a file, or rows .*, not {what}"):
+            task_from(given, {"text_column": "text"})
+
+    def test_the_default_output_names_task_and_methods(self):
+        assert default_output("glue/sst2", ["ept", "ept", "p-tuning"]).name.startswith("glue-sst2-ept-p-tuning-2")
+
+
+def test_a_prompt_loads_and_training_imports_no_pandas(run):
+    assert SoftPrompt.load(run.folder).length == 2
+    code = "import sys, softprompt.training, softprompt.tasks as t; t.custom_task([{'a': 'x', 'b': 'y'}, {'a': 'z', "
+    code += "'b': 'w'}], text_columns=['a'], label_column='b'); "
+    code += "print([m for m in ('pandas', 'datasets') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
