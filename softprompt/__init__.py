@@ -15,9 +15,9 @@
     SoftPrompt.load("runs/sst2/prompt-tuning-seed0/prompt")  # the same prompt, from its folder
 
 Layers, imports point down only: cli; claims, confirmation; lab, stability; analysis; study; training; prediction,
-interop; evaluation; fleet; regularizers, room; backbones; report; data, intervals, class_scores, lab.backbones; store,
-bank, methods, standardization, units; reparam, initializers, losses, prompt, tasks, metrics, options and settings;
-lab.world; errors.
+interop; evaluation; answers, fleet; regularizers, room; backbones; report; data, intervals, class_scores,
+lab.backbones; store, bank, methods, standardization, units; reparam, initializers, losses, prompt, tasks, metrics,
+options and settings; lab.world; errors.
 Letters in shapes: b rows, t text tokens, l label tokens, v vocabulary, c classes, e embedding size, d hidden size,
 m initial vectors, n prompt length (m x repeats), p prompts in a fleet, k layers after the first that a deep one enters.
 

@@ -5,20 +5,11 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from .answers import Answers, Decode, answer, decoding, refuse_decoding
 from .backbones import AbstractBackbone, load_backbone
 from .bank import PromptBank
 from .errors import BadInput
-from .evaluation import (
-    Answers,
-    Decode,
-    answer,
-    backbone_of,
-    decoding,
-    examples_for,
-    refuse_decoding,
-    task_of,
-    tell_truncated,
-)
+from .evaluation import backbone_of, examples_for, task_of, tell_truncated
 from .prompt import SoftPrompt
 from .tasks import ABSENT, Task, holds_rows, is_a, plain_cell, row_dicts, value_of
 

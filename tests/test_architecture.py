@@ -22,7 +22,7 @@ LAYERS = (
     {"report"},
     {"backbones"},
     {"regularizers", "room"},
-    {"fleet"},
+    {"answers", "fleet"},
     {"evaluation"},
     {"prediction", "interop"},
     {"training"},

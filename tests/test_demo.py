@@ -9,12 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from softprompt.answers import Answers
 from softprompt.backbones import load_backbone
 from softprompt.cli import _demo, main
 from softprompt.cli._several import summary
 from softprompt.data import Examples, Ragged
 from softprompt.errors import BadInput, RunExists, UnknownName
-from softprompt.evaluation import Answers, evaluate
+from softprompt.evaluation import evaluate
 from softprompt.lab import backbones
 from softprompt.lab import demo as lab_demo
 from softprompt.lab.backbones import write_backbone, write_manifest

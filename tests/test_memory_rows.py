@@ -3,8 +3,10 @@
 import contextlib
 import itertools
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pandas
@@ -146,7 +148,7 @@ class TestTrained:
         assert main([*words, "--data", str(tmp_path / "a.csv")]) == 0
         assert json.loads(capsys.readouterr().out)["metrics"] == report.metrics
         assert main(words) == 2
-        assert "--data FILE on the command line" in capsys.readouterr().err
+        assert "softprompt evaluate PROMPT --data FILE" in capsys.readouterr().err
 
     @pytest.mark.parametrize("kind", [pandas.DataFrame, Dataset.from_list, lambda rows: [r["text"] for r in rows]])
     def test_predict_answers_tables_as_it_answers_texts(self, run, model, kind):
@@ -223,8 +225,18 @@ class TestKeywords:
         with pytest.raises(BadInput, match=f"train takes a task, its name, a file, or rows .*, not {what}"):
             task_from(given, {"text_column": "text"})
 
-    def test_the_default_output_names_task_and_methods(self):
-        assert default_output("glue/sst2", ["ept", "ept", "p-tuning"]).name.startswith("glue-sst2-ept-p-tuning-2")
+    def test_the_default_output_names_task_methods_and_time(self):
+        output = default_output("glue/sst2", ["ept", "ept", "p-tuning"])
+        assert output.parent == Path("runs")
+        assert re.fullmatch(r"glue-sst2-ept-p-tuning-\d{8}-\d{6}", output.name)
+        many = default_output("mine", ["a", "b", "c", "d"])
+        assert many.name.startswith("mine-a-b-c-and-more-2")
+
+    def test_without_an_output_a_run_is_made_in_the_folder_of_its_task_and_method(self, model, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        columns: Any = {"text_column": "text", "label_column": "label"}
+        made = train(ROWS, model, prompt_length=1, steps=1, eval_every=1, **columns)
+        assert made.folder == next((tmp_path / "runs").glob("custom-rows-prompt-tuning-2*")).relative_to(tmp_path)
 
 
 def test_a_prompt_loads_and_training_imports_no_pandas(run):

@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from softprompt.answers import answer, answer_all
 from softprompt.backbones import from_model
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import OutOfMemory
-from softprompt.evaluation import Report, answer, answer_all, evaluate, examples_for
+from softprompt.evaluation import Report, evaluate, examples_for
 from softprompt.fleet import Lane, bank_of
 from softprompt.initializers import uniform
 from softprompt.regularizers import regularizers

@@ -152,7 +152,7 @@ def unfinished(task, backbone, tmp_path_factory):
     place = tmp_path_factory.mktemp("unfinished")
     train(task, backbone, lanes=[RESTARTED], settings=SETTINGS, output=place / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "_finish", fails(MemoryError()))
+        patch.setattr(train_module, "finish_lane", fails(MemoryError()))
         with pytest.raises(MemoryError):
             train(task, backbone, lanes=[RESTARTED], settings=SETTINGS, output=place / "killed")
     return place
@@ -252,13 +252,13 @@ class TestAFolderThatGoesWhileItIsTrained:
         assert list(tmp_path.iterdir()) == []
 
     def test_deleted_while_the_test_rows_are_scored_is_not_made_again(self, start, tmp_path, monkeypatch):
-        last = train_module._last_reports
+        last = train_module.last_reports
 
         def deleting(plan, loop):
             shutil.rmtree(tmp_path / "run")
             return last(plan, loop)
 
-        monkeypatch.setattr(train_module, "_last_reports", deleting)
+        monkeypatch.setattr(train_module, "last_reports", deleting)
         with pytest.raises(StorageFailure, match="moved or deleted"):
             start(tmp_path / "run")
         assert list(tmp_path.iterdir()) == []

@@ -12,15 +12,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from softprompt.answers import answer
 from softprompt.backbones import from_model, load_backbone
 from softprompt.bank import PromptBank
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, NotTrainable, RunExists, UnknownName
-from softprompt.evaluation import answer, evaluate, report
+from softprompt.evaluation import evaluate, report
 from softprompt.fleet import Lane
 from softprompt.initializers import uniform
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.training import Interrupted, Plan, resume, train
+from softprompt.training import _results as results_module
 from softprompt.training import _train as train_module
 from softprompt.training._advice import not_learning
 from softprompt.training._loop import Loop
@@ -204,7 +206,7 @@ class TestTrainScore:
         for name, asked in (("plain", False), ("scored", True)):
             asked = dataclasses.replace(settings, train_score=asked)
             train(task, str(t5_folder), lanes=FOUR[:1], settings=asked, output=tmp_path / name)
-        plain, scored = (train_module.read_results(tmp_path / name)[0].metrics for name in ("plain", "scored"))
+        plain, scored = (results_module.read_results(tmp_path / name)[0].metrics for name in ("plain", "scored"))
         assert set(plain) == {"validation", "test"}
         assert {split: scored[split] for split in plain} == plain
         a, b = (next((tmp_path / name).glob("*/metrics.jsonl")) for name in ("plain", "scored"))
@@ -212,13 +214,13 @@ class TestTrainScore:
 
     def test_of_many_rows_500_are_drawn_by_the_seed_of_the_draw(self):
         rows = list(range(0, 4000, 2))
-        found = train_module.own_rows(rows, 3)
+        found = results_module.own_rows(rows, 3)
         assert len(set(found)) == 500
-        assert found == sorted(found) == train_module.own_rows(rows, 3) != train_module.own_rows(rows, 4)
+        assert found == sorted(found) == results_module.own_rows(rows, 3) != results_module.own_rows(rows, 4)
         assert set(found) < set(rows)
         # Not the first ones: rows may be in the order of their classes.
         assert abs(sum(found) / 500 - 2000) < 200
-        assert train_module.own_rows([5, 3, 1], 0) == [5, 3, 1]
+        assert results_module.own_rows([5, 3, 1], 0) == [5, 3, 1]
 
 
 class TestOptimizer:
@@ -392,11 +394,11 @@ class TestResume:
 
     def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(self, task, t5_folder, tmp_path, monkeypatch):
         self.train(task, t5_folder, tmp_path / "whole")
-        finish = train_module._finish
-        monkeypatch.setattr(train_module, "_finish", lambda *a: (_ for _ in ()).throw(MemoryError))
+        finish = train_module.finish_lane
+        monkeypatch.setattr(train_module, "finish_lane", lambda *a: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             self.train(task, t5_folder, tmp_path / "damaged")
-        monkeypatch.setattr(train_module, "_finish", finish)
+        monkeypatch.setattr(train_module, "finish_lane", finish)
         newest = tmp_path / "damaged" / "checkpoints" / "step-000012" / "state.safetensors"
         content = bytearray(newest.read_bytes())
         content[-1] ^= 1
@@ -412,7 +414,7 @@ class TestResume:
         assert again.results == first.results
 
     def test_other_rows_than_at_the_start_are_refused(self, task, t5_folder, tmp_path, monkeypatch):
-        monkeypatch.setattr(train_module, "_finish", lambda *a: (_ for _ in ()).throw(MemoryError))
+        monkeypatch.setattr(train_module, "finish_lane", lambda *a: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             self.train(task, t5_folder, tmp_path / "run", FOUR[:1])
         file = Path(task.source.files["train"])

@@ -20,7 +20,7 @@ from softprompt.initializers import divided, from_vectors, uniform
 from softprompt.methods import METHODS
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.training import Plan, read_plan, train
-from softprompt.training import _train as train_module
+from softprompt.training import _results as results_module
 from softprompt.training._loop import Loop
 from softprompt.training._optimizer import LaneOptimizer
 from softprompt.training._records import Record, read_record
@@ -408,4 +408,4 @@ class TestMajority:
 
     def test_free_text_has_no_majority(self, task):
         free = dataclasses.replace(task, answer="text", labels=(), label_values=(), metrics=("exact-match",))
-        assert train_module._majority(free, [["a"], ["b"]]) is None
+        assert results_module.constant_score(free, [["a"], ["b"]]) is None

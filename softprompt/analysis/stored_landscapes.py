@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
+from ..answers import answer
 from ..backbones import AbstractBackbone
 from ..bank import PromptBank
 from ..data import Rows, load_rows, refuse_split, rows_of, split_rows
 from ..errors import BadInput, UnknownName
-from ..evaluation import answer, backbone_of, examples_for, report, task_of
+from ..evaluation import backbone_of, examples_for, report, task_of
 from ..prompt import SoftPrompt
 from ..settings import LandscapeSettings
 from ..store import json_bytes, write_folder

@@ -57,8 +57,9 @@ class Bench:
 
     def score(self, prompt: "SoftPrompt", task: str, split: Split = "test") -> float:
         """The prompt's score on the rows of a task's split."""
+        from ..answers import answer
         from ..bank import PromptBank
-        from ..evaluation import answer, report
+        from ..evaluation import report
 
         declared, bank = self.design.task(task), PromptBank.of(prompt, device=self.backbone.device)
         examples = self.examples(task, split)

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..answers import answer
 from ..backbones import AbstractBackbone, load_backbone
 from ..bank import PromptBank
 from ..data import Examples, load_rows, split_rows, stream
-from ..evaluation import answer, default_style, report
+from ..evaluation import default_style, report
 from ..fleet import seeded, stream_seed
 from ..losses import task_losses
 from ..prompt import LinearHead
@@ -28,9 +29,8 @@ from ..training import fast_denormals
 from ..training._loop import Material
 from ..training._optimizer import learning_rate_factor, warmup_steps
 from ..training._plan import Plan
+from ..training._results import constant_score, own_rows
 from ..training._setup import head_shape, prepare, training_rows
-from ..training._train import _majority as majority
-from ..training._train import own_rows
 
 Found = dict[str, Any]
 
@@ -75,7 +75,7 @@ def fine_tune(spec: RunSpec, *, data_root: "Path | str | None" = None, device: s
         **found,
         "loss": sum(last) / len(last) if is_finite else None,
         "steps": len(losses),
-        "majority": majority(material.task, material.test.gold),
+        "majority": constant_score(material.task, material.test.gold),
         "seconds": round(time.perf_counter() - start, 3),
         "status": "finished" if is_finite else f"dropped at step {len(losses)}: loss {losses[-1]}",
     }

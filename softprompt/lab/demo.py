@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from ..analysis import cosines, distinct, mean_cosine, norm_curve
+from ..answers import Answers, answer
 from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
 from ..bank import PromptBank
 from ..data import Examples, load_rows, split_rows
 from ..errors import BadInput, NotTrainable
-from ..evaluation import Answers, answer, examples_for, report
+from ..evaluation import examples_for, report
 from ..fleet import Lane
 from ..initializers import uniform
 from ..interop.peft import export_peft

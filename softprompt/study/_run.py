@@ -213,7 +213,7 @@ def _without_stored_warnings() -> Iterator[None]:
     log = logging.getLogger("softprompt")
 
     def is_shown(record: logging.LogRecord) -> bool:
-        return record.funcName != "_finish"
+        return record.funcName != "finish_lane"
 
     log.addFilter(is_shown)
     try:

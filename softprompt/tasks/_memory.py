@@ -56,8 +56,8 @@ class MemoryRows:
         """
         if self.rows is None:
             raise BadInput(
-                f"these {self.count} rows were given in memory and are not stored; give them again: "
-                "evaluate(prompt, rows) or resume(run, rows=...) from Python, --data FILE on the command line"
+                f"these {self.count} rows were given in memory and are not stored; give them again, in Python as the "
+                "rows of evaluate or resume, elsewhere as a file: softprompt evaluate PROMPT --data FILE"
             )
         return (Record(number, row) for number, row in enumerate(self.rows, 1))
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..answers import refuse_decoding
 from ..backbones import position_bound, refuse_no_room
 from ..data import Splits, few_shot, strata
 from ..errors import BadInput, UnknownName
-from ..evaluation import refuse_decoding
 from ..methods import Method
 from ..prompt import SoftPrompt
 from ..settings import LaneSettings, TrainSettings

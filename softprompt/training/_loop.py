@@ -9,10 +9,11 @@ from typing import final
 
 import torch
 
+from ..answers import answer_all
 from ..backbones import AbstractBackbone
 from ..bank import Batch, PromptBank
 from ..data import Examples
-from ..evaluation import Report, answer_all, report
+from ..evaluation import Report, report
 from ..fleet import bank_of, seeded, stream_seed
 from ..prompt import SoftPrompt
 from ..room import Room

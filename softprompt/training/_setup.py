@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from .. import initializers
+from ..answers import decoding
 from ..backbones import AbstractBackbone
 from ..data import Ragged, Splits, few_shot, strata
 from ..errors import BadInput, UnknownName
-from ..evaluation import decoding, examples_for
+from ..evaluation import examples_for
 from ..fleet import Lane
 from ..initializers import Initializer
 from ..methods import Method
