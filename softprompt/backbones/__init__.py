@@ -9,9 +9,10 @@ from ._limits import position_bound as position_bound
 from ._limits import refuse_no_room as refuse_no_room
 from ._load import from_model as from_model
 from ._load import load_backbone as load_backbone
-from ._load import model_name as model_name
-from ._load import refuse_no_folder as refuse_no_folder
 from ._load import silence as silence
+from ._names import lasting_name as lasting_name
+from ._names import model_name as model_name
+from ._names import refuse_no_folder as refuse_no_folder
 from ._new_head import with_new_head as with_new_head
 from ._numbers import answers_for_numbers as answers_for_numbers
 from ._scale import scale_embeddings as scale_embeddings

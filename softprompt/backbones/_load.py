@@ -1,7 +1,6 @@
 """From a name or a loaded model to a frozen backbone that can answer, or one clear line why not."""
 
 import logging
-import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from ._encoder import EncoderBackbone
 from ._encoder_decoder import EncoderDecoderBackbone
 from ._family import KINDS, Kind, kind_of, unwrapped
 from ._fit import LOADING, first_line, refuse_unfit, why_not_loaded
+from ._names import lasting_name, model_name, refuse_no_folder
 from ._scale import scale_embeddings, scaling_of
 from ._verify import verify
 
@@ -101,7 +101,7 @@ def load_backbone(
     if "device_map" not in options:
         model = model.to(place)
     scale_embeddings(model, embedding_scale, name=name)
-    return _in(frozen, _backbone(model, tokenizer, name, answers, revision, engine))
+    return _in(frozen, _backbone(model, tokenizer, lasting_name(name), answers, revision, engine))
 
 
 def from_model(
@@ -134,7 +134,7 @@ def from_model(
         UnknownName: a kind of answer, of weights or an engine that does not exist.
     """
     inner: Any = unwrapped(model)
-    label = name or inner.config._name_or_path or type(inner).__name__
+    label = lasting_name(name or inner.config._name_or_path or type(inner).__name__)
     _refuse_other_answers(answers)
     _refuse_other_engines(engine)
     _refuse_other_frozen(frozen)
@@ -265,43 +265,6 @@ def _tokenizer(name: str, revision: str | None) -> Any:
     # The library of tokenizers raises plain exceptions for files that it cannot read.
     except Exception as error:
         raise BadInput(f"the tokenizer of {name!r} cannot be loaded: {first_line(error)}") from error
-
-
-def refuse_no_folder(name: str) -> None:
-    """Refuse a folder that is not a model's, a path that is no folder, and a built-in name that is none.
-
-    Raises:
-        BadInput: which of the first two.
-        UnknownName: "lab-" and something that is not built in, nor a folder here.
-    """
-    path = Path(name)
-    if name in BUILT_IN:
-        if path.is_dir():
-            log.warning("%r is the backbone that softprompt brings; the folder here is ./%s", name, name)
-        return
-    if name.startswith("lab-") and "/" not in name and not path.exists():
-        raise UnknownName("built-in backbone", name, BUILT_IN)
-    if name and path.is_dir() and not (path / "config.json").exists():
-        raise BadInput(f"folder {name!r} holds no config.json; give a folder that `save_pretrained` wrote, or a hub id")
-    looks_like_a_path = name.count("/") > 1 or name.startswith((".", "/")) or path.is_file()
-    if not name or (looks_like_a_path and not path.is_dir()):
-        raise BadInput(f"there is no model folder {name!r}; give a folder that `save_pretrained` wrote, or a hub id")
-
-
-def model_name(name_or_path: object) -> str:
-    """What a model is called: as given, but a path that reads like a built-in name is one to a folder.
-
-    Raises:
-        BadInput: something else than a name or a path, as a model that is loaded.
-    """
-    if not isinstance(name_or_path, str | Path):
-        kind = type(name_or_path).__name__
-        remedy = "pass softprompt.from_model(model, tokenizer)" if isinstance(name_or_path, nn.Module) else ""
-        raise BadInput(f"a {kind} is no name of a model; {remedy or 'give a hub id, a folder or a backbone'}")
-    if str(name_or_path).startswith("~"):
-        return str(Path(name_or_path).expanduser())
-    name = str(name_or_path)
-    return os.path.join(os.curdir, name) if isinstance(name_or_path, Path) and name in BUILT_IN else name
 
 
 def _refuse_other_answers(answers: str) -> None:

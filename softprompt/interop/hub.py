@@ -1,8 +1,11 @@
 """Prompts on the Hugging Face hub: load `user/name`, push to it. The prompt's three files and a model card."""
 
+import dataclasses
+import os
 import re
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BadInput
@@ -41,8 +44,9 @@ def push(prompt: SoftPrompt, repo: str, *, private: bool = False) -> str:
     if not REPOSITORY.fullmatch(repo):
         raise BadInput(f"{repo!r} is not of the form user/name; give the repository to push to")
     with tempfile.TemporaryDirectory() as temporary:
-        folder = save_prompt(prompt, Path(temporary) / "prompt")
-        (folder / "README.md").write_text(model_card(prompt, repo), encoding="utf-8")
+        public = without_folders(prompt)
+        folder = save_prompt(public, Path(temporary) / "prompt")
+        (folder / "README.md").write_text(model_card(public, repo), encoding="utf-8")
         try:
             api = HfApi()
             api.create_repo(repo, private=private, exist_ok=True)
@@ -52,6 +56,31 @@ def push(prompt: SoftPrompt, repo: str, *, private: bool = False) -> str:
                 error, f"could not push to {repo!r}", "log in with `hf auth login` and check the name"
             ) from error
     return commit.commit_url
+
+
+def without_folders(prompt: SoftPrompt) -> SoftPrompt:
+    """The prompt without the names of folders of this machine: files and models are left with their last names."""
+    provenance = prompt.provenance
+    backbone = dataclasses.replace(provenance.backbone, name=_last_name(provenance.backbone.name))
+    training, task = dict(provenance.training), dict(provenance.task or {})
+    kind, sign, path = str(training.get("init", "")).partition(":")
+    if sign and kind in ("file", "prompt"):
+        training["init"] = f"{kind}:{_last_name(path)}"
+    source = dict(task.get("source") or {})
+    if source.get("files"):
+        files = {split: _last_names(given) for split, given in source["files"].items()}
+        task["source"] = {**{name: value for name, value in source.items() if name != "beside"}, "files": files}
+    public = dataclasses.replace(provenance, backbone=backbone, training=training, task=task or provenance.task)
+    return dataclasses.replace(prompt, provenance=public)
+
+
+def _last_names(given: str | Sequence[str]) -> str | list[str]:
+    return _last_name(given) if isinstance(given, str) else [_last_name(path) for path in given]
+
+
+def _last_name(path: str) -> str:
+    """A hub id as it is, of a path its last name."""
+    return path if REPOSITORY.fullmatch(path) and not os.path.exists(path) else os.path.basename(path.rstrip("/"))
 
 
 def model_card(prompt: SoftPrompt, repo: str) -> str:

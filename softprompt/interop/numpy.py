@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..backbones import lasting_name
 from ..backbones._base import AbstractBackbone
 from ..errors import BadInput, CannotExport
 from ..prompt import BackboneIdentity, SoftPrompt
@@ -39,7 +40,7 @@ def import_numpy(
     # astype, not from_numpy: the file may be big-endian, Fortran-ordered or float64, and is only mapped.
     with np.errstate(over="ignore"):
         vectors = torch.from_numpy(array.astype(np.float32))
-    identity = BackboneIdentity(backbone_name, kind, array.shape[1])
+    identity = BackboneIdentity(lasting_name(backbone_name), kind, array.shape[1])
     return imported(vectors, identity, backbone, {"imported_from": Path(path).name})
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..backbones import lasting_name
 from ..backbones._base import AbstractBackbone
 from ..backbones._family import text_config
 from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch
@@ -99,7 +100,7 @@ def import_peft(folder: str | Path, *, backbone: AbstractBackbone | None = None)
         return _restored(folder, rows, backbone)
     rows, dropped = _used_rows(rows, config, folder)
     identity = BackboneIdentity(
-        name=str(config.get("base_model_name_or_path") or "unknown"),
+        name=lasting_name(str(config.get("base_model_name_or_path") or "unknown")),
         kind=_kind(config, folder, backbone),
         embedding_size=rows.shape[1],
         revision=config.get("revision") if isinstance(config.get("revision"), str) else None,

@@ -13,6 +13,7 @@ from ._prompt import from_document as from_document
 from ._prompt import load_prompt as load_prompt
 from ._prompt import save_prompt as save_prompt
 from ._prompt import to_document as to_document
+from ._run import found_model as found_model
 from ._values import MAX_ELEMENTS as MAX_ELEMENTS
 from ._values import json_bytes as json_bytes
 from ._values import read_json as read_json

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import BadInput, DamagedFile
 from ..prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
 from ._folder import MANIFEST, read_folder, settled, write_folder
+from ._run import in_run
 from ._values import MAX_ELEMENTS, MAX_HEADER_BYTES, json_bytes, read_json, read_tensors, tensor_bytes
 
 FORMAT = 1
@@ -70,7 +71,9 @@ def load_prompt(folder: str | Path) -> SoftPrompt:
     for name in (TENSORS, DOCUMENT):
         if name not in files:
             raise BadInput(f"{str(folder)!r} holds no {name}, so it is not a stored prompt; give a prompt's folder")
-    return from_document(read_json(files[DOCUMENT]), read_tensors(files[TENSORS]), str(folder))
+    prompt = from_document(read_json(files[DOCUMENT]), read_tensors(files[TENSORS]), str(folder))
+    run = folder.absolute().parent.parent
+    return in_run(prompt, run) if (run / "run.json").is_file() else prompt
 
 
 def find_prompt(path: str | Path) -> Path:

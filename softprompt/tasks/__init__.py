@@ -31,6 +31,8 @@ from ._memory import row_dicts as row_dicts
 from ._numbers import finite_number as finite_number
 from ._patterns import PATTERNS as PATTERNS
 from ._patterns import Pattern as Pattern
+from ._places import read_from as read_from
+from ._places import stored_in as stored_in
 from ._prepare import PREPARATIONS as PREPARATIONS
 from ._records import ABSENT as ABSENT
 from ._records import Record as Record

@@ -30,6 +30,7 @@ class Source:
         files: split -> path, or several, for the user's own data.
         delimiter: what separates the fields of their CSV or TSV; empty is what the file's name says.
         memory: split -> rows that the user's program gave.
+        beside: split -> the same files as seen from the folder of the run that this is stored in.
         world: family of the lab's rows, which are made when they are needed; empty for all others.
         options: what that family needs, and how many rows, and how hard.
     """
@@ -42,6 +43,8 @@ class Source:
     files: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     delimiter: str = ""
     memory: Mapping[str, MemoryRows] = field(default_factory=dict)
+    # Not compared: two runs on one file may be in folders of different depth.
+    beside: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict, compare=False)
     world: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -64,7 +67,7 @@ class Source:
         """Plain values; what came later and is empty is left out, so that earlier versions read it."""
         values = dataclasses.asdict(self)
         values["memory"] = {split: rows.to_json() for split, rows in self.memory.items()}
-        return {name: value for name, value in values.items() if value or name not in ("delimiter", "memory")}
+        return {name: value for name, value in values.items() if value or name not in ("delimiter", "memory", "beside")}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Source":

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import itertools
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -110,6 +111,13 @@ def _several(name: str, value: Any) -> list[Any]:
     if not values:
         raise BadInput(f"{name} is empty; give at least one")
     return values
+
+
+def from_any_folder(lane: LaneSettings) -> LaneSettings:
+    """The prompt with the whole path of the file or stored prompt that it begins with."""
+    kind, _, path = lane.init.partition(":")
+    is_path = kind == "file" or (kind == "prompt" and os.path.exists(path))
+    return dataclasses.replace(lane, init=f"{kind}:{os.path.abspath(path)}") if is_path else lane
 
 
 def settings_from(settings: TrainSettings | None, keywords: Mapping[str, Any]) -> TrainSettings:

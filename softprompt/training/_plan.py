@@ -10,7 +10,8 @@ from typing import Any
 from ..errors import BadInput
 from ..prompt import SoftPrompt
 from ..settings import LaneSettings, TrainSettings, from_values
-from ..tasks import Task
+from ..store import found_model
+from ..tasks import Task, read_from
 
 FORMAT = 1
 DEFAULT_STEPS = 1000
@@ -165,6 +166,11 @@ def read_plan(folder: Path) -> Plan:
     if not path.is_file():
         raise BadInput(f"{folder} holds no run (no run.json); --resume needs a folder that `softprompt train` made")
     try:
-        return Plan.from_json(json.loads(path.read_text()))
+        plan = Plan.from_json(json.loads(path.read_text()))
     except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{path} cannot be read ({error}); start the run anew") from error
+    return dataclasses.replace(
+        plan,
+        model=found_model(plan.model, folder),
+        task=dataclasses.replace(plan.task, source=read_from(plan.task.source, folder)),
+    )

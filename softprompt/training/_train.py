@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from ..fleet import Lane
 from ..prompt import refuse_no_scale
 from ..settings import LaneSettings, TrainSettings
 from ..store import Checkpoint, json_bytes, latest_checkpoint, refuse_no_place, write_file
-from ..tasks import TASKS, styled
+from ..tasks import TASKS, stored_in, styled
 from ._drive import drive
 from ._early import check_request
 from ._folder import HeldFolder, alone_in, new_folder, refuse_used
 from ._keywords import (
     default_output,
+    from_any_folder,
     lanes_from,
     refuse_unknown_keywords,
     same_rows,
@@ -36,8 +37,6 @@ from ._recovery import check_records, refuse_other_backbone
 from ._results import finish_lane, last_reports, read_result, seconds_of
 from ._setup import build_lanes, fingerprint, prepare, resolved
 from ._start import start_lanes
-
-log = logging.getLogger("softprompt")
 
 
 def train(
@@ -139,12 +138,14 @@ def train(
         chosen = styled(chosen, default_style(chosen, backbone.kind))
     if settings.max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=settings.max_length)
+    # From any folder the same files: `resume` and `evaluate` may be started in another.
+    chosen = dataclasses.replace(chosen, source=stored_in(chosen.source, folder))
     plan = Plan(
         task=chosen,
         model=backbone.name,
-        lanes=tuple(prompts),
+        lanes=tuple(map(from_any_folder, prompts)),
         settings=settings,
-        data_root=None if data_root is None else str(data_root),
+        data_root=None if data_root is None else os.path.abspath(data_root),
         answers=backbone.answers,
         dtype=dtype,
         engine=backbone.engine,

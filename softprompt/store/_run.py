@@ -1,0 +1,30 @@
+"""What a prompt in a run, and the run itself, name outside of it: where that is now."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+from ..prompt import SoftPrompt
+from ..tasks import Source, read_from
+
+
+def in_run(prompt: SoftPrompt, run: Path) -> SoftPrompt:
+    """A stored prompt with the files of its task and its model where the run that it is in finds them."""
+    provenance = prompt.provenance
+    backbone = dataclasses.replace(provenance.backbone, name=found_model(provenance.backbone.name, run))
+    task, source = provenance.task, (provenance.task or {}).get("source")
+    if source and source.get("files"):
+        files = read_from(Source.from_json(source), run).files
+        task = {**(task or {}), "source": {**source, "files": files}}
+    return dataclasses.replace(prompt, provenance=dataclasses.replace(provenance, backbone=backbone, task=task))
+
+
+def found_model(name: str, run: Path) -> str:
+    """The name of a run's model; of a folder that an early run stored by its relative path, the whole path.
+
+    Such a run began in one of the folders above its own. A built-in name is never a folder.
+    """
+    if os.path.isabs(name) or os.path.isdir(name) or (name.startswith("lab-") and "/" not in name):
+        return name
+    folders = (folder / name for folder in run.absolute().parents)
+    return next((os.path.normpath(f) for f in folders if (f / "config.json").is_file()), name)

@@ -1,0 +1,142 @@
+"""Files and models behind a run: found from any folder, and after they were moved together with it."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from softprompt.backbones import lasting_name
+from softprompt.errors import BadInput
+from softprompt.evaluation import evaluate
+from softprompt.interop.hub import without_folders
+from softprompt.interop.numpy import export_numpy, import_numpy
+from softprompt.prompt import SoftPrompt
+from softprompt.settings import LaneSettings
+from softprompt.store import save_prompt
+from softprompt.training import read_plan, train
+from softprompt.training._keywords import from_any_folder
+
+from kit import review_task
+
+RUN = Path("runs", "x")
+COLUMNS: dict[str, Any] = {"text_column": "text", "label_column": "label", "validation_data": "data/validation.csv"}
+
+
+@pytest.fixture(scope="module")
+def project(tiny_t5, save_tiny, tmp_path_factory) -> Path:
+    """A folder with rows, a model and a run that was started there with relative paths."""
+    folder = tmp_path_factory.mktemp("projects") / "here"
+    review_task(folder / "data")
+    save_tiny(folder / "models" / "t5", *tiny_t5())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        options = {**COLUMNS, "prompt_length": 2, "steps": 1, "eval_every": 1, "test_data": ["data/test.csv"] * 2}
+        run = train("data/train.csv", "models/t5", data_root="rows", output=RUN, **options)
+        again = {**COLUMNS, "prompt_length": 2, "steps": 1, "eval_every": 1}
+        start = f"prompt:{RUN}/{run.results[0].lane}/prompt"
+        train("data/train.csv", "models/t5", output="runs/again", init=start, **again)
+    return folder
+
+
+@pytest.fixture
+def copied(project, tmp_path) -> Iterator[Path]:
+    """The same elsewhere; the project itself is away for as long."""
+    shutil.copytree(project, tmp_path / "copied")
+    away = project.with_name("away")
+    project.rename(away)
+    yield tmp_path / "copied"
+    away.rename(project)
+
+
+def score(run: Path, **options: Any) -> float:
+    return evaluate(SoftPrompt.load(run), split="validation", **options).metrics["score"]
+
+
+def test_relative_paths_are_read_from_another_folder(project, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert score(project / RUN) >= 0
+    plan = read_plan(project / RUN)
+    assert plan.task.source.paths("test") == (str(project / "data" / "test.csv"),) * 2
+    assert (plan.model, plan.data_root) == (str(project / "models" / "t5"), str(project / "rows"))
+    begun = read_plan(project / "runs" / "again").lanes[0].init.removeprefix("prompt:")
+    assert SoftPrompt.load(begun).provenance.backbone.name == plan.model
+
+
+def test_files_and_run_that_moved_together_are_read_where_they_are(copied):
+    assert read_plan(copied / RUN).task.source.paths("validation") == (str(copied / "data" / "validation.csv"),)
+    assert score(copied / RUN, model=str(copied / "models" / "t5")) >= 0
+    shutil.rmtree(copied / "data")
+    with pytest.raises(BadInput, match=r"no file '.*here/data/train\.csv'"):
+        score(copied / RUN, model=str(copied / "models" / "t5"))
+
+
+def test_a_copy_with_other_rows_beside_it_says_which_are_read(project, tmp_path, caplog):
+    shutil.copytree(project, tmp_path / "copied")
+    with caplog.at_level(logging.WARNING, "softprompt"):
+        assert read_plan(tmp_path / "copied" / RUN).task.source.files["train"] == str(project / "data" / "train.csv")
+        assert caplog.messages == []
+        with (tmp_path / "copied" / "data" / "train.csv").open("a") as file:
+            file.write("more,0\n")
+        assert read_plan(tmp_path / "copied" / RUN).task.source.files["train"] == str(project / "data" / "train.csv")
+    (line,) = caplog.messages
+    assert f"{project}/data/train.csv, which is read; {tmp_path}/copied/data/train.csv holds other rows" in line
+
+
+def test_a_run_from_before_whole_paths_finds_files_and_model_in_the_folders_above_it(copied, monkeypatch):
+    path = copied / RUN / "run.json"
+    plan = json.loads(path.read_text())
+    del plan["task"]["source"]["beside"]
+    plan["task"]["source"]["files"] = {"train": "data/train.csv", "test": "elsewhere.csv"}
+    path.write_text(json.dumps({**plan, "model": "models/t5"}))
+    old = read_plan(copied / RUN)
+    assert old.task.source.files == {"train": str(copied / "data" / "train.csv"), "test": "elsewhere.csv"}
+    assert old.model == str(copied / "models" / "t5")
+    monkeypatch.chdir(copied)
+    here = read_plan(RUN)
+    assert (here.task.source.files["train"], here.model) == ("data/train.csv", "models/t5")
+
+
+def test_a_prompt_that_was_taken_out_of_its_run_keeps_the_whole_paths(project, tmp_path):
+    (stored,) = (project / RUN).glob("*/prompt")
+    shutil.copytree(stored, tmp_path / "a" / "b" / "prompt")
+    task = SoftPrompt.load(tmp_path / "a" / "b" / "prompt").provenance.task
+    assert task is not None
+    assert task["source"]["files"]["train"] == str(project / "data" / "train.csv")
+
+
+def test_only_the_folder_of_a_model_gets_a_whole_path(project, monkeypatch):
+    monkeypatch.chdir(project)
+    assert lasting_name("models/t5") == str(project / "models" / "t5")
+    assert [lasting_name(name) for name in ("google-t5/t5-small", "lab-t5", "t5")] == [
+        "google-t5/t5-small", "lab-t5", "t5"
+    ]  # fmt: skip
+    prompt = SoftPrompt.load(project / RUN)
+    export_numpy(prompt, "vectors.npy")
+    assert import_numpy("vectors.npy", backbone_name="models/t5").provenance.backbone.name == lasting_name("models/t5")
+    os.remove("vectors.npy")
+
+
+def test_only_initial_vectors_of_a_file_or_a_folder_here_get_a_whole_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    given = {
+        "prompt:mine": f"prompt:{tmp_path}/mine", "file:a.npy": f"file:{tmp_path}/a.npy", "prompt:user/name": None,
+        "text:mine": None, "uniform": None,
+    }  # fmt: skip
+    for init, expected in given.items():
+        assert from_any_folder(LaneSettings(init=init)).init == (expected or init)
+
+
+def test_what_is_published_names_no_folder(project, tmp_path):
+    prompt = without_folders(SoftPrompt.load(project / "runs" / "again"))
+    text = (save_prompt(prompt, tmp_path / "public") / "prompt.json").read_text()
+    assert str(project.parent) not in text
+    assert "runs" not in text
+    task = SoftPrompt.load(tmp_path / "public").provenance.task
+    assert task is not None
+    assert task["source"]["files"] == {"train": "train.csv", "validation": "validation.csv"}
+    assert (prompt.provenance.backbone.name, prompt.provenance.training["init"]) == ("t5", "prompt:prompt")
