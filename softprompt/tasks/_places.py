@@ -50,7 +50,7 @@ def _place(source: Source, run: Path, split: str, number: int, path: str) -> str
         return os.path.normpath(other)
     if seen and not filecmp.cmp(path, other, shallow=False):
         log.warning(
-            "%s was trained on %s, which is read; %s holds other rows, to read them name them",
+            "%s was trained on %s, which is read; %s holds other rows; to score those, name them with --data",
             run, path, os.path.normpath(other),
         )  # fmt: skip
     return path
