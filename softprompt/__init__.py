@@ -17,7 +17,7 @@
 Layers, imports point down only: cli; claims, confirmation; lab, stability; analysis; study; training; prediction,
 interop; evaluation; answers, fleet; regularizers, room; backbones; report; data, intervals, class_scores,
 lab.backbones; store, bank, methods, standardization, units; reparam, initializers, losses, prompt, tasks, metrics,
-options and settings; lab.world; errors.
+options and settings; lab.world, checks; errors.
 Letters in shapes: b rows, t text tokens, l label tokens, v vocabulary, c classes, e embedding size, d hidden size,
 m initial vectors, n prompt length (m x repeats), p prompts in a fleet, k layers after the first that a deep one enters.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from .backbones import AbstractBackbone
 from .bank import PromptBank
 from .data import Examples
-from .errors import BadInput
+from .errors import BadInput, UnknownName
 from .room import Room
 from .tasks import Task, finite_number
 
@@ -41,8 +41,11 @@ def decoding(task: Task, backbone: AbstractBackbone, decode: Decode) -> Literal[
     """How answers are found: "auto" scores label words and generates what has none; a linear head gives numbers.
 
     Raises:
+        UnknownName: a way that does not exist.
         BadInput: labels cannot be scored because the task has none; a head that shall do anything but answer.
     """
+    if decode not in get_args(Decode):
+        raise UnknownName("way to decode", decode, get_args(Decode))
     if backbone.answers == "linear-head" and task.answer == "number":
         if decode != "auto":
             raise BadInput(
@@ -126,7 +129,7 @@ def answer_all(
         room: what bounds the passes further; None is nothing.
     """
     how = decoding(task, backbone, decode)
-    labels = backbone.encode_answers(task.labels) if how == "scores" else []
+    labels = backbone.encode_distinct(task.labels) if how == "scores" else []
     counts = [len(own) for own in rows]
     owner = torch.repeat_interleave(torch.tensor(counts))
     chosen = torch.tensor([row for own in rows for row in own], dtype=torch.long)

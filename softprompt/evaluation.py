@@ -9,8 +9,9 @@ from typing import Any
 from .answers import Answers, Decode, answer, refuse_decoding
 from .backbones import AbstractBackbone, load_backbone, refuse_no_room
 from .bank import PromptBank
+from .checks import require_numbers
 from .class_scores import calibration_error
-from .data import Examples, drawn_rows, tokenize
+from .data import Examples, drawn_rows, tokenize, warn_of_unknown
 from .errors import BadInput
 from .metrics import headline_score, majority, score
 from .prompt import SoftPrompt
@@ -35,7 +36,7 @@ TEXT_ANSWER = 20
 def answer_room(backbone: AbstractBackbone, task: Task) -> int:
     """Positions that an answer takes beside prompt and text: a decoder's, of the longest label or a text."""
     if task.answer == "label" and backbone.answers != "linear-head":
-        return backbone.answer_positions(backbone.encode_answers(task.labels))
+        return backbone.answer_positions(backbone.encode_distinct(task.labels))
     return backbone.answer_positions([[0] * (TEXT_ANSWER + 1)])
 
 
@@ -55,7 +56,14 @@ def text_limit(backbone: AbstractBackbone, prompt_length: int, task: Task) -> in
 def examples_for(
     backbone: AbstractBackbone, task: Task, rows: Any, prompt_length: int, *, targets: bool = True
 ) -> Examples:
-    """Rows tokenised for a backbone, cut to the task's length and to what fits beside the prompt."""
+    """Rows tokenised for a backbone, cut to the task's length and to what fits beside the prompt.
+
+    Raises:
+        BadInput: label words that the backbone cannot tell apart; and as in `tokenize`.
+    """
+    if task.answer == "label":
+        # Before the rows, and where they have no answers too.
+        backbone.encode_distinct(task.labels)
     return tokenize(
         rows,
         task,
@@ -183,6 +191,8 @@ def evaluate(
         ModelMismatch: the prompt belongs to another model.
         BadInput: the data cannot be used.
     """
+    counts = {"batch_size": batch_size, "max_length": max_length, "max_new_tokens": max_new_tokens}
+    require_numbers(counts, whole=True)
     chosen = task_of(prompt, task, style)
     if max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=max_length)
@@ -198,6 +208,7 @@ def evaluate(
     backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine, frozen=frozen)
     examples = examples_for(backbone, chosen, drawn, prompt.length)
     tell_truncated(examples, f"{split} rows")
+    warn_of_unknown(examples, backbone.tokenizer, backbone.name, split)
     answers = answer(
         backbone,
         PromptBank.of(prompt, device=backbone.device),

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .checks import listed
 from .errors import BadInput, pick
 
 Classes = Sequence[int]
@@ -213,7 +214,7 @@ def score(metrics: Sequence[str], predictions: Sequence[Any], gold: Sequence[Any
         UnknownName: a metric that does not exist.
         BadInput: no rows, or not one prediction a row.
     """
-    functions = {name: pick("metric", name, METRICS) for name in metrics}
+    functions = {name: pick("metric", name, METRICS) for name in listed("metrics", metrics)}
     if not gold or len(predictions) != len(gold):
         raise BadInput(f"{len(predictions)} predictions for {len(gold)} rows cannot be scored; give one a row")
     return {name: function(predictions, gold) for name, function in functions.items()}

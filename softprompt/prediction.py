@@ -8,6 +8,8 @@ from typing import Any
 from .answers import Answers, Decode, answer, decoding, refuse_decoding
 from .backbones import AbstractBackbone, load_backbone
 from .bank import PromptBank
+from .checks import listed, require_numbers
+from .data import warn_of_unknown
 from .errors import BadInput
 from .evaluation import backbone_of, examples_for, task_of, tell_truncated
 from .prompt import SoftPrompt
@@ -29,7 +31,7 @@ def as_row(task: Task, given: "str | Mapping[str, Any]") -> dict[str, Any]:
     Raises:
         BadInput: a plain text for a task of several columns.
     """
-    if not isinstance(given, str):
+    if isinstance(given, Mapping):
         inner = {name: plain_cell(value) for name in task.columns if (value := value_of(given, name)) is not ABSENT}
         return {**given, **inner}
     if len(task.columns) != 1:
@@ -40,11 +42,25 @@ def as_row(task: Task, given: "str | Mapping[str, Any]") -> dict[str, Any]:
     return {task.columns[0]: given}
 
 
-def listed(inputs: Any) -> Sequence[Any]:
-    """Texts or rows one by one, those of a table as dicts."""
-    if is_a(inputs, "pandas", "Series"):
-        return inputs.tolist()
-    return row_dicts(inputs) if holds_rows(inputs) else inputs
+def texts_or_rows(inputs: Any) -> list[Any]:
+    """The inputs one by one, the rows of a table as dicts; a text or a row alone is one input.
+
+    Raises:
+        BadInput: no list; something of which Python would go through the names of the columns; or an input that is
+            neither a text nor a row.
+    """
+    if isinstance(inputs, Mapping) and all(isinstance(value, str | int | float | None) for value in inputs.values()):
+        inputs = [inputs]
+    elif is_a(inputs, "pandas", "Series"):
+        inputs = inputs.tolist()
+    elif holds_rows(inputs):
+        inputs = row_dicts(inputs)
+    given = listed("inputs", inputs)
+    for number, value in enumerate(given, 1):
+        if not isinstance(value, str | Mapping):
+            kind = type(value).__name__
+            raise BadInput(f"input {number} is a {kind}, not a text or a row: {value!r}; give one of these")
+    return given
 
 
 def predict(
@@ -69,7 +85,8 @@ def predict(
 
     Args:
         prompt: a stored prompt.
-        inputs: texts, or rows with the task's columns: a list, a pandas DataFrame or Series, a `datasets.Dataset`.
+        inputs: texts, or rows with the task's columns: a list, a pandas DataFrame or Series, a `datasets.Dataset`; or one
+            text or row alone.
         task: what to answer; None takes the prompt's own task.
         style: "numeric", "words", "t5" or "pet-0" ...; None is the style of training, or the default for another task.
         model: the frozen model; None loads the one that the prompt names, and keeps it for the next call.
@@ -86,10 +103,12 @@ def predict(
 
     Raises:
         ModelMismatch: the prompt belongs to another model.
-        BadInput: an input lacks a column, or all are blank.
+        BadInput: an input that is no text and no row, or lacks a column; inputs that are all blank; a size below 1.
     """
+    require_numbers({"batch_size": batch_size, "max_new_tokens": max_new_tokens}, whole=True)
+    given = texts_or_rows(inputs)
     origin, task = prompt.provenance.backbone, task_of(prompt, task, style)
-    rows = [as_row(task, given) for given in listed(inputs)]
+    rows = [as_row(task, one) for one in given]
     if not rows:
         return []
     _tell_blank(task, rows)
@@ -103,6 +122,7 @@ def predict(
     backbone = backbone_of(prompt, model, **compute)
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
     tell_truncated(examples, "inputs")
+    warn_of_unknown(examples, backbone.tokenizer, backbone.name)
     bank = PromptBank.of(prompt, device=backbone.device)
     scored = decoding(task, backbone, decode) == "scores"
     answered: list[dict[str, Any]] = []

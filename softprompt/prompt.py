@@ -5,7 +5,7 @@ Nothing after training sees a reparameterisation: it has been folded into these 
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,7 @@ class SoftPrompt:
 
         return attach(self, model)
 
-    def predict(self, inputs: Sequence[Any], **options: Any) -> list[dict[str, Any]]:
+    def predict(self, inputs: Any, **options: Any) -> list[dict[str, Any]]:
         """Answers for texts (or rows of columns): {text, label, scores} or {text, output} each."""
         from .prediction import predict
 

@@ -4,8 +4,9 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from .checks import require_numbers
 from .errors import BadInput, UnknownName
 
 
@@ -17,6 +18,16 @@ class Seeds:
     order: int = 0
     draw: int = 0
     noise: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what is no seed: a list of them, or a fraction.
+
+        Raises:
+            BadInput: names the purpose.
+        """
+        for purpose, seed in vars(self).items():
+            if isinstance(seed, bool) or not isinstance(seed, int):
+                raise BadInput(f"the seed of {purpose} must be a whole number, not {seed!r}; give each prompt its own")
 
     @classmethod
     def all(cls, seed: int) -> "Seeds":
@@ -52,7 +63,7 @@ class LaneSettings:
 
     Raises:
         UnknownName: units that do not exist.
-        BadInput: a norm guard that is not positive and finite; restarts or their steps below 1.
+        BadInput: a learning rate or norm guard that is not positive and finite; restarts or their steps below 1.
     """
 
     method: str = "prompt-tuning"
@@ -72,12 +83,10 @@ class LaneSettings:
         """Refuse what no method could be trained with."""
         if self.units not in UNITS:
             raise UnknownName("units", self.units, UNITS)
+        require_numbers({"lr": self.lr, "head_lr": self.head_lr})
         if self.norm_guard is not None and not (math.isfinite(self.norm_guard) and self.norm_guard > 0):
             raise BadInput(f"--norm-guard must be positive and finite, in token norms, not {self.norm_guard}")
-        for name in ("restarts", "restart_steps"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise BadInput(f"--{name.replace('_', '-')} must be positive, not {value}")
+        require_numbers({"restarts": self.restarts, "restart_steps": self.restart_steps}, whole=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,14 +142,42 @@ class TrainSettings:
     train_score: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be, by the name of their option."""
-        for name in ("steps", "epochs", "batch_size", "grad_accumulation", "tokens_per_batch", "max_length",
-                     "eval_every", "eval_rows", "clip", "patience", "shots", "shots_per_class", "bucket"):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise BadInput(f"--{name.replace('_', '-')} must be positive, not {value}")
+        """Refuse numbers and words that cannot be, by the name of their option.
+
+        Raises:
+            UnknownName: a schedule, a way to decode or a normalization that does not exist.
+            BadInput: a number outside its range, a warm-up longer than the run, or shots given in two ways.
+        """
+        require_numbers({name: getattr(self, name) for name in _COUNTS}, whole=True)
+        require_numbers({"epochs": self.epochs, "clip": self.clip})
+        require_numbers({"weight_decay": self.weight_decay}, zero=True)
+        require_numbers({"warmup": self.warmup}, whole=True, zero=True)
+        for field_ in dataclasses.fields(self):
+            choices = get_args(field_.type)
+            if choices and isinstance(choices[0], str) and getattr(self, field_.name) not in choices:
+                raise UnknownName(field_.name, str(getattr(self, field_.name)), choices)
+        if self.steps is not None:
+            refuse_long_warmup(self.warmup, self.steps)
         if self.shots and self.shots_per_class:
             raise BadInput("give --shots (rows in total) or --shots-per-class, not both")
+
+
+# Numbers of TrainSettings that count something, and count it at least once.
+_COUNTS = ("steps", "batch_size", "grad_accumulation", "tokens_per_batch", "max_length", "eval_every", "eval_rows",
+           "patience", "shots", "shots_per_class", "max_new_tokens", "bucket")  # fmt: skip
+
+
+def refuse_long_warmup(warmup: int | None, steps: int) -> None:
+    """Refuse a warm-up after which the run is over: its learning rate would never be reached.
+
+    Raises:
+        BadInput: with both numbers.
+    """
+    if warmup is not None and warmup > steps:
+        raise BadInput(
+            f"--warmup {warmup} is longer than the run of {steps} steps, which would never reach its learning rate; "
+            "give fewer, or more --steps"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,9 +212,7 @@ class LandscapeSettings:
             raise BadInput(f"--radius must be positive and finite, a share of what is moved, not {self.radius:g}")
         if self.grid < 3 or self.grid % 2 == 0:
             raise BadInput(f"--grid must be odd and at least 3, so that a point is in the middle, not {self.grid}")
-        for name in ("rows", "batch_size"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"--{name.replace('_', '-')} must be positive, not {getattr(self, name)}")
+        require_numbers({"rows": self.rows, "batch_size": self.batch_size}, whole=True)
 
 
 def from_values(kind: type, values: Mapping[str, Any]) -> Any:

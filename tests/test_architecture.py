@@ -15,7 +15,7 @@ PACKAGE = Path(softprompt.__file__).parent
 # Lowest first; modules of one line do not import each other.
 LAYERS = (
     {"errors"},
-    {"lab.world"},
+    {"checks", "lab.world"},
     {"prompt", "initializers", "losses", "reparam", "tasks", "metrics", "options", "settings"},
     {"bank", "methods", "standardization", "store", "units"},
     {"data", "intervals", "class_scores", "lab.backbones"},
@@ -43,7 +43,7 @@ DOORS = {
     ("predict", "prediction"),
 }
 
-TORCHLESS = ("errors", "settings", "tasks", "metrics")
+TORCHLESS = ("errors", "checks", "settings", "tasks", "metrics")
 MATHEMATICS = ("reparam", "losses", "initializers", "prompt", "bank", "methods", "standardization", "units")
 # Nothing after training sees a reparameterisation.
 SEES_REPARAM = {"reparam", "methods", "fleet", "training"}

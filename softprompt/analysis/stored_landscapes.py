@@ -13,6 +13,7 @@ import torch
 from ..answers import answer
 from ..backbones import AbstractBackbone
 from ..bank import PromptBank
+from ..checks import listed, require_different
 from ..data import Rows, load_rows, refuse_split, rows_of, split_rows
 from ..errors import BadInput, UnknownName
 from ..evaluation import backbone_of, examples_for, report, task_of
@@ -121,9 +122,13 @@ def subjects(
         data_root: folder with rows; None takes the run's.
 
     Raises:
-        BadInput: nothing is there, a run without the prompt of a lane, or a prompt that records no task.
+        BadInput: a prompt or lane twice, nothing is there, a run without the prompt of a lane, or a prompt that
+            records no task.
         UnknownName: a lane that a run does not have.
     """
+    paths, lanes = listed("paths", paths, (str, Path)), listed("--lane", lanes)
+    require_different("the prompt", [str(path) for path in paths])
+    require_different("--lane", lanes)
     found: list[Subject] = []
     for label, place, plan in _prompts(paths, lanes):
         prompt = SoftPrompt.load(place)

@@ -23,6 +23,7 @@ from ._deep import entering, layers_of, state_scales
 from ._family import embedded, entry_scale, text_config
 from ._int8 import is_int8, to_int8
 from ._join import Joined
+from ._labels import refuse_indistinct
 from ._products import Library
 from ._scale import scaling_of, states_scale
 
@@ -275,6 +276,19 @@ class AbstractBackbone(abc.ABC):
         Raises:
             UnsupportedModel: the model answers by one mask and a word is several tokens; names those words.
         """
+
+    @final
+    def encode_distinct(self, words: Sequence[str]) -> list[list[int]]:
+        """What `encode_answers` gives for the answers among which the model decides, the label words.
+
+        Raises:
+            BadInput: a word of unknown tokens only, or two words with the same tokens.
+            UnsupportedModel: as in `encode_answers`.
+        """
+        rows = self.encode_answers(words)
+        if self.answers != "linear-head":
+            refuse_indistinct(rows, words, self.tokenizer, self.name)
+        return rows
 
     @abc.abstractmethod
     def logits(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b l v"]:

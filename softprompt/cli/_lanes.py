@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from ..checks import option, require_different
 from ..errors import BadInput, UnknownName
 from ..settings import LaneSettings, Seeds
 
@@ -59,9 +60,12 @@ class LaneGrid:
         """One lane for each method, learning rate and seed, nested in this order.
 
         Raises:
-            BadInput: a method option that is not KEY=VALUE.
+            BadInput: a method option that is not KEY=VALUE, or anything that is given twice.
             UnknownName: an option for a method that the run does not have.
         """
+        for name in ("method", "lr", "seed"):
+            require_different(option(name), getattr(self, name))
+        require_different("--method-option", [text.partition("=")[0] for text in self.method_option])
         options, regularizer = self._options(), self._regularizer()
         for method, lr, seed in itertools.product(self.method, self.lr or (None,), self.seed):
             yield LaneSettings(

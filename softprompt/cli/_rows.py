@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from ..checks import require_different
 from ..errors import BadInput
 from ..tasks import Task, custom_task, harder, is_data_file
 from ..tasks import task as find_task
@@ -67,6 +68,7 @@ class OwnRows:
     def _words(self) -> dict[str, str] | tuple[str, ...] | None:
         pairs = [text.partition("=") for text in self.label_words]
         if pairs and all(sign for _, sign, _ in pairs):
+            require_different("--label-words", [label for label, _, _ in pairs])
             return {label: word for label, _, word in pairs}
         return self.label_words or None
 
@@ -87,7 +89,9 @@ def with_options(task: Task, texts: Sequence[str] | None) -> Task:
         BadInput: an option that is not KEY=VALUE, a value that is no number, or a task that is not of the lab.
         UnknownName: no such option.
     """
-    return harder(task, **dict(map(_number, texts or ())))
+    options = list(map(_number, texts or ()))
+    require_different("--task-option", [name for name, _ in options])
+    return harder(task, **dict(options))
 
 
 def _number(text: str) -> tuple[str, int | float]:

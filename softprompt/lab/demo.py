@@ -23,6 +23,7 @@ from ..analysis import cosines, distinct, mean_cosine, norm_curve
 from ..answers import Answers, answer
 from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
 from ..bank import PromptBank
+from ..checks import listed, require_different
 from ..data import Examples, load_rows, split_rows
 from ..errors import BadInput, NotTrainable
 from ..evaluation import examples_for, report
@@ -131,6 +132,9 @@ class Demo:
 
     def __post_init__(self) -> None:
         """Refuse what would fail only after minutes."""
+        for name in ("tasks", "methods"):
+            object.__setattr__(self, name, tuple(listed(name, getattr(self, name))))
+            require_different(f"--{name[:-1]}", getattr(self, name))
         if not (self.tasks and self.methods and self.seeds > 0):
             raise BadInput("the demo needs at least one task, one method and one seed")
         for task in self.declared:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+from ..checks import listed, require_numbers
 from ..errors import BadInput, UnknownName
 from ..settings import Seeds
 
@@ -27,6 +28,8 @@ def seed_sets(vary: Sequence[str] = (), seeds: int = 20, base_seed: int = 0) -> 
         UnknownName: a source that does not exist.
         BadInput: fewer than two seeds, a negative one, or a source named twice.
     """
+    vary = listed("--vary", vary)
+    require_numbers({"seeds": seeds, "base_seed": abs(base_seed)}, whole=True, zero=True)
     for source in vary:
         if source not in SOURCES:
             raise UnknownName("source of variance", source, SOURCES)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from ..checks import require_different
 from ..errors import BadInput, UnknownName
 from ..settings import LaneSettings, Seeds, TrainSettings
 from ._spec import RunSpec
@@ -34,7 +35,7 @@ def grid(**axes: Any) -> list[RunSpec]:
 
     Raises:
         UnknownName: an axis that does not exist.
-        BadInput: no task or model, an axis without values, or a value of the wrong kind.
+        BadInput: no task or model, an axis without values or with one twice, or a value of the wrong kind.
     """
     for name in axes:
         if name not in KEYS:
@@ -50,7 +51,9 @@ def _values(name: str, given: Any) -> list[Any]:
     values = list(given) if isinstance(given, list | tuple | range) else [given]
     if not values:
         raise BadInput(f"{name} has no values; give one or leave it out")
-    return [_checked(name, value, _HINTS[name]) for value in values]
+    checked = [_checked(name, value, _HINTS[name]) for value in values]
+    require_different(name, checked)
+    return checked
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:

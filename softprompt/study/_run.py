@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from ..checks import listed
 from ..errors import BadInput
 from ._early import check_waiting, missing, named
 from ._fleets import Claim, Fleet, claim, finish, give_up, group, run_folder
@@ -35,7 +36,7 @@ def read(folder: "Path | str", specs: Sequence[RunSpec]) -> list[StoredRun | Non
     Raises:
         DamagedFile: a stored run is not as it was written; names its file.
     """
-    return [load(Path(folder), spec.name) for spec in specs]
+    return [load(Path(folder), spec.name) for spec in listed("specs", specs, RunSpec)]
 
 
 def kept_prompt(folder: "Path | str", run: StoredRun) -> Path:
@@ -92,7 +93,7 @@ def run_all(
     """
     from ..training import Interrupted
 
-    store = Path(folder)
+    store, specs = Path(folder), listed("specs", specs, RunSpec)
     if lanes < 1 or workers < 1:
         raise BadInput(f"lanes and workers must be positive, not {lanes} and {workers}")
     # Everything that can be wrong without a model is found before the first run starts.

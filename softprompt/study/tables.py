@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..checks import listed
 from ..errors import BadInput, UnknownName
 from ..metrics import is_stuck
 from ..settings import LaneSettings, TrainSettings
@@ -108,12 +109,18 @@ def summary(
         by: keys as in `value`; a tag may be missing in some of the runs, and is None there.
         ceiling: what can be reached, by task; default the best of `runs`. A task left out takes that too.
     """
+    by, runs = listed("--by", by), _each_once(runs)
     best = ceilings(runs) | dict(ceiling or {})
     tags = tags_of(run.spec for run in runs)
     groups: dict[tuple[Hashable, ...], list[StoredRun]] = {}
     for run in runs:
         groups.setdefault(tuple(value(run.spec, key, tags) for key in by), []).append(run)
     return [{**dict(zip(by, keys, strict=True)), **_numbers(members, best)} for keys, members in groups.items()]
+
+
+def _each_once(runs: Iterable[StoredRun]) -> list[StoredRun]:
+    """The runs without repetitions: a list that holds a run twice has not been run twice."""
+    return list({run.name: run for run in runs}.values())
 
 
 def compare(
@@ -129,6 +136,7 @@ def compare(
         UnknownName: no run has the baseline.
         BadInput: two runs of one value agree in the pair keys, so that pairs are not defined.
     """
+    pair = listed("--pair", pair)
     tags = tags_of(run.spec for run in runs)
     arms: dict[Hashable, dict[tuple[Hashable, ...], StoredRun]] = {}
     for run in runs:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any, Literal
 
+from ..checks import listed, require_different, require_numbers
 from ..errors import BadInput, UnknownName, pick
 from ._memory import MemoryRows
 from ._prepare import PREPARATIONS
@@ -138,6 +139,9 @@ class Task:
         max_length: tokens of the rendered text, special tokens included, the prompt not.
         style: how the label words and the template were chosen: "numeric", "words", "t5" or "pet-0", "pet-1" ...
         decimals: of a number that is written as an answer; None rounds it to the nearest 0.2, as T5 does for STS-B.
+
+    Raises:
+        BadInput: a text where several are meant and it is not one of them, a label twice, or a length below 1.
     """
 
     name: str
@@ -156,6 +160,16 @@ class Task:
     max_length: int = 256
     style: str = "words"
     decimals: int | None = None
+
+    def __post_init__(self) -> None:
+        """Make tuples of what is several things, and refuse what cannot be."""
+        for name in ("labels", "label_values"):
+            # One label is no choice: ("positive") is a tuple that lost its comma.
+            object.__setattr__(self, name, tuple(listed(name, getattr(self, name), single=())))
+        for name in ("truncate", "metrics", "headline", "extra_columns"):
+            object.__setattr__(self, name, tuple(listed(name, getattr(self, name))))
+        require_different("labels", self.labels)
+        require_numbers({"max_length": self.max_length}, whole=True)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -200,8 +214,10 @@ class Task:
                 continue
             if name not in row:
                 raise UnknownName("column", name, row)
-            if row[name] is None:
+            if row[name] is None or row[name] != row[name]:
                 raise BadInput(f"column {name!r} is empty; fill it or drop the row")
+            if not isinstance(row[name], str | int | float):
+                raise BadInput(f"column {name!r} holds a {type(row[name]).__name__}, text is needed")
             start = len(text)
             text += str(row[name])
             spans[name] = (start, len(text))

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checks import listed, require_different
 from ..errors import BadInput, UnknownName
 from ._base import MASK, SPLITS, Answer, Source, Task, template_columns
 from ._files import delimiter_of, paths_of, records
@@ -47,7 +48,7 @@ def custom_task(
             `datasets.DatasetDict`). Rows are a file, a glob, several files, a list of dicts, a pandas DataFrame or a
             `datasets.Dataset`, whose class names are the label words. Rows in memory are not stored, only their number
             and hash.
-        text_columns: what the model reads; may be left out if a template names them.
+        text_columns: what the model reads, a column or several; may be left out if a template names them.
         label_column: holds one of a few labels; they are read from the training file.
         number_column: holds a number; the decimals of a written answer follow from the training file's numbers.
         target_column: holds free text (or, in JSON and Parquet, a list of accepted texts).
@@ -62,9 +63,13 @@ def custom_task(
 
     Raises:
         UnknownName: a split or column that does not exist.
-        BadInput: no or two answer columns, unusable files, fewer than two labels or two that read alike, fewer than two
-            numbers, empty or equal label words.
+        BadInput: a column or metric twice, no or two answer columns, unusable files, fewer than two labels or two that
+            read alike, fewer than two numbers, empty or equal label words.
     """
+    text_columns = listed("--text-column", text_columns)
+    metrics = None if metrics is None else listed("--metric", metrics)
+    require_different("--text-column", text_columns)
+    require_different("--metric", metrics or ())
     template = template or _template(text_columns)
     answer, target = _answer(label_column, number_column, target_column)
     values: tuple[Any, ...] = ()

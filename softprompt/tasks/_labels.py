@@ -7,6 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
+from ..checks import listed
 from ..errors import BadInput, UnknownName
 from ._records import ABSENT, Record, columns_of, text_fault, value_of
 
@@ -201,7 +202,7 @@ def _given_words(values: tuple[Any, ...], given: Mapping[Any, str] | Sequence[st
         if missing:
             raise BadInput(f"no label word for {', '.join(map(repr, missing))}")
         return tuple(by_text[str(value)] for value in values)
-    if isinstance(given, str) or len(given) != len(values):
+    if len(given := listed("--label-words", given, single=())) != len(values):
         raise BadInput(
             f"label words {given!r} for {len(values)} labels ({', '.join(map(repr, values))}); one each is needed"
         )

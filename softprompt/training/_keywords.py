@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ..checks import listed, require_different
 from ..errors import BadInput, UnknownName
 from ..settings import LaneSettings, Seeds, TrainSettings
 from ..tasks import Task, custom_task, holds_rows, is_data_file, own_source
@@ -79,7 +80,7 @@ def _refuse_no_rows(given: Any) -> None:
         )
 
 
-def lanes_from(lanes: Sequence[LaneSettings] | None, keywords: Mapping[str, Any]) -> list[LaneSettings]:
+def lanes_from(lanes: Sequence[LaneSettings] | LaneSettings | None, keywords: Mapping[str, Any]) -> list[LaneSettings]:
     """The prompts of a run: those given, or one for each method, learning rate and seed, nested in this order.
 
     Raises:
@@ -89,9 +90,10 @@ def lanes_from(lanes: Sequence[LaneSettings] | None, keywords: Mapping[str, Any]
     if lanes is not None:
         if options:
             raise BadInput(f"{next(iter(options))} belongs to the prompts; give it in lanes, or leave lanes out")
-        if not lanes:
+        prompts = listed("lanes", lanes, LaneSettings)
+        if not prompts:
             raise BadInput("a run needs at least one prompt")
-        return list(lanes)
+        return prompts
     if "prompt_length" in options:
         options["options"] = {**options.get("options", {}), "prompt_length": options.pop("prompt_length")}
     methods = _several("method", options.pop("method", LaneSettings.method))
@@ -107,9 +109,10 @@ def _several(name: str, value: Any) -> list[Any]:
     """One value or several, as a list."""
     if isinstance(value, str | int | float | Seeds) or value is None:
         return [value]
-    values = list(value)
+    values = listed(name, value)
     if not values:
         raise BadInput(f"{name} is empty; give at least one")
+    require_different(name, values)
     return values
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from ..initializers import Initializer
 from ..methods import Method
 from ..prompt import SoftPrompt
 from ..regularizers import regularizers
-from ..settings import LaneSettings, TrainSettings
+from ..settings import LaneSettings, TrainSettings, refuse_long_warmup
 from ..tasks import Task
 from ..units import WordScale
 from ._loop import Material
@@ -104,6 +105,27 @@ def resolved(lane: LaneSettings) -> LaneSettings:
         )
     regularizers(lane.regularizer)
     return Method.of(lane).resolved(lane)
+
+
+def refuse_twins(lanes: Sequence[LaneSettings]) -> None:
+    """Refuse two prompts of a run that are the same numbers: their scores would count as those of two.
+
+    Args:
+        lanes: of `resolved`.
+
+    Raises:
+        BadInput: with their places.
+    """
+    seen: list[tuple[Any, ...]] = []
+    for place, lane in enumerate(lanes, 1):
+        told = replace(lane, options={}, regularizer="")
+        key = (told, Method.of(lane), regularizers(lane.regularizer))
+        if key in seen:
+            raise BadInput(
+                f"prompts {seen.index(key) + 1} and {place} of this run are the same ({lane.method}, seed "
+                f"{lane.seeds.initialization}); give each its own --seed, or leave one out"
+            )
+        seen.append(key)
 
 
 def check_regularizers(plan: Plan, material: Material) -> None:
@@ -201,9 +223,10 @@ def build_lanes(plan: Plan, material: Material) -> list[Lane]:
             or a first stretch longer than the run.
     """
     check_regularizers(plan, material)
-    if any(lane.restarts > 1 for lane in plan.lanes):
-        steps = step_count(plan.settings, max(len(training_rows(material, plan.settings, lane)) for lane in plan.lanes))
-        for lane in plan.lanes:
+    steps = step_count(plan.settings, max(len(training_rows(material, plan.settings, lane)) for lane in plan.lanes))
+    refuse_long_warmup(plan.settings.warmup, steps)
+    for lane in plan.lanes:
+        if lane.restarts > 1:
             stretch_steps(lane, steps)
     shape = head_shape(material.backbone, material.task)
     table = material.backbone.word_vectors

@@ -147,7 +147,7 @@ class Surroundings:
         """Of this backbone and task."""
         table = backbone.word_vectors
         spoken = backbone.answers != "linear-head" and bool(task.labels)
-        labels = backbone.encode_answers(task.labels) if spoken else []
+        labels = backbone.encode_distinct(task.labels) if spoken else []
         return cls(
             backbone=backbone,
             vocabulary=Vocabulary(backbone.tokenizer, len(table), labels),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone, answers_for_numbers, load_backbone, model_name, refuse_no_folder
-from ..data import load_rows, split_rows
+from ..data import load_rows, split_rows, warn_of_unknown
 from ..errors import BadInput
 from ..evaluation import default_style, tell_truncated
 from ..fleet import Lane
@@ -35,7 +35,7 @@ from ._progress import refuse_unknown_tracker
 from ._records import Record
 from ._recovery import check_records, refuse_other_backbone
 from ._results import finish_lane, last_reports, read_result, seconds_of
-from ._setup import build_lanes, fingerprint, prepare, resolved
+from ._setup import build_lanes, fingerprint, prepare, refuse_twins, resolved
 from ._start import start_lanes
 
 
@@ -43,7 +43,7 @@ def train(
     task: Any,
     model: "str | AbstractBackbone",
     *,
-    lanes: Sequence[LaneSettings] | None = None,
+    lanes: Sequence[LaneSettings] | LaneSettings | None = None,
     settings: TrainSettings | None = None,
     output: "Path | str | None" = None,
     data_root: "Path | str | None" = None,
@@ -69,7 +69,7 @@ def train(
         task: a name in TASKS, a Task, or rows of your own as `custom_task` takes them: a file, a list of dicts, a
             DataFrame, a `datasets.Dataset`, or a dict of splits.
         model: a local folder, a hub id, or a loaded backbone.
-        lanes: the prompts, trained together, in place of their keywords.
+        lanes: the prompts, trained together, no two of them the same, or one alone; in place of their keywords.
         settings: what they share, in place of its keywords.
         output: a new folder for the run; None is runs/<task>-<methods>-<time>.
         data_root: folder with rows; None asks the hub.
@@ -113,6 +113,7 @@ def train(
             "give the scale to load_backbone or from_model"
         )
     prompts = [resolved(prompt) for prompt in prompts]
+    refuse_twins(prompts)
     chosen = task_from(task, keywords)
     folder = default_output(chosen.name, [prompt.method for prompt in prompts]) if output is None else Path(output)
     refuse_used(folder)
@@ -246,13 +247,16 @@ def _run(
         loop = Loop(material, lanes, plan.settings, lanes[0].optimizer.steps, timing)
         loop.step = step
         loop.room.restore(state.get("room", {}))
-        _report_truncation(material)
+        _report_texts(material)
         drive(plan, loop, held, data, progress)
         seconds, reports = seconds_of(folder), last_reports(plan, loop)
         held.refuse_gone()
         return Run(folder, [finish_lane(plan, loop, lane, folder, seconds, reports) for lane in loop.lanes])
 
 
-def _report_truncation(material: Material) -> None:
+def _report_texts(material: Material) -> None:
+    """Say where texts were cut, and where they hold words that the tokenizer does not know."""
     for name in ("train", "validation", "test"):
-        tell_truncated(getattr(material, name), f"{name} rows")
+        examples = getattr(material, name)
+        warn_of_unknown(examples, material.backbone.tokenizer, material.backbone.name, name)
+        tell_truncated(examples, f"{name} rows")

@@ -1,0 +1,76 @@
+"""What a user gives is a number in its range, a list, a list without repeats: anything else is refused by its name."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
+
+from .errors import BadInput
+
+
+def option(name: str) -> str:
+    """The name of an argument as messages write it: `--batch-size` of `batch_size`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def require_numbers(values: Mapping[str, Any], *, whole: bool = False, zero: bool = False) -> None:
+    """Refuse what is no finite number above 0; None is a number that is not given.
+
+    Args:
+        values: by the name of their argument.
+        whole: whether each has to be a whole number.
+        zero: whether 0 is one of them.
+
+    Raises:
+        BadInput: names the argument, what is needed and what was given.
+    """
+    for name, value in values.items():
+        if value is not None:
+            _require_number(option(name), value, whole, zero)
+
+
+def _require_number(name: str, value: Any, whole: bool, zero: bool) -> None:
+    # True is a number to Python, and 1 step is not what it says.
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        raise BadInput(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}")
+    if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
+        wanted = f"{'0 or more' if zero else 'positive'}{'' if whole else ' and finite'}"
+        raise BadInput(f"{name} must be {wanted}, not {value}")
+
+
+def listed(name: str, given: Any, single: type | tuple[type, ...] = str) -> list[Any]:
+    """The values of a list; a lone value of the type `single` is a list of it.
+
+    Python would go through a text letter by letter, and through a mapping or a table by the names of its columns.
+
+    Args:
+        name: of the argument, as messages write it.
+        given: a list, a tuple, a range, an iterator ...
+        single: what a value may be instead of a list; () is nothing.
+
+    Raises:
+        BadInput: no list, or something in which the values are not what Python goes through.
+    """
+    if isinstance(given, single):
+        return [given]
+    is_table = hasattr(given, "columns") or hasattr(given, "column_names")
+    if isinstance(given, str | bytes | Mapping | set | frozenset) or is_table or not isinstance(given, Iterable):
+        raise BadInput(f"{name} takes a list, not a {type(given).__name__} ({_shortened(given)}); put it into brackets")
+    return list(given)
+
+
+def require_different(name: str, values: Sequence[Any]) -> None:
+    """Refuse a list that holds a value twice: it would count twice.
+
+    Raises:
+        BadInput: names the argument and the value.
+    """
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise BadInput(f"{name} is given {value!r} twice; give each once")
+
+
+def _shortened(given: Any, most: int = 40) -> str:
+    """The value on one line, cut to a length that a message bears."""
+    text = " ".join(repr(given).split())
+    return text if len(text) <= most else f"{text[:most]}..."

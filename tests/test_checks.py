@@ -1,0 +1,285 @@
+"""Numbers that mean nothing, values given twice, and texts where a list is meant are refused."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jaxtyping
+import pytest
+import torch
+from softprompt import predict, train
+from softprompt.analysis import stored_landscapes
+from softprompt.answers import decoding
+from softprompt.checks import listed, require_different, require_numbers
+from softprompt.cli._lanes import LaneGrid
+from softprompt.cli._rows import OwnRows, with_options
+from softprompt.errors import BadInput, UnknownName
+from softprompt.evaluation import evaluate
+from softprompt.lab.demo import Demo
+from softprompt.metrics import score
+from softprompt.prediction import texts_or_rows
+from softprompt.prompt import BackboneIdentity, Provenance, SoftPrompt
+from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.stability import plan
+from softprompt.study import RunSpec, grid, run_all
+from softprompt.tasks import Source, Task, custom_task, task
+from softprompt.training import Plan
+from softprompt.training._setup import refuse_twins, resolved
+
+NAN, INFINITY = math.nan, math.inf
+COUNTS = ("steps", "batch_size", "grad_accumulation", "tokens_per_batch", "max_length", "eval_every", "eval_rows",
+          "patience", "shots", "shots_per_class", "max_new_tokens", "bucket")  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def without_type_checks():
+    """As users call the package: what annotations say is checked while other tests run, and not here."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def a_prompt() -> SoftPrompt:
+    identity = BackboneIdentity("model", "encoder-decoder", 4)
+    return SoftPrompt(torch.zeros(2, 4), Provenance("prompt-tuning", identity, task=task("lab/opinion").to_json()))
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("value", [0, -0.1, NAN, INFINITY, -INFINITY])
+    @pytest.mark.parametrize("name", ["lr", "head_lr"])
+    def test_a_learning_rate_is_positive_and_finite(self, name, value):
+        with pytest.raises(BadInput, match=f"--{name.replace('_', '-')} must be positive and finite, not {value}"):
+            LaneSettings(**{name: value})
+
+    @pytest.mark.parametrize("name", COUNTS)
+    def test_what_counts_something_is_a_whole_number_from_1_on(self, name):
+        option = f"--{name.replace('_', '-')}"
+        for value in (0, -1):
+            with pytest.raises(BadInput, match=f"{option} must be positive, not {value}"):
+                TrainSettings(**{name: value})
+        for value in (2.5, NAN, True, "3"):
+            with pytest.raises(BadInput, match=f"{option} must be a whole number, not {value!r}"):
+                TrainSettings(**{name: value})
+
+    @pytest.mark.parametrize(
+        ("setting", "message"),
+        [
+            ({"epochs": 0}, "--epochs must be positive and finite, not 0"),
+            ({"epochs": INFINITY}, "--epochs must be positive and finite, not inf"),
+            ({"clip": NAN}, "--clip must be positive and finite, not nan"),
+            ({"weight_decay": -0.01}, "--weight-decay must be 0 or more and finite, not -0.01"),
+            ({"weight_decay": NAN}, "--weight-decay must be 0 or more and finite, not nan"),
+            ({"warmup": -1}, "--warmup must be 0 or more, not -1"),
+            ({"warmup": 11, "steps": 10}, "--warmup 11 is longer than the run of 10 steps"),
+        ],
+    )
+    def test_settings_of_training_are_refused_that_would_train_nothing_or_nonsense(self, setting, message):
+        with pytest.raises(BadInput, match=message):
+            TrainSettings(**setting)
+
+    def test_settings_at_the_edge_of_their_range_are_taken(self):
+        TrainSettings(warmup=10, steps=10, weight_decay=0, epochs=0.5)
+        TrainSettings(warmup=0, weight_decay=0.0)
+
+    @pytest.mark.parametrize("name", ["schedule", "decode", "normalize"])
+    def test_a_word_that_is_no_choice_is_refused_instead_of_read_as_another(self, name):
+        with pytest.raises(UnknownName, match=f"unknown {name} 'linea'"):
+            TrainSettings(**{name: "linea"})
+
+    @pytest.mark.parametrize("seed", ["0", 0.5, True, [0, 1], None])
+    def test_a_seed_is_a_whole_number(self, seed):
+        with pytest.raises(BadInput, match="the seed of initialization must be a whole number"):
+            Seeds.all(seed)
+
+    def test_a_warm_up_is_held_against_steps_that_follow_from_the_epochs(self, lab_t5, tmp_path):
+        settings = TrainSettings(epochs=1, warmup=9, batch_size=16, shots=64)
+        with pytest.raises(BadInput, match="--warmup 9 is longer than the run of 4 steps"):
+            train("lab/opinion", lab_t5, settings=settings, output=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("name", ["batch_size", "max_new_tokens"])
+    @pytest.mark.parametrize("value", [0, -1, 1.5])
+    def test_sizes_of_evaluation_and_prediction_are_whole_numbers_from_1_on(self, name, value):
+        prompt, sizes = a_prompt(), {name: value}
+        for call in (lambda: evaluate(prompt, **sizes), lambda: predict(prompt, ["a text"], **sizes)):
+            with pytest.raises(BadInput, match=f"--{name.replace('_', '-')} must be "):
+                call()
+
+    @pytest.mark.parametrize("length", [0, -5, 1.5])
+    def test_a_task_bounds_its_texts_by_a_whole_number_of_tokens(self, length):
+        with pytest.raises(BadInput, match="--max-length must be "):
+            dataclasses.replace(task("lab/opinion"), max_length=length)
+
+    def test_a_number_of_seeds_is_one_number(self):
+        spec = RunSpec(task="lab/opinion", model="lab-t5")
+        for seeds in ([0, 1, 2], 2.0, "3"):
+            with pytest.raises(BadInput, match="--seeds must be a whole number"):
+                plan({"one": spec}, seeds=seeds)
+
+    def test_none_is_a_number_that_is_not_given(self):
+        require_numbers({"steps": None}, whole=True)
+
+
+class TestGivenTwice:
+    @pytest.mark.parametrize(
+        ("grid", "message"),
+        [
+            ({"seed": (0, 1, 0)}, "--seed is given 0 twice"),
+            ({"lr": (0.3, 0.30)}, "--lr is given 0.3 twice"),
+            ({"method": ("ept", "ept")}, "--method is given 'ept' twice"),
+            ({"method_option": ("m=2", "m=3")}, "--method-option is given 'm' twice"),
+        ],
+    )
+    def test_prompts_of_the_command_line_differ(self, grid, message):
+        with pytest.raises(BadInput, match=message):
+            list(LaneGrid(**grid).lanes())
+
+    def test_an_option_of_all_methods_and_of_one_are_two_options(self):
+        both = LaneGrid(method=("residual", "ept"), method_option=("m=2", "residual.m=3"))
+        assert [lane.options for lane in both.lanes()] == [{"m": "3"}, {"m": "2"}]
+
+    def test_options_of_tasks_and_label_words_are_given_once(self):
+        with pytest.raises(BadInput, match="--task-option is given 'noise' twice"):
+            with_options(task("lab/opinion"), ["noise=1", "noise=2"])
+        with pytest.raises(BadInput, match="--label-words is given 'a' twice"):
+            OwnRows(data="x.csv", label_column="y", label_words=("a=1", "a=2")).task(None)
+
+    @pytest.mark.parametrize(
+        "twin",
+        [
+            LaneSettings(),
+            LaneSettings(method="prompt-tuning", lr=0.3),
+            LaneSettings(options={"m": "10"}),
+            LaneSettings(units="rms", seeds=Seeds.all(0)),
+        ],
+    )
+    def test_two_prompts_of_a_run_that_are_the_same_numbers_are_refused(self, twin):
+        with pytest.raises(BadInput, match=r"prompts 1 and 3 of this run are the same \(prompt-tuning, seed 0\)"):
+            refuse_twins([resolved(lane) for lane in (LaneSettings(), LaneSettings(lr=0.1), twin)])
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            LaneSettings(lr=0.1),
+            LaneSettings(seeds=Seeds(noise=1)),
+            LaneSettings(regularizer="rn-emb"),
+            LaneSettings(deep=True),
+        ],
+    )
+    def test_prompts_that_differ_in_one_thing_are_two(self, other):
+        refuse_twins([resolved(lane) for lane in (LaneSettings(), other)])
+
+    def test_a_run_with_two_equal_prompts_is_refused_before_anything_is_read(self, tmp_path):
+        with pytest.raises(BadInput, match="prompts 1 and 2 of this run are the same"):
+            train("lab/opinion", "lab-t5", lanes=[LaneSettings(), LaneSettings()], output=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_a_plan_of_a_run_that_was_made_with_two_equal_prompts_is_still_read(self):
+        made = Plan(task=task("lab/opinion"), model="m", lanes=(LaneSettings(),) * 2, settings=TrainSettings())
+        assert Plan.from_json(made.to_json()).lane_names() == ["00-prompt-tuning-seed0", "01-prompt-tuning-seed0"]
+
+    def test_an_axis_of_a_study_has_each_value_once(self):
+        with pytest.raises(BadInput, match="seed is given 0 twice"):
+            grid(task="lab/opinion", model="lab-t5", seed=[0, 1, 0])
+
+    def test_columns_metrics_tasks_methods_and_lanes_are_given_once(self, tmp_path):
+        with pytest.raises(BadInput, match="--text-column is given 'a' twice"):
+            custom_task("x.csv", text_columns=["a", "a"], label_column="b")
+        with pytest.raises(BadInput, match="--metric is given 'accuracy' twice"):
+            custom_task("x.csv", text_columns=["a"], label_column="b", metrics=["accuracy", "accuracy"])
+        with pytest.raises(BadInput, match="--method is given 'ept' twice"):
+            Demo(methods=["ept", "ept"], output=tmp_path)
+        with pytest.raises(BadInput, match="--lane is given 'a' twice"):
+            stored_landscapes.subjects([tmp_path], lanes=["a", "a"])
+        with pytest.raises(BadInput, match="labels is given 'good' twice"):
+            Task(name="t", source=Source(), template="{a}", labels=("good", "good"))
+
+    def test_what_is_equal_by_value_is_given_twice(self):
+        with pytest.raises(BadInput, match="x is given 1 twice; give each once"):
+            require_different("x", [2, 1.0, 1])
+        require_different("x", [1, "1"])
+
+
+class Table:
+    """What a DataFrame looks like from far."""
+
+    columns = ("text", "label")
+
+    def __iter__(self):
+        return iter(self.columns)
+
+
+class TestLists:
+    @pytest.mark.parametrize("given", ["text", b"text", {"a": 1}, {"a"}, 3, None, Table()])
+    def test_what_is_no_list_of_values_is_refused(self, given):
+        with pytest.raises(BadInput, match=f"rows takes a list, not a {type(given).__name__}"):
+            listed("rows", given, single=())
+
+    @pytest.mark.parametrize("given", [["a", "b"], ("a", "b"), iter(["a", "b"]), dict.fromkeys(["a", "b"]).keys()])
+    def test_every_list_of_values_is_taken(self, given):
+        assert listed("rows", given) == ["a", "b"]
+        assert listed("rows", "ab") == ["ab"]
+        assert listed("rows", range(2)) == [0, 1]
+
+    def test_one_text_or_one_row_is_one_input(self):
+        assert texts_or_rows("hello there") == ["hello there"]
+        assert texts_or_rows({"passage": "hello", "number": None}) == [{"passage": "hello", "number": None}]
+        assert texts_or_rows(["a", {"passage": "b"}]) == ["a", {"passage": "b"}]
+
+    @pytest.mark.parametrize("given", [Table(), {"passage": ["a", "b"]}, {"train": Table()}, 7, None, b"text"])
+    def test_what_python_would_go_through_otherwise_is_no_list_of_inputs(self, given):
+        with pytest.raises(BadInput, match="inputs takes a list"):
+            predict(a_prompt(), given)
+
+    @pytest.mark.parametrize("given", [["ab", "cd"], None, 3, b"text", ("passage", "text")])
+    def test_an_input_is_a_text_or_a_row(self, given):
+        with pytest.raises(BadInput, match=f"input 2 is a {type(given).__name__}, not a text or a row"):
+            predict(a_prompt(), ["a text", given])
+
+    @pytest.mark.parametrize(("value", "fault"), [(["a"], "holds a list"), ({}, "holds a dict"), (NAN, "is empty")])
+    def test_a_cell_that_is_no_text_is_not_read_as_its_python_form(self, value, fault):
+        with pytest.raises(BadInput, match=f"column 'passage' {fault}"):
+            task("lab/opinion").render({"passage": value})
+
+    def test_one_prompt_is_a_run_of_one_and_a_name_is_none(self, tmp_path):
+        settings: Any = {"settings": TrainSettings(steps=1), "output": tmp_path / "run"}
+        with pytest.raises(UnknownName, match="unknown task 'nothing'"):
+            train("nothing", "lab-t5", lanes=LaneSettings(), **settings)
+        for lanes in ("ept", {"method": "ept"}):
+            with pytest.raises(BadInput, match="lanes takes a list"):
+                train("lab/opinion", "lab-t5", lanes=lanes, **settings)
+
+    def test_one_column_metric_or_method_is_a_list_of_one(self, tmp_path):
+        (tmp_path / "rows.csv").write_text("message,label\na,x\nb,y\n")
+        made = custom_task(tmp_path / "rows.csv", text_columns="message", label_column="label", metrics="accuracy")
+        assert (made.template, made.metrics) == ("{message}", ("accuracy",))
+        with pytest.raises(BadInput, match="--label-words takes a list, not a str"):
+            custom_task(tmp_path / "rows.csv", text_columns="message", label_column="label", label_words="ab")
+        assert Demo(methods="ept", tasks="lab/opinion", output=tmp_path / "out").methods == ("ept",)
+        assert score("accuracy", [1], [1]) == {"accuracy": 1.0}
+
+    def test_what_a_task_has_several_of_are_tuples(self):
+        plain = {"name": "t", "source": Source(), "template": "{a}"}
+        made = Task(**plain, labels=["good", "bad"], metrics="macro-f1", truncate="a", headline=["macro-f1"])
+        assert (made.labels, made.metrics, made.truncate) == (("good", "bad"), ("macro-f1",), ("a",))
+        for name in ("labels", "label_values"):
+            with pytest.raises(BadInput, match=f"{name} takes a list, not a str"):
+                Task(**{**plain, name: "positive"})
+
+    def test_one_source_of_variance_is_a_list_of_one(self):
+        spec = RunSpec(task="lab/opinion", model="lab-t5")
+        assert list(plan({"one": spec}, seeds=2, vary="init").sets) == ["init"]
+
+    def test_runs_of_a_study_are_a_list_of_them_or_one(self, tmp_path):
+        with pytest.raises(BadInput, match="specs takes a list, not a dict"):
+            run_all({"one": 1}, tmp_path)
+        with pytest.raises(UnknownName, match="unknown method 'absent'"):
+            run_all(RunSpec(task="lab/opinion", model="lab-t5", lane=LaneSettings(method="absent")), tmp_path)
+
+    def test_a_path_is_one_path(self, tmp_path):
+        with pytest.raises(BadInput, match=str(tmp_path / "absent")):
+            stored_landscapes.subjects(str(tmp_path / "absent"))
+
+    def test_a_way_to_decode_that_does_not_exist_is_not_generation(self, lab_t5):
+        with pytest.raises(UnknownName, match="unknown way to decode 'score'"):
+            decoding(task("lab/opinion"), lab_t5, "score")
