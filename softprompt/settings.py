@@ -210,9 +210,9 @@ class LandscapeSettings:
             raise UnknownName("space of a landscape", self.space, SPACES)
         if not (math.isfinite(self.radius) and self.radius > 0):
             raise BadInput(f"--radius must be positive and finite, a share of what is moved, not {self.radius:g}")
+        require_numbers({"grid": self.grid, "rows": self.rows, "batch_size": self.batch_size}, whole=True)
         if self.grid < 3 or self.grid % 2 == 0:
             raise BadInput(f"--grid must be odd and at least 3, so that a point is in the middle, not {self.grid}")
-        require_numbers({"rows": self.rows, "batch_size": self.batch_size}, whole=True)
 
 
 def from_values(kind: type, values: Mapping[str, Any]) -> Any:

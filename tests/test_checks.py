@@ -1,7 +1,11 @@
 """Numbers that mean nothing, values given twice, and texts where a list is meant are refused."""
 
+# Users have no type checker: what these tests give is what it would refuse.
+# pyright: reportArgumentType=false, reportCallIssue=false
+
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any
 
 import jaxtyping
@@ -16,12 +20,15 @@ from softprompt.cli._rows import OwnRows, with_options
 from softprompt.errors import BadInput, UnknownName
 from softprompt.evaluation import evaluate
 from softprompt.lab.demo import Demo
+from softprompt.lab.mlm_head import HeadRecipe
 from softprompt.metrics import score
 from softprompt.prediction import texts_or_rows
 from softprompt.prompt import BackboneIdentity, Provenance, SoftPrompt
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.regularizers import regularizers
+from softprompt.settings import LandscapeSettings, LaneSettings, Seeds, TrainSettings
 from softprompt.stability import plan
 from softprompt.study import RunSpec, grid, run_all
+from softprompt.study.statistics import bootstrap
 from softprompt.tasks import Source, Task, custom_task, task
 from softprompt.training import Plan
 from softprompt.training._setup import refuse_twins, resolved
@@ -115,6 +122,35 @@ class TestNumbers:
         for seeds in ([0, 1, 2], 2.0, "3"):
             with pytest.raises(BadInput, match="--seeds must be a whole number"):
                 plan({"one": spec}, seeds=seeds)
+
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: LandscapeSettings(grid=5.0), "--grid must be a whole number, not 5.0"),
+            (lambda: Demo(steps=0, output=Path("x")), "--steps must be positive, not 0"),
+            (lambda: Demo(seeds=-1, output=Path("x")), "--seeds must be positive, not -1"),
+            (lambda: HeadRecipe(lr=-1e-3), "--lr must be positive and finite, not -0.001"),
+            (lambda: HeadRecipe(masked=0.0), "masked is a share of the tokens"),
+            (lambda: bootstrap([1, 2, 3], confidence=95), "between 0 and 1, as 0.95, not 95"),
+            (lambda: bootstrap([1, 2, 3], resamples=0), "--resamples must be positive, not 0"),
+            (lambda: run_all([], "store", lanes=0), "--lanes must be positive, not 0"),
+            (lambda: regularizers("rn-emb:sigma=0.1,sigma=0.3"), "is given 'sigma' twice"),
+        ],
+    )
+    def test_numbers_elsewhere_are_held_in_their_range(self, make, message):
+        with pytest.raises(BadInput, match=message):
+            make()
+
+    def test_noise_varies_only_where_there_is_some(self):
+        plain, noisy = (
+            RunSpec(task="lab/opinion", model="m", lane=lane)
+            for lane in (LaneSettings(), LaneSettings(regularizer="rn-emb"))
+        )
+        with pytest.raises(BadInput, match="no setting draws numbers while it trains, so no noise varies"):
+            plan({"plain": plain}, seeds=2, vary=["noise"])
+        dropped = dataclasses.replace(plain, settings=TrainSettings(backbone_dropout=True))
+        for other in (noisy, dropped):
+            assert list(plan({"plain": plain, "other": other}, seeds=2, vary=["noise"]).sets) == ["noise"]
 
     def test_none_is_a_number_that_is_not_given(self):
         require_numbers({"steps": None}, whole=True)

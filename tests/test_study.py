@@ -142,7 +142,7 @@ class TestNames:
 
     def test_numbers_that_are_none_are_refused(self):
         with pytest.raises(BadInput, match="nan cannot be part of a run"):
-            RunSpec(task="glue/rte", model="m", lane=LaneSettings(lr=float("nan")))
+            RunSpec(task="glue/rte", model="m", backbone={"embedding_scale": float("nan")})
 
     def test_unknown_methods_and_options_are_named_before_anything_runs(self, tmp_path):
         for lane, message in (

@@ -23,7 +23,7 @@ from ..analysis import cosines, distinct, mean_cosine, norm_curve
 from ..answers import Answers, answer
 from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
 from ..bank import PromptBank
-from ..checks import listed, require_different
+from ..checks import listed, require_different, require_numbers
 from ..data import Examples, load_rows, split_rows
 from ..errors import BadInput, NotTrainable
 from ..evaluation import examples_for, report
@@ -135,8 +135,9 @@ class Demo:
         for name in ("tasks", "methods"):
             object.__setattr__(self, name, tuple(listed(name, getattr(self, name))))
             require_different(f"--{name[:-1]}", getattr(self, name))
-        if not (self.tasks and self.methods and self.seeds > 0):
-            raise BadInput("the demo needs at least one task, one method and one seed")
+        require_numbers({"seeds": self.seeds, "steps": self.steps}, whole=True)
+        if not (self.tasks and self.methods):
+            raise BadInput("the demo needs at least one task and one method")
         for task in self.declared:
             if self.model in BUILT_IN and not task.source.world:
                 raise BadInput(

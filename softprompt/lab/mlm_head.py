@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..backbones import silence, with_new_head
+from ..checks import require_numbers
 from ..data import stream
 from ..errors import BadInput
 from ..store import json_bytes, write_folder
@@ -56,6 +57,22 @@ class HeadRecipe:
     texts: int = 8000
     held_out: int = 20
     measured: int = 500
+
+    def __post_init__(self) -> None:
+        """Refuse what trains nothing, or measures nothing.
+
+        Raises:
+            BadInput: a number outside its range.
+        """
+        counts = {name: getattr(self, name) for name in ("steps", "batch_size", "max_length", "texts", "measured")}
+        require_numbers(counts, whole=True)
+        require_numbers({"lr": self.lr})
+        require_numbers({"weight_decay": self.weight_decay}, zero=True)
+        if not 0 < self.masked < 1 or self.held_out < 2:
+            raise BadInput(
+                f"masked is a share of the tokens between 0 and 1, and one text of 2 or more is held out; these are "
+                f"{self.masked} and {self.held_out}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
+from ..checks import require_different
 from ..errors import BadInput, UnknownName, pick
 from ..options import like
 from ._base import AbstractPerturbation, refuse_negative, refuse_unknown
@@ -174,5 +175,6 @@ def _named(text: str) -> Regularizer:
         key, sign, value = pair.partition("=")
         if not sign or not key.strip():
             raise BadInput(f"regulariser option {pair!r} is not KEY=VALUE, as in rn-emb:sigma=0.1,alpha=0.3")
+        require_different(f"regulariser {text!r}", [*options, key.strip()])
         options[key.strip()] = value.strip()
     return pick("regulariser", name, REGULARIZERS).with_options(options)

@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..checks import listed
 from ..errors import BadInput
+from ..methods import Method
+from ..regularizers import regularizers
 from ..settings import LaneSettings
 from ..study import RunSpec, StoredRun, run_all
 from ..study.tables import value, varying
@@ -65,16 +68,18 @@ def plan(settings: Mapping[str, RunSpec], *, seeds: int = 20, base_seed: int = 0
 
     Raises:
         UnknownName: no such source, method or option.
-        BadInput: fewer than two seeds, several tasks, two settings that are one, or draws that vary where nothing is
-            drawn.
+        BadInput: fewer than two seeds, several tasks, two settings that are one, or draws or noise that vary where
+            there are none.
     """
-    chosen = seed_sets(vary, seeds, base_seed)
-    _refuse_no_draw(settings, vary)
+    sources = listed("--vary", vary)
+    chosen = seed_sets(sources, seeds, base_seed)
+    _refuse_no_draw(settings, sources)
+    _refuse_no_noise(settings, sources)
     sets = {
         name: {setting: tuple(_with(spec, lane_seeds) for lane_seeds in group) for setting, spec in settings.items()}
         for name, group in chosen.items()
     }
-    return Plan(sets=sets, about=_about(settings, seeds=seeds, base_seed=base_seed, vary=list(vary)))
+    return Plan(sets=sets, about=_about(settings, seeds=seeds, base_seed=base_seed, vary=sources))
 
 
 def as_given(specs: Sequence[RunSpec]) -> Plan:
@@ -152,7 +157,7 @@ def measure(planned: Plan, store: "Path | str", *, lanes: int | None = None, **o
     Raises:
         SoftPromptError: as in `run_all`.
     """
-    return judged(planned, run_all(planned.specs, store, lanes=lanes or planned.longest, **options))
+    return judged(planned, run_all(planned.specs, store, lanes=planned.longest if lanes is None else lanes, **options))
 
 
 def _with(spec: RunSpec, seeds: Any) -> RunSpec:
@@ -165,6 +170,20 @@ def _refuse_no_draw(settings: Mapping[str, RunSpec], vary: Sequence[str]) -> Non
             raise BadInput(
                 f"setting {name!r} is trained on all rows, so no draw varies; give --shots, or leave draw out of --vary"
             )
+
+
+def _refuse_no_noise(settings: Mapping[str, RunSpec], vary: Sequence[str]) -> None:
+    if "noise" in vary and not any(map(_has_noise, settings.values())):
+        raise BadInput(
+            "no setting draws numbers while it trains, so no noise varies; give --regularizer or --backbone-dropout, "
+            "or leave noise out of --vary"
+        )
+
+
+def _has_noise(spec: RunSpec) -> bool:
+    """Whether the noise seed may change a number: by a regulariser, or by dropout of the model or of the network."""
+    perturbed = any(not one.is_off for one in regularizers(spec.lane.regularizer))
+    return perturbed or spec.settings.backbone_dropout or bool(Method.of(spec.lane).defaults.get("dropout"))
 
 
 def _about(settings: Mapping[str, RunSpec], **values: Any) -> dict[str, Any]:

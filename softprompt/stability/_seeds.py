@@ -29,7 +29,8 @@ def seed_sets(vary: Sequence[str] = (), seeds: int = 20, base_seed: int = 0) -> 
         BadInput: fewer than two seeds, a negative one, or a source named twice.
     """
     vary = listed("--vary", vary)
-    require_numbers({"seeds": seeds, "base_seed": abs(base_seed)}, whole=True, zero=True)
+    require_numbers({"seeds": seeds}, whole=True, zero=True)
+    Seeds.all(base_seed)
     for source in vary:
         if source not in SOURCES:
             raise UnknownName("source of variance", source, SOURCES)

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
-from ..checks import listed
+from ..checks import listed, require_numbers
 from ..errors import BadInput
 from ._early import check_waiting, missing, named
 from ._fleets import Claim, Fleet, claim, finish, give_up, group, run_folder
@@ -59,7 +59,7 @@ def kept_prompt(folder: "Path | str", run: StoredRun) -> Path:
 
 
 def run_all(
-    specs: Sequence[RunSpec],
+    specs: Sequence[RunSpec] | RunSpec,
     folder: "Path | str",
     *,
     lanes: int = LANES,
@@ -76,7 +76,7 @@ def run_all(
     waited for.
 
     Args:
-        specs: the runs; repeated ones are trained once.
+        specs: the runs, or one; repeated ones are trained once.
         folder: of the store; made if it is not there.
         lanes: most runs that share a pass of the frozen model.
         workers: processes to train with; each loads the model for itself.
@@ -94,8 +94,7 @@ def run_all(
     from ..training import Interrupted
 
     store, specs = Path(folder), listed("specs", specs, RunSpec)
-    if lanes < 1 or workers < 1:
-        raise BadInput(f"lanes and workers must be positive, not {lanes} and {workers}")
+    require_numbers({"lanes": lanes, "workers": workers}, whole=True)
     # Everything that can be wrong without a model is found before the first run starts.
     groups = group(specs, lanes)
     refuse_changed(run for run in read(store, specs) if run)

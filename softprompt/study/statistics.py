@@ -4,6 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..checks import require_numbers
+from ..errors import BadInput
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -35,9 +38,15 @@ def bootstrap(
         confidence: in 0..1.
         resamples: how many.
         seed: of the resamples.
+
+    Raises:
+        BadInput: a confidence outside 0..1, or no resample.
     """
     import numpy as np
 
+    if not 0 < confidence < 1:
+        raise BadInput(f"the confidence of an interval is between 0 and 1, as 0.95, not {confidence}")
+    require_numbers({"resamples": resamples}, whole=True)
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return None

@@ -116,7 +116,7 @@ def refuse_twins(lanes: Sequence[LaneSettings]) -> None:
     Raises:
         BadInput: with their places.
     """
-    seen: list[tuple[Any, ...]] = []
+    seen: list[tuple[object, ...]] = []
     for place, lane in enumerate(lanes, 1):
         told = replace(lane, options={}, regularizer="")
         key = (told, Method.of(lane), regularizers(lane.regularizer))
