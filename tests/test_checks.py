@@ -17,7 +17,7 @@ from softprompt.answers import decoding
 from softprompt.checks import listed, require_different, require_numbers
 from softprompt.cli._lanes import LaneGrid
 from softprompt.cli._rows import OwnRows, with_options
-from softprompt.errors import BadInput, UnknownName
+from softprompt.errors import BadInput, UnknownName, in_python
 from softprompt.evaluation import evaluate
 from softprompt.lab.demo import Demo
 from softprompt.lab.mlm_head import HeadRecipe
@@ -46,6 +46,11 @@ def without_type_checks():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+def refused(kind: type[Exception], message: str) -> Any:
+    """The error as a Python program reads it, from the message with the command line's options."""
+    return pytest.raises(kind, match=in_python(message))
+
+
 def a_prompt() -> SoftPrompt:
     identity = BackboneIdentity("model", "encoder-decoder", 4)
     return SoftPrompt(torch.zeros(2, 4), Provenance("prompt-tuning", identity, task=task("lab/opinion").to_json()))
@@ -55,17 +60,17 @@ class TestNumbers:
     @pytest.mark.parametrize("value", [0, -0.1, NAN, INFINITY, -INFINITY])
     @pytest.mark.parametrize("name", ["lr", "head_lr"])
     def test_a_learning_rate_is_positive_and_finite(self, name, value):
-        with pytest.raises(BadInput, match=f"--{name.replace('_', '-')} must be positive and finite, not {value}"):
+        with refused(BadInput, f"--{name.replace('_', '-')} must be positive and finite, not {value}"):
             LaneSettings(**{name: value})
 
     @pytest.mark.parametrize("name", COUNTS)
     def test_what_counts_something_is_a_whole_number_from_1_on(self, name):
         option = f"--{name.replace('_', '-')}"
         for value in (0, -1):
-            with pytest.raises(BadInput, match=f"{option} must be positive, not {value}"):
+            with refused(BadInput, f"{option} must be positive, not {value}"):
                 TrainSettings(**{name: value})
         for value in (2.5, NAN, True, "3"):
-            with pytest.raises(BadInput, match=f"{option} must be a whole number, not {value!r}"):
+            with refused(BadInput, f"{option} must be a whole number, not {value!r}"):
                 TrainSettings(**{name: value})
 
     @pytest.mark.parametrize(
@@ -81,7 +86,7 @@ class TestNumbers:
         ],
     )
     def test_settings_of_training_are_refused_that_would_train_nothing_or_nonsense(self, setting, message):
-        with pytest.raises(BadInput, match=message):
+        with refused(BadInput, message):
             TrainSettings(**setting)
 
     def test_settings_at_the_edge_of_their_range_are_taken(self):
@@ -90,17 +95,17 @@ class TestNumbers:
 
     @pytest.mark.parametrize("name", ["schedule", "decode", "normalize"])
     def test_a_word_that_is_no_choice_is_refused_instead_of_read_as_another(self, name):
-        with pytest.raises(UnknownName, match=f"unknown {name} 'linea'"):
+        with refused(UnknownName, f"unknown {name} 'linea'"):
             TrainSettings(**{name: "linea"})
 
     @pytest.mark.parametrize("seed", ["0", 0.5, True, [0, 1], None])
     def test_a_seed_is_a_whole_number(self, seed):
-        with pytest.raises(BadInput, match="the seed of initialization must be a whole number"):
+        with refused(BadInput, "the seed of initialization must be a whole number"):
             Seeds.all(seed)
 
     def test_a_warm_up_is_held_against_steps_that_follow_from_the_epochs(self, lab_t5, tmp_path):
         settings = TrainSettings(epochs=1, warmup=9, batch_size=16, shots=64)
-        with pytest.raises(BadInput, match="--warmup 9 is longer than the run of 4 steps"):
+        with refused(BadInput, "--warmup 9 is longer than the run of 4 steps"):
             train("lab/opinion", lab_t5, settings=settings, output=tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
@@ -109,18 +114,18 @@ class TestNumbers:
     def test_sizes_of_evaluation_and_prediction_are_whole_numbers_from_1_on(self, name, value):
         prompt, sizes = a_prompt(), {name: value}
         for call in (lambda: evaluate(prompt, **sizes), lambda: predict(prompt, ["a text"], **sizes)):
-            with pytest.raises(BadInput, match=f"--{name.replace('_', '-')} must be "):
+            with refused(BadInput, f"--{name.replace('_', '-')} must be "):
                 call()
 
     @pytest.mark.parametrize("length", [0, -5, 1.5])
     def test_a_task_bounds_its_texts_by_a_whole_number_of_tokens(self, length):
-        with pytest.raises(BadInput, match="--max-length must be "):
+        with refused(BadInput, "--max-length must be "):
             dataclasses.replace(task("lab/opinion"), max_length=length)
 
     def test_a_number_of_seeds_is_one_number(self):
         spec = RunSpec(task="lab/opinion", model="lab-t5")
         for seeds in ([0, 1, 2], 2.0, "3"):
-            with pytest.raises(BadInput, match="--seeds must be a whole number"):
+            with refused(BadInput, "--seeds must be a whole number"):
                 plan({"one": spec}, seeds=seeds)
 
     @pytest.mark.parametrize(
@@ -138,7 +143,7 @@ class TestNumbers:
         ],
     )
     def test_numbers_elsewhere_are_held_in_their_range(self, make, message):
-        with pytest.raises(BadInput, match=message):
+        with refused(BadInput, message):
             make()
 
     def test_noise_varies_only_where_there_is_some(self):
@@ -146,7 +151,7 @@ class TestNumbers:
             RunSpec(task="lab/opinion", model="m", lane=lane)
             for lane in (LaneSettings(), LaneSettings(regularizer="rn-emb"))
         )
-        with pytest.raises(BadInput, match="no setting draws numbers while it trains, so no noise varies"):
+        with refused(BadInput, "no setting draws numbers while it trains, so no noise varies"):
             plan({"plain": plain}, seeds=2, vary=["noise"])
         dropped = dataclasses.replace(plain, settings=TrainSettings(backbone_dropout=True))
         for other in (noisy, dropped):
@@ -167,7 +172,7 @@ class TestGivenTwice:
         ],
     )
     def test_prompts_of_the_command_line_differ(self, grid, message):
-        with pytest.raises(BadInput, match=message):
+        with refused(BadInput, message):
             list(LaneGrid(**grid).lanes())
 
     def test_an_option_of_all_methods_and_of_one_are_two_options(self):
@@ -175,9 +180,9 @@ class TestGivenTwice:
         assert [lane.options for lane in both.lanes()] == [{"m": "3"}, {"m": "2"}]
 
     def test_options_of_tasks_and_label_words_are_given_once(self):
-        with pytest.raises(BadInput, match="--task-option is given 'noise' twice"):
+        with refused(BadInput, "--task-option is given 'noise' twice"):
             with_options(task("lab/opinion"), ["noise=1", "noise=2"])
-        with pytest.raises(BadInput, match="--label-words is given 'a' twice"):
+        with refused(BadInput, "--label-words is given 'a' twice"):
             OwnRows(data="x.csv", label_column="y", label_words=("a=1", "a=2")).task(None)
 
     @pytest.mark.parametrize(
@@ -190,7 +195,7 @@ class TestGivenTwice:
         ],
     )
     def test_two_prompts_of_a_run_that_are_the_same_numbers_are_refused(self, twin):
-        with pytest.raises(BadInput, match=r"prompts 1 and 3 of this run are the same \(prompt-tuning, seed 0\)"):
+        with refused(BadInput, r"prompts 1 and 3 of this run are the same \(prompt-tuning, seed 0\)"):
             refuse_twins([resolved(lane) for lane in (LaneSettings(), LaneSettings(lr=0.1), twin)])
 
     @pytest.mark.parametrize(
@@ -206,7 +211,7 @@ class TestGivenTwice:
         refuse_twins([resolved(lane) for lane in (LaneSettings(), other)])
 
     def test_a_run_with_two_equal_prompts_is_refused_before_anything_is_read(self, tmp_path):
-        with pytest.raises(BadInput, match="prompts 1 and 2 of this run are the same"):
+        with refused(BadInput, "prompts 1 and 2 of this run are the same"):
             train("lab/opinion", "lab-t5", lanes=[LaneSettings(), LaneSettings()], output=tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
@@ -215,23 +220,23 @@ class TestGivenTwice:
         assert Plan.from_json(made.to_json()).lane_names() == ["00-prompt-tuning-seed0", "01-prompt-tuning-seed0"]
 
     def test_an_axis_of_a_study_has_each_value_once(self):
-        with pytest.raises(BadInput, match="seed is given 0 twice"):
+        with refused(BadInput, "seed is given 0 twice"):
             grid(task="lab/opinion", model="lab-t5", seed=[0, 1, 0])
 
     def test_columns_metrics_tasks_methods_and_lanes_are_given_once(self, tmp_path):
-        with pytest.raises(BadInput, match="--text-column is given 'a' twice"):
+        with refused(BadInput, "--text-column is given 'a' twice"):
             custom_task("x.csv", text_columns=["a", "a"], label_column="b")
-        with pytest.raises(BadInput, match="--metric is given 'accuracy' twice"):
+        with refused(BadInput, "--metric is given 'accuracy' twice"):
             custom_task("x.csv", text_columns=["a"], label_column="b", metrics=["accuracy", "accuracy"])
-        with pytest.raises(BadInput, match="--method is given 'ept' twice"):
+        with refused(BadInput, "--method is given 'ept' twice"):
             Demo(methods=["ept", "ept"], output=tmp_path)
-        with pytest.raises(BadInput, match="--lane is given 'a' twice"):
+        with refused(BadInput, "--lane is given 'a' twice"):
             stored_landscapes.subjects([tmp_path], lanes=["a", "a"])
-        with pytest.raises(BadInput, match="labels is given 'good' twice"):
+        with refused(BadInput, "labels is given 'good' twice"):
             Task(name="t", source=Source(), template="{a}", labels=("good", "good"))
 
     def test_what_is_equal_by_value_is_given_twice(self):
-        with pytest.raises(BadInput, match="x is given 1 twice; give each once"):
+        with refused(BadInput, "x is given 1 twice; give each once"):
             require_different("x", [2, 1.0, 1])
         require_different("x", [1, "1"])
 
@@ -248,7 +253,7 @@ class Table:
 class TestLists:
     @pytest.mark.parametrize("given", ["text", b"text", {"a": 1}, {"a"}, 3, None, Table()])
     def test_what_is_no_list_of_values_is_refused(self, given):
-        with pytest.raises(BadInput, match=f"rows takes a list, not a {type(given).__name__}"):
+        with refused(BadInput, f"rows takes a list, not a {type(given).__name__}"):
             listed("rows", given, single=())
 
     @pytest.mark.parametrize("given", [["a", "b"], ("a", "b"), iter(["a", "b"]), dict.fromkeys(["a", "b"]).keys()])
@@ -264,32 +269,32 @@ class TestLists:
 
     @pytest.mark.parametrize("given", [Table(), {"passage": ["a", "b"]}, {"train": Table()}, 7, None, b"text"])
     def test_what_python_would_go_through_otherwise_is_no_list_of_inputs(self, given):
-        with pytest.raises(BadInput, match="inputs takes a list"):
+        with refused(BadInput, "inputs takes a list"):
             predict(a_prompt(), given)
 
     @pytest.mark.parametrize("given", [["ab", "cd"], None, 3, b"text", ("passage", "text")])
     def test_an_input_is_a_text_or_a_row(self, given):
-        with pytest.raises(BadInput, match=f"input 2 is a {type(given).__name__}, not a text or a row"):
+        with refused(BadInput, f"input 2 is a {type(given).__name__}, not a text or a row"):
             predict(a_prompt(), ["a text", given])
 
     @pytest.mark.parametrize(("value", "fault"), [(["a"], "holds a list"), ({}, "holds a dict"), (NAN, "is empty")])
     def test_a_cell_that_is_no_text_is_not_read_as_its_python_form(self, value, fault):
-        with pytest.raises(BadInput, match=f"column 'passage' {fault}"):
+        with refused(BadInput, f"column 'passage' {fault}"):
             task("lab/opinion").render({"passage": value})
 
     def test_one_prompt_is_a_run_of_one_and_a_name_is_none(self, tmp_path):
         settings: Any = {"settings": TrainSettings(steps=1), "output": tmp_path / "run"}
-        with pytest.raises(UnknownName, match="unknown task 'nothing'"):
+        with refused(UnknownName, "unknown task 'nothing'"):
             train("nothing", "lab-t5", lanes=LaneSettings(), **settings)
         for lanes in ("ept", {"method": "ept"}):
-            with pytest.raises(BadInput, match="lanes takes a list"):
+            with refused(BadInput, "lanes takes a list"):
                 train("lab/opinion", "lab-t5", lanes=lanes, **settings)
 
     def test_one_column_metric_or_method_is_a_list_of_one(self, tmp_path):
         (tmp_path / "rows.csv").write_text("message,label\na,x\nb,y\n")
         made = custom_task(tmp_path / "rows.csv", text_columns="message", label_column="label", metrics="accuracy")
         assert (made.template, made.metrics) == ("{message}", ("accuracy",))
-        with pytest.raises(BadInput, match="--label-words takes a list, not a str"):
+        with refused(BadInput, "--label-words takes a list, not a str"):
             custom_task(tmp_path / "rows.csv", text_columns="message", label_column="label", label_words="ab")
         assert Demo(methods="ept", tasks="lab/opinion", output=tmp_path / "out").methods == ("ept",)
         assert score("accuracy", [1], [1]) == {"accuracy": 1.0}
@@ -299,7 +304,7 @@ class TestLists:
         made = Task(**plain, labels=["good", "bad"], metrics="macro-f1", truncate="a", headline=["macro-f1"])
         assert (made.labels, made.metrics, made.truncate) == (("good", "bad"), ("macro-f1",), ("a",))
         for name in ("labels", "label_values"):
-            with pytest.raises(BadInput, match=f"{name} takes a list, not a str"):
+            with refused(BadInput, f"{name} takes a list, not a str"):
                 Task(**{**plain, name: "positive"})
 
     def test_one_source_of_variance_is_a_list_of_one(self):
@@ -307,15 +312,15 @@ class TestLists:
         assert list(plan({"one": spec}, seeds=2, vary="init").sets) == ["init"]
 
     def test_runs_of_a_study_are_a_list_of_them_or_one(self, tmp_path):
-        with pytest.raises(BadInput, match="specs takes a list, not a dict"):
+        with refused(BadInput, "specs takes a list, not a dict"):
             run_all({"one": 1}, tmp_path)
-        with pytest.raises(UnknownName, match="unknown method 'absent'"):
+        with refused(UnknownName, "unknown method 'absent'"):
             run_all(RunSpec(task="lab/opinion", model="lab-t5", lane=LaneSettings(method="absent")), tmp_path)
 
     def test_a_path_is_one_path(self, tmp_path):
-        with pytest.raises(BadInput, match=str(tmp_path / "absent")):
+        with refused(BadInput, str(tmp_path / "absent")):
             stored_landscapes.subjects(str(tmp_path / "absent"))
 
     def test_a_way_to_decode_that_does_not_exist_is_not_generation(self, lab_t5):
-        with pytest.raises(UnknownName, match="unknown way to decode 'score'"):
+        with refused(UnknownName, "unknown way to decode 'score'"):
             decoding(task("lab/opinion"), lab_t5, "score")

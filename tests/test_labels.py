@@ -48,7 +48,7 @@ class TestLabelsThatNoModelTellsApart:
     @pytest.mark.parametrize("family", ["t5", "umt5", "llama", "gemma", "mistral"])
     def test_labels_of_unknown_tokens_are_refused_by_name_with_what_to_do(self, family, tiny_model):
         backbone = from_model(*tiny_model(family))
-        with pytest.raises(BadInput, match=r"the labels 'да', 'нет': it reads them as '<unk>'.*--label-words"):
+        with pytest.raises(BadInput, match=r"the labels 'да', 'нет': it reads them as '<unk>'.*label_words"):
             backbone.encode_distinct(UNKNOWN)
         with pytest.raises(BadInput, match="does not know the labels 'нет': "):
             backbone.encode_distinct(("good", "нет"))
