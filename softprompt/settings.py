@@ -63,7 +63,8 @@ class LaneSettings:
 
     Raises:
         UnknownName: units that do not exist.
-        BadInput: a learning rate or norm guard that is not positive and finite; restarts or their steps below 1.
+        BadInput: a learning rate that is negative, a norm guard that is not positive, one of them that is not finite;
+            restarts or their steps below 1.
     """
 
     method: str = "prompt-tuning"
@@ -83,7 +84,8 @@ class LaneSettings:
         """Refuse what no method could be trained with."""
         if self.units not in UNITS:
             raise UnknownName("units", self.units, UNITS)
-        require_numbers({"lr": self.lr, "head_lr": self.head_lr})
+        # Training refuses a rate of 0; stored runs may have it.
+        require_numbers({"lr": self.lr, "head_lr": self.head_lr}, zero=True)
         if self.norm_guard is not None and not (math.isfinite(self.norm_guard) and self.norm_guard > 0):
             raise BadInput(f"--norm-guard must be positive and finite, in token norms, not {self.norm_guard}")
         require_numbers({"restarts": self.restarts, "restart_steps": self.restart_steps}, whole=True)
@@ -146,7 +148,7 @@ class TrainSettings:
 
         Raises:
             UnknownName: a schedule, a way to decode or a normalization that does not exist.
-            BadInput: a number outside its range, a warm-up longer than the run, or shots given in two ways.
+            BadInput: a number outside its range, or shots given in two ways.
         """
         require_numbers({name: getattr(self, name) for name in _COUNTS}, whole=True)
         require_numbers({"epochs": self.epochs, "clip": self.clip})
@@ -156,8 +158,6 @@ class TrainSettings:
             choices = get_args(field_.type)
             if choices and isinstance(choices[0], str) and getattr(self, field_.name) not in choices:
                 raise UnknownName(field_.name, str(getattr(self, field_.name)), choices)
-        if self.steps is not None:
-            refuse_long_warmup(self.warmup, self.steps)
         if self.shots and self.shots_per_class:
             raise BadInput("give --shots (rows in total) or --shots-per-class, not both")
 
@@ -165,19 +165,6 @@ class TrainSettings:
 # Numbers of TrainSettings that count something, and count it at least once.
 _COUNTS = ("steps", "batch_size", "grad_accumulation", "tokens_per_batch", "max_length", "eval_every", "eval_rows",
            "patience", "shots", "shots_per_class", "max_new_tokens", "bucket")  # fmt: skip
-
-
-def refuse_long_warmup(warmup: int | None, steps: int) -> None:
-    """Refuse a warm-up after which the run is over: its learning rate would never be reached.
-
-    Raises:
-        BadInput: with both numbers.
-    """
-    if warmup is not None and warmup > steps:
-        raise BadInput(
-            f"--warmup {warmup} is longer than the run of {steps} steps, which would never reach its learning rate; "
-            "give fewer, or more --steps"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

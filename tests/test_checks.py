@@ -57,10 +57,10 @@ def a_prompt() -> SoftPrompt:
 
 
 class TestNumbers:
-    @pytest.mark.parametrize("value", [0, -0.1, NAN, INFINITY, -INFINITY])
+    @pytest.mark.parametrize("value", [-0.1, NAN, INFINITY, -INFINITY])
     @pytest.mark.parametrize("name", ["lr", "head_lr"])
-    def test_a_learning_rate_is_positive_and_finite(self, name, value):
-        with refused(BadInput, f"--{name.replace('_', '-')} must be positive and finite, not {value}"):
+    def test_a_learning_rate_is_finite_and_not_negative(self, name, value):
+        with refused(BadInput, f"--{name.replace('_', '-')} must be 0 or more and finite, not {value}"):
             LaneSettings(**{name: value})
 
     @pytest.mark.parametrize("name", COUNTS)
@@ -82,7 +82,6 @@ class TestNumbers:
             ({"weight_decay": -0.01}, "--weight-decay must be 0 or more and finite, not -0.01"),
             ({"weight_decay": NAN}, "--weight-decay must be 0 or more and finite, not nan"),
             ({"warmup": -1}, "--warmup must be 0 or more, not -1"),
-            ({"warmup": 11, "steps": 10}, "--warmup 11 is longer than the run of 10 steps"),
         ],
     )
     def test_settings_of_training_are_refused_that_would_train_nothing_or_nonsense(self, setting, message):
@@ -103,11 +102,26 @@ class TestNumbers:
         with refused(BadInput, "the seed of initialization must be a whole number"):
             Seeds.all(seed)
 
-    def test_a_warm_up_is_held_against_steps_that_follow_from_the_epochs(self, lab_t5, tmp_path):
-        settings = TrainSettings(epochs=1, warmup=9, batch_size=16, shots=64)
-        with refused(BadInput, "--warmup 9 is longer than the run of 4 steps"):
-            train("lab/opinion", lab_t5, settings=settings, output=tmp_path / "run")
-        assert not (tmp_path / "run").exists()
+    @pytest.mark.parametrize(
+        ("lane", "settings", "message"),
+        [
+            ({"lr": 0.0}, {}, "--lr must be positive and finite, not 0.0"),
+            ({"head_lr": 0}, {}, "--head-lr must be positive and finite, not 0"),
+            ({}, {"warmup": 11, "steps": 10}, "--warmup 11 is longer than the run of 10 steps"),
+            ({}, {"warmup": 9, "epochs": 1, "batch_size": 16, "shots": 64}, "--warmup 9 is longer than the run of 4"),
+        ],
+    )
+    def test_a_rate_that_trains_nothing_is_refused_by_training_and_read_in_old_runs(
+        self, lane, settings, message, tmp_path
+    ):
+        lanes, shared = (LaneSettings(**lane),), TrainSettings(**settings)
+        with refused(BadInput, message):
+            train("lab/opinion", "lab-t5", lanes=lanes, settings=shared, output=tmp_path / "run")
+        with refused(BadInput, message):
+            run_all(RunSpec(task="lab/opinion", model="lab-t5", lane=lanes[0], settings=shared), tmp_path / "store")
+        assert not list(tmp_path.iterdir())
+        stored = Plan(task=task("lab/opinion"), model="lab-t5", lanes=lanes, settings=shared).to_json()
+        assert Plan.from_json(stored).settings == shared
 
     @pytest.mark.parametrize("name", ["batch_size", "max_new_tokens"])
     @pytest.mark.parametrize("value", [0, -1, 1.5])

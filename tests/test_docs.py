@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 from softprompt.cli import app, main
+from softprompt.cli._suggest import OTHER_NAMES
 from softprompt.methods import METHODS
 from softprompt.settings import Seeds
 from softprompt.study import StoredRun, load_specs
@@ -87,7 +88,8 @@ def options_of_benchmarks() -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_that_a_page_names_exists(page: Path):
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w*-])", page.read_text()))
-    assert named - options_of(program()) - options_of_benchmarks() - {"--help"} == set()
+    of_other_tools = {f"--{name}" for name in OTHER_NAMES}
+    assert named - options_of(program()) - options_of_benchmarks() - of_other_tools - {"--help"} == set()
 
 
 @pytest.fixture

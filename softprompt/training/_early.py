@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ..answers import refuse_decoding
 from ..backbones import position_bound, refuse_no_room
+from ..checks import require_numbers
 from ..data import Splits, few_shot, strata
 from ..errors import BadInput, UnknownName
 from ..methods import Method
@@ -37,14 +38,16 @@ def check_request(
         revision: commit of the model on the hub.
 
     Raises:
-        SoftPromptError: methods, regularisers, units, initial vectors, shots, restarts, decoding or lengths that
-            cannot work.
+        SoftPromptError: methods, regularisers, units, learning rates, initial vectors, shots, warm-up, restarts,
+            decoding or lengths that cannot work.
     """
     refuse_decoding(task, settings.decode)
     lanes = [resolved(lane) for lane in lanes]
     for lane in lanes:
+        require_numbers({"lr": lane.lr, "head_lr": lane.head_lr})
         _check_initial(lane, task)
     steps = step_count(settings, max(_training_rows(task, splits, settings, lane) for lane in lanes))
+    _refuse_long_warmup(settings.warmup, steps)
     for lane in lanes:
         if lane.restarts > 1:
             stretch_steps(lane, steps)
@@ -62,6 +65,15 @@ def _training_rows(task: Task, splits: Splits, settings: TrainSettings, lane: La
     refuse_shots(task)
     classes = strata([gold(task, row) for row in splits.train])
     return len(few_shot(classes, shots=shots, per_class=per_class, seed=lane.seeds.draw))
+
+
+def _refuse_long_warmup(warmup: int | None, steps: int) -> None:
+    """Refuse a warm-up after which the run is over: its learning rate would never be reached."""
+    if warmup is not None and warmup > steps:
+        raise BadInput(
+            f"--warmup {warmup} is longer than the run of {steps} steps, which would never reach its learning rate; "
+            "give fewer, or more --steps"
+        )
 
 
 def _check_initial(lane: LaneSettings, task: Task) -> None:

@@ -19,7 +19,7 @@ from ..initializers import Initializer
 from ..methods import Method
 from ..prompt import SoftPrompt
 from ..regularizers import regularizers
-from ..settings import LaneSettings, TrainSettings, refuse_long_warmup
+from ..settings import LaneSettings, TrainSettings
 from ..tasks import Task
 from ..units import WordScale
 from ._loop import Material
@@ -118,8 +118,8 @@ def refuse_twins(lanes: Sequence[LaneSettings]) -> None:
     """
     seen: list[tuple[object, ...]] = []
     for place, lane in enumerate(lanes, 1):
-        told = replace(lane, options={}, regularizer="")
-        key = (told, Method.of(lane), regularizers(lane.regularizer))
+        plain = replace(lane, options={}, regularizer="")
+        key = (plain, Method.of(lane), regularizers(lane.regularizer))
         if key in seen:
             raise BadInput(
                 f"prompts {seen.index(key) + 1} and {place} of this run are the same ({lane.method}, seed "
@@ -223,10 +223,9 @@ def build_lanes(plan: Plan, material: Material) -> list[Lane]:
             or a first stretch longer than the run.
     """
     check_regularizers(plan, material)
-    steps = step_count(plan.settings, max(len(training_rows(material, plan.settings, lane)) for lane in plan.lanes))
-    refuse_long_warmup(plan.settings.warmup, steps)
-    for lane in plan.lanes:
-        if lane.restarts > 1:
+    if any(lane.restarts > 1 for lane in plan.lanes):
+        steps = step_count(plan.settings, max(len(training_rows(material, plan.settings, lane)) for lane in plan.lanes))
+        for lane in plan.lanes:
             stretch_steps(lane, steps)
     shape = head_shape(material.backbone, material.task)
     table = material.backbone.word_vectors
