@@ -49,10 +49,10 @@ def texts_or_rows(inputs: Any) -> list[Any]:
         BadInput: no list; something of which Python would go through the names of the columns; or an input that is
             neither a text nor a row.
     """
-    if isinstance(inputs, Mapping) and all(isinstance(value, str | int | float | None) for value in inputs.values()):
-        inputs = [inputs]
-    elif is_a(inputs, "pandas", "Series"):
+    if is_a(inputs, "pandas", "Series"):
         inputs = inputs.tolist()
+    elif isinstance(inputs, Mapping) and all(isinstance(value, str | int | float | None) for value in inputs.values()):
+        inputs = [inputs]
     elif holds_rows(inputs):
         inputs = row_dicts(inputs)
     given = listed("inputs", inputs)
@@ -85,8 +85,8 @@ def predict(
 
     Args:
         prompt: a stored prompt.
-        inputs: texts, or rows with the task's columns: a list, a pandas DataFrame or Series, a `datasets.Dataset`; or one
-            text or row alone.
+        inputs: texts, or rows with the task's columns: a list, a pandas DataFrame or Series, a `datasets.Dataset`; or
+            one text or row alone.
         task: what to answer; None takes the prompt's own task.
         style: "numeric", "words", "t5" or "pet-0" ...; None is the style of training, or the default for another task.
         model: the frozen model; None loads the one that the prompt names, and keeps it for the next call.

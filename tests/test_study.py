@@ -393,7 +393,7 @@ class TestStore:
             UnknownName, match=rf"run {bad.name} \(prompt-tuning, seed 0, reviews, .*\): unknown initialiser"
         ):
             quietly([bad], store)
-        assert not list((store / "fleets").iterdir())
+        assert not list(store.glob("fleets/*"))
         none = dataclasses.replace(specs[0], model=str(tmp_path / "nowhere"))
         with pytest.raises(BadInput, match=rf"run {none.name} .*no model folder"):
             quietly([none], store)
