@@ -14,12 +14,11 @@ from pathlib import Path
 
 import torch
 from softprompt.backbones import AbstractBackbone, EncoderDecoderBackbone, load_backbone
-from softprompt.bank import Batch
-from softprompt.fleet import Lane
-from softprompt.initializers import uniform
+from softprompt.prompts.batch import Batch
+from softprompt.prompts.initializers import uniform
+from softprompt.prompts.trainable import Lane
 from softprompt.settings import LaneSettings
 from softprompt.training._step import backward
-
 from sst2_minilm import bundled_encoder
 
 PAIRS = 11

@@ -24,21 +24,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from softprompt.backbones import AbstractBackbone, _int8, load_backbone
-from softprompt.bank import Batch, PromptBank
+from softprompt.backbones import AbstractBackbone, load_backbone
+from softprompt.backbones.fast import int8 as _int8
 from softprompt.data import load_rows, split_rows
-from softprompt.evaluation import evaluate, examples_for
-from softprompt.fleet import Lane
-from softprompt.initializers import uniform
-from softprompt.prompt import SoftPrompt
+from softprompt.inference.evaluate import evaluate, examples_for
+from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.initializers import uniform
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.prompts.trainable import Lane
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.tasks import TASKS, Task
 from softprompt.training import Run, resume, train
 from softprompt.training._step import backward
+from sst2_minilm import bundled_encoder
 from torch.nn.functional import cross_entropy
 
 from dropout import t5_small_shape
-from sst2_minilm import bundled_encoder
 
 PAIRS, BATCHES, WINDOW, SEEDS = 9, 20, 50, 5
 RESULT = Path(__file__).parent / "results" / "int8.json"

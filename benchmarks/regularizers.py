@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from softprompt.fleet import Lane
-from softprompt.initializers import uniform
+from softprompt.prompts.initializers import uniform
+from softprompt.prompts.trainable import Lane
+from softprompt.prompts.units import WordScale
 from softprompt.regularizers import Vocabulary, regularizers
 from softprompt.settings import LaneSettings
 from softprompt.training._step import backward
 from softprompt.training._terms import Surroundings, acting
-from softprompt.units import WordScale
 
 from against_peft.measure import peak_bytes
 from dropout import batch_of, t5_small_shape

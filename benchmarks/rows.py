@@ -24,18 +24,18 @@ from pathlib import Path
 
 import torch
 from softprompt.backbones import AbstractBackbone, load_backbone
-from softprompt.bank import Batch
 from softprompt.data import Examples, Ragged, epoch_batches, load_rows, split_rows
-from softprompt.evaluation import default_style, examples_for
-from softprompt.fleet import Lane
-from softprompt.initializers import uniform
-from softprompt.room import Room
+from softprompt.inference.evaluate import default_style, examples_for
+from softprompt.memory import Room
+from softprompt.prompts.batch import Batch
+from softprompt.prompts.initializers import uniform
+from softprompt.prompts.trainable import Lane
 from softprompt.settings import LaneSettings, Seeds
 from softprompt.tasks import styled, task
 from softprompt.training._step import backward
+from sst2_minilm import bundled_encoder
 
 from dropout import t5_small_shape
-from sst2_minilm import bundled_encoder
 
 RESULT = Path(__file__).parent / "results" / "rows.json"
 LENGTH = 10

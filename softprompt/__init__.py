@@ -34,15 +34,15 @@ if TYPE_CHECKING:
     from .backbones import AbstractBackbone as AbstractBackbone
     from .backbones import from_model as from_model
     from .backbones import load_backbone as load_backbone
-    from .evaluation import evaluate as evaluate
-    from .methods import METHODS as METHODS
-    from .methods import Method as Method
+    from .inference.evaluate import evaluate as evaluate
+    from .inference.predict import predict as predict
     from .metrics import METRICS as METRICS
-    from .prediction import predict as predict
-    from .prompt import BackboneIdentity as BackboneIdentity
-    from .prompt import LinearHead as LinearHead
-    from .prompt import Provenance as Provenance
-    from .prompt import SoftPrompt as SoftPrompt
+    from .prompts.methods import METHODS as METHODS
+    from .prompts.methods import Method as Method
+    from .prompts.prompt import BackboneIdentity as BackboneIdentity
+    from .prompts.prompt import LinearHead as LinearHead
+    from .prompts.prompt import Provenance as Provenance
+    from .prompts.prompt import SoftPrompt as SoftPrompt
     from .settings import LaneSettings as LaneSettings
     from .settings import Seeds as Seeds
     from .settings import TrainSettings as TrainSettings

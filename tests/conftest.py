@@ -300,7 +300,7 @@ def tiny_gpt():
 def built_in(name):
     """A built-in backbone as users load it; skips the test while the package has no weights for it."""
     from softprompt.backbones import load_backbone
-    from softprompt.lab.backbones import WEIGHTS
+    from softprompt.builtin import WEIGHTS
 
     if not (WEIGHTS / name).is_dir():
         pytest.skip(f"the weights of {name} are not in the package")
@@ -330,8 +330,8 @@ def tiny_recipes(monkeypatch):
     """Every recipe of a built-in backbone shrunk to a moment, and its skills not measured."""
     import dataclasses
 
-    from softprompt.lab import pretrain
-    from softprompt.lab.recipes import RECIPES
+    from experiments.pretraining import pretrain
+    from experiments.pretraining.recipes import RECIPES
 
     monkeypatch.setattr(pretrain, "measure", lambda model, lesson: {"n": 0})
     for name, plan in list(RECIPES.items()):

@@ -121,11 +121,11 @@ def test_relative_imports_are_resolved_at_every_depth():
         "from ._splits import a, b": [f"{NAME}.data._splits"] * 2,
         "from .. import losses, bank": [f"{NAME}.losses", f"{NAME}.bank"],
         "from ..bank import Batch": [f"{NAME}.bank"],
-        "from softprompt.fleet import Fleet": [f"{NAME}.fleet"],
+        "from softprompt.prompts.trainable import Fleet": [f"{NAME}.fleet"],
         "from softprompt import fleet": [f"{NAME}.fleet"],
         "from ..lab import world": [f"{NAME}.lab.world"],
         "from ..lab.world import rows": [f"{NAME}.lab.world"],
-        "import softprompt.fleet": [f"{NAME}.fleet"],
+        "import softprompt.prompts.trainable": [f"{NAME}.fleet"],
     }
     for source, expected in found.items():
         assert list(imported(ast.parse(source).body[0], path)) == expected, source

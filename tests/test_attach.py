@@ -8,7 +8,7 @@ import torch
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput, ModelMismatch, UnsupportedModel
 from softprompt.interop.attach import attach
-from softprompt.prompt import Provenance, SoftPrompt
+from softprompt.prompts.prompt import Provenance, SoftPrompt
 
 from conftest import DECODERS, ENCODER_DECODERS, ENCODERS
 

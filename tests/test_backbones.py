@@ -8,9 +8,9 @@ from logging import INFO
 import pytest
 import torch
 from softprompt.backbones import from_model, load_backbone
-from softprompt.bank import Batch, PromptBank
 from softprompt.errors import BadInput, ModelMismatch, UnknownName, UnsupportedModel
-from softprompt.prompt import LinearHead, Provenance, SoftPrompt
+from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 
 from conftest import DECODERS, ENCODER_DECODERS, ENCODERS
 

@@ -13,21 +13,21 @@ import pytest
 import torch
 from softprompt import predict, train
 from softprompt.analysis import stored_landscapes
-from softprompt.answers import decoding
 from softprompt.checks import listed, require_different, require_numbers
-from softprompt.cli._lanes import LaneGrid
+from softprompt.cli._prompts import LaneGrid
 from softprompt.cli._rows import OwnRows, with_options
 from softprompt.errors import BadInput, UnknownName, in_python
-from softprompt.evaluation import evaluate
+from softprompt.inference.answers import decoding
+from softprompt.inference.evaluate import evaluate
+from softprompt.inference.predict import texts_or_rows
 from softprompt.lab.demo import Demo
 from softprompt.lab.mlm_head import HeadRecipe
 from softprompt.metrics import score
-from softprompt.prediction import texts_or_rows
-from softprompt.prompt import BackboneIdentity, Provenance, SoftPrompt
+from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from softprompt.regularizers import regularizers
 from softprompt.settings import LandscapeSettings, LaneSettings, Seeds, TrainSettings
-from softprompt.stability import plan
 from softprompt.study import RunSpec, grid, run_all
+from softprompt.study.stability import plan
 from softprompt.study.statistics import bootstrap
 from softprompt.tasks import Source, Task, custom_task, task
 from softprompt.training import Plan

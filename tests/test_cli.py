@@ -15,7 +15,7 @@ import pytest
 import typer
 from softprompt import errors
 from softprompt.cli import app, main
-from softprompt.cli._print import cell
+from softprompt.cli.printing import cell
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.tasks import TASKS, Task, harder
 
@@ -577,7 +577,7 @@ def test_resume_goes_on_with_the_run(monkeypatch: pytest.MonkeyPatch, capsys: py
 def stored(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A prompt that every path leads to."""
     import torch
-    from softprompt.prompt import BackboneIdentity, Provenance, SoftPrompt
+    from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 
     task = TASKS["glue/sst2"].to_json()
     identity = BackboneIdentity("some/model", "encoder", 2)
@@ -600,7 +600,7 @@ def answered(stored: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         options["tell"](answers)
         return answers
 
-    monkeypatch.setattr("softprompt.prediction.predict", predict)
+    monkeypatch.setattr("softprompt.inference.predict.predict", predict)
     return seen
 
 
@@ -656,7 +656,7 @@ def test_predict_names_the_place_of_a_malformed_row(
 def test_evaluate_json_is_one_line_of_metrics_rows_and_invalid_answers(
     stored: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    from softprompt.evaluation import Report
+    from softprompt.inference.evaluate import Report
 
     seen: dict[str, Any] = {}
 
@@ -664,7 +664,7 @@ def test_evaluate_json_is_one_line_of_metrics_rows_and_invalid_answers(
         seen.update(named, prompt=prompt)
         return Report({"accuracy": 0.5, "score": 0.5}, 8, 1, [])
 
-    monkeypatch.setattr("softprompt.evaluation.evaluate", evaluate)
+    monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
     assert main(["evaluate", "prompt", "--split", "validation", "--data-root", "rows", "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line) == {"metrics": {"accuracy": 0.5, "score": 0.5}, "n": 8, "invalid": 1}
@@ -726,7 +726,7 @@ class TestPretrain:
         """An empty place for built-in backbones, and a working directory of the test's own."""
         root = tmp_path / "weights"
         root.mkdir()
-        monkeypatch.setattr("softprompt.lab.backbones.WEIGHTS", root)
+        monkeypatch.setattr("softprompt.builtin.WEIGHTS", root)
         monkeypatch.chdir(tmp_path)
         return root
 
@@ -739,7 +739,7 @@ class TestPretrain:
         assert list(weights.iterdir()) == []
 
     def test_what_it_installs_is_what_the_name_loads(self, weights: Path, capsys: pytest.CaptureFixture[str]):
-        from softprompt.lab.backbones import folder_of
+        from softprompt.builtin import folder_of
 
         from kit import same_files
 
@@ -764,7 +764,7 @@ class TestPretrain:
     def test_a_stopped_one_leaves_with_130_and_says_how_to_go_on(
         self, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ):
-        monkeypatch.setattr("softprompt.lab.pretrain._train", lambda *given: 2)
+        monkeypatch.setattr("experiments.pretraining.pretrain._train", lambda *given: 2)
         assert main(["lab", "pretrain", "lab-gpt", "--install", "--quiet"]) == 130
         assert capsys.readouterr() == ("", "softprompt: stopped after step 2 of 3; the same command goes on\n")
         assert list(weights.iterdir()) == []

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 from softprompt.backbones import from_model
-from softprompt.backbones._decoder import ANSWER_CUE, DecoderBackbone
-from softprompt.bank import Batch, PromptBank
+from softprompt.backbones.decoder import ANSWER_CUE, DecoderBackbone
 from softprompt.data import Ragged
 from softprompt.errors import BadInput, UnsupportedModel
-from softprompt.evaluation import answer_room, evaluate, text_limit
-from softprompt.prediction import predict
-from softprompt.prompt import Provenance, SoftPrompt
+from softprompt.inference.evaluate import answer_room, evaluate, text_limit
+from softprompt.inference.predict import predict
+from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.training import train
 
@@ -381,7 +381,7 @@ class TestChat:
         return from_model(model, tokenizer, answers="chat")
 
     def examples(self, backbone, text, max_length=200):
-        from softprompt.evaluation import examples_for
+        from softprompt.inference.evaluate import examples_for
         from softprompt.tasks import Source, Task
 
         task = Task(

@@ -7,25 +7,25 @@ import json
 import pytest
 import torch
 from softprompt.backbones import from_model
-from softprompt.backbones._deep import SAMPLE
-from softprompt.bank import Batch, PromptBank
+from softprompt.backbones.deep import SAMPLE
 from softprompt.cli import main
 from softprompt.errors import BadInput, CannotExport, DamagedFile, ModelMismatch, UnsupportedModel
-from softprompt.evaluation import evaluate
-from softprompt.fleet import Lane, bank_of
-from softprompt.initializers import uniform
+from softprompt.inference.evaluate import evaluate
 from softprompt.interop.attach import attach
 from softprompt.interop.numpy import export_numpy
 from softprompt.interop.peft import export_peft
-from softprompt.methods import METHODS, Method, describe
-from softprompt.prompt import Provenance, SoftPrompt
+from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.initializers import uniform
+from softprompt.prompts.methods import METHODS, Method, describe
+from softprompt.prompts.prompt import Provenance, SoftPrompt
+from softprompt.prompts.trainable import Lane, bank_of
+from softprompt.prompts.units import WordScale
 from softprompt.regularizers import regularizers
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.store import load_prompt, save_prompt
 from softprompt.training import resume, train
 from softprompt.training._step import backward
 from softprompt.training._terms import Surroundings, acting
-from softprompt.units import WordScale
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as Output
 
 from conftest import DECODERS, ENCODER_DECODERS, ENCODERS

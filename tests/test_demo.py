@@ -9,23 +9,23 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from softprompt.answers import Answers
+from experiments.pretraining.recipes import RECIPES, build_model, build_tokenizer
+from softprompt import builtin as backbones
 from softprompt.backbones import load_backbone
+from softprompt.builtin import write_backbone, write_manifest
 from softprompt.cli import _demo, main
 from softprompt.cli._several import summary
 from softprompt.data import Examples, Ragged
 from softprompt.errors import BadInput, RunExists, UnknownName
-from softprompt.evaluation import evaluate
-from softprompt.lab import backbones
+from softprompt.inference.answers import Answers
+from softprompt.inference.evaluate import evaluate
 from softprompt.lab import demo as lab_demo
-from softprompt.lab.backbones import write_backbone, write_manifest
 from softprompt.lab.demo import Demo, best_of, no_prompt, turned
 from softprompt.lab.instructions import instructed, instruction
-from softprompt.lab.recipes import RECIPES, build_model, build_tokenizer
-from softprompt.lab.world import KINDS
-from softprompt.prompt import SoftPrompt
+from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks import LAB, TASKS, harder, task
 from softprompt.training import Interrupted, Result, read_plan, read_results
+from softprompt.world import KINDS
 
 STEPS = 3
 
@@ -155,7 +155,7 @@ class TestInstructions:
     def test_every_instruction_is_one_that_pretraining_draws(self):
         from random import Random
 
-        from softprompt.lab.world import question
+        from softprompt.world import question
 
         draw, asked = Random(0), set()
         for kind in KINDS:
@@ -258,8 +258,8 @@ class TestWhatIsWritten:
     def test_the_matrix_of_step_0_is_that_of_the_initial_vectors(self, shown):
         # Uniform in [-0.5, 0.5], of the seed alone: the norm recorded in the first pass is that of the same vectors.
         from softprompt.analysis import cosines, norms
-        from softprompt.fleet import Lane
-        from softprompt.initializers import uniform
+        from softprompt.prompts.initializers import uniform
+        from softprompt.prompts.trainable import Lane
         from softprompt.settings import LaneSettings, Seeds
 
         folder, _ = shown

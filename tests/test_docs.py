@@ -14,7 +14,7 @@ import pytest
 import typer
 from softprompt.cli import app, main
 from softprompt.cli._suggest import OTHER_NAMES
-from softprompt.methods import METHODS
+from softprompt.prompts.methods import METHODS
 from softprompt.settings import Seeds
 from softprompt.study import StoredRun, load_specs
 from softprompt.study._stored import path_of, to_bytes

@@ -9,11 +9,11 @@ import pytest
 import torch
 import transformers
 from softprompt.backbones import from_model, load_backbone
-from softprompt.backbones._scale import digest_of, scaling_of
-from softprompt.bank import Batch, PromptBank
+from softprompt.backbones.rescale.scale import digest_of, scaling_of
 from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.interop.peft import export_peft
-from softprompt.prompt import Provenance, SoftPrompt
+from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.prompt import Provenance, SoftPrompt
 from torch.utils._pytree import tree_map
 
 from conftest import build_tokenizer
@@ -301,7 +301,7 @@ class TestHeadsOfAnEncoder:
 
 
 def _identity(model):
-    from softprompt.backbones._base import identity_of
+    from softprompt.backbones.base import identity_of
 
     return identity_of(model, "tiny", "encoder")
 
@@ -355,7 +355,7 @@ class TestWeightsOfAnotherKindOfTensor:
         return model, plain, tokenizer
 
     def test_memory_is_probed_and_a_step_is_that_of_the_plain_numbers(self, model):
-        from softprompt.room._memory import bytes_per_token
+        from softprompt.memory._memory import bytes_per_token
 
         gradients = []
         for each in model[:2]:

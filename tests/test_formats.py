@@ -9,7 +9,7 @@ import pytest
 from softprompt.cli import main
 from softprompt.data import load_rows
 from softprompt.errors import BadInput, UnknownName
-from softprompt.prediction import as_row
+from softprompt.inference.predict import as_row
 from softprompt.tasks import Task, custom_task
 
 ROWS = [{"text": f"words {i}", "label": "ab"[i % 2]} for i in range(4)]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from softprompt.errors import BadInput
-from softprompt.initializers import from_label_words, from_tokens, from_vectors, from_vocabulary, uniform
+from softprompt.prompts.initializers import from_label_words, from_tokens, from_vectors, from_vocabulary, uniform
 
 V, E, M = 20, 6, 4
 VECTORS = torch.arange(M * E).reshape(M, E).float() / 7

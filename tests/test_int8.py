@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 from softprompt import TrainSettings, evaluate, from_model, load_backbone, resume, train
-from softprompt.backbones import _int8
-from softprompt.backbones._int8 import Int8Layer, Int8Linear, rounded, to_int8
-from softprompt.bank import Batch, PromptBank
+from softprompt.backbones.fast import int8 as _int8
+from softprompt.backbones.fast.int8 import Int8Layer, Int8Linear, rounded, to_int8
 from softprompt.errors import ModelMismatch, UnknownName, UnsupportedModel
+from softprompt.prompts.batch import Batch, PromptBank
 from softprompt.training._loop import Loop
 from transformers.pytorch_utils import Conv1D
 

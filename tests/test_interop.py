@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from softprompt.backbones import EncoderBackbone
-from softprompt.backbones._decoder import ANSWER_CUE
-from softprompt.bank import Batch, PromptBank
+from softprompt.backbones.decoder import ANSWER_CUE
 from softprompt.errors import BadInput, CannotExport, DamagedFile, ModelMismatch, UnknownName
 from softprompt.interop import hub
 from softprompt.interop.numpy import export_numpy, import_numpy
 from softprompt.interop.peft import export_peft, import_peft
-from softprompt.prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
+from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
 from softprompt.store import save_prompt
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "bad", "good", "film", "plot", "review", ":", "sentence"]

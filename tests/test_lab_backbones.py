@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from softprompt import builtin as backbones
 from softprompt.backbones import load_backbone
+from softprompt.builtin import BUILT_IN, copy_backbone, folder_of, write_backbone, write_manifest
 from softprompt.cli import main
 from softprompt.errors import BadInput, DamagedFile, UnknownName
 from softprompt.interop.peft import export_peft
-from softprompt.lab import backbones
-from softprompt.lab.backbones import BUILT_IN, copy_backbone, folder_of, write_backbone, write_manifest
-from softprompt.prompt import Provenance, SoftPrompt
+from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.settings import LaneSettings, TrainSettings
 from softprompt.training import read_plan, train
 
@@ -146,7 +146,7 @@ class TestLoading:
         message = str(caught.value)
         assert what in message
         assert message.startswith("the built-in backbone 'lab-t5' is damaged: ")
-        assert message.endswith("; reinstall softprompt, or run softprompt lab pretrain lab-t5")
+        assert message.endswith("; reinstall softprompt, or run python -m experiments.pretraining lab-t5")
         assert "\n" not in message
         # The others are checked each on its own.
         if "MANIFEST" not in what:
@@ -182,7 +182,7 @@ class TestLoading:
             assert load_backbone(backbone.name).identity() == backbone.identity()
 
     def test_names_are_told_without_torch(self):
-        code = "import sys, softprompt.lab.backbones as b; print(len(b.BUILT_IN), 'torch' in sys.modules)"
+        code = "import sys, softprompt.builtin as b; print(len(b.BUILT_IN), 'torch' in sys.modules)"
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert found.stdout.split() == [str(len(BUILT_IN)), "False"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 from softprompt.backbones import load_backbone
-from softprompt.evaluation import evaluate
+from softprompt.builtin import BUILT_IN, WEIGHTS, folder_of
+from softprompt.inference.evaluate import evaluate
 from softprompt.interop.peft import export_peft
-from softprompt.lab.backbones import BUILT_IN, WEIGHTS, folder_of
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.tasks import TASKS, harder
 from softprompt.training import Interrupted, Run, read_record, resume, train
@@ -165,6 +165,6 @@ def test_stock_peft_and_transformers_write_the_same_answers(alone: Run, lab_t5: 
 
 
 def passages() -> Any:
-    from softprompt.lab.world import rows
+    from softprompt.world import rows
 
     return rows(str(COLOR.source.world), "test", COLOR.source.options)

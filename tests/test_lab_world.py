@@ -8,11 +8,11 @@ from random import Random
 import pytest
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, UnknownName
-from softprompt.lab.world import ATTRIBUTES, KINDS, MIX, Difficulty, question, rows, split_of, vocabulary
-from softprompt.lab.world._passages import draw_facts, tell
-from softprompt.lab.world._statements import FORMS, statement
-from softprompt.lab.world._words import COLORS, ITEMS, LARGE, NAMES, PLACES, PRAISE
 from softprompt.tasks import GROUPS, TASKS, Task, harder
+from softprompt.world import ATTRIBUTES, KINDS, MIX, Difficulty, question, rows, split_of, vocabulary
+from softprompt.world._passages import draw_facts, tell
+from softprompt.world._statements import FORMS, statement
+from softprompt.world._words import COLORS, ITEMS, LARGE, NAMES, PLACES, PRAISE
 
 LAB = GROUPS["lab"]
 SMALL_TASK = {"train": 60, "validation": 20, "test": 20}
@@ -235,8 +235,8 @@ def test_impossible_difficulties_are_refused(wrong: dict):
 
 
 def test_more_rows_than_the_world_has_are_refused(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("softprompt.lab.world._rows.EXHAUSTED", 30)
-    monkeypatch.setattr("softprompt.lab.world._rows.FAMILIES", {"same": lambda tell: {"first": "a", "answer": "b"}})
+    monkeypatch.setattr("softprompt.world._rows.EXHAUSTED", 30)
+    monkeypatch.setattr("softprompt.world._rows.FAMILIES", {"same": lambda tell: {"first": "a", "answer": "b"}})
     with pytest.raises(BadInput, match="about 1 different rows"):
         list(rows("same", "train", {}))
 

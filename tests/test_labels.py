@@ -8,8 +8,8 @@ from softprompt.backbones import from_model
 from softprompt.data import SPECIAL, Examples, Ragged, warn_of_unknown
 from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.settings import LaneSettings, TrainSettings
-from softprompt.stability import measure, plan
 from softprompt.study import RunSpec, run_all
+from softprompt.study.stability import measure, plan
 
 from kit import review_task
 

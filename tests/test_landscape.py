@@ -14,13 +14,13 @@ from softprompt.analysis import prompt_landscape
 from softprompt.analysis.landscape import coordinates, curvature, directions, gradient, standard_error, surface
 from softprompt.analysis.prompt_landscape import landscape_of
 from softprompt.backbones import from_model, load_backbone
-from softprompt.bank import PromptBank
 from softprompt.cli import main
 from softprompt.data import SPECIAL
 from softprompt.errors import BadInput
-from softprompt.evaluation import evaluate, examples_for
+from softprompt.inference.evaluate import evaluate, examples_for
 from softprompt.losses import cross_entropy, squared_error
-from softprompt.prompt import LinearHead, Provenance, SoftPrompt
+from softprompt.prompts.batch import PromptBank
+from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 from softprompt.settings import LandscapeSettings, LaneSettings, Seeds, TrainSettings
 from softprompt.training import train
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 from softprompt.cli import main
 from softprompt.cli._layout import laid_out
-from softprompt.cli._print import record, table
 from softprompt.cli._several import summary
+from softprompt.cli.printing import record, table
 from softprompt.study import columns
 from softprompt.training import Result
 

@@ -16,9 +16,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from softprompt.cli import main
 from softprompt.data import load_rows
 from softprompt.errors import BadInput, UnknownName
-from softprompt.evaluation import evaluate
-from softprompt.prediction import predict
-from softprompt.prompt import SoftPrompt
+from softprompt.inference.evaluate import evaluate
+from softprompt.inference.predict import predict
+from softprompt.prompts.prompt import SoftPrompt
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.tasks import Task, custom_task
 from softprompt.training import Interrupted, resume, train

@@ -14,8 +14,8 @@ from softprompt.backbones import model_name
 from softprompt.cli import app
 from softprompt.cli._suggest import OTHER_NAMES, meant
 from softprompt.errors import BadInput, in_python
-from softprompt.evaluation import task_of
-from softprompt.prompt import BackboneIdentity, Provenance, SoftPrompt
+from softprompt.inference.evaluate import task_of
+from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from softprompt.tasks import custom_task
 
 PACKAGE = Path(softprompt.__file__).parent

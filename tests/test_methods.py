@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from softprompt.errors import BadInput, UnknownName
-from softprompt.methods import METHODS, Method, describe
+from softprompt.prompts.methods import METHODS, Method, describe
 from softprompt.settings import LaneSettings
 from torch import nn
 

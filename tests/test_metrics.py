@@ -6,15 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from softprompt.errors import BadInput, UnknownName
-from softprompt.metrics import (
-    MEASURES,
-    METRICS,
-    headline_score,
-    is_stuck,
-    majority,
-    refuse_other_metrics,
-    score,
-)
+from softprompt.metrics import MEASURES, METRICS, headline_score, is_stuck, majority, refuse_other_metrics, score
 
 # The first call imports scikit-learn or scipy.
 PATIENT = settings(deadline=None)

@@ -14,13 +14,13 @@ from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.data import Ragged
 from softprompt.errors import BadInput, UnknownName
-from softprompt.evaluation import examples_for
-from softprompt.fleet import Lane
-from softprompt.initializers import uniform
-from softprompt.prompt import LinearHead
-from softprompt.standardization import Standardization
+from softprompt.inference.evaluate import examples_for
+from softprompt.prompts.initializers import uniform
+from softprompt.prompts.prompt import LinearHead
+from softprompt.prompts.standardization import Standardization
+from softprompt.prompts.trainable import Lane
 from softprompt.tasks import answer_text
-from softprompt.training._lane import TrainedLane
+from softprompt.training._member import TrainedLane
 from softprompt.training._optimizer import LaneOptimizer
 from softprompt.training._records import Record
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 import transformers
 from softprompt.backbones import from_model
-from softprompt.backbones._verify import random_rows, verify
-from softprompt.bank import Batch, PromptBank
+from softprompt.backbones.rescale.verify import random_rows, verify
 from softprompt.errors import BadInput, UnsupportedModel
+from softprompt.prompts.batch import Batch, PromptBank
 
 from conftest import DECODERS, ENCODER_DECODERS, ENCODERS, build_tokenizer
 

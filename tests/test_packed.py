@@ -8,22 +8,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from softprompt.backbones import (
-    _blocks,
-    _frozen_linear,
-    _packed,
-    _products,
-    from_model,
-    load_backbone,
-    scale_embeddings,
-)
-from softprompt.backbones._blocks import pack, widths_of
-from softprompt.backbones._encoder_decoder import EncoderDecoderBackbone
-from softprompt.backbones._frozen_linear import frozen_linear
-from softprompt.backbones._packed import Encoded, PackedT5
-from softprompt.bank import Batch, PromptBank
+from softprompt.backbones import _products, from_model, load_backbone, scale_embeddings
+from softprompt.backbones.encoder_decoder import EncoderDecoderBackbone
+from softprompt.backbones.fast import blocks as _blocks
+from softprompt.backbones.fast import frozen_linear as _frozen_linear
+from softprompt.backbones.fast import packed as _packed
+from softprompt.backbones.fast.blocks import pack, widths_of
+from softprompt.backbones.fast.frozen_linear import frozen_linear
+from softprompt.backbones.fast.packed import Encoded, PackedT5
 from softprompt.cli import main
 from softprompt.errors import ModelMismatch, UnknownName, UnsupportedModel
+from softprompt.prompts.batch import Batch, PromptBank
 from softprompt.settings import LaneSettings, TrainSettings
 from softprompt.training import resume, train
 from torch.utils.flop_counter import FlopCounterMode

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from softprompt import evaluate, predict
 from softprompt.backbones import from_model
-from softprompt.bank import PromptBank
 from softprompt.cli import main
 from softprompt.data import tokenize
 from softprompt.errors import BadInput, UnknownName, UnsupportedModel
-from softprompt.evaluation import examples_for
+from softprompt.inference.evaluate import examples_for
 from softprompt.interop._recipes import _text
+from softprompt.prompts.batch import PromptBank
 from softprompt.settings import LaneSettings, TrainSettings
 from softprompt.tasks import PATTERNS, TASKS, Source, Task, custom_task, styled, task
 from softprompt.training import train

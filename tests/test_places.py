@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from softprompt.backbones import lasting_name
 from softprompt.errors import BadInput
-from softprompt.evaluation import evaluate
+from softprompt.inference.evaluate import evaluate
 from softprompt.interop.hub import without_folders
 from softprompt.interop.numpy import export_numpy, import_numpy
-from softprompt.prompt import SoftPrompt
+from softprompt.prompts.prompt import SoftPrompt
 from softprompt.settings import LaneSettings
 from softprompt.store import save_prompt
 from softprompt.training import read_plan, train

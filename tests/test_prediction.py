@@ -9,9 +9,9 @@ import torch
 from softprompt import cli
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput
-from softprompt.evaluation import evaluate
-from softprompt.prediction import _parts, predict
-from softprompt.prompt import Provenance, SoftPrompt
+from softprompt.inference.evaluate import evaluate
+from softprompt.inference.predict import _parts, predict
+from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.tasks import custom_task
 
 TEXTS = ["good", "a bad film", "the movie was great", "not it", "terrible", "good and bad", "it is great"]
@@ -63,7 +63,7 @@ def test_a_run_that_is_killed_has_printed_what_it_answered(prompt, backbone, tmp
         return answer(*given, **named)
 
     monkeypatch.setattr(type(backbone), "label_scores", lambda self, *given, **named: dying(*given, **named))
-    monkeypatch.setattr("softprompt.prediction._loaded", lambda name, **options: backbone)
+    monkeypatch.setattr("softprompt.inference.predict._loaded", lambda name, **options: backbone)
     prompt.save(tmp_path / "prompt")
     assert cli.main(["predict", str(tmp_path / "prompt"), *TEXTS, "--batch-size", "3"]) == 130
     lines = capsys.readouterr().out.splitlines()

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file
 from scipy.stats import kstest
 from softprompt.backbones import from_model
-from softprompt.bank import PromptBank
 from softprompt.data import SPECIAL, load_rows, split_rows
 from softprompt.errors import BadInput
-from softprompt.evaluation import examples_for
-from softprompt.fleet import Lane
-from softprompt.initializers import uniform
+from softprompt.inference.evaluate import examples_for
 from softprompt.losses import task_losses
+from softprompt.prompts.batch import PromptBank
+from softprompt.prompts.initializers import uniform
+from softprompt.prompts.trainable import Lane
 from softprompt.regularizers import DIVERGENCES, REGULARIZERS, Vocabulary, _words, regularizers, row_divergences
 from softprompt.regularizers._ball import Ball
 from softprompt.regularizers._words import free_words

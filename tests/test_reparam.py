@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from softprompt.errors import BadInput, UnknownName
-from softprompt.reparam import (
+from softprompt.prompts.reparam import (
     LSTM,
     MLP,
     REPARAMETERIZATIONS,

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from softprompt import LaneSettings, TrainSettings, custom_task, evaluate, train
 from softprompt.backbones import from_model
-from softprompt.class_scores import ClassScores, calibration_error
 from softprompt.cli import main
 from softprompt.cli._report import in_words, short
 from softprompt.errors import BadInput, UnknownName
-from softprompt.intervals import STATISTICS, intervals
+from softprompt.inference.class_scores import ClassScores, calibration_error
+from softprompt.inference.intervals import STATISTICS, intervals
+from softprompt.inference.report import Report
 from softprompt.metrics import METRICS
-from softprompt.report import Report
 from softprompt.tasks import Source, Task
 
 from kit import review_rows
@@ -100,7 +100,7 @@ class TestIntervals:
         rng = np.random.default_rng(0)
         predictions, gold = (rng.integers(0, 9, 60).tolist() for _ in range(2))
         whole = intervals(["macro-f1", "matthews"], ["matthews"], predictions, gold)
-        monkeypatch.setattr("softprompt.intervals.BATCH", 500)
+        monkeypatch.setattr("softprompt.inference.intervals.BATCH", 500)
         assert intervals(["macro-f1", "matthews"], ["matthews"], predictions, gold) == whole
 
     def test_one_row_implies_nothing(self):

@@ -12,8 +12,8 @@ from softprompt.backbones import load_backbone
 from softprompt.cli import main
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput
-from softprompt.fleet import stream_seed
-from softprompt.prompt import SoftPrompt
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.prompts.trainable import stream_seed
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.study._fleets import group

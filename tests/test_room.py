@@ -9,18 +9,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from softprompt.answers import answer, answer_all
 from softprompt.backbones import from_model
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import OutOfMemory
-from softprompt.evaluation import Report, evaluate, examples_for
-from softprompt.fleet import Lane, bank_of
-from softprompt.initializers import uniform
+from softprompt.inference.answers import answer, answer_all
+from softprompt.inference.evaluate import Report, evaluate, examples_for
+from softprompt.memory import Room, bytes_per_token, is_out_of_memory
+from softprompt.memory import _room as room_file
+from softprompt.memory._memory import _kept, left_in_groups
+from softprompt.memory._split import least_padded
+from softprompt.prompts.initializers import uniform
+from softprompt.prompts.trainable import Lane, bank_of
 from softprompt.regularizers import regularizers
-from softprompt.room import Room, bytes_per_token, is_out_of_memory
-from softprompt.room import _room as room_file
-from softprompt.room._memory import _kept, left_in_groups
-from softprompt.room._split import least_padded
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.training import Plan, resume, train
 from softprompt.training._loop import Loop

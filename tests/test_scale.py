@@ -8,18 +8,18 @@ import math
 import numpy as np
 import pytest
 import torch
-from softprompt.answers import answer
 from softprompt.backbones import from_model, load_backbone
-from softprompt.backbones._family import KINDS
-from softprompt.backbones._scale import RECIPES, _outputs, digest_of, scale_embeddings
-from softprompt.bank import PromptBank
+from softprompt.backbones.family import KINDS
+from softprompt.backbones.rescale.scale import RECIPES, _outputs, digest_of, scale_embeddings
 from softprompt.cli import main
 from softprompt.errors import BadInput, ModelMismatch, UnsupportedModel
-from softprompt.evaluation import evaluate, examples_for
+from softprompt.inference.answers import answer
+from softprompt.inference.evaluate import evaluate, examples_for
 from softprompt.interop.attach import attach
 from softprompt.interop.numpy import export_numpy, import_numpy
 from softprompt.interop.peft import export_peft, import_peft
-from softprompt.prompt import BackboneIdentity, Provenance, SoftPrompt
+from softprompt.prompts.batch import PromptBank
+from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from softprompt.settings import LaneSettings, TrainSettings
 from softprompt.store import json_bytes, load_prompt, save_prompt
 from softprompt.training import Interrupted, read_plan, resume, train

@@ -14,14 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
-from softprompt import stability
 from softprompt.cli import main
 from softprompt.cli._compared import compared
-from softprompt.cli._lanes import LaneGrid
+from softprompt.cli._prompts import LaneGrid
 from softprompt.errors import BadInput, SoftPromptError, UnknownName
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
-from softprompt.stability import Arm, against, as_given, plan, remarks, report, seed_sets, spread, tables, text, write
-from softprompt.study import RunSpec, grid, load_specs, read
+from softprompt.study import RunSpec, grid, load_specs, read, stability
 from softprompt.study._stored import StoredRun, path_of
 from softprompt.study.power import (
     detectable_difference,
@@ -29,6 +27,19 @@ from softprompt.study.power import (
     detectable_ratio_by_brown_forsythe,
     power_of_ratio,
     seeds_for_ratio,
+)
+from softprompt.study.stability import (
+    Arm,
+    against,
+    as_given,
+    plan,
+    remarks,
+    report,
+    seed_sets,
+    spread,
+    tables,
+    text,
+    write,
 )
 from softprompt.study.statistics import bootstrap, brown_forsythe, deviation, holm, ratio_interval
 from softprompt.training import Interrupted

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save
 from softprompt.errors import BadInput, DamagedFile, SoftPromptError, StorageFailure
-from softprompt.prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
+from softprompt.prompts.prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
 from softprompt.store import (
     MAX_ELEMENTS,
     find_prompt,

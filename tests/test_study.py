@@ -20,8 +20,8 @@ from softprompt import store as store_module
 from softprompt.backbones import load_backbone
 from softprompt.cli import main
 from softprompt.errors import BadInput, DamagedFile, SoftPromptError, UnknownName
-from softprompt.methods import METHODS
 from softprompt.metrics import is_stuck
+from softprompt.prompts.methods import METHODS
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, compare, grid, load_specs, markdown, missing, read, run_all, summary
 from softprompt.study import _run as run_module

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from softprompt.bank import SPECIAL, TEMPLATE, UNKNOWN
 from softprompt.data import Examples, Ragged, epoch_batches, stream, tokenize
 from softprompt.data._truncate import shares, shortened_text
 from softprompt.errors import BadInput
+from softprompt.prompts.batch import SPECIAL, TEMPLATE, UNKNOWN
 from softprompt.tasks import Source, Task, task
 
 TASK = Task(

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from softprompt.answers import answer
 from softprompt.backbones import from_model, load_backbone
-from softprompt.bank import PromptBank
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, NotTrainable, RunExists, UnknownName
-from softprompt.evaluation import evaluate, report
-from softprompt.fleet import Lane
-from softprompt.initializers import uniform
+from softprompt.inference.answers import answer
+from softprompt.inference.evaluate import evaluate, report
+from softprompt.prompts.batch import PromptBank
+from softprompt.prompts.initializers import uniform
+from softprompt.prompts.trainable import Lane
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.training import Interrupted, Plan, resume, train
 from softprompt.training import _results as results_module
@@ -621,7 +621,7 @@ class TestRefusals:
 def test_a_bank_of_a_trained_run_answers_rows_of_different_prompts_as_each_alone(task, t5_folder, tmp_path):
     run = train(task, str(t5_folder), lanes=FOUR[:2], settings=TrainSettings(steps=2), output=tmp_path / "run")
     backbone = load_backbone(str(t5_folder))
-    from softprompt.evaluation import examples_for
+    from softprompt.inference.evaluate import examples_for
 
     examples = examples_for(
         backbone, task, [{"text": "good film"}, {"text": "a bad and long story"}], 10, targets=False

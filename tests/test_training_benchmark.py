@@ -61,7 +61,7 @@ def test_the_trainer_and_our_loop_take_the_same_steps(benchmark, machine):
 def test_the_packed_engine_needs_fewer_operations_and_keeps_less(benchmark, machine, monkeypatch):
     turns = benchmark("against_peft.turns")
     # Else layers so narrow are padded, which is faster than another call.
-    monkeypatch.setitem(importlib.import_module("softprompt.backbones._blocks").CALL, "cpu", 0.0)
+    monkeypatch.setitem(importlib.import_module("softprompt.backbones.fast.blocks").CALL, "cpu", 0.0)
     with turns.made(quick(benchmark, 0, rows="realistic", variants=("reference", "packed")), machine) as made:
         reference, packed = (turns.costs_of(one, made.batches[1], machine.device) for one in made.variants.values())
     assert packed["flops"] < 0.5 * reference["flops"]

@@ -15,9 +15,10 @@ from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput
-from softprompt.fleet import Lane
-from softprompt.initializers import divided, from_vectors, uniform
-from softprompt.methods import METHODS
+from softprompt.prompts.initializers import divided, from_vectors, uniform
+from softprompt.prompts.methods import METHODS
+from softprompt.prompts.trainable import Lane
+from softprompt.prompts.units import WordScale, norm_warning, told
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
 from softprompt.training import Plan, read_plan, train
 from softprompt.training import _results as results_module
@@ -26,7 +27,6 @@ from softprompt.training._optimizer import LaneOptimizer
 from softprompt.training._records import Record, read_record
 from softprompt.training._setup import build_lanes, prepare
 from softprompt.training._start import start_lanes
-from softprompt.units import WordScale, norm_warning, told
 
 from kit import review_task
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
+from benchmarks.against_peft.rows import twin
 from softprompt.backbones import AbstractBackbone, from_model
 from softprompt.data import Examples
 from softprompt.settings import LaneSettings, Seeds, TrainSettings
@@ -16,8 +17,6 @@ from softprompt.training._setup import build_lanes
 from softprompt.training._start import start_lanes
 from softprompt.training._step import backward
 from torch import Tensor
-
-from .rows import twin
 
 
 def backbone_of(model: Any, tokenizer: Any, engine: str) -> AbstractBackbone:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
+from benchmarks.against_peft.rows import twin
 from softprompt.data import Examples, Ragged
-from softprompt.fleet import Lane
+from softprompt.prompts.trainable import Lane
 from torch import Tensor
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -19,8 +20,6 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-
-from .rows import twin
 
 
 @final

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .cells import VARIANTS
+from benchmarks.against_peft.cells import VARIANTS
 
 Cells = Mapping[str, Mapping[str, Any]]
 

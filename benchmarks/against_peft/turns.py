@@ -12,14 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.against_peft import measure
+from benchmarks.against_peft.cells import VARIANTS, Cell, Variant
+from benchmarks.against_peft.ours import Ours, backbone_of
+from benchmarks.against_peft.peer import Peer
+from benchmarks.against_peft.rows import (
+    SHAPES,
+    batches,
+    drawn_rows,
+    lengths_of,
+    random_t5,
+    real_rows,
+    stored_t5,
+    tokens,
+)
 from softprompt.data import Examples, Ragged
 from transformers import T5Tokenizer
-
-from . import measure
-from .cells import VARIANTS, Cell, Variant
-from .ours import Ours, backbone_of
-from .peer import Peer
-from .rows import SHAPES, batches, drawn_rows, lengths_of, random_t5, real_rows, stored_t5, tokens
 
 LR = 0.1
 # Rows on which all variants are compared before they are timed.

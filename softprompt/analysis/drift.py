@@ -10,11 +10,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones import AbstractBackbone
-from ..bank import PromptBank
 from ..data import Examples
 from ..errors import BadInput
-from ..prompt import SoftPrompt
-from ..units import WordScale
+from ..prompts.batch import PromptBank
+from ..prompts.prompt import SoftPrompt
+from ..prompts.units import WordScale
 
 BATCH = 32
 

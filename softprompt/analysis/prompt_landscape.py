@@ -11,13 +11,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..backbones import AbstractBackbone
-from ..bank import Batch, PromptBank
 from ..data import SPECIAL, Examples
 from ..errors import BadInput
 from ..losses import task_losses
-from ..prompt import SoftPrompt
+from ..prompts.batch import Batch, PromptBank
+from ..prompts.prompt import SoftPrompt
+from ..prompts.units import WordScale
 from ..settings import LandscapeSettings
-from ..units import WordScale
 from .landscape import Losses, curvature, directions, gradient, standard_error, surface
 
 # Half the width of the finite difference of curvatures, as a share of what is moved: the same whatever the radius.

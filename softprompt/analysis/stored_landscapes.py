@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from ..answers import answer
 from ..backbones import AbstractBackbone
-from ..bank import PromptBank
 from ..checks import listed, require_different
 from ..data import Rows, load_rows, refuse_split, rows_of, split_rows
 from ..errors import BadInput, UnknownName
-from ..evaluation import backbone_of, examples_for, report, task_of
-from ..prompt import SoftPrompt
+from ..inference.answers import answer
+from ..inference.evaluate import backbone_of, examples_for, report, task_of
+from ..prompts.batch import PromptBank
+from ..prompts.prompt import SoftPrompt
 from ..settings import LandscapeSettings
 from ..store import json_bytes, write_folder
 from ..tasks import Task

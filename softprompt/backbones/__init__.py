@@ -1,10 +1,5 @@
 """Frozen models behind one contract: (encoder-)decoders answer in tokens, encoders by label words or a linear head."""
 
-from ._base import AbstractBackbone as AbstractBackbone
-from ._base import Answers as Answers
-from ._decoder import DecoderBackbone as DecoderBackbone
-from ._encoder import EncoderBackbone as EncoderBackbone
-from ._encoder_decoder import EncoderDecoderBackbone as EncoderDecoderBackbone
 from ._limits import position_bound as position_bound
 from ._limits import refuse_no_room as refuse_no_room
 from ._load import from_model as from_model
@@ -15,4 +10,9 @@ from ._names import model_name as model_name
 from ._names import refuse_no_folder as refuse_no_folder
 from ._new_head import with_new_head as with_new_head
 from ._numbers import answers_for_numbers as answers_for_numbers
-from ._scale import scale_embeddings as scale_embeddings
+from .base import AbstractBackbone as AbstractBackbone
+from .base import Answers as Answers
+from .decoder import DecoderBackbone as DecoderBackbone
+from .encoder import EncoderBackbone as EncoderBackbone
+from .encoder_decoder import EncoderDecoderBackbone as EncoderDecoderBackbone
+from .rescale.scale import scale_embeddings as scale_embeddings

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import SoftPromptError, UnsupportedModel
-from ._family import decoder_of, text_config
+from .family import decoder_of, text_config
 
 # What errors of Python and torch say where a family does not take a prompt, and what that means.
 _MEANINGS = (

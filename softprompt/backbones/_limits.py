@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
+from ..builtin import BUILT_IN, folder_of
 from ..errors import BadInput
-from ..lab.backbones import BUILT_IN, folder_of
-from ._family import KINDS, RELATIVE
 from ._load import _configuration
+from .family import KINDS, RELATIVE
 
 # Fewer text positions than this left beside the prompt is a mistake, not a setting.
 FEWEST_TEXT_POSITIONS = 8

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..builtin import BUILT_IN, folder_of
 from ..errors import BadInput, UnknownName, UnsupportedModel, pick
-from ..lab.backbones import BUILT_IN, folder_of
-from ..prompt import refuse_no_scale
-from ._base import AbstractBackbone, Answers
-from ._decoder import DecoderBackbone
-from ._encoder import EncoderBackbone
-from ._encoder_decoder import EncoderDecoderBackbone
-from ._family import KINDS, Kind, kind_of, unwrapped
+from ..prompts.prompt import refuse_no_scale
 from ._fit import LOADING, first_line, refuse_unfit, why_not_loaded
 from ._names import lasting_name, model_name, refuse_no_folder
-from ._scale import scale_embeddings, scaling_of
-from ._verify import verify
+from .base import AbstractBackbone, Answers
+from .decoder import DecoderBackbone
+from .encoder import EncoderBackbone
+from .encoder_decoder import EncoderDecoderBackbone
+from .family import KINDS, Kind, kind_of, unwrapped
+from .rescale.scale import scale_embeddings, scaling_of
+from .rescale.verify import verify
 
 log = logging.getLogger("softprompt")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import nn
 
+from ..builtin import BUILT_IN
 from ..errors import BadInput, UnknownName
-from ..lab.backbones import BUILT_IN
 
 log = logging.getLogger("softprompt")
 

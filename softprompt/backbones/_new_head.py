@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
+from ..builtin import BUILT_IN
 from ..errors import BadInput, UnsupportedModel
-from ..lab.backbones import BUILT_IN
-from ._family import kind_of
 from ._load import _configuration, _device, _encoder_weights, _tokenizer, refuse_no_folder, silence
+from .family import kind_of
 
 
 def with_new_head(name: str, *, seed: int = 0, device: str = "auto", revision: str | None = None) -> tuple[Any, Any]:

@@ -1,8 +1,8 @@
 """How a model answers with a number, where nobody says."""
 
-from ..lab.backbones import BUILT_IN, folder_of
-from ._family import kind_of
+from ..builtin import BUILT_IN, folder_of
 from ._load import _configuration, refuse_no_folder, silence
+from .family import kind_of
 
 
 def answers_for_numbers(name: str, answers: str = "auto", revision: str | None = None) -> str:

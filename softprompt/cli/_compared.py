@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 from ..errors import BadInput
 from ..settings import LaneSettings, TrainSettings
 from ._flatten import Given, Without, flatten
-from ._lanes import LaneGrid
+from ._prompts import LaneGrid
 from ._suggest import explained
 
 # What varies within a setting is not an option of it.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ._layout import laid_out, width_of
-from ._options import DataRoot, Device, Quiet
-from ._print import cell, say
 from ._several import summary
+from .options import DataRoot, Device, Quiet
+from .printing import cell, say
 
 if TYPE_CHECKING:
     from ..lab.demo import Demo, TaskReport

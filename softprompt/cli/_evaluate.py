@@ -10,9 +10,9 @@ from ..errors import BadInput
 from ..tasks import on_rows
 from ._backbone import Compute
 from ._flatten import flatten
-from ._options import DataRoot, Delimiter, Device, Json, Model, OwnStyle, OwnTask, Stored
-from ._print import finite, print_json
 from ._report import in_words
+from .options import DataRoot, Delimiter, Device, Json, Model, OwnStyle, OwnTask, Stored
+from .printing import finite, print_json
 
 
 @flatten
@@ -56,9 +56,9 @@ def evaluate(
     """Score a stored prompt on a task: metrics with their 95 % intervals, classes, and which classes are confused."""
     if output is not None and os.path.lexists(output):
         raise BadInput(f"{str(output)!r} exists already; choose another --output")
-    from ..evaluation import evaluate as evaluate_prompt
-    from ..evaluation import task_of
-    from ..prompt import SoftPrompt
+    from ..inference.evaluate import evaluate as evaluate_prompt
+    from ..inference.evaluate import task_of
+    from ..prompts.prompt import SoftPrompt
     from ..store import json_bytes, write_folder
 
     stored = SoftPrompt.load(prompt)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from ._options import NewFolder, Stored
+from .options import NewFolder, Stored
 
 
 def export(
@@ -17,7 +17,7 @@ def export(
     ] = "peft",
 ) -> None:
     """Write a prompt for others: a folder that stock PEFT loads without our code, or a numpy file."""
-    from ..prompt import SoftPrompt
+    from ..prompts.prompt import SoftPrompt
 
     stored = SoftPrompt.load(prompt)
     if format == "peft":

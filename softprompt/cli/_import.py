@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import BadInput
-from ._options import NewFolder
+from .options import NewFolder
 
 
 def import_(

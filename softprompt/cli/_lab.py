@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from experiments.claims.__main__ import claims, real_t5
+from experiments.which_method.__main__ import confirm
 
+from ..builtin import BUILT_IN
 from ..errors import BadInput
-from ..lab.backbones import BUILT_IN
-from ._claims import claims, real_t5
-from ._confirm import confirm
-from ._options import DataRoot, Device, NewFolder, Quiet
-from ._print import say
+from .options import DataRoot, Device, NewFolder, Quiet
+from .printing import say
 
 lab = typer.Typer(help="The laboratory: small trained backbones, built in, and studies on them.", no_args_is_help=True)
 lab.command("confirm")(confirm)
@@ -32,11 +32,11 @@ def pretrain(
     quiet: Quiet = False,
 ) -> None:
     """Make a built-in backbone again from its seed: 20 to 60 minutes on two cores. Prints the backbone's folder."""
-    from ..lab.pretrain import pretrain as make
+    from experiments.pretraining.pretrain import pretrain as make
 
     result = make(name, output or Path("runs") / f"pretrain-{name}", progress=not quiet)
     if install:
-        from ..lab.backbones import install_backbone
+        from ..builtin import install_backbone
 
         result = install_backbone(name, result)
     print(result)
@@ -48,7 +48,7 @@ def copy(
     folder: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
 ) -> None:
     """Write a built-in backbone into a folder, for `from_pretrained` and other tools."""
-    from ..lab.backbones import copy_backbone
+    from ..builtin import copy_backbone
 
     print(copy_backbone(name, folder))
 

@@ -11,8 +11,8 @@ from ..errors import BadInput
 from ..settings import LandscapeSettings
 from ._flatten import Given, flatten
 from ._layout import width_of
-from ._options import DataRoot, Device, Json, Model, OwnStyle, OwnTask
-from ._print import print_json, say, table
+from .options import DataRoot, Device, Json, Model, OwnStyle, OwnTask
+from .printing import print_json, say, table
 
 if TYPE_CHECKING:
     from ..analysis.stored_landscapes import Drawn, Subject

@@ -19,13 +19,13 @@ from ._lab import lab
 from ._landscape import landscape
 from ._methods import methods
 from ._predict import predict
-from ._print import say
 from ._show import show
 from ._stability import stability
 from ._study import study
 from ._suggest import explained
 from ._tasks import tasks
 from ._train import train
+from .printing import say
 
 app = typer.Typer(
     name="softprompt",

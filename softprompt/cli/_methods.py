@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from ._layout import width_of
-from ._options import Json
-from ._print import print_json, record, say, table
+from .options import Json
+from .printing import print_json, record, say, table
 
 Width = Annotated[int, typer.Option("--width", min=1, help="Embedding size e of the frozen model.")]
 Layers = Annotated[
@@ -20,7 +20,7 @@ methods = typer.Typer(help="Methods: what is trained, and how many numbers that 
 @methods.command("list")
 def list_methods(width: Width = 768, layers: Layers = 1, json_lines: Json = False) -> None:
     """All methods: prompt length, trained and stored numbers for embedding size --width; units and learning rate."""
-    from ..methods import METHODS, describe
+    from ..prompts.methods import METHODS, describe
 
     rows = describe(width, layers)
     if json_lines:
@@ -60,7 +60,7 @@ def show_method(
 ) -> None:
     """One method: its paper, its options with their defaults, its learning rate."""
     from ..errors import pick
-    from ..methods import METHODS, describe
+    from ..prompts.methods import METHODS, describe
 
     method = pick("method", name, METHODS)
     counts = next(row for row in describe(width, layers) if row["method"] == name)

@@ -11,8 +11,8 @@ import typer
 from ._backbone import Compute
 from ._flatten import flatten
 from ._inputs import read_inputs
-from ._options import Delimiter, Device, Model, OwnStyle, OwnTask, Quiet, Stored
-from ._print import print_json
+from .options import Delimiter, Device, Model, OwnStyle, OwnTask, Quiet, Stored
+from .printing import print_json
 
 
 @flatten
@@ -43,7 +43,7 @@ def predict(
     Lines are printed in the order of the texts, as soon as they are answered.
     """
     inputs = read_inputs(texts or [], file, delimiter)
-    from ..prompt import SoftPrompt
+    from ..prompts.prompt import SoftPrompt
 
     stored = SoftPrompt.load(prompt)
     with _bar(len(inputs), not quiet) as advance:

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ._print import table
+from .printing import table
 
 if TYPE_CHECKING:
-    from ..class_scores import ClassScores
-    from ..report import Report
+    from ..inference.class_scores import ClassScores
+    from ..inference.report import Report
 
 WIDTH = 80
 # A label is cut to so many characters, as a column's head to fewer.

@@ -11,13 +11,13 @@ import typer
 from ..errors import UnknownName
 from ..tasks import TASKS
 from ._layout import width_of
-from ._options import Json
-from ._print import print_json, record, table
 from ._several import summary
 from ._tasks import print_task
+from .options import Json
+from .printing import print_json, record, table
 
 if TYPE_CHECKING:
-    from ..prompt import SoftPrompt
+    from ..prompts.prompt import SoftPrompt
 
 
 def show(
@@ -39,7 +39,7 @@ def show(
 
 
 def _show_run(folder: Path, json_lines: bool) -> None:
-    from ..prompt import SoftPrompt
+    from ..prompts.prompt import SoftPrompt
     from ..training import read_plan, read_results
 
     plan = read_plan(folder)
@@ -89,13 +89,13 @@ def restart_told(restarts: Mapping[str, Any]) -> str:
 
 def norm_told(prompt: Mapping[str, Any]) -> str | None:
     """The norm of a described prompt as people read it."""
-    from ..units import told
+    from ..prompts.units import told
 
     return None if prompt.get("norm") is None else told(prompt["norm"], prompt["token_norm"])
 
 
 def _show_prompt(folder: Path, json_lines: bool) -> None:
-    from ..prompt import SoftPrompt
+    from ..prompts.prompt import SoftPrompt
 
     values = describe(SoftPrompt.load(folder))
     if json_lines:
@@ -107,7 +107,7 @@ def _show_prompt(folder: Path, json_lines: bool) -> None:
 
 def describe(prompt: "SoftPrompt") -> dict[str, Any]:
     """What a prompt is: everything but its numbers, of which only the mean norm (eq. 4 of EPT) is told."""
-    from ..units import prompt_norm
+    from ..prompts.units import prompt_norm
 
     origin = prompt.provenance
     norm, token_norm = prompt_norm(prompt.vectors), _number(origin.training.get("token_norm"))
@@ -135,8 +135,8 @@ def describe(prompt: "SoftPrompt") -> dict[str, Any]:
 
 
 def _warnings(prompt: "SoftPrompt", token_norms: float) -> list[str]:
-    from ..methods import METHODS
-    from ..units import norm_warning
+    from ..prompts.methods import METHODS
+    from ..prompts.units import norm_warning
 
     origin = prompt.provenance
     found = norm_warning(

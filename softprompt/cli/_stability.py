@@ -14,15 +14,15 @@ from ..settings import TrainSettings
 from ._backbone import Asking, Compute
 from ._compared import NO_SEEDS, compared
 from ._flatten import Given, flatten
-from ._lanes import LaneGrid
 from ._layout import laid_out, width_of
-from ._options import DataRoot, Device, Json, Quiet, TaskOption
-from ._print import print_json, say
+from ._prompts import LaneGrid
 from ._rows import OwnRows, with_options
+from .options import DataRoot, Device, Json, Quiet, TaskOption
+from .printing import print_json, say
 
 if TYPE_CHECKING:
-    from ..stability import Plan, Report
     from ..study import RunSpec
+    from ..study.stability import Plan, Report
 
 # What may stand beside --study; everything else is in the file.
 WITH_STUDY = {"study", "seeds", "base_seed", "vary", "store", "output", "lanes", "data_root", "device", "json_lines",
@@ -93,8 +93,8 @@ def stability(
         how["backbone"] = {} if scale == 1.0 else {"embedding_scale": scale}
         declared = with_options(rows.task(task), task_option)
         plans = [_planned(_specs(declared, model, chosen, how), seeded)]
-    from ..stability import measure, write
     from ..store import refuse_no_place
+    from ..study.stability import measure, write
 
     refuse_no_place(output or store / "reports", "the report")
     for planned in plans:
@@ -118,7 +118,7 @@ def _specs(task: Any, model: str, chosen: Mapping[str, Any], how: Mapping[str, A
 
 def _planned(specs: "Mapping[str, RunSpec]", seeded: Mapping[str, Any]) -> "Plan":
     """Each setting with each seed; what a prompt scores on its own rows is wanted too."""
-    from ..stability import plan
+    from ..study.stability import plan
 
     scored = {
         name: dataclasses.replace(spec, settings=dataclasses.replace(spec.settings, train_score=True))
@@ -131,8 +131,8 @@ def _of_file(path: Path, given: Given, seeded: Mapping[str, Any]) -> "list[Plan]
     """One plan for each task of a study file: with its seeds if it has several, else with those of the command."""
     for name in sorted(given - WITH_STUDY):
         raise BadInput(f"--study FILE holds what is trained; drop --{name.replace('_', '-')}, or write it there")
-    from ..stability import as_given, by_setting
     from ..study import load_specs
+    from ..study.stability import as_given, by_setting
 
     specs = load_specs(path)
     tasks = {task: [spec for spec in specs if spec.declared.name == task] for task in _tasks(specs)}
@@ -155,7 +155,7 @@ def _slug(planned: "Plan") -> str:
 
 
 def _print(found: "Report", json_lines: bool) -> None:
-    from ..stability import remarks, tables, text, title
+    from ..study.stability import remarks, tables, text, title
 
     if json_lines:
         print_json(found.to_json())

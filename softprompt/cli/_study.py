@@ -8,8 +8,8 @@ import typer
 
 from ..errors import BadInput
 from ._layout import laid_out, width_of
-from ._options import DataRoot, Device, Json, Quiet
-from ._print import print_json, say
+from .options import DataRoot, Device, Json, Quiet
+from .printing import print_json, say
 
 if TYPE_CHECKING:
     from ..study import RunSpec

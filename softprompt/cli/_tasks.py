@@ -8,9 +8,9 @@ import typer
 from ..tasks import PATTERNS, TASKS, Task, styled
 from ..tasks import task as find_task
 from ._layout import width_of
-from ._options import Json, TaskOption
-from ._print import print_json, record, table
 from ._rows import with_options
+from .options import Json, TaskOption
+from .printing import print_json, record, table
 
 tasks = typer.Typer(help="Tasks: rows, template, label words, metrics.", no_args_is_help=True)
 

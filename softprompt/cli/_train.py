@@ -10,12 +10,12 @@ from ..errors import BadInput
 from ..settings import TrainSettings
 from ._backbone import Asking, Compute
 from ._flatten import Given, flatten
-from ._lanes import LaneGrid
 from ._layout import width_of
-from ._options import DataRoot, Device, Json, Quiet, TaskOption
-from ._print import print_json, say, table
+from ._prompts import LaneGrid
 from ._rows import OwnRows, with_options
 from ._several import summary
+from .options import DataRoot, Device, Json, Quiet, TaskOption
+from .printing import print_json, say, table
 
 if TYPE_CHECKING:
     from ..training import Result, Run
@@ -102,7 +102,7 @@ def _row(result: "Result") -> dict[str, Any]:
 
 
 def _norm(result: "Result") -> str | None:
-    from ..units import told
+    from ..prompts.units import told
 
     if result.norm is None:
         return None

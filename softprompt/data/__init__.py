@@ -1,8 +1,8 @@
 """Rows to batches: load, split, draw, tokenise, order. Everything random is seeded; no model here."""
 
-from ..bank import SPECIAL as SPECIAL
-from ..bank import TEMPLATE as TEMPLATE
-from ..bank import UNKNOWN as UNKNOWN
+from ..prompts.batch import SPECIAL as SPECIAL
+from ..prompts.batch import TEMPLATE as TEMPLATE
+from ..prompts.batch import UNKNOWN as UNKNOWN
 from ._batches import cut as cut
 from ._batches import epoch_batches as epoch_batches
 from ._batches import stream as stream

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..bank import SPECIAL, Batch
+from ..prompts.batch import SPECIAL, Batch
 
 Gold = int | float | list[str]
 Indices = Sequence[int] | Tensor

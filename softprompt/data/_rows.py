@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
+from .. import world
 from ..errors import BadInput, UnknownName
-from ..lab import world
 from ..metrics import refuse_other_metrics
 from ..tasks import (
     ABSENT,

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ..bank import SPECIAL, TEMPLATE, UNKNOWN
 from ..errors import BadInput
+from ..prompts.batch import SPECIAL, TEMPLATE, UNKNOWN
 from ..tasks import Rendered, Task, answer_text, gold
 from ._cache import cached, content_key, default_folder, tokenizer_key
 from ._examples import Examples, Gold, Ragged

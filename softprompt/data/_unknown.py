@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..bank import SPECIAL, TEMPLATE
+from ..prompts.batch import SPECIAL, TEMPLATE
 from ._examples import Examples, Ragged
 
 log = logging.getLogger("softprompt")

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..backbones._base import AbstractBackbone
+from ..backbones.base import AbstractBackbone
 from ..errors import BadInput, ModelMismatch, pick
-from ..prompt import BackboneIdentity, Provenance, SoftPrompt
+from ..prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 
 # How a prompt of each kind of backbone answers if nothing else is said.
 ANSWERS = {"encoder-decoder": "tokens", "encoder": "label-words", "decoder": "tokens"}

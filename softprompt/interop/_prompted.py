@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..backbones._deep import Fresh, entering, layers_of
-from ..backbones._family import decoder_of, embedded, first_position, kind_of, limit_reason, position_limit
-from ..backbones._join import Joined, join, refuse_too_long, take, text_first
+from ..backbones.deep import Fresh, entering, layers_of
+from ..backbones.family import decoder_of, embedded, first_position, kind_of, limit_reason, position_limit
+from ..backbones.join import Joined, join, refuse_too_long, take, text_first
 from ..errors import BadInput, UnsupportedModel
-from ..prompt import SoftPrompt
+from ..prompts.prompt import SoftPrompt
 from ._text_only import ENCODER, ENCODER_DECODER, without_prompt
 
 

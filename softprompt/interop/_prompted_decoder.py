@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..backbones._family import generates_from_vectors
-from ..backbones._join import Joined, text_last
+from ..backbones.family import generates_from_vectors
+from ..backbones.join import Joined, text_last
 from ..errors import BadInput, UnsupportedModel
 from ._prompted import AbstractPromptedModel, Given, reading, refuse
 from ._text_only import ENCODER, restricted, without_prompt

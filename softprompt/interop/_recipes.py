@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from ..backbones._decoder import ANSWER_CUE
-from ..lab.backbones import BUILT_IN
-from ..prompt import SoftPrompt
+from ..backbones.decoder import ANSWER_CUE
+from ..builtin import BUILT_IN
+from ..prompts.prompt import SoftPrompt
 
 MODEL_CLASSES = {
     ("encoder-decoder", "tokens"): "AutoModelForSeq2SeqLM",

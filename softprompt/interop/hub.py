@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BadInput
-from ..prompt import SoftPrompt
+from ..prompts.prompt import SoftPrompt
 from ..store import MANIFEST, find_prompt, load_prompt, save_prompt
 
 FILES = ("prompt.safetensors", "prompt.json", MANIFEST)

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from ..backbones import lasting_name
-from ..backbones._base import AbstractBackbone
+from ..backbones.base import AbstractBackbone
 from ..errors import BadInput, CannotExport
-from ..prompt import BackboneIdentity, SoftPrompt
+from ..prompts.prompt import BackboneIdentity, SoftPrompt
 from ..store import MAX_ELEMENTS, write_file
 from ._imported import imported
 

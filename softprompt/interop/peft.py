@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones import lasting_name
-from ..backbones._base import AbstractBackbone
-from ..backbones._family import text_config
+from ..backbones.base import AbstractBackbone
+from ..backbones.family import text_config
+from ..builtin import BUILT_IN, folder_of
 from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch
-from ..lab.backbones import BUILT_IN, folder_of
-from ..prompt import BackboneIdentity, SoftPrompt
+from ..prompts.prompt import BackboneIdentity, SoftPrompt
 from ..store import (
     MANIFEST,
     from_document,

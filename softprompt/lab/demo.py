@@ -20,26 +20,26 @@ from typing import Any
 import torch
 
 from ..analysis import cosines, distinct, mean_cosine, norm_curve
-from ..answers import Answers, answer
 from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
-from ..bank import PromptBank
+from ..builtin import BUILT_IN
 from ..checks import listed, require_different, require_numbers
 from ..data import Examples, load_rows, split_rows
 from ..errors import BadInput, NotTrainable
-from ..evaluation import examples_for, report
-from ..fleet import Lane
-from ..initializers import uniform
+from ..inference.answers import Answers, answer
+from ..inference.evaluate import examples_for, report
+from ..inference.predict import predict
 from ..interop.peft import export_peft
-from ..methods import METHODS, Method
-from ..prediction import predict
-from ..prompt import Provenance, SoftPrompt
+from ..prompts.batch import PromptBank
+from ..prompts.initializers import uniform
+from ..prompts.methods import METHODS, Method
+from ..prompts.prompt import Provenance, SoftPrompt
+from ..prompts.trainable import Lane
+from ..prompts.units import BAND, WordScale
 from ..settings import LaneSettings, Seeds, TrainSettings
 from ..store import json_bytes, write_file
 from ..tasks import Task, harder
 from ..tasks import task as find_task
 from ..training import Interrupted, Result, Run, read_plan, refuse_used, train
-from ..units import BAND, WordScale
-from .backbones import BUILT_IN
 from .instructions import instructed, instruction
 
 log = logging.getLogger("softprompt")

@@ -3,8 +3,8 @@
 import dataclasses
 
 from ..tasks import Task
-from .world import ATTRIBUTES
-from .world._questions import FRAMES
+from ..world import ATTRIBUTES
+from ..world.questions import FRAMES
 
 # Pretraining lists no more values in one question.
 MOST_LISTED = 4

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..bank import Batch
 from ..data import UNKNOWN
 from ..errors import BadInput, UnknownName
-from ..units import WordScale
+from ..prompts.batch import Batch
+from ..prompts.units import WordScale
 from ._vocabulary import Vocabulary
 
 # Positions that get random numbers, of rows and of the positions before them that are prompt: [b, n] -> [b, s].

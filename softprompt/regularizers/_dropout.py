@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from ..bank import Batch
+from ..prompts.batch import Batch
 from ._base import AbstractPerturbation, Scene
 
 

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..bank import Batch
 from ..data import SPECIAL, TEMPLATE
 from ..errors import BadInput
+from ..prompts.batch import Batch
 from ._ball import UPDATES, Ball, Level, Norm
 from ._base import AbstractPerturbation, Scene, Where, refuse_negative, refuse_unknown, refuse_unknown_parts
 from ._divergences import DIVERGENCES

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..bank import Batch
 from ..errors import BadInput
+from ..prompts.batch import Batch
 from ._base import AbstractPerturbation, Scene, refuse_negative, refuse_unknown_parts
 from ._words import free_words, refuse_no_column, refuse_no_words
 

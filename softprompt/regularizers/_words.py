@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from ..bank import Batch
 from ..data import TEMPLATE
 from ..errors import BadInput
+from ..prompts.batch import Batch
 from ._base import AbstractPerturbation, Scene, refuse_negative, refuse_unknown, refuse_unknown_parts
 
 log = logging.getLogger("softprompt")

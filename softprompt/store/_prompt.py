@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput, DamagedFile
-from ..prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
+from ..prompts.prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
 from ._folder import MANIFEST, read_folder, settled, write_folder
 from ._run import in_run
 from ._values import MAX_ELEMENTS, MAX_HEADER_BYTES, json_bytes, read_json, read_tensors, tensor_bytes

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from ..prompt import SoftPrompt
+from ..prompts.prompt import SoftPrompt
 from ..tasks import Source, read_from
 
 

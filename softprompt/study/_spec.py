@@ -99,7 +99,7 @@ class RunSpec:
         Prompts of different length do not share: how far a text is cut would depend on the longest. Nor do runs with
         the frozen model's dropout, whose noise is the first lane's.
         """
-        from ..methods import METHODS
+        from ..prompts.methods import METHODS
 
         values = {**self.to_json(), "lane": None, "tags": None}
         method = pick("method", self.lane.method, METHODS).with_options(self.lane.options)
@@ -183,7 +183,7 @@ def _is_empty(value: Any) -> bool:
 
 def _resolved(lane: LaneSettings) -> dict[str, Any]:
     """The method that a lane trains: every number that its name and options stand for."""
-    from ..methods import METHODS
+    from ..prompts.methods import METHODS
 
     method = pick("method", lane.method, METHODS).with_options(lane.options)
     values = {**dataclasses.asdict(method), "options": method.defaults}

@@ -15,11 +15,6 @@ from ._custom import on_rows as on_rows
 from ._custom import own_records as own_records
 from ._custom import own_source as own_source
 from ._custom import place_of as place_of
-from ._files import ENDINGS as ENDINGS
-from ._files import FORMATS as FORMATS
-from ._files import is_data_file as is_data_file
-from ._files import paths_of as paths_of
-from ._files import records as records
 from ._glue import GLUE
 from ._lab import LAB
 from ._lab import harder as harder
@@ -40,6 +35,11 @@ from ._records import columns_of as columns_of
 from ._records import text_fault as text_fault
 from ._records import value_of as value_of
 from ._superglue import SUPER_GLUE
+from .files import ENDINGS as ENDINGS
+from .files import FORMATS as FORMATS
+from .files import is_data_file as is_data_file
+from .files import paths_of as paths_of
+from .files import records as records
 
 TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, *SUPER_GLUE, *LAB)}
 

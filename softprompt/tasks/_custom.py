@@ -8,11 +8,11 @@ from typing import Any
 from ..checks import listed, require_different
 from ..errors import BadInput, UnknownName
 from ._base import MASK, SPLITS, Answer, Source, Task, template_columns
-from ._files import delimiter_of, paths_of, records
 from ._labels import label_values_of, label_words_of
 from ._memory import MemoryRows, class_names
 from ._numbers import decimals_of
 from ._records import Record
+from .files import delimiter_of, paths_of, records
 
 # Of one split: a path or a glob, several of them, or rows in memory (a list of dicts, a DataFrame, a Dataset).
 Rows = Any

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import BadInput
-from ..lab.world import ATTRIBUTES, FAMILIES, check_options
+from ..world import ATTRIBUTES, FAMILIES, check_options
 from ._base import Source, Task
 
 
@@ -77,7 +77,7 @@ def harder(task: Task, **options: Any) -> Task:
 
     Args:
         task: of the lab.
-        options: fields of `softprompt.lab.world.Difficulty`, as in `noise=4, label_noise=0.1`.
+        options: fields of `softprompt.world.Difficulty`, as in `noise=4, label_noise=0.1`.
 
     Raises:
         BadInput: a task that is not of the lab, or a value that cannot be.

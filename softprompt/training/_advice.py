@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..evaluation import majority_score
+from ..inference.evaluate import majority_score
+from ..prompts.units import norm_warning, prompt_norm
 from ..tasks import Task
-from ..units import norm_warning, prompt_norm
-from ._lane import TrainedLane
+from ._member import TrainedLane
 from ._records import read_record
 
 # The mean loss of the last tenth has to be at least this share below the first tenth's.

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..answers import refuse_decoding
 from ..backbones import position_bound, refuse_no_room
 from ..checks import require_numbers
 from ..data import Splits, few_shot, strata
 from ..errors import BadInput, UnknownName
-from ..methods import Method
-from ..prompt import SoftPrompt
+from ..inference.answers import refuse_decoding
+from ..prompts.methods import Method
+from ..prompts.prompt import SoftPrompt
 from ..settings import LaneSettings, TrainSettings
 from ..tasks import Task, gold
 from ._numbers import refuse_shots

@@ -9,18 +9,18 @@ from typing import final
 
 import torch
 
-from ..answers import answer_all
 from ..backbones import AbstractBackbone
-from ..bank import Batch, PromptBank
 from ..data import Examples
-from ..evaluation import Report, report
-from ..fleet import bank_of, seeded, stream_seed
-from ..prompt import SoftPrompt
-from ..room import Room
+from ..inference.answers import answer_all
+from ..inference.evaluate import Report, report
+from ..memory import Room
+from ..prompts.batch import Batch, PromptBank
+from ..prompts.prompt import SoftPrompt
+from ..prompts.standardization import standardized
+from ..prompts.trainable import bank_of, seeded, stream_seed
 from ..settings import TrainSettings
-from ..standardization import standardized
 from ..tasks import Task
-from ._lane import TrainedLane, is_finite
+from ._member import TrainedLane, is_finite
 from ._records import Record
 from ._step import PassResult, backward, leaves
 from ._terms import Surroundings, acting

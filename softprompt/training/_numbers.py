@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ..backbones import AbstractBackbone
 from ..data import Examples, Ragged
 from ..errors import BadInput
-from ..standardization import Standardization
+from ..prompts.standardization import Standardization
 from ..tasks import TASKS, Task
 from ._loop import Material
 

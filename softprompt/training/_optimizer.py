@@ -5,7 +5,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from ..fleet import Lane
+from ..prompts.trainable import Lane
 from ..settings import TrainSettings
 
 

@@ -11,9 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..backbones import AbstractBackbone
-from ..bank import Batch, PromptBank
-from ..fleet import seeded
 from ..losses import task_losses
+from ..prompts.batch import Batch, PromptBank
+from ..prompts.trainable import seeded
 from ..regularizers import Share
 from ._terms import Group, Surroundings
 

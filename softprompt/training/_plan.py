@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
-from ..prompt import SoftPrompt
+from ..prompts.prompt import SoftPrompt
 from ..settings import LaneSettings, TrainSettings, from_values
 from ..store import found_model
 from ..tasks import Task, read_from

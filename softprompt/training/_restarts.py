@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, final
 
 from ..errors import BadInput
-from ..fleet import stream_seed
+from ..prompts.trainable import stream_seed
 from ..settings import LaneSettings
 from ..store import json_bytes, write_file
-from ._lane import TrainedLane, is_finite
+from ._member import TrainedLane, is_finite
 from ._records import Record, read_record, recorded_steps
 
 # Of the run's steps, and at the most: where our first trial found that the training loss predicts the test score.

@@ -10,15 +10,15 @@ from statistics import fmean
 from typing import Any
 
 from ..errors import DamagedFile
-from ..evaluation import Report, majority_score
-from ..fleet import stream_seed
+from ..inference.evaluate import Report, majority_score
 from ..metrics import ERRORS, headline_score, score
+from ..prompts.trainable import stream_seed
+from ..prompts.units import prompt_norm
 from ..store import json_bytes, save_prompt, write_file
 from ..tasks import Task
-from ..units import prompt_norm
 from ._advice import not_learning, wrong_scale
-from ._lane import TrainedLane
 from ._loop import Loop
+from ._member import TrainedLane
 from ._plan import Plan, Result, read_plan
 from ._records import read_record, recorded_steps
 from ._restarts import losers_steps

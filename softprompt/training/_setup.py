@@ -8,20 +8,20 @@ from pathlib import Path
 
 import torch
 
-from .. import initializers
-from ..answers import decoding
 from ..backbones import AbstractBackbone
 from ..data import Ragged, Splits, few_shot, strata
 from ..errors import BadInput, UnknownName
-from ..evaluation import examples_for
-from ..fleet import Lane
-from ..initializers import Initializer
-from ..methods import Method
-from ..prompt import SoftPrompt
+from ..inference.answers import decoding
+from ..inference.evaluate import examples_for
+from ..prompts import initializers
+from ..prompts.initializers import Initializer
+from ..prompts.methods import Method
+from ..prompts.prompt import SoftPrompt
+from ..prompts.trainable import Lane
+from ..prompts.units import WordScale
 from ..regularizers import regularizers
 from ..settings import LaneSettings, TrainSettings
 from ..tasks import Task
-from ..units import WordScale
 from ._loop import Material
 from ._numbers import refuse_shots, refuse_unwritable, standardization
 from ._plan import DEFAULT_STEPS, Plan

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..data import stream
-from ..fleet import Lane
-from ..prompt import Provenance
+from ..prompts.prompt import Provenance
+from ..prompts.trainable import Lane
 from ..regularizers import regularizers
-from ._lane import TrainedLane
 from ._loop import Material
+from ._member import TrainedLane
 from ._optimizer import LaneOptimizer
 from ._plan import Plan
 from ._records import Record

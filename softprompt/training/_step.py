@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..backbones import AbstractBackbone
-from ..bank import Batch, PromptBank
 from ..errors import NotTrainable
-from ..fleet import Lane, bank_of, stream_seed
+from ..prompts.batch import Batch, PromptBank
+from ..prompts.trainable import Lane, bank_of, stream_seed
 from ._passes import Passes
 from ._terms import Group, Surroundings, Term, changed, grouped, numbers
 

@@ -12,13 +12,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..backbones import AbstractBackbone
-from ..bank import Batch, PromptBank
 from ..errors import BadInput
-from ..fleet import stream_seed
 from ..losses import task_losses
+from ..prompts.batch import Batch, PromptBank
+from ..prompts.trainable import stream_seed
+from ..prompts.units import WordScale
 from ..regularizers import DIVERGENCES, Regularizer, Scene, Share, Vocabulary, row_divergences
 from ..tasks import Task
-from ..units import WordScale
 
 # The pass of a prompt's own regulariser number so much draws from the stream of this name.
 STREAM = "perturbation"

@@ -10,9 +10,9 @@ from typing import Any
 from ..backbones import AbstractBackbone, answers_for_numbers, load_backbone, model_name, refuse_no_folder
 from ..data import load_rows, split_rows, warn_of_unknown
 from ..errors import BadInput
-from ..evaluation import default_style, tell_truncated
-from ..fleet import Lane
-from ..prompt import refuse_no_scale
+from ..inference.evaluate import default_style, tell_truncated
+from ..prompts.prompt import refuse_no_scale
+from ..prompts.trainable import Lane
 from ..settings import LaneSettings, TrainSettings
 from ..store import Checkpoint, json_bytes, latest_checkpoint, refuse_no_place, write_file
 from ..tasks import TASKS, stored_in, styled
@@ -28,8 +28,8 @@ from ._keywords import (
     settings_from,
     task_from,
 )
-from ._lane import below
 from ._loop import Loop, Material
+from ._member import below
 from ._plan import Plan, Run, read_plan
 from ._progress import refuse_unknown_tracker
 from ._records import Record

@@ -1,0 +1,80 @@
+"""What is compared: a method with its options, and the same at a learning rate."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from softprompt.prompts.methods import METHODS
+from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.study import RunSpec
+
+from .design import PAPER_RATE, Design
+
+TITLES = {
+    "prompt-tuning": "prompt tuning",
+    "p-tuning": "P-Tuning",
+    "residual": "residual",
+    "ept": "EPT",
+    "ept-star": "EPT\\*",
+    "polar": "one vector",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method and the options in which it differs from its presets."""
+
+    method: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """As results are filed by: "ept hidden=10"."""
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.options)])
+
+    @property
+    def title(self) -> str:
+        """As people read it, in Markdown."""
+        return " ".join([TITLES.get(self.method, self.method), *(f"{key}={value}" for key, value in self.options)])
+
+    def at(self, lr: float) -> "Arm":
+        """The setting at a learning rate."""
+        return Arm(self, lr)
+
+    @property
+    def at_paper(self) -> "Arm":
+        """The setting at the papers' learning rate."""
+        return Arm(self, PAPER_RATE)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A setting at a learning rate, in raw numbers; a direction at a fixed norm in units of the embeddings."""
+
+    setting: Setting
+    lr: float
+
+    @property
+    def name(self) -> str:
+        """As results are filed by: "ept hidden=10 lr=0.3"."""
+        return f"{self.setting.name} lr={self.lr:g}"
+
+    @property
+    def title(self) -> str:
+        """As people read it, in Markdown."""
+        return f"{self.setting.title}, lr {self.lr:g}"
+
+    def lane(self, seed: int) -> LaneSettings:
+        """The prompt with this seed."""
+        method, options = self.setting.method, dict(self.setting.options)
+        # As the papers train, but for the direction at a fixed norm, which has no raw numbers.
+        units = "auto" if METHODS[method].is_direction else "raw"
+        return LaneSettings(method=method, options=options, units=units, lr=self.lr, seeds=Seeds.all(seed))
+
+    def spec(self, design: Design, task: str, seed: int) -> RunSpec:
+        """The run of one task and seed: the last step is what is scored, nothing is chosen by validation."""
+        settings = TrainSettings(steps=design.steps, eval_every=design.steps)
+        return RunSpec(task=design.task(task), model=design.model, lane=self.lane(seed), settings=settings)
+
+
+PROMPT_TUNING, P_TUNING, RESIDUAL = Setting("prompt-tuning"), Setting("p-tuning"), Setting("residual")
+EPT, EPT_STAR = Setting("ept"), Setting("ept-star")

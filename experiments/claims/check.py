@@ -1,0 +1,103 @@
+"""From numbers to a verdict: the rules are here, were written before the runs, and see nothing but the numbers.
+
+A check is a statement about a mean over pairs of (task, seed), with a margin below which an effect would not matter.
+A claim is made of checks under several conditions: it holds, holds only under some, does not hold, or is not decided.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from softprompt.study.statistics import bootstrap
+
+Outcome = Literal["met", "refuted", "open"]
+HOLDS, ONLY_IF, FAILS, OPEN = "holds", "holds only if", "does not hold here", "not decided"
+# Fewer values decide nothing: the bootstrap's interval is far too narrow for them.
+FEWEST = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One statement under one condition, and what the runs say of it.
+
+    Args:
+        condition: under which, as in "EPT, each at its own rate".
+        quantity: what was measured, one value a task and seed.
+        n: values.
+        mean: of them; None without any.
+        low: end of the mean's 95 % bootstrap interval; None for fewer than two.
+        high: the other end.
+        needed: the rule, in words.
+        outcome: what it says.
+    """
+
+    condition: str
+    quantity: str
+    n: int
+    mean: float | None
+    low: float | None
+    high: float | None
+    needed: str
+    outcome: Outcome
+
+
+def at_least(condition: str, quantity: str, values: Sequence[float], margin: float) -> Check:
+    """Whether a mean is above 0 and at least the margin.
+
+    Met: the interval lies above 0 and the mean is the margin or more. Refuted: the whole interval lies below the
+    margin (below 0 for a margin of 0). Open: neither, or fewer than six values.
+    """
+    mean, low, high = _interval(values)
+    outcome: Outcome = "open"
+    if mean is not None and low is not None and high is not None and len(values) >= FEWEST:
+        outcome = "met" if low > 0 and mean >= margin else "refuted" if high < margin else "open"
+    return _check(condition, quantity, values, f"≥ {margin:g}, interval above 0", outcome)
+
+
+def within(condition: str, quantity: str, values: Sequence[float], margin: float) -> Check:
+    """Whether a mean is so near 0 that it would not matter.
+
+    Met: the whole interval lies within the margin on both sides of 0. Refuted: it leaves out 0 and the mean is beyond
+    the margin. Open: neither, or fewer than six values.
+    """
+    mean, low, high = _interval(values)
+    outcome: Outcome = "open"
+    if mean is not None and low is not None and high is not None and len(values) >= FEWEST:
+        is_off = (low > 0 or high < 0) and abs(mean) >= margin
+        outcome = "met" if -margin < low and high < margin else "refuted" if is_off else "open"
+    return _check(condition, quantity, values, f"interval within ± {margin:g}", outcome)
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """One line: what the checks of a claim say together.
+
+    All met: it holds. Some met: it holds only under these conditions. None met and all refuted: it does not hold
+    here. Otherwise nothing is decided.
+    """
+    met = [check.condition for check in checks if check.outcome == "met"]
+    if met and len(met) == len(checks):
+        return HOLDS
+    if met:
+        return f"{ONLY_IF}: {'; '.join(met)}"
+    is_refuted = bool(checks) and all(check.outcome == "refuted" for check in checks)
+    return FAILS if is_refuted else OPEN
+
+
+def _interval(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
+    mean = sum(values) / len(values) if values else None
+    low, high = bootstrap(values) or (None, None)
+    return mean, low, high
+
+
+def _check(condition: str, quantity: str, values: Sequence[float], needed: str, outcome: Outcome) -> Check:
+    mean, low, high = _interval(values)
+    return Check(
+        condition=condition,
+        quantity=quantity,
+        n=len(values),
+        mean=mean,
+        low=low,
+        high=high,
+        needed=needed,
+        outcome=outcome,
+    )

@@ -1,0 +1,85 @@
+"""What the confirmation study says of EPT and EPT* against prompt tuning: other backbones, tasks and lengths."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from softprompt.study.statistics import bootstrap
+
+from .arm import EPT, EPT_STAR, PROMPT_TUNING, Setting
+from .check import Check, at_least
+from .results import Cell, Results, differences
+
+HEAD = Setting("head-only")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """The runs of one part of the study on one frozen model, each method at its own learning rate.
+
+    Args:
+        part: of the confirmation study.
+        model: by its name there.
+        steps: optimiser steps.
+        scores: method -> score by task and seed.
+    """
+
+    part: str
+    model: str
+    steps: int
+    scores: Mapping[str, Mapping[Cell, float]]
+
+    @property
+    def title(self) -> str:
+        """As people read it."""
+        return f"{self.model}, {self.steps:,} steps ({self.part})"
+
+    def against(self, setting: Setting, other: Setting) -> list[float]:
+        """The differences of scores over the tasks and seeds that both have."""
+        return differences(self.scores.get(setting.name, {}), self.scores.get(other.name, {}))
+
+
+def groups(results: Results) -> Iterator[Group]:
+    """Every part and model of the study that the results hold."""
+    for part, models in (results.evidence.get("confirmation") or {}).items():
+        for model, group in models.items():
+            scores: dict[str, dict[Cell, float]] = {}
+            for task, methods in group["tasks"].items():
+                for method, by_seed in methods.items():
+                    known = {(task, int(seed)): score for seed, score in by_seed.items() if score is not None}
+                    scores.setdefault(method, {}).update(known)
+            yield Group(part=part, model=model, steps=group["steps"], scores=scores)
+
+
+def checks(results: Results, margin: float) -> list[Check]:
+    """EPT and EPT* against prompt tuning, one check a part and model in which both ran."""
+    return [
+        at_least(f"{setting.title} on {group.title}", "score", values, margin)
+        for group in groups(results)
+        for setting in (EPT, EPT_STAR)
+        if (values := group.against(setting, PROMPT_TUNING))
+    ]
+
+
+def rows(results: Results) -> Sequence[dict[str, Any]]:
+    """Means of each part and model, against prompt tuning and, where it ran, against the head alone."""
+    shown = []
+    for group in groups(results):
+        for setting in (PROMPT_TUNING, EPT, EPT_STAR):
+            scores = group.scores.get(setting.name, {})
+            if scores and any(group.against(one, PROMPT_TUNING) for one in (EPT, EPT_STAR)):
+                row = {"confirmation study": group.title, "setting": setting.title, "runs": len(scores)}
+                against = {"minus prompt tuning": PROMPT_TUNING, "minus the head alone": HEAD}
+                row |= {name: _difference(group, setting, other) for name, other in against.items()}
+                shown.append({**row, "score": f"{fmean(scores.values()):.3f}"})
+    return shown
+
+
+def _difference(group: Group, setting: Setting, other: Setting) -> str:
+    """The mean difference with its interval and its pairs; empty where there is none."""
+    values = [] if setting == other else group.against(setting, other)
+    interval = bootstrap(values)
+    if interval is None:
+        return ""
+    return f"{fmean(values):+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f}; {len(values)})"

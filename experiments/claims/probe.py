@@ -1,0 +1,127 @@
+"""What is measured of a trained prompt beyond its score: one function a probe."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from .arm import Arm
+from .design import Design
+
+if TYPE_CHECKING:
+    from softprompt.backbones import AbstractBackbone
+    from softprompt.data import Examples
+    from softprompt.prompts.prompt import SoftPrompt
+
+Split = Literal["validation", "test"]
+# Texts over which the drift of a prompt is averaged.
+TEXTS = 64
+DIGITS = 4
+MEASURED = ("norm", "moved", "kept", "varies")
+
+
+@dataclass
+class Bench:
+    """A frozen model and the rows that prompts are measured on; both are made once and kept.
+
+    Args:
+        design: of the study.
+        device: as in `load_backbone`.
+    """
+
+    design: Design
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Nothing is read yet."""
+        self.rows: dict[tuple[str, str], Examples] = {}
+
+    @cached_property
+    def backbone(self) -> "AbstractBackbone":
+        """The frozen model."""
+        from softprompt.backbones import load_backbone
+
+        return load_backbone(self.design.model, device=self.device)
+
+    def examples(self, task: str, split: Split = "test") -> "Examples":
+        """The rows of a task's split, for prompts of ten vectors or fewer."""
+        from softprompt.data import load_rows, split_rows
+        from softprompt.inference.evaluate import examples_for
+
+        if (task, split) not in self.rows:
+            declared = self.design.task(task)
+            rows = getattr(split_rows(declared, load_rows(declared)), split)
+            self.rows[task, split] = examples_for(self.backbone, declared, rows, max(self.design.repeats))
+        return self.rows[task, split]
+
+    def score(self, prompt: "SoftPrompt", task: str, split: Split = "test") -> float:
+        """The prompt's score on the rows of a task's split."""
+        from softprompt.inference.answers import answer
+        from softprompt.inference.evaluate import report
+        from softprompt.prompts.batch import PromptBank
+
+        declared, bank = self.design.task(task), PromptBank.of(prompt, device=self.backbone.device)
+        examples = self.examples(task, split)
+        answers = answer(self.backbone, bank, examples, declared, batch_size=100)
+        return report(declared, examples, answers).metrics["score"]
+
+
+def cosines(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> dict[str, Any]:
+    """Mean cosine between the prompt's vectors, before the first step and trained; and both matrices."""
+    from softprompt.analysis.geometry import cosines as matrix
+    from softprompt.analysis.geometry import mean_cosine
+    from softprompt.prompts.initializers import uniform
+    from softprompt.prompts.methods import Method
+    from softprompt.prompts.trainable import Lane
+    from softprompt.prompts.units import WordScale
+
+    table = bench.backbone.word_vectors
+    lane = Method.of(arm.lane(seed)).resolved(arm.lane(seed))
+    start = Lane.build(lane, uniform(), table, None, WordScale.of(table)).folded().cpu()
+    found: dict[str, Any] = {"start": _number(mean_cosine(start)), "end": _number(mean_cosine(prompt.vectors))}
+    # Matrices of one run a setting are drawn; those of all would be most of the results.
+    if (task, seed) == (bench.design.tasks[0], bench.design.seed_numbers[0]):
+        for name, vectors in (("start matrix", start), ("end matrix", prompt.vectors)):
+            found[name] = [[round(value, 2) for value in row] for row in matrix(vectors).tolist()]
+    return found
+
+
+def copies(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> dict[str, Any]:
+    """Test scores of the whole prompt and of one of its vectors, repeated to each length; and the vector's place.
+
+    The vector is the one that scores most on the validation rows at the longest length, the first of equals. The test
+    rows have no part in the choice.
+    """
+
+    def alone(place: int, length: int) -> "SoftPrompt":
+        return dataclasses.replace(prompt, vectors=prompt.vectors[place : place + 1], repeats=length)
+
+    longest = max(bench.design.repeats)
+    chosen_by = [bench.score(alone(place, longest), task, "validation") for place in range(len(prompt.vectors))]
+    place = chosen_by.index(max(chosen_by))
+    scores = {str(n): round(bench.score(alone(place, n), task), DIGITS) for n in bench.design.repeats}
+    whole = round(bench.score(prompt, task), DIGITS)
+    return {"vector": place, "validation": round(chosen_by[place], DIGITS), "whole": whole, **scores}
+
+
+def drifts(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> list[dict[str, Any]]:
+    """What becomes of the prompt's positions behind each layer of the encoder."""
+    from softprompt.analysis.drift import drift
+
+    examples = bench.examples(task)
+    texts = examples.select(list(range(min(TEXTS, len(examples)))))
+    found = drift(bench.backbone, prompt, texts)
+    return [{"layer": one.layer, **{name: _short(getattr(one, name)) for name in MEASURED}} for one in found]
+
+
+Probe = Callable[[Bench, "SoftPrompt", str, Arm, int], Any]
+PROBES: Mapping[str, Probe] = {"cosines": cosines, "copies": copies, "drift": drifts}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else round(value, DIGITS)

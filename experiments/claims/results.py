@@ -1,0 +1,206 @@
+"""What the runs found, in one file that every figure and sentence of the page is made from."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from softprompt.errors import BadInput, DamagedFile, SoftPromptError
+from softprompt.metrics import is_stuck
+
+from .arm import Arm, Setting
+from .design import PAPER_RATE, Design
+
+FORMAT = 1
+Cell = tuple[str, int]
+Record = dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class Results:
+    """Finished runs by task, arm and seed, the learning rates, and what other studies found.
+
+    Args:
+        design: of the study.
+        rates: setting -> {"lr", "source", "edge", "trials"}; lr is None until it is chosen.
+        unprompted: task -> test score of the frozen model without a prompt.
+        cells: "<task>|<arm>" -> seed -> what is kept of the run.
+        evidence: results of other studies, as they were when they were read.
+    """
+
+    design: Design
+    rates: dict[str, Record] = field(default_factory=dict)
+    unprompted: dict[str, float] = field(default_factory=dict)
+    cells: dict[str, dict[str, Record]] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    def record(self, task: str, arm: Arm, seed: int) -> Record | None:
+        """What is kept of a run; None if it is not there."""
+        return self.cells.get(f"{task}|{arm.name}", {}).get(str(seed))
+
+    def keep(self, task: str, arm: Arm, seed: int, record: Record) -> None:
+        """Put a run's record in its place."""
+        self.cells.setdefault(f"{task}|{arm.name}", {})[str(seed)] = record
+
+    def own_rate(self, setting: Setting) -> float | None:
+        """The learning rate chosen for a setting; None if none is yet."""
+        return self.rates.get(setting.name, {}).get("lr")
+
+    def arms(self, setting: Setting) -> dict[str, Arm | None]:
+        """The setting at its own learning rate, None if it is not chosen yet, and at the papers', by name."""
+        own = self.own_rate(setting)
+        return {"own rate": None if own is None else setting.at(own), f"lr {PAPER_RATE:g}": setting.at_paper}
+
+    def records(self, arm: Arm | None) -> dict[Cell, Record]:
+        """What is kept of every run of an arm, by task and seed."""
+        cells = [(task, seed) for task in self.design.tasks for seed in self.design.seed_numbers]
+        found = {} if arm is None else {cell: self.record(cell[0], arm, cell[1]) for cell in cells}
+        return {cell: record for cell, record in found.items() if record is not None}
+
+    def values(self, arm: Arm | None, quantity: Callable[[Record], float | None]) -> dict[Cell, float]:
+        """A quantity of every run of an arm that has it, by task and seed."""
+        found = {cell: quantity(record) for cell, record in self.records(arm).items()}
+        return {cell: value for cell, value in found.items() if value is not None}
+
+    def paired(
+        self, first: Arm | None, second: Arm | None, quantity: Callable[[Record], float | None] | None = None
+    ) -> list[float]:
+        """The first minus the second, over the tasks and seeds that both have; of test scores unless told otherwise."""
+        return differences(self.values(first, quantity or score), self.values(second, quantity or score))
+
+    def best(self) -> dict[str, float]:
+        """The best score of any run of each task."""
+        found: dict[str, float] = {}
+        for name, seeds in self.cells.items():
+            task = name.partition("|")[0]
+            scores = [value for record in seeds.values() if (value := score(record)) is not None]
+            found[task] = max([found.get(task, 0.0), *scores])
+        return found
+
+    def floor(self, task: str) -> float:
+        """What a task gives without training: the frozen model alone or the most frequent class, whichever is more."""
+        chances = [
+            record["majority"] or 0.0
+            for name, seeds in self.cells.items()
+            if name.partition("|")[0] == task
+            for record in seeds.values()
+        ]
+        return max([self.unprompted.get(task, 0.0), *chances])
+
+    def learned(self, arm: Arm | None) -> dict[Cell, Record]:
+        """The runs of an arm that got half of the way from the floor to the best run of their task."""
+        best = self.best()
+        return {
+            (task, seed): record
+            for (task, seed), record in self.records(arm).items()
+            if not is_stuck(score(record) or 0.0, self.floor(task), best[task])
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "format": FORMAT,
+            "design": self.design.to_json(),
+            "rates": self.rates,
+            "evidence": self.evidence,
+            "unprompted": self.unprompted,
+            "cells": self.cells,
+        }
+
+    def write(self, path: Path) -> None:
+        """Replace the file, whole or not at all: one line a cell, under a checksum.
+
+        Raises:
+            StorageFailure: the disk is full or not writable.
+        """
+        from softprompt.store import write_file
+
+        values = self.to_json()
+        lines = [f' "sha256": {_json(_digest(values))}']
+        lines += [f" {_json(name)}: {_json(value)}" for name, value in values.items() if name != "cells"]
+        cells = [f"  {_json(name)}: {_json(self.cells[name])}" for name in sorted(self.cells)]
+        lines.append(' "cells": {\n' + ",\n".join(cells) + "\n }" if cells else ' "cells": {}')
+        text = "{\n" + ",\n".join(lines) + "\n}\n"
+        write_file(path, text.encode(), what="the results of the claims", replace=True)
+
+
+def score(record: Record) -> float | None:
+    """The test score; of a run that was dropped, that of always answering the most frequent class."""
+    return record["score"] if record["score"] is not None else record["majority"]
+
+
+def peak(record: Record) -> float | None:
+    """The largest kept norm, in token norms."""
+    known = [norm for norm in record["norms"] if norm is not None]
+    return max(known, default=None)
+
+
+def differences(first: Mapping[Cell, float], second: Mapping[Cell, float]) -> list[float]:
+    """The first minus the second where both have a value, in the order of the first."""
+    return [value - second[cell] for cell, value in first.items() if cell in second]
+
+
+def read_results(path: "Path | str") -> Results:
+    """The results in a file.
+
+    Raises:
+        BadInput: no such file, or one of another version.
+        DamagedFile: it is not as it was written; names the cell if it is one.
+    """
+    path = Path(path)
+    damaged = (
+        f"{path} is not as it was written; restore it from a copy, or delete it and run `python -m experiments.claims`"
+    )
+    try:
+        values = json.loads(path.read_bytes())
+        digest = values.pop("sha256")
+    except FileNotFoundError as error:
+        raise BadInput(f"there are no results at {path}; run `python -m experiments.claims` first") from error
+    except OSError as error:
+        raise BadInput(f"cannot read {path}: {error.strerror}; check its permissions") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedFile(damaged) from error
+    if values.get("format") != FORMAT:
+        raise BadInput(f"{path} has format {values.get('format')!r}, this version reads {FORMAT}; run the claims again")
+    for name, seeds in (values.get("cells") or {}).items():
+        for seed, record in seeds.items():
+            _refuse_damaged(path, name, seed, record)
+    if digest != _digest(values):
+        raise DamagedFile(damaged)
+    try:
+        design = Design.from_json(values["design"])
+    except (SoftPromptError, TypeError, KeyError) as error:
+        raise DamagedFile(f"{damaged} ({error})") from error
+    parts = {name: values[name] for name in ("rates", "unprompted", "cells", "evidence")}
+    return Results(design=design, **parts)
+
+
+def _refuse_damaged(path: Path, name: str, seed: str, record: Any) -> None:
+    """Refuse a cell that no run can have left."""
+
+    def is_number(value: Any) -> bool:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+    is_whole = isinstance(record, Mapping) and {"run", "score", "majority", "norms"} <= record.keys()
+    if is_whole:
+        is_whole = all(
+            record[key] is None or (is_number(record[key]) and record[key] <= 1) for key in ("score", "majority")
+        )
+        norms = record["norms"]
+        is_whole &= isinstance(norms, list) and all(n is None or (is_number(n) and n >= 0) for n in norms)
+    if not is_whole:
+        raise DamagedFile(
+            f"{path}: the result of {name}, seed {seed}, is damaged; delete that entry's run and run again"
+        )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    content = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()

@@ -1,0 +1,224 @@
+"""What experiments/stability/study.py and restarts.py found, from their committed results alone.
+
+    python experiments/stability/tables.py
+
+Writes results/stability.md, which has every test, and the tables of docs/stability.md.
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from softprompt.study.stability import Against, against, report, text
+
+from stability import (
+    BLOCK,
+    FIRST_FRESH,
+    MODEL,
+    NOTHING,
+    REAL_SHOTS,
+    REAL_STEPS,
+    RESULTS,
+    SCREEN_SEEDS,
+    SCREENED,
+    SECOND_SEEDS,
+    STEPS,
+    TASK_ROWS,
+    arm,
+    best_of_second,
+    confirmed_settings,
+    kept,
+    read,
+    screened,
+    second,
+)
+
+from ..which_method import write_page
+
+PAGE = Path(__file__).parent.parent / "docs/stability.md"
+BEGIN = "<!-- tables: experiments/stability/tables.py -->"
+# Of a 95 % interval, normal.
+Z = 1.96
+ENCODER = "all-MiniLM-L6-v2"
+# Task -> setting -> seed -> what was found.
+Results = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+
+def everything() -> Iterator[str]:
+    """All tables, every test among them."""
+    yield f"# Screen: {len(SCREEN_SEEDS)} seeds, {' and '.join(SCREENED)}\n"
+    yield "| setting | standard deviation over that of nothing | mean score |\n|---|---:|---:|"
+    for name, (ratio, mean) in sorted(screened().items(), key=lambda one: one[1][0]):
+        yield f"| {name} | {ratio:.2f} | {mean:.3f} |"
+    yield f"\nKept: {', '.join(kept()) or 'not known yet'}\n"
+    yield f"# Second screen: {len(SECOND_SEEDS)} seeds, {', '.join(TASK_ROWS)}\n"
+    yield "| setting | largest of three ratios of standard deviations | least gain in the mean |\n|---|---:|---:|"
+    for name, (ratio, gain) in sorted(second().items(), key=lambda one: one[1][0]):
+        yield f"| {name} | {ratio:.2f} | {gain:+.3f} |"
+    yield f"\nTaken: {best_of_second() or 'not known yet'}\n"
+    for part, model, steps in (("confirm", MODEL, STEPS), ("real", ENCODER, REAL_STEPS)):
+        for name, cell in read(part).items():
+            about = {"task": f"{name} from {rows_of(name)} rows", "model": model, "steps": steps}
+            found = report({called: arm(called, one) for called, one in cell.items()})
+            yield text(dataclasses.replace(found, about=about))
+
+
+def of_the_page() -> Iterator[str]:
+    """The tables of docs/stability.md."""
+    yield "**Restarts at equal cost**, in lane steps; `weekend` and `same-color` from 64 rows, 12 seeds each.\n"
+    yield from equal_cost(json.loads((RESULTS / "restarts.json").read_text()))
+    confirmed, real = read("confirm"), read("real")
+    yield "\n**Eight restarts**, 950 lane steps, against nothing, 250 steps, on the same fresh seeds.\n"
+    yield from against_nothing(confirmed, "restarts 8")
+    yield f"\n**Every confirmed setting**, prompt tuning unless a method is named, `{MODEL}`, {STEPS} steps.\n"
+    yield from wide(confirmed, dict.fromkeys(names(confirmed), NOTHING))
+    yield "\n**Regularisers**, each against the same setting without it.\n"
+    yield from wide(confirmed, without("regularizer"))
+    yield "\n**Restarts**, each against the same setting without them.\n"
+    yield from wide(confirmed, without("restarts"))
+    if real:
+        yield f"\n**A real encoder**, {ENCODER}, {REAL_STEPS} steps, a learned head beside every prompt.\n"
+        yield from wide(real, dict.fromkeys(names(real), NOTHING))
+
+
+def equal_cost(results: Mapping[str, Any]) -> Iterator[str]:
+    """One row a cost and number of restarts: a run as long, the restarts, and what they gain."""
+    yield from _header("cost", "one run as long", "restarts", "difference of the mean")
+    several = [row for row in results["rows"] if " restarts, " in row["row"]]
+    for alone in (row for row in results["rows"] if row not in several):
+        # Restarts at the cost of a single run may be a step short of it.
+        for row in (one for one in several if 0 <= alone["cost"] - one["cost"] <= 1):
+            told = f"{row['row'].split()[0]}: {_deviating(row['mean'], row['std'])}"
+            gain = _gain(results, row["row"], alone["row"])
+            yield _line(f"{alone['cost']} steps", _deviating(alone["mean"], alone["std"]), told, gain)
+
+
+def _gain(results: Mapping[str, Any], called: str, reference: str) -> str:
+    """The difference of two rows with its interval, over pairs where these were kept, else from the tasks' own."""
+    compared = [*results["against a single run"], *results.get("against a run as long", ())]
+    paired = [one for one in compared if (one["row"], one["against"]) == (called, reference)]
+    if paired:
+        return difference(paired[0]["difference"], paired[0]["low"], paired[0]["high"])
+    ours, theirs = (
+        {one["task"]: one for one in results["rows by task"] if one["row"] == n} for n in (called, reference)
+    )
+    mean, error = unpaired([(ours[task], theirs[task]) for task in ours])
+    return f"{difference(mean, mean - Z * error, mean + Z * error)}, unpaired"
+
+
+def unpaired(tasks: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> tuple[float, float]:
+    """The mean over tasks of a difference of means, and its standard error by Welch: seeds as independent samples."""
+    mean = statistics.mean(first["mean"] - second["mean"] for first, second in tasks)
+    return mean, sum(first["se"] ** 2 + second["se"] ** 2 for first, second in tasks) ** 0.5 / len(tasks)
+
+
+def against_nothing(results: Results, called: str) -> Iterator[str]:
+    """One row a task, and one without the first block of seeds, which were looked at before the others were run."""
+    yield from _header("task", "seeds", "nothing", "restarts", "difference of the mean", "ratio of deviations")
+    for name, cell in results.items():
+        for first, which in ((FIRST_FRESH, ""), (FIRST_FRESH + BLOCK, "the later ")):
+            chosen = {one: {seed: run for seed, run in cell[one].items() if int(seed) >= first} for one in cell}
+            seeds = shared(chosen, called, NOTHING)
+            means = (_spread(_scores(cell[one][seed] for seed in seeds)) for one in (NOTHING, called))
+            found = against(arm(called, chosen[called]), arm(NOTHING, chosen[NOTHING]))
+            yield _line(
+                titled(name),
+                f"{which}{len(seeds)}",
+                *means,
+                difference(found.difference, found.low, found.high),
+                ratio(found),
+            )
+
+
+def wide(results: Results, references: Mapping[str, str]) -> Iterator[str]:
+    """One row a setting, against its reference: a task's mean, difference of means and ratio of deviations."""
+    yield from _header("setting", "seeds", *(cell for name in results for cell in (titled(name), "ratio")))
+    for called, reference in references.items():
+        counts = [len(shared(cell, called, reference)) for cell in results.values()]
+        row = [f"`{called}`" if ":" in called else called]
+        row.append(str(counts[0]) if len(set(counts)) == 1 else ", ".join(map(str, counts)))
+        for cell in results.values():
+            row.extend(_mean_and_ratio(cell, called, reference))
+        yield _line(*row)
+
+
+def _mean_and_ratio(cell: Mapping[str, Mapping[str, Any]], called: str, reference: str) -> tuple[str, str]:
+    scores = _scores(cell.get(called, {}).values())
+    if called == reference:
+        return _deviating(statistics.mean(scores), statistics.stdev(scores)), ""
+    if len(shared(cell, called, reference)) < 2:
+        return "", ""
+    found = against(arm(called, cell[called]), arm(reference, cell[reference]))
+    told = difference(found.difference, found.low, found.high)
+    return f"{statistics.mean(scores):.3f}; {told}", ratio(found)
+
+
+def names(results: Results) -> list[str]:
+    """Of all settings, in the order in which they were found."""
+    return list(dict.fromkeys(called for cell in results.values() for called in cell))
+
+
+def without(what: str) -> dict[str, str]:
+    """Confirmed setting that has this field -> the one that differs in nothing else."""
+    found = confirmed_settings(kept())
+    bare = {name: {key: value for key, value in lane.items() if key != what} for name, lane in found.items()}
+    plain = [name for name, lane in found.items() if what not in lane]
+    return {name: other for name in found for other in plain if name not in plain and bare[name] == found[other]}
+
+
+def shared(cell: Mapping[str, Mapping[str, Any]], called: str, reference: str) -> list[str]:
+    """Seeds that two settings both have."""
+    return [seed for seed in cell.get(called, {}) if seed in cell.get(reference, {})]
+
+
+def difference(mean: float | None, low: float | None, high: float | None) -> str:
+    """Of the means, with its interval."""
+    return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def ratio(found: Against) -> str:
+    """Of the standard deviations, with its interval; none where all seeds of nothing agree."""
+    if found.ratio is None or found.ratio_low is None:
+        return "none"
+    return f"{found.ratio:.2f} ({found.ratio_low:.2f} to {found.ratio_high:.2f})"
+
+
+def rows_of(name: str) -> int:
+    """Rows that a prompt learns from."""
+    return TASK_ROWS.get(name, REAL_SHOTS)
+
+
+def titled(name: str) -> str:
+    """A task in a table."""
+    return f"`{name.removeprefix('lab/')}`, {rows_of(name)} rows"
+
+
+def _scores(runs: Iterable[Mapping[str, Any]]) -> list[float]:
+    """A dropped run counts as 0."""
+    return [one["score"] or 0.0 for one in runs]
+
+
+def _deviating(mean: float, deviation: float) -> str:
+    return f"{mean:.3f} ± {deviation:.3f}"
+
+
+def _spread(scores: Sequence[float]) -> str:
+    return f"{_deviating(statistics.mean(scores), statistics.stdev(scores))}, worst {min(scores):.2f}"
+
+
+def _header(*names: str) -> Iterator[str]:
+    # Not study.markdown: columns of several tasks have one name.
+    yield _line(*names)
+    yield f"|{'---|' * len(names)}"
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    (RESULTS / "stability.md").write_text("\n".join(everything()))
+    write_page(PAGE, "\n".join(of_the_page()) + "\n", begin=BEGIN)

@@ -1,0 +1,126 @@
+"""Each method's learning rate on a model: the best of a grid that grows until the best is inside it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .candidates import CONTENDERS, neighbour
+from .design import Design, Frozen, Part
+from .results import Results, change_results, read_results
+from .runs import Place, Wanted, measured
+
+# Rate as text -> task -> seed -> [validation score, loss].
+Trials = Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]
+
+
+def choose_rates(design: Design, model: str, contenders: Sequence[str], place: Place) -> Results:
+    """Choose what is not chosen yet; the results after it.
+
+    The rate with the highest mean validation score over tasks and seeds, a run without a score counting as 0; among
+    equals the one with the lower training loss. While it is the lowest or highest tried, its neighbour, about three
+    times as far, is tried too, up to `design.tried` rates in all: if the best is still an edge, the results say so.
+
+    Args:
+        design: of the study.
+        model: name in it.
+        contenders: names in CONTENDERS.
+        place: where runs and results are.
+
+    Raises:
+        SoftPromptError: as in `run_all`.
+    """
+    frozen = design.models[model]
+    found = read_results(place.results)
+    while open_ones := [one for one in contenders if found.chosen(model, one) is None]:
+        tried = {one: _trials(found, model, one) for one in open_ones}
+        asked = {one: _next(whole(tried[one], frozen), frozen, one, design) for one in open_ones}
+        for task in frozen.tasks:
+            part = Part(models=(model,), tasks=(task,), contenders=(), seeds=frozen.seeds, steps=frozen.steps)
+            wanted = [
+                Wanted(task=task, contender=one, rate=rate, seed=seed, head_rate=head_rate(found, model))
+                for one, rates in asked.items()
+                for rate in rates
+                for seed in frozen.seeds
+                if str(seed) not in tried[one].get(repr(rate), {}).get(task, {})
+            ]
+            if wanted:
+                runs = measured(model, frozen, part, wanted, place, trial=True)
+                _keep(place, model, frozen.steps, wanted, runs)
+        found = _decide(place, design, model, open_ones)
+    return found
+
+
+def next_rates(trials: Trials, start: Sequence[float], most: int) -> list[float]:
+    """The rates to try: the first grid, and then what lies beyond an edge that is the best; those tried among them."""
+    tried = sorted({*map(float, trials), *start})
+    if any(repr(rate) not in trials for rate in tried):
+        return tried
+    best = best_rate(trials)
+    if len(tried) < most and best in (tried[0], tried[-1]):
+        tried.append(neighbour(best, 1 if best == tried[-1] else -1))
+    return tried
+
+
+def whole(trials: Trials, frozen: Frozen) -> Trials:
+    """The rates that were tried on every task with every seed; what a stopped study left of another is no mean."""
+    return {
+        rate: by_task
+        for rate, by_task in trials.items()
+        if all(str(seed) in by_task.get(task, {}) for task in frozen.tasks for seed in frozen.seeds)
+    }
+
+
+def best_rate(trials: Trials) -> float:
+    """The rate with the highest mean validation score; among equals the one with the lower loss."""
+    return float(max(sorted(trials, key=float), key=lambda rate: _worth(trials[rate])))
+
+
+def mean_score(by_task: Mapping[str, Mapping[str, Sequence[float | None]]]) -> float:
+    """The mean validation score of a rate over tasks and seeds; no score counts as 0."""
+    scores = [run[0] or 0.0 for by_seed in by_task.values() for run in by_seed.values()]
+    return sum(scores) / len(scores)
+
+
+def head_rate(found: Results, model: str) -> float | None:
+    """The rate of a linear head on a model: that of the head alone, so that no prompt has a better or worse head."""
+    return found.chosen(model, "head-only")
+
+
+def _worth(by_task: Mapping[str, Mapping[str, Sequence[float | None]]]) -> tuple[float, float]:
+    losses = [math.inf if run[1] is None else run[1] for by_seed in by_task.values() for run in by_seed.values()]
+    return mean_score(by_task), -sum(losses) / len(losses)
+
+
+def _next(trials: Trials, frozen: Frozen, contender: str, design: Design) -> list[float]:
+    return next_rates(trials, frozen.first_rates(contender), frozen.most_rates(contender, design.tried))
+
+
+def _trials(found: Results, model: str, contender: str) -> Trials:
+    return found.rates.get(model, {}).get(contender, {}).get("trials", {})
+
+
+def _keep(place: Place, model: str, steps: int, wanted: Sequence[Wanted], runs: Sequence[Mapping[str, Any]]) -> None:
+    def change(cells: dict[str, Any], rates: dict[str, Any]) -> None:
+        of_model = rates.setdefault(model, {})
+        for one, run in zip(wanted, runs, strict=True):
+            found = of_model.setdefault(one.contender, {"chosen": None, "edge": None, "steps": steps, "trials": {}})
+            by_task = found["trials"].setdefault(repr(one.rate), {})
+            by_task.setdefault(one.task, {})[str(one.seed)] = [run["validation"], run["loss"]]
+
+    change_results(place.results, place.store, change)
+
+
+def _decide(place: Place, design: Design, model: str, contenders: Sequence[str]) -> Results:
+    """Choose for the methods whose grid needs not grow any more."""
+    frozen = design.models[model]
+
+    def change(cells: dict[str, Any], rates: dict[str, Any]) -> None:
+        for one in contenders:
+            trials = whole(rates[model][one]["trials"], frozen)
+            if any(repr(rate) not in trials for rate in _next(trials, frozen, one, design)):
+                continue
+            best, tried = best_rate(trials), sorted(map(float, trials))
+            edge = best in (tried[0], tried[-1]) and not CONTENDERS[one].is_fixed
+            rates[model][one] |= {"chosen": best, "edge": edge}
+
+    return change_results(place.results, place.store, change)

@@ -1,0 +1,114 @@
+"""Which method is the default, by the rule that the plan of the study set before its first run (docs/log.md)."""
+
+from collections.abc import Iterator, Mapping
+
+from softprompt.prompts.methods import METHODS
+
+from .candidates import CONTENDERS, REFERENCE
+from .design import Design
+from .numbers import Row, by_contender, ceilings_of, mean_of_tasks, of_task, paired, reference_of, stuck_share, told
+from .results import Results
+
+# What counts as a difference: an interval without 0, and at least so much.
+LEAST = 0.01
+CORE = "core"
+IN_UNITS = f"{REFERENCE}-rms"
+# Part -> the model in whose runs a candidate must not be worse; None is the part's only one.
+CHECKED: Mapping[str, str | None] = {"fewshot": None, "long": None, "size": None, "kinds": "lab-gpt", "real": None}
+
+
+def differs(row: Row) -> bool:
+    """Whether paired runs are said to differ: the interval of their mean difference is without 0, and it is 0.01."""
+    if row["low"] is None:
+        return False
+    return (row["low"] > 0 or row["high"] < 0) and abs(row["difference"]) >= LEAST
+
+
+def default_method(results: Results, design: Design) -> tuple[str | None, list[Row]]:
+    """The method that the rule makes the default, and the steps to it; None while the core has no runs.
+
+    The candidate is the prompt with the highest mean over the core tasks at the T5-like scale; of those that do not
+    differ from it, the one with the smallest stuck share, then with the fewest trained numbers. It falls where another
+    part has it below prompt tuning (real: below the head alone) with an interval wholly below 0. Then prompt tuning is
+    the default: in units of the embeddings, unless raw numbers are better.
+
+    Args:
+        results: of the study.
+        design: of the study.
+    """
+    part = design.parts.get(CORE)
+    runs = {} if part is None else by_contender(results, CORE, part, part.models[0])
+    found = {one: mine for one, mine in runs.items() if _may_be_default(one)}
+    means = {one: mean for one, mine in found.items() if (mean := mean_of_tasks(mine)) is not None}
+    if REFERENCE not in means:
+        return None, []
+    best = max(means, key=lambda one: means[one])
+    against = {one: paired(found[one], found[best]) for one in means}
+    level = [one for one in means if one == best or not differs(against[one])]
+    ceilings = ceilings_of(runs)
+    stuck = {one: stuck_share(found[one], ceilings) or 0.0 for one in level}
+    candidate = min(level, key=lambda one: (stuck[one], _trained(one)))
+    rows = [
+        _row("highest mean", best, f"{means[best]:.3f} over {len({task for task, _ in found[best]})} tasks"),
+        _row("not shown to differ from it", ", ".join(level), ""),
+        _row("fewest stuck, then fewest trained", candidate, f"stuck {stuck[candidate]:.3f}"),
+    ]
+    falls = False
+    for name, verdict, numbers in _checks(results, design, candidate):
+        falls |= verdict == "worse"
+        rows.append(_row(name, verdict, numbers))
+    if falls:
+        units = paired(found.get(IN_UNITS, {}), found[REFERENCE])
+        raw_is_better = not units["pairs"] or (differs(units) and units["difference"] < 0)
+        candidate = REFERENCE if raw_is_better else IN_UNITS
+    rows.append(_row("default", candidate, "prompt tuning, because the candidate falls" if falls else ""))
+    return candidate, rows
+
+
+def losses(results: Results, design: Design, candidate: str) -> Iterator[Row]:
+    """Where a method is said to be worse than prompt tuning, or than the head alone: task by task, over all parts."""
+    for name, part in design.parts.items():
+        for model in part.models:
+            runs = by_contender(results, name, part, model)
+            reference = reference_of(runs)
+            if candidate == reference or candidate not in runs or reference not in runs:
+                continue
+            for task in part.tasks:
+                row = paired(of_task(runs[candidate], task), of_task(runs[reference], task))
+                if differs(row) and row["difference"] < 0:
+                    yield {"part": name, "model": model, "task": task, "against": reference, **row}
+
+
+def _may_be_default(one: str) -> bool:
+    """A prompt, at the T5-like scale and its own learning rate."""
+    return CONTENDERS[one].kind == "prompt" and "@" not in one and not CONTENDERS[one].is_fixed
+
+
+def _checks(results: Results, design: Design, candidate: str) -> Iterator[tuple[str, str, str]]:
+    """(part, verdict, numbers) of each part in which the candidate must not be worse."""
+    for name, only in CHECKED.items():
+        if name not in design.parts:
+            continue
+        part = design.parts[name]
+        for model in part.models:
+            if only not in (None, model):
+                continue
+            runs = by_contender(results, name, part, model)
+            reference = reference_of(part.contenders)
+            row = paired(runs.get(candidate, {}), runs.get(reference, {}))
+            title = f"{name}: {model}, against {reference}"
+            if candidate == reference:
+                yield title, "the reference itself", ""
+            elif row["low"] is None:
+                yield title, "not run" if candidate not in runs else "one pair", ""
+            else:
+                yield title, "worse" if row["high"] < 0 else "not worse", told(row)
+
+
+def _trained(one: str) -> int:
+    """Trained numbers at width 128, the lab's: the order is the same at every width."""
+    return METHODS[CONTENDERS[one].method].trainable(128)
+
+
+def _row(step: str, found: str, numbers: str) -> Row:
+    return {"step": step, "found": found, "numbers": numbers}

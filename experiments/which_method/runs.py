@@ -1,0 +1,151 @@
+"""From a method, a task, a rate and seeds to runs, and from runs to what is kept of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from softprompt.builtin import BUILT_IN
+from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.study import RunSpec, StoredRun, run_all
+from softprompt.study.stability._arm import last_loss
+
+from .candidates import CONTENDERS, Contender
+from .design import Frozen, Part, bundled_encoder, rows_of
+
+# Runs that share a pass of the frozen model.
+LANES = 8
+KEPT = ("score", "validation", "train", "loss", "norm", "steps", "majority", "lr", "seconds", "status")
+# Validation rows of a real task that a run is scored on.
+REAL_ROWS = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where runs are kept and made.
+
+    Args:
+        store: folder of the runs.
+        results: the file of `read_results`.
+        data_root: folder with rows of real tasks; None asks the hub.
+        encoder: folder or hub id of the real encoder; None is the bundled one.
+        device: "auto", "cpu" ...
+        progress: show bars on standard error.
+    """
+
+    store: Path
+    results: Path
+    data_root: Path | None = None
+    encoder: str | None = None
+    device: str = "auto"
+    progress: bool = False
+
+    def source(self, model: str) -> str:
+        """What a model of the design is loaded from.
+
+        Raises:
+            BadInput: no real encoder is at hand.
+        """
+        return model if model in BUILT_IN else self.encoder or bundled_encoder()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One run: a method on a task with a rate and a seed.
+
+    Args:
+        task: name in TASKS.
+        contender: name in CONTENDERS.
+        rate: learning rate; of a head alone, the head's.
+        seed: for every purpose.
+        head_rate: of the head beside a prompt, where there is one.
+    """
+
+    task: str
+    contender: str
+    rate: float
+    seed: int
+    head_rate: float | None = None
+
+
+def measured(
+    model: str, frozen: Frozen, part: Part, wanted: Sequence[Wanted], place: Place, *, trial: bool = False
+) -> list[dict[str, Any]]:
+    """What is kept of each wanted run, made where the store lacks it.
+
+    Args:
+        model: name in the design.
+        frozen: what the design says of it.
+        part: length of training and the like.
+        wanted: the runs.
+        place: where.
+        trial: more validation rows, and hardly a test row.
+
+    Raises:
+        SoftPromptError: as in `run_all`.
+    """
+    specs = [_spec(place.source(model), frozen, part, one, trial) for one in wanted]
+    is_full = [CONTENDERS[one.contender].kind == "full" for one in wanted]
+    options: dict[str, Any] = {"data_root": place.data_root, "device": place.device}
+    prompts = [spec for spec, full in zip(specs, is_full, strict=True) if not full]
+    runs = iter(run_all(prompts, place.store, lanes=LANES, progress=place.progress, **options) if prompts else ())
+    found = []
+    for spec, one, full in zip(specs, wanted, is_full, strict=True):
+        if full:
+            # Torch, only now.
+            from .full import fine_tuned
+
+            values = {**fine_tuned(spec, place.store, **options), "norm": None}
+        else:
+            values = _kept(next(runs))
+            if CONTENDERS[one.contender].kind == "head":
+                # No prompt, recorded as one of length 0.
+                values["norm"] = None
+        found.append({name: _rounded({**values, "lr": one.rate}[name]) for name in KEPT})
+    return found
+
+
+def _spec(source: str, frozen: Frozen, part: Part, one: Wanted, trial: bool) -> RunSpec:
+    contender = CONTENDERS[one.contender]
+    task = rows_of(one.task, trial=trial)
+    settings = TrainSettings(
+        steps=part.steps,
+        # The last step: nothing is chosen on validation but the rate.
+        eval_every=part.steps,
+        eval_rows=None if task.source.world else REAL_ROWS,
+        shots=part.shots,
+        train_score=part.shots is not None,
+        backbone_dropout=part.dropout,
+        max_length=frozen.max_length,
+    )
+    scale = 1.0 if frozen.scale is None else contender.scale / frozen.scale
+    backbone = {} if scale == 1 else {"embedding_scale": scale}
+    return RunSpec(task=task, model=source, lane=_lane(contender, one), settings=settings, backbone=backbone)
+
+
+def _lane(contender: Contender, one: Wanted) -> LaneSettings:
+    seeds = Seeds.all(one.seed)
+    if contender.kind == "head":
+        return LaneSettings(method=contender.method, head_lr=one.rate, seeds=seeds)
+    head: Mapping[str, Any] = {} if one.head_rate is None else {"head_lr": one.head_rate}
+    method = contender.method or "head-only"
+    return LaneSettings(method=method, lr=one.rate, seeds=seeds, **contender.lane, **head)
+
+
+def _kept(run: StoredRun) -> dict[str, Any]:
+    return {
+        "score": run.score,
+        "validation": run.validation_score,
+        "train": run.metrics.get("train", {}).get("score"),
+        "loss": last_loss(run),
+        "norm": run.at_best("token_norms"),
+        "steps": run.lane_steps,
+        "majority": run.majority,
+        "seconds": run.seconds,
+        "status": run.status,
+    }
+
+
+def _rounded(value: Any) -> Any:
+    """Six digits, as in a stored run's curve."""
+    return float(f"{value:.6g}") if isinstance(value, float) else value

@@ -1,0 +1,117 @@
+"""The study: rates first, then blocks of seeds over all tasks and methods, so that any moment's table is balanced."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from softprompt.errors import UnknownName
+
+from .design import Design, Part
+from .rates import choose_rates, head_rate
+from .results import Results, change_results, key_of, read_results
+from .runs import Place, Wanted, measured
+
+log = logging.getLogger("softprompt")
+
+RATES = "rates"
+ALL = "all"
+# Its rows come from the hub, or a folder.
+REAL_PART = "real"
+
+
+def confirm(design: Design, place: Place, part: str = ALL) -> Results:
+    """Run what the results lack, one block of seeds after the other over the chosen parts; the results.
+
+    It may be interrupted or killed at any time and called again, and called by several processes at once, best for
+    different parts. A model's rates are chosen before its first reported run.
+
+    Args:
+        design: what to run.
+        place: where.
+        part: of the design; "rates" for the learning rates of all its models alone, "all" for everything.
+
+    Raises:
+        UnknownName: no such part.
+        Interrupted: after Ctrl-C; the same call goes on.
+        SoftPromptError: as in `run_all`.
+    """
+    from softprompt.training import Interrupted
+
+    parts = chosen_parts(design, part)
+    if part != REAL_PART and place.data_root is None and parts.pop(REAL_PART, None):
+        log.info("part real is left out: its rows are not at hand; give --data-root, or name it with --part real")
+    try:
+        if part == RATES:
+            for model, contenders in _methods_by_model(parts).items():
+                _choose(design, model, contenders, place)
+        else:
+            for one, name, model, task, seeds in blocks(parts):
+                _block(design, one, name, model, task, seeds, place)
+    except KeyboardInterrupt as error:
+        raise Interrupted(f"stopped; {place.results} has what is done, and the same command goes on") from error
+    return read_results(place.results)
+
+
+def chosen_parts(design: Design, part: str) -> dict[str, Part]:
+    """The parts that a name stands for.
+
+    Raises:
+        UnknownName: no such part.
+    """
+    if part in (ALL, RATES):
+        return dict(design.parts)
+    if part not in design.parts:
+        raise UnknownName("part of the confirmation study", part, [RATES, *design.parts, ALL])
+    return {part: design.parts[part]}
+
+
+def blocks(parts: dict[str, Part]) -> Iterator[tuple[Part, str, str, str, tuple[int, ...]]]:
+    """(part, its name, model, task, seeds): the first block of every part, then the second of every part ..."""
+    for number in range(max((part.rounds for part in parts.values()), default=0)):
+        for name, part in parts.items():
+            if seeds := part.block_of(number):
+                yield from ((part, name, model, task, seeds) for model in part.models for task in part.tasks)
+
+
+def missing(
+    found: Results, name: str, part: Part, model: str, task: str, seeds: Sequence[int]
+) -> list[tuple[str, int]]:
+    """(method, seed) of the runs that are not in the results."""
+    cells = {one: found.cells.get(key_of(name, model, task, one), {}) for one in part.contenders}
+    return [(one, seed) for seed in seeds for one in part.contenders if str(seed) not in cells[one]]
+
+
+def _block(design: Design, part: Part, name: str, model: str, task: str, seeds: Sequence[int], place: Place) -> None:
+    found = read_results(place.results)
+    left = missing(found, name, part, model, task, seeds)
+    if not left:
+        return
+    found = _choose(design, model, part.contenders, place)
+    wanted = []
+    for one, seed in left:
+        rate = found.chosen(model, one)
+        assert rate is not None, "choose_rates ends when all are chosen"
+        wanted.append(Wanted(task=task, contender=one, rate=rate, seed=seed, head_rate=head_rate(found, model)))
+    runs = measured(model, design.models[model], part, wanted, place)
+
+    def change(cells: dict[str, Any], rates: dict[str, Any]) -> None:
+        for one, run in zip(wanted, runs, strict=True):
+            cells.setdefault(key_of(name, model, task, one.contender), {})[str(one.seed)] = run
+
+    change_results(place.results, place.store, change)
+    log.info("%s, %s, %s: %d runs, seeds %s", name, model, task, len(wanted), ", ".join(map(str, seeds)))
+
+
+def _choose(design: Design, model: str, contenders: Sequence[str], place: Place) -> Results:
+    """Rates of a model; the head's before all others, which have it too."""
+    if "head-only" in contenders:
+        choose_rates(design, model, ["head-only"], place)
+    return choose_rates(design, model, contenders, place)
+
+
+def _methods_by_model(parts: dict[str, Part]) -> dict[str, list[str]]:
+    found: dict[str, dict[str, None]] = {}
+    for part in parts.values():
+        for model in part.models:
+            found.setdefault(model, {}).update(dict.fromkeys(part.contenders))
+    return {model: list(contenders) for model, contenders in found.items()}

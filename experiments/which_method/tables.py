@@ -1,0 +1,197 @@
+"""Tables of the results, from the results alone: methods, differences, tasks, conditions, rates, what was not run."""
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+
+from softprompt.study import markdown
+from softprompt.study.statistics import holm
+
+from .design import Design, Part
+from .numbers import (
+    Row,
+    Runs,
+    by_contender,
+    ceilings_of,
+    mean_of_tasks,
+    of_task,
+    paired,
+    pooled,
+    reference_of,
+    scores_of,
+    stuck_share,
+    told,
+)
+from .rates import mean_score
+from .results import Results
+from .rule import default_method, losses
+from .study import missing
+
+NOTHING = "Nothing has been run yet."
+
+
+def tables(results: Results, design: Design) -> dict[str, list[Row]]:
+    """Title -> rows, for `markdown`; parts without a run have none.
+
+    Scores are of the last step, on test rows. `std` is over seeds, pooled over tasks; `stuck` the share of runs that
+    have not got half of the way from the majority class to the task's best prompt; differences are over pairs of runs
+    of one task and seed, with the 95 % bootstrap interval of their mean and p of Wilcoxon's test after Holm's
+    correction for the methods of the table.
+    """
+    default, steps = default_method(results, design)
+    found: dict[str, list[Row]] = {"The default method, by the plan's rule": steps}
+    if default is not None:
+        found[f"Where {default} loses, by task"] = list(losses(results, design, default))
+    for name, part in design.parts.items():
+        for model in part.models:
+            runs = by_contender(results, name, part, model)
+            if not runs:
+                continue
+            title = f"{name}: {model}, {part.steps} steps"
+            found[title] = _methods(runs, reference_of(runs), {one: results.chosen(model, one) for one in runs})
+            found[f"{title}, by task: mean ± standard deviation (runs)"] = _by_task(runs, part)
+            found[f"{title}, by task: against {reference_of(runs)}"] = _task_differences(runs, part)
+    found["One condition against another, same task, method and seed"] = _conditions(results, design)
+    found["Learning rates, by validation score"] = _rates(results)
+    found["Not run"] = _not_run(results, design)
+    return {title: rows for title, rows in found.items() if rows}
+
+
+def text(results: Results, design: Design) -> str:
+    """All tables as Markdown, or that there is nothing."""
+    if not results.cells and not results.rates:
+        return f"{NOTHING}\n"
+    parts = [f"### {title}\n\n{markdown(rows)}" for title, rows in tables(results, design).items()]
+    return "\n\n".join([*parts, *_remarks(results)]) + "\n"
+
+
+def _methods(runs: Mapping[str, Runs], reference: str, rates: Mapping[str, float | None]) -> list[Row]:
+    against = {one: paired(mine, runs.get(reference, {})) for one, mine in runs.items() if one != reference}
+    corrected = dict(zip(against, holm([row["p"] for row in against.values()]), strict=True))
+    ceilings = ceilings_of(runs)
+    rows = []
+    for one, mine in runs.items():
+        compared = against.get(one, dict.fromkeys(("pairs", "difference", "low", "high", "wins / ties / losses")))
+        rows.append(
+            {
+                "method": one,
+                "lr": rates[one],
+                "runs": len(mine),
+                "mean": mean_of_tasks(mine),
+                "std": pooled(mine),
+                "stuck": stuck_share(mine, ceilings),
+                "token norms": _norms(mine),
+                **compared,
+                "p": corrected.get(one),
+            }
+        )
+    best = sorted(rows, key=lambda row: -(row["mean"] if row["mean"] is not None else -1))
+    return best
+
+
+def _by_task(runs: Mapping[str, Runs], part: Part) -> list[Row]:
+    return [
+        {"method": one, **{task: _spread(scores_of(mine, task)) for task in _tasks(runs, part)}}
+        for one, mine in runs.items()
+    ]
+
+
+def _task_differences(runs: Mapping[str, Runs], part: Part) -> list[Row]:
+    reference = reference_of(runs)
+    rows = []
+    for one, mine in runs.items():
+        found = {
+            task: paired(of_task(mine, task), of_task(runs.get(reference, {}), task)) for task in _tasks(runs, part)
+        }
+        if one != reference:
+            rows.append({"method": one, **{task: told(row) for task, row in found.items()}})
+    return rows
+
+
+def _conditions(results: Results, design: Design) -> list[Row]:
+    """Pairs of conditions that differ in one thing, by method."""
+    rows = []
+    for title, ours, theirs in _contrasts(results, design):
+        if (row := paired(ours, theirs))["pairs"]:
+            rows.append({"condition": title, **row})
+    return rows
+
+
+def _contrasts(results: Results, design: Design) -> Iterator[tuple[str, Runs, Runs]]:
+    """(what, runs, runs to hold them against)."""
+    parts = {
+        (name, model): by_contender(results, name, part, model)
+        for name, part in design.parts.items()
+        for model in part.models
+    }
+    for (name, model), runs in parts.items():
+        for one in runs:
+            if "@" in one and (other := one.partition("@")[0]) in runs:
+                yield f"{one.partition('@')[2]} against 32: {other}, {name}, {model}", runs[one], runs[other]
+        if "ept-star-guard" in runs and "ept-star" in runs:
+            yield f"norm guard against none: {name}", runs["ept-star-guard"], runs["ept-star"]
+    core = next((runs for (name, _), runs in parts.items() if name == "core"), {})
+    said = {
+        "dropout": "the frozen model's dropout against none",
+        "size": "lab-t5 against lab-t5-small",
+        "long": "1000 steps against 250",
+        "longest": "4000 steps against 250",
+    }
+    for (name, _), runs in parts.items():
+        for one in runs:
+            if name in said and one in core:
+                yield f"{said[name]}: {one}", runs[one], core[one]
+
+
+def _rates(results: Results) -> list[Row]:
+    rows = []
+    for model, by_method in results.rates.items():
+        for one, found in by_method.items():
+            tried = sorted(found["trials"].items(), key=lambda item: float(item[0]))
+            scores = [f"{float(rate):g}: {mean_score(by_task):.3f}" for rate, by_task in tried]
+            chosen = "" if found["chosen"] is None else f"{found['chosen']:g}{' (edge)' if found['edge'] else ''}"
+            rows.append({"model": model, "method": one, "chosen": chosen, "tried": ", ".join(scores)})
+    return rows
+
+
+def _not_run(results: Results, design: Design) -> list[Row]:
+    rows = []
+    for name, part in design.parts.items():
+        for model in part.models:
+            for task in part.tasks:
+                left = missing(results, name, part, model, task, part.seeds)
+                counts = {one: sum(other == one for other, _ in left) for one in part.contenders}
+                planned = len(part.seeds) * len(part.contenders)
+                if left:
+                    none = [one for one, count in counts.items() if count == len(part.seeds)]
+                    without = "every method" if len(none) == len(counts) else ", ".join(none)
+                    done = f"{planned - len(left)} of {planned}"
+                    rows.append({"part": name, "model": model, "task": task, "runs": done, "no run of": without})
+    return rows
+
+
+def _remarks(results: Results) -> Iterator[str]:
+    """What a reader has to know of these runs."""
+    dropped = [f"{key}, seed {s}" for key, cell in results.cells.items() for s, run in cell.items()
+               if run["score"] is None]  # fmt: skip
+    if dropped:
+        yield f"Without a score, and in no mean: {'; '.join(dropped)}."
+    for key, cell in results.cells.items():
+        if len({run["lr"] for run in cell.values()}) > 1:
+            yield f"{key} has runs of several learning rates."
+
+
+def _tasks(runs: Mapping[str, Runs], part: Part) -> list[str]:
+    there = {task for mine in runs.values() for task, _ in mine}
+    return [task for task in part.tasks if task in there]
+
+
+def _norms(runs: Runs) -> str:
+    norms = sorted(run["norm"] for run in runs.values() if run["norm"] is not None)
+    return f"{statistics.median(norms):.2g} ({norms[0]:.2g} .. {norms[-1]:.2g})" if norms else ""
+
+
+def _spread(scores: Sequence[float]) -> str:
+    if not scores:
+        return ""
+    deviation = f" ± {statistics.stdev(scores):.3f}" if len(scores) > 1 else ""
+    return f"{statistics.fmean(scores):.3f}{deviation} ({len(scores)})"

@@ -1,0 +1,335 @@
+"""The contract of a frozen backbone: soft prompts go before the input, answers come out, no weight changes.
+
+Letters: b rows, t text tokens, n prompt positions, l label positions, v vocabulary, c classes, e embedding size,
+d hidden size, p prompts.
+"""
+
+import abc
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, ClassVar, Literal, final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import ModelMismatch, UnsupportedModel
+from ..prompts.batch import Batch, PromptBank
+from ..prompts.prompt import BackboneIdentity, SoftPrompt
+from ..prompts.units import WordScale
+from ._labels import refuse_indistinct
+from ._products import Library
+from .deep import entering, layers_of, state_scales
+from .family import embedded, entry_scale, text_config
+from .fast.int8 import is_int8, to_int8
+from .join import Joined
+from .rescale.scale import scaling_of, states_scale
+
+Answers = Literal["tokens", "chat", "label-words", "linear-head"]
+Engine = Literal["packed", "reference"]
+
+# Layers that transformers does not mark as recomputable, though nothing in them forbids it.
+_UNMARKED_LAYERS = ("AlbertLayer", "MPNetLayer")
+
+
+def identity_of(model: nn.Module, name: str, kind: str, revision: str | None = None) -> BackboneIdentity:
+    """What a prompt remembers of this model: its word embeddings, and what they are multiplied by."""
+    embeddings: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]  (nn.Module's getattr)
+    scaling = scaling_of(model)
+    return BackboneIdentity(
+        name=name,
+        kind=kind,
+        embedding_size=embeddings.weight.shape[1],
+        embedding_sha256=scaling.original,
+        revision=revision,
+        embedding_scale=scaling.factor,
+        states_scale=states_scale(model),
+    )
+
+
+def refuse_another_model(prompt: SoftPrompt, ours: BackboneIdentity) -> None:
+    """Refuse a prompt whose model had other word embeddings than ours, or the same at another scale.
+
+    Raises:
+        ModelMismatch: with both names.
+    """
+    theirs = prompt.provenance.backbone
+    sizes = f"(e = {theirs.embedding_size})", f"(e = {ours.embedding_size})"
+    both = f"this prompt was trained for {theirs.name!r} {sizes[0]}, this model is {ours.name!r} {sizes[1]}"
+    if theirs.embedding_size != ours.embedding_size:
+        raise ModelMismatch(f"{both}; a prompt works only with its own model")
+    if theirs.embedding_sha256 and theirs.embedding_sha256 != ours.embedding_sha256:
+        raise ModelMismatch(f"{both} with other word embeddings; a prompt works only with its own model")
+    if theirs.embedding_scale != ours.embedding_scale:
+        raise ModelMismatch(
+            f"this prompt was trained for {theirs.name!r} at embedding scale {theirs.embedding_scale:g}, this model is "
+            f"at {ours.embedding_scale:g}; load it with embedding_scale={theirs.embedding_scale:g}, or take "
+            f"prompt.at_scale({ours.embedding_scale:g})"
+        )
+
+
+def refuse_another_depth(prompt: SoftPrompt, layers: Sequence[nn.Module], name: str) -> None:
+    """Refuse a deep prompt whose model had another number of layers.
+
+    Raises:
+        ModelMismatch: with both numbers.
+    """
+    if prompt.layers != len(layers):
+        raise ModelMismatch(
+            f"this prompt has vectors for {prompt.layers} layers, {name!r} has {len(layers)}; a deep prompt works only "
+            "with its own model"
+        )
+
+
+class AbstractBackbone(abc.ABC):
+    """A frozen model that answers rows, each with the prompt that owns it.
+
+    The model is put in evaluation mode and its weights stop requiring gradients; a prompt stays in float32 and is
+    cast to the model's precision where it joins the text.
+
+    Args:
+        model: what transformers loaded, also wrapped by PEFT or quantised.
+        tokenizer: its tokenizer.
+        name: hub id or folder, for messages and records.
+        revision: commit on the hub, if one was given.
+
+    Raises:
+        UnsupportedModel: float16 weights, whose largest number a prompt's norm exceeds.
+    """
+
+    kind: ClassVar[str]
+    answers: Answers
+    # Whether a decoder reads several tokens behind its cache as it should. Recurrent ones begin anew (Jamba), or have
+    # no cache of this kind (Mamba); `verify` finds out.
+    continues: bool = True
+    # Token ids that end an answer; none where one token is the answer.
+    ends: Sequence[int] = ()
+    # Appended to the rendered text before tokenising; " [MASK]" where a masked-LM head answers, a decoder's cue.
+    input_suffix: str = ""
+    # Before the rendered text; what opens a user's turn where the tokenizer's chat template is used.
+    input_prefix: str = ""
+    # What stands for the answer in a text, and becomes {mask} in a template; None where answers stand elsewhere.
+    mask: str | None = None
+    # What computes the passes; the passes of transformers are the reference.
+    engine: Engine = "reference"
+    # What multiplies float32 on a CPU in packed passes; None of others, where torch decides.
+    products: Library | None = None
+    # The form of the linear layers where it is another than the model's precision: "int8".
+    frozen: str | None = None
+    # Whether the tokenizer adds its own; a chat template holds them already.
+    special_tokens: bool = True
+
+    def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None):
+        # Any: what a transformers model has beside nn.Module is beyond the type checker.
+        self.model: Any = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.revision = revision
+        if self.dtype == torch.float16:
+            raise UnsupportedModel(
+                f"{name!r} is in float16, whose largest number (65504) an EPT prompt's norm exceeds; "
+                "load it in bfloat16 or float32"
+            )
+        # Only now: a model that is refused stays as it was.
+        self.model.eval().requires_grad_(False)
+        self.frozen = "int8" if is_int8(self.model) else None
+
+    @property
+    def embeddings(self) -> Any:
+        """The word embedding module, asked for at call time: a resized vocabulary replaces it."""
+        return self.model.get_input_embeddings()
+
+    @property
+    def word_vectors(self) -> Float[Tensor, "v e"]:
+        """Each token's vector as it enters the model: what a prompt vector stands beside.
+
+        Gemma's embedding module multiplies its table by sqrt(e); a prompt is not multiplied, here as in PEFT.
+        """
+        table, scale = self.embeddings.weight, getattr(self.embeddings, "embed_scale", 1.0)
+        scale = scale * entry_scale(self.model.config)
+        return table if scale == 1 else table * torch.as_tensor(scale, dtype=table.dtype, device=table.device)
+
+    @final
+    def embed(self, ids: Int[Tensor, "*b"]) -> Float[Tensor, "*b e"]:
+        """Each token's vector as the model reads it when it is given ids."""
+        return embedded(self.model, ids)
+
+    @property
+    def embedding_scale(self) -> float:
+        """What the checkpoint's word embeddings are multiplied by; 1 unless it was asked for."""
+        return scaling_of(self.model).factor
+
+    @property
+    def pad_id(self) -> int:
+        """What fills rows up: the pad, or the end of sequence where the tokenizer has none (GPT-2, Llama).
+
+        Pads are masked, so it never matters which; the tokenizer stays as it is.
+        """
+        known = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(token for token in known if token is not None)
+
+    @property
+    def embedding_size(self) -> int:
+        """Width e of a prompt vector."""
+        return self.embeddings.weight.shape[1]
+
+    @property
+    def hidden_size(self) -> int:
+        """Width d of the states that a linear head reads."""
+        return text_config(self.model.config).hidden_size
+
+    @property
+    @abc.abstractmethod
+    def stack(self) -> Any:
+        """The module whose layers read prompt and text: the encoder, or a decoder's layers below its head."""
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The layers of the stack, each of which a deep prompt enters.
+
+        Raises:
+            UnsupportedModel: the model cannot have a deep prompt, and why.
+        """
+        return layers_of(self.stack, self.name, self.embedding_size)
+
+    def state_scales(self) -> list[WordScale]:
+        """How large the states are that the layers after the first read: the units of a deep prompt.
+
+        Raises:
+            UnsupportedModel: the model cannot have a deep prompt, and why.
+        """
+        return state_scales(self.stack, self.embeddings, self.name)
+
+    def entering(self, joined: Joined) -> AbstractContextManager[None]:
+        """Within, the first pass of the stack reads what a deep prompt has for its layers after the first."""
+        return entering(() if joined.fresh is None else self.layers, joined.fresh, self.name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where rows and prompts have to be."""
+        return self.embeddings.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the frozen model computes in."""
+        return self.embeddings.weight.dtype
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest input the model has positions for, prompt included; None where positions are relative."""
+        return None
+
+    def answer_positions(self, answers: Sequence[Sequence[int]]) -> int:
+        """Positions beside prompt and text that reading these answers takes; none but in a decoder."""
+        return 0
+
+    def identity(self) -> BackboneIdentity:
+        """Name, kind, width and embedding hash: what a stored prompt remembers."""
+        return identity_of(self.model, self.name, self.kind, self.revision)
+
+    def check(self, prompt: SoftPrompt) -> None:
+        """Refuse a prompt that was trained for another model.
+
+        Raises:
+            ModelMismatch: with both names.
+        """
+        refuse_another_model(prompt, self.identity())
+        if prompt.deep is not None:
+            refuse_another_depth(prompt, self.layers, self.name)
+        if prompt.provenance.answers != self.answers:
+            raise ModelMismatch(
+                f"this prompt answers by {prompt.provenance.answers}, {self.name!r} was loaded to answer by "
+                f"{self.answers}; load it with --answers={prompt.provenance.answers}"
+            )
+
+    def dropout(self, on: bool) -> None:
+        """The frozen model's own dropout, off until asked for: it slows training and blurs the prompt's gradient."""
+        self.model.train(on)
+
+    def gradient_checkpointing(self, on: bool) -> None:
+        """Recompute each layer's activations in the backward pass instead of keeping them: less memory, more time."""
+        from transformers.modeling_layers import GradientCheckpointingLayer
+
+        for layer in self.model.modules():
+            if not isinstance(layer, GradientCheckpointingLayer) and type(layer).__name__ not in _UNMARKED_LAYERS:
+                continue
+            # Not transformers' own switch: it acts in training mode only, and so turns dropout on with it.
+            layer.__dict__.pop("forward", None)
+            if on:
+                layer.__dict__["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
+
+    def to_int8(self) -> None:
+        """The model's linear layers in int8, for good, but for its head and those too narrow to gain by it.
+
+        Raises:
+            UnsupportedModel: no int8 for this machine, precision, device or model.
+        """
+        to_int8(self.model, self.name)
+        self.frozen = "int8"
+
+    @abc.abstractmethod
+    def encode_answers(self, words: Sequence[str]) -> list[list[int]]:
+        """Token ids that an answer has to produce, end of sequence included where the model emits one.
+
+        Raises:
+            UnsupportedModel: the model answers by one mask and a word is several tokens; names those words.
+        """
+
+    @final
+    def encode_distinct(self, words: Sequence[str]) -> list[list[int]]:
+        """What `encode_answers` gives for the answers among which the model decides, the label words.
+
+        Raises:
+            BadInput: a word of unknown tokens only, or two words with the same tokens.
+            UnsupportedModel: as in `encode_answers`.
+        """
+        rows = self.encode_answers(words)
+        if self.answers != "linear-head":
+            refuse_indistinct(rows, words, self.tokenizer, self.name)
+        return rows
+
+    @abc.abstractmethod
+    def logits(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b l v"]:
+        """Logits at the label positions of `batch.targets` only (teacher forcing); v is c for a linear head."""
+
+    @abc.abstractmethod
+    def label_scores(
+        self, bank: PromptBank, batch: Batch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
+    ) -> Float[Tensor, "b c"]:
+        """Log-probability in nats of each label's whole token sequence, end of sequence included.
+
+        Args:
+            bank: the prompts.
+            batch: rows; targets are not read.
+            labels: token ids by class id, from `encode_answers`; only their number counts for a linear head.
+            normalize: "sum" over the tokens, their "mean", or "first" for the first token only (fast).
+
+        Raises:
+            BadInput: "first" while two labels begin with the same token.
+        """
+
+    @abc.abstractmethod
+    def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
+        """The last states over the text, in its own columns; `verify` compares them."""
+
+    @final
+    def generate(self, bank: PromptBank, batch: Batch, *, max_new_tokens: int) -> list[str]:
+        """Greedy answers as text, without prompt or special tokens.
+
+        Raises:
+            UnsupportedModel: the model answers by one mask or a head and generates nothing.
+        """
+        ids = self.answer_ids(bank, batch, max_new_tokens=max_new_tokens)
+        return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    @abc.abstractmethod
+    def answer_ids(
+        self, bank: PromptBank, batch: Batch, *, max_new_tokens: int, at_least: int = 0
+    ) -> Int[Tensor, "b l"]:
+        """Greedy answers in token ids, `at_least` of them before an answer may end.
+
+        Raises:
+            UnsupportedModel: as in `generate`.
+        """

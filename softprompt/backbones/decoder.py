@@ -1,0 +1,278 @@
+"""GPT-2 and its relatives: the prompt before the text, the answer right behind it, token by token."""
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModel
+from ..prompts.batch import Batch, PromptBank
+from ._greedy import greedy
+from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
+from .base import AbstractBackbone, Answers
+from .family import decoder_of, generates_from_vectors, limit_reason, position_limit, refuse_lost_masks, text_config
+from .join import Joined, join_batch, padded_right, refuse_empty, refuse_too_long, take
+
+IGNORED = -100
+# Ends the text, as the templates name their other parts: without it a model cannot tell where a text stops.
+ANSWER_CUE = " answer:"
+
+
+@final
+class DecoderBackbone(AbstractBackbone):
+    """A causal model that reads `[prompt | text | answer]` and is asked for the answer only.
+
+    The text is what the tokenizer makes of it: a beginning of sequence stays at the text's start, behind the prompt,
+    where stock PEFT has it too; an end of sequence that the tokenizer appends is dropped, for the answer follows.
+    Positions are counted over prompt, text and answer, whichever side the pads are on.
+
+    With `chat`, for instruct models, the text is one user's turn of the tokenizer's chat template and the answer is the
+    turn that the template opens; the prompt stands before all of it.
+
+    Args:
+        model: with a language-model head.
+        tokenizer: its tokenizer.
+        name: hub id or folder.
+        revision: commit on the hub.
+        chat: put texts into the tokenizer's chat template.
+
+    Raises:
+        UnsupportedModel: no language-model head, no token that ends an answer, float64 with eager attention, or `chat`
+            without a template that shows a user's text once.
+    """
+
+    kind: ClassVar[str] = "decoder"
+
+    def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None, *, chat: bool = False):
+        super().__init__(model, tokenizer, name, revision)
+        if self.model.get_output_embeddings() is None:
+            raise UnsupportedModel(f"{name!r} has no language-model head; load it with AutoModelForCausalLM")
+        self.base: Any = decoder_of(self.model)
+        refuse_lost_masks(self.model, name)
+        self.ends = self._ends()
+        self._counts_positions = "position_ids" in inspect.signature(self.base.forward).parameters
+        self.answers: Answers = "chat" if chat else "tokens"
+        self.special_tokens = not chat
+        self.input_prefix, self.input_suffix = self._turn() if chat else ("", ANSWER_CUE)
+        self._ends_texts = not chat and list(tokenizer("a").input_ids)[-1] == tokenizer.eos_token_id
+
+    @property
+    def stack(self) -> Any:
+        """The layers below the head."""
+        return self.base
+
+    @property
+    def max_positions(self) -> int | None:
+        """Longest prompt, text and answer together."""
+        return position_limit(self.model)
+
+    def answer_positions(self, answers: Sequence[Sequence[int]]) -> int:
+        """All tokens of the longest answer but its last, which is never read."""
+        return max(map(len, answers)) - 1
+
+    def encode_answers(self, words: Sequence[str]) -> list[list[int]]:
+        """Token ids of each answer as it follows the text and a blank, with the end of sequence.
+
+        "good" is `Ġgood` where the tokenizer knows words by the blank before them. What follows is found in the
+        context of the suffix, for many tokenizers put a blank of their own before a lone word. No blank is put where
+        the suffix ends in one or in a new line, as chat templates do.
+        """
+        blank = "" if self.input_suffix[-1:].isspace() else " "
+        return [[*self._behind_suffix(blank + word.strip()), self.ends[0]] for word in words]
+
+    def _behind_suffix(self, text: str) -> list[int]:
+        def encode(given: str) -> list[int]:
+            return list(self.tokenizer(given, add_special_tokens=False).input_ids)
+
+        suffix, whole = encode(self.input_suffix), encode(self.input_suffix + text)
+        return whole[len(suffix) :] if whole[: len(suffix)] == suffix else encode(text)
+
+    def logits(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b l v"]:
+        """Logits of the whole vocabulary at the label positions only, the targets before each being read."""
+        if batch.targets is None:
+            raise ValueError("logits need targets: a decoder reads each answer token before the next")
+        return self._answered(self._join(bank, batch), batch.targets.long())
+
+    def label_scores(
+        self, bank: PromptBank, batch: Batch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
+    ) -> Float[Tensor, "b c"]:
+        """Log-probability in nats of each label's tokens; without gradient.
+
+        Prompt and text are read once, or with every label where the model cannot go on from a cache.
+        """
+        refuse_unknown_normalization(normalize)
+        joined = self._join(bank, batch)
+        if normalize == "first":
+            refuse_collisions(labels, self.tokenizer)
+            first = torch.tensor([label[0] for label in labels], device=batch.ids.device)
+            nothing = torch.full_like(batch.ids[:, :1], IGNORED)
+            return log_probabilities(self._answered(joined, nothing))[:, 0, first]
+        self._refuse_too_long(joined, self.answer_positions(labels))
+        with torch.no_grad():
+            if not self.continues:
+                return torch.stack([combine(self._whole(joined, label), normalize) for label in labels], 1)
+            before = joined.pads_first()
+            last = torch.full_like(batch.ids[:, :1], before.mask.shape[1] - 1)
+            output = self._run(before, last, use_cache=True)
+            first = log_probabilities(output.logits)
+            found = [self._rest_of(label, first, before.mask, output.past_key_values) for label in labels]
+        return torch.stack([combine(one, normalize) for one in found], 1)
+
+    def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
+        """The last states over the text, as they are computed where rows are padded before the prompt."""
+        joined = self._join(bank, batch)
+        before = joined.pads_first()
+        with self.entering(before):
+            states = self.base(**self._inputs(before.embeds, before.mask), use_cache=False).last_hidden_state
+        width = states.shape[1]
+        columns = width - joined.text.sum(1, keepdim=True) + torch.arange(batch.ids.shape[1], device=states.device)
+        return take(states, columns.clamp(max=width - 1))
+
+    @torch.no_grad()
+    def answer_ids(
+        self, bank: PromptBank, batch: Batch, *, max_new_tokens: int, at_least: int = 0
+    ) -> Int[Tensor, "b l"]:
+        """Greedy answers, whatever the checkpoint's own generation defaults are; the text is not repeated.
+
+        They end where the model has no more positions.
+        """
+        joined = self._join(bank, batch)
+        self._refuse_too_long(joined)
+        # Answers go on at the right end of every row, so the pads have to stand before the prompt.
+        before = joined.pads_first()
+        if self.max_positions is not None:
+            # The last token of an answer is never read and needs no position.
+            max_new_tokens = min(max_new_tokens, self.max_positions - before.mask.shape[1] + 1)
+        own = self._generated if generates_from_vectors(self.model) else self._continued
+        return own(before, max_new_tokens, at_least)
+
+    def _generated(self, before: Joined, max_new_tokens: int, at_least: int) -> Int[Tensor, "b l"]:
+        """Greedy answers by the model's own `generate`."""
+        settings = {"max_new_tokens": max_new_tokens, "at_least": at_least}
+        with greedy(self.model, ends=self.ends, pad=self.pad_id, **settings), self.entering(before):
+            return self.model.generate(inputs_embeds=before.embeds, attention_mask=before.mask.long())
+
+    def _continued(self, before: Joined, max_new_tokens: int, at_least: int) -> Int[Tensor, "b l"]:
+        """Greedy answers token by token, for models whose own `generate` takes no vectors (Gemma 3, CTRL)."""
+        mask, ends = before.mask, torch.tensor(self.ends, device=before.mask.device)
+        going, answers = mask.any(1), []
+        output = self._run(before, torch.full_like(mask[:, :1], mask.shape[1] - 1, dtype=torch.long), use_cache=True)
+        while True:
+            logits = output.logits[:, -1]
+            if len(answers) < at_least:
+                logits = logits.index_fill(1, ends, -torch.inf)
+            token = logits.argmax(-1).where(going, self.pad_id)
+            answers.append(token)
+            going = going & ~torch.isin(token, ends)
+            if len(answers) == max_new_tokens or not going.any():
+                return torch.stack(answers, 1)
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            inputs = self._inputs(self.embed(token[:, None]), mask)
+            output = self.model(**inputs, past_key_values=output.past_key_values, use_cache=True)
+
+    def _turn(self) -> tuple[str, str]:
+        """What the chat template puts before and behind a user's text, up to where the answer begins."""
+        text = "THE-TEXT-OF-THE-USER"
+        if self.tokenizer.chat_template is None:
+            raise UnsupportedModel(f"the tokenizer of {self.name!r} has no chat template; leave --answers=chat out")
+        turn = [{"role": "user", "content": text}]
+        try:
+            whole: str = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        # Whatever a template is written to raise, or calls wrongly.
+        except Exception as error:
+            raise UnsupportedModel(
+                f"the chat template of {self.name!r} cannot be filled in with one user's text "
+                f"({type(error).__name__}: {' '.join(str(error).split())}); leave --answers=chat out"
+            ) from error
+        parts = whole.split(text)
+        if len(parts) != 2:
+            raise UnsupportedModel(
+                f"the chat template of {self.name!r} shows the text {len(parts) - 1} times, not once; "
+                "leave --answers=chat out"
+            )
+        return parts[0], parts[1]
+
+    def _ends(self) -> list[int]:
+        """What ends an answer; the first is what answers are trained to end with."""
+        places = (self.tokenizer, self.model.config, text_config(self.model.config), self.model.generation_config)
+        # Beside images, the outer configuration may name no token.
+        known = [getattr(place, "eos_token_id", None) for place in places]
+        flat = [end for one in known if one is not None for end in (one if isinstance(one, list) else [one])]
+        if not flat:
+            raise UnsupportedModel(f"{self.name!r} names no token that ends an answer; set tokenizer.eos_token")
+        return list(dict.fromkeys(flat))
+
+    def _join(self, bank: PromptBank, batch: Batch) -> Joined:
+        """Prompt and text; an end of sequence that the tokenizer put behind the text is masked."""
+        batch = padded_right(batch)
+        joined = join_batch(bank, batch, self.embed)
+        if self._ends_texts:
+            columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+            is_last = columns == batch.mask.sum(1, keepdim=True) - 1
+            text = batch.mask & ~(is_last & (batch.ids == self.tokenizer.eos_token_id))
+            mask = torch.cat([joined.mask[:, : joined.prompt_length], text], 1)
+            joined = dataclasses.replace(joined, mask=mask)
+        refuse_empty(joined)
+        return joined
+
+    def _refuse_too_long(self, joined: Joined, answer: int = 0) -> None:
+        refuse_too_long(joined, self.max_positions, self.name, answer, why=limit_reason(self.model))
+
+    def _answered(self, joined: Joined, targets: Int[Tensor, "b l"]) -> Float[Tensor, "b l v"]:
+        """Logits at the targets, all but the last of which are read."""
+        self._refuse_too_long(joined, targets.shape[1] - 1)
+        read = targets[:, :-1]
+        present = read != IGNORED
+        answer = self.embed(read.masked_fill(~present, self.pad_id))
+        whole = joined.answered(answer, present)
+        steps = torch.arange(targets.shape[1], device=targets.device)
+        columns = joined.mask.sum(1, keepdim=True) - 1 + steps
+        columns = columns.clamp(max=whole.mask.shape[1] - 1)
+        return self._run(whole, columns, use_cache=False).logits
+
+    def _whole(self, joined: Joined, label: Sequence[int]) -> Float[Tensor, "b l"]:
+        """Log-probabilities of a label's tokens, read in one pass with prompt and text."""
+        wanted = torch.tensor(label, device=joined.mask.device).expand(len(joined.mask), -1)
+        return log_probabilities(self._answered(joined, wanted)).gather(2, wanted[:, :, None])[:, :, 0]
+
+    def _rest_of(
+        self, label: Sequence[int], first: Float[Tensor, "b 1 v"], mask: Bool[Tensor, "b s"], cache: Any
+    ) -> Float[Tensor, "b l"]:
+        """Log-probabilities of a label's tokens: of the first as found behind the text, of the others behind it."""
+        scores = first
+        if len(label) > 1:
+            read = torch.tensor(label[:-1], device=mask.device).expand(len(mask), -1)
+            longer = torch.cat([mask, torch.ones_like(read, dtype=torch.bool)], 1)
+            # A copy: what is read is added to the cache in place, and the next label must not see it.
+            output = self.model(
+                **self._inputs(self.embed(read), longer),
+                past_key_values=copy.deepcopy(cache),
+                use_cache=True,
+            )
+            scores = torch.cat([first, log_probabilities(output.logits)], 1)
+        wanted = torch.tensor(label, device=mask.device).expand(len(mask), -1)
+        return scores.gather(2, wanted[:, :, None])[:, :, 0]
+
+    def _run(self, joined: Joined, columns: Int[Tensor, "b l"], use_cache: bool) -> Any:
+        """The model's output with logits at these columns only: the vocabulary is the widest thing in the model."""
+
+        def keep_the_columns(module: nn.Module, arguments: Any, output: Any) -> Any:
+            output.last_hidden_state = take(output.last_hidden_state, columns)
+            return output
+
+        # Between layers and head, for heads scale and cap their logits in ways of their own.
+        with self.base.register_forward_hook(keep_the_columns), self.entering(joined):
+            return self.model(**self._inputs(joined.embeds, joined.mask), use_cache=use_cache)
+
+    def _inputs(self, embeds: Float[Tensor, "b k e"], mask: Bool[Tensor, "b s"]) -> dict[str, Tensor]:
+        """What the model is called with; the mask also covers what a cache already holds."""
+        inputs = {"inputs_embeds": embeds, "attention_mask": mask.long()}
+        if self._counts_positions:
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
+            inputs["position_ids"] = positions[:, -embeds.shape[1] :]
+        return inputs

@@ -1,0 +1,262 @@
+"""T5 and its relatives: the prompt before the encoder's input, the answer from the decoder, token by token."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModel
+from ..prompts.batch import Batch, PromptBank
+from ._greedy import greedy
+from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
+from ._products import chosen_library
+from .base import AbstractBackbone, Answers, Engine
+from .family import KINDS, has_relative_positions, position_limit
+from .fast.int8 import refuse_no_int8
+from .fast.packed import FAMILIES, Encoded, PackedT5, survey
+from .join import join_batch, padded_right, refuse_too_long, take
+from .rescale.verify import TOLERANCE
+
+log = logging.getLogger("softprompt")
+
+IGNORED = -100
+# Of logits in bfloat16: a part of the formula left out lies far above it.
+ROUGH = 0.25
+
+
+@final
+class EncoderDecoderBackbone(AbstractBackbone):
+    """An encoder that reads prompt and text, and a decoder that never sees the prompt.
+
+    Args:
+        model: as for every backbone.
+        tokenizer: likewise.
+        name: likewise.
+        revision: likewise.
+        engine: "auto", "packed" or "reference" (`load_backbone`).
+
+    Raises:
+        UnsupportedModel: no language-model head, no token to start the decoder with, or packed passes asked for that
+            this model cannot have.
+    """
+
+    kind: ClassVar[str] = "encoder-decoder"
+    answers: Answers = "tokens"
+
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None, *, engine: str = "auto"
+    ):
+        super().__init__(model, tokenizer, name, revision)
+        if self.model.get_output_embeddings() is None:
+            raise UnsupportedModel(f"{name!r} has no language-model head; load it with AutoModelForSeq2SeqLM")
+        self.start, self.end, self.pad = self._special_tokens()
+        self.ends = (self.end,)
+        self._packed: tuple[PackedT5, tuple[Any, ...]] | None = None
+        self._told: set[str] = set()
+        self.engine = self._engine(engine)
+        self.products = self.products if self.engine == "packed" else None
+
+    @property
+    def stack(self) -> Any:
+        """The encoder."""
+        return self.model.get_encoder()
+
+    @property
+    def max_positions(self) -> int | None:
+        """None for the family of T5, whose positions are relative."""
+        return position_limit(self.model)
+
+    def encode_answers(self, words: Sequence[str]) -> list[list[int]]:
+        """Token ids of each answer, with the end of sequence."""
+        rows = [list(self.tokenizer(word).input_ids) for word in words]
+        return [row if row and row[-1] == self.end else [*row, self.end] for row in rows]
+
+    def logits(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b l v"]:
+        """Logits of the whole vocabulary at the label positions, the decoder reading the targets before each."""
+        if batch.targets is None:
+            raise ValueError("logits need targets: an encoder-decoder reads each answer token before the next")
+        packed = self._packed_passes()
+        if packed is not None and (encoded := packed.encode(bank, batch)) is not None:
+            states = packed.decode(encoded, self._shifted(batch.targets)[:, None])[:, 0]
+            return packed.logits(states, batch.targets != IGNORED)
+        states, mask = self._encode(bank, batch)
+        return self._decode(states, mask, self._shifted(batch.targets))
+
+    def label_scores(
+        self, bank: PromptBank, batch: Batch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
+    ) -> Float[Tensor, "b c"]:
+        """Log-probability in nats of each label's tokens; the encoder runs once for all of them."""
+        refuse_unknown_normalization(normalize)
+        if normalize == "first":
+            refuse_collisions(labels, self.tokenizer)
+        packed = self._packed_passes()
+        if packed is not None and (encoded := packed.encode(bank, batch)) is not None:
+            return self._packed_scores(packed, encoded, labels, normalize)
+        states, mask = self._encode(bank, batch)
+        rows = len(batch.ids)
+        if normalize == "first":
+            start = torch.full((rows, 1), self.start, device=batch.ids.device)
+            first = torch.tensor([label[0] for label in labels], device=batch.ids.device)
+            return log_probabilities(self._decode(states, mask, start))[:, 0, first]
+        scores = []
+        # One label a pass: no copies of the encoder's states, no padding between labels.
+        for label in labels:
+            targets = torch.tensor([label], device=batch.ids.device).expand(rows, -1)
+            found = log_probabilities(self._decode(states, mask, self._shifted(targets)))
+            scores.append(combine(found.gather(2, targets[:, :, None])[:, :, 0], normalize))
+        return torch.stack(scores, 1)
+
+    def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
+        """The encoder's last states over the text."""
+        states, mask = self._states(bank, batch)
+        # A shorter prompt begins behind its pads, or in the first column where the pads are behind the text.
+        begins = mask.to(torch.uint8).argmax(1) + bank.mask[batch.owner].sum(1)
+        columns = begins[:, None] + torch.arange(batch.ids.shape[1], device=states.device)
+        return take(states, columns.clamp(max=states.shape[1] - 1))
+
+    @torch.no_grad()
+    def answer_ids(
+        self, bank: PromptBank, batch: Batch, *, max_new_tokens: int, at_least: int = 0
+    ) -> Int[Tensor, "b l"]:
+        """Greedy answers, whatever the checkpoint's own generation defaults are."""
+        states, mask = self._states(bank, batch)
+        settings = {"max_new_tokens": max_new_tokens, "at_least": at_least, "decoder_start_token_id": self.start}
+        with greedy(self.model, ends=self.ends, pad=self.pad, **settings):
+            # Without the start token.
+            return self.model.generate(encoder_outputs=_encoded(states), attention_mask=mask.long())[:, 1:]
+
+    def _engine(self, asked: str) -> Engine:
+        """The engine that is asked for, or that can be."""
+        if asked == "reference":
+            return "reference"
+        self.products = chosen_library()
+        reason = survey(self.model).unfit or self._disagreement()
+        if reason is None:
+            return "packed"
+        self._packed = None
+        if asked == "packed":
+            raise UnsupportedModel(f"the passes of {self.name!r} cannot be packed: {reason}; leave --engine=packed out")
+        # Of other families nothing else is expected.
+        if self.model.config.model_type in FAMILIES.values():
+            self._tell(reason)
+        return "reference"
+
+    @torch.no_grad()
+    def _disagreement(self) -> str | None:
+        """What is wrong with packed passes over this model, tried on a few words: another transformers, perhaps."""
+        ids = torch.arange(2, 14, device=self.device).view(2, 6) % self.embeddings.weight.shape[0]
+        mask = torch.ones_like(ids, dtype=torch.bool)
+        mask[1, 4:] = False
+        batch = Batch(ids, mask, ids.new_zeros(2), ids[:, :3])
+        bank = PromptBank(self.embeddings.weight.new_zeros(1, 2, self.embedding_size), mask[:1, :2])
+        self.engine = "packed"
+        packed = self.logits(bank, batch)
+        self.engine = "reference"
+        reference = self.logits(bank, batch)
+        difference = (packed - reference).abs().max() / reference.abs().max()
+        if difference <= TOLERANCE.get(self.dtype, ROUGH):
+            return None
+        return f"their logits differ from transformers' by {difference:.1e} of the largest"
+
+    def _tell(self, reason: str) -> None:
+        """Say once why passes are not packed."""
+        if reason not in self._told:
+            self._told.add(reason)
+            log.warning("%r: passes by transformers, not packed: %s", self.name, reason)
+
+    def to_int8(self) -> None:
+        """The linear layers in int8; of packed passes their copies, and the model's own stay as they are."""
+        if self.engine == "reference":
+            return super().to_int8()
+        refuse_no_int8(self.model, self.name)
+        self.frozen, self._packed = "int8", None
+
+    def _packed_passes(self) -> PackedT5 | None:
+        """The packed engine over the weights as they are now; None where passes are left to transformers."""
+        if self.engine == "reference":
+            return None
+        found = survey(self.model)
+        if found.unfit is not None:
+            self._tell(found.unfit)
+            return None
+        state = (*found.state, self.products)
+        if self._packed is None or self._packed[1] != state:
+            self._packed = PackedT5(self.model, self.frozen, self.products or "onednn"), state
+        return self._packed[0]
+
+    def _packed_scores(
+        self, packed: PackedT5, encoded: Encoded, labels: Sequence[Sequence[int]], normalize: str
+    ) -> Float[Tensor, "b c"]:
+        """All labels of all rows in one pass of the decoder, each row's labels reading the same states."""
+        rows, device = encoded.packing.shape[0], encoded.states.device
+        if normalize == "first":
+            start = torch.full((rows, 1, 1), self.start, device=device)
+            found = packed.head(packed.decode(encoded, start).flatten(0, 2))
+            return log_probabilities(found[:, None])[:, 0, [label[0] for label in labels]]
+        longest = max(map(len, labels))
+        padded = [[*label, *[IGNORED] * (longest - len(label))] for label in labels]
+        targets = torch.tensor(padded, device=device)
+        states = packed.decode(encoded, self._shifted(targets).expand(rows, -1, -1))[:, targets != IGNORED]
+        tokens = targets[targets != IGNORED].expand(rows, -1)
+        found = packed.log_probabilities(states.flatten(0, 1), tokens.flatten()).view(rows, -1)
+        return torch.stack([combine(part, normalize) for part in found.split([len(x) for x in labels], 1)], 1)
+
+    def _special_tokens(self) -> tuple[int, int, int]:
+        """The decoder's start token, the end of sequence and the pad."""
+        config, generation = self.model.config, self.model.generation_config
+        start = getattr(config, "decoder_start_token_id", None)
+        start = getattr(generation, "decoder_start_token_id", None) if start is None else start
+        if start is None:
+            raise UnsupportedModel(
+                f"{self.name!r} names no token to start its decoder with; set config.decoder_start_token_id "
+                "(for T5 the pad token)"
+            )
+        end = getattr(config, "eos_token_id", None)
+        end = end if isinstance(end, int) else self.tokenizer.eos_token_id
+        if end is None:
+            raise UnsupportedModel(f"{self.name!r} names no token that ends an answer; set tokenizer.eos_token")
+        return start, end, self.pad_id
+
+    def _states(self, bank: PromptBank, batch: Batch) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
+        """What `_encode` gives, by whichever engine."""
+        packed, right = self._packed_passes(), padded_right(batch)
+        if packed is not None and (encoded := packed.encode(bank, right)) is not None:
+            return encoded.unpacked(), torch.cat([bank.mask[batch.owner], right.mask], 1)
+        return self._encode(bank, batch)
+
+    def _encode(self, bank: PromptBank, batch: Batch) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
+        """The encoder's states over prompt and text, and which of them count."""
+        joined = join_batch(bank, padded_right(batch), self.embed)
+        refuse_too_long(joined, self.max_positions, self.name)
+        if not has_relative_positions(self.model):
+            # BART counts positions from the first column and takes no ids: ragged prompts must not be padded left.
+            joined = joined.packed()
+        with self.entering(joined):
+            states = self.stack(inputs_embeds=joined.embeds, attention_mask=joined.mask.long()).last_hidden_state
+        return states, joined.mask
+
+    def _decode(
+        self, states: Float[Tensor, "b s d"], mask: Bool[Tensor, "b s"], inputs: Int[Tensor, "b l"]
+    ) -> Float[Tensor, "b l v"]:
+        """Logits of the next token after each of `inputs`."""
+        options: dict[str, Any] = {"encoder_outputs": _encoded(states), "attention_mask": mask.long()}
+        if self.model.config.model_type not in KINDS:
+            # Without a mask and a cache, T5Gemma leaves out a start token that is also the pad.
+            options["decoder_attention_mask"] = torch.ones_like(inputs)
+        return self.model(decoder_input_ids=inputs, use_cache=False, **options).logits
+
+    def _shifted(self, targets: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
+        """What the decoder reads to produce `targets`: the start token, then all but the last."""
+        before = torch.full_like(targets[:, :1], self.start)
+        inputs = torch.cat([before, targets[:, :-1]], 1)
+        return inputs.masked_fill(inputs == IGNORED, self.pad)
+
+
+def _encoded(states: Float[Tensor, "b s d"]) -> Any:
+    """The encoder's states as every decoder takes them: ProphetNet refuses a plain tuple, Switch asks for routers."""
+    from transformers.modeling_outputs import MoeModelOutputWithPast
+
+    return MoeModelOutputWithPast(last_hidden_state=states)  # pyright: ignore[reportArgumentType]  (wants FloatTensor)

@@ -1,0 +1,173 @@
+"""Answers of prompts to rows: label words scored, text generated, or numbers from a head; the passes are shared."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..backbones import AbstractBackbone
+from ..data import Examples
+from ..errors import BadInput, UnknownName
+from ..memory import Room
+from ..prompts.batch import PromptBank
+from ..tasks import Task, finite_number
+
+Decode = Literal["auto", "scores", "generate"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a prompt answered to some rows.
+
+    Args:
+        values: class ids (-1 where the generated text is no label word), numbers (NaN where it is none) or texts.
+        texts: the answers as text.
+        scores: log-probability of each label in nats, [b, c], where labels were scored.
+    """
+
+    values: list[Any]
+    texts: list[str]
+    scores: Tensor | None = None
+
+    @property
+    def invalid(self) -> int:
+        """Answers that are no label word or no number."""
+        return sum((isinstance(v, int) and v < 0) or (isinstance(v, float) and v != v) for v in self.values)
+
+
+def decoding(task: Task, backbone: AbstractBackbone, decode: Decode) -> Literal["scores", "generate", "number"]:
+    """How answers are found: "auto" scores label words and generates what has none; a linear head gives numbers.
+
+    Raises:
+        UnknownName: a way that does not exist.
+        BadInput: labels cannot be scored because the task has none; a head that shall do anything but answer.
+    """
+    if decode not in get_args(Decode):
+        raise UnknownName("way to decode", decode, get_args(Decode))
+    if backbone.answers == "linear-head" and task.answer == "number":
+        if decode != "auto":
+            raise BadInput(
+                f"task {task.name!r} is answered with a number by a head, not by {decode}; leave --decode out"
+            )
+        return "number"
+    refuse_decoding(task, decode, backbone.answers)
+    if task.answer == "label":
+        return "scores" if decode == "auto" else decode
+    return "generate"
+
+
+def refuse_decoding(task: Task, decode: Decode, answers: str | None = None) -> None:
+    """Refuse to score the label words of a task that has none.
+
+    Args:
+        task: the task.
+        decode: how answers are wanted.
+        answers: how the backbone answers; None where that is not known yet: a linear head answers numbers by itself.
+
+    Raises:
+        BadInput: there are no label words.
+    """
+    by_head = task.answer == "number" and answers in (None, "linear-head")
+    if decode == "scores" and task.answer != "label" and not by_head:
+        raise BadInput(f"task {task.name!r} is answered by a {task.answer}, there are no label words to score")
+
+
+def answer(
+    backbone: AbstractBackbone,
+    bank: PromptBank,
+    examples: Examples,
+    task: Task,
+    *,
+    decode: Decode = "auto",
+    normalize: str = "sum",
+    max_new_tokens: int = 20,
+    batch_size: int = 32,
+) -> Answers:
+    """The answers of the bank's first prompt to all rows, in their order."""
+    rows = [range(len(examples))]
+    return answer_all(
+        backbone,
+        bank,
+        examples,
+        task,
+        rows,
+        decode=decode,
+        normalize=normalize,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )[0]
+
+
+@torch.no_grad()
+def answer_all(
+    backbone: AbstractBackbone,
+    bank: PromptBank,
+    examples: Examples,
+    task: Task,
+    rows: Sequence[Sequence[int]],
+    *,
+    decode: Decode = "auto",
+    normalize: str = "sum",
+    max_new_tokens: int = 20,
+    batch_size: int = 32,
+    room: Room | None = None,
+) -> list[Answers]:
+    """The answers of each prompt of a bank to rows of its own, in their order; the passes are shared.
+
+    Args:
+        backbone: frozen.
+        bank: the prompts.
+        examples: the rows.
+        task: how they are answered.
+        rows: for each prompt of the bank the rows that it answers.
+        decode: "scores", "generate" or "auto".
+        normalize: "sum", "mean" or "first" token of label scores.
+        max_new_tokens: longest generated answer.
+        batch_size: rows in one pass, of all prompts together.
+        room: what bounds the passes further; None is nothing.
+    """
+    how = decoding(task, backbone, decode)
+    labels = backbone.encode_distinct(task.labels) if how == "scores" else []
+    counts = [len(own) for own in rows]
+    owner = torch.repeat_interleave(torch.tensor(counts))
+    chosen = torch.tensor([row for own in rows for row in own], dtype=torch.long)
+    values: list[Any] = [None] * len(chosen)
+    texts, scores = [""] * len(chosen), torch.zeros(len(chosen), len(task.labels)) if how == "scores" else None
+    for part in _parts(examples.lengths[chosen] + bank.vectors.shape[1], batch_size, room or Room()):
+        batch = examples.batch(chosen[part], owner[part], backbone.pad_id).to(backbone.device)
+        if how == "scores":
+            assert scores is not None
+            found = backbone.label_scores(bank, batch, labels, normalize=normalize).float().cpu()
+            scores[part] = found
+            answers: list[Any] = found.argmax(-1).tolist()
+            words = [task.labels[a] for a in answers]
+        elif how == "number":
+            answers = backbone.logits(bank, batch)[:, 0, 0].tolist()
+            # Digits that count, not decimals: the numbers may be of any size.
+            words = [f"{a:.6g}" for a in answers]
+        else:
+            words = backbone.generate(bank, batch, max_new_tokens=max_new_tokens)
+            answers = [parse(task, word) for word in words]
+        for place, value, word in zip(part, answers, words, strict=True):
+            values[place], texts[place] = value, word
+    ends = torch.tensor(counts).cumsum(0).tolist()
+    spans = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
+    return [Answers(values[one], texts[one], None if scores is None else scores[one]) for one in spans]
+
+
+def _parts(lengths: Tensor, batch_size: int, room: Room) -> list[list[int]]:
+    # The longest rows first: a batch holds rows of about one length, and memory runs out at once or never.
+    order = torch.argsort(lengths, descending=True, stable=True).tolist()
+    return room.cut(order, lengths.tolist(), batch_size)
+
+
+def parse(task: Task, text: str) -> Any:
+    """A generated answer as a class id (-1 if it is no label word), a number (NaN if it is none) or the text."""
+    if task.answer == "text":
+        return text
+    if task.answer == "label":
+        return task.labels.index(text) if text in task.labels else -1
+    number = finite_number(text)
+    return float("nan") if number is None else number

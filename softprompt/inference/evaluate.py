@@ -1,0 +1,269 @@
+"""Scores of a prompt on a task: its rows, the model's answers to them, and metrics over both."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..backbones import AbstractBackbone, load_backbone, refuse_no_room
+from ..checks import require_numbers
+from ..data import Examples, drawn_rows, tokenize, warn_of_unknown
+from ..errors import BadInput
+from ..metrics import headline_score, majority, score
+from ..prompts.batch import PromptBank
+from ..prompts.prompt import SoftPrompt
+from ..tasks import Source, Task, is_data_file, on_rows, styled
+from ..tasks import task as find_task
+from .answers import Answers, Decode, answer, refuse_decoding
+from .class_scores import calibration_error
+from .report import Report, beside
+
+log = logging.getLogger("softprompt")
+
+
+def report(task: Task, examples: Examples, answers: Answers) -> Report:
+    """The task's metrics, and `score`, the mean of its headline metrics."""
+    metrics = score(task.metrics, answers.values, examples.gold)
+    metrics["score"] = headline_score(metrics, task.scores)
+    return Report(metrics, len(examples), answers.invalid, answers.values, list(examples.gold), task)
+
+
+# Positions kept for an answer in free text or a number, where the model reads its own answer: what is generated.
+TEXT_ANSWER = 20
+
+
+def answer_room(backbone: AbstractBackbone, task: Task) -> int:
+    """Positions that an answer takes beside prompt and text: a decoder's, of the longest label or a text."""
+    if task.answer == "label" and backbone.answers != "linear-head":
+        return backbone.answer_positions(backbone.encode_distinct(task.labels))
+    return backbone.answer_positions([[0] * (TEXT_ANSWER + 1)])
+
+
+def text_limit(backbone: AbstractBackbone, prompt_length: int, task: Task) -> int:
+    """Tokens of text that fit beside a prompt and its answer: the task's length, or what the positions leave.
+
+    Raises:
+        BadInput: the prompt leaves no room.
+    """
+    if backbone.max_positions is None:
+        return task.max_length
+    room = backbone.max_positions - prompt_length - answer_room(backbone, task)
+    refuse_no_room(prompt_length, room, backbone.max_positions, backbone.name)
+    return min(task.max_length, room)
+
+
+def examples_for(
+    backbone: AbstractBackbone, task: Task, rows: Any, prompt_length: int, *, targets: bool = True
+) -> Examples:
+    """Rows tokenised for a backbone, cut to the task's length and to what fits beside the prompt.
+
+    Raises:
+        BadInput: label words that the backbone cannot tell apart; and as in `tokenize`.
+    """
+    if task.answer == "label":
+        # Before the rows, and where they have no answers too.
+        backbone.encode_distinct(task.labels)
+    return tokenize(
+        rows,
+        task,
+        tokenizer=backbone.tokenizer,
+        answers=backbone.answers,
+        encode_answers=backbone.encode_answers,
+        suffix=backbone.input_suffix,
+        prefix=backbone.input_prefix,
+        mask=backbone.mask,
+        special_tokens=backbone.special_tokens,
+        max_length=text_limit(backbone, prompt_length, task),
+        targets=targets,
+    )
+
+
+def tell_truncated(examples: Examples, what: str) -> None:
+    """Warn where rows are longer than the model reads them.
+
+    Args:
+        examples: the rows.
+        what: what they are called, as in "test rows".
+    """
+    if examples.truncated:
+        log.warning(
+            "%d of %d %s (%.0f %%) are longer than the %d tokens that are read, and are cut: the end is not seen; "
+            "shorten them, or train with a longer max_length where the model has the positions",
+            examples.truncated, len(examples), what, 100 * examples.truncated / len(examples),
+            int(examples.lengths.max()),
+        )  # fmt: skip
+
+
+def default_style(task: Task, kind: str) -> str:
+    """How declared tasks are put: numeric answers for encoder-decoders, as in the EPT paper; words for the others.
+
+    The lab's tasks are always put in words: their backbones know those, and no digits.
+    """
+    return "numeric" if kind == "encoder-decoder" and not task.source.world else "words"
+
+
+def task_of(prompt: SoftPrompt, task: "Task | str | None" = None, style: str | None = None) -> Task:
+    """The task to answer: the one given, or the one that the prompt was trained on.
+
+    The prompt's own task by its name keeps the style it was trained in; another takes `style`, or the default of
+    the prompt's kind of backbone. The name of a file is the prompt's own task on the rows of that file.
+
+    Raises:
+        BadInput: the prompt records no task and none is given, or a file whose answers it was not trained on.
+    """
+    own = None if prompt.provenance.task is None else Task.from_json(prompt.provenance.task)
+    if isinstance(task, Task):
+        return task if style is None else styled(task, style)
+    if task is not None and is_data_file(task):
+        rows = _on_file(own, task)
+        return rows if style is None else styled(rows, style)
+    if own is not None and style is None and task in (None, own.name):
+        return own
+    name = own.name if task is None and own is not None else task
+    if name is None:
+        raise BadInput("this prompt records no task; name one with --task")
+    found = find_task(name)
+    return styled(found, style or default_style(found, prompt.provenance.backbone.kind))
+
+
+def _on_file(own: Task | None, file: str) -> Task:
+    """A prompt's own task on a file: as it is where it is made of that file, else with all its rows to be scored."""
+    if own is None:
+        raise BadInput(f"this prompt records no task that {file!r} could hold rows of; name one with --task")
+    paths = [Path(path).resolve() for split in own.source.files for path in own.source.paths(split)]
+    if Path(file).resolve() in paths:
+        return own
+    if not Path(file).is_file():
+        raise BadInput(f"no file {file!r}; give one that exists, or leave --task out to answer {own.name!r}")
+    return dataclasses.replace(own, source=Source(files={"test": file}))
+
+
+def evaluate(
+    prompt: SoftPrompt,
+    rows: Any = None,
+    *,
+    task: "Task | str | None" = None,
+    style: str | None = None,
+    model: "str | AbstractBackbone | None" = None,
+    data_root: "str | Path | None" = None,
+    split: str = "test",
+    test_rows: int | None = None,
+    seed: int = 0,
+    id_column: str | None = None,
+    decode: Decode = "auto",
+    normalize: str = "sum",
+    batch_size: int = 32,
+    max_length: int | None = None,
+    max_new_tokens: int = 20,
+    device: str = "auto",
+    dtype: str = "float32",
+    engine: str = "auto",
+    frozen: str | None = None,
+    max_bad_rows: int = 0,
+) -> Report:
+    """The prompt's metrics on a split, by the same split rule as training used, and what stands behind them.
+
+    Args:
+        prompt: a stored prompt.
+        rows: other rows than the task's, scored whole: a file, a list of dicts, a DataFrame, a `datasets.Dataset`; or a
+            dict of splits, of which `split` is scored by the split rule of training.
+        task: what to answer; None takes the prompt's own task.
+        style: "numeric", "words", "t5" or "pet-0" ...; None is the style of training, or the default for another task.
+        model: the frozen model; None loads the one that the prompt names.
+        data_root: folder with rows; None asks the hub (or reads the files of a custom task).
+        split: "train", "validation" or "test".
+        test_rows: so many rows of the split, drawn by `seed`; None, or more than there are, is all of them.
+        seed: of the draw.
+        id_column: column whose values name the rows in `Report.rows`; None takes their numbers in the file, from 1.
+        decode: "scores", "generate" or "auto".
+        normalize: "sum", "mean" or "first" token of label scores.
+        batch_size: rows in one pass.
+        max_length: tokens of text; None takes the task's.
+        max_new_tokens: longest generated answer.
+        device: "auto", "cpu", "cuda" ...
+        dtype: precision of the frozen model.
+        engine: "packed", "reference" or "auto" (`load_backbone`).
+        frozen: as in `load_backbone`, whatever the prompt was trained on.
+        max_bad_rows: malformed rows to drop before it is an error.
+
+    Raises:
+        ModelMismatch: the prompt belongs to another model.
+        BadInput: the data cannot be used.
+    """
+    counts = {"batch_size": batch_size, "max_length": max_length, "max_new_tokens": max_new_tokens}
+    require_numbers(counts, whole=True)
+    chosen = task_of(prompt, task, style)
+    if max_length is not None:
+        chosen = dataclasses.replace(chosen, max_length=max_length)
+    refuse_decoding(chosen, decode, prompt.provenance.answers)
+    if rows is not None:
+        if split != "test" and not isinstance(rows, Mapping):
+            raise BadInput(f"rows without splits are scored whole, there is no {split!r} of them; leave split out")
+        chosen = on_rows(chosen, rows, more=(id_column,) if id_column else ())
+    # Rows first: their faults are found in seconds, while a model may take minutes to load.
+    drawn, of = drawn_rows(
+        chosen, data_root, max_bad_rows, split=split, count=test_rows, seed=seed, id_column=id_column
+    )
+    backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine, frozen=frozen)
+    examples = examples_for(backbone, chosen, drawn, prompt.length)
+    tell_truncated(examples, f"{split} rows")
+    warn_of_unknown(examples, backbone.tokenizer, backbone.name, split)
+    answers = answer(
+        backbone,
+        PromptBank.of(prompt, device=backbone.device),
+        examples,
+        chosen,
+        decode=decode,
+        normalize=normalize,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+    whole = report(chosen, examples, answers)
+    chances = None if answers.scores is None else answers.scores.softmax(-1).tolist()
+    ids = drawn.columns[id_column] if id_column else drawn.numbers
+    texts = [chosen.render(row).text for row in drawn]
+    return dataclasses.replace(
+        whole,
+        of=of,
+        calibration_error=None if chances is None else calibration_error(chances, whole.gold),
+        rows=beside(chosen, whole, ids, texts, answers.texts, chances),
+    )
+
+
+def backbone_of(
+    prompt: SoftPrompt,
+    model: "str | AbstractBackbone | None" = None,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    engine: str = "auto",
+    frozen: str | None = None,
+) -> AbstractBackbone:
+    """The frozen model a prompt works with, checked against it.
+
+    Raises:
+        ModelMismatch: the prompt belongs to another model.
+    """
+    if not isinstance(model, AbstractBackbone):
+        origin = prompt.provenance.backbone
+        revision = origin.revision if model is None else None
+        answers = prompt.provenance.answers
+        model = load_backbone(
+            model or origin.name,
+            answers=answers,
+            dtype=dtype,
+            engine=engine,
+            frozen=frozen,
+            device=device,
+            revision=revision,
+            embedding_scale=origin.embedding_scale,
+        )
+    model.check(prompt)
+    return model
+
+
+def majority_score(task: Task, gold: Sequence[int]) -> float:
+    """The score of always answering the most frequent class."""
+    most, _ = majority(gold)
+    return headline_score(score(task.metrics, [most] * len(gold), list(gold)), task.scores)

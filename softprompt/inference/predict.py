@@ -1,0 +1,170 @@
+"""Answers of a stored prompt to new inputs."""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..backbones import AbstractBackbone, load_backbone
+from ..checks import listed, require_numbers
+from ..data import warn_of_unknown
+from ..errors import BadInput
+from ..prompts.batch import PromptBank
+from ..prompts.prompt import SoftPrompt
+from ..tasks import ABSENT, Task, holds_rows, is_a, plain_cell, row_dicts, value_of
+from .answers import Answers, Decode, answer, decoding, refuse_decoding
+from .evaluate import backbone_of, examples_for, task_of, tell_truncated
+
+log = logging.getLogger("softprompt")
+# Batches that are answered together, the longest rows first: one at first, so that answers appear soon.
+MOST_BATCHES = 8
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(name: str, **options: Any) -> AbstractBackbone:
+    return load_backbone(name, **options)
+
+
+def as_row(task: Task, given: "str | Mapping[str, Any]") -> dict[str, Any]:
+    """A row of the task's columns, those of objects inside it by their dots; a plain text is the only column.
+
+    Raises:
+        BadInput: a plain text for a task of several columns.
+    """
+    if isinstance(given, Mapping):
+        inner = {name: plain_cell(value) for name in task.columns if (value := value_of(given, name)) is not ABSENT}
+        return {**given, **inner}
+    if len(task.columns) != 1:
+        needed = ", ".join(repr(c) for c in task.columns)
+        raise BadInput(
+            f"task {task.name!r} reads several columns ({needed}); give each input as a row with these names"
+        )
+    return {task.columns[0]: given}
+
+
+def texts_or_rows(inputs: Any) -> list[Any]:
+    """The inputs one by one, the rows of a table as dicts; a text or a row alone is one input.
+
+    Raises:
+        BadInput: no list; something of which Python would go through the names of the columns; or an input that is
+            neither a text nor a row.
+    """
+    if is_a(inputs, "pandas", "Series"):
+        inputs = inputs.tolist()
+    elif isinstance(inputs, Mapping) and all(isinstance(value, str | int | float | None) for value in inputs.values()):
+        inputs = [inputs]
+    elif holds_rows(inputs):
+        inputs = row_dicts(inputs)
+    given = listed("inputs", inputs)
+    for number, value in enumerate(given, 1):
+        if not isinstance(value, str | Mapping):
+            kind = type(value).__name__
+            raise BadInput(f"input {number} is a {kind}, not a text or a row: {value!r}; give one of these")
+    return given
+
+
+def predict(
+    prompt: SoftPrompt,
+    inputs: Any,
+    *,
+    task: "Task | str | None" = None,
+    style: str | None = None,
+    model: "str | AbstractBackbone | None" = None,
+    batch_size: int = 32,
+    device: str = "auto",
+    dtype: str = "float32",
+    engine: str = "auto",
+    frozen: str | None = None,
+    decode: Decode = "auto",
+    max_new_tokens: int = 20,
+    tell: "Callable[[list[dict[str, Any]]], None] | None" = None,
+) -> list[dict[str, Any]]:
+    """One answer an input: {text, label, scores} for label words, else {text, output}.
+
+    `scores` are probabilities over the label words: softmax of the label scores.
+
+    Args:
+        prompt: a stored prompt.
+        inputs: texts, or rows with the task's columns: a list, a pandas DataFrame or Series, a `datasets.Dataset`; or
+            one text or row alone.
+        task: what to answer; None takes the prompt's own task.
+        style: "numeric", "words", "t5" or "pet-0" ...; None is the style of training, or the default for another task.
+        model: the frozen model; None loads the one that the prompt names, and keeps it for the next call.
+        batch_size: inputs in one pass.
+        device: "auto", "cpu", "cuda" ...
+        dtype: precision of the frozen model.
+        engine: "packed", "reference" or "auto" (`load_backbone`).
+        frozen: as in `load_backbone`, whatever the prompt was trained on.
+        decode: "scores", "generate" or "auto".
+        max_new_tokens: longest generated answer.
+        tell: sees the next answers, in the order of the inputs, as soon as they are there.
+
+    Texts that the model cannot read whole, and blank ones, are told of by a warning.
+
+    Raises:
+        ModelMismatch: the prompt belongs to another model.
+        BadInput: an input that is no text and no row, or lacks a column; inputs that are all blank; a size below 1.
+    """
+    require_numbers({"batch_size": batch_size, "max_new_tokens": max_new_tokens}, whole=True)
+    given = texts_or_rows(inputs)
+    origin, task = prompt.provenance.backbone, task_of(prompt, task, style)
+    rows = [as_row(task, one) for one in given]
+    if not rows:
+        return []
+    _tell_blank(task, rows)
+    # Before the model: what a row lacks is found in no time.
+    refuse_decoding(task, decode, prompt.provenance.answers)
+    texts = [task.render(row).text for row in rows]
+    compute: dict[str, Any] = {"device": device, "dtype": dtype, "engine": engine, "frozen": frozen}
+    if model is None:
+        own = {"revision": origin.revision, "embedding_scale": origin.embedding_scale}
+        model = _loaded(origin.name, answers=prompt.provenance.answers, **own, **compute)
+    backbone = backbone_of(prompt, model, **compute)
+    examples = examples_for(backbone, task, rows, prompt.length, targets=False)
+    tell_truncated(examples, "inputs")
+    warn_of_unknown(examples, backbone.tokenizer, backbone.name)
+    bank = PromptBank.of(prompt, device=backbone.device)
+    scored = decoding(task, backbone, decode) == "scores"
+    answered: list[dict[str, Any]] = []
+    for part in _parts(len(rows), batch_size):
+        answers = answer(
+            backbone,
+            bank,
+            examples.select(part),
+            task,
+            decode=decode,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+        )
+        answered += [_line(task, texts[row], answers, place, scored) for place, row in enumerate(part)]
+        if tell is not None:
+            tell(answered[-len(part) :])
+    return answered
+
+
+def _parts(count: int, batch_size: int) -> Iterator[range]:
+    """The rows in order, in parts of one batch, then two, four and so on up to MOST_BATCHES."""
+    start, batches = 0, 1
+    while start < count:
+        end = min(count, start + batches * batch_size)
+        yield range(start, end)
+        start, batches = end, min(2 * batches, MOST_BATCHES)
+
+
+def _tell_blank(task: Task, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Warn of inputs without a word in any column; refuse inputs that are all so."""
+    blank = [n for n, row in enumerate(rows, 1) if not any(str(row.get(name, "x")).strip() for name in task.columns)]
+    if len(blank) == len(rows):
+        raise BadInput("every input is blank; give words to answer")
+    if blank:
+        log.warning(
+            "%d of %d inputs are blank, the first is number %d: an answer to one says nothing",
+            len(blank), len(rows), blank[0],
+        )  # fmt: skip
+
+
+def _line(task: Task, text: str, answers: Answers, i: int, scored: bool) -> dict[str, Any]:
+    if not scored or answers.scores is None:
+        return {"text": text, "output": answers.texts[i]}
+    probabilities = answers.scores[i].softmax(-1).tolist()
+    return {"text": text, "label": answers.texts[i], "scores": dict(zip(task.labels, probabilities, strict=True))}

@@ -1,0 +1,99 @@
+"""What an evaluation tells: metrics with their intervals, classes, and each answer beside what is right."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from ..tasks import Task
+from .class_scores import ClassScores
+from .intervals import Interval, intervals
+
+
+@dataclass(frozen=True)
+class Report:
+    """Metrics over n rows, how many answers were invalid, and the answers themselves.
+
+    Args:
+        metrics: by name, and `score`, the mean of the headline ones.
+        n: rows.
+        invalid: answers that are no label word or no number.
+        predictions: class ids (-1 where it is no label word), numbers (NaN where it is none) or texts.
+        gold: class ids, numbers or lists of accepted texts; empty where only metrics are known.
+        task: what was asked.
+        of: rows of the split, where n of them were drawn.
+        calibration_error: of the labels' probabilities, where labels were scored.
+        rows: each row with its id, text, right answer and prediction, in the order of the split.
+    """
+
+    metrics: dict[str, float]
+    n: int
+    invalid: int
+    predictions: list[Any]
+    gold: list[Any] = field(default_factory=list)
+    task: Task | None = None
+    of: int | None = None
+    calibration_error: float | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """The 95 % interval of each metric: where it would lie over many more rows like these."""
+        if self.task is None or not self.gold:
+            return {}
+        return intervals(self.task.metrics, self.task.scores, self.predictions, self.gold)
+
+    @cached_property
+    def classes(self) -> ClassScores | None:
+        """The confusion matrix, and precision, recall and F1 of each class; None where answers are no classes."""
+        if self.task is None or self.task.answer != "label" or not self.gold:
+            return None
+        return ClassScores.of(self.task.labels, self.predictions, self.gold)
+
+    def to_json(self) -> dict[str, Any]:
+        """The line that `softprompt evaluate --json` prints; the rows are in `predictions.jsonl`."""
+        values: dict[str, Any] = {"metrics": self.metrics, "n": self.n, "invalid": self.invalid}
+        if self.of is not None:
+            values["of"] = self.of
+        if self.intervals:
+            values["intervals"] = {name: list(ends) for name, ends in self.intervals.items()}
+        if self.calibration_error is not None:
+            values["calibration_error"] = self.calibration_error
+        if self.classes is not None:
+            values["classes"] = self.classes.by_class()
+            values["confusion"] = {
+                "labels": list(self.classes.labels),
+                "counts": self.classes.confusion,
+                "invalid": self.classes.invalid,
+            }
+        return values
+
+    def predictions_jsonl(self) -> bytes:
+        """One JSON line a row: id, text, gold, prediction, and the labels' probabilities where they were scored."""
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows).encode()
+
+
+def beside(
+    task: Task, report: Report, ids: Sequence[Any], texts: Sequence[str], words: Sequence[str], chances: Any = None
+) -> list[dict[str, Any]]:
+    """Each row with its id, its text, what is right and what was answered.
+
+    Args:
+        task: what was asked.
+        report: its gold values and predictions.
+        ids: one a row.
+        texts: the rows as the model read them, before they were cut.
+        words: the answers as text; they stand where an answer is no label word or no number.
+        chances: probabilities [n][c] of the label words, where they were scored.
+    """
+    return [
+        {
+            "id": ids[i],
+            "text": texts[i],
+            "gold": task.labels[gold] if task.answer == "label" else gold,
+            "prediction": words[i] if task.answer != "number" or predicted != predicted else predicted,
+            **({} if chances is None else {"scores": dict(zip(task.labels, chances[i], strict=True))}),
+        }
+        for i, (gold, predicted) in enumerate(zip(report.gold, report.predictions, strict=True))
+    ]

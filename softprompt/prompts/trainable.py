@@ -1,0 +1,255 @@
+"""A fleet: p prompts in training, each with its own vectors, reparameterisation and head, sharing a frozen backbone."""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..errors import BadInput
+from ..settings import LaneSettings
+from .batch import PromptBank
+from .initializers import Initializer, uniform
+from .methods import Method, Units
+from .prompt import LinearHead, Provenance, SoftPrompt
+from .reparam import AbstractReparameterization
+from .standardization import Standardization
+from .units import WordScale
+
+
+def stream_seed(seed: int, purpose: str) -> int:
+    """A seed of its own for one purpose, so that two draws from the same user seed are unrelated.
+
+    The first 63 bits of SHA-256("seed/purpose").
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Within, torch's global generators draw from `seed`; afterwards they are as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@final
+class Lane(nn.Module):
+    """One prompt of a fleet: initial vectors, a reparameterisation, repeats, and a linear head where one is needed.
+
+    The prompt is P = unit x Phi(initial), repeated, where a unit is 1 (raw) or the RMS of the word embeddings. With a
+    norm guard R and token norm u, each P_i min(1, R u / ||P_i||) takes its place. What is trained is in units: under
+    Adam, embeddings s times as large give s times the prompt at every step, and the same losses.
+
+    A deep prompt has initial vectors of its own for every layer, one Phi for all of them, and for each layer after the
+    first the units of the states that it reads.
+
+    Args:
+        method: which method this is; gives the number of repeats.
+        initial: the initial vectors in units, float32 (float64 in tests).
+        reparameterization: Phi, applied to them in every pass.
+        head: a trained linear head, or None where the backbone answers in tokens.
+        words: how large the backbone's word vectors are.
+        units: "raw" or "rms"; a reparameterisation of directions is measured in token norms in either.
+        norm_guard: R, in token norms; None bounds nothing.
+        deep: the initial vectors of the k layers after the first, in units; None for an ordinary prompt.
+        states: how large the states are that these layers read.
+        numbers: what a head of one output is trained on; the stored head answers in the data's own units.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        initial: Float[Tensor, "m e"],
+        reparameterization: AbstractReparameterization,
+        head: nn.Linear | None,
+        *,
+        words: WordScale,
+        units: Units,
+        norm_guard: float | None,
+        deep: Float[Tensor, "k m e"] | None = None,
+        states: Sequence[WordScale] = (),
+        numbers: Standardization | None = None,
+    ):
+        super().__init__()
+        self.method = method
+        self.initial = nn.Parameter(initial)
+        self.reparameterization = reparameterization
+        self.head = head
+        self.words, self.units = words, units
+        self.norm_guard = norm_guard
+        self.deep = None if deep is None else nn.Parameter(deep)
+        self.states = tuple(states)
+        self.numbers = numbers
+
+    @classmethod
+    def build(
+        cls,
+        settings: LaneSettings,
+        initializer: Initializer,
+        embeddings: Tensor,
+        head_shape: tuple[int, int] | None,
+        words: WordScale | None = None,
+        states: Sequence[WordScale] = (),
+        deeper: Sequence[Initializer] = (),
+        numbers: Standardization | None = None,
+    ) -> "Lane":
+        """The lane that `settings` describe; every number in it follows from the initialisation seed.
+
+        Args:
+            settings: method, options, units, norm guard, seeds.
+            initializer: draws the initial vectors, in the lane's units.
+            embeddings: the backbone's word vectors [v, e].
+            head_shape: (classes, hidden size) of a linear head, or None.
+            words: how large the embeddings are, where it is known already.
+            states: for a deep prompt, how large the states are that each layer after the first reads.
+            deeper: for a deep prompt, what draws its vectors for these layers, in the lane's units; without it they are
+                uniform, for there is no vocabulary of states.
+            numbers: for a task that is answered with a number by a head, the scale of the lane's training rows.
+
+        Raises:
+            UnknownName: the method does not exist.
+            BadInput: head-only on a backbone that answers in tokens; a direction that starts as a zero vector; a deep
+                prompt without `states`.
+        """
+        method = Method.of(settings)
+        if method.prompt_length == 0 and head_shape is None:
+            raise BadInput(
+                f"{method.name!r} trains a linear head, this backbone answers in tokens; choose a method with a prompt"
+            )
+        seed, device = settings.seeds.initialization, embeddings.device
+        generator = torch.Generator().manual_seed(stream_seed(seed, "vectors"))
+        initial = initializer(method.m, embeddings.detach().cpu(), generator)
+        deep = _initial_states(settings, method.m, embeddings, states, deeper) if settings.deep else None
+        drawn = initial if deep is None else torch.cat([initial, deep.flatten(0, 1)])
+        if method.is_direction and not drawn.any(dim=1).all():
+            raise BadInput(
+                f"{method.name!r} cannot start at a zero vector, which has no direction; take another --init"
+            )
+        reparameterization = method.build(embeddings.shape[1], stream_seed(seed, "network"))
+        head = None
+        if head_shape is not None:
+            with seeded(stream_seed(seed, "head"), torch.device("cpu")):
+                head = nn.Linear(head_shape[1], head_shape[0])
+        units = method.resolved(settings).units
+        assert units != "auto"
+        words = words or WordScale.of(embeddings)
+        lane = cls(
+            method,
+            initial,
+            reparameterization,
+            head,
+            words=words,
+            units=units,
+            norm_guard=settings.norm_guard,
+            deep=deep,
+            states=states if settings.deep else (),
+            numbers=numbers,
+        )
+        return lane.to(device)
+
+    @property
+    def layers(self) -> int:
+        """Layers that the prompt enters: 1, or all that read it."""
+        return 1 if self.deep is None else 1 + len(self.deep)
+
+    @property
+    def unit(self) -> float:
+        """What the reparameterisation's output is multiplied with to stand beside the word vectors."""
+        return self._unit(self.words)
+
+    def _unit(self, scale: WordScale) -> float:
+        if self.reparameterization.is_direction:
+            return scale.token_norm
+        return scale.rms if self.units == "rms" else 1.0
+
+    def vectors(self) -> Float[Tensor, "n e"]:
+        """The n prompt vectors as the backbone sees them, with gradients."""
+        return self._measured(self.reparameterization(self.initial), self.words).repeat(self.method.repeats, 1)
+
+    def deep_vectors(self) -> Float[Tensor, "k n e"] | None:
+        """The n vectors that enter each layer after the first, with gradients; None for an ordinary prompt."""
+        deep = self._deep(self.reparameterization)
+        return None if deep is None else deep.repeat(1, self.method.repeats, 1)
+
+    @torch.no_grad()
+    def folded(self) -> Float[Tensor, "m e"]:
+        """The m prompt vectors as they are stored, in the precision of training: evaluation mode, detached."""
+        return self._measured(self.reparameterization.fold(self.initial), self.words)
+
+    @torch.no_grad()
+    def folded_deep(self) -> Float[Tensor, "k m e"] | None:
+        """The same for the layers after the first; None for an ordinary prompt."""
+        return self._deep(self.reparameterization.fold)
+
+    def _deep(self, phi: Callable[[Tensor], Tensor]) -> Float[Tensor, "k m e"] | None:
+        if self.deep is None:
+            return None
+        # Layer by layer: an LSTM reads the vectors of one layer as a sequence.
+        pairs = zip(self.deep, self.states, strict=True)
+        return torch.stack([self._measured(phi(initial), scale) for initial, scale in pairs])
+
+    def _measured(self, vectors: Float[Tensor, "m e"], scale: WordScale) -> Float[Tensor, "m e"]:
+        """From units to the model's own numbers, no vector longer than the guard allows."""
+        vectors = self._unit(scale) * vectors
+        if self.norm_guard is None:
+            return vectors
+        longest = self.norm_guard * scale.token_norm
+        # The norm is clamped, not the ratio: within bounds, and at zero, a vector keeps its bits and its gradient.
+        return vectors * (longest / vectors.norm(dim=1, keepdim=True).clamp(min=longest))
+
+    def linear_head(self) -> LinearHead | None:
+        """The head's numbers, with gradients."""
+        return None if self.head is None else LinearHead(self.head.weight, self.head.bias)
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the reparameterisation drops units, so that a pass needs a seed."""
+        return any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.reparameterization.modules())
+
+    def prompt_parameters(self) -> list[nn.Parameter]:
+        """Trained numbers of the prompt and its reparameterisation; none for a head alone."""
+        deep = () if self.deep is None else (self.deep,)
+        return [p for p in (self.initial, *deep, *self.reparameterization.parameters()) if p.numel()]
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Trained numbers of the head."""
+        return [] if self.head is None else list(self.head.parameters())
+
+    def fold(self, provenance: Provenance) -> SoftPrompt:
+        """The prompt as it is stored: float32, no reparameterisation, repeats kept as a number."""
+        vectors, deep = self.folded().float().cpu(), self.folded_deep()
+        head = None
+        if self.head is not None:
+            weight, bias = (x.detach().float().cpu().clone() for x in (self.head.weight, self.head.bias))
+            head = LinearHead(weight, bias)
+            head = head if self.numbers is None else self.numbers.unfolded(head)
+        deep = None if deep is None else deep.float().cpu()
+        return SoftPrompt(vectors, provenance, self.method.repeats, head, deep)
+
+
+def _initial_states(
+    settings: LaneSettings, m: int, table: Tensor, states: Sequence[WordScale], deeper: Sequence[Initializer]
+) -> Float[Tensor, "k m e"]:
+    """What the layers after the first begin with, from a stream of their own: the first begins as without them."""
+    generator = torch.Generator().manual_seed(stream_seed(settings.seeds.initialization, "deep vectors"))
+    if not states:
+        raise BadInput("a deep prompt is measured by the states that it meets; give states=backbone.state_scales()")
+    draws = deeper or [uniform()] * len(states)
+    table = table.detach().cpu()
+    return torch.stack([draw(m, table, generator) for draw in draws])
+
+
+def bank_of(lanes: Sequence[Lane], seeds: Sequence[int]) -> PromptBank:
+    """The bank of some lanes, with gradients; `seeds` drive a reparameterisation's dropout, one a lane."""
+    vectors, deep = [], []
+    for lane, seed in zip(lanes, seeds, strict=True):
+        with seeded(seed, lane.initial.device) if lane.is_random else contextlib.nullcontext():
+            vectors.append(lane.vectors())
+            deep.append(lane.deep_vectors())
+    return PromptBank.stack(vectors, [head for lane in lanes if (head := lane.linear_head())], deep)

@@ -1,0 +1,202 @@
+"""From settings to runs, through the store, to a report."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...checks import listed
+from ...errors import BadInput
+from ...prompts.methods import Method
+from ...regularizers import regularizers
+from ...settings import LaneSettings
+from .. import RunSpec, StoredRun, run_all
+from ..tables import value, varying
+from ._arm import Arm
+from ._report import Report, report
+from ._seeds import TOGETHER, seed_sets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The runs of a report on one task.
+
+    Args:
+        sets: what varies -> setting -> one run a seed. The last set is what settings are compared in.
+        about: plain values that are kept with the report.
+
+    Raises:
+        BadInput: runs of several tasks, or two settings that are the same runs.
+    """
+
+    sets: Mapping[str, Mapping[str, tuple[RunSpec, ...]]]
+    about: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be compared."""
+        tasks = sorted({spec.declared.name for spec in self.specs})
+        if len(tasks) != 1:
+            raise BadInput(f"a report is about one task, not {len(tasks)} ({', '.join(tasks)}); make one for each")
+        for settings in self.sets.values():
+            seen: dict[tuple[str, ...], str] = {}
+            for name, specs in settings.items():
+                key = tuple(spec.name for spec in specs)
+                if key in seen:
+                    raise BadInput(f"settings {seen[key]!r} and {name!r} are the same runs; change or drop one")
+                seen[key] = name
+
+    @property
+    def specs(self) -> list[RunSpec]:
+        """All runs, set by set, setting by setting."""
+        return [spec for settings in self.sets.values() for specs in settings.values() for spec in specs]
+
+    @property
+    def longest(self) -> int:
+        """The most seeds of a setting: the lanes with which each setting is one fleet."""
+        return max(len(specs) for settings in self.sets.values() for specs in settings.values())
+
+
+def plan(settings: Mapping[str, RunSpec], *, seeds: int = 20, base_seed: int = 0, vary: Sequence[str] = ()) -> Plan:
+    """Each setting with each seed.
+
+    Args:
+        settings: by name, the reference first; their own seeds do not count.
+        seeds: of each setting, and of each source in `vary`.
+        base_seed: the first, and where a source that does not vary stays.
+        vary: sources of variance, of SOURCES; none varies everything at once.
+
+    Raises:
+        UnknownName: no such source, method or option.
+        BadInput: fewer than two seeds, several tasks, two settings that are one, or draws or noise that vary where
+            there are none.
+    """
+    sources = listed("--vary", vary)
+    chosen = seed_sets(sources, seeds, base_seed)
+    _refuse_no_draw(settings, sources)
+    _refuse_no_noise(settings, sources)
+    sets = {
+        name: {setting: tuple(_with(spec, lane_seeds) for lane_seeds in group) for setting, spec in settings.items()}
+        for name, group in chosen.items()
+    }
+    return Plan(sets=sets, about=_about(settings, seeds=seeds, base_seed=base_seed, vary=sources))
+
+
+def as_given(specs: Sequence[RunSpec]) -> Plan:
+    """The runs as a list has them, those that differ in their seeds alone being one setting.
+
+    A setting is named by the tag "setting", or else by what varies between settings.
+
+    Raises:
+        BadInput: several tasks, a setting with fewer than two seeds, or two settings of one name.
+    """
+    settings = by_setting(specs)
+    for name, members in settings.items():
+        if len(members) < 2:
+            raise BadInput(f"setting {name!r} has one seed; give each setting at least 2, or --seeds for all")
+    first = {name: members[0] for name, members in settings.items()}
+    return Plan(sets={"given": settings}, about=_about(first, seeds="given"))
+
+
+def by_setting(specs: Sequence[RunSpec]) -> dict[str, tuple[RunSpec, ...]]:
+    """Setting -> its runs, each once, in order of appearance.
+
+    Raises:
+        BadInput: two settings of one name.
+    """
+    found: dict[str, dict[str, RunSpec]] = {}
+    for spec in specs:
+        found.setdefault(_with(spec, LaneSettings().seeds).name, {})[spec.name] = spec
+    keys = [key for key in varying(specs) if key not in ("task", "setting")]
+    named: dict[str, tuple[RunSpec, ...]] = {}
+    for members in found.values():
+        group = tuple(members.values())
+        name = _setting_name(group[0], keys)
+        if name in named:
+            raise BadInput(f"two settings are named {name!r}; tell them apart by tags = {{setting = ...}}")
+        named[name] = group
+    return named
+
+
+def arms(planned: Plan, runs: Sequence[StoredRun]) -> dict[str, dict[str, Arm]]:
+    """What varies -> setting -> its scores, from the plan's runs in any order.
+
+    Raises:
+        KeyError: a run of the plan is missing.
+    """
+    stored = {run.name: run for run in runs}
+    return {
+        name: {setting: Arm.of(setting, [stored[spec.name] for spec in specs]) for setting, specs in settings.items()}
+        for name, settings in planned.sets.items()
+    }
+
+
+def judged(planned: Plan, runs: Sequence[StoredRun]) -> Report:
+    """The report of a plan's runs: settings in the set where everything varies, and the sets as causes."""
+    found = arms(planned, runs)
+    names = {
+        name: {setting: [spec.name for spec in specs] for setting, specs in settings.items()}
+        for name, settings in planned.sets.items()
+    }
+    return report(
+        list(found.values())[-1],
+        causes=found if TOGETHER in found else None,
+        about={**planned.about, "runs": names},
+    )
+
+
+def measure(planned: Plan, store: "Path | str", *, lanes: int | None = None, **options: Any) -> Report:
+    """Train the runs of a plan that the store lacks, and judge all of them.
+
+    Args:
+        planned: of `plan`.
+        store: folder of the runs; killed or interrupted, the same call goes on.
+        lanes: most runs that share a pass; None makes each setting one fleet.
+        **options: as in `run_all`.
+
+    Raises:
+        SoftPromptError: as in `run_all`.
+    """
+    return judged(planned, run_all(planned.specs, store, lanes=planned.longest if lanes is None else lanes, **options))
+
+
+def _with(spec: RunSpec, seeds: Any) -> RunSpec:
+    return dataclasses.replace(spec, lane=dataclasses.replace(spec.lane, seeds=seeds))
+
+
+def _refuse_no_draw(settings: Mapping[str, RunSpec], vary: Sequence[str]) -> None:
+    for name, spec in settings.items():
+        if "draw" in vary and spec.settings.shots is None and spec.settings.shots_per_class is None:
+            raise BadInput(
+                f"setting {name!r} is trained on all rows, so no draw varies; give --shots, or leave draw out of --vary"
+            )
+
+
+def _refuse_no_noise(settings: Mapping[str, RunSpec], vary: Sequence[str]) -> None:
+    if "noise" in vary and not any(map(_has_noise, settings.values())):
+        raise BadInput(
+            "no setting draws numbers while it trains, so no noise varies; give --regularizer or --backbone-dropout, "
+            "or leave noise out of --vary"
+        )
+
+
+def _has_noise(spec: RunSpec) -> bool:
+    """Whether the noise seed may change a number: by a regulariser, or by dropout of the model or of the network."""
+    perturbed = any(not one.is_off for one in regularizers(spec.lane.regularizer))
+    return perturbed or spec.settings.backbone_dropout or bool(Method.of(spec.lane).defaults.get("dropout"))
+
+
+def _about(settings: Mapping[str, RunSpec], **values: Any) -> dict[str, Any]:
+    specs = list(settings.values())
+    tasks = dict.fromkeys(spec.declared.name for spec in specs)
+    models = dict.fromkeys(spec.model for spec in specs)
+    shown = {"task": ", ".join(tasks), "model": ", ".join(models), **values}
+    return {**shown, "settings": {name: spec.to_json() for name, spec in settings.items()}}
+
+
+def _setting_name(spec: RunSpec, keys: Sequence[str]) -> str:
+    if "setting" in spec.tags:
+        return str(spec.tags["setting"])
+    values = {key: item for key in keys if (item := value(spec, key, keys)) is not None}
+    shown = [str(item) if key == "method" else f"{key}={item}" for key, item in values.items()]
+    return ", ".join(shown) or spec.lane.method
