@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 from softprompt.backbones import AbstractBackbone, EncoderDecoderBackbone, load_backbone
-from softprompt.prompts.batch import Batch
+from softprompt.prompts.batch import TextBatch
 from softprompt.prompts.initializers import uniform
-from softprompt.prompts.trainable import Lane
-from softprompt.settings import LaneSettings
+from softprompt.prompts.trainable import TrainablePrompt
+from softprompt.settings import PromptSettings
 from softprompt.training._step import backward
 from sst2_minilm import bundled_encoder
 
@@ -38,26 +38,26 @@ def t5_small_shape(engine: str = "reference") -> AbstractBackbone:
     return EncoderDecoderBackbone(model, NoTokenizer(), "t5-small shape, random weights", engine=engine)
 
 
-def batch_of(backbone: AbstractBackbone) -> Batch:
+def batch_of(backbone: AbstractBackbone) -> TextBatch:
     """16 rows without padding."""
     generator = torch.Generator().manual_seed(0)
     length, labels = (24, 1) if backbone.kind == "encoder" else (92, 3)
     ids = torch.randint(1000, 20000, (16, length), generator=generator)
     targets = torch.randint(0, 2, (16, labels), generator=generator)
-    return Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(16, dtype=torch.long), targets)
+    return TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(16, dtype=torch.long), targets)
 
 
 def ratios(backbone: AbstractBackbone) -> list[float]:
     """Seconds of a step with dropout / seconds without, pair by pair."""
     head = (2, backbone.hidden_size) if backbone.kind == "encoder" else None
-    lane = Lane.build(LaneSettings(method="ept-star"), uniform(), backbone.embeddings.weight, head)
+    prompt = TrainablePrompt.build(PromptSettings(method="ept-star"), uniform(), backbone.embeddings.weight, head)
     batch = batch_of(backbone)
 
     def seconds(on: bool) -> float:
         backbone.dropout(on)
-        lane.zero_grad(set_to_none=True)
+        prompt.zero_grad(set_to_none=True)
         start = time.perf_counter()
-        backward(backbone, [lane], batch, [0])
+        backward(backbone, [prompt], batch, [0])
         return time.perf_counter() - start
 
     for on in (True, False):

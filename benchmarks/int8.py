@@ -28,11 +28,11 @@ from softprompt.backbones import AbstractBackbone, load_backbone
 from softprompt.backbones.fast import int8 as _int8
 from softprompt.data import load_rows, split_rows
 from softprompt.inference.evaluate import evaluate, examples_for
-from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.prompts.trainable import Lane
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.prompts.trainable import TrainablePrompt
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.tasks import TASKS, Task
 from softprompt.training import Run, resume, train
 from softprompt.training._step import backward
@@ -67,8 +67,8 @@ class Case:
         return train(
             self.task,
             self.model,
-            lanes=[
-                LaneSettings(method=self.method, units="raw", lr=self.lr, seeds=Seeds.all(seed))
+            prompts=[
+                PromptSettings(method=self.method, units="raw", lr=self.lr, seeds=Seeds.all(seed))
                 for seed in range(SEEDS)
             ],
             settings=TrainSettings(steps=self.steps, eval_every=100, eval_rows=500, max_length=128),
@@ -93,37 +93,37 @@ CASES = {
 }
 
 
-def t5_rows() -> Batch:
+def t5_rows() -> TextBatch:
     """16 rows of random tokens, lengths lognormal around 92 (sigma 0.6, 8 to 256), three label tokens."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.exp(torch.randn(16, generator=generator) * 0.6 + 4.34)
     lengths = (lengths * 92 / lengths.mean()).clamp(8, 256).long()
     ids = torch.randint(1000, 20000, (16, int(lengths.max())), generator=generator)
     mask = torch.arange(ids.shape[1]) < lengths[:, None]
-    return Batch(ids, mask, torch.zeros(16, dtype=torch.long), torch.randint(0, 2000, (16, 3), generator=generator))
+    return TextBatch(ids, mask, torch.zeros(16, dtype=torch.long), torch.randint(0, 2000, (16, 3), generator=generator))
 
 
-def encoder_rows() -> Batch:
+def encoder_rows() -> TextBatch:
     """16 rows of 32 random tokens."""
     ids = torch.randint(1000, 20000, (16, 32), generator=torch.Generator().manual_seed(0))
     owner = torch.zeros(16, dtype=torch.long)
-    return Batch(ids, torch.ones_like(ids, dtype=torch.bool), owner, owner[:, None])
+    return TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), owner, owner[:, None])
 
 
-def _step(backbone: AbstractBackbone, lane: Lane, batch: Batch) -> float:
-    lane.zero_grad(set_to_none=True)
+def _step(backbone: AbstractBackbone, prompt: TrainablePrompt, batch: TextBatch) -> float:
+    prompt.zero_grad(set_to_none=True)
     start = time.thread_time()
-    backward(backbone, [lane], batch, [0])
+    backward(backbone, [prompt], batch, [0])
     return time.thread_time() - start
 
 
-def step_row(name: str, exact: AbstractBackbone, rounded: AbstractBackbone, batch: Batch) -> dict[str, Any]:
+def step_row(name: str, exact: AbstractBackbone, rounded: AbstractBackbone, batch: TextBatch) -> dict[str, Any]:
     """Seconds in float32 over seconds in int8, pair by pair."""
     head = (2, exact.hidden_size) if exact.kind == "encoder" else None
-    lane = Lane.build(LaneSettings(method="prompt-tuning"), uniform(), exact.embeddings.weight, head)
+    prompt = TrainablePrompt.build(PromptSettings(method="prompt-tuning"), uniform(), exact.embeddings.weight, head)
     for backbone in (exact, rounded):
-        _step(backbone, lane, batch)  # warms up
-    pairs = [(_step(exact, lane, batch), _step(rounded, lane, batch)) for _ in range(PAIRS)]
+        _step(backbone, prompt, batch)  # warms up
+    pairs = [(_step(exact, prompt, batch), _step(rounded, prompt, batch)) for _ in range(PAIRS)]
     ratios = sorted(a / b for a, b in pairs)
     row = {"model": name, "engine": exact.engine, "ratio": statistics.median(ratios)}
     row |= {"least": ratios[0], "most": ratios[-1], "pairs": PAIRS}
@@ -148,11 +148,11 @@ def _t5_by(engine: str) -> AbstractBackbone:
     return t5_small_shape(engine)
 
 
-def gradient(backbone: AbstractBackbone, bank: PromptBank, batch: Batch) -> torch.Tensor:
+def gradient(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> torch.Tensor:
     """Of the mean task loss, at the prompt vectors."""
-    vectors = bank.vectors.clone().requires_grad_()
+    vectors = prompt_batch.vectors.clone().requires_grad_()
     assert batch.targets is not None
-    logits = backbone.logits(replace(bank, vectors=vectors), batch).flatten(0, 1)
+    logits = backbone.logits(replace(prompt_batch, vectors=vectors), batch).flatten(0, 1)
     (found,) = torch.autograd.grad(cross_entropy(logits.float(), batch.targets.flatten()), vectors)
     return found.flatten()
 
@@ -161,13 +161,13 @@ def gradients(case: Case, arguments: argparse.Namespace) -> list[dict[str, Any]]
     """The rows of the part `gradient`."""
     prompt = case.run(arguments, None).prompt(0)
     exact, rounded = (_loaded(case, prompt, frozen) for frozen in (None, "int8"))
-    bank = PromptBank.of(prompt)
+    prompt_batch = PromptBatch.of(prompt)
     words = torch.randint(
-        5, len(exact.word_vectors), bank.vectors.shape[:2], generator=torch.Generator().manual_seed(0)
+        5, len(exact.word_vectors), prompt_batch.vectors.shape[:2], generator=torch.Generator().manual_seed(0)
     )
     rows = []
-    for at, vectors in (("trained prompt", bank.vectors), ("word vectors", exact.word_vectors[words].clone())):
-        here = replace(bank, vectors=vectors)
+    for at, vectors in (("trained prompt", prompt_batch.vectors), ("word vectors", exact.word_vectors[words].clone())):
+        here = replace(prompt_batch, vectors=vectors)
         pairs = [
             (gradient(exact, here, batch), gradient(rounded, here, batch))
             for batch in _batches(case, prompt, exact, arguments)
@@ -189,7 +189,7 @@ def _loaded(case: Case, prompt: SoftPrompt, frozen: str | None) -> AbstractBackb
 
 def _batches(
     case: Case, prompt: SoftPrompt, backbone: AbstractBackbone, arguments: argparse.Namespace
-) -> Iterator[Batch]:
+) -> Iterator[TextBatch]:
     task = Task.from_json(prompt.provenance.task or {})
     rows = split_rows(task, load_rows(task, arguments.data_root, 0)).train.select(range(16 * BATCHES))
     examples = examples_for(backbone, task, rows, prompt.length)
@@ -203,7 +203,7 @@ def curve(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     row: dict[str, Any] = {"model": Path(case.model).name, "task": case.task, "window": WINDOW}
     for frozen in (None, "int8"):
         run = case.run(arguments, frozen)
-        losses = torch.tensor([_losses(run.folder / result.lane / "metrics.jsonl") for result in run.results])
+        losses = torch.tensor([_losses(run.folder / result.prompt / "metrics.jsonl") for result in run.results])
         row[frozen or "float32"] = losses.unfold(1, WINDOW, WINDOW).mean((0, 2)).tolist()
     for form in ("float32", "int8"):
         print(f"{case.task:16} {form:8} loss", *(f"{loss:.3f}" for loss in row[form]))

@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 from softprompt.prompts.initializers import uniform
-from softprompt.prompts.trainable import Lane
+from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.prompts.units import WordScale
 from softprompt.regularizers import Vocabulary, regularizers
-from softprompt.settings import LaneSettings
+from softprompt.settings import PromptSettings
 from softprompt.training._step import backward
-from softprompt.training._terms import Surroundings, acting
+from softprompt.training._terms import RegularizerContext, acting
 
 from against_peft.measure import peak_bytes
 from dropout import batch_of, t5_small_shape
@@ -48,22 +48,22 @@ def steps(engine: str) -> dict[str, Callable[[], None]]:
     backbone = t5_small_shape(engine)
     table = backbone.word_vectors
     words = WordScale.of(table)
-    around = Surroundings(
+    around = RegularizerContext(
         backbone=backbone,
         vocabulary=Vocabulary(backbone.tokenizer, len(table)),
         allowed=None,
         words=words,
         embeddings=table,
     )
-    lane = Lane.build(LaneSettings(method="ept-star"), uniform(), table, None, words)
+    prompt = TrainablePrompt.build(PromptSettings(method="ept-star"), uniform(), table, None, words)
     batch = batch_of(backbone)
 
     def step(text: str) -> Callable[[], None]:
         terms = acting([regularizers(text)], [0], 1, 1, 0)
 
         def run() -> None:
-            lane.zero_grad(set_to_none=True)
-            backward(backbone, [lane], batch, [0], terms=terms, surroundings=around)
+            prompt.zero_grad(set_to_none=True)
+            backward(backbone, [prompt], batch, [0], terms=terms, regularizer_context=around)
 
         return run
 

@@ -2,14 +2,14 @@
 
     python benchmarks/rows.py --data-root DATA [--case NAME ...]
 
-Each case is the rows of an optimiser step of a fleet of EPT* lanes. They go through in one pass as they were drawn, and
+Each case is the rows of an optimiser step of a fleet of EPT* prompts. They go through in one pass as they were drawn, and
 split into passes of at most so many rows, the longest rows first; gradients are the same. Prints CPU time over that of
 one pass, the median over rounds with the smallest and largest, and how many of the tokens that went through were
 padding; adds the case to results/rows.json. One thread. Passes are those of transformers where a case is not called
 packed, whose rows are not padded (its padding is that of the rectangle, which packed rows never fill).
 
 Lengths: of the t5-small shape lognormal, mean 92, sigma 0.6, clipped to 8 ... 256; of MiniLM those of SST-2's training
-rows; of lab-t5-small those of a lab task. "bucketed" rows are drawn as training draws them, each lane's batch from rows
+rows; of lab-t5-small those of a lab task. "bucketed" rows are drawn as training draws them, each prompt's batch from rows
 of similar length; "plain" ones in random order (bucket=1).
 """
 
@@ -26,11 +26,11 @@ import torch
 from softprompt.backbones import AbstractBackbone, load_backbone
 from softprompt.data import Examples, Ragged, epoch_batches, load_rows, split_rows
 from softprompt.inference.evaluate import default_style, examples_for
-from softprompt.memory import Room
-from softprompt.prompts.batch import Batch
+from softprompt.memory import MemoryBudget
+from softprompt.prompts.batch import TextBatch
 from softprompt.prompts.initializers import uniform
-from softprompt.prompts.trainable import Lane
-from softprompt.settings import LaneSettings, Seeds
+from softprompt.prompts.trainable import TrainablePrompt
+from softprompt.settings import PromptSettings, Seeds
 from softprompt.tasks import styled, task
 from softprompt.training._step import backward
 from sst2_minilm import bundled_encoder
@@ -43,10 +43,10 @@ LENGTH = 10
 
 @dataclass(frozen=True)
 class Case:
-    """Rows of a step: so many lanes of so many rows, and the splits to be compared with one pass."""
+    """Rows of a step: so many prompts of so many rows, and the splits to be compared with one pass."""
 
     model: str
-    lanes: int
+    prompts: int
     batch_size: int
     bucket: int
     most: tuple[int, ...]
@@ -90,37 +90,39 @@ def rows_of(model: str, engine: str, data_root: str | None) -> tuple[AbstractBac
     return backbone, examples_for(backbone, found, rows.select(range(min(2048, len(rows)))), LENGTH)
 
 
-def step_of(backbone: AbstractBackbone, examples: Examples, case: Case) -> tuple[Callable[[int | None], float], Batch]:
+def step_of(
+    backbone: AbstractBackbone, examples: Examples, case: Case
+) -> tuple[Callable[[int | None], float], TextBatch]:
     """A function from the most rows of a pass (None: one pass) to the CPU seconds of the step, and the rows."""
     table = backbone.word_vectors
     shape = (2, backbone.hidden_size) if backbone.answers == "linear-head" else None
-    lanes = [
-        Lane.build(LaneSettings(method="ept-star", seeds=Seeds.all(k)), uniform(), table, shape)
-        for k in range(case.lanes)
+    prompts = [
+        TrainablePrompt.build(PromptSettings(method="ept-star", seeds=Seeds.all(k)), uniform(), table, shape)
+        for k in range(case.prompts)
     ]
     every = range(len(examples))
     own = [
         epoch_batches(examples.lengths, every, case.batch_size, seed=k, epoch=0, bucket=case.bucket)[0]
-        for k in range(case.lanes)
+        for k in range(case.prompts)
     ]
-    owner = torch.arange(case.lanes).repeat_interleave(case.batch_size)
+    owner = torch.arange(case.prompts).repeat_interleave(case.batch_size)
     batch = examples.batch([row for rows in own for row in rows], owner, backbone.pad_id)
     lengths = (batch.mask.sum(1) + LENGTH).tolist()
 
     def seconds(most: int | None) -> float:
-        for lane in lanes:
-            lane.zero_grad(set_to_none=True)
+        for prompt in prompts:
+            prompt.zero_grad(set_to_none=True)
         start = time.process_time()
-        backward(backbone, lanes, batch, [0] * len(lanes), parts=Room(rows=most).parts(lengths))
+        backward(backbone, prompts, batch, [0] * len(prompts), parts=MemoryBudget(rows=most).parts(lengths))
         return time.process_time() - start
 
     return seconds, batch
 
 
-def padding(batch: Batch, most: int | None) -> float:
+def padding(batch: TextBatch, most: int | None) -> float:
     """The share of padding in what goes through the frozen model."""
     lengths = (batch.mask.sum(1) + LENGTH).tolist()
-    parts = Room(rows=most).parts(lengths)
+    parts = MemoryBudget(rows=most).parts(lengths)
     through = sum(len(part) * max(lengths[row] for row in part) for part in parts)
     return 1 - sum(lengths) / through
 

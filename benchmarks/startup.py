@@ -37,7 +37,7 @@ times = [time.process_time()]
 from softprompt.backbones import load_backbone
 from softprompt.training import train
 from softprompt.training._loop import Loop
-from softprompt.settings import LaneSettings, TrainSettings
+from softprompt.settings import PromptSettings, TrainSettings
 times.append(time.process_time())
 backbone = load_backbone(model, device="cpu")
 times.append(time.process_time())
@@ -51,9 +51,9 @@ def first(loop):
     raise Done
 
 Loop._optimize = first
-lanes, settings = [LaneSettings(method="ept-star", lr=0.3)], TrainSettings(steps=1, max_length=128)
+prompts, settings = [PromptSettings(method="ept-star", lr=0.3)], TrainSettings(steps=1, max_length=128)
 try:
-    train(task, backbone, lanes=lanes, settings=settings, output=output, data_root=data_root or None)
+    train(task, backbone, prompts=prompts, settings=settings, output=output, data_root=data_root or None)
 except Done:
     times.append(time.process_time())
 print(*(b - a for a, b in zip(times, times[1:])))

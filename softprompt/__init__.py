@@ -3,7 +3,7 @@
     run = softprompt.train(
         "glue/sst2",  # a task: one of softprompt.TASKS, or your own rows: a file, a DataFrame, custom_task(...)
         "google-t5/t5-small",  # a frozen model: hub id, folder, or load_backbone(...)
-        method="prompt-tuning",  # its keywords are the fields of LaneSettings and TrainSettings
+        method="prompt-tuning",  # its keywords are the fields of PromptSettings and TrainSettings
         seeds=[0, 1, 2],  # three prompts that share each pass of the frozen model
         steps=1000,
         output="runs/sst2",
@@ -16,7 +16,7 @@
 
 Layers, imports point down only: cli; claims, confirmation; lab, stability; analysis; study; training; prediction,
 interop; evaluation; answers, fleet; regularizers, room; backbones; report; data, intervals, class_scores,
-lab.backbones; store, bank, methods, standardization, units; reparam, initializers, losses, prompt, tasks, metrics,
+lab.backbones; store, batch of prompts, methods, standardization, units; reparam, initializers, losses, prompt, tasks, metrics,
 options and settings; lab.world, checks; errors.
 Letters in shapes: b rows, t text tokens, l label tokens, v vocabulary, c classes, e embedding size, d hidden size,
 m initial vectors, n prompt length (m x repeats), p prompts in a fleet, k layers after the first that a deep one enters.
@@ -43,15 +43,15 @@ if TYPE_CHECKING:
     from .prompts.prompt import LinearHead as LinearHead
     from .prompts.prompt import Provenance as Provenance
     from .prompts.prompt import SoftPrompt as SoftPrompt
-    from .settings import LaneSettings as LaneSettings
+    from .settings import PromptSettings as PromptSettings
     from .settings import Seeds as Seeds
     from .settings import TrainSettings as TrainSettings
     from .tasks import TASKS as TASKS
     from .tasks import Source as Source
     from .tasks import Task as Task
     from .tasks import custom_task as custom_task
-    from .tasks import harder as harder
     from .tasks import task as task
+    from .tasks import with_difficulty as with_difficulty
     from .training import Result as Result
     from .training import Run as Run
     from .training import resume as resume
@@ -64,7 +64,7 @@ _HOMES = {
     "TASKS": "tasks",
     "AbstractBackbone": "backbones",
     "BackboneIdentity": "prompt",
-    "LaneSettings": "settings",
+    "PromptSettings": "settings",
     "LinearHead": "prompt",
     "Method": "methods",
     "Provenance": "prompt",
@@ -78,7 +78,7 @@ _HOMES = {
     "custom_task": "tasks",
     "evaluate": "evaluation",
     "from_model": "backbones",
-    "harder": "tasks",
+    "with_difficulty": "tasks",
     "load_backbone": "backbones",
     "predict": "prediction",
     "resume": "training",

@@ -40,7 +40,7 @@ SPACES = ("input", "prompt")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaneSettings:
+class PromptSettings:
     """One prompt of a fleet: everything that may differ between prompts sharing a forward pass.
 
     Args:
@@ -52,18 +52,18 @@ class LaneSettings:
         units: what the prompt is trained in: "raw" numbers, as in the papers; "rms", in which the root mean square of
             the word embeddings is 1, so that initial range, learning rate and weight decay suit any table; or "auto",
             the method's own.
-        norm_guard: longest prompt vector, in token norms (mean norms of a word vector); None bounds nothing.
+        max_norm: longest prompt vector, in token norms (mean norms of a word vector); None bounds nothing.
         deep: vectors of its own for every layer of the frozen model that reads the prompt, not for the first only.
         regularizer: names in REGULARIZERS with their options, as in "rn-emb:sigma=0.1,alpha=0.3", joined by "+";
             empty for none.
-        restarts: initialisations that train side by side over a first stretch, after which the one with the lowest
+        restarts: initialisations that train side by side over a race, after which the one with the lowest
             training loss goes on; 1 is none but the own.
-        restart_steps: optimiser steps of that stretch; None is 40 % of the run, 100 at the most.
+        restart_steps: optimiser steps of that race; None is 40 % of the run, 100 at the most.
         seeds: one a purpose.
 
     Raises:
         UnknownName: units that do not exist.
-        BadInput: a learning rate that is negative, a norm guard that is not positive, one of them that is not finite;
+        BadInput: a learning rate that is negative, a largest norm that is not positive, one of them that is not finite;
             restarts or their steps below 1.
     """
 
@@ -73,7 +73,7 @@ class LaneSettings:
     head_lr: float = 5e-3
     init: str = "uniform"
     units: Literal["auto", "raw", "rms"] = "auto"
-    norm_guard: float | None = None
+    max_norm: float | None = None
     deep: bool = False
     regularizer: str = ""
     restarts: int = 1
@@ -86,8 +86,8 @@ class LaneSettings:
             raise UnknownName("units", self.units, UNITS)
         # Training refuses a rate of 0; stored runs may have it.
         require_numbers({"lr": self.lr, "head_lr": self.head_lr}, zero=True)
-        if self.norm_guard is not None and not (math.isfinite(self.norm_guard) and self.norm_guard > 0):
-            raise BadInput(f"--norm-guard must be positive and finite, in token norms, not {self.norm_guard}")
+        if self.max_norm is not None and not (math.isfinite(self.max_norm) and self.max_norm > 0):
+            raise BadInput(f"--max-norm must be positive and finite, in token norms, not {self.max_norm}")
         require_numbers({"restarts": self.restarts, "restart_steps": self.restart_steps}, whole=True)
 
 

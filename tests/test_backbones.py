@@ -9,7 +9,7 @@ import pytest
 import torch
 from softprompt.backbones import from_model, load_backbone
 from softprompt.errors import BadInput, ModelMismatch, UnknownName, UnsupportedModel
-from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 
 from conftest import DECODERS, ENCODER_DECODERS, ENCODERS
@@ -29,7 +29,7 @@ def batch_of(backbone, texts, owner=None, side="right", targets=None):
     for i, row in enumerate(rows):
         where = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
         ids[i, where], mask[i, where] = torch.tensor(row), True
-    return Batch(ids, mask, torch.tensor(owner or [0] * len(rows)), targets)
+    return TextBatch(ids, mask, torch.tensor(owner or [0] * len(rows)), targets)
 
 
 def word_ids(backbone, words):
@@ -54,7 +54,7 @@ def one_of(batch, i):
     """Row i without its pads."""
     keep = batch.mask[i]
     targets = None if batch.targets is None else batch.targets[i : i + 1]
-    return Batch(batch.ids[i : i + 1, keep], batch.mask[i : i + 1, keep], batch.owner[i : i + 1], targets)
+    return TextBatch(batch.ids[i : i + 1, keep], batch.mask[i : i + 1, keep], batch.owner[i : i + 1], targets)
 
 
 def random_prompt(backbone, n, seed=0):
@@ -83,7 +83,7 @@ class TestEveryFamily:
     def test_prompt_of_word_vectors_equals_the_words(self, family, backbone_of):
         backbone = backbone_of(family)
         batch = batch_of(backbone, TEXTS[:1], targets=targets_of(backbone, ["not good"]))
-        bank = PromptBank.stack([word_vectors(backbone, WORDS[0])])
+        prompt_batch = PromptBatch.stack([word_vectors(backbone, WORDS[0])])
         row = one_of(batch, 0)
         ids = torch.cat([word_ids(backbone, WORDS[0]), row.ids], 1)
         if backbone.kind == "encoder-decoder":
@@ -96,28 +96,30 @@ class TestEveryFamily:
             reference = reference[:, ids.shape[1] - 1 : -1]
         else:
             reference = backbone.model(input_ids=ids).logits[ids == backbone.tokenizer.mask_token_id][:, None]
-        torch.testing.assert_close(backbone.logits(bank, batch), reference, **DOUBLE)
+        torch.testing.assert_close(backbone.logits(prompt_batch, batch), reference, **DOUBLE)
 
     @pytest.mark.parametrize("side", ["left", "right"])
     def test_a_shift_to_other_vectors_gives_the_answers_of_those_vectors(self, family, side, backbone_of):
         backbone = backbone_of(family)
         prompts = [random_prompt(backbone, n, seed=n).double() for n in (4, 2, 0)]
         batch = batch_of(backbone, TEXTS, [1, 0, 2], side, targets_of(backbone, ["not good", "yes", "0"]))
-        reference = backbone.logits(PromptBank.stack(prompts), batch)
+        reference = backbone.logits(PromptBatch.stack(prompts), batch)
         generator = torch.Generator().manual_seed(0)
         # No special token goes: masks, ends and pads are found by their ids.
         special = torch.isin(batch.ids, torch.tensor(backbone.tokenizer.all_special_ids))
         others = torch.randint(5, 30, batch.ids.shape, generator=generator)
         ids = torch.where(batch.mask & ~special, others, batch.ids)
-        bank = PromptBank.stack(prompts)
-        random = torch.randn(3, *bank.vectors.shape[1:], generator=generator, dtype=torch.float64)
+        prompt_batch = PromptBatch.stack(prompts)
+        random = torch.randn(3, *prompt_batch.vectors.shape[1:], generator=generator, dtype=torch.float64)
         shifted = dataclasses.replace(
             batch,
             ids=ids,
-            text_shift=(backbone.embeddings(batch.ids) - backbone.embeddings(ids)).detach(),
-            prompt_shift=-random * bank.mask[batch.owner][:, :, None],
+            text_delta=(backbone.embeddings(batch.ids) - backbone.embeddings(ids)).detach(),
+            prompt_delta=-random * prompt_batch.mask[batch.owner][:, :, None],
         )
-        other = dataclasses.replace(bank, vectors=bank.vectors + random[[1, 0, 2]] * bank.mask[:, :, None])
+        other = dataclasses.replace(
+            prompt_batch, vectors=prompt_batch.vectors + random[[1, 0, 2]] * prompt_batch.mask[:, :, None]
+        )
         torch.testing.assert_close(backbone.logits(other, shifted), reference, rtol=0, atol=1e-5)
 
     @pytest.mark.parametrize("side", ["left", "right"])
@@ -126,18 +128,18 @@ class TestEveryFamily:
         prompts = [random_prompt(backbone, n, seed=n) for n in (4, 1, 0)]
         targets = targets_of(backbone, ["not good", "yes", "0"])
         batch = batch_of(backbone, TEXTS, owner=[1, 0, 2], side=side, targets=targets)
-        together = backbone.logits(PromptBank.stack(prompts), batch)
+        together = backbone.logits(PromptBatch.stack(prompts), batch)
         for i, own in enumerate([1, 0, 2]):
             alone = one_of(batch, i)
-            row = Batch(alone.ids, alone.mask, torch.tensor([0]), alone.targets)
-            expected = backbone.logits(PromptBank.stack([prompts[own]]), row)
+            row = TextBatch(alone.ids, alone.mask, torch.tensor([0]), alone.targets)
+            expected = backbone.logits(PromptBatch.stack([prompts[own]]), row)
             torch.testing.assert_close(together[i : i + 1], expected, rtol=0, atol=1e-5)
 
     def test_no_frozen_weight_gets_a_gradient_and_the_prompt_does(self, family, backbone_of):
         backbone = backbone_of(family, dtype=torch.float32)
         prompt = random_prompt(backbone, 2).requires_grad_()
         batch = batch_of(backbone, TEXTS, targets=targets_of(backbone, ["good", "bad", "bad"]))
-        backbone.logits(PromptBank.stack([prompt]), batch).logsumexp(-1).sum().backward()
+        backbone.logits(PromptBatch.stack([prompt]), batch).logsumexp(-1).sum().backward()
         assert [name for name, p in backbone.model.named_parameters() if p.requires_grad or p.grad is not None] == []
         assert prompt.grad is not None
         assert (prompt.grad.norm(dim=1) > 1e-6).all()
@@ -154,18 +156,20 @@ class TestEveryFamily:
                 return tensor
 
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                loss = backbone.logits(PromptBank.stack([prompt]), batch).logsumexp(-1).sum()
+                loss = backbone.logits(PromptBatch.stack([prompt]), batch).logsumexp(-1).sum()
             (gradient,) = torch.autograd.grad(loss, prompt)
             return gradient, sum(kept)
 
         plain, saved = gradient_and_saved()
-        bank = PromptBank.stack([random_prompt(backbone, 2)])
+        prompt_batch = PromptBatch.stack([random_prompt(backbone, 2)])
         with torch.inference_mode():
-            scores = backbone.label_scores(bank, batch, backbone.encode_answers([" good", " bad"]))
+            scores = backbone.label_scores(prompt_batch, batch, backbone.encode_answers([" good", " bad"]))
         backbone.gradient_checkpointing(True)
         recomputed, fewer = gradient_and_saved()
         with torch.inference_mode():
-            assert torch.equal(backbone.label_scores(bank, batch, backbone.encode_answers([" good", " bad"])), scores)
+            assert torch.equal(
+                backbone.label_scores(prompt_batch, batch, backbone.encode_answers([" good", " bad"])), scores
+            )
         backbone.gradient_checkpointing(False)
         again, as_before = gradient_and_saved()
         torch.testing.assert_close(recomputed, plain, rtol=1e-12, atol=1e-12)
@@ -179,23 +183,23 @@ class TestEveryFamily:
         names = rates.get(family, ["attention_dropout" if family in DECODERS else usual])
         backbone = backbone_of(family, **dict.fromkeys(names, 0.5))
         batch = batch_of(backbone, TEXTS, targets=targets_of(backbone, ["good", "bad", "bad"]))
-        bank = PromptBank.stack([random_prompt(backbone, 2)])
-        off = backbone.logits(bank, batch)
-        assert torch.equal(backbone.logits(bank, batch), off)
+        prompt_batch = PromptBatch.stack([random_prompt(backbone, 2)])
+        off = backbone.logits(prompt_batch, batch)
+        assert torch.equal(backbone.logits(prompt_batch, batch), off)
         with torch.random.fork_rng():
             backbone.dropout(True)
-            assert not torch.allclose(backbone.logits(bank, batch), off, atol=1e-3)
+            assert not torch.allclose(backbone.logits(prompt_batch, batch), off, atol=1e-3)
         backbone.dropout(False)
-        assert torch.equal(backbone.logits(bank, batch), off)
+        assert torch.equal(backbone.logits(prompt_batch, batch), off)
 
     def test_a_float32_prompt_works_in_a_bfloat16_model(self, family, backbone_of):
         backbone = backbone_of(family, dtype=torch.bfloat16)
         batch = batch_of(backbone, TEXTS[:1], targets=targets_of(backbone, ["good"]))
         words = word_vectors(backbone, WORDS[0])
         prompt = words.float().requires_grad_()
-        logits = backbone.logits(PromptBank.stack([prompt]), batch)
+        logits = backbone.logits(PromptBatch.stack([prompt]), batch)
         assert logits.dtype == torch.bfloat16
-        assert torch.equal(logits, backbone.logits(PromptBank.stack([words]), batch))
+        assert torch.equal(logits, backbone.logits(PromptBatch.stack([words]), batch))
         (gradient,) = torch.autograd.grad(logits.float().logsumexp(-1).sum(), prompt)
         assert gradient.dtype == torch.float32
 
@@ -212,8 +216,8 @@ class TestEveryFamily:
         assert (ours.kind, ours.answers, ours.max_positions) == (theirs.kind, theirs.answers, theirs.max_positions)
         assert ours.answers == ("label-words" if family in ENCODERS else "tokens")
         batch = batch_of(ours, TEXTS, targets=targets_of(ours, ["good", "bad", "bad"]))
-        bank = PromptBank.stack([random_prompt(ours, 2)])
-        assert torch.equal(ours.logits(bank, batch), theirs.logits(bank, batch))
+        prompt_batch = PromptBatch.stack([random_prompt(ours, 2)])
+        assert torch.equal(ours.logits(prompt_batch, batch), theirs.logits(prompt_batch, batch))
 
 
 @pytest.mark.parametrize("family", ENCODER_DECODERS)
@@ -224,9 +228,9 @@ class TestEveryEncoderDecoder:
     def test_label_scores_equal_the_losses_of_transformers(self, family, normalize, backbone_of):
         backbone = backbone_of(family)
         labels = backbone.encode_answers(self.LABELS)
-        bank = PromptBank.stack([word_vectors(backbone, words) for words in WORDS])
+        prompt_batch = PromptBatch.stack([word_vectors(backbone, words) for words in WORDS])
         batch = batch_of(backbone, TEXTS, owner=[2, 0, 1], side="left")
-        found = backbone.label_scores(bank, batch, labels, normalize=normalize)
+        found = backbone.label_scores(prompt_batch, batch, labels, normalize=normalize)
         for i, own in enumerate([2, 0, 1]):
             ids = torch.cat([word_ids(backbone, WORDS[own]), one_of(batch, i).ids], 1)
             for c, label in enumerate(labels):
@@ -240,17 +244,17 @@ class TestEveryEncoderDecoder:
         # BART answers begin with <s>, whatever the word: there is no fast path for it.
         if family == "bart":
             labels = [label[1:] for label in labels]
-        bank = PromptBank.stack([random_prompt(backbone, 2)])
+        prompt_batch = PromptBatch.stack([random_prompt(backbone, 2)])
         batch = batch_of(backbone, TEXTS, targets=torch.tensor([[label[0]] for label in labels]))
-        expected = backbone.logits(bank, batch)[:, 0].log_softmax(-1)[:, [label[0] for label in labels]]
-        found = backbone.label_scores(bank, batch, labels, normalize="first")
+        expected = backbone.logits(prompt_batch, batch)[:, 0].log_softmax(-1)[:, [label[0] for label in labels]]
+        found = backbone.label_scores(prompt_batch, batch, labels, normalize="first")
         torch.testing.assert_close(found, expected, **DOUBLE)
 
     def test_greedy_answers_equal_those_of_transformers_on_the_words(self, family, backbone_of):
         backbone = backbone_of(family)
-        bank = PromptBank.stack([word_vectors(backbone, words) for words in WORDS])
+        prompt_batch = PromptBatch.stack([word_vectors(backbone, words) for words in WORDS])
         batch = batch_of(backbone, TEXTS, owner=[2, 0, 1], side="left")
-        answers = backbone.generate(bank, batch, max_new_tokens=7)
+        answers = backbone.generate(prompt_batch, batch, max_new_tokens=7)
         # BART's defaults end an answer that is cut off with </s>, in the place of its last word.
         backbone.model.generation_config.forced_eos_token_id = None
         expected = []
@@ -263,12 +267,12 @@ class TestEveryEncoderDecoder:
 
     def test_generation_defaults_of_the_checkpoint_are_not_used_and_not_lost(self, family, backbone_of):
         backbone = backbone_of(family)
-        bank = PromptBank.stack([random_prompt(backbone, 2)])
+        prompt_batch = PromptBatch.stack([random_prompt(backbone, 2)])
         batch = batch_of(backbone, TEXTS)
-        plain = backbone.generate(bank, batch, max_new_tokens=7)
+        plain = backbone.generate(prompt_batch, batch, max_new_tokens=7)
         odd = backbone.model.generation_config
         odd.num_beams, odd.repetition_penalty, odd.no_repeat_ngram_size, odd.min_length = 3, 9.0, 1, 6
-        assert backbone.generate(bank, batch, max_new_tokens=7) == plain
+        assert backbone.generate(prompt_batch, batch, max_new_tokens=7) == plain
         assert backbone.model.generation_config is odd
 
     def test_answers_end_with_the_end_of_sequence_once(self, family, backbone_of):
@@ -281,9 +285,9 @@ class TestEveryEncoderDecoder:
         labels = backbone.encode_answers([" not good", " bad", " not bad"])
         if family == "bart":
             labels = [label[1:] for label in labels]
-        bank = PromptBank.stack([random_prompt(backbone, 1)])
+        prompt_batch = PromptBatch.stack([random_prompt(backbone, 1)])
         with pytest.raises(BadInput, match="'not good' and 'not bad' begin with the same token"):
-            backbone.label_scores(bank, batch_of(backbone, TEXTS), labels, normalize="first")
+            backbone.label_scores(prompt_batch, batch_of(backbone, TEXTS), labels, normalize="first")
 
     def test_other_kinds_of_answer_are_refused(self, family, tiny_model):
         with pytest.raises(UnsupportedModel, match="answers in tokens, not by linear-head"):
@@ -301,10 +305,10 @@ class TestEveryEncoder:
     def test_linear_head_reads_the_mean_of_the_text_states(self, family, backbone_of):
         backbone = backbone_of(family, "linear-head")
         heads = self.heads(backbone, 2)
-        bank = PromptBank.stack([word_vectors(backbone, words) for words in WORDS[:2]], heads)
+        prompt_batch = PromptBatch.stack([word_vectors(backbone, words) for words in WORDS[:2]], heads)
         batch = batch_of(backbone, TEXTS, owner=[1, 0, 1], side="left")
-        found = backbone.logits(bank, batch)
-        scores = backbone.label_scores(bank, batch, backbone.encode_answers(["a", "b b", "c"]))
+        found = backbone.logits(prompt_batch, batch)
+        scores = backbone.label_scores(prompt_batch, batch, backbone.encode_answers(["a", "b b", "c"]))
         for i, own in enumerate([1, 0, 1]):
             words = word_ids(backbone, WORDS[own])
             ids = torch.cat([words, one_of(batch, i).ids], 1)
@@ -315,9 +319,9 @@ class TestEveryEncoder:
 
     def test_pooling_never_sees_prompt_or_pad_positions(self, family, backbone_of):
         backbone = backbone_of(family, "linear-head")
-        bank = PromptBank.stack([random_prompt(backbone, n) for n in (3, 1)], self.heads(backbone, 2))
+        prompt_batch = PromptBatch.stack([random_prompt(backbone, n) for n in (3, 1)], self.heads(backbone, 2))
         batch = batch_of(backbone, TEXTS, owner=[1, 0, 1], side="left")
-        expected = backbone.logits(bank, batch)
+        expected = backbone.logits(prompt_batch, batch)
         seen = []
 
         def perturb(module, arguments, output):
@@ -330,15 +334,15 @@ class TestEveryEncoder:
             return output
 
         with backbone.base.register_forward_hook(perturb):
-            assert torch.equal(backbone.logits(bank, batch), expected)
+            assert torch.equal(backbone.logits(prompt_batch, batch), expected)
         assert seen[0] > 0
 
     def test_label_scores_equal_the_log_softmax_of_transformers_at_the_mask(self, family, backbone_of):
         backbone = backbone_of(family)
         labels = backbone.encode_answers(["good", "bad", "yes"])
-        bank = PromptBank.stack([word_vectors(backbone, words) for words in WORDS])
+        prompt_batch = PromptBatch.stack([word_vectors(backbone, words) for words in WORDS])
         batch = batch_of(backbone, TEXTS, owner=[2, 0, 1], side="left")
-        found = backbone.label_scores(bank, batch, labels)
+        found = backbone.label_scores(prompt_batch, batch, labels)
         for i, own in enumerate([2, 0, 1]):
             ids = torch.cat([word_ids(backbone, WORDS[own]), one_of(batch, i).ids], 1)
             at_mask = backbone.model(input_ids=ids).logits[ids == backbone.tokenizer.mask_token_id][0]
@@ -351,46 +355,46 @@ class TestEveryEncoder:
 
     def test_the_last_mask_of_a_text_is_the_one_that_answers(self, family, backbone_of):
         backbone = backbone_of(family)
-        bank = PromptBank.stack([random_prompt(backbone, 2)])
+        prompt_batch = PromptBatch.stack([random_prompt(backbone, 2)])
         batch = batch_of(backbone, [f"the {backbone.tokenizer.mask_token} was good"])
         ids = one_of(batch, 0).ids
-        embeds = torch.cat([bank.vectors.double(), backbone.embeddings(ids)], 1)
+        embeds = torch.cat([prompt_batch.vectors.double(), backbone.embeddings(ids)], 1)
         at_masks = backbone.model(inputs_embeds=embeds).logits[:, 2:][ids == backbone.tokenizer.mask_token_id]
         assert len(at_masks) == 2
-        torch.testing.assert_close(backbone.logits(bank, batch)[0, 0], at_masks[1], **DOUBLE)
+        torch.testing.assert_close(backbone.logits(prompt_batch, batch)[0, 0], at_masks[1], **DOUBLE)
 
     def test_a_text_without_a_mask_is_refused(self, family, backbone_of):
         backbone = backbone_of(family)
-        bank, batch = PromptBank.stack([random_prompt(backbone, 2)]), batch_of(backbone, TEXTS)
+        prompt_batch, batch = PromptBatch.stack([random_prompt(backbone, 2)]), batch_of(backbone, TEXTS)
         batch.ids[1] = torch.where(
             batch.ids[1] == backbone.tokenizer.mask_token_id, backbone.tokenizer.unk_token_id, batch.ids[1]
         )
         with pytest.raises(BadInput, match="row 1 holds no"):
-            backbone.logits(bank, batch)
+            backbone.logits(prompt_batch, batch)
 
     def test_prompt_and_text_beyond_the_last_position_are_refused_with_both_lengths(self, family, backbone_of):
         backbone = backbone_of(family, "linear-head")
         limit = backbone.max_positions
         assert limit == (62 if backbone.tokenizer.pad_token_id == 1 else 64)
         prompts = [random_prompt(backbone, n) for n in (limit - 12, 5)]
-        bank = PromptBank.stack(prompts, self.heads(backbone, 2))
+        prompt_batch = PromptBatch.stack(prompts, self.heads(backbone, 2))
         batch = batch_of(backbone, ["yes", " ".join(["film"] * 20)], owner=[0, 1])
         # The batch is wider than the model allows, its rows are not.
-        assert bank.vectors.shape[1] + batch.ids.shape[1] > limit
-        alone = PromptBank.stack(prompts[1:], self.heads(backbone, 2)[1:])
+        assert prompt_batch.vectors.shape[1] + batch.ids.shape[1] > limit
+        alone = PromptBatch.stack(prompts[1:], self.heads(backbone, 2)[1:])
         row = one_of(batch, 1)
-        expected = backbone.logits(alone, Batch(row.ids, row.mask, torch.tensor([0])))
-        torch.testing.assert_close(backbone.logits(bank, batch)[1:], expected, **DOUBLE)
-        both_long = Batch(batch.ids, batch.mask, torch.tensor([0, 0]))
+        expected = backbone.logits(alone, TextBatch(row.ids, row.mask, torch.tensor([0])))
+        torch.testing.assert_close(backbone.logits(prompt_batch, batch)[1:], expected, **DOUBLE)
+        both_long = TextBatch(batch.ids, batch.mask, torch.tensor([0, 0]))
         text = int(batch.mask[1].sum())
         with pytest.raises(BadInput, match=f"prompt of {limit - 12} and a text of {text} tokens .* has {limit}"):
-            backbone.logits(bank, both_long)
+            backbone.logits(prompt_batch, both_long)
 
     def test_generation_is_refused(self, family, backbone_of):
         backbone = backbone_of(family)
         with pytest.raises(UnsupportedModel, match="generates nothing"):
             backbone.generate(
-                PromptBank.stack([random_prompt(backbone, 1)]), batch_of(backbone, TEXTS), max_new_tokens=2
+                PromptBatch.stack([random_prompt(backbone, 1)]), batch_of(backbone, TEXTS), max_new_tokens=2
             )
 
     def test_a_checkpoint_without_masked_lm_head_answers_by_a_linear_head(self, family, tiny_bert, save_tiny, tmp_path):
@@ -398,10 +402,10 @@ class TestEveryEncoder:
         folder = save_tiny(tmp_path / family, model, tokenizer)
         backbone = load_backbone(folder)
         assert (backbone.answers, backbone.input_suffix) == ("linear-head", "")
-        bank = PromptBank.stack([random_prompt(backbone, 2)], self.heads(backbone, 1))
+        prompt_batch = PromptBatch.stack([random_prompt(backbone, 2)], self.heads(backbone, 1))
         batch = batch_of(backbone, TEXTS)
         same = from_model(model, tokenizer)
-        assert torch.equal(backbone.logits(bank, batch), same.logits(bank, batch))
+        assert torch.equal(backbone.logits(prompt_batch, batch), same.logits(prompt_batch, batch))
         with pytest.raises(UnsupportedModel, match="holds no masked-LM head"):
             load_backbone(folder, answers="label-words")
 
@@ -428,7 +432,7 @@ def test_inputs_of_frozen_linears_are_not_saved_for_backward(tiny_t5):
                    for layer in stack for block in layer.layer]  # fmt: skip
         batch = batch_of(backbone, TEXTS, targets=targets_of(backbone, ["good", "bad", "bad"]))
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            backbone.logits(PromptBank.stack([prompt]), batch)
+            backbone.logits(PromptBatch.stack([prompt]), batch)
         for handle in handles:
             handle.remove()
         assert len(outputs) == 4
@@ -451,22 +455,22 @@ def test_roberta_label_words_are_the_tokens_after_a_blank(tiny_bert):
 def test_a_linear_head_backbone_refuses_a_prompt_without_head(tiny_bert):
     backbone = from_model(*tiny_bert(head=False))
     with pytest.raises(BadInput, match="this prompt has none"):
-        backbone.logits(PromptBank.stack([random_prompt(backbone, 1)]), batch_of(backbone, TEXTS))
+        backbone.logits(PromptBatch.stack([random_prompt(backbone, 1)]), batch_of(backbone, TEXTS))
 
 
 def test_a_head_of_another_number_of_classes_is_refused(tiny_bert):
     backbone = from_model(*tiny_bert(head=False))
     head = LinearHead(torch.ones(3, backbone.hidden_size), torch.ones(3))
-    bank = PromptBank.stack([random_prompt(backbone, 1)], [head])
+    prompt_batch = PromptBatch.stack([random_prompt(backbone, 1)], [head])
     with pytest.raises(BadInput, match="has 3 classes, the task 2 labels"):
-        backbone.label_scores(bank, batch_of(backbone, TEXTS), backbone.encode_answers(["a", "b"]))
+        backbone.label_scores(prompt_batch, batch_of(backbone, TEXTS), backbone.encode_answers(["a", "b"]))
 
 
 def test_an_unknown_normalization_is_refused_with_the_nearest(tiny_t5):
     backbone = from_model(*tiny_t5())
-    bank, batch = PromptBank.stack([random_prompt(backbone, 1)]), batch_of(backbone, TEXTS)
+    prompt_batch, batch = PromptBatch.stack([random_prompt(backbone, 1)]), batch_of(backbone, TEXTS)
     with pytest.raises(UnknownName, match="Did you mean 'mean'"):
-        backbone.label_scores(bank, batch, backbone.encode_answers(["good"]), normalize="means")
+        backbone.label_scores(prompt_batch, batch, backbone.encode_answers(["good"]), normalize="means")
 
 
 @pytest.mark.parametrize(("family", "layers"), [("t5", ["q", "v"]), ("bert", ["query", "value"])])
@@ -481,14 +485,14 @@ def test_lora_stays_active_under_a_prompt(family, layers, tiny_model):
                 weight.fill_(0.3)
     backbone = from_model(wrapped, tokenizer)
     batch = batch_of(backbone, TEXTS[:1], targets=targets_of(backbone, ["good"]))
-    bank = PromptBank.stack([word_vectors(backbone, WORDS[0])])
+    prompt_batch = PromptBatch.stack([word_vectors(backbone, WORDS[0])])
     ids = torch.cat([word_ids(backbone, WORDS[0]), one_of(batch, 0).ids], 1)
     if family == "t5":
         expected = wrapped(input_ids=ids, labels=batch.targets).logits
     else:
         expected = wrapped(input_ids=ids).logits[ids == tokenizer.mask_token_id][:, None]
-    torch.testing.assert_close(backbone.logits(bank, batch), expected, **DOUBLE)
-    assert not torch.allclose(plain.logits(bank, batch), expected, atol=1e-3)
+    torch.testing.assert_close(backbone.logits(prompt_batch, batch), expected, **DOUBLE)
+    assert not torch.allclose(plain.logits(prompt_batch, batch), expected, atol=1e-3)
     assert not any(weight.requires_grad for weight in wrapped.parameters())
 
 

@@ -14,7 +14,7 @@ import torch
 from softprompt import predict, train
 from softprompt.analysis import stored_landscapes
 from softprompt.checks import listed, require_different, require_numbers
-from softprompt.cli._prompts import LaneGrid
+from softprompt.cli._prompts import PromptGrid
 from softprompt.cli._rows import OwnRows, with_options
 from softprompt.errors import BadInput, UnknownName, in_python
 from softprompt.inference.answers import decoding
@@ -25,7 +25,7 @@ from softprompt.lab.mlm_head import HeadRecipe
 from softprompt.metrics import score
 from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from softprompt.regularizers import regularizers
-from softprompt.settings import LandscapeSettings, LaneSettings, Seeds, TrainSettings
+from softprompt.settings import LandscapeSettings, PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, grid, run_all
 from softprompt.study.stability import plan
 from softprompt.study.statistics import bootstrap
@@ -61,7 +61,7 @@ class TestNumbers:
     @pytest.mark.parametrize("name", ["lr", "head_lr"])
     def test_a_learning_rate_is_finite_and_not_negative(self, name, value):
         with refused(BadInput, f"--{name.replace('_', '-')} must be 0 or more and finite, not {value}"):
-            LaneSettings(**{name: value})
+            PromptSettings(**{name: value})
 
     @pytest.mark.parametrize("name", COUNTS)
     def test_what_counts_something_is_a_whole_number_from_1_on(self, name):
@@ -112,15 +112,15 @@ class TestNumbers:
         ],
     )
     def test_a_rate_that_trains_nothing_is_refused_by_training_and_read_in_old_runs(
-        self, lane, settings, message, tmp_path
+        self, prompt, settings, message, tmp_path
     ):
-        lanes, shared = (LaneSettings(**lane),), TrainSettings(**settings)
+        prompts, shared = (PromptSettings(**prompt),), TrainSettings(**settings)
         with refused(BadInput, message):
-            train("lab/opinion", "lab-t5", lanes=lanes, settings=shared, output=tmp_path / "run")
+            train("lab/opinion", "lab-t5", prompts=prompts, settings=shared, output=tmp_path / "run")
         with refused(BadInput, message):
-            run_all(RunSpec(task="lab/opinion", model="lab-t5", lane=lanes[0], settings=shared), tmp_path / "store")
+            run_all(RunSpec(task="lab/opinion", model="lab-t5", prompt=prompts[0], settings=shared), tmp_path / "store")
         assert not list(tmp_path.iterdir())
-        stored = Plan(task=task("lab/opinion"), model="lab-t5", lanes=lanes, settings=shared).to_json()
+        stored = Plan(task=task("lab/opinion"), model="lab-t5", prompts=prompts, settings=shared).to_json()
         assert Plan.from_json(stored).settings == shared
 
     @pytest.mark.parametrize("name", ["batch_size", "max_new_tokens"])
@@ -152,7 +152,7 @@ class TestNumbers:
             (lambda: HeadRecipe(masked=0.0), "masked is a share of the tokens"),
             (lambda: bootstrap([1, 2, 3], confidence=95), "between 0 and 1, as 0.95, not 95"),
             (lambda: bootstrap([1, 2, 3], resamples=0), "--resamples must be positive, not 0"),
-            (lambda: run_all([], "store", lanes=0), "--lanes must be positive, not 0"),
+            (lambda: run_all([], "store", prompts=0), "--fleet-size must be positive, not 0"),
             (lambda: regularizers("rn-emb:sigma=0.1,sigma=0.3"), "is given 'sigma' twice"),
         ],
     )
@@ -162,8 +162,8 @@ class TestNumbers:
 
     def test_noise_varies_only_where_there_is_some(self):
         plain, noisy = (
-            RunSpec(task="lab/opinion", model="m", lane=lane)
-            for lane in (LaneSettings(), LaneSettings(regularizer="rn-emb"))
+            RunSpec(task="lab/opinion", model="m", prompt=prompt)
+            for prompt in (PromptSettings(), PromptSettings(regularizer="rn-emb"))
         )
         with refused(BadInput, "no setting draws numbers while it trains, so no noise varies"):
             plan({"plain": plain}, seeds=2, vary=["noise"])
@@ -187,11 +187,11 @@ class TestGivenTwice:
     )
     def test_prompts_of_the_command_line_differ(self, grid, message):
         with refused(BadInput, message):
-            list(LaneGrid(**grid).lanes())
+            list(PromptGrid(**grid).prompts())
 
     def test_an_option_of_all_methods_and_of_one_are_two_options(self):
-        both = LaneGrid(method=("residual", "ept"), method_option=("m=2", "residual.m=3"))
-        assert [lane.options for lane in both.lanes()] == [{"m": "3"}, {"m": "2"}]
+        both = PromptGrid(method=("residual", "ept"), method_option=("m=2", "residual.m=3"))
+        assert [prompt.options for prompt in both.prompts()] == [{"m": "3"}, {"m": "2"}]
 
     def test_options_of_tasks_and_label_words_are_given_once(self):
         with refused(BadInput, "--task-option is given 'noise' twice"):
@@ -202,36 +202,36 @@ class TestGivenTwice:
     @pytest.mark.parametrize(
         "twin",
         [
-            LaneSettings(),
-            LaneSettings(method="prompt-tuning", lr=0.3),
-            LaneSettings(options={"m": "10"}),
-            LaneSettings(units="rms", seeds=Seeds.all(0)),
+            PromptSettings(),
+            PromptSettings(method="prompt-tuning", lr=0.3),
+            PromptSettings(options={"m": "10"}),
+            PromptSettings(units="rms", seeds=Seeds.all(0)),
         ],
     )
     def test_two_prompts_of_a_run_that_are_the_same_numbers_are_refused(self, twin):
         with refused(BadInput, r"prompts 1 and 3 of this run are the same \(prompt-tuning, seed 0\)"):
-            refuse_twins([resolved(lane) for lane in (LaneSettings(), LaneSettings(lr=0.1), twin)])
+            refuse_twins([resolved(prompt) for prompt in (PromptSettings(), PromptSettings(lr=0.1), twin)])
 
     @pytest.mark.parametrize(
         "other",
         [
-            LaneSettings(lr=0.1),
-            LaneSettings(seeds=Seeds(noise=1)),
-            LaneSettings(regularizer="rn-emb"),
-            LaneSettings(deep=True),
+            PromptSettings(lr=0.1),
+            PromptSettings(seeds=Seeds(noise=1)),
+            PromptSettings(regularizer="rn-emb"),
+            PromptSettings(deep=True),
         ],
     )
     def test_prompts_that_differ_in_one_thing_are_two(self, other):
-        refuse_twins([resolved(lane) for lane in (LaneSettings(), other)])
+        refuse_twins([resolved(prompt) for prompt in (PromptSettings(), other)])
 
     def test_a_run_with_two_equal_prompts_is_refused_before_anything_is_read(self, tmp_path):
         with refused(BadInput, "prompts 1 and 2 of this run are the same"):
-            train("lab/opinion", "lab-t5", lanes=[LaneSettings(), LaneSettings()], output=tmp_path / "run")
+            train("lab/opinion", "lab-t5", prompts=[PromptSettings(), PromptSettings()], output=tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     def test_a_plan_of_a_run_that_was_made_with_two_equal_prompts_is_still_read(self):
-        made = Plan(task=task("lab/opinion"), model="m", lanes=(LaneSettings(),) * 2, settings=TrainSettings())
-        assert Plan.from_json(made.to_json()).lane_names() == ["00-prompt-tuning-seed0", "01-prompt-tuning-seed0"]
+        made = Plan(task=task("lab/opinion"), model="m", prompts=(PromptSettings(),) * 2, settings=TrainSettings())
+        assert Plan.from_json(made.to_json()).prompt_names() == ["00-prompt-tuning-seed0", "01-prompt-tuning-seed0"]
 
     def test_an_axis_of_a_study_has_each_value_once(self):
         with refused(BadInput, "seed is given 0 twice"):
@@ -244,8 +244,8 @@ class TestGivenTwice:
             custom_task("x.csv", text_columns=["a"], label_column="b", metrics=["accuracy", "accuracy"])
         with refused(BadInput, "--method is given 'ept' twice"):
             Demo(methods=["ept", "ept"], output=tmp_path)
-        with refused(BadInput, "--lane is given 'a' twice"):
-            stored_landscapes.subjects([tmp_path], lanes=["a", "a"])
+        with refused(BadInput, "--prompt is given 'a' twice"):
+            stored_landscapes.subjects([tmp_path], prompts=["a", "a"])
         with refused(BadInput, "labels is given 'good' twice"):
             Task(name="t", source=Source(), template="{a}", labels=("good", "good"))
 
@@ -299,10 +299,10 @@ class TestLists:
     def test_one_prompt_is_a_run_of_one_and_a_name_is_none(self, tmp_path):
         settings: Any = {"settings": TrainSettings(steps=1), "output": tmp_path / "run"}
         with refused(UnknownName, "unknown task 'nothing'"):
-            train("nothing", "lab-t5", lanes=LaneSettings(), **settings)
-        for lanes in ("ept", {"method": "ept"}):
-            with refused(BadInput, "lanes takes a list"):
-                train("lab/opinion", "lab-t5", lanes=lanes, **settings)
+            train("nothing", "lab-t5", prompts=PromptSettings(), **settings)
+        for prompts in ("ept", {"method": "ept"}):
+            with refused(BadInput, "prompts takes a list"):
+                train("lab/opinion", "lab-t5", prompts=prompts, **settings)
 
     def test_one_column_metric_or_method_is_a_list_of_one(self, tmp_path):
         (tmp_path / "rows.csv").write_text("message,label\na,x\nb,y\n")
@@ -329,7 +329,7 @@ class TestLists:
         with refused(BadInput, "specs takes a list, not a dict"):
             run_all({"one": 1}, tmp_path)
         with refused(UnknownName, "unknown method 'absent'"):
-            run_all(RunSpec(task="lab/opinion", model="lab-t5", lane=LaneSettings(method="absent")), tmp_path)
+            run_all(RunSpec(task="lab/opinion", model="lab-t5", prompt=PromptSettings(method="absent")), tmp_path)
 
     def test_a_path_is_one_path(self, tmp_path):
         with refused(BadInput, str(tmp_path / "absent")):

@@ -16,8 +16,8 @@ import typer
 from softprompt import errors
 from softprompt.cli import app, main
 from softprompt.cli.printing import cell
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
-from softprompt.tasks import TASKS, Task, harder
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.tasks import TASKS, Task, with_difficulty
 
 COMMANDS = (
     ["demo"],
@@ -161,7 +161,7 @@ def test_fewer_malformed_rows_than_none_are_refused_before_anything_is_made(
             "--alpha is given 2 times, --regularizer 1 times; give one --alpha for all, or one for each",
         ),
         ([*LAB, "--regularizer", "rn-emb", "--alpha", "-1"], "regulariser: alpha must be 0 or more and finite, not -1"),
-        ([*BASE, "--norm-guard", "0"], "--norm-guard must be positive and finite, in token norms, not 0.0"),
+        ([*BASE, "--norm-guard", "0"], "--max-norm must be positive and finite, in token norms, not 0.0"),
         ([*BASE, "--restarts", "0"], "--restarts must be positive, not 0"),
         ([*BASE, "--steps", "0"], "--steps must be positive, not 0"),
         ([*BASE, "--shots", "4", "--shots-per-class", "2"], "give --shots (rows in total) or --shots-per-class"),
@@ -321,7 +321,7 @@ def test_a_task_shown_as_json_is_the_task(capsys: pytest.CaptureFixture[str]):
 def test_a_lab_task_is_shown_as_hard_as_asked(capsys: pytest.CaptureFixture[str]):
     words = ["tasks", "show", "lab/color", "--task-option", "noise=4", "--task-option", "label-noise=0.1"]
     assert main([*words, "--json"]) == 0
-    expected = harder(TASKS["lab/color"], noise=4, label_noise=0.1)
+    expected = with_difficulty(TASKS["lab/color"], noise=4, label_noise=0.1)
     assert Task.from_json(json.loads(capsys.readouterr().out)) == expected != TASKS["lab/color"]
     assert main(words) == 0
     assert re.search(r"\nlab +attribute attribute=color noise=4 label_noise=0.1\n", capsys.readouterr().out)
@@ -374,7 +374,7 @@ def result(**changed: Any) -> Any:
 def test_without_options_training_gets_the_library_defaults(asked: Callable[..., dict[str, Any]]):
     seen = asked(*BASE)
     assert (seen["task"], seen["model"], seen["output"]) == (TASKS["glue/sst2"], "some/model", Path("run"))
-    assert seen["lanes"] == (LaneSettings(),)
+    assert seen["lanes"] == (PromptSettings(),)
     assert seen["settings"] == TrainSettings()
 
 
@@ -398,20 +398,20 @@ def test_lanes_are_the_product_of_methods_rates_and_seeds(asked: Callable[..., d
     for method, options in (("ept", {"m": "2"}), ("residual", {"m": "2", "passes": "1"})):
         for lr in (0.1, 0.3):
             for seed in (1, 2):
-                lane = LaneSettings(method=method, options=options, lr=lr, seeds=Seeds.all(seed))
-                expected.append(dataclasses.replace(lane, init="vocabulary", head_lr=0.01))
+                prompt = PromptSettings(method=method, options=options, lr=lr, seeds=Seeds.all(seed))
+                expected.append(dataclasses.replace(prompt, init="vocabulary", head_lr=0.01))
     assert asked(*BASE, *words)["lanes"] == tuple(expected)
 
 
 def test_options_of_a_lab_task_reach_training(asked: Callable[..., dict[str, Any]]):
     seen = asked(*LAB, "--task-option", "noise=4", "--task-option", "label_noise=0.1", "--task-option", "train=64")
-    assert seen["task"] == harder(TASKS["lab/color"], noise=4, label_noise=0.1, train=64)
+    assert seen["task"] == with_difficulty(TASKS["lab/color"], noise=4, label_noise=0.1, train=64)
     assert seen["model"] == "lab-t5"
 
 
 def test_units_and_the_guard_reach_every_lane(asked: Callable[..., dict[str, Any]]):
     words = ["--method", "ept", "--method", "polar", "--units", "rms", "--norm-guard", "4"]
-    expected = tuple(LaneSettings(method=method, units="rms", norm_guard=4.0) for method in ("ept", "polar"))
+    expected = tuple(PromptSettings(method=method, units="rms", max_norm=4.0) for method in ("ept", "polar"))
     assert asked(*BASE, *words)["lanes"] == expected
 
 
@@ -435,7 +435,7 @@ def test_every_regulariser_is_listed_with_its_options(capsys: pytest.CaptureFixt
 
 def test_restarts_reach_every_lane(asked: Callable[..., dict[str, Any]]):
     words = ["--seed", "1", "--seed", "2", "--restarts", "3", "--restart-steps", "50"]
-    expected = tuple(LaneSettings(restarts=3, restart_steps=50, seeds=Seeds.all(seed)) for seed in (1, 2))
+    expected = tuple(PromptSettings(restarts=3, restart_steps=50, seeds=Seeds.all(seed)) for seed in (1, 2))
     assert asked(*BASE, *words)["lanes"] == expected
 
 
@@ -458,13 +458,13 @@ def test_a_method_shown_has_a_learning_rate_for_each_of_its_units(
 
 
 def test_seeds_by_purpose_override_the_common_one(asked: Callable[..., dict[str, Any]]):
-    (lane,) = asked(*BASE, "--seed", "5", "--draw-seed", "0", "--noise-seed", "9")["lanes"]
-    assert lane.seeds == Seeds(initialization=5, order=5, draw=0, noise=9)
+    (prompt,) = asked(*BASE, "--seed", "5", "--draw-seed", "0", "--noise-seed", "9")["lanes"]
+    assert prompt.seeds == Seeds(initialization=5, order=5, draw=0, noise=9)
 
 
 def test_prompt_length_is_an_option_of_every_method(asked: Callable[..., dict[str, Any]]):
-    lanes = asked(*BASE, "--method", "residual", "--method", "prompt-tuning", "--prompt-length", "20")["lanes"]
-    assert [lane.options for lane in lanes] == [{"prompt_length": 20}] * 2
+    prompts = asked(*BASE, "--method", "residual", "--method", "prompt-tuning", "--prompt-length", "20")["lanes"]
+    assert [prompt.options for prompt in prompts] == [{"prompt_length": 20}] * 2
 
 
 def test_other_options_reach_training_under_their_own_names(asked: Callable[..., dict[str, Any]]):

@@ -8,11 +8,11 @@ from softprompt.backbones import from_model
 from softprompt.backbones.decoder import ANSWER_CUE, DecoderBackbone
 from softprompt.data import Ragged
 from softprompt.errors import BadInput, UnsupportedModel
-from softprompt.inference.evaluate import answer_room, evaluate, text_limit
+from softprompt.inference.evaluate import answer_positions, evaluate, text_limit
 from softprompt.inference.predict import predict
-from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import Provenance, SoftPrompt
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import train
 
 from conftest import DECODERS
@@ -32,8 +32,8 @@ def as_it_enters(backbone, words):
     return backbone.embeddings(word_ids(backbone, words))[0].detach().clone()
 
 
-def bank_of_words(backbone):
-    return PromptBank.stack([as_it_enters(backbone, words) for words in PROMPTS])
+def batch_of_words(backbone):
+    return PromptBatch.stack([as_it_enters(backbone, words) for words in PROMPTS])
 
 
 def whole_rows(backbone, texts=TEXTS):
@@ -63,7 +63,7 @@ class TestEveryDecoder:
         backbone = ready(family)
         labels = backbone.encode_answers(LABELS)
         batch = batch_of(backbone, TEXTS, owner=OWNERS, side=side)
-        found = backbone.label_scores(bank_of_words(backbone), batch, labels, normalize=normalize)
+        found = backbone.label_scores(batch_of_words(backbone), batch, labels, normalize=normalize)
         for i, ids in enumerate(whole_rows(backbone)):
             for c, label in enumerate(labels):
                 whole = torch.cat([ids, torch.tensor([label])], 1)
@@ -80,7 +80,7 @@ class TestEveryDecoder:
         targets = targets_of(backbone, answers)
         assert targets is not None
         batch = batch_of(backbone, TEXTS, owner=OWNERS, side=side, targets=targets)
-        found = backbone.logits(bank_of_words(backbone), batch)
+        found = backbone.logits(batch_of_words(backbone), batch)
         assert found.shape[:2] == targets.shape
         for i, (ids, label) in enumerate(zip(whole_rows(backbone), backbone.encode_answers(answers), strict=True)):
             expected = backbone.model(input_ids=torch.cat([ids, torch.tensor([label[:-1]])], 1)).logits
@@ -90,7 +90,7 @@ class TestEveryDecoder:
         backbone = ready(family)
         labels = backbone.encode_answers(["good", "bad", "yes"])
         batch = batch_of(backbone, TEXTS, owner=OWNERS, side="left")
-        found = backbone.label_scores(bank_of_words(backbone), batch, labels, normalize="first")
+        found = backbone.label_scores(batch_of_words(backbone), batch, labels, normalize="first")
         for i, ids in enumerate(whole_rows(backbone)):
             expected = backbone.model(input_ids=ids).logits[0, -1].log_softmax(-1)[[label[0] for label in labels]]
             torch.testing.assert_close(found[i], expected, **PADDED)
@@ -101,7 +101,7 @@ class TestEveryDecoder:
         """With and without its cache; ours are padded and behind ragged prompts, theirs alone."""
         backbone = ready(family)
         batch = batch_of(backbone, TEXTS, owner=OWNERS, side=side)
-        answers = backbone.generate(bank_of_words(backbone), batch, max_new_tokens=12)
+        answers = backbone.generate(batch_of_words(backbone), batch, max_new_tokens=12)
         expected = []
         for ids in whole_rows(backbone):
             options = {"eos_token_id": backbone.ends, "pad_token_id": backbone.pad_id, "use_cache": use_cache}
@@ -112,13 +112,15 @@ class TestEveryDecoder:
 
     def test_states_do_not_depend_on_padding(self, family, ready):
         backbone = ready(family)
-        bank = PromptBank.stack([random_prompt(backbone, 3)])
+        prompt_batch = PromptBatch.stack([random_prompt(backbone, 3)])
         batch = batch_of(backbone, TEXTS, side="left")
-        together = backbone.text_states(bank, batch)
+        together = backbone.text_states(prompt_batch, batch)
         for i, text in enumerate(TEXTS):
             alone = batch_of(backbone, [text])
             count = int(alone.mask.sum()) - backbone._ends_texts
-            torch.testing.assert_close(together[i, :count], backbone.text_states(bank, alone)[0, :count], **PADDED)
+            torch.testing.assert_close(
+                together[i, :count], backbone.text_states(prompt_batch, alone)[0, :count], **PADDED
+            )
 
     def test_answers_follow_the_text_after_a_blank_and_end_once(self, family, ready):
         """Behind the cue, text and answer are tokenised apart as they would be together."""
@@ -135,26 +137,26 @@ class TestEveryDecoder:
         batch = batch_of(backbone, TEXTS, targets=targets_of(backbone, ["good", "bad", "bad"]))
         head, seen = backbone.model.get_output_embeddings(), []
         with head.register_forward_hook(lambda module, arguments, output: seen.append(tuple(output.shape[:2]))):
-            backbone.logits(PromptBank.stack([random_prompt(backbone, 2)]), batch)
+            backbone.logits(PromptBatch.stack([random_prompt(backbone, 2)]), batch)
         assert seen == [(3, 2)]
 
     def test_rows_beyond_the_last_position_are_refused_and_answers_end_there(self, family, ready):
         backbone = ready(family)
         assert backbone.max_positions == 64
         batch = batch_of(backbone, TEXTS[:1], targets=targets_of(backbone, ["very bad film"]))
-        text, room = int(batch.mask.sum()) - backbone._ends_texts, 2
-        n = 64 - text - room
-        bank = PromptBank.stack([random_prompt(backbone, n)])
+        text, memory_budget = int(batch.mask.sum()) - backbone._ends_texts, 2
+        n = 64 - text - memory_budget
+        prompt_batch = PromptBatch.stack([random_prompt(backbone, n)])
         with pytest.raises(BadInput, match=f"prompt of {n}, a text of {text} and an answer of 3 tokens need 65 pos"):
-            backbone.logits(bank, batch)
+            backbone.logits(prompt_batch, batch)
         with pytest.raises(BadInput, match="an answer of 3 tokens"):
-            backbone.label_scores(bank, batch, backbone.encode_answers(["good", "very bad film"]))
+            backbone.label_scores(prompt_batch, batch, backbone.encode_answers(["good", "very bad film"]))
         backbone.ends = [-1]
         written = []
         generate = backbone.model.generate
         backbone.model.generate = lambda **given: written.append(generate(**given)) or written[0]
-        backbone.generate(bank, batch, max_new_tokens=30)
-        assert written[0].shape[1] == room + 1
+        backbone.generate(prompt_batch, batch, max_new_tokens=30)
+        assert written[0].shape[1] == memory_budget + 1
 
     def test_other_kinds_of_answer_are_refused(self, family, tiny_gpt):
         with pytest.raises(UnsupportedModel, match="answers in tokens, not by linear-head"):
@@ -177,7 +179,7 @@ def test_a_prompt_initialised_from_words_acts_as_these_words_in_gemma(tiny_gpt, 
     backbone = from_model(*tiny_gpt("gemma"))
     run = train(
         review_task(tmp_path / "data"), backbone, output=tmp_path / "run", settings=TrainSettings(steps=1),
-        lanes=[LaneSettings(method="prompt-tuning", options={"prompt_length": 2}, init="text:good film", lr=1e-30)],
+        prompts=[PromptSettings(method="prompt-tuning", options={"prompt_length": 2}, init="text:good film", lr=1e-30)],
     )  # fmt: skip
     prompt = SoftPrompt.load(run.folder)
     torch.testing.assert_close(prompt.vectors, as_it_enters(backbone, "good film"))
@@ -199,18 +201,18 @@ def test_an_end_of_sequence_in_the_users_own_text_is_kept(tiny_gpt):
     backbone = from_model(*tiny_gpt("gpt2", dtype=torch.float64))
     end = backbone.tokenizer.eos_token_id
     ids = torch.tensor([[80, 70, end]])
-    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.tensor([0]), torch.tensor([[5, end]]))
-    bank = PromptBank.stack([as_it_enters(backbone, "film")])
+    batch = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), torch.tensor([0]), torch.tensor([[5, end]]))
+    prompt_batch = PromptBatch.stack([as_it_enters(backbone, "film")])
     expected = backbone.model(input_ids=torch.cat([word_ids(backbone, "film"), ids, torch.tensor([[5]])], 1)).logits
-    torch.testing.assert_close(backbone.logits(bank, batch), expected[:, -2:], **DOUBLE)
+    torch.testing.assert_close(backbone.logits(prompt_batch, batch), expected[:, -2:], **DOUBLE)
 
 
 def test_a_row_without_prompt_and_text_is_refused(tiny_gpt):
     backbone = from_model(*tiny_gpt("gpt2"))
     ids, mask = torch.tensor([[7, 8], [9, 9]]), torch.tensor([[True, True], [False, False]])
-    batch = Batch(ids, mask, torch.tensor([0, 0]), torch.tensor([[5], [5]]))
+    batch = TextBatch(ids, mask, torch.tensor([0, 0]), torch.tensor([[5], [5]]))
     with pytest.raises(BadInput, match="row 1 has neither prompt nor text"):
-        backbone.logits(PromptBank.stack([random_prompt(backbone, 0)]), batch)
+        backbone.logits(PromptBatch.stack([random_prompt(backbone, 0)]), batch)
 
 
 def test_every_end_that_the_model_names_stops_an_answer(tiny_gpt):
@@ -227,12 +229,12 @@ def test_an_answer_stops_at_the_end(tiny_gpt):
     """A token of a greedy answer, one that it had not before, is made an end."""
     backbone = from_model(*tiny_gpt("qwen2", tie_word_embeddings=False, dtype=torch.float64))
     assert isinstance(backbone, DecoderBackbone)
-    bank, batch = PromptBank.stack([random_prompt(backbone, 2)]), batch_of(backbone, TEXTS[:1])
-    embeds = torch.cat([bank.vectors.double(), backbone.embeddings(batch.ids[batch.mask][None])], 1)
+    prompt_batch, batch = PromptBatch.stack([random_prompt(backbone, 2)]), batch_of(backbone, TEXTS[:1])
+    embeds = torch.cat([prompt_batch.vectors.double(), backbone.embeddings(batch.ids[batch.mask][None])], 1)
     ids = backbone.model.generate(inputs_embeds=embeds, do_sample=False, max_new_tokens=9, pad_token_id=0)[0].tolist()
     stop = next(place for place in range(1, 8) if ids[place] not in ids[:place])
     backbone.ends = [backbone.tokenizer.eos_token_id, ids[stop]]
-    found = backbone.generate(bank, batch, max_new_tokens=9)
+    found = backbone.generate(prompt_batch, batch, max_new_tokens=9)
     assert found == [backbone.tokenizer.decode(ids[: stop + 1], skip_special_tokens=True).strip()]
     assert found != [backbone.tokenizer.decode(ids, skip_special_tokens=True).strip()]
 
@@ -253,11 +255,11 @@ def test_a_model_without_a_head_is_refused(tiny_gpt):
 
 def test_generation_defaults_of_the_checkpoint_are_not_used_and_not_lost(tiny_gpt):
     backbone = from_model(*tiny_gpt("gpt2"))
-    bank, batch = PromptBank.stack([random_prompt(backbone, 2)]), batch_of(backbone, TEXTS)
-    plain = backbone.generate(bank, batch, max_new_tokens=7)
+    prompt_batch, batch = PromptBatch.stack([random_prompt(backbone, 2)]), batch_of(backbone, TEXTS)
+    plain = backbone.generate(prompt_batch, batch, max_new_tokens=7)
     odd = backbone.model.generation_config
     odd.num_beams, odd.repetition_penalty, odd.no_repeat_ngram_size, odd.min_length = 3, 9.0, 1, 6
-    assert backbone.generate(bank, batch, max_new_tokens=7) == plain
+    assert backbone.generate(prompt_batch, batch, max_new_tokens=7) == plain
     assert backbone.model.generation_config is odd
 
 
@@ -267,35 +269,35 @@ def trained(tiny_gpt, tmp_path_factory):
     root = tmp_path_factory.mktemp("decoder")
     backbone = from_model(*tiny_gpt("gpt2"), name="tiny")
     task = review_task(root / "data")
-    lanes = [
-        LaneSettings(method="prompt-tuning", options={"prompt_length": 3}, seeds=Seeds.all(1), lr=0.3),
-        LaneSettings(method="ept-star", seeds=Seeds.all(2), lr=0.3),
+    prompts = [
+        PromptSettings(method="prompt-tuning", options={"prompt_length": 3}, seeds=Seeds.all(1), lr=0.3),
+        PromptSettings(method="ept-star", seeds=Seeds.all(2), lr=0.3),
     ]
     settings = TrainSettings(steps=12, batch_size=8, eval_every=4)
-    run = train(task, backbone, lanes=lanes, settings=settings, output=root / "run")
-    return backbone, task, run, root, settings, lanes
+    run = train(task, backbone, prompts=prompts, settings=settings, output=root / "run")
+    return backbone, task, run, root, settings, prompts
 
 
 class TestOneRun:
     def test_prompts_learn_and_remember_what_they_belong_to(self, trained):
         _, _, run, *_ = trained
         for result in run.results:
-            prompt = SoftPrompt.load(run.folder / result.lane / "prompt")
+            prompt = SoftPrompt.load(run.folder / result.prompt / "prompt")
             assert (prompt.provenance.backbone.kind, prompt.provenance.answers) == ("decoder", "tokens")
             assert result.status == "finished"
 
     def test_a_fleet_equals_each_prompt_alone(self, trained):
-        backbone, task, run, root, settings, lanes = trained
-        for number, (lane, result) in enumerate(zip(lanes, run.results, strict=True)):
-            alone = train(task, backbone, lanes=[lane], settings=settings, output=root / f"alone-{number}")
-            ours = SoftPrompt.load(run.folder / result.lane / "prompt")
-            theirs = SoftPrompt.load(root / f"alone-{number}" / alone.results[0].lane / "prompt")
+        backbone, task, run, root, settings, prompts = trained
+        for number, (prompt, result) in enumerate(zip(prompts, run.results, strict=True)):
+            alone = train(task, backbone, prompts=[prompt], settings=settings, output=root / f"alone-{number}")
+            ours = SoftPrompt.load(run.folder / result.prompt / "prompt")
+            theirs = SoftPrompt.load(root / f"alone-{number}" / alone.results[0].prompt / "prompt")
             torch.testing.assert_close(ours.vectors, theirs.vectors, rtol=0, atol=1e-4)
 
     def test_evaluation_repeats_the_scores_of_training(self, trained):
         backbone, _, run, *_ = trained
         result = run.results[0]
-        prompt = SoftPrompt.load(run.folder / result.lane / "prompt")
+        prompt = SoftPrompt.load(run.folder / result.prompt / "prompt")
         expected = dict(result.metrics["test"])
         expected.pop("invalid")
         assert evaluate(prompt, model=backbone).metrics == expected
@@ -304,7 +306,7 @@ class TestOneRun:
 
     def test_predictions_are_probabilities_over_the_label_words(self, trained):
         backbone, _, run, *_ = trained
-        prompt = SoftPrompt.load(run.folder / run.results[0].lane / "prompt")
+        prompt = SoftPrompt.load(run.folder / run.results[0].prompt / "prompt")
         for line in predict(prompt, ["a good film", "it was terrible"], model=backbone):
             assert line["label"] == max(line["scores"], key=line["scores"].get)
             assert sum(line["scores"].values()) == pytest.approx(1)
@@ -325,7 +327,7 @@ def test_stock_peft_gives_the_same_logits_for_unpadded_rows(family, tiny_gpt, sa
     batch = batch_of(backbone, TEXTS[:1], targets=targets)
     read = torch.cat([batch.ids[batch.mask][None], targets[:, :-1]], 1)
     expected = stock(input_ids=read, attention_mask=torch.ones_like(read)).logits[:, -targets.shape[1] :]
-    torch.testing.assert_close(backbone.logits(PromptBank.stack([vectors]), batch), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(backbone.logits(PromptBatch.stack([vectors]), batch), expected, rtol=0, atol=1e-5)
 
 
 def test_an_unknown_family_that_keeps_its_properties_is_taken_and_one_that_does_not_is_refused(tiny_gpt, monkeypatch):
@@ -368,9 +370,9 @@ def test_texts_leave_room_for_the_answer(tiny_gpt, tiny_t5, tmp_path):
     task = review_task(tmp_path / "data")
     backbone = from_model(*tiny_gpt("gpt2"))
     longest = max(map(len, backbone.encode_answers(task.labels)))
-    assert answer_room(backbone, task) == longest - 1
+    assert answer_positions(backbone, task) == longest - 1
     assert text_limit(backbone, 40, task) == 64 - 40 - (longest - 1)
-    assert answer_room(from_model(*tiny_t5()), task) == 0
+    assert answer_positions(from_model(*tiny_t5()), task) == 0
 
 
 class TestChat:
@@ -416,9 +418,9 @@ class TestChat:
 
     def test_the_answer_is_scored_behind_the_whole_turn(self, backbone):
         ids = self.examples(backbone, "the film").inputs.row(0).long()[None]
-        batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.tensor([0]))
+        batch = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), torch.tensor([0]))
         labels = backbone.encode_answers(["good", "bad"])
-        found = backbone.label_scores(PromptBank.stack([as_it_enters(backbone, "film")]), batch, labels)
+        found = backbone.label_scores(PromptBatch.stack([as_it_enters(backbone, "film")]), batch, labels)
         for c, label in enumerate(labels):
             whole = torch.cat([word_ids(backbone, "film"), ids, torch.tensor([label])], 1)
             scores = backbone.model(input_ids=whole).logits[0, -len(label) - 1 : -1].log_softmax(-1)
@@ -435,7 +437,7 @@ class TestChat:
         folder = save_tiny(tmp_path / "model", model, tokenizer)
         run = train(
             review_task(tmp_path / "data"), str(folder), answers="chat", output=tmp_path / "run", device="cpu",
-            settings=TrainSettings(steps=2), lanes=[LaneSettings(method="ept-star")],
+            settings=TrainSettings(steps=2), prompts=[PromptSettings(method="ept-star")],
         )  # fmt: skip
         prompt = SoftPrompt.load(run.folder)
         assert prompt.provenance.answers == "chat"

@@ -14,18 +14,18 @@ from softprompt.inference.evaluate import evaluate
 from softprompt.interop.attach import attach
 from softprompt.interop.numpy import export_numpy
 from softprompt.interop.peft import export_peft
-from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.methods import METHODS, Method, describe
 from softprompt.prompts.prompt import Provenance, SoftPrompt
-from softprompt.prompts.trainable import Lane, bank_of
+from softprompt.prompts.trainable import TrainablePrompt, stack_prompts
 from softprompt.prompts.units import WordScale
 from softprompt.regularizers import regularizers
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.store import load_prompt, save_prompt
 from softprompt.training import resume, train
 from softprompt.training._step import backward
-from softprompt.training._terms import Surroundings, acting
+from softprompt.training._terms import RegularizerContext, acting
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as Output
 
 from conftest import DECODERS, ENCODER_DECODERS, ENCODERS
@@ -63,7 +63,7 @@ def batch_of(backbone, texts, owner=None, side="right", words=("good", "bad", "y
     for i, row in enumerate(rows):
         where = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
         ids[i, where], mask[i, where] = torch.tensor(row), True
-    return Batch(ids, mask, torch.tensor(owner or [0] * len(rows)), targets_of(backbone, words[: len(rows)]))
+    return TextBatch(ids, mask, torch.tensor(owner or [0] * len(rows)), targets_of(backbone, words[: len(rows)]))
 
 
 def targets_of(backbone, words):
@@ -78,8 +78,8 @@ def drawn(*shape, seed=0, dtype=torch.float64):
     return torch.randn(*shape, E, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-def bank(first, deep):
-    return PromptBank.stack([first], deep=[deep])
+def prompt_batch(first, deep):
+    return PromptBatch.stack([first], deep=[deep])
 
 
 def soft_prompt(backbone, n=2, seed=0, repeats=1):
@@ -100,13 +100,16 @@ class TestAgainstPlainLoops:
         first, deep = drawn(2).requires_grad_(), drawn(LAYERS - 1, 2, seed=1).requires_grad_()
         batch = batch_of(backbone, TEXTS[:1])
         keep = batch.mask[0]
-        batch = Batch(batch.ids[:, keep], batch.mask[:, keep], batch.owner, batch.targets)
-        found, expected = backbone.logits(bank(first, deep), batch), reference(backbone.model, batch, first, deep)
+        batch = TextBatch(batch.ids[:, keep], batch.mask[:, keep], batch.owner, batch.targets)
+        found, expected = (
+            backbone.logits(prompt_batch(first, deep), batch),
+            reference(backbone.model, batch, first, deep),
+        )
         torch.testing.assert_close(found, expected, rtol=0, atol=atol)
         for a, b in zip(gradients(found, first, deep), gradients(expected, first, deep), strict=True):
             assert b.flatten(0, -2).norm(dim=1).min() > 1e-6
             torch.testing.assert_close(a, b, rtol=0, atol=atol * 10)
-        ordinary = backbone.logits(PromptBank.stack([first]), batch)
+        ordinary = backbone.logits(PromptBatch.stack([first]), batch)
         assert (found - ordinary).abs().max() > 1e-2
 
     def test_bert(self, backbone_of):
@@ -190,30 +193,32 @@ class TestEveryFamily:
                 kept.append((arguments[0] if arguments else options["hidden_states"])[0, :2])
 
             hooks.append(layer.register_forward_pre_hook(keep, with_kwargs=True))
-        expected = backbone.logits(PromptBank.stack([prompt]), batch)
+        expected = backbone.logits(PromptBatch.stack([prompt]), batch)
         for hook in hooks:
             hook.remove()
-        torch.testing.assert_close(backbone.logits(bank(prompt, torch.stack(kept)), batch), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            backbone.logits(prompt_batch(prompt, torch.stack(kept)), batch), expected, rtol=0, atol=1e-6
+        )
 
     @pytest.mark.parametrize("side", ["left", "right"])
     def test_padded_rows_with_ragged_prompts_of_both_kinds_equal_each_row_alone(self, family, side, backbone_of):
         backbone = backbone_of(family)
         firsts = [drawn(n, seed=n) for n in (4, 1, 2)]
         deep = [drawn(LAYERS - 1, 4, seed=5), drawn(LAYERS - 1, 1, seed=6), None]
-        together = PromptBank.stack(firsts, deep=deep)
+        together = PromptBatch.stack(firsts, deep=deep)
         batch = batch_of(backbone, TEXTS, owner=[1, 0, 2], side=side)
         found = backbone.logits(together, batch)
         for i, own in enumerate([1, 0, 2]):
             keep = batch.mask[i]
             targets = None if batch.targets is None else batch.targets[i : i + 1]
-            row = Batch(batch.ids[i : i + 1, keep], batch.mask[i : i + 1, keep], torch.tensor([0]), targets)
-            expected = backbone.logits(bank(firsts[own], deep[own]), row)
+            row = TextBatch(batch.ids[i : i + 1, keep], batch.mask[i : i + 1, keep], torch.tensor([0]), targets)
+            expected = backbone.logits(prompt_batch(firsts[own], deep[own]), row)
             torch.testing.assert_close(found[i : i + 1], expected, rtol=0, atol=1e-5)
 
     def test_every_layers_vectors_matter_and_no_frozen_weight_gets_a_gradient(self, family, backbone_of):
         backbone = backbone_of(family)
         first, deep = drawn(2).requires_grad_(), drawn(LAYERS - 1, 2, seed=1).requires_grad_()
-        logits = backbone.logits(bank(first, deep), batch_of(backbone, TEXTS))
+        logits = backbone.logits(prompt_batch(first, deep), batch_of(backbone, TEXTS))
         for gradient in gradients(logits, first, deep):
             assert (gradient.norm(dim=-1) > 1e-6).all()
         assert all(p.grad is None and not p.requires_grad for p in backbone.model.parameters())
@@ -225,7 +230,7 @@ class TestEveryFamily:
             backbone.gradient_checkpointing(on)
             batch = batch or batch_of(backbone, TEXTS)
             first, deep = drawn(2).requires_grad_(), drawn(LAYERS - 1, 2, seed=1).requires_grad_()
-            found.append(gradients(backbone.logits(bank(first, deep), batch), first, deep))
+            found.append(gradients(backbone.logits(prompt_batch(first, deep), batch), first, deep))
         backbone.gradient_checkpointing(False)
         for a, b in zip(*found, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
@@ -233,7 +238,7 @@ class TestEveryFamily:
     def test_bfloat16_is_near_float32(self, family, backbone_of):
         whole = backbone_of(family, dtype=torch.float32)
         half = backbone_of(family, dtype=torch.bfloat16)
-        one = bank(drawn(2).float(), drawn(LAYERS - 1, 2, seed=1).float())
+        one = prompt_batch(drawn(2).float(), drawn(LAYERS - 1, 2, seed=1).float())
         expected = whole.logits(one, batch_of(whole, TEXTS))
         found = half.logits(one, batch_of(half, TEXTS))
         assert torch.isfinite(found).all()
@@ -245,8 +250,8 @@ class TestEveryFamily:
         prompt = soft_prompt(plain)
         moved = prompt.at_scale(32.0)
         scaled.check(moved)
-        expected = plain.logits(PromptBank.of(prompt), batch_of(plain, TEXTS))
-        found = scaled.logits(PromptBank.of(moved), batch_of(scaled, TEXTS))
+        expected = plain.logits(PromptBatch.of(prompt), batch_of(plain, TEXTS))
+        found = scaled.logits(PromptBatch.of(moved), batch_of(scaled, TEXTS))
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 if family.startswith("gemma") else 0)
         assert moved.deep is not None
         assert prompt.deep is not None
@@ -264,7 +269,7 @@ class TestEveryFamily:
 class TestAnswers:
     def test_generation_equals_a_whole_pass_for_each_token(self, family, backbone_of):
         backbone = backbone_of(family)
-        one, batch = bank(drawn(2), drawn(LAYERS - 1, 2, seed=1)), batch_of(backbone, TEXTS, side="left")
+        one, batch = prompt_batch(drawn(2), drawn(LAYERS - 1, 2, seed=1)), batch_of(backbone, TEXTS, side="left")
         ends = [backbone.end] if backbone.kind == "encoder-decoder" else backbone.ends
         answers = []
         for row in range(3):
@@ -273,7 +278,7 @@ class TestAnswers:
             chosen: list[int] = []
             while len(chosen) < 6 and not (chosen and chosen[-1] in ends):
                 # The last target is never read.
-                logits = backbone.logits(one, Batch(ids, mask, torch.tensor([0]), torch.tensor([[*chosen, 0]])))
+                logits = backbone.logits(one, TextBatch(ids, mask, torch.tensor([0]), torch.tensor([[*chosen, 0]])))
                 chosen.append(int(logits[0, -1].argmax()))
             answers.append(backbone.tokenizer.decode(chosen, skip_special_tokens=True).strip())
         assert len(set(answers)) > 1
@@ -281,7 +286,7 @@ class TestAnswers:
 
     def test_label_scores_are_those_of_a_whole_pass(self, family, backbone_of):
         backbone = backbone_of(family)
-        one, batch = bank(drawn(2), drawn(LAYERS - 1, 2, seed=1)), batch_of(backbone, TEXTS)
+        one, batch = prompt_batch(drawn(2), drawn(LAYERS - 1, 2, seed=1)), batch_of(backbone, TEXTS)
         labels = backbone.encode_answers(["not good", "yes"])
         found = backbone.label_scores(one, batch, labels)
         for number, label in enumerate(labels):
@@ -293,7 +298,7 @@ class TestAnswers:
 
 def test_a_linear_head_reads_the_text_states_behind_a_deep_prompt(backbone_of):
     backbone = backbone_of("bert", answers="linear-head", head=False)
-    one, batch = bank(drawn(2), drawn(LAYERS - 1, 2, seed=1)), batch_of(backbone, TEXTS)
+    one, batch = prompt_batch(drawn(2), drawn(LAYERS - 1, 2, seed=1)), batch_of(backbone, TEXTS)
     with_head = dataclasses.replace(one, head_weight=drawn(1, 2, seed=3), head_bias=torch.zeros(1, 2).double())
     states, mask = backbone.text_states(one, batch), batch.mask[:, :, None]
     expected = (states * mask).sum(1) / mask.sum(1) @ drawn(2, seed=3).T
@@ -310,13 +315,15 @@ def test_units_are_the_typical_state_of_random_tokens(backbone_of):
         assert scale.rms == pytest.approx(scale.token_norm / E**0.5)
 
 
-def lane(method="prompt-tuning", seed=0, deep=True, **changes):
-    return LaneSettings(method=method, seeds=Seeds.all(seed), deep=deep, **changes)
+def prompt(method="prompt-tuning", seed=0, deep=True, **changes):
+    return PromptSettings(method=method, seeds=Seeds.all(seed), deep=deep, **changes)
 
 
 def built(backbone, settings):
-    """A lane on a backbone, in float64."""
-    return Lane.build(settings, uniform(), backbone.word_vectors.float(), None, states=backbone.state_scales()).double()
+    """A prompt on a backbone, in float64."""
+    return TrainablePrompt.build(
+        settings, uniform(), backbone.word_vectors.float(), None, states=backbone.state_scales()
+    ).double()
 
 
 METHODS_WITH_A_PROMPT = [name for name, method in METHODS.items() if method.m]
@@ -326,7 +333,7 @@ class TestLanes:
     @pytest.mark.parametrize("method", METHODS_WITH_A_PROMPT)
     def test_every_method_gives_each_layer_what_it_gives_to_vectors_alone(self, method, backbone_of):
         backbone = backbone_of("t5")
-        found = built(backbone, lane(method, units="rms")).eval()
+        found = built(backbone, prompt(method, units="rms")).eval()
         assert found.deep is not None
         deep = found.deep_vectors()
         assert deep is not None
@@ -337,7 +344,7 @@ class TestLanes:
 
     @pytest.mark.parametrize("method", METHODS_WITH_A_PROMPT)
     def test_trained_and_stored_numbers_are_counted(self, method, backbone_of):
-        found = built(backbone_of("t5"), lane(method))
+        found = built(backbone_of("t5"), prompt(method))
         record = next(row for row in describe(E, LAYERS) if row["method"] == method)
         assert sum(p.numel() for p in found.prompt_parameters()) == record["trainable"]
         folded = found.fold(Provenance(method, backbone_of("t5").identity()))
@@ -347,8 +354,8 @@ class TestLanes:
     @pytest.mark.parametrize("method", METHODS_WITH_A_PROMPT)
     def test_every_number_gets_a_gradient(self, method, backbone_of):
         backbone = backbone_of("t5")
-        found = built(backbone, lane(method, units="rms"))
-        logits = backbone.logits(bank_of([found], [0]), batch_of(backbone, TEXTS))
+        found = built(backbone, prompt(method, units="rms"))
+        logits = backbone.logits(stack_prompts([found], [0]), batch_of(backbone, TEXTS))
         for parameter, gradient in zip(
             found.prompt_parameters(), gradients(logits, *found.prompt_parameters()), strict=True
         ):
@@ -356,7 +363,7 @@ class TestLanes:
 
     def test_the_first_layer_begins_as_an_ordinary_prompt_and_no_layer_as_another(self, backbone_of):
         backbone = backbone_of("t5")
-        deep, ordinary = built(backbone, lane()), built(backbone, lane(deep=False))
+        deep, ordinary = built(backbone, prompt()), built(backbone, prompt(deep=False))
         assert torch.equal(deep.initial, ordinary.initial)
         assert deep.deep is not None
         assert len({layer.sum().item() for layer in (deep.initial, *deep.deep)}) == LAYERS
@@ -364,17 +371,19 @@ class TestLanes:
 
     def test_the_norm_guard_bounds_each_layer_in_norms_of_its_own_states(self, backbone_of):
         backbone = backbone_of("t5")
-        found = built(backbone, lane(units="rms", norm_guard=0.01)).folded_deep()
+        found = built(backbone, prompt(units="rms", max_norm=0.01)).folded_deep()
         assert found is not None
         for vectors, scale in zip(found, backbone.state_scales(), strict=True):
             torch.testing.assert_close(vectors.norm(dim=1), torch.full((10,), 0.01 * scale.token_norm).double())
 
     def test_what_is_stored_answers_as_what_was_trained(self, backbone_of):
         backbone = backbone_of("t5", dtype=torch.float32)
-        for settings in (lane("ept-star"), lane("residual", units="rms"), lane("p-tuning-lstm")):
-            found = Lane.build(settings, uniform(), backbone.word_vectors, None, states=backbone.state_scales()).eval()
+        for settings in (prompt("ept-star"), prompt("residual", units="rms"), prompt("p-tuning-lstm")):
+            found = TrainablePrompt.build(
+                settings, uniform(), backbone.word_vectors, None, states=backbone.state_scales()
+            ).eval()
             folded = found.fold(Provenance(settings.method, backbone.identity()))
-            expected, stored = bank_of([found], [0]), PromptBank.of(folded)
+            expected, stored = stack_prompts([found], [0]), PromptBatch.of(folded)
             batch = batch_of(backbone, TEXTS)
             # Torch's LSTM rounds otherwise where it keeps no gradient.
             atol = 1e-5 if settings.method == "p-tuning-lstm" else 0
@@ -393,10 +402,10 @@ def folder(tiny_t5, save_tiny, tmp_path_factory):
 
 
 MIXED = (
-    lane("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}),
-    lane("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}, deep=False),
-    lane("residual", 1, lr=0.03, options={"bottleneck": 8, "prompt_length": 2}, units="rms"),
-    lane("polar", 2),
+    prompt("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}),
+    prompt("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}, deep=False),
+    prompt("residual", 1, lr=0.03, options={"bottleneck": 8, "prompt_length": 2}, units="rms"),
+    prompt("polar", 2),
 )
 
 
@@ -414,12 +423,12 @@ class TestTraining:
             batch = dataclasses.replace(batch, targets=torch.tensor(words))
 
         def differentiated(settings, batch, regularizer=regularizer):
-            lanes, seeds = [built(backbone, one) for one in settings], list(range(len(settings)))
+            prompts, seeds = [built(backbone, one) for one in settings], list(range(len(settings)))
             regular = [regularizers(regularizer) for _ in settings]
             terms = acting(regular, [one.seeds.noise for one in settings], 10, 10, 0)
-            surroundings = Surroundings.of(backbone, task)
-            backward(backbone, lanes, batch, seeds, check=True, terms=terms, surroundings=surroundings)
-            return [[p.grad for p in one.prompt_parameters()] for one in lanes]
+            regularizer_context = RegularizerContext.of(backbone, task)
+            backward(backbone, prompts, batch, seeds, check=True, terms=terms, regularizer_context=regularizer_context)
+            return [[p.grad for p in one.prompt_parameters()] for one in prompts]
 
         together, plain = differentiated(MIXED, batch), differentiated(MIXED, batch, regularizer="")
         for number, settings in enumerate(MIXED):
@@ -436,7 +445,7 @@ class TestTraining:
         from softprompt.training import _loop
 
         settings = TrainSettings(steps=6, eval_every=2, batch_size=4)
-        train(task, folder, lanes=MIXED[:2], settings=settings, output=tmp_path / "whole")
+        train(task, folder, prompts=MIXED[:2], settings=settings, output=tmp_path / "whole")
         optimize = _loop.Loop._optimize
 
         def killed(loop):
@@ -446,7 +455,7 @@ class TestTraining:
 
         monkeypatch.setattr(_loop.Loop, "_optimize", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(task, folder, lanes=MIXED[:2], settings=settings, output=tmp_path / "killed")
+            train(task, folder, prompts=MIXED[:2], settings=settings, output=tmp_path / "killed")
         monkeypatch.setattr(_loop.Loop, "_optimize", optimize)
         resume(tmp_path / "killed")
         # A checkpoint's state holds the length of timing.jsonl, and its manifest that state's hash.
@@ -455,9 +464,9 @@ class TestTraining:
 
     def test_a_run_records_its_depth_and_its_stored_prompt_has_the_scores_of_training(self, task, folder, tmp_path):
         settings = TrainSettings(steps=2, eval_every=2, batch_size=4)
-        run = train(task, folder, lanes=MIXED[:2], settings=settings, output=tmp_path / "run")
+        run = train(task, folder, prompts=MIXED[:2], settings=settings, output=tmp_path / "run")
         deep, ordinary = run.results
-        assert (deep.lane, ordinary.lane) == ("prompt-tuning-deep-seed0", "prompt-tuning-seed0")
+        assert (deep.prompt, ordinary.prompt) == ("prompt-tuning-deep-seed0", "prompt-tuning-seed0")
         assert (deep.trainable, deep.stored) == (LAYERS * 4 * E, LAYERS * 4 * E)
         assert (ordinary.trainable, ordinary.stored) == (4 * E, 4 * E)
         prompt = run.prompt(0)
@@ -470,7 +479,7 @@ class TestTraining:
         settings = TrainSettings(steps=4, eval_every=4, batch_size=4)
         runs = [
             train(
-                task, folder, lanes=[lane("prompt-tuning", units="rms")], settings=settings, embedding_scale=scale,
+                task, folder, prompts=[prompt("prompt-tuning", units="rms")], settings=settings, embedding_scale=scale,
                 output=tmp_path / f"{scale:g}",
             ).prompt(0)
             for scale in (1.0, 32.0)
@@ -483,17 +492,17 @@ class TestTraining:
 
     def test_a_deep_prompt_starts_from_a_deep_prompt_and_is_lost_on_no_ordinary_one(self, task, folder, tmp_path):
         settings = TrainSettings(steps=1, eval_every=1, batch_size=4)
-        run = train(task, folder, lanes=MIXED[:1], settings=settings, output=tmp_path / "first")
+        run = train(task, folder, prompts=MIXED[:1], settings=settings, output=tmp_path / "first")
         source = run.prompt(0)
-        path = tmp_path / "first" / run.results[0].lane / "prompt"
-        again = lane("prompt-tuning", 7, lr=1e-9, options={"prompt_length": 4}, init=f"prompt:{path}", units="rms")
-        found = train(task, folder, lanes=[again], settings=settings, output=tmp_path / "second").prompt(0)
+        path = tmp_path / "first" / run.results[0].prompt / "prompt"
+        again = prompt("prompt-tuning", 7, lr=1e-9, options={"prompt_length": 4}, init=f"prompt:{path}", units="rms")
+        found = train(task, folder, prompts=[again], settings=settings, output=tmp_path / "second").prompt(0)
         assert found.deep is not None
         assert source.deep is not None
         torch.testing.assert_close(found.deep, source.deep, rtol=1e-5, atol=1e-5)
         with pytest.raises(BadInput, match=r"has vectors for 3 layers; give `deep`"):
             train(
-                task, folder, lanes=[dataclasses.replace(again, deep=False)], settings=settings,
+                task, folder, prompts=[dataclasses.replace(again, deep=False)], settings=settings,
                 output=tmp_path / "third",
             )  # fmt: skip
         assert not (tmp_path / "third").exists()
@@ -514,7 +523,7 @@ class TestStored:
         assert prompt.deep is not None
         whole = SoftPrompt(torch.cat([prompt.vectors] * 3), prompt.provenance, deep=torch.cat([prompt.deep] * 3, 1))
         batch = batch_of(backbone, TEXTS)
-        found, expected = (backbone.logits(PromptBank.of(p), batch) for p in (prompt, whole))
+        found, expected = (backbone.logits(PromptBatch.of(p), batch) for p in (prompt, whole))
         assert torch.equal(found, expected)
 
     @pytest.mark.parametrize("shape", [(2, 3, E), (0, 2, E), (2, E)])
@@ -569,14 +578,14 @@ class TestRefusals:
 
     def refused(self, backbone, message):
         with pytest.raises(UnsupportedModel, match=message):
-            backbone.logits(bank(drawn(2), drawn(LAYERS - 1, 2)), batch_of(backbone, TEXTS))
+            backbone.logits(prompt_batch(drawn(2), drawn(LAYERS - 1, 2)), batch_of(backbone, TEXTS))
         # Before a run has written anything.
         with pytest.raises(UnsupportedModel, match=message):
             backbone.state_scales()
 
     def test_a_head_without_a_prompt(self):
-        with pytest.raises(BadInput, match="'head-only' has no prompt to enter every layer; leave `deep` out"):
-            Method.of(lane("head-only"))
+        with pytest.raises(BadInput, match="'linear-probe' has no prompt to enter every layer; leave `deep` out"):
+            Method.of(prompt("head-only"))
 
     def test_a_model_of_which_it_is_not_known_how_its_states_scale(self, backbone_of):
         prompt = soft_prompt(backbone_of("t5"))
@@ -588,7 +597,7 @@ class TestRefusals:
     def test_a_lane_that_does_not_know_the_states(self, backbone_of):
         table = backbone_of("t5").word_vectors.float()
         with pytest.raises(BadInput, match="give states="):
-            Lane.build(lane(), uniform(), table, None)
+            TrainablePrompt.build(prompt(), uniform(), table, None)
 
     def test_states_without_a_scale(self):
         with pytest.raises(BadInput, match="have norm 0, so no deep prompt"):
@@ -601,16 +610,16 @@ def test_only_the_direction_counts_where_layers_begin_with_a_norm(family, backbo
     backbone, deep = backbone_of(family), drawn(LAYERS - 1, 2, seed=1)
     longer = deep * torch.tensor([10.0, 1.0 if family == "t5" else 10.0])[:, None, None]
     batch = batch_of(backbone, TEXTS)
-    expected, found = (backbone.logits(bank(drawn(2), layers), batch) for layers in (deep, longer))
+    expected, found = (backbone.logits(prompt_batch(drawn(2), layers), batch) for layers in (deep, longer))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-    turned = backbone.logits(bank(drawn(2), -deep), batch)
+    turned = backbone.logits(prompt_batch(drawn(2), -deep), batch)
     assert (turned - expected).abs().max() > 1e-2
 
 
 def test_in_bert_whose_layers_end_in_a_norm_the_length_counts_too(backbone_of):
     backbone, deep = backbone_of("bert"), drawn(LAYERS - 1, 2, seed=1)
     batch = batch_of(backbone, TEXTS)
-    expected, found = (backbone.logits(bank(drawn(2), layers), batch) for layers in (deep, 10 * deep))
+    expected, found = (backbone.logits(prompt_batch(drawn(2), layers), batch) for layers in (deep, 10 * deep))
     assert (found - expected).abs().max() > 1e-2
 
 
@@ -632,10 +641,10 @@ class TestDecoders:
     def test_scores_and_generation_are_the_ordinary_prompts(self, family, backbone_of):
         backbone, ordinary, deep = self.both(family, backbone_of)
         batch, labels = batch_of(backbone, TEXTS), backbone.encode_answers(["not good", "yes"])
-        banks = [PromptBank.of(prompt) for prompt in (ordinary, deep)]
-        expected, found = (backbone.label_scores(one, batch, labels) for one in banks)
+        prompt_batches = [PromptBatch.of(prompt) for prompt in (ordinary, deep)]
+        expected, found = (backbone.label_scores(one, batch, labels) for one in prompt_batches)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-        expected, found = (backbone.generate(one, batch, max_new_tokens=6) for one in banks)
+        expected, found = (backbone.generate(one, batch, max_new_tokens=6) for one in prompt_batches)
         assert found == expected
 
     def test_attached_it_generates_with_beams_and_goes_on_from_a_cache_as_the_ordinary_prompt(
@@ -666,13 +675,13 @@ def test_attached_it_answers_as_in_our_backbone(family, side, backbone_of):
     backbone = backbone_of(family)
     prompt, batch = soft_prompt(backbone), batch_of(backbone, TEXTS, side=side)
     attached = attach(prompt, backbone.model)
-    expected = backbone.logits(PromptBank.of(prompt), batch)
+    expected = backbone.logits(PromptBatch.of(prompt), batch)
     inputs = {"input_ids": batch.ids, "attention_mask": batch.mask.long()}
     if backbone.kind == "encoder":
         found = attached(**inputs).logits[(batch.ids == backbone.tokenizer.mask_token_id) & batch.mask][:, None]
     else:
         found = attached(**inputs, labels=batch.targets).logits
-        texts = backbone.generate(PromptBank.of(prompt), batch, max_new_tokens=5)
+        texts = backbone.generate(PromptBatch.of(prompt), batch, max_new_tokens=5)
         ids = attached.generate(**inputs, do_sample=False, num_beams=1, max_new_tokens=5)
         found_texts = [text.strip() for text in backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         # BART's checkpoints force an end of sequence where our backbone lets it write on.

@@ -23,7 +23,7 @@ from softprompt.lab import demo as lab_demo
 from softprompt.lab.demo import Demo, best_of, no_prompt, turned
 from softprompt.lab.instructions import instructed, instruction
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.tasks import LAB, TASKS, harder, task
+from softprompt.tasks import LAB, TASKS, task, with_difficulty
 from softprompt.training import Interrupted, Result, read_plan, read_results
 from softprompt.world import KINDS
 
@@ -46,8 +46,8 @@ def small(weights, monkeypatch):
     monkeypatch.setattr(backbones, "WEIGHTS", weights)
     monkeypatch.setattr(lab_demo, "VALIDATION_ROWS", 8)
     monkeypatch.setattr(lab_demo, "TEST_ROWS", 24)
-    original = lab_demo.harder
-    monkeypatch.setattr(lab_demo, "harder", lambda task, **options: original(task, train=64, **options))
+    original = lab_demo.with_difficulty
+    monkeypatch.setattr(lab_demo, "with_difficulty", lambda task, **options: original(task, train=64, **options))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def shown(weights, tmp_path_factory):
         patched.setattr(backbones, "WEIGHTS", weights)
         patched.setattr(lab_demo, "VALIDATION_ROWS", 8)
         patched.setattr(lab_demo, "TEST_ROWS", 24)
-        patched.setattr(lab_demo, "harder", lambda task, **options: harder(task, train=64, **options))
+        patched.setattr(lab_demo, "with_difficulty", lambda task, **options: with_difficulty(task, train=64, **options))
         patched.setattr(sys, "argv", ["/somewhere/bin/softprompt"])
         words = ["--task", "lab/opinion", "--task", "lab/color", "--method", "prompt-tuning", "--method", "ept-star"]
         assert main(["demo", *words, "--seeds", "2", "--steps", str(STEPS), "--output", str(folder), "--quiet"]) == 0
@@ -115,14 +115,14 @@ class TestRefusals:
 class TestPlan:
     def test_every_method_has_the_same_seeds_and_is_named_once(self, tmp_path):
         plan = Demo(output=tmp_path, methods=["scaled", "polar", "scaled"], seeds=2, tasks=["lab/color", "lab/color"])
-        assert [(lane.method, lane.seeds.order) for lane in plan.lanes] == [
+        assert [(prompt.method, prompt.seeds.order) for prompt in plan.prompts] == [
             ("scaled", 0), ("scaled", 1), ("polar", 0), ("polar", 1),
         ]  # fmt: skip
         assert [one.name for one in plan.declared] == ["lab/color"]
 
     def test_its_default_is_twelve_prompts_of_150_steps_on_a_pair_task_and_an_answer_of_two_words(self, tmp_path):
         plan = Demo(output=tmp_path)
-        assert (len(plan.lanes), plan.settings.steps, plan.settings.eval_every) == (12, 150, 50)
+        assert (len(plan.prompts), plan.settings.steps, plan.settings.eval_every) == (12, 150, 50)
         pair, words = plan.declared
         assert (pair.source.world, len(pair.labels)) == ("entailment", 2)
         assert (words.source.world, words.answer) == ("several", "text")
@@ -175,15 +175,15 @@ class TestInstructions:
 
 class TestChoices:
     def test_the_best_prompt_is_best_on_validation_whatever_the_test_rows_say(self):
-        def result(lane, validation, test):
+        def result(prompt, validation, test):
             metrics = {"validation": {"score": validation}, "test": {"score": test}} if validation else {}
             return Result(
-                run="", lane=lane, task="", method="scaled", seed=0, metrics=metrics, best_step=1, trainable=1, head=0,
+                run="", prompt=prompt, task="", method="scaled", seed=0, metrics=metrics, best_step=1, trainable=1, head=0,
                 stored=1, seconds=0.0, status="",
             )  # fmt: skip
 
         results = [result("dropped", None, None), result("a", 0.5, 0.9), result("b", 0.6, 0.1), result("c", 0.6, 0.9)]
-        assert best_of(results).lane == "b"
+        assert best_of(results).prompt == "b"
 
     @pytest.mark.parametrize(
         ("before", "after", "place"),
@@ -203,7 +203,7 @@ class TestChoices:
         backbone = load_backbone("lab-t5")
         text = "the hat was red ."
         ids = torch.tensor([backbone.tokenizer(text)["input_ids"]])
-        one = harder(task("lab/color"), train=8, validation=8, test=8)
+        one = with_difficulty(task("lab/color"), train=8, validation=8, test=8)
         found = no_prompt(backbone).predict([text], model=backbone, task=one)[0]
         words = [backbone.tokenizer(label)["input_ids"] for label in one.labels]
         logits = [
@@ -259,12 +259,14 @@ class TestWhatIsWritten:
         # Uniform in [-0.5, 0.5], of the seed alone: the norm recorded in the first pass is that of the same vectors.
         from softprompt.analysis import cosines, norms
         from softprompt.prompts.initializers import uniform
-        from softprompt.prompts.trainable import Lane
-        from softprompt.settings import LaneSettings, Seeds
+        from softprompt.prompts.trainable import TrainablePrompt
+        from softprompt.settings import PromptSettings, Seeds
 
         folder, _ = shown
         table = load_backbone("lab-t5").word_vectors
-        start = Lane.build(LaneSettings(method="prompt-tuning", seeds=Seeds.all(0)), uniform(), table, None).folded()
+        start = TrainablePrompt.build(
+            PromptSettings(method="prompt-tuning", seeds=Seeds.all(0)), uniform(), table, None
+        ).folded()
         written = json.loads((folder / "figures" / "color-cosines.json").read_text())["prompt-tuning"]["step 0"]
         assert written["cosines"] == pytest.approx(cosines(start).numpy(), abs=1e-9)
         curve = json.loads((folder / "figures" / "color-norms.json").read_text())["curves"]["prompt-tuning"][0]
@@ -337,7 +339,7 @@ class TestWhatIsPrinted:
     def test_where_every_task_reads_several_columns_the_command_answers_the_row_that_is_written(self, shown):
         folder, _ = shown
         task, run = TASKS["lab/entailment"], SimpleNamespace(folder=folder / "x")
-        found = SimpleNamespace(task=task, run=run, best=SimpleNamespace(lane="a"), seen=None)
+        found = SimpleNamespace(task=task, run=run, best=SimpleNamespace(prompt="a"), seen=None)
         command = _demo.predict_command(SimpleNamespace(output=folder), [found])  # type: ignore[arg-type]
         assert shlex.split(command)[1:] == ["predict", f"{folder}/x/a/prompt", "--file", f"{folder}/row.jsonl"]
         assert set(json.loads((folder / "row.jsonl").read_text())) == set(TASKS["lab/opinion"].columns)

@@ -110,7 +110,7 @@ def test_the_table_of_the_studies_page_is_printed_from_its_own_study_file(
     path_of(store, "x").parent.mkdir(parents=True)
     specs = load_specs(study)
     for spec in specs:
-        score = 0.9 if spec.lane.method == "ept" and spec.lane.seeds != Seeds.all(1) else 0.5
+        score = 0.9 if spec.prompt.method == "ept" and spec.prompt.seeds != Seeds.all(1) else 0.5
         run = StoredRun(
             name=spec.name, spec=spec, metrics={"test": {"score": score}}, majority=0.5, best_step=1, trainable=1,
             head=0, stored=1, seconds=1.0, status="finished",

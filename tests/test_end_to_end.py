@@ -149,8 +149,8 @@ class TestFromRowsToAnswers:
         code, (shown,), _ = run("show", trained / "runs" / "t5", "--json")
         assert code == 0
         assert shown["prompts"][0]["method"] == "prompt-tuning"
-        lane = next((trained / "runs" / "t5").glob("*/prompt"))
-        code, (prompt,), _ = run("show", lane, "--json")
+        entry = next((trained / "runs" / "t5").glob("*/prompt"))
+        code, (prompt,), _ = run("show", entry, "--json")
         assert prompt["stored"] == 160
         assert prompt["seeds"] == {"initialization": 3, "order": 3, "draw": 3, "noise": 3}
 

@@ -12,7 +12,7 @@ from softprompt.backbones import from_model, load_backbone
 from softprompt.backbones.rescale.scale import digest_of, scaling_of
 from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.interop.peft import export_peft
-from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from torch.utils._pytree import tree_map
 
@@ -137,7 +137,7 @@ def rows_of(backbone, texts, targets=None):
     rows = [torch.tensor(backbone.tokenizer(text + backbone.input_suffix).input_ids) for text in texts]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=backbone.pad_id)
     mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
-    return Batch(ids, mask, torch.zeros(len(rows), dtype=torch.long), targets)
+    return TextBatch(ids, mask, torch.zeros(len(rows), dtype=torch.long), targets)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -146,36 +146,44 @@ class TestFamilies:
         backbone, _, prompt = loaded(family)
         assert backbone.hidden_size == 16
         assert backbone.max_positions == (None if family in ("switch", "mpt") else 64)
-        bank = PromptBank.of(prompt)
-        bank.vectors.requires_grad_()
-        backbone.logits(bank, rows_of(backbone, TEXTS, torch.tensor([[5, 1], [6, 1]]))).square().sum().backward()
-        assert bank.vectors.grad is not None
-        assert bank.vectors.grad.norm() > 0
+        prompt_batch = PromptBatch.of(prompt)
+        prompt_batch.vectors.requires_grad_()
+        backbone.logits(
+            prompt_batch, rows_of(backbone, TEXTS, torch.tensor([[5, 1], [6, 1]]))
+        ).square().sum().backward()
+        assert prompt_batch.vectors.grad is not None
+        assert prompt_batch.vectors.grad.norm() > 0
 
     def test_a_row_is_scored_and_answered_alone_as_beside_a_longer_one(self, family, loaded):
         backbone, _, prompt = loaded(family)
-        bank, labels = PromptBank.of(prompt), backbone.encode_answers(["good", "bad"])
-        together = backbone.label_scores(bank, rows_of(backbone, TEXTS), labels)
+        prompt_batch, labels = PromptBatch.of(prompt), backbone.encode_answers(["good", "bad"])
+        together = backbone.label_scores(prompt_batch, rows_of(backbone, TEXTS), labels)
         for i, text in enumerate(TEXTS):
-            alone = backbone.label_scores(bank, rows_of(backbone, [text]), labels)
+            alone = backbone.label_scores(prompt_batch, rows_of(backbone, [text]), labels)
             torch.testing.assert_close(together[i], alone[0], rtol=0, atol=1e-4)
         if backbone.kind != "encoder":
-            answers = backbone.generate(bank, rows_of(backbone, TEXTS), max_new_tokens=4)
-            assert answers == [backbone.generate(bank, rows_of(backbone, [x]), max_new_tokens=4)[0] for x in TEXTS]
+            answers = backbone.generate(prompt_batch, rows_of(backbone, TEXTS), max_new_tokens=4)
+            assert answers == [
+                backbone.generate(prompt_batch, rows_of(backbone, [x]), max_new_tokens=4)[0] for x in TEXTS
+            ]
 
     def test_a_decoder_generates_the_tokens_that_its_logits_choose(self, family, loaded):
         backbone, _, prompt = loaded(family)
         if backbone.kind != "decoder":
             pytest.skip("no decoder")
-        bank, batch, chosen = PromptBank.of(prompt), rows_of(backbone, TEXTS[:1]), torch.zeros(1, 0, dtype=torch.long)
+        prompt_batch, batch, chosen = (
+            PromptBatch.of(prompt),
+            rows_of(backbone, TEXTS[:1]),
+            torch.zeros(1, 0, dtype=torch.long),
+        )
         for _ in range(4):
             targets = torch.cat([chosen, chosen.new_zeros(1, 1)], 1)
-            read = Batch(batch.ids, batch.mask, batch.owner, targets)
-            chosen = torch.cat([chosen, backbone.logits(bank, read)[:, -1:].argmax(-1)], 1)
+            read = TextBatch(batch.ids, batch.mask, batch.owner, targets)
+            chosen = torch.cat([chosen, backbone.logits(prompt_batch, read)[:, -1:].argmax(-1)], 1)
             if int(chosen[0, -1]) in backbone.ends:
                 break
         expected = backbone.tokenizer.decode(chosen[0], skip_special_tokens=True).strip()
-        assert backbone.generate(bank, batch, max_new_tokens=4) == [expected]
+        assert backbone.generate(prompt_batch, batch, max_new_tokens=4) == [expected]
 
     def test_attached_it_gives_the_backbones_numbers(self, family, loaded):
         backbone, model, prompt = loaded(family)
@@ -209,7 +217,7 @@ def same_numbers(backbone, prompt, other, skipped):
         found = found[:, skipped:][batch.ids == backbone.tokenizer.mask_token_id][None]
     elif backbone.kind == "decoder":
         found = found[:, -1:]
-    expected = backbone.logits(PromptBank.of(prompt), batch)[:, : found.shape[1]]
+    expected = backbone.logits(PromptBatch.of(prompt), batch)[:, : found.shape[1]]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
@@ -360,12 +368,12 @@ class TestWeightsOfAnotherKindOfTensor:
         gradients = []
         for each in model[:2]:
             backbone = from_model(each, model[2], engine="reference")
-            bank = PromptBank.stack([backbone.word_vectors[5:8].detach().float()])
-            bank.vectors.requires_grad_()
+            prompt_batch = PromptBatch.stack([backbone.word_vectors[5:8].detach().float()])
+            prompt_batch.vectors.requires_grad_()
             batch = rows_of(backbone, TEXTS, torch.tensor([[5], [6]]))
-            assert bytes_per_token(backbone, bank, batch) > 0
-            backbone.logits(bank, batch).square().mean().backward()
-            gradients.append(bank.vectors.grad)
+            assert bytes_per_token(backbone, prompt_batch, batch) > 0
+            backbone.logits(prompt_batch, batch).square().mean().backward()
+            gradients.append(prompt_batch.vectors.grad)
         torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
     def test_it_is_not_packed_nor_quantised_again(self, model):

@@ -8,7 +8,7 @@ from softprompt import TrainSettings, evaluate, from_model, load_backbone, resum
 from softprompt.backbones.fast import int8 as _int8
 from softprompt.backbones.fast.int8 import Int8Layer, Int8Linear, rounded, to_int8
 from softprompt.errors import ModelMismatch, UnknownName, UnsupportedModel
-from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.training._loop import Loop
 from transformers.pytorch_utils import Conv1D
 
@@ -189,9 +189,9 @@ class TestModels:
         other = from_model(reference, tokenizer, frozen="int8")
         prompt = torch.randn(2, 16)
         ids = torch.tensor([[5, 6, 7, 1]])
-        batch = Batch(ids, ids > 0, torch.zeros(1, dtype=torch.long), torch.tensor([[8, 1]]))
+        batch = TextBatch(ids, ids > 0, torch.zeros(1, dtype=torch.long), torch.tensor([[8, 1]]))
         # A power of two changes no digit of what is rounded.
-        a, b = backbone.logits(PromptBank.stack([2 * prompt]), batch), other.logits(PromptBank.stack([prompt]), batch)
+        a, b = backbone.logits(PromptBatch.stack([2 * prompt]), batch), other.logits(PromptBatch.stack([prompt]), batch)
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
@@ -279,11 +279,11 @@ class TestTraining:
         assert backbone.engine == engine
         ids = torch.randint(5, 200, (8, 12), generator=torch.Generator().manual_seed(0))
         owner = torch.zeros(8, dtype=torch.long)
-        batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), owner, ids[:, :2])
+        batch = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), owner, ids[:, :2])
         found = []
         for one in (lab_t5, backbone):
             vectors = lab_t5.word_vectors[7:11].clone().requires_grad_()
-            loss = -one.logits(PromptBank.stack([vectors]), batch).log_softmax(-1).gather(2, ids[:, :2, None]).mean()
+            loss = -one.logits(PromptBatch.stack([vectors]), batch).log_softmax(-1).gather(2, ids[:, :2, None]).mean()
             (gradient,) = torch.autograd.grad(loss, vectors)
             found.append(gradient.flatten())
         assert torch.cosine_similarity(*found, dim=0) > 0.95
@@ -293,13 +293,13 @@ class TestTraining:
     def test_a_lane_that_is_not_finite_leaves_the_gradient_of_the_others_as_it_is(self, engine):
         backbone = load_backbone("lab-t5", device="cpu", frozen="int8", engine=engine)
         ids = torch.randint(5, 200, (6, 12), generator=torch.Generator().manual_seed(0))
-        batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(6) % 2, ids[:, :2])
+        batch = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(6) % 2, ids[:, :2])
 
         def gradient(broken):
             vectors = backbone.word_vectors[7:11].clone().view(2, 2, -1)
             vectors[0, 0, 0] = broken
             vectors.requires_grad_()
-            losses = -backbone.logits(PromptBank.stack(list(vectors)), batch).log_softmax(-1)[:, 0, 3]
+            losses = -backbone.logits(PromptBatch.stack(list(vectors)), batch).log_softmax(-1)[:, 0, 3]
             (found,) = torch.autograd.grad(losses.sum(), vectors)
             return found
 

@@ -19,7 +19,7 @@ from softprompt.errors import BadInput, CannotExport, DamagedFile, ModelMismatch
 from softprompt.interop import hub
 from softprompt.interop.numpy import export_numpy, import_numpy
 from softprompt.interop.peft import export_peft, import_peft
-from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
 from softprompt.store import save_prompt
 
@@ -277,9 +277,9 @@ class TestRecipes:
         model, answers = stock.models["encoder"], prompt.provenance.answers
         backbone = EncoderBackbone(model, stock.tokenizer, "bert", answers=answers)
         ids, mask = rendered(stock, suffix=suffix)
-        batch = Batch(ids, mask.bool(), torch.zeros(1, dtype=torch.long))
+        batch = TextBatch(ids, mask.bool(), torch.zeros(1, dtype=torch.long))
         labels = backbone.encode_answers(["bad", "good", "film"][: 3 if name == "head" else 2])
-        expected = backbone.label_scores(PromptBank.of(prompt), batch, labels)
+        expected = backbone.label_scores(PromptBatch.of(prompt), batch, labels)
         found = stock.found[f"{name} answers"]
         torch.testing.assert_close(found.log_softmax(-1) if name == "head" else found, expected, rtol=0, atol=1e-5)
 

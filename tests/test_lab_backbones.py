@@ -16,7 +16,7 @@ from softprompt.cli import main
 from softprompt.errors import BadInput, DamagedFile, UnknownName
 from softprompt.interop.peft import export_peft
 from softprompt.prompts.prompt import Provenance, SoftPrompt
-from softprompt.settings import LaneSettings, TrainSettings
+from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.training import read_plan, train
 
 from kit import review_task, same_files
@@ -120,7 +120,7 @@ class TestLoading:
     def test_a_trained_prompt_names_it_and_finds_it_again(self, weights, tmp_path, monkeypatch):
         task = review_task(tmp_path / "rows")
         settings = TrainSettings(steps=2, batch_size=4)
-        run = train(task, "lab-t5", lanes=[LaneSettings()], settings=settings, output=tmp_path / "run")
+        run = train(task, "lab-t5", prompts=[PromptSettings()], settings=settings, output=tmp_path / "run")
         assert read_plan(run.folder).model == run.prompt().provenance.backbone.name == "lab-t5"
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")

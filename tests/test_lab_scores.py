@@ -14,26 +14,26 @@ from softprompt.backbones import load_backbone
 from softprompt.builtin import BUILT_IN, WEIGHTS, folder_of
 from softprompt.inference.evaluate import evaluate
 from softprompt.interop.peft import export_peft
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
-from softprompt.tasks import TASKS, harder
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted, Run, read_record, resume, train
 from softprompt.training._loop import Loop
 
 from kit import same_files
 
 # Eight classes, about as many rows of each.
-COLOR = harder(TASKS["lab/color"], train=1000, validation=100, test=200)
+COLOR = with_difficulty(TASKS["lab/color"], train=1000, validation=100, test=200)
 SETTINGS = TrainSettings(steps=200, eval_every=100)
-LANES = tuple(
-    LaneSettings(method=method, seeds=Seeds.all(seed)) for method in ("scaled", "ept-star") for seed in (0, 1)
+FLEET_SIZE = tuple(
+    PromptSettings(method=method, seeds=Seeds.all(seed)) for method in ("scaled", "ept-star") for seed in (0, 1)
 )
 ABOVE_MAJORITY = 0.2
 # Wall times, and the digests of files with wall times.
 TIMED = ("timing.jsonl", "state.json", "manifest.json")
 
 
-def trained(backbone: Any, output: Path, lanes: Any = LANES[:1]) -> Run:
-    return train(COLOR, backbone, lanes=lanes, settings=SETTINGS, output=output)
+def trained(backbone: Any, output: Path, prompts: Any = FLEET_SIZE[:1]) -> Run:
+    return train(COLOR, backbone, prompts=prompts, settings=SETTINGS, output=output)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def fleet(lab_t5: Any, root: Path) -> Run:
     """Two methods of two seeds each, trained together."""
-    return trained(lab_t5, root / "fleet", LANES)
+    return trained(lab_t5, root / "fleet", FLEET_SIZE)
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def alone(lab_t5: Any, root: Path) -> Run:
     return trained(lab_t5, root / "alone")
 
 
-def score(run: Run, lane: int = 0) -> float:
-    return run.results[lane].metrics["test"]["score"]
+def score(run: Run, prompt: int = 0) -> float:
+    return run.results[prompt].metrics["test"]["score"]
 
 
 def answers(run: Run, backbone: Any, **options: Any) -> list[Any]:
@@ -90,10 +90,10 @@ def test_a_prompt_of_a_fleet_begins_as_when_trained_alone_and_learns_as_it_does(
     A difference of 1e-7 in the first loss is 1e-5 in the third and shows in scores of runs that still are learning, so
     the steps before are compared, and of the scores that both are far above chance.
     """
-    lane = alone.results[0].lane
-    assert fleet.results[0].lane == lane
+    prompt = alone.results[0].prompt
+    assert fleet.results[0].prompt == prompt
     together, single = (
-        [row["loss"] for row in read_record(run.folder / lane / "metrics.jsonl") if "loss" in row]
+        [row["loss"] for row in read_record(run.folder / prompt / "metrics.jsonl") if "loss" in row]
         for run in (fleet, alone)
     )
     assert together[:4] == pytest.approx(single[:4], rel=1e-4)

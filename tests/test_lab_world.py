@@ -8,7 +8,7 @@ from random import Random
 import pytest
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, UnknownName
-from softprompt.tasks import GROUPS, TASKS, Task, harder
+from softprompt.tasks import GROUPS, TASKS, Task, with_difficulty
 from softprompt.world import ATTRIBUTES, KINDS, MIX, Difficulty, question, rows, split_of, vocabulary
 from softprompt.world._passages import draw_facts, tell
 from softprompt.world._statements import FORMS, statement
@@ -92,7 +92,7 @@ def test_every_word_is_in_the_vocabulary():
             asked = question(draw, kind)
             assert set(f"{asked.whole} {asked.answer}".split()) <= words
     for name in LAB:
-        task = harder(TASKS[name], **SMALL_TASK, fillers=1, noise=2)
+        task = with_difficulty(TASKS[name], **SMALL_TASK, fillers=1, noise=2)
         for row in load_rows(task)["train"].to_list():
             assert set(task.render(row).text.split()) <= words
         assert {word for label in task.labels for word in label.split()} <= words
@@ -135,20 +135,20 @@ def test_there_are_five_families_and_at_least_twelve_tasks():
 @pytest.mark.parametrize("name", LAB)
 class TestEveryLabTask:
     def test_its_rows_are_the_same_whenever_they_are_made(self, name: str):
-        task = harder(TASKS[name], **SMALL_TASK)
+        task = with_difficulty(TASKS[name], **SMALL_TASK)
         assert [list(r) for r in load_rows(task).values()] == [list(r) for r in load_rows(task).values()]
-        other = load_rows(harder(task, seed=1))
+        other = load_rows(with_difficulty(task, seed=1))
         assert list(load_rows(task)["train"]) != list(other["train"])
 
     def test_it_survives_json(self, name: str):
-        task = harder(TASKS[name], noise=1)
+        task = with_difficulty(TASKS[name], noise=1)
         again = Task.from_json(json.loads(json.dumps(task.to_json())))
         assert again == task
-        small = harder(again, **SMALL_TASK), harder(task, **SMALL_TASK)
+        small = with_difficulty(again, **SMALL_TASK), with_difficulty(task, **SMALL_TASK)
         assert list(load_rows(small[0])["test"]) == list(load_rows(small[1])["test"])
 
     def test_no_passage_is_in_two_splits(self, name: str):
-        task = harder(TASKS[name], **SMALL_TASK)
+        task = with_difficulty(TASKS[name], **SMALL_TASK)
         for split, found in load_rows(task).items():
             for row in found.to_list():
                 for column in ("passage", "first", "second"):
@@ -170,7 +170,7 @@ class TestEveryLabTask:
 
 
 def test_splits_given_by_the_lab_are_kept():
-    task = harder(TASKS["lab/color"], **SMALL_TASK)
+    task = with_difficulty(TASKS["lab/color"], **SMALL_TASK)
     splits = split_rows(task, load_rows(task))
     assert (len(splits.train), len(splits.validation), len(splits.test)) == (60, 20, 20)
 
@@ -231,7 +231,7 @@ def test_impossible_difficulties_are_refused(wrong: dict):
     with pytest.raises(BadInput):
         Difficulty(**wrong)
     with pytest.raises(BadInput):
-        harder(TASKS["lab/color"], **wrong)
+        with_difficulty(TASKS["lab/color"], **wrong)
 
 
 def test_more_rows_than_the_world_has_are_refused(monkeypatch: pytest.MonkeyPatch):
@@ -242,6 +242,6 @@ def test_more_rows_than_the_world_has_are_refused(monkeypatch: pytest.MonkeyPatc
 
 
 def test_only_lab_tasks_can_be_made_harder():
-    assert harder(TASKS["glue/sst2"]) is TASKS["glue/sst2"]
+    assert with_difficulty(TASKS["glue/sst2"]) is TASKS["glue/sst2"]
     with pytest.raises(BadInput, match="rows of its own"):
-        harder(TASKS["glue/sst2"], noise=1)
+        with_difficulty(TASKS["glue/sst2"], noise=1)

@@ -7,7 +7,7 @@ from softprompt import evaluate, predict, train
 from softprompt.backbones import from_model
 from softprompt.data import SPECIAL, Examples, Ragged, warn_of_unknown
 from softprompt.errors import BadInput, UnsupportedModel
-from softprompt.settings import LaneSettings, TrainSettings
+from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.study.stability import measure, plan
 
@@ -153,7 +153,7 @@ class TestTextsThatAreNotRead:
         assert [line.split(" are")[0] for line in caplog.messages] == ["16 of the 44 tokens in the test texts"]
         caplog.clear()
         settings = TrainSettings(steps=1, eval_every=1)
-        train(unread, str(folder), lanes=[LaneSettings()], settings=settings, output=tmp_path / "run", device="cpu")
+        train(unread, str(folder), prompts=[PromptSettings()], settings=settings, output=tmp_path / "run", device="cpu")
         assert [line.split(" are")[0] for line in caplog.messages if "unknown" in line] == [
             f"16 of the 44 tokens in the {split} texts" for split in ("train", "validation", "test")
         ]

@@ -19,9 +19,9 @@ from softprompt.data import SPECIAL
 from softprompt.errors import BadInput
 from softprompt.inference.evaluate import evaluate, examples_for
 from softprompt.losses import cross_entropy, squared_error
-from softprompt.prompts.batch import PromptBank
+from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
-from softprompt.settings import LandscapeSettings, LaneSettings, Seeds, TrainSettings
+from softprompt.settings import LandscapeSettings, PromptSettings, Seeds, TrainSettings
 from softprompt.training import train
 
 from kit import review_rows, review_task
@@ -194,19 +194,19 @@ SMALL = LandscapeSettings(grid=3, radius=0.2)
 
 def one_by_one(backbone, prompt: SoftPrompt, examples, settings: LandscapeSettings) -> list[Any]:
     """(surface, X) of each example by a forward pass for each point, from the logits of one row alone."""
-    bank = PromptBank.of(prompt)
+    prompt_batch = PromptBatch.of(prompt)
     found = []
     for index in range(len(examples)):
         row = examples.batch([index], 0, backbone.pad_id)
-        name, start = "text_shift", backbone.embeddings(row.ids)
+        name, start = "text_delta", backbone.embeddings(row.ids)
         free = (row.parts >= 0) & row.mask
         if settings.space == "prompt":
-            name, start = "prompt_shift", bank.vectors.to(backbone.dtype)
+            name, start = "prompt_delta", prompt_batch.vectors.to(backbone.dtype)
             free = torch.ones(1, prompt.length, dtype=torch.bool)
 
         def loss(shift, row=row, name=name):
             shifted = dataclasses.replace(row, **{name: shift})
-            return cross_entropy(backbone.logits(bank, shifted), row.targets)[0]
+            return cross_entropy(backbone.logits(prompt_batch, shifted), row.targets)[0]
 
         leaf = torch.zeros_like(start, requires_grad=True)
         (slope,) = torch.autograd.grad(loss(leaf), leaf)
@@ -236,10 +236,10 @@ class TestInputSpace:
         shifts: list[torch.Tensor] = []
         original = backbone.logits
 
-        def spy(bank, batch):
+        def spy(prompt_batch, batch):
             if not torch.is_grad_enabled():
-                shifts.append(batch.text_shift)
-            return original(bank, batch)
+                shifts.append(batch.text_delta)
+            return original(prompt_batch, batch)
 
         monkeypatch.setattr(backbone, "logits", spy)
         found = landscape_of(backbone, prompt, examples, dataclasses.replace(SMALL, batch_size=9))
@@ -261,10 +261,10 @@ class TestInputSpace:
         seen: list[tuple[torch.Tensor, torch.Tensor]] = []
         original = backbone.logits
 
-        def spy(bank, batch):
+        def spy(prompt_batch, batch):
             if not torch.is_grad_enabled():
-                seen.append((batch.parts, batch.text_shift))
-            return original(bank, batch)
+                seen.append((batch.parts, batch.text_delta))
+            return original(prompt_batch, batch)
 
         monkeypatch.setattr(backbone, "logits", spy)
         landscape_of(backbone, prompt_for(backbone), examples, dataclasses.replace(SMALL, batch_size=9))
@@ -371,11 +371,11 @@ class TestPromptSpace:
         shifts: list[torch.Tensor] = []
         original = t5.logits
 
-        def spy(bank, batch):
+        def spy(prompt_batch, batch):
             if not torch.is_grad_enabled():
-                assert batch.text_shift is None
-                shifts.append(batch.prompt_shift)
-            return original(bank, batch)
+                assert batch.text_delta is None
+                shifts.append(batch.prompt_delta)
+            return original(prompt_batch, batch)
 
         monkeypatch.setattr(t5, "logits", spy)
         landscape_of(t5, prompt_for(t5), examples_for(t5, task, rows, 3), self.SETTINGS)
@@ -408,7 +408,7 @@ class TestWhatCannotBeDrawn:
         found = landscape_of(bert, prompt, examples, SMALL)
         batch = examples.batch([0, 1], 0, bert.pad_id)
         assert batch.targets is not None
-        expected = squared_error(bert.logits(PromptBank.of(prompt), batch), batch.targets)
+        expected = squared_error(bert.logits(PromptBatch.of(prompt), batch), batch.targets)
         assert found.is_regression
         torch.testing.assert_close(found.losses, expected.double(), rtol=0, atol=1e-6)
 
@@ -467,12 +467,12 @@ def trained(tiny_t5, tiny_bert, save_tiny, tmp_path_factory):
     t5, bert = (str(save_tiny(root / "t5", *tiny_t5())), str(save_tiny(root / "bert", *tiny_bert(head=False))))
     settings = TrainSettings(steps=2, eval_every=2, batch_size=4)
 
-    def run(name, model, *lanes):
-        train(task, model, lanes=lanes, settings=settings, output=root / name, progress=False)
+    def run(name, model, *prompts):
+        train(task, model, prompts=prompts, settings=settings, output=root / name, progress=False)
 
-    run("first", t5, LaneSettings(method="prompt-tuning"), LaneSettings(method="ept-star"))
-    run("second", t5, LaneSettings(method="prompt-tuning", seeds=Seeds.all(1)))
-    run("head", bert, LaneSettings(method="head-only"))
+    run("first", t5, PromptSettings(method="prompt-tuning"), PromptSettings(method="ept-star"))
+    run("second", t5, PromptSettings(method="prompt-tuning", seeds=Seeds.all(1)))
+    run("head", bert, PromptSettings(method="head-only"))
     return root
 
 
@@ -496,7 +496,7 @@ REFUSED = {
     "small": (["first", "--grid", "1"], "--grid must be odd"),
     "space": (["first", "--space", "prompts"], "'prompts' is not one of 'input', 'prompt'"),
     "lane": (["first", "--lane", "ept-sta"], "unknown prompt of "),
-    "no run": (["first/ept-star-seed0", "--lane", "ept-star-seed0"], "is no run; drop --lane"),
+    "no run": (["first/ept-star-seed0", "--lane", "ept-star-seed0"], "is no run; drop --prompt"),
     "nothing": (["third"], "is neither a stored prompt"),
     "no prompt": (["head", "--space", "prompt"], "head without a prompt"),
     "alone": (["--compare", "second"], "--compare needs at least two prompts"),
@@ -508,7 +508,7 @@ class TestTheCommand:
     def test_it_writes_each_prompts_figures_and_numbers(self, trained, call, tmp_path):
         code, out, err = call(trained / "first", "--json")
         assert code == 0, err
-        names = [f"first-{lane}-{figure}.png" for lane in ("ept-star-seed0", "prompt-tuning-seed0")
+        names = [f"first-{prompt}-{figure}.png" for prompt in ("ept-star-seed0", "prompt-tuning-seed0")
                  for figure in ("contour", "surface")]  # fmt: skip
         assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(["landscape.json", *names])
         written = json.loads((tmp_path / "out" / "landscape.json").read_text())
@@ -563,11 +563,11 @@ class TestTheCommand:
         assert bert["prompt"] == "head/head-only-seed0"
 
     def test_the_prompt_plane_of_one_lane_and_of_its_folder_are_the_same(self, trained, call, tmp_path):
-        lane = "ept-star-seed0"
+        prompt = "ept-star-seed0"
         outs = [tmp_path / name for name in "abc"]
-        assert call(trained / "first", "--lane", lane, "--space", "prompt", output=outs[0])[0] == 0
-        assert call(trained / "first" / lane, "--space", "prompt", output=outs[1])[0] == 0
-        assert call(trained / "first" / lane / "prompt", "--space", "prompt", output=outs[2])[0] == 0
+        assert call(trained / "first", "--lane", prompt, "--space", "prompt", output=outs[0])[0] == 0
+        assert call(trained / "first" / prompt, "--space", "prompt", output=outs[1])[0] == 0
+        assert call(trained / "first" / prompt / "prompt", "--space", "prompt", output=outs[2])[0] == 0
         assert len({(out / "landscape.json").read_bytes() for out in outs}) == 1
         assert {len(list(out.iterdir())) for out in outs} == {3}
 
@@ -621,7 +621,7 @@ class TestTheCommand:
         task = dataclasses.replace(review_task(tmp_path / "data"), name="others")
         settings = TrainSettings(steps=1, eval_every=1, batch_size=2)
         run = tmp_path / "run"
-        train(task, str(trained / "t5"), lanes=[LaneSettings()], settings=settings, output=run, progress=False)
+        train(task, str(trained / "t5"), prompts=[PromptSettings()], settings=settings, output=run, progress=False)
         code, _, err = call("--compare", trained / "second", run)
         assert code == 2
         assert "--compare needs one task: 'second/prompt-tuning-seed1' is of 'reviews'" in err.splitlines()[-1]

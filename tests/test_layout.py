@@ -54,10 +54,10 @@ def test_a_list_fits_into_80_columns_and_breaks_no_number(words: list[str], whol
     assert "…" not in text
 
 
-def result(lane: str, method: str, seed: int, lr: float) -> Result:
+def result(prompt: str, method: str, seed: int, lr: float) -> Result:
     metrics = {"validation": {"score": 0.8123}, "test": {"score": 0.7912}}
     return Result(
-        run="r", lane=lane, task="t", method=method, seed=seed, metrics=metrics, best_step=1200, trainable=27166464,
+        run="r", prompt=prompt, task="t", method=method, seed=seed, metrics=metrics, best_step=1200, trainable=27166464,
         head=0, stored=7680, seconds=1.0, status="stopped early after step 1400", units="rms", lr=lr,
     )  # fmt: skip
 

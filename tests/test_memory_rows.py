@@ -19,10 +19,10 @@ from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import predict
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.tasks import Task, custom_task
 from softprompt.training import Interrupted, resume, train
-from softprompt.training._keywords import default_output, lanes_from, settings_from, task_from
+from softprompt.training._keywords import default_output, prompts_from, settings_from, task_from
 
 from kit import review_rows
 
@@ -180,23 +180,25 @@ class TestTrained:
 class TestKeywords:
     def test_prompts_are_the_product_of_methods_rates_and_seeds(self):
         given = {"method": ["ept", "ept-star"], "lr": [0.1, 0.3], "seeds": [0, Seeds(order=5)], "prompt_length": 4}
-        lanes = lanes_from(None, {**given, "norm_guard": 3.0})
-        assert [(lane.method, lane.lr) for lane in lanes[::2]] == list(itertools.product(given["method"], given["lr"]))
-        assert [lane.seeds for lane in lanes[:2]] == [Seeds.all(0), Seeds(order=5)]
-        assert all((lane.options, lane.norm_guard) == ({"prompt_length": 4}, 3.0) for lane in lanes)
-        assert lanes_from(None, {"method": "ept", "seeds": 3}) == [LaneSettings(method="ept", seeds=Seeds.all(3))]
-        assert lanes_from(None, {}) == [LaneSettings()]
+        prompts = prompts_from(None, {**given, "norm_guard": 3.0})
+        assert [(prompt.method, prompt.lr) for prompt in prompts[::2]] == list(
+            itertools.product(given["method"], given["lr"])
+        )
+        assert [prompt.seeds for prompt in prompts[:2]] == [Seeds.all(0), Seeds(order=5)]
+        assert all((prompt.options, prompt.max_norm) == ({"prompt_length": 4}, 3.0) for prompt in prompts)
+        assert prompts_from(None, {"method": "ept", "seeds": 3}) == [PromptSettings(method="ept", seeds=Seeds.all(3))]
+        assert prompts_from(None, {}) == [PromptSettings()]
         assert settings_from(None, {"steps": 7, "method": "ept"}) == TrainSettings(steps=7)
 
     def test_keywords_beside_what_they_would_make_are_refused(self):
-        with pytest.raises(BadInput, match="lr belongs to the prompts; give it in lanes, or leave lanes out"):
-            lanes_from([LaneSettings()], {"lr": 1.0})
+        with pytest.raises(BadInput, match="lr belongs to the prompts; give it in prompts, or leave prompts out"):
+            prompts_from([PromptSettings()], {"lr": 1.0})
         with pytest.raises(BadInput, match="steps belongs to the settings"):
             settings_from(TrainSettings(), {"steps": 1})
         with pytest.raises(BadInput, match="a run needs at least one prompt"):
-            lanes_from([], {})
+            prompts_from([], {})
         with pytest.raises(BadInput, match="seeds is empty"):
-            lanes_from(None, {"seeds": []})
+            prompts_from(None, {"seeds": []})
         with pytest.raises(BadInput, match="label_column is for rows of your own"):
             task_from("lab/color", {"label_column": "x"})
 

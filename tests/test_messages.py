@@ -30,7 +30,7 @@ ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) 
         ("no head; give --answers=linear-head, or a mask", "no head; give answers='linear-head', or a mask"),
         ("--embedding-scale=0.5, but 1", "embedding_scale=0.5, but 1"),
         ("go on with: softprompt train --resume runs/x", "go on with: softprompt train --resume runs/x"),
-        ("finish it (softprompt train --resume x), --lane", "finish it (softprompt train --resume x), `lanes`"),
+        ("finish it (softprompt train --resume x), --prompt", "finish it (softprompt train --resume x), `prompts`"),
         ("--init='text:a b': no word", "init='text:a b': no word"),
         ("my--file.csv has 1 -- one -- row", "my--file.csv has 1 -- one -- row"),
     ],
@@ -42,8 +42,8 @@ def test_an_option_is_an_argument_in_python_and_a_command_stays_one(message: str
 
 
 def test_an_error_in_python_names_the_argument_that_was_given():
-    with pytest.raises(BadInput, match=r"^`norm_guard` must be positive and finite, in token norms, not 0.0$"):
-        softprompt.LaneSettings(norm_guard=0.0)
+    with pytest.raises(BadInput, match=r"^`max_norm` must be positive and finite, in token norms, not 0.0$"):
+        softprompt.PromptSettings(max_norm=0.0)
     with pytest.raises(BadInput, match=r"^give `shots` \(rows in total\) or `shots_per_class`, not both$"):
         softprompt.TrainSettings(shots=2, shots_per_class=1)
     with pytest.raises(BadInput, match=r"^give `text_columns` \(once for each column the model reads\) or a template$"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from softprompt.errors import BadInput, UnknownName
 from softprompt.prompts.methods import METHODS, Method, describe
-from softprompt.settings import LaneSettings
+from softprompt.settings import PromptSettings
 from torch import nn
 
 COUNTS = {  # by e = 512, 768, 1024: the EPT paper's, exact (spec 2.2); the LSTM's are PEFT's
@@ -143,34 +143,34 @@ def test_these_methods_store_one_vector():
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_units_and_learning_rate_are_the_methods_unless_given(method):
     units, lr = DEFAULTS[method.name]
-    found = method.resolved(LaneSettings(method=method.name))
+    found = method.resolved(PromptSettings(method=method.name))
     assert found.units == units
     assert lr is None or found.lr == lr
-    given = LaneSettings(method=method.name, units="rms", lr=7.0)
+    given = PromptSettings(method=method.name, units="rms", lr=7.0)
     assert method.resolved(given) == given
 
 
 def test_units_decide_the_default_learning_rate():
     method = METHODS["residual"]
     assert method.lr != method.lr_rms
-    assert method.resolved(LaneSettings(units="raw")).lr == method.lr
-    assert method.resolved(LaneSettings(units="rms")).lr == method.lr_rms
+    assert method.resolved(PromptSettings(units="raw")).lr == method.lr
+    assert method.resolved(PromptSettings(units="rms")).lr == method.lr_rms
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"method": "polar", "units": "raw"}, "'polar' gives its norm in token norms and has no raw units"),
-        ({"method": "head-only", "norm_guard": 3.0}, "'head-only' has no prompt for `norm_guard` to bound"),
+        ({"method": "head-only", "norm_guard": 3.0}, "'linear-probe' has no prompt for `max_norm` to bound"),
     ],
 )
 def test_units_and_guards_that_mean_nothing_are_refused(settings, message):
     with pytest.raises(BadInput, match=message):
-        Method.of(LaneSettings(**settings))
+        Method.of(PromptSettings(**settings))
 
 
 def test_unknown_units_name_the_nearest():
-    code = "from softprompt.settings import LaneSettings; LaneSettings(units='rsm')"
+    code = "from softprompt.settings import PromptSettings; PromptSettings(units='rsm')"
     # In a process of its own, where nothing checks types before we do.
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.stderr.splitlines()[-1].endswith("unknown units 'rsm'. Did you mean 'rms'?")
@@ -178,8 +178,8 @@ def test_unknown_units_name_the_nearest():
 
 @pytest.mark.parametrize("guard", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_norm_guard_that_bounds_nothing_is_refused(guard):
-    with pytest.raises(BadInput, match=f"`norm_guard` must be positive and finite, in token norms, not {guard}"):
-        LaneSettings(norm_guard=guard)
+    with pytest.raises(BadInput, match=f"`max_norm` must be positive and finite, in token norms, not {guard}"):
+        PromptSettings(max_norm=guard)
 
 
 def test_strings_become_the_type_of_the_default():
@@ -241,7 +241,7 @@ def test_an_unknown_option_names_the_nearest(method, option, nearest):
         ("ept", {"activation": 3}, "'activation' is a word, not 3"),
         ("residual", {"dropout": "much"}, "'dropout' is a number, not 'much'"),
         ("residual", {"per_position": 3}, "per_position is 3 but the prompt has 10 vectors"),
-        ("head-only", {"prompt_length": 5}, "'head-only' has no prompt and takes no option 'prompt_length'"),
+        ("head-only", {"prompt_length": 5}, "'linear-probe' has no prompt and takes no option 'prompt_length'"),
     ],
 )
 def test_an_impossible_option_is_refused_before_anything_is_built(method, options, message):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from softprompt import LaneSettings, SoftPrompt, TrainSettings, custom_task, evaluate, predict, resume, train
+from softprompt import PromptSettings, SoftPrompt, TrainSettings, custom_task, evaluate, predict, resume, train
 from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.data import Ragged
@@ -18,10 +18,10 @@ from softprompt.inference.evaluate import examples_for
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.prompt import LinearHead
 from softprompt.prompts.standardization import Standardization
-from softprompt.prompts.trainable import Lane
+from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.tasks import answer_text
-from softprompt.training._member import TrainedLane
-from softprompt.training._optimizer import LaneOptimizer
+from softprompt.training._member import FleetMember
+from softprompt.training._optimizer import PromptOptimizer
 from softprompt.training._records import Record
 
 SETTINGS = TrainSettings(steps=100, eval_every=50, batch_size=16)
@@ -56,8 +56,8 @@ def by_head(tmp_path_factory, tiny_bert):
     folder = tmp_path_factory.mktemp("head")
     backbone = from_model(*tiny_bert(), name="tiny", answers="linear-head")
     task = price_task(folder)
-    lanes = [LaneSettings(method="prompt-tuning", options={"m": 4}, head_lr=0.05)]
-    return train(task, backbone, lanes=lanes, settings=SETTINGS, output=folder / "run"), backbone, task
+    prompts = [PromptSettings(method="prompt-tuning", options={"m": 4}, head_lr=0.05)]
+    return train(task, backbone, prompts=prompts, settings=SETTINGS, output=folder / "run"), backbone, task
 
 
 class TestTheTask:
@@ -134,7 +134,7 @@ class TestAHead:
 
     def test_its_loss_is_in_squared_deviations(self, by_head):
         run, _, _ = by_head
-        records = (run.folder / run.results[0].lane / "metrics.jsonl").read_text().splitlines()
+        records = (run.folder / run.results[0].prompt / "metrics.jsonl").read_text().splitlines()
         first = next(row["loss"] for row in map(json.loads, records) if "loss" in row)
         assert first < 10
 
@@ -155,9 +155,11 @@ class TestAHead:
 
     def test_a_checkpoint_from_before_numbers_were_standardised_is_not_gone_on_with(self, by_head, tmp_path):
         run, backbone, _ = by_head
-        lane = Lane.build(LaneSettings(), uniform(), backbone.word_vectors, (1, 16), numbers=Standardization(0.0, 2.0))
-        trained = TrainedLane(
-            name="a", settings=LaneSettings(), lane=lane, optimizer=LaneOptimizer(lane, 0.1, 0.1, 4, SETTINGS),
+        prompt = TrainablePrompt.build(
+            PromptSettings(), uniform(), backbone.word_vectors, (1, 16), numbers=Standardization(0.0, 2.0)
+        )
+        trained = FleetMember(
+            name="a", settings=PromptSettings(), prompt=prompt, optimizer=PromptOptimizer(prompt, 0.1, 0.1, 4, SETTINGS),
             rows=[0], batches=iter([[0]]), record=Record(tmp_path / "metrics.jsonl"),
             provenance=run.prompt().provenance,
         )  # fmt: skip
@@ -190,11 +192,11 @@ class TestAHead:
             ({}, {"regularizer": "adv-emb:divergence=kl"}, "compares distributions, this task's answer is one number"),
         ],
     )
-    def test_what_needs_classes_is_refused_and_leaves_nothing(self, settings, lane, reason, by_head, tmp_path):
+    def test_what_needs_classes_is_refused_and_leaves_nothing(self, settings, prompt, reason, by_head, tmp_path):
         _, backbone, task = by_head
-        lanes = [LaneSettings(method="prompt-tuning", **lane)]
+        prompts = [PromptSettings(method="prompt-tuning", **prompt)]
         with pytest.raises(BadInput, match=reason):
-            train(task, backbone, lanes=lanes, settings=TrainSettings(steps=2, **settings), output=tmp_path / "run")
+            train(task, backbone, prompts=prompts, settings=TrainSettings(steps=2, **settings), output=tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
 

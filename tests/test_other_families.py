@@ -6,7 +6,7 @@ import transformers
 from softprompt.backbones import from_model
 from softprompt.backbones.rescale.verify import random_rows, verify
 from softprompt.errors import BadInput, UnsupportedModel
-from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.batch import PromptBatch, TextBatch
 
 from conftest import DECODERS, ENCODER_DECODERS, ENCODERS, build_tokenizer
 
@@ -119,8 +119,10 @@ def assert_reads_ids(model, tokenizer, start=None):
     answers = [[9, 5, 7, 8], [30, 12], [40]]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
-    bank = PromptBank.stack([torch.zeros(0, backbone.embedding_size)])
-    scores = backbone.label_scores(bank, Batch(ids, mask, torch.zeros(len(rows), dtype=torch.long)), answers)
+    prompt_batch = PromptBatch.stack([torch.zeros(0, backbone.embedding_size)])
+    scores = backbone.label_scores(
+        prompt_batch, TextBatch(ids, mask, torch.zeros(len(rows), dtype=torch.long)), answers
+    )
     expected = torch.stack([scores_by_ids(model, row, answers, start) for row in rows])
     torch.testing.assert_close(scores, expected, rtol=0, atol=2e-4)
     return backbone
@@ -189,12 +191,14 @@ def test_rows_that_would_turn_the_rows_beside_them_by_another_table_are_refused(
     """Longrope chooses one table for the whole batch, by its longest row."""
     backbone = from_model(*tiny_gpt(family, rope_parameters=LONGROPE))
     assert backbone.max_positions == 24
-    bank = PromptBank.stack([torch.zeros(0, 16)])
+    prompt_batch = PromptBatch.stack([torch.zeros(0, 16)])
 
     def scores(*lengths):
         mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
         ids = torch.arange(5, 5 + max(lengths)).expand(len(lengths), -1)
-        return backbone.label_scores(bank, Batch(ids, mask, torch.zeros(len(lengths), dtype=torch.long)), [[9, 8], [7]])
+        return backbone.label_scores(
+            prompt_batch, TextBatch(ids, mask, torch.zeros(len(lengths), dtype=torch.long)), [[9, 8], [7]]
+        )
 
     torch.testing.assert_close(scores(7, 23)[:1], scores(7))
     with pytest.raises(BadInput, match=r"need 25 positions, .* has 24 before longrope"):
@@ -203,10 +207,10 @@ def test_rows_that_would_turn_the_rows_beside_them_by_another_table_are_refused(
 
 def test_an_answer_ends_before_it_is_turned_by_another_table(tiny_gpt):
     backbone = from_model(*tiny_gpt("llama", rope_parameters=LONGROPE))
-    bank = PromptBank.stack([torch.zeros(0, 16)])
+    prompt_batch = PromptBatch.stack([torch.zeros(0, 16)])
     ids = torch.arange(5, 25)[None]
-    batch = Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(1, dtype=torch.long))
-    answer = backbone.answer_ids(bank, batch, max_new_tokens=30, at_least=5)
+    batch = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(1, dtype=torch.long))
+    answer = backbone.answer_ids(prompt_batch, batch, max_new_tokens=30, at_least=5)
     assert answer.shape == (1, 5)
     logits = backbone.model(input_ids=torch.cat([ids, answer[:, :-1]], 1)).logits[0, 19:]
     logits[:, list(backbone.ends)] = -torch.inf

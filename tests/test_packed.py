@@ -18,8 +18,8 @@ from softprompt.backbones.fast.frozen_linear import frozen_linear
 from softprompt.backbones.fast.packed import Encoded, PackedT5
 from softprompt.cli import main
 from softprompt.errors import ModelMismatch, UnknownName, UnsupportedModel
-from softprompt.prompts.batch import Batch, PromptBank
-from softprompt.settings import LaneSettings, TrainSettings
+from softprompt.prompts.batch import PromptBatch, TextBatch
+from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.training import resume, train
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -63,9 +63,9 @@ def packed_of(backbone) -> PackedT5:
     return found
 
 
-def encoded(packed, bank, batch) -> Encoded:
+def encoded(packed, prompt_batch, batch) -> Encoded:
     """The encoder's states."""
-    found = packed.encode(bank, batch)
+    found = packed.encode(prompt_batch, batch)
     assert found is not None
     return found
 
@@ -88,7 +88,7 @@ def rows(lengths, side="right", labels=(2, 1, 3), owner=None, seed=0, width=None
     many = [labels[i % len(labels)] for i in range(len(lengths))]
     targets = torch.randint(3, 60, (len(lengths), max(many)), generator=draw)
     targets[torch.arange(max(many)) >= torch.tensor(many)[:, None]] = PADDED
-    return Batch(ids, mask, torch.tensor(owner or [0] * len(lengths)), targets)
+    return TextBatch(ids, mask, torch.tensor(owner or [0] * len(lengths)), targets)
 
 
 @st.composite
@@ -109,7 +109,7 @@ def shapes(draw):
         "prompts": draw(st.lists(st.integers(0, 4), min_size=p, max_size=p)),
         "owner": draw(st.lists(st.integers(0, p - 1), min_size=b, max_size=b)),
         "labels": labels,
-        "shifted": draw(st.sets(st.sampled_from(("text_shift", "prompt_shift")))),
+        "shifted": draw(st.sets(st.sampled_from(("text_delta", "prompt_delta")))),
         "deep": draw(st.booleans()),
         "saving": draw(st.sampled_from((NO_PADDING, 2.0, ONE_BLOCK))),
         "absorbed": draw(st.booleans()),
@@ -130,12 +130,12 @@ def of(shape, layers):
         # The last prompt stays an ordinary one, where there are two.
         deep = [drawn(layers - 1, n, E, seed=seed + 7 + i).requires_grad_() for i, n in enumerate(shape["prompts"])]
         deep[-1:] = [None] if len(deep) > 1 else deep[-1:]
-    wide = {"text_shift": mask.shape[1], "prompt_shift": n}
+    wide = {"text_delta": mask.shape[1], "prompt_delta": n}
     shifts = {name: drawn(b, wide[name], E, seed=seed + 99).requires_grad_() for name in shape["shifted"]}
     ids = torch.randint(3, 60, mask.shape, generator=draw)
-    batch = Batch(ids, mask, torch.tensor(shape["owner"]), targets, **shifts)
+    batch = TextBatch(ids, mask, torch.tensor(shape["owner"]), targets, **shifts)
     leaves = [*prompts, *(layer for layer in deep if layer is not None), *shifts.values()]
-    return [leaf for leaf in leaves if leaf.numel()], PromptBank.stack(prompts, deep=deep), batch
+    return [leaf for leaf in leaves if leaf.numel()], PromptBatch.stack(prompts, deep=deep), batch
 
 
 def close(found, expected, tolerance):
@@ -144,14 +144,14 @@ def close(found, expected, tolerance):
     torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * max(1e-9, largest))
 
 
-def answers(backbone, bank, batch):
+def answers(backbone, prompt_batch, batch):
     """Logits at the labels."""
-    return backbone.logits(bank, batch)[batch.targets != PADDED]
+    return backbone.logits(prompt_batch, batch)[batch.targets != PADDED]
 
 
-def differentiated(backbone, bank, batch, leaves):
+def differentiated(backbone, prompt_batch, batch, leaves):
     """Logits at the labels, and the gradients of a random weighing of them."""
-    logits = answers(backbone, bank, batch)
+    logits = answers(backbone, prompt_batch, batch)
     return logits.detach(), torch.autograd.grad((logits * drawn(*logits.shape, seed=3)).sum(), leaves)
 
 
@@ -163,11 +163,11 @@ class TestAgainstTransformers:
         assume(bool((mask.sum(1) + sizes[torch.tensor(shape["owner"])] > 0).all()))
         packed, reference = both(*tiny(shape["family"], seed=shape["seed"], **shape["model"]))
         packed_of(packed).saving = shape["saving"]
-        leaves, bank, batch = of(shape, shape["model"]["num_layers"])
+        leaves, prompt_batch, batch = of(shape, shape["model"]["num_layers"])
         assume(leaves)
         with mock.patch.object(_packed, "absorbs", return_value=shape["absorbed"]):
-            logits, gradients = differentiated(packed, bank, batch, leaves)
-        expected, wanted = differentiated(reference, bank, batch, leaves)
+            logits, gradients = differentiated(packed, prompt_batch, batch, leaves)
+        expected, wanted = differentiated(reference, prompt_batch, batch, leaves)
         close(logits, expected, 1e-12)
         # Of the largest of all, for one leaf's gradient may be nothing but rounding.
         largest = max(float(gradient.abs().max()) for gradient in wanted)
@@ -179,16 +179,16 @@ class TestAgainstTransformers:
     def test_logits_are_equal_in_float32(self, family, least, monkeypatch):
         monkeypatch.setattr(_frozen_linear, "WORTHWHILE", least)
         packed, reference = both(*tiny(family, dtype=torch.float32))
-        bank = PromptBank.stack([drawn(n, E, seed=n, dtype=torch.float32) for n in (4, 1)])
+        prompt_batch = PromptBatch.stack([drawn(n, E, seed=n, dtype=torch.float32) for n in (4, 1)])
         batch = rows([9, 3, 6, 1], owner=[0, 1, 1, 0])
-        close(answers(packed, bank, batch), answers(reference, bank, batch), 1e-5)
+        close(answers(packed, prompt_batch, batch), answers(reference, prompt_batch, batch), 1e-5)
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_bfloat16_is_near_float32(self, family):
         found = []
         for dtype in (torch.float32, torch.bfloat16):
             backbone = from_model(*tiny(family, dtype=dtype), engine="packed")
-            found.append(answers(backbone, PromptBank.stack([drawn(3, E).float()]), rows([9, 3, 6])).float())
+            found.append(answers(backbone, PromptBatch.stack([drawn(3, E).float()]), rows([9, 3, 6])).float())
         close(found[1], found[0], 0.1)
 
     @pytest.mark.parametrize("side", ["left", "right"])
@@ -196,9 +196,9 @@ class TestAgainstTransformers:
     def test_states_of_the_text_are_equal_where_there_is_text(self, side, saving, exact_norms):
         packed, reference = both(*tiny())
         packed_of(packed).saving = saving
-        bank, batch = PromptBank.stack([drawn(2, E), drawn(0, E)]), rows([5, 2, 4], side, owner=[0, 1, 0])
+        prompt_batch, batch = PromptBatch.stack([drawn(2, E), drawn(0, E)]), rows([5, 2, 4], side, owner=[0, 1, 0])
         right = torch.arange(5) < torch.tensor([5, 2, 4])[:, None]
-        found, expected = (backbone.text_states(bank, batch)[right] for backbone in (packed, reference))
+        found, expected = (backbone.text_states(prompt_batch, batch)[right] for backbone in (packed, reference))
         close(found, expected, 1e-12)
 
     @pytest.mark.parametrize("normalize", ["sum", "mean", "first"])
@@ -206,21 +206,23 @@ class TestAgainstTransformers:
     def test_all_labels_scored_together_are_each_label_scored_alone(self, normalize, chunk, exact_norms, monkeypatch):
         monkeypatch.setattr(_packed, "CHUNK", chunk)
         packed, reference = both(*tiny("t5-v1.1"))
-        bank, batch = PromptBank.stack([drawn(2, E), drawn(3, E, seed=1)]), rows([5, 2, 4], owner=[1, 0, 1])
+        prompt_batch, batch = PromptBatch.stack([drawn(2, E), drawn(3, E, seed=1)]), rows([5, 2, 4], owner=[1, 0, 1])
         labels = [[5, 9, 1], [7, 1], [8, 6, 4, 1], [9, 1]]
-        found, expected = (b.label_scores(bank, batch, labels, normalize=normalize) for b in (packed, reference))
+        found, expected = (
+            b.label_scores(prompt_batch, batch, labels, normalize=normalize) for b in (packed, reference)
+        )
         close(found, expected, 1e-12)
 
     def test_generated_answers_are_equal(self, exact_norms):
         packed, reference = both(*tiny(initializer_factor=0.5))
-        bank, batch = PromptBank.stack([drawn(2, E)]), rows([5, 2, 4])
-        told = [backbone.generate(bank, batch, max_new_tokens=5) for backbone in (packed, reference)]
+        prompt_batch, batch = PromptBatch.stack([drawn(2, E)]), rows([5, 2, 4])
+        told = [backbone.generate(prompt_batch, batch, max_new_tokens=5) for backbone in (packed, reference)]
         assert told[0] == told[1]
 
     def test_a_row_without_prompt_and_text_is_left_to_transformers(self):
         packed, reference = both(*tiny())
-        bank, batch = PromptBank.stack([drawn(0, E)]), rows([0, 2], width=3)
-        assert torch.equal(packed.logits(bank, batch), reference.logits(bank, batch))
+        prompt_batch, batch = PromptBatch.stack([drawn(0, E)]), rows([0, 2], width=3)
+        assert torch.equal(packed.logits(prompt_batch, batch), reference.logits(prompt_batch, batch))
 
 
 class TestWhatIsKept:
@@ -247,9 +249,9 @@ class TestWhatIsKept:
         packed = packed_of(backbone)
         packed.saving = NO_PADDING
         prompt = drawn(2, E).requires_grad_()
-        bank, batch = PromptBank.stack([prompt]), rows([30, 4, 4])
+        prompt_batch, batch = PromptBatch.stack([prompt]), rows([30, 4, 4])
         positions, of_prompt, layers, inner = 30 + 4 + 4 + 6, 6, 3, 3 * 4
-        kept = self.kept(model, lambda: encoded(packed, bank, batch).states)
+        kept = self.kept(model, lambda: encoded(packed, prompt_batch, batch).states)
         numbers = sum(tensor.numel() for tensor in kept if tensor.is_floating_point())
         norms = (layers + (layers - 1) + 1) * positions + of_prompt
         # The last norm, and a copy of what passes into it, are of the whole encoder.
@@ -263,8 +265,8 @@ class TestWhatIsKept:
         backbone = from_model(model, tokenizer, engine="packed")
         packed_of(backbone).saving = NO_PADDING
         prompt = drawn(2, E, dtype=torch.float32).requires_grad_()
-        bank, batch = PromptBank.stack([prompt]), rows([40, 2, 3, 2], labels=(2,))
-        kept = self.kept(model, lambda: backbone.logits(bank, batch))
+        prompt_batch, batch = PromptBatch.stack([prompt]), rows([40, 2, 3, 2], labels=(2,))
+        kept = self.kept(model, lambda: backbone.logits(prompt_batch, batch))
         padded, real = 4 * 42, 40 + 2 + 3 + 2 + 4 * 2
         assert real < padded
         assert not {dimension for tensor in kept for dimension in tensor.shape} & {padded, padded - 8}
@@ -281,7 +283,7 @@ class TestWhatIsKept:
     def test_second_derivatives_are_refused(self):
         backbone = from_model(*tiny(), engine="packed")
         prompt = drawn(2, E).requires_grad_()
-        logits = backbone.logits(PromptBank.stack([prompt]), rows([5, 2]))
+        logits = backbone.logits(PromptBatch.stack([prompt]), rows([5, 2]))
         (gradient,) = torch.autograd.grad(logits.square().sum(), prompt, create_graph=True)
         with pytest.raises(RuntimeError, match="once_differentiable"):
             gradient.sum().backward()
@@ -371,11 +373,11 @@ class TestLibrary:
         monkeypatch.setattr(_frozen_linear, "by_onednn", lambda x, w: (taken.append(len(x)), product(x, w))[1])
         monkeypatch.setattr(_frozen_linear, "WORTHWHILE", 0)
         backbone = from_model(*tiny(dtype=torch.float32), engine="packed")
-        bank, batch = PromptBank.stack([drawn(2, E, dtype=torch.float32)]), rows([5, 2])
+        prompt_batch, batch = PromptBatch.stack([drawn(2, E, dtype=torch.float32)]), rows([5, 2])
         for library in (*_products.LIBRARIES, *_products.LIBRARIES):
             backbone.products = library
             taken.clear()
-            backbone.logits(bank, batch)
+            backbone.logits(prompt_batch, batch)
             assert bool(taken) == (library == "onednn")
 
 
@@ -427,7 +429,7 @@ class TestCrossAttention:
         packed = packed_of(from_model(*tiny(dtype=torch.float32, num_heads=2, d_kv=4), engine="packed"))
         prompt = drawn(2, E, dtype=torch.float32).requires_grad_(trained)
         batch, counted = rows([200, 200]), {}
-        states = encoded(packed, PromptBank.stack([prompt]), batch)
+        states = encoded(packed, PromptBatch.stack([prompt]), batch)
         for absorbed in (True, False):
             monkeypatch.setattr(_packed, "absorbs", lambda *arguments, absorbed=absorbed: absorbed)
             with FlopCounterMode(display=False) as counter:
@@ -466,22 +468,22 @@ class TestChangedWeights:
         dtype = torch.float32 if change is CHANGES["the precision"] else torch.float64
         model, tokenizer = tiny(dtype=dtype)
         packed, reference = both(model, tokenizer)
-        bank, batch = PromptBank.stack([drawn(2, E).to(dtype)]), rows([5, 2])
-        before = answers(packed, bank, batch)
+        prompt_batch, batch = PromptBatch.stack([drawn(2, E).to(dtype)]), rows([5, 2])
+        before = answers(packed, prompt_batch, batch)
         with torch.no_grad():
             change(model)
         model.requires_grad_(False)
-        after = answers(packed, bank, batch)
+        after = answers(packed, prompt_batch, batch)
         if change not in (CHANGES["the embedding scale"], CHANGES["the precision"]):
             assert before.shape != after.shape or (before - after).abs().max() > 1e-4
-        close(after, answers(reference, bank, batch), 1e-12)
+        close(after, answers(reference, prompt_batch, batch), 1e-12)
 
     def test_folded_copies_are_made_once(self):
         backbone = from_model(*tiny(), engine="packed")
-        bank, batch = PromptBank.stack([drawn(2, E)]), rows([5, 2])
+        prompt_batch, batch = PromptBatch.stack([drawn(2, E)]), rows([5, 2])
         first = packed_of(backbone)
-        backbone.logits(bank, batch)
-        backbone.label_scores(bank, batch, [[5, 1], [6, 1]])
+        backbone.logits(prompt_batch, batch)
+        backbone.label_scores(prompt_batch, batch, [[5, 1], [6, 1]])
         assert packed_of(backbone) is first
 
 
@@ -537,11 +539,11 @@ class TestLeftToTransformers:
         backbone = from_model(*tiny(), engine="packed")
         seen = []
         handle = backbone.model.encoder.block[0].register_forward_hook(lambda *arguments: seen.append(1))
-        bank, batch = PromptBank.stack([drawn(2, E)]), rows([5, 2])
-        backbone.logits(bank, batch)
+        prompt_batch, batch = PromptBatch.stack([drawn(2, E)]), rows([5, 2])
+        backbone.logits(prompt_batch, batch)
         assert seen == [1]
         handle.remove()
-        backbone.logits(bank, batch)
+        backbone.logits(prompt_batch, batch)
         assert seen == [1]
 
     def test_a_transformers_that_computes_something_else_is_noticed(self, monkeypatch, caplog):
@@ -590,7 +592,9 @@ class TestRuns:
     def test_a_run_that_names_no_engine_was_the_references(self, folder, tmp_path):
         from softprompt.training._plan import Plan
 
-        plan = Plan(task=review_task(tmp_path / "data"), model="m", lanes=(LaneSettings(),), settings=TrainSettings())
+        plan = Plan(
+            task=review_task(tmp_path / "data"), model="m", prompts=(PromptSettings(),), settings=TrainSettings()
+        )
         values = dataclasses.replace(plan, engine="packed").to_json()
         del values["engine"]
         assert Plan.from_json(values).engine == "reference"

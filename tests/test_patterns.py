@@ -17,8 +17,8 @@ from softprompt.data import tokenize
 from softprompt.errors import BadInput, UnknownName, UnsupportedModel
 from softprompt.inference.evaluate import examples_for
 from softprompt.interop._recipes import _text
-from softprompt.prompts.batch import PromptBank
-from softprompt.settings import LaneSettings, TrainSettings
+from softprompt.prompts.batch import PromptBatch
+from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.tasks import PATTERNS, TASKS, Source, Task, custom_task, styled, task
 from softprompt.training import train
 
@@ -177,13 +177,15 @@ class TestTheMask:
         backbone = double(tiny_bert(family))
         rows = [{"a": "the film", "b": "not in paris"}, {"a": "it", "b": "a very great movie"}]
         examples = examples_for(backbone, CLOZE, rows, 3, targets=False)
-        bank = PromptBank.stack([torch.randn(3, backbone.embedding_size, generator=torch.Generator().manual_seed(0))])
+        prompt_batch = PromptBatch.stack(
+            [torch.randn(3, backbone.embedding_size, generator=torch.Generator().manual_seed(0))]
+        )
         batch = examples.batch([0, 1], 0, backbone.pad_id)
         labels = backbone.encode_answers(CLOZE.labels)
-        scores = backbone.label_scores(bank, batch, labels)
+        scores = backbone.label_scores(prompt_batch, batch, labels)
         for row in range(2):
             ids = examples.inputs.row(row).long()[None]
-            joined = torch.cat([bank.vectors.double(), backbone.embeddings(ids)], 1)
+            joined = torch.cat([prompt_batch.vectors.double(), backbone.embeddings(ids)], 1)
             logits = backbone.model(inputs_embeds=joined).logits[0, 3:][ids[0] == backbone.tokenizer.mask_token_id]
             assert logits.shape[0] == 1
             reference = logits.log_softmax(-1)[0, [label[0] for label in labels]]
@@ -195,11 +197,11 @@ class TestTheMask:
         assert batch.parts is not None
         ids = batch.ids.masked_fill(batch.parts == 2, backbone.tokenizer.mask_token_id)
         hidden = dataclasses.replace(batch, ids=ids)
-        bank = PromptBank.stack([torch.ones(2, backbone.embedding_size)])
-        joined = torch.cat([bank.vectors.double(), backbone.embeddings(ids)], 1)
+        prompt_batch = PromptBatch.stack([torch.ones(2, backbone.embedding_size)])
+        joined = torch.cat([prompt_batch.vectors.double(), backbone.embeddings(ids)], 1)
         reference = backbone.model(inputs_embeds=joined).logits[0, 2:]
         place = batch.ids[0].tolist().index(backbone.tokenizer.mask_token_id)
-        torch.testing.assert_close(backbone.logits(bank, hidden)[0, 0], reference[place], rtol=0, atol=1e-6)
+        torch.testing.assert_close(backbone.logits(prompt_batch, hidden)[0, 0], reference[place], rtol=0, atol=1e-6)
 
     def test_in_a_rows_own_text_is_read_as_words(self, family, tiny_bert):
         tokenizer = tiny_bert(family)[1]
@@ -302,14 +304,14 @@ def test_a_prompt_is_trained_evaluated_and_used_in_its_pattern(number, tiny_bert
     run = train(
         "glue/rte",
         backbone,
-        lanes=[LaneSettings(method="prompt-tuning", lr=0.3)],
+        prompts=[PromptSettings(method="prompt-tuning", lr=0.3)],
         settings=TrainSettings(steps=30, eval_every=10, batch_size=8),
         style=f"pet-{number}",
         data_root=data,
         output=tmp_path / "run",
     )
     losses = [
-        json.loads(line) for line in (run.folder / run.results[0].lane / "metrics.jsonl").read_text().splitlines()
+        json.loads(line) for line in (run.folder / run.results[0].prompt / "metrics.jsonl").read_text().splitlines()
     ]
     losses = [line["loss"] for line in losses if "loss" in line]
     assert sum(losses[-5:]) < 0.8 * sum(losses[:5])

@@ -15,7 +15,7 @@ from softprompt.inference.evaluate import evaluate
 from softprompt.interop.hub import without_folders
 from softprompt.interop.numpy import export_numpy, import_numpy
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.settings import LaneSettings
+from softprompt.settings import PromptSettings
 from softprompt.store import save_prompt
 from softprompt.training import read_plan, train
 from softprompt.training._keywords import from_any_folder
@@ -37,7 +37,7 @@ def project(tiny_t5, save_tiny, tmp_path_factory) -> Path:
         options = {**COLUMNS, "prompt_length": 2, "steps": 1, "eval_every": 1, "test_data": ["data/test.csv"] * 2}
         run = train("data/train.csv", "models/t5", data_root="rows", output=RUN, **options)
         again = {**COLUMNS, "prompt_length": 2, "steps": 1, "eval_every": 1}
-        start = f"prompt:{RUN}/{run.results[0].lane}/prompt"
+        start = f"prompt:{RUN}/{run.results[0].prompt}/prompt"
         train("data/train.csv", "models/t5", output="runs/again", init=start, **again)
     return folder
 
@@ -62,7 +62,7 @@ def test_relative_paths_are_read_from_another_folder(project, tmp_path, monkeypa
     plan = read_plan(project / RUN)
     assert plan.task.source.paths("test") == (str(project / "data" / "test.csv"),) * 2
     assert (plan.model, plan.data_root) == (str(project / "models" / "t5"), str(project / "rows"))
-    begun = read_plan(project / "runs" / "again").lanes[0].init.removeprefix("prompt:")
+    begun = read_plan(project / "runs" / "again").prompts[0].init.removeprefix("prompt:")
     assert SoftPrompt.load(begun).provenance.backbone.name == plan.model
 
 
@@ -128,7 +128,7 @@ def test_only_initial_vectors_of_a_file_or_a_folder_here_get_a_whole_path(tmp_pa
         "text:mine": None, "uniform": None,
     }  # fmt: skip
     for init, expected in given.items():
-        assert from_any_folder(LaneSettings(init=init)).init == (expected or init)
+        assert from_any_folder(PromptSettings(init=init)).init == (expected or init)
 
 
 def test_what_is_published_names_no_folder(project, tmp_path):

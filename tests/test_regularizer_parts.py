@@ -12,7 +12,7 @@ from softprompt.errors import BadInput, UnknownName
 from softprompt.regularizers import DIVERGENCES, REGULARIZERS, regularizers, row_divergences
 from softprompt.regularizers._ball import Ball
 from softprompt.regularizers._embedding import EmbeddingPerturbation
-from softprompt.settings import LaneSettings
+from softprompt.settings import PromptSettings
 from softprompt.study import RunSpec
 from softprompt.training._terms import acting
 
@@ -166,12 +166,14 @@ class TestNames:
 
     def test_a_run_is_named_by_the_numbers_and_without_any_as_before(self):
         def name(text):
-            return RunSpec(task="lab/opinion", model="lab-t5-small", lane=LaneSettings(lr=0.1, regularizer=text)).name
+            return RunSpec(
+                task="lab/opinion", model="lab-t5-small", prompt=PromptSettings(lr=0.1, regularizer=text)
+            ).name
 
         assert name("rn-emb") == name("rn-emb:sigma=0.3")
         assert name("rn-emb") != name("rn-emb:sigma=0.1")
         assert name("rn-emb:alpha=0") == name("")
-        plain = RunSpec(task="lab/opinion", model="lab-t5-small", lane=LaneSettings(lr=0.1)).numbers()
+        plain = RunSpec(task="lab/opinion", model="lab-t5-small", prompt=PromptSettings(lr=0.1)).numbers()
         assert not any("regularizer" in key for key in plain["lane"])
 
 

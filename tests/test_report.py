@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from softprompt import LaneSettings, TrainSettings, custom_task, evaluate, train
+from softprompt import PromptSettings, TrainSettings, custom_task, evaluate, train
 from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.cli._report import in_words, short
@@ -165,8 +165,8 @@ def trained(tmp_path_factory, tiny_t5, save_tiny):
         csv.writer(file).writerows([("text", "label", "key"), *rows])
     task = custom_task(folder / "rows.csv", text_columns=["text"], label_column="label")
     model = save_tiny(folder / "model", *tiny_t5())
-    lanes = [LaneSettings(method="prompt-tuning")]
-    return train(task, str(model), lanes=lanes, settings=TrainSettings(steps=2), output=folder / "run")
+    prompts = [PromptSettings(method="prompt-tuning")]
+    return train(task, str(model), prompts=prompts, settings=TrainSettings(steps=2), output=folder / "run")
 
 
 @pytest.fixture(scope="module")

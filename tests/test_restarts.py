@@ -14,15 +14,15 @@ from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.prompts.trainable import stream_seed
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.study._fleets import group
 from softprompt.training import Interrupted, Plan, read_plan, read_results, resume, train
 from softprompt.training._loop import Loop
 from softprompt.training._records import Record, read_record
-from softprompt.training._restarts import stretch_steps
-from softprompt.training._setup import build_lanes, prepare
-from softprompt.training._start import start_lanes
+from softprompt.training._restarts import race_steps
+from softprompt.training._setup import build_prompts, prepare
+from softprompt.training._start import start_members
 
 from kit import review_task, same_files
 
@@ -30,8 +30,8 @@ from kit import review_task, same_files
 TIMED = ("timing.jsonl", "state.json", "manifest.json")
 
 
-def lane(method="prompt-tuning", seed=0, **changes):
-    return LaneSettings(method=method, seeds=Seeds.all(seed), **changes)
+def prompt(method="prompt-tuning", seed=0, **changes):
+    return PromptSettings(method=method, seeds=Seeds.all(seed), **changes)
 
 
 def with_initialization(settings, seed):
@@ -39,7 +39,7 @@ def with_initialization(settings, seed):
 
 
 SHORT = {"options": {"prompt_length": 4}, "lr": 0.1}
-THREE = lane(restarts=3, restart_steps=10, **SHORT)
+THREE = prompt(restarts=3, restart_steps=10, **SHORT)
 
 
 @pytest.fixture(scope="session")
@@ -58,22 +58,22 @@ def task(tmp_path):
 
 @pytest.fixture
 def trained(task, folders, tmp_path):
-    """Trains lanes in float64 with the loop alone, so that rounding cannot hide a difference."""
+    """Trains prompts in float64 with the loop alone, so that rounding cannot hide a difference."""
     backbones, records = {}, []
 
-    def run(lanes, *, kind="t5", watch=lambda loop, losses: None, **settings):
+    def run(prompts, *, kind="t5", watch=lambda loop, losses: None, **settings):
         backbone = backbones.setdefault(kind, load_backbone(str(folders[kind]), dtype="float64"))
         told = TrainSettings(**{"steps": 20, "eval_every": 100, "batch_size": 4, **settings})
-        plan = Plan(task=task, model="tiny", lanes=tuple(lanes), settings=told)
-        material = prepare(plan, split_rows(task, load_rows(task)), backbone)
+        plan = Plan(task=task, model="tiny", prompts=tuple(prompts), settings=told)
+        run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
         folder = tmp_path / f"run{len(records)}"
-        started = start_lanes(plan, material, build_lanes(plan, material), folder)
+        started = start_members(plan, run_data, build_prompts(plan, run_data), folder)
         for one in started:
-            one.lane.double()
+            one.prompt.double()
         records.append(Record(folder / "timing.jsonl"))
-        loop = Loop(material, started, told, started[0].optimizer.steps, records[-1])
+        loop = Loop(run_data, started, told, started[0].optimizer.steps, records[-1])
         loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=watch)
-        for one in loop.lanes:
+        for one in loop.prompts:
             one.record.close()
         return loop
 
@@ -82,20 +82,20 @@ def trained(task, folders, tmp_path):
         one.close()
 
 
-def rows_of(lane):
-    return list(read_record(lane.record.path))
+def rows_of(prompt):
+    return list(read_record(prompt.record.path))
 
 
-def losses_of(lane, candidate=None):
-    """By step, of the lane or of one of the candidates for it."""
-    path = lane.record.path if candidate is None else lane.record.path.parent / "restarts" / f"{candidate}.jsonl"
+def losses_of(prompt, candidate=None):
+    """By step, of the prompt or of one of the candidates for it."""
+    path = prompt.record.path if candidate is None else prompt.record.path.parent / "restarts" / f"{candidate}.jsonl"
     return torch.tensor([row["loss"] for row in read_record(path) if "loss" in row], dtype=torch.float64)
 
 
 def assert_equal(a, b):
     """The same parameters and the same losses at every step."""
     torch.testing.assert_close(losses_of(a), losses_of(b), rtol=0, atol=1e-9)
-    for x, y in zip(a.lane.parameters(), b.lane.parameters(), strict=True):
+    for x, y in zip(a.prompt.parameters(), b.prompt.parameters(), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-9)
 
 
@@ -104,19 +104,19 @@ class TestRule:
         ("kind", "settings", "chosen"),
         [
             ("t5", THREE, 2),
-            ("t5", lane("p-tuning", 3, restarts=3, restart_steps=10, lr=0.01, options={"prompt_length": 2}), 1),
+            ("t5", prompt("p-tuning", 3, restarts=3, restart_steps=10, lr=0.01, options={"prompt_length": 2}), 1),
             ("t5", dataclasses.replace(THREE, regularizer="rn-emb:sigma=0.3,alpha=1"), 2),
-            ("bert", lane("head-only", 4, restarts=4, restart_steps=10), 2),
+            ("bert", prompt("head-only", 4, restarts=4, restart_steps=10), 2),
         ],
         ids=["prompt-tuning", "p-tuning", "regularized", "head-only"],
     )
     def test_the_lane_equals_the_best_of_single_runs_compared_by_hand(self, kind, settings, chosen, trained):
         """Vectors, a network and a head, which the initialisation seed draws; and with a regulariser's noise."""
-        whole = trained([settings], kind=kind).lanes[0]
+        whole = trained([settings], kind=kind).prompts[0]
         own = settings.seeds.initialization
         seeds = [own, *(stream_seed(own, f"restart/{number}") for number in range(1, settings.restarts))]
         plain = dataclasses.replace(settings, restarts=1, restart_steps=None)
-        singles = [trained([with_initialization(plain, seed)], kind=kind).lanes[0] for seed in seeds]
+        singles = [trained([with_initialization(plain, seed)], kind=kind).prompts[0] for seed in seeds]
         means = [float(losses_of(one)[8:10].mean()) for one in singles]
         assert means.index(min(means)) == chosen
         assert_equal(whole, singles[chosen])
@@ -127,24 +127,24 @@ class TestRule:
             torch.testing.assert_close(losses_of(whole, number), losses_of(one)[:10], rtol=0, atol=1e-9)
 
     def test_lanes_with_other_restarts_in_one_fleet_equal_each_alone(self, trained):
-        lanes = [
-            lane("ept-star", 1, lr=0.3),
+        prompts = [
+            prompt("ept-star", 1, lr=0.3),
             THREE,
-            lane("prompt-tuning", 2, restarts=2, restart_steps=4, **SHORT),
-            lane("prompt-tuning", 0, restarts=2, restart_steps=20, **SHORT),
+            prompt("prompt-tuning", 2, restarts=2, restart_steps=4, **SHORT),
+            prompt("prompt-tuning", 0, restarts=2, restart_steps=20, **SHORT),
         ]
-        together = trained(lanes)
-        assert [one.name[:2] for one in together.lanes] == ["00", "01", "02", "03"]
-        assert not any("#" in one.name for one in together.lanes)
-        for number, settings in enumerate(lanes):
-            alone = trained([settings]).lanes[0]
-            assert_equal(together.lanes[number], alone)
-            assert (together.lanes[number].restarts or {}).get("chosen") == (alone.restarts or {}).get("chosen")
+        together = trained(prompts)
+        assert [one.name[:2] for one in together.prompts] == ["00", "01", "02", "03"]
+        assert not any("#" in one.name for one in together.prompts)
+        for number, settings in enumerate(prompts):
+            alone = trained([settings]).prompts[0]
+            assert_equal(together.prompts[number], alone)
+            assert (together.prompts[number].restarts or {}).get("chosen") == (alone.restarts or {}).get("chosen")
 
     def test_the_first_candidate_is_the_lane_without_restarts(self, trained):
-        """At a stretch over the whole run, with its own seed and every step of it."""
-        one = trained([lane(**SHORT)]).lanes[0]
-        three = trained([dataclasses.replace(THREE, restart_steps=20)]).lanes[0]
+        """At a race over the whole run, with its own seed and every step of it."""
+        one = trained([prompt(**SHORT)]).prompts[0]
+        three = trained([dataclasses.replace(THREE, restart_steps=20)]).prompts[0]
         torch.testing.assert_close(losses_of(three, 0), losses_of(one), rtol=0, atol=1e-9)
         assert one.restarts is None
         assert not (one.record.path.parent / "restarts").exists()
@@ -153,7 +153,7 @@ class TestRule:
         ("given", "steps", "expected"), [(None, 1000, 100), (None, 100, 40), (None, 2, 1), (7, 7, 7), (7, 1000, 7)]
     )
     def test_the_stretch_is_two_fifths_of_the_run_and_100_steps_at_the_most(self, given, steps, expected):
-        assert stretch_steps(lane(restarts=2, restart_steps=given), steps) == expected
+        assert race_steps(prompt(restarts=2, restart_steps=given), steps) == expected
 
     def test_no_candidate_is_scored_and_the_lane_is_from_the_choice_on(self, trained, monkeypatch):
         scored = []
@@ -164,28 +164,28 @@ class TestRule:
 
         real = Loop.scores
         monkeypatch.setattr(Loop, "scores", scores)
-        whole = trained([THREE], eval_every=5, patience=1).lanes[0]
+        whole = trained([THREE], eval_every=5, patience=1).prompts[0]
         assert scored[0] == 10
         assert [row["step"] for row in rows_of(whole) if "split" in row] == scored
 
 
 def poisoned(at):
-    """Makes the parameters of some candidates of the first lane NaN: candidate -> step after which."""
+    """Makes the parameters of some candidates of the first prompt NaN: candidate -> step after which."""
 
     def watch(loop, losses):
         for number, step in at.items():
             if loop.step == step:
                 with torch.no_grad():
-                    loop.lanes[number].lane.initial[0, 0] = math.nan
+                    loop.prompts[number].prompt.initial[0, 0] = math.nan
 
     return watch
 
 
 class TestDropped:
     def test_a_candidate_that_turns_nan_loses_and_the_others_go_on_as_if_alone(self, trained):
-        clean = trained([THREE]).lanes[0]
+        clean = trained([THREE]).prompts[0]
         best = clean.restarts["chosen"]
-        whole = trained([THREE], watch=poisoned({best: 3})).lanes[0]
+        whole = trained([THREE], watch=poisoned({best: 3})).prompts[0]
         expected = [None if number == best else loss for number, loss in enumerate(clean.restarts["losses"])]
         assert whole.restarts["losses"] == pytest.approx(expected, abs=1e-9)
         left = [loss for loss in expected if loss is not None]
@@ -196,35 +196,35 @@ class TestDropped:
 
     def test_one_that_turns_nan_by_the_last_step_of_the_stretch_loses(self, trained):
         """Its losses are all finite, and the lowest."""
-        best = trained([THREE]).lanes[0].restarts["chosen"]
-        whole = trained([THREE], watch=poisoned({best: 10})).lanes[0]
+        best = trained([THREE]).prompts[0].restarts["chosen"]
+        whole = trained([THREE], watch=poisoned({best: 10})).prompts[0]
         assert whole.restarts["losses"][best] is None
         assert whole.status == "training"
         assert math.isfinite(losses_of(whole)[-1])
 
     def test_a_lane_is_dropped_when_all_are_and_the_other_lanes_go_on(self, trained):
-        other = lane("ept-star", 1, lr=0.3)
+        other = prompt("ept-star", 1, lr=0.3)
         loop = trained([THREE, other], watch=poisoned({0: 2, 1: 5, 2: 3}))
-        first, second = loop.lanes
+        first, second = loop.prompts
         assert first.status.startswith("dropped at step 6")
         assert first.restarts["losses"] == [None] * 3
         assert first.restarts["chosen"] == 1
         assert [row["step"] for row in rows_of(first)] == [1, 2, 3, 4, 5, 6]
-        assert_equal(second, trained([other]).lanes[0])
+        assert_equal(second, trained([other]).prompts[0])
 
 
 class TestRun:
     SETTINGS = TrainSettings(steps=12, eval_every=2, batch_size=4, backbone_dropout=True, clip=1.0)
-    LANES = (lane("prompt-tuning", 0, restarts=3, restart_steps=5, **SHORT), lane("ept-star", 1, lr=0.3))
+    FLEET_SIZE = (prompt("prompt-tuning", 0, restarts=3, restart_steps=5, **SHORT), prompt("ept-star", 1, lr=0.3))
 
     def train(self, task, folders, folder, **changes):
         settings = dataclasses.replace(self.SETTINGS, **changes)
-        return train(task, str(folders["t5"]), lanes=self.LANES, settings=settings, output=folder)
+        return train(task, str(folders["t5"]), prompts=self.FLEET_SIZE, settings=settings, output=folder)
 
     def test_what_was_chosen_and_what_it_cost_is_recorded_everywhere(self, task, folders, tmp_path, capsys):
         run = self.train(task, folders, tmp_path / "run")
         result, plain = run.results
-        folder = tmp_path / "run" / result.lane
+        folder = tmp_path / "run" / result.prompt
         assert result.restarts is not None
         assert json.loads((folder / "restarts" / "chosen.json").read_text()) == result.restarts
         assert SoftPrompt.load(folder / "prompt").provenance.training["restarts"] == result.restarts
@@ -233,17 +233,17 @@ class TestRun:
         steps = [[row["step"] for row in read_record(folder / "restarts" / f"{r}.jsonl")] for r in range(3)]
         assert steps == [[1, 2, 3, 4, 5]] * 3
         assert [row["step"] for row in read_record(folder / "metrics.jsonl") if "loss" in row] == list(range(1, 13))
-        assert (result.lane_steps, plain.lane_steps) == (3 * 5 + 7, 12)
+        assert (result.prompt_steps, plain.prompt_steps) == (3 * 5 + 7, 12)
         assert plain.restarts is None
-        assert "restarts" not in SoftPrompt.load(tmp_path / "run" / plain.lane / "prompt").provenance.training
+        assert "restarts" not in SoftPrompt.load(tmp_path / "run" / plain.prompt / "prompt").provenance.training
         assert main(["show", str(tmp_path / "run")]) == 0
         chosen, losses = result.restarts["chosen"], ", ".join(f"{loss:.4f}" for loss in result.restarts["losses"])
-        line = f"{result.lane}: restart {chosen} (of 0 to 2) went on after step 5; training losses in nats over the "
+        line = f"{result.prompt}: restart {chosen} (of 0 to 2) went on after step 5; training losses in nats over the "
         assert f"{line}last 1 steps: {losses}\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize("crash", [1, 3, 4, 5, 6, 11])
     def test_a_run_that_died_and_was_resumed_leaves_the_same_bytes(self, crash, task, folders, tmp_path, monkeypatch):
-        """Within the stretch (1 to 4), after the choice and before it is saved (5), and later."""
+        """Within the race (1 to 4), after the choice and before it is saved (5), and later."""
         self.train(task, folders, tmp_path / "whole")
         choose = Loop._choose
 
@@ -276,7 +276,7 @@ class TestRun:
         monkeypatch.setattr(Loop, "_optimize", optimize)
         resume(tmp_path / "stopped")
         # The interrupted one has a checkpoint more.
-        for name in read_plan(tmp_path / "whole").lane_names():
+        for name in read_plan(tmp_path / "whole").prompt_names():
             assert same_files(tmp_path / "whole" / name, tmp_path / "stopped" / name, ignore=TIMED)
 
     def test_a_damaged_checkpoint_after_the_choice_falls_back_to_one_before_it(
@@ -311,7 +311,7 @@ class TestRun:
         dropped, other = self.train(task, folders, tmp_path / "run").results
         assert dropped.status.startswith("dropped at step 3")
         assert dropped.metrics == {}
-        assert dropped.lane_steps == 3 * 2
+        assert dropped.prompt_steps == 3 * 2
         assert "the other prompts went on" in dropped.warnings[-1]
         assert other.status == "finished"
 
@@ -326,41 +326,41 @@ class TestRun:
     def test_what_cannot_be_compared_is_refused_before_anything_is_written(
         self, changes, message, task, folders, tmp_path
     ):
-        lanes = [dataclasses.replace(self.LANES[0], **changes)]
+        prompts = [dataclasses.replace(self.FLEET_SIZE[0], **changes)]
         with pytest.raises(BadInput, match=message):
-            train(task, str(folders["t5"]), lanes=lanes, settings=self.SETTINGS, output=tmp_path / "run")
+            train(task, str(folders["t5"]), prompts=prompts, settings=self.SETTINGS, output=tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     def test_a_network_or_a_head_makes_restarts_from_given_vectors_differ(self, task, folders, tmp_path):
-        one = lane("p-tuning", init="text:good", restarts=2, lr=0.01, options={"prompt_length": 2})
+        one = prompt("p-tuning", init="text:good", restarts=2, lr=0.01, options={"prompt_length": 2})
         settings = TrainSettings(steps=2, eval_every=2, batch_size=4)
-        run = train(task, str(folders["t5"]), lanes=[one], settings=settings, output=tmp_path / "run")
+        run = train(task, str(folders["t5"]), prompts=[one], settings=settings, output=tmp_path / "run")
         restarts = run.results[0].restarts
         assert restarts is not None
         assert restarts["losses"][0] != restarts["losses"][1]
 
     def test_numbers_below_one_are_refused_by_the_name_of_their_option(self):
         with pytest.raises(BadInput, match="`restarts` must be positive, not 0"):
-            LaneSettings(restarts=0)
+            PromptSettings(restarts=0)
         with pytest.raises(BadInput, match="`restart_steps` must be positive, not -1"):
-            LaneSettings(restarts=2, restart_steps=-1)
+            PromptSettings(restarts=2, restart_steps=-1)
 
 
 class TestStudy:
     @pytest.fixture
     def specs(self, task, folders):
         quick = TrainSettings(steps=6, eval_every=6, batch_size=4)
-        lanes = [lane(seed=seed, restarts=r, **SHORT) for seed in (0, 1) for r in (1, 3)]
-        return [RunSpec(task=task, model=str(folders["t5"]), lane=one, settings=quick) for one in lanes]
+        prompts = [prompt(seed=seed, restarts=r, **SHORT) for seed in (0, 1) for r in (1, 3)]
+        return [RunSpec(task=task, model=str(folders["t5"]), prompt=one, settings=quick) for one in prompts]
 
     def test_runs_with_and_without_restarts_share_passes_and_keep_what_they_cost(self, specs, tmp_path):
-        found = run_all(specs, tmp_path / "store", lanes=8, progress=False, device="cpu")
+        found = run_all(specs, tmp_path / "store", prompts=8, progress=False, device="cpu")
         assert {run.fleet for run in found} == {tuple(spec.name for spec in specs)}
-        assert [run.lane_steps for run in found] == [6, 2 * 3 + 4, 6, 2 * 3 + 4]
+        assert [run.prompt_steps for run in found] == [6, 2 * 3 + 4, 6, 2 * 3 + 4]
         assert [run.restarts and run.restarts["count"] for run in found] == [None, 3, None, 3]
         assert all(len(run.curve["loss"]) == 6 for run in found)
         assert found[1].seconds / found[0].seconds == pytest.approx(10 / 6, rel=0.1)
-        again = run_all(specs, tmp_path / "store", lanes=8, progress=False, device="cpu")
+        again = run_all(specs, tmp_path / "store", prompts=8, progress=False, device="cpu")
         assert [run.restarts for run in again] == [run.restarts for run in found]
 
     def test_a_run_counts_as_many_lanes_as_it_has_restarts(self, specs):
@@ -372,12 +372,12 @@ class TestStudy:
         assert group([one, other], 1) == [(one,), (other,)]
 
     def test_runs_without_restarts_have_the_names_that_they_had_before_there_were_any(self):
-        """Golden, for a lane that is told little and for one that is told much: what is off may not rename runs."""
-        told = LaneSettings(method="residual", lr=0.3, seeds=Seeds.all(5))
-        default = RunSpec(task="glue/rte", model="m", lane=LaneSettings(method="ept-star"))
-        other = RunSpec(task="glue/rte", model="m", lane=told, settings=TrainSettings(steps=250, shots=32))
+        """Golden, for a prompt that is told little and for one that is told much: what is off may not rename runs."""
+        told = PromptSettings(method="residual", lr=0.3, seeds=Seeds.all(5))
+        default = RunSpec(task="glue/rte", model="m", prompt=PromptSettings(method="ept-star"))
+        other = RunSpec(task="glue/rte", model="m", prompt=told, settings=TrainSettings(steps=250, shots=32))
         assert (default.name, other.name) == ("dd7beb9fd403d14b", "021629577cf1ef33")
-        assert dataclasses.replace(default, lane=LaneSettings(method="ept-star", restarts=2)).name != default.name
+        assert dataclasses.replace(default, prompt=PromptSettings(method="ept-star", restarts=2)).name != default.name
 
     def test_a_run_with_restarts_is_called_so(self, specs):
         assert "3 restarts, seed 0" in specs[1].describe()

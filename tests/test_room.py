@@ -14,21 +14,21 @@ from softprompt.data import load_rows, split_rows
 from softprompt.errors import OutOfMemory
 from softprompt.inference.answers import answer, answer_all
 from softprompt.inference.evaluate import Report, evaluate, examples_for
-from softprompt.memory import Room, bytes_per_token, is_out_of_memory
+from softprompt.memory import MemoryBudget, bytes_per_token, is_out_of_memory
 from softprompt.memory import _room as room_file
 from softprompt.memory._memory import _kept, left_in_groups
 from softprompt.memory._split import least_padded
 from softprompt.prompts.initializers import uniform
-from softprompt.prompts.trainable import Lane, bank_of
+from softprompt.prompts.trainable import TrainablePrompt, stack_prompts
 from softprompt.regularizers import regularizers
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Plan, resume, train
 from softprompt.training._loop import Loop
 from softprompt.training._records import Record, read_record
-from softprompt.training._setup import build_lanes, prepare
-from softprompt.training._start import start_lanes
+from softprompt.training._setup import build_prompts, prepare
+from softprompt.training._start import start_members
 from softprompt.training._step import backward, leaves
-from softprompt.training._terms import Surroundings, acting
+from softprompt.training._terms import RegularizerContext, acting
 
 from kit import review_task
 
@@ -59,38 +59,38 @@ def setting(tiny_model, task):
     return build
 
 
-def lane(method="prompt-tuning", seed=0, **changes):
-    return LaneSettings(method=method, seeds=Seeds.all(seed), **changes)
+def prompt(method="prompt-tuning", seed=0, **changes):
+    return PromptSettings(method=method, seeds=Seeds.all(seed), **changes)
 
 
 # Dropout in a reparameterisation, lengths that differ, one deep prompt.
-LANES = (
-    lane("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}),
-    lane("residual", 1, lr=0.03, options={"bottleneck": 8, "prompt_length": 3, "dropout": 0.5}, regularizer="rn-emb"),
-    lane("ept-star", 2, lr=0.3, options={"repeats": 2}, regularizer="rn-text:rate=0.5,divergence=kl"),
+FLEET_SIZE = (
+    prompt("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}),
+    prompt("residual", 1, lr=0.03, options={"bottleneck": 8, "prompt_length": 3, "dropout": 0.5}, regularizer="rn-emb"),
+    prompt("ept-star", 2, lr=0.3, options={"repeats": 2}, regularizer="rn-text:rate=0.5,divergence=kl"),
 )
 
 
 def built(backbone, settings):
     head = (2, backbone.hidden_size) if backbone.answers == "linear-head" else None
     states = backbone.state_scales() if settings.deep else []
-    return Lane.build(settings, uniform(), backbone.word_vectors, head, states=states).double()
+    return TrainablePrompt.build(settings, uniform(), backbone.word_vectors, head, states=states).double()
 
 
-def loop_of(task, backbone, folder, lanes=LANES, **settings):
-    plan = Plan(task=task, model=backbone.name, lanes=tuple(lanes), settings=TrainSettings(**settings))
-    material = prepare(plan, split_rows(task, load_rows(task)), backbone)
-    started = start_lanes(plan, material, build_lanes(plan, material), folder)
+def loop_of(task, backbone, folder, members=FLEET_SIZE, **settings):
+    plan = Plan(task=task, model=backbone.name, members=tuple(members), settings=TrainSettings(**settings))
+    run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
+    started = start_members(plan, run_data, build_prompts(plan, run_data), folder)
     for one in started:
-        one.lane.double()
+        one.prompt.double()
     timing = Record(folder / "timing.jsonl")
     OPEN.extend([timing, *(one.record for one in started)])
-    return Loop(material, started, plan.settings, started[0].optimizer.steps, timing)
+    return Loop(run_data, started, plan.settings, started[0].optimizer.steps, timing)
 
 
 def run_quietly(loop):
     loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
-    for one in loop.lanes:
+    for one in loop.prompts:
         one.record.mark()
     return loop
 
@@ -99,19 +99,19 @@ def limit(backbone, monkeypatch, most, what="logits", error: Any = torch.OutOfMe
     """Memory for `most` rows; the rows of each call that did not fit, or did."""
     original, calls = getattr(backbone, what), []
 
-    def limited(bank, batch, *rest, **options):
+    def limited(prompt_batch, batch, *rest, **options):
         calls.append(len(batch.ids))
         if len(batch.ids) > most:
             raise error("tried to allocate 20 GiB")
-        return original(bank, batch, *rest, **options)
+        return original(prompt_batch, batch, *rest, **options)
 
     monkeypatch.setattr(backbone, what, limited)
     return calls
 
 
-def same_lanes(found, expected, atol):
+def same_prompts(found, expected, atol):
     for a, b in zip(found, expected, strict=True):
-        for (name, x), y in zip(a.lane.named_parameters(), b.lane.parameters(), strict=True):
+        for (name, x), y in zip(a.prompt.named_parameters(), b.prompt.parameters(), strict=True):
             torch.testing.assert_close(x, y, rtol=0, atol=atol, msg=lambda m, name=name, a=a: f"{a.name} {name}: {m}")
 
 
@@ -123,7 +123,7 @@ class TestParts:
         each=st.none() | st.floats(0, 60),
     )
     def test_every_row_is_in_one_part_and_no_part_is_too_large(self, lengths, tokens, rows, each):
-        parts = Room(tokens, rows, each=each).parts(lengths)
+        parts = MemoryBudget(tokens, rows, each=each).parts(lengths)
         assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
         for part in parts:
             longest = max(lengths[row] for row in part)
@@ -147,7 +147,7 @@ class TestParts:
         assert cost(found) == pytest.approx(least) if len(found) > 1 else 0.95 * cost(found) <= least + 1e-9
 
     def test_a_fleet_of_short_rows_on_a_small_model_is_one_pass(self, lab_t5):
-        assert len(Room.of(lab_t5).parts([60] * 64)) == 1
+        assert len(MemoryBudget.of(lab_t5).parts([60] * 64)) == 1
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_a_part_is_as_wide_as_its_longest_row(self, family, setting):
@@ -177,18 +177,20 @@ CLIMBING = ("adv-emb", "freelb", "vat+smart")
 
 @pytest.mark.parametrize("family", ["t5", "bert", "gpt2"])
 class TestSplit:
-    """Nine rows of three lanes in four parts, one of them a single row; bert has a linear head."""
+    """Nine rows of three prompts in four parts, one of them a single row; bert has a linear head."""
 
     PARTS = ([5, 0, 3], [2, 1], [4, 7, 6], [8])
 
     def run(self, family, setting, task, texts, parts, deep=False):
         backbone, examples = setting(family, **({"head": False} if family == "bert" else {}))
-        lanes = [built(backbone, dataclasses.replace(one, deep=deep)) for one in LANES]
+        members = [built(backbone, dataclasses.replace(one, deep=deep)) for one in FLEET_SIZE]
         batch = examples.batch(list(range(9)), torch.tensor([0, 1, 2, 1, 0, 2, 2, 1, 1]), backbone.pad_id)
         terms = acting([regularizers(text) for text in texts], [3, 4, 5], 1, 1, 0)
-        around = Surroundings.of(backbone, task)
-        found = backward(backbone, lanes, batch, [7, 8, 9], terms=terms, surroundings=around, check=True, parts=parts)
-        gradients = [p.grad for one in lanes for p in one.parameters() if p.numel()]
+        around = RegularizerContext.of(backbone, task)
+        found = backward(
+            backbone, members, batch, [7, 8, 9], terms=terms, regularizer_context=around, check=True, parts=parts
+        )
+        gradients = [p.grad for one in members for p in one.parameters() if p.numel()]
         return [found.losses, found.divergences, found.norms, *gradients]
 
     @pytest.mark.parametrize("texts", DRAWN, ids=" | ".join)
@@ -214,17 +216,22 @@ class TestSplit:
         ends = []
         for poisoned in (False, True):
             backbone, examples = setting(family, **({"head": False} if family == "bert" else {}))
-            lanes = [built(backbone, dataclasses.replace(one, deep=deep)) for one in LANES]
+            members = [built(backbone, dataclasses.replace(one, deep=deep)) for one in FLEET_SIZE]
             if poisoned:
-                lanes[0].initial.data.fill_(math.nan)
+                members[0].initial.data.fill_(math.nan)
             batch = examples.batch(list(range(9)), torch.tensor([0, 1, 2, 1, 0, 2, 2, 1, 1]), backbone.pad_id)
             texts = ("rn-emb+adv-emb+adv-text:cosine=-1", "rn-emb:alpha=0.3", "adv-emb+freelb:share=0.5")
             terms = acting([regularizers(text) for text in texts], [3, 4, 5], 1, 1, 0)
             found = backward(
-                backbone, lanes, batch, [7, 8, 9], terms=terms, surroundings=Surroundings.of(backbone, task)
+                backbone,
+                members,
+                batch,
+                [7, 8, 9],
+                terms=terms,
+                regularizer_context=RegularizerContext.of(backbone, task),
             )
             assert bool(found.losses[0].isfinite()) is not poisoned
-            gradients = [p.grad for one in lanes[1:] for p in one.parameters() if p.numel()]
+            gradients = [p.grad for one in members[1:] for p in one.parameters() if p.numel()]
             ends.append([found.losses[1:], found.divergences[1:], *gradients])
         for a, b in zip(*ends, strict=True):
             assert a.equal(b)
@@ -241,19 +248,19 @@ class TestOutOfMemory:
         """Accumulation, a reparameterisation's dropout, two regularisers: nothing drawn twice, nobody moved twice."""
         calm = run_quietly(self.loop(task, tiny_model, tmp_path / "calm"))
         disturbed = self.loop(task, tiny_model, tmp_path / "disturbed")
-        calls = limit(disturbed.material.backbone, monkeypatch, 4, error=error)
-        scored = limit(disturbed.material.backbone, monkeypatch, 20, "label_scores", error)
+        calls = limit(disturbed.run_data.backbone, monkeypatch, 4, error=error)
+        scored = limit(disturbed.run_data.backbone, monkeypatch, 20, "label_scores", error)
         run_quietly(disturbed)
         assert max(calls) == 12
-        assert disturbed.room.rows == 3
+        assert disturbed.memory_budget.rows == 3
         assert max(scored) == 24
         assert [record.message for record in caplog.records if "out of memory" in record.message] == [
             "out of memory: from now on at most 6 rows a pass; results stay the same",
             "out of memory: from now on at most 3 rows a pass; results stay the same",
             "out of memory: from now on at most 12 rows a pass; results stay the same",
         ]
-        same_lanes(disturbed.lanes, calm.lanes, 1e-12)
-        for a, b in zip(disturbed.lanes, calm.lanes, strict=True):
+        same_prompts(disturbed.prompts, calm.prompts, 1e-12)
+        for a, b in zip(disturbed.prompts, calm.prompts, strict=True):
             for name, value in a.optimizer.state().items():
                 torch.testing.assert_close(value, b.optimizer.state()[name], rtol=0, atol=1e-12)
             rows = [[r for r in read_record(one.record.path) if "loss" in r] for one in (a, b)]
@@ -262,24 +269,24 @@ class TestOutOfMemory:
 
     def test_in_the_middle_of_a_step_what_was_gathered_is_dropped(self, task, tiny_model, tmp_path, monkeypatch):
         loops = [self.loop(task, tiny_model, tmp_path / name) for name in ("calm", "disturbed")]
-        original, calls = loops[1].material.backbone.logits, []
+        original, calls = loops[1].run_data.backbone.logits, []
 
-        def failing(bank, batch):
+        def failing(prompt_batch, batch):
             calls.append(len(batch.ids))
             if len(calls) == 4:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes.")
-            return original(bank, batch)
+            return original(prompt_batch, batch)
 
-        monkeypatch.setattr(loops[1].material.backbone, "logits", failing)
+        monkeypatch.setattr(loops[1].run_data.backbone, "logits", failing)
         for loop in loops:
             loop.step = 1
             loop._optimize()
         assert len(calls) > 4
-        same_lanes(loops[1].lanes, loops[0].lanes, 1e-12)
+        same_prompts(loops[1].prompts, loops[0].prompts, 1e-12)
 
     def test_where_not_even_one_row_fits_one_line_says_what_to_lower(self, task, tiny_model, tmp_path, monkeypatch):
         loop = self.loop(task, tiny_model, tmp_path / "run")
-        limit(loop.material.backbone, monkeypatch, 0)
+        limit(loop.run_data.backbone, monkeypatch, 0)
         with pytest.raises(OutOfMemory, match=r"one row of 1\d tokens, .* give a lower `max_length`") as raised:
             run_quietly(loop)
         assert "\n" not in str(raised.value)
@@ -292,15 +299,15 @@ class TestOutOfMemory:
         assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
         assert not is_out_of_memory(ValueError("not enough memory"))
         with pytest.raises(RuntimeError, match="shapes"):
-            Room().within(lambda: torch.zeros(2, 3) @ torch.zeros(2, 3))
+            MemoryBudget().within(lambda: torch.zeros(2, 3) @ torch.zeros(2, 3))
 
     def test_a_resumed_run_keeps_to_fewer_rows(self, task, tiny_t5, save_tiny, tmp_path, monkeypatch):
         folder = save_tiny(tmp_path / "model", *tiny_t5())
         optimize, rows = Loop._optimize, []
 
         def stopping(loop):
-            rows.append(loop.room.rows)
-            loop.room.rows = 3
+            rows.append(loop.memory_budget.rows)
+            loop.memory_budget.rows = 3
             if loop.step == 4 and len(rows) == 4:
                 raise KeyboardInterrupt
             return optimize(loop)
@@ -308,7 +315,7 @@ class TestOutOfMemory:
         monkeypatch.setattr(Loop, "_optimize", stopping)
         settings = TrainSettings(steps=5, eval_every=3, batch_size=4)
         with pytest.raises(KeyboardInterrupt):
-            train(task, str(folder), lanes=LANES[:1], settings=settings, output=tmp_path / "run")
+            train(task, str(folder), members=FLEET_SIZE[:1], settings=settings, output=tmp_path / "run")
         resume(tmp_path / "run")
         assert rows == [None, 3, 3, 3, 3, 3]
 
@@ -329,18 +336,20 @@ class TestMemory:
         calls = limit(backbone, monkeypatch, 100)
         run_quietly(loop)
         assert max(calls) < 12
-        same_lanes(loop.lanes, calm.lanes, 1e-12)
+        same_prompts(loop.prompts, calm.prompts, 1e-12)
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_the_measured_row_predicts_what_many_keep(self, family, setting):
         backbone, examples = setting(family)
-        bank = leaves(bank_of([built(backbone, LANES[0])], [0]))
+        prompt_batch = leaves(stack_prompts([built(backbone, FLEET_SIZE[0])], [0]))
         row = int(examples.lengths.argmax())
-        each = bytes_per_token(backbone, bank, examples.batch([row], 0, backbone.pad_id))
+        each = bytes_per_token(backbone, prompt_batch, examples.batch([row], 0, backbone.pad_id))
         many = examples.batch([row] * 9, 0, backbone.pad_id)
         one = many.select(torch.tensor([0]))
         predicted = each * 8 * (4 + many.ids.shape[1])
-        assert _kept(backbone, bank, many) - _kept(backbone, bank, one) == pytest.approx(predicted, rel=0.02)
+        assert _kept(backbone, prompt_batch, many) - _kept(backbone, prompt_batch, one) == pytest.approx(
+            predicted, rel=0.02
+        )
         assert each > 100
 
     def test_a_control_group_leaves_what_its_limit_says(self, tmp_path):
@@ -366,16 +375,18 @@ class TestScoring:
     @pytest.mark.parametrize(("family", "decode"), [("t5", "scores"), ("t5", "generate"), ("bert", "scores")])
     def test_prompts_that_share_passes_score_as_each_alone(self, family, decode, setting, task):
         backbone, examples = setting(family, **({"head": False} if family == "bert" else {}))
-        lanes = [built(backbone, one) for one in LANES]
+        members = [built(backbone, one) for one in FLEET_SIZE]
         rows = [[4, 9, 2, 7], [], list(range(11))]
         options: Any = {"decode": decode, "max_new_tokens": 3}
         with torch.no_grad():
-            bank = bank_of([lane.eval() for lane in lanes], [0, 0, 0])
-        found = answer_all(backbone, bank, examples, task, rows, batch_size=5, room=Room(60, 4), **options)
+            prompt_batch = stack_prompts([prompt.eval() for prompt in members], [0, 0, 0])
+        found = answer_all(
+            backbone, prompt_batch, examples, task, rows, batch_size=5, memory_budget=MemoryBudget(60, 4), **options
+        )
         for number, own in enumerate(rows):
             chosen = examples.select(own)
             with torch.no_grad():
-                alone = bank_of([lanes[number]], [0])
+                alone = stack_prompts([members[number]], [0])
             expected = answer(backbone, alone, chosen, task, **options)
             assert found[number].values == expected.values
             assert found[number].texts == expected.texts
@@ -395,7 +406,7 @@ class TestScoring:
 
         monkeypatch.setattr(Loop, "scores", counted)
         settings = TrainSettings(steps=4, eval_every=2, batch_size=4, train_score=True, shots=6)
-        run = train(task, str(folder), lanes=LANES, settings=settings, output=tmp_path / "run", dtype="float64")
+        run = train(task, str(folder), members=FLEET_SIZE, settings=settings, output=tmp_path / "run", dtype="float64")
         assert shared == [3, 3, 3, 3]
         for number, result in enumerate(run.results):
             for split in ("validation", "test"):
@@ -407,7 +418,7 @@ class TestTrajectories:
     def test_clipped_lanes_of_which_one_stops_early_equal_each_alone_also_in_parts(
         self, setting, task, tmp_path, monkeypatch
     ):
-        """50 steps in float64 on rows that are split; the lane whose score does not rise leaves the batch."""
+        """50 steps in float64 on rows that are split; the prompt whose score does not rise leaves the batch."""
 
         def scores(loop, prompts, examples):
             rising = [one.provenance.seeds["initialization"] > 0 for one in prompts]
@@ -416,17 +427,17 @@ class TestTrajectories:
         monkeypatch.setattr(Loop, "scores", scores)
         # Not T5, whose norms compute in float32: a last bit of float64 may become one of float32 there.
         backbone, _ = setting("bert")
-        lanes = LANES
+        members = FLEET_SIZE
         settings: Any = {"steps": 50, "eval_every": 5, "patience": 3, "clip": 0.5, "batch_size": 4, "warmup": 7}
-        fleet = loop_of(task, backbone, tmp_path / "fleet", lanes, **settings)
-        fleet.room = Room(tokens=40)
+        fleet = loop_of(task, backbone, tmp_path / "fleet", members, **settings)
+        fleet.memory_budget = MemoryBudget(tokens=40)
         sizes = []
         original = fleet._batch
-        fleet._batch = lambda lanes: sizes.append(len(lanes)) or original(lanes)
+        fleet._batch = lambda members: sizes.append(len(members)) or original(members)
         run_quietly(fleet)
-        assert fleet.lanes[0].status == "stopped early at step 20"
+        assert fleet.prompts[0].status == "stopped early at step 20"
         assert sizes == [3] * 20 + [2] * 30
-        for number, settings_of in enumerate(lanes):
+        for number, settings_of in enumerate(members):
             alone = run_quietly(loop_of(task, backbone, tmp_path / str(number), [settings_of], **settings))
-            assert alone.lanes[0].status == fleet.lanes[number].status
-            same_lanes(alone.lanes, [fleet.lanes[number]], 1e-9)
+            assert alone.prompts[0].status == fleet.prompts[number].status
+            same_prompts(alone.prompts, [fleet.prompts[number]], 1e-9)

@@ -8,7 +8,7 @@ import pytest
 import softprompt.store._folder as atomic
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput, DamagedFile, OutOfMemory, RunExists, StorageFailure
-from softprompt.settings import LaneSettings, TrainSettings
+from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.training import _train as train_module
 from softprompt.training import read_plan, read_results, resume, train
@@ -17,8 +17,8 @@ from softprompt.training._records import Record, damaged_lines, read_record, rec
 
 from kit import review_task, same_files
 
-LANE = LaneSettings(options={"prompt_length": 2})
-RESTARTED = LaneSettings(options={"prompt_length": 2}, restarts=2, restart_steps=2)
+LANE = PromptSettings(options={"prompt_length": 2})
+RESTARTED = PromptSettings(options={"prompt_length": 2}, restarts=2, restart_steps=2)
 SETTINGS = TrainSettings(steps=4, eval_every=2, batch_size=4, eval_rows=4)
 NAME = "prompt-tuning-seed0"
 TIMES = ("timing.jsonl", "state.json", "manifest.json")
@@ -36,8 +36,8 @@ def task(tmp_path_factory):
 
 @pytest.fixture
 def start(task, backbone):
-    def go(folder, lane=LANE, settings=SETTINGS, *more):
-        return train(task, backbone, lanes=[lane, *more], settings=settings, output=folder)
+    def go(folder, prompt=LANE, settings=SETTINGS, *more):
+        return train(task, backbone, prompts=[prompt, *more], settings=settings, output=folder)
 
     return go
 
@@ -96,28 +96,28 @@ class TestTwoProcesses:
         def interrupted(path, content):
             if path.name.startswith(".run.json") and not refused:
                 with pytest.raises(RunExists, match="another process") as error:
-                    start(tmp_path / "run", LaneSettings(lr=0.7))
+                    start(tmp_path / "run", PromptSettings(lr=0.7))
                 refused.append(error)
             write(path, content)
 
         monkeypatch.setattr(atomic, "_write", interrupted)
-        start(tmp_path / "run", LaneSettings(lr=0.2))
+        start(tmp_path / "run", PromptSettings(lr=0.2))
         assert refused
-        assert [lane.lr for lane in read_plan(tmp_path / "run").lanes] == [0.2]
+        assert [prompt.lr for prompt in read_plan(tmp_path / "run").prompts] == [0.2]
 
     def test_where_the_first_has_ended_leave_its_plan(self, start, tmp_path, monkeypatch):
         """The second looked at the folder before there was a run."""
-        build = train_module.build_lanes
+        build = train_module.build_prompts
 
-        def meanwhile(plan, material):
-            monkeypatch.setattr(train_module, "build_lanes", build)
-            start(tmp_path / "run", LaneSettings(lr=0.2))
-            return build(plan, material)
+        def meanwhile(plan, run_data):
+            monkeypatch.setattr(train_module, "build_prompts", build)
+            start(tmp_path / "run", PromptSettings(lr=0.2))
+            return build(plan, run_data)
 
-        monkeypatch.setattr(train_module, "build_lanes", meanwhile)
+        monkeypatch.setattr(train_module, "build_prompts", meanwhile)
         with pytest.raises(RunExists, match="already holds a run"):
-            start(tmp_path / "run", LaneSettings(lr=0.7))
-        assert [lane.lr for lane in read_plan(tmp_path / "run").lanes] == [0.2]
+            start(tmp_path / "run", PromptSettings(lr=0.7))
+        assert [prompt.lr for prompt in read_plan(tmp_path / "run").prompts] == [0.2]
 
 
 class TestRecords:
@@ -150,11 +150,11 @@ class TestRecords:
 def unfinished(task, backbone, tmp_path_factory):
     """A whole run with restarts, and the same run that was killed after its last checkpoint."""
     place = tmp_path_factory.mktemp("unfinished")
-    train(task, backbone, lanes=[RESTARTED], settings=SETTINGS, output=place / "whole")
+    train(task, backbone, prompts=[RESTARTED], settings=SETTINGS, output=place / "whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train_module, "finish_lane", fails(MemoryError()))
         with pytest.raises(MemoryError):
-            train(task, backbone, lanes=[RESTARTED], settings=SETTINGS, output=place / "killed")
+            train(task, backbone, prompts=[RESTARTED], settings=SETTINGS, output=place / "killed")
     return place
 
 
@@ -171,7 +171,7 @@ class TestDamagedRecords:
         # A warning may quote the loss of the line that is lost.
         assert same_files(unfinished / "whole", tmp_path / "run", ignore=(*TIMES, "result.json", Path(name).name))
         (whole,) = read_results(unfinished / "whole")
-        assert (run.results[0].metrics, run.results[0].lane_steps) == (whole.metrics, whole.lane_steps)
+        assert (run.results[0].metrics, run.results[0].prompt_steps) == (whole.metrics, whole.prompt_steps)
 
     def test_a_record_that_was_cut_is_told_before_the_rows_are_read(self, unfinished, backbone, tmp_path, monkeypatch):
         shutil.copytree(unfinished / "killed", tmp_path / "run")
@@ -181,10 +181,10 @@ class TestDamagedRecords:
             resume(tmp_path / "run", model=backbone)
 
     def test_restarts_are_not_compared_by_a_damaged_record(self, start, backbone, tmp_path, monkeypatch):
-        lane = LaneSettings(options={"prompt_length": 2}, restarts=2, restart_steps=4)
+        prompt = PromptSettings(options={"prompt_length": 2}, restarts=2, restart_steps=4)
         monkeypatch.setattr(Loop, "_optimize", at_step(3, fails(MemoryError())))
         with pytest.raises(MemoryError):
-            start(tmp_path / "run", lane)
+            start(tmp_path / "run", prompt)
         record = tmp_path / "run" / NAME / "restarts" / "0.jsonl"
         record.write_bytes(record.read_bytes().replace(b"loss", b"l\xffss", 1))
         with pytest.raises(DamagedFile, match=r"0\.jsonl is damaged in line 1"):
@@ -199,8 +199,8 @@ class TestDamagedRecords:
 
 
 def test_a_rate_beyond_what_numbers_can_hold_drops_its_own_prompt_only(start, tmp_path):
-    lanes = [LaneSettings(lr=rate, options={"prompt_length": 2}) for rate in (0.3, 1e38)]
-    run = start(tmp_path / "run", lanes[0], SETTINGS, lanes[1])
+    prompts = [PromptSettings(lr=rate, options={"prompt_length": 2}) for rate in (0.3, 1e38)]
+    run = start(tmp_path / "run", prompts[0], SETTINGS, prompts[1])
     assert run.results[0].status == "finished"
     assert run.results[1].status == "dropped at step 1: its learning rate, 1e+38, is beyond what its numbers can hold"
     assert recorded_steps(tmp_path / "run" / f"{NAME}-lr0.3" / "metrics.jsonl") == 4
@@ -267,16 +267,16 @@ class TestAFolderThatGoesWhileItIsTrained:
         def replace():
             monkeypatch.undo()
             (tmp_path / "run").rename(tmp_path / "elsewhere")
-            start(tmp_path / "run", LaneSettings(lr=0.7))
+            start(tmp_path / "run", PromptSettings(lr=0.7))
 
         monkeypatch.setattr(Loop, "_optimize", at_step(3, replace))
         with pytest.raises(StorageFailure, match="moved or deleted"):
-            start(tmp_path / "run", LaneSettings(lr=0.2))
-        assert [lane.lr for lane in read_plan(tmp_path / "run").lanes] == [0.7]
+            start(tmp_path / "run", PromptSettings(lr=0.2))
+        assert [prompt.lr for prompt in read_plan(tmp_path / "run").prompts] == [0.7]
 
     def test_of_a_store_is_not_made_again_either(self, task, tiny_t5, save_tiny, tmp_path, monkeypatch):
         model = save_tiny(tmp_path / "model", *tiny_t5())
-        spec = RunSpec(task=task, model=str(model), lane=LANE, settings=SETTINGS)
+        spec = RunSpec(task=task, model=str(model), prompt=LANE, settings=SETTINGS)
         monkeypatch.setattr(Loop, "_optimize", at_step(2, lambda: shutil.rmtree(tmp_path / "store")))
         with pytest.raises(StorageFailure, match="moved or deleted"):
             run_all([spec], tmp_path / "store", progress=False)

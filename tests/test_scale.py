@@ -18,9 +18,9 @@ from softprompt.inference.evaluate import evaluate, examples_for
 from softprompt.interop.attach import attach
 from softprompt.interop.numpy import export_numpy, import_numpy
 from softprompt.interop.peft import export_peft, import_peft
-from softprompt.prompts.batch import PromptBank
+from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
-from softprompt.settings import LaneSettings, TrainSettings
+from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.store import json_bytes, load_prompt, save_prompt
 from softprompt.training import Interrupted, read_plan, resume, train
 from softprompt.training import _train as train_module
@@ -63,7 +63,7 @@ def a_prompt(backbone, task=None, n=3, size=1.0) -> SoftPrompt:
 
 def scores(backbone, prompt, task, rows=({"text": "a very good film"}, {"text": "the movie was terrible and bad"})):
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
-    found = answer(backbone, PromptBank.of(prompt, device=backbone.device), examples, task).scores
+    found = answer(backbone, PromptBatch.of(prompt, device=backbone.device), examples, task).scores
     assert found is not None
     return found
 
@@ -363,13 +363,13 @@ def folder(tiny_t5, save_tiny, tmp_path_factory):
 
 
 SETTINGS = TrainSettings(steps=4, eval_every=2, batch_size=4)
-LANE, NAME = LaneSettings(method="prompt-tuning", lr=0.1), "prompt-tuning-seed0"
+LANE, NAME = PromptSettings(method="prompt-tuning", lr=0.1), "prompt-tuning-seed0"
 
 
 @pytest.fixture(scope="module")
 def run(folder, task, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "run"
-    return train(task, str(folder), lanes=[LANE], settings=SETTINGS, output=output, embedding_scale=30.0)
+    return train(task, str(folder), prompts=[LANE], settings=SETTINGS, output=output, embedding_scale=30.0)
 
 
 class TestRun:
@@ -395,11 +395,11 @@ class TestRun:
 
     def test_a_loaded_backbone_brings_its_own(self, run, folder, task, tmp_path):
         backbone = load_backbone(folder, embedding_scale=30.0)
-        own = train(task, backbone, lanes=[LANE], settings=SETTINGS, output=tmp_path / "own")
+        own = train(task, backbone, prompts=[LANE], settings=SETTINGS, output=tmp_path / "own")
         assert same_files(run.folder / NAME, own.folder / NAME)
         assert read_plan(own.folder).embedding_scale == 30
         with pytest.raises(BadInput, match=r"embedding_scale=32, but .* was loaded at 30"):
-            train(task, backbone, lanes=[LANE], output=tmp_path / "other", embedding_scale=32.0)
+            train(task, backbone, prompts=[LANE], output=tmp_path / "other", embedding_scale=32.0)
         assert not (tmp_path / "other").exists()
 
     def test_a_resumed_run_uses_the_scale_of_its_plan(self, run, folder, task, tmp_path, monkeypatch):
@@ -411,7 +411,7 @@ class TestRun:
         monkeypatch.setattr(train_module.Loop, "run", cut)
         other = tmp_path / "run"
         with pytest.raises(Interrupted):
-            train(task, str(folder), lanes=[LANE], settings=SETTINGS, output=other, embedding_scale=30.0)
+            train(task, str(folder), prompts=[LANE], settings=SETTINGS, output=other, embedding_scale=30.0)
         monkeypatch.undo()
         with pytest.raises(ModelMismatch, match="was started at embedding scale 30"):
             resume(other, model=load_backbone(folder))
@@ -428,8 +428,10 @@ class TestRun:
         source = run.prompt()
         path = save_prompt(source, tmp_path / "p") if kind == "prompt" else export_numpy(source, tmp_path / "p.npy")
         # Too small a rate to move a number in float32.
-        lane = dataclasses.replace(LANE, lr=1e-30, init=f"{kind}:{path}")
-        done = train(task, str(folder), lanes=[lane], settings=SETTINGS, output=tmp_path / "run", embedding_scale=60.0)
+        prompt = dataclasses.replace(LANE, lr=1e-30, init=f"{kind}:{path}")
+        done = train(
+            task, str(folder), prompts=[prompt], settings=SETTINGS, output=tmp_path / "run", embedding_scale=60.0
+        )
         torch.testing.assert_close(done.prompt().vectors, source.vectors * 2, rtol=1e-6, atol=0)
 
 

@@ -16,9 +16,9 @@ import pytest
 from scipy import stats
 from softprompt.cli import main
 from softprompt.cli._compared import compared
-from softprompt.cli._prompts import LaneGrid
+from softprompt.cli._prompts import PromptGrid
 from softprompt.errors import BadInput, SoftPromptError, UnknownName
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, grid, load_specs, read, stability
 from softprompt.study._stored import StoredRun, path_of
 from softprompt.study.power import (
@@ -201,7 +201,7 @@ class TestSpread:
                 FIRST.tolist(),
                 train_scores=tuple(map(float, range(20))),
                 train_losses=(0.5,) * 20,
-                lane_steps=(20, 40) * 10,
+                prompt_steps=(20, 40) * 10,
             )
         )
         assert found.mean == pytest.approx(FIRST.mean())
@@ -215,7 +215,7 @@ class TestSpread:
         assert (found.std_low, found.std_high) == pytest.approx(
             (theirs.low * correction, theirs.high * correction), abs=0.002
         )
-        assert (found.train_score, found.train_loss, found.lane_steps) == (9.5, 0.5, 30)
+        assert (found.train_score, found.train_loss, found.prompt_steps) == (9.5, 0.5, 30)
 
     def test_failed_is_at_chance_or_below_and_stuck_is_not_half_of_the_way(self):
         found = spread(arm("a", [0.5, 0.4, 0.51, 0.74, 0.76, None]), ceiling=1.0)
@@ -352,7 +352,7 @@ def stored(spec, score, majority: float | None = 0.5, losses=(), train=None):
     metrics = {} if score is None else {"test": {"score": score}, **({"train": {"score": train}} if train else {})}
     return StoredRun(
         name=spec.name, spec=spec, metrics=metrics, majority=majority, best_step=2, trainable=1, head=0, stored=1,
-        seconds=1.0, status="finished", lane_steps=20, curve={"step": list(range(len(losses))), "loss": list(losses)},
+        seconds=1.0, status="finished", prompt_steps=20, curve={"step": list(range(len(losses))), "loss": list(losses)},
     )  # fmt: skip
 
 
@@ -381,7 +381,7 @@ class TestPlan:
         with pytest.raises(BadInput, match=r"'ept-star' is trained on all rows, so no draw varies; give `shots`"):
             plan({"ept-star": two()["ept-star"]}, vary=["draw"])
         with pytest.raises(UnknownName, match="unknown method 'ept-str'"):
-            plan({"a": dataclasses.replace(two()["ept-star"], lane=LaneSettings(method="ept-str"))})
+            plan({"a": dataclasses.replace(two()["ept-star"], prompt=PromptSettings(method="ept-str"))})
 
     def test_a_list_of_runs_is_parted_into_its_settings(self):
         specs = grid(**BASE, method="ept-star", lr=[0.1, 0.3], seed=[0, 1, 2])
@@ -407,7 +407,7 @@ class TestArm:
         assert found.train_scores == (0.9, None)
         # The last tenth of twenty steps.
         assert found.train_losses == (18.5, None)
-        assert found.lane_steps == (20, 20)
+        assert found.prompt_steps == (20, 20)
 
     def test_free_text_has_a_chance_of_zero(self):
         spec = RunSpec(task="lab/purchase", model="m")
@@ -525,20 +525,20 @@ class TestReport:
 class TestSettings:
     """`--setting "NAME: OPTIONS"`: what is written replaces the command's own."""
 
-    BASE = LaneGrid(method=("prompt-tuning",), lr=(0.2,), norm_guard=3.0)
+    BASE = PromptGrid(method=("prompt-tuning",), lr=(0.2,), max_norm=3.0)
 
     def test_without_any_each_method_and_rate_is_one(self):
         train = TrainSettings(steps=5)
-        grid = LaneGrid(method=("scaled", "ept"), lr=(0.1, 0.3))
+        grid = PromptGrid(method=("scaled", "ept"), lr=(0.1, 0.3))
         found = compared(grid, train, None)
         assert list(found) == ["scaled, lr 0.1", "scaled, lr 0.3", "ept, lr 0.1", "ept, lr 0.3"]
-        assert found["ept, lr 0.1"] == (LaneSettings(method="ept", lr=0.1), train)
-        assert list(compared(LaneGrid(method=("scaled",), lr=(0.1,)), train, None)) == ["scaled"]
+        assert found["ept, lr 0.1"] == (PromptSettings(method="ept", lr=0.1), train)
+        assert list(compared(PromptGrid(method=("scaled",), lr=(0.1,)), train, None)) == ["scaled"]
 
     def test_what_is_written_replaces_the_commands_own_and_nothing_else(self):
         texts = ["none", "a b: --lr 0.5 --steps 9", "c: --method ept --method-option hidden=3 --init 'text:good film'"]
         found = compared(self.BASE, TrainSettings(steps=5, clip=1.0), texts)
-        plain = LaneSettings(method="prompt-tuning", lr=0.2, norm_guard=3.0)
+        plain = PromptSettings(method="prompt-tuning", lr=0.2, max_norm=3.0)
         assert found["none"] == (plain, TrainSettings(steps=5, clip=1.0))
         assert found["a b"] == (dataclasses.replace(plain, lr=0.5), TrainSettings(steps=9, clip=1.0))
         changed = dataclasses.replace(plain, method="ept", options={"hidden": "3"}, init="text:good film")
@@ -546,7 +546,7 @@ class TestSettings:
 
     def test_a_regulariser_is_an_option_as_any_other(self):
         texts = ["none", "ptp: --regularizer rn-emb --alpha 0.3"]
-        none, ptp = (lane for lane, _ in compared(self.BASE, TrainSettings(), texts).values())
+        none, ptp = (prompt for prompt, _ in compared(self.BASE, TrainSettings(), texts).values())
         assert dataclasses.replace(none, regularizer="rn-emb:alpha=0.3") == ptp
 
     def test_every_option_of_training_can_be_written(self):
@@ -562,7 +562,7 @@ class TestSettings:
     @pytest.mark.parametrize(
         ("texts", "message"),
         [
-            (["guarded --norm-guard 4"], r"'guarded --norm-guard 4' is not NAME: OPTIONS"),
+            (["guarded --max-norm 4"], r"'guarded --max-norm 4' is not NAME: OPTIONS"),
             ([": --lr 1"], "is not NAME: OPTIONS"),
             (["a: --norm-gard 4"], r"setting 'a': No such option: --norm-gard"),
             (["a: --lr x"], "setting 'a': Invalid value for '--lr'"),
@@ -571,7 +571,7 @@ class TestSettings:
             (["a: --lr 1 --lr 2"], r"setting 'a' is 2 prompts; give it one --method and one --lr"),
             (["a: --init 'text"], "cannot be read: No closing quotation"),
             (["a", "a"], "two settings are named 'a'"),
-            (["a: --norm-guard -1"], "--norm-guard must be positive"),
+            (["a: --max-norm -1"], "--max-norm must be positive"),
             (["a: --steps 0"], "--steps must be positive"),
         ],
     )
@@ -707,7 +707,7 @@ class TestCommand:
         values = json.loads(capsys.readouterr().out.splitlines()[-1])
         runs = read(store, load_specs(path))
         assert values["arms"]["scaled"]["scores"] == [
-            run.score for run in runs if run and run.spec.lane.method == "scaled"
+            run.score for run in runs if run and run.spec.prompt.method == "scaled"
         ]
         assert main([*words, "--seeds", "3"]) == 2
         assert "has seeds of its own; drop --seeds" in capsys.readouterr().err

@@ -134,11 +134,11 @@ class TestStoredPrompts:
 
 
 class TestFindingAPrompt:
-    def run_with(self, folder: Path, *lanes: str) -> Path:
+    def run_with(self, folder: Path, *prompts: str) -> Path:
         folder.mkdir()
         (folder / "run.json").write_text("{}")
-        for lane in lanes:
-            save_prompt(a_prompt(), folder / lane / "prompt")
+        for prompt in prompts:
+            save_prompt(a_prompt(), folder / prompt / "prompt")
         return folder
 
     def test_the_one_prompt_of_a_run_is_found_from_run_lane_and_prompt(self, tmp_path):

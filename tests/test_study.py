@@ -22,7 +22,7 @@ from softprompt.cli import main
 from softprompt.errors import BadInput, DamagedFile, SoftPromptError, UnknownName
 from softprompt.metrics import is_stuck
 from softprompt.prompts.methods import METHODS
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, compare, grid, load_specs, markdown, missing, read, run_all, summary
 from softprompt.study import _run as run_module
 from softprompt.study._fleets import claim, finish, give_up, group
@@ -30,14 +30,14 @@ from softprompt.study._progress import state
 from softprompt.study._stored import POINTS, curves, load, path_of, to_bytes
 from softprompt.study.statistics import bootstrap, ratio_of_deviations, wilcoxon
 from softprompt.study.tables import ceilings, rich_table, stuck, value, varying
-from softprompt.tasks import TASKS, harder
+from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted, read_record
 from softprompt.training._loop import Loop
 
 from kit import review_task
 
 QUICK = {"steps": 4, "eval_every": 2, "batch_size": 4}
-RTE = RunSpec(task="glue/rte", model="m", lane=LaneSettings(method="ept-star"))
+RTE = RunSpec(task="glue/rte", model="m", prompt=PromptSettings(method="ept-star"))
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +85,7 @@ def changed(name: str, hint: Any, default: Any) -> Any:
 
 
 def changes() -> Iterator[tuple[str, RunSpec]]:
-    for kind, part in ((LaneSettings, "lane"), (TrainSettings, "settings"), (RunSpec, "")):
+    for kind, part in ((PromptSettings, "lane"), (TrainSettings, "settings"), (RunSpec, "")):
         for f in dataclasses.fields(kind):
             if f.name not in ("lane", "settings", "tags"):
                 now = getattr(getattr(RTE, part) if part else RTE, f.name)
@@ -101,28 +101,29 @@ class TestNames:
 
     def test_each_seed_changes_the_name(self):
         names = {
-            dataclasses.replace(RTE, lane=dataclasses.replace(RTE.lane, seeds=Seeds(**{f.name: 1}))).name
+            dataclasses.replace(RTE, prompt=dataclasses.replace(RTE.prompt, seeds=Seeds(**{f.name: 1}))).name
             for f in dataclasses.fields(Seeds)
         }
         assert len(names | {RTE.name}) == 5
 
     def test_equal_runs_have_equal_names_however_they_are_written(self):
-        lane = LaneSettings(method="ept", options={"hidden": "3", "repeats": 2}, lr=1.0)
-        again = LaneSettings(method="ept", options={"repeats": 2, "hidden": 3}, lr=1.0)
-        a = RunSpec(task="glue/rte", model="m", lane=lane, backbone={"s": 30.0}, tags={"part": 1})
-        b = RunSpec(task=TASKS["glue/rte"], model="m", lane=again, backbone={"s": 30})
+        prompt = PromptSettings(method="ept", options={"hidden": "3", "repeats": 2}, lr=1.0)
+        again = PromptSettings(method="ept", options={"repeats": 2, "hidden": 3}, lr=1.0)
+        a = RunSpec(task="glue/rte", model="m", prompt=prompt, backbone={"s": 30.0}, tags={"part": 1})
+        b = RunSpec(task=TASKS["glue/rte"], model="m", prompt=again, backbone={"s": 30})
         assert a.name == b.name
         assert a.name == RunSpec.from_json(json.loads(json.dumps(a.to_json()))).name
 
     def test_an_option_given_at_its_default_is_the_same_run(self):
         defaults = METHODS["ept"].defaults
-        lane = LaneSettings(method="ept", options={name: defaults[name] for name in list(defaults)[:1]})
+        prompt = PromptSettings(method="ept", options={name: defaults[name] for name in list(defaults)[:1]})
         assert (
-            dataclasses.replace(RTE, lane=lane).name == dataclasses.replace(RTE, lane=LaneSettings(method="ept")).name
+            dataclasses.replace(RTE, prompt=prompt).name
+            == dataclasses.replace(RTE, prompt=PromptSettings(method="ept")).name
         )
 
     def test_another_default_in_the_code_is_another_run(self, monkeypatch):
-        given = dataclasses.replace(RTE, lane=dataclasses.replace(RTE.lane, lr=0.1))
+        given = dataclasses.replace(RTE, prompt=dataclasses.replace(RTE.prompt, lr=0.1))
         before = RTE.name, given.name
         method = dataclasses.replace(METHODS["ept-star"], lr=0.123)
         monkeypatch.setitem(METHODS, "ept-star", method)
@@ -145,22 +146,22 @@ class TestNames:
             RunSpec(task="glue/rte", model="m", backbone={"embedding_scale": float("nan")})
 
     def test_unknown_methods_and_options_are_named_before_anything_runs(self, tmp_path):
-        for lane, message in (
-            (LaneSettings(method="ept-sta"), "ept-star"),
-            (LaneSettings(method="ept", options={"hiden": 3}), "hidden"),
+        for prompt, message in (
+            (PromptSettings(method="ept-sta"), "ept-star"),
+            (PromptSettings(method="ept", options={"hiden": 3}), "hidden"),
         ):
             with pytest.raises(UnknownName, match=message):
-                quietly([dataclasses.replace(RTE, lane=lane)], tmp_path / "store")
+                quietly([dataclasses.replace(RTE, prompt=prompt)], tmp_path / "store")
         assert not (tmp_path / "store").exists()
 
 
 class TestGrid:
     def test_the_product_is_in_the_order_of_the_axes(self):
         specs = grid(model="m", lr=[0.1, 1], task=["glue/rte", "glue/sst2"], seed=range(2), draw_seed=5, clip=1)
-        assert [(s.lane.lr, s.declared.name, s.lane.seeds.order) for s in specs] == [
+        assert [(s.prompt.lr, s.declared.name, s.prompt.seeds.order) for s in specs] == [
             (lr, task, seed) for lr in (0.1, 1.0) for task in ("glue/rte", "glue/sst2") for seed in (0, 1)
         ]
-        assert {s.lane.seeds.draw for s in specs} == {5}
+        assert {s.prompt.seeds.draw for s in specs} == {5}
         assert isinstance(specs[0].settings.clip, float)
 
     @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ class TestGrid:
             """
         )
         specs = load_specs(file)
-        shown = [(s.declared.name, s.settings.steps, s.lane.seeds.order, dict(s.lane.options)) for s in specs]
+        shown = [(s.declared.name, s.settings.steps, s.prompt.seeds.order, dict(s.prompt.options)) for s in specs]
         assert shown == [
             ("glue/rte", 5, 0, {"hidden": 3}), ("reviews", 5, 0, {"hidden": 3}), ("reviews", 6, 0, {}),
             ("reviews", 6, 1, {}),
@@ -236,7 +237,7 @@ class TestGrid:
             """
         )
         plain, hard = (spec.declared for spec in load_specs(file))
-        assert hard == dataclasses.replace(harder(plain, noise=4, label_noise=0.1), name="hard-colors")
+        assert hard == dataclasses.replace(with_difficulty(plain, noise=4, label_noise=0.1), name="hard-colors")
 
     @pytest.mark.parametrize(
         ("text", "message"),
@@ -282,7 +283,7 @@ class TestStore:
                 assert run is not None
                 assert (run.metrics, run.best_step, run.status) == (result.metrics, result.best_step, result.status)
                 assert (run.trainable, run.stored, run.warnings) == (result.trainable, result.stored, result.warnings)
-                rows = list(read_record(folder / "run" / result.lane / "metrics.jsonl"))
+                rows = list(read_record(folder / "run" / result.prompt / "metrics.jsonl"))
                 losses = [row["loss"] for row in rows if "loss" in row]
                 assert run.curve["loss"] == pytest.approx(losses, rel=1e-5)
                 assert run.curve["step"] == [1, 2, 3, 4]
@@ -314,7 +315,7 @@ class TestStore:
         ]  # fmt: skip
 
     def test_a_fleet_of_four_equals_its_runs_alone(self, specs, tmp_path):
-        together, alone = quietly(specs, tmp_path / "four"), quietly(specs, tmp_path / "one", lanes=1)
+        together, alone = quietly(specs, tmp_path / "four"), quietly(specs, tmp_path / "one", fleet_size=1)
         for a, b in zip(together, alone, strict=True):
             assert (len(a.fleet), len(b.fleet)) == (4, 1)
             assert a.metrics == b.metrics
@@ -326,7 +327,7 @@ class TestStore:
 
         def poisoned(loop):
             if loop.step == 1:
-                loop.lanes[0].lane.initial.data[0, 0] = float("nan")
+                loop.fleet_size[0].prompt.initial.data[0, 0] = float("nan")
             return optimize(loop)
 
         monkeypatch.setattr(Loop, "_optimize", poisoned)
@@ -388,7 +389,7 @@ class TestStore:
 
     def test_an_error_names_its_run_and_leaves_nothing_to_stumble_over(self, specs, tmp_path, monkeypatch):
         store = tmp_path / "store"
-        bad = dataclasses.replace(specs[0], lane=LaneSettings(init="text:"))
+        bad = dataclasses.replace(specs[0], prompt=PromptSettings(init="text:"))
         with pytest.raises(
             UnknownName, match=rf"run {bad.name} \(prompt-tuning, seed 0, reviews, .*\): unknown initialiser"
         ):
@@ -416,7 +417,7 @@ class TestStore:
         optimize = Loop._optimize
 
         def watched(loop):
-            layers = loop.material.backbone.model.modules()
+            layers = loop.run_data.backbone.model.modules()
             seen.append(any("forward" in layer.__dict__ for layer in layers))
             return optimize(loop)
 
@@ -429,7 +430,7 @@ class TestStore:
         loaded = []
         load_one = backbones.load_backbone
         monkeypatch.setattr(backbones, "load_backbone", lambda *a, **k: (loaded.append(a), load_one(*a, **k))[1])
-        quietly(specs, tmp_path / "store", lanes=2)
+        quietly(specs, tmp_path / "store", fleet_size=2)
         assert len(loaded) == 1
 
     def test_keywords_of_the_backbone_reach_it(self, specs, tmp_path, monkeypatch):
@@ -502,7 +503,7 @@ class TestKills:
         assert list((killed / "fleets").iterdir()) == []
 
     def test_a_fleet_that_was_named_by_other_defaults_is_not_gone_on_with(self, specs, tmp_path, monkeypatch):
-        plain = [dataclasses.replace(spec, lane=dataclasses.replace(spec.lane, lr=None)) for spec in specs[:1]]
+        plain = [dataclasses.replace(spec, prompt=dataclasses.replace(spec.prompt, lr=None)) for spec in specs[:1]]
         left = claim(tmp_path, group(plain, 4)).fleet
         assert left is not None
         left.lock.release()
@@ -593,8 +594,8 @@ class TestSeveralProcesses:
 
     def test_two_processes_at_once_equal_one_and_train_nothing_twice(self, specs, tmp_path):
         serial, shared = tmp_path / "serial", tmp_path / "shared"
-        quietly(specs, serial, lanes=1)
-        processes = [worker(specs, shared, lanes=1, keep=True) for _ in range(2)]
+        quietly(specs, serial, fleet_size=1)
+        processes = [worker(specs, shared, fleet_size=1, keep=True) for _ in range(2)]
         assert [process.wait() for process in processes] == [0, 0]
         for process in processes:
             process.communicate()
@@ -604,7 +605,7 @@ class TestSeveralProcesses:
         assert all(len(list(read_record(record))) == 2 for record in records)
 
     def test_workers_end_with_the_first_error_and_it_names_the_run(self, specs, tmp_path):
-        bad = dataclasses.replace(specs[0], lane=LaneSettings(init="text:"))
+        bad = dataclasses.replace(specs[0], prompt=PromptSettings(init="text:"))
         with pytest.raises(SoftPromptError, match=f"run {bad.name} .*unknown initialiser"):
             quietly([bad, *specs], tmp_path / "store", workers=2)
 
@@ -620,7 +621,9 @@ def stored(
     norm: float | None = None,
     majority: float | None = 0.5,
 ):
-    spec = RunSpec(task=task, model="m", lane=LaneSettings(method=method, seeds=Seeds.all(seed)), tags={"part": "x"})
+    spec = RunSpec(
+        task=task, model="m", prompt=PromptSettings(method=method, seeds=Seeds.all(seed)), tags={"part": "x"}
+    )
     metrics = {} if score is None else {"test": {"score": score}, "validation": {"score": score}}
     curve = {"step": [1, 2, 3], "token_norms": [99.0, norm, 99.0]} if norm is not None else {}
     return StoredRun(

@@ -1,4 +1,4 @@
-"""The loop: a fleet equals its lanes alone, a resumed run one that never stopped, and faults stay where they are."""
+"""The loop: a fleet equals its prompts alone, a resumed run one that never stopped, and faults stay where they are."""
 
 import dataclasses
 import itertools
@@ -17,43 +17,43 @@ from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, NotTrainable, RunExists, UnknownName
 from softprompt.inference.answers import answer
 from softprompt.inference.evaluate import evaluate, report
-from softprompt.prompts.batch import PromptBank
+from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.initializers import uniform
-from softprompt.prompts.trainable import Lane
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.prompts.trainable import TrainablePrompt
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Interrupted, Plan, resume, train
 from softprompt.training import _results as results_module
 from softprompt.training import _train as train_module
 from softprompt.training._advice import not_learning
 from softprompt.training._loop import Loop
-from softprompt.training._optimizer import LaneOptimizer, learning_rate_factor, warmup_steps
+from softprompt.training._optimizer import PromptOptimizer, learning_rate_factor, warmup_steps
 from softprompt.training._records import Record, read_record
-from softprompt.training._setup import build_lanes, prepare, training_rows
-from softprompt.training._start import start_lanes
+from softprompt.training._setup import build_prompts, prepare, training_rows
+from softprompt.training._start import start_members
 
 from kit import review_task, same_files
 
 
-def lane(method="prompt-tuning", seed=0, **changes):
-    return LaneSettings(method=method, seeds=Seeds.all(seed), **changes)
+def entry(method="prompt-tuning", seed=0, **changes):
+    return PromptSettings(method=method, seeds=Seeds.all(seed), **changes)
 
 
 FOUR = (
-    lane("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}),
-    lane("ept-star", 1, lr=0.3),
-    lane("residual", 2, lr=0.03, options={"bottleneck": 8, "prompt_length": 3}),
-    lane("p-tuning", 0, lr=0.01, options={"prompt_length": 2}),
+    entry("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}),
+    entry("ept-star", 1, lr=0.3),
+    entry("residual", 2, lr=0.03, options={"bottleneck": 8, "prompt_length": 3}),
+    entry("p-tuning", 0, lr=0.01, options={"prompt_length": 2}),
 )
 
 
-def loop_of(plan, material, folder, *, double=False):
-    lanes = started(plan, material, folder)
+def loop_of(plan, run_data, folder, *, double=False):
+    prompts = started(plan, run_data, folder)
     if double:
-        for one in lanes:
-            one.lane.double()
+        for one in prompts:
+            one.prompt.double()
     timing = Record(folder / "timing.jsonl")
     OPEN.append(timing)
-    return Loop(material, lanes, plan.settings, lanes[0].optimizer.steps, timing)
+    return Loop(run_data, prompts, plan.settings, prompts[0].optimizer.steps, timing)
 
 
 def prepared(plan, backbone=None):
@@ -71,20 +71,20 @@ def records_are_closed():
         OPEN.pop().close()
 
 
-def started(plan, material, folder):
-    lanes = start_lanes(plan, material, build_lanes(plan, material), folder)
-    OPEN.extend(one.record for one in lanes)
-    return lanes
+def started(plan, run_data, folder):
+    prompts = start_members(plan, run_data, build_prompts(plan, run_data), folder)
+    OPEN.extend(one.record for one in prompts)
+    return prompts
 
 
 def run_quietly(loop):
     loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
-    for record in (loop.timing, *(one.record for one in loop.lanes)):
+    for record in (loop.timing, *(one.record for one in loop.prompts)):
         record.mark()
 
 
-def plan_of(task, model, lanes, **settings):
-    return Plan(task=task, model=str(model), lanes=tuple(lanes), settings=TrainSettings(**settings))
+def plan_of(task, model, prompts, **settings):
+    return Plan(task=task, model=str(model), prompts=tuple(prompts), settings=TrainSettings(**settings))
 
 
 @pytest.fixture(scope="session")
@@ -109,36 +109,40 @@ class TestFleet:
         folder = {"t5": t5_folder, "bert": bert_folder}[kind]
         backbone = load_backbone(str(folder), dtype="float64")
         plan = plan_of(task, folder, FOUR, steps=50, eval_every=50, batch_size=4)
-        material = prepared(plan, backbone)
-        together = loop_of(plan, material, tmp_path / "fleet", double=True)
+        run_data = prepared(plan, backbone)
+        together = loop_of(plan, run_data, tmp_path / "fleet", double=True)
         run_quietly(together)
         for number, settings in enumerate(FOUR):
-            alone = loop_of(dataclasses.replace(plan, lanes=(settings,)), material, tmp_path / str(number), double=True)
+            alone = loop_of(
+                dataclasses.replace(plan, prompts=(settings,)), run_data, tmp_path / str(number), double=True
+            )
             run_quietly(alone)
-            for a, b in zip(together.lanes[number].lane.parameters(), alone.lanes[0].lane.parameters(), strict=True):
+            for a, b in zip(
+                together.prompts[number].prompt.parameters(), alone.prompts[0].prompt.parameters(), strict=True
+            ):
                 torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
     def test_packed_passes_train_the_prompts_that_transformers_passes_do(self, task, t5_folder, tmp_path, exact_norms):
         """5 steps in float64; AdamW divides by sqrt(v), so that a gradient that is a little wrong is soon elsewhere."""
         plan, found = plan_of(task, t5_folder, FOUR, steps=5, eval_every=5, batch_size=4), []
         for engine in ("packed", "reference"):
-            material = prepared(plan, load_backbone(str(t5_folder), dtype="float64", engine=engine))
-            loop = loop_of(plan, material, tmp_path / engine, double=True)
+            run_data = prepared(plan, load_backbone(str(t5_folder), dtype="float64", engine=engine))
+            loop = loop_of(plan, run_data, tmp_path / engine, double=True)
             run_quietly(loop)
-            found.append([values.detach().clone() for one in loop.lanes for values in one.lane.parameters()])
+            found.append([values.detach().clone() for one in loop.prompts for values in one.prompt.parameters()])
         for a, b in zip(*found, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
     def test_each_step_has_the_gradients_of_the_lane_alone_in_float32(self, task, t5_folder, tmp_path):
         plan = plan_of(task, t5_folder, FOUR, steps=3, batch_size=4)
-        material = prepared(plan)
+        run_data = prepared(plan)
         for number, settings in enumerate(FOUR):
-            alone = loop_of(dataclasses.replace(plan, lanes=(settings,)), material, tmp_path / str(number))
-            fleet = loop_of(plan, material, tmp_path / f"fleet{number}")
+            alone = loop_of(dataclasses.replace(plan, prompts=(settings,)), run_data, tmp_path / str(number))
+            fleet = loop_of(plan, run_data, tmp_path / f"fleet{number}")
             for loop in (alone, fleet):
                 loop.step = 1
                 loop._optimize()
-            pairs = zip(fleet.lanes[number].lane.parameters(), alone.lanes[0].lane.parameters(), strict=True)
+            pairs = zip(fleet.prompts[number].prompt.parameters(), alone.prompts[0].prompt.parameters(), strict=True)
             for a, b in pairs:
                 assert a.grad is not None
                 assert b.grad is not None
@@ -147,57 +151,57 @@ class TestFleet:
     def test_a_lane_that_turns_nan_leaves_and_the_others_go_on_as_if_alone(self, task, t5_folder, tmp_path):
         backbone = load_backbone(str(t5_folder), dtype="float64")
         plan = plan_of(task, t5_folder, FOUR[:2], steps=6, eval_every=6, batch_size=4)
-        material = prepared(plan, backbone)
-        loop = loop_of(plan, material, tmp_path / "fleet", double=True)
+        run_data = prepared(plan, backbone)
+        loop = loop_of(plan, run_data, tmp_path / "fleet", double=True)
 
         def poison(loop, losses):
             if loop.step == 3:
                 with torch.no_grad():
-                    loop.lanes[0].lane.initial[0, 0] = math.nan
+                    loop.prompts[0].prompt.initial[0, 0] = math.nan
 
         loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=poison)
-        alone = loop_of(dataclasses.replace(plan, lanes=FOUR[1:2]), material, tmp_path / "alone", double=True)
+        alone = loop_of(dataclasses.replace(plan, prompts=FOUR[1:2]), run_data, tmp_path / "alone", double=True)
         run_quietly(alone)
-        assert loop.lanes[0].status.startswith("dropped at step 4")
-        assert loop.lanes[1].status == "training"
-        torch.testing.assert_close(loop.lanes[1].lane.initial, alone.lanes[0].lane.initial, rtol=0, atol=1e-12)
+        assert loop.prompts[0].status.startswith("dropped at step 4")
+        assert loop.prompts[1].status == "training"
+        torch.testing.assert_close(loop.prompts[1].prompt.initial, alone.prompts[0].prompt.initial, rtol=0, atol=1e-12)
 
     def test_an_early_stop_of_one_lane_does_not_stop_the_others(self, task, t5_folder, tmp_path):
-        lanes = (lane(lr=1e-9, seed=0), lane(lr=0.3, seed=1))
-        plan = plan_of(task, t5_folder, lanes, steps=12, eval_every=2, patience=2, batch_size=4)
+        prompts = (entry(lr=1e-9, seed=0), entry(lr=0.3, seed=1))
+        plan = plan_of(task, t5_folder, prompts, steps=12, eval_every=2, patience=2, batch_size=4)
         loop = loop_of(plan, prepared(plan), tmp_path / "run")
         scores = itertools.count()
 
         def evaluate_with_given_scores():
             number = next(scores)
-            for one, value in zip(loop.lanes, (0.5, 0.1 * number), strict=True):
+            for one, value in zip(loop.prompts, (0.5, 0.1 * number), strict=True):
                 if one.is_training:
                     report = dataclasses.replace(
-                        loop.scores([one.lane.fold(one.provenance)], loop.material.validation)[0]
+                        loop.scores([one.prompt.fold(one.provenance)], loop.run_data.validation)[0]
                     )
                     report.metrics["score"] = value
-                    one.judge(loop.step, one.lane.fold(one.provenance), report, 2)
+                    one.judge(loop.step, one.prompt.fold(one.provenance), report, 2)
 
         loop._evaluate = evaluate_with_given_scores
         run_quietly(loop)
-        assert loop.lanes[0].status == "stopped early at step 6"
-        assert loop.lanes[1].status == "training"
-        rows = [row["step"] for row in read_record(tmp_path / "run" / loop.lanes[0].name / "metrics.jsonl")]
+        assert loop.prompts[0].status == "stopped early at step 6"
+        assert loop.prompts[1].status == "training"
+        rows = [row["step"] for row in read_record(tmp_path / "run" / loop.prompts[0].name / "metrics.jsonl")]
         assert max(rows) == 6
 
 
 class TestTrainScore:
     def test_it_is_the_score_of_the_stored_prompt_on_the_rows_that_it_was_trained_on(self, task, t5_folder, tmp_path):
-        lanes = (lane(seed=1, lr=0.3), lane("ept-star", seed=2, lr=0.3))
+        prompts = (entry(seed=1, lr=0.3), entry("ept-star", seed=2, lr=0.3))
         settings = TrainSettings(steps=6, eval_every=3, batch_size=4, shots=10, train_score=True)
-        run = train(task, str(t5_folder), lanes=lanes, settings=settings, output=tmp_path / "run")
-        plan = plan_of(task, t5_folder, lanes, shots=10)
-        material = prepared(plan)
+        run = train(task, str(t5_folder), prompts=prompts, settings=settings, output=tmp_path / "run")
+        plan = plan_of(task, t5_folder, prompts, shots=10)
+        run_data = prepared(plan)
         for number, result in enumerate(run.results):
-            rows = material.train.select(training_rows(material, plan.settings, lanes[number]))
+            rows = run_data.train.select(training_rows(run_data, plan.settings, prompts[number]))
             assert len(rows) == 10
             prompt = run.prompt(number)
-            expected = report(task, rows, answer(material.backbone, PromptBank.of(prompt), rows, task))
+            expected = report(task, rows, answer(run_data.backbone, PromptBatch.of(prompt), rows, task))
             assert result.metrics["train"] == {**expected.metrics, "invalid": expected.invalid}
             assert prompt.provenance.metrics == result.metrics
 
@@ -205,7 +209,7 @@ class TestTrainScore:
         settings = TrainSettings(steps=4, eval_every=2, batch_size=4)
         for name, asked in (("plain", False), ("scored", True)):
             asked = dataclasses.replace(settings, train_score=asked)
-            train(task, str(t5_folder), lanes=FOUR[:1], settings=asked, output=tmp_path / name)
+            train(task, str(t5_folder), prompts=FOUR[:1], settings=asked, output=tmp_path / name)
         plain, scored = (results_module.read_results(tmp_path / name)[0].metrics for name in ("plain", "scored"))
         assert set(plain) == {"validation", "test"}
         assert {split: scored[split] for split in plain} == plain
@@ -238,17 +242,17 @@ class TestOptimizer:
         assert warmup_steps(TrainSettings(warmup=0), steps) == 0
 
     def test_an_optimizer_without_a_given_warm_up_rises_over_5_percent_of_its_steps(self):
-        one = Lane.build(LaneSettings(method="prompt-tuning"), uniform(), torch.randn(20, 8), None)
-        optimizer, nothing = LaneOptimizer(one, 0.3, 5e-3, 40, TrainSettings()), torch.zeros(())
+        one = TrainablePrompt.build(PromptSettings(method="prompt-tuning"), uniform(), torch.randn(20, 8), None)
+        optimizer, nothing = PromptOptimizer(one, 0.3, 5e-3, 40, TrainSettings()), torch.zeros(())
         assert [optimizer.step(step, nothing) for step in (1, 2, 3, 40)] == pytest.approx([0.15, 0.3, 0.3, 0.3 / 38])
 
     def test_a_step_equals_plain_adamw_with_clipping(self):
         torch.manual_seed(0)
-        settings = LaneSettings(method="prompt-tuning")
-        ours = Lane.build(settings, uniform(), torch.randn(20, 8), (3, 8))
+        settings = PromptSettings(method="prompt-tuning")
+        ours = TrainablePrompt.build(settings, uniform(), torch.randn(20, 8), (3, 8))
         twin = torch.nn.ParameterList([p.detach().clone() for p in ours.parameters()])
         peak, head_lr, steps = 0.3, 5e-3, 7
-        optimizer = LaneOptimizer(ours, peak, head_lr, steps, TrainSettings(warmup=2, clip=0.5))
+        optimizer = PromptOptimizer(ours, peak, head_lr, steps, TrainSettings(warmup=2, clip=0.5))
         plain = torch.optim.AdamW(
             [
                 {"params": [twin[0]], "lr": peak, "weight_decay": 0.01},
@@ -269,16 +273,16 @@ class TestOptimizer:
                 torch.testing.assert_close(a, b, rtol=0, atol=0)
 
     def test_accumulated_passes_equal_one_large_batch(self, task, t5_folder, tmp_path):
-        lanes = (lane(lr=0.1),)
+        prompts = (entry(lr=0.1),)
         backbone = load_backbone(str(t5_folder), dtype="float64")
-        large = plan_of(task, t5_folder, lanes, steps=4, batch_size=8, bucket=1, eval_every=4)
-        small = plan_of(task, t5_folder, lanes, steps=4, batch_size=4, bucket=1, eval_every=4, grad_accumulation=2)
-        material = prepared(large, backbone)
+        large = plan_of(task, t5_folder, prompts, steps=4, batch_size=8, bucket=1, eval_every=4)
+        small = plan_of(task, t5_folder, prompts, steps=4, batch_size=4, bucket=1, eval_every=4, grad_accumulation=2)
+        run_data = prepared(large, backbone)
         ends = []
         for name, plan in (("large", large), ("small", small)):
-            loop = loop_of(plan, material, tmp_path / name, double=True)
+            loop = loop_of(plan, run_data, tmp_path / name, double=True)
             run_quietly(loop)
-            ends.append(loop.lanes[0].lane.initial.detach())
+            ends.append(loop.prompts[0].prompt.initial.detach())
         torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-9)
 
 
@@ -286,7 +290,7 @@ class TestBackboneStaysFrozen:
     def test_no_weight_changes_and_none_has_a_gradient(self, task, t5_folder, tmp_path):
         backbone = load_backbone(str(t5_folder))
         before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
-        train(task, backbone, lanes=FOUR[:2], settings=TrainSettings(steps=3), output=tmp_path / "run")
+        train(task, backbone, prompts=FOUR[:2], settings=TrainSettings(steps=3), output=tmp_path / "run")
         assert all(torch.equal(before[name], value) for name, value in backbone.model.state_dict().items())
         assert all(p.grad is None for p in backbone.model.parameters())
 
@@ -295,7 +299,7 @@ class TestBackboneStaysFrozen:
         layer = backbone.model.encoder.block[0]
         layer.register_forward_hook(lambda module, given, out: tuple(None if x is None else x.detach() for x in out))
         with pytest.raises(NotTrainable, match="quantised"):
-            train(task, backbone, lanes=[lane()], settings=TrainSettings(steps=3), output=tmp_path / "run")
+            train(task, backbone, prompts=[entry()], settings=TrainSettings(steps=3), output=tmp_path / "run")
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
     def test_a_quantised_layer_without_a_gradient_is_refused_though_residuals_carry_a_part_of_it(
@@ -312,11 +316,11 @@ class TestBackboneStaysFrozen:
         backbone.model.encoder.register_forward_pre_hook(
             lambda module, given: seen.append((module.training, torch.is_grad_enabled()))
         )
-        train(task, backbone, lanes=[lane()], settings=TrainSettings(steps=2), output=tmp_path / "off")
+        train(task, backbone, prompts=[entry()], settings=TrainSettings(steps=2), output=tmp_path / "off")
         assert not any(training for training, _ in seen)
         seen.clear()
         settings = TrainSettings(steps=2, backbone_dropout=True)
-        train(task, backbone, lanes=[lane()], settings=settings, output=tmp_path / "on")
+        train(task, backbone, prompts=[entry()], settings=settings, output=tmp_path / "on")
         assert {(True, True), (False, False)} == set(seen)
         assert not backbone.model.training
 
@@ -324,8 +328,8 @@ class TestBackboneStaysFrozen:
 class TestResume:
     SETTINGS = TrainSettings(steps=12, eval_every=4, batch_size=4, backbone_dropout=True, clip=1.0)
 
-    def train(self, task, model, folder, lanes=FOUR):
-        return train(task, str(model), lanes=lanes, settings=self.SETTINGS, output=folder)
+    def train(self, task, model, folder, prompts=FOUR):
+        return train(task, str(model), prompts=prompts, settings=self.SETTINGS, output=folder)
 
     @pytest.mark.parametrize("crash", [2, 4, 7, 11, 12])
     def test_a_run_that_died_and_was_resumed_leaves_the_same_bytes(self, crash, task, t5_folder, tmp_path, monkeypatch):
@@ -376,7 +380,7 @@ class TestResume:
             "from softprompt.training import train; from test_training import FOUR, TestResume;"
             "from softprompt.tasks import Task;"
             "task = Task.from_json(json.loads(sys.argv[1]));"
-            "train(task, sys.argv[2], lanes=FOUR, settings=TestResume.SETTINGS, output=sys.argv[3])"
+            "train(task, sys.argv[2], prompts=FOUR, settings=TestResume.SETTINGS, output=sys.argv[3])"
         )
         arguments = [json.dumps(task.to_json()), str(t5_folder), str(tmp_path / "killed"), str(Path(__file__).parent)]
         process = subprocess.Popen(
@@ -394,7 +398,7 @@ class TestResume:
 
     def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(self, task, t5_folder, tmp_path, monkeypatch):
         self.train(task, t5_folder, tmp_path / "whole")
-        finish = train_module.finish_lane
+        finish = train_module.finish_member
         monkeypatch.setattr(train_module, "finish_lane", lambda *a: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             self.train(task, t5_folder, tmp_path / "damaged")
@@ -447,7 +451,11 @@ class TestResume:
 class TestResults:
     def test_the_stored_prompt_has_the_recorded_scores(self, task, t5_folder, tmp_path):
         run = train(
-            task, str(t5_folder), lanes=FOUR[:2], settings=TrainSettings(steps=8, eval_every=4), output=tmp_path / "run"
+            task,
+            str(t5_folder),
+            prompts=FOUR[:2],
+            settings=TrainSettings(steps=8, eval_every=4),
+            output=tmp_path / "run",
         )
         for number, result in enumerate(run.results):
             for split in ("validation", "test"):
@@ -460,24 +468,24 @@ class TestResults:
     ):
         settings = TrainSettings(steps=4, eval_every=2)
         for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-            lanes = [lane(seed=seed, options={"prompt_length": 2})]
-            train(task, str(t5_folder), lanes=lanes, settings=settings, output=tmp_path / name)
+            prompts = [entry(seed=seed, options={"prompt_length": 2})]
+            train(task, str(t5_folder), prompts=prompts, settings=settings, output=tmp_path / name)
         assert same_files(tmp_path / "a", tmp_path / "b", ignore=("timing.jsonl", "state.json", "manifest.json"))
         first, other = (next((tmp_path / n).glob("*/metrics.jsonl")).read_text() for n in ("a", "c"))
         assert first != other
 
     def test_the_record_holds_the_norm_of_equation_4_and_the_learning_rate(self, task, t5_folder, tmp_path):
         settings = TrainSettings(steps=1, warmup=0)
-        train(task, str(t5_folder), lanes=[lane(lr=0.25)], settings=settings, output=tmp_path / "run")
+        train(task, str(t5_folder), prompts=[entry(lr=0.25)], settings=settings, output=tmp_path / "run")
         first = next(read_record(next((tmp_path / "run").glob("*/metrics.jsonl"))))
         backbone = load_backbone(str(t5_folder))
-        initial = Lane.build(lane(), uniform(), backbone.embeddings.weight, None).vectors()
+        initial = TrainablePrompt.build(entry(), uniform(), backbone.embeddings.weight, None).vectors()
         assert first["lr"] == 0.25
         assert first["prompt_norm"] == pytest.approx(initial.norm(dim=1).mean().item(), rel=1e-6)
 
     def test_a_prompt_that_learns_nothing_is_reported_with_what_to_try(self, task, t5_folder, tmp_path, caplog):
         settings = TrainSettings(steps=20, eval_every=10)
-        run = train(task, str(t5_folder), lanes=[lane(lr=1e-12)], settings=settings, output=tmp_path / "run")
+        run = train(task, str(t5_folder), prompts=[entry(lr=1e-12)], settings=settings, output=tmp_path / "run")
         assert "not learning" in " ".join(run.results[0].warnings)
         assert "--lr" in caplog.text
 
@@ -490,22 +498,22 @@ class TestResults:
         ],
     )
     def test_each_sign_of_not_learning_is_seen_alone(self, losses, score, reason, task, t5_folder, tmp_path):
-        plan = plan_of(task, t5_folder, [lane()], steps=4)
+        plan = plan_of(task, t5_folder, [entry()], steps=4)
         one = started(plan, prepared(plan), tmp_path)[0]
         for step, loss in enumerate(losses, 1):
             one.record.write({"step": step, "loss": loss})
         one.record.mark()
-        one.best, one.best_score = one.lane.fold(one.provenance), score
+        one.best, one.best_score = one.prompt.fold(one.provenance), score
         # Of four rows two are of class 1: always answering it has accuracy 1/2, macro-F1 1/3; the first is the score.
         found = not_learning(one, dataclasses.replace(task, headline=("macro-f1",)), [1, 1, 0, 0])
         assert [reason in line for line in found] == ([True] if reason else [])
 
     def test_training_lowers_the_loss_of_a_head_and_of_a_prompt(self, task, bert_folder, tmp_path):
         settings = TrainSettings(steps=100, eval_every=20, batch_size=16)
-        lanes = [lane("head-only", head_lr=0.1), lane("prompt-tuning", lr=0.3, head_lr=0.1)]
-        run = train(task, str(bert_folder), lanes=lanes, settings=settings, output=tmp_path / "run")
+        prompts = [entry("head-only", head_lr=0.1), entry("prompt-tuning", lr=0.3, head_lr=0.1)]
+        run = train(task, str(bert_folder), prompts=prompts, settings=settings, output=tmp_path / "run")
         for result in run.results:
-            losses = [r["loss"] for r in read_record(tmp_path / "run" / result.lane / "metrics.jsonl") if "loss" in r]
+            losses = [r["loss"] for r in read_record(tmp_path / "run" / result.prompt / "metrics.jsonl") if "loss" in r]
             assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
         assert run.results[0].stored == 0
         assert run.results[0].head == 2 * 16 + 2
@@ -514,7 +522,7 @@ class TestResults:
         losses = []
         for on in (False, True):
             settings = TrainSettings(steps=4, eval_every=4, gradient_checkpointing=on)
-            train(task, str(t5_folder), lanes=FOUR[:2], settings=settings, output=tmp_path / str(on))
+            train(task, str(t5_folder), prompts=FOUR[:2], settings=settings, output=tmp_path / str(on))
             records = sorted((tmp_path / str(on)).glob("*/metrics.jsonl"))
             losses.append([row["loss"] for record in records for row in read_record(record) if "loss" in row])
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
@@ -522,7 +530,7 @@ class TestResults:
     def test_a_bfloat16_model_trains_a_float32_prompt(self, task, t5_folder, tmp_path):
         settings = TrainSettings(steps=4, eval_every=4)
         run = train(
-            task, str(t5_folder), lanes=[lane(lr=0.1)], settings=settings, output=tmp_path / "run", dtype="bfloat16"
+            task, str(t5_folder), prompts=[entry(lr=0.1)], settings=settings, output=tmp_path / "run", dtype="bfloat16"
         )
         losses = [row["loss"] for row in read_record(next((tmp_path / "run").glob("*/metrics.jsonl"))) if "loss" in row]
         assert run.prompt().vectors.dtype == torch.float32
@@ -533,24 +541,24 @@ class TestResults:
 
 class TestFewShot:
     def test_each_lane_sees_its_own_seeded_draw(self, task, t5_folder, tmp_path):
-        lanes = (lane(seed=0), lane(seed=1), LaneSettings(seeds=Seeds(initialization=2, draw=1)))
-        plan = plan_of(task, t5_folder, lanes, steps=1, shots=6)
-        material = prepared(plan)
-        rows = [sorted(one.rows) for one in started(plan, material, tmp_path)]
+        prompts = (entry(seed=0), entry(seed=1), PromptSettings(seeds=Seeds(initialization=2, draw=1)))
+        plan = plan_of(task, t5_folder, prompts, steps=1, shots=6)
+        run_data = prepared(plan)
+        rows = [sorted(one.rows) for one in started(plan, run_data, tmp_path)]
         assert all(len(r) == 6 for r in rows)
         assert rows[0] != rows[1]
         assert rows[1] == rows[2]
-        assert [material.train.gold[i] for i in rows[0]].count(1) == 3
+        assert [run_data.train.gold[i] for i in rows[0]].count(1) == 3
 
 
 class TestSeeds:
     @pytest.mark.parametrize("purpose", ["initialization", "order", "draw"])
     def test_a_seed_moves_its_own_purpose_and_no_other(self, purpose, task, t5_folder, tmp_path):
         seeds = (Seeds(), dataclasses.replace(Seeds(), **{purpose: 1}))
-        plan = plan_of(task, t5_folder, [LaneSettings(seeds=s) for s in seeds], steps=1, shots=20)
+        plan = plan_of(task, t5_folder, [PromptSettings(seeds=s) for s in seeds], steps=1, shots=20)
         plain, moved = started(plan, prepared(plan), tmp_path)
         same = {
-            "initialization": torch.equal(plain.lane.vectors(), moved.lane.vectors()),
+            "initialization": torch.equal(plain.prompt.vectors(), moved.prompt.vectors()),
             "draw": plain.rows == moved.rows,
         }
         if purpose != "draw":  # another draw has other rows to order
@@ -562,18 +570,18 @@ class TestSeeds:
         for noise in (0, 0, 1):
             settings = TrainSettings(steps=2, warmup=0, backbone_dropout=True)
             folder = tmp_path / str(len(losses))
-            lanes = [LaneSettings(method="prompt-tuning", seeds=Seeds(noise=noise))]
-            train(task, str(t5_folder), lanes=lanes, settings=settings, output=folder)
+            prompts = [PromptSettings(method="prompt-tuning", seeds=Seeds(noise=noise))]
+            train(task, str(t5_folder), prompts=prompts, settings=settings, output=folder)
             record = read_record(next(folder.glob("*/metrics.jsonl")))
             losses.append([row["loss"] for row in record if "loss" in row])
         assert losses[0] == losses[1]
         assert losses[0] != losses[2]
 
     def test_each_step_draws_noise_of_its_own_and_the_same_when_repeated(self, task, t5_folder, tmp_path):
-        plan = plan_of(task, t5_folder, [lane(lr=1e-12)], steps=9, backbone_dropout=True)
+        plan = plan_of(task, t5_folder, [entry(lr=1e-12)], steps=9, backbone_dropout=True)
         loop = loop_of(plan, prepared(plan), tmp_path)
-        batch = loop._batch(list(loop.lanes))
-        loop._batch = lambda lanes: batch
+        batch = loop._batch(list(loop.prompts))
+        loop._batch = lambda prompts: batch
         losses = []
         for step in (1, 2, 1):
             loop.step = step
@@ -585,17 +593,19 @@ class TestSeeds:
 class TestInitialization:
     def test_a_prompt_starts_from_another_trained_prompt(self, task, t5_folder, tmp_path):
         settings = TrainSettings(steps=2)
-        source = train(task, str(t5_folder), lanes=[lane()], settings=settings, output=tmp_path / "source").prompt()
-        start = lane(init=f"prompt:{tmp_path / 'source'}", units="raw")
+        source = train(task, str(t5_folder), prompts=[entry()], settings=settings, output=tmp_path / "source").prompt()
+        start = entry(init=f"prompt:{tmp_path / 'source'}", units="raw")
         plan = plan_of(task, t5_folder, (start,), steps=1)
-        built = build_lanes(plan, prepared(plan))[0]
+        built = build_prompts(plan, prepared(plan))[0]
         assert torch.equal(built.initial.detach(), source.vectors)
 
     def test_label_words_start_from_the_mean_of_their_token_vectors(self, task, t5_folder, tmp_path):
-        plan = plan_of(task, t5_folder, (lane(init="label-words", units="raw", options={"prompt_length": 2}),), steps=1)
-        material = prepared(plan)
-        built = build_lanes(plan, material)[0].initial
-        table, tokenizer = material.backbone.embeddings.weight, material.backbone.tokenizer
+        plan = plan_of(
+            task, t5_folder, (entry(init="label-words", units="raw", options={"prompt_length": 2}),), steps=1
+        )
+        run_data = prepared(plan)
+        built = build_prompts(plan, run_data)[0].initial
+        table, tokenizer = run_data.backbone.embeddings.weight, run_data.backbone.tokenizer
         for row, word in zip(built, task.labels, strict=True):
             ids = tokenizer(word, add_special_tokens=False)["input_ids"]
             torch.testing.assert_close(row, table[ids].mean(0))
@@ -603,14 +613,14 @@ class TestInitialization:
 
 class TestRefusals:
     def test_a_prompt_longer_than_the_model_allows(self, task, bert_folder, tmp_path):
-        lanes = [lane(options={"prompt_length": 600})]
+        prompts = [entry(options={"prompt_length": 600})]
         with pytest.raises(BadInput, match="600 positions leaves 0 for text"):
-            train(task, str(bert_folder), lanes=lanes, output=tmp_path / "run")
+            train(task, str(bert_folder), prompts=prompts, output=tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
     def test_a_head_alone_on_a_model_that_answers_in_tokens(self, task, t5_folder, tmp_path):
         with pytest.raises(BadInput, match="linear head"):
-            train(task, str(t5_folder), lanes=[lane("head-only")], output=tmp_path / "run")
+            train(task, str(t5_folder), prompts=[entry("head-only")], output=tmp_path / "run")
 
     def test_an_unknown_tracker(self, task, t5_folder, tmp_path):
         with pytest.raises(UnknownName, match="Did you mean 'tensorboard'"):
@@ -619,7 +629,7 @@ class TestRefusals:
 
 
 def test_a_bank_of_a_trained_run_answers_rows_of_different_prompts_as_each_alone(task, t5_folder, tmp_path):
-    run = train(task, str(t5_folder), lanes=FOUR[:2], settings=TrainSettings(steps=2), output=tmp_path / "run")
+    run = train(task, str(t5_folder), prompts=FOUR[:2], settings=TrainSettings(steps=2), output=tmp_path / "run")
     backbone = load_backbone(str(t5_folder))
     from softprompt.inference.evaluate import examples_for
 
@@ -629,9 +639,9 @@ def test_a_bank_of_a_trained_run_answers_rows_of_different_prompts_as_each_alone
     prompts = [run.prompt(0), run.prompt(1)]
     labels = backbone.encode_answers(task.labels)
     mixed = examples.batch([0, 1], torch.tensor([0, 1]), 0)
-    both = backbone.label_scores(PromptBank.of(*prompts), mixed, labels)
+    both = backbone.label_scores(PromptBatch.of(*prompts), mixed, labels)
     for i, prompt in enumerate(prompts):
-        alone = backbone.label_scores(PromptBank.of(prompt), examples.batch([i], 0, 0), labels)
+        alone = backbone.label_scores(PromptBatch.of(prompt), examples.batch([i], 0, 0), labels)
         torch.testing.assert_close(both[i], alone[0], rtol=0, atol=1e-4)
 
 
@@ -639,7 +649,7 @@ def test_a_tracker_receives_the_recorded_losses(task, t5_folder, tmp_path):
     train(
         task,
         str(t5_folder),
-        lanes=[lane()],
+        prompts=[entry()],
         settings=TrainSettings(steps=3),
         output=tmp_path / "run",
         log_with="tensorboard",

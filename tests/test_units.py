@@ -17,16 +17,16 @@ from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput
 from softprompt.prompts.initializers import divided, from_vectors, uniform
 from softprompt.prompts.methods import METHODS
-from softprompt.prompts.trainable import Lane
+from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.prompts.units import WordScale, norm_warning, told
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Plan, read_plan, train
 from softprompt.training import _results as results_module
 from softprompt.training._loop import Loop
-from softprompt.training._optimizer import LaneOptimizer
+from softprompt.training._optimizer import PromptOptimizer
 from softprompt.training._records import Record, read_record
-from softprompt.training._setup import build_lanes, prepare
-from softprompt.training._start import start_lanes
+from softprompt.training._setup import build_prompts, prepare
+from softprompt.training._start import start_members
 
 from kit import review_task
 
@@ -49,7 +49,7 @@ def table():
 
 
 def built(table, *, init=None, **settings):
-    return Lane.build(LaneSettings(**settings), init or uniform(), table, None)
+    return TrainablePrompt.build(PromptSettings(**settings), init or uniform(), table, None)
 
 
 class TestWordScale:
@@ -116,43 +116,43 @@ def test_the_scaled_copy_is_the_same_function_of_words(backbone_at):
     torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
-def lane(method, **changed):
-    return LaneSettings(**{"method": method, "units": "rms", "seeds": Seeds.all(4), **changed})
+def prompt(method, **changed):
+    return PromptSettings(**{"method": method, "units": "rms", "seeds": Seeds.all(4), **changed})
 
 
 WITH_PROMPT = [name for name, method in METHODS.items() if method.m]
-LANES = {
-    **{name: lane(name) for name in WITH_PROMPT},
-    "prompt-tuning, guarded": lane("prompt-tuning", norm_guard=0.5),
-    "prompt-tuning from words": lane("prompt-tuning", init="vocabulary"),
-    "residual from a label word": lane("residual", init="label-words"),
-    "polar, trained radius": lane("polar", options={"train_radius": True}),
+FLEET_SIZE = {
+    **{name: prompt(name) for name in WITH_PROMPT},
+    "prompt-tuning, guarded": prompt("prompt-tuning", max_norm=0.5),
+    "prompt-tuning from words": prompt("prompt-tuning", init="vocabulary"),
+    "residual from a label word": prompt("residual", init="label-words"),
+    "polar, trained radius": prompt("polar", options={"train_radius": True}),
 }
-RAW = {name: lane(name, units="raw") for name in WITH_PROMPT if name != "polar"} | {
-    "prompt-tuning, guarded": lane("prompt-tuning", norm_guard=0.5, units="raw")
+RAW = {name: prompt(name, units="raw") for name in WITH_PROMPT if name != "polar"} | {
+    "prompt-tuning, guarded": prompt("prompt-tuning", max_norm=0.5, units="raw")
 }
 
 
-def trajectories(lanes, backbone, task, folder):
-    """Per lane, its losses, norms in token norms, and prompts over 10 steps in float64."""
+def trajectories(members, backbone, task, folder):
+    """Per prompt, its losses, norms in token norms, and prompts over 10 steps in float64."""
     settings = TrainSettings(steps=10, eval_every=20, batch_size=4, weight_decay=0.1, clip=2.0)
-    plan = Plan(task=task, model="tiny", lanes=tuple(lanes.values()), settings=settings)
-    material = prepare(plan, split_rows(task, load_rows(task)), backbone)
-    started = start_lanes(plan, material, build_lanes(plan, material), folder)
+    plan = Plan(task=task, model="tiny", members=tuple(members.values()), settings=settings)
+    run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
+    started = start_members(plan, run_data, build_prompts(plan, run_data), folder)
     prompts = [[] for _ in started]
     for one in started:
-        one.lane.double()
+        one.prompt.double()
 
     def watch(loop, losses):
-        for kept, one in zip(prompts, loop.lanes, strict=True):
-            kept.append(one.lane.vectors().detach())
+        for kept, one in zip(prompts, loop.prompts, strict=True):
+            kept.append(one.prompt.vectors().detach())
 
     with contextlib.closing(Record(folder / "timing.jsonl")) as timing:
-        loop = Loop(material, started, settings, 10, timing)
+        loop = Loop(run_data, started, settings, 10, timing)
         loop._evaluate = lambda: None
         loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=watch)
     found = {}
-    for name, one, vectors in zip(lanes, started, prompts, strict=True):
+    for name, one, vectors in zip(members, started, prompts, strict=True):
         one.record.close()
         rows = [row for row in read_record(one.record.path) if "loss" in row]
         numbers = [[row[key] for row in rows] for key in ("loss", "token_norms", "gradient_norm")]
@@ -163,7 +163,7 @@ def trajectories(lanes, backbone, task, folder):
 @pytest.fixture(scope="module")
 def in_units(backbone_at, task, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rms")
-    return [trajectories(LANES, backbone_at(s), task, folder / str(s)) for s in (1.0, S)]
+    return [trajectories(FLEET_SIZE, backbone_at(s), task, folder / str(s)) for s in (1.0, S)]
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def in_raw_numbers(backbone_at, task, tmp_path_factory):
     return [trajectories(RAW, backbone_at(s), task, folder / str(s)) for s in (1.0, S)]
 
 
-@pytest.mark.parametrize("name", LANES)
+@pytest.mark.parametrize("name", FLEET_SIZE)
 def test_in_rms_units_training_is_the_same_at_any_embedding_scale(name, in_units):
     """Losses, norms in token norms, gradients of what is trained, and the prompt / s, at each of ten steps."""
     one, other = (trajectory[name] for trajectory in in_units)
@@ -205,14 +205,14 @@ class TestUnits:
             np.save(tmp_path / "prompt.npy", np.random.default_rng(0).normal(size=(2, E)).astype("float32"))
             init = f"file:{tmp_path / 'prompt.npy'}"
         if init.startswith("prompt"):
-            lanes = [LaneSettings(method="prompt-tuning", options={"m": 2})]
-            train(task, backbone, lanes=lanes, settings=TrainSettings(steps=1), output=tmp_path / "run")
+            members = [PromptSettings(method="prompt-tuning", options={"m": 2})]
+            train(task, backbone, members=members, settings=TrainSettings(steps=1), output=tmp_path / "run")
             init = f"prompt:{tmp_path / 'run'}"
-        lanes = tuple(
-            LaneSettings(method="prompt-tuning", options={"m": 2}, init=init, units=u) for u in ("raw", "rms")
+        members = tuple(
+            PromptSettings(method="prompt-tuning", options={"m": 2}, init=init, units=u) for u in ("raw", "rms")
         )
-        plan = Plan(task=task, model="tiny", lanes=lanes, settings=TrainSettings())
-        raw, rms = build_lanes(plan, prepare(plan, split_rows(task, load_rows(task)), backbone))
+        plan = Plan(task=task, model="tiny", members=members, settings=TrainSettings())
+        raw, rms = build_prompts(plan, prepare(plan, split_rows(task, load_rows(task)), backbone))
         assert raw.vectors().norm() > 1
         torch.testing.assert_close(raw.vectors(), rms.vectors(), rtol=1e-6, atol=0)
         assert not torch.allclose(raw.initial, rms.initial)
@@ -225,7 +225,7 @@ class TestUnits:
         assert ours.initial.abs().max() <= 0.5
 
     def test_what_is_stored_is_in_the_models_own_numbers(self, table):
-        one = built(table, method="residual", units="rms", norm_guard=1.0).eval()
+        one = built(table, method="residual", units="rms", max_norm=1.0).eval()
         assert torch.equal(one.folded(), one.vectors())
         assert one.folded().norm(dim=1).max() <= 1.001 * WordScale.of(table).token_norm
 
@@ -236,8 +236,8 @@ class TestUnits:
 
     def test_a_run_records_its_units_and_the_scale_of_the_words(self, task, tiny_t5, tmp_path):
         backbone, settings = from_model(*tiny_t5()), TrainSettings(steps=1, warmup=0)
-        lanes = [LaneSettings(method="scaled"), LaneSettings(method="ept", norm_guard=2.0)]
-        run = train(task, backbone, lanes=lanes, settings=settings, output=tmp_path / "run")
+        members = [PromptSettings(method="scaled"), PromptSettings(method="ept", max_norm=2.0)]
+        run = train(task, backbone, members=members, settings=settings, output=tmp_path / "run")
         words = WordScale.of(backbone.word_vectors)
         for number, expected in enumerate([("rms", 1.0, None), ("raw", METHODS["ept"].lr, 2.0)]):
             result, training = run.results[number], run.prompt(number).provenance.training
@@ -247,16 +247,18 @@ class TestUnits:
             vectors = run.prompt(number).vectors
             assert result.norm == pytest.approx(vectors.norm(dim=1).mean().item())
             assert result.token_norms == pytest.approx(vectors.norm(dim=1).mean().item() / words.token_norm)
-            first = next(read_record(tmp_path / "run" / result.lane / "metrics.jsonl"))
+            first = next(read_record(tmp_path / "run" / result.prompt / "metrics.jsonl"))
             assert first["token_norms"] == pytest.approx(first["prompt_norm"] / words.token_norm)
-        assert [(one.units, one.lr) for one in read_plan(tmp_path / "run").lanes] == [("rms", 1.0), ("raw", 0.3)]
+        assert [(one.units, one.lr) for one in read_plan(tmp_path / "run").prompts] == [("rms", 1.0), ("raw", 0.3)]
 
     def test_a_run_from_before_units_was_raw_and_its_default_rate_the_papers(self, task):
-        plan = Plan(task=task, model="tiny", lanes=(LaneSettings(), LaneSettings(lr=0.1)), settings=TrainSettings())
+        plan = Plan(
+            task=task, model="tiny", members=(PromptSettings(), PromptSettings(lr=0.1)), settings=TrainSettings()
+        )
         values = json.loads(json.dumps(plan.to_json()))
         for one in values["lanes"]:
             del one["units"], one["norm_guard"]
-        assert [(one.units, one.lr) for one in Plan.from_json(values).lanes] == [("raw", 0.3), ("raw", 0.1)]
+        assert [(one.units, one.lr) for one in Plan.from_json(values).prompts] == [("raw", 0.3), ("raw", 0.1)]
 
 
 class TestPolar:
@@ -271,20 +273,20 @@ class TestPolar:
         backbone, found = from_model(*tiny_t5()), []
         for decay in (0.0, 0.5):
             settings = TrainSettings(steps=6, weight_decay=decay)
-            run = train(task, backbone, lanes=[lane("polar")], settings=settings, output=tmp_path / str(decay))
-            rows = read_record(tmp_path / str(decay) / run.results[0].lane / "metrics.jsonl")
+            run = train(task, backbone, members=[prompt("polar")], settings=settings, output=tmp_path / str(decay))
+            rows = read_record(tmp_path / str(decay) / run.results[0].prompt / "metrics.jsonl")
             assert [row["token_norms"] for row in rows if "loss" in row] == pytest.approx([3.0] * 6, rel=1e-5)
             found.append(run.prompt().vectors)
         assert torch.equal(*found)
 
     def test_weight_decay_acts_on_every_other_method(self, table):
         for name in WITH_PROMPT:
-            optimizer = LaneOptimizer(built(table, method=name), 0.1, 0.1, 10, TrainSettings(weight_decay=0.5))
+            optimizer = PromptOptimizer(built(table, method=name), 0.1, 0.1, 10, TrainSettings(weight_decay=0.5))
             assert optimizer.adamw.param_groups[0]["weight_decay"] == (0.0 if name == "polar" else 0.5)
 
     def test_a_trained_radius_moves_by_a_fifth_of_the_learning_rate_and_stays_positive(self, table):
         one = built(table, method="polar", options={"train_radius": True})
-        optimizer = LaneOptimizer(one, 0.1, 0.1, 50, TrainSettings(warmup=0, schedule="constant"))
+        optimizer = PromptOptimizer(one, 0.1, 0.1, 50, TrainSettings(warmup=0, schedule="constant"))
         norms = [one.vectors().norm(dim=1)]
         for step in range(1, 51):
             one.zero_grad()
@@ -304,7 +306,7 @@ class TestNormGuard:
     def guarded(self, table, vectors, guard):
         options = {"m": len(vectors)}
         start = from_vectors(vectors)
-        return built(table, method="prompt-tuning", units="raw", options=options, init=start, norm_guard=guard)
+        return built(table, method="prompt-tuning", units="raw", options=options, init=start, max_norm=guard)
 
     def test_longer_vectors_are_scaled_down_to_the_guard_and_others_stay_as_they_are(self, table):
         limit = 2 * WordScale.of(table).token_norm
@@ -330,8 +332,8 @@ class TestNormGuard:
 
     def test_an_exploding_prompt_is_held_at_the_guard(self, task, tiny_t5, tmp_path):
         backbone, settings = from_model(*tiny_t5()), TrainSettings(steps=5, warmup=0)
-        lanes = [LaneSettings(method="ept-star", lr=30.0, norm_guard=guard) for guard in (None, 4.0)]
-        run = train(task, backbone, lanes=lanes, settings=settings, output=tmp_path / "run")
+        members = [PromptSettings(method="ept-star", lr=30.0, max_norm=guard) for guard in (None, 4.0)]
+        run = train(task, backbone, members=members, settings=settings, output=tmp_path / "run")
         free, held = (result.token_norms or 0 for result in run.results)
         assert free > 30
         assert held == pytest.approx(4.0, rel=1e-5)
@@ -354,7 +356,7 @@ class TestTold:
         ("token_norms", "one_vector", "more", "found"),
         [
             (30.0, True, {}, None),
-            (30.1, True, {"lr": 0.3}, "over-exploded: .*; lower the learning rate .now 0.3., or set --norm-guard 10"),
+            (30.1, True, {"lr": 0.3}, "over-exploded: .*; lower the learning rate .now 0.3., or set --max-norm 10"),
             (31.0, False, {}, "over-exploded: .*; lower the learning rate, or"),
             (31.0, True, {"has_radius": True, "lr": 0.3}, "over-exploded: .*; lower the radius, or"),
             (0.3, True, {}, None),
@@ -377,13 +379,13 @@ class TestTold:
         model, tokenizer = tiny_t5()
         model.shared.weight.data *= 100
         model.decoder.final_layer_norm.weight.data /= 100
-        lanes = [
-            LaneSettings(method="prompt-tuning", units="raw", lr=0.1, options={"m": 1}),
-            LaneSettings(method="prompt-tuning", units="raw", lr=0.1),
-            LaneSettings(method="polar", options={"radius": 40}),
+        members = [
+            PromptSettings(method="prompt-tuning", units="raw", lr=0.1, options={"m": 1}),
+            PromptSettings(method="prompt-tuning", units="raw", lr=0.1),
+            PromptSettings(method="polar", options={"radius": 40}),
         ]
         settings = TrainSettings(steps=2)
-        run = train(task, from_model(model, tokenizer), lanes=lanes, settings=settings, output=tmp_path / "run")
+        run = train(task, from_model(model, tokenizer), members=members, settings=settings, output=tmp_path / "run")
         small, ten, large = ([w for w in r.warnings if "its norm is" in w] for r in run.results)
         assert ["too small" in line for line in small] == [True]
         assert small[0] in caplog.text
@@ -404,7 +406,7 @@ class TestMajority:
         run = train(task, from_model(*tiny_t5()), settings=TrainSettings(steps=1), output=tmp_path / "run")
         # 8 of 16 test rows are "good".
         assert run.results[0].majority == 0.5
-        assert json.loads((tmp_path / "run" / run.results[0].lane / "result.json").read_text())["majority"] == 0.5
+        assert json.loads((tmp_path / "run" / run.results[0].prompt / "result.json").read_text())["majority"] == 0.5
 
     def test_free_text_has_no_majority(self, task):
         free = dataclasses.replace(task, answer="text", labels=(), label_values=(), metrics=("exact-match",))

@@ -8,13 +8,13 @@ import torch
 from benchmarks.against_peft.rows import twin
 from softprompt.backbones import AbstractBackbone, from_model
 from softprompt.data import Examples
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.tasks import task
-from softprompt.training._loop import Loop, Material
+from softprompt.training._loop import Loop, RunData
 from softprompt.training._plan import Plan
 from softprompt.training._records import Record
-from softprompt.training._setup import build_lanes
-from softprompt.training._start import start_lanes
+from softprompt.training._setup import build_prompts
+from softprompt.training._start import start_members
 from softprompt.training._step import backward
 from torch import Tensor
 
@@ -30,11 +30,11 @@ class Ours:
 
     Args:
         backbone: the frozen model.
-        method: of all lanes.
+        method: of all prompts.
         examples: rows.
-        batches: which rows come together, in this order, in every lane.
+        batches: which rows come together, in this order, in every prompt.
         options: of the method.
-        fleet: lanes.
+        fleet: prompts.
         onednn: whether the engine may multiply by oneDNN; else by what torch takes for everybody.
         lr: learning rate at its peak.
         folder: for the records of the run.
@@ -57,17 +57,17 @@ class Ours:
         settings = TrainSettings(
             steps=len(batches), batch_size=len(batches[0]), warmup=0, weight_decay=0.0, clip=1.0, bucket=1
         )
-        lanes = tuple(
-            LaneSettings(method=method, options=options, lr=lr, units="raw", seeds=Seeds.all(seed))
+        prompts = tuple(
+            PromptSettings(method=method, options=options, lr=lr, units="raw", seeds=Seeds.all(seed))
             for seed in range(fleet)
         )
         # The task is not asked for anything but its name: the rows are tokenised already.
-        plan = Plan(task=task("glue/sst2"), model=backbone.name, lanes=lanes, settings=settings)
-        material = Material(backbone=backbone, task=plan.task, train=examples, validation=examples, test=examples)
-        self.lanes = start_lanes(plan, material, build_lanes(plan, material), folder)
-        for lane in self.lanes:
-            lane.batches = iter([list(rows) for rows in batches])
-        self.loop = Loop(material, self.lanes, settings, len(batches), Record(folder / "timing.jsonl", 0))
+        plan = Plan(task=task("glue/sst2"), model=backbone.name, prompts=prompts, settings=settings)
+        run_data = RunData(backbone=backbone, task=plan.task, train=examples, validation=examples, test=examples)
+        self.prompts = start_members(plan, run_data, build_prompts(plan, run_data), folder)
+        for prompt in self.prompts:
+            prompt.batches = iter([list(rows) for rows in batches])
+        self.loop = Loop(run_data, self.prompts, settings, len(batches), Record(folder / "timing.jsonl", 0))
 
     def step(self) -> None:
         """The loop's next step."""
@@ -77,31 +77,31 @@ class Ours:
 
     def close(self) -> None:
         """Close the records."""
-        for record in (self.loop.timing, *(lane.record for lane in self.lanes)):
+        for record in (self.loop.timing, *(prompt.record for prompt in self.prompts)):
             record.close()
 
     def loss_and_gradient(self, rows: Sequence[int]) -> tuple[float, Tensor]:
-        """The loss of some rows and its gradient at the first lane's initial vectors."""
-        lane = self.lanes[0].lane
-        lane.zero_grad()
-        found = self._pass_over(self.lanes[:1], rows)
-        assert lane.initial.grad is not None
-        gradient = lane.initial.grad.clone()
-        lane.zero_grad()
+        """The loss of some rows and its gradient at the first prompt's initial vectors."""
+        prompt = self.prompts[0].prompt
+        prompt.zero_grad()
+        found = self._pass_over(self.prompts[:1], rows)
+        assert prompt.initial.grad is not None
+        gradient = prompt.initial.grad.clone()
+        prompt.zero_grad()
         return float(found), gradient
 
     def probe(self, rows: Sequence[int]) -> None:
         """What a step of the whole fleet passes, split as the loop splits it; gradients are thrown away."""
-        self._pass_over(self.lanes, rows)
-        for lane in self.lanes:
-            lane.lane.zero_grad()
+        self._pass_over(self.prompts, rows)
+        for prompt in self.prompts:
+            prompt.prompt.zero_grad()
 
-    def _pass_over(self, lanes: Iterable[Any], rows: Sequence[int]) -> Tensor:
-        chosen = [lane.lane.train() for lane in lanes]
+    def _pass_over(self, prompts: Iterable[Any], rows: Sequence[int]) -> Tensor:
+        chosen = [prompt.prompt.train() for prompt in prompts]
         owner = torch.arange(len(chosen)).repeat_interleave(len(rows))
         batch = self.examples.batch(list(rows) * len(chosen), owner, self.backbone.pad_id)
-        n = max(lane.method.prompt_length for lane in chosen)
-        parts = self.loop.room.parts((batch.mask.sum(1) + n).tolist())
+        n = max(prompt.method.prompt_length for prompt in chosen)
+        parts = self.loop.memory_budget.parts((batch.mask.sum(1) + n).tolist())
         batch = batch.to(self.backbone.device)
         with torch.backends.mkldnn.flags(enabled=self.onednn):
             return backward(self.backbone, chosen, batch, [0] * len(chosen), parts=parts).losses[0]

@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 from benchmarks.against_peft.rows import twin
 from softprompt.data import Examples, Ragged
-from softprompt.prompts.trainable import Lane
+from softprompt.prompts.trainable import TrainablePrompt
 from torch import Tensor
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -60,7 +60,7 @@ class Peer:
     Args:
         model: the frozen model; its weights are shared, not copied.
         tokenizer: pads.
-        lane: whose initial vectors, and whose MLP, this starts from.
+        prompt: whose initial vectors, and whose MLP, this starts from.
         examples: rows.
         batches: which rows come together, in this order.
         pad_to: tokens that every row is padded to; None pads to the longest of the batch.
@@ -75,7 +75,7 @@ class Peer:
         self,
         model: Any,
         tokenizer: Any,
-        lane: Lane,
+        prompt: TrainablePrompt,
         examples: Examples,
         batches: Sequence[Sequence[int]],
         *,
@@ -86,7 +86,7 @@ class Peer:
         precision: str,
         folder: Path,
     ):
-        self.model = tuned(twin(model, None if dropout else 0.0), lane)
+        self.model = tuned(twin(model, None if dropout else 0.0), prompt)
         self.dropout, self.device, self.precision = dropout, device, precision
         # Padded here, as where it is done while tokenising: the collator's max_length would pad the answers as well.
         self.rows = [row_of(examples, i, pad_to, tokenizer.pad_token_id) for rows in batches for i in rows]
@@ -185,27 +185,27 @@ def row_of(examples: Examples, index: int, pad_to: int | None, pad_id: int) -> d
     return {"input_ids": ids + [pad_id] * pads, "attention_mask": mask, "labels": examples.targets.row(index).tolist()}
 
 
-def tuned(model: Any, lane: Lane) -> Any:
-    """The model under PEFT, its prompt beginning as the lane does."""
+def tuned(model: Any, prompt: TrainablePrompt) -> Any:
+    """The model under PEFT, its prompt beginning as the prompt does."""
     from peft import PromptEncoderConfig, PromptTuningConfig, TaskType, get_peft_model
 
-    n, e = lane.initial.shape
+    n, e = prompt.initial.shape
     common: dict[str, Any] = {
         "task_type": TaskType.SEQ_2_SEQ_LM,
         "num_virtual_tokens": n,
         "num_transformer_submodules": 1,
     }
-    if lane.method.name == "p-tuning":
+    if prompt.method.name == "p-tuning":
         config = PromptEncoderConfig(encoder_reparameterization_type="MLP", encoder_hidden_size=e, **common)
-    elif lane.method.name == "prompt-tuning":
+    elif prompt.method.name == "prompt-tuning":
         config = PromptTuningConfig(**common)
     else:
-        raise ValueError(f"PEFT has no {lane.method.name!r}")
+        raise ValueError(f"PEFT has no {prompt.method.name!r}")
     peer: Any = get_peft_model(model, config)
     encoder = peer.prompt_encoder["default"]
     with torch.no_grad():
-        encoder.embedding.weight.copy_(lane.initial)
-    if lane.method.name == "p-tuning":
-        network: Any = lane.reparameterization
+        encoder.embedding.weight.copy_(prompt.initial)
+    if prompt.method.name == "p-tuning":
+        network: Any = prompt.reparameterization
         encoder.mlp_head.load_state_dict(network.layers.state_dict())
     return peer

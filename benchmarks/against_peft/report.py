@@ -63,7 +63,7 @@ def share(cell: Mapping[str, Any], name: str) -> float:
 def tables(cells: Cells) -> str:
     """All tables of what is there."""
     parts = list(dict.fromkeys(cell["cell"]["part"] for cell in cells.values()))
-    blocks = [surroundings(cells)] + ([wanted(cells)] if SMALL in cells or BASE in cells else [])
+    blocks = [regularizer_context(cells)] + ([wanted(cells)] if SMALL in cells or BASE in cells else [])
     for part in parts:
         own = {key: cell for key, cell in cells.items() if cell["cell"]["part"] == part}
         blocks += [
@@ -75,7 +75,7 @@ def tables(cells: Cells) -> str:
     return "\n\n".join(blocks)
 
 
-def surroundings(cells: Cells) -> str:
+def regularizer_context(cells: Cells) -> str:
     """Where the cells were measured, and how busy the machine was: one line for each place."""
     loads: dict[str, list[float]] = {}
     for cell in cells.values():

@@ -124,7 +124,7 @@ def made(cell: Cell, machine: Machine) -> Iterator[Made]:
             )  # fmt: skip
 
         first = ours("first", "reference", VARIANTS["reference"])
-        lane = first.lanes[0].lane
+        prompt = first.prompts[0].prompt
         first.close()
         variants: dict[str, Peer | Ours] = {}
         for name in cell.variants:
@@ -133,7 +133,7 @@ def made(cell: Cell, machine: Machine) -> Iterator[Made]:
                 variants[name] = ours(name, variant.engine, variant)
                 continue
             variants[name] = Peer(
-                model, tokenizer, lane, examples, order,
+                model, tokenizer, prompt, examples, order,
                 pad_to=limit if variant.pads == "task" else None, dropout=variant.dropout, lr=LR,
                 device=machine.device, precision=cell.precision, folder=place / name,
             )  # fmt: skip

@@ -28,7 +28,7 @@ def claims(
     page_only: Annotated[
         bool, typer.Option("--page-only", help="Train nothing: the page from the results as they are.")
     ] = False,
-    lanes: Annotated[int, typer.Option(min=1, help="Most runs that share a pass.")] = 8,
+    fleet_size: Annotated[int, typer.Option(min=1, help="Most runs that share a pass.")] = 8,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
@@ -50,7 +50,13 @@ def claims(
         found = read_results(results)
     else:
         found = run(
-            results, store=store, design=design, evidence=evidence, lanes=lanes, device=device, progress=not quiet
+            results,
+            store=store,
+            design=design,
+            evidence=evidence,
+            fleet_size=fleet_size,
+            device=device,
+            progress=not quiet,
         )
     print(write(found, out or (store if quick else Path("docs"))))
 

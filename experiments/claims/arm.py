@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from softprompt.prompts.methods import METHODS
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec
 
 from .design import PAPER_RATE, Design
@@ -63,17 +63,17 @@ class Arm:
         """As people read it, in Markdown."""
         return f"{self.setting.title}, lr {self.lr:g}"
 
-    def lane(self, seed: int) -> LaneSettings:
+    def prompt(self, seed: int) -> PromptSettings:
         """The prompt with this seed."""
         method, options = self.setting.method, dict(self.setting.options)
         # As the papers train, but for the direction at a fixed norm, which has no raw numbers.
         units = "auto" if METHODS[method].is_direction else "raw"
-        return LaneSettings(method=method, options=options, units=units, lr=self.lr, seeds=Seeds.all(seed))
+        return PromptSettings(method=method, options=options, units=units, lr=self.lr, seeds=Seeds.all(seed))
 
     def spec(self, design: Design, task: str, seed: int) -> RunSpec:
         """The run of one task and seed: the last step is what is scored, nothing is chosen by validation."""
         settings = TrainSettings(steps=design.steps, eval_every=design.steps)
-        return RunSpec(task=design.task(task), model=design.model, lane=self.lane(seed), settings=settings)
+        return RunSpec(task=design.task(task), model=design.model, prompt=self.prompt(seed), settings=settings)
 
 
 PROMPT_TUNING, P_TUNING, RESIDUAL = Setting("prompt-tuning"), Setting("p-tuning"), Setting("residual")

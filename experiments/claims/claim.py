@@ -20,7 +20,7 @@ def fixed(settings: Sequence[Setting]) -> Callable[[Design], Sequence[Setting]]:
     return lambda design: settings
 
 
-def nobody(design: Design) -> Sequence[Setting]:
+def no_settings(design: Design) -> Sequence[Setting]:
     """No settings: for what needs no learning rate of its own."""
     return ()
 
@@ -51,7 +51,7 @@ class Claim:
     source: str
     rule: str
     checks: "Callable[[Results], Sequence[Check]]"
-    settings: Callable[[Design], Sequence[Setting]] = nobody
+    settings: Callable[[Design], Sequence[Setting]] = no_settings
     arms: Callable[[Design, Rates], Sequence[Arm]] = nothing
     probes: tuple[str, ...] = ()
     figure: "Callable[[Results, Any], Any] | None" = None

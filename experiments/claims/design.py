@@ -7,7 +7,7 @@ from typing import Any
 
 from softprompt.errors import BadInput
 from softprompt.settings import from_values
-from softprompt.tasks import Task, harder
+from softprompt.tasks import Task, with_difficulty
 from softprompt.tasks import task as find_task
 
 # Where a pilot (seed 900, 250 steps) saw one repeated vector learn at all by some method: on weekend, warm,
@@ -84,7 +84,7 @@ class Design:
             BadInput: a task whose rows cannot be made.
         """
         few = {} if self.train_rows is None else {"train": self.train_rows}
-        return harder(find_task(name), validation=self.validation_rows, test=self.test_rows, **few)
+        return with_difficulty(find_task(name), validation=self.validation_rows, test=self.test_rows, **few)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

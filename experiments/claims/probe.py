@@ -59,11 +59,11 @@ class Bench:
         """The prompt's score on the rows of a task's split."""
         from softprompt.inference.answers import answer
         from softprompt.inference.evaluate import report
-        from softprompt.prompts.batch import PromptBank
+        from softprompt.prompts.batch import PromptBatch
 
-        declared, bank = self.design.task(task), PromptBank.of(prompt, device=self.backbone.device)
+        declared, prompt_batch = self.design.task(task), PromptBatch.of(prompt, device=self.backbone.device)
         examples = self.examples(task, split)
-        answers = answer(self.backbone, bank, examples, declared, batch_size=100)
+        answers = answer(self.backbone, prompt_batch, examples, declared, batch_size=100)
         return report(declared, examples, answers).metrics["score"]
 
 
@@ -73,12 +73,12 @@ def cosines(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) 
     from softprompt.analysis.geometry import mean_cosine
     from softprompt.prompts.initializers import uniform
     from softprompt.prompts.methods import Method
-    from softprompt.prompts.trainable import Lane
+    from softprompt.prompts.trainable import TrainablePrompt
     from softprompt.prompts.units import WordScale
 
     table = bench.backbone.word_vectors
-    lane = Method.of(arm.lane(seed)).resolved(arm.lane(seed))
-    start = Lane.build(lane, uniform(), table, None, WordScale.of(table)).folded().cpu()
+    settings = Method.of(arm.prompt(seed)).resolved(arm.prompt(seed))
+    start = TrainablePrompt.build(settings, uniform(), table, None, WordScale.of(table)).folded().cpu()
     found: dict[str, Any] = {"start": _number(mean_cosine(start)), "end": _number(mean_cosine(prompt.vectors))}
     # Matrices of one run a setting are drawn; those of all would be most of the results.
     if (task, seed) == (bench.design.tasks[0], bench.design.seed_numbers[0]):

@@ -18,7 +18,7 @@ from .table import CLAIMS
 
 log = logging.getLogger("softprompt")
 
-LANES = 8
+FLEET_SIZE = 8
 # Seeds that are trained before the next ones of any claim: at every moment the claims are about equally far.
 BLOCK = 2
 
@@ -30,7 +30,7 @@ def run(
     design: Design = FULL,
     evidence: "Path | str | None" = None,
     claims: Mapping[str, Claim] = CLAIMS,
-    lanes: int = LANES,
+    fleet_size: int = FLEET_SIZE,
     device: str = "auto",
     progress: bool = True,
 ) -> Results:
@@ -42,7 +42,7 @@ def run(
         design: what the claims are tried on.
         evidence: folder with the results of other studies; None uses none.
         claims: by name.
-        lanes: most runs that share a pass.
+        fleet_size: most runs that share a pass.
         device: "auto", "cpu", "cuda" ...
         progress: show what is trained on standard error.
 
@@ -60,7 +60,7 @@ def run(
     if evidence is not None:
         take_evidence(results, evidence)
     results.write(path)
-    work = Work(results, path, Path(store), lanes=lanes, device=device, progress=progress)
+    work = Work(results, path, Path(store), fleet_size=fleet_size, device=device, progress=progress)
     work.score_unprompted()
     seeds = design.seed_numbers
     for start in range(0, len(seeds), BLOCK):
@@ -87,14 +87,14 @@ class Work:
         results: changed in place.
         path: where they are written.
         store: folder of the runs.
-        lanes: as in `run`.
+        fleet_size: as in `run`.
         device: likewise.
         progress: likewise.
     """
 
-    def __init__(self, results: Results, path: Path, store: Path, *, lanes: int, device: str, progress: bool):
+    def __init__(self, results: Results, path: Path, store: Path, *, fleet_size: int, device: str, progress: bool):
         self.results, self.path, self.store = results, path, store
-        self.lanes, self.device, self.progress = lanes, device, progress
+        self.fleet_size, self.device, self.progress = fleet_size, device, progress
         self.bench = Bench(results.design, device)
 
     def score_unprompted(self) -> None:
@@ -129,7 +129,9 @@ class Work:
             return
         self._say(f"{claim}: {task}, {len(cells)} runs")
         specs = [arm.spec(self.results.design, task, seed) for arm, seed in cells]
-        runs = run_all(specs, self.store, lanes=self.lanes, device=self.device, keep=True, progress=self.progress)
+        runs = run_all(
+            specs, self.store, fleet_size=self.fleet_size, device=self.device, keep=True, progress=self.progress
+        )
         for (arm, seed), run in zip(cells, runs, strict=True):
             old = self.results.record(task, arm, seed) or {}
             same = {name: value for name, value in old.items() if name in PROBES and old["run"] == run.name}
@@ -145,7 +147,9 @@ class Work:
 
     def _runs(self, task: str, arms: Sequence[Arm], seeds: Sequence[int], *, keep: bool) -> list[StoredRun]:
         specs = [arm.spec(self.results.design, task, seed) for arm in arms for seed in seeds]
-        return run_all(specs, self.store, lanes=self.lanes, device=self.device, keep=keep, progress=self.progress)
+        return run_all(
+            specs, self.store, fleet_size=self.fleet_size, device=self.device, keep=keep, progress=self.progress
+        )
 
     def _record(self, run: StoredRun) -> Record:
         """What is kept of a run."""

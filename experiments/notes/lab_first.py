@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from softprompt.study import RunSpec, StoredRun, compare, grid, markdown, run_all, summary
-from softprompt.tasks import TASKS, Task, harder
+from softprompt.tasks import TASKS, Task, with_difficulty
 
 # One task a family; the first three choose the learning rates.
 # A skill alone is learned by every method from 4,000 rows: from 32, it is not.
@@ -47,9 +47,9 @@ ROWS: dict[str, tuple[str, str, float, tuple[float, ...]]] = {
 def task(name: str) -> Task:
     """A lab task with fewer rows to score than it declares."""
     if name == FEW:
-        few = harder(TASKS["lab/opinion"], train=32, validation=300, test=500)
+        few = with_difficulty(TASKS["lab/opinion"], train=32, validation=300, test=500)
         return dataclasses.replace(few, name=FEW)
-    return harder(TASKS[name], validation=300, test=500)
+    return with_difficulty(TASKS[name], validation=300, test=500)
 
 
 def specs(row: str, rates: Sequence[float], tasks: Sequence[str], seeds: Sequence[int], model: str) -> list[RunSpec]:
@@ -92,14 +92,14 @@ def main() -> None:
     tried = [s for row in arguments.rows for s in specs(row, ROWS[row][3], CHOSEN_ON, [CHOSEN_SEED], arguments.model)]
     found = run_all(tried, arguments.store, workers=arguments.workers)
     validation = {
-        row: {rate: mean_validation([r for r in found if r.spec.tags["row"] == row and r.spec.lane.lr == rate])
+        row: {rate: mean_validation([r for r in found if r.spec.tags["row"] == row and r.spec.prompt.lr == rate])
               for rate in ROWS[row][3]}
         for row in arguments.rows
     }  # fmt: skip
     chosen = {row: max(scores, key=lambda rate: scores[rate]) for row, scores in validation.items()}
     by_task = {
         row: {rate: {r.spec.declared.name: r.validation_score for r in found
-                     if r.spec.tags["row"] == row and r.spec.lane.lr == rate} for rate in ROWS[row][3]}
+                     if r.spec.tags["row"] == row and r.spec.prompt.lr == rate} for rate in ROWS[row][3]}
         for row in arguments.rows
     }  # fmt: skip
     rates = {"tasks": CHOSEN_ON, "seed": CHOSEN_SEED, "validation accuracy by rate": validation, "chosen": chosen}

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 from softprompt.analysis import stored_landscapes
-from softprompt.settings import LandscapeSettings, LaneSettings, Seeds, TrainSettings
+from softprompt.settings import LandscapeSettings, PromptSettings, Seeds, TrainSettings
 from softprompt.study import markdown
 from softprompt.training import read_results, resume, train
 
@@ -44,7 +44,7 @@ def settings() -> dict[str, Mapping[str, Any]]:
     return {name: every[name] for name in (NOTHING, "restarts 3", *kept(), "deep")}
 
 
-def drawn(name: str, lane: Mapping[str, Any], seeds: Sequence[int], folder: Path) -> dict[str, Any]:
+def drawn(name: str, prompt: Mapping[str, Any], seeds: Sequence[int], folder: Path) -> dict[str, Any]:
     """Train the prompts of a cell, or go on with it, and measure their landscapes: by seed."""
     if (folder / "run.json").exists():
         resume(folder)
@@ -52,7 +52,7 @@ def drawn(name: str, lane: Mapping[str, Any], seeds: Sequence[int], folder: Path
         train(
             task(name),
             MODEL,
-            lanes=[LaneSettings(**lane, seeds=Seeds.all(seed)) for seed in seeds],
+            prompts=[PromptSettings(**prompt, seeds=Seeds.all(seed)) for seed in seeds],
             settings=TrainSettings(steps=STEPS, eval_every=STEPS, shots=TASK_ROWS[name]),
             output=folder,
         )
@@ -117,12 +117,12 @@ def main() -> None:
     arguments = parser.parse_args()
     results: dict[str, Any] = json.loads(arguments.results.read_text()) if arguments.results.exists() else {}
     seeds = range(FIRST, FIRST + arguments.seeds)
-    for called, lane in settings().items():
+    for called, prompt in settings().items():
         for name in () if arguments.table else SCREENED:
             if called in results.get(name, {}):
                 continue
             folder = arguments.folder / "".join(c if c.isalnum() else "-" for c in f"{name} {called}")
-            results.setdefault(name, {})[called] = drawn(name, lane, seeds, folder)
+            results.setdefault(name, {})[called] = drawn(name, prompt, seeds, folder)
             arguments.results.write_text(json.dumps(results, indent=1) + "\n")
             print(f"{name} {called}: done", flush=True)
     for part in tables(results):

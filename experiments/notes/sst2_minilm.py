@@ -13,7 +13,7 @@ import statistics
 from importlib.util import find_spec
 from pathlib import Path
 
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Run, resume, train
 
 METHODS = ("head-only", "prompt-tuning", "residual", "ept", "ept-star")
@@ -35,7 +35,7 @@ def run_method(method: str, arguments: argparse.Namespace, dropout: bool) -> Run
     return train(
         "glue/sst2",
         arguments.model,
-        lanes=[LaneSettings(method=method, units="raw", lr=0.3, seeds=Seeds.all(seed)) for seed in arguments.seeds],
+        prompts=[PromptSettings(method=method, units="raw", lr=0.3, seeds=Seeds.all(seed)) for seed in arguments.seeds],
         settings=TrainSettings(steps=arguments.steps, eval_every=100, max_length=128, backbone_dropout=dropout),
         output=folder,
         data_root=arguments.data_root,

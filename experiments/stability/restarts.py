@@ -2,7 +2,7 @@
 
     python experiments/stability/restarts.py [--model lab-t5-small] [--method prompt-tuning] [--seeds 12] [--store runs/restarts]
 
-Cost is counted in lane steps: R x stretch + what is left of the run. Three comparisons, all on the same seeds, which
+Cost is counted in prompt steps: R x race + what is left of the run. Three comparisons, all on the same seeds, which
 vary initialisation, order and few-shot draw together:
 
     equal steps     R = 1, 3, 5, 8 with 250 steps each; restarts cost more
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from scipy import stats
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, compare, markdown, run_all, summary
-from softprompt.tasks import TASKS, harder
+from softprompt.tasks import TASKS, with_difficulty
 
 # The few-shot tasks of experiments/stability/study.py whose seeds disagree.
 TASK_NAMES = ("lab/weekend", "lab/same-color")
@@ -33,14 +33,14 @@ COUNTS, STEPS, SHOTS = (3, 5, 8), 250, 64
 SHARE, LONGEST, WINDOW = 0.4, 100, 5
 
 
-def stretch(steps: int) -> int:
+def race(steps: int) -> int:
     """Optimiser steps over which restarts are compared."""
     return max(1, min(LONGEST, int(SHARE * steps)))
 
 
 def cost(restarts: int, steps: int) -> int:
-    """Lane steps of a run."""
-    return steps if restarts == 1 else restarts * stretch(steps) + steps - stretch(steps)
+    """Prompt steps of a run."""
+    return steps if restarts == 1 else restarts * race(steps) + steps - race(steps)
 
 
 def arms(steps: int) -> dict[str, tuple[int, int]]:
@@ -60,18 +60,18 @@ def specs(arguments: argparse.Namespace) -> list[RunSpec]:
         settings = TrainSettings(steps=steps, eval_every=steps, shots=SHOTS)
         many = restarts > 1
         for name in arguments.tasks:
-            task = harder(TASKS[name], validation=32, test=300)
+            task = with_difficulty(TASKS[name], validation=32, test=300)
             for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-                lane = LaneSettings(
+                prompt = PromptSettings(
                     method=arguments.method,
                     units="raw",
                     lr=arguments.lr,
                     restarts=restarts,
-                    restart_steps=stretch(steps) if many else None,
+                    restart_steps=race(steps) if many else None,
                     seeds=Seeds.all(seed),
                 )
                 tags = {"row": row, "cost": cost(restarts, steps), "steps": steps}
-                made.append(RunSpec(task=task, model=arguments.model, lane=lane, settings=settings, tags=tags))
+                made.append(RunSpec(task=task, model=arguments.model, prompt=prompt, settings=settings, tags=tags))
     return made
 
 
@@ -90,14 +90,14 @@ def scores_of(runs: Sequence[StoredRun]) -> dict[str, dict[str, dict[str, float 
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for run in runs:
         tasks = found.setdefault(str(run.spec.tags["row"]), {})
-        tasks.setdefault(run.spec.declared.name, {})[str(run.spec.lane.seeds.initialization)] = run.score
+        tasks.setdefault(run.spec.declared.name, {})[str(run.spec.prompt.seeds.initialization)] = run.score
     return found
 
 
 def predicted(runs: Sequence[StoredRun], steps: int) -> dict[str, float]:
     """By task, over single runs: Spearman's correlation of the loss where restarts are compared with the test score."""
     found = {}
-    last = stretch(steps)
+    last = race(steps)
     for task in dict.fromkeys(run.spec.declared.name for run in runs):
         mine = [run for run in runs if run.spec.declared.name == task and run.spec.tags["row"] == f"1 x {steps} steps"]
         scored = [run for run in mine if run.score is not None]
@@ -124,16 +124,18 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--first-seed", type=int, default=2000)
     parser.add_argument("--store", default="runs/restarts")
-    parser.add_argument("--lanes", type=int, default=16, help="a run counts as many lanes as it has restarts")
+    parser.add_argument("--lanes", type=int, default=16, help="a run counts as many prompts as it has restarts")
     parser.add_argument("--results", type=Path, help="also write a JSON file")
     arguments = parser.parse_args()
 
     wanted = specs(arguments)
     # A store has one run of a name: arms that happen to be one run are told apart by their tags here.
-    found = run_all(wanted, arguments.store, lanes=arguments.lanes)
+    found = run_all(wanted, arguments.store, fleet_size=arguments.fleet_size)
     runs = [dataclasses.replace(run, spec=spec) for run, spec in zip(found, wanted, strict=True)]
     for run in runs:
-        assert run.lane_steps is None or run.is_dropped or run.lane_steps == run.spec.tags["cost"], run.spec.describe()
+        assert run.prompt_steps is None or run.is_dropped or run.prompt_steps == run.spec.tags["cost"], (
+            run.spec.describe()
+        )
     by_row, by_task = summary(runs, by=("row", "cost")), summary(runs, by=("row", "task"))
     differences = compare(runs, by="row", baseline=f"1 x {arguments.steps} steps")
     correlation = predicted(runs, arguments.steps)

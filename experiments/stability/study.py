@@ -19,10 +19,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.study.stability import Arm
-from softprompt.tasks import TASKS, Source, Task, harder
+from softprompt.tasks import TASKS, Source, Task, with_difficulty
 from sst2_minilm import bundled_encoder
 
 MODEL = "lab-t5-small"
@@ -38,14 +38,14 @@ SCREEN_SEEDS, SECOND_SEEDS, FIRST_FRESH, BLOCK = range(200, 206), range(300, 308
 # Seeds of the real encoder's tasks that every setting gets before any gets the next.
 REAL_BLOCK = 4
 NOTHING = "nothing"
-# Setting -> fields of the lane; of training where the name says so.
+# Setting -> fields of the prompt; of training where the name says so.
 Setting = Mapping[str, Any]
 PLAIN: Setting = {"method": "prompt-tuning", "units": "raw", "lr": 0.1}
 
 
-def regularized(name: str, **lane: Any) -> Setting:
+def regularized(name: str, **prompt: Any) -> Setting:
     """Prompt tuning with a regulariser."""
-    return {**PLAIN, "regularizer": name, **lane}
+    return {**PLAIN, "regularizer": name, **prompt}
 
 
 SCREEN: dict[str, Setting] = {
@@ -118,7 +118,7 @@ def best_and_its_parts() -> dict[str, Setting]:
 def task(name: str, data_root: str | None = None) -> Task:
     """A lab task with fewer rows to score than it declares, or real rows; FewGLUE's CB is scored on SuperGLUE's."""
     if name in TASK_ROWS:
-        return harder(TASKS[name], validation=DEVELOPMENT_ROWS, test=TEST_ROWS)
+        return with_difficulty(TASKS[name], validation=DEVELOPMENT_ROWS, test=TEST_ROWS)
     if name != FEW_CB:
         return TASKS[name]
     assert data_root is not None
@@ -133,7 +133,7 @@ def task(name: str, data_root: str | None = None) -> Task:
 
 def specs(name: str, setting: Setting, seeds: Sequence[int], data_root: str | None) -> list[RunSpec]:
     """The runs of a cell."""
-    lane = {key: value for key, value in setting.items() if key != "eval_every"}
+    prompt = {key: value for key, value in setting.items() if key != "eval_every"}
     is_real = name not in TASK_ROWS
     steps, model = (REAL_STEPS, bundled_encoder()) if is_real else (STEPS, MODEL)
     settings = TrainSettings(
@@ -145,7 +145,7 @@ def specs(name: str, setting: Setting, seeds: Sequence[int], data_root: str | No
     )
     declared = task(name, data_root)
     return [
-        RunSpec(task=declared, model=model, lane=LaneSettings(**lane, seeds=Seeds.all(seed)), settings=settings)
+        RunSpec(task=declared, model=model, prompt=PromptSettings(**prompt, seeds=Seeds.all(seed)), settings=settings)
         for seed in seeds
     ]
 
@@ -160,13 +160,13 @@ def cells(
         left = [seed for seed in seeds if str(seed) not in cell]
         if not left:
             continue
-        runs = run_all(specs(name, setting, left, data_root), store, lanes=BLOCK, data_root=data_root)
+        runs = run_all(specs(name, setting, left, data_root), store, fleet_size=BLOCK, data_root=data_root)
         for seed, run in zip(left, runs, strict=True):
             cell[str(seed)] = {
                 "score": run.score,
                 "train": run.metrics.get("train", {}).get("score"),
                 "loss": statistics.mean(loss for loss in run.curve["loss"][-10:] if loss is not None),
-                "steps": run.lane_steps,
+                "steps": run.prompt_steps,
                 "majority": run.majority,
             }
         # One line a cell.
@@ -255,7 +255,7 @@ def arm(called: str, cell: Mapping[str, Any]) -> Arm:
         chance=cell[seeds[0]]["majority"],
         train_scores=columns["train"],
         train_losses=columns["loss"],
-        lane_steps=columns["steps"],
+        prompt_steps=columns["steps"],
     )
 
 

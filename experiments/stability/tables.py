@@ -68,10 +68,10 @@ def everything() -> Iterator[str]:
 
 def of_the_page() -> Iterator[str]:
     """The tables of docs/stability.md."""
-    yield "**Restarts at equal cost**, in lane steps; `weekend` and `same-color` from 64 rows, 12 seeds each.\n"
+    yield "**Restarts at equal cost**, in prompt steps; `weekend` and `same-color` from 64 rows, 12 seeds each.\n"
     yield from equal_cost(json.loads((RESULTS / "restarts.json").read_text()))
     confirmed, real = read("confirm"), read("real")
-    yield "\n**Eight restarts**, 950 lane steps, against nothing, 250 steps, on the same fresh seeds.\n"
+    yield "\n**Eight restarts**, 950 prompt steps, against nothing, 250 steps, on the same fresh seeds.\n"
     yield from against_nothing(confirmed, "restarts 8")
     yield f"\n**Every confirmed setting**, prompt tuning unless a method is named, `{MODEL}`, {STEPS} steps.\n"
     yield from wide(confirmed, dict.fromkeys(names(confirmed), NOTHING))
@@ -164,8 +164,8 @@ def names(results: Results) -> list[str]:
 def without(what: str) -> dict[str, str]:
     """Confirmed setting that has this field -> the one that differs in nothing else."""
     found = confirmed_settings(kept())
-    bare = {name: {key: value for key, value in lane.items() if key != what} for name, lane in found.items()}
-    plain = [name for name, lane in found.items() if what not in lane]
+    bare = {name: {key: value for key, value in prompt.items() if key != what} for name, prompt in found.items()}
+    plain = [name for name, prompt in found.items() if what not in prompt]
     return {name: other for name in found for other in plain if name not in plain and bare[name] == found[other]}
 
 

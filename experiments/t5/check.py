@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.errors import BadInput, DamagedFile, UnsupportedModel
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, markdown, missing, read, run_all
 
 from ..claims.check import FEWEST, Check, at_least, verdict
@@ -113,7 +113,9 @@ def runs_of(model: "Path | str", steps: int, seeds: Sequence[int]) -> list[RunSp
     """Every task and method with these seeds."""
     settings = TrainSettings(steps=steps, eval_every=steps, eval_rows=VALIDATION_ROWS, max_length=MAX_LENGTH)
     return [
-        RunSpec(task=task, model=str(model), lane=LaneSettings(method=method, seeds=Seeds.all(seed)), settings=settings)
+        RunSpec(
+            task=task, model=str(model), prompt=PromptSettings(method=method, seeds=Seeds.all(seed)), settings=settings
+        )
         for seed in seeds
         for task in TASKS
         for method in METHODS
@@ -122,7 +124,9 @@ def runs_of(model: "Path | str", steps: int, seeds: Sequence[int]) -> list[RunSp
 
 def judged(model: str, steps: int, runs: Sequence[StoredRun], wanted: int) -> Found:
     """What stored runs decide."""
-    cells = {(run.spec.declared.name, run.spec.lane.method, run.spec.lane.seeds.initialization): run for run in runs}
+    cells = {
+        (run.spec.declared.name, run.spec.prompt.method, run.spec.prompt.seeds.initialization): run for run in runs
+    }
     seeds = sorted({seed for _, _, seed in cells})
     whole = [s for s in seeds if all((task, method, s) in cells for task in TASKS for method in METHODS)]
 
@@ -261,7 +265,7 @@ def _affordable(model: Path, data_root: "Path | str | None", minutes: float, dev
         since = time.monotonic()
         run_all(
             [dataclasses.replace(spec, settings=settings) for spec in specs], folder,
-            lanes=len(METHODS), data_root=data_root, device=device, progress=False,
+            fleet_size=len(METHODS), data_root=data_root, device=device, progress=False,
         )  # fmt: skip
         seconds = time.monotonic() - since
     # Scoring and loading are in it, so that it errs to the side of fewer steps.

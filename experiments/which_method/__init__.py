@@ -5,8 +5,8 @@ results = confirm(DESIGN, place, "core")  # again: only what is missing
 print(text(results, DESIGN))  # or read_results("confirm.json"), which needs no store
 """
 
-from .candidates import CONTENDERS as CONTENDERS
-from .candidates import Contender as Contender
+from .candidates import CANDIDATES as CANDIDATES
+from .candidates import Candidate as Candidate
 from .design import DESIGN as DESIGN
 from .design import QUICK as QUICK
 from .design import Design as Design

@@ -11,12 +11,12 @@ Kind = Literal["prompt", "head", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contender:
+class Candidate:
     """One line of a table.
 
     Args:
         method: name in METHODS; what is fine-tuned whole has none, and this is not read.
-        lane: further fields of LaneSettings.
+        prompt: further fields of PromptSettings.
         rates: learning rates to begin with, neighbours of 0.1, 0.3, 1, 3 ..., ascending; of a head alone, the head's.
             A single one is fixed.
         scale: RMS of the word embeddings, about: 32 as in T5, or 1.
@@ -24,7 +24,7 @@ class Contender:
     """
 
     method: str = ""
-    lane: Mapping[str, Any] = field(default_factory=dict)
+    prompt: Mapping[str, Any] = field(default_factory=dict)
     rates: tuple[float, ...]
     scale: float = T5_LIKE
     kind: Kind = "prompt"
@@ -35,16 +35,16 @@ class Contender:
         return len(self.rates) == 1
 
 
-def _raw(method: str, *rates: float, **rest: Any) -> Contender:
-    return Contender(method=method, lane={"units": "raw", **rest}, rates=rates)
+def _raw(method: str, *rates: float, **rest: Any) -> Candidate:
+    return Candidate(method=method, prompt={"units": "raw", **rest}, rates=rates)
 
 
-def _rms(method: str, *rates: float) -> Contender:
-    return Contender(method=method, lane={"units": "rms"}, rates=rates)
+def _rms(method: str, *rates: float) -> Candidate:
+    return Candidate(method=method, prompt={"units": "rms"}, rates=rates)
 
 
-def _at_one(method: str, *rates: float) -> Contender:
-    return Contender(method=method, lane={"units": "raw"}, rates=rates, scale=1.0)
+def _at_one(method: str, *rates: float) -> Candidate:
+    return Candidate(method=method, prompt={"units": "raw"}, rates=rates, scale=1.0)
 
 
 REFERENCE = "prompt-tuning"
@@ -54,14 +54,14 @@ HEAD = "head-only"
 DEFAULT = "default"
 # Papers' methods in raw numbers; where a name ends in @s=1 with word embeddings of that RMS. What is in units of the
 # embeddings is the same at every scale.
-CONTENDERS: dict[str, Contender] = {
+CANDIDATES: dict[str, Candidate] = {
     "prompt-tuning": _raw("prompt-tuning", 0.1, 0.3, 1.0),
     "prompt-tuning-rms": _rms("prompt-tuning", 0.1, 0.3, 1.0),
-    DEFAULT: Contender(method="prompt-tuning", lane={"units": "rms"}, rates=(0.3,)),
+    DEFAULT: Candidate(method="prompt-tuning", prompt={"units": "rms"}, rates=(0.3,)),
     "scaled": _rms("scaled", 0.3, 1.0, 3.0),
     "polar": _rms("polar", 0.03, 0.1, 0.3),
     "ept-star": _raw("ept-star", 0.1, 0.3, 1.0),
-    "ept-star-guard": _raw("ept-star", 0.1, 0.3, 1.0, norm_guard=4.0),
+    "ept-star-guard": _raw("ept-star", 0.1, 0.3, 1.0, max_norm=4.0),
     "p-tuning": _raw("p-tuning", 0.03, 0.1, 0.3),
     "residual": _raw("residual", 0.1, 0.3, 1.0),
     "ept": _raw("ept", 0.1, 0.3, 1.0),
@@ -71,8 +71,8 @@ CONTENDERS: dict[str, Contender] = {
     "residual@s=1": _at_one("residual", 0.03, 0.1, 0.3),
     "ept@s=1": _at_one("ept", 0.03, 0.1, 0.3),
     # At the scale that the lab's backbones were trained at.
-    FULL: Contender(rates=(3e-4, 1e-3, 3e-3), scale=1.0, kind="full"),
-    HEAD: Contender(method="head-only", rates=(3e-3, 1e-2, 3e-2), kind="head"),
+    FULL: Candidate(rates=(3e-4, 1e-3, 3e-3), scale=1.0, kind="full"),
+    HEAD: Candidate(method="head-only", rates=(3e-3, 1e-2, 3e-2), kind="head"),
 }
 
 

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from softprompt.errors import BadInput, UnknownName
-from softprompt.tasks import TASKS, Task, harder
+from softprompt.tasks import TASKS, Task, with_difficulty
 
-from .candidates import CONTENDERS, DEFAULT, FULL, HEAD, REFERENCE
+from .candidates import CANDIDATES, DEFAULT, FULL, HEAD, REFERENCE
 
 # Reported seeds begin here; rates are chosen on others.
 FIRST = 2000
@@ -46,13 +46,13 @@ class Frozen:
     max_length: int | None = None
     rates: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
-    def first_rates(self, contender: str) -> tuple[float, ...]:
+    def first_rates(self, candidate: str) -> tuple[float, ...]:
         """Where the grid of a method begins."""
-        return self.rates.get(contender, CONTENDERS[contender].rates)
+        return self.rates.get(candidate, CANDIDATES[candidate].rates)
 
-    def most_rates(self, contender: str, tried: int) -> int:
+    def most_rates(self, candidate: str, tried: int) -> int:
         """How far the grid may grow: to `tried` rates, and not at all where the rate is fixed."""
-        return len(self.first_rates(contender)) if CONTENDERS[contender].is_fixed else tried
+        return len(self.first_rates(candidate)) if CANDIDATES[candidate].is_fixed else tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Part:
     Args:
         models: names in the design's models.
         tasks: names in TASKS.
-        contenders: names in CONTENDERS.
+        candidates: names in CONTENDERS.
         seeds: of the whole part.
         block: seeds that all tasks and methods get before any gets the next.
         steps: optimiser steps.
@@ -73,7 +73,7 @@ class Part:
 
     models: tuple[str, ...]
     tasks: tuple[str, ...]
-    contenders: tuple[str, ...]
+    candidates: tuple[str, ...]
     seeds: tuple[int, ...]
     block: int = 1
     steps: int = 250
@@ -155,7 +155,7 @@ def _seeds(count: int) -> tuple[int, ...]:
     return tuple(range(FIRST, FIRST + count))
 
 
-_AT_T5 = tuple(name for name in CONTENDERS if "@" not in name and name != HEAD)
+_AT_T5 = tuple(name for name in CANDIDATES if "@" not in name and name != HEAD)
 _SIZES = ("prompt-tuning", "prompt-tuning-rms", DEFAULT, "scaled", "ept-star", "p-tuning", FULL)
 _KINDS = (
     "prompt-tuning", "prompt-tuning@s=1", "prompt-tuning-rms", DEFAULT, "ept-star", "ept-star@s=1", "scaled", FULL,
@@ -176,36 +176,36 @@ _PARTS = {
     "core": Part(
         models=("lab-t5-small",),
         tasks=CORE_TASKS,
-        contenders=tuple(name for name in CONTENDERS if name != HEAD),
+        candidates=tuple(name for name in CANDIDATES if name != HEAD),
         seeds=_seeds(10),
         block=2,
     ),
     "fewshot": Part(
         models=("lab-t5-small",),
         tasks=("lab/entailment", "lab/same-color", "lab/weekend"),
-        contenders=_AT_T5,
+        candidates=_AT_T5,
         seeds=_seeds(10),
         block=2,
         shots=32,
     ),
-    "kinds": Part(models=("lab-bert", "lab-gpt"), tasks=_OF_KINDS, contenders=_KINDS, seeds=_seeds(5)),
+    "kinds": Part(models=("lab-bert", "lab-gpt"), tasks=_OF_KINDS, candidates=_KINDS, seeds=_seeds(5)),
     "dropout": Part(
         models=("lab-t5-small",),
         tasks=(ENTAILMENT, "lab/weekend"),
-        contenders=("prompt-tuning", "scaled", "ept-star", "p-tuning"),
+        candidates=("prompt-tuning", "scaled", "ept-star", "p-tuning"),
         seeds=_seeds(5),
         dropout=True,
     ),
-    "size": Part(models=("lab-t5",), tasks=CORE_TASKS[:3], contenders=_SIZES, seeds=_seeds(5)),
+    "size": Part(models=("lab-t5",), tasks=CORE_TASKS[:3], candidates=_SIZES, seeds=_seeds(5)),
     "longest": Part(
         models=("lab-t5-small",),
         tasks=CORE_TASKS[1:3],
-        contenders=("prompt-tuning", "ept-star", "ept"),
+        candidates=("prompt-tuning", "ept-star", "ept"),
         seeds=_seeds(3),
         steps=4000,
     ),
-    "long": Part(models=("lab-t5-small",), tasks=CORE_TASKS, contenders=_AT_T5, seeds=_seeds(3), steps=1000, start=1),
-    "real": Part(models=(REAL,), tasks=REAL_TASKS, contenders=_REAL, seeds=_seeds(3), steps=400),
+    "long": Part(models=("lab-t5-small",), tasks=CORE_TASKS, candidates=_AT_T5, seeds=_seeds(3), steps=1000, start=1),
+    "real": Part(models=(REAL,), tasks=REAL_TASKS, candidates=_REAL, seeds=_seeds(3), steps=400),
 }
 DESIGN = Design(models=_FROZEN, parts=_PARTS)
 # The same with a few steps, to see that it runs.
@@ -215,7 +215,7 @@ QUICK = Design(
         "core": Part(
             models=("lab-t5-small",),
             tasks=("lab/opinion", "lab/topic"),
-            contenders=(REFERENCE, "scaled", FULL),
+            candidates=(REFERENCE, "scaled", FULL),
             seeds=_seeds(2),
             steps=20,
         )
@@ -227,7 +227,7 @@ QUICK = Design(
 def rows_of(name: str, *, trial: bool = False) -> Task:
     """A lab task with as many rows to score as are needed; others as they are."""
     task = TASKS[name]
-    return harder(task, **(TRIAL_ROWS if trial else ROWS)) if task.source.world else task
+    return with_difficulty(task, **(TRIAL_ROWS if trial else ROWS)) if task.source.world else task
 
 
 def bundled_encoder() -> str:

@@ -16,10 +16,10 @@ Row = dict[str, Any]
 Runs = Mapping[tuple[str, int], Entry]
 
 
-def by_contender(results: Results, name: str, part: Part, model: str) -> dict[str, Runs]:
+def by_candidate(results: Results, name: str, part: Part, model: str) -> dict[str, Runs]:
     """Method -> its runs in a part; methods without any left out."""
     found = {}
-    for one in part.contenders:
+    for one in part.candidates:
         cells = {task: results.cells.get(key_of(name, model, task, one), {}) for task in part.tasks}
         runs = {(task, int(seed)): run for task, cell in cells.items() for seed, run in cell.items()}
         if runs:
@@ -27,9 +27,9 @@ def by_contender(results: Results, name: str, part: Part, model: str) -> dict[st
     return found
 
 
-def reference_of(contenders: Collection[str]) -> str:
+def reference_of(candidates: Collection[str]) -> str:
     """What a table's methods are compared with: the head alone where there is one, else prompt tuning."""
-    return HEAD if HEAD in contenders else REFERENCE
+    return HEAD if HEAD in candidates else REFERENCE
 
 
 def paired(ours: Runs, theirs: Runs) -> Row:

@@ -4,16 +4,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .candidates import CONTENDERS, neighbour
+from .candidates import CANDIDATES, neighbour
 from .design import Design, Frozen, Part
 from .results import Results, change_results, read_results
-from .runs import Place, Wanted, measured
+from .runs import Place, RunRequest, measured
 
 # Rate as text -> task -> seed -> [validation score, loss].
 Trials = Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]
 
 
-def choose_rates(design: Design, model: str, contenders: Sequence[str], place: Place) -> Results:
+def choose_rates(design: Design, model: str, candidates: Sequence[str], place: Place) -> Results:
     """Choose what is not chosen yet; the results after it.
 
     The rate with the highest mean validation score over tasks and seeds, a run without a score counting as 0; among
@@ -23,7 +23,7 @@ def choose_rates(design: Design, model: str, contenders: Sequence[str], place: P
     Args:
         design: of the study.
         model: name in it.
-        contenders: names in CONTENDERS.
+        candidates: names in CONTENDERS.
         place: where runs and results are.
 
     Raises:
@@ -31,13 +31,13 @@ def choose_rates(design: Design, model: str, contenders: Sequence[str], place: P
     """
     frozen = design.models[model]
     found = read_results(place.results)
-    while open_ones := [one for one in contenders if found.chosen(model, one) is None]:
+    while open_ones := [one for one in candidates if found.chosen(model, one) is None]:
         tried = {one: _trials(found, model, one) for one in open_ones}
         asked = {one: _next(whole(tried[one], frozen), frozen, one, design) for one in open_ones}
         for task in frozen.tasks:
-            part = Part(models=(model,), tasks=(task,), contenders=(), seeds=frozen.seeds, steps=frozen.steps)
+            part = Part(models=(model,), tasks=(task,), candidates=(), seeds=frozen.seeds, steps=frozen.steps)
             wanted = [
-                Wanted(task=task, contender=one, rate=rate, seed=seed, head_rate=head_rate(found, model))
+                RunRequest(task=task, candidate=one, rate=rate, seed=seed, head_rate=head_rate(found, model))
                 for one, rates in asked.items()
                 for rate in rates
                 for seed in frozen.seeds
@@ -91,36 +91,38 @@ def _worth(by_task: Mapping[str, Mapping[str, Sequence[float | None]]]) -> tuple
     return mean_score(by_task), -sum(losses) / len(losses)
 
 
-def _next(trials: Trials, frozen: Frozen, contender: str, design: Design) -> list[float]:
-    return next_rates(trials, frozen.first_rates(contender), frozen.most_rates(contender, design.tried))
+def _next(trials: Trials, frozen: Frozen, candidate: str, design: Design) -> list[float]:
+    return next_rates(trials, frozen.first_rates(candidate), frozen.most_rates(candidate, design.tried))
 
 
-def _trials(found: Results, model: str, contender: str) -> Trials:
-    return found.rates.get(model, {}).get(contender, {}).get("trials", {})
+def _trials(found: Results, model: str, candidate: str) -> Trials:
+    return found.rates.get(model, {}).get(candidate, {}).get("trials", {})
 
 
-def _keep(place: Place, model: str, steps: int, wanted: Sequence[Wanted], runs: Sequence[Mapping[str, Any]]) -> None:
+def _keep(
+    place: Place, model: str, steps: int, wanted: Sequence[RunRequest], runs: Sequence[Mapping[str, Any]]
+) -> None:
     def change(cells: dict[str, Any], rates: dict[str, Any]) -> None:
         of_model = rates.setdefault(model, {})
         for one, run in zip(wanted, runs, strict=True):
-            found = of_model.setdefault(one.contender, {"chosen": None, "edge": None, "steps": steps, "trials": {}})
+            found = of_model.setdefault(one.candidate, {"chosen": None, "edge": None, "steps": steps, "trials": {}})
             by_task = found["trials"].setdefault(repr(one.rate), {})
             by_task.setdefault(one.task, {})[str(one.seed)] = [run["validation"], run["loss"]]
 
     change_results(place.results, place.store, change)
 
 
-def _decide(place: Place, design: Design, model: str, contenders: Sequence[str]) -> Results:
+def _decide(place: Place, design: Design, model: str, candidates: Sequence[str]) -> Results:
     """Choose for the methods whose grid needs not grow any more."""
     frozen = design.models[model]
 
     def change(cells: dict[str, Any], rates: dict[str, Any]) -> None:
-        for one in contenders:
+        for one in candidates:
             trials = whole(rates[model][one]["trials"], frozen)
             if any(repr(rate) not in trials for rate in _next(trials, frozen, one, design)):
                 continue
             best, tried = best_rate(trials), sorted(map(float, trials))
-            edge = best in (tried[0], tried[-1]) and not CONTENDERS[one].is_fixed
+            edge = best in (tried[0], tried[-1]) and not CANDIDATES[one].is_fixed
             rates[model][one] |= {"chosen": best, "edge": edge}
 
     return change_results(place.results, place.store, change)

@@ -36,21 +36,21 @@ class Results:
     cells: Mapping[str, Cell] = field(default_factory=dict)
     rates: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
 
-    def chosen(self, model: str, contender: str) -> float | None:
+    def chosen(self, model: str, candidate: str) -> float | None:
         """The learning rate of a method on a model; None while it is not chosen."""
-        return self.rates.get(model, {}).get(contender, {}).get("chosen")
+        return self.rates.get(model, {}).get(candidate, {}).get("chosen")
 
 
-def key_of(part: str, model: str, task: str, contender: str) -> str:
+def key_of(part: str, model: str, task: str, candidate: str) -> str:
     """The name of a cell."""
-    return f"{part}/{model}/{task}/{contender}"
+    return f"{part}/{model}/{task}/{candidate}"
 
 
 def of_key(key: str) -> tuple[str, str, str, str]:
     """Part, model, task and method of a cell's name; a task has slashes of its own."""
     part, model, rest = key.split("/", 2)
-    task, contender = rest.rsplit("/", 1)
-    return part, model, task, contender
+    task, candidate = rest.rsplit("/", 1)
+    return part, model, task, candidate
 
 
 def read_results(path: "Path | str") -> Results:

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 
 from softprompt.prompts.methods import METHODS
 
-from .candidates import CONTENDERS, REFERENCE
+from .candidates import CANDIDATES, REFERENCE
 from .design import Design
-from .numbers import Row, by_contender, ceilings_of, mean_of_tasks, of_task, paired, reference_of, stuck_share, told
+from .numbers import Row, by_candidate, ceilings_of, mean_of_tasks, of_task, paired, reference_of, stuck_share, told
 from .results import Results
 
 # What counts as a difference: an interval without 0, and at least so much.
@@ -37,7 +37,7 @@ def default_method(results: Results, design: Design) -> tuple[str | None, list[R
         design: of the study.
     """
     part = design.parts.get(CORE)
-    runs = {} if part is None else by_contender(results, CORE, part, part.models[0])
+    runs = {} if part is None else by_candidate(results, CORE, part, part.models[0])
     found = {one: mine for one, mine in runs.items() if _may_be_default(one)}
     means = {one: mean for one, mine in found.items() if (mean := mean_of_tasks(mine)) is not None}
     if REFERENCE not in means:
@@ -69,7 +69,7 @@ def losses(results: Results, design: Design, candidate: str) -> Iterator[Row]:
     """Where a method is said to be worse than prompt tuning, or than the head alone: task by task, over all parts."""
     for name, part in design.parts.items():
         for model in part.models:
-            runs = by_contender(results, name, part, model)
+            runs = by_candidate(results, name, part, model)
             reference = reference_of(runs)
             if candidate == reference or candidate not in runs or reference not in runs:
                 continue
@@ -81,7 +81,7 @@ def losses(results: Results, design: Design, candidate: str) -> Iterator[Row]:
 
 def _may_be_default(one: str) -> bool:
     """A prompt, at the T5-like scale and its own learning rate."""
-    return CONTENDERS[one].kind == "prompt" and "@" not in one and not CONTENDERS[one].is_fixed
+    return CANDIDATES[one].kind == "prompt" and "@" not in one and not CANDIDATES[one].is_fixed
 
 
 def _checks(results: Results, design: Design, candidate: str) -> Iterator[tuple[str, str, str]]:
@@ -93,8 +93,8 @@ def _checks(results: Results, design: Design, candidate: str) -> Iterator[tuple[
         for model in part.models:
             if only not in (None, model):
                 continue
-            runs = by_contender(results, name, part, model)
-            reference = reference_of(part.contenders)
+            runs = by_candidate(results, name, part, model)
+            reference = reference_of(part.candidates)
             row = paired(runs.get(candidate, {}), runs.get(reference, {}))
             title = f"{name}: {model}, against {reference}"
             if candidate == reference:
@@ -107,7 +107,7 @@ def _checks(results: Results, design: Design, candidate: str) -> Iterator[tuple[
 
 def _trained(one: str) -> int:
     """Trained numbers at width 128, the lab's: the order is the same at every width."""
-    return METHODS[CONTENDERS[one].method].trainable(128)
+    return METHODS[CANDIDATES[one].method].trainable(128)
 
 
 def _row(step: str, found: str, numbers: str) -> Row:

@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.builtin import BUILT_IN
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, run_all
 from softprompt.study.stability._arm import last_loss
 
-from .candidates import CONTENDERS, Contender
+from .candidates import CANDIDATES, Candidate
 from .design import Frozen, Part, bundled_encoder, rows_of
 
 # Runs that share a pass of the frozen model.
-LANES = 8
+FLEET_SIZE = 8
 KEPT = ("score", "validation", "train", "loss", "norm", "steps", "majority", "lr", "seconds", "status")
 # Validation rows of a real task that a run is scored on.
 REAL_ROWS = 500
@@ -50,26 +50,26 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class RunRequest:
     """One run: a method on a task with a rate and a seed.
 
     Args:
         task: name in TASKS.
-        contender: name in CONTENDERS.
+        candidate: name in CONTENDERS.
         rate: learning rate; of a head alone, the head's.
         seed: for every purpose.
         head_rate: of the head beside a prompt, where there is one.
     """
 
     task: str
-    contender: str
+    candidate: str
     rate: float
     seed: int
     head_rate: float | None = None
 
 
 def measured(
-    model: str, frozen: Frozen, part: Part, wanted: Sequence[Wanted], place: Place, *, trial: bool = False
+    model: str, frozen: Frozen, part: Part, wanted: Sequence[RunRequest], place: Place, *, trial: bool = False
 ) -> list[dict[str, Any]]:
     """What is kept of each wanted run, made where the store lacks it.
 
@@ -85,10 +85,12 @@ def measured(
         SoftPromptError: as in `run_all`.
     """
     specs = [_spec(place.source(model), frozen, part, one, trial) for one in wanted]
-    is_full = [CONTENDERS[one.contender].kind == "full" for one in wanted]
+    is_full = [CANDIDATES[one.candidate].kind == "full" for one in wanted]
     options: dict[str, Any] = {"data_root": place.data_root, "device": place.device}
     prompts = [spec for spec, full in zip(specs, is_full, strict=True) if not full]
-    runs = iter(run_all(prompts, place.store, lanes=LANES, progress=place.progress, **options) if prompts else ())
+    runs = iter(
+        run_all(prompts, place.store, fleet_size=FLEET_SIZE, progress=place.progress, **options) if prompts else ()
+    )
     found = []
     for spec, one, full in zip(specs, wanted, is_full, strict=True):
         if full:
@@ -98,15 +100,15 @@ def measured(
             values = {**fine_tuned(spec, place.store, **options), "norm": None}
         else:
             values = _kept(next(runs))
-            if CONTENDERS[one.contender].kind == "head":
+            if CANDIDATES[one.candidate].kind == "head":
                 # No prompt, recorded as one of length 0.
                 values["norm"] = None
         found.append({name: _rounded({**values, "lr": one.rate}[name]) for name in KEPT})
     return found
 
 
-def _spec(source: str, frozen: Frozen, part: Part, one: Wanted, trial: bool) -> RunSpec:
-    contender = CONTENDERS[one.contender]
+def _spec(source: str, frozen: Frozen, part: Part, one: RunRequest, trial: bool) -> RunSpec:
+    candidate = CANDIDATES[one.candidate]
     task = rows_of(one.task, trial=trial)
     settings = TrainSettings(
         steps=part.steps,
@@ -118,18 +120,18 @@ def _spec(source: str, frozen: Frozen, part: Part, one: Wanted, trial: bool) -> 
         backbone_dropout=part.dropout,
         max_length=frozen.max_length,
     )
-    scale = 1.0 if frozen.scale is None else contender.scale / frozen.scale
+    scale = 1.0 if frozen.scale is None else candidate.scale / frozen.scale
     backbone = {} if scale == 1 else {"embedding_scale": scale}
-    return RunSpec(task=task, model=source, lane=_lane(contender, one), settings=settings, backbone=backbone)
+    return RunSpec(task=task, model=source, prompt=_lane(candidate, one), settings=settings, backbone=backbone)
 
 
-def _lane(contender: Contender, one: Wanted) -> LaneSettings:
+def _lane(candidate: Candidate, one: RunRequest) -> PromptSettings:
     seeds = Seeds.all(one.seed)
-    if contender.kind == "head":
-        return LaneSettings(method=contender.method, head_lr=one.rate, seeds=seeds)
+    if candidate.kind == "head":
+        return PromptSettings(method=candidate.method, head_lr=one.rate, seeds=seeds)
     head: Mapping[str, Any] = {} if one.head_rate is None else {"head_lr": one.head_rate}
-    method = contender.method or "head-only"
-    return LaneSettings(method=method, lr=one.rate, seeds=seeds, **contender.lane, **head)
+    method = candidate.method or "head-only"
+    return PromptSettings(method=method, lr=one.rate, seeds=seeds, **candidate.prompt, **head)
 
 
 def _kept(run: StoredRun) -> dict[str, Any]:
@@ -139,7 +141,7 @@ def _kept(run: StoredRun) -> dict[str, Any]:
         "train": run.metrics.get("train", {}).get("score"),
         "loss": last_loss(run),
         "norm": run.at_best("token_norms"),
-        "steps": run.lane_steps,
+        "steps": run.prompt_steps,
         "majority": run.majority,
         "seconds": run.seconds,
         "status": run.status,

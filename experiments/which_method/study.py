@@ -9,7 +9,7 @@ from softprompt.errors import UnknownName
 from .design import Design, Part
 from .rates import choose_rates, head_rate
 from .results import Results, change_results, key_of, read_results
-from .runs import Place, Wanted, measured
+from .runs import Place, RunRequest, measured
 
 log = logging.getLogger("softprompt")
 
@@ -42,8 +42,8 @@ def confirm(design: Design, place: Place, part: str = ALL) -> Results:
         log.info("part real is left out: its rows are not at hand; give --data-root, or name it with --part real")
     try:
         if part == RATES:
-            for model, contenders in _methods_by_model(parts).items():
-                _choose(design, model, contenders, place)
+            for model, candidates in _methods_by_model(parts).items():
+                _choose(design, model, candidates, place)
         else:
             for one, name, model, task, seeds in blocks(parts):
                 _block(design, one, name, model, task, seeds, place)
@@ -77,8 +77,8 @@ def missing(
     found: Results, name: str, part: Part, model: str, task: str, seeds: Sequence[int]
 ) -> list[tuple[str, int]]:
     """(method, seed) of the runs that are not in the results."""
-    cells = {one: found.cells.get(key_of(name, model, task, one), {}) for one in part.contenders}
-    return [(one, seed) for seed in seeds for one in part.contenders if str(seed) not in cells[one]]
+    cells = {one: found.cells.get(key_of(name, model, task, one), {}) for one in part.candidates}
+    return [(one, seed) for seed in seeds for one in part.candidates if str(seed) not in cells[one]]
 
 
 def _block(design: Design, part: Part, name: str, model: str, task: str, seeds: Sequence[int], place: Place) -> None:
@@ -86,32 +86,32 @@ def _block(design: Design, part: Part, name: str, model: str, task: str, seeds: 
     left = missing(found, name, part, model, task, seeds)
     if not left:
         return
-    found = _choose(design, model, part.contenders, place)
+    found = _choose(design, model, part.candidates, place)
     wanted = []
     for one, seed in left:
         rate = found.chosen(model, one)
         assert rate is not None, "choose_rates ends when all are chosen"
-        wanted.append(Wanted(task=task, contender=one, rate=rate, seed=seed, head_rate=head_rate(found, model)))
+        wanted.append(RunRequest(task=task, candidate=one, rate=rate, seed=seed, head_rate=head_rate(found, model)))
     runs = measured(model, design.models[model], part, wanted, place)
 
     def change(cells: dict[str, Any], rates: dict[str, Any]) -> None:
         for one, run in zip(wanted, runs, strict=True):
-            cells.setdefault(key_of(name, model, task, one.contender), {})[str(one.seed)] = run
+            cells.setdefault(key_of(name, model, task, one.candidate), {})[str(one.seed)] = run
 
     change_results(place.results, place.store, change)
     log.info("%s, %s, %s: %d runs, seeds %s", name, model, task, len(wanted), ", ".join(map(str, seeds)))
 
 
-def _choose(design: Design, model: str, contenders: Sequence[str], place: Place) -> Results:
+def _choose(design: Design, model: str, candidates: Sequence[str], place: Place) -> Results:
     """Rates of a model; the head's before all others, which have it too."""
-    if "head-only" in contenders:
+    if "head-only" in candidates:
         choose_rates(design, model, ["head-only"], place)
-    return choose_rates(design, model, contenders, place)
+    return choose_rates(design, model, candidates, place)
 
 
 def _methods_by_model(parts: dict[str, Part]) -> dict[str, list[str]]:
     found: dict[str, dict[str, None]] = {}
     for part in parts.values():
         for model in part.models:
-            found.setdefault(model, {}).update(dict.fromkeys(part.contenders))
-    return {model: list(contenders) for model, contenders in found.items()}
+            found.setdefault(model, {}).update(dict.fromkeys(part.candidates))
+    return {model: list(candidates) for model, candidates in found.items()}

@@ -10,7 +10,7 @@ from .design import Design, Part
 from .numbers import (
     Row,
     Runs,
-    by_contender,
+    by_candidate,
     ceilings_of,
     mean_of_tasks,
     of_task,
@@ -43,7 +43,7 @@ def tables(results: Results, design: Design) -> dict[str, list[Row]]:
         found[f"Where {default} loses, by task"] = list(losses(results, design, default))
     for name, part in design.parts.items():
         for model in part.models:
-            runs = by_contender(results, name, part, model)
+            runs = by_candidate(results, name, part, model)
             if not runs:
                 continue
             title = f"{name}: {model}, {part.steps} steps"
@@ -119,7 +119,7 @@ def _conditions(results: Results, design: Design) -> list[Row]:
 def _contrasts(results: Results, design: Design) -> Iterator[tuple[str, Runs, Runs]]:
     """(what, runs, runs to hold them against)."""
     parts = {
-        (name, model): by_contender(results, name, part, model)
+        (name, model): by_candidate(results, name, part, model)
         for name, part in design.parts.items()
         for model in part.models
     }
@@ -128,7 +128,7 @@ def _contrasts(results: Results, design: Design) -> Iterator[tuple[str, Runs, Ru
             if "@" in one and (other := one.partition("@")[0]) in runs:
                 yield f"{one.partition('@')[2]} against 32: {other}, {name}, {model}", runs[one], runs[other]
         if "ept-star-guard" in runs and "ept-star" in runs:
-            yield f"norm guard against none: {name}", runs["ept-star-guard"], runs["ept-star"]
+            yield f"largest norm against none: {name}", runs["ept-star-guard"], runs["ept-star"]
     core = next((runs for (name, _), runs in parts.items() if name == "core"), {})
     said = {
         "dropout": "the frozen model's dropout against none",
@@ -159,8 +159,8 @@ def _not_run(results: Results, design: Design) -> list[Row]:
         for model in part.models:
             for task in part.tasks:
                 left = missing(results, name, part, model, task, part.seeds)
-                counts = {one: sum(other == one for other, _ in left) for one in part.contenders}
-                planned = len(part.seeds) * len(part.contenders)
+                counts = {one: sum(other == one for other, _ in left) for one in part.candidates}
+                planned = len(part.seeds) * len(part.candidates)
                 if left:
                     none = [one for one, count in counts.items() if count == len(part.seeds)]
                     without = "every method" if len(none) == len(counts) else ", ".join(none)

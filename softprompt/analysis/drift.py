@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..backbones import AbstractBackbone
 from ..data import Examples
 from ..errors import BadInput
-from ..prompts.batch import PromptBank
+from ..prompts.batch import PromptBatch
 from ..prompts.prompt import SoftPrompt
 from ..prompts.units import WordScale
 
@@ -81,12 +81,12 @@ def _drift(layer: int, vectors: Float[Tensor, "n e"], states: Float[Tensor, "b n
 
 def _states(backbone: AbstractBackbone, prompt: SoftPrompt, texts: Examples) -> Iterator[Float[Tensor, "k b n e"]]:
     """The states at the prompt's positions behind each of the k layers, batch by batch."""
-    bank = PromptBank.of(prompt, device=backbone.device)
+    prompt_batch = PromptBatch.of(prompt, device=backbone.device)
     for start in range(0, len(texts), BATCH):
         rows = list(range(start, min(start + BATCH, len(texts))))
         batch = texts.batch(rows, 0, backbone.pad_id).to(backbone.device)
         with _behind(backbone.layers) as seen:
-            backbone.text_states(bank, batch)
+            backbone.text_states(prompt_batch, batch)
         # Padding is behind the text, so that the prompt is the first columns.
         yield torch.stack([state[:, : prompt.length] for state in seen])
 

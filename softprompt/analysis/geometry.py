@@ -73,16 +73,16 @@ class NormCurve:
     token_norms: tuple[float | None, ...]
 
 
-def norm_curve(lane: Path | str) -> NormCurve:
+def norm_curve(prompt: Path | str) -> NormCurve:
     """The norms that training recorded in a prompt's metrics.jsonl.
 
     Args:
-        lane: the prompt's folder in a run.
+        prompt: the prompt's folder in a run.
 
     Raises:
         BadInput: no record there, or one of a head without a prompt.
     """
-    path = Path(lane) / "metrics.jsonl"
+    path = Path(prompt) / "metrics.jsonl"
     rows = [row for row in read_record(path) if row.get("prompt_norm") is not None]
     if not rows:
         raise BadInput(f"{path} records no prompt norm; give the folder of a prompt in a run, RUN/<method>-seed0")

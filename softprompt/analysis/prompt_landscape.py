@@ -14,7 +14,7 @@ from ..backbones import AbstractBackbone
 from ..data import SPECIAL, Examples
 from ..errors import BadInput
 from ..losses import task_losses
-from ..prompts.batch import Batch, PromptBank
+from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import SoftPrompt
 from ..prompts.units import WordScale
 from ..settings import LandscapeSettings
@@ -124,17 +124,18 @@ def landscape_of(
     """
     settings = settings or LandscapeSettings()
     _refuse(backbone, prompt, examples, settings)
-    bank = PromptBank.of(prompt, device=backbone.device)
+    prompt_batch = PromptBatch.of(prompt, device=backbone.device)
     rows = [examples.batch([index], 0, backbone.pad_id).to(backbone.device) for index in range(len(examples))]
-    scenes = [_Scene.of(backbone, bank, row, settings.space) for row in rows]
-    slopes = [gradient(scene.losses, torch.zeros_like(scene.start)) for scene in scenes]
+    contexts = [_PerturbationContext.of(backbone, prompt_batch, row, settings.space) for row in rows]
+    slopes = [gradient(context.losses, torch.zeros_like(context.start)) for context in contexts]
     if settings.space == "input":
-        keys = [f"{settings.seed} {name}" for name in (names or range(len(scenes)))]
-        planes = [_plane(scene, g, key) for scene, g, key in zip(scenes, slopes, keys, strict=True)]
+        keys = [f"{settings.seed} {name}" for name in (names or range(len(contexts)))]
+        planes = [_plane(context, g, key) for context, g, key in zip(contexts, slopes, keys, strict=True)]
     else:
-        planes = [_plane(scenes[0], torch.stack(slopes).mean(0), f"{settings.seed} prompt")] * len(scenes)
+        planes = [_plane(contexts[0], torch.stack(slopes).mean(0), f"{settings.seed} prompt")] * len(contexts)
     found = [
-        _Found.of(scene, slope, x, y, settings) for scene, slope, (x, y) in zip(scenes, slopes, planes, strict=True)
+        _Found.of(context, slope, x, y, settings)
+        for context, slope, (x, y) in zip(contexts, slopes, planes, strict=True)
     ]
     landscape = Landscape(
         settings=settings,
@@ -151,7 +152,7 @@ def landscape_of(
 
 
 @dataclass(frozen=True, eq=False)
-class _Scene:
+class _PerturbationContext:
     """What moves for one example, where it may, and the loss as a function of its shift."""
 
     start: Float[Tensor, "s e"]
@@ -159,17 +160,19 @@ class _Scene:
     losses: Losses
 
     @classmethod
-    def of(cls, backbone: AbstractBackbone, bank: PromptBank, row: Batch, space: str) -> "_Scene":
+    def of(
+        cls, backbone: AbstractBackbone, prompt_batch: PromptBatch, row: TextBatch, space: str
+    ) -> "_PerturbationContext":
         def losses(shifts: Tensor) -> Tensor:
             many = row.select(torch.zeros(len(shifts), dtype=torch.long, device=row.ids.device))
-            many = dataclasses.replace(many, **{"text_shift" if space == "input" else "prompt_shift": shifts})
+            many = dataclasses.replace(many, **{"text_delta" if space == "input" else "prompt_delta": shifts})
             assert many.targets is not None
-            return task_losses(backbone.logits(bank, many), many.targets)
+            return task_losses(backbone.logits(prompt_batch, many), many.targets)
 
         if space == "input":
             assert row.parts is not None
             return cls(backbone.embed(row.ids)[0].detach(), (row.mask & (row.parts != SPECIAL))[0], losses)
-        return cls(bank.vectors[0].to(backbone.dtype), bank.mask[0], losses)
+        return cls(prompt_batch.vectors[0].to(backbone.dtype), prompt_batch.mask[0], losses)
 
     @property
     def norm(self) -> float:
@@ -187,20 +190,22 @@ class _Found:
     curvature: float
 
     @classmethod
-    def of(cls, scene: _Scene, slope: Tensor, x: Tensor, y: Tensor, settings: LandscapeSettings) -> "_Found":
-        length = settings.radius * scene.norm
+    def of(
+        cls, context: _PerturbationContext, slope: Tensor, x: Tensor, y: Tensor, settings: LandscapeSettings
+    ) -> "_Found":
+        length = settings.radius * context.norm
         return cls(
-            surface(scene.losses, x, y, length, settings.grid, settings.batch_size),
+            surface(context.losses, x, y, length, settings.grid, settings.batch_size),
             length,
             (slope.double() * x.double()).sum().item(),
-            curvature(scene.losses, x, CURVATURE_STEP * scene.norm),
+            curvature(context.losses, x, CURVATURE_STEP * context.norm),
         )
 
 
-def _plane(scene: _Scene, slope: Tensor, key: str) -> tuple[Tensor, Tensor]:
+def _plane(context: _PerturbationContext, slope: Tensor, key: str) -> tuple[Tensor, Tensor]:
     # Hashed, so that row 1 of seed 0 is not row 0 of seed 1.
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
-    return directions(slope, scene.mask, torch.Generator().manual_seed(seed))
+    return directions(slope, context.mask, torch.Generator().manual_seed(seed))
 
 
 def _refuse(backbone: AbstractBackbone, prompt: SoftPrompt, examples: Examples, settings: LandscapeSettings) -> None:

@@ -16,7 +16,7 @@ from ..data import Rows, load_rows, refuse_split, rows_of, split_rows
 from ..errors import BadInput, UnknownName
 from ..inference.answers import answer
 from ..inference.evaluate import backbone_of, examples_for, report, task_of
-from ..prompts.batch import PromptBank
+from ..prompts.batch import PromptBatch
 from ..prompts.prompt import SoftPrompt
 from ..settings import LandscapeSettings
 from ..store import json_bytes, write_folder
@@ -107,30 +107,30 @@ class Drawn:
 def subjects(
     paths: Sequence[str | Path],
     *,
-    lanes: Sequence[str] = (),
+    prompts: Sequence[str] = (),
     task: str | None = None,
     style: str | None = None,
     data_root: Path | None = None,
 ) -> list[Subject]:
-    """The prompts that runs, lanes of runs, prompt folders or `user/name` on the hub mean, in their order.
+    """The prompts that runs, prompts of runs, prompt folders or `user/name` on the hub mean, in their order.
 
     Args:
         paths: a run means all its prompts.
-        lanes: those of each run that are meant; none means all.
+        prompts: those of each run that are meant; none means all.
         task: name of another task than the prompts' own.
         style: how rows are put; None as in training.
         data_root: folder with rows; None takes the run's.
 
     Raises:
-        BadInput: a prompt or lane twice, nothing is there, a run without the prompt of a lane, or a prompt that
+        BadInput: a prompt or prompt twice, nothing is there, a run without the prompt of a prompt, or a prompt that
             records no task.
-        UnknownName: a lane that a run does not have.
+        UnknownName: a prompt that a run does not have.
     """
-    paths, lanes = listed("paths", paths, (str, Path)), listed("--lane", lanes)
+    paths, prompts = listed("paths", paths, (str, Path)), listed("--lane", prompts)
     require_different("the prompt", [str(path) for path in paths])
-    require_different("--lane", lanes)
+    require_different("--lane", prompts)
     found: list[Subject] = []
-    for label, place, plan in _prompts(paths, lanes):
+    for label, place, plan in _prompts(paths, prompts):
         prompt = SoftPrompt.load(place)
         found.append(
             Subject(
@@ -148,33 +148,33 @@ def subjects(
     ]
 
 
-def _prompts(paths: Sequence[str | Path], lanes: Sequence[str]) -> Iterator[tuple[str, str | Path, Plan | None]]:
+def _prompts(paths: Sequence[str | Path], prompts: Sequence[str]) -> Iterator[tuple[str, str | Path, Plan | None]]:
     """(label, where the prompt is, its run's plan)."""
     for given in paths:
         path = Path(given)
         if (path / "run.json").is_file():
-            yield from _of_run(path, lanes)
-        elif lanes:
-            raise BadInput(f"--lane chooses among the prompts of a run, {str(given)!r} is no run; drop --lane")
+            yield from _of_run(path, prompts)
+        elif prompts:
+            raise BadInput(f"--prompt chooses among the prompts of a run, {str(given)!r} is no run; drop --prompt")
         else:
             run = next((folder for folder in path.resolve().parents[:2] if (folder / "run.json").is_file()), None)
             inside = path.resolve().relative_to(run).parts[0] if run else ""
             yield f"{run.name}/{inside}" if run else str(given), given, read_plan(run) if run else None
 
 
-def _of_run(run: Path, lanes: Sequence[str]) -> Iterator[tuple[str, Path, Plan]]:
+def _of_run(run: Path, prompts: Sequence[str]) -> Iterator[tuple[str, Path, Plan]]:
     plan = read_plan(run)
-    names = plan.lane_names()
-    for lane in lanes:
-        if lane not in names:
-            raise UnknownName(f"prompt of {str(run)!r}", lane, names)
-    for lane in lanes or names:
-        if not (run / lane / "prompt").is_dir():
+    names = plan.prompt_names()
+    for prompt in prompts:
+        if prompt not in names:
+            raise UnknownName(f"prompt of {str(run)!r}", prompt, names)
+    for prompt in prompts or names:
+        if not (run / prompt / "prompt").is_dir():
             raise BadInput(
-                f"run {str(run)!r} has stored no prompt of {lane!r}; finish it (softprompt train --resume {run}), or "
-                "choose others with --lane"
+                f"run {str(run)!r} has stored no prompt of {prompt!r}; finish it (softprompt train --resume {run}), or "
+                "choose others with --prompt"
             )
-        yield f"{run.resolve().name}/{lane}", run / lane / "prompt", plan
+        yield f"{run.resolve().name}/{prompt}", run / prompt / "prompt", plan
 
 
 def draw(
@@ -215,8 +215,8 @@ def draw(
         dataset, names = rows[_source(subject)]
         examples = examples_for(backbone, subject.task, dataset, longest)
         landscape = landscape_of(backbone, subject.prompt, examples, settings, names=names)
-        bank = PromptBank.of(subject.prompt, device=backbone.device)
-        answers = answer(backbone, bank, examples, subject.task)
+        prompt_batch = PromptBatch.of(subject.prompt, device=backbone.device)
+        answers = answer(backbone, prompt_batch, examples, subject.task)
         metrics = report(subject.task, examples, answers).metrics
         share = None
         if subject.task.answer == "label":

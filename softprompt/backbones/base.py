@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import ModelMismatch, UnsupportedModel
-from ..prompts.batch import Batch, PromptBank
+from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import BackboneIdentity, SoftPrompt
 from ..prompts.units import WordScale
 from ._labels import refuse_indistinct
@@ -291,17 +291,17 @@ class AbstractBackbone(abc.ABC):
         return rows
 
     @abc.abstractmethod
-    def logits(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b l v"]:
+    def logits(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b l v"]:
         """Logits at the label positions of `batch.targets` only (teacher forcing); v is c for a linear head."""
 
     @abc.abstractmethod
     def label_scores(
-        self, bank: PromptBank, batch: Batch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
+        self, prompt_batch: PromptBatch, batch: TextBatch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
     ) -> Float[Tensor, "b c"]:
         """Log-probability in nats of each label's whole token sequence, end of sequence included.
 
         Args:
-            bank: the prompts.
+            prompt_batch: the prompts.
             batch: rows; targets are not read.
             labels: token ids by class id, from `encode_answers`; only their number counts for a linear head.
             normalize: "sum" over the tokens, their "mean", or "first" for the first token only (fast).
@@ -311,22 +311,22 @@ class AbstractBackbone(abc.ABC):
         """
 
     @abc.abstractmethod
-    def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
+    def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """The last states over the text, in its own columns; `verify` compares them."""
 
     @final
-    def generate(self, bank: PromptBank, batch: Batch, *, max_new_tokens: int) -> list[str]:
+    def generate(self, prompt_batch: PromptBatch, batch: TextBatch, *, max_new_tokens: int) -> list[str]:
         """Greedy answers as text, without prompt or special tokens.
 
         Raises:
             UnsupportedModel: the model answers by one mask or a head and generates nothing.
         """
-        ids = self.answer_ids(bank, batch, max_new_tokens=max_new_tokens)
+        ids = self.answer_ids(prompt_batch, batch, max_new_tokens=max_new_tokens)
         return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     @abc.abstractmethod
     def answer_ids(
-        self, bank: PromptBank, batch: Batch, *, max_new_tokens: int, at_least: int = 0
+        self, prompt_batch: PromptBatch, batch: TextBatch, *, max_new_tokens: int, at_least: int = 0
     ) -> Int[Tensor, "b l"]:
         """Greedy answers in token ids, `at_least` of them before an answer may end.
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModel
-from ..prompts.batch import Batch, PromptBank
+from ..prompts.batch import PromptBatch, TextBatch
 from ._greedy import greedy
 from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 from .base import AbstractBackbone, Answers
@@ -92,21 +92,21 @@ class DecoderBackbone(AbstractBackbone):
         suffix, whole = encode(self.input_suffix), encode(self.input_suffix + text)
         return whole[len(suffix) :] if whole[: len(suffix)] == suffix else encode(text)
 
-    def logits(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b l v"]:
+    def logits(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b l v"]:
         """Logits of the whole vocabulary at the label positions only, the targets before each being read."""
         if batch.targets is None:
             raise ValueError("logits need targets: a decoder reads each answer token before the next")
-        return self._answered(self._join(bank, batch), batch.targets.long())
+        return self._answered(self._join(prompt_batch, batch), batch.targets.long())
 
     def label_scores(
-        self, bank: PromptBank, batch: Batch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
+        self, prompt_batch: PromptBatch, batch: TextBatch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
     ) -> Float[Tensor, "b c"]:
         """Log-probability in nats of each label's tokens; without gradient.
 
         Prompt and text are read once, or with every label where the model cannot go on from a cache.
         """
         refuse_unknown_normalization(normalize)
-        joined = self._join(bank, batch)
+        joined = self._join(prompt_batch, batch)
         if normalize == "first":
             refuse_collisions(labels, self.tokenizer)
             first = torch.tensor([label[0] for label in labels], device=batch.ids.device)
@@ -123,9 +123,9 @@ class DecoderBackbone(AbstractBackbone):
             found = [self._rest_of(label, first, before.mask, output.past_key_values) for label in labels]
         return torch.stack([combine(one, normalize) for one in found], 1)
 
-    def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
+    def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """The last states over the text, as they are computed where rows are padded before the prompt."""
-        joined = self._join(bank, batch)
+        joined = self._join(prompt_batch, batch)
         before = joined.pads_first()
         with self.entering(before):
             states = self.base(**self._inputs(before.embeds, before.mask), use_cache=False).last_hidden_state
@@ -135,13 +135,13 @@ class DecoderBackbone(AbstractBackbone):
 
     @torch.no_grad()
     def answer_ids(
-        self, bank: PromptBank, batch: Batch, *, max_new_tokens: int, at_least: int = 0
+        self, prompt_batch: PromptBatch, batch: TextBatch, *, max_new_tokens: int, at_least: int = 0
     ) -> Int[Tensor, "b l"]:
         """Greedy answers, whatever the checkpoint's own generation defaults are; the text is not repeated.
 
         They end where the model has no more positions.
         """
-        joined = self._join(bank, batch)
+        joined = self._join(prompt_batch, batch)
         self._refuse_too_long(joined)
         # Answers go on at the right end of every row, so the pads have to stand before the prompt.
         before = joined.pads_first()
@@ -207,10 +207,10 @@ class DecoderBackbone(AbstractBackbone):
             raise UnsupportedModel(f"{self.name!r} names no token that ends an answer; set tokenizer.eos_token")
         return list(dict.fromkeys(flat))
 
-    def _join(self, bank: PromptBank, batch: Batch) -> Joined:
+    def _join(self, prompt_batch: PromptBatch, batch: TextBatch) -> Joined:
         """Prompt and text; an end of sequence that the tokenizer put behind the text is masked."""
         batch = padded_right(batch)
-        joined = join_batch(bank, batch, self.embed)
+        joined = join_batch(prompt_batch, batch, self.embed)
         if self._ends_texts:
             columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
             is_last = columns == batch.mask.sum(1, keepdim=True) - 1

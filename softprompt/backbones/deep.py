@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModel
-from ..prompts.batch import PromptBank
+from ..prompts.batch import PromptBatch
 from ..prompts.units import WordScale
 
 # Rows and columns of the random tokens on which states are measured.
@@ -38,13 +38,13 @@ class Fresh:
     places: Int[Tensor, "b s"]
 
     @classmethod
-    def of(cls, bank: PromptBank, owner: Int[Tensor, " b"], text: int) -> "Fresh | None":
+    def of(cls, prompt_batch: PromptBatch, owner: Int[Tensor, " b"], text: int) -> "Fresh | None":
         """For rows of a prompt and `text` more columns; None where no prompt is deep."""
-        if bank.deep is None or bank.is_deep is None:
+        if prompt_batch.deep is None or prompt_batch.is_deep is None:
             return None
-        there = bank.mask[owner] & bank.is_deep[owner, None]
-        places = torch.arange(bank.mask.shape[1], device=owner.device).where(there, -1)
-        return cls(bank.deep, owner, places).with_more(text)
+        there = prompt_batch.mask[owner] & prompt_batch.is_deep[owner, None]
+        places = torch.arange(prompt_batch.mask.shape[1], device=owner.device).where(there, -1)
+        return cls(prompt_batch.deep, owner, places).with_more(text)
 
     def with_more(self, columns: int) -> "Fresh":
         """With so many columns of text, or of an answer, behind."""

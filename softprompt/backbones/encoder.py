@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import BadInput, UnsupportedModel
-from ..prompts.batch import SPECIAL, Batch, PromptBank
+from ..prompts.batch import SPECIAL, PromptBatch, TextBatch
 from ._labels import log_probabilities, refuse_collisions, refuse_unknown_normalization
 from .base import AbstractBackbone, Answers
 from .family import first_position, position_limit
@@ -22,7 +22,7 @@ class EncoderBackbone(AbstractBackbone):
     Answers by "label-words": the masked-LM head's logits at one mask, [b, 1, v]: the last of the text, which is at its
     end (`input_suffix`), or where a template puts it (`mask`). Answers by
     "linear-head": `W h + b` with h the mean of the last hidden states over the text, special tokens included, prompt
-    and pads never, [b, 1, c]; the head comes with the bank.
+    and pads never, [b, 1, c]; the head comes with the batch of prompts.
 
     Args:
         model: with a masked-LM head for label words.
@@ -87,21 +87,21 @@ class EncoderBackbone(AbstractBackbone):
             )
         return rows
 
-    def logits(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b 1 v"]:
+    def logits(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b 1 v"]:
         """Logits at the mask, or of the classes; targets are not read."""
         batch = padded_right(batch)
-        joined = join_batch(bank, batch, self.embed)
+        joined = join_batch(prompt_batch, batch, self.embed)
         refuse_too_long(joined, self.max_positions, self.name)
         if self.answers == "label-words":
             return self._at_the_mask(joined, joined.prompt_length + self._mask_columns(batch))
-        return self._by_the_head(joined, bank, batch.owner)
+        return self._by_the_head(joined, prompt_batch, batch.owner)
 
     def label_scores(
-        self, bank: PromptBank, batch: Batch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
+        self, prompt_batch: PromptBatch, batch: TextBatch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
     ) -> Float[Tensor, "b c"]:
         """Log-probability in nats of each label's token over the vocabulary, or of each class among the classes."""
         refuse_unknown_normalization(normalize)
-        scores = log_probabilities(self.logits(bank, batch))[:, 0]
+        scores = log_probabilities(self.logits(prompt_batch, batch))[:, 0]
         if self.answers == "linear-head":
             if scores.shape[1] != len(labels):
                 raise BadInput(f"this prompt's head has {scores.shape[1]} classes, the task {len(labels)} labels")
@@ -110,13 +110,13 @@ class EncoderBackbone(AbstractBackbone):
             refuse_collisions(labels, self.tokenizer)
         return scores[:, torch.tensor([label[0] for label in labels], device=scores.device)]
 
-    def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
+    def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """The last hidden states over the text."""
-        joined = join_batch(bank, padded_right(batch), self.embed)
+        joined = join_batch(prompt_batch, padded_right(batch), self.embed)
         return self._text_states(joined)
 
     def answer_ids(
-        self, bank: PromptBank, batch: Batch, *, max_new_tokens: int, at_least: int = 0
+        self, prompt_batch: PromptBatch, batch: TextBatch, *, max_new_tokens: int, at_least: int = 0
     ) -> Int[Tensor, "b l"]:
         """Nothing: an encoder has no decoder."""
         raise UnsupportedModel(f"{self.name!r} is an encoder and generates nothing; score labels (--decode scores)")
@@ -130,7 +130,7 @@ class EncoderBackbone(AbstractBackbone):
         with self.entering(joined):
             return self.base(**self._inputs(joined)).last_hidden_state[:, joined.prompt_length :]
 
-    def _mask_columns(self, batch: Batch) -> Int[Tensor, " b"]:
+    def _mask_columns(self, batch: TextBatch) -> Int[Tensor, " b"]:
         """Column of the last mask token of each row: the one that `input_suffix` or the template put there."""
         columns = torch.arange(1, batch.ids.shape[1] + 1, device=batch.ids.device)
         masks = (batch.ids == self.tokenizer.mask_token_id) & batch.mask
@@ -154,12 +154,14 @@ class EncoderBackbone(AbstractBackbone):
         with self.base.register_forward_hook(keep_the_mask), self.entering(joined):
             return self.model(**self._inputs(joined)).logits
 
-    def _by_the_head(self, joined: Joined, bank: PromptBank, owner: Int[Tensor, " b"]) -> Float[Tensor, "b 1 c"]:
+    def _by_the_head(
+        self, joined: Joined, prompt_batch: PromptBatch, owner: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b 1 c"]:
         """Each row's own head on the mean of its text states, in the head's precision."""
-        if bank.head_weight is None or bank.head_bias is None:
+        if prompt_batch.head_weight is None or prompt_batch.head_bias is None:
             raise BadInput(f"{self.name!r} answers by a linear head, but this prompt has none; train one for it")
         states = self._text_states(joined)
-        states = states.to(bank.head_weight.dtype).masked_fill(~joined.text[:, :, None], 0)
+        states = states.to(prompt_batch.head_weight.dtype).masked_fill(~joined.text[:, :, None], 0)
         pooled = states.sum(1) / joined.text.sum(1, keepdim=True)
-        scores = torch.einsum("bcd,bd->bc", bank.head_weight[owner], pooled) + bank.head_bias[owner]
+        scores = torch.einsum("bcd,bd->bc", prompt_batch.head_weight[owner], pooled) + prompt_batch.head_bias[owner]
         return scores[:, None]

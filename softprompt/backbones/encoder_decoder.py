@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModel
-from ..prompts.batch import Batch, PromptBank
+from ..prompts.batch import PromptBatch, TextBatch
 from ._greedy import greedy
 from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 from ._products import chosen_library
@@ -74,28 +74,28 @@ class EncoderDecoderBackbone(AbstractBackbone):
         rows = [list(self.tokenizer(word).input_ids) for word in words]
         return [row if row and row[-1] == self.end else [*row, self.end] for row in rows]
 
-    def logits(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b l v"]:
+    def logits(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b l v"]:
         """Logits of the whole vocabulary at the label positions, the decoder reading the targets before each."""
         if batch.targets is None:
             raise ValueError("logits need targets: an encoder-decoder reads each answer token before the next")
         packed = self._packed_passes()
-        if packed is not None and (encoded := packed.encode(bank, batch)) is not None:
+        if packed is not None and (encoded := packed.encode(prompt_batch, batch)) is not None:
             states = packed.decode(encoded, self._shifted(batch.targets)[:, None])[:, 0]
             return packed.logits(states, batch.targets != IGNORED)
-        states, mask = self._encode(bank, batch)
+        states, mask = self._encode(prompt_batch, batch)
         return self._decode(states, mask, self._shifted(batch.targets))
 
     def label_scores(
-        self, bank: PromptBank, batch: Batch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
+        self, prompt_batch: PromptBatch, batch: TextBatch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
     ) -> Float[Tensor, "b c"]:
         """Log-probability in nats of each label's tokens; the encoder runs once for all of them."""
         refuse_unknown_normalization(normalize)
         if normalize == "first":
             refuse_collisions(labels, self.tokenizer)
         packed = self._packed_passes()
-        if packed is not None and (encoded := packed.encode(bank, batch)) is not None:
+        if packed is not None and (encoded := packed.encode(prompt_batch, batch)) is not None:
             return self._packed_scores(packed, encoded, labels, normalize)
-        states, mask = self._encode(bank, batch)
+        states, mask = self._encode(prompt_batch, batch)
         rows = len(batch.ids)
         if normalize == "first":
             start = torch.full((rows, 1), self.start, device=batch.ids.device)
@@ -109,20 +109,20 @@ class EncoderDecoderBackbone(AbstractBackbone):
             scores.append(combine(found.gather(2, targets[:, :, None])[:, :, 0], normalize))
         return torch.stack(scores, 1)
 
-    def text_states(self, bank: PromptBank, batch: Batch) -> Float[Tensor, "b t d"]:
+    def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """The encoder's last states over the text."""
-        states, mask = self._states(bank, batch)
+        states, mask = self._states(prompt_batch, batch)
         # A shorter prompt begins behind its pads, or in the first column where the pads are behind the text.
-        begins = mask.to(torch.uint8).argmax(1) + bank.mask[batch.owner].sum(1)
+        begins = mask.to(torch.uint8).argmax(1) + prompt_batch.mask[batch.owner].sum(1)
         columns = begins[:, None] + torch.arange(batch.ids.shape[1], device=states.device)
         return take(states, columns.clamp(max=states.shape[1] - 1))
 
     @torch.no_grad()
     def answer_ids(
-        self, bank: PromptBank, batch: Batch, *, max_new_tokens: int, at_least: int = 0
+        self, prompt_batch: PromptBatch, batch: TextBatch, *, max_new_tokens: int, at_least: int = 0
     ) -> Int[Tensor, "b l"]:
         """Greedy answers, whatever the checkpoint's own generation defaults are."""
-        states, mask = self._states(bank, batch)
+        states, mask = self._states(prompt_batch, batch)
         settings = {"max_new_tokens": max_new_tokens, "at_least": at_least, "decoder_start_token_id": self.start}
         with greedy(self.model, ends=self.ends, pad=self.pad, **settings):
             # Without the start token.
@@ -150,12 +150,12 @@ class EncoderDecoderBackbone(AbstractBackbone):
         ids = torch.arange(2, 14, device=self.device).view(2, 6) % self.embeddings.weight.shape[0]
         mask = torch.ones_like(ids, dtype=torch.bool)
         mask[1, 4:] = False
-        batch = Batch(ids, mask, ids.new_zeros(2), ids[:, :3])
-        bank = PromptBank(self.embeddings.weight.new_zeros(1, 2, self.embedding_size), mask[:1, :2])
+        batch = TextBatch(ids, mask, ids.new_zeros(2), ids[:, :3])
+        prompt_batch = PromptBatch(self.embeddings.weight.new_zeros(1, 2, self.embedding_size), mask[:1, :2])
         self.engine = "packed"
-        packed = self.logits(bank, batch)
+        packed = self.logits(prompt_batch, batch)
         self.engine = "reference"
-        reference = self.logits(bank, batch)
+        reference = self.logits(prompt_batch, batch)
         difference = (packed - reference).abs().max() / reference.abs().max()
         if difference <= TOLERANCE.get(self.dtype, ROUGH):
             return None
@@ -220,16 +220,20 @@ class EncoderDecoderBackbone(AbstractBackbone):
             raise UnsupportedModel(f"{self.name!r} names no token that ends an answer; set tokenizer.eos_token")
         return start, end, self.pad_id
 
-    def _states(self, bank: PromptBank, batch: Batch) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
+    def _states(
+        self, prompt_batch: PromptBatch, batch: TextBatch
+    ) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
         """What `_encode` gives, by whichever engine."""
         packed, right = self._packed_passes(), padded_right(batch)
-        if packed is not None and (encoded := packed.encode(bank, right)) is not None:
-            return encoded.unpacked(), torch.cat([bank.mask[batch.owner], right.mask], 1)
-        return self._encode(bank, batch)
+        if packed is not None and (encoded := packed.encode(prompt_batch, right)) is not None:
+            return encoded.unpacked(), torch.cat([prompt_batch.mask[batch.owner], right.mask], 1)
+        return self._encode(prompt_batch, batch)
 
-    def _encode(self, bank: PromptBank, batch: Batch) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
+    def _encode(
+        self, prompt_batch: PromptBatch, batch: TextBatch
+    ) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
         """The encoder's states over prompt and text, and which of them count."""
-        joined = join_batch(bank, padded_right(batch), self.embed)
+        joined = join_batch(prompt_batch, padded_right(batch), self.embed)
         refuse_too_long(joined, self.max_positions, self.name)
         if not has_relative_positions(self.model):
             # BART counts positions from the first column and takes no ids: ragged prompts must not be padded left.

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import BadInput
-from ..prompts.batch import Batch, PromptBank
+from ..prompts.batch import PromptBatch, TextBatch
 from .deep import Fresh
 
 
@@ -82,14 +82,14 @@ def take(states: Float[Tensor, "b s d"], columns: Int[Tensor, "b t"]) -> Float[T
     return states.take_along_dim(columns[:, :, None], 1)
 
 
-def padded_right(batch: Batch) -> Batch:
+def padded_right(batch: TextBatch) -> TextBatch:
     """The same rows with their pads behind the text."""
     order = text_first(batch.mask)
     moved = {"ids": batch.ids.gather(1, order), "mask": batch.mask.gather(1, order)}
     if batch.parts is not None:
         moved["parts"] = batch.parts.gather(1, order)
-    if batch.text_shift is not None:
-        moved["text_shift"] = take(batch.text_shift, order)
+    if batch.text_delta is not None:
+        moved["text_delta"] = take(batch.text_delta, order)
     return dataclasses.replace(batch, **moved)
 
 
@@ -104,15 +104,15 @@ def join(
     return Joined(embeds, torch.cat([prompt_mask, text_mask], 1), prompt.shape[1])
 
 
-def join_batch(bank: PromptBank, batch: Batch, embed: Callable[[Tensor], Tensor]) -> Joined:
+def join_batch(prompt_batch: PromptBatch, batch: TextBatch, embed: Callable[[Tensor], Tensor]) -> Joined:
     """The rows of a batch (padded right), each behind the prompt that owns it, both shifted as the batch says."""
-    prompt, text = bank.vectors[batch.owner], embed(batch.ids)
-    if batch.prompt_shift is not None:
-        prompt = prompt + batch.prompt_shift
-    if batch.text_shift is not None:
-        text = text + batch.text_shift.to(text.dtype)
-    joined = join(prompt, bank.mask[batch.owner], text, batch.mask)
-    return dataclasses.replace(joined, fresh=Fresh.of(bank, batch.owner, batch.ids.shape[1]))
+    prompt, text = prompt_batch.vectors[batch.owner], embed(batch.ids)
+    if batch.prompt_delta is not None:
+        prompt = prompt + batch.prompt_delta
+    if batch.text_delta is not None:
+        text = text + batch.text_delta.to(text.dtype)
+    joined = join(prompt, prompt_batch.mask[batch.owner], text, batch.mask)
+    return dataclasses.replace(joined, fresh=Fresh.of(prompt_batch, batch.owner, batch.ids.shape[1]))
 
 
 def refuse_too_long(joined: Joined, limit: int | None, name: str, answer: int = 0, *, why: str = "") -> None:

@@ -9,17 +9,17 @@ import typer
 from typer.exceptions import TyperException
 
 from ..errors import BadInput
-from ..settings import LaneSettings, TrainSettings
+from ..settings import PromptSettings, TrainSettings
 from ._flatten import Given, Without, flatten
-from ._prompts import LaneGrid
+from ._prompts import PromptGrid
 from ._suggest import explained
 
 # What varies within a setting is not an option of it.
 NO_SEEDS = Without({"seed", "init_seed", "order_seed", "draw_seed", "noise_seed"})
-Setting = tuple[LaneSettings, TrainSettings]
+Setting = tuple[PromptSettings, TrainSettings]
 
 
-def compared(grid: LaneGrid, settings: TrainSettings, texts: Sequence[str] | None) -> dict[str, Setting]:
+def compared(grid: PromptGrid, settings: TrainSettings, texts: Sequence[str] | None) -> dict[str, Setting]:
     """Name -> what is trained, the first being the reference.
 
     Without texts, each method and learning rate is a setting. Each text, "NAME: --option value ..." or a NAME alone, is
@@ -30,16 +30,16 @@ def compared(grid: LaneGrid, settings: TrainSettings, texts: Sequence[str] | Non
         SoftPromptError: an option's value that cannot be.
     """
     if not texts:
-        return _unique([(_lane_name(grid, lane), (lane, settings)) for lane in grid.lanes()])
+        return _unique([(_prompt_name(grid, prompt), (prompt, settings)) for prompt in grid.prompts()])
     found = []
     for given in texts:
         name, words = _parted(given)
         changes = _options(name, words)
         own = _changed(grid, changes)
-        lanes = list(own.lanes())
-        if len(lanes) > 1:
-            raise BadInput(f"setting {name!r} is {len(lanes)} prompts; give it one --method and one --lr")
-        found.append((name, (lanes[0], _changed(settings, changes))))
+        prompts = list(own.prompts())
+        if len(prompts) > 1:
+            raise BadInput(f"setting {name!r} is {len(prompts)} prompts; give it one --method and one --lr")
+        found.append((name, (prompts[0], _changed(settings, changes))))
     return _unique(found)
 
 
@@ -48,7 +48,7 @@ def _parted(text: str) -> tuple[str, list[str]]:
     name, _, options = text.partition(":")
     # A name alone is the command's own setting; one with options in it has lost its colon.
     if not name.strip() or " -" in f" {name}":
-        raise BadInput(f"--setting {text!r} is not NAME: OPTIONS, as in 'guarded: --norm-guard 4'")
+        raise BadInput(f"--setting {text!r} is not NAME: OPTIONS, as in 'guarded: --max-norm 4'")
     try:
         return name.strip(), shlex.split(options)
     except ValueError as error:
@@ -63,7 +63,7 @@ def _options(name: str, words: Sequence[str]) -> dict[str, Any]:
     @app.command(add_help_option=False)
     @flatten
     def setting(
-        *, given: Given, grid: Annotated[LaneGrid, "", NO_SEEDS], settings: Annotated[TrainSettings, ""]
+        *, given: Given, grid: Annotated[PromptGrid, "", NO_SEEDS], settings: Annotated[TrainSettings, ""]
     ) -> None:
         """Only read."""
         values = {**vars(grid), **vars(settings)}
@@ -81,8 +81,8 @@ def _changed(kind: Any, changes: Mapping[str, Any]) -> Any:
     return dataclasses.replace(kind, **{field: value for field, value in changes.items() if field in fields})
 
 
-def _lane_name(grid: LaneGrid, lane: LaneSettings) -> str:
-    return lane.method if len(grid.lr) < 2 or lane.lr is None else f"{lane.method}, lr {lane.lr:g}"
+def _prompt_name(grid: PromptGrid, prompt: PromptSettings) -> str:
+    return prompt.method if len(grid.lr) < 2 or prompt.lr is None else f"{prompt.method}, lr {prompt.lr:g}"
 
 
 def _unique(settings: Sequence[tuple[str, Setting]]) -> dict[str, Setting]:

@@ -59,7 +59,7 @@ def demo(
         device=device,
     )
     say(
-        f"{len(plan.lanes)} prompts on each of {len(plan.declared)} tasks, {plan.steps} steps, all prompts of a task "
+        f"{len(plan.prompts)} prompts on each of {len(plan.declared)} tasks, {plan.steps} steps, all prompts of a task "
         f"in the same passes of the frozen {plan.model}"
     )
     found: list[TaskReport] = []
@@ -73,7 +73,7 @@ def demo(
     print(f"  {found[0].run.folder}/ and so on   the runs with all prompts")
     print(f"  {plan.output / 'figures'}/   norms over steps, cosines before and after; numbers beside them")
     print(f"  {plan.output / 'results.json'}   all scores")
-    print(f"  {plan.output / 'peft'}/   {found[0].best.lane} for stock PEFT, with a README")
+    print(f"  {plan.output / 'peft'}/   {found[0].best.prompt} for stock PEFT, with a README")
     print("\ntry next")
     for line in [*next_commands(plan, found[0]), predict_command(plan, found)]:
         print(f"  {line}")
@@ -88,7 +88,7 @@ def _tell(found: "TaskReport") -> None:
     _say(conclusion(found, rows))
     _say(f"\none row   {found.task.render(found.seen.row).text!r}, right: {found.seen.right}")
     _say(f"  before  {answered(found.seen.before)}")
-    _say(f"  after   {answered(found.seen.after)}   ({found.best.lane})")
+    _say(f"  after   {answered(found.seen.after)}   ({found.best.prompt})")
     sys.stdout.flush()
 
 
@@ -175,7 +175,7 @@ def answered(answer: Mapping[str, Any] | None) -> str:
 
 def next_commands(plan: "Demo", found: "TaskReport") -> list[str]:
     """Commands that work as they stand."""
-    prompt = str(found.run.folder / found.best.lane / "prompt")
+    prompt = str(found.run.folder / found.best.prompt / "prompt")
     model = ["--model", plan.model]
     root = [] if plan.data_root is None else ["--data-root", str(plan.data_root)]
     task = ["--task", found.task.name]
@@ -201,7 +201,7 @@ def predict_command(plan: "Demo", found: Sequence["TaskReport"]) -> str:
             break
     else:
         prompt, given = found[0], ["--file", str(plan.output / ROW)]
-    return shlex.join([program(), "predict", str(prompt.run.folder / prompt.best.lane / "prompt"), *given])
+    return shlex.join([program(), "predict", str(prompt.run.folder / prompt.best.prompt / "prompt"), *given])
 
 
 def program() -> str:

@@ -25,7 +25,7 @@ def landscape(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN|PROMPT...", help="Run folders, prompt folders, or user/name on the hub.")
     ],
-    lane: Annotated[
+    prompt: Annotated[
         list[str] | None, typer.Option(help="Prompt of the runs, by its folder's name; repeat. Default: all.")
     ] = None,
     compare: Annotated[
@@ -57,7 +57,7 @@ def landscape(
     if target.exists():
         raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for the landscape")
     refuse_no_place(target, "the landscape")
-    chosen = stored.subjects(runs, lanes=lane or (), task=task, style=style, data_root=data_root)
+    chosen = stored.subjects(runs, prompts=prompt or (), task=task, style=style, data_root=data_root)
     if compare:
         stored.refuse_incomparable(chosen)
 

@@ -8,11 +8,11 @@ from typing import Literal
 
 from ..checks import option, require_different
 from ..errors import BadInput, UnknownName
-from ..settings import LaneSettings, Seeds
+from ..settings import PromptSettings, Seeds
 
 
 @dataclass(frozen=True, kw_only=True)
-class LaneGrid:
+class PromptGrid:
     """One prompt for each method, learning rate and seed.
 
     Args:
@@ -23,7 +23,7 @@ class LaneGrid:
         prompt_length: prompt vectors, the same as the method option of this name.
         init: uniform, vocabulary, label-words, text:WORDS, file:PATH or prompt:PATH.
         units: raw, rms (of the word embeddings) or auto, the method's own: what ranges, rates and decay are in.
-        norm_guard: longest prompt vector, in token norms. Default: no bound.
+        max_norm: longest prompt vector, in token norms. Default: no bound.
         deep: deep prompts: vectors for every layer of the frozen model, not for the first only.
         regularizer: name from `softprompt methods regularizers`, with its options: rn-emb:sigma=0.1; repeat to
             combine.
@@ -37,27 +37,27 @@ class LaneGrid:
         noise_seed: of noise during training, instead of --seed.
     """
 
-    method: tuple[str, ...] = (LaneSettings.method,)
+    method: tuple[str, ...] = (PromptSettings.method,)
     lr: tuple[float, ...] = ()
     seed: tuple[int, ...] = (0,)
     method_option: tuple[str, ...] = ()
     prompt_length: int | None = None
-    init: str = LaneSettings.init
-    units: Literal["auto", "raw", "rms"] = LaneSettings.units
-    norm_guard: float | None = None
+    init: str = PromptSettings.init
+    units: Literal["auto", "raw", "rms"] = PromptSettings.units
+    max_norm: float | None = None
     deep: bool = False
     regularizer: tuple[str, ...] = ()
     alpha: tuple[float, ...] = ()
-    restarts: int = LaneSettings.restarts
+    restarts: int = PromptSettings.restarts
     restart_steps: int | None = None
-    head_lr: float = LaneSettings.head_lr
+    head_lr: float = PromptSettings.head_lr
     init_seed: int | None = None
     order_seed: int | None = None
     draw_seed: int | None = None
     noise_seed: int | None = None
 
-    def lanes(self) -> Iterator[LaneSettings]:
-        """One lane for each method, learning rate and seed, nested in this order.
+    def prompts(self) -> Iterator[PromptSettings]:
+        """One prompt for each method, learning rate and seed, nested in this order.
 
         Raises:
             BadInput: a method option that is not KEY=VALUE, or anything that is given twice.
@@ -68,14 +68,14 @@ class LaneGrid:
         require_different("--method-option", [text.partition("=")[0] for text in self.method_option])
         options, regularizer = self._options(), self._regularizer()
         for method, lr, seed in itertools.product(self.method, self.lr or (None,), self.seed):
-            yield LaneSettings(
+            yield PromptSettings(
                 method=method,
                 options=options[method],
                 lr=lr,
                 head_lr=self.head_lr,
                 init=self.init,
                 units=self.units,
-                norm_guard=self.norm_guard,
+                max_norm=self.max_norm,
                 deep=self.deep,
                 regularizer=regularizer,
                 restarts=self.restarts,

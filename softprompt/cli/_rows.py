@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 from ..checks import require_different
 from ..errors import BadInput
-from ..tasks import Task, custom_task, harder, is_data_file
+from ..tasks import Task, custom_task, is_data_file, with_difficulty
 from ..tasks import task as find_task
 
 
@@ -91,7 +91,7 @@ def with_options(task: Task, texts: Sequence[str] | None) -> Task:
     """
     options = list(map(_number, texts or ()))
     require_different("--task-option", [name for name, _ in options])
-    return harder(task, **dict(options))
+    return with_difficulty(task, **dict(options))
 
 
 def _number(text: str) -> tuple[str, int | float]:

@@ -43,12 +43,12 @@ def _show_run(folder: Path, json_lines: bool) -> None:
     from ..training import read_plan, read_results
 
     plan = read_plan(folder)
-    stored = {lane: folder / lane / "prompt" for lane in plan.lane_names()}
+    stored = {prompt_name: folder / prompt_name / "prompt" for prompt_name in plan.prompt_names()}
     prompts = [
-        {"prompt": lane, "status": "stored", **describe(SoftPrompt.load(path))}
+        {"prompt": prompt_name, "status": "stored", **describe(SoftPrompt.load(path))}
         if path.exists()
-        else {"prompt": lane, "status": "not finished"}
-        for lane, path in stored.items()
+        else {"prompt": prompt_name, "status": "not finished"}
+        for prompt_name, path in stored.items()
     ]
     if json_lines:
         print_json({"run": str(folder), **plan.to_json(), "prompts": prompts})
@@ -63,7 +63,7 @@ def _show_run(folder: Path, json_lines: bool) -> None:
     results = read_results(folder)
     for result in results:
         if result.restarts is not None:
-            print(f"{result.lane}: {restart_told(result.restarts)}")
+            print(f"{result.prompt}: {restart_told(result.restarts)}")
     if len(results) > 1:
         print()
         print(table(summary(results), width_of(sys.stdout)))
@@ -77,7 +77,7 @@ def _row(prompt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restart_told(restarts: Mapping[str, Any]) -> str:
-    """Which of a lane's initialisations went on, and by what, as people read it."""
+    """Which of a prompt's initialisations went on, and by what, as people read it."""
     if all(loss is None for loss in restarts["losses"]):
         return f"all {restarts['count']} restarts were dropped"
     losses = ", ".join("dropped" if loss is None else f"{loss:.4f}" for loss in restarts["losses"])

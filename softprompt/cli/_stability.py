@@ -15,7 +15,7 @@ from ._backbone import Asking, Compute
 from ._compared import NO_SEEDS, compared
 from ._flatten import Given, flatten
 from ._layout import laid_out, width_of
-from ._prompts import LaneGrid
+from ._prompts import PromptGrid
 from ._rows import OwnRows, with_options
 from .options import DataRoot, Device, Json, Quiet, TaskOption
 from .printing import print_json, say
@@ -61,7 +61,7 @@ def stability(
     output: Annotated[
         Path | None, typer.Option(help="Folder of the report. Default: STORE/reports/<task>-<runs>.")
     ] = None,
-    lanes: Annotated[
+    fleet_size: Annotated[
         int | None, typer.Option(min=1, help="Most runs that share a pass. Default: the seeds of a setting.")
     ] = None,
     task_option: TaskOption = None,
@@ -69,7 +69,7 @@ def stability(
     json_lines: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
-    grid: Annotated[LaneGrid, "Prompts", NO_SEEDS],
+    grid: Annotated[PromptGrid, "Prompts", NO_SEEDS],
     rows: Annotated[OwnRows, "Rows of your own"],
     settings: Annotated[TrainSettings, "Training"],
     asking: Annotated[Asking, "Frozen model"],
@@ -98,7 +98,7 @@ def stability(
 
     refuse_no_place(output or store / "reports", "the report")
     for planned in plans:
-        found = measure(planned, store, lanes=lanes, data_root=data_root, device=device, progress=not quiet)
+        found = measure(planned, store, fleet_size=fleet_size, data_root=data_root, device=device, progress=not quiet)
         folder = output or store / "reports"
         if output is None or len(plans) > 1:
             folder = folder / _slug(planned)
@@ -111,8 +111,8 @@ def _specs(task: Any, model: str, chosen: Mapping[str, Any], how: Mapping[str, A
     from ..study import RunSpec
 
     return {
-        name: RunSpec(task=task, model=model, lane=lane, settings=settings, tags={"setting": name}, **how)
-        for name, (lane, settings) in chosen.items()
+        name: RunSpec(task=task, model=model, prompt=prompt, settings=settings, tags={"setting": name}, **how)
+        for name, (prompt, settings) in chosen.items()
     }
 
 

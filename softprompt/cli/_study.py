@@ -25,7 +25,7 @@ def run_study(
     file: File,
     store: Store,
     workers: Annotated[int, typer.Option(min=1, help="Processes to train with.")] = 1,
-    lanes: Annotated[int, typer.Option(min=1, help="Most runs that share a pass of the frozen model.")] = 4,
+    fleet_size: Annotated[int, typer.Option(min=1, help="Most runs that share a pass of the frozen model.")] = 4,
     keep: Annotated[bool, typer.Option("--keep", help="Leave prompts and records in STORE/fleets.")] = False,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -38,7 +38,7 @@ def run_study(
     from ..study import load_specs, run_all
 
     specs = load_specs(file)
-    options: dict[str, Any] = {"workers": workers, "lanes": lanes, "keep": keep, "data_root": data_root}
+    options: dict[str, Any] = {"workers": workers, "lanes": fleet_size, "keep": keep, "data_root": data_root}
     run_all(specs, store, device=device, progress=not quiet, **options)
     print(store)
 

@@ -11,7 +11,7 @@ from ..settings import TrainSettings
 from ._backbone import Asking, Compute
 from ._flatten import Given, flatten
 from ._layout import width_of
-from ._prompts import LaneGrid
+from ._prompts import PromptGrid
 from ._rows import OwnRows, with_options
 from ._several import summary
 from .options import DataRoot, Device, Json, Quiet, TaskOption
@@ -40,7 +40,7 @@ def train(
     quiet: Quiet = False,
     device: Device = "auto",
     log_with: Annotated[str | None, typer.Option(help="Also send losses to a tracker that Accelerate offers.")] = None,
-    grid: Annotated[LaneGrid, "Prompts"],
+    grid: Annotated[PromptGrid, "Prompts"],
     rows: Annotated[OwnRows, "Rows of your own"],
     settings: Annotated[TrainSettings, "Training"],
     asking: Annotated[Asking, "Frozen model"],
@@ -56,7 +56,7 @@ def train(
 
         _report(training.resume(resume, device=device, progress=not quiet), json_lines)
         return
-    chosen, lanes = with_options(rows.task(task), task_option), tuple(grid.lanes())
+    chosen, prompts = with_options(rows.task(task), task_option), tuple(grid.prompts())
     if model is None:
         raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder")
     from .. import training
@@ -64,7 +64,7 @@ def train(
     run = training.train(
         chosen,
         model,
-        lanes=lanes,
+        prompts=prompts,
         settings=settings,
         output=output,
         data_root=data_root,
@@ -98,7 +98,7 @@ def _report(run: "Run", json_lines: bool) -> None:
 def _row(result: "Result") -> dict[str, Any]:
     scores = {f"{split} score": result.metrics.get(split, {}).get("score") for split in ("validation", "test")}
     counts = {"trainable": result.trainable, "head": result.head, "stored": result.stored, "norm": _norm(result)}
-    return {"prompt": result.lane, "best step": result.best_step, **scores, **counts, "status": result.status}
+    return {"prompt": result.prompt, "best step": result.best_step, **scores, **counts, "status": result.status}
 
 
 def _norm(result: "Result") -> str | None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..prompts.batch import SPECIAL, Batch
+from ..prompts.batch import SPECIAL, TextBatch
 
 Gold = int | float | list[str]
 Indices = Sequence[int] | Tensor
@@ -108,7 +108,7 @@ class Examples:
         parts = None if self.parts is None else self.parts.select(chosen)
         return Examples(self.inputs.select(chosen), targets, gold, self.labels, self.truncated, parts)
 
-    def batch(self, indices: Indices, owner: int | Int[Tensor, " b"], pad_id: int) -> Batch:
+    def batch(self, indices: Indices, owner: int | Int[Tensor, " b"], pad_id: int) -> TextBatch:
         """Rows for one pass, padded on the right; targets are padded with -100.
 
         Args:
@@ -124,4 +124,4 @@ class Examples:
         else:
             targets = None if self.targets is None else self.targets[chosen, None]
         parts = None if self.parts is None else self.parts.padded(chosen, SPECIAL)[0]
-        return Batch(ids, mask, owners, targets, parts)
+        return TextBatch(ids, mask, owners, targets, parts)

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..backbones import AbstractBackbone
 from ..data import Examples
 from ..errors import BadInput, UnknownName
-from ..memory import Room
-from ..prompts.batch import PromptBank
+from ..memory import MemoryBudget
+from ..prompts.batch import PromptBatch
 from ..tasks import Task, finite_number
 
 Decode = Literal["auto", "scores", "generate"]
@@ -76,7 +76,7 @@ def refuse_decoding(task: Task, decode: Decode, answers: str | None = None) -> N
 
 def answer(
     backbone: AbstractBackbone,
-    bank: PromptBank,
+    prompt_batch: PromptBatch,
     examples: Examples,
     task: Task,
     *,
@@ -85,11 +85,11 @@ def answer(
     max_new_tokens: int = 20,
     batch_size: int = 32,
 ) -> Answers:
-    """The answers of the bank's first prompt to all rows, in their order."""
+    """The answers of the batch's first prompt to all rows, in their order."""
     rows = [range(len(examples))]
     return answer_all(
         backbone,
-        bank,
+        prompt_batch,
         examples,
         task,
         rows,
@@ -103,7 +103,7 @@ def answer(
 @torch.no_grad()
 def answer_all(
     backbone: AbstractBackbone,
-    bank: PromptBank,
+    prompt_batch: PromptBatch,
     examples: Examples,
     task: Task,
     rows: Sequence[Sequence[int]],
@@ -112,21 +112,21 @@ def answer_all(
     normalize: str = "sum",
     max_new_tokens: int = 20,
     batch_size: int = 32,
-    room: Room | None = None,
+    memory_budget: MemoryBudget | None = None,
 ) -> list[Answers]:
-    """The answers of each prompt of a bank to rows of its own, in their order; the passes are shared.
+    """The answers of each prompt of a batch of prompts to rows of its own, in their order; the passes are shared.
 
     Args:
         backbone: frozen.
-        bank: the prompts.
+        prompt_batch: the prompts.
         examples: the rows.
         task: how they are answered.
-        rows: for each prompt of the bank the rows that it answers.
+        rows: for each prompt of the batch of prompts the rows that it answers.
         decode: "scores", "generate" or "auto".
         normalize: "sum", "mean" or "first" token of label scores.
         max_new_tokens: longest generated answer.
         batch_size: rows in one pass, of all prompts together.
-        room: what bounds the passes further; None is nothing.
+        memory_budget: what bounds the passes further; None is nothing.
     """
     how = decoding(task, backbone, decode)
     labels = backbone.encode_distinct(task.labels) if how == "scores" else []
@@ -135,20 +135,22 @@ def answer_all(
     chosen = torch.tensor([row for own in rows for row in own], dtype=torch.long)
     values: list[Any] = [None] * len(chosen)
     texts, scores = [""] * len(chosen), torch.zeros(len(chosen), len(task.labels)) if how == "scores" else None
-    for part in _parts(examples.lengths[chosen] + bank.vectors.shape[1], batch_size, room or Room()):
+    for part in _parts(
+        examples.lengths[chosen] + prompt_batch.vectors.shape[1], batch_size, memory_budget or MemoryBudget()
+    ):
         batch = examples.batch(chosen[part], owner[part], backbone.pad_id).to(backbone.device)
         if how == "scores":
             assert scores is not None
-            found = backbone.label_scores(bank, batch, labels, normalize=normalize).float().cpu()
+            found = backbone.label_scores(prompt_batch, batch, labels, normalize=normalize).float().cpu()
             scores[part] = found
             answers: list[Any] = found.argmax(-1).tolist()
             words = [task.labels[a] for a in answers]
         elif how == "number":
-            answers = backbone.logits(bank, batch)[:, 0, 0].tolist()
+            answers = backbone.logits(prompt_batch, batch)[:, 0, 0].tolist()
             # Digits that count, not decimals: the numbers may be of any size.
             words = [f"{a:.6g}" for a in answers]
         else:
-            words = backbone.generate(bank, batch, max_new_tokens=max_new_tokens)
+            words = backbone.generate(prompt_batch, batch, max_new_tokens=max_new_tokens)
             answers = [parse(task, word) for word in words]
         for place, value, word in zip(part, answers, words, strict=True):
             values[place], texts[place] = value, word
@@ -157,10 +159,10 @@ def answer_all(
     return [Answers(values[one], texts[one], None if scores is None else scores[one]) for one in spans]
 
 
-def _parts(lengths: Tensor, batch_size: int, room: Room) -> list[list[int]]:
+def _parts(lengths: Tensor, batch_size: int, memory_budget: MemoryBudget) -> list[list[int]]:
     # The longest rows first: a batch holds rows of about one length, and memory runs out at once or never.
     order = torch.argsort(lengths, descending=True, stable=True).tolist()
-    return room.cut(order, lengths.tolist(), batch_size)
+    return memory_budget.cut(order, lengths.tolist(), batch_size)
 
 
 def parse(task: Task, text: str) -> Any:

@@ -11,7 +11,7 @@ from ..checks import require_numbers
 from ..data import Examples, drawn_rows, tokenize, warn_of_unknown
 from ..errors import BadInput
 from ..metrics import headline_score, majority, score
-from ..prompts.batch import PromptBank
+from ..prompts.batch import PromptBatch
 from ..prompts.prompt import SoftPrompt
 from ..tasks import Source, Task, is_data_file, on_rows, styled
 from ..tasks import task as find_task
@@ -33,7 +33,7 @@ def report(task: Task, examples: Examples, answers: Answers) -> Report:
 TEXT_ANSWER = 20
 
 
-def answer_room(backbone: AbstractBackbone, task: Task) -> int:
+def answer_positions(backbone: AbstractBackbone, task: Task) -> int:
     """Positions that an answer takes beside prompt and text: a decoder's, of the longest label or a text."""
     if task.answer == "label" and backbone.answers != "linear-head":
         return backbone.answer_positions(backbone.encode_distinct(task.labels))
@@ -48,9 +48,9 @@ def text_limit(backbone: AbstractBackbone, prompt_length: int, task: Task) -> in
     """
     if backbone.max_positions is None:
         return task.max_length
-    room = backbone.max_positions - prompt_length - answer_room(backbone, task)
-    refuse_no_room(prompt_length, room, backbone.max_positions, backbone.name)
-    return min(task.max_length, room)
+    memory_budget = backbone.max_positions - prompt_length - answer_positions(backbone, task)
+    refuse_no_room(prompt_length, memory_budget, backbone.max_positions, backbone.name)
+    return min(task.max_length, memory_budget)
 
 
 def examples_for(
@@ -211,7 +211,7 @@ def evaluate(
     warn_of_unknown(examples, backbone.tokenizer, backbone.name, split)
     answers = answer(
         backbone,
-        PromptBank.of(prompt, device=backbone.device),
+        PromptBatch.of(prompt, device=backbone.device),
         examples,
         chosen,
         decode=decode,

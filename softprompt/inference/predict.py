@@ -9,7 +9,7 @@ from ..backbones import AbstractBackbone, load_backbone
 from ..checks import listed, require_numbers
 from ..data import warn_of_unknown
 from ..errors import BadInput
-from ..prompts.batch import PromptBank
+from ..prompts.batch import PromptBatch
 from ..prompts.prompt import SoftPrompt
 from ..tasks import ABSENT, Task, holds_rows, is_a, plain_cell, row_dicts, value_of
 from .answers import Answers, Decode, answer, decoding, refuse_decoding
@@ -123,13 +123,13 @@ def predict(
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
     tell_truncated(examples, "inputs")
     warn_of_unknown(examples, backbone.tokenizer, backbone.name)
-    bank = PromptBank.of(prompt, device=backbone.device)
+    prompt_batch = PromptBatch.of(prompt, device=backbone.device)
     scored = decoding(task, backbone, decode) == "scores"
     answered: list[dict[str, Any]] = []
     for part in _parts(len(rows), batch_size):
         answers = answer(
             backbone,
-            bank,
+            prompt_batch,
             examples.select(part),
             task,
             decode=decode,

@@ -29,15 +29,15 @@ from ..inference.answers import Answers, answer
 from ..inference.evaluate import examples_for, report
 from ..inference.predict import predict
 from ..interop.peft import export_peft
-from ..prompts.batch import PromptBank
+from ..prompts.batch import PromptBatch
 from ..prompts.initializers import uniform
 from ..prompts.methods import METHODS, Method
 from ..prompts.prompt import Provenance, SoftPrompt
-from ..prompts.trainable import Lane
+from ..prompts.trainable import TrainablePrompt
 from ..prompts.units import BAND, WordScale
-from ..settings import LaneSettings, Seeds, TrainSettings
+from ..settings import PromptSettings, Seeds, TrainSettings
 from ..store import json_bytes, write_file
-from ..tasks import Task, harder
+from ..tasks import Task, with_difficulty
 from ..tasks import task as find_task
 from ..training import Interrupted, Result, Run, read_plan, refuse_used, train
 from .instructions import instructed, instruction
@@ -98,7 +98,7 @@ class TaskReport:
         """Plain values, for results.json."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         results = [result.to_json() for result in self.run.results]
-        plain = {"task": self.task.name, "best": self.best.lane, "seen": dataclasses.asdict(self.seen)}
+        plain = {"task": self.task.name, "best": self.best.prompt, "seen": dataclasses.asdict(self.seen)}
         return {**values, **plain, "run": str(self.run.folder), "results": results}
 
 
@@ -144,21 +144,21 @@ class Demo:
                     f"{self.model!r} knows the words of the lab only, not those of {task.name!r}; give --model with a "
                     "folder or a hub id, or a task that begins with lab/"
                 )
-        for lane in self.lanes:
-            Method.of(lane)
+        for prompt in self.prompts:
+            Method.of(prompt)
         _ = self.settings
 
     @property
     def declared(self) -> list[Task]:
         """The tasks, those of the lab with few rows to score."""
         found = map(find_task, dict.fromkeys(self.tasks))
-        return [harder(t, validation=VALIDATION_ROWS, test=TEST_ROWS) if t.source.world else t for t in found]
+        return [with_difficulty(t, validation=VALIDATION_ROWS, test=TEST_ROWS) if t.source.world else t for t in found]
 
     @property
-    def lanes(self) -> list[LaneSettings]:
+    def prompts(self) -> list[PromptSettings]:
         """One prompt for each method and seed."""
         return [
-            LaneSettings(method=method, seeds=Seeds.all(seed))
+            PromptSettings(method=method, seeds=Seeds.all(seed))
             for method in dict.fromkeys(self.methods)
             for seed in range(self.seeds)
         ]
@@ -198,20 +198,20 @@ class Demo:
             run = train(
                 task,
                 backbone,
-                lanes=self.lanes,
+                prompts=self.prompts,
                 settings=self.settings,
                 output=folder,
                 data_root=self.data_root,
                 progress=progress,
             )
             found.append(_judged(run, backbone, rows))
-            _draw(found[-1], backbone, self.lanes, self.output / "figures")
+            _draw(found[-1], backbone, self.prompts, self.output / "figures")
             tell(found[-1])
         values = json_bytes([one.to_json() for one in found])
         write_file(self.output / "results.json", values, what="the results of the demo")
         row = json.dumps(found[0].seen.row, ensure_ascii=False)
         write_file(self.output / "row.jsonl", f"{row}\n".encode(), what="a row to answer")
-        return export_peft(found[0].run.prompt(found[0].best.lane), self.output / "peft", model=backbone.model)
+        return export_peft(found[0].run.prompt(found[0].best.prompt), self.output / "peft", model=backbone.model)
 
 
 def slug(name: str) -> str:
@@ -240,7 +240,7 @@ def no_prompt(backbone: AbstractBackbone) -> SoftPrompt:
 def _judged(run: Run, backbone: AbstractBackbone, rows: Any) -> TaskReport:
     """The run's prompts against what needs no training: the majority class, the bare text, the instruction."""
     task, best, bare = read_plan(run.folder).task, best_of(run.results), no_prompt(backbone)
-    prompt = run.prompt(best.lane)
+    prompt = run.prompt(best.prompt)
     # A linear head is trained beside the prompt: without it there are no answers to compare with.
     has_answers = backbone.answers != "linear-head"
     asked = instructed(task) if has_answers and backbone.name in BUILT_IN else None
@@ -268,7 +268,7 @@ def _judged(run: Run, backbone: AbstractBackbone, rows: Any) -> TaskReport:
 
 def _answers(prompt: SoftPrompt, backbone: AbstractBackbone, task: Task, rows: Any) -> tuple[Examples, Answers]:
     examples = examples_for(backbone, task, rows, prompt.length)
-    return examples, answer(backbone, PromptBank.of(prompt, device=backbone.device), examples, task, batch_size=100)
+    return examples, answer(backbone, PromptBatch.of(prompt, device=backbone.device), examples, task, batch_size=100)
 
 
 def _score(prompt: SoftPrompt, backbone: AbstractBackbone, task: Task, rows: Any) -> float:
@@ -293,19 +293,19 @@ def _right(task: Task, gold: Any) -> str:
     return task.labels[gold] if task.answer == "label" else gold[0] if isinstance(gold, list) else f"{gold:g}"
 
 
-def _draw(found: TaskReport, backbone: AbstractBackbone, lanes: Sequence[LaneSettings], folder: Path) -> None:
+def _draw(found: TaskReport, backbone: AbstractBackbone, prompts: Sequence[PromptSettings], folder: Path) -> None:
     """The numbers of the figures, and the figures where there is a library to draw them."""
     words = WordScale.of(backbone.word_vectors)
     curves: dict[str, list[dict[str, Any]]] = {}
     pairs: dict[str, dict[str, Any]] = {}
-    for lane, result in zip(lanes, found.run.results, strict=True):
-        if METHODS[lane.method].m == 0 or not result.metrics:
+    for prompt, result in zip(prompts, found.run.results, strict=True):
+        if METHODS[prompt.method].m == 0 or not result.metrics:
             continue
-        end = found.run.prompt(result.lane).vectors
-        curves.setdefault(lane.method, []).append(_curve(found.run.folder / result.lane, result.seed))
-        if len(end) > 1 and lane.method not in pairs:
-            start = Lane.build(lane, uniform(), backbone.word_vectors, None, words).folded().cpu()
-            pairs[lane.method] = {"seed": result.seed, "step 0": _angles(start), "trained": _angles(end)}
+        end = found.run.prompt(result.prompt).vectors
+        curves.setdefault(prompt.method, []).append(_curve(found.run.folder / result.prompt, result.seed))
+        if len(end) > 1 and prompt.method not in pairs:
+            start = TrainablePrompt.build(prompt, uniform(), backbone.word_vectors, None, words).folded().cpu()
+            pairs[prompt.method] = {"seed": result.seed, "step 0": _angles(start), "trained": _angles(end)}
     name = slug(found.task.name)
     _write(folder / f"{name}-norms", {"token_norm": words.token_norm, "band": BAND, "curves": curves})
     _write(folder / f"{name}-cosines", pairs)
@@ -323,9 +323,9 @@ def _draw(found: TaskReport, backbone: AbstractBackbone, lanes: Sequence[LaneSet
         write_file(folder / file, plots.image(figure, file), what="a figure")
 
 
-def _curve(lane: Path, seed: int) -> dict[str, Any]:
+def _curve(prompt: Path, seed: int) -> dict[str, Any]:
     """The mean norms that training recorded."""
-    curve = norm_curve(lane)
+    curve = norm_curve(prompt)
     return {"seed": seed, "steps": curve.steps, "raw": curve.raw, "token_norms": curve.token_norms}
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..backbones import AbstractBackbone
 from ..losses import task_losses
-from ..prompts.batch import Batch, PromptBank
+from ..prompts.batch import PromptBatch, TextBatch
 
 CGROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # Limit and use of a control group, in version 2 and in version 1.
@@ -72,7 +72,7 @@ def _left(folder: Path) -> Iterator[int]:
         yield values[0] - values[1] + kept
 
 
-def bytes_per_token(backbone: AbstractBackbone, bank: PromptBank, batch: Batch) -> float:
+def bytes_per_token(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> float:
     """Memory that a training pass takes for one more token of prompt or text, measured on the batch's first row.
 
     The difference between two copies of the row and one, so that what is there once does not count. On CUDA the
@@ -81,13 +81,13 @@ def bytes_per_token(backbone: AbstractBackbone, bank: PromptBank, batch: Batch) 
     """
     rows = [torch.zeros(copies, dtype=torch.long, device=batch.ids.device) for copies in (1, 2)]
     held = _peak if backbone.device.type == "cuda" else _kept
-    one, two = (held(backbone, bank, batch.select(chosen)) for chosen in rows)
-    return (two - one) / (bank.vectors.shape[1] + batch.ids.shape[1])
+    one, two = (held(backbone, prompt_batch, batch.select(chosen)) for chosen in rows)
+    return (two - one) / (prompt_batch.vectors.shape[1] + batch.ids.shape[1])
 
 
-def _kept(backbone: AbstractBackbone, bank: PromptBank, batch: Batch) -> int:
+def _kept(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> int:
     """Bytes kept for the backward pass, weights and prompts left out."""
-    known = [*backbone.model.parameters(), *backbone.model.buffers(), bank.vectors]
+    known = [*backbone.model.parameters(), *backbone.model.buffers(), prompt_batch.vectors]
     there = {place for values in known for place, _ in _blocks(values)}
     kept: dict[int, int] = {}
 
@@ -97,7 +97,7 @@ def _kept(backbone: AbstractBackbone, bank: PromptBank, batch: Batch) -> int:
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda values: values):
         # Held until they are counted: what is freed has its place taken by the next.
-        losses = _losses(backbone, bank, batch)
+        losses = _losses(backbone, prompt_batch, batch)
     total = sum(kept.values())
     del losses
     return total
@@ -118,16 +118,20 @@ def _blocks(values: Tensor) -> list[tuple[int, int]]:
         return []
 
 
-def _peak(backbone: AbstractBackbone, bank: PromptBank, batch: Batch) -> int:
+def _peak(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> int:
     """Bytes that lived at once in both directions, beyond what lived before."""
     before = torch.cuda.memory_allocated(backbone.device)
     torch.cuda.reset_peak_memory_stats(backbone.device)
-    leaves = [x for x in (bank.vectors, bank.deep, bank.head_weight) if x is not None and x.requires_grad]
+    leaves = [
+        x
+        for x in (prompt_batch.vectors, prompt_batch.deep, prompt_batch.head_weight)
+        if x is not None and x.requires_grad
+    ]
     with torch.enable_grad():
-        torch.autograd.grad(_losses(backbone, bank, batch).sum(), leaves, allow_unused=True)
+        torch.autograd.grad(_losses(backbone, prompt_batch, batch).sum(), leaves, allow_unused=True)
     return torch.cuda.max_memory_allocated(backbone.device) - before
 
 
-def _losses(backbone: AbstractBackbone, bank: PromptBank, batch: Batch) -> Tensor:
+def _losses(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> Tensor:
     assert batch.targets is not None
-    return task_losses(backbone.logits(bank, batch), batch.targets)
+    return task_losses(backbone.logits(prompt_batch, batch), batch.targets)

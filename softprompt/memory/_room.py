@@ -9,7 +9,7 @@ import torch
 from ..backbones import AbstractBackbone
 from ..data import cut
 from ..errors import OutOfMemory
-from ..prompts.batch import Batch, PromptBank
+from ..prompts.batch import PromptBatch, TextBatch
 from ._memory import bytes_per_token, free_memory, is_out_of_memory
 from ._split import least_padded
 
@@ -28,7 +28,7 @@ PASSING = 1.5
 
 
 @final
-class Room:
+class MemoryBudget:
     """How many rows a pass may have. Less after memory ran out, never more.
 
     Args:
@@ -46,7 +46,7 @@ class Room:
         self._most, self._longest = 0, 0
 
     @classmethod
-    def of(cls, backbone: AbstractBackbone, *, exact: bool = True) -> "Room":
+    def of(cls, backbone: AbstractBackbone, *, exact: bool = True) -> "MemoryBudget":
         """Of a backbone: on a CPU what the caches are good for, and little padding; else no bound.
 
         Where the frozen model's dropout is on, rows are split for want of memory only.
@@ -59,19 +59,21 @@ class Room:
             return cls(2 * tokens)
         return cls(tokens, each=CPU_PASS / backbone.hidden_size)
 
-    def fit(self, backbone: AbstractBackbone, bank: PromptBank, longest: Batch, rows: int, graphs: int = 1) -> None:
+    def fit(
+        self, backbone: AbstractBackbone, prompt_batch: PromptBatch, longest: TextBatch, rows: int, graphs: int = 1
+    ) -> None:
         """Bound the passes by the free memory, after a measurement on one row; one line where that splits them.
 
         Args:
             backbone: frozen.
-            bank: the prompts, leaves that ask for gradients.
+            prompt_batch: the prompts, leaves that ask for gradients.
             longest: the longest row.
             rows: of a pass that is not split.
             graphs: passes whose activations are kept at once.
         """
-        width = bank.vectors.shape[1] + longest.ids.shape[1]
+        width = prompt_batch.vectors.shape[1] + longest.ids.shape[1]
         try:
-            each = graphs * bytes_per_token(backbone, bank, longest)
+            each = graphs * bytes_per_token(backbone, prompt_batch, longest)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -97,7 +99,7 @@ class Room:
         """
         if self.each is not None:
             return self._seen(least_padded(lengths, self.each, rows=self.rows, tokens=self.tokens), lengths)
-        if self._has_room(len(lengths), max(lengths)):
+        if self._fits(len(lengths), max(lengths)):
             return self._seen([list(range(len(lengths)))], lengths)
         return self.cut(sorted(range(len(lengths)), key=lambda row: -lengths[row]), lengths, len(lengths))
 
@@ -145,7 +147,7 @@ class Room:
     def _consequence(self) -> str:
         return "; results stay the same" if self.exact else "; each draws its own dropout of the frozen model"
 
-    def _has_room(self, rows: int, longest: int) -> bool:
+    def _fits(self, rows: int, longest: int) -> bool:
         few = self.rows is None or rows <= self.rows
         return few and (self.tokens is None or rows * longest <= self.tokens)
 

@@ -126,7 +126,7 @@ def from_vectors(vectors: Float[Tensor, "k d"]) -> Initializer:
 
 
 def divided(draw: Initializer, unit: float) -> Initializer:
-    """What `draw` draws, in units: vectors of real tokens or prompts, for a lane that multiplies by `unit` again.
+    """What `draw` draws, in units: vectors of real tokens or prompts, for a prompt that multiplies by `unit` again.
 
     Raises:
         BadInput: a unit that is not positive and finite.

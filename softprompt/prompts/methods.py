@@ -10,7 +10,7 @@ import torch
 
 from ..errors import BadInput, UnknownName, pick
 from ..options import like
-from ..settings import LaneSettings
+from ..settings import PromptSettings
 from .reparam import REPARAMETERIZATIONS, AbstractReparameterization
 from .reparam._base import require_positive
 
@@ -57,12 +57,12 @@ class Method:
     lr_rms: float = 0.1
 
     @classmethod
-    def of(cls, settings: LaneSettings) -> "Method":
-        """The method of a lane, with the lane's options.
+    def of(cls, settings: PromptSettings) -> "Method":
+        """The method of a prompt, with the prompt's options.
 
         Raises:
             UnknownName: the method, or one of its options, does not exist.
-            BadInput: a value that an option cannot have; raw units, a norm guard or a deep prompt where they mean
+            BadInput: a value that an option cannot have; raw units, a largest norm or a deep prompt where they mean
                 nothing.
         """
         method = pick("method", settings.method, METHODS).with_options(settings.options)
@@ -70,13 +70,13 @@ class Method:
             raise BadInput(
                 f"{method.name!r} gives its norm in token norms and has no raw units; leave --units out, or give rms"
             )
-        if method.m == 0 and settings.norm_guard is not None:
-            raise BadInput(f"{method.name!r} has no prompt for --norm-guard to bound; leave one of them out")
+        if method.m == 0 and settings.max_norm is not None:
+            raise BadInput(f"{method.name!r} has no prompt for --max-norm to bound; leave one of them out")
         if method.m == 0 and settings.deep:
             raise BadInput(f"{method.name!r} has no prompt to enter every layer; leave --deep out")
         return method
 
-    def resolved(self, settings: LaneSettings) -> LaneSettings:
+    def resolved(self, settings: PromptSettings) -> PromptSettings:
         """The settings with this method's units and learning rate where none are given."""
         units = self.units if settings.units == "auto" else settings.units
         default = self.lr_rms if units == "rms" else self.lr

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import BadInput
-from ..settings import LaneSettings
-from .batch import PromptBank
+from ..settings import PromptSettings
+from .batch import PromptBatch
 from .initializers import Initializer, uniform
 from .methods import Method, Units
 from .prompt import LinearHead, Provenance, SoftPrompt
@@ -39,11 +39,11 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 @final
-class Lane(nn.Module):
+class TrainablePrompt(nn.Module):
     """One prompt of a fleet: initial vectors, a reparameterisation, repeats, and a linear head where one is needed.
 
     The prompt is P = unit x Phi(initial), repeated, where a unit is 1 (raw) or the RMS of the word embeddings. With a
-    norm guard R and token norm u, each P_i min(1, R u / ||P_i||) takes its place. What is trained is in units: under
+    largest norm R and token norm u, each P_i min(1, R u / ||P_i||) takes its place. What is trained is in units: under
     Adam, embeddings s times as large give s times the prompt at every step, and the same losses.
 
     A deep prompt has initial vectors of its own for every layer, one Phi for all of them, and for each layer after the
@@ -56,7 +56,7 @@ class Lane(nn.Module):
         head: a trained linear head, or None where the backbone answers in tokens.
         words: how large the backbone's word vectors are.
         units: "raw" or "rms"; a reparameterisation of directions is measured in token norms in either.
-        norm_guard: R, in token norms; None bounds nothing.
+        max_norm: R, in token norms; None bounds nothing.
         deep: the initial vectors of the k layers after the first, in units; None for an ordinary prompt.
         states: how large the states are that these layers read.
         numbers: what a head of one output is trained on; the stored head answers in the data's own units.
@@ -71,7 +71,7 @@ class Lane(nn.Module):
         *,
         words: WordScale,
         units: Units,
-        norm_guard: float | None,
+        max_norm: float | None,
         deep: Float[Tensor, "k m e"] | None = None,
         states: Sequence[WordScale] = (),
         numbers: Standardization | None = None,
@@ -82,7 +82,7 @@ class Lane(nn.Module):
         self.reparameterization = reparameterization
         self.head = head
         self.words, self.units = words, units
-        self.norm_guard = norm_guard
+        self.max_norm = max_norm
         self.deep = None if deep is None else nn.Parameter(deep)
         self.states = tuple(states)
         self.numbers = numbers
@@ -90,7 +90,7 @@ class Lane(nn.Module):
     @classmethod
     def build(
         cls,
-        settings: LaneSettings,
+        settings: PromptSettings,
         initializer: Initializer,
         embeddings: Tensor,
         head_shape: tuple[int, int] | None,
@@ -98,23 +98,23 @@ class Lane(nn.Module):
         states: Sequence[WordScale] = (),
         deeper: Sequence[Initializer] = (),
         numbers: Standardization | None = None,
-    ) -> "Lane":
-        """The lane that `settings` describe; every number in it follows from the initialisation seed.
+    ) -> "TrainablePrompt":
+        """The prompt that `settings` describe; every number in it follows from the initialisation seed.
 
         Args:
-            settings: method, options, units, norm guard, seeds.
-            initializer: draws the initial vectors, in the lane's units.
+            settings: method, options, units, largest norm, seeds.
+            initializer: draws the initial vectors, in the prompt's units.
             embeddings: the backbone's word vectors [v, e].
             head_shape: (classes, hidden size) of a linear head, or None.
             words: how large the embeddings are, where it is known already.
             states: for a deep prompt, how large the states are that each layer after the first reads.
-            deeper: for a deep prompt, what draws its vectors for these layers, in the lane's units; without it they are
+            deeper: for a deep prompt, what draws its vectors for these layers, in the prompt's units; without it they are
                 uniform, for there is no vocabulary of states.
-            numbers: for a task that is answered with a number by a head, the scale of the lane's training rows.
+            numbers: for a task that is answered with a number by a head, the scale of the prompt's training rows.
 
         Raises:
             UnknownName: the method does not exist.
-            BadInput: head-only on a backbone that answers in tokens; a direction that starts as a zero vector; a deep
+            BadInput: linear-probe on a backbone that answers in tokens; a direction that starts as a zero vector; a deep
                 prompt without `states`.
         """
         method = Method.of(settings)
@@ -139,19 +139,19 @@ class Lane(nn.Module):
         units = method.resolved(settings).units
         assert units != "auto"
         words = words or WordScale.of(embeddings)
-        lane = cls(
+        prompt = cls(
             method,
             initial,
             reparameterization,
             head,
             words=words,
             units=units,
-            norm_guard=settings.norm_guard,
+            max_norm=settings.max_norm,
             deep=deep,
             states=states if settings.deep else (),
             numbers=numbers,
         )
-        return lane.to(device)
+        return prompt.to(device)
 
     @property
     def layers(self) -> int:
@@ -197,9 +197,9 @@ class Lane(nn.Module):
     def _measured(self, vectors: Float[Tensor, "m e"], scale: WordScale) -> Float[Tensor, "m e"]:
         """From units to the model's own numbers, no vector longer than the guard allows."""
         vectors = self._unit(scale) * vectors
-        if self.norm_guard is None:
+        if self.max_norm is None:
             return vectors
-        longest = self.norm_guard * scale.token_norm
+        longest = self.max_norm * scale.token_norm
         # The norm is clamped, not the ratio: within bounds, and at zero, a vector keeps its bits and its gradient.
         return vectors * (longest / vectors.norm(dim=1, keepdim=True).clamp(min=longest))
 
@@ -234,7 +234,7 @@ class Lane(nn.Module):
 
 
 def _initial_states(
-    settings: LaneSettings, m: int, table: Tensor, states: Sequence[WordScale], deeper: Sequence[Initializer]
+    settings: PromptSettings, m: int, table: Tensor, states: Sequence[WordScale], deeper: Sequence[Initializer]
 ) -> Float[Tensor, "k m e"]:
     """What the layers after the first begin with, from a stream of their own: the first begins as without them."""
     generator = torch.Generator().manual_seed(stream_seed(settings.seeds.initialization, "deep vectors"))
@@ -245,11 +245,11 @@ def _initial_states(
     return torch.stack([draw(m, table, generator) for draw in draws])
 
 
-def bank_of(lanes: Sequence[Lane], seeds: Sequence[int]) -> PromptBank:
-    """The bank of some lanes, with gradients; `seeds` drive a reparameterisation's dropout, one a lane."""
+def stack_prompts(prompts: Sequence[TrainablePrompt], seeds: Sequence[int]) -> PromptBatch:
+    """The batch of prompts of some prompts, with gradients; `seeds` drive a reparameterisation's dropout, one a prompt."""
     vectors, deep = [], []
-    for lane, seed in zip(lanes, seeds, strict=True):
-        with seeded(seed, lane.initial.device) if lane.is_random else contextlib.nullcontext():
-            vectors.append(lane.vectors())
-            deep.append(lane.deep_vectors())
-    return PromptBank.stack(vectors, [head for lane in lanes if (head := lane.linear_head())], deep)
+    for prompt, seed in zip(prompts, seeds, strict=True):
+        with seeded(seed, prompt.initial.device) if prompt.is_random else contextlib.nullcontext():
+            vectors.append(prompt.vectors())
+            deep.append(prompt.deep_vectors())
+    return PromptBatch.stack(vectors, [head for prompt in prompts if (head := prompt.linear_head())], deep)

@@ -98,7 +98,7 @@ def norm_warning(
     norm = f"its norm is {token_norms:.3g} token norms (band {BAND[0]:g}-{BAND[1]:g})"
     if token_norms > OVER_EXPLODED:
         remedy = "lower the radius" if has_radius else f"lower the learning rate{now}"
-        return f"over-exploded: {norm}; {remedy}, or set --norm-guard {BAND[1]:g}"
+        return f"over-exploded: {norm}; {remedy}, or set --max-norm {BAND[1]:g}"
     if one_vector and token_norms < TOO_SMALL:
         remedy = f"a higher learning rate{now}" if units == "rms" else f"--units rms, or a higher learning rate{now}"
         remedy = "a larger radius" if has_radius else remedy

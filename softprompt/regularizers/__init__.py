@@ -5,7 +5,7 @@ divergences; presets over them. Adding one is a file and a line in its table.
 """
 
 from ._base import AbstractPerturbation as AbstractPerturbation
-from ._base import Scene as Scene
+from ._base import PerturbationContext as PerturbationContext
 from ._base import Share as Share
 from ._divergences import DIVERGENCES as DIVERGENCES
 from ._divergences import row_divergences as row_divergences

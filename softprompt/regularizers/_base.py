@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ..data import UNKNOWN
 from ..errors import BadInput, UnknownName
-from ..prompts.batch import Batch
+from ..prompts.batch import TextBatch
 from ..prompts.units import WordScale
 from ._vocabulary import Vocabulary
 
 # Positions that get random numbers, of rows and of the positions before them that are prompt: [b, n] -> [b, s].
-Where = Callable[[Batch, Tensor], Tensor]
+Where = Callable[[TextBatch, Tensor], Tensor]
 
 
 @final
@@ -31,14 +31,14 @@ class Share:
         rows: where the scene's rows stand among them.
     """
 
-    batch: Batch
+    batch: TextBatch
     prompt_mask: Bool[Tensor, "r n"]
     rows: Int[Tensor, " b"]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class Scene:
+class PerturbationContext:
     """Rows of a pass whose prompts share a perturbation of the same structure.
 
     Args:
@@ -57,11 +57,11 @@ class Scene:
         share: where these are a part of the rows that a prompt has in the pass; None where they are all.
     """
 
-    batch: Batch
+    batch: TextBatch
     prompt_mask: Bool[Tensor, "b n"]
-    logits: Callable[[Batch], Tensor]
-    losses: Callable[[Tensor, Batch], Tensor]
-    divergence: Callable[[str, Tensor, Tensor, Batch], Tensor]
+    logits: Callable[[TextBatch], Tensor]
+    losses: Callable[[Tensor, TextBatch], Tensor]
+    divergence: Callable[[str, Tensor, Tensor, TextBatch], Tensor]
     clean: Float[Tensor, "b l c"]
     gradient: Float[Tensor, "b s e"] | None
     generators: Mapping[int, torch.Generator]
@@ -139,14 +139,14 @@ class AbstractPerturbation(abc.ABC):
         return 1
 
     @abc.abstractmethod
-    def batches(self, scene: Scene, own: Mapping[int, Any]) -> Iterator[Batch]:
+    def batches(self, context: PerturbationContext, own: Mapping[int, Any]) -> Iterator[TextBatch]:
         """Perturbed rows, one batch a pass that counts.
 
         After each, the loss of its pass has been differentiated: an ascent may go on from the gradient of a shift
         that asked for it.
 
         Args:
-            scene: the rows.
+            context: the rows.
             own: this perturbation with the numbers of each owner.
         """
 
@@ -159,7 +159,7 @@ class AbstractPerturbation(abc.ABC):
         """
         return {}
 
-    def check(self, scene: Scene) -> None:  # noqa: B027  (most perturbations fit everywhere)
+    def check(self, context: PerturbationContext) -> None:  # noqa: B027  (most perturbations fit everywhere)
         """Refuse rows, or a tokenizer, that leave nothing to perturb.
 
         Raises:
@@ -194,13 +194,13 @@ def refuse_unknown(what: str, **chosen: tuple[str, Collection[str]]) -> None:
             raise UnknownName(f"{name} of {what}", value, choices)
 
 
-def refuse_unknown_parts(scene: Scene) -> None:
+def refuse_unknown_parts(context: PerturbationContext) -> None:
     """Refuse rows of which nobody knows what is template and what is text.
 
     Raises:
         BadInput: the tokenizer tells no offsets.
     """
-    if scene.batch.parts is None or bool((scene.batch.parts == UNKNOWN).any()):
+    if context.batch.parts is None or bool((context.batch.parts == UNKNOWN).any()):
         raise BadInput(
             "this tokenizer does not tell template from text (it has no offsets); perturb embeddings with "
             "template=true, or load a model with a fast tokenizer"

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from ..prompts.batch import Batch
-from ._base import AbstractPerturbation, Scene
+from ..prompts.batch import TextBatch
+from ._base import AbstractPerturbation, PerturbationContext
 
 
 @final
@@ -20,6 +20,6 @@ class DropoutPerturbation(AbstractPerturbation):
         """Never: whether the model has dropout is asked when training starts."""
         return False
 
-    def batches(self, scene: Scene, own: Mapping[int, "DropoutPerturbation"]) -> Iterator[Batch]:
+    def batches(self, context: PerturbationContext, own: Mapping[int, "DropoutPerturbation"]) -> Iterator[TextBatch]:
         """The rows as they are."""
-        yield scene.batch
+        yield context.batch

@@ -11,9 +11,16 @@ from torch import Tensor
 
 from ..data import SPECIAL, TEMPLATE
 from ..errors import BadInput
-from ..prompts.batch import Batch
+from ..prompts.batch import TextBatch
 from ._ball import UPDATES, Ball, Level, Norm
-from ._base import AbstractPerturbation, Scene, Where, refuse_negative, refuse_unknown, refuse_unknown_parts
+from ._base import (
+    AbstractPerturbation,
+    PerturbationContext,
+    Where,
+    refuse_negative,
+    refuse_unknown,
+    refuse_unknown_parts,
+)
 from ._divergences import DIVERGENCES
 
 # Root mean squares of a word vector's numbers: more than this is no perturbation, but another text.
@@ -108,38 +115,38 @@ class EmbeddingPerturbation(AbstractPerturbation):
         """Whether the ascent needs the clean answer."""
         return self.steps > 0 and self.objective != "task"
 
-    def check(self, scene: Scene) -> None:
+    def check(self, context: PerturbationContext) -> None:
         """Refuse to leave the template alone where nobody knows what it is."""
         if not self.template:
-            refuse_unknown_parts(scene)
-        if not bool(self._touched(scene.batch, scene.prompt_mask).any()):
+            refuse_unknown_parts(context)
+        if not bool(self._touched(context.batch, context.prompt_mask).any()):
             raise BadInput(
                 f"where={self.where}, template={str(self.template).lower()} leaves no position to perturb; a method "
                 "without a prompt has none there, a template without columns no text"
             )
 
-    def batches(self, scene: Scene, own: Mapping[int, "EmbeddingPerturbation"]) -> Iterator[Batch]:
+    def batches(self, context: PerturbationContext, own: Mapping[int, "EmbeddingPerturbation"]) -> Iterator[TextBatch]:
         """The shifted rows."""
-        touched = self._touched(scene.batch, scene.prompt_mask)
-        unit, longer = self._units(scene.words.rms, scene.embeddings.shape[1])
-        ball = Ball(self.norm, self.level, scene.rowwise({owner: one.radius * longer for owner, one in own.items()}))
-        step = scene.rowwise({owner: one._stride * longer for owner, one in own.items()})
-        sigma = scene.rowwise({owner: one.sigma * unit for owner, one in own.items()})
-        delta = STARTS[self.start](scene, self._touched, sigma, ball)
+        touched = self._touched(context.batch, context.prompt_mask)
+        unit, longer = self._units(context.words.rms, context.embeddings.shape[1])
+        ball = Ball(self.norm, self.level, context.rowwise({owner: one.radius * longer for owner, one in own.items()}))
+        step = context.rowwise({owner: one._stride * longer for owner, one in own.items()})
+        sigma = context.rowwise({owner: one.sigma * unit for owner, one in own.items()})
+        delta = STARTS[self.start](context, self._touched, sigma, ball)
         if self.steps and self.update == "power":
             delta = step * ball.direction(delta)
         for number in range(self.steps):
             if self.each:
-                batch, moved = self._shifted(scene, delta)
+                batch, moved = self._shifted(context, delta)
                 yield batch
                 gradient = moved.grad
                 assert gradient is not None
             else:
-                gradient = self._gradient(scene, delta, number)
+                gradient = self._gradient(context, delta, number)
             last = number == self.steps - 1
             delta = UPDATES[self.update](ball, delta, gradient * touched[:, :, None], step, last).detach()
         if not self.each:
-            yield self._shifted(scene, delta)[0]
+            yield self._shifted(context, delta)[0]
 
     def raw(self, rms: float, e: int) -> dict[str, float]:
         """Sigma and radius in the model's own numbers, for records."""
@@ -157,7 +164,7 @@ class EmbeddingPerturbation(AbstractPerturbation):
             return 1.0, 1.0
         return rms, rms * (math.sqrt(e) if self.norm == "l2" else 1.0)
 
-    def _touched(self, batch: Batch, prompt: Bool[Tensor, "b n"]) -> Bool[Tensor, "b s"]:
+    def _touched(self, batch: TextBatch, prompt: Bool[Tensor, "b n"]) -> Bool[Tensor, "b s"]:
         """Positions that may move: of text and prompt as asked, never pads and special tokens."""
         text = batch.mask
         if batch.parts is not None:
@@ -169,61 +176,65 @@ class EmbeddingPerturbation(AbstractPerturbation):
             text = torch.zeros_like(text)
         return torch.cat([prompt, text], 1)
 
-    def _gradient(self, scene: Scene, delta: Float[Tensor, "b s e"], number: int) -> Float[Tensor, "b s e"]:
-        if number == 0 and scene.gradient is not None and self.wants_gradient:
-            return scene.gradient
-        batch, moved = self._shifted(scene, delta)
-        logits = scene.logits(batch)
+    def _gradient(
+        self, context: PerturbationContext, delta: Float[Tensor, "b s e"], number: int
+    ) -> Float[Tensor, "b s e"]:
+        if number == 0 and context.gradient is not None and self.wants_gradient:
+            return context.gradient
+        batch, moved = self._shifted(context, delta)
+        logits = context.logits(batch)
         if self.objective == "task":
-            raised = scene.losses(logits, batch)
+            raised = context.losses(logits, batch)
         else:
-            raised = scene.divergence(self.objective, scene.clean, logits, batch)
+            raised = context.divergence(self.objective, context.clean, logits, batch)
         return torch.autograd.grad(raised.sum(), moved)[0]
 
-    def _shifted(self, scene: Scene, delta: Float[Tensor, "b s e"]) -> tuple[Batch, Float[Tensor, "b s e"]]:
+    def _shifted(
+        self, context: PerturbationContext, delta: Float[Tensor, "b s e"]
+    ) -> tuple[TextBatch, Float[Tensor, "b s e"]]:
         """The rows shifted by delta, which asks for its gradient where it will be climbed on."""
         moved = delta.detach().requires_grad_(self.steps > 0)
-        n = scene.prompt_length
+        n = context.prompt_length
         shifts: dict[str, Tensor] = {}
         if self.where != "prompt":
-            shifts["text_shift"] = moved[:, n:]
+            shifts["text_delta"] = moved[:, n:]
         if self.where != "input":
-            shifts["prompt_shift"] = moved[:, :n]
-        return replace(scene.batch, **shifts), moved
+            shifts["prompt_delta"] = moved[:, :n]
+        return replace(context.batch, **shifts), moved
 
 
-def _zero(scene: Scene, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
-    there = touched(scene.batch, scene.prompt_mask)
-    return torch.zeros(*there.shape, scene.embeddings.shape[1], device=there.device)
+def _zero(context: PerturbationContext, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+    there = touched(context.batch, context.prompt_mask)
+    return torch.zeros(*there.shape, context.embeddings.shape[1], device=there.device)
 
 
-def _gaussian(scene: Scene, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
-    return sigma * _drawn(scene, touched, torch.randn)
+def _gaussian(context: PerturbationContext, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+    return sigma * _drawn(context, touched, torch.randn)
 
 
-def _ball(scene: Scene, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+def _ball(context: PerturbationContext, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
     """Uniform in the ball: a uniform direction, at radius u^(1/d) for d dimensions (l2); uniform numbers (linf)."""
     if ball.norm == "linf":
-        return ball.radius * _drawn(scene, touched, _between)
-    e = scene.embeddings.shape[1]
-    share = scene.draw(lambda k, g: torch.rand(k, generator=g), touched)
+        return ball.radius * _drawn(context, touched, _between)
+    e = context.embeddings.shape[1]
+    share = context.draw(lambda k, g: torch.rand(k, generator=g), touched)
     if ball.level == "token":
-        return ball.radius * share[:, :, None] ** (1 / e) * ball.direction(_drawn(scene, touched, torch.randn))
+        return ball.radius * share[:, :, None] ** (1 / e) * ball.direction(_drawn(context, touched, torch.randn))
     # One number a row: of its first position that moves.
-    there = touched(scene.batch, scene.prompt_mask)
+    there = touched(context.batch, context.prompt_mask)
     first = share.gather(1, there.long().argmax(1, keepdim=True))[:, :, None]
     dimensions = (e * there.sum(1)).clamp(min=1)[:, None, None]
-    return ball.radius * first ** (1 / dimensions) * ball.direction(_drawn(scene, touched, torch.randn))
+    return ball.radius * first ** (1 / dimensions) * ball.direction(_drawn(context, touched, torch.randn))
 
 
-def _box(scene: Scene, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
-    numbers = scene.embeddings.shape[1] * touched(scene.batch, scene.prompt_mask).sum(1).clamp(min=1)
-    return sigma / numbers.sqrt()[:, None, None] * _drawn(scene, touched, _between)
+def _box(context: PerturbationContext, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
+    numbers = context.embeddings.shape[1] * touched(context.batch, context.prompt_mask).sum(1).clamp(min=1)
+    return sigma / numbers.sqrt()[:, None, None] * _drawn(context, touched, _between)
 
 
-def _drawn(scene: Scene, touched: Where, draw: Callable[..., Tensor]) -> Float[Tensor, "b s e"]:
-    e = scene.embeddings.shape[1]
-    return scene.draw(lambda k, generator: draw(k, e, generator=generator), touched)
+def _drawn(context: PerturbationContext, touched: Where, draw: Callable[..., Tensor]) -> Float[Tensor, "b s e"]:
+    e = context.embeddings.shape[1]
+    return context.draw(lambda k, generator: draw(k, e, generator=generator), touched)
 
 
 def _between(*size: int, generator: torch.Generator) -> Tensor:
@@ -231,7 +242,7 @@ def _between(*size: int, generator: torch.Generator) -> Tensor:
     return 2 * torch.rand(*size, generator=generator) - 1
 
 
-STARTS: Mapping[str, Callable[[Scene, Where, Tensor, Ball], Tensor]] = {
+STARTS: Mapping[str, Callable[[PerturbationContext, Where, Tensor, Ball], Tensor]] = {
     "zero": _zero,
     "gaussian": _gaussian,
     "ball": _ball,

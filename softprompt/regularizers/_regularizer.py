@@ -155,7 +155,7 @@ REGULARIZERS: dict[str, Regularizer] = {
 
 
 def regularizers(text: str) -> tuple[Regularizer, ...]:
-    """The regularisers that a lane names: "rn-emb", "rn-emb:sigma=0.1,alpha=0.3", several joined by "+".
+    """The regularisers that a prompt names: "rn-emb", "rn-emb:sigma=0.1,alpha=0.3", several joined by "+".
 
     Raises:
         UnknownName: a name or an option that does not exist, with the nearest.

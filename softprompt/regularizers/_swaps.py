@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import BadInput
-from ..prompts.batch import Batch
-from ._base import AbstractPerturbation, Scene, refuse_negative, refuse_unknown_parts
+from ..prompts.batch import TextBatch
+from ._base import AbstractPerturbation, PerturbationContext, refuse_negative, refuse_unknown_parts
 from ._words import free_words, refuse_no_column, refuse_no_words
 
 
@@ -67,53 +67,53 @@ class SwapPerturbation(AbstractPerturbation):
         """Whether no word may be swapped."""
         return not self.rate and not self.least
 
-    def check(self, scene: Scene) -> None:
+    def check(self, context: PerturbationContext) -> None:
         """Refuse rows without a word that may be swapped."""
-        refuse_unknown_parts(scene)
-        refuse_no_words(self.free(scene))
+        refuse_unknown_parts(context)
+        refuse_no_words(self.free(context))
 
     @torch.no_grad()
-    def batches(self, scene: Scene, own: Mapping[int, "SwapPerturbation"]) -> Iterator[Batch]:
+    def batches(self, context: PerturbationContext, own: Mapping[int, "SwapPerturbation"]) -> Iterator[TextBatch]:
         """The rows with some words swapped."""
-        batch = scene.batch
-        assert scene.gradient is not None
-        gradient = scene.gradient[:, scene.prompt_length :]
-        free = self.free(scene)
+        batch = context.batch
+        assert context.gradient is not None
+        gradient = context.gradient[:, context.prompt_length :]
+        free = self.free(context)
         importance = gradient.norm(dim=2).masked_fill(~free, -1)
         order = importance.argsort(dim=1, descending=True, stable=True)
-        rate = scene.rowwise({owner: one.rate for owner, one in own.items()})[:, 0, 0]
+        rate = context.rowwise({owner: one.rate for owner, one in own.items()})[:, 0, 0]
         counts = free.sum(1)
         budget = torch.minimum((rate * counts).ceil().long().clamp(min=self.least), counts)
         ids, swaps = batch.ids, torch.zeros_like(budget)
-        loss, wrong = self._judged(scene, ids)
+        loss, wrong = self._judged(context, ids)
         was_right, flipped = ~wrong, torch.zeros_like(wrong)
         for rank in range(int(counts.max())):
             goes_on = (rank < counts) & (swaps < budget) & ~flipped
             if not bool(goes_on.any()):
                 break
-            ids, loss, wrong, swapped = self._swap(scene, ids, loss, wrong, order[:, rank], goes_on, gradient)
+            ids, loss, wrong, swapped = self._swap(context, ids, loss, wrong, order[:, rank], goes_on, gradient)
             swaps, flipped = swaps + swapped, was_right & wrong
         yield dataclasses.replace(batch, ids=ids)
 
-    def free(self, scene: Scene) -> Bool[Tensor, "b t"]:
+    def free(self, context: PerturbationContext) -> Bool[Tensor, "b t"]:
         """Positions of words that may be swapped: free words of one token that have a near enough neighbour."""
-        ids, vocabulary = scene.batch.ids, scene.vocabulary
-        free = free_words(scene, self.column) & ~(vocabulary.stops.to(ids.device)[ids] & self.stop_words)
-        words = vocabulary.words(ids, scene.batch.mask)
+        ids, vocabulary = context.batch.ids, context.vocabulary
+        free = free_words(context, self.column) & ~(vocabulary.stops.to(ids.device)[ids] & self.stop_words)
+        words = vocabulary.words(ids, context.batch.mask)
         tokens = torch.zeros(len(words), int(words.max()) + 1, dtype=torch.long, device=words.device)
         tokens.scatter_add_(1, words, torch.ones_like(words))
         free = free & (tokens.gather(1, words) == 1)
         if not bool(free.any()):
             return free
         known, places = ids[free].unique(return_inverse=True)
-        _, near = vocabulary.neighbors(known, scene.embeddings, self.candidates, self.cosine)
+        _, near = vocabulary.neighbors(known, context.embeddings, self.candidates, self.cosine)
         left = free.clone()
         left[free] = near.any(1)[places]
         return left
 
     def _swap(
         self,
-        scene: Scene,
+        context: PerturbationContext,
         ids: Int[Tensor, "b t"],
         loss: Float[Tensor, " b"],
         wrong: Bool[Tensor, " b"],
@@ -124,15 +124,15 @@ class SwapPerturbation(AbstractPerturbation):
         """Each row's word at its place swapped for the best of its candidates, where the loss rises."""
         rows = torch.arange(len(ids), device=ids.device)
         words = ids[rows, place]
-        nearest, near = scene.vocabulary.neighbors(words, scene.embeddings, self.candidates, self.cosine)
-        table = scene.embeddings.float()
+        nearest, near = context.vocabulary.neighbors(words, context.embeddings, self.candidates, self.cosine)
+        table = context.embeddings.float()
         rise = torch.einsum("kce,ke->kc", table[nearest] - table[words][:, None], gradient[rows, place].float())
         rise = rise.masked_fill(~near, -math.inf)
         swapped = torch.zeros_like(goes_on)
         for choice in rise.topk(min(self.tried, rise.shape[1]), dim=1).indices.T:
             tried = ids.clone()
             tried[rows, place] = nearest[rows, choice]
-            found, judged = self._judged(scene, tried)
+            found, judged = self._judged(context, tried)
             # From the loss so far on: a later candidate has to beat the earlier one.
             better = goes_on & near[rows, choice] & (found > loss)
             ids = torch.where(better[:, None], tried, ids)
@@ -143,11 +143,13 @@ class SwapPerturbation(AbstractPerturbation):
             )
         return ids, loss, wrong, swapped
 
-    def _judged(self, scene: Scene, ids: Int[Tensor, "b t"]) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
+    def _judged(
+        self, context: PerturbationContext, ids: Int[Tensor, "b t"]
+    ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
         """Task loss of each row, and whether its answer is wrong at any label position (never for numbers)."""
-        batch = dataclasses.replace(scene.batch, ids=ids)
-        logits = scene.logits(batch)
-        losses = scene.losses(logits, batch)
+        batch = dataclasses.replace(context.batch, ids=ids)
+        logits = context.logits(batch)
+        losses = context.losses(logits, batch)
         assert batch.targets is not None
         if batch.targets.is_floating_point():
             return losses, torch.zeros_like(losses, dtype=torch.bool)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..data import TEMPLATE
 from ..errors import BadInput
-from ..prompts.batch import Batch
-from ._base import AbstractPerturbation, Scene, refuse_negative, refuse_unknown, refuse_unknown_parts
+from ..prompts.batch import TextBatch
+from ._base import AbstractPerturbation, PerturbationContext, refuse_negative, refuse_unknown, refuse_unknown_parts
 
 log = logging.getLogger("softprompt")
 
@@ -50,46 +50,46 @@ class WordPerturbation(AbstractPerturbation):
         """Whether no word is changed."""
         return not self.rate
 
-    def check(self, scene: Scene) -> None:
+    def check(self, context: PerturbationContext) -> None:
         """Refuse rows without a word that may change."""
-        refuse_unknown_parts(scene)
-        refuse_no_words(free_words(scene, self.column))
+        refuse_unknown_parts(context)
+        refuse_no_words(free_words(context, self.column))
 
-    def batches(self, scene: Scene, own: Mapping[int, "WordPerturbation"]) -> Iterator[Batch]:
+    def batches(self, context: PerturbationContext, own: Mapping[int, "WordPerturbation"]) -> Iterator[TextBatch]:
         """The rows with other tokens in some places."""
-        batch = scene.batch
-        free = free_words(scene, self.column)
-        words = scene.vocabulary.words(batch.ids, batch.mask)
-        chances = scene.draw(lambda k, generator: torch.rand(k, generator=generator), _text)
+        batch = context.batch
+        free = free_words(context, self.column)
+        words = context.vocabulary.words(batch.ids, batch.mask)
+        chances = context.draw(lambda k, generator: torch.rand(k, generator=generator), _text)
         # One number a word: that of its first token, which all its tokens share.
         first = torch.nn.functional.pad(words, (1, 0))[:, :-1] != words
         by_word = torch.ones(len(words), int(words.max()) + 1, device=words.device)
         by_word[torch.arange(len(words), device=words.device)[:, None].expand_as(words)[first], words[first]] = chances[
             first
         ]
-        rate = scene.rowwise({owner: one.rate for owner, one in own.items()})[:, :, 0]
+        rate = context.rowwise({owner: one.rate for owner, one in own.items()})[:, :, 0]
         chosen = free & (by_word.gather(1, words) < rate)
-        yield dataclasses.replace(batch, ids=torch.where(chosen, self._written(scene), batch.ids))
+        yield dataclasses.replace(batch, ids=torch.where(chosen, self._written(context), batch.ids))
 
-    def _written(self, scene: Scene) -> Int[Tensor, "b t"]:
+    def _written(self, context: PerturbationContext) -> Int[Tensor, "b t"]:
         """What would stand at each position if it were changed."""
-        vocabulary, ids = scene.vocabulary, scene.batch.ids
+        vocabulary, ids = context.vocabulary, context.batch.ids
         if self.how == "mask" and vocabulary.mask_id is not None:
             return torch.full_like(ids, vocabulary.mask_id)
         if self.how == "mask":
             _say_once(f"the tokenizer has no mask token: words are replaced by random ones ({type(self).__name__})")
         choices = vocabulary.replaceable.nonzero()[:, 0]
-        drawn = scene.draw(lambda k, generator: torch.rand(k, generator=generator), _text)
+        drawn = context.draw(lambda k, generator: torch.rand(k, generator=generator), _text)
         return choices.to(ids.device)[(drawn * len(choices)).long().clamp(max=len(choices) - 1)]
 
 
-def _text(batch: Batch, prompt_mask: Bool[Tensor, "b n"]) -> Bool[Tensor, "b t"]:
+def _text(batch: TextBatch, prompt_mask: Bool[Tensor, "b n"]) -> Bool[Tensor, "b t"]:
     return batch.mask
 
 
-def free_words(scene: Scene, column: str) -> Bool[Tensor, "b t"]:
+def free_words(context: PerturbationContext, column: str) -> Bool[Tensor, "b t"]:
     """Positions of words that may change: whole words of these columns that are no part of a label word."""
-    batch, vocabulary = scene.batch, scene.vocabulary
+    batch, vocabulary = context.batch, context.vocabulary
     free = batch.mask & ~vocabulary.special.to(batch.ids.device)[batch.ids] & in_columns(batch, column)
     words = vocabulary.words(batch.ids, batch.mask)
     guarded = vocabulary.guarded.to(batch.ids.device)[batch.ids] | ~free
@@ -99,7 +99,7 @@ def free_words(scene: Scene, column: str) -> Bool[Tensor, "b t"]:
     return free & (held.gather(1, words) == 0)
 
 
-def in_columns(batch: Batch, column: str) -> Bool[Tensor, "b t"]:
+def in_columns(batch: TextBatch, column: str) -> Bool[Tensor, "b t"]:
     """Which positions belong to the columns that are asked for."""
     assert batch.parts is not None
     if column == "all":

@@ -77,7 +77,7 @@ def load_prompt(folder: str | Path) -> SoftPrompt:
 
 
 def find_prompt(path: str | Path) -> Path:
-    """The folder of the prompt meant by a path: itself, that of its one lane if it is a run, or a lane's own.
+    """The folder of the prompt meant by a path: itself, that of its one prompt if it is a run, or a prompt's own.
 
     Raises:
         BadInput: nothing is there, no prompt is stored yet, or a run has several; names them.
@@ -89,13 +89,13 @@ def find_prompt(path: str | Path) -> Path:
         return path / "prompt"
     if not (path / "run.json").is_file():
         return path
-    lanes = sorted(lane.name for lane in path.iterdir() if settled(lane / "prompt").is_dir())
-    if not lanes:
+    prompts = sorted(prompt.name for prompt in path.iterdir() if settled(prompt / "prompt").is_dir())
+    if not prompts:
         raise BadInput(f"run {str(path)!r} has stored no prompt yet; train it to its first evaluation")
-    if len(lanes) > 1:
-        names = ", ".join(lanes)
-        raise BadInput(f"run {str(path)!r} has several prompts: {names}; give one, as in {str(path / lanes[0])!r}")
-    return path / lanes[0] / "prompt"
+    if len(prompts) > 1:
+        names = ", ".join(prompts)
+        raise BadInput(f"run {str(path)!r} has several prompts: {names}; give one, as in {str(path / prompts[0])!r}")
+    return path / prompts[0] / "prompt"
 
 
 def tensors_of(prompt: SoftPrompt) -> dict[str, Tensor]:

@@ -44,7 +44,7 @@ def check_waiting(store: Path, specs: Sequence[RunSpec], data_root: "Path | str 
             if key not in rows:
                 # One at a time: runs come task by task, and a large set takes memory.
                 rows = {key: split_rows(task, load_rows(task, data_root, spec.max_bad_rows))}
-            check_request(task, rows[key], [spec.lane], spec.settings, spec.model, spec.revision)
+            check_request(task, rows[key], [spec.prompt], spec.settings, spec.model, spec.revision)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, UnknownName, pick
-from ..tasks import TASKS, Task, custom_task, harder
+from ..tasks import TASKS, Task, custom_task, with_difficulty
 from ..tasks import task as find_task
 from ._grid import grid
 from ._spec import RunSpec
@@ -63,7 +63,7 @@ def _runs(path: Path, table: Mapping[str, Any], tasks: Mapping[str, Task]) -> li
 def _task(name: str, given: Mapping[str, Any], folder: Path) -> Task:
     if "lab" in given:
         options = {key: value for key, value in given.items() if key != "lab"}
-        return dataclasses.replace(harder(find_task(str(given["lab"])), **options), name=name)
+        return dataclasses.replace(with_difficulty(find_task(str(given["lab"])), **options), name=name)
     for key in given:
         if key not in _TASK:
             raise UnknownName(f"setting of task {name!r}", key, _TASK)

@@ -57,21 +57,21 @@ class Claim:
     busy: frozenset[str] = frozenset()
 
 
-def group(specs: Sequence[RunSpec], lanes: int) -> list[tuple[RunSpec, ...]]:
-    """The runs without repetition in groups that may share a pass, at most `lanes` each, by first appearance.
+def group(specs: Sequence[RunSpec], fleet_size: int) -> list[tuple[RunSpec, ...]]:
+    """The runs without repetition in groups that may share a pass, at most `fleet_size` each, by first appearance.
 
-    A run counts as many lanes as it has restarts, and as one without; one of more than `lanes` is alone.
+    A run counts as many prompts as it has restarts, and as one without; one of more than `fleet_size` is alone.
     """
     shared: dict[str, dict[str, RunSpec]] = {}
     for spec in specs:
         shared.setdefault(spec.pass_key(), {})[spec.name] = spec
-    return [part for members in shared.values() for part in _filled(members.values(), lanes)]
+    return [part for members in shared.values() for part in _filled(members.values(), fleet_size)]
 
 
-def _filled(members: Iterable[RunSpec], lanes: int) -> Iterator[tuple[RunSpec, ...]]:
+def _filled(members: Iterable[RunSpec], fleet_size: int) -> Iterator[tuple[RunSpec, ...]]:
     part: list[RunSpec] = []
     for spec in members:
-        if part and sum(one.lane.restarts for one in (*part, spec)) > lanes:
+        if part and sum(one.prompt.restarts for one in (*part, spec)) > fleet_size:
             yield tuple(part)
             part = []
         part.append(spec)

@@ -8,19 +8,19 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..checks import require_different
 from ..errors import BadInput, UnknownName
-from ..settings import LaneSettings, Seeds, TrainSettings
+from ..settings import PromptSettings, Seeds, TrainSettings
 from ._spec import RunSpec
 
-_LANE = {f.name for f in dataclasses.fields(LaneSettings)} - {"seeds"}
+_PROMPT = {f.name for f in dataclasses.fields(PromptSettings)} - {"seeds"}
 _SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)}
 _SPEC = {f.name for f in dataclasses.fields(RunSpec)} - {"lane", "settings"}
 SEEDS = {"init_seed": "initialization", "order_seed": "order", "draw_seed": "draw", "noise_seed": "noise"}
-KEYS = frozenset(_LANE | _SETTINGS | _SPEC | SEEDS.keys() | {"seed"})
+KEYS = frozenset(_PROMPT | _SETTINGS | _SPEC | SEEDS.keys() | {"seed"})
 _HINTS: dict[str, Any] = {
     **dict.fromkeys(("seed", *SEEDS), int),
     **get_type_hints(RunSpec),
     **get_type_hints(TrainSettings),
-    **get_type_hints(LaneSettings),
+    **get_type_hints(PromptSettings),
 }
 
 
@@ -30,7 +30,7 @@ def grid(**axes: Any) -> list[RunSpec]:
         grid(task=["glue/sst2", "glue/rte"], model="lab-t5", method=["scaled", "ept-star"], seed=range(5), steps=250)
 
     Args:
-        **axes: any field of LaneSettings, TrainSettings and RunSpec by its name, one value or a list of them; `seed`
+        **axes: any field of PromptSettings, TrainSettings and RunSpec by its name, one value or a list of them; `seed`
             for every purpose, `init_seed`, `order_seed`, `draw_seed`, `noise_seed` for one.
 
     Raises:
@@ -83,9 +83,9 @@ def _spoken(kind: Any) -> str:
 def _spec(chosen: Mapping[str, Any]) -> RunSpec:
     seeds = Seeds.all(chosen.get("seed", 0))
     own = {purpose: chosen[name] for name, purpose in SEEDS.items() if name in chosen}
-    lane = {name: value for name, value in chosen.items() if name in _LANE}
+    prompt = {name: value for name, value in chosen.items() if name in _PROMPT}
     return RunSpec(
-        lane=LaneSettings(**lane, seeds=dataclasses.replace(seeds, **own)),
+        prompt=PromptSettings(**prompt, seeds=dataclasses.replace(seeds, **own)),
         settings=TrainSettings(**{name: value for name, value in chosen.items() if name in _SETTINGS}),
         **{name: value for name, value in chosen.items() if name in _SPEC},
     )

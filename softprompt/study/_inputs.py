@@ -11,7 +11,7 @@ from ._stored import StoredRun
 
 def digests(spec: RunSpec) -> dict[str, str]:
     """SHA-256 of each file that a run reads beside its model: rows of one's own, initial vectors."""
-    kind, _, argument = spec.lane.init.partition(":")
+    kind, _, argument = spec.prompt.init.partition(":")
     source = spec.declared.source
     paths = [Path(path) for split in source.files for path in source.paths(split)]
     if kind == "file":

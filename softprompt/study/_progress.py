@@ -38,7 +38,7 @@ def state(found: Claim, left: int) -> str:
     here = found.fleet.specs if found.fleet else ()
     parts = []
     if here:
-        parts.append(f"{len(here)} running ({here[0].lane.method}, {here[0].declared.name}, {here[0].model})")
+        parts.append(f"{len(here)} running ({here[0].prompt.method}, {here[0].declared.name}, {here[0].model})")
     if found.busy:
         parts.append(f"{len(found.busy)} in other processes")
     waiting = left - len(here) - len(found.busy)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..backbones import AbstractBackbone
     from ..training import Result, Run
 
-LANES = 4
+FLEET_SIZE = 4
 # Loaded models that a process keeps: studies go through their models one after the other.
 MODELS = 2
 # Between looks at what other processes hold.
@@ -49,7 +49,7 @@ def kept_prompt(folder: "Path | str", run: StoredRun) -> Path:
 
     where = run_folder(Path(folder), run.fleet)
     if (where / "run.json").is_file():
-        place = where / read_plan(where).lane_names()[run.fleet.index(run.name)] / "prompt"
+        place = where / read_plan(where).prompt_names()[run.fleet.index(run.name)] / "prompt"
         if place.exists():
             return place
     raise BadInput(
@@ -62,7 +62,7 @@ def run_all(
     specs: Sequence[RunSpec] | RunSpec,
     folder: "Path | str",
     *,
-    lanes: int = LANES,
+    fleet_size: int = FLEET_SIZE,
     workers: int = 1,
     data_root: "Path | str | None" = None,
     device: str = "auto",
@@ -78,7 +78,7 @@ def run_all(
     Args:
         specs: the runs, or one; repeated ones are trained once.
         folder: of the store; made if it is not there.
-        lanes: most runs that share a pass of the frozen model.
+        fleet_size: most runs that share a pass of the frozen model.
         workers: processes to train with; each loads the model for itself.
         data_root: folder with rows; None asks the hub.
         device: "auto", "cpu", "cuda" ...
@@ -94,9 +94,9 @@ def run_all(
     from ..training import Interrupted
 
     store, specs = Path(folder), listed("specs", specs, RunSpec)
-    require_numbers({"lanes": lanes, "workers": workers}, whole=True)
+    require_numbers({"lanes": fleet_size, "workers": workers}, whole=True)
     # Everything that can be wrong without a model is found before the first run starts.
-    groups = group(specs, lanes)
+    groups = group(specs, fleet_size)
     refuse_changed(run for run in read(store, specs) if run)
     check_waiting(store, specs, data_root)
     try:
@@ -106,7 +106,12 @@ def run_all(
             else:
                 from ._workers import supervise
 
-                options = {"lanes": lanes, "data_root": data_root and str(data_root), "device": device, "keep": keep}
+                options = {
+                    "lanes": fleet_size,
+                    "data_root": data_root and str(data_root),
+                    "device": device,
+                    "keep": keep,
+                }
                 supervise(store, specs, workers, options, show)
     except (Interrupted, KeyboardInterrupt) as error:
         unique = len({spec.name for spec in specs})
@@ -240,7 +245,7 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
         run = train(
             first.declared,
             backbone,
-            lanes=[spec.lane for spec in fleet.specs],
+            prompts=[spec.prompt for spec in fleet.specs],
             settings=first.settings,
             output=fleet.run,
             data_root=data_root,
@@ -274,7 +279,7 @@ def _stored(
     """The run as it is kept."""
     from ..training import read_record
 
-    curve, validation = curves(read_record(run.folder / result.lane / "metrics.jsonl"))
+    curve, validation = curves(read_record(run.folder / result.prompt / "metrics.jsonl"))
     return StoredRun(
         name=spec.name,
         spec=spec,
@@ -293,12 +298,12 @@ def _stored(
         embeddings=embeddings,
         inputs=inputs,
         versions={name: version(name) for name in ("softprompt", "torch", "transformers")},
-        lane_steps=result.lane_steps,
+        prompt_steps=result.prompt_steps,
         restarts=result.restarts,
     )
 
 
 def _share(result: "Result", run: "Run") -> float:
     """The wall time of a fleet that falls to one of its runs, by the steps that each took."""
-    steps = [one.lane_steps or 0 for one in run.results]
-    return result.seconds * ((result.lane_steps or 0) / sum(steps) if sum(steps) else 1 / len(steps))
+    steps = [one.prompt_steps or 0 for one in run.results]
+    return result.seconds * ((result.prompt_steps or 0) / sum(steps) if sum(steps) else 1 / len(steps))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, UnknownName, pick
-from ..settings import LaneSettings, TrainSettings, from_values
+from ..settings import PromptSettings, TrainSettings, from_values
 from ..tasks import Task
 from ..tasks import task as find_task
 
@@ -27,7 +27,7 @@ class RunSpec:
     Args:
         task: a name in TASKS, or a Task; kept as the Task.
         model: hub id, folder or name of a built-in backbone, as given to `load_backbone`.
-        lane: the prompt.
+        prompt: the prompt.
         settings: how it is trained.
         style: as in `train`.
         answers: as in `train`.
@@ -46,7 +46,7 @@ class RunSpec:
 
     task: Task | str
     model: str
-    lane: LaneSettings = field(default_factory=LaneSettings)
+    prompt: PromptSettings = field(default_factory=PromptSettings)
     settings: TrainSettings = field(default_factory=TrainSettings)
     style: str | None = None
     answers: str = "auto"
@@ -85,39 +85,39 @@ class RunSpec:
     def numbers(self) -> dict[str, Any]:
         """What the name is made of."""
         values = _without_what_is_off({**self.to_json(), "tags": None})
-        values["lane"]["options"] = _resolved(self.lane)
+        values["lane"]["options"] = _resolved(self.prompt)
         values["lane"].pop("regularizer", None)
-        values["lane"] |= _regularized(self.lane)
-        if self.lane.restarts == 1:
+        values["lane"] |= _regularized(self.prompt)
+        if self.prompt.restarts == 1:
             # Off, and so absent, though it is a number.
             del values["lane"]["restarts"]
         return {"format": NUMBERS, **values}
 
     def pass_key(self) -> str:
-        """Equal for runs that may share the passes of a frozen model: all but the lane is equal.
+        """Equal for runs that may share the passes of a frozen model: all but the prompt is equal.
 
         Prompts of different length do not share: how far a text is cut would depend on the longest. Nor do runs with
-        the frozen model's dropout, whose noise is the first lane's.
+        the frozen model's dropout, whose noise is the first prompt's.
         """
         from ..prompts.methods import METHODS
 
         values = {**self.to_json(), "lane": None, "tags": None}
-        method = pick("method", self.lane.method, METHODS).with_options(self.lane.options)
+        method = pick("method", self.prompt.method, METHODS).with_options(self.prompt.options)
         alone = self.name if self.settings.backbone_dropout else ""
         return canonical({**values, "length": method.prompt_length, "alone": alone}).decode()
 
     def describe(self) -> str:
         """One line for messages: the run's name, and what a person would call it."""
-        lr = "" if self.lane.lr is None else f", lr {self.lane.lr:g}"
-        restarts = "" if self.lane.restarts == 1 else f", {self.lane.restarts} restarts"
-        who = f"{self.lane.method}{lr}{restarts}, seed {self.lane.seeds.initialization}"
+        lr = "" if self.prompt.lr is None else f", lr {self.prompt.lr:g}"
+        restarts = "" if self.prompt.restarts == 1 else f", {self.prompt.restarts} restarts"
+        who = f"{self.prompt.method}{lr}{restarts}, seed {self.prompt.seeds.initialization}"
         return f"run {self.name} ({who}, {self.declared.name}, {self.model})"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        lane, settings = dataclasses.asdict(self.lane), dataclasses.asdict(self.settings)
-        return {**values, "task": self.declared.to_json(), "lane": lane, "settings": settings}
+        prompt, settings = dataclasses.asdict(self.prompt), dataclasses.asdict(self.settings)
+        return {**values, "task": self.declared.to_json(), "lane": prompt, "settings": settings}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RunSpec":
@@ -126,8 +126,8 @@ class RunSpec:
         for name in values:
             if name not in known:
                 raise UnknownName("part of a run", name, known)
-        lane, settings = from_values(LaneSettings, values["lane"]), from_values(TrainSettings, values["settings"])
-        return cls(**{**values, "task": Task.from_json(values["task"]), "lane": lane, "settings": settings})
+        prompt, settings = from_values(PromptSettings, values["lane"]), from_values(TrainSettings, values["settings"])
+        return cls(**{**values, "task": Task.from_json(values["task"]), "lane": prompt, "settings": settings})
 
 
 def canonical(values: Any) -> bytes:
@@ -161,11 +161,11 @@ def _spelled(value: Any) -> Any:
     raise BadInput(f"{value!r} ({type(value).__name__}) cannot be part of a run; give plain values")
 
 
-def _regularized(lane: LaneSettings) -> dict[str, Any]:
+def _regularized(prompt: PromptSettings) -> dict[str, Any]:
     """The regularisers that act, each with every number that its name and options stand for; nothing without any."""
     from ..regularizers import regularizers
 
-    acting = [one.to_json() for one in regularizers(lane.regularizer) if not one.is_off]
+    acting = [one.to_json() for one in regularizers(prompt.regularizer) if not one.is_off]
     return {"regularizers": acting} if acting else {}
 
 
@@ -181,12 +181,12 @@ def _is_empty(value: Any) -> bool:
     return isinstance(value, str | Mapping | list | tuple) and not value
 
 
-def _resolved(lane: LaneSettings) -> dict[str, Any]:
-    """The method that a lane trains: every number that its name and options stand for."""
+def _resolved(prompt: PromptSettings) -> dict[str, Any]:
+    """The method that a prompt trains: every number that its name and options stand for."""
     from ..prompts.methods import METHODS
 
-    method = pick("method", lane.method, METHODS).with_options(lane.options)
+    method = pick("method", prompt.method, METHODS).with_options(prompt.options)
     values = {**dataclasses.asdict(method), "options": method.defaults}
     # A default learning rate counts where it is used.
-    unused = {"name", "summary"} | ({n for n in values if n.startswith("lr")} if lane.lr is not None else set())
+    unused = {"name", "summary"} | ({n for n in values if n.startswith("lr")} if prompt.lr is not None else set())
     return _without_what_is_off({name: value for name, value in values.items() if name not in unused})

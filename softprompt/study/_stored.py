@@ -31,7 +31,7 @@ class StoredRun:
         trainable: trained numbers of prompt and reparameterisation.
         head: numbers of a linear head.
         stored: numbers stored for the prompt.
-        seconds: the run's share of its fleet's wall time, by lane steps.
+        seconds: the run's share of its fleet's wall time, by prompt steps.
         status: "finished", "stopped early ..." or "dropped ...".
         warnings: what a user should look at.
         curve: by quantity ("loss" in nats, "prompt_norm", ...) one value a kept step, and those steps as "step".
@@ -40,7 +40,7 @@ class StoredRun:
         embeddings: SHA-256 of the frozen model's word embeddings.
         inputs: SHA-256 of each file of the user that the run read, by path.
         versions: of softprompt, torch and transformers.
-        lane_steps: optimiser steps taken, those of restarts that were not chosen among them; what the run cost.
+        prompt_steps: optimiser steps taken, those of restarts that were not chosen among them; what the run cost.
         restarts: how the initialisation was chosen; None without restarts.
     """
 
@@ -61,7 +61,7 @@ class StoredRun:
     embeddings: str | None = None
     inputs: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
-    lane_steps: int | None = None
+    prompt_steps: int | None = None
     restarts: Mapping[str, Any] | None = None
 
     @property
@@ -132,7 +132,7 @@ def load(folder: Path, name: str) -> StoredRun | None:
 
 
 def curves(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-    """The curve and the evaluations in the rows of a lane's metrics.jsonl.
+    """The curve and the evaluations in the rows of a prompt's metrics.jsonl.
 
     Of a run of more than 300 steps every k-th step is kept, and the last; the loss is then the mean over the
     steps since the one kept before, everything else the value at the step. Six digits are kept.

@@ -32,7 +32,7 @@ def supervise(
         store: the folder of the store.
         specs: the runs.
         workers: how many processes.
-        options: lanes, data_root, device and keep of `run_all`.
+        options: prompts, data_root, device and keep of `run_all`.
         show: told from time to time.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from ..checks import listed
 from ..errors import BadInput, UnknownName
 from ..metrics import is_stuck
-from ..settings import LaneSettings, TrainSettings
+from ..settings import PromptSettings, TrainSettings
 from ._grid import SEEDS
 from ._spec import RunSpec
 from ._stored import StoredRun
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 _SPEC = {f.name for f in dataclasses.fields(RunSpec)} - {"task", "lane", "settings", "tags"}
-_LANE = {f.name for f in dataclasses.fields(LaneSettings)} - {"seeds"}
+_PROMPT = {f.name for f in dataclasses.fields(PromptSettings)} - {"seeds"}
 _SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)}
 
 
@@ -29,7 +29,7 @@ def tags_of(specs: Iterable[RunSpec]) -> frozenset[str]:
 
 
 def value(spec: RunSpec, key: str, tags: Collection[str] = ()) -> Hashable:
-    """What a run has under a key: "task", "seed", any field of its spec, lane or settings, "options.NAME" or a tag.
+    """What a run has under a key: "task", "seed", any field of its spec, prompt or settings, "options.NAME" or a tag.
 
     Args:
         spec: the run.
@@ -42,16 +42,16 @@ def value(spec: RunSpec, key: str, tags: Collection[str] = ()) -> Hashable:
     first, dot, rest = key.partition(".")
     tables: dict[str, Callable[[str], Any]] = {
         **dict.fromkeys(_SETTINGS, lambda name: getattr(spec.settings, name)),
-        **dict.fromkeys(_LANE, lambda name: getattr(spec.lane, name)),
+        **dict.fromkeys(_PROMPT, lambda name: getattr(spec.prompt, name)),
         **dict.fromkeys(_SPEC, lambda name: getattr(spec, name)),
-        **dict.fromkeys(SEEDS, lambda name: getattr(spec.lane.seeds, SEEDS[name])),
+        **dict.fromkeys(SEEDS, lambda name: getattr(spec.prompt.seeds, SEEDS[name])),
         "task": lambda _: spec.declared.name,
-        "seed": lambda _: spec.lane.seeds.initialization,
+        "seed": lambda _: spec.prompt.seeds.initialization,
     }
     if key in spec.tags:
         found = spec.tags[key]
     elif dot and first in ("options", "backbone"):
-        found = (spec.lane.options if first == "options" else spec.backbone).get(rest)
+        found = (spec.prompt.options if first == "options" else spec.backbone).get(rest)
     elif key in tables:
         found = tables[key](key)
     elif key in tags:
@@ -65,7 +65,7 @@ def varying(specs: Sequence[RunSpec]) -> tuple[str, ...]:
     """The keys that differ between runs, seeds apart: what a table of all of them shows by default."""
     tags = tags_of(specs)
     keys = ["model", "task", *sorted(tags), "method"]
-    keys += [f.name for f in dataclasses.fields(LaneSettings) if f.name not in ("method", "seeds")]
+    keys += [f.name for f in dataclasses.fields(PromptSettings) if f.name not in ("method", "seeds")]
     keys += [f.name for f in dataclasses.fields(TrainSettings)]
     keys += sorted(_SPEC - {"model"})
     return tuple(key for key in keys if len({value(spec, key, tags) for spec in specs}) > 1)

@@ -17,7 +17,7 @@ from ._custom import own_source as own_source
 from ._custom import place_of as place_of
 from ._glue import GLUE
 from ._lab import LAB
-from ._lab import harder as harder
+from ._lab import with_difficulty as with_difficulty
 from ._memory import MemoryRows as MemoryRows
 from ._memory import holds_rows as holds_rows
 from ._memory import is_a as is_a

@@ -2,7 +2,7 @@
 
 Five families: a skill without the instruction that asks for it; the same with new label words; a new category over a
 known attribute; pairs of texts; answers of several tokens. Rows are made when they are needed, offline, as many and
-as hard as asked (`harder`).
+as hard as asked (`with_difficulty`).
 """
 
 import dataclasses
@@ -72,7 +72,7 @@ LAB: tuple[Task, ...] = (
 )
 
 
-def harder(task: Task, **options: Any) -> Task:
+def with_difficulty(task: Task, **options: Any) -> Task:
     """A lab task with other rows, or harder ones.
 
     Args:

@@ -6,48 +6,48 @@ from pathlib import Path
 from ..inference.evaluate import majority_score
 from ..prompts.units import norm_warning, prompt_norm
 from ..tasks import Task
-from ._member import TrainedLane
+from ._member import FleetMember
 from ._records import read_record
 
 # The mean loss of the last tenth has to be at least this share below the first tenth's.
 FLAT = 0.02
 
 
-def not_learning(lane: TrainedLane, task: Task, gold: Sequence[int | float | list[str]]) -> list[str]:
-    """Reasons to distrust a trained lane: a score no better than the majority class, a loss that did not fall."""
+def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | list[str]]) -> list[str]:
+    """Reasons to distrust a trained prompt: a score no better than the majority class, a loss that did not fall."""
     remedies = (
-        f"try another --lr (a tenth or three times {lane.optimizer.adamw.param_groups[0]['peak']:g}), more --steps, "
+        f"try another --lr (a tenth or three times {member.optimizer.adamw.param_groups[0]['peak']:g}), more --steps, "
         "--init vocabulary, or another --method"
     )
     found = []
-    if lane.best is not None and task.answer == "label":
+    if member.best is not None and task.answer == "label":
         constant = majority_score(task, [g for g in gold if isinstance(g, int)])
-        if lane.best_score <= constant:
+        if member.best_score <= constant:
             found.append(
-                f"{lane.name}: not learning: its best validation score {lane.best_score:.4f} is not above always "
+                f"{member.name}: not learning: its best validation score {member.best_score:.4f} is not above always "
                 f"answering the most frequent class ({constant:.4f}); {remedies}"
             )
-    first, last = _ends(lane.record.path)
+    first, last = _ends(member.record.path)
     if last > (1 - FLAT) * first:
-        unit = "squared deviations" if lane.lane.numbers else "nats"
-        found.append(f"{lane.name}: not learning: the loss went from {first:.4f} to {last:.4f} {unit}; {remedies}")
+        unit = "squared deviations" if member.trainable.numbers else "nats"
+        found.append(f"{member.name}: not learning: the loss went from {first:.4f} to {last:.4f} {unit}; {remedies}")
     return found
 
 
-def wrong_scale(lane: TrainedLane) -> list[str]:
-    """Reasons to distrust the norm of a lane's best prompt, where it has one."""
-    norm = None if lane.best is None else prompt_norm(lane.best.vectors)
+def wrong_scale(member: FleetMember) -> list[str]:
+    """Reasons to distrust the norm of a prompt's best prompt, where it has one."""
+    norm = None if member.best is None else prompt_norm(member.best.vectors)
     if norm is None:
         return []
-    training = lane.provenance.training
+    training = member.provenance.training
     found = norm_warning(
-        norm / lane.lane.words.token_norm,
-        one_vector=lane.lane.method.one_vector,
+        norm / member.trainable.words.token_norm,
+        one_vector=member.trainable.method.one_vector,
         lr=training["lr"],
         units=training["units"],
-        has_radius=lane.lane.method.is_direction,
+        has_radius=member.trainable.method.is_direction,
     )
-    return [f"{lane.name}: {found}"] if found else []
+    return [f"{member.name}: {found}"] if found else []
 
 
 def _ends(path: Path) -> tuple[float, float]:

@@ -31,9 +31,11 @@ def drive(plan: Plan, loop: Loop, held: HeldFolder, data: str, progress: bool) -
 
     def save(loop: Loop) -> None:
         held.refuse_gone()
-        tensors = {f"{i}/{name}": value for i, lane in enumerate(loop.lanes) for name, value in lane.tensors().items()}
+        tensors = {
+            f"{i}/{name}": value for i, member in enumerate(loop.members) for name, value in member.tensors().items()
+        }
         state = {"step": loop.step, "data": data, "timing_bytes": loop.timing.mark()}
-        state |= {"room": loop.room.state(), "lanes": [x.state() for x in loop.lanes]}
+        state |= {"room": loop.memory_budget.state(), "lanes": [x.state() for x in loop.members]}
         save_checkpoint(folder / "checkpoints", loop.step, tensors, state)
 
     with (

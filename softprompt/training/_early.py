@@ -10,10 +10,10 @@ from ..errors import BadInput, UnknownName
 from ..inference.answers import refuse_decoding
 from ..prompts.methods import Method
 from ..prompts.prompt import SoftPrompt
-from ..settings import LaneSettings, TrainSettings
+from ..settings import PromptSettings, TrainSettings
 from ..tasks import Task, gold
 from ._numbers import refuse_shots
-from ._restarts import stretch_steps
+from ._restarts import race_steps
 from ._setup import resolved, step_count
 
 INITIALIZERS = ("uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH", "prompt:PATH")
@@ -22,7 +22,7 @@ INITIALIZERS = ("uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH
 def check_request(
     task: Task,
     splits: Splits,
-    lanes: Sequence[LaneSettings],
+    prompts: Sequence[PromptSettings],
     settings: TrainSettings,
     model: str | None = None,
     revision: str | None = None,
@@ -32,7 +32,7 @@ def check_request(
     Args:
         task: what is answered.
         splits: its rows.
-        lanes: the prompts.
+        prompts: the prompts.
         settings: what they share.
         model: hub id or folder, whose configuration says how long an input may be; None looks at none.
         revision: commit of the model on the hub.
@@ -42,29 +42,29 @@ def check_request(
             decoding or lengths that cannot work.
     """
     refuse_decoding(task, settings.decode)
-    lanes = [resolved(lane) for lane in lanes]
-    for lane in lanes:
-        require_numbers({"lr": lane.lr, "head_lr": lane.head_lr})
-        _check_initial(lane, task)
-    steps = step_count(settings, max(_training_rows(task, splits, settings, lane) for lane in lanes))
+    prompts = [resolved(prompt) for prompt in prompts]
+    for prompt in prompts:
+        require_numbers({"lr": prompt.lr, "head_lr": prompt.head_lr})
+        _check_initial(prompt, task)
+    steps = step_count(settings, max(_training_rows(task, splits, settings, prompt) for prompt in prompts))
     _refuse_long_warmup(settings.warmup, steps)
-    for lane in lanes:
-        if lane.restarts > 1:
-            stretch_steps(lane, steps)
+    for prompt in prompts:
+        if prompt.restarts > 1:
+            race_steps(prompt, steps)
     bound = None if model is None else position_bound(model, revision)
     if model is not None and bound is not None:
-        longest = max(Method.of(lane).prompt_length for lane in lanes)
+        longest = max(Method.of(prompt).prompt_length for prompt in prompts)
         refuse_no_room(longest, bound - longest, bound, model)
 
 
-def _training_rows(task: Task, splits: Splits, settings: TrainSettings, lane: LaneSettings) -> int:
-    """How many rows a lane trains on; the draw itself says whether there are enough."""
+def _training_rows(task: Task, splits: Splits, settings: TrainSettings, prompt: PromptSettings) -> int:
+    """How many rows a prompt trains on; the draw itself says whether there are enough."""
     shots, per_class = settings.shots or settings.shots_per_class, settings.shots is None
     if shots is None:
         return len(splits.train)
     refuse_shots(task)
     classes = strata([gold(task, row) for row in splits.train])
-    return len(few_shot(classes, shots=shots, per_class=per_class, seed=lane.seeds.draw))
+    return len(few_shot(classes, shots=shots, per_class=per_class, seed=prompt.seeds.draw))
 
 
 def _refuse_long_warmup(warmup: int | None, steps: int) -> None:
@@ -76,19 +76,19 @@ def _refuse_long_warmup(warmup: int | None, steps: int) -> None:
         )
 
 
-def _check_initial(lane: LaneSettings, task: Task) -> None:
+def _check_initial(prompt: PromptSettings, task: Task) -> None:
     """Refuse initial vectors that are named wrongly or are not there."""
-    kind, sign, argument = lane.init.partition(":")
+    kind, sign, argument = prompt.init.partition(":")
     if kind in ("uniform", "vocabulary", "label-words") and not sign:
         if kind == "label-words" and not task.labels:
             raise BadInput(f"--init=label-words: task {task.name!r} has no label words")
     elif kind == "prompt" and argument:
         source = SoftPrompt.load(argument)
-        if source.deep is not None and not lane.deep:
-            raise BadInput(f"--init={lane.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
+        if source.deep is not None and not prompt.deep:
+            raise BadInput(f"--init={prompt.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
     elif kind == "file" and argument:
         from ..interop.numpy import import_numpy
 
         import_numpy(Path(argument), backbone_name="")
     elif kind != "text" or not argument:
-        raise UnknownName("initialiser", lane.init, INITIALIZERS)
+        raise UnknownName("initialiser", prompt.init, INITIALIZERS)

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..checks import listed, require_different
 from ..errors import BadInput, UnknownName
-from ..settings import LaneSettings, Seeds, TrainSettings
+from ..settings import PromptSettings, Seeds, TrainSettings
 from ..tasks import Task, custom_task, holds_rows, is_data_file, own_source
 from ..tasks import task as find_task
 
@@ -19,7 +19,7 @@ from ..tasks import task as find_task
 _ALIASES = {"text_column": "text_columns", "metric": "metrics"}
 _SPLIT_FILES = {"validation_data": "validation", "test_data": "test"}
 _SETTINGS = {field.name for field in dataclasses.fields(TrainSettings)}
-_PROMPT = {field.name for field in dataclasses.fields(LaneSettings)}
+_PROMPT = {field.name for field in dataclasses.fields(PromptSettings)}
 # max_length is a setting of the run, which overrides the task's.
 _ROWS = {*inspect.signature(custom_task).parameters, *_ALIASES, *_SPLIT_FILES} - {"files", "max_length"}
 _KNOWN = _SETTINGS | _PROMPT | _ROWS | {"prompt_length"}
@@ -80,27 +80,29 @@ def _refuse_no_rows(given: Any) -> None:
         )
 
 
-def lanes_from(lanes: Sequence[LaneSettings] | LaneSettings | None, keywords: Mapping[str, Any]) -> list[LaneSettings]:
+def prompts_from(
+    prompts: Sequence[PromptSettings] | PromptSettings | None, keywords: Mapping[str, Any]
+) -> list[PromptSettings]:
     """The prompts of a run: those given, or one for each method, learning rate and seed, nested in this order.
 
     Raises:
         BadInput: no prompt, or both.
     """
     options = {name: value for name, value in keywords.items() if name in _PROMPT or name == "prompt_length"}
-    if lanes is not None:
+    if prompts is not None:
         if options:
-            raise BadInput(f"{next(iter(options))} belongs to the prompts; give it in lanes, or leave lanes out")
-        prompts = listed("lanes", lanes, LaneSettings)
+            raise BadInput(f"{next(iter(options))} belongs to the prompts; give it in prompts, or leave prompts out")
+        prompts = listed("lanes", prompts, PromptSettings)
         if not prompts:
             raise BadInput("a run needs at least one prompt")
         return prompts
     if "prompt_length" in options:
         options["options"] = {**options.get("options", {}), "prompt_length": options.pop("prompt_length")}
-    methods = _several("method", options.pop("method", LaneSettings.method))
+    methods = _several("method", options.pop("method", PromptSettings.method))
     rates = _several("lr", options.pop("lr", None))
     seeds = _several("seeds", options.pop("seeds", 0))
     return [
-        LaneSettings(**options, method=method, lr=lr, seeds=seed if isinstance(seed, Seeds) else Seeds.all(seed))
+        PromptSettings(**options, method=method, lr=lr, seeds=seed if isinstance(seed, Seeds) else Seeds.all(seed))
         for method, lr, seed in itertools.product(methods, rates, seeds)
     ]
 
@@ -116,11 +118,11 @@ def _several(name: str, value: Any) -> list[Any]:
     return values
 
 
-def from_any_folder(lane: LaneSettings) -> LaneSettings:
+def from_any_folder(prompt: PromptSettings) -> PromptSettings:
     """The prompt with the whole path of the file or stored prompt that it begins with."""
-    kind, _, path = lane.init.partition(":")
+    kind, _, path = prompt.init.partition(":")
     is_path = kind == "file" or (kind == "prompt" and os.path.exists(path))
-    return dataclasses.replace(lane, init=f"{kind}:{os.path.abspath(path)}") if is_path else lane
+    return dataclasses.replace(prompt, init=f"{kind}:{os.path.abspath(path)}") if is_path else prompt
 
 
 def settings_from(settings: TrainSettings | None, keywords: Mapping[str, Any]) -> TrainSettings:

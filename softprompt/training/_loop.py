@@ -13,21 +13,21 @@ from ..backbones import AbstractBackbone
 from ..data import Examples
 from ..inference.answers import answer_all
 from ..inference.evaluate import Report, report
-from ..memory import Room
-from ..prompts.batch import Batch, PromptBank
+from ..memory import MemoryBudget
+from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import SoftPrompt
 from ..prompts.standardization import standardized
-from ..prompts.trainable import bank_of, seeded, stream_seed
+from ..prompts.trainable import seeded, stack_prompts, stream_seed
 from ..settings import TrainSettings
 from ..tasks import Task
-from ._member import TrainedLane, is_finite
+from ._member import FleetMember, is_finite
 from ._records import Record
 from ._step import PassResult, backward, leaves
-from ._terms import Surroundings, acting
+from ._terms import RegularizerContext, acting
 
 
 @dataclass(frozen=True, kw_only=True)
-class Material:
+class RunData:
     """What a fleet learns from: a frozen backbone, a task and its tokenised splits."""
 
     backbone: AbstractBackbone
@@ -39,47 +39,47 @@ class Material:
 
 @final
 class Loop:
-    """Optimiser steps for all lanes until every lane has finished, stopped or been dropped.
+    """Optimiser steps for all prompts until every prompt has finished, stopped or been dropped.
 
     Args:
-        material: backbone, task, rows.
-        lanes: the prompts.
+        run_data: backbone, task, rows.
+        members: the prompts.
         settings: what they share.
         steps: optimiser steps in all.
         timing: where seconds are recorded, apart from what must be reproducible.
     """
 
     def __init__(
-        self, material: Material, lanes: Sequence[TrainedLane], settings: TrainSettings, steps: int, timing: Record
+        self, run_data: RunData, members: Sequence[FleetMember], settings: TrainSettings, steps: int, timing: Record
     ):
-        self.material, self.lanes, self.settings, self.steps = material, list(lanes), settings, steps
+        self.run_data, self.members, self.settings, self.steps = run_data, list(members), settings, steps
         self.timing = timing
-        regularized = any(lane.regularizers for lane in lanes)
-        self.surroundings = Surroundings.of(material.backbone, material.task) if regularized else None
-        self.room = Room.of(material.backbone, exact=not settings.backbone_dropout)
-        self.scoring = Room.of(material.backbone)
+        regularized = any(member.regularizers for member in members)
+        self.regularizer_context = RegularizerContext.of(run_data.backbone, run_data.task) if regularized else None
+        self.memory_budget = MemoryBudget.of(run_data.backbone, exact=not settings.backbone_dropout)
+        self.scoring = MemoryBudget.of(run_data.backbone)
         self._fit()
         self.step = 0
 
     def _fit(self) -> None:
         """Bound the passes by the memory that is free now."""
-        lanes, train, backbone = self.active, self.material.train, self.material.backbone
-        if not lanes:
+        members, train, backbone = self.active, self.run_data.train, self.run_data.backbone
+        if not members:
             return
-        bank = leaves(bank_of([lane.lane for lane in lanes], [0] * len(lanes)))
+        prompt_batch = leaves(stack_prompts([member.trainable for member in members], [0] * len(members)))
         longest = train.batch([int(train.lengths.argmax())], 0, backbone.pad_id).to(backbone.device)
-        rows = sum(min(self.settings.batch_size, len(lane.rows)) for lane in lanes)
+        rows = sum(min(self.settings.batch_size, len(member.rows)) for member in members)
         # As the passes will be: dropout keeps what it draws.
         backbone.dropout(self.settings.backbone_dropout)
         with seeded(0, backbone.device):
             # A divergence may keep the activations of the clean pass.
-            self.room.fit(backbone, bank, longest, rows, graphs=2 if self.surroundings else 1)
+            self.memory_budget.fit(backbone, prompt_batch, longest, rows, graphs=2 if self.regularizer_context else 1)
         backbone.dropout(False)
 
     @property
-    def active(self) -> list[TrainedLane]:
-        """The lanes that share the next pass."""
-        return [lane for lane in self.lanes if lane.is_training]
+    def active(self) -> list[FleetMember]:
+        """The prompts that share the next pass."""
+        return [member for member in self.members if member.is_training]
 
     def run(
         self,
@@ -93,7 +93,7 @@ class Loop:
         Args:
             save: writes a checkpoint.
             is_stopped: asked after each step.
-            watch: sees the loss of each active lane after each step.
+            watch: sees the loss of each active prompt after each step.
         """
         start = time.perf_counter()
         while self.step < self.steps and self.active:
@@ -114,87 +114,89 @@ class Loop:
         return True
 
     def _optimize(self) -> dict[str, float]:
-        """One optimiser step of every active lane; its losses in nats."""
-        lanes = self.active
+        """One optimiser step of every active prompt; its losses in nats."""
+        members = self.active
         # Drawn before: a step that is repeated with fewer rows a pass sees the same.
-        batches = [self._batch(lanes) for _ in range(self.settings.grad_accumulation)]
-        results = self.room.within(lambda: self._gradients(lanes, batches))
+        batches = [self._batch(members) for _ in range(self.settings.grad_accumulation)]
+        results = self.memory_budget.within(lambda: self._gradients(members, batches))
         mean = torch.stack([result.losses for result in results]).mean(0)
-        norms = torch.stack([lane.optimizer.gradient_norm() for lane in lanes])
-        # One transfer from the device a step, whatever the number of lanes.
+        norms = torch.stack([member.optimizer.gradient_norm() for member in members])
+        # One transfer from the device a step, whatever the number of prompts.
         apart = torch.stack([result.divergences for result in results]).mean(0)
         found = torch.stack([mean, apart.to(mean), results[-1].norms.to(mean), norms.to(mean)], 1).tolist()
-        for lane, (loss, divergence, norm, gradient), gradient_norm in zip(lanes, found, norms, strict=True):
+        for member, (loss, divergence, norm, gradient), gradient_norm in zip(members, found, norms, strict=True):
             if not math.isfinite(loss) or not math.isfinite(gradient):
-                lane.drop(self.step, f"loss {loss}, gradient norm {gradient}")
+                member.drop(self.step, f"loss {loss}, gradient norm {gradient}")
                 continue
-            if lane.optimizer.overflows(self.step):
-                lane.drop(self.step, f"its learning rate, {lane.settings.lr:g}, is beyond what its numbers can hold")
+            if member.optimizer.overflows(self.step):
+                member.drop(
+                    self.step, f"its learning rate, {member.settings.lr:g}, is beyond what its numbers can hold"
+                )
                 continue
-            rate = lane.optimizer.step(self.step, gradient_norm)
-            token_norms = norm / lane.lane.words.token_norm
+            rate = member.optimizer.step(self.step, gradient_norm)
+            token_norms = norm / member.trainable.words.token_norm
             values = {"loss": loss, "lr": rate, "prompt_norm": norm, "token_norms": token_norms}
-            values |= {"gradient_norm": gradient} | ({"divergence": divergence} if lane.regularizers else {})
-            lane.record.write({"step": self.step, **values})
-        return {lane.name: loss for lane, (loss, *_) in zip(lanes, found, strict=True)}
+            values |= {"gradient_norm": gradient} | ({"divergence": divergence} if member.regularizers else {})
+            member.record.write({"step": self.step, **values})
+        return {member.name: loss for member, (loss, *_) in zip(members, found, strict=True)}
 
-    def _gradients(self, lanes: list[TrainedLane], batches: list[Batch]) -> list[PassResult]:
-        """Fresh gradients of all lanes, from nothing that an earlier attempt has left."""
-        for lane in lanes:
-            lane.lane.zero_grad(set_to_none=True)
-        return [self._pass(lanes, number, batch) for number, batch in enumerate(batches)]
+    def _gradients(self, members: list[FleetMember], batches: list[TextBatch]) -> list[PassResult]:
+        """Fresh gradients of all prompts, from nothing that an earlier attempt has left."""
+        for member in members:
+            member.trainable.zero_grad(set_to_none=True)
+        return [self._pass(members, number, batch) for number, batch in enumerate(batches)]
 
-    def _pass(self, lanes: list[TrainedLane], number: int, batch: Batch) -> PassResult:
-        backbone = self.material.backbone
-        longest = max(lane.lane.method.prompt_length for lane in lanes)
-        parts = self.room.parts((batch.mask.sum(1) + longest).tolist())
-        seeds = [stream_seed(lane.settings.seeds.noise, f"dropout/{self.step}/{number}") for lane in lanes]
+    def _pass(self, members: list[FleetMember], number: int, batch: TextBatch) -> PassResult:
+        backbone = self.run_data.backbone
+        longest = max(member.trainable.method.prompt_length for member in members)
+        parts = self.memory_budget.parts((batch.mask.sum(1) + longest).tolist())
+        seeds = [stream_seed(member.settings.seeds.noise, f"dropout/{self.step}/{number}") for member in members]
         if self.settings.backbone_dropout:
             backbone.dropout(True)
-        own = [lane.regularizers for lane in lanes]
+        own = [member.regularizers for member in members]
         return backward(
             backbone,
-            [lane.lane.train() for lane in lanes],
+            [member.trainable.train() for member in members],
             batch.to(backbone.device),
             seeds,
             scale=1 / self.settings.grad_accumulation,
             check=self.step == 1 and number == 0,
-            terms=acting(own, [lane.settings.seeds.noise for lane in lanes], self.step, self.steps, number),
-            surroundings=self.surroundings,
+            terms=acting(own, [member.settings.seeds.noise for member in members], self.step, self.steps, number),
+            regularizer_context=self.regularizer_context,
             dropout_seed=seeds[0] if self.settings.backbone_dropout else None,
             parts=parts,
         )
 
-    def _batch(self, lanes: list[TrainedLane]) -> Batch:
-        """The next rows of every lane, side by side in one batch."""
-        rows = [next(lane.batches) for lane in lanes]
+    def _batch(self, members: list[FleetMember]) -> TextBatch:
+        """The next rows of every prompt, side by side in one batch."""
+        rows = [next(member.batches) for member in members]
         owner = torch.repeat_interleave(torch.tensor([len(r) for r in rows]))
-        batch = self.material.train.batch([i for r in rows for i in r], owner, self.material.backbone.pad_id)
+        batch = self.run_data.train.batch([i for r in rows for i in r], owner, self.run_data.backbone.pad_id)
         assert batch.targets is not None
         return dataclasses.replace(
-            batch, targets=standardized(batch.targets, owner, [lane.lane.numbers for lane in lanes])
+            batch, targets=standardized(batch.targets, owner, [member.trainable.numbers for member in members])
         )
 
     def _choose(self) -> None:
-        """Where a first stretch has ended, one candidate goes on in the place of all; the others leave the passes."""
-        for stretch in dict.fromkeys(lane.stretch for lane in self.lanes if lane.stretch):
-            candidates = [lane for lane in self.lanes if lane.stretch is stretch]
-            if stretch.is_over(self.step, candidates):
-                losers = set(candidates) - {stretch.choose(self.step, candidates)}
-                self.lanes = [lane for lane in self.lanes if lane not in losers]
+        """Where a race has ended, one candidate goes on in the place of all; the others leave the passes."""
+        for race in dict.fromkeys(member.race for member in self.members if member.race):
+            candidates = [member for member in self.members if member.race is race]
+            if race.is_over(self.step, candidates):
+                losers = set(candidates) - {race.choose(self.step, candidates)}
+                self.members = [member for member in self.members if member not in losers]
 
     def _evaluate(self) -> None:
-        """Score the active lanes on the validation rows, folded as they would be stored; candidates are not scored."""
+        """Score the active prompts on the validation rows, folded as they would be stored; candidates are not scored."""
         if self.settings.backbone_dropout:
-            self.material.backbone.dropout(False)
-        for lane in self.active:
-            if lane.stretch is None and not is_finite(lane.lane):
-                lane.drop(self.step, "the prompt is no longer finite")
-        judged = [lane for lane in self.active if lane.stretch is None]
-        prompts = [lane.lane.fold(lane.provenance) for lane in judged]
-        reports = self.scores(prompts, self.material.validation)
-        for lane, prompt, found in zip(judged, prompts, reports, strict=True):
-            lane.judge(self.step, prompt, found, self.settings.patience)
+            self.run_data.backbone.dropout(False)
+        for member in self.active:
+            if member.race is None and not is_finite(member.trainable):
+                member.drop(self.step, "the prompt is no longer finite")
+        judged = [member for member in self.active if member.race is None]
+        prompts = [member.trainable.fold(member.provenance) for member in judged]
+        reports = self.scores(prompts, self.run_data.validation)
+        for member, prompt, found in zip(judged, prompts, reports, strict=True):
+            member.judge(self.step, prompt, found, self.settings.patience)
 
     def scores(
         self, prompts: Sequence[SoftPrompt], examples: Examples, rows: Sequence[Sequence[int]] | None = None
@@ -208,13 +210,13 @@ class Loop:
         """
         if not prompts:
             return []
-        backbone, task, settings = self.material.backbone, self.material.task, self.settings
+        backbone, task, settings = self.run_data.backbone, self.run_data.task, self.settings
         own = [range(len(examples))] * len(prompts) if rows is None else rows
-        bank = PromptBank.of(*prompts, device=backbone.device)
+        prompt_batch = PromptBatch.of(*prompts, device=backbone.device)
         answers = self.scoring.within(
             lambda: answer_all(
                 backbone,
-                bank,
+                prompt_batch,
                 examples,
                 task,
                 own,
@@ -222,7 +224,7 @@ class Loop:
                 normalize=settings.normalize,
                 max_new_tokens=settings.max_new_tokens,
                 batch_size=2 * settings.batch_size * len(prompts),
-                room=self.scoring,
+                memory_budget=self.scoring,
             )
         )
         asked = [examples] * len(prompts) if rows is None else [examples.select(chosen) for chosen in rows]

@@ -1,4 +1,4 @@
-"""One lane while it trains: what changes from step to step, and how that goes into and out of a checkpoint."""
+"""One prompt while it trains: what changes from step to step, and how that goes into and out of a checkpoint."""
 
 import dataclasses
 import math
@@ -11,49 +11,49 @@ from torch import Tensor
 from ..errors import BadInput
 from ..inference.evaluate import Report
 from ..prompts.prompt import LinearHead, Provenance, SoftPrompt
-from ..prompts.trainable import Lane
+from ..prompts.trainable import TrainablePrompt
 from ..regularizers import regularizers
-from ..settings import LaneSettings
-from ._optimizer import LaneOptimizer
+from ..settings import PromptSettings
+from ._optimizer import PromptOptimizer
 from ._records import Record
 
 if TYPE_CHECKING:
-    from ._restarts import FirstStretch
+    from ._restarts import Race
 
 
 @final
-class TrainedLane:
-    """A lane with its optimiser, its rows, its record and the best prompt so far.
+class FleetMember:
+    """A prompt with its optimiser, its rows, its record and the best prompt so far.
 
     Args:
-        name: unique in the run; the lane's folder.
+        name: unique in the run; the prompt's folder.
         settings: what it was told.
-        lane: the parameters.
+        trainable: the parameters.
         optimizer: moves them.
         rows: the training rows it may see.
         batches: endless batches of those rows, continued where the run stands.
         record: its metrics.jsonl.
-        provenance: what a prompt of this lane says of itself; metrics are added when it is stored.
-        stretch: shared by the candidates of a lane with restarts, until one of them is the lane.
+        provenance: what a prompt of this prompt says of itself; metrics are added when it is stored.
+        race: shared by the candidates of a prompt with restarts, until one of them is the prompt.
     """
 
     def __init__(
         self,
         *,
         name: str,
-        settings: LaneSettings,
-        lane: Lane,
-        optimizer: LaneOptimizer,
+        settings: PromptSettings,
+        trainable: TrainablePrompt,
+        optimizer: PromptOptimizer,
         rows: list[int],
         batches: Iterator[list[int]],
         record: Record,
         provenance: Provenance,
-        stretch: "FirstStretch | None" = None,
+        race: "Race | None" = None,
     ):
-        self.name, self.settings, self.lane, self.optimizer = name, settings, lane, optimizer
+        self.name, self.settings, self.trainable, self.optimizer = name, settings, trainable, optimizer
         self.regularizers = regularizers(settings.regularizer)
         self.rows, self.batches, self.record, self.provenance = rows, batches, record, provenance
-        self.stretch = stretch
+        self.race = race
         self.status = "training"
         self.best: SoftPrompt | None = None
         self.best_step = 0
@@ -71,9 +71,9 @@ class TrainedLane:
         """How this beginning was chosen; None before that, and without restarts."""
         return self.provenance.training.get("restarts")
 
-    def goes_on(self, name: str, record: Record, restarts: Mapping[str, Any]) -> "TrainedLane":
-        """From now on this candidate is the lane: with its name and record, and with how it was chosen."""
-        self.name, self.record, self.stretch = name, record, None
+    def goes_on(self, name: str, record: Record, restarts: Mapping[str, Any]) -> "FleetMember":
+        """From now on this candidate is the prompt: with its name and record, and with how it was chosen."""
+        self.name, self.record, self.race = name, record, None
         self._remember(restarts)
         return self
 
@@ -98,8 +98,8 @@ class TrainedLane:
             self.status = f"stopped early at step {step}"
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything a checkpoint keeps of this lane in tensors."""
-        kept = {f"parameters.{name}": value.detach() for name, value in self.lane.state_dict().items()}
+        """Everything a checkpoint keeps of this prompt in tensors."""
+        kept = {f"parameters.{name}": value.detach() for name, value in self.trainable.state_dict().items()}
         kept |= {f"adamw.{name}": value for name, value in self.optimizer.state().items()}
         if self.best is not None:
             kept["best.vectors"] = self.best.vectors
@@ -110,9 +110,9 @@ class TrainedLane:
         return kept
 
     def state(self) -> dict[str, Any]:
-        """Everything a checkpoint keeps of this lane in plain values."""
+        """Everything a checkpoint keeps of this prompt in plain values."""
         chosen: dict[str, Any] = {} if self.restarts is None else {"restarts": self.restarts}
-        chosen |= {"standardized": True} if self.lane.numbers else {}
+        chosen |= {"standardized": True} if self.trainable.numbers else {}
         return {
             **chosen,
             "name": self.name,
@@ -125,16 +125,16 @@ class TrainedLane:
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue from what `tensors` and `state` returned."""
-        if self.lane.numbers and not state.get("standardized"):
+        if self.trainable.numbers and not state.get("standardized"):
             raise BadInput(f"{self.name} was started by a version that trained on numbers as they are; start a new run")
-        self.lane.load_state_dict(below("parameters.", tensors))
+        self.trainable.load_state_dict(below("parameters.", tensors))
         self.optimizer.load_state(below("adamw.", tensors))
         if "restarts" in state:
             self._remember(state["restarts"])
         best = below("best.", tensors)
         if best:
             head = LinearHead(best["head.weight"], best["head.bias"]) if "head.weight" in best else None
-            repeats, deep = self.lane.method.repeats, best.get("deep")
+            repeats, deep = self.trainable.method.repeats, best.get("deep")
             self.best = SoftPrompt(best["vectors"], self.provenance, repeats, head, deep)
             self.best_score = state["best_metrics"]["score"]
         self.status, self.stale = state["status"], state["stale"]
@@ -150,7 +150,9 @@ def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def is_finite(lane: Lane) -> bool:
-    """Whether a prompt folded from this lane could be stored."""
-    deep = [] if (layers := lane.folded_deep()) is None else [layers]
-    return all(bool(torch.isfinite(values).all()) for values in (lane.folded(), *deep, *lane.head_parameters()))
+def is_finite(trainable: TrainablePrompt) -> bool:
+    """Whether a prompt folded from this prompt could be stored."""
+    deep = [] if (layers := trainable.folded_deep()) is None else [layers]
+    return all(
+        bool(torch.isfinite(values).all()) for values in (trainable.folded(), *deep, *trainable.head_parameters())
+    )

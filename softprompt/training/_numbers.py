@@ -7,7 +7,7 @@ from ..data import Examples, Ragged
 from ..errors import BadInput
 from ..prompts.standardization import Standardization
 from ..tasks import TASKS, Task
-from ._loop import Material
+from ._loop import RunData
 
 
 def refuse_shots(task: Task) -> None:
@@ -23,11 +23,11 @@ def refuse_shots(task: Task) -> None:
         )
 
 
-def standardization(material: Material, rows: Sequence[int]) -> Standardization | None:
+def standardization(run_data: RunData, rows: Sequence[int]) -> Standardization | None:
     """The scale of these training rows' numbers, where a head answers with them; None elsewhere."""
-    if material.backbone.answers != "linear-head" or material.task.answer != "number":
+    if run_data.backbone.answers != "linear-head" or run_data.task.answer != "number":
         return None
-    return Standardization.of([right for row in rows if isinstance(right := material.train.gold[row], float)])
+    return Standardization.of([right for row in rows if isinstance(right := run_data.train.gold[row], float)])
 
 
 def refuse_unwritable(train: Examples, task: Task, backbone: AbstractBackbone, longest: int) -> None:

@@ -1,11 +1,11 @@
-"""One lane's optimiser: AdamW, its own schedule and its own gradient clipping."""
+"""One prompt's optimiser: AdamW, its own schedule and its own gradient clipping."""
 
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from ..prompts.trainable import Lane
+from ..prompts.trainable import TrainablePrompt
 from ..settings import TrainSettings
 
 
@@ -26,33 +26,33 @@ def learning_rate_factor(step: int, steps: int, warmup: int, schedule: str) -> f
 
 
 @final
-class LaneOptimizer:
-    """AdamW for one lane: weight decay on prompt and reparameterisation, none on the head or on directions.
+class PromptOptimizer:
+    """AdamW for one prompt: weight decay on prompt and reparameterisation, none on the head or on directions.
 
-    Learning rate, decay and AdamW's eps act on what is trained, and so are in the lane's units.
+    Learning rate, decay and AdamW's eps act on what is trained, and so are in the prompt's units.
 
     Args:
-        lane: whose parameters move.
+        trainable: whose parameters move.
         lr: learning rate of the prompt at its peak.
         head_lr: of the head.
         steps: length of the schedule.
         settings: weight decay, clipping, schedule.
     """
 
-    def __init__(self, lane: Lane, lr: float, head_lr: float, steps: int, settings: TrainSettings):
-        self.lane, self.steps, self.settings = lane, steps, settings
+    def __init__(self, trainable: TrainablePrompt, lr: float, head_lr: float, steps: int, settings: TrainSettings):
+        self.trainable, self.steps, self.settings = trainable, steps, settings
         self.warmup = warmup_steps(settings, steps)
         # The length of a direction says nothing: decay would only raise the rate at which the direction turns.
-        decay = 0.0 if lane.reparameterization.is_direction else settings.weight_decay
+        decay = 0.0 if trainable.reparameterization.is_direction else settings.weight_decay
         groups = [
-            {"params": lane.prompt_parameters(), "lr": lr, "peak": lr, "weight_decay": decay},
-            {"params": lane.head_parameters(), "lr": head_lr, "peak": head_lr, "weight_decay": 0.0},
+            {"params": trainable.prompt_parameters(), "lr": lr, "peak": lr, "weight_decay": decay},
+            {"params": trainable.head_parameters(), "lr": head_lr, "peak": head_lr, "weight_decay": 0.0},
         ]
         self.adamw = torch.optim.AdamW([group for group in groups if group["params"]])
 
     def gradient_norm(self) -> Tensor:
-        """The l2 norm over all of the lane's gradients, after which `step` may clip."""
-        gradients = [p.grad for p in self.lane.parameters() if p.grad is not None]
+        """The l2 norm over all of the prompt's gradients, after which `step` may clip."""
+        gradients = [p.grad for p in self.trainable.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
     def overflows(self, step: int) -> bool:
@@ -72,7 +72,7 @@ class LaneOptimizer:
         for group in self.adamw.param_groups:
             group["lr"] = group["peak"] * factor
         if self.settings.clip is not None:
-            parameters = [p for p in self.lane.parameters() if p.grad is not None]
+            parameters = [p for p in self.trainable.parameters() if p.grad is not None]
             torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.clip, gradient_norm)
         self.adamw.step()
         return self.adamw.param_groups[0]["lr"]

@@ -1,4 +1,4 @@
-"""The passes of one step through the frozen model, each followed by its backward pass: gradients gather at the bank."""
+"""The passes of one step through the frozen model, each followed by its backward pass: gradients gather at the batch of prompts."""
 
 import contextlib
 import dataclasses
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..backbones import AbstractBackbone
 from ..losses import task_losses
-from ..prompts.batch import Batch, PromptBank
+from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.trainable import seeded
 from ..regularizers import Share
-from ._terms import Group, Surroundings
+from ._terms import Group, RegularizerContext
 
 
 @final
@@ -50,7 +50,7 @@ class Passes:
 
     Args:
         backbone: frozen.
-        bank: the prompts; leaves, at which gradients gather.
+        prompt_batch: the prompts; leaves, at which gradients gather.
         batch: rows of all prompts.
         p: prompts.
         scale: of every gradient.
@@ -61,14 +61,14 @@ class Passes:
     def __init__(
         self,
         backbone: AbstractBackbone,
-        bank: PromptBank,
-        batch: Batch,
+        prompt_batch: PromptBatch,
+        batch: TextBatch,
         p: int,
         scale: float,
         dropout_seed: int | None,
         rows: Int[Tensor, " k"] | None = None,
     ):
-        self.backbone, self.bank, self.p, self.scale = backbone, bank, p, scale
+        self.backbone, self.prompt_batch, self.p, self.scale = backbone, prompt_batch, p, scale
         self.dropout_seed = dropout_seed
         self.whole, self.rows = batch, rows
         self.batch = batch if rows is None else batch.select(rows).trimmed()
@@ -90,7 +90,7 @@ class Passes:
             return CleanPass(weight, weight.new_zeros(len(self.batch.ids), 0, 0))
         batch, shift = self.batch, None
         if any(group.regularizer.perturbation.wants_gradient for group in groups):
-            batch, shift = self._with_shift()
+            batch, shift = self._with_delta()
         logits = self._logits(batch)
         means = self._means(self._losses(logits, batch), batch.owner)
         losses = weight.to(means) * means
@@ -105,7 +105,7 @@ class Passes:
         )
 
     def perturbed(
-        self, group: Group, clean: CleanPass, surroundings: Surroundings
+        self, group: Group, clean: CleanPass, regularizer_context: RegularizerContext
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
         """The passes of a group; (share x task loss, alpha x divergence) of each prompt, without gradient."""
         rows = self._rows(group)
@@ -115,17 +115,17 @@ class Passes:
         task, divergence = torch.zeros_like(alpha), torch.zeros_like(alpha)
         if not len(batch.ids):
             return task, divergence
-        scene = surroundings.scene(
-            group, self.bank, batch, answer.detach(), gradient, self._noise, self._share_of(rows)
+        context = regularizer_context.context(
+            group, self.prompt_batch, batch, answer.detach(), gradient, self._noise, self._share_of(rows)
         )
-        for rows_now in group.batches(scene):
+        for rows_now in group.batches(context):
             logits = self._logits(rows_now, anew=group.regularizer.perturbation.is_dropout)
             losses = share * self._means(self._losses(logits, rows_now), batch.owner) if share.any() else share
             apart = alpha
             if alpha.any():
                 one = group.regularizer
                 apart = alpha * self._means(
-                    surroundings.divergence(one, one.divergence, answer, logits, rows_now), batch.owner
+                    regularizer_context.divergence(one, one.divergence, answer, logits, rows_now), batch.owner
                 )
             self._differentiate(losses + apart)
             task, divergence = task + losses.detach(), divergence + apart.detach()
@@ -148,18 +148,18 @@ class Passes:
         if self.rows is None:
             return None
         chosen = self.rows if rows is None else self.rows[rows]
-        return Share(self.whole, self.bank.mask[self.whole.owner], chosen)
+        return Share(self.whole, self.prompt_batch.mask[self.whole.owner], chosen)
 
-    def _with_shift(self) -> tuple[Batch, Float[Tensor, "b s e"]]:
+    def _with_delta(self) -> tuple[TextBatch, Float[Tensor, "b s e"]]:
         """The rows shifted by 0, which asks for its gradient."""
-        n, e = self.bank.vectors.shape[1:]
+        n, e = self.prompt_batch.vectors.shape[1:]
         shift = torch.zeros(len(self.batch.ids), n + self.batch.ids.shape[1], e, device=self.batch.ids.device)
         shift.requires_grad_()
-        return dataclasses.replace(self.batch, prompt_shift=shift[:, :n], text_shift=shift[:, n:]), shift
+        return dataclasses.replace(self.batch, prompt_delta=shift[:, :n], text_delta=shift[:, n:]), shift
 
-    def _logits(self, batch: Batch, anew: bool = False) -> Float[Tensor, "b l v"]:
+    def _logits(self, batch: TextBatch, anew: bool = False) -> Float[Tensor, "b l v"]:
         with self._noise(anew):
-            return self.backbone.logits(self.bank, batch)
+            return self.backbone.logits(self.prompt_batch, batch)
 
     def _noise(self, anew: bool) -> contextlib.AbstractContextManager[object]:
         """The frozen model's dropout: the same draw in each pass, or another."""
@@ -167,7 +167,7 @@ class Passes:
             return contextlib.nullcontext()
         return seeded(self.dropout_seed + anew, self.backbone.device)
 
-    def _losses(self, logits: Float[Tensor, "b l v"], batch: Batch) -> Float[Tensor, " b"]:
+    def _losses(self, logits: Float[Tensor, "b l v"], batch: TextBatch) -> Float[Tensor, " b"]:
         assert batch.targets is not None
         return task_losses(logits, batch.targets)
 

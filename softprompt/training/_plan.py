@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import BadInput
 from ..prompts.prompt import SoftPrompt
-from ..settings import LaneSettings, TrainSettings, from_values
+from ..settings import PromptSettings, TrainSettings, from_values
 from ..store import found_model
 from ..tasks import Task, read_from
 
@@ -24,7 +24,7 @@ class Plan:
     Args:
         task: with its style applied.
         model: hub id or folder of the frozen model.
-        lanes: one a prompt.
+        prompts: one a prompt.
         settings: what the prompts share.
         data_root: folder with rows; None asks the hub.
         answers: how the backbone answers.
@@ -40,7 +40,7 @@ class Plan:
 
     task: Task
     model: str
-    lanes: tuple[LaneSettings, ...]
+    prompts: tuple[PromptSettings, ...]
     settings: TrainSettings
     data_root: str | None = None
     answers: str = "tokens"
@@ -70,24 +70,26 @@ class Plan:
             raise BadInput(f"run.json has format {values.get('format')!r}, this version reads {FORMAT}")
         plain = {name: value for name, value in values.items() if name != "format"}
         plain["task"] = Task.from_json(values["task"])
-        plain["lanes"] = tuple(from_values(LaneSettings, lane) for lane in map(_in_units, values["lanes"]))
+        plain["lanes"] = tuple(from_values(PromptSettings, prompt) for prompt in map(_in_units, values["lanes"]))
         plain["settings"] = from_values(TrainSettings, values["settings"])
         return cls(**plain)
 
-    def lane_names(self) -> list[str]:
-        """One folder name a lane: its method, and what distinguishes it from the others."""
-        methods = [f"{lane.method}-deep" if lane.deep else lane.method for lane in self.lanes]
-        names = [f"{m}-seed{lane.seeds.initialization}" for m, lane in zip(methods, self.lanes, strict=True)]
+    def prompt_names(self) -> list[str]:
+        """One folder name a prompt: its method, and what distinguishes it from the others."""
+        methods = [f"{prompt.method}-deep" if prompt.deep else prompt.method for prompt in self.prompts]
+        names = [f"{m}-seed{prompt.seeds.initialization}" for m, prompt in zip(methods, self.prompts, strict=True)]
         if len(set(names)) < len(names):
-            names = [f"{n}-lr{lane.lr:g}" if lane.lr else n for n, lane in zip(names, self.lanes, strict=True)]
+            names = [f"{n}-lr{prompt.lr:g}" if prompt.lr else n for n, prompt in zip(names, self.prompts, strict=True)]
         if len(set(names)) < len(names):
             names = [f"{number:02d}-{name}" for number, name in enumerate(names)]
         return names
 
 
-def _in_units(lane: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A lane as it was meant: before there were units all were raw, and 0.3 was every method's learning rate."""
-    return lane if "units" in lane else {**lane, "units": "raw", "lr": 0.3 if lane["lr"] is None else lane["lr"]}
+def _in_units(prompt: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A prompt as it was meant: before there were units all were raw, and 0.3 was every method's learning rate."""
+    return (
+        prompt if "units" in prompt else {**prompt, "units": "raw", "lr": 0.3 if prompt["lr"] is None else prompt["lr"]}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ class Result:
 
     Args:
         run: folder of the run.
-        lane: the prompt's folder in it.
+        prompt: the prompt's folder in it.
         task: name of the task.
         method: name of the method.
         seed: initialisation seed.
@@ -110,7 +112,7 @@ class Result:
         stored: numbers stored for the prompt.
         norm: mean norm of the stored vectors, of a deep prompt those of the first layer; None without any.
         token_norms: the same in token norms.
-        lane_steps: optimiser steps taken, those of restarts that were not chosen among them.
+        prompt_steps: optimiser steps taken, those of restarts that were not chosen among them.
         restarts: how the initialisation was chosen (rule's losses, which, its seed); None without restarts.
         seconds: wall time of the whole fleet so far.
         status: "finished", "stopped early ..." or "dropped ...".
@@ -118,7 +120,7 @@ class Result:
     """
 
     run: str
-    lane: str
+    prompt: str
     task: str
     method: str
     seed: int
@@ -135,7 +137,7 @@ class Result:
     majority: float | None = None
     norm: float | None = None
     token_norms: float | None = None
-    lane_steps: int | None = None
+    prompt_steps: int | None = None
     restarts: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -150,9 +152,9 @@ class Run:
     folder: Path
     results: Sequence[Result]
 
-    def prompt(self, lane: int | str = 0) -> SoftPrompt:
-        """The stored prompt of one lane."""
-        name = lane if isinstance(lane, str) else self.results[lane].lane
+    def prompt(self, prompt: int | str = 0) -> SoftPrompt:
+        """The stored prompt of one prompt."""
+        name = prompt if isinstance(prompt, str) else self.results[prompt].prompt
         return SoftPrompt.load(self.folder / name / "prompt")
 
 

@@ -18,7 +18,7 @@ Watch = Callable[["Loop", dict[str, float]], None]
 
 @contextlib.contextmanager
 def bar(show: bool) -> Iterator[Watch]:
-    """A rich progress bar with the mean loss over lanes and each lane's best score; nothing if not `show`."""
+    """A rich progress bar with the mean loss over prompts and each prompt's best score; nothing if not `show`."""
     if not show:
         yield lambda loop, losses: None
         return
@@ -30,7 +30,7 @@ def bar(show: bool) -> Iterator[Watch]:
         shown = progress.add_task("training", total=None, state="")
 
         def watch(loop: "Loop", losses: dict[str, float]) -> None:
-            best = [lane.best_score for lane in loop.lanes if lane.best is not None]
+            best = [member.best_score for member in loop.members if member.best is not None]
             scores = f"  best {min(best):.3f} .. {max(best):.3f}" if best else ""
             state = f"loss {sum(losses.values()) / len(losses):.3f}{scores}"
             progress.update(shown, completed=loop.step, total=loop.steps, state=state)
@@ -68,8 +68,8 @@ def tracker(name: str | None, folder: Path, config: Mapping[str, Any]) -> Iterat
     accelerator.init_trackers("softprompt", config={"plan": json.dumps(config)})
 
     def watch(loop: "Loop", losses: dict[str, float]) -> None:
-        values = {f"{lane}/loss": loss for lane, loss in losses.items()}
-        values |= {f"{lane.name}/best_score": lane.best_score for lane in loop.lanes if lane.best is not None}
+        values = {f"{member}/loss": loss for member, loss in losses.items()}
+        values |= {f"{member.name}/best_score": member.best_score for member in loop.members if member.best is not None}
         accelerator.log(values, step=loop.step)
 
     yield watch

@@ -1,6 +1,6 @@
 """Append-only records of a run: deterministic values in metrics.jsonl, times in timing.jsonl.
 
-What one lane writes depends on its settings and seeds alone: a killed and resumed run leaves the same bytes.
+What one prompt writes depends on its settings and seeds alone: a killed and resumed run leaves the same bytes.
 """
 
 import contextlib

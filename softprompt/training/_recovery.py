@@ -46,19 +46,19 @@ def check_records(folder: Path, state: Mapping[str, Any]) -> None:
 def _marks(folder: Path, state: Mapping[str, Any]) -> Iterator[tuple[Path, int]]:
     """Each record that goes on, and how many bytes of it the checkpoint needs."""
     yield folder / "timing.jsonl", state["timing_bytes"]
-    for lane in state["lanes"]:
-        yield _path_of(folder, lane["name"]), lane["recorded_bytes"]
+    for member in state["lanes"]:
+        yield _path_of(folder, member["name"]), member["recorded_bytes"]
 
 
 def _undecided(folder: Path, state: Mapping[str, Any]) -> set[Path]:
     """The records of restarts none of which is chosen yet."""
-    return {_path_of(folder, lane["name"]) for lane in state["lanes"] if "#" in lane["name"]}
+    return {_path_of(folder, member["name"]) for member in state["lanes"] if "#" in member["name"]}
 
 
 def _path_of(folder: Path, name: str) -> Path:
-    """The record of a lane, or of the candidate for one, whose name ends in #0, #1 ..."""
-    lane, sign, number = name.partition("#")
-    return record_of(folder / lane, int(number)) if sign else folder / lane / "metrics.jsonl"
+    """The record of a prompt, or of the candidate for one, whose name ends in #0, #1 ..."""
+    member, sign, number = name.partition("#")
+    return record_of(folder / member, int(number)) if sign else folder / member / "metrics.jsonl"
 
 
 def _places(lines: list[int]) -> str:

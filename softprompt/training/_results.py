@@ -18,7 +18,7 @@ from ..store import json_bytes, save_prompt, write_file
 from ..tasks import Task
 from ._advice import not_learning, wrong_scale
 from ._loop import Loop
-from ._member import TrainedLane
+from ._member import FleetMember
 from ._plan import Plan, Result, read_plan
 from ._records import read_record, recorded_steps
 from ._restarts import losers_steps
@@ -30,63 +30,70 @@ TRAIN_SCORE_ROWS = 500
 
 
 def last_reports(plan: Plan, loop: Loop) -> dict[str, dict[str, Report]]:
-    """How each lane's best prompt scores in the end, by lane and split: of all lanes in shared passes."""
-    lanes = [lane for lane in loop.lanes if lane.best is not None]
-    prompts = [lane.best for lane in lanes if lane.best is not None]
-    found = {"test": loop.scores(prompts, loop.material.test)}
+    """How each prompt's best prompt scores in the end, by prompt and split: of all prompts in shared passes."""
+    members = [member for member in loop.members if member.best is not None]
+    prompts = [member.best for member in members if member.best is not None]
+    found = {"test": loop.scores(prompts, loop.run_data.test)}
     if plan.settings.train_score:
-        rows = [own_rows(lane.rows, lane.settings.seeds.draw) for lane in lanes]
-        found["train"] = loop.scores(prompts, loop.material.train, rows)
-    return {lane.name: {split: found[split][number] for split in found} for number, lane in enumerate(lanes)}
+        rows = [own_rows(member.rows, member.settings.seeds.draw) for member in members]
+        found["train"] = loop.scores(prompts, loop.run_data.train, rows)
+    return {member.name: {split: found[split][number] for split in found} for number, member in enumerate(members)}
 
 
-def finish_lane(
-    plan: Plan, loop: Loop, lane: TrainedLane, folder: Path, seconds: float, reports: Mapping[str, Mapping[str, Report]]
+def finish_member(
+    plan: Plan,
+    loop: Loop,
+    member: FleetMember,
+    folder: Path,
+    seconds: float,
+    reports: Mapping[str, Mapping[str, Report]],
 ) -> Result:
-    """Store the lane's best prompt with its scores, and write its result last."""
-    lane.record.mark()
+    """Store the prompt's best prompt with its scores, and write its result last."""
+    member.record.mark()
     metrics: dict[str, Any] = {}
     stored, head, norm = 0, 0, None
-    if lane.best is not None:
-        metrics = {"validation": lane.best_metrics}
-        metrics |= {split: {**one.metrics, "invalid": one.invalid} for split, one in reports[lane.name].items()}
+    if member.best is not None:
+        metrics = {"validation": member.best_metrics}
+        metrics |= {split: {**one.metrics, "invalid": one.invalid} for split, one in reports[member.name].items()}
         provenance = dataclasses.replace(
-            lane.provenance, metrics=metrics, training={**lane.provenance.training, "best_step": lane.best_step}
+            member.provenance, metrics=metrics, training={**member.provenance.training, "best_step": member.best_step}
         )
-        best = dataclasses.replace(lane.best, provenance=provenance)
-        if not (folder / lane.name / "prompt").exists():
-            save_prompt(best, folder / lane.name / "prompt")
+        best = dataclasses.replace(member.best, provenance=provenance)
+        if not (folder / member.name / "prompt").exists():
+            save_prompt(best, folder / member.name / "prompt")
         stored, head, norm = best.stored, best.head.count if best.head else 0, prompt_norm(best.vectors)
-    warnings = [*not_learning(lane, plan.task, loop.material.validation.gold), *wrong_scale(lane)]
-    if not lane.is_training and lane.status.startswith("dropped"):
-        warnings.append(f"{lane.name}: {lane.status}; the other prompts went on; try a lower --lr")
+    warnings = [*not_learning(member, plan.task, loop.run_data.validation.gold), *wrong_scale(member)]
+    if not member.is_training and member.status.startswith("dropped"):
+        warnings.append(f"{member.name}: {member.status}; the other prompts went on; try a lower --lr")
     for line in warnings:
         log.warning(line)
     result = Result(
         run=str(folder),
-        lane=lane.name,
+        prompt=member.name,
         task=plan.task.name,
-        method=lane.settings.method,
-        seed=lane.settings.seeds.initialization,
-        units=lane.provenance.training["units"],
-        lr=lane.provenance.training["lr"],
+        method=member.settings.method,
+        seed=member.settings.seeds.initialization,
+        units=member.provenance.training["units"],
+        lr=member.provenance.training["lr"],
         metrics=metrics,
-        majority=constant_score(plan.task, loop.material.test.gold),
-        best_step=lane.best_step,
-        trainable=lane.provenance.training["trainable"],
+        majority=constant_score(plan.task, loop.run_data.test.gold),
+        best_step=member.best_step,
+        trainable=member.provenance.training["trainable"],
         head=head,
         stored=stored,
         norm=norm,
-        token_norms=None if norm is None else norm / lane.lane.words.token_norm,
-        lane_steps=recorded_steps(lane.record.path) + losers_steps(folder / lane.name, lane.restarts),
-        restarts=lane.restarts,
+        token_norms=None if norm is None else norm / member.trainable.words.token_norm,
+        prompt_steps=recorded_steps(member.record.path) + losers_steps(folder / member.name, member.restarts),
+        restarts=member.restarts,
         seconds=seconds,
-        status="finished" if lane.is_training else lane.status,
+        status="finished" if member.is_training else member.status,
         warnings=tuple(warnings),
     )
     # Without the seconds: a resumed run leaves the same bytes as one that never stopped.
     plain = {name: value for name, value in result.to_json().items() if name not in ("seconds", "run")}
-    write_file(folder / lane.name / "result.json", json_bytes(plain), what=f"the result of {lane.name}", replace=True)
+    write_file(
+        folder / member.name / "result.json", json_bytes(plain), what=f"the result of {member.name}", replace=True
+    )
     return result
 
 
@@ -107,8 +114,8 @@ def constant_score(task: Task, gold: Sequence[Any]) -> float | None:
     return majority_score(task, gold) if task.answer == "label" else None
 
 
-def read_result(folder: Path, lane: str) -> Result | None:
-    path = folder / lane / "result.json"
+def read_result(folder: Path, member: str) -> Result | None:
+    path = folder / member / "result.json"
     if not path.exists():
         return None
     try:
@@ -126,7 +133,7 @@ def read_results(run: "Path | str") -> list[Result]:
         DamagedFile: a result cannot be read.
     """
     folder = Path(run)
-    return [result for name in read_plan(folder).lane_names() if (result := read_result(folder, name))]
+    return [result for name in read_plan(folder).prompt_names() if (result := read_result(folder, name))]
 
 
 def seconds_of(folder: Path) -> float:

@@ -1,4 +1,4 @@
-"""From a plan to what the loop needs: the backbone, the tokenised rows and the lanes, all before a byte is written."""
+"""From a plan to what the loop needs: the backbone, the tokenised rows and the prompts, all before a byte is written."""
 
 import hashlib
 import math
@@ -17,28 +17,28 @@ from ..prompts import initializers
 from ..prompts.initializers import Initializer
 from ..prompts.methods import Method
 from ..prompts.prompt import SoftPrompt
-from ..prompts.trainable import Lane
+from ..prompts.trainable import TrainablePrompt
 from ..prompts.units import WordScale
 from ..regularizers import regularizers
-from ..settings import LaneSettings, TrainSettings
+from ..settings import PromptSettings, TrainSettings
 from ..tasks import Task
-from ._loop import Material
+from ._loop import RunData
 from ._numbers import refuse_shots, refuse_unwritable, standardization
 from ._plan import DEFAULT_STEPS, Plan
-from ._restarts import beginnings, stretch_steps
-from ._terms import Surroundings
+from ._restarts import beginnings, race_steps
+from ._terms import RegularizerContext
 
 # Training rows that are looked at for words to perturb.
 CHECKED_ROWS = 256
 
 
-def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> Material:
+def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
     """The backbone, and the splits tokenised for it.
 
     Raises:
         SoftPromptError: anything in the plan that cannot work.
     """
-    longest = max(Method.of(lane).prompt_length for lane in plan.lanes)
+    longest = max(Method.of(prompt).prompt_length for prompt in plan.prompts)
     if plan.settings.gradient_checkpointing:
         backbone.gradient_checkpointing(True)
     decoding(plan.task, backbone, plan.settings.decode)
@@ -49,13 +49,13 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> Material:
         examples_for(backbone, plan.task, rows, longest) for rows in (splits.train, validation, splits.test)
     )
     refuse_unwritable(train, plan.task, backbone, plan.settings.max_new_tokens)
-    return Material(backbone=backbone, task=plan.task, train=train, validation=validation, test=test)
+    return RunData(backbone=backbone, task=plan.task, train=train, validation=validation, test=test)
 
 
-def fingerprint(material: Material) -> str:
+def fingerprint(run_data: RunData) -> str:
     """SHA-256 over the token ids and targets of all splits: a resumed run must see the rows it started with."""
     digest = hashlib.sha256()
-    for examples in (material.train, material.validation, material.test):
+    for examples in (run_data.train, run_data.validation, run_data.test):
         targets = examples.targets
         parts = [examples.inputs.flat, examples.inputs.offsets]
         if isinstance(targets, Ragged):
@@ -79,73 +79,73 @@ def step_count(settings: TrainSettings, rows: int) -> int:
     return max(1, math.ceil(settings.epochs * rows / (settings.batch_size * settings.grad_accumulation)))
 
 
-def training_rows(material: Material, settings: TrainSettings, lane: LaneSettings) -> list[int]:
-    """The training rows that a lane may see: all, or its own few-shot draw."""
+def training_rows(run_data: RunData, settings: TrainSettings, prompt: PromptSettings) -> list[int]:
+    """The training rows that a prompt may see: all, or its own few-shot draw."""
     if settings.shots is None and settings.shots_per_class is None:
-        return list(range(len(material.train)))
-    refuse_shots(material.task)
+        return list(range(len(run_data.train)))
+    refuse_shots(run_data.task)
     shots, per_class = settings.shots, False
     if shots is None:
         shots, per_class = settings.shots_per_class, True
     assert shots is not None
-    return few_shot(strata(material.train.gold), shots=shots, per_class=per_class, seed=lane.seeds.draw)
+    return few_shot(strata(run_data.train.gold), shots=shots, per_class=per_class, seed=prompt.seeds.draw)
 
 
-def resolved(lane: LaneSettings) -> LaneSettings:
-    """The lane with its method's units and learning rate where it names none; they are part of the run's record.
+def resolved(prompt: PromptSettings) -> PromptSettings:
+    """The prompt with its method's units and learning rate where it names none; they are part of the run's record.
 
     Raises:
-        SoftPromptError: no such method or regulariser, or options, units or a guard that it cannot have; a stretch
+        SoftPromptError: no such method or regulariser, or options, units or a guard that it cannot have; a race
             without restarts.
     """
-    if lane.restarts == 1 and lane.restart_steps is not None:
+    if prompt.restarts == 1 and prompt.restart_steps is not None:
         raise BadInput(
-            f"--restart-steps={lane.restart_steps} is how long restarts are compared, and there are none; "
+            f"--restart-steps={prompt.restart_steps} is how long restarts are compared, and there are none; "
             "give --restarts of 2 or more, or leave it out"
         )
-    regularizers(lane.regularizer)
-    return Method.of(lane).resolved(lane)
+    regularizers(prompt.regularizer)
+    return Method.of(prompt).resolved(prompt)
 
 
-def refuse_twins(lanes: Sequence[LaneSettings]) -> None:
+def refuse_twins(prompts: Sequence[PromptSettings]) -> None:
     """Refuse two prompts of a run that are the same numbers: their scores would count as those of two.
 
     Args:
-        lanes: of `resolved`.
+        prompts: of `resolved`.
 
     Raises:
         BadInput: with their places.
     """
     seen: list[tuple[object, ...]] = []
-    for place, lane in enumerate(lanes, 1):
-        plain = replace(lane, options={}, regularizer="")
-        key = (plain, Method.of(lane), regularizers(lane.regularizer))
+    for place, prompt in enumerate(prompts, 1):
+        plain = replace(prompt, options={}, regularizer="")
+        key = (plain, Method.of(prompt), regularizers(prompt.regularizer))
         if key in seen:
             raise BadInput(
-                f"prompts {seen.index(key) + 1} and {place} of this run are the same ({lane.method}, seed "
-                f"{lane.seeds.initialization}); give each its own --seed, or leave one out"
+                f"prompts {seen.index(key) + 1} and {place} of this run are the same ({prompt.method}, seed "
+                f"{prompt.seeds.initialization}); give each its own --seed, or leave one out"
             )
         seen.append(key)
 
 
-def check_regularizers(plan: Plan, material: Material) -> None:
+def check_regularizers(plan: Plan, run_data: RunData) -> None:
     """Refuse regularisers that would be quietly off, or measure nothing, here.
 
     Raises:
         BadInput: with what to do.
     """
-    if not any(lane.regularizer for lane in plan.lanes):
+    if not any(prompt.regularizer for prompt in plan.prompts):
         return
-    surroundings = Surroundings.of(material.backbone, material.task)
-    rows = range(min(CHECKED_ROWS, len(material.train)))
-    batch = material.train.batch(rows, 0, material.backbone.pad_id).to(material.backbone.device)
-    for lane in plan.lanes:
-        surroundings.check(
-            regularizers(lane.regularizer),
-            material.task,
+    regularizer_context = RegularizerContext.of(run_data.backbone, run_data.task)
+    rows = range(min(CHECKED_ROWS, len(run_data.train)))
+    batch = run_data.train.batch(rows, 0, run_data.backbone.pad_id).to(run_data.backbone.device)
+    for prompt in plan.prompts:
+        regularizer_context.check(
+            regularizers(prompt.regularizer),
+            run_data.task,
             batch,
             dropout=plan.settings.backbone_dropout,
-            m=Method.of(lane).m,
+            m=Method.of(prompt).m,
         )
 
 
@@ -156,14 +156,14 @@ def head_shape(backbone: AbstractBackbone, task: Task) -> tuple[int, int] | None
     return (len(task.labels) if task.answer == "label" else 1, backbone.hidden_size)
 
 
-def initializer(init: str, material: Material, m: int, unit: float = 1.0) -> Initializer:
+def initializer(init: str, run_data: RunData, m: int, unit: float = 1.0) -> Initializer:
     """The initialiser that a name stands for.
 
     Args:
-        init: as in LaneSettings.
-        material: backbone and task.
+        init: as in PromptSettings.
+        run_data: backbone and task.
         m: vectors of the prompt.
-        unit: of the lane. Uniform vectors are drawn in it; real ones are divided by it, so that they start as they are.
+        unit: of the prompt. Uniform vectors are drawn in it; real ones are divided by it, so that they start as they are.
 
     Raises:
         UnknownName: no such initialiser.
@@ -171,22 +171,22 @@ def initializer(init: str, material: Material, m: int, unit: float = 1.0) -> Ini
     """
     if init == "uniform":
         return initializers.uniform()
-    return initializers.divided(_real_vectors(init, material, m), unit)
+    return initializers.divided(_real_vectors(init, run_data, m), unit)
 
 
-def _real_vectors(init: str, material: Material, m: int) -> Initializer:
+def _real_vectors(init: str, run_data: RunData, m: int) -> Initializer:
     kind, _, argument = init.partition(":")
-    tokenizer = material.backbone.tokenizer
+    tokenizer = run_data.backbone.tokenizer
     if kind == "vocabulary":
         return initializers.from_vocabulary()
     if kind == "label-words":
-        if not material.task.labels:
-            raise BadInput(f"--init=label-words: task {material.task.name!r} has no label words")
-        return initializers.from_label_words(_word_ids(tokenizer, material.task.labels))
+        if not run_data.task.labels:
+            raise BadInput(f"--init=label-words: task {run_data.task.name!r} has no label words")
+        return initializers.from_label_words(_word_ids(tokenizer, run_data.task.labels))
     if kind == "text" and argument:
         return initializers.from_tokens(_word_ids(tokenizer, [argument])[0])
     if kind in ("file", "prompt") and argument:
-        return initializers.from_vectors(_vectors(kind, argument, material.backbone, m))
+        return initializers.from_vectors(_vectors(kind, argument, run_data.backbone, m))
     raise UnknownName(
         "initialiser", init, ["uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH", "prompt:PATH"]
     )
@@ -215,35 +215,39 @@ def _source(path: str, backbone: AbstractBackbone) -> SoftPrompt:
     return source
 
 
-def build_lanes(plan: Plan, material: Material) -> list[Lane]:
-    """All lanes as they are at the beginning, each with its restarts behind it; nothing is written.
+def build_prompts(plan: Plan, run_data: RunData) -> list[TrainablePrompt]:
+    """All prompts as they are at the beginning, each with its restarts behind it; nothing is written.
 
     Raises:
         SoftPromptError: an initialiser, a method or a regulariser that cannot work here; restarts that all begin alike,
-            or a first stretch longer than the run.
+            or a race longer than the run.
     """
-    check_regularizers(plan, material)
-    if any(lane.restarts > 1 for lane in plan.lanes):
-        steps = step_count(plan.settings, max(len(training_rows(material, plan.settings, lane)) for lane in plan.lanes))
-        for lane in plan.lanes:
-            stretch_steps(lane, steps)
-    shape = head_shape(material.backbone, material.task)
-    table = material.backbone.word_vectors
+    check_regularizers(plan, run_data)
+    if any(prompt.restarts > 1 for prompt in plan.prompts):
+        steps = step_count(
+            plan.settings, max(len(training_rows(run_data, plan.settings, prompt)) for prompt in plan.prompts)
+        )
+        for prompt in plan.prompts:
+            race_steps(prompt, steps)
+    shape = head_shape(run_data.backbone, run_data.task)
+    table = run_data.backbone.word_vectors
     words = WordScale.of(table)
-    states = material.backbone.state_scales() if any(lane.deep for lane in plan.lanes) else []
+    states = run_data.backbone.state_scales() if any(prompt.deep for prompt in plan.prompts) else []
     built = []
-    for lane in map(resolved, plan.lanes):
-        numbers = standardization(material, training_rows(material, plan.settings, lane))
-        m = Method.of(lane).m
-        draw, deeper = initializer(lane.init, material, m, _unit(lane, words)), _deeper(lane, material, m, states)
-        candidates = [Lane.build(one, draw, table, shape, words, states, deeper, numbers) for one in beginnings(lane)]
-        _refuse_alike(lane, candidates)
+    for prompt in map(resolved, plan.prompts):
+        numbers = standardization(run_data, training_rows(run_data, plan.settings, prompt))
+        m = Method.of(prompt).m
+        draw, deeper = initializer(prompt.init, run_data, m, _unit(prompt, words)), _deeper(prompt, run_data, m, states)
+        candidates = [
+            TrainablePrompt.build(one, draw, table, shape, words, states, deeper, numbers) for one in beginnings(prompt)
+        ]
+        _refuse_alike(prompt, candidates)
         built += candidates
     return built
 
 
-def _refuse_alike(settings: LaneSettings, candidates: Sequence[Lane]) -> None:
-    """Refuse restarts of a lane in which nothing is random: they would cost their time and choose nothing."""
+def _refuse_alike(settings: PromptSettings, candidates: Sequence[TrainablePrompt]) -> None:
+    """Refuse restarts of a prompt in which nothing is random: they would cost their time and choose nothing."""
     first = candidates[0].state_dict()
     for other in candidates[1:]:
         if all(torch.equal(first[name], value) for name, value in other.state_dict().items()):
@@ -253,24 +257,24 @@ def _refuse_alike(settings: LaneSettings, candidates: Sequence[Lane]) -> None:
             )
 
 
-def _deeper(lane: LaneSettings, material: Material, m: int, states: Sequence[WordScale]) -> list[Initializer]:
+def _deeper(prompt: PromptSettings, run_data: RunData, m: int, states: Sequence[WordScale]) -> list[Initializer]:
     """What the layers after the first start from: a deep prompt's own, else nothing in particular.
 
     Raises:
-        BadInput: a deep prompt to start from, most of which the lane would lose.
+        BadInput: a deep prompt to start from, most of which the prompt would lose.
     """
-    kind, _, path = lane.init.partition(":")
-    source = _source(path, material.backbone) if kind == "prompt" else None
+    kind, _, path = prompt.init.partition(":")
+    source = _source(path, run_data.backbone) if kind == "prompt" else None
     if source is None or source.deep is None:
         return []
-    if not lane.deep:
-        raise BadInput(f"--init={lane.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
+    if not prompt.deep:
+        raise BadInput(f"--init={prompt.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
     vectors = source.expanded_deep() if source.length == m else source.deep
     assert vectors is not None
     pairs = zip(vectors, states, strict=True)
-    return [initializers.divided(initializers.from_vectors(v), _unit(lane, scale)) for v, scale in pairs]
+    return [initializers.divided(initializers.from_vectors(v), _unit(prompt, scale)) for v, scale in pairs]
 
 
-def _unit(lane: LaneSettings, words: WordScale) -> float:
+def _unit(prompt: PromptSettings, words: WordScale) -> float:
     """What initial vectors are measured in; a direction's too, whose length sets how fast it turns."""
-    return words.rms if lane.units == "rms" else 1.0
+    return words.rms if prompt.units == "rms" else 1.0

@@ -1,4 +1,4 @@
-"""The lanes of a run as they go into the loop: with optimisers, batches from the step on, records and provenance."""
+"""The prompts of a run as they go into the loop: with optimisers, batches from the step on, records and provenance."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -7,77 +7,82 @@ from typing import Any
 
 from ..data import stream
 from ..prompts.prompt import Provenance
-from ..prompts.trainable import Lane
+from ..prompts.trainable import TrainablePrompt
 from ..regularizers import regularizers
-from ._loop import Material
-from ._member import TrainedLane
-from ._optimizer import LaneOptimizer
+from ._loop import RunData
+from ._member import FleetMember
+from ._optimizer import PromptOptimizer
 from ._plan import Plan
 from ._records import Record
-from ._restarts import FirstStretch, record_of, stretch_steps
+from ._restarts import Race, race_steps, record_of
 from ._setup import step_count, training_rows
 
 
-def start_lanes(
+def start_members(
     plan: Plan,
-    material: Material,
-    lanes: Sequence[Lane],
+    run_data: RunData,
+    prompts: Sequence[TrainablePrompt],
     folder: Path,
     step: int = 0,
     states: Sequence[Mapping[str, Any]] = (),
-) -> list[TrainedLane]:
-    """The lanes, or the candidates for one, with their optimisers, batches from `step` on, and records.
+) -> list[FleetMember]:
+    """The prompts, or the candidates for one, with their optimisers, batches from `step` on, and records.
 
     Args:
-        plan: lanes and settings.
-        material: backbone and rows.
-        lanes: of `build_lanes`.
+        plan: prompts and settings.
+        run_data: backbone and rows.
+        prompts: of `build_prompts`.
         folder: of the run.
         step: optimiser steps done.
         states: what a checkpoint says of each of them; none begins anew.
     """
-    started: list[TrainedLane] = []
+    started: list[FleetMember] = []
     try:
-        started.extend(_started(plan, material, lanes, folder, step, states))
+        started.extend(_started(plan, run_data, prompts, folder, step, states))
     except BaseException:
-        for lane in started:
-            lane.close()
+        for prompt in started:
+            prompt.close()
         raise
     return started
 
 
 def _started(
-    plan: Plan, material: Material, lanes: Sequence[Lane], folder: Path, step: int, states: Sequence[Mapping[str, Any]]
-) -> Iterator[TrainedLane]:
-    identity = material.backbone.identity()
+    plan: Plan,
+    run_data: RunData,
+    prompts: Sequence[TrainablePrompt],
+    folder: Path,
+    step: int,
+    states: Sequence[Mapping[str, Any]],
+) -> Iterator[FleetMember]:
+    identity = run_data.backbone.identity()
     versions = {name: version(name) for name in ("softprompt", "torch", "transformers")}
-    drawn = [training_rows(material, plan.settings, settings) for settings in plan.lanes]
+    drawn = [training_rows(run_data, plan.settings, settings) for settings in plan.prompts]
     steps = step_count(plan.settings, max(map(len, drawn)))
     marks = {state["name"]: state["recorded_bytes"] for state in states}
     chosen = {state["name"]: state["restarts"]["chosen"] for state in states if "restarts" in state}
-    for number, name, lane, stretch, path in _entrants(plan, lanes, folder, steps, chosen):
-        settings = lane.method.resolved(plan.lanes[number])
+    for number, name, prompt, race, path in _entrants(plan, prompts, folder, steps, chosen):
+        settings = prompt.method.resolved(plan.prompts[number])
         lr = settings.lr
         assert lr is not None
         training = {"lr": lr, "head_lr": settings.head_lr, "steps": steps, "init": settings.init}
-        training |= {"units": settings.units, "norm_guard": settings.norm_guard, **vars(lane.words)}
-        training |= _told(settings.regularizer, lane.words.rms, identity.embedding_size)
-        trainable = lane.method.trainable(identity.embedding_size, lane.layers)
+        training |= {"units": settings.units, "norm_guard": settings.max_norm, **vars(prompt.words)}
+        training |= _told(settings.regularizer, prompt.words.rms, identity.embedding_size)
+        trainable = prompt.method.trainable(identity.embedding_size, prompt.layers)
         training |= {"options": dict(settings.options), "trainable": trainable}
-        if material.backbone.frozen is not None:
-            training |= {"frozen": material.backbone.frozen}
-        if lane.numbers:
-            training |= lane.numbers.to_json()
-        if lane.states:
-            training |= {"deep": True, "state_rms": [scale.rms for scale in lane.states]}
-        yield TrainedLane(
+        if run_data.backbone.frozen is not None:
+            training |= {"frozen": run_data.backbone.frozen}
+        if prompt.numbers:
+            training |= prompt.numbers.to_json()
+        if prompt.states:
+            training |= {"deep": True, "state_rms": [scale.rms for scale in prompt.states]}
+        yield FleetMember(
             name=name,
             settings=settings,
-            lane=lane,
-            optimizer=LaneOptimizer(lane, lr, settings.head_lr, steps, plan.settings),
+            trainable=prompt,
+            optimizer=PromptOptimizer(prompt, lr, settings.head_lr, steps, plan.settings),
             rows=drawn[number],
             batches=stream(
-                material.train.lengths,
+                run_data.train.lengths,
                 drawn[number],
                 plan.settings.batch_size,
                 seed=settings.seeds.order,
@@ -89,13 +94,13 @@ def _started(
             provenance=Provenance(
                 method=settings.method,
                 backbone=identity,
-                answers=material.backbone.answers,
-                task=material.task.to_json(),
+                answers=run_data.backbone.answers,
+                task=run_data.task.to_json(),
                 seeds=vars(settings.seeds),
                 training=training,
                 versions=versions,
             ),
-            stretch=stretch,
+            race=race,
         )
 
 
@@ -106,15 +111,15 @@ def _told(text: str, rms: float, e: int) -> dict[str, Any]:
 
 
 def _entrants(
-    plan: Plan, lanes: Sequence[Lane], folder: Path, steps: int, chosen: Mapping[str, int]
-) -> Iterator[tuple[int, str, Lane, FirstStretch | None, Path]]:
-    """Who trains: each lane, or its restarts where none is `chosen` yet, with number, name, stretch and record."""
-    waiting = iter(lanes)
-    for number, (name, settings) in enumerate(zip(plan.lane_names(), plan.lanes, strict=True)):
+    plan: Plan, prompts: Sequence[TrainablePrompt], folder: Path, steps: int, chosen: Mapping[str, int]
+) -> Iterator[tuple[int, str, TrainablePrompt, Race | None, Path]]:
+    """Who trains: each prompt, or its restarts where none is `chosen` yet, with number, name, race and record."""
+    waiting = iter(prompts)
+    for number, (name, settings) in enumerate(zip(plan.prompt_names(), plan.prompts, strict=True)):
         candidates = [next(waiting) for _ in range(settings.restarts)]
         if settings.restarts == 1 or name in chosen:
             yield number, name, candidates[chosen.get(name, 0)], None, folder / name / "metrics.jsonl"
             continue
-        stretch = FirstStretch(name, folder / name, stretch_steps(settings, steps))
-        for candidate, lane in enumerate(candidates):
-            yield number, f"{name}#{candidate}", lane, stretch, record_of(folder / name, candidate)
+        race = Race(name, folder / name, race_steps(settings, steps))
+        for candidate, prompt in enumerate(candidates):
+            yield number, f"{name}#{candidate}", prompt, race, record_of(folder / name, candidate)

@@ -14,10 +14,10 @@ from torch import Tensor
 from ..backbones import AbstractBackbone
 from ..errors import BadInput
 from ..losses import task_losses
-from ..prompts.batch import Batch, PromptBank
+from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.trainable import stream_seed
 from ..prompts.units import WordScale
-from ..regularizers import DIVERGENCES, Regularizer, Scene, Share, Vocabulary, row_divergences
+from ..regularizers import DIVERGENCES, PerturbationContext, Regularizer, Share, Vocabulary, row_divergences
 from ..tasks import Task
 
 # The pass of a prompt's own regulariser number so much draws from the stream of this name.
@@ -31,7 +31,7 @@ class Term:
     """A regulariser that acts in a pass.
 
     Args:
-        owner: of the rows, in the bank.
+        owner: of the rows, in the batch of prompts.
         regularizer: which.
         alpha: weight of its divergence at this step.
         share: of the task loss that its rows have at this step.
@@ -98,9 +98,9 @@ class Group:
         """Perturbed passes that count."""
         return self.regularizer.perturbation.passes
 
-    def batches(self, scene: Scene) -> Iterator[Batch]:
+    def batches(self, context: PerturbationContext) -> Iterator[TextBatch]:
         """The perturbed rows of each pass."""
-        return self.regularizer.perturbation.batches(scene, {t.owner: t.regularizer.perturbation for t in self.terms})
+        return self.regularizer.perturbation.batches(context, {t.owner: t.regularizer.perturbation for t in self.terms})
 
     def weights(self, p: int, like: Tensor) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
         """Alpha and share of each of p prompts, 0 for the others."""
@@ -125,7 +125,7 @@ def grouped(terms: Sequence[Term]) -> list[Group]:
 
 @final
 @dataclass(frozen=True)
-class Surroundings:
+class RegularizerContext:
     """What regularisers need of a backbone and a task, found once for a run.
 
     Args:
@@ -143,7 +143,7 @@ class Surroundings:
     embeddings: Float[Tensor, "v e"]
 
     @classmethod
-    def of(cls, backbone: AbstractBackbone, task: Task) -> "Surroundings":
+    def of(cls, backbone: AbstractBackbone, task: Task) -> "RegularizerContext":
         """Of this backbone and task."""
         table = backbone.word_vectors
         spoken = backbone.answers != "linear-head" and bool(task.labels)
@@ -156,29 +156,29 @@ class Surroundings:
             embeddings=table,
         )
 
-    def scene(
+    def context(
         self,
         group: Group,
-        bank: PromptBank,
-        batch: Batch,
+        prompt_batch: PromptBatch,
+        batch: TextBatch,
         clean: Float[Tensor, "b l c"],
         gradient: Float[Tensor, "b s e"] | None,
         noise: Noise,
         share: Share | None = None,
-    ) -> Scene:
+    ) -> PerturbationContext:
         """What the group's perturbation sees: its rows, and a model through which no gradient reaches a prompt."""
-        frozen = detached(bank)
+        frozen = detached(prompt_batch)
 
-        def logits(rows: Batch) -> Tensor:
+        def logits(rows: TextBatch) -> Tensor:
             with noise(False):
                 return self.backbone.logits(frozen, rows)
 
-        def divergence(name: str, before: Tensor, after: Tensor, rows: Batch) -> Tensor:
+        def divergence(name: str, before: Tensor, after: Tensor, rows: TextBatch) -> Tensor:
             return self.divergence(group.regularizer, name, before, after, rows)
 
-        return Scene(
+        return PerturbationContext(
             batch=batch,
-            prompt_mask=bank.mask[batch.owner],
+            prompt_mask=prompt_batch.mask[batch.owner],
             logits=logits,
             losses=lambda found, rows: task_losses(found, _targets(rows)),
             divergence=divergence,
@@ -192,7 +192,7 @@ class Surroundings:
         )
 
     def divergence(
-        self, regularizer: Regularizer, name: str, clean: Tensor, perturbed: Tensor, batch: Batch
+        self, regularizer: Regularizer, name: str, clean: Tensor, perturbed: Tensor, batch: TextBatch
     ) -> Float[Tensor, " b"]:
         """The divergence of each row, or the task loss of its perturbed form."""
         targets = _targets(batch)
@@ -202,7 +202,9 @@ class Surroundings:
         allowed = self.allowed if regularizer.over == "labels" else None
         return row_divergences(DIVERGENCES[name], clean, perturbed, positions, allowed)
 
-    def check(self, regularizers: Sequence[Regularizer], task: Task, batch: Batch, *, dropout: bool, m: int) -> None:
+    def check(
+        self, regularizers: Sequence[Regularizer], task: Task, batch: TextBatch, *, dropout: bool, m: int
+    ) -> None:
         """Refuse regularisers that would be quietly off, or measure nothing, on this task and backbone.
 
         Args:
@@ -226,31 +228,33 @@ class Surroundings:
                     "r-drop compares two draws of the frozen model's dropout, and there is none; "
                     "give --backbone-dropout, and a model that has any"
                 )
-            bank = PromptBank.stack([self.embeddings[:m].detach()])
+            prompt_batch = PromptBatch.stack([self.embeddings[:m].detach()])
             group = Group((Term(0, one, one.alpha, one.share, 0),))
             nothing = torch.zeros(len(batch.ids), 0, 0, device=batch.ids.device)
-            perturbation.check(self.scene(group, bank, batch, nothing, None, lambda anew: contextlib.nullcontext()))
+            perturbation.check(
+                self.context(group, prompt_batch, batch, nothing, None, lambda anew: contextlib.nullcontext())
+            )
 
 
-def detached(bank: PromptBank) -> PromptBank:
-    """The same bank without gradients."""
-    return changed(bank, lambda values: values.detach())
+def detached(prompt_batch: PromptBatch) -> PromptBatch:
+    """The same batch of prompts without gradients."""
+    return changed(prompt_batch, lambda values: values.detach())
 
 
-def changed(bank: PromptBank, change: Callable[[Tensor], Tensor]) -> PromptBank:
-    """The bank with every tensor of numbers changed."""
-    return dataclasses.replace(bank, **{name: change(values) for name, values in numbers(bank)})
+def changed(prompt_batch: PromptBatch, change: Callable[[Tensor], Tensor]) -> PromptBatch:
+    """The batch of prompts with every tensor of numbers changed."""
+    return dataclasses.replace(prompt_batch, **{name: change(values) for name, values in numbers(prompt_batch)})
 
 
-def numbers(bank: PromptBank) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of the bank that may have gradients, by name."""
-    for field in dataclasses.fields(bank):
-        value = getattr(bank, field.name)
+def numbers(prompt_batch: PromptBatch) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of the batch of prompts that may have gradients, by name."""
+    for field in dataclasses.fields(prompt_batch):
+        value = getattr(prompt_batch, field.name)
         if isinstance(value, Tensor) and value.is_floating_point():
             yield field.name, value
 
 
-def _targets(batch: Batch) -> Tensor:
+def _targets(batch: TextBatch) -> Tensor:
     assert batch.targets is not None
     return batch.targets
 

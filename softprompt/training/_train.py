@@ -12,8 +12,8 @@ from ..data import load_rows, split_rows, warn_of_unknown
 from ..errors import BadInput
 from ..inference.evaluate import default_style, tell_truncated
 from ..prompts.prompt import refuse_no_scale
-from ..prompts.trainable import Lane
-from ..settings import LaneSettings, TrainSettings
+from ..prompts.trainable import TrainablePrompt
+from ..settings import PromptSettings, TrainSettings
 from ..store import Checkpoint, json_bytes, latest_checkpoint, refuse_no_place, write_file
 from ..tasks import TASKS, stored_in, styled
 from ._drive import drive
@@ -22,28 +22,28 @@ from ._folder import HeldFolder, alone_in, new_folder, refuse_used
 from ._keywords import (
     default_output,
     from_any_folder,
-    lanes_from,
+    prompts_from,
     refuse_unknown_keywords,
     same_rows,
     settings_from,
     task_from,
 )
-from ._loop import Loop, Material
+from ._loop import Loop, RunData
 from ._member import below
 from ._plan import Plan, Run, read_plan
 from ._progress import refuse_unknown_tracker
 from ._records import Record
 from ._recovery import check_records, refuse_other_backbone
-from ._results import finish_lane, last_reports, read_result, seconds_of
-from ._setup import build_lanes, fingerprint, prepare, refuse_twins, resolved
-from ._start import start_lanes
+from ._results import finish_member, last_reports, read_result, seconds_of
+from ._setup import build_prompts, fingerprint, prepare, refuse_twins, resolved
+from ._start import start_members
 
 
 def train(
     task: Any,
     model: "str | AbstractBackbone",
     *,
-    lanes: Sequence[LaneSettings] | LaneSettings | None = None,
+    prompts: Sequence[PromptSettings] | PromptSettings | None = None,
     settings: TrainSettings | None = None,
     output: "Path | str | None" = None,
     data_root: "Path | str | None" = None,
@@ -69,7 +69,7 @@ def train(
         task: a name in TASKS, a Task, or rows of your own as `custom_task` takes them: a file, a list of dicts, a
             DataFrame, a `datasets.Dataset`, or a dict of splits.
         model: a local folder, a hub id, or a loaded backbone.
-        lanes: the prompts, trained together, no two of them the same, or one alone; in place of their keywords.
+        prompts: the prompts, trained together, no two of them the same, or one alone; in place of their keywords.
         settings: what they share, in place of its keywords.
         output: a new folder for the run; None is runs/<task>-<methods>-<time>.
         data_root: folder with rows; None asks the hub.
@@ -87,7 +87,7 @@ def train(
         max_bad_rows: malformed rows to drop before it is an error.
         log_with: a tracker that Accelerate knows, besides metrics.jsonl.
         progress: show a bar on standard error.
-        keywords: fields of LaneSettings, where `method`, `lr` and `seeds` may be several, for one prompt of each
+        keywords: fields of PromptSettings, where `method`, `lr` and `seeds` may be several, for one prompt of each
             combination, and `prompt_length`; fields of TrainSettings; and for rows of your own the keywords of
             `custom_task`, `text_column` (one, or several), `validation_data` and `test_data`.
 
@@ -99,7 +99,7 @@ def train(
         NotTrainable: no gradient reaches the prompt.
     """
     refuse_unknown_keywords(keywords)
-    prompts, settings = lanes_from(lanes, keywords), settings_from(settings, keywords)
+    prompts, settings = prompts_from(prompts, keywords), settings_from(settings, keywords)
     if output is not None:
         refuse_used(Path(output))
         refuse_no_place(Path(output), "the run")
@@ -144,7 +144,7 @@ def train(
     plan = Plan(
         task=chosen,
         model=backbone.name,
-        lanes=tuple(map(from_any_folder, prompts)),
+        prompts=tuple(map(from_any_folder, prompts)),
         settings=settings,
         data_root=None if data_root is None else os.path.abspath(data_root),
         answers=backbone.answers,
@@ -157,12 +157,12 @@ def train(
         max_bad_rows=max_bad_rows,
         log_with=log_with,
     )
-    material = prepare(plan, splits, backbone)
+    run_data = prepare(plan, splits, backbone)
     # Built before anything is written: what cannot work leaves no folder behind.
-    built = build_lanes(plan, material)
+    built = build_prompts(plan, run_data)
     with new_folder(folder) as held:
         write_file(folder / "run.json", json_bytes(plan.to_json()), what="the plan of the run")
-        return _run(plan, material, built, held, None, progress)
+        return _run(plan, run_data, built, held, None, progress)
 
 
 def resume(
@@ -189,7 +189,7 @@ def resume(
     """
     folder = Path(run)
     plan = read_plan(folder)
-    finished = [read_result(folder, name) for name in plan.lane_names()]
+    finished = [read_result(folder, name) for name in plan.prompt_names()]
     if all(finished):
         return Run(folder, [result for result in finished if result])
     with alone_in(folder) as held:
@@ -216,47 +216,47 @@ def resume(
         if model.engine == "packed":
             # Each library rounds in its own way: what the run began with goes on, whatever is faster now.
             model.products = "torch" if plan.products == "torch" else "onednn"
-        material = prepare(plan, splits, model)
-        return _run(plan, material, build_lanes(plan, material), held, checkpoint, progress)
+        run_data = prepare(plan, splits, model)
+        return _run(plan, run_data, build_prompts(plan, run_data), held, checkpoint, progress)
 
 
 def _run(
     plan: Plan,
-    material: Material,
-    built: Sequence[Lane],
+    run_data: RunData,
+    built: Sequence[TrainablePrompt],
     held: HeldFolder,
     checkpoint: Checkpoint | None,
     progress: bool,
 ) -> Run:
     folder = held.path
     state: Mapping[str, Any] = checkpoint.state if checkpoint else {}
-    data = fingerprint(material)
+    data = fingerprint(run_data)
     if state.get("data", data) != data:
         raise BadInput(f"the rows are not those that {folder} was started with; restore them, or start a new run")
     step = state.get("step", 0)
     with contextlib.ExitStack() as records:
-        lanes = start_lanes(plan, material, built, folder, step, state.get("lanes", []))
-        for lane in lanes:
-            records.callback(lane.close)
+        members = start_members(plan, run_data, built, folder, step, state.get("lanes", []))
+        for member in members:
+            records.callback(member.close)
         timing = Record(folder / "timing.jsonl", state.get("timing_bytes", 0))
         records.callback(timing.close)
-        records.callback(material.backbone.dropout, False)
+        records.callback(run_data.backbone.dropout, False)
         if checkpoint:
-            for number, (lane, values) in enumerate(zip(lanes, state["lanes"], strict=True)):
-                lane.restore(below(f"{number}/", checkpoint.tensors), values)
-        loop = Loop(material, lanes, plan.settings, lanes[0].optimizer.steps, timing)
+            for number, (member, values) in enumerate(zip(members, state["lanes"], strict=True)):
+                member.restore(below(f"{number}/", checkpoint.tensors), values)
+        loop = Loop(run_data, members, plan.settings, members[0].optimizer.steps, timing)
         loop.step = step
-        loop.room.restore(state.get("room", {}))
-        _report_texts(material)
+        loop.memory_budget.restore(state.get("room", {}))
+        _report_texts(run_data)
         drive(plan, loop, held, data, progress)
         seconds, reports = seconds_of(folder), last_reports(plan, loop)
         held.refuse_gone()
-        return Run(folder, [finish_lane(plan, loop, lane, folder, seconds, reports) for lane in loop.lanes])
+        return Run(folder, [finish_member(plan, loop, member, folder, seconds, reports) for member in loop.members])
 
 
-def _report_texts(material: Material) -> None:
+def _report_texts(run_data: RunData) -> None:
     """Say where texts were cut, and where they hold words that the tokenizer does not know."""
     for name in ("train", "validation", "test"):
-        examples = getattr(material, name)
-        warn_of_unknown(examples, material.backbone.tokenizer, material.backbone.name, name)
+        examples = getattr(run_data, name)
+        warn_of_unknown(examples, run_data.backbone.tokenizer, run_data.backbone.name, name)
         tell_truncated(examples, f"{name} rows")

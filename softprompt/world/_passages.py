@@ -69,7 +69,7 @@ def tell(
     noise: int = 0,
 ) -> Passage:
     """A passage of these clauses and some fillers in random order, with random words of noise strewn in."""
-    parts = [_TELLERS[clause](draw, facts) for clause in clauses] + draw.choices(FILLERS, k=fillers)
+    parts = [_SAMPLERS[clause](draw, facts) for clause in clauses] + draw.choices(FILLERS, k=fillers)
     draw.shuffle(parts)
     words = " ".join(parts).split()
     for _ in range(noise):
@@ -110,4 +110,4 @@ def _was(facts: Mapping[str, str]) -> str:
     return "was" if facts["tense"] == "past" else "is"
 
 
-_TELLERS = {"review": _review, "scene": _scene, "trade": _trade}
+_SAMPLERS = {"review": _review, "scene": _scene, "trade": _trade}

@@ -9,19 +9,19 @@ from random import Random
 from typing import Any
 
 from ..errors import BadInput, UnknownName, pick
-from ._sampler import SPLITS, Difficulty, Teller
+from ._sampler import SPLITS, Difficulty, PassageSampler
 from ._words import ATTRIBUTES
 
 Row = dict[str, str]
 
 
-def _attribute(tell: Teller, *, attribute: str) -> Row:
+def _attribute(tell: PassageSampler, *, attribute: str) -> Row:
     """One attribute of a passage."""
     passage = tell.passage()
     return {"passage": passage.text, "answer": passage.facts[_known(attribute)]}
 
 
-def _membership(tell: Teller, *, attribute: str, members: Sequence[str]) -> Row:
+def _membership(tell: PassageSampler, *, attribute: str, members: Sequence[str]) -> Row:
     """Whether an attribute has one of some values; yes and no equally often."""
     values = ATTRIBUTES[_known(attribute)]
     for member in members:
@@ -32,19 +32,19 @@ def _membership(tell: Teller, *, attribute: str, members: Sequence[str]) -> Row:
     return {"passage": tell.passage({attribute: value}).text, "answer": "yes" if is_member else "no"}
 
 
-def _several(tell: Teller, *, attributes: Sequence[str]) -> Row:
+def _several(tell: PassageSampler, *, attributes: Sequence[str]) -> Row:
     """Several attributes of a passage, in this order."""
     passage = tell.passage()
     return {"passage": passage.text, "answer": " ".join(passage.facts[_known(a)] for a in attributes)}
 
 
-def _entailment(tell: Teller) -> Row:
+def _entailment(tell: PassageSampler) -> Row:
     """Whether a sentence follows from a passage."""
     passage, sentence, follows = tell.stated()
     return {"sentence": sentence, "passage": passage.text, "answer": "yes" if follows else "no"}
 
 
-def _same(tell: Teller, *, attribute: str) -> Row:
+def _same(tell: PassageSampler, *, attribute: str) -> Row:
     """Whether two short passages agree in an attribute."""
     first, second, is_same = tell.two(_known(attribute))
     return {"first": first.text, "second": second.text, "answer": "same" if is_same else "different"}
@@ -107,10 +107,14 @@ def rows(family: str, split: str, options: Mapping[str, Any]) -> Iterator[Row]:
     make, told, difficulty = check_options(family, options)
     if split not in SPLITS:
         raise UnknownName("split", split, SPLITS)
-    teller = Teller(Random(f"{difficulty.seed}/{family}/{json.dumps(told, sort_keys=True)}/{split}"), split, difficulty)
-    made = _different(lambda: make(teller, **told), family)
+    sampler = PassageSampler(
+        Random(f"{difficulty.seed}/{family}/{json.dumps(told, sort_keys=True)}/{split}"), split, difficulty
+    )
+    made = _different(lambda: make(sampler, **told), family)
     count: int = getattr(difficulty, split)
-    yield from _noised(list(itertools.islice(made, count)), difficulty.label_noise if split == "train" else 0.0, teller)
+    yield from _noised(
+        list(itertools.islice(made, count)), difficulty.label_noise if split == "train" else 0.0, sampler
+    )
 
 
 # So many draws in a row without a new row: the world has no more of them.
@@ -132,10 +136,10 @@ def _different(make: Callable[[], Row], family: str) -> Iterator[Row]:
     raise BadInput(f"the world has about {len(seen)} different rows of the family {family!r}; ask for fewer")
 
 
-def _noised(made: list[Row], share: float, teller: Teller) -> Iterator[Row]:
+def _noised(made: list[Row], share: float, sampler: PassageSampler) -> Iterator[Row]:
     """The rows, a share of them with the answer of another."""
     for row in made:
-        if share and teller.draw.random() < share:
-            yield {**row, "answer": teller.draw.choice(made)["answer"]}
+        if share and sampler.draw.random() < share:
+            yield {**row, "answer": sampler.draw.choice(made)["answer"]}
         else:
             yield row

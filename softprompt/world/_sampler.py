@@ -60,7 +60,7 @@ SHORT = 1 / 3
 
 
 @dataclass(frozen=True)
-class Teller:
+class PassageSampler:
     """Draws passages of one split, as hard as asked."""
 
     draw: Random

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from ._sampler import SHORT, Difficulty, Teller
+from ._sampler import SHORT, Difficulty, PassageSampler
 from ._words import ATTRIBUTES, TOKENS
 
 # An instruction never has one wording only.
@@ -25,7 +25,7 @@ class Question:
         return f"{self.instruction} {self.text}"
 
 
-def _attribute(tell: Teller, attribute: str = "") -> Question:
+def _attribute(tell: PassageSampler, attribute: str = "") -> Question:
     """The value of one attribute."""
     # Praise and blame come in sixteen words, each of which a negation turns: harder than all others.
     attribute = attribute or tell.draw.choice((*ATTRIBUTES, "opinion", "opinion"))
@@ -33,7 +33,7 @@ def _attribute(tell: Teller, attribute: str = "") -> Question:
     return Question(tell.draw.choice(FRAMES).format(attribute), passage.text, passage.facts[attribute])
 
 
-def _several(tell: Teller) -> Question:
+def _several(tell: PassageSampler) -> Question:
     """The values of two or three attributes, in the order asked."""
     attributes = tell.draw.sample(list(ATTRIBUTES), 2 if tell.draw.random() < 0.7 else 3)
     passage = tell.passage()
@@ -41,7 +41,7 @@ def _several(tell: Teller) -> Question:
     return Question(instruction, passage.text, " ".join(passage.facts[a] for a in attributes))
 
 
-def _membership(tell: Teller) -> Question:
+def _membership(tell: PassageSampler) -> Question:
     """Whether the value is one of one to four: yes or no, equally often."""
     attribute = _any(tell)
     passage = tell.about(attribute)
@@ -55,7 +55,7 @@ def _membership(tell: Teller) -> Question:
     return Question(f"is it {' or '.join(listed)} :", passage.text, "yes" if is_member else "no")
 
 
-def _label_words(tell: Teller) -> Question:
+def _label_words(tell: PassageSampler) -> Question:
     """One word if the value is this, another if not, both said in the instruction: a verbaliser on demand."""
     attribute = _any(tell)
     passage = tell.about(attribute)
@@ -66,14 +66,14 @@ def _label_words(tell: Teller) -> Question:
     return Question(f"say {yes} if {value} else {no} :", passage.text, yes if value == right else no)
 
 
-def _entailment(tell: Teller) -> Question:
+def _entailment(tell: PassageSampler) -> Question:
     """Whether a sentence follows from a passage: yes or no, equally often."""
     passage, sentence, follows = tell.stated()
     instruction = tell.draw.choice(("does it follow :", "is it true :"))
     return Question(instruction, f"{sentence} / {passage.text}", "yes" if follows else "no")
 
 
-def _same(tell: Teller) -> Question:
+def _same(tell: PassageSampler) -> Question:
     """Whether two passages agree in an attribute: same or different, equally often."""
     attribute = _any(tell)
     first, second, is_same = tell.two(attribute)
@@ -81,7 +81,7 @@ def _same(tell: Teller) -> Question:
     return Question(instruction, f"{first.text} / {second.text}", "same" if is_same else "different")
 
 
-def _one_of_two(tell: Teller) -> Question:
+def _one_of_two(tell: PassageSampler) -> Question:
     """The value of an attribute in the first or in the second of two passages."""
     attribute = _any(tell)
     first, second, _ = tell.two(attribute)
@@ -89,11 +89,11 @@ def _one_of_two(tell: Teller) -> Question:
     return Question(f"{which} {attribute} :", f"{first.text} / {second.text}", passage.facts[attribute])
 
 
-def _any(tell: Teller) -> str:
+def _any(tell: PassageSampler) -> str:
     return tell.draw.choice(list(ATTRIBUTES))
 
 
-KINDS: dict[str, Callable[[Teller], Question]] = {
+KINDS: dict[str, Callable[[PassageSampler], Question]] = {
     "attribute": _attribute,
     "several": _several,
     "membership": _membership,
@@ -127,7 +127,7 @@ def question(
         short: share of short passages (0..1) where something is asked of an attribute's value.
     """
     difficulty = Difficulty(fillers=draw.choice((0, 0, 1)), noise=draw.choice((0, 0, 1, 2)))
-    tell = Teller(draw, split, difficulty, short)
+    tell = PassageSampler(draw, split, difficulty, short)
     if attribute:
         return _attribute(tell, attribute)
     return KINDS[kind or draw.choices(list(MIX), list(MIX.values()))[0]](tell)

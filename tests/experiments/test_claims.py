@@ -37,7 +37,7 @@ from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.data import Examples, Ragged
 from softprompt.errors import BadInput, DamagedFile
-from softprompt.prompts.batch import Batch, PromptBank
+from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.study import kept_prompt, run_all
 from softprompt.training import Interrupted
@@ -439,11 +439,11 @@ class TestDrift:
         flat = torch.tensor([token for row in rows for token in row])
         texts = Examples(Ragged(flat, torch.tensor([0, 4, 7])), None, [])
         found = drift(backbone, prompt, texts)
-        bank = PromptBank.of(prompt)
+        prompt_batch = PromptBatch.of(prompt)
         firsts = []
         for row in rows:
-            batch = Batch(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.bool), torch.zeros(1).long())
-            embeds = torch.cat([bank.vectors[batch.owner], backbone.embeddings(batch.ids)], 1)
+            batch = TextBatch(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.bool), torch.zeros(1).long())
+            embeds = torch.cat([prompt_batch.vectors[batch.owner], backbone.embeddings(batch.ids)], 1)
             firsts.append(backbone.stack(inputs_embeds=embeds, output_hidden_states=True).hidden_states[1][0, :4])
         states, vectors = torch.stack(firsts), prompt.expanded()
         assert len(found) == 2

@@ -17,7 +17,7 @@ from softprompt.backbones import load_backbone
 from softprompt.data import load_rows
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.evaluate import examples_for
-from softprompt.tasks import TASKS, harder
+from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted
 from softprompt.world import ATTRIBUTES, question, vocabulary
 from transformers import AutoTokenizer
@@ -157,7 +157,7 @@ def test_what_is_written_loads_and_has_the_skills_that_are_noted(name: str, smal
     assert backbone.word_vectors.dtype == torch.float32
     again = measure(backbone.model, Lesson(backbone.kind, backbone.tokenizer.get_vocab()), skills["n"])
     assert {key: skills[key] for key in again} == again
-    task = harder(TASKS["lab/color"], train=5, validation=5, test=5)
+    task = with_difficulty(TASKS["lab/color"], train=5, validation=5, test=5)
     examples = examples_for(backbone, task, load_rows(task)["test"], 10)
     assert backbone.tokenizer.unk_token_id not in examples.inputs.flat.tolist()
 

@@ -109,7 +109,7 @@ def test_steps_follow_from_the_time_of_a_trial(t5, data, tmp_path):
 
 
 def stored(task, method, seed, value, norms):
-    spec = next(s for s in real_t5.runs_of("m", STEPS, [seed]) if s.declared.name == task and s.lane.method == method)
+    spec = next(s for s in real_t5.runs_of("m", STEPS, [seed]) if s.declared.name == task and s.prompt.method == method)
     return StoredRun(
         name=spec.name, spec=spec, metrics={"test": {"score": value}}, majority=0.5, best_step=STEPS, trainable=1,
         head=0, stored=1, seconds=1.0, status="finished", curve={"step": [1, 2], "token_norms": norms},
@@ -179,7 +179,7 @@ class TestTableOne:
         # 8 tasks at one rate and 5 at five, 5 methods, 3 seeds.
         assert len({spec.name for spec in specs}) == (8 + 5 * 5) * 5 * 3
         assert {spec.settings.steps for spec in specs} == {30_000}
-        assert {spec.lane.lr for spec in specs if spec.declared.name.startswith("glue/")} == {0.3}
+        assert {spec.prompt.lr for spec in specs if spec.declared.name.startswith("glue/")} == {0.3}
         lengths = {spec.declared.name: spec.declared.max_length for spec in specs}
         assert {name for name, length in lengths.items() if length != 256} == {"super_glue/multirc"}
         assert lengths["super_glue/multirc"] == 348

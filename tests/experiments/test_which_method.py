@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from experiments.which_method import (
-    CONTENDERS,
+    CANDIDATES,
     DESIGN,
     QUICK,
     Design,
@@ -37,7 +37,7 @@ from experiments.which_method.full import fine_tune
 from experiments.which_method.page import BEGIN, END
 from experiments.which_method.rates import best_rate, next_rates, whole
 from experiments.which_method.results import change_results, to_bytes
-from experiments.which_method.runs import Wanted, _spec
+from experiments.which_method.runs import RunRequest, _spec
 from experiments.which_method.study import blocks
 from softprompt.backbones import load_backbone
 from softprompt.cli import main
@@ -45,10 +45,10 @@ from softprompt.data import load_rows, split_rows, stream
 from softprompt.errors import BadInput, DamagedFile, UnknownName
 from softprompt.inference.evaluate import examples_for
 from softprompt.prompts.methods import METHODS
-from softprompt.settings import LaneSettings, Seeds, TrainSettings
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.study.statistics import bootstrap
-from softprompt.tasks import TASKS, harder
+from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted
 from softprompt.training._loop import Loop
 
@@ -64,7 +64,7 @@ SMALL = Design(
         "core": Part(
             models=("lab-t5-small",),
             tasks=(TASK,),
-            contenders=("prompt-tuning", "scaled", "default", "full"),
+            candidates=("prompt-tuning", "scaled", "default", "full"),
             seeds=(2000, 2001),
             steps=3,
         )
@@ -90,14 +90,14 @@ class TestRates:
         assert [neighbour(0.1, step) for step in range(-3, 6)] == row
 
     def test_every_first_grid_has_three_neighbours(self):
-        for frozen, one in itertools.product(DESIGN.models.values(), CONTENDERS):
+        for frozen, one in itertools.product(DESIGN.models.values(), CANDIDATES):
             first = frozen.first_rates(one)
             assert [neighbour(first[0], step) for step in range(len(first))] == list(first)
             assert len(first) == (1 if one == "default" else 3)
 
     def test_the_default_is_what_users_have_who_say_nothing_and_its_rate_is_not_searched_for(self):
-        mine, shipped = CONTENDERS["default"], METHODS[LaneSettings().method].resolved(LaneSettings())
-        assert (mine.method, mine.lane["units"], *mine.rates) == (shipped.method, shipped.units, shipped.lr)
+        mine, shipped = CANDIDATES["default"], METHODS[PromptSettings().method].resolved(PromptSettings())
+        assert (mine.method, mine.prompt["units"], *mine.rates) == (shipped.method, shipped.units, shipped.lr)
         assert [Frozen(scale=32.0).most_rates(one, 8) for one in ("default", "scaled")] == [1, 8]
 
     @pytest.mark.parametrize("peak", [0.003, 0.03, 0.3, 3.0, 30.0])
@@ -136,24 +136,24 @@ class TestRates:
 class TestRunsOfTheDesign:
     def test_every_run_can_be_named(self):
         for part in DESIGN.parts.values():
-            for model, task, one in itertools.product(part.models, part.tasks, part.contenders):
-                wanted = Wanted(task=task, contender=one, rate=0.1, seed=1)
+            for model, task, one in itertools.product(part.models, part.tasks, part.candidates):
+                wanted = RunRequest(task=task, candidate=one, rate=0.1, seed=1)
                 assert _spec(model, DESIGN.models[model], part, wanted, False).name
 
     @pytest.mark.parametrize("model", ["lab-t5", "lab-t5-small", "lab-bert", "lab-gpt"])
     @pytest.mark.parametrize("one", ["ept-star", "ept-star@s=1", "full"])
     def test_word_embeddings_have_the_scale_that_the_method_names(self, model, one):
-        part = Part(models=(model,), tasks=(TASK,), contenders=(one,), seeds=(1,))
-        spec = _spec(model, DESIGN.models[model], part, Wanted(task=TASK, contender=one, rate=0.1, seed=1), False)
+        part = Part(models=(model,), tasks=(TASK,), candidates=(one,), seeds=(1,))
+        spec = _spec(model, DESIGN.models[model], part, RunRequest(task=TASK, candidate=one, rate=0.1, seed=1), False)
         table = load_backbone(model, **spec.backbone).word_vectors
         rms = table.detach().pow(2).mean().sqrt().item()
-        assert 0.8 < rms / CONTENDERS[one].scale < 1.0
+        assert 0.8 < rms / CANDIDATES[one].scale < 1.0
 
     def test_rates_are_chosen_on_other_seeds_and_rows_than_are_reported(self):
         for part in DESIGN.parts.values():
             for model in part.models:
                 assert not {*DESIGN.models[model].seeds} & {*part.seeds}
-        part, wanted = DESIGN.parts["core"], Wanted(task=TASK, contender="scaled", rate=1.0, seed=1)
+        part, wanted = DESIGN.parts["core"], RunRequest(task=TASK, candidate="scaled", rate=1.0, seed=1)
         trial, reported = (
             _spec("lab-t5-small", DESIGN.models["lab-t5-small"], part, wanted, trial) for trial in (True, False)
         )
@@ -161,15 +161,15 @@ class TestRunsOfTheDesign:
 
     def test_a_head_alone_chooses_its_own_rate_and_every_prompt_has_it(self):
         part, frozen = DESIGN.parts["real"], DESIGN.models["minilm"]
-        alone = _spec("m", frozen, part, Wanted(task="glue/sst2", contender="head-only", rate=0.03, seed=1), False)
-        beside = Wanted(task="glue/sst2", contender="ept", rate=0.3, seed=1, head_rate=0.03)
-        assert alone.lane.head_lr == _spec("m", frozen, part, beside, False).lane.head_lr == 0.03
+        alone = _spec("m", frozen, part, RunRequest(task="glue/sst2", candidate="head-only", rate=0.03, seed=1), False)
+        beside = RunRequest(task="glue/sst2", candidate="ept", rate=0.3, seed=1, head_rate=0.03)
+        assert alone.prompt.head_lr == _spec("m", frozen, part, beside, False).prompt.head_lr == 0.03
 
     def test_blocks_of_seeds_come_before_the_next_block_of_any_part(self):
         parts = {
-            "a": Part(models=("m",), tasks=("x", "y"), contenders=(), seeds=(1, 2, 3), block=2),
-            "b": Part(models=("m", "n"), tasks=("x",), contenders=(), seeds=(1,)),
-            "late": Part(models=("m",), tasks=("x",), contenders=(), seeds=(1, 2), start=3),
+            "a": Part(models=("m",), tasks=("x", "y"), candidates=(), seeds=(1, 2, 3), block=2),
+            "b": Part(models=("m", "n"), tasks=("x",), candidates=(), seeds=(1,)),
+            "late": Part(models=("m",), tasks=("x",), candidates=(), seeds=(1, 2), start=3),
         }
         assert [(name, model, task, seeds) for _, name, model, task, seeds in blocks(parts)] == [
             ("a", "m", "x", (1, 2)), ("a", "m", "y", (1, 2)), ("b", "m", "x", (1,)), ("b", "n", "x", (1,)),
@@ -197,12 +197,12 @@ class TestRunsOfTheDesign:
 
 class TestFineTuning:
     def test_it_is_a_plain_loop_over_transformers_own_loss(self):
-        task = harder(TASKS["lab/topic"], train=64, validation=16, test=16)
+        task = with_difficulty(TASKS["lab/topic"], train=64, validation=16, test=16)
         settings = TrainSettings(steps=4, eval_every=4, batch_size=8)
-        lane = LaneSettings(method="head-only", lr=1e-3, seeds=Seeds.all(3))
+        prompt = PromptSettings(method="head-only", lr=1e-3, seeds=Seeds.all(3))
         scale = 1 / 32
         spec = RunSpec(
-            task=task, model="lab-t5-small", lane=lane, settings=settings, backbone={"embedding_scale": scale}
+            task=task, model="lab-t5-small", prompt=prompt, settings=settings, backbone={"embedding_scale": scale}
         )
         found = fine_tune(spec)
 
@@ -225,22 +225,22 @@ class TestFineTuning:
 
     def test_at_a_rate_that_moves_nothing_it_is_a_head_alone(self, tiny_bert, save_tiny, tmp_path):
         folder = str(save_tiny(tmp_path / "model", *tiny_bert("bert", head=False)))
-        lane = LaneSettings(method="head-only", lr=1e-30, seeds=Seeds.all(5))
+        prompt = PromptSettings(method="head-only", lr=1e-30, seeds=Seeds.all(5))
         settings = TrainSettings(steps=12, eval_every=12, batch_size=8, shots=16, train_score=True)
-        spec = RunSpec(task=review_task(tmp_path / "rows"), model=folder, lane=lane, settings=settings)
+        spec = RunSpec(task=review_task(tmp_path / "rows"), model=folder, prompt=prompt, settings=settings)
         alone = run_all([spec], tmp_path / "store", progress=False)[0]
         found = fine_tune(spec)
         assert found["loss"] == pytest.approx(statistics.fmean(filter(None, alone.curve["loss"][-2:])), rel=1e-5)
         assert (found["score"], found["validation"]) == (alone.score, alone.validation_score)
         assert (found["train"], found["majority"]) == (alone.metrics["train"]["score"], alone.majority)
-        moved = fine_tune(dataclasses.replace(spec, lane=dataclasses.replace(lane, lr=1e-2)))
+        moved = fine_tune(dataclasses.replace(spec, prompt=dataclasses.replace(prompt, lr=1e-2)))
         assert moved["loss"] < found["loss"]
 
     def test_a_loss_that_is_not_finite_ends_it(self):
         settings = TrainSettings(steps=30, eval_every=30, batch_size=4)
-        lane = LaneSettings(method="head-only", lr=1e30)
-        task = harder(TASKS[TASK], train=16, validation=8, test=8)
-        found = fine_tune(RunSpec(task=task, model="lab-t5-small", lane=lane, settings=settings))
+        prompt = PromptSettings(method="head-only", lr=1e30)
+        task = with_difficulty(TASKS[TASK], train=16, validation=8, test=8)
+        found = fine_tune(RunSpec(task=task, model="lab-t5-small", prompt=prompt, settings=settings))
         assert (found["score"], found["loss"]) == (None, None)
         assert found["status"].startswith(f"dropped at step {found['steps']}")
         assert found["steps"] < 30
@@ -304,7 +304,7 @@ class TestTables:
         models={"m": Frozen(scale=1.0)},
         parts={
             "core": Part(
-                models=("m",), tasks=("a/x", "a/y"), contenders=("prompt-tuning", "scaled", "full"), seeds=(1, 2, 3)
+                models=("m",), tasks=("a/x", "a/y"), candidates=("prompt-tuning", "scaled", "full"), seeds=(1, 2, 3)
             )
         },
     )
@@ -365,7 +365,7 @@ class TestTables:
         assert "core/m/a/x/ept has runs of several" in text(Results({"core/m/a/x/ept": cell}), self.DESIGN)
 
     def test_a_head_alone_is_what_prompts_are_held_against_where_there_is_one(self):
-        part = Part(models=("m",), tasks=("a/x",), contenders=("head-only", "ept"), seeds=(1, 2))
+        part = Part(models=("m",), tasks=("a/x",), candidates=("head-only", "ept"), seeds=(1, 2))
         cells = self.cells("real", {"a/x/head-only": [0.5, 0.5], "a/x/ept": [0.75, 1.0]})
         rows = tables(Results(cells), dataclasses.replace(self.DESIGN, parts={"real": part}))["real: m, 250 steps"]
         assert {row["method"]: row["difference"] for row in rows} == {"ept": 0.375, "head-only": None}
@@ -383,12 +383,12 @@ class TestTables:
 
     def test_scales_and_guards_are_held_against_none(self):
         names = ("ept-star", "ept-star@s=1", "ept-star-guard")
-        part = Part(models=("m",), tasks=("a/x",), contenders=names, seeds=(1, 2))
+        part = Part(models=("m",), tasks=("a/x",), candidates=names, seeds=(1, 2))
         cells = self.cells("core", {f"a/x/{name}": [0.5 + i / 4] * 2 for i, name in enumerate(names)})
         found = tables(Results(cells), dataclasses.replace(self.DESIGN, parts={"core": part}))
         rows = found["One condition against another, same task, method and seed"]
         assert {row["condition"]: row["difference"] for row in rows} == {
-            "s=1 against 32: ept-star, core, m": 0.25, "norm guard against none: core": 0.5,
+            "s=1 against 32: ept-star, core, m": 0.25, "largest norm against none: core": 0.5,
         }  # fmt: skip
 
     def test_no_pair_has_no_difference(self):
@@ -425,7 +425,7 @@ class TestRule:
         design = Design(
             models={},
             parts={
-                name: Part(models=kinds.get(name, ("m",)), tasks=self.TASKS, contenders=names[name], seeds=(1, 2, 3, 4))
+                name: Part(models=kinds.get(name, ("m",)), tasks=self.TASKS, candidates=names[name], seeds=(1, 2, 3, 4))
                 for name in parts
             },
         )
@@ -486,7 +486,7 @@ class TestRule:
         _, _, design, results = self.found(core={"prompt-tuning": 0.6}, real={"head-only": 0.5})
         cells = {key: cell for key, cell in results.cells.items() if key.startswith("core/")}
         steps = {row["step"]: row["found"] for row in default_method(Results(cells), design)[1]}
-        assert steps["real: minilm, against head-only"] == "not run"
+        assert steps["real: minilm, against linear-probe"] == "not run"
 
     def test_nothing_is_the_default_before_there_are_runs(self):
         assert self.found(core={})[:2] == (None, {})
@@ -531,8 +531,8 @@ class TestStudy:
         rates = found.rates["lab-t5-small"]
         for one, cell in ((of_key(key)[3], cell) for key, cell in found.cells.items()):
             assert {r["lr"] for r in cell.values()} == {rates[one]["chosen"]}
-            assert sorted(map(float, rates[one]["trials"])) == list(CONTENDERS[one].rates)
-            is_edge = not CONTENDERS[one].is_fixed and rates[one]["chosen"] != CONTENDERS[one].rates[1]
+            assert sorted(map(float, rates[one]["trials"])) == list(CANDIDATES[one].rates)
+            is_edge = not CANDIDATES[one].is_fixed and rates[one]["chosen"] != CANDIDATES[one].rates[1]
             assert rates[one]["edge"] == is_edge
 
     def test_a_run_is_that_of_the_store(self, done):
@@ -540,7 +540,7 @@ class TestStudy:
         (name,) = [key for key in found.cells if key.endswith("/scaled")]
         kept = found.cells[name]["2001"]
         part = SMALL.parts["core"]
-        wanted = Wanted(task=TASK, contender="scaled", rate=kept["lr"], seed=2001)
+        wanted = RunRequest(task=TASK, candidate="scaled", rate=kept["lr"], seed=2001)
         spec = _spec("lab-t5-small", SMALL.models["lab-t5-small"], part, wanted, False)
         stored = run_all([spec], place.store, progress=False)[0]
         assert (kept["score"], kept["majority"]) == pytest.approx((stored.score, stored.majority), rel=1e-5)
@@ -594,7 +594,7 @@ class TestStudy:
 
     def test_the_real_part_is_left_out_where_its_rows_are_not_at_hand(self, done):
         place, found = done
-        real = Part(models=("minilm",), tasks=("glue/sst2",), contenders=("ept",), seeds=(1,))
+        real = Part(models=("minilm",), tasks=("glue/sst2",), candidates=("ept",), seeds=(1,))
         models = {**SMALL.models, "minilm": Frozen(scale=None)}
         assert confirm(Design(models=models, parts={**SMALL.parts, "real": real}), place) == found
 

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ...prompts.batch import Batch, PromptBank
+from ...prompts.batch import PromptBatch, TextBatch
 from .._products import Library
 from ..family import is_plain
 from .blocks import CALL, Block, Packing, pack
@@ -149,30 +149,30 @@ class PackedT5:
         linear = sum(p.numel() for p in model.encoder.block[0].parameters() if p.ndim == 2)
         self.saving = CALL.get(self.embedding.device.type, CALL["cuda"]) / (2 * linear)
 
-    def encode(self, bank: PromptBank, batch: Batch) -> Encoded | None:
+    def encode(self, prompt_batch: PromptBatch, batch: TextBatch) -> Encoded | None:
         """The encoder over each row behind its prompt; None where a row has neither prompt nor text."""
-        mask = torch.cat([bank.mask[batch.owner], batch.mask], 1)
+        mask = torch.cat([prompt_batch.mask[batch.owner], batch.mask], 1)
         packing = pack(mask, self.saving)
         if packing is None:
             return None
-        n, rows, columns = bank.mask.shape[1], packing.rows, packing.columns
+        n, rows, columns = prompt_batch.mask.shape[1], packing.rows, packing.columns
         within = (columns - n).clamp(min=0), rows
         x = functional.embedding(batch.ids[rows, within[0]] if batch.ids.shape[1] else columns * 0, self.embedding)
-        if batch.text_shift is not None and batch.ids.shape[1]:
-            x = x + batch.text_shift[rows, within[0]].to(x.dtype)
+        if batch.text_delta is not None and batch.ids.shape[1]:
+            x = x + batch.text_delta[rows, within[0]].to(x.dtype)
         (places,) = (mask[rows, columns] & (columns < n)).nonzero(as_tuple=True)
         owners, slots = batch.owner[rows[places]], columns[places]
-        prompt = bank.vectors[owners, slots]
-        if batch.prompt_shift is not None:
-            prompt = prompt + batch.prompt_shift[rows[places], slots]
+        prompt = prompt_batch.vectors[owners, slots]
+        if batch.prompt_delta is not None:
+            prompt = prompt + batch.prompt_delta[rows[places], slots]
         # Word vectors ask for no gradient: behind them the first layer need not compute one.
         wanted = None if x.requires_grad else places
         x = x.index_put((places,), prompt.to(x.dtype))
         biases = [self.encoder_bias.of(block) for block in packing.blocks]
-        deep = None if bank.deep is None or bank.is_deep is None else bank.is_deep[owners]
+        deep = None if prompt_batch.deep is None or prompt_batch.is_deep is None else prompt_batch.is_deep[owners]
         for number, (attention, forward) in enumerate(self.encoder):
-            if number and deep is not None and bank.deep is not None:
-                fresh = bank.deep[owners[deep], number - 1, slots[deep]]
+            if number and deep is not None and prompt_batch.deep is not None:
+                fresh = prompt_batch.deep[owners[deep], number - 1, slots[deep]]
                 x = x.index_put((places[deep],), fresh.to(x.dtype))
             x = forward(attention(x, packing.blocks, biases, wanted if number == 0 else None))
         return Encoded(states=_end(x, self.encoder_end), packing=packing)

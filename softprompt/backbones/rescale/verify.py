@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...errors import UnsupportedModel
-from ...prompts.batch import Batch, PromptBank
+from ...prompts.batch import PromptBatch, TextBatch
 from .._fit import cause_of
 from .._greedy import greedy
 
@@ -77,31 +77,33 @@ def random_rows(backbone: "AbstractBackbone") -> list[Int[Tensor, " t"]]:
     before, after = ids[: words[0]], ids[words[-1] + 1 :] if backbone.kind != "decoder" else []
     known = torch.tensor([token for token in range(len(backbone.tokenizer)) if token not in special])
     limit = LONGEST if backbone.max_positions is None else min(LONGEST, backbone.max_positions - ANSWER)
-    room = limit - len(before) - len(after)
+    memory_budget = limit - len(before) - len(after)
     draw = torch.Generator().manual_seed(0)
-    drawn = [known[torch.randint(len(known), (max(1, int(s * room)),), generator=draw)].tolist() for s in LENGTHS]
+    drawn = [
+        known[torch.randint(len(known), (max(1, int(s * memory_budget)),), generator=draw)].tolist() for s in LENGTHS
+    ]
     return [torch.tensor([*before, *row, *after], device=backbone.device) for row in drawn]
 
 
 def _joined(
     backbone: "AbstractBackbone", rows: Sequence[Tensor], cuts: Sequence[int], targets: Tensor | None = None
-) -> tuple[PromptBank, Batch]:
+) -> tuple[PromptBatch, TextBatch]:
     """Each row with its first words as its prompt, padded."""
-    bank = PromptBank.stack([backbone.embed(row[:cut]).float() for row, cut in zip(rows, cuts, strict=True)])
+    prompt_batch = PromptBatch.stack([backbone.embed(row[:cut]).float() for row, cut in zip(rows, cuts, strict=True)])
     texts = [row[cut:] for row, cut in zip(rows, cuts, strict=True)]
     ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=backbone.pad_id)
     lengths = torch.tensor([len(text) for text in texts], device=ids.device)
     mask = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-    return bank, Batch(ids, mask, torch.arange(len(rows), device=ids.device), targets)
+    return prompt_batch, TextBatch(ids, mask, torch.arange(len(rows), device=ids.device), targets)
 
 
 def _passes(
     backbone: "AbstractBackbone", rows: Sequence[Tensor], cuts: Sequence[int], answers: Tensor | None
 ) -> Passes:
     """States of each row's text and logits of its answer, as the backbone computes them in one batch."""
-    bank, batch = _joined(backbone, rows, cuts, answers)
-    states = backbone.text_states(bank, batch)
-    logits = None if backbone.answers == "linear-head" else backbone.logits(bank, batch)
+    prompt_batch, batch = _joined(backbone, rows, cuts, answers)
+    states = backbone.text_states(prompt_batch, batch)
+    logits = None if backbone.answers == "linear-head" else backbone.logits(prompt_batch, batch)
     lengths = batch.mask.sum(1)
     return [(states[i, : lengths[i]], None if logits is None else logits[i]) for i in range(len(rows))]
 
@@ -196,11 +198,11 @@ def _refuse_other_scores(
     A decoder whose cache is to blame reads each answer with its text from now on.
     """
     expected = [_score(logits, answer) for (_, logits), answer in zip(by_ids, answers, strict=True)]
-    bank, batch = _joined(backbone, rows, cuts)
+    prompt_batch, batch = _joined(backbone, rows, cuts)
     labels = [answer.tolist() for answer in answers]
 
     def are_right() -> bool:
-        scores = backbone.label_scores(bank, batch, labels).diagonal()
+        scores = backbone.label_scores(prompt_batch, batch, labels).diagonal()
         return bool((scores - torch.stack(expected)).abs().max() <= _nats(backbone))
 
     if backbone.kind == "decoder":

@@ -26,7 +26,7 @@ class AbstractReparameterization(nn.Module, abc.ABC):
 
     Attributes:
         is_direction: whether of an initial vector only the direction counts. Then its vectors' norms are in token
-            norms, not in the raw or RMS units of a lane, and weight decay, which shortens vectors, does not apply.
+            norms, not in the raw or RMS units of a prompt, and weight decay, which shortens vectors, does not apply.
     """
 
     is_direction: ClassVar[bool] = False

@@ -3,7 +3,7 @@
     base = {"task": "lab/opinion", "model": "lab-t5", "steps": 250, "shots": 32, "train_score": True}
     settings = {
         "none": grid(**base, method="prompt-tuning")[0],
-        "guarded": grid(**base, method="prompt-tuning", norm_guard=4.0)[0],
+        "guarded": grid(**base, method="prompt-tuning", max_norm=4.0)[0],
     }
     found = measure(plan(settings, seeds=20), "studies/stability")  # again: only what is missing
     print(text(found))  # or write(found, "report"): JSON, Markdown, figures

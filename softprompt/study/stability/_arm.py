@@ -19,7 +19,7 @@ class Arm:
         chance: score of always answering the most frequent class, 0 for free text and numbers; None if not known.
         train_scores: the same prompts on their own training rows.
         train_losses: in nats, mean over the last tenth of the steps.
-        lane_steps: optimiser steps taken, those of restarts that were not chosen among them.
+        prompt_steps: optimiser steps taken, those of restarts that were not chosen among them.
 
     Raises:
         BadInput: a seed twice, or not one entry a seed.
@@ -31,7 +31,7 @@ class Arm:
     chance: float | None = None
     train_scores: tuple[float | None, ...] = ()
     train_losses: tuple[float | None, ...] = ()
-    lane_steps: tuple[int | None, ...] = ()
+    prompt_steps: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse what could not be paired."""
@@ -39,7 +39,10 @@ class Arm:
             raise BadInput(
                 f"setting {self.name!r} has a seed twice; runs that differ in more than the seed are not one"
             )
-        columns = (self.scores, *(one or self.seeds for one in (self.train_scores, self.train_losses, self.lane_steps)))
+        columns = (
+            self.scores,
+            *(one or self.seeds for one in (self.train_scores, self.train_losses, self.prompt_steps)),
+        )
         if any(len(column) != len(self.seeds) for column in columns):
             raise BadInput(f"setting {self.name!r} has {len(self.scores)} scores of {len(self.seeds)} seeds")
 
@@ -55,12 +58,12 @@ class Arm:
             raise BadInput(f"setting {name!r} has runs of {', '.join(tasks)}; judge one task at a time")
         return cls(
             name=name,
-            seeds=tuple(tuple(vars(run.spec.lane.seeds).values()) for run in runs),
+            seeds=tuple(tuple(vars(run.spec.prompt.seeds).values()) for run in runs),
             scores=tuple(run.score for run in runs),
             chance=next((chance for run in runs if (chance := chance_of(run)) is not None), None),
             train_scores=tuple(run.metrics.get("train", {}).get("score") for run in runs),
             train_losses=tuple(last_loss(run) for run in runs),
-            lane_steps=tuple(run.lane_steps for run in runs),
+            prompt_steps=tuple(run.prompt_steps for run in runs),
         )
 
     @property

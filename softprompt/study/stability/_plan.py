@@ -10,7 +10,7 @@ from ...checks import listed
 from ...errors import BadInput
 from ...prompts.methods import Method
 from ...regularizers import regularizers
-from ...settings import LaneSettings
+from ...settings import PromptSettings
 from .. import RunSpec, StoredRun, run_all
 from ..tables import value, varying
 from ._arm import Arm
@@ -53,7 +53,7 @@ class Plan:
 
     @property
     def longest(self) -> int:
-        """The most seeds of a setting: the lanes with which each setting is one fleet."""
+        """The most seeds of a setting: the prompts with which each setting is one fleet."""
         return max(len(specs) for settings in self.sets.values() for specs in settings.values())
 
 
@@ -76,7 +76,9 @@ def plan(settings: Mapping[str, RunSpec], *, seeds: int = 20, base_seed: int = 0
     _refuse_no_draw(settings, sources)
     _refuse_no_noise(settings, sources)
     sets = {
-        name: {setting: tuple(_with(spec, lane_seeds) for lane_seeds in group) for setting, spec in settings.items()}
+        name: {
+            setting: tuple(_with(spec, prompt_seeds) for prompt_seeds in group) for setting, spec in settings.items()
+        }
         for name, group in chosen.items()
     }
     return Plan(sets=sets, about=_about(settings, seeds=seeds, base_seed=base_seed, vary=sources))
@@ -106,7 +108,7 @@ def by_setting(specs: Sequence[RunSpec]) -> dict[str, tuple[RunSpec, ...]]:
     """
     found: dict[str, dict[str, RunSpec]] = {}
     for spec in specs:
-        found.setdefault(_with(spec, LaneSettings().seeds).name, {})[spec.name] = spec
+        found.setdefault(_with(spec, PromptSettings().seeds).name, {})[spec.name] = spec
     keys = [key for key in varying(specs) if key not in ("task", "setting")]
     named: dict[str, tuple[RunSpec, ...]] = {}
     for members in found.values():
@@ -145,23 +147,26 @@ def judged(planned: Plan, runs: Sequence[StoredRun]) -> Report:
     )
 
 
-def measure(planned: Plan, store: "Path | str", *, lanes: int | None = None, **options: Any) -> Report:
+def measure(planned: Plan, store: "Path | str", *, fleet_size: int | None = None, **options: Any) -> Report:
     """Train the runs of a plan that the store lacks, and judge all of them.
 
     Args:
         planned: of `plan`.
         store: folder of the runs; killed or interrupted, the same call goes on.
-        lanes: most runs that share a pass; None makes each setting one fleet.
+        fleet_size: most runs that share a pass; None makes each setting one fleet.
         **options: as in `run_all`.
 
     Raises:
         SoftPromptError: as in `run_all`.
     """
-    return judged(planned, run_all(planned.specs, store, lanes=planned.longest if lanes is None else lanes, **options))
+    return judged(
+        planned,
+        run_all(planned.specs, store, fleet_size=planned.longest if fleet_size is None else fleet_size, **options),
+    )
 
 
 def _with(spec: RunSpec, seeds: Any) -> RunSpec:
-    return dataclasses.replace(spec, lane=dataclasses.replace(spec.lane, seeds=seeds))
+    return dataclasses.replace(spec, prompt=dataclasses.replace(spec.prompt, seeds=seeds))
 
 
 def _refuse_no_draw(settings: Mapping[str, RunSpec], vary: Sequence[str]) -> None:
@@ -182,8 +187,8 @@ def _refuse_no_noise(settings: Mapping[str, RunSpec], vary: Sequence[str]) -> No
 
 def _has_noise(spec: RunSpec) -> bool:
     """Whether the noise seed may change a number: by a regulariser, or by dropout of the model or of the network."""
-    perturbed = any(not one.is_off for one in regularizers(spec.lane.regularizer))
-    return perturbed or spec.settings.backbone_dropout or bool(Method.of(spec.lane).defaults.get("dropout"))
+    perturbed = any(not one.is_off for one in regularizers(spec.prompt.regularizer))
+    return perturbed or spec.settings.backbone_dropout or bool(Method.of(spec.prompt).defaults.get("dropout"))
 
 
 def _about(settings: Mapping[str, RunSpec], **values: Any) -> dict[str, Any]:
@@ -199,4 +204,4 @@ def _setting_name(spec: RunSpec, keys: Sequence[str]) -> str:
         return str(spec.tags["setting"])
     values = {key: item for key in keys if (item := value(spec, key, keys)) is not None}
     shown = [str(item) if key == "method" else f"{key}={item}" for key, item in values.items()]
-    return ", ".join(shown) or spec.lane.method
+    return ", ".join(shown) or spec.prompt.method

@@ -34,7 +34,7 @@ class Spread:
         stuck: share of all n that has not got half of the way from chance to the best run of the comparison.
         train_score: mean score on the prompts' own training rows.
         train_loss: mean over seeds of the training loss at the end, in nats.
-        lane_steps: mean over seeds of the optimiser steps taken, which is what a seed costs.
+        prompt_steps: mean over seeds of the optimiser steps taken, which is what a seed costs.
     """
 
     setting: str
@@ -55,7 +55,7 @@ class Spread:
     stuck: float | None = None
     train_score: float | None = None
     train_loss: float | None = None
-    lane_steps: float | None = None
+    prompt_steps: float | None = None
 
 
 def spread(arm: Arm, ceiling: float | None = None) -> Spread:
@@ -67,7 +67,7 @@ def spread(arm: Arm, ceiling: float | None = None) -> Spread:
     """
     counts: dict[str, Any] = {"setting": arm.name, "n": len(arm.seeds), "dropped": len(arm.seeds) - len(arm.scored)}
     ends: dict[str, Any] = {"train_score": _mean(arm.train_scores), "train_loss": _mean(arm.train_losses)}
-    ends["lane_steps"] = _mean(arm.lane_steps)
+    ends["lane_steps"] = _mean(arm.prompt_steps)
     return Spread(**counts, **_numbers(arm.scored), **_shares(arm, ceiling), **ends)
 
 

@@ -71,7 +71,7 @@ def _failure_row(one: Spread) -> Row:
         "stuck": _share(one.stuck),
         "train score": _number(one.train_score),
         "train loss": _number(one.train_loss),
-        "steps": "" if one.lane_steps is None else f"{one.lane_steps:.0f}",
+        "steps": "" if one.prompt_steps is None else f"{one.prompt_steps:.0f}",
     }
 
 
