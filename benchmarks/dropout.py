@@ -19,7 +19,8 @@ from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import PromptSettings
 from softprompt.training._step import backward
-from sst2_minilm import bundled_encoder
+
+from encoder import bundled_encoder
 
 PAIRS = 11
 RESULT = Path(__file__).parent / "results" / "dropout.json"

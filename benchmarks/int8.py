@@ -36,10 +36,10 @@ from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.tasks import TASKS, Task
 from softprompt.training import Run, resume, train
 from softprompt.training._step import backward
-from sst2_minilm import bundled_encoder
 from torch.nn.functional import cross_entropy
 
 from dropout import t5_small_shape
+from encoder import bundled_encoder
 
 PAIRS, BATCHES, WINDOW, SEEDS = 9, 20, 50, 5
 RESULT = Path(__file__).parent / "results" / "int8.json"
@@ -55,13 +55,13 @@ class Case:
     lr: float
     steps: int
 
-    def folder(self, runs: str, frozen: str | None) -> Path:
+    def folder(self, runs: str, quantize: str | None) -> Path:
         """Where its run is kept."""
-        return Path(runs) / f"{Path(self.model).name}-{self.task.replace('/', '-')}-{frozen or 'float32'}"
+        return Path(runs) / f"{Path(self.model).name}-{self.task.replace('/', '-')}-{quantize or 'float32'}"
 
-    def run(self, arguments: argparse.Namespace, frozen: str | None) -> Run:
+    def run(self, arguments: argparse.Namespace, quantize: str | None) -> Run:
         """Its run, trained to the end."""
-        folder = self.folder(arguments.runs, frozen)
+        folder = self.folder(arguments.runs, quantize)
         if (folder / "run.json").exists():
             return resume(folder, device="cpu", progress=True)
         return train(
@@ -75,7 +75,7 @@ class Case:
             output=folder,
             data_root=arguments.data_root,
             device="cpu",
-            frozen=frozen,
+            quantize=quantize,
             progress=True,
         )
 
@@ -139,7 +139,7 @@ def steps() -> list[dict[str, Any]]:
         exact, rounded = (_t5_by(engine) for _ in range(2))
         rounded.to_int8()
         rows.append(step_row("t5-small shape", exact, rounded, t5_rows()))
-    exact, rounded = (load_backbone(bundled_encoder(), device="cpu", frozen=frozen) for frozen in (None, "int8"))
+    exact, rounded = (load_backbone(bundled_encoder(), device="cpu", quantize=quantize) for quantize in (None, "int8"))
     return [*rows, step_row("MiniLM-L6", exact, rounded, encoder_rows())]
 
 
@@ -160,7 +160,7 @@ def gradient(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextB
 def gradients(case: Case, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """The rows of the part `gradient`."""
     prompt = case.run(arguments, None).prompt(0)
-    exact, rounded = (_loaded(case, prompt, frozen) for frozen in (None, "int8"))
+    exact, rounded = (_loaded(case, prompt, quantize) for quantize in (None, "int8"))
     prompt_batch = PromptBatch.of(prompt)
     words = torch.randint(
         5, len(exact.word_vectors), prompt_batch.vectors.shape[:2], generator=torch.Generator().manual_seed(0)
@@ -183,8 +183,8 @@ def gradients(case: Case, arguments: argparse.Namespace) -> list[dict[str, Any]]
     return rows
 
 
-def _loaded(case: Case, prompt: SoftPrompt, frozen: str | None) -> AbstractBackbone:
-    return load_backbone(case.model, answers=prompt.provenance.answers, device="cpu", frozen=frozen)
+def _loaded(case: Case, prompt: SoftPrompt, quantize: str | None) -> AbstractBackbone:
+    return load_backbone(case.model, answers=prompt.provenance.answers, device="cpu", quantize=quantize)
 
 
 def _batches(
@@ -201,10 +201,10 @@ def _batches(
 def curve(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     """The row of the part `curve`."""
     row: dict[str, Any] = {"model": Path(case.model).name, "task": case.task, "window": WINDOW}
-    for frozen in (None, "int8"):
-        run = case.run(arguments, frozen)
+    for quantize in (None, "int8"):
+        run = case.run(arguments, quantize)
         losses = torch.tensor([_losses(run.folder / result.prompt / "metrics.jsonl") for result in run.results])
-        row[frozen or "float32"] = losses.unfold(1, WINDOW, WINDOW).mean((0, 2)).tolist()
+        row[quantize or "float32"] = losses.unfold(1, WINDOW, WINDOW).mean((0, 2)).tolist()
     for form in ("float32", "int8"):
         print(f"{case.task:16} {form:8} loss", *(f"{loss:.3f}" for loss in row[form]))
     return row
@@ -217,7 +217,7 @@ def _losses(path: Path) -> list[float]:
 
 def seeds(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     """The row of the part `seeds`."""
-    exact, rounded = (case.run(arguments, frozen) for frozen in (None, "int8"))
+    exact, rounded = (case.run(arguments, quantize) for quantize in (None, "int8"))
     scores: dict[str, list[float]] = {
         "float32": [result.metrics["test"]["accuracy"] for result in exact.results],
         "int8": [result.metrics["test"]["accuracy"] for result in rounded.results],

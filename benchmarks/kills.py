@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sst2_minilm import bundled_encoder
+from encoder import bundled_encoder
 
 HERE = Path(__file__).parent
 REVIEWS = HERE.parent / "examples" / "reviews"

@@ -33,9 +33,9 @@ from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import PromptSettings, Seeds
 from softprompt.tasks import styled, task
 from softprompt.training._step import backward
-from sst2_minilm import bundled_encoder
 
 from dropout import t5_small_shape
+from encoder import bundled_encoder
 
 RESULT = Path(__file__).parent / "results" / "rows.json"
 LENGTH = 10

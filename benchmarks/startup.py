@@ -92,7 +92,7 @@ def to_first_step(task: str, model: str, data_root: str, folder: Path) -> dict[s
 
 def runs(data_root: str | None) -> dict[str, object]:
     """The first run on new rows, and what the next ones take."""
-    from sst2_minilm import bundled_encoder
+    from encoder import bundled_encoder
 
     task, model = ("glue/sst2", bundled_encoder()) if data_root else ("lab/opinion", "lab-t5-small")
     with tempfile.TemporaryDirectory() as folder:

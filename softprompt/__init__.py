@@ -14,91 +14,30 @@
     prompt.attach(model)  # a Hugging Face model, forward and generate as before
     SoftPrompt.load("runs/sst2/prompt-tuning-seed0/prompt")  # the same prompt, from its folder
 
-Layers, imports point down only: cli; claims, confirmation; lab, stability; analysis; study; training; prediction,
-interop; evaluation; answers, fleet; regularizers, room; backbones; report; data, intervals, class_scores,
-lab.backbones; store, batch of prompts, methods, standardization, units; reparam, initializers, losses, prompt, tasks, metrics,
-options and settings; lab.world, checks; errors.
+Packages, imports point down only: cli; lab; study; analysis, baselines; training; interop; inference; regularizers,
+memory; backbones; data, builtin; store; prompts; losses, tasks, metrics, settings; checks, world, options; errors.
 Letters in shapes: b rows, t text tokens, l label tokens, v vocabulary, c classes, e embedding size, d hidden size,
 m initial vectors, n prompt length (m x repeats), p prompts in a fleet, k layers after the first that a deep one enters.
 
-Names are imported on first use: `import softprompt` does not import torch.
+The public names are listed in `__init__.pyi`. Each is imported on first use: `import softprompt` does not import torch.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import lazy_loader
 
-from . import errors as errors
-
-if TYPE_CHECKING:
-    __version__: str
-    from .backbones import AbstractBackbone as AbstractBackbone
-    from .backbones import from_model as from_model
-    from .backbones import load_backbone as load_backbone
-    from .inference.evaluate import evaluate as evaluate
-    from .inference.predict import predict as predict
-    from .metrics import METRICS as METRICS
-    from .prompts.methods import METHODS as METHODS
-    from .prompts.methods import Method as Method
-    from .prompts.prompt import BackboneIdentity as BackboneIdentity
-    from .prompts.prompt import LinearHead as LinearHead
-    from .prompts.prompt import Provenance as Provenance
-    from .prompts.prompt import SoftPrompt as SoftPrompt
-    from .settings import PromptSettings as PromptSettings
-    from .settings import Seeds as Seeds
-    from .settings import TrainSettings as TrainSettings
-    from .tasks import TASKS as TASKS
-    from .tasks import Source as Source
-    from .tasks import Task as Task
-    from .tasks import custom_task as custom_task
-    from .tasks import task as task
-    from .tasks import with_difficulty as with_difficulty
-    from .training import Result as Result
-    from .training import Run as Run
-    from .training import resume as resume
-    from .training import train as train
-
-# Where each public name lives; the block above is the same list for type checkers.
-_HOMES = {
-    "METHODS": "methods",
-    "METRICS": "metrics",
-    "TASKS": "tasks",
-    "AbstractBackbone": "backbones",
-    "BackboneIdentity": "prompt",
-    "PromptSettings": "settings",
-    "LinearHead": "prompt",
-    "Method": "methods",
-    "Provenance": "prompt",
-    "Result": "training",
-    "Run": "training",
-    "Seeds": "settings",
-    "SoftPrompt": "prompt",
-    "Source": "tasks",
-    "Task": "tasks",
-    "TrainSettings": "settings",
-    "custom_task": "tasks",
-    "evaluate": "evaluation",
-    "from_model": "backbones",
-    "with_difficulty": "tasks",
-    "load_backbone": "backbones",
-    "predict": "prediction",
-    "resume": "training",
-    "task": "tasks",
-    "train": "training",
-}
+_attribute, _names, __all__ = lazy_loader.attach_stub(__name__, __file__)
+__all__ = sorted([*__all__, "__version__"])
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("softprompt")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'softprompt' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    # Kept, so that the next use does not come here.
-    globals()[name] = value
-    return value
+    try:
+        return _attribute(name)
+    except AttributeError:
+        raise AttributeError(f"module 'softprompt' has no attribute {name!r}") from None
 
 
 def __dir__() -> list[str]:
-    return [*_HOMES, "__version__", "errors"]
+    return list(__all__)

@@ -30,7 +30,7 @@ T = TypeVar("T")
 # Options whose argument in Python is not called as they are.
 _ARGUMENTS = {
     "data": "files",
-    "lane": "lanes",
+    "prompt": "prompts",
     "method_option": "options",
     "metric": "metrics",
     "seed": "seeds",

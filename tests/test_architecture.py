@@ -1,9 +1,12 @@
 """The order of the layers, what may not be imported where, and the public names."""
 
 import ast
+import graphlib
+import pydoc
+import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,41 +15,28 @@ import softprompt
 NAME = "softprompt"
 PACKAGE = Path(softprompt.__file__).parent
 
-# Lowest first; modules of one line do not import each other.
+# Packages and modules of softprompt, lowest first; those of one line do not import each other.
 LAYERS = (
     {"errors"},
-    {"checks", "lab.world"},
-    {"prompt", "initializers", "losses", "reparam", "tasks", "metrics", "options", "settings"},
-    {"bank", "methods", "standardization", "store", "units"},
-    {"data", "intervals", "class_scores", "lab.backbones"},
-    {"report"},
+    {"checks", "world", "options"},
+    {"losses", "tasks", "metrics", "settings"},
+    {"prompts"},
+    {"store"},
+    {"data", "builtin"},
     {"backbones"},
-    {"regularizers", "room"},
-    {"answers", "fleet"},
-    {"evaluation"},
-    {"prediction", "interop"},
+    {"regularizers", "memory"},
+    {"inference"},
+    {"interop"},
     {"training"},
+    {"analysis", "baselines"},
     {"study"},
-    {"analysis"},
-    {"lab", "stability"},
-    {"confirmation", "claims"},
+    {"lab"},
     {"cli"},
 )
-LEVEL = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-# The methods of SoftPrompt open doors to what lies above, each inside its own function.
-DOORS = {
-    ("load", "interop"),
-    ("save", "store"),
-    ("push_to_hub", "interop"),
-    ("attach", "interop"),
-    ("predict", "prediction"),
-}
-
-TORCHLESS = ("errors", "checks", "settings", "tasks", "metrics")
-MATHEMATICS = ("reparam", "losses", "initializers", "prompt", "bank", "methods", "standardization", "units")
-# Nothing after training sees a reparameterisation.
-SEES_REPARAM = {"reparam", "methods", "fleet", "training"}
+TORCHLESS = ("errors", "checks", "settings", "tasks", "metrics", "options", "world")
+MATHEMATICS = ("losses", "prompts")
 
 
 def files() -> list[Path]:
@@ -54,81 +44,95 @@ def files() -> list[Path]:
 
 
 def layer(path: Path) -> str:
-    return layer_of([part.removesuffix(".py") for part in path.relative_to(PACKAGE).parts])
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def layer_of(module: Sequence[str]) -> str:
-    """The layer of a module below the package: its first name, or two where LAYERS lists them."""
-    return ".".join(module[:2]) if ".".join(module[:2]) in LEVEL else module[0]
+def module_of(path: Path) -> str:
+    parts = [part.removesuffix(".py") for part in path.relative_to(PACKAGE.parent).parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(node: ast.AST, path: Path) -> Iterator[str]:
-    """Absolute names of the modules that a statement imports, as far as they can be told without running it."""
+MODULES = {module_of(path): path for path in files()}
+
+
+def imported(node: ast.AST, path: Path) -> Iterator[tuple[str, str | None]]:
+    """(module, name in it or None) of what a statement imports, as far as they can be told without running it."""
     if isinstance(node, ast.Import):
-        yield from (alias.name for alias in node.names)
+        yield from ((alias.name, None) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
         package = [NAME, *path.relative_to(PACKAGE).parent.parts]
         base = package[: len(package) - node.level + 1] if node.level else []
-        module = [*base, *(node.module.split(".") if node.module else [])]
-        # `from . import losses` names a module where the left side is the package itself, or one of several layers.
-        whole = module in ([NAME], [NAME, "lab"])
-        yield from (".".join([*module, *([alias.name] if whole else [])]) for alias in node.names)
+        module = ".".join([*base, *(node.module.split(".") if node.module else [])])
+        for alias in node.names:
+            # `from . import losses` names a module of the package on the left.
+            is_module = f"{module}.{alias.name}" in MODULES
+            yield (f"{module}.{alias.name}", None) if is_module else (module, alias.name)
 
 
-def imports(path: Path) -> Iterator[tuple[str, str]]:
-    """(innermost function or "", imported module) of every import in a file, those inside functions too."""
-
-    def visit(node: ast.AST, function: str) -> Iterator[tuple[str, str]]:
-        for child in ast.iter_child_nodes(node):
-            inside = child.name if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else function
-            yield from ((inside, name) for name in imported(child, path))
-            yield from visit(child, inside)
-
-    yield from visit(ast.parse(path.read_text()), "")
+def imports(path: Path) -> Iterator[tuple[str, str | None]]:
+    """All imports of a file, those inside functions too."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        yield from imported(node, path)
 
 
-def own_imports(path: Path) -> Iterator[tuple[str, str]]:
-    """(function, layer) of the imports from the package, other than from the file's own layer."""
-    for function, name in imports(path):
-        parts = name.split(".")
-        if parts[0] == NAME and len(parts) > 1 and layer_of(parts[1:]) != layer(path):
-            yield function, layer_of(parts[1:])
+def own_imports(path: Path) -> Iterator[tuple[str, str | None]]:
+    """The imports of modules of the package."""
+    yield from ((module, name) for module, name in imports(path) if module in MODULES)
 
 
 def outside_imports(path: Path) -> set[str]:
-    return {name.split(".")[0] for _, name in imports(path)} - {NAME}
+    return {module.split(".")[0] for module, _ in imports(path)} - {NAME}
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_only_point_down(path: Path):
     ours = layer(path)
     assert ours in LEVEL, f"{ours} has no layer; give it one in LAYERS"
-    for function, used in own_imports(path):
-        if path == PACKAGE / "prompt.py" and (function, used) in DOORS:
-            continue
-        assert used in LEVEL, f"{ours} imports {used}, which has no layer"
-        assert LEVEL[used] < LEVEL[ours], f"{path.name} may not import {used}"
+    for module, _ in own_imports(path):
+        used = module.split(".")[1]
+        assert used == ours or LEVEL[used] < LEVEL[ours], f"{path.name} may not import {module}"
 
 
-def test_every_door_of_the_prompt_is_used():
-    assert {pair for pair in own_imports(PACKAGE / "prompt.py") if pair[0]} == DOORS
+def is_private(module: str, name: str | None, user: str) -> bool:
+    """Whether `user` reaches into another package: by a module whose name begins with _, or by such a name in it."""
+    parts = module.split(".")
+    hidden = next((i for i, part in enumerate(parts) if part.startswith("_")), None)
+    if hidden is not None and not user.startswith(".".join(parts[:hidden]) + "."):
+        return True
+    return name is not None and name.startswith("_") and module != user
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_package_imports_a_private_name_of_another(path: Path):
+    user = module_of(path) + ("." if path.name == "__init__.py" else "")
+    assert not [(module, name) for module, name in own_imports(path) if is_private(module, name, user)]
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    """Imports inside functions count too: a circle there is a circle of ideas."""
+    graph = {name: {module for module, _ in own_imports(path)} - {name} for name, path in MODULES.items()}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_only_the_prompt_is_short_for_public_functions():
+    """`prompt.save(folder)` calls `softprompt.save_prompt`; nothing else imports the root of the package."""
+    users = {module_of(path) for path in files() if any(module == NAME for module, _ in imports(path))}
+    assert users == {f"{NAME}.prompts.prompt"}
 
 
 def test_relative_imports_are_resolved_at_every_depth():
     path = PACKAGE / "data" / "_rows.py"
-    found = {
-        "from . import _splits": [f"{NAME}.data"],
-        "from ._splits import a, b": [f"{NAME}.data._splits"] * 2,
-        "from .. import losses, bank": [f"{NAME}.losses", f"{NAME}.bank"],
-        "from ..bank import Batch": [f"{NAME}.bank"],
-        "from softprompt.prompts.trainable import Fleet": [f"{NAME}.fleet"],
-        "from softprompt import fleet": [f"{NAME}.fleet"],
-        "from ..lab import world": [f"{NAME}.lab.world"],
-        "from ..lab.world import rows": [f"{NAME}.lab.world"],
-        "import softprompt.prompts.trainable": [f"{NAME}.fleet"],
+    expected = {
+        "from . import _splits": [(f"{NAME}.data._splits", None)],
+        "from ._splits import a, b": [(f"{NAME}.data._splits", "a"), (f"{NAME}.data._splits", "b")],
+        "from .. import losses, errors": [(f"{NAME}.losses", None), (f"{NAME}.errors", None)],
+        "from ..prompts.batch import Batch": [(f"{NAME}.prompts.batch", "Batch")],
+        "from softprompt.prompts import trainable": [(f"{NAME}.prompts.trainable", None)],
+        "from ..world import rows": [(f"{NAME}.world", "rows")],
+        "import softprompt.losses": [(f"{NAME}.losses", None)],
     }
-    for source, expected in found.items():
-        assert list(imported(ast.parse(source).body[0], path)) == expected, source
+    for source, pairs in expected.items():
+        assert list(imported(ast.parse(source).body[0], path)) == pairs, source
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
@@ -143,14 +147,14 @@ def test_mathematics_sees_no_model_and_tasks_no_tensor(path: Path):
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_nothing_after_training_sees_a_reparameterization(path: Path):
-    if layer(path) not in SEES_REPARAM:
-        assert "reparam" not in {used for _, used in own_imports(path)}
+    if layer(path) not in ("prompts", "training"):
+        assert not [module for module, _ in own_imports(path) if ".prompts.reparam" in module]
 
 
 def test_figures_are_drawn_from_arrays_alone():
     plots = PACKAGE / "analysis" / "plots.py"
     assert outside_imports(plots) - sys.stdlib_module_names == {"matplotlib", "numpy"}
-    assert {used for _, used in own_imports(plots)} == {"errors"}
+    assert {module for module, _ in own_imports(plots)} == {f"{NAME}.errors"}
     others = {path for path in files() if "matplotlib" in outside_imports(path)}
     assert others == {plots}
 
@@ -163,7 +167,7 @@ def test_light_modules_import_nothing_heavy(module: str):
     assert found.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", [".training", ".study", ".evaluation", ".prediction"])
+@pytest.mark.parametrize("module", [".training", ".study", ".inference.evaluate", ".inference.predict"])
 def test_what_trains_and_answers_imports_no_more_than_it_needs(module: str):
     """What a model needs is imported when there is one; `datasets` only where the hub is asked for rows."""
     needless = ("transformers", "datasets", "peft", "accelerate", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib")
@@ -190,14 +194,18 @@ PUBLIC = [
     "Task",
     "TrainSettings",
     "__version__",
+    "attach",
     "custom_task",
     "errors",
     "evaluate",
     "from_model",
     "harder",
     "load_backbone",
+    "load_prompt",
     "predict",
+    "push_prompt",
     "resume",
+    "save_prompt",
     "task",
     "train",
 ]
@@ -212,15 +220,17 @@ def test_every_public_name_leads_somewhere(name: str):
     assert getattr(softprompt, name) is not None
 
 
-def test_type_checkers_see_the_same_names():
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    checked = next(node for node in tree.body if isinstance(node, ast.If))
-    seen = {
-        (alias.name, node.module) for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
-    assert seen == set(softprompt._HOMES.items())
+def test_help_shows_every_public_function():
+    # A terminal's bold is a letter, a backspace and the letter again.
+    text = re.sub("[\x08].", "", pydoc.render_doc(softprompt))
+    assert all(f"\n    {name}(" in text for name in ("train", "evaluate", "predict", "load_backbone", "attach"))
+
+
+def test_the_package_tells_type_checkers_that_it_is_typed():
+    assert (PACKAGE / "py.typed").is_file()
 
 
 def test_an_unknown_public_name_is_an_attribute_error():
+    misspelt = "trian"
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
-        softprompt.trian  # noqa: B018  (the access is the test)
+        getattr(softprompt, misspelt)

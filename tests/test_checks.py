@@ -103,7 +103,7 @@ class TestNumbers:
             Seeds.all(seed)
 
     @pytest.mark.parametrize(
-        ("lane", "settings", "message"),
+        ("prompt", "settings", "message"),
         [
             ({"lr": 0.0}, {}, "--lr must be positive and finite, not 0.0"),
             ({"head_lr": 0}, {}, "--head-lr must be positive and finite, not 0"),

@@ -34,10 +34,6 @@ COMMANDS = (
     ["methods", "list"],
     ["methods", "regularizers"],
     ["methods", "show"],
-    ["lab", "confirm"],
-    ["lab", "claims"],
-    ["lab", "real-t5"],
-    ["lab", "pretrain"],
     ["lab", "copy"],
     ["lab", "mlm-head"],
     ["study", "run"],
@@ -52,8 +48,8 @@ TRAIN_OPTIONS = {
     "--method-option", "--prompt-length", "--init", "--init-seed", "--order-seed", "--draw-seed",
     "--noise-seed", "--head-lr", "--weight-decay", "--warmup", "--schedule", "--clip", "--patience",
     "--shots-per-class", "--style", "--answers", "--decode", "--tokens-per-batch", "--backbone-dropout",
-    "--max-bad-rows", "--log-with", "--eval-rows", "--revision", "--embedding-scale", "--units", "--norm-guard",
-    "--task-option", "--regularizer", "--alpha", "--restarts", "--restart-steps", "--deep", "--engine", "--frozen",
+    "--max-bad-rows", "--log-with", "--eval-rows", "--revision", "--embedding-scale", "--units", "--max-norm",
+    "--task-option", "--regularizer", "--alpha", "--restarts", "--restart-steps", "--deep", "--engine", "--quantize",
     "--delimiter",
 }  # fmt: skip
 BASE = ["train", "--task", "glue/sst2", "--model", "some/model", "--output", "run"]
@@ -161,7 +157,7 @@ def test_fewer_malformed_rows_than_none_are_refused_before_anything_is_made(
             "--alpha is given 2 times, --regularizer 1 times; give one --alpha for all, or one for each",
         ),
         ([*LAB, "--regularizer", "rn-emb", "--alpha", "-1"], "regulariser: alpha must be 0 or more and finite, not -1"),
-        ([*BASE, "--norm-guard", "0"], "--max-norm must be positive and finite, in token norms, not 0.0"),
+        ([*BASE, "--max-norm", "0"], "--max-norm must be positive and finite, in token norms, not 0.0"),
         ([*BASE, "--restarts", "0"], "--restarts must be positive, not 0"),
         ([*BASE, "--steps", "0"], "--steps must be positive, not 0"),
         ([*BASE, "--shots", "4", "--shots-per-class", "2"], "give --shots (rows in total) or --shots-per-class"),
@@ -199,7 +195,10 @@ def test_fewer_malformed_rows_than_none_are_refused_before_anything_is_made(
             "task 'glue/rte' has rows of its own; options make the rows of lab tasks only",
         ),
         (["tasks", "show", "lab/colour"], "unknown task 'lab/colour'. Did you mean 'lab/color'?"),
-        (["lab", "pretrain", "lab-t6"], "unknown built-in backbone 'lab-t6'. Did you mean 'lab-t5'?"),
+        (
+            ["lab", "claims", "--quick"],
+            "`softprompt lab claims` has left the package; in a checkout run `python -m experiments.claims`",
+        ),
         ([*BASE, "--lr", "fast"], "Invalid value for '--lr'"),
         (["methods", "list", "--width", "0"], "Invalid value for '--width'"),
         ([*LAB, "--prompt-length", "0"], "--prompt-length must be at least 1, not 0"),
@@ -364,7 +363,7 @@ def result(**changed: Any) -> Any:
 
     scores = {"validation": {"accuracy": 0.75, "score": 0.75}, "test": {"accuracy": 0.5, "score": 0.5}}
     values: dict[str, Any] = {
-        "run": "run", "lane": "ept-star-seed0", "task": "glue/sst2", "method": "ept-star", "seed": 0,
+        "run": "run", "prompt": "ept-star-seed0", "task": "glue/sst2", "method": "ept-star", "seed": 0,
         "metrics": scores, "best_step": 400, "trainable": 1152, "head": 770, "stored": 384, "seconds": 1.5,
         "status": "finished",
     }  # fmt: skip
@@ -374,7 +373,7 @@ def result(**changed: Any) -> Any:
 def test_without_options_training_gets_the_library_defaults(asked: Callable[..., dict[str, Any]]):
     seen = asked(*BASE)
     assert (seen["task"], seen["model"], seen["output"]) == (TASKS["glue/sst2"], "some/model", Path("run"))
-    assert seen["lanes"] == (PromptSettings(),)
+    assert seen["prompts"] == (PromptSettings(),)
     assert seen["settings"] == TrainSettings()
 
 
@@ -400,7 +399,7 @@ def test_lanes_are_the_product_of_methods_rates_and_seeds(asked: Callable[..., d
             for seed in (1, 2):
                 prompt = PromptSettings(method=method, options=options, lr=lr, seeds=Seeds.all(seed))
                 expected.append(dataclasses.replace(prompt, init="vocabulary", head_lr=0.01))
-    assert asked(*BASE, *words)["lanes"] == tuple(expected)
+    assert asked(*BASE, *words)["prompts"] == tuple(expected)
 
 
 def test_options_of_a_lab_task_reach_training(asked: Callable[..., dict[str, Any]]):
@@ -410,17 +409,17 @@ def test_options_of_a_lab_task_reach_training(asked: Callable[..., dict[str, Any
 
 
 def test_units_and_the_guard_reach_every_lane(asked: Callable[..., dict[str, Any]]):
-    words = ["--method", "ept", "--method", "polar", "--units", "rms", "--norm-guard", "4"]
+    words = ["--method", "ept", "--method", "polar", "--units", "rms", "--max-norm", "4"]
     expected = tuple(PromptSettings(method=method, units="rms", max_norm=4.0) for method in ("ept", "polar"))
-    assert asked(*BASE, *words)["lanes"] == expected
+    assert asked(*BASE, *words)["prompts"] == expected
 
 
 def test_regularisers_are_joined_with_an_alpha_each(asked: Callable[..., dict[str, Any]]):
     words = ["--regularizer", "rn-emb:sigma=0.1", "--regularizer", "adv-emb"]
-    assert asked(*LAB, *words)["lanes"][0].regularizer == "rn-emb:sigma=0.1+adv-emb"
-    one = asked(*LAB, *words, "--alpha", "0.5")["lanes"][0].regularizer
+    assert asked(*LAB, *words)["prompts"][0].regularizer == "rn-emb:sigma=0.1+adv-emb"
+    one = asked(*LAB, *words, "--alpha", "0.5")["prompts"][0].regularizer
     assert one == "rn-emb:sigma=0.1,alpha=0.5+adv-emb:alpha=0.5"
-    two = asked(*LAB, *words, "--alpha", "0.5", "--alpha", "2")["lanes"][0].regularizer
+    two = asked(*LAB, *words, "--alpha", "0.5", "--alpha", "2")["prompts"][0].regularizer
     assert two == "rn-emb:sigma=0.1,alpha=0.5+adv-emb:alpha=2.0"
 
 
@@ -436,7 +435,7 @@ def test_every_regulariser_is_listed_with_its_options(capsys: pytest.CaptureFixt
 def test_restarts_reach_every_lane(asked: Callable[..., dict[str, Any]]):
     words = ["--seed", "1", "--seed", "2", "--restarts", "3", "--restart-steps", "50"]
     expected = tuple(PromptSettings(restarts=3, restart_steps=50, seeds=Seeds.all(seed)) for seed in (1, 2))
-    assert asked(*BASE, *words)["lanes"] == expected
+    assert asked(*BASE, *words)["prompts"] == expected
 
 
 def test_the_papers_learning_rate_is_told_beside_the_methods(capsys: pytest.CaptureFixture[str]):
@@ -458,12 +457,12 @@ def test_a_method_shown_has_a_learning_rate_for_each_of_its_units(
 
 
 def test_seeds_by_purpose_override_the_common_one(asked: Callable[..., dict[str, Any]]):
-    (prompt,) = asked(*BASE, "--seed", "5", "--draw-seed", "0", "--noise-seed", "9")["lanes"]
+    (prompt,) = asked(*BASE, "--seed", "5", "--draw-seed", "0", "--noise-seed", "9")["prompts"]
     assert prompt.seeds == Seeds(initialization=5, order=5, draw=0, noise=9)
 
 
 def test_prompt_length_is_an_option_of_every_method(asked: Callable[..., dict[str, Any]]):
-    prompts = asked(*BASE, "--method", "residual", "--method", "prompt-tuning", "--prompt-length", "20")["lanes"]
+    prompts = asked(*BASE, "--method", "residual", "--method", "prompt-tuning", "--prompt-length", "20")["prompts"]
     assert [prompt.options for prompt in prompts] == [{"prompt_length": 20}] * 2
 
 
@@ -471,12 +470,12 @@ def test_other_options_reach_training_under_their_own_names(asked: Callable[...,
     seen = asked(
         *BASE, "--data-root", "rows", "--style", "t5", "--answers", "linear-head", "--dtype", "bfloat16",
         "--device", "cpu", "--revision", "abc", "--max-bad-rows", "3", "--log-with", "tensorboard", "--quiet",
-        "--engine", "reference", "--frozen", "int8", "--embedding-scale", "2",
+        "--engine", "reference", "--quantize", "int8", "--embedding-scale", "2",
     )  # fmt: skip
     expected = {
         "data_root": Path("rows"), "style": "t5", "answers": "linear-head", "dtype": "bfloat16", "device": "cpu",
         "revision": "abc", "max_bad_rows": 3, "log_with": "tensorboard", "progress": False,
-        "engine": "reference", "frozen": "int8", "embedding_scale": 2.0,
+        "engine": "reference", "quantize": "int8", "embedding_scale": 2.0,
     }  # fmt: skip
     assert {name: seen[name] for name in expected} == expected
 
@@ -714,60 +713,6 @@ def test_a_numpy_prompt_needs_the_name_of_its_model(tmp_path: Path, capsys: pyte
     line = refusal(capsys, "import", str(tmp_path / "prompt.npy"), "--output", str(tmp_path / "new"))
     assert line.endswith("does not say which model it belongs to; name it with --model")
     assert not (tmp_path / "new").exists()
-
-
-# The laboratory
-
-
-@pytest.mark.usefixtures("tiny_recipes")
-class TestPretrain:
-    @pytest.fixture(autouse=True)
-    def weights(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """An empty place for built-in backbones, and a working directory of the test's own."""
-        root = tmp_path / "weights"
-        root.mkdir()
-        monkeypatch.setattr("softprompt.builtin.WEIGHTS", root)
-        monkeypatch.chdir(tmp_path)
-        return root
-
-    def test_it_prints_the_folder_that_it_made_and_installs_nothing_unasked(
-        self, weights: Path, capsys: pytest.CaptureFixture[str]
-    ):
-        assert main(["lab", "pretrain", "lab-gpt", "--quiet"]) == 0
-        assert capsys.readouterr().out == "runs/pretrain-lab-gpt/backbone\n"
-        assert Path("runs/pretrain-lab-gpt/backbone/model.safetensors").is_file()
-        assert list(weights.iterdir()) == []
-
-    def test_what_it_installs_is_what_the_name_loads(self, weights: Path, capsys: pytest.CaptureFixture[str]):
-        from softprompt.builtin import folder_of
-
-        from kit import same_files
-
-        words = ["lab", "pretrain", "lab-gpt", "--output", "work", "--install", "--quiet"]
-        assert main(words) == 0
-        assert capsys.readouterr().out == f"{weights / 'lab-gpt'}\n"
-        # Every file against the manifest.
-        assert folder_of("lab-gpt") == weights / "lab-gpt"
-        assert same_files(Path("work/backbone"), weights / "lab-gpt")
-        # Again, over what is there.
-        assert main(words) == 0
-        assert same_files(Path("work/backbone"), folder_of("lab-gpt"))
-
-    def test_a_folder_of_something_else_is_refused(self, weights: Path, capsys: pytest.CaptureFixture[str]):
-        Path("notes").mkdir()
-        Path("notes/todo.txt").write_text("keep me")
-        line = refusal(capsys, "lab", "pretrain", "lab-gpt", "--output", "notes", "--install")
-        assert line == "notes is not empty; choose a new --output"
-        assert os.listdir("notes") == ["todo.txt"]
-        assert list(weights.iterdir()) == []
-
-    def test_a_stopped_one_leaves_with_130_and_says_how_to_go_on(
-        self, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ):
-        monkeypatch.setattr("experiments.pretraining.pretrain._train", lambda *given: 2)
-        assert main(["lab", "pretrain", "lab-gpt", "--install", "--quiet"]) == 130
-        assert capsys.readouterr() == ("", "softprompt: stopped after step 2 of 3; the same command goes on\n")
-        assert list(weights.iterdir()) == []
 
 
 def test_a_value_with_parts_is_shown_part_by_part():

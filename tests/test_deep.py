@@ -22,7 +22,7 @@ from softprompt.prompts.trainable import TrainablePrompt, stack_prompts
 from softprompt.prompts.units import WordScale
 from softprompt.regularizers import regularizers
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
-from softprompt.store import load_prompt, save_prompt
+from softprompt.store import read_prompt, save_prompt
 from softprompt.training import resume, train
 from softprompt.training._step import backward
 from softprompt.training._terms import RegularizerContext, acting
@@ -511,7 +511,7 @@ class TestTraining:
 class TestStored:
     def test_a_deep_prompt_comes_back_bit_for_bit(self, backbone_of, tmp_path):
         prompt = soft_prompt(backbone_of("t5"), repeats=3)
-        found = load_prompt(save_prompt(prompt, tmp_path / "prompt"))
+        found = read_prompt(save_prompt(prompt, tmp_path / "prompt"))
         assert prompt.deep is not None
         assert found.deep is not None
         assert torch.equal(found.deep, prompt.deep)
@@ -531,7 +531,7 @@ class TestStored:
         prompt = SoftPrompt(drawn(2).float(), soft_prompt(backbone_of("t5")).provenance)
         object.__setattr__(prompt, "deep", torch.zeros(shape))
         with pytest.raises((BadInput, DamagedFile), match="the deep vectors in"):
-            load_prompt(save_prompt(prompt, tmp_path / "prompt"))
+            read_prompt(save_prompt(prompt, tmp_path / "prompt"))
 
     def test_what_holds_one_layer_refuses_several(self, backbone_of, tmp_path):
         backbone = backbone_of("t5", dtype=torch.float32)
@@ -585,7 +585,7 @@ class TestRefusals:
 
     def test_a_head_without_a_prompt(self):
         with pytest.raises(BadInput, match="'linear-probe' has no prompt to enter every layer; leave `deep` out"):
-            Method.of(prompt("head-only"))
+            Method.of(prompt("linear-probe"))
 
     def test_a_model_of_which_it_is_not_known_how_its_states_scale(self, backbone_of):
         prompt = soft_prompt(backbone_of("t5"))

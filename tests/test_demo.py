@@ -224,7 +224,7 @@ class TestWhatIsWritten:
         for one in (opinion, color):
             backbone = load_backbone("lab-t5")
             for result in one["results"]:
-                stored = SoftPrompt.load(folder / one["task"].split("/")[1] / result["lane"] / "prompt")
+                stored = SoftPrompt.load(folder / one["task"].split("/")[1] / result["prompt"] / "prompt")
                 score = evaluate(stored, model=backbone).metrics["score"]
                 assert score == pytest.approx(result["metrics"]["test"]["score"])
             plain = read_plan(folder / one["task"].split("/")[1]).task

@@ -141,9 +141,9 @@ class TestModels:
     def test_every_family_answers_nearly_as_before_and_its_head_is_left_alone(self, family, tiny_model, any_width):
         plain, tokenizer = tiny_model(family)
         model, _ = tiny_model(family)
-        backbone = from_model(model, tokenizer, frozen="int8", engine="reference")
-        assert backbone.frozen == from_model(model, tokenizer).frozen == "int8"
-        assert from_model(plain, tokenizer).frozen is None
+        backbone = from_model(model, tokenizer, quantize="int8", engine="reference")
+        assert backbone.quantize == from_model(model, tokenizer).quantize == "int8"
+        assert from_model(plain, tokenizer).quantize is None
         ids = torch.randint(5, 40, (2, 9), generator=torch.Generator().manual_seed(0))
         given = {"input_ids": ids} | ({"decoder_input_ids": ids} if backbone.kind == "encoder-decoder" else {})
         with torch.no_grad():
@@ -161,7 +161,7 @@ class TestModels:
         assert not any(name.startswith(heads) for name in layers_in_int8(model))
 
     def test_layers_that_are_too_narrow_to_pay_stay_as_they_are(self, lab_t5):
-        backbone = load_backbone("lab-t5", device="cpu", frozen="int8", engine="reference")
+        backbone = load_backbone("lab-t5", device="cpu", quantize="int8", engine="reference")
         plain = dict(lab_t5.model.named_modules())
         # 128 wide; its gated layers have 192.
         expected = {name for name, module in plain.items() if type(module) is torch.nn.Linear} - {"lm_head"}
@@ -171,11 +171,11 @@ class TestModels:
 
     def test_a_model_without_wide_layers_is_refused(self):
         with pytest.raises(UnsupportedModel, match="no plain linear layer of at least 128 inputs and outputs"):
-            load_backbone("lab-t5-small", device="cpu", frozen="int8")
+            load_backbone("lab-t5-small", device="cpu", quantize="int8")
 
     def test_layers_that_are_one_stay_one(self, tiny_bert, any_width):
         model, tokenizer = tiny_bert("albert")
-        from_model(model, tokenizer, frozen="int8")
+        from_model(model, tokenizer, quantize="int8")
         found = [module for module in model.modules() if isinstance(module, Int8Layer)]
         assert len(found) == len(set(map(id, found)))
         layer = model.base_model.encoder.albert_layer_groups[0]
@@ -183,10 +183,10 @@ class TestModels:
 
     def test_rescaled_embeddings_come_first(self, tiny_t5, any_width):
         model, tokenizer = tiny_t5()
-        backbone = from_model(model, tokenizer, embedding_scale=2.0, frozen="int8")
-        assert (backbone.embedding_scale, backbone.frozen) == (2.0, "int8")
+        backbone = from_model(model, tokenizer, embedding_scale=2.0, quantize="int8")
+        assert (backbone.embedding_scale, backbone.quantize) == (2.0, "int8")
         reference, _ = tiny_t5()
-        other = from_model(reference, tokenizer, frozen="int8")
+        other = from_model(reference, tokenizer, quantize="int8")
         prompt = torch.randn(2, 16)
         ids = torch.tensor([[5, 6, 7, 1]])
         batch = TextBatch(ids, ids > 0, torch.zeros(1, dtype=torch.long), torch.tensor([[8, 1]]))
@@ -201,13 +201,13 @@ class TestRefusals:
         model, tokenizer = tiny_t5()
         before = copy.deepcopy(model)
         with pytest.raises(UnsupportedModel, match="a processor with AVX512-VNNI"):
-            from_model(model, tokenizer, frozen="int8")
+            from_model(model, tokenizer, quantize="int8")
         assert repr(model) == repr(before)
 
     @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
     def test_another_precision(self, dtype):
         with pytest.raises(UnsupportedModel, match=f"int8 is made of float32 weights, 'lab-t5' is in torch.{dtype}"):
-            load_backbone("lab-t5", device="cpu", dtype=dtype, frozen="int8")
+            load_backbone("lab-t5", device="cpu", dtype=dtype, quantize="int8")
 
     def test_another_device(self, tiny_t5):
         model, _ = tiny_t5()
@@ -220,11 +220,11 @@ class TestRefusals:
         model, tokenizer = tiny_gpt("llama")
         adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"]))
         with pytest.raises(UnsupportedModel, match="quantised or adapted already"):
-            from_model(adapted, tokenizer, frozen="int8")
+            from_model(adapted, tokenizer, quantize="int8")
 
     def test_another_kind_of_weights(self):
         with pytest.raises(UnknownName, match="kind of frozen weights 'int4'"):
-            load_backbone("lab-t5", frozen="int4")
+            load_backbone("lab-t5", quantize="int4")
 
 
 @pytest.fixture
@@ -243,10 +243,10 @@ class TestTraining:
 
         def go(name):
             settings = TrainSettings(steps=4, eval_every=2, batch_size=4)
-            return train(task, folder, settings=settings, output=tmp_path / name, frozen="int8", **how)
+            return train(task, folder, settings=settings, output=tmp_path / name, quantize="int8", **how)
 
         prompt = go("whole").prompt(0)
-        assert prompt.provenance.training["frozen"] == "int8"
+        assert prompt.provenance.training["quantize"] == "int8"
         optimize = Loop._optimize
 
         def dying(loop):
@@ -258,24 +258,24 @@ class TestTraining:
         with pytest.raises(MemoryError):
             go("killed")
         monkeypatch.setattr(Loop, "_optimize", optimize)
-        with pytest.raises(ModelMismatch, match=r"started with frozen='int8', .* was loaded with frozen=None"):
+        with pytest.raises(ModelMismatch, match=r"started with quantize='int8', .* was loaded with quantize=None"):
             resume(tmp_path / "killed", model=load_backbone(folder, **how))
         resume(tmp_path / "killed", device="cpu")
         assert same_files(
             tmp_path / "whole", tmp_path / "killed", ignore=("timing.jsonl", "state.json", "manifest.json")
         )
         # A prompt is for the model, not for how its products are computed.
-        assert evaluate(prompt, **how).metrics.keys() == evaluate(prompt, **how, frozen="int8").metrics.keys()
+        assert evaluate(prompt, **how).metrics.keys() == evaluate(prompt, **how, quantize="int8").metrics.keys()
 
     def test_a_run_in_float32_says_nothing(self, task, tiny_t5, tmp_path):
         settings = TrainSettings(steps=1, eval_every=1, batch_size=4)
         run = train(task, from_model(*tiny_t5()), settings=settings, output=tmp_path / "run")
-        assert "frozen" not in run.prompt(0).provenance.training
+        assert "quantize" not in run.prompt(0).provenance.training
 
     @pytest.mark.parametrize("engine", ["packed", "reference"])
     def test_the_gradient_of_a_trained_model_is_nearly_that_in_float32(self, engine, lab_t5):
         """Of a prompt of word vectors; the layers are narrow, wide ones round less."""
-        backbone = load_backbone("lab-t5", device="cpu", frozen="int8", engine=engine)
+        backbone = load_backbone("lab-t5", device="cpu", quantize="int8", engine=engine)
         assert backbone.engine == engine
         ids = torch.randint(5, 200, (8, 12), generator=torch.Generator().manual_seed(0))
         owner = torch.zeros(8, dtype=torch.long)
@@ -291,7 +291,7 @@ class TestTraining:
 
     @pytest.mark.parametrize("engine", ["packed", "reference"])
     def test_a_lane_that_is_not_finite_leaves_the_gradient_of_the_others_as_it_is(self, engine):
-        backbone = load_backbone("lab-t5", device="cpu", frozen="int8", engine=engine)
+        backbone = load_backbone("lab-t5", device="cpu", quantize="int8", engine=engine)
         ids = torch.randint(5, 200, (6, 12), generator=torch.Generator().manual_seed(0))
         batch = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(6) % 2, ids[:, :2])
 

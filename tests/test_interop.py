@@ -548,7 +548,7 @@ class TestHub:
         assert equal(SoftPrompt.load("user/name"), prompt)
 
     def test_the_model_card_names_backbone_task_and_scores(self, repositories):
-        hub.push(a_prompt(), "user/name", private=False)
+        hub.push_prompt(a_prompt(), "user/name", private=False)
         card = (repositories.store / "user" / "name" / "README.md").read_text()
         assert card.startswith("---\nlibrary_name: softprompt\nbase_model: a/model\n")
         assert "trained on films by ept-star" in card
@@ -556,18 +556,18 @@ class TestHub:
         assert 'SoftPrompt.load("user/name")' in card
 
     def test_a_folder_that_is_here_comes_before_the_hub(self, repositories, tmp_path):
-        hub.push(a_prompt(seed=1), "user/name", private=False)
+        hub.push_prompt(a_prompt(seed=1), "user/name", private=False)
         save_prompt(a_prompt(seed=2), tmp_path / "user" / "name")
-        assert equal(hub.load("user/name"), a_prompt(seed=2))
+        assert equal(hub.load_prompt("user/name"), a_prompt(seed=2))
 
     def test_a_run_with_one_prompt_loads(self, tmp_path):
         save_prompt(a_prompt(), tmp_path / "run" / "s0" / "prompt")
         (tmp_path / "run" / "run.json").write_text("{}")
-        assert equal(hub.load(tmp_path / "run"), a_prompt())
+        assert equal(hub.load_prompt(tmp_path / "run"), a_prompt())
 
     def test_a_name_that_is_nowhere_gives_one_line(self, repositories):
         with pytest.raises(BadInput, match="there is no 'user/other' here, and not on the hub either: 404") as refused:
-            hub.load("user/other")
+            hub.load_prompt("user/other")
         assert "\n" not in str(refused.value)
 
     @pytest.mark.parametrize(
@@ -575,19 +575,19 @@ class TestHub:
     )
     def test_what_is_neither_a_path_nor_a_name_is_not_asked_of_the_hub(self, repositories, source):
         with pytest.raises(BadInput, match="nor user/name on the hub"):
-            hub.load(source)
+            hub.load_prompt(source)
 
     def test_a_repository_of_something_else_says_so(self, repositories):
         (repositories.store / "user" / "model").mkdir(parents=True)
         with pytest.raises(BadInput, match="holds no softprompt files"):
-            hub.load("user/model")
+            hub.load_prompt("user/model")
 
     def test_a_damaged_download_is_refused(self, repositories):
-        hub.push(a_prompt(), "user/name", private=False)
+        hub.push_prompt(a_prompt(), "user/name", private=False)
         blob = repositories.store / "blobs" / "user--name-prompt.safetensors"
         blob.write_bytes(blob.read_bytes()[:-1] + b"\x00")
         with pytest.raises(DamagedFile, match="not what was written"):
-            hub.load("user/name")
+            hub.load_prompt("user/name")
 
     def test_a_push_that_the_hub_refuses_gives_one_line(self, repositories, monkeypatch):
         import huggingface_hub
@@ -597,8 +597,8 @@ class TestHub:
 
         monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
         with pytest.raises(BadInput, match="could not push to 'user/name': 401 Unauthorized; log in"):
-            hub.push(a_prompt(), "user/name", private=False)
+            hub.push_prompt(a_prompt(), "user/name", private=False)
 
     def test_a_repository_without_a_user_is_refused(self):
         with pytest.raises(BadInput, match="not of the form user/name"):
-            hub.push(a_prompt(), "name", private=False)
+            hub.push_prompt(a_prompt(), "name", private=False)

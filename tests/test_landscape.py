@@ -472,7 +472,7 @@ def trained(tiny_t5, tiny_bert, save_tiny, tmp_path_factory):
 
     run("first", t5, PromptSettings(method="prompt-tuning"), PromptSettings(method="ept-star"))
     run("second", t5, PromptSettings(method="prompt-tuning", seeds=Seeds.all(1)))
-    run("head", bert, PromptSettings(method="head-only"))
+    run("head", bert, PromptSettings(method="linear-probe"))
     return root
 
 
@@ -495,8 +495,8 @@ REFUSED = {
     "even": (["first", "--grid", "4"], "--grid must be odd"),
     "small": (["first", "--grid", "1"], "--grid must be odd"),
     "space": (["first", "--space", "prompts"], "'prompts' is not one of 'input', 'prompt'"),
-    "lane": (["first", "--lane", "ept-sta"], "unknown prompt of "),
-    "no run": (["first/ept-star-seed0", "--lane", "ept-star-seed0"], "is no run; drop --prompt"),
+    "prompt": (["first", "--prompt", "ept-sta"], "unknown prompt of "),
+    "no run": (["first/ept-star-seed0", "--prompt", "ept-star-seed0"], "is no run; drop --prompt"),
     "nothing": (["third"], "is neither a stored prompt"),
     "no prompt": (["head", "--space", "prompt"], "head without a prompt"),
     "alone": (["--compare", "second"], "--compare needs at least two prompts"),
@@ -560,12 +560,12 @@ class TestTheCommand:
         t5, bert = json.loads((tmp_path / "out" / "landscape.json").read_text())["prompts"]
         assert t5["examples"]["row"] == bert["examples"]["row"]
         assert t5["units"] != bert["units"]
-        assert bert["prompt"] == "head/head-only-seed0"
+        assert bert["prompt"] == "head/linear-probe-seed0"
 
     def test_the_prompt_plane_of_one_lane_and_of_its_folder_are_the_same(self, trained, call, tmp_path):
         prompt = "ept-star-seed0"
         outs = [tmp_path / name for name in "abc"]
-        assert call(trained / "first", "--lane", prompt, "--space", "prompt", output=outs[0])[0] == 0
+        assert call(trained / "first", "--prompt", prompt, "--space", "prompt", output=outs[0])[0] == 0
         assert call(trained / "first" / prompt, "--space", "prompt", output=outs[1])[0] == 0
         assert call(trained / "first" / prompt / "prompt", "--space", "prompt", output=outs[2])[0] == 0
         assert len({(out / "landscape.json").read_bytes() for out in outs}) == 1
@@ -607,7 +607,7 @@ class TestTheCommand:
         assert code == 2
         assert "has stored no prompt of 'ept-star-seed0'; finish it" in err.splitlines()[-1]
         assert not (tmp_path / "out").exists()
-        assert call(tmp_path / "run" / "first", "--lane", "prompt-tuning-seed0")[0] == 0
+        assert call(tmp_path / "run" / "first", "--prompt", "prompt-tuning-seed0")[0] == 0
 
     def test_an_output_that_exists_is_refused_and_stays(self, trained, call, tmp_path):
         (tmp_path / "out").mkdir()

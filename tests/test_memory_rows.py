@@ -180,7 +180,7 @@ class TestTrained:
 class TestKeywords:
     def test_prompts_are_the_product_of_methods_rates_and_seeds(self):
         given = {"method": ["ept", "ept-star"], "lr": [0.1, 0.3], "seeds": [0, Seeds(order=5)], "prompt_length": 4}
-        prompts = prompts_from(None, {**given, "norm_guard": 3.0})
+        prompts = prompts_from(None, {**given, "max_norm": 3.0})
         assert [(prompt.method, prompt.lr) for prompt in prompts[::2]] == list(
             itertools.product(given["method"], given["lr"])
         )

@@ -84,7 +84,7 @@ def test_every_option_that_a_message_names_exists():
 def test_no_message_writes_an_option_as_an_argument_of_python():
     options = {name.lstrip("-").replace("-", "_") for name in options_of(typer.main.get_command(app))}
     # What a loaded model was loaded with, which only Python can ask for; and keys of KEY=VALUE, the same in both.
-    in_both = {"embedding_scale", "engine", "frozen", "template", "units", "alpha", "method"}
+    in_both = {"embedding_scale", "engine", "quantize", "template", "units", "alpha", "method"}
     wrong = []
     for place, text in messages():
         words = re.findall(r"\b([a-z]+_[a-z_]+)\b", text) + re.findall(r"(?<!-)\b([a-z_]+)=(?!=)", text)

@@ -20,9 +20,9 @@ COUNTS = {  # by e = 512, 768, 1024: the EPT paper's, exact (spec 2.2); the LSTM
     "ept-star": (1_536, 2_304, 3_072),
     "scaled": (512, 768, 1_024),
     "polar": (512, 768, 1_024),
-    "head-only": (0, 0, 0),
+    "linear-probe": (0, 0, 0),
 }
-LENGTHS = dict.fromkeys(COUNTS, 10) | {"ept": 1, "head-only": 0}
+LENGTHS = dict.fromkeys(COUNTS, 10) | {"ept": 1, "linear-probe": 0}
 STORED_VECTORS = LENGTHS | {"ept-star": 1, "scaled": 1, "polar": 1}
 # Units and learning rate where none are given: measured, see docs/training.md.
 DEFAULTS = {
@@ -34,7 +34,7 @@ DEFAULTS = {
     "ept-star": ("raw", 0.3),
     "scaled": ("rms", 1.0),
     "polar": ("rms", 0.1),
-    "head-only": ("raw", None),
+    "linear-probe": ("raw", None),
 }
 
 
@@ -161,7 +161,7 @@ def test_units_decide_the_default_learning_rate():
     ("settings", "message"),
     [
         ({"method": "polar", "units": "raw"}, "'polar' gives its norm in token norms and has no raw units"),
-        ({"method": "head-only", "norm_guard": 3.0}, "'linear-probe' has no prompt for `max_norm` to bound"),
+        ({"method": "linear-probe", "max_norm": 3.0}, "'linear-probe' has no prompt for `max_norm` to bound"),
     ],
 )
 def test_units_and_guards_that_mean_nothing_are_refused(settings, message):
@@ -241,7 +241,7 @@ def test_an_unknown_option_names_the_nearest(method, option, nearest):
         ("ept", {"activation": 3}, "'activation' is a word, not 3"),
         ("residual", {"dropout": "much"}, "'dropout' is a number, not 'much'"),
         ("residual", {"per_position": 3}, "per_position is 3 but the prompt has 10 vectors"),
-        ("head-only", {"prompt_length": 5}, "'linear-probe' has no prompt and takes no option 'prompt_length'"),
+        ("linear-probe", {"prompt_length": 5}, "'linear-probe' has no prompt and takes no option 'prompt_length'"),
     ],
 )
 def test_an_impossible_option_is_refused_before_anything_is_built(method, options, message):

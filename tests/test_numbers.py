@@ -159,7 +159,7 @@ class TestAHead:
             PromptSettings(), uniform(), backbone.word_vectors, (1, 16), numbers=Standardization(0.0, 2.0)
         )
         trained = FleetMember(
-            name="a", settings=PromptSettings(), prompt=prompt, optimizer=PromptOptimizer(prompt, 0.1, 0.1, 4, SETTINGS),
+            name="a", settings=PromptSettings(), trainable=prompt, optimizer=PromptOptimizer(prompt, 0.1, 0.1, 4, SETTINGS),
             rows=[0], batches=iter([[0]]), record=Record(tmp_path / "metrics.jsonl"),
             provenance=run.prompt().provenance,
         )  # fmt: skip
@@ -183,7 +183,7 @@ class TestAHead:
             evaluate(run.prompt(), model=backbone, decode="generate")
 
     @pytest.mark.parametrize(
-        ("settings", "lane", "reason"),
+        ("settings", "prompt", "reason"),
         [
             ({"shots": 8}, {}, "draws rows by class, task .* is answered by a number"),
             ({"shots_per_class": 8}, {}, "draws rows by class"),

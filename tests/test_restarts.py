@@ -69,11 +69,11 @@ def trained(task, folders, tmp_path):
         folder = tmp_path / f"run{len(records)}"
         started = start_members(plan, run_data, build_prompts(plan, run_data), folder)
         for one in started:
-            one.prompt.double()
+            one.trainable.double()
         records.append(Record(folder / "timing.jsonl"))
         loop = Loop(run_data, started, told, started[0].optimizer.steps, records[-1])
         loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=watch)
-        for one in loop.prompts:
+        for one in loop.members:
             one.record.close()
         return loop
 
@@ -106,9 +106,9 @@ class TestRule:
             ("t5", THREE, 2),
             ("t5", prompt("p-tuning", 3, restarts=3, restart_steps=10, lr=0.01, options={"prompt_length": 2}), 1),
             ("t5", dataclasses.replace(THREE, regularizer="rn-emb:sigma=0.3,alpha=1"), 2),
-            ("bert", prompt("head-only", 4, restarts=4, restart_steps=10), 2),
+            ("bert", prompt("linear-probe", 4, restarts=4, restart_steps=10), 2),
         ],
-        ids=["prompt-tuning", "p-tuning", "regularized", "head-only"],
+        ids=["prompt-tuning", "p-tuning", "regularized", "linear-probe"],
     )
     def test_the_lane_equals_the_best_of_single_runs_compared_by_hand(self, kind, settings, chosen, trained):
         """Vectors, a network and a head, which the initialisation seed draws; and with a regulariser's noise."""
@@ -354,13 +354,13 @@ class TestStudy:
         return [RunSpec(task=task, model=str(folders["t5"]), prompt=one, settings=quick) for one in prompts]
 
     def test_runs_with_and_without_restarts_share_passes_and_keep_what_they_cost(self, specs, tmp_path):
-        found = run_all(specs, tmp_path / "store", prompts=8, progress=False, device="cpu")
+        found = run_all(specs, tmp_path / "store", fleet_size=8, progress=False, device="cpu")
         assert {run.fleet for run in found} == {tuple(spec.name for spec in specs)}
         assert [run.prompt_steps for run in found] == [6, 2 * 3 + 4, 6, 2 * 3 + 4]
         assert [run.restarts and run.restarts["count"] for run in found] == [None, 3, None, 3]
         assert all(len(run.curve["loss"]) == 6 for run in found)
         assert found[1].seconds / found[0].seconds == pytest.approx(10 / 6, rel=0.1)
-        again = run_all(specs, tmp_path / "store", prompts=8, progress=False, device="cpu")
+        again = run_all(specs, tmp_path / "store", fleet_size=8, progress=False, device="cpu")
         assert [run.restarts for run in again] == [run.restarts for run in found]
 
     def test_a_run_counts_as_many_lanes_as_it_has_restarts(self, specs):

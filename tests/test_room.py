@@ -78,11 +78,11 @@ def built(backbone, settings):
 
 
 def loop_of(task, backbone, folder, members=FLEET_SIZE, **settings):
-    plan = Plan(task=task, model=backbone.name, members=tuple(members), settings=TrainSettings(**settings))
+    plan = Plan(task=task, model=backbone.name, prompts=tuple(members), settings=TrainSettings(**settings))
     run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
     started = start_members(plan, run_data, build_prompts(plan, run_data), folder)
     for one in started:
-        one.prompt.double()
+        one.trainable.double()
     timing = Record(folder / "timing.jsonl")
     OPEN.extend([timing, *(one.record for one in started)])
     return Loop(run_data, started, plan.settings, started[0].optimizer.steps, timing)
@@ -259,8 +259,8 @@ class TestOutOfMemory:
             "out of memory: from now on at most 3 rows a pass; results stay the same",
             "out of memory: from now on at most 12 rows a pass; results stay the same",
         ]
-        same_prompts(disturbed.prompts, calm.prompts, 1e-12)
-        for a, b in zip(disturbed.prompts, calm.prompts, strict=True):
+        same_prompts(disturbed.members, calm.members, 1e-12)
+        for a, b in zip(disturbed.members, calm.members, strict=True):
             for name, value in a.optimizer.state().items():
                 torch.testing.assert_close(value, b.optimizer.state()[name], rtol=0, atol=1e-12)
             rows = [[r for r in read_record(one.record.path) if "loss" in r] for one in (a, b)]
@@ -282,7 +282,7 @@ class TestOutOfMemory:
             loop.step = 1
             loop._optimize()
         assert len(calls) > 4
-        same_prompts(loops[1].prompts, loops[0].prompts, 1e-12)
+        same_prompts(loops[1].members, loops[0].members, 1e-12)
 
     def test_where_not_even_one_row_fits_one_line_says_what_to_lower(self, task, tiny_model, tmp_path, monkeypatch):
         loop = self.loop(task, tiny_model, tmp_path / "run")
@@ -315,7 +315,7 @@ class TestOutOfMemory:
         monkeypatch.setattr(Loop, "_optimize", stopping)
         settings = TrainSettings(steps=5, eval_every=3, batch_size=4)
         with pytest.raises(KeyboardInterrupt):
-            train(task, str(folder), members=FLEET_SIZE[:1], settings=settings, output=tmp_path / "run")
+            train(task, str(folder), prompts=FLEET_SIZE[:1], settings=settings, output=tmp_path / "run")
         resume(tmp_path / "run")
         assert rows == [None, 3, 3, 3, 3, 3]
 
@@ -336,7 +336,7 @@ class TestMemory:
         calls = limit(backbone, monkeypatch, 100)
         run_quietly(loop)
         assert max(calls) < 12
-        same_prompts(loop.prompts, calm.prompts, 1e-12)
+        same_prompts(loop.members, calm.members, 1e-12)
 
     @pytest.mark.parametrize("family", FAMILIES)
     def test_the_measured_row_predicts_what_many_keep(self, family, setting):
@@ -406,7 +406,7 @@ class TestScoring:
 
         monkeypatch.setattr(Loop, "scores", counted)
         settings = TrainSettings(steps=4, eval_every=2, batch_size=4, train_score=True, shots=6)
-        run = train(task, str(folder), members=FLEET_SIZE, settings=settings, output=tmp_path / "run", dtype="float64")
+        run = train(task, str(folder), prompts=FLEET_SIZE, settings=settings, output=tmp_path / "run", dtype="float64")
         assert shared == [3, 3, 3, 3]
         for number, result in enumerate(run.results):
             for split in ("validation", "test"):
@@ -435,9 +435,9 @@ class TestTrajectories:
         original = fleet._batch
         fleet._batch = lambda members: sizes.append(len(members)) or original(members)
         run_quietly(fleet)
-        assert fleet.prompts[0].status == "stopped early at step 20"
+        assert fleet.members[0].status == "stopped early at step 20"
         assert sizes == [3] * 20 + [2] * 30
         for number, settings_of in enumerate(members):
             alone = run_quietly(loop_of(task, backbone, tmp_path / str(number), [settings_of], **settings))
-            assert alone.prompts[0].status == fleet.prompts[number].status
-            same_prompts(alone.prompts, [fleet.prompts[number]], 1e-9)
+            assert alone.members[0].status == fleet.members[number].status
+            same_prompts(alone.members, [fleet.members[number]], 1e-9)

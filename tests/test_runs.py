@@ -152,7 +152,7 @@ def unfinished(task, backbone, tmp_path_factory):
     place = tmp_path_factory.mktemp("unfinished")
     train(task, backbone, prompts=[RESTARTED], settings=SETTINGS, output=place / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "finish_lane", fails(MemoryError()))
+        patch.setattr(train_module, "finish_member", fails(MemoryError()))
         with pytest.raises(MemoryError):
             train(task, backbone, prompts=[RESTARTED], settings=SETTINGS, output=place / "killed")
     return place

@@ -21,7 +21,7 @@ from softprompt.interop.peft import export_peft, import_peft
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from softprompt.settings import PromptSettings, TrainSettings
-from softprompt.store import json_bytes, load_prompt, save_prompt
+from softprompt.store import json_bytes, read_prompt, save_prompt
 from softprompt.training import Interrupted, read_plan, resume, train
 from softprompt.training import _train as train_module
 
@@ -284,7 +284,7 @@ class TestPrompt:
 
     def test_the_scale_is_stored(self, tiny_t5, tmp_path):
         prompt = a_prompt(from_model(*tiny_t5(), embedding_scale=30.0))
-        loaded = load_prompt(save_prompt(prompt, tmp_path / "prompt"))
+        loaded = read_prompt(save_prompt(prompt, tmp_path / "prompt"))
         assert loaded.provenance == prompt.provenance
         assert loaded.provenance.backbone.embedding_scale == 30
 

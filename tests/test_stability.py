@@ -231,7 +231,7 @@ class TestSpread:
         assert found["std"] == pytest.approx(0.2 / math.sqrt(2))
         assert found["worst_quarter"] == found["min"] == 0.6
         assert (found["low"], found["high"]) == pytest.approx((0.6, 0.8))
-        assert {name for name, value in found.items() if value is None} == {"train_score", "train_loss", "lane_steps"}
+        assert {name for name, value in found.items() if value is None} == {"train_score", "train_loss", "prompt_steps"}
 
     def test_equal_scores_have_no_spread_at_all(self):
         found = spread(arm("a", [0.1] * 7))
@@ -608,7 +608,7 @@ class TestCommand:
             names = values["about"]["runs"]["all"][setting]
             runs = [json.loads(path_of(store, name).read_text())["run"] for name in names]
             assert [run["metrics"]["test"]["score"] for run in runs] == scores
-            assert [run["spec"]["lane"]["seeds"] for run in runs] == [vars(Seeds.all(i)) for i in range(3)]
+            assert [run["spec"]["prompt"]["seeds"] for run in runs] == [vars(Seeds.all(i)) for i in range(3)]
             assert [run["metrics"]["train"]["score"] for run in runs] == values["arms"][setting]["train_scores"]
             assert all(0 <= run["metrics"]["train"]["score"] <= 1 for run in runs)
         assert [one["setting"] for one in values["comparisons"]] == ["small"]

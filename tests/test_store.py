@@ -17,8 +17,8 @@ from softprompt.store import (
     MAX_ELEMENTS,
     find_prompt,
     latest_checkpoint,
-    load_prompt,
     read_folder,
+    read_prompt,
     read_tensors,
     save_checkpoint,
     save_prompt,
@@ -84,13 +84,13 @@ class TestStoredPrompts:
     @pytest.mark.parametrize(("m", "repeats", "classes"), [(10, 1, 0), (1, 10, 0), (2, 5, 3), (0, 1, 3)])
     def test_a_prompt_comes_back_bit_for_bit_with_all_it_says(self, tmp_path, m, repeats, classes):
         prompt = a_prompt(m=m, repeats=repeats, classes=classes)
-        assert equal(load_prompt(save_prompt(prompt, tmp_path / "p")), prompt)
+        assert equal(read_prompt(save_prompt(prompt, tmp_path / "p")), prompt)
 
     def test_subnormal_and_huge_numbers_keep_their_bits(self, tmp_path):
         tiny, huge = torch.finfo(torch.float32).smallest_normal / 3, torch.finfo(torch.float32).max
         vectors = torch.tensor([[tiny, -0.0, huge, -huge, 0.1, 1 / 3]])
         prompt = SoftPrompt(vectors, a_prompt().provenance)
-        loaded = load_prompt(save_prompt(prompt, tmp_path / "p"))
+        loaded = read_prompt(save_prompt(prompt, tmp_path / "p"))
         assert torch.equal(loaded.vectors.view(torch.int32), vectors.view(torch.int32))
 
     def test_a_score_that_is_not_a_number_is_stored_as_null(self, tmp_path):
@@ -99,15 +99,15 @@ class TestStoredPrompts:
         )
         folder = save_prompt(SoftPrompt(torch.ones(1, 6), provenance), tmp_path / "p")
         assert "NaN" not in (folder / "prompt.json").read_text()
-        assert load_prompt(folder).provenance.metrics == {"validation": {"f1": None}}
+        assert read_prompt(folder).provenance.metrics == {"validation": {"f1": None}}
 
     def test_a_prompt_is_never_written_over_another_unless_asked(self, tmp_path):
         first, second = a_prompt(seed=1), a_prompt(seed=2)
         folder = save_prompt(first, tmp_path / "p")
         with pytest.raises(BadInput, match="exists already"):
             save_prompt(second, folder)
-        assert equal(load_prompt(folder), first)
-        assert equal(load_prompt(save_prompt(second, folder, replace=True)), second)
+        assert equal(read_prompt(folder), first)
+        assert equal(read_prompt(save_prompt(second, folder, replace=True)), second)
         assert os.listdir(tmp_path) == ["p"]
 
     def test_a_folder_of_the_user_is_never_replaced(self, tmp_path):
@@ -120,9 +120,9 @@ class TestStoredPrompts:
     def test_a_prompt_replaced_by_a_killed_process_is_still_there(self, tmp_path):
         folder = save_prompt(a_prompt(seed=1), tmp_path / "p")
         os.rename(folder, tmp_path / ".p.old")  # killed between the two renames of an exchange
-        assert equal(load_prompt(find_prompt(folder)), a_prompt(seed=1))
+        assert equal(read_prompt(find_prompt(folder)), a_prompt(seed=1))
         save_prompt(a_prompt(seed=2), folder)
-        assert equal(load_prompt(folder), a_prompt(seed=2))
+        assert equal(read_prompt(folder), a_prompt(seed=2))
         assert os.listdir(tmp_path) == ["p"]
 
     def test_the_folder_has_the_permissions_of_any_other(self, tmp_path):
@@ -169,36 +169,36 @@ class TestHostilePrompts:
         vectors = torch.ones(2, 6)
         vectors[1, 3] = value
         with pytest.raises(BadInput, match="NaN or infinity"):
-            load_prompt(forged_prompt(tmp_path, {"vectors": vectors}))
+            read_prompt(forged_prompt(tmp_path, {"vectors": vectors}))
         head = {"head.weight": torch.ones(3, 6), "head.bias": vectors[1, 2:5]}
         with pytest.raises(BadInput, match=r"'head\.bias' in .* holds NaN or infinity"):
-            load_prompt(forged_prompt(tmp_path / "head", {"vectors": torch.ones(2, 6), **head}))
+            read_prompt(forged_prompt(tmp_path / "head", {"vectors": torch.ones(2, 6), **head}))
 
     @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int32])
     def test_another_dtype(self, tmp_path, dtype):
         with pytest.raises(BadInput, match=r"a stored prompt is torch\.float32"):
-            load_prompt(forged_prompt(tmp_path, {"vectors": torch.ones(2, 6, dtype=dtype)}))
+            read_prompt(forged_prompt(tmp_path, {"vectors": torch.ones(2, 6, dtype=dtype)}))
 
     @pytest.mark.parametrize("shape", [(2, 5), (2, 7), (0, 6), (2, 0), (12,), (1, 2, 6), (0,), ()])
     def test_another_shape_than_the_backbone_needs(self, tmp_path, shape):
         with pytest.raises(BadInput, match=r"needed is \(length, 6\)"):
-            load_prompt(forged_prompt(tmp_path, {"vectors": torch.ones(shape)}))
+            read_prompt(forged_prompt(tmp_path, {"vectors": torch.ones(shape)}))
 
     def test_sizes_that_contradict_the_document(self, tmp_path):
         with pytest.raises(DamagedFile, match="other sizes"):
-            load_prompt(forged_prompt(tmp_path, shapes__vectors=[3, 6]))
+            read_prompt(forged_prompt(tmp_path, shapes__vectors=[3, 6]))
 
     @pytest.mark.parametrize("repeats", [0, -1, 2**40, 2**70, "5", 1.5, None])
     def test_repeats_that_make_no_prompt(self, tmp_path, repeats):
         with pytest.raises((BadInput, DamagedFile)):
-            load_prompt(forged_prompt(tmp_path, repeats=repeats))
+            read_prompt(forged_prompt(tmp_path, repeats=repeats))
 
     @pytest.mark.parametrize("rows", [2**40, 2**62])
     def test_a_header_that_promises_a_huge_tensor(self, tmp_path, rows):
         header = json.dumps({"vectors": {"dtype": "F32", "shape": [rows, 6], "data_offsets": [0, 48]}}).encode()
         raw = len(header).to_bytes(8, "little") + header + bytes(48)
         with pytest.raises(DamagedFile, match="not a whole safetensors file"):
-            load_prompt(forged_prompt(tmp_path, raw=raw))
+            read_prompt(forged_prompt(tmp_path, raw=raw))
 
     def test_a_huge_tensor_of_holes_is_refused_before_it_is_read(self, tmp_path):
         size = 4 * 6 * 2**32
@@ -208,27 +208,27 @@ class TestHostilePrompts:
         with pytest.raises(BadInput, match="far more than a prompt"):
             read_tensors(folder / "prompt.safetensors")
         with pytest.raises(BadInput, match="a prompt has at most"):
-            load_prompt(folder)
+            read_prompt(folder)
 
     def test_huge_zero_sized_tensors(self, tmp_path):
         header = json.dumps({"vectors": {"dtype": "F32", "shape": [2**40, 0], "data_offsets": [0, 0]}}).encode()
         with pytest.raises(DamagedFile, match="other sizes"):
-            load_prompt(forged_prompt(tmp_path, raw=len(header).to_bytes(8, "little") + header))
+            read_prompt(forged_prompt(tmp_path, raw=len(header).to_bytes(8, "little") + header))
 
     @pytest.mark.parametrize("length", [2**62, 2**21, 3, 0])
     def test_a_header_of_a_false_length(self, tmp_path, length):
         with pytest.raises(DamagedFile, match="safetensors file"):
-            load_prompt(forged_prompt(tmp_path, raw=length.to_bytes(8, "little") + b"{}" + bytes(100)))
+            read_prompt(forged_prompt(tmp_path, raw=length.to_bytes(8, "little") + b"{}" + bytes(100)))
 
     def test_a_header_larger_than_any_of_ours(self, tmp_path):
         raw = save({"vectors": torch.ones(2, 6)}, metadata={"bomb": "x" * 2**21})
         with pytest.raises(DamagedFile, match="header is damaged"):
-            load_prompt(forged_prompt(tmp_path, raw=raw))
+            read_prompt(forged_prompt(tmp_path, raw=raw))
 
     def test_a_pickle_in_place_of_the_tensors(self, tmp_path):
         torch.save({"vectors": torch.ones(2, 6)}, tmp_path / "p.pt")
         with pytest.raises(DamagedFile, match="safetensors file"):
-            load_prompt(forged_prompt(tmp_path, raw=(tmp_path / "p.pt").read_bytes()))
+            read_prompt(forged_prompt(tmp_path, raw=(tmp_path / "p.pt").read_bytes()))
 
     def test_more_numbers_than_a_prompt_has(self, tmp_path):
         path = tmp_path / "big.safetensors"
@@ -245,7 +245,7 @@ class TestHostilePrompts:
         text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         (folder / "manifest.json").write_text(text)
         with pytest.raises(DamagedFile, match="no plain file name"):
-            load_prompt(folder)
+            read_prompt(folder)
 
     @pytest.mark.parametrize("name", ["prompt.safetensors", "prompt.json", "manifest.json"])
     def test_a_link_in_place_of_a_file(self, tmp_path, name):
@@ -253,25 +253,25 @@ class TestHostilePrompts:
         os.rename(folder / name, tmp_path / "elsewhere")
         os.symlink(tmp_path / "elsewhere", folder / name)
         with pytest.raises(DamagedFile, match="is a link"):
-            load_prompt(folder)
+            read_prompt(folder)
 
     def test_a_pipe_in_place_of_a_file(self, tmp_path):
         folder = save_prompt(a_prompt(), tmp_path / "p")
         (folder / "prompt.json").unlink()
         os.mkfifo(folder / "prompt.json")  # opening it would wait for ever
         with pytest.raises(DamagedFile, match="special file"):
-            load_prompt(folder)
+            read_prompt(folder)
 
     def test_a_document_nested_deeper_than_python_reads(self, tmp_path):
         deep = b'{"format": ' + b"[" * 200_000
         folder = forge(tmp_path / "p", {"prompt.safetensors": b"", "prompt.json": deep})
         with pytest.raises(DamagedFile, match="is not JSON"):
-            load_prompt(folder)
+            read_prompt(folder)
 
     def test_a_document_larger_than_ours(self, tmp_path):
         folder = forge(tmp_path / "p", {"prompt.safetensors": b"", "prompt.json": b" " * (5 * 2**20)})
         with pytest.raises(BadInput, match="too large to be ours"):
-            load_prompt(folder)
+            read_prompt(folder)
 
     @pytest.mark.parametrize(
         "changes",
@@ -290,7 +290,7 @@ class TestHostilePrompts:
     )
     def test_a_document_whose_values_are_not_what_they_should_be(self, tmp_path, changes):
         with pytest.raises(BadInput):
-            load_prompt(forged_prompt(tmp_path, **changes))
+            read_prompt(forged_prompt(tmp_path, **changes))
 
     @pytest.mark.parametrize(
         "tensors",
@@ -304,21 +304,21 @@ class TestHostilePrompts:
     )
     def test_tensors_that_are_no_prompt_and_head(self, tmp_path, tensors):
         with pytest.raises(BadInput):
-            load_prompt(forged_prompt(tmp_path, tensors))
+            read_prompt(forged_prompt(tmp_path, tensors))
 
     def test_a_newer_format_asks_for_an_upgrade(self, tmp_path):
         with pytest.raises(BadInput, match="format 2, this softprompt reads 1; upgrade"):
-            load_prompt(forged_prompt(tmp_path, format=2))
+            read_prompt(forged_prompt(tmp_path, format=2))
 
     def test_every_message_is_one_line(self, tmp_path):
         with pytest.raises(BadInput) as refused:
-            load_prompt(forged_prompt(tmp_path, {"vectors": torch.ones(2, 5)}))
+            read_prompt(forged_prompt(tmp_path, {"vectors": torch.ones(2, 5)}))
         assert "\n" not in str(refused.value)
 
     def test_a_peft_folder_is_sent_to_import(self, tmp_path):
         (tmp_path / "adapter_config.json").write_text("{}")
         with pytest.raises(BadInput, match="softprompt import"):
-            load_prompt(tmp_path)
+            read_prompt(tmp_path)
 
 
 class TestDamage:
@@ -341,11 +341,11 @@ class TestDamage:
         for _ in range(2000):
             for what in self.damaged(rng, folder):
                 try:
-                    load_prompt(folder)
+                    read_prompt(folder)
                 except SoftPromptError:
                     continue
                 pytest.fail(f"not detected: {what}")
-        assert equal(load_prompt(folder), a_prompt())
+        assert equal(read_prompt(folder), a_prompt())
 
     def test_every_bit_of_the_manifest_matters(self, tmp_path):
         folder = save_prompt(a_prompt(), tmp_path / "p")
@@ -355,7 +355,7 @@ class TestDamage:
                 flipped = content[:place] + bytes([content[place] ^ 1 << bit]) + content[place + 1 :]
                 (folder / "manifest.json").write_bytes(flipped)
                 with pytest.raises(SoftPromptError):
-                    load_prompt(folder)
+                    read_prompt(folder)
 
     def test_every_damage_to_a_checkpoint_is_detected_and_the_previous_one_is_used(self, tmp_path, caplog):
         tensors = {"v": torch.randn(3, 5)}
@@ -376,7 +376,7 @@ class TestDamage:
         folder = save_prompt(a_prompt(), tmp_path / "p")
         (folder / name).unlink()
         with pytest.raises(DamagedFile, match=f"{name}' is missing"):
-            load_prompt(folder)
+            read_prompt(folder)
 
 
 class TestCheckpoints:
@@ -535,10 +535,10 @@ class TestAtomicity:
                     break
                 except StorageFailure as error:
                     failed += "No space left on device; what was stored before is intact" in str(error)
-            assert equal(load_prompt(folder), a_prompt(seed=1))
+            assert equal(read_prompt(folder), a_prompt(seed=1))
             assert os.listdir(tmp_path) == ["p"]
         assert failed == number >= 1
-        assert equal(load_prompt(folder), a_prompt(seed=2))
+        assert equal(read_prompt(folder), a_prompt(seed=2))
         assert os.listdir(tmp_path) == ["p"]
 
     def test_a_full_disk_at_any_byte_keeps_the_last_checkpoint(self, tmp_path):

@@ -85,9 +85,9 @@ def changed(name: str, hint: Any, default: Any) -> Any:
 
 
 def changes() -> Iterator[tuple[str, RunSpec]]:
-    for kind, part in ((PromptSettings, "lane"), (TrainSettings, "settings"), (RunSpec, "")):
+    for kind, part in ((PromptSettings, "prompt"), (TrainSettings, "settings"), (RunSpec, "")):
         for f in dataclasses.fields(kind):
-            if f.name not in ("lane", "settings", "tags"):
+            if f.name not in ("prompt", "settings", "tags"):
                 now = getattr(getattr(RTE, part) if part else RTE, f.name)
                 one = {f.name: changed(f.name, typing.get_type_hints(kind)[f.name], now)}
                 whole = {part: dataclasses.replace(getattr(RTE, part), **one)} if part else one
@@ -139,7 +139,7 @@ class TestNames:
         assert "backbone" not in values
         assert "clip" not in values["settings"]
         assert "backbone_dropout" not in values["settings"]
-        assert values["lane"]["seeds"] == dict.fromkeys(("initialization", "order", "draw", "noise"), 0)
+        assert values["prompt"]["seeds"] == dict.fromkeys(("initialization", "order", "draw", "noise"), 0)
 
     def test_numbers_that_are_none_are_refused(self):
         with pytest.raises(BadInput, match="nan cannot be part of a run"):
@@ -407,7 +407,7 @@ class TestStore:
             quietly(specs, store)
         assert error.value.__notes__ == [f"while training {specs[0].describe()} and 3 more beside it"]
 
-    @pytest.mark.parametrize("options", [{"lanes": 0}, {"workers": 0}])
+    @pytest.mark.parametrize("options", [{"fleet_size": 0}, {"workers": 0}])
     def test_no_lanes_and_no_workers_are_refused(self, options, specs, tmp_path):
         with pytest.raises(BadInput, match="must be positive"):
             quietly(specs, tmp_path / "store", **options)
@@ -552,7 +552,7 @@ sys.exit(_workers.main())
 
 def worker(specs, store, *, dies: int | None = None, **options) -> "subprocess.Popen[bytes]":
     """A process that trains these runs; with `dies`, until it has made so many steps over all its fleets."""
-    job = {"store": str(store), "specs": [spec.to_json() for spec in specs], "lanes": 4, "data_root": None}
+    job = {"store": str(store), "specs": [spec.to_json() for spec in specs], "fleet_size": 4, "data_root": None}
     job |= {"device": "cpu", "keep": False, **options}
     program = ["-m", "softprompt.study._workers"] if dies is None else ["-c", DYING, str(dies)]
     process = subprocess.Popen([sys.executable, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -50,7 +50,7 @@ def loop_of(plan, run_data, folder, *, double=False):
     prompts = started(plan, run_data, folder)
     if double:
         for one in prompts:
-            one.prompt.double()
+            one.trainable.double()
     timing = Record(folder / "timing.jsonl")
     OPEN.append(timing)
     return Loop(run_data, prompts, plan.settings, prompts[0].optimizer.steps, timing)
@@ -118,7 +118,7 @@ class TestFleet:
             )
             run_quietly(alone)
             for a, b in zip(
-                together.prompts[number].prompt.parameters(), alone.prompts[0].prompt.parameters(), strict=True
+                together.members[number].trainable.parameters(), alone.members[0].trainable.parameters(), strict=True
             ):
                 torch.testing.assert_close(a, b, rtol=0, atol=1e-9)
 
@@ -129,7 +129,7 @@ class TestFleet:
             run_data = prepared(plan, load_backbone(str(t5_folder), dtype="float64", engine=engine))
             loop = loop_of(plan, run_data, tmp_path / engine, double=True)
             run_quietly(loop)
-            found.append([values.detach().clone() for one in loop.prompts for values in one.prompt.parameters()])
+            found.append([values.detach().clone() for one in loop.members for values in one.trainable.parameters()])
         for a, b in zip(*found, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
@@ -142,7 +142,9 @@ class TestFleet:
             for loop in (alone, fleet):
                 loop.step = 1
                 loop._optimize()
-            pairs = zip(fleet.prompts[number].prompt.parameters(), alone.prompts[0].prompt.parameters(), strict=True)
+            pairs = zip(
+                fleet.members[number].trainable.parameters(), alone.members[0].trainable.parameters(), strict=True
+            )
             for a, b in pairs:
                 assert a.grad is not None
                 assert b.grad is not None
@@ -162,9 +164,11 @@ class TestFleet:
         loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=poison)
         alone = loop_of(dataclasses.replace(plan, prompts=FOUR[1:2]), run_data, tmp_path / "alone", double=True)
         run_quietly(alone)
-        assert loop.prompts[0].status.startswith("dropped at step 4")
-        assert loop.prompts[1].status == "training"
-        torch.testing.assert_close(loop.prompts[1].prompt.initial, alone.prompts[0].prompt.initial, rtol=0, atol=1e-12)
+        assert loop.members[0].status.startswith("dropped at step 4")
+        assert loop.members[1].status == "training"
+        torch.testing.assert_close(
+            loop.members[1].trainable.initial, alone.members[0].trainable.initial, rtol=0, atol=1e-12
+        )
 
     def test_an_early_stop_of_one_lane_does_not_stop_the_others(self, task, t5_folder, tmp_path):
         prompts = (entry(lr=1e-9, seed=0), entry(lr=0.3, seed=1))
@@ -174,19 +178,19 @@ class TestFleet:
 
         def evaluate_with_given_scores():
             number = next(scores)
-            for one, value in zip(loop.prompts, (0.5, 0.1 * number), strict=True):
+            for one, value in zip(loop.members, (0.5, 0.1 * number), strict=True):
                 if one.is_training:
                     report = dataclasses.replace(
-                        loop.scores([one.prompt.fold(one.provenance)], loop.run_data.validation)[0]
+                        loop.scores([one.trainable.fold(one.provenance)], loop.run_data.validation)[0]
                     )
                     report.metrics["score"] = value
-                    one.judge(loop.step, one.prompt.fold(one.provenance), report, 2)
+                    one.judge(loop.step, one.trainable.fold(one.provenance), report, 2)
 
         loop._evaluate = evaluate_with_given_scores
         run_quietly(loop)
-        assert loop.prompts[0].status == "stopped early at step 6"
-        assert loop.prompts[1].status == "training"
-        rows = [row["step"] for row in read_record(tmp_path / "run" / loop.prompts[0].name / "metrics.jsonl")]
+        assert loop.members[0].status == "stopped early at step 6"
+        assert loop.members[1].status == "training"
+        rows = [row["step"] for row in read_record(tmp_path / "run" / loop.members[0].name / "metrics.jsonl")]
         assert max(rows) == 6
 
 
@@ -282,7 +286,7 @@ class TestOptimizer:
         for name, plan in (("large", large), ("small", small)):
             loop = loop_of(plan, run_data, tmp_path / name, double=True)
             run_quietly(loop)
-            ends.append(loop.prompts[0].prompt.initial.detach())
+            ends.append(loop.members[0].trainable.initial.detach())
         torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-9)
 
 
@@ -399,10 +403,10 @@ class TestResume:
     def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(self, task, t5_folder, tmp_path, monkeypatch):
         self.train(task, t5_folder, tmp_path / "whole")
         finish = train_module.finish_member
-        monkeypatch.setattr(train_module, "finish_lane", lambda *a: (_ for _ in ()).throw(MemoryError))
+        monkeypatch.setattr(train_module, "finish_member", lambda *a: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             self.train(task, t5_folder, tmp_path / "damaged")
-        monkeypatch.setattr(train_module, "finish_lane", finish)
+        monkeypatch.setattr(train_module, "finish_member", finish)
         newest = tmp_path / "damaged" / "checkpoints" / "step-000012" / "state.safetensors"
         content = bytearray(newest.read_bytes())
         content[-1] ^= 1
@@ -418,7 +422,7 @@ class TestResume:
         assert again.results == first.results
 
     def test_other_rows_than_at_the_start_are_refused(self, task, t5_folder, tmp_path, monkeypatch):
-        monkeypatch.setattr(train_module, "finish_lane", lambda *a: (_ for _ in ()).throw(MemoryError))
+        monkeypatch.setattr(train_module, "finish_member", lambda *a: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             self.train(task, t5_folder, tmp_path / "run", FOUR[:1])
         file = Path(task.source.files["train"])
@@ -503,14 +507,14 @@ class TestResults:
         for step, loss in enumerate(losses, 1):
             one.record.write({"step": step, "loss": loss})
         one.record.mark()
-        one.best, one.best_score = one.prompt.fold(one.provenance), score
+        one.best, one.best_score = one.trainable.fold(one.provenance), score
         # Of four rows two are of class 1: always answering it has accuracy 1/2, macro-F1 1/3; the first is the score.
         found = not_learning(one, dataclasses.replace(task, headline=("macro-f1",)), [1, 1, 0, 0])
         assert [reason in line for line in found] == ([True] if reason else [])
 
     def test_training_lowers_the_loss_of_a_head_and_of_a_prompt(self, task, bert_folder, tmp_path):
         settings = TrainSettings(steps=100, eval_every=20, batch_size=16)
-        prompts = [entry("head-only", head_lr=0.1), entry("prompt-tuning", lr=0.3, head_lr=0.1)]
+        prompts = [entry("linear-probe", head_lr=0.1), entry("prompt-tuning", lr=0.3, head_lr=0.1)]
         run = train(task, str(bert_folder), prompts=prompts, settings=settings, output=tmp_path / "run")
         for result in run.results:
             losses = [r["loss"] for r in read_record(tmp_path / "run" / result.prompt / "metrics.jsonl") if "loss" in r]
@@ -558,7 +562,7 @@ class TestSeeds:
         plan = plan_of(task, t5_folder, [PromptSettings(seeds=s) for s in seeds], steps=1, shots=20)
         plain, moved = started(plan, prepared(plan), tmp_path)
         same = {
-            "initialization": torch.equal(plain.prompt.vectors(), moved.prompt.vectors()),
+            "initialization": torch.equal(plain.trainable.vectors(), moved.trainable.vectors()),
             "draw": plain.rows == moved.rows,
         }
         if purpose != "draw":  # another draw has other rows to order
@@ -580,8 +584,8 @@ class TestSeeds:
     def test_each_step_draws_noise_of_its_own_and_the_same_when_repeated(self, task, t5_folder, tmp_path):
         plan = plan_of(task, t5_folder, [entry(lr=1e-12)], steps=9, backbone_dropout=True)
         loop = loop_of(plan, prepared(plan), tmp_path)
-        batch = loop._batch(list(loop.prompts))
-        loop._batch = lambda prompts: batch
+        batch = loop._batch(list(loop.members))
+        loop._batch = lambda members: batch
         losses = []
         for step in (1, 2, 1):
             loop.step = step
@@ -620,7 +624,7 @@ class TestRefusals:
 
     def test_a_head_alone_on_a_model_that_answers_in_tokens(self, task, t5_folder, tmp_path):
         with pytest.raises(BadInput, match="linear head"):
-            train(task, str(t5_folder), prompts=[entry("head-only")], output=tmp_path / "run")
+            train(task, str(t5_folder), prompts=[entry("linear-probe")], output=tmp_path / "run")
 
     def test_an_unknown_tracker(self, task, t5_folder, tmp_path):
         with pytest.raises(UnknownName, match="Did you mean 'tensorboard'"):

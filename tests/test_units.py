@@ -136,12 +136,12 @@ RAW = {name: prompt(name, units="raw") for name in WITH_PROMPT if name != "polar
 def trajectories(members, backbone, task, folder):
     """Per prompt, its losses, norms in token norms, and prompts over 10 steps in float64."""
     settings = TrainSettings(steps=10, eval_every=20, batch_size=4, weight_decay=0.1, clip=2.0)
-    plan = Plan(task=task, model="tiny", members=tuple(members.values()), settings=settings)
+    plan = Plan(task=task, model="tiny", prompts=tuple(members.values()), settings=settings)
     run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
     started = start_members(plan, run_data, build_prompts(plan, run_data), folder)
     prompts = [[] for _ in started]
     for one in started:
-        one.prompt.double()
+        one.trainable.double()
 
     def watch(loop, losses):
         for kept, one in zip(prompts, loop.prompts, strict=True):
@@ -206,12 +206,12 @@ class TestUnits:
             init = f"file:{tmp_path / 'prompt.npy'}"
         if init.startswith("prompt"):
             members = [PromptSettings(method="prompt-tuning", options={"m": 2})]
-            train(task, backbone, members=members, settings=TrainSettings(steps=1), output=tmp_path / "run")
+            train(task, backbone, prompts=members, settings=TrainSettings(steps=1), output=tmp_path / "run")
             init = f"prompt:{tmp_path / 'run'}"
         members = tuple(
             PromptSettings(method="prompt-tuning", options={"m": 2}, init=init, units=u) for u in ("raw", "rms")
         )
-        plan = Plan(task=task, model="tiny", members=members, settings=TrainSettings())
+        plan = Plan(task=task, model="tiny", prompts=members, settings=TrainSettings())
         raw, rms = build_prompts(plan, prepare(plan, split_rows(task, load_rows(task)), backbone))
         assert raw.vectors().norm() > 1
         torch.testing.assert_close(raw.vectors(), rms.vectors(), rtol=1e-6, atol=0)
@@ -237,11 +237,11 @@ class TestUnits:
     def test_a_run_records_its_units_and_the_scale_of_the_words(self, task, tiny_t5, tmp_path):
         backbone, settings = from_model(*tiny_t5()), TrainSettings(steps=1, warmup=0)
         members = [PromptSettings(method="scaled"), PromptSettings(method="ept", max_norm=2.0)]
-        run = train(task, backbone, members=members, settings=settings, output=tmp_path / "run")
+        run = train(task, backbone, prompts=members, settings=settings, output=tmp_path / "run")
         words = WordScale.of(backbone.word_vectors)
         for number, expected in enumerate([("rms", 1.0, None), ("raw", METHODS["ept"].lr, 2.0)]):
             result, training = run.results[number], run.prompt(number).provenance.training
-            assert (training["units"], training["lr"], training["norm_guard"]) == expected
+            assert (training["units"], training["lr"], training["max_norm"]) == expected
             assert (training["rms"], training["token_norm"]) == (words.rms, words.token_norm)
             assert (result.units, result.lr) == expected[:2]
             vectors = run.prompt(number).vectors
@@ -253,11 +253,11 @@ class TestUnits:
 
     def test_a_run_from_before_units_was_raw_and_its_default_rate_the_papers(self, task):
         plan = Plan(
-            task=task, model="tiny", members=(PromptSettings(), PromptSettings(lr=0.1)), settings=TrainSettings()
+            task=task, model="tiny", prompts=(PromptSettings(), PromptSettings(lr=0.1)), settings=TrainSettings()
         )
         values = json.loads(json.dumps(plan.to_json()))
-        for one in values["lanes"]:
-            del one["units"], one["norm_guard"]
+        for one in values["prompts"]:
+            del one["units"], one["max_norm"]
         assert [(one.units, one.lr) for one in Plan.from_json(values).prompts] == [("raw", 0.3), ("raw", 0.1)]
 
 
@@ -273,7 +273,7 @@ class TestPolar:
         backbone, found = from_model(*tiny_t5()), []
         for decay in (0.0, 0.5):
             settings = TrainSettings(steps=6, weight_decay=decay)
-            run = train(task, backbone, members=[prompt("polar")], settings=settings, output=tmp_path / str(decay))
+            run = train(task, backbone, prompts=[prompt("polar")], settings=settings, output=tmp_path / str(decay))
             rows = read_record(tmp_path / str(decay) / run.results[0].prompt / "metrics.jsonl")
             assert [row["token_norms"] for row in rows if "loss" in row] == pytest.approx([3.0] * 6, rel=1e-5)
             found.append(run.prompt().vectors)
@@ -333,7 +333,7 @@ class TestNormGuard:
     def test_an_exploding_prompt_is_held_at_the_guard(self, task, tiny_t5, tmp_path):
         backbone, settings = from_model(*tiny_t5()), TrainSettings(steps=5, warmup=0)
         members = [PromptSettings(method="ept-star", lr=30.0, max_norm=guard) for guard in (None, 4.0)]
-        run = train(task, backbone, members=members, settings=settings, output=tmp_path / "run")
+        run = train(task, backbone, prompts=members, settings=settings, output=tmp_path / "run")
         free, held = (result.token_norms or 0 for result in run.results)
         assert free > 30
         assert held == pytest.approx(4.0, rel=1e-5)
@@ -385,7 +385,7 @@ class TestTold:
             PromptSettings(method="polar", options={"radius": 40}),
         ]
         settings = TrainSettings(steps=2)
-        run = train(task, from_model(model, tokenizer), members=members, settings=settings, output=tmp_path / "run")
+        run = train(task, from_model(model, tokenizer), prompts=members, settings=settings, output=tmp_path / "run")
         small, ten, large = ([w for w in r.warnings if "its norm is" in w] for r in run.results)
         assert ["too small" in line for line in small] == [True]
         assert small[0] in caplog.text

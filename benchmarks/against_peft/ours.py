@@ -82,7 +82,7 @@ class Ours:
 
     def loss_and_gradient(self, rows: Sequence[int]) -> tuple[float, Tensor]:
         """The loss of some rows and its gradient at the first prompt's initial vectors."""
-        prompt = self.prompts[0].prompt
+        prompt = self.prompts[0].trainable
         prompt.zero_grad()
         found = self._pass_over(self.prompts[:1], rows)
         assert prompt.initial.grad is not None
@@ -94,7 +94,7 @@ class Ours:
         """What a step of the whole fleet passes, split as the loop splits it; gradients are thrown away."""
         self._pass_over(self.prompts, rows)
         for prompt in self.prompts:
-            prompt.prompt.zero_grad()
+            prompt.trainable.zero_grad()
 
     def _pass_over(self, prompts: Iterable[Any], rows: Sequence[int]) -> Tensor:
         chosen = [prompt.prompt.train() for prompt in prompts]

@@ -124,7 +124,7 @@ def made(cell: Cell, machine: Machine) -> Iterator[Made]:
             )  # fmt: skip
 
         first = ours("first", "reference", VARIANTS["reference"])
-        prompt = first.prompts[0].prompt
+        prompt = first.prompts[0].trainable
         first.close()
         variants: dict[str, Peer | Ours] = {}
         for name in cell.variants:

@@ -1,13 +1,20 @@
-"""`python -m experiments.claims` and `python -m experiments.t5`: what the papers say, tried and judged."""
+"""`python -m experiments.claims`: what the papers say, tried and judged."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from softprompt.cli.options import DataRoot, Device, Json, Quiet
-from softprompt.cli.printing import print_json, say
+from softprompt.cli import run_app
+from softprompt.cli.options import Device, Quiet
+
+from ..common.places import DOCS, RESULTS
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
+@app.command()
 def claims(
     *,
     store: Annotated[Path | None, typer.Option(help="Folder of the runs. Default: runs/claims, or -quick.")] = None,
@@ -16,14 +23,14 @@ def claims(
     ] = False,
     results: Annotated[
         Path | None,
-        typer.Option(help="File of the results. Default: experiments/results/claims.json; with --quick in the store."),
+        typer.Option(help="File of the results. Default: the checkout's claims.json; with --quick in the store."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of claims.md and its figures. Default: docs; with --quick the store.")
     ] = None,
     evidence: Annotated[
         Path, typer.Option(help="Folder with the results of the confirmation and stability studies.")
-    ] = Path("benchmarks/results"),
+    ] = RESULTS,
     seeds: Annotated[int | None, typer.Option(min=2, help="Of each setting on each task. Default: 4.")] = None,
     page_only: Annotated[
         bool, typer.Option("--page-only", help="Train nothing: the page from the results as they are.")
@@ -45,7 +52,7 @@ def claims(
     if seeds is not None:
         design = dataclasses.replace(design, seeds=seeds)
     store = store or Path("runs/claims-quick" if quick else "runs/claims")
-    results = results or (store if quick else Path("benchmarks/results")) / "claims.json"
+    results = results or (store if quick else RESULTS) / "claims.json"
     if page_only:
         found = read_results(results)
     else:
@@ -58,38 +65,13 @@ def claims(
             device=device,
             progress=not quiet,
         )
-    print(write(found, out or (store if quick else Path("docs"))))
+    print(write(found, out or (store if quick else DOCS)))
 
 
-def real_t5(
-    *,
-    check: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="A T5 with its tokenizer, as save_pretrained wrote it.")
-    ],
-    data_root: DataRoot = None,
-    minutes: Annotated[float, typer.Option(min=0.0, help="About how long; what has begun is finished.")] = 30.0,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Optimiser steps. Default: as many as the minutes allow, 250 at most.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="At most so many seeds.")] = 5,
-    store: Annotated[Path | None, typer.Option(help="Folder of the runs. Default: runs/real-t5-NAME.")] = None,
-    device: Device = "auto",
-    json_lines: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Train scaled, ept-star and prompt-tuning on SST-2 and RTE with a T5 of yours, and print what that decides.
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; the exit code."""
+    return run_app(app, "python -m experiments.claims", arguments)
 
-    Each at its default learning rate, seed by seed until the minutes are over. It may be killed at any time, and goes
-    on with the same command; with more minutes it adds seeds.
-    """
-    from ..t5 import check as real_t5
 
-    folder = store or Path("runs") / f"real-t5-{check.resolve().name}"
-    found = real_t5.check(
-        check, folder, data_root=data_root, minutes=minutes, steps=steps, seeds=seeds, device=device, progress=not quiet
-    )
-    if json_lines:
-        print_json(found.to_json())
-    else:
-        print(real_t5.text(found))
-    say(f"runs in {folder}")
+if __name__ == "__main__":
+    sys.exit(main())

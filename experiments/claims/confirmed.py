@@ -11,7 +11,7 @@ from .arm import EPT, EPT_STAR, PROMPT_TUNING, Setting
 from .check import Check, at_least
 from .results import Cell, Results, differences
 
-HEAD = Setting("head-only")
+HEAD = Setting("linear-probe")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from . import confirmed as _confirmed
+from . import confirmed
 from .arm import EPT, EPT_STAR, PROMPT_TUNING
 from .check import Check, at_least
 from .claim import Claim, both_rates, fixed
@@ -25,7 +25,7 @@ def checks(results: Results) -> Sequence[Check]:
         for setting in (EPT, EPT_STAR)
         for rate, arm in results.arms(setting).items()
     ]
-    return [*here, *_confirmed.checks(results, MARGIN)]
+    return [*here, *confirmed.checks(results, MARGIN)]
 
 
 def figure(results: Results, plots: Any) -> Any:
@@ -50,5 +50,5 @@ EQUAL_STEPS = Claim(
     arms=both_rates(SETTINGS),
     checks=checks,
     figure=figure,
-    other_rows=_confirmed.rows,
+    other_rows=confirmed.rows,
 )

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Smaller studies, one file each."""

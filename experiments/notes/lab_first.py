@@ -1,6 +1,6 @@
 """A first comparison of methods on a built-in T5: five tasks, five seeds, each method at its own learning rate.
 
-    python experiments/notes/lab_first.py [--model lab-t5-small] [--store runs/lab-first] [--workers 2]
+    python -m experiments.notes.lab_first [--model lab-t5-small] [--store runs/lab-first] [--workers 2]
 
 Learning rates are chosen by validation accuracy on three of the tasks with a seed that is not reported. 250 steps of 16
 rows, linear decay, the last step (no checkpoint selection), accuracy on 500 test rows. Papers' methods in raw numbers,
@@ -13,10 +13,11 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 from softprompt.study import RunSpec, StoredRun, compare, grid, markdown, run_all, summary
 from softprompt.tasks import TASKS, Task, with_difficulty
+
+from ..common.places import RESULTS
 
 # One task a family; the first three choose the learning rates.
 # A skill alone is learned by every method from 4,000 rows: from 32, it is not.
@@ -76,7 +77,7 @@ def mean_validation(runs: Sequence[StoredRun]) -> float:
 
 def write(name: str, values: object) -> None:
     """A file among the committed results."""
-    (Path(__file__).parent / "results" / name).write_text(json.dumps(values, indent=1) + "\n")
+    (RESULTS / name).write_text(json.dumps(values, indent=1) + "\n")
 
 
 def main() -> None:

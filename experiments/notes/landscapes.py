@@ -1,11 +1,11 @@
 """Whether regularisers smooth the loss over the input: landscapes of few-shot prompts, several seeds of each setting.
 
-    python experiments/notes/landscapes.py [--seeds 8] [--folder runs/landscapes] [--results FILE]
-    python experiments/notes/landscapes.py --table
+    python -m experiments.notes.landscapes [--seeds 8] [--folder runs/landscapes] [--results FILE]
+    python -m experiments.notes.landscapes --table
 
-The settings and tasks of experiments/stability/study.py that its screen kept, on seeds of their own; each prompt's input
-plane (docs/landscape.md: 32 test rows, radius 0.1, 11 x 11 points). Numbers are medians over seeds beside the mean test
-score, and the median ratio to the unregularised prompt of the same seed with its 95 % bootstrap interval: over all
+The settings and tasks of experiments/stability/study.py that its screen kept, on seeds of their own; each prompt's
+input plane (docs/landscape.md: 32 test rows, radius 0.1, 11 x 11 points). Numbers are medians over seeds beside the
+mean test score, and the median ratio to the unregularised prompt of the same seed with its 95 % bootstrap interval: over all
 seeds, and over pairs that both have learned their task, for a prompt at chance is flat because it ignores its input. It
 may be stopped and started again: cells in the results are not run again.
 """
@@ -24,7 +24,7 @@ from softprompt.settings import LandscapeSettings, PromptSettings, Seeds, TrainS
 from softprompt.study import markdown
 from softprompt.training import read_results, resume, train
 
-from stability import MODEL, NOTHING, RESULTS, SCREENED, STEPS, TASK_ROWS, confirmed_settings, kept, task
+from ..stability.study import MODEL, NOTHING, RESULTS, SCREENED, STEPS, TASK_ROWS, confirmed_settings, kept, task
 
 FIRST = 4000
 PLANE = LandscapeSettings(grid=11)

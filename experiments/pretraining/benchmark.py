@@ -1,6 +1,6 @@
 """What helps a lab backbone to learn: the recipe of lab-t5-small, and the same without one of its parts.
 
-    python experiments/pretraining/benchmark.py [--steps 3000]
+    python -m experiments.pretraining.benchmark [--steps 3000]
 
 One seed; skills on 200 fresh questions each.
 """
@@ -11,9 +11,9 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from unittest.mock import patch
 
+from ..common.places import RESULTS
 from . import pretrain, recipes, skills
 from .recipes import RECIPES, Recipe
 
@@ -64,7 +64,7 @@ def main() -> None:
         found[name] = {"attributes, mean": round(sum(attributes) / len(attributes), 3), **learned["kinds"]}
         print(name, found[name])
     results = {"what": f"{NAME}, {arguments.steps} steps, one seed, 200 questions each", "skills": found}
-    (Path(__file__).parent / "results" / "lab_pretraining.json").write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / "lab_pretraining.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from softprompt.backbones import scale_embeddings
 from softprompt.builtin import write_backbone
 from softprompt.errors import BadInput
 from softprompt.store import json_bytes, latest_checkpoint, save_checkpoint, write_file
-from softprompt.training import Interrupted, fast_denormals
-from softprompt.training._progress import interruptible
+from softprompt.training import Interrupted, fast_denormals, interruptible
 from torch import Tensor, nn
 
 from .lessons import Lesson

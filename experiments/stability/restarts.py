@@ -1,6 +1,6 @@
 """Restarts against single runs in few-shot training, at equal steps and at equal cost, on a built-in T5.
 
-    python experiments/stability/restarts.py [--model lab-t5-small] [--method prompt-tuning] [--seeds 12] [--store runs/restarts]
+    python -m experiments.stability.restarts [--model lab-t5-small] [--method prompt-tuning] [--seeds 12] [--store DIR]
 
 Cost is counted in prompt steps: R x race + what is left of the run. Three comparisons, all on the same seeds, which
 vary initialisation, order and few-shot draw together:
@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--first-seed", type=int, default=2000)
     parser.add_argument("--store", default="runs/restarts")
-    parser.add_argument("--lanes", type=int, default=16, help="a run counts as many prompts as it has restarts")
+    parser.add_argument("--fleet-size", type=int, default=16, help="a run counts as many prompts as it has restarts")
     parser.add_argument("--results", type=Path, help="also write a JSON file")
     arguments = parser.parse_args()
 
@@ -141,7 +141,9 @@ def main() -> None:
     correlation = predicted(runs, arguments.steps)
     print(markdown(by_row), markdown(by_task), markdown(differences), json.dumps(correlation, indent=1), sep="\n")
     if arguments.results:
-        what = {name: value for name, value in vars(arguments).items() if name not in ("results", "store", "lanes")}
+        what = {
+            name: value for name, value in vars(arguments).items() if name not in ("results", "store", "fleet_size")
+        }
         results = {"what": what, "rows": by_row, "rows by task": by_task, "against a single run": differences}
         results["against a run as long"] = against_as_long(runs)
         results["scores"] = scores_of(runs)

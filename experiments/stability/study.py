@@ -1,12 +1,12 @@
 """Which settings lower the spread over seeds in few-shot training: a screen, and a confirmation on fresh seeds.
 
-    python experiments/stability/study.py screen  [--store runs/stability-study]
-    python experiments/stability/study.py second                    [more restarts, fewer vectors; eight seeds, three tasks]
-    python experiments/stability/study.py confirm [--seeds 64] [--settings nothing "restarts 3"]
-    python experiments/stability/study.py real --data-root DATA     [a real frozen encoder; 12 seeds, 100 steps]
+    python -m experiments.stability.study screen  [--store runs/stability-study]
+    python -m experiments.stability.study second   [more restarts, fewer vectors; eight seeds, three tasks]
+    python -m experiments.stability.study confirm [--seeds 64] [--settings nothing "restarts 3"]
+    python -m experiments.stability.study real --data-root DATA     [a real frozen encoder; 12 seeds, 100 steps]
 
 The plan is in docs/log.md. Runs are kept in a store, and each finished cell's scores in results/stability_<part>.json,
-which is all that stability_tables.py reads: it may be stopped and started again, also where the store is gone. Until
+which is all that tables.py reads: it may be stopped and started again, also where the store is gone. Until
 the screen is complete `confirm` trains what does not depend on it.
 """
 
@@ -23,11 +23,12 @@ from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.study.stability import Arm
 from softprompt.tasks import TASKS, Source, Task, with_difficulty
-from sst2_minilm import bundled_encoder
+
+from ..common.encoder import bundled_encoder
+from ..common.places import RESULTS
 
 MODEL = "lab-t5-small"
 STEPS, TEST_ROWS, DEVELOPMENT_ROWS = 250, 300, 32
-RESULTS = Path(__file__).parent / "results"
 # Task -> rows to learn from.
 TASK_ROWS = {"lab/weekend": 64, "lab/same-color": 64, "lab/entailment": 32}
 SCREENED = ("lab/weekend", "lab/same-color")
@@ -285,7 +286,7 @@ def main() -> None:
         ]
         cells("confirm", wanted, arguments.store)
     if arguments.part == "real":
-        settings = {NOTHING: PLAIN, "head-only": {"method": "head-only"}, "restarts 3": {**PLAIN, "restarts": 3}}
+        settings = {NOTHING: PLAIN, "head-only": {"method": "linear-probe"}, "restarts 3": {**PLAIN, "restarts": 3}}
         settings |= {name: SCREEN[name] for name in kept()[:1]}
         wanted = [
             (name, called, setting, range(FIRST_FRESH, FIRST_FRESH + last))

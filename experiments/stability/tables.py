@@ -1,6 +1,6 @@
 """What experiments/stability/study.py and restarts.py found, from their committed results alone.
 
-    python experiments/stability/tables.py
+    python -m experiments.stability.tables
 
 Writes results/stability.md, which has every test, and the tables of docs/stability.md.
 """
@@ -9,19 +9,19 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from softprompt.study.stability import Against, against, report, text
 
-from stability import (
+from ..common.places import DOCS, RESULTS
+from ..which_method import write_page
+from .study import (
     BLOCK,
     FIRST_FRESH,
     MODEL,
     NOTHING,
     REAL_SHOTS,
     REAL_STEPS,
-    RESULTS,
     SCREEN_SEEDS,
     SCREENED,
     SECOND_SEEDS,
@@ -36,9 +36,7 @@ from stability import (
     second,
 )
 
-from ..which_method import write_page
-
-PAGE = Path(__file__).parent.parent / "docs/stability.md"
+PAGE = DOCS / "stability.md"
 BEGIN = "<!-- tables: experiments/stability/tables.py -->"
 # Of a 95 % interval, normal.
 Z = 1.96

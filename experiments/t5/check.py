@@ -95,7 +95,12 @@ def check(
     _refuse_no_t5(Path(model))
     _refuse_no_rows(data_root)
     plan = _plan(Path(model), store, data_root, steps, minutes, device)
-    options: dict[str, Any] = {"lanes": len(METHODS), "data_root": data_root, "device": device, "progress": progress}
+    options: dict[str, Any] = {
+        "fleet_size": len(METHODS),
+        "data_root": data_root,
+        "device": device,
+        "progress": progress,
+    }
     slowest = 0.0
     for seed in range(seeds):
         specs = runs_of(model, plan, [seed])

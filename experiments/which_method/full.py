@@ -89,7 +89,7 @@ def _run_data(spec: RunSpec, data_root: "Path | str | None", device: str) -> Run
     how = {"answers": spec.answers, "dtype": spec.dtype, "revision": spec.revision, "engine": "reference"}
     splits = split_rows(spec.declared, load_rows(spec.declared, data_root, spec.max_bad_rows))
     backbone = load_backbone(spec.model, device=device, **how | dict(spec.backbone))
-    plan = Plan(task=_task(spec, backbone.kind), model=spec.model, fleet_size=(spec.prompt,), settings=spec.settings)
+    plan = Plan(task=_task(spec, backbone.kind), model=spec.model, prompts=(spec.prompt,), settings=spec.settings)
     run_data = prepare(plan, splits, backbone)
     backbone.model.requires_grad_(True)
     return run_data

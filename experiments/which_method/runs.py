@@ -10,8 +10,9 @@ from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, run_all
 from softprompt.study.stability._arm import last_loss
 
+from ..common.encoder import bundled_encoder
 from .candidates import CANDIDATES, Candidate
-from .design import Frozen, Part, bundled_encoder, rows_of
+from .design import Frozen, Part, rows_of
 
 # Runs that share a pass of the frozen model.
 FLEET_SIZE = 8
@@ -130,7 +131,7 @@ def _lane(candidate: Candidate, one: RunRequest) -> PromptSettings:
     if candidate.kind == "head":
         return PromptSettings(method=candidate.method, head_lr=one.rate, seeds=seeds)
     head: Mapping[str, Any] = {} if one.head_rate is None else {"head_lr": one.head_rate}
-    method = candidate.method or "head-only"
+    method = candidate.method or "linear-probe"
     return PromptSettings(method=method, lr=one.rate, seeds=seeds, **candidate.prompt, **head)
 
 

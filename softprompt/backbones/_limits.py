@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..builtin import BUILT_IN, folder_of
 from ..errors import BadInput
-from ._load import _configuration
+from ._load import read_configuration
 from .family import KINDS, RELATIVE
 
 # Fewer text positions than this left beside the prompt is a mistake, not a setting.
@@ -25,7 +25,7 @@ def position_bound(name_or_path: str | Path, revision: str | None = None) -> int
         UnsupportedModel: transformers knows no such family.
     """
     name = str(name_or_path)
-    config = _configuration(str(folder_of(name)) if name in BUILT_IN else name, revision)
+    config = read_configuration(str(folder_of(name)) if name in BUILT_IN else name, revision)
     if config.model_type not in KINDS or config.model_type in RELATIVE:
         return None
     return getattr(config, "max_position_embeddings", None)

@@ -27,7 +27,7 @@ log = logging.getLogger("softprompt")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
 _ENGINES = ("auto", "packed", "reference")
-_FROZEN = ("int8",)
+_QUANTIZED = ("int8",)
 _ANSWERS = ("auto", "tokens", "chat", "label-words", "linear-head")
 # Any of these in a folder is a tokenizer; without one transformers would make up an empty tokenizer.
 _TOKENIZERS = (
@@ -49,7 +49,7 @@ def load_backbone(
     revision: str | None = None,
     embedding_scale: float = 1.0,
     engine: str = "auto",
-    frozen: str | None = None,
+    quantize: str | None = None,
 ) -> AbstractBackbone:
     """A frozen backbone: one that softprompt brings, or from a local folder or the hub.
 
@@ -66,7 +66,7 @@ def load_backbone(
             prompt for it is as many times larger (`scale_embeddings`).
         engine: "packed" (T5, T5 v1.1, FLAN and mT5: rows without padding, see `PackedT5`), "reference" (transformers'
             own passes), or "auto": packed where the model can be.
-        frozen: "int8" computes the linear layers below the head in 8 bits: faster, and approximate. It takes a CPU
+        quantize: "int8" computes the linear layers below the head in 8 bits: faster, and approximate. It takes a CPU
             with AVX512-VNNI and float32 weights. None computes all in `dtype`.
 
     Raises:
@@ -79,17 +79,17 @@ def load_backbone(
     """
     name = model_name(name_or_path)
     refuse_no_scale(embedding_scale)
-    precision, place = _precision(dtype, name), _device(device)
+    precision, place = _precision(dtype, name), device_of(device)
     _refuse_other_answers(answers)
     _refuse_other_engines(engine)
-    _refuse_other_frozen(frozen)
+    _refuse_other_quantization(quantize)
     refuse_no_folder(name)
     # A built-in backbone keeps its name in messages and records: where it is installed differs between machines.
     source = str(folder_of(name)) if name in BUILT_IN else name
     with silence():
-        config = _configuration(source, revision)
+        config = read_configuration(source, revision)
         kind = kind_of(config, name)
-        tokenizer = _tokenizer(source, revision)
+        tokenizer = read_tokenizer(source, revision)
         options: dict[str, Any] = {"dtype": precision, "revision": revision}
         if getattr(config, "quantization_config", None) is not None:
             # Quantised weights cannot be moved once they are loaded.
@@ -101,7 +101,7 @@ def load_backbone(
     if "device_map" not in options:
         model = model.to(place)
     scale_embeddings(model, embedding_scale, name=name)
-    return _in(frozen, _backbone(model, tokenizer, lasting_name(name), answers, revision, engine))
+    return _in(quantize, _backbone(model, tokenizer, lasting_name(name), answers, revision, engine))
 
 
 def from_model(
@@ -112,7 +112,7 @@ def from_model(
     answers: str = "auto",
     embedding_scale: float | None = None,
     engine: str = "auto",
-    frozen: str | None = None,
+    quantize: str | None = None,
 ) -> AbstractBackbone:
     """A backbone of a model that is already loaded, also quantised or wrapped by PEFT. It is frozen in place.
 
@@ -125,7 +125,7 @@ def from_model(
         embedding_scale: as in `load_backbone`, over what the model had when it was loaded: rescaled in place if it is
             at another scale. None takes it as it is.
         engine: as in `load_backbone`.
-        frozen: as in `load_backbone`: the model's layers are replaced. None takes them as they are.
+        quantize: as in `load_backbone`: the model's layers are replaced. None takes them as they are.
 
     Raises:
         UnsupportedModel: float16, a family that is not supported, no head for these answers, embeddings that
@@ -137,19 +137,19 @@ def from_model(
     label = lasting_name(name or inner.config._name_or_path or type(inner).__name__)
     _refuse_other_answers(answers)
     _refuse_other_engines(engine)
-    _refuse_other_frozen(frozen)
+    _refuse_other_quantization(quantize)
     if kind_of(inner.config, label) == "encoder" and answers == "auto":
         answers = "label-words" if inner.get_output_embeddings() is not None else "linear-head"
     backbone = _backbone(inner, tokenizer, label, answers, None, engine)
     if embedding_scale is not None:
         refuse_no_scale(embedding_scale)
         scale_embeddings(inner, embedding_scale / scaling_of(inner).factor, name=label)
-    return _in(frozen, backbone)
+    return _in(quantize, backbone)
 
 
-def _in(frozen: str | None, backbone: AbstractBackbone) -> AbstractBackbone:
+def _in(quantize: str | None, backbone: AbstractBackbone) -> AbstractBackbone:
     """The backbone with its weights in that form; last, because other steps need them as they were loaded."""
-    if frozen == "int8":
+    if quantize == "int8":
         backbone.to_int8()
     return backbone
 
@@ -197,7 +197,7 @@ def _language_model(kind: Kind, name: str, options: dict[str, Any]) -> nn.Module
 
 def _encoder(name: str, options: dict[str, Any], answers: str) -> tuple[nn.Module, str]:
     """The encoder with its masked-LM head if the checkpoint holds one, and how it will answer."""
-    model, missing = _encoder_weights(name, options)
+    model, missing = read_encoder(name, options)
     if answers == "auto":
         answers = "linear-head" if missing else "label-words"
     if answers == "label-words" and missing:
@@ -208,7 +208,7 @@ def _encoder(name: str, options: dict[str, Any], answers: str) -> tuple[nn.Modul
     return (model if answers == "label-words" else model.base_model), answers
 
 
-def _encoder_weights(name: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
+def read_encoder(name: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
     """The encoder under a masked-LM head, all of it from the checkpoint but for those keys of the head."""
     from transformers import AutoModelForMaskedLM
 
@@ -236,7 +236,7 @@ def _weights(auto: Any, name: str, options: dict[str, Any]) -> tuple[Any, list[s
     return model, sorted(report["missing_keys"])
 
 
-def _configuration(name: str, revision: str | None) -> Any:
+def read_configuration(name: str, revision: str | None) -> Any:
     """The model's configuration."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
@@ -253,7 +253,7 @@ def _configuration(name: str, revision: str | None) -> Any:
         raise BadInput(f"{name!r} is neither a folder here nor a model on the hub: {first_line(error)}") from error
 
 
-def _tokenizer(name: str, revision: str | None) -> Any:
+def read_tokenizer(name: str, revision: str | None) -> Any:
     """The tokenizer beside the model."""
     from transformers import AutoTokenizer
 
@@ -279,10 +279,10 @@ def _refuse_other_engines(engine: str) -> None:
         raise UnknownName("engine", engine, _ENGINES)
 
 
-def _refuse_other_frozen(frozen: str | None) -> None:
+def _refuse_other_quantization(quantize: str | None) -> None:
     """Refuse a kind of frozen weights that does not exist."""
-    if frozen is not None and frozen not in _FROZEN:
-        raise UnknownName("kind of frozen weights", frozen, _FROZEN)
+    if quantize is not None and quantize not in _QUANTIZED:
+        raise UnknownName("kind of frozen weights", quantize, _QUANTIZED)
 
 
 def _precision(dtype: str, name: str) -> torch.dtype:
@@ -295,7 +295,7 @@ def _precision(dtype: str, name: str) -> torch.dtype:
     return pick("dtype", dtype, _DTYPES)
 
 
-def _device(device: str) -> torch.device:
+def device_of(device: str) -> torch.device:
     """The device of this name."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

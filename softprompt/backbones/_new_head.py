@@ -6,7 +6,7 @@ import torch
 
 from ..builtin import BUILT_IN
 from ..errors import BadInput, UnsupportedModel
-from ._load import _configuration, _device, _encoder_weights, _tokenizer, refuse_no_folder, silence
+from ._load import device_of, read_configuration, read_encoder, read_tokenizer, refuse_no_folder, silence
 from .family import kind_of
 
 
@@ -28,14 +28,14 @@ def with_new_head(name: str, *, seed: int = 0, device: str = "auto", revision: s
     refuse_no_folder(name)
     if name in BUILT_IN:
         raise BadInput(f"the built-in {name!r} needs no new head; choose an encoder without a masked-LM head")
-    place = _device(device)
+    place = device_of(device)
     with silence():
-        if (kind := kind_of(_configuration(name, revision), name)) != "encoder":
+        if (kind := kind_of(read_configuration(name, revision), name)) != "encoder":
             raise UnsupportedModel(f"{name!r} is of kind {kind}; a masked-LM head needs an encoder")
-        tokenizer = _tokenizer(name, revision)
+        tokenizer = read_tokenizer(name, revision)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            model, missing = _encoder_weights(name, {"dtype": torch.float32, "revision": revision})
+            model, missing = read_encoder(name, {"dtype": torch.float32, "revision": revision})
     if not missing:
         raise BadInput(f"{name!r} has a masked-LM head already; use it as it is")
     if tokenizer.mask_token is None:

@@ -1,7 +1,7 @@
 """How a model answers with a number, where nobody says."""
 
 from ..builtin import BUILT_IN, folder_of
-from ._load import _configuration, refuse_no_folder, silence
+from ._load import read_configuration, refuse_no_folder, silence
 from .family import kind_of
 
 
@@ -21,5 +21,5 @@ def answers_for_numbers(name: str, answers: str = "auto", revision: str | None =
         return answers
     refuse_no_folder(name)
     with silence():
-        config = _configuration(str(folder_of(name)) if name in BUILT_IN else name, revision)
+        config = read_configuration(str(folder_of(name)) if name in BUILT_IN else name, revision)
     return "linear-head" if kind_of(config, name) == "encoder" else answers

@@ -117,7 +117,7 @@ class AbstractBackbone(abc.ABC):
     # What multiplies float32 on a CPU in packed passes; None of others, where torch decides.
     products: Library | None = None
     # The form of the linear layers where it is another than the model's precision: "int8".
-    frozen: str | None = None
+    quantize: str | None = None
     # Whether the tokenizer adds its own; a chat template holds them already.
     special_tokens: bool = True
 
@@ -134,7 +134,7 @@ class AbstractBackbone(abc.ABC):
             )
         # Only now: a model that is refused stays as it was.
         self.model.eval().requires_grad_(False)
-        self.frozen = "int8" if is_int8(self.model) else None
+        self.quantize = "int8" if is_int8(self.model) else None
 
     @property
     def embeddings(self) -> Any:
@@ -267,7 +267,7 @@ class AbstractBackbone(abc.ABC):
             UnsupportedModel: no int8 for this machine, precision, device or model.
         """
         to_int8(self.model, self.name)
-        self.frozen = "int8"
+        self.quantize = "int8"
 
     @abc.abstractmethod
     def encode_answers(self, words: Sequence[str]) -> list[list[int]]:

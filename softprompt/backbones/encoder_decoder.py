@@ -172,7 +172,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
         if self.engine == "reference":
             return super().to_int8()
         refuse_no_int8(self.model, self.name)
-        self.frozen, self._packed = "int8", None
+        self.quantize, self._packed = "int8", None
 
     def _packed_passes(self) -> PackedT5 | None:
         """The packed engine over the weights as they are now; None where passes are left to transformers."""
@@ -184,7 +184,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
             return None
         state = (*found.state, self.products)
         if self._packed is None or self._packed[1] != state:
-            self._packed = PackedT5(self.model, self.frozen, self.products or "onednn"), state
+            self._packed = PackedT5(self.model, self.quantize, self.products or "onednn"), state
         return self._packed[0]
 
     def _packed_scores(

@@ -2,3 +2,4 @@
 
 from ._main import app as app
 from ._main import main as main
+from ._main import run_app as run_app

@@ -15,7 +15,7 @@ class Compute:
 
     dtype: str = "float32"
     engine: str = "auto"
-    frozen: str | None = None
+    quantize: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

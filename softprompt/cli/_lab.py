@@ -1,45 +1,35 @@
-"""`softprompt lab`: the backbones that softprompt brings."""
+"""`softprompt lab`: the backbones that softprompt brings, and a masked-LM head for an encoder without one."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from experiments.claims.__main__ import claims, real_t5
-from experiments.which_method.__main__ import confirm
 
 from ..builtin import BUILT_IN
 from ..errors import BadInput
 from .options import DataRoot, Device, NewFolder, Quiet
 from .printing import say
 
-lab = typer.Typer(help="The laboratory: small trained backbones, built in, and studies on them.", no_args_is_help=True)
-lab.command("confirm")(confirm)
-lab.command("claims")(claims)
-lab.command("real-t5")(real_t5)
+lab = typer.Typer(
+    help="The laboratory: small trained backbones, built in, and a head for encoders without one.", no_args_is_help=True
+)
+# Commands that left the package with their studies, and what takes their place in a checkout.
+MOVED = {
+    "confirm": "experiments.which_method",
+    "claims": "experiments.claims",
+    "real-t5": "experiments.t5",
+    "pretrain": "experiments.pretraining",
+}
 
 
-@lab.command("pretrain")
-def pretrain(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join(BUILT_IN)}.")],
-    *,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Working folder; an interrupted one is gone on with. Default: runs/pretrain-NAME."),
-    ] = None,
-    install: Annotated[
-        bool, typer.Option("--install", help="Put the result in the place of the backbone that softprompt brings.")
-    ] = False,
-    quiet: Quiet = False,
-) -> None:
-    """Make a built-in backbone again from its seed: 20 to 60 minutes on two cores. Prints the backbone's folder."""
-    from experiments.pretraining.pretrain import pretrain as make
+def _moved(name: str, module: str) -> None:
+    @lab.command(name, hidden=True, context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+    def command() -> None:
+        raise BadInput(f"`softprompt lab {name}` has left the package; in a checkout run `python -m {module}`")
 
-    result = make(name, output or Path("runs") / f"pretrain-{name}", progress=not quiet)
-    if install:
-        from ..builtin import install_backbone
 
-        result = install_backbone(name, result)
-    print(result)
+for _name, _module in MOVED.items():
+    _moved(_name, _module)
 
 
 @lab.command("copy")

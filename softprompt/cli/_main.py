@@ -87,14 +87,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: words after `softprompt`; None takes those of the process.
     """
+    return run_app(app, "softprompt", arguments)
+
+
+def run_app(program: typer.Typer, name: str, arguments: Sequence[str] | None = None) -> int:
+    """Run a command of any program that is built like this one; its exit code, as `main` has it.
+
+    Args:
+        program: its subcommands.
+        name: how it is started, for its help.
+        arguments: words after the name; None takes those of the process.
+    """
     with _log_to_stderr():
-        return _run(arguments)
+        return _exit_code(program, name, arguments)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _exit_code(program: typer.Typer, name: str, arguments: Sequence[str] | None) -> int:
     """The command, its errors turned into exit codes."""
     try:
-        code = app(args=arguments, prog_name="softprompt", standalone_mode=False)
+        code = program(args=arguments, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except SoftPromptError as error:
         say(f"softprompt: {error.message}")

@@ -38,7 +38,7 @@ def run_study(
     from ..study import load_specs, run_all
 
     specs = load_specs(file)
-    options: dict[str, Any] = {"workers": workers, "lanes": fleet_size, "keep": keep, "data_root": data_root}
+    options: dict[str, Any] = {"workers": workers, "fleet_size": fleet_size, "keep": keep, "data_root": data_root}
     run_all(specs, store, device=device, progress=not quiet, **options)
     print(store)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from typer.exceptions import TyperException
 
-# What other tools call options of ours.
+# What options of ours were called before, and what other tools call them.
 OTHER_NAMES = {
     "backbone": "model",
     "base-model": "model",
@@ -14,10 +14,13 @@ OTHER_NAMES = {
     "early-stopping": "patience",
     "early-stopping-patience": "patience",
     "eval-steps": "eval-every",
+    "frozen": "quantize",
     "gpu": "device",
     "grad-clip": "clip",
     "gradient-accumulation-steps": "grad-accumulation",
     "k-shot": "shots",
+    "lane": "prompt",
+    "lanes": "fleet-size",
     "learning-rate": "lr",
     "learning-rates": "lr",
     "max-grad-norm": "clip",
@@ -25,6 +28,7 @@ OTHER_NAMES = {
     "max-steps": "steps",
     "model-name": "model",
     "model-name-or-path": "model",
+    "norm-guard": "max-norm",
     "num-epochs": "epochs",
     "num-shots": "shots",
     "num-steps": "steps",
@@ -34,8 +38,8 @@ OTHER_NAMES = {
     "out": "output",
     "out-dir": "output",
     "output-dir": "output",
-    "per-device-train-batch-size": "batch-size",
     "peft-type": "method",
+    "per-device-train-batch-size": "batch-size",
     "precision": "dtype",
     "random-seed": "seed",
     "test-file": "test-data",

@@ -159,7 +159,7 @@ def evaluate(
     device: str = "auto",
     dtype: str = "float32",
     engine: str = "auto",
-    frozen: str | None = None,
+    quantize: str | None = None,
     max_bad_rows: int = 0,
 ) -> Report:
     """The prompt's metrics on a split, by the same split rule as training used, and what stands behind them.
@@ -184,7 +184,7 @@ def evaluate(
         device: "auto", "cpu", "cuda" ...
         dtype: precision of the frozen model.
         engine: "packed", "reference" or "auto" (`load_backbone`).
-        frozen: as in `load_backbone`, whatever the prompt was trained on.
+        quantize: as in `load_backbone`, whatever the prompt was trained on.
         max_bad_rows: malformed rows to drop before it is an error.
 
     Raises:
@@ -205,7 +205,7 @@ def evaluate(
     drawn, of = drawn_rows(
         chosen, data_root, max_bad_rows, split=split, count=test_rows, seed=seed, id_column=id_column
     )
-    backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine, frozen=frozen)
+    backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine, quantize=quantize)
     examples = examples_for(backbone, chosen, drawn, prompt.length)
     tell_truncated(examples, f"{split} rows")
     warn_of_unknown(examples, backbone.tokenizer, backbone.name, split)
@@ -238,7 +238,7 @@ def backbone_of(
     device: str = "auto",
     dtype: str = "float32",
     engine: str = "auto",
-    frozen: str | None = None,
+    quantize: str | None = None,
 ) -> AbstractBackbone:
     """The frozen model a prompt works with, checked against it.
 
@@ -254,7 +254,7 @@ def backbone_of(
             answers=answers,
             dtype=dtype,
             engine=engine,
-            frozen=frozen,
+            quantize=quantize,
             device=device,
             revision=revision,
             embedding_scale=origin.embedding_scale,

@@ -74,7 +74,7 @@ def predict(
     device: str = "auto",
     dtype: str = "float32",
     engine: str = "auto",
-    frozen: str | None = None,
+    quantize: str | None = None,
     decode: Decode = "auto",
     max_new_tokens: int = 20,
     tell: "Callable[[list[dict[str, Any]]], None] | None" = None,
@@ -94,7 +94,7 @@ def predict(
         device: "auto", "cpu", "cuda" ...
         dtype: precision of the frozen model.
         engine: "packed", "reference" or "auto" (`load_backbone`).
-        frozen: as in `load_backbone`, whatever the prompt was trained on.
+        quantize: as in `load_backbone`, whatever the prompt was trained on.
         decode: "scores", "generate" or "auto".
         max_new_tokens: longest generated answer.
         tell: sees the next answers, in the order of the inputs, as soon as they are there.
@@ -115,7 +115,7 @@ def predict(
     # Before the model: what a row lacks is found in no time.
     refuse_decoding(task, decode, prompt.provenance.answers)
     texts = [task.render(row).text for row in rows]
-    compute: dict[str, Any] = {"device": device, "dtype": dtype, "engine": engine, "frozen": frozen}
+    compute: dict[str, Any] = {"device": device, "dtype": dtype, "engine": engine, "quantize": quantize}
     if model is None:
         own = {"revision": origin.revision, "embedding_scale": origin.embedding_scale}
         model = _loaded(origin.name, answers=prompt.provenance.answers, **own, **compute)

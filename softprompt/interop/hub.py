@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ..errors import BadInput
 from ..prompts.prompt import SoftPrompt
-from ..store import MANIFEST, find_prompt, load_prompt, save_prompt
+from ..store import MANIFEST, find_prompt, read_prompt, save_prompt
 
 FILES = ("prompt.safetensors", "prompt.json", MANIFEST)
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def load(source: str | Path) -> SoftPrompt:
+def load_prompt(source: str | Path) -> SoftPrompt:
     """A stored prompt: a folder that is here, a run with one prompt, or `user/name` on the hub.
 
     Raises:
@@ -24,16 +24,16 @@ def load(source: str | Path) -> SoftPrompt:
         DamagedFile: a file is not what was written.
     """
     if Path(source).exists():
-        return load_prompt(find_prompt(source))
+        return read_prompt(find_prompt(source))
     if isinstance(source, Path) or not REPOSITORY.fullmatch(source):
         raise BadInput(
             f"{str(source)!r} is neither a stored prompt or run here nor user/name on the hub; check the path"
         )
     with tempfile.TemporaryDirectory() as temporary:
-        return load_prompt(_download(source, Path(temporary)))
+        return read_prompt(_download(source, Path(temporary)))
 
 
-def push(prompt: SoftPrompt, repo: str, *, private: bool = False) -> str:
+def push_prompt(prompt: SoftPrompt, repo: str, *, private: bool = False) -> str:
     """Upload a prompt and its model card as one commit, the repository made if need be; the commit's address.
 
     Raises:
@@ -107,7 +107,7 @@ def model_card(prompt: SoftPrompt, repo: str) -> str:
 
 
 def _download(repo: str, folder: Path) -> Path:
-    """The prompt's files, copied out of the hub's cache, where they are links, which `load_prompt` refuses."""
+    """The prompt's files, copied out of the hub's cache, where they are links, which `read_prompt` refuses."""
     from huggingface_hub import snapshot_download
 
     try:

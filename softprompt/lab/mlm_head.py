@@ -22,8 +22,7 @@ from ..checks import require_numbers
 from ..data import stream
 from ..errors import BadInput
 from ..store import json_bytes, write_folder
-from ..training import Interrupted, fast_denormals
-from ..training._progress import interruptible
+from ..training import Interrupted, fast_denormals, interruptible
 from .cloze import Cloze, Hidden
 from .texts import is_held_out, training_texts
 

@@ -11,8 +11,7 @@ import torch
 from ..errors import BadInput, UnknownName, pick
 from ..options import like
 from ..settings import PromptSettings
-from .reparam import REPARAMETERIZATIONS, AbstractReparameterization
-from .reparam._base import require_positive
+from .reparam import REPARAMETERIZATIONS, AbstractReparameterization, require_positive
 
 Units = Literal["raw", "rms"]
 
@@ -256,7 +255,7 @@ _ALL = (
         lr_rms=0.1,
     ),
     Method(
-        name="head-only",
+        name="linear-probe",
         summary="no prompt: the linear head of an encoder alone, the baseline of the others",
         m=0,
     ),

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+import softprompt
+
 from ..errors import BadInput
 
 
@@ -190,35 +192,25 @@ class SoftPrompt:
             return moved
         return dataclasses.replace(moved, deep=multiplied(self.deep))
 
-    # The doors below are one line each: what they open lies above this module and is imported on the way through.
+    # The methods below are short for public functions, which live above this module.
 
     @classmethod
     def load(cls, source: "str | Path") -> "SoftPrompt":
-        """A stored prompt: its folder, a run with one prompt, or `user/name` on the hub."""
-        from ..interop.hub import load
-
-        return load(source)
+        """A stored prompt: its folder, a run with one prompt, or `user/name` on the hub (`softprompt.load_prompt`)."""
+        return softprompt.load_prompt(source)
 
     def save(self, folder: "str | Path") -> Path:
-        """Write the prompt into a new folder, atomically."""
-        from ..store import save_prompt
-
-        return save_prompt(self, folder)
+        """Write the prompt into a new folder, atomically (`softprompt.save_prompt`)."""
+        return softprompt.save_prompt(self, folder)
 
     def push_to_hub(self, repo: str, *, private: bool = False) -> str:
-        """Upload to `user/name` on the hub; the address of the commit."""
-        from ..interop.hub import push
-
-        return push(self, repo, private=private)
+        """Upload to `user/name` on the hub; the address of the commit (`softprompt.push_prompt`)."""
+        return softprompt.push_prompt(self, repo, private=private)
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """A loaded Hugging Face model with this prompt before its input; `forward` and `generate` as before."""
-        from ..interop.attach import attach
-
-        return attach(self, model)
+        """A loaded Hugging Face model with this prompt before its input (`softprompt.attach`)."""
+        return softprompt.attach(self, model)
 
     def predict(self, inputs: Any, **options: Any) -> list[dict[str, Any]]:
-        """Answers for texts (or rows of columns): {text, label, scores} or {text, output} each."""
-        from ..inference.predict import predict
-
-        return predict(self, inputs, **options)
+        """Answers for texts or rows of columns: {text, label, scores} or {text, output} each (`softprompt.predict`)."""
+        return softprompt.predict(self, inputs, **options)

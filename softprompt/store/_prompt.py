@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import BadInput, DamagedFile
+from ..legacy import renamed
 from ..prompts.prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
 from ._folder import MANIFEST, read_folder, settled, write_folder
 from ._run import in_run
@@ -57,7 +58,7 @@ def save_prompt(prompt: SoftPrompt, folder: str | Path, *, replace: bool = False
     return write_folder(Path(folder), contents, what="the prompt", replace=replace)
 
 
-def load_prompt(folder: str | Path) -> SoftPrompt:
+def read_prompt(folder: str | Path) -> SoftPrompt:
     """The prompt stored in a folder, if every byte is as it was written and the numbers make a prompt.
 
     Raises:
@@ -148,7 +149,7 @@ def _no_prompt(folder: Path) -> str:
 
 
 def _provenance(values: Any, where: str) -> Provenance:
-    values = _checked(values, Provenance, PROVENANCE_TYPES, where)
+    values = renamed(_checked(values, Provenance, PROVENANCE_TYPES, where))
     backbone = BackboneIdentity(**_checked(values["backbone"], BackboneIdentity, IDENTITY_TYPES, where))
     if not all(isinstance(seed, int) for seed in values.get("seeds", {}).values()):
         raise BadInput(f"the seeds in {where!r} are not whole numbers; fetch the prompt again")

@@ -13,7 +13,7 @@ from ._spec import RunSpec
 
 _PROMPT = {f.name for f in dataclasses.fields(PromptSettings)} - {"seeds"}
 _SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)}
-_SPEC = {f.name for f in dataclasses.fields(RunSpec)} - {"lane", "settings"}
+_SPEC = {f.name for f in dataclasses.fields(RunSpec)} - {"prompt", "settings"}
 SEEDS = {"init_seed": "initialization", "order_seed": "order", "draw_seed": "draw", "noise_seed": "noise"}
 KEYS = frozenset(_PROMPT | _SETTINGS | _SPEC | SEEDS.keys() | {"seed"})
 _HINTS: dict[str, Any] = {

@@ -41,7 +41,7 @@ def refuse_changed(runs: Iterable[StoredRun]) -> None:
 
 def model_key(spec: RunSpec) -> str:
     """Equal for runs of the same frozen model, loaded in the same way."""
-    parts = (spec.model, spec.answers, spec.dtype, spec.engine, spec.frozen, spec.revision, spec.backbone)
+    parts = (spec.model, spec.answers, spec.dtype, spec.engine, spec.quantize, spec.revision, spec.backbone)
     return compact(parts).decode()
 
 

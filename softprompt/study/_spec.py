@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, UnknownName, pick
+from ..legacy import as_before, renamed
 from ..settings import PromptSettings, TrainSettings, from_values
 from ..tasks import Task
 from ..tasks import task as find_task
@@ -33,7 +34,7 @@ class RunSpec:
         answers: as in `train`.
         dtype: precision of the frozen model.
         engine: "packed", "reference" or "auto" (`load_backbone`).
-        frozen: "int8", or None.
+        quantize: "int8", or None.
         revision: commit of the model on the hub.
         max_bad_rows: malformed rows to drop before it is an error.
         backbone: further keywords of `load_backbone`.
@@ -52,7 +53,7 @@ class RunSpec:
     answers: str = "auto"
     dtype: str = "float32"
     engine: str = "auto"
-    frozen: str | None = None
+    quantize: str | None = None
     revision: str | None = None
     max_bad_rows: int = 0
     backbone: Mapping[str, Any] = field(default_factory=dict)
@@ -84,7 +85,8 @@ class RunSpec:
 
     def numbers(self) -> dict[str, Any]:
         """What the name is made of."""
-        values = _without_what_is_off({**self.to_json(), "tags": None})
+        # Over the names of format 1: a store made before the renaming keeps its runs.
+        values = _without_what_is_off(as_before({**self.to_json(), "tags": None}))
         values["lane"]["options"] = _resolved(self.prompt)
         values["lane"].pop("regularizer", None)
         values["lane"] |= _regularized(self.prompt)
@@ -101,7 +103,7 @@ class RunSpec:
         """
         from ..prompts.methods import METHODS
 
-        values = {**self.to_json(), "lane": None, "tags": None}
+        values = {**self.to_json(), "prompt": None, "tags": None}
         method = pick("method", self.prompt.method, METHODS).with_options(self.prompt.options)
         alone = self.name if self.settings.backbone_dropout else ""
         return canonical({**values, "length": method.prompt_length, "alone": alone}).decode()
@@ -117,17 +119,18 @@ class RunSpec:
         """Plain values."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         prompt, settings = dataclasses.asdict(self.prompt), dataclasses.asdict(self.settings)
-        return {**values, "task": self.declared.to_json(), "lane": prompt, "settings": settings}
+        return {**values, "task": self.declared.to_json(), "prompt": prompt, "settings": settings}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "RunSpec":
         """The spec that `to_json` wrote."""
+        values = renamed(values)
         known = {f.name for f in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
                 raise UnknownName("part of a run", name, known)
-        prompt, settings = from_values(PromptSettings, values["lane"]), from_values(TrainSettings, values["settings"])
-        return cls(**{**values, "task": Task.from_json(values["task"]), "lane": prompt, "settings": settings})
+        prompt, settings = from_values(PromptSettings, values["prompt"]), from_values(TrainSettings, values["settings"])
+        return cls(**{**values, "task": Task.from_json(values["task"]), "prompt": prompt, "settings": settings})
 
 
 def canonical(values: Any) -> bytes:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, DamagedFile
+from ..legacy import renamed
 from ._spec import RunSpec, compact
 
-FORMAT = 1
+FORMAT = 2
+# Format 1 has the names of before.
+READ = (1, 2)
 # Points of a curve: all steps of a short run, evenly many of a long one.
 POINTS = 300
 _NO_CURVE = ("step", "lr")
@@ -123,9 +126,9 @@ def load(folder: Path, name: str) -> StoredRun | None:
         raise DamagedFile(damaged) from error
     if hashlib.sha256(compact(values)).hexdigest() != digest or values.get("name") != name:
         raise DamagedFile(damaged)
-    if values["format"] != FORMAT:
+    if values["format"] not in READ:
         raise BadInput(f"{path} has format {values['format']!r}, this version reads {FORMAT}; delete it and run again")
-    plain = {key: value for key, value in values.items() if key != "format"}
+    plain = {key: value for key, value in renamed(values).items() if key != "format"}
     plain |= {"spec": RunSpec.from_json(values["spec"])}
     plain |= {key: tuple(values[key]) for key in ("warnings", "fleet")}
     return StoredRun(**plain)

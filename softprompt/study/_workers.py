@@ -14,6 +14,7 @@ from ..errors import SoftPromptError
 from ._fleets import Claim, group, held_names
 from ._spec import RunSpec, compact
 from ._stored import path_of
+from ._work import work
 
 POLL_SECONDS = 0.2
 INTERRUPTED = 130
@@ -87,15 +88,13 @@ def _failure(process: "subprocess.Popen[bytes]") -> BaseException:
 
 def main() -> int:
     """Work on the job on standard input; an error that the user can put right is printed in one line."""
-    from ._run import work
-
     job = json.load(sys.stdin)
     specs = [RunSpec.from_json(spec) for spec in job["specs"]]
     parent = os.getppid()
     options = {name: job[name] for name in ("data_root", "device", "keep")}
     try:
         # Workers whose parent was killed end with their fleet instead of going on unseen.
-        work(Path(job["store"]), group(specs, job["lanes"]), **options, is_wanted=lambda: os.getppid() == parent)
+        work(Path(job["store"]), group(specs, job["fleet_size"]), **options, is_wanted=lambda: os.getppid() == parent)
     except SoftPromptError as error:
         print(error.message)
         return error.exit_code

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-_SPEC = {f.name for f in dataclasses.fields(RunSpec)} - {"task", "lane", "settings", "tags"}
+_SPEC = {f.name for f in dataclasses.fields(RunSpec)} - {"task", "prompt", "settings", "tags"}
 _PROMPT = {f.name for f in dataclasses.fields(PromptSettings)} - {"seeds"}
 _SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)}
 

@@ -8,7 +8,9 @@ from ._plan import Plan as Plan
 from ._plan import Result as Result
 from ._plan import Run as Run
 from ._plan import read_plan as read_plan
+from ._progress import interruptible as interruptible
 from ._records import read_record as read_record
+from ._results import ADVICE as ADVICE
 from ._results import read_results as read_results
 from ._train import resume as resume
 from ._train import train as train

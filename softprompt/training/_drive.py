@@ -35,7 +35,7 @@ def drive(plan: Plan, loop: Loop, held: HeldFolder, data: str, progress: bool) -
             f"{i}/{name}": value for i, member in enumerate(loop.members) for name, value in member.tensors().items()
         }
         state = {"step": loop.step, "data": data, "timing_bytes": loop.timing.mark()}
-        state |= {"room": loop.memory_budget.state(), "lanes": [x.state() for x in loop.members]}
+        state |= {"memory_budget": loop.memory_budget.state(), "prompts": [x.state() for x in loop.members]}
         save_checkpoint(folder / "checkpoints", loop.step, tensors, state)
 
     with (

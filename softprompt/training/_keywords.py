@@ -25,22 +25,20 @@ _ROWS = {*inspect.signature(custom_task).parameters, *_ALIASES, *_SPLIT_FILES} -
 _KNOWN = _SETTINGS | _PROMPT | _ROWS | {"prompt_length"}
 
 
-def refuse_unknown_keywords(keywords: Iterable[str]) -> None:
+def refuse_unknown_keywords(keywords: Iterable[str], parameters: Iterable[str]) -> None:
     """Refuse a keyword that `train` does not have.
+
+    Args:
+        keywords: those that were given beside its parameters.
+        parameters: the names of its parameters.
 
     Raises:
         UnknownName: with the nearest that it has.
     """
     for name in keywords:
         if name not in _KNOWN:
-            known = {*_KNOWN, *inspect.signature(_train_function()).parameters} - {"keywords"}
+            known = {*_KNOWN, *parameters} - {"keywords"}
             raise UnknownName("keyword of train", name, known)
-
-
-def _train_function() -> Any:
-    from ._train import train
-
-    return train
 
 
 def task_from(given: Any, keywords: Mapping[str, Any]) -> Task:
@@ -92,7 +90,7 @@ def prompts_from(
     if prompts is not None:
         if options:
             raise BadInput(f"{next(iter(options))} belongs to the prompts; give it in prompts, or leave prompts out")
-        prompts = listed("lanes", prompts, PromptSettings)
+        prompts = listed("prompts", prompts, PromptSettings)
         if not prompts:
             raise BadInput("a run needs at least one prompt")
         return prompts

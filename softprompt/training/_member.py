@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor
@@ -17,8 +17,17 @@ from ..settings import PromptSettings
 from ._optimizer import PromptOptimizer
 from ._records import Record
 
-if TYPE_CHECKING:
-    from ._restarts import Race
+
+class AbstractRace(Protocol):
+    """How one of several candidates for a prompt is chosen."""
+
+    def is_over(self, step: int, candidates: "Sequence[FleetMember]") -> bool:
+        """Whether one is chosen after this step."""
+        ...
+
+    def choose(self, step: int, candidates: "Sequence[FleetMember]") -> "FleetMember":
+        """The candidate that goes on."""
+        ...
 
 
 @final
@@ -48,7 +57,7 @@ class FleetMember:
         batches: Iterator[list[int]],
         record: Record,
         provenance: Provenance,
-        race: "Race | None" = None,
+        race: AbstractRace | None = None,
     ):
         self.name, self.settings, self.trainable, self.optimizer = name, settings, trainable, optimizer
         self.regularizers = regularizers(settings.regularizer)

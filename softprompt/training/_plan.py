@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput
+from ..legacy import renamed
 from ..prompts.prompt import SoftPrompt
 from ..settings import PromptSettings, TrainSettings, from_values
 from ..store import found_model
 from ..tasks import Task, read_from
 
-FORMAT = 1
+FORMAT = 2
+# Format 1 has the names of before.
+READ = (1, 2)
 DEFAULT_STEPS = 1000
 
 
@@ -31,7 +34,7 @@ class Plan:
         dtype: precision of the frozen model.
         engine: "packed" or "reference", whichever the run was started with.
         products: "onednn" or "torch", whichever multiplied in packed passes when the run was started.
-        frozen: "int8" where the frozen linear layers are in 8 bits.
+        quantize: "int8" where the frozen linear layers are in 8 bits.
         revision: commit of the model on the hub.
         embedding_scale: factor on the frozen model's word embeddings.
         max_bad_rows: malformed rows to drop before it is an error.
@@ -49,7 +52,7 @@ class Plan:
     engine: str = "reference"
     # Older runs name none: their packed passes took oneDNN.
     products: str | None = None
-    frozen: str | None = None
+    quantize: str | None = None
     revision: str | None = None
     embedding_scale: float = 1.0
     max_bad_rows: int = 0
@@ -66,11 +69,12 @@ class Plan:
         Raises:
             BadInput: written by another version of the format.
         """
-        if values.get("format") != FORMAT:
+        if values.get("format") not in READ:
             raise BadInput(f"run.json has format {values.get('format')!r}, this version reads {FORMAT}")
+        values = renamed(values)
         plain = {name: value for name, value in values.items() if name != "format"}
         plain["task"] = Task.from_json(values["task"])
-        plain["lanes"] = tuple(from_values(PromptSettings, prompt) for prompt in map(_in_units, values["lanes"]))
+        plain["prompts"] = tuple(from_values(PromptSettings, prompt) for prompt in map(_in_units, values["prompts"]))
         plain["settings"] = from_values(TrainSettings, values["settings"])
         return cls(**plain)
 

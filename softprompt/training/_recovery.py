@@ -46,13 +46,13 @@ def check_records(folder: Path, state: Mapping[str, Any]) -> None:
 def _marks(folder: Path, state: Mapping[str, Any]) -> Iterator[tuple[Path, int]]:
     """Each record that goes on, and how many bytes of it the checkpoint needs."""
     yield folder / "timing.jsonl", state["timing_bytes"]
-    for member in state["lanes"]:
+    for member in state["prompts"]:
         yield _path_of(folder, member["name"]), member["recorded_bytes"]
 
 
 def _undecided(folder: Path, state: Mapping[str, Any]) -> set[Path]:
     """The records of restarts none of which is chosen yet."""
-    return {_path_of(folder, member["name"]) for member in state["lanes"] if "#" in member["name"]}
+    return {_path_of(folder, member["name"]) for member in state["prompts"] if "#" in member["name"]}
 
 
 def _path_of(folder: Path, name: str) -> Path:
@@ -81,8 +81,8 @@ def refuse_other_backbone(plan: Plan, model: AbstractBackbone, folder: Path) -> 
             f"{folder} was started with the {plan.engine} engine, {model.name!r} was loaded with the "
             f"{model.engine} one, which rounds otherwise; load it with engine={plan.engine!r}"
         )
-    if model.frozen != plan.frozen:
+    if model.quantize != plan.quantize:
         raise ModelMismatch(
-            f"{folder} was started with frozen={plan.frozen!r}, {model.name!r} was loaded with "
-            f"frozen={model.frozen!r}; load it as the run began"
+            f"{folder} was started with quantize={plan.quantize!r}, {model.name!r} was loaded with "
+            f"quantize={model.quantize!r}; load it as the run began"
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import DamagedFile
 from ..inference.evaluate import Report, majority_score
+from ..legacy import renamed
 from ..metrics import ERRORS, headline_score, score
 from ..prompts.trainable import stream_seed
 from ..prompts.units import prompt_norm
@@ -23,7 +24,9 @@ from ._plan import Plan, Result, read_plan
 from ._records import read_record, recorded_steps
 from ._restarts import losers_steps
 
-log = logging.getLogger("softprompt")
+# What a user should look at in a finished prompt; a study, which stores it, silences this logger.
+ADVICE = "softprompt.advice"
+log = logging.getLogger(ADVICE)
 
 # Enough to tell rows learnt by heart from rows not learnt, to 0.02; more would cost as much as the test rows.
 TRAIN_SCORE_ROWS = 500
@@ -119,7 +122,7 @@ def read_result(folder: Path, member: str) -> Result | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text())
+        values = renamed(json.loads(path.read_text()))
         return Result(**{**values, "warnings": tuple(values["warnings"])}, run=str(folder), seconds=seconds_of(folder))
     except (ValueError, TypeError, KeyError) as error:
         raise DamagedFile(f"{path} cannot be read ({error}); delete it and --resume {folder}") from error

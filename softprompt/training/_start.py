@@ -65,12 +65,12 @@ def _started(
         lr = settings.lr
         assert lr is not None
         training = {"lr": lr, "head_lr": settings.head_lr, "steps": steps, "init": settings.init}
-        training |= {"units": settings.units, "norm_guard": settings.max_norm, **vars(prompt.words)}
+        training |= {"units": settings.units, "max_norm": settings.max_norm, **vars(prompt.words)}
         training |= _told(settings.regularizer, prompt.words.rms, identity.embedding_size)
         trainable = prompt.method.trainable(identity.embedding_size, prompt.layers)
         training |= {"options": dict(settings.options), "trainable": trainable}
-        if run_data.backbone.frozen is not None:
-            training |= {"frozen": run_data.backbone.frozen}
+        if run_data.backbone.quantize is not None:
+            training |= {"quantize": run_data.backbone.quantize}
         if prompt.numbers:
             training |= prompt.numbers.to_json()
         if prompt.states:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from ..backbones import AbstractBackbone, answers_for_numbers, load_backbone, mo
 from ..data import load_rows, split_rows, warn_of_unknown
 from ..errors import BadInput
 from ..inference.evaluate import default_style, tell_truncated
+from ..legacy import renamed
 from ..prompts.prompt import refuse_no_scale
 from ..prompts.trainable import TrainablePrompt
 from ..settings import PromptSettings, TrainSettings
@@ -51,7 +53,7 @@ def train(
     answers: str = "auto",
     dtype: str = "float32",
     engine: str = "auto",
-    frozen: str | None = None,
+    quantize: str | None = None,
     device: str = "auto",
     revision: str | None = None,
     embedding_scale: float = 1.0,
@@ -79,7 +81,7 @@ def train(
             numbers by a linear head.
         dtype: precision of the frozen model: "float32" or "bfloat16".
         engine: "packed", "reference" or "auto" (`load_backbone`); for a loaded backbone its own.
-        frozen: as in `load_backbone`; for a loaded backbone its own.
+        quantize: as in `load_backbone`; for a loaded backbone its own.
         device: "auto", "cpu", "cuda" ...
         revision: commit of the model on the hub.
         embedding_scale: factor on the model's word embeddings, which leaves what it computes unchanged; for a loaded
@@ -98,7 +100,7 @@ def train(
         Interrupted: after Ctrl-C; `resume` goes on.
         NotTrainable: no gradient reaches the prompt.
     """
-    refuse_unknown_keywords(keywords)
+    refuse_unknown_keywords(keywords, inspect.signature(train).parameters)
     prompts, settings = prompts_from(prompts, keywords), settings_from(settings, keywords)
     if output is not None:
         refuse_used(Path(output))
@@ -133,7 +135,7 @@ def train(
             revision=revision,
             embedding_scale=embedding_scale,
             engine=engine,
-            frozen=frozen,
+            quantize=quantize,
         )
     if style is None and chosen.name in TASKS:
         chosen = styled(chosen, default_style(chosen, backbone.kind))
@@ -151,7 +153,7 @@ def train(
         dtype=dtype,
         engine=backbone.engine,
         products=backbone.products,
-        frozen=backbone.frozen,
+        quantize=backbone.quantize,
         revision=revision,
         embedding_scale=backbone.embedding_scale,
         max_bad_rows=max_bad_rows,
@@ -197,7 +199,7 @@ def resume(
         plan = read_plan(folder)
         checkpoint = latest_checkpoint(folder / "checkpoints")
         if checkpoint:
-            check_records(folder, checkpoint.state)
+            check_records(folder, renamed(checkpoint.state))
         task = same_rows(plan.task, rows, folder)
         splits = split_rows(task, load_rows(task, plan.data_root, plan.max_bad_rows))
         if model is None:
@@ -206,7 +208,7 @@ def resume(
                 answers=plan.answers,
                 dtype=plan.dtype,
                 engine=plan.engine,
-                frozen=plan.frozen,
+                quantize=plan.quantize,
                 device=device,
                 revision=plan.revision,
                 embedding_scale=plan.embedding_scale,
@@ -229,24 +231,24 @@ def _run(
     progress: bool,
 ) -> Run:
     folder = held.path
-    state: Mapping[str, Any] = checkpoint.state if checkpoint else {}
+    state: Mapping[str, Any] = renamed(checkpoint.state) if checkpoint else {}
     data = fingerprint(run_data)
     if state.get("data", data) != data:
         raise BadInput(f"the rows are not those that {folder} was started with; restore them, or start a new run")
     step = state.get("step", 0)
     with contextlib.ExitStack() as records:
-        members = start_members(plan, run_data, built, folder, step, state.get("lanes", []))
+        members = start_members(plan, run_data, built, folder, step, state.get("prompts", []))
         for member in members:
             records.callback(member.close)
         timing = Record(folder / "timing.jsonl", state.get("timing_bytes", 0))
         records.callback(timing.close)
         records.callback(run_data.backbone.dropout, False)
         if checkpoint:
-            for number, (member, values) in enumerate(zip(members, state["lanes"], strict=True)):
+            for number, (member, values) in enumerate(zip(members, state["prompts"], strict=True)):
                 member.restore(below(f"{number}/", checkpoint.tensors), values)
         loop = Loop(run_data, members, plan.settings, members[0].optimizer.steps, timing)
         loop.step = step
-        loop.memory_budget.restore(state.get("room", {}))
+        loop.memory_budget.restore(state.get("memory_budget", {}))
         _report_texts(run_data)
         drive(plan, loop, held, data, progress)
         seconds, reports = seconds_of(folder), last_reports(plan, loop)

@@ -26,6 +26,7 @@ from experiments.claims import (
     write,
 )
 from experiments.claims import run as claims_run
+from experiments.claims.__main__ import main
 from experiments.claims.drift import crossing
 from experiments.claims.evidence import take_evidence
 from experiments.claims.perturbation import comparisons, mean_checks, spread_checks, spread_rows, without_ptp
@@ -34,7 +35,6 @@ from experiments.claims.results import peak, score
 from experiments.claims.run import best_rate
 from softprompt.analysis.drift import drift
 from softprompt.backbones import from_model
-from softprompt.cli import main
 from softprompt.data import Examples, Ragged
 from softprompt.errors import BadInput, DamagedFile
 from softprompt.prompts.batch import PromptBatch, TextBatch
@@ -42,7 +42,7 @@ from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.study import kept_prompt, run_all
 from softprompt.training import Interrupted
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 COMMITTED = REPOSITORY / "experiments/results/claims.json"
 TINY = Design(
     tasks=("lab/color",),
@@ -391,7 +391,7 @@ def confirmed_file(folder, cells):
 
 def test_equal_steps_are_judged_on_the_other_backbones_of_the_confirmation_study(tmp_path):
     cells = {f"real/other/glue/{task}/{name}": [v] * 3 for task in ("sst2", "rte") for name, v in
-             {"prompt-tuning": 0.7, "ept": 0.8, "head-only": 0.75, "scaled": 1.0}.items()}  # fmt: skip
+             {"prompt-tuning": 0.7, "ept": 0.8, "linear-probe": 0.75, "scaled": 1.0}.items()}  # fmt: skip
     cells |= {f"size/wide/lab/color/{name}": scores for name, scores in
               {"prompt-tuning": [0.9] * 6, "ept-star": [0.6] * 5 + [None], "full": [1.0] * 6}.items()}  # fmt: skip
     confirmed_file(tmp_path, cells)
@@ -641,8 +641,8 @@ def test_every_figure_of_the_committed_page_is_there():
 
 def test_the_command_makes_the_page_from_results_alone(studied, tmp_path, capsys):
     folder, _ = studied
-    code = main(["lab", "claims", "--page-only", "--results", str(folder / "claims.json"), "--out", str(tmp_path)])
+    code = main(["--page-only", "--results", str(folder / "claims.json"), "--out", str(tmp_path)])
     assert code == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "claims.md")
-    assert main(["lab", "claims", "--page-only", "--results", str(tmp_path / "absent.json")]) == 2
+    assert main(["--page-only", "--results", str(tmp_path / "absent.json")]) == 2
     assert "there are no results at" in capsys.readouterr().err

@@ -3,20 +3,15 @@
 import shutil
 import statistics
 
-import pytest
+from experiments.stability import tables as page_tables
 from experiments.which_method import write_page
 
 
-@pytest.fixture
-def tables(benchmark):
-    return benchmark("stability_tables")
-
-
-def test_the_page_has_the_tables_of_the_committed_results(tables, tmp_path):
+def test_the_page_has_the_tables_of_the_committed_results(tmp_path):
     page = tmp_path / "stability.md"
-    shutil.copy(tables.PAGE, page)
-    write_page(page, "\n".join(tables.of_the_page()) + "\n", begin=tables.BEGIN)
-    assert page.read_text() == tables.PAGE.read_text()
+    shutil.copy(page_tables.PAGE, page)
+    write_page(page, "\n".join(page_tables.of_the_page()) + "\n", begin=page_tables.BEGIN)
+    assert page.read_text() == page_tables.PAGE.read_text()
 
 
 def found(scores, first=1000):
@@ -27,11 +22,11 @@ def found(scores, first=1000):
 
 
 class TestWide:
-    def test_a_row_compares_over_the_seeds_that_both_have(self, tables):
+    def test_a_row_compares_over_the_seeds_that_both_have(self):
         nothing, other = (0.6, 0.7, 0.9, 0.8), (0.7, 0.9, 0.9)
         cell = {"nothing": found(nothing), "a": found(other, first=1002)}
         results = {"lab/weekend": cell, "glue/rte": {"nothing": found(nothing)}}
-        header, _, first, second = tables.wide(results, {"nothing": "nothing", "a": "nothing"})
+        header, _, first, second = page_tables.wide(results, {"nothing": "nothing", "a": "nothing"})
         assert header == "| setting | seeds | `weekend`, 64 rows | ratio | `glue/rte`, 32 rows | ratio |"
         assert first.startswith("| nothing | 4 | 0.750 ± 0.129 |  |")
         _, called, seeds, mean, deviations, *missing = second.strip().split("|")
@@ -39,8 +34,8 @@ class TestWide:
         assert mean.startswith(f" {statistics.mean(other):.3f}; -0.050 (-0.200 to +0.100)")
         assert deviations.startswith(" 2.00 (")
 
-    def test_a_setting_stands_against_what_differs_in_one_thing(self, tables):
-        regularized, restarted = tables.without("regularizer"), tables.without("restarts")
+    def test_a_setting_stands_against_what_differs_in_one_thing(self):
+        regularized, restarted = page_tables.without("regularizer"), page_tables.without("restarts")
         assert regularized["deep, rn-emb:sigma=0.3"] == "deep"
         assert regularized["rms units, lr 0.3, ptp-rn"] == "rms units, lr 0.3"
         assert regularized["ptp-adv"] == restarted["restarts 8"] == "nothing"
@@ -51,15 +46,15 @@ class TestWide:
         assert "deep" not in restarted
 
 
-def test_the_later_seeds_are_counted_apart(tables):
+def test_the_later_seeds_are_counted_apart():
     cell = {"nothing": found([0.5, 0.6] * 6), "restarts 8": found([0.9, 0.8] * 6)}
-    _, _, every, later = tables.against_nothing({"lab/weekend": cell}, "restarts 8")
+    _, _, every, later = page_tables.against_nothing({"lab/weekend": cell}, "restarts 8")
     assert every.split("|")[2] == " 12 "
     assert later.split("|")[2] == " the later 4 "
     assert "0.550 ± 0.058" in later
 
 
-def test_restarts_stand_beside_the_run_that_costs_as_much(tables):
+def test_restarts_stand_beside_the_run_that_costs_as_much():
     """The gain is over pairs where they were kept, else between means: 0.05 +- 1.96 sqrt(2 (0.03^2 + 0.04^2)) / 2."""
 
     def row(called, cost, mean):
@@ -72,8 +67,8 @@ def test_restarts_stand_beside_the_run_that_costs_as_much(tables):
     by_task = [{"row": long, "task": task, "mean": 0.9, "se": 0.03} for task in "ab"]
     by_task += [{"row": alone, "task": task, "mean": 0.85, "se": 0.04} for task in "ab"]
     results = {"rows": rows, "rows by task": by_task, "against a single run": paired}
-    first, second = list(tables.equal_cost(results))[2:]
+    first, second = list(page_tables.equal_cost(results))[2:]
     assert first == "| 250 steps | 0.800 ± 0.100 | 3: 0.700 ± 0.100 | -0.100 (-0.200 to +0.000) |"
     assert second == "| 450 steps | 0.850 ± 0.100 | 3: 0.900 ± 0.100 | +0.050 (-0.019 to +0.119), unpaired |"
     results["against a run as long"] = [{"row": long, "against": alone, "difference": 0.05, "low": 0.01, "high": 0.09}]
-    assert list(tables.equal_cost(results))[3].endswith("| +0.050 (+0.010 to +0.090) |")
+    assert list(page_tables.equal_cost(results))[3].endswith("| +0.050 (+0.010 to +0.090) |")

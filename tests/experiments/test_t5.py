@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from experiments.t5 import check as real_t5
-from softprompt.cli import main
+from experiments.t5.__main__ import main
 from softprompt.errors import BadInput, DamagedFile, UnsupportedModel
 from softprompt.study import StoredRun, load_specs
 from softprompt.training import Interrupted
@@ -17,7 +17,7 @@ from softprompt.training import Interrupted
 from kit import BAD, FILLER, GOOD
 
 STEPS = 2
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 
 
 def rows(split, n):
@@ -136,7 +136,7 @@ def test_planted_scores_are_judged_as_they_are():
 
 def test_what_cannot_be_checked_is_refused_in_a_line(t5, data, tmp_path, tiny_bert, save_tiny, capsys):
     def refused(folder, *more):
-        code = main(["lab", "real-t5", "--check", str(folder), "--store", str(tmp_path / "runs"), *more])
+        code = main(["--check", str(folder), "--store", str(tmp_path / "runs"), *more])
         assert code == 2
         lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("softprompt: ")]
         assert len(lines) == 1
@@ -157,7 +157,7 @@ def test_what_cannot_be_checked_is_refused_in_a_line(t5, data, tmp_path, tiny_be
 
 def test_the_command_prints_tables_or_json(t5, data, checked, capsys):
     store, found = checked
-    words = ["lab", "real-t5", "--check", str(t5), "--data-root", str(data), "--store", str(store), "--seeds", "1"]
+    words = ["--check", str(t5), "--data-root", str(data), "--store", str(store), "--seeds", "1"]
     assert main([*words, "--quiet"]) == 0
     assert capsys.readouterr().out.strip() == real_t5.text(found)
     assert main([*words, "--quiet", "--json"]) == 0

@@ -32,6 +32,7 @@ from experiments.which_method import (
 )
 from experiments.which_method import design as _design
 from experiments.which_method import runs as runs_module
+from experiments.which_method.__main__ import main
 from experiments.which_method.candidates import neighbour
 from experiments.which_method.full import fine_tune
 from experiments.which_method.page import BEGIN, END
@@ -40,7 +41,6 @@ from experiments.which_method.results import change_results, to_bytes
 from experiments.which_method.runs import RunRequest, _spec
 from experiments.which_method.study import blocks
 from softprompt.backbones import load_backbone
-from softprompt.cli import main
 from softprompt.data import load_rows, split_rows, stream
 from softprompt.errors import BadInput, DamagedFile, UnknownName
 from softprompt.inference.evaluate import examples_for
@@ -55,7 +55,7 @@ from softprompt.training._loop import Loop
 from experiments import which_method as confirmation
 from kit import review_task
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TASK = "lab/opinion"
 # Two methods and the ceiling, a moment each.
 SMALL = Design(
@@ -199,7 +199,7 @@ class TestFineTuning:
     def test_it_is_a_plain_loop_over_transformers_own_loss(self):
         task = with_difficulty(TASKS["lab/topic"], train=64, validation=16, test=16)
         settings = TrainSettings(steps=4, eval_every=4, batch_size=8)
-        prompt = PromptSettings(method="head-only", lr=1e-3, seeds=Seeds.all(3))
+        prompt = PromptSettings(method="linear-probe", lr=1e-3, seeds=Seeds.all(3))
         scale = 1 / 32
         spec = RunSpec(
             task=task, model="lab-t5-small", prompt=prompt, settings=settings, backbone={"embedding_scale": scale}
@@ -225,7 +225,7 @@ class TestFineTuning:
 
     def test_at_a_rate_that_moves_nothing_it_is_a_head_alone(self, tiny_bert, save_tiny, tmp_path):
         folder = str(save_tiny(tmp_path / "model", *tiny_bert("bert", head=False)))
-        prompt = PromptSettings(method="head-only", lr=1e-30, seeds=Seeds.all(5))
+        prompt = PromptSettings(method="linear-probe", lr=1e-30, seeds=Seeds.all(5))
         settings = TrainSettings(steps=12, eval_every=12, batch_size=8, shots=16, train_score=True)
         spec = RunSpec(task=review_task(tmp_path / "rows"), model=folder, prompt=prompt, settings=settings)
         alone = run_all([spec], tmp_path / "store", progress=False)[0]
@@ -238,7 +238,7 @@ class TestFineTuning:
 
     def test_a_loss_that_is_not_finite_ends_it(self):
         settings = TrainSettings(steps=30, eval_every=30, batch_size=4)
-        prompt = PromptSettings(method="head-only", lr=1e30)
+        prompt = PromptSettings(method="linear-probe", lr=1e30)
         task = with_difficulty(TASKS[TASK], train=16, validation=8, test=8)
         found = fine_tune(RunSpec(task=task, model="lab-t5-small", prompt=prompt, settings=settings))
         assert (found["score"], found["loss"]) == (None, None)
@@ -606,7 +606,7 @@ class TestStudy:
 class TestCommand:
     def test_quick_runs_and_its_table_needs_the_results_alone(self, tmp_path, capsys):
         results = tmp_path / "r.json"
-        words = ["lab", "confirm", "--quick", "--results", str(results)]
+        words = ["--quick", "--results", str(results)]
         assert main([*words, "--store", str(tmp_path / "store"), "--quiet"]) == 0
         assert capsys.readouterr().out == f"{results}\n"
         shutil.rmtree(tmp_path / "store")
@@ -630,7 +630,7 @@ class TestCommand:
     )
     def test_mistakes_are_one_line(self, words, said, tmp_path, capsys):
         place = ["--results", str(tmp_path / "r.json"), "--store", str(tmp_path / "store")]
-        assert main(["lab", "confirm", *words, *place]) == 2
+        assert main([*words, *place]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert said in line
 

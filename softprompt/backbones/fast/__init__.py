@@ -1,1 +1,1 @@
-"""TODO."""
+"""Faster passes with the same results: T5 without padding, 8-bit linear layers. Each equals its reference."""

@@ -154,7 +154,7 @@ def refuse_no_int8(model: nn.Module, name: str) -> None:
     if all(_wide_matrix(layer) is None or layer is head for layer in base.base_model.modules()):
         raise UnsupportedModel(
             f"{name!r} has no plain linear layer of at least {LEAST_WIDTH} inputs and outputs, so int8 would not make "
-            "it faster; leave --frozen=int8 out"
+            "it faster; leave --quantize=int8 out"
         )
 
 
@@ -193,5 +193,5 @@ def _refuse_no_instructions(name: str) -> None:
     full = torch.full((32, 128), 127, dtype=torch.int8)
     if not torch.cpu._is_vnni_supported() or not (torch.ops.aten._int_mm(full, -full.t()) == -(127**2) * 128).all():
         raise UnsupportedModel(
-            f"int8 needs a processor with AVX512-VNNI, which this one has not; leave --frozen=int8 out for {name!r}"
+            f"int8 needs a processor with AVX512-VNNI, which this one has not; leave --quantize=int8 out for {name!r}"
         )

@@ -129,16 +129,16 @@ class PackedT5:
 
     Args:
         model: for which `survey` finds no reason.
-        frozen: "int8" for the linear layers in 8 bits, but for the head and the keys and values of the cross-attention.
+        quantize: "int8" for the linear layers in 8 bits, but for the head and the keys and values of the cross-attention.
         library: that multiplies float32 on a CPU.
     """
 
-    def __init__(self, model: Any, frozen: str | None = None, library: Library = "onednn"):
+    def __init__(self, model: Any, quantize: str | None = None, library: Library = "onednn"):
         config = model.config
         self.embedding, self.width, self.key_width = model.shared.weight.detach(), config.d_model, config.d_kv
         self.encoder = [_encoder_layer(block, library) for block in model.encoder.block]
         self.decoder = [_decoder_layer(block, library) for block in model.decoder.block]
-        if frozen == "int8":
+        if quantize == "int8":
             self.encoder = [(part_in_int8(a), part_in_int8(f)) for a, f in self.encoder]
             self.decoder = [(part_in_int8(a), part_in_int8(c), part_in_int8(f)) for a, c, f in self.decoder]
         self.encoder_end, self.decoder_end = model.encoder.final_layer_norm, model.decoder.final_layer_norm

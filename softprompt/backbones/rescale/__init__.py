@@ -1,1 +1,1 @@
-"""TODO."""
+"""Word embeddings at another scale, with everything that the model computes unchanged."""

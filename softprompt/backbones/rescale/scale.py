@@ -23,7 +23,6 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ...errors import UnsupportedModel
 from ...prompts.prompt import refuse_no_scale
 from ..family import is_plain
-from .verify import COARSE
 
 
 @final
@@ -112,6 +111,8 @@ RECIPES: Mapping[str, Recipe] = {
 _ONE_PLUS = ("GemmaRMSNorm", "Gemma2RMSNorm")
 # Largest change that is rounding: a part left out lies far above it.
 TOLERANCE = 1e-3
+# The same where the weights are in bfloat16 or quantised.
+COARSE = 5e-2
 _RECORD = "_softprompt_scaling"
 
 

@@ -12,6 +12,7 @@ from ...errors import UnsupportedModel
 from ...prompts.batch import PromptBatch, TextBatch
 from .._fit import cause_of
 from .._greedy import greedy
+from .scale import COARSE
 
 if TYPE_CHECKING:
     from ..base import AbstractBackbone
@@ -26,7 +27,6 @@ LENGTHS, CUTS = (0.25, 0.45, 1.0, 0.7), (0.0, 0.15, 0.3, 0.1)
 # The largest difference that is rounding, in units of the largest number compared, and in nats of a log-probability;
 # both have to hold. A wrong position or a pad that is read lies far above.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
-COARSE = 5e-2
 NATS = {torch.float64: 1e-4, torch.float32: 0.02}
 COARSE_NATS = 0.5
 

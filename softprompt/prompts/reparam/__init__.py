@@ -2,6 +2,7 @@
 
 from ._base import AbstractReparameterization as AbstractReparameterization
 from ._base import Identity as Identity
+from ._base import require_positive as require_positive
 from ._bottleneck import Bottleneck as Bottleneck
 from ._lstm import LSTM as LSTM
 from ._mlp import MLP as MLP

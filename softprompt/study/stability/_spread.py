@@ -67,7 +67,7 @@ def spread(arm: Arm, ceiling: float | None = None) -> Spread:
     """
     counts: dict[str, Any] = {"setting": arm.name, "n": len(arm.seeds), "dropped": len(arm.seeds) - len(arm.scored)}
     ends: dict[str, Any] = {"train_score": _mean(arm.train_scores), "train_loss": _mean(arm.train_losses)}
-    ends["lane_steps"] = _mean(arm.prompt_steps)
+    ends["prompt_steps"] = _mean(arm.prompt_steps)
     return Spread(**counts, **_numbers(arm.scored), **_shares(arm, ceiling), **ends)
 
 

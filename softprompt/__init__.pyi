@@ -1,0 +1,32 @@
+from . import errors as errors
+from .backbones import AbstractBackbone as AbstractBackbone
+from .backbones import from_model as from_model
+from .backbones import load_backbone as load_backbone
+from .inference.evaluate import evaluate as evaluate
+from .inference.predict import predict as predict
+from .interop.attach import attach as attach
+from .interop.hub import load_prompt as load_prompt
+from .interop.hub import push_prompt as push_prompt
+from .metrics import METRICS as METRICS
+from .prompts.methods import METHODS as METHODS
+from .prompts.methods import Method as Method
+from .prompts.prompt import BackboneIdentity as BackboneIdentity
+from .prompts.prompt import LinearHead as LinearHead
+from .prompts.prompt import Provenance as Provenance
+from .prompts.prompt import SoftPrompt as SoftPrompt
+from .settings import PromptSettings as PromptSettings
+from .settings import Seeds as Seeds
+from .settings import TrainSettings as TrainSettings
+from .store import save_prompt as save_prompt
+from .tasks import TASKS as TASKS
+from .tasks import Source as Source
+from .tasks import Task as Task
+from .tasks import custom_task as custom_task
+from .tasks import task as task
+from .tasks import with_difficulty as with_difficulty
+from .training import Result as Result
+from .training import Run as Run
+from .training import resume as resume
+from .training import train as train
+
+__version__: str

@@ -1,0 +1,209 @@
+"""One process at a store: claim a fleet, train it, store its runs, until nothing is left."""
+
+import contextlib
+import logging
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from ._early import named
+from ._fleets import Claim, Fleet, claim, finish, give_up
+from ._inputs import digests, model_key, refuse_other_model
+from ._spec import RunSpec
+from ._stored import StoredRun, curves, load, path_of, to_bytes
+
+if TYPE_CHECKING:
+    from ..backbones import AbstractBackbone
+    from ..training import Result, Run
+
+# Loaded models that a process keeps: studies go through their models one after the other.
+MODELS = 2
+# Between looks at what other processes hold.
+PAUSE_SECONDS = 0.5
+
+
+def work(
+    store: Path,
+    groups: Sequence[tuple[RunSpec, ...]],
+    *,
+    data_root: "Path | str | None",
+    device: str,
+    keep: bool,
+    show: Callable[[Claim], None] = lambda found: None,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> None:
+    """Claim and train fleets until every run of the groups is stored, by this process or others.
+
+    Args:
+        store: the folder of the store.
+        groups: of `group`.
+        data_root: as in `run_all`.
+        device: as in `run_all`.
+        keep: as in `run_all`.
+        show: sees each claim before it is trained.
+        is_wanted: asked between fleets.
+    """
+    models = Models(store, device)
+    while is_wanted():
+        found = claim(store, groups, keep=keep)
+        show(found)
+        if found.fleet is not None:
+            with _released(store, found.fleet), named(found.fleet.specs), _without_stored_warnings():
+                _train(store, found.fleet, models, data_root)
+        elif found.busy:
+            time.sleep(PAUSE_SECONDS)
+        else:
+            return
+
+
+@final
+class Models:
+    """Frozen models of this process, the last few loaded.
+
+    Args:
+        store: whose runs say what a model of a name was.
+        device: as in `run_all`.
+    """
+
+    def __init__(self, store: Path, device: str):
+        self.store, self.device = store, device
+        self.loaded: OrderedDict[str, AbstractBackbone] = OrderedDict()
+
+    def of(self, spec: RunSpec) -> "AbstractBackbone":
+        """The model that a run is trained on.
+
+        Raises:
+            BadInput: stored runs were trained on another model of this name.
+        """
+        from ..backbones import answers_for_numbers, load_backbone
+
+        answers = spec.answers
+        if spec.declared.answer == "number":
+            answers = answers_for_numbers(spec.model, answers, spec.revision)
+        key = f"{model_key(spec)} {answers}"
+        if key not in self.loaded:
+            while len(self.loaded) >= MODELS:
+                self.loaded.popitem(last=False)
+            how = {
+                "answers": answers,
+                "dtype": spec.dtype,
+                "engine": spec.engine,
+                "quantize": spec.quantize,
+                "revision": spec.revision,
+                **spec.backbone,
+            }
+            backbone = load_backbone(spec.model, device=self.device, **how)
+            refuse_other_model(spec, backbone.identity().embedding_sha256, _all_stored(self.store))
+            self.loaded[key] = backbone
+        self.loaded.move_to_end(key)
+        return self.loaded[key]
+
+
+@contextlib.contextmanager
+def _released(store: Path, fleet: Fleet) -> Iterator[None]:
+    """The fleet is released in the end; what it left stays unless it was trained to its end."""
+    try:
+        yield
+    except BaseException:
+        give_up(store, fleet)
+        raise
+    finish(store, fleet)
+
+
+@contextlib.contextmanager
+def _without_stored_warnings() -> Iterator[None]:
+    """Within, what training says of a finished prompt is not printed: it is stored, and a study has hundreds."""
+    from ..training import ADVICE
+
+    log = logging.getLogger(ADVICE)
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = False
+
+
+def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | None") -> None:
+    """Train a fleet, or go on with it, and store its runs."""
+    from ..store import write_file
+    from ..training import resume, train
+
+    first = fleet.specs[0]
+    inputs = {spec.name: digests(spec) for spec in fleet.specs}
+    backbone = models.of(first)
+    embeddings = backbone.identity().embedding_sha256
+    # A model that is used again may come from a fleet with the other setting.
+    backbone.gradient_checkpointing(first.settings.gradient_checkpointing)
+    if fleet.is_started:
+        run = resume(fleet.run, model=backbone)
+    else:
+        shutil.rmtree(fleet.run, ignore_errors=True)
+        run = train(
+            first.declared,
+            backbone,
+            prompts=[spec.prompt for spec in fleet.specs],
+            settings=first.settings,
+            output=fleet.run,
+            data_root=data_root,
+            style=first.style,
+            dtype=first.dtype,
+            revision=first.revision,
+            max_bad_rows=first.max_bad_rows,
+        )
+    together = tuple(spec.name for spec in fleet.specs)
+    for spec, result in zip(fleet.specs, run.results, strict=True):
+        stored = _stored(spec, run, result, together, embeddings, inputs[spec.name], _share(result, run))
+        write_file(path_of(store, spec.name), to_bytes(stored), what=spec.describe(), replace=True)
+
+
+def _all_stored(store: Path) -> Iterator[StoredRun]:
+    for path in sorted((store / "runs").glob("*.json")):
+        run = load(store, path.stem)
+        if run:
+            yield run
+
+
+def _stored(
+    spec: RunSpec,
+    run: "Run",
+    result: "Result",
+    fleet: tuple[str, ...],
+    embeddings: str | None,
+    inputs: dict[str, str],
+    seconds: float,
+) -> StoredRun:
+    """The run as it is kept."""
+    from ..training import read_record
+
+    curve, validation = curves(read_record(run.folder / result.prompt / "metrics.jsonl"))
+    return StoredRun(
+        name=spec.name,
+        spec=spec,
+        metrics=result.metrics,
+        majority=result.to_json().get("majority"),
+        best_step=result.best_step,
+        trainable=result.trainable,
+        head=result.head,
+        stored=result.stored,
+        seconds=round(seconds, 3),
+        status=result.status,
+        warnings=result.warnings,
+        curve=curve,
+        validation=validation,
+        fleet=fleet,
+        embeddings=embeddings,
+        inputs=inputs,
+        versions={name: version(name) for name in ("softprompt", "torch", "transformers")},
+        prompt_steps=result.prompt_steps,
+        restarts=result.restarts,
+    )
+
+
+def _share(result: "Result", run: "Run") -> float:
+    """The wall time of a fleet that falls to one of its runs, by the steps that each took."""
+    steps = [one.prompt_steps or 0 for one in run.results]
+    return result.seconds * ((result.prompt_steps or 0) / sum(steps) if sum(steps) else 1 / len(steps))
