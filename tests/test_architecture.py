@@ -18,7 +18,7 @@ PACKAGE = Path(softprompt.__file__).parent
 # Packages and modules of softprompt, lowest first; those of one line do not import each other.
 LAYERS = (
     {"errors"},
-    {"checks", "world", "options"},
+    {"checks", "legacy", "world", "options"},
     {"losses", "tasks", "metrics", "settings"},
     {"prompts"},
     {"store"},

@@ -15,7 +15,7 @@ from softprompt.training import train
 
 from kit import review_task
 
-LANE = PromptSettings(options={"prompt_length": 2})
+PROMPT = PromptSettings(options={"prompt_length": 2})
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def place(tiny_t5, tiny_bert, save_tiny, tmp_path_factory):
     save_tiny(folder / "t5", *tiny_t5())
     save_tiny(folder / "bert", *tiny_bert())
     task, backbone = review_task(folder / "data"), load_backbone(str(folder / "t5"))
-    train(task, backbone, prompts=[LANE], settings=TrainSettings(steps=1), output=folder / "run")
-    deep = dataclasses.replace(LANE, deep=True)
+    train(task, backbone, prompts=[PROMPT], settings=TrainSettings(steps=1), output=folder / "run")
+    deep = dataclasses.replace(PROMPT, deep=True)
     train(task, backbone, prompts=[deep], settings=TrainSettings(steps=1), output=folder / "deep")
     (folder / "file").touch()
     (folder / "text.npy").write_text("no array")
@@ -124,7 +124,7 @@ def test_a_study_refuses_its_last_run_before_its_first(table, message, refused, 
 def test_a_study_refuses_a_column_of_a_later_task_before_its_first_run(place, refused, tmp_path):
     task = review_task(tmp_path / "data")
     wrong = dataclasses.replace(task, template="{tekst}")
-    specs = [RunSpec(task=one, model=str(place / "t5"), prompt=LANE) for one in (task, wrong)]
+    specs = [RunSpec(task=one, model=str(place / "t5"), prompt=PROMPT) for one in (task, wrong)]
     with pytest.raises(Exception, match="tekst"):
         run_all(specs, tmp_path / "store", progress=False)
     assert not (tmp_path / "store").exists()

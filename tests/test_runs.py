@@ -17,7 +17,7 @@ from softprompt.training._records import Record, damaged_lines, read_record, rec
 
 from kit import review_task, same_files
 
-LANE = PromptSettings(options={"prompt_length": 2})
+PROMPT = PromptSettings(options={"prompt_length": 2})
 RESTARTED = PromptSettings(options={"prompt_length": 2}, restarts=2, restart_steps=2)
 SETTINGS = TrainSettings(steps=4, eval_every=2, batch_size=4, eval_rows=4)
 NAME = "prompt-tuning-seed0"
@@ -36,7 +36,7 @@ def task(tmp_path_factory):
 
 @pytest.fixture
 def start(task, backbone):
-    def go(folder, prompt=LANE, settings=SETTINGS, *more):
+    def go(folder, prompt=PROMPT, settings=SETTINGS, *more):
         return train(task, backbone, prompts=[prompt, *more], settings=settings, output=folder)
 
     return go
@@ -276,7 +276,7 @@ class TestAFolderThatGoesWhileItIsTrained:
 
     def test_of_a_store_is_not_made_again_either(self, task, tiny_t5, save_tiny, tmp_path, monkeypatch):
         model = save_tiny(tmp_path / "model", *tiny_t5())
-        spec = RunSpec(task=task, model=str(model), prompt=LANE, settings=SETTINGS)
+        spec = RunSpec(task=task, model=str(model), prompt=PROMPT, settings=SETTINGS)
         monkeypatch.setattr(Loop, "_optimize", at_step(2, lambda: shutil.rmtree(tmp_path / "store")))
         with pytest.raises(StorageFailure, match="moved or deleted"):
             run_all([spec], tmp_path / "store", progress=False)

@@ -363,13 +363,13 @@ def folder(tiny_t5, save_tiny, tmp_path_factory):
 
 
 SETTINGS = TrainSettings(steps=4, eval_every=2, batch_size=4)
-LANE, NAME = PromptSettings(method="prompt-tuning", lr=0.1), "prompt-tuning-seed0"
+PROMPT, NAME = PromptSettings(method="prompt-tuning", lr=0.1), "prompt-tuning-seed0"
 
 
 @pytest.fixture(scope="module")
 def run(folder, task, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "run"
-    return train(task, str(folder), prompts=[LANE], settings=SETTINGS, output=output, embedding_scale=30.0)
+    return train(task, str(folder), prompts=[PROMPT], settings=SETTINGS, output=output, embedding_scale=30.0)
 
 
 class TestRun:
@@ -395,11 +395,11 @@ class TestRun:
 
     def test_a_loaded_backbone_brings_its_own(self, run, folder, task, tmp_path):
         backbone = load_backbone(folder, embedding_scale=30.0)
-        own = train(task, backbone, prompts=[LANE], settings=SETTINGS, output=tmp_path / "own")
+        own = train(task, backbone, prompts=[PROMPT], settings=SETTINGS, output=tmp_path / "own")
         assert same_files(run.folder / NAME, own.folder / NAME)
         assert read_plan(own.folder).embedding_scale == 30
         with pytest.raises(BadInput, match=r"embedding_scale=32, but .* was loaded at 30"):
-            train(task, backbone, prompts=[LANE], output=tmp_path / "other", embedding_scale=32.0)
+            train(task, backbone, prompts=[PROMPT], output=tmp_path / "other", embedding_scale=32.0)
         assert not (tmp_path / "other").exists()
 
     def test_a_resumed_run_uses_the_scale_of_its_plan(self, run, folder, task, tmp_path, monkeypatch):
@@ -411,7 +411,7 @@ class TestRun:
         monkeypatch.setattr(train_module.Loop, "run", cut)
         other = tmp_path / "run"
         with pytest.raises(Interrupted):
-            train(task, str(folder), prompts=[LANE], settings=SETTINGS, output=other, embedding_scale=30.0)
+            train(task, str(folder), prompts=[PROMPT], settings=SETTINGS, output=other, embedding_scale=30.0)
         monkeypatch.undo()
         with pytest.raises(ModelMismatch, match="was started at embedding scale 30"):
             resume(other, model=load_backbone(folder))
@@ -428,7 +428,7 @@ class TestRun:
         source = run.prompt()
         path = save_prompt(source, tmp_path / "p") if kind == "prompt" else export_numpy(source, tmp_path / "p.npy")
         # Too small a rate to move a number in float32.
-        prompt = dataclasses.replace(LANE, lr=1e-30, init=f"{kind}:{path}")
+        prompt = dataclasses.replace(PROMPT, lr=1e-30, init=f"{kind}:{path}")
         done = train(
             task, str(folder), prompts=[prompt], settings=SETTINGS, output=tmp_path / "run", embedding_scale=60.0
         )

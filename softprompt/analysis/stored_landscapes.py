@@ -126,9 +126,9 @@ def subjects(
             records no task.
         UnknownName: a prompt that a run does not have.
     """
-    paths, prompts = listed("paths", paths, (str, Path)), listed("--lane", prompts)
+    paths, prompts = listed("paths", paths, (str, Path)), listed("--prompt", prompts)
     require_different("the prompt", [str(path) for path in paths])
-    require_different("--lane", prompts)
+    require_different("--prompt", prompts)
     found: list[Subject] = []
     for label, place, plan in _prompts(paths, prompts):
         prompt = SoftPrompt.load(place)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from ._optimizer import PromptOptimizer
 from ._records import Record
 
 
+@runtime_checkable
 class AbstractRace(Protocol):
     """How one of several candidates for a prompt is chosen."""
 

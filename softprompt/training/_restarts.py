@@ -4,9 +4,9 @@ A few-shot run that ends in a bad basin is seen in its training loss long before
 without any held-out row. The candidates differ in what follows from the initialisation seed (vectors, network, head)
 and in nothing else: they see the same rows in the same order, so that their losses can be compared.
 
-    LANE/restarts/0.jsonl ...      metrics of each candidate over the race
-    LANE/restarts/chosen.json      the rule's outcome; also in the prompt's provenance and in result.json
-    LANE/metrics.jsonl             the chosen one's, from its first step on
+    PROMPT/restarts/0.jsonl ...      metrics of each candidate over the race
+    PROMPT/restarts/chosen.json      the rule's outcome; also in the prompt's provenance and in result.json
+    PROMPT/metrics.jsonl             the chosen one's, from its first step on
 """
 
 import dataclasses

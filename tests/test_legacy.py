@@ -1,0 +1,87 @@
+"""Run folders, stored prompts and study stores that were written before names changed still load; files of each kind
+are in tests/formats/1.
+"""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import softprompt
+import torch
+from safetensors.torch import load_file
+from softprompt import PromptSettings, Seeds, TrainSettings, load_backbone, resume
+from softprompt.legacy import as_before, renamed
+from softprompt.study import RunSpec, read
+from softprompt.training import read_plan, read_results
+
+OLD = Path(__file__).parent / "formats" / "1"
+PROMPT = PromptSettings(
+    method="prompt-tuning",
+    options={"prompt_length": 2},
+    max_norm=10.0,
+    restarts=2,
+    restart_steps=3,
+    seeds=Seeds.all(3),
+)
+SETTINGS = TrainSettings(steps=4, eval_every=2, batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory):
+    """The old run, which was stopped after step 2 of 4, taken to its end."""
+    folder = tmp_path_factory.mktemp("old") / "run"
+    shutil.copytree(OLD / "run", folder)
+    return resume(folder, model=load_backbone("lab-t5-small", device="cpu", engine="reference"))
+
+
+def test_the_plan_of_an_old_run_has_the_names_of_today():
+    plan = read_plan(OLD / "run")
+    assert plan.prompts[0] == dataclasses.replace(PROMPT, lr=0.3, units="rms")
+    assert plan.settings == SETTINGS
+    assert plan.prompt_names() == ["prompt-tuning-seed3", "ept-seed4"]
+
+
+def test_an_old_run_is_gone_on_with_as_it_would_have_been(resumed):
+    # Close, not equal: another processor rounds in another way.
+    expected = load_file(OLD / "prompt" / "prompt.safetensors")["vectors"]
+    torch.testing.assert_close(resumed.prompt(0).vectors, expected, rtol=1e-3, atol=1e-3)
+    expected = load_file(OLD / "ept-seed4.safetensors")["vectors"]
+    torch.testing.assert_close(resumed.prompt(1).vectors, expected, rtol=1e-3, atol=1e-3)
+    was = json.loads((OLD / "result.json").read_text())
+    assert (resumed.results[0].prompt, resumed.results[0].prompt_steps) == (was["lane"], was["lane_steps"])
+
+
+def test_the_result_of_an_old_run_is_read(resumed, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(resumed.folder, folder)
+    shutil.copy(OLD / "result.json", folder / "prompt-tuning-seed3" / "result.json")
+    first, _ = read_results(folder)
+    assert (first.prompt, first.prompt_steps, first.method) == ("prompt-tuning-seed3", 7, "prompt-tuning")
+
+
+def test_an_old_prompt_is_loaded_with_what_it_records():
+    prompt = softprompt.load_prompt(OLD / "prompt")
+    assert prompt.provenance.training["max_norm"] == 10.0
+    assert prompt.provenance.method == "prompt-tuning"
+
+
+def test_an_old_store_has_its_runs_under_the_names_that_they_have_today():
+    task = softprompt.with_difficulty(softprompt.task("lab/color"), train=24, validation=8, test=8)
+    spec = RunSpec(task=task, model="lab-t5-small", prompt=PROMPT, settings=SETTINGS, engine="reference")
+    (run,) = read(OLD / "store", [spec])
+    assert run is not None
+    assert run.spec.prompt == PROMPT
+    assert run.prompt_steps == 7
+
+
+def test_names_change_where_they_are_ours_and_not_where_they_are_the_users():
+    old = {"lanes": [{"method": "head-only", "norm_guard": 1}], "task": {"columns": ["lane"], "lane": 1}, "room": {}}
+    new = {
+        "prompts": [{"method": "linear-probe", "max_norm": 1}],
+        "task": {"columns": ["lane"], "lane": 1},
+        "memory_budget": {},
+    }
+    assert renamed(old) == new == renamed(new)
+    assert as_before(new) == old
