@@ -11,7 +11,8 @@ from .arm import EPT, EPT_STAR, PROMPT_TUNING, Setting
 from .check import Check, at_least
 from .results import Cell, Results, differences
 
-HEAD = Setting("linear-probe")
+# The results call the linear probe by the study's own name for it.
+HEAD = Setting("head-only")
 
 
 @dataclass(frozen=True, kw_only=True)
