@@ -6,7 +6,7 @@
     python benchmarks/training.py --part gpu --device cuda
     python benchmarks/training.py --quick                             # seconds: does everything run?
     python benchmarks/training.py --table                             # what is measured, as Markdown
-    python benchmarks/training.py --fill docs/performance.md          # the same, between the marks of that file
+    python benchmarks/training.py --fill docs/results/speed.md          # the same, between the marks of that file
 
 Same weights, same rows, same batches, same initial vectors. Before anything is timed, all variants have to give the
 same loss and the same prompt gradient with dropout off; otherwise the cell is refused. A cell that is measured is in

@@ -158,7 +158,7 @@ def test_tables_go_between_the_marks_of_a_page(benchmark, tmp_path):
 def test_the_pages_tell_what_was_measured(benchmark):
     training, report = benchmark("training"), benchmark("against_peft.report")
     cells = training.read(training.RESULT)
-    _, _, rest = (BENCHMARKS.parent / "docs/performance.md").read_text().partition(training.MARKS[0])
+    _, _, rest = (BENCHMARKS.parent / "docs/results/speed.md").read_text().partition(training.MARKS[0])
     assert rest.partition(training.MARKS[1])[0].strip() == report.tables(cells)
     readme = (BENCHMARKS.parent / "README.md").read_text()
     for slow in ("A", "B", "B2"):

@@ -2,7 +2,7 @@
 
     results = run("claims.json", store="runs/claims", design=QUICK)  # again: only what is missing
     page(results)  # Markdown: a verdict for each claim, with n, interval and condition
-    write(results, "docs")  # claims.md and its figures, from the results alone
+    write(results, "docs/results")  # claims.md and its figures, from the results alone
 
 A claim is one entry of CLAIMS: what is trained for it, and the checks that decide it.
 """

@@ -9,7 +9,7 @@ import typer
 from softprompt.cli import run_app
 from softprompt.cli.options import Device, Quiet
 
-from ..common.places import DOCS, RESULTS
+from ..common.places import PAGES, RESULTS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -26,7 +26,7 @@ def claims(
         typer.Option(help="File of the results. Default: the checkout's claims.json; with --quick in the store."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of claims.md and its figures. Default: docs; with --quick the store.")
+        Path | None, typer.Option(help="Folder of claims.md and its figures. Default: docs/results; with --quick the store.")
     ] = None,
     evidence: Annotated[
         Path, typer.Option(help="Folder with the results of the confirmation and stability studies.")
@@ -65,7 +65,7 @@ def claims(
             device=device,
             progress=not quiet,
         )
-    print(write(found, out or (store if quick else DOCS)))
+    print(write(found, out or (store if quick else PAGES)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,4 +4,4 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
-DOCS = ROOT / "docs"
+PAGES = ROOT / "docs" / "results"

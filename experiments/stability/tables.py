@@ -2,7 +2,7 @@
 
     python -m experiments.stability.tables
 
-Writes results/stability.md, which has every test, and the tables of docs/stability.md.
+Writes results/stability.md, which has every test, and the tables of docs/results/stability.md.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from typing import Any
 
 from softprompt.study.stability import Against, against, report, text
 
-from ..common.places import DOCS, RESULTS
+from ..common.places import PAGES, RESULTS
 from ..which_method import write_page
 from .study import (
     BLOCK,
@@ -36,7 +36,7 @@ from .study import (
     second,
 )
 
-PAGE = DOCS / "stability.md"
+PAGE = PAGES / "stability.md"
 BEGIN = "<!-- tables: experiments/stability/tables.py -->"
 # Of a 95 % interval, normal.
 Z = 1.96
@@ -65,7 +65,7 @@ def everything() -> Iterator[str]:
 
 
 def of_the_page() -> Iterator[str]:
-    """The tables of docs/stability.md."""
+    """The tables of docs/results/stability.md."""
     yield "**Restarts at equal cost**, in prompt steps; `weekend` and `same-color` from 64 rows, 12 seeds each.\n"
     yield from equal_cost(json.loads((RESULTS / "restarts.json").read_text()))
     confirmed, real = read("confirm"), read("real")

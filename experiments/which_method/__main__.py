@@ -42,7 +42,7 @@ def confirm(
     ] = False,
     table: Annotated[bool, typer.Option("--table", help="Run nothing; print the tables of the results.")] = False,
     page: Annotated[
-        Path | None, typer.Option(help="With --table: put the tables into this page, as docs/confirmation.md.")
+        Path | None, typer.Option(help="With --table: put the tables into this page, as docs/results/which-method.md.")
     ] = None,
     json_lines: Json = False,
     data_root: DataRoot = None,

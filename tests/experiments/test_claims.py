@@ -630,13 +630,13 @@ def test_every_run_of_the_study_can_be_named():
 
 def test_the_committed_page_is_what_the_committed_results_say():
     found = read_results(COMMITTED)
-    assert (REPOSITORY / "docs/claims.md").read_text() == page(found)
+    assert (REPOSITORY / "docs/results/claims.md").read_text() == page(found)
 
 
 def test_every_figure_of_the_committed_page_is_there():
-    links = re.findall(r"\]\((claims/[\w-]+\.png)\)", (REPOSITORY / "docs/claims.md").read_text())
+    links = re.findall(r"\]\((claims/[\w-]+\.png)\)", (REPOSITORY / "docs/results/claims.md").read_text())
     assert links
-    assert [link for link in links if not (REPOSITORY / "docs" / link).is_file()] == []
+    assert [link for link in links if not (REPOSITORY / "docs/results" / link).is_file()] == []
 
 
 def test_the_command_makes_the_page_from_results_alone(studied, tmp_path, capsys):

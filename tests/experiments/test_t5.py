@@ -172,7 +172,7 @@ def test_another_family_is_an_unsupported_model(tmp_path):
 
 
 class TestTableOne:
-    """What docs/reproduce-t5.md tells a reader to run."""
+    """What docs/results/reproduce-t5.md tells a reader to run."""
 
     def test_the_study_is_the_protocol_of_the_paper(self):
         specs = load_specs(REPOSITORY / "experiments/ept/table1.toml")
@@ -186,7 +186,7 @@ class TestTableOne:
 
     def test_the_estimate_on_the_page_is_what_its_script_prints(self):
         script = runpy.run_path(str(REPOSITORY / "experiments/t5/reproduce.py"))
-        assert script["table"](20.0, 40.0) in (REPOSITORY / "docs/reproduce-t5.md").read_text()
+        assert script["table"](20.0, 40.0) in (REPOSITORY / "docs/results/reproduce-t5.md").read_text()
 
     def test_counted_operations_are_those_of_torch(self, tiny_t5):
         """A row's forward pass through encoder and decoder, by torch's own counter, softmax and norms apart."""

@@ -408,10 +408,10 @@ class TestTables:
             write_page(page, "new")
 
     def test_the_page_has_the_numbers_of_the_committed_results(self, tmp_path):
-        page = tmp_path / "confirmation.md"
-        shutil.copy(ROOT / "docs/confirmation.md", page)
+        page = tmp_path / "which-method.md"
+        shutil.copy(ROOT / "docs/results/which-method.md", page)
         write_page(page, text(read_results(ROOT / "experiments/results/confirm.json"), DESIGN))
-        assert page.read_text() == (ROOT / "docs/confirmation.md").read_text()
+        assert page.read_text() == (ROOT / "docs/results/which-method.md").read_text()
 
 
 class TestRule:
