@@ -26,7 +26,8 @@ def claims(
         typer.Option(help="File of the results. Default: the checkout's claims.json; with --quick in the store."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of claims.md and its figures. Default: docs/results; with --quick the store.")
+        Path | None,
+        typer.Option(help="Folder of claims.md and its figures. Default: docs/results; with --quick the store."),
     ] = None,
     evidence: Annotated[
         Path, typer.Option(help="Folder with the results of the confirmation and stability studies.")

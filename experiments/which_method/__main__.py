@@ -42,7 +42,10 @@ def confirm(
     ] = False,
     table: Annotated[bool, typer.Option("--table", help="Run nothing; print the tables of the results.")] = False,
     page: Annotated[
-        Path | None, typer.Option(help="With --table: put the tables into this page, as docs/results/which-method.md.")
+        Path | None,
+        typer.Option(
+            help="With --table: put the tables, without their details, into this page, as docs/results/which-method.md."
+        ),
     ] = None,
     json_lines: Json = False,
     data_root: DataRoot = None,
@@ -71,7 +74,7 @@ def confirm(
                 for row in rows:
                     print_json({"table": title, **row})
         elif page is not None:
-            write_page(page, text(found, whole))
+            write_page(page, text(found, whole, details=False))
             print(page)
         else:
             print(text(found, whole), end="")

@@ -27,6 +27,10 @@ from .rule import default_method, losses
 from .study import missing
 
 NOTHING = "Nothing has been run yet."
+BY_TASK = ", by task: "
+RATES, LEFT = "Learning rates, by validation score", "Not run"
+# In the titles of the tables that are half of the text and that few readers need.
+DETAILS = (BY_TASK, RATES, LEFT)
 
 
 def tables(results: Results, design: Design) -> dict[str, list[Row]]:
@@ -48,19 +52,30 @@ def tables(results: Results, design: Design) -> dict[str, list[Row]]:
                 continue
             title = f"{name}: {model}, {part.steps} steps"
             found[title] = _methods(runs, reference_of(runs), {one: results.chosen(model, one) for one in runs})
-            found[f"{title}, by task: mean ± standard deviation (runs)"] = _by_task(runs, part)
-            found[f"{title}, by task: against {reference_of(runs)}"] = _task_differences(runs, part)
+            found[f"{title}{BY_TASK}mean ± standard deviation (runs)"] = _by_task(runs, part)
+            found[f"{title}{BY_TASK}against {reference_of(runs)}"] = _task_differences(runs, part)
     found["One condition against another, same task, method and seed"] = _conditions(results, design)
-    found["Learning rates, by validation score"] = _rates(results)
-    found["Not run"] = _not_run(results, design)
+    found[RATES] = _rates(results)
+    found[LEFT] = _not_run(results, design)
     return {title: rows for title, rows in found.items() if rows}
 
 
-def text(results: Results, design: Design) -> str:
-    """All tables as Markdown, or that there is nothing."""
+def text(results: Results, design: Design, *, details: bool = True) -> str:
+    """The tables as Markdown, or a sentence that nothing has been run.
+
+    Args:
+        results: of the study.
+        design: what was planned.
+        details: also the tables with one column a task, the learning rates that were tried, and what was not run.
+    """
     if not results.cells and not results.rates:
         return f"{NOTHING}\n"
-    parts = [f"### {title}\n\n{markdown(rows)}" for title, rows in tables(results, design).items()]
+    chosen = {
+        title: rows
+        for title, rows in tables(results, design).items()
+        if details or not any(detail in title for detail in DETAILS)
+    }
+    parts = [f"### {title}\n\n{markdown(rows)}" for title, rows in chosen.items()]
     return "\n\n".join([*parts, *_remarks(results)]) + "\n"
 
 

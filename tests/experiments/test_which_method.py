@@ -410,8 +410,13 @@ class TestTables:
     def test_the_page_has_the_numbers_of_the_committed_results(self, tmp_path):
         page = tmp_path / "which-method.md"
         shutil.copy(ROOT / "docs/results/which-method.md", page)
-        write_page(page, text(read_results(ROOT / "experiments/results/confirm.json"), DESIGN))
+        write_page(page, text(read_results(ROOT / "experiments/results/confirm.json"), DESIGN, details=False))
         assert page.read_text() == (ROOT / "docs/results/which-method.md").read_text()
+
+    def test_the_file_of_all_tables_has_the_numbers_of_the_committed_results(self):
+        whole = text(read_results(ROOT / "experiments/results/confirm.json"), DESIGN)
+        assert (ROOT / "experiments/results/which_method.md").read_text() == whole
+        assert "core: lab-t5-small, 250 steps, by task: against prompt-tuning" in whole
 
 
 class TestRule:
