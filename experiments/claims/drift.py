@@ -121,10 +121,11 @@ def rows(results: Results) -> Sequence[dict[str, Any]]:
 DRIFT = Claim(
     title="Why a norm is best: below it the layers overwrite the prompt, above it the prompt ignores the text",
     source="ours, a reading of the curve above and no claim of the papers",
-    rule="States at the prompt's positions over 64 test passages. (1) how far the first layer moves a state, over the "
-    "vector's length, falls by ten times or more from the smallest norm to the largest; (2) the share of the last "
-    "states that depends on the text falls by 0.1 or more; (3) the norm at which (1) is 1 lies within a factor of "
-    "three of the norm that scored best. Intervals above 0.",
+    rule="States at the prompt's positions over 64 test passages. Three things are asked. (1) How far the first layer "
+    "moves a state, relative to the vector's length, falls by ten times or more from the smallest norm to the "
+    "largest. (2) The share of the last states that depends on the text falls by 0.1 or more. (3) The norm at "
+    "which (1) is 1 lies within a factor of three of the norm with the best score. All intervals have to be above "
+    "0.",
     arms=arms,
     probes=("drift",),
     checks=checks,

@@ -69,8 +69,8 @@ def figure(results: Results, plots: Any) -> Any:
 FIXED_NORM = Claim(
     title="The larger the norm of the prompt, the better",
     source="EPT, sections 3.2 and 3.3, figure 9 (right): higher norms go with higher accuracy",
-    rule="One direction is trained and repeated ten times, its norm is told (polar, lr 0.1). Test score minus that "
-    "of a tenth of the norm, same task and seed. Better if the mean is 0.02 or more and the interval above 0.",
+    rule="One direction is trained and repeated ten times, at a given norm (polar, lr 0.1). Test score minus that at a "
+    "tenth of the norm, same task and seed. Better if the mean is 0.02 or more and the interval is above 0.",
     arms=arms,
     checks=checks,
     figure=figure,

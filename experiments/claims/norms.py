@@ -63,10 +63,10 @@ def figure(results: Results, plots: Any) -> Any:
 NORMS = Claim(
     title="Norms explode where the prompt is reparameterised, and not in prompt tuning",
     source="EPT, section 3.2, figures 2 and 11: P-Tuning and residual at lr 0.3; EPT by construction (3.3)",
-    rule="Of each run the peak norm over the larger of its own first norm and the peak of prompt tuning with the same "
-    "task, seed and kind of rate, in powers of ten. It explodes if the mean is 1 or more and the interval above 0. Of "
-    "prompt tuning the opposite is asked: the peak over its own first norm is less than 1 power of ten, interval and "
-    "all.",
+    rule="Take the peak norm of a run, over the larger of two norms: its own first norm, and the peak norm of prompt "
+    "tuning with the same task, seed and kind of rate; in powers of ten. The norm explodes if the mean is 1 or "
+    "more and the interval is above 0. Prompt tuning has to show the opposite: its peak over its own first norm "
+    "is less than 1 power of ten, with the whole interval.",
     settings=fixed(SETTINGS),
     arms=both_rates(SETTINGS),
     checks=checks,

@@ -7,7 +7,7 @@ from softprompt.study.statistics import bootstrap
 from softprompt.study.tables import markdown
 
 from .arm import Arm
-from .check import FEWEST, Check, verdict
+from .check import FAILS, FEWEST, HOLDS, ONLY_IF, OPEN, Check, verdict
 from .claim import Claim
 from .design import FIRST_SEED, FULL, RATE_SEEDS
 from .results import Results, peak, score
@@ -21,7 +21,7 @@ OUTCOMES = {"met": "yes", "refuted": "no", "open": "not decided"}
 def page(results: Results, claims: Mapping[str, Claim] = CLAIMS) -> str:
     """The whole page as Markdown, with links to its figures in the folder `claims`."""
     judged = {name: claim.checks(results) for name, claim in claims.items()}
-    parts = [_head(results), _summary(claims, judged)]
+    parts = [_head(results, judged), _summary(claims, judged)]
     parts += [_section(name, claim, judged[name], results) for name, claim in claims.items()]
     parts += [_protocol(results, claims), _not_run(results, claims)]
     return "\n\n".join(parts) + "\n"
@@ -33,35 +33,51 @@ def has_figure(results: Results, claim: Claim) -> bool:
     return claim.figure is not None and any(results.values(arm, score) for arm in arms)
 
 
-def _head(results: Results) -> str:
+def _head(results: Results, judged: Mapping[str, Sequence[Check]]) -> str:
     design = results.design
-    told = (
-        "What two papers say of soft prompts, tried on one small backbone and judged by rules that were written before "
-        "the runs: Explosive Prompt Tuning (EPT) and PTP (EMNLP 2023). A claim that fails is reported as failing; "
-        "nothing was tuned until it held. The rules of six claims were corrected after the runs, because they let pass "
-        "more than the data say, or left out data or a part of the claim: norms, repetition, equal steps, learning "
-        "rates, and PTP's two ([log](log.md), 2026-11-28). This page is written by `python -m experiments.claims` from its "
-        "results, and a test compares the two."
-    )
-    seeds = f"{design.seeds} seeds (from {FIRST_SEED})"
-    how = (
-        f"`{design.model}`, {design.steps} steps of 16 rows, linear decay, the last step, {design.test_rows} rows "
-        f"to test; {', '.join(design.tasks)}; {seeds}. The tasks are such as one repeated vector can learn at all in "
-        "250 steps, by a pilot with another seed; on most others of the lab only ten vectors do. A small backbone is "
-        "no "
-        f"T5-base and {design.steps} steps are no 30,000: *does not hold here* means here."
-    )
-    floors = ", ".join(f"{task} {score:.3f}" for task, score in results.unprompted.items())
-    learned = (
-        "A run has *learned* its task if it got half of the way from the floor to the best run of the task; the "
-        f"floor is the better of the frozen model without a prompt ({floors}) and the most frequent class."
-    )
     warning = (
         ""
         if design.to_json() | {"seeds": 0} == FULL.to_json() | {"seeds": 0}
-        else ("\n\n**This is a small run of the machinery (`--quick`, or a design of its own), not the study.**")
+        else "\n\n**This is a small run of the machinery (`--quick`, or a design of its own), not the study.**"
     )
-    return f"# Claims\n\n{told}\n\n{how}\n\n{learned}{warning}"
+    return f"# Claims of the papers\n\n{_in_short(results, judged)}\n\n{_measured(results)}{warning}"
+
+
+def _in_short(results: Results, judged: Mapping[str, Sequence[Check]]) -> str:
+    """What was asked, what came out, and how sure it is."""
+    design = results.design
+    kinds = [verdict(checks).partition(":")[0] for checks in judged.values()]
+    outcome = (
+        f"{kinds.count(HOLDS)} hold as stated, {kinds.count(ONLY_IF)} hold only under the conditions named below, "
+        f"{kinds.count(FAILS)} do not hold here, {kinds.count(OPEN)} are not decided"
+    )
+    return (
+        "- **Asked:** do the claims of two papers on soft prompts hold on one small backbone? The papers are Explosive "
+        "Prompt Tuning (EPT) and PTP (EMNLP 2023).\n"
+        f"- **Came out:** of {len(judged)} claims {outcome}.\n"
+        "- The rules were written before the runs, and nothing was tuned until a claim held. The rules of six claims "
+        "were corrected after the runs, because they let pass more than the data say, or left out data or a part of "
+        "the claim: norms, repetition, equal steps, learning rates, and PTP's two ([log](../log.md), 2026-11-28).\n"
+        f"- **How sure:** one small backbone is no T5-base and {design.steps} steps are no 30,000. *Does not hold "
+        "here* means here.\n"
+        "- `python -m experiments.claims` writes this page from its results, and a test compares the two."
+    )
+
+
+def _measured(results: Results) -> str:
+    design = results.design
+    runs = (
+        f"`{design.model}` is trained for {design.steps} steps of 16 rows with linear decay; the last step is tested "
+        f"on {design.test_rows} rows. Tasks: {', '.join(design.tasks)}. Seeds: {design.seeds}, from {FIRST_SEED} on. A "
+        "pilot with another seed chose tasks that one repeated vector can learn in 250 steps; most other tasks of the "
+        "lab are learned by ten vectors only."
+    )
+    floors = ", ".join(f"{task} {score:.3f}" for task, score in results.unprompted.items())
+    learned = (
+        "A run has *learned* its task if it got half of the way from the floor to the best run of the task. The "
+        f"floor is the better of the frozen model without a prompt ({floors}) and the most frequent class."
+    )
+    return f"{runs}\n\n{learned}"
 
 
 def _summary(claims: Mapping[str, Claim], judged: Mapping[str, Sequence[Check]]) -> str:
@@ -76,10 +92,11 @@ def _summary(claims: Mapping[str, Claim], judged: Mapping[str, Sequence[Check]])
         for name, claim in claims.items()
     ]
     rule = (
-        f"Intervals are 95 % bootstrap intervals of the mean over pairs of task and seed; fewer than {FEWEST} pairs "
-        "decide nothing. They treat the tasks as given and are not corrected for the number of checks, except where "
-        "said; with a dozen pairs they are somewhat too narrow. *holds*: every check is met; *holds only if*: those "
-        "under the conditions named; *does not hold here*: every check is refuted; else *not decided*."
+        f"Intervals are 95 % bootstrap intervals of the mean over pairs of task and seed. Fewer than {FEWEST} pairs "
+        "decide nothing. Intervals treat the tasks as given, and are corrected for the number of checks only where the "
+        "rule says so; with a dozen pairs they are somewhat too narrow. *holds*: every check is met. *holds only if*: "
+        "the checks under the named conditions are met. *does not hold here*: every check is refuted. *not decided*: "
+        "everything else."
     )
     return f"{markdown(rows)}\n\n{rule}"
 
@@ -147,10 +164,11 @@ def _protocol(results: Results, claims: Mapping[str, Claim]) -> str:
         if found["lr"] is not None
     ]
     told = (
-        "Norms are medians over runs, in token norms (mean norms of a word vector). Own learning rates come from the "
-        f"confirmation study where it has them, else from validation rows and seed {RATE_SEEDS[0]} here, which is not "
-        "reported, the grid growing until the best is not at its edge; in brackets the mean validation score. A run "
-        "that was dropped scores as always answering the most frequent class."
+        "Norms are medians over runs, in token norms (mean norms of a word vector). A method's own learning rate comes "
+        "from the confirmation study where it has one. Otherwise validation rows and seed "
+        f"{RATE_SEEDS[0]} choose it; that seed is not reported, and the grid grows until the best rate is not at its "
+        "edge. The mean validation score stands in brackets. A run that was dropped scores as always answering the "
+        "most frequent class."
     )
     return f"## Learning rates\n\n{told}" + (f"\n\n{markdown(rows)}" if rows else "")
 
@@ -174,7 +192,7 @@ def _not_run(results: Results, claims: Mapping[str, Claim]) -> str:
     if "equal-steps" in claims and "confirmation" not in results.evidence:
         lines.append("- equal-steps: the confirmation study, on other backbones and over more steps")
     lines.append(
-        "- for EPT: other backbones and longer runs in any claim but that of equal steps, and the papers' own models"
+        "- for EPT: other backbones and longer runs, except in the claim of equal steps; and the papers' own models"
     )
     return "## What was not run\n\n" + "\n".join(lines)
 

@@ -173,9 +173,9 @@ _SOURCE = "PTP, abstract: +1.94 % on SuperGLUE, +2.34 % on FewGLUE, and a smalle
 PTP_MEAN = Claim(
     title="PTP raises the scores of prompt tuning",
     source=_SOURCE,
-    rule="From the stability study (stability.md), its confirmation on fresh seeds alone: test score minus that "
-    "without a regulariser, same seed. Raised if the mean is 0.01 or more, the interval above 0 and Wilcoxon's p, "
-    "corrected by Holm over the settings of the task, below 0.05.",
+    rule="Only the confirmation on fresh seeds counts, from the stability study (stability.md). Test score minus that "
+    "without a regulariser, same seed. Raised if the mean is 0.01 or more, the interval is above 0, and "
+    "Wilcoxon's p, corrected by Holm over the settings of the task, is below 0.05.",
     checks=mean_checks,
     rows=mean_rows,
 )
@@ -183,8 +183,8 @@ PTP_SPREAD = Claim(
     title="PTP lowers the spread over seeds",
     source=_SOURCE,
     rule="From the same runs: standard deviation over that without a regulariser. Lower if the interval is below 1, "
-    "Brown and Forsythe's p, corrected by Holm over the settings of the task, is below 0.05, and the mean did not fall "
-    "towards chance; refuted if the interval leaves out a fall by a fifth.",
+    "Brown and Forsythe's p, corrected by Holm over the settings of the task, is below 0.05, and the mean did not "
+    "fall towards chance. Refuted if the interval excludes a fall by a fifth.",
     checks=spread_checks,
     rows=spread_rows,
 )

@@ -105,12 +105,12 @@ def rows(results: Results) -> Sequence[dict[str, Any]]:
 LEARNING_RATES = Claim(
     title="EPT and EPT\\* are more robust to the learning rate than prompt tuning",
     source="EPT, section 5.3, figure 8: 0.003 to 0.3 on five SuperGLUE tasks, 30,000 steps",
-    rule="Over the rates up to 0.3, of each task and seed. Robust if the mean over rates is 0.02 or more above prompt "
-    "tuning's, and if the range from the worst to the best rate is narrower than its by 0.05 or more, intervals "
-    "above 0. Ranges are of the tasks and seeds that both learned at one of these rates or more, and a narrower one "
-    "does not count where the mean has fallen towards the floor (by a tenth of the way with an interval below 0, or by "
-    "half), as in the stability study: what never learns does not depend on the rate. Rate 1.0 is shown and not "
-    "judged.",
+    rule="Scores over the rates up to 0.3, for each task and seed. EPT is more robust if its mean over rates is 0.02 "
+    "or more above prompt tuning's, and if its range from the worst to the best rate is narrower by 0.05 or more, "
+    "with both intervals above 0. Ranges are taken over the tasks and seeds that both methods learned at one or "
+    "more of these rates. A narrower range does not count where the mean has fallen towards the floor (by a tenth "
+    "of the way with an interval below 0, or by half), as in the stability study, because a prompt that never "
+    "learns does not depend on the rate. Rate 1.0 is shown and not judged.",
     arms=arms,
     checks=checks,
     figure=figure,

@@ -79,10 +79,10 @@ def rows(results: Results) -> Sequence[dict[str, Any]]:
 REPETITION = Claim(
     title="One trained vector, repeated, does what the whole prompt did",
     source="EPT, section 3.2, figure 4: three copies of a P-Tuning vector keep 95 % on BoolQ; prompt tuning's do not",
-    rule="One of the ten vectors, alone and repeated: the one that scores most on the validation rows when it is "
-    "repeated to the whole prompt's length. Kept if it gets more than 0.9 of the way from the floor to the whole "
-    "prompt, interval above 0, over runs that "
-    "learned their task. Of prompt tuning the opposite is asked.",
+    rule="One of the ten vectors is used alone and repeated: the one that scores highest on the validation rows when "
+    "it is repeated to the whole prompt's length. The effect is kept if it gets more than 0.9 of the way from the "
+    "floor to the whole prompt, with the interval above 0, over runs that learned their task. Prompt tuning has "
+    "to show the opposite.",
     settings=fixed(SETTINGS),
     arms=both_rates(SETTINGS),
     probes=("copies",),

@@ -58,8 +58,9 @@ def rows(results: Results) -> Sequence[dict[str, Any]]:
 SIMILARITY = Claim(
     title="The vectors of a reparameterised prompt are alike",
     source="EPT, section 3.2, figure 3: cosines near 1 in P-Tuning and residual, diverse in prompt tuning",
-    rule="Mean cosine between a prompt's ten vectors. Alike: 0.5 or more above prompt tuning's, interval above 0. Made "
-    "by training: 0.1 or more above the same prompt's before the first step. EPT has one vector, and is left out.",
+    rule="The mean cosine between a prompt's ten vectors. The vectors are alike if it is 0.5 or more above prompt "
+    "tuning's, with the interval above 0. Training made them alike if it is 0.1 or more above that of the same "
+    "prompt before the first step. EPT has one vector and is left out.",
     settings=fixed(SETTINGS),
     arms=both_rates(SETTINGS),
     probes=("cosines",),

@@ -78,9 +78,9 @@ def drawn(settings: Callable[[Design], Sequence[Setting]]) -> Callable[[Results,
 HIDDEN_SIZE = Claim(
     title="EPT's hidden size does not matter",
     source="EPT, section 3.2, figures 5 and 12: 1 to 1,000 on five tasks, lr 0.3",
-    rule="Test score minus that of hidden size 1 with the same task and seed, over pairs of which either "
-    "learned its task: two that are stuck agree and say nothing. "
-    "It does not matter if the whole interval lies within 0.05 of 0.",
+    rule="Test score minus that of hidden size 1 with the same task and seed, over pairs in which at least one run "
+    "learned its task; two stuck runs agree and say nothing. The size does not matter if the whole interval lies "
+    "within 0.05 of 0.",
     settings=lambda design: (EPT, *sizes(design)),
     arms=arms_of_sizes,
     checks=size_checks,
@@ -89,8 +89,8 @@ HIDDEN_SIZE = Claim(
 STRUCTURES = Claim(
     title="LayerNorm, a residual and nonlinearities lower EPT's scores",
     source="EPT, section 5.5, figure 9: on five SuperGLUE tasks, lr 0.3",
-    rule="EPT's test score minus that with the structure added, same task and seed, over pairs of which "
-    "either learned its task, as above. Lowered if the mean is 0.02 or more and the interval above 0.",
+    rule="EPT's test score minus that with the structure added, same task and seed, over pairs in which at least one "
+    "run learned its task. Lowered if the mean is 0.02 or more and the interval is above 0.",
     settings=fixed((EPT, *ADDED)),
     arms=both_rates((EPT, *ADDED)),
     checks=structure_checks,
