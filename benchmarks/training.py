@@ -6,7 +6,7 @@
     python benchmarks/training.py --part gpu --device cuda
     python benchmarks/training.py --quick                             # seconds: does everything run?
     python benchmarks/training.py --table                             # what is measured, as Markdown
-    python benchmarks/training.py --fill docs/results/speed.md          # the same, between the marks of that file
+    python benchmarks/training.py --fill docs/results/speed.md        # its ratios, between the marks of that file
 
 Same weights, same rows, same batches, same initial vectors. Before anything is timed, all variants have to give the
 same loss and the same prompt gradient with dropout off; otherwise the cell is refused. A cell that is measured is in
@@ -136,7 +136,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--quick", action="store_true", help="tiny shapes only")
     options.add_argument("--again", action="store_true", help="measure cells that are there already, too")
     options.add_argument("--table", action="store_true", help="print the tables of what is there, measure nothing")
-    options.add_argument("--fill", type=Path, help="put the tables into this page, measure nothing")
+    options.add_argument("--fill", type=Path, help="put the tables of ratios into this page, measure nothing")
     return options
 
 
@@ -146,8 +146,8 @@ def main() -> None:
     if arguments.table or arguments.fill:
         from against_peft.report import tables
 
-        text = tables(read(arguments.results))
-        fill(arguments.fill, text) if arguments.fill else print(text)
+        found = read(arguments.results)
+        fill(arguments.fill, tables(found)) if arguments.fill else print(tables(found, details=True))
         return
     asks_real = arguments.part in ("real", "all") and not arguments.quick
     if asks_real and (arguments.data_root is None or (arguments.tokenizer is None and arguments.model is None)):

@@ -109,6 +109,7 @@ def test_what_is_measured_can_be_stored_and_becomes_tables(benchmark, machine, t
     text = report.tables(cells)
     assert f"threads 1, pairs 5, torch {torch.__version__}" in text
     assert "B / reference |" in text
+    text = report.tables(cells, details=True)
     assert text.count("| tiny b4 equal-12 prompt-tuning n10 k2 fp32 |") == 1 + len(found["variants"])
 
 
@@ -160,6 +161,7 @@ def test_the_pages_tell_what_was_measured(benchmark):
     cells = training.read(training.RESULT)
     _, _, rest = (BENCHMARKS.parent / "docs/results/speed.md").read_text().partition(training.MARKS[0])
     assert rest.partition(training.MARKS[1])[0].strip() == report.tables(cells)
+    assert (BENCHMARKS / "results/training.md").read_text().strip() == report.tables(cells, details=True)
     readme = (BENCHMARKS.parent / "README.md").read_text()
     for slow in ("A", "B", "B2"):
         (ratio, alone) = (report.quotients(cells[report.SMALL], slow, ours) for ours in ("packed", report.OTHER))

@@ -60,18 +60,15 @@ def share(cell: Mapping[str, Any], name: str) -> float:
     return one["flops"] / one["seconds"][cell["probed_round"]] / max(cell["matrix_rate"])
 
 
-def tables(cells: Cells) -> str:
-    """All tables of what is there."""
+def tables(cells: Cells, *, details: bool = False) -> str:
+    """The tables of what is there; with details also what each variant's step costs, line by line."""
     parts = list(dict.fromkeys(cell["cell"]["part"] for cell in cells.values()))
     blocks = [regularizer_context(cells)] + ([wanted(cells)] if SMALL in cells or BASE in cells else [])
     for part in parts:
-        own = {key: cell for key, cell in cells.items() if cell["cell"]["part"] == part}
-        blocks += [
-            f"**{part}**: ratios of the time of a step",
-            ratios(own),
-            f"**{part}**: what a step costs",
-            costs(own),
-        ]
+        mine = {key: cell for key, cell in cells.items() if cell["cell"]["part"] == part}
+        blocks += [f"**{part}**: ratios of the time of a step", ratios(mine)]
+        if details:
+            blocks += [f"**{part}**: what a step costs", costs(mine)]
     return "\n\n".join(blocks)
 
 
