@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench
+.PHONY: demo test check bench experiments-quick
 
 demo: .venv/.done
 	$(BIN)/softprompt demo
@@ -20,6 +20,14 @@ bench: .venv/.done
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/dropout.py
 	MALLOC_ARENA_MAX=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training.py
+
+# The short form of each study that has one; docs/experiments.md tells of the full ones. Only runs/quick is written.
+QUICK := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m experiments
+experiments-quick: .venv/.done
+	rm -rf runs/quick
+	$(QUICK).claims --quick --store runs/quick/claims
+	$(QUICK).which_method --quick --store runs/quick/which-method --results runs/quick/which-method.json
+	$(QUICK).stability.restarts --tasks lab/weekend --seeds 2 --steps 20 --store runs/quick/restarts
 
 # The mark is written last: an interrupted installation is taken up again by the next target.
 .venv/.done: pyproject.toml constraints.txt
