@@ -97,7 +97,7 @@ class Ours:
             prompt.trainable.zero_grad()
 
     def _pass_over(self, prompts: Iterable[Any], rows: Sequence[int]) -> Tensor:
-        chosen = [prompt.prompt.train() for prompt in prompts]
+        chosen = [prompt.trainable.train() for prompt in prompts]
         owner = torch.arange(len(chosen)).repeat_interleave(len(rows))
         batch = self.examples.batch(list(rows) * len(chosen), owner, self.backbone.pad_id)
         n = max(prompt.method.prompt_length for prompt in chosen)

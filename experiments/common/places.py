@@ -4,4 +4,5 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
-PAGES = ROOT / "docs" / "results"
+DOCS = ROOT / "docs"
+PAGES = DOCS / "results"

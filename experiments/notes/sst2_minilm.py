@@ -16,6 +16,7 @@ from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Run, resume, train
 
 from ..common.encoder import bundled_encoder
+from ..common.places import RESULTS
 
 METHODS = ("head-only", "prompt-tuning", "residual", "ept", "ept-star")
 
@@ -60,7 +61,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", default="runs/sst2-minilm")
     parser.add_argument("--dropout", action="store_true", help="also with the frozen model's dropout on")
-    parser.add_argument("--output", default="experiments/results/sst2_minilm.json")
+    parser.add_argument("--output", type=Path, default=RESULTS / "sst2_minilm.json")
     arguments = parser.parse_args()
     rows = [row(method, run_method(method, arguments, dropout=False)) for method in METHODS]
     if arguments.dropout:
@@ -68,7 +69,7 @@ def main() -> None:
     for r in rows:
         print(f"{r['method']:24} {r['mean']:.4f} +- {r['std']:.4f}  trainable {r['trainable']:,} head {r['head']:,}")
     settings = {"steps": arguments.steps, "seeds": arguments.seeds, "batch_size": 16, "max_length": 128}
-    Path(arguments.output).write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+    arguments.output.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

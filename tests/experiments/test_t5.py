@@ -185,14 +185,14 @@ class TestTableOne:
         assert lengths["super_glue/multirc"] == 348
 
     def test_the_estimate_on_the_page_is_what_its_script_prints(self):
-        script = runpy.run_path(str(REPOSITORY / "experiments/t5/reproduce.py"))
+        script = runpy.run_module("experiments.t5.reproduce")
         assert script["table"](20.0, 40.0) in (REPOSITORY / "docs/results/reproduce-t5.md").read_text()
 
     def test_counted_operations_are_those_of_torch(self, tiny_t5):
         """A row's forward pass through encoder and decoder, by torch's own counter, softmax and norms apart."""
         from torch.utils.flop_counter import FlopCounterMode
 
-        script = runpy.run_path(str(REPOSITORY / "experiments/t5/reproduce.py"))
+        script = runpy.run_module("experiments.t5.reproduce")
         model, tokenizer = tiny_t5(d_kv=8, num_heads=2, d_ff=32)
         # The counter does not know the CPU's fused attention.
         model.set_attn_implementation("eager")
