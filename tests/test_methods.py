@@ -24,7 +24,7 @@ COUNTS = {  # by e = 512, 768, 1024: the EPT paper's, exact (spec 2.2); the LSTM
 }
 LENGTHS = dict.fromkeys(COUNTS, 10) | {"ept": 1, "linear-probe": 0}
 STORED_VECTORS = LENGTHS | {"ept-star": 1, "scaled": 1, "polar": 1}
-# Units and learning rate where none are given: measured, see docs/training.md.
+# Units and learning rate where none are given: measured, see docs/methods.md.
 DEFAULTS = {
     "prompt-tuning": ("rms", 0.3),
     "p-tuning": ("raw", 0.1),

@@ -10,7 +10,7 @@ class Compute:
     Args:
         dtype: precision of the frozen model: float32 or bfloat16.
         engine: passes of a T5: packed, reference (transformers' own), or auto: packed where it can be.
-        frozen: int8: the frozen linear layers in 8 bits, on a CPU with AVX512-VNNI (training.md).
+        quantize: int8: the frozen linear layers in 8 bits, on a CPU with AVX512-VNNI (docs/models.md).
     """
 
     dtype: str = "float32"
@@ -28,7 +28,7 @@ class Asking:
         answers: auto; label-words or linear-head (encoder); chat (instruct decoder).
         max_bad_rows: malformed rows to drop before it is an error.
         revision: commit of the model on the hub.
-        embedding_scale: factor on the frozen model's word embeddings; what it computes stays unchanged (training.md).
+        embedding_scale: factor on the frozen model's word embeddings; the model computes the same (docs/models.md).
     """
 
     # Not a Literal: how many patterns there are is the task's affair.

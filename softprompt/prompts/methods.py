@@ -189,7 +189,7 @@ class Method:
         return self
 
 
-# The papers train all of theirs at 0.3 in raw numbers. These are from trials on small models (docs/training.md).
+# The papers train all of theirs at 0.3 in raw numbers. These are from trials on small models (docs/methods.md).
 _ALL = (
     Method(
         name="prompt-tuning",
