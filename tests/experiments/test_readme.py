@@ -1,0 +1,57 @@
+"""The README's picture and its table say what the committed results say."""
+
+import json
+import re
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+from experiments.common.places import RESULTS
+from experiments.stability import picture
+from experiments.which_method import DESIGN, read_results
+from experiments.which_method.numbers import by_candidate, ceilings_of, mean_of_tasks, stuck_share
+
+ROOT = Path(__file__).parents[2]
+ROWS = {
+    "full fine-tuning, as a ceiling": "full",
+    "prompt tuning, ten vectors": "prompt-tuning",
+    "the default: prompt tuning, no search": "default",
+    "P-Tuning": "p-tuning",
+    "residual prompt tuning": "residual",
+    "`scaled`, one vector ten times": "scaled",
+    r"EPT\*, one vector ten times": "ept-star",
+    "EPT, one vector": "ept",
+}
+
+
+@pytest.fixture(scope="module")
+def by_task():
+    return picture.scores(json.loads((RESULTS / "stability_confirm.json").read_text()))
+
+
+def test_the_picture_shows_the_same_32_seeds_with_and_without_restarts(by_task):
+    assert [len(values) for columns in by_task.values() for values in columns] == [32] * 6
+
+
+def test_the_page_of_restarts_names_the_means_of_the_picture(by_task):
+    without, restarted = ([f"{fmean(columns[i]):.3f}" for columns in by_task.values()] for i in (0, 1))
+    page = " ".join((ROOT / "docs" / "restarts.md").read_text().split())
+    assert "from {}, {} and {} to {}, {} and {}.".format(*without, *restarted) in page
+
+
+def test_drawing_the_picture_needs_the_results_alone(tmp_path, capsys):
+    path = tmp_path / "images" / "restarts.png"
+    picture.main(path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out.strip() == str(path)
+
+
+def test_the_table_of_the_readme_has_the_scores_of_the_results():
+    runs = by_candidate(read_results(RESULTS / "confirm.json"), "core", DESIGN.parts["core"], "lab-t5-small")
+    ceilings = ceilings_of(runs)
+    lines = re.findall(r"^\| (.+?) \| [\d,al]+ \| ([\d.]+) \| (\d+) % \|$", (ROOT / "README.md").read_text(), re.M)
+    assert {name for name, *_ in lines} == ROWS.keys()
+    for name, score, stuck in lines:
+        ours = runs[ROWS[name]]
+        assert float(score) == pytest.approx(mean_of_tasks(ours), abs=5e-4), name
+        assert float(stuck) / 100 == pytest.approx(stuck_share(ours, ceilings), abs=0.006), name
