@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib
 import itertools
 import re
 import shlex
@@ -13,13 +14,14 @@ from typing import Any
 import pytest
 import typer
 from softprompt.cli import app, main
+from softprompt.cli._suggest import OTHER_NAMES
 from softprompt.prompts.methods import METHODS
 from softprompt.settings import Seeds
 from softprompt.study import StoredRun, load_specs
 from softprompt.study._stored import path_of, to_bytes
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "log.md")]
+PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "log.md")]
 
 
 def blocks(page: Path) -> Iterator[str]:
@@ -84,10 +86,44 @@ def options_of_benchmarks() -> set[str]:
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@functools.cache
+def options_of_studies() -> set[str]:
+    """Of the studies that read their options by typer, and of those that name them to argparse."""
+    apps = [importlib.import_module(f"experiments.{name}.__main__").app for name in
+            ("claims", "pretraining", "t5", "which_method")]  # fmt: skip
+    sources = [path.read_text() for path in (ROOT / "experiments").rglob("*.py")]
+    return set().union(*(options_of(typer.main.get_command(app)) for app in apps),
+                       *(re.findall(r'"(--[\w-]+)"', source) for source in sources))  # fmt: skip
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_option_that_a_page_names_exists(page: Path):
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w*-])", page.read_text()))
-    assert named - options_of(program()) - options_of_benchmarks() - {"--help"} == set()
+    of_other_tools = {f"--{name}" for name in OTHER_NAMES}
+    known = options_of(program()) | options_of_benchmarks() | options_of_studies() | of_other_tools | {"--help"}
+    assert named - known == set()
+
+
+@functools.cache
+def anchors(page: Path) -> set[str]:
+    """What a link may name behind `#`: headings as GitHub writes them, and marks of the page's own."""
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text())
+    headings = re.findall(r"(?m)^#+ (.+)$", text)
+    slugs = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return slugs | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_of_a_page_leads_to_a_file_and_to_a_heading_in_it(page: Path):
+    dead = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        if re.match(r"[a-z]+:", target):
+            continue
+        file = (page.parent / name).resolve() if name else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            dead.append(target)
+    assert dead == []
 
 
 @pytest.fixture
