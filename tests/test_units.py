@@ -1,4 +1,4 @@
-"""The right scale: units of the word vectors, norms told in tokens' norms, and the guard that bounds them."""
+"""The right scale: units of the word vectors, norms reported in token norms, and the maximum norm."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from softprompt.errors import BadInput
 from softprompt.prompts.initializers import divided, from_vectors, uniform
 from softprompt.prompts.methods import METHODS
 from softprompt.prompts.trainable import TrainablePrompt
-from softprompt.prompts.units import WordScale, norm_warning, told
+from softprompt.prompts.units import WordScale, format_norm, norm_warning
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Plan, read_plan, train
 from softprompt.training import _results as results_module
@@ -144,7 +144,7 @@ def trajectories(members, backbone, task, folder):
         one.trainable.double()
 
     def watch(loop, losses):
-        for kept, one in zip(prompts, loop.prompts, strict=True):
+        for kept, one in zip(prompts, loop.members, strict=True):
             kept.append(one.prompt.vectors().detach())
 
     with contextlib.closing(Record(folder / "timing.jsonl")) as timing:
@@ -349,8 +349,8 @@ class TestTold:
             (812.0, None, "812"),
         ],
     )
-    def test_a_norm_is_told_with_its_share_of_a_tokens_and_the_band(self, norm, token_norm, text):
-        assert told(norm, token_norm) == text
+    def test_a_norm_is_formatted_with_its_share_of_a_token_norm_and_the_band(self, norm, token_norm, text):
+        assert format_norm(norm, token_norm) == text
 
     @pytest.mark.parametrize(
         ("token_norms", "one_vector", "more", "found"),

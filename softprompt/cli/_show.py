@@ -89,9 +89,9 @@ def restart_told(restarts: Mapping[str, Any]) -> str:
 
 def norm_told(prompt: Mapping[str, Any]) -> str | None:
     """The norm of a described prompt as people read it."""
-    from ..prompts.units import told
+    from ..prompts.units import format_norm
 
-    return None if prompt.get("norm") is None else told(prompt["norm"], prompt["token_norm"])
+    return None if prompt.get("norm") is None else format_norm(prompt["norm"], prompt["token_norm"])
 
 
 def _show_prompt(folder: Path, json_lines: bool) -> None:

@@ -102,8 +102,8 @@ def _row(result: "Result") -> dict[str, Any]:
 
 
 def _norm(result: "Result") -> str | None:
-    from ..prompts.units import told
+    from ..prompts.units import format_norm
 
     if result.norm is None:
         return None
-    return told(result.norm, result.norm / result.token_norms if result.token_norms else None)
+    return format_norm(result.norm, result.norm / result.token_norms if result.token_norms else None)

@@ -1,4 +1,4 @@
-"""What a backbone needs of several prompts at once, and of the rows that own them. Torch only."""
+"""The input of a backbone: a batch of prompts, and a batch of text rows of which each uses one of these prompts."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .prompt import LinearHead, SoftPrompt
 
-# What a token is a part of, where it is not the first column (1), the second (2) ...
+# The values of `TextBatch.parts` for tokens outside the columns; the columns are numbered from 1.
 TEMPLATE, SPECIAL, UNKNOWN = 0, -1, -2
 
 
@@ -19,12 +19,12 @@ class PromptBatch:
     """p prompts of possibly different lengths, padded on the left so that each ends next to the text.
 
     Args:
-        vectors: padded with zeros on the left up to the longest prompt.
-        mask: which positions are prompt.
-        head_weight: one linear head a prompt, or None where the backbone answers in tokens.
-        head_bias: likewise.
-        deep: vectors that enter the k layers after the first, padded likewise; None where no prompt is deep.
-        is_deep: which prompts these belong to; the others enter the first layer only.
+        vectors: prompt vectors, padded with zeros on the left up to the length n of the longest prompt.
+        mask: True where a position belongs to the prompt, False where it is padding.
+        head_weight: the weights of one linear head per prompt, or None where the backbone answers in tokens.
+        head_bias: the biases of these heads, or None.
+        deep: vectors that enter the k layers after the first, padded in the same way; None where no prompt is deep.
+        is_deep: True for each deep prompt; the other prompts enter the first layer only.
     """
 
     vectors: Float[Tensor, "p n e"]
@@ -38,12 +38,19 @@ class PromptBatch:
     def stack(
         cls, prompts: Sequence[Tensor], heads: Sequence[LinearHead] = (), deep: Sequence[Tensor | None] = ()
     ) -> "PromptBatch":
-        """A batch of prompts of prompts [n_i, e], with [k, n_i, e] for those that are deep; gradients flow back into each."""
+        """Batch the given prompts. Gradients flow back into each of them.
+
+        Args:
+            prompts: the vectors of each prompt, [n_i, e].
+            heads: one linear head per prompt, or none.
+            deep: for each prompt the vectors of the layers after the first, [k, n_i, e], or None if it is not deep.
+        """
         longest = max(prompt.shape[0] for prompt in prompts)
         prompt_batch = cls._of_first_layers(prompts, longest, heads)
-        if not (found := [layers for layers in deep if layers is not None]):
+        if not (deep_vectors := [vectors for vectors in deep if vectors is not None]):
             return prompt_batch
-        empty = found[0].new_zeros(len(found[0]), longest, found[0].shape[2])
+        layers, _, e = deep_vectors[0].shape
+        empty = deep_vectors[0].new_zeros(layers, longest, e)
         padded = [empty if v is None else torch.nn.functional.pad(v, (0, 0, longest - v.shape[1], 0)) for v in deep]
         is_deep = torch.tensor([v is not None for v in deep], device=prompt_batch.mask.device)
         return dataclasses.replace(prompt_batch, deep=torch.stack(padded), is_deep=is_deep)
@@ -59,7 +66,7 @@ class PromptBatch:
 
     @classmethod
     def of(cls, *prompts: SoftPrompt, device: "torch.device | str" = "cpu") -> "PromptBatch":
-        """The batch of prompts of stored prompts, on the backbone's device."""
+        """Batch stored prompts on the backbone's device."""
         heads = [LinearHead(h.weight.to(device), h.bias.to(device)) for p in prompts if (h := p.head)]
         deep = [None if (layers := p.expanded_deep()) is None else layers.to(device) for p in prompts]
         return cls.stack([p.expanded().to(device) for p in prompts], heads, deep)
@@ -67,18 +74,19 @@ class PromptBatch:
 
 @dataclass(frozen=True)
 class TextBatch:
-    """Rows for one pass: their tokens, the prompt that each is answered with, and what it should answer.
+    """b text rows for one pass: their tokens, the prompt that each row uses, and the expected answers.
 
     Args:
-        ids: token ids, padded on either side.
-        mask: which positions are text.
-        owner: index into the batch of prompts, one a row.
-        targets: token ids at the label positions (class ids for a linear head), -100 where there is none;
-            floats for a number answered by a linear head; None when only answering.
-        parts: what each token is a part of: a column of the row (1, 2 ...), the template (0), or neither (below 0:
-            SPECIAL, or UNKNOWN).
-        text_delta: added to the embedded text; None adds nothing.
-        prompt_delta: added to each row's own prompt, before it takes the model's precision; None adds nothing.
+        ids: token ids, padded on the left or on the right.
+        mask: True where a position belongs to the text, False where it is padding.
+        owner: for each row, the index of its prompt in the batch of prompts.
+        targets: token ids at the label positions (class ids for a linear head), and -100 at all others; floats
+            where a linear head answers with a number; None for inference.
+        parts: the part of the row that each token comes from: a column (1, 2 ...), the template (TEMPLATE), a
+            special token (SPECIAL) or UNKNOWN.
+        text_delta: is added to the embedded text; None adds nothing.
+        prompt_delta: is added to the prompt of each row before the prompt is cast to the model's precision; None
+            adds nothing.
     """
 
     ids: Int[Tensor, "b t"]
@@ -90,28 +98,28 @@ class TextBatch:
     prompt_delta: Float[Tensor, "b n e"] | None = None
 
     def to(self, device: "torch.device | str") -> "TextBatch":
-        """The same rows on another device."""
+        """Return the same rows on another device."""
         return self._map(lambda values: values.to(device))
 
     def select(self, rows: "Int[Tensor, ' k'] | Bool[Tensor, ' b']") -> "TextBatch":
-        """Some of the rows, as wide as before."""
+        """Return some of the rows. The number of columns stays the same."""
         return self._map(lambda values: values[rows])
 
     def trimmed(self) -> "TextBatch":
-        """The same rows without the last columns that are text, or a target, of none of them."""
-        cut = {"ids": self.ids, "mask": self.mask, "parts": self.parts, "text_delta": self.text_delta}
+        """Return the same rows without the trailing columns that are padding in every row."""
+        per_position = {"ids": self.ids, "mask": self.mask, "parts": self.parts, "text_delta": self.text_delta}
         width = _width(self.mask)
-        there = {name: values[:, :width] for name, values in cut.items() if values is not None}
+        trimmed = {name: values[:, :width] for name, values in per_position.items() if values is not None}
         if self.targets is not None and not self.targets.is_floating_point():
-            there["targets"] = self.targets[:, : _width(self.targets >= 0)]
-        return dataclasses.replace(self, **there)
+            trimmed["targets"] = self.targets[:, : _width(self.targets >= 0)]
+        return dataclasses.replace(self, **trimmed)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "TextBatch":
-        there = {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) is not None}
-        return dataclasses.replace(self, **{name: change(value) for name, value in there.items()})
+        tensors = {f.name: value for f in dataclasses.fields(self) if (value := getattr(self, f.name)) is not None}
+        return dataclasses.replace(self, **{name: change(value) for name, value in tensors.items()})
 
 
-def _width(there: Bool[Tensor, "b t"]) -> int:
-    """Columns up to the last in which anything is there."""
-    found = there.any(0).nonzero()
-    return int(found[-1]) + 1 if len(found) else 0
+def _width(used: Bool[Tensor, "b t"]) -> int:
+    """Count the columns up to the last one that any row uses."""
+    columns = used.any(0).nonzero()
+    return int(columns[-1]) + 1 if len(columns) else 0

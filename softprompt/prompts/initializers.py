@@ -1,8 +1,8 @@
-"""Where the initial vectors of a prompt come from: functions (m, embeddings, generator) -> [m, e].
+"""Initialisers: functions (m, embeddings, generator) -> [m, e] that give the initial vectors of a prompt.
 
-Each constructor returns such a function. The result is float32, detached, a copy, on the embeddings' device,
-and depends on nothing random but the generator. Where a method reparameterises, these are the vectors before
-the network.
+Each constructor in this module returns such a function. Its result is a detached float32 copy on the device of the
+embeddings. The generator is the only source of randomness. Where a method has a reparameterisation, the initial
+vectors are the input of its network.
 """
 
 import math
@@ -18,10 +18,10 @@ Initializer = Callable[[int, Float[Tensor, "v e"], torch.Generator], Float[Tenso
 
 
 def uniform(low: float = -0.5, high: float = 0.5) -> Initializer:
-    """Each coordinate uniform between `low` and `high`; the default, as in EPT, appendix B.4.
+    """Draw each coordinate uniformly between `low` and `high`. This is the default, as in EPT, appendix B.4.
 
     Raises:
-        BadInput: bounds that are not finite or the wrong way round.
+        BadInput: a bound is not finite, or `low` is above `high`.
     """
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise BadInput(f"uniform vectors need finite bounds, low <= high; these are {low} and {high}")
@@ -34,17 +34,17 @@ def uniform(low: float = -0.5, high: float = 0.5) -> Initializer:
 
 
 def from_vocabulary(most_common: int | None = None) -> Initializer:
-    """The vectors of m random tokens, all different unless m exceeds their number.
+    """Take the vectors of m random tokens. They are all different unless m exceeds the number of tokens.
 
-    "Sampled vocabulary" of Lester et al. (2021, arXiv:2104.08691), section 3.2, which draws from the 5000
-    most common.
+    This is "sampled vocabulary" of Lester et al. (2021, arXiv:2104.08691), section 3.2. The paper draws from the
+    5000 most common tokens.
 
     Args:
-        most_common: draw from this many first ids only, which are the commonest tokens of a SentencePiece
-            vocabulary (T5's), but not of BERT's; None draws from all.
+        most_common: draw only from this many ids at the beginning of the vocabulary. In a SentencePiece vocabulary
+            (T5) these are the most common tokens; in BERT's vocabulary they are not. None draws from all ids.
 
     Raises:
-        BadInput: `most_common` below 1.
+        BadInput: `most_common` is below 1.
     """
     if most_common is not None and most_common < 1:
         raise BadInput(f"most_common must be at least 1 token, not {most_common}")
@@ -59,16 +59,16 @@ def from_vocabulary(most_common: int | None = None) -> Initializer:
 
 
 def from_label_words(token_ids: Sequence[Sequence[int]]) -> Initializer:
-    """Each label's mean token vector, one row a label, then random tokens of the vocabulary up to m rows.
+    """Take the mean token vector of each label, one row per label, and fill up to m rows with random tokens.
 
-    "Class label" of Lester et al. (2021, arXiv:2104.08691), section 3.2. With fewer rows than labels, the
-    first labels: a prompt of one vector starts as the first label word.
+    This is "class label" of Lester et al. (2021, arXiv:2104.08691), section 3.2. If there are fewer rows than
+    labels, only the first labels are used: a prompt of one vector starts at the first label word.
 
     Args:
-        token_ids: per label, its token ids, without end of sequence.
+        token_ids: the token ids of each label, without the end-of-sequence token.
 
     Raises:
-        BadInput: no labels, or a label without tokens.
+        BadInput: there are no labels, or a label has no tokens.
     """
     if not token_ids or not all(token_ids):
         raise BadInput("initialising from label words needs at least one token for each label; some label has none")
@@ -82,13 +82,13 @@ def from_label_words(token_ids: Sequence[Sequence[int]]) -> Initializer:
 
 
 def from_tokens(ids: Sequence[int]) -> Initializer:
-    """The vectors of a text's tokens, repeated from the start or cut to m, as PEFT initialises from a text.
+    """Take the vectors of a text's tokens, repeated or cut to m rows. PEFT initialises from a text in the same way.
 
     Args:
-        ids: token ids of the text.
+        ids: the token ids of the text.
 
     Raises:
-        BadInput: no tokens.
+        BadInput: there are no tokens.
     """
     if not ids:
         raise BadInput("initialising from a text needs at least one token; this text is empty")
@@ -101,14 +101,14 @@ def from_tokens(ids: Sequence[int]) -> Initializer:
 
 
 def from_vectors(vectors: Float[Tensor, "k d"]) -> Initializer:
-    """Given vectors: of a file, or of a prompt trained on another task.
+    """Start from given vectors: those of a file, or of a prompt that was trained on another task.
 
-    The latter is SPoT (Vu et al., 2022, arXiv:2110.07904). It is exact for prompt tuning; a network starts
-    from them, so that the first prompt is Phi(vectors).
+    Starting from another task's prompt is SPoT (Vu et al., 2022, arXiv:2110.07904). Prompt tuning starts exactly at
+    these vectors. A method with a network Phi takes them as its input, so its first prompt is Phi(vectors).
 
     Raises:
-        BadInput: vectors that are not finite; on drawing, another number of rows or another width than the
-            prompt's.
+        BadInput: a vector is not finite. The returned function raises it if the number of rows or the width differs
+            from the prompt's.
     """
     if not torch.isfinite(vectors).all():
         raise BadInput("the vectors to start from hold NaN or infinity; a prompt cannot be trained from them")
@@ -126,10 +126,12 @@ def from_vectors(vectors: Float[Tensor, "k d"]) -> Initializer:
 
 
 def divided(draw: Initializer, unit: float) -> Initializer:
-    """What `draw` draws, in units: vectors of real tokens or prompts, for a prompt that multiplies by `unit` again.
+    """Divide what `draw` gives by `unit`. The trainable prompt multiplies by the same unit again.
+
+    Initialisers that copy token or prompt vectors need this, so that the prompt starts exactly at those vectors.
 
     Raises:
-        BadInput: a unit that is not positive and finite.
+        BadInput: the unit is not positive and finite.
     """
     if not (math.isfinite(unit) and unit > 0):
         raise BadInput(f"vectors can be divided by a positive, finite unit, not by {unit}")

@@ -1,4 +1,4 @@
-"""The methods: presets over the parts (how many vectors, which network over them, how often repeated)."""
+"""Methods: named presets of the number of vectors, the network over them, and the number of repeats."""
 
 import dataclasses
 import inspect
@@ -31,18 +31,18 @@ class MethodRecord(TypedDict):
 @final
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What is trained: m initial vectors and a network over them; the result may be repeated.
+    """A way to train a prompt: m initial vectors, a network over them, and how often the result is repeated.
 
     Args:
-        name: as on the command line.
-        summary: one line, with its paper.
-        m: initial vectors; 0 is a linear head without a prompt.
-        repeats: how often the m prompt vectors follow each other.
-        reparameterization: name in REPARAMETERIZATIONS.
-        options: its keyword options, where they differ from its defaults.
-        units: what it is trained in unless told: the papers' "raw" numbers, or "rms" of the word embeddings.
-        lr: default learning rate of AdamW in raw units; the papers' is 0.3 for all.
-        lr_rms: the same in RMS units.
+        name: the name on the command line.
+        summary: one line that names the paper.
+        m: number of initial vectors; 0 means a linear head without a prompt.
+        repeats: how often the m prompt vectors are repeated in the sequence.
+        reparameterization: a name in REPARAMETERIZATIONS.
+        options: those keyword options of the reparameterisation that differ from its defaults.
+        units: the default units of training: "raw" numbers as in the papers, or "rms" of the word embeddings.
+        lr: default learning rate of AdamW in raw units. The EPT paper uses 0.3 for all methods.
+        lr_rms: default learning rate of AdamW in RMS units.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Method:
 
     @classmethod
     def of(cls, settings: PromptSettings) -> "Method":
-        """The method of a prompt, with the prompt's options.
+        """Return the method that the settings of a prompt name, with the options that they give.
 
         Raises:
             UnknownName: the method, or one of its options, does not exist.
-            BadInput: a value that an option cannot have; raw units, a largest norm or a deep prompt where they mean
-                nothing.
+            BadInput: an option cannot have the given value; or raw units, a maximum norm or a deep prompt are set
+                although they do not apply to this method.
         """
         method = pick("method", settings.method, METHODS).with_options(settings.options)
         if method.is_direction and settings.units == "raw":
@@ -76,43 +76,43 @@ class Method:
         return method
 
     def resolved(self, settings: PromptSettings) -> PromptSettings:
-        """The settings with this method's units and learning rate where none are given."""
+        """Fill in this method's units and learning rate where the settings leave them open."""
         units = self.units if settings.units == "auto" else settings.units
         default = self.lr_rms if units == "rms" else self.lr
         return dataclasses.replace(settings, units=units, lr=default if settings.lr is None else settings.lr)
 
     @property
     def is_direction(self) -> bool:
-        """Whether only the direction of its vectors is trained freely, as in polar."""
+        """Whether the method trains the directions of its vectors apart from their norm, as polar does."""
         return pick("reparameterization", self.reparameterization, REPARAMETERIZATIONS).is_direction
 
     @property
     def prompt_length(self) -> int:
-        """Prompt length n = m x repeats: the positions it takes before the text."""
+        """Prompt length n = m x repeats: the number of positions before the text."""
         return self.m * self.repeats
 
     @property
     def one_vector(self) -> bool:
-        """Whether a single vector is all that is stored, as in EPT and EPT*."""
+        """Whether the method stores a single vector, as EPT and EPT* do."""
         return self.m == 1
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The options of this method's reparameterisation and their values here."""
+        """All options of this method's reparameterisation, with the values that this method gives them."""
         kind = pick("reparameterization", self.reparameterization, REPARAMETERIZATIONS)
         parameters = inspect.signature(kind).parameters.values()
         return {p.name: p.default for p in parameters if p.name != "e"} | dict(self.options)
 
     def with_options(self, options: Mapping[str, Any]) -> "Method":
-        """This method with other options; strings, as from a command line, become the type of the default.
+        """Return this method with other options. A string is converted to the type of the option's default.
 
         Args:
-            options: `m` (initial vectors), `repeats`, `prompt_length` (m where nothing is repeated), or any
-                keyword of the reparameterisation.
+            options: `m` (initial vectors), `repeats`, `prompt_length` (the same as `m` for a method that repeats
+                nothing), or any keyword of the reparameterisation.
 
         Raises:
-            UnknownName: an option that does not exist, with the nearest.
-            BadInput: a value that the option cannot have.
+            UnknownName: an option does not exist; the message gives the nearest name.
+            BadInput: an option cannot have the given value.
         """
         if not options:
             return self
@@ -138,28 +138,29 @@ class Method:
         return dataclasses.replace(changed, m=changed._vectors(given))._checked()
 
     def build(self, e: int, seed: int) -> AbstractReparameterization:
-        """The reparameterisation for embedding size `e`, on the CPU, its weights drawn from `seed` alone.
+        """Build the reparameterisation for embedding size `e` on the CPU. Its weights depend on `seed` alone.
 
-        Torch's layers start from the global generator: it is seeded within and restored after, so that the
-        same seed gives the same weights and nobody else's random numbers change. The seed must not be the one
-        of the initial vectors: from the same stream, EPT's D would start proportional to the vector it meets.
+        Torch's layers draw their weights from the global generator. This function seeds that generator and restores
+        it afterwards, so the same seed gives the same weights and no other random number changes. The seed must
+        differ from the seed of the initial vectors: drawn from the same stream, EPT's D would start proportional to
+        the vector that it multiplies.
         """
-        # Only the CPU's generator: torch.manual_seed would seed the accelerators' too and leave them changed.
+        # Only the CPU's generator is seeded: torch.manual_seed would also seed those of the accelerators.
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self._construct(e)
 
     def trainable(self, e: int, layers: int = 1) -> int:
-        """Numbers trained for embedding size `e`: vectors of each layer, one network; a linear head is counted apart.
+        """Count the trainable parameters: the vectors of each layer and one network, without a linear head.
 
         Args:
             e: embedding size.
-            layers: that the prompt enters: 1, or the depth of the frozen model for a deep prompt.
+            layers: number of layers that the prompt enters: 1, or the depth of the frozen model for a deep prompt.
         """
         return self.stored(e, layers) + sum(p.numel() for p in self._without_memory(e).parameters())
 
     def stored(self, e: int, layers: int = 1) -> int:
-        """Numbers stored after folding: m x e for each layer."""
+        """Count the parameters that are stored after folding: m x e for each layer."""
         return layers * self.m * e
 
     def _construct(self, e: int) -> AbstractReparameterization:
@@ -170,7 +171,7 @@ class Method:
             return self._construct(e)
 
     def _vectors(self, given: Mapping[str, Any]) -> int:
-        """The number of vectors that the options `m` and `prompt_length` ask for."""
+        """Return the number of vectors that the options `m` and `prompt_length` give."""
         if "prompt_length" not in given:
             return given.get("m", self.m)
         if "m" in given:
@@ -183,13 +184,13 @@ class Method:
         return given["prompt_length"]
 
     def _checked(self) -> "Method":
-        """This method, if its network can be built and takes its vectors."""
+        """Return this method after a check that its network can be built and accepts its vectors."""
         require_positive(m=self.m, repeats=self.repeats)
         self._without_memory(1)(torch.empty(self.m, 1, device="meta"))
         return self
 
 
-# The papers train all of theirs at 0.3 in raw numbers. These are from trials on small models (docs/methods.md).
+# The EPT paper trains all methods at 0.3 in raw units. These rates are from trials on small models (docs/methods.md).
 _ALL = (
     Method(
         name="prompt-tuning",
@@ -264,16 +265,16 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
 
 def describe(width: int, layers: int = 1) -> list[MethodRecord]:
-    """Prompt length, trained and stored numbers of every method for embedding size `width`; units, learning rate.
+    """List every method with its prompt length, trainable and stored parameters, units and learning rate.
 
-    Counted without allocating the networks.
+    The parameters are counted without allocating the networks.
 
     Args:
         width: embedding size.
-        layers: that a prompt enters: 1, or the depth of the frozen model for deep prompts.
+        layers: number of layers that a prompt enters: 1, or the depth of the frozen model for deep prompts.
 
     Raises:
-        BadInput: a width or layers below 1.
+        BadInput: `width` or `layers` is below 1.
     """
     require_positive(width=width, layers=layers)
     return [

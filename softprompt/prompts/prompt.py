@@ -1,6 +1,6 @@
-"""The soft prompt as it is stored and used: vectors, how often they are repeated, and where they come from.
+"""The soft prompt as it is stored and used: its vectors, how often they are repeated, and their provenance.
 
-Nothing after training sees a reparameterisation: it has been folded into these vectors.
+A stored prompt has no reparameterisation. Training folds the reparameterisation into the vectors.
 """
 
 import dataclasses
@@ -20,10 +20,10 @@ from ..errors import BadInput
 
 
 def refuse_no_scale(scale: float) -> None:
-    """Refuse a factor for word embeddings that is none.
+    """Refuse an embedding scale by which nothing can be multiplied and divided.
 
     Raises:
-        BadInput: zero, a negative number, infinity or NaN.
+        BadInput: the scale is zero, negative, infinite or NaN.
     """
     if not (math.isfinite(scale) and scale > 0):
         raise BadInput(f"--embedding-scale must be a positive, finite number, not {scale:g}; 1 is the checkpoint's own")
@@ -31,22 +31,22 @@ def refuse_no_scale(scale: float) -> None:
 
 @dataclass(frozen=True)
 class BackboneIdentity:
-    """Which frozen model a prompt belongs to.
+    """Identifies the frozen model that a prompt belongs to.
 
     Args:
         name: hub id or folder, as the user gave it.
         kind: "encoder-decoder", "encoder" or "decoder".
-        embedding_size: width e of the word embeddings (not always the hidden size).
-        embedding_sha256: hash of the word embedding table in bfloat16, so that the same checkpoint loaded in
-            another precision is the same model; None where it is not known (an imported prompt).
-        revision: commit on the hub, if one was given.
-        embedding_scale: what the checkpoint's word embeddings are multiplied by, what the model computes unchanged;
-            the hash is that of the checkpoint's own.
-        states_scale: whether the states between its layers are multiplied too, so that a deep prompt has to be; None
-            where it is not known.
+        embedding_size: width e of the word embeddings, which may differ from the hidden size.
+        embedding_sha256: hash of the checkpoint's word embedding table in bfloat16, so that the hash does not depend
+            on the precision in which the checkpoint is loaded; None where it is not known (an imported prompt).
+        revision: commit on the hub, if the user gave one.
+        embedding_scale: factor on the checkpoint's word embeddings. The outputs of the model do not depend on it, and
+            the hash is taken before it is applied.
+        states_scale: whether the factor also multiplies the states between the layers, so that it also multiplies
+            deep prompts; None where that is not known.
 
     Raises:
-        BadInput: a scale that is not positive and finite.
+        BadInput: the scale is not positive and finite.
     """
 
     name: str
@@ -58,36 +58,36 @@ class BackboneIdentity:
     states_scale: bool | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a scale by which no prompt could be divided."""
+        """Refuse a scale that is not positive and finite."""
         refuse_no_scale(self.embedding_scale)
 
 
 @dataclass(frozen=True)
 class LinearHead:
-    """Class scores `W h + b` of a pooled text state h, trained and stored beside an encoder's prompt."""
+    """Class scores `W h + b` of a pooled text state h. The head is trained and stored with the prompt of an encoder."""
 
     weight: Float[Tensor, "c d"]
     bias: Float[Tensor, " c"]
 
     @property
     def count(self) -> int:
-        """Numbers in the head; shown in a column of their own, never added to the prompt's."""
+        """Number of parameters of the head. Tables never add it to the parameters of the prompt."""
         return self.weight.numel() + self.bias.numel()
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Everything about a prompt but its numbers: plain values that JSON can hold.
+    """How a prompt was made, as plain values that JSON can hold.
 
     Args:
-        method: name in METHODS, or "imported".
-        backbone: the frozen model it belongs to.
+        method: a name in METHODS, or "imported".
+        backbone: the frozen model that the prompt belongs to.
         answers: how the backbone answers: "tokens", "chat", "label-words" or "linear-head".
-        task: the task's declaration (`Task.to_json`), or None if it is not known.
-        metrics: scores of the stored vectors, by split: {"validation": {...}, "test": {...}}.
-        seeds: by purpose: initialization, order, draw, noise.
+        task: the declaration of the task (`Task.to_json`), or None if it is not known.
+        metrics: scores of the stored vectors by split: {"validation": {...}, "test": {...}}.
+        seeds: seeds by purpose: initialization, order, draw, noise.
         training: learning rate, steps, best step, trainable parameters and the like.
-        versions: of softprompt, torch and transformers.
+        versions: versions of softprompt, torch and transformers.
     """
 
     method: str
@@ -102,21 +102,21 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False)
 class SoftPrompt:
-    """Vectors put before the input of a frozen backbone: `[v_1 .. v_m]` repeated `repeats` times, then the text.
+    """Vectors before the input of a frozen backbone: `[v_1 .. v_m]` repeated `repeats` times, then the text.
 
-    EPT* stores one vector and repeats it ten times (Explosive Prompt Tuning, section 3.3). A prompt of length 0
-    is a head alone. A deep prompt has as many vectors for each layer after the first, which take the place of the
-    states at the prompt's positions (P-tuning v2, Liu et al., 2022, arXiv:2110.07602).
+    EPT* stores one vector and repeats it ten times (Explosive Prompt Tuning, section 3.3). A prompt of length 0 has a
+    linear head only. A deep prompt has m more vectors for each layer after the first. They replace the states at the
+    positions of the prompt (P-tuning v2, Liu et al., 2022, arXiv:2110.07602).
 
     Args:
-        vectors: in float32, whatever the backbone computes in.
-        repeats: how often the vectors follow each other.
-        provenance: method, backbone, task, scores, seeds, versions.
+        vectors: the m vectors in float32, whatever precision the backbone computes in.
+        repeats: how often the m vectors are repeated.
+        provenance: method, backbone, task, scores, seeds and versions.
         head: class scores for an encoder without label words.
-        deep: vectors of layers 2, 3 ... of the backbone, repeated likewise; None for an ordinary prompt.
+        deep: the m vectors of each of the layers 2, 3 ..., repeated in the same way; None for an ordinary prompt.
 
     Raises:
-        BadInput: vectors that are not finite or not float32, or repeats below 1.
+        BadInput: a vector is not finite or not float32, or `repeats` is below 1.
     """
 
     vectors: Float[Tensor, "m e"]
@@ -126,7 +126,7 @@ class SoftPrompt:
     deep: Float[Tensor, "k m e"] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse numbers that no backbone could use."""
+        """Refuse vectors that no backbone could use."""
         numbers = [self.vectors] if self.deep is None else [self.vectors, self.deep]
         for vectors in numbers:
             if vectors.dtype != torch.float32:
@@ -138,45 +138,45 @@ class SoftPrompt:
 
     @property
     def length(self) -> int:
-        """Prompt length n = m x repeats: the positions it takes before the text."""
+        """Prompt length n = m x repeats: the number of positions before the text."""
         return self.vectors.shape[0] * self.repeats
 
     @property
     def stored(self) -> int:
-        """Numbers stored for the prompt: m x e, in each layer that it enters."""
+        """Number of stored parameters of the prompt: m x e for each layer that it enters."""
         return self.vectors.numel() * self.layers
 
     @property
     def layers(self) -> int:
-        """Layers that it enters: 1, or all of the backbone's if it is deep."""
+        """Number of layers that the prompt enters: 1, or all layers of the backbone if it is deep."""
         return 1 if self.deep is None else 1 + len(self.deep)
 
     def expanded(self) -> Float[Tensor, "n e"]:
-        """The n vectors as the backbone sees them."""
+        """Return the n vectors as the backbone sees them."""
         return self.vectors.repeat(self.repeats, 1)
 
     def expanded_deep(self) -> Float[Tensor, "k n e"] | None:
-        """The n vectors of each layer after the first; None for an ordinary prompt."""
+        """Return the n vectors of each layer after the first, or None for an ordinary prompt."""
         return None if self.deep is None else self.deep.repeat(1, self.repeats, 1)
 
     def at_scale(self, embedding_scale: float = 1.0) -> "SoftPrompt":
-        """The same prompt for the same backbone with its word embeddings at another scale.
+        """Return the same prompt for the same backbone with its word embeddings at another scale.
 
-        Vectors times `embedding_scale` over the backbone's own, a deep prompt's too where the states between layers
-        grow with the embeddings (T5, GPT-2, Llama; not in BERT, whose layers end in a norm). Answers are the same.
-        Exact for powers of two.
+        The vectors are multiplied by `embedding_scale` / `backbone.embedding_scale`. Deep vectors are multiplied too
+        where the states between the layers grow with the embeddings (T5, GPT-2, Llama; not BERT, whose layers end in
+        a norm). The answers stay the same. The conversion is exact for powers of two.
 
         Args:
-            embedding_scale: factor on the checkpoint's own embeddings; 1 is what `from_pretrained` gives.
+            embedding_scale: factor on the checkpoint's word embeddings; 1 is what `from_pretrained` gives.
 
         Raises:
-            BadInput: a scale that is not positive and finite, or at which the vectors overflow; a deep prompt of a
-                backbone of which it is not known whether its states grow.
+            BadInput: the scale is not positive and finite, or the vectors overflow at it; or the prompt is deep, and
+                it is not known whether the states of its backbone grow.
         """
         backbone = self.provenance.backbone
         if embedding_scale == backbone.embedding_scale:
             return self
-        there = dataclasses.replace(backbone, embedding_scale=float(embedding_scale))
+        rescaled = dataclasses.replace(backbone, embedding_scale=float(embedding_scale))
         if self.deep is not None and backbone.states_scale is None:
             raise BadInput(
                 f"whether the states of {backbone.name!r} grow with its embeddings is not known, so its deep prompts "
@@ -184,19 +184,19 @@ class SoftPrompt:
             )
 
         def multiplied(vectors: Tensor) -> Tensor:
-            return (vectors.double() * there.embedding_scale / backbone.embedding_scale).float()
+            return (vectors.double() * rescaled.embedding_scale / backbone.embedding_scale).float()
 
-        provenance = dataclasses.replace(self.provenance, backbone=there)
-        moved = dataclasses.replace(self, vectors=multiplied(self.vectors), provenance=provenance)
+        provenance = dataclasses.replace(self.provenance, backbone=rescaled)
+        prompt = dataclasses.replace(self, vectors=multiplied(self.vectors), provenance=provenance)
         if self.deep is None or not backbone.states_scale:
-            return moved
-        return dataclasses.replace(moved, deep=multiplied(self.deep))
+            return prompt
+        return dataclasses.replace(prompt, deep=multiplied(self.deep))
 
-    # The methods below are short for public functions, which live above this module.
+    # The methods below are shorthands for public functions, whose modules lie in layers above this one.
 
     @classmethod
     def load(cls, source: "str | Path") -> "SoftPrompt":
-        """A stored prompt: its folder, a run with one prompt, or `user/name` on the hub (`softprompt.load_prompt`)."""
+        """Load a prompt from its folder, a run of one prompt, or `user/name` on the hub (`softprompt.load_prompt`)."""
         return softprompt.load_prompt(source)
 
     def save(self, folder: "str | Path") -> Path:
@@ -204,13 +204,13 @@ class SoftPrompt:
         return softprompt.save_prompt(self, folder)
 
     def push_to_hub(self, repo: str, *, private: bool = False) -> str:
-        """Upload to `user/name` on the hub; the address of the commit (`softprompt.push_prompt`)."""
+        """Upload the prompt to `user/name` on the hub and return the URL of the commit (`softprompt.push_prompt`)."""
         return softprompt.push_prompt(self, repo, private=private)
 
     def attach(self, model: nn.Module) -> nn.Module:
-        """A loaded Hugging Face model with this prompt before its input (`softprompt.attach`)."""
+        """Put this prompt before the input of a loaded Hugging Face model (`softprompt.attach`)."""
         return softprompt.attach(self, model)
 
     def predict(self, inputs: Any, **options: Any) -> list[dict[str, Any]]:
-        """Answers for texts or rows of columns: {text, label, scores} or {text, output} each (`softprompt.predict`)."""
+        """Answer texts or rows of columns, with {text, label, scores} or {text, output} each (`softprompt.predict`)."""
         return softprompt.predict(self, inputs, **options)

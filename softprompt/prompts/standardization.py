@@ -1,4 +1,4 @@
-"""Numbers in units of their own spread: what a head of one output is trained on, and the way back."""
+"""Standardised numbers: a linear head of one output trains on them, and the stored head undoes the scaling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import BadInput
 from .prompt import LinearHead
 
-# A stored head is float32: it tells numbers apart to a ten-millionth of their size.
+# A stored head is float32, whose relative precision is about 1e-7: a narrower spread would be lost in rounding.
 NARROWEST = 1e-5
 LARGEST = 1e30
 
@@ -20,11 +20,11 @@ LARGEST = 1e30
 @final
 @dataclass(frozen=True)
 class Standardization:
-    """y = mean + deviation x z: numbers y of some rows, and z with mean 0 and standard deviation 1.
+    """The linear map y = mean + deviation x z between target numbers y and z with mean 0 and standard deviation 1.
 
     Args:
-        mean: of the numbers.
-        deviation: their standard deviation, above 0.
+        mean: mean of the target numbers.
+        deviation: standard deviation of the target numbers, above 0.
     """
 
     mean: float
@@ -32,10 +32,10 @@ class Standardization:
 
     @classmethod
     def of(cls, numbers: Sequence[float]) -> "Standardization":
-        """The mean and the standard deviation (over all, not the sample's) of the training rows' numbers.
+        """Take the mean and the population standard deviation of the training rows' numbers.
 
         Raises:
-            BadInput: numbers that are all the same, or that float32 cannot tell apart or hold.
+            BadInput: the numbers are all equal, or float32 cannot hold them or tell them apart.
         """
         if max(map(abs, numbers)) > LARGEST:
             raise BadInput(f"the training numbers go up to {max(numbers, key=abs):g}; give them in a larger unit")
@@ -50,21 +50,21 @@ class Standardization:
         return cls(mean, deviation)
 
     def standardized(self, numbers: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """The numbers z = (y - mean) / deviation, computed in float64."""
+        """Return z = (y - mean) / deviation, computed in float64."""
         return ((numbers.double() - self.mean) / self.deviation).to(numbers.dtype)
 
     def unfolded(self, head: LinearHead) -> LinearHead:
-        """The head that answers y where `head` answers z: deviation x W, and deviation x b + mean."""
+        """Return the head that answers y where `head` answers z: deviation x W, and deviation x b + mean."""
         weight, bias = head.weight.double() * self.deviation, head.bias.double() * self.deviation + self.mean
         return LinearHead(weight.to(head.weight.dtype), bias.to(head.bias.dtype))
 
     def to_json(self) -> dict[str, float]:
-        """The names under which a prompt remembers both."""
+        """Return both values under the names that a stored prompt uses."""
         return {"number_mean": self.mean, "number_deviation": self.deviation}
 
 
 def standardized(targets: Tensor, owner: Tensor, scales: Sequence[Standardization | None]) -> Tensor:
-    """Targets [b, 1], those of each owner by its own scale; class and token ids stay as they are."""
+    """Standardise the targets [b, 1] of each prompt by the prompt's scale. Class and token ids stay as they are."""
     if not targets.is_floating_point():
         return targets
     return torch.stack(

@@ -1,4 +1,4 @@
-"""A fleet: p prompts in training, each with its own vectors, reparameterisation and head, sharing a frozen backbone."""
+"""Prompts in training. A fleet is p trainable prompts that share the passes of one frozen backbone."""
 
 import contextlib
 import hashlib
@@ -21,9 +21,9 @@ from .units import WordScale
 
 
 def stream_seed(seed: int, purpose: str) -> int:
-    """A seed of its own for one purpose, so that two draws from the same user seed are unrelated.
+    """Derive a seed for one purpose, so that draws for two purposes from the same user seed are unrelated.
 
-    The first 63 bits of SHA-256("seed/purpose").
+    The result is the first 63 bits of SHA-256("seed/purpose").
     """
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
@@ -31,7 +31,7 @@ def stream_seed(seed: int, purpose: str) -> int:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Within, torch's global generators draw from `seed`; afterwards they are as they were."""
+    """Seed torch's global generators inside the `with` block and restore their states afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
@@ -42,24 +42,25 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 class TrainablePrompt(nn.Module):
     """One prompt of a fleet: initial vectors, a reparameterisation, repeats, and a linear head where one is needed.
 
-    The prompt is P = unit x Phi(initial), repeated, where a unit is 1 (raw) or the RMS of the word embeddings. With a
-    largest norm R and token norm u, each P_i min(1, R u / ||P_i||) takes its place. What is trained is in units: under
-    Adam, embeddings s times as large give s times the prompt at every step, and the same losses.
+    The prompt is P = unit x Phi(initial), repeated. The unit is 1 ("raw") or the RMS of the word embeddings ("rms").
+    With a maximum norm R and the token norm u, P_i min(1, R u / ||P_i||) replaces each vector P_i. The trained
+    parameters are measured in units. Therefore, if all embeddings are multiplied by s, Adam gives s times the prompt
+    at every step, and the losses stay the same.
 
-    A deep prompt has initial vectors of its own for every layer, one Phi for all of them, and for each layer after the
-    first the units of the states that it reads.
+    A deep prompt has separate initial vectors for every layer and one Phi for all layers. Its unit in each layer after
+    the first is the size of the states that the layer reads.
 
     Args:
-        method: which method this is; gives the number of repeats.
+        method: the method, which gives the number of repeats.
         initial: the initial vectors in units, float32 (float64 in tests).
-        reparameterization: Phi, applied to them in every pass.
+        reparameterization: Phi, which every pass applies to the initial vectors.
         head: a trained linear head, or None where the backbone answers in tokens.
-        words: how large the backbone's word vectors are.
-        units: "raw" or "rms"; a reparameterisation of directions is measured in token norms in either.
-        max_norm: R, in token norms; None bounds nothing.
+        words: the size of the backbone's word vectors.
+        units: "raw" or "rms". A reparameterisation of directions is measured in token norms in both cases.
+        max_norm: R, in token norms; None sets no bound.
         deep: the initial vectors of the k layers after the first, in units; None for an ordinary prompt.
-        states: how large the states are that these layers read.
-        numbers: what a head of one output is trained on; the stored head answers in the data's own units.
+        states: the size of the states that each of these k layers reads.
+        numbers: the standardisation of the targets of a head of one output. The stored head undoes it.
     """
 
     def __init__(
@@ -99,23 +100,23 @@ class TrainablePrompt(nn.Module):
         deeper: Sequence[Initializer] = (),
         numbers: Standardization | None = None,
     ) -> "TrainablePrompt":
-        """The prompt that `settings` describe; every number in it follows from the initialisation seed.
+        """Build the prompt that `settings` describe. The initialisation seed determines every number in it.
 
         Args:
-            settings: method, options, units, largest norm, seeds.
+            settings: method, options, units, maximum norm, seeds.
             initializer: draws the initial vectors, in the prompt's units.
             embeddings: the backbone's word vectors [v, e].
             head_shape: (classes, hidden size) of a linear head, or None.
-            words: how large the embeddings are, where it is known already.
-            states: for a deep prompt, how large the states are that each layer after the first reads.
-            deeper: for a deep prompt, what draws its vectors for these layers, in the prompt's units; without it they are
-                uniform, for there is no vocabulary of states.
-            numbers: for a task that is answered with a number by a head, the scale of the prompt's training rows.
+            words: the size of the embeddings; None measures it.
+            states: for a deep prompt, the size of the states that each layer after the first reads.
+            deeper: for a deep prompt, one initialiser for each layer after the first, in the prompt's units; by default
+                they draw uniformly, because states have no vocabulary to copy vectors from.
+            numbers: where a head answers with a number, the standardisation of the prompt's training targets.
 
         Raises:
             UnknownName: the method does not exist.
-            BadInput: linear-probe on a backbone that answers in tokens; a direction that starts as a zero vector; a deep
-                prompt without `states`.
+            BadInput: the method has no prompt and the backbone answers in tokens; a method that trains directions
+                starts at a zero vector; or a deep prompt lacks `states`.
         """
         method = Method.of(settings)
         if method.prompt_length == 0 and head_shape is None:
@@ -155,12 +156,12 @@ class TrainablePrompt(nn.Module):
 
     @property
     def layers(self) -> int:
-        """Layers that the prompt enters: 1, or all that read it."""
+        """Number of layers that the prompt enters: 1, or all layers of the frozen model if it is deep."""
         return 1 if self.deep is None else 1 + len(self.deep)
 
     @property
     def unit(self) -> float:
-        """What the reparameterisation's output is multiplied with to stand beside the word vectors."""
+        """The factor from the output of the reparameterisation to the model's own numbers in the first layer."""
         return self._unit(self.words)
 
     def _unit(self, scale: WordScale) -> float:
@@ -169,60 +170,60 @@ class TrainablePrompt(nn.Module):
         return scale.rms if self.units == "rms" else 1.0
 
     def vectors(self) -> Float[Tensor, "n e"]:
-        """The n prompt vectors as the backbone sees them, with gradients."""
+        """Return the n prompt vectors as the backbone sees them, with gradients."""
         return self._measured(self.reparameterization(self.initial), self.words).repeat(self.method.repeats, 1)
 
     def deep_vectors(self) -> Float[Tensor, "k n e"] | None:
-        """The n vectors that enter each layer after the first, with gradients; None for an ordinary prompt."""
+        """Return the n vectors that enter each layer after the first, with gradients; None for an ordinary prompt."""
         deep = self._deep(self.reparameterization)
         return None if deep is None else deep.repeat(1, self.method.repeats, 1)
 
     @torch.no_grad()
     def folded(self) -> Float[Tensor, "m e"]:
-        """The m prompt vectors as they are stored, in the precision of training: evaluation mode, detached."""
+        """Return the m vectors as they are stored: detached, from evaluation mode, in the precision of training."""
         return self._measured(self.reparameterization.fold(self.initial), self.words)
 
     @torch.no_grad()
     def folded_deep(self) -> Float[Tensor, "k m e"] | None:
-        """The same for the layers after the first; None for an ordinary prompt."""
+        """Return the folded vectors of the layers after the first, or None for an ordinary prompt."""
         return self._deep(self.reparameterization.fold)
 
     def _deep(self, phi: Callable[[Tensor], Tensor]) -> Float[Tensor, "k m e"] | None:
         if self.deep is None:
             return None
-        # Layer by layer: an LSTM reads the vectors of one layer as a sequence.
+        # Phi runs layer by layer because an LSTM reads the vectors of one layer as a sequence.
         pairs = zip(self.deep, self.states, strict=True)
         return torch.stack([self._measured(phi(initial), scale) for initial, scale in pairs])
 
     def _measured(self, vectors: Float[Tensor, "m e"], scale: WordScale) -> Float[Tensor, "m e"]:
-        """From units to the model's own numbers, no vector longer than the guard allows."""
+        """Convert vectors from units to the model's own numbers, and shorten those above the maximum norm."""
         vectors = self._unit(scale) * vectors
         if self.max_norm is None:
             return vectors
         longest = self.max_norm * scale.token_norm
-        # The norm is clamped, not the ratio: within bounds, and at zero, a vector keeps its bits and its gradient.
+        # The norm is clamped, not the ratio, so that a vector within the bound (or at 0) keeps its bits and gradient.
         return vectors * (longest / vectors.norm(dim=1, keepdim=True).clamp(min=longest))
 
     def linear_head(self) -> LinearHead | None:
-        """The head's numbers, with gradients."""
+        """Return the weight and bias of the head, with gradients; None where there is no head."""
         return None if self.head is None else LinearHead(self.head.weight, self.head.bias)
 
     @property
     def is_random(self) -> bool:
-        """Whether the reparameterisation drops units, so that a pass needs a seed."""
+        """Whether the reparameterisation has dropout, so that a pass needs a seed."""
         return any(isinstance(m, nn.Dropout) and m.p > 0 for m in self.reparameterization.modules())
 
     def prompt_parameters(self) -> list[nn.Parameter]:
-        """Trained numbers of the prompt and its reparameterisation; none for a head alone."""
+        """List the trainable parameters of the prompt and its reparameterisation; empty for a head alone."""
         deep = () if self.deep is None else (self.deep,)
         return [p for p in (self.initial, *deep, *self.reparameterization.parameters()) if p.numel()]
 
     def head_parameters(self) -> list[nn.Parameter]:
-        """Trained numbers of the head."""
+        """List the trainable parameters of the head."""
         return [] if self.head is None else list(self.head.parameters())
 
     def fold(self, provenance: Provenance) -> SoftPrompt:
-        """The prompt as it is stored: float32, no reparameterisation, repeats kept as a number."""
+        """Return the prompt as it is stored: in float32 on the CPU, without a reparameterisation."""
         vectors, deep = self.folded().float().cpu(), self.folded_deep()
         head = None
         if self.head is not None:
@@ -236,7 +237,10 @@ class TrainablePrompt(nn.Module):
 def _initial_states(
     settings: PromptSettings, m: int, table: Tensor, states: Sequence[WordScale], deeper: Sequence[Initializer]
 ) -> Float[Tensor, "k m e"]:
-    """What the layers after the first begin with, from a stream of their own: the first begins as without them."""
+    """Draw the initial vectors of the layers after the first.
+
+    They use a separate random stream, so that the first layer starts the same with and without them.
+    """
     generator = torch.Generator().manual_seed(stream_seed(settings.seeds.initialization, "deep vectors"))
     if not states:
         raise BadInput("a deep prompt is measured by the states that it meets; give states=backbone.state_scales()")
@@ -246,7 +250,12 @@ def _initial_states(
 
 
 def stack_prompts(prompts: Sequence[TrainablePrompt], seeds: Sequence[int]) -> PromptBatch:
-    """The batch of prompts of some prompts, with gradients; `seeds` drive a reparameterisation's dropout, one a prompt."""
+    """Batch trainable prompts, with gradients.
+
+    Args:
+        prompts: the prompts of a fleet.
+        seeds: one seed per prompt for the dropout of its reparameterisation.
+    """
     vectors, deep = [], []
     for prompt, seed in zip(prompts, seeds, strict=True):
         with seeded(seed, prompt.initial.device) if prompt.is_random else contextlib.nullcontext():

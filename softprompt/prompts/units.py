@@ -1,4 +1,4 @@
-"""The size of a model's word vectors: the units that a prompt is trained in and its norm is told in."""
+"""The size of a model's word vectors, which gives the units for training a prompt and for reporting its norm."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import BadInput
 
-# Mean norms of a prompt, in token norms: where prompts were seen to learn well, and where they were seen to fail.
+# Mean norms of a prompt, in token norms. Prompts within BAND learned well; those beyond the other two bounds failed.
 BAND = (1.0, 10.0)
 OVER_EXPLODED = 30.0
 TOO_SMALL = 0.3
@@ -17,11 +17,11 @@ TOO_SMALL = 0.3
 
 @dataclass(frozen=True, kw_only=True)
 class WordScale:
-    """How large the rows E_i of an embedding table [v, e] are.
+    """The size of the rows E_i of an embedding table [v, e].
 
     Args:
         rms: sqrt(mean(E^2)), the root mean square over all its numbers: one unit of `--units rms`.
-        token_norm: mean_i ||E_i||_2, what norms are told in.
+        token_norm: mean_i ||E_i||_2, the unit in which norms are reported.
     """
 
     rms: float
@@ -29,12 +29,12 @@ class WordScale:
 
     @classmethod
     def of(cls, table: Float[Tensor, "v e"]) -> "WordScale":
-        """The scale of a table, in float64.
+        """Measure an embedding table in float64.
 
         Raises:
-            BadInput: a table of zeros, or of numbers that are not finite.
+            BadInput: the table holds only zeros, or numbers that are not finite.
         """
-        # In pieces: a large vocabulary in float64 would take more memory than the model.
+        # The table is converted in pieces: a large vocabulary in float64 would take more memory than the model.
         pieces = table.detach().split(8192)
         norms = torch.cat([torch.linalg.vector_norm(rows.to("cpu", torch.float64), dim=1) for rows in pieces])
         rms = math.sqrt(norms.square().mean().item() / table.shape[1])
@@ -47,13 +47,13 @@ class WordScale:
 
     @classmethod
     def of_states(cls, states: Float[Tensor, "k d"]) -> "WordScale":
-        """The scale of the states h_i inside a model, in float64: median_i ||h_i|| / sqrt(d), and median_i ||h_i||.
+        """Measure the states h_i inside a model in float64: median_i ||h_i|| / sqrt(d), and median_i ||h_i||.
 
-        Medians, for the states at a few positions are a hundred times the others' (Llama's at the first token), and no
-        prompt should be measured by them.
+        The median is used because the states at a few positions are about a hundred times as large as the others
+        (in Llama those at the first token), and they should not set the scale of a prompt.
 
         Raises:
-            BadInput: states of zeros, or that are not finite.
+            BadInput: the median norm is zero or not finite.
         """
         norm = torch.linalg.vector_norm(states.detach().to("cpu", torch.float64), dim=1).median().item()
         if not (math.isfinite(norm) and norm > 0):
@@ -63,12 +63,12 @@ class WordScale:
 
 @torch.no_grad()
 def prompt_norm(vectors: Float[Tensor, "m e"]) -> float | None:
-    """Mean l2 norm of a prompt's vectors (EPT, equation 4); None where there are none."""
+    """Return the mean l2 norm of a prompt's vectors (EPT, equation 4), or None if it has no vectors."""
     return vectors.norm(dim=1).mean().item() if len(vectors) else None
 
 
-def told(norm: float, token_norm: float | None) -> str:
-    """A norm as people read it: "812 = 2.7 token norms (band 1-10)"; the norm alone if a token's is not known."""
+def format_norm(norm: float, token_norm: float | None) -> str:
+    """Format a norm as in "812 = 2.7 token norms (band 1-10)", or the norm alone if `token_norm` is None."""
     if token_norm is None:
         return f"{norm:.4g}"
     low, high = BAND
@@ -85,14 +85,14 @@ def norm_warning(
     units: str | None = None,
     has_radius: bool = False,
 ) -> str | None:
-    """What is wrong with a prompt of this norm and what to do; None if nothing is.
+    """Explain what is wrong with the norm of a prompt and what to do about it; None if nothing is wrong.
 
     Args:
-        token_norms: mean norm of its vectors, in token norms.
-        one_vector: whether a single vector is stored; only then is a small norm known to fail.
-        lr: learning rate it was trained with, if known.
+        token_norms: mean norm of the prompt's vectors, in token norms.
+        one_vector: whether the prompt stores a single vector. A small norm is known to fail only then.
+        lr: learning rate of the training, if known.
         units: "raw" or "rms", if known.
-        has_radius: whether its norm is an option of the method, as polar's.
+        has_radius: whether the method sets the norm by an option, as polar does.
     """
     now = "" if lr is None else f" (now {lr:g})"
     norm = f"its norm is {token_norms:.3g} token norms (band {BAND[0]:g}-{BAND[1]:g})"

@@ -1,4 +1,4 @@
-"""The contract of a reparameterisation, and the one that does nothing."""
+"""The contract of a reparameterisation, and the identity."""
 
 import abc
 from typing import ClassVar, final
@@ -18,26 +18,25 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class AbstractReparameterization(nn.Module, abc.ABC):
-    """Maps initial vectors to prompt vectors, P' = Phi(P). Used in training only; `fold` ends it.
+    """Maps initial vectors to prompt vectors, P' = Phi(P), during training only. `fold` gives the final vectors.
 
-    Constructed as `Class(e, **options)` with flat keyword options. Weights start as torch's layers start
-    theirs (uniform within 1/sqrt(inputs)), from torch's global generator; `Method.build` makes that
-    reproducible.
+    It is constructed as `Class(e, **options)` with flat keyword options. Its weights start as those of torch's layers
+    do (uniform within 1/sqrt(inputs)), drawn from torch's global generator. `Method.build` makes that reproducible.
 
     Attributes:
-        is_direction: whether of an initial vector only the direction counts. Then its vectors' norms are in token
-            norms, not in the raw or RMS units of a prompt, and weight decay, which shortens vectors, does not apply.
+        is_direction: whether only the direction of an initial vector counts. The norms of the output are then in token
+            norms, not in the raw or RMS units of a prompt. Weight decay shortens vectors and therefore does not apply.
     """
 
     is_direction: ClassVar[bool] = False
 
     @abc.abstractmethod
     def forward(self, initial: Float[Tensor, "m e"]) -> Float[Tensor, "m e"]:
-        """The prompt vectors, with gradients."""
+        """Return the prompt vectors, with gradients."""
 
     @torch.no_grad()
     def fold(self, initial: Float[Tensor, "m e"]) -> Float[Tensor, "m e"]:
-        """The prompt as it is stored: evaluation mode, detached, ours to keep."""
+        """Return the prompt vectors as they are stored: computed in evaluation mode, as a detached copy."""
         was_training = self.training
         try:
             return self.eval()(initial).detach().clone()
@@ -47,22 +46,22 @@ class AbstractReparameterization(nn.Module, abc.ABC):
 
 @final
 class Identity(AbstractReparameterization):
-    """P' = P: prompt tuning (Lester et al., 2021, arXiv:2104.08691), the null object of this table."""
+    """P' = P: prompt tuning (Lester et al., 2021, arXiv:2104.08691), which has no reparameterisation."""
 
     def __init__(self, e: int):
         super().__init__()
         require_positive(e=e)
 
     def forward(self, initial: Float[Tensor, "m e"]) -> Float[Tensor, "m e"]:
-        """The initial vectors themselves."""
+        """Return the initial vectors themselves."""
         return initial
 
 
 def activation_named(name: str) -> nn.Module:
-    """A new activation layer.
+    """Return a new activation layer.
 
     Raises:
-        UnknownName: with the nearest known name.
+        UnknownName: the name does not exist; the message gives the nearest one.
     """
     return pick("activation", name, ACTIVATIONS)()
 
@@ -71,7 +70,7 @@ def require_positive(**sizes: int) -> None:
     """Refuse sizes below 1.
 
     Raises:
-        BadInput: with the name of the first of them.
+        BadInput: a size is below 1; the message names the first such size.
     """
     for name, size in sizes.items():
         if size < 1:

@@ -1,4 +1,4 @@
-"""EPT's linear bottleneck, with the structures that its ablations add."""
+"""EPT's linear bottleneck, and the structures that the paper's ablations add to it."""
 
 from typing import final
 
@@ -10,26 +10,26 @@ from ._base import AbstractReparameterization, activation_named, require_positiv
 
 @final
 class Bottleneck(AbstractReparameterization):
-    """P' = U D P, with D [h, e] and U [e, h]: nothing bounds the norm, which explodes in training.
+    """P' = U D P, with D [h, e] and U [e, h]. Nothing bounds the norm, which explodes in training.
 
-    Explosive Prompt Tuning, section 3.3; its parameter counts (3e with the vector, for h = 1) leave no room
-    for biases. With all options a pair is g(x) = LayerNorm(U act(D x + b) + c), P' = g(..g(P)) is `depth` of
-    them, and a residual adds P once, around the whole stack. `share_depth` is how table 4 of the paper stacks
-    a second pair and still counts 2.3K parameters.
+    This is Explosive Prompt Tuning, section 3.3. The parameter counts of the paper (3e with the vector, for h = 1)
+    exclude biases. With all options a pair is g(x) = LayerNorm(U act(D x + b) + c). The prompt is P' = g(..g(P)) with
+    `depth` pairs, and a residual adds P once, around the whole stack. Shared weights (`share_depth`) explain how
+    table 4 of the paper stacks a second pair and still counts 2.3K parameters.
 
     Args:
         e: embedding size.
         hidden: bottleneck size h.
-        depth: pairs after each other.
-        share_depth: whether all pairs are the same weights.
+        depth: number of pairs in sequence.
+        share_depth: whether all pairs share their weights.
         layer_norm: whether a pair ends with a LayerNorm.
         residual: whether P is added at the end.
         activation: "none", "relu", "tanh" or "sigmoid", between D and U.
         bias: whether D and U have biases.
 
     Raises:
-        BadInput: a size below 1.
-        UnknownName: an activation that does not exist.
+        BadInput: a size is below 1.
+        UnknownName: the activation does not exist.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Bottleneck(AbstractReparameterization):
         require_positive(e=e, hidden=hidden, depth=depth)
         self.passes = depth if share_depth else 1
         self.residual = residual
-        # A shared pair is one module run several times, not listed several times: its weights have one name.
+        # A shared pair is one module that runs several times, so that its weights have a single name.
         self.pairs = nn.Sequential(
             *(
                 nn.Sequential(
@@ -61,7 +61,7 @@ class Bottleneck(AbstractReparameterization):
         )
 
     def forward(self, initial: Float[Tensor, "m e"]) -> Float[Tensor, "m e"]:
-        """The prompt vectors, with gradients."""
+        """Return the prompt vectors, with gradients."""
         prompt = initial
         for _ in range(self.passes):
             prompt = self.pairs(prompt)

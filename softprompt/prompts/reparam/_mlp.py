@@ -10,17 +10,17 @@ from ._base import AbstractReparameterization, require_positive
 
 @final
 class MLP(AbstractReparameterization):
-    """P' = W3 relu(W2 relu(W1 P + b1) + b2) + b3, each position alone.
+    """P' = W3 relu(W2 relu(W1 P + b1) + b2) + b3, applied to each position separately.
 
-    P-Tuning (Liu et al., 2021, arXiv:2103.10385) as PEFT's `PromptEncoder` builds it
+    This is P-Tuning (Liu et al., 2021, arXiv:2103.10385) as PEFT's `PromptEncoder` builds it
     (peft/tuners/p_tuning/model.py, type MLP): three linear layers with biases, no residual, no LayerNorm.
 
     Args:
         e: embedding size.
-        hidden: width between the layers; None is e.
+        hidden: width between the layers; None takes e.
 
     Raises:
-        BadInput: a size below 1.
+        BadInput: a size is below 1.
     """
 
     def __init__(self, e: int, hidden: int | None = None):
@@ -36,6 +36,6 @@ class MLP(AbstractReparameterization):
         )
 
     def forward(self, initial: Float[Tensor, "m e"]) -> Float[Tensor, "m e"]:
-        """The prompt vectors, with gradients."""
-        # As a batch of one, as in PEFT: [m, e] and [1, m, e] may be summed in another order, to other bits.
+        """Return the prompt vectors, with gradients."""
+        # PEFT passes a batch of one. [m, e] and [1, m, e] may be summed in different orders and so differ in bits.
         return self.layers(initial[None])[0]

@@ -1,4 +1,4 @@
-"""Polar coordinates: the length of the prompt vectors apart from their direction."""
+"""Polar coordinates: the norm of the prompt vectors is separate from their directions."""
 
 import math
 from typing import ClassVar, final
@@ -10,25 +10,25 @@ from torch import Tensor, nn
 from ...errors import BadInput
 from ._base import AbstractReparameterization, require_positive
 
-# Adam moves every number by about its learning rate. Log radius moves by a fifth of that: at the method's 0.1, by 0.02
-# a step, so that some hundred steps change the radius by a factor and not by orders of magnitude.
+# Adam moves a parameter by about its learning rate per step. The log radius moves by a fifth of that: by 0.02 at the
+# method's rate of 0.1. A hundred steps then change the radius by a small factor, not by orders of magnitude.
 PACE = 0.2
 
 
 @final
 class Polar(AbstractReparameterization):
-    """P'_i = r P_i / ||P_i||, with one radius r for all positions: the direction is free, the norm is told.
+    """P'_i = r P_i / ||P_i||, with one radius r for all positions. The direction is trained, the norm is an option.
 
-    A trained radius is r = radius exp(rho / 5), with rho starting at 0, so that it stays positive. A zero vector has
-    no direction and becomes NaN: nothing starts at one.
+    A trained radius is r = radius exp(rho / 5), where rho starts at 0, so that r stays positive. A zero vector has no
+    direction and becomes NaN, so no initial vector may be zero.
 
     Args:
         e: embedding size.
-        radius: norm r of every vector, in token norms; where it starts if it is trained.
+        radius: norm r of every vector, in token norms; its initial value if it is trained.
         train_radius: whether r is trained.
 
     Raises:
-        BadInput: a size below 1, a radius that is not positive and finite.
+        BadInput: a size is below 1, or the radius is not positive and finite.
     """
 
     is_direction: ClassVar[bool] = True
@@ -42,7 +42,7 @@ class Polar(AbstractReparameterization):
         self.log_radius = nn.Parameter(torch.zeros(())) if train_radius else None
 
     def forward(self, initial: Float[Tensor, "m e"]) -> Float[Tensor, "m e"]:
-        """The prompt vectors, with gradients."""
+        """Return the prompt vectors, with gradients."""
         directions = initial / initial.norm(dim=1, keepdim=True)
         radius = self.radius if self.log_radius is None else self.radius * (PACE * self.log_radius).exp()
         return radius * directions

@@ -1,4 +1,4 @@
-"""Residual prompt tuning: a bottleneck with LayerNorm and one residual around it."""
+"""Residual prompt tuning: a bottleneck with LayerNorm and a residual connection around it."""
 
 from typing import final
 
@@ -12,27 +12,26 @@ from ._base import AbstractReparameterization, activation_named, require_positiv
 
 @final
 class ResidualBottleneck(AbstractReparameterization):
-    """P' = P + f(...f(P)), with f(x) = LayerNorm(W_up act(W_down x + b_down) + b_up) run `passes` times.
+    """P' = P + f(...f(P)), with f(x) = LayerNorm(W_up act(W_down x + b_down) + b_up), applied `passes` times.
 
-    Residual Prompt Tuning (Razdaibiedina et al., 2023, arXiv:2305.03937), section 3, is one pass. Two passes
-    through the same weights, LayerNorm included, with a single residual around both is what its released code
-    runs as "MLP2" (arazd/ResidualPrompts, prompt_tuner2.py, class ResMLP), and with 400 units the baseline of
-    Explosive Prompt Tuning, whose parameter counts fit nothing else.
+    Residual Prompt Tuning (Razdaibiedina et al., 2023, arXiv:2305.03937), section 3, has one pass. Its released code
+    runs two passes through the same weights, LayerNorm included, with a single residual around both ("MLP2" in
+    arazd/ResidualPrompts, prompt_tuner2.py, class ResMLP). With 400 units this is also the baseline of Explosive
+    Prompt Tuning: no other structure fits the parameter counts of that paper.
 
     Args:
         e: embedding size.
-        bottleneck: units of the hidden layer.
+        bottleneck: size of the hidden layer.
         passes: how often the network is applied.
-        per_position: 0 shares one network among all positions; else the number of positions m, one network
-            each.
+        per_position: 0 shares one network among all positions. The number of positions m gives each its own network.
         layer_norm: whether f ends with a LayerNorm.
         activation: "relu", "tanh", "sigmoid" or "none".
-        dropout: probability in 0..1 of dropping a unit of the up-projection; drawn from torch's global
-            generator.
+        dropout: probability, at least 0 and below 1, of dropping a unit of the up-projection; drawn from torch's
+            global generator.
 
     Raises:
-        BadInput: a size below 1, a dropout outside 0..1.
-        UnknownName: an activation that does not exist.
+        BadInput: a size is below 1, or the dropout is outside [0, 1).
+        UnknownName: the activation does not exist.
     """
 
     def __init__(
@@ -64,10 +63,10 @@ class ResidualBottleneck(AbstractReparameterization):
         )
 
     def forward(self, initial: Float[Tensor, "m e"]) -> Float[Tensor, "m e"]:
-        """The prompt vectors, with gradients.
+        """Return the prompt vectors, with gradients.
 
         Raises:
-            BadInput: a network per position and another number of positions.
+            BadInput: `per_position` is set and differs from the number of positions.
         """
         if not self.per_position:
             return initial + self._passed(self.networks[0], initial)
