@@ -134,7 +134,7 @@ class TestNames:
             ("rn-emb:sigma=1000", "leaves nothing of the text"),
             ("rn-emb:delay=2", "delay is a share"),
             ("rn-text:rate=1.5", "rate is a probability"),
-            ("rn-text:column=second", "is no column"),
+            ("rn-text:column=second", "'second' does not exist"),
             ("adv-text:tried=30", "tried must be 1 to candidates"),
             ("rn-emb:each=true", "steps is 0"),
             ("rn-emb:divergence=k", "unknown divergence of regulariser 'k'"),

@@ -510,7 +510,7 @@ class TestWords:
     def test_without_a_mask_token_words_are_replaced_and_a_line_says_so(self, setting, caplog):
         group, context = self.context(setting, "rn-text:rate=1", "gpt2")
         assert context.vocabulary.mask_id is None
-        _words._said.clear()
+        _words._warned.clear()
         found = next(iter(group.batches(context)))
         assert "no mask token" in caplog.text
         changed = found.ids != context.batch.ids

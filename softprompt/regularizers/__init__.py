@@ -1,7 +1,7 @@
-"""Perturbation-based regularisers: perturbed rows, held against the clean ones.
+"""Perturbation-based regularisers: they compare the answers for perturbed rows with those for the clean rows.
 
-Four perturbations (random or adversarial, of embeddings or of words) and one that is the model's own dropout; five
-divergences; presets over them. Adding one is a file and a line in its table.
+There are four perturbations (random or adversarial, of embeddings or of words), a fifth that is the dropout of the
+frozen model, five divergences, and presets of both. A new one takes one file and one line in its table.
 """
 
 from ._base import AbstractPerturbation as AbstractPerturbation

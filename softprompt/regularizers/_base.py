@@ -1,4 +1,4 @@
-"""What a perturbation is, and what it sees of a pass."""
+"""The contract of a perturbation, and the context of a pass that it reads."""
 
 import abc
 import dataclasses
@@ -16,19 +16,19 @@ from ..prompts.batch import TextBatch
 from ..prompts.units import WordScale
 from ._vocabulary import Vocabulary
 
-# Positions that get random numbers, of rows and of the positions before them that are prompt: [b, n] -> [b, s].
+# A function from rows and their prompt mask [b, n] to the positions [b, s] that get random numbers.
 Where = Callable[[TextBatch, Tensor], Tensor]
 
 
 @final
 @dataclass(frozen=True)
 class Share:
-    """Rows whose random numbers are drawn together, and which of them a scene holds.
+    """All rows whose random numbers are drawn together, and which of them a context holds.
 
     Args:
-        batch: all of them, not perturbed.
-        prompt_mask: which positions before each are prompt.
-        rows: where the scene's rows stand among them.
+        batch: all these rows, not perturbed.
+        prompt_mask: which positions before each row belong to a prompt.
+        rows: the indices of the context's rows among them.
     """
 
     batch: TextBatch
@@ -39,22 +39,22 @@ class Share:
 @final
 @dataclass(frozen=True, kw_only=True)
 class PerturbationContext:
-    """Rows of a pass whose prompts share a perturbation of the same structure.
+    """Rows of a pass whose prompts have perturbations of the same structure.
 
     Args:
         batch: the rows, not perturbed.
-        prompt_mask: which positions before each row are prompt, n of them.
-        logits: the frozen model's, of rows as these; gradients reach what is perturbed, not the prompts.
-        losses: task loss of each row, from logits and batch.
-        divergence: of each row, by name, between the clean logits (without gradient) and others.
+        prompt_mask: which of the n positions before each row belong to a prompt.
+        logits: computes the frozen model's logits for such rows. Gradients reach the perturbation, not the prompts.
+        losses: computes the task loss of each row from logits and rows.
+        divergence: computes a divergence of each row, given its name, the clean logits, other logits and the rows.
         clean: logits of the clean pass, without gradient.
-        gradient: of the clean task loss with respect to prompt and embedded text [b, n + t, e], each row's up to a
-            positive factor; None if nobody asked for it.
-        generators: by owner: each prompt draws from its own, so that nobody else's rows change its numbers.
-        words: how large the word vectors are.
-        vocabulary: of the tokenizer.
+        gradient: gradient of the clean task loss with respect to prompt and embedded text [b, n + t, e], with an
+            arbitrary positive factor per row; None unless a perturbation wants it.
+        generators: one random generator per owner, so that the draws of a prompt do not depend on other prompts' rows.
+        words: the size of the word vectors.
+        vocabulary: the tokenizer's vocabulary.
         embeddings: word vectors as they enter the model.
-        share: where these are a part of the rows that a prompt has in the pass; None where they are all.
+        share: all rows of the pass if this context holds only a part of them; None if it holds all.
     """
 
     batch: TextBatch
@@ -72,90 +72,93 @@ class PerturbationContext:
 
     @property
     def prompt_length(self) -> int:
-        """Positions before the text, n."""
+        """Number of positions n before the text."""
         return self.prompt_mask.shape[1]
 
     def rowwise(self, values: Mapping[int, float]) -> Float[Tensor, "b 1 1"]:
-        """A number of each row's owner."""
+        """Look up for each row the value of its owner."""
         table = torch.zeros(max(values) + 1)
         for owner, value in values.items():
             table[owner] = value
         return table.to(self.batch.ids.device)[self.batch.owner][:, None, None]
 
     def draw(self, draw: Callable[[int, torch.Generator], Tensor], where: Where) -> Float[Tensor, "b s *rest"]:
-        """Random numbers at some positions, 0 elsewhere: each owner's in the order of its rows, pads left out.
+        """Draw random numbers at some positions, with 0 elsewhere. An owner's numbers go to its rows in their order.
 
-        Where the scene is a part of a pass they are drawn for all rows, so that a row's do not depend on the parts.
+        If the context is a part of a pass, numbers are drawn for all rows of the pass. The numbers of a row then do
+        not depend on how the pass is split.
 
         Args:
-            draw: so many rows of numbers from a generator.
-            where: positions that get numbers.
+            draw: draws a given count of rows of numbers from a generator.
+            where: gives the positions that get numbers.
         """
         batch, mask = (
             (self.batch, self.prompt_mask) if self.share is None else (self.share.batch, self.share.prompt_mask)
         )
-        present, found = where(batch, mask), None
+        positions, numbers = where(batch, mask), None
         for owner, generator in self.generators.items():
-            # Of owners without a row here nothing would be kept.
+            # The numbers of an owner that has no row in this context would be dropped.
             if self.share is not None and not bool((self.batch.owner == owner).any()):
                 continue
-            chosen = present & (batch.owner == owner)[:, None]
-            drawn = draw(int(chosen.sum()), generator).to(present.device)
-            if found is None:
-                found = torch.zeros(*present.shape, *drawn.shape[1:], device=present.device)
-            found[chosen] = drawn
-        assert found is not None
-        return found if self.share is None else found[self.share.rows, : where(self.batch, self.prompt_mask).shape[1]]
+            chosen = positions & (batch.owner == owner)[:, None]
+            drawn = draw(int(chosen.sum()), generator).to(positions.device)
+            if numbers is None:
+                numbers = torch.zeros(*positions.shape, *drawn.shape[1:], device=positions.device)
+            numbers[chosen] = drawn
+        assert numbers is not None
+        if self.share is None:
+            return numbers
+        return numbers[self.share.rows, : where(self.batch, self.prompt_mask).shape[1]]
 
 
 class AbstractPerturbation(abc.ABC):
-    """A change of the input that the answer shall withstand. Frozen, plain numbers; final in its subclasses.
+    """A small change of the input that should not change the answer.
 
-    Numbers (float) may differ between the prompts of a fleet that share a pass; everything else may not, and prompts
-    that differ in it take passes of their own.
+    Subclasses are final, frozen dataclasses of plain values. Prompts of a fleet share a perturbed pass if their
+    perturbations differ in floats only. Prompts that differ in anything else take separate passes.
     """
 
-    # Whether it is nothing but another draw of the frozen model's own dropout.
+    # Whether the perturbation is only another draw of the frozen model's dropout.
     is_dropout: ClassVar[bool] = False
 
     @property
     def wants_gradient(self) -> bool:
-        """Whether `Scene.gradient` is needed."""
+        """Whether `PerturbationContext.gradient` is needed."""
         return False
 
     @property
     def wants_clean(self) -> bool:
-        """Whether `Scene.clean` is needed."""
+        """Whether `PerturbationContext.clean` is needed."""
         return False
 
     @property
     @abc.abstractmethod
     def is_nothing(self) -> bool:
-        """Whether it changes no input, as noise of size 0."""
+        """Whether it changes no input, like noise of size 0."""
 
     @property
     def passes(self) -> int:
-        """Perturbed passes that count, each with the same weight."""
+        """Number of perturbed passes that enter the loss, each with the same weight."""
         return 1
 
     @abc.abstractmethod
-    def batches(self, context: PerturbationContext, own: Mapping[int, Any]) -> Iterator[TextBatch]:
-        """Perturbed rows, one batch a pass that counts.
+    def batches(self, context: PerturbationContext, by_owner: Mapping[int, Any]) -> Iterator[TextBatch]:
+        """Yield perturbed rows, one batch for each pass that enters the loss.
 
-        After each, the loss of its pass has been differentiated: an ascent may go on from the gradient of a shift
-        that asked for it.
+        The caller differentiates the loss of a batch before it takes the next one. An ascent may therefore continue
+        from the gradient of a delta that requires it.
 
         Args:
             context: the rows.
-            own: this perturbation with the numbers of each owner.
+            by_owner: for each owner this perturbation with the owner's numbers.
         """
 
     def raw(self, rms: float, e: int) -> dict[str, float]:
-        """Sizes in the model's own numbers, for records; none where it has no size.
+        """Return its sizes in the model's own numbers, for records; empty if it has no size.
 
         Args:
             rms: root mean square of the word vectors.
-            e: their size.
+            e: embedding size.
         """
         return {}
 
@@ -163,20 +166,20 @@ class AbstractPerturbation(abc.ABC):
         """Refuse rows, or a tokenizer, that leave nothing to perturb.
 
         Raises:
-            BadInput: with what to do.
+            BadInput: nothing can be perturbed; the message says what to do.
         """
 
     def structure(self) -> tuple[object, ...]:
-        """What must be equal for prompts to share a pass: all but the floats."""
+        """Return what must be equal for prompts to share a pass: everything but the floats."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
         return (type(self), *((n, v) for n, v in values.items() if not isinstance(v, float)))
 
 
 def refuse_negative(what: str, **numbers: float | int) -> None:
-    """Refuse a number below 0 or without end.
+    """Refuse numbers that are negative or not finite.
 
     Raises:
-        BadInput: with its name.
+        BadInput: a number is negative or not finite; the message names it.
     """
     for name, value in numbers.items():
         if not 0 <= value < float("inf"):
@@ -184,10 +187,10 @@ def refuse_negative(what: str, **numbers: float | int) -> None:
 
 
 def refuse_unknown(what: str, **chosen: tuple[str, Collection[str]]) -> None:
-    """Refuse a word that is not among its choices.
+    """Refuse words that are not among their choices.
 
     Raises:
-        UnknownName: with the nearest.
+        UnknownName: a word is not among its choices; the message gives the nearest choice.
     """
     for name, (value, choices) in chosen.items():
         if value not in choices:
@@ -195,10 +198,10 @@ def refuse_unknown(what: str, **chosen: tuple[str, Collection[str]]) -> None:
 
 
 def refuse_unknown_parts(context: PerturbationContext) -> None:
-    """Refuse rows of which nobody knows what is template and what is text.
+    """Refuse rows in which template and text cannot be told apart.
 
     Raises:
-        BadInput: the tokenizer tells no offsets.
+        BadInput: the tokenizer gives no offsets.
     """
     if context.batch.parts is None or bool((context.batch.parts == UNKNOWN).any()):
         raise BadInput(

@@ -1,4 +1,4 @@
-"""No change of the input at all: the frozen model's own dropout is drawn anew, as in R-Drop."""
+"""A perturbation that leaves the input unchanged: only the dropout of the frozen model is drawn again (R-Drop)."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,15 +11,17 @@ from ._base import AbstractPerturbation, PerturbationContext
 @final
 @dataclass(frozen=True, kw_only=True)
 class DropoutPerturbation(AbstractPerturbation):
-    """The same rows, with other units of the frozen model dropped (R-Drop, Liang et al., 2021, arXiv:2106.14448)."""
+    """The same rows with other units of the frozen model dropped (R-Drop, Liang et al., 2021, arXiv:2106.14448)."""
 
     is_dropout: ClassVar[bool] = True
 
     @property
     def is_nothing(self) -> bool:
-        """Never: whether the model has dropout is asked when training starts."""
+        """Always False: training checks at its start whether the model has dropout."""
         return False
 
-    def batches(self, context: PerturbationContext, own: Mapping[int, "DropoutPerturbation"]) -> Iterator[TextBatch]:
-        """The rows as they are."""
+    def batches(
+        self, context: PerturbationContext, by_owner: Mapping[int, "DropoutPerturbation"]
+    ) -> Iterator[TextBatch]:
+        """Yield the rows as they are."""
         yield context.batch

@@ -1,4 +1,4 @@
-"""Perturbed embeddings: random noise is an adversary that does not climb."""
+"""Perturbed embeddings. Random noise is the special case of an adversary without ascent steps."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -23,35 +23,39 @@ from ._base import (
 )
 from ._divergences import DIVERGENCES
 
-# Root mean squares of a word vector's numbers: more than this is no perturbation, but another text.
+# Largest size of a perturbation, in root mean squares of the word vectors. A larger one would replace the text.
 HUGE = 30.0
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingPerturbation(AbstractPerturbation):
-    """x + delta, delta drawn at random and moved uphill `steps` times within a ball. The papers' RN and ADV.
+    """x + delta, where delta is drawn at random and then makes `steps` ascent steps within a ball (PTP's RN and ADV).
 
-    Sizes are in units u of the word vectors E: sigma in u = rms(E), the root mean square of all numbers of the table;
-    radius and step in rms(E) for linf, in rms(E) sqrt(e) for l2, which is about the norm of one token. With `units`
-    "raw" u is 1. Only ascent steps project: noise is as long as it is drawn.
+    Sizes are in units of the word vectors E. The unit of sigma is rms(E), the root mean square of all numbers of the
+    table. The unit of radius and step is rms(E) for linf, and rms(E) sqrt(e) for l2, which is about the norm of one
+    token. With `units` "raw" every unit is 1. Only ascent steps project into the ball: noise keeps its drawn length.
 
     Args:
-        start: what delta begins as: "zero"; "gaussian", N(0, sigma^2) a number; "ball", uniform in the ball; "box",
-            uniform in +-sigma / sqrt(numbers of the row), as FreeLB.
-        sigma: size of the start.
-        steps: of the ascent; 0 is random noise.
-        radius: of the ball.
-        step: length of an ascent step; 0 takes radius, or 2.5 radius / steps where that is less.
-        norm: of the ball: "l2" or "linf".
-        level: a ball for each "token", or one for a "sentence", prompt included where it is perturbed.
-        objective: what the ascent raises: "task", the task loss, or a divergence from the clean answer.
+        start: the first delta: "zero"; "gaussian", each coordinate N(0, sigma^2); "ball", uniform in the ball; "box",
+            each coordinate uniform in +-sigma / sqrt(number of coordinates of the row), as in FreeLB.
+        sigma: size of the first delta.
+        steps: number of ascent steps; 0 means random noise.
+        radius: radius of the ball.
+        step: length of an ascent step; 0 takes radius, or 2.5 radius / steps if that is less.
+        norm: norm of the ball: "l2" or "linf".
+        level: "token" for one ball per token, "sentence" for one ball per row, perturbed prompt included.
+        objective: what the ascent raises: "task" for the task loss, or the name of a divergence from the clean answer.
         update: "projected" ascent, "normalized" (SMART) or "power" iteration (VAT).
         where: what is perturbed: "input", "prompt" or "both".
-        template: whether the tokens of the template are perturbed like those of the row's columns.
+        template: whether the tokens of the template are perturbed like those of the columns.
         units: "rms" or "raw".
-        each: whether the pass of each ascent step counts, instead of the one after the last (FreeLB).
-        reuse: whether an ascent of the task loss from zero takes its first gradient from the clean pass.
+        each: whether the pass of every ascent step enters the loss (FreeLB), instead of the pass after the last step.
+        reuse: whether an ascent of the task loss that starts at zero takes its first gradient from the clean pass.
+
+    Raises:
+        BadInput: a size is negative, not finite or too large, or `each` is set without ascent steps.
+        UnknownName: a word is not among its choices.
     """
 
     start: Literal["zero", "gaussian", "ball", "box"] = "gaussian"
@@ -70,7 +74,7 @@ class EmbeddingPerturbation(AbstractPerturbation):
     reuse: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse sizes and words that cannot be."""
+        """Refuse impossible sizes and unknown words."""
         what = "perturbation of embeddings"
         refuse_negative(what, sigma=self.sigma, radius=self.radius, step=self.step, steps=self.steps)
         refuse_unknown(
@@ -86,7 +90,7 @@ class EmbeddingPerturbation(AbstractPerturbation):
         largest = max(self.sigma * (self.start in ("gaussian", "box")), self.radius * (self.steps > 0))
         if self.units == "rms" and largest > HUGE:
             raise BadInput(
-                f"{what}: a size of {largest:g} is in units of the word vectors and leaves nothing of the text; "
+                f"{what}: a size of {largest:g} in units of the word vectors leaves nothing of the text; "
                 f"give at most {HUGE:g}, or units=raw"
             )
         if self.each and not self.steps:
@@ -97,17 +101,17 @@ class EmbeddingPerturbation(AbstractPerturbation):
         """Whether delta is always 0."""
         if self.steps and not self.each:
             return not self.radius
-        started = {"zero": 0.0, "ball": self.radius}.get(self.start, self.sigma)
-        return not started and not (self.steps and self.radius)
+        first_size = {"zero": 0.0, "ball": self.radius}.get(self.start, self.sigma)
+        return not first_size and not (self.steps and self.radius)
 
     @property
     def passes(self) -> int:
-        """One, or one an ascent step."""
+        """Number of perturbed passes in the loss: one, or one per ascent step."""
         return self.steps if self.each else 1
 
     @property
     def wants_gradient(self) -> bool:
-        """Whether the first ascent step is taken along the clean pass's gradient."""
+        """Whether the first ascent step follows the gradient of the clean pass."""
         return self.steps > 0 and self.reuse and self.start == "zero" and self.objective == "task" and not self.each
 
     @property
@@ -116,56 +120,59 @@ class EmbeddingPerturbation(AbstractPerturbation):
         return self.steps > 0 and self.objective != "task"
 
     def check(self, context: PerturbationContext) -> None:
-        """Refuse to leave the template alone where nobody knows what it is."""
+        """Refuse rows without a position to perturb, and rows whose template is unknown if it has to stay unchanged."""
         if not self.template:
             refuse_unknown_parts(context)
         if not bool(self._touched(context.batch, context.prompt_mask).any()):
             raise BadInput(
-                f"where={self.where}, template={str(self.template).lower()} leaves no position to perturb; a method "
-                "without a prompt has none there, a template without columns no text"
+                f"where={self.where}, template={str(self.template).lower()} leaves no position to perturb: the method "
+                "may have no prompt, or the template no column; choose another where, or template=true"
             )
 
-    def batches(self, context: PerturbationContext, own: Mapping[int, "EmbeddingPerturbation"]) -> Iterator[TextBatch]:
-        """The shifted rows."""
+    def batches(
+        self, context: PerturbationContext, by_owner: Mapping[int, "EmbeddingPerturbation"]
+    ) -> Iterator[TextBatch]:
+        """Yield the rows with their deltas."""
         touched = self._touched(context.batch, context.prompt_mask)
-        unit, longer = self._units(context.words.rms, context.embeddings.shape[1])
-        ball = Ball(self.norm, self.level, context.rowwise({owner: one.radius * longer for owner, one in own.items()}))
-        step = context.rowwise({owner: one._stride * longer for owner, one in own.items()})
-        sigma = context.rowwise({owner: one.sigma * unit for owner, one in own.items()})
+        sigma_unit, radius_unit = self._units(context.words.rms, context.embeddings.shape[1])
+        radius = context.rowwise({owner: values.radius * radius_unit for owner, values in by_owner.items()})
+        step = context.rowwise({owner: values._step_length * radius_unit for owner, values in by_owner.items()})
+        sigma = context.rowwise({owner: values.sigma * sigma_unit for owner, values in by_owner.items()})
+        ball = Ball(self.norm, self.level, radius)
         delta = STARTS[self.start](context, self._touched, sigma, ball)
         if self.steps and self.update == "power":
             delta = step * ball.direction(delta)
         for number in range(self.steps):
             if self.each:
-                batch, moved = self._shifted(context, delta)
+                batch, leaf = self._with_delta(context, delta)
                 yield batch
-                gradient = moved.grad
+                gradient = leaf.grad
                 assert gradient is not None
             else:
                 gradient = self._gradient(context, delta, number)
             last = number == self.steps - 1
             delta = UPDATES[self.update](ball, delta, gradient * touched[:, :, None], step, last).detach()
         if not self.each:
-            yield self._shifted(context, delta)[0]
+            yield self._with_delta(context, delta)[0]
 
     def raw(self, rms: float, e: int) -> dict[str, float]:
-        """Sigma and radius in the model's own numbers, for records."""
-        unit, longer = self._units(rms, e)
-        return {"sigma_raw": self.sigma * unit, "radius_raw": self.radius * longer}
+        """Return sigma and radius in the model's own numbers, for records."""
+        sigma_unit, radius_unit = self._units(rms, e)
+        return {"sigma_raw": self.sigma * sigma_unit, "radius_raw": self.radius * radius_unit}
 
     @property
-    def _stride(self) -> float:
-        """Length of an ascent step, in the radius's units."""
+    def _step_length(self) -> float:
+        """Length of an ascent step, in the unit of the radius."""
         return self.step or self.radius * min(1.0, 2.5 / max(self.steps, 1))
 
     def _units(self, rms: float, e: int) -> tuple[float, float]:
-        """What sigma is measured in, and what radius and step are, in the model's own numbers."""
+        """Return the unit of sigma, and the unit of radius and step, in the model's own numbers."""
         if self.units == "raw":
             return 1.0, 1.0
         return rms, rms * (math.sqrt(e) if self.norm == "l2" else 1.0)
 
     def _touched(self, batch: TextBatch, prompt: Bool[Tensor, "b n"]) -> Bool[Tensor, "b s"]:
-        """Positions that may move: of text and prompt as asked, never pads and special tokens."""
+        """Return the positions that are perturbed: text, prompt or both, but never padding or special tokens."""
         text = batch.mask
         if batch.parts is not None:
             lowest = TEMPLATE if self.template else TEMPLATE + 1
@@ -181,31 +188,31 @@ class EmbeddingPerturbation(AbstractPerturbation):
     ) -> Float[Tensor, "b s e"]:
         if number == 0 and context.gradient is not None and self.wants_gradient:
             return context.gradient
-        batch, moved = self._shifted(context, delta)
+        batch, leaf = self._with_delta(context, delta)
         logits = context.logits(batch)
         if self.objective == "task":
-            raised = context.losses(logits, batch)
+            objective = context.losses(logits, batch)
         else:
-            raised = context.divergence(self.objective, context.clean, logits, batch)
-        return torch.autograd.grad(raised.sum(), moved)[0]
+            objective = context.divergence(self.objective, context.clean, logits, batch)
+        return torch.autograd.grad(objective.sum(), leaf)[0]
 
-    def _shifted(
+    def _with_delta(
         self, context: PerturbationContext, delta: Float[Tensor, "b s e"]
     ) -> tuple[TextBatch, Float[Tensor, "b s e"]]:
-        """The rows shifted by delta, which asks for its gradient where it will be climbed on."""
-        moved = delta.detach().requires_grad_(self.steps > 0)
+        """Return the rows with delta added, and delta as a leaf that requires a gradient if there is an ascent."""
+        leaf = delta.detach().requires_grad_(self.steps > 0)
         n = context.prompt_length
-        shifts: dict[str, Tensor] = {}
+        deltas: dict[str, Tensor] = {}
         if self.where != "prompt":
-            shifts["text_delta"] = moved[:, n:]
+            deltas["text_delta"] = leaf[:, n:]
         if self.where != "input":
-            shifts["prompt_delta"] = moved[:, :n]
-        return replace(context.batch, **shifts), moved
+            deltas["prompt_delta"] = leaf[:, :n]
+        return replace(context.batch, **deltas), leaf
 
 
 def _zero(context: PerturbationContext, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
-    there = touched(context.batch, context.prompt_mask)
-    return torch.zeros(*there.shape, context.embeddings.shape[1], device=there.device)
+    positions = touched(context.batch, context.prompt_mask)
+    return torch.zeros(*positions.shape, context.embeddings.shape[1], device=positions.device)
 
 
 def _gaussian(context: PerturbationContext, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
@@ -213,17 +220,17 @@ def _gaussian(context: PerturbationContext, touched: Where, sigma: Tensor, ball:
 
 
 def _ball(context: PerturbationContext, touched: Where, sigma: Tensor, ball: Ball) -> Float[Tensor, "b s e"]:
-    """Uniform in the ball: a uniform direction, at radius u^(1/d) for d dimensions (l2); uniform numbers (linf)."""
+    """Draw uniformly in the ball: a uniform direction at radius u^(1/d) in d dimensions (l2), or in a cube (linf)."""
     if ball.norm == "linf":
         return ball.radius * _drawn(context, touched, _between)
     e = context.embeddings.shape[1]
     share = context.draw(lambda k, g: torch.rand(k, generator=g), touched)
     if ball.level == "token":
         return ball.radius * share[:, :, None] ** (1 / e) * ball.direction(_drawn(context, touched, torch.randn))
-    # One number a row: of its first position that moves.
-    there = touched(context.batch, context.prompt_mask)
-    first = share.gather(1, there.long().argmax(1, keepdim=True))[:, :, None]
-    dimensions = (e * there.sum(1)).clamp(min=1)[:, None, None]
+    # A row has one radius: the number drawn for its first perturbed position.
+    positions = touched(context.batch, context.prompt_mask)
+    first = share.gather(1, positions.long().argmax(1, keepdim=True))[:, :, None]
+    dimensions = (e * positions.sum(1)).clamp(min=1)[:, None, None]
     return ball.radius * first ** (1 / dimensions) * ball.direction(_drawn(context, touched, torch.randn))
 
 
@@ -238,7 +245,7 @@ def _drawn(context: PerturbationContext, touched: Where, draw: Callable[..., Ten
 
 
 def _between(*size: int, generator: torch.Generator) -> Tensor:
-    """Uniform in [-1, 1]."""
+    """Draw uniformly in [-1, 1]."""
     return 2 * torch.rand(*size, generator=generator) - 1
 
 

@@ -1,4 +1,4 @@
-"""A regulariser: a perturbation, how its answer is held against the clean one, how much and from when that counts."""
+"""A regulariser: a perturbation, a divergence from the clean answer, and the weight of that divergence over time."""
 
 import dataclasses
 import re
@@ -16,24 +16,28 @@ from ._embedding import EmbeddingPerturbation
 from ._swaps import SwapPerturbation
 from ._words import WordPerturbation
 
-# Divergences beside the table's: the task loss on the perturbed input.
+# The name of a divergence that is not in the table: the task loss on the perturbed input.
 CE = "ce"
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Regularizer:
-    """(1 - share) CE(clean) + share CE(perturbed) + alpha D(clean, perturbed), each a mean over rows, in nats.
+    """The loss (1 - share) CE(clean) + share CE(perturbed) + alpha D(clean, perturbed), in nats, as means over rows.
 
     Args:
-        summary: one line, with its source.
+        summary: one line that names the source.
         perturbation: makes the perturbed rows.
         alpha: weight of the divergence.
-        share: of the task loss that is taken on the perturbed rows.
-        divergence: a name in DIVERGENCES, or "ce": the task loss on the perturbed rows.
-        over: "vocabulary", or "labels": only the tokens that label words have at a position.
-        delay: share of the optimiser steps before it acts.
-        ramp: share of the steps over which alpha then rises linearly.
+        share: share of the task loss that is computed on the perturbed rows.
+        divergence: a name in DIVERGENCES, or "ce" for the task loss on the perturbed rows.
+        over: tokens of the divergence: "vocabulary" for all, or "labels" for those of label words at a position.
+        delay: share of the optimiser steps before the regulariser starts.
+        ramp: share of the optimiser steps over which alpha then rises linearly.
+
+    Raises:
+        BadInput: a number is negative or not finite, or a share is above 1.
+        UnknownName: a word is not among its choices.
     """
 
     summary: str
@@ -46,7 +50,7 @@ class Regularizer:
     ramp: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse weights and times that cannot be."""
+        """Refuse impossible weights and times."""
         refuse_negative("regulariser", alpha=self.alpha, share=self.share, delay=self.delay, ramp=self.ramp)
         for name in ("share", "delay", "ramp"):
             if getattr(self, name) > 1:
@@ -59,13 +63,13 @@ class Regularizer:
 
     @property
     def is_off(self) -> bool:
-        """Whether it changes nothing at any step: no weight, or nothing perturbed."""
+        """Whether it has no effect at any step, because it has no weight or perturbs nothing."""
         return not (self.alpha or self.share) or self.perturbation.is_nothing
 
     def weights(self, step: int, steps: int) -> tuple[float, float]:
-        """Alpha and share at optimiser step `step` (1, 2, ... steps); 0 and 0 before the delay is over.
+        """Return alpha and share at optimiser step `step` (1, 2, ... steps). Both are 0 until the delay is over.
 
-        alpha min(1, (step - delay steps) / (ramp steps)).
+        After the delay, alpha is multiplied by min(1, (step - delay steps) / (ramp steps)).
         """
         beyond = step - self.delay * steps
         if self.is_off or beyond <= 0:
@@ -73,27 +77,30 @@ class Regularizer:
         return self.alpha * min(1.0, beyond / (self.ramp * steps)) if self.ramp else self.alpha, self.share
 
     def with_options(self, options: Mapping[str, Any]) -> "Regularizer":
-        """This regulariser, or its perturbation, with other numbers; words become the type of the default.
+        """Return this regulariser with other options, its own or those of its perturbation.
+
+        A string is converted to the type of the option's default.
 
         Raises:
-            UnknownName: an option that does not exist, with the nearest.
-            BadInput: a value that the option cannot have.
+            UnknownName: an option does not exist; the message gives the nearest name.
+            BadInput: an option cannot have the given value.
         """
-        own, inner = _defaults(self), _defaults(self.perturbation)
+        outer, inner = _defaults(self), _defaults(self.perturbation)
+        defaults = outer | inner
         for name in options:
-            if name not in own | inner:
-                raise UnknownName("regulariser option", name, own | inner)
-        given = {name: like("regulariser option", name, value, (own | inner)[name]) for name, value in options.items()}
+            if name not in defaults:
+                raise UnknownName("regulariser option", name, defaults)
+        given = {name: like("regulariser option", name, value, defaults[name]) for name, value in options.items()}
         perturbation: Any = self.perturbation
         changed = dataclasses.replace(perturbation, **{n: v for n, v in given.items() if n in inner})
-        return dataclasses.replace(self, perturbation=changed, **{n: v for n, v in given.items() if n in own})
+        return dataclasses.replace(self, perturbation=changed, **{n: v for n, v in given.items() if n in outer})
 
     def structure(self) -> tuple[object, ...]:
-        """What must be equal for prompts to share a perturbed pass."""
+        """Return what must be equal for prompts to share a perturbed pass."""
         return self.divergence, self.over, *self.perturbation.structure()
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers that the name and options stand for."""
+        """Return all values that the name and the options stand for."""
         return {**_defaults(self), "perturbation": type(self.perturbation).__name__, **_defaults(self.perturbation)}
 
 
@@ -155,20 +162,20 @@ REGULARIZERS: dict[str, Regularizer] = {
 
 
 def regularizers(text: str) -> tuple[Regularizer, ...]:
-    """The regularisers that a prompt names: "rn-emb", "rn-emb:sigma=0.1,alpha=0.3", several joined by "+".
+    """Parse the regularisers of a prompt: "rn-emb", "rn-emb:sigma=0.1,alpha=0.3", or several joined by "+".
 
     Raises:
-        UnknownName: a name or an option that does not exist, with the nearest.
-        BadInput: an option that is not KEY=VALUE, or a value that it cannot have; shares of the task loss above 1.
+        UnknownName: a name or an option does not exist; the message gives the nearest name.
+        BadInput: an option is not KEY=VALUE or cannot have its value, or the shares add up to more than 1.
     """
-    # Not at the plus of 1e+3.
-    found = tuple(_named(one) for one in re.split(r"\+(?=\s*[a-z])", text)) if text else ()
-    if sum(one.share for one in found) > 1:
+    # The pattern does not split at the plus of a number such as 1e+3.
+    parsed = tuple(_parsed(part) for part in re.split(r"\+(?=\s*[a-z])", text)) if text else ()
+    if sum(regularizer.share for regularizer in parsed) > 1:
         raise BadInput(f"regularisers {text!r} take more than the whole task loss; their shares may add up to 1")
-    return found
+    return parsed
 
 
-def _named(text: str) -> Regularizer:
+def _parsed(text: str) -> Regularizer:
     name, _, rest = text.strip().partition(":")
     options: dict[str, str] = {}
     for pair in filter(None, rest.split(",")):

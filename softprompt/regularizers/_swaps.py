@@ -1,4 +1,4 @@
-"""An adversary in text: the words that the loss hangs on are swapped, one after another, for near ones."""
+"""An adversary in text: it swaps the words that matter most to the loss, one after another, for similar words."""
 
 import dataclasses
 import math
@@ -21,20 +21,23 @@ from ._words import free_words, refuse_no_column, refuse_no_words
 class SwapPerturbation(AbstractPerturbation):
     """Greedy word swaps, after A2T (Yoo and Qi, 2021, arXiv:2109.00544), on the frozen embedding table.
 
-    The words of a row are ranked by ||dL/dx||, the gradient of its task loss; in this order each is swapped for the
-    neighbour that raises the loss most, if one does, until max(ceil(rate n), least) of its n free words are swapped or
-    a right answer has become wrong. Of the neighbours those are tried whose first-order rise (E_c - E_w) . dL/dx is
-    largest. Never the template, a special token, a label word, a stop word, a word of several tokens or the other text
-    of a pair.
+    The words of a row are ranked by ||dL/dx||, the norm of the gradient of the row's task loss L. In this order each
+    word is swapped for the neighbour that raises the loss most, if one does. The swaps end when max(ceil(rate n),
+    least) of the n free words are swapped, or when a right answer has become wrong. The neighbours with the largest
+    first-order rise (E_c - E_w) . dL/dx are tried. The template, special tokens, label words, stop words, words of
+    several tokens and the other text of a pair are never swapped.
 
     Args:
         rate: share of a row's free words that may be swapped.
-        least: swaps that are allowed however short the row is.
-        candidates: nearest neighbours of a word that are considered.
-        cosine: least cosine of a neighbour.
-        tried: of them, how many are tried in a pass of the model.
-        column: as of `WordPerturbation`; "last" leaves the other text of a pair alone.
+        least: number of swaps that are allowed however short the row is.
+        candidates: number of nearest neighbours of a word that are considered.
+        cosine: lowest cosine similarity of a neighbour.
+        tried: number of neighbours that are tried in a pass of the model.
+        column: as in `WordPerturbation`; "last" leaves the other text of a pair unchanged.
         stop_words: whether stop words stay.
+
+    Raises:
+        BadInput: a number is out of its range, or `column` names no column.
     """
 
     rate: float = 0.1
@@ -46,7 +49,7 @@ class SwapPerturbation(AbstractPerturbation):
     stop_words: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what is no rate, no count or no cosine."""
+        """Refuse numbers that are out of range."""
         what = "swaps of words"
         refuse_negative(what, rate=self.rate, least=self.least)
         if self.rate > 1:
@@ -59,7 +62,7 @@ class SwapPerturbation(AbstractPerturbation):
 
     @property
     def wants_gradient(self) -> bool:
-        """Always: words are ranked by it."""
+        """Always True: the gradient ranks the words."""
         return True
 
     @property
@@ -73,15 +76,15 @@ class SwapPerturbation(AbstractPerturbation):
         refuse_no_words(self.free(context))
 
     @torch.no_grad()
-    def batches(self, context: PerturbationContext, own: Mapping[int, "SwapPerturbation"]) -> Iterator[TextBatch]:
-        """The rows with some words swapped."""
+    def batches(self, context: PerturbationContext, by_owner: Mapping[int, "SwapPerturbation"]) -> Iterator[TextBatch]:
+        """Yield the rows with some words swapped."""
         batch = context.batch
         assert context.gradient is not None
         gradient = context.gradient[:, context.prompt_length :]
         free = self.free(context)
         importance = gradient.norm(dim=2).masked_fill(~free, -1)
         order = importance.argsort(dim=1, descending=True, stable=True)
-        rate = context.rowwise({owner: one.rate for owner, one in own.items()})[:, 0, 0]
+        rate = context.rowwise({owner: values.rate for owner, values in by_owner.items()})[:, 0, 0]
         counts = free.sum(1)
         budget = torch.minimum((rate * counts).ceil().long().clamp(min=self.least), counts)
         ids, swaps = batch.ids, torch.zeros_like(budget)
@@ -96,20 +99,20 @@ class SwapPerturbation(AbstractPerturbation):
         yield dataclasses.replace(batch, ids=ids)
 
     def free(self, context: PerturbationContext) -> Bool[Tensor, "b t"]:
-        """Positions of words that may be swapped: free words of one token that have a near enough neighbour."""
+        """Return the positions of words that may be swapped: free words of one token with a near enough neighbour."""
         ids, vocabulary = context.batch.ids, context.vocabulary
         free = free_words(context, self.column) & ~(vocabulary.stops.to(ids.device)[ids] & self.stop_words)
         words = vocabulary.words(ids, context.batch.mask)
-        tokens = torch.zeros(len(words), int(words.max()) + 1, dtype=torch.long, device=words.device)
-        tokens.scatter_add_(1, words, torch.ones_like(words))
-        free = free & (tokens.gather(1, words) == 1)
+        lengths = torch.zeros(len(words), int(words.max()) + 1, dtype=torch.long, device=words.device)
+        lengths.scatter_add_(1, words, torch.ones_like(words))
+        free = free & (lengths.gather(1, words) == 1)
         if not bool(free.any()):
             return free
-        known, places = ids[free].unique(return_inverse=True)
-        _, near = vocabulary.neighbors(known, context.embeddings, self.candidates, self.cosine)
-        left = free.clone()
-        left[free] = near.any(1)[places]
-        return left
+        tokens, places = ids[free].unique(return_inverse=True)
+        _, near = vocabulary.neighbors(tokens, context.embeddings, self.candidates, self.cosine)
+        swappable = free.clone()
+        swappable[free] = near.any(1)[places]
+        return swappable
 
     def _swap(
         self,
@@ -121,7 +124,7 @@ class SwapPerturbation(AbstractPerturbation):
         goes_on: Bool[Tensor, " b"],
         gradient: Float[Tensor, "b t e"],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Each row's word at its place swapped for the best of its candidates, where the loss rises."""
+        """Swap each row's word at `place` for the best of its candidates if that raises the loss of the row."""
         rows = torch.arange(len(ids), device=ids.device)
         words = ids[rows, place]
         nearest, near = context.vocabulary.neighbors(words, context.embeddings, self.candidates, self.cosine)
@@ -132,21 +135,19 @@ class SwapPerturbation(AbstractPerturbation):
         for choice in rise.topk(min(self.tried, rise.shape[1]), dim=1).indices.T:
             tried = ids.clone()
             tried[rows, place] = nearest[rows, choice]
-            found, judged = self._judged(context, tried)
-            # From the loss so far on: a later candidate has to beat the earlier one.
-            better = goes_on & near[rows, choice] & (found > loss)
+            tried_loss, tried_wrong = self._judged(context, tried)
+            # `loss` is the highest so far, so a later candidate has to beat the earlier ones.
+            better = goes_on & near[rows, choice] & (tried_loss > loss)
             ids = torch.where(better[:, None], tried, ids)
-            loss, wrong, swapped = (
-                torch.where(better, found, loss),
-                torch.where(better, judged, wrong),
-                swapped | better,
-            )
+            loss = torch.where(better, tried_loss, loss)
+            wrong = torch.where(better, tried_wrong, wrong)
+            swapped = swapped | better
         return ids, loss, wrong, swapped
 
     def _judged(
         self, context: PerturbationContext, ids: Int[Tensor, "b t"]
     ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
-        """Task loss of each row, and whether its answer is wrong at any label position (never for numbers)."""
+        """Return each row's task loss, and whether its answer is wrong at any label position (False for numbers)."""
         batch = dataclasses.replace(context.batch, ids=ids)
         logits = context.logits(batch)
         losses = context.losses(logits, batch)

@@ -1,4 +1,4 @@
-"""Random changes of words: some are masked, or replaced by others."""
+"""Random changes of words: some words are masked, or replaced by random ones."""
 
 import dataclasses
 import logging
@@ -21,16 +21,20 @@ log = logging.getLogger("softprompt")
 @final
 @dataclass(frozen=True, kw_only=True)
 class WordPerturbation(AbstractPerturbation):
-    """Each word of the row's columns is masked, or replaced by a random one, with probability `rate`.
+    """Masks each word of the row's columns, or replaces it by a random one, with probability `rate`.
 
-    Whole words: all tokens of a word are masked, each replaced by another token. Never the template, a special token, a
-    label word or a pad. The length stays as it is.
+    It changes whole words: every token of a word is masked, or replaced by another token. It never changes the
+    template, special tokens, label words or padding. The number of tokens stays the same.
 
     Args:
         rate: probability, 0 to 1.
-        how: "mask", by the mask token or T5's first sentinel; or "replace", by a random word of the vocabulary.
-            Without a mask token words are replaced, and a line says so.
-        column: which columns: "all", "last", or a number from 1, as the template names them.
+        how: "mask" writes the mask token or T5's first sentinel; "replace" writes a random word of the vocabulary.
+            If the tokenizer has no mask token, words are replaced and a warning says so.
+        column: which columns: "all", "last", or a number; 1 is the first column in the template.
+
+    Raises:
+        BadInput: the rate is no probability, or `column` names no column.
+        UnknownName: `how` is unknown.
     """
 
     rate: float = 0.15
@@ -38,7 +42,7 @@ class WordPerturbation(AbstractPerturbation):
     column: str = "all"
 
     def __post_init__(self) -> None:
-        """Refuse what is no rate."""
+        """Refuse a rate that is no probability, and unknown words."""
         refuse_negative("perturbation of words", rate=self.rate)
         if self.rate > 1:
             raise BadInput(f"perturbation of words: rate is a probability, not {self.rate:g}; give 0 to 1")
@@ -55,29 +59,28 @@ class WordPerturbation(AbstractPerturbation):
         refuse_unknown_parts(context)
         refuse_no_words(free_words(context, self.column))
 
-    def batches(self, context: PerturbationContext, own: Mapping[int, "WordPerturbation"]) -> Iterator[TextBatch]:
-        """The rows with other tokens in some places."""
+    def batches(self, context: PerturbationContext, by_owner: Mapping[int, "WordPerturbation"]) -> Iterator[TextBatch]:
+        """Yield the rows with other tokens at some positions."""
         batch = context.batch
         free = free_words(context, self.column)
         words = context.vocabulary.words(batch.ids, batch.mask)
         chances = context.draw(lambda k, generator: torch.rand(k, generator=generator), _text)
-        # One number a word: that of its first token, which all its tokens share.
+        # All tokens of a word share the random number of its first token.
         first = torch.nn.functional.pad(words, (1, 0))[:, :-1] != words
+        rows = torch.arange(len(words), device=words.device)[:, None].expand_as(words)
         by_word = torch.ones(len(words), int(words.max()) + 1, device=words.device)
-        by_word[torch.arange(len(words), device=words.device)[:, None].expand_as(words)[first], words[first]] = chances[
-            first
-        ]
-        rate = context.rowwise({owner: one.rate for owner, one in own.items()})[:, :, 0]
+        by_word[rows[first], words[first]] = chances[first]
+        rate = context.rowwise({owner: values.rate for owner, values in by_owner.items()})[:, :, 0]
         chosen = free & (by_word.gather(1, words) < rate)
-        yield dataclasses.replace(batch, ids=torch.where(chosen, self._written(context), batch.ids))
+        yield dataclasses.replace(batch, ids=torch.where(chosen, self._replacements(context), batch.ids))
 
-    def _written(self, context: PerturbationContext) -> Int[Tensor, "b t"]:
-        """What would stand at each position if it were changed."""
+    def _replacements(self, context: PerturbationContext) -> Int[Tensor, "b t"]:
+        """Return the token that each position gets if its word is changed."""
         vocabulary, ids = context.vocabulary, context.batch.ids
         if self.how == "mask" and vocabulary.mask_id is not None:
             return torch.full_like(ids, vocabulary.mask_id)
         if self.how == "mask":
-            _say_once(f"the tokenizer has no mask token: words are replaced by random ones ({type(self).__name__})")
+            _warn_once(f"the tokenizer has no mask token: words are replaced by random ones ({type(self).__name__})")
         choices = vocabulary.replaceable.nonzero()[:, 0]
         drawn = context.draw(lambda k, generator: torch.rand(k, generator=generator), _text)
         return choices.to(ids.device)[(drawn * len(choices)).long().clamp(max=len(choices) - 1)]
@@ -88,19 +91,19 @@ def _text(batch: TextBatch, prompt_mask: Bool[Tensor, "b n"]) -> Bool[Tensor, "b
 
 
 def free_words(context: PerturbationContext, column: str) -> Bool[Tensor, "b t"]:
-    """Positions of words that may change: whole words of these columns that are no part of a label word."""
+    """Return the positions of words that may change: words of these columns that share no token with a label word."""
     batch, vocabulary = context.batch, context.vocabulary
     free = batch.mask & ~vocabulary.special.to(batch.ids.device)[batch.ids] & in_columns(batch, column)
     words = vocabulary.words(batch.ids, batch.mask)
     guarded = vocabulary.guarded.to(batch.ids.device)[batch.ids] | ~free
-    # A word with one token that may not change is left whole.
-    held = torch.zeros(len(words), int(words.max()) + 1, dtype=torch.long, device=words.device)
-    held.scatter_add_(1, words, guarded.long())
-    return free & (held.gather(1, words) == 0)
+    # A word stays unchanged if any of its tokens may not change.
+    guarded_tokens = torch.zeros(len(words), int(words.max()) + 1, dtype=torch.long, device=words.device)
+    guarded_tokens.scatter_add_(1, words, guarded.long())
+    return free & (guarded_tokens.gather(1, words) == 0)
 
 
 def in_columns(batch: TextBatch, column: str) -> Bool[Tensor, "b t"]:
-    """Which positions belong to the columns that are asked for."""
+    """Return the positions that belong to the given columns."""
     assert batch.parts is not None
     if column == "all":
         return batch.parts > TEMPLATE
@@ -110,10 +113,10 @@ def in_columns(batch: TextBatch, column: str) -> Bool[Tensor, "b t"]:
 
 
 def refuse_no_words(free: Bool[Tensor, "b t"]) -> None:
-    """Refuse rows in which nothing may change: the regulariser would quietly be off.
+    """Refuse rows in which no word may change, because the regulariser would silently have no effect.
 
     Raises:
-        BadInput: with what to do.
+        BadInput: no word may change; the message says what to do.
     """
     if not bool(free.any()):
         raise BadInput(
@@ -123,19 +126,19 @@ def refuse_no_words(free: Bool[Tensor, "b t"]) -> None:
 
 
 def refuse_no_column(column: str) -> None:
-    """Refuse what names no columns.
+    """Refuse a name that is no column.
 
     Raises:
-        BadInput: with what to give.
+        BadInput: `column` is neither "all" nor "last" nor a positive number.
     """
     if column not in ("all", "last") and not (column.isdigit() and int(column) > 0):
-        raise BadInput(f"column {column!r} is no column; give all, last, or a number: 1 is the template's first")
+        raise BadInput(f"column {column!r} does not exist; give all, last, or a number: 1 is the template's first")
 
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
-def _say_once(line: str) -> None:
-    if line not in _said:
-        _said.add(line)
+def _warn_once(line: str) -> None:
+    if line not in _warned:
+        _warned.add(line)
         log.warning(line)
