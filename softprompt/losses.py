@@ -1,4 +1,4 @@
-"""Task losses, one number a row: a fleet sums them per prompt, so no mean over the batch is taken here."""
+"""Task losses, with one number per row. A fleet averages them per prompt, so there is no mean over the batch here."""
 
 import torch
 from jaxtyping import Float, Int
@@ -9,14 +9,13 @@ IGNORED = -100
 
 
 def cross_entropy(logits: Float[Tensor, "b l v"], targets: Int[Tensor, "b l"]) -> Float[Tensor, " b"]:
-    """Mean negative log-probability of each row's target tokens, in nats: -1/|T| sum_{t in T} log p(y_t).
+    """Return the mean negative log-probability of each row's target tokens T, in nats: -1/|T| sum_{t in T} log p(y_t).
 
-    Computed in float32 at least, whatever the logits are in.
+    It is computed in float32 at least, whatever the precision of the logits is.
 
     Args:
-        logits: scores of the vocabulary, before the softmax.
-        targets: token ids; -100 where there is none. A row needs at least one: without any its loss is NaN,
-            never 0.
+        logits: scores over the vocabulary, before the softmax.
+        targets: token ids, and -100 where there is no target. The loss of a row without any target is NaN, not 0.
     """
     losses = functional.cross_entropy(
         _precise(logits).flatten(0, 1), targets.flatten().long(), ignore_index=IGNORED, reduction="none"
@@ -25,16 +24,16 @@ def cross_entropy(logits: Float[Tensor, "b l v"], targets: Int[Tensor, "b l"]) -
 
 
 def squared_error(logits: Float[Tensor, "b 1 1"], targets: Float[Tensor, "b 1"]) -> Float[Tensor, " b"]:
-    """(prediction - target)^2 of each row, in the target's units squared.
+    """Return (prediction - target)^2 of each row, in squared units of the target.
 
-    Computed in float32 at least, whatever the prediction is in.
+    It is computed in float32 at least, whatever the precision of the prediction is.
     """
     prediction = _precise(logits)
     return (prediction[:, 0, 0] - targets[:, 0].to(prediction.dtype)).square()
 
 
 def task_losses(logits: Float[Tensor, "b l v"], targets: Tensor) -> Float[Tensor, " b"]:
-    """The task loss of each row: cross entropy in nats, or squared error where the target is a number."""
+    """Return the task loss of each row: cross entropy in nats, or squared error where the target is a number."""
     return squared_error(logits, targets) if targets.is_floating_point() else cross_entropy(logits, targets)
 
 

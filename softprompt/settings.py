@@ -1,4 +1,4 @@
-"""What a training run is told: frozen, keyword-only, plain values, written whole into the run's record."""
+"""The settings of a training run, as frozen dataclasses of plain values. The run's record stores all of them."""
 
 import dataclasses
 import math
@@ -12,7 +12,14 @@ from .errors import BadInput, UnknownName
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds:
-    """One seed a purpose, so that each source of variance can be varied alone."""
+    """One seed per purpose, so that each source of variance can be varied alone.
+
+    Args:
+        initialization: seed of vectors, network and head.
+        order: seed of the order of the training rows.
+        draw: seed of a few-shot draw of training rows.
+        noise: seed of dropout and of the regularisers' perturbations.
+    """
 
     initialization: int = 0
     order: int = 0
@@ -31,7 +38,7 @@ class Seeds:
 
     @classmethod
     def all(cls, seed: int) -> "Seeds":
-        """The same seed for every purpose."""
+        """Return seeds with the same value for every purpose."""
         return cls(initialization=seed, order=seed, draw=seed, noise=seed)
 
 
@@ -41,30 +48,31 @@ SPACES = ("input", "prompt")
 
 @dataclass(frozen=True, kw_only=True)
 class PromptSettings:
-    """One prompt of a fleet: everything that may differ between prompts sharing a forward pass.
+    """The settings of one prompt: everything that may differ between the prompts of a fleet.
 
     Args:
-        method: name in METHODS.
+        method: a name in METHODS.
         options: the method's options, as in {"hidden": 10, "repeats": 3}.
-        lr: AdamW learning rate of the prompt, in its units; None takes the method's default for them.
+        lr: learning rate of AdamW for the prompt, in the prompt's units; None takes the method's default.
         head_lr: learning rate of a linear head.
         init: "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH" or "prompt:PATH".
-        units: what the prompt is trained in: "raw" numbers, as in the papers; "rms", in which the root mean square of
-            the word embeddings is 1, so that initial range, learning rate and weight decay suit any table; or "auto",
-            the method's own.
-        max_norm: longest prompt vector, in token norms (mean norms of a word vector); None bounds nothing.
-        deep: vectors of its own for every layer of the frozen model that reads the prompt, not for the first only.
+        units: the units in which the prompt is trained. "raw" takes the model's own numbers, as in the papers. With
+            "rms" the root mean square of the word embeddings is 1, so that initial range, learning rate and weight
+            decay suit any model. "auto" takes the method's default.
+        max_norm: maximum norm of a prompt vector, in token norms (mean norms of a word vector); None sets no bound.
+        deep: whether the prompt has separate vectors for every layer of the frozen model that reads it, and not for
+            the first layer only.
         regularizer: names in REGULARIZERS with their options, as in "rn-emb:sigma=0.1,alpha=0.3", joined by "+";
             empty for none.
-        restarts: initialisations that train side by side over a race, after which the one with the lowest
-            training loss goes on; 1 is none but the own.
-        restart_steps: optimiser steps of that race; None is 40 % of the run, 100 at the most.
-        seeds: one a purpose.
+        restarts: number of initialisations that train side by side in a race. The one with the lowest training loss
+            then continues. 1 means no restarts: only the prompt's own initialisation.
+        restart_steps: optimiser steps of the race; None takes 40 % of the run, and at most 100.
+        seeds: one seed per purpose.
 
     Raises:
-        UnknownName: units that do not exist.
-        BadInput: a learning rate that is negative, a largest norm that is not positive, one of them that is not finite;
-            restarts or their steps below 1.
+        UnknownName: the units do not exist.
+        BadInput: a learning rate is negative or not finite, the maximum norm is not positive and finite, or restarts or
+            their steps are below 1.
     """
 
     method: str = "prompt-tuning"
@@ -81,7 +89,7 @@ class PromptSettings:
     seeds: Seeds = Seeds()
 
     def __post_init__(self) -> None:
-        """Refuse what no method could be trained with."""
+        """Refuse settings that suit no method."""
         if self.units not in UNITS:
             raise UnknownName("units", self.units, UNITS)
         # Training refuses a rate of 0; stored runs may have it.
@@ -93,31 +101,35 @@ class PromptSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """What the prompts of a fleet share.
+    """The settings that all prompts of a fleet share.
 
     Args:
         steps: optimiser steps; None derives them from epochs.
         epochs: passes over the training rows, used if steps is None.
         batch_size: rows of one prompt in one pass.
-        grad_accumulation: passes an optimiser step.
-        tokens_per_batch: upper bound on rows x longest row in one pass; None is no bound.
-        max_length: tokens of text, special tokens included; None takes the task's.
-        eval_every: optimiser steps between evaluations, each followed by a checkpoint.
-        eval_rows: validation rows used to choose the best checkpoint; None is all of them.
-        warmup: steps of linear warm-up; None is 500 or 5 % of the steps, whichever is less.
-        schedule: "linear" decay to 0 or "constant".
-        weight_decay: AdamW's, on prompt and reparameterisation; none where only directions are trained (polar).
+        grad_accumulation: passes per optimiser step.
+        tokens_per_batch: largest rows x longest row of one pass; None sets no bound.
+        max_length: largest number of tokens of a text, special tokens included; None takes the task's value.
+        eval_every: optimiser steps between two evaluations. A checkpoint follows each evaluation.
+        eval_rows: number of validation rows used to choose the best prompt; None takes all.
+        warmup: steps of linear warm-up; None takes 500 or 5 % of the steps, whichever is less.
+        schedule: "linear" decay to 0, or "constant".
+        weight_decay: weight decay of AdamW on prompt and reparameterisation. It does not apply to methods that train
+            directions only (polar).
         clip: largest gradient norm of one prompt; None does not clip.
-        patience: evaluations without a better score after which a prompt stops; None never stops early.
-        shots: training rows in total, drawn class-balanced; None is all of them.
-        shots_per_class: training rows of each class; excludes shots.
+        patience: number of evaluations without a better score after which a prompt stops; None never stops early.
+        shots: number of training rows in total, drawn with balanced classes; None takes all.
+        shots_per_class: number of training rows of each class; it excludes shots.
         decode: "scores" (label scoring), "generate" (greedy) or "auto": scores for label words, generation otherwise.
-        normalize: label scores are the "sum" or the "mean" of token log-probabilities, or of the "first" token only.
-        max_new_tokens: longest generated answer.
-        backbone_dropout: turn the frozen model's dropout on while training.
-        gradient_checkpointing: recompute the frozen model's activations in the backward pass.
-        bucket: batches in which rows are sorted by length, to pad less; 1 keeps the plain random order.
-        train_score: in the end also score the chosen prompt on its own training rows, at most 500 of them.
+        normalize: label scores are the "sum" or the "mean" of token log-probabilities, or that of the "first" token.
+        max_new_tokens: largest number of tokens of a generated answer.
+        backbone_dropout: whether the frozen model's dropout is on during training.
+        gradient_checkpointing: whether the backward pass recomputes the frozen model's activations to save memory.
+        bucket: number of batches within which rows are sorted by length to save padding; 1 keeps the random order.
+        train_score: whether the chosen prompt is also scored on its own training rows at the end, at most 500 of them.
+
+    Raises:
+        BadInput: a number is not positive, or both shots and shots_per_class are given.
     """
 
     steps: int | None = None
@@ -169,19 +181,19 @@ _COUNTS = ("steps", "batch_size", "grad_accumulation", "tokens_per_batch", "max_
 
 @dataclass(frozen=True, kw_only=True)
 class LandscapeSettings:
-    """The plane over which a loss is drawn, and the rows it is averaged over.
+    """The plane over which a loss landscape is drawn, and the rows over which it is averaged.
 
     Args:
-        space: what is moved: the embedded text ("input") or the prompt ("prompt").
-        radius: distance to each edge's middle, as a share of the norm of what is moved.
-        grid: points a side; odd, so that the unmoved one is in the middle.
-        rows: examples, drawn by the seed; all where there are fewer.
-        seed: of the rows and of the random direction.
-        batch_size: grid points of one example in one pass.
+        space: what changes over the plane: the embedded text ("input") or the prompt ("prompt").
+        radius: distance from the centre to the middle of an edge, as a share of the norm of what changes.
+        grid: points per side; odd, so that one point is the unchanged text or prompt in the centre.
+        rows: number of examples, drawn by the seed; all examples if there are fewer.
+        seed: seed of the rows and of the random direction.
+        batch_size: number of grid points of one example in one pass.
 
     Raises:
-        UnknownName: a space that does not exist.
-        BadInput: a radius that is not positive and finite, an even grid or one without edges, or no rows.
+        UnknownName: the space does not exist.
+        BadInput: the radius is not positive and finite, the grid is even or below 3, or there are no rows.
     """
 
     space: Literal["input", "prompt"] = "input"
@@ -192,21 +204,21 @@ class LandscapeSettings:
     batch_size: int = 128
 
     def __post_init__(self) -> None:
-        """Refuse planes that cannot be drawn, by the name of their option."""
+        """Refuse planes that cannot be drawn; the message gives the name of the option."""
         if self.space not in SPACES:
             raise UnknownName("space of a landscape", self.space, SPACES)
         if not (math.isfinite(self.radius) and self.radius > 0):
-            raise BadInput(f"--radius must be positive and finite, a share of what is moved, not {self.radius:g}")
+            raise BadInput(f"--radius must be positive and finite, a share of a norm, not {self.radius:g}")
         require_numbers({"grid": self.grid, "rows": self.rows, "batch_size": self.batch_size}, whole=True)
         if self.grid < 3 or self.grid % 2 == 0:
             raise BadInput(f"--grid must be odd and at least 3, so that a point is in the middle, not {self.grid}")
 
 
 def from_values(kind: type, values: Mapping[str, Any]) -> Any:
-    """A settings object of `kind` from plain values, as read from JSON.
+    """Build a settings object of class `kind` from plain values, such as those of a JSON file.
 
     Raises:
-        UnknownName: a setting that does not exist, with the nearest.
+        UnknownName: a setting does not exist; the message gives the nearest name.
     """
     known = {f.name for f in dataclasses.fields(kind)}
     for name in values:

@@ -605,7 +605,7 @@ class TestTheCommand:
         shutil.rmtree(tmp_path / "run" / "first" / "ept-star-seed0" / "prompt")
         code, _, err = call(tmp_path / "run" / "first")
         assert code == 2
-        assert "has stored no prompt of 'ept-star-seed0'; finish it" in err.splitlines()[-1]
+        assert "has not stored prompt 'ept-star-seed0'; finish it" in err.splitlines()[-1]
         assert not (tmp_path / "out").exists()
         assert call(tmp_path / "run" / "first", "--prompt", "prompt-tuning-seed0")[0] == 0
 

@@ -1,4 +1,7 @@
-"""What trained prompts are like: their vectors, how they came to be, the loss around them. Figures in `plots`."""
+"""Analysis of trained prompts: their vectors, their norms during training, and the loss around them.
+
+The module `plots` draws the figures.
+"""
 
 from .geometry import NormCurve as NormCurve
 from .geometry import cosines as cosines

@@ -1,7 +1,7 @@
-"""A loss over a plane: the directions that span it, its values on a grid, its slope and curvature in the middle.
+"""A loss over a plane: the directions that span it, its values on a grid, and its slope and curvature at the centre.
 
-Mathematics only. What moves is one array [s, e], the embedded text of an example or a prompt; a model appears as a
-function from k shifts of it to k losses.
+This module holds the mathematics only. The variable is one array v [s, e], which is the embedded text of an example or
+a prompt. A model is represented by a function from k deltas of v to k losses.
 """
 
 import math
@@ -13,33 +13,33 @@ from torch import Tensor
 
 from ..errors import BadInput
 
-# Shifts [k, s, e], added to what moves, to the loss [k] at each.
+# A function from deltas [k, s, e] to the losses [k] at v + delta.
 Losses = Callable[[Tensor], Tensor]
 
 
 def gradient(losses: Losses, at: Float[Tensor, "s e"]) -> Float[Tensor, "s e"]:
-    """The gradient of the loss with respect to what moves, where it is shifted by `at`."""
-    shift = at.detach()[None].clone().requires_grad_()
+    """Return the gradient of the loss at v + `at`."""
+    delta = at.detach()[None].clone().requires_grad_()
     with torch.enable_grad():
-        (slope,) = torch.autograd.grad(losses(shift).sum(), shift)
+        (slope,) = torch.autograd.grad(losses(delta).sum(), delta)
     return slope[0]
 
 
 def directions(
     slope: Float[Tensor, "s e"], mask: Bool[Tensor, " s"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "s e"], Float[Tensor, "s e"]]:
-    """X along the slope and Y a random direction at a right angle to it, both of norm 1 and 0 outside the mask.
+    """Return X along the slope and a random orthogonal direction Y, both of norm 1 and 0 outside the mask.
 
-    X = g / ||g|| and Y = (u - <u, X> X) / ||u - <u, X> X|| with u of standard normal numbers. They are drawn for the
-    masked positions alone, so that padding changes nothing. Where the slope is 0, X is random too.
+    X = g / ||g|| and Y = (u - <u, X> X) / ||u - <u, X> X||, where u is standard normal. u is drawn for the masked
+    positions only, so that padding does not change the result. If the slope is 0, X is random too.
 
     Args:
-        slope: g, the gradient of the loss.
-        mask: the positions that may move.
-        generator: on the CPU.
+        slope: the gradient g of the loss.
+        mask: the positions that may change.
+        generator: a generator on the CPU.
 
     Raises:
-        BadInput: a slope that is not finite, or fewer than two numbers that may move.
+        BadInput: the slope is not finite, or fewer than two coordinates may change.
     """
     free = slope[mask]
     if free.numel() < 2:
@@ -48,14 +48,14 @@ def directions(
         raise BadInput("the gradient of the loss is not finite here; this prompt has no landscape")
     along = free.to("cpu", torch.float64)
     across, spare = torch.randn(2, *free.shape, dtype=torch.float64, generator=generator)
-    # In float64: squares of a confident row's gradient vanish in float32.
+    # This needs float64: if a row is answered with confidence, the squares of its gradient underflow in float32.
     x = _unit(along if along.any() else spare)
     y = _unit(across - (across * x).sum() * x)
     return _placed(x, mask, slope), _placed(y, mask, slope)
 
 
 def _unit(direction: Tensor) -> Tensor:
-    # Divided by the largest first, for numbers whose squares vanish even in float64.
+    # The division by the largest number comes first, because squares may underflow even in float64.
     direction = direction / direction.abs().max()
     return direction / direction.norm()
 
@@ -67,7 +67,7 @@ def _placed(free: Tensor, mask: Tensor, like: Tensor) -> Tensor:
 
 
 def coordinates(grid: int) -> Float[Tensor, " g"]:
-    """The g values of a and of b, from -1 to 1 in equal steps; the middle one is exactly 0."""
+    """Return the g values of a and of b, from -1 to 1 in equal steps. The middle value is exactly 0."""
     half = grid // 2
     return torch.arange(-half, half + 1, dtype=torch.float64) / half
 
@@ -81,20 +81,20 @@ def surface(
     grid: int,
     batch_size: int,
 ) -> Float[Tensor, "g g"]:
-    """Z[i, j] = loss at a shift of length (a_i X + b_j Y), on a square grid over [-1, 1], in float64 on the CPU.
+    """Return Z[i, j], the loss at v + length (a_i X + b_j Y) on a square grid over [-1, 1], in float64 on the CPU.
 
     Args:
-        losses: of k shifts in one pass.
-        x: first direction.
-        y: second direction.
-        length: of the step to the edge, in the unit of what moves.
-        grid: points a side.
-        batch_size: most shifts in one pass.
+        losses: computes the losses of k deltas in one pass.
+        x: first direction X.
+        y: second direction Y.
+        length: distance from the centre to an edge, in the unit of v.
+        grid: points per side.
+        batch_size: largest number of deltas in one pass.
     """
     steps = length * coordinates(grid)
     points = torch.cartesian_prod(steps, steps).to(x)
-    found = [losses(a[:, None, None] * x + b[:, None, None] * y) for a, b in _pairs(points, batch_size)]
-    return torch.cat([values.to("cpu", torch.float64) for values in found]).view(grid, grid)
+    values = [losses(a[:, None, None] * x + b[:, None, None] * y) for a, b in _pairs(points, batch_size)]
+    return torch.cat([part.to("cpu", torch.float64) for part in values]).view(grid, grid)
 
 
 def _pairs(points: Tensor, batch_size: int) -> Sequence[tuple[Tensor, Tensor]]:
@@ -102,19 +102,20 @@ def _pairs(points: Tensor, batch_size: int) -> Sequence[tuple[Tensor, Tensor]]:
 
 
 def curvature(losses: Losses, x: Float[Tensor, "s e"], step: float) -> float:
-    """X' H X, the second derivative of the loss along X, by a central difference of its gradient.
+    """Return X' H X, the second derivative of the loss along X, by a central difference of its gradient.
 
-    <X, g(h X) - g(-h X)> / 2h: of the gradient, for a second difference of losses drowns in float32's rounding.
+    The formula is <X, g(h X) - g(-h X)> / 2h. It uses gradients because a second difference of losses would be lost in
+    the rounding of float32.
 
     Args:
-        losses: of shifts.
-        x: of norm 1.
-        step: h, in the unit of what moves.
+        losses: computes the losses of deltas.
+        x: the direction X, of norm 1.
+        step: h, in the unit of v.
     """
     above, below = (gradient(losses, sign * step * x).double() for sign in (1.0, -1.0))
     return ((above - below) * x.double()).sum().item() / (2 * step)
 
 
 def standard_error(values: Float[Tensor, " b"]) -> float | None:
-    """Standard error of the mean of b values, std / sqrt(b); None for one value."""
+    """Return the standard error of the mean of b values, std / sqrt(b), or None for one value."""
     return None if len(values) < 2 else values.double().std().item() / math.sqrt(len(values))

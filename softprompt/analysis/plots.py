@@ -1,6 +1,6 @@
-"""Figures from plain arrays; the only module that knows the plotting library.
+"""Figures from plain arrays. This is the only module that imports the plotting library.
 
-A figure is a value: nothing here touches pyplot, so no figure is left open and no setting of the caller's changes.
+Nothing here uses pyplot, so no figure stays open and no setting of the caller changes.
 """
 
 import io
@@ -18,7 +18,7 @@ from ..errors import UnknownName
 FORMATS = ("png", "svg")
 # Okabe and Ito's colours, which most colour-blind readers tell apart.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
-# Of a landscape: along the gradient, and at a right angle to it.
+# The axes of a landscape: along the gradient, and orthogonal to it.
 DIRECTIONS = ("a (gradient)", "b (random)")
 LEVELS = 21
 Curve = tuple[Sequence[int], Sequence[float]]
@@ -27,30 +27,30 @@ Line = tuple[Sequence[int | float], Sequence[float], Ends | None, Ends | None]
 
 
 def image(figure: Figure, name: str) -> bytes:
-    """The figure as the file `name` holds it, PNG or SVG by its ending; the same figure gives the same bytes.
+    """Return the bytes of the figure as PNG or SVG, by the suffix of `name`. Equal figures give equal bytes.
 
     Raises:
-        UnknownName: another ending.
+        UnknownName: the suffix is neither png nor svg.
     """
     kind = name.rpartition(".")[2].lower()
     if kind not in FORMATS:
         raise UnknownName("format of a figure", kind, FORMATS)
     file = io.BytesIO()
-    # Without date and version.
-    nothing: dict[str, Any] = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    # SVG's ids follow from a salt, which is drawn anew for each file if none is set.
+    # None drops the date and the version from the file.
+    metadata: dict[str, Any] = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    # The ids in an SVG follow from a salt, which would otherwise be random.
     with matplotlib.rc_context({"svg.hashsalt": "softprompt"}):
-        figure.savefig(file, format=kind, dpi=120, metadata=nothing)
+        figure.savefig(file, format=kind, dpi=120, metadata=metadata)
     return file.getvalue()
 
 
 def norm_figure(curves: Mapping[str, Sequence[Curve]], *, band: tuple[float, float], title: str = "") -> Figure:
-    """Norms over steps on a log scale, one colour a method, one line a seed, the band shaded.
+    """Draw norms over steps on a log scale, with one colour per method, one line per seed, and the band shaded.
 
     Args:
-        curves: by method, one (steps, mean norms in token norms) a seed; a norm of zero is a gap.
-        band: the norms between which prompts were seen to learn well.
-        title: above the figure.
+        curves: for each method one pair (steps, mean norms in token norms) per seed; a norm of zero leaves a gap.
+        band: the range of norms in which prompts learned well.
+        title: title of the figure.
     """
     figure = _figure(6.4, 4.0)
     axes = figure.add_subplot()
@@ -68,21 +68,21 @@ def norm_figure(curves: Mapping[str, Sequence[Curve]], *, band: tuple[float, flo
 
 
 def cosine_figure(pairs: Mapping[str, tuple[Any, Any]], *, title: str = "") -> Figure:
-    """Two cosine matrices a row: of a prompt's vectors before the first step, and as they are stored.
+    """Draw two cosine matrices per row: of a prompt's vectors before the first step, and after training.
 
     Args:
-        pairs: by method, the two matrices [m, m]; NaN is left white.
-        title: above the figure.
+        pairs: for each method the two matrices [m, m]; NaN stays white.
+        title: title of the figure.
     """
     figure = _figure(6.4, 2.9 * len(pairs) + 0.3)
     grid = figure.subplots(len(pairs), 2, squeeze=False)
-    shown = None
+    colored = None
     for row, (method, matrices) in zip(grid, pairs.items(), strict=True):
         for axes, matrix, when in zip(row, matrices, ("step 0", "trained"), strict=True):
-            shown = axes.imshow(np.asarray(matrix, dtype=float), cmap="RdBu_r", vmin=-1, vmax=1)
+            colored = axes.imshow(np.asarray(matrix, dtype=float), cmap="RdBu_r", vmin=-1, vmax=1)
             axes.set(title=f"{method}, {when}", xticks=[], yticks=[])
-    if shown is not None:
-        figure.colorbar(shown, ax=grid, label="cosine", shrink=0.8)
+    if colored is not None:
+        figure.colorbar(colored, ax=grid, label="cosine", shrink=0.8)
     figure.suptitle(title)
     return figure
 
@@ -90,13 +90,13 @@ def cosine_figure(pairs: Mapping[str, tuple[Any, Any]], *, title: str = "") -> F
 def surface_figure(
     surfaces: Mapping[str, Any], axis: Sequence[float], *, measure: str, directions: tuple[str, str] = DIRECTIONS
 ) -> Figure:
-    """Surfaces over their planes in perspective, side by side, all on one scale of height and colour.
+    """Draw surfaces in perspective, side by side, with the same scale of height and colour.
 
     Args:
-        surfaces: by title, heights [g, g] at axis[i] along the first direction and axis[j] along the second.
-        axis: the g coordinates of both.
-        measure: what the heights are.
-        directions: names of the two.
+        surfaces: for each title the heights [g, g] at axis[i] along the first direction and axis[j] along the second.
+        axis: the g coordinates of both directions.
+        measure: name of the heights.
+        directions: names of the two directions.
     """
     rows, columns = _panels(len(surfaces))
     figure = _figure(4.4 * columns + 0.8, 4.0 * rows)
@@ -108,7 +108,7 @@ def surface_figure(
             a, b, np.asarray(heights, dtype=float), cmap="viridis", vmin=low, vmax=high, rstride=1, cstride=1
         )
         axes.set(title=title, xlabel=directions[0], ylabel=directions[1], zlabel=measure, zlim=(low, high))
-        # Room for the label of the heights, which stands outside the box.
+        # The label of the heights stands outside the box and needs space.
         axes.set_box_aspect(None, zoom=0.85)
     return figure
 
@@ -116,47 +116,47 @@ def surface_figure(
 def contour_figure(
     surfaces: Mapping[str, Any], axis: Sequence[float], *, measure: str, directions: tuple[str, str] = DIRECTIONS
 ) -> Figure:
-    """Surfaces from above, side by side, with the same levels and colours in all; a cross where nothing is moved.
+    """Draw surfaces as contours, side by side, with the same levels and colours. A cross marks the centre.
 
     Args:
-        surfaces: as of `surface_figure`.
-        axis: likewise.
-        measure: what the colours are.
-        directions: names of the two.
+        surfaces: as in `surface_figure`.
+        axis: as in `surface_figure`.
+        measure: name of the quantity that the colours show.
+        directions: names of the two directions.
     """
     rows, columns = _panels(len(surfaces))
     figure = _figure(3.6 * columns + 1.0, 3.6 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     low, high = _limits(surfaces)
     levels = np.linspace(low, high, LEVELS)
-    shown = None
+    colored = None
     for axes, (title, heights) in _filled(grid, surfaces):
-        # Transposed: the first axis of the heights runs to the right.
+        # contourf draws the second axis to the right, so the transpose puts the first direction there.
         heights = np.asarray(heights, dtype=float).T
-        shown = axes.contourf(axis, axis, heights, levels=levels, cmap="viridis")
+        colored = axes.contourf(axis, axis, heights, levels=levels, cmap="viridis")
         axes.contour(axis, axis, heights, levels=levels, colors="black", linewidths=0.3)
         axes.plot([0], [0], marker="+", color="white")
         axes.set(title=title, xlabel=directions[0], ylabel=directions[1], aspect="equal")
-    if shown is not None:
-        figure.colorbar(shown, ax=figure.axes, label=measure, shrink=0.8)
+    if colored is not None:
+        figure.colorbar(colored, ax=figure.axes, label=measure, shrink=0.8)
     return figure
 
 
 def _panels(count: int) -> tuple[int, int]:
-    """Rows and columns of as many panels, four in a row at most."""
+    """Return the rows and columns of a grid for `count` panels, with at most four panels per row."""
     columns = min(count, 4)
     return -(-count // columns), columns
 
 
 def _filled(grid: Any, surfaces: Mapping[str, Any]) -> Iterator[tuple[Any, tuple[str, Any]]]:
-    """Each panel's axes with its title and heights; what is left over is taken away."""
+    """Yield the axes of each panel with its title and heights, after the unused axes are removed."""
     for axes in grid.flat[len(surfaces) :]:
         axes.remove()
     yield from zip(grid.flat, surfaces.items(), strict=False)
 
 
 def _limits(surfaces: Mapping[str, Any]) -> tuple[float, float]:
-    """Lowest and highest height of all; a plane that is level everywhere still has a scale."""
+    """Return the lowest and the highest height of all surfaces. They differ even if all surfaces are flat."""
     low = min(float(np.min(heights)) for heights in surfaces.values())
     high = max(float(np.max(heights)) for heights in surfaces.values())
     return low, max(high, low + 1e-6 * max(1.0, abs(low)))
@@ -169,14 +169,14 @@ def strip_figure(
     chance: float | None = None,
     title: str = "",
 ) -> Figure:
-    """Every score as a dot, one column an arm; the n-th of each stands at the same place of its column.
+    """Draw every score as a dot, with one column per arm. The n-th score of each arm has the same offset.
 
     Args:
-        arms: by name, the scores; None, which a dropped run has, is counted under the name. Names with the same first
-            line share a colour.
-        means: by name, a mean and the ends of its interval, drawn as a line and a bar; None is left out.
-        chance: drawn as a dashed line.
-        title: above the figure.
+        arms: for each name the scores. A score is None where a run was dropped; their number stands under the name.
+            Names with the same first line share a colour.
+        means: for each name a mean and the ends of its interval, drawn as a line and a bar; None is left out.
+        chance: score of always answering with one class, drawn as a dashed line.
+        title: title of the figure.
     """
     figure = _figure(max(6.4, 1.0 * len(arms) + 1.6), 4.0)
     axes = figure.add_subplot()
@@ -184,7 +184,7 @@ def strip_figure(
     for column, (name, scores) in enumerate(arms.items()):
         color = COLORS[families.index(name.partition("\n")[0]) % len(COLORS)]
         heights = np.asarray([math.nan if score is None else score for score in scores], dtype=float)
-        # Multiples of the golden ratio, modulo 1: spread evenly however many there are, and never at random.
+        # Multiples of the golden ratio modulo 1 are spread evenly for any number of dots, without randomness.
         offsets = (np.arange(len(heights)) * 0.6180339887 % 1 - 0.5) * 0.5
         axes.scatter(column + offsets, heights, s=16, color=color, alpha=0.7, linewidths=0)
         mean, low, high = (means or {}).get(name, (None, None, None))
@@ -196,7 +196,7 @@ def strip_figure(
         names.append(f"{name}\n({missing} without a score)" if missing else name)
     if chance is not None:
         axes.axhline(chance, color="0.5", linestyle="--", linewidth=1, label="always the same class")
-        # Beside the axes: within, it would hide dots.
+        # Inside the axes the legend would hide dots.
         figure.legend(fontsize="small", loc="outside lower right")
     axes.set(ylabel="test score", xlim=(-0.6, len(names) - 0.4))
     axes.set_title(title, fontsize="medium")
@@ -207,16 +207,16 @@ def strip_figure(
 def curve_figure(
     curves: Mapping[str, Line], *, x: str, y: str, log_x: bool, log_y: bool = False, title: str = ""
 ) -> Figure:
-    """Means over a quantity that was varied, one line a curve, with the ends of their intervals as bars.
+    """Draw means over a varied quantity, with one line per curve and the intervals as bars.
 
     Args:
-        curves: by name, places along x, the means there, and the lower and upper ends of their intervals; None where
-            there is none, of a curve or of a point.
-        x: what is varied.
-        y: what the means are of.
+        curves: for each name the values of x, the means, and the lower and upper ends of their intervals; None where a
+            curve or a point has no interval.
+        x: name of the varied quantity.
+        y: name of the quantity whose means are drawn.
         log_x: whether x has a logarithmic scale.
-        log_y: likewise.
-        title: above the figure.
+        log_y: whether y has a logarithmic scale.
+        title: title of the figure.
     """
     figure = _figure(6.4, 4.0)
     axes = figure.add_subplot()
@@ -239,7 +239,7 @@ def curve_figure(
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty figure of that many inches, drawn without a display."""
+    """Return an empty figure of this size in inches, which needs no display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -1,4 +1,4 @@
-"""The landscape of a prompt on rows: the plane of each, its surface, and what is told of many of them."""
+"""The loss landscape of a prompt on examples: the plane and the surface of each, and summaries over all of them."""
 
 import dataclasses
 import hashlib
@@ -20,13 +20,13 @@ from ..prompts.units import WordScale
 from ..settings import LandscapeSettings
 from .landscape import Losses, curvature, directions, gradient, standard_error, surface
 
-# Half the width of the finite difference of curvatures, as a share of what is moved: the same whatever the radius.
+# Half the width of the finite difference for curvatures, as a share of ||v||. It does not depend on the radius.
 CURVATURE_STEP = 3e-4
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over examples and its standard error, None for one example."""
+    """A mean over examples and its standard error, which is None for one example."""
 
     mean: float
     standard_error: float | None
@@ -34,17 +34,17 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Landscape:
-    """The surfaces of b examples around one prompt, each over its own plane or, in prompt space, over one.
+    """The loss surfaces of b examples. Each example has its own plane in input space; all share one in prompt space.
 
     Args:
-        settings: of the plane.
-        is_regression: whether the loss is a squared error, not a cross entropy in nats.
-        surfaces: Z[i, j] at a_i along X and b_j along Y.
-        lengths: of the step to the edge, radius x norm of what is moved, in the model's own numbers.
-        slopes: <gradient, X> in the middle. In input space the norm of each gradient; in prompt space their mean is
-            the norm of the mean loss's gradient.
-        curvatures: second derivative along X in the middle.
-        words: rms and token norm of the word vectors, in which slopes and lengths are told.
+        settings: the settings of the plane.
+        is_regression: whether the loss is a squared error; otherwise it is a cross entropy in nats.
+        surfaces: Z[i, j], the loss at a_i along X and b_j along Y, for each example.
+        lengths: distance from the centre to an edge, radius x ||v||, in the model's own numbers.
+        slopes: <gradient, X> at the centre. In input space this is the norm of each gradient; in prompt space the mean
+            over examples is the norm of the gradient of the mean loss.
+        curvatures: second derivative along X at the centre.
+        words: root mean square and token norm of the word vectors, the units for reporting slopes and lengths.
     """
 
     settings: LandscapeSettings
@@ -57,30 +57,30 @@ class Landscape:
 
     @property
     def losses(self) -> Float[Tensor, " b"]:
-        """Z0, the loss of each example where nothing is moved."""
+        """Z0, the loss of each example at the centre."""
         middle = self.settings.grid // 2
         return self.surfaces[:, middle, middle]
 
     @property
     def ranges(self) -> Float[Tensor, " b"]:
-        """Largest Z less smallest Z of each example."""
+        """The largest Z minus the smallest Z of each example."""
         return self.surfaces.amax((1, 2)) - self.surfaces.amin((1, 2))
 
     @property
     def changes(self) -> Float[Tensor, " b"]:
-        """Mean |Z - Z0| of each example over the grid."""
+        """The mean of |Z - Z0| over the grid, for each example."""
         return (self.surfaces - self.losses[:, None, None]).abs().mean((1, 2))
 
     @property
     def mean_surface(self) -> Float[Tensor, "g g"]:
-        """The mean over examples; in input space of surfaces whose axes are each example's own."""
+        """The mean surface over examples. In input space the axes differ between the examples."""
         return self.surfaces.mean(0)
 
     def numbers(self) -> dict[str, Estimate]:
-        """What is told of a landscape, each number over its examples.
+        """Return summaries of the landscape, each a mean over its examples.
 
-        Slopes are in loss / unit of the embeddings, curvatures in loss / unit^2; with `_rms` the unit is the root mean
-        square of the word embeddings.
+        Slopes are in loss / unit of the embeddings, and curvatures in loss / unit^2. The names that end in `_rms` take
+        the root mean square of the word embeddings as their unit.
         """
         rms = self.words.rms
         columns = {
@@ -105,45 +105,45 @@ def landscape_of(
     *,
     names: Sequence[int] | None = None,
 ) -> Landscape:
-    """The landscape of a prompt on all these examples.
+    """Compute the landscape of a prompt on all these examples.
 
-    Z(a, b) = loss at v + r ||v|| (a X + b Y), with v the embedded text of one example, pads and special tokens neither
-    moved nor counted in ||v||; or with v the prompt, and X the gradient of the mean loss. X and Y are those of
-    `directions`; in prompt space all n positions move on their own, also those of a repeated vector.
+    Z(a, b) is the loss at v + r ||v|| (a X + b Y). In input space v is the embedded text of one example, without
+    padding and special tokens. In prompt space v is the prompt, and X follows the gradient of the mean loss. X and Y
+    come from `directions`. In prompt space all n positions change independently, even those of a repeated vector.
 
     Args:
-        backbone: the prompt's, in float32 or float64.
+        backbone: the backbone of the prompt, in float32 or float64.
         prompt: a stored prompt.
-        examples: with answers.
-        settings: of the plane; its `rows` is not read here.
-        names: a number an example, from which its random direction follows; None counts them.
+        examples: examples with answers.
+        settings: the settings of the plane. `rows` is not used here.
+        names: one number per example, which seeds its random direction; None takes 0, 1, 2 ...
 
     Raises:
-        BadInput: no examples, a prompt without vectors in prompt space, a precision in which small steps vanish, or
-            losses that are not finite.
+        BadInput: there are no examples; the space is "prompt" and the prompt has no vectors or only zeros; small steps
+            vanish in the backbone's precision; or a loss is not finite.
     """
     settings = settings or LandscapeSettings()
     _refuse(backbone, prompt, examples, settings)
     prompt_batch = PromptBatch.of(prompt, device=backbone.device)
     rows = [examples.batch([index], 0, backbone.pad_id).to(backbone.device) for index in range(len(examples))]
-    contexts = [_PerturbationContext.of(backbone, prompt_batch, row, settings.space) for row in rows]
-    slopes = [gradient(context.losses, torch.zeros_like(context.start)) for context in contexts]
+    local = [_LocalLoss.of(backbone, prompt_batch, row, settings.space) for row in rows]
+    slopes = [gradient(loss.losses, torch.zeros_like(loss.start)) for loss in local]
     if settings.space == "input":
-        keys = [f"{settings.seed} {name}" for name in (names or range(len(contexts)))]
-        planes = [_plane(context, g, key) for context, g, key in zip(contexts, slopes, keys, strict=True)]
+        keys = [f"{settings.seed} {name}" for name in (names or range(len(local)))]
+        planes = [_plane(loss, slope, key) for loss, slope, key in zip(local, slopes, keys, strict=True)]
     else:
-        planes = [_plane(contexts[0], torch.stack(slopes).mean(0), f"{settings.seed} prompt")] * len(contexts)
-    found = [
-        _Found.of(context, slope, x, y, settings)
-        for context, slope, (x, y) in zip(contexts, slopes, planes, strict=True)
+        planes = [_plane(local[0], torch.stack(slopes).mean(0), f"{settings.seed} prompt")] * len(local)
+    results = [
+        _ExampleLandscape.of(loss, slope, x, y, settings)
+        for loss, slope, (x, y) in zip(local, slopes, planes, strict=True)
     ]
     landscape = Landscape(
         settings=settings,
         is_regression=rows[0].targets is not None and rows[0].targets.is_floating_point(),
-        surfaces=torch.stack([one.surface for one in found]),
-        lengths=torch.tensor([one.length for one in found], dtype=torch.float64),
-        slopes=torch.tensor([one.slope for one in found], dtype=torch.float64),
-        curvatures=torch.tensor([one.curvature for one in found], dtype=torch.float64),
+        surfaces=torch.stack([result.surface for result in results]),
+        lengths=torch.tensor([result.length for result in results], dtype=torch.float64),
+        slopes=torch.tensor([result.slope for result in results], dtype=torch.float64),
+        curvatures=torch.tensor([result.curvature for result in results], dtype=torch.float64),
         words=WordScale.of(backbone.word_vectors),
     )
     if not (torch.isfinite(landscape.surfaces).all() and torch.isfinite(landscape.curvatures).all()):
@@ -152,22 +152,20 @@ def landscape_of(
 
 
 @dataclass(frozen=True, eq=False)
-class _PerturbationContext:
-    """What moves for one example, where it may, and the loss as a function of its shift."""
+class _LocalLoss:
+    """The variable v of one example, the positions of v that may change, and the loss as a function of a delta."""
 
     start: Float[Tensor, "s e"]
     mask: Bool[Tensor, " s"]
     losses: Losses
 
     @classmethod
-    def of(
-        cls, backbone: AbstractBackbone, prompt_batch: PromptBatch, row: TextBatch, space: str
-    ) -> "_PerturbationContext":
-        def losses(shifts: Tensor) -> Tensor:
-            many = row.select(torch.zeros(len(shifts), dtype=torch.long, device=row.ids.device))
-            many = dataclasses.replace(many, **{"text_delta" if space == "input" else "prompt_delta": shifts})
-            assert many.targets is not None
-            return task_losses(backbone.logits(prompt_batch, many), many.targets)
+    def of(cls, backbone: AbstractBackbone, prompt_batch: PromptBatch, row: TextBatch, space: str) -> "_LocalLoss":
+        def losses(deltas: Tensor) -> Tensor:
+            copies = row.select(torch.zeros(len(deltas), dtype=torch.long, device=row.ids.device))
+            copies = dataclasses.replace(copies, **{"text_delta" if space == "input" else "prompt_delta": deltas})
+            assert copies.targets is not None
+            return task_losses(backbone.logits(prompt_batch, copies), copies.targets)
 
         if space == "input":
             assert row.parts is not None
@@ -176,13 +174,13 @@ class _PerturbationContext:
 
     @property
     def norm(self) -> float:
-        """||v|| over the positions that may move."""
+        """||v|| over the positions that may change."""
         return self.start[self.mask].double().norm().item()
 
 
 @dataclass(frozen=True, eq=False)
-class _Found:
-    """The numbers of one example."""
+class _ExampleLandscape:
+    """The surface, length, slope and curvature of one example."""
 
     surface: Float[Tensor, "g g"]
     length: float
@@ -191,21 +189,21 @@ class _Found:
 
     @classmethod
     def of(
-        cls, context: _PerturbationContext, slope: Tensor, x: Tensor, y: Tensor, settings: LandscapeSettings
-    ) -> "_Found":
-        length = settings.radius * context.norm
+        cls, local: _LocalLoss, slope: Tensor, x: Tensor, y: Tensor, settings: LandscapeSettings
+    ) -> "_ExampleLandscape":
+        length = settings.radius * local.norm
         return cls(
-            surface(context.losses, x, y, length, settings.grid, settings.batch_size),
+            surface(local.losses, x, y, length, settings.grid, settings.batch_size),
             length,
             (slope.double() * x.double()).sum().item(),
-            curvature(context.losses, x, CURVATURE_STEP * context.norm),
+            curvature(local.losses, x, CURVATURE_STEP * local.norm),
         )
 
 
-def _plane(context: _PerturbationContext, slope: Tensor, key: str) -> tuple[Tensor, Tensor]:
-    # Hashed, so that row 1 of seed 0 is not row 0 of seed 1.
+def _plane(local: _LocalLoss, slope: Tensor, key: str) -> tuple[Tensor, Tensor]:
+    # The hash keeps seeds apart: row 1 of seed 0 and row 0 of seed 1 get different directions.
     seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
-    return directions(slope, context.mask, torch.Generator().manual_seed(seed))
+    return directions(slope, local.mask, torch.Generator().manual_seed(seed))
 
 
 def _refuse(backbone: AbstractBackbone, prompt: SoftPrompt, examples: Examples, settings: LandscapeSettings) -> None:

@@ -1,4 +1,4 @@
-"""Landscapes of stored prompts: which prompts a path means, the same rows for all of them, and what is written."""
+"""Landscapes of stored prompts: the prompts that paths name, the common rows of all of them, and the files written."""
 
 import dataclasses
 import logging
@@ -27,20 +27,20 @@ from .prompt_landscape import Landscape, landscape_of
 
 log = logging.getLogger("softprompt")
 FORMATS = ("png", "svg")
-# What stands in a figure's file name for what no file name should hold.
+# The characters "/" and " " become "-" in the file name of a figure.
 SEPARATORS = str.maketrans("/ ", "--")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A stored prompt whose landscape is drawn, the task it is drawn on, and what its run says about the rows.
+    """A stored prompt whose landscape is drawn, its task, and where its run takes the rows from.
 
     Args:
-        label: what it is called in tables and figures.
-        prompt: with its provenance.
-        task: with its style.
-        data_root: folder with rows; None asks the hub.
-        max_bad_rows: malformed rows to drop before it is an error.
+        label: name of the prompt in tables and figures.
+        prompt: the prompt with its provenance.
+        task: the task with its style.
+        data_root: folder with rows; None takes them from the hub.
+        max_bad_rows: number of malformed rows that may be dropped.
     """
 
     label: str
@@ -52,14 +52,14 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """A landscape and how the prompt answers the rows that it is made of.
+    """A landscape, and how well the prompt answers the rows of the landscape.
 
     Args:
-        subject: whose it is.
-        landscape: its surfaces.
-        names: the rows' numbers in the split.
-        metrics: the task's, on these rows; "accuracy" among them where there are classes.
-        majority: share of the most frequent class among them; None where there are no classes.
+        subject: the prompt and its task.
+        landscape: the surfaces.
+        names: the numbers of the rows in the split.
+        metrics: the task's metrics on these rows, and "accuracy" where there are classes.
+        majority: share of the most frequent class among these rows; None where there are no classes.
     """
 
     subject: Subject
@@ -70,7 +70,7 @@ class Drawn:
 
     @property
     def warning(self) -> str | None:
-        """What keeps the numbers from meaning anything: answers at chance."""
+        """A warning if the prompt answers at chance, where a landscape says nothing; None otherwise."""
         if self.majority is None or self.metrics["accuracy"] > self.majority:
             return None
         return (
@@ -79,7 +79,7 @@ class Drawn:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values: numbers, their standard errors, the mean surface, and each example's own numbers."""
+        """Return plain values: summaries with standard errors, the mean surface, and the numbers of each example."""
         landscape = self.landscape
         each = {
             "row": list(self.names),
@@ -97,7 +97,7 @@ class Drawn:
             "metrics": self.metrics,
             "majority": self.majority,
             "warning": self.warning,
-            "numbers": {name: dataclasses.asdict(one) for name, one in landscape.numbers().items()},
+            "numbers": {name: dataclasses.asdict(estimate) for name, estimate in landscape.numbers().items()},
             "units": dataclasses.asdict(landscape.words),
             "surface": landscape.mean_surface.tolist(),
             "examples": each,
@@ -112,27 +112,27 @@ def subjects(
     style: str | None = None,
     data_root: Path | None = None,
 ) -> list[Subject]:
-    """The prompts that runs, prompts of runs, prompt folders or `user/name` on the hub mean, in their order.
+    """Load the prompts that the paths name, in their order.
 
     Args:
-        paths: a run means all its prompts.
-        prompts: those of each run that are meant; none means all.
-        task: name of another task than the prompts' own.
-        style: how rows are put; None as in training.
+        paths: runs, prompts of runs, prompt folders, or `user/name` on the hub. A run names all its prompts.
+        prompts: the names of those prompts of each run that are drawn; empty takes all.
+        task: name of a task that replaces the task of the prompts.
+        style: style of the task's template; None takes the style of the training.
         data_root: folder with rows; None takes the run's.
 
     Raises:
-        BadInput: a prompt or prompt twice, nothing is there, a run without the prompt of a prompt, or a prompt that
-            records no task.
-        UnknownName: a prompt that a run does not have.
+        BadInput: a path or a prompt is given twice, a path holds no prompt, a run has not stored one of its prompts, or
+            a prompt records no task.
+        UnknownName: a run has no prompt of a given name.
     """
     paths, prompts = listed("paths", paths, (str, Path)), listed("--prompt", prompts)
     require_different("the prompt", [str(path) for path in paths])
     require_different("--prompt", prompts)
-    found: list[Subject] = []
+    loaded: list[Subject] = []
     for label, place, plan in _prompts(paths, prompts):
         prompt = SoftPrompt.load(place)
-        found.append(
+        loaded.append(
             Subject(
                 label=label,
                 prompt=prompt,
@@ -141,15 +141,15 @@ def subjects(
                 max_bad_rows=plan.max_bad_rows if plan else 0,
             )
         )
-    counts = Counter(subject.label for subject in found)
+    counts = Counter(subject.label for subject in loaded)
     return [
         dataclasses.replace(subject, label=f"{number}-{subject.label}") if counts[subject.label] > 1 else subject
-        for number, subject in enumerate(found, 1)
+        for number, subject in enumerate(loaded, 1)
     ]
 
 
 def _prompts(paths: Sequence[str | Path], prompts: Sequence[str]) -> Iterator[tuple[str, str | Path, Plan | None]]:
-    """(label, where the prompt is, its run's plan)."""
+    """Yield for each prompt its label, its place, and the plan of its run."""
     for given in paths:
         path = Path(given)
         if (path / "run.json").is_file():
@@ -171,7 +171,7 @@ def _of_run(run: Path, prompts: Sequence[str]) -> Iterator[tuple[str, Path, Plan
     for prompt in prompts or names:
         if not (run / prompt / "prompt").is_dir():
             raise BadInput(
-                f"run {str(run)!r} has stored no prompt of {prompt!r}; finish it (softprompt train --resume {run}), or "
+                f"run {str(run)!r} has not stored prompt {prompt!r}; finish it (softprompt train --resume {run}), or "
                 "choose others with --prompt"
             )
         yield f"{run.resolve().name}/{prompt}", run / prompt / "prompt", plan
@@ -186,32 +186,32 @@ def draw(
     device: str = "auto",
     tell: Callable[[Subject], None] = lambda subject: None,
 ) -> Iterator[Drawn]:
-    """The landscapes of these prompts, in float32, each on the rows that the seed draws from the split of its task.
+    """Compute the landscapes of these prompts in float32, each on rows that the seed draws from a split of its task.
 
-    Prompts of one task see the same rows and the same random direction before Gram-Schmidt.
+    Prompts of one task get the same rows, and the same random direction before it is made orthogonal to X.
 
     Args:
-        chosen: of `subjects`.
-        settings: of the plane and the rows.
-        model: the frozen model; None loads the one that a prompt names.
+        chosen: the prompts, from `subjects`.
+        settings: the settings of the plane and of the rows.
+        model: the frozen model; None loads the model that a prompt names.
         split: "train", "validation" or "test".
         device: "auto", "cpu", "cuda" ...
-        tell: called before each.
+        tell: is called before each prompt.
 
     Raises:
-        SoftPromptError: a model or rows that are not there, or a prompt without a landscape.
+        SoftPromptError: a model or rows are missing, or a prompt has no landscape.
     """
-    # Rows are cut to what fits beside the longest prompt, so that all prompts see the same tokens.
+    # Texts are truncated to fit with the longest prompt, so that all prompts see the same tokens.
     longest = max(subject.prompt.length for subject in chosen)
     loaded: dict[Any, AbstractBackbone] = {}
     refuse_split(split)
-    # All rows before any model: what is missing is found in seconds.
+    # All rows are loaded before any model, so that missing rows are reported within seconds.
     rows = {source: _rows(subject, split, settings) for source, subject in {_source(s): s for s in chosen}.items()}
     for subject in chosen:
         tell(subject)
         origin = subject.prompt.provenance
-        known = (origin.backbone.name, origin.backbone.revision, origin.backbone.embedding_scale, origin.answers)
-        backbone = loaded[known] = backbone_of(subject.prompt, loaded.get(known, model), device=device)
+        key = (origin.backbone.name, origin.backbone.revision, origin.backbone.embedding_scale, origin.answers)
+        backbone = loaded[key] = backbone_of(subject.prompt, loaded.get(key, model), device=device)
         dataset, names = rows[_source(subject)]
         examples = examples_for(backbone, subject.task, dataset, longest)
         landscape = landscape_of(backbone, subject.prompt, examples, settings, names=names)
@@ -227,12 +227,12 @@ def draw(
 
 
 def _source(subject: Subject) -> Hashable:
-    """Equal for prompts that are drawn on the same rows."""
+    """Return a key that is equal for prompts with the same rows."""
     return json_bytes(subject.task.to_json()), subject.data_root, subject.max_bad_rows
 
 
 def _rows(subject: Subject, split: str, settings: LandscapeSettings) -> tuple[Rows, tuple[int, ...]]:
-    """The rows of a split that the seed draws, in their order, and their numbers."""
+    """Return the rows of a split that the seed draws, in the order of the split, and their numbers."""
     whole = rows_of(split_rows(subject.task, load_rows(subject.task, subject.data_root, subject.max_bad_rows)), split)
     if not len(whole):
         raise BadInput(f"task {subject.task.name!r} has no {split} rows; choose another --split")
@@ -242,10 +242,10 @@ def _rows(subject: Subject, split: str, settings: LandscapeSettings) -> tuple[Ro
 
 
 def refuse_incomparable(chosen: Sequence[Subject]) -> None:
-    """Refuse prompts that cannot stand on one scale.
+    """Refuse prompts whose landscapes cannot share one scale.
 
     Raises:
-        BadInput: fewer than two, or prompts of different tasks.
+        BadInput: there are fewer than two prompts, or they have different tasks or losses.
     """
     if len(chosen) < 2:
         raise BadInput(f"--compare needs at least two prompts, {chosen[0].label!r} is one; give another run")
@@ -260,7 +260,7 @@ def refuse_incomparable(chosen: Sequence[Subject]) -> None:
 
 
 def _is_regression(subject: Subject) -> bool:
-    """Whether the loss is a squared error: a linear head answers with a number."""
+    """Whether the loss is a squared error, because a linear head answers with a number."""
     return subject.task.answer == "number" and subject.prompt.provenance.answers == "linear-head"
 
 
@@ -269,40 +269,40 @@ def _refuse_two_losses(are_regressions: Sequence[bool]) -> None:
         raise BadInput("--compare needs one loss: some of these prompts answer in words, others by a number")
 
 
-def write(found: Sequence[Drawn], folder: Path, settings: LandscapeSettings, *, compare: bool, kind: str) -> Path:
-    """A new folder with `landscape.json` and the figures: of each prompt, or of all on one scale.
+def write(drawn: Sequence[Drawn], folder: Path, settings: LandscapeSettings, *, compare: bool, kind: str) -> Path:
+    """Write a new folder with `landscape.json` and the figures: one per prompt, or one of all on the same scale.
 
-    Without the plotting library there are the numbers alone, and a warning.
+    If the plotting library is not installed, only the numbers are written, with a warning.
 
     Args:
-        found: landscapes over one grid.
-        folder: must not exist.
-        settings: of the planes.
-        compare: draw all side by side.
+        drawn: landscapes over the same grid.
+        folder: the new folder, which must not exist.
+        settings: the settings of the planes.
+        compare: whether all landscapes are drawn side by side.
         kind: "png" or "svg".
 
     Raises:
-        BadInput: the folder exists, or squared errors and cross entropies on one scale.
+        BadInput: the folder exists, or `compare` would put squared errors and cross entropies on one scale.
         StorageFailure: the disk is full or not writable.
     """
     if compare:
-        _refuse_two_losses([one.landscape.is_regression for one in found])
+        _refuse_two_losses([d.landscape.is_regression for d in drawn])
     axis = coordinates(settings.grid).tolist()
-    numbers = {"settings": dataclasses.asdict(settings), "coordinates": axis, "prompts": [d.to_json() for d in found]}
-    contents = {"landscape.json": json_bytes(numbers), **_figures(found, axis, compare, kind)}
+    numbers = {"settings": dataclasses.asdict(settings), "coordinates": axis, "prompts": [d.to_json() for d in drawn]}
+    contents = {"landscape.json": json_bytes(numbers), **_figures(drawn, axis, compare, kind)}
     return write_folder(folder, contents, what="the landscape", manifest=False)
 
 
-def _figures(found: Sequence[Drawn], axis: Sequence[float], compare: bool, kind: str) -> dict[str, bytes]:
+def _figures(drawn: Sequence[Drawn], axis: Sequence[float], compare: bool, kind: str) -> dict[str, bytes]:
     try:
         from . import plots
     except ModuleNotFoundError as error:
         log.warning("no figures are drawn, only their numbers written: %s; pip install matplotlib", error)
         return {}
-    groups = {"": found} if compare else {f"{one.subject.label.translate(SEPARATORS)}-": [one] for one in found}
+    groups = {"": drawn} if compare else {f"{d.subject.label.translate(SEPARATORS)}-": [d] for d in drawn}
     figures: dict[str, bytes] = {}
     for prefix, group in groups.items():
-        panels = {_title(one): one.landscape.mean_surface.numpy() for one in group}
+        panels = {_title(d): d.landscape.mean_surface.numpy() for d in group}
         measure = "squared error" if group[0].landscape.is_regression else "cross entropy (nats)"
         for name, figure in (("surface", plots.surface_figure), ("contour", plots.contour_figure)):
             file = f"{prefix}{name}.{kind}"
@@ -311,6 +311,6 @@ def _figures(found: Sequence[Drawn], axis: Sequence[float], compare: bool, kind:
 
 
 def _title(drawn: Drawn) -> str:
-    """The prompt and how it answers: a surface says nothing without."""
+    """Return the name of the prompt and its score, without which a surface says nothing."""
     name = "score" if drawn.majority is None else "accuracy"
     return f"{drawn.subject.label}\n{name} {drawn.metrics[name]:.3f}"

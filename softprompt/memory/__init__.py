@@ -1,6 +1,7 @@
-"""How many rows a pass may have: as many as the caches are good for, as the memory holds, and fewer after it ran out.
+"""The memory budget: how many rows a pass may have.
 
-Gradients add up and rows are answered one by one, so how rows are split into passes changes no result.
+The caches of a CPU and the free memory limit a pass, and the limit is halved when memory runs out. Gradients add up and
+each row is answered independently, so the split of rows into passes changes no result.
 """
 
 from ._memory import bytes_per_token as bytes_per_token

@@ -1,4 +1,4 @@
-"""Memory: what is free, what a row of a pass takes, and which errors mean that there was too little."""
+"""Measurements of memory: how much is free, how much a row of a pass needs, and which errors mean a lack of it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,21 +10,21 @@ from ..backbones import AbstractBackbone
 from ..losses import task_losses
 from ..prompts.batch import PromptBatch, TextBatch
 
-CGROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
-# Limit and use of a control group, in version 2 and in version 1.
+CGROUPS, PROCESS_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# The files with the limit and the use of a control group, in version 2 and in version 1.
 FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
-SAID = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch, or of Python, says that memory ran out."""
+    """Whether an error of torch or Python means that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that a process may still take on a device; of the machine, no more than its control groups leave it."""
+    """Return the bytes that this process may still allocate on a device. On a CPU its control groups limit them too."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -33,25 +33,28 @@ def free_memory(device: torch.device) -> int:
     return min([psutil.virtual_memory().available, *left_in_groups()])
 
 
-def left_in_groups(groups: Path = CGROUPS, own: Path = OWN) -> list[int]:
-    """Bytes left in each control group of this process that has a limit; none where there are no groups.
+def left_in_groups(groups: Path = CGROUPS, process_groups: Path = PROCESS_GROUPS) -> list[int]:
+    """Return the bytes left in each control group of this process that has a limit; empty without control groups.
 
     Args:
-        groups: where the groups are.
-        own: which of them this process is in.
+        groups: the folder of the control groups.
+        process_groups: the file that lists the groups of this process.
     """
-    if not own.is_file():
+    if not process_groups.is_file():
         return []
-    found = []
-    for line in own.read_text().splitlines():
+    bytes_left = []
+    for line in process_groups.read_text().splitlines():
         _, kinds, path = line.split(":", 2)
         if kinds in ("", "memory"):
-            found += [left for folder in _upwards(groups / kinds, path) for left in _left(folder)]
-    return found
+            bytes_left += [left for folder in _upwards(groups / kinds, path) for left in _left(folder)]
+    return bytes_left
 
 
 def _upwards(root: Path, path: str) -> Iterator[Path]:
-    """A group and all that hold it. In a container the path may be the host's, and only the root is there."""
+    """Yield the folder of a group and of all groups above it.
+
+    In a container the path may be that of the host, and then only the root exists.
+    """
     folder = root / path.lstrip("/")
     while folder != root:
         yield folder
@@ -64,39 +67,39 @@ def _left(folder: Path) -> Iterator[int]:
         try:
             values = [int((folder / name).read_text()) for name in (limit, use)]
             statistics = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-        # No such group, or no limit ("max").
+        # The group does not exist, or it has no limit ("max").
         except (OSError, ValueError):
             continue
-        # Files that were read and are kept make room when asked.
-        kept = int(statistics.get("total_inactive_file", statistics.get("inactive_file", "0")))
-        yield values[0] - values[1] + kept
+        # The use counts cached files, which the kernel drops when memory is needed.
+        cached = int(statistics.get("total_inactive_file", statistics.get("inactive_file", "0")))
+        yield values[0] - values[1] + cached
 
 
 def bytes_per_token(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> float:
-    """Memory that a training pass takes for one more token of prompt or text, measured on the batch's first row.
+    """Measure the memory of a training pass for one more token of prompt or text, on the first row of the batch.
 
-    The difference between two copies of the row and one, so that what is there once does not count. On CUDA the
-    allocator's peak over both directions; elsewhere what is kept for the backward pass. Attention grows with the
-    square of a row's length: measured on the longest row it is enough for all.
+    It is the difference between two copies of the row and one, so that fixed costs cancel. On CUDA it is the peak of
+    the allocator over forward and backward pass; elsewhere it is what the backward pass keeps. The memory of attention
+    grows with the square of the length, so a measurement on the longest row is enough for all rows.
     """
     rows = [torch.zeros(copies, dtype=torch.long, device=batch.ids.device) for copies in (1, 2)]
-    held = _peak if backbone.device.type == "cuda" else _kept
-    one, two = (held(backbone, prompt_batch, batch.select(chosen)) for chosen in rows)
-    return (two - one) / (prompt_batch.vectors.shape[1] + batch.ids.shape[1])
+    measure = _peak if backbone.device.type == "cuda" else _kept
+    one_row, two_rows = (measure(backbone, prompt_batch, batch.select(copies)) for copies in rows)
+    return (two_rows - one_row) / (prompt_batch.vectors.shape[1] + batch.ids.shape[1])
 
 
 def _kept(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> int:
-    """Bytes kept for the backward pass, weights and prompts left out."""
-    known = [*backbone.model.parameters(), *backbone.model.buffers(), prompt_batch.vectors]
-    there = {place for values in known for place, _ in _blocks(values)}
+    """Count the bytes that are kept for the backward pass, without weights and prompts."""
+    permanent = [*backbone.model.parameters(), *backbone.model.buffers(), prompt_batch.vectors]
+    permanent_blocks = {address for values in permanent for address, _ in _blocks(values)}
     kept: dict[int, int] = {}
 
     def keep(values: Tensor) -> Tensor:
-        kept.update({place: size for place, size in _blocks(values) if place not in there})
+        kept.update({address: size for address, size in _blocks(values) if address not in permanent_blocks})
         return values
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda values: values):
-        # Held until they are counted: what is freed has its place taken by the next.
+        # The losses hold the graph until the sum is taken: a freed block could be reused and counted as one.
         losses = _losses(backbone, prompt_batch, batch)
     total = sum(kept.values())
     del losses
@@ -104,9 +107,9 @@ def _kept(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatc
 
 
 def _blocks(values: Tensor) -> list[tuple[int, int]]:
-    """Where a tensor's numbers lie, and in how many bytes; of a quantised one (torchao) where its parts do.
+    """Return the address and the size in bytes of a tensor's storage, or of the parts of a quantised tensor (torchao).
 
-    Nothing for a kind of tensor that does not tell: what it keeps is not counted.
+    The result is empty for a kind of tensor that does not reveal its storage, which is then not counted.
     """
     if (flatten := getattr(values, "__tensor_flatten__", None)) is not None:
         names, _ = flatten()
@@ -119,7 +122,7 @@ def _blocks(values: Tensor) -> list[tuple[int, int]]:
 
 
 def _peak(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> int:
-    """Bytes that lived at once in both directions, beyond what lived before."""
+    """Return the peak of allocated bytes over forward and backward pass, above the bytes allocated before."""
     before = torch.cuda.memory_allocated(backbone.device)
     torch.cuda.reset_peak_memory_stats(backbone.device)
     leaves = [

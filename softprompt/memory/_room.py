@@ -1,4 +1,4 @@
-"""How many rows share a pass, and how rows are split that are too many for one."""
+"""The memory budget of a pass, and how rows that exceed it are split into several passes."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -16,27 +16,28 @@ from ._split import least_padded
 log = logging.getLogger("softprompt")
 T = TypeVar("T")
 
-# Tokens x hidden size of a pass on a CPU. Beyond it a pass gains nothing, and its activations leave the caches:
-# benchmarks/rows.py.
+# Largest tokens x hidden size of a pass on a CPU. The activations of a larger pass do not fit into the caches, so that
+# it is not faster: benchmarks/rows.py.
 CPU_NUMBERS = 2**21
-# What a pass costs on a CPU beside its tokens, in tokens, times the hidden size: benchmarks/rows.py.
+# Fixed cost of a pass on a CPU, in tokens, times the hidden size: benchmarks/rows.py.
 CPU_PASS = 2**14
-# Of the free memory, what a pass may take: other processes live too.
+# Share of the free memory that a pass may take, because other processes need memory too.
 SHARE = 0.8
-# What a pass takes on a CPU over what it keeps for the way back: outputs and gradients on their way.
+# Memory of a pass on a CPU as a multiple of what is kept for the backward pass: outputs and gradients come on top.
 PASSING = 1.5
 
 
 @final
 class MemoryBudget:
-    """How many rows a pass may have. Less after memory ran out, never more.
+    """The largest size of a pass. It shrinks when memory runs out and never grows.
 
     Args:
-        tokens: most rows x longest row, prompt included; None is no bound. A single row above it stands alone.
-        rows: most rows; None is no bound.
-        each: what a pass costs beside its tokens, in tokens: rows are split so that they are padded less, where that
-            saves more; None splits no rows for that.
-        exact: whether passes of other rows give the same result; not so where the frozen model's dropout is on.
+        tokens: largest rows x longest row of a pass, prompt included; None sets no bound. A single longer row gets a
+            pass of its own.
+        rows: largest number of rows of a pass; None sets no bound.
+        each: fixed cost of a pass, in tokens. Rows are split to save padding where that saves more than it costs. None
+            splits no rows to save padding.
+        exact: whether the split leaves results unchanged. It does not if the frozen model's dropout is on.
     """
 
     def __init__(
@@ -47,55 +48,58 @@ class MemoryBudget:
 
     @classmethod
     def of(cls, backbone: AbstractBackbone, *, exact: bool = True) -> "MemoryBudget":
-        """Of a backbone: on a CPU what the caches are good for, and little padding; else no bound.
+        """Return the budget of a backbone: bounded by the caches, with little padding, on a CPU; unbounded elsewhere.
 
-        Where the frozen model's dropout is on, rows are split for want of memory only.
+        If the frozen model's dropout is on (not `exact`), only a lack of memory splits rows.
         """
         if not exact or backbone.device.type != "cpu":
             return cls(exact=exact)
         tokens = CPU_NUMBERS // backbone.hidden_size
         if backbone.engine == "packed":
-            # No padding to save; and of the rectangle that is counted, rows of mixed lengths fill half.
+            # The packed engine has no padding. Rows of mixed lengths fill about half of rows x longest row.
             return cls(2 * tokens)
         return cls(tokens, each=CPU_PASS / backbone.hidden_size)
 
     def fit(
         self, backbone: AbstractBackbone, prompt_batch: PromptBatch, longest: TextBatch, rows: int, graphs: int = 1
     ) -> None:
-        """Bound the passes by the free memory, after a measurement on one row; one line where that splits them.
+        """Bound the passes by the free memory, after a measurement on one row. A warning says if that splits them.
 
         Args:
-            backbone: frozen.
-            prompt_batch: the prompts, leaves that ask for gradients.
+            backbone: the frozen model.
+            prompt_batch: the prompts, as leaves that require gradients.
             longest: the longest row.
-            rows: of a pass that is not split.
-            graphs: passes whose activations are kept at once.
+            rows: number of rows of a pass that is not split.
+            graphs: number of passes whose activations are kept at the same time.
         """
         width = prompt_batch.vectors.shape[1] + longest.ids.shape[1]
         try:
-            each = graphs * bytes_per_token(backbone, prompt_batch, longest)
+            token_bytes = graphs * bytes_per_token(backbone, prompt_batch, longest)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             self.rows = 1
             return
-        each *= 1.0 if backbone.device.type == "cuda" else PASSING
+        token_bytes *= 1.0 if backbone.device.type == "cuda" else PASSING
         free = free_memory(backbone.device)
-        fits = max(width, int(SHARE * free / max(each, 1.0)))
+        fitting = max(width, int(SHARE * free / max(token_bytes, 1.0)))
         whole = rows * width if self.tokens is None else min(rows * width, max(self.tokens, width))
-        if fits < whole:
-            self.tokens = fits
+        if fitting < whole:
+            self.tokens = fitting
             log.warning(
                 "%d rows of up to %d tokens would take about %.1f GB, %.1f GB are free: they go through the frozen "
-                "model in parts of at most %d tokens%s", rows, width, rows * width * each / 1e9, free / 1e9, fits,
-                self._consequence,
+                "model in parts of at most %d tokens%s", rows, width, rows * width * token_bytes / 1e9, free / 1e9,
+                fitting, self._consequence,
             )  # fmt: skip
 
     def parts(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Which rows share a pass: all in their order, or, where there is no room for all, the longest first.
+        """Split rows into passes: one pass with all rows in their order if they fit, else the longest rows first.
 
         Args:
-            lengths: of each row, prompt included.
+            lengths: length of each row, prompt included.
+
+        Returns:
+            The indices of the rows of each pass.
         """
         if self.each is not None:
             return self._seen(least_padded(lengths, self.each, rows=self.rows, tokens=self.tokens), lengths)
@@ -104,40 +108,40 @@ class MemoryBudget:
         return self.cut(sorted(range(len(lengths)), key=lambda row: -lengths[row]), lengths, len(lengths))
 
     def cut(self, rows: Sequence[int], lengths: Sequence[int], most: int) -> list[list[int]]:
-        """These rows in their order, in passes of `most` rows or fewer.
+        """Cut these rows, in their order, into passes of at most `most` rows.
 
         Args:
             rows: indices into `lengths`.
-            lengths: of all rows, prompt included.
-            most: rows of a pass.
+            lengths: length of every row, prompt included.
+            most: largest number of rows of a pass.
         """
         most = most if self.rows is None else min(most, self.rows)
         return self._seen(cut(rows, [lengths[row] for row in rows], most, self.tokens), lengths)
 
     def within(self, work: Callable[[], T]) -> T:
-        """What `work` returns; where memory runs out in it, once more from its beginning with half the rows a pass.
+        """Return what `work` returns. If memory runs out, halve the rows per pass and start `work` again.
 
         Raises:
-            OutOfMemory: a single row does not fit.
+            OutOfMemory: a single row does not fit into memory.
         """
         while True:
             self._most = self._longest = 0
             try:
                 return work()
             except (RuntimeError, MemoryError) as error:
-                # Nothing was to be passed, so there is nothing to halve.
+                # Without a pass there is nothing to halve.
                 if not is_out_of_memory(error) or not self._most:
                     raise
-                said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            # Not in the handler, whose traceback holds what the pass has kept.
-            self._halve(said)
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            # This runs outside the handler, because the traceback keeps the tensors of the pass alive.
+            self._halve(reason)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps: passes of other rows round differently."""
+        """Return the values for a checkpoint. A resumed run needs the same passes, because others round differently."""
         return {"tokens": self.tokens, "rows": self.rows}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Never more room than there was."""
+        """Restore the bounds of a checkpoint, unless the present ones are smaller."""
         self.tokens, self.rows = (
             min((x for x in (now, state.get(name)) if x is not None), default=None)
             for name, now in (("tokens", self.tokens), ("rows", self.rows))
@@ -156,11 +160,11 @@ class MemoryBudget:
         self._longest = max([self._longest, *lengths])
         return parts
 
-    def _halve(self, said: str) -> None:
+    def _halve(self, reason: str) -> None:
         if self._most == 1:
             raise OutOfMemory(
-                f"one row of {self._longest} tokens, prompt included, does not fit into memory ({said}); give a lower "
-                "--max-length, a shorter prompt, a regulariser that stops the clean side, or a smaller model"
+                f"one row of {self._longest} tokens, prompt included, does not fit into memory ({reason}); give a "
+                "lower --max-length, a shorter prompt, a regulariser that stops the clean side, or a smaller model"
             )
         self.rows = self._most // 2
         log.warning("out of memory: from now on at most %d rows a pass%s", self.rows, self._consequence)

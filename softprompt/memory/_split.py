@@ -1,29 +1,32 @@
-"""Rows of a pass in parts whose rows are of similar length, so that little is padded and no part is too large."""
+"""Splits rows into passes of similar length, so that there is little padding and no pass is too large."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-# A split changes how sums round, so it has to save more than this share of the tokens.
+# A split changes how sums are rounded, so it has to save more than this share of the tokens.
 WORTH = 0.05
 
 
 def least_padded(
     lengths: Sequence[int], each: float, *, rows: int | None = None, tokens: int | None = None
 ) -> list[list[int]]:
-    """The rows in parts of least sum over parts of (rows x longest row + each), the longest rows first.
+    """Split the rows into parts with the least sum of (rows x longest row + each), the longest rows first.
 
-    Over rows sorted by length the best parts are runs, and the best of the first j rows is
+    If the rows are sorted by length, the rows of a best part are neighbours. The least sum for the first j rows is
 
-        f(j) = min_i f(i) + (j - i) x length(i) + each,   i from the rows that a part that ends at j may begin at.
+        f(j) = min_i f(i) + (j - i) x length(i) + each,   over the rows i at which a part that ends at j may begin.
 
-    All rows in their order where one part is allowed and others would save less than 5 %.
+    All rows stay together in their order if one part is allowed and a split would save less than 5 %.
 
     Args:
-        lengths: of each row, prompt included.
-        each: what a part costs beside its tokens, in tokens.
-        rows: most rows of a part; None is no bound.
-        tokens: most rows x longest row of a part; None is no bound. A single row above it stands alone.
+        lengths: length of each row, prompt included.
+        each: fixed cost of a part, in tokens.
+        rows: largest number of rows of a part; None sets no bound.
+        tokens: largest rows x longest row of a part; None sets no bound. A single longer row is a part of its own.
+
+    Returns:
+        The indices of the rows of each part.
     """
     b = len(lengths)
     order = sorted(range(b), key=lambda row: -lengths[row])

@@ -1,4 +1,4 @@
-"""One prompt while it trains: what changes from step to step, and how that goes into and out of a checkpoint."""
+"""One prompt of a fleet during training: its state, and how a checkpoint stores and restores it."""
 
 import dataclasses
 import math
@@ -33,18 +33,18 @@ class AbstractRace(Protocol):
 
 @final
 class FleetMember:
-    """A prompt with its optimiser, its rows, its record and the best prompt so far.
+    """A trainable prompt with its optimiser, its rows, its record and the best stored prompt so far.
 
     Args:
-        name: unique in the run; the prompt's folder.
-        settings: what it was told.
-        trainable: the parameters.
-        optimizer: moves them.
-        rows: the training rows it may see.
-        batches: endless batches of those rows, continued where the run stands.
-        record: its metrics.jsonl.
-        provenance: what a prompt of this prompt says of itself; metrics are added when it is stored.
-        race: shared by the candidates of a prompt with restarts, until one of them is the prompt.
+        name: name of the prompt, unique in the run; also the name of its folder.
+        settings: the settings of the prompt.
+        trainable: the trainable parameters.
+        optimizer: the optimiser of these parameters.
+        rows: indices of the training rows that the prompt may see.
+        batches: endless batches of these rows, from the current step of the run on.
+        record: the record metrics.jsonl.
+        provenance: the provenance of the stored prompt; metrics are added when it is stored.
+        race: the race of a prompt with restarts, which its candidates share until one of them is chosen.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class FleetMember:
 
     @property
     def is_training(self) -> bool:
-        """Whether it still takes part in the fleet's passes."""
+        """Whether the prompt still takes part in the passes of the fleet."""
         return self.status == "training"
 
     @property
     def restarts(self) -> dict[str, Any] | None:
-        """How this beginning was chosen; None before that, and without restarts."""
+        """The outcome of the race; None before the choice, and for a prompt without restarts."""
         return self.provenance.training.get("restarts")
 
     def goes_on(self, name: str, record: Record, restarts: Mapping[str, Any]) -> "FleetMember":
-        """From now on this candidate is the prompt: with its name and record, and with how it was chosen."""
+        """Continue this candidate as the prompt itself, with the name, the record and the outcome of the race."""
         self.name, self.record, self.race = name, record, None
         self._remember(restarts)
         return self
@@ -92,12 +92,15 @@ class FleetMember:
         self.record.close()
 
     def drop(self, step: int, reason: str) -> None:
-        """Leave the fleet for good; what was best before stays."""
+        """Remove the prompt from the fleet. Its best stored prompt stays."""
         self.status = f"dropped at step {step}: {reason}"
         self.record.write({"step": step, "dropped": reason})
 
     def judge(self, step: int, prompt: SoftPrompt, report: Report, patience: int | None) -> None:
-        """Record an evaluation, keep the prompt if it is the best, stop after `patience` that are not better."""
+        """Record an evaluation, and keep the prompt if it is the best so far.
+
+        Training stops after `patience` evaluations in a row without a better score.
+        """
         self.record.write({"step": step, "split": "validation", **report.metrics, "invalid": report.invalid})
         if report.metrics["score"] > self.best_score:
             self.best, self.best_step, self.stale = prompt, step, 0
@@ -108,7 +111,7 @@ class FleetMember:
             self.status = f"stopped early at step {step}"
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything a checkpoint keeps of this prompt in tensors."""
+        """Return the tensors that a checkpoint stores for this prompt."""
         kept = {f"parameters.{name}": value.detach() for name, value in self.trainable.state_dict().items()}
         kept |= {f"adamw.{name}": value for name, value in self.optimizer.state().items()}
         if self.best is not None:
@@ -120,7 +123,7 @@ class FleetMember:
         return kept
 
     def state(self) -> dict[str, Any]:
-        """Everything a checkpoint keeps of this prompt in plain values."""
+        """Return the plain values that a checkpoint stores for this prompt."""
         chosen: dict[str, Any] = {} if self.restarts is None else {"restarts": self.restarts}
         chosen |= {"standardized": True} if self.trainable.numbers else {}
         return {
@@ -134,7 +137,11 @@ class FleetMember:
         }
 
     def restore(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Continue from what `tensors` and `state` returned."""
+        """Restore what `tensors` and `state` returned.
+
+        Raises:
+            BadInput: an earlier version trained this prompt on numbers that were not standardised.
+        """
         if self.trainable.numbers and not state.get("standardized"):
             raise BadInput(f"{self.name} was started by a version that trained on numbers as they are; start a new run")
         self.trainable.load_state_dict(below("parameters.", tensors))
@@ -156,12 +163,12 @@ class FleetMember:
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
+    """Select the tensors whose names begin with `prefix`, and remove the prefix from the names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def is_finite(trainable: TrainablePrompt) -> bool:
-    """Whether a prompt folded from this prompt could be stored."""
+    """Whether all numbers of the folded prompt are finite, so that it can be stored."""
     deep = [] if (layers := trainable.folded_deep()) is None else [layers]
     return all(
         bool(torch.isfinite(values).all()) for values in (trainable.folded(), *deep, *trainable.head_parameters())

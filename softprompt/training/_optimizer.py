@@ -1,4 +1,4 @@
-"""One prompt's optimiser: AdamW, its own schedule and its own gradient clipping."""
+"""The optimiser of one prompt: AdamW with its own schedule and gradient clipping."""
 
 from typing import Any, final
 
@@ -10,15 +10,15 @@ from ..settings import TrainSettings
 
 
 def warmup_steps(settings: TrainSettings, steps: int) -> int:
-    """Optimiser steps of warm-up: 500 or 5 % of all, whichever is less, unless told."""
+    """Return the optimiser steps of the warm-up. The default is 500 or 5 % of all steps, whichever is less."""
     return min(500, steps // 20) if settings.warmup is None else settings.warmup
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int, schedule: str) -> float:
-    """What the learning rate is multiplied with at `step` (1, 2, ... steps).
+    """Return the factor on the learning rate at `step` (1, 2, ... steps).
 
-    Warm-up: step / warmup. Then 1 for "constant", or (steps - step + 1) / (steps - warmup) for "linear", so that
-    the first step after warm-up is at the full rate and no step is at 0.
+    During the warm-up it is step / warmup. Afterwards it is 1 for "constant", and (steps - step + 1) /
+    (steps - warmup) for "linear". The first step after the warm-up has the full rate, and no step has the rate 0.
     """
     if step <= warmup:
         return step / warmup
@@ -27,22 +27,22 @@ def learning_rate_factor(step: int, steps: int, warmup: int, schedule: str) -> f
 
 @final
 class PromptOptimizer:
-    """AdamW for one prompt: weight decay on prompt and reparameterisation, none on the head or on directions.
+    """AdamW for one prompt, with weight decay on prompt and reparameterisation, but not on the head or on directions.
 
-    Learning rate, decay and AdamW's eps act on what is trained, and so are in the prompt's units.
+    Learning rate, decay and AdamW's eps apply to the trained parameters, so they are in the units of the prompt.
 
     Args:
-        trainable: whose parameters move.
-        lr: learning rate of the prompt at its peak.
-        head_lr: of the head.
-        steps: length of the schedule.
-        settings: weight decay, clipping, schedule.
+        trainable: the prompt whose parameters are trained.
+        lr: peak learning rate of the prompt.
+        head_lr: peak learning rate of the head.
+        steps: length of the schedule in optimiser steps.
+        settings: weight decay, clipping and schedule.
     """
 
     def __init__(self, trainable: TrainablePrompt, lr: float, head_lr: float, steps: int, settings: TrainSettings):
         self.trainable, self.steps, self.settings = trainable, steps, settings
         self.warmup = warmup_steps(settings, steps)
-        # The length of a direction says nothing: decay would only raise the rate at which the direction turns.
+        # The length of a direction has no meaning: weight decay would only make the direction turn faster.
         decay = 0.0 if trainable.reparameterization.is_direction else settings.weight_decay
         groups = [
             {"params": trainable.prompt_parameters(), "lr": lr, "peak": lr, "weight_decay": decay},
@@ -51,14 +51,14 @@ class PromptOptimizer:
         self.adamw = torch.optim.AdamW([group for group in groups if group["params"]])
 
     def gradient_norm(self) -> Tensor:
-        """The l2 norm over all of the prompt's gradients, after which `step` may clip."""
+        """Return the l2 norm over all gradients of the prompt, which `step` uses for clipping."""
         gradients = [p.grad for p in self.trainable.parameters() if p.grad is not None]
         return torch.nn.utils.get_total_norm(gradients)
 
     def overflows(self, step: int) -> bool:
-        """Whether the update at optimiser step `step` is larger than a parameter can be, which AdamW would not say.
+        """Whether the update at optimiser step `step` may overflow a parameter. AdamW does not report that.
 
-        AdamW moves by lr / (1 - beta1^step) at the most.
+        AdamW moves a parameter by at most lr / (1 - beta1^step).
         """
         factor = learning_rate_factor(step, self.steps, self.warmup, self.settings.schedule)
         return any(
@@ -67,7 +67,7 @@ class PromptOptimizer:
         )
 
     def step(self, step: int, gradient_norm: Tensor) -> float:
-        """One update at optimiser step `step` (from 1); the learning rate of the first group."""
+        """Make the update of optimiser step `step` (from 1) and return the learning rate of the first group."""
         factor = learning_rate_factor(step, self.steps, self.warmup, self.settings.schedule)
         for group in self.adamw.param_groups:
             group["lr"] = group["peak"] * factor
@@ -78,12 +78,12 @@ class PromptOptimizer:
         return self.adamw.param_groups[0]["lr"]
 
     def state(self) -> dict[str, Tensor]:
-        """AdamW's moments and counters, by parameter number."""
+        """Return AdamW's moments and counters by parameter number."""
         state: dict[int, dict[str, Tensor]] = self.adamw.state_dict()["state"]
         return {f"{i}.{name}": value for i, values in state.items() for name, value in values.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from what `state` returned."""
+        """Restore what `state` returned."""
         restored: dict[int, dict[str, Any]] = {}
         for key, value in state.items():
             number, name = key.split(".", 1)

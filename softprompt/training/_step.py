@@ -1,4 +1,4 @@
-"""The gradients of one step for all prompts of a fleet: a clean pass, and one for each perturbation that acts."""
+"""The gradients of one step for all prompts of a fleet: a clean pass, and the passes of each active perturbation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from ._terms import Group, RegularizerContext, Term, changed, grouped, numbers
 
 @dataclass(frozen=True)
 class PassResult:
-    """What a pass showed, one number a prompt.
+    """The results of a pass, with one number per prompt.
 
     Args:
         losses: mean task loss, in nats.
-        norms: mean norm of the prompt vectors (EPT, equation 4), of a deep prompt those before the first layer: the
-            others stand beside states, not words.
-        divergences: sum of alpha x divergence over the prompt's regularisers; 0 without any.
+        norms: mean norm of the prompt vectors (EPT, equation 4). For a deep prompt these are the vectors of the first
+            layer, because the others have the size of states, not of words.
+        divergences: sum of alpha x divergence over the prompt's regularisers; 0 if there are none.
     """
 
     losses: Float[Tensor, " p"]
@@ -44,39 +44,40 @@ def backward(
     dropout_seed: int | None = None,
     parts: Sequence[Sequence[int]] = (),
 ) -> PassResult:
-    """Add the gradients of `scale x sum_k mean_{rows of k} loss` to the prompts.
+    """Add the gradients of `scale x sum_k mean_{rows of k} loss` to the prompts k.
 
-    Summed over prompts, so that a prompt's gradient does not depend on who shares its pass. A regularised prompt's loss is
-    (1 - sum share) CE(clean) + sum (share CE(perturbed) + alpha D(clean, perturbed)), summed over its regularisers.
+    The sum over prompts makes the gradient of a prompt independent of the prompts that share its pass. The loss of a
+    regularised prompt is (1 - sum share) CE(clean) + sum (share CE(perturbed) + alpha D(clean, perturbed)), where the
+    sums run over its regularisers.
 
     Args:
         backbone: the frozen model.
         trainables: the prompts, in the order of `batch.owner`.
         batch: rows of all prompts.
-        seeds: for a reparameterisation's dropout, one a prompt.
+        seeds: one seed per prompt for the dropout of its reparameterisation.
         scale: 1 / number of passes in an optimiser step.
-        check: refuse a backbone through which no gradient, or only a part of it, arrives; on the first step only.
-        terms: the regularisers that act, if any do.
-        regularizer_context: what they need.
-        dropout_seed: of the frozen model's dropout, if it is on: perturbed rows meet the same draw, where all prompts
-            are perturbed alike.
-        parts: rows that share a pass, to take up less memory at once: the gradients are the same, but for the frozen
-            model's dropout, which each part draws anew. None or one is all rows in one pass.
+        check: whether to refuse a backbone that passes on no gradient or only a part of it; for the first step.
+        terms: the active regularisers.
+        regularizer_context: what the regularisers read of backbone and task; needed if there are terms.
+        dropout_seed: seed of the frozen model's dropout, if it is on. If all prompts have the same perturbations,
+            perturbed rows get the same dropout as clean rows.
+        parts: indices of the rows of each pass, which limits the memory in use at a time. The gradients stay the same,
+            except for the frozen model's dropout, which each part draws separately. Empty takes all rows in one pass.
 
     Raises:
-        NotTrainable: no gradient reached the prompt vectors, or a layer passed none on.
+        NotTrainable: no gradient reaches the prompt vectors, or a layer does not pass it on.
     """
     whole = stack_prompts(trainables, seeds)
-    # Gradients gather at the batch of prompts and go through the reparameterisations once, however many passes there are.
+    # Gradients accumulate at the batch of prompts, so the reparameterisations run backward once for all passes.
     prompt_batch = leaves(whole)
     groups = grouped(terms)
-    chosen = [torch.tensor(rows, device=batch.ids.device) for rows in parts] if len(parts) > 1 else [None]
-    found = []
-    for number, rows in enumerate(chosen):
+    row_indices = [torch.tensor(rows, device=batch.ids.device) for rows in parts] if len(parts) > 1 else [None]
+    results = []
+    for number, rows in enumerate(row_indices):
         seed = stream_seed(dropout_seed, f"part/{number}") if dropout_seed is not None and number else dropout_seed
         passes = Passes(backbone, prompt_batch, batch, len(trainables), scale, seed, rows)
-        found.append(_losses_of(passes, groups, regularizer_context, _refuse_gaps if check and not number else None))
-    losses, divergences = (torch.stack(values).sum(0) for values in zip(*found, strict=True))
+        results.append(_losses_of(passes, groups, regularizer_context, _refuse_gaps if check and not number else None))
+    losses, divergences = (torch.stack(values).sum(0) for values in zip(*results, strict=True))
     _pull_back(whole, prompt_batch)
     if check:
         _refuse_silence(backbone, trainables, prompt_batch)
@@ -84,7 +85,7 @@ def backward(
 
 
 def leaves(prompt_batch: PromptBatch) -> PromptBatch:
-    """The batch's numbers as leaves, at which gradients gather."""
+    """Return the batch with detached tensors, which are leaves that accumulate gradients."""
     return changed(prompt_batch, lambda values: values.detach().requires_grad_(values.requires_grad))
 
 
@@ -94,7 +95,7 @@ def _losses_of(
     regularizer_context: RegularizerContext | None,
     check: Callable[[AbstractBackbone, Tensor], None] | None,
 ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
-    """Task losses and divergences of the rows of some passes, which are gone through in both directions."""
+    """Run the passes forward and backward, and return the task loss and the divergence of each prompt."""
     clean = passes.clean(groups, check)
     losses, divergences = clean.task_losses, torch.zeros_like(clean.task_losses)
     for group in groups:
@@ -106,22 +107,22 @@ def _losses_of(
 
 
 def _pull_back(whole: PromptBatch, prompt_batch: PromptBatch) -> None:
-    """Through the reparameterisations, from the gradients that have gathered at the batch of prompts."""
-    reached = [(ours, own.grad) for (_, ours), (_, own) in zip(numbers(whole), numbers(prompt_batch), strict=True)]
-    reached = [(ours, gradient) for ours, gradient in reached if gradient is not None]
-    if reached:
-        torch.autograd.backward(*zip(*reached, strict=True))
+    """Run the reparameterisations backward from the gradients that accumulated at the batch of prompts."""
+    pairs = zip(numbers(whole), numbers(prompt_batch), strict=True)
+    gradients = [(output, leaf.grad) for (_, output), (_, leaf) in pairs if leaf.grad is not None]
+    if gradients:
+        torch.autograd.backward([output for output, _ in gradients], [gradient for _, gradient in gradients])
 
 
 @torch.no_grad()
 def prompt_norms(prompt_batch: PromptBatch) -> Float[Tensor, " p"]:
-    """Mean l2 norm of each prompt's vectors, mu = mean_i ||P_i||_2; 0 for a prompt without vectors."""
+    """Return the mean l2 norm of each prompt's vectors, mean_i ||P_i||_2; 0 for a prompt without vectors."""
     norms = prompt_batch.vectors.norm(dim=-1)
     return norms.sum(-1) / prompt_batch.mask.sum(-1).clamp(min=1)
 
 
 def _refuse_gaps(backbone: AbstractBackbone, losses: Tensor) -> None:
-    """Refuse a layer that torch cannot differentiate: beside a residual the gradient would be wrong, not 0."""
+    """Refuse a layer that torch cannot differentiate. Next to a residual connection the gradient would be wrong."""
     seen, waiting = set(), [losses.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -139,16 +140,20 @@ def _refuse_gaps(backbone: AbstractBackbone, losses: Tensor) -> None:
 def _refuse_silence(
     backbone: AbstractBackbone, trainables: Sequence[TrainablePrompt], prompt_batch: PromptBatch
 ) -> None:
+    """Refuse a backbone through which no gradient reaches the vectors of a prompt.
+
+    Raises:
+        NotTrainable: the gradient of a prompt's vectors is missing or zero.
+    """
     for number, trainable in enumerate(trainables):
         if not trainable.prompt_parameters():
             continue
-        own = (
-            [prompt_batch.vectors]
-            if trainable.deep is None or prompt_batch.deep is None
-            else [prompt_batch.vectors, prompt_batch.deep]
-        )
-        if any(vectors.grad is None or not vectors.grad[number].any() for vectors in own):
+        leaves_of_prompt = [prompt_batch.vectors]
+        if trainable.deep is not None and prompt_batch.deep is not None:
+            leaves_of_prompt.append(prompt_batch.deep)
+        if any(vectors.grad is None or not vectors.grad[number].any() for vectors in leaves_of_prompt):
             raise NotTrainable(
-                f"no gradient reaches the prompt through {backbone.name!r} ({trainable.method.name}, first step): a layer, "
-                "often a quantised one, gives none to its input; load the model unquantised, or by a library that does"
+                f"no gradient reaches the prompt through {backbone.name!r} ({trainable.method.name}, first step): "
+                "a layer, often a quantised one, gives none to its input; load the model unquantised, or by a library "
+                "that does"
             )

@@ -1,4 +1,4 @@
-"""Which regularisers act in a pass, which of them share a perturbed pass, and what those passes are made of."""
+"""The regularisers of a pass: which are active, which share a perturbed pass, and the context that they read."""
 
 import contextlib
 import dataclasses
@@ -20,7 +20,8 @@ from ..prompts.units import WordScale
 from ..regularizers import DIVERGENCES, PerturbationContext, Regularizer, Share, Vocabulary, row_divergences
 from ..tasks import Task
 
-# The pass of a prompt's own regulariser number so much draws from the stream of this name.
+# Each regulariser of a prompt draws its noise from a random stream of its own, named by this word, its index and the
+# step and pass. A change of the word changes every draw.
 STREAM = "perturbation"
 Noise = Callable[[bool], contextlib.AbstractContextManager[object]]
 
@@ -28,14 +29,14 @@ Noise = Callable[[bool], contextlib.AbstractContextManager[object]]
 @final
 @dataclass(frozen=True)
 class Term:
-    """A regulariser that acts in a pass.
+    """A regulariser that is active in a pass.
 
     Args:
-        owner: of the rows, in the batch of prompts.
-        regularizer: which.
+        owner: index of its prompt in the batch of prompts.
+        regularizer: the regulariser.
         alpha: weight of its divergence at this step.
-        share: of the task loss that its rows have at this step.
-        seed: of its random numbers in this pass.
+        share: share of the task loss that is computed on its perturbed rows at this step.
+        seed: seed of its random numbers in this pass.
     """
 
     owner: int
@@ -48,62 +49,64 @@ class Term:
 def acting(
     regularizers: Sequence[Sequence[Regularizer]], seeds: Sequence[int], step: int, steps: int, number: int
 ) -> list[Term]:
-    """The regularisers that act at optimiser step `step` in its pass `number`; none before their delay is over.
+    """Return the regularisers that are active in a pass. A regulariser is inactive until its delay is over.
 
     Args:
-        regularizers: of each prompt.
-        seeds: of each prompt's noise.
-        step: from 1.
-        steps: in all.
-        number: of the pass in its step.
+        regularizers: the regularisers of each prompt.
+        seeds: the noise seed of each prompt.
+        step: optimiser step, from 1.
+        steps: number of optimiser steps of the run.
+        number: index of the pass in its step.
     """
-    found = []
-    for owner, (own, seed) in enumerate(zip(regularizers, seeds, strict=True)):
-        for place, one in enumerate(own):
-            alpha, share = one.weights(step, steps)
+    terms = []
+    for owner, (regularizers_of_prompt, seed) in enumerate(zip(regularizers, seeds, strict=True)):
+        for index, regularizer in enumerate(regularizers_of_prompt):
+            alpha, share = regularizer.weights(step, steps)
             if alpha or share:
-                drawn = stream_seed(seed, f"{STREAM}/{place}/{step}/{number}")
-                found.append(Term(owner, one, alpha, share, drawn))
-    return found
+                pass_seed = stream_seed(seed, f"{STREAM}/{index}/{step}/{number}")
+                terms.append(Term(owner, regularizer, alpha, share, pass_seed))
+    return terms
 
 
 @final
 @dataclass(frozen=True)
 class Group:
-    """Terms of one structure, at most one a prompt: their rows share the perturbed passes."""
+    """Terms of the same structure, at most one per prompt. Their rows share the perturbed passes."""
 
     terms: tuple[Term, ...]
 
     @property
     def regularizer(self) -> Regularizer:
-        """The first one's, whose structure is that of all."""
+        """The regulariser of the first term, which has the same structure as all others."""
         return self.terms[0].regularizer
 
     @property
     def keeps_clean(self) -> bool:
-        """Whether its divergence sends a gradient through the clean pass."""
+        """Whether the divergence sends a gradient through the clean pass, so that its graph has to be kept."""
         name = self.regularizer.divergence
         return any(term.alpha for term in self.terms) and name in DIVERGENCES and not DIVERGENCES[name].stops_clean
 
     @property
     def needs_clean(self) -> bool:
-        """Whether it needs the clean answer, or its gradient, at all."""
-        perturbation, measured = self.regularizer.perturbation, self.regularizer.divergence in DIVERGENCES
+        """Whether the group needs the clean answer or its gradient."""
+        perturbation, has_divergence = self.regularizer.perturbation, self.regularizer.divergence in DIVERGENCES
         return (
-            perturbation.wants_gradient or perturbation.wants_clean or (measured and any(t.alpha for t in self.terms))
+            perturbation.wants_gradient
+            or perturbation.wants_clean
+            or (has_divergence and any(term.alpha for term in self.terms))
         )
 
     @property
     def passes(self) -> int:
-        """Perturbed passes that count."""
+        """Number of perturbed passes that enter the loss."""
         return self.regularizer.perturbation.passes
 
     def batches(self, context: PerturbationContext) -> Iterator[TextBatch]:
-        """The perturbed rows of each pass."""
+        """Yield the perturbed rows of each pass."""
         return self.regularizer.perturbation.batches(context, {t.owner: t.regularizer.perturbation for t in self.terms})
 
     def weights(self, p: int, like: Tensor) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
-        """Alpha and share of each of p prompts, 0 for the others."""
+        """Return alpha and share of each of the p prompts; 0 for prompts outside the group."""
         table = torch.zeros(2, p, dtype=like.dtype)
         for term in self.terms:
             table[:, term.owner] = torch.tensor([term.alpha, term.share], dtype=like.dtype)
@@ -112,27 +115,30 @@ class Group:
 
 
 def grouped(terms: Sequence[Term]) -> list[Group]:
-    """Terms that may share passes; the second of one structure in a prompt shares with other second ones."""
-    found: dict[tuple[object, ...], list[Term]] = {}
-    seen: Counter[tuple[object, ...]] = Counter()
+    """Group the terms that may share passes: those of the same structure and the same rank within their prompts.
+
+    If a prompt has two terms of one structure, the first has rank 0 and the second has rank 1.
+    """
+    groups: dict[tuple[object, ...], list[Term]] = {}
+    counts: Counter[tuple[object, ...]] = Counter()
     for term in terms:
         structure = term.regularizer.structure()
-        rank = seen[term.owner, structure]
-        seen[term.owner, structure] += 1
-        found.setdefault((rank, *structure), []).append(term)
-    return [Group(tuple(members)) for members in found.values()]
+        rank = counts[term.owner, structure]
+        counts[term.owner, structure] += 1
+        groups.setdefault((rank, *structure), []).append(term)
+    return [Group(tuple(members)) for members in groups.values()]
 
 
 @final
 @dataclass(frozen=True)
 class RegularizerContext:
-    """What regularisers need of a backbone and a task, found once for a run.
+    """What the regularisers read of a backbone and a task. It is computed once per run.
 
     Args:
-        backbone: frozen.
-        vocabulary: of its tokenizer, the task's label words guarded.
-        allowed: tokens that label words have at each position; None where there are none.
-        words: how large its word vectors are.
+        backbone: the frozen model.
+        vocabulary: the tokenizer's vocabulary, in which the task's label words are guarded.
+        allowed: the tokens that label words have at each position; None where there are no label words.
+        words: the size of the word vectors.
         embeddings: the word vectors.
     """
 
@@ -144,10 +150,10 @@ class RegularizerContext:
 
     @classmethod
     def of(cls, backbone: AbstractBackbone, task: Task) -> "RegularizerContext":
-        """Of this backbone and task."""
+        """Compute the context of this backbone and task."""
         table = backbone.word_vectors
-        spoken = backbone.answers != "linear-head" and bool(task.labels)
-        labels = backbone.encode_distinct(task.labels) if spoken else []
+        has_label_words = backbone.answers != "linear-head" and bool(task.labels)
+        labels = backbone.encode_distinct(task.labels) if has_label_words else []
         return cls(
             backbone=backbone,
             vocabulary=Vocabulary(backbone.tokenizer, len(table), labels),
@@ -166,7 +172,7 @@ class RegularizerContext:
         noise: Noise,
         share: Share | None = None,
     ) -> PerturbationContext:
-        """What the group's perturbation sees: its rows, and a model through which no gradient reaches a prompt."""
+        """Return the context of a group's perturbation: its rows, and a model that sends no gradient to the prompts."""
         frozen = detached(prompt_batch)
 
         def logits(rows: TextBatch) -> Tensor:
@@ -180,7 +186,7 @@ class RegularizerContext:
             batch=batch,
             prompt_mask=prompt_batch.mask[batch.owner],
             logits=logits,
-            losses=lambda found, rows: task_losses(found, _targets(rows)),
+            losses=lambda outputs, rows: task_losses(outputs, _targets(rows)),
             divergence=divergence,
             clean=clean,
             gradient=gradient,
@@ -194,7 +200,7 @@ class RegularizerContext:
     def divergence(
         self, regularizer: Regularizer, name: str, clean: Tensor, perturbed: Tensor, batch: TextBatch
     ) -> Float[Tensor, " b"]:
-        """The divergence of each row, or the task loss of its perturbed form."""
+        """Return the divergence of each row, or the task loss of the perturbed row for the name "ce"."""
         targets = _targets(batch)
         if name not in DIVERGENCES:
             return task_losses(perturbed, targets)
@@ -205,23 +211,23 @@ class RegularizerContext:
     def check(
         self, regularizers: Sequence[Regularizer], task: Task, batch: TextBatch, *, dropout: bool, m: int
     ) -> None:
-        """Refuse regularisers that would be quietly off, or measure nothing, on this task and backbone.
+        """Refuse regularisers that would silently have no effect on this task and backbone.
 
         Args:
-            regularizers: of one prompt.
+            regularizers: the regularisers of one prompt.
             task: the task.
             batch: some training rows, owned by prompt 0.
             dropout: whether the frozen model's dropout is on.
-            m: vectors of the prompt.
+            m: number of vectors of the prompt.
 
         Raises:
-            BadInput: with what to do.
+            BadInput: a regulariser has no effect; the message says what to do.
         """
-        for one in regularizers:
-            perturbation = one.perturbation
-            if self.backbone.answers == "linear-head" and task.answer == "number" and one.alpha:
-                _refuse_divergence_of_numbers(one)
-            if one.over == "labels" and self.allowed is None:
+        for regularizer in regularizers:
+            perturbation = regularizer.perturbation
+            if self.backbone.answers == "linear-head" and task.answer == "number" and regularizer.alpha:
+                _refuse_divergence_of_numbers(regularizer)
+            if regularizer.over == "labels" and self.allowed is None:
                 raise BadInput(f"regulariser: task {task.name!r} has no label words; leave over=labels out")
             if perturbation.is_dropout and not (dropout and _has_dropout(self.backbone)):
                 raise BadInput(
@@ -229,25 +235,25 @@ class RegularizerContext:
                     "give --backbone-dropout, and a model that has any"
                 )
             prompt_batch = PromptBatch.stack([self.embeddings[:m].detach()])
-            group = Group((Term(0, one, one.alpha, one.share, 0),))
-            nothing = torch.zeros(len(batch.ids), 0, 0, device=batch.ids.device)
+            group = Group((Term(0, regularizer, regularizer.alpha, regularizer.share, 0),))
+            no_logits = torch.zeros(len(batch.ids), 0, 0, device=batch.ids.device)
             perturbation.check(
-                self.context(group, prompt_batch, batch, nothing, None, lambda anew: contextlib.nullcontext())
+                self.context(group, prompt_batch, batch, no_logits, None, lambda anew: contextlib.nullcontext())
             )
 
 
 def detached(prompt_batch: PromptBatch) -> PromptBatch:
-    """The same batch of prompts without gradients."""
+    """Return the same batch of prompts without gradients."""
     return changed(prompt_batch, lambda values: values.detach())
 
 
 def changed(prompt_batch: PromptBatch, change: Callable[[Tensor], Tensor]) -> PromptBatch:
-    """The batch of prompts with every tensor of numbers changed."""
+    """Return the batch of prompts with `change` applied to every floating-point tensor."""
     return dataclasses.replace(prompt_batch, **{name: change(values) for name, values in numbers(prompt_batch)})
 
 
 def numbers(prompt_batch: PromptBatch) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of the batch of prompts that may have gradients, by name."""
+    """Yield the name and value of each floating-point tensor of the batch, which are those that may have gradients."""
     for field in dataclasses.fields(prompt_batch):
         value = getattr(prompt_batch, field.name)
         if isinstance(value, Tensor) and value.is_floating_point():
@@ -267,15 +273,15 @@ def _allowed(labels: Sequence[Sequence[int]], v: int) -> Bool[Tensor, "l v"]:
 
 
 def _has_dropout(backbone: AbstractBackbone) -> bool:
-    # Beside images, or where two models are joined to one, the rates are those of the part that reads.
+    # In a model that also reads images, or that joins two models, the rates are those of the text part.
     configs = (backbone.model.config, backbone.stack.config.get_text_config())
     rates = [value for config in configs for name, value in config.to_dict().items() if "drop" in name]
     return any(isinstance(rate, float) and rate > 0 for rate in rates)
 
 
-def _refuse_divergence_of_numbers(one: Regularizer) -> None:
-    if one.divergence in DIVERGENCES and one.divergence != "squared-error":
+def _refuse_divergence_of_numbers(regularizer: Regularizer) -> None:
+    if regularizer.divergence in DIVERGENCES and regularizer.divergence != "squared-error":
         raise BadInput(
-            f"regulariser: {one.divergence} compares distributions, this task's answer is one number and it would "
-            "always be 0; give divergence=squared-error or divergence=ce"
+            f"regulariser: {regularizer.divergence} compares distributions, this task's answer is one number and it "
+            "would always be 0; give divergence=squared-error or divergence=ce"
         )
