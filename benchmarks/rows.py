@@ -2,15 +2,15 @@
 
     python benchmarks/rows.py --data-root DATA [--case NAME ...]
 
-Each case is the rows of an optimiser step of a fleet of EPT* prompts. They go through in one pass as they were drawn, and
-split into passes of at most so many rows, the longest rows first; gradients are the same. Prints CPU time over that of
-one pass, the median over rounds with the smallest and largest, and how many of the tokens that went through were
+Each case is the rows of an optimiser step of a fleet of EPT* prompts. They go through in one pass as they were drawn,
+and split into passes of at most so many rows, the longest rows first; gradients are the same. Prints CPU time over that
+of one pass, the median over rounds with the smallest and largest, and how many of the tokens that went through were
 padding; adds the case to results/rows.json. One thread. Passes are those of transformers where a case is not called
 packed, whose rows are not padded (its padding is that of the rectangle, which packed rows never fill).
 
 Lengths: of the t5-small shape lognormal, mean 92, sigma 0.6, clipped to 8 ... 256; of MiniLM those of SST-2's training
-rows; of lab-t5-small those of a lab task. "bucketed" rows are drawn as training draws them, each prompt's batch from rows
-of similar length; "plain" ones in random order (bucket=1).
+rows; of lab-t5-small those of a lab task. "bucketed" rows are drawn as training draws them, each prompt's batch from
+rows of similar length; "plain" ones in random order (bucket=1).
 """
 
 import argparse

@@ -144,8 +144,8 @@ class TestEveryDecoder:
         backbone = ready(family)
         assert backbone.max_positions == 64
         batch = batch_of(backbone, TEXTS[:1], targets=targets_of(backbone, ["very bad film"]))
-        text, memory_budget = int(batch.mask.sum()) - backbone._ends_texts, 2
-        n = 64 - text - memory_budget
+        text, room = int(batch.mask.sum()) - backbone._ends_texts, 2
+        n = 64 - text - room
         prompt_batch = PromptBatch.stack([random_prompt(backbone, n)])
         with pytest.raises(BadInput, match=f"prompt of {n}, a text of {text} and an answer of 3 tokens need 65 pos"):
             backbone.logits(prompt_batch, batch)
@@ -156,7 +156,7 @@ class TestEveryDecoder:
         generate = backbone.model.generate
         backbone.model.generate = lambda **given: written.append(generate(**given)) or written[0]
         backbone.generate(prompt_batch, batch, max_new_tokens=30)
-        assert written[0].shape[1] == memory_budget + 1
+        assert written[0].shape[1] == room + 1
 
     def test_other_kinds_of_answer_are_refused(self, family, tiny_gpt):
         with pytest.raises(UnsupportedModel, match="answers in tokens, not by linear-head"):

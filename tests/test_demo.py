@@ -178,7 +178,8 @@ class TestChoices:
         def result(prompt, validation, test):
             metrics = {"validation": {"score": validation}, "test": {"score": test}} if validation else {}
             return Result(
-                run="", prompt=prompt, task="", method="scaled", seed=0, metrics=metrics, best_step=1, trainable=1, head=0,
+                run="", prompt=prompt, task="", method="scaled", seed=0, metrics=metrics, best_step=1, trainable=1,
+                head=0,
                 stored=1, seconds=0.0, status="",
             )  # fmt: skip
 

@@ -159,7 +159,8 @@ class TestAHead:
             PromptSettings(), uniform(), backbone.word_vectors, (1, 16), numbers=Standardization(0.0, 2.0)
         )
         trained = FleetMember(
-            name="a", settings=PromptSettings(), trainable=prompt, optimizer=PromptOptimizer(prompt, 0.1, 0.1, 4, SETTINGS),
+            name="a", settings=PromptSettings(), trainable=prompt,
+            optimizer=PromptOptimizer(prompt, 0.1, 0.1, 4, SETTINGS),
             rows=[0], batches=iter([[0]]), record=Record(tmp_path / "metrics.jsonl"),
             provenance=run.prompt().provenance,
         )  # fmt: skip

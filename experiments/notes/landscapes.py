@@ -5,9 +5,9 @@
 
 The settings and tasks of experiments/stability/study.py that its screen kept, on seeds of their own; each prompt's
 input plane (docs/landscape.md: 32 test rows, radius 0.1, 11 x 11 points). Numbers are medians over seeds beside the
-mean test score, and the median ratio to the unregularised prompt of the same seed with its 95 % bootstrap interval: over all
-seeds, and over pairs that both have learned their task, for a prompt at chance is flat because it ignores its input. It
-may be stopped and started again: cells in the results are not run again.
+mean test score, and the median ratio to the unregularised prompt of the same seed with its 95 % bootstrap interval:
+over all seeds, and over pairs that both have learned their task. A prompt at chance is flat because it ignores its
+input. It may be stopped and started again: cells in the results are not run again.
 """
 
 import argparse

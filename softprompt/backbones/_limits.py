@@ -31,20 +31,20 @@ def position_bound(name_or_path: str | Path, revision: str | None = None) -> int
     return getattr(config, "max_position_embeddings", None)
 
 
-def refuse_no_room(prompt_length: int, memory_budget: int, positions: int, name: str) -> None:
+def refuse_no_room(prompt_length: int, room: int, positions: int, name: str) -> None:
     """Refuse a prompt beside which hardly any text fits.
 
     Args:
         prompt_length: its positions.
-        memory_budget: positions left for text.
+        room: positions left for text.
         positions: all that the model has.
         name: of the model.
 
     Raises:
         BadInput: with what to do.
     """
-    if memory_budget < FEWEST_TEXT_POSITIONS:
+    if room < FEWEST_TEXT_POSITIONS:
         raise BadInput(
-            f"a prompt of {prompt_length} positions leaves {max(0, memory_budget)} for text: {name!r} has {positions}; "
+            f"a prompt of {prompt_length} positions leaves {max(0, room)} for text: {name!r} has {positions}; "
             "choose a shorter --prompt-length"
         )

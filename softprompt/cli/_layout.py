@@ -47,10 +47,10 @@ def laid_out(names: Line, lines: Sequence[Line], right: Sequence[bool], width: i
     tables = []
     for block in _blocks(widths, keys, width):
         chosen = [*range(keys), *block]
-        memory_budget = width - _total([widths[column] for column in chosen[:-1]]) - GAP
+        room = width - _total([widths[column] for column in chosen[:-1]]) - GAP
         fitted = [widths[column] for column in chosen]
         if not right[chosen[-1]]:
-            fitted[-1] = min(fitted[-1], max(memory_budget, len(names[chosen[-1]])))
+            fitted[-1] = min(fitted[-1], max(room, len(names[chosen[-1]])))
         picked = [[line[column] for column in chosen] for line in lines]
         tables.append(_table([names[c] for c in chosen], picked, [right[c] for c in chosen], fitted))
     return "\n\n".join(tables)

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from ..study.stability import Plan, Report
 
 # What may stand beside --study; everything else is in the file.
-WITH_STUDY = {"study", "seeds", "base_seed", "vary", "store", "output", "fleet_size", "data_root", "device", "json_lines",
+WITH_STUDY = {"study", "seeds", "base_seed", "vary", "store", "output", "fleet_size", "data_root", "device",
+              "json_lines",
               "quiet"}  # fmt: skip
 # What a file that has seeds of its own decides.
 OF_SEEDS = ("seeds", "base_seed", "vary")

@@ -63,10 +63,10 @@ def record(values: Mapping[str, Any], width: int | None = None) -> str:
     named = max(map(len, shown), default=0)
     if width is None:
         return "\n".join(f"{name.ljust(named)}  {text}" for name, text in shown.items())
-    memory_budget = max(width - named - 2, 1)
+    room = max(width - named - 2, 1)
     return "\n".join(
         textwrap.fill(
-            text, memory_budget + named + 2, initial_indent=f"{name.ljust(named)}  ", subsequent_indent=" " * (named + 2),
+            text, room + named + 2, initial_indent=f"{name.ljust(named)}  ", subsequent_indent=" " * (named + 2),
             break_on_hyphens=False,
         )
         for name, text in shown.items()

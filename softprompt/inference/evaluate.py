@@ -48,9 +48,9 @@ def text_limit(backbone: AbstractBackbone, prompt_length: int, task: Task) -> in
     """
     if backbone.max_positions is None:
         return task.max_length
-    memory_budget = backbone.max_positions - prompt_length - answer_positions(backbone, task)
-    refuse_no_room(prompt_length, memory_budget, backbone.max_positions, backbone.name)
-    return min(task.max_length, memory_budget)
+    room = backbone.max_positions - prompt_length - answer_positions(backbone, task)
+    refuse_no_room(prompt_length, room, backbone.max_positions, backbone.name)
+    return min(task.max_length, room)
 
 
 def examples_for(

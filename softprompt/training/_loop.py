@@ -186,7 +186,7 @@ class Loop:
                 self.members = [member for member in self.members if member not in losers]
 
     def _evaluate(self) -> None:
-        """Score the active prompts on the validation rows, folded as they would be stored; candidates are not scored."""
+        """Score the active prompts on the validation rows, folded as they are stored; candidates are not scored."""
         if self.settings.backbone_dropout:
             self.run_data.backbone.dropout(False)
         for member in self.active:

@@ -1,4 +1,4 @@
-"""From a plan to what the loop needs: the backbone, the tokenised rows and the prompts, all before a byte is written."""
+"""From a plan to what the loop needs: backbone, tokenised rows and prompts, all before a byte is written."""
 
 import hashlib
 import math
@@ -163,7 +163,7 @@ def initializer(init: str, run_data: RunData, m: int, unit: float = 1.0) -> Init
         init: as in PromptSettings.
         run_data: backbone and task.
         m: vectors of the prompt.
-        unit: of the prompt. Uniform vectors are drawn in it; real ones are divided by it, so that they start as they are.
+        unit: of the prompt. Uniform vectors are drawn in it; real ones are divided by it, and so start as they are.
 
     Raises:
         UnknownName: no such initialiser.

@@ -129,7 +129,7 @@ class PackedT5:
 
     Args:
         model: for which `survey` finds no reason.
-        quantize: "int8" for the linear layers in 8 bits, but for the head and the keys and values of the cross-attention.
+        quantize: "int8" for the linear layers in 8 bits, except the head and the keys and values of cross-attention.
         library: that multiplies float32 on a CPU.
     """
 

@@ -77,11 +77,9 @@ def random_rows(backbone: "AbstractBackbone") -> list[Int[Tensor, " t"]]:
     before, after = ids[: words[0]], ids[words[-1] + 1 :] if backbone.kind != "decoder" else []
     known = torch.tensor([token for token in range(len(backbone.tokenizer)) if token not in special])
     limit = LONGEST if backbone.max_positions is None else min(LONGEST, backbone.max_positions - ANSWER)
-    memory_budget = limit - len(before) - len(after)
+    room = limit - len(before) - len(after)
     draw = torch.Generator().manual_seed(0)
-    drawn = [
-        known[torch.randint(len(known), (max(1, int(s * memory_budget)),), generator=draw)].tolist() for s in LENGTHS
-    ]
+    drawn = [known[torch.randint(len(known), (max(1, int(s * room)),), generator=draw)].tolist() for s in LENGTHS]
     return [torch.tensor([*before, *row, *after], device=backbone.device) for row in drawn]
 
 
