@@ -10,7 +10,7 @@ from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, UnknownName
 from softprompt.tasks import GROUPS, TASKS, Task, with_difficulty
 from softprompt.world import ATTRIBUTES, KINDS, MIX, Difficulty, question, rows, split_of, vocabulary
-from softprompt.world._passages import draw_facts, tell
+from softprompt.world._passages import draw_facts, write_passage
 from softprompt.world._statements import FORMS, statement
 from softprompt.world._words import COLORS, ITEMS, LARGE, NAMES, PLACES, PRAISE
 
@@ -42,14 +42,14 @@ def test_a_passage_tells_all_of_its_facts():
     draw = Random(0)
     for _ in range(500):
         facts = draw_facts(draw)
-        assert read_back(tell(draw, facts).text) == {name: facts[name] for name in ATTRIBUTES}
+        assert read_back(write_passage(draw, facts).text) == {name: facts[name] for name in ATTRIBUTES}
 
 
 def test_fillers_and_noise_tell_nothing():
     draw = Random(1)
     for _ in range(200):
         facts = draw_facts(draw)
-        hard = tell(draw, facts, fillers=2, noise=5)
+        hard = write_passage(draw, facts, fillers=2, noise=5)
         # A filler may stand in the past, whatever the passage's own tense is.
         told = {name: value for name, value in read_back(hard.text).items() if name != "tense"}
         assert told == {name: facts[name] for name in told}
@@ -59,9 +59,9 @@ def test_difficulty_adds_the_sentences_and_words_that_are_asked_for():
     draw = Random(2)
     facts = draw_facts(draw)
     for fillers, noise in itertools.product((0, 1, 3), (0, 4)):
-        text = tell(draw, facts, fillers=fillers, noise=noise).text
+        text = write_passage(draw, facts, fillers=fillers, noise=noise).text
         assert text.count(".") == 3 + fillers
-        words = len(tell(draw, facts, fillers=fillers, noise=noise).text.split())
+        words = len(write_passage(draw, facts, fillers=fillers, noise=noise).text.split())
         assert words >= 3 * 5 + 4 * fillers + noise
 
 
@@ -236,7 +236,7 @@ def test_impossible_difficulties_are_refused(wrong: dict):
 
 def test_more_rows_than_the_world_has_are_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("softprompt.world._rows.EXHAUSTED", 30)
-    monkeypatch.setattr("softprompt.world._rows.FAMILIES", {"same": lambda tell: {"first": "a", "answer": "b"}})
+    monkeypatch.setattr("softprompt.world._rows.FAMILIES", {"same": lambda sampler: {"first": "a", "answer": "b"}})
     with pytest.raises(BadInput, match="about 1 different rows"):
         list(rows("same", "train", {}))
 

@@ -1,4 +1,4 @@
-"""The order of rows: a permutation an epoch, seeded by (seed, epoch) only, in batches of similar length."""
+"""The order of training rows: a permutation per epoch that depends on (seed, epoch), in batches of similar length."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -20,22 +20,23 @@ def epoch_batches(
     bucket: int = 8,
     tokens_per_batch: int | None = None,
 ) -> list[list[int]]:
-    """Every row exactly once, in batches; the last may be short.
+    """Return the batches of one epoch, which hold every row exactly once. The last batch may be smaller.
 
-    Rows are permuted. Within windows of `bucket * batch_size` rows they are sorted by length, cut into batches,
-    and the batches shuffled, so that a batch needs little padding and short batches do not come first.
+    The rows are permuted. Windows of `bucket * batch_size` rows are then sorted by length and cut into batches, and
+    the batches of a window are shuffled. A batch therefore needs little padding, and short rows do not come first.
 
     Args:
-        lengths: tokens of all examples.
-        rows: which of them take part.
-        batch_size: rows in a batch.
-        seed: of the data order.
-        epoch: from 0.
-        bucket: batches in a window; 1 keeps the permutation as it is.
-        tokens_per_batch: upper bound on rows x longest; a single row above it stands alone. None is no bound.
+        lengths: number of tokens of every example.
+        rows: indices of the examples that take part.
+        batch_size: rows per batch.
+        seed: seed of the data order.
+        epoch: number of the epoch, from 0.
+        bucket: batches per window; 1 keeps the permutation.
+        tokens_per_batch: largest rows x longest row of a batch; None sets no bound. A single longer row is a batch of
+            its own.
 
     Raises:
-        BadInput: no rows.
+        BadInput: there are no rows.
     """
     if not len(rows):
         raise BadInput("no rows to make batches of")
@@ -45,8 +46,8 @@ def epoch_batches(
     for window in chosen.split(bucket * batch_size):
         if bucket > 1:
             window = window[lengths[window].argsort(stable=True)]
-        found = cut(window.tolist(), lengths[window].tolist(), batch_size, tokens_per_batch)
-        batches += [found[i] for i in torch.randperm(len(found), generator=generator).tolist()]
+        of_window = cut(window.tolist(), lengths[window].tolist(), batch_size, tokens_per_batch)
+        batches += [of_window[i] for i in torch.randperm(len(of_window), generator=generator).tolist()]
     return batches
 
 
@@ -60,10 +61,10 @@ def stream(
     bucket: int = 8,
     tokens_per_batch: int | None = None,
 ) -> Iterator[list[int]]:
-    """Batches without end, epoch after epoch, from batch number `start` on.
+    """Yield batches without end, epoch after epoch, from batch number `start` on.
 
-    A stream started late goes on as one that was never interrupted. Without a token bound every epoch has as many
-    batches, so the earlier ones are not computed; with it they are, to be counted.
+    A stream that starts later yields the same batches as an uninterrupted one. Without a token bound every epoch has
+    the same number of batches, so earlier epochs are skipped. With a token bound they are computed to be counted.
     """
     epoch, skipped = (0, start) if tokens_per_batch else divmod(start, max(1, -(-len(rows) // batch_size)))
     while True:
@@ -82,15 +83,15 @@ def stream(
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:
-    # Hashed, so that epoch 1 of seed 0 is not epoch 0 of seed 1.
+    # The hash keeps seeds apart: epoch 1 of seed 0 and epoch 0 of seed 1 differ.
     digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def cut(rows: Sequence[int], lengths: Sequence[int], most: int, tokens: int | None) -> list[list[int]]:
-    """The rows in their order, in batches of at most `most` rows and, where bounded, rows x longest `tokens`.
+    """Cut the rows, in their order, into batches of at most `most` rows and at most `tokens` = rows x longest row.
 
-    A single row above the bound stands alone.
+    A single row above the bound is a batch of its own.
     """
     batches: list[list[int]] = []
     longest = 0

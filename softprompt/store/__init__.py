@@ -1,4 +1,4 @@
-"""What is kept on disk: atomic folders, stored prompts, checkpoints. Safetensors and JSON, no pickle."""
+"""Storage on disk: atomic folders, stored prompts and checkpoints, as safetensors and JSON without pickle."""
 
 from ._checkpoint import Checkpoint as Checkpoint
 from ._checkpoint import latest_checkpoint as latest_checkpoint

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: numbered atomic folders; a run goes on from the newest that verifies."""
+"""Checkpoints of a run: numbered atomic folders. A run resumes from the newest one that is intact."""
 
 import logging
 import re
@@ -16,18 +16,18 @@ from ._values import json_bytes, read_json, read_tensors, tensor_bytes
 
 KEPT = 2
 TENSORS, STATE = "state.safetensors", "state.json"
-# A step that was being replaced when the process was killed counts too; `read_folder` finds it.
+# The second form is a checkpoint that was being replaced when the process was killed; `read_folder` finds it.
 STEP_NAME = re.compile(r"step-(\d+)|\.step-(\d+)\.old")
 
 
 @final
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on as if it had never stopped.
+    """Everything that a run needs to continue as if it had never stopped.
 
     Args:
-        step: optimiser steps done.
-        tensors: by name, with the bits and dtypes they were saved with.
+        step: number of optimiser steps done.
+        tensors: tensors by name, with the same bits and dtypes as when they were saved.
         state: plain values.
     """
 
@@ -37,16 +37,16 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: str | Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Write `folder/step-000123` atomically; then keep the newest two and remove older ones.
+    """Write `folder/step-000123` atomically, then remove all checkpoints but the newest two.
 
     Args:
-        folder: the run's checkpoints; made if it is not there.
-        step: optimiser steps done.
-        tensors: any dtype, any device; views are fine.
-        state: plain values with string keys, NaN and infinity included; tuples come back as lists.
+        folder: folder of the run's checkpoints, which is created if it does not exist.
+        step: number of optimiser steps done.
+        tensors: tensors of any dtype on any device, views included.
+        state: plain values with string keys, NaN and infinity included. Tuples are read back as lists.
 
     Raises:
-        StorageFailure: the disk is full or not writable; the checkpoints before are intact.
+        StorageFailure: the disk is full or not writable. The earlier checkpoints stay intact.
     """
     folder = Path(folder)
     contents = {TENSORS: tensor_bytes(tensors), STATE: json_bytes(state, allow_nan=True)}
@@ -57,10 +57,10 @@ def save_checkpoint(folder: str | Path, step: int, tensors: Mapping[str, Tensor]
 
 
 def latest_checkpoint(folder: str | Path) -> Checkpoint | None:
-    """The newest checkpoint that is whole, or None if there is none; each damaged one is named in a warning.
+    """Read the newest intact checkpoint, or return None if there is no checkpoint. A warning names each damaged one.
 
     Raises:
-        DamagedFile: there are checkpoints and every one is damaged.
+        DamagedFile: there are checkpoints, and all of them are damaged.
     """
     folder = Path(folder)
     steps = _steps(folder)
@@ -87,15 +87,18 @@ def _name(step: int) -> str:
 
 
 def _steps(folder: Path) -> list[int]:
-    """Steps that have a checkpoint, ascending."""
+    """Return the steps that have a checkpoint, in ascending order."""
     if not folder.is_dir():
         return []
-    found = (STEP_NAME.fullmatch(entry.name) for entry in folder.iterdir())
-    return sorted({int(match[1] or match[2]) for match in found if match})
+    matches = (STEP_NAME.fullmatch(entry.name) for entry in folder.iterdir())
+    return sorted({int(match[1] or match[2]) for match in matches if match})
 
 
 def _remove_superseded(folder: Path, step: int) -> None:
-    """Remove all but the newest two, and what lies beyond `step`: damaged, else the run had resumed there."""
+    """Remove all but the newest two checkpoints, and those after `step`.
+
+    A checkpoint after `step` is damaged: otherwise the run would have resumed from it.
+    """
     steps = _steps(folder)
     for other in {s for s in steps if s > step} | set([s for s in steps if s <= step][:-KEPT]):
         shutil.rmtree(folder / _name(other), ignore_errors=True)

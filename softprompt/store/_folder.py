@@ -1,8 +1,8 @@
-"""Folders that exist whole or not at all: written beside their place, checksummed, then renamed into it.
+"""Atomic folders: written next to their place, checksummed, and then renamed into it, so that they are never partial.
 
-The order is what makes it safe: temporary folder in the same directory, each file written and flushed to the
-disk, the manifest with every file's SHA-256 last, rename, flush of the directory. A reader believes no byte
-that the manifest does not vouch for: safetensors alone loads a flipped bit without a word.
+The order makes this safe: a temporary folder in the same directory, each file written and flushed to the disk, the
+manifest with the SHA-256 of every file last, the rename, and a flush of the directory. A reader believes no byte that
+the manifest does not vouch for: safetensors alone loads a flipped bit without a word.
 """
 
 import glob
@@ -27,18 +27,18 @@ FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 def write_folder(
     target: Path, contents: Mapping[str, bytes], *, what: str, replace: bool = False, manifest: bool = True
 ) -> Path:
-    """A new folder holding these files and their manifest, or no change at all.
+    """Write a new folder with these files and their manifest. If that fails, nothing changes.
 
     Args:
-        target: where it shall be; an empty folder there is taken.
-        contents: bytes by file name.
-        what: what is being stored, for messages: "the prompt".
-        replace: exchange a folder written by this function; otherwise one that exists is refused.
-        manifest: write the one that `read_folder` believes; without it the folder is for other programs.
+        target: the new folder. An empty folder at this place is used.
+        contents: the bytes of each file by its name.
+        what: name of what is stored, for messages: "the prompt".
+        replace: whether an existing folder that this function wrote is replaced. Otherwise it is refused.
+        manifest: whether the manifest is written, which `read_folder` needs. Folders for other programs have none.
 
     Raises:
         BadInput: the folder exists.
-        StorageFailure: the disk is full or not writable; what was there before still is.
+        StorageFailure: the disk is full or not writable. What existed before stays intact.
     """
     target = target.absolute()
     _check_place(target, contents, what, replace)
@@ -61,11 +61,11 @@ def write_folder(
 
 
 def write_file(target: Path, content: bytes, *, what: str, replace: bool = False) -> Path:
-    """One file, whole or not at all: written beside its place and renamed into it.
+    """Write a file atomically: next to its place, and then renamed into it.
 
     Raises:
-        BadInput: the file exists and shall not be replaced.
-        StorageFailure: the disk is full or not writable; what was there before still is.
+        BadInput: the file exists and `replace` is False.
+        StorageFailure: the disk is full or not writable. What existed before stays intact.
     """
     target = target.absolute()
     if target.exists() and not replace:
@@ -84,14 +84,14 @@ def write_file(target: Path, content: bytes, *, what: str, replace: bool = False
 
 
 def refuse_no_place(target: Path, what: str) -> None:
-    """Refuse a place that cannot be written, before the work whose outcome is to be stored there.
+    """Refuse a place that cannot be written, before the work whose result will be stored there.
 
     Args:
-        target: the file or folder to be made, or the folder to write into.
-        what: what is to be stored, for messages: "the landscape".
+        target: the file or folder that will be created, or the folder that will be written into.
+        what: name of what will be stored, for messages: "the landscape".
 
     Raises:
-        StorageFailure: its folder, or the nearest above it that exists, cannot be written.
+        StorageFailure: the nearest existing folder of the place cannot be written.
     """
     place = next((path for path in (target.absolute(), *target.absolute().parents) if os.path.lexists(path)), target)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
@@ -102,31 +102,33 @@ def refuse_no_place(target: Path, what: str) -> None:
 
 
 def read_folder(folder: Path, *, max_bytes: int | None = None) -> dict[str, Path]:
-    """The files of a folder, each checked against the manifest; files that it does not list are ignored.
+    """Check each file of a folder against the manifest and return the paths by file name.
+
+    Files that the manifest does not list are ignored.
 
     Args:
-        folder: as given to `write_folder`.
-        max_bytes: largest file, refused before it is read; None is no bound.
+        folder: a folder that `write_folder` wrote.
+        max_bytes: largest size of a file. A larger file is refused before it is read. None sets no bound.
 
     Raises:
-        DamagedFile: a file is missing, cut short, changed, or not a plain file; names it.
-        BadInput: a file is larger than `max_bytes`, or the folder is of a newer version.
+        DamagedFile: a file is missing, truncated, changed, or not a regular file; the message names it.
+        BadInput: a file is larger than `max_bytes`, or a newer version wrote the folder.
     """
     folder = settled(folder)
-    listed = _listed(folder)
-    for name, entry in listed.items():
+    entries = _listed(folder)
+    for name, entry in entries.items():
         _verify(folder / name, entry, max_bytes)
-    return {name: folder / name for name in listed}
+    return {name: folder / name for name in entries}
 
 
 def settled(folder: Path) -> Path:
-    """The folder, or what it was before an exchange that was killed between its two renames."""
+    """Return the folder, or its previous version if a replacement was killed between its two renames."""
     replaced = _replaced(folder)
     return replaced if not folder.is_dir() and replaced.is_dir() else folder
 
 
 def remove_leftovers(parent: Path, pattern: str) -> None:
-    """Remove what killed writers left beside folders that match; what was replaced, once replaced."""
+    """Remove what killed writers left next to folders that match, and previous versions that were replaced."""
     for temporary in parent.glob(f".{pattern}.????????.tmp"):
         shutil.rmtree(temporary, ignore_errors=True)
     for replaced in parent.glob(f".{pattern}.old"):
@@ -143,15 +145,18 @@ def _check_place(target: Path, names: Iterable[str], what: str, replace: bool) -
         return
     if not replace:
         raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for {what}")
-    # A damaged folder of ours may have lost its manifest; it still holds nothing but our names.
+    # A damaged folder of ours may lack its manifest, but it holds no other file names.
     if not target.is_dir() or not {entry.name for entry in target.iterdir()} <= {MANIFEST, *names}:
         raise BadInput(f"{str(target)!r} is not a folder of ours to replace; choose another place for {what}")
 
 
 def _put_in_place(temporary: Path, target: Path, replace: bool) -> None:
-    """Rename; a folder in the way steps aside to a name that `settled` knows, and comes back on failure."""
+    """Rename the temporary folder to its place.
+
+    An existing folder is first moved to a name that `settled` knows. If the rename fails, it is moved back.
+    """
     replaced = _replaced(target)
-    # Without `replace`, a folder that appeared meanwhile is another writer's: the rename below shall fail.
+    # Without `replace`, a folder that has appeared since the check is another writer's, and the rename below fails.
     if replace and target.is_dir() and any(target.iterdir()):
         shutil.rmtree(replaced, ignore_errors=True)
         os.rename(target, replaced)
@@ -175,8 +180,8 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Flush the names in a folder to the disk."""
-    if os.name == "nt":  # Windows cannot open a folder, and keeps names by itself.
+    """Flush the file names of a folder to the disk."""
+    if os.name == "nt":  # Windows cannot open a folder, and flushes names itself.
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -198,7 +203,10 @@ def _manifest(contents: Mapping[str, bytes]) -> bytes:
 
 
 def _listed(folder: Path) -> dict[str, dict[str, Any]]:
-    """The manifest's entries by file name, if it is as we write it to the last byte: a cut may leave whole JSON."""
+    """Return the manifest's entries by file name.
+
+    The manifest has to equal what this module writes in every byte, because a truncated file may still be valid JSON.
+    """
     path = folder / MANIFEST
     _plain_file(path)
     values = read_json(path)
@@ -224,7 +232,7 @@ def _listed(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def _plain_file(path: Path) -> os.stat_result:
-    """The file's status, links not followed."""
+    """Return the status of a regular file, without following links."""
     try:
         status = os.lstat(path)
     except OSError as error:

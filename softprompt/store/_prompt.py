@@ -1,4 +1,4 @@
-"""The stored prompt: two small files and their manifest, written once, read with distrust."""
+"""The stored prompt: two small files and their manifest. Reading checks every file, as it may come from a stranger."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -43,27 +43,27 @@ PROVENANCE_TYPES: Types = {
 
 
 def save_prompt(prompt: SoftPrompt, folder: str | Path, *, replace: bool = False) -> Path:
-    """Write a prompt into a new folder: its numbers, what they are, and the manifest that vouches for both.
+    """Write a prompt into a new folder: its tensors, a document about them, and a manifest with checksums of both.
 
     Args:
-        prompt: what to store.
-        folder: where; an empty folder is taken.
-        replace: exchange the prompt that is stored there.
+        prompt: the prompt.
+        folder: the new folder. An empty folder at this place is used.
+        replace: whether a prompt that is stored there is replaced.
 
     Raises:
         BadInput: the folder exists.
-        StorageFailure: the disk is full or not writable; what was stored before is intact.
+        StorageFailure: the disk is full or not writable. What was stored before stays intact.
     """
     contents = {TENSORS: tensor_bytes(tensors_of(prompt)), DOCUMENT: json_bytes(to_document(prompt))}
     return write_folder(Path(folder), contents, what="the prompt", replace=replace)
 
 
 def read_prompt(folder: str | Path) -> SoftPrompt:
-    """The prompt stored in a folder, if every byte is as it was written and the numbers make a prompt.
+    """Read the prompt in a folder, after a check that every byte is as it was written and the tensors fit a prompt.
 
     Raises:
-        BadInput: no prompt is there, or it is not one this version can use.
-        DamagedFile: a file is not what was written, or contradicts another.
+        BadInput: the folder holds no prompt, or one that this version cannot use.
+        DamagedFile: a file differs from what was written, or contradicts another file.
     """
     folder = settled(Path(folder))
     if not (folder / MANIFEST).is_file() and not (folder / DOCUMENT).exists():
@@ -78,10 +78,12 @@ def read_prompt(folder: str | Path) -> SoftPrompt:
 
 
 def find_prompt(path: str | Path) -> Path:
-    """The folder of the prompt meant by a path: itself, that of its one prompt if it is a run, or a prompt's own.
+    """Find the folder of the stored prompt that a path names.
+
+    The path may be that folder itself, the folder of a prompt in a run, or a run with a single prompt.
 
     Raises:
-        BadInput: nothing is there, no prompt is stored yet, or a run has several; names them.
+        BadInput: the path is no folder, no prompt is stored yet, or a run has several prompts; the message names them.
     """
     path = Path(path)
     if not settled(path).is_dir():
@@ -100,14 +102,14 @@ def find_prompt(path: str | Path) -> Path:
 
 
 def tensors_of(prompt: SoftPrompt) -> dict[str, Tensor]:
-    """The prompt's numbers by the names they are stored under."""
+    """Return the tensors of a prompt by the names under which they are stored."""
     head = {"head.weight": prompt.head.weight, "head.bias": prompt.head.bias} if prompt.head else {}
     deep = {} if prompt.deep is None else {"deep": prompt.deep}
     return {"vectors": prompt.vectors, **deep, **head}
 
 
 def to_document(prompt: SoftPrompt) -> dict[str, Any]:
-    """Everything about a prompt but its numbers, as plain values."""
+    """Return everything about a prompt but its tensors, as plain values."""
     return {
         "format": FORMAT,
         "repeats": prompt.repeats,
@@ -117,16 +119,16 @@ def to_document(prompt: SoftPrompt) -> dict[str, Any]:
 
 
 def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor], where: str) -> SoftPrompt:
-    """The prompt of a document and its numbers.
+    """Build a prompt from its document and its tensors.
 
     Args:
-        document: what `to_document` gave.
-        tensors: what `tensors_of` gave.
+        document: the result of `to_document`.
+        tensors: the result of `tensors_of`.
         where: their folder, for messages.
 
     Raises:
-        BadInput: a format, dtype or shape that is not a prompt's.
-        DamagedFile: document and numbers contradict each other.
+        BadInput: the format, a dtype or a shape does not fit a prompt.
+        DamagedFile: document and tensors contradict each other.
     """
     if document.get("format") != FORMAT:
         raise BadInput(f"{where!r} is of format {document.get('format')!r}, this softprompt reads {FORMAT}; upgrade it")
@@ -157,7 +159,7 @@ def _provenance(values: Any, where: str) -> Provenance:
 
 
 def _checked(values: Any, kind: type, types: Types, where: str) -> dict[str, Any]:
-    """The fields of `kind`, all known, of their types, none missing that has no default."""
+    """Return `values` after a check that they are fields of `kind`, have the right types, and miss no required one."""
     if not isinstance(values, dict):
         raise BadInput(f"{where!r} does not say where its prompt comes from; fetch the prompt again")
     for name, value in values.items():
@@ -171,7 +173,7 @@ def _checked(values: Any, kind: type, types: Types, where: str) -> dict[str, Any
 
 
 def _check_numbers(tensors: Mapping[str, Tensor], width: int, where: str) -> None:
-    """Refuse what would answer nonsense: names, dtype, sizes, NaN."""
+    """Refuse tensors that would answer nonsense, by their names, dtypes, shapes and values."""
     if set(tensors) - {"deep"} not in ({"vectors"}, {"vectors", "head.weight", "head.bias"}):
         raise BadInput(
             f"{where!r} holds {sorted(tensors)}, a prompt holds vectors, perhaps deep ones and a head; check its origin"
@@ -183,7 +185,7 @@ def _check_numbers(tensors: Mapping[str, Tensor], width: int, where: str) -> Non
             raise BadInput(f"{name!r} in {where!r} holds NaN or infinity and would answer nonsense; train it again")
     vectors, weight, bias = (tensors.get(name) for name in ("vectors", "head.weight", "head.bias"))
     assert vectors is not None
-    # A prompt of length 0 is a head alone; without a head it is nothing.
+    # A prompt of length 0 has a head only; without a head there is nothing left.
     if vectors.ndim != 2 or vectors.shape[1] != width or width < 1 or (len(vectors) == 0 and weight is None):
         shape = tuple(vectors.shape)
         raise BadInput(f"the vectors in {where!r} have shape {shape}, needed is (length, {width}); fetch it again")

@@ -1,6 +1,6 @@
-"""JSON and tensors to bytes and back.
+"""Conversion of JSON and tensors to bytes and back.
 
-What is read may come from a stranger: sizes are checked before memory is taken.
+A file may come from a stranger, so its sizes are checked before memory is allocated.
 """
 
 import json
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import BadInput, DamagedFile
 
-# 64 MiB of float32: 2,048 vectors of width 8,192, far beyond any prompt.
+# 64 MiB of float32: 2,048 vectors of width 8,192, which is far more than any prompt has.
 MAX_ELEMENTS = 2**24
 MAX_JSON_BYTES = 4 * 2**20
 MAX_HEADER_BYTES = 2**20
@@ -24,11 +24,12 @@ MAX_BYTES_EACH = 8
 
 
 def json_bytes(values: Any, *, allow_nan: bool = False) -> bytes:
-    """Readable JSON in UTF-8; each float is written so that the same bits are read back.
+    """Return readable JSON in UTF-8, from which each float is read back with the same bits.
 
     Args:
-        values: plain values; tuples come back as lists.
-        allow_nan: write NaN and infinity as Python does; otherwise they become null, as the standard has it.
+        values: plain values. Tuples are read back as lists.
+        allow_nan: whether NaN and infinity are written as Python does. Otherwise they become null, as standard JSON
+            has no such numbers.
     """
     plain = values if allow_nan else _without_nan(values)
     return (json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
@@ -45,11 +46,11 @@ def _without_nan(values: Any) -> Any:
 
 
 def read_json(path: Path, *, max_bytes: int | None = MAX_JSON_BYTES) -> dict[str, Any]:
-    """The JSON object in a file.
+    """Read the JSON object in a file.
 
     Raises:
-        BadInput: the file cannot be read or is larger than `max_bytes`.
-        DamagedFile: it holds something else.
+        BadInput: the file cannot be read, or it is larger than `max_bytes`.
+        DamagedFile: the file does not hold a JSON object.
     """
     try:
         with path.open("rb") as file:
@@ -70,27 +71,28 @@ def read_json(path: Path, *, max_bytes: int | None = MAX_JSON_BYTES) -> dict[str
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as a safetensors file, with the bits and dtypes they have."""
-    # Cloned: safetensors refuses tensors that share memory, and rows of one parameter do.
+    """Return the bytes of a safetensors file with these tensors, their bits and dtypes unchanged."""
+    # safetensors refuses tensors that share memory, as rows of one parameter do, so each tensor is cloned.
     return save(
         {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     )
 
 
 def read_tensors(path: Path, *, max_elements: int | None = MAX_ELEMENTS) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """Read the tensors of a safetensors file.
 
     Args:
         path: the file.
-        max_elements: numbers in all tensors, counted from the header before any is read; None is no bound.
+        max_elements: largest count of numbers in all tensors, which is checked in the header before any tensor is
+            read; None sets no bound.
 
     Raises:
-        BadInput: the file cannot be read or holds more numbers than `max_elements`.
-        DamagedFile: it is not a safetensors file, or is cut short.
+        BadInput: the file cannot be read, or it holds more numbers than `max_elements`.
+        DamagedFile: the file is not a safetensors file, or it is truncated.
     """
     try:
-        # The header of a hostile file may be 100 MB of JSON; ours is some hundred bytes.
-        # Before safetensors maps it: a file may claim terabytes of holes.
+        # These checks come before safetensors maps the file. A hostile file may be sparse and claim terabytes, or have
+        # a header of 100 MB of JSON. Our header has a few hundred bytes.
         size = path.stat().st_size
         if max_elements is not None and size > MAX_BYTES_EACH * max_elements + MAX_HEADER_BYTES:
             raise BadInput(f"{str(path)!r} has {size} bytes, far more than a prompt; check where it comes from")
@@ -105,7 +107,7 @@ def read_tensors(path: Path, *, max_elements: int | None = MAX_ELEMENTS) -> dict
                 raise BadInput(
                     f"{str(path)!r} holds {count} numbers, a prompt at most {max_elements}; check its origin"
                 )
-            # Cloned: get_tensor may return a view of the mapped file, which changes when the file does.
+            # get_tensor may return a view of the mapped file, which changes with the file, so each tensor is cloned.
             return {name: file.get_tensor(name).clone() for name in names}
     except OSError as error:
         raise BadInput(

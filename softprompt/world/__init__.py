@@ -1,6 +1,7 @@
-"""A small world of passages whose every fact is known: rows for the lab's tasks, questions for its backbones.
+"""A small closed world of passages with known facts: it makes rows for the lab's tasks and questions for its backbones.
 
-Pure Python, no data files, unlimited fresh rows. Each passage belongs to one split by its own words.
+It is pure Python without data files and yields as many new rows as needed. A passage belongs to the one split that its
+words determine.
 """
 
 from ._rows import FAMILIES as FAMILIES

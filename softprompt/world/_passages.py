@@ -1,4 +1,4 @@
-"""Facts, and the passages that tell them."""
+"""Facts, and the passages that state them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,6 @@ from ._words import (
     PRAISE,
     SMALL,
     THINGS,
-    TOLD_BY,
 )
 
 CLAUSES = ("review", "scene", "trade")
@@ -27,40 +26,40 @@ CLAUSES = ("review", "scene", "trade")
 
 @dataclass(frozen=True)
 class Passage:
-    """What is so, by attribute (and the reviewed item), and the text that tells it."""
+    """The facts of a passage by attribute (and the reviewed item), and the text that states them."""
 
     facts: Mapping[str, str]
     text: str
 
 
-def draw_facts(draw: Random, wanted: Mapping[str, str] = {}) -> dict[str, str]:
-    """Facts of one passage: every attribute uniform, those in `wanted` given.
+def draw_facts(draw: Random, fixed: Mapping[str, str] = {}) -> dict[str, str]:
+    """Draw the facts of one passage. Each attribute is uniform unless `fixed` gives its value.
 
     Topic, side and gender follow from item, place and buyer, which are drawn to fit.
     """
     return {
-        **_with_kind(draw, "item", "topic", ITEMS, wanted),
-        **_with_kind(draw, "place", "side", PLACES, wanted),
-        **_with_kind(draw, "buyer", "gender", NAMES, wanted),
-        "opinion": wanted.get("opinion") or draw.choice(("good", "bad")),
-        "color": wanted.get("color") or draw.choice(COLORS),
-        "object": wanted.get("object") or draw.choice(OBJECTS),
-        "size": wanted.get("size") or draw.choice(("big", "small")),
-        "number": wanted.get("number") or draw.choice(NUMBERS),
-        "thing": wanted.get("thing") or draw.choice(THINGS),
-        "day": wanted.get("day") or draw.choice(DAYS),
-        "tense": wanted.get("tense") or draw.choice(("past", "present")),
+        **_with_kind(draw, "item", "topic", ITEMS, fixed),
+        **_with_kind(draw, "place", "side", PLACES, fixed),
+        **_with_kind(draw, "buyer", "gender", NAMES, fixed),
+        "opinion": fixed.get("opinion") or draw.choice(("good", "bad")),
+        "color": fixed.get("color") or draw.choice(COLORS),
+        "object": fixed.get("object") or draw.choice(OBJECTS),
+        "size": fixed.get("size") or draw.choice(("big", "small")),
+        "number": fixed.get("number") or draw.choice(NUMBERS),
+        "thing": fixed.get("thing") or draw.choice(THINGS),
+        "day": fixed.get("day") or draw.choice(DAYS),
+        "tense": fixed.get("tense") or draw.choice(("past", "present")),
     }
 
 
 def _with_kind(
-    draw: Random, name: str, kind: str, kinds: Mapping[str, str], wanted: Mapping[str, str]
+    draw: Random, name: str, kind: str, kinds: Mapping[str, str], fixed: Mapping[str, str]
 ) -> dict[str, str]:
-    value = wanted.get(name) or draw.choice([word for word in kinds if wanted.get(kind) in (None, kinds[word])])
+    value = fixed.get(name) or draw.choice([word for word in kinds if fixed.get(kind) in (None, kinds[word])])
     return {name: value, kind: kinds[value]}
 
 
-def tell(
+def write_passage(
     draw: Random,
     facts: Mapping[str, str],
     *,
@@ -68,7 +67,7 @@ def tell(
     fillers: int = 0,
     noise: int = 0,
 ) -> Passage:
-    """A passage of these clauses and some fillers in random order, with random words of noise strewn in."""
+    """Write a passage of these clauses and some fillers in random order, with random noise words inserted."""
     parts = [_SAMPLERS[clause](draw, facts) for clause in clauses] + draw.choices(FILLERS, k=fillers)
     draw.shuffle(parts)
     words = " ".join(parts).split()
@@ -77,19 +76,14 @@ def tell(
     return Passage(facts, " ".join(words))
 
 
-def told_by(attribute: str, draw: Random) -> str:
-    """The clause that tells an attribute; any of them tells the tense."""
-    return TOLD_BY.get(attribute) or draw.choice(CLAUSES)
-
-
 def _review(draw: Random, facts: Mapping[str, str]) -> str:
-    """One clause of praise or blame; a negation turns the adjective's meaning."""
-    was, found, item = _was(facts), "found" if facts["tense"] == "past" else "finds", facts["item"]
+    """Write one clause of praise or blame. A negation reverses the meaning of the adjective."""
+    was, finds, item = _was(facts), "found" if facts["tense"] == "past" else "finds", facts["item"]
     negated = draw.random() < 0.2
     adjective = draw.choice(PRAISE if (facts["opinion"] == "good") != negated else BLAME)
     if draw.random() < 0.6:
         return f"the {item} {was} {'not ' if negated else ''}{adjective} ."
-    return f"{'nobody' if negated else 'everybody'} {found} the {item} {adjective} ."
+    return f"{'nobody' if negated else 'everybody'} {finds} the {item} {adjective} ."
 
 
 def _scene(draw: Random, facts: Mapping[str, str]) -> str:

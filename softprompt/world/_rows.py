@@ -1,4 +1,4 @@
-"""Rows of the lab's tasks: five families, three disjoint splits, as hard as asked."""
+"""Rows of the lab's tasks: five families and three disjoint splits, with a chosen difficulty."""
 
 import dataclasses
 import inspect
@@ -15,38 +15,38 @@ from ._words import ATTRIBUTES
 Row = dict[str, str]
 
 
-def _attribute(tell: PassageSampler, *, attribute: str) -> Row:
-    """One attribute of a passage."""
-    passage = tell.passage()
+def _attribute(sampler: PassageSampler, *, attribute: str) -> Row:
+    """Make a row that asks for one attribute of a passage."""
+    passage = sampler.passage()
     return {"passage": passage.text, "answer": passage.facts[_known(attribute)]}
 
 
-def _membership(tell: PassageSampler, *, attribute: str, members: Sequence[str]) -> Row:
-    """Whether an attribute has one of some values; yes and no equally often."""
+def _membership(sampler: PassageSampler, *, attribute: str, members: Sequence[str]) -> Row:
+    """Make a row that asks whether an attribute has one of some values. Yes and no are equally likely."""
     values = ATTRIBUTES[_known(attribute)]
     for member in members:
         if member not in values:
             raise UnknownName(attribute, member, values)
-    is_member = tell.draw.random() < 0.5
-    value = tell.draw.choice([v for v in values if (v in members) == is_member])
-    return {"passage": tell.passage({attribute: value}).text, "answer": "yes" if is_member else "no"}
+    is_member = sampler.draw.random() < 0.5
+    value = sampler.draw.choice([v for v in values if (v in members) == is_member])
+    return {"passage": sampler.passage({attribute: value}).text, "answer": "yes" if is_member else "no"}
 
 
-def _several(tell: PassageSampler, *, attributes: Sequence[str]) -> Row:
-    """Several attributes of a passage, in this order."""
-    passage = tell.passage()
+def _several(sampler: PassageSampler, *, attributes: Sequence[str]) -> Row:
+    """Make a row that asks for several attributes of a passage, in this order."""
+    passage = sampler.passage()
     return {"passage": passage.text, "answer": " ".join(passage.facts[_known(a)] for a in attributes)}
 
 
-def _entailment(tell: PassageSampler) -> Row:
-    """Whether a sentence follows from a passage."""
-    passage, sentence, follows = tell.stated()
+def _entailment(sampler: PassageSampler) -> Row:
+    """Make a row that asks whether a sentence follows from a passage."""
+    passage, sentence, follows = sampler.stated()
     return {"sentence": sentence, "passage": passage.text, "answer": "yes" if follows else "no"}
 
 
-def _same(tell: PassageSampler, *, attribute: str) -> Row:
-    """Whether two short passages agree in an attribute."""
-    first, second, is_same = tell.two(_known(attribute))
+def _same(sampler: PassageSampler, *, attribute: str) -> Row:
+    """Make a row that asks whether two short passages agree in an attribute."""
+    first, second, is_same = sampler.two(_known(attribute))
     return {"first": first.text, "second": second.text, "answer": "same" if is_same else "different"}
 
 
@@ -65,25 +65,28 @@ FAMILIES: dict[str, Callable[..., Row]] = {
 
 
 def check_options(family: str, options: Mapping[str, Any]) -> tuple[Callable[..., Row], dict[str, Any], Difficulty]:
-    """The function that makes rows of a family, its own options, and the difficulty that the others say.
+    """Split options into those of the family and those of the difficulty.
+
+    Returns:
+        The function that makes rows of the family, the options of this function, and the difficulty.
 
     Raises:
-        UnknownName: a family or option that does not exist.
-        BadInput: a difficulty that cannot be.
+        UnknownName: the family or an option does not exist.
+        BadInput: the difficulty is impossible.
     """
     make = pick("family of lab tasks", family, FAMILIES)
-    own = set(inspect.signature(make).parameters) - {"tell"}
+    of_family = set(inspect.signature(make).parameters) - {"sampler"}
     fields = {field.name for field in dataclasses.fields(Difficulty)}
     for name in options:
-        if name not in own | fields:
-            raise UnknownName("option of a lab task", name, own | fields)
+        if name not in of_family | fields:
+            raise UnknownName("option of a lab task", name, of_family | fields)
         if name in fields:
             _refuse_no_number(name, options[name])
     given = {name: value for name, value in options.items() if name in fields}
     if "label_noise" in given:
         given["label_noise"] = float(given["label_noise"])
     difficulty = Difficulty(**given)
-    return make, {name: value for name, value in options.items() if name in own}, difficulty
+    return make, {name: value for name, value in options.items() if name in of_family}, difficulty
 
 
 def _refuse_no_number(name: str, value: Any) -> None:
@@ -93,31 +96,31 @@ def _refuse_no_number(name: str, value: Any) -> None:
 
 
 def rows(family: str, split: str, options: Mapping[str, Any]) -> Iterator[Row]:
-    """The rows of one split of a lab task, all different, the same whenever they are asked for.
+    """Yield the rows of one split of a lab task. All rows differ, and the same arguments always give the same rows.
 
     Args:
-        family: name in FAMILIES.
+        family: a name in FAMILIES.
         split: "train", "validation" or "test".
-        options: what the family needs (`attribute`, `members`, `attributes`), and any field of `Difficulty`.
+        options: the options of the family (`attribute`, `members`, `attributes`), and any field of `Difficulty`.
 
     Raises:
-        UnknownName: a family, split, attribute or option that does not exist.
-        BadInput: a number of rows or a difficulty that cannot be.
+        UnknownName: the family, split, attribute or an option does not exist.
+        BadInput: the number of rows or the difficulty is impossible.
     """
-    make, told, difficulty = check_options(family, options)
+    make, family_options, difficulty = check_options(family, options)
     if split not in SPLITS:
         raise UnknownName("split", split, SPLITS)
     sampler = PassageSampler(
-        Random(f"{difficulty.seed}/{family}/{json.dumps(told, sort_keys=True)}/{split}"), split, difficulty
+        Random(f"{difficulty.seed}/{family}/{json.dumps(family_options, sort_keys=True)}/{split}"), split, difficulty
     )
-    made = _different(lambda: make(sampler, **told), family)
+    made = _different(lambda: make(sampler, **family_options), family)
     count: int = getattr(difficulty, split)
     yield from _noised(
         list(itertools.islice(made, count)), difficulty.label_noise if split == "train" else 0.0, sampler
     )
 
 
-# So many draws in a row without a new row: the world has no more of them.
+# After this many draws in a row without a new row, the world counts as exhausted.
 EXHAUSTED = 10_000
 
 
@@ -137,7 +140,7 @@ def _different(make: Callable[[], Row], family: str) -> Iterator[Row]:
 
 
 def _noised(made: list[Row], share: float, sampler: PassageSampler) -> Iterator[Row]:
-    """The rows, a share of them with the answer of another."""
+    """Yield the rows, a share of which get the answer of another row."""
     for row in made:
         if share and sampler.draw.random() < share:
             yield {**row, "answer": sampler.draw.choice(made)["answer"]}

@@ -1,4 +1,4 @@
-"""Draws passages that belong to one split, as hard as asked."""
+"""A sampler of passages that belong to one split, with a chosen difficulty."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -6,34 +6,37 @@ from dataclasses import dataclass
 from random import Random
 
 from ..errors import BadInput
-from ._passages import CLAUSES, Passage, draw_facts, tell
+from ._passages import CLAUSES, Passage, draw_facts, write_passage
 from ._statements import FORMS, statement
-from ._words import ATTRIBUTES, TOLD_BY
+from ._words import ATTRIBUTES, CLAUSE_OF
 
 SPLITS = ("train", "validation", "test")
 
 
 def split_of(text: str) -> str:
-    """The split that a passage belongs to, by its own words: no passage is ever in two of them.
+    """Return the split of a passage. It depends on the text alone, so no passage is in two splits.
 
-    CRC-32 of the text modulo 8: 0 is validation, 1 is test, the rest is training, pretraining of the backbones
-    included.
+    CRC-32 of the text modulo 8 decides: 0 is validation, 1 is test, and the rest is training, which includes the
+    pretraining of the backbones.
     """
     return {0: "validation", 1: "test"}.get(zlib.crc32(text.encode()) % 8, "train")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difficulty:
-    """How many rows, and how hard they are.
+    """The number of rows, and how hard they are.
 
     Args:
-        seed: of the rows; another seed gives other rows of the same splits.
-        train: rows of the training split.
-        validation: rows of the validation split.
-        test: rows of the test split.
-        fillers: sentences that tell nothing, added to each passage.
-        noise: meaningless words strewn into each passage.
-        label_noise: share of training rows (0..1) that carry the answer of another row.
+        seed: seed of the rows; another seed gives other rows of the same splits.
+        train: number of rows of the training split.
+        validation: number of rows of the validation split.
+        test: number of rows of the test split.
+        fillers: number of sentences without facts that are added to each passage.
+        noise: number of meaningless words that are inserted into each passage.
+        label_noise: share of training rows (0..1) that get the answer of another row.
+
+    Raises:
+        BadInput: a number is out of its range.
     """
 
     seed: int = 0
@@ -45,7 +48,7 @@ class Difficulty:
     label_noise: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot be."""
+        """Refuse impossible numbers."""
         for name in ("train", "validation", "test"):
             if getattr(self, name) < 1:
                 raise BadInput(f"a lab task needs at least one {name} row, not {getattr(self, name)}")
@@ -55,25 +58,32 @@ class Difficulty:
             raise BadInput(f"label_noise is a share of the rows, 0 to 1, not {self.label_noise}")
 
 
-# Share of short passages where something is asked of an attribute's value.
+# Share of short passages in questions about the value of an attribute.
 SHORT = 1 / 3
 
 
 @dataclass(frozen=True)
 class PassageSampler:
-    """Draws passages of one split, as hard as asked."""
+    """Draws passages of one split.
+
+    Args:
+        draw: the source of all randomness.
+        split: "train", "validation" or "test".
+        difficulty: fillers and noise of each passage.
+        short: share of short passages (0..1) in `about`.
+    """
 
     draw: Random
     split: str
     difficulty: Difficulty
     short: float = SHORT
 
-    def passage(self, wanted: Mapping[str, str] = {}, clauses: Sequence[str] = CLAUSES) -> Passage:
-        """A passage with the wanted facts."""
+    def passage(self, fixed: Mapping[str, str] = {}, clauses: Sequence[str] = CLAUSES) -> Passage:
+        """Draw a passage with the fixed facts."""
         while True:
-            passage = tell(
+            passage = write_passage(
                 self.draw,
-                draw_facts(self.draw, wanted),
+                draw_facts(self.draw, fixed),
                 clauses=clauses,
                 fillers=self.difficulty.fillers,
                 noise=self.difficulty.noise,
@@ -82,29 +92,29 @@ class PassageSampler:
                 return passage
 
     def about(self, attribute: str) -> Passage:
-        """A passage that tells an attribute, some of them short: what is asked of it is learned sooner there."""
+        """Draw a passage that states an attribute. Some are short, because a backbone learns from these sooner."""
         if self.draw.random() >= self.short:
             return self.passage()
-        return self.passage(clauses=self._short(TOLD_BY.get(attribute) or self.draw.choice(CLAUSES)))
+        return self.passage(clauses=self._short(CLAUSE_OF.get(attribute) or self.draw.choice(CLAUSES)))
 
     def stated(self) -> tuple[Passage, str, bool]:
-        """A passage, a sentence about it, and whether the sentence follows."""
+        """Draw a passage, a sentence about it, and whether the sentence follows."""
         form, attributes = self.draw.choice(FORMS)
         passage = self.about(attributes[-1])
         sentence, follows = statement(self.draw, passage.facts, form, attributes)
         return passage, sentence, follows
 
     def two(self, attribute: str) -> tuple[Passage, Passage, bool]:
-        """Two short passages that both tell an attribute, and whether they agree in it, which half of them do."""
-        clause = TOLD_BY.get(attribute) or self.draw.choice(CLAUSES)
+        """Draw two short passages that state an attribute, and whether they agree in it, as half of the pairs do."""
+        clause = CLAUSE_OF.get(attribute) or self.draw.choice(CLAUSES)
         first = self.passage(clauses=self._short(clause))
         right = first.facts[attribute]
         others = [value for value in ATTRIBUTES[attribute] if value != right]
         is_same = self.draw.random() < 0.5
-        wanted = {attribute: right if is_same else self.draw.choice(others)}
-        return first, self.passage(wanted, self._short(clause)), is_same
+        fixed = {attribute: right if is_same else self.draw.choice(others)}
+        return first, self.passage(fixed, self._short(clause)), is_same
 
     def _short(self, clause: str) -> tuple[str, ...]:
-        """The clauses of a short passage: this one, and half of the time another."""
+        """Draw the clauses of a short passage: this clause, and another one half of the time."""
         other = self.draw.choice([c for c in CLAUSES if c != clause])
         return (clause, other) if self.draw.random() < 0.5 else (clause,)

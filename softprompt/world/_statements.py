@@ -1,11 +1,11 @@
-"""Sentences about a passage, true or false of it."""
+"""Sentences about a passage that are true or false."""
 
 from collections.abc import Mapping
 from random import Random
 
 from ._words import ATTRIBUTES
 
-# A sentence with the attributes that it states; all told by one clause.
+# Forms of a sentence, each with the attributes that it states. One clause of a passage states all of them.
 FORMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("the {item} was {opinion} .", ("opinion",)),
     ("the {object} was {color} .", ("object", "color")),
@@ -19,10 +19,14 @@ FORMS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def statement(draw: Random, facts: Mapping[str, str], form: str, attributes: tuple[str, ...]) -> tuple[str, bool]:
-    """The sentence of a form and whether it follows from the facts, equally often; if not, one word is another."""
-    said = dict(facts)
+    """Write a sentence of this form, which follows from the facts or has one wrong word with equal probability.
+
+    Returns:
+        The sentence, and whether it follows.
+    """
+    stated = dict(facts)
     if follows := draw.random() < 0.5:
-        return form.format(**said), follows
+        return form.format(**stated), follows
     wrong = draw.choice(attributes)
-    said[wrong] = draw.choice([value for value in ATTRIBUTES[wrong] if value != facts[wrong]])
-    return form.format(**said), follows
+    stated[wrong] = draw.choice([value for value in ATTRIBUTES[wrong] if value != facts[wrong]])
+    return form.format(**stated), follows

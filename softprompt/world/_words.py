@@ -1,8 +1,8 @@
-"""The closed vocabulary of the world: what its passages say, and the words that instructions are made of."""
+"""The closed vocabulary of the world: the words of its passages, instructions and answers."""
 
 from collections.abc import Mapping
 
-# Item -> topic; the topic is never said.
+# Item -> topic. No passage names the topic.
 ITEMS: dict[str, str] = {
     "soup": "food", "bread": "food", "cake": "food", "salad": "food",
     "drama": "film", "comedy": "film", "western": "film", "cartoon": "film",
@@ -14,7 +14,7 @@ BLAME = ("awful", "terrible", "poor", "dull", "horrible", "dreadful", "boring", 
 LARGE, SMALL = ("huge", "large", "giant"), ("tiny", "little", "mini")
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "black", "white")
 OBJECTS = ("box", "ball", "chair", "lamp", "bag", "clock", "bottle", "basket")
-# Place -> whether it is inside; that is never said either.
+# Place -> whether it is inside. No passage states that.
 PLACES: dict[str, str] = {
     "kitchen": "inside", "bedroom": "inside", "office": "inside", "attic": "inside",
     "garden": "outside", "street": "outside", "park": "outside", "forest": "outside",
@@ -34,13 +34,13 @@ FILLERS = (
 )  # fmt: skip
 NOISE = ("well", "perhaps", "indeed", "anyway", "oh", "maybe", "really", "so", "then", "still", "just", "also")
 
-# Words that mean nothing in the world: an instruction or a trained prompt makes them answers.
+# Words without a meaning in the world. An instruction or a trained prompt makes them answers.
 TOKENS = (
     "sun", "moon", "star", "river", "stone", "leaf", "cloud", "wind", "gold", "silver", "iron", "glass",
     "north", "south", "east", "west", "lion", "tiger", "horse", "eagle", "alpha", "beta", "gamma", "delta",
 )  # fmt: skip
 
-# Attribute -> the answers that it can have. The last four follow from others and are never said as such.
+# Attribute -> its possible answers. The last four attributes follow from others; no passage names their values.
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "color": COLORS,
     "object": OBJECTS,
@@ -56,8 +56,8 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "side": ("inside", "outside"),
     "gender": ("female", "male"),
 }
-# Attribute -> the clause that tells it.
-TOLD_BY: Mapping[str, str] = {
+# Attribute -> the clause that states it. Every clause states the tense.
+CLAUSE_OF: Mapping[str, str] = {
     **dict.fromkeys(("opinion", "topic"), "review"),
     **dict.fromkeys(("color", "object", "place", "size", "side"), "scene"),
     **dict.fromkeys(("number", "thing", "buyer", "gender", "day"), "trade"),
@@ -65,8 +65,8 @@ TOLD_BY: Mapping[str, str] = {
 
 
 def vocabulary() -> list[str]:
-    """Every word that passages, instructions and answers are made of, sorted."""
-    said = (
+    """Return every word of passages, instructions and answers, in sorted order."""
+    texts = (
         *ITEMS, *PRAISE, *BLAME, *LARGE, *SMALL, *TOKENS, *NOISE, " ".join(FILLERS), *ATTRIBUTES,
         *(value for values in ATTRIBUTES.values() for value in values),
         "the was is not found finds everybody nobody in there a on got came",
@@ -74,4 +74,4 @@ def vocabulary() -> list[str]:
         "what which name and it or say if else does follow true same compare first second different yes no answer",
         ". : / ?",
     )  # fmt: skip
-    return sorted(set(" ".join(said).split()))
+    return sorted(set(" ".join(texts).split()))

@@ -1,4 +1,4 @@
-"""What a backbone is taught: questions about passages, each with its instruction, its text and its answer."""
+"""The questions for pretraining backbones: each has an instruction, a text with passages, and an answer."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from random import Random
 from ._sampler import SHORT, Difficulty, PassageSampler
 from ._words import ATTRIBUTES, TOKENS
 
-# An instruction never has one wording only.
+# Each instruction has several wordings.
 FRAMES = ("what {} :", "which {} :", "name the {} :")
 
 
@@ -21,76 +21,76 @@ class Question:
 
     @property
     def whole(self) -> str:
-        """What the backbone reads."""
+        """The input of the backbone: the instruction and the text."""
         return f"{self.instruction} {self.text}"
 
 
-def _attribute(tell: PassageSampler, attribute: str = "") -> Question:
-    """The value of one attribute."""
-    # Praise and blame come in sixteen words, each of which a negation turns: harder than all others.
-    attribute = attribute or tell.draw.choice((*ATTRIBUTES, "opinion", "opinion"))
-    passage = tell.passage()
-    return Question(tell.draw.choice(FRAMES).format(attribute), passage.text, passage.facts[attribute])
+def _attribute(sampler: PassageSampler, attribute: str = "") -> Question:
+    """Ask for the value of one attribute."""
+    # The opinion is drawn more often, because it is the hardest: sixteen words express it, and negations reverse them.
+    attribute = attribute or sampler.draw.choice((*ATTRIBUTES, "opinion", "opinion"))
+    passage = sampler.passage()
+    return Question(sampler.draw.choice(FRAMES).format(attribute), passage.text, passage.facts[attribute])
 
 
-def _several(tell: PassageSampler) -> Question:
-    """The values of two or three attributes, in the order asked."""
-    attributes = tell.draw.sample(list(ATTRIBUTES), 2 if tell.draw.random() < 0.7 else 3)
-    passage = tell.passage()
-    instruction = tell.draw.choice(FRAMES).format(" and ".join(attributes))
+def _several(sampler: PassageSampler) -> Question:
+    """Ask for the values of two or three attributes, in the order of the instruction."""
+    attributes = sampler.draw.sample(list(ATTRIBUTES), 2 if sampler.draw.random() < 0.7 else 3)
+    passage = sampler.passage()
+    instruction = sampler.draw.choice(FRAMES).format(" and ".join(attributes))
     return Question(instruction, passage.text, " ".join(passage.facts[a] for a in attributes))
 
 
-def _membership(tell: PassageSampler) -> Question:
-    """Whether the value is one of one to four: yes or no, equally often."""
-    attribute = _any(tell)
-    passage = tell.about(attribute)
+def _membership(sampler: PassageSampler) -> Question:
+    """Ask whether the value is one of one to four listed values. Yes and no are equally likely."""
+    attribute = _any(sampler)
+    passage = sampler.about(attribute)
     right = passage.facts[attribute]
     others = [value for value in ATTRIBUTES[attribute] if value != right]
-    # One value half of the time: the comparison is learned there, its repetition later.
-    most = min(tell.draw.choice((1, 4)), len(others))
-    listed = tell.draw.sample(others, tell.draw.randint(1, most))
-    if is_member := tell.draw.random() < 0.5:
-        listed[tell.draw.randrange(len(listed))] = right
+    # Half of the lists have one value: a backbone learns the comparison from these, and longer lists later.
+    most = min(sampler.draw.choice((1, 4)), len(others))
+    listed = sampler.draw.sample(others, sampler.draw.randint(1, most))
+    if is_member := sampler.draw.random() < 0.5:
+        listed[sampler.draw.randrange(len(listed))] = right
     return Question(f"is it {' or '.join(listed)} :", passage.text, "yes" if is_member else "no")
 
 
-def _label_words(tell: PassageSampler) -> Question:
-    """One word if the value is this, another if not, both said in the instruction: a verbaliser on demand."""
-    attribute = _any(tell)
-    passage = tell.about(attribute)
+def _label_words(sampler: PassageSampler) -> Question:
+    """Ask for one word if the attribute has a value, and for another if not. The instruction gives both words."""
+    attribute = _any(sampler)
+    passage = sampler.about(attribute)
     right = passage.facts[attribute]
     others = [value for value in ATTRIBUTES[attribute] if value != right]
-    value = right if tell.draw.random() < 0.5 else tell.draw.choice(others)
-    yes, no = tell.draw.sample(TOKENS, 2)
+    value = right if sampler.draw.random() < 0.5 else sampler.draw.choice(others)
+    yes, no = sampler.draw.sample(TOKENS, 2)
     return Question(f"say {yes} if {value} else {no} :", passage.text, yes if value == right else no)
 
 
-def _entailment(tell: PassageSampler) -> Question:
-    """Whether a sentence follows from a passage: yes or no, equally often."""
-    passage, sentence, follows = tell.stated()
-    instruction = tell.draw.choice(("does it follow :", "is it true :"))
+def _entailment(sampler: PassageSampler) -> Question:
+    """Ask whether a sentence follows from a passage. Yes and no are equally likely."""
+    passage, sentence, follows = sampler.stated()
+    instruction = sampler.draw.choice(("does it follow :", "is it true :"))
     return Question(instruction, f"{sentence} / {passage.text}", "yes" if follows else "no")
 
 
-def _same(tell: PassageSampler) -> Question:
-    """Whether two passages agree in an attribute: same or different, equally often."""
-    attribute = _any(tell)
-    first, second, is_same = tell.two(attribute)
-    instruction = tell.draw.choice(("same {} :", "compare the {} :")).format(attribute)
+def _same(sampler: PassageSampler) -> Question:
+    """Ask whether two passages agree in an attribute. Both answers are equally likely."""
+    attribute = _any(sampler)
+    first, second, is_same = sampler.two(attribute)
+    instruction = sampler.draw.choice(("same {} :", "compare the {} :")).format(attribute)
     return Question(instruction, f"{first.text} / {second.text}", "same" if is_same else "different")
 
 
-def _one_of_two(tell: PassageSampler) -> Question:
-    """The value of an attribute in the first or in the second of two passages."""
-    attribute = _any(tell)
-    first, second, _ = tell.two(attribute)
-    which, passage = tell.draw.choice((("first", first), ("second", second)))
+def _one_of_two(sampler: PassageSampler) -> Question:
+    """Ask for the value of an attribute in the first or in the second of two passages."""
+    attribute = _any(sampler)
+    first, second, _ = sampler.two(attribute)
+    which, passage = sampler.draw.choice((("first", first), ("second", second)))
     return Question(f"{which} {attribute} :", f"{first.text} / {second.text}", passage.facts[attribute])
 
 
-def _any(tell: PassageSampler) -> str:
-    return tell.draw.choice(list(ATTRIBUTES))
+def _any(sampler: PassageSampler) -> str:
+    return sampler.draw.choice(list(ATTRIBUTES))
 
 
 KINDS: dict[str, Callable[[PassageSampler], Question]] = {
@@ -102,7 +102,7 @@ KINDS: dict[str, Callable[[PassageSampler], Question]] = {
     "same": _same,
     "one-of-two": _one_of_two,
 }
-# What a backbone learns from: the share of each kind.
+# The share of each kind in the pretraining of a backbone.
 MIX: dict[str, float] = {
     "attribute": 0.24,
     "several": 0.10,
@@ -117,17 +117,17 @@ MIX: dict[str, float] = {
 def question(
     draw: Random, kind: str = "", *, attribute: str = "", split: str = "train", short: float = SHORT
 ) -> Question:
-    """One question about fresh passages of a split, lightly filled and noised.
+    """Draw one question about new passages of a split, with few fillers and little noise.
 
     Args:
-        draw: where everything random comes from.
-        kind: name in KINDS; empty draws one by MIX.
-        attribute: which, for the kind "attribute"; empty draws one.
-        split: "train" for pretraining; the others measure what was learned.
-        short: share of short passages (0..1) where something is asked of an attribute's value.
+        draw: the source of all randomness.
+        kind: a name in KINDS; empty draws one by MIX.
+        attribute: the attribute of a question of kind "attribute"; empty draws one.
+        split: "train" for pretraining; the other splits measure what was learned.
+        short: share of short passages (0..1) in questions about the value of an attribute.
     """
     difficulty = Difficulty(fillers=draw.choice((0, 0, 1)), noise=draw.choice((0, 0, 1, 2)))
-    tell = PassageSampler(draw, split, difficulty, short)
+    sampler = PassageSampler(draw, split, difficulty, short)
     if attribute:
-        return _attribute(tell, attribute)
-    return KINDS[kind or draw.choices(list(MIX), list(MIX.values()))[0]](tell)
+        return _attribute(sampler, attribute)
+    return KINDS[kind or draw.choices(list(MIX), list(MIX.values()))[0]](sampler)

@@ -1,8 +1,8 @@
-"""How rows of many lengths lie one behind the other: in blocks of equal width, with next to no padding.
+"""The layout of packed rows: rows of many lengths lie one after another, in blocks of equal width with little padding.
 
-A row of length L costs its positions in every linear layer, and a call of the attention. Rows of one length share a
-call for nothing; a shorter row that joins a block is padded to the block's width. It does while the padding costs less
-than a call of its own: for wide layers hardly ever, for the tiny layers of a lab backbone nearly always.
+A row of length L costs L positions in every linear layer, and one call of the attention. Rows of equal length share a
+call at no extra cost. A shorter row that joins a block is padded to the width of the block. It joins if that padding
+costs less than a separate call, which is rare for wide layers and common for the tiny layers of a lab backbone.
 """
 
 from collections.abc import Sequence
@@ -15,21 +15,21 @@ from torch import Tensor
 
 from ..join import text_first
 
-# Multiply-adds in the time that a call of one layer's attention takes beside its arithmetic, there and back.
+# Overhead of one call of a layer's attention, forward and backward, as the multiply-adds that take the same time.
 CALL = {"cpu": 4e6, "cuda": 5e8}
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Rows that are computed as one rectangle.
+    """Rows that are computed as one rectangle of c x w positions.
 
     Args:
-        first: number of its first row, in the order of the blocks.
-        count: rows.
-        start: number of its first position.
-        width: positions of each row, c x w in all.
-        mask: which of them count; None where all do.
+        first: index of the block's first row, in the order of the blocks.
+        count: number c of rows.
+        start: index of the block's first position.
+        width: number w of positions of each row.
+        mask: True where a position is no padding; None if no row of the block is padded.
     """
 
     first: int
@@ -40,27 +40,28 @@ class Block:
 
     @property
     def rows(self) -> slice:
-        """Its rows among all rows."""
+        """The block's rows among all rows."""
         return slice(self.first, self.first + self.count)
 
     @property
     def positions(self) -> slice:
-        """Its positions among all positions."""
+        """The block's positions among all packed positions."""
         return slice(self.start, self.start + self.count * self.width)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Packing:
-    """Where each position of a padded batch lies among r packed ones.
+    """The map between the positions of a padded batch and r packed positions.
 
     Args:
-        blocks: one behind the other, longest rows first.
-        order: row of the batch by number of the row in the blocks.
-        rows: row of the batch of each packed position.
-        columns: its column; that of a pad where a row is shorter than its block.
+        blocks: the blocks in their order, longest rows first.
+        order: for each row of the blocks, its row in the batch.
+        rows: for each packed position, its row in the batch.
+        columns: for each packed position, its column in the batch; a padded column where a row is shorter than its
+            block.
         shape: rows and columns of the batch.
-        real: which positions are no pads; None where none is.
+        real: True where a packed position is no padding; None if there is no padding.
     """
 
     blocks: tuple[Block, ...]
@@ -71,7 +72,7 @@ class Packing:
     real: Bool[Tensor, " r"] | None
 
     def unpacked(self, states: Tensor) -> Tensor:
-        """States [r, d] in the batch's own layout [b, s, d], zeros where nothing is."""
+        """Return states [r, d] in the layout [b, s, d] of the batch, with zeros at padding."""
         rows, columns = self.rows, self.columns
         if self.real is not None:
             states, rows, columns = states[self.real], rows[self.real], columns[self.real]
@@ -80,9 +81,9 @@ class Packing:
 
 
 def widths_of(lengths: Sequence[int], saving: float) -> list[int]:
-    """The width of each row's block, for lengths in descending order.
+    """Return the width of each row's block, for lengths in descending order.
 
-    A block is closed where padding the next row to its width would cost more positions than `saving`.
+    A block ends where the next row would need more than `saving` positions of padding.
     """
     widths: list[int] = []
     for length in lengths:
@@ -92,36 +93,35 @@ def widths_of(lengths: Sequence[int], saving: float) -> list[int]:
 
 
 def pack(mask: Bool[Tensor, "b s"], saving: float) -> Packing | None:
-    """The unmasked positions of each row in their order, in blocks; None where a row has no position at all.
+    """Pack the unmasked positions of each row into blocks. The result is None if a row has no unmasked position.
 
     Args:
-        mask: which positions count, the others anywhere.
-        saving: positions of padding that cost as much as a block.
+        mask: True where a position is no padding; padding may be anywhere in a row.
+        saving: number of padded positions that cost as much as a separate block.
     """
-    lengths = mask.sum(1)
-    # The one time that the host waits for the device: how long the rows are.
-    descending, order = lengths.sort(descending=True, stable=True)
-    known: list[int] = descending.tolist()
-    if not known or known[-1] == 0:
+    # This is the only time that the host waits for the device: it needs the lengths of the rows.
+    descending, order = mask.sum(1).sort(descending=True, stable=True)
+    lengths: list[int] = descending.tolist()
+    if not lengths or lengths[-1] == 0:
         return None
-    widths = widths_of(known, saving)
-    left = text_first(mask)[order]
+    widths = widths_of(lengths, saving)
+    text_columns = text_first(mask)[order]
     blocks, rows, columns, first, start = [], [], [], 0, 0
-    while first < len(known):
+    while first < len(lengths):
         count, width = widths.count(widths[first]), widths[first]
         last = first + count
-        padded = known[last - 1] < width
-        own = torch.arange(width, device=mask.device) < descending[first:last, None] if padded else None
-        blocks.append(Block(first=first, count=count, start=start, width=width, mask=own))
+        is_padded = lengths[last - 1] < width
+        block_mask = torch.arange(width, device=mask.device) < descending[first:last, None] if is_padded else None
+        blocks.append(Block(first=first, count=count, start=start, width=width, mask=block_mask))
         rows.append(order[first:last, None].expand(-1, width).flatten())
-        columns.append(left[first:last, :width].flatten())
+        columns.append(text_columns[first:last, :width].flatten())
         first, start = last, start + count * width
-    places = torch.cat(rows), torch.cat(columns)
+    all_rows, all_columns = torch.cat(rows), torch.cat(columns)
     return Packing(
         blocks=tuple(blocks),
         order=order,
-        rows=places[0],
-        columns=places[1],
+        rows=all_rows,
+        columns=all_columns,
         shape=(mask.shape[0], mask.shape[1]),
-        real=mask[places] if any(block.mask is not None for block in blocks) else None,
+        real=mask[all_rows, all_columns] if any(block.mask is not None for block in blocks) else None,
     )

@@ -1,4 +1,4 @@
-"""Products with frozen matrices: the one place where the packed engine multiplies by a weight of a linear layer."""
+"""Products with frozen matrices: the packed engine multiplies by the weights of linear layers only here."""
 
 import abc
 from typing import Any, final
@@ -11,38 +11,38 @@ from torch.nn import functional
 
 from .._products import HAS_ONEDNN, Library, by_onednn
 
-# A second derivative is refused, not wrong. Any: pyright takes what it returns for another signature.
+# A second derivative raises an error instead of being wrong. The type is Any because pyright misreads the signature.
 once: Any = once_differentiable
-# Multiply-adds below which oneDNN's overhead is not worth it.
+# Below this number of multiply-adds the overhead of oneDNN is larger than its gain.
 WORTHWHILE = 1 << 20
 
 
 class AbstractFrozenLinear(abc.ABC):
-    """x -> x W^T for a matrix that gets no gradient: y = x W^T, and dx = dy W."""
+    """The map y = x W^T for a matrix W that gets no gradient, with dx = dy W."""
 
     weight: Tensor
 
     @abc.abstractmethod
     def forward(self, x: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
-        """X W^T, without a graph."""
+        """Return x W^T without a graph."""
 
     @abc.abstractmethod
     def backward(self, gradient: Float[Tensor, "r o"]) -> Float[Tensor, "r i"]:
-        """The gradient at x, from that at x W^T."""
+        """Return the gradient with respect to x, given that with respect to x W^T."""
 
     def __call__(self, x: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
-        """X W^T with its gradient, for which nothing is saved."""
+        """Return x W^T with its gradient. The graph saves no tensor for it."""
         result: Tensor = _Linear.apply(x, self)  # pyright: ignore[reportAssignmentType]
         return result
 
 
 @final
 class FrozenLinear(AbstractFrozenLinear):
-    """By the matrix as it is.
+    """The product with the matrix in its own precision.
 
     Args:
-        weight: W, in the precision of the states; kept as it is, not copied.
-        library: that multiplies float32 on a CPU.
+        weight: W, in the precision of the states. It is not copied.
+        library: the library that multiplies float32 on a CPU.
     """
 
     def __init__(self, weight: Float[Tensor, "o i"], library: Library):
@@ -50,25 +50,25 @@ class FrozenLinear(AbstractFrozenLinear):
         self.library: Library = library
 
     def forward(self, x: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
-        """X W^T, without a graph."""
+        """Return x W^T without a graph."""
         return _product(x, self.weight, self.library)
 
     def backward(self, gradient: Float[Tensor, "r o"]) -> Float[Tensor, "r i"]:
-        """The gradient at x, from that at x W^T."""
+        """Return the gradient with respect to x, given that with respect to x W^T."""
         return _product(gradient, self.weight.t(), self.library)
 
 
 def frozen_linear(
     *weights: Float[Tensor, "_ i"], library: Library, gain: Float[Tensor, " i"] | None = None
 ) -> FrozenLinear:
-    """One product in place of several: x -> (x * gain) [W_1; W_2; ...]^T, the gain folded into a copy of the weights.
+    """Join several products to one: x -> (x * gain) [W_1; W_2; ...]^T, with the gain folded into a copy of the weights.
 
-    Folded in float32 at least, and rounded once.
+    The gain is folded in float32 at least, and the result is rounded once.
 
     Args:
-        weights: of linear layers that read the same input.
-        library: that multiplies float32 on a CPU.
-        gain: of the norm before them; None for none.
+        weights: weights of linear layers that read the same input.
+        library: the library that multiplies float32 on a CPU.
+        gain: gain of the norm before the layers; None if there is no norm.
     """
     first, *others = (weight.detach() for weight in weights)
     whole = torch.cat([first, *others]) if others else first
@@ -92,5 +92,5 @@ class _Linear(torch.autograd.Function):
 
 def _product(x: Float[Tensor, "r i"], weight: Float[Tensor, "o i"], library: Library) -> Float[Tensor, "r o"]:
     is_large = len(x) * weight.numel() >= WORTHWHILE
-    can = HAS_ONEDNN and torch.backends.mkldnn.enabled and x.dtype == torch.float32 and x.device.type == "cpu"
-    return by_onednn(x, weight) if library == "onednn" and is_large and can else functional.linear(x, weight)
+    is_possible = HAS_ONEDNN and torch.backends.mkldnn.enabled and x.dtype == torch.float32 and x.device.type == "cpu"
+    return by_onednn(x, weight) if library == "onednn" and is_large and is_possible else functional.linear(x, weight)

@@ -1,12 +1,12 @@
-"""Frozen linear layers in int8: the products of a training step at the speed of a CPU's 8-bit multipliers.
+"""Frozen linear layers in int8: a training step uses the fast 8-bit multipliers of a CPU.
 
-Rows x_i and output channels w_o are rounded to 255 levels each, with a scale of their own,
+Each row x_i and each output channel w_o is rounded to 255 levels, with its own scale:
 
     s_i = max_j |x_ij| / 127,   q_ij = round(x_ij / s_i),   and t_o, r_oj of W in the same way;
     x W^T  ~  s_i t_o sum_j q_ij r_oj,      dL/dx = G W  ~  the same product of G and W^T.
 
-The sums are of integers and exact, so what becomes of a row depends on that row alone: not on its batch, nor on other
-prompts' rows, nor on how the product is cut into blocks.
+The sums are sums of integers and therefore exact. The result for a row depends on that row alone: not on its batch, not
+on the rows of other prompts, and not on how the product is cut into blocks.
 """
 
 import dataclasses
@@ -23,26 +23,27 @@ from .frozen_linear import AbstractFrozenLinear, FrozenLinear
 Part = TypeVar("Part", bound=Any)
 
 LEVELS = 127
-# Narrower layers gain nothing: rounding the rows takes what the product saves.
+# Narrower layers gain nothing, because the rounding of the rows takes the time that the product saves.
 LEAST_WIDTH = 128
-# Numbers of a block of rows on the wider side of a layer. Its 8-bit form, sums and result stay in a core's cache.
+# Numbers in a block of rows, on the wider side of a layer. Such a block fits into the cache of a core with its 8-bit
+# form, its sums and its result.
 BLOCK = 2**19
-# Smaller rows become 0; the inverse of their scale would not be finite.
+# Rows with smaller numbers become 0, because the inverse of their scale would not be finite.
 _LEAST_SCALE = 1e-35
 
 
 def rounded(rows: Float[Tensor, "b i"]) -> tuple[Int8[Tensor, "b i"], Float[Tensor, "b 1"]]:
-    """Each row in 8 bits, and its scale, which is not finite where something in the row is not."""
+    """Round each row to 8 bits and return it with its scale. The scale is not finite if a number of the row is not."""
     scale = rows.abs().amax(1, keepdim=True).div_(LEVELS).clamp_(min=_LEAST_SCALE)
     return torch.div(rows, scale).round_().to(torch.int8), scale
 
 
 @final
 class Int8Linear(AbstractFrozenLinear):
-    """Frozen `x W^T` in int8.
+    """The frozen product `x W^T` in int8.
 
     Args:
-        weight: W; it is rounded twice, its rows for the one and its columns for the other product.
+        weight: W. Its rows are rounded for the forward product, and its columns for the backward product.
     """
 
     def __init__(self, weight: Float[Tensor, "o i"]):
@@ -50,11 +51,11 @@ class Int8Linear(AbstractFrozenLinear):
         self._transposed = _factor(weight.detach().t())
 
     def forward(self, x: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
-        """X W^T, without a graph."""
+        """Return x W^T without a graph."""
         return _product(x, self.weight, self.scale)
 
     def backward(self, gradient: Float[Tensor, "r o"]) -> Float[Tensor, "r i"]:
-        """The gradient at x, from that at x W^T."""
+        """Return the gradient with respect to x, given that with respect to x W^T."""
         return _product(gradient, *self._transposed)
 
 
@@ -64,20 +65,20 @@ def _factor(weight: Float[Tensor, "o i"]) -> tuple[Int8[Tensor, "o i"], Float[Te
 
 
 def _product(x: Float[Tensor, "r i"], weight: Int8[Tensor, "o i"], scale: Float[Tensor, " o"]) -> Float[Tensor, "r o"]:
-    """X W^T, in blocks of rows."""
+    """Return x W^T, computed in blocks of rows."""
     outputs, inputs = weight.shape
     result = x.new_empty(len(x), outputs)
     block = max(1, BLOCK // max(inputs, outputs))
-    for taken, into in zip(x.split(block), result.split(block), strict=True):
-        levels, own = rounded(taken)
-        # Copied, then multiplied: products of an integer and a float tensor are not vectorised.
-        into.copy_(torch.ops.aten._int_mm(levels, weight.t())).mul_(own).mul_(scale)
+    for rows, target in zip(x.split(block), result.split(block), strict=True):
+        levels, row_scale = rounded(rows)
+        # The copy to float comes first, because products of an integer and a float tensor are not vectorised.
+        target.copy_(torch.ops.aten._int_mm(levels, weight.t())).mul_(row_scale).mul_(scale)
     return result
 
 
 @final
 class Int8Layer(nn.Module):
-    """A frozen linear layer in int8, where a model has one: `x W^T + b`, the bias as it was.
+    """A frozen linear layer of a model in int8, `x W^T + b`. The bias keeps its precision.
 
     Args:
         weight: W.
@@ -93,20 +94,24 @@ class Int8Layer(nn.Module):
 
     @property
     def weight(self) -> Int8[Tensor, "o i"]:
-        """In 8 bits; transformers asks a T5's layers for its dtype."""
+        """The weight in 8 bits. Transformers reads its dtype in the layers of T5."""
         return self.linear.weight
 
     def forward(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
-        """The layer's output."""
+        """Return the output of the layer."""
         result = self.linear(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], len(self.weight))
         return result if self.bias is None else result + self.bias
 
 
 def part_in_int8(part: Part) -> Part:
-    """A part of the packed engine with its linear layers in int8, where they are wide enough."""
-    own = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
-    wide = {name: one.weight for name, one in own.items() if isinstance(one, FrozenLinear) and _is_wide(one.weight)}
-    return dataclasses.replace(part, **{name: Int8Linear(weight) for name, weight in wide.items()})
+    """Return a part of the packed engine with those linear layers in int8 that are wide enough."""
+    layers = {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}
+    int8 = {
+        name: Int8Linear(layer.weight)
+        for name, layer in layers.items()
+        if isinstance(layer, FrozenLinear) and _is_wide(layer.weight)
+    }
+    return dataclasses.replace(part, **int8)
 
 
 def is_int8(model: nn.Module) -> bool:
@@ -115,14 +120,14 @@ def is_int8(model: nn.Module) -> bool:
 
 
 def to_int8(model: nn.Module, name: str) -> None:
-    """Put the model's linear layers in int8, in place, but for its heads and those that are too narrow.
+    """Convert the linear layers of a model to int8, in place, except for its head and layers that are too narrow.
 
     Args:
-        model: what transformers loaded, in float32 on a CPU.
-        name: for messages.
+        model: a model of transformers, in float32 on a CPU.
+        name: name of the model, for messages.
 
     Raises:
-        UnsupportedModel: a device, a precision, a processor, a wrapper or widths for which there is no int8.
+        UnsupportedModel: the device, precision, processor, wrapper or widths do not allow int8.
     """
     refuse_no_int8(model, name)
     base: Any = model
@@ -132,20 +137,20 @@ def to_int8(model: nn.Module, name: str) -> None:
         for label, child in parent.named_children()
         if (matrix := _wide_matrix(child)) is not None and child is not base.get_output_embeddings()
     ]
-    # A layer that several share is rounded once, and still shared.
-    made: dict[int, nn.Module] = {}
+    # A shared layer is rounded once and stays shared.
+    converted: dict[int, nn.Module] = {}
     for parent, label, matrix in chosen:
         child = getattr(parent, label)
-        if id(child) not in made:
-            made[id(child)] = Int8Layer(matrix, child.bias)
-        setattr(parent, label, made[id(child)])
+        if id(child) not in converted:
+            converted[id(child)] = Int8Layer(matrix, child.bias)
+        setattr(parent, label, converted[id(child)])
 
 
 def refuse_no_int8(model: nn.Module, name: str) -> None:
-    """Refuse a model that cannot be put in int8 here.
+    """Refuse a model that cannot be converted to int8 on this machine.
 
     Raises:
-        UnsupportedModel: with the reason.
+        UnsupportedModel: int8 is not possible; the message gives the reason.
     """
     _refuse_other_weights(model, name)
     _refuse_no_instructions(name)
@@ -163,7 +168,7 @@ def _is_wide(matrix: Tensor) -> bool:
 
 
 def _wide_matrix(layer: nn.Module) -> Tensor | None:
-    """The weight, outputs first, of a wide linear layer or GPT-2's Conv1D; None of anything else, as PEFT's."""
+    """Return the weight [o, i] of a wide linear layer or of GPT-2's Conv1D; None for other layers, such as PEFT's."""
     matrix: Any = None
     if type(layer) is nn.Linear:
         matrix = layer.weight
@@ -174,7 +179,7 @@ def _wide_matrix(layer: nn.Module) -> Tensor | None:
 
 
 def _refuse_other_weights(model: Any, name: str) -> None:
-    """Refuse what is not a plain model in float32 on a CPU."""
+    """Refuse a model that is not a plain model in float32 on a CPU."""
     table = model.get_input_embeddings().weight
     if table.device.type != "cpu":
         raise UnsupportedModel(
@@ -189,7 +194,7 @@ def _refuse_other_weights(model: Any, name: str) -> None:
 
 
 def _refuse_no_instructions(name: str) -> None:
-    """Refuse a processor whose products of 8-bit numbers are slow, or saturate at 16 bits and are wrong."""
+    """Refuse a processor whose 8-bit products are slow, or wrong because they saturate at 16 bits."""
     full = torch.full((32, 128), 127, dtype=torch.int8)
     if not torch.cpu._is_vnni_supported() or not (torch.ops.aten._int_mm(full, -full.t()) == -(127**2) * 128).all():
         raise UnsupportedModel(

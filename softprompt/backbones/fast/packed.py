@@ -1,17 +1,18 @@
-"""The packed engine of T5, T5 v1.1 and mT5: what transformers computes, without what need not be computed.
+"""The packed engine of T5, T5 v1.1 and mT5: the results of transformers, without computations that are not needed.
 
 A pass of the reference pads every row to the longest, projects every encoder state to keys and values in each layer of
-the decoder, and keeps what only a weight's gradient would need. Here
+the decoder, and keeps tensors that only the gradients of weights need. The packed engine saves that work:
 
-- rows lie one behind the other in blocks (`_blocks`), so that linear layers see no or few pads;
-- the norm's gain g is folded into the linear layer behind it, W' = W diag(g); queries, keys, values are one product;
-- the position bias is computed once for the longest row, and a shorter row reads its upper left corner;
-- label positions that are few read the encoder's states themselves (`CrossAttention`);
-- all labels of all rows are scored in one pass of the decoder, and the head reads label positions that are no pads;
-- the first layer of the encoder passes gradients to prompt positions only;
-- backward passes are written out (`_packed_layers`), and keep the least.
+- Rows lie one after another in blocks (`blocks`), so that linear layers see little or no padding.
+- The gain g of a norm is folded into the linear layer after it, W' = W diag(g). Queries, keys and values are one
+  product.
+- The position bias is computed once for the longest row, and a shorter row reads its upper left corner.
+- A few label positions read the encoder's states directly (`CrossAttention`).
+- All labels of all rows are scored in one pass of the decoder, and the head skips padded label positions.
+- The first layer of the encoder passes gradients to prompt positions only.
+- The backward passes are written by hand (`packed_layers`) and keep as little as possible.
 
-Transformers' passes are the truth: `tests/test_packed.py` holds logits and gradients against them.
+Transformers is the reference: `tests/test_packed.py` compares logits and gradients with it.
 """
 
 from collections.abc import Callable
@@ -33,16 +34,16 @@ from .int8 import part_in_int8
 from .packed_layers import CrossAttention, FeedForward, SelfAttention, norm
 
 FAMILIES = {"T5ForConditionalGeneration": "t5", "MT5ForConditionalGeneration": "mt5"}
-# Entries of a logits table that is scored at once.
+# Largest number of logits that exist at a time during scoring.
 CHUNK = 1 << 25
-# The bias of longer rows is computed anew for each longer one, in steps.
+# The position bias is computed for row lengths in multiples of this step.
 STEP = 128
 NEGATIVE = -torch.inf
 
 
 @lru_cache
 def _is_known(kind: type, family: str) -> bool:
-    """Whether a module computes what its class in transformers or torch does."""
+    """Whether a class is one of transformers' or torch's own, so that it is known what it computes."""
     return kind.__module__ == f"transformers.models.{family}.modeling_{family}" or (
         kind.__module__.startswith(("transformers.activations", "torch.nn.modules."))
     )
@@ -51,11 +52,11 @@ def _is_known(kind: type, family: str) -> bool:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """A model as it is at this moment.
+    """The present state of a model.
 
     Args:
-        unfit: why its passes are left to transformers; None where they can be packed.
-        state: equal as long as no weight was exchanged, moved, converted or written to.
+        unfit: the reason why transformers has to run its passes; None if they can be packed.
+        state: a value that changes when a weight is exchanged, moved, converted or written to.
     """
 
     unfit: str | None = None
@@ -63,10 +64,10 @@ class Survey:
 
 
 def survey(model: nn.Module) -> Survey:
-    """Whether a model's passes can be packed, asked before each of them: it takes a tenth of a millisecond.
+    """Check whether the passes of a model can be packed. The check runs before each pass and takes about 0.1 ms.
 
-    It has to be a T5 as transformers builds it, frozen, in one precision on one device, without hooks, layers that are
-    recomputed, or dropout.
+    The model has to be a frozen T5 as transformers builds it, in one precision on one device. It may have no hooks, no
+    recomputed layers and no active dropout.
     """
     family = FAMILIES.get(type(model).__name__)
     if family is None or not _is_known(type(model), family):
@@ -79,12 +80,12 @@ def survey(model: nn.Module) -> Survey:
         waiting += [child for child in module._modules.values() if child is not None]
         if not _is_known(type(module), family):
             return Survey(unfit=f"it holds a {type(module).__name__}, which is not T5's")
-        own = module.__dict__
-        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or "forward" in own:
+        fields = module.__dict__
+        if fields["_forward_hooks"] or fields["_forward_pre_hooks"] or fields["_backward_hooks"] or "forward" in fields:
             return Survey(unfit="hooks act on its layers, or they are recomputed")
-        if own["training"]:
+        if fields["training"]:
             return Survey(unfit="its dropout is on")
-        for parameter in own["_parameters"].values():
+        for parameter in fields["_parameters"].values():
             if parameter is None:
                 continue
             if parameter.requires_grad:
@@ -92,11 +93,11 @@ def survey(model: nn.Module) -> Survey:
             if not is_plain(parameter):
                 return Survey(unfit="its weights are quantised")
             places.add((parameter.dtype, parameter.device))
-            # Inference tensors do not count how often they are written to.
+            # Inference tensors have no counter of writes.
             writes = None if parameter.is_inference() else parameter._version
             state.append((id(parameter), parameter.data_ptr(), writes))
-        if "variance_epsilon" in own:
-            state.append(own["variance_epsilon"])
+        if "variance_epsilon" in fields:
+            state.append(fields["variance_epsilon"])
     if len(places) > 1:
         return Survey(unfit="its weights are of several precisions, or on several devices")
     return Survey(state=(*state, *places))
@@ -105,32 +106,33 @@ def survey(model: nn.Module) -> Survey:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """States of the encoder behind its last norm.
+    """The states of the encoder after its last norm.
 
     Args:
-        states: r packed positions.
-        packing: where they belong.
+        states: states of the r packed positions.
+        packing: the places of these positions in the batch.
     """
 
     states: Float[Tensor, "r d"]
     packing: Packing
 
     def unpacked(self) -> Float[Tensor, "b s d"]:
-        """In the batch's layout, prompt before text, zeros at pads."""
+        """Return the states in the layout of the batch: the prompt before the text, with zeros at padding."""
         return self.packing.unpacked(self.states)
 
 
 @final
 class PackedT5:
-    """The passes of one frozen T5, from copies of its weights with the norms' gains folded in.
+    """The passes of one frozen T5, from copies of its weights with the gains of the norms folded in.
 
-    Copied are the encoder's and the decoder's queries, keys, values and first feed-forward layers, not embeddings,
-    head or second layers.
+    The copies are the queries, keys, values and first feed-forward layers of encoder and decoder. The embeddings, the
+    head and the second feed-forward layers are not copied.
 
     Args:
-        model: for which `survey` finds no reason.
-        quantize: "int8" for the linear layers in 8 bits, except the head and the keys and values of cross-attention.
-        library: that multiplies float32 on a CPU.
+        model: a model for which `survey` gives no reason against packing.
+        quantize: "int8" converts the linear layers to 8 bits, except for the head and the keys and values of the
+            cross-attention.
+        library: the library that multiplies float32 on a CPU.
     """
 
     def __init__(self, model: Any, quantize: str | None = None, library: Library = "onednn"):
@@ -150,7 +152,7 @@ class PackedT5:
         self.saving = CALL.get(self.embedding.device.type, CALL["cuda"]) / (2 * linear)
 
     def encode(self, prompt_batch: PromptBatch, batch: TextBatch) -> Encoded | None:
-        """The encoder over each row behind its prompt; None where a row has neither prompt nor text."""
+        """Run the encoder over each prompt and row. The result is None if a row has neither prompt nor text."""
         mask = torch.cat([prompt_batch.mask[batch.owner], batch.mask], 1)
         packing = pack(mask, self.saving)
         if packing is None:
@@ -165,20 +167,20 @@ class PackedT5:
         prompt = prompt_batch.vectors[owners, slots]
         if batch.prompt_delta is not None:
             prompt = prompt + batch.prompt_delta[rows[places], slots]
-        # Word vectors ask for no gradient: behind them the first layer need not compute one.
-        wanted = None if x.requires_grad else places
+        # Word vectors need no gradient, so the first layer computes the gradient at prompt positions only.
+        gradient_rows = None if x.requires_grad else places
         x = x.index_put((places,), prompt.to(x.dtype))
         biases = [self.encoder_bias.of(block) for block in packing.blocks]
         deep = None if prompt_batch.deep is None or prompt_batch.is_deep is None else prompt_batch.is_deep[owners]
         for number, (attention, forward) in enumerate(self.encoder):
             if number and deep is not None and prompt_batch.deep is not None:
-                fresh = prompt_batch.deep[owners[deep], number - 1, slots[deep]]
-                x = x.index_put((places[deep],), fresh.to(x.dtype))
-            x = forward(attention(x, packing.blocks, biases, wanted if number == 0 else None))
+                deep_vectors = prompt_batch.deep[owners[deep], number - 1, slots[deep]]
+                x = x.index_put((places[deep],), deep_vectors.to(x.dtype))
+            x = forward(attention(x, packing.blocks, biases, gradient_rows if number == 0 else None))
         return Encoded(states=_end(x, self.encoder_end), packing=packing)
 
     def decode(self, encoded: Encoded, inputs: Int[Tensor, "b c l"]) -> Float[Tensor, "b c l d"]:
-        """The decoder's last states, ready for the head, behind each of c sequences that a row's decoder reads."""
+        """Run the decoder over c sequences per row and return its last states, ready for the head."""
         b, c, length = inputs.shape
         packing = encoded.packing
         x = functional.embedding(inputs[packing.order].flatten(), self.embedding)
@@ -191,28 +193,39 @@ class PackedT5:
         x = _end(x, self.decoder_end) * self.head_scale
         return x.view(b, c, length, -1)[packing.order.argsort()]
 
-    def logits(self, states: Float[Tensor, "b l d"], wanted: Bool[Tensor, "b l"]) -> Float[Tensor, "b l v"]:
-        """The head's logits where wanted, zeros elsewhere."""
-        if bool(wanted.all()):
-            return self.head(states.flatten(0, 1)).view(*wanted.shape, -1)
-        found = self.head(states[wanted])
-        return found.new_zeros(*wanted.shape, found.shape[1]).index_put((wanted,), found)
+    def logits(self, states: Float[Tensor, "b l d"], needed: Bool[Tensor, "b l"]) -> Float[Tensor, "b l v"]:
+        """Return the logits of the head at the positions of the mask `needed`, and zeros elsewhere."""
+        if bool(needed.all()):
+            return self.head(states.flatten(0, 1)).view(*needed.shape, -1)
+        logits = self.head(states[needed])
+        return logits.new_zeros(*needed.shape, logits.shape[1]).index_put((needed,), logits)
 
     def log_probabilities(self, states: Float[Tensor, "r d"], tokens: Int[Tensor, " r"]) -> Float[Tensor, " r"]:
-        """Log-probability of one token behind each state, in float32 at least, a part of the states at a time."""
-        found = []
-        for some, own in zip(*(x.split(max(1, CHUNK // len(self.head.weight))) for x in (states, tokens)), strict=True):
-            logits = self.head(some)
+        """Return the log-probability of one token after each state, in float32 at least.
+
+        The states are scored in chunks, which limits the memory of the logits.
+        """
+        chunk = max(1, CHUNK // len(self.head.weight))
+        scores = []
+        for chunk_states, chunk_tokens in zip(states.split(chunk), tokens.split(chunk), strict=True):
+            logits = self.head(chunk_states)
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            found.append(logits.gather(1, own[:, None])[:, 0] - logits.logsumexp(-1))
-        return torch.cat(found)
+            scores.append(logits.gather(1, chunk_tokens[:, None])[:, 0] - logits.logsumexp(-1))
+        return torch.cat(scores)
 
 
 def absorbs(labels: int, d: int, d_kv: int, trained: bool) -> bool:
-    """Whether absorbing the cross-attention's projections takes fewer multiply-adds, for so many label positions a row.
+    """Whether the absorbed form of the cross-attention needs fewer multiply-adds than the projected form.
 
-    For each encoder state, forwards: absorbed 2 l h d, projected 2 d h d_kv + 2 l h d_kv. Backwards the attention costs
-    twice that, a projection without a weight's gradient once.
+    A forward pass takes for each encoder state 2 l h d multiply-adds (absorbed), or 2 d h d_kv + 2 l h d_kv
+    (projected). A backward pass costs twice that for the attention, and once that for a projection, because the weight
+    gets no gradient.
+
+    Args:
+        labels: number l of label positions per row.
+        d: width of the encoder's states.
+        d_kv: width of a head's keys and values.
+        trained: whether there is a backward pass.
     """
     attention, projection = (3, 2) if trained else (1, 1)
     return attention * labels * (d - d_kv) < projection * d * d_kv
@@ -265,10 +278,10 @@ def _feed_forward(part: Any, library: Library) -> FeedForward:
 
 
 def _activation(act: nn.Module, gated: bool) -> Callable[[Tensor], Tensor] | None:
-    """F over the whole of what the first linear layers give."""
+    """Return the function between the linear layers, applied to the joint output of the first ones; None for ReLU."""
     if isinstance(act, nn.ReLU) and not gated:
         return None
-    # transformers spells this formula out, in eight passes over the numbers.
+    # Transformers computes this formula step by step, in eight passes over the numbers.
     simple = _gelu if type(act).__name__ == "NewGELUActivation" else act
     return (lambda both: _gated(simple, both)) if gated else simple
 
@@ -284,9 +297,9 @@ def _gated(act: Callable[[Tensor], Tensor], both: Tensor) -> Tensor:
 
 @final
 class _Bias:
-    """Biases of a stack's self-attention, computed once for the longest row met and read in part by shorter ones.
+    """Position biases of a stack's self-attention, computed for the longest row so far.
 
-    B_ij depends on j - i alone, so that the bias of a shorter row is a corner of a longer one's.
+    B_ij depends on j - i alone, so the bias of a shorter row is a corner of the bias of a longer one.
     """
 
     def __init__(self, attention: Any, causal: bool):
@@ -294,7 +307,7 @@ class _Bias:
         self.known: Tensor | None = None
 
     def of(self, block: Block) -> Tensor:
-        """[h, w, w], or [c, h, w, w] with -inf at the pads of each row."""
+        """Return the bias of a block: [h, w, w], or [c, h, w, w] with -inf at the padding of each row."""
         corner = self._up_to(block.width)[:, : block.width, : block.width]
         if block.mask is None:
             return corner
@@ -302,13 +315,13 @@ class _Bias:
 
     @torch.no_grad()
     def _up_to(self, width: int) -> Tensor:
-        known = self.known
-        if known is None or known.shape[1] < width:
+        cached = self.known
+        if cached is None or cached.shape[1] < width:
             size = -(-width // STEP) * STEP
-            found = self.attention.compute_bias(size, size)[0]
-            found = found.to(torch.promote_types(found.dtype, torch.float32))
+            bias = self.attention.compute_bias(size, size)[0]
+            bias = bias.to(torch.promote_types(bias.dtype, torch.float32))
             if self.causal:
-                later = torch.ones(size, size, dtype=torch.bool, device=found.device).triu(1)
-                found = found.masked_fill(later, NEGATIVE)
-            self.known = known = found.contiguous()
-        return known
+                later = torch.ones(size, size, dtype=torch.bool, device=bias.device).triu(1)
+                bias = bias.masked_fill(later, NEGATIVE)
+            self.known = cached = bias.contiguous()
+        return cached

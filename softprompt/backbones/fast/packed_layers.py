@@ -1,9 +1,10 @@
-"""The three sublayers of T5 over packed positions, each one function with its backward pass written out.
+"""The three sublayers of T5 over packed positions, each as one function with its backward pass written by hand.
 
-Every sublayer reads n = x / rms(x), rms(x) = sqrt(mean(x^2) + eps): the norm's gain is in the linear layer behind it.
-Of the frozen weights no gradient is wanted, so a backward pass needs of a linear layer its matrix alone, of the norm n
-and 1/rms, of the attention queries, keys and values, of a ReLU one byte a number. The probabilities of the attention
-are computed again rather than kept: softmax(Q K^T + B) costs one product beside the four that a backward pass takes.
+Every sublayer reads n = x / rms(x), where rms(x) = sqrt(mean(x^2) + eps). The gain of the norm is folded into the
+linear layer after it. Frozen weights need no gradient. A backward pass therefore needs the matrix of a linear layer, n
+and 1/rms of a norm, the queries, keys and values of an attention, and one byte per number of a ReLU. The attention
+probabilities are computed again instead of being kept: softmax(Q K^T + B) costs one product, in addition to the four
+products of the backward pass.
 """
 
 import math
@@ -24,7 +25,7 @@ Normed = tuple[Float[Tensor, "r d"], Float[Tensor, "r 1"]]
 
 
 def normed(x: Float[Tensor, "r d"], epsilon: float) -> Normed:
-    """N = x / rms(x) and 1 / rms(x) (Zhang and Sennrich, 2019, arXiv:1910.07467), the latter in float32 at least."""
+    """Return x / rms(x), and 1 / rms(x) in float32 at least (Zhang and Sennrich, 2019, arXiv:1910.07467)."""
     wide = torch.promote_types(x.dtype, torch.float32)
     square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide).square_()
     inverse = square.div_(x.shape[-1]).add_(epsilon).rsqrt_()
@@ -34,7 +35,7 @@ def normed(x: Float[Tensor, "r d"], epsilon: float) -> Normed:
 def normed_back(
     gradient: Float[Tensor, "r d"], n: Float[Tensor, "r d"], inverse: Float[Tensor, "r 1"]
 ) -> Float[Tensor, "r d"]:
-    """The gradient at x, from that at n: dx = (dn - n mean(dn n)) / rms. May overwrite the gradient."""
+    """Return the gradient at x, given that at n: dx = (dn - n mean(dn n)) / rms. It may overwrite `gradient`."""
     wide = gradient.to(inverse.dtype)
     along = (wide * n).mean(-1, keepdim=True)
     return wide.addcmul_(n.to(wide.dtype), along, value=-1).mul_(inverse).to(n.dtype)
@@ -54,7 +55,7 @@ class _Norm(torch.autograd.Function):
 
 
 def norm(x: Float[Tensor, "r d"], epsilon: float) -> Float[Tensor, "r d"]:
-    """X / rms(x), with its gradient."""
+    """Return x / rms(x), with its gradient."""
     result: Tensor = _Norm.apply(x, epsilon)  # pyright: ignore[reportAssignmentType]
     return result
 
@@ -62,15 +63,15 @@ def norm(x: Float[Tensor, "r d"], epsilon: float) -> Float[Tensor, "r d"]:
 @final
 @dataclass(frozen=True, kw_only=True)
 class SelfAttention:
-    """x + W_o [softmax(Q_h K_h^T + B_h) V_h]_h with [Q K V] = n W_qkv^T, each row of positions by itself.
+    """x + W_o [softmax(Q_h K_h^T + B_h) V_h]_h with [Q K V] = n W_qkv^T, separately for each row.
 
     T5 does not divide the scores by sqrt(d_kv).
 
     Args:
-        qkv: queries, keys and values in one product, the norm's gain folded in.
+        qkv: queries, keys and values as one product, with the gain of the norm folded in.
         out: W_o.
-        heads: h.
-        epsilon: of the norm.
+        heads: number of heads h.
+        epsilon: epsilon of the norm.
     """
 
     qkv: AbstractFrozenLinear
@@ -85,13 +86,13 @@ class SelfAttention:
         biases: Sequence[Tensor],
         rows: Int[Tensor, " k"] | None = None,
     ) -> Float[Tensor, "r d"]:
-        """The states behind it.
+        """Return the states after the sublayer.
 
         Args:
-            x: the states before it.
-            blocks: which positions make up a row.
-            biases: B of each block, [h, w, w] or [c, h, w, w] with -inf at pads.
-            rows: the only positions whose states' gradient is wanted; None for all.
+            x: the states before the sublayer.
+            blocks: the blocks, which say which positions make up a row.
+            biases: B of each block, [h, w, w] or [c, h, w, w] with -inf at padding.
+            rows: the only positions whose gradient is needed; None takes all positions.
         """
         result: Tensor = _SelfAttention.apply(x, self, blocks, biases, rows)  # pyright: ignore[reportAssignmentType]
         return result
@@ -132,19 +133,19 @@ class _SelfAttention(torch.autograd.Function):
             _into(inner[block.positions], block, *parts)
         if ctx.rows is None:
             return normed_back(layer.qkv.backward(inner), n, inverse).add_(gradient), None, None, None, None
-        # The others are word vectors, which nobody asks about.
-        some = normed_back(layer.qkv.backward(inner[ctx.rows]), n, inverse).add_(gradient[ctx.rows])
-        return torch.zeros_like(gradient).index_copy_(0, ctx.rows, some), None, None, None, None
+        # The other positions are word vectors, whose gradient is not needed.
+        at_rows = normed_back(layer.qkv.backward(inner[ctx.rows]), n, inverse).add_(gradient[ctx.rows])
+        return torch.zeros_like(gradient).index_copy_(0, ctx.rows, at_rows), None, None, None, None
 
 
 def _heads(states: Tensor, block: Block, heads: int, parts: int) -> Sequence[Tensor]:
-    """`parts` tensors [c h, w, k] of states [c w, parts h k]; views of them where the block is one row."""
+    """Split states [c w, parts h k] into `parts` tensors [c h, w, k], which are views if the block is one row."""
     apart = states.view(block.count, block.width, parts, heads, -1).permute(2, 0, 3, 1, 4).to(_exact(states.dtype))
     return apart.reshape(parts, block.count * heads, block.width, -1).unbind()
 
 
 def _into(states: Tensor, block: Block, *parts: Tensor) -> None:
-    """Writes tensors [c h, w, k] to where `_heads` would find them."""
+    """Write tensors [c h, w, k] into states [c w, parts h k], as the inverse of `_heads`."""
     heads = parts[0].shape[0] // block.count
     apart = states.view(block.count, block.width, len(parts), heads, -1)
     for number, part in enumerate(parts):
@@ -152,34 +153,34 @@ def _into(states: Tensor, block: Block, *parts: Tensor) -> None:
 
 
 def _exact(dtype: torch.dtype) -> torch.dtype:
-    """What scores are computed in: bfloat16 has three digits, too few for the sums under a softmax."""
+    """Return the precision of the scores. bfloat16 has three digits, which is too few for the sums in a softmax."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def _probabilities(
     query: Float[Tensor, "ch w k"], key: Float[Tensor, "ch w k"], bias: Float[Tensor, "*c h w w"]
 ) -> Float[Tensor, "ch w w"]:
-    """softmax(Q K^T + B)."""
+    """Return softmax(Q K^T + B)."""
     scores = query @ key.mT
     scores.view(-1, *bias.shape[-3:]).add_(bias)
     return scores.softmax(-1)
 
 
 def _softmax_back(gradient: Tensor, probabilities: Tensor) -> Tensor:
-    """DS = P * (dP - sum(dP * P)); overwrites the gradient."""
+    """Return dS = P * (dP - sum(dP * P)). It overwrites `gradient`."""
     return gradient.sub_((gradient * probabilities).sum(-1, keepdim=True)).mul_(probabilities)
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class FeedForward:
-    """x + W_o f(W_i n), with f of one argument (ReLU) or the gated f(a, b) = gelu(a) * b of T5 v1.1.
+    """x + W_o f(W_i n), where f has one argument (ReLU) or is the gated f(a, b) = gelu(a) * b of T5 v1.1.
 
     Args:
-        inner: W_i, of a gated one both, the norm's gain folded in.
+        inner: W_i, or both matrices W_i of a gated layer, with the gain of the norm folded in.
         out: W_o.
-        epsilon: of the norm.
-        function: f over what W_i gives; None is ReLU, of which a mask is kept, of others their argument.
+        epsilon: epsilon of the norm.
+        function: f of the output of W_i. None means ReLU, for which the graph keeps a mask instead of the argument.
     """
 
     inner: AbstractFrozenLinear
@@ -188,7 +189,7 @@ class FeedForward:
     function: Callable[[Tensor], Tensor] | None = None
 
     def __call__(self, x: Float[Tensor, "r d"]) -> Float[Tensor, "r d"]:
-        """The states behind it."""
+        """Return the states after the sublayer."""
         result: Tensor = _FeedForward.apply(x, self)  # pyright: ignore[reportAssignmentType]
         return result
 
@@ -197,13 +198,13 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: FeedForward) -> Tensor:
         n, inverse = normed(x, layer.epsilon)
-        found = layer.inner.forward(n)
+        hidden = layer.inner.forward(n)
         ctx.layer = layer
         if layer.function is None:
-            ctx.save_for_backward(n, inverse, found > 0)
-            return layer.out.forward(found.clamp_min_(0)).add_(x)
-        ctx.save_for_backward(n, inverse, found)
-        return layer.out.forward(layer.function(found)).add_(x)
+            ctx.save_for_backward(n, inverse, hidden > 0)
+            return layer.out.forward(hidden.clamp_min_(0)).add_(x)
+        ctx.save_for_backward(n, inverse, hidden)
+        return layer.out.forward(layer.function(hidden)).add_(x)
 
     @staticmethod
     @once
@@ -212,7 +213,7 @@ class _FeedForward(torch.autograd.Function):
         n, inverse, kept = ctx.saved_tensors
         incoming = layer.out.backward(gradient)
         if layer.function is None:
-            # As bytes: a product with booleans is three times slower.
+            # The mask is read as bytes, because a product with booleans is three times as slow.
             incoming.mul_(kept.view(torch.uint8))
         else:
             incoming = _gradient(layer.function, kept, incoming)
@@ -220,7 +221,7 @@ class _FeedForward(torch.autograd.Function):
 
 
 def _gradient(function: Callable[[Tensor], Tensor], at: Tensor, incoming: Tensor) -> Tensor:
-    """The gradient at a function's argument."""
+    """Return the gradient with respect to the argument of a function."""
     with torch.enable_grad():
         argument = at.detach().requires_grad_()
         return torch.autograd.grad(function(argument), argument, incoming)[0]
@@ -229,20 +230,20 @@ def _gradient(function: Callable[[Tensor], Tensor], at: Tensor, incoming: Tensor
 @final
 @dataclass(frozen=True, kw_only=True)
 class CrossAttention:
-    """x + W_o [softmax(Q_h K_h^T) V_h]_h with Q = n W_q^T, and K = S W_k^T, V = S W_v^T of the encoder's states S.
+    """x + W_o [softmax(Q_h K_h^T) V_h]_h with Q = n W_q^T, K = S W_k^T, V = S W_v^T, for the encoder's states S.
 
-    Few label positions *absorb* the projections: Q_h K_h^T = (Q_h W_k,h) S^T, and P_h V_h = (P_h S) W_v,h^T, so that no
-    encoder state is projected (as in the latent attention of DeepSeek-V2, arXiv:2405.04434, section 2.1). Many label
-    positions read plain keys and values.
+    If there are few label positions, they *absorb* the projections: Q_h K_h^T = (Q_h W_k,h) S^T and P_h V_h =
+    (P_h S) W_v,h^T. No encoder state is then projected, as in the latent attention of DeepSeek-V2 (arXiv:2405.04434,
+    section 2.1). If there are many label positions, they read projected keys and values.
 
     Args:
-        query: W_q, the norm's gain folded in.
+        query: W_q, with the gain of the norm folded in.
         key: W_k.
         value: W_v.
         out: W_o.
-        heads: h.
-        epsilon: of the norm.
-        library: that multiplies float32 on a CPU.
+        heads: number of heads h.
+        epsilon: epsilon of the norm.
+        library: the library that multiplies float32 on a CPU.
     """
 
     query: AbstractFrozenLinear
@@ -256,23 +257,23 @@ class CrossAttention:
     def __call__(
         self, x: Float[Tensor, "q d"], states: Float[Tensor, "r d"], blocks: Sequence[Block], absorbed: bool
     ) -> Float[Tensor, "q d"]:
-        """The states behind it.
+        """Return the states after the sublayer.
 
         Args:
-            x: the decoder's states, equally many for each row of the blocks.
-            states: of the encoder, normed, gain and all.
-            blocks: which of them make up a row.
-            absorbed: whether the projections are.
+            x: the decoder's states, the same number for each row of the blocks.
+            states: the encoder's states after its last norm, gain included.
+            blocks: the blocks, which say which encoder states make up a row.
+            absorbed: whether the label positions absorb the projections.
         """
         query = self.query(norm(x, self.epsilon)).view(len(x), self.heads, -1)
-        found = self._absorbed(query, states, blocks) if absorbed else self._plain(query, states, blocks)
-        return x + self.out(found)
+        context = self._absorbed(query, states, blocks) if absorbed else self._plain(query, states, blocks)
+        return x + self.out(context)
 
     def _absorbed(self, query: Tensor, states: Tensor, blocks: Sequence[Block]) -> Tensor:
         rows = sum(block.count for block in blocks)
         key, value = (w.view(self.heads, -1, states.shape[1]) for w in (self.key, self.value))
-        asked = (query.transpose(0, 1) @ key).transpose(0, 1).reshape(rows, -1, states.shape[1])
-        read: Tensor = _Read.apply(asked, states, blocks)  # pyright: ignore[reportAssignmentType]
+        queries = (query.transpose(0, 1) @ key).transpose(0, 1).reshape(rows, -1, states.shape[1])
+        read: Tensor = _Read.apply(queries, states, blocks)  # pyright: ignore[reportAssignmentType]
         return (read.view(*query.shape[:2], -1).transpose(0, 1) @ value.mT).transpose(0, 1).flatten(1)
 
     def _plain(self, query: Tensor, states: Tensor, blocks: Sequence[Block]) -> Tensor:
@@ -280,46 +281,46 @@ class CrossAttention:
         queries = query.view(rows, -1, *query.shape[1:]).split([block.count for block in blocks])
         sizes = [block.count * block.width for block in blocks]
         keys, values = (FrozenLinear(w, self.library)(states).split(sizes) for w in (self.key, self.value))
-        found = []
-        for block, *three in zip(blocks, queries, keys, values, strict=True):
-            asked, key, value = (part.view(block.count, -1, *query.shape[1:]).transpose(1, 2) for part in three)
+        contexts = []
+        for block, *parts in zip(blocks, queries, keys, values, strict=True):
+            by_head = (part.view(block.count, -1, *query.shape[1:]).transpose(1, 2) for part in parts)
             mask = None if block.mask is None else block.mask[:, None, None]
-            read = functional.scaled_dot_product_attention(asked, key, value, attn_mask=mask, scale=1.0)
-            found.append(read.transpose(1, 2).flatten(2).flatten(0, 1))
-        return torch.cat(found)
+            read = functional.scaled_dot_product_attention(*by_head, attn_mask=mask, scale=1.0)
+            contexts.append(read.transpose(1, 2).flatten(2).flatten(0, 1))
+        return torch.cat(contexts)
 
 
 class _Read(torch.autograd.Function):
-    """softmax(A S^T) S of each row of states, for queries A [b, q, d]."""
+    """The function softmax(Q S^T) S for the states S of each row and queries Q [b, q, d]."""
 
     @staticmethod
-    def forward(ctx: Any, asked: Tensor, states: Tensor, blocks: Sequence[Block]) -> Tensor:
-        read, kept = torch.empty_like(asked), []
+    def forward(ctx: Any, queries: Tensor, states: Tensor, blocks: Sequence[Block]) -> Tensor:
+        read, kept = torch.empty_like(queries), []
         for block in blocks:
-            own, queries = _rows(states, block), asked[block.rows]
-            scores = (queries @ own.mT).to(_exact(asked.dtype))
+            block_states, block_queries = _rows(states, block), queries[block.rows]
+            scores = (block_queries @ block_states.mT).to(_exact(queries.dtype))
             if block.mask is not None:
                 scores.masked_fill_(~block.mask[:, None], -math.inf)
-            kept.append(scores.softmax(-1).to(asked.dtype))
-            torch.bmm(kept[-1], own, out=read[block.rows])
+            kept.append(scores.softmax(-1).to(queries.dtype))
+            torch.bmm(kept[-1], block_states, out=read[block.rows])
         ctx.blocks = blocks
-        ctx.save_for_backward(asked, states, *kept)
+        ctx.save_for_backward(queries, states, *kept)
         return read
 
     @staticmethod
     @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         (gradient,) = gradients
-        asked, states, *kept = ctx.saved_tensors
-        at_asked, at_states = torch.empty_like(asked), torch.empty_like(states)
+        queries, states, *kept = ctx.saved_tensors
+        at_queries, at_states = torch.empty_like(queries), torch.empty_like(states)
         for block, probabilities in zip(ctx.blocks, kept, strict=True):
-            own, queries, outward = _rows(states, block), asked[block.rows], gradient[block.rows]
-            scores = _softmax_back(outward @ own.mT, probabilities)
-            torch.bmm(scores, own, out=at_asked[block.rows])
-            # Both ways in which the states act, scored and read, in one product.
-            both = torch.cat([scores, probabilities], 1).mT, torch.cat([queries, outward], 1)
+            block_states, outward = _rows(states, block), gradient[block.rows]
+            scores = _softmax_back(outward @ block_states.mT, probabilities)
+            torch.bmm(scores, block_states, out=at_queries[block.rows])
+            # The states act as keys and as values. One product gives the sum of both gradients.
+            both = torch.cat([scores, probabilities], 1).mT, torch.cat([queries[block.rows], outward], 1)
             torch.bmm(*both, out=_rows(at_states, block))
-        return at_asked, at_states, None
+        return at_queries, at_states, None
 
 
 def _rows(states: Tensor, block: Block) -> Tensor:
