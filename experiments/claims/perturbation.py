@@ -174,8 +174,8 @@ PTP_MEAN = Claim(
     title="PTP raises the scores of prompt tuning",
     source=_SOURCE,
     rule="Only the confirmation on fresh seeds counts, from the stability study ([stability](stability.md)). Test "
-    "score minus that without a regulariser, same seed. Raised if the mean is 0.01 or more, the interval is above 0, and "
-    "Wilcoxon's p, corrected by Holm over the settings of the task, is below 0.05.",
+    "score minus that without a regulariser, same seed. Raised if the mean is 0.01 or more, the interval is above 0, "
+    "and Wilcoxon's p, corrected by Holm over the settings of the task, is below 0.05.",
     checks=mean_checks,
     rows=mean_rows,
 )
