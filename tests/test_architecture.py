@@ -179,11 +179,11 @@ def test_what_trains_and_answers_imports_no_more_than_it_needs(module: str):
 PUBLIC = [
     "AbstractBackbone",
     "BackboneIdentity",
-    "LaneSettings",
     "LinearHead",
     "METHODS",
     "METRICS",
     "Method",
+    "PromptSettings",
     "Provenance",
     "Result",
     "Run",
@@ -199,7 +199,6 @@ PUBLIC = [
     "errors",
     "evaluate",
     "from_model",
-    "harder",
     "load_backbone",
     "load_prompt",
     "predict",
@@ -208,6 +207,7 @@ PUBLIC = [
     "save_prompt",
     "task",
     "train",
+    "with_difficulty",
 ]
 
 

@@ -152,7 +152,7 @@ class TestNumbers:
             (lambda: HeadRecipe(masked=0.0), "masked is a share of the tokens"),
             (lambda: bootstrap([1, 2, 3], confidence=95), "between 0 and 1, as 0.95, not 95"),
             (lambda: bootstrap([1, 2, 3], resamples=0), "--resamples must be positive, not 0"),
-            (lambda: run_all([], "store", prompts=0), "--fleet-size must be positive, not 0"),
+            (lambda: run_all([], "store", fleet_size=0), "--fleet-size must be positive, not 0"),
             (lambda: regularizers("rn-emb:sigma=0.1,sigma=0.3"), "is given 'sigma' twice"),
         ],
     )
