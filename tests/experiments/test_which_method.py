@@ -491,7 +491,7 @@ class TestRule:
         _, _, design, results = self.found(core={"prompt-tuning": 0.6}, real={"head-only": 0.5})
         cells = {key: cell for key, cell in results.cells.items() if key.startswith("core/")}
         steps = {row["step"]: row["found"] for row in default_method(Results(cells), design)[1]}
-        assert steps["real: minilm, against linear-probe"] == "not run"
+        assert steps["real: minilm, against head-only"] == "not run"
 
     def test_nothing_is_the_default_before_there_are_runs(self):
         assert self.found(core={})[:2] == (None, {})
