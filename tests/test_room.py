@@ -15,7 +15,7 @@ from softprompt.errors import OutOfMemory
 from softprompt.inference.answers import answer, answer_all
 from softprompt.inference.evaluate import Report, evaluate, examples_for
 from softprompt.memory import MemoryBudget, bytes_per_token, is_out_of_memory
-from softprompt.memory import _room as room_file
+from softprompt.memory import _budget as budget_file
 from softprompt.memory._memory import _kept, left_in_groups
 from softprompt.memory._split import least_padded
 from softprompt.prompts.initializers import uniform
@@ -328,7 +328,7 @@ class TestMemory:
         backbone = from_model(*tiny_model("t5", dtype=torch.float64))
         calm = run_quietly(loop_of(task, backbone, tmp_path / "calm", **settings))
         assert "would take" not in caplog.text
-        monkeypatch.setattr(room_file, "free_memory", lambda device: 500_000)
+        monkeypatch.setattr(budget_file, "free_memory", lambda device: 500_000)
         loop = loop_of(task, backbone, tmp_path / "small", **settings)
         assert [record.message.split(":")[0] for record in caplog.records] == [
             "12 rows of up to 15 tokens would take about 0.0 GB, 0.0 GB are free"

@@ -4,7 +4,7 @@ The caches of a CPU and the free memory limit a pass, and the limit is halved wh
 each row is answered independently, so the split of rows into passes changes no result.
 """
 
+from ._budget import MemoryBudget as MemoryBudget
 from ._memory import bytes_per_token as bytes_per_token
 from ._memory import free_memory as free_memory
 from ._memory import is_out_of_memory as is_out_of_memory
-from ._room import MemoryBudget as MemoryBudget

@@ -68,7 +68,7 @@ def write_passage(
     noise: int = 0,
 ) -> Passage:
     """Write a passage of these clauses and some fillers in random order, with random noise words inserted."""
-    parts = [_SAMPLERS[clause](draw, facts) for clause in clauses] + draw.choices(FILLERS, k=fillers)
+    parts = [_CLAUSE_WRITERS[clause](draw, facts) for clause in clauses] + draw.choices(FILLERS, k=fillers)
     draw.shuffle(parts)
     words = " ".join(parts).split()
     for _ in range(noise):
@@ -104,4 +104,4 @@ def _was(facts: Mapping[str, str]) -> str:
     return "was" if facts["tense"] == "past" else "is"
 
 
-_SAMPLERS = {"review": _review, "scene": _scene, "trade": _trade}
+_CLAUSE_WRITERS = {"review": _review, "scene": _scene, "trade": _trade}
