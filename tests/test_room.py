@@ -111,7 +111,7 @@ def limit(backbone, monkeypatch, most, what="logits", error: Any = torch.OutOfMe
 
 def same_prompts(found, expected, atol):
     for a, b in zip(found, expected, strict=True):
-        for (name, x), y in zip(a.prompt.named_parameters(), b.prompt.parameters(), strict=True):
+        for (name, x), y in zip(a.trainable.named_parameters(), b.trainable.parameters(), strict=True):
             torch.testing.assert_close(x, y, rtol=0, atol=atol, msg=lambda m, name=name, a=a: f"{a.name} {name}: {m}")
 
 
