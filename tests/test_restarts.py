@@ -95,7 +95,7 @@ def losses_of(prompt, candidate=None):
 def assert_equal(a, b):
     """The same parameters and the same losses at every step."""
     torch.testing.assert_close(losses_of(a), losses_of(b), rtol=0, atol=1e-9)
-    for x, y in zip(a.prompt.parameters(), b.prompt.parameters(), strict=True):
+    for x, y in zip(a.trainable.parameters(), b.trainable.parameters(), strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-9)
 
 
@@ -176,7 +176,7 @@ def poisoned(at):
         for number, step in at.items():
             if loop.step == step:
                 with torch.no_grad():
-                    loop.prompts[number].prompt.initial[0, 0] = math.nan
+                    loop.members[number].trainable.initial[0, 0] = math.nan
 
     return watch
 

@@ -145,7 +145,7 @@ def trajectories(members, backbone, task, folder):
 
     def watch(loop, losses):
         for kept, one in zip(prompts, loop.members, strict=True):
-            kept.append(one.prompt.vectors().detach())
+            kept.append(one.trainable.vectors().detach())
 
     with contextlib.closing(Record(folder / "timing.jsonl")) as timing:
         loop = Loop(run_data, started, settings, 10, timing)
