@@ -174,7 +174,7 @@ class TestNames:
         assert name("rn-emb") != name("rn-emb:sigma=0.1")
         assert name("rn-emb:alpha=0") == name("")
         plain = RunSpec(task="lab/opinion", model="lab-t5-small", prompt=PromptSettings(lr=0.1)).numbers()
-        assert not any("regularizer" in key for key in plain["prompt"])
+        assert not any("regularizer" in key for key in plain["lane"])
 
 
 def test_the_perturbation_of_embeddings_says_which_size_is_nothing():

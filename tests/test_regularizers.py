@@ -22,7 +22,7 @@ from softprompt.regularizers._ball import Ball
 from softprompt.regularizers._words import free_words
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.store import save_checkpoint
-from softprompt.training import _train as train_module
+from softprompt.training import _drive as drive_module
 from softprompt.training import resume, train
 from softprompt.training._records import read_record
 from softprompt.training._step import backward
@@ -639,7 +639,7 @@ class TestTraining:
             save_checkpoint(*arguments, **keywords)
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(train_module, "save_checkpoint", save_then_die)
+        monkeypatch.setattr(drive_module, "save_checkpoint", save_then_die)
         with pytest.raises(KeyboardInterrupt):
             train(task, str(folder), prompts=prompts, settings=SHORT, output=tmp_path / "killed")
         monkeypatch.undo()
