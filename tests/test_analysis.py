@@ -73,7 +73,7 @@ class TestNormCurve:
         assert (found.steps, found.raw, found.token_norms) == ((1, 2, 3), (3.0, 6.0, 9.0), (0.5, 1.0, 1.5))
 
     def test_a_run_from_before_token_norms_has_none(self, tmp_path):
-        (tmp_path / "metrics.jsonl").write_text('{"step": 1, "prompt_norm": 3.0}\n')
+        (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "prompt_norm": 3.0}\n')
         assert norm_curve(tmp_path).token_norms == (None,)
 
     def test_a_folder_without_a_record_is_refused(self, tmp_path):

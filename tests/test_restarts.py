@@ -205,7 +205,7 @@ class TestDropped:
     def test_a_lane_is_dropped_when_all_are_and_the_other_lanes_go_on(self, trained):
         other = prompt("ept-star", 1, lr=0.3)
         loop = trained([THREE, other], watch=poisoned({0: 2, 1: 5, 2: 3}))
-        first, second = loop.prompts
+        first, second = loop.members
         assert first.status.startswith("dropped at step 6")
         assert first.restarts["losses"] == [None] * 3
         assert first.restarts["chosen"] == 1

@@ -90,7 +90,7 @@ def loop_of(task, backbone, folder, members=FLEET_SIZE, **settings):
 
 def run_quietly(loop):
     loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
-    for one in loop.prompts:
+    for one in loop.members:
         one.record.mark()
     return loop
 

@@ -24,7 +24,7 @@ from softprompt.metrics import is_stuck
 from softprompt.prompts.methods import METHODS
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, compare, grid, load_specs, markdown, missing, read, run_all, summary
-from softprompt.study import _run as run_module
+from softprompt.study import _work as run_module
 from softprompt.study._fleets import claim, finish, give_up, group
 from softprompt.study._progress import state
 from softprompt.study._stored import POINTS, curves, load, path_of, to_bytes
@@ -139,7 +139,7 @@ class TestNames:
         assert "backbone" not in values
         assert "clip" not in values["settings"]
         assert "backbone_dropout" not in values["settings"]
-        assert values["prompt"]["seeds"] == dict.fromkeys(("initialization", "order", "draw", "noise"), 0)
+        assert values["lane"]["seeds"] == dict.fromkeys(("initialization", "order", "draw", "noise"), 0)
 
     def test_numbers_that_are_none_are_refused(self):
         with pytest.raises(BadInput, match="nan cannot be part of a run"):
@@ -327,7 +327,7 @@ class TestStore:
 
         def poisoned(loop):
             if loop.step == 1:
-                loop.fleet_size[0].prompt.initial.data[0, 0] = float("nan")
+                loop.members[0].trainable.initial.data[0, 0] = float("nan")
             return optimize(loop)
 
         monkeypatch.setattr(Loop, "_optimize", poisoned)

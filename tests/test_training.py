@@ -79,7 +79,7 @@ def started(plan, run_data, folder):
 
 def run_quietly(loop):
     loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
-    for record in (loop.timing, *(one.record for one in loop.prompts)):
+    for record in (loop.timing, *(one.record for one in loop.members)):
         record.mark()
 
 
@@ -159,7 +159,7 @@ class TestFleet:
         def poison(loop, losses):
             if loop.step == 3:
                 with torch.no_grad():
-                    loop.prompts[0].prompt.initial[0, 0] = math.nan
+                    loop.members[0].trainable.initial[0, 0] = math.nan
 
         loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=poison)
         alone = loop_of(dataclasses.replace(plan, prompts=FOUR[1:2]), run_data, tmp_path / "alone", double=True)
