@@ -36,7 +36,7 @@ def test_a_cell_whose_sides_start_from_other_vectors_is_refused(benchmark, machi
     turns = benchmark("against_peft.turns")
     with turns.made(quick(benchmark, 0, variants=("B", "reference")), machine) as made:
         with torch.no_grad():
-            made.variants["reference"].prompts[0].prompt.initial[0, 0] += 1
+            made.variants["reference"].prompts[0].trainable.initial[0, 0] += 1
         with pytest.raises(turns.Unequal, match="reference"):
             turns.equal(made, "fp32")
 
@@ -47,13 +47,13 @@ def test_the_trainer_and_our_loop_take_the_same_steps(benchmark, machine):
     cell = quick(benchmark, 2, fleet=1, variants=("B2", "reference"))
     with turns.made(cell, machine) as made:
         peer, ours = made.variants["B2"], made.variants["reference"]
-        before = ours.prompts[0].prompt.initial.detach().clone()
+        before = ours.prompts[0].trainable.initial.detach().clone()
         peer.start()
         for _ in made.batches:
             peer.step()
             ours.step()
         found = peer.model.prompt_encoder["default"].embedding.weight.detach()
-        expected = ours.prompts[0].prompt.initial.detach()
+        expected = ours.prompts[0].trainable.initial.detach()
     assert (expected - before).abs().min() > 0.01
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
