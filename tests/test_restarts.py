@@ -112,11 +112,11 @@ class TestRule:
     )
     def test_the_lane_equals_the_best_of_single_runs_compared_by_hand(self, kind, settings, chosen, trained):
         """Vectors, a network and a head, which the initialisation seed draws; and with a regulariser's noise."""
-        whole = trained([settings], kind=kind).prompts[0]
+        whole = trained([settings], kind=kind).members[0]
         own = settings.seeds.initialization
         seeds = [own, *(stream_seed(own, f"restart/{number}") for number in range(1, settings.restarts))]
         plain = dataclasses.replace(settings, restarts=1, restart_steps=None)
-        singles = [trained([with_initialization(plain, seed)], kind=kind).prompts[0] for seed in seeds]
+        singles = [trained([with_initialization(plain, seed)], kind=kind).members[0] for seed in seeds]
         means = [float(losses_of(one)[8:10].mean()) for one in singles]
         assert means.index(min(means)) == chosen
         assert_equal(whole, singles[chosen])
@@ -134,17 +134,17 @@ class TestRule:
             prompt("prompt-tuning", 0, restarts=2, restart_steps=20, **SHORT),
         ]
         together = trained(prompts)
-        assert [one.name[:2] for one in together.prompts] == ["00", "01", "02", "03"]
-        assert not any("#" in one.name for one in together.prompts)
+        assert [one.name[:2] for one in together.members] == ["00", "01", "02", "03"]
+        assert not any("#" in one.name for one in together.members)
         for number, settings in enumerate(prompts):
-            alone = trained([settings]).prompts[0]
-            assert_equal(together.prompts[number], alone)
-            assert (together.prompts[number].restarts or {}).get("chosen") == (alone.restarts or {}).get("chosen")
+            alone = trained([settings]).members[0]
+            assert_equal(together.members[number], alone)
+            assert (together.members[number].restarts or {}).get("chosen") == (alone.restarts or {}).get("chosen")
 
     def test_the_first_candidate_is_the_lane_without_restarts(self, trained):
         """At a race over the whole run, with its own seed and every step of it."""
-        one = trained([prompt(**SHORT)]).prompts[0]
-        three = trained([dataclasses.replace(THREE, restart_steps=20)]).prompts[0]
+        one = trained([prompt(**SHORT)]).members[0]
+        three = trained([dataclasses.replace(THREE, restart_steps=20)]).members[0]
         torch.testing.assert_close(losses_of(three, 0), losses_of(one), rtol=0, atol=1e-9)
         assert one.restarts is None
         assert not (one.record.path.parent / "restarts").exists()
@@ -164,7 +164,7 @@ class TestRule:
 
         real = Loop.scores
         monkeypatch.setattr(Loop, "scores", scores)
-        whole = trained([THREE], eval_every=5, patience=1).prompts[0]
+        whole = trained([THREE], eval_every=5, patience=1).members[0]
         assert scored[0] == 10
         assert [row["step"] for row in rows_of(whole) if "split" in row] == scored
 
@@ -183,9 +183,9 @@ def poisoned(at):
 
 class TestDropped:
     def test_a_candidate_that_turns_nan_loses_and_the_others_go_on_as_if_alone(self, trained):
-        clean = trained([THREE]).prompts[0]
+        clean = trained([THREE]).members[0]
         best = clean.restarts["chosen"]
-        whole = trained([THREE], watch=poisoned({best: 3})).prompts[0]
+        whole = trained([THREE], watch=poisoned({best: 3})).members[0]
         expected = [None if number == best else loss for number, loss in enumerate(clean.restarts["losses"])]
         assert whole.restarts["losses"] == pytest.approx(expected, abs=1e-9)
         left = [loss for loss in expected if loss is not None]
@@ -196,8 +196,8 @@ class TestDropped:
 
     def test_one_that_turns_nan_by_the_last_step_of_the_stretch_loses(self, trained):
         """Its losses are all finite, and the lowest."""
-        best = trained([THREE]).prompts[0].restarts["chosen"]
-        whole = trained([THREE], watch=poisoned({best: 10})).prompts[0]
+        best = trained([THREE]).members[0].restarts["chosen"]
+        whole = trained([THREE], watch=poisoned({best: 10})).members[0]
         assert whole.restarts["losses"][best] is None
         assert whole.status == "training"
         assert math.isfinite(losses_of(whole)[-1])
@@ -210,7 +210,7 @@ class TestDropped:
         assert first.restarts["losses"] == [None] * 3
         assert first.restarts["chosen"] == 1
         assert [row["step"] for row in rows_of(first)] == [1, 2, 3, 4, 5, 6]
-        assert_equal(second, trained([other]).prompts[0])
+        assert_equal(second, trained([other]).members[0])
 
 
 class TestRun:
