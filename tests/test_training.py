@@ -21,7 +21,7 @@ from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
-from softprompt.training import Interrupted, Plan, resume, train
+from softprompt.training import Interrupted, Plan, read_plan, resume, train
 from softprompt.training import _results as results_module
 from softprompt.training import _train as train_module
 from softprompt.training._advice import not_learning
@@ -330,6 +330,14 @@ class TestBackboneStaysFrozen:
 
 
 class TestResume:
+    def test_a_backbone_that_was_loaded_before_is_recorded_as_it_is(self, task, t5_folder, tmp_path):
+        """Else `resume` would load another model than the run began with."""
+        backbone = load_backbone(t5_folder, device="cpu", dtype="bfloat16")
+        backbone.revision = "abc"
+        train(task, backbone, settings=TrainSettings(steps=1), output=tmp_path / "run")
+        plan = read_plan(tmp_path / "run")
+        assert (plan.dtype, plan.revision) == ("bfloat16", "abc")
+
     SETTINGS = TrainSettings(steps=12, eval_every=4, batch_size=4, backbone_dropout=True, clip=1.0)
 
     def train(self, task, model, folder, prompts=FOUR):
