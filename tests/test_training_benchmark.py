@@ -162,7 +162,8 @@ def test_the_pages_tell_what_was_measured(benchmark):
     _, _, rest = (BENCHMARKS.parent / "docs/results/speed.md").read_text().partition(training.MARKS[0])
     assert rest.partition(training.MARKS[1])[0].strip() == report.tables(cells)
     assert (BENCHMARKS / "results/training.md").read_text().strip() == report.tables(cells, details=True)
-    readme = (BENCHMARKS.parent / "README.md").read_text()
+    words = (BENCHMARKS.parent / "docs/results/speed.md").read_text()
     for slow in ("A", "B", "B2"):
         (ratio, alone) = (report.quotients(cells[report.SMALL], slow, ours) for ours in ("packed", report.OTHER))
-        assert f"| {report._spread(ratio)} | {statistics.median(alone):.2f} |" in readme
+        assert report._spread(ratio) in words
+        assert f"{statistics.median(alone):.2f}" in words
