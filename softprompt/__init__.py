@@ -14,7 +14,7 @@
     prompt.attach(model)  # a Hugging Face model, forward and generate as before
     SoftPrompt.load("runs/sst2/prompt-tuning-seed0/prompt")  # the same prompt, from its folder
 
-Packages, imports point down only: cli; lab; study; analysis, baselines; training; interop; inference; regularizers,
+Packages, imports point down only: cli; lab; study; analysis; training; interop; inference; regularizers,
 memory; backbones; data, builtin; store; prompts; losses, tasks, metrics, settings; checks, legacy, world, options;
 errors.
 Letters in shapes: b rows, t text tokens, l label tokens, v vocabulary, c classes, e embedding size, d hidden size,
@@ -34,10 +34,10 @@ def __getattr__(name: str) -> object:
         from importlib.metadata import version
 
         return version("softprompt")
-    try:
-        return _attribute(name)
-    except AttributeError:
-        raise AttributeError(f"module 'softprompt' has no attribute {name!r}") from None
+    # Asked first: an AttributeError from within a module that is imported here is not a missing name.
+    if name not in __all__:
+        raise AttributeError(f"module 'softprompt' has no attribute {name!r}")
+    return _attribute(name)
 
 
 def __dir__() -> list[str]:

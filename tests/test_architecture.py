@@ -28,7 +28,7 @@ LAYERS = (
     {"inference"},
     {"interop"},
     {"training"},
-    {"analysis", "baselines"},
+    {"analysis"},
     {"study"},
     {"lab"},
     {"cli"},
