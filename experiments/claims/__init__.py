@@ -17,7 +17,9 @@ from .claim import Claim as Claim
 from .design import FULL as FULL
 from .design import QUICK as QUICK
 from .design import Design as Design
+from .page import TABLES as TABLES
 from .page import page as page
+from .page import tables as tables
 from .results import Results as Results
 from .results import read_results as read_results
 from .run import run as run

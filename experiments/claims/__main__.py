@@ -47,7 +47,7 @@ def claims(
     """
     import dataclasses
 
-    from . import FULL, QUICK, read_results, run, write
+    from . import FULL, QUICK, TABLES, read_results, run, write
 
     design = QUICK if quick else FULL
     if seeds is not None:
@@ -66,7 +66,7 @@ def claims(
             device=device,
             progress=not quiet,
         )
-    print(write(found, out or (store if quick else PAGES)))
+    print(write(found, out or (store if quick else PAGES), numbers=results.with_name(TABLES)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

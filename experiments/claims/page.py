@@ -1,4 +1,4 @@
-"""The page: a verdict for each claim, and the numbers behind it; nothing but the results decides a character of it."""
+"""The page with a verdict for each claim, and the file of all its numbers; both follow from the results alone."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,16 +15,23 @@ from .run import rates_of
 from .table import CLAIMS
 
 FIGURES = "claims"
+TABLES = "claims_tables.md"
 OUTCOMES = {"met": "yes", "refuted": "no", "open": "not decided"}
 
 
 def page(results: Results, claims: Mapping[str, Claim] = CLAIMS) -> str:
-    """The whole page as Markdown, with links to its figures in the folder `claims`."""
+    """The page as Markdown: one row a claim, the rules, and links to its figures in the folder `claims`."""
     judged = {name: claim.checks(results) for name, claim in claims.items()}
     parts = [_head(results, judged), _summary(claims, judged)]
-    parts += [_section(name, claim, judged[name], results) for name, claim in claims.items()]
-    parts += [_protocol(results, claims), _not_run(results, claims)]
-    return "\n\n".join(parts) + "\n"
+    parts += [_section(name, claim, results) for name, claim in claims.items()]
+    return "\n\n".join([*parts, _not_run(results, claims)]) + "\n"
+
+
+def tables(results: Results, claims: Mapping[str, Claim] = CLAIMS) -> str:
+    """Every check of every claim, the scores and norms behind it, and how the learning rates were chosen."""
+    parts = ["# Claims of the papers: every check and its numbers"]
+    parts += [_numbers(claim, results) for claim in claims.values()]
+    return "\n\n".join([*parts, _protocol(results)]) + "\n"
 
 
 def has_figure(results: Results, claim: Claim) -> bool:
@@ -60,7 +67,7 @@ def _in_short(results: Results, judged: Mapping[str, Sequence[Check]]) -> str:
         "the claim: norms, repetition, equal steps, learning rates, and PTP's two ([log](../log.md), 2026-11-28).\n"
         f"- **How sure:** one small backbone is no T5-base and {design.steps} steps are no 30,000. *Does not hold "
         "here* means here.\n"
-        "- `python -m experiments.claims` writes this page from its results, and a test compares the two."
+        f"- `python -m experiments.claims` writes this page and all its numbers (`experiments/results/{TABLES}`)."
     )
 
 
@@ -101,19 +108,22 @@ def _summary(claims: Mapping[str, Claim], judged: Mapping[str, Sequence[Check]])
     return f"{markdown(rows)}\n\n{rule}"
 
 
-def _section(name: str, claim: Claim, checks: Sequence[Check], results: Results) -> str:
+def _section(name: str, claim: Claim, results: Results) -> str:
+    """What is claimed, by whom, and how it is decided; the figure."""
     parts = [f'<a id="{name}"></a>\n\n## {claim.title}', f"Source: {claim.source}.", f"Rule: {claim.rule}"]
-    parts.append(f"**Verdict: {verdict(checks)}.**")
-    parts.append(markdown([_check_row(check) for check in checks]) if checks else "No run of this is in the results.")
     if has_figure(results, claim):
         parts.append(f"![{claim.title}]({FIGURES}/{name}.png)")
-    rows = claim.rows(results) if claim.rows else _arm_rows(results, claim)
-    if rows:
-        parts.append(markdown(rows))
-    others = claim.other_rows(results) if claim.other_rows else ()
-    if others:
-        parts.append(markdown(others))
     return "\n\n".join(parts)
+
+
+def _numbers(claim: Claim, results: Results) -> str:
+    """The tables of a claim."""
+    checks = claim.checks(results)
+    parts = [f"## {claim.title}", f"**Verdict: {verdict(checks)}.**"]
+    parts.append(markdown([_check_row(check) for check in checks]) if checks else "No run of this is in the results.")
+    rows = claim.rows(results) if claim.rows else _arm_rows(results, claim)
+    others = claim.other_rows(results) if claim.other_rows else ()
+    return "\n\n".join([*parts, *(markdown(table) for table in (rows, others) if table)])
 
 
 def _check_row(check: Check) -> dict[str, Any]:
@@ -151,7 +161,7 @@ def _arm_row(results: Results, arm: Arm) -> dict[str, Any]:
     }
 
 
-def _protocol(results: Results, claims: Mapping[str, Claim]) -> str:
+def _protocol(results: Results) -> str:
     rows = [
         {
             "setting": name,

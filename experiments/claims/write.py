@@ -7,15 +7,23 @@ from pathlib import Path
 from softprompt.store import write_file
 
 from .claim import Claim
-from .page import FIGURES, has_figure, page
+from .page import FIGURES, has_figure, page, tables
 from .results import Results
 from .table import CLAIMS
 
 log = logging.getLogger("softprompt")
 
 
-def write(results: Results, folder: "Path | str", claims: Mapping[str, Claim] = CLAIMS) -> Path:
-    """Write claims.md and, below it, the figures; what is there is replaced. The page's place.
+def write(
+    results: Results, folder: "Path | str", claims: Mapping[str, Claim] = CLAIMS, *, numbers: Path | None = None
+) -> Path:
+    """Write claims.md and, below it, the figures, and return the page's path; existing files are replaced.
+
+    Args:
+        results: of the study.
+        folder: of the page.
+        claims: by name.
+        numbers: a file for every check and its numbers; None writes none.
 
     Without the plotting library there are no figures, and a warning says so.
 
@@ -35,4 +43,6 @@ def write(results: Results, folder: "Path | str", claims: Mapping[str, Claim] = 
         figure = claim.figure(results, plots) or plots.curve_figure({}, x="", y="", log_x=False, title="no run to draw")
         target = folder / FIGURES / f"{name}.png"
         write_file(target, plots.image(figure, target.name), what="a figure", replace=True)
+    if numbers is not None:
+        write_file(numbers, tables(results, claims).encode(), what="the tables of the claims", replace=True)
     return write_file(folder / "claims.md", page(results, claims).encode(), what="the page of claims", replace=True)

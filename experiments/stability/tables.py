@@ -13,8 +13,8 @@ from typing import Any
 
 from softprompt.study.stability import Against, against, report, text
 
+from ..common.page import write_page
 from ..common.places import PAGES, RESULTS
-from ..which_method import write_page
 from .study import (
     BLOCK,
     FIRST_FRESH,
@@ -22,6 +22,8 @@ from .study import (
     NOTHING,
     REAL_SHOTS,
     REAL_STEPS,
+    SCALE,
+    SCALE_AND_RESTARTS,
     SCREEN_SEEDS,
     SCREENED,
     SECOND_SEEDS,
@@ -62,15 +64,24 @@ def everything() -> Iterator[str]:
             about = {"task": f"{name} from {rows_of(name)} rows", "model": model, "steps": steps}
             found = report({called: arm(called, one) for called, one in cell.items()})
             yield text(dataclasses.replace(found, about=about))
+    yield from settings_side_by_side()
 
 
 def of_the_page() -> Iterator[str]:
-    """The tables of docs/results/stability.md."""
+    """The tables of docs/results/stability.md: restarts, and what users get."""
     yield "**Restarts at equal cost**, in prompt steps; `weekend` and `same-color` from 64 rows, 12 seeds each.\n"
     yield from equal_cost(json.loads((RESULTS / "restarts.json").read_text()))
-    confirmed, real = read("confirm"), read("real")
+    confirmed = read("confirm")
     yield "\n**Eight restarts**, 950 prompt steps, against nothing, 250 steps, on the same fresh seeds.\n"
     yield from against_nothing(confirmed, "restarts 8")
+    yield "\n**Today's default**, with and without restarts and PTP's noise, against nothing.\n"
+    yield from wide(confirmed, dict.fromkeys((SCALE, SCALE_AND_RESTARTS, f"{SCALE}, ptp-rn"), NOTHING))
+
+
+def settings_side_by_side() -> Iterator[str]:
+    """The same numbers with one row a setting: over all tasks, without a correction for the number of settings."""
+    confirmed, real = read("confirm"), read("real")
+    yield "\n# Settings side by side"
     yield f"\n**Every confirmed setting**, prompt tuning unless a method is named, `{MODEL}`, {STEPS} steps.\n"
     yield from wide(confirmed, dict.fromkeys(names(confirmed), NOTHING))
     yield "\n**Regularisers**, each against the same setting without it.\n"
@@ -219,4 +230,4 @@ def _line(*cells: str) -> str:
 
 if __name__ == "__main__":
     (RESULTS / "stability.md").write_text("\n".join(everything()))
-    write_page(PAGE, "\n".join(of_the_page()) + "\n", begin=BEGIN)
+    write_page(PAGE, "\n".join(of_the_page()) + "\n", BEGIN)

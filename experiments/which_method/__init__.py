@@ -13,7 +13,6 @@ from .design import Design as Design
 from .design import Frozen as Frozen
 from .design import Part as Part
 from .numbers import paired as paired
-from .page import write_page as write_page
 from .results import Results as Results
 from .results import key_of as key_of
 from .results import of_key as of_key
@@ -21,5 +20,6 @@ from .results import read_results as read_results
 from .rule import default_method as default_method
 from .runs import Place as Place
 from .study import confirm as confirm
+from .tables import BEGIN as BEGIN
 from .tables import tables as tables
 from .tables import text as text

@@ -11,6 +11,7 @@ from softprompt.cli.options import DataRoot, Device, Json, Quiet
 from softprompt.cli.printing import print_json
 from softprompt.errors import BadInput
 
+from ..common.page import write_page
 from ..common.places import RESULTS
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -43,9 +44,7 @@ def confirm(
     table: Annotated[bool, typer.Option("--table", help="Run nothing; print the tables of the results.")] = False,
     page: Annotated[
         Path | None,
-        typer.Option(
-            help="With --table: put the tables, without their details, into this page, as docs/results/which-method.md."
-        ),
+        typer.Option(help="With --table: put the summary tables into this page, as docs/results/which-method.md."),
     ] = None,
     json_lines: Json = False,
     data_root: DataRoot = None,
@@ -57,7 +56,7 @@ def confirm(
     It may be interrupted or killed at any time: the same command goes on. Two processes may share store and results,
     best with different parts. Prints the results' file, or with --table Markdown (--json: one row a line).
     """
-    from . import DESIGN, QUICK, Place, read_results, tables, text, write_page
+    from . import BEGIN, DESIGN, QUICK, Place, read_results, tables, text
     from . import confirm as run
 
     if not table and (page or json_lines):
@@ -74,7 +73,7 @@ def confirm(
                 for row in rows:
                     print_json({"table": title, **row})
         elif page is not None:
-            write_page(page, text(found, whole, details=False))
+            write_page(page, text(found, whole, details=False), BEGIN)
             print(page)
         else:
             print(text(found, whole), end="")

@@ -23,14 +23,15 @@ from .numbers import (
 )
 from .rates import mean_score
 from .results import Results
-from .rule import default_method, losses
+from .rule import CORE, default_method, losses
 from .study import missing
 
 NOTHING = "Nothing has been run yet."
 BY_TASK = ", by task: "
 RATES, LEFT = "Learning rates, by validation score", "Not run"
-# In the titles of the tables that are half of the text and that few readers need.
-DETAILS = (BY_TASK, RATES, LEFT)
+# How the titles of the page's tables begin: the rule, what the default loses, and the largest part.
+SUMMARY = ("The default method", "Where ", f"{CORE}: ")
+BEGIN = "<!-- tables: python -m experiments.which_method --table --page -->"
 
 
 def tables(results: Results, design: Design) -> dict[str, list[Row]]:
@@ -66,14 +67,14 @@ def text(results: Results, design: Design, *, details: bool = True) -> str:
     Args:
         results: of the study.
         design: what was planned.
-        details: also the tables with one column a task, the learning rates that were tried, and what was not run.
+        details: also the other parts, tables by task, the learning rates that were tried, and what was not run.
     """
     if not results.cells and not results.rates:
         return f"{NOTHING}\n"
     chosen = {
         title: rows
         for title, rows in tables(results, design).items()
-        if details or not any(detail in title for detail in DETAILS)
+        if details or (title.startswith(SUMMARY) and (BY_TASK not in title))
     }
     parts = [f"### {title}\n\n{markdown(rows)}" for title, rows in chosen.items()]
     return "\n\n".join([*parts, *_remarks(results)]) + "\n"

@@ -13,6 +13,7 @@ import torch
 from experiments.claims import (
     CLAIMS,
     FULL,
+    TABLES,
     Arm,
     Check,
     Design,
@@ -22,6 +23,7 @@ from experiments.claims import (
     page,
     read_results,
     run,
+    tables,
     verdict,
     within,
     write,
@@ -406,9 +408,9 @@ def test_equal_steps_are_judged_on_the_other_backbones_of_the_confirmation_study
     assert checks["EPT on other, 40 steps (real)"].mean == pytest.approx(0.1)
     # A dropped run counts as the most frequent class: (5 x 0.3 + 0.4) / 6.
     assert checks["EPT\\* on wide, 40 steps (size)"].mean == pytest.approx(-1.9 / 6)
-    told = page(found)
-    assert "| other, 40 steps (real) | EPT | 6 | +0.100 (+0.100 to +0.100; 6) | +0.050 (+0.050 to +0.050; 6) |" in told
-    assert "equal-steps: the confirmation study" not in told
+    row = "| other, 40 steps (real) | EPT | 6 | +0.100 (+0.100 to +0.100; 6) | +0.050 (+0.050 to +0.050; 6) |"
+    assert row in tables(found)
+    assert "equal-steps: the confirmation study" not in page(found)
     assert "equal-steps: the confirmation study" in page(Results(design=TINY))
 
 
@@ -525,7 +527,9 @@ def test_a_killed_study_goes_on_where_it_stopped_to_the_same_results(studied, tm
         except Interrupted:
             pass
     assert len(trained) > 4
-    assert page(read_results(tmp_path / "claims.json")) == page(read_results(folder / "claims.json"))
+    resumed, at_once = (read_results(place / "claims.json") for place in (tmp_path, folder))
+    assert page(resumed) == page(at_once)
+    assert tables(resumed) == tables(at_once)
 
 
 def test_a_run_of_other_numbers_is_made_again(studied, tmp_path, monkeypatch):
@@ -615,6 +619,7 @@ def test_every_claim_is_judged_and_drawn_from_planted_results(name, plots):
         found.rates[setting.name] = {"lr": 0.1, "source": "planted", "edge": False, "trials": {}}
     assert all(one.n == 6 for one in claim.checks(found))
     assert claim.title in page(found, {name: claim})
+    assert claim.title in tables(found, {name: claim})
     if claim.figure is not None:
         assert plots.image(claim.figure(found, plots), "x.png").startswith(b"\x89PNG")
 
@@ -633,6 +638,7 @@ def test_every_run_of_the_study_can_be_named():
 def test_the_committed_page_is_what_the_committed_results_say():
     found = read_results(COMMITTED)
     assert (REPOSITORY / "docs/results/claims.md").read_text() == page(found)
+    assert (COMMITTED.parent / TABLES).read_text() == tables(found)
 
 
 def test_every_figure_of_the_committed_page_is_there():

@@ -3,14 +3,14 @@
 import shutil
 import statistics
 
+from experiments.common.page import write_page
 from experiments.stability import tables as page_tables
-from experiments.which_method import write_page
 
 
 def test_the_page_has_the_tables_of_the_committed_results(tmp_path):
     page = tmp_path / "stability.md"
     shutil.copy(page_tables.PAGE, page)
-    write_page(page, "\n".join(page_tables.of_the_page()) + "\n", begin=page_tables.BEGIN)
+    write_page(page, "\n".join(page_tables.of_the_page()) + "\n", page_tables.BEGIN)
     assert page.read_text() == page_tables.PAGE.read_text()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from experiments.common.page import END, write_page
 from experiments.which_method import (
     CANDIDATES,
     DESIGN,
@@ -28,18 +29,17 @@ from experiments.which_method import (
     read_results,
     tables,
     text,
-    write_page,
 )
 from experiments.which_method import design as _design
 from experiments.which_method import runs as runs_module
 from experiments.which_method.__main__ import main
 from experiments.which_method.candidates import neighbour
 from experiments.which_method.full import fine_tune
-from experiments.which_method.page import BEGIN, END
 from experiments.which_method.rates import best_rate, next_rates, whole
 from experiments.which_method.results import change_results, to_bytes
 from experiments.which_method.runs import RunRequest, _spec
 from experiments.which_method.study import blocks
+from experiments.which_method.tables import BEGIN
 from softprompt.backbones import load_backbone
 from softprompt.data import load_rows, split_rows, stream
 from softprompt.errors import BadInput, DamagedFile, UnknownName
@@ -397,20 +397,20 @@ class TestTables:
     def test_a_page_keeps_the_words_around_its_tables(self, tmp_path):
         page = tmp_path / "page.md"
         page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-        write_page(page, "| new |\n")
-        write_page(page, "| newer |\n")
+        write_page(page, "| new |\n", BEGIN)
+        write_page(page, "| newer |\n", BEGIN)
         assert page.read_text() == f"before\n{BEGIN}\n\n| newer |\n\n{END}\nafter\n"
 
     def test_a_page_without_a_place_for_tables_is_refused(self, tmp_path):
         page = tmp_path / "page.md"
         page.write_text(f"{BEGIN}\n{BEGIN}\n{END}\n")
         with pytest.raises(BadInput, match="no place for tables"):
-            write_page(page, "new")
+            write_page(page, "new", BEGIN)
 
     def test_the_page_has_the_numbers_of_the_committed_results(self, tmp_path):
         page = tmp_path / "which-method.md"
         shutil.copy(ROOT / "docs/results/which-method.md", page)
-        write_page(page, text(read_results(ROOT / "experiments/results/confirm.json"), DESIGN, details=False))
+        write_page(page, text(read_results(ROOT / "experiments/results/confirm.json"), DESIGN, details=False), BEGIN)
         assert page.read_text() == (ROOT / "docs/results/which-method.md").read_text()
 
     def test_the_file_of_all_tables_has_the_numbers_of_the_committed_results(self):

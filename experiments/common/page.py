@@ -4,10 +4,10 @@ from pathlib import Path
 
 from softprompt.errors import BadInput
 
-BEGIN, END = "<!-- tables: python -m experiments.which_method --table --page -->", "<!-- end of tables -->"
+END = "<!-- end of tables -->"
 
 
-def with_tables(page: str, tables: str, name: str = "the page", begin: str = BEGIN) -> str:
+def with_tables(page: str, tables: str, name: str, begin: str) -> str:
     """The page with these tables in the place of those between its marks.
 
     Raises:
@@ -20,7 +20,7 @@ def with_tables(page: str, tables: str, name: str = "the page", begin: str = BEG
     return f"{before}{begin}\n\n{tables}\n{END}{after}"
 
 
-def write_page(path: "Path | str", tables: str, *, begin: str = BEGIN) -> None:
+def write_page(path: "Path | str", tables: str, begin: str) -> None:
     """Put the tables into a page, below the line `begin`, which says what makes them.
 
     Raises:
