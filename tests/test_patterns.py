@@ -327,6 +327,6 @@ def test_a_prompt_is_trained_evaluated_and_used_in_its_pattern(number, tiny_bert
 
 def test_the_recipe_of_an_exported_prompt_puts_the_mask_in_its_place(tiny_bert):
     tokenizer = tiny_bert("roberta")[1]
-    made = _text(CLOZE.template, "encoder", "label-words")
+    made = _text(CLOZE.to_json(), "encoder", "label-words")
     assert eval(made, {"tokenizer": tokenizer}) == "{a} was <mask> and {b}"
     assert eval(_text("{a}", "encoder", "label-words"), {"tokenizer": tokenizer}) == "{a} <mask>"

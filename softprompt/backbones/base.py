@@ -106,7 +106,8 @@ class AbstractBackbone(abc.ABC):
     continues: bool = True
     # Token ids that end an answer; none where one token is the answer.
     ends: Sequence[int] = ()
-    # Appended to the rendered text before tokenising; " [MASK]" where a masked-LM head answers, a decoder's cue.
+    # Appended to the rendered text before tokenising: " [MASK]" where a masked-LM head answers, a decoder's cue, or
+    # what closes a user's turn. `suffix` adds the cue that a task brings.
     input_suffix: str = ""
     # Before the rendered text; what opens a user's turn where the tokenizer's chat template is used.
     input_prefix: str = ""
@@ -269,23 +270,39 @@ class AbstractBackbone(abc.ABC):
         to_int8(self.model, self.name)
         self.quantize = "int8"
 
+    def suffix(self, cue: str | None = None) -> str:
+        """What is appended to the rendered text before tokenising.
+
+        Args:
+            cue: of the task; None is the backbone's own.
+        """
+        return (cue or "") + self.input_suffix
+
     @abc.abstractmethod
-    def encode_answers(self, words: Sequence[str]) -> list[list[int]]:
+    def encode_answers(self, words: Sequence[str], behind: str | None = None) -> list[list[int]]:
         """Token ids that an answer has to produce, end of sequence included where the model emits one.
+
+        Args:
+            words: the answers.
+            behind: the text right before an answer, on which a decoder's tokens may depend; None is `input_suffix`.
 
         Raises:
             UnsupportedModel: the model answers by one mask and a word is several tokens; names those words.
         """
 
     @final
-    def encode_distinct(self, words: Sequence[str]) -> list[list[int]]:
+    def encode_distinct(self, words: Sequence[str], behind: str | None = None) -> list[list[int]]:
         """What `encode_answers` gives for the answers among which the model decides, the label words.
+
+        Args:
+            words: the label words.
+            behind: as in `encode_answers`.
 
         Raises:
             BadInput: a word of unknown tokens only, or two words with the same tokens.
             UnsupportedModel: as in `encode_answers`.
         """
-        rows = self.encode_answers(words)
+        rows = self.encode_answers(words, behind)
         if self.answers != "linear-head":
             refuse_indistinct(rows, words, self.tokenizer, self.name)
         return rows

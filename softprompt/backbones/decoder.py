@@ -75,22 +75,29 @@ class DecoderBackbone(AbstractBackbone):
         """All tokens of the longest answer but its last, which is never read."""
         return max(map(len, answers)) - 1
 
-    def encode_answers(self, words: Sequence[str]) -> list[list[int]]:
+    def suffix(self, cue: str | None = None) -> str:
+        """The task's cue or the decoder's own; in a chat the task's cue and what closes the user's turn."""
+        if self.answers == "chat":
+            return (cue or "") + self.input_suffix
+        return self.input_suffix if cue is None else cue
+
+    def encode_answers(self, words: Sequence[str], behind: str | None = None) -> list[list[int]]:
         """Token ids of each answer as it follows the text and a blank, with the end of sequence.
 
         "good" is `Ġgood` where the tokenizer knows words by the blank before them. What follows is found in the
-        context of the suffix, for many tokenizers put a blank of their own before a lone word. No blank is put where
-        the suffix ends in one or in a new line, as chat templates do.
+        context of the text before it, for many tokenizers put a blank of their own before a lone word. No blank is put
+        where that text ends in one or in a new line, as chat templates do.
         """
-        blank = "" if self.input_suffix[-1:].isspace() else " "
-        return [[*self._behind_suffix(blank + word.strip()), self.ends[0]] for word in words]
+        behind = self.input_suffix if behind is None else behind
+        blank = "" if behind[-1:].isspace() else " "
+        return [[*self._encoded_behind(behind, blank + word.strip()), self.ends[0]] for word in words]
 
-    def _behind_suffix(self, text: str) -> list[int]:
+    def _encoded_behind(self, before: str, text: str) -> list[int]:
         def encode(given: str) -> list[int]:
             return list(self.tokenizer(given, add_special_tokens=False).input_ids)
 
-        suffix, whole = encode(self.input_suffix), encode(self.input_suffix + text)
-        return whole[len(suffix) :] if whole[: len(suffix)] == suffix else encode(text)
+        first, whole = encode(before), encode(before + text)
+        return whole[len(first) :] if whole[: len(first)] == first else encode(text)
 
     def logits(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b l v"]:
         """Logits of the whole vocabulary at the label positions only, the targets before each being read."""

@@ -68,7 +68,7 @@ class EncoderBackbone(AbstractBackbone):
         """Longest prompt and text together."""
         return position_limit(self.model)
 
-    def encode_answers(self, words: Sequence[str]) -> list[list[int]]:
+    def encode_answers(self, words: Sequence[str], behind: str | None = None) -> list[list[int]]:
         """One token id a word, as it follows a blank; class ids for a linear head, which reads no words.
 
         Raises:

@@ -69,7 +69,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
         """None for the family of T5, whose positions are relative."""
         return position_limit(self.model)
 
-    def encode_answers(self, words: Sequence[str]) -> list[list[int]]:
+    def encode_answers(self, words: Sequence[str], behind: str | None = None) -> list[list[int]]:
         """Token ids of each answer, with the end of sequence."""
         rows = [list(self.tokenizer(word).input_ids) for word in words]
         return [row if row and row[-1] == self.end else [*row, self.end] for row in rows]

@@ -66,7 +66,9 @@ def summary(task: Task) -> dict[str, Any]:
     hub = " ".join(filter(None, (source.hub, source.config, source.revision and f"({source.revision})")))
     return {
         "task": task.name,
+        "instruction": task.instruction,
         "template": task.template,
+        "cue": task.cue,
         "t5_template": task.t5_template,
         **patterns,
         "answer": task.answer,

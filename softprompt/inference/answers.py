@@ -74,6 +74,20 @@ def refuse_decoding(task: Task, decode: Decode, answers: str | None = None) -> N
         raise BadInput(f"task {task.name!r} is answered by a {task.answer}, there are no label words to score")
 
 
+def before_answer(backbone: AbstractBackbone, task: Task) -> str:
+    """The text right before the answer of every row: the end of the template, the cue, what closes a turn."""
+    return task.tail + backbone.suffix(task.cue)
+
+
+def label_ids(backbone: AbstractBackbone, task: Task) -> list[list[int]]:
+    """Token ids of the task's label words as they follow its text.
+
+    Raises:
+        SoftPromptError: as in `AbstractBackbone.encode_distinct`.
+    """
+    return backbone.encode_distinct(task.labels, before_answer(backbone, task))
+
+
 def answer(
     backbone: AbstractBackbone,
     prompt_batch: PromptBatch,
@@ -129,7 +143,7 @@ def answer_all(
         memory_budget: what bounds the passes further; None is nothing.
     """
     how = decoding(task, backbone, decode)
-    labels = backbone.encode_distinct(task.labels) if how == "scores" else []
+    labels = label_ids(backbone, task) if how == "scores" else []
     counts = [len(own) for own in rows]
     owner = torch.repeat_interleave(torch.tensor(counts))
     chosen = torch.tensor([row for own in rows for row in own], dtype=torch.long)

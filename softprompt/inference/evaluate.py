@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..prompts.batch import PromptBatch
 from ..prompts.prompt import SoftPrompt
 from ..tasks import Source, Task, is_data_file, on_rows, styled
 from ..tasks import task as find_task
-from .answers import Answers, Decode, answer, refuse_decoding
+from .answers import Answers, Decode, answer, before_answer, label_ids, refuse_decoding
 from .class_scores import calibration_error
 from .report import Report, beside
 
@@ -36,7 +37,7 @@ TEXT_ANSWER = 20
 def answer_positions(backbone: AbstractBackbone, task: Task) -> int:
     """Positions that an answer takes beside prompt and text: a decoder's, of the longest label or a text."""
     if task.answer == "label" and backbone.answers != "linear-head":
-        return backbone.answer_positions(backbone.encode_distinct(task.labels))
+        return backbone.answer_positions(label_ids(backbone, task))
     return backbone.answer_positions([[0] * (TEXT_ANSWER + 1)])
 
 
@@ -63,15 +64,15 @@ def examples_for(
     """
     if task.answer == "label":
         # Before the rows, and where they have no answers too.
-        backbone.encode_distinct(task.labels)
+        label_ids(backbone, task)
     return tokenize(
         rows,
         task,
         tokenizer=backbone.tokenizer,
         answers=backbone.answers,
-        encode_answers=backbone.encode_answers,
-        suffix=backbone.input_suffix,
-        prefix=backbone.input_prefix,
+        encode_answers=partial(backbone.encode_answers, behind=before_answer(backbone, task)),
+        suffix=backbone.suffix(task.cue),
+        prefix=backbone.input_prefix + task.opening,
         mask=backbone.mask,
         special_tokens=backbone.special_tokens,
         max_length=text_limit(backbone, prompt_length, task),

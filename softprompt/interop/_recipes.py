@@ -1,5 +1,6 @@
 """The README of an exported prompt: how to use it with transformers and PEFT alone."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..backbones.decoder import ANSWER_CUE
@@ -85,7 +86,7 @@ def recipe(prompt: SoftPrompt) -> str:
         "imports": _imports(model_class, answers),
         "model_class": model_class,
         "source": repr(backbone.name) + (f", revision={backbone.revision!r}" if backbone.revision else ""),
-        "text": _text(task.get("template") or "a text", backbone.kind, answers),
+        "text": _text(task, backbone.kind, answers),
         # A chat template brings its own.
         "special": "add_special_tokens=False, " if answers == "chat" else "",
         "labels": repr([str(label) for label in task.get("labels") or ["yes", "no"]]),
@@ -103,12 +104,17 @@ def _imports(model_class: str, answers: str) -> str:
     return "\n".join(lines)
 
 
-def _text(template: str, kind: str, answers: str) -> str:
+def _text(task: Mapping[str, Any], kind: str, answers: str) -> str:
+    """What the tokenizer is given for a row, as an expression: instruction, template and cue."""
+    instruction, cue = task.get("instruction"), task.get("cue")
+    template = (f"{instruction}\n" if instruction else "") + (task.get("template") or "a text")
+    if kind == "decoder" and answers != "chat" and cue is None:
+        cue = ANSWER_CUE
+    if "{mask}" not in template:
+        template += cue or ""
     if answers == "chat":
         turn = f'[{{"role": "user", "content": {template!r}}}]'
         return f"tokenizer.apply_chat_template({turn}, tokenize=False, add_generation_prompt=True)"
-    if kind == "decoder":
-        return repr(template + ANSWER_CUE)
     if answers == "label-words" and "{mask}" in template:
         return f'{template!r}.replace("{{mask}}", tokenizer.mask_token)'
     return f'{template!r} + f" {{tokenizer.mask_token}}"' if answers == "label-words" else repr(template)

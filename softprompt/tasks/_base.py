@@ -139,6 +139,9 @@ class Task:
         max_length: tokens of the rendered text, special tokens included, the prompt not.
         style: how the label words and the template were chosen: "numeric", "words", "t5" or "pet-0", "pet-1" ...
         decimals: of a number that is written as an answer; None rounds it to the nearest 0.2, as T5 does for STS-B.
+        instruction: says what is to be done, on a line of its own before the text of each row; empty is none.
+        cue: stands between the rendered text and the answer of a decoder. None is the decoder's own (" answer:", in
+            a chat nothing); "" where the template holds its cue itself.
 
     Raises:
         BadInput: a text where several are meant and it is not one of them, a label twice, or a length below 1.
@@ -160,6 +163,8 @@ class Task:
     max_length: int = 256
     style: str = "words"
     decimals: int | None = None
+    instruction: str = ""
+    cue: str | None = None
 
     def __post_init__(self) -> None:
         """Make tuples of what is several things, and refuse what cannot be."""
@@ -185,6 +190,17 @@ class Task:
     def is_cloze(self) -> bool:
         """Whether the template says where the answer stands: at its {mask}."""
         return any(name == MASK for _, name in _pieces(self.template))
+
+    @property
+    def opening(self) -> str:
+        """What stands before the text of each row: the instruction and the end of its line, or nothing."""
+        return f"{self.instruction}\n" if self.instruction else ""
+
+    @property
+    def tail(self) -> str:
+        """The template's own text behind its last column; it stands right before the answer."""
+        literal, name = _pieces(self.template)[-1]
+        return literal if name is None else ""
 
     @property
     def shortened(self) -> tuple[str, ...]:
@@ -229,8 +245,13 @@ class Task:
         return self.headline or self.metrics[:1]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, enough to render, answer and score without the table of tasks."""
+        """Plain values, enough to render, answer and score without the table of tasks.
+
+        What came later and says nothing is left out: the identity of a stored study is a hash of these values.
+        """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        later = {"instruction": "", "cue": None}
+        values = {name: value for name, value in values.items() if name not in later or value != later[name]}
         return {**values, "source": self.source.to_json()}
 
     @classmethod

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..backbones import AbstractBackbone
 from ..errors import BadInput
+from ..inference.answers import label_ids
 from ..losses import task_losses
 from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.trainable import stream_seed
@@ -153,7 +154,7 @@ class RegularizerContext:
         """Compute the context of this backbone and task."""
         table = backbone.word_vectors
         has_label_words = backbone.answers != "linear-head" and bool(task.labels)
-        labels = backbone.encode_distinct(task.labels) if has_label_words else []
+        labels = label_ids(backbone, task) if has_label_words else []
         return cls(
             backbone=backbone,
             vocabulary=Vocabulary(backbone.tokenizer, len(table), labels),
