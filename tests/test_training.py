@@ -286,7 +286,7 @@ class TestOptimizer:
         for name, plan in (("large", large), ("small", small)):
             loop = loop_of(plan, run_data, tmp_path / name, double=True)
             run_quietly(loop)
-            ends.append(loop.members[0].trainable.initial.detach())
+            ends.append(loop.members[0].trainable.get_parameter("initial").detach())
         torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-9)
 
 

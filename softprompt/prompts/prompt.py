@@ -159,6 +159,18 @@ class SoftPrompt:
         """Return the n vectors of each layer after the first, or None for an ordinary prompt."""
         return None if self.deep is None else self.deep.repeat(1, self.repeats, 1)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the prompt and its head by the names under which they are stored."""
+        head = {"head.weight": self.head.weight, "head.bias": self.head.bias} if self.head else {}
+        deep = {} if self.deep is None else {"deep": self.deep}
+        return {"vectors": self.vectors, **deep, **head}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], provenance: Provenance, repeats: int) -> "SoftPrompt":
+        """Return the prompt whose `tensors` these are."""
+        head = LinearHead(tensors["head.weight"], tensors["head.bias"]) if "head.weight" in tensors else None
+        return cls(tensors["vectors"], provenance, repeats, head, tensors.get("deep"))
+
     def at_scale(self, embedding_scale: float = 1.0) -> "SoftPrompt":
         """Return the same prompt for the same backbone with its word embeddings at another scale.
 

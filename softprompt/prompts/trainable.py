@@ -1,9 +1,8 @@
 """Prompts in training. A fleet is p trainable prompts that share the passes of one frozen backbone."""
 
 import contextlib
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -12,34 +11,19 @@ from torch import Tensor, nn
 from ..errors import BadInput
 from ..settings import PromptSettings
 from .batch import PromptBatch
+from .contract import AbstractTrainable, ParameterGroup, folded_head, new_head
 from .initializers import Initializer, uniform
 from .methods import Method, Units
 from .prompt import LinearHead, Provenance, SoftPrompt
 from .reparam import AbstractReparameterization
+from .seeds import seeded as seeded
+from .seeds import stream_seed as stream_seed
 from .standardization import Standardization
 from .units import WordScale
 
 
-def stream_seed(seed: int, purpose: str) -> int:
-    """Derive a seed for one purpose, so that draws for two purposes from the same user seed are unrelated.
-
-    The result is the first 63 bits of SHA-256("seed/purpose").
-    """
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators inside the `with` block and restore their states afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield
-
-
 @final
-class TrainablePrompt(nn.Module):
+class TrainablePrompt(AbstractTrainable):
     """One prompt of a fleet: initial vectors, a reparameterisation, repeats, and a linear head where one is needed.
 
     The prompt is P = unit x Phi(initial), repeated. The unit is 1 ("raw") or the RMS of the word embeddings ("rms").
@@ -133,10 +117,6 @@ class TrainablePrompt(nn.Module):
                 f"{method.name!r} cannot start at a zero vector, which has no direction; take another --init"
             )
         reparameterization = method.build(embeddings.shape[1], stream_seed(seed, "network"))
-        head = None
-        if head_shape is not None:
-            with seeded(stream_seed(seed, "head"), torch.device("cpu")):
-                head = nn.Linear(head_shape[1], head_shape[0])
         units = method.resolved(settings).units
         assert units != "auto"
         words = words or WordScale.of(embeddings)
@@ -144,7 +124,7 @@ class TrainablePrompt(nn.Module):
             method,
             initial,
             reparameterization,
-            head,
+            new_head(head_shape, seed),
             words=words,
             units=units,
             max_norm=settings.max_norm,
@@ -218,20 +198,40 @@ class TrainablePrompt(nn.Module):
         deep = () if self.deep is None else (self.deep,)
         return [p for p in (self.initial, *deep, *self.reparameterization.parameters()) if p.numel()]
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        """List the trainable parameters of the head."""
-        return [] if self.head is None else list(self.head.parameters())
+    def groups(self) -> list[ParameterGroup]:
+        """List the parameters of prompt and head. Weight decay spares the head and prompts that train directions."""
+        head = [] if self.head is None else list(self.head.parameters())
+        # The length of a direction has no meaning: weight decay would only make the direction turn faster.
+        prompt = ParameterGroup(self.prompt_parameters(), "lr", decays=not self.reparameterization.is_direction)
+        return [group for group in (prompt, ParameterGroup(head, "head_lr", decays=False)) if group.parameters]
+
+    @property
+    def token_norm(self) -> float:
+        """The mean norm of the backbone's word vectors."""
+        return self.words.token_norm
+
+    def is_finite(self) -> bool:
+        """Whether all numbers of the folded prompt and its head are finite, so that they can be stored."""
+        deep = [] if (layers := self.folded_deep()) is None else [layers]
+        head = [] if self.head is None else list(self.head.parameters())
+        return all(bool(torch.isfinite(values).all()) for values in (self.folded(), *deep, *head))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what provenance records of the prompt beside its settings."""
+        numbers = self.numbers.to_json() if self.numbers else {}
+        deep = {"deep": True, "state_rms": [scale.rms for scale in self.states]} if self.states else {}
+        trainable = self.method.trainable(self.initial.shape[1], self.layers)
+        return {"trainable": trainable, **vars(self.words), **numbers, **deep}
 
     def fold(self, provenance: Provenance) -> SoftPrompt:
         """Return the prompt as it is stored: in float32 on the CPU, without a reparameterisation."""
         vectors, deep = self.folded().float().cpu(), self.folded_deep()
-        head = None
-        if self.head is not None:
-            weight, bias = (x.detach().float().cpu().clone() for x in (self.head.weight, self.head.bias))
-            head = LinearHead(weight, bias)
-            head = head if self.numbers is None else self.numbers.unfolded(head)
         deep = None if deep is None else deep.float().cpu()
-        return SoftPrompt(vectors, provenance, self.method.repeats, head, deep)
+        return SoftPrompt(vectors, provenance, self.method.repeats, folded_head(self.head, self.numbers), deep)
+
+    def restored(self, tensors: Mapping[str, Tensor], provenance: Provenance) -> SoftPrompt:
+        """Return a stored prompt of this method from the tensors that `SoftPrompt.tensors` gave."""
+        return SoftPrompt.from_tensors(tensors, provenance, self.method.repeats)
 
 
 def _initial_states(
@@ -249,16 +249,17 @@ def _initial_states(
     return torch.stack([draw(m, table, generator) for draw in draws])
 
 
-def stack_prompts(prompts: Sequence[TrainablePrompt], seeds: Sequence[int]) -> PromptBatch:
-    """Batch trainable prompts, with gradients.
+def stack_prompts(trainables: Sequence[AbstractTrainable], seeds: Sequence[int]) -> PromptBatch:
+    """Batch what trainables put before the rows, with gradients.
 
     Args:
-        prompts: the prompts of a fleet.
-        seeds: one seed per prompt for the dropout of its reparameterisation.
+        trainables: the members of a fleet.
+        seeds: one seed for each, for the dropout of its reparameterisation.
     """
     vectors, deep = [], []
-    for prompt, seed in zip(prompts, seeds, strict=True):
-        with seeded(seed, prompt.initial.device) if prompt.is_random else contextlib.nullcontext():
-            vectors.append(prompt.vectors())
-            deep.append(prompt.deep_vectors())
-    return PromptBatch.stack(vectors, [head for prompt in prompts if (head := prompt.linear_head())], deep)
+    for trainable, seed in zip(trainables, seeds, strict=True):
+        device = next(trainable.parameters()).device
+        with seeded(seed, device) if trainable.is_random else contextlib.nullcontext():
+            vectors.append(trainable.vectors())
+            deep.append(trainable.deep_vectors())
+    return PromptBatch.stack(vectors, [head for one in trainables if (head := one.linear_head())], deep)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import BadInput, DamagedFile
 from ..legacy import renamed
-from ..prompts.prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
+from ..prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from ._folder import MANIFEST, read_folder, settled, write_folder
 from ._run import in_run
 from ._values import MAX_ELEMENTS, MAX_HEADER_BYTES, json_bytes, read_json, read_tensors, tensor_bytes
@@ -54,7 +54,7 @@ def save_prompt(prompt: SoftPrompt, folder: str | Path, *, replace: bool = False
         BadInput: the folder exists.
         StorageFailure: the disk is full or not writable. What was stored before stays intact.
     """
-    contents = {TENSORS: tensor_bytes(tensors_of(prompt)), DOCUMENT: json_bytes(to_document(prompt))}
+    contents = {TENSORS: tensor_bytes(prompt.tensors()), DOCUMENT: json_bytes(to_document(prompt))}
     return write_folder(Path(folder), contents, what="the prompt", replace=replace)
 
 
@@ -101,19 +101,12 @@ def find_prompt(path: str | Path) -> Path:
     return path / prompts[0] / "prompt"
 
 
-def tensors_of(prompt: SoftPrompt) -> dict[str, Tensor]:
-    """Return the tensors of a prompt by the names under which they are stored."""
-    head = {"head.weight": prompt.head.weight, "head.bias": prompt.head.bias} if prompt.head else {}
-    deep = {} if prompt.deep is None else {"deep": prompt.deep}
-    return {"vectors": prompt.vectors, **deep, **head}
-
-
 def to_document(prompt: SoftPrompt) -> dict[str, Any]:
     """Return everything about a prompt but its tensors, as plain values."""
     return {
         "format": FORMAT,
         "repeats": prompt.repeats,
-        "shapes": {name: list(tensor.shape) for name, tensor in tensors_of(prompt).items()},
+        "shapes": {name: list(tensor.shape) for name, tensor in prompt.tensors().items()},
         "provenance": dataclasses.asdict(prompt.provenance),
     }
 
@@ -123,7 +116,7 @@ def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor], wh
 
     Args:
         document: the result of `to_document`.
-        tensors: the result of `tensors_of`.
+        tensors: the result of `SoftPrompt.tensors`.
         where: their folder, for messages.
 
     Raises:
@@ -140,8 +133,7 @@ def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor], wh
     layers = 1 + len(tensors.get("deep", ()))
     if layers * tensors["vectors"].shape[0] * repeats > MAX_ELEMENTS // tensors["vectors"].shape[1]:
         raise BadInput(f"{where!r} repeats its vectors {repeats} times, more than any model reads; check its origin")
-    head = LinearHead(tensors["head.weight"], tensors["head.bias"]) if "head.weight" in tensors else None
-    return SoftPrompt(tensors["vectors"], provenance, repeats, head, tensors.get("deep"))
+    return SoftPrompt.from_tensors(tensors, provenance, repeats)
 
 
 def _no_prompt(folder: Path) -> str:

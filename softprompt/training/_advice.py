@@ -37,11 +37,12 @@ def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | l
 def wrong_scale(member: FleetMember) -> list[str]:
     """Return a warning if the norm of the best stored prompt is out of range."""
     norm = None if member.best is None else prompt_norm(member.best.vectors)
-    if norm is None:
+    token_norm = member.trainable.token_norm
+    if norm is None or token_norm is None:
         return []
     training = member.provenance.training
     warning = norm_warning(
-        norm / member.trainable.words.token_norm,
+        norm / token_norm,
         one_vector=member.trainable.method.one_vector,
         lr=training["lr"],
         units=training["units"],

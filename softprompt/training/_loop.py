@@ -16,11 +16,12 @@ from ..inference.evaluate import Report, report
 from ..memory import MemoryBudget
 from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import SoftPrompt
+from ..prompts.seeds import seeded, stream_seed
 from ..prompts.standardization import standardized
-from ..prompts.trainable import seeded, stack_prompts, stream_seed
+from ..prompts.trainable import stack_prompts
 from ..settings import TrainSettings
 from ..tasks import Task
-from ._member import FleetMember, is_finite
+from ._member import FleetMember
 from ._records import Record
 from ._step import PassResult, backward, leaves
 from ._terms import RegularizerContext, acting
@@ -134,8 +135,9 @@ class Loop:
                 )
                 continue
             rate = member.optimizer.step(self.step, gradient_norm)
-            token_norms = norm / member.trainable.words.token_norm
-            values = {"loss": loss, "lr": rate, "prompt_norm": norm, "token_norms": token_norms}
+            values = {"loss": loss, "lr": rate}
+            if member.trainable.token_norm is not None:
+                values |= {"prompt_norm": norm, "token_norms": norm / member.trainable.token_norm}
             values |= {"gradient_norm": gradient} | ({"divergence": divergence} if member.regularizers else {})
             member.record.write({"step": self.step, **values})
         return {member.name: loss for member, (loss, *_) in zip(members, found, strict=True)}
@@ -190,7 +192,7 @@ class Loop:
         if self.settings.backbone_dropout:
             self.run_data.backbone.dropout(False)
         for member in self.active:
-            if member.race is None and not is_finite(member.trainable):
+            if member.race is None and not member.trainable.is_finite():
                 member.drop(self.step, "the prompt is no longer finite")
         judged = [member for member in self.active if member.race is None]
         prompts = [member.trainable.fold(member.provenance) for member in judged]

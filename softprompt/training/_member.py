@@ -1,17 +1,16 @@
-"""One prompt of a fleet during training: its state, and how a checkpoint stores and restores it."""
+"""One member of a fleet during training: its state, and how a checkpoint stores and restores it."""
 
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, final, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from ..errors import BadInput
 from ..inference.evaluate import Report
-from ..prompts.prompt import LinearHead, Provenance, SoftPrompt
-from ..prompts.trainable import TrainablePrompt
+from ..prompts.contract import AbstractTrainable
+from ..prompts.prompt import Provenance, SoftPrompt
 from ..regularizers import regularizers
 from ..settings import PromptSettings
 from ._optimizer import PromptOptimizer
@@ -52,7 +51,7 @@ class FleetMember:
         *,
         name: str,
         settings: PromptSettings,
-        trainable: TrainablePrompt,
+        trainable: AbstractTrainable,
         optimizer: PromptOptimizer,
         rows: list[int],
         batches: Iterator[list[int]],
@@ -115,11 +114,7 @@ class FleetMember:
         kept = {f"parameters.{name}": value.detach() for name, value in self.trainable.state_dict().items()}
         kept |= {f"adamw.{name}": value for name, value in self.optimizer.state().items()}
         if self.best is not None:
-            kept["best.vectors"] = self.best.vectors
-            if self.best.deep is not None:
-                kept["best.deep"] = self.best.deep
-            if self.best.head is not None:
-                kept |= {"best.head.weight": self.best.head.weight, "best.head.bias": self.best.head.bias}
+            kept |= {f"best.{name}": value for name, value in self.best.tensors().items()}
         return kept
 
     def state(self) -> dict[str, Any]:
@@ -150,9 +145,7 @@ class FleetMember:
             self._remember(state["restarts"])
         best = below("best.", tensors)
         if best:
-            head = LinearHead(best["head.weight"], best["head.bias"]) if "head.weight" in best else None
-            repeats, deep = self.trainable.method.repeats, best.get("deep")
-            self.best = SoftPrompt(best["vectors"], self.provenance, repeats, head, deep)
+            self.best = self.trainable.restored(best, self.provenance)
             self.best_score = state["best_metrics"]["score"]
         self.status, self.stale = state["status"], state["stale"]
         self.best_step, self.best_metrics = state["best_step"], state["best_metrics"]
@@ -165,11 +158,3 @@ class FleetMember:
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Select the tensors whose names begin with `prefix`, and remove the prefix from the names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-
-
-def is_finite(trainable: TrainablePrompt) -> bool:
-    """Whether all numbers of the folded prompt are finite, so that it can be stored."""
-    deep = [] if (layers := trainable.folded_deep()) is None else [layers]
-    return all(
-        bool(torch.isfinite(values).all()) for values in (trainable.folded(), *deep, *trainable.head_parameters())
-    )

@@ -1,11 +1,11 @@
-"""The optimiser of one prompt: AdamW with its own schedule and gradient clipping."""
+"""The optimiser of one member of a fleet: AdamW with its own schedule and gradient clipping."""
 
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from ..prompts.trainable import TrainablePrompt
+from ..prompts.contract import AbstractTrainable
 from ..settings import TrainSettings
 
 
@@ -27,28 +27,27 @@ def learning_rate_factor(step: int, steps: int, warmup: int, schedule: str) -> f
 
 @final
 class PromptOptimizer:
-    """AdamW for one prompt, with weight decay on prompt and reparameterisation, but not on the head or on directions.
+    """AdamW for one trainable, with the learning rates and the weight decay of its parameter groups.
 
     Learning rate, decay and AdamW's eps apply to the trained parameters, so they are in the units of the prompt.
 
     Args:
-        trainable: the prompt whose parameters are trained.
-        lr: peak learning rate of the prompt.
+        trainable: what is trained.
+        lr: peak learning rate of what is trained.
         head_lr: peak learning rate of the head.
         steps: length of the schedule in optimiser steps.
         settings: weight decay, clipping and schedule.
     """
 
-    def __init__(self, trainable: TrainablePrompt, lr: float, head_lr: float, steps: int, settings: TrainSettings):
+    def __init__(self, trainable: AbstractTrainable, lr: float, head_lr: float, steps: int, settings: TrainSettings):
         self.trainable, self.steps, self.settings = trainable, steps, settings
         self.warmup = warmup_steps(settings, steps)
-        # The length of a direction has no meaning: weight decay would only make the direction turn faster.
-        decay = 0.0 if trainable.reparameterization.is_direction else settings.weight_decay
-        groups = [
-            {"params": trainable.prompt_parameters(), "lr": lr, "peak": lr, "weight_decay": decay},
-            {"params": trainable.head_parameters(), "lr": head_lr, "peak": head_lr, "weight_decay": 0.0},
-        ]
-        self.adamw = torch.optim.AdamW([group for group in groups if group["params"]])
+        peaks, groups = {"lr": lr, "head_lr": head_lr}, []
+        for group in trainable.groups():
+            peak = peaks[group.rate]
+            decay = settings.weight_decay if group.decays else 0.0
+            groups.append({"params": list(group.parameters), "lr": peak, "peak": peak, "weight_decay": decay})
+        self.adamw = torch.optim.AdamW(groups)
 
     def gradient_norm(self) -> Tensor:
         """Return the l2 norm over all gradients of the prompt, which `step` uses for clipping."""

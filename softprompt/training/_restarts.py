@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, final
 
 from ..errors import BadInput
-from ..prompts.trainable import stream_seed
+from ..prompts.seeds import stream_seed
 from ..settings import PromptSettings
 from ..store import json_bytes, write_file
-from ._member import FleetMember, is_finite
+from ._member import FleetMember
 from ._records import Record, read_record, recorded_steps
 
 # Length of a race as a share of the run, and its maximum in steps. In our first trial the training loss at that point
@@ -89,7 +89,7 @@ class Race:
         lasted longest is chosen.
         """
         for candidate in candidates:
-            if candidate.is_training and not is_finite(candidate.trainable):
+            if candidate.is_training and not candidate.trainable.is_finite():
                 candidate.drop(step, "the prompt is no longer finite")
             candidate.record.mark()
         rows = [list(read_record(candidate.record.path)) for candidate in candidates]

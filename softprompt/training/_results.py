@@ -13,7 +13,7 @@ from ..errors import DamagedFile
 from ..inference.evaluate import Report, majority_score
 from ..legacy import renamed
 from ..metrics import ERRORS, headline_score, score
-from ..prompts.trainable import stream_seed
+from ..prompts.seeds import stream_seed
 from ..prompts.units import prompt_norm
 from ..store import json_bytes, save_prompt, write_file
 from ..tasks import Task
@@ -54,7 +54,7 @@ def finish_member(
     """Store the prompt's best prompt with its scores, and write its result last."""
     member.record.mark()
     metrics: dict[str, Any] = {}
-    stored, head, norm = 0, 0, None
+    stored, head, norm, token_norm = 0, 0, None, member.trainable.token_norm
     if member.best is not None:
         metrics = {"validation": member.best_metrics}
         metrics |= {split: {**one.metrics, "invalid": one.invalid} for split, one in reports[member.name].items()}
@@ -85,7 +85,7 @@ def finish_member(
         head=head,
         stored=stored,
         norm=norm,
-        token_norms=None if norm is None else norm / member.trainable.words.token_norm,
+        token_norms=None if norm is None or token_norm is None else norm / token_norm,
         prompt_steps=recorded_steps(member.record.path) + losers_steps(folder / member.name, member.restarts),
         restarts=member.restarts,
         seconds=seconds,

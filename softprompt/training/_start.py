@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..data import stream
+from ..prompts.contract import AbstractTrainable
 from ..prompts.prompt import Provenance
-from ..prompts.trainable import TrainablePrompt
 from ..regularizers import regularizers
 from ._loop import RunData
 from ._member import FleetMember
@@ -21,7 +21,7 @@ from ._setup import step_count, training_rows
 def start_members(
     plan: Plan,
     run_data: RunData,
-    prompts: Sequence[TrainablePrompt],
+    prompts: Sequence[AbstractTrainable],
     folder: Path,
     step: int = 0,
     states: Sequence[Mapping[str, Any]] = (),
@@ -49,7 +49,7 @@ def start_members(
 def _started(
     plan: Plan,
     run_data: RunData,
-    prompts: Sequence[TrainablePrompt],
+    prompts: Sequence[AbstractTrainable],
     folder: Path,
     step: int,
     states: Sequence[Mapping[str, Any]],
@@ -65,16 +65,12 @@ def _started(
         lr = settings.lr
         assert lr is not None
         training = {"lr": lr, "head_lr": settings.head_lr, "steps": steps, "init": settings.init}
-        training |= {"units": settings.units, "max_norm": settings.max_norm, **vars(prompt.words)}
-        training |= _told(settings.regularizer, prompt.words.rms, identity.embedding_size)
-        trainable = prompt.method.trainable(identity.embedding_size, prompt.layers)
-        training |= {"options": dict(settings.options), "trainable": trainable}
+        training |= {"units": settings.units, "max_norm": settings.max_norm, "options": dict(settings.options)}
+        training |= prompt.facts()
+        if settings.regularizer:
+            training |= _told(settings.regularizer, training["rms"], identity.embedding_size)
         if run_data.backbone.quantize is not None:
             training |= {"quantize": run_data.backbone.quantize}
-        if prompt.numbers:
-            training |= prompt.numbers.to_json()
-        if prompt.states:
-            training |= {"deep": True, "state_rms": [scale.rms for scale in prompt.states]}
         yield FleetMember(
             name=name,
             settings=settings,
@@ -111,8 +107,8 @@ def _told(text: str, rms: float, e: int) -> dict[str, Any]:
 
 
 def _entrants(
-    plan: Plan, prompts: Sequence[TrainablePrompt], folder: Path, steps: int, chosen: Mapping[str, int]
-) -> Iterator[tuple[int, str, TrainablePrompt, Race | None, Path]]:
+    plan: Plan, prompts: Sequence[AbstractTrainable], folder: Path, steps: int, chosen: Mapping[str, int]
+) -> Iterator[tuple[int, str, AbstractTrainable, Race | None, Path]]:
     """Who trains: each prompt, or its restarts where none is `chosen` yet, with number, name, race and record."""
     waiting = iter(prompts)
     for number, (name, settings) in enumerate(zip(plan.prompt_names(), plan.prompts, strict=True)):

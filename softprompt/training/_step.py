@@ -10,7 +10,9 @@ from torch import Tensor
 from ..backbones import AbstractBackbone
 from ..errors import NotTrainable
 from ..prompts.batch import PromptBatch, TextBatch
-from ..prompts.trainable import TrainablePrompt, stack_prompts, stream_seed
+from ..prompts.contract import AbstractTrainable
+from ..prompts.seeds import stream_seed
+from ..prompts.trainable import stack_prompts
 from ._passes import Passes
 from ._terms import Group, RegularizerContext, Term, changed, grouped, numbers
 
@@ -33,7 +35,7 @@ class PassResult:
 
 def backward(
     backbone: AbstractBackbone,
-    trainables: Sequence[TrainablePrompt],
+    trainables: Sequence[AbstractTrainable],
     batch: TextBatch,
     seeds: Sequence[int],
     *,
@@ -138,7 +140,7 @@ def _refuse_gaps(backbone: AbstractBackbone, losses: Tensor) -> None:
 
 
 def _refuse_silence(
-    backbone: AbstractBackbone, trainables: Sequence[TrainablePrompt], prompt_batch: PromptBatch
+    backbone: AbstractBackbone, trainables: Sequence[AbstractTrainable], prompt_batch: PromptBatch
 ) -> None:
     """Refuse a backbone through which no gradient reaches the vectors of a prompt.
 
@@ -149,7 +151,7 @@ def _refuse_silence(
         if not trainable.prompt_parameters():
             continue
         leaves_of_prompt = [prompt_batch.vectors]
-        if trainable.deep is not None and prompt_batch.deep is not None:
+        if prompt_batch.deep is not None and prompt_batch.is_deep is not None and prompt_batch.is_deep[number]:
             leaves_of_prompt.append(prompt_batch.deep)
         if any(vectors.grad is None or not vectors.grad[number].any() for vectors in leaves_of_prompt):
             raise NotTrainable(

@@ -13,8 +13,8 @@ from ..data import load_rows, split_rows, warn_of_unknown
 from ..errors import BadInput
 from ..inference.evaluate import default_style, tell_truncated
 from ..legacy import renamed
+from ..prompts.contract import AbstractTrainable
 from ..prompts.prompt import refuse_no_scale
-from ..prompts.trainable import TrainablePrompt
 from ..settings import PromptSettings, TrainSettings
 from ..store import Checkpoint, json_bytes, latest_checkpoint, refuse_no_place, write_file
 from ..tasks import TASKS, stored_in, styled
@@ -226,7 +226,7 @@ def resume(
 def _run(
     plan: Plan,
     run_data: RunData,
-    built: Sequence[TrainablePrompt],
+    built: Sequence[AbstractTrainable],
     held: HeldFolder,
     checkpoint: Checkpoint | None,
     progress: bool,

@@ -1,0 +1,110 @@
+"""The contract of what the training loop trains; a soft prompt in training (`TrainablePrompt`) implements it."""
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .methods import Method
+from .prompt import LinearHead, Provenance, SoftPrompt
+from .seeds import seeded, stream_seed
+from .standardization import Standardization
+
+
+@final
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters with one learning rate and one rule for weight decay.
+
+    Args:
+        parameters: the parameters.
+        rate: the field of `PromptSettings` that gives their learning rate.
+        decays: whether the run's weight decay applies to them.
+    """
+
+    parameters: Sequence[nn.Parameter]
+    rate: Literal["lr", "head_lr"]
+    decays: bool
+
+
+class AbstractTrainable(nn.Module, abc.ABC):
+    """What one member of a fleet trains, how it meets the frozen model, and how it is stored.
+
+    Attributes:
+        method: the method, which names it in tables and gives the prompt length.
+        numbers: the standardisation of the targets of a head of one output, or None.
+    """
+
+    method: Method
+    numbers: Standardization | None
+
+    @property
+    @abc.abstractmethod
+    def token_norm(self) -> float | None:
+        """The mean norm of a word vector, in which the prompt's norm is reported; None without a prompt."""
+
+    @abc.abstractmethod
+    def groups(self) -> list[ParameterGroup]:
+        """List the parameters with their learning rates and their decay. The rate of the first group is recorded."""
+
+    @abc.abstractmethod
+    def prompt_parameters(self) -> list[nn.Parameter]:
+        """List the parameters behind the prompt vectors, which a gradient has to reach; empty without a prompt."""
+
+    @property
+    @abc.abstractmethod
+    def is_random(self) -> bool:
+        """Whether `vectors` draws random numbers, so that a pass needs a seed."""
+
+    @abc.abstractmethod
+    def vectors(self) -> Float[Tensor, "n e"]:
+        """Return the n prompt vectors as the backbone sees them, with gradients."""
+
+    @abc.abstractmethod
+    def deep_vectors(self) -> Float[Tensor, "k n e"] | None:
+        """Return the n vectors that enter each layer after the first, with gradients; None for an ordinary prompt."""
+
+    @abc.abstractmethod
+    def linear_head(self) -> LinearHead | None:
+        """Return the weight and bias of the head, with gradients; None where there is no head."""
+
+    @abc.abstractmethod
+    def is_finite(self) -> bool:
+        """Whether all numbers that would be stored are finite."""
+
+    @abc.abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Return what provenance records of it beside its settings, as plain values: counts, scales."""
+
+    @abc.abstractmethod
+    def fold(self, provenance: Provenance) -> SoftPrompt:
+        """Return a copy of it in the form in which it is stored."""
+
+    @abc.abstractmethod
+    def restored(self, tensors: Mapping[str, Tensor], provenance: Provenance) -> SoftPrompt:
+        """Return what `fold` once returned, from the tensors that its `tensors()` gave."""
+
+
+def new_head(shape: tuple[int, int] | None, seed: int) -> nn.Linear | None:
+    """Return the linear head of shape (outputs, hidden size) that every method begins with, or None for None.
+
+    Args:
+        shape: the shape.
+        seed: the initialisation seed.
+    """
+    if shape is None:
+        return None
+    with seeded(stream_seed(seed, "head"), torch.device("cpu")):
+        return nn.Linear(shape[1], shape[0])
+
+
+def folded_head(head: nn.Linear | None, numbers: Standardization | None) -> LinearHead | None:
+    """Return a copy of the head as it is stored: in float32 on the CPU, and without the standardisation."""
+    if head is None:
+        return None
+    weight, bias = (x.detach().float().cpu().clone() for x in (head.weight, head.bias))
+    return LinearHead(weight, bias) if numbers is None else numbers.unfolded(LinearHead(weight, bias))

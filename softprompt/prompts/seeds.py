@@ -1,0 +1,25 @@
+"""Seeds by purpose: what is drawn for one purpose never depends on what is drawn for another."""
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import torch
+
+
+def stream_seed(seed: int, purpose: str) -> int:
+    """Derive a seed for one purpose, so that draws for two purposes from the same user seed are unrelated.
+
+    The result is the first 63 bits of SHA-256("seed/purpose").
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators inside the `with` block and restore their states afterwards."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
