@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from softprompt.errors import BadInput, UnknownName
-from softprompt.tasks import GROUPS, TASKS, Task, answer_text, class_of, custom_task, gold, styled, task
+from softprompt.tasks import EPT_TASKS, GROUPS, TASKS, Task, answer_text, class_of, custom_task, gold, styled, task
 from softprompt.tasks._prepare import mark_spans, strip_tags
 
 WSC = {
@@ -109,12 +109,14 @@ def test_importing_tasks_and_metrics_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ}).returncode == 0
 
 
-PUBLISHED = {name: declared for name, declared in TASKS.items() if not declared.source.world}
+# The thirteen tasks of the paper's table 1; tests/test_published_tasks.py holds the others.
+PUBLISHED = {name: TASKS[name] for name in ROWS}
 
 
 def test_the_papers_thirteen_tasks_are_declared_in_two_groups():
-    assert set(PUBLISHED) == set(ROWS)
-    assert {group: len(names) for group, names in GROUPS.items() if group != "lab"} == {"glue": 8, "super_glue": 5}
+    assert set(EPT_TASKS[:13]) == set(ROWS)
+    assert set(GROUPS["glue"]) < set(ROWS)
+    assert len(set(GROUPS["super_glue"]) & set(ROWS)) == 5
     assert [name for names in GROUPS.values() for name in names] == list(TASKS)
 
 

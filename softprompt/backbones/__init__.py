@@ -4,6 +4,7 @@ from ._limits import position_bound as position_bound
 from ._limits import refuse_no_room as refuse_no_room
 from ._load import from_model as from_model
 from ._load import load_backbone as load_backbone
+from ._load import read_tokenizer as read_tokenizer
 from ._load import silence as silence
 from ._names import lasting_name as lasting_name
 from ._names import model_name as model_name

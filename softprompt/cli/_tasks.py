@@ -1,15 +1,17 @@
 """`softprompt tasks`: what prompts can be trained for without rows of one's own."""
 
+import dataclasses
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from ..tasks import PATTERNS, TASKS, Task, styled
+from ..tasks import PATTERNS, SPLITS, TASKS, Task, styled
 from ..tasks import task as find_task
 from ._layout import width_of
 from ._rows import with_options
-from .options import Json, TaskOption
+from .options import DataRoot, Json, TaskOption
 from .printing import print_json, record, table
 
 tasks = typer.Typer(help="Tasks: rows, template, label words, metrics.", no_args_is_help=True)
@@ -46,6 +48,55 @@ def show_task(
     """One task: template, label words, metrics, where its rows are."""
     task = with_options(find_task(name), task_option)
     print_task(task if style is None else styled(task, style), json_lines)
+
+
+@tasks.command("check")
+def check_tasks(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: all published.")] = None,
+    data_root: DataRoot = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Hub id or folder of a tokenizer, to count the rows that are too long.")
+    ] = None,
+    json_lines: Json = False,
+) -> None:
+    """Which published tasks are at hand, and whether their rows are those of the published sets."""
+    from ..data.check import check_task
+
+    chosen = [find_task(name) for name in names or (t.name for t in TASKS.values() if not t.source.world)]
+    length = _length_by(tokenizer) if tokenizer else None
+    checks = []
+    for task in chosen:
+        checks.append(check_task(task, data_root, length))
+        if json_lines:
+            print_json({**dataclasses.asdict(checks[-1]), "is_complete": checks[-1].is_complete})
+    if not json_lines:
+        print(table([_check_row(check) for check in checks], width_of(sys.stdout)))
+
+
+def _length_by(name: str) -> Callable[[str], int]:
+    """The tokens of a text by the tokenizer of that name, special tokens included."""
+    from ..backbones import read_tokenizer
+
+    tokenizer = read_tokenizer(name, None)
+    return lambda text: len(tokenizer(text, verbose=False).input_ids)
+
+
+def _check_row(check: Any) -> dict[str, Any]:
+    """A check as one line of the table."""
+    state = "not found" if check.fault else "complete" if check.is_complete else "other rows"
+    if not check.official and not check.fault:
+        state = "found"
+    return {
+        "task": check.task,
+        "rows": state,
+        **{split: check.rows.get(split) for split in SPLITS},
+        "published": "/".join(str(check.official.get(split, "-")) for split in SPLITS),
+        "labels": {label: round(share, 3) for label, share in check.labels.items()},
+        "also in train": check.overlap if check.rows else None,
+        "too long": check.too_long,
+        "metrics": check.metrics,
+        "why": check.fault,
+    }
 
 
 def print_task(task: Task, json_lines: bool) -> None:

@@ -9,10 +9,12 @@ from ._batches import stream as stream
 from ._drawn import drawn_rows as drawn_rows
 from ._examples import Examples as Examples
 from ._examples import Ragged as Ragged
+from ._examples import Windows as Windows
 from ._rows import load_rows as load_rows
 from ._splits import Splits as Splits
 from ._splits import ept_splits as ept_splits
 from ._splits import few_shot as few_shot
+from ._splits import grouped_splits as grouped_splits
 from ._splits import own_splits as own_splits
 from ._splits import refuse_split as refuse_split
 from ._splits import rows_of as rows_of

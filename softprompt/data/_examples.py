@@ -68,6 +68,26 @@ class Ragged:
 
 
 @dataclass(frozen=True, eq=False)
+class Windows:
+    """The windows of some rows, one row's after another's.
+
+    Args:
+        inputs: token ids of each window.
+        owner: for each window the row that it is a part of, ascending.
+    """
+
+    inputs: Ragged
+    owner: Int[Tensor, " w"]
+
+    def select(self, rows: Int[Tensor, " k"]) -> "Windows":
+        """The windows of these rows, which are counted anew."""
+        places = [torch.nonzero(self.owner == row).flatten() for row in rows.tolist()]
+        counts = torch.tensor([len(part) for part in places], dtype=torch.long)
+        chosen = torch.cat(places) if places else torch.zeros(0, dtype=torch.long)
+        return Windows(self.inputs.select(chosen), torch.repeat_interleave(torch.arange(len(rows)), counts))
+
+
+@dataclass(frozen=True, eq=False)
 class Examples:
     """Rows ready for a backbone, with what counts as right for each.
 
@@ -77,6 +97,7 @@ class Examples:
         gold: class ids, numbers or lists of accepted texts, for the metrics; empty without answers.
         labels: label words by class id.
         truncated: how many rows lost a part of their text.
+        windows: all windows of each row, where a long column is read in windows; `inputs` holds that with the answer.
         parts: of each input token: TEMPLATE (prefix and suffix too), SPECIAL, or its column, counted from 1 as the
             task names them; UNKNOWN where the tokenizer tells no offsets. None where nobody asks.
     """
@@ -87,6 +108,7 @@ class Examples:
     labels: tuple[str, ...] = ()
     truncated: int = 0
     parts: Ragged | None = None
+    windows: "Windows | None" = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -106,7 +128,8 @@ class Examples:
             targets = targets[chosen]
         gold = [self.gold[i] for i in chosen.tolist()] if self.gold else []
         parts = None if self.parts is None else self.parts.select(chosen)
-        return Examples(self.inputs.select(chosen), targets, gold, self.labels, self.truncated, parts)
+        windows = None if self.windows is None else self.windows.select(chosen)
+        return Examples(self.inputs.select(chosen), targets, gold, self.labels, self.truncated, parts, windows)
 
     def batch(self, indices: Indices, owner: int | Int[Tensor, " b"], pad_id: int) -> TextBatch:
         """Rows for one pass, padded on the right; targets are padded with -100.

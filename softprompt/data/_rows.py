@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from ..tasks import (
     ABSENT,
     ENDINGS,
     FORMATS,
+    LAYOUTS,
     SPLITS,
     Record,
     Task,
@@ -93,11 +95,12 @@ def _sources(task: Task, data_root: str | Path | None) -> dict[str, Placed]:
         return {split: _placed(f"{task.name}/{split}", _lab_records(task, split)) for split in SPLITS}
     if source.is_own:
         return {split: (place_of(source, split), own_records(source, split)) for split in source.splits}
-    splits = {"train": "train", "validation": task.source.validation}
+    splits = {split: name for split in SPLITS if (name := getattr(source, split))}
     if data_root is None:
         return _hub(task, splits)
-    paths = {split: _path(Path(data_root), task.source.folder, name) for split, name in splits.items()}
-    return {split: _placed(str(path), records(path)) for split, path in paths.items()}
+    paths = {split: _path(Path(data_root), source.folder, name) for split, name in splits.items()}
+    layout = LAYOUTS[source.layout]
+    return {split: _placed(str(path), layout(records(path))) for split, path in paths.items()}
 
 
 def _placed(place: str, found: Iterable[Record]) -> Placed:
@@ -115,8 +118,8 @@ def _path(root: Path, folder: str, split: str) -> Path:
     for ending in FORMATS:
         path = root / folder / f"{split}{ending}"
         if path.is_file():
-            return path
-    wanted = root / folder / f"{split}.jsonl.gz"
+            return Path(os.path.normpath(path))
+    wanted = Path(os.path.normpath(root / folder / f"{split}.jsonl.gz"))
     raise BadInput(f"no file {str(wanted)!r}, nor as {ENDINGS}; check --data-root")
 
 
@@ -125,6 +128,10 @@ def _hub(task: Task, splits: Mapping[str, str]) -> dict[str, Placed]:
     import datasets
 
     source = task.source
+    if not source.hub:
+        raise BadInput(
+            f"task {task.name!r} is not on the hub; give a folder with {source.folder!r} in it as --data-root"
+        )
     place = f"{source.hub}/{source.config}"
     try:
         loaded: Any = datasets.load_dataset(source.hub, source.config, revision=source.revision)
@@ -147,6 +154,10 @@ def _hub_records(task: Task, rows: Any) -> Iterator[Record]:
     present = [name for name in _needed(task) if name in rows.column_names]
     if len(present) < len(_needed(task)):
         raise UnknownName("column", next(n for n in _needed(task) if n not in present), rows.column_names)
+    for column, value in task.source.where.items():
+        if column not in rows.column_names:
+            raise UnknownName("column", column, rows.column_names)
+        rows = rows.select([place for place, own in enumerate(rows[column]) if own == value])
     for number, values in enumerate(rows.select_columns(present).to_list(), 1):
         yield Record(number, values)
 

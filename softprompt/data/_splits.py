@@ -45,6 +45,8 @@ def rows_of(splits: Splits, split: str) -> Rows:
 
 def split_rows(task: Task, rows: Mapping[str, Rows], seed: int = SPLIT_SEED) -> Splits:
     """The splits of a task: by `own_splits` for the user's files, by `ept_splits` for a published set."""
+    if task.source.grouped:
+        return grouped_splits(rows, task.source.grouped, seed)
     return own_splits(rows, seed) if task.source.is_own else ept_splits(rows, seed)
 
 
@@ -54,15 +56,38 @@ def ept_splits(rows: Mapping[str, Rows], seed: int = SPLIT_SEED) -> Splits:
     Below 10,000 the validation rows are halved: first half validation, rest test. From 10,000 to 100,000, 1,000
     training rows become the validation set and the validation rows the test set; above, 10,000 do (Explosive
     Prompt Tuning, appendix B.1). Rows are drawn by `torch.randperm` with this seed, the first part being the
-    validation set, as in ATTEMPT. Rows with a test split, or without a validation split, go by `own_splits`.
+    validation set, as in ATTEMPT. A set with test rows keeps them as its test set; where it has no validation rows,
+    those are held out of the training rows in the same numbers.
     """
-    if "test" in rows or "validation" not in rows:
+    reported = rows.get("test", rows.get("validation"))
+    if reported is None or "train" not in rows or {"test", "validation"} <= rows.keys():
         return own_splits(rows, seed)
-    train, validation = _split(rows, "train"), rows["validation"]
+    train = rows["train"]
     if len(train) < 10_000:
-        return Splits(train, *_parted(validation, len(validation) // 2, seed))
+        return own_splits(rows, seed)
     held_out, rest = _parted(train, 1_000 if len(train) <= 100_000 else 10_000, seed)
-    return Splits(rest, held_out, validation)
+    return Splits(rest, held_out, reported)
+
+
+def grouped_splits(rows: Mapping[str, Rows], column: str, seed: int = SPLIT_SEED) -> Splits:
+    """Splits of a single set by the values of a column: a tenth of them validates, and a tenth is the test set.
+
+    All rows of one value stay together, so that no context of a question is seen in training and asked about later.
+
+    Raises:
+        BadInput: fewer than three values.
+    """
+    train = _split(rows, "train")
+    values = list(dict.fromkeys(train.columns[column]))
+    tenth = max(1, len(values) // 10)
+    if len(values) < 3:
+        raise BadInput(f"{len(values)} values in column {column!r} are too few to be parted in three; give more rows")
+    order = torch.randperm(len(values), generator=torch.Generator().manual_seed(seed)).tolist()
+    part = {values[place]: min(rank // tenth, 2) for rank, place in enumerate(order)}
+    places: list[list[int]] = [[], [], []]
+    for row, value in enumerate(train.columns[column]):
+        places[part[value]].append(row)
+    return Splits(*(train.select(places[number]) for number in (2, 0, 1)))
 
 
 def own_splits(rows: Mapping[str, Rows], seed: int = SPLIT_SEED) -> Splits:

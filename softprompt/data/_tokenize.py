@@ -12,9 +12,10 @@ from ..errors import BadInput
 from ..prompts.batch import SPECIAL, TEMPLATE, UNKNOWN
 from ..tasks import Rendered, Task, answer_text, gold
 from ._cache import cached, content_key, default_folder, tokenizer_key
-from ._examples import Examples, Gold, Ragged
+from ._examples import Examples, Gold, Ragged, Windows
 from ._table import Rows, uncollected
 from ._truncate import Span, kept_tokens, shortened_text, tokens_within
+from ._windows import window_with_answer, windows
 
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
 EncodeAnswers = Callable[[Sequence[str]], list[list[int]]]
@@ -44,7 +45,8 @@ def tokenize(
 
     A row longer than `max_length` loses the last tokens of the columns that the task allows, the longest column
     first; never the template, another column, prefix, suffix or a special token. Token ids are cached on disk under
-    the hash of texts, tokenizer and limit.
+    the hash of texts, tokenizer and limit. Where the task names a window, a row that is too long is read in windows
+    over that column, and nothing is cut (`windows`; tokenizers without offsets cut as for other tasks).
 
     Args:
         rows: of `load_rows`, or dicts.
@@ -70,6 +72,12 @@ def tokenize(
     right = [gold(task, row) for row in rows] if targets else []
     encoded = _targets(task, right, answers, encode_answers) if targets else None
     limit = task.max_length if max_length is None else max_length
+    # verbose=False: the tokenizer warns of its own limit, which is not ours.
+    encode = partial(tokenizer, add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False)
+    cut: list[list[Mapping[str, Any]]] = []
+    if task.window and tokenizer.is_fast:
+        cut = _windows(rows, task, encode, prefix, suffix, limit)
+        rows = [row for part in cut for row in part]
     if task.is_cloze:
         _refuse_cloze(task, answers, mask)
         suffix = ""
@@ -79,11 +87,29 @@ def tokenize(
     key = content_key(
         [tokenizer_key(tokenizer), limit, special_tokens, task.shortened, *zip(texts, spans, strict=True)]
     )
-    # verbose=False: the tokenizer warns of its own limit, which is not ours.
-    encode = partial(tokenizer, add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False)
     folder = default_folder() if cache_dir is None else Path(cache_dir)
     inputs, parts, truncated = cached(key, lambda: _inputs(texts, spans, encode, limit, task), folder)
-    return Examples(inputs, encoded, right, task.labels, truncated, parts)
+    if not cut:
+        return Examples(inputs, encoded, right, task.labels, truncated, parts)
+    answered = [window_with_answer(task.window, part, right[row]) if targets else 0 for row, part in enumerate(cut)]
+    counts = torch.tensor([len(part) for part in cut])
+    firsts = counts.cumsum(0) - counts + torch.tensor(answered)
+    all_windows = Windows(inputs, torch.repeat_interleave(torch.arange(len(cut)), counts))
+    # Nothing is lost: what one window does not hold is in another.
+    return Examples(inputs.select(firsts), encoded, right, task.labels, 0, parts.select(firsts), all_windows)
+
+
+def _windows(
+    rows: list[Mapping[str, Any]], task: Task, encode: "partial[Any]", prefix: str, suffix: str, limit: int
+) -> list[list[Mapping[str, Any]]]:
+    """The windows of each row; `encode` is the tokenizer as rows are read."""
+    return windows(
+        rows,
+        task,
+        partial(encode, add_special_tokens=False, return_offsets_mapping=True),
+        lambda row: len(encode(prefix + task.render(row).text + suffix)["input_ids"]),
+        limit,
+    )
 
 
 def _refuse_cloze(task: Task, answers: Answers, mask: str | None) -> None:

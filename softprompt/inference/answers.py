@@ -13,6 +13,7 @@ from ..errors import BadInput, UnknownName
 from ..memory import MemoryBudget
 from ..prompts.batch import PromptBatch
 from ..tasks import Task, finite_number
+from .windows import answer_scores, best
 
 Decode = Literal["auto", "scores", "generate"]
 
@@ -143,6 +144,10 @@ def answer_all(
         memory_budget: what bounds the passes further; None is nothing.
     """
     how = decoding(task, backbone, decode)
+    if how == "generate" and task.answer == "text" and examples.windows is not None:
+        return _over_windows(
+            backbone, prompt_batch, examples, task, rows, max_new_tokens, batch_size, memory_budget or MemoryBudget()
+        )
     labels = label_ids(backbone, task) if how == "scores" else []
     counts = [len(own) for own in rows]
     owner = torch.repeat_interleave(torch.tensor(counts))
@@ -171,6 +176,38 @@ def answer_all(
     ends = torch.tensor(counts).cumsum(0).tolist()
     spans = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
     return [Answers(values[one], texts[one], None if scores is None else scores[one]) for one in spans]
+
+
+def _over_windows(
+    backbone: AbstractBackbone,
+    prompt_batch: PromptBatch,
+    examples: Examples,
+    task: Task,
+    rows: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    memory_budget: MemoryBudget,
+) -> list[Answers]:
+    """The answers to rows that are read in windows: of each row's windows the answer that is most likely."""
+    assert examples.windows is not None
+    results = []
+    for number, own in enumerate(rows):
+        windows = examples.windows.select(torch.as_tensor(own, dtype=torch.long))
+        wide = Examples(windows.inputs, None, [], examples.labels)
+        places = [range(len(wide)) if other == number else range(0) for other in range(len(rows))]
+        found = answer_all(
+            backbone, prompt_batch, wide, task, places,
+            max_new_tokens=max_new_tokens, batch_size=batch_size, memory_budget=memory_budget,
+        )[number]  # fmt: skip
+        scores = [0.0] * len(wide)
+        for part in _parts(wide.lengths + prompt_batch.vectors.shape[1], batch_size, memory_budget):
+            owner = torch.full((len(part),), number)
+            texts = [found.texts[place] for place in part]
+            for place, score in zip(part, answer_scores(backbone, prompt_batch, wide, part, owner, texts), strict=True):
+                scores[place] = score
+        chosen = best(scores, windows.owner.tolist())
+        results.append(Answers([found.values[i] for i in chosen], [found.texts[i] for i in chosen]))
+    return results
 
 
 def _parts(lengths: Tensor, batch_size: int, memory_budget: MemoryBudget) -> list[list[int]]:

@@ -15,15 +15,20 @@ from ._custom import on_rows as on_rows
 from ._custom import own_records as own_records
 from ._custom import own_source as own_source
 from ._custom import place_of as place_of
+from ._fewglue import FEW_GLUE
 from ._glue import GLUE
 from ._lab import LAB
 from ._lab import with_difficulty as with_difficulty
+from ._layouts import LAYOUTS as LAYOUTS
 from ._memory import MemoryRows as MemoryRows
 from ._memory import holds_rows as holds_rows
 from ._memory import is_a as is_a
 from ._memory import plain_cell as plain_cell
 from ._memory import row_dicts as row_dicts
+from ._mrqa import MRQA
 from ._numbers import finite_number as finite_number
+from ._official import OFFICIAL_ROWS as OFFICIAL_ROWS
+from ._others import OTHERS
 from ._patterns import PATTERNS as PATTERNS
 from ._patterns import Pattern as Pattern
 from ._places import read_from as read_from
@@ -34,20 +39,30 @@ from ._records import Record as Record
 from ._records import columns_of as columns_of
 from ._records import text_fault as text_fault
 from ._records import value_of as value_of
-from ._superglue import SUPER_GLUE
+from ._superglue import EPT_SUPER_GLUE, SUPER_GLUE
 from .files import ENDINGS as ENDINGS
 from .files import FORMATS as FORMATS
 from .files import is_data_file as is_data_file
 from .files import paths_of as paths_of
 from .files import records as records
 
-TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, *SUPER_GLUE, *LAB)}
+TASKS: dict[str, Task] = {task.name: task for task in (*GLUE, *SUPER_GLUE, *MRQA, *OTHERS, *FEW_GLUE, *LAB)}
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "glue": tuple(task.name for task in GLUE),
     "super_glue": tuple(task.name for task in SUPER_GLUE),
+    "mrqa": tuple(task.name for task in MRQA),
+    "others": tuple(task.name for task in OTHERS),
+    "fewglue": tuple(task.name for task in FEW_GLUE),
     "lab": tuple(task.name for task in LAB),
 }
+
+# The 21 tasks of the Explosive Prompt Tuning paper, in the order of its tables 1 and 2.
+EPT_TASKS: tuple[str, ...] = (
+    *(task.name for task in (*GLUE, *EPT_SUPER_GLUE)),
+    *(f"mrqa/{name}" for name in ("nq", "hotpotqa", "searchqa", "newsqa")),
+    "winogrande/xl", "yelp_polarity", "scitail", "paws",
+)  # fmt: skip
 
 
 def task(name: str) -> Task:

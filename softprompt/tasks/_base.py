@@ -13,6 +13,9 @@ from ._memory import MemoryRows
 from ._prepare import PREPARATIONS
 
 Answer = Literal["label", "number", "text"]
+# Fields that came later are left out of JSON at their defaults, so that hashes of studies made before stay as they are.
+_LATER = ("delimiter", "memory", "beside", "train", "test", "layout", "where", "grouped", "window", "stride",
+          "instruction", "cue")  # fmt: skip
 # The field of a template that is no column: where a masked-LM head answers.
 MASK = "mask"
 SPLITS = ("train", "validation", "test")
@@ -27,7 +30,12 @@ class Source:
         config: its configuration.
         revision: branch or commit on the hub.
         folder: path below the data root, laid out as `<folder>/<split>.jsonl.gz`.
-        validation: name of the validation split ("validation_matched" for MNLI).
+        train: name of the training split.
+        validation: name of the validation split ("validation_matched" for MNLI); empty where there is none.
+        test: name of a test split with answers, or its path from the folder; empty where there is none.
+        layout: name in LAYOUTS, how records of a file become rows.
+        where: column -> value; the hub's other rows are left out.
+        grouped: a column whose rows of one value stay in one split where a split is drawn.
         files: split -> path, or several, for the user's own data.
         delimiter: what separates the fields of their CSV or TSV; empty is what the file's name says.
         memory: split -> rows that the user's program gave.
@@ -40,7 +48,12 @@ class Source:
     config: str | None = None
     revision: str | None = None
     folder: str = ""
+    train: str = "train"
     validation: str = "validation"
+    test: str = ""
+    layout: str = ""
+    where: Mapping[str, str] = field(default_factory=dict)
+    grouped: str = ""
     files: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     delimiter: str = ""
     memory: Mapping[str, MemoryRows] = field(default_factory=dict)
@@ -65,10 +78,10 @@ class Source:
         return tuple(split for split in SPLITS if split in self.files or split in self.memory)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what came later and is empty is left out, so that earlier versions read it."""
+        """Plain values, without later fields that say nothing new."""
         values = dataclasses.asdict(self)
         values["memory"] = {split: rows.to_json() for split, rows in self.memory.items()}
-        return {name: value for name, value in values.items() if value or name not in ("delimiter", "memory", "beside")}
+        return _without_later(self, values)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Source":
@@ -136,6 +149,8 @@ class Task:
         headline: the metrics whose mean is the task's score; empty means the first.
         prepare: name in PREPARATIONS, applied to each row before rendering.
         extra_columns: columns that the preparation reads besides the template's.
+        window: a column of which a row that is too long is read in windows, in place of losing its end; empty for none.
+        stride: tokens that two neighbouring windows share.
         max_length: tokens of the rendered text, special tokens included, the prompt not.
         style: how the label words and the template were chosen: "numeric", "words", "t5" or "pet-0", "pet-1" ...
         decimals: of a number that is written as an answer; None rounds it to the nearest 0.2, as T5 does for STS-B.
@@ -160,6 +175,8 @@ class Task:
     headline: tuple[str, ...] = ()
     prepare: str = "nothing"
     extra_columns: tuple[str, ...] = ()
+    window: str = ""
+    stride: int = 128
     max_length: int = 256
     style: str = "words"
     decimals: int | None = None
@@ -250,9 +267,7 @@ class Task:
         What came later and says nothing is left out: the identity of a stored study is a hash of these values.
         """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        later = {"instruction": "", "cue": None}
-        values = {name: value for name, value in values.items() if name not in later or value != later[name]}
-        return {**values, "source": self.source.to_json()}
+        return _without_later(self, {**values, "source": self.source.to_json()})
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Task":
@@ -262,6 +277,11 @@ class Task:
             if name not in known:
                 raise UnknownName("task setting", name, known)
         return cls(**{**_plain(values), "source": Source.from_json(values["source"])})
+
+
+def _without_later(of: "Source | Task", values: dict[str, Any]) -> dict[str, Any]:
+    defaults = {f.name: f.default for f in dataclasses.fields(of)}
+    return {name: value for name, value in values.items() if name not in _LATER or value not in ({}, defaults[name])}
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

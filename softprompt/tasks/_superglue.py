@@ -1,8 +1,10 @@
-"""The five SuperGLUE tasks of the Explosive Prompt Tuning paper (Wang et al., 2019, arXiv:1905.00537).
+"""The SuperGLUE tasks (Wang et al., 2019, arXiv:1905.00537): the Explosive Prompt Tuning paper's five, and three more.
 
 Templates follow ATTEMPT (attempt/data/tasks.py) without its prefix; T5 templates and class words follow T5
 (t5/data/preprocessors.py, glue and wsc). Class ids are the hub's.
 """
+
+import dataclasses
 
 from ._base import Source, Task
 
@@ -63,4 +65,28 @@ MULTIRC = Task(
     max_length=348,
 )
 
-SUPER_GLUE = (BOOLQ, CB, WIC, WSC, MULTIRC)
+COPA = Task(
+    name="super_glue/copa",
+    source=_source("copa"),
+    template="premise: {premise} choice1: {choice1} choice2: {choice2} question: {question}",
+    t5_template="copa choice1: {choice1} choice2: {choice2} premise: {premise} question: {question}",
+    labels=("choice1", "choice2"),
+    truncate=("premise",),
+)
+
+# The rows of GLUE's RTE in SuperGLUE's columns.
+SUPER_RTE = Task(
+    name="super_glue/rte",
+    source=_source("rte"),
+    template="premise: {premise} hypothesis: {hypothesis}",
+    t5_template="rte hypothesis: {hypothesis} premise: {premise}",
+    labels=("entailment", "not_entailment"),
+    truncate=("premise",),
+)
+
+# The rows of wsc.fixed, before the hub repaired its spans.
+WSC_PLAIN = dataclasses.replace(WSC, name="super_glue/wsc", source=_source("wsc"))
+
+SUPER_GLUE = (BOOLQ, CB, WIC, WSC, MULTIRC, COPA, SUPER_RTE, WSC_PLAIN)
+# Those that the Explosive Prompt Tuning paper evaluates.
+EPT_SUPER_GLUE = (BOOLQ, CB, WIC, WSC, MULTIRC)

@@ -1,0 +1,40 @@
+"""How many rows the published sets have: (training, validation, test with answers), None where it is not known.
+
+Sizes are those of the hub. T5 (t5/data/glue_utils.py) counts three more training rows for QQP.
+"""
+
+OFFICIAL_ROWS: dict[str, tuple[int | None, int | None, int | None]] = {
+    "glue/cola": (8551, 1043, None),
+    "glue/mrpc": (3668, 408, None),
+    "glue/rte": (2490, 277, None),
+    "glue/stsb": (5749, 1500, None),
+    "glue/mnli": (392702, 9815, None),
+    "glue/qnli": (104743, 5463, None),
+    "glue/qqp": (363846, 40430, None),
+    "glue/sst2": (67349, 872, None),
+    "super_glue/boolq": (9427, 3270, None),
+    "super_glue/cb": (250, 56, None),
+    "super_glue/wic": (5428, 638, None),
+    "super_glue/wsc.fixed": (554, 104, None),
+    "super_glue/wsc": (554, 104, None),
+    "super_glue/multirc": (27243, 4848, None),
+    "super_glue/copa": (400, 100, None),
+    "super_glue/rte": (2490, 277, None),
+    "mrqa/squad-dev": (10507, None, None),
+    "mrqa/squad": (None, 10507, None),
+    "winogrande/xs": (160, 1267, None),
+    "winogrande/s": (640, 1267, None),
+    "winogrande/m": (2558, 1267, None),
+    "winogrande/l": (10234, 1267, None),
+    "winogrande/xl": (40398, 1267, None),
+    "yelp_polarity": (560000, None, 38000),
+    "paws": (49401, 8000, 8000),
+    "scitail": (23596, 1304, 2126),
+    "fewglue/boolq": (32, 32, 3270),
+    "fewglue/cb": (32, 32, 56),
+    "fewglue/copa": (32, 32, 100),
+    "fewglue/multirc": (154, 167, 4848),
+    "fewglue/rte": (32, 32, 277),
+    "fewglue/wic": (32, 32, 638),
+    "fewglue/wsc": (32, 32, 104),
+}

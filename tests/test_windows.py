@@ -1,0 +1,98 @@
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from softprompt.backbones import from_model
+from softprompt.data import Examples, Windows
+from softprompt.data._examples import Ragged
+from softprompt.data._windows import _pieces, window_with_answer
+from softprompt.errors import BadInput
+from softprompt.inference.answers import answer
+from softprompt.inference.evaluate import examples_for
+from softprompt.inference.windows import best
+from softprompt.prompts.batch import PromptBatch
+from softprompt.tasks import task
+
+WORDS = " ".join(f"w{n}" for n in range(200))
+ROW = {"question": "who is it?", "context": f"{WORDS} the answer is mary . {WORDS}", "answers": ["mary"]}
+SHORT = {"question": "who is it?", "context": "mary is here .", "answers": ["mary"]}
+
+
+@pytest.fixture(scope="module")
+def t5_backbone(tiny_t5):
+    return from_model(*tiny_t5(), name="tiny-t5")
+
+
+@pytest.mark.parametrize(("tokens", "room", "stride"), [(10, 4, 1), (11, 4, 2), (5, 4, 3), (100, 7, 100), (8, 4, 0)])
+def test_every_token_is_in_a_window_and_no_window_is_longer_than_its_room(tokens, room, stride):
+    spans = [(n, n + 1) for n in range(tokens)]
+    pieces = _pieces(spans, room, stride)
+    assert {n for start, end in pieces for n in range(start, end)} == set(range(tokens))
+    assert all(end - start <= room for start, end in pieces)
+    shared = [left[1] - right[0] for left, right in itertools.pairwise(pieces)]
+    assert all(overlap >= min(stride, room // 2) for overlap in shared)
+    assert len(pieces) == len(set(pieces))
+
+
+def test_training_reads_the_window_that_holds_the_first_accepted_text():
+    cut = [{"context": "a b"}, {"context": "b mary"}, {"context": "mary ann"}]
+    assert window_with_answer("context", cut, ["mary ann", "b"]) == 2
+    assert window_with_answer("context", cut, ["nobody", "b"]) == 0
+    assert window_with_answer("context", cut, ["nobody"]) == 0
+
+
+def test_windows_follow_their_rows_when_rows_are_selected():
+    whole = Windows(Ragged.of([[1], [2], [3], [4]]), torch.tensor([0, 1, 1, 2]))
+    some = whole.select(torch.tensor([2, 1]))
+    assert some.owner.tolist() == [0, 1, 1]
+    assert [some.inputs.row(n).tolist() for n in range(3)] == [[4], [2], [3]]
+
+
+def test_a_long_context_is_cut_into_windows_and_the_question_is_whole_in_each(t5_backbone):
+    squad = dataclasses.replace(task("mrqa/squad"), max_length=64, stride=16)
+    examples = examples_for(t5_backbone, squad, [SHORT, ROW], 4)
+    assert examples.windows is not None
+    assert examples.truncated == 0
+    counts = torch.bincount(examples.windows.owner).tolist()
+    assert counts[0] == 1
+    assert counts[1] > 5
+    assert int(examples.windows.inputs.lengths.max()) <= 64
+    question = t5_backbone.tokenizer("question: who is it?", add_special_tokens=False).input_ids
+    for number in range(len(examples.windows.inputs)):
+        assert examples.windows.inputs.row(number).tolist()[: len(question)] == question
+    # The window with the answer trains, which is neither the first nor the last of the long row.
+    of_row = [number for number, row in enumerate(examples.windows.owner.tolist()) if row == 1]
+    trained = [n for n in of_row if examples.windows.inputs.row(n).equal(examples.inputs.row(1))]
+    assert trained
+    assert of_row[0] < trained[0] < of_row[-1]
+
+
+def test_a_question_that_leaves_no_room_is_named(t5_backbone):
+    squad = dataclasses.replace(task("mrqa/squad"), max_length=20)
+    with pytest.raises(BadInput, match=r"row 1: \d+ of 20 tokens are taken before column 'context' begins"):
+        examples_for(t5_backbone, squad, [{**ROW, "question": "who " * 15}], 4)
+
+
+def test_the_most_likely_window_answers_for_its_row():
+    assert best([-3.0, -1.0, -2.0, -2.0], [0, 0, 1, 1]) == [1, 2]
+
+
+def test_answers_over_windows_are_those_of_the_likeliest_window(t5_backbone):
+    """Against a plain loop: each window answered alone, scored by its own pass, the likeliest kept."""
+    squad = dataclasses.replace(task("mrqa/squad"), max_length=64, stride=16)
+    examples = examples_for(t5_backbone, squad, [ROW, SHORT], 4)
+    vectors = torch.randn(4, t5_backbone.embedding_size, generator=torch.Generator().manual_seed(0))
+    prompts = PromptBatch.stack([vectors])
+    answers = answer(t5_backbone, prompts, examples, squad, max_new_tokens=3)
+    expected = []
+    for row in range(2):
+        scored = []
+        for place in torch.nonzero(examples.windows.owner == row).flatten().tolist():
+            batch = Examples(examples.windows.inputs.select([place]), None, []).batch([0], 0, t5_backbone.pad_id)
+            (text,) = t5_backbone.generate(prompts, batch, max_new_tokens=3)
+            (ids,) = t5_backbone.encode_answers([text])
+            logits = t5_backbone.logits(prompts, dataclasses.replace(batch, targets=torch.tensor([ids])))
+            scored.append((float(logits[0].log_softmax(-1)[range(len(ids)), ids].sum()), text))
+        expected.append(max(scored, key=lambda pair: pair[0])[1])
+    assert answers.texts == expected
