@@ -178,8 +178,6 @@ def test_the_command_checks_tasks_by_name(tmp_path, capsys):
 
 
 @pytest.mark.skipif(not os.environ.get("SOFTPROMPT_DATA_ROOT"), reason="needs real rows in SOFTPROMPT_DATA_ROOT")
-def test_real_rows_are_those_of_the_published_sets():
-    root = os.environ["SOFTPROMPT_DATA_ROOT"]
-    complete = {name for name in TASKS if name in OFFICIAL_ROWS and check_task(task(name), root).is_complete}
-    assert {"super_glue/copa", "super_glue/wsc", "super_glue/rte", "winogrande/l", "fewglue/multirc"} <= complete
-    assert {"mrqa/squad-dev"} <= complete
+@pytest.mark.parametrize("name", ["super_glue/copa", "super_glue/wsc", "fewglue/wic", "mrqa/squad-dev"])
+def test_real_rows_are_those_of_the_published_sets(name):
+    assert check_task(task(name), os.environ["SOFTPROMPT_DATA_ROOT"]).is_complete

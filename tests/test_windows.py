@@ -82,6 +82,7 @@ def test_answers_over_windows_are_those_of_the_likeliest_window(t5_backbone):
     """Against a plain loop: each window answered alone, scored by its own pass, the likeliest kept."""
     squad = dataclasses.replace(task("mrqa/squad"), max_length=64, stride=16)
     examples = examples_for(t5_backbone, squad, [ROW, SHORT], 4)
+    assert examples.windows is not None
     vectors = torch.randn(4, t5_backbone.embedding_size, generator=torch.Generator().manual_seed(0))
     prompts = PromptBatch.stack([vectors])
     answers = answer(t5_backbone, prompts, examples, squad, max_new_tokens=3)

@@ -8,7 +8,7 @@ timoschick/pet. Patterns have its numbers and its label words. What differs, by 
 - PET compares label words among themselves; here they are scored, and trained, against the whole vocabulary.
 - WSC's answer in PET is a name of several tokens at as many masks. Ours asks for one word, yes or no.
 
-COPA's answers are whole sentences, which one mask cannot hold: it is no task here.
+COPA's answers are whole sentences, which one mask cannot hold: it has no pattern here.
 """
 
 import dataclasses
@@ -59,13 +59,18 @@ def _asked(premise: str, hypothesis: str) -> tuple[str, ...]:
     )
 
 
-_RTE = (
-    *_with_words(_asked("{sentence1}", "{sentence2}"), ("Yes", "No"), prepare="open-hypothesis"),
-    Pattern(
-        template="{sentence1} question: {sentence2} True or False? answer: {mask}",
-        labels=("true", "false"),
-    ),
-)
+def _entailed(premise: str, hypothesis: str) -> tuple[Pattern, ...]:
+    """PET's patterns of RTE over these two columns."""
+    asked = _asked(premise, hypothesis)
+    last = f"{premise} question: {hypothesis} True or False? answer: {{mask}}"
+    return (
+        *_with_words(asked, ("Yes", "No"), prepare="open-hypothesis"),
+        Pattern(template=last, labels=("true", "false")),
+    )
+
+
+_RTE = _entailed("{sentence1}", "{sentence2}")
+_SUPER_RTE = _entailed("{premise}", "{hypothesis}")
 
 _CB = (
     *_with_words(_asked("{premise}", "{hypothesis}"), ("Yes", "No", "Maybe"), prepare="open-hypothesis"),
@@ -108,7 +113,15 @@ PATTERNS: dict[str, tuple[Pattern, ...]] = {
     "super_glue/wic": _WIC,
     "super_glue/wsc.fixed": _WSC,
     "super_glue/multirc": _MULTIRC,
+    "super_glue/wsc": _WSC,
+    "super_glue/rte": _SUPER_RTE,
     "glue/rte": _RTE,
+    "fewglue/boolq": _BOOLQ,
+    "fewglue/cb": _CB,
+    "fewglue/wic": _WIC,
+    "fewglue/wsc": _WSC,
+    "fewglue/multirc": _MULTIRC,
+    "fewglue/rte": _SUPER_RTE,
 }
 
 
