@@ -4,11 +4,11 @@ A check is a statement about a mean over pairs of (task, seed), with a margin be
 A claim is made of checks under several conditions: it holds, holds only under some, does not hold, or is not decided.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from softprompt.study.statistics import bootstrap
+from ..common.paired import Mean
 
 Outcome = Literal["met", "refuted", "open"]
 HOLDS, ONLY_IF, FAILS, OPEN = "holds", "holds only if", "does not hold here", "not decided"
@@ -25,8 +25,8 @@ class Check:
         quantity: what was measured, one value a task and seed.
         n: values.
         mean: of them; None without any.
-        low: end of the mean's 95 % bootstrap interval; None for fewer than two.
-        high: the other end.
+        low: lower end of the mean's 95 % bootstrap interval; None for fewer than two values.
+        high: the upper end.
         needed: the rule, in words.
         outcome: what it says.
     """
@@ -47,10 +47,10 @@ def at_least(condition: str, quantity: str, values: Sequence[float], margin: flo
     Met: the interval lies above 0 and the mean is the margin or more. Refuted: the whole interval lies below the
     margin (below 0 for a margin of 0). Open: neither, or fewer than six values.
     """
-    mean, low, high = _interval(values)
-    outcome: Outcome = "open"
-    if mean is not None and low is not None and high is not None and len(values) >= FEWEST:
-        outcome = "met" if low > 0 and mean >= margin else "refuted" if high < margin else "open"
+
+    def outcome(mean: float, low: float, high: float) -> Outcome:
+        return "met" if low > 0 and mean >= margin else "refuted" if high < margin else "open"
+
     return _check(condition, quantity, values, f"≥ {margin:g}, interval above 0", outcome)
 
 
@@ -60,11 +60,11 @@ def within(condition: str, quantity: str, values: Sequence[float], margin: float
     Met: the whole interval lies within the margin on both sides of 0. Refuted: it leaves out 0 and the mean is beyond
     the margin. Open: neither, or fewer than six values.
     """
-    mean, low, high = _interval(values)
-    outcome: Outcome = "open"
-    if mean is not None and low is not None and high is not None and len(values) >= FEWEST:
+
+    def outcome(mean: float, low: float, high: float) -> Outcome:
         is_off = (low > 0 or high < 0) and abs(mean) >= margin
-        outcome = "met" if -margin < low and high < margin else "refuted" if is_off else "open"
+        return "met" if -margin < low and high < margin else "refuted" if is_off else "open"
+
     return _check(condition, quantity, values, f"interval within ± {margin:g}", outcome)
 
 
@@ -83,21 +83,12 @@ def verdict(checks: Sequence[Check]) -> str:
     return FAILS if is_refuted else OPEN
 
 
-def _interval(values: Sequence[float]) -> tuple[float | None, float | None, float | None]:
-    mean = sum(values) / len(values) if values else None
-    low, high = bootstrap(values) or (None, None)
-    return mean, low, high
-
-
-def _check(condition: str, quantity: str, values: Sequence[float], needed: str, outcome: Outcome) -> Check:
-    mean, low, high = _interval(values)
-    return Check(
-        condition=condition,
-        quantity=quantity,
-        n=len(values),
-        mean=mean,
-        low=low,
-        high=high,
-        needed=needed,
-        outcome=outcome,
-    )
+def _check(
+    condition: str, quantity: str, values: Sequence[float], needed: str, judge: Callable[[float, float, float], Outcome]
+) -> Check:
+    """A check of values; open where they are fewer than six."""
+    found = Mean.of(values)
+    outcome: Outcome = "open"
+    if found.n >= FEWEST and found.mean is not None and found.low is not None and found.high is not None:
+        outcome = judge(found.mean, found.low, found.high)
+    return Check(condition=condition, quantity=quantity, needed=needed, outcome=outcome, **vars(found))

@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from softprompt.study.statistics import bootstrap
-
+from ..common.paired import Cell, Mean, differences
 from .arm import EPT, EPT_STAR, PROMPT_TUNING, Setting
 from .check import Check, at_least
-from .results import Cell, Results, differences
+from .results import Results
 
 # The results call the linear probe by the study's own name for it.
 HEAD = Setting("head-only")
@@ -79,8 +78,7 @@ def rows(results: Results) -> Sequence[dict[str, Any]]:
 
 def _difference(group: Group, setting: Setting, other: Setting) -> str:
     """The mean difference with its interval and its pairs; empty where there is none."""
-    values = [] if setting == other else group.against(setting, other)
-    interval = bootstrap(values)
-    if interval is None:
+    compared = Mean.of([] if setting == other else group.against(setting, other))
+    if compared.low is None:
         return ""
-    return f"{fmean(values):+.3f} ({interval[0]:+.3f} to {interval[1]:+.3f}; {len(values)})"
+    return f"{compared.mean:+.3f} ({compared.low:+.3f} to {compared.high:+.3f}; {compared.n})"

@@ -76,6 +76,11 @@ class Design:
         """The optimiser steps at which norms are kept, the last among them."""
         return (*(step for step in NORM_STEPS if step < self.steps), self.steps)
 
+    def beyond(self, rate: float, way: int) -> float | None:
+        """The next rate of the ladder above (1) or below (-1) a rate; None at its end."""
+        further = [other for other in self.ladder if (other - rate) * way > 0]
+        return min(further, key=lambda other: abs(other - rate), default=None)
+
     def task(self, name: str) -> Task:
         """A task of the lab with as many rows as the study scores.
 

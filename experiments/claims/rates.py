@@ -7,11 +7,12 @@ from typing import Any
 
 from softprompt.study.statistics import bootstrap
 
+from ..common.paired import Cell
 from .arm import EPT, EPT_STAR, PROMPT_TUNING, RESIDUAL, Arm, Setting
 from .check import Check, at_least
 from .claim import Claim, Rates
 from .design import PAPER_RATE, Design
-from .results import Cell, Results, score
+from .results import Results, score
 
 SETTINGS = (PROMPT_TUNING, RESIDUAL, EPT, EPT_STAR)
 MEAN, SPREAD = 0.02, 0.05

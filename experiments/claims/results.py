@@ -1,8 +1,5 @@
 """What the runs found, in one file that every figure and sentence of the page is made from."""
 
-import hashlib
-import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +8,11 @@ from typing import Any
 from softprompt.errors import BadInput, DamagedFile, SoftPromptError
 from softprompt.metrics import is_stuck
 
+from ..common.paired import Cell, differences
+from ..common.results import ResultsFile, is_number
 from .arm import Arm, Setting
 from .design import PAPER_RATE, Design
 
-FORMAT = 1
-Cell = tuple[str, int]
 Record = dict[str, Any]
 
 
@@ -102,7 +99,6 @@ class Results:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "format": FORMAT,
             "design": self.design.to_json(),
             "rates": self.rates,
             "evidence": self.evidence,
@@ -111,20 +107,12 @@ class Results:
         }
 
     def write(self, path: Path) -> None:
-        """Replace the file, whole or not at all: one line a cell, under a checksum.
+        """Replace the file.
 
         Raises:
             StorageFailure: the disk is full or not writable.
         """
-        from softprompt.store import write_file
-
-        values = self.to_json()
-        lines = [f' "sha256": {_json(_digest(values))}']
-        lines += [f" {_json(name)}: {_json(value)}" for name, value in values.items() if name != "cells"]
-        cells = [f"  {_json(name)}: {_json(self.cells[name])}" for name in sorted(self.cells)]
-        lines.append(' "cells": {\n' + ",\n".join(cells) + "\n }" if cells else ' "cells": {}')
-        text = "{\n" + ",\n".join(lines) + "\n}\n"
-        write_file(path, text.encode(), what="the results of the claims", replace=True)
+        FILE.write(path, self.to_json())
 
 
 def score(record: Record) -> float | None:
@@ -138,11 +126,6 @@ def peak(record: Record) -> float | None:
     return max(known, default=None)
 
 
-def differences(first: Mapping[Cell, float], second: Mapping[Cell, float]) -> list[float]:
-    """The first minus the second where both have a value, in the order of the first."""
-    return [value - second[cell] for cell, value in first.items() if cell in second]
-
-
 def read_results(path: "Path | str") -> Results:
     """The results in a file.
 
@@ -150,57 +133,30 @@ def read_results(path: "Path | str") -> Results:
         BadInput: no such file, or one of another version.
         DamagedFile: it is not as it was written; names the cell if it is one.
     """
-    path = Path(path)
-    damaged = (
-        f"{path} is not as it was written; restore it from a copy, or delete it and run `python -m experiments.claims`"
-    )
-    try:
-        values = json.loads(path.read_bytes())
-        digest = values.pop("sha256")
-    except FileNotFoundError as error:
-        raise BadInput(f"there are no results at {path}; run `python -m experiments.claims` first") from error
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}; check its permissions") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedFile(damaged) from error
-    if values.get("format") != FORMAT:
-        raise BadInput(f"{path} has format {values.get('format')!r}, this version reads {FORMAT}; run the claims again")
-    for name, seeds in (values.get("cells") or {}).items():
-        for seed, record in seeds.items():
-            _refuse_damaged(path, name, seed, record)
-    if digest != _digest(values):
-        raise DamagedFile(damaged)
+    values = FILE.read(Path(path))
+    if values is None:
+        raise BadInput(f"there are no results at {path}; run `python -m experiments.claims` first")
     try:
         design = Design.from_json(values["design"])
     except (SoftPromptError, TypeError, KeyError) as error:
-        raise DamagedFile(f"{damaged} ({error})") from error
-    parts = {name: values[name] for name in ("rates", "unprompted", "cells", "evidence")}
-    return Results(design=design, **parts)
+        raise DamagedFile(f"{path} is not as it was written; restore it from version control ({error})") from error
+    return Results(design=design, **{name: values[name] for name in FILE.required if name != "design"})
 
 
-def _refuse_damaged(path: Path, name: str, seed: str, record: Any) -> None:
-    """Refuse a cell that no run can have left."""
-
-    def is_number(value: Any) -> bool:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-    is_whole = isinstance(record, Mapping) and {"run", "score", "majority", "norms"} <= record.keys()
-    if is_whole:
-        is_whole = all(
-            record[key] is None or (is_number(record[key]) and record[key] <= 1) for key in ("score", "majority")
-        )
-        norms = record["norms"]
-        is_whole &= isinstance(norms, list) and all(n is None or (is_number(n) and n >= 0) for n in norms)
-    if not is_whole:
-        raise DamagedFile(
-            f"{path}: the result of {name}, seed {seed}, is damaged; delete that entry's run and run again"
-        )
+def _is_record(record: Mapping[str, Any]) -> bool:
+    """Whether a run can have left it."""
+    if not {"run", "score", "majority", "norms"} <= record.keys() or not isinstance(record["norms"], list):
+        return False
+    shares = [record[name] for name in ("score", "majority") if record[name] is not None]
+    norms = [norm for norm in record["norms"] if norm is not None]
+    return all(is_number(share) and share <= 1 for share in shares) and all(
+        is_number(norm) and norm >= 0 for norm in norms
+    )
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    content = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(content.encode()).hexdigest()
+FILE = ResultsFile(
+    study="the claims",
+    command="python -m experiments.claims",
+    is_record=_is_record,
+    required=("design", "rates", "unprompted", "cells", "evidence"),
+)

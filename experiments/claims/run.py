@@ -8,6 +8,7 @@ from typing import Any, final
 
 from softprompt.study import StoredRun, run_all
 
+from ..common.rates import best_rate, is_at_edge, rates_to_try
 from .arm import Arm, Setting
 from .claim import Claim
 from .design import FULL, RATE_SEEDS, Design
@@ -182,30 +183,19 @@ class Work:
         if self.results.own_rate(setting) is not None:
             return ()
         trials = self._trials(setting)
-        done = {float(lr): found for lr, found in trials.items() if all(task in found for task in design.tasks)}
-        left = [lr for lr in design.first_rates if lr not in done]
-        if left:
-            return left
-        means = {lr: sum(found[t] or 0.0 for t in design.tasks) / len(design.tasks) for lr, found in done.items()}
-        best, edge = best_rate(means), False
-        if best in (min(means), max(means)):
-            edge = True
-            further = [lr for lr in design.ladder if (lr < best if best == min(means) else lr > best)]
-            if further:
-                return [max(further) if best == min(means) else min(further)]
-        self.results.rates[setting.name] |= {"lr": best, "edge": edge}
-        return ()
+        means = {
+            float(lr): sum(by_task[task] or 0.0 for task in design.tasks) / len(design.tasks)
+            for lr, by_task in trials.items()
+            if all(task in by_task for task in design.tasks)
+        }
+        left = rates_to_try(means, design.first_rates, design.beyond)
+        if not left:
+            self.results.rates[setting.name] |= {"lr": best_rate(means), "edge": is_at_edge(means)}
+        return left
 
     def _say(self, line: str) -> None:
         if self.progress:
             log.info(line)
-
-
-def best_rate(means: Mapping[float, float]) -> float:
-    """The rate with the highest mean; of equals the one in their middle, so that a plateau is not taken at its edge."""
-    top = max(means.values())
-    equals = sorted(lr for lr, mean in means.items() if mean == top)
-    return equals[len(equals) // 2]
 
 
 def _short(value: float | None) -> float | None:

@@ -74,18 +74,3 @@ CANDIDATES: dict[str, Candidate] = {
     FULL: Candidate(rates=(3e-4, 1e-3, 3e-3), scale=1.0, kind="full"),
     HEAD: Candidate(method="linear-probe", rates=(3e-3, 1e-2, 3e-2), kind="head"),
 }
-
-
-def neighbour(rate: float, steps: int) -> float:
-    """The rate so many steps up (or down, below 0) the row ..., 0.1, 0.3, 1, 3, 10, ...
-
-    >>> neighbour(0.3, 1), neighbour(0.1, -1)
-    (1.0, 0.03)
-    """
-    import math
-
-    place = 2 * math.floor(math.log10(rate) + 1e-9)
-    place += rate > 1.5 * 10.0 ** (place // 2)
-    place += steps
-    # From its digits: 3 * 10**-1 is not 0.3.
-    return float(f"{3 if place % 2 else 1}e{place // 2}")

@@ -5,15 +5,16 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from softprompt.metrics import is_stuck
-from softprompt.study.statistics import bootstrap, wilcoxon
+from softprompt.study.statistics import wilcoxon
 
+from ..common.paired import Cell, Mean, differences
 from .candidates import FULL, HEAD, REFERENCE
 from .design import Part
 from .results import Entry, Results, key_of
 
 Row = dict[str, Any]
 # (task, seed) -> run, of one method.
-Runs = Mapping[tuple[str, int], Entry]
+Runs = Mapping[Cell, Entry]
 
 
 def by_candidate(results: Results, name: str, part: Part, model: str) -> dict[str, Runs]:
@@ -34,17 +35,16 @@ def reference_of(candidates: Collection[str]) -> str:
 
 def paired(ours: Runs, theirs: Runs) -> Row:
     """The differences of scores over the tasks and seeds that both have; a run without a score is in no pair."""
-    pairs = [(run["score"], theirs[key]["score"]) for key, run in ours.items() if key in theirs]
-    differences = [a - b for a, b in pairs if a is not None and b is not None]
-    low, high = bootstrap(differences) or (None, None)
-    wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+    values = differences(*({cell: run["score"] for cell, run in runs.items()} for runs in (ours, theirs)))
+    compared = Mean.of(values)
+    wins, losses = sum(value > 0 for value in values), sum(value < 0 for value in values)
     return {
-        "pairs": len(differences),
-        "difference": statistics.fmean(differences) if differences else None,
-        "low": low,
-        "high": high,
-        "wins / ties / losses": f"{wins} / {len(differences) - wins - losses} / {losses}" if differences else None,
-        "p": wilcoxon(differences),
+        "pairs": compared.n,
+        "difference": compared.mean,
+        "low": compared.low,
+        "high": compared.high,
+        "wins / ties / losses": f"{wins} / {len(values) - wins - losses} / {losses}" if values else None,
+        "p": wilcoxon(values),
     }
 
 

@@ -4,7 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .candidates import CANDIDATES, neighbour
+from ..common.rates import best_rate, is_at_edge, neighbour, rates_to_try
+from .candidates import CANDIDATES
 from .design import Design, Frozen, Part
 from .results import Results, change_results, read_results
 from .runs import Place, RunRequest, measured
@@ -51,14 +52,8 @@ def choose_rates(design: Design, model: str, candidates: Sequence[str], place: P
 
 
 def next_rates(trials: Trials, start: Sequence[float], most: int) -> list[float]:
-    """The rates to try: the first grid, and then what lies beyond an edge that is the best; those tried among them."""
-    tried = sorted({*map(float, trials), *start})
-    if any(repr(rate) not in trials for rate in tried):
-        return tried
-    best = best_rate(trials)
-    if len(tried) < most and best in (tried[0], tried[-1]):
-        tried.append(neighbour(best, 1 if best == tried[-1] else -1))
-    return tried
+    """The rates still to be tried: of the first grid, or about three times as far where the best is at an edge."""
+    return rates_to_try(worth(trials), start, lambda best, way: neighbour(best, way) if len(trials) < most else None)
 
 
 def whole(trials: Trials, frozen: Frozen) -> Trials:
@@ -70,9 +65,9 @@ def whole(trials: Trials, frozen: Frozen) -> Trials:
     }
 
 
-def best_rate(trials: Trials) -> float:
-    """The rate with the highest mean validation score; among equals the one with the lower loss."""
-    return float(max(sorted(trials, key=float), key=lambda rate: _worth(trials[rate])))
+def worth(trials: Trials) -> dict[float, tuple[float, float]]:
+    """What each rate is worth: the higher mean validation score, and among equals the lower loss."""
+    return {float(rate): _worth(by_task) for rate, by_task in trials.items()}
 
 
 def mean_score(by_task: Mapping[str, Mapping[str, Sequence[float | None]]]) -> float:
@@ -119,10 +114,10 @@ def _decide(place: Place, design: Design, model: str, candidates: Sequence[str])
     def change(cells: dict[str, Any], rates: dict[str, Any]) -> None:
         for one in candidates:
             trials = whole(rates[model][one]["trials"], frozen)
-            if any(repr(rate) not in trials for rate in _next(trials, frozen, one, design)):
+            if _next(trials, frozen, one, design):
                 continue
-            best, tried = best_rate(trials), sorted(map(float, trials))
-            edge = best in (tried[0], tried[-1]) and not CANDIDATES[one].is_fixed
-            rates[model][one] |= {"chosen": best, "edge": edge}
+            by_rate = worth(trials)
+            edge = is_at_edge(by_rate) and not CANDIDATES[one].is_fixed
+            rates[model][one] |= {"chosen": best_rate(by_rate), "edge": edge}
 
     return change_results(place.results, place.store, change)

@@ -1,22 +1,18 @@
 """The results in one file: every finished run's scores and every tried learning rate, with nothing else beside it.
 
-    {"format": 1, "sha256": ..., "cells": {"PART/MODEL/TASK/METHOD": {"SEED": {"score": ..., ...}}},
-     "rates": {"MODEL": {"METHOD": {"chosen": 0.3, "edge": false, "steps": 250, "trials": {"0.3": {...}}}}}}
-
-One line a cell, written whole or not at all. What is in it is never run again, also where the store of runs is gone.
+{"cells": {"PART/MODEL/TASK/METHOD": {"SEED": {"score": ..., ...}}},
+"rates": {"MODEL": {"METHOD": {"chosen": 0.3, "edge": false, "steps": 250, "trials": {"0.3": {...}}}}}}
 """
 
-import hashlib
-import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from softprompt.errors import BadInput, DamagedFile
+from filelock import FileLock
 
-FORMAT = 1
+from ..common.results import ResultsFile, is_number
+
 # What a run has in a cell, and which of it may be missing.
 NUMBERS = ("score", "validation", "train", "loss", "norm", "majority")
 Entry = Mapping[str, Any]
@@ -60,27 +56,8 @@ def read_results(path: "Path | str") -> Results:
         DamagedFile: it is not as it was written, or a run in it cannot be; names the cell.
         BadInput: it cannot be read, or is of another version.
     """
-    path = Path(path)
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        return Results()
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}; check its permissions") from error
-    repair = "restore it from version control, or delete it and run the study again"
-    try:
-        values = json.loads(content)
-        found, digest = Results(values["cells"], values["rates"]), values["sha256"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise DamagedFile(f"{path} holds no results of a confirmation study ({error}); {repair}") from error
-    if values.get("format") != FORMAT:
-        raise BadInput(f"{path} has format {values.get('format')!r}, this version reads {FORMAT}; run the study again")
-    wrong = next((key for key, cell in found.cells.items() if not _is_cell(key, cell)), None)
-    if wrong is not None:
-        raise DamagedFile(f"{path}: cell {wrong!r} is damaged; {repair}")
-    if _digest(found) != digest:
-        raise DamagedFile(f"{path} is not as it was written (its checksum differs); {repair}")
-    return found
+    values = FILE.read(Path(path))
+    return Results() if values is None else Results(values["cells"], values["rates"])
 
 
 def change_results(path: "Path | str", store: "Path | str", change: Change) -> Results:
@@ -92,9 +69,6 @@ def change_results(path: "Path | str", store: "Path | str", change: Change) -> R
         DamagedFile: as in `read_results`; the file stays as it was.
         StorageFailure: the disk is full or not writable; what was there before still is.
     """
-    from filelock import FileLock
-    from softprompt.store import write_file
-
     path, store = Path(path), Path(store)
     store.mkdir(parents=True, exist_ok=True)
     with FileLock(store / ".results.lock"):
@@ -103,45 +77,21 @@ def change_results(path: "Path | str", store: "Path | str", change: Change) -> R
         rates: dict[str, Any] = {model: dict(found) for model, found in before.rates.items()}
         change(cells, rates)
         after = Results(cells, rates)
-        write_file(path, to_bytes(after), what="the results", replace=True)
+        FILE.write(path, vars(after))
     return after
-
-
-def to_bytes(results: Results) -> bytes:
-    """The file: sorted, one line a cell and a rate, so that versions differ in what is new."""
-    cells = ",\n".join(f"{json.dumps(key)}:{_line(_by_seed(cell))}" for key, cell in sorted(results.cells.items()))
-    rates = ",\n".join(
-        f"{json.dumps(model)}:{{\n"
-        + ",\n".join(f"{json.dumps(name)}:{_line(found)}" for name, found in sorted(by_method.items()))
-        + "\n}"
-        for model, by_method in sorted(results.rates.items())
-    )
-    head = f'{{"format":{FORMAT},"sha256":"{_digest(results)}"'
-    return f'{head},\n"cells":{{\n{cells}\n}},\n"rates":{{\n{rates}\n}}}}\n'.encode()
-
-
-def _digest(results: Results) -> str:
-    values = {"cells": results.cells, "rates": results.rates}
-    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _line(values: Any) -> str:
-    return json.dumps(values, separators=(",", ":"), allow_nan=False)
-
-
-def _by_seed(cell: Cell) -> dict[str, Entry]:
-    return {seed: cell[seed] for seed in sorted(cell, key=int)}
-
-
-def _is_cell(key: str, cell: Any) -> bool:
-    if key.count("/") < 3 or not isinstance(cell, Mapping):
-        return False
-    return all(seed.isdigit() and isinstance(run, Mapping) and _is_run(run) for seed, run in cell.items())
 
 
 def _is_run(run: Mapping[str, Any]) -> bool:
     if not {*NUMBERS, "steps", "lr", "status"} <= run.keys():
         return False
     known = [run[name] for name in NUMBERS if run[name] is not None]
-    finite = all(isinstance(value, int | float) and math.isfinite(value) for value in [*known, run["lr"]])
-    return finite and (run["score"] is None or -1 <= run["score"] <= 1)
+    return all(map(is_number, [*known, run["lr"]])) and (run["score"] is None or -1 <= run["score"] <= 1)
+
+
+FILE = ResultsFile(
+    study="a confirmation study",
+    command="python -m experiments.which_method",
+    is_record=_is_run,
+    hashed=("cells", "rates"),
+    nested=("rates",),
+)

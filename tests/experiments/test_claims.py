@@ -34,7 +34,7 @@ from experiments.claims.evidence import take_evidence
 from experiments.claims.perturbation import comparisons, mean_checks, spread_checks, spread_rows, without_ptp
 from experiments.claims.probe import Bench, copies
 from experiments.claims.results import peak, score
-from experiments.claims.run import best_rate
+from experiments.common.rates import best_rate
 from softprompt.analysis.drift import drift
 from softprompt.backbones import from_model
 from softprompt.data import Examples, Ragged
@@ -565,14 +565,14 @@ def test_a_missing_prompt_is_said(studied, tmp_path):
     ("damage", "message"),
     [
         (
-            lambda text: text.replace('"score": 0.', '"score": 7.', 1),
+            lambda text: text.replace('"score":0.', '"score":7.', 1),
             r"the result of lab/color\|.*, seed 300\d, is damaged",
         ),
         (lambda text: text.replace('"score"', '"scare"', 1), r"the result of lab/color\|.*, seed 300\d, is damaged"),
-        (lambda text: text.replace('"validation": 0.', '"validation": 0.9', 1), "not as it was written"),
+        (lambda text: text.replace('"validation":0.', '"validation":0.9', 1), "not as it was written"),
         (lambda text: text[:-40], "not as it was written"),
         (lambda text: "[]", "not as it was written"),
-        (lambda text: text.replace('"format": 1', '"format": 2'), "format 2"),
+        (lambda text: text.replace('"format":1', '"format":2'), "format 2"),
     ],
 )
 def test_a_damaged_result_is_named(studied, tmp_path, damage, message):

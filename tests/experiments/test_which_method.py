@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from experiments.common.page import END, write_page
+from experiments.common.rates import best_rate, neighbour
 from experiments.which_method import (
     CANDIDATES,
     DESIGN,
@@ -33,10 +34,9 @@ from experiments.which_method import (
 from experiments.which_method import design as _design
 from experiments.which_method import runs as runs_module
 from experiments.which_method.__main__ import main
-from experiments.which_method.candidates import neighbour
 from experiments.which_method.full import fine_tune
-from experiments.which_method.rates import best_rate, next_rates, whole
-from experiments.which_method.results import change_results, to_bytes
+from experiments.which_method.rates import next_rates, whole, worth
+from experiments.which_method.results import FILE, change_results
 from experiments.which_method.runs import RunRequest, _spec
 from experiments.which_method.study import blocks
 from experiments.which_method.tables import BEGIN
@@ -103,9 +103,9 @@ class TestRates:
     @pytest.mark.parametrize("peak", [0.003, 0.03, 0.3, 3.0, 30.0])
     def test_the_grid_grows_until_the_best_is_inside(self, peak):
         tried: dict[float, float] = {}
-        while left := [r for r in next_rates(trials(tried), (0.1, 0.3, 1.0), 9) if r not in tried]:
+        while left := next_rates(trials(tried), (0.1, 0.3, 1.0), 9):
             tried |= {rate: -abs(math.log(rate / peak)) for rate in left}
-        assert best_rate(trials(tried)) == peak
+        assert best_rate(worth(trials(tried))) == peak
         assert min(tried) < peak < max(tried)
         # Nothing beyond what was asked for.
         assert max(tried) == max(1.0, neighbour(peak, 1))
@@ -113,7 +113,7 @@ class TestRates:
 
     def test_the_grid_ends_at_its_limit(self):
         tried: dict[float, float] = {}
-        while left := [r for r in next_rates(trials(tried), (0.1, 0.3, 1.0), 5) if r not in tried]:
+        while left := next_rates(trials(tried), (0.1, 0.3, 1.0), 5):
             tried |= {rate: rate for rate in left}
         assert sorted(tried) == [0.1, 0.3, 1.0, 3.0, 10.0]
 
@@ -125,12 +125,12 @@ class TestRates:
 
     def test_among_equals_the_lower_loss_is_chosen_and_no_score_is_none_at_all(self):
         found = trials({0.1: 0.9}, 0.5) | trials({0.3: 0.9}, 0.2) | trials({1.0: 0.9}, 0.3)
-        assert best_rate(found) == 0.3
-        assert best_rate(found | {"0.3": {TASK: {"900": [None, None]}}}) == 1.0
+        assert best_rate(worth(found)) == 0.3
+        assert best_rate(worth(found | {"0.3": {TASK: {"900": [None, None]}}})) == 1.0
 
     def test_rates_are_means_over_tasks_and_seeds(self):
         found = {"0.1": {"a": {"1": [1.0, 0.0]}, "b": {"1": [0.0, 0.0]}}, "0.3": {"a": {"1": [0.6, 0.0]}}}
-        assert best_rate(found) == 0.3
+        assert best_rate(worth(found)) == 0.3
 
 
 class TestRunsOfTheDesign:
@@ -254,7 +254,7 @@ class TestResults:
 
     def test_what_was_written_is_read(self, tmp_path):
         path = tmp_path / "r.json"
-        path.write_bytes(to_bytes(self.FOUND))
+        path.write_bytes(FILE.to_bytes(vars(self.FOUND)))
         assert read_results(path) == self.FOUND
         assert len(path.read_text().splitlines()) == 10
 
@@ -267,7 +267,7 @@ class TestResults:
 
     def test_a_changed_number_is_found(self, tmp_path):
         path = tmp_path / "r.json"
-        path.write_bytes(to_bytes(self.FOUND).replace(b'"score":0.5', b'"score":0.6', 1))
+        path.write_bytes(FILE.to_bytes(vars(self.FOUND)).replace(b'"score":0.5', b'"score":0.6', 1))
         with pytest.raises(DamagedFile, match="checksum differs"):
             read_results(path)
 
@@ -275,8 +275,8 @@ class TestResults:
     def test_a_damaged_run_is_named_by_its_cell(self, wrong, tmp_path):
         broken = {name: value for name, value in (run() | wrong).items() if value is not ...}
         path = tmp_path / "r.json"
-        path.write_bytes(to_bytes(Results({"core/m/lab/opinion/scaled": {"2000": broken}}, {})))
-        with pytest.raises(DamagedFile, match="cell 'core/m/lab/opinion/scaled' is damaged"):
+        path.write_bytes(FILE.to_bytes(vars(Results({"core/m/lab/opinion/scaled": {"2000": broken}}, {}))))
+        with pytest.raises(DamagedFile, match="result of core/m/lab/opinion/scaled, seed 2000, is damaged"):
             read_results(path)
 
     @pytest.mark.parametrize("content", [b"", b"[]", b'{"cells": {}}', b"\xff"])
@@ -288,7 +288,7 @@ class TestResults:
 
     def test_another_version_is_refused(self, tmp_path):
         path = tmp_path / "r.json"
-        path.write_bytes(to_bytes(self.FOUND).replace(b'"format":1', b'"format":2'))
+        path.write_bytes(FILE.to_bytes(vars(self.FOUND)).replace(b'"format":1', b'"format":2'))
         with pytest.raises(BadInput, match="format 2, this version reads 1"):
             read_results(path)
 
@@ -511,18 +511,19 @@ def without_seconds(found: Results):
     return cells, found.rates
 
 
-class TestStudy:
-    @pytest.fixture(scope="class", autouse=True)
-    @staticmethod
-    def few_rows():
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(_design, "ROWS", {"train": 32, "validation": 8, "test": 32})
-            patched.setattr(_design, "TRIAL_ROWS", {"train": 32, "validation": 32, "test": 8})
-            yield
+@pytest.fixture(scope="class")
+def few_rows():
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_design, "ROWS", {"train": 32, "validation": 8, "test": 32})
+        patched.setattr(_design, "TRIAL_ROWS", {"train": 32, "validation": 32, "test": 8})
+        yield
 
+
+@pytest.mark.usefixtures("few_rows")
+class TestStudy:
     @pytest.fixture(scope="class")
     @staticmethod
-    def done(tmp_path_factory):
+    def done(tmp_path_factory, few_rows):
         folder = tmp_path_factory.mktemp("confirm")
         place = Place(store=folder / "store", results=folder / "r.json")
         return place, confirm(SMALL, place)
@@ -608,6 +609,7 @@ class TestStudy:
             confirm(SMALL, done[0], "cor")
 
 
+@pytest.mark.usefixtures("few_rows")
 class TestCommand:
     def test_quick_runs_and_its_table_needs_the_results_alone(self, tmp_path, capsys):
         results = tmp_path / "r.json"
