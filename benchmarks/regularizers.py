@@ -22,7 +22,7 @@ from softprompt.prompts.units import WordScale
 from softprompt.regularizers import Vocabulary, regularizers
 from softprompt.settings import PromptSettings
 from softprompt.training._step import backward
-from softprompt.training._terms import RegularizerContext, acting
+from softprompt.training.objectives import Plain, Regularized, RegularizerContext, acting
 
 from against_peft.measure import peak_bytes
 from dropout import batch_of, t5_small_shape
@@ -63,7 +63,7 @@ def steps(engine: str) -> dict[str, Callable[[], None]]:
 
         def run() -> None:
             prompt.zero_grad(set_to_none=True)
-            backward(backbone, [prompt], batch, [0], terms=terms, regularizer_context=around)
+            backward(backbone, [prompt], batch, [0], Regularized(Plain(), terms, around))
 
         return run
 

@@ -25,7 +25,7 @@ from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.store import read_prompt, save_prompt
 from softprompt.training import resume, train
 from softprompt.training._step import backward
-from softprompt.training._terms import RegularizerContext, acting
+from softprompt.training.objectives import Plain, Regularized, RegularizerContext, acting
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as Output
 
 from conftest import DECODERS, ENCODER_DECODERS, ENCODERS
@@ -427,7 +427,7 @@ class TestTraining:
             regular = [regularizers(regularizer) for _ in settings]
             terms = acting(regular, [one.seeds.noise for one in settings], 10, 10, 0)
             regularizer_context = RegularizerContext.of(backbone, task)
-            backward(backbone, prompts, batch, seeds, check=True, terms=terms, regularizer_context=regularizer_context)
+            backward(backbone, prompts, batch, seeds, Regularized(Plain(), terms, regularizer_context), check=True)
             return [[p.grad for p in one.prompt_parameters()] for one in prompts]
 
         together, plain = differentiated(MIXED, batch), differentiated(MIXED, batch, regularizer="")

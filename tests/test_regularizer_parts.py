@@ -14,7 +14,7 @@ from softprompt.regularizers._ball import Ball
 from softprompt.regularizers._embedding import EmbeddingPerturbation
 from softprompt.settings import PromptSettings
 from softprompt.study import RunSpec
-from softprompt.training._terms import acting
+from softprompt.training.objectives import acting
 
 
 @st.composite

@@ -26,7 +26,7 @@ from softprompt.training import _drive as drive_module
 from softprompt.training import resume, train
 from softprompt.training._records import read_record
 from softprompt.training._step import backward
-from softprompt.training._terms import Group, RegularizerContext, Term, acting
+from softprompt.training.objectives import Group, Plain, Regularized, RegularizerContext, Term, acting
 
 from kit import review_task, same_files
 
@@ -87,7 +87,7 @@ def gradients(backbone, regularizer_context, text, batch, prompt=None, **options
     prompt = prompt or prompt_of(backbone)
     prompt.zero_grad()
     terms = [Term(0, one, one.alpha, one.share, 7 + i) for i, one in enumerate(regularizers(text))]
-    result = backward(backbone, [prompt], batch, [0], terms=terms, regularizer_context=regularizer_context, **options)
+    result = backward(backbone, [prompt], batch, [0], Regularized(Plain(), terms, regularizer_context), **options)
     return [p.grad.clone() for p in prompt.parameters() if p.grad is not None], result
 
 
@@ -169,7 +169,7 @@ class TestAgainstPlainReferences:
         for i, text in enumerate(texts):
             prompt = prompt_of(backbone)
             one = dataclasses.replace(term(text), seed=7 + i)
-            backward(backbone, [prompt], batch, [0], terms=[one], regularizer_context=regularizer_context)
+            backward(backbone, [prompt], batch, [0], Regularized(Plain(), [one], regularizer_context))
             single.append([p.grad.clone() for p in prompt.parameters() if p.grad is not None])
         same(both, [a + b - c for a, b, c in zip(*single, plain, strict=True)])
 
@@ -602,14 +602,12 @@ class TestTraining:
         together = [prompt_of(backbone, seed) for seed in range(len(texts))]
         terms = acting([regularizers(t) for t in texts], list(range(len(texts))), 1, 10, 0)
         whole = batch_of(backbone, examples, list(itertools.chain(*rows)), owner)
-        result = backward(
-            backbone, together, whole, [0] * len(texts), terms=terms, regularizer_context=regularizer_context
-        )
+        result = backward(backbone, together, whole, [0] * len(texts), Regularized(Plain(), terms, regularizer_context))
         for number, text in enumerate(texts):
             alone = prompt_of(backbone, number)
             own = acting([regularizers(text)], [number], 1, 10, 0)
             batch = batch_of(backbone, examples, rows[number])
-            single = backward(backbone, [alone], batch, [0], terms=own, regularizer_context=regularizer_context)
+            single = backward(backbone, [alone], batch, [0], Regularized(Plain(), own, regularizer_context))
             torch.testing.assert_close(result.losses[number], single.losses[0].to(result.losses), rtol=1e-6, atol=1e-6)
             apart = single.divergences[0].to(result.divergences)
             torch.testing.assert_close(result.divergences[number], apart, rtol=1e-5, atol=1e-6)

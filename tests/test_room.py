@@ -23,12 +23,13 @@ from softprompt.prompts.trainable import TrainablePrompt, stack_prompts
 from softprompt.regularizers import regularizers
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Plan, resume, train
+from softprompt.training._leaves import leaves
 from softprompt.training._loop import Loop
 from softprompt.training._records import Record, read_record
 from softprompt.training._setup import build_prompts, prepare
 from softprompt.training._start import start_members
-from softprompt.training._step import backward, leaves
-from softprompt.training._terms import RegularizerContext, acting
+from softprompt.training._step import backward
+from softprompt.training.objectives import Plain, Regularized, RegularizerContext, acting
 
 from kit import review_task
 
@@ -188,7 +189,7 @@ class TestSplit:
         terms = acting([regularizers(text) for text in texts], [3, 4, 5], 1, 1, 0)
         around = RegularizerContext.of(backbone, task)
         found = backward(
-            backbone, members, batch, [7, 8, 9], terms=terms, regularizer_context=around, check=True, parts=parts
+            backbone, members, batch, [7, 8, 9], Regularized(Plain(), terms, around), check=True, parts=parts
         )
         gradients = [p.grad for one in members for p in one.parameters() if p.numel()]
         return [found.losses, found.divergences, found.norms, *gradients]
@@ -227,8 +228,7 @@ class TestSplit:
                 members,
                 batch,
                 [7, 8, 9],
-                terms=terms,
-                regularizer_context=RegularizerContext.of(backbone, task),
+                Regularized(Plain(), terms, RegularizerContext.of(backbone, task)),
             )
             assert bool(found.losses[0].isfinite()) is not poisoned
             gradients = [p.grad for one in members[1:] for p in one.parameters() if p.numel()]

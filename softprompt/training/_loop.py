@@ -21,10 +21,11 @@ from ..prompts.standardization import standardized
 from ..prompts.trainable import stack_prompts
 from ..settings import TrainSettings
 from ..tasks import Task
+from ._leaves import leaves
 from ._member import FleetMember
 from ._records import Record
-from ._step import PassResult, backward, leaves
-from ._terms import RegularizerContext, acting
+from ._step import PassResult, backward
+from .objectives import Objective, Plain, Regularized, RegularizerContext, acting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +58,7 @@ class Loop:
         self.timing = timing
         regularized = any(member.regularizers for member in members)
         self.regularizer_context = RegularizerContext.of(run_data.backbone, run_data.task) if regularized else None
+        self.plain = Plain()
         self.memory_budget = MemoryBudget.of(run_data.backbone, exact=not settings.backbone_dropout)
         self.scoring = MemoryBudget.of(run_data.backbone)
         self._fit()
@@ -155,19 +157,26 @@ class Loop:
         seeds = [stream_seed(member.settings.seeds.noise, f"dropout/{self.step}/{number}") for member in members]
         if self.settings.backbone_dropout:
             backbone.dropout(True)
-        own = [member.regularizers for member in members]
         return backward(
             backbone,
             [member.trainable.train() for member in members],
             batch.to(backbone.device),
             seeds,
+            self._objective(members, number),
             scale=1 / self.settings.grad_accumulation,
             check=self.step == 1 and number == 0,
-            terms=acting(own, [member.settings.seeds.noise for member in members], self.step, self.steps, number),
-            regularizer_context=self.regularizer_context,
             dropout_seed=seeds[0] if self.settings.backbone_dropout else None,
             parts=parts,
         )
+
+    def _objective(self, members: list[FleetMember], number: int) -> Objective:
+        """What a pass of this step minimises: the regularisers that are active in it, around the task loss."""
+        if self.regularizer_context is None:
+            return self.plain
+        regularizers = [member.regularizers for member in members]
+        seeds = [member.settings.seeds.noise for member in members]
+        terms = acting(regularizers, seeds, self.step, self.steps, number)
+        return Regularized(self.plain, terms, self.regularizer_context)
 
     def _batch(self, members: list[FleetMember]) -> TextBatch:
         """The next rows of every prompt, side by side in one batch."""

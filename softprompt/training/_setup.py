@@ -26,7 +26,7 @@ from ._loop import RunData
 from ._numbers import refuse_shots, refuse_unwritable, standardization
 from ._plan import DEFAULT_STEPS, Plan
 from ._restarts import beginnings, race_steps
-from ._terms import RegularizerContext
+from .objectives import RegularizerContext
 
 # Training rows that are looked at for words to perturb.
 CHECKED_ROWS = 256

@@ -1,7 +1,8 @@
-"""The gradients of one step for all prompts of a fleet: a clean pass, and the passes of each active perturbation."""
+"""The gradients of one step for all prompts of a fleet: the objective over their rows, and back into each prompt."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -13,8 +14,8 @@ from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.contract import AbstractTrainable
 from ..prompts.seeds import stream_seed
 from ..prompts.trainable import stack_prompts
-from ._passes import Passes
-from ._terms import Group, RegularizerContext, Term, changed, grouped, numbers
+from ._leaves import leaves, numbers
+from .objectives import Objective, Passes, Plain
 
 
 @dataclass(frozen=True)
@@ -38,29 +39,25 @@ def backward(
     trainables: Sequence[AbstractTrainable],
     batch: TextBatch,
     seeds: Sequence[int],
+    objective: Objective | None = None,
     *,
     scale: float = 1.0,
     check: bool = False,
-    terms: Sequence[Term] = (),
-    regularizer_context: RegularizerContext | None = None,
     dropout_seed: int | None = None,
     parts: Sequence[Sequence[int]] = (),
 ) -> PassResult:
-    """Add the gradients of `scale x sum_k mean_{rows of k} loss` to the prompts k.
+    """Add the gradients of `scale x sum_k objective of k` to the prompts k.
 
-    The sum over prompts makes the gradient of a prompt independent of the prompts that share its pass. The loss of a
-    regularised prompt is (1 - sum share) CE(clean) + sum (share CE(perturbed) + alpha D(clean, perturbed)), where the
-    sums run over its regularisers.
+    The sum over prompts makes the gradient of a prompt independent of the prompts that share its pass.
 
     Args:
         backbone: the frozen model.
         trainables: the prompts, in the order of `batch.owner`.
         batch: rows of all prompts.
         seeds: one seed per prompt for the dropout of its reparameterisation.
+        objective: what is minimised; None is the plain objective, the mean loss over the tokens of the answers.
         scale: 1 / number of passes in an optimiser step.
         check: whether to refuse a backbone that passes on no gradient or only a part of it; for the first step.
-        terms: the active regularisers.
-        regularizer_context: what the regularisers read of backbone and task; needed if there are terms.
         dropout_seed: seed of the frozen model's dropout, if it is on. If all prompts have the same perturbations,
             perturbed rows get the same dropout as clean rows.
         parts: indices of the rows of each pass, which limits the memory in use at a time. The gradients stay the same,
@@ -69,16 +66,15 @@ def backward(
     Raises:
         NotTrainable: no gradient reaches the prompt vectors, or a layer does not pass it on.
     """
+    objective = objective or Plain()
     whole = stack_prompts(trainables, seeds)
     # Gradients accumulate at the batch of prompts, so the reparameterisations run backward once for all passes.
     prompt_batch = leaves(whole)
-    groups = grouped(terms)
-    row_indices = [torch.tensor(rows, device=batch.ids.device) for rows in parts] if len(parts) > 1 else [None]
     results = []
-    for number, rows in enumerate(row_indices):
+    for number, rows in enumerate(_row_indices(batch, parts)):
         seed = stream_seed(dropout_seed, f"part/{number}") if dropout_seed is not None and number else dropout_seed
         passes = Passes(backbone, prompt_batch, batch, len(trainables), scale, seed, rows)
-        results.append(_losses_of(passes, groups, regularizer_context, _refuse_gaps if check and not number else None))
+        results.append(objective.backward(passes, partial(_refuse_gaps, backbone) if check and not number else None))
     losses, divergences = (torch.stack(values).sum(0) for values in zip(*results, strict=True))
     _pull_back(whole, prompt_batch)
     if check:
@@ -86,26 +82,9 @@ def backward(
     return PassResult(losses, prompt_norms(prompt_batch), divergences)
 
 
-def leaves(prompt_batch: PromptBatch) -> PromptBatch:
-    """Return the batch with detached tensors, which are leaves that accumulate gradients."""
-    return changed(prompt_batch, lambda values: values.detach().requires_grad_(values.requires_grad))
-
-
-def _losses_of(
-    passes: Passes,
-    groups: Sequence[Group],
-    regularizer_context: RegularizerContext | None,
-    check: Callable[[AbstractBackbone, Tensor], None] | None,
-) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
-    """Run the passes forward and backward, and return the task loss and the divergence of each prompt."""
-    clean = passes.clean(groups, check)
-    losses, divergences = clean.task_losses, torch.zeros_like(clean.task_losses)
-    for group in groups:
-        assert regularizer_context is not None
-        task, divergence = passes.perturbed(group, clean, regularizer_context)
-        losses, divergences = losses + task, divergences + divergence
-    clean.finish()
-    return losses, divergences
+def _row_indices(batch: TextBatch, parts: Sequence[Sequence[int]]) -> list[Tensor | None]:
+    """Return the indices of the rows of each part; None for all rows in one part."""
+    return [torch.tensor(rows, device=batch.ids.device) for rows in parts] if len(parts) > 1 else [None]
 
 
 def _pull_back(whole: PromptBatch, prompt_batch: PromptBatch) -> None:

@@ -1,0 +1,12 @@
+"""What is minimised: the task loss of the rows, and around it the regularisers."""
+
+from ._context import RegularizerContext as RegularizerContext
+from ._objective import Objective as Objective
+from ._objective import Plain as Plain
+from ._passes import Passes as Passes
+from ._regularized import Regularized as Regularized
+from ._task_loss import TaskLoss as TaskLoss
+from ._task_loss import TokenLoss as TokenLoss
+from ._terms import Group as Group
+from ._terms import Term as Term
+from ._terms import acting as acting

@@ -1,0 +1,62 @@
+"""The task loss of a row: what is read from the frozen model, and how far that is from the right answer."""
+
+from dataclasses import dataclass
+from typing import Protocol, final, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ...backbones import AbstractBackbone
+from ...losses import task_losses
+from ...prompts.batch import PromptBatch, TextBatch
+
+
+@runtime_checkable
+class TaskLoss(Protocol):
+    """A loss of one number per row. Its outputs are what the divergences of regularisers compare."""
+
+    def outputs(
+        self, backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch
+    ) -> Float[Tensor, "b l v"]:
+        """Return unnormalised log-probabilities of what the loss chooses from, in one or several places of a row."""
+        ...
+
+    def losses(self, outputs: Float[Tensor, "b l v"], batch: TextBatch) -> Float[Tensor, " b"]:
+        """Return the loss of each row, in nats, or in squared units of a number."""
+        ...
+
+    def positions(self, batch: TextBatch) -> Bool[Tensor, "b l"]:
+        """Return in which places of `outputs` a row has an answer."""
+        ...
+
+
+@final
+@dataclass(frozen=True)
+class TokenLoss:
+    """The cross entropy of the answer's tokens over the vocabulary, or of a linear head: its classes or its number."""
+
+    def outputs(
+        self, backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch
+    ) -> Float[Tensor, "b l v"]:
+        """Return the logits at the label positions."""
+        return backbone.logits(prompt_batch, batch)
+
+    def losses(self, outputs: Float[Tensor, "b l v"], batch: TextBatch) -> Float[Tensor, " b"]:
+        """Return the mean negative log-probability of each row's tokens, or the squared error of its number."""
+        return task_losses(outputs, targets_of(batch))
+
+    def positions(self, batch: TextBatch) -> Bool[Tensor, "b l"]:
+        """Return the label positions of each row."""
+        targets = targets_of(batch)
+        return torch.ones_like(targets, dtype=torch.bool) if targets.is_floating_point() else targets >= 0
+
+
+# What a run minimises unless it is asked for another loss.
+TOKENS = TokenLoss()
+
+
+def targets_of(batch: TextBatch) -> Tensor:
+    """Return the targets of rows that have answers."""
+    assert batch.targets is not None
+    return batch.targets
