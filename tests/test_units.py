@@ -375,6 +375,23 @@ class TestTold:
             assert warning is not None
             assert re.match(found, warning)
 
+    @pytest.mark.parametrize(("kind", "warned"), [("decoder", ["ept-seed0", "prompt-tuning-seed0"]), ("t5", [])])
+    def test_an_exploding_norm_of_a_decoder_is_warned_of_once_while_it_trains(
+        self, kind, warned, task, tiny_gpt, tiny_t5, tmp_path, caplog
+    ):
+        # At this raw rate the tiny models' prompts pass a hundred token norms in the second of six steps.
+        prompts = [
+            PromptSettings(method="ept", units="raw", lr=1000.0),
+            PromptSettings(method="prompt-tuning", units="raw", lr=1000.0, restarts=2, restart_steps=3),
+            PromptSettings(method="prompt-tuning", seeds=Seeds.all(1)),
+        ]
+        backbone = from_model(*(tiny_gpt() if kind == "decoder" else tiny_t5()), name=kind)
+        settings = TrainSettings(steps=6, warmup=0)
+        train(task, backbone, prompts=prompts, settings=settings, output=tmp_path / "run")
+        found = [re.match(r"(\S+): step 2: over-exploded: .* lower the learning rate .now 1000", line)
+                 for line in caplog.messages if ": step " in line]  # fmt: skip
+        assert sorted(line and line[1] for line in found) == warned
+
     def test_a_trained_prompt_out_of_scale_is_reported(self, task, tiny_t5, tmp_path, caplog, capsys):
         model, tokenizer = tiny_t5()
         model.shared.weight.data *= 100

@@ -1,5 +1,6 @@
 """Training: one loop for a fleet of prompts, exact resume, deterministic records."""
 
+from ._advice import ADVICE as ADVICE
 from ._drive import Interrupted as Interrupted
 from ._drive import fast_denormals as fast_denormals
 from ._early import check_request as check_request
@@ -10,7 +11,6 @@ from ._plan import Run as Run
 from ._plan import read_plan as read_plan
 from ._progress import interruptible as interruptible
 from ._records import read_record as read_record
-from ._results import ADVICE as ADVICE
 from ._results import read_results as read_results
 from ._train import resume as resume
 from ._train import train as train

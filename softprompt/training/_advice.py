@@ -1,7 +1,9 @@
 """Warnings about failures that look like results: a prompt that learned nothing, or whose norm is out of range."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import final
 
 from ..inference.evaluate import majority_score
 from ..prompts.units import norm_warning, prompt_norm
@@ -9,6 +11,12 @@ from ..tasks import Task
 from ._member import FleetMember
 from ._records import read_record
 
+# What a user should look at in a prompt; a study, which stores it, silences this logger.
+ADVICE = "softprompt.advice"
+log = logging.getLogger(ADVICE)
+
+# A decoder's prompt of more token norms than this has saturated the model's norms: its words are drowned by rounding.
+EXPLODED = 100.0
 # The mean loss over the last tenth of the steps has to be at least this share below that over the first tenth.
 FLAT = 0.02
 
@@ -34,21 +42,51 @@ def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | l
     return warnings
 
 
+@final
+class ExplosionWatch:
+    """Warns while a decoder's prompts train, once a prompt, if a norm explodes in the first half of the run.
+
+    Encoder-decoders learn at such norms (docs/results/claims.md), so nothing is said of them.
+
+    Args:
+        kind: kind of the backbone.
+        steps: optimiser steps of the run.
+    """
+
+    def __init__(self, kind: str, steps: int):
+        self.last_step = steps // 2 if kind == "decoder" else 0
+        self.warned: set[str] = set()
+
+    def see(self, member: FleetMember, step: int, token_norms: float) -> None:
+        """Look at the mean norm of a prompt's vectors before a step, in token norms."""
+        # The candidates of a race are one prompt.
+        name = member.name.partition("#")[0]
+        if step > self.last_step or token_norms <= EXPLODED or name in self.warned:
+            return
+        self.warned.add(name)
+        log.warning(f"{name}: step {step}: {_norm_warning(member, token_norms)}")
+
+
 def wrong_scale(member: FleetMember) -> list[str]:
     """Return a warning if the norm of the best stored prompt is out of range."""
     norm = None if member.best is None else prompt_norm(member.best.vectors)
     token_norm = member.trainable.token_norm
     if norm is None or token_norm is None:
         return []
+    warning = _norm_warning(member, norm / token_norm)
+    return [f"{member.name}: {warning}"] if warning else []
+
+
+def _norm_warning(member: FleetMember, token_norms: float) -> str | None:
+    """Return what is wrong with a norm of this prompt, in token norms; None if nothing is."""
     training = member.provenance.training
-    warning = norm_warning(
-        norm / token_norm,
+    return norm_warning(
+        token_norms,
         one_vector=member.trainable.method.one_vector,
         lr=training["lr"],
         units=training["units"],
         has_radius=member.trainable.method.is_direction,
     )
-    return [f"{member.name}: {warning}"] if warning else []
 
 
 def _ends(path: Path) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from ..prompts.standardization import standardized
 from ..prompts.trainable import stack_prompts
 from ..settings import TrainSettings
 from ..tasks import Task
+from ._advice import ExplosionWatch
 from ._leaves import leaves
 from ._member import FleetMember
 from ._records import Record
@@ -61,6 +62,7 @@ class Loop:
         self.plain = Plain()
         self.memory_budget = MemoryBudget.of(run_data.backbone, exact=not settings.backbone_dropout)
         self.scoring = MemoryBudget.of(run_data.backbone)
+        self.explosions = ExplosionWatch(run_data.backbone.kind, steps)
         self._fit()
         self.step = 0
 
@@ -140,6 +142,7 @@ class Loop:
             values = {"loss": loss, "lr": rate}
             if member.trainable.token_norm is not None:
                 values |= {"prompt_norm": norm, "token_norms": norm / member.trainable.token_norm}
+                self.explosions.see(member, self.step, norm / member.trainable.token_norm)
             values |= {"gradient_norm": gradient} | ({"divergence": divergence} if member.regularizers else {})
             member.record.write({"step": self.step, **values})
         return {member.name: loss for member, (loss, *_) in zip(members, found, strict=True)}

@@ -17,15 +17,13 @@ from ..prompts.seeds import stream_seed
 from ..prompts.units import prompt_norm
 from ..store import json_bytes, save_prompt, write_file
 from ..tasks import Task
-from ._advice import not_learning, wrong_scale
+from ._advice import ADVICE, not_learning, wrong_scale
 from ._loop import Loop
 from ._member import FleetMember
 from ._plan import Plan, Result, read_plan
 from ._records import read_record, recorded_steps
 from ._restarts import losers_steps
 
-# What a user should look at in a finished prompt; a study, which stores it, silences this logger.
-ADVICE = "softprompt.advice"
 log = logging.getLogger(ADVICE)
 
 # Enough to tell rows learnt by heart from rows not learnt, to 0.02; more would cost as much as the test rows.
