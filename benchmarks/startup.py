@@ -113,7 +113,7 @@ def main() -> None:
         print(f"{name:24}  {value:.3f} s over a bare interpreter ({bare:.3f} s)")
     found = runs(arguments.data_root)
     for which in ("first run", "next run"):
-        print(f"{which:24} ", ", ".join(f"{name} {value:.2f} s" for name, value in dict(found[which]).items()))  # pyright: ignore[reportArgumentType, reportCallIssue]
+        print(f"{which:24} ", ", ".join(f"{name} {value:.2f} s" for name, value in dict(found[which]).items()))  # pyright: ignore[reportArgumentType, reportCallIssue]  (a value of found is a dict)
     result = {"seconds": medians, "over a bare interpreter": over, "repeats": REPEATS, "runs": found}
     result["python"] = platform.python_version()
     RESULT.parent.mkdir(exist_ok=True)

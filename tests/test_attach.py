@@ -258,7 +258,7 @@ def test_the_model_stays_as_it_was_and_answers_for_the_rest(family, tiny_model):
 
 
 def test_lora_stays_active_under_an_attached_prompt(tiny_t5):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="PEFT is not installed")
     model, tokenizer = tiny_t5(dtype=torch.float64)
     prompt, words = prompt_of_words(model, tokenizer)
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM"))

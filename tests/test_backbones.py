@@ -475,7 +475,7 @@ def test_an_unknown_normalization_is_refused_with_the_nearest(tiny_t5):
 
 @pytest.mark.parametrize(("family", "layers"), [("t5", ["q", "v"]), ("bert", ["query", "value"])])
 def test_lora_stays_active_under_a_prompt(family, layers, tiny_model):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="PEFT is not installed")
     model, tokenizer = tiny_model(family, dtype=torch.float64)
     plain = from_model(copy.deepcopy(model), tokenizer)
     wrapped = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=layers, lora_dropout=0.5))
@@ -497,7 +497,7 @@ def test_lora_stays_active_under_a_prompt(family, layers, tiny_model):
 
 
 def test_a_model_that_peft_already_gave_a_prompt_is_refused(tiny_t5):
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="PEFT is not installed")
     model, tokenizer = tiny_t5()
     config = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=2, num_transformer_submodules=1)
     with pytest.raises(UnsupportedModel, match="'default' is a prompt"):

@@ -237,7 +237,7 @@ class TestGivenTwice:
         with refused(BadInput, "seed is given 0 twice"):
             grid(task="lab/opinion", model="lab-t5", seed=[0, 1, 0])
 
-    def test_columns_metrics_tasks_methods_and_lanes_are_given_once(self, tmp_path):
+    def test_columns_metrics_tasks_methods_and_prompts_are_given_once(self, tmp_path):
         with refused(BadInput, "--text-column is given 'a' twice"):
             custom_task("x.csv", text_columns=["a", "a"], label_column="b")
         with refused(BadInput, "--metric is given 'accuracy' twice"):

@@ -390,7 +390,7 @@ def test_every_setting_has_an_option(field: dataclasses.Field, asked: Callable[.
     assert expected != TrainSettings()
 
 
-def test_lanes_are_the_product_of_methods_rates_and_seeds(asked: Callable[..., dict[str, Any]]):
+def test_prompts_are_the_product_of_methods_rates_and_seeds(asked: Callable[..., dict[str, Any]]):
     words = [
         "--method", "ept", "--method", "residual", "--lr", "0.1", "--lr", "0.3", "--seed", "1", "--seed", "2",
         "--method-option", "m=2", "--method-option", "residual.passes=1", "--init", "vocabulary", "--head-lr", "0.01",
@@ -410,7 +410,7 @@ def test_options_of_a_lab_task_reach_training(asked: Callable[..., dict[str, Any
     assert seen["model"] == "lab-t5"
 
 
-def test_units_and_the_guard_reach_every_lane(asked: Callable[..., dict[str, Any]]):
+def test_units_and_the_guard_reach_every_prompt(asked: Callable[..., dict[str, Any]]):
     words = ["--method", "ept", "--method", "polar", "--units", "rms", "--max-norm", "4"]
     expected = tuple(PromptSettings(method=method, units="rms", max_norm=4.0) for method in ("ept", "polar"))
     assert asked(*BASE, *words)["prompts"] == expected
@@ -434,7 +434,7 @@ def test_every_regulariser_is_listed_with_its_options(capsys: pytest.CaptureFixt
     assert all(name in shown for name in listed)
 
 
-def test_restarts_reach_every_lane(asked: Callable[..., dict[str, Any]]):
+def test_restarts_reach_every_prompt(asked: Callable[..., dict[str, Any]]):
     words = ["--seed", "1", "--seed", "2", "--restarts", "3", "--restart-steps", "50"]
     expected = tuple(PromptSettings(restarts=3, restart_steps=50, seeds=Seeds.all(seed)) for seed in (1, 2))
     assert asked(*BASE, *words)["prompts"] == expected

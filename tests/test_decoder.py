@@ -315,7 +315,7 @@ class TestOneRun:
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma", "opt"])
 def test_stock_peft_gives_the_same_logits_for_unpadded_rows(family, tiny_gpt, save_tiny, tmp_path):
     """Padded rows it gets wrong (peft#1093); embedding scales it leaves to the embedding module, as we do."""
-    peft = pytest.importorskip("peft")
+    peft = pytest.importorskip("peft", reason="PEFT is not installed")
     model, tokenizer = tiny_gpt(family, dtype=torch.float64)
     backbone = from_model(copy.deepcopy(model), tokenizer)
     vectors = random_prompt(backbone, 3)

@@ -412,7 +412,7 @@ MIXED = (
 class TestTraining:
     @pytest.mark.parametrize("regularizer", ["", "rn-emb:sigma=0.3", "adv-emb"])
     @pytest.mark.parametrize("family", ["t5", "bart", "bert", "gpt2"])
-    def test_deep_and_ordinary_lanes_together_have_the_gradients_of_each_alone(
+    def test_deep_and_ordinary_prompts_together_have_the_gradients_of_each_alone(
         self, family, regularizer, task, backbone_of
     ):
         backbone = backbone_of(family)
@@ -594,7 +594,7 @@ class TestRefusals:
         with pytest.raises(BadInput, match="is not known, so its deep prompts stay at embedding scale 1"):
             unknown.at_scale(2.0)
 
-    def test_a_lane_that_does_not_know_the_states(self, backbone_of):
+    def test_a_prompt_that_does_not_know_the_states(self, backbone_of):
         table = backbone_of("t5").word_vectors.float()
         with pytest.raises(BadInput, match="give states="):
             TrainablePrompt.build(prompt(), uniform(), table, None)

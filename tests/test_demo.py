@@ -314,7 +314,7 @@ class TestWhatIsPrinted:
         results = read_results(folder / "color")
         for reference, share in ((1.0, 1.0), (None, None)):
             found = SimpleNamespace(run=SimpleNamespace(results=results), instructed=reference)
-            rows = _demo.table_rows(found)  # type: ignore[arg-type]
+            rows = _demo.table_rows(found)  # type: ignore[arg-type]  (a stand-in)
             assert [row["method"] for row in rows] == ["prompt-tuning", "ept-star"]
             if share is not None:
                 assert [row["stuck"] for row in rows] == [share, share]
@@ -341,7 +341,7 @@ class TestWhatIsPrinted:
         folder, _ = shown
         task, run = TASKS["lab/entailment"], SimpleNamespace(folder=folder / "x")
         found = SimpleNamespace(task=task, run=run, best=SimpleNamespace(prompt="a"), seen=None)
-        command = _demo.predict_command(SimpleNamespace(output=folder), [found])  # type: ignore[arg-type]
+        command = _demo.predict_command(SimpleNamespace(output=folder), [found])  # type: ignore[arg-type]  (a stand-in)
         assert shlex.split(command)[1:] == ["predict", f"{folder}/x/a/prompt", "--file", f"{folder}/row.jsonl"]
         assert set(json.loads((folder / "row.jsonl").read_text())) == set(TASKS["lab/opinion"].columns)
 
@@ -350,7 +350,7 @@ class TestWhatIsPrinted:
         monkeypatch.setattr(_demo, "width_of", lambda stream: 80)
         results = read_results(folder / "color")
         found = SimpleNamespace(run=SimpleNamespace(results=results), instructed=1.0)
-        _demo._print(_demo.table_rows(found), [{"method": "frozen model, 'x'", "mean": 1.0}])  # type: ignore[arg-type]
+        _demo._print(_demo.table_rows(found), [{"method": "frozen model, 'x'", "mean": 1.0}])  # type: ignore[arg-type]  (a stand-in)
         lines = capsys.readouterr().out.splitlines()
         assert max(map(len, lines)) <= 80
         assert not any("…" in line or "..." in line for line in lines)

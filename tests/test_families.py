@@ -193,7 +193,7 @@ class TestFamilies:
     def test_stock_peft_loads_its_export_and_gives_the_backbones_numbers(
         self, family, saved, loaded, tmp_path, monkeypatch
     ):
-        peft = pytest.importorskip("peft")
+        peft = pytest.importorskip("peft", reason="PEFT is not installed")
         backbone, model, prompt = loaded(family)
         monkeypatch.chdir(tmp_path)
         if saved:

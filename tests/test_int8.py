@@ -290,7 +290,7 @@ class TestTraining:
         assert not torch.equal(*found)
 
     @pytest.mark.parametrize("engine", ["packed", "reference"])
-    def test_a_lane_that_is_not_finite_leaves_the_gradient_of_the_others_as_it_is(self, engine):
+    def test_a_prompt_that_is_not_finite_leaves_the_gradient_of_the_others_as_it_is(self, engine):
         backbone = load_backbone("lab-t5", device="cpu", quantize="int8", engine=engine)
         ids = torch.randint(5, 200, (6, 12), generator=torch.Generator().manual_seed(0))
         batch = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), torch.arange(6) % 2, ids[:, :2])

@@ -562,7 +562,7 @@ class TestTheCommand:
         assert t5["units"] != bert["units"]
         assert bert["prompt"] == "head/linear-probe-seed0"
 
-    def test_the_prompt_plane_of_one_lane_and_of_its_folder_are_the_same(self, trained, call, tmp_path):
+    def test_the_prompt_plane_of_one_prompt_and_of_its_folder_are_the_same(self, trained, call, tmp_path):
         prompt = "ept-star-seed0"
         outs = [tmp_path / name for name in "abc"]
         assert call(trained / "first", "--prompt", prompt, "--space", "prompt", output=outs[0])[0] == 0

@@ -208,7 +208,7 @@ class TestKeywords:
     )
     def test_an_unknown_keyword_is_refused_with_the_nearest(self, keyword, nearest, tmp_path):
         with pytest.raises(UnknownName, match=f"unknown keyword of train '{keyword}'") as caught:
-            train("lab/color", "lab-t5", **{"output": tmp_path / "run", keyword: 1})  # pyright: ignore
+            train("lab/color", "lab-t5", **{"output": tmp_path / "run", keyword: 1})  # pyright: ignore  (by name)
         assert nearest in str(caught.value)
         assert list(tmp_path.iterdir()) == []
 

@@ -403,7 +403,7 @@ class TestWhatIsTouched:
             "vat",
         ],
     )
-    def test_neither_padding_nor_other_lanes_change_a_perturbation(self, text, setting):
+    def test_neither_padding_nor_other_prompts_change_a_perturbation(self, text, setting):
         backbone, regularizer_context, examples = setting("t5", torch.float32)
         prompt_batch = self.prompt_batch(backbone)
         alone = batch_of(backbone, examples, [0, 1])
@@ -586,7 +586,7 @@ class TestTraining:
         (a,), (b,) = (list(load_file(next(p.glob("*.safetensors"))).values()) for p in (plain, off))
         assert a.equal(b)
 
-    def test_lanes_with_different_regularisers_equal_each_alone(self, setting, task):
+    def test_prompts_with_different_regularisers_equal_each_alone(self, setting, task):
         backbone, regularizer_context, examples = setting("t5")
         texts = [
             "",

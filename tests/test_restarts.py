@@ -110,7 +110,7 @@ class TestRule:
         ],
         ids=["prompt-tuning", "p-tuning", "regularized", "linear-probe"],
     )
-    def test_the_lane_equals_the_best_of_single_runs_compared_by_hand(self, kind, settings, chosen, trained):
+    def test_the_prompt_equals_the_best_of_single_runs_compared_by_hand(self, kind, settings, chosen, trained):
         """Vectors, a network and a head, which the initialisation seed draws; and with a regulariser's noise."""
         whole = trained([settings], kind=kind).members[0]
         own = settings.seeds.initialization
@@ -126,7 +126,7 @@ class TestRule:
         for number, one in enumerate(singles):
             torch.testing.assert_close(losses_of(whole, number), losses_of(one)[:10], rtol=0, atol=1e-9)
 
-    def test_lanes_with_other_restarts_in_one_fleet_equal_each_alone(self, trained):
+    def test_prompts_with_other_restarts_in_one_fleet_equal_each_alone(self, trained):
         prompts = [
             prompt("ept-star", 1, lr=0.3),
             THREE,
@@ -141,7 +141,7 @@ class TestRule:
             assert_equal(together.members[number], alone)
             assert (together.members[number].restarts or {}).get("chosen") == (alone.restarts or {}).get("chosen")
 
-    def test_the_first_candidate_is_the_lane_without_restarts(self, trained):
+    def test_the_first_candidate_is_the_prompt_without_restarts(self, trained):
         """At a race over the whole run, with its own seed and every step of it."""
         one = trained([prompt(**SHORT)]).members[0]
         three = trained([dataclasses.replace(THREE, restart_steps=20)]).members[0]
@@ -155,7 +155,7 @@ class TestRule:
     def test_the_stretch_is_two_fifths_of_the_run_and_100_steps_at_the_most(self, given, steps, expected):
         assert race_steps(prompt(restarts=2, restart_steps=given), steps) == expected
 
-    def test_no_candidate_is_scored_and_the_lane_is_from_the_choice_on(self, trained, monkeypatch):
+    def test_no_candidate_is_scored_and_the_prompt_is_from_the_choice_on(self, trained, monkeypatch):
         scored = []
 
         def scores(loop, prompts, *a):
@@ -202,7 +202,7 @@ class TestDropped:
         assert whole.status == "training"
         assert math.isfinite(losses_of(whole)[-1])
 
-    def test_a_lane_is_dropped_when_all_are_and_the_other_lanes_go_on(self, trained):
+    def test_a_prompt_is_dropped_when_all_are_and_the_other_prompts_go_on(self, trained):
         other = prompt("ept-star", 1, lr=0.3)
         loop = trained([THREE, other], watch=poisoned({0: 2, 1: 5, 2: 3}))
         first, second = loop.members
@@ -363,7 +363,7 @@ class TestStudy:
         again = run_all(specs, tmp_path / "store", fleet_size=8, progress=False, device="cpu")
         assert [run.restarts for run in again] == [run.restarts for run in found]
 
-    def test_a_run_counts_as_many_lanes_as_it_has_restarts(self, specs):
+    def test_a_run_counts_as_many_prompts_as_it_has_restarts(self, specs):
         one, three, other, last = specs
         assert group(specs, 8) == [(one, three, other, last)]
         assert group(specs, 5) == [(one, three, other), (last,)]

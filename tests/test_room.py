@@ -212,7 +212,7 @@ class TestSplit:
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
     @pytest.mark.parametrize("deep", [False, True])
-    def test_a_lane_of_nan_changes_no_bit_of_the_others(self, family, deep, setting, task):
+    def test_a_prompt_of_nan_changes_no_bit_of_the_others(self, family, deep, setting, task):
         """Forward and backward, with every kind of regulariser that could mix rows."""
         ends = []
         for poisoned in (False, True):
@@ -393,7 +393,7 @@ class TestScoring:
             if decode == "scores":
                 torch.testing.assert_close(found[number].scores, expected.scores, rtol=0, atol=1e-6)
 
-    def test_a_run_scores_its_lanes_in_shared_passes_as_evaluate_does(
+    def test_a_run_scores_its_prompts_in_shared_passes_as_evaluate_does(
         self, task, tiny_t5, save_tiny, tmp_path, monkeypatch
     ):
         folder = save_tiny(tmp_path / "model", *tiny_t5(dtype=torch.float64))
@@ -415,7 +415,7 @@ class TestScoring:
 
 
 class TestTrajectories:
-    def test_clipped_lanes_of_which_one_stops_early_equal_each_alone_also_in_parts(
+    def test_clipped_prompts_of_which_one_stops_early_equal_each_alone_also_in_parts(
         self, setting, task, tmp_path, monkeypatch
     ):
         """50 steps in float64 on rows that are split; the prompt whose score does not rise leaves the batch."""

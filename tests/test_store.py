@@ -141,7 +141,7 @@ class TestFindingAPrompt:
             save_prompt(a_prompt(), folder / prompt / "prompt")
         return folder
 
-    def test_the_one_prompt_of_a_run_is_found_from_run_lane_and_prompt(self, tmp_path):
+    def test_the_only_prompt_of_a_run_is_found_from_the_run_from_its_folder_and_from_itself(self, tmp_path):
         run = self.run_with(tmp_path / "run", "ept-s0")
         (run / "checkpoints").mkdir()
         prompt = run / "ept-s0" / "prompt"

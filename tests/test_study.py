@@ -29,7 +29,7 @@ from softprompt.study._fleets import claim, finish, give_up, group
 from softprompt.study._progress import state
 from softprompt.study._stored import POINTS, curves, load, path_of, to_bytes
 from softprompt.study.statistics import bootstrap, ratio_of_deviations, wilcoxon
-from softprompt.study.tables import ceilings, rich_table, stuck, value, varying
+from softprompt.study.tables import ceilings, stuck, value, varying
 from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted, read_record
 from softprompt.training._loop import Loop
@@ -181,7 +181,7 @@ class TestGrid:
         with pytest.raises(BadInput, match="no model"):
             grid(task="glue/rte")
 
-    def test_fleets_hold_runs_that_agree_in_all_but_the_lane(self):
+    def test_fleets_hold_runs_that_agree_in_all_but_the_prompt(self):
         axes = {"task": "glue/rte", "model": "m"}
         five = grid(**axes, method=["ept-star", "residual"], seed=[0, 1], tags={"part": "a"})[:3]
         other = grid(**axes, steps=7, seed=[0, 1])
@@ -322,7 +322,7 @@ class TestStore:
             assert a.best_step == b.best_step
             assert a.curve["loss"] == pytest.approx(b.curve["loss"], rel=1e-3)
 
-    def test_a_lane_that_turns_nan_is_a_result(self, specs, tmp_path, monkeypatch):
+    def test_a_prompt_that_turns_nan_is_a_result(self, specs, tmp_path, monkeypatch):
         optimize = Loop._optimize
 
         def poisoned(loop):
@@ -408,7 +408,7 @@ class TestStore:
         assert error.value.__notes__ == [f"while training {specs[0].describe()} and 3 more beside it"]
 
     @pytest.mark.parametrize("options", [{"fleet_size": 0}, {"workers": 0}])
-    def test_no_lanes_and_no_workers_are_refused(self, options, specs, tmp_path):
+    def test_no_prompts_and_no_workers_are_refused(self, options, specs, tmp_path):
         with pytest.raises(BadInput, match="must be positive"):
             quietly(specs, tmp_path / "store", **options)
 
@@ -761,9 +761,6 @@ class TestTables:
         assert shown[3].endswith("| 0.400 | 0.600 | 0.600 | 0.800 | 3 (1.4 .. 4.6) |")
         plain = markdown(summary([stored("ept", 0, 0.6, majority=None)])).splitlines()[0]
         assert plain == "| task | method | n | mean | min | median | worst |"
-        table = rich_table(summary(runs, by=("method",)))
-        assert [str(column.header) for column in table.columns][:3] == ["method", "n", "dropped"]
-        assert table.row_count == 2
         assert markdown([]) == "|  |\n|  |"
 
     def test_tables_need_no_torch(self):

@@ -104,7 +104,7 @@ def task(tmp_path):
 
 class TestFleet:
     @pytest.mark.parametrize("kind", ["t5", "bert"])
-    def test_lanes_trained_together_equal_lanes_trained_alone(self, kind, task, t5_folder, bert_folder, tmp_path):
+    def test_prompts_trained_together_equal_prompts_trained_alone(self, kind, task, t5_folder, bert_folder, tmp_path):
         """50 steps in float64: own seeds, methods, lengths, learning rates, heads."""
         folder = {"t5": t5_folder, "bert": bert_folder}[kind]
         backbone = load_backbone(str(folder), dtype="float64")
@@ -133,7 +133,7 @@ class TestFleet:
         for a, b in zip(*found, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
 
-    def test_each_step_has_the_gradients_of_the_lane_alone_in_float32(self, task, t5_folder, tmp_path):
+    def test_each_step_has_the_gradients_of_the_prompt_alone_in_float32(self, task, t5_folder, tmp_path):
         plan = plan_of(task, t5_folder, FOUR, steps=3, batch_size=4)
         run_data = prepared(plan)
         for number, settings in enumerate(FOUR):
@@ -150,7 +150,7 @@ class TestFleet:
                 assert b.grad is not None
                 assert (a.grad - b.grad).norm() <= 1e-5 * b.grad.norm()
 
-    def test_a_lane_that_turns_nan_leaves_and_the_others_go_on_as_if_alone(self, task, t5_folder, tmp_path):
+    def test_a_prompt_that_turns_nan_leaves_and_the_others_go_on_as_if_alone(self, task, t5_folder, tmp_path):
         backbone = load_backbone(str(t5_folder), dtype="float64")
         plan = plan_of(task, t5_folder, FOUR[:2], steps=6, eval_every=6, batch_size=4)
         run_data = prepared(plan, backbone)
@@ -170,7 +170,7 @@ class TestFleet:
             loop.members[1].trainable.initial, alone.members[0].trainable.initial, rtol=0, atol=1e-12
         )
 
-    def test_an_early_stop_of_one_lane_does_not_stop_the_others(self, task, t5_folder, tmp_path):
+    def test_an_early_stop_of_one_prompt_does_not_stop_the_others(self, task, t5_folder, tmp_path):
         prompts = (entry(lr=1e-9, seed=0), entry(lr=0.3, seed=1))
         plan = plan_of(task, t5_folder, prompts, steps=12, eval_every=2, patience=2, batch_size=4)
         loop = loop_of(plan, prepared(plan), tmp_path / "run")
@@ -552,7 +552,7 @@ class TestResults:
 
 
 class TestFewShot:
-    def test_each_lane_sees_its_own_seeded_draw(self, task, t5_folder, tmp_path):
+    def test_each_prompt_sees_its_own_seeded_draw(self, task, t5_folder, tmp_path):
         prompts = (entry(seed=0), entry(seed=1), PromptSettings(seeds=Seeds(initialization=2, draw=1)))
         plan = plan_of(task, t5_folder, prompts, steps=1, shots=6)
         run_data = prepared(plan)

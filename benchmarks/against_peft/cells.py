@@ -100,7 +100,7 @@ def growth() -> tuple[Cell, ...]:
         {"fleet": 8},
         {"shape": "t5-base"},
     )
-    return tuple(Cell(**{**middle, **change}) for change in changes)  # pyright: ignore[reportArgumentType]
+    return tuple(Cell(**{**middle, **change}) for change in changes)  # pyright: ignore[reportArgumentType]  (keys are Cell's fields)
 
 
 def real(tasks: tuple[str, ...]) -> tuple[Cell, ...]:

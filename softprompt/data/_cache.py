@@ -21,9 +21,9 @@ Tokens = tuple[Ragged, Ragged, int]
 
 def default_folder() -> Path:
     """$SOFTPROMPT_CACHE, else `softprompt/tokens` in $XDG_CACHE_HOME or ~/.cache; may be deleted at any time."""
-    own = os.environ.get("SOFTPROMPT_CACHE")
-    if own:
-        return Path(own)
+    configured = os.environ.get("SOFTPROMPT_CACHE")
+    if configured:
+        return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softprompt" / "tokens"
 
 
@@ -53,14 +53,14 @@ def cached(key: str, make: Callable[[], Tokens], folder: Path) -> Tokens:
     A folder that cannot be written costs time, not the run.
     """
     path = folder / f"{key}.tokens"
-    found = _read(path)
-    if found is None:
-        found = make()
+    value = _read(path)
+    if value is None:
+        value = make()
         try:
-            _write(path, *found)
+            _write(path, *value)
         except OSError as error:
             logger.warning("tokens are not cached in %s: %s", folder, error)
-    return found
+    return value
 
 
 def _read(path: Path) -> Tokens | None:

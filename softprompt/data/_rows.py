@@ -56,8 +56,8 @@ def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int
     refuse_other_metrics(task.answer, task.metrics, task.scores)
     faults = _Faults()
     rows = {}
-    for split, (place, found) in _sources(task, data_root).items():
-        rows[split] = _checked(task, place, found, faults)
+    for split, (place, source) in _sources(task, data_root).items():
+        rows[split] = _checked(task, place, source, faults)
     faults.settle(max_bad_rows)
     for split, dataset in rows.items():
         if len(dataset) == 0:
@@ -103,8 +103,8 @@ def _sources(task: Task, data_root: str | Path | None) -> dict[str, Placed]:
     return {split: _placed(str(path), layout(records(path))) for split, path in paths.items()}
 
 
-def _placed(place: str, found: Iterable[Record]) -> Placed:
-    return place, ((place, record) for record in found)
+def _placed(place: str, records: Iterable[Record]) -> Placed:
+    return place, ((place, record) for record in records)
 
 
 def _lab_records(task: Task, split: str) -> Iterator[Record]:
@@ -142,12 +142,12 @@ def _hub(task: Task, splits: Mapping[str, str]) -> dict[str, Placed]:
             f"cannot load {place!r} from the hub ({reason}); check the connection, or give a folder with the rows "
             "as --data-root"
         ) from error
-    found: dict[str, Placed] = {}
+    by_split: dict[str, Placed] = {}
     for split, name in splits.items():
         if name not in loaded:
             raise BadInput(f"{place!r} has no split {name!r}, only {', '.join(loaded)}")
-        found[split] = _placed(f"{place}/{name}", _hub_records(task, loaded[name]))
-    return found
+        by_split[split] = _placed(f"{place}/{name}", _hub_records(task, loaded[name]))
+    return by_split
 
 
 def _hub_records(task: Task, rows: Any) -> Iterator[Record]:
@@ -157,7 +157,7 @@ def _hub_records(task: Task, rows: Any) -> Iterator[Record]:
     for column, value in task.source.where.items():
         if column not in rows.column_names:
             raise UnknownName("column", column, rows.column_names)
-        rows = rows.select([place for place, own in enumerate(rows[column]) if own == value])
+        rows = rows.select([place for place, entry in enumerate(rows[column]) if entry == value])
     for number, values in enumerate(rows.select_columns(present).to_list(), 1):
         yield Record(number, values)
 
@@ -166,13 +166,13 @@ def _needed(task: Task) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*task.columns, *task.extra_columns, task.target)))
 
 
-def _checked(task: Task, whole: str, found: Iterable[tuple[str, Record]], faults: _Faults) -> Rows:
+def _checked(task: Task, whole: str, records: Iterable[tuple[str, Record]], faults: _Faults) -> Rows:
     texts, needed = (*task.columns, *task.extra_columns), _needed(task)
     columns: dict[str, list[Any]] = {name: [] for name in needed}
     lacking, seen = list(needed), dict[str, None]()
     numbers: list[tuple[str, int]] = []
     counts: Counter[str] = Counter()
-    for place, record in found:
+    for place, record in records:
         counts[place] += 1
         if lacking and record.values:
             lacking = [name for name in lacking if value_of(record.values, name) is ABSENT]

@@ -41,12 +41,12 @@ def warn_of_unknown(examples: Examples, tokenizer: Any, model: str, what: str = 
     if isinstance(examples.targets, Ragged):
         special = torch.tensor(tokenizer.all_special_ids)
         counts["answers"] = _count(examples.targets.flat, ~torch.isin(examples.targets.flat, special), unknown)
-    for part, (found, total) in counts.items():
-        if found > TOLERATED_SHARE * total:
+    for part, (unknown_count, total) in counts.items():
+        if unknown_count > TOLERATED_SHARE * total:
             log.warning(
                 "%d of the %d tokens in the %s are unknown (%.0f %%): the tokenizer of %r reads each as %r, so that "
                 "the model cannot tell them apart; choose a model that knows these words",
-                found, total, f"{what} {part}".strip(), 100 * found / total, model, tokenizer.unk_token,
+                unknown_count, total, f"{what} {part}".strip(), 100 * unknown_count / total, model, tokenizer.unk_token,
             )  # fmt: skip
 
 
@@ -59,5 +59,5 @@ def _is_text(examples: Examples) -> Bool[Tensor, " n"]:
 
 def _count(ids: Tensor, counts: Bool[Tensor, " n"], unknown: int) -> tuple[int, int]:
     """Unknown tokens, and all that count; an unknown token is special to the tokenizer, and counts wherever it is."""
-    found = ids == unknown
-    return int(found.sum()), int((counts | found).sum())
+    is_unknown = ids == unknown
+    return int(is_unknown.sum()), int((counts | is_unknown).sum())

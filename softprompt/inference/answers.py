@@ -149,9 +149,9 @@ def answer_all(
             backbone, prompt_batch, examples, task, rows, max_new_tokens, batch_size, memory_budget or MemoryBudget()
         )
     labels = label_ids(backbone, task) if how == "scores" else []
-    counts = [len(own) for own in rows]
+    counts = [len(rows_of_prompt) for rows_of_prompt in rows]
     owner = torch.repeat_interleave(torch.tensor(counts))
-    chosen = torch.tensor([row for own in rows for row in own], dtype=torch.long)
+    chosen = torch.tensor([row for rows_of_prompt in rows for row in rows_of_prompt], dtype=torch.long)
     values: list[Any] = [None] * len(chosen)
     texts, scores = [""] * len(chosen), torch.zeros(len(chosen), len(task.labels)) if how == "scores" else None
     for part in _parts(
@@ -160,9 +160,9 @@ def answer_all(
         batch = examples.batch(chosen[part], owner[part], backbone.pad_id).to(backbone.device)
         if how == "scores":
             assert scores is not None
-            found = backbone.label_scores(prompt_batch, batch, labels, normalize=normalize).float().cpu()
-            scores[part] = found
-            answers: list[Any] = found.argmax(-1).tolist()
+            batch_scores = backbone.label_scores(prompt_batch, batch, labels, normalize=normalize).float().cpu()
+            scores[part] = batch_scores
+            answers: list[Any] = batch_scores.argmax(-1).tolist()
             words = [task.labels[a] for a in answers]
         elif how == "number":
             answers = backbone.logits(prompt_batch, batch)[:, 0, 0].tolist()
@@ -175,7 +175,7 @@ def answer_all(
             values[place], texts[place] = value, word
     ends = torch.tensor(counts).cumsum(0).tolist()
     spans = [slice(end - count, end) for end, count in zip(ends, counts, strict=True)]
-    return [Answers(values[one], texts[one], None if scores is None else scores[one]) for one in spans]
+    return [Answers(values[span], texts[span], None if scores is None else scores[span]) for span in spans]
 
 
 def _over_windows(
@@ -191,22 +191,22 @@ def _over_windows(
     """The answers to rows that are read in windows: of each row's windows the answer that is most likely."""
     assert examples.windows is not None
     results = []
-    for number, own in enumerate(rows):
-        windows = examples.windows.select(torch.as_tensor(own, dtype=torch.long))
+    for number, rows_of_prompt in enumerate(rows):
+        windows = examples.windows.select(torch.as_tensor(rows_of_prompt, dtype=torch.long))
         wide = Examples(windows.inputs, None, [], examples.labels)
         places = [range(len(wide)) if other == number else range(0) for other in range(len(rows))]
-        found = answer_all(
+        answers = answer_all(
             backbone, prompt_batch, wide, task, places,
             max_new_tokens=max_new_tokens, batch_size=batch_size, memory_budget=memory_budget,
         )[number]  # fmt: skip
         scores = [0.0] * len(wide)
         for part in _parts(wide.lengths + prompt_batch.vectors.shape[1], batch_size, memory_budget):
             owner = torch.full((len(part),), number)
-            texts = [found.texts[place] for place in part]
+            texts = [answers.texts[place] for place in part]
             for place, score in zip(part, answer_scores(backbone, prompt_batch, wide, part, owner, texts), strict=True):
                 scores[place] = score
         chosen = best(scores, windows.owner.tolist())
-        results.append(Answers([found.values[i] for i in chosen], [found.texts[i] for i in chosen]))
+        results.append(Answers([answers.values[i] for i in chosen], [answers.texts[i] for i in chosen]))
     return results
 
 

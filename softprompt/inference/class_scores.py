@@ -40,11 +40,11 @@ class ClassScores:
 
         classes: Any = range(len(labels))
         # One class more for what is no label, so that scikit-learn drops no row.
-        told = [len(labels) if p < 0 else p for p in predictions]
-        table = confusion_matrix(gold, told, labels=[*classes, len(labels)])
+        answered = [len(labels) if p < 0 else p for p in predictions]
+        table = confusion_matrix(gold, answered, labels=[*classes, len(labels)])
         zero: Any = 0.0
-        scores = precision_recall_fscore_support(gold, told, labels=list(classes), zero_division=zero)
-        precision, recall, f1, rows = ([*map(float, values)] for values in scores)  # pyright: ignore[reportArgumentType]
+        scores = precision_recall_fscore_support(gold, answered, labels=list(classes), zero_division=zero)
+        precision, recall, f1, rows = ([*map(float, values)] for values in scores)  # pyright: ignore[reportArgumentType]  (stubs)
         return cls(
             labels=tuple(labels),
             confusion=table[:-1, :-1].tolist(),

@@ -113,31 +113,31 @@ def task_of(prompt: SoftPrompt, task: "Task | str | None" = None, style: str | N
     Raises:
         BadInput: the prompt records no task and none is given, or a file whose answers it was not trained on.
     """
-    own = None if prompt.provenance.task is None else Task.from_json(prompt.provenance.task)
+    trained_on = None if prompt.provenance.task is None else Task.from_json(prompt.provenance.task)
     if isinstance(task, Task):
         return task if style is None else styled(task, style)
     if task is not None and is_data_file(task):
-        rows = _on_file(own, task)
+        rows = _on_file(trained_on, task)
         return rows if style is None else styled(rows, style)
-    if own is not None and style is None and task in (None, own.name):
-        return own
-    name = own.name if task is None and own is not None else task
+    if trained_on is not None and style is None and task in (None, trained_on.name):
+        return trained_on
+    name = trained_on.name if task is None and trained_on is not None else task
     if name is None:
         raise BadInput("this prompt records no task; name one with --task")
-    found = find_task(name)
-    return styled(found, style or default_style(found, prompt.provenance.backbone.kind))
+    declared = find_task(name)
+    return styled(declared, style or default_style(declared, prompt.provenance.backbone.kind))
 
 
-def _on_file(own: Task | None, file: str) -> Task:
+def _on_file(trained_on: Task | None, file: str) -> Task:
     """A prompt's own task on a file: as it is where it is made of that file, else with all its rows to be scored."""
-    if own is None:
+    if trained_on is None:
         raise BadInput(f"this prompt records no task that {file!r} could hold rows of; name one with --task")
-    paths = [Path(path).resolve() for split in own.source.files for path in own.source.paths(split)]
+    paths = [Path(path).resolve() for split in trained_on.source.files for path in trained_on.source.paths(split)]
     if Path(file).resolve() in paths:
-        return own
+        return trained_on
     if not Path(file).is_file():
-        raise BadInput(f"no file {file!r}; give one that exists, or leave --task out to answer {own.name!r}")
-    return dataclasses.replace(own, source=Source(files={"test": file}))
+        raise BadInput(f"no file {file!r}; give one that exists, or leave --task out to answer {trained_on.name!r}")
+    return dataclasses.replace(trained_on, source=Source(files={"test": file}))
 
 
 def evaluate(

@@ -37,34 +37,34 @@ def intervals(
     if len(gold) < 2:
         return {}
     statistics = {name: STATISTICS[name](predictions, gold) for name in metrics}
-    found = {
+    bounds = {
         name: _wilson(METRICS[name](predictions, gold), len(gold))
         if name in SHARES
         else _bootstrap(statistics[name], len(gold), seed)
         for name in metrics
     }
     if len(headline) == 1:
-        low, high = found[headline[0]]
-        return {**found, "score": (-high, -low) if headline[0] in ERRORS else (low, high)}
+        low, high = bounds[headline[0]]
+        return {**bounds, "score": (-high, -low) if headline[0] in ERRORS else (low, high)}
     signs = {name: -1 if name in ERRORS else 1 for name in headline}
 
     def mean(rows: np.ndarray, axis: int = -1) -> np.ndarray:
         return np.mean([signs[name] * statistics[name](rows) for name in headline], axis=0)
 
-    return {**found, "score": _bootstrap(mean, len(gold), seed)}
+    return {**bounds, "score": _bootstrap(mean, len(gold), seed)}
 
 
 def _wilson(share: float, n: int) -> Interval:
     from scipy.stats import binomtest
 
-    found = binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _bootstrap(statistic: Statistic, n: int, seed: int) -> Interval:
     from scipy.stats import bootstrap
 
-    found = bootstrap(
+    resampled = bootstrap(
         (np.arange(n),),
         statistic,
         n_resamples=RESAMPLES,
@@ -74,7 +74,7 @@ def _bootstrap(statistic: Statistic, n: int, seed: int) -> Interval:
         method="percentile",
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(resampled.low), float(resampled.high)
 
 
 def _mean_of(each: np.ndarray) -> Statistic:
@@ -142,9 +142,9 @@ def _matthews(predictions: Sequence[int], gold: Sequence[int]) -> Statistic:
 def _correlation_of_classes(table: np.ndarray) -> np.ndarray:
     """Matthews correlation of k classes (Gorodkin, 2004); 0 where it is undefined."""
     n, hits = table.sum((-2, -1)), np.trace(table, axis1=-2, axis2=-1)
-    true, told = table.sum(-1), table.sum(-2)
-    shared = hits * n - (true * told).sum(-1)
-    scale = np.sqrt((n**2 - (true**2).sum(-1)) * (n**2 - (told**2).sum(-1)))
+    true, answered = table.sum(-1), table.sum(-2)
+    shared = hits * n - (true * answered).sum(-1)
+    scale = np.sqrt((n**2 - (true**2).sum(-1)) * (n**2 - (answered**2).sum(-1)))
     return np.divide(shared, scale, out=np.zeros_like(shared), where=scale > 0)
 
 

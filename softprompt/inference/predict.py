@@ -108,7 +108,7 @@ def predict(
     require_numbers({"batch_size": batch_size, "max_new_tokens": max_new_tokens}, whole=True)
     given = texts_or_rows(inputs)
     origin, task = prompt.provenance.backbone, task_of(prompt, task, style)
-    rows = [as_row(task, one) for one in given]
+    rows = [as_row(task, text) for text in given]
     if not rows:
         return []
     _tell_blank(task, rows)
@@ -117,8 +117,8 @@ def predict(
     texts = [task.render(row).text for row in rows]
     compute: dict[str, Any] = {"device": device, "dtype": dtype, "engine": engine, "quantize": quantize}
     if model is None:
-        own = {"revision": origin.revision, "embedding_scale": origin.embedding_scale}
-        model = _loaded(origin.name, answers=prompt.provenance.answers, **own, **compute)
+        loading = {"revision": origin.revision, "embedding_scale": origin.embedding_scale}
+        model = _loaded(origin.name, answers=prompt.provenance.answers, **loading, **compute)
     backbone = backbone_of(prompt, model, **compute)
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
     tell_truncated(examples, "inputs")

@@ -22,7 +22,7 @@ def without_prompt(output: Any, axes: Mapping[str, Sequence[int]], columns: Int[
 def restricted(states: Any, columns: Int[Tensor, "b t"], axes: Sequence[int]) -> Any:
     """States at these columns; tuples (layers, generation steps) one by one."""
     if isinstance(states, tuple):
-        return tuple(restricted(one, columns, axes) for one in states)
+        return tuple(restricted(state, columns, axes) for state in states)
     if states is None:
         return None
     # Beams multiply the rows.

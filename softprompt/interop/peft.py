@@ -201,9 +201,9 @@ def _rows(folder: Path) -> Float[Tensor, "n e"]:
     path = folder / WEIGHTS
     rows = read_tensors(path).get("prompt_embeddings")
     if rows is None or rows.ndim != 2 or rows.dtype not in FLOATS or not rows.numel():
-        found = "none" if rows is None else f"{rows.dtype} of shape {tuple(rows.shape)}"
+        shape = "none" if rows is None else f"{rows.dtype} of shape {tuple(rows.shape)}"
         raise BadInput(
-            f"{str(path)!r} needs 'prompt_embeddings', floats of shape (rows, width), and holds {found}; export it anew"
+            f"{str(path)!r} needs 'prompt_embeddings', floats of shape (rows, width), and holds {shape}; export it anew"
         )
     return rows
 

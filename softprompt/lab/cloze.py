@@ -83,6 +83,6 @@ class Cloze:
         untouched = ~mask | torch.isin(ids, self._special)
         while True:
             changed, labels = collator.torch_mask_tokens(ids.clone(), untouched)
-            asked = labels != -100
-            if bool(asked.any()):
-                return Hidden(changed, mask, asked, ids[asked])
+            is_asked = labels != -100
+            if bool(is_asked.any()):
+                return Hidden(changed, mask, is_asked, ids[is_asked])

@@ -151,8 +151,8 @@ class Demo:
     @property
     def declared(self) -> list[Task]:
         """The tasks, those of the lab with few rows to score."""
-        found = map(find_task, dict.fromkeys(self.tasks))
-        return [with_difficulty(t, validation=VALIDATION_ROWS, test=TEST_ROWS) if t.source.world else t for t in found]
+        tasks = map(find_task, dict.fromkeys(self.tasks))
+        return [with_difficulty(t, validation=VALIDATION_ROWS, test=TEST_ROWS) if t.source.world else t for t in tasks]
 
     @property
     def prompts(self) -> list[PromptSettings]:
@@ -170,7 +170,7 @@ class Demo:
             steps=self.steps, eval_every=max(1, math.ceil(self.steps / EVALUATIONS)), eval_rows=VALIDATION_ROWS
         )
 
-    def show(self, tell: Callable[[TaskReport], None] = lambda found: None, *, progress: bool = False) -> Path:
+    def show(self, tell: Callable[[TaskReport], None] = lambda report: None, *, progress: bool = False) -> Path:
         """Train everything, write the folder, and return the exported prompt's.
 
         Args:
@@ -192,7 +192,7 @@ class Demo:
         # All rows first: a missing file is found before anything is trained.
         tests = [split_rows(task, load_rows(task, self.data_root)).test for task in self.declared]
         backbone = load_backbone(self.model, device=self.device)
-        found = []
+        reports = []
         for task, rows in zip(self.declared, tests, strict=True):
             folder = self.output / slug(task.name)
             run = train(
@@ -204,14 +204,14 @@ class Demo:
                 data_root=self.data_root,
                 progress=progress,
             )
-            found.append(_judged(run, backbone, rows))
-            _draw(found[-1], backbone, self.prompts, self.output / "figures")
-            tell(found[-1])
-        values = json_bytes([one.to_json() for one in found])
+            reports.append(_judged(run, backbone, rows))
+            _draw(reports[-1], backbone, self.prompts, self.output / "figures")
+            tell(reports[-1])
+        values = json_bytes([report.to_json() for report in reports])
         write_file(self.output / "results.json", values, what="the results of the demo")
-        row = json.dumps(found[0].seen.row, ensure_ascii=False)
+        row = json.dumps(reports[0].seen.row, ensure_ascii=False)
         write_file(self.output / "row.jsonl", f"{row}\n".encode(), what="a row to answer")
-        return export_peft(found[0].run.prompt(found[0].best.prompt), self.output / "peft", model=backbone.model)
+        return export_peft(reports[0].run.prompt(reports[0].best.prompt), self.output / "peft", model=backbone.model)
 
 
 def slug(name: str) -> str:
@@ -243,7 +243,7 @@ def _judged(run: Run, backbone: AbstractBackbone, rows: Any) -> TaskReport:
     prompt = run.prompt(best.prompt)
     # A linear head is trained beside the prompt: without it there are no answers to compare with.
     has_answers = backbone.answers != "linear-head"
-    asked = instructed(task) if has_answers and backbone.name in BUILT_IN else None
+    with_instruction = instructed(task) if has_answers and backbone.name in BUILT_IN else None
     examples, after = _answers(prompt, backbone, task, rows)
     before = _answers(bare, backbone, task, rows)[1] if has_answers else None
     place = turned(examples, before, after)
@@ -255,8 +255,8 @@ def _judged(run: Run, backbone: AbstractBackbone, rows: Any) -> TaskReport:
         rows=len(examples),
         majority=best.majority,
         unprompted=None if before is None else report(task, examples, before).metrics["score"],
-        instruction=None if asked is None else instruction(task),
-        instructed=None if asked is None else _score(bare, backbone, asked, rows),
+        instruction=None if with_instruction is None else instruction(task),
+        instructed=None if with_instruction is None else _score(bare, backbone, with_instruction, rows),
         seen=Seen(
             row=row,
             right=_right(task, examples.gold[place]),
@@ -282,7 +282,7 @@ def turned(examples: Examples, before: Answers | None, after: Answers) -> int:
     if before is not None:
         wrong = [not _is_right(value, gold) for value, gold in zip(before.values, examples.gold, strict=True)]
     both = [a and b for a, b in zip(right, wrong, strict=True)]
-    return next((place for found in (both, right) for place, is_so in enumerate(found) if is_so), 0)
+    return next((place for candidates in (both, right) for place, is_so in enumerate(candidates) if is_so), 0)
 
 
 def _is_right(value: Any, gold: Any) -> bool:
@@ -293,20 +293,20 @@ def _right(task: Task, gold: Any) -> str:
     return task.labels[gold] if task.answer == "label" else gold[0] if isinstance(gold, list) else f"{gold:g}"
 
 
-def _draw(found: TaskReport, backbone: AbstractBackbone, prompts: Sequence[PromptSettings], folder: Path) -> None:
+def _draw(report: TaskReport, backbone: AbstractBackbone, prompts: Sequence[PromptSettings], folder: Path) -> None:
     """The numbers of the figures, and the figures where there is a library to draw them."""
     words = WordScale.of(backbone.word_vectors)
     curves: dict[str, list[dict[str, Any]]] = {}
     pairs: dict[str, dict[str, Any]] = {}
-    for prompt, result in zip(prompts, found.run.results, strict=True):
+    for prompt, result in zip(prompts, report.run.results, strict=True):
         if METHODS[prompt.method].m == 0 or not result.metrics:
             continue
-        end = found.run.prompt(result.prompt).vectors
-        curves.setdefault(prompt.method, []).append(_curve(found.run.folder / result.prompt, result.seed))
+        end = report.run.prompt(result.prompt).vectors
+        curves.setdefault(prompt.method, []).append(_curve(report.run.folder / result.prompt, result.seed))
         if len(end) > 1 and prompt.method not in pairs:
             start = TrainablePrompt.build(prompt, uniform(), backbone.word_vectors, None, words).folded().cpu()
             pairs[prompt.method] = {"seed": result.seed, "step 0": _angles(start), "trained": _angles(end)}
-    name = slug(found.task.name)
+    name = slug(report.task.name)
     _write(folder / f"{name}-norms", {"token_norm": words.token_norm, "band": BAND, "curves": curves})
     _write(folder / f"{name}-cosines", pairs)
     try:
@@ -315,10 +315,10 @@ def _draw(found: TaskReport, backbone: AbstractBackbone, prompts: Sequence[Promp
         log.warning("no figures are drawn, only their numbers written: %s; pip install matplotlib", error)
         return
     lines = {method: [(c["steps"], c["token_norms"]) for c in seeds] for method, seeds in curves.items()}
-    figures = {f"{name}-norms.png": plots.norm_figure(lines, band=BAND, title=found.task.name)}
+    figures = {f"{name}-norms.png": plots.norm_figure(lines, band=BAND, title=report.task.name)}
     if pairs:
         sides = {m: (pair["step 0"]["cosines"], pair["trained"]["cosines"]) for m, pair in pairs.items()}
-        figures[f"{name}-cosines.png"] = plots.cosine_figure(sides, title=found.task.name)
+        figures[f"{name}-cosines.png"] = plots.cosine_figure(sides, title=report.task.name)
     for file, figure in figures.items():
         write_file(folder / file, plots.image(figure, file), what="a figure")
 

@@ -131,20 +131,20 @@ def fit_mlm_head(
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"{str(folder)!r} exists already; choose a new --output")
-    found = training_texts(data_root, recipe.texts)
+    sources = training_texts(data_root, recipe.texts)
     encoder, tokenizer = with_new_head(model, seed=seed, device=device)
-    texts = {name: [text for text in own if not is_held_out(text, recipe.held_out)] for name, own in found.items()}
-    held = sorted({text for own in found.values() for text in own if is_held_out(text, recipe.held_out)})
+    texts = {name: [text for text in part if not is_held_out(text, recipe.held_out)] for name, part in sources.items()}
+    held = sorted({text for part in sources.values() for text in part if is_held_out(text, recipe.held_out)})
     # From end to end: sorted, the first are the quoted and the numbered.
     held = held[:: max(1, -(-len(held) // recipe.measured))]
-    lesson = _cloze(tokenizer, sorted({text for own in texts.values() for text in own}), recipe)
+    lesson = _cloze(tokenizer, sorted({text for part in texts.values() for text in part}), recipe)
     test = _cloze(tokenizer, held, recipe)
     before = accuracy(encoder, test)
     with fast_denormals(), interruptible() as is_stopped:
         _train(encoder, lesson, recipe, seed, is_stopped, progress)
     fitted = FittedHead(
         folder=folder,
-        texts={name: len(own) for name, own in texts.items()},
+        texts={name: len(part) for name, part in texts.items()},
         held_out=len(test),
         before=before,
         after=accuracy(encoder, test),
@@ -163,21 +163,21 @@ def accuracy(model: Any, test: Cloze, always: int | None = None) -> float:
         test: texts.
         always: a token to answer instead of asking the model.
     """
-    generator, right, asked = _generator("test"), 0, 0
+    generator, right, total = _generator("test"), 0, 0
     for rows in test.rows.lengths.argsort(stable=True).split(64):
         hidden = test.hide(rows, generator, shown=False)
-        found = logits_at(model, hidden).argmax(-1).cpu() if always is None else always
-        right += int((hidden.answers == found).sum())
-        asked += len(hidden.answers)
-    return right / asked
+        answers = logits_at(model, hidden).argmax(-1).cpu() if always is None else always
+        right += int((hidden.answers == answers).sum())
+        total += len(hidden.answers)
+    return right / total
 
 
 def logits_at(model: Any, hidden: Hidden) -> Float[Tensor, "k v"]:
     """The head's logits where something is asked for, and nowhere else: the vocabulary is wide."""
-    asked = hidden.asked.to(model.device)
+    is_asked = hidden.asked.to(model.device)
 
     def keep_the_asked(module: Any, arguments: Any, output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state[asked][None]
+        output.last_hidden_state = output.last_hidden_state[is_asked][None]
         return output
 
     with model.base_model.register_forward_hook(keep_the_asked):
@@ -220,10 +220,10 @@ def _generator(key: str) -> torch.Generator:
 
 def _write(model: Any, tokenizer: Any, fitted: FittedHead, record: Mapping[str, Any]) -> None:
     """Encoder, head, tokenizer and record in one folder, all at once."""
-    told = {name: value for name, value in dataclasses.asdict(fitted).items() if name != "folder"}
+    values = {name: value for name, value in dataclasses.asdict(fitted).items() if name != "folder"}
     with tempfile.TemporaryDirectory() as temporary, silence():
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         contents = {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir())}
-    contents[RECORD] = json_bytes({**record, **told})
+    contents[RECORD] = json_bytes({**record, **values})
     write_folder(fitted.folder, contents, what="the encoder with its head", manifest=False)

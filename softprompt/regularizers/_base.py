@@ -171,7 +171,7 @@ class AbstractPerturbation(abc.ABC):
 
     def structure(self) -> tuple[object, ...]:
         """Return what must be equal for prompts to share a pass: everything but the floats."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # pyright: ignore[reportArgumentType]  (a dataclass)
         return (type(self), *((n, v) for n, v in values.items() if not isinstance(v, float)))
 
 

@@ -19,5 +19,4 @@ from ._stored import StoredRun as StoredRun
 from .tables import columns as columns
 from .tables import compare as compare
 from .tables import markdown as markdown
-from .tables import rich_table as rich_table
 from .tables import summary as summary

@@ -71,7 +71,7 @@ def group(specs: Sequence[RunSpec], fleet_size: int) -> list[tuple[RunSpec, ...]
 def _filled(members: Iterable[RunSpec], fleet_size: int) -> Iterator[tuple[RunSpec, ...]]:
     part: list[RunSpec] = []
     for spec in members:
-        if part and sum(one.prompt.restarts for one in (*part, spec)) > fleet_size:
+        if part and sum(member.prompt.restarts for member in (*part, spec)) > fleet_size:
             yield tuple(part)
             part = []
         part.append(spec)
@@ -152,7 +152,7 @@ def alone(store: Path) -> Iterator[None]:
 
 def _folders(store: Path) -> dict[Path, tuple[RunSpec, ...]]:
     """The work folders and their runs, by name; what a killed process did not finish to make or to remove goes."""
-    found = {}
+    folders = {}
     for folder in sorted((store / "fleets").glob("*")):
         if folder.name.startswith(".") or not (folder / SPECS).is_file():
             shutil.rmtree(folder, ignore_errors=True)
@@ -164,8 +164,8 @@ def _folders(store: Path) -> dict[Path, tuple[RunSpec, ...]]:
             raise DamagedFile(f"{folder / SPECS} cannot be read ({error}); delete {folder} and run again") from error
         # Named by other code, whose defaults were others: to go on would mix the two in one run.
         if [spec.name for spec in specs] == values["names"]:
-            found[folder] = specs
-    return found
+            folders[folder] = specs
+    return folders
 
 
 def run_folder(store: Path, names: Sequence[str]) -> Path:

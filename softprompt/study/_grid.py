@@ -82,10 +82,10 @@ def _spoken(kind: Any) -> str:
 
 def _spec(chosen: Mapping[str, Any]) -> RunSpec:
     seeds = Seeds.all(chosen.get("seed", 0))
-    own = {purpose: chosen[name] for name, purpose in SEEDS.items() if name in chosen}
+    explicit = {purpose: chosen[name] for name, purpose in SEEDS.items() if name in chosen}
     prompt = {name: value for name, value in chosen.items() if name in _PROMPT}
     return RunSpec(
-        prompt=PromptSettings(**prompt, seeds=dataclasses.replace(seeds, **own)),
+        prompt=PromptSettings(**prompt, seeds=dataclasses.replace(seeds, **explicit)),
         settings=TrainSettings(**{name: value for name, value in chosen.items() if name in _SETTINGS}),
         **{name: value for name, value in chosen.items() if name in _SPEC},
     )

@@ -15,7 +15,7 @@ Show = Callable[[Claim], None]
 def progress_bar(show: bool, store: Path, specs: Sequence[RunSpec]) -> Iterator[Show]:
     """A rich bar on standard error that is told of each claim; nothing if not `show`."""
     if not show:
-        yield lambda found: None
+        yield lambda claimed: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -23,23 +23,23 @@ def progress_bar(show: bool, store: Path, specs: Sequence[RunSpec]) -> Iterator[
     names = {spec.name for spec in specs}
     columns = (TextColumn("study"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)) as progress:
-        shown = progress.add_task("study", total=len(names), state="")
+        bar_id = progress.add_task("study", total=len(names), state="")
 
-        def look(found: Claim) -> None:
+        def look(claimed: Claim) -> None:
             done = sum(path_of(store, name).exists() for name in names)
-            progress.update(shown, completed=done, state=state(found, len(names) - done))
+            progress.update(bar_id, completed=done, state=state(claimed, len(names) - done))
 
         yield look
-        progress.update(shown, completed=sum(path_of(store, name).exists() for name in names), state="")
+        progress.update(bar_id, completed=sum(path_of(store, name).exists() for name in names), state="")
 
 
-def state(found: Claim, left: int) -> str:
+def state(claimed: Claim, left: int) -> str:
     """One line: what is trained here, what others hold, what is left."""
-    here = found.fleet.specs if found.fleet else ()
+    here = claimed.fleet.specs if claimed.fleet else ()
     parts = []
     if here:
         parts.append(f"{len(here)} running ({here[0].prompt.method}, {here[0].declared.name}, {here[0].model})")
-    if found.busy:
-        parts.append(f"{len(found.busy)} in other processes")
-    waiting = left - len(here) - len(found.busy)
+    if claimed.busy:
+        parts.append(f"{len(claimed.busy)} in other processes")
+    waiting = left - len(here) - len(claimed.busy)
     return ", ".join([*parts, f"{max(0, waiting)} left"])

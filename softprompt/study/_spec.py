@@ -168,7 +168,7 @@ def _regularized(prompt: PromptSettings) -> dict[str, Any]:
     """The regularisers that act, each with every number that its name and options stand for; nothing without any."""
     from ..regularizers import regularizers
 
-    acting = [one.to_json() for one in regularizers(prompt.regularizer) if not one.is_off]
+    acting = [regularizer.to_json() for regularizer in regularizers(prompt.regularizer) if not regularizer.is_off]
     return {"regularizers": acting} if acting else {}
 
 

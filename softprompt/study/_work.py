@@ -33,7 +33,7 @@ def work(
     data_root: "Path | str | None",
     device: str,
     keep: bool,
-    show: Callable[[Claim], None] = lambda found: None,
+    show: Callable[[Claim], None] = lambda claimed: None,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> None:
     """Claim and train fleets until every run of the groups is stored, by this process or others.
@@ -49,12 +49,12 @@ def work(
     """
     models = Models(store, device)
     while is_wanted():
-        found = claim(store, groups, keep=keep)
-        show(found)
-        if found.fleet is not None:
-            with _released(store, found.fleet), named(found.fleet.specs), _without_stored_warnings():
-                _train(store, found.fleet, models, data_root)
-        elif found.busy:
+        claimed = claim(store, groups, keep=keep)
+        show(claimed)
+        if claimed.fleet is not None:
+            with _released(store, claimed.fleet), named(claimed.fleet.specs), _without_stored_warnings():
+                _train(store, claimed.fleet, models, data_root)
+        elif claimed.busy:
             time.sleep(PAUSE_SECONDS)
         else:
             return
@@ -205,5 +205,5 @@ def _stored(
 
 def _share(result: "Result", run: "Run") -> float:
     """The wall time of a fleet that falls to one of its runs, by the steps that each took."""
-    steps = [one.prompt_steps or 0 for one in run.results]
+    steps = [stored.prompt_steps or 0 for stored in run.results]
     return result.seconds * ((result.prompt_steps or 0) / sum(steps) if sum(steps) else 1 / len(steps))

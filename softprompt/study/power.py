@@ -42,8 +42,8 @@ def detectable_ratio(n: int) -> float:
     from scipy import optimize
 
     _refuse_few(n)
-    found: Any = optimize.brentq(lambda log: power_of_ratio(math.exp(log), n) - POWER, math.log(SMALLEST), 0.0)
-    return math.exp(found)
+    log_ratio: Any = optimize.brentq(lambda log: power_of_ratio(math.exp(log), n) - POWER, math.log(SMALLEST), 0.0)
+    return math.exp(log_ratio)
 
 
 @functools.cache
@@ -69,8 +69,8 @@ def detectable_ratio_by_brown_forsythe(n: int) -> float | None:
 
     if n < 3 or missed(math.log(SMALLEST)) > 0:
         return None
-    found: Any = optimize.bisect(missed, math.log(SMALLEST), 0.0, xtol=1e-3)
-    return math.exp(found)
+    log_ratio: Any = optimize.bisect(missed, math.log(SMALLEST), 0.0, xtol=1e-3)
+    return math.exp(log_ratio)
 
 
 def seeds_for_ratio(ratio: float) -> int:
@@ -110,8 +110,8 @@ def detectable_difference(n: int) -> float:
         return POWER - float(stats.nct(n - 1, noncentrality).sf(edge))
 
     # 16.4 for two pairs, less for more.
-    found: Any = optimize.brentq(missed, 1e-9, 20.0)
-    return float(found) / math.sqrt(n)
+    effect: Any = optimize.brentq(missed, 1e-9, 20.0)
+    return float(effect) / math.sqrt(n)
 
 
 def _refuse_few(n: int) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..checks import listed
 from ..errors import BadInput, UnknownName
@@ -12,9 +12,6 @@ from ._grid import SEEDS
 from ._spec import RunSpec
 from ._stored import StoredRun
 from .statistics import bootstrap, wilcoxon
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Row = dict[str, Any]
 
@@ -49,16 +46,16 @@ def value(spec: RunSpec, key: str, tags: Collection[str] = ()) -> Hashable:
         "seed": lambda _: spec.prompt.seeds.initialization,
     }
     if key in spec.tags:
-        found = spec.tags[key]
+        chosen = spec.tags[key]
     elif dot and first in ("options", "backbone"):
-        found = (spec.prompt.options if first == "options" else spec.backbone).get(rest)
+        chosen = (spec.prompt.options if first == "options" else spec.backbone).get(rest)
     elif key in tables:
-        found = tables[key](key)
+        chosen = tables[key](key)
     elif key in tags:
-        found = None
+        chosen = None
     else:
         raise UnknownName("key of a run", key, {*tables, *spec.tags, *tags, "options.NAME", "backbone.NAME"})
-    return _hashable(found)
+    return _hashable(chosen)
 
 
 def varying(specs: Sequence[RunSpec]) -> tuple[str, ...]:
@@ -210,47 +207,33 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def rich_table(rows: Sequence[Row]) -> "Table":
-    """The rows as a table for a terminal."""
-    from rich.table import Table
-
-    names, cells, right = columns(rows)
-    table = Table(box=None)
-    for name, is_number in zip(names, right, strict=True):
-        table.add_column(name, justify="right" if is_number else "left")
-    for line in cells:
-        # Not markup: a key may hold brackets.
-        table.add_row(*(line_cell.replace("[", "\\[") for line_cell in line))
-    return table
-
-
 def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[bool]]:
     """Column names, the texts of each row, and which columns are numbers.
 
     Intervals are in one column each; columns without any value are left out.
     """
-    shown = [_joined(row) for row in rows]
-    names = [name for name in (shown[0] if shown else ()) if any(row[name] not in (None, "") for row in shown)]
-    if not any(row.get("dropped") for row in shown):
+    texts = [_joined(row) for row in rows]
+    names = [name for name in (texts[0] if texts else ()) if any(row[name] not in (None, "") for row in texts)]
+    if not any(row.get("dropped") for row in texts):
         names = [name for name in names if name != "dropped"]
     right = [all(_is_number(row.get(name)) for row in rows) for name in names]
-    return names, [[_text(name, row[name]) for name in names] for row in shown], right
+    return names, [[_text(name, row[name]) for name in names] for row in texts], right
 
 
 def _joined(row: Row) -> Row:
     """The row with the ends of intervals in one text."""
-    found: Row = {}
+    joined: Row = {}
     for name, item in row.items():
         if name == "low":
-            found["95 %"] = "" if item is None else f"{item:.3f} .. {row['high']:.3f}"
+            joined["95 %"] = "" if item is None else f"{item:.3f} .. {row['high']:.3f}"
         elif name == "token_norms":
             spread = (
                 "" if item is None else f"{item:.2g} ({row['token_norms_p10']:.2g} .. {row['token_norms_p90']:.2g})"
             )
-            found["token norms"] = spread
+            joined["token norms"] = spread
         elif name not in ("high", "token_norms_p10", "token_norms_p90"):
-            found[name] = item
-    return found
+            joined[name] = item
+    return joined
 
 
 _SCORES = ("mean", "std", "se", "min", "median", "worst", "stuck", "difference", "p")

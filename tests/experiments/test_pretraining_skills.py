@@ -98,7 +98,7 @@ def test_plain_transformers_reads_the_weights_in_float32_from_float16(name: str,
         stored_kinds = {stored.get_slice(key).get_dtype() for key in stored.keys()}  # noqa: SIM118  (not a mapping)
         assert stored_kinds == {"F16"}
         state = model.state_dict()
-        assert all(torch.equal(stored.get_tensor(key).float(), state[key]) for key in stored.keys())  # noqa: SIM118
+        assert all(torch.equal(stored.get_tensor(key).float(), state[key]) for key in stored.keys())  # noqa: SIM118  (no mapping)
 
 
 def test_plain_transformers_reads_the_tokenizer_of_the_recipe(name: str):

@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 def rows(split, n):
     draw = random.Random(n)
-    text = lambda: " ".join(draw.choices((*FILLER, *GOOD, *BAD), k=5))  # noqa: E731
+    text = lambda: " ".join(draw.choices((*FILLER, *GOOD, *BAD), k=5))  # noqa: E731  (short)
     return {
         "sst2": [{"sentence": text(), "label": i % 2, "idx": i} for i in range(n)],
         "rte": [{"sentence1": text(), "sentence2": text(), "label": i % 2, "idx": i} for i in range(n)],

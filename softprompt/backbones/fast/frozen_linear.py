@@ -32,7 +32,7 @@ class AbstractFrozenLinear(abc.ABC):
 
     def __call__(self, x: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
         """Return x W^T with its gradient. The graph saves no tensor for it."""
-        result: Tensor = _Linear.apply(x, self)  # pyright: ignore[reportAssignmentType]
+        result: Tensor = _Linear.apply(x, self)  # pyright: ignore[reportAssignmentType]  (apply is untyped)
         return result
 
 

@@ -56,7 +56,7 @@ class _Norm(torch.autograd.Function):
 
 def norm(x: Float[Tensor, "r d"], epsilon: float) -> Float[Tensor, "r d"]:
     """Return x / rms(x), with its gradient."""
-    result: Tensor = _Norm.apply(x, epsilon)  # pyright: ignore[reportAssignmentType]
+    result: Tensor = _Norm.apply(x, epsilon)  # pyright: ignore[reportAssignmentType]  (apply is untyped)
     return result
 
 
@@ -94,7 +94,7 @@ class SelfAttention:
             biases: B of each block, [h, w, w] or [c, h, w, w] with -inf at padding.
             rows: the only positions whose gradient is needed; None takes all positions.
         """
-        result: Tensor = _SelfAttention.apply(x, self, blocks, biases, rows)  # pyright: ignore[reportAssignmentType]
+        result: Tensor = _SelfAttention.apply(x, self, blocks, biases, rows)  # pyright: ignore[reportAssignmentType]  (apply is untyped)
         return result
 
 
@@ -190,7 +190,7 @@ class FeedForward:
 
     def __call__(self, x: Float[Tensor, "r d"]) -> Float[Tensor, "r d"]:
         """Return the states after the sublayer."""
-        result: Tensor = _FeedForward.apply(x, self)  # pyright: ignore[reportAssignmentType]
+        result: Tensor = _FeedForward.apply(x, self)  # pyright: ignore[reportAssignmentType]  (apply is untyped)
         return result
 
 
@@ -273,7 +273,7 @@ class CrossAttention:
         rows = sum(block.count for block in blocks)
         key, value = (w.view(self.heads, -1, states.shape[1]) for w in (self.key, self.value))
         queries = (query.transpose(0, 1) @ key).transpose(0, 1).reshape(rows, -1, states.shape[1])
-        read: Tensor = _Read.apply(queries, states, blocks)  # pyright: ignore[reportAssignmentType]
+        read: Tensor = _Read.apply(queries, states, blocks)  # pyright: ignore[reportAssignmentType]  (apply is untyped)
         return (read.view(*query.shape[:2], -1).transpose(0, 1) @ value.mT).transpose(0, 1).flatten(1)
 
     def _plain(self, query: Tensor, states: Tensor, blocks: Sequence[Block]) -> Tensor:

@@ -80,7 +80,7 @@ def against(arm: Arm, reference: Arm) -> Against:
     pairs = np.array([pair for pair in both if None not in pair], dtype=float).reshape(-1, 2)
     first, second = pairs.T
     differences = first - second
-    found = Against(
+    comparison = Against(
         setting=arm.name,
         reference=reference.name,
         n=len(pairs),
@@ -92,11 +92,11 @@ def against(arm: Arm, reference: Arm) -> Against:
         p=wilcoxon(differences),
     )
     if len(pairs) < 2:
-        return found
+        return comparison
     low, high = bootstrap(differences) or (None, None)
     ratio_low, ratio_high = ratio_interval(first, second) or (None, None)
     whole = dataclasses.replace(
-        found,
+        comparison,
         low=low,
         high=high,
         ratio=ratio(first, second),
@@ -109,12 +109,12 @@ def against(arm: Arm, reference: Arm) -> Against:
     return dataclasses.replace(whole, is_no_stability=_is_no_stability(whole))
 
 
-def corrected(found: Sequence[Against]) -> list[Against]:
+def corrected(pairs: Sequence[Against]) -> list[Against]:
     """The comparisons with Holm's correction, of each of the two tests over all of them."""
-    means, spreads = holm([one.p for one in found]), holm([one.p_ratio for one in found])
+    means, spreads = holm([pair.p for pair in pairs]), holm([pair.p_ratio for pair in pairs])
     return [
-        dataclasses.replace(one, p_holm=p, p_ratio_holm=p_ratio)
-        for one, p, p_ratio in zip(found, means, spreads, strict=True)
+        dataclasses.replace(pair, p_holm=p, p_ratio_holm=p_ratio)
+        for pair, p, p_ratio in zip(pairs, means, spreads, strict=True)
     ]
 
 
@@ -145,5 +145,5 @@ def has_fallen(share: float | None, high: float | None) -> bool:
     return share >= COLLAPSED or (share >= FALLEN and high is not None and high < 0)
 
 
-def _is_no_stability(found: Against) -> bool:
-    return found.ratio is not None and found.ratio < 1 and has_fallen(found.lost, found.high)
+def _is_no_stability(comparison: Against) -> bool:
+    return comparison.ratio is not None and comparison.ratio < 1 and has_fallen(comparison.lost, comparison.high)

@@ -106,12 +106,12 @@ def by_setting(specs: Sequence[RunSpec]) -> dict[str, tuple[RunSpec, ...]]:
     Raises:
         BadInput: two settings of one name.
     """
-    found: dict[str, dict[str, RunSpec]] = {}
+    settings: dict[str, dict[str, RunSpec]] = {}
     for spec in specs:
-        found.setdefault(_with(spec, PromptSettings().seeds).name, {})[spec.name] = spec
+        settings.setdefault(_with(spec, PromptSettings().seeds).name, {})[spec.name] = spec
     keys = [key for key in varying(specs) if key not in ("task", "setting")]
     named: dict[str, tuple[RunSpec, ...]] = {}
-    for members in found.values():
+    for members in settings.values():
         group = tuple(members.values())
         name = _setting_name(group[0], keys)
         if name in named:
@@ -135,14 +135,14 @@ def arms(planned: Plan, runs: Sequence[StoredRun]) -> dict[str, dict[str, Arm]]:
 
 def judged(planned: Plan, runs: Sequence[StoredRun]) -> Report:
     """The report of a plan's runs: settings in the set where everything varies, and the sets as causes."""
-    found = arms(planned, runs)
+    by_name = arms(planned, runs)
     names = {
         name: {setting: [spec.name for spec in specs] for setting, specs in settings.items()}
         for name, settings in planned.sets.items()
     }
     return report(
-        list(found.values())[-1],
-        causes=found if TOGETHER in found else None,
+        list(by_name.values())[-1],
+        causes=by_name if TOGETHER in by_name else None,
         about={**planned.about, "runs": names},
     )
 
@@ -187,7 +187,7 @@ def _refuse_no_noise(settings: Mapping[str, RunSpec], vary: Sequence[str]) -> No
 
 def _has_noise(spec: RunSpec) -> bool:
     """Whether the noise seed may change a number: by a regulariser, or by dropout of the model or of the network."""
-    perturbed = any(not one.is_off for one in regularizers(spec.prompt.regularizer))
+    perturbed = any(not regularizer.is_off for regularizer in regularizers(spec.prompt.regularizer))
     return perturbed or spec.settings.backbone_dropout or bool(Method.of(spec.prompt).defaults.get("dropout"))
 
 
@@ -195,13 +195,13 @@ def _about(settings: Mapping[str, RunSpec], **values: Any) -> dict[str, Any]:
     specs = list(settings.values())
     tasks = dict.fromkeys(spec.declared.name for spec in specs)
     models = dict.fromkeys(spec.model for spec in specs)
-    shown = {"task": ", ".join(tasks), "model": ", ".join(models), **values}
-    return {**shown, "settings": {name: spec.to_json() for name, spec in settings.items()}}
+    described = {"task": ", ".join(tasks), "model": ", ".join(models), **values}
+    return {**described, "settings": {name: spec.to_json() for name, spec in settings.items()}}
 
 
 def _setting_name(spec: RunSpec, keys: Sequence[str]) -> str:
     if "setting" in spec.tags:
         return str(spec.tags["setting"])
     values = {key: item for key in keys if (item := value(spec, key, keys)) is not None}
-    shown = [str(item) if key == "method" else f"{key}={item}" for key, item in values.items()]
-    return ", ".join(shown) or spec.prompt.method
+    parts = [str(item) if key == "method" else f"{key}={item}" for key, item in values.items()]
+    return ", ".join(parts) or spec.prompt.method

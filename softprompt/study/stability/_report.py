@@ -130,34 +130,34 @@ def report(arms: Arms, *, causes: Mapping[str, Arms] | None = None, about: Mappi
 
 
 def _warnings(spreads: tuple[Spread, ...], comparisons: tuple[Against, ...], chance: float | None) -> list[str]:
-    found = []
+    lines = []
     for one in spreads:
         if one.dropped:
-            found.append(
+            lines.append(
                 f"{one.setting}: {one.dropped} of {one.n} seeds have no score and are in no mean or deviation; "
                 "they count as failed"
             )
         if one.std == 0:
-            found.append(f"{one.setting}: all {one.n - one.dropped} scores are equal, so nothing can be said of spread")
+            lines.append(f"{one.setting}: all {one.n - one.dropped} scores are equal, so nothing can be said of spread")
     first = spreads[0]
     if comparisons and chance is not None and first.mean is not None and first.mean <= chance:
-        found.append(f"{first.setting}, the reference, is at chance ({first.mean:.3f}): it has no stability to compare")
+        lines.append(f"{first.setting}, the reference, is at chance ({first.mean:.3f}): it has no stability to compare")
     for one in comparisons:
         if one.is_no_stability and one.lost is not None and one.ratio is not None:
-            found.append(
+            lines.append(
                 f"{one.setting}: its standard deviation is {one.ratio:.2f} times that of {one.reference}, but its mean "
                 f"lost {min(one.lost, 1):.0%} of the way above chance: that is no stability"
             )
         elif one.is_lower and one.ratio_high is not None and one.ratio_high < 1:
-            found.append(
+            lines.append(
                 f"{one.setting}: its mean is lower by {one.lost:.0%} of the way above chance, though not for sure: its "
                 "smaller standard deviation may be no stability"
             )
         if one.n and one.ties == one.n:
-            found.append(f"{one.setting}: every score equals that of {one.reference}: the setting changed nothing here")
+            lines.append(f"{one.setting}: every score equals that of {one.reference}: the setting changed nothing here")
         if one.unpaired:
-            found.append(f"{one.setting}: {one.unpaired} seeds have no partner and are left out of the comparison")
-    return found
+            lines.append(f"{one.setting}: {one.unpaired} seeds have no partner and are left out of the comparison")
+    return lines
 
 
 def _listed(values: set[float]) -> str:

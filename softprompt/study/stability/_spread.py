@@ -78,13 +78,13 @@ def _numbers(scores: Sequence[float]) -> dict[str, Any]:
         return {}
     values = np.sort(np.asarray(scores, dtype=float))
     q25, median, q75 = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
-    found = {"mean": values.mean(), "min": values[0], "worst_quarter": values[: math.ceil(len(values) / 4)].mean()}
+    numbers = {"mean": values.mean(), "min": values[0], "worst_quarter": values[: math.ceil(len(values) / 4)].mean()}
     if len(values) > 1:
-        found["std"] = deviation(values[None])[0]
+        numbers["std"] = deviation(values[None])[0]
         for prefix, interval in (("", bootstrap(scores)), ("std_", bootstrap(scores, deviation))):
             assert interval is not None, "two values have an interval"
-            found |= {f"{prefix}low": interval[0], f"{prefix}high": interval[1]}
-    return {name: float(value) for name, value in found.items()} | {"q25": q25, "median": median, "q75": q75}
+            numbers |= {f"{prefix}low": interval[0], f"{prefix}high": interval[1]}
+    return {name: float(value) for name, value in numbers.items()} | {"q25": q25, "median": median, "q75": q75}
 
 
 def _shares(arm: Arm, ceiling: float | None) -> dict[str, Any]:

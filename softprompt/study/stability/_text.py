@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 def tables(found: Report) -> dict[str, list[Row]]:
-    """Title -> rows, for `markdown` and `rich_table`: the settings, their comparisons, the causes."""
+    """Title -> rows, for `markdown`: the settings, their comparisons, the causes."""
     shown = {"Test scores": [_spread_row(one) for one in found.spreads]}
     shown["Failed seeds, and training"] = [_failure_row(one) for one in found.spreads]
     if found.comparisons:
