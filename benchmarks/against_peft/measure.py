@@ -38,10 +38,10 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int) -> float:
 
     On CPUs torch multiplies by MKL, which knows no AVX-512 on processors of AMD; oneDNN does.
     """
-    one = torch.randn(size, size, device=device, dtype=dtype)
-    products: list[Callable[[], Tensor]] = [lambda: one @ one]
+    matrix = torch.randn(size, size, device=device, dtype=dtype)
+    products: list[Callable[[], Tensor]] = [lambda: matrix @ matrix]
     if device.type == "cpu" and dtype == torch.float32 and ONEDNN is not None:
-        products.append(lambda: ONEDNN(one, one, None, "none", [], ""))
+        products.append(lambda: ONEDNN(matrix, matrix, None, "none", [], ""))
     return 2 * size**3 / min(seconds(product, device) for product in products)
 
 

@@ -84,11 +84,11 @@ class Ours:
         """The loss of some rows and its gradient at the first prompt's initial vectors."""
         prompt = self.prompts[0].trainable
         prompt.zero_grad()
-        found = self._pass_over(self.prompts[:1], rows)
+        loss = self._pass_over(self.prompts[:1], rows)
         assert prompt.initial.grad is not None
         gradient = prompt.initial.grad.clone()
         prompt.zero_grad()
-        return float(found), gradient
+        return float(loss), gradient
 
     def probe(self, rows: Sequence[int]) -> None:
         """What a step of the whole fleet passes, split as the loop splits it; gradients are thrown away."""

@@ -59,8 +59,8 @@ def share(cell: Mapping[str, Any], name: str) -> float:
 
     A pass over the time of a whole step: what the step does beside the pass makes the share smaller.
     """
-    one = cell["variants"][name]
-    return one["flops"] / one["seconds"][cell["probed_round"]] / max(cell["matrix_rate"])
+    variant = cell["variants"][name]
+    return variant["flops"] / variant["seconds"][cell["probed_round"]] / max(cell["matrix_rate"])
 
 
 def tables(cells: Cells, *, details: bool = False) -> str:
@@ -82,7 +82,7 @@ def regularizer_context(cells: Cells) -> str:
     for cell in cells.values():
         place = ", ".join(f"{name} {value}" for name, value in cell["environment"].items())
         loads.setdefault(place, []).extend(cell["load"])
-    return "\n".join(f"Measured on {place}; load average up to {max(found):.1f}." for place, found in loads.items())
+    return "\n".join(f"Measured on {place}; load average up to {max(values):.1f}." for place, values in loads.items())
 
 
 def wanted(cells: Cells) -> str:
@@ -93,16 +93,16 @@ def wanted(cells: Cells) -> str:
         if cell is None or "packed" not in cell["variants"]:
             continue
         if what == "seconds":
-            found = [quotients(cell, slow, fast) for fast in ("packed", OTHER) if fast in cell["variants"]]
-            texts = [f"{_spread(values)} {_met(statistics.median(values) >= least)}" for values in found]
+            measured = [quotients(cell, slow, fast) for fast in ("packed", OTHER) if fast in cell["variants"]]
+            texts = [f"{_spread(values)} {_met(statistics.median(values) >= least)}" for values in measured]
         else:
             quotient = cell["variants"][slow][what] / cell["variants"]["packed"][what]
             texts = [f"{quotient:.1f} {_met(quotient >= least)}"]
         lines.append((_short(key), f"{slow}, {TITLES[what]}", f"{least:g}", *_filled(texts)))
     cell = cells.get(SMALL)
     if cell is not None and "packed" in cell["variants"]:
-        found = [share(cell, name) for name in ("packed", OTHER) if name in cell["variants"]]
-        texts = [f"{value:.0%} {_met(value >= WANTED_SHARE)}" for value in found]
+        measured = [share(cell, name) for name in ("packed", OTHER) if name in cell["variants"]]
+        texts = [f"{value:.0%} {_met(value >= WANTED_SHARE)}" for value in measured]
         lines.append((_short(SMALL), "the peak rate", f"{WANTED_SHARE:.0%}", *_filled(texts)))
     return _markdown(lines)
 
@@ -116,8 +116,8 @@ def ratios(cells: Cells, pairs: Sequence[tuple[str, str]] = RATIOS) -> str:
     present = [pair for pair in pairs if any(set(pair) <= set(cell["variants"]) for cell in cells.values())]
     lines: list[Sequence[str]] = [("cell", *(f"{slow} / {fast}" for slow, fast in present))]
     for key, cell in cells.items():
-        found = [_spread(quotients(cell, *pair)) if set(pair) <= set(cell["variants"]) else "" for pair in present]
-        lines.append((_short(key), *found))
+        spreads = [_spread(quotients(cell, *pair)) if set(pair) <= set(cell["variants"]) else "" for pair in present]
+        lines.append((_short(key), *spreads))
     return _markdown(lines)
 
 
@@ -127,12 +127,12 @@ def costs(cells: Cells) -> str:
     lines: list[Sequence[str]] = [titles]
     for key, cell in cells.items():
         rows, tokens = cell["cell"]["batch"], statistics.median(cell["tokens"])
-        for name, one in cell["variants"].items():
+        for name, variant in cell["variants"].items():
             seconds = statistics.median(per_run(cell, name))
             runs = cell["cell"]["fleet"] if VARIANTS[name].engine else 1
             numbers = (f"{seconds:.3g}", f"{rows / seconds:.3g}", f"{tokens / seconds:.0f}")
-            sizes = tuple(f"{one[what] / runs / 2**20:.1f}" for what in ("kept_bytes", "peak_bytes"))
-            work = (f"{one['flops'] / runs / 1e9:.3g}", f"{share(cell, name):.0%}")
+            sizes = tuple(f"{variant[what] / runs / 2**20:.1f}" for what in ("kept_bytes", "peak_bytes"))
+            work = (f"{variant['flops'] / runs / 1e9:.3g}", f"{share(cell, name):.0%}")
             lines.append((_short(key), name, *numbers, *sizes, *work))
     return _markdown(lines)
 

@@ -55,9 +55,9 @@ def claims(
     store = store or Path("runs/claims-quick" if quick else "runs/claims")
     results = results or (store if quick else RESULTS) / "claims.json"
     if page_only:
-        found = read_results(results)
+        finished = read_results(results)
     else:
-        found = run(
+        finished = run(
             results,
             store=store,
             design=design,
@@ -66,7 +66,7 @@ def claims(
             device=device,
             progress=not quiet,
         )
-    print(write(found, out or (store if quick else PAGES), numbers=results.with_name(TABLES)))
+    print(write(finished, out or (store if quick else PAGES), numbers=results.with_name(TABLES)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

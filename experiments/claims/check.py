@@ -87,8 +87,8 @@ def _check(
     condition: str, quantity: str, values: Sequence[float], needed: str, judge: Callable[[float, float, float], Outcome]
 ) -> Check:
     """A check of values; open where they are fewer than six."""
-    found = Mean.of(values)
+    summary = Mean.of(values)
     outcome: Outcome = "open"
-    if found.n >= FEWEST and found.mean is not None and found.low is not None and found.high is not None:
-        outcome = judge(found.mean, found.low, found.high)
-    return Check(condition=condition, quantity=quantity, needed=needed, outcome=outcome, **vars(found))
+    if summary.n >= FEWEST and summary.mean is not None and summary.low is not None and summary.high is not None:
+        outcome = judge(summary.mean, summary.low, summary.high)
+    return Check(condition=condition, quantity=quantity, needed=needed, outcome=outcome, **vars(summary))

@@ -63,7 +63,7 @@ def both_rates(settings: Sequence[Setting]) -> Callable[[Design, Rates], Sequenc
     """Arms of each setting at its own learning rate, as far as it is known, and at the papers'."""
 
     def arms(design: Design, rates: Rates) -> Sequence[Arm]:
-        own = [setting.at(rates[setting]) for setting in settings if setting in rates]
-        return list(dict.fromkeys([*own, *(setting.at_paper for setting in settings)]))
+        searched = [setting.at(rates[setting]) for setting in settings if setting in rates]
+        return list(dict.fromkeys([*searched, *(setting.at_paper for setting in settings)]))
 
     return arms

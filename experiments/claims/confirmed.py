@@ -64,16 +64,16 @@ def checks(results: Results, margin: float) -> list[Check]:
 
 def rows(results: Results) -> Sequence[dict[str, Any]]:
     """Means of each part and model, against prompt tuning and, where it ran, against the head alone."""
-    shown = []
+    table = []
     for group in groups(results):
         for setting in (PROMPT_TUNING, EPT, EPT_STAR):
             scores = group.scores.get(setting.name, {})
-            if scores and any(group.against(one, PROMPT_TUNING) for one in (EPT, EPT_STAR)):
+            if scores and any(group.against(method, PROMPT_TUNING) for method in (EPT, EPT_STAR)):
                 row = {"confirmation study": group.title, "setting": setting.title, "runs": len(scores)}
                 against = {"minus prompt tuning": PROMPT_TUNING, "minus the head alone": HEAD}
                 row |= {name: _difference(group, setting, other) for name, other in against.items()}
-                shown.append({**row, "score": f"{fmean(scores.values()):.3f}"})
-    return shown
+                table.append({**row, "score": f"{fmean(scores.values()):.3f}"})
+    return table
 
 
 def _difference(group: Group, setting: Setting, other: Setting) -> str:

@@ -45,7 +45,7 @@ def nearness(results: Results) -> list[float]:
     radii = results.design.radii
     moved = [results.values(at_radius(r), of_layer(0, "moved")) for r in radii]
     scores = [results.values(at_radius(r), score) for r in radii]
-    found = []
+    distances = []
     for cell in moved[0]:
         if not all(cell in column for column in (*moved, *scores)):
             continue
@@ -54,8 +54,8 @@ def nearness(results: Results) -> list[float]:
         # The middle of those that scored best, on the scale of the axis.
         best = [math.log10(r) for r, value in zip(radii, values, strict=True) if value == max(values)]
         # Norms at which all states move, or none do, are as far as can be.
-        found.append(NEAR - (abs(where - sum(best) / len(best)) if where is not None else 2 * NEAR))
-    return found
+        distances.append(NEAR - (abs(where - sum(best) / len(best)) if where is not None else 2 * NEAR))
+    return distances
 
 
 def checks(results: Results) -> Sequence[Check]:
@@ -84,8 +84,11 @@ def checks(results: Results) -> Sequence[Check]:
 def figure(results: Results, plots: Any) -> Any:
     """How far the first layer moves a state, and how much the last depends on the text, over the norm."""
     curves = {}
-    shown = {"moved by the first layer, of its length": (0, "moved"), "last states: share that is text": (-1, "varies")}
-    for name, (layer, quantity) in shown.items():
+    quantities = {
+        "moved by the first layer, of its length": (0, "moved"),
+        "last states: share that is text": (-1, "varies"),
+    }
+    for name, (layer, quantity) in quantities.items():
         points = [
             (r, list(results.values(at_radius(r), of_layer(layer, quantity)).values())) for r in results.design.radii
         ]
@@ -100,7 +103,7 @@ def figure(results: Results, plots: Any) -> Any:
 
 def rows(results: Results) -> Sequence[dict[str, Any]]:
     """What happens at each norm."""
-    shown = []
+    table = []
     for radius in results.design.radii:
         arm = at_radius(radius)
         row: dict[str, Any] = {"norm": f"{radius:g}", "n": len(results.values(arm, of_layer(0, "moved")))}
@@ -114,8 +117,8 @@ def rows(results: Results) -> Sequence[dict[str, Any]]:
             row[name] = f"{sum(values) / len(values):.3g}" if values else ""
         scores = list(results.values(arm, score).values())
         row["score"] = f"{sum(scores) / len(scores):.3f}" if scores else ""
-        shown.append(row)
-    return shown
+        table.append(row)
+    return table
 
 
 DRIFT = Claim(

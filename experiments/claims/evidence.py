@@ -36,9 +36,9 @@ def take_evidence(results: Results, folder: "Path | str") -> None:
     if scores := _confirmed(path, confirmed):
         results.evidence["confirmation"] = scores
     rates = confirmed.get("rates", {}).get(results.design.model, {})
-    for method, found in rates.items():
+    for method, search in rates.items():
         try:
-            lr, edge, steps = found["chosen"], found["edge"], found["steps"]
+            lr, edge, steps = search["chosen"], search["edge"], search["steps"]
         except (KeyError, TypeError) as error:
             raise _damaged(path) from error
         if lr is not None and steps == results.design.steps and method not in results.rates:
@@ -47,7 +47,7 @@ def take_evidence(results: Results, folder: "Path | str") -> None:
 
 def _scores(path: Path) -> dict[str, Any]:
     """Task -> setting -> chance, and score by seed; sorted, as they are when they are read back."""
-    found: dict[str, Any] = {}
+    by_task: dict[str, Any] = {}
     try:
         for task, settings in sorted(_read(path).items()):
             for name, seeds in sorted(settings.items()):
@@ -55,15 +55,15 @@ def _scores(path: Path) -> dict[str, Any]:
                 if len(chances) > 1:
                     raise _damaged(path)
                 scores = {seed: record["score"] for seed, record in seeds.items()}
-                found.setdefault(task, {})[name] = {"majority": next(iter(chances), None), "scores": scores}
+                by_task.setdefault(task, {})[name] = {"majority": next(iter(chances), None), "scores": scores}
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(path) from error
-    return found
+    return by_task
 
 
 def _confirmed(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     """Part -> model -> steps, and scores by task, method and seed, of the methods in COMPARED."""
-    found: dict[str, Any] = {}
+    by_part: dict[str, Any] = {}
     try:
         for key, cell in sorted(values.get("cells", {}).items()):
             part, model, rest = key.split("/", 2)
@@ -71,13 +71,13 @@ def _confirmed(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
             task, method = rest.rsplit("/", 1)
             if method not in COMPARED or not cell:
                 continue
-            group = found.setdefault(part, {}).setdefault(model, {"steps": 0, "tasks": {}})
+            group = by_part.setdefault(part, {}).setdefault(model, {"steps": 0, "tasks": {}})
             group["steps"] = max(run["steps"] for run in cell.values())
-            scores = {seed: _score_or_chance(run) for seed, run in sorted(cell.items(), key=lambda one: int(one[0]))}
+            scores = {seed: _score_or_chance(run) for seed, run in sorted(cell.items(), key=lambda item: int(item[0]))}
             group["tasks"].setdefault(task, {})[method] = scores
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise _damaged(path) from error
-    return found
+    return by_part
 
 
 def _score_or_chance(run: Mapping[str, Any]) -> float | None:

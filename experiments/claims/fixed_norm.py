@@ -62,7 +62,7 @@ def figure(results: Results, plots: Any) -> Any:
     for task in results.design.tasks:
         scores = [[value for (name, _), value in column.items() if name == task] for column in columns]
         if all(scores):
-            curves[task] = (radii, [fmean(one) for one in scores], None, None)
+            curves[task] = (radii, [fmean(column_scores) for column_scores in scores], None, None)
     return plots.curve_figure(curves, x="norm of the vector, in token norms", y="test score", log_x=True)
 
 

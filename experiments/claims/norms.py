@@ -29,18 +29,18 @@ def growth(record: Record) -> float | None:
 
 def checks(results: Results) -> Sequence[Check]:
     """One check a network and learning rate; of prompt tuning at each, that it does not grow as much."""
-    found = []
+    judged = []
     theirs = results.arms(PROMPT_TUNING)
     for setting in SETTINGS[1:]:
         for rate, arm in results.arms(setting).items():
             peaks = results.values(theirs[rate], peak)
-            known = [excess(one, peaks[cell]) for cell, one in results.records(arm).items() if cell in peaks]
+            known = [excess(record, peaks[cell]) for cell, record in results.records(arm).items() if cell in peaks]
             values = [value for value in known if value is not None]
-            found.append(at_least(f"{setting.title} at {rate}", "powers of ten", values, MARGIN))
+            judged.append(at_least(f"{setting.title} at {rate}", "powers of ten", values, MARGIN))
     for rate, arm in theirs.items():
         values = [MARGIN - value for value in results.values(arm, growth).values()]
-        found.append(at_least(f"not so in prompt tuning at {rate}", f"{MARGIN:g} - powers of ten", values, 0.0))
-    return found
+        judged.append(at_least(f"not so in prompt tuning at {rate}", f"{MARGIN:g} - powers of ten", values, 0.0))
+    return judged
 
 
 def figure(results: Results, plots: Any) -> Any:

@@ -157,7 +157,7 @@ def _arm_row(results: Results, arm: Arm) -> dict[str, Any]:
         "n": len(scores),
         "score": f"{sum(scores) / len(scores):.3f}",
         "95 %": "" if low is None or high is None else f"{low:.3f} to {high:.3f}",
-        **{f"{name} norm": _median(list(found.values())) for name, found in norms.items()},
+        **{f"{name} norm": _median(list(values.values())) for name, values in norms.items()},
     }
 
 
@@ -165,22 +165,22 @@ def _protocol(results: Results) -> str:
     rows = [
         {
             "setting": name,
-            "own rate": "" if found["lr"] is None else f"{found['lr']:g}",
-            "chosen by": found["source"],
-            "at the edge": "yes" if found["edge"] else "",
-            "tried": ", ".join(f"{float(lr):g} ({_mean(list(by.values()))})" for lr, by in _in_order(found["trials"])),
+            "own rate": "" if search["lr"] is None else f"{search['lr']:g}",
+            "chosen by": search["source"],
+            "at the edge": "yes" if search["edge"] else "",
+            "tried": ", ".join(f"{float(lr):g} ({_mean(list(by.values()))})" for lr, by in _in_order(search["trials"])),
         }
-        for name, found in sorted(results.rates.items())
-        if found["lr"] is not None
+        for name, search in sorted(results.rates.items())
+        if search["lr"] is not None
     ]
-    told = (
+    explanation = (
         "Norms are medians over runs, in token norms (mean norms of a word vector). A method's own learning rate comes "
         "from the confirmation study where it has one. Otherwise validation rows and seed "
         f"{RATE_SEEDS[0]} choose it; that seed is not reported, and the grid grows until the best rate is not at its "
         "edge. The mean validation score stands in brackets. A run that was dropped scores as always answering the "
         "most frequent class."
     )
-    return f"## Learning rates\n\n{told}" + (f"\n\n{markdown(rows)}" if rows else "")
+    return f"## Learning rates\n\n{explanation}" + (f"\n\n{markdown(rows)}" if rows else "")
 
 
 def _not_run(results: Results, claims: Mapping[str, Claim]) -> str:
@@ -193,9 +193,9 @@ def _not_run(results: Results, claims: Mapping[str, Claim]) -> str:
             lines.append(f"- {name}: no learning rate chosen yet for {', '.join(waiting)}")
         arms = claim.arms(design, rates_of(results, claim))
         planned = len(arms) * len(design.tasks) * design.seeds
-        there = sum(len(results.values(arm, score)) for arm in arms)
-        if there < planned:
-            lines.append(f"- {name}: {planned - there} of {planned} runs")
+        finished = sum(len(results.values(arm, score)) for arm in arms)
+        if finished < planned:
+            lines.append(f"- {name}: {planned - finished} of {planned} runs")
     kept = results.evidence.get("stability") or {}
     if "ptp-mean" in claims:
         lines += [f"- ptp: part `{part}` of the stability study" for part in ("confirm", "real") if part not in kept]
@@ -224,4 +224,4 @@ def _mean(values: Sequence[float | None]) -> str:
 
 
 def _in_order(trials: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return sorted(trials.items(), key=lambda one: float(one[0]))
+    return sorted(trials.items(), key=lambda item: float(item[0]))

@@ -41,13 +41,15 @@ def comparisons(results: Results, parts: Sequence[str] = JUDGED) -> "list[tuple[
     """
     from softprompt.study.stability import against, corrected
 
-    found = []
+    compared = []
     for part in parts:
         for task, settings in (results.evidence.get("stability") or {}).get(part, {}).items():
             arms = {name: arm(name, values) for name, values in settings.items() if len(values["scores"]) > 1}
             pairs = [(arms[name], arms[other]) for other in arms for name in arms if without_ptp(name) == other]
-            found += [(part, task, one) for one in corrected([against(ours, other) for ours, other in pairs])]
-    return found
+            compared += [
+                (part, task, comparison) for comparison in corrected([against(ours, other) for ours, other in pairs])
+            ]
+    return compared
 
 
 def arm(name: str, values: Mapping[str, Any]) -> Any:
@@ -62,16 +64,16 @@ def mean_checks(results: Results) -> Sequence[Check]:
     """One check a task and setting."""
     return [
         Check(
-            condition=f"{one.setting} on {task}",
+            condition=f"{comparison.setting} on {task}",
             quantity="accuracy",
-            n=one.n,
-            mean=one.difference,
-            low=one.low,
-            high=one.high,
+            n=comparison.n,
+            mean=comparison.difference,
+            low=comparison.low,
+            high=comparison.high,
             needed=f"≥ {GAIN:g}, interval above 0, Holm p below {LEVEL:g}",
-            outcome=_gained(one),
+            outcome=_gained(comparison),
         )
-        for _, task, one in comparisons(results)
+        for _, task, comparison in comparisons(results)
     ]
 
 
@@ -79,35 +81,35 @@ def spread_checks(results: Results) -> Sequence[Check]:
     """One check a task and setting."""
     return [
         Check(
-            condition=f"{one.setting} on {task}",
+            condition=f"{comparison.setting} on {task}",
             quantity="ratio of standard deviations",
-            n=one.n,
-            mean=_finite(one.ratio),
-            low=_finite(one.ratio_low),
-            high=_finite(one.ratio_high),
+            n=comparison.n,
+            mean=_finite(comparison.ratio),
+            low=_finite(comparison.ratio_low),
+            high=_finite(comparison.ratio_high),
             needed=f"interval below 1, Holm p below {LEVEL:g}, and the mean has not fallen towards chance",
-            outcome=_steadier(one),
+            outcome=_steadier(comparison),
         )
-        for _, task, one in comparisons(results)
+        for _, task, comparison in comparisons(results)
     ]
 
 
-def _gained(one: "Against") -> Outcome:
-    if one.n < FEWEST or one.low is None or one.high is None or one.difference is None:
+def _gained(comparison: "Against") -> Outcome:
+    if comparison.n < FEWEST or comparison.low is None or comparison.high is None or comparison.difference is None:
         return "open"
-    if one.low > 0 and one.difference >= GAIN and _is_sure(one.p_holm):
+    if comparison.low > 0 and comparison.difference >= GAIN and _is_sure(comparison.p_holm):
         return "met"
-    return "refuted" if one.high < GAIN else "open"
+    return "refuted" if comparison.high < GAIN else "open"
 
 
-def _steadier(one: "Against") -> Outcome:
-    if one.n < FEWEST or one.ratio_low is None or one.ratio_high is None:
+def _steadier(comparison: "Against") -> Outcome:
+    if comparison.n < FEWEST or comparison.ratio_low is None or comparison.ratio_high is None:
         return "open"
-    if one.ratio_high < 1 and one.is_no_stability:
+    if comparison.ratio_high < 1 and comparison.is_no_stability:
         return "refuted"
-    if one.ratio_high < 1 and _is_sure(one.p_ratio_holm):
+    if comparison.ratio_high < 1 and _is_sure(comparison.p_ratio_holm):
         return "met"
-    return "refuted" if one.ratio_low > SMALLER else "open"
+    return "refuted" if comparison.ratio_low > SMALLER else "open"
 
 
 def _is_sure(p: float | None) -> bool:
@@ -134,34 +136,36 @@ class _Effect:
     p_holm: float | None
 
 
-def _of_mean(one: "Against") -> _Effect:
-    return _Effect(one.difference, one.low, one.high, one.p_holm)
+def _of_mean(comparison: "Against") -> _Effect:
+    return _Effect(comparison.difference, comparison.low, comparison.high, comparison.p_holm)
 
 
-def _of_spread(one: "Against") -> _Effect:
-    size, low, high = (None if v is None else 1 - v for v in (one.ratio, one.ratio_high, one.ratio_low))
+def _of_spread(comparison: "Against") -> _Effect:
+    size, low, high = (
+        None if v is None else 1 - v for v in (comparison.ratio, comparison.ratio_high, comparison.ratio_low)
+    )
     # A smaller deviation beside a mean that fell towards chance shows nothing.
-    return _Effect(size, None if one.is_no_stability else low, high, one.p_ratio_holm)
+    return _Effect(size, None if comparison.is_no_stability else low, high, comparison.p_ratio_holm)
 
 
 def _both_ways(results: Results, ways: str, effect: Callable[["Against"], _Effect]) -> list[dict[str, Any]]:
     """One row a part and task: settings, how many of them went each way, and of how many that is shown."""
-    shown = []
+    table = []
     for part, tasks in (results.evidence.get("stability") or {}).items():
         for task in tasks:
-            compared = [one for _, name, one in comparisons(results, [part]) if name == task]
-            effects = [one for one in map(effect, compared) if one.size is not None]
-            beyond = [one for one in effects if (one.low or 0.0) > 0 or (one.high or 0.0) < 0]
-            sure = [one for one in beyond if _is_sure(one.p_holm)]
+            compared = [item for _, name, item in comparisons(results, [part]) if name == task]
+            effects = [item for item in map(effect, compared) if item.size is not None]
+            beyond = [item for item in effects if (item.low or 0.0) > 0 or (item.high or 0.0) < 0]
+            sure = [item for item in beyond if _is_sure(item.p_holm)]
             if effects:
-                row = {"runs": f"{part}, {task}", "seeds": min(one.n for one in compared), "settings": len(effects)}
+                row = {"runs": f"{part}, {task}", "seeds": min(item.n for item in compared), "settings": len(effects)}
                 columns = {ways: effects, f"{ways}, by interval": beyond, f"{ways}, Holm p below {LEVEL:g}": sure}
-                shown.append({**row, **{name: _ways(found) for name, found in columns.items()}})
-    return shown
+                table.append({**row, **{name: _ways(chosen) for name, chosen in columns.items()}})
+    return table
 
 
 def _ways(effects: Sequence[_Effect]) -> str:
-    good, bad = (sum(sign * (one.size or 0.0) > 0 for one in effects) for sign in (1, -1))
+    good, bad = (sum(sign * (item.size or 0.0) > 0 for item in effects) for sign in (1, -1))
     return f"{good} / {bad}"
 
 

@@ -79,12 +79,12 @@ def cosines(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) 
     table = bench.backbone.word_vectors
     settings = Method.of(arm.prompt(seed)).resolved(arm.prompt(seed))
     start = TrainablePrompt.build(settings, uniform(), table, None, WordScale.of(table)).folded().cpu()
-    found: dict[str, Any] = {"start": _number(mean_cosine(start)), "end": _number(mean_cosine(prompt.vectors))}
+    measured: dict[str, Any] = {"start": _number(mean_cosine(start)), "end": _number(mean_cosine(prompt.vectors))}
     # Matrices of one run a setting are drawn; those of all would be most of the results.
     if (task, seed) == (bench.design.tasks[0], bench.design.seed_numbers[0]):
         for name, vectors in (("start matrix", start), ("end matrix", prompt.vectors)):
-            found[name] = [[round(value, 2) for value in row] for row in matrix(vectors).tolist()]
-    return found
+            measured[name] = [[round(value, 2) for value in row] for row in matrix(vectors).tolist()]
+    return measured
 
 
 def copies(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> dict[str, Any]:
@@ -111,8 +111,8 @@ def drifts(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -
 
     examples = bench.examples(task)
     texts = examples.select(list(range(min(TEXTS, len(examples)))))
-    found = drift(bench.backbone, prompt, texts)
-    return [{"layer": one.layer, **{name: _short(getattr(one, name)) for name in MEASURED}} for one in found]
+    layers = drift(bench.backbone, prompt, texts)
+    return [{"layer": layer.layer, **{name: _short(getattr(layer, name)) for name in MEASURED}} for layer in layers]
 
 
 Probe = Callable[[Bench, "SoftPrompt", str, Arm, int], Any]

@@ -38,14 +38,14 @@ def learned_at_a_rate(results: Results, setting: Setting) -> set[Cell]:
 
 def checks(results: Results) -> Sequence[Check]:
     """Mean and range over the papers' rates, against prompt tuning's."""
-    found = []
+    judged = []
     theirs = by_cell(results, PROMPT_TUNING)
     for setting in (EPT, EPT_STAR):
         ours = by_cell(results, setting)
         means = [fmean(ours[cell]) - fmean(theirs[cell]) for cell in ours if cell in theirs]
-        found.append(at_least(f"{setting.title}, mean over rates", "accuracy", means, MEAN))
-        found.append(range_check(results, setting))
-    return found
+        judged.append(at_least(f"{setting.title}, mean over rates", "accuracy", means, MEAN))
+        judged.append(range_check(results, setting))
+    return judged
 
 
 def range_check(results: Results, setting: Setting) -> Check:
@@ -60,14 +60,14 @@ def range_check(results: Results, setting: Setting) -> Check:
     learned = learned_at_a_rate(results, setting) & learned_at_a_rate(results, PROMPT_TUNING)
     cells = [cell for cell in ours if cell in theirs and cell in learned]
     ranges = [_range(theirs[cell]) - _range(ours[cell]) for cell in cells]
-    found = at_least(f"{setting.title}, narrower range over rates", "accuracy", ranges, SPREAD)
-    if found.outcome != "met":
-        return found
+    check = at_least(f"{setting.title}, narrower range over rates", "accuracy", ranges, SPREAD)
+    if check.outcome != "met":
+        return check
     pairs = [(fmean(ours[cell]), fmean(theirs[cell])) for cell in cells]
     _, high = bootstrap([a - b for a, b in pairs]) or (None, None)
     floor = fmean(results.floor(task) for task, _ in cells)
     share = lost(fmean(a for a, _ in pairs), fmean(b for _, b in pairs), floor)
-    return dataclasses.replace(found, outcome="refuted") if has_fallen(share, high) else found
+    return dataclasses.replace(check, outcome="refuted") if has_fallen(share, high) else check
 
 
 def _range(scores: Sequence[float]) -> float:
@@ -90,7 +90,7 @@ def figure(results: Results, plots: Any) -> Any:
 
 def rows(results: Results) -> Sequence[dict[str, Any]]:
     """Methods down, rates across; how many runs each mean is of."""
-    shown = []
+    table = []
     for setting in SETTINGS:
         row: dict[str, Any] = {"setting": setting.title}
         counts = set()
@@ -99,8 +99,8 @@ def rows(results: Results) -> Sequence[dict[str, Any]]:
             counts.add(len(scores))
             row[f"{lr:g}"] = f"{sum(scores) / len(scores):.3f}" if scores else ""
         row["runs a rate"] = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-        shown.append(row)
-    return shown
+        table.append(row)
+    return table
 
 
 LEARNING_RATES = Claim(

@@ -25,14 +25,14 @@ def learned(results: Results, arm: Arm | None) -> list[tuple[float, Record]]:
     """The task's floor and the scores of copies, of each prompt that learned its task; a dropped run has no prompt."""
     best = results.best()
     probed = [(task, record.get("copies")) for (task, _), record in results.records(arm).items()]
-    found = [(results.floor(task), best[task], copies) for task, copies in probed if copies]
-    return [(floor, copies) for floor, top, copies in found if not is_stuck(copies["whole"], floor, top)]
+    prompts = [(results.floor(task), best[task], copies) for task, copies in probed if copies]
+    return [(floor, copies) for floor, top, copies in prompts if not is_stuck(copies["whole"], floor, top)]
 
 
 def checks(results: Results) -> Sequence[Check]:
     """At the whole prompt's length; of prompt tuning too, which is said not to do it."""
     length = max(results.design.repeats)
-    found = []
+    judged = []
     for setting in (P_TUNING, RESIDUAL, PROMPT_TUNING):
         for rate, arm in results.arms(setting).items():
             values = [share - KEPT for share in shares(results, arm, length)]
@@ -40,8 +40,8 @@ def checks(results: Results) -> Sequence[Check]:
                 title, values = f"not so in prompt tuning at {rate}", [-value for value in values]
             else:
                 title = f"{setting.title} at {rate}"
-            found.append(at_least(title, f"share - {KEPT:g}, x {length}", values, 0.0))
-    return found
+            judged.append(at_least(title, f"share - {KEPT:g}, x {length}", values, 0.0))
+    return judged
 
 
 def figure(results: Results, plots: Any) -> Any:
@@ -64,16 +64,16 @@ def figure(results: Results, plots: Any) -> Any:
 
 def rows(results: Results) -> Sequence[dict[str, Any]]:
     """Mean shares of each arm by length."""
-    shown = []
+    table = []
     for setting in SETTINGS:
         for rate, arm in results.arms(setting).items():
             row: dict[str, Any] = {"setting": setting.title, "rate": rate}
             row["runs that learned"] = len(learned(results, arm))
             for n in results.design.repeats:
-                found = shares(results, arm, n)
-                row[f"x {n}"] = f"{fmean(found):.2f}" if found else ""
-            shown.append(row)
-    return shown
+                kept = shares(results, arm, n)
+                row[f"x {n}"] = f"{fmean(kept):.2f}" if kept else ""
+            table.append(row)
+    return table
 
 
 REPETITION = Claim(

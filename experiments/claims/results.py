@@ -48,19 +48,19 @@ class Results:
 
     def arms(self, setting: Setting) -> dict[str, Arm | None]:
         """The setting at its own learning rate, None if it is not chosen yet, and at the papers', by name."""
-        own = self.own_rate(setting)
-        return {"own rate": None if own is None else setting.at(own), f"lr {PAPER_RATE:g}": setting.at_paper}
+        rate = self.own_rate(setting)
+        return {"own rate": None if rate is None else setting.at(rate), f"lr {PAPER_RATE:g}": setting.at_paper}
 
     def records(self, arm: Arm | None) -> dict[Cell, Record]:
         """What is kept of every run of an arm, by task and seed."""
         cells = [(task, seed) for task in self.design.tasks for seed in self.design.seed_numbers]
-        found = {} if arm is None else {cell: self.record(cell[0], arm, cell[1]) for cell in cells}
-        return {cell: record for cell, record in found.items() if record is not None}
+        records = {} if arm is None else {cell: self.record(cell[0], arm, cell[1]) for cell in cells}
+        return {cell: record for cell, record in records.items() if record is not None}
 
     def values(self, arm: Arm | None, quantity: Callable[[Record], float | None]) -> dict[Cell, float]:
         """A quantity of every run of an arm that has it, by task and seed."""
-        found = {cell: quantity(record) for cell, record in self.records(arm).items()}
-        return {cell: value for cell, value in found.items() if value is not None}
+        values = {cell: quantity(record) for cell, record in self.records(arm).items()}
+        return {cell: value for cell, value in values.items() if value is not None}
 
     def paired(
         self, first: Arm | None, second: Arm | None, quantity: Callable[[Record], float | None] | None = None
@@ -70,12 +70,12 @@ class Results:
 
     def best(self) -> dict[str, float]:
         """The best score of any run of each task."""
-        found: dict[str, float] = {}
+        top: dict[str, float] = {}
         for name, seeds in self.cells.items():
             task = name.partition("|")[0]
             scores = [value for record in seeds.values() if (value := score(record)) is not None]
-            found[task] = max([found.get(task, 0.0), *scores])
-        return found
+            top[task] = max([top.get(task, 0.0), *scores])
+        return top
 
     def floor(self, task: str) -> float:
         """What a task gives without training: the frozen model alone or the most frequent class, whichever is more."""

@@ -66,7 +66,7 @@ def run(
     seeds = design.seed_numbers
     for start in range(0, len(seeds), BLOCK):
         # Those first that wait for no learning rate: another study may still choose it.
-        for name, claim in sorted(claims.items(), key=lambda one: bool(one[1].settings(design))):
+        for name, claim in sorted(claims.items(), key=lambda item: bool(item[1].settings(design))):
             work.choose_rates(name, claim.settings(design))
             arms = claim.arms(design, rates_of(results, claim))
             for task in design.tasks:

@@ -19,16 +19,16 @@ def cosine(when: str) -> Callable[[Record], float | None]:
 
 def checks(results: Results) -> Sequence[Check]:
     """Against prompt tuning, and against the untrained prompt."""
-    found = []
+    judged = []
     for setting in SETTINGS[1:]:
         for rate, arm in results.arms(setting).items():
             theirs = results.arms(PROMPT_TUNING)[rate]
             values = results.paired(arm, theirs, cosine("end"))
-            found.append(at_least(f"{setting.title} at {rate}, against prompt tuning", "cosine", values, ALIKE))
+            judged.append(at_least(f"{setting.title} at {rate}, against prompt tuning", "cosine", values, ALIKE))
             start, end = results.values(arm, cosine("start")), results.values(arm, cosine("end"))
             values = [end[cell] - start[cell] for cell in end if cell in start]
-            found.append(at_least(f"{setting.title} at {rate}, against its step 0", "cosine", values, MADE))
-    return found
+            judged.append(at_least(f"{setting.title} at {rate}, against its step 0", "cosine", values, MADE))
+    return judged
 
 
 def figure(results: Results, plots: Any) -> Any:
@@ -36,23 +36,23 @@ def figure(results: Results, plots: Any) -> Any:
     task, seed = results.design.tasks[0], results.design.seed_numbers[0]
     pairs = {}
     for setting in SETTINGS:
-        found = (results.record(task, setting.at_paper, seed) or {}).get("cosines") or {}
-        if "start matrix" in found:
-            pairs[setting.title] = (found["start matrix"], found["end matrix"])
+        cosines = (results.record(task, setting.at_paper, seed) or {}).get("cosines") or {}
+        if "start matrix" in cosines:
+            pairs[setting.title] = (cosines["start matrix"], cosines["end matrix"])
     return plots.cosine_figure(pairs, title=f"{task}, learning rate 0.3, one seed") if pairs else None
 
 
 def rows(results: Results) -> Sequence[dict[str, Any]]:
     """Mean cosines of each arm."""
-    shown = []
+    table = []
     for setting in SETTINGS:
         for rate, arm in results.arms(setting).items():
             sides = {when: list(results.values(arm, cosine(when)).values()) for when in ("start", "end")}
             n = len(sides["end"])
             means = {name: f"{sum(v) / len(v):.3f}" if v else "" for name, v in sides.items()}
             row = {"setting": setting.title, "rate": rate if arm is None else f"{rate} ({arm.lr:g})", "n": n}
-            shown.append({**row, "step 0": means["start"], "trained": means["end"]})
-    return shown
+            table.append({**row, "step 0": means["start"], "trained": means["end"]})
+    return table
 
 
 SIMILARITY = Claim(

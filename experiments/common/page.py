@@ -13,9 +13,9 @@ def with_tables(page: str, tables: str, name: str, begin: str) -> str:
     Raises:
         BadInput: the marks are not there, once each and in this order.
     """
-    before, found, rest = page.partition(begin)
+    before, mark, rest = page.partition(begin)
     _, end, after = rest.partition(END)
-    if not (found and end) or begin in rest or END in after:
+    if not (mark and end) or begin in rest or END in after:
         raise BadInput(f"{name} has no place for tables; it needs the lines {begin!r} and {END!r}, once each")
     return f"{before}{begin}\n\n{tables}\n{END}{after}"
 

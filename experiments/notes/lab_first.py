@@ -91,15 +91,15 @@ def main() -> None:
     arguments = parser.parse_args()
 
     tried = [s for row in arguments.rows for s in specs(row, ROWS[row][3], CHOSEN_ON, [CHOSEN_SEED], arguments.model)]
-    found = run_all(tried, arguments.store, workers=arguments.workers)
+    trials = run_all(tried, arguments.store, workers=arguments.workers)
     validation = {
-        row: {rate: mean_validation([r for r in found if r.spec.tags["row"] == row and r.spec.prompt.lr == rate])
+        row: {rate: mean_validation([r for r in trials if r.spec.tags["row"] == row and r.spec.prompt.lr == rate])
               for rate in ROWS[row][3]}
         for row in arguments.rows
     }  # fmt: skip
     chosen = {row: max(scores, key=lambda rate: scores[rate]) for row, scores in validation.items()}
     by_task = {
-        row: {rate: {r.spec.declared.name: r.validation_score for r in found
+        row: {rate: {r.spec.declared.name: r.validation_score for r in trials
                      if r.spec.tags["row"] == row and r.spec.prompt.lr == rate} for rate in ROWS[row][3]}
         for row in arguments.rows
     }  # fmt: skip

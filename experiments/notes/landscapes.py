@@ -56,17 +56,17 @@ def drawn(name: str, prompt: Mapping[str, Any], seeds: Sequence[int], folder: Pa
             settings=TrainSettings(steps=STEPS, eval_every=STEPS, shots=TASK_ROWS[name]),
             output=folder,
         )
-    found = {}
+    by_seed = {}
     chosen = stored_landscapes.subjects([folder])
-    for seed, result, one in zip(seeds, read_results(folder), stored_landscapes.draw(chosen, PLANE), strict=True):
-        numbers = one.landscape.numbers()
-        found[str(seed)] = {
+    for seed, result, subject in zip(seeds, read_results(folder), stored_landscapes.draw(chosen, PLANE), strict=True):
+        numbers = subject.landscape.numbers()
+        by_seed[str(seed)] = {
             "score": result.metrics["test"]["score"],
-            "accuracy": one.metrics["accuracy"],
+            "accuracy": subject.metrics["accuracy"],
             "loss": numbers["loss"].mean,
             **{key: numbers[key].mean for key in NUMBERS.values()},
         }
-    return found
+    return by_seed
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[str]:
@@ -78,29 +78,31 @@ def tables(results: Mapping[str, Any]) -> Iterator[str]:
             row: dict[str, Any] = {
                 "setting": called,
                 "seeds": len(cell),
-                "score": f"{statistics.mean(one['score'] for one in cell.values()):.3f}",
-                "learned": sum(one["score"] >= LEARNED for one in cell.values()),
+                "score": f"{statistics.mean(record['score'] for record in cell.values()):.3f}",
+                "learned": sum(record["score"] >= LEARNED for record in cell.values()),
             }
             for title, key in NUMBERS.items():
-                row[title] = f"{statistics.median(one[key] for one in cell.values()):.3g}"
+                row[title] = f"{statistics.median(record[key] for record in cell.values()):.3g}"
                 if called != NOTHING:
                     row[title] += f"; {_ratio(plain, cell, key, lambda a, b: True)}; {_ratio(plain, cell, key, _both)}"
             rows.append(row)
         yield f"{name}: median; its ratio to nothing over all pairs of seeds; over pairs that both learned\n"
         yield markdown(rows) + "\n"
         for title, key in NUMBERS.items():
-            found: Any = stats.spearmanr([one[key] for one in plain.values()], [one["score"] for one in plain.values()])
-            yield f"Spearman of {title} and score over seeds of {NOTHING}: {found.statistic:.2f}\n"
+            correlation: Any = stats.spearmanr(
+                [record[key] for record in plain.values()], [record["score"] for record in plain.values()]
+            )
+            yield f"Spearman of {title} and score over seeds of {NOTHING}: {correlation.statistic:.2f}\n"
 
 
-def _both(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return min(one["score"], other["score"]) >= LEARNED
+def _both(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    return min(first["score"], second["score"]) >= LEARNED
 
 
 def _ratio(plain: Mapping[str, Any], cell: Mapping[str, Any], key: str, wanted: Callable[[Any, Any], bool]) -> str:
     """Median ratio over pairs, with its interval, and how many pairs."""
-    pairs = [(plain[seed], one) for seed, one in cell.items() if wanted(plain[seed], one)]
-    ratios = np.array([one[key] / base[key] for base, one in pairs])
+    pairs = [(plain[seed], record) for seed, record in cell.items() if wanted(plain[seed], record)]
+    ratios = np.array([record[key] / base[key] for base, record in pairs])
     if len(ratios) < 3:
         return f"{len(ratios)} pairs"
     low, high = stats.bootstrap((ratios,), np.median, method="percentile", rng=0).confidence_interval

@@ -43,14 +43,14 @@ class Lesson:
         """The batch that belongs to a seed and a step: `input_ids`, `attention_mask` and `labels`."""
         draw = Random(f"{seed}/{step}")
         if step <= self.first_steps:
-            asked = [question(draw, draw.choice(FIRST_KINDS[self.kind]), short=1.0) for _ in range(size)]
+            questions = [question(draw, draw.choice(FIRST_KINDS[self.kind]), short=1.0) for _ in range(size)]
         else:
-            asked = [question(draw, self._kind(draw), short=SHORT) for _ in range(size)]
-        return self.tensors(asked)
+            questions = [question(draw, self._kind(draw), short=SHORT) for _ in range(size)]
+        return self.tensors(questions)
 
     def tensors(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         """These questions, padded on the right."""
-        inputs, labels = zip(*(self._encode(asked) for asked in questions), strict=True)
+        inputs, labels = zip(*(self._encode(item) for item in questions), strict=True)
         ids = _padded(inputs, self.ids[PAD])
         return {
             "input_ids": ids,
@@ -66,16 +66,16 @@ class Lesson:
     def _words(self, text: str) -> list[int]:
         return [self.ids[word] for word in text.split()]
 
-    def _asked(self, asked: Question) -> tuple[list[int], list[int]]:
-        return self._words(f"{asked.whole} {END}"), self._words(f"{asked.answer} {END}")
+    def _asked(self, item: Question) -> tuple[list[int], list[int]]:
+        return self._words(f"{item.whole} {END}"), self._words(f"{item.answer} {END}")
 
-    def _continued(self, asked: Question) -> tuple[list[int], list[int]]:
-        text, answer = self._words(f"{asked.whole} {CUE}"), self._words(f"{asked.answer} {END}")
+    def _continued(self, item: Question) -> tuple[list[int], list[int]]:
+        text, answer = self._words(f"{item.whole} {CUE}"), self._words(f"{item.answer} {END}")
         return text + answer, [IGNORED] * len(text) + answer
 
-    def _masked(self, asked: Question) -> tuple[list[int], list[int]]:
-        text, ending = self._words(f"{START} {asked.whole}"), self._words(f"{MASK} {SEPARATOR}")
-        return text + ending, [*[IGNORED] * len(text), *self._words(asked.answer), IGNORED]
+    def _masked(self, item: Question) -> tuple[list[int], list[int]]:
+        text, ending = self._words(f"{START} {item.whole}"), self._words(f"{MASK} {SEPARATOR}")
+        return text + ending, [*[IGNORED] * len(text), *self._words(item.answer), IGNORED]
 
 
 def _padded(rows: Sequence[list[int]], fill: int) -> Tensor:

@@ -99,11 +99,11 @@ def build_tokenizer(kind: str) -> "PreTrainedTokenizerFast":
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{START} $A {SEPARATOR}", special_tokens=[(START, ids[START]), (SEPARATOR, ids[SEPARATOR])]
         )
-    own: dict[str, Any] = {"mask_token": MASK, "eos_token": END}
+    special: dict[str, Any] = {"mask_token": MASK, "eos_token": END}
     if kind == "encoder":
-        own = {"mask_token": MASK, "cls_token": START, "sep_token": SEPARATOR}
+        special = {"mask_token": MASK, "cls_token": START, "sep_token": SEPARATOR}
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, clean_up_tokenization_spaces=False, **own
+        tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, clean_up_tokenization_spaces=False, **special
     )
 
 
@@ -203,7 +203,10 @@ def _bert(recipe: Recipe) -> "PreTrainedModel":
         tables.word_embeddings.weight,
         tables.position_embeddings.weight,
         model.cls.predictions.transform.LayerNorm.weight,
-        [(own.query.weight, own.key.weight, own.value.weight, output) for own, output in attentions],
+        [
+            (attention.query.weight, attention.key.weight, attention.value.weight, output)
+            for attention, output in attentions
+        ],
         beside=(-1, 1),
         seed=recipe.seed,
     )

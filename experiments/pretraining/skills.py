@@ -53,14 +53,14 @@ def _share_right(model: Any, lesson: Lesson, questions: Sequence[Question]) -> f
 def _unasked(model: Any, lesson: Lesson, attribute: str, n: int) -> float:
     """Accuracy among the values of an attribute where the text stands alone."""
     values = torch.tensor([lesson.ids[value] for value in ATTRIBUTES[attribute]])
-    questions = [Question("", asked.text, asked.answer) for asked in _asked(n, "attribute", attribute)]
+    questions = [Question("", item.text, item.answer) for item in _asked(n, "attribute", attribute)]
     right = 0
     for start in range(0, n, BATCH):
         part = questions[start : start + BATCH]
         logits, labels = _answers(model, lesson, lesson.tensors(part))
         first = (labels != IGNORED).long().argmax(1)
-        found = logits[torch.arange(len(part)), first][:, values].argmax(-1)
-        right += int((values[found] == labels[torch.arange(len(part)), first]).sum())
+        chosen = logits[torch.arange(len(part)), first][:, values].argmax(-1)
+        right += int((values[chosen] == labels[torch.arange(len(part)), first]).sum())
     return round(right / n, 4)
 
 

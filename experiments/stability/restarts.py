@@ -45,12 +45,12 @@ def cost(restarts: int, steps: int) -> int:
 
 def arms(steps: int) -> dict[str, tuple[int, int]]:
     """Row of the table -> restarts and steps."""
-    found = {f"1 x {steps} steps": (1, steps)}
-    found |= {f"{r} restarts, equal steps": (r, steps) for r in COUNTS}
+    by_row = {f"1 x {steps} steps": (1, steps)}
+    by_row |= {f"{r} restarts, equal steps": (r, steps) for r in COUNTS}
     for r in COUNTS:
         fewer = max(n for n in range(1, steps + 1) if cost(r, n) <= steps)
-        found[f"{r} restarts, equal cost"] = (r, fewer)
-    return found | {f"1, at the cost of {r} restarts": (1, cost(r, steps)) for r in COUNTS}
+        by_row[f"{r} restarts, equal cost"] = (r, fewer)
+    return by_row | {f"1, at the cost of {r} restarts": (1, cost(r, steps)) for r in COUNTS}
 
 
 def specs(arguments: argparse.Namespace) -> list[RunSpec]:
@@ -77,34 +77,34 @@ def specs(arguments: argparse.Namespace) -> list[RunSpec]:
 
 def against_as_long(runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
     """Restarts minus the single run that costs as much, over pairs of task and seed."""
-    found = []
+    rows = []
     for r in COUNTS:
         alone, several = f"1, at the cost of {r} restarts", f"{r} restarts, equal steps"
         pair = [run for run in runs if run.spec.tags["row"] in (alone, several)]
-        found += compare(pair, by="row", baseline=alone)
-    return found
+        rows += compare(pair, by="row", baseline=alone)
+    return rows
 
 
 def scores_of(runs: Sequence[StoredRun]) -> dict[str, dict[str, dict[str, float | None]]]:
     """Row of the table -> task -> seed -> test score: what any other pairing needs."""
-    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    by_row: dict[str, dict[str, dict[str, float | None]]] = {}
     for run in runs:
-        tasks = found.setdefault(str(run.spec.tags["row"]), {})
+        tasks = by_row.setdefault(str(run.spec.tags["row"]), {})
         tasks.setdefault(run.spec.declared.name, {})[str(run.spec.prompt.seeds.initialization)] = run.score
-    return found
+    return by_row
 
 
 def predicted(runs: Sequence[StoredRun], steps: int) -> dict[str, float]:
     """By task, over single runs: Spearman's correlation of the loss where restarts are compared with the test score."""
-    found = {}
+    by_task = {}
     last = race(steps)
     for task in dict.fromkeys(run.spec.declared.name for run in runs):
         mine = [run for run in runs if run.spec.declared.name == task and run.spec.tags["row"] == f"1 x {steps} steps"]
         scored = [run for run in mine if run.score is not None]
         if len(scored) > 2:
             correlation: Any = stats.spearmanr([_mean_loss(run, last) for run in scored], [r.score for r in scored])
-            found[task] = float(correlation.statistic)
-    return found
+            by_task[task] = float(correlation.statistic)
+    return by_task
 
 
 def _mean_loss(run: StoredRun, last: int) -> float:
@@ -130,8 +130,8 @@ def main() -> None:
 
     wanted = specs(arguments)
     # A store has one run of a name: arms that happen to be one run are told apart by their tags here.
-    found = run_all(wanted, arguments.store, fleet_size=arguments.fleet_size)
-    runs = [dataclasses.replace(run, spec=spec) for run, spec in zip(found, wanted, strict=True)]
+    stored = run_all(wanted, arguments.store, fleet_size=arguments.fleet_size)
+    runs = [dataclasses.replace(run, spec=spec) for run, spec in zip(stored, wanted, strict=True)]
     for run in runs:
         assert run.prompt_steps is None or run.is_dropped or run.prompt_steps == run.spec.tags["cost"], (
             run.spec.describe()

@@ -173,7 +173,7 @@ def cells(
         # One line a cell.
         written = json.dumps(results, separators=(",", ":")).replace('}},"', '}},\n"')
         (RESULTS / f"stability_{part}.json").write_text(written + "\n")
-        scores = [one["score"] or 0.0 for one in cell.values()]
+        scores = [record["score"] or 0.0 for record in cell.values()]
         print(f"{part} {name} {called}: {statistics.mean(scores):.3f} +- {statistics.stdev(scores):.3f}", flush=True)
 
 
@@ -192,23 +192,23 @@ def screened() -> dict[str, tuple[float, float]]:
     complete = [
         name for name in SCREEN if all(len(cell.get(t, {}).get(name, {})) == len(SCREEN_SEEDS) for t in SCREENED)
     ]
-    found = {}
+    measured = {}
     for called in complete:
-        scores = [[one["score"] or 0.0 for one in cell[name][called].values()] for name in SCREENED]
-        found[called] = (
-            math.sqrt(statistics.mean(statistics.variance(one) for one in scores)),
+        scores = [[item["score"] or 0.0 for item in cell[name][called].values()] for name in SCREENED]
+        measured[called] = (
+            math.sqrt(statistics.mean(statistics.variance(item) for item in scores)),
             statistics.mean(map(statistics.mean, scores)),
         )
-    return {called: (deviation / found[NOTHING][0], mean) for called, (deviation, mean) in found.items()}
+    return {called: (deviation / measured[NOTHING][0], mean) for called, (deviation, mean) in measured.items()}
 
 
 def kept() -> list[str]:
     """Three PTP settings by the plan's rule, at most one of each kind; none until the screen is complete."""
-    found = screened()
-    if len(found) < len(SCREEN):
+    ratios = screened()
+    if len(ratios) < len(SCREEN):
         return []
-    lowest = found[NOTHING][1] - 0.02
-    ptp = {name: values for name, values in found.items() if SCREEN[name].get("regularizer")}
+    lowest = ratios[NOTHING][1] - 0.02
+    ptp = {name: values for name, values in ratios.items() if SCREEN[name].get("regularizer")}
     by_ratio = sorted((n for n, (_, mean) in ptp.items() if mean >= lowest), key=lambda n: ptp[n][0])
     by_mean = sorted(ptp, key=lambda n: -ptp[n][1])
     chosen: list[str] = []
@@ -222,22 +222,22 @@ def second() -> dict[str, tuple[float, float]]:
     """Setting -> (largest of the tasks' ratios of standard deviations to that of nothing, least gain in the mean)."""
     cell = read("second")
     complete = [n for n in SECOND if all(len(cell.get(t, {}).get(n, {})) == len(SECOND_SEEDS) for t in TASK_ROWS)]
-    found = {}
+    measured = {}
     for called in complete if NOTHING in complete else ():
         ratios, gains = [], []
         for name in TASK_ROWS:
-            ours, theirs = ([one["score"] or 0.0 for one in cell[name][n].values()] for n in (called, NOTHING))
+            ours, theirs = ([record["score"] or 0.0 for record in cell[name][n].values()] for n in (called, NOTHING))
             ratios.append(statistics.stdev(ours) / statistics.stdev(theirs))
             gains.append(statistics.mean(ours) - statistics.mean(theirs))
-        found[called] = max(ratios), min(gains)
-    return found
+        measured[called] = max(ratios), min(gains)
+    return measured
 
 
 def best_of_second() -> str | None:
     """The setting whose worst ratio is the lowest, of those that lower no mean by 0.02; None until it is complete."""
-    found = second()
-    allowed = [name for name, (_, gain) in found.items() if gain >= -0.02 and name != NOTHING]
-    return min(allowed, key=lambda name: found[name][0]) if len(found) == len(SECOND) and allowed else None
+    measured = second()
+    allowed = [name for name, (_, gain) in measured.items() if gain >= -0.02 and name != NOTHING]
+    return min(allowed, key=lambda name: measured[name][0]) if len(measured) == len(SECOND) and allowed else None
 
 
 def kind(name: str) -> str:

@@ -51,19 +51,19 @@ def everything() -> Iterator[str]:
     """All tables, every test among them."""
     yield f"# Screen: {len(SCREEN_SEEDS)} seeds, {' and '.join(SCREENED)}\n"
     yield "| setting | standard deviation over that of nothing | mean score |\n|---|---:|---:|"
-    for name, (ratio, mean) in sorted(screened().items(), key=lambda one: one[1][0]):
+    for name, (ratio, mean) in sorted(screened().items(), key=lambda item: item[1][0]):
         yield f"| {name} | {ratio:.2f} | {mean:.3f} |"
     yield f"\nKept: {', '.join(kept()) or 'not known yet'}\n"
     yield f"# Second screen: {len(SECOND_SEEDS)} seeds, {', '.join(TASK_ROWS)}\n"
     yield "| setting | largest of three ratios of standard deviations | least gain in the mean |\n|---|---:|---:|"
-    for name, (ratio, gain) in sorted(second().items(), key=lambda one: one[1][0]):
+    for name, (ratio, gain) in sorted(second().items(), key=lambda item: item[1][0]):
         yield f"| {name} | {ratio:.2f} | {gain:+.3f} |"
     yield f"\nTaken: {best_of_second() or 'not known yet'}\n"
     for part, model, steps in (("confirm", MODEL, STEPS), ("real", ENCODER, REAL_STEPS)):
         for name, cell in read(part).items():
             about = {"task": f"{name} from {rows_of(name)} rows", "model": model, "steps": steps}
-            found = report({called: arm(called, one) for called, one in cell.items()})
-            yield text(dataclasses.replace(found, about=about))
+            summary = report({called: arm(called, item) for called, item in cell.items()})
+            yield text(dataclasses.replace(summary, about=about))
     yield from settings_side_by_side()
 
 
@@ -99,20 +99,20 @@ def equal_cost(results: Mapping[str, Any]) -> Iterator[str]:
     several = [row for row in results["rows"] if " restarts, " in row["row"]]
     for alone in (row for row in results["rows"] if row not in several):
         # Restarts at the cost of a single run may be a step short of it.
-        for row in (one for one in several if 0 <= alone["cost"] - one["cost"] <= 1):
-            told = f"{row['row'].split()[0]}: {_deviating(row['mean'], row['std'])}"
+        for row in (other for other in several if 0 <= alone["cost"] - other["cost"] <= 1):
+            restarts = f"{row['row'].split()[0]}: {_deviating(row['mean'], row['std'])}"
             gain = _gain(results, row["row"], alone["row"])
-            yield _line(f"{alone['cost']} steps", _deviating(alone["mean"], alone["std"]), told, gain)
+            yield _line(f"{alone['cost']} steps", _deviating(alone["mean"], alone["std"]), restarts, gain)
 
 
 def _gain(results: Mapping[str, Any], called: str, reference: str) -> str:
     """The difference of two rows with its interval, over pairs where these were kept, else from the tasks' own."""
     compared = [*results["against a single run"], *results.get("against a run as long", ())]
-    paired = [one for one in compared if (one["row"], one["against"]) == (called, reference)]
+    paired = [item for item in compared if (item["row"], item["against"]) == (called, reference)]
     if paired:
         return difference(paired[0]["difference"], paired[0]["low"], paired[0]["high"])
     ours, theirs = (
-        {one["task"]: one for one in results["rows by task"] if one["row"] == n} for n in (called, reference)
+        {item["task"]: item for item in results["rows by task"] if item["row"] == n} for n in (called, reference)
     )
     mean, error = unpaired([(ours[task], theirs[task]) for task in ours])
     return f"{difference(mean, mean - Z * error, mean + Z * error)}, unpaired"
@@ -129,16 +129,18 @@ def against_nothing(results: Results, called: str) -> Iterator[str]:
     yield from _header("task", "seeds", "nothing", "restarts", "difference of the mean", "ratio of deviations")
     for name, cell in results.items():
         for first, which in ((FIRST_FRESH, ""), (FIRST_FRESH + BLOCK, "the later ")):
-            chosen = {one: {seed: run for seed, run in cell[one].items() if int(seed) >= first} for one in cell}
+            chosen = {
+                setting: {seed: run for seed, run in cell[setting].items() if int(seed) >= first} for setting in cell
+            }
             seeds = shared(chosen, called, NOTHING)
-            means = (_spread(_scores(cell[one][seed] for seed in seeds)) for one in (NOTHING, called))
-            found = against(arm(called, chosen[called]), arm(NOTHING, chosen[NOTHING]))
+            means = (_spread(_scores(cell[setting][seed] for seed in seeds)) for setting in (NOTHING, called))
+            comparison = against(arm(called, chosen[called]), arm(NOTHING, chosen[NOTHING]))
             yield _line(
                 titled(name),
                 f"{which}{len(seeds)}",
                 *means,
-                difference(found.difference, found.low, found.high),
-                ratio(found),
+                difference(comparison.difference, comparison.low, comparison.high),
+                ratio(comparison),
             )
 
 
@@ -160,9 +162,9 @@ def _mean_and_ratio(cell: Mapping[str, Mapping[str, Any]], called: str, referenc
         return _deviating(statistics.mean(scores), statistics.stdev(scores)), ""
     if len(shared(cell, called, reference)) < 2:
         return "", ""
-    found = against(arm(called, cell[called]), arm(reference, cell[reference]))
-    told = difference(found.difference, found.low, found.high)
-    return f"{statistics.mean(scores):.3f}; {told}", ratio(found)
+    comparison = against(arm(called, cell[called]), arm(reference, cell[reference]))
+    change = difference(comparison.difference, comparison.low, comparison.high)
+    return f"{statistics.mean(scores):.3f}; {change}", ratio(comparison)
 
 
 def names(results: Results) -> list[str]:
@@ -172,10 +174,10 @@ def names(results: Results) -> list[str]:
 
 def without(what: str) -> dict[str, str]:
     """Confirmed setting that has this field -> the one that differs in nothing else."""
-    found = confirmed_settings(kept())
-    bare = {name: {key: value for key, value in prompt.items() if key != what} for name, prompt in found.items()}
-    plain = [name for name, prompt in found.items() if what not in prompt]
-    return {name: other for name in found for other in plain if name not in plain and bare[name] == found[other]}
+    settings = confirmed_settings(kept())
+    bare = {name: {key: value for key, value in prompt.items() if key != what} for name, prompt in settings.items()}
+    plain = [name for name, prompt in settings.items() if what not in prompt]
+    return {name: other for name in settings for other in plain if name not in plain and bare[name] == settings[other]}
 
 
 def shared(cell: Mapping[str, Mapping[str, Any]], called: str, reference: str) -> list[str]:
@@ -188,11 +190,11 @@ def difference(mean: float | None, low: float | None, high: float | None) -> str
     return f"{mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
-def ratio(found: Against) -> str:
+def ratio(comparison: Against) -> str:
     """Of the standard deviations, with its interval; none where all seeds of nothing agree."""
-    if found.ratio is None or found.ratio_low is None:
+    if comparison.ratio is None or comparison.ratio_low is None:
         return "none"
-    return f"{found.ratio:.2f} ({found.ratio_low:.2f} to {found.ratio_high:.2f})"
+    return f"{comparison.ratio:.2f} ({comparison.ratio_low:.2f} to {comparison.ratio_high:.2f})"
 
 
 def rows_of(name: str) -> int:
@@ -207,7 +209,7 @@ def titled(name: str) -> str:
 
 def _scores(runs: Iterable[Mapping[str, Any]]) -> list[float]:
     """A dropped run counts as 0."""
-    return [one["score"] or 0.0 for one in runs]
+    return [run["score"] or 0.0 for run in runs]
 
 
 def _deviating(mean: float, deviation: float) -> str:

@@ -38,13 +38,13 @@ def real_t5(
     from . import check as study
 
     folder = store or Path("runs") / f"real-t5-{check.resolve().name}"
-    found = study.check(
+    decision = study.check(
         check, folder, data_root=data_root, minutes=minutes, steps=steps, seeds=seeds, device=device, progress=not quiet
     )
     if json_lines:
-        print_json(found.to_json())
+        print_json(decision.to_json())
     else:
-        print(study.text(found))
+        print(study.text(decision))
     say(f"runs in {folder}")
 
 

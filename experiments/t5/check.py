@@ -57,7 +57,7 @@ class Found:
         """Plain values, each claim with its verdict."""
         values = dataclasses.asdict(self)
         claims = {
-            name: {"verdict": verdict(found), "checks": values["checks"][name]} for name, found in self.checks.items()
+            name: {"verdict": verdict(checks), "checks": values["checks"][name]} for name, checks in self.checks.items()
         }
         return {**values, "checks": claims}
 
@@ -110,8 +110,8 @@ def check(
         since = time.monotonic()
         run_all(specs, store, **options)
         slowest = max(slowest, time.monotonic() - since if is_new else 0.0)
-    found = read(store, runs_of(model, plan, range(seeds)))
-    return judged(str(model), plan, [run for run in found if run], seeds)
+    runs = read(store, runs_of(model, plan, range(seeds)))
+    return judged(str(model), plan, [run for run in runs if run], seeds)
 
 
 def runs_of(model: "Path | str", steps: int, seeds: Sequence[int]) -> list[RunSpec]:
@@ -158,23 +158,23 @@ def judged(model: str, steps: int, runs: Sequence[StoredRun], wanted: int) -> Fo
     return Found(model=model, steps=steps, seeds=len(whole), runs=rows, checks=checks, left=left)
 
 
-def text(found: Found) -> str:
+def text(decision: Found) -> str:
     """The tables, in Markdown."""
     rows = [
         {
             "claim": name,
             "verdict": verdict(checks),
-            "mean": "" if one.mean is None else f"{one.mean:+.3f}",
-            "95 %": "" if one.low is None or one.high is None else f"{one.low:+.3f} to {one.high:+.3f}",
-            "n": one.n,
-            "needed": f"{one.needed} ({one.quantity})",
+            "mean": "" if check.mean is None else f"{check.mean:+.3f}",
+            "95 %": "" if check.low is None or check.high is None else f"{check.low:+.3f} to {check.high:+.3f}",
+            "n": check.n,
+            "needed": f"{check.needed} ({check.quantity})",
         }
-        for name, checks in found.checks.items()
-        for one in checks
+        for name, checks in decision.checks.items()
+        for check in checks
     ]
-    head = f"{found.model}: {found.steps} steps of 16 rows, {found.seeds} seeds, default learning rates, last step"
-    few = "Fewer than six pairs of task and seed decide nothing." if len(TASKS) * found.seeds < FEWEST else ""
-    parts = [head, markdown(rows), markdown(found.runs), few, f"Not run: {found.left}." if found.left else ""]
+    head = f"{decision.model}: {decision.steps} steps of 16 rows, {decision.seeds} seeds, default rates, last step"
+    few = "Fewer than six pairs of task and seed decide nothing." if len(TASKS) * decision.seeds < FEWEST else ""
+    parts = [head, markdown(rows), markdown(decision.runs), few, f"Not run: {decision.left}." if decision.left else ""]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -184,8 +184,8 @@ def _row(task: str, method: str, runs: Sequence[StoredRun]) -> dict[str, Any]:
     row["score"] = f"{sum(scores) / len(scores):.3f}" if scores else ""
     chance = next((run.majority for run in runs if run.majority is not None), None)
     norms = [norm for run in runs if (norm := run.at_best("token_norms")) is not None]
-    told = {"majority": "" if chance is None else f"{chance:.3f}"}
-    return {**row, **told, "token norms": f"{sum(norms) / len(norms):.3g}" if norms else ""}
+    majority = {"majority": "" if chance is None else f"{chance:.3f}"}
+    return {**row, **majority, "token norms": f"{sum(norms) / len(norms):.3g}" if norms else ""}
 
 
 def _score(run: StoredRun) -> float:

@@ -45,7 +45,7 @@ def lengths(data_root: str, tokenizer: str) -> None:
     from transformers import AutoTokenizer
 
     words = AutoTokenizer.from_pretrained(tokenizer)
-    found: dict[str, Any] = {}
+    by_task: dict[str, Any] = {}
     for name in TASKS:
         task = styled(DECLARED[name], "numeric")
         splits = split_rows(task, load_rows(task, data_root))
@@ -53,14 +53,14 @@ def lengths(data_root: str, tokenizer: str) -> None:
         read = tokenize(
             rows, task, tokenizer=words, answers="tokens", encode_answers=lambda answers: words(answers).input_ids
         )
-        found[name] = {
+        by_task[name] = {
             "tokens": round(read.lengths.float().mean().item(), 1),
             "of rows": len(rows),
             "validation rows": len(splits.validation),
             "labels": max(1, len(task.labels)),
         }
-        print(name, found[name], flush=True)
-    RESULT.write_text(json.dumps({"lengths": found}, indent=1) + "\n")
+        print(name, by_task[name], flush=True)
+    RESULT.write_text(json.dumps({"lengths": by_task}, indent=1) + "\n")
 
 
 def step(size: str, tokens: float) -> float:
@@ -81,24 +81,24 @@ def decoder(size: str) -> float:
     return 2 * layers * (8 * d * d + 2 * d * wide) * LABEL + 2 * d * VOCABULARY * LABEL
 
 
-def hours(size: str, found: dict[str, Any], tflops: float, floor_ms: float) -> float:
+def hours(size: str, rows: dict[str, Any], tflops: float, floor_ms: float) -> float:
     """Hours of one run of one task."""
-    training = step(size, found["tokens"]) * BATCH / (tflops * 1e12)
-    one = encoder(size, found["tokens"]) + found["labels"] * decoder(size)
-    evaluation = one * found["validation rows"] * (STEPS // EVERY) / (tflops * 1e12)
+    training = step(size, rows["tokens"]) * BATCH / (tflops * 1e12)
+    answers = encoder(size, rows["tokens"]) + rows["labels"] * decoder(size)
+    evaluation = answers * rows["validation rows"] * (STEPS // EVERY) / (tflops * 1e12)
     return (STEPS * max(training, floor_ms / 1000) + evaluation) / 3600
 
 
 def table(tflops: float, floor_ms: float) -> str:
     """GPU-hours by size: one run of each task, and the whole of table 1's prompt methods."""
-    found = json.loads(RESULT.read_text())["lengths"]
+    by_task = json.loads(RESULT.read_text())["lengths"]
     lines = ["| model | one run: shortest task | longest task | 13 tasks x 5 methods x 3 seeds, SuperGLUE at 5 rates |"]
     lines.append("|---|---:|---:|---:|")
     for size in SIZES:
         whole_tasks = {
-            n: {**one, "validation rows": HELD_OUT.get(n, one["validation rows"])} for n, one in found.items()
+            n: {**rows, "validation rows": HELD_OUT.get(n, rows["validation rows"])} for n, rows in by_task.items()
         }
-        each = {name: hours(size, one, tflops, floor_ms) for name, one in whole_tasks.items()}
+        each = {name: hours(size, rows, tflops, floor_ms) for name, rows in whole_tasks.items()}
         whole = sum(value * RATES[name.partition("/")[0]] for name, value in each.items()) * len(METHODS) * SEEDS
         low, high = min(each, key=lambda n: each[n]), max(each, key=lambda n: each[n])
         lines.append(f"| {size} | {each[low]:.2f} ({low}) | {each[high]:.2f} ({high}) | {whole:,.0f} |")

@@ -67,16 +67,16 @@ def confirm(
             raise BadInput(
                 f"{results} does not exist; run `python -m experiments.which_method` first, or give --results FILE"
             )
-        found = read_results(results)
+        finished = read_results(results)
         if json_lines:
-            for title, rows in tables(found, whole).items():
+            for title, rows in tables(finished, whole).items():
                 for row in rows:
                     print_json({"table": title, **row})
         elif page is not None:
-            write_page(page, text(found, whole, details=False), BEGIN)
+            write_page(page, text(finished, whole, details=False), BEGIN)
             print(page)
         else:
-            print(text(found, whole), end="")
+            print(text(finished, whole), end="")
         return
     place = Place(store=store, results=results, data_root=data_root, encoder=model, device=device, progress=not quiet)
     run(whole.only(task or (), seeds), place, part)

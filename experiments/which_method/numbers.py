@@ -19,13 +19,13 @@ Runs = Mapping[Cell, Entry]
 
 def by_candidate(results: Results, name: str, part: Part, model: str) -> dict[str, Runs]:
     """Method -> its runs in a part; methods without any left out."""
-    found = {}
-    for one in part.candidates:
-        cells = {task: results.cells.get(key_of(name, model, task, one), {}) for task in part.tasks}
+    by_name = {}
+    for candidate in part.candidates:
+        cells = {task: results.cells.get(key_of(name, model, task, candidate), {}) for task in part.tasks}
         runs = {(task, int(seed)): run for task, cell in cells.items() for seed, run in cell.items()}
         if runs:
-            found[one] = runs
-    return found
+            by_name[candidate] = runs
+    return by_name
 
 
 def reference_of(candidates: Collection[str]) -> str:
@@ -68,13 +68,15 @@ def scores_of(runs: Runs, task: str) -> list[float]:
 
 def mean_of_tasks(runs: Runs) -> float | None:
     """The mean over tasks of means over seeds."""
-    means = [statistics.fmean(found) for task in {t: 0 for t, _ in runs} if (found := scores_of(runs, task))]
+    means = [statistics.fmean(scores) for task in {t: 0 for t, _ in runs} if (scores := scores_of(runs, task))]
     return statistics.fmean(means) if means else None
 
 
 def pooled(runs: Runs) -> float | None:
     """The root mean square over tasks of standard deviations over seeds."""
-    spread = [statistics.variance(found) for task in {t: 0 for t, _ in runs} if len(found := scores_of(runs, task)) > 1]
+    spread = [
+        statistics.variance(scores) for task in {t: 0 for t, _ in runs} if len(scores := scores_of(runs, task)) > 1
+    ]
     return statistics.fmean(spread) ** 0.5 if spread else None
 
 
@@ -91,8 +93,8 @@ def stuck_share(runs: Runs, ceilings: Mapping[str, float]) -> float | None:
 def ceilings_of(runs: Mapping[str, Runs]) -> dict[str, float]:
     """The best score of a prompt on each task; what fine-tuning reaches is not asked of it."""
     best: dict[str, float] = {}
-    for one, mine in runs.items():
+    for candidate, mine in runs.items():
         for (task, _), run in mine.items():
-            if one != FULL and run["score"] is not None:
+            if candidate != FULL and run["score"] is not None:
                 best[task] = max(run["score"], best.get(task, run["score"]))
     return best

@@ -31,24 +31,26 @@ def choose_rates(design: Design, model: str, candidates: Sequence[str], place: P
         SoftPromptError: as in `run_all`.
     """
     frozen = design.models[model]
-    found = read_results(place.results)
-    while open_ones := [one for one in candidates if found.chosen(model, one) is None]:
-        tried = {one: _trials(found, model, one) for one in open_ones}
-        asked = {one: _next(whole(tried[one], frozen), frozen, one, design) for one in open_ones}
+    results = read_results(place.results)
+    while open_ones := [candidate for candidate in candidates if results.chosen(model, candidate) is None]:
+        tried = {candidate: _trials(results, model, candidate) for candidate in open_ones}
+        untried = {
+            candidate: _next(whole(tried[candidate], frozen), frozen, candidate, design) for candidate in open_ones
+        }
         for task in frozen.tasks:
             part = Part(models=(model,), tasks=(task,), candidates=(), seeds=frozen.seeds, steps=frozen.steps)
             wanted = [
-                RunRequest(task=task, candidate=one, rate=rate, seed=seed, head_rate=head_rate(found, model))
-                for one, rates in asked.items()
+                RunRequest(task=task, candidate=candidate, rate=rate, seed=seed, head_rate=head_rate(results, model))
+                for candidate, rates in untried.items()
                 for rate in rates
                 for seed in frozen.seeds
-                if str(seed) not in tried[one].get(repr(rate), {}).get(task, {})
+                if str(seed) not in tried[candidate].get(repr(rate), {}).get(task, {})
             ]
             if wanted:
                 runs = measured(model, frozen, part, wanted, place, trial=True)
                 _keep(place, model, frozen.steps, wanted, runs)
-        found = _decide(place, design, model, open_ones)
-    return found
+        results = _decide(place, design, model, open_ones)
+    return results
 
 
 def next_rates(trials: Trials, start: Sequence[float], most: int) -> list[float]:
@@ -76,9 +78,9 @@ def mean_score(by_task: Mapping[str, Mapping[str, Sequence[float | None]]]) -> f
     return sum(scores) / len(scores)
 
 
-def head_rate(found: Results, model: str) -> float | None:
+def head_rate(results: Results, model: str) -> float | None:
     """The rate of a linear head on a model: that of the head alone, so that no prompt has a better or worse head."""
-    return found.chosen(model, "head-only")
+    return results.chosen(model, "head-only")
 
 
 def _worth(by_task: Mapping[str, Mapping[str, Sequence[float | None]]]) -> tuple[float, float]:
@@ -90,8 +92,8 @@ def _next(trials: Trials, frozen: Frozen, candidate: str, design: Design) -> lis
     return next_rates(trials, frozen.first_rates(candidate), frozen.most_rates(candidate, design.tried))
 
 
-def _trials(found: Results, model: str, candidate: str) -> Trials:
-    return found.rates.get(model, {}).get(candidate, {}).get("trials", {})
+def _trials(results: Results, model: str, candidate: str) -> Trials:
+    return results.rates.get(model, {}).get(candidate, {}).get("trials", {})
 
 
 def _keep(
@@ -99,10 +101,12 @@ def _keep(
 ) -> None:
     def change(cells: dict[str, Any], rates: dict[str, Any]) -> None:
         of_model = rates.setdefault(model, {})
-        for one, run in zip(wanted, runs, strict=True):
-            found = of_model.setdefault(one.candidate, {"chosen": None, "edge": None, "steps": steps, "trials": {}})
-            by_task = found["trials"].setdefault(repr(one.rate), {})
-            by_task.setdefault(one.task, {})[str(one.seed)] = [run["validation"], run["loss"]]
+        for request, run in zip(wanted, runs, strict=True):
+            search = of_model.setdefault(
+                request.candidate, {"chosen": None, "edge": None, "steps": steps, "trials": {}}
+            )
+            by_task = search["trials"].setdefault(repr(request.rate), {})
+            by_task.setdefault(request.task, {})[str(request.seed)] = [run["validation"], run["loss"]]
 
     change_results(place.results, place.store, change)
 
@@ -112,12 +116,12 @@ def _decide(place: Place, design: Design, model: str, candidates: Sequence[str])
     frozen = design.models[model]
 
     def change(cells: dict[str, Any], rates: dict[str, Any]) -> None:
-        for one in candidates:
-            trials = whole(rates[model][one]["trials"], frozen)
-            if _next(trials, frozen, one, design):
+        for candidate in candidates:
+            trials = whole(rates[model][candidate]["trials"], frozen)
+            if _next(trials, frozen, candidate, design):
                 continue
             by_rate = worth(trials)
-            edge = is_at_edge(by_rate) and not CANDIDATES[one].is_fixed
-            rates[model][one] |= {"chosen": best_rate(by_rate), "edge": edge}
+            edge = is_at_edge(by_rate) and not CANDIDATES[candidate].is_fixed
+            rates[model][candidate] |= {"chosen": best_rate(by_rate), "edge": edge}
 
     return change_results(place.results, place.store, change)

@@ -74,7 +74,7 @@ def change_results(path: "Path | str", store: "Path | str", change: Change) -> R
     with FileLock(store / ".results.lock"):
         before = read_results(path)
         cells: dict[str, Any] = {key: dict(cell) for key, cell in before.cells.items()}
-        rates: dict[str, Any] = {model: dict(found) for model, found in before.rates.items()}
+        rates: dict[str, Any] = {model: dict(by_method) for model, by_method in before.rates.items()}
         change(cells, rates)
         after = Results(cells, rates)
         FILE.write(path, vars(after))

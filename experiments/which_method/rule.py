@@ -38,18 +38,18 @@ def default_method(results: Results, design: Design) -> tuple[str | None, list[R
     """
     part = design.parts.get(CORE)
     runs = {} if part is None else by_candidate(results, CORE, part, part.models[0])
-    found = {one: mine for one, mine in runs.items() if _may_be_default(one)}
-    means = {one: mean for one, mine in found.items() if (mean := mean_of_tasks(mine)) is not None}
+    eligible = {method: mine for method, mine in runs.items() if _may_be_default(method)}
+    means = {method: mean for method, mine in eligible.items() if (mean := mean_of_tasks(mine)) is not None}
     if REFERENCE not in means:
         return None, []
-    best = max(means, key=lambda one: means[one])
-    against = {one: paired(found[one], found[best]) for one in means}
-    level = [one for one in means if one == best or not differs(against[one])]
+    best = max(means, key=lambda method: means[method])
+    against = {method: paired(eligible[method], eligible[best]) for method in means}
+    level = [method for method in means if method == best or not differs(against[method])]
     ceilings = ceilings_of(runs)
-    stuck = {one: stuck_share(found[one], ceilings) or 0.0 for one in level}
-    candidate = min(level, key=lambda one: (stuck[one], _trained(one)))
+    stuck = {method: stuck_share(eligible[method], ceilings) or 0.0 for method in level}
+    candidate = min(level, key=lambda method: (stuck[method], _trained(method)))
     rows = [
-        _row("highest mean", best, f"{means[best]:.3f} over {len({task for task, _ in found[best]})} tasks"),
+        _row("highest mean", best, f"{means[best]:.3f} over {len({task for task, _ in eligible[best]})} tasks"),
         _row("not shown to differ from it", ", ".join(level), ""),
         _row("fewest stuck, then fewest trained", candidate, f"stuck {stuck[candidate]:.3f}"),
     ]
@@ -58,7 +58,7 @@ def default_method(results: Results, design: Design) -> tuple[str | None, list[R
         falls |= verdict == "worse"
         rows.append(_row(name, verdict, numbers))
     if falls:
-        units = paired(found.get(IN_UNITS, {}), found[REFERENCE])
+        units = paired(eligible.get(IN_UNITS, {}), eligible[REFERENCE])
         raw_is_better = not units["pairs"] or (differs(units) and units["difference"] < 0)
         candidate = REFERENCE if raw_is_better else IN_UNITS
     rows.append(_row("default", candidate, "prompt tuning, because the candidate falls" if falls else ""))
@@ -79,9 +79,9 @@ def losses(results: Results, design: Design, candidate: str) -> Iterator[Row]:
                     yield {"part": name, "model": model, "task": task, "against": reference, **row}
 
 
-def _may_be_default(one: str) -> bool:
+def _may_be_default(method: str) -> bool:
     """A prompt, at the T5-like scale and its own learning rate."""
-    return CANDIDATES[one].kind == "prompt" and "@" not in one and not CANDIDATES[one].is_fixed
+    return CANDIDATES[method].kind == "prompt" and "@" not in method and not CANDIDATES[method].is_fixed
 
 
 def _checks(results: Results, design: Design, candidate: str) -> Iterator[tuple[str, str, str]]:
@@ -105,9 +105,9 @@ def _checks(results: Results, design: Design, candidate: str) -> Iterator[tuple[
                 yield title, "worse" if row["high"] < 0 else "not worse", told(row)
 
 
-def _trained(one: str) -> int:
+def _trained(method: str) -> int:
     """Trained numbers at width 128, the lab's: the order is the same at every width."""
-    return METHODS[CANDIDATES[one].method].trainable(128)
+    return METHODS[CANDIDATES[method].method].trainable(128)
 
 
 def _row(step: str, found: str, numbers: str) -> Row:

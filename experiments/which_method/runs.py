@@ -85,15 +85,15 @@ def measured(
     Raises:
         SoftPromptError: as in `run_all`.
     """
-    specs = [_spec(place.source(model), frozen, part, one, trial) for one in wanted]
-    is_full = [CANDIDATES[one.candidate].kind == "full" for one in wanted]
+    specs = [_spec(place.source(model), frozen, part, request, trial) for request in wanted]
+    is_full = [CANDIDATES[request.candidate].kind == "full" for request in wanted]
     options: dict[str, Any] = {"data_root": place.data_root, "device": place.device}
     prompts = [spec for spec, full in zip(specs, is_full, strict=True) if not full]
     runs = iter(
         run_all(prompts, place.store, fleet_size=FLEET_SIZE, progress=place.progress, **options) if prompts else ()
     )
-    found = []
-    for spec, one, full in zip(specs, wanted, is_full, strict=True):
+    records = []
+    for spec, request, full in zip(specs, wanted, is_full, strict=True):
         if full:
             # Torch, only now.
             from .full import fine_tuned
@@ -101,16 +101,16 @@ def measured(
             values = {**fine_tuned(spec, place.store, **options), "norm": None}
         else:
             values = _kept(next(runs))
-            if CANDIDATES[one.candidate].kind == "head":
+            if CANDIDATES[request.candidate].kind == "head":
                 # No prompt, recorded as one of length 0.
                 values["norm"] = None
-        found.append({name: _rounded({**values, "lr": one.rate}[name]) for name in KEPT})
-    return found
+        records.append({name: _rounded({**values, "lr": request.rate}[name]) for name in KEPT})
+    return records
 
 
-def _spec(source: str, frozen: Frozen, part: Part, one: RunRequest, trial: bool) -> RunSpec:
-    candidate = CANDIDATES[one.candidate]
-    task = rows_of(one.task, trial=trial)
+def _spec(source: str, frozen: Frozen, part: Part, request: RunRequest, trial: bool) -> RunSpec:
+    candidate = CANDIDATES[request.candidate]
+    task = rows_of(request.task, trial=trial)
     settings = TrainSettings(
         steps=part.steps,
         # The last step: nothing is chosen on validation but the rate.
@@ -123,16 +123,16 @@ def _spec(source: str, frozen: Frozen, part: Part, one: RunRequest, trial: bool)
     )
     scale = 1.0 if frozen.scale is None else candidate.scale / frozen.scale
     backbone = {} if scale == 1 else {"embedding_scale": scale}
-    return RunSpec(task=task, model=source, prompt=_lane(candidate, one), settings=settings, backbone=backbone)
+    return RunSpec(task=task, model=source, prompt=_prompt(candidate, request), settings=settings, backbone=backbone)
 
 
-def _lane(candidate: Candidate, one: RunRequest) -> PromptSettings:
-    seeds = Seeds.all(one.seed)
+def _prompt(candidate: Candidate, request: RunRequest) -> PromptSettings:
+    seeds = Seeds.all(request.seed)
     if candidate.kind == "head":
-        return PromptSettings(method=candidate.method, head_lr=one.rate, seeds=seeds)
-    head: Mapping[str, Any] = {} if one.head_rate is None else {"head_lr": one.head_rate}
+        return PromptSettings(method=candidate.method, head_lr=request.rate, seeds=seeds)
+    head: Mapping[str, Any] = {} if request.head_rate is None else {"head_lr": request.head_rate}
     method = candidate.method or "linear-probe"
-    return PromptSettings(method=method, lr=one.rate, seeds=seeds, **candidate.prompt, **head)
+    return PromptSettings(method=method, lr=request.rate, seeds=seeds, **candidate.prompt, **head)
 
 
 def _kept(run: StoredRun) -> dict[str, Any]:

@@ -45,8 +45,8 @@ def confirm(design: Design, place: Place, part: str = ALL) -> Results:
             for model, candidates in _methods_by_model(parts).items():
                 _choose(design, model, candidates, place)
         else:
-            for one, name, model, task, seeds in blocks(parts):
-                _block(design, one, name, model, task, seeds, place)
+            for chosen, name, model, task, seeds in blocks(parts):
+                _block(design, chosen, name, model, task, seeds, place)
     except KeyboardInterrupt as error:
         raise Interrupted(f"stopped; {place.results} has what is done, and the same command goes on") from error
     return read_results(place.results)
@@ -74,29 +74,31 @@ def blocks(parts: dict[str, Part]) -> Iterator[tuple[Part, str, str, str, tuple[
 
 
 def missing(
-    found: Results, name: str, part: Part, model: str, task: str, seeds: Sequence[int]
+    results: Results, name: str, part: Part, model: str, task: str, seeds: Sequence[int]
 ) -> list[tuple[str, int]]:
     """(method, seed) of the runs that are not in the results."""
-    cells = {one: found.cells.get(key_of(name, model, task, one), {}) for one in part.candidates}
-    return [(one, seed) for seed in seeds for one in part.candidates if str(seed) not in cells[one]]
+    cells = {candidate: results.cells.get(key_of(name, model, task, candidate), {}) for candidate in part.candidates}
+    return [(candidate, seed) for seed in seeds for candidate in part.candidates if str(seed) not in cells[candidate]]
 
 
 def _block(design: Design, part: Part, name: str, model: str, task: str, seeds: Sequence[int], place: Place) -> None:
-    found = read_results(place.results)
-    left = missing(found, name, part, model, task, seeds)
+    results = read_results(place.results)
+    left = missing(results, name, part, model, task, seeds)
     if not left:
         return
-    found = _choose(design, model, part.candidates, place)
+    results = _choose(design, model, part.candidates, place)
     wanted = []
-    for one, seed in left:
-        rate = found.chosen(model, one)
+    for candidate, seed in left:
+        rate = results.chosen(model, candidate)
         assert rate is not None, "choose_rates ends when all are chosen"
-        wanted.append(RunRequest(task=task, candidate=one, rate=rate, seed=seed, head_rate=head_rate(found, model)))
+        wanted.append(
+            RunRequest(task=task, candidate=candidate, rate=rate, seed=seed, head_rate=head_rate(results, model))
+        )
     runs = measured(model, design.models[model], part, wanted, place)
 
     def change(cells: dict[str, Any], rates: dict[str, Any]) -> None:
-        for one, run in zip(wanted, runs, strict=True):
-            cells.setdefault(key_of(name, model, task, one.candidate), {})[str(one.seed)] = run
+        for request, run in zip(wanted, runs, strict=True):
+            cells.setdefault(key_of(name, model, task, request.candidate), {})[str(request.seed)] = run
 
     change_results(place.results, place.store, change)
     log.info("%s, %s, %s: %d runs, seeds %s", name, model, task, len(wanted), ", ".join(map(str, seeds)))
@@ -110,8 +112,8 @@ def _choose(design: Design, model: str, candidates: Sequence[str], place: Place)
 
 
 def _methods_by_model(parts: dict[str, Part]) -> dict[str, list[str]]:
-    found: dict[str, dict[str, None]] = {}
+    by_model: dict[str, dict[str, None]] = {}
     for part in parts.values():
         for model in part.models:
-            found.setdefault(model, {}).update(dict.fromkeys(part.candidates))
-    return {model: list(candidates) for model, candidates in found.items()}
+            by_model.setdefault(model, {}).update(dict.fromkeys(part.candidates))
+    return {model: list(candidates) for model, candidates in by_model.items()}

@@ -43,22 +43,24 @@ def tables(results: Results, design: Design) -> dict[str, list[Row]]:
     correction for the methods of the table.
     """
     default, steps = default_method(results, design)
-    found: dict[str, list[Row]] = {"The default method, by the plan's rule": steps}
+    by_title: dict[str, list[Row]] = {"The default method, by the plan's rule": steps}
     if default is not None:
-        found[f"Where {default} loses, by task"] = list(losses(results, design, default))
+        by_title[f"Where {default} loses, by task"] = list(losses(results, design, default))
     for name, part in design.parts.items():
         for model in part.models:
             runs = by_candidate(results, name, part, model)
             if not runs:
                 continue
             title = f"{name}: {model}, {part.steps} steps"
-            found[title] = _methods(runs, reference_of(runs), {one: results.chosen(model, one) for one in runs})
-            found[f"{title}{BY_TASK}mean ± standard deviation (runs)"] = _by_task(runs, part)
-            found[f"{title}{BY_TASK}against {reference_of(runs)}"] = _task_differences(runs, part)
-    found["One condition against another, same task, method and seed"] = _conditions(results, design)
-    found[RATES] = _rates(results)
-    found[LEFT] = _not_run(results, design)
-    return {title: rows for title, rows in found.items() if rows}
+            by_title[title] = _methods(
+                runs, reference_of(runs), {method: results.chosen(model, method) for method in runs}
+            )
+            by_title[f"{title}{BY_TASK}mean ± standard deviation (runs)"] = _by_task(runs, part)
+            by_title[f"{title}{BY_TASK}against {reference_of(runs)}"] = _task_differences(runs, part)
+    by_title["One condition against another, same task, method and seed"] = _conditions(results, design)
+    by_title[RATES] = _rates(results)
+    by_title[LEFT] = _not_run(results, design)
+    return {title: rows for title, rows in by_title.items() if rows}
 
 
 def text(results: Results, design: Design, *, details: bool = True) -> str:
@@ -81,23 +83,23 @@ def text(results: Results, design: Design, *, details: bool = True) -> str:
 
 
 def _methods(runs: Mapping[str, Runs], reference: str, rates: Mapping[str, float | None]) -> list[Row]:
-    against = {one: paired(mine, runs.get(reference, {})) for one, mine in runs.items() if one != reference}
+    against = {method: paired(mine, runs.get(reference, {})) for method, mine in runs.items() if method != reference}
     corrected = dict(zip(against, holm([row["p"] for row in against.values()]), strict=True))
     ceilings = ceilings_of(runs)
     rows = []
-    for one, mine in runs.items():
-        compared = against.get(one, dict.fromkeys(("pairs", "difference", "low", "high", "wins / ties / losses")))
+    for method, mine in runs.items():
+        compared = against.get(method, dict.fromkeys(("pairs", "difference", "low", "high", "wins / ties / losses")))
         rows.append(
             {
-                "method": one,
-                "lr": rates[one],
+                "method": method,
+                "lr": rates[method],
                 "runs": len(mine),
                 "mean": mean_of_tasks(mine),
                 "std": pooled(mine),
                 "stuck": stuck_share(mine, ceilings),
                 "token norms": _norms(mine),
                 **compared,
-                "p": corrected.get(one),
+                "p": corrected.get(method),
             }
         )
     best = sorted(rows, key=lambda row: -(row["mean"] if row["mean"] is not None else -1))
@@ -106,20 +108,20 @@ def _methods(runs: Mapping[str, Runs], reference: str, rates: Mapping[str, float
 
 def _by_task(runs: Mapping[str, Runs], part: Part) -> list[Row]:
     return [
-        {"method": one, **{task: _spread(scores_of(mine, task)) for task in _tasks(runs, part)}}
-        for one, mine in runs.items()
+        {"method": method, **{task: _spread(scores_of(mine, task)) for task in _tasks(runs, part)}}
+        for method, mine in runs.items()
     ]
 
 
 def _task_differences(runs: Mapping[str, Runs], part: Part) -> list[Row]:
     reference = reference_of(runs)
     rows = []
-    for one, mine in runs.items():
-        found = {
+    for method, mine in runs.items():
+        differences = {
             task: paired(of_task(mine, task), of_task(runs.get(reference, {}), task)) for task in _tasks(runs, part)
         }
-        if one != reference:
-            rows.append({"method": one, **{task: told(row) for task, row in found.items()}})
+        if method != reference:
+            rows.append({"method": method, **{task: told(row) for task, row in differences.items()}})
     return rows
 
 
@@ -140,9 +142,9 @@ def _contrasts(results: Results, design: Design) -> Iterator[tuple[str, Runs, Ru
         for model in part.models
     }
     for (name, model), runs in parts.items():
-        for one in runs:
-            if "@" in one and (other := one.partition("@")[0]) in runs:
-                yield f"{one.partition('@')[2]} against 32: {other}, {name}, {model}", runs[one], runs[other]
+        for method in runs:
+            if "@" in method and (other := method.partition("@")[0]) in runs:
+                yield f"{method.partition('@')[2]} against 32: {other}, {name}, {model}", runs[method], runs[other]
         if "ept-star-guard" in runs and "ept-star" in runs:
             yield f"largest norm against none: {name}", runs["ept-star-guard"], runs["ept-star"]
     core = next((runs for (name, _), runs in parts.items() if name == "core"), {})
@@ -153,19 +155,19 @@ def _contrasts(results: Results, design: Design) -> Iterator[tuple[str, Runs, Ru
         "longest": "4000 steps against 250",
     }
     for (name, _), runs in parts.items():
-        for one in runs:
-            if name in said and one in core:
-                yield f"{said[name]}: {one}", runs[one], core[one]
+        for method in runs:
+            if name in said and method in core:
+                yield f"{said[name]}: {method}", runs[method], core[method]
 
 
 def _rates(results: Results) -> list[Row]:
     rows = []
     for model, by_method in results.rates.items():
-        for one, found in by_method.items():
-            tried = sorted(found["trials"].items(), key=lambda item: float(item[0]))
+        for method, search in by_method.items():
+            tried = sorted(search["trials"].items(), key=lambda item: float(item[0]))
             scores = [f"{float(rate):g}: {mean_score(by_task):.3f}" for rate, by_task in tried]
-            chosen = "" if found["chosen"] is None else f"{found['chosen']:g}{' (edge)' if found['edge'] else ''}"
-            rows.append({"model": model, "method": one, "chosen": chosen, "tried": ", ".join(scores)})
+            chosen = "" if search["chosen"] is None else f"{search['chosen']:g}{' (edge)' if search['edge'] else ''}"
+            rows.append({"model": model, "method": method, "chosen": chosen, "tried": ", ".join(scores)})
     return rows
 
 
@@ -175,10 +177,10 @@ def _not_run(results: Results, design: Design) -> list[Row]:
         for model in part.models:
             for task in part.tasks:
                 left = missing(results, name, part, model, task, part.seeds)
-                counts = {one: sum(other == one for other, _ in left) for one in part.candidates}
+                counts = {method: sum(other == method for other, _ in left) for method in part.candidates}
                 planned = len(part.seeds) * len(part.candidates)
                 if left:
-                    none = [one for one, count in counts.items() if count == len(part.seeds)]
+                    none = [method for method, count in counts.items() if count == len(part.seeds)]
                     without = "every method" if len(none) == len(counts) else ", ".join(none)
                     done = f"{planned - len(left)} of {planned}"
                     rows.append({"part": name, "model": model, "task": task, "runs": done, "no run of": without})
@@ -197,8 +199,8 @@ def _remarks(results: Results) -> Iterator[str]:
 
 
 def _tasks(runs: Mapping[str, Runs], part: Part) -> list[str]:
-    there = {task for mine in runs.values() for task, _ in mine}
-    return [task for task in part.tasks if task in there]
+    finished = {task for mine in runs.values() for task, _ in mine}
+    return [task for task in part.tasks if task in finished]
 
 
 def _norms(runs: Runs) -> str:
