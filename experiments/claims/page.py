@@ -20,7 +20,7 @@ OUTCOMES = {"met": "yes", "refuted": "no", "open": "not decided"}
 
 
 def page(results: Results, claims: Mapping[str, Claim] = CLAIMS) -> str:
-    """The page as Markdown: one row a claim, the rules, and links to its figures in the folder `claims`."""
+    """The page as Markdown: one row a claim, and links to its figures in the folder `claims`."""
     judged = {name: claim.checks(results) for name, claim in claims.items()}
     parts = [_head(results, judged), _summary(claims, judged)]
     parts += [_section(name, claim, results) for name, claim in claims.items()]
@@ -67,7 +67,8 @@ def _in_short(results: Results, judged: Mapping[str, Sequence[Check]]) -> str:
         "the claim: norms, repetition, equal steps, learning rates, and PTP's two ([log](../log.md), 2026-11-28).\n"
         f"- **How sure:** one small backbone is no T5-base and {design.steps} steps are no 30,000. *Does not hold "
         "here* means here.\n"
-        f"- `python -m experiments.claims` writes this page and all its numbers (`experiments/results/{TABLES}`)."
+        "- `python -m experiments.claims` writes this page, and the rule and every number of each claim into "
+        f"[{TABLES}](../../experiments/results/{TABLES})."
     )
 
 
@@ -109,17 +110,17 @@ def _summary(claims: Mapping[str, Claim], judged: Mapping[str, Sequence[Check]])
 
 
 def _section(name: str, claim: Claim, results: Results) -> str:
-    """What is claimed, by whom, and how it is decided; the figure."""
-    parts = [f'<a id="{name}"></a>\n\n## {claim.title}', f"Source: {claim.source}.", f"Rule: {claim.rule}"]
+    """What is claimed, and by whom; the figure."""
+    parts = [f'<a id="{name}"></a>\n\n## {claim.title}', f"Source: {claim.source}."]
     if has_figure(results, claim):
         parts.append(f"![{claim.title}]({FIGURES}/{name}.png)")
     return "\n\n".join(parts)
 
 
 def _numbers(claim: Claim, results: Results) -> str:
-    """The tables of a claim."""
+    """The rule of a claim and its tables."""
     checks = claim.checks(results)
-    parts = [f"## {claim.title}", f"**Verdict: {verdict(checks)}.**"]
+    parts = [f"## {claim.title}", f"Rule: {claim.rule}", f"**Verdict: {verdict(checks)}.**"]
     parts.append(markdown([_check_row(check) for check in checks]) if checks else "No run of this is in the results.")
     rows = claim.rows(results) if claim.rows else _arm_rows(results, claim)
     others = claim.other_rows(results) if claim.other_rows else ()
