@@ -1,4 +1,4 @@
-"""Rows to batches: load, split, draw, tokenise, order. Everything random is seeded; no model here."""
+"""From rows to batches: loading, splitting, drawing, tokenising and ordering. Everything random is seeded."""
 
 from ..prompts.batch import SPECIAL as SPECIAL
 from ..prompts.batch import TEMPLATE as TEMPLATE

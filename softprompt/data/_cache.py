@@ -1,4 +1,4 @@
-"""Token ids kept on disk by the hash of everything they depend on: made once, read afterwards."""
+"""Token ids on disk, under the hash of everything that they depend on. They are computed once and read afterwards."""
 
 import hashlib
 import json
@@ -36,10 +36,10 @@ def content_key(parts: Iterable[Any]) -> str:
 
 
 def tokenizer_key(tokenizer: Any) -> str:
-    """What a tokenizer does, as a hash: its whole definition, not its name."""
+    """A hash of a tokenizer's whole definition, independent of its name."""
     if getattr(tokenizer, "is_fast", False):
         definition = json.loads(tokenizer.backend_tokenizer.to_str())
-        # Left behind by whoever called it last.
+        # The last caller left these settings in the tokenizer.
         definition.pop("truncation", None)
         definition.pop("padding", None)
     else:
@@ -50,7 +50,7 @@ def tokenizer_key(tokenizer: Any) -> str:
 def cached(key: str, make: Callable[[], Tokens], folder: Path) -> Tokens:
     """What `make` returns (token ids, parts, rows cut), from the folder if it is there; a damaged file is made again.
 
-    A folder that cannot be written costs time, not the run.
+    If the folder cannot be written, the run takes longer but does not fail.
     """
     path = folder / f"{key}.tokens"
     value = _read(path)

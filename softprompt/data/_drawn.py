@@ -41,7 +41,7 @@ def drawn_rows(
     if count is not None and count < 1:
         raise BadInput(f"at least one row has to be drawn, not {count}")
     if id_column is not None:
-        # Read with every row, as what a preparation needs is; the template does not show it.
+        # The column is read with every row, like the columns of a preparation; the template does not show it.
         task = dataclasses.replace(task, extra_columns=(*task.extra_columns, id_column))
     rows = rows_of(split_rows(task, load_rows(task, data_root, max_bad_rows)), split)
     if not len(rows):

@@ -39,11 +39,11 @@ class Ragged:
 
     @property
     def lengths(self) -> Int[Tensor, " r"]:
-        """Tokens of each row."""
+        """Number of tokens of each row."""
         return self.offsets.diff()
 
     def row(self, index: int) -> Int[Tensor, " t"]:
-        """One row's ids, unpadded."""
+        """The ids of one row without padding."""
         index = range(len(self))[index]
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
 
@@ -52,7 +52,7 @@ class Ragged:
         chosen = torch.as_tensor(indices, dtype=torch.long)
         lengths = self.lengths[chosen]
         offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
-        # Each token's place: its row's start here, plus how far it is from its row's start there.
+        # The place of each token: the start of its row in the source, plus its distance from the start of its row.
         starts = (self.offsets[chosen] - offsets[:-1]).repeat_interleave(lengths)
         return Ragged(self.flat[starts + torch.arange(len(starts))], offsets)
 
@@ -115,7 +115,7 @@ class Examples:
 
     @property
     def lengths(self) -> Int[Tensor, " r"]:
-        """Input tokens of each row."""
+        """Number of input tokens of each row."""
         return self.inputs.lengths
 
     def select(self, indices: Indices) -> "Examples":

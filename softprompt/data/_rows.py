@@ -67,7 +67,7 @@ def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int
 
 @final
 class _Faults:
-    """Malformed rows so far: how many, and the first of them."""
+    """The number of malformed rows so far, and the first messages about them."""
 
     def __init__(self):
         self.count, self.first = 0, ""
@@ -84,7 +84,7 @@ class _Faults:
             logger.warning("dropped %d malformed rows, the first: %s", self.count, self.first)
 
 
-# Where the rows of a split are, in words, and each row with its own place.
+# The place of a split's rows for messages, and each row with its own place.
 Placed = tuple[str, Iterable[tuple[str, Record]]]
 
 
@@ -124,7 +124,7 @@ def _path(root: Path, folder: str, split: str) -> Path:
 
 
 def _hub(task: Task, splits: Mapping[str, str]) -> dict[str, Placed]:
-    # Imported here: it takes a second, and rows that are at hand need none of it.
+    # Imported here because the import takes a second, and local rows do not need it.
     import datasets
 
     source = task.source
@@ -135,7 +135,7 @@ def _hub(task: Task, splits: Mapping[str, str]) -> dict[str, Placed]:
     place = f"{source.hub}/{source.config}"
     try:
         loaded: Any = datasets.load_dataset(source.hub, source.config, revision=source.revision)
-    # Whatever it is (network, hub, cache, an unknown set), the way out for the user is the same.
+    # Whatever the cause (network, hub, cache, an unknown set), the user can do the same about it.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(

@@ -1,4 +1,4 @@
-"""Which rows train, which choose the checkpoint and which are reported; and few-shot draws. All seeded."""
+"""Splits into rows for training, for choosing the checkpoint and for the report, and few-shot draws. All are seeded."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ NAMES = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Splits:
-    """Rows to train on, rows to choose the best checkpoint by, rows to report."""
+    """Rows for training, rows that choose the best checkpoint, and rows for the reported score."""
 
     train: Rows
     validation: Rows
@@ -24,7 +24,7 @@ class Splits:
 
 
 def refuse_split(split: str) -> None:
-    """Refuse a split that no task has.
+    """Refuse an unknown name of a split.
 
     Raises:
         UnknownName: with the nearest.

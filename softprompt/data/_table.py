@@ -1,4 +1,4 @@
-"""Rows of a set as lists, one a column. No dataframe: importing one takes longer than reading most tasks' rows."""
+"""Rows of a set as one list for each column. Importing a dataframe library would take longer than reading."""
 
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ class Rows:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """Within, no search for cyclic garbage.
+    """Switch off the search for cyclic garbage during the `with` block.
 
     Python looks through all objects each time that many were made, and rows are hundreds of thousands without a cycle:
     half of the time that SST-2 takes to its first step.

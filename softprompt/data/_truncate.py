@@ -1,4 +1,4 @@
-"""Truncation that eats the text only: the end of the columns that may lose it, the longest first."""
+"""Truncation of rows: only columns that may be shortened lose their ends, the longest column first."""
 
 from collections.abc import Callable, Sequence
 
@@ -75,7 +75,7 @@ def shortened_text(text: str, spans: Sequence[Span], fits: Callable[[str], bool]
 
 def _cut(text: str, spans: Sequence[Span], lengths: Sequence[int], budget: int) -> str:
     quotas = shares(lengths, budget) or []
-    # From the back, so that the spans before stay where they are.
+    # The last span is cut first, so that earlier spans keep their places.
     for (start, end), quota in sorted(zip(spans, quotas, strict=True), reverse=True):
         text = text[: start + quota] + text[end:]
     return text

@@ -1,4 +1,4 @@
-"""Tokens that a tokenizer does not know: all words that it reads as one of them are the same word to the model."""
+"""Tokens that a tokenizer does not know. The model reads all of them as the same word."""
 
 import logging
 from typing import Any
@@ -12,7 +12,7 @@ from ._examples import Examples, Ragged
 
 log = logging.getLogger("softprompt")
 
-# A larger share of unknown tokens is worth a warning: the model does not read what the user sees.
+# A larger share of unknown tokens leads to a warning, because the model does not read what the user sees.
 TOLERATED_SHARE = 0.05
 
 

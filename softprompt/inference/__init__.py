@@ -1,1 +1,1 @@
-"""What a prompt answers: label scores and greedy answers, the metrics of a split, predictions for new texts."""
+"""The answers of prompts: label scores and generated answers, metrics of a split, and predictions for new texts."""

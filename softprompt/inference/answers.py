@@ -20,7 +20,7 @@ Decode = Literal["auto", "scores", "generate"]
 
 @dataclass(frozen=True)
 class Answers:
-    """What a prompt answered to some rows.
+    """The answers of a prompt to some rows.
 
     Args:
         values: class ids (-1 where the generated text is no label word), numbers (NaN where it is none) or texts.
@@ -166,7 +166,7 @@ def answer_all(
             words = [task.labels[a] for a in answers]
         elif how == "number":
             answers = backbone.logits(prompt_batch, batch)[:, 0, 0].tolist()
-            # Digits that count, not decimals: the numbers may be of any size.
+            # Significant digits, because the numbers may be of any size.
             words = [f"{a:.6g}" for a in answers]
         else:
             words = backbone.generate(prompt_batch, batch, max_new_tokens=max_new_tokens)
@@ -211,7 +211,7 @@ def _over_windows(
 
 
 def _parts(lengths: Tensor, batch_size: int, memory_budget: MemoryBudget) -> list[list[int]]:
-    # The longest rows first: a batch holds rows of about one length, and memory runs out at once or never.
+    # The longest rows come first: a batch then holds rows of similar length, and memory runs out at once or never.
     order = torch.argsort(lengths, descending=True, stable=True).tolist()
     return memory_budget.cut(order, lengths.tolist(), batch_size)
 

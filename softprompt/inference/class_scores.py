@@ -1,4 +1,4 @@
-"""What stands behind a score of classes: which are confused, how each is answered, and whether scores are honest."""
+"""Details behind the score of a classification: confused classes, the scores of each class, and calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any, final
 
 import numpy as np
 
-# Of equal width between 0 and 1 (Guo et al., 2017, arXiv:1706.04599, use 15).
+# Number of bins of equal width between 0 and 1 (Guo et al., 2017, arXiv:1706.04599, use 15).
 BINS = 15
 
 
@@ -39,7 +39,7 @@ class ClassScores:
         from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
         classes: Any = range(len(labels))
-        # One class more for what is no label, so that scikit-learn drops no row.
+        # Answers that are no label form one more class, so that scikit-learn drops no row.
         answered = [len(labels) if p < 0 else p for p in predictions]
         table = confusion_matrix(gold, answered, labels=[*classes, len(labels)])
         zero: Any = 0.0
@@ -56,7 +56,7 @@ class ClassScores:
         )
 
     def by_class(self) -> list[dict[str, Any]]:
-        """One record a class: label, rows, precision, recall, f1."""
+        """One record for each class: label, rows, precision, recall, f1."""
         columns = {"rows": self.rows, "precision": self.precision, "recall": self.recall, "f1": self.f1}
         return [
             {"label": label, **{name: values[i] for name, values in columns.items()}}

@@ -63,7 +63,7 @@ def examples_for(
         BadInput: label words that the backbone cannot tell apart; and as in `tokenize`.
     """
     if task.answer == "label":
-        # Before the rows, and where they have no answers too.
+        # This check comes before the rows are read, and also applies to rows without answers.
         label_ids(backbone, task)
     return tokenize(
         rows,
@@ -97,7 +97,7 @@ def tell_truncated(examples: Examples, what: str) -> None:
 
 
 def default_style(task: Task, kind: str) -> str:
-    """How declared tasks are put: numeric answers for encoder-decoders, as in the EPT paper; words for the others.
+    """The default style of declared tasks: numeric answers for encoder-decoders, as in the EPT paper, else words.
 
     The lab's tasks are always put in words: their backbones know those, and no digits.
     """

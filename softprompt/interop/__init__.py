@@ -1,1 +1,1 @@
-"""Doors to other tools: attach to a loaded model, PEFT folders, numpy files, the hub."""
+"""Connections to other tools: loaded models, PEFT folders, numpy files and the hub."""

@@ -1,4 +1,4 @@
-"""A prompt that was not trained here: vectors, and what little is known of their backbone."""
+"""A prompt that was trained by another tool: vectors, and the little that is known about their backbone."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from ..backbones.base import AbstractBackbone
 from ..errors import BadInput, ModelMismatch, pick
 from ..prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 
-# How a prompt of each kind of backbone answers if nothing else is said.
+# How a prompt for each kind of backbone answers by default.
 ANSWERS = {"encoder-decoder": "tokens", "encoder": "label-words", "decoder": "tokens"}
 
 

@@ -1,4 +1,4 @@
-"""A model with a prompt before its input: what all kinds share, and the kinds whose prompt stands at an encoder."""
+"""A model with a prompt before its input: what all kinds share, and the kinds whose encoder reads the prompt."""
 
 import abc
 import dataclasses
@@ -21,7 +21,7 @@ from ._text_only import ENCODER, ENCODER_DECODER, without_prompt
 
 @dataclass(frozen=True)
 class Given:
-    """What a caller gives to read: ids or embeddings, and the mask of either.
+    """The input that a caller gives: ids or embeddings, and their mask.
 
     Args:
         ids: of the tokens.
@@ -34,7 +34,7 @@ class Given:
     embeds: Float[Tensor, "b t e"] | None
 
     def embedded(self, model: Any) -> Float[Tensor, "b t e"]:
-        """The embeddings, of the model where ids were given.
+        """The embeddings; ids are embedded by the model.
 
         Raises:
             BadInput: both or neither were given.
@@ -46,7 +46,7 @@ class Given:
         raise BadInput("give input_ids or inputs_embeds, one of the two")
 
     def present(self, rows: int, columns: int, device: torch.device) -> Bool[Tensor, "b s"]:
-        """The mask; of this shape where none was given."""
+        """The mask; if none was given, ones of this shape."""
         return torch.ones(rows, columns, dtype=torch.bool, device=device) if self.mask is None else self.mask.bool()
 
 
@@ -65,7 +65,7 @@ class AbstractPromptedModel(nn.Module, abc.ABC):
 
     model: Any
     prompt: Tensor
-    # Of the layers after the first; None for an ordinary prompt.
+    # Vectors of the layers after the first; None for an ordinary prompt.
     deep: Tensor | None
 
     def __init__(self, model: nn.Module, prompt: SoftPrompt, name: str):
@@ -76,11 +76,11 @@ class AbstractPromptedModel(nn.Module, abc.ABC):
         deep = prompt.expanded_deep()
         self.register_buffer("prompt", prompt.expanded().to(place))
         self.register_buffer("deep", None if deep is None else deep.to(place))
-        # So that .train() or .eval() on this module later finds the mode that the model is in.
+        # This module starts in the model's mode, so that a later .train() or .eval() works from it.
         self.training = model.training
 
     def __getattr__(self, name: str) -> Any:
-        """What is not ours is the model's."""
+        """Take every other attribute from the model."""
         try:
             return super().__getattr__(name)
         except AttributeError:
@@ -102,10 +102,10 @@ class AbstractPromptedModel(nn.Module, abc.ABC):
         of the text. The loss of a decoder counts the first text token too, which follows the prompt.
 
         Raises:
-            BadInput: an argument that would quietly give a wrong answer.
+            BadInput: an argument would give a wrong answer without a message.
         """
         output = self._called(Given(input_ids, attention_mask, inputs_embeds), options)
-        # A tuple where the caller or the configuration asks for one.
+        # The caller or the configuration may ask for a tuple.
         wanted = self.model.config.return_dict if return_dict is None else return_dict
         return output if wanted else output.to_tuple()
 
@@ -158,10 +158,10 @@ class AbstractPromptedModel(nn.Module, abc.ABC):
         return Fresh(self.deep[None], places.new_zeros(rows), places).with_more(text)
 
     def _entering(self, joined: Joined) -> AbstractContextManager[None]:
-        """Within, the first pass reads what a deep prompt has for the layers after the first."""
+        """During the `with` block, the first pass reads a deep prompt's vectors for the layers after the first."""
         if joined.fresh is None:
             return nullcontext()
-        # Transformers' own switch recomputes a layer with its hooks, which are gone by then.
+        # With gradient checkpointing transformers recomputes a layer later, when these hooks are gone.
         if self.model.training and any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules()):
             raise BadInput("layers that are recomputed would lose the deep prompt; turn gradient checkpointing off")
         stack = reading(self.model, kind_of(self.model.config, self.name))
@@ -220,7 +220,7 @@ class PromptedEncoder(AbstractPromptedModel):
                 output.pooler_output = _pooled(base, output.last_hidden_state, mask)
             return output
 
-        # At the encoder, not at the model: heads, their pooling and losses then work as without a prompt.
+        # The prompt enters at the encoder, so that heads, their pooling and losses work as without a prompt.
         before = base.register_forward_pre_hook(put_the_prompt, with_kwargs=True)
         with before, base.register_forward_hook(keep_the_text), self._entering(joined):
             return self.model(
@@ -230,7 +230,7 @@ class PromptedEncoder(AbstractPromptedModel):
     def _with_prompt(
         self, base: Any, arguments: Any, named: dict[str, Any], joined: Joined, mask: Bool[Tensor, "b t"]
     ) -> dict[str, Any]:
-        """What the encoder is called with, once the prompt stands before the text; 0 at it in whatever marks tokens."""
+        """The encoder's arguments with the prompt before the text; arguments that mark tokens are 0 there."""
         parameters = inspect.signature(base.forward).parameters
         named = {**dict(zip(parameters, arguments, strict=False)), **named}
         for name, value in named.items():
@@ -250,13 +250,13 @@ def _pooled(base: Any, states: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"]
     """The pooler's output for the first text position of each row."""
     first = take(states, mask.int().argmax(1, keepdim=True))
     if isinstance(base.pooler, nn.Linear):
-        # ALBERT's and BigBird's activations stand beside their poolers, not in them.
+        # ALBERT and BigBird keep the activation outside of the pooler.
         activation = base.pooler_activation if hasattr(base, "pooler_activation") else base.activation
         return activation(base.pooler(first[:, 0]))
     return base.pooler(first)
 
 
 def refuse(options: dict[str, Any], name: str, reason: str) -> None:
-    """Refuse an argument that would give a wrong answer quietly."""
+    """Refuse an argument that would give a wrong answer without a message."""
     if options.get(name) is not None:
         raise BadInput(f"{name} cannot be given to a model with a prompt: {reason}")

@@ -40,9 +40,9 @@ class PromptedDecoder(AbstractPromptedModel):
         else:
             embeds, seen, keys = self._next(given, cache.get_seq_length())
             columns = torch.arange(embeds.shape[1], device=embeds.device).expand(len(embeds), -1)
-            # The cache holds what a deep prompt was to every layer.
+            # The cache already holds the deep prompt of every layer.
             within = nullcontext()
-        # The layers', not the model's: some heads pass on what they do not name (Whisper).
+        # Read from the layers' arguments, because some heads pass on arguments that they do not name (Whisper).
         if "position_ids" in inspect.signature(reading(self.model, "decoder").forward).parameters:
             options["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
         with within:
@@ -66,7 +66,7 @@ class PromptedDecoder(AbstractPromptedModel):
         with torch.no_grad():
             joined, mask, columns = self._first(given)
         if ids is not None:
-            # Which width transformers counts differs when it is given ids and embeddings; new tokens are new tokens.
+            # Transformers counts the width differently for ids and for embeddings, so the count of new tokens is used.
             for bound in ("max", "min"):
                 if (length := options.pop(f"{bound}_length", None)) is not None:
                     options.setdefault(f"{bound}_new_tokens", max(length - ids.shape[1], 0))
@@ -78,7 +78,7 @@ class PromptedDecoder(AbstractPromptedModel):
             output = self.model.generate(inputs_embeds=joined.embeds, attention_mask=joined.mask.long(), **options)
         sequences = output if isinstance(output, Tensor) else output.sequences
         if ids is not None:
-            # As the caller laid them out.
+            # In the caller's layout.
             copies = len(sequences) // len(ids)
             sequences = torch.cat([ids.repeat_interleave(copies, 0), sequences[:, ids.shape[1] :]], 1)
         if isinstance(output, Tensor):
@@ -125,7 +125,7 @@ def _laid_out(labels: Int[Tensor, "b t"], mask: Bool[Tensor, "b t"], n: int) -> 
 
 def _of_the_text(output: Any, columns: Int[Tensor, "b k"], keys: Int[Tensor, "b t"]) -> Any:
     """An output restricted to the text in the caller's layout: its own positions, and those it looks back at."""
-    # A classification head has one row of logits a text.
+    # A classification head has one row of logits for each text.
     axes = {**ENCODER, **({"logits": (1,)} if output.get("logits") is not None and output.logits.ndim == 3 else {})}
     output = without_prompt(output, {**axes, "attentions": (2,)}, columns)
     return without_prompt(output, {"attentions": (3,)}, keys)
@@ -144,7 +144,7 @@ def _steps(steps: Any, field: str, columns: Int[Tensor, "b t"], width: int) -> A
 
 
 def _refuse_no_cache(options: Mapping[str, Any], model: Any) -> None:
-    """Refuse a generation that reads everything anew at each token, which a deep prompt would enter once."""
+    """Refuse generation without a cache: it reads everything anew at each token, but a deep prompt enters only once."""
     config = options.get("generation_config") or model.generation_config
     if options.get("use_cache", config.use_cache) is False:
         raise BadInput("use_cache=False cannot be given to a model with a deep prompt: it enters once, then the cache")

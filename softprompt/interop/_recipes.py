@@ -15,7 +15,7 @@ MODEL_CLASSES = {
     ("encoder", "linear-head"): "AutoModel",
 }
 
-# The prompt ends next to the text only if the pads are behind it: PEFT puts it before whatever the tokenizer gives.
+# PEFT puts the prompt before the padded text, so the prompt is next to the text only if the pads are behind it.
 LOAD = """\
 {imports}
 tokenizer = AutoTokenizer.from_pretrained({source})
@@ -58,7 +58,7 @@ Stock PEFT counts positions wrongly when the texts of a batch are padded on the 
 
 
 def readme(prompt: SoftPrompt) -> str:
-    """What the folder is, a recipe that runs inside it, and where its numbers will differ."""
+    """A description of the folder, a recipe that runs inside it, and the cases in which its numbers differ."""
     provenance, task = prompt.provenance, prompt.provenance.task or {}
     lines = [
         f"# A soft prompt of {prompt.length} vectors for `{provenance.backbone.name}`",
@@ -78,7 +78,7 @@ def readme(prompt: SoftPrompt) -> str:
 
 
 def recipe(prompt: SoftPrompt) -> str:
-    """Some ten lines of Python that answer one text with this prompt and none of our code."""
+    """About ten lines of Python that answer one text with this prompt and without our code."""
     provenance, task = prompt.provenance, prompt.provenance.task or {}
     backbone, answers = provenance.backbone, provenance.answers
     model_class = MODEL_CLASSES[backbone.kind, answers]

@@ -6,7 +6,7 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-# Fields that run over input positions, and the axes that do.
+# Fields of an output, and their axes that run over input positions.
 ENCODER = {"last_hidden_state": (1,), "hidden_states": (1,), "attentions": (2, 3)}
 ENCODER_DECODER = {f"encoder_{field}": axes for field, axes in ENCODER.items()} | {"cross_attentions": (3,)}
 
@@ -25,7 +25,7 @@ def restricted(states: Any, columns: Int[Tensor, "b t"], axes: Sequence[int]) ->
         return tuple(restricted(state, columns, axes) for state in states)
     if states is None:
         return None
-    # Beams multiply the rows.
+    # Beam search multiplies the rows.
     index = columns.repeat_interleave(states.shape[0] // columns.shape[0], 0)
     for axis in axes:
         shape = [1] * states.ndim

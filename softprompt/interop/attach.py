@@ -15,7 +15,7 @@ _KINDS = {"encoder": PromptedEncoder, "encoder-decoder": PromptedEncoderDecoder,
 
 
 def attach(prompt: SoftPrompt, model: nn.Module) -> AbstractPromptedModel:
-    """The model with the prompt before its input; its weights, mode and device stay as they are.
+    """Put the prompt before the model's input. Weights, mode and device of the model do not change.
 
     A linear head of the prompt is not attached: the model answers with whatever head it has.
 

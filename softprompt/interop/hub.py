@@ -1,4 +1,4 @@
-"""Prompts on the Hugging Face hub: load `user/name`, push to it. The prompt's three files and a model card."""
+"""Prompts on the Hugging Face hub: loading and publishing a prompt's three files and a model card."""
 
 import dataclasses
 import os
@@ -51,7 +51,7 @@ def push_prompt(prompt: SoftPrompt, repo: str, *, private: bool = False) -> str:
             api = HfApi()
             api.create_repo(repo, private=private, exist_ok=True)
             commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="A soft prompt")
-        except Exception as error:  # of several libraries, without a common class
+        except Exception as error:  # The errors come from several libraries and have no common class.
             raise _refusal(
                 error, f"could not push to {repo!r}", "log in with `hf auth login` and check the name"
             ) from error
@@ -59,7 +59,7 @@ def push_prompt(prompt: SoftPrompt, repo: str, *, private: bool = False) -> str:
 
 
 def without_folders(prompt: SoftPrompt) -> SoftPrompt:
-    """The prompt without the names of folders of this machine: files and models are left with their last names."""
+    """The prompt without this machine's folder names: of each file and model only the last name stays."""
     provenance = prompt.provenance
     backbone = dataclasses.replace(provenance.backbone, name=_last_name(provenance.backbone.name))
     training, task = dict(provenance.training), dict(provenance.task or {})
@@ -79,12 +79,12 @@ def _last_names(given: str | Sequence[str]) -> str | list[str]:
 
 
 def _last_name(path: str) -> str:
-    """A hub id as it is, of a path its last name."""
+    """A hub id unchanged, or the last name of a path."""
     return path if REPOSITORY.fullmatch(path) and not os.path.exists(path) else os.path.basename(path.rstrip("/"))
 
 
 def model_card(prompt: SoftPrompt, repo: str) -> str:
-    """What the hub shows: the backbone it belongs to, its task and scores, and how to load it."""
+    """The model card: the backbone, the task, the scores, and how to load the prompt."""
     provenance = prompt.provenance
     backbone, task = provenance.backbone, (provenance.task or {}).get("name", "an unnamed task")
     # The hub refuses a base_model that is not one of its repositories.
@@ -112,7 +112,7 @@ def _download(repo: str, folder: Path) -> Path:
 
     try:
         snapshot = Path(snapshot_download(repo, allow_patterns=list(FILES)))
-    except Exception as error:  # of several libraries, without a common class
+    except Exception as error:  # The errors come from several libraries and have no common class.
         raise _refusal(error, f"there is no {repo!r} here, and not on the hub either", "check the name") from error
     for name in FILES:
         if (snapshot / name).is_file():
@@ -123,6 +123,6 @@ def _download(repo: str, folder: Path) -> Path:
 
 
 def _refusal(error: Exception, what: str, then: str) -> BadInput:
-    """One line for whatever the hub's client raised, whose messages have many."""
+    """The error of the hub's client in one line."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return BadInput(f"{what}: {first}; {then}")

@@ -37,7 +37,7 @@ def import_numpy(
         ModelMismatch: vectors of another width than the backbone's.
     """
     array = _floats(Path(path))
-    # astype, not from_numpy: the file may be big-endian, Fortran-ordered or float64, and is only mapped.
+    # astype is needed because the file may be big-endian, Fortran-ordered or float64, and is only mapped.
     with np.errstate(over="ignore"):
         vectors = torch.from_numpy(array.astype(np.float32))
     identity = BackboneIdentity(lasting_name(backbone_name), kind, array.shape[1])
@@ -47,7 +47,7 @@ def import_numpy(
 def export_numpy(prompt: SoftPrompt, path: str | Path) -> Path:
     """Write the n vectors as a plainly loaded backbone sees them, repeats written out, as float32 [n, e].
 
-    A prompt trained at another embedding scale is brought to the checkpoint's own, for the array cannot tell.
+    A prompt trained at another embedding scale is converted to the checkpoint's own, because an array records no scale.
 
     Raises:
         CannotExport: a prompt without vectors, with a head or with several layers, which one array cannot hold.
@@ -66,9 +66,9 @@ def export_numpy(prompt: SoftPrompt, path: str | Path) -> Path:
 
 
 def _floats(path: Path) -> np.ndarray:
-    """The array in a file, mapped, so that a header which promises too much costs nothing."""
+    """The array in a file. It is mapped, so that a header with a false size allocates no memory."""
     try:
-        # Not numpy.load, which opens archives and pickles too.
+        # numpy.load would also open archives and pickles.
         array = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, EOFError) as error:
         raise BadInput(f"{str(path)!r} is no whole .npy file of numbers ({error}); save it with numpy.save") from error

@@ -37,7 +37,7 @@ CONFIG, WEIGHTS, HEAD, DOCUMENT = (
     "head.safetensors",
     "softprompt.json",
 )
-# Never null: PEFT then wraps the model in a class whose forward leaves the prompt out without a word.
+# This is never null: PEFT would wrap the model in a class whose forward leaves the prompt out without a warning.
 TASK_TYPES = {"encoder-decoder": "SEQ_2_SEQ_LM", "encoder": "FEATURE_EXTRACTION", "decoder": "CAUSAL_LM"}
 KINDS = {task_type: kind for kind, task_type in TASK_TYPES.items()}
 READABLE = ("PROMPT_TUNING", "P_TUNING")
@@ -134,7 +134,7 @@ def _width(model: Any) -> int:
 
 
 def _config(prompt: SoftPrompt, model: nn.Module | None) -> dict[str, Any]:
-    """PEFT's own keys only: it warns of any other."""
+    """Only PEFT's own keys, because it warns about any other."""
     backbone = prompt.provenance.backbone
     sizes = _sizes(model, backbone)
     return {
@@ -144,14 +144,14 @@ def _config(prompt: SoftPrompt, model: nn.Module | None) -> dict[str, Any]:
         "revision": backbone.revision,
         "inference_mode": True,
         "num_virtual_tokens": prompt.length,
-        # The embedding's width; PEFT would take the hidden size, which ALBERT and ELECTRA have another of.
+        # The width of the word embeddings. PEFT would take the hidden size, which differs in ALBERT and ELECTRA.
         "token_dim": prompt.vectors.shape[1],
-        # PEFT assumes 2 for SEQ_2_SEQ_LM and then asks for twice the rows.
+        # Without this PEFT assumes 2 for SEQ_2_SEQ_LM and expects twice the rows.
         "num_transformer_submodules": 1,
-        # PEFT finds these under a few names only, and refuses a model that has them under another (DistilBERT, MPT).
+        # PEFT looks for these under a few names, and refuses models that use other names (DistilBERT, MPT).
         "num_layers": _number(sizes, "num_hidden_layers", "encoder_layers", "num_encoder_layers"),
         "num_attention_heads": _number(sizes, "num_attention_heads", "encoder_attention_heads"),
-        # TEXT would fetch a tokenizer.
+        # With TEXT, PEFT would download a tokenizer.
         "prompt_tuning_init": "RANDOM",
     }
 
@@ -174,7 +174,7 @@ def _sizes(model: nn.Module | None, backbone: BackboneIdentity) -> Any:
 
 
 def _number(config: Any, *names: str) -> int | None:
-    """The first of these that a configuration has as a number, under whatever name it is stored."""
+    """The first of these names under which a configuration stores a number."""
     values = (getattr(config, name, None) for name in names)
     return next((value for value in values if isinstance(value, int)), None)
 
@@ -197,7 +197,7 @@ def _readable_config(folder: Path) -> dict[str, Any]:
 
 
 def _rows(folder: Path) -> Float[Tensor, "n e"]:
-    """The stored rows; PEFT ignores other tensors in the file, and so do we."""
+    """The stored rows. Other tensors in the file are ignored, as PEFT does."""
     path = folder / WEIGHTS
     rows = read_tensors(path).get("prompt_embeddings")
     if rows is None or rows.ndim != 2 or rows.dtype not in FLOATS or not rows.numel():
@@ -209,7 +209,7 @@ def _rows(folder: Path) -> Float[Tensor, "n e"]:
 
 
 def _used_rows(rows: Float[Tensor, "k e"], config: dict[str, Any], folder: Path) -> tuple[Float[Tensor, "n e"], int]:
-    """The rows that PEFT puts before the input, and how many others were stored."""
+    """The rows that PEFT puts before the input, and the number of other stored rows."""
     n = config.get("num_virtual_tokens")
     doubled = config.get("task_type") == "SEQ_2_SEQ_LM" and len(rows) == 2 * n if isinstance(n, int) else False
     if not isinstance(n, int) or not (len(rows) == n or doubled):
@@ -238,7 +238,7 @@ def _kind(config: dict[str, Any], folder: Path, backbone: AbstractBackbone | Non
 
 
 def _restored(folder: Path, rows: Float[Tensor, "n e"], backbone: AbstractBackbone | None) -> SoftPrompt:
-    """What was exported here: one copy of the repeated rows, the head, the provenance."""
+    """A prompt that `export_peft` wrote: one copy of the repeated rows, the head and the provenance."""
     document = read_json(folder / DOCUMENT)
     shapes = document.get("shapes")
     m = shapes.get("vectors", [0])[0] if isinstance(shapes, dict) else 0

@@ -1,4 +1,4 @@
-"""Texts with some of their tokens hidden, as masked language models learn from them."""
+"""Texts with some hidden tokens, from which masked language models learn."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -52,12 +52,12 @@ class Cloze:
         self.rows = Ragged.of(usable)
 
     def __len__(self) -> int:
-        """How many texts there are."""
+        """Number of texts."""
         return len(self.rows)
 
     @property
     def most_frequent(self) -> int:
-        """The token that occurs most often, special ones left out."""
+        """The most frequent token that is not special."""
         ids = self.rows.flat.long()
         return int(ids[~torch.isin(ids, self._special)].bincount().argmax())
 

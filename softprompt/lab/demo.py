@@ -1,4 +1,4 @@
-"""The demonstration: a few methods, a few seeds, two tasks, minutes on a CPU, and what came of it in one folder.
+"""The demonstration: a few methods and seeds on two tasks, in minutes on a CPU, with all results in one folder.
 
 <output>/<task>/                       a run of `train`, all methods and seeds in one fleet
 <output>/figures/<task>-norms.json     mean norms over steps; .png the same drawn
@@ -46,7 +46,7 @@ log = logging.getLogger("softprompt")
 
 DEMO_TASKS = ("lab/entailment", "lab/purchase")
 DEMO_METHODS = ("prompt-tuning", "ept-star", "residual", "scaled")
-# Fewer rows than the tasks have: evaluation shall not take longer than training.
+# Fewer rows than the tasks have, so that evaluation does not take longer than training.
 VALIDATION_ROWS, TEST_ROWS = 100, 300
 EVALUATIONS = 3
 
@@ -70,7 +70,7 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskReport:
-    """What the demonstration found on one task; scores are on the same test rows.
+    """The results on one task. All scores are on the same test rows.
 
     Args:
         task: as it was put.
@@ -104,7 +104,7 @@ class TaskReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """What to show, checked before any work.
+    """The settings of a demonstration, checked before any work.
 
     Args:
         tasks: names in TASKS; each is one fleet.
@@ -131,7 +131,7 @@ class Demo:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        """Refuse what would fail only after minutes."""
+        """Refuse settings that would fail only after minutes."""
         for name in ("tasks", "methods"):
             object.__setattr__(self, name, tuple(listed(name, getattr(self, name))))
             require_different(f"--{name[:-1]}", getattr(self, name))
@@ -150,7 +150,7 @@ class Demo:
 
     @property
     def declared(self) -> list[Task]:
-        """The tasks, those of the lab with few rows to score."""
+        """The tasks; those of the lab have few rows to score."""
         tasks = map(find_task, dict.fromkeys(self.tasks))
         return [with_difficulty(t, validation=VALIDATION_ROWS, test=TEST_ROWS) if t.source.world else t for t in tasks]
 
@@ -165,7 +165,7 @@ class Demo:
 
     @property
     def settings(self) -> TrainSettings:
-        """What they share."""
+        """The training settings that all prompts share."""
         return TrainSettings(
             steps=self.steps, eval_every=max(1, math.ceil(self.steps / EVALUATIONS)), eval_rows=VALIDATION_ROWS
         )
@@ -189,7 +189,7 @@ class Demo:
             raise Interrupted(f"the demo was stopped; what was finished is in {self.output}") from error
 
     def _show(self, tell: Callable[[TaskReport], None], progress: bool) -> Path:
-        # All rows first: a missing file is found before anything is trained.
+        # All rows are read first, so that a missing file is reported before training.
         tests = [split_rows(task, load_rows(task, self.data_root)).test for task in self.declared]
         backbone = load_backbone(self.model, device=self.device)
         reports = []
@@ -215,12 +215,12 @@ class Demo:
 
 
 def slug(name: str) -> str:
-    """A task's name as a folder's."""
+    """The name of a task's folder."""
     return name.removeprefix("lab/").replace("/", "-")
 
 
 def best_of(results: Sequence[Result]) -> Result:
-    """The prompt with the best score on validation, the first of equals: the test rows choose nothing.
+    """The prompt with the best validation score, or the first of equals. Test rows are not used for this choice.
 
     Raises:
         NotTrainable: all were dropped.
@@ -238,10 +238,10 @@ def no_prompt(backbone: AbstractBackbone) -> SoftPrompt:
 
 
 def _judged(run: Run, backbone: AbstractBackbone, rows: Any) -> TaskReport:
-    """The run's prompts against what needs no training: the majority class, the bare text, the instruction."""
+    """Compare the run's prompts with untrained references: the majority class, the bare text, the instruction."""
     task, best, bare = read_plan(run.folder).task, best_of(run.results), no_prompt(backbone)
     prompt = run.prompt(best.prompt)
-    # A linear head is trained beside the prompt: without it there are no answers to compare with.
+    # A linear head is trained beside the prompt, so without training there are no answers to compare with.
     has_answers = backbone.answers != "linear-head"
     with_instruction = instructed(task) if has_answers and backbone.name in BUILT_IN else None
     examples, after = _answers(prompt, backbone, task, rows)
@@ -276,7 +276,7 @@ def _score(prompt: SoftPrompt, backbone: AbstractBackbone, task: Task, rows: Any
 
 
 def turned(examples: Examples, before: Answers | None, after: Answers) -> int:
-    """The first row that was wrong before and is right after training; the first right one, or the first, if none."""
+    """The first row that only training put right; otherwise the first right row, or the first row."""
     right = [_is_right(value, gold) for value, gold in zip(after.values, examples.gold, strict=True)]
     wrong = [True] * len(right)
     if before is not None:

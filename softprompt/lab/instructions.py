@@ -6,7 +6,7 @@ from ..tasks import Task
 from ..world import ATTRIBUTES
 from ..world.questions import FRAMES
 
-# Pretraining lists no more values in one question.
+# The largest number of values that pretraining lists in one question.
 MOST_LISTED = 4
 
 

@@ -1,4 +1,4 @@
-"""A masked-LM head for an encoder that came without one: the body stays as it is, the head alone learns.
+"""Training of a masked-LM head for an encoder without one. The encoder stays frozen, and only the head learns.
 
 Devlin et al., 2019, arXiv:1810.04805, section 3.1: of each text 15 % of the tokens are asked for; of those 80 % are
 replaced by the mask, 10 % by a random token, 10 % stay. With the body frozen the head can only read what the states
@@ -27,13 +27,13 @@ from .cloze import Cloze, Hidden
 from .texts import is_held_out, training_texts
 
 RECORD = "mlm_head.json"
-# Batches that are sorted by length together: texts reach from two tokens to the limit.
+# Number of batches whose texts are sorted by length together, because texts have from two tokens up to the limit.
 BUCKET = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadRecipe:
-    """Everything that a head's training is told.
+    """The settings of a head's training.
 
     Args:
         steps: optimiser steps.
@@ -58,7 +58,7 @@ class HeadRecipe:
     measured: int = 500
 
     def __post_init__(self) -> None:
-        """Refuse what trains nothing, or measures nothing.
+        """Refuse settings with which nothing is trained or measured.
 
         Raises:
             BadInput: a number outside its range.
@@ -76,7 +76,7 @@ class HeadRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class FittedHead:
-    """What came of it.
+    """The result of a head's training.
 
     Args:
         folder: plain folder of transformers: encoder, head and tokenizer.
@@ -108,8 +108,8 @@ def fit_mlm_head(
 ) -> FittedHead:
     """Train the masked-LM head of an encoder on the training texts below a data root, and store both together.
 
-    The seed settles everything. The folder is written when all is done, or not
-    at all; `mlm_head.json` in it holds recipe, texts and masked accuracies.
+    Everything random follows from the seed. The folder is complete or absent; its `mlm_head.json`
+    holds recipe, texts and masked accuracies.
 
     Args:
         model: folder or hub id of an encoder whose checkpoint has no masked-LM head.
@@ -135,7 +135,7 @@ def fit_mlm_head(
     encoder, tokenizer = with_new_head(model, seed=seed, device=device)
     texts = {name: [text for text in part if not is_held_out(text, recipe.held_out)] for name, part in sources.items()}
     held = sorted({text for part in sources.values() for text in part if is_held_out(text, recipe.held_out)})
-    # From end to end: sorted, the first are the quoted and the numbered.
+    # Every k-th text is taken, because the first texts in sorted order begin with quotes and digits.
     held = held[:: max(1, -(-len(held) // recipe.measured))]
     lesson = _cloze(tokenizer, sorted({text for part in texts.values() for text in part}), recipe)
     test = _cloze(tokenizer, held, recipe)
@@ -156,7 +156,7 @@ def fit_mlm_head(
 
 @torch.no_grad()
 def accuracy(model: Any, test: Cloze, always: int | None = None) -> float:
-    """Share of the masked tokens of these texts that the model finds, the same masks whenever it is asked.
+    """Share of the masked tokens of these texts that the model predicts. The masks are the same in every call.
 
     Args:
         model: with its masked-LM head.
@@ -173,7 +173,7 @@ def accuracy(model: Any, test: Cloze, always: int | None = None) -> float:
 
 
 def logits_at(model: Any, hidden: Hidden) -> Float[Tensor, "k v"]:
-    """The head's logits where something is asked for, and nowhere else: the vocabulary is wide."""
+    """The head's logits at the masked positions only, because the vocabulary is large."""
     is_asked = hidden.asked.to(model.device)
 
     def keep_the_asked(module: Any, arguments: Any, output: Any) -> Any:
@@ -219,7 +219,7 @@ def _generator(key: str) -> torch.Generator:
 
 
 def _write(model: Any, tokenizer: Any, fitted: FittedHead, record: Mapping[str, Any]) -> None:
-    """Encoder, head, tokenizer and record in one folder, all at once."""
+    """Write encoder, head, tokenizer and record into one folder, complete or not at all."""
     values = {name: value for name, value in dataclasses.asdict(fitted).items() if name != "folder"}
     with tempfile.TemporaryDirectory() as temporary, silence():
         model.save_pretrained(temporary)

@@ -1,4 +1,4 @@
-"""What the training rows of the known tasks say: plain texts to practise on, some of them held out."""
+"""Plain texts from the training rows of the known tasks, some of them held out."""
 
 import zlib
 from pathlib import Path
@@ -27,7 +27,7 @@ def training_texts(data_root: Path | str, most: int) -> dict[str, list[str]]:
 
 
 def is_held_out(text: str, one_of: int) -> bool:
-    """Whether a text is among the one of so many that nothing learns from; the text decides, so that none is both."""
+    """Whether a text is held out. This depends on the text alone, so no text is both held out and learned from."""
     return _mark(text) % one_of == 0
 
 

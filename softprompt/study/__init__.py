@@ -1,4 +1,4 @@
-"""Studies: a list of runs, each trained once, in one folder that may be killed, gone on with and shared at any time.
+"""Studies: a list of runs in one folder. Each is trained once; a study may be killed and shared at any time.
 
     specs = grid(task=["glue/sst2", "glue/rte"], model="t5-small", method=["residual", "ept-star"], seed=range(5))
     runs = run_all(specs, "studies/first")  # again: only what is missing

@@ -1,4 +1,4 @@
-"""What of a study is refused before its first model is loaded; and errors that say which run they are about."""
+"""Checks of a study before its first model is loaded, and errors that name the run they are about."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 def missing(folder: "Path | str", specs: Sequence[RunSpec]) -> list[RunSpec]:
-    """The runs that are not stored, each once."""
+    """The runs that are not stored yet, without repetitions."""
     unique = {spec.name: spec for spec in specs}
     return [spec for name, spec in unique.items() if not path_of(Path(folder), name).exists()]
 
 
 def check_waiting(store: Path, specs: Sequence[RunSpec], data_root: "Path | str | None") -> None:
-    """Refuse runs that cannot work, as far as it can be told without their models.
+    """Refuse runs that cannot work, as far as this is known without their models.
 
     Raises:
         SoftPromptError: rows, columns, initial vectors, shots ... that cannot be used, named by their run.
@@ -42,14 +42,14 @@ def check_waiting(store: Path, specs: Sequence[RunSpec], data_root: "Path | str 
             task = spec.declared if spec.style is None else styled(spec.declared, spec.style)
             key = canonical((task.to_json(), spec.max_bad_rows))
             if key not in rows:
-                # One at a time: runs come task by task, and a large set takes memory.
+                # Only the rows of one task are kept, because a large set takes much memory. Runs come task by task.
                 rows = {key: split_rows(task, load_rows(task, data_root, spec.max_bad_rows))}
             check_request(task, rows[key], [spec.prompt], spec.settings, spec.model, spec.revision)
 
 
 @contextlib.contextmanager
 def named(specs: Sequence[RunSpec]) -> Iterator[None]:
-    """Errors within say which run they are about."""
+    """Make errors inside the `with` block name the run."""
     from ..training import Interrupted
 
     names = [spec.describe() for spec in specs]

@@ -1,4 +1,4 @@
-"""A study as a TOML file: tables of axes, and tasks of one's own."""
+"""A study as a TOML file: tables of axes, and the user's own tasks."""
 
 import dataclasses
 import tomllib
@@ -56,7 +56,7 @@ def _runs(path: Path, table: Mapping[str, Any], tasks: Mapping[str, Task]) -> li
     if "task" not in table:
         raise BadInput(f"{path}: a table [[runs]] has no task; give one, there or in [defaults]")
     names = table["task"] if isinstance(table["task"], list) else [table["task"]]
-    # In the place of the name: the order of the keys is the order of the runs.
+    # The task takes the place of its name, because the order of the keys is the order of the runs.
     return grid(**{**table, "task": [pick("task", str(name), tasks) for name in names]})
 
 
@@ -73,5 +73,5 @@ def _task(name: str, given: Mapping[str, Any], folder: Path) -> Task:
 
 
 def _beside(folder: Path, given: Any) -> list[str]:
-    """The files that a study names, from its own folder."""
+    """The files that a study names, relative to its own folder."""
     return [str((folder / path).resolve()) for path in ([given] if isinstance(given, str) else given)]

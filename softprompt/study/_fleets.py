@@ -31,7 +31,7 @@ SPECS = "fleet.json"
 
 @dataclass(frozen=True)
 class Fleet:
-    """A claimed work folder: nobody else trains these runs until it is released."""
+    """A claimed work folder. No other process trains these runs until it is released."""
 
     folder: Path
     specs: tuple[RunSpec, ...]
@@ -45,13 +45,13 @@ class Fleet:
 
     @property
     def is_started(self) -> bool:
-        """Whether training has written its plan, and can go on from what is there."""
+        """Whether training has written its plan, so that it can resume."""
         return (self.run / "run.json").is_file()
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What looking around has found: a fleet to train, or None, and the runs that others hold."""
+    """The result of a claim: a fleet to train, or None, and the runs that other processes hold."""
 
     fleet: Fleet | None
     busy: frozenset[str] = frozenset()
@@ -109,7 +109,7 @@ def claim(store: Path, groups: Sequence[tuple[RunSpec, ...]], *, keep: bool = Fa
 
 
 def finish(store: Path, fleet: Fleet) -> None:
-    """Release a fleet whose runs are stored; its work folder goes, or is kept without checkpoints."""
+    """Release a fleet whose runs are stored. Its work folder is removed, or kept without checkpoints."""
     with alone(store):
         if fleet.keep:
             shutil.rmtree(fleet.run / "checkpoints", ignore_errors=True)
@@ -120,9 +120,9 @@ def finish(store: Path, fleet: Fleet) -> None:
 
 
 def give_up(store: Path, fleet: Fleet) -> None:
-    """Release a fleet that was not trained to its end; its folder stays if there is anything to go on from."""
+    """Release a fleet that was not trained to its end. Its folder stays if training can resume from it."""
     if not fleet.folder.is_dir():
-        # The store was moved or deleted: its old path is not made again.
+        # The store was moved or deleted, so its old path is not created again.
         fleet.lock.release()
         return
     with alone(store):
@@ -132,10 +132,10 @@ def give_up(store: Path, fleet: Fleet) -> None:
 
 
 def held_names(store: Path) -> set[str]:
-    """Names of the runs in work folders, for display: looked at without the store's lock."""
+    """Names of the runs in work folders, for display. They are read without the store's lock."""
     names: set[str] = set()
     for path in (store / "fleets").glob(f"*/{SPECS}"):
-        # A folder may go, or be replaced, while it is looked at.
+        # Another process may remove or replace a folder at this moment.
         with contextlib.suppress(OSError, ValueError):
             names |= set(json.loads(path.read_bytes())["names"])
     return names
@@ -143,7 +143,7 @@ def held_names(store: Path) -> set[str]:
 
 @contextlib.contextmanager
 def alone(store: Path) -> Iterator[None]:
-    """Within, no other process claims or removes fleets of this store."""
+    """Keep other processes from claiming or removing fleets of this store during the `with` block."""
     from filelock import FileLock
 
     with FileLock(store / ".lock"):
@@ -151,7 +151,7 @@ def alone(store: Path) -> Iterator[None]:
 
 
 def _folders(store: Path) -> dict[Path, tuple[RunSpec, ...]]:
-    """The work folders and their runs, by name; what a killed process did not finish to make or to remove goes."""
+    """The work folders and their runs, by name. Folders that a killed process left incomplete are deleted."""
     folders = {}
     for folder in sorted((store / "fleets").glob("*")):
         if folder.name.startswith(".") or not (folder / SPECS).is_file():
@@ -162,14 +162,14 @@ def _folders(store: Path) -> dict[Path, tuple[RunSpec, ...]]:
             specs = tuple(RunSpec.from_json(spec) for spec in values["specs"])
         except (ValueError, TypeError, KeyError) as error:
             raise DamagedFile(f"{folder / SPECS} cannot be read ({error}); delete {folder} and run again") from error
-        # Named by other code, whose defaults were others: to go on would mix the two in one run.
+        # Another version of the code named these runs, with other defaults. Resuming would mix both in one run.
         if [spec.name for spec in specs] == values["names"]:
             folders[folder] = specs
     return folders
 
 
 def run_folder(store: Path, names: Sequence[str]) -> Path:
-    """Where the runs of these names, together and in this order, are trained."""
+    """The work folder in which the runs of these names are trained, together and in this order."""
     return _folder_of(store, names) / "run"
 
 
@@ -179,7 +179,7 @@ def _folder_of(store: Path, names: Sequence[str]) -> Path:
 
 def _new(store: Path, specs: tuple[RunSpec, ...], keep: bool) -> Fleet:
     folder = _folder_of(store, [spec.name for spec in specs])
-    # Of a kept fleet whose results were deleted, to be run again.
+    # A kept fleet whose results were deleted is trained again.
     if folder.exists():
         _remove(folder)
     _describe(folder, specs, keep)
@@ -213,7 +213,7 @@ def _try_lock(folder: Path) -> "FileLock | None":
 
 
 def _sweep(store: Path, folder: Path, specs: Sequence[RunSpec]) -> None:
-    """Remove the folder of a process that was killed after its last run was stored."""
+    """Remove the folder of a process that was killed after it had stored its last run."""
     if _is_kept(folder) or not all(path_of(store, spec.name).exists() for spec in specs):
         return
     lock = _try_lock(folder)
@@ -223,7 +223,7 @@ def _sweep(store: Path, folder: Path, specs: Sequence[RunSpec]) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Out of sight first: a folder half removed must not be gone on with."""
+    """The folder is renamed first, because a half-removed folder must not be resumed."""
     hidden = folder.with_name(f".{folder.name}")
     shutil.rmtree(hidden, ignore_errors=True)
     folder.rename(hidden)

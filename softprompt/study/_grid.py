@@ -57,7 +57,7 @@ def _values(name: str, given: Any) -> list[Any]:
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
-    """The value as its setting has it: a whole number may stand for a float, nothing else is converted."""
+    """The value in the type of its setting. A whole number may stand for a float; nothing else is converted."""
     kinds = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
     if any(_is_a(value, kind) for kind in kinds):
         return value
@@ -70,7 +70,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
 def _is_a(value: Any, kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return value in get_args(kind)
-    # True is an int to Python, and 1 step is not what it says.
+    # Python counts True as an int, and a user who writes True does not mean one step.
     return isinstance(value, get_origin(kind) or kind) and (kind is bool or not isinstance(value, bool))
 
 

@@ -1,4 +1,4 @@
-"""The user's own files and models behind stored runs: a run of other content under the same name is refused."""
+"""The user's files and models behind stored runs. A run with the same name but other contents is refused."""
 
 import hashlib
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from ._stored import StoredRun
 
 
 def digests(spec: RunSpec) -> dict[str, str]:
-    """SHA-256 of each file that a run reads beside its model: rows of one's own, initial vectors."""
+    """SHA-256 of each file that a run reads beside its model: the user's rows, and initial vectors."""
     kind, _, argument = spec.prompt.init.partition(":")
     source = spec.declared.source
     paths = [Path(path) for split in source.files for path in source.paths(split)]
@@ -22,7 +22,7 @@ def digests(spec: RunSpec) -> dict[str, str]:
 
 
 def refuse_changed(runs: Iterable[StoredRun]) -> None:
-    """Refuse to go on with runs whose files hold something else today; files that are gone are no contradiction.
+    """Refuse to continue runs whose files have changed. Files that no longer exist are accepted.
 
     Raises:
         BadInput: names the file and a run.
@@ -40,13 +40,13 @@ def refuse_changed(runs: Iterable[StoredRun]) -> None:
 
 
 def model_key(spec: RunSpec) -> str:
-    """Equal for runs of the same frozen model, loaded in the same way."""
+    """A key that is equal for runs of the same frozen model, loaded in the same way."""
     parts = (spec.model, spec.answers, spec.dtype, spec.engine, spec.quantize, spec.revision, spec.backbone)
     return compact(parts).decode()
 
 
 def refuse_other_model(spec: RunSpec, embeddings: str | None, runs: Iterable[StoredRun]) -> None:
-    """Refuse a model whose word embeddings are not those that stored runs of the same name were trained with.
+    """Refuse a model whose word embeddings differ from those that stored runs with this model's name were trained with.
 
     Raises:
         BadInput: names the model and a run.

@@ -1,4 +1,4 @@
-"""What a study shows while it works: how many runs are stored, trained here or elsewhere, and left."""
+"""The progress of a study: how many runs are stored, trained here, trained elsewhere, and left."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ Show = Callable[[Claim], None]
 
 @contextlib.contextmanager
 def progress_bar(show: bool, store: Path, specs: Sequence[RunSpec]) -> Iterator[Show]:
-    """A rich bar on standard error that is told of each claim; nothing if not `show`."""
+    """A progress bar on standard error, which each claim updates; nothing if `show` is False."""
     if not show:
         yield lambda claimed: None
         return
@@ -34,7 +34,7 @@ def progress_bar(show: bool, store: Path, specs: Sequence[RunSpec]) -> Iterator[
 
 
 def state(claimed: Claim, left: int) -> str:
-    """One line: what is trained here, what others hold, what is left."""
+    """One line: the runs trained here, those that other processes hold, and those left."""
     here = claimed.fleet.specs if claimed.fleet else ()
     parts = []
     if here:

@@ -1,4 +1,4 @@
-"""Train what is missing in a store, fleet by fleet; read what is there."""
+"""Train the runs that a store lacks, fleet by fleet, and read the stored ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,10 +30,10 @@ def read(folder: "Path | str", specs: Sequence[RunSpec]) -> list[StoredRun | Non
 
 
 def kept_prompt(folder: "Path | str", run: StoredRun) -> Path:
-    """Where the prompt of a stored run is, which was trained with `keep`.
+    """The folder of the prompt of a stored run, which was trained with `keep`.
 
     Raises:
-        BadInput: it was not kept, or is gone.
+        BadInput: the prompt was not kept, or was deleted.
     """
     from ..training import read_plan
 
@@ -85,7 +85,7 @@ def run_all(
 
     store, specs = Path(folder), listed("specs", specs, RunSpec)
     require_numbers({"fleet_size": fleet_size, "workers": workers}, whole=True)
-    # Everything that can be wrong without a model is found before the first run starts.
+    # Every mistake that is visible without a model is reported before the first run starts.
     groups = group(specs, fleet_size)
     refuse_changed(run for run in read(store, specs) if run)
     check_waiting(store, specs, data_root)

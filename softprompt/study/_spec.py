@@ -1,4 +1,4 @@
-"""A run as plain values, and the name that follows from everything in it that changes a number."""
+"""A run as plain values, and its name: a hash of everything in it that changes a number."""
 
 import dataclasses
 import functools
@@ -16,14 +16,14 @@ from ..settings import PromptSettings, TrainSettings, from_values
 from ..tasks import Task
 from ..tasks import task as find_task
 
-# Raised by whoever changes what training computes from the same settings: every run then has a new name.
+# Increase this number after a change to what training computes from the same settings. Every run then gets a new name.
 NUMBERS = 2
 DIGITS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """One prompt to be trained: everything that `train` is told about it, and tags that only describe.
+    """One prompt to be trained: all arguments of `train`, and tags that only describe it.
 
     Args:
         task: a name in TASKS, or a Task; kept as the Task.
@@ -60,7 +60,7 @@ class RunSpec:
     tags: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Look up the task and refuse what cannot be written."""
+        """Look up the task, and refuse values that cannot be written as JSON."""
         if isinstance(self.task, str):
             object.__setattr__(self, "task", find_task(self.task))
         canonical(self.to_json())
@@ -75,7 +75,7 @@ class RunSpec:
     def name(self) -> str:
         """The first 16 hexadecimal digits of the SHA-256 of everything that changes the numbers, defaults included.
 
-        What is off (None, False, empty) counts as absent, so that a new option that is off changes no name. The
+        Options that are off (None, False, empty) count as absent, so that a new option that is off changes no name. The
         method counts with its options and, where the run names no learning rate, its default ones.
 
         Raises:
@@ -85,13 +85,13 @@ class RunSpec:
 
     def numbers(self) -> dict[str, Any]:
         """What the name is made of."""
-        # Over the names of format 1: a store made before the renaming keeps its runs.
+        # The hash is over the names of format 1, so that a store made before the renaming keeps its runs.
         values = _without_what_is_off(as_before({**self.to_json(), "tags": None}))
         values["lane"]["options"] = _resolved(self.prompt)
         values["lane"].pop("regularizer", None)
         values["lane"] |= _regularized(self.prompt)
         if self.prompt.restarts == 1:
-            # Off, and so absent, though it is a number.
+            # One restart means that restarts are off, so it counts as absent.
             del values["lane"]["restarts"]
         return {"format": NUMBERS, **values}
 
@@ -109,7 +109,7 @@ class RunSpec:
         return canonical({**values, "length": method.prompt_length, "alone": alone}).decode()
 
     def describe(self) -> str:
-        """One line for messages: the run's name, and what a person would call it."""
+        """One line for messages: the run's name, and a description for people."""
         lr = "" if self.prompt.lr is None else f", lr {self.prompt.lr:g}"
         restarts = "" if self.prompt.restarts == 1 else f", {self.prompt.restarts} restarts"
         who = f"{self.prompt.method}{lr}{restarts}, seed {self.prompt.seeds.initialization}"
@@ -134,10 +134,10 @@ class RunSpec:
 
 
 def canonical(values: Any) -> bytes:
-    """JSON with one spelling for equal values: keys sorted, no blanks, whole floats as integers.
+    """JSON in which equal values have the same text: sorted keys, no blanks, whole floats as integers.
 
     Raises:
-        BadInput: NaN, infinity, or something that is no plain value.
+        BadInput: a value is NaN, infinite, or no plain value.
     """
     return compact(_spelled(values))
 
@@ -190,6 +190,6 @@ def _resolved(prompt: PromptSettings) -> dict[str, Any]:
 
     method = pick("method", prompt.method, METHODS).with_options(prompt.options)
     values = {**dataclasses.asdict(method), "options": method.defaults}
-    # A default learning rate counts where it is used.
+    # A default learning rate counts only where it is used.
     unused = {"name", "summary"} | ({n for n in values if n.startswith("lr")} if prompt.lr is not None else set())
     return _without_what_is_off({name: value for name, value in values.items() if name not in unused})

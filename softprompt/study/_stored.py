@@ -1,4 +1,4 @@
-"""Finished runs on disk: one checksummed file each, with all that a later analysis needs."""
+"""Finished runs on disk: one file with a checksum for each, which holds everything that a later analysis needs."""
 
 import dataclasses
 import hashlib
@@ -14,16 +14,16 @@ from ..legacy import renamed
 from ._spec import RunSpec, compact
 
 FORMAT = 2
-# Format 1 has the names of before.
+# Format 1 has the earlier names of fields.
 READ = (1, 2)
-# Points of a curve: all steps of a short run, evenly many of a long one.
+# Largest number of points of a curve. A longer run keeps every k-th step.
 POINTS = 300
 _NO_CURVE = ("step", "lr")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StoredRun:
-    """How a run ended, and how it got there.
+    """The results of a run, and its curves.
 
     Args:
         name: that of its spec when it was run.
@@ -79,7 +79,7 @@ class StoredRun:
 
     @property
     def is_dropped(self) -> bool:
-        """Whether training ended with a number that was not finite."""
+        """Whether training ended because a number was not finite."""
         return self.status.startswith("dropped")
 
     def at_best(self, quantity: str) -> float | None:
@@ -165,7 +165,7 @@ def _rounded(value: Any) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """The value with NaN and infinities as None: a score that is no number is no score."""
+    """The value with None for NaN and infinity, because such a score counts as no score."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""One process at a store: claim a fleet, train it, store its runs, until nothing is left."""
+"""The work of one process on a store: it claims a fleet, trains it and stores its runs, until no run is left."""
 
 import contextlib
 import logging
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from ..backbones import AbstractBackbone
     from ..training import Result, Run
 
-# Loaded models that a process keeps: studies go through their models one after the other.
+# Number of loaded models that a process keeps. Studies use their models one after the other.
 MODELS = 2
-# Between looks at what other processes hold.
+# Seconds between two checks of the runs that other processes hold.
 PAUSE_SECONDS = 0.5
 
 
@@ -62,7 +62,7 @@ def work(
 
 @final
 class Models:
-    """Frozen models of this process, the last few loaded.
+    """The frozen models that this process loaded last.
 
     Args:
         store: whose runs say what a model of a name was.
@@ -105,7 +105,7 @@ class Models:
 
 @contextlib.contextmanager
 def _released(store: Path, fleet: Fleet) -> Iterator[None]:
-    """The fleet is released in the end; what it left stays unless it was trained to its end."""
+    """Release the fleet after the `with` block. Its folder stays unless it was trained to its end."""
     try:
         yield
     except BaseException:
@@ -116,7 +116,7 @@ def _released(store: Path, fleet: Fleet) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_stored_warnings() -> Iterator[None]:
-    """Within, what training says of a finished prompt is not printed: it is stored, and a study has hundreds."""
+    """Hide training's warnings about finished prompts: they are stored, and a study has hundreds of prompts."""
     from ..training import ADVICE
 
     log = logging.getLogger(ADVICE)
@@ -128,7 +128,7 @@ def _without_stored_warnings() -> Iterator[None]:
 
 
 def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | None") -> None:
-    """Train a fleet, or go on with it, and store its runs."""
+    """Train or resume a fleet, and store its runs."""
     from ..store import write_file
     from ..training import resume, train
 
@@ -136,7 +136,7 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
     inputs = {spec.name: digests(spec) for spec in fleet.specs}
     backbone = models.of(first)
     embeddings = backbone.identity().embedding_sha256
-    # A model that is used again may come from a fleet with the other setting.
+    # A fleet before this one may have set this differently on the same model.
     backbone.gradient_checkpointing(first.settings.gradient_checkpointing)
     if fleet.is_started:
         run = resume(fleet.run, model=backbone)
@@ -176,7 +176,7 @@ def _stored(
     inputs: dict[str, str],
     seconds: float,
 ) -> StoredRun:
-    """The run as it is kept."""
+    """The run in the form that is stored."""
     from ..training import read_record
 
     curve, validation = curves(read_record(run.folder / result.prompt / "metrics.jsonl"))
@@ -204,6 +204,6 @@ def _stored(
 
 
 def _share(result: "Result", run: "Run") -> float:
-    """The wall time of a fleet that falls to one of its runs, by the steps that each took."""
+    """The share of a fleet's wall time that one of its runs took, in proportion to its steps."""
     steps = [stored.prompt_steps or 0 for stored in run.results]
     return result.seconds * ((result.prompt_steps or 0) / sum(steps) if sum(steps) else 1 / len(steps))

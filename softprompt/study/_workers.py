@@ -34,7 +34,7 @@ def supervise(
         specs: the runs.
         workers: how many processes.
         options: prompts, data_root, device and keep of `run_all`.
-        show: told from time to time.
+        show: called from time to time.
 
     Raises:
         SoftPromptError: with the message of the worker that failed.
@@ -56,7 +56,7 @@ def supervise(
                 raise _failure(process)
     finally:
         for process in running:
-            # Not Ctrl-C's signal: SIGTERM lets training save a checkpoint, and ends what is still importing.
+            # With SIGTERM training saves a checkpoint, and a process that is still importing ends.
             process.terminate()
         for process in running:
             process.wait()
@@ -68,7 +68,7 @@ def _start(job: Mapping[str, Any], environment: Mapping[str, str]) -> "subproces
     with tempfile.TemporaryFile() as given:
         given.write(compact(job))
         given.seek(0)
-        # A session of its own: Ctrl-C at the terminal reaches us alone, and each worker is told once.
+        # Each worker has its own session, so that Ctrl-C reaches only this process, which stops each worker once.
         return subprocess.Popen(
             [sys.executable, "-m", __name__],
             stdin=given,
@@ -87,13 +87,13 @@ def _failure(process: "subprocess.Popen[bytes]") -> BaseException:
 
 
 def main() -> int:
-    """Work on the job on standard input; an error that the user can put right is printed in one line."""
+    """Work on the job on standard input. An error that the user can correct is printed in one line."""
     job = json.load(sys.stdin)
     specs = [RunSpec.from_json(spec) for spec in job["specs"]]
     parent = os.getppid()
     options = {name: job[name] for name in ("data_root", "device", "keep")}
     try:
-        # Workers whose parent was killed end with their fleet instead of going on unseen.
+        # A worker whose parent was killed ends after its fleet.
         work(Path(job["store"]), group(specs, job["fleet_size"]), **options, is_wanted=lambda: os.getppid() == parent)
     except SoftPromptError as error:
         print(error.message)

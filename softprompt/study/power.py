@@ -1,4 +1,4 @@
-"""What so many seeds can show at best: the smallest effects that a comparison of two arms finds with 80 % power.
+"""The smallest effects that a comparison of two arms finds with 80 % power for a given number of seeds.
 
 Two-sided tests at 5 %, for normal scores. No torch here.
 """
@@ -11,9 +11,9 @@ from ..errors import BadInput
 
 LEVEL = 0.05
 POWER = 0.8
-# Pairs of samples that the power of a test is simulated with.
+# Number of simulated pairs of samples for the power of a test.
 SIMULATED = 4000
-# Nobody asks for smaller ratios: no more than a rounding error of the other deviation.
+# The smallest ratio that is searched. Below it one deviation is a rounding error of the other.
 SMALLEST = 1e-6
 
 

@@ -59,7 +59,7 @@ def deviation(drawn: "np.ndarray") -> "np.ndarray":
     """The standard deviation (n - 1) of each resample, over its second axis; exactly 0 of equal values."""
     import numpy as np
 
-    # Rounding makes one of 1e-17 of equal numbers that are no binary fractions.
+    # Rounding gives a deviation of about 1e-17 to equal numbers that are no binary fractions.
     return np.where(np.ptp(drawn, axis=1) > 0, drawn.std(axis=1, ddof=1), 0.0)
 
 
@@ -98,7 +98,7 @@ def ratio_of_deviations(drawn: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
     first, second = np.moveaxis(deviation(drawn), -1, 0)
-    # A resample of one pair repeated has no deviation to compare with.
+    # A resample that repeats one pair has no deviation.
     return np.divide(first, second, out=np.full_like(first, math.inf), where=second > 0)
 
 
@@ -129,7 +129,7 @@ def brown_forsythe(first: Any, second: Any) -> float | None:
     if min(map(len, samples)) < 3:
         return None
     deviations = [np.abs(values - np.median(values)) for values in samples]
-    # Of two values above and two below, say: the test would divide by 0, or by a rounding error.
+    # With two values above and two below, for example, the test would divide by 0 or by a rounding error.
     if all(np.ptp(d) <= 1e-12 * max(1.0, d.max()) for d in deviations):
         return None
     result: Any = stats.levene(*samples, center="median")

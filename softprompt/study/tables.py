@@ -26,11 +26,11 @@ def tags_of(specs: Iterable[RunSpec]) -> frozenset[str]:
 
 
 def value(spec: RunSpec, key: str, tags: Collection[str] = ()) -> Hashable:
-    """What a run has under a key: "task", "seed", any field of its spec, prompt or settings, "options.NAME" or a tag.
+    """A run's value of a key: "task", "seed", any field of its spec, prompt or settings, "options.NAME" or a tag.
 
     Args:
         spec: the run.
-        key: what is wanted of it.
+        key: name of the value.
         tags: the tags of the runs beside it; the value of one that this run lacks is None.
 
     Raises:
@@ -59,7 +59,7 @@ def value(spec: RunSpec, key: str, tags: Collection[str] = ()) -> Hashable:
 
 
 def varying(specs: Sequence[RunSpec]) -> tuple[str, ...]:
-    """The keys that differ between runs, seeds apart: what a table of all of them shows by default."""
+    """The keys that differ between runs, except seeds. A table shows these by default."""
     tags = tags_of(specs)
     keys = ["model", "task", *sorted(tags), "method"]
     keys += [f.name for f in dataclasses.fields(PromptSettings) if f.name not in ("method", "seeds")]
@@ -116,14 +116,14 @@ def summary(
 
 
 def _each_once(runs: Iterable[StoredRun]) -> list[StoredRun]:
-    """The runs without repetitions: a list that holds a run twice has not been run twice."""
+    """The runs without repetitions, because a run that a list holds twice was trained once."""
     return list({run.name: run for run in runs}.values())
 
 
 def compare(
     runs: Sequence[StoredRun], by: str, baseline: Hashable, *, pair: Sequence[str] = ("task", "seed")
 ) -> list[Row]:
-    """Every other value of a key against one of them, over pairs of runs that agree in the `pair` keys.
+    """Compare every other value of a key with one of them, over pairs of runs that agree in the `pair` keys.
 
     `n` pairs, `unpaired` runs without a partner or a score, the mean `difference` of test scores with its 95 %
     bootstrap interval `low`, `high` over pairs, `wins`, `ties`, `losses`, and `p` of Wilcoxon's signed-rank test,
@@ -221,7 +221,7 @@ def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[bool]
 
 
 def _joined(row: Row) -> Row:
-    """The row with the ends of intervals in one text."""
+    """The row with both ends of each interval in one text."""
     joined: Row = {}
     for name, item in row.items():
         if name == "low":
@@ -242,7 +242,7 @@ _SCORES = ("mean", "std", "se", "min", "median", "worst", "stuck", "difference",
 def _text(name: str, item: Any) -> str:
     if item is None:
         return ""
-    # A text is a number that is formatted already.
+    # A text is an already formatted number.
     return f"{item:.3f}" if name in _SCORES and _is_number(item) else str(item)
 
 

@@ -1,4 +1,4 @@
-"""The same function with larger word vectors: how big a prompt is beside a token becomes a choice.
+"""Word embeddings at another scale with unchanged outputs, so that the size of a prompt beside a token can be chosen.
 
 In a model that normalises whatever it reads, multiplying the embeddings and everything that is added to them by s
 changes no output: RMSNorm and LayerNorm of s x are those of x, to the last digit once their epsilon is multiplied by
@@ -47,12 +47,12 @@ class Recipe:
 
 
 def _encoder(last: str) -> Recipe:
-    """BERT and its relatives normalise their embeddings at once; behind that norm nothing is larger."""
+    """BERT and similar models normalise their embeddings at once. After that norm nothing is scaled."""
     return Recipe(tables=("*embeddings.*_embeddings",), readers=("*embeddings.LayerNorm",), last=last)
 
 
 def _llama(**changes: Any) -> Recipe:
-    """Llama and its relatives."""
+    """Llama and similar models."""
     shape: dict[str, Any] = {
         "tables": ("*.embed_tokens",),
         "writers": ("*.o_proj", "*.down_proj"),
@@ -72,7 +72,7 @@ _T5 = Recipe(
 )
 RECIPES: Mapping[str, Recipe] = {
     **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
-    # Each sublayer ends in a norm of its own, so only what comes before the first one grows; the head reads the last.
+    # Each sublayer ends in its own norm, so only the states before the first norm grow. The head reads the last norm.
     "bart": Recipe(
         tables=("*.shared", "*.embed_tokens", "*.embed_positions"),
         readers=("*.layernorm_embedding",),
@@ -91,10 +91,10 @@ RECIPES: Mapping[str, Recipe] = {
         epsilon="layer_norm_epsilon",
     ),
     **dict.fromkeys(("llama", "mistral", "qwen2"), _llama()),
-    # Its queries and keys have norms with the same epsilon, which read no stream.
+    # Queries and keys have norms with the same epsilon, which do not read the residual stream.
     "qwen3": _llama(epsilon=None),
     "gemma": _llama(),
-    # What it adds to the stream leaves a norm of its own.
+    # Everything that is added to the residual stream comes out of a norm.
     "gemma2": _llama(
         writers=("*.post_attention_layernorm", "*.post_feedforward_layernorm"),
         readers=("*.input_layernorm", "*.pre_feedforward_layernorm", "*.norm"),
@@ -109,7 +109,7 @@ RECIPES: Mapping[str, Recipe] = {
 }
 # Norms that multiply by 1 + weight.
 _ONE_PLUS = ("GemmaRMSNorm", "Gemma2RMSNorm")
-# Largest change that is rounding: a part left out lies far above it.
+# Largest change that counts as rounding. A forgotten module changes outputs far more.
 TOLERANCE = 1e-3
 # The same where the weights are in bfloat16 or quantised.
 COARSE = 5e-2
@@ -119,7 +119,7 @@ _RECORD = "_softprompt_scaling"
 @final
 @dataclass(frozen=True)
 class Scaling:
-    """What a rescaled embedding module remembers.
+    """The record of a rescaled embedding module.
 
     Args:
         factor: its table over the checkpoint's own.
@@ -134,18 +134,18 @@ class Scaling:
 
 def digest_of(table: Float[Tensor, "v e"]) -> str:
     """SHA-256 of a word embedding table in bfloat16: the same for one checkpoint in several precisions."""
-    # What a quantised table stands for: its own parts have no common form.
+    # The table that a quantised module represents, because the parts of quantised tables have no common form.
     plain = table.detach() if type(table).dequantize is Tensor.dequantize else table.detach().dequantize()
     rounded = plain.to("cpu", torch.bfloat16).contiguous()
     return hashlib.sha256(rounded.view(torch.uint8).numpy().data).hexdigest()
 
 
-# What a table's digest was, and the table's place and count of changes then.
+# The last digest of a table, with the table's address and number of changes at that time.
 _DIGESTS = WeakIdKeyDictionary()
 
 
 def _digest_now(table: Tensor) -> str:
-    """`digest_of`, computed anew only where the table was changed: every call of `predict` asks for it."""
+    """`digest_of`, computed anew only if the table has changed, because every call of `predict` needs it."""
     if table.is_inference() or not is_plain(table):
         return digest_of(table)
     state = table.data_ptr(), table._version
@@ -155,7 +155,7 @@ def _digest_now(table: Tensor) -> str:
 
 
 def scaling_of(model: nn.Module) -> Scaling:
-    """The factor that a model's word vectors were multiplied by since they were loaded, 1 if by none."""
+    """The factor by which a model's word vectors were multiplied since loading; 1 if they were not."""
     embeddings: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]  (nn.Module's getattr)
     digest = _digest_now(embeddings.weight)
     known: Scaling | None = getattr(embeddings, _RECORD, None)
@@ -210,10 +210,10 @@ def scale_embeddings(model: nn.Module, factor: float, *, name: str | None = None
             "rescaled; use --embedding-scale 1"
         )
     _refuse_other_weights([*parts["tables"], *parts["writers"], *last], label)
-    # Not factor**2, which raises where it overflows.
+    # factor**2 would raise an error where it overflows.
     squared = factor * factor
     with _unchanged(model, label) as undo:
-        # One table may stand in several modules.
+        # Several modules may share one table.
         seen: set[int] = set()
         for module in [*parts["tables"], *parts["writers"]]:
             _multiply(module, factor, 1.0, seen, undo)
@@ -234,7 +234,7 @@ def _matching(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
 
 
 def _has_tied_head(model: Any) -> bool:
-    """Whether the words are scored by the table that embeds them."""
+    """Whether the output layer is the embedding table."""
     head = model.get_output_embeddings()
     return head is not None and head.weight is model.get_input_embeddings().weight
 
@@ -262,7 +262,7 @@ def _multiply(module: nn.Module, times: float, over: float, seen: set[int], undo
             continue
         undo.append((module, name, parameter, parameter.clone()))
         if type(module).__name__ in _ONE_PLUS:
-            # In float32 whatever the model computes in: near -1, bfloat16 could not tell these weights apart.
+            # This is computed in float32, because bfloat16 cannot tell weights near -1 apart.
             wide = parameter.double() if parameter.dtype == torch.float64 else parameter.float()
             changed = (1 + wide) * times / over - 1
             module.register_parameter(name, parameter := nn.Parameter(changed, parameter.requires_grad))
@@ -279,7 +279,7 @@ def _multiply_epsilon(norm: Any, factor: float, undo: Undo) -> None:
 
 @contextmanager
 def _unchanged(model: nn.Module, name: str) -> Iterator[Undo]:
-    """Refuse, and undo, what is done within if it changes the model's outputs.
+    """Undo the changes of the `with` block, and raise an error, if they change the model's outputs.
 
     Yields:
         where to note each attribute before it is changed: module, name, value, and a copy of a tensor's numbers.

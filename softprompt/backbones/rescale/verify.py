@@ -17,7 +17,7 @@ from .scale import COARSE
 if TYPE_CHECKING:
     from ..base import AbstractBackbone
 
-# Its special tokens are kept, its words are exchanged for random ones.
+# A sentence whose special tokens are kept and whose words are replaced by random ones.
 TEXT = "The first answer is yes and the second answer is no."
 LONGEST, ANSWER = 23, 4
 # Of the rows' lengths and of the words that become a prompt, in the longest row's.
@@ -30,7 +30,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 NATS = {torch.float64: 1e-4, torch.float32: 0.02}
 COARSE_NATS = 0.5
 
-# What transformers raises where a model cannot be called so.
+# Errors of transformers for a model that cannot be called in this way.
 FAILURES = (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, AssertionError)
 
 # Of each row: states over its text [t, d], and logits of its answer [l, v] where there is one.
@@ -86,7 +86,7 @@ def random_rows(backbone: "AbstractBackbone") -> list[Int[Tensor, " t"]]:
 def _joined(
     backbone: "AbstractBackbone", rows: Sequence[Tensor], cuts: Sequence[int], targets: Tensor | None = None
 ) -> tuple[PromptBatch, TextBatch]:
-    """Each row with its first words as its prompt, padded."""
+    """The rows, padded, with the first words of each row as its prompt."""
     prompt_batch = PromptBatch.stack([backbone.embed(row[:cut]).float() for row, cut in zip(rows, cuts, strict=True)])
     texts = [row[cut:] for row, cut in zip(rows, cuts, strict=True)]
     ids = torch.nn.utils.rnn.pad_sequence(texts, batch_first=True, padding_value=backbone.pad_id)
@@ -162,7 +162,7 @@ def _refuse_other_answers(
     for row, answer, (_, logits) in zip(rows, answers, by_ids, strict=True):
         assert logits is not None
         scores = logits.float().log_softmax(-1)
-        # The answers were kept from ending early.
+        # The answers were generated without an early end.
         scores[:, list(backbone.ends)] = -torch.inf
         chosen = scores.gather(1, answer[:, None])[:, 0]
         if (scores.amax(1) - chosen).max() <= _nats(backbone):
@@ -242,7 +242,7 @@ def _agree(backbone: "AbstractBackbone", expected: Passes, passes: Passes) -> bo
 
 
 def _apart(a: Tensor, b: Tensor) -> Tensor:
-    """The largest difference; none between two infinities."""
+    """The largest difference; two infinities do not differ."""
     a, b = a.float(), b.float()
     return torch.where(a == b, 0, a - b).abs().max()
 
@@ -256,13 +256,13 @@ def _nats(backbone: "AbstractBackbone") -> float:
 
 
 def _is_quantized(backbone: "AbstractBackbone") -> bool:
-    """Whether layers round more coarsely than the embeddings' precision tells."""
+    """Whether layers round more coarsely than the precision of the embeddings suggests."""
     return getattr(backbone.model.config, "quantization_config", None) is not None
 
 
 @contextmanager
 def _refusing(backbone: "AbstractBackbone", what: str) -> Iterator[None]:
-    """Within, an error of transformers refuses the model."""
+    """Turn an error of transformers in the `with` block into a refusal of the model."""
     try:
         yield
     except FAILURES as error:

@@ -1,4 +1,4 @@
-"""Stability: how much a score varies with the seed, and whether a setting lowers that; on top of the store of runs.
+"""Stability: how much a score varies with the seed, and whether a setting lowers this variation.
 
     base = {"task": "lab/opinion", "model": "lab-t5", "steps": 250, "shots": 32, "train_score": True}
     settings = {

@@ -10,9 +10,9 @@ from ..power import detectable_difference
 from ..statistics import bootstrap, brown_forsythe, deviation, holm, ratio_interval, wilcoxon
 from ._arm import Arm
 
-# A mean that lost this share of the reference's way above chance has fallen, if its interval says so too ...
+# A mean has fallen if it lost this share of the reference's way above chance and the interval excludes 0 ...
 FALLEN = 0.1
-# ... and one that lost this much whatever the interval says.
+# ... or if it lost this share, whatever the interval.
 COLLAPSED = 0.5
 
 
@@ -67,7 +67,7 @@ class Against:
 
     @property
     def is_lower(self) -> bool:
-        """Whether the mean has lost a tenth or more of the reference's way above chance, be it by chance."""
+        """Whether the mean lost a tenth or more of the reference's way above chance, significant or not."""
         return self.lost is not None and self.lost >= FALLEN
 
 

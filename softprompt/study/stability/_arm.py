@@ -34,7 +34,7 @@ class Arm:
     prompt_steps: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what could not be paired."""
+        """Refuse scores that cannot be paired by seed."""
         if len(set(self.seeds)) < len(self.seeds):
             raise BadInput(
                 f"setting {self.name!r} has a seed twice; runs that differ in more than the seed are not one"
@@ -68,7 +68,7 @@ class Arm:
 
     @property
     def scored(self) -> list[float]:
-        """The scores that there are."""
+        """The scores without None."""
         return [score for score in self.scores if score is not None]
 
 

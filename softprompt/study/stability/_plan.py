@@ -1,4 +1,4 @@
-"""From settings to runs, through the store, to a report."""
+"""A plan of runs for some settings, trained through the store and judged in a report."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class Plan:
     about: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be compared."""
+        """Refuse runs that cannot be compared."""
         tasks = sorted({spec.declared.name for spec in self.specs})
         if len(tasks) != 1:
             raise BadInput(f"a report is about one task, not {len(tasks)} ({', '.join(tasks)}); make one for each")

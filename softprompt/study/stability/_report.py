@@ -1,4 +1,4 @@
-"""All that is said about the stability of some settings on one task."""
+"""A report on the stability of some settings on one task."""
 
 import dataclasses
 import math
