@@ -1,4 +1,4 @@
-"""Claims: what the papers say, tried on a built-in backbone and judged by rules that were written before the runs.
+"""Claims of the papers, tested on a built-in backbone and judged by rules that were written before the runs.
 
     results = run("claims.json", store="runs/claims", design=QUICK)  # again: only what is missing
     page(results)  # Markdown: a verdict for each claim, with n, interval and condition

@@ -1,4 +1,4 @@
-"""`python -m experiments.claims`: what the papers say, tried and judged."""
+"""`python -m experiments.claims`: claims of the papers, tested and judged."""
 
 import sys
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def claims(
     *,
     store: Annotated[Path | None, typer.Option(help="Folder of the runs. Default: runs/claims, or -quick.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="One task, 40 steps, 6 seeds: minutes instead of about an hour.")
+        bool, typer.Option("--quick", help="One task, 20 steps, 2 seeds: a minute instead of about an hour.")
     ] = False,
     results: Annotated[
         Path | None,
@@ -40,10 +40,10 @@ def claims(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Try what the papers say on a built-in backbone, and write a page with a verdict for each claim.
+    """Test claims of the papers on a built-in backbone, and write a page with a verdict for each claim.
 
-    Trains what the results lack, in a store; it may be killed at any time, the same command goes on. Finished runs are
-    kept in the results, so that a lost store costs nothing. Prints the page's path.
+    Trains the runs that the results lack, in a store. It may be killed at any time; the same command continues.
+    Results keep finished runs, so that a lost store costs nothing. Prints the page's path.
     """
     import dataclasses
 

@@ -1,4 +1,4 @@
-"""What is compared: a method with its options, and the same at a learning rate."""
+"""The settings that are compared: a method with its options, and the same at a learning rate."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -28,12 +28,12 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """As results are filed by: "ept hidden=10"."""
+        """Name in the results: "ept hidden=10"."""
         return " ".join([self.method, *(f"{key}={value}" for key, value in self.options)])
 
     @property
     def title(self) -> str:
-        """As people read it, in Markdown."""
+        """Name on the page, in Markdown."""
         return " ".join([TITLES.get(self.method, self.method), *(f"{key}={value}" for key, value in self.options)])
 
     def at(self, lr: float) -> "Arm":
@@ -55,23 +55,23 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """As results are filed by: "ept hidden=10 lr=0.3"."""
+        """Name in the results: "ept hidden=10 lr=0.3"."""
         return f"{self.setting.name} lr={self.lr:g}"
 
     @property
     def title(self) -> str:
-        """As people read it, in Markdown."""
+        """Name on the page, in Markdown."""
         return f"{self.setting.title}, lr {self.lr:g}"
 
     def prompt(self, seed: int) -> PromptSettings:
         """The prompt with this seed."""
         method, options = self.setting.method, dict(self.setting.options)
-        # As the papers train, but for the direction at a fixed norm, which has no raw numbers.
+        # Units are the papers', except for the direction at a fixed norm, which has no raw numbers.
         units = "auto" if METHODS[method].is_direction else "raw"
         return PromptSettings(method=method, options=options, units=units, lr=self.lr, seeds=Seeds.all(seed))
 
     def spec(self, design: Design, task: str, seed: int) -> RunSpec:
-        """The run of one task and seed: the last step is what is scored, nothing is chosen by validation."""
+        """The run of one task and seed. The last step is scored; validation chooses nothing."""
         settings = TrainSettings(steps=design.steps, eval_every=design.steps)
         return RunSpec(task=design.task(task), model=design.model, prompt=self.prompt(seed), settings=settings)
 

@@ -1,4 +1,4 @@
-"""From numbers to a verdict: the rules are here, were written before the runs, and see nothing but the numbers.
+"""From numbers to a verdict. These rules were written before the runs and use the numbers alone.
 
 A check is a statement about a mean over pairs of (task, seed), with a margin below which an effect would not matter.
 A claim is made of checks under several conditions: it holds, holds only under some, does not hold, or is not decided.
@@ -12,13 +12,13 @@ from ..common.paired import Mean
 
 Outcome = Literal["met", "refuted", "open"]
 HOLDS, ONLY_IF, FAILS, OPEN = "holds", "holds only if", "does not hold here", "not decided"
-# Fewer values decide nothing: the bootstrap's interval is far too narrow for them.
+# Fewer values decide nothing, because the bootstrap's interval is far too narrow for them.
 FEWEST = 6
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One statement under one condition, and what the runs say of it.
+    """One statement under one condition, and the result of the runs.
 
     Args:
         condition: under which, as in "EPT, each at its own rate".
@@ -69,7 +69,7 @@ def within(condition: str, quantity: str, values: Sequence[float], margin: float
 
 
 def verdict(checks: Sequence[Check]) -> str:
-    """One line: what the checks of a claim say together.
+    """The verdict of all checks of a claim, in one line.
 
     All met: it holds. Some met: it holds only under these conditions. None met and all refuted: it does not hold
     here. Otherwise nothing is decided.

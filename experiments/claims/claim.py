@@ -1,4 +1,4 @@
-"""One claim: what is said, what is trained to try it, and how it is decided."""
+"""One claim: the statement, the runs that test it, and how it is decided."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ def fixed(settings: Sequence[Setting]) -> Callable[[Design], Sequence[Setting]]:
 
 
 def no_settings(design: Design) -> Sequence[Setting]:
-    """No settings: for what needs no learning rate of its own."""
+    """No settings, for a claim that needs no learning rate of its own."""
     return ()
 
 
 def nothing(design: Design, rates: Rates) -> Sequence[Arm]:
-    """No runs: for what is judged from the results of another study."""
+    """No runs, for a claim that is judged from the results of another study."""
     return ()
 
 

@@ -1,4 +1,4 @@
-"""What the confirmation study says of EPT and EPT* against prompt tuning: other backbones, tasks and lengths."""
+"""EPT and EPT* against prompt tuning in the confirmation study: on other backbones, tasks and lengths."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

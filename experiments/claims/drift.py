@@ -1,4 +1,4 @@
-"""Claim, of ours: a small prompt is overwritten by its own residual updates, a large one ignores the text."""
+"""Our own claim: a small prompt is overwritten by its residual updates, and a large prompt ignores the text."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ def nearness(results: Results) -> list[float]:
         values = [column[cell] for column in scores]
         # The middle of those that scored best, on the scale of the axis.
         best = [math.log10(r) for r, value in zip(radii, values, strict=True) if value == max(values)]
-        # Norms at which all states move, or none do, are as far as can be.
+        # If all states move, or none, the distance counts as the largest possible.
         distances.append(NEAR - (abs(where - sum(best) / len(best)) if where is not None else 2 * NEAR))
     return distances
 

@@ -1,4 +1,4 @@
-"""What other studies found and the claims use: scores and rates of the confirmation, scores of the stability study."""
+"""Results of other studies that the claims use: scores and rates of the confirmation, scores of the stability study."""
 
 import json
 import re
@@ -11,14 +11,14 @@ from softprompt.errors import DamagedFile
 from .results import Results
 
 PARTS = ("screen", "confirm", "real")
-# Of the confirmation study, what a claim compares.
+# The methods of the confirmation study that a claim compares.
 COMPARED = ("prompt-tuning", "ept", "ept-star", "head-only")
 
 
 def take_evidence(results: Results, folder: "Path | str") -> None:
-    """Copy what is there into the results, so that the page follows from one file; what is absent is left out.
+    """Copy the results of other studies into these, so that the page follows from one file. Absent files are left out.
 
-    A learning rate that the results have already stays: runs were made with it.
+    A learning rate that the results already have is kept, because runs were made with it.
 
     Args:
         results: changed in place.
@@ -67,7 +67,7 @@ def _confirmed(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     try:
         for key, cell in sorted(values.get("cells", {}).items()):
             part, model, rest = key.split("/", 2)
-            # A task has slashes of its own.
+            # The name of a task also contains slashes.
             task, method = rest.rsplit("/", 1)
             if method not in COMPARED or not cell:
                 continue

@@ -1,4 +1,4 @@
-"""Claim: the larger the norm, the better; tried with the norm told and the direction trained."""
+"""Claim: the larger the norm, the better. The test fixes the norm and trains the direction."""
 
 import itertools
 from collections.abc import Sequence

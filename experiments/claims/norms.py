@@ -1,4 +1,4 @@
-"""Claim: norms explode where a network stands over the vectors, and hardly grow where none does."""
+"""Claim: norms explode in reparameterised prompts, and hardly grow in prompt tuning."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What is measured of a trained prompt beyond its score: one function a probe."""
+"""Measurements of a trained prompt beyond its score: one function for each."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -80,7 +80,7 @@ def cosines(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) 
     settings = Method.of(arm.prompt(seed)).resolved(arm.prompt(seed))
     start = TrainablePrompt.build(settings, uniform(), table, None, WordScale.of(table)).folded().cpu()
     measured: dict[str, Any] = {"start": _number(mean_cosine(start)), "end": _number(mean_cosine(prompt.vectors))}
-    # Matrices of one run a setting are drawn; those of all would be most of the results.
+    # Only the matrices of one run of each setting are kept, because all of them would fill most of the file.
     if (task, seed) == (bench.design.tasks[0], bench.design.seed_numbers[0]):
         for name, vectors in (("start matrix", start), ("end matrix", prompt.vectors)):
             measured[name] = [[round(value, 2) for value in row] for row in matrix(vectors).tolist()]
@@ -106,7 +106,7 @@ def copies(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -
 
 
 def drifts(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> list[dict[str, Any]]:
-    """What becomes of the prompt's positions behind each layer of the encoder."""
+    """The states at the prompt's positions after each layer of the encoder."""
     from softprompt.analysis.drift import drift
 
     examples = bench.examples(task)

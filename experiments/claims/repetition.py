@@ -12,12 +12,12 @@ from .claim import Claim, both_rates, fixed
 from .results import Record, Results
 
 SETTINGS = (PROMPT_TUNING, P_TUNING, RESIDUAL)
-# Of the way above the floor that has to be kept.
+# Share of the way above the floor that has to be kept.
 KEPT = 0.9
 
 
 def shares(results: Results, arm: Arm | None, length: int) -> list[float]:
-    """Of the way from the floor to the whole prompt, what one vector repeated so often gets; of runs that learned."""
+    """Shares of the way from the floor to the whole prompt that one repeated vector reaches; of runs that learned."""
     return [(copies[str(length)] - floor) / (copies["whole"] - floor) for floor, copies in learned(results, arm)]
 
 
@@ -30,7 +30,7 @@ def learned(results: Results, arm: Arm | None) -> list[tuple[float, Record]]:
 
 
 def checks(results: Results) -> Sequence[Check]:
-    """At the whole prompt's length; of prompt tuning too, which is said not to do it."""
+    """One check for each method at the whole prompt's length. For prompt tuning the claim is the opposite."""
     length = max(results.design.repeats)
     judged = []
     for setting in (P_TUNING, RESIDUAL, PROMPT_TUNING):

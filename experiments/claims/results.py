@@ -1,4 +1,4 @@
-"""What the runs found, in one file that every figure and sentence of the page is made from."""
+"""The results of the runs in one file, from which the whole page is made."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -35,7 +35,7 @@ class Results:
     evidence: dict[str, Any] = field(default_factory=dict)
 
     def record(self, task: str, arm: Arm, seed: int) -> Record | None:
-        """What is kept of a run; None if it is not there."""
+        """The record of a run; None if there is none."""
         return self.cells.get(f"{task}|{arm.name}", {}).get(str(seed))
 
     def keep(self, task: str, arm: Arm, seed: int, record: Record) -> None:
@@ -65,7 +65,7 @@ class Results:
     def paired(
         self, first: Arm | None, second: Arm | None, quantity: Callable[[Record], float | None] | None = None
     ) -> list[float]:
-        """The first minus the second, over the tasks and seeds that both have; of test scores unless told otherwise."""
+        """The first minus the second, over the tasks and seeds that both have; by default of test scores."""
         return differences(self.values(first, quantity or score), self.values(second, quantity or score))
 
     def best(self) -> dict[str, float]:
@@ -78,7 +78,7 @@ class Results:
         return top
 
     def floor(self, task: str) -> float:
-        """What a task gives without training: the frozen model alone or the most frequent class, whichever is more."""
+        """The score without training: the better of the frozen model alone and the most frequent class."""
         chances = [
             record["majority"] or 0.0
             for name, seeds in self.cells.items()

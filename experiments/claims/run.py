@@ -1,4 +1,4 @@
-"""Train what the results lack, claim by claim, through the store of runs; killed at any time, the same call goes on."""
+"""Train the runs that the results lack, claim by claim, through the store; the same call continues."""
 
 import dataclasses
 import logging
@@ -20,7 +20,7 @@ from .table import CLAIMS
 log = logging.getLogger("softprompt")
 
 FLEET_SIZE = 8
-# Seeds that are trained before the next ones of any claim: at every moment the claims are about equally far.
+# Number of seeds that every claim gets before any claim gets the next, so that all are about equally far.
 BLOCK = 2
 
 
@@ -65,7 +65,7 @@ def run(
     work.score_unprompted()
     seeds = design.seed_numbers
     for start in range(0, len(seeds), BLOCK):
-        # Those first that wait for no learning rate: another study may still choose it.
+        # Claims without a learning rate of their own come first, because another study may still choose the rates.
         for name, claim in sorted(claims.items(), key=lambda item: bool(item[1].settings(design))):
             work.choose_rates(name, claim.settings(design))
             arms = claim.arms(design, rates_of(results, claim))
@@ -82,7 +82,7 @@ def rates_of(results: Results, claim: Claim) -> dict[Setting, float]:
 
 @final
 class Work:
-    """One process at the claims: what it has found is in the file after each task.
+    """The work of one process. After each task its results are in the file.
 
     Args:
         results: changed in place.
@@ -99,7 +99,7 @@ class Work:
         self.bench = Bench(results.design, device)
 
     def score_unprompted(self) -> None:
-        """The frozen model alone on each task, which some tasks need hardly more than."""
+        """Score the frozen model alone on each task."""
         from softprompt.lab.demo import no_prompt
 
         for task in self.results.design.tasks:
@@ -124,7 +124,7 @@ class Work:
                 self.results.write(self.path)
 
     def train(self, claim: str, task: str, arms: Sequence[Arm], seeds: Sequence[int], probes: Sequence[str]) -> None:
-        """Each arm with each seed on one task, and what is measured of their prompts."""
+        """Train each arm with each seed on one task, and measure the prompts."""
         cells = [(arm, seed) for arm in arms for seed in seeds if self._is_missing(task, arm, seed, probes)]
         if not cells:
             return
@@ -153,7 +153,7 @@ class Work:
         )
 
     def _record(self, run: StoredRun) -> Record:
-        """What is kept of a run."""
+        """The record of a run."""
         norms = dict(zip(run.curve.get("step", ()), run.curve.get("token_norms", ()), strict=False))
         return {
             "run": run.name,
@@ -164,7 +164,7 @@ class Work:
         }
 
     def _probed(self, run: StoredRun, task: str, arm: Arm, seed: int, probes: Sequence[str]) -> Record:
-        """What is measured of its prompt; None of a run that was dropped."""
+        """The measurements of a run's prompt; None for a dropped run."""
         from softprompt.prompts.prompt import SoftPrompt
         from softprompt.study import kept_prompt
 

@@ -33,7 +33,7 @@ def arms_of_sizes(design: Design, rates: Rates) -> Sequence[Arm]:
 
 
 def where_one_learned(results: Results, first: Arm | None, second: Arm | None) -> list[float]:
-    """Differences of scores where either run learned its task: two that are stuck agree, and say nothing."""
+    """Differences of scores where at least one run learned its task. Two stuck runs agree and say nothing."""
     places = results.learned(first).keys() | results.learned(second).keys()
     ours, theirs = results.values(first, score), results.values(second, score)
     return [ours[cell] - theirs[cell] for cell in ours if cell in theirs and cell in places]

@@ -1,1 +1,1 @@
-"""What several studies need."""
+"""Parts that several studies share."""

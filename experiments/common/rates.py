@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-# What a rate is worth: anything that can be compared, such as a mean score, or a score and a loss.
+# The worth of a rate: any values that can be compared, such as a mean score, or a score and a loss.
 Worth = Mapping[float, Any]
 
 
@@ -45,5 +45,5 @@ def neighbour(rate: float, steps: int) -> float:
     place = 2 * math.floor(math.log10(rate) + 1e-9)
     place += rate > 1.5 * 10.0 ** (place // 2)
     place += steps
-    # From its digits: 3 * 10**-1 is not 0.3.
+    # The number is read from its digits, because 3 * 10**-1 is not 0.3.
     return float(f"{3 if place % 2 else 1}e{place // 2}")

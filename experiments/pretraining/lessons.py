@@ -1,4 +1,4 @@
-"""Questions as tensors: what each kind of backbone reads, and where it has to answer."""
+"""Questions as tensors: the input of each kind of backbone, and the positions of its answer."""
 
 from collections.abc import Sequence
 from random import Random
@@ -12,7 +12,7 @@ from .recipes import END, MASK, PAD, SEPARATOR, START
 IGNORED = -100
 # An encoder answers at one mask.
 ONE_WORD = tuple(kind for kind in MIX if kind != "several")
-# A decoder is asked as `softprompt` asks decoders: the text, then this.
+# A decoder reads the text and then this cue, as in `softprompt`.
 CUE = "answer :"
 # Whether two words are the same is what most questions turn on. Among all kinds it is not learned in thousands of
 # steps; beside plain questions, on short passages, in hundreds, and the other kinds build on it then. A decoder learns

@@ -1,4 +1,4 @@
-"""How the built-in backbones are made: architecture, tokenizer, and everything that pretraining is told."""
+"""Recipes of the built-in backbones: architecture, tokenizer, and the settings of pretraining."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a backbone has learned: its accuracy on fresh questions, and what it answers when nothing is asked."""
+"""The skills of a backbone: its accuracy on fresh questions, and its answers to texts without a question."""
 
 from collections.abc import Sequence
 from random import Random

@@ -68,7 +68,7 @@ SCREEN: dict[str, Setting] = {
 
 
 SCALE, SCALE_AND_RESTARTS = "rms units, lr 0.3", "rms units, lr 0.3, restarts 8"
-# What the first screen and the comparison of restarts left to try, as the log's third deviation has it.
+# The settings of the second screen (third deviation in the log).
 SECOND: dict[str, Setting] = {
     NOTHING: PLAIN,
     "restarts 8": {**PLAIN, "restarts": 8},
@@ -105,7 +105,7 @@ def confirmed_settings(kept: Sequence[str]) -> dict[str, Setting]:
 
 
 def best_and_its_parts() -> dict[str, Setting]:
-    """What the second screen took, its scale alone, PTP's presets at that scale, and its restarts alone."""
+    """The choice of the second screen, its scale alone, PTP's presets at that scale, and its restarts alone."""
     if best_of_second() != SCALE_AND_RESTARTS:
         return {"restarts 8": SECOND["restarts 8"]}
     return {

@@ -1,4 +1,4 @@
-"""What experiments/stability/study.py and restarts.py found, from their committed results alone.
+"""Tables of the stability study, from the committed results alone.
 
     python -m experiments.stability.tables
 
@@ -221,7 +221,7 @@ def _spread(scores: Sequence[float]) -> str:
 
 
 def _header(*names: str) -> Iterator[str]:
-    # Not study.markdown: columns of several tasks have one name.
+    # study.markdown is not used, because columns of several tasks have the same name.
     yield _line(*names)
     yield f"|{'---|' * len(names)}"
 

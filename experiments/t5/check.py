@@ -1,4 +1,4 @@
-"""A T5 of the user's: scaled, EPT* and prompt tuning on real tasks, as far as the time goes, and what that decides."""
+"""A check with the user's T5: scaled, EPT* and prompt tuning on real tasks within a given time."""
 
 import dataclasses
 import json
@@ -23,10 +23,10 @@ TASKS = ("glue/sst2", "glue/rte")
 # Each at its default learning rate; none is tuned here.
 METHODS = ("prompt-tuning", "ept-star", "scaled")
 MAX_LENGTH = 128
-# What the steps come down to where the minutes do not allow the first.
+# The steps of a run: the first number that the minutes allow.
 STEPS = (250, 100, 50, 25, 10)
 VALIDATION_ROWS = 200
-# Of the first seed's time, so that scoring has its part.
+# Share of the time that training may take, because scoring needs the rest.
 SHARE = 0.7
 TRIAL_STEPS = 2
 FAMILIES = ("t5", "mt5", "umt5", "longt5")
@@ -35,7 +35,7 @@ GAIN = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What the runs of a T5 decide.
+    """The result of the runs of a T5.
 
     Args:
         model: its folder.
@@ -128,7 +128,7 @@ def runs_of(model: "Path | str", steps: int, seeds: Sequence[int]) -> list[RunSp
 
 
 def judged(model: str, steps: int, runs: Sequence[StoredRun], wanted: int) -> Found:
-    """What stored runs decide."""
+    """The result of stored runs."""
     cells = {
         (run.spec.declared.name, run.spec.prompt.method, run.spec.prompt.seeds.initialization): run for run in runs
     }
@@ -273,7 +273,7 @@ def _affordable(model: Path, data_root: "Path | str | None", minutes: float, dev
             fleet_size=len(METHODS), data_root=data_root, device=device, progress=False,
         )  # fmt: skip
         seconds = time.monotonic() - since
-    # Scoring and loading are in it, so that it errs to the side of fewer steps.
+    # The time includes scoring and loading, so the estimate leads to fewer steps rather than more.
     each = seconds / TRIAL_STEPS
     allowed = [steps for steps in STEPS if steps * each * len(TASKS) <= SHARE * 60 * minutes]
     chosen = allowed[0] if allowed else STEPS[-1]

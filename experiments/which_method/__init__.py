@@ -1,4 +1,4 @@
-"""The confirmation study: every method at its own learning rate, on fresh seeds, and what was not run.
+"""The confirmation study: every method at its own learning rate, on fresh seeds.
 
 place = Place(store=Path("runs/confirm"), results=Path("confirm.json"))
 results = confirm(DESIGN, place, "core")  # again: only what is missing

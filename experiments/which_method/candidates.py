@@ -1,4 +1,4 @@
-"""Who is compared: the methods, in which units, at which scale of the word embeddings, and where their rates begin."""
+"""The compared methods, their units, the scale of the word embeddings, and their first learning rates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -50,7 +50,7 @@ def _at_one(method: str, *rates: float) -> Candidate:
 REFERENCE = "prompt-tuning"
 FULL = "full"
 HEAD = "head-only"
-# As users have it who say nothing.
+# The settings of users who give no options.
 DEFAULT = "default"
 # Papers' methods in raw numbers; where a name ends in @s=1 with word embeddings of that RMS. What is in units of the
 # embeddings is the same at every scale.

@@ -19,7 +19,7 @@ CORE_TASKS = (
     "lab/topic",
 )  # fmt: skip
 ROWS = {"validation": 32, "test": 300}
-# Enough to choose a rate by, and test rows that nobody looks at.
+# Rows of a trial: enough validation rows to choose a rate, and few test rows, which are not used.
 TRIAL_ROWS = {"validation": 300, "test": 16}
 REAL = "minilm"
 REAL_TASKS = ("glue/sst2", "glue/cola", "glue/mrpc", "glue/rte")
@@ -61,7 +61,7 @@ class Part:
     Args:
         models: names in the design's models.
         tasks: names in TASKS.
-        candidates: names in CONTENDERS.
+        candidates: names in CANDIDATES.
         seeds: of the whole part.
         block: seeds that all tasks and methods get before any gets the next.
         steps: optimiser steps.
@@ -207,7 +207,7 @@ _PARTS = {
     "real": Part(models=(REAL,), tasks=REAL_TASKS, candidates=_REAL, seeds=_seeds(3), steps=400),
 }
 DESIGN = Design(models=_FROZEN, parts=_PARTS)
-# The same with a few steps, to see that it runs.
+# A few steps of two tasks, to see that the study runs.
 QUICK = Design(
     models={"lab-t5-small": Frozen(scale=32.0, tasks=("lab/opinion",), steps=20)},
     parts={

@@ -1,4 +1,4 @@
-"""What tables and the rule for the default are made of: the runs of a method, their means, and paired differences."""
+"""The runs of a method, their means, and paired differences, for the tables and for the rule of the default."""
 
 import statistics
 from collections.abc import Collection, Mapping
@@ -91,7 +91,7 @@ def stuck_share(runs: Runs, ceilings: Mapping[str, float]) -> float | None:
 
 
 def ceilings_of(runs: Mapping[str, Runs]) -> dict[str, float]:
-    """The best score of a prompt on each task; what fine-tuning reaches is not asked of it."""
+    """The best score of a prompt on each task; full fine-tuning does not count."""
     best: dict[str, float] = {}
     for candidate, mine in runs.items():
         for (task, _), run in mine.items():

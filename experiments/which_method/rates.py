@@ -24,7 +24,7 @@ def choose_rates(design: Design, model: str, candidates: Sequence[str], place: P
     Args:
         design: of the study.
         model: name in it.
-        candidates: names in CONTENDERS.
+        candidates: names in CANDIDATES.
         place: where runs and results are.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The results in one file: every finished run's scores and every tried learning rate, with nothing else beside it.
+"""The results in one file: the scores of every finished run, and every tried learning rate.
 
 {"cells": {"PART/MODEL/TASK/METHOD": {"SEED": {"score": ..., ...}}},
 "rates": {"MODEL": {"METHOD": {"chosen": 0.3, "edge": false, "steps": 250, "trials": {"0.3": {...}}}}}}
@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from ..common.results import ResultsFile, is_number
 
-# What a run has in a cell, and which of it may be missing.
+# The numbers of a run's record that may be None.
 NUMBERS = ("score", "validation", "train", "loss", "norm", "majority")
 Entry = Mapping[str, Any]
 Cell = Mapping[str, Entry]

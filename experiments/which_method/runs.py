@@ -1,4 +1,4 @@
-"""From a method, a task, a rate and seeds to runs, and from runs to what is kept of them."""
+"""Runs of a method on a task with a rate and a seed, and the records that are kept of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ class RunRequest:
 
     Args:
         task: name in TASKS.
-        candidate: name in CONTENDERS.
+        candidate: name in CANDIDATES.
         rate: learning rate; of a head alone, the head's.
         seed: for every purpose.
         head_rate: of the head beside a prompt, where there is one.
@@ -102,7 +102,7 @@ def measured(
         else:
             values = _kept(next(runs))
             if CANDIDATES[request.candidate].kind == "head":
-                # No prompt, recorded as one of length 0.
+                # A linear probe is recorded as a prompt of length 0, whose norm says nothing.
                 values["norm"] = None
         records.append({name: _rounded({**values, "lr": request.rate}[name]) for name in KEPT})
     return records
@@ -113,7 +113,7 @@ def _spec(source: str, frozen: Frozen, part: Part, request: RunRequest, trial: b
     task = rows_of(request.task, trial=trial)
     settings = TrainSettings(
         steps=part.steps,
-        # The last step: nothing is chosen on validation but the rate.
+        # Only the last step is evaluated, because validation chooses nothing except the rate.
         eval_every=part.steps,
         eval_rows=None if task.source.world else REAL_ROWS,
         shots=part.shots,

@@ -1,4 +1,4 @@
-"""The study: rates first, then blocks of seeds over all tasks and methods, so that any moment's table is balanced."""
+"""The study: learning rates, then blocks of seeds over all tasks and methods, so that tables are always balanced."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -15,7 +15,7 @@ log = logging.getLogger("softprompt")
 
 RATES = "rates"
 ALL = "all"
-# Its rows come from the hub, or a folder.
+# The part whose rows come from the hub or from a folder.
 REAL_PART = "real"
 
 
@@ -105,7 +105,7 @@ def _block(design: Design, part: Part, name: str, model: str, task: str, seeds: 
 
 
 def _choose(design: Design, model: str, candidates: Sequence[str], place: Place) -> Results:
-    """Rates of a model; the head's before all others, which have it too."""
+    """Choose the rates of a model. The head's rate comes first, because the head beside a prompt has it too."""
     if "head-only" in candidates:
         choose_rates(design, model, ["head-only"], place)
     return choose_rates(design, model, candidates, place)

@@ -188,7 +188,7 @@ def _not_run(results: Results, design: Design) -> list[Row]:
 
 
 def _remarks(results: Results) -> Iterator[str]:
-    """What a reader has to know of these runs."""
+    """Remarks about these runs."""
     dropped = [f"{key}, seed {s}" for key, cell in results.cells.items() for s, run in cell.items()
                if run["score"] is None]  # fmt: skip
     if dropped:

@@ -31,7 +31,7 @@ class Asking:
         embedding_scale: factor on the frozen model's word embeddings; the model computes the same (docs/models.md).
     """
 
-    # Not a Literal: how many patterns there are is the task's affair.
+    # This is no Literal, because each task has its own number of patterns.
     style: str | None = None
     answers: str = "auto"
     max_bad_rows: int = field(default=0, metadata={"min": 0})

@@ -1,4 +1,4 @@
-"""Settings to be compared, from the command line: methods and rates, or NAME: OPTIONS on top of the command's own."""
+"""The compared settings, from the command line: methods and rates, or NAME: OPTIONS that replace the command's own."""
 
 import dataclasses
 import shlex
@@ -46,7 +46,7 @@ def compared(grid: PromptGrid, settings: TrainSettings, texts: Sequence[str] | N
 def _parted(text: str) -> tuple[str, list[str]]:
     """The name, and the words of the options."""
     name, _, options = text.partition(":")
-    # A name alone is the command's own setting; one with options in it has lost its colon.
+    # A name alone means the command's own setting. A name that contains options lacks its colon.
     if not name.strip() or " -" in f" {name}":
         raise BadInput(f"--setting {text!r} is not NAME: OPTIONS, as in 'guarded: --max-norm 4'")
     try:

@@ -42,7 +42,7 @@ def demo(
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Train prompts by several methods on small tasks, compare them, and show what came of it. Offline, on the CPU.
+    """Train prompts by several methods on small tasks, and compare them. Offline, on the CPU.
 
     Prints tables, one prediction before and after, what was written, and what to try next.
     """
@@ -93,7 +93,7 @@ def _tell(found: "TaskReport") -> None:
 
 
 def metric(found: "TaskReport") -> str:
-    """What a score of the table is."""
+    """The name of the score in the table."""
     names = found.task.scores
     return names[0] if len(names) == 1 else f"means of {' and '.join(names)}"
 
@@ -125,7 +125,7 @@ def _say(text: str) -> None:
 
 
 def caveat(seeds: int) -> str:
-    """How far the table may be believed."""
+    """How reliable the table is."""
     if seeds == 1:
         return "Test scores of one prompt a method: a difference between methods may be chance; try --seeds 3."
     return f"Test scores of {seeds} prompts a method: a difference smaller than the deviations says nothing."
@@ -154,7 +154,7 @@ def table_rows(found: "TaskReport") -> list[dict[str, Any]]:
 
 
 def references(found: "TaskReport") -> list[dict[str, Any]]:
-    """What the scores are held against, as far as there is any."""
+    """The references of the scores, as far as there are any."""
     named = {
         "always the same class": found.majority,
         "frozen model, text alone": found.unprompted,
@@ -174,7 +174,7 @@ def answered(answer: Mapping[str, Any] | None) -> str:
 
 
 def next_commands(plan: "Demo", found: "TaskReport") -> list[str]:
-    """Commands that work as they stand."""
+    """Commands that the user can run unchanged."""
     prompt = str(found.run.folder / found.best.prompt / "prompt")
     model = ["--model", plan.model]
     root = [] if plan.data_root is None else ["--data-root", str(plan.data_root)]
@@ -210,7 +210,7 @@ def program() -> str:
 
 
 def _print(rows: Sequence[Mapping[str, Any]], below: Sequence[Mapping[str, Any]]) -> None:
-    """The table of methods, and below it what they are held against."""
+    """The table of methods, and below it the references."""
     width = width_of(sys.stdout)
     names = list(rows[0])
     lines = [[_cell(value) for value in row.values()] for row in rows]

@@ -1,4 +1,4 @@
-"""`softprompt export`: a stored prompt in a format that others read."""
+"""`softprompt export`: write a stored prompt in a format of other tools."""
 
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ def export(
         typer.Option(help="peft: a stock PEFT folder. numpy, or npy: the vectors alone, a .npy file."),
     ] = "peft",
 ) -> None:
-    """Write a prompt for others: a folder that stock PEFT loads without our code, or a numpy file."""
+    """Write a prompt for other tools: a folder that PEFT loads without our code, or a numpy file."""
     from ..prompts.prompt import SoftPrompt
 
     stored = SoftPrompt.load(prompt)

@@ -1,4 +1,4 @@
-"""`softprompt import`: a prompt that others wrote, as one of ours."""
+"""`softprompt import`: store a prompt of another tool."""
 
 from pathlib import Path
 from typing import Annotated, Literal

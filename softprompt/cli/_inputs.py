@@ -1,4 +1,4 @@
-"""What `softprompt predict` answers: texts on the command line, a file, or a pipe."""
+"""The inputs of `softprompt predict`: texts on the command line, a file, or a pipe."""
 
 import re
 import sys
@@ -14,7 +14,7 @@ LIKE_A_FILE = re.compile(r"\S+\.(?:txt|csv|tsv|json|jsonl|parquet)(?:\.(?:gz|zst
 
 
 def read_inputs(texts: Sequence[str], file: Path | None, delimiter: str = "") -> Sequence[str | Mapping[str, Any]]:
-    """What is to be answered: the arguments, a file, or the lines of standard input.
+    """The texts or rows to answer: the arguments, a file, or the lines of standard input.
 
     Raises:
         BadInput: nothing, both texts and a file, an empty text, or a text that is the name of a file.

@@ -13,7 +13,7 @@ from .printing import say
 lab = typer.Typer(
     help="The laboratory: small trained backbones, built in, and a head for encoders without one.", no_args_is_help=True
 )
-# Commands that left the package with their studies, and what takes their place in a checkout.
+# Commands that moved to `experiments/` with their studies, and the commands that replace them in a checkout.
 MOVED = {
     "confirm": "experiments.which_method",
     "claims": "experiments.claims",
@@ -56,7 +56,7 @@ def mlm_head(
 ) -> None:
     """Train a masked-LM head for an encoder that came without one, on the training texts of the known tasks.
 
-    The encoder stays as it is. Prints the folder; masked accuracy on held-out texts goes to standard error.
+    The encoder stays frozen. Prints the folder; masked accuracy on held-out texts goes to standard error.
     """
     if data_root is None:
         raise BadInput("no texts; give --data-root, a folder with rows of the known tasks")

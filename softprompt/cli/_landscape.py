@@ -53,7 +53,7 @@ def landscape(
     from ..store import refuse_no_place
 
     target = output or Path("runs") / f"landscape-{Path(runs[0]).resolve().name}-{datetime.now():%Y%m%d-%H%M%S}"
-    # Before the minute that it takes, not after it.
+    # This is checked before the minute of computing.
     if target.exists():
         raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for the landscape")
     refuse_no_place(target, "the landscape")

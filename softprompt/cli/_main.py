@@ -1,4 +1,4 @@
-"""The program: its subcommands, and how an error leaves it."""
+"""The program: its subcommands, and the exit codes of errors."""
 
 import contextlib
 import logging
@@ -116,7 +116,7 @@ def _exit_code(program: typer.Typer, name: str, arguments: Sequence[str] | None)
             say(f"softprompt: {line}")
         return 2
     except BrokenPipeError:
-        # The reader has left (`| head`); python would complain once more when it flushes at exit.
+        # The reader of the pipe has ended (`| head`); Python would report this again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:

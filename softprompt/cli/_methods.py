@@ -1,4 +1,4 @@
-"""`softprompt methods`: what can be trained, and how many numbers that is."""
+"""`softprompt methods`: the methods, and how many numbers each trains."""
 
 import sys
 from typing import Annotated

@@ -83,7 +83,7 @@ def _bar(total: int, show: bool) -> Iterator[Callable[[int], None]]:
     )
 
     columns = (TextColumn("predict"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    # Standard output is a file or a pipe: it must not be drawn above the bar.
+    # Standard output is a file or a pipe, so nothing may be drawn above the bar.
     with Progress(*columns, console=Console(stderr=True), redirect_stdout=False) as progress:
         bar = progress.add_task("predict", total=total)
         yield lambda answered: progress.advance(bar, answered)

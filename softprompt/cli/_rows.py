@@ -1,4 +1,4 @@
-"""Rows of the user's own as a task: files, columns, label words."""
+"""The user's rows as a task: files, columns, label words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields

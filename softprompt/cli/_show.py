@@ -26,7 +26,7 @@ def show(
     ],
     json_lines: Json = False,
 ) -> None:
-    """Print what a run, a stored prompt or a task is."""
+    """Describe a run, a stored prompt or a task."""
     path = Path(name)
     if (path / "run.json").is_file():
         _show_run(path, json_lines)

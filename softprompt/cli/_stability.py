@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from ..study import RunSpec
     from ..study.stability import Plan, Report
 
-# What may stand beside --study; everything else is in the file.
+# Options that may be used with --study; everything else is in the file.
 WITH_STUDY = {"study", "seeds", "base_seed", "vary", "store", "output", "fleet_size", "data_root", "device",
               "json_lines",
               "quiet"}  # fmt: skip
-# What a file that has seeds of its own decides.
+# Options that a file with its own seeds replaces.
 OF_SEEDS = ("seeds", "base_seed", "vary")
 
 
@@ -78,7 +78,7 @@ def stability(
 ) -> None:
     """Train many seeds of one or more settings on a task: how far do scores spread, and does a setting lower that?
 
-    It may be interrupted or killed at any time: the same command goes on. Prints tables, and what so many seeds can
+    It may be interrupted or killed at any time; the same command continues. Prints tables, and what so many seeds can
     show; the report's folder has them as JSON and Markdown, and a figure with every seed.
     """
     sources = [source.strip() for source in vary.split(",")] if vary else []

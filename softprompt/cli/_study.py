@@ -33,7 +33,7 @@ def run_study(
 ) -> None:
     """Train the runs of a study file that are not in the store yet.
 
-    It may be interrupted or killed at any time: the same command goes on. Prints the store's folder.
+    It may be interrupted or killed at any time; the same command continues. Prints the store's folder.
     """
     from ..study import load_specs, run_all
 

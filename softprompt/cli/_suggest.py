@@ -1,4 +1,4 @@
-"""Which option was meant by one that does not exist."""
+"""Suggestions for an option that does not exist."""
 
 import difflib
 from collections.abc import Collection
@@ -6,7 +6,7 @@ from typing import Any
 
 from typer.exceptions import TyperException
 
-# What options of ours were called before, and what other tools call them.
+# Earlier names of our options, and the names that other tools use.
 OTHER_NAMES = {
     "backbone": "model",
     "base-model": "model",

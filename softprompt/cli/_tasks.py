@@ -1,4 +1,4 @@
-"""`softprompt tasks`: what prompts can be trained for without rows of one's own."""
+"""`softprompt tasks`: the tasks that are known by name."""
 
 import dataclasses
 import sys

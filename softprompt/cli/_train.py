@@ -20,7 +20,7 @@ from .printing import print_json, say, table
 if TYPE_CHECKING:
     from ..training import Result, Run
 
-# What may stand beside --resume; everything else is in the run's own record.
+# Options that may be used with --resume; everything else is in the run's record.
 WITH_RESUME = {"resume", "json_lines", "device", "quiet"}
 
 
@@ -35,7 +35,7 @@ def train(
     output: Annotated[
         Path | None, typer.Option(help="New folder for the run. Default: runs/<task>-<methods>-<time>.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue an interrupted run.")] = None,
     json_lines: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
