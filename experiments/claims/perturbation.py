@@ -1,5 +1,6 @@
 """Claims: PTP's regulariser raises scores and lowers their spread over seeds; judged from the stability study."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ def comparisons(results: Results, parts: Sequence[str] = JUDGED) -> "list[tuple[
     Both tests are corrected over all settings of the task, whatever each is held against. Left out where the same
     without one was not run: depth or units alone change much.
     """
-    from softprompt.study.stability import against, corrected
+    from softprompt.study.stability import corrected
 
     compared = []
     for part in parts:
@@ -47,9 +48,17 @@ def comparisons(results: Results, parts: Sequence[str] = JUDGED) -> "list[tuple[
             arms = {name: arm(name, values) for name, values in settings.items() if len(values["scores"]) > 1}
             pairs = [(arms[name], arms[other]) for other in arms for name in arms if without_ptp(name) == other]
             compared += [
-                (part, task, comparison) for comparison in corrected([against(ours, other) for ours, other in pairs])
+                (part, task, comparison) for comparison in corrected([_against(ours, other) for ours, other in pairs])
             ]
     return compared
+
+
+@functools.cache
+def _against(ours: Any, other: Any) -> "Against":
+    """`against`, once for each pair: its resamples take a tenth of a second, and several tables need the same pair."""
+    from softprompt.study.stability import against
+
+    return against(ours, other)
 
 
 def arm(name: str, values: Mapping[str, Any]) -> Any:
