@@ -1,4 +1,4 @@
-"""What a user gives is a number in its range, a list, a list without repeats: anything else is refused by its name."""
+"""Checks of a user's arguments: numbers in a range, lists, and lists without repeats. Errors name the argument."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ def option(name: str) -> str:
 
 
 def require_numbers(values: Mapping[str, Any], *, whole: bool = False, zero: bool = False) -> None:
-    """Refuse what is no finite number above 0; None is a number that is not given.
+    """Refuse values that are no finite number above 0. None stands for a number that was not given.
 
     Args:
         values: by the name of their argument.
@@ -30,7 +30,7 @@ def require_numbers(values: Mapping[str, Any], *, whole: bool = False, zero: boo
 
 
 def _require_number(name: str, value: Any, whole: bool, zero: bool) -> None:
-    # True is a number to Python, and 1 step is not what it says.
+    # Python counts True as a number, and a user who writes True does not mean one step.
     if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
         raise BadInput(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}")
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
@@ -41,7 +41,7 @@ def _require_number(name: str, value: Any, whole: bool, zero: bool) -> None:
 def listed(name: str, given: Any, single: type | tuple[type, ...] = str) -> list[Any]:
     """The values of a list; a lone value of the type `single` is a list of it.
 
-    Python would go through a text letter by letter, and through a mapping or a table by the names of its columns.
+    Python iterates over a text by letters, and over a mapping or a table by the names of its columns.
 
     Args:
         name: of the argument, as messages write it.
@@ -71,6 +71,6 @@ def require_different(name: str, values: Sequence[Any]) -> None:
 
 
 def _shortened(given: Any, most: int = 40) -> str:
-    """The value on one line, cut to a length that a message bears."""
+    """The value on one line, cut to a length that fits a message."""
     text = " ".join(repr(given).split())
     return text if len(text) <= most else f"{text[:most]}..."

@@ -27,7 +27,7 @@ from typing import ClassVar, TypeVar
 T = TypeVar("T")
 
 
-# Options whose argument in Python is not called as they are.
+# Options whose argument in Python has another name.
 _ARGUMENTS = {
     "data": "files",
     "prompt": "prompts",
@@ -41,7 +41,7 @@ _OPTION = re.compile(r"softprompt [a-z][^;)]*|(?<![\w-])--([a-z][a-z0-9-]*[a-z0-
 
 
 def in_python(message: str) -> str:
-    """A message with the arguments of Python in the place of the command line's options."""
+    """The message with Python's arguments in the place of the command line's options."""
 
     def argument(option: re.Match[str]) -> str:
         if option[1] is None:
@@ -57,13 +57,13 @@ def in_python(message: str) -> str:
 
 
 class SoftPromptError(Exception):
-    """Anything a user can put right."""
+    """An error that the user can correct."""
 
     exit_code: ClassVar[int] = 2
 
     @property
     def message(self) -> str:
-        """The line as it is written, with the command line's options."""
+        """The message with the options of the command line."""
         return str(self.args[0]) if self.args else ""
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ class SoftPromptError(Exception):
 
 
 class UnknownName(SoftPromptError, LookupError):
-    """A name that is not in its table; the message holds the nearest that is."""
+    """A name that is not in its table. The message gives the nearest name."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]):
         names = sorted(known)
@@ -94,7 +94,7 @@ class ModelMismatch(SoftPromptError, ValueError):
 
 
 class DamagedFile(SoftPromptError, ValueError):
-    """A stored file whose content is not what was written."""
+    """A stored file whose content has changed since it was written."""
 
 
 class CannotExport(SoftPromptError, ValueError):

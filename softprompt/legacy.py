@@ -1,4 +1,4 @@
-"""Names that files of earlier versions use, and what they are called now: one table, applied when a file is read.
+"""Names in files of earlier versions, and the names of today: one table, applied when a file is read.
 
 Run folders of format 1, study stores and stored prompts made before the renaming load through `renamed`. Hashes that
 name the runs of a study are taken over the earlier names (`as_before`), so that a store made before keeps its runs.
@@ -17,7 +17,7 @@ KEYS = {
     "room": "memory_budget",
 }
 METHODS = {"head-only": "linear-probe"}
-# What a user wrote is never renamed: a column of a task may be called "lane".
+# Keys below these hold the user's own names, which are never renamed: a column may be called "lane".
 OWN = ("task", "options", "tags", "metrics", "labels")
 
 

@@ -1,6 +1,6 @@
-"""Scores of predictions against what counts as right, in 0..1 (correlations in -1..1, errors from 0). No torch here.
+"""Scores of predictions against right answers, in 0..1 (correlations in -1..1, errors from 0). No torch here.
 
-Classes are ids; -1 is an answer that is no label, and never right. NaN is an answer that is no number.
+Classes are ids. -1 stands for an answer that is no label, which is never right; NaN for an answer that is no number.
 """
 
 import math
@@ -21,7 +21,7 @@ _ZERO: Any = 0.0
 
 
 def accuracy(predictions: Classes, targets: Classes) -> float:
-    """The share of rows answered right."""
+    """The share of rows with the right answer."""
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(targets, predictions))
@@ -50,7 +50,7 @@ def macro_f1(predictions: Classes, targets: Classes) -> float:
 
 
 def opposed(predictions: Classes, targets: Classes) -> list[int]:
-    """The predictions, an invalid one of two classes as the other class than its target's."""
+    """The predictions; with two classes, an invalid one becomes the class that is not its target's."""
     if any(value not in (-1, 0, 1) for value in {*predictions, *targets}):
         return list(predictions)
     return [1 - target if p < 0 else p for p, target in zip(predictions, targets, strict=True)]
@@ -61,7 +61,7 @@ def matthews(predictions: Classes, targets: Classes) -> float:
     from sklearn.metrics import matthews_corrcoef
 
     with warnings.catch_warnings():
-        # scikit-learn warns where there is one class only; it answers 0, as said above.
+        # scikit-learn warns if there is only one class, and returns 0, as documented above.
         warnings.simplefilter("ignore")
         return float(matthews_corrcoef(targets, predictions))
 
@@ -95,7 +95,7 @@ def _correlation(function: Callable[..., Any], predictions: Numbers, targets: Nu
 
 
 def lowered(predictions: Numbers, targets: Numbers) -> list[float]:
-    """The predictions, what is no number below all targets, as in `pearson`."""
+    """The predictions, in which NaN becomes a number below all targets, as in `pearson`."""
     below = min(0.0, *targets) - 1
     return [p if math.isfinite(p) else below for p in predictions]
 
@@ -119,7 +119,7 @@ def mae(predictions: Numbers, targets: Numbers) -> float:
 
 
 def farthest(predictions: Numbers, targets: Numbers) -> list[float]:
-    """The predictions, what is no number as the end of the targets that is farther from its own, as in `rmse`."""
+    """The predictions, in which NaN becomes the lowest or the highest target, whichever is farther, as in `rmse`."""
     ends = {min(targets), max(targets)}
     if len(ends) == 1:
         ends = {0.0} - ends or {1.0}
@@ -170,9 +170,9 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
     "exact-match": exact_match,
 }
 
-# Errors: less is better, so that as a score they count negatively.
+# Metrics that are errors. Less is better, so they count negatively in a score.
 ERRORS = ("rmse", "mae")
-# What a task may be scored by; a correlation of class ids is one of ordered classes.
+# The metrics for each kind of answer. A correlation of class ids assumes ordered classes.
 MEASURES = {
     "label": ("accuracy", "f1", "f1a", "macro-f1", "matthews", "pearson", "spearman"),
     "number": ("pearson", "spearman", "rmse", "mae"),
@@ -181,7 +181,7 @@ MEASURES = {
 
 
 def refuse_other_metrics(answer: str, metrics: Sequence[str], headline: Sequence[str] = ()) -> None:
-    """Refuse metrics that say nothing about such answers, and a mean of errors and scores.
+    """Refuse metrics that do not fit such answers, and a mean of errors and scores.
 
     Args:
         answer: "label", "number" or "text".
@@ -203,7 +203,7 @@ def refuse_other_metrics(answer: str, metrics: Sequence[str], headline: Sequence
 
 
 def headline_score(metrics: Mapping[str, float], headline: Sequence[str]) -> float:
-    """The mean of the headline metrics; of errors with a minus, so that more is always better."""
+    """The mean of the headline metrics. Errors are negated, so that more is always better."""
     return sum(-metrics[name] if name in ERRORS else metrics[name] for name in headline) / len(headline)
 
 
@@ -230,7 +230,7 @@ def majority(gold: Classes) -> tuple[int, float]:
 
 
 def is_stuck(score: float, chance: float, ceiling: float) -> bool:
-    """Whether a run has not got half of the way from chance to the ceiling: score < (chance + ceiling) / 2.
+    """Whether a run has come less than half of the way from chance to the ceiling: score < (chance + ceiling) / 2.
 
     Where nothing is above chance, everything is stuck; so is a score that is no number.
 

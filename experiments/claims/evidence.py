@@ -8,6 +8,7 @@ from typing import Any
 
 from softprompt.errors import DamagedFile
 
+from ..which_method.results import of_key
 from .results import Results
 
 PARTS = ("screen", "confirm", "real")
@@ -66,9 +67,7 @@ def _confirmed(path: Path, values: Mapping[str, Any]) -> dict[str, Any]:
     by_part: dict[str, Any] = {}
     try:
         for key, cell in sorted(values.get("cells", {}).items()):
-            part, model, rest = key.split("/", 2)
-            # The name of a task also contains slashes.
-            task, method = rest.rsplit("/", 1)
+            part, model, task, method = of_key(key)
             if method not in COMPARED or not cell:
                 continue
             group = by_part.setdefault(part, {}).setdefault(model, {"steps": 0, "tasks": {}})
