@@ -122,6 +122,13 @@ class TrainSettings:
         shots_per_class: number of training rows of each class; it excludes shots.
         decode: "scores" (label scoring), "generate" (greedy) or "auto": scores for label words, generation otherwise.
         normalize: label scores are the "sum" or the "mean" of token log-probabilities, or that of the "first" token.
+        loss: "tokens" (the cross entropy of the answer's tokens over the vocabulary, as in the papers), "labels" (that
+            of the right label among the label scores), "both" (the mean of the two) or "auto".
+        label_smoothing: share of the loss that all tokens, or all labels, have alike; None is no smoothing.
+        class_weights: factors on the loss of each class: "balanced", or numbers in the order of the labels joined by
+            commas, as in "1,2.5" (`train` takes a list, too). Empty weighs all rows alike.
+        calibrate: whether a temperature and a bias of each class are fitted on the validation rows at the end, and
+            stored with the prompt. They turn label scores into probabilities; the bias may change answers.
         max_new_tokens: largest number of tokens of a generated answer.
         backbone_dropout: whether the frozen model's dropout is on during training.
         gradient_checkpointing: whether the backward pass recomputes the frozen model's activations to save memory.
@@ -149,6 +156,10 @@ class TrainSettings:
     shots_per_class: int | None = None
     decode: Literal["auto", "scores", "generate"] = "auto"
     normalize: Literal["sum", "mean", "first"] = "sum"
+    loss: Literal["auto", "labels", "tokens", "both"] = "auto"
+    label_smoothing: float | None = None
+    class_weights: str = ""
+    calibrate: bool = False
     max_new_tokens: int = 20
     backbone_dropout: bool = False
     gradient_checkpointing: bool = False
@@ -170,8 +181,32 @@ class TrainSettings:
             choices = get_args(field_.type)
             if choices and isinstance(choices[0], str) and getattr(self, field_.name) not in choices:
                 raise UnknownName(field_.name, str(getattr(self, field_.name)), choices)
+        weights_text(self.class_weights)
+        if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
+            raise BadInput(f"--label-smoothing is a share from 0 to below 1, not {self.label_smoothing:g}")
         if self.shots and self.shots_per_class:
             raise BadInput("give --shots (rows in total) or --shots-per-class, not both")
+
+
+BALANCED = "balanced"
+
+
+def weights_text(weights: Any) -> str:
+    """Class weights as text: "balanced", or positive numbers joined by commas.
+
+    Raises:
+        BadInput: something else.
+    """
+    text = weights if isinstance(weights, str) else ",".join(map(str, weights))
+    if text in ("", BALANCED):
+        return text
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(math.isfinite(number) and number > 0 for number in numbers):
+        raise BadInput(f"--class-weights is {BALANCED} or positive numbers joined by commas, not {text!r}")
+    return text
 
 
 # Numbers of TrainSettings that count something, and count it at least once.

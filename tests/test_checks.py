@@ -92,7 +92,7 @@ class TestNumbers:
         TrainSettings(warmup=10, steps=10, weight_decay=0, epochs=0.5)
         TrainSettings(warmup=0, weight_decay=0.0)
 
-    @pytest.mark.parametrize("name", ["schedule", "decode", "normalize"])
+    @pytest.mark.parametrize("name", ["schedule", "decode", "normalize", "loss"])
     def test_a_word_that_is_no_choice_is_refused_instead_of_read_as_another(self, name):
         with refused(UnknownName, f"unknown {name} 'linea'"):
             TrainSettings(**{name: "linea"})

@@ -381,7 +381,8 @@ def test_without_options_training_gets_the_library_defaults(asked: Callable[...,
 
 @pytest.mark.parametrize("field", dataclasses.fields(TrainSettings), ids=lambda field: field.name)
 def test_every_setting_has_an_option(field: dataclasses.Field, asked: Callable[..., dict[str, Any]]):
-    words = {"schedule": "constant", "decode": "generate", "normalize": "mean"}
+    words = {"schedule": "constant", "decode": "generate", "normalize": "mean", "loss": "labels"}
+    words |= {"class_weights": "balanced", "label_smoothing": 0.5}
     value: Any = words.get(field.name, 7.0 if "float" in str(field.type) else field.type is bool or 7)
     option = f"--{field.name.replace('_', '-')}"
     given = [option] if value is True else [option, str(value)]

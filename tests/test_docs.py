@@ -77,7 +77,8 @@ def test_the_commands_of_all_pages_are_found():
 
 def options_of(command: Any) -> set[str]:
     inner = getattr(command, "commands", {}).values()
-    return {name for parameter in command.params for name in parameter.opts}.union(*map(options_of, inner))
+    names = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+    return names.union(*map(options_of, inner))
 
 
 def options_of_benchmarks() -> set[str]:

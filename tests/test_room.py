@@ -398,13 +398,13 @@ class TestScoring:
     ):
         folder = save_tiny(tmp_path / "model", *tiny_t5(dtype=torch.float64))
         shared = []
-        original = Loop.scores
+        original = Loop.answers
 
         def counted(loop, prompts, *rest):
             shared.append(len(prompts))
             return original(loop, prompts, *rest)
 
-        monkeypatch.setattr(Loop, "scores", counted)
+        monkeypatch.setattr(Loop, "answers", counted)
         settings = TrainSettings(steps=4, eval_every=2, batch_size=4, train_score=True, shots=6)
         run = train(task, str(folder), prompts=FLEET_SIZE, settings=settings, output=tmp_path / "run", dtype="float64")
         assert shared == [3, 3, 3, 3]

@@ -554,7 +554,8 @@ class TestSettings:
         for f in dataclasses.fields(TrainSettings):
             option = f"--{f.name.replace('_', '-')}"
             words = {bool: "", str: "linear"}.get(type(f.default), "7")
-            words = {"decode": "generate", "normalize": "mean", "schedule": "constant"}.get(f.name, words)
+            others = {"decode": "generate", "normalize": "mean", "schedule": "constant", "loss": "labels"}
+            words = (others | {"class_weights": "balanced", "label_smoothing": "0.5"}).get(f.name, words)
             own, settings = compared(self.BASE, TrainSettings(), [f"a: {option} {words}"])["a"]
             assert getattr(settings, f.name) != f.default or f.default == 7
             assert own == compared(self.BASE, TrainSettings(), ["a"])["a"][0]

@@ -74,7 +74,7 @@ def changed(name: str, hint: Any, default: Any) -> Any:
     """Another value for a setting, whatever it is: a setting that is added later is tested by being there."""
     special = {
         "method": "ept", "options": {"hidden": 3}, "seeds": Seeds(noise=1), "task": "glue/sst2", "style": "t5",
-        "backbone": {"attn_implementation": "eager"}, "regularizer": "rn-emb",
+        "backbone": {"attn_implementation": "eager"}, "regularizer": "rn-emb", "class_weights": "balanced",
     }  # fmt: skip
     if name in special:
         return special[name]

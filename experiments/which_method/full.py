@@ -16,6 +16,7 @@ from softprompt.backbones import AbstractBackbone, load_backbone
 from softprompt.data import Examples, load_rows, split_rows, stream
 from softprompt.inference.answers import answer
 from softprompt.inference.evaluate import default_style, report
+from softprompt.inference.scoring import Scoring
 from softprompt.losses import task_losses
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.prompt import LinearHead
@@ -164,7 +165,7 @@ def _score(run_data: RunData, head: nn.Linear | None, spec: RunSpec, examples: E
         examples,
         run_data.task,
         decode=settings.decode,
-        normalize=settings.normalize,
+        scoring=Scoring(normalize=settings.normalize),
         max_new_tokens=settings.max_new_tokens,
         batch_size=2 * settings.batch_size,
     )

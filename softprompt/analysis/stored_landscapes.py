@@ -16,6 +16,7 @@ from ..data import Rows, load_rows, refuse_split, rows_of, split_rows
 from ..errors import BadInput, UnknownName
 from ..inference.answers import answer
 from ..inference.evaluate import backbone_of, examples_for, report, task_of
+from ..inference.scoring import scoring_of
 from ..prompts.batch import PromptBatch
 from ..prompts.prompt import SoftPrompt
 from ..settings import LandscapeSettings
@@ -216,7 +217,7 @@ def draw(
         examples = examples_for(backbone, subject.task, dataset, longest)
         landscape = landscape_of(backbone, subject.prompt, examples, settings, names=names)
         prompt_batch = PromptBatch.of(subject.prompt, device=backbone.device)
-        answers = answer(backbone, prompt_batch, examples, subject.task)
+        answers = answer(backbone, prompt_batch, examples, subject.task, scoring=scoring_of(subject.prompt))
         metrics = report(subject.task, examples, answers).metrics
         share = None
         if subject.task.answer == "label":

@@ -1,5 +1,6 @@
 """Frozen models behind one contract: (encoder-)decoders answer in tokens, encoders by label words or a linear head."""
 
+from ._labels import prefix_pair as prefix_pair
 from ._limits import position_bound as position_bound
 from ._limits import refuse_no_room as refuse_no_room
 from ._load import from_model as from_model
@@ -11,6 +12,7 @@ from ._names import model_name as model_name
 from ._names import refuse_no_folder as refuse_no_folder
 from ._new_head import with_new_head as with_new_head
 from ._numbers import answers_for_numbers as answers_for_numbers
+from ._some_tokens import label_logits as label_logits
 from .base import AbstractBackbone as AbstractBackbone
 from .base import Answers as Answers
 from .decoder import DecoderBackbone as DecoderBackbone

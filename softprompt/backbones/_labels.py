@@ -1,7 +1,9 @@
 """How the log-probabilities of a label's tokens become one score."""
 
+import itertools
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -79,6 +81,60 @@ def _listed(words: Sequence[str], most: int = 5) -> str:
     """The words in quotes, at most so many of them."""
     more = [f"{len(words) - most} more"] if len(words) > most else []
     return ", ".join([*map(repr, words[:most]), *more])
+
+
+def prefix_pair(rows: Sequence[Sequence[int]]) -> tuple[Sequence[int], Sequence[int]] | None:
+    """The first two labels of which one is the beginning of the other; None if there are none.
+
+    In the order of their tokens, what begins with a label follows it at once.
+    """
+    ordered = sorted(rows, key=list)
+    pairs = itertools.pairwise(ordered)
+    return next(((a, b) for a, b in pairs if list(b[: len(a)]) == list(a)), None)
+
+
+@final
+@dataclass(frozen=True)
+class Reads:
+    """What a model reads behind a text to score all labels: each label without its last token.
+
+    Labels that begin alike share what they have in common: all labels of one token read nothing, and only once.
+
+    Args:
+        sequences: the token sequences, none of which is the beginning of another.
+        places: for each label, the sequence in which it is read.
+    """
+
+    sequences: tuple[tuple[int, ...], ...]
+    places: tuple[int, ...]
+
+    @classmethod
+    def of(cls, labels: Sequence[Sequence[int]]) -> "Reads":
+        """Of the token ids of each label."""
+        sequences: list[tuple[int, ...]] = []
+        for read in sorted({tuple(label[:-1]) for label in labels}, key=lambda read: (-len(read), read)):
+            if not any(longer[: len(read)] == read for longer in sequences):
+                sequences.append(read)
+        places = [
+            next(place for place, read in enumerate(sequences) if read[: len(label) - 1] == tuple(label[:-1]))
+            for label in labels
+        ]
+        return cls(tuple(sequences), tuple(places))
+
+    def targets(self, ignored: int) -> list[list[int]]:
+        """The sequences as targets of a pass, which reads all but the last of them, filled up with `ignored`."""
+        longest = max(map(len, self.sequences))
+        return [[*read, *[ignored] * (longest + 1 - len(read))] for read in self.sequences]
+
+    def scores(
+        self, found: Float[Tensor, "b r l v"], labels: Sequence[Sequence[int]], normalize: str
+    ) -> Float[Tensor, "b c"]:
+        """The label scores from the log-probabilities of the next token behind each beginning of each sequence."""
+        scores = [
+            combine(found[:, place, range(len(label)), list(label)], normalize)
+            for place, label in zip(self.places, labels, strict=True)
+        ]
+        return torch.stack(scores, 1)
 
 
 def log_probabilities(logits: Float[Tensor, "b l v"]) -> Float[Tensor, "b l v"]:

@@ -31,18 +31,24 @@ def position_bound(name_or_path: str | Path, revision: str | None = None) -> int
     return getattr(config, "max_position_embeddings", None)
 
 
-def refuse_no_room(prompt_length: int, room: int, positions: int, name: str) -> None:
-    """Refuse a prompt beside which hardly any text fits.
+def refuse_no_room(prompt_length: int, room: int, positions: int, name: str, label: int = 0) -> None:
+    """Refuse a prompt, or a longest label, beside which hardly any text fits.
 
     Args:
         prompt_length: its positions.
         room: positions left for text.
         positions: all that the model has.
         name: of the model.
+        label: positions that the longest label takes of them.
 
     Raises:
         BadInput: with what to do.
     """
+    if room < FEWEST_TEXT_POSITIONS <= room + label:
+        raise BadInput(
+            f"a prompt of {prompt_length} positions and the longest label, of {label}, leave {max(0, room)} for text: "
+            f"{name!r} has {positions}; choose shorter --label-words"
+        )
     if room < FEWEST_TEXT_POSITIONS:
         raise BadInput(
             f"a prompt of {prompt_length} positions leaves {max(0, room)} for text: {name!r} has {positions}; "

@@ -121,6 +121,8 @@ class AbstractBackbone(abc.ABC):
     quantize: str | None = None
     # Whether the tokenizer adds its own; a chat template holds them already.
     special_tokens: bool = True
+    # Whether a head over a few tokens gives the logits of the whole head; None until `label_logits` has tried.
+    heads_agree: bool | None = None
 
     def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None):
         # Any: what a transformers model has beside nn.Module is beyond the type checker.
@@ -315,7 +317,7 @@ class AbstractBackbone(abc.ABC):
     def label_scores(
         self, prompt_batch: PromptBatch, batch: TextBatch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
     ) -> Float[Tensor, "b c"]:
-        """Log-probability in nats of each label's whole token sequence, end of sequence included.
+        """Log-probability in nats of each label's whole token sequence, with gradients where torch's are on.
 
         Args:
             prompt_batch: the prompts.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModel
 from ..prompts.batch import PromptBatch, TextBatch
 from ._greedy import greedy
-from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
+from ._labels import Reads, combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 from .base import AbstractBackbone, Answers
 from .family import decoder_of, generates_from_vectors, limit_reason, position_limit, refuse_lost_masks, text_config
 from .join import Joined, join_batch, padded_right, refuse_empty, refuse_too_long, take
@@ -108,21 +108,23 @@ class DecoderBackbone(AbstractBackbone):
     def label_scores(
         self, prompt_batch: PromptBatch, batch: TextBatch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
     ) -> Float[Tensor, "b c"]:
-        """Log-probability in nats of each label's tokens; without gradient.
+        """Log-probability in nats of each label's tokens.
 
-        Prompt and text are read once, or with every label where the model cannot go on from a cache.
+        Prompt and text are read once. They are read with every label where labels of several tokens need gradients,
+        which no cache keeps, or where the model cannot go on from a cache.
         """
         refuse_unknown_normalization(normalize)
-        joined = self._join(prompt_batch, batch)
         if normalize == "first":
             refuse_collisions(labels, self.tokenizer)
+        elif max(map(len, labels)) > 1 and (torch.is_grad_enabled() or not self.continues):
+            return self._behind_every_row(prompt_batch, batch, labels, normalize)
+        joined = self._join(prompt_batch, batch)
+        if normalize == "first" or max(map(len, labels)) == 1:
             first = torch.tensor([label[0] for label in labels], device=batch.ids.device)
             nothing = torch.full_like(batch.ids[:, :1], IGNORED)
             return log_probabilities(self._answered(joined, nothing))[:, 0, first]
         self._refuse_too_long(joined, self.answer_positions(labels))
         with torch.no_grad():
-            if not self.continues:
-                return torch.stack([combine(self._whole(joined, label), normalize) for label in labels], 1)
             before = joined.pads_first()
             last = torch.full_like(batch.ids[:, :1], before.mask.shape[1] - 1)
             output = self._run(before, last, use_cache=True)
@@ -242,10 +244,16 @@ class DecoderBackbone(AbstractBackbone):
         columns = columns.clamp(max=whole.mask.shape[1] - 1)
         return self._run(whole, columns, use_cache=False).logits
 
-    def _whole(self, joined: Joined, label: Sequence[int]) -> Float[Tensor, "b l"]:
-        """Log-probabilities of a label's tokens, read in one pass with prompt and text."""
-        wanted = torch.tensor(label, device=joined.mask.device).expand(len(joined.mask), -1)
-        return log_probabilities(self._answered(joined, wanted)).gather(2, wanted[:, :, None])[:, :, 0]
+    def _behind_every_row(
+        self, prompt_batch: PromptBatch, batch: TextBatch, labels: Sequence[Sequence[int]], normalize: str
+    ) -> Float[Tensor, "b c"]:
+        """Label scores from one pass in which each row stands once for each beginning of labels that is read."""
+        reads, rows = Reads.of(labels), len(batch.ids)
+        targets = torch.tensor(reads.targets(IGNORED), device=batch.ids.device)
+        copies = torch.arange(rows, device=batch.ids.device).repeat_interleave(len(targets))
+        joined = self._join(prompt_batch, batch.select(copies))
+        found = log_probabilities(self._answered(joined, targets.repeat(rows, 1)))
+        return reads.scores(found.unflatten(0, (rows, len(targets))), labels, normalize)
 
     def _rest_of(
         self, label: Sequence[int], first: Float[Tensor, "b 1 v"], mask: Bool[Tensor, "b s"], cache: Any

@@ -92,6 +92,9 @@ class EncoderDecoderBackbone(AbstractBackbone):
         refuse_unknown_normalization(normalize)
         if normalize == "first":
             refuse_collisions(labels, self.tokenizer)
+        elif max(map(len, labels)) == 1:
+            # One token is its own first, and all are read behind the same start.
+            normalize = "first"
         packed = self._packed_passes()
         if packed is not None and (encoded := packed.encode(prompt_batch, batch)) is not None:
             return self._packed_scores(packed, encoded, labels, normalize)

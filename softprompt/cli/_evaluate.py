@@ -46,9 +46,15 @@ def evaluate(
         typer.Option(help="Score the label words, or generate the answer. auto: scores where there are label words."),
     ] = "auto",
     normalize: Annotated[
-        Literal["sum", "mean", "first"],
-        typer.Option(help="Over the token log-probabilities of a label word."),
-    ] = "sum",
+        Literal["sum", "mean", "first"] | None,
+        typer.Option(
+            metavar="WORD",
+            help="Over the token log-probabilities of a label word: sum, mean or first. Default: as in training.",
+        ),
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate/--no-calibrate", help="Use the stored calibration of the label scores, if any.")
+    ] = True,
     max_bad_rows: Annotated[int, typer.Option(min=0, help="Malformed rows to drop before it is an error.")] = 0,
     json_lines: Json = False,
     compute: Annotated[Compute, "Frozen model"],
@@ -74,6 +80,7 @@ def evaluate(
         id_column=id_column,
         decode=decode,
         normalize=normalize,
+        calibrate=calibrate,
         batch_size=batch_size,
         device=device,
         max_bad_rows=max_bad_rows,

@@ -35,6 +35,9 @@ def predict(
     decode: Annotated[
         Literal["auto", "scores", "generate"], typer.Option(help="As in `softprompt evaluate`.")
     ] = "auto",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate/--no-calibrate", help="Use the stored calibration of the label scores, if any.")
+    ] = True,
     quiet: Quiet = False,
     compute: Annotated[Compute, "Frozen model"],
 ) -> None:
@@ -61,6 +64,7 @@ def predict(
             batch_size=batch_size,
             device=device,
             decode=decode,
+            calibrate=calibrate,
             tell=tell,
             **vars(compute),
         )

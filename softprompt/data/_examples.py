@@ -147,4 +147,5 @@ class Examples:
         else:
             targets = None if self.targets is None else self.targets[chosen, None]
         parts = None if self.parts is None else self.parts.padded(chosen, SPECIAL)[0]
-        return TextBatch(ids, mask, owners, targets, parts)
+        classes = torch.tensor([self.gold[row] for row in chosen.tolist()]) if self.labels and self.gold else None
+        return TextBatch(ids, mask, owners, targets, parts, classes=classes)

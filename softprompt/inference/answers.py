@@ -7,12 +7,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone
+from ..backbones import AbstractBackbone, prefix_pair
 from ..data import Examples
 from ..errors import BadInput, UnknownName
 from ..memory import MemoryBudget
 from ..prompts.batch import PromptBatch
 from ..tasks import Task, finite_number
+from .calibration import Calibration
+from .scoring import AS_BEFORE, Scoring
 from .windows import answer_scores, best
 
 Decode = Literal["auto", "scores", "generate"]
@@ -36,6 +38,14 @@ class Answers:
     def invalid(self) -> int:
         """Answers that are no label word or no number."""
         return sum((isinstance(v, int) and v < 0) or (isinstance(v, float) and v != v) for v in self.values)
+
+    def calibrated(self, calibration: Calibration | None, task: Task) -> "Answers":
+        """The answers by calibrated scores; these, where there are no scores, or the calibration is of other labels."""
+        if calibration is None or self.scores is None or calibration.labels != tuple(task.labels):
+            return self
+        scores = calibration.apply(self.scores)
+        values = scores.argmax(-1).tolist()
+        return Answers(values, [task.labels[value] for value in values], scores)
 
 
 def decoding(task: Task, backbone: AbstractBackbone, decode: Decode) -> Literal["scores", "generate", "number"]:
@@ -80,13 +90,38 @@ def before_answer(backbone: AbstractBackbone, task: Task) -> str:
     return task.tail + backbone.suffix(task.cue)
 
 
-def label_ids(backbone: AbstractBackbone, task: Task) -> list[list[int]]:
+def label_ids(backbone: AbstractBackbone, task: Task, *, end: bool = True) -> list[list[int]]:
     """Token ids of the task's label words as they follow its text.
+
+    Args:
+        backbone: the frozen model.
+        task: the task.
+        end: whether the end of sequence belongs to a label, where the model emits one.
 
     Raises:
         SoftPromptError: as in `AbstractBackbone.encode_distinct`.
+        BadInput: one label is the beginning of another, which could not win without an end.
     """
-    return backbone.encode_distinct(task.labels, before_answer(backbone, task))
+    rows = backbone.encode_distinct(task.labels, before_answer(backbone, task))
+    if end:
+        return rows
+    rows = [row[:-1] if row[-1] in backbone.ends else row for row in rows]
+    refuse_prefixes(rows, backbone)
+    return rows
+
+
+def refuse_prefixes(rows: Sequence[Sequence[int]], backbone: AbstractBackbone) -> None:
+    """Refuse labels of which one is the beginning of another.
+
+    Raises:
+        BadInput: naming both labels.
+    """
+    if (pair := prefix_pair(rows)) is not None:
+        short, long = (repr(backbone.tokenizer.decode(list(row)).strip()) for row in pair)
+        raise BadInput(
+            f"the label {short} is the beginning of {long}, and this prompt scores labels without an end of sequence: "
+            "the shorter one would always win; choose other --label-words, or a prompt trained with --loss=tokens"
+        )
 
 
 def answer(
@@ -96,23 +131,24 @@ def answer(
     task: Task,
     *,
     decode: Decode = "auto",
-    normalize: str = "sum",
+    scoring: Scoring = AS_BEFORE,
     max_new_tokens: int = 20,
     batch_size: int = 32,
 ) -> Answers:
-    """The answers of the batch's first prompt to all rows, in their order."""
+    """The answers of the batch's first prompt to all rows, in their order, calibrated where `scoring` says so."""
     rows = [range(len(examples))]
-    return answer_all(
+    found = answer_all(
         backbone,
         prompt_batch,
         examples,
         task,
         rows,
         decode=decode,
-        normalize=normalize,
+        scoring=scoring,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
     )[0]
+    return found.calibrated(scoring.calibration, task)
 
 
 @torch.no_grad()
@@ -124,7 +160,7 @@ def answer_all(
     rows: Sequence[Sequence[int]],
     *,
     decode: Decode = "auto",
-    normalize: str = "sum",
+    scoring: Scoring = AS_BEFORE,
     max_new_tokens: int = 20,
     batch_size: int = 32,
     memory_budget: MemoryBudget | None = None,
@@ -138,7 +174,7 @@ def answer_all(
         task: how they are answered.
         rows: for each prompt of the batch of prompts the rows that it answers.
         decode: "scores", "generate" or "auto".
-        normalize: "sum", "mean" or "first" token of label scores.
+        scoring: how label words are scored, of all prompts alike; scores stay as they are, whatever its calibration.
         max_new_tokens: longest generated answer.
         batch_size: rows in one pass, of all prompts together.
         memory_budget: what bounds the passes further; None is nothing.
@@ -148,7 +184,7 @@ def answer_all(
         return _over_windows(
             backbone, prompt_batch, examples, task, rows, max_new_tokens, batch_size, memory_budget or MemoryBudget()
         )
-    labels = label_ids(backbone, task) if how == "scores" else []
+    labels = label_ids(backbone, task, end=scoring.end) if how == "scores" else []
     counts = [len(rows_of_prompt) for rows_of_prompt in rows]
     owner = torch.repeat_interleave(torch.tensor(counts))
     chosen = torch.tensor([row for rows_of_prompt in rows for row in rows_of_prompt], dtype=torch.long)
@@ -160,7 +196,7 @@ def answer_all(
         batch = examples.batch(chosen[part], owner[part], backbone.pad_id).to(backbone.device)
         if how == "scores":
             assert scores is not None
-            batch_scores = backbone.label_scores(prompt_batch, batch, labels, normalize=normalize).float().cpu()
+            batch_scores = backbone.label_scores(prompt_batch, batch, labels, normalize=scoring.normalize).float().cpu()
             scores[part] = batch_scores
             answers: list[Any] = batch_scores.argmax(-1).tolist()
             words = [task.labels[a] for a in answers]

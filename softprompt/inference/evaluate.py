@@ -19,6 +19,7 @@ from ..tasks import task as find_task
 from .answers import Answers, Decode, answer, before_answer, label_ids, refuse_decoding
 from .class_scores import calibration_error
 from .report import Report, beside
+from .scoring import scoring_of
 
 log = logging.getLogger("softprompt")
 
@@ -49,8 +50,10 @@ def text_limit(backbone: AbstractBackbone, prompt_length: int, task: Task) -> in
     """
     if backbone.max_positions is None:
         return task.max_length
-    room = backbone.max_positions - prompt_length - answer_positions(backbone, task)
-    refuse_no_room(prompt_length, room, backbone.max_positions, backbone.name)
+    answer = answer_positions(backbone, task)
+    room = backbone.max_positions - prompt_length - answer
+    is_label = task.answer == "label"
+    refuse_no_room(prompt_length, room, backbone.max_positions, backbone.name, answer if is_label else 0)
     return min(task.max_length, room)
 
 
@@ -153,7 +156,8 @@ def evaluate(
     seed: int = 0,
     id_column: str | None = None,
     decode: Decode = "auto",
-    normalize: str = "sum",
+    normalize: str | None = None,
+    calibrate: bool = True,
     batch_size: int = 32,
     max_length: int | None = None,
     max_new_tokens: int = 20,
@@ -178,7 +182,9 @@ def evaluate(
         seed: of the draw.
         id_column: column whose values name the rows in `Report.rows`; None takes their numbers in the file, from 1.
         decode: "scores", "generate" or "auto".
-        normalize: "sum", "mean" or "first" token of label scores.
+        normalize: "sum", "mean" or "first" token of label scores; None is as the prompt was trained.
+        calibrate: whether label scores are calibrated where the prompt was stored with a calibration; its bias may
+            change answers.
         batch_size: rows in one pass.
         max_length: tokens of text; None takes the task's.
         max_new_tokens: longest generated answer.
@@ -198,6 +204,7 @@ def evaluate(
     if max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=max_length)
     refuse_decoding(chosen, decode, prompt.provenance.answers)
+    scoring = scoring_of(prompt, normalize, calibrate)
     if rows is not None:
         if split != "test" and not isinstance(rows, Mapping):
             raise BadInput(f"rows without splits are scored whole, there is no {split!r} of them; leave split out")
@@ -216,7 +223,7 @@ def evaluate(
         examples,
         chosen,
         decode=decode,
-        normalize=normalize,
+        scoring=scoring,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
     )

@@ -14,6 +14,7 @@ from ..prompts.prompt import SoftPrompt
 from ..tasks import ABSENT, Task, holds_rows, is_a, plain_cell, row_dicts, value_of
 from .answers import Answers, Decode, answer, decoding, refuse_decoding
 from .evaluate import backbone_of, examples_for, task_of, tell_truncated
+from .scoring import scoring_of
 
 log = logging.getLogger("softprompt")
 # Batches that are answered together, the longest rows first: one at first, so that answers appear soon.
@@ -76,6 +77,7 @@ def predict(
     engine: str = "auto",
     quantize: str | None = None,
     decode: Decode = "auto",
+    calibrate: bool = True,
     max_new_tokens: int = 20,
     tell: "Callable[[list[dict[str, Any]]], None] | None" = None,
 ) -> list[dict[str, Any]]:
@@ -96,6 +98,8 @@ def predict(
         engine: "packed", "reference" or "auto" (`load_backbone`).
         quantize: as in `load_backbone`, whatever the prompt was trained on.
         decode: "scores", "generate" or "auto".
+        calibrate: whether label scores are calibrated where the prompt was stored with a calibration; its bias may
+            change answers.
         max_new_tokens: longest generated answer.
         tell: sees the next answers, in the order of the inputs, as soon as they are there.
 
@@ -114,6 +118,7 @@ def predict(
     _tell_blank(task, rows)
     # Before the model: what a row lacks is found in no time.
     refuse_decoding(task, decode, prompt.provenance.answers)
+    scoring = scoring_of(prompt, calibrate=calibrate)
     texts = [task.render(row).text for row in rows]
     compute: dict[str, Any] = {"device": device, "dtype": dtype, "engine": engine, "quantize": quantize}
     if model is None:
@@ -133,6 +138,7 @@ def predict(
             examples.select(part),
             task,
             decode=decode,
+            scoring=scoring,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
         )

@@ -51,6 +51,12 @@ BODIES = {"tokens": GENERATE, "chat": GENERATE, "label-words": LABEL_WORDS, "lin
 
 BUILT_IN_MODEL = "The model comes with softprompt; before the first use, here: `softprompt lab copy {name} {name}`."
 
+# Of a prompt trained with a loss over labels.
+CHOICE_CAVEAT = (
+    "This prompt was trained to choose between the labels: compare the log-probabilities of their tokens, without an "
+    "end of sequence. What `generate` writes with it may be anything."
+)
+
 PADDING_CAVEAT = """
 Stock PEFT counts positions wrongly when the texts of a batch are padded on the left, as for generation with a decoder
 (peft#54, peft#1093): its answers then differ from softprompt's. Give one text at a time.
@@ -74,6 +80,8 @@ def readme(prompt: SoftPrompt) -> str:
         lines += ["", f"Texts of the task `{task.get('name')}` are rendered by the template shown{longest}."]
     if task.get("labels"):
         lines += ["", f"Labels by class: {', '.join(map(repr, task['labels']))}."]
+    if provenance.scoring.get("end") is False:
+        lines += ["", CHOICE_CAVEAT]
     return "\n".join(lines) + "\n" + (PADDING_CAVEAT if provenance.backbone.kind == "decoder" else "")
 
 

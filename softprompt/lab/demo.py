@@ -28,6 +28,7 @@ from ..errors import BadInput, NotTrainable
 from ..inference.answers import Answers, answer
 from ..inference.evaluate import examples_for, report
 from ..inference.predict import predict
+from ..inference.scoring import scoring_of
 from ..interop.peft import export_peft
 from ..prompts.batch import PromptBatch
 from ..prompts.initializers import uniform
@@ -268,7 +269,8 @@ def _judged(run: Run, backbone: AbstractBackbone, rows: Any) -> TaskReport:
 
 def _answers(prompt: SoftPrompt, backbone: AbstractBackbone, task: Task, rows: Any) -> tuple[Examples, Answers]:
     examples = examples_for(backbone, task, rows, prompt.length)
-    return examples, answer(backbone, PromptBatch.of(prompt, device=backbone.device), examples, task, batch_size=100)
+    prompt_batch, scoring = PromptBatch.of(prompt, device=backbone.device), scoring_of(prompt)
+    return examples, answer(backbone, prompt_batch, examples, task, scoring=scoring, batch_size=100)
 
 
 def _score(prompt: SoftPrompt, backbone: AbstractBackbone, task: Task, rows: Any) -> float:

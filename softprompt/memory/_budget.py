@@ -10,7 +10,7 @@ from ..backbones import AbstractBackbone
 from ..data import cut
 from ..errors import OutOfMemory
 from ..prompts.batch import PromptBatch, TextBatch
-from ._memory import bytes_per_token, free_memory, is_out_of_memory
+from ._memory import Losses, bytes_per_token, free_memory, is_out_of_memory, token_losses
 from ._split import least_padded
 
 log = logging.getLogger("softprompt")
@@ -61,7 +61,13 @@ class MemoryBudget:
         return cls(tokens, each=CPU_PASS / backbone.hidden_size)
 
     def fit(
-        self, backbone: AbstractBackbone, prompt_batch: PromptBatch, longest: TextBatch, rows: int, graphs: int = 1
+        self,
+        backbone: AbstractBackbone,
+        prompt_batch: PromptBatch,
+        longest: TextBatch,
+        rows: int,
+        graphs: int = 1,
+        losses: Losses = token_losses,
     ) -> None:
         """Bound the passes by the free memory, after a measurement on one row. A warning says if that splits them.
 
@@ -71,10 +77,11 @@ class MemoryBudget:
             longest: the longest row.
             rows: number of rows of a pass that is not split.
             graphs: number of passes whose activations are kept at the same time.
+            losses: computes the loss of each row.
         """
         width = prompt_batch.vectors.shape[1] + longest.ids.shape[1]
         try:
-            token_bytes = graphs * bytes_per_token(backbone, prompt_batch, longest)
+            token_bytes = graphs * bytes_per_token(backbone, prompt_batch, longest, losses)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -1,6 +1,6 @@
 """Measurements of memory: how much is free, how much a row of a pass needs, and which errors mean a lack of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -75,20 +75,39 @@ def _left(folder: Path) -> Iterator[int]:
         yield values[0] - values[1] + cached
 
 
-def bytes_per_token(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> float:
+def token_losses(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> Tensor:
+    """Return the loss over tokens of each row, [b]."""
+    assert batch.targets is not None
+    return task_losses(backbone.logits(prompt_batch, batch), batch.targets)
+
+
+Losses = Callable[[AbstractBackbone, PromptBatch, TextBatch], Tensor]
+
+
+def bytes_per_token(
+    backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch, losses: Losses = token_losses
+) -> float:
     """Measure the memory of a training pass for one more token of prompt or text, on the first row of the batch.
 
     It is the difference between two copies of the row and one, so that fixed costs cancel. On CUDA it is the peak of
     the allocator over forward and backward pass; elsewhere it is what the backward pass keeps. The memory of attention
     grows with the square of the length, so a measurement on the longest row is enough for all rows.
+
+    Args:
+        backbone: the frozen model.
+        prompt_batch: the prompts, as leaves that require gradients.
+        batch: its first row is measured.
+        losses: computes the loss of each row.
     """
     rows = [torch.zeros(copies, dtype=torch.long, device=batch.ids.device) for copies in (1, 2)]
     measure = _peak if backbone.device.type == "cuda" else _kept
-    one_row, two_rows = (measure(backbone, prompt_batch, batch.select(copies)) for copies in rows)
+    one_row, two_rows = (measure(backbone, prompt_batch, batch.select(copies), losses) for copies in rows)
     return (two_rows - one_row) / (prompt_batch.vectors.shape[1] + batch.ids.shape[1])
 
 
-def _kept(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> int:
+def _kept(
+    backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch, losses: Losses = token_losses
+) -> int:
     """Count the bytes that are kept for the backward pass, without weights and prompts."""
     permanent = [*backbone.model.parameters(), *backbone.model.buffers(), prompt_batch.vectors]
     permanent_blocks = {address for values in permanent for address, _ in _blocks(values)}
@@ -100,9 +119,9 @@ def _kept(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatc
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda values: values):
         # The losses hold the graph until the sum is taken: a freed block could be reused and counted as one.
-        losses = _losses(backbone, prompt_batch, batch)
+        values = losses(backbone, prompt_batch, batch)
     total = sum(kept.values())
-    del losses
+    del values
     return total
 
 
@@ -121,7 +140,7 @@ def _blocks(values: Tensor) -> list[tuple[int, int]]:
         return []
 
 
-def _peak(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> int:
+def _peak(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch, losses: Losses) -> int:
     """Return the peak of allocated bytes over forward and backward pass, above the bytes allocated before."""
     before = torch.cuda.memory_allocated(backbone.device)
     torch.cuda.reset_peak_memory_stats(backbone.device)
@@ -131,10 +150,5 @@ def _peak(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatc
         if x is not None and x.requires_grad
     ]
     with torch.enable_grad():
-        torch.autograd.grad(_losses(backbone, prompt_batch, batch).sum(), leaves, allow_unused=True)
+        torch.autograd.grad(losses(backbone, prompt_batch, batch).sum(), leaves, allow_unused=True)
     return torch.cuda.max_memory_allocated(backbone.device) - before
-
-
-def _losses(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> Tensor:
-    assert batch.targets is not None
-    return task_losses(backbone.logits(prompt_batch, batch), batch.targets)

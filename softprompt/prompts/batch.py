@@ -87,6 +87,7 @@ class TextBatch:
         text_delta: is added to the embedded text; None adds nothing.
         prompt_delta: is added to the prompt of each row before the prompt is cast to the model's precision; None
             adds nothing.
+        classes: class ids of the right labels; None where the rows have none.
     """
 
     ids: Int[Tensor, "b t"]
@@ -96,6 +97,7 @@ class TextBatch:
     parts: Int[Tensor, "b t"] | None = None
     text_delta: Float[Tensor, "b t e"] | None = None
     prompt_delta: Float[Tensor, "b n e"] | None = None
+    classes: Int[Tensor, " b"] | None = None
 
     def to(self, device: "torch.device | str") -> "TextBatch":
         """Return the same rows on another device."""

@@ -88,6 +88,7 @@ class Provenance:
         seeds: seeds by purpose: initialization, order, draw, noise.
         training: learning rate, steps, best step, trainable parameters and the like.
         versions: versions of softprompt, torch and transformers.
+        scoring: how its label words are scored, where it is not by their tokens' sum with the end of sequence.
     """
 
     method: str
@@ -98,6 +99,7 @@ class Provenance:
     seeds: Mapping[str, int] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    scoring: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

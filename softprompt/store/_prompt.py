@@ -39,6 +39,7 @@ PROVENANCE_TYPES: Types = {
     "seeds": dict,
     "training": dict,
     "versions": dict,
+    "scoring": dict,
 }
 
 
@@ -103,11 +104,15 @@ def find_prompt(path: str | Path) -> Path:
 
 def to_document(prompt: SoftPrompt) -> dict[str, Any]:
     """Return everything about a prompt but its tensors, as plain values."""
+    provenance = dataclasses.asdict(prompt.provenance)
+    if not provenance["scoring"]:
+        # Absent, so that earlier versions read a prompt which they score alike.
+        del provenance["scoring"]
     return {
         "format": FORMAT,
         "repeats": prompt.repeats,
         "shapes": {name: list(tensor.shape) for name, tensor in prompt.tensors().items()},
-        "provenance": dataclasses.asdict(prompt.provenance),
+        "provenance": provenance,
     }
 
 

@@ -93,6 +93,9 @@ class RunSpec:
         if self.prompt.restarts == 1:
             # One restart means that restarts are off, so it counts as absent.
             del values["lane"]["restarts"]
+        if values["settings"].get("loss") in ("auto", "tokens"):
+            # What runs of before mean, which had no other loss.
+            del values["settings"]["loss"]
         return {"format": NUMBERS, **values}
 
     def pass_key(self) -> str:
@@ -129,7 +132,10 @@ class RunSpec:
         for name in values:
             if name not in known:
                 raise UnknownName("part of a run", name, known)
-        prompt, settings = from_values(PromptSettings, values["prompt"]), from_values(TrainSettings, values["settings"])
+        prompt, settings = (
+            from_values(PromptSettings, values["prompt"]),
+            from_values(TrainSettings, {"loss": "tokens", **values["settings"]}),
+        )
         return cls(**{**values, "task": Task.from_json(values["task"]), "prompt": prompt, "settings": settings})
 
 

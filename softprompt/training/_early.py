@@ -12,6 +12,7 @@ from ..prompts.methods import Method
 from ..prompts.prompt import SoftPrompt
 from ..settings import PromptSettings, TrainSettings
 from ..tasks import Task, gold
+from ._loss_rule import refuse_loss
 from ._numbers import refuse_shots
 from ._restarts import race_steps
 from ._setup import resolved, step_count
@@ -42,6 +43,7 @@ def check_request(
             decoding or lengths that cannot work.
     """
     refuse_decoding(task, settings.decode)
+    refuse_loss(settings, task)
     prompts = [resolved(prompt) for prompt in prompts]
     for prompt in prompts:
         require_numbers({"lr": prompt.lr, "head_lr": prompt.head_lr})

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..checks import listed, require_different
 from ..errors import BadInput, UnknownName
-from ..settings import PromptSettings, Seeds, TrainSettings
+from ..settings import PromptSettings, Seeds, TrainSettings, weights_text
 from ..tasks import Task, custom_task, holds_rows, is_data_file, own_source
 from ..tasks import task as find_task
 
@@ -130,6 +130,8 @@ def settings_from(settings: TrainSettings | None, keywords: Mapping[str, Any]) -
         BadInput: both.
     """
     options = {name: value for name, value in keywords.items() if name in _SETTINGS}
+    if "class_weights" in options:
+        options["class_weights"] = weights_text(options["class_weights"])
     if settings is not None and options:
         raise BadInput(f"{next(iter(options))} belongs to the settings; give it in settings, or leave settings out")
     return settings or TrainSettings(**options)

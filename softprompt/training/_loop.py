@@ -11,7 +11,7 @@ import torch
 
 from ..backbones import AbstractBackbone
 from ..data import Examples
-from ..inference.answers import answer_all
+from ..inference.answers import Answers, answer_all
 from ..inference.evaluate import Report, report
 from ..memory import MemoryBudget
 from ..prompts.batch import PromptBatch, TextBatch
@@ -23,6 +23,7 @@ from ..settings import TrainSettings
 from ..tasks import Task
 from ._advice import ExplosionWatch
 from ._leaves import leaves
+from ._loss_rule import scoring_for, task_loss
 from ._member import FleetMember
 from ._records import Record
 from ._step import PassResult, backward
@@ -58,10 +59,12 @@ class Loop:
         self.run_data, self.members, self.settings, self.steps = run_data, list(members), settings, steps
         self.timing = timing
         regularized = any(member.regularizers for member in members)
-        self.regularizer_context = RegularizerContext.of(run_data.backbone, run_data.task) if regularized else None
-        self.plain = Plain()
+        backbone, task = run_data.backbone, run_data.task
+        self.plain = Plain(task_loss(settings, task, backbone, run_data.train))
+        self.scoring = scoring_for(settings, task, backbone)
+        self.regularizer_context = RegularizerContext.of(backbone, task, self.plain.loss) if regularized else None
         self.memory_budget = MemoryBudget.of(run_data.backbone, exact=not settings.backbone_dropout)
-        self.scoring = MemoryBudget.of(run_data.backbone)
+        self.scoring_budget = MemoryBudget.of(run_data.backbone)
         self.explosions = ExplosionWatch(run_data.backbone.kind, steps)
         self._fit()
         self.step = 0
@@ -78,7 +81,8 @@ class Loop:
         backbone.dropout(self.settings.backbone_dropout)
         with seeded(0, backbone.device):
             # A divergence may keep the activations of the clean pass.
-            self.memory_budget.fit(backbone, prompt_batch, longest, rows, graphs=2 if self.regularizer_context else 1)
+            graphs = 2 if self.regularizer_context else 1
+            self.memory_budget.fit(backbone, prompt_batch, longest, rows, graphs, self.plain.row_losses)
         backbone.dropout(False)
 
     @property
@@ -224,10 +228,20 @@ class Loop:
         """
         if not prompts:
             return []
+        asked = [examples] * len(prompts) if rows is None else [examples.select(chosen) for chosen in rows]
+        answers = self.answers(prompts, examples, rows)
+        return [report(self.run_data.task, which, found) for which, found in zip(asked, answers, strict=True)]
+
+    def answers(
+        self, prompts: Sequence[SoftPrompt], examples: Examples, rows: Sequence[Sequence[int]] | None = None
+    ) -> list[Answers]:
+        """Answers of stored prompts to tokenised rows, in shared passes; as in `scores`."""
+        if not prompts:
+            return []
         backbone, task, settings = self.run_data.backbone, self.run_data.task, self.settings
         own = [range(len(examples))] * len(prompts) if rows is None else rows
         prompt_batch = PromptBatch.of(*prompts, device=backbone.device)
-        answers = self.scoring.within(
+        return self.scoring_budget.within(
             lambda: answer_all(
                 backbone,
                 prompt_batch,
@@ -235,11 +249,9 @@ class Loop:
                 task,
                 own,
                 decode=settings.decode,
-                normalize=settings.normalize,
+                scoring=self.scoring,
                 max_new_tokens=settings.max_new_tokens,
                 batch_size=2 * settings.batch_size * len(prompts),
-                memory_budget=self.scoring,
+                memory_budget=self.scoring_budget,
             )
         )
-        asked = [examples] * len(prompts) if rows is None else [examples.select(chosen) for chosen in rows]
-        return [report(task, which, found) for which, found in zip(asked, answers, strict=True)]

@@ -75,7 +75,8 @@ class Plan:
         plain = {name: value for name, value in values.items() if name != "format"}
         plain["task"] = Task.from_json(values["task"])
         plain["prompts"] = tuple(from_values(PromptSettings, prompt) for prompt in map(_in_units, values["prompts"]))
-        plain["settings"] = from_values(TrainSettings, values["settings"])
+        # Older runs name no loss: there was no other.
+        plain["settings"] = from_values(TrainSettings, {"loss": "tokens", **values["settings"]})
         return cls(**plain)
 
     def prompt_names(self) -> list[str]:
@@ -118,6 +119,8 @@ class Result:
         token_norms: the same in token norms.
         prompt_steps: optimiser steps taken, those of restarts that were not chosen among them.
         restarts: how the initialisation was chosen (rule's losses, which, its seed); None without restarts.
+        calibration: temperature and bias of the label scores, and by split their score, negative log-likelihood in nats
+            and calibration error before and after; None without calibration.
         seconds: wall time of the whole fleet so far.
         status: "finished", "stopped early ..." or "dropped ...".
         warnings: what a user should look at.
@@ -143,6 +146,7 @@ class Result:
     token_norms: float | None = None
     prompt_steps: int | None = None
     restarts: Mapping[str, Any] | None = None
+    calibration: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The line that `softprompt train --json` ends with."""

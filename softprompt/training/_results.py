@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from ..errors import DamagedFile
-from ..inference.evaluate import Report, majority_score
+from ..inference.evaluate import majority_score
 from ..legacy import renamed
 from ..metrics import ERRORS, headline_score, score
 from ..prompts.seeds import stream_seed
@@ -18,6 +18,7 @@ from ..prompts.units import prompt_norm
 from ..store import json_bytes, save_prompt, write_file
 from ..tasks import Task
 from ._advice import ADVICE, not_learning, wrong_scale
+from ._last import Last
 from ._loop import Loop
 from ._member import FleetMember
 from ._plan import Plan, Result, read_plan
@@ -30,15 +31,24 @@ log = logging.getLogger(ADVICE)
 TRAIN_SCORE_ROWS = 500
 
 
-def last_reports(plan: Plan, loop: Loop) -> dict[str, dict[str, Report]]:
-    """How each prompt's best prompt scores in the end, by prompt and split: of all prompts in shared passes."""
+def last_reports(plan: Plan, loop: Loop) -> dict[str, Last]:
+    """How each prompt's best prompt scores in the end, by prompt: of all prompts in shared passes."""
     members = [member for member in loop.members if member.best is not None]
-    prompts = [member.best for member in members if member.best is not None]
-    found = {"test": loop.scores(prompts, loop.run_data.test)}
+    prompts, run_data = [member.best for member in members if member.best is not None], loop.run_data
+    splits = {"test": [(run_data.test, answers) for answers in loop.answers(prompts, run_data.test)]}
     if plan.settings.train_score:
         rows = [own_rows(member.rows, member.settings.seeds.draw) for member in members]
-        found["train"] = loop.scores(prompts, loop.run_data.train, rows)
-    return {member.name: {split: found[split][number] for split in found} for number, member in enumerate(members)}
+        answers = loop.answers(prompts, run_data.train, rows)
+        splits["train"] = [(run_data.train.select(own), found) for own, found in zip(rows, answers, strict=True)]
+    validation = loop.answers(prompts, run_data.validation) if plan.settings.calibrate else []
+    return {
+        member.name: Last.of(
+            plan.task,
+            {split: found[number] for split, found in splits.items()},
+            (run_data.validation, validation[number]) if validation else None,
+        )
+        for number, member in enumerate(members)
+    }
 
 
 def finish_member(
@@ -47,7 +57,7 @@ def finish_member(
     member: FleetMember,
     folder: Path,
     seconds: float,
-    reports: Mapping[str, Mapping[str, Report]],
+    reports: Mapping[str, Last],
 ) -> Result:
     """Store the prompt's best prompt with its scores, and write its result last."""
     member.record.mark()
@@ -55,9 +65,13 @@ def finish_member(
     stored, head, norm, token_norm = 0, 0, None, member.trainable.token_norm
     if member.best is not None:
         metrics = {"validation": member.best_metrics}
-        metrics |= {split: {**one.metrics, "invalid": one.invalid} for split, one in reports[member.name].items()}
+        last = reports[member.name]
+        metrics |= {split: {**one.metrics, "invalid": one.invalid} for split, one in last.reports.items()}
         provenance = dataclasses.replace(
-            member.provenance, metrics=metrics, training={**member.provenance.training, "best_step": member.best_step}
+            member.provenance,
+            metrics=metrics,
+            training={**member.provenance.training, "best_step": member.best_step},
+            scoring=dataclasses.replace(loop.scoring, calibration=last.calibration).to_json(),
         )
         best = dataclasses.replace(member.best, provenance=provenance)
         if not (folder / member.name / "prompt").exists():
@@ -86,6 +100,7 @@ def finish_member(
         token_norms=None if norm is None or token_norm is None else norm / token_norm,
         prompt_steps=recorded_steps(member.record.path) + losers_steps(folder / member.name, member.restarts),
         restarts=member.restarts,
+        calibration=reports[member.name].calibrated if member.name in reports else None,
         seconds=seconds,
         status="finished" if member.is_training else member.status,
         warnings=tuple(warnings),

@@ -10,6 +10,7 @@ from ..prompts.contract import AbstractTrainable
 from ..prompts.prompt import Provenance
 from ..regularizers import regularizers
 from ._loop import RunData
+from ._loss_rule import scoring_for
 from ._member import FleetMember
 from ._optimizer import PromptOptimizer
 from ._plan import Plan
@@ -55,6 +56,7 @@ def _started(
     states: Sequence[Mapping[str, Any]],
 ) -> Iterator[FleetMember]:
     identity = run_data.backbone.identity()
+    scoring = scoring_for(plan.settings, run_data.task, run_data.backbone).to_json()
     versions = {name: version(name) for name in ("softprompt", "torch", "transformers")}
     drawn = [training_rows(run_data, plan.settings, settings) for settings in plan.prompts]
     steps = step_count(plan.settings, max(map(len, drawn)))
@@ -95,6 +97,7 @@ def _started(
                 seeds=vars(settings.seeds),
                 training=training,
                 versions=versions,
+                scoring=scoring,
             ),
             race=race,
         )

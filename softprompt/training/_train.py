@@ -31,6 +31,7 @@ from ._keywords import (
     task_from,
 )
 from ._loop import Loop, RunData
+from ._loss_rule import with_loss
 from ._member import below
 from ._plan import Plan, Run, read_plan
 from ._progress import refuse_unknown_tracker
@@ -147,7 +148,7 @@ def train(
         task=chosen,
         model=backbone.name,
         prompts=tuple(map(from_any_folder, prompts)),
-        settings=settings,
+        settings=with_loss(settings, chosen, backbone),
         data_root=None if data_root is None else os.path.abspath(data_root),
         answers=backbone.answers,
         # What the backbone is, whatever was asked for: one that was loaded before has its own.

@@ -1,6 +1,9 @@
 """What is minimised: the task loss of the rows, and around it the regularisers."""
 
 from ._context import RegularizerContext as RegularizerContext
+from ._label_loss import BothLoss as BothLoss
+from ._label_loss import LabelLoss as LabelLoss
+from ._label_loss import Weighted as Weighted
 from ._objective import Objective as Objective
 from ._objective import Plain as Plain
 from ._passes import Passes as Passes

@@ -100,7 +100,7 @@ class RegularizerContext:
         """Return the divergence of each row, or the task loss of the perturbed row for the name "ce"."""
         if name not in DIVERGENCES:
             return self.loss.losses(perturbed, batch)
-        allowed = self.allowed if regularizer.over == "labels" else None
+        allowed = self.allowed if regularizer.over == "labels" and not self.loss.over_labels else None
         return row_divergences(DIVERGENCES[name], clean, perturbed, self.loss.positions(batch), allowed)
 
     def check(

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ...backbones import AbstractBackbone
+from ...prompts.batch import PromptBatch, TextBatch
 from ._passes import Passes
 from ._task_loss import TOKENS, TaskLoss
 
@@ -42,6 +44,10 @@ class Plain:
     """
 
     loss: TaskLoss = TOKENS
+
+    def row_losses(self, backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch) -> Tensor:
+        """Return the loss of each row, [b]."""
+        return self.loss.losses(self.loss.outputs(backbone, prompt_batch, batch), batch)
 
     def backward(self, passes: Passes, check: Check | None = None) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
         """As in the contract; there is no divergence."""

@@ -1,7 +1,7 @@
 """The task loss of a row: what is read from the frozen model, and how far that is from the right answer."""
 
 from dataclasses import dataclass
-from typing import Protocol, final, runtime_checkable
+from typing import ClassVar, Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,7 +14,14 @@ from ...prompts.batch import PromptBatch, TextBatch
 
 @runtime_checkable
 class TaskLoss(Protocol):
-    """A loss of one number per row. Its outputs are what the divergences of regularisers compare."""
+    """A loss of one number per row. Its outputs are what the divergences of regularisers compare.
+
+    Attributes:
+        over_labels: whether the outputs are a choice between the labels; else it is one between all tokens.
+    """
+
+    @property
+    def over_labels(self) -> bool: ...
 
     def outputs(
         self, backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch
@@ -34,7 +41,14 @@ class TaskLoss(Protocol):
 @final
 @dataclass(frozen=True)
 class TokenLoss:
-    """The cross entropy of the answer's tokens over the vocabulary, or of a linear head: its classes or its number."""
+    """The cross entropy of the answer's tokens over the vocabulary, or of a linear head: its classes or its number.
+
+    Args:
+        smoothing: share s of the loss that all tokens, or classes, have alike: (1 - s) CE + s mean_v(-log p_v).
+    """
+
+    smoothing: float = 0.0
+    over_labels: ClassVar[bool] = False
 
     def outputs(
         self, backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch
@@ -44,7 +58,7 @@ class TokenLoss:
 
     def losses(self, outputs: Float[Tensor, "b l v"], batch: TextBatch) -> Float[Tensor, " b"]:
         """Return the mean negative log-probability of each row's tokens, or the squared error of its number."""
-        return task_losses(outputs, targets_of(batch))
+        return task_losses(outputs, targets_of(batch), self.smoothing)
 
     def positions(self, batch: TextBatch) -> Bool[Tensor, "b l"]:
         """Return the label positions of each row."""

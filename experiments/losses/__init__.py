@@ -1,0 +1,1 @@
+"""Which loss a label task should be trained on."""

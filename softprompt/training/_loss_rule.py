@@ -1,0 +1,118 @@
+"""From the settings of a run to its task loss, and to how its prompts' labels are scored wherever they answer."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from ..backbones import AbstractBackbone, prefix_pair
+from ..data import Examples
+from ..errors import BadInput
+from ..inference.answers import label_ids
+from ..inference.scoring import Scoring
+from ..settings import BALANCED, TrainSettings
+from ..tasks import Task
+from .objectives import BothLoss, LabelLoss, TaskLoss, TokenLoss, Weighted
+
+
+def auto_loss(task: Task, backbone: AbstractBackbone, settings: TrainSettings) -> Literal["tokens", "labels", "both"]:
+    """What --loss=auto stands for: the loss of the papers, until a measured comparison says otherwise.
+
+    Where this changes, `study.RunSpec.numbers` has to tell runs of before from runs after.
+    """
+    return "tokens"
+
+
+def with_loss(settings: TrainSettings, task: Task, backbone: AbstractBackbone) -> TrainSettings:
+    """The settings with the loss that "auto" stands for; a run's record holds it."""
+    return (
+        settings if settings.loss != "auto" else dataclasses.replace(settings, loss=auto_loss(task, backbone, settings))
+    )
+
+
+def scoring_for(settings: TrainSettings, task: Task, backbone: AbstractBackbone) -> Scoring:
+    """How the label words are scored: without an end of sequence where the loss is over labels and needs none.
+
+    The end tells no label from another, and the log-probability of an end differs from label to label. Only where one
+    label is the beginning of another, the end belongs to both.
+    """
+    if task.answer != "label" or backbone.answers == "linear-head":
+        return Scoring()
+    settings = with_loss(settings, task, backbone)
+    with_end = settings.loss != "labels"
+    if not with_end:
+        rows = label_ids(backbone, task)
+        with_end = prefix_pair([row[:-1] if row[-1] in backbone.ends else row for row in rows]) is not None
+    return Scoring(end=with_end, normalize=settings.normalize)
+
+
+def task_loss(settings: TrainSettings, task: Task, backbone: AbstractBackbone, train: Examples) -> TaskLoss:
+    """The task loss of a row.
+
+    The classes of a linear head are its only outputs, so that there labels and tokens are the same.
+
+    Args:
+        settings: what the prompts share.
+        task: the task.
+        backbone: the frozen model.
+        train: the training rows, over which classes are balanced.
+    """
+    settings = with_loss(settings, task, backbone)
+    loss: TaskLoss = TokenLoss(settings.label_smoothing or 0.0)
+    if settings.loss in ("labels", "both") and backbone.answers != "linear-head":
+        labels = label_ids(backbone, task, end=scoring_for(settings, task, backbone).end)
+        kind = LabelLoss if settings.loss == "labels" else BothLoss
+        loss = kind(labels, settings.normalize, settings.label_smoothing or 0.0)
+    if settings.class_weights:
+        loss = Weighted(loss, _weights(settings.class_weights, train.gold, len(task.labels)))
+    return loss
+
+
+def refuse_loss(settings: TrainSettings, task: Task) -> None:
+    """Refuse a loss that this task, or the way in which it is answered, does not have.
+
+    Raises:
+        BadInput: with what to do.
+    """
+    answered = f"task {task.name!r} is answered by a {task.answer}"
+    if task.answer != "label":
+        options: dict[str, Any] = {
+            "--class-weights": settings.class_weights,
+            "--calibrate": settings.calibrate,
+            f"--loss={settings.loss}": settings.loss in ("labels", "both"),
+            "--label-smoothing": settings.label_smoothing and task.answer == "number",
+        }
+        for option, given in options.items():
+            if given:
+                raise BadInput(f"{option} is for tasks with label words, and {answered}; leave it out")
+        return
+    if settings.decode == "generate":
+        for option, given in {"--loss=labels": settings.loss == "labels", "--calibrate": settings.calibrate}.items():
+            if given:
+                raise BadInput(
+                    f"{option} is about scores of the label words, and --decode=generate has the model write its "
+                    "answer; leave one of them out"
+                )
+    if settings.loss == "both" and settings.normalize == "first":
+        raise BadInput("--loss=both needs all tokens of a label; give --normalize sum or mean, or --loss=labels")
+    _refuse_weights(settings, len(task.labels))
+
+
+def _refuse_weights(settings: TrainSettings, classes: int) -> None:
+    if settings.class_weights == BALANCED:
+        if settings.shots or settings.shots_per_class:
+            raise BadInput(
+                "--class-weights=balanced: few-shot draws take classes in equal numbers already; leave it out"
+            )
+    elif settings.class_weights:
+        given = len(settings.class_weights.split(","))
+        if given != classes:
+            raise BadInput(f"--class-weights has {given} numbers, the task has {classes} labels; give one for each")
+
+
+def _weights(text: str, gold: Sequence[Any], classes: int) -> tuple[float, ...]:
+    """The weight of each class: as given, or rows / (classes x rows of the class), so that each class counts alike."""
+    if text != BALANCED:
+        return tuple(map(float, text.split(",")))
+    counts = Counter(gold)
+    return tuple(len(gold) / (classes * counts[c]) if counts[c] else 0.0 for c in range(classes))
