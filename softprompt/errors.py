@@ -37,7 +37,8 @@ _ARGUMENTS = {
     "text_column": "text_columns",
 }
 # A command up to its end, or an option with its value.
-_OPTION = re.compile(r"softprompt [a-z][^;)]*|(?<![\w-])--([a-z][a-z0-9-]*[a-z0-9])(?:=('[^']*'|[^\s;:,)]+))?")
+_COMMAND = r"(?:softprompt|pip|llama-gguf-split) [a-z-][^;)]*"
+_OPTION = re.compile(_COMMAND + r"|(?<![\w-])--([a-z][a-z0-9-]*[a-z0-9])(?:=('[^']*'|[^\s;:,)]+))?")
 
 
 def in_python(message: str) -> str:

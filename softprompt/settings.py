@@ -3,11 +3,11 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, get_args
 
-from .checks import require_numbers
-from .errors import BadInput, UnknownName
+from .checks import refuse_no_scale, require_numbers
+from .errors import BadInput, UnknownName, UnsupportedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,75 @@ class Seeds:
         """Return seeds with the same value for every purpose."""
         return cls(initialization=seed, order=seed, draw=seed, noise=seed)
 
+
+DTYPES = ("float32", "bfloat16", "float64")
+ANSWERS = ("auto", "tokens", "chat", "label-words", "linear-head")
+ENGINES = ("auto", "packed", "reference")
+QUANTIZED = ("int8",)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A frozen model and how it computes and answers: what `load_backbone` makes a backbone of.
+
+    Args:
+        name: hub id, folder, GGUF file, or the name of a built-in model. Empty is the model that a stored prompt names,
+            where there is a prompt.
+        revision: commit, branch or tag of the model on the hub.
+        dtype: precision of the frozen model: float32 or bfloat16 (from Python also float64).
+        device: cpu, cuda, cuda:1 ...; auto is the GPU if there is one.
+        answers: how the model answers: tokens, chat (instruct decoder), label-words or linear-head (encoder), or auto.
+        engine: passes of a T5: packed, reference (transformers' own), or auto: packed where it can be.
+        quantize: int8: the frozen linear layers in 8 bits, on a CPU with AVX512-VNNI (docs/models.md).
+        embedding_scale: factor on the frozen model's word embeddings; the model computes the same (docs/models.md).
+
+    Raises:
+        UnknownName: a dtype, a kind of answer, of weights or an engine does not exist; the message gives the nearest.
+        UnsupportedModel: float16, which cannot hold the norm of every prompt.
+        BadInput: the scale is not positive and finite.
+    """
+
+    name: str = ""
+    _: KW_ONLY
+    revision: str | None = None
+    dtype: str = "float32"
+    device: str = "auto"
+    answers: str = "auto"
+    engine: str = "auto"
+    quantize: str | None = None
+    embedding_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can be."""
+        if self.dtype in ("float16", "fp16", "half"):
+            raise UnsupportedModel(
+                "float16 is refused for the frozen model: an EPT prompt's norm exceeds its largest number (65504); "
+                "choose bfloat16 or float32"
+            )
+        words = (("dtype", DTYPES), ("answers", ANSWERS), ("engine", ENGINES), ("quantize", QUANTIZED))
+        for name, choices in words:
+            value = getattr(self, name)
+            if value not in choices and not (name == "quantize" and value is None):
+                raise UnknownName(_KINDS.get(name, name), str(value), choices)
+        refuse_no_scale(self.embedding_scale)
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of run folders; a device is of one machine, and so is not among them."""
+        values = {"model": self.name, **vars(self)}
+        return {name: value for name, value in values.items() if name not in ("name", "device")}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "ModelSpec":
+        """The spec that `to_json` wrote.
+
+        Raises:
+            UnknownName: a key does not exist; the message gives the nearest.
+        """
+        return from_values(cls, {"name" if key == "model" else key: value for key, value in values.items()})
+
+
+# What messages call a field where they do not call it by its name.
+_KINDS = {"answers": "kind of answer", "quantize": "kind of frozen weights"}
 
 UNITS = ("auto", "raw", "rms")
 SPACES = ("input", "prompt")

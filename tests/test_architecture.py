@@ -183,6 +183,7 @@ PUBLIC = [
     "METHODS",
     "METRICS",
     "Method",
+    "ModelSpec",
     "PromptSettings",
     "Provenance",
     "Result",

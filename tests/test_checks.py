@@ -25,7 +25,7 @@ from softprompt.lab.mlm_head import HeadRecipe
 from softprompt.metrics import score
 from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from softprompt.regularizers import regularizers
-from softprompt.settings import LandscapeSettings, PromptSettings, Seeds, TrainSettings
+from softprompt.settings import LandscapeSettings, ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, grid, run_all
 from softprompt.study.stability import plan
 from softprompt.study.statistics import bootstrap
@@ -120,7 +120,7 @@ class TestNumbers:
         with refused(BadInput, message):
             run_all(RunSpec(task="lab/opinion", model="lab-t5", prompt=prompts[0], settings=shared), tmp_path / "store")
         assert not list(tmp_path.iterdir())
-        stored = Plan(task=task("lab/opinion"), model="lab-t5", prompts=prompts, settings=shared).to_json()
+        stored = Plan(task=task("lab/opinion"), model=ModelSpec("lab-t5"), prompts=prompts, settings=shared).to_json()
         assert Plan.from_json(stored).settings == shared
 
     @pytest.mark.parametrize("name", ["batch_size", "max_new_tokens"])
@@ -230,7 +230,9 @@ class TestGivenTwice:
         assert not (tmp_path / "run").exists()
 
     def test_a_plan_of_a_run_that_was_made_with_two_equal_prompts_is_still_read(self):
-        made = Plan(task=task("lab/opinion"), model="m", prompts=(PromptSettings(),) * 2, settings=TrainSettings())
+        made = Plan(
+            task=task("lab/opinion"), model=ModelSpec("m"), prompts=(PromptSettings(),) * 2, settings=TrainSettings()
+        )
         assert Plan.from_json(made.to_json()).prompt_names() == ["00-prompt-tuning-seed0", "01-prompt-tuning-seed0"]
 
     def test_an_axis_of_a_study_has_each_value_once(self):

@@ -16,7 +16,7 @@ import typer
 from softprompt import errors
 from softprompt.cli import app, main
 from softprompt.cli.printing import cell
-from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.tasks import TASKS, Task, with_difficulty
 
 COMMANDS = (
@@ -374,7 +374,7 @@ def result(**changed: Any) -> Any:
 
 def test_without_options_training_gets_the_library_defaults(asked: Callable[..., dict[str, Any]]):
     seen = asked(*BASE)
-    assert (seen["task"], seen["model"], seen["output"]) == (TASKS["glue/sst2"], "some/model", Path("run"))
+    assert (seen["task"], seen["model"], seen["output"]) == (TASKS["glue/sst2"], ModelSpec("some/model"), Path("run"))
     assert seen["prompts"] == (PromptSettings(),)
     assert seen["settings"] == TrainSettings()
 
@@ -408,7 +408,7 @@ def test_prompts_are_the_product_of_methods_rates_and_seeds(asked: Callable[...,
 def test_options_of_a_lab_task_reach_training(asked: Callable[..., dict[str, Any]]):
     seen = asked(*LAB, "--task-option", "noise=4", "--task-option", "label_noise=0.1", "--task-option", "train=64")
     assert seen["task"] == with_difficulty(TASKS["lab/color"], noise=4, label_noise=0.1, train=64)
-    assert seen["model"] == "lab-t5"
+    assert seen["model"] == ModelSpec("lab-t5")
 
 
 def test_units_and_the_guard_reach_every_prompt(asked: Callable[..., dict[str, Any]]):
@@ -476,9 +476,11 @@ def test_other_options_reach_training_under_their_own_names(asked: Callable[...,
         "--engine", "reference", "--quantize", "int8", "--embedding-scale", "2",
     )  # fmt: skip
     expected = {
-        "data_root": Path("rows"), "style": "t5", "answers": "linear-head", "dtype": "bfloat16", "device": "cpu",
-        "revision": "abc", "max_bad_rows": 3, "log_with": "tensorboard", "progress": False,
-        "engine": "reference", "quantize": "int8", "embedding_scale": 2.0,
+        "data_root": Path("rows"), "style": "t5", "max_bad_rows": 3, "log_with": "tensorboard", "progress": False,
+        "model": ModelSpec(
+            "some/model", answers="linear-head", dtype="bfloat16", device="cpu", revision="abc", engine="reference",
+            quantize="int8", embedding_scale=2.0,
+        ),
     }  # fmt: skip
     assert {name: seen[name] for name in expected} == expected
 

@@ -20,7 +20,8 @@ from softprompt.errors import BadInput, RunExists, UnknownName
 from softprompt.inference.answers import Answers
 from softprompt.inference.evaluate import evaluate
 from softprompt.lab import demo as lab_demo
-from softprompt.lab.demo import Demo, best_of, no_prompt, turned
+from softprompt.lab.compared import best_of, no_prompt, turned
+from softprompt.lab.demo import Demo
 from softprompt.lab.instructions import instructed, instruction
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.tasks import LAB, TASKS, task, with_difficulty

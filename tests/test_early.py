@@ -40,7 +40,7 @@ def refused(place, monkeypatch, capsys):
     def loaded(*given, **options):
         raise AssertionError("the model is loaded")
 
-    for name in ("_language_model", "_encoder"):
+    for name in ("read_language_model", "_encoder"):
         monkeypatch.setattr(loading, name, loaded)
     monkeypatch.chdir(place)
 

@@ -19,7 +19,7 @@ from softprompt.backbones.fast.packed import Encoded, PackedT5
 from softprompt.cli import main
 from softprompt.errors import ModelMismatch, UnknownName, UnsupportedModel
 from softprompt.prompts.batch import PromptBatch, TextBatch
-from softprompt.settings import PromptSettings, TrainSettings
+from softprompt.settings import ModelSpec, PromptSettings, TrainSettings
 from softprompt.training import resume, train
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -569,7 +569,7 @@ class TestRuns:
             assert json.loads((run.folder / "run.json").read_text())["engine"] == runs
             for result in run.folder.glob("*/result.json"):
                 result.unlink()
-        with pytest.raises(ModelMismatch, match="started with the packed engine"):
+        with pytest.raises(ModelMismatch, match="started with engine='packed'"):
             resume(tmp_path / "auto", model=load_backbone(str(folder), engine="reference"))
 
     def test_a_run_records_its_library_and_goes_on_with_it(self, folder, tmp_path, monkeypatch):
@@ -593,11 +593,14 @@ class TestRuns:
         from softprompt.training._plan import Plan
 
         plan = Plan(
-            task=review_task(tmp_path / "data"), model="m", prompts=(PromptSettings(),), settings=TrainSettings()
+            task=review_task(tmp_path / "data"),
+            model=ModelSpec("m"),
+            prompts=(PromptSettings(),),
+            settings=TrainSettings(),
         )
-        values = dataclasses.replace(plan, engine="packed").to_json()
+        values = dataclasses.replace(plan, model=ModelSpec("m", engine="packed")).to_json()
         del values["engine"]
-        assert Plan.from_json(values).engine == "reference"
+        assert Plan.from_json(values).model.engine == "reference"
 
     def test_the_command_line_takes_it(self, folder, tmp_path, capsys):
         task = review_task(tmp_path / "data")

@@ -61,9 +61,9 @@ def test_relative_paths_are_read_from_another_folder(project, tmp_path, monkeypa
     assert score(project / RUN) >= 0
     plan = read_plan(project / RUN)
     assert plan.task.source.paths("test") == (str(project / "data" / "test.csv"),) * 2
-    assert (plan.model, plan.data_root) == (str(project / "models" / "t5"), str(project / "rows"))
+    assert (plan.model.name, plan.data_root) == (str(project / "models" / "t5"), str(project / "rows"))
     begun = read_plan(project / "runs" / "again").prompts[0].init.removeprefix("prompt:")
-    assert SoftPrompt.load(begun).provenance.backbone.name == plan.model
+    assert SoftPrompt.load(begun).provenance.backbone.name == plan.model.name
 
 
 def test_files_and_run_that_moved_together_are_read_where_they_are(copied):
@@ -94,10 +94,10 @@ def test_a_run_from_before_whole_paths_finds_files_and_model_in_the_folders_abov
     path.write_text(json.dumps({**plan, "model": "models/t5"}))
     old = read_plan(copied / RUN)
     assert old.task.source.files == {"train": str(copied / "data" / "train.csv"), "test": "elsewhere.csv"}
-    assert old.model == str(copied / "models" / "t5")
+    assert old.model.name == str(copied / "models" / "t5")
     monkeypatch.chdir(copied)
     here = read_plan(RUN)
-    assert (here.task.source.files["train"], here.model) == ("data/train.csv", "models/t5")
+    assert (here.task.source.files["train"], here.model.name) == ("data/train.csv", "models/t5")
 
 
 def test_a_prompt_that_was_taken_out_of_its_run_keeps_the_whole_paths(project, tmp_path):

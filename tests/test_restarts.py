@@ -14,7 +14,7 @@ from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.prompts.trainable import stream_seed
-from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.study._fleets import group
 from softprompt.training import Interrupted, Plan, read_plan, read_results, resume, train
@@ -64,7 +64,7 @@ def trained(task, folders, tmp_path):
     def run(prompts, *, kind="t5", watch=lambda loop, losses: None, **settings):
         backbone = backbones.setdefault(kind, load_backbone(str(folders[kind]), dtype="float64"))
         told = TrainSettings(**{"steps": 20, "eval_every": 100, "batch_size": 4, **settings})
-        plan = Plan(task=task, model="tiny", prompts=tuple(prompts), settings=told)
+        plan = Plan(task=task, model=ModelSpec("tiny"), prompts=tuple(prompts), settings=told)
         run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
         folder = tmp_path / f"run{len(records)}"
         started = start_members(plan, run_data, build_prompts(plan, run_data), folder)

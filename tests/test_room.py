@@ -79,7 +79,7 @@ def built(backbone, settings):
 
 
 def loop_of(task, backbone, folder, members=FLEET_SIZE, **settings):
-    plan = Plan(task=task, model=backbone.name, prompts=tuple(members), settings=TrainSettings(**settings))
+    plan = Plan(task=task, model=backbone.spec, prompts=tuple(members), settings=TrainSettings(**settings))
     run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
     started = start_members(plan, run_data, build_prompts(plan, run_data), folder)
     for one in started:

@@ -374,7 +374,7 @@ def run(folder, task, tmp_path_factory):
 
 class TestRun:
     def test_plan_and_prompt_record_the_scale(self, run):
-        assert read_plan(run.folder).embedding_scale == 30
+        assert read_plan(run.folder).model.embedding_scale == 30
         assert run.prompt().provenance.backbone.embedding_scale == 30
 
     def test_evaluate_and_predict_load_the_backbone_at_the_scale_of_the_prompt(self, run, folder, task):
@@ -397,8 +397,8 @@ class TestRun:
         backbone = load_backbone(folder, embedding_scale=30.0)
         own = train(task, backbone, prompts=[PROMPT], settings=SETTINGS, output=tmp_path / "own")
         assert same_files(run.folder / NAME, own.folder / NAME)
-        assert read_plan(own.folder).embedding_scale == 30
-        with pytest.raises(BadInput, match=r"embedding_scale=32, but .* was loaded at 30"):
+        assert read_plan(own.folder).model.embedding_scale == 30
+        with pytest.raises(BadInput, match=r"embedding_scale=32, but .* was loaded with embedding_scale=30"):
             train(task, backbone, prompts=[PROMPT], output=tmp_path / "other", embedding_scale=32.0)
         assert not (tmp_path / "other").exists()
 
@@ -413,7 +413,7 @@ class TestRun:
         with pytest.raises(Interrupted):
             train(task, str(folder), prompts=[PROMPT], settings=SETTINGS, output=other, embedding_scale=30.0)
         monkeypatch.undo()
-        with pytest.raises(ModelMismatch, match="was started at embedding scale 30"):
+        with pytest.raises(ModelMismatch, match="was started with embedding_scale=30"):
             resume(other, model=load_backbone(folder))
         resume(other)
         assert same_files(run.folder / NAME, other / NAME)
@@ -421,7 +421,7 @@ class TestRun:
     def test_a_plan_from_before_there_were_scales_is_at_scale_1(self, run):
         values = json.loads((run.folder / "run.json").read_text())
         del values["embedding_scale"]
-        assert type(read_plan(run.folder)).from_json(values).embedding_scale == 1
+        assert type(read_plan(run.folder)).from_json(values).model.embedding_scale == 1
 
     @pytest.mark.parametrize("kind", ["prompt", "file"])
     def test_vectors_to_start_from_are_brought_to_the_scale(self, kind, run, folder, task, tmp_path):

@@ -437,14 +437,14 @@ class TestStore:
         seen = []
         load_one = backbones.load_backbone
 
-        def watched(name, *, color="none", **options):
-            seen.append((color, options["dtype"]))
-            return load_one(name, **options)
+        def watched(spec):
+            seen.append((spec.embedding_scale, spec.dtype))
+            return load_one(spec)
 
         monkeypatch.setattr(backbones, "load_backbone", watched)
-        both = [dataclasses.replace(specs[0], backbone={"color": "red"}), specs[0]]
+        both = [dataclasses.replace(specs[0], backbone={"embedding_scale": 2.0}), specs[0]]
         runs = quietly(both, tmp_path / "store")
-        assert seen == [("red", "float32"), ("none", "float32")]
+        assert seen == [(2.0, "float32"), (1.0, "float32")]
         assert runs[0].name != runs[1].name
 
 

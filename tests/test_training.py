@@ -20,7 +20,7 @@ from softprompt.inference.evaluate import evaluate, report
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
-from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.training import Interrupted, Plan, read_plan, resume, train
 from softprompt.training import _results as results_module
 from softprompt.training import _train as train_module
@@ -84,7 +84,7 @@ def run_quietly(loop):
 
 
 def plan_of(task, model, prompts, **settings):
-    return Plan(task=task, model=str(model), prompts=tuple(prompts), settings=TrainSettings(**settings))
+    return Plan(task=task, model=ModelSpec(str(model)), prompts=tuple(prompts), settings=TrainSettings(**settings))
 
 
 @pytest.fixture(scope="session")
@@ -330,13 +330,45 @@ class TestBackboneStaysFrozen:
 
 
 class TestResume:
-    def test_a_backbone_that_was_loaded_before_is_recorded_as_it_is(self, task, t5_folder, tmp_path):
+    def test_a_backbone_that_was_loaded_before_is_recorded_as_it_is_and_loaded_so_again(
+        self, task, t5_folder, tmp_path, monkeypatch
+    ):
         """Else `resume` would load another model than the run began with."""
-        backbone = load_backbone(t5_folder, device="cpu", dtype="bfloat16")
+        backbone = load_backbone(t5_folder, device="cpu", dtype="bfloat16", engine="reference")
         backbone.revision = "abc"
-        train(task, backbone, settings=TrainSettings(steps=1), output=tmp_path / "run")
-        plan = read_plan(tmp_path / "run")
-        assert (plan.dtype, plan.revision) == ("bfloat16", "abc")
+        run = tmp_path / "run"
+        train(task, backbone, settings=TrainSettings(steps=1), output=run)
+        recorded = read_plan(run).model
+        assert dataclasses.replace(recorded, device="cpu") == backbone.spec
+        assert (recorded.dtype, recorded.revision, recorded.engine) == ("bfloat16", "abc", "reference")
+        for result in run.glob("*/result.json"):
+            result.unlink()
+        loaded = []
+        monkeypatch.setattr(train_module, "load_backbone", lambda spec: loaded.append(spec) or backbone)
+        resume(run, device="cpu")
+        assert loaded == [backbone.spec]
+
+    @pytest.mark.parametrize(
+        ("wrong", "words"),
+        [({"dtype": "float32"}, "dtype='bfloat16'"), ({"engine": "packed"}, "engine='reference'")],
+    )
+    def test_what_a_loaded_backbone_is_not_cannot_be_asked_of_it(self, task, t5_folder, tmp_path, wrong, words):
+        backbone = load_backbone(ModelSpec(str(t5_folder), device="cpu", dtype="bfloat16", engine="reference"))
+        with pytest.raises(BadInput, match=f"was loaded with {words}; give it to load_backbone"):
+            train(task, backbone, steps=1, output=tmp_path / "run", **wrong)
+        assert not (tmp_path / "run").exists()
+
+    def test_a_spec_and_its_keywords_name_the_same_model_but_not_both_at_once(self, task, t5_folder, tmp_path):
+        spec = ModelSpec(str(t5_folder), device="cpu", dtype="bfloat16")
+        by_spec = train(task, spec, steps=1, output=tmp_path / "spec")
+        by_keywords = train(task, str(t5_folder), device="cpu", dtype="bfloat16", steps=1, output=tmp_path / "keywords")
+        assert same_files(
+            by_spec.folder / "prompt-tuning-seed0" / "prompt", by_keywords.folder / "prompt-tuning-seed0" / "prompt"
+        )
+        with pytest.raises(BadInput, match="dtype belongs to the ModelSpec"):
+            train(task, spec, dtype="float32", steps=1, output=tmp_path / "both")
+        with pytest.raises(UnknownName, match="Did you mean 'quantize'"):
+            load_backbone(t5_folder, quantise="int8")
 
     SETTINGS = TrainSettings(steps=12, eval_every=4, batch_size=4, backbone_dropout=True, clip=1.0)
 

@@ -19,7 +19,7 @@ from softprompt.prompts.initializers import divided, from_vectors, uniform
 from softprompt.prompts.methods import METHODS
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.prompts.units import WordScale, format_norm, norm_warning
-from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.training import Plan, read_plan, train
 from softprompt.training import _results as results_module
 from softprompt.training._loop import Loop
@@ -136,7 +136,7 @@ RAW = {name: prompt(name, units="raw") for name in WITH_PROMPT if name != "polar
 def trajectories(members, backbone, task, folder):
     """Per prompt, its losses, norms in token norms, and prompts over 10 steps in float64."""
     settings = TrainSettings(steps=10, eval_every=20, batch_size=4, weight_decay=0.1, clip=2.0)
-    plan = Plan(task=task, model="tiny", prompts=tuple(members.values()), settings=settings)
+    plan = Plan(task=task, model=ModelSpec("tiny"), prompts=tuple(members.values()), settings=settings)
     run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
     started = start_members(plan, run_data, build_prompts(plan, run_data), folder)
     prompts = [[] for _ in started]
@@ -211,7 +211,7 @@ class TestUnits:
         members = tuple(
             PromptSettings(method="prompt-tuning", options={"m": 2}, init=init, units=u) for u in ("raw", "rms")
         )
-        plan = Plan(task=task, model="tiny", prompts=members, settings=TrainSettings())
+        plan = Plan(task=task, model=ModelSpec("tiny"), prompts=members, settings=TrainSettings())
         raw, rms = build_prompts(plan, prepare(plan, split_rows(task, load_rows(task)), backbone))
         assert raw.vectors().norm() > 1
         torch.testing.assert_close(raw.vectors(), rms.vectors(), rtol=1e-6, atol=0)
@@ -253,7 +253,10 @@ class TestUnits:
 
     def test_a_run_from_before_units_was_raw_and_its_default_rate_the_papers(self, task):
         plan = Plan(
-            task=task, model="tiny", prompts=(PromptSettings(), PromptSettings(lr=0.1)), settings=TrainSettings()
+            task=task,
+            model=ModelSpec("tiny"),
+            prompts=(PromptSettings(), PromptSettings(lr=0.1)),
+            settings=TrainSettings(),
         )
         values = json.loads(json.dumps(plan.to_json()))
         for one in values["prompts"]:

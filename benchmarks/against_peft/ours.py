@@ -62,7 +62,7 @@ class Ours:
             for seed in range(fleet)
         )
         # The task is not asked for anything but its name: the rows are tokenised already.
-        plan = Plan(task=task("glue/sst2"), model=backbone.name, prompts=prompts, settings=settings)
+        plan = Plan(task=task("glue/sst2"), model=backbone.spec, prompts=prompts, settings=settings)
         run_data = RunData(backbone=backbone, task=plan.task, train=examples, validation=examples, test=examples)
         self.prompts = start_members(plan, run_data, build_prompts(plan, run_data), folder)
         for prompt in self.prompts:

@@ -100,7 +100,7 @@ class Work:
 
     def score_unprompted(self) -> None:
         """Score the frozen model alone on each task."""
-        from softprompt.lab.demo import no_prompt
+        from softprompt.lab.compared import no_prompt
 
         for task in self.results.design.tasks:
             if task not in self.results.unprompted:

@@ -86,11 +86,10 @@ _NO_SCORES: Found = {"score": None, "validation": None, "train": None}
 
 def _run_data(spec: RunSpec, data_root: "Path | str | None", device: str) -> RunData:
     """The model with every weight to be trained, and the rows, as `train` has them."""
-    # Packed passes have no gradient for the model's weights; asked for plainly, the fallback is no news in every run.
-    how = {"answers": spec.answers, "dtype": spec.dtype, "revision": spec.revision, "engine": "reference"}
     splits = split_rows(spec.declared, load_rows(spec.declared, data_root, spec.max_bad_rows))
-    backbone = load_backbone(spec.model, device=device, **how | dict(spec.backbone))
-    plan = Plan(task=_task(spec, backbone.kind), model=spec.model, prompts=(spec.prompt,), settings=spec.settings)
+    # Packed passes have no gradient for the model's weights; asked for plainly, the fallback is no news in every run.
+    backbone = load_backbone(dataclasses.replace(spec.frozen, device=device, engine="reference", quantize=None))
+    plan = Plan(task=_task(spec, backbone.kind), model=backbone.spec, prompts=(spec.prompt,), settings=spec.settings)
     run_data = prepare(plan, splits, backbone)
     backbone.model.requires_grad_(True)
     return run_data

@@ -1,31 +1,28 @@
 """How many positions a model has for prompt and text, as far as its configuration says, and whether they suffice."""
 
-from pathlib import Path
-
-from ..builtin import BUILT_IN, folder_of
 from ..errors import BadInput
-from ._load import read_configuration
+from ..settings import ModelSpec
+from ._names import source_of
+from ._read import read_configuration
 from .family import KINDS, RELATIVE
 
 # Fewer text positions than this left beside the prompt is a mistake, not a setting.
 FEWEST_TEXT_POSITIONS = 8
 
 
-def position_bound(name_or_path: str | Path, revision: str | None = None) -> int | None:
+def position_bound(spec: ModelSpec) -> int | None:
     """Most positions that an input may have; None where the configuration bounds none, or the family is not known.
 
     The model may bound it further: a family may begin to count at 2, and an answer takes positions too.
 
     Args:
-        name_or_path: as in `load_backbone`.
-        revision: as in `load_backbone`.
+        spec: the model.
 
     Raises:
         BadInput: no such folder or hub id.
         UnsupportedModel: transformers knows no such family.
     """
-    name = str(name_or_path)
-    config = read_configuration(str(folder_of(name)) if name in BUILT_IN else name, revision)
+    config = read_configuration(source_of(spec.name), spec.revision)
     if config.model_type not in KINDS or config.model_type in RELATIVE:
         return None
     return getattr(config, "max_position_embeddings", None)

@@ -1,4 +1,4 @@
-"""What a frozen model is called: a built-in name, a hub id, or a folder."""
+"""What a frozen model is called, and where it is read from: a built-in name, a hub id, a folder, or a GGUF file."""
 
 import logging
 import os
@@ -6,26 +6,35 @@ from pathlib import Path
 
 from torch import nn
 
-from ..builtin import BUILT_IN
+from ..builtin import BUILT_IN, folder_of
+from ..builtin.packaged import PACKAGED, packaged_file
 from ..errors import BadInput, UnknownName
+from ._gguf import folder_of_gguf, gguf_file
 
 log = logging.getLogger("softprompt")
 
+# Names that mean a model, and never a folder here.
+_RESERVED = (*BUILT_IN, *PACKAGED)
+
 
 def refuse_no_folder(name: str) -> None:
-    """Refuse a folder that is not a model's, a path that is no folder, and a built-in name that is none.
+    """Refuse a folder that is not a model's, a path that leads to no model, and a built-in name that is none.
 
     Raises:
-        BadInput: which of the first two.
+        BadInput: which of the first two, or a packaged model that is not installed.
         UnknownName: "lab-" and something that is not built in, nor a folder here.
     """
     path = Path(name)
-    if name in BUILT_IN:
+    if name in _RESERVED:
         if path.is_dir():
             log.warning("%r is the backbone that softprompt brings; the folder here is ./%s", name, name)
+        if name in PACKAGED:
+            packaged_file(name)
         return
     if name.startswith("lab-") and "/" not in name and not path.exists():
-        raise UnknownName("built-in backbone", name, BUILT_IN)
+        raise UnknownName("built-in backbone", name, _RESERVED)
+    if gguf_file(name) is not None:
+        return
     if name and path.is_dir() and not (path / "config.json").exists():
         raise BadInput(f"folder {name!r} holds no config.json; give a folder that `save_pretrained` wrote, or a hub id")
     looks_like_a_path = name.count("/") > 1 or name.startswith((".", "/")) or path.is_file()
@@ -46,9 +55,27 @@ def model_name(name_or_path: object) -> str:
     if str(name_or_path).startswith("~"):
         return str(Path(name_or_path).expanduser())
     name = str(name_or_path)
-    return os.path.join(os.curdir, name) if isinstance(name_or_path, Path) and name in BUILT_IN else name
+    return os.path.join(os.curdir, name) if isinstance(name_or_path, Path) and name in _RESERVED else name
 
 
 def lasting_name(name: str) -> str:
-    """A model's name that means the same from any folder: the whole path of a folder, else the name as it is."""
-    return os.path.abspath(name) if name not in BUILT_IN and os.path.isdir(name) else name
+    """A model's name that means the same from any folder: the whole path of a folder or a file, else as it is."""
+    is_a_path = name not in _RESERVED and (os.path.isdir(name) or gguf_file(name) is not None)
+    return os.path.abspath(name) if is_a_path else name
+
+
+def source_of(name: str) -> str:
+    """Where transformers reads a model from: a folder that softprompt has or makes, else what the name says.
+
+    Args:
+        name: of `model_name`.
+
+    Raises:
+        DamagedFile: a built-in model's file is not as it was shipped.
+        BadInput: a GGUF file that cannot be read, or a packaged model that is not installed.
+        UnsupportedModel: a GGUF file of an architecture or a quantisation that cannot be read.
+    """
+    if name in BUILT_IN:
+        return str(folder_of(name))
+    file = packaged_file(name) if name in PACKAGED else gguf_file(name)
+    return name if file is None else str(folder_of_gguf(file))

@@ -6,7 +6,9 @@ import torch
 
 from ..builtin import BUILT_IN
 from ..errors import BadInput, UnsupportedModel
-from ._load import device_of, read_configuration, read_encoder, read_tokenizer, refuse_no_folder, silence
+from ._device import device_of
+from ._names import refuse_no_folder, source_of
+from ._read import read_configuration, read_encoder, read_tokenizer, silence
 from .family import kind_of
 
 
@@ -28,14 +30,14 @@ def with_new_head(name: str, *, seed: int = 0, device: str = "auto", revision: s
     refuse_no_folder(name)
     if name in BUILT_IN:
         raise BadInput(f"the built-in {name!r} needs no new head; choose an encoder without a masked-LM head")
-    place = device_of(device)
+    place, source = device_of(device), source_of(name)
     with silence():
-        if (kind := kind_of(read_configuration(name, revision), name)) != "encoder":
+        if (kind := kind_of(read_configuration(source, revision), name)) != "encoder":
             raise UnsupportedModel(f"{name!r} is of kind {kind}; a masked-LM head needs an encoder")
-        tokenizer = read_tokenizer(name, revision)
+        tokenizer = read_tokenizer(source, revision)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            model, missing = read_encoder(name, {"dtype": torch.float32, "revision": revision})
+            model, missing = read_encoder(source, {"dtype": torch.float32, "revision": revision})
     if not missing:
         raise BadInput(f"{name!r} has a masked-LM head already; use it as it is")
     if tokenizer.mask_token is None:

@@ -1,25 +1,27 @@
 """How a model answers with a number, where nobody says."""
 
-from ..builtin import BUILT_IN, folder_of
-from ._load import read_configuration, refuse_no_folder, silence
+import dataclasses
+
+from ..settings import ModelSpec
+from ._names import refuse_no_folder, source_of
+from ._read import read_configuration, silence
 from .family import kind_of
 
 
-def answers_for_numbers(name: str, answers: str = "auto", revision: str | None = None) -> str:
-    """As asked; where nobody asks, "linear-head" for an encoder, whatever head its checkpoint has.
+def answering_numbers(spec: ModelSpec) -> ModelSpec:
+    """The spec as it is; with answers "auto", an encoder answers by a linear head, whatever head its checkpoint has.
 
     Args:
-        name: folder, hub id or built-in backbone.
-        answers: as asked; other than "auto" it stays.
-        revision: commit on the hub.
+        spec: a model that is to answer with numbers.
 
     Raises:
         BadInput: no such model.
         UnsupportedModel: a family that is not supported.
     """
-    if answers != "auto":
-        return answers
-    refuse_no_folder(name)
+    if spec.answers != "auto":
+        return spec
+    refuse_no_folder(spec.name)
     with silence():
-        config = read_configuration(str(folder_of(name)) if name in BUILT_IN else name, revision)
-    return "linear-head" if kind_of(config, name) == "encoder" else answers
+        config = read_configuration(source_of(spec.name), spec.revision)
+    is_encoder = kind_of(config, spec.name) == "encoder"
+    return dataclasses.replace(spec, answers="linear-head") if is_encoder else spec

@@ -19,68 +19,21 @@ from ..errors import ModelMismatch, UnsupportedModel
 from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import BackboneIdentity, SoftPrompt
 from ..prompts.units import WordScale
+from ..settings import ModelSpec
 from ._labels import refuse_indistinct
 from ._products import Library
 from .deep import entering, layers_of, state_scales
 from .family import embedded, entry_scale, text_config
 from .fast.int8 import is_int8, to_int8
+from .identity import identity_of, refuse_another_depth, refuse_another_model
 from .join import Joined
-from .rescale.scale import scaling_of, states_scale
+from .rescale.scale import scaling_of
 
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
 Engine = Literal["packed", "reference"]
 
 # Layers that transformers does not mark as recomputable, though nothing in them forbids it.
 _UNMARKED_LAYERS = ("AlbertLayer", "MPNetLayer")
-
-
-def identity_of(model: nn.Module, name: str, kind: str, revision: str | None = None) -> BackboneIdentity:
-    """What a prompt remembers of this model: its word embeddings, and what they are multiplied by."""
-    embeddings: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]  (nn.Module's getattr)
-    scaling = scaling_of(model)
-    return BackboneIdentity(
-        name=name,
-        kind=kind,
-        embedding_size=embeddings.weight.shape[1],
-        embedding_sha256=scaling.original,
-        revision=revision,
-        embedding_scale=scaling.factor,
-        states_scale=states_scale(model),
-    )
-
-
-def refuse_another_model(prompt: SoftPrompt, ours: BackboneIdentity) -> None:
-    """Refuse a prompt whose model had other word embeddings than ours, or the same at another scale.
-
-    Raises:
-        ModelMismatch: with both names.
-    """
-    theirs = prompt.provenance.backbone
-    sizes = f"(e = {theirs.embedding_size})", f"(e = {ours.embedding_size})"
-    both = f"this prompt was trained for {theirs.name!r} {sizes[0]}, this model is {ours.name!r} {sizes[1]}"
-    if theirs.embedding_size != ours.embedding_size:
-        raise ModelMismatch(f"{both}; a prompt works only with its own model")
-    if theirs.embedding_sha256 and theirs.embedding_sha256 != ours.embedding_sha256:
-        raise ModelMismatch(f"{both} with other word embeddings; a prompt works only with its own model")
-    if theirs.embedding_scale != ours.embedding_scale:
-        raise ModelMismatch(
-            f"this prompt was trained for {theirs.name!r} at embedding scale {theirs.embedding_scale:g}, this model is "
-            f"at {ours.embedding_scale:g}; load it with embedding_scale={theirs.embedding_scale:g}, or take "
-            f"prompt.at_scale({ours.embedding_scale:g})"
-        )
-
-
-def refuse_another_depth(prompt: SoftPrompt, layers: Sequence[nn.Module], name: str) -> None:
-    """Refuse a deep prompt whose model had another number of layers.
-
-    Raises:
-        ModelMismatch: with both numbers.
-    """
-    if prompt.layers != len(layers):
-        raise ModelMismatch(
-            f"this prompt has vectors for {prompt.layers} layers, {name!r} has {len(layers)}; a deep prompt works only "
-            "with its own model"
-        )
 
 
 class AbstractBackbone(abc.ABC):
@@ -227,6 +180,20 @@ class AbstractBackbone(abc.ABC):
     def answer_positions(self, answers: Sequence[Sequence[int]]) -> int:
         """Positions beside prompt and text that reading these answers takes; none but in a decoder."""
         return 0
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What this backbone is, whatever was asked for: `load_backbone` makes the same of it again."""
+        return ModelSpec(
+            self.name,
+            revision=self.revision,
+            dtype=str(self.dtype).removeprefix("torch."),
+            device=str(self.device),
+            answers=self.answers,
+            engine=self.engine,
+            quantize=self.quantize,
+            embedding_scale=self.embedding_scale,
+        )
 
     def identity(self) -> BackboneIdentity:
         """Name, kind, width and embedding hash: what a stored prompt remembers."""

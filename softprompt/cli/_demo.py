@@ -17,7 +17,8 @@ from .options import DataRoot, Device, Quiet
 from .printing import cell, say
 
 if TYPE_CHECKING:
-    from ..lab.demo import Demo, TaskReport
+    from ..lab.compared import TaskReport
+    from ..lab.demo import Demo
 
 # A row of the first task, in the demo's folder.
 ROW = "row.jsonl"

@@ -1,5 +1,6 @@
 """`softprompt evaluate`: scores of a stored prompt."""
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,10 +9,9 @@ import typer
 
 from ..errors import BadInput
 from ..tasks import on_rows
-from ._backbone import Compute
 from ._flatten import flatten
 from ._report import in_words
-from .options import DataRoot, Delimiter, Device, Json, Model, OwnStyle, OwnTask, Stored
+from .options import DataRoot, Delimiter, Device, FrozenOfPrompt, Json, Model, OwnStyle, OwnTask, Stored
 from .printing import finite, print_json
 
 
@@ -57,7 +57,7 @@ def evaluate(
     ] = True,
     max_bad_rows: Annotated[int, typer.Option(min=0, help="Malformed rows to drop before it is an error.")] = 0,
     json_lines: Json = False,
-    compute: Annotated[Compute, "Frozen model"],
+    frozen: FrozenOfPrompt,
 ) -> None:
     """Score a stored prompt on a task: metrics with their 95 % intervals, classes, and which classes are confused."""
     if output is not None and os.path.lexists(output):
@@ -72,7 +72,7 @@ def evaluate(
     report = evaluate_prompt(
         stored,
         task=on_rows(chosen, data, delimiter) if data else chosen,
-        model=model,
+        model=dataclasses.replace(frozen, name=model or "", device=device),
         data_root=data_root,
         split="test" if data else split,
         test_rows=test_rows,
@@ -82,9 +82,7 @@ def evaluate(
         normalize=normalize,
         calibrate=calibrate,
         batch_size=batch_size,
-        device=device,
         max_bad_rows=max_bad_rows,
-        **vars(compute),
     )
     if output is not None:
         contents = {

@@ -49,8 +49,7 @@ class Without(frozenset[str]):
 
 def build(kind: type, values: Mapping[str, Any]) -> Any:
     """The dataclass from what its options were given; fields that have none keep their defaults."""
-    fields = [f for f in dataclasses.fields(kind) if f.name in values]
-    return kind(**{f.name: tuple(v) if isinstance(v := values[f.name], list) else v for f in fields})
+    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 class Given(frozenset[str]):
@@ -70,14 +69,15 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
     is told which options were written. Fields that stand in a `Without` behind the panel have no option.
     """
     signature = inspect.signature(command)
-    groups: dict[str, type] = {}
+    # Argument -> the dataclass, and its fields that have an option.
+    groups: dict[str, tuple[type, list[str]]] = {}
     parameters: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
         kind, *panel = get_args(parameter.annotation) or (parameter.annotation,)
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            groups[parameter.name] = kind
             sentences, left_out = described(kind), panel[1] if len(panel) > 1 else Without()
             shown = [f for f in dataclasses.fields(kind) if f.name not in left_out]
+            groups[parameter.name] = kind, [f.name for f in shown]
             parameters += [option_of(f, sentences.get(f.name, ""), panel[0]) for f in shown]
         elif parameter.name != "given":
             parameters.append(parameter)
@@ -88,9 +88,10 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         given = Given.of(values.pop("given"))
         told = {"given": given} if "given" in signature.parameters else {}
-        made = {name: build(kind, values) for name, kind in groups.items()}
-        fields = {f.name for kind in groups.values() for f in dataclasses.fields(kind)}
-        command(**told, **{name: value for name, value in values.items() if name not in fields}, **made)
+        # A field that has no option may be called like an argument of the command, which keeps its value.
+        taken = {name: {field: values.pop(field) for field in fields} for name, (_, fields) in groups.items()}
+        made = {name: build(kind, taken[name]) for name, (kind, _) in groups.items()}
+        command(**told, **values, **made)
 
     # typer reads both: the signature for names and defaults, the annotations for types.
     run.__dict__["__signature__"] = signature.replace(parameters=parameters)

@@ -1,6 +1,7 @@
 """`softprompt predict`: answers of a stored prompt, one JSON line an input."""
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,10 +9,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ._backbone import Compute
 from ._flatten import flatten
 from ._inputs import read_inputs
-from .options import Delimiter, Device, Model, OwnStyle, OwnTask, Quiet, Stored
+from .options import Delimiter, Device, FrozenOfPrompt, Model, OwnStyle, OwnTask, Quiet, Stored
 from .printing import print_json
 
 
@@ -39,7 +39,7 @@ def predict(
         bool, typer.Option("--calibrate/--no-calibrate", help="Use the stored calibration of the label scores, if any.")
     ] = True,
     quiet: Quiet = False,
-    compute: Annotated[Compute, "Frozen model"],
+    frozen: FrozenOfPrompt,
 ) -> None:
     """Answer texts with a stored prompt, in JSON lines: {text, label, scores} or {text, output}.
 
@@ -60,13 +60,11 @@ def predict(
             inputs,
             task=task,
             style=style,
-            model=model,
+            model=dataclasses.replace(frozen, name=model or "", device=device),
             batch_size=batch_size,
-            device=device,
             decode=decode,
             calibrate=calibrate,
             tell=tell,
-            **vars(compute),
         )
 
 

@@ -54,7 +54,7 @@ def _show_run(folder: Path, json_lines: bool) -> None:
         print_json({"run": str(folder), **plan.to_json(), "prompts": prompts})
         return
     given = {f.name: getattr(plan.settings, f.name) for f in dataclasses.fields(plan.settings)}
-    print(record({"run": str(folder), "task": plan.task.name, "model": plan.model, **given}, width_of(sys.stdout)))
+    print(record({"run": str(folder), "task": plan.task.name, "model": plan.model.name, **given}, width_of(sys.stdout)))
     print()
     print(table([_row(prompt) for prompt in prompts], width_of(sys.stdout)))
     for prompt in prompts:

@@ -11,13 +11,12 @@ import typer
 
 from ..errors import BadInput
 from ..settings import TrainSettings
-from ._backbone import Asking, Compute
 from ._compared import NO_SEEDS, compared
 from ._flatten import Given, flatten
 from ._layout import laid_out, width_of
 from ._prompts import PromptGrid
 from ._rows import OwnRows, with_options
-from .options import DataRoot, Device, Json, Quiet, TaskOption
+from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Quiet, Style, TaskOption
 from .printing import print_json, say
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def stability(
     *,
     given: Given,
     task: Annotated[str | None, typer.Option(help="Name from `softprompt tasks list`, or a file of rows.")] = None,
-    model: Annotated[str | None, typer.Option(help="Frozen model: hub id, folder, or built in: lab-t5 ...")] = None,
+    model: NewModel = None,
     setting: Annotated[
         list[str] | None,
         typer.Option(
@@ -73,8 +72,9 @@ def stability(
     grid: Annotated[PromptGrid, "Prompts", NO_SEEDS],
     rows: Annotated[OwnRows, "Rows of your own"],
     settings: Annotated[TrainSettings, "Training"],
-    asking: Annotated[Asking, "Frozen model"],
-    compute: Annotated[Compute, "Frozen model"],
+    style: Style = None,
+    max_bad_rows: MaxBadRows = 0,
+    frozen: Frozen,
 ) -> None:
     """Train many seeds of one or more settings on a task: how far do scores spread, and does a setting lower that?
 
@@ -89,11 +89,11 @@ def stability(
         if model is None:
             raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder, or --study FILE")
         chosen = compared(grid, settings, setting)
-        how: dict[str, Any] = {**vars(asking), **vars(compute)}
-        scale = how.pop("embedding_scale")
-        how["backbone"] = {} if scale == 1.0 else {"embedding_scale": scale}
+        from ..study import model_fields
+
+        how = {**model_fields(dataclasses.replace(frozen, name=model)), "style": style, "max_bad_rows": max_bad_rows}
         declared = with_options(rows.task(task), task_option)
-        plans = [_planned(_specs(declared, model, chosen, how), seeded)]
+        plans = [_planned(_specs(declared, chosen, how), seeded)]
     from ..store import refuse_no_place
     from ..study.stability import measure, write
 
@@ -108,11 +108,11 @@ def stability(
         say(f"written to {folder}")
 
 
-def _specs(task: Any, model: str, chosen: Mapping[str, Any], how: Mapping[str, Any]) -> "dict[str, RunSpec]":
+def _specs(task: Any, chosen: Mapping[str, Any], how: Mapping[str, Any]) -> "dict[str, RunSpec]":
     from ..study import RunSpec
 
     return {
-        name: RunSpec(task=task, model=model, prompt=prompt, settings=settings, tags={"setting": name}, **how)
+        name: RunSpec(task=task, prompt=prompt, settings=settings, tags={"setting": name}, **how)
         for name, (prompt, settings) in chosen.items()
     }
 

@@ -75,9 +75,9 @@ def check_tasks(
 
 def _length_by(name: str) -> Callable[[str], int]:
     """The tokens of a text by the tokenizer of that name, special tokens included."""
-    from ..backbones import read_tokenizer
+    from ..backbones import read_tokenizer, source_of
 
-    tokenizer = read_tokenizer(name, None)
+    tokenizer = read_tokenizer(source_of(name), None)
     return lambda text: len(tokenizer(text, verbose=False).input_ids)
 
 

@@ -1,5 +1,6 @@
 """`softprompt train`: prompts on a frozen model, one a method, learning rate and seed."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,13 +9,12 @@ import typer
 
 from ..errors import BadInput
 from ..settings import TrainSettings
-from ._backbone import Asking, Compute
 from ._flatten import Given, flatten
 from ._layout import width_of
 from ._prompts import PromptGrid
 from ._rows import OwnRows, with_options
 from ._several import summary
-from .options import DataRoot, Device, Json, Quiet, TaskOption
+from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Quiet, Style, TaskOption
 from .printing import print_json, say, table
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def train(
     *,
     given: Given,
     task: Annotated[str | None, typer.Option(help="Name from `softprompt tasks list`, or a file of rows.")] = None,
-    model: Annotated[str | None, typer.Option(help="Frozen model: hub id, folder, or built in: lab-t5 ...")] = None,
+    model: NewModel = None,
     task_option: TaskOption = None,
     data_root: DataRoot = None,
     output: Annotated[
@@ -43,8 +43,9 @@ def train(
     grid: Annotated[PromptGrid, "Prompts"],
     rows: Annotated[OwnRows, "Rows of your own"],
     settings: Annotated[TrainSettings, "Training"],
-    asking: Annotated[Asking, "Frozen model"],
-    compute: Annotated[Compute, "Frozen model"],
+    style: Style = None,
+    max_bad_rows: MaxBadRows = 0,
+    frozen: Frozen,
 ) -> None:
     """Train soft prompts on a frozen model, one for each method, learning rate and seed, all at once.
 
@@ -63,16 +64,15 @@ def train(
 
     run = training.train(
         chosen,
-        model,
+        dataclasses.replace(frozen, name=model, device=device),
         prompts=prompts,
         settings=settings,
         output=output,
         data_root=data_root,
-        device=device,
+        style=style,
+        max_bad_rows=max_bad_rows,
         log_with=log_with,
         progress=not quiet,
-        **vars(asking),
-        **vars(compute),
     )
     _report(run, json_lines)
 

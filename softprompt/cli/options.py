@@ -5,14 +5,27 @@ from typing import Annotated
 
 import typer
 
+from ..settings import ModelSpec
+from ._flatten import Without
+
+# How the frozen model computes and answers; its name and device are options of their own.
+Frozen = Annotated[ModelSpec, "Frozen model", Without({"name", "device"})]
+# The same where a stored prompt says what its model is.
+FrozenOfPrompt = Annotated[
+    ModelSpec, "Frozen model", Without({"name", "device", "answers", "revision", "embedding_scale"})
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Stored = Annotated[
     str,
     typer.Argument(metavar="RUN|PROMPT", help="Run folder with one prompt, prompt folder, or user/name on the hub."),
 ]
+NewModel = Annotated[
+    str | None,
+    typer.Option("--model", help="Frozen model: hub id, folder, GGUF file, or built in: lab-t5, smollm2 ..."),
+]
 Model = Annotated[
     str | None,
-    typer.Option("--model", help="Frozen model: hub id or folder. Default: the one that the prompt names."),
+    typer.Option("--model", help="Frozen model: hub id, folder or GGUF file. Default: the one that the prompt names."),
 ]
 DataRoot = Annotated[
     Path | None,
@@ -24,6 +37,24 @@ DataRoot = Annotated[
 ]
 Delimiter = Annotated[
     str, typer.Option("--delimiter", help="What separates the fields of CSV or TSV. Default: a comma, in .tsv a tab.")
+]
+Style = Annotated[
+    str | None,
+    typer.Option(
+        "--style",
+        rich_help_panel="Frozen model",
+        help="How rows are put: numeric, words, t5 or pet-N (cloze pattern N). Default: numeric for encoder-decoders, "
+        "else words.",
+    ),
+]
+MaxBadRows = Annotated[
+    int,
+    typer.Option(
+        "--max-bad-rows",
+        rich_help_panel="Frozen model",
+        min=0,
+        help="Malformed rows to drop before it is an error.",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]

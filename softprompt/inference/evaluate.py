@@ -7,13 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..backbones import AbstractBackbone, load_backbone, refuse_no_room
+from ..backbones import AbstractBackbone, for_prompt, load_backbone, refuse_no_room, spec_or_backbone
 from ..checks import require_numbers
 from ..data import Examples, drawn_rows, tokenize, warn_of_unknown
 from ..errors import BadInput
 from ..metrics import headline_score, majority, score
 from ..prompts.batch import PromptBatch
 from ..prompts.prompt import SoftPrompt
+from ..settings import ModelSpec
 from ..tasks import Source, Task, is_data_file, on_rows, styled
 from ..tasks import task as find_task
 from .answers import Answers, Decode, answer, before_answer, label_ids, refuse_decoding
@@ -149,7 +150,7 @@ def evaluate(
     *,
     task: "Task | str | None" = None,
     style: str | None = None,
-    model: "str | AbstractBackbone | None" = None,
+    model: "str | Path | ModelSpec | AbstractBackbone | None" = None,
     data_root: "str | Path | None" = None,
     split: str = "test",
     test_rows: int | None = None,
@@ -161,11 +162,8 @@ def evaluate(
     batch_size: int = 32,
     max_length: int | None = None,
     max_new_tokens: int = 20,
-    device: str = "auto",
-    dtype: str = "float32",
-    engine: str = "auto",
-    quantize: str | None = None,
     max_bad_rows: int = 0,
+    **keywords: Any,
 ) -> Report:
     """The prompt's metrics on a split, by the same split rule as training used, and what stands behind them.
 
@@ -188,18 +186,18 @@ def evaluate(
         batch_size: rows in one pass.
         max_length: tokens of text; None takes the task's.
         max_new_tokens: longest generated answer.
-        device: "auto", "cpu", "cuda" ...
-        dtype: precision of the frozen model.
-        engine: "packed", "reference" or "auto" (`load_backbone`).
-        quantize: as in `load_backbone`, whatever the prompt was trained on.
         max_bad_rows: malformed rows to drop before it is an error.
+        keywords: fields of ModelSpec in place of a spec: `device`, `dtype`, `engine`, `quantize`, whatever the prompt
+            was trained on.
 
     Raises:
         ModelMismatch: the prompt belongs to another model.
-        BadInput: the data cannot be used.
+        BadInput: the data cannot be used, or a loaded model is not what the keywords say.
+        UnknownName: a keyword that is no field of ModelSpec.
     """
     counts = {"batch_size": batch_size, "max_length": max_length, "max_new_tokens": max_new_tokens}
     require_numbers(counts, whole=True)
+    asked = model_for(prompt, model, keywords)
     chosen = task_of(prompt, task, style)
     if max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=max_length)
@@ -213,7 +211,7 @@ def evaluate(
     drawn, of = drawn_rows(
         chosen, data_root, max_bad_rows, split=split, count=test_rows, seed=seed, id_column=id_column
     )
-    backbone = backbone_of(prompt, model, device=device, dtype=dtype, engine=engine, quantize=quantize)
+    backbone = backbone_of(prompt, asked)
     examples = examples_for(backbone, chosen, drawn, prompt.length)
     tell_truncated(examples, f"{split} rows")
     warn_of_unknown(examples, backbone.tokenizer, backbone.name, split)
@@ -239,36 +237,46 @@ def evaluate(
     )
 
 
+def model_for(
+    prompt: SoftPrompt, model: "str | Path | ModelSpec | AbstractBackbone | None", keywords: Mapping[str, Any]
+) -> ModelSpec | AbstractBackbone:
+    """The frozen model that a prompt is to work with: its own, unless another is given.
+
+    Args:
+        prompt: a stored prompt; how its model answers, and at which scale, is taken from it.
+        model: as in `evaluate`.
+        keywords: fields of ModelSpec, as in `evaluate`.
+
+    Raises:
+        UnknownName: a keyword that is no field.
+        BadInput: a loaded model is not what the keywords say.
+    """
+    asked = spec_or_backbone("" if model is None else model, keywords)
+    if isinstance(asked, AbstractBackbone):
+        return asked
+    origin, answers = prompt.provenance.backbone, prompt.provenance.answers
+    own = ModelSpec(origin.name, revision=origin.revision, answers=answers, embedding_scale=origin.embedding_scale)
+    return for_prompt(asked, own)
+
+
 def backbone_of(
-    prompt: SoftPrompt,
-    model: "str | AbstractBackbone | None" = None,
-    *,
-    device: str = "auto",
-    dtype: str = "float32",
-    engine: str = "auto",
-    quantize: str | None = None,
+    prompt: SoftPrompt, model: "str | Path | ModelSpec | AbstractBackbone | None" = None, **keywords: Any
 ) -> AbstractBackbone:
     """The frozen model a prompt works with, checked against it.
 
+    Args:
+        prompt: a stored prompt.
+        model: as in `evaluate`.
+        keywords: fields of ModelSpec, as in `evaluate`.
+
     Raises:
         ModelMismatch: the prompt belongs to another model.
+        BadInput: a loaded model is not what the keywords say.
     """
-    if not isinstance(model, AbstractBackbone):
-        origin = prompt.provenance.backbone
-        revision = origin.revision if model is None else None
-        answers = prompt.provenance.answers
-        model = load_backbone(
-            model or origin.name,
-            answers=answers,
-            dtype=dtype,
-            engine=engine,
-            quantize=quantize,
-            device=device,
-            revision=revision,
-            embedding_scale=origin.embedding_scale,
-        )
-    model.check(prompt)
-    return model
+    asked = model_for(prompt, model, keywords)
+    backbone = asked if isinstance(asked, AbstractBackbone) else load_backbone(asked)
+    backbone.check(prompt)
+    return backbone
 
 
 def majority_score(task: Task, gold: Sequence[int]) -> float:

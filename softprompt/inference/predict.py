@@ -3,6 +3,7 @@
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone, load_backbone
@@ -11,9 +12,10 @@ from ..data import warn_of_unknown
 from ..errors import BadInput
 from ..prompts.batch import PromptBatch
 from ..prompts.prompt import SoftPrompt
+from ..settings import ModelSpec
 from ..tasks import ABSENT, Task, holds_rows, is_a, plain_cell, row_dicts, value_of
 from .answers import Answers, Decode, answer, decoding, refuse_decoding
-from .evaluate import backbone_of, examples_for, task_of, tell_truncated
+from .evaluate import backbone_of, examples_for, model_for, task_of, tell_truncated
 from .scoring import scoring_of
 
 log = logging.getLogger("softprompt")
@@ -22,8 +24,8 @@ MOST_BATCHES = 8
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(name: str, **options: Any) -> AbstractBackbone:
-    return load_backbone(name, **options)
+def _loaded(spec: ModelSpec) -> AbstractBackbone:
+    return load_backbone(spec)
 
 
 def as_row(task: Task, given: "str | Mapping[str, Any]") -> dict[str, Any]:
@@ -70,16 +72,13 @@ def predict(
     *,
     task: "Task | str | None" = None,
     style: str | None = None,
-    model: "str | AbstractBackbone | None" = None,
+    model: "str | Path | ModelSpec | AbstractBackbone | None" = None,
     batch_size: int = 32,
-    device: str = "auto",
-    dtype: str = "float32",
-    engine: str = "auto",
-    quantize: str | None = None,
     decode: Decode = "auto",
     calibrate: bool = True,
     max_new_tokens: int = 20,
     tell: "Callable[[list[dict[str, Any]]], None] | None" = None,
+    **keywords: Any,
 ) -> list[dict[str, Any]]:
     """One answer an input: {text, label, scores} for label words, else {text, output}.
 
@@ -93,15 +92,12 @@ def predict(
         style: "numeric", "words", "t5" or "pet-0" ...; None is the style of training, or the default for another task.
         model: the frozen model; None loads the one that the prompt names, and keeps it for the next call.
         batch_size: inputs in one pass.
-        device: "auto", "cpu", "cuda" ...
-        dtype: precision of the frozen model.
-        engine: "packed", "reference" or "auto" (`load_backbone`).
-        quantize: as in `load_backbone`, whatever the prompt was trained on.
         decode: "scores", "generate" or "auto".
         calibrate: whether label scores are calibrated where the prompt was stored with a calibration; its bias may
             change answers.
         max_new_tokens: longest generated answer.
         tell: sees the next answers, in the order of the inputs, as soon as they are there.
+        keywords: fields of ModelSpec in place of a spec, as in `evaluate`.
 
     Texts that the model cannot read whole, and blank ones, are told of by a warning.
 
@@ -110,8 +106,9 @@ def predict(
         BadInput: an input that is no text and no row, or lacks a column; inputs that are all blank; a size below 1.
     """
     require_numbers({"batch_size": batch_size, "max_new_tokens": max_new_tokens}, whole=True)
+    asked = model_for(prompt, model, keywords)
     given = texts_or_rows(inputs)
-    origin, task = prompt.provenance.backbone, task_of(prompt, task, style)
+    task = task_of(prompt, task, style)
     rows = [as_row(task, text) for text in given]
     if not rows:
         return []
@@ -120,11 +117,9 @@ def predict(
     refuse_decoding(task, decode, prompt.provenance.answers)
     scoring = scoring_of(prompt, calibrate=calibrate)
     texts = [task.render(row).text for row in rows]
-    compute: dict[str, Any] = {"device": device, "dtype": dtype, "engine": engine, "quantize": quantize}
-    if model is None:
-        loading = {"revision": origin.revision, "embedding_scale": origin.embedding_scale}
-        model = _loaded(origin.name, answers=prompt.provenance.answers, **loading, **compute)
-    backbone = backbone_of(prompt, model, **compute)
+    if isinstance(asked, ModelSpec) and (model is None or (isinstance(model, ModelSpec) and not model.name)):
+        asked = _loaded(asked)
+    backbone = backbone_of(prompt, asked)
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
     tell_truncated(examples, "inputs")
     warn_of_unknown(examples, backbone.tokenizer, backbone.name)

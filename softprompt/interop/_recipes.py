@@ -5,6 +5,7 @@ from typing import Any
 
 from ..backbones.decoder import ANSWER_CUE
 from ..builtin import BUILT_IN
+from ..builtin.packaged import PACKAGED
 from ..prompts.prompt import SoftPrompt
 
 MODEL_CLASSES = {
@@ -51,6 +52,11 @@ BODIES = {"tokens": GENERATE, "chat": GENERATE, "label-words": LABEL_WORDS, "lin
 
 BUILT_IN_MODEL = "The model comes with softprompt; before the first use, here: `softprompt lab copy {name} {name}`."
 
+PACKAGED_MODEL = (
+    "The model is one that softprompt finds in a package; before the first use, here: "
+    '`ln -s "$(python -c "from softprompt.backbones import source_of; print(source_of(\'{name}\'))")" {name}`.'
+)
+
 # Of a prompt trained with a loss over labels.
 CHOICE_CAVEAT = (
     "This prompt was trained to choose between the labels: compare the log-probabilities of their tokens, without an "
@@ -63,6 +69,12 @@ Stock PEFT counts positions wrongly when the texts of a batch are padded on the 
 """
 
 
+def _where(model: str) -> list[str]:
+    """How a model that no hub has is put where the recipe looks for it."""
+    sentence = BUILT_IN_MODEL if model in BUILT_IN else PACKAGED_MODEL if model in PACKAGED else None
+    return [sentence.format(name=model), ""] if sentence else []
+
+
 def readme(prompt: SoftPrompt) -> str:
     """A description of the folder, a recipe that runs inside it, and the cases in which its numbers differ."""
     provenance, task = prompt.provenance, prompt.provenance.task or {}
@@ -72,7 +84,7 @@ def readme(prompt: SoftPrompt) -> str:
         f"Trained by softprompt ({provenance.method}); all about it is in `softprompt.json`. "
         "It needs transformers, peft and safetensors, and runs in this folder:",
         "",
-        *([BUILT_IN_MODEL.format(name=provenance.backbone.name), ""] if provenance.backbone.name in BUILT_IN else []),
+        *_where(provenance.backbone.name),
         f"```python\n{recipe(prompt)}```",
     ]
     if task:

@@ -4,9 +4,9 @@ from typing import Any
 
 from torch import nn
 
-from ..backbones.base import identity_of, refuse_another_depth, refuse_another_model
 from ..backbones.deep import layers_of
 from ..backbones.family import kind_of, refuse_lost_masks, unwrapped
+from ..backbones.identity import identity_of, refuse_another_depth, refuse_another_model
 from ..prompts.prompt import SoftPrompt
 from ._prompted import AbstractPromptedModel, PromptedEncoder, PromptedEncoderDecoder, reading
 from ._prompted_decoder import PromptedDecoder

@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import lasting_name
+from ..backbones import lasting_name, source_of
 from ..backbones.base import AbstractBackbone
 from ..backbones.family import text_config
-from ..builtin import BUILT_IN, folder_of
 from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch
 from ..prompts.prompt import BackboneIdentity, SoftPrompt
 from ..store import (
@@ -165,9 +164,8 @@ def _sizes(model: nn.Module | None, backbone: BackboneIdentity) -> Any:
         return text_config(model.config)
     from transformers import AutoConfig
 
-    source = str(folder_of(backbone.name)) if backbone.name in BUILT_IN else backbone.name
     try:
-        config = AutoConfig.from_pretrained(source, revision=backbone.revision, local_files_only=True)
+        config = AutoConfig.from_pretrained(source_of(backbone.name), revision=backbone.revision, local_files_only=True)
     except (OSError, ValueError, KeyError):
         return None
     return text_config(config)

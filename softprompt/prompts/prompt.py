@@ -4,7 +4,6 @@ A stored prompt has no reparameterisation. Training folds the reparameterisation
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,17 +15,8 @@ from torch import Tensor, nn
 
 import softprompt
 
+from ..checks import refuse_no_scale
 from ..errors import BadInput
-
-
-def refuse_no_scale(scale: float) -> None:
-    """Refuse an embedding scale by which nothing can be multiplied and divided.
-
-    Raises:
-        BadInput: the scale is zero, negative, infinite or NaN.
-    """
-    if not (math.isfinite(scale) and scale > 0):
-        raise BadInput(f"--embedding-scale must be a positive, finite number, not {scale:g}; 1 is the checkpoint's own")
 
 
 @dataclass(frozen=True)

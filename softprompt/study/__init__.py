@@ -15,6 +15,7 @@ from ._run import kept_prompt as kept_prompt
 from ._run import read as read
 from ._run import run_all as run_all
 from ._spec import RunSpec as RunSpec
+from ._spec import model_fields as model_fields
 from ._stored import StoredRun as StoredRun
 from .tables import columns as columns
 from .tables import compare as compare

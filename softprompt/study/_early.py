@@ -38,13 +38,13 @@ def check_waiting(store: Path, specs: Sequence[RunSpec], data_root: "Path | str 
     rows: dict[bytes, Splits] = {}
     for spec in waiting:
         with named((spec,)):
-            refuse_no_folder(spec.model)
+            refuse_no_folder(spec.frozen.name)
             task = spec.declared if spec.style is None else styled(spec.declared, spec.style)
             key = canonical((task.to_json(), spec.max_bad_rows))
             if key not in rows:
                 # Only the rows of one task are kept, because a large set takes much memory. Runs come task by task.
                 rows = {key: split_rows(task, load_rows(task, data_root, spec.max_bad_rows))}
-            check_request(task, rows[key], [spec.prompt], spec.settings, spec.model, spec.revision)
+            check_request(task, rows[key], [spec.prompt], spec.settings, spec.frozen)
 
 
 @contextlib.contextmanager

@@ -41,8 +41,7 @@ def refuse_changed(runs: Iterable[StoredRun]) -> None:
 
 def model_key(spec: RunSpec) -> str:
     """A key that is equal for runs of the same frozen model, loaded in the same way."""
-    parts = (spec.model, spec.answers, spec.dtype, spec.engine, spec.quantize, spec.revision, spec.backbone)
-    return compact(parts).decode()
+    return compact(spec.frozen.to_json()).decode()
 
 
 def refuse_other_model(spec: RunSpec, embeddings: str | None, runs: Iterable[StoredRun]) -> None:

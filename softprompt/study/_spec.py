@@ -12,13 +12,16 @@ from typing import Any
 
 from ..errors import BadInput, UnknownName, pick
 from ..legacy import as_before, renamed
-from ..settings import PromptSettings, TrainSettings, from_values
+from ..settings import ModelSpec, PromptSettings, TrainSettings, from_values
 from ..tasks import Task
 from ..tasks import task as find_task
 
 # Increase this number after a change to what training computes from the same settings. Every run then gets a new name.
 NUMBERS = 2
 DIGITS = 16
+# Fields of a run that say what its frozen model is. Each is an axis of studies and a key of stores: what every run has
+# by its own name, and the rest in `backbone`.
+_OF_MODEL = ("model", "answers", "dtype", "engine", "quantize", "revision")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class RunSpec:
         quantize: "int8", or None.
         revision: commit of the model on the hub.
         max_bad_rows: malformed rows to drop before it is an error.
-        backbone: further keywords of `load_backbone`.
+        backbone: further fields of ModelSpec, as embedding_scale.
         tags: a study's own labels; they do not enter the name.
 
     Raises:
@@ -70,6 +73,16 @@ class RunSpec:
         """The task itself, never its name."""
         assert isinstance(self.task, Task)
         return self.task
+
+    @property
+    def frozen(self) -> ModelSpec:
+        """The frozen model that the run is trained on, on whatever device.
+
+        Raises:
+            UnknownName: a field, or the value of one, that does not exist.
+        """
+        named = {name: getattr(self, name) for name in _OF_MODEL}
+        return ModelSpec.from_json({**named, **self.backbone})
 
     @functools.cached_property
     def name(self) -> str:
@@ -137,6 +150,14 @@ class RunSpec:
             from_values(TrainSettings, {"loss": "tokens", **values["settings"]}),
         )
         return cls(**{**values, "task": Task.from_json(values["task"]), "prompt": prompt, "settings": settings})
+
+
+def model_fields(model: ModelSpec) -> dict[str, Any]:
+    """The fields of a run that say what its frozen model is; `RunSpec.frozen` turns them back."""
+    values = model.to_json()
+    rest = {name: values.pop(name) for name in values.keys() - set(_OF_MODEL)}
+    default = ModelSpec()
+    return {**values, "backbone": {name: value for name, value in rest.items() if value != getattr(default, name)}}
 
 
 def canonical(values: Any) -> bytes:

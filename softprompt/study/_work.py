@@ -1,6 +1,7 @@
 """The work of one process on a store: it claims a fleet, trains it and stores its runs, until no run is left."""
 
 import contextlib
+import dataclasses
 import logging
 import shutil
 import time
@@ -10,9 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from ..settings import ModelSpec
 from ._early import named
 from ._fleets import Claim, Fleet, claim, finish, give_up
-from ._inputs import digests, model_key, refuse_other_model
+from ._inputs import digests, refuse_other_model
 from ._spec import RunSpec
 from ._stored import StoredRun, curves, load, path_of, to_bytes
 
@@ -71,7 +73,7 @@ class Models:
 
     def __init__(self, store: Path, device: str):
         self.store, self.device = store, device
-        self.loaded: OrderedDict[str, AbstractBackbone] = OrderedDict()
+        self.loaded: OrderedDict[ModelSpec, AbstractBackbone] = OrderedDict()
 
     def of(self, spec: RunSpec) -> "AbstractBackbone":
         """The model that a run is trained on.
@@ -79,28 +81,19 @@ class Models:
         Raises:
             BadInput: stored runs were trained on another model of this name.
         """
-        from ..backbones import answers_for_numbers, load_backbone
+        from ..backbones import answering_numbers, load_backbone
 
-        answers = spec.answers
+        wanted = dataclasses.replace(spec.frozen, device=self.device)
         if spec.declared.answer == "number":
-            answers = answers_for_numbers(spec.model, answers, spec.revision)
-        key = f"{model_key(spec)} {answers}"
-        if key not in self.loaded:
+            wanted = answering_numbers(wanted)
+        if wanted not in self.loaded:
             while len(self.loaded) >= MODELS:
                 self.loaded.popitem(last=False)
-            how = {
-                "answers": answers,
-                "dtype": spec.dtype,
-                "engine": spec.engine,
-                "quantize": spec.quantize,
-                "revision": spec.revision,
-                **spec.backbone,
-            }
-            backbone = load_backbone(spec.model, device=self.device, **how)
+            backbone = load_backbone(wanted)
             refuse_other_model(spec, backbone.identity().embedding_sha256, _all_stored(self.store))
-            self.loaded[key] = backbone
-        self.loaded.move_to_end(key)
-        return self.loaded[key]
+            self.loaded[wanted] = backbone
+        self.loaded.move_to_end(wanted)
+        return self.loaded[wanted]
 
 
 @contextlib.contextmanager
@@ -150,8 +143,6 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
             output=fleet.run,
             data_root=data_root,
             style=first.style,
-            dtype=first.dtype,
-            revision=first.revision,
             max_bad_rows=first.max_bad_rows,
         )
     together = tuple(spec.name for spec in fleet.specs)

@@ -10,7 +10,7 @@ from ..errors import BadInput, UnknownName
 from ..inference.answers import refuse_decoding
 from ..prompts.methods import Method
 from ..prompts.prompt import SoftPrompt
-from ..settings import PromptSettings, TrainSettings
+from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..tasks import Task, gold
 from ._loss_rule import refuse_loss
 from ._numbers import refuse_shots
@@ -25,8 +25,7 @@ def check_request(
     splits: Splits,
     prompts: Sequence[PromptSettings],
     settings: TrainSettings,
-    model: str | None = None,
-    revision: str | None = None,
+    model: ModelSpec | None = None,
 ) -> None:
     """Refuse what cannot be trained, as far as it can be told without the frozen model.
 
@@ -35,8 +34,7 @@ def check_request(
         splits: its rows.
         prompts: the prompts.
         settings: what they share.
-        model: hub id or folder, whose configuration says how long an input may be; None looks at none.
-        revision: commit of the model on the hub.
+        model: the model whose configuration says how long an input may be; None looks at none.
 
     Raises:
         SoftPromptError: methods, regularisers, units, learning rates, initial vectors, shots, warm-up, restarts,
@@ -53,10 +51,10 @@ def check_request(
     for prompt in prompts:
         if prompt.restarts > 1:
             race_steps(prompt, steps)
-    bound = None if model is None else position_bound(model, revision)
+    bound = None if model is None else position_bound(model)
     if model is not None and bound is not None:
         longest = max(Method.of(prompt).prompt_length for prompt in prompts)
-        refuse_no_room(longest, bound - longest, bound, model)
+        refuse_no_room(longest, bound - longest, bound, model.name)
 
 
 def _training_rows(task: Task, splits: Splits, settings: TrainSettings, prompt: PromptSettings) -> int:

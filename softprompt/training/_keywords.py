@@ -9,9 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ..backbones import AbstractBackbone, refuse_no_folder, spec_or_backbone
 from ..checks import listed, require_different
 from ..errors import BadInput, UnknownName
-from ..settings import PromptSettings, Seeds, TrainSettings, weights_text
+from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings, weights_text
 from ..tasks import Task, custom_task, holds_rows, is_data_file, own_source
 from ..tasks import task as find_task
 
@@ -22,7 +23,8 @@ _SETTINGS = {field.name for field in dataclasses.fields(TrainSettings)}
 _PROMPT = {field.name for field in dataclasses.fields(PromptSettings)}
 # max_length is a setting of the run, which overrides the task's.
 _ROWS = {*inspect.signature(custom_task).parameters, *_ALIASES, *_SPLIT_FILES} - {"files", "max_length"}
-_KNOWN = _SETTINGS | _PROMPT | _ROWS | {"prompt_length"}
+_MODEL = {field.name for field in dataclasses.fields(ModelSpec)} - {"name"}
+_KNOWN = _SETTINGS | _PROMPT | _ROWS | _MODEL | {"prompt_length"}
 
 
 def refuse_unknown_keywords(keywords: Iterable[str], parameters: Iterable[str]) -> None:
@@ -121,6 +123,18 @@ def from_any_folder(prompt: PromptSettings) -> PromptSettings:
     kind, _, path = prompt.init.partition(":")
     is_path = kind == "file" or (kind == "prompt" and os.path.exists(path))
     return dataclasses.replace(prompt, init=f"{kind}:{os.path.abspath(path)}") if is_path else prompt
+
+
+def model_from(model: Any, keywords: Mapping[str, Any]) -> ModelSpec | AbstractBackbone:
+    """The spec of the frozen model, by its keywords or as it is given, or the loaded backbone.
+
+    Raises:
+        BadInput: no name of a model, both a spec and keywords, or a loaded backbone that is not what they say.
+    """
+    asked = spec_or_backbone(model, {name: value for name, value in keywords.items() if name in _MODEL})
+    if isinstance(asked, ModelSpec):
+        refuse_no_folder(asked.name)
+    return asked
 
 
 def settings_from(settings: TrainSettings | None, keywords: Mapping[str, Any]) -> TrainSettings:

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import BadInput
 from ..legacy import renamed
 from ..prompts.prompt import SoftPrompt
-from ..settings import PromptSettings, TrainSettings, from_values
+from ..settings import ModelSpec, PromptSettings, TrainSettings, from_values
 from ..store import found_model
 from ..tasks import Task, read_from
 
@@ -18,6 +18,8 @@ FORMAT = 2
 # Format 1 has the names of before.
 READ = (1, 2)
 DEFAULT_STEPS = 1000
+# What runs are that name no answers or no engine: when they were made there were no others.
+_OLDER = {"answers": "tokens", "engine": "reference"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,41 +28,28 @@ class Plan:
 
     Args:
         task: with its style applied.
-        model: hub id or folder of the frozen model.
+        model: the frozen model as it was when the run was started: no field of it is "auto" but the device.
         prompts: one a prompt.
         settings: what the prompts share.
         data_root: folder with rows; None asks the hub.
-        answers: how the backbone answers.
-        dtype: precision of the frozen model.
-        engine: "packed" or "reference", whichever the run was started with.
         products: "onednn" or "torch", whichever multiplied in packed passes when the run was started.
-        quantize: "int8" where the frozen linear layers are in 8 bits.
-        revision: commit of the model on the hub.
-        embedding_scale: factor on the frozen model's word embeddings.
         max_bad_rows: malformed rows to drop before it is an error.
         log_with: a tracker that Accelerate knows.
     """
 
     task: Task
-    model: str
+    model: ModelSpec
     prompts: tuple[PromptSettings, ...]
     settings: TrainSettings
     data_root: str | None = None
-    answers: str = "tokens"
-    dtype: str = "float32"
-    # Older runs name none: there was no other.
-    engine: str = "reference"
     # Older runs name none: their packed passes took oneDNN.
     products: str | None = None
-    quantize: str | None = None
-    revision: str | None = None
-    embedding_scale: float = 1.0
     max_bad_rows: int = 0
     log_with: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"format": FORMAT, **dataclasses.asdict(self), "task": self.task.to_json()}
+        return {"format": FORMAT, **dataclasses.asdict(self), "task": self.task.to_json(), **self.model.to_json()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Plan":
@@ -72,7 +61,9 @@ class Plan:
         if values.get("format") not in READ:
             raise BadInput(f"run.json has format {values.get('format')!r}, this version reads {FORMAT}")
         values = renamed(values)
-        plain = {name: value for name, value in values.items() if name != "format"}
+        of_model = ModelSpec().to_json().keys()
+        plain = {name: value for name, value in values.items() if name not in ("format", *of_model)}
+        plain["model"] = ModelSpec.from_json({**_OLDER, **{n: v for n, v in values.items() if n in of_model}})
         plain["task"] = Task.from_json(values["task"])
         plain["prompts"] = tuple(from_values(PromptSettings, prompt) for prompt in map(_in_units, values["prompts"]))
         # Older runs name no loss: there was no other.
@@ -181,6 +172,6 @@ def read_plan(folder: Path) -> Plan:
         raise BadInput(f"{path} cannot be read ({error}); start the run anew") from error
     return dataclasses.replace(
         plan,
-        model=found_model(plan.model, folder),
+        model=dataclasses.replace(plan.model, name=found_model(plan.model.name, folder)),
         task=dataclasses.replace(plan.task, source=read_from(plan.task.source, folder)),
     )

@@ -1,13 +1,11 @@
-"""What a run must find before it goes on: records that can be read, and a frozen model that computes as before."""
+"""What a run must find before it goes on: records that can be read."""
 
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..backbones import AbstractBackbone
-from ..errors import DamagedFile, ModelMismatch
-from ._plan import Plan
+from ..errors import DamagedFile
 from ._records import damaged_lines, too_short
 from ._restarts import record_of
 
@@ -63,26 +61,3 @@ def _path_of(folder: Path, name: str) -> Path:
 
 def _places(lines: list[int]) -> str:
     return f"line {lines[0]}" if len(lines) == 1 else f"{len(lines)} lines, the first of them {lines[0]}"
-
-
-def refuse_other_backbone(plan: Plan, model: AbstractBackbone, folder: Path) -> None:
-    """Refuse to go on with a model that computes otherwise than the one that the run was started with.
-
-    Raises:
-        ModelMismatch: another embedding scale, engine or form of the weights.
-    """
-    if model.embedding_scale != plan.embedding_scale:
-        raise ModelMismatch(
-            f"{folder} was started at embedding scale {plan.embedding_scale:g}, {model.name!r} is at "
-            f"{model.embedding_scale:g}; load it with embedding_scale={plan.embedding_scale:g}"
-        )
-    if model.engine != plan.engine:
-        raise ModelMismatch(
-            f"{folder} was started with the {plan.engine} engine, {model.name!r} was loaded with the "
-            f"{model.engine} one, which rounds otherwise; load it with engine={plan.engine!r}"
-        )
-    if model.quantize != plan.quantize:
-        raise ModelMismatch(
-            f"{folder} was started with quantize={plan.quantize!r}, {model.name!r} was loaded with "
-            f"quantize={model.quantize!r}; load it as the run began"
-        )

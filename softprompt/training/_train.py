@@ -8,14 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..backbones import AbstractBackbone, answers_for_numbers, load_backbone, model_name, refuse_no_folder
+from ..backbones import AbstractBackbone, answering_numbers, load_backbone, refuse_other_backbone
 from ..data import load_rows, split_rows, warn_of_unknown
 from ..errors import BadInput
 from ..inference.evaluate import default_style, tell_truncated
 from ..legacy import renamed
 from ..prompts.contract import AbstractTrainable
-from ..prompts.prompt import refuse_no_scale
-from ..settings import PromptSettings, TrainSettings
+from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import Checkpoint, json_bytes, latest_checkpoint, refuse_no_place, write_file
 from ..tasks import TASKS, stored_in, styled
 from ._drive import drive
@@ -24,6 +23,7 @@ from ._folder import HeldFolder, alone_in, new_folder, refuse_used
 from ._keywords import (
     default_output,
     from_any_folder,
+    model_from,
     prompts_from,
     refuse_unknown_keywords,
     same_rows,
@@ -36,7 +36,7 @@ from ._member import below
 from ._plan import Plan, Run, read_plan
 from ._progress import refuse_unknown_tracker
 from ._records import Record
-from ._recovery import check_records, refuse_other_backbone
+from ._recovery import check_records
 from ._results import finish_member, last_reports, read_result, seconds_of
 from ._setup import build_prompts, fingerprint, prepare, refuse_twins, resolved
 from ._start import start_members
@@ -44,20 +44,13 @@ from ._start import start_members
 
 def train(
     task: Any,
-    model: "str | AbstractBackbone",
+    model: "str | Path | ModelSpec | AbstractBackbone",
     *,
     prompts: Sequence[PromptSettings] | PromptSettings | None = None,
     settings: TrainSettings | None = None,
     output: "Path | str | None" = None,
     data_root: "Path | str | None" = None,
     style: str | None = None,
-    answers: str = "auto",
-    dtype: str = "float32",
-    engine: str = "auto",
-    quantize: str | None = None,
-    device: str = "auto",
-    revision: str | None = None,
-    embedding_scale: float = 1.0,
     max_bad_rows: int = 0,
     log_with: str | None = None,
     progress: bool = False,
@@ -71,28 +64,21 @@ def train(
     Args:
         task: a name in TASKS, a Task, or rows of your own as `custom_task` takes them: a file, a list of dicts, a
             DataFrame, a `datasets.Dataset`, or a dict of splits.
-        model: a local folder, a hub id, or a loaded backbone.
+        model: a local folder, a GGUF file, a hub id, a built-in name, a `ModelSpec`, or a loaded backbone.
         prompts: the prompts, trained together, no two of them the same, or one alone; in place of their keywords.
         settings: what they share, in place of its keywords.
         output: a new folder for the run; None is runs/<task>-<methods>-<time>.
         data_root: folder with rows; None asks the hub.
         style: "numeric", "words", "t5" or "pet-0", "pet-1" ... (cloze patterns, for encoders with label words); None
             is numeric for encoder-decoders (the papers') and words for others, and leaves a task of your own as it is.
-        answers: "auto"; "label-words" or "linear-head" for encoders, "chat" for instruct decoders. Encoders answer
-            numbers by a linear head.
-        dtype: precision of the frozen model: "float32" or "bfloat16".
-        engine: "packed", "reference" or "auto" (`load_backbone`); for a loaded backbone its own.
-        quantize: as in `load_backbone`; for a loaded backbone its own.
-        device: "auto", "cpu", "cuda" ...
-        revision: commit of the model on the hub.
-        embedding_scale: factor on the model's word embeddings, which leaves what it computes unchanged; for a loaded
-            backbone its own.
         max_bad_rows: malformed rows to drop before it is an error.
         log_with: a tracker that Accelerate knows, besides metrics.jsonl.
         progress: show a bar on standard error.
         keywords: fields of PromptSettings, where `method`, `lr` and `seeds` may be several, for one prompt of each
-            combination, and `prompt_length`; fields of TrainSettings; and for rows of your own the keywords of
-            `custom_task`, `text_column` (one, or several), `validation_data` and `test_data`.
+            combination, and `prompt_length`; fields of TrainSettings; fields of ModelSpec in place of a spec (a loaded
+            backbone has its own, and they have to agree); and for rows of your own the keywords of `custom_task`,
+            `text_column` (one, or several), `validation_data` and `test_data`. Encoders answer numbers by a linear
+            head.
 
     Raises:
         UnknownName: a keyword that does not exist, with the nearest; a task, column or method likewise.
@@ -107,14 +93,7 @@ def train(
         refuse_used(Path(output))
         refuse_no_place(Path(output), "the run")
     refuse_unknown_tracker(log_with)
-    refuse_no_scale(embedding_scale)
-    if not isinstance(model, AbstractBackbone):
-        refuse_no_folder(model_name(model))
-    elif embedding_scale not in (1.0, model.embedding_scale):
-        raise BadInput(
-            f"--embedding-scale={embedding_scale:g}, but {model.name!r} was loaded at {model.embedding_scale:g}; "
-            "give the scale to load_backbone or from_model"
-        )
+    asked = model_from(model, keywords)
     prompts = [resolved(prompt) for prompt in prompts]
     refuse_twins(prompts)
     chosen = task_from(task, keywords)
@@ -124,20 +103,11 @@ def train(
         chosen = styled(chosen, style)
     # Rows first: their faults are found in seconds, while a model may take minutes to load.
     splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows))
-    check_request(chosen, splits, prompts, settings, model if isinstance(model, str) else None, revision)
-    if isinstance(model, AbstractBackbone):
-        backbone = model
+    check_request(chosen, splits, prompts, settings, asked if isinstance(asked, ModelSpec) else None)
+    if isinstance(asked, AbstractBackbone):
+        backbone = asked
     else:
-        backbone = load_backbone(
-            model,
-            answers=answers_for_numbers(model, answers, revision) if chosen.answer == "number" else answers,
-            dtype=dtype,
-            device=device,
-            revision=revision,
-            embedding_scale=embedding_scale,
-            engine=engine,
-            quantize=quantize,
-        )
+        backbone = load_backbone(answering_numbers(asked) if chosen.answer == "number" else asked)
     if style is None and chosen.name in TASKS:
         chosen = styled(chosen, default_style(chosen, backbone.kind))
     if settings.max_length is not None:
@@ -146,18 +116,12 @@ def train(
     chosen = dataclasses.replace(chosen, source=stored_in(chosen.source, folder))
     plan = Plan(
         task=chosen,
-        model=backbone.name,
+        # What the backbone is, whatever was asked for: one that was loaded before has its own.
+        model=backbone.spec,
         prompts=tuple(map(from_any_folder, prompts)),
         settings=with_loss(settings, chosen, backbone),
         data_root=None if data_root is None else os.path.abspath(data_root),
-        answers=backbone.answers,
-        # What the backbone is, whatever was asked for: one that was loaded before has its own.
-        dtype=str(backbone.dtype).removeprefix("torch."),
-        engine=backbone.engine,
         products=backbone.products,
-        quantize=backbone.quantize,
-        revision=backbone.revision,
-        embedding_scale=backbone.embedding_scale,
         max_bad_rows=max_bad_rows,
         log_with=log_with,
     )
@@ -189,7 +153,8 @@ def resume(
     Raises:
         BadInput: no run there, or other data than it was started with.
         DamagedFile: no checkpoint, or not a record that it needs, is as it was written.
-        ModelMismatch: `model` is at another embedding scale, or computes by another engine or with other weights.
+        ModelMismatch: `model` is at another precision or embedding scale, or computes by another engine or with other
+            weights.
     """
     folder = Path(run)
     plan = read_plan(folder)
@@ -205,18 +170,9 @@ def resume(
         task = same_rows(plan.task, rows, folder)
         splits = split_rows(task, load_rows(task, plan.data_root, plan.max_bad_rows))
         if model is None:
-            model = load_backbone(
-                plan.model,
-                answers=plan.answers,
-                dtype=plan.dtype,
-                engine=plan.engine,
-                quantize=plan.quantize,
-                device=device,
-                revision=plan.revision,
-                embedding_scale=plan.embedding_scale,
-            )
+            model = load_backbone(dataclasses.replace(plan.model, device=device))
         else:
-            refuse_other_backbone(plan, model, folder)
+            refuse_other_backbone(plan.model, model, folder)
         if model.engine == "packed":
             # Each library rounds in its own way: what the run began with goes on, whatever is faster now.
             model.products = "torch" if plan.products == "torch" else "onednn"

@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ...checks import refuse_no_scale
 from ...errors import UnsupportedModel
-from ...prompts.prompt import refuse_no_scale
 from ..family import is_plain
 
 

@@ -1,0 +1,27 @@
+"""The device that a user names."""
+
+import torch
+
+from ..errors import BadInput
+
+
+def device_of(device: str) -> torch.device:
+    """The device of this name."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    here = _devices_here()
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise BadInput(f"--device {device!r} is none of this machine's; give {here}") from error
+    if place.type == "meta":
+        raise BadInput(f"--device {device!r} holds no numbers; give {here}")
+    return place
+
+
+def _devices_here() -> str:
+    """The devices of this machine in words."""
+    cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return ", ".join(["auto", "cpu", *cuda, *mps]) + ("" if cuda else " (it has no CUDA device)")

@@ -1,0 +1,59 @@
+"""Which frozen model a prompt belongs to, and whether a model is that one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ..errors import ModelMismatch
+from ..prompts.prompt import BackboneIdentity, SoftPrompt
+from .rescale.scale import scaling_of, states_scale
+
+
+def identity_of(model: nn.Module, name: str, kind: str, revision: str | None = None) -> BackboneIdentity:
+    """What a prompt remembers of this model: its word embeddings, and what they are multiplied by."""
+    embeddings: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]  (nn.Module's getattr)
+    scaling = scaling_of(model)
+    return BackboneIdentity(
+        name=name,
+        kind=kind,
+        embedding_size=embeddings.weight.shape[1],
+        embedding_sha256=scaling.original,
+        revision=revision,
+        embedding_scale=scaling.factor,
+        states_scale=states_scale(model),
+    )
+
+
+def refuse_another_model(prompt: SoftPrompt, ours: BackboneIdentity) -> None:
+    """Refuse a prompt whose model had other word embeddings than ours, or the same at another scale.
+
+    Raises:
+        ModelMismatch: with both names.
+    """
+    theirs = prompt.provenance.backbone
+    sizes = f"(e = {theirs.embedding_size})", f"(e = {ours.embedding_size})"
+    both = f"this prompt was trained for {theirs.name!r} {sizes[0]}, this model is {ours.name!r} {sizes[1]}"
+    if theirs.embedding_size != ours.embedding_size:
+        raise ModelMismatch(f"{both}; a prompt works only with its own model")
+    if theirs.embedding_sha256 and theirs.embedding_sha256 != ours.embedding_sha256:
+        raise ModelMismatch(f"{both} with other word embeddings; a prompt works only with its own model")
+    if theirs.embedding_scale != ours.embedding_scale:
+        raise ModelMismatch(
+            f"this prompt was trained for {theirs.name!r} at embedding scale {theirs.embedding_scale:g}, this model is "
+            f"at {ours.embedding_scale:g}; load it with embedding_scale={theirs.embedding_scale:g}, or take "
+            f"prompt.at_scale({ours.embedding_scale:g})"
+        )
+
+
+def refuse_another_depth(prompt: SoftPrompt, layers: Sequence[nn.Module], name: str) -> None:
+    """Refuse a deep prompt whose model had another number of layers.
+
+    Raises:
+        ModelMismatch: with both numbers.
+    """
+    if prompt.layers != len(layers):
+        raise ModelMismatch(
+            f"this prompt has vectors for {prompt.layers} layers, {name!r} has {len(layers)}; a deep prompt works only "
+            "with its own model"
+        )
