@@ -72,10 +72,10 @@ def main() -> None:
     torch.set_flush_denormal(True)
     rows = []
     for name, backbone in (("MiniLM-L6", load_backbone(bundled_encoder())), ("t5-small shape", t5_small_shape())):
-        found = sorted(ratios(backbone))
-        median = statistics.median(found)
-        print(f"{name:15} dropout on / off: {median:.2f} ({found[0]:.2f} to {found[-1]:.2f}, {PAIRS} pairs)")
-        rows.append({"model": name, "ratio": median, "least": found[0], "most": found[-1], "pairs": PAIRS})
+        quotients = sorted(ratios(backbone))
+        median = statistics.median(quotients)
+        print(f"{name:15} dropout on / off: {median:.2f} ({quotients[0]:.2f} to {quotients[-1]:.2f}, {PAIRS} pairs)")
+        rows.append({"model": name, "ratio": median, "least": quotients[0], "most": quotients[-1], "pairs": PAIRS})
     RESULT.write_text(json.dumps({"threads": 1, "batch_size": 16, "rows": rows}, indent=1) + "\n")
 
 

@@ -153,8 +153,8 @@ def gradient(backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextB
     vectors = prompt_batch.vectors.clone().requires_grad_()
     assert batch.targets is not None
     logits = backbone.logits(replace(prompt_batch, vectors=vectors), batch).flatten(0, 1)
-    (found,) = torch.autograd.grad(cross_entropy(logits.float(), batch.targets.flatten()), vectors)
-    return found.flatten()
+    (gradients,) = torch.autograd.grad(cross_entropy(logits.float(), batch.targets.flatten()), vectors)
+    return gradients.flatten()
 
 
 def gradients(case: Case, arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -230,8 +230,8 @@ def seeds(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     ]
     row: dict[str, Any] = {"model": Path(case.model).name, "task": case.task, "method": case.method}
     row |= {"lr": case.lr, "steps": case.steps, "seeds": list(range(SEEDS)), "engine": backbone.engine}
-    for name, found in scores.items():
-        row[name] = {"accuracy": found, "mean": statistics.mean(found), "std": statistics.stdev(found)}
+    for name, values in scores.items():
+        row[name] = {"accuracy": values, "mean": statistics.mean(values), "std": statistics.stdev(values)}
         print(f"{case.task:16} {name:22} {row[name]['mean']:.4f} +- {row[name]['std']:.4f}")
     return row
 
@@ -249,21 +249,21 @@ def main() -> None:
     torch.set_flush_denormal(True)
     # As offered for the steps; below for what a narrow model can tell as well.
     output = Path(arguments.output)
-    found: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
+    results: dict[str, Any] = json.loads(output.read_text()) if output.exists() else {}
     if "step" in arguments.parts:
-        found["step"] = {"threads": 1, "batch_size": 16, "rows": steps()}
+        results["step"] = {"threads": 1, "batch_size": 16, "rows": steps()}
     _int8.LEAST_WIDTH = 1
     for part in ("gradient", "curve", "seeds"):
         if part not in arguments.parts:
             continue
-        rows: dict[str, Any] = found.get(part, {})
+        rows: dict[str, Any] = results.get(part, {})
         for case in (case for model in arguments.models for case in CASES[model]):
             rows[f"{Path(case.model).name} {case.task}"] = {"gradient": gradients, "curve": curve, "seeds": seeds}[
                 part
             ](case, arguments)
-            found[part] = rows
-            output.write_text(json.dumps(found, indent=1) + "\n")
-    output.write_text(json.dumps(found, indent=1) + "\n")
+            results[part] = rows
+            output.write_text(json.dumps(results, indent=1) + "\n")
+    output.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ def killed_run(folder: Path, steps: int, draw: random.Random) -> int:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file but hidden ones and times, by relative path."""
     files = [p for p in folder.rglob("*") if p.is_file() and p.name not in TIMES]
-    found = {str(p.relative_to(folder)): p for p in files}
-    return {name: path.read_bytes() for name, path in found.items() if "/." not in f"/{name}"}
+    by_name = {str(p.relative_to(folder)): p for p in files}
+    return {name: path.read_bytes() for name, path in by_name.items() if "/." not in f"/{name}"}
 
 
 def main() -> None:

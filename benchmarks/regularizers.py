@@ -86,9 +86,9 @@ def measure(engine: str) -> list[dict[str, Any]]:
     memory = {text: peak_bytes(run, torch.device("cpu")) for text, run in measured.items()}
     rows = []
     for text, (name, time_bound, memory_bound) in ASKED.items():
-        found = sorted(one[text] / one[""] for one in rounds)
-        row = {"engine": engine, "regularizer": text, "name": name, "time": statistics.median(found)}
-        row |= {"least": found[0], "most": found[-1], "memory": memory[text] / memory[""]}
+        quotients = sorted(one[text] / one[""] for one in rounds)
+        row = {"engine": engine, "regularizer": text, "name": name, "time": statistics.median(quotients)}
+        row |= {"least": quotients[0], "most": quotients[-1], "memory": memory[text] / memory[""]}
         rows.append(row | {"time_bound": time_bound, "memory_bound": memory_bound})
     return rows
 

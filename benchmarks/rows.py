@@ -84,10 +84,10 @@ def rows_of(model: str, engine: str, data_root: str | None) -> tuple[AbstractBac
     if model == "t5-small":
         return t5_small_rows(engine)
     backbone = load_backbone(bundled_encoder() if model == "MiniLM" else model, engine=engine)
-    found = task("glue/sst2" if model == "MiniLM" else "lab/opinion")
-    found = styled(found, default_style(found, backbone.kind))
-    rows = split_rows(found, load_rows(found, data_root)).train
-    return backbone, examples_for(backbone, found, rows.select(range(min(2048, len(rows)))), LENGTH)
+    declared = task("glue/sst2" if model == "MiniLM" else "lab/opinion")
+    declared = styled(declared, default_style(declared, backbone.kind))
+    rows = split_rows(declared, load_rows(declared, data_root)).train
+    return backbone, examples_for(backbone, declared, rows.select(range(min(2048, len(rows)))), LENGTH)
 
 
 def step_of(
@@ -137,10 +137,10 @@ def measure(name: str, case: Case, data_root: str | None) -> dict:
     print(f"{name}: mean {lengths.mean():.0f} tokens, longest {lengths.max():.0f}", flush=True)
     splits = []
     for most in case.most:
-        found = sorted(one[most] / one[None] for one in rounds)
-        row = {"most": most, "time": statistics.median(found), "least": found[0], "most_time": found[-1]}
+        quotients = sorted(one[most] / one[None] for one in rounds)
+        row = {"most": most, "time": statistics.median(quotients), "least": quotients[0], "most_time": quotients[-1]}
         splits.append(row | {"padding": padding(batch, most)})
-        print(f"    {most:4} rows a pass: time {row['time']:.2f} ({found[0]:.2f} to {found[-1]:.2f}), ", end="")
+        print(f"    {most:4} rows a pass: time {row['time']:.2f} ({quotients[0]:.2f} to {quotients[-1]:.2f}), ", end="")
         print(f"padding {splits[-1]['padding']:.0%} instead of {padding(batch, None):.0%}", flush=True)
     return {
         "rows": len(batch.ids),

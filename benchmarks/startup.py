@@ -83,11 +83,11 @@ def to_first_step(task: str, model: str, data_root: str, folder: Path) -> dict[s
     """Processor time of one process: imports, loading the model, and the rest up to the first step."""
     output = folder / f"run-{time.monotonic_ns()}"
     environment = {**os.environ, "SOFTPROMPT_CACHE": str(folder / "tokens"), "OMP_NUM_THREADS": "1"}
-    found = subprocess.run(
+    finished = subprocess.run(
         [sys.executable, "-c", FIRST_STEP, task, model, data_root, str(output)],
         check=True, capture_output=True, text=True, env=environment,
     )  # fmt: skip
-    return dict(zip(("imports", "model", "first step"), map(float, found.stdout.split()), strict=True))
+    return dict(zip(("imports", "model", "first step"), map(float, finished.stdout.split()), strict=True))
 
 
 def runs(data_root: str | None) -> dict[str, object]:
@@ -97,7 +97,7 @@ def runs(data_root: str | None) -> dict[str, object]:
     task, model = ("glue/sst2", bundled_encoder()) if data_root else ("lab/opinion", "lab-t5-small")
     with tempfile.TemporaryDirectory() as folder:
         first, *again = (to_first_step(task, model, data_root or "", Path(folder)) for _ in range(1 + RUNS))
-    next_ = {name: statistics.median(one[name] for one in again) for name in first}
+    next_ = {name: statistics.median(record[name] for record in again) for name in first}
     return {"task": task, "model": Path(model).name, "first run": first, "next run": next_, "repeats": RUNS}
 
 
@@ -111,10 +111,10 @@ def main() -> None:
     over = {name: value - bare for name, value in medians.items() if name != "bare interpreter"}
     for name, value in over.items():
         print(f"{name:24}  {value:.3f} s over a bare interpreter ({bare:.3f} s)")
-    found = runs(arguments.data_root)
+    seconds = runs(arguments.data_root)
     for which in ("first run", "next run"):
-        print(f"{which:24} ", ", ".join(f"{name} {value:.2f} s" for name, value in dict(found[which]).items()))  # pyright: ignore[reportArgumentType, reportCallIssue]  (a value of found is a dict)
-    result = {"seconds": medians, "over a bare interpreter": over, "repeats": REPEATS, "runs": found}
+        print(f"{which:24} ", ", ".join(f"{name} {value:.2f} s" for name, value in dict(seconds[which]).items()))  # pyright: ignore[reportArgumentType, reportCallIssue]  (a value of found is a dict)
+    result = {"seconds": medians, "over a bare interpreter": over, "repeats": REPEATS, "runs": seconds}
     result["python"] = platform.python_version()
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")

@@ -39,11 +39,11 @@ def cells(arguments: argparse.Namespace) -> list[Cell]:
     parts = {"main": MAIN, "growth": growth(), "real": real(REAL), "gpu": gpu()}
     # "all" is what a CPU can do.
     chosen = [part for part in parts if arguments.part == part or (arguments.part == "all" and part != "gpu")]
-    found = [cell for part in chosen for cell in parts[part]]
+    chosen_cells = [cell for part in chosen for cell in parts[part]]
     if arguments.model is not None:
         shape = f"checkpoint:{arguments.model.name}"
-        found = [dataclasses.replace(cell, shape=shape) for cell in found if cell.shape == "t5-small"]
-    return found
+        chosen_cells = [dataclasses.replace(cell, shape=shape) for cell in chosen_cells if cell.shape == "t5-small"]
+    return chosen_cells
 
 
 def environment(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -90,13 +90,13 @@ def measure(arguments: argparse.Namespace) -> None:
         # Not `allow_tf32`: transformers sets it by the newer name, and torch refuses both in one process.
         torch.backends.cuda.matmul.fp32_precision = "tf32" if cell.precision == "tf32" else "ieee"
         try:
-            found = {**measured(cell, machine), "environment": environment(arguments)}
+            record = {**measured(cell, machine), "environment": environment(arguments)}
         except (Unequal, torch.OutOfMemoryError) as error:
             print(f"{cell.key}: {error}", flush=True)
             refused.append(cell.key)
             continue
-        write(arguments.results, {**values, cell.key: found})
-        print(ratios({cell.key: found}), flush=True)
+        write(arguments.results, {**values, cell.key: record})
+        print(ratios({cell.key: record}), flush=True)
     if refused:
         raise SystemExit(f"not measured: {', '.join(refused)}")
 
@@ -146,8 +146,8 @@ def main() -> None:
     if arguments.table or arguments.fill:
         from against_peft.report import tables
 
-        found = read(arguments.results)
-        fill(arguments.fill, tables(found)) if arguments.fill else print(tables(found, details=True))
+        results = read(arguments.results)
+        fill(arguments.fill, tables(results)) if arguments.fill else print(tables(results, details=True))
         return
     asks_real = arguments.part in ("real", "all") and not arguments.quick
     if asks_real and (arguments.data_root is None or (arguments.tokenizer is None and arguments.model is None)):

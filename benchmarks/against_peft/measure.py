@@ -78,7 +78,7 @@ def kept_bytes(run: Callable[[], object]) -> int:
     What is still there afterwards was no activation: weights, also fused or folded ones, and cached tables. Tensors
     that a custom function keeps without `save_for_backward` are not seen here, but in `peak_bytes`.
     """
-    found: list[tuple[StorageWeakRef, int]] = []
+    storages: list[tuple[StorageWeakRef, int]] = []
     places: dict[int, int] = {}
     moments: list[list[int]] = [[]]
 
@@ -86,15 +86,15 @@ def kept_bytes(run: Callable[[], object]) -> int:
         storage = values.untyped_storage()
         place = places.get(storage._cdata)
         # An address is used again when its storage is gone.
-        if place is None or found[place][0].expired():
-            places[storage._cdata] = len(found)
-            moments.append([there for there in moments[-1] if not found[there][0].expired()] + [len(found)])
-            found.append((StorageWeakRef(storage), storage.nbytes()))
+        if place is None or storages[place][0].expired():
+            places[storage._cdata] = len(storages)
+            moments.append([alive for alive in moments[-1] if not storages[alive][0].expired()] + [len(storages)])
+            storages.append((StorageWeakRef(storage), storage.nbytes()))
         return values
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda values: values):
         run()
-    sizes = [size if reference.expired() else 0 for reference, size in found]
+    sizes = [size if reference.expired() else 0 for reference, size in storages]
     return max(sum(sizes[place] for place in moment) for moment in moments)
 
 

@@ -144,10 +144,10 @@ def mrqa_rows(path: Path, backbone: AbstractBackbone, count: int) -> Examples:
         next(file)  # a header
         contexts = [json.loads(line) for line in file]
     drawn = random.Random(0).sample(contexts, count)
-    asked = [(one["qas"][0], one["context"]) for one in drawn]
-    texts = [f"question: {question['question']} context: {context}" for question, context in asked]
+    pairs = [(record["qas"][0], record["context"]) for record in drawn]
+    texts = [f"question: {question['question']} context: {context}" for question, context in pairs]
     inputs = backbone.tokenizer(texts, truncation=True, max_length=MRQA_TOKENS)["input_ids"]
-    targets = backbone.encode_answers([question["answers"][0] for question, _ in asked])
+    targets = backbone.encode_answers([question["answers"][0] for question, _ in pairs])
     return Examples(Ragged.of(inputs), Ragged.of(targets), [0] * count)
 
 

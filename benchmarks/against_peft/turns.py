@@ -79,24 +79,26 @@ def measured(cell: Cell, machine: Machine) -> dict[str, Any]:
         Unequal: two variants do not compute the same loss and gradient.
     """
     load = os.getloadavg()[0]
-    with made(cell, machine) as found:
-        checks = equal(found, cell.precision)
-        probed = _middle(found)
-        costs = {name: costs_of(one, found.batches[probed], machine.device) for name, one in found.variants.items()}
-        times, rates = rounds(found, cell, machine)
+    with made(cell, machine) as setup:
+        checks = equal(setup, cell.precision)
+        probed = _middle(setup)
+        costs = {
+            name: costs_of(variant, setup.batches[probed], machine.device) for name, variant in setup.variants.items()
+        }
+        times, rates = rounds(setup, cell, machine)
     loads = [round(x, 2) for x in (load, os.getloadavg()[0])]
-    counts = [tokens(found.examples, rows) for rows in found.batches[1:]]
-    widths = [int(found.examples.lengths[rows].max()) for rows in found.batches[1:]]
+    counts = [tokens(setup.examples, rows) for rows in setup.batches[1:]]
+    widths = [int(setup.examples.lengths[rows].max()) for rows in setup.batches[1:]]
     return {
         "cell": dataclasses.asdict(cell),
         "tokens": counts,
         "longest": widths,
-        "limit": found.limit,
+        "limit": setup.limit,
         "probed_round": probed - 1,
         "matrix_rate": rates,
         "load": loads,
         "checks": checks,
-        "variants": {name: {"seconds": times[name], **costs[name]} for name in found.variants},
+        "variants": {name: {"seconds": times[name], **costs[name]} for name in setup.variants},
     }
 
 
@@ -144,7 +146,7 @@ def made(cell: Cell, machine: Machine) -> Iterator[Made]:
                 one.close()
 
 
-def equal(found: Made, precision: str) -> dict[str, dict[str, float]]:
+def equal(made: Made, precision: str) -> dict[str, dict[str, float]]:
     """How far each variant's loss and prompt gradient are from those of the first with its method, dropout off.
 
     Rows with answers of one length at a time: transformers means the loss over all tokens of a batch, softprompt over
@@ -154,10 +156,10 @@ def equal(found: Made, precision: str) -> dict[str, dict[str, float]]:
         Unequal: further than rounding explains.
     """
     checks: dict[str, dict[str, float]] = {}
-    for rows in _same_answers(found.examples, found.batches[1][:CHECKED]):
+    for rows in _same_answers(made.examples, made.batches[1][:CHECKED]):
         first: dict[str, tuple[float, torch.Tensor]] = {}
-        for name, one in found.variants.items():
-            loss, gradient = one.loss_and_gradient(rows)
+        for name, variant in made.variants.items():
+            loss, gradient = variant.loss_and_gradient(rows)
             method = VARIANTS[name].method or ""
             expected, slope = first.setdefault(method, (loss, gradient.float()))
             apart: dict[str, float] = {
@@ -173,35 +175,35 @@ def equal(found: Made, precision: str) -> dict[str, dict[str, float]]:
     return checks
 
 
-def costs_of(one: "Peer | Ours", rows: Sequence[int], device: torch.device) -> dict[str, int]:
+def costs_of(variant: "Peer | Ours", rows: Sequence[int], device: torch.device) -> dict[str, int]:
     """Operations and memory of a pass over these rows."""
     kept: list[int] = []
 
     def run() -> None:
-        one.probe(rows)
+        variant.probe(rows)
 
     operations = measure.flops(run)
     peak = measure.peak_bytes(lambda: kept.append(measure.kept_bytes(run)), device)
     return {"flops": operations, "kept_bytes": kept[0], "peak_bytes": peak}
 
 
-def rounds(found: Made, cell: Cell, machine: Machine) -> tuple[dict[str, list[float]], list[float]]:
+def rounds(made: Made, cell: Cell, machine: Machine) -> tuple[dict[str, list[float]], list[float]]:
     """Seconds of each variant's step in each round, and the machine's rate of matrix products beside them.
 
     The first step of each is not counted. Who begins changes from round to round.
     """
     dtype = torch.bfloat16 if cell.precision == "bf16" else torch.float32
-    for one in found.variants.values():
-        if isinstance(one, Peer):
-            one.start()
-        one.step()
-    times: dict[str, list[float]] = {name: [] for name in found.variants}
+    for variant in made.variants.values():
+        if isinstance(variant, Peer):
+            variant.start()
+        variant.step()
+    times: dict[str, list[float]] = {name: [] for name in made.variants}
     rates = []
     measure.matrix_rate(machine.device, dtype, machine.matrix)
     for number in range(machine.pairs):
         rates.append(measure.matrix_rate(machine.device, dtype, machine.matrix))
-        for name in _turned(list(found.variants), number):
-            times[name].append(measure.seconds(found.variants[name].step, machine.device))
+        for name in _turned(list(made.variants), number):
+            times[name].append(measure.seconds(made.variants[name].step, machine.device))
     return times, rates
 
 
@@ -210,9 +212,9 @@ def _turned(names: list[str], number: int) -> list[str]:
     return names[first:] + names[:first]
 
 
-def _middle(found: Made) -> int:
+def _middle(made: Made) -> int:
     """The timed batch with the median number of tokens."""
-    counts = {number: tokens(found.examples, rows) for number, rows in enumerate(found.batches) if number}
+    counts = {number: tokens(made.examples, rows) for number, rows in enumerate(made.batches) if number}
     return min(counts, key=lambda number: (abs(counts[number] - statistics.median(counts.values())), number))
 
 
