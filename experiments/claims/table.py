@@ -4,9 +4,9 @@ from .claim import Claim
 from .drift import DRIFT
 from .equal_steps import EQUAL_STEPS
 from .fixed_norm import FIXED_NORM
+from .learning_rates import LEARNING_RATES
 from .norms import NORMS
 from .perturbation import PTP_MEAN, PTP_SPREAD
-from .rates import LEARNING_RATES
 from .repetition import REPETITION
 from .similarity import SIMILARITY
 from .structures import HIDDEN_SIZE, STRUCTURES

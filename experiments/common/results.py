@@ -29,6 +29,7 @@ class ResultsFile:
         is_record: whether a run's record is one that a run can have left.
         hashed: the parts that the checksum is over; None takes all.
         nested: the parts that have one line an entry of an entry.
+        is_sorted: whether entries are written by their names; otherwise in the order in which they were made.
         required: parts without which it is another file.
     """
 
@@ -38,6 +39,7 @@ class ResultsFile:
     required: tuple[str, ...] = ("cells", "rates")
     hashed: tuple[str, ...] | None = None
     nested: tuple[str, ...] = ()
+    is_sorted: bool = True
 
     def read(self, path: Path) -> dict[str, Any] | None:
         """The values of the file, without its checksum; None where there is no file.
@@ -78,11 +80,11 @@ class ResultsFile:
         write_file(path, self.to_bytes(values), what=f"the results of {self.study}", replace=True)
 
     def to_bytes(self, values: Mapping[str, Any]) -> bytes:
-        """The file: sorted, one line a cell, so that two versions differ in the lines of new runs only."""
+        """The file: one line a cell, so that two versions differ in the lines of new runs only."""
         values = {"format": FORMAT, **values}
         parts = [f'"format":{FORMAT},"sha256":"{self._digest(values)}"']
         for name in sorted(values.keys() - {"format"}):
-            parts.append(f"{_json(name)}:{_lines(values[name], 1 + (name in self.nested))}")
+            parts.append(f"{_json(name)}:{_lines(values[name], 1 + (name in self.nested), self.is_sorted)}")
         return ("{" + ",\n".join(parts) + "}\n").encode()
 
     def _digest(self, values: Mapping[str, Any]) -> str:
@@ -104,13 +106,14 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+def _json(value: Any, is_sorted: bool = True) -> str:
+    return json.dumps(value, sort_keys=is_sorted, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def _lines(value: Any, depth: int) -> str:
+def _lines(value: Any, depth: int, is_sorted: bool) -> str:
     """A value; a dict has one line an entry, down to this depth."""
     if not depth or not isinstance(value, Mapping) or not value:
-        return _json(value)
-    entries = [f"{_json(name)}:{_lines(entry, depth - 1)}" for name, entry in sorted(value.items())]
-    return "{\n" + ",\n".join(entries) + "\n}"
+        return _json(value, is_sorted)
+    entries = sorted(value.items()) if is_sorted else value.items()
+    lines = [f"{_json(name)}:{_lines(entry, depth - 1, is_sorted)}" for name, entry in entries]
+    return "{\n" + ",\n".join(lines) + "\n}"

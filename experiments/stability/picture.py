@@ -6,7 +6,6 @@ Reads results/stability_confirm.json alone and writes docs/images/restarts.png. 
 prompt tuning in units of the word embeddings at a learning rate of 0.3.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +14,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..common.places import DOCS, RESULTS
+from ..common.places import DOCS
+from .study import read
 
 PICTURE = DOCS / "images" / "restarts.png"
 DEFAULT = "rms units, lr 0.3"
@@ -79,7 +79,7 @@ def _strip(axes: Axes, place: float, values: Sequence[float], color: str) -> Non
 
 def main(path: Path = PICTURE) -> None:
     """Draw the picture and print where it is."""
-    by_task = scores(json.loads((RESULTS / "stability_confirm.json").read_text()))
+    by_task = scores(read("confirm"))
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the version of matplotlib in the file the same results give the same bytes.
     picture(by_task).savefig(path, dpi=DPI, metadata={"Software": None})

@@ -12,7 +12,6 @@ the screen is complete `confirm` trains what does not depend on it.
 
 import argparse
 import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from softprompt.tasks import TASKS, Source, Task, with_difficulty
 
 from ..common.encoder import bundled_encoder
 from ..common.places import RESULTS
+from ..common.results import ResultsFile, is_number
 
 MODEL = "lab-t5-small"
 STEPS, TEST_ROWS, DEVELOPMENT_ROWS = 250, 300, 32
@@ -170,17 +170,43 @@ def cells(
                 "steps": run.prompt_steps,
                 "majority": run.majority,
             }
-        # One line a cell.
-        written = json.dumps(results, separators=(",", ":")).replace('}},"', '}},\n"')
-        (RESULTS / f"stability_{part}.json").write_text(written + "\n")
+        flat = {f"{name}|{called}": cell for name, by_setting in results.items() for called, cell in by_setting.items()}
+        FILE.write(path_of(part), {"cells": flat})
         scores = [record["score"] or 0.0 for record in cell.values()]
         print(f"{part} {name} {called}: {statistics.mean(scores):.3f} +- {statistics.stdev(scores):.3f}", flush=True)
 
 
-def read(part: str) -> dict[str, Any]:
-    """Task -> setting -> seed -> what was found, as far as it is known."""
-    path = RESULTS / f"stability_{part}.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+def _is_record(record: Mapping[str, Any]) -> bool:
+    if not {"score", "majority"} <= record.keys():
+        return False
+    return all(value is None or is_number(value) for value in record.values())
+
+
+FILE = ResultsFile(
+    study="the stability study",
+    command="python -m experiments.stability.study",
+    is_record=_is_record,
+    required=("cells",),
+    is_sorted=False,
+)
+
+
+def path_of(part: str, folder: "Path | str" = RESULTS) -> Path:
+    """The results file of a part."""
+    return Path(folder) / f"stability_{part}.json"
+
+
+def read(part: str, folder: "Path | str" = RESULTS) -> dict[str, Any]:
+    """Task -> setting -> seed -> the record of a run; empty where there is no file.
+
+    Raises:
+        DamagedFile: the file is not as it was written.
+    """
+    by_task: dict[str, Any] = {}
+    for key, cell in (FILE.read(path_of(part, folder)) or {"cells": {}})["cells"].items():
+        name, _, called = key.partition("|")
+        by_task.setdefault(name, {})[called] = cell
+    return by_task
 
 
 def screened() -> dict[str, tuple[float, float]]:

@@ -35,6 +35,8 @@ from experiments.claims.perturbation import comparisons, mean_checks, spread_che
 from experiments.claims.probe import Bench, copies
 from experiments.claims.results import peak, score
 from experiments.common.rates import best_rate
+from experiments.stability import study as stability
+from experiments.which_method import results as which_method
 from softprompt.analysis.drift import drift
 from softprompt.backbones import from_model
 from softprompt.data import Examples, Ragged
@@ -280,13 +282,11 @@ STABILITY = {
 
 def stability_file(folder, part="confirm", values=STABILITY):
     cells = {
-        task: {
-            name: {str(s): {"score": v, "majority": 0.4} for s, v in enumerate(scores)}
-            for name, scores in settings.items()
-        }
+        f"{task}|{name}": {str(s): {"score": v, "majority": 0.4} for s, v in enumerate(scores)}
         for task, settings in values.items()
+        for name, scores in settings.items()
     }
-    (folder / f"stability_{part}.json").write_text(json.dumps(cells))
+    stability.FILE.write(stability.path_of(part, folder), {"cells": cells})
 
 
 def test_ptp_is_judged_from_the_stability_study(tmp_path):
@@ -387,10 +387,20 @@ def test_damaged_evidence_is_named(tmp_path, content):
 def confirmed_file(folder, cells):
     """A confirmation study's results: "part/model/task/method" -> scores of seeds from 2000, None of dropped runs."""
     values = {
-        key: {str(2000 + n): {"score": v, "majority": 0.5, "steps": 40} for n, v in enumerate(scores)}
+        key: {
+            str(2000 + n): {
+                **dict.fromkeys(which_method.NUMBERS),
+                "score": v,
+                "majority": 0.5,
+                "steps": 40,
+                "lr": 0.1,
+                "status": "finished",
+            }
+            for n, v in enumerate(scores)
+        }
         for key, scores in cells.items()
     }
-    (folder / "confirm.json").write_text(json.dumps({"cells": values, "rates": {}}))
+    which_method.FILE.write(folder / "confirm.json", {"cells": values, "rates": {}})
 
 
 def test_equal_steps_are_judged_on_the_other_backbones_of_the_confirmation_study(tmp_path):
@@ -423,7 +433,8 @@ def test_a_damaged_confirmation_is_named(tmp_path, cells):
 
 def test_learning_rates_come_from_the_confirmation_study_where_it_has_them(tmp_path):
     rates = {"ept": {"chosen": 0.7, "edge": True, "steps": 2}, "ept-star": {"chosen": None, "edge": False, "steps": 2}}
-    (tmp_path / "confirm.json").write_text(json.dumps({"rates": {TINY.model: rates, "other": {"residual": {}}}}))
+    values = {"cells": {}, "rates": {TINY.model: rates, "other": {"residual": {}}}}
+    which_method.FILE.write(tmp_path / "confirm.json", values)
     found = Results(design=TINY)
     take_evidence(found, tmp_path)
     assert {name: one["lr"] for name, one in found.rates.items()} == {"ept": 0.7}

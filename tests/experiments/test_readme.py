@@ -1,6 +1,5 @@
 """The README's picture and its table say what the committed results say."""
 
-import json
 import re
 from pathlib import Path
 from statistics import fmean
@@ -8,6 +7,7 @@ from statistics import fmean
 import pytest
 from experiments.common.places import RESULTS
 from experiments.stability import picture
+from experiments.stability.study import read
 from experiments.which_method import DESIGN, read_results
 from experiments.which_method.numbers import by_candidate, ceilings_of, mean_of_tasks, stuck_share
 
@@ -26,7 +26,7 @@ ROWS = {
 
 @pytest.fixture(scope="module")
 def by_task():
-    return picture.scores(json.loads((RESULTS / "stability_confirm.json").read_text()))
+    return picture.scores(read("confirm"))
 
 
 def test_the_picture_shows_the_same_32_seeds_with_and_without_restarts(by_task):
