@@ -37,10 +37,17 @@ class AbstractTrainable(nn.Module, abc.ABC):
     Attributes:
         method: the method, which names it in tables and gives the prompt length.
         numbers: the standardisation of the targets of a head of one output, or None.
+        begins_at_words: whether it begins as words in front of the text, so that its start is worth a score.
     """
 
     method: Method
     numbers: Standardization | None
+    begins_at_words: bool = False
+
+    @property
+    def length(self) -> int:
+        """Prompt length n: the number of positions before the text."""
+        return self.method.prompt_length
 
     @property
     @abc.abstractmethod

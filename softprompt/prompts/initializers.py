@@ -33,6 +33,11 @@ def uniform(low: float = -0.5, high: float = 0.5) -> Initializer:
     return draw
 
 
+def zeros() -> Initializer:
+    """Start at zero vectors: what is added to words, so that a prompt begins at the words."""
+    return lambda m, embeddings, generator: torch.zeros(m, embeddings.shape[1], device=embeddings.device)
+
+
 def from_vocabulary(most_common: int | None = None) -> Initializer:
     """Take the vectors of m random tokens. They are all different unless m exceeds the number of tokens.
 

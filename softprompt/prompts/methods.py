@@ -137,6 +137,29 @@ class Method:
         )
         return dataclasses.replace(changed, m=changed._vectors(given))._checked()
 
+    def refuse_words(self, init: str) -> None:
+        """Refuse a method that cannot begin at words.
+
+        Raises:
+            BadInput: it has no prompt, or gives its vectors a norm of their own.
+        """
+        if self.m == 0:
+            raise BadInput(f"{self.name!r} has no prompt to begin with --init={init}; leave --init out")
+        if self.is_direction:
+            raise BadInput(
+                f"{self.name!r} gives its vectors a norm of their own, so it cannot begin with --init={init}; choose "
+                "'prompt-tuning' or 'scaled'"
+            )
+
+    def on_words(self, n: int) -> "Method":
+        """Return this method over n words: one vector that is added to each, or a separate vector for each.
+
+        Raises:
+            BadInput: the network is made for another number of vectors.
+        """
+        sizes = {"repeats": n} if self.one_vector else {"m": n, "repeats": 1}
+        return dataclasses.replace(self, **sizes)._checked()
+
     def build(self, e: int, seed: int) -> AbstractReparameterization:
         """Build the reparameterisation for embedding size `e` on the CPU. Its weights depend on `seed` alone.
 

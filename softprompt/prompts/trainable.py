@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from ..errors import BadInput
 from ..settings import PromptSettings
+from .base import Base
 from .batch import PromptBatch
 from .contract import AbstractTrainable, ParameterGroup, folded_head, new_head
-from .initializers import Initializer, uniform
+from .initializers import Initializer, uniform, zeros
 from .methods import Method, Units
 from .prompt import LinearHead, Provenance, SoftPrompt
 from .reparam import AbstractReparameterization
@@ -20,6 +21,8 @@ from .seeds import seeded as seeded
 from .seeds import stream_seed as stream_seed
 from .standardization import Standardization
 from .units import WordScale
+
+Phi = Callable[[Tensor], Tensor]
 
 
 @final
@@ -34,6 +37,11 @@ class TrainablePrompt(AbstractTrainable):
     A deep prompt has separate initial vectors for every layer and one Phi for all layers. Its unit in each layer after
     the first is the size of the states that the layer reads.
 
+    With a base B, words that stay as they are, the prompt is P = B + unit x Phi(initial), repeated: n vectors, all of
+    them stored. A shorter Phi(initial) stands next to the text, behind vectors of the base alone. A prompt that begins
+    at its words has P = B + unit x (Phi(x) - Phi(x_0)), so that step 0 is the words themselves, and the gradients are
+    those of the method.
+
     Args:
         method: the method, which gives the number of repeats.
         initial: the initial vectors in units, float32 (float64 in tests).
@@ -45,7 +53,13 @@ class TrainablePrompt(AbstractTrainable):
         deep: the initial vectors of the k layers after the first, in units; None for an ordinary prompt.
         states: the size of the states that each of these k layers reads.
         numbers: the standardisation of the targets of a head of one output. The stored head undoes it.
+        base: the words that the prompt is added to; None for an ordinary prompt.
     """
+
+    base: Tensor | None
+    deep_base: Tensor | None
+    offset: Tensor | None
+    deep_offset: Tensor | None
 
     def __init__(
         self,
@@ -60,6 +74,7 @@ class TrainablePrompt(AbstractTrainable):
         deep: Float[Tensor, "k m e"] | None = None,
         states: Sequence[WordScale] = (),
         numbers: Standardization | None = None,
+        base: Base | None = None,
     ):
         super().__init__()
         self.method = method
@@ -71,6 +86,12 @@ class TrainablePrompt(AbstractTrainable):
         self.deep = None if deep is None else nn.Parameter(deep)
         self.states = tuple(states)
         self.numbers = numbers
+        self.begins_at_words = base is not None and base.is_beginning
+        # Not parts of a checkpoint: words and seeds determine them.
+        self.register_buffer("base", None if base is None else base.vectors, persistent=False)
+        self.register_buffer("deep_base", None if base is None else base.deep, persistent=False)
+        self.register_buffer("offset", self._offset(initial), persistent=False)
+        self.register_buffer("deep_offset", self._deep_offset(deep), persistent=False)
 
     @classmethod
     def build(
@@ -83,6 +104,8 @@ class TrainablePrompt(AbstractTrainable):
         states: Sequence[WordScale] = (),
         deeper: Sequence[Initializer] = (),
         numbers: Standardization | None = None,
+        base: Base | None = None,
+        method: Method | None = None,
     ) -> "TrainablePrompt":
         """Build the prompt that `settings` describe. The initialisation seed determines every number in it.
 
@@ -96,19 +119,27 @@ class TrainablePrompt(AbstractTrainable):
             deeper: for a deep prompt, one initialiser for each layer after the first, in the prompt's units; by default
                 they draw uniformly, because states have no vocabulary to copy vectors from.
             numbers: where a head answers with a number, the standardisation of the prompt's training targets.
+            base: the words that the prompt is added to.
+            method: the method of `settings` at the length of its words; None is the method as it is.
 
         Raises:
             UnknownName: the method does not exist.
             BadInput: the method has no prompt and the backbone answers in tokens; a method that trains directions
-                starts at a zero vector; or a deep prompt lacks `states`.
+                starts at a zero vector or is to begin at words; or a deep prompt lacks `states`.
         """
-        method = Method.of(settings)
+        method = method or Method.of(settings)
         if method.prompt_length == 0 and head_shape is None:
             raise BadInput(
                 f"{method.name!r} trains a linear head, this backbone answers in tokens; choose a method with a prompt"
             )
+        if base is not None and base.is_beginning:
+            method.refuse_words(settings.init)
         seed, device = settings.seeds.initialization, embeddings.device
         generator = torch.Generator().manual_seed(stream_seed(seed, "vectors"))
+        if base is not None and base.is_beginning:
+            # Without a network nothing has to be random: weight decay then pulls towards the words.
+            start = zeros() if method.reparameterization == "identity" else uniform()
+            initializer, deeper = start, [start] * len(states)
         initial = initializer(method.m, embeddings.detach().cpu(), generator)
         deep = _initial_states(settings, method.m, embeddings, states, deeper) if settings.deep else None
         drawn = initial if deep is None else torch.cat([initial, deep.flatten(0, 1)])
@@ -131,6 +162,7 @@ class TrainablePrompt(AbstractTrainable):
             deep=deep,
             states=states if settings.deep else (),
             numbers=numbers,
+            base=base,
         )
         return prompt.to(device)
 
@@ -149,40 +181,72 @@ class TrainablePrompt(AbstractTrainable):
             return scale.token_norm
         return scale.rms if self.units == "rms" else 1.0
 
+    @property
+    def length(self) -> int:
+        """Prompt length n: the number of positions before the text."""
+        return self.method.prompt_length if self.base is None else len(self.base)
+
+    @property
+    def repeats(self) -> int:
+        """How often the stored vectors are repeated: once where each is a word plus what was trained."""
+        return self.method.repeats if self.base is None else 1
+
     def vectors(self) -> Float[Tensor, "n e"]:
         """Return the n prompt vectors as the backbone sees them, with gradients."""
-        return self._measured(self.reparameterization(self.initial), self.words).repeat(self.method.repeats, 1)
+        return self._first(self.reparameterization).repeat(self.repeats, 1)
 
     def deep_vectors(self) -> Float[Tensor, "k n e"] | None:
         """Return the n vectors that enter each layer after the first, with gradients; None for an ordinary prompt."""
         deep = self._deep(self.reparameterization)
-        return None if deep is None else deep.repeat(1, self.method.repeats, 1)
+        return None if deep is None else deep.repeat(1, self.repeats, 1)
 
     @torch.no_grad()
-    def folded(self) -> Float[Tensor, "m e"]:
-        """Return the m vectors as they are stored: detached, from evaluation mode, in the precision of training."""
-        return self._measured(self.reparameterization.fold(self.initial), self.words)
+    def folded(self) -> Float[Tensor, "n e"]:
+        """Return the vectors as they are stored: detached, from evaluation mode, in the precision of training."""
+        return self._first(self.reparameterization.fold)
 
     @torch.no_grad()
-    def folded_deep(self) -> Float[Tensor, "k m e"] | None:
+    def folded_deep(self) -> Float[Tensor, "k n e"] | None:
         """Return the folded vectors of the layers after the first, or None for an ordinary prompt."""
         return self._deep(self.reparameterization.fold)
 
-    def _deep(self, phi: Callable[[Tensor], Tensor]) -> Float[Tensor, "k m e"] | None:
+    def _first(self, phi: Phi) -> Float[Tensor, "n e"]:
+        return self._measured(phi(self.initial), self.words, self.base, self.offset)
+
+    def _deep(self, phi: Phi) -> Float[Tensor, "k n e"] | None:
         if self.deep is None:
             return None
+        k = len(self.deep)
+        bases = [None] * k if self.deep_base is None else self.deep_base
+        offsets = [None] * k if self.deep_offset is None else self.deep_offset
         # Phi runs layer by layer because an LSTM reads the vectors of one layer as a sequence.
-        pairs = zip(self.deep, self.states, strict=True)
-        return torch.stack([self._measured(phi(initial), scale) for initial, scale in pairs])
+        layers = zip(self.deep, self.states, bases, offsets, strict=True)
+        return torch.stack([self._measured(phi(initial), scale, *words) for initial, scale, *words in layers])
 
-    def _measured(self, vectors: Float[Tensor, "m e"], scale: WordScale) -> Float[Tensor, "m e"]:
-        """Convert vectors from units to the model's own numbers, and shorten those above the maximum norm."""
+    def _measured(
+        self, vectors: Float[Tensor, "m e"], scale: WordScale, base: Tensor | None, offset: Tensor | None
+    ) -> Float[Tensor, "n e"]:
+        """Convert vectors to the model's own numbers, add them to the base, and apply the maximum norm."""
+        if offset is not None:
+            vectors = vectors - offset
         vectors = self._unit(scale) * vectors
+        if base is not None:
+            vectors = vectors.repeat(self.method.repeats, 1)
+            vectors = base + nn.functional.pad(vectors, (0, 0, len(base) - len(vectors), 0))
         if self.max_norm is None:
             return vectors
         longest = self.max_norm * scale.token_norm
         # The norm is clamped, not the ratio, so that a vector within the bound (or at 0) keeps its bits and gradient.
         return vectors * (longest / vectors.norm(dim=1, keepdim=True).clamp(min=longest))
+
+    def _offset(self, initial: Float[Tensor, "m e"]) -> Float[Tensor, "m e"] | None:
+        """Return Phi(x_0), or None where nothing has to be subtracted to begin at the words."""
+        return self.reparameterization.fold(initial) if self.begins_at_words else None
+
+    def _deep_offset(self, deep: Float[Tensor, "k m e"] | None) -> Float[Tensor, "k m e"] | None:
+        if deep is None or not self.begins_at_words:
+            return None
+        return torch.stack([self.reparameterization.fold(initial) for initial in deep])
 
     def linear_head(self) -> LinearHead | None:
         """Return the weight and bias of the head, with gradients; None where there is no head."""
@@ -227,11 +291,11 @@ class TrainablePrompt(AbstractTrainable):
         """Return the prompt as it is stored: in float32 on the CPU, without a reparameterisation."""
         vectors, deep = self.folded().float().cpu(), self.folded_deep()
         deep = None if deep is None else deep.float().cpu()
-        return SoftPrompt(vectors, provenance, self.method.repeats, folded_head(self.head, self.numbers), deep)
+        return SoftPrompt(vectors, provenance, self.repeats, folded_head(self.head, self.numbers), deep)
 
     def restored(self, tensors: Mapping[str, Tensor], provenance: Provenance) -> SoftPrompt:
         """Return a stored prompt of this method from the tensors that `SoftPrompt.tensors` gave."""
-        return SoftPrompt.from_tensors(tensors, provenance, self.method.repeats)
+        return SoftPrompt.from_tensors(tensors, provenance, self.repeats)
 
 
 def _initial_states(

@@ -82,7 +82,7 @@ def _norm_warning(member: FleetMember, token_norms: float) -> str | None:
     training = member.provenance.training
     return norm_warning(
         token_norms,
-        one_vector=member.trainable.method.one_vector,
+        one_vector=member.trainable.method.one_vector and not member.trainable.begins_at_words,
         lr=training["lr"],
         units=training["units"],
         has_radius=member.trainable.method.is_direction,

@@ -159,7 +159,7 @@ class Loop:
 
     def _pass(self, members: list[FleetMember], number: int, batch: TextBatch) -> PassResult:
         backbone = self.run_data.backbone
-        longest = max(member.trainable.method.prompt_length for member in members)
+        longest = max(member.trainable.length for member in members)
         parts = self.memory_budget.parts((batch.mask.sum(1) + longest).tolist())
         seeds = [stream_seed(member.settings.seeds.noise, f"dropout/{self.step}/{number}") for member in members]
         if self.settings.backbone_dropout:
