@@ -124,7 +124,8 @@ class PromptSettings:
         options: the method's options, as in {"hidden": 10, "repeats": 3}.
         lr: learning rate of AdamW for the prompt, in the prompt's units; None takes the method's default.
         head_lr: learning rate of a linear head.
-        init: "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH" or "prompt:PATH".
+        init: "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH" or "prompt:PATH"; or "instruction" or
+            "examples:K", with which the prompt begins as the words before the text of each row, and is as long as they.
         units: the units in which the prompt is trained. "raw" takes the model's own numbers, as in the papers. With
             "rms" the root mean square of the word embeddings is 1, so that initial range, learning rate and weight
             decay suit any model. "auto" takes the method's default.

@@ -41,6 +41,7 @@ class TestEveryMethod:
         (prompt.vectors() * torch.linspace(-1, 1, N * E).reshape(N, E)).sum().backward()
         with torch.no_grad():
             for parameter in prompt.prompt_parameters():
+                assert parameter.grad is not None
                 parameter -= 0.1 * parameter.grad.sign()
         assert ((prompt.folded() - WORDS).norm(dim=1) > 0.01).all()
 
@@ -53,15 +54,18 @@ class TestEveryMethod:
     def test_a_deep_one_begins_at_what_the_words_leave_in_each_layer(self, method, units):
         prompt = on_words(method, units=units, deep=True)
         assert torch.equal(prompt.folded(), WORDS)
-        assert torch.equal(prompt.folded_deep(), torch.stack([WORDS + 1, WORDS - 1]))
-        assert prompt.deep_vectors().requires_grad
+        folded, trained = prompt.folded_deep(), prompt.deep_vectors()
+        assert folded is not None
+        assert trained is not None
+        assert torch.equal(folded, torch.stack([WORDS + 1, WORDS - 1]))
+        assert trained.requires_grad
 
 
 @pytest.mark.parametrize("method", ["scaled", "ept", "ept-star"])
 def test_a_method_of_one_vector_adds_the_same_to_each_word(method):
     prompt = on_words(method)
     with torch.no_grad():
-        prompt.initial += 1.0
+        prompt.initial.add_(1.0)
     change = prompt.folded() - WORDS
     torch.testing.assert_close(change, change[:1].expand(N, -1))
     assert change.abs().sum() > 0
@@ -72,7 +76,7 @@ def test_the_maximum_norm_bounds_the_sum_of_word_and_vector():
     prompt, free = on_words(max_norm=1.5), on_words()
     with torch.no_grad():
         for one in (prompt, free):
-            one.initial += 2.0
+            one.initial.add_(2.0)
     whole, norms = free.folded(), free.folded().norm(dim=1, keepdim=True)
     expected = whole * (1.5 * prompt.words.token_norm / norms).clamp(max=1)
     assert (norms > 1.5 * prompt.words.token_norm).any()

@@ -64,6 +64,8 @@ class AbstractBackbone(abc.ABC):
     input_suffix: str = ""
     # Before the rendered text; what opens a user's turn where the tokenizer's chat template is used.
     input_prefix: str = ""
+    # Between the answer of a labelled row and the next row, where rows are shown as examples.
+    between_rows: str = "\n\n"
     # What stands for the answer in a text, and becomes {mask} in a template; None where answers stand elsewhere.
     mask: str | None = None
     # What computes the passes; the passes of transformers are the reference.
@@ -157,6 +159,17 @@ class AbstractBackbone(abc.ABC):
             UnsupportedModel: the model cannot have a deep prompt, and why.
         """
         return state_scales(self.stack, self.embeddings, self.name)
+
+    def word_states(self, ids: Sequence[int]) -> Float[Tensor, "k n d"]:
+        """What these words leave for the layers after the first, where they stand before everything else.
+
+        Raises:
+            UnsupportedModel: the words' states depend on the text behind them, or the model cannot have a deep prompt.
+        """
+        raise UnsupportedModel(
+            f"{self.name!r} reads words together with the text behind them, so a deep prompt cannot begin at words; "
+            "leave --deep out, or give --init=uniform"
+        )
 
     def entering(self, joined: Joined) -> AbstractContextManager[None]:
         """Within, the first pass of the stack reads what a deep prompt has for its layers after the first."""

@@ -15,6 +15,7 @@ from ..prompts.batch import PromptBatch, TextBatch
 from ._greedy import greedy
 from ._labels import Reads, combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 from .base import AbstractBackbone, Answers
+from .deep import word_states
 from .family import decoder_of, generates_from_vectors, limit_reason, position_limit, refuse_lost_masks, text_config
 from .join import Joined, join_batch, padded_right, refuse_empty, refuse_too_long, take
 
@@ -59,6 +60,7 @@ class DecoderBackbone(AbstractBackbone):
         self.answers: Answers = "chat" if chat else "tokens"
         self.special_tokens = not chat
         self.input_prefix, self.input_suffix = self._turn() if chat else ("", ANSWER_CUE)
+        self.between_rows = self._next_turn() if chat else self.between_rows
         self._ends_texts = not chat and list(tokenizer("a").input_ids)[-1] == tokenizer.eos_token_id
 
     @property
@@ -70,6 +72,15 @@ class DecoderBackbone(AbstractBackbone):
     def max_positions(self) -> int | None:
         """Longest prompt, text and answer together."""
         return position_limit(self.model)
+
+    def word_states(self, ids: Sequence[int]) -> Float[Tensor, "k n d"]:
+        """What these words leave for the layers after the first; no word sees the text behind it.
+
+        Raises:
+            UnsupportedModel: the model cannot have a deep prompt.
+        """
+        embeds = self.embed(torch.tensor([list(ids)], device=self.device))
+        return word_states(self.base, self.layers, embeds, self.name)
 
     def answer_positions(self, answers: Sequence[Sequence[int]]) -> int:
         """All tokens of the longest answer but its last, which is never read."""
@@ -205,6 +216,20 @@ class DecoderBackbone(AbstractBackbone):
                 "leave --answers=chat out"
             )
         return parts[0], parts[1]
+
+    def _next_turn(self) -> str:
+        """What the chat template puts between an answer and the next text of the user."""
+        texts = ("THE-TEXT-OF-THE-USER", "THE-ANSWER", "THE-NEXT-TEXT-OF-THE-USER")
+        turns = [
+            {"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), texts, strict=True)
+        ]
+        try:
+            whole: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        # A template that takes one text only shows no examples.
+        except Exception:
+            return AbstractBackbone.between_rows
+        _, answered, rest = whole.partition(texts[1])
+        return rest.partition(texts[2])[0] if answered and texts[2] in rest else AbstractBackbone.between_rows
 
     def _ends(self) -> list[int]:
         """What ends an answer; the first is what answers are trained to end with."""

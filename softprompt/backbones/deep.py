@@ -154,6 +154,34 @@ def state_scales(stack: Any, embeddings: Any, name: str) -> list[WordScale]:
     return [found[number] for number in range(len(layers) - 1)]
 
 
+@torch.no_grad()
+def word_states(
+    stack: Any, layers: Sequence[nn.Module], embeds: Float[Tensor, "1 n d"], name: str
+) -> Float[Tensor, "k n d"]:
+    """What layers 2, 3 ... read where these words stand alone.
+
+    Args:
+        stack: that reads them.
+        layers: of `layers_of`.
+        embeds: the vectors of the words.
+        name: for messages.
+
+    Raises:
+        UnsupportedModel: states that are not laid out as the input, or a layer that is never called.
+    """
+    states: dict[int, Tensor] = {}
+
+    def keep(number: int, read: Tensor) -> Tensor:
+        _refuse_another_layout(read, tuple(embeds.shape), number, name)
+        states[number] = read[0].float()
+        return read
+
+    with _reading(layers[1:], keep):
+        stack(inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device))
+    _refuse_uncalled(len(layers) - 1 - len(states), name)
+    return torch.stack([states[number] for number in range(len(layers) - 1)])
+
+
 def _refuse_another_layout(states: Tensor, needed: tuple[int, ...], number: int, name: str) -> None:
     if tuple(states.shape) != needed:
         raise UnsupportedModel(

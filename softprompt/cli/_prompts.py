@@ -21,7 +21,8 @@ class PromptGrid:
         seed: of everything random; repeat for several prompts.
         method_option: KEY=VALUE for all methods of the run, METHOD.KEY=VALUE for one; repeat.
         prompt_length: prompt vectors, the same as the method option of this name.
-        init: uniform, vocabulary, label-words, text:WORDS, file:PATH or prompt:PATH.
+        init: uniform, vocabulary, label-words, text:WORDS, file:PATH or prompt:PATH; or instruction or examples:K, to
+            begin as the words of the task's instruction, or as K labelled rows.
         units: raw, rms (of the word embeddings) or auto, the method's own: what ranges, rates and decay are in.
         max_norm: longest prompt vector, in token norms. Default: no bound.
         deep: deep prompts: vectors for every layer of the frozen model, not for the first only.

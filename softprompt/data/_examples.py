@@ -56,6 +56,20 @@ class Ragged:
         starts = (self.offsets[chosen] - offsets[:-1]).repeat_interleave(lengths)
         return Ragged(self.flat[starts + torch.arange(len(starts))], offsets)
 
+    def shared_with(self, ids: Sequence[int]) -> Int[Tensor, " r"]:
+        """How many of `ids` each row begins with."""
+        wanted, places = torch.tensor(ids, dtype=self.flat.dtype), torch.arange(len(ids))
+        inside = places < self.lengths[:, None]
+        at = (self.offsets[:-1, None] + places).masked_fill(~inside, 0)
+        return (inside & (self.flat[at] == wanted)).cumprod(1).sum(1) if len(ids) else torch.zeros(len(self)).long()
+
+    def without_first(self, counts: Int[Tensor, " r"]) -> "Ragged":
+        """The rows without so many ids at the beginning of each."""
+        row = torch.arange(len(self)).repeat_interleave(self.lengths)
+        place = torch.arange(len(self.flat)) - self.offsets[:-1][row]
+        offsets = torch.cat([torch.zeros(1, dtype=torch.long), (self.lengths - counts).cumsum(0)])
+        return Ragged(self.flat[place >= counts[row]], offsets)
+
     def padded(self, indices: Indices, fill: int) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"]]:
         """These rows padded on the right with `fill`, and which positions are theirs."""
         chosen = torch.as_tensor(indices, dtype=torch.long)

@@ -47,6 +47,7 @@ def tokenize(
     first; never the template, another column, prefix, suffix or a special token. Token ids are cached on disk under
     the hash of texts, tokenizer and limit. Where the task names a window, a row that is too long is read in windows
     over that column, and nothing is cut (`windows`; tokenizers without offsets cut as for other tasks).
+    The task's `opening_ids` count to the limit, but are left out of the rows.
 
     Args:
         rows: of `load_rows`, or dicts.
@@ -89,6 +90,10 @@ def tokenize(
     )
     folder = default_folder() if cache_dir is None else Path(cache_dir)
     inputs, parts, truncated = cached(key, lambda: _inputs(texts, spans, encode, limit, task), folder)
+    if task.opening_ids:
+        # The ids that a row has in common with them: another task's rows keep their own instruction.
+        shared = inputs.shared_with(task.opening_ids)
+        inputs, parts = inputs.without_first(shared), parts.without_first(shared)
     if not cut:
         return Examples(inputs, encoded, right, task.labels, truncated, parts)
     answered = [window_with_answer(task.window, part, right[row]) if targets else 0 for row, part in enumerate(cut)]

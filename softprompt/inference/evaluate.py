@@ -46,6 +46,8 @@ def answer_positions(backbone: AbstractBackbone, task: Task) -> int:
 def text_limit(backbone: AbstractBackbone, prompt_length: int, task: Task) -> int:
     """Tokens of text that fit beside a prompt and its answer: the task's length, or what the positions leave.
 
+    What the prompt holds of a row (`Task.opening_ids`) counts to the text here, as in a hand-written input.
+
     Raises:
         BadInput: the prompt leaves no room.
     """
@@ -55,7 +57,7 @@ def text_limit(backbone: AbstractBackbone, prompt_length: int, task: Task) -> in
     room = backbone.max_positions - prompt_length - answer
     is_label = task.answer == "label"
     refuse_no_room(prompt_length, room, backbone.max_positions, backbone.name, answer if is_label else 0)
-    return min(task.max_length, room)
+    return min(task.max_length, room + len(task.opening_ids))
 
 
 def examples_for(
@@ -118,6 +120,12 @@ def task_of(prompt: SoftPrompt, task: "Task | str | None" = None, style: str | N
         BadInput: the prompt records no task and none is given, or a file whose answers it was not trained on.
     """
     trained_on = None if prompt.provenance.task is None else Task.from_json(prompt.provenance.task)
+    chosen = _chosen_task(prompt, trained_on, task, style)
+    # What the prompt begins with is in its vectors, whatever task it answers.
+    return chosen if trained_on is None else dataclasses.replace(chosen, opening_ids=trained_on.opening_ids)
+
+
+def _chosen_task(prompt: SoftPrompt, trained_on: Task | None, task: "Task | str | None", style: str | None) -> Task:
     if isinstance(task, Task):
         return task if style is None else styled(task, style)
     if task is not None and is_data_file(task):

@@ -22,7 +22,7 @@ LOAD = """\
 tokenizer = AutoTokenizer.from_pretrained({source})
 model = PeftModel.from_pretrained({model_class}.from_pretrained({source}), ".").eval()
 texts = tokenizer([{text}], padding=True, padding_side="right", {special}return_tensors="pt")
-inputs = {{"input_ids": texts.input_ids, "attention_mask": texts.attention_mask}}
+inputs = {{"input_ids": texts.input_ids{held}, "attention_mask": texts.attention_mask{held}}}
 """
 
 GENERATE = """\
@@ -34,7 +34,7 @@ LABEL_WORDS = """\
 words = [tokenizer(f" {{word}}", add_special_tokens=False).input_ids[0] for word in {labels}]
 with torch.no_grad():
     logits = model(**inputs).logits[:, {n}:]  # without the prompt positions
-scores = logits[texts.input_ids == tokenizer.mask_token_id].log_softmax(-1)[:, words]
+scores = logits[inputs["input_ids"] == tokenizer.mask_token_id].log_softmax(-1)[:, words]
 print(scores)
 """
 
@@ -111,6 +111,8 @@ def recipe(prompt: SoftPrompt) -> str:
         "special": "add_special_tokens=False, " if answers == "chat" else "",
         "labels": repr([str(label) for label in task.get("labels") or ["yes", "no"]]),
         "n": prompt.length,
+        # The prompt begins as these words, in their place.
+        "held": f"[:, {len(ids)}:]" if (ids := task.get("opening_ids")) else "",
     }
     return (LOAD + BODIES[answers]).format(**values)
 

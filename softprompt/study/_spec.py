@@ -121,8 +121,12 @@ class RunSpec:
 
         values = {**self.to_json(), "prompt": None, "tags": None}
         method = pick("method", self.prompt.method, METHODS).with_options(self.prompt.options)
-        alone = self.name if self.settings.backbone_dropout else ""
-        return canonical({**values, "length": method.prompt_length, "alone": alone}).decode()
+        kind = self.prompt.init.partition(":")[0]
+        # Examples and restarts give each prompt another length, and all prompts of a run stand behind the same words.
+        differs = kind == "examples" or (kind == "instruction" and self.prompt.restarts > 1)
+        alone = self.name if self.settings.backbone_dropout or differs else ""
+        words = {"words": kind} if kind == "instruction" else {}
+        return canonical({**values, "length": method.prompt_length, "alone": alone, **words}).decode()
 
     def describe(self) -> str:
         """One line for messages: the run's name, and a description for people."""

@@ -15,7 +15,7 @@ from ._prepare import PREPARATIONS
 Answer = Literal["label", "number", "text"]
 # Fields that came later are left out of JSON at their defaults, so that hashes of studies made before stay as they are.
 _LATER = ("delimiter", "memory", "beside", "train", "test", "layout", "where", "grouped", "window", "stride",
-          "instruction", "cue")  # fmt: skip
+          "instruction", "cue", "opening_ids")  # fmt: skip
 # The field of a template that is no column: where a masked-LM head answers.
 MASK = "mask"
 SPLITS = ("train", "validation", "test")
@@ -157,6 +157,8 @@ class Task:
         instruction: says what is to be done, on a line of its own before the text of each row; empty is none.
         cue: stands between the rendered text and the answer of a decoder. None is the decoder's own (" answer:", in
             a chat nothing); "" where the template holds its cue itself.
+        opening_ids: token ids that prompts of this task hold in their own place: beginning of sequence, the opening of
+            a chat, the instruction. Rows are read without them. Empty for prompts that stand before the whole input.
 
     Raises:
         BadInput: a text where several are meant and it is not one of them, a label twice, or a length below 1.
@@ -182,6 +184,7 @@ class Task:
     decimals: int | None = None
     instruction: str = ""
     cue: str | None = None
+    opening_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Make tuples of what is several things, and refuse what cannot be."""

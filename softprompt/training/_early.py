@@ -12,12 +12,12 @@ from ..prompts.methods import Method
 from ..prompts.prompt import SoftPrompt
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..tasks import Task, gold
+from ._beginning import is_words
 from ._loss_rule import refuse_loss
 from ._numbers import refuse_shots
 from ._restarts import race_steps
 from ._setup import resolved, step_count
-
-INITIALIZERS = ("uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH", "prompt:PATH")
+from ._words import INITIALIZERS, refuse_words
 
 
 def check_request(
@@ -79,6 +79,9 @@ def _refuse_long_warmup(warmup: int | None, steps: int) -> None:
 def _check_initial(prompt: PromptSettings, task: Task) -> None:
     """Refuse initial vectors that are named wrongly or are not there."""
     kind, sign, argument = prompt.init.partition(":")
+    if is_words(prompt.init):
+        refuse_words(prompt)
+        return
     if kind in ("uniform", "vocabulary", "label-words") and not sign:
         if kind == "label-words" and not task.labels:
             raise BadInput(f"--init=label-words: task {task.name!r} has no label words")

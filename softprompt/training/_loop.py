@@ -10,7 +10,7 @@ from typing import final
 import torch
 
 from ..backbones import AbstractBackbone
-from ..data import Examples
+from ..data import Examples, Rows
 from ..inference.answers import Answers, answer_all
 from ..inference.evaluate import Report, report
 from ..memory import MemoryBudget
@@ -39,6 +39,8 @@ class RunData:
     train: Examples
     validation: Examples
     test: Examples
+    # The training rows as they are read, from which prompts show examples.
+    rows: Rows | None = None
 
 
 @final
@@ -105,10 +107,12 @@ class Loop:
             watch: sees the loss of each active prompt after each step.
         """
         start = time.perf_counter()
+        self._judge_beginnings()
         while self.step < self.steps and self.active:
             self.step += 1
             watch(self, self._optimize())
-            self._choose()
+            if self._choose():
+                self._judge_beginnings()
             stopped = is_stopped()
             if self.step % self.settings.eval_every == 0 or self.step == self.steps:
                 self._evaluate()
@@ -195,13 +199,23 @@ class Loop:
             batch, targets=standardized(batch.targets, owner, [member.trainable.numbers for member in members])
         )
 
-    def _choose(self) -> None:
-        """Where a race has ended, one candidate goes on in the place of all; the others leave the passes."""
+    def _choose(self) -> bool:
+        """Where a race has ended, one candidate goes on in the place of all; whether one has."""
+        before = self.members
         for race in dict.fromkeys(member.race for member in self.members if member.race):
             candidates = [member for member in self.members if member.race is race]
             if race.is_over(self.step, candidates):
                 losers = set(candidates) - {race.choose(self.step, candidates)}
                 self.members = [member for member in self.members if member not in losers]
+        return len(self.members) < len(before)
+
+    def _judge_beginnings(self) -> None:
+        """Score prompts that began as words as they began, so that none is stored that is below its words."""
+        # Also of a prompt that was dropped in its race: its words are still worth storing.
+        waiting = [member for member in self.members if member.race is None and member.beginning is not None]
+        prompts = [member.beginning for member in waiting if member.beginning is not None]
+        for member, found in zip(waiting, self.scores(prompts, self.run_data.validation), strict=True):
+            member.judge_beginning(found)
 
     def _evaluate(self) -> None:
         """Score the active prompts on the validation rows, folded as they are stored; candidates are not scored."""

@@ -44,6 +44,7 @@ class FleetMember:
         record: the record metrics.jsonl.
         provenance: the provenance of the stored prompt; metrics are added when it is stored.
         race: the race of a prompt with restarts, which its candidates share until one of them is chosen.
+        beginning: a prompt that began as words, as it began; None once it is scored, and for all others.
     """
 
     def __init__(
@@ -58,11 +59,13 @@ class FleetMember:
         record: Record,
         provenance: Provenance,
         race: AbstractRace | None = None,
+        beginning: SoftPrompt | None = None,
     ):
         self.name, self.settings, self.trainable, self.optimizer = name, settings, trainable, optimizer
         self.regularizers = regularizers(settings.regularizer)
         self.rows, self.batches, self.record, self.provenance = rows, batches, record, provenance
-        self.race = race
+        self.race, self.beginning = race, beginning
+        self.has_begun = False
         self.status = "training"
         self.best: SoftPrompt | None = None
         self.best_step = 0
@@ -109,6 +112,12 @@ class FleetMember:
         if patience is not None and self.stale >= patience:
             self.status = f"stopped early at step {step}"
 
+    def judge_beginning(self, report: Report) -> None:
+        """Record how the words score with which the prompt began, as step 0. They are the first to be the best."""
+        assert self.beginning is not None
+        self.judge(0, self.beginning, report, None)
+        self.beginning, self.has_begun = None, True
+
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors that a checkpoint stores for this prompt."""
         kept = {f"parameters.{name}": value.detach() for name, value in self.trainable.state_dict().items()}
@@ -121,6 +130,7 @@ class FleetMember:
         """Return the plain values that a checkpoint stores for this prompt."""
         chosen: dict[str, Any] = {} if self.restarts is None else {"restarts": self.restarts}
         chosen |= {"standardized": True} if self.trainable.numbers else {}
+        chosen |= {"has_begun": True} if self.has_begun else {}
         return {
             **chosen,
             "name": self.name,
@@ -147,6 +157,8 @@ class FleetMember:
         if best:
             self.best = self.trainable.restored(best, self.provenance)
             self.best_score = state["best_metrics"]["score"]
+        if state.get("has_begun"):
+            self.beginning, self.has_begun = None, True
         self.status, self.stale = state["status"], state["stale"]
         self.best_step, self.best_metrics = state["best_step"], state["best_metrics"]
 

@@ -24,6 +24,8 @@ from ._records import Record, read_record, recorded_steps
 # Length of a race as a share of the run, and its maximum in steps. In our first trial the training loss at that point
 # predicted the test score.
 SHARE, LONGEST = 0.4, 100
+# Labelled rows with which candidates of an instruction begin.
+EXAMPLES = 4
 # Candidates are compared over the last fifth of the race.
 WINDOW = 5
 
@@ -46,14 +48,25 @@ def race_steps(settings: PromptSettings, steps: int) -> int:
 def beginnings(settings: PromptSettings) -> list[PromptSettings]:
     """Return the settings of each candidate. The first has the initialisation seed of the prompt.
 
-    Candidate r > 0 has the derived seed `stream_seed(seed, "restart/r")`.
+    Candidate r > 0 has the derived seed `stream_seed(seed, "restart/r")`. Of a prompt that begins as an instruction,
+    candidates 1, 3 ... begin as labelled examples behind it, and 2, 4 ... as random vectors behind it.
     """
     seed = settings.seeds.initialization
     others = [stream_seed(seed, f"restart/{number}") for number in range(1, settings.restarts)]
     return [
-        dataclasses.replace(settings, seeds=dataclasses.replace(settings.seeds, initialization=initialization))
-        for initialization in (seed, *others)
+        dataclasses.replace(
+            settings,
+            init=_init_of(settings.init, number),
+            seeds=dataclasses.replace(settings.seeds, initialization=initialization),
+        )
+        for number, initialization in enumerate((seed, *others))
     ]
+
+
+def _init_of(init: str, number: int) -> str:
+    if init != "instruction" or number == 0:
+        return init
+    return f"examples:{EXAMPLES}" if number % 2 else "uniform"
 
 
 def record_of(folder: Path, candidate: int) -> Path:
@@ -120,9 +133,12 @@ class Race:
         return sum(last) / len(last)
 
     def _outcome(self, winner: FleetMember, losses: Sequence[float | None], chosen: int) -> dict[str, Any]:
-        seeds = [settings.seeds.initialization for settings in beginnings(winner.settings)]
+        began = beginnings(winner.settings)
+        seeds, inits = [one.seeds.initialization for one in began], [one.init for one in began]
         values = {"count": len(losses), "steps": self.steps, "window": self.window, "losses": list(losses)}
-        return {**values, "chosen": chosen, "initialization": seeds[chosen]}
+        # Said only where it says something: most candidates begin alike.
+        init = {"init": inits[chosen]} if len(set(inits)) > 1 else {}
+        return {**values, "chosen": chosen, "initialization": seeds[chosen], **init}
 
 
 def losers_steps(folder: Path, outcome: dict[str, Any] | None) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from ..backbones import AbstractBackbone
-from ..data import Ragged, Splits, few_shot, strata
+from ..data import Ragged, Splits
 from ..errors import BadInput, UnknownName
 from ..inference.answers import decoding
 from ..inference.evaluate import examples_for
@@ -22,10 +22,13 @@ from ..prompts.units import WordScale
 from ..regularizers import regularizers
 from ..settings import PromptSettings, TrainSettings
 from ..tasks import Task
+from ._beginning import is_words
 from ._loop import RunData
-from ._numbers import refuse_shots, refuse_unwritable, standardization
+from ._numbers import refuse_unwritable, standardization
 from ._plan import DEFAULT_STEPS, Plan
-from ._restarts import beginnings, race_steps
+from ._restarts import race_steps
+from ._shown import allowed_rows
+from ._words import INITIALIZERS, beginnings_of
 from .objectives import RegularizerContext
 
 # Training rows that are looked at for words to perturb.
@@ -38,7 +41,8 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
     Raises:
         SoftPromptError: anything in the plan that cannot work.
     """
-    longest = max(Method.of(prompt).prompt_length for prompt in plan.prompts)
+    begun = beginnings_of(plan, splits.train, backbone)
+    longest = max(one.length for candidates in begun for one in candidates)
     if plan.settings.gradient_checkpointing:
         backbone.gradient_checkpointing(True)
     decoding(plan.task, backbone, plan.settings.decode)
@@ -49,7 +53,7 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
         examples_for(backbone, plan.task, rows, longest) for rows in (splits.train, validation, splits.test)
     )
     refuse_unwritable(train, plan.task, backbone, plan.settings.max_new_tokens)
-    return RunData(backbone=backbone, task=plan.task, train=train, validation=validation, test=test)
+    return RunData(backbone=backbone, task=plan.task, train=train, validation=validation, test=test, rows=splits.train)
 
 
 def fingerprint(run_data: RunData) -> str:
@@ -81,14 +85,7 @@ def step_count(settings: TrainSettings, rows: int) -> int:
 
 def training_rows(run_data: RunData, settings: TrainSettings, prompt: PromptSettings) -> list[int]:
     """The training rows that a prompt may see: all, or its own few-shot draw."""
-    if settings.shots is None and settings.shots_per_class is None:
-        return list(range(len(run_data.train)))
-    refuse_shots(run_data.task)
-    shots, per_class = settings.shots, False
-    if shots is None:
-        shots, per_class = settings.shots_per_class, True
-    assert shots is not None
-    return few_shot(strata(run_data.train.gold), shots=shots, per_class=per_class, seed=prompt.seeds.draw)
+    return allowed_rows(run_data.task, run_data.train.gold, settings, prompt)
 
 
 def resolved(prompt: PromptSettings) -> PromptSettings:
@@ -169,7 +166,7 @@ def initializer(init: str, run_data: RunData, m: int, unit: float = 1.0) -> Init
         UnknownName: no such initialiser.
         BadInput: the task has no label words, or the file cannot be read.
     """
-    if init == "uniform":
+    if init == "uniform" or is_words(init):
         return initializers.uniform()
     return initializers.divided(_real_vectors(init, run_data, m), unit)
 
@@ -187,9 +184,7 @@ def _real_vectors(init: str, run_data: RunData, m: int) -> Initializer:
         return initializers.from_tokens(_word_ids(tokenizer, [argument])[0])
     if kind in ("file", "prompt") and argument:
         return initializers.from_vectors(_vectors(kind, argument, run_data.backbone, m))
-    raise UnknownName(
-        "initialiser", init, ["uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH", "prompt:PATH"]
-    )
+    raise UnknownName("initialiser", init, INITIALIZERS)
 
 
 def _word_ids(tokenizer, words: Sequence[str]) -> list[list[int]]:
@@ -234,12 +229,25 @@ def build_prompts(plan: Plan, run_data: RunData) -> list[TrainablePrompt]:
     words = WordScale.of(table)
     states = run_data.backbone.state_scales() if any(prompt.deep for prompt in plan.prompts) else []
     built = []
-    for prompt in map(resolved, plan.prompts):
+    begun = beginnings_of(plan, run_data.rows, run_data.backbone)
+    for prompt, ways in zip(map(resolved, plan.prompts), begun, strict=True):
         numbers = standardization(run_data, training_rows(run_data, plan.settings, prompt))
         m = Method.of(prompt).m
-        draw, deeper = initializer(prompt.init, run_data, m, _unit(prompt, words)), _deeper(prompt, run_data, m, states)
+        deeper = _deeper(prompt, run_data, m, states)
         candidates = [
-            TrainablePrompt.build(one, draw, table, shape, words, states, deeper, numbers) for one in beginnings(prompt)
+            TrainablePrompt.build(
+                one.settings,
+                initializer(one.settings.init, run_data, m, _unit(prompt, words)),
+                table,
+                shape,
+                words,
+                states,
+                deeper,
+                numbers,
+                base=one.base(run_data.backbone),
+                method=one.method,
+            )
+            for one in ways
         ]
         _refuse_alike(prompt, candidates)
         built += candidates
@@ -248,9 +256,10 @@ def build_prompts(plan: Plan, run_data: RunData) -> list[TrainablePrompt]:
 
 def _refuse_alike(settings: PromptSettings, candidates: Sequence[TrainablePrompt]) -> None:
     """Refuse restarts of a prompt in which nothing is random: they would cost their time and choose nothing."""
-    first = candidates[0].state_dict()
+    first = {**candidates[0].state_dict(), "": candidates[0].folded()}
     for other in candidates[1:]:
-        if all(torch.equal(first[name], value) for name, value in other.state_dict().items()):
+        numbers = {**other.state_dict(), "": other.folded()}
+        if all(torch.equal(first[name], value) for name, value in numbers.items()):
             raise BadInput(
                 f"--restarts={settings.restarts} of {settings.method!r} with --init={settings.init!r} all begin with "
                 "the same numbers; take an initialisation that is random, as uniform or vocabulary, or no restarts"

@@ -73,6 +73,16 @@ def _started(
             training |= _told(settings.regularizer, training["rms"], identity.embedding_size)
         if run_data.backbone.quantize is not None:
             training |= {"quantize": run_data.backbone.quantize}
+        provenance = Provenance(
+            method=settings.method,
+            backbone=identity,
+            answers=run_data.backbone.answers,
+            task=run_data.task.to_json(),
+            seeds=vars(settings.seeds),
+            training=training,
+            versions=versions,
+            scoring=scoring,
+        )
         yield FleetMember(
             name=name,
             settings=settings,
@@ -89,17 +99,9 @@ def _started(
                 tokens_per_batch=plan.settings.tokens_per_batch,
             ),
             record=Record(path, marks.get(name, 0)),
-            provenance=Provenance(
-                method=settings.method,
-                backbone=identity,
-                answers=run_data.backbone.answers,
-                task=run_data.task.to_json(),
-                seeds=vars(settings.seeds),
-                training=training,
-                versions=versions,
-                scoring=scoring,
-            ),
+            provenance=provenance,
             race=race,
+            beginning=prompt.fold(provenance) if prompt.begins_at_words else None,
         )
 
 

@@ -40,6 +40,7 @@ from ._recovery import check_records
 from ._results import finish_member, last_reports, read_result, seconds_of
 from ._setup import build_prompts, fingerprint, prepare, refuse_twins, resolved
 from ._start import start_members
+from ._words import with_opening
 
 
 def train(
@@ -125,6 +126,7 @@ def train(
         max_bad_rows=max_bad_rows,
         log_with=log_with,
     )
+    plan = with_opening(plan, splits.train, backbone)
     run_data = prepare(plan, splits, backbone)
     # Built before anything is written: what cannot work leaves no folder behind.
     built = build_prompts(plan, run_data)

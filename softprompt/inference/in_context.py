@@ -1,0 +1,93 @@
+"""What stands before the text of a row in a hand-written input: an instruction, and labelled rows as examples."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..backbones import AbstractBackbone
+from ..data import Examples
+from ..tasks import Task, answer_text, gold
+
+# Rows that are looked at to find where the words before them end.
+PROBED_ROWS = 64
+
+
+def labelled_text(backbone: AbstractBackbone, task: Task, row: Mapping[str, Any]) -> str:
+    """Return a row with its answer, as it stands before other rows: template, cue, answer and what follows it."""
+    word = answer_text(task, gold(task, row))
+    if task.is_cloze:
+        return task.render(row, word).text + backbone.between_rows
+    before = task.render(row).text + backbone.suffix(task.cue)
+    if backbone.mask is not None:
+        return before.replace(backbone.mask, word) + backbone.between_rows
+    return before + ("" if before[-1:].isspace() else " ") + word.strip() + backbone.between_rows
+
+
+def text_before(backbone: AbstractBackbone, task: Task, shown: Iterable[Mapping[str, Any]] = ()) -> str:
+    """Return all that stands before the text of a row.
+
+    Args:
+        backbone: the frozen model, whose chat template opens a turn.
+        task: its instruction comes first.
+        shown: the rows that are shown with their answers.
+    """
+    return backbone.input_prefix + task.opening + "".join(labelled_text(backbone, task, row) for row in shown)
+
+
+def encoded(backbone: AbstractBackbone, texts: Sequence[str]) -> list[list[int]]:
+    """Return the token ids of whole inputs, with the special tokens that the tokenizer adds."""
+    return backbone.tokenizer(list(texts), add_special_tokens=backbone.special_tokens, verbose=False)["input_ids"]
+
+
+def opening_of(backbone: AbstractBackbone, task: Task, examples: Examples) -> tuple[int, ...]:
+    """Return the token ids with which every row begins: beginning of sequence, the turn of a chat, the instruction.
+
+    They end where all rows have the same ids, because some tokenizers join the end of an instruction with what follows.
+
+    Args:
+        backbone: the frozen model.
+        task: the task.
+        examples: its rows, tokenised with all that stands before them.
+    """
+    (alone,) = encoded(backbone, [text_before(backbone, task)])
+    shared = int(examples.inputs.shared_with(alone).min())
+    return tuple(alone[:shared])
+
+
+def context_of(
+    backbone: AbstractBackbone, task: Task, shown: Iterable[Mapping[str, Any]], rows: Iterable[Mapping[str, Any]]
+) -> tuple[int, ...]:
+    """Return the token ids of opening and labelled examples as they stand before `rows`.
+
+    They are what is left of a whole input without the ids of the row itself. A blank line between example and row may
+    have other ids at the end of a text than before a row, and a row that begins with a blank may join it.
+
+    Args:
+        backbone: the frozen model.
+        task: the task, with its `opening_ids`.
+        shown: the rows that are shown with their answers.
+        rows: rows that follow, by which the end of the context is found.
+    """
+    texts = [_text(backbone, task, row) for row in rows]
+    before, opening = text_before(backbone, task, shown), text_before(backbone, task)
+    rests = [ids[shared_ids(task.opening_ids, ids) :] for ids in encoded(backbone, [opening + text for text in texts])]
+    whole = encoded(backbone, [before + text for text in texts])
+    contexts = [tuple(a[: -len(b)]) for a, b in zip(whole, rests, strict=True) if b and a[-len(b) :] == b]
+    if contexts:
+        return Counter(contexts).most_common(1)[0][0]
+    # Some tokenizers write every row otherwise at the start of a text: what all have in common comes nearest.
+    (alone,) = encoded(backbone, [before])
+    return tuple(alone[: min(shared_ids(alone, ids) for ids in whole)])
+
+
+def shared_ids(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return how many ids two sequences have in common at their beginnings."""
+    pairs = zip(a, b, strict=False)
+    return next((place for place, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
+
+
+def _text(backbone: AbstractBackbone, task: Task, row: Mapping[str, Any]) -> str:
+    """Return a row as it is read behind the opening."""
+    if task.is_cloze and backbone.mask is not None:
+        return task.render(row, backbone.mask).text
+    return task.render(row).text + backbone.suffix(task.cue)

@@ -1,0 +1,65 @@
+"""What a candidate for a prompt begins with, once task and frozen model are known."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from ..backbones import AbstractBackbone
+from ..prompts.base import Base
+from ..prompts.methods import Method
+from ..settings import PromptSettings
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What one candidate for a prompt begins with.
+
+    Args:
+        settings: of the candidate, its own seeds and `init` among them.
+        method: at the length of the words.
+        ids: the words: those that the prompt begins as, or those that stand before its own vectors; perhaps none.
+    """
+
+    settings: PromptSettings
+    method: Method
+    ids: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, settings: PromptSettings, ids: tuple[int, ...]) -> "Beginning":
+        """A candidate with these words: in its place if it begins as words, before it otherwise."""
+        method = Method.of(settings)
+        return cls(settings, method.on_words(len(ids)) if is_words(settings.init) else method, ids)
+
+    @property
+    def length(self) -> int:
+        """Positions before the text."""
+        return self.method.prompt_length + (0 if is_words(self.settings.init) else len(self.ids))
+
+    def base(self, backbone: AbstractBackbone) -> Base | None:
+        """The words' own vectors, on which the prompt is trained; None without words.
+
+        Raises:
+            UnsupportedModel: a deep prompt for a model in which words see the text behind them.
+        """
+        if not self.ids:
+            return None
+        with torch.no_grad():
+            vectors = backbone.embed(torch.tensor(self.ids, device=backbone.device)).float().cpu()
+        deep = backbone.word_states(self.ids).cpu() if self.settings.deep else None
+        if is_words(self.settings.init):
+            return Base(vectors, deep=deep)
+        below = (0, 0, 0, self.method.prompt_length)
+        deep = None if deep is None else torch.nn.functional.pad(deep, below)
+        return Base(torch.nn.functional.pad(vectors, below), is_beginning=False, deep=deep)
+
+
+def is_examples(init: str) -> bool:
+    """Whether a prompt of this `init` begins as labelled rows."""
+    return init.startswith("examples:")
+
+
+def is_words(init: str) -> bool:
+    """Whether a prompt of this `init` begins as words in front of the text."""
+    return init.partition(":")[0] in ("instruction", "examples")

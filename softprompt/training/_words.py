@@ -1,0 +1,104 @@
+"""Beginnings from words: a prompt starts as all that stands before the text of a row in a hand-written input.
+
+`--init instruction` begins as beginning of sequence, opening of a chat and instruction; `--init examples:K` as these
+and K labelled training rows. Rows are then read without that opening, so step 0 is the hand-written input itself. All
+prompts of such a run stand behind the same words: one with another `--init` holds the opening and then its own vectors.
+"""
+
+import dataclasses
+
+from ..backbones import AbstractBackbone
+from ..data import Rows
+from ..errors import BadInput
+from ..inference.evaluate import examples_for, text_limit
+from ..inference.in_context import encoded, opening_of, text_before
+from ..prompts.methods import Method
+from ..prompts.seeds import stream_seed
+from ..settings import PromptSettings
+from ..tasks import gold
+from ._beginning import Beginning, is_examples, is_words
+from ._plan import Plan
+from ._restarts import beginnings
+from ._shown import allowed_rows, context, example_count
+
+INITIALIZERS = (
+    "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH", "prompt:PATH", "instruction", "examples:K",
+)  # fmt: skip
+SIZES = ("m", "repeats", "prompt_length")
+
+
+def refuse_words(settings: PromptSettings) -> None:
+    """Refuse a prompt that cannot begin as words, as far as its settings tell.
+
+    Raises:
+        BadInput: no number of examples; a method without words; or a length, which follows from the words.
+    """
+    kind, sign, _ = settings.init.partition(":")
+    if kind == "instruction" and sign:
+        raise BadInput(f"--init={settings.init}: give the words by --instruction, and --init=instruction alone")
+    if kind == "examples":
+        example_count(settings.init)
+    Method.of(settings).refuse_words(settings.init)
+    for name in SIZES:
+        if name in settings.options:
+            option = "--prompt-length" if name == "prompt_length" else f"method option {name!r}"
+            raise BadInput(f"--init={settings.init} makes a prompt as long as its words; leave {option} out")
+
+
+def with_opening(plan: Plan, rows: Rows, backbone: AbstractBackbone) -> Plan:
+    """The plan with the ids that its prompts hold in the place of the rows' opening, where one begins as words.
+
+    Args:
+        plan: a new plan.
+        rows: the training rows.
+        backbone: the frozen model.
+
+    Raises:
+        BadInput: the task has no instruction to begin with, the instruction is too long, or a linear head answers.
+    """
+    inits = [prompt.init for prompt in plan.prompts if is_words(prompt.init)]
+    if not inits:
+        return plan
+    if backbone.answers == "linear-head":
+        raise BadInput(
+            f"--init={inits[0]} begins as a hand-written input, and a linear head answers none; leave it out"
+        )
+    if "instruction" in inits and not plan.task.instruction:
+        raise BadInput(f"task {plan.task.name!r} has no instruction for --init=instruction; give --instruction TEXT")
+    (alone,) = encoded(backbone, [text_before(backbone, plan.task)])
+    limit = text_limit(backbone, 0, plan.task)
+    if len(alone) >= limit:
+        raise BadInput(
+            f"the instruction has {len(alone)} tokens, instruction and text together may have {limit}; shorten it, or "
+            "raise --max-length where the model has the positions"
+        )
+    opening = opening_of(backbone, plan.task, examples_for(backbone, plan.task, rows, 0))
+    return dataclasses.replace(plan, task=dataclasses.replace(plan.task, opening_ids=opening))
+
+
+def beginnings_of(plan: Plan, rows: Rows | None, backbone: AbstractBackbone) -> list[list[Beginning]]:
+    """What the candidates of each prompt begin with.
+
+    Args:
+        plan: of `with_opening`.
+        rows: the training rows, of which some are shown; None where no prompt shows any.
+        backbone: the frozen model.
+
+    Raises:
+        BadInput: fewer rows than examples, or examples for which the model has no positions.
+    """
+    prompts = [Method.of(prompt).resolved(prompt) for prompt in plan.prompts]
+    candidates = [list(enumerate(beginnings(prompt))) for prompt in prompts]
+    shows_examples = any(is_examples(one.init) for members in candidates for _, one in members)
+    right = [gold(plan.task, row) for row in rows] if rows is not None and shows_examples else []
+
+    def ids_of(settings: PromptSettings, number: int) -> tuple[int, ...]:
+        if rows is None or not is_examples(settings.init):
+            return plan.task.opening_ids
+        allowed = allowed_rows(plan.task, right, plan.settings, settings)
+        # Each candidate for a prompt draws examples of its own.
+        seed = stream_seed(settings.seeds.draw, f"examples/{number}")
+        own = rows.select(allowed), [right[row] for row in allowed]
+        return context(backbone, plan.task, *own, count=example_count(settings.init), seed=seed)
+
+    return [[Beginning.of(settings, ids_of(settings, number)) for number, settings in one] for one in candidates]
