@@ -12,6 +12,7 @@ from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput
 from softprompt.inference.answers import label_ids
 from softprompt.inference.evaluate import examples_for
+from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.regularizers import regularizers, row_divergences
@@ -22,7 +23,7 @@ from softprompt.training._early import check_request
 from softprompt.training._keywords import settings_from
 from softprompt.training._loss_rule import refuse_loss, scoring_for, task_loss
 from softprompt.training._step import backward
-from softprompt.training.objectives import Plain, Regularized, RegularizerContext, TokenLoss, acting
+from softprompt.training.objectives import Plain, Regularized, RegularizerContext, TokenLoss, Weighted, acting
 from torch.nn import functional
 
 from kit import review_task
@@ -206,8 +207,6 @@ class TestHead:
 
 
 def batch_of_prompt(prompt):
-    from softprompt.prompts.batch import PromptBatch
-
     return PromptBatch.stack([prompt.vectors()])
 
 
@@ -255,6 +254,12 @@ class TestEndOfSequence:
         assert scoring_for(TrainSettings(loss="both"), task, backbone).end is True
         assert scoring_for(TrainSettings(), task, backbone).to_json() == {}
 
+    @pytest.mark.parametrize("family", ["gpt2", "t5", "llama"])
+    def test_without_it_labels_are_their_words_alone(self, family, setting):
+        backbone, task, _ = setting(family, WORDS["mixed"])
+        words, ended = label_ids(backbone, task, end=False), label_ids(backbone, task)
+        assert [[*row, backbone.ends[0]] for row in words] == ended
+
     def test_labels_that_would_always_tie_are_refused_without_it(self, setting):
         backbone, task, _ = setting("gpt2")
         with pytest.raises(BadInput, match=r"the label 'not' is the beginning of 'not good'.*\n?.*always win"):
@@ -296,6 +301,7 @@ class TestWeightsAndSmoothing:
         backbone, task, examples = setting("gpt2", WORDS["mixed"])
         skewed = dataclasses.replace(examples, gold=[0] * 36 + [1] * 12)
         loss = loss_of(backbone, task, skewed, class_weights="balanced")
+        assert isinstance(loss, Weighted)
         assert loss.weights == (48 / (3 * 36), 48 / (3 * 12), 0.0)
         assert loss.loss == TokenLoss()
 
