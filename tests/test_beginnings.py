@@ -15,7 +15,7 @@ from softprompt.inference.in_context import labelled_text
 from softprompt.inference.predict import predict
 from softprompt.interop._recipes import recipe
 from softprompt.prompts.batch import PromptBatch
-from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.tasks import Task
 from softprompt.training import Interrupted, Plan, read_plan, resume, train
 from softprompt.training._early import check_request
@@ -68,7 +68,7 @@ def backbone_of(tiny_gpt, tiny_t5, tiny_bert):
 
 def planned(task, backbone, *prompts, **settings):
     splits = split_rows(task, load_rows(task))
-    plan = Plan(task=task, model="tiny", prompts=prompts, settings=TrainSettings(**settings))
+    plan = Plan(task=task, model=ModelSpec("tiny"), prompts=prompts, settings=TrainSettings(**settings))
     plan = with_opening(plan, splits.train, backbone)
     return plan, prepare(plan, splits, backbone)
 
