@@ -99,7 +99,8 @@ def options_of_studies() -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_option_that_a_page_names_exists(page: Path):
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w*-])", page.read_text()))
+    ours = re.sub(r"(?m)^ *pip install .*$", "", page.read_text())
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w*-])", ours))
     of_other_tools = {f"--{name}" for name in OTHER_NAMES}
     known = options_of(program()) | options_of_benchmarks() | options_of_studies() | of_other_tools | {"--help"}
     assert named - known == set()
