@@ -24,6 +24,7 @@ COMMANDS = (
     ["train"],
     ["evaluate"],
     ["predict"],
+    ["frozen"],
     ["export"],
     ["import"],
     ["show"],
@@ -50,7 +51,7 @@ TRAIN_OPTIONS = {
     "--shots-per-class", "--style", "--answers", "--decode", "--tokens-per-batch", "--backbone-dropout",
     "--max-bad-rows", "--log-with", "--eval-rows", "--revision", "--embedding-scale", "--units", "--max-norm",
     "--task-option", "--regularizer", "--alpha", "--restarts", "--restart-steps", "--deep", "--engine", "--quantize",
-    "--delimiter",
+    "--delimiter", "--instruction", "--frozen",
 }  # fmt: skip
 BASE = ["train", "--task", "glue/sst2", "--model", "some/model", "--output", "run"]
 LAB = ["train", "--task", "lab/color", "--model", "lab-t5", "--output", "run"]
@@ -164,7 +165,9 @@ def test_fewer_malformed_rows_than_none_are_refused_before_anything_is_made(
         ([*BASE, "--steps", "0"], "--steps must be positive, not 0"),
         ([*BASE, "--shots", "4", "--shots-per-class", "2"], "give --shots (rows in total) or --shots-per-class"),
         ([*BASE, "--data", "rows.csv"], "give --task glue/sst2 or --data rows.csv, not both"),
-        ([*BASE, "--label-words", "good"], "--label-words is for rows of your own; give --data FILE"),
+        ([*BASE, "--text-column", "good"], "--text-column is for rows of your own; give --data FILE"),
+        ([*BASE, "--label-words", "good"], "label words ['good'] for 2 labels (0, 1); one each is needed"),
+        ([*BASE, "--template", "Review:"], "template 'Review:' reads no column; write one as {column}"),
         (["train", "--task", "absent.csv", "--label-column", "y", "--text-column", "x"], "no file 'absent.csv'"),
         (["train", "--resume", "run", "--lr", "0.1"], "--resume goes on with the run's own settings; drop --lr"),
         (["import", "absent", "--output", "x"], "absent does not exist; give a PEFT folder or a .npy file"),

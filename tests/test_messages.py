@@ -14,7 +14,7 @@ from softprompt.backbones import model_name
 from softprompt.cli import app
 from softprompt.cli._suggest import OTHER_NAMES, meant
 from softprompt.errors import BadInput, in_python
-from softprompt.inference.evaluate import task_of
+from softprompt.inference.asked import task_of
 from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from softprompt.tasks import custom_task
 

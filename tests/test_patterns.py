@@ -342,4 +342,4 @@ def test_the_recipe_of_an_exported_prompt_puts_the_mask_in_its_place(tiny_bert):
     tokenizer = tiny_bert("roberta")[1]
     made = _text(CLOZE.to_json(), "encoder", "label-words")
     assert eval(made, {"tokenizer": tokenizer}) == "{a} was <mask> and {b}"
-    assert eval(_text("{a}", "encoder", "label-words"), {"tokenizer": tokenizer}) == "{a} <mask>"
+    assert eval(_text({"template": "{a}"}, "encoder", "label-words"), {"tokenizer": tokenizer}) == "{a} <mask>"

@@ -1,14 +1,21 @@
 """Where instruction, template, cue and label words stand in what a model reads, and what a stored task says of them."""
 
+import dataclasses
 import json
 
 import pytest
 from softprompt.backbones import from_model
+from softprompt.cli._rows import OwnRows, words_of
+from softprompt.cli._stability import _put
 from softprompt.data import Ragged
 from softprompt.errors import BadInput
 from softprompt.inference.answers import label_ids
+from softprompt.inference.asked import put
 from softprompt.inference.evaluate import examples_for
-from softprompt.tasks import Source, Task
+from softprompt.settings import ModelSpec
+from softprompt.study import RunSpec
+from softprompt.study._work import _style
+from softprompt.tasks import GROUPS, INSTRUCT, TASKS, Source, Task, Wording, custom_task, rephrased, styled
 
 CHAT = (
     "{% for message in messages %}[{{ message['role'] }}]\n{{ message['content'] }}\n{% endfor %}"
@@ -83,7 +90,7 @@ class TestWhatIsRead:
         needed = len(examples_for(decoder, whole, [{"text": "", "label": 1}], 0).inputs.row(0))
         cut = own(template="Film: {text}\nTone:", instruction="Good or bad?", cue="", max_length=needed + 1)
         assert read(decoder, cut, "a film film film film") == "Good or bad?\nFilm: a film\nTone:"
-        with pytest.raises(BadInput, match="cutting 'text' does not suffice"):
+        with pytest.raises(BadInput, match="the instruction is 9 tokens long, and a row may have 8 with it; shorten"):
             read(decoder, own(template="Film: {text}\nTone:", instruction="Good or bad?", cue="", max_length=8))
 
 
@@ -100,3 +107,139 @@ class TestLabelWords:
         examples = examples_for(decoder, task, [{"text": "a film", "label": 1}], 0)
         assert isinstance(examples.targets, Ragged)
         assert examples.targets.row(0).tolist() == label_ids(decoder, task)[1]
+
+
+class TestInstruct:
+    @pytest.mark.parametrize("name", INSTRUCT)
+    def test_each_known_task_reads_the_columns_it_declares_and_has_a_word_for_each_class(self, name):
+        declared, put_so = TASKS[name], styled(TASKS[name], "instruct")
+        assert set(put_so.columns) <= {*declared.columns, *declared.extra_columns}
+        assert set(declared.truncate) <= set(put_so.columns)
+        assert len(put_so.labels) == len(declared.labels)
+        assert put_so.cue == ""
+        assert put_so.tail.strip()
+        assert put_so.instruction
+
+    def test_every_task_that_is_known_by_name_has_one_but_those_of_the_lab(self):
+        assert set(TASKS) - set(GROUPS["lab"]) == set(INSTRUCT)
+
+    def test_classes_keep_their_meaning(self):
+        row = {"premise": "It rains.", "hypothesis": "It is wet.", "label": 1}
+        cb = styled(TASKS["super_glue/cb"], "instruct")
+        assert cb.labels == ("yes", "no", "maybe")
+        assert cb.render(row).text == "It rains.\nHypothesis: It is wet.\nAnswer:"
+        assert styled(TASKS["glue/mnli"], "instruct").labels == ("yes", "maybe", "no")
+        assert styled(TASKS["glue/rte"], "instruct").labels == ("true", "false")
+        assert styled(TASKS["glue/qnli"], "instruct").labels == ("yes", "no")
+
+    def test_a_lab_task_gets_the_labs_own_instruction(self):
+        assert styled(TASKS["lab/color"], "instruct").instruction == "what color :"
+        with pytest.raises(BadInput, match="has no instruction of its own; write one with `instruction`"):
+            styled(own(), "instruct")
+
+    def test_decoders_take_it_by_default_and_the_lab_and_other_models_do_not(self):
+        sst2 = TASKS["glue/sst2"]
+        assert put(sst2, "decoder") == styled(sst2, "instruct")
+        assert put(sst2, "encoder-decoder") == styled(sst2, "numeric")
+        assert put(sst2, "encoder") == sst2
+        assert put(TASKS["lab/color"], "decoder") == TASKS["lab/color"]
+
+    def test_a_template_that_a_program_wrote_into_a_task_stays(self):
+        changed = dataclasses.replace(TASKS["glue/sst2"], template="{sentence} =>")
+        assert put(changed, "decoder") == changed
+
+    def test_a_pattern_that_ends_in_the_answer_is_continued_by_a_decoder(self):
+        rte = put(TASKS["glue/rte"], "decoder", "pet-4")
+        assert rte.template == "{sentence1} question: {sentence2} True or False? answer:"
+        assert (rte.cue, rte.labels) == ("", ("true", "false"))
+        assert put(TASKS["glue/rte"], "decoder", "pet-0").is_cloze
+        assert put(TASKS["glue/rte"], "encoder", "pet-4").is_cloze
+
+
+class TestOwnWords:
+    def test_they_replace_those_of_a_known_task_on_top_of_its_style(self):
+        wording = Wording(instruction=" Good? ", template="Film: {sentence}\nGood? ", label_words=("no", "yes"))
+        task = put(TASKS["glue/sst2"], "decoder", wording=wording)
+        assert (task.instruction, task.template, task.cue) == ("Good?", "Film: {sentence}\nGood?", "")
+        assert (task.labels, task.style) == (("no", "yes"), "own")
+        assert put(task, "decoder") == task
+
+    def test_the_rest_is_the_styles(self):
+        task = put(TASKS["glue/sst2"], "decoder", wording=Wording(instruction=""))
+        assert (task.instruction, task.template) == ("", "Review: {sentence}\nSentiment:")
+
+    @pytest.mark.parametrize(
+        ("wording", "what"),
+        [
+            ({"template": "Review:"}, "reads no column"),
+            ({"template": "{label} {sentence}"}, "is the answer"),
+            ({"label_words": ("a", "b", "c")}, "for 2 labels .*; one each is needed"),
+            ({"label_words": ("a", "a")}, "is also another label's"),
+            ({"label_words": ("a", " ")}, "is empty"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, wording, what):
+        with pytest.raises(BadInput, match=what):
+            rephrased(TASKS["glue/sst2"], Wording(**wording))
+
+    def test_a_number_has_no_label_words(self):
+        with pytest.raises(BadInput, match="has no label words"):
+            rephrased(TASKS["glue/stsb"], Wording(label_words=("a", "b")))
+
+    def test_a_template_of_own_rows_that_ends_in_words_is_its_own_cue(self):
+        rows = [{"text": "a", "kind": "x"}, {"text": "b", "kind": "y"}]
+        asked = custom_task(rows, label_column="kind", template="{text}\nKind: ", instruction="Which?\n")
+        assert (asked.template, asked.cue, asked.instruction) == ("{text}\nKind:", "", "Which?")
+        assert custom_task(rows, label_column="kind", template="T: {text}").cue is None
+
+    def test_a_decoder_reads_own_columns_as_lines_where_no_template_is_given(self):
+        rows = [{"text": "a", "more": "c", "kind": "x"}, {"text": "b", "more": "d", "kind": "y"}]
+        plain = custom_task(rows, label_column="kind", text_columns=["text", "more"])
+        assert put(plain, "decoder").template == "text: {text}\nmore: {more}\nkind:"
+        assert put(plain, "decoder").cue == ""
+        assert put(plain, "encoder") == plain
+        written = custom_task(rows, label_column="kind", template="{text}. {more}")
+        assert put(written, "decoder") == written
+
+    def test_label_words_may_be_one_text_with_commas(self):
+        assert words_of(("negative, positive",)) == ("negative", "positive")
+        assert words_of(("a,b", "c")) == ("a,b", "c")
+
+    def test_the_command_line_writes_a_line_end_as_backslash_n(self):
+        rows = OwnRows(template="Review: {sentence}\\nGood?", label_words=("no,yes",))
+        assert rows.wording("glue/sst2") == Wording(template="Review: {sentence}\nGood?", label_words=("no", "yes"))
+        assert rows.task("glue/sst2") == TASKS["glue/sst2"]
+
+
+def test_a_run_of_a_study_without_a_style_is_in_words_as_its_name_has_meant(tiny_gpt):
+    spec = RunSpec(task="glue/sst2", model="m")
+    assert _style(spec, "decoder") == "words"
+    assert _style(spec, "encoder-decoder") is None
+    assert _style(dataclasses.replace(spec, style="instruct"), "decoder") == "instruct"
+
+
+def test_an_empty_cue_is_part_of_the_name_of_a_run():
+    names = {RunSpec(task=own(cue=cue), model="m").name for cue in (None, "", " =>")}
+    assert len(names) == 3
+
+
+def test_an_instruction_or_a_label_that_leaves_no_room_for_a_row_is_refused(decoder):
+    with pytest.raises(BadInput, match=r"the instruction is 41 tokens long, and a row may have .* with it; shorten"):
+        read(decoder, own(instruction=" ".join(["good"] * 37), max_length=41))
+    with pytest.raises(BadInput, match=r"and the longest label, of 61, leave 3 for text"):
+        read(decoder, own(labels=("bad", " ".join(["good"] * 61))))
+
+
+def test_a_study_on_a_decoder_says_the_style_that_train_takes_by_default(tiny_gpt, save_tiny, tmp_path):
+    model = ModelSpec(str(save_tiny(tmp_path / "gpt", *tiny_gpt())))
+    sst2 = TASKS["glue/sst2"]
+    assert _put(sst2, model, None, Wording()) == (sst2, "instruct")
+    assert _put(sst2, model, "words", Wording()) == (sst2, "words")
+    assert _put(TASKS["lab/color"], model, None, Wording()) == (TASKS["lab/color"], None)
+    task, style = _put(sst2, model, None, Wording(instruction="Good?"))
+    assert (task.instruction, task.template, style) == ("Good?", "Review: {sentence}\nSentiment:", None)
+
+
+def test_label_words_may_name_their_labels():
+    assert words_of(("0=no", "1=yes")) == words_of(("0=no,1=yes",)) == {"0": "no", "1": "yes"}
+    assert words_of(()) is None

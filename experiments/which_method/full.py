@@ -15,7 +15,8 @@ import torch
 from softprompt.backbones import AbstractBackbone, load_backbone
 from softprompt.data import Examples, load_rows, split_rows, stream
 from softprompt.inference.answers import answer
-from softprompt.inference.evaluate import default_style, report
+from softprompt.inference.asked import default_style
+from softprompt.inference.evaluate import report
 from softprompt.inference.scoring import Scoring
 from softprompt.losses import task_losses
 from softprompt.prompts.batch import PromptBatch

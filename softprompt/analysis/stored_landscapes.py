@@ -15,7 +15,8 @@ from ..checks import listed, require_different
 from ..data import Rows, load_rows, refuse_split, rows_of, split_rows
 from ..errors import BadInput, UnknownName
 from ..inference.answers import answer
-from ..inference.evaluate import backbone_of, examples_for, report, task_of
+from ..inference.asked import task_of
+from ..inference.evaluate import backbone_of, examples_for, report
 from ..inference.scoring import scoring_of
 from ..prompts.batch import PromptBatch
 from ..prompts.prompt import SoftPrompt

@@ -1,11 +1,11 @@
-"""How a model answers with a number, where nobody says."""
+"""How a model of a name answers with a number where nobody says, and of which kind it is; from its configuration."""
 
 import dataclasses
 
 from ..settings import ModelSpec
 from ._names import refuse_no_folder, source_of
 from ._read import read_configuration, silence
-from .family import kind_of
+from .family import Kind, kind_of
 
 
 def answering_numbers(spec: ModelSpec) -> ModelSpec:
@@ -20,8 +20,20 @@ def answering_numbers(spec: ModelSpec) -> ModelSpec:
     """
     if spec.answers != "auto":
         return spec
+    return dataclasses.replace(spec, answers="linear-head") if kind_of_spec(spec) == "encoder" else spec
+
+
+def kind_of_spec(spec: ModelSpec) -> Kind:
+    """The kind of a model, from its configuration alone.
+
+    Args:
+        spec: the model.
+
+    Raises:
+        BadInput: no such model.
+        UnsupportedModel: a family that is not supported.
+    """
     refuse_no_folder(spec.name)
     with silence():
         config = read_configuration(source_of(spec.name), spec.revision)
-    is_encoder = kind_of(config, spec.name) == "encoder"
-    return dataclasses.replace(spec, answers="linear-head") if is_encoder else spec
+    return kind_of(config, spec.name)

@@ -11,7 +11,21 @@ from ..errors import BadInput
 from ..tasks import on_rows
 from ._flatten import flatten
 from ._report import in_words
-from .options import DataRoot, Delimiter, Device, FrozenOfPrompt, Json, Model, OwnStyle, OwnTask, Stored
+from ._rows import own_wording
+from .options import (
+    DataRoot,
+    Delimiter,
+    Device,
+    FrozenOfPrompt,
+    Json,
+    Model,
+    OwnInstruction,
+    OwnLabelWords,
+    OwnStyle,
+    OwnTask,
+    OwnTemplate,
+    Stored,
+)
 from .printing import finite, print_json
 
 
@@ -21,6 +35,9 @@ def evaluate(
     *,
     task: OwnTask = None,
     style: OwnStyle = None,
+    instruction: OwnInstruction = None,
+    template: OwnTemplate = None,
+    label_words: OwnLabelWords = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="File of rows with the task's columns, scored whole; a glob, or repeat."),
@@ -62,13 +79,13 @@ def evaluate(
     """Score a stored prompt on a task: metrics with their 95 % intervals, classes, and which classes are confused."""
     if output is not None and os.path.lexists(output):
         raise BadInput(f"{str(output)!r} exists already; choose another --output")
+    from ..inference.asked import task_of
     from ..inference.evaluate import evaluate as evaluate_prompt
-    from ..inference.evaluate import task_of
     from ..prompts.prompt import SoftPrompt
     from ..store import json_bytes, write_folder
 
     stored = SoftPrompt.load(prompt)
-    chosen = task_of(stored, task, style)
+    chosen = task_of(stored, task, style, own_wording(instruction, template, label_words))
     report = evaluate_prompt(
         stored,
         task=on_rows(chosen, data, delimiter) if data else chosen,

@@ -14,6 +14,7 @@ from ..errors import SoftPromptError
 from ._demo import demo
 from ._evaluate import evaluate
 from ._export import export
+from ._frozen import frozen
 from ._import import import_
 from ._lab import lab
 from ._landscape import landscape
@@ -38,6 +39,7 @@ app.command("demo")(demo)
 app.command("train")(train)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
+app.command("frozen")(frozen)
 app.command("export")(export)
 app.command("import")(import_)
 app.command("show")(show)

@@ -11,7 +11,20 @@ import typer
 
 from ._flatten import flatten
 from ._inputs import read_inputs
-from .options import Delimiter, Device, FrozenOfPrompt, Model, OwnStyle, OwnTask, Quiet, Stored
+from ._rows import own_wording
+from .options import (
+    Delimiter,
+    Device,
+    FrozenOfPrompt,
+    Model,
+    OwnInstruction,
+    OwnLabelWords,
+    OwnStyle,
+    OwnTask,
+    OwnTemplate,
+    Quiet,
+    Stored,
+)
 from .printing import print_json
 
 
@@ -29,6 +42,9 @@ def predict(
     delimiter: Delimiter = "",
     task: OwnTask = None,
     style: OwnStyle = None,
+    instruction: OwnInstruction = None,
+    template: OwnTemplate = None,
+    label_words: OwnLabelWords = None,
     model: Model = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Inputs in one pass.")] = 32,
@@ -46,9 +62,13 @@ def predict(
     Lines are printed in the order of the texts, as soon as they are answered.
     """
     inputs = read_inputs(texts or [], file, delimiter)
+    from ..inference.asked import task_of
     from ..prompts.prompt import SoftPrompt
 
     stored = SoftPrompt.load(prompt)
+    chosen, wording = task, own_wording(instruction, template, label_words)
+    if wording:
+        chosen, style = task_of(stored, task, style, wording), None
     with _bar(len(inputs), not quiet) as advance:
 
         def tell(answers: Sequence[Mapping[str, Any]]) -> None:
@@ -58,7 +78,7 @@ def predict(
 
         stored.predict(
             inputs,
-            task=task,
+            task=chosen,
             style=style,
             model=dataclasses.replace(frozen, name=model or "", device=device),
             batch_size=batch_size,

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from ..checks import require_different
 from ..errors import BadInput
-from ..tasks import Task, custom_task, is_data_file, with_difficulty
+from ..tasks import Task, Wording, custom_task, is_data_file, with_difficulty
 from ..tasks import task as find_task
 
 
@@ -22,8 +23,11 @@ class OwnRows:
         label_column: column with the class of each row.
         number_column: column with a number, instead of a class.
         target_column: column with free text to write, instead of a class.
-        template: text with {column} fields. Default: the text columns, one after the other.
-        label_words: LABEL=WORD, or the words in the order of the sorted labels; repeat. Default: the labels.
+        template: text with {column} fields; also for a task known by name. Words at its end, as "Sentiment:", are
+            the cue. Default: the text columns, one after the other.
+        instruction: what is to be done, on a line before each text; also for a task known by name.
+        label_words: LABEL=WORD, or the words in the order of the sorted labels, repeated or "negative,positive"; also
+            for a task known by name. Default: the labels.
         metric: name of a metric, the first is the score; repeat. Default: accuracy and macro-f1; of numbers pearson,
             spearman, rmse and mae; of texts squad-f1 and exact-match.
     """
@@ -37,6 +41,7 @@ class OwnRows:
     number_column: str | None = None
     target_column: str | None = None
     template: str | None = None
+    instruction: str | None = None
     label_words: tuple[str, ...] = ()
     metric: tuple[str, ...] = ()
 
@@ -59,27 +64,58 @@ class OwnRows:
             label_column=self.label_column,
             number_column=self.number_column,
             target_column=self.target_column,
-            template=self.template,
-            label_words=self._words(),
+            template=_unescaped(self.template),
+            instruction=_unescaped(self.instruction) or "",
+            label_words=words_of(self.label_words),
             metrics=self.metric or None,
             delimiter=self.delimiter,
         )
 
-    def _words(self) -> dict[str, str] | tuple[str, ...] | None:
-        pairs = [text.partition("=") for text in self.label_words]
-        if pairs and all(sign for _, sign, _ in pairs):
-            require_different("--label-words", [label for label, _, _ in pairs])
-            return {label: word for label, _, word in pairs}
-        return self.label_words or None
+    def wording(self, name: str | None) -> Wording:
+        """The words that replace those of a task known by name; none beside files, whose task is made with them."""
+        if self.data or name is None or is_data_file(name):
+            return Wording()
+        return own_wording(self.instruction, self.template, self.label_words)
 
     def _named(self, name: str | None) -> Task:
         if name is None:
             raise BadInput("nothing to train on; give --task NAME (see `softprompt tasks list`) or --data FILE")
-        given = [f.name for f in fields(self) if getattr(self, f.name)]
+        words = {f.name for f in fields(Wording)}
+        given = [f.name for f in fields(self) if getattr(self, f.name) and f.name not in words]
         if given:
             option = f"--{given[0].replace('_', '-')}"
             raise BadInput(f"{option} is for rows of your own; give --data FILE instead of --task {name}")
         return find_task(name)
+
+
+def given_words(wording: Wording) -> dict[str, Any]:
+    """The parts of a wording that say something, as the keywords of `train`."""
+    return {name: value for name, value in vars(wording).items() if value is not None}
+
+
+def own_wording(instruction: str | None, template: str | None, label_words: Sequence[str] | None) -> Wording:
+    """The words of a user in the place of a task's, from the options that hold them."""
+    return Wording(
+        instruction=_unescaped(instruction), template=_unescaped(template), label_words=words_of(label_words or ())
+    )
+
+
+def words_of(texts: Sequence[str]) -> dict[str, str] | tuple[str, ...] | None:
+    """Label words as they are given: repeated, or one text with commas; by label where each is LABEL=WORD.
+
+    None where there are none.
+    """
+    words = [word.strip() for word in texts[0].split(",")] if len(texts) == 1 else list(texts)
+    pairs = [text.partition("=") for text in words]
+    if pairs and all(sign for _, sign, _ in pairs):
+        require_different("--label-words", [label for label, _, _ in pairs])
+        return {label: word for label, _, word in pairs}
+    return tuple(words) or None
+
+
+def _unescaped(text: str | None) -> str | None:
+    """A text of the command line, in which a backslash and an n stand for the end of a line."""
+    return None if text is None else text.replace("\\n", "\n")
 
 
 def with_options(task: Task, texts: Sequence[str] | None) -> Task:

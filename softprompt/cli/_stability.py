@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BadInput
-from ..settings import TrainSettings
+from ..settings import ModelSpec, TrainSettings
+from ..tasks import TASKS, Task, Wording
 from ._compared import NO_SEEDS, compared
 from ._flatten import Given, flatten
 from ._layout import laid_out, width_of
@@ -93,6 +94,7 @@ def stability(
 
         how = {**model_fields(dataclasses.replace(frozen, name=model)), "style": style, "max_bad_rows": max_bad_rows}
         declared = with_options(rows.task(task), task_option)
+        declared, how["style"] = _put(declared, dataclasses.replace(frozen, name=model), style, rows.wording(task))
         plans = [_planned(_specs(declared, chosen, how), seeded)]
     from ..store import refuse_no_place
     from ..study.stability import measure, write
@@ -115,6 +117,19 @@ def _specs(task: Any, chosen: Mapping[str, Any], how: Mapping[str, Any]) -> "dic
         name: RunSpec(task=task, prompt=prompt, settings=settings, tags={"setting": name}, **how)
         for name, (prompt, settings) in chosen.items()
     }
+
+
+def _put(task: Task, spec: ModelSpec, style: str | None, wording: Wording) -> tuple[Task, str | None]:
+    """The task and the style of its runs, whose names tell how it is put: a run without a style is in plain words."""
+    from ..backbones import kind_of_spec
+    from ..inference.asked import default_style, put
+
+    if not wording and (style is not None or task.name not in TASKS):
+        return task, style
+    kind = kind_of_spec(spec)
+    if wording:
+        return put(task, kind, style, wording), None
+    return task, "instruct" if default_style(task, kind) == "instruct" else None
 
 
 def _planned(specs: "Mapping[str, RunSpec]", seeded: Mapping[str, Any]) -> "Plan":

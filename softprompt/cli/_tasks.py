@@ -40,7 +40,7 @@ def list_tasks(json_lines: Json = False) -> None:
 def show_task(
     name: Annotated[str, typer.Argument(help="Name of a task.")],
     style: Annotated[
-        str | None, typer.Option(help="How rows are put: numeric, words, t5 or pet-N (cloze pattern N).")
+        str | None, typer.Option(help="How rows are put: numeric, words, instruct, t5 or pet-N (cloze pattern N).")
     ] = None,
     task_option: TaskOption = None,
     json_lines: Json = False,
@@ -118,7 +118,7 @@ def summary(task: Task) -> dict[str, Any]:
     return {
         "task": task.name,
         "instruction": task.instruction,
-        "template": task.template,
+        "template": task.template.replace("\n", "\\n"),
         "cue": task.cue,
         "t5_template": task.t5_template,
         **patterns,

@@ -10,9 +10,10 @@ import typer
 from ..errors import BadInput
 from ..settings import TrainSettings
 from ._flatten import Given, flatten
+from ._held_against import held_against
 from ._layout import width_of
 from ._prompts import PromptGrid
-from ._rows import OwnRows, with_options
+from ._rows import OwnRows, given_words, with_options
 from ._several import summary
 from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Quiet, Style, TaskOption
 from .printing import print_json, say, table
@@ -40,6 +41,10 @@ def train(
     quiet: Quiet = False,
     device: Device = "auto",
     log_with: Annotated[str | None, typer.Option(help="Also send losses to a tracker that Accelerate offers.")] = None,
+    compare: Annotated[
+        bool,
+        typer.Option("--frozen/--no-frozen", help="Also score the model without training, on at most 200 test rows."),
+    ] = True,
     grid: Annotated[PromptGrid, "Prompts"],
     rows: Annotated[OwnRows, "Rows of your own"],
     settings: Annotated[TrainSettings, "Training"],
@@ -73,6 +78,8 @@ def train(
         max_bad_rows=max_bad_rows,
         log_with=log_with,
         progress=not quiet,
+        frozen=compare,
+        **given_words(rows.wording(task)),
     )
     _report(run, json_lines)
 
@@ -84,6 +91,12 @@ def _refuse_beside_resume(given: Given) -> None:
 
 
 def _report(run: "Run", json_lines: bool) -> None:
+    if run.comparison is not None:
+        say(held_against(run.comparison, width_of(sys.stderr)))
+        if run.comparison.wants_words:
+            say("this task has no instruction: give --instruction, --template and --label-words, and see with "
+                "`softprompt frozen` what they are worth before any training")  # fmt: skip
+        say("")
     say(table([_row(result) for result in run.results], width_of(sys.stderr)))
     if len(run.results) > 1:
         say("")

@@ -43,8 +43,8 @@ Style = Annotated[
     typer.Option(
         "--style",
         rich_help_panel="Frozen model",
-        help="How rows are put: numeric, words, t5 or pet-N (cloze pattern N). Default: numeric for encoder-decoders, "
-        "else words.",
+        help="How rows are put: numeric, words, instruct, t5 or pet-N (cloze pattern N). Default: numeric for "
+        "encoder-decoders, instruct for decoders, else words.",
     ),
 ]
 MaxBadRows = Annotated[
@@ -66,8 +66,18 @@ OwnStyle = Annotated[
     str | None,
     typer.Option(
         "--style",
-        help="numeric, words, t5 or pet-N (cloze pattern N). Default: as in training, for another task as in train.",
+        help="numeric, words, instruct, t5 or pet-N (cloze pattern N). Default: as in training, for another task as in "
+        "train.",
     ),
+]
+OwnInstruction = Annotated[
+    str | None, typer.Option("--instruction", help="What is to be done, in the place of what the task has.")
+]
+OwnTemplate = Annotated[
+    str | None, typer.Option("--template", help="Text with {column} fields, in the place of the task's.")
+]
+OwnLabelWords = Annotated[
+    list[str] | None, typer.Option("--label-words", help='As in train: "negative,positive", or LABEL=WORD; repeat.')
 ]
 TaskOption = Annotated[
     list[str] | None,

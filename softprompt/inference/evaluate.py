@@ -7,7 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..backbones import AbstractBackbone, for_prompt, load_backbone, refuse_no_room, spec_or_backbone
+from ..backbones import (
+    AbstractBackbone,
+    for_prompt,
+    load_backbone,
+    refuse_no_room,
+    spec_or_backbone,
+)
 from ..checks import require_numbers
 from ..data import Examples, drawn_rows, tokenize, warn_of_unknown
 from ..errors import BadInput
@@ -15,9 +21,9 @@ from ..metrics import headline_score, majority, score
 from ..prompts.batch import PromptBatch
 from ..prompts.prompt import SoftPrompt
 from ..settings import ModelSpec
-from ..tasks import Source, Task, is_data_file, on_rows, styled
-from ..tasks import task as find_task
+from ..tasks import Task, on_rows
 from .answers import Answers, Decode, answer, before_answer, label_ids, refuse_decoding
+from .asked import task_of
 from .class_scores import calibration_error
 from .report import Report, beside
 from .scoring import scoring_of
@@ -61,9 +67,17 @@ def text_limit(backbone: AbstractBackbone, prompt_length: int, task: Task) -> in
 
 
 def examples_for(
-    backbone: AbstractBackbone, task: Task, rows: Any, prompt_length: int, *, targets: bool = True
+    backbone: AbstractBackbone, task: Task, rows: Any, prompt_length: int, *, targets: bool = True, context: str = ""
 ) -> Examples:
     """Rows tokenised for a backbone, cut to the task's length and to what fits beside the prompt.
+
+    Args:
+        backbone: frozen.
+        task: how rows are put.
+        rows: with the task's columns.
+        prompt_length: positions of the prompt.
+        targets: whether rows hold answers.
+        context: stands between the task's opening and each row; its tokens come on top of the task's length.
 
     Raises:
         BadInput: label words that the backbone cannot tell apart; and as in `tokenize`.
@@ -71,6 +85,8 @@ def examples_for(
     if task.answer == "label":
         # This check comes before the rows are read, and also applies to rows without answers.
         label_ids(backbone, task)
+    limit = text_limit(backbone, prompt_length, _longer(task, backbone, context))
+    _refuse_long_instruction(backbone, task, limit)
     return tokenize(
         rows,
         task,
@@ -78,12 +94,36 @@ def examples_for(
         answers=backbone.answers,
         encode_answers=partial(backbone.encode_answers, behind=before_answer(backbone, task)),
         suffix=backbone.suffix(task.cue),
-        prefix=backbone.input_prefix + task.opening,
+        prefix=backbone.input_prefix + task.opening + context,
         mask=backbone.mask,
         special_tokens=backbone.special_tokens,
-        max_length=text_limit(backbone, prompt_length, task),
+        max_length=limit,
         targets=targets,
     )
+
+
+def _refuse_long_instruction(backbone: AbstractBackbone, task: Task, limit: int) -> None:
+    """Refuse an instruction beside which no text fits; a row is cut, its instruction never.
+
+    Raises:
+        BadInput: with what to do.
+    """
+    if not task.instruction:
+        return
+    tokens = len(backbone.tokenizer(task.opening, add_special_tokens=False, verbose=False).input_ids)
+    if tokens >= limit:
+        raise BadInput(
+            f"the instruction is {tokens} tokens long, and a row may have {limit} with it; shorten --instruction, or "
+            "raise --max-length where the model has the positions"
+        )
+
+
+def _longer(task: Task, backbone: AbstractBackbone, context: str) -> Task:
+    """The task with room for a context besides."""
+    if not context:
+        return task
+    tokens = len(backbone.tokenizer(context, add_special_tokens=False, verbose=False).input_ids)
+    return dataclasses.replace(task, max_length=task.max_length + tokens)
 
 
 def tell_truncated(examples: Examples, what: str) -> None:
@@ -100,56 +140,6 @@ def tell_truncated(examples: Examples, what: str) -> None:
             examples.truncated, len(examples), what, 100 * examples.truncated / len(examples),
             int(examples.lengths.max()),
         )  # fmt: skip
-
-
-def default_style(task: Task, kind: str) -> str:
-    """The default style of declared tasks: numeric answers for encoder-decoders, as in the EPT paper, else words.
-
-    The lab's tasks are always put in words: their backbones know those, and no digits.
-    """
-    return "numeric" if kind == "encoder-decoder" and not task.source.world else "words"
-
-
-def task_of(prompt: SoftPrompt, task: "Task | str | None" = None, style: str | None = None) -> Task:
-    """The task to answer: the one given, or the one that the prompt was trained on.
-
-    The prompt's own task by its name keeps the style it was trained in; another takes `style`, or the default of
-    the prompt's kind of backbone. The name of a file is the prompt's own task on the rows of that file.
-
-    Raises:
-        BadInput: the prompt records no task and none is given, or a file whose answers it was not trained on.
-    """
-    trained_on = None if prompt.provenance.task is None else Task.from_json(prompt.provenance.task)
-    chosen = _chosen_task(prompt, trained_on, task, style)
-    # What the prompt begins with is in its vectors, whatever task it answers.
-    return chosen if trained_on is None else dataclasses.replace(chosen, opening_ids=trained_on.opening_ids)
-
-
-def _chosen_task(prompt: SoftPrompt, trained_on: Task | None, task: "Task | str | None", style: str | None) -> Task:
-    if isinstance(task, Task):
-        return task if style is None else styled(task, style)
-    if task is not None and is_data_file(task):
-        rows = _on_file(trained_on, task)
-        return rows if style is None else styled(rows, style)
-    if trained_on is not None and style is None and task in (None, trained_on.name):
-        return trained_on
-    name = trained_on.name if task is None and trained_on is not None else task
-    if name is None:
-        raise BadInput("this prompt records no task; name one with --task")
-    declared = find_task(name)
-    return styled(declared, style or default_style(declared, prompt.provenance.backbone.kind))
-
-
-def _on_file(trained_on: Task | None, file: str) -> Task:
-    """A prompt's own task on a file: as it is where it is made of that file, else with all its rows to be scored."""
-    if trained_on is None:
-        raise BadInput(f"this prompt records no task that {file!r} could hold rows of; name one with --task")
-    paths = [Path(path).resolve() for split in trained_on.source.files for path in trained_on.source.paths(split)]
-    if Path(file).resolve() in paths:
-        return trained_on
-    if not Path(file).is_file():
-        raise BadInput(f"no file {file!r}; give one that exists, or leave --task out to answer {trained_on.name!r}")
-    return dataclasses.replace(trained_on, source=Source(files={"test": file}))
 
 
 def evaluate(

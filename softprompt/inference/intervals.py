@@ -54,6 +54,34 @@ def intervals(
     return {**bounds, "score": _bootstrap(mean, len(gold), seed)}
 
 
+def difference_interval(
+    headline: Sequence[str],
+    predictions: Sequence[Any],
+    others: Sequence[Any],
+    gold: Sequence[Any],
+    seed: int = 0,
+) -> Interval:
+    """The 95 % interval of how much better the score of one set of answers is than that of another, on the same rows.
+
+    Rows are drawn in pairs, so that what makes a row easy for both does not count.
+
+    Args:
+        headline: the metrics whose mean is the score, an error counting negatively.
+        predictions: one a row.
+        others: the same of what is compared with.
+        gold: what counts as right.
+        seed: of the resamples.
+    """
+    both = [[STATISTICS[name](answers, gold) for name in headline] for answers in (predictions, others)]
+    signs = [-1 if name in ERRORS else 1 for name in headline]
+
+    def difference(rows: np.ndarray, axis: int = -1) -> np.ndarray:
+        pairs = zip(signs, *both, strict=True)
+        return np.mean([sign * (ours(rows) - theirs(rows)) for sign, ours, theirs in pairs], axis=0)
+
+    return _bootstrap(difference, len(gold), seed)
+
+
 def _wilson(share: float, n: int) -> Interval:
     from scipy.stats import binomtest
 

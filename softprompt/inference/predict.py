@@ -15,7 +15,8 @@ from ..prompts.prompt import SoftPrompt
 from ..settings import ModelSpec
 from ..tasks import ABSENT, Task, holds_rows, is_a, plain_cell, row_dicts, value_of
 from .answers import Answers, Decode, answer, decoding, refuse_decoding
-from .evaluate import backbone_of, examples_for, model_for, task_of, tell_truncated
+from .asked import task_of
+from .evaluate import backbone_of, examples_for, model_for, tell_truncated
 from .scoring import scoring_of
 
 log = logging.getLogger("softprompt")

@@ -13,8 +13,8 @@ from ._grid import grid
 from ._spec import RunSpec
 
 _PARTS = ("runs", "defaults", "tasks")
-_TASK = ("files", "text_columns", "label_column", "number_column", "target_column", "template", "label_words",
-         "metrics", "max_length", "delimiter")  # fmt: skip
+_TASK = ("files", "text_columns", "label_column", "number_column", "target_column", "template", "instruction",
+         "label_words", "metrics", "max_length", "delimiter")  # fmt: skip
 
 
 def load_specs(path: "Path | str") -> list[RunSpec]:

@@ -33,7 +33,7 @@ class RunSpec:
         model: hub id, folder or name of a built-in backbone, as given to `load_backbone`.
         prompt: the prompt.
         settings: how it is trained.
-        style: as in `train`.
+        style: as in `train`; None on a decoder is "words", what it was when the first runs got their names.
         answers: as in `train`.
         dtype: precision of the frozen model.
         engine: "packed", "reference" or "auto" (`load_backbone`).
@@ -100,6 +100,9 @@ class RunSpec:
         """What the name is made of."""
         # The hash is over the names of format 1, so that a store made before the renaming keeps its runs.
         values = _without_what_is_off(as_before({**self.to_json(), "tags": None}))
+        if self.declared.cue == "":
+            # An empty cue is no absent one, which is the decoder's own.
+            values["task"]["cue"] = ""
         values["lane"]["options"] = _resolved(self.prompt)
         values["lane"].pop("regularizer", None)
         values["lane"] |= _regularized(self.prompt)

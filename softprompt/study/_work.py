@@ -142,13 +142,20 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
             settings=first.settings,
             output=fleet.run,
             data_root=data_root,
-            style=first.style,
+            style=_style(first, backbone.kind),
             max_bad_rows=first.max_bad_rows,
         )
     together = tuple(spec.name for spec in fleet.specs)
     for spec, result in zip(fleet.specs, run.results, strict=True):
         stored = _stored(spec, run, result, together, embeddings, inputs[spec.name], _share(result, run))
         write_file(path_of(store, spec.name), to_bytes(stored), what=spec.describe(), replace=True)
+
+
+def _style(spec: RunSpec, kind: str) -> str | None:
+    """The style of a run; one without a style on a decoder is in words, as its name has meant from the beginning."""
+    if spec.style is None and kind == "decoder" and spec.declared.style == "words":
+        return "words"
+    return spec.style
 
 
 def _all_stored(store: Path) -> Iterator[StoredRun]:

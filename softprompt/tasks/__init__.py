@@ -11,14 +11,19 @@ from ._base import Rendered as Rendered
 from ._base import Source as Source
 from ._base import Task as Task
 from ._custom import custom_task as custom_task
+from ._custom import in_lines as in_lines
 from ._custom import on_rows as on_rows
 from ._custom import own_records as own_records
 from ._custom import own_source as own_source
 from ._custom import place_of as place_of
 from ._fewglue import FEW_GLUE
 from ._glue import GLUE
+from ._instruct import INSTRUCT as INSTRUCT
+from ._instruct import has_instruct as has_instruct
+from ._instruct import instruct as instruct
 from ._lab import LAB
 from ._lab import with_difficulty as with_difficulty
+from ._lab_instruction import lab_instruction as lab_instruction
 from ._layouts import LAYOUTS as LAYOUTS
 from ._memory import MemoryRows as MemoryRows
 from ._memory import holds_rows as holds_rows
@@ -31,6 +36,7 @@ from ._official import OFFICIAL_ROWS as OFFICIAL_ROWS
 from ._others import OTHERS
 from ._patterns import PATTERNS as PATTERNS
 from ._patterns import Pattern as Pattern
+from ._patterns import open_ended as open_ended
 from ._places import read_from as read_from
 from ._places import stored_in as stored_in
 from ._prepare import PREPARATIONS as PREPARATIONS
@@ -39,6 +45,8 @@ from ._records import Record as Record
 from ._records import columns_of as columns_of
 from ._records import text_fault as text_fault
 from ._records import value_of as value_of
+from ._rephrase import Wording as Wording
+from ._rephrase import rephrased as rephrased
 from ._superglue import EPT_SUPER_GLUE, SUPER_GLUE
 from .files import ENDINGS as ENDINGS
 from .files import FORMATS as FORMATS

@@ -130,6 +130,12 @@ def template_columns(template: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for _, name in _pieces(template) if name not in (None, MASK)))
 
 
+def template_tail(template: str) -> str:
+    """The text behind the last field of a template."""
+    pieces = _pieces(template)
+    return pieces[-1][0] if pieces and pieces[-1][1] is None else ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """What to read, what to ask, what counts as right.
@@ -152,7 +158,8 @@ class Task:
         window: a column of which a row that is too long is read in windows, in place of losing its end; empty for none.
         stride: tokens that two neighbouring windows share.
         max_length: tokens of the rendered text, special tokens included, the prompt not.
-        style: how the label words and the template were chosen: "numeric", "words", "t5" or "pet-0", "pet-1" ...
+        style: how the label words and the template were chosen: "numeric", "words", "instruct", "t5",
+            "pet-0", "pet-1" ..., or "own" where the user wrote some of it.
         decimals: of a number that is written as an answer; None rounds it to the nearest 0.2, as T5 does for STS-B.
         instruction: says what is to be done, on a line of its own before the text of each row; empty is none.
         cue: stands between the rendered text and the answer of a decoder. None is the decoder's own (" answer:", in
@@ -219,8 +226,7 @@ class Task:
     @property
     def tail(self) -> str:
         """The template's own text behind its last column; it stands right before the answer."""
-        literal, name = _pieces(self.template)[-1]
-        return literal if name is None else ""
+        return template_tail(self.template)
 
     @property
     def shortened(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from ._labels import label_values_of, label_words_of
 from ._memory import MemoryRows, class_names
 from ._numbers import decimals_of
 from ._records import Record
+from ._rephrase import cue_of, refuse_template, without_last_blanks
 from .files import delimiter_of, paths_of, records
 
 # Of one split: a path or a glob, several of them, or rows in memory (a list of dicts, a DataFrame, a Dataset).
@@ -33,6 +34,7 @@ def custom_task(
     number_column: str | None = None,
     target_column: str | None = None,
     template: str | None = None,
+    instruction: str = "",
     label_words: Mapping[Any, str] | Sequence[str] | None = None,
     metrics: Sequence[str] | None = None,
     name: str | None = None,
@@ -53,7 +55,9 @@ def custom_task(
         number_column: holds a number; the decimals of a written answer follow from the training file's numbers.
         target_column: holds free text (or, in JSON and Parquet, a list of accepted texts).
         template: text with {column} fields; one text column stands alone, several as "column: {column} ...". {mask} is
-            where a masked-LM head answers.
+            where a masked-LM head answers. Words at its end, as "Sentiment:", are the cue, and a decoder's answer
+            follows them.
+        instruction: says what is to be done, on a line of its own before the text of each row.
         label_words: what the model answers, by label or in the order of the sorted labels; default the labels.
         metrics: names in METRICS, the first of which is the score; default accuracy, macro-f1 for labels, pearson,
             spearman, rmse, mae for numbers, squad-f1, exact-match for text.
@@ -70,7 +74,12 @@ def custom_task(
     metrics = None if metrics is None else listed("--metric", metrics)
     require_different("--text-column", text_columns)
     require_different("--metric", metrics or ())
-    template = template or _template(text_columns)
+    cue = None
+    if template:
+        template = without_last_blanks(template)
+        cue = cue_of(template)
+    else:
+        template = _template(text_columns)
     answer, target = _answer(label_column, number_column, target_column)
     values: tuple[Any, ...] = ()
     words: tuple[str, ...] = ()
@@ -101,6 +110,8 @@ def custom_task(
         metrics=tuple(metrics or DEFAULT_METRICS[answer]),
         max_length=max_length,
         decimals=decimals,
+        instruction=instruction.strip(),
+        cue=cue,
     )
     _check_columns(task, text_columns)
     return task
@@ -204,11 +215,19 @@ def _template(columns: Sequence[str]) -> str:
     return " ".join(f"{column}: {{{column}}}" for column in columns)
 
 
+def in_lines(task: Task) -> Task:
+    """The user's task for a language model: `column: value` lines, and the answer's column as the cue.
+
+    A template that the user wrote stays.
+    """
+    if not task.source.is_own or task.cue is not None or task.template != _template(task.columns):
+        return task
+    lines = [f"{column}: {{{column}}}" for column in task.columns]
+    return dataclasses.replace(task, template="\n".join([*lines, f"{task.target}:"]), cue="")
+
+
 def _check_columns(task: Task, text_columns: Sequence[str]) -> None:
-    if not task.columns:
-        raise BadInput(f"template {task.template!r} reads no column; write one as {{column}}")
+    refuse_template(task.template, task.target)
     for column in text_columns:
         if column not in task.columns:
             raise UnknownName("column in the template", column, task.columns)
-    if task.target in task.columns:
-        raise BadInput(f"column {task.target!r} is the answer; the template must not show it to the model")

@@ -12,10 +12,11 @@ COPA's answers are whole sentences, which one mask cannot hold: it has no patter
 """
 
 import dataclasses
+import string
 from dataclasses import dataclass
 
 from ..errors import BadInput, UnknownName
-from ._base import Task
+from ._base import MASK, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,18 @@ PATTERNS: dict[str, tuple[Pattern, ...]] = {
     "fewglue/multirc": _MULTIRC,
     "fewglue/rte": _SUPER_RTE,
 }
+
+
+def open_ended(task: Task) -> Task:
+    """The task for a model that goes on from a text: a template that ends in its {mask} ends before it.
+
+    Punctuation behind the {mask} falls away. A template that goes on behind it stays as it is: such a model has not
+    read the rest when it answers.
+    """
+    before, mask, behind = task.template.partition(f"{{{MASK}}}")
+    if not (task.is_cloze and mask) or behind.strip(string.punctuation + string.whitespace):
+        return task
+    return dataclasses.replace(task, template=before.rstrip(" \t"), cue="")
 
 
 def patterned(task: Task, style: str) -> Task:

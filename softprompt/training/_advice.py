@@ -1,6 +1,7 @@
 """Warnings about failures that look like results: a prompt that learned nothing, or whose norm is out of range."""
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import final
@@ -8,6 +9,7 @@ from typing import final
 from ..inference.evaluate import majority_score
 from ..prompts.units import norm_warning, prompt_norm
 from ..tasks import Task
+from ._frozen import Comparison
 from ._member import FleetMember
 from ._records import read_record
 
@@ -22,7 +24,11 @@ FLAT = 0.02
 
 
 def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | list[str]]) -> list[str]:
-    """Return warnings if the score is no better than the majority class, or if the loss did not fall."""
+    """Return warnings if the score is no better than the majority class, or the loss no better than a guess.
+
+    Where rows have labels, a guess among c of them costs ln c nats. That the loss fell says little there: it falls
+    while a model learns the form of an answer, and nothing of what is right. Elsewhere the loss has to fall.
+    """
     remedies = (
         f"try another --lr (a tenth or three times {member.optimizer.adamw.param_groups[0]['peak']:g}), more --steps, "
         "--init vocabulary, or another --method"
@@ -36,7 +42,14 @@ def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | l
                 f"answering the most frequent class ({constant:.4f}); {remedies}"
             )
     first, last = _ends(member.record.path)
-    if last > (1 - FLAT) * first:
+    if task.answer == "label":
+        guess = math.log(len(task.labels))
+        if last > (1 - FLAT) * guess:
+            warnings.append(
+                f"{member.name}: not learning: the loss of its last steps is {last:.4f} nats, that of a guess among "
+                f"{len(task.labels)} labels is {guess:.4f}; {remedies}"
+            )
+    elif last > (1 - FLAT) * first:
         unit = "squared deviations" if member.trainable.numbers else "nats"
         warnings.append(f"{member.name}: not learning: the loss went from {first:.4f} to {last:.4f} {unit}; {remedies}")
     return warnings
@@ -65,6 +78,20 @@ class ExplosionWatch:
             return
         self.warned.add(name)
         log.warning(f"{name}: step {step}: {_norm_warning(member, token_norms)}")
+
+
+def not_better(comparison: Comparison | None) -> list[str]:
+    """Return a line for each prompt that scores no better than the frozen model without training, on the same rows."""
+    if comparison is None or comparison.reference == "majority":
+        return []
+    best = comparison.best
+    words = "the hand-written instruction" if best.name == "instruction" else "the frozen model without a prompt"
+    return [
+        f"{trained.name}: no better than {words}: {trained.score:.4f} against {best.score:.4f} on the same "
+        f"{comparison.rows} test rows; try more --steps, another --lr or another --method, or use the instruction"
+        for trained in comparison.prompts
+        if trained.difference <= 0
+    ]
 
 
 def wrong_scale(member: FleetMember) -> list[str]:

@@ -13,7 +13,7 @@ from ..backbones import AbstractBackbone, refuse_no_folder, spec_or_backbone
 from ..checks import listed, require_different
 from ..errors import BadInput, UnknownName
 from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings, weights_text
-from ..tasks import Task, custom_task, holds_rows, is_data_file, own_source
+from ..tasks import Task, Wording, custom_task, holds_rows, is_data_file, own_source
 from ..tasks import task as find_task
 
 # As on the command line: one column is the usual case.
@@ -23,6 +23,8 @@ _SETTINGS = {field.name for field in dataclasses.fields(TrainSettings)}
 _PROMPT = {field.name for field in dataclasses.fields(PromptSettings)}
 # max_length is a setting of the run, which overrides the task's.
 _ROWS = {*inspect.signature(custom_task).parameters, *_ALIASES, *_SPLIT_FILES} - {"files", "max_length"}
+# What replaces the words of a task that has its own.
+_WORDING = {field.name for field in dataclasses.fields(Wording)}
 _MODEL = {field.name for field in dataclasses.fields(ModelSpec)} - {"name"}
 _KNOWN = _SETTINGS | _PROMPT | _ROWS | _MODEL | {"prompt_length"}
 
@@ -57,7 +59,7 @@ def task_from(given: Any, keywords: Mapping[str, Any]) -> Task:
     options = {_ALIASES.get(name, name): value for name, value in keywords.items() if name in _ROWS}
     if isinstance(given, Task) or (isinstance(given, str) and not is_data_file(given)):
         for name in keywords:
-            if name in _ROWS:
+            if name in _ROWS and name not in _WORDING:
                 raise BadInput(f"{name} is for rows of your own; give them, or a file, in place of the task")
         return find_task(given) if isinstance(given, str) else given
     _refuse_no_rows(given)
@@ -68,6 +70,18 @@ def task_from(given: Any, keywords: Mapping[str, Any]) -> Task:
         if isinstance(options.get(name), str):
             options[name] = [options[name]]
     return custom_task({"train": given, **more} if more else given, **options)
+
+
+def wording_from(given: Any, keywords: Mapping[str, Any]) -> Wording:
+    """The words that replace those of a task; nothing for rows, whose task is made with them.
+
+    Args:
+        given: the first argument of `train`.
+        keywords: `instruction`, `template` and `label_words` are taken.
+    """
+    if not isinstance(given, Task) and not (isinstance(given, str) and not is_data_file(given)):
+        return Wording()
+    return Wording(**{name: value for name, value in keywords.items() if name in _WORDING})
 
 
 def _refuse_no_rows(given: Any) -> None:

@@ -13,6 +13,7 @@ from ..prompts.prompt import SoftPrompt
 from ..settings import ModelSpec, PromptSettings, TrainSettings, from_values
 from ..store import found_model
 from ..tasks import Task, read_from
+from ._frozen import Comparison
 
 FORMAT = 2
 # Format 1 has the names of before.
@@ -35,6 +36,7 @@ class Plan:
         products: "onednn" or "torch", whichever multiplied in packed passes when the run was started.
         max_bad_rows: malformed rows to drop before it is an error.
         log_with: a tracker that Accelerate knows.
+        frozen: whether the frozen model without training is scored beside the prompts.
     """
 
     task: Task
@@ -46,6 +48,7 @@ class Plan:
     products: str | None = None
     max_bad_rows: int = 0
     log_with: str | None = None
+    frozen: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -150,6 +153,8 @@ class Run:
 
     folder: Path
     results: Sequence[Result]
+    # What the prompts are held against, where `train` was told to look.
+    comparison: Comparison | None = None
 
     def prompt(self, prompt: int | str = 0) -> SoftPrompt:
         """The stored prompt of one prompt."""

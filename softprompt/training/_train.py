@@ -3,23 +3,27 @@
 import contextlib
 import dataclasses
 import inspect
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone, refuse_other_backbone
-from ..data import load_rows, split_rows, warn_of_unknown
+from ..data import Splits, load_rows, split_rows, warn_of_unknown
 from ..errors import BadInput
-from ..inference.evaluate import default_style, tell_truncated
+from ..inference.asked import put
+from ..inference.evaluate import tell_truncated
 from ..legacy import renamed
 from ..prompts.contract import AbstractTrainable
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import Checkpoint, json_bytes, latest_checkpoint, refuse_no_place, write_file
-from ..tasks import TASKS, stored_in, styled
+from ..tasks import rephrased, stored_in, styled
+from ._advice import ADVICE, not_better
 from ._drive import drive
 from ._early import check_request
 from ._folder import HeldFolder, alone_in, new_folder, refuse_used
+from ._frozen import compare
 from ._keywords import (
     default_output,
     from_any_folder,
@@ -29,6 +33,7 @@ from ._keywords import (
     same_rows,
     settings_from,
     task_from,
+    wording_from,
 )
 from ._loop import Loop, RunData
 from ._loss_rule import with_loss
@@ -41,6 +46,8 @@ from ._results import finish_member, last_reports, read_result, seconds_of
 from ._setup import build_prompts, fingerprint, prepare, refuse_twins, resolved
 from ._start import start_members
 from ._words import with_opening
+
+advice = logging.getLogger(ADVICE)
 
 
 def train(
@@ -55,6 +62,7 @@ def train(
     max_bad_rows: int = 0,
     log_with: str | None = None,
     progress: bool = False,
+    frozen: bool = False,
     **keywords: Any,
 ) -> Run:
     """Train prompts on a frozen model; the best on validation of each is stored in the run's folder.
@@ -70,16 +78,20 @@ def train(
         settings: what they share, in place of its keywords.
         output: a new folder for the run; None is runs/<task>-<methods>-<time>.
         data_root: folder with rows; None asks the hub.
-        style: "numeric", "words", "t5" or "pet-0", "pet-1" ... (cloze patterns, for encoders with label words); None
-            is numeric for encoder-decoders (the papers') and words for others, and leaves a task of your own as it is.
+        style: "numeric", "words", "instruct" (an instruction, a template with its cue, and label words), "t5" or
+            "pet-0", "pet-1" ... (cloze patterns, on a decoder those that end in the answer); None is numeric for
+            encoder-decoders (the papers'), instruct for decoders and words for encoders. A task of your own stays as it
+            is, but that a decoder reads it as `column: value` lines where it has no template.
         max_bad_rows: malformed rows to drop before it is an error.
         log_with: a tracker that Accelerate knows, besides metrics.jsonl.
         progress: show a bar on standard error.
+        frozen: also score the frozen model without training, on at most 200 test rows (`Run.comparison`): always the
+            most frequent class, no prompt, the instruction by hand, and four examples in context.
         keywords: fields of PromptSettings, where `method`, `lr` and `seeds` may be several, for one prompt of each
             combination, and `prompt_length`; fields of TrainSettings; fields of ModelSpec in place of a spec (a loaded
-            backbone has its own, and they have to agree); and for rows of your own the keywords of `custom_task`,
-            `text_column` (one, or several), `validation_data` and `test_data`. Encoders answer numbers by a linear
-            head.
+            backbone has its own, and they have to agree); `instruction`, `template` and `label_words`, which replace
+            those of any task; and for rows of your own the keywords of `custom_task`, `text_column` (one, or several),
+            `validation_data` and `test_data`. Encoders answer numbers by a linear head.
 
     Raises:
         UnknownName: a keyword that does not exist, with the nearest; a task, column or method likewise.
@@ -100,8 +112,8 @@ def train(
     chosen = task_from(task, keywords)
     folder = default_output(chosen.name, [prompt.method for prompt in prompts]) if output is None else Path(output)
     refuse_used(folder)
-    if style is not None:
-        chosen = styled(chosen, style)
+    declared, wording = chosen, wording_from(task, keywords)
+    chosen = rephrased(chosen if style is None else styled(chosen, style), wording)
     # Rows first: their faults are found in seconds, while a model may take minutes to load.
     splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows))
     check_request(chosen, splits, prompts, settings, asked if isinstance(asked, ModelSpec) else None)
@@ -109,8 +121,7 @@ def train(
         backbone = asked
     else:
         backbone = load_backbone(answering_numbers(asked) if chosen.answer == "number" else asked)
-    if style is None and chosen.name in TASKS:
-        chosen = styled(chosen, default_style(chosen, backbone.kind))
+    chosen = put(declared, backbone.kind, style, wording)
     if settings.max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=settings.max_length)
     # From any folder the same files: `resume` and `evaluate` may be started in another.
@@ -125,6 +136,7 @@ def train(
         products=backbone.products,
         max_bad_rows=max_bad_rows,
         log_with=log_with,
+        frozen=frozen,
     )
     plan = with_opening(plan, splits.train, backbone)
     run_data = prepare(plan, splits, backbone)
@@ -132,7 +144,7 @@ def train(
     built = build_prompts(plan, run_data)
     with new_folder(folder) as held:
         write_file(folder / "run.json", json_bytes(plan.to_json()), what="the plan of the run")
-        return _run(plan, run_data, built, held, None, progress)
+        return _run(plan, run_data, splits, built, held, None, progress)
 
 
 def resume(
@@ -179,12 +191,13 @@ def resume(
             # Each library rounds in its own way: what the run began with goes on, whatever is faster now.
             model.products = "torch" if plan.products == "torch" else "onednn"
         run_data = prepare(plan, splits, model)
-        return _run(plan, run_data, build_prompts(plan, run_data), held, checkpoint, progress)
+        return _run(plan, run_data, splits, build_prompts(plan, run_data), held, checkpoint, progress)
 
 
 def _run(
     plan: Plan,
     run_data: RunData,
+    splits: Splits,
     built: Sequence[AbstractTrainable],
     held: HeldFolder,
     checkpoint: Checkpoint | None,
@@ -213,7 +226,14 @@ def _run(
         drive(plan, loop, held, data, progress)
         seconds, reports = seconds_of(folder), last_reports(plan, loop)
         held.refuse_gone()
-        return Run(folder, [finish_member(plan, loop, member, folder, seconds, reports) for member in loop.members])
+        results = [finish_member(plan, loop, member, folder, seconds, reports) for member in loop.members]
+        if not plan.frozen:
+            return Run(folder, results)
+        tested = {name: report["test"] for name, report in reports.items()}
+        comparison = compare(plan.task, splits, run_data.backbone, tested, folder)
+        for line in not_better(comparison):
+            advice.warning(line)
+        return Run(folder, results, comparison)
 
 
 def _report_texts(run_data: RunData) -> None:

@@ -1,0 +1,124 @@
+"""What the prompts of a run are held against: the frozen model without training, on rows of the test split."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backbones import AbstractBackbone
+from ..data import Splits
+from ..inference.evaluate import Report
+from ..inference.frozen import Baseline, baselines, limited_places, over, score_of
+from ..inference.intervals import Interval, intervals
+from ..store import json_bytes, write_file
+from ..tasks import Task
+
+FILE = "frozen.json"
+# Test rows on which the comparison is made: it costs as much as seventeen prompts do.
+MOST_ROWS = 200
+# What a prompt is held against, the strongest first.
+REFERENCES = ("instruction", "frozen")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A prompt on the rows of the comparison.
+
+    Args:
+        name: of the prompt.
+        score: the task's.
+        interval: its 95 % interval.
+        difference: to the reference.
+        difference_interval: 95 %, of pairs of rows.
+    """
+
+    name: str
+    score: float
+    interval: Interval | None
+    difference: float
+    difference_interval: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Baselines and prompts on the same rows.
+
+    Args:
+        rows: how many.
+        of: test rows in all.
+        reference: name of the baseline that prompts are held against.
+        baselines: without training.
+        prompts: trained.
+    """
+
+    rows: int
+    of: int
+    reference: str
+    baselines: Sequence[Baseline]
+    prompts: Sequence[Trained]
+
+    @property
+    def wants_words(self) -> bool:
+        """Whether the model continues texts, and nobody has said what it is to do."""
+        return self.reference == "frozen" and any(line.draw is not None for line in self.baselines)
+
+    @property
+    def best(self) -> Baseline:
+        """The reference itself."""
+        return next(line for line in self.baselines if line.name == self.reference)
+
+
+def compare(
+    task: Task, splits: Splits, backbone: AbstractBackbone, reports: Mapping[str, Report], folder: Path
+) -> Comparison | None:
+    """The prompts of a run beside what was not trained; None where the task has no labels.
+
+    The baselines are computed once and kept in the run's folder.
+
+    Args:
+        task: as the prompts were trained on it.
+        splits: its rows.
+        backbone: frozen.
+        reports: how each prompt answers the test rows.
+        folder: of the run.
+    """
+    if task.answer != "label" or not reports:
+        return None
+    places = limited_places(len(splits.test), MOST_ROWS)
+    found = _kept(folder, places) or _computed(task, splits, backbone, places, folder)
+    reference = next((name for name in REFERENCES if any(line.name == name for line in found)), found[0].name)
+    best = next(line for line in found if line.name == reference)
+    prompts = [_trained(task, name, report, places, best) for name, report in reports.items()]
+    return Comparison(rows=len(places), of=len(splits.test), reference=reference, baselines=found, prompts=prompts)
+
+
+def _computed(
+    task: Task, splits: Splits, backbone: AbstractBackbone, places: Sequence[int], folder: Path
+) -> list[Baseline]:
+    found = baselines(backbone, task, splits.test.select(places), splits.train)
+    values = {"places": list(places), "baselines": [line.to_json() for line in found]}
+    write_file(folder / FILE, json_bytes(values), what="what the frozen model does", replace=True)
+    return found
+
+
+def _kept(folder: Path, places: Sequence[int]) -> list[Baseline]:
+    """The baselines that the run's folder holds; none where it holds those of other rows."""
+    path = folder / FILE
+    if not path.is_file():
+        return []
+    values = json.loads(path.read_text())
+    return [Baseline.from_json(line) for line in values["baselines"]] if values["places"] == list(places) else []
+
+
+def _trained(task: Task, name: str, report: Report, places: Sequence[int], best: Baseline) -> Trained:
+    predictions: list[Any] = [report.predictions[place] for place in places]
+    right: list[Any] = [report.gold[place] for place in places]
+    difference, ends = over(task, predictions, best, right)
+    return Trained(
+        name=name,
+        score=score_of(task, predictions, right),
+        interval=intervals(task.metrics, task.scores, predictions, right).get("score"),
+        difference=difference,
+        difference_interval=ends,
+    )

@@ -1,0 +1,211 @@
+"""What a frozen model does without training, as prompts are held against it."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from softprompt import train
+from softprompt.backbones import from_model
+from softprompt.cli import main
+from softprompt.cli._held_against import held_against
+from softprompt.data import Rows
+from softprompt.errors import BadInput
+from softprompt.inference.context import drawn_examples, written
+from softprompt.inference.frozen import (
+    Baseline,
+    baselines,
+    fitted_bias,
+    handwritten,
+    label_scores_of,
+    limited,
+    over,
+)
+from softprompt.inference.intervals import difference_interval
+from softprompt.inference.wordings import casings, compared, ways_to_put
+from softprompt.tasks import TASKS, Source, Task
+from softprompt.training._advice import not_better
+
+PAIRS = (("good", "good"), ("bad", "bad"))
+ROWS = Rows({"text": ["a good film", "a bad film", "a great movie", "the movie was terrible"], "label": [1, 0, 1, 0]})
+
+
+def own(**fields):
+    values = {"name": "own", "source": Source(), "template": "{text}", "labels": ("bad", "good"), **fields}
+    return Task(**values)
+
+
+@pytest.fixture(scope="module")
+def decoder(tiny_gpt):
+    return from_model(*tiny_gpt(n_positions=256))
+
+
+class TestContext:
+    def test_examples_are_written_as_rows_are_put_with_their_answers(self, decoder):
+        task = own(template="Film: {text}\nTone:", cue="", instruction="Good or bad?")
+        assert written(decoder, task, list(ROWS)[:2]) == (
+            "Film: a good film\nTone: good\n\nFilm: a bad film\nTone: bad\n\n"
+        )
+        assert written(decoder, own(), [ROWS[1]]) == "a bad film answer: bad\n\n"
+
+    def test_they_are_balanced_by_class_and_differ_between_draws(self):
+        assert sorted(row["label"] for row in drawn_examples(own(), ROWS, 2, 0)) == [0, 1]
+        draws = {tuple(row["text"] for row in drawn_examples(own(), ROWS, 2, seed)) for seed in range(6)}
+        assert len(draws) > 1
+
+    def test_a_context_is_read_between_the_instruction_and_the_row_and_not_cut(self, decoder):
+        task = own(instruction="Good or bad?", max_length=24)
+        context = "a bad film answer: bad\n\n" * 5
+        scores = label_scores_of(decoder, task, [{"text": "a film"}], context)
+        ids = decoder.tokenizer(f"Good or bad?\n{context}a film answer:", return_tensors="pt").input_ids
+        logits = decoder.model(ids).logits[0, -1].log_softmax(-1)
+        bad, good = (decoder.tokenizer(word).input_ids[0] for word in (" bad", " good"))
+        end = decoder.model(torch.cat([ids, torch.tensor([[bad]])], 1)).logits[0, -1].log_softmax(-1)
+        assert decoder.tokenizer.decode([bad, good]) == " bad good"
+        assert len(decoder.tokenizer(context).input_ids) > task.max_length
+        torch.testing.assert_close(scores[0, 0], logits[bad] + end[decoder.ends[0]], atol=1e-4, rtol=1e-4)
+
+
+class TestBaselines:
+    def test_a_decoder_has_all_of_them_on_the_same_rows(self, decoder):
+        task = own(instruction="good or bad", template="{text} it was", cue="")
+        found = baselines(decoder, task, ROWS, ROWS, shots=2)
+        assert [line.name for line in found] == ["majority", "frozen", "instruction", *["2 examples"] * 3]
+        assert {len(line.predictions) for line in found} == {4}
+        assert (found[0].score, found[1].text, found[2].text) == (0.5, "{text} it was", "good or bad\n{text} it was")
+        direct = label_scores_of(decoder, dataclasses.replace(task, instruction=""), ROWS).argmax(-1).tolist()
+        assert found[1].predictions == direct
+        assert all(line.calibrated is None for line in found)
+        assert [Baseline.from_json(json.loads(json.dumps(line.to_json()))) for line in found] == found
+
+    def test_examples_that_do_not_fit_are_left_out_with_a_warning(self, tiny_gpt, caplog):
+        backbone = from_model(*tiny_gpt())
+        train_rows = Rows({"text": ["film " * 15] * 4, "label": [0, 1, 0, 1]})
+        found = baselines(backbone, own(), ROWS, train_rows)
+        assert [line.name for line in found] == ["majority", "frozen"]
+        assert "no examples in context: row 1 has" in caplog.text
+
+    def test_a_head_that_was_not_trained_answers_nothing(self, tiny_bert):
+        backbone = from_model(*tiny_bert(head=False))
+        assert [line.name for line in baselines(backbone, own(), ROWS, ROWS)] == ["majority"]
+
+    def test_an_encoder_decoder_gets_no_examples(self, tiny_t5):
+        names = [line.name for line in baselines(from_model(*tiny_t5()), own(), ROWS, ROWS, calibrate=True)]
+        assert names == ["majority", "frozen"]
+
+    def test_a_number_has_no_baseline(self, decoder):
+        with pytest.raises(BadInput, match="baselines are of tasks with labels"):
+            baselines(decoder, own(answer="number", labels=()), ROWS, ROWS)
+
+    def test_the_hand_written_input_is_the_tasks_own_or_the_best_known(self):
+        own_words = own(instruction="Which?")
+        assert handwritten(own_words, "decoder", ["text"]) is own_words
+        assert handwritten(own(), "decoder", ["text"]) is None
+        sst2 = handwritten(TASKS["glue/sst2"], "decoder", ["sentence", "label"])
+        assert sst2 is not None
+        assert sst2.template == "Review: {sentence}\nSentiment:"
+        assert handwritten(TASKS["glue/sst2"], "decoder", ["other"]) is None
+        assert handwritten(TASKS["glue/sst2"], "encoder", ["sentence"]) is None
+
+    def test_rows_are_limited_by_a_draw_that_keeps_their_order(self):
+        assert limited(ROWS, 9) is ROWS
+        assert list(limited(ROWS, 2).columns["text"]) in [
+            [ROWS[i]["text"], ROWS[j]["text"]] for i in range(4) for j in range(i + 1, 4)
+        ]
+
+
+class TestCalibration:
+    def test_it_undoes_what_a_model_prefers_whatever_the_text_says(self):
+        right = [0, 1, 2] * 10
+        fair = torch.nn.functional.one_hot(torch.tensor(right)).float()
+        tilted = fair + torch.tensor([5.0, 0.0, -5.0])
+        assert tilted.argmax(-1).tolist() != right
+        bias = fitted_bias(tilted, right)
+        assert (tilted + bias).argmax(-1).tolist() == right
+        assert abs(float(bias.sum())) < 1e-5
+        torch.testing.assert_close(bias, torch.tensor([-5.0, 0.0, 5.0]), atol=0.2, rtol=0)
+
+
+class TestDifference:
+    def test_the_same_answers_differ_by_nothing(self):
+        assert difference_interval(("accuracy",), [0, 1, 1], [0, 1, 1], [0, 0, 1]) == (0, 0)
+
+    def test_it_is_of_pairs_so_that_hard_rows_do_not_blur_it(self):
+        gold = [0, 1] * 50
+        ours = [0, 1] * 25 + [1, 0] * 25
+        theirs = [1, 1, *ours[2:]]
+        line = Baseline(name="frozen", score=0.49, interval=None, predictions=theirs)
+        difference, (low, high) = over(own(), ours, line, gold)
+        assert difference == pytest.approx(0.01)
+        assert (low, high) == (0, pytest.approx(0.03, abs=0.011))
+
+
+class TestWordings:
+    def test_label_words_are_tried_in_each_case_once(self):
+        assert casings(("Bad", "good")) == [("Bad", "good"), ("bad", "good"), ("Bad", "Good")]
+        assert casings(("1", "2")) == [("1", "2")]
+
+    def test_a_known_task_is_put_in_every_way_that_a_decoder_can_read(self, decoder):
+        rte = TASKS["glue/rte"]
+        names = list(ways_to_put(rte, decoder, ["sentence1", "sentence2", "label"]))
+        assert names == ["words", "instruct", "instruct, no instruction", "pet-4"]
+
+    def test_they_are_compared_on_the_rows_given_the_best_first(self, decoder):
+        found = compared(decoder, own(labels=("bad", "good")), ROWS)
+        assert [way.score for way in found] == sorted((way.score for way in found), reverse=True)
+        assert {way.task.labels for way in found} == {("bad", "good"), ("Bad", "Good")}
+        direct = label_scores_of(decoder, own(labels=("Bad", "Good")), ROWS).argmax(-1).tolist()
+        hits = sum(a == b for a, b in zip(direct, ROWS.columns["label"], strict=True)) / 4
+        assert {way.task.labels: way.score for way in found}["Bad", "Good"] == hits
+
+
+def test_the_command_shows_what_the_instruction_is_worth_to_a_model_that_knows_it(lab_gpt, capsys):
+    words = ["frozen", "lab/color", "--model", "lab-gpt", "--limit", "24", "--device", "cpu", "--json"]
+    assert main([*words, "--task-option", "train=40", "--no-wordings"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    by_name = {line["name"]: line for line in lines}
+    assert list(by_name)[:3] == ["majority", "frozen", "instruction"]
+    assert by_name["instruction"]["score"] > by_name["frozen"]["score"] + 0.3
+    assert {line["rows"] for line in lines} == {24}
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_gpt, tmp_path_factory):
+    backbone = from_model(*tiny_gpt(n_positions=256), name="tiny")
+    rows = [{"text": f"a {word} film {number}", "kind": kind} for number in range(12) for word, kind in PAIRS]
+    return train(
+        rows, backbone, label_column="kind", text_column="text", instruction="good or bad", steps=2, eval_every=2,
+        method="ept-star", prompt_length=2, frozen=True, output=tmp_path_factory.mktemp("runs") / "run",
+        template="{text} it was",
+    )  # fmt: skip
+
+
+class TestBesideTrainedPrompts:
+    def test_they_and_the_baselines_are_of_the_same_rows(self, trained):
+        found = trained.comparison
+        assert [line.name for line in found.baselines][:3] == ["majority", "frozen", "instruction"]
+        assert (found.reference, found.rows, found.of) == ("instruction", 3, 3)
+        (prompt,) = found.prompts
+        assert prompt.difference == pytest.approx(prompt.score - found.best.score)
+        assert prompt.score == pytest.approx(trained.results[0].metrics["test"]["score"])
+
+    def test_the_run_keeps_them_and_does_not_compute_them_again(self, trained, monkeypatch):
+        from softprompt.training import _frozen
+
+        monkeypatch.setattr(_frozen, "_computed", lambda *_: pytest.fail("computed again"))
+        assert _frozen._kept(trained.folder, range(3)) == list(trained.comparison.baselines)
+        assert _frozen._kept(trained.folder, range(2)) == []
+
+    def test_a_prompt_that_is_no_better_is_told_of(self, trained):
+        worse = dataclasses.replace(trained.comparison.prompts[0], difference=-0.1, score=0.4)
+        (line,) = not_better(dataclasses.replace(trained.comparison, prompts=[worse]))
+        assert "no better than the hand-written instruction: 0.4000 against" in line
+        better = dataclasses.replace(worse, difference=0.1)
+        assert not_better(dataclasses.replace(trained.comparison, prompts=[better])) == []
+
+    def test_the_table_shows_them_above_the_prompts(self, trained):
+        lines = held_against(trained.comparison).splitlines()
+        assert lines[0].split()[:4] == ["on", "the", "same", "rows"]
+        assert [line.split()[0] for line in lines[2:5]] == ["majority", "frozen", "instruction"]
+        assert lines[-1] == "3 test rows"
+        assert lines[-2].startswith(trained.comparison.prompts[0].name)
