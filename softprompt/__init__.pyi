@@ -14,10 +14,12 @@ from .prompts.prompt import BackboneIdentity as BackboneIdentity
 from .prompts.prompt import LinearHead as LinearHead
 from .prompts.prompt import Provenance as Provenance
 from .prompts.prompt import SoftPrompt as SoftPrompt
+from .prompts.tuned import TunedWeights as TunedWeights
 from .settings import ModelSpec as ModelSpec
 from .settings import PromptSettings as PromptSettings
 from .settings import Seeds as Seeds
 from .settings import TrainSettings as TrainSettings
+from .store import load_tuned as load_tuned
 from .store import save_prompt as save_prompt
 from .tasks import TASKS as TASKS
 from .tasks import Source as Source

@@ -607,7 +607,7 @@ def answered(stored: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         options["tell"](answers)
         return answers
 
-    monkeypatch.setattr("softprompt.predict", predict)
+    monkeypatch.setattr("softprompt.inference.predict.predict", predict)
     return seen
 
 

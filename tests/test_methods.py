@@ -35,12 +35,16 @@ DEFAULTS = {
     "scaled": ("rms", 1.0),
     "polar": ("rms", 0.1),
     "linear-probe": ("raw", None),
+    "full": ("raw", 3e-4),
+    "bitfit": ("raw", 3e-4),
+    "lora": ("raw", 1e-3),
 }
+WEIGHTS = ("full", "bitfit", "lora")
 
 
 @pytest.mark.parametrize(("column", "width"), [(0, 512), (1, 768), (2, 1024)])
 def test_counts_are_those_of_the_papers(column, width):
-    assert describe(width) == [
+    assert [row for row in describe(width) if row["method"] not in WEIGHTS] == [
         {
             "method": name,
             "prompt_length": LENGTHS[name],
@@ -51,6 +55,12 @@ def test_counts_are_those_of_the_papers(column, width):
         }
         for name, counts in COUNTS.items()
     ]
+
+
+def test_how_many_weights_a_model_has_is_not_told_by_its_width():
+    rows = {row["method"]: row for row in describe(768)}
+    assert [(rows[name]["trainable"], rows[name]["stored"]) for name in WEIGHTS] == [(None, None)] * 3
+    assert [name for name, method in METHODS.items() if method.weights] == list(WEIGHTS)
 
 
 @pytest.mark.parametrize(("method", "kind"), [("p-tuning", "MLP"), ("p-tuning-lstm", "LSTM")])
@@ -146,7 +156,7 @@ def test_units_and_learning_rate_are_the_methods_unless_given(method):
     found = method.resolved(PromptSettings(method=method.name))
     assert found.units == units
     assert lr is None or found.lr == lr
-    given = PromptSettings(method=method.name, units="rms", lr=7.0)
+    given = PromptSettings(method=method.name, units=units if method.weights else "rms", lr=7.0)
     assert method.resolved(given) == given
 
 

@@ -15,7 +15,7 @@ class Candidate:
     """One line of a table.
 
     Args:
-        method: name in METHODS; what is fine-tuned whole has none, and this is not read.
+        method: name in METHODS.
         prompt: further fields of PromptSettings.
         rates: learning rates to begin with, neighbours of 0.1, 0.3, 1, 3 ..., ascending; of a head alone, the head's.
             A single one is fixed.
@@ -23,7 +23,7 @@ class Candidate:
         kind: "prompt", "head" without a prompt, or "full" fine-tuning of every weight.
     """
 
-    method: str = ""
+    method: str
     prompt: Mapping[str, Any] = field(default_factory=dict)
     rates: tuple[float, ...]
     scale: float = T5_LIKE
@@ -71,6 +71,6 @@ CANDIDATES: dict[str, Candidate] = {
     "residual@s=1": _at_one("residual", 0.03, 0.1, 0.3),
     "ept@s=1": _at_one("ept", 0.03, 0.1, 0.3),
     # At the scale that the lab's backbones were trained at.
-    FULL: Candidate(rates=(3e-4, 1e-3, 3e-3), scale=1.0, kind="full"),
+    FULL: Candidate(method="full", rates=(3e-4, 1e-3, 3e-3), scale=1.0, kind="full"),
     HEAD: Candidate(method="linear-probe", rates=(3e-3, 1e-2, 3e-2), kind="head"),
 }

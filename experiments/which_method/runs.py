@@ -86,24 +86,14 @@ def measured(
         SoftPromptError: as in `run_all`.
     """
     specs = [_spec(place.source(model), frozen, part, request, trial) for request in wanted]
-    is_full = [CANDIDATES[request.candidate].kind == "full" for request in wanted]
     options: dict[str, Any] = {"data_root": place.data_root, "device": place.device}
-    prompts = [spec for spec, full in zip(specs, is_full, strict=True) if not full]
-    runs = iter(
-        run_all(prompts, place.store, fleet_size=FLEET_SIZE, progress=place.progress, **options) if prompts else ()
-    )
+    runs = run_all(specs, place.store, fleet_size=FLEET_SIZE, progress=place.progress, **options)
     records = []
-    for spec, request, full in zip(specs, wanted, is_full, strict=True):
-        if full:
-            # Torch, only now.
-            from .full import fine_tuned
-
-            values = {**fine_tuned(spec, place.store, **options), "norm": None}
-        else:
-            values = _kept(next(runs))
-            if CANDIDATES[request.candidate].kind == "head":
-                # A linear probe is recorded as a prompt of length 0, whose norm says nothing.
-                values["norm"] = None
+    for run, request in zip(runs, wanted, strict=True):
+        values = _kept(run)
+        if CANDIDATES[request.candidate].kind == "head":
+            # A linear probe is recorded as a prompt of length 0, whose norm says nothing.
+            values["norm"] = None
         records.append({name: _rounded({**values, "lr": request.rate}[name]) for name in KEPT})
     return records
 
@@ -123,7 +113,10 @@ def _spec(source: str, frozen: Frozen, part: Part, request: RunRequest, trial: b
     )
     scale = 1.0 if frozen.scale is None else candidate.scale / frozen.scale
     backbone = {} if scale == 1 else {"embedding_scale": scale}
-    return RunSpec(task=task, model=source, prompt=_prompt(candidate, request), settings=settings, backbone=backbone)
+    # Weights are trained by the reference passes. Where these are asked for by name, no run warns of them.
+    engine = "reference" if candidate.kind == "full" else "auto"
+    prompt = _prompt(candidate, request)
+    return RunSpec(task=task, model=source, prompt=prompt, settings=settings, backbone=backbone, engine=engine)
 
 
 def _prompt(candidate: Candidate, request: RunRequest) -> PromptSettings:
@@ -131,8 +124,7 @@ def _prompt(candidate: Candidate, request: RunRequest) -> PromptSettings:
     if candidate.kind == "head":
         return PromptSettings(method=candidate.method, head_lr=request.rate, seeds=seeds)
     head: Mapping[str, Any] = {} if request.head_rate is None else {"head_lr": request.head_rate}
-    method = candidate.method or "linear-probe"
-    return PromptSettings(method=method, lr=request.rate, seeds=seeds, **candidate.prompt, **head)
+    return PromptSettings(method=candidate.method, lr=request.rate, seeds=seeds, **candidate.prompt, **head)
 
 
 def _kept(run: StoredRun) -> dict[str, Any]:

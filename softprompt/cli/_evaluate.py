@@ -81,10 +81,10 @@ def evaluate(
         raise BadInput(f"{str(output)!r} exists already; choose another --output")
     from ..inference.asked import task_of
     from ..inference.evaluate import evaluate as evaluate_prompt
-    from ..prompts.prompt import SoftPrompt
+    from ..interop.hub import load_stored
     from ..store import json_bytes, write_folder
 
-    stored = SoftPrompt.load(prompt)
+    stored = load_stored(prompt)
     chosen = task_of(stored, task, style, own_wording(instruction, template, label_words))
     report = evaluate_prompt(
         stored,

@@ -1,13 +1,17 @@
 """`softprompt methods`: the methods, and how many numbers each trains."""
 
+import contextlib
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ._layout import width_of
 from .options import Json
 from .printing import print_json, record, say, table
+
+if TYPE_CHECKING:
+    from ..prompts.methods import MethodRecord
 
 Width = Annotated[int, typer.Option("--width", min=1, help="Embedding size e of the frozen model.")]
 Layers = Annotated[
@@ -17,18 +21,47 @@ Layers = Annotated[
 methods = typer.Typer(help="Methods: what is trained, and how many numbers that is.", no_args_is_help=True)
 
 
-@methods.command("list")
-def list_methods(width: Width = 768, layers: Layers = 1, json_lines: Json = False) -> None:
-    """All methods: prompt length, trained and stored numbers for embedding size --width; units and learning rate."""
-    from ..prompts.methods import METHODS, describe
+Model = Annotated[
+    str | None,
+    typer.Option("--model", help="Frozen model to count in, in place of --width: hub id, folder, lab-t5."),
+]
 
-    rows = describe(width, layers)
+
+@methods.command("list")
+def list_methods(width: Width = 768, layers: Layers = 1, model: Model = None, json_lines: Json = False) -> None:
+    """All methods: prompt length, trained and stored numbers for embedding size --width; units and learning rate."""
+    from ..prompts.methods import METHODS
+
+    rows = _rows(width, layers, model)
     if json_lines:
         print_json(rows)
     else:
         print(table([{**row, "summary": METHODS[row["method"]].summary} for row in rows], width_of(sys.stdout)))
+        if model is None:
+            say("methods that train weights of the model have no count here; give --model")
         say("units and lr are defaults; the papers train all of theirs in raw units at 0.3:")
         say("--units raw --lr 0.3")
+
+
+def _rows(width: int, layers: int, model: str | None) -> "list[MethodRecord]":
+    """The table of methods, with the weights of a model counted where one is named."""
+    from ..prompts.methods import METHODS, describe
+
+    if model is None:
+        return describe(width, layers)
+    from ..backbones import load_backbone
+    from ..baselines import count
+    from ..errors import UnsupportedModel
+
+    backbone = load_backbone(model)
+    rows = describe(backbone.embedding_size, layers)
+    for row in rows:
+        method = METHODS[row["method"]]
+        if method.weights:
+            # Without a count: T5 has no biases for `bitfit`.
+            with contextlib.suppress(UnsupportedModel):
+                row["trainable"] = row["stored"] = count(method.weights, backbone, method.options)
+    return rows
 
 
 @methods.command("regularizers")
@@ -56,15 +89,18 @@ def show_method(
     name: Annotated[str, typer.Argument(help="Name of a method.")],
     width: Width = 768,
     layers: Layers = 1,
+    model: Model = None,
     json_lines: Json = False,
 ) -> None:
     """One method: its paper, its options with their defaults, its learning rate."""
     from ..errors import pick
-    from ..prompts.methods import METHODS, describe
+    from ..prompts.methods import METHODS
 
     method = pick("method", name, METHODS)
-    counts = next(row for row in describe(width, layers) if row["method"] == name)
+    counts = next(row for row in _rows(width, layers, model) if row["method"] == name)
     rates = {"lr in raw units": method.lr, "lr in rms units": method.lr_rms}
+    if method.weights:
+        rates = {}
     if method.is_direction:
         del rates["lr in raw units"]
     values = {**counts, "summary": method.summary, **rates, "m": method.m, "repeats": method.repeats}

@@ -63,9 +63,10 @@ def predict(
     """
     inputs = read_inputs(texts or [], file, delimiter)
     from ..inference.asked import task_of
-    from ..prompts.prompt import SoftPrompt
+    from ..inference.predict import predict as answer
+    from ..interop.hub import load_stored
 
-    stored = SoftPrompt.load(prompt)
+    stored = load_stored(prompt)
     chosen, wording = task, own_wording(instruction, template, label_words)
     if wording:
         chosen, style = task_of(stored, task, style, wording), None
@@ -76,7 +77,8 @@ def predict(
                 print_json(answer)
             advance(len(answers))
 
-        stored.predict(
+        answer(
+            stored,
             inputs,
             task=chosen,
             style=style,

@@ -18,6 +18,7 @@ from .printing import print_json, record, table
 
 if TYPE_CHECKING:
     from ..prompts.prompt import SoftPrompt
+    from ..prompts.tuned import Stored
 
 
 def show(
@@ -39,16 +40,16 @@ def show(
 
 
 def _show_run(folder: Path, json_lines: bool) -> None:
-    from ..prompts.prompt import SoftPrompt
+    from ..interop.hub import load_stored
     from ..training import read_plan, read_results
 
     plan = read_plan(folder)
-    stored = {prompt_name: folder / prompt_name / "prompt" for prompt_name in plan.prompt_names()}
+    members = {name: folder / name for name in plan.prompt_names()}
     prompts = [
-        {"prompt": prompt_name, "status": "stored", **describe(SoftPrompt.load(path))}
-        if path.exists()
-        else {"prompt": prompt_name, "status": "not finished"}
-        for prompt_name, path in stored.items()
+        {"prompt": name, "status": "stored", **describe(load_stored(path))}
+        if (path / "prompt").exists() or (path / "weights").exists()
+        else {"prompt": name, "status": "not finished"}
+        for name, path in members.items()
     ]
     if json_lines:
         print_json({"run": str(folder), **plan.to_json(), "prompts": prompts})
@@ -95,9 +96,9 @@ def norm_told(prompt: Mapping[str, Any]) -> str | None:
 
 
 def _show_prompt(folder: Path, json_lines: bool) -> None:
-    from ..prompts.prompt import SoftPrompt
+    from ..interop.hub import load_stored
 
-    values = describe(SoftPrompt.load(folder))
+    values = describe(load_stored(folder))
     if json_lines:
         print_json(values)
         return
@@ -105,8 +106,16 @@ def _show_prompt(folder: Path, json_lines: bool) -> None:
     print(record(flat({**values, **shown}), width_of(sys.stdout)))
 
 
-def describe(prompt: "SoftPrompt") -> dict[str, Any]:
-    """What a prompt is: everything but its numbers, of which only the mean norm (eq. 4 of EPT) is told."""
+def describe(stored: "Stored") -> dict[str, Any]:
+    """What a prompt, or trained weights, are: everything but the numbers, of which a prompt's mean norm is told."""
+    from ..prompts.prompt import SoftPrompt
+
+    if isinstance(stored, SoftPrompt):
+        return _described(stored)
+    return {**_described(stored.prompt), "stored": stored.stored, "options": dict(stored.options)}
+
+
+def _described(prompt: "SoftPrompt") -> dict[str, Any]:
     from ..prompts.units import prompt_norm
 
     origin = prompt.provenance

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from ..errors import BadInput
-from ..prompts.prompt import SoftPrompt
+from ..prompts.tuned import Stored
 from ..tasks import (
     INSTRUCT,
     TASKS,
@@ -63,7 +63,7 @@ def _is_as_declared(task: Task) -> bool:
 
 
 def task_of(
-    prompt: SoftPrompt,
+    prompt: Stored,
     task: "Task | str | None" = None,
     style: str | None = None,
     wording: Wording | None = None,
@@ -84,7 +84,7 @@ def task_of(
 
 
 def _chosen_task(
-    prompt: SoftPrompt, trained_on: Task | None, task: "Task | str | None", style: str | None, wording: Wording
+    prompt: Stored, trained_on: Task | None, task: "Task | str | None", style: str | None, wording: Wording
 ) -> Task:
     kind = prompt.provenance.backbone.kind
     if isinstance(task, Task):

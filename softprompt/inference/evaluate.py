@@ -14,12 +14,13 @@ from ..backbones import (
     refuse_no_room,
     spec_or_backbone,
 )
+from ..baselines import answering, check
 from ..checks import require_numbers
 from ..data import Examples, drawn_rows, tokenize, warn_of_unknown
 from ..errors import BadInput
 from ..metrics import headline_score, majority, score
 from ..prompts.batch import PromptBatch
-from ..prompts.prompt import SoftPrompt
+from ..prompts.tuned import Stored
 from ..settings import ModelSpec
 from ..tasks import Task, on_rows
 from .answers import Answers, Decode, answer, before_answer, label_ids, refuse_decoding
@@ -143,7 +144,7 @@ def tell_truncated(examples: Examples, what: str) -> None:
 
 
 def evaluate(
-    prompt: SoftPrompt,
+    prompt: Stored,
     rows: Any = None,
     *,
     task: "Task | str | None" = None,
@@ -166,7 +167,7 @@ def evaluate(
     """The prompt's metrics on a split, by the same split rule as training used, and what stands behind them.
 
     Args:
-        prompt: a stored prompt.
+        prompt: a stored prompt, or trained weights.
         rows: other rows than the task's, scored whole: a file, a list of dicts, a DataFrame, a `datasets.Dataset`; or a
             dict of splits, of which `split` is scored by the split rule of training.
         task: what to answer; None takes the prompt's own task.
@@ -213,16 +214,17 @@ def evaluate(
     examples = examples_for(backbone, chosen, drawn, prompt.length)
     tell_truncated(examples, f"{split} rows")
     warn_of_unknown(examples, backbone.tokenizer, backbone.name, split)
-    answers = answer(
-        backbone,
-        PromptBatch.of(prompt, device=backbone.device),
-        examples,
-        chosen,
-        decode=decode,
-        scoring=scoring,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-    )
+    with answering(prompt, backbone) as before:
+        answers = answer(
+            backbone,
+            PromptBatch.of(before, device=backbone.device),
+            examples,
+            chosen,
+            decode=decode,
+            scoring=scoring,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
+        )
     whole = report(chosen, examples, answers)
     chances = None if answers.scores is None else answers.scores.softmax(-1).tolist()
     ids = drawn.columns[id_column] if id_column else drawn.numbers
@@ -236,7 +238,7 @@ def evaluate(
 
 
 def model_for(
-    prompt: SoftPrompt, model: "str | Path | ModelSpec | AbstractBackbone | None", keywords: Mapping[str, Any]
+    prompt: Stored, model: "str | Path | ModelSpec | AbstractBackbone | None", keywords: Mapping[str, Any]
 ) -> ModelSpec | AbstractBackbone:
     """The frozen model that a prompt is to work with: its own, unless another is given.
 
@@ -258,7 +260,7 @@ def model_for(
 
 
 def backbone_of(
-    prompt: SoftPrompt, model: "str | Path | ModelSpec | AbstractBackbone | None" = None, **keywords: Any
+    prompt: Stored, model: "str | Path | ModelSpec | AbstractBackbone | None" = None, **keywords: Any
 ) -> AbstractBackbone:
     """The frozen model a prompt works with, checked against it.
 
@@ -273,7 +275,7 @@ def backbone_of(
     """
     asked = model_for(prompt, model, keywords)
     backbone = asked if isinstance(asked, AbstractBackbone) else load_backbone(asked)
-    backbone.check(prompt)
+    check(prompt, backbone)
     return backbone
 
 

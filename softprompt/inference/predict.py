@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone, load_backbone
+from ..baselines import answering
 from ..checks import listed, require_numbers
 from ..data import warn_of_unknown
 from ..errors import BadInput
 from ..prompts.batch import PromptBatch
-from ..prompts.prompt import SoftPrompt
+from ..prompts.tuned import Stored
 from ..settings import ModelSpec
 from ..tasks import ABSENT, Task, holds_rows, is_a, plain_cell, row_dicts, value_of
 from .answers import Answers, Decode, answer, decoding, refuse_decoding
@@ -68,7 +69,7 @@ def texts_or_rows(inputs: Any) -> list[Any]:
 
 
 def predict(
-    prompt: SoftPrompt,
+    prompt: Stored,
     inputs: Any,
     *,
     task: "Task | str | None" = None,
@@ -86,7 +87,7 @@ def predict(
     `scores` are probabilities over the label words: softmax of the label scores.
 
     Args:
-        prompt: a stored prompt.
+        prompt: a stored prompt, or trained weights.
         inputs: texts, or rows with the task's columns: a list, a pandas DataFrame or Series, a `datasets.Dataset`; or
             one text or row alone.
         task: what to answer; None takes the prompt's own task.
@@ -124,23 +125,24 @@ def predict(
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
     tell_truncated(examples, "inputs")
     warn_of_unknown(examples, backbone.tokenizer, backbone.name)
-    prompt_batch = PromptBatch.of(prompt, device=backbone.device)
     scored = decoding(task, backbone, decode) == "scores"
     answered: list[dict[str, Any]] = []
-    for part in _parts(len(rows), batch_size):
-        answers = answer(
-            backbone,
-            prompt_batch,
-            examples.select(part),
-            task,
-            decode=decode,
-            scoring=scoring,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-        )
-        answered += [_line(task, texts[row], answers, place, scored) for place, row in enumerate(part)]
-        if tell is not None:
-            tell(answered[-len(part) :])
+    with answering(prompt, backbone) as before:
+        prompt_batch = PromptBatch.of(before, device=backbone.device)
+        for part in _parts(len(rows), batch_size):
+            answers = answer(
+                backbone,
+                prompt_batch,
+                examples.select(part),
+                task,
+                decode=decode,
+                scoring=scoring,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+            )
+            answered += [_line(task, texts[row], answers, place, scored) for place, row in enumerate(part)]
+            if tell is not None:
+                tell(answered[-len(part) :])
     return answered
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from ..errors import BadInput, DamagedFile
-from ..prompts.prompt import SoftPrompt
+from ..prompts.tuned import Stored
 from .calibration import Calibration
 
 VERSION = 1
@@ -28,7 +28,7 @@ class Scoring:
     calibration: Calibration | None = None
 
     @classmethod
-    def of(cls, prompt: SoftPrompt) -> "Scoring":
+    def of(cls, prompt: Stored) -> "Scoring":
         """How this prompt's labels are scored.
 
         Raises:
@@ -67,7 +67,7 @@ class Scoring:
 AS_BEFORE = Scoring()
 
 
-def scoring_of(prompt: SoftPrompt, normalize: str | None = None, calibrate: bool = True) -> Scoring:
+def scoring_of(prompt: Stored, normalize: str | None = None, calibrate: bool = True) -> Scoring:
     """How a prompt's labels are scored, as it was trained to unless a user wants it otherwise.
 
     Args:

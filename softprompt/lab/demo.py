@@ -79,7 +79,8 @@ class Demo:
                     "folder or a hub id, or a task that begins with lab/"
                 )
         for prompt in self.prompts:
-            Method.of(prompt)
+            if Method.of(prompt).weights:
+                raise BadInput(f"the demo shows prompts, and {prompt.method!r} trains weights; give it to `train`")
         _ = self.settings
 
     @property

@@ -1,6 +1,7 @@
 """The contract of what the training loop trains; a soft prompt in training (`TrainablePrompt`) implements it."""
 
 import abc
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -10,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .methods import Method
-from .prompt import LinearHead, Provenance, SoftPrompt
+from .prompt import LinearHead, Provenance
 from .seeds import seeded, stream_seed
 from .standardization import Standardization
+from .tuned import Stored
 
 
 @final
@@ -38,21 +40,32 @@ class AbstractTrainable(nn.Module, abc.ABC):
         method: the method, which names it in tables and gives the prompt length.
         numbers: the standardisation of the targets of a head of one output, or None.
         begins_at_words: whether it begins as words in front of the text, so that its start is worth a score.
+        is_alone: whether it needs the passes of the model to itself, because it changes what the model computes.
     """
 
     method: Method
     numbers: Standardization | None
     begins_at_words: bool = False
+    is_alone: bool = False
 
     @property
     def length(self) -> int:
         """Prompt length n: the number of positions before the text."""
         return self.method.prompt_length
 
+    def applied(self) -> contextlib.AbstractContextManager[None]:
+        """Inside the `with` block, the model computes with what is trained; a prompt changes nothing."""
+        return contextlib.nullcontext()
+
     @property
-    @abc.abstractmethod
+    def has_noise(self) -> bool:
+        """Whether the model's passes draw random numbers for it, so that each pass needs a seed."""
+        return False
+
+    @property
     def token_norm(self) -> float | None:
         """The mean norm of a word vector, in which the prompt's norm is reported; None without a prompt."""
+        return None
 
     @abc.abstractmethod
     def groups(self) -> list[ParameterGroup]:
@@ -63,9 +76,9 @@ class AbstractTrainable(nn.Module, abc.ABC):
         """List the parameters behind the prompt vectors, which a gradient has to reach; empty without a prompt."""
 
     @property
-    @abc.abstractmethod
     def is_random(self) -> bool:
         """Whether `vectors` draws random numbers, so that a pass needs a seed."""
+        return False
 
     @abc.abstractmethod
     def vectors(self) -> Float[Tensor, "n e"]:
@@ -88,11 +101,11 @@ class AbstractTrainable(nn.Module, abc.ABC):
         """Return what provenance records of it beside its settings, as plain values: counts, scales."""
 
     @abc.abstractmethod
-    def fold(self, provenance: Provenance) -> SoftPrompt:
+    def fold(self, provenance: Provenance) -> Stored:
         """Return a copy of it in the form in which it is stored."""
 
     @abc.abstractmethod
-    def restored(self, tensors: Mapping[str, Tensor], provenance: Provenance) -> SoftPrompt:
+    def restored(self, tensors: Mapping[str, Tensor], provenance: Provenance) -> Stored:
         """Return what `fold` once returned, from the tensors that its `tensors()` gave."""
 
 

@@ -22,8 +22,8 @@ class MethodRecord(TypedDict):
 
     method: str
     prompt_length: int
-    trainable: int
-    stored: int
+    trainable: int | None
+    stored: int | None
     units: Units
     lr: float | None
 
@@ -43,6 +43,8 @@ class Method:
         units: the default units of training: "raw" numbers as in the papers, or "rms" of the word embeddings.
         lr: default learning rate of AdamW in raw units. The EPT paper uses 0.3 for all methods.
         lr_rms: default learning rate of AdamW in RMS units.
+        weights: what is trained in place of a prompt, a name in `baselines.BASELINES`; empty for a prompt. The options
+            are then those of this kind.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Method:
     units: Units = "raw"
     lr: float = 0.1
     lr_rms: float = 0.1
+    weights: str = ""
 
     @classmethod
     def of(cls, settings: PromptSettings) -> "Method":
@@ -65,6 +68,8 @@ class Method:
                 although they do not apply to this method.
         """
         method = pick("method", settings.method, METHODS).with_options(settings.options)
+        if method.weights:
+            _refuse_prompt_options(settings)
         if method.is_direction and settings.units == "raw":
             raise BadInput(
                 f"{method.name!r} gives its norm in token norms and has no raw units; leave --units out, or give rms"
@@ -99,6 +104,8 @@ class Method:
     @property
     def defaults(self) -> dict[str, Any]:
         """All options of this method's reparameterisation, with the values that this method gives them."""
+        if self.weights:
+            return dict(self.options)
         kind = pick("reparameterization", self.reparameterization, REPARAMETERIZATIONS)
         parameters = inspect.signature(kind).parameters.values()
         return {p.name: p.default for p in parameters if p.name != "e"} | dict(self.options)
@@ -116,16 +123,16 @@ class Method:
         """
         if not options:
             return self
+        if self.options and self.weights:
+            given = {name: _option(name, value, self.options) for name, value in options.items()}
+            return dataclasses.replace(self, options={**self.options, **given})
         if self.m == 0:
             raise BadInput(
                 f"{self.name!r} has no prompt and takes no option {next(iter(options))!r}; "
                 "choose 'prompt-tuning' to train one"
             )
         sizes, defaults = {"m": self.m, "repeats": self.repeats, "prompt_length": self.m}, self.defaults
-        for name in options:
-            if name not in sizes | defaults:
-                raise UnknownName("method option", name, sizes | defaults)
-        given = {name: like("method option", name, value, (sizes | defaults)[name]) for name, value in options.items()}
+        given = {name: _option(name, value, sizes | defaults) for name, value in options.items()}
         for name in sizes.keys() & given:
             if given[name] < 1:
                 option = "--prompt-length" if name == "prompt_length" else f"method option {name!r}"
@@ -187,7 +194,9 @@ class Method:
         return layers * self.m * e
 
     def _construct(self, e: int) -> AbstractReparameterization:
-        return pick("reparameterization", self.reparameterization, REPARAMETERIZATIONS)(e, **self.options)
+        # The options of weights are not those of a network.
+        options = {} if self.weights else self.options
+        return pick("reparameterization", self.reparameterization, REPARAMETERIZATIONS)(e, **options)
 
     def _without_memory(self, e: int) -> AbstractReparameterization:
         with torch.device("meta"):
@@ -211,6 +220,27 @@ class Method:
         require_positive(m=self.m, repeats=self.repeats)
         self._without_memory(1)(torch.empty(self.m, 1, device="meta"))
         return self
+
+
+def _option(name: str, value: Any, known: Mapping[str, Any]) -> Any:
+    """Return the value of an option in the type of its default."""
+    if name not in known:
+        raise UnknownName("method option", name, known)
+    return like("method option", name, value, known[name])
+
+
+def _refuse_prompt_options(settings: PromptSettings) -> None:
+    """Refuse settings of a prompt for a method that trains none: they would be ignored.
+
+    Raises:
+        BadInput: names the setting.
+    """
+    default = PromptSettings()
+    for name in ("init", "units", "max_norm", "deep", "regularizer"):
+        # "raw" is what `resolved` gives.
+        if getattr(settings, name) not in (getattr(default, name), "raw"):
+            option = f"--{name.replace('_', '-')}"
+            raise BadInput(f"{settings.method!r} trains weights, and {option} is for prompts; leave one of them out")
 
 
 # The EPT paper trains all methods at 0.3 in raw units. These rates are from trials on small models (docs/methods.md).
@@ -283,6 +313,28 @@ _ALL = (
         summary="no prompt: the linear head of an encoder alone, the baseline of the others",
         m=0,
     ),
+    Method(
+        name="full",
+        summary="no prompt: every weight of the model, as a ceiling (full fine-tuning)",
+        m=0,
+        lr=3e-4,
+        weights="full",
+    ),
+    Method(
+        name="bitfit",
+        summary="no prompt: the biases of the model (BitFit, Ben Zaken et al., 2022, arXiv:2106.10199)",
+        m=0,
+        lr=3e-4,
+        weights="bitfit",
+    ),
+    Method(
+        name="lora",
+        summary="no prompt: low-rank matrices beside linear layers (LoRA, Hu et al., 2021, arXiv:2106.09685, by PEFT)",
+        m=0,
+        lr=1e-3,
+        weights="lora",
+        options={"r": 8, "alpha": 8, "dropout": 0.0, "targets": ""},
+    ),
 )
 METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 
@@ -290,7 +342,8 @@ METHODS: dict[str, Method] = {method.name: method for method in _ALL}
 def describe(width: int, layers: int = 1) -> list[MethodRecord]:
     """List every method with its prompt length, trainable and stored parameters, units and learning rate.
 
-    The parameters are counted without allocating the networks.
+    The parameters are counted without allocating the networks. How many weights of a model a method trains depends on
+    more than its width: their counts are None here.
 
     Args:
         width: embedding size.
@@ -304,10 +357,10 @@ def describe(width: int, layers: int = 1) -> list[MethodRecord]:
         MethodRecord(
             method=method.name,
             prompt_length=method.prompt_length,
-            trainable=method.trainable(width, layers),
-            stored=method.stored(width, layers),
+            trainable=None if method.weights else method.trainable(width, layers),
+            stored=None if method.weights else method.stored(width, layers),
             units=method.units,
-            lr=None if method.m == 0 else method.lr_rms if method.units == "rms" else method.lr,
+            lr=None if method.m == 0 and not method.weights else method.lr_rms if method.units == "rms" else method.lr,
         )
         for method in METHODS.values()
     ]

@@ -14,6 +14,9 @@ from ._prompt import read_prompt as read_prompt
 from ._prompt import save_prompt as save_prompt
 from ._prompt import to_document as to_document
 from ._run import found_model as found_model
+from ._tuned import holds_tuned as holds_tuned
+from ._tuned import load_tuned as load_tuned
+from ._tuned import save_tuned as save_tuned
 from ._values import MAX_ELEMENTS as MAX_ELEMENTS
 from ._values import json_bytes as json_bytes
 from ._values import read_json as read_json

@@ -93,7 +93,10 @@ def find_prompt(path: str | Path) -> Path:
         return path / "prompt"
     if not (path / "run.json").is_file():
         return path
-    prompts = sorted(prompt.name for prompt in path.iterdir() if settled(prompt / "prompt").is_dir())
+    weights = {document.parent.parent.name for document in path.glob("*/weights/weights.json")}
+    prompts = sorted(weights | {prompt.name for prompt in path.iterdir() if settled(prompt / "prompt").is_dir()})
+    if prompts and len(prompts) == len(weights):
+        raise BadInput(f"run {str(path)!r} holds trained weights, not a prompt; softprompt.load_tuned reads them")
     if not prompts:
         raise BadInput(f"run {str(path)!r} has stored no prompt yet; train it to its first evaluation")
     if len(prompts) > 1:
@@ -133,7 +136,7 @@ def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor], wh
     repeats = document.get("repeats")
     if not isinstance(repeats, int) or document.get("shapes") != {n: list(t.shape) for n, t in tensors.items()}:
         raise DamagedFile(f"the numbers in {where!r} have other sizes than its document says; fetch the prompt again")
-    provenance = _provenance(document.get("provenance"), where)
+    provenance = read_provenance(document.get("provenance"), where)
     _check_numbers(tensors, provenance.backbone.embedding_size, where)
     layers = 1 + len(tensors.get("deep", ()))
     if layers * tensors["vectors"].shape[0] * repeats > MAX_ELEMENTS // tensors["vectors"].shape[1]:
@@ -142,12 +145,19 @@ def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor], wh
 
 
 def _no_prompt(folder: Path) -> str:
+    if (folder / "weights.json").exists() or (folder / "weights" / "weights.json").exists():
+        return f"{str(folder)!r} holds trained weights, not a prompt; softprompt.load_tuned reads them"
     if (folder / "adapter_config.json").exists():
         return f"{str(folder)!r} is a PEFT folder, not a stored prompt; bring it in with `softprompt import`"
     return f"no prompt is stored in {str(folder)!r}; give a prompt's folder, a run, or user/name on the hub"
 
 
-def _provenance(values: Any, where: str) -> Provenance:
+def read_provenance(values: Any, where: str) -> Provenance:
+    """Return the provenance that a document holds, after a check of its fields and their types.
+
+    Raises:
+        BadInput: a field is missing, unknown or of another type.
+    """
     values = renamed(_checked(values, Provenance, PROVENANCE_TYPES, where))
     backbone = BackboneIdentity(**_checked(values["backbone"], BackboneIdentity, IDENTITY_TYPES, where))
     if not all(isinstance(seed, int) for seed in values.get("seeds", {}).values()):

@@ -118,7 +118,7 @@ class RunSpec:
         """Equal for runs that may share the passes of a frozen model: all but the prompt is equal.
 
         Prompts of different length do not share: how far a text is cut would depend on the longest. Nor do runs with
-        the frozen model's dropout, whose noise is the first prompt's.
+        the frozen model's dropout, whose noise is the first prompt's, nor those that train weights, which share none.
         """
         from ..prompts.methods import METHODS
 
@@ -127,7 +127,7 @@ class RunSpec:
         kind = self.prompt.init.partition(":")[0]
         # Examples and restarts give each prompt another length, and all prompts of a run stand behind the same words.
         differs = kind == "examples" or (kind == "instruction" and self.prompt.restarts > 1)
-        alone = self.name if self.settings.backbone_dropout or differs else ""
+        alone = self.name if self.settings.backbone_dropout or differs or method.weights else ""
         words = {"words": kind} if kind == "instruction" else {}
         return canonical({**values, "length": method.prompt_length, "alone": alone, **words}).decode()
 

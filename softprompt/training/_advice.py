@@ -31,7 +31,7 @@ def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | l
     """
     remedies = (
         f"try another --lr (a tenth or three times {member.optimizer.adamw.param_groups[0]['peak']:g}), more --steps, "
-        "--init vocabulary, or another --method"
+        f"{'' if member.trainable.method.weights else '--init vocabulary, '}or another --method"
     )
     warnings = []
     if member.best is not None and task.answer == "label":

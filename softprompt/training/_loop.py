@@ -1,5 +1,6 @@
-"""The only training loop: a fleet of prompts on one frozen backbone; a single prompt is a fleet of one."""
+"""The only training loop: prompts share the passes of one frozen backbone, and what needs it alone takes its turn."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -10,6 +11,7 @@ from typing import final
 import torch
 
 from ..backbones import AbstractBackbone
+from ..baselines import answering
 from ..data import Examples, Rows
 from ..inference.answers import Answers, answer_all
 from ..inference.evaluate import Report, report
@@ -19,6 +21,7 @@ from ..prompts.prompt import SoftPrompt
 from ..prompts.seeds import seeded, stream_seed
 from ..prompts.standardization import standardized
 from ..prompts.trainable import stack_prompts
+from ..prompts.tuned import Stored
 from ..settings import TrainSettings
 from ..tasks import Task
 from ._advice import ExplosionWatch
@@ -73,9 +76,13 @@ class Loop:
 
     def _fit(self) -> None:
         """Bound the passes by the memory that is free now."""
-        members, train, backbone = self.active, self.run_data.train, self.run_data.backbone
-        if not members:
-            return
+        train, backbone = self.run_data.train, self.run_data.backbone
+        for members in self._fleets():
+            with members[0].trainable.applied():
+                self._fit_fleet(members, train, backbone)
+
+    def _fit_fleet(self, members: list[FleetMember], train: Examples, backbone: AbstractBackbone) -> None:
+        """Bound the passes of some members, with what they make the model compute."""
         prompt_batch = leaves(stack_prompts([member.trainable for member in members], [0] * len(members)))
         longest = train.batch([int(train.lengths.argmax())], 0, backbone.pad_id).to(backbone.device)
         rows = sum(min(self.settings.batch_size, len(member.rows)) for member in members)
@@ -91,6 +98,12 @@ class Loop:
     def active(self) -> list[FleetMember]:
         """The prompts that share the next pass."""
         return [member for member in self.members if member.is_training]
+
+    def _fleets(self) -> list[list[FleetMember]]:
+        """The active members that share their passes, and each of the others for itself."""
+        together = [member for member in self.active if not member.trainable.is_alone]
+        alone = [[member] for member in self.active if member.trainable.is_alone]
+        return [together, *alone] if together else alone
 
     def run(
         self,
@@ -127,8 +140,11 @@ class Loop:
         return True
 
     def _optimize(self) -> dict[str, float]:
-        """One optimiser step of every active prompt; its losses in nats."""
-        members = self.active
+        """One optimiser step of every active member; its losses in nats."""
+        return {name: loss for members in self._fleets() for name, loss in self._optimize_fleet(members).items()}
+
+    def _optimize_fleet(self, members: list[FleetMember]) -> dict[str, float]:
+        """One optimiser step of members that share their passes."""
         # Drawn before: a step that is repeated with fewer rows a pass sees the same.
         batches = [self._batch(members) for _ in range(self.settings.grad_accumulation)]
         results = self.memory_budget.within(lambda: self._gradients(members, batches))
@@ -159,7 +175,9 @@ class Loop:
         """Fresh gradients of all prompts, from nothing that an earlier attempt has left."""
         for member in members:
             member.trainable.zero_grad(set_to_none=True)
-        return [self._pass(members, number, batch) for number, batch in enumerate(batches)]
+        # Alone, if it changes what the model computes.
+        with members[0].trainable.applied():
+            return [self._pass(members, number, batch) for number, batch in enumerate(batches)]
 
     def _pass(self, members: list[FleetMember], number: int, batch: TextBatch) -> PassResult:
         backbone = self.run_data.backbone
@@ -176,7 +194,7 @@ class Loop:
             self._objective(members, number),
             scale=1 / self.settings.grad_accumulation,
             check=self.step == 1 and number == 0,
-            dropout_seed=seeds[0] if self.settings.backbone_dropout else None,
+            dropout_seed=seeds[0] if self.settings.backbone_dropout or members[0].trainable.has_noise else None,
             parts=parts,
         )
 
@@ -231,37 +249,47 @@ class Loop:
             member.judge(self.step, prompt, found, self.settings.patience)
 
     def scores(
-        self, prompts: Sequence[SoftPrompt], examples: Examples, rows: Sequence[Sequence[int]] | None = None
+        self, prompts: Sequence[Stored], examples: Examples, rows: Sequence[Sequence[int]] | None = None
     ) -> list[Report]:
-        """Metrics of stored prompts on tokenised rows, in shared passes.
+        """Metrics of what was stored on tokenised rows: of prompts in shared passes, of weights one after another.
 
         Args:
             prompts: any number.
             examples: the rows.
             rows: which of them each prompt answers; None is all.
         """
-        if not prompts:
-            return []
         asked = [examples] * len(prompts) if rows is None else [examples.select(chosen) for chosen in rows]
         answers = self.answers(prompts, examples, rows)
         return [report(self.run_data.task, which, found) for which, found in zip(asked, answers, strict=True)]
 
     def answers(
-        self, prompts: Sequence[SoftPrompt], examples: Examples, rows: Sequence[Sequence[int]] | None = None
+        self, prompts: Sequence[Stored], examples: Examples, rows: Sequence[Sequence[int]] | None = None
     ) -> list[Answers]:
-        """Answers of stored prompts to tokenised rows, in shared passes; as in `scores`."""
-        if not prompts:
-            return []
-        backbone, task, settings = self.run_data.backbone, self.run_data.task, self.settings
-        own = [range(len(examples))] * len(prompts) if rows is None else rows
+        """Answers of what was stored to tokenised rows; as in `scores`."""
+        seen = [range(len(examples))] * len(prompts) if rows is None else rows
+        together = [number for number, stored in enumerate(prompts) if isinstance(stored, SoftPrompt)]
+        alone = [[number] for number in range(len(prompts)) if number not in together]
+        answers: dict[int, Answers] = {}
+        for numbers in [together, *alone] if together else alone:
+            with contextlib.ExitStack() as applied:
+                before = [applied.enter_context(answering(prompts[n], self.run_data.backbone)) for n in numbers]
+                answered = self._answered(before, examples, [seen[n] for n in numbers])
+            answers |= dict(zip(numbers, answered, strict=True))
+        return [answers[number] for number in range(len(prompts))]
+
+    def _answered(
+        self, prompts: Sequence[SoftPrompt], examples: Examples, rows: Sequence[Sequence[int]]
+    ) -> list[Answers]:
+        """Answers of prompts that share their passes."""
+        backbone, settings = self.run_data.backbone, self.settings
         prompt_batch = PromptBatch.of(*prompts, device=backbone.device)
         return self.scoring_budget.within(
             lambda: answer_all(
                 backbone,
                 prompt_batch,
                 examples,
-                task,
-                own,
+                self.run_data.task,
+                rows,
                 decode=settings.decode,
                 scoring=self.scoring,
                 max_new_tokens=settings.max_new_tokens,

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..errors import BadInput
 from ..inference.evaluate import Report
 from ..prompts.contract import AbstractTrainable
-from ..prompts.prompt import Provenance, SoftPrompt
+from ..prompts.prompt import Provenance
+from ..prompts.tuned import Stored
 from ..regularizers import regularizers
 from ..settings import PromptSettings
 from ._optimizer import PromptOptimizer
@@ -59,7 +60,7 @@ class FleetMember:
         record: Record,
         provenance: Provenance,
         race: AbstractRace | None = None,
-        beginning: SoftPrompt | None = None,
+        beginning: Stored | None = None,
     ):
         self.name, self.settings, self.trainable, self.optimizer = name, settings, trainable, optimizer
         self.regularizers = regularizers(settings.regularizer)
@@ -67,7 +68,7 @@ class FleetMember:
         self.race, self.beginning = race, beginning
         self.has_begun = False
         self.status = "training"
-        self.best: SoftPrompt | None = None
+        self.best: Stored | None = None
         self.best_step = 0
         self.best_score = -math.inf
         self.best_metrics: dict[str, float] = {}
@@ -98,7 +99,7 @@ class FleetMember:
         self.status = f"dropped at step {step}: {reason}"
         self.record.write({"step": step, "dropped": reason})
 
-    def judge(self, step: int, prompt: SoftPrompt, report: Report, patience: int | None) -> None:
+    def judge(self, step: int, prompt: Stored, report: Report, patience: int | None) -> None:
         """Record an evaluation, and keep the prompt if it is the best so far.
 
         Training stops after `patience` evaluations in a row without a better score.

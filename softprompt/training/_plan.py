@@ -10,8 +10,9 @@ from typing import Any
 from ..errors import BadInput
 from ..legacy import renamed
 from ..prompts.prompt import SoftPrompt
+from ..prompts.tuned import TunedWeights
 from ..settings import ModelSpec, PromptSettings, TrainSettings, from_values
-from ..store import found_model
+from ..store import found_model, load_tuned
 from ..tasks import Task, read_from
 from ._frozen import Comparison
 
@@ -157,9 +158,24 @@ class Run:
     comparison: Comparison | None = None
 
     def prompt(self, prompt: int | str = 0) -> SoftPrompt:
-        """The stored prompt of one prompt."""
-        name = prompt if isinstance(prompt, str) else self.results[prompt].prompt
-        return SoftPrompt.load(self.folder / name / "prompt")
+        """The stored prompt of one prompt.
+
+        Raises:
+            BadInput: its method trains weights, not a prompt; `tuned` gives them.
+        """
+        folder = self._member(prompt)
+        return SoftPrompt.load(folder if (folder / "weights").is_dir() else folder / "prompt")
+
+    def tuned(self, member: int | str = 0) -> TunedWeights:
+        """The trained weights of one member, by its number or name.
+
+        Raises:
+            BadInput: its method trains a prompt; `prompt` gives it.
+        """
+        return load_tuned(self._member(member))
+
+    def _member(self, member: int | str) -> Path:
+        return self.folder / (member if isinstance(member, str) else self.results[member].prompt)
 
 
 def read_plan(folder: Path) -> Plan:

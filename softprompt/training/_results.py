@@ -9,13 +9,16 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from ..baselines import save_peft
 from ..errors import DamagedFile
 from ..inference.evaluate import majority_score
 from ..legacy import renamed
 from ..metrics import ERRORS, headline_score, score
+from ..prompts.prompt import SoftPrompt
 from ..prompts.seeds import stream_seed
+from ..prompts.tuned import Stored, TunedWeights
 from ..prompts.units import prompt_norm
-from ..store import json_bytes, save_prompt, write_file
+from ..store import json_bytes, save_prompt, save_tuned, write_file
 from ..tasks import Task
 from ._advice import ADVICE, not_learning, wrong_scale
 from ._last import Last
@@ -73,9 +76,8 @@ def finish_member(
             training={**member.provenance.training, "best_step": member.best_step},
             scoring=dataclasses.replace(loop.scoring, calibration=last.calibration).to_json(),
         )
-        best = dataclasses.replace(member.best, provenance=provenance)
-        if not (folder / member.name / "prompt").exists():
-            save_prompt(best, folder / member.name / "prompt")
+        best = member.trainable.restored(member.best.tensors(), provenance)
+        _save(best, folder / member.name)
         stored, head, norm = best.stored, best.head.count if best.head else 0, prompt_norm(best.vectors)
     warnings = [*not_learning(member, plan.task, loop.run_data.validation.gold), *wrong_scale(member)]
     if not member.is_training and member.status.startswith("dropped"):
@@ -111,6 +113,17 @@ def finish_member(
         folder / member.name / "result.json", json_bytes(plain), what=f"the result of {member.name}", replace=True
     )
     return result
+
+
+def _save(best: Stored, folder: Path) -> None:
+    """Store what is left of a member, unless that was done before its result was written."""
+    if isinstance(best, SoftPrompt):
+        if not (folder / "prompt").exists():
+            save_prompt(best, folder / "prompt")
+    elif not (folder / "weights").exists():
+        save_tuned(best, folder / "weights")
+    if isinstance(best, TunedWeights) and best.kind == "lora" and not (folder / "peft").exists():
+        save_peft(best, folder / "peft")
 
 
 def own_rows(rows: Sequence[int], seed: int) -> list[int]:

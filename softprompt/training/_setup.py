@@ -1,6 +1,7 @@
 """From a plan to what the loop needs: backbone, tokenised rows and prompts, all before a byte is written."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,11 +10,13 @@ from pathlib import Path
 import torch
 
 from ..backbones import AbstractBackbone
+from ..baselines import TrainableWeights
 from ..data import Ragged, Splits
 from ..errors import BadInput, UnknownName
 from ..inference.answers import decoding
 from ..inference.evaluate import examples_for
 from ..prompts import initializers
+from ..prompts.contract import AbstractTrainable
 from ..prompts.initializers import Initializer
 from ..prompts.methods import Method
 from ..prompts.prompt import SoftPrompt
@@ -30,6 +33,8 @@ from ._restarts import race_steps
 from ._shown import allowed_rows
 from ._words import INITIALIZERS, beginnings_of
 from .objectives import RegularizerContext
+
+log = logging.getLogger("softprompt")
 
 # Training rows that are looked at for words to perturb.
 CHECKED_ROWS = 256
@@ -210,8 +215,8 @@ def _source(path: str, backbone: AbstractBackbone) -> SoftPrompt:
     return source
 
 
-def build_prompts(plan: Plan, run_data: RunData) -> list[TrainablePrompt]:
-    """All prompts as they are at the beginning, each with its restarts behind it; nothing is written.
+def build_prompts(plan: Plan, run_data: RunData) -> list[AbstractTrainable]:
+    """What is trained, as it is at the beginning, each with its restarts behind it; nothing is written.
 
     Raises:
         SoftPromptError: an initialiser, a method or a regulariser that cannot work here; restarts that all begin alike,
@@ -228,10 +233,16 @@ def build_prompts(plan: Plan, run_data: RunData) -> list[TrainablePrompt]:
     table = run_data.backbone.word_vectors
     words = WordScale.of(table)
     states = run_data.backbone.state_scales() if any(prompt.deep for prompt in plan.prompts) else []
-    built = []
+    built: list[AbstractTrainable] = []
     begun = beginnings_of(plan, run_data.rows, run_data.backbone)
+    _refuse_weights_behind_words(plan)
     for prompt, ways in zip(map(resolved, plan.prompts), begun, strict=True):
         numbers = standardization(run_data, training_rows(run_data, plan.settings, prompt))
+        if Method.of(prompt).weights:
+            candidates = [TrainableWeights.build(one.settings, run_data.backbone, shape, numbers) for one in ways]
+            _refuse_alike(prompt, candidates)
+            built += candidates
+            continue
         m = Method.of(prompt).m
         deeper = _deeper(prompt, run_data, m, states)
         candidates = [
@@ -251,15 +262,46 @@ def build_prompts(plan: Plan, run_data: RunData) -> list[TrainablePrompt]:
         ]
         _refuse_alike(prompt, candidates)
         built += candidates
+    tell_reference_passes(built, run_data.backbone)
     return built
 
 
-def _refuse_alike(settings: PromptSettings, candidates: Sequence[TrainablePrompt]) -> None:
+def tell_reference_passes(built: Sequence[AbstractTrainable], backbone: AbstractBackbone) -> None:
+    """Say once that weights are trained without the engine that the frozen model was loaded with."""
+    methods = dict.fromkeys(repr(one.method.name) for one in built if one.method.weights)
+    if methods and backbone.engine != "reference":
+        log.warning(
+            "%s: %s changes the weights, so its passes are those of transformers, not of the %s engine",
+            backbone.name, ", ".join(methods), backbone.engine,
+        )  # fmt: skip
+
+
+def _numbers_of(candidate: AbstractTrainable) -> dict[str, torch.Tensor]:
+    """The parameters of a candidate, and of a prompt the vectors that they stand for."""
+    vectors = {"": candidate.folded()} if isinstance(candidate, TrainablePrompt) else {}
+    return {**candidate.state_dict(), **vectors}
+
+
+def _refuse_weights_behind_words(plan: Plan) -> None:
+    """Refuse weights beside prompts that begin as words: the rows of such a run lack the opening that weights need.
+
+    Raises:
+        BadInput: names the method.
+    """
+    weights = [prompt.method for prompt in plan.prompts if Method.of(prompt).weights]
+    begun = [prompt.init for prompt in plan.prompts if is_words(prompt.init)]
+    if weights and begun:
+        raise BadInput(
+            f"{weights[0]!r} trains weights, and beside --init={begun[0]!r} it would read rows without their opening; "
+            "train it in a run of its own"
+        )
+
+
+def _refuse_alike(settings: PromptSettings, candidates: Sequence[AbstractTrainable]) -> None:
     """Refuse restarts of a prompt in which nothing is random: they would cost their time and choose nothing."""
-    first = {**candidates[0].state_dict(), "": candidates[0].folded()}
+    first = _numbers_of(candidates[0])
     for other in candidates[1:]:
-        numbers = {**other.state_dict(), "": other.folded()}
-        if all(torch.equal(first[name], value) for name, value in numbers.items()):
+        if all(torch.equal(first[name], value) for name, value in _numbers_of(other).items()):
             raise BadInput(
                 f"--restarts={settings.restarts} of {settings.method!r} with --init={settings.init!r} all begin with "
                 "the same numbers; take an initialisation that is random, as uniform or vocabulary, or no restarts"

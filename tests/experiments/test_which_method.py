@@ -8,6 +8,7 @@ import shutil
 import signal
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,10 +35,9 @@ from experiments.which_method import (
 from experiments.which_method import design as _design
 from experiments.which_method import runs as runs_module
 from experiments.which_method.__main__ import main
-from experiments.which_method.full import fine_tune
 from experiments.which_method.rates import next_rates, whole, worth
 from experiments.which_method.results import FILE, change_results
-from experiments.which_method.runs import RunRequest, _spec
+from experiments.which_method.runs import RunRequest, _kept, _spec
 from experiments.which_method.study import blocks
 from experiments.which_method.tables import BEGIN
 from softprompt.backbones import load_backbone
@@ -195,8 +195,14 @@ class TestRunsOfTheDesign:
             DESIGN.with_encoder("folder/lab-bert")
 
 
+def fine_tune(spec: RunSpec, store: Path) -> dict[str, Any]:
+    """What is kept of a run that trains every weight."""
+    spec = dataclasses.replace(spec, prompt=dataclasses.replace(spec.prompt, method="full"), engine="reference")
+    return _kept(run_all([spec], store, progress=False)[0])
+
+
 class TestFineTuning:
-    def test_it_is_a_plain_loop_over_transformers_own_loss(self):
+    def test_it_is_a_plain_loop_over_transformers_own_loss(self, tmp_path):
         task = with_difficulty(TASKS["lab/topic"], train=64, validation=16, test=16)
         settings = TrainSettings(steps=4, eval_every=4, batch_size=8)
         prompt = PromptSettings(method="linear-probe", lr=1e-3, seeds=Seeds.all(3))
@@ -204,7 +210,7 @@ class TestFineTuning:
         spec = RunSpec(
             task=task, model="lab-t5-small", prompt=prompt, settings=settings, backbone={"embedding_scale": scale}
         )
-        found = fine_tune(spec)
+        found = fine_tune(spec, tmp_path / "store")
 
         loaded = load_backbone("lab-t5-small", embedding_scale=scale)
         model, examples = loaded.model, examples_for(loaded, task, split_rows(task, load_rows(task, None)).train, 0)
@@ -229,20 +235,21 @@ class TestFineTuning:
         settings = TrainSettings(steps=12, eval_every=12, batch_size=8, shots=16, train_score=True)
         spec = RunSpec(task=review_task(tmp_path / "rows"), model=folder, prompt=prompt, settings=settings)
         alone = run_all([spec], tmp_path / "store", progress=False)[0]
-        found = fine_tune(spec)
+        found = fine_tune(spec, tmp_path / "store")
         assert found["loss"] == pytest.approx(statistics.fmean(filter(None, alone.curve["loss"][-2:])), rel=1e-5)
         assert (found["score"], found["validation"]) == (alone.score, alone.validation_score)
         assert (found["train"], found["majority"]) == (alone.metrics["train"]["score"], alone.majority)
-        moved = fine_tune(dataclasses.replace(spec, prompt=dataclasses.replace(prompt, lr=1e-2)))
+        assert found["norm"] is None
+        moved = fine_tune(dataclasses.replace(spec, prompt=dataclasses.replace(prompt, lr=1e-2)), tmp_path / "store")
         assert moved["loss"] < found["loss"]
 
-    def test_a_loss_that_is_not_finite_ends_it(self):
+    def test_a_loss_that_is_not_finite_ends_it(self, tmp_path):
         settings = TrainSettings(steps=30, eval_every=30, batch_size=4)
         prompt = PromptSettings(method="linear-probe", lr=1e30)
         task = with_difficulty(TASKS[TASK], train=16, validation=8, test=8)
-        found = fine_tune(RunSpec(task=task, model="lab-t5-small", prompt=prompt, settings=settings))
-        assert (found["score"], found["loss"]) == (None, None)
-        assert found["status"].startswith(f"dropped at step {found['steps']}")
+        found = fine_tune(RunSpec(task=task, model="lab-t5-small", prompt=prompt, settings=settings), tmp_path)
+        assert found["score"] is None
+        assert found["status"].startswith(f"dropped at step {found['steps'] + 1}")
         assert found["steps"] < 30
 
 
@@ -575,23 +582,20 @@ class TestStudy:
         assert text(read_results(place.results), SMALL) == text(done[1], SMALL)
 
     def test_stopped_while_fine_tuning_it_says_so_and_goes_on(self, done, tmp_path, monkeypatch):
-        from experiments.which_method import full as _full
+        original, steps = Loop._optimize, []
 
-        original, calls = _full.fine_tune, []
+        def stopped(loop):
+            if loop.members[0].settings.method == "full":
+                steps.append(loop.step)
+                if len(steps) == 4:
+                    raise KeyboardInterrupt
+            return original(loop)
 
-        def stopped(spec, **options):
-            calls.append(spec)
-            if len(calls) == 2:
-                raise KeyboardInterrupt
-            return original(spec, **options)
-
-        monkeypatch.setattr(_full, "fine_tune", stopped)
+        monkeypatch.setattr(Loop, "_optimize", stopped)
         place = Place(store=tmp_path / "store", results=tmp_path / "r.json")
         with pytest.raises(Interrupted, match="the same command goes on"):
             confirm(SMALL, place)
         assert without_seconds(confirm(SMALL, place)) == without_seconds(done[1])
-        # Three trials and two runs, the stopped one twice.
-        assert len(calls) == 6
 
     def test_rates_alone_make_no_cell(self, tmp_path):
         place = Place(store=tmp_path / "store", results=tmp_path / "r.json")

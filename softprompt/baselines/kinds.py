@@ -1,0 +1,110 @@
+"""The kinds of trained weights by their names, and how stored ones are put to work."""
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+
+from ..backbones import AbstractBackbone
+from ..errors import UnsupportedModel, pick
+from ..prompts.prompt import SoftPrompt
+from ..prompts.tuned import Stored
+from .full import bitfit, full
+from .lora import lora
+from .swap import Swap
+
+log = logging.getLogger("softprompt")
+
+# Each takes the backbone, the options of the method and a seed.
+Build = Callable[[AbstractBackbone, Mapping[str, Any], int], Swap]
+BASELINES: Mapping[str, Build] = {
+    "full": lambda backbone, options, seed: full(backbone),
+    "bitfit": lambda backbone, options, seed: bitfit(backbone),
+    "lora": lora,
+}
+
+
+def swap_for(kind: str, backbone: AbstractBackbone, options: Mapping[str, Any], seed: int = 0) -> Swap:
+    """Return what a method of this kind trains in a model, as it is at the beginning.
+
+    Args:
+        kind: a name in `BASELINES`.
+        backbone: the model, which stays as it is.
+        options: the options of the method.
+        seed: determines random initial weights.
+
+    Raises:
+        UnsupportedModel: quantised or half-precision weights, or a model that lacks what this kind trains.
+    """
+    build = pick("kind of weights", kind, BASELINES)
+    refuse_no_weights(kind, backbone)
+    return build(backbone, options, seed)
+
+
+def refuse_no_weights(kind: str, backbone: AbstractBackbone) -> None:
+    """Refuse a model whose weights cannot be trained.
+
+    Raises:
+        UnsupportedModel: the weights are quantised, or in a precision in which small updates are lost.
+    """
+    if backbone.quantize is not None or getattr(backbone.model.config, "quantization_config", None) is not None:
+        raise UnsupportedModel(
+            f"{kind!r} trains the weights of {backbone.name!r}, which are quantised; load the model unquantised"
+        )
+    if backbone.dtype not in (torch.float32, torch.float64):
+        raise UnsupportedModel(
+            f"{kind!r} trains weights, and in {str(backbone.dtype).removeprefix('torch.')} small updates are lost; "
+            f"load {backbone.name!r} with --dtype=float32"
+        )
+
+
+def count(kind: str, backbone: AbstractBackbone, options: Mapping[str, Any]) -> int:
+    """Count the parameters that a method of this kind trains in a model, without a linear head.
+
+    Raises:
+        UnsupportedModel: the model cannot have these weights.
+    """
+    return swap_for(kind, backbone, options).count
+
+
+def check(stored: Stored, backbone: AbstractBackbone) -> None:
+    """Refuse what was trained for another model.
+
+    Raises:
+        ModelMismatch: with both names.
+        UnsupportedModel: the weights of the model are quantised, or in half precision.
+    """
+    if isinstance(stored, SoftPrompt):
+        return backbone.check(stored)
+    refuse_no_weights(stored.kind, backbone)
+    backbone.check(stored.prompt)
+
+
+@contextlib.contextmanager
+def reference_passes(backbone: AbstractBackbone) -> Iterator[None]:
+    """Inside the `with` block, transformers computes the passes: other engines keep copies of the frozen weights."""
+    engine = backbone.engine
+    backbone.engine = "reference"
+    try:
+        yield
+    finally:
+        backbone.engine = engine
+
+
+@contextlib.contextmanager
+def answering(stored: Stored, backbone: AbstractBackbone) -> Iterator[SoftPrompt]:
+    """Inside the `with` block, the model answers as what is stored trained it; yields what stands before the rows.
+
+    Raises:
+        ModelMismatch: stored weights of another model.
+        UnsupportedModel: the model cannot have these weights.
+    """
+    if isinstance(stored, SoftPrompt):
+        yield stored
+        return
+    swap = swap_for(stored.kind, backbone, stored.options).requires_grad_(False).eval()
+    swap.load(stored.weights, backbone.name)
+    with reference_passes(backbone), swap.applied():
+        yield stored.prompt

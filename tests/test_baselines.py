@@ -1,0 +1,429 @@
+"""What is trained in place of a prompt: full fine-tuning, BitFit and LoRA on the common loop."""
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+import torch
+from softprompt.backbones import from_model, load_backbone
+from softprompt.baselines import BASELINES, answering, count
+from softprompt.baselines.kinds import swap_for
+from softprompt.cli import main
+from softprompt.data import load_rows, split_rows, stream
+from softprompt.errors import BadInput, DamagedFile, ModelMismatch, SoftPromptError, UnknownName, UnsupportedModel
+from softprompt.inference.evaluate import evaluate, examples_for
+from softprompt.inference.predict import predict
+from softprompt.interop.hub import load_stored
+from softprompt.lab.demo import Demo
+from softprompt.losses import task_losses
+from softprompt.prompts.batch import PromptBatch
+from softprompt.prompts.contract import new_head
+from softprompt.prompts.methods import METHODS
+from softprompt.prompts.prompt import LinearHead, SoftPrompt
+from softprompt.prompts.seeds import seeded, stream_seed
+from softprompt.prompts.tuned import TunedWeights
+from softprompt.settings import PromptSettings
+from softprompt.store import latest_checkpoint, load_tuned
+from softprompt.tasks import TASKS, with_difficulty
+from softprompt.training import resume, train
+from softprompt.training._loop import Loop
+from softprompt.training._records import read_record
+
+from kit import review_task, same_files
+
+SETTINGS = {"steps": 6, "eval_every": 3, "batch_size": 8, "warmup": 2, "clip": 0.5}
+CASES = [
+    ("t5", "full"), ("gpt2", "full"), ("bert", "full"), ("gpt2", "bitfit"), ("bert", "bitfit"),
+    ("t5", "lora"), ("gpt2", "lora"), ("llama", "lora"), ("bert", "lora"),
+]  # fmt: skip
+
+
+def digest(model):
+    """Of every parameter and buffer, by name; and of where each module stands."""
+    found = hashlib.sha256(
+        repr([(name, type(module), module.training) for name, module in model.named_modules()]).encode()
+    )
+    for name, values in model.state_dict().items():
+        found.update(name.encode() + values.numpy().tobytes())
+    return found.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def backbone_of(tiny_model):
+    """Fresh tiny backbones by family; BERT answers by a linear head."""
+
+    def build(family, **options):
+        head = {"head": False} if family == "bert" else {}
+        return from_model(*tiny_model(family, **head, **options), name=family, engine="reference")
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return review_task(tmp_path_factory.mktemp("rows") / "data")
+
+
+def peft_model(backbone, seed):
+    """Stock PEFT around the model, with the initial values of this seed."""
+    from peft import LoraConfig, get_peft_model
+
+    with seeded(stream_seed(seed, "network"), torch.device("cpu")):
+        return get_peft_model(backbone.model, LoraConfig(r=8, lora_alpha=8, fan_in_fan_out="gpt2" in backbone.name))
+
+
+def plain_losses(backbone, task, method, seed, lr):
+    """The loss of each step, and the weights after the last, of a plain loop over a model that is trained in place."""
+    if method == "lora":
+        trained = dict(peft_model(backbone, seed).named_parameters())
+        trained = {name: values for name, values in trained.items() if values.requires_grad}
+    else:
+        own = backbone.model.named_parameters()
+        trained = {name: values for name, values in own if method == "full" or name.endswith("bias")}
+        for values in trained.values():
+            values.requires_grad_(True)
+    assert trained
+    labels = (len(task.labels), backbone.hidden_size) if backbone.answers == "linear-head" else None
+    head = new_head(labels, seed)
+    groups = [{"params": list(trained.values()), "lr": lr, "weight_decay": 0.01}]
+    if head is not None:
+        groups.append({"params": list(head.parameters()), "lr": 5e-3, "weight_decay": 0.0})
+    optimizer, peaks = torch.optim.AdamW(groups), [group["lr"] for group in groups]
+    rows = examples_for(backbone, task, split_rows(task, load_rows(task, None)).train, 0)
+    losses = []
+    for step, chosen in zip(range(1, 7), stream(rows.lengths, range(len(rows)), 8, seed=seed), strict=False):
+        batch = rows.batch(chosen, 0, backbone.pad_id)
+        heads = [] if head is None else [LinearHead(head.weight, head.bias)]
+        nothing = PromptBatch.stack([torch.zeros(0, backbone.embedding_size)], heads)
+        assert batch.targets is not None
+        loss = task_losses(backbone.logits(nothing, batch), batch.targets).mean()
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 0.5)
+        factor = step / 2 if step <= 2 else (6 - step + 1) / 4
+        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
+        optimizer.step()
+    return losses, trained, head
+
+
+def in_order(weights):
+    """Weights by their shapes and sums: PEFT names its own otherwise."""
+    return sorted(weights, key=lambda values: (values.shape, values.sum().item()))
+
+
+class TestTraining:
+    @pytest.mark.parametrize(("family", "method"), CASES)
+    def test_it_equals_a_plain_loop_over_a_model_that_is_trained_in_place(
+        self, family, method, backbone_of, task, tmp_path
+    ):
+        backbone = backbone_of(family)
+        run = train(task, backbone, method=method, lr=0.02, seeds=3, output=tmp_path / "run", **SETTINGS)
+        losses, weights, head = plain_losses(backbone_of(family), task, method, 3, 0.02)
+        record = read_record(tmp_path / "run" / f"{method}-seed3" / "metrics.jsonl")
+        assert [row["loss"] for row in record if "loss" in row] == pytest.approx(losses, rel=1e-4)
+        assert run.results[0].trainable == sum(values.numel() for values in weights.values())
+        # After the last step, also where an earlier step scored as well.
+        checkpoint = latest_checkpoint(tmp_path / "run" / "checkpoints")
+        assert checkpoint is not None
+        kept = [checkpoint.tensors[f"0/parameters.swap.trained.{number}"] for number in range(len(weights))]
+        for ours, theirs in zip(in_order(kept), in_order(weights.values()), strict=True):
+            torch.testing.assert_close(ours, theirs.detach(), rtol=1e-3, atol=2e-5)
+        if head is not None:
+            kept = checkpoint.tensors["0/parameters.head.weight"]
+            torch.testing.assert_close(kept, head.weight.detach(), rtol=1e-3, atol=1e-5)
+
+    @pytest.mark.parametrize("method", BASELINES)
+    def test_the_model_that_was_given_is_never_changed(self, method, backbone_of, task, tmp_path, monkeypatch):
+        backbone = backbone_of("gpt2")
+        before = digest(backbone.model)
+        run = train(task, backbone, method=method, lr=0.05, output=tmp_path / "run", **SETTINGS)
+        assert digest(backbone.model) == before
+        evaluate(run.tuned(), model=backbone)
+        assert digest(backbone.model) == before
+        logits, calls = backbone.logits, []
+
+        def failing(*arguments):
+            calls.append(digest(backbone.model))
+            if len(calls) == 12:
+                raise ArithmeticError("in the middle of a pass")
+            return logits(*arguments)
+
+        monkeypatch.setattr(backbone, "logits", failing)
+        with pytest.raises(ArithmeticError):
+            train(task, backbone, method=method, lr=0.05, output=tmp_path / "crash", **{**SETTINGS, "steps": 60})
+        # Within the passes it was another one.
+        assert len({*calls, before}) > 3
+        assert digest(backbone.model) == before
+
+    def test_prompts_beside_it_are_what_they_are_alone(self, backbone_of, task, tmp_path):
+        backbone = backbone_of("t5")
+        train(task, backbone, method="ept", output=tmp_path / "alone", **SETTINGS)
+        train(task, backbone, method=["full", "ept", "lora"], output=tmp_path / "together", **SETTINGS)
+        for file in ("metrics.jsonl", "prompt/prompt.safetensors", "result.json"):
+            alone, together = (tmp_path / run / "ept-seed0" / file for run in ("alone", "together"))
+            assert alone.read_bytes() == together.read_bytes()
+
+    def test_a_packed_model_trains_by_the_reference_passes_and_stays_packed(self, tiny_t5, task, tmp_path, caplog):
+        packed, plain = (from_model(*tiny_t5(), name="t5", engine=engine) for engine in ("packed", "reference"))
+        runs = [
+            train(task, backbone, method="full", lr=0.05, output=tmp_path / backbone.engine, **SETTINGS)
+            for backbone in (packed, plain)
+        ]
+        assert packed.engine == "packed"
+        assert sum("not of the packed engine" in message for message in caplog.messages) == 1
+        records = [read_record(run.folder / "full-seed0" / "metrics.jsonl") for run in runs]
+        losses = [[row["loss"] for row in record if "loss" in row] for record in records]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        assert runs[0].results[0].metrics == runs[1].results[0].metrics
+
+    @pytest.mark.parametrize(
+        ("family", "method"), [("t5", "full"), ("bert", "full"), ("gpt2", "bitfit"), ("t5", "lora")]
+    )
+    def test_a_run_that_died_is_resumed_to_the_same_bytes(
+        self, family, method, backbone_of, task, tmp_path, monkeypatch
+    ):
+        options = {"options": {"dropout": 0.3}} if method == "lora" else {}
+        settings = {"method": method, "lr": 0.03, **options, **SETTINGS}
+        train(task, backbone_of(family), output=tmp_path / "whole", **settings)
+        optimize = Loop._optimize
+
+        def dying(loop):
+            losses = optimize(loop)
+            if loop.step == 5:
+                raise MemoryError("killed")
+            return losses
+
+        monkeypatch.setattr(Loop, "_optimize", dying)
+        with pytest.raises(MemoryError):
+            train(task, backbone_of(family), output=tmp_path / "killed", **settings)
+        monkeypatch.setattr(Loop, "_optimize", optimize)
+        resume(tmp_path / "killed", model=backbone_of(family))
+        ignored = ("timing.jsonl", "state.json", "manifest.json")
+        assert same_files(tmp_path / "whole", tmp_path / "killed", ignore=ignored)
+
+    def test_dropout_of_a_lora_is_drawn_by_the_noise_seed_during_training_only(self, backbone_of, task, tmp_path):
+        backbone, results = backbone_of("t5"), []
+        for number, dropout in enumerate((0.0, 0.5, 0.5)):
+            options = {"dropout": dropout, "r": 2}
+            run = train(
+                task, backbone, method="lora", lr=0.05, options=options, output=tmp_path / str(number), **SETTINGS
+            )
+            results.append(run.tuned())
+        names = sorted(results[0].weights)
+        same = [torch.equal(results[1].weights[name], results[2].weights[name]) for name in names]
+        other = [torch.equal(results[0].weights[name], results[1].weights[name]) for name in names]
+        assert all(same)
+        assert not all(other)
+        assert predict(results[1], ["good film"], model=backbone) == predict(results[1], ["good film"], model=backbone)
+
+    def test_a_loss_that_is_not_finite_drops_it_and_leaves_the_others(self, backbone_of, task, tmp_path):
+        run = train(
+            task,
+            backbone_of("t5"),
+            method=["full", "ept"],
+            lr=1e30,
+            output=tmp_path / "run",
+            **{**SETTINGS, "clip": None},
+        )
+        assert run.results[0].status.startswith("dropped at step")
+
+
+@pytest.fixture(scope="module")
+def runs(backbone_of, task, tmp_path_factory):
+    """A run of each kind on the model that it is for."""
+    folder = tmp_path_factory.mktemp("runs")
+    chosen = {"full": "bert", "bitfit": "gpt2", "lora": "t5"}
+    return {
+        method: train(task, backbone_of(family), method=method, lr=0.05, output=folder / method, **SETTINGS)
+        for method, family in chosen.items()
+    }, chosen
+
+
+class TestStored:
+    @pytest.mark.parametrize("method", BASELINES)
+    def test_its_folder_is_evaluated_and_predicts_as_it_was_trained(self, method, runs, backbone_of):
+        run, family = runs[0][method], runs[1][method]
+        backbone, tuned = backbone_of(family), load_stored(run.folder)
+        assert isinstance(tuned, TunedWeights)
+        found = evaluate(tuned, model=backbone)
+        assert found.metrics.items() <= run.results[0].metrics["test"].items()
+        texts = [row["text"] for row in found.rows]
+        answers = [row["prediction"] for row in found.rows]
+        assert [answer["label"] for answer in predict(tuned, texts, model=backbone)] == answers
+        assert run.results[0].stored == tuned.stored == count(method, backbone, tuned.options)
+        before = predict(SoftPrompt(tuned.vectors, tuned.provenance, head=tuned.head), texts, model=backbone)
+        assert before != predict(tuned, texts, model=backbone)
+
+    def test_peft_reads_a_lora_as_its_own_and_computes_the_same_bits(self, runs, backbone_of):
+        from peft import PeftModel
+
+        run, batch = runs[0]["lora"], None
+        ours, theirs = backbone_of("t5"), backbone_of("t5")
+        peft = PeftModel.from_pretrained(theirs.model, str(run.folder / "lora-seed0" / "peft")).eval()
+        ids = torch.arange(3, 15).view(2, 6)
+        with answering(run.tuned(), ours), torch.no_grad():
+            batch = ours.model(input_ids=ids, decoder_input_ids=ids[:, :3]).logits
+        with torch.no_grad():
+            assert torch.equal(batch, peft(input_ids=ids, decoder_input_ids=ids[:, :3]).logits)
+            assert not torch.equal(batch, backbone_of("t5").model(input_ids=ids, decoder_input_ids=ids[:, :3]).logits)
+
+    @pytest.mark.parametrize(("method", "other"), [("full", "distilbert"), ("bitfit", "opt"), ("lora", "mt5")])
+    def test_another_model_is_refused(self, method, other, runs, backbone_of):
+        with pytest.raises(ModelMismatch):
+            evaluate(runs[0][method].tuned(), model=backbone_of(other, seed=1))
+
+    def test_a_model_with_the_same_words_and_other_layers_is_refused(self, runs, backbone_of):
+        backbone = backbone_of("bert", num_hidden_layers=3)
+        with torch.no_grad():
+            backbone.embeddings.weight.copy_(backbone_of("bert").embeddings.weight)
+        with pytest.raises(ModelMismatch, match=r"on one side only"):
+            evaluate(runs[0]["full"].tuned(), model=backbone)
+
+    def test_a_flipped_bit_is_found(self, runs, tmp_path):
+        from shutil import copytree
+
+        folder = copytree(runs[0]["bitfit"].folder / "bitfit-seed0" / "weights", tmp_path / "weights")
+        content = bytearray((folder / "weights.safetensors").read_bytes())
+        content[-5] ^= 1
+        (folder / "weights.safetensors").write_bytes(bytes(content))
+        with pytest.raises(DamagedFile):
+            load_tuned(folder)
+
+    def test_a_run_of_a_prompt_and_weights_is_not_taken_for_one_of_them(self, backbone_of, task, tmp_path):
+        backbone = backbone_of("t5")
+        run = train(task, backbone, method=["ept", "lora"], output=tmp_path / "run", **SETTINGS)
+        with pytest.raises(BadInput, match="several prompts: ept-seed0, lora-seed0; give one"):
+            load_stored(run.folder)
+        assert isinstance(load_stored(run.folder / "lora-seed0"), TunedWeights)
+        assert isinstance(load_stored(run.folder / "ept-seed0"), SoftPrompt)
+        assert main(["show", str(run.folder)]) == 0
+
+    def test_it_is_no_prompt_and_a_prompt_is_no_weights(self, runs, tmp_path):
+        run = runs[0]["full"]
+        for take in (lambda: run.prompt(), lambda: SoftPrompt.load(run.folder)):
+            with pytest.raises(BadInput, match=r"trained weights, not a prompt; softprompt\.load_tuned"):
+                take()
+        with pytest.raises(BadInput, match="no trained weights"):
+            load_tuned(tmp_path)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("family", ["t5", "llama"])
+    def test_bitfit_needs_biases(self, family, backbone_of, task, tmp_path):
+        with pytest.raises(UnsupportedModel, match="has none"):
+            train(task, backbone_of(family), method="bitfit", output=tmp_path / "run", **SETTINGS)
+        assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("method", BASELINES)
+    def test_quantised_and_half_precision_weights_are_refused_by_name(self, method, tiny_gpt, backbone_of):
+        backbone = backbone_of("gpt2")
+        backbone.quantize = "int8"
+        options = METHODS[method].options
+        with pytest.raises(UnsupportedModel, match=f"'{method}'.*quantised"):
+            swap_for(method, backbone, options)
+        half = from_model(*tiny_gpt("gpt2", dtype=torch.bfloat16), name="gpt2")
+        with pytest.raises(UnsupportedModel, match=f"'{method}'.*bfloat16"):
+            swap_for(method, half, options)
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("init", "vocabulary"), ("units", "rms"), ("max_norm", 3.0), ("deep", True), ("regularizer", "rn-emb")],
+    )
+    def test_settings_of_prompts_are_refused(self, option, value, backbone_of, task, tmp_path):
+        with pytest.raises(BadInput, match=f"'full' trains weights, and `{option}` is for prompts"):
+            train(task, backbone_of("t5"), method="full", output=tmp_path / "run", **{option: value}, **SETTINGS)
+
+    @pytest.mark.parametrize(
+        ("options", "error"),
+        [
+            ({"r": 0}, "r of at least 1"), ({"dropout": 1.0}, "dropout"), ({"targets": "nowhere"}, "nowhere"),
+            ({"rank": 3}, "rank"),
+        ],
+    )  # fmt: skip
+    def test_options_of_a_lora_that_cannot_be_are_refused(self, options, error, backbone_of, task, tmp_path):
+        backbone = backbone_of("t5")
+        before = digest(backbone.model)
+        with pytest.raises(SoftPromptError, match=error):
+            train(task, backbone, method="lora", options=options, output=tmp_path / "run", **SETTINGS)
+        assert digest(backbone.model) == before
+
+    def test_weights_are_not_trained_beside_prompts_that_begin_as_words(self, backbone_of, task, tmp_path):
+        asked = dataclasses.replace(task, instruction="film is")
+        prompts = [PromptSettings(method="full"), PromptSettings(init="instruction")]
+        with pytest.raises(BadInput, match="'full' trains weights, and beside"):
+            train(asked, backbone_of("t5"), prompts=prompts, output=tmp_path / "run", **SETTINGS)
+
+    def test_full_fine_tuning_has_no_options(self):
+        with pytest.raises(BadInput, match="takes no option 'r'"):
+            METHODS["full"].with_options({"r": 3})
+
+    def test_a_model_with_adapters_gets_no_second_ones(self, backbone_of):
+        backbone = backbone_of("gpt2")
+        peft_model(backbone, 0)
+        before = digest(backbone.model)
+        with pytest.raises(UnsupportedModel, match="adapters of PEFT already"):
+            swap_for("lora", backbone, METHODS["lora"].options)
+        assert digest(backbone.model) == before
+
+    def test_an_unknown_kind_is_named(self, backbone_of):
+        with pytest.raises(UnknownName, match="Did you mean 'lora'"):
+            swap_for("loar", backbone_of("t5"), {})
+
+
+class TestSwap:
+    def test_a_tied_table_is_one_parameter_and_stays_tied(self, backbone_of):
+        backbone = backbone_of("t5")
+        model = backbone.model
+        swap = swap_for("full", backbone, {})
+        assert swap.count == sum(values.numel() for values in model.parameters())
+        own = model.shared.weight
+        with swap.applied():
+            assert model.shared.weight is model.encoder.embed_tokens.weight is model.lm_head.weight
+            assert model.shared.weight is not own
+        assert model.shared.weight is own is model.lm_head.weight
+
+    def test_at_the_beginning_it_computes_what_the_model_does(self, backbone_of):
+        backbone, ids = backbone_of("gpt2"), torch.arange(3, 15).view(2, 6)
+        before = backbone.model(ids).logits
+        for kind in BASELINES:
+            with swap_for(kind, backbone, METHODS[kind].options).applied():
+                assert torch.equal(backbone.model(ids).logits, before), kind
+
+
+def test_the_command_line_trains_evaluates_and_predicts(tmp_path, capsys):
+    task = with_difficulty(TASKS["lab/opinion"], train=64, validation=16, test=16)
+    run = str(tmp_path / "run")
+    row = next(iter(load_rows(task, None)["test"]))
+    train_it = ["train", "--task", "lab/opinion", "--model", "lab-t5-small", "--method", "full", "--steps", "4"]
+    short = ["--eval-every", "4", "--eval-rows", "16", "--quiet", "--output", run]
+    for option in ("train=64", "validation=16", "test=16"):
+        short += ["--task-option", option]
+    assert main([*train_it, *short]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", run, "--json"]) == 0
+    assert 0 <= json.loads(capsys.readouterr().out)["metrics"]["score"] <= 1
+    assert main(["predict", run, row[task.columns[0]], "--quiet"]) == 0
+    assert json.loads(capsys.readouterr().out)["label"] in task.labels
+    assert main(["export", run, "--format", "peft", "--output", str(tmp_path / "out")]) == 2
+    assert "holds trained weights, not a prompt" in capsys.readouterr().err
+
+
+def test_the_demo_shows_prompts_only(tmp_path):
+    with pytest.raises(BadInput, match="'full' trains weights"):
+        Demo(methods=["full"], output=tmp_path)
+
+
+def test_methods_are_counted_in_a_model(capsys):
+    assert main(["methods", "list", "--model", "lab-t5-small", "--json"]) == 0
+    counts = {row["method"]: row["trainable"] for row in json.loads(capsys.readouterr().out)}
+    backbone = load_backbone("lab-t5-small")
+    layers = len(backbone.model.encoder.block) + 2 * len(backbone.model.decoder.block)
+    assert counts["full"] == sum(values.numel() for values in backbone.model.parameters())
+    assert counts["bitfit"] is None
+    # PEFT's choice for a T5 are queries and values, of self- and cross-attention, with matrices of rank 8.
+    inner = backbone.model.config.num_heads * backbone.model.config.d_kv
+    assert counts["lora"] == layers * 2 * 8 * (backbone.embedding_size + inner)
+    assert counts["prompt-tuning"] == 10 * backbone.embedding_size
