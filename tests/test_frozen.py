@@ -175,7 +175,7 @@ def trained(tiny_gpt, tmp_path_factory):
     rows = [{"text": f"a {word} film {number}", "kind": kind} for number in range(12) for word, kind in PAIRS]
     return train(
         rows, backbone, label_column="kind", text_column="text", instruction="good or bad", steps=2, eval_every=2,
-        method="ept-star", prompt_length=2, frozen=True, output=tmp_path_factory.mktemp("runs") / "run",
+        method="prompt-tuning", prompt_length=2, frozen=True, output=tmp_path_factory.mktemp("runs") / "run",
         template="{text} it was",
     )  # fmt: skip
 

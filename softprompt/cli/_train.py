@@ -43,7 +43,7 @@ def train(
     log_with: Annotated[str | None, typer.Option(help="Also send losses to a tracker that Accelerate offers.")] = None,
     compare: Annotated[
         bool,
-        typer.Option("--frozen/--no-frozen", help="Also score the model without training, on at most 200 test rows."),
+        typer.Option("--with-frozen/--no-frozen", help="Also score the frozen model alone, on at most 200 test rows."),
     ] = True,
     grid: Annotated[PromptGrid, "Prompts"],
     rows: Annotated[OwnRows, "Rows of your own"],
