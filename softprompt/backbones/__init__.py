@@ -12,6 +12,8 @@ from ._names import source_of as source_of
 from ._new_head import with_new_head as with_new_head
 from ._numbers import answering_numbers as answering_numbers
 from ._numbers import kind_of_spec as kind_of_spec
+from ._precision import exact_products as exact_products
+from ._precision import rounds as rounds
 from ._read import read_tokenizer as read_tokenizer
 from ._read import silence as silence
 from ._some_tokens import label_logits as label_logits

@@ -14,9 +14,18 @@ from ..errors import UnsupportedModel
 from ..prompts.batch import PromptBatch, TextBatch
 from ._greedy import greedy
 from ._labels import Reads, combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
+from ._precision import wide_between_products
 from .base import AbstractBackbone, Answers
 from .deep import word_states
-from .family import decoder_of, generates_from_vectors, limit_reason, position_limit, refuse_lost_masks, text_config
+from .family import (
+    KINDS,
+    decoder_of,
+    generates_from_vectors,
+    limit_reason,
+    position_limit,
+    refuse_lost_masks,
+    text_config,
+)
 from .join import Joined, join_batch, padded_right, refuse_empty, refuse_too_long, take
 
 IGNORED = -100
@@ -55,6 +64,9 @@ class DecoderBackbone(AbstractBackbone):
             raise UnsupportedModel(f"{name!r} has no language-model head; load it with AutoModelForCausalLM")
         self.base: Any = decoder_of(self.model)
         refuse_lost_masks(self.model, name)
+        if self.model.config.model_type in KINDS:
+            # Families that are only tried when they are loaded may have layers of their own that cannot be mixed.
+            wide_between_products(self.model)
         self.ends = self._ends()
         self._counts_positions = "position_ids" in inspect.signature(self.base.forward).parameters
         self.answers: Answers = "chat" if chat else "tokens"

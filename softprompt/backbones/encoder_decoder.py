@@ -185,7 +185,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
         if found.unfit is not None:
             self._tell(found.unfit)
             return None
-        state = (*found.state, self.products)
+        state = (*found.state, self.products, self.quantize)
         if self._packed is None or self._packed[1] != state:
             self._packed = PackedT5(self.model, self.quantize, self.products or "onednn"), state
         return self._packed[0]

@@ -43,6 +43,7 @@ from ._progress import refuse_unknown_tracker
 from ._records import Record
 from ._recovery import check_records
 from ._results import finish_member, last_reports, read_result, seconds_of
+from ._rounding import warn_of_rounding
 from ._setup import build_prompts, fingerprint, prepare, refuse_twins, resolved
 from ._start import start_members
 from ._words import with_opening
@@ -223,6 +224,8 @@ def _run(
         loop.step = step
         loop.memory_budget.restore(state.get("memory_budget", {}))
         _report_texts(run_data)
+        if not step:
+            warn_of_rounding(loop)
         drive(plan, loop, held, data, progress)
         seconds, reports = seconds_of(folder), last_reports(plan, loop)
         held.refuse_gone()
