@@ -232,7 +232,7 @@ def _run(
         results = [finish_member(plan, loop, member, folder, seconds, reports) for member in loop.members]
         if not plan.frozen:
             return Run(folder, results)
-        tested = {name: report["test"] for name, report in reports.items()}
+        tested = {name: last.reports["test"] for name, last in reports.items()}
         comparison = compare(plan.task, splits, run_data.backbone, tested, folder)
         for line in not_better(comparison):
             advice.warning(line)
