@@ -1,0 +1,1 @@
+"""The papers' questions, asked of a real language model: the study of docs/results/real-lm.md."""

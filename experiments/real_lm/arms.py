@@ -1,0 +1,89 @@
+"""The arms of the study: the ways to train a prompt that are compared, each a row of the tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Loss = Literal["labels", "tokens"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One row of the tables: a way to train a prompt.
+
+    Args:
+        label: how the tables name it.
+        prompt: fields of `PromptSettings`; the learning rate may be left to `RATES`.
+        loss: what is minimised.
+        rates: learning rates among which the rows of `RATE_TASKS` choose.
+        alone: whether each seed needs a pass of its own, because it trains weights of the model.
+        core: whether it is trained on every task, and not on `EVERY_ARM` only.
+        bare: whether its rows come without the instruction.
+    """
+
+    label: str
+    prompt: Mapping[str, Any]
+    loss: Loss = "labels"
+    rates: Sequence[float] = ()
+    alone: bool = False
+    core: bool = False
+    bare: bool = False
+
+    @property
+    def begins(self) -> str:
+        """What the rows of its runs begin with: prompts from words take the opening out of the rows."""
+        kind = self.prompt.get("init", "uniform").partition(":")[0]
+        return kind if kind in ("instruction", "examples") else "random"
+
+
+def _regularized(label: str, text: str, **prompt: Any) -> Arm:
+    return Arm(label=label, prompt={"method": "prompt-tuning", "regularizer": text, **prompt})
+
+
+_TUNING, _STAR, _SCALED = {"method": "prompt-tuning"}, {"method": "ept-star", "units": "rms"}, {"method": "scaled"}
+_WORDS = {"init": "instruction"}
+ARMS: Mapping[str, Arm] = {
+    "pt": Arm(label="prompt tuning", prompt=_TUNING, rates=(0.1, 0.3, 1.0), core=True),
+    "pt-vocabulary": Arm(label="prompt tuning, words drawn", prompt={**_TUNING, "init": "vocabulary"}),
+    "pt-bare": Arm(label="prompt tuning, no instruction", prompt=_TUNING, bare=True),
+    "pt-instruction": Arm(
+        label="prompt tuning, instruction", prompt=_TUNING | _WORDS, rates=(0.01, 0.03, 0.1), core=True
+    ),
+    "pt-examples": Arm(
+        label="prompt tuning, 4 examples", prompt={**_TUNING, "init": "examples:4"}, rates=(0.01, 0.03), core=True
+    ),
+    "scaled": Arm(label="scaled", prompt=_SCALED, rates=(0.3, 1.0), core=True),
+    "ept": Arm(label="EPT", prompt={"method": "ept", "units": "rms"}, rates=(0.01, 0.03, 0.1)),
+    "ept-star": Arm(label="EPT*", prompt=_STAR, rates=(0.01, 0.03, 0.1), core=True),
+    "ept-star-instruction": Arm(label="EPT*, instruction", prompt=_STAR | _WORDS, rates=(0.003, 0.01, 0.03)),
+    "p-tuning": Arm(label="p-tuning", prompt={"method": "p-tuning", "units": "rms"}, rates=(0.003, 0.01, 0.03)),
+    "residual": Arm(label="residual", prompt={"method": "residual", "units": "rms"}, rates=(0.01, 0.03, 0.1)),
+    "deep": Arm(label="deep prompts", prompt={**_TUNING, "deep": True}, rates=(0.01, 0.03, 0.1)),
+    "restarts": Arm(label="prompt tuning, restarts 4", prompt={**_TUNING, "restarts": 4}, core=True),
+    "rn": _regularized("prompt tuning, rn-emb", "rn-emb"),
+    "adv": _regularized("prompt tuning, adv-emb", "adv-emb"),
+    "rn-text": _regularized("prompt tuning, rn-text", "rn-text"),
+    "adv-text": _regularized("prompt tuning, adv-text", "adv-text"),
+    "ptp-rn": _regularized("prompt tuning, ptp-rn", "ptp-rn"),
+    "ptp-adv": _regularized("prompt tuning, ptp-adv", "ptp-adv"),
+    "rn-instruction": _regularized("prompt tuning, instruction, rn-emb", "rn-emb", **_WORDS),
+    "deep-rn": _regularized("deep prompts, rn-emb", "rn-emb", deep=True),
+    "pt-tokens": Arm(label="prompt tuning", prompt=_TUNING, loss="tokens", core=True),
+    "pt-instruction-tokens": Arm(
+        label="prompt tuning, instruction", prompt=_TUNING | _WORDS, loss="tokens", core=True
+    ),
+    "scaled-tokens": Arm(label="scaled", prompt=_SCALED, loss="tokens"),
+    "ept-star-tokens": Arm(label="EPT*", prompt=_STAR, loss="tokens"),
+    "lora": Arm(label="LoRA, r = 8", prompt={"method": "lora"}, rates=(0.0003, 0.001, 0.003), alone=True, core=True),
+}  # fmt: skip
+# Arms that train as another does, at that one's rate.
+SAME_RATE: Mapping[str, str] = {
+    "pt-vocabulary": "pt",
+    "pt-bare": "pt",
+    "restarts": "pt",
+    **dict.fromkeys(("rn", "adv", "rn-text", "adv-text", "ptp-rn", "ptp-adv", "pt-tokens"), "pt"),
+    **dict.fromkeys(("rn-instruction", "pt-instruction-tokens"), "pt-instruction"),
+    "deep-rn": "deep",
+    "scaled-tokens": "scaled",
+    "ept-star-tokens": "ept-star",
+}

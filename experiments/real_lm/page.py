@@ -1,0 +1,95 @@
+"""The page of the study, docs/results/real-lm.md: its tables come from the committed results alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from softprompt.store import json_bytes, write_file
+
+from ..common.page import write_page
+from ..common.places import PAGES
+from .arms import ARMS
+from .design import CELLS
+from .results import Folder
+from .tables import STUCK, Row, by_cell, hand_written, rows, summary
+
+PAGE = PAGES / "real-lm.md"
+BEGIN = "<!-- tables: python -m experiments.real_lm page -->"
+FROZEN = {
+    "majority": "most frequent class",
+    "frozen": "frozen model, bare template",
+    "frozen-calibrated": "the same, calibrated",
+    "instruction": "hand-written instruction",
+    "instruction-calibrated": "the same, calibrated",
+    "examples": "4 examples in context (mean of 3 draws)",
+    "examples-calibrated": "the same, calibrated",
+}
+HEAD = (
+    "| prompt | loss | accuracy | sd over seeds | stuck | token norms | trained numbers | above hand-written | "
+    "against prompt tuning | p, mean | p, sd |\n" + "|---" * 11 + "|"
+)
+
+
+def make_page(results: Path, page: Path = PAGE) -> None:
+    """Write the tables into the page, and the same numbers beside the results as summary.json.
+
+    Raises:
+        DamagedFile: a file of results is not as it was written.
+        BadInput: the page has no place for tables.
+    """
+    files = Folder(results, results).read()
+    write_page(page, "\n".join(tables(files)), BEGIN)
+    write_file(summary_of(results), json_bytes(summary(files)), what="the summary", replace=True)
+
+
+def summary_of(results: Path) -> Path:
+    """Where the summary is: beside the folder of results, which holds one file a piece."""
+    return results.with_name(f"{results.name}.json")
+
+
+def tables(files: Sequence[dict]) -> list[str]:
+    """One table a task and number of rows, in the order of the design."""
+    cells, made = by_cell(files), []
+    for task, size in CELLS:
+        if (task, size) not in cells or (task, "frozen") not in cells:
+            continue
+        frozen = cells[task, "frozen"]
+        body = rows(cells[task, size], frozen)
+        scored = next(file["rows"] for file in files if file["task"] == task and file["size"] == "frozen")
+        made += [
+            f"## {task}, {_words(size)}\n",
+            f"{scored} test rows; best hand-written prompt {hand_written(frozen):.3f}; stuck is at most {STUCK} above "
+            "the most frequent class.\n",
+            HEAD,
+            *map(_line, body),
+            "",
+        ]
+    return made
+
+
+def _words(size: str) -> str:
+    return f"{size[1:]} rows of each class" if size.startswith("k") else f"{size} rows"
+
+
+def _line(row: Row) -> str:
+    if row.arm in FROZEN:
+        return f"| {FROZEN[row.arm]} | | {row.mean:.3f} |" + " |" * 8
+    arm = ARMS[row.arm]
+    interval = "" if row.interval is None else f" ({row.interval[0]:+.3f} to {row.interval[1]:+.3f})"
+    cells = [
+        arm.label,
+        arm.loss,
+        f"{row.mean:.3f}",
+        _number(row.spread),
+        "" if row.stuck is None else f"{row.stuck:.2f}",
+        "" if row.token_norms is None else f"{row.token_norms:.3g}",
+        f"{row.trainable:,}",
+        f"{row.difference:+.3f}{interval}",
+        "" if row.to_reference is None else f"{row.to_reference:+.3f}",
+        _number(row.p),
+        _number(row.p_spread),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

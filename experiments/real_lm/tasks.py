@@ -1,0 +1,87 @@
+"""The tasks of the study: their rows cut from a data root, and how they are put to the model."""
+
+import dataclasses
+import gzip
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from softprompt.errors import BadInput
+from softprompt.tasks import TASKS, Source, Task, styled
+
+# First rows of the training file, of which the last DEVELOPMENT choose the best prompt.
+POOL, DEVELOPMENT, FEWEST = 6000, 300, 50
+# Rows that are scored; BoolQ's and yelp's are long.
+SCORED = {"super_glue/boolq": 500, "yelp": 300, "glue/qqp": 300}
+MAX_LENGTH = 128
+YELP = Task(
+    name="yelp",
+    source=Source(),
+    template="Review: {text}\nSentiment:",
+    cue="",
+    instruction="Is the sentiment of this review positive or negative?",
+    labels=("negative", "positive"),
+    max_length=96,
+    style="instruct",
+)
+# Task -> files of its rows below the data root, to train on and to score.
+PLACES = {
+    **{name: (f"{name}/train.jsonl.gz", f"{name}/validation.jsonl.gz")
+       for name in ("glue/sst2", "glue/rte", "glue/mrpc", "glue/qqp", "super_glue/cb", "super_glue/boolq")},
+    "yelp": ("yelp_polarity/plain_text/test.jsonl.gz",) * 2,
+}  # fmt: skip
+
+
+def study_task(name: str, folder: Path, *, bare: bool = False) -> Task:
+    """A task on the rows that `cut_rows` left in a folder, in the words of style "instruct".
+
+    Args:
+        name: of the task.
+        folder: with its rows.
+        bare: leave the instruction out.
+    """
+    files = {
+        split: str(folder / name.replace("/", "-") / f"{split}.jsonl") for split in ("train", "validation", "test")
+    }
+    task = YELP if name == "yelp" else styled(TASKS[name], "instruct")
+    length = min(task.max_length, MAX_LENGTH)
+    task = dataclasses.replace(task, instruction="") if bare else task
+    return dataclasses.replace(task, source=Source(files=files), metrics=("accuracy",), headline=(), max_length=length)
+
+
+def cut_rows(name: str, data_root: Path, folder: Path, scored_rows: int | None = None) -> None:
+    """Write the rows of a task that the study uses: train, validation (of training rows) and test.
+
+    Args:
+        name: of the task.
+        data_root: folder with the rows of all tasks.
+        folder: where the rows of the study are; those that are there stay.
+        scored_rows: most rows to score, for a try; None is as many as the study scores.
+
+    Raises:
+        BadInput: the data root lacks the task.
+    """
+    place = folder / name.replace("/", "-")
+    if (place / "test.jsonl").is_file():
+        return
+    learned, scored = (_read(data_root / path) for path in PLACES[name])
+    if PLACES[name][0] == PLACES[name][1]:
+        learned, scored = learned[SCORED[name] :], learned[: SCORED[name]]
+    learned = learned[:POOL]
+    random.Random(0).shuffle(learned)
+    held = min(DEVELOPMENT, max(FEWEST, len(learned) // 10))
+    splits = {"train": learned[held:], "validation": learned[:held], "test": scored[: scored_rows or SCORED.get(name)]}
+    place.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        (place / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise BadInput(f"{path} is not there; give --data-root, a folder with the rows (docs/tasks.md)")
+    with gzip.open(path, "rt") as lines:
+        rows: Sequence[dict[str, Any]] = [json.loads(line) for line in lines]
+    # Rows of -1 are those of hidden labels.
+    return [row for row in rows if row["label"] >= 0]
