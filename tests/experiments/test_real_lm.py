@@ -15,7 +15,6 @@ from experiments.real_lm.arms import ARMS, SAME_RATE
 from experiments.real_lm.design import (
     ALONE_CELLS,
     ALONE_SEEDS,
-    ARMS,
     CELLS,
     EVERY_ARM,
     RATE_SEEDS,
@@ -155,7 +154,7 @@ class TestPieces:
             assert not runs.train_missing(piece, backbone, folder, data_root, FOUR)
 
     def test_a_data_root_without_the_task_is_one_clear_line(self, piece, backbone, folder, tmp_path):
-        with pytest.raises(BadInput, match="is not there; give .*data.root"):
+        with pytest.raises(BadInput, match=r"is not there; give .*data.root"):
             runs.train_missing(piece, backbone, folder, tmp_path)
 
 
