@@ -49,6 +49,6 @@ def _gradient(loop: Loop, member: FleetMember, batch: TextBatch) -> Float[Tensor
     """Return the gradient of all numbers of a prompt; nothing of it stays behind."""
     parameters = member.trainable.prompt_parameters()
     backward(loop.run_data.backbone, [member.trainable.eval()], batch, [0], loop.plain)
-    gradient = torch.cat([p.grad.flatten() if p.grad is not None else torch.zeros(p.numel()) for p in parameters])
+    gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     member.trainable.zero_grad(set_to_none=True)
     return gradient.float()
