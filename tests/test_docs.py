@@ -91,7 +91,7 @@ def options_of_benchmarks() -> set[str]:
 def options_of_studies() -> set[str]:
     """Of the studies that read their options by typer, and of those that name them to argparse."""
     apps = [importlib.import_module(f"experiments.{name}.__main__").app for name in
-            ("claims", "pretraining", "t5", "which_method")]  # fmt: skip
+            ("claims", "pretraining", "real_lm", "t5", "which_method")]  # fmt: skip
     sources = [path.read_text() for path in (ROOT / "experiments").rglob("*.py")]
     return set().union(*(options_of(typer.main.get_command(app)) for app in apps),
                        *(re.findall(r'"(--[\w-]+)"', source) for source in sources))  # fmt: skip
