@@ -2,6 +2,8 @@ from . import errors as errors
 from .backbones import AbstractBackbone as AbstractBackbone
 from .backbones import from_model as from_model
 from .backbones import load_backbone as load_backbone
+from .estimators import PromptClassifier as PromptClassifier
+from .estimators import PromptRegressor as PromptRegressor
 from .inference.evaluate import evaluate as evaluate
 from .inference.predict import predict as predict
 from .interop.attach import attach as attach

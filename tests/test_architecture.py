@@ -28,7 +28,7 @@ LAYERS = (
     {"inference"},
     {"interop"},
     {"training"},
-    {"analysis"},
+    {"analysis", "estimators"},
     {"study"},
     {"lab"},
     {"cli"},

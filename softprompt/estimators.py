@@ -1,0 +1,220 @@
+"""scikit-learn estimators around `train` and `predict`: texts in, classes or numbers out."""
+
+import functools
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.model_selection import train_test_split
+from sklearn.utils.validation import check_is_fitted
+
+from .backbones import AbstractBackbone, load_backbone
+from .errors import BadInput
+from .inference.predict import predict
+from .prompts.prompt import SoftPrompt
+from .tasks import is_a, row_dicts
+from .training import train
+
+TEXT, TARGET = "text", "answer"
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(name: str, answers: str) -> AbstractBackbone:
+    return load_backbone(name, answers=answers)
+
+
+def rows_of(texts: Any) -> list[dict[str, Any]]:
+    """The rows that X stands for: texts (a list, an array, a Series), dicts, or the rows of a DataFrame.
+
+    Raises:
+        BadInput: one text alone, an array of several columns, or something that is neither a text nor a row.
+    """
+    if is_a(texts, "pandas", "DataFrame"):
+        return row_dicts(texts)
+    if isinstance(texts, str | Mapping):
+        raise BadInput("X is a single input; give a list of texts or rows")
+    values = np.asarray(texts, dtype=object)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim != 1:
+        raise BadInput(f"X has shape {values.shape}, a list of texts or a DataFrame is needed")
+    for number, value in enumerate(values, 1):
+        if not isinstance(value, str | Mapping):
+            raise BadInput(f"input {number} of X is a {type(value).__name__}, a text or a row is needed")
+    return [dict(value) if isinstance(value, Mapping) else {TEXT: str(value)} for value in values]
+
+
+class _PromptEstimator(BaseEstimator):
+    """What both estimators share: parameters, rows, training."""
+
+    model: Any
+    answers: str
+    training: Mapping[str, Any] | None
+    random_state: Any
+
+    def _train(self, rows: list[dict[str, Any]], answers: Sequence[Any], **how: Any) -> None:
+        """Train on rows with these answers, and keep the prompt that is best on held-out rows."""
+        if len(rows) != len(answers):
+            raise BadInput(f"{len(rows)} inputs in X and {len(answers)} answers in y; give one answer an input")
+        if not rows:
+            raise BadInput("X is empty; give inputs to learn from")
+        columns = [name for name in rows[0] if name != TARGET]
+        if TARGET in rows[0]:
+            raise BadInput(f"a column of X is called {TARGET!r}, which names the answer here; rename it")
+        labelled = [{**row, TARGET: value} for row, value in zip(rows, answers, strict=True)]
+        learned, held_out = self._parted(labelled, answers)
+        keywords = {"seeds": int(self.random_state or 0), "text_columns": columns, **how, **dict(self.training or {})}
+        splits = {"train": learned, "validation": held_out, "test": held_out}
+        with tempfile.TemporaryDirectory() as folder:
+            output = keywords.pop("output", None) or Path(folder) / "run"
+            run = train(splits, self._backbone(), output=output, **keywords)
+            self.prompt_: SoftPrompt = run.prompt(0)
+        self.metrics_ = run.results[0].metrics["validation"]
+        self.n_features_in_ = len(columns)
+
+    def _parted(self, rows: list[dict[str, Any]], answers: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """Training rows, and a tenth of all that chooses the best step; few rows do both."""
+        if len(rows) < 20:
+            return rows, rows
+        strata = list(answers) if isinstance(self, ClassifierMixin) else None
+        if strata is not None and min(np.unique(strata, return_counts=True)[1]) < 2:
+            strata = None
+        size = max(len(rows) // 10, len(set(strata)) if strata else 1)
+        learned, held_out = train_test_split(
+            rows, test_size=size, stratify=strata, random_state=int(self.random_state or 0)
+        )
+        return learned, held_out
+
+    def _backbone(self) -> AbstractBackbone:
+        return self.model if isinstance(self.model, AbstractBackbone) else _loaded(self.model, self.answers)
+
+    def _answers(self, texts: Any) -> list[dict[str, Any]]:
+        check_is_fitted(self, "prompt_")
+        return predict(self.prompt_, rows_of(texts), model=self._backbone())
+
+    def __sklearn_clone__(self) -> Self:
+        """A fresh estimator that shares the frozen model, which a copy would hold in memory twice."""
+        return type(self)(**self.get_params(deep=False))
+
+    def __sklearn_tags__(self) -> Any:
+        """Inputs are texts, not arrays of numbers."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.two_d_array = False
+        tags.target_tags.required = True
+        return tags
+
+
+class PromptClassifier(ClassifierMixin, _PromptEstimator):
+    """A classifier of texts: a soft prompt in front of a frozen language model.
+
+        PromptClassifier("google-t5/t5-base", training={"steps": 300, "lr": 0.3}).fit(texts, labels).predict(texts)
+
+    Args:
+        model: hub id or folder of the frozen model, or a loaded backbone.
+        template: text with {column} fields; None shows the columns one after the other. Plain texts are column `text`.
+        label_words: class -> word that stands for it; None takes the classes' own names.
+        answers: as in `load_backbone`.
+        training: keywords of `train`: method, lr, steps, restarts, regularizer, output ...
+        random_state: seed of the prompt and of the rows that are held out.
+
+    After `fit`: `prompt_` (the SoftPrompt), `classes_`, `metrics_` (on the held-out rows), `n_features_in_`.
+    """
+
+    def __init__(
+        self,
+        model: "str | AbstractBackbone" = "lab-t5",
+        *,
+        template: str | None = None,
+        label_words: Mapping[Any, str] | None = None,
+        answers: str = "auto",
+        training: Mapping[str, Any] | None = None,
+        random_state: int | None = 0,
+    ):
+        self.model, self.template, self.label_words, self.answers = model, template, label_words, answers
+        self.training, self.random_state = training, random_state
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train the prompt on texts and their classes.
+
+        Raises:
+            BadInput: inputs that are no texts, one class only, or a class without a word.
+            SoftPromptError: as in `train`.
+        """
+        rows, classes = rows_of(X), np.asarray(y)
+        if classes.ndim != 1:
+            raise BadInput(f"y has shape {classes.shape}, one class an input is needed")
+        self.classes_, places = np.unique(classes, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise BadInput(f"y holds {len(self.classes_)} class; at least two are needed")
+        self._train(rows, places.tolist(), template=self.template, label_column=TARGET, label_words=self._words())
+        return self
+
+    def _words(self) -> list[str]:
+        words = self.label_words or {}
+        missing = [value for value in self.classes_ if words and value not in words]
+        if missing:
+            raise BadInput(f"label_words has no word for class {missing[0]!r}; give one for each class")
+        return [words.get(value, str(value)) for value in self.classes_]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of each class, [inputs, classes], in the order of `classes_`."""
+        answers = self._answers(X)
+        return np.array([list(answer["scores"].values()) for answer in answers]).reshape(-1, len(self.classes_))
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class of each input."""
+        return self.classes_[self.predict_proba(X).argmax(1)]
+
+
+class PromptRegressor(RegressorMixin, _PromptEstimator):
+    """A regressor of texts: a soft prompt in front of a frozen language model, which writes or computes the number.
+
+    Args:
+        model: hub id or folder of the frozen model, or a loaded backbone; an encoder answers by a linear head.
+        template: as in PromptClassifier.
+        answers: as in `load_backbone`; an encoder needs "linear-head".
+        training: keywords of `train`.
+        random_state: seed of the prompt and of the rows that are held out.
+
+    After `fit`: `prompt_`, `metrics_`, `n_features_in_`, and `mean_`, which stands in for an answer that is no number.
+    """
+
+    def __init__(
+        self,
+        model: "str | AbstractBackbone" = "lab-t5",
+        *,
+        template: str | None = None,
+        answers: str = "auto",
+        training: Mapping[str, Any] | None = None,
+        random_state: int | None = 0,
+    ):
+        self.model, self.template, self.answers = model, template, answers
+        self.training, self.random_state = training, random_state
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train the prompt on texts and their numbers.
+
+        Raises:
+            BadInput: inputs that are no texts, or answers that are no numbers.
+            SoftPromptError: as in `train`.
+        """
+        rows, numbers = rows_of(X), np.asarray(y, dtype=float)
+        if numbers.ndim != 1 or not np.isfinite(numbers).all():
+            raise BadInput("y has to hold one finite number an input")
+        self.mean_ = float(numbers.mean())
+        self._train(rows, numbers.tolist(), template=self.template, number_column=TARGET)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The number of each input; the mean of the training numbers where the answer is none."""
+        found = []
+        for answer in self._answers(X):
+            try:
+                found.append(float(answer["output"]))
+            except ValueError:
+                found.append(self.mean_)
+        return np.array(found)

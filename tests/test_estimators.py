@@ -1,0 +1,103 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+from softprompt import PromptClassifier, PromptRegressor, from_model
+from softprompt.errors import BadInput
+from softprompt.estimators import rows_of
+
+GOOD, BAD = ["a good day", "very good", "good good"], ["a bad day", "very bad", "bad bad"]
+TEXTS, LABELS = (GOOD + BAD) * 2, (["yes"] * 3 + ["no"] * 3) * 2
+TRAINING = {"steps": 2, "batch_size": 4, "eval_every": 2}
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_t5):
+    return from_model(*tiny_t5(), name="tiny-t5")
+
+
+@pytest.fixture(scope="module")
+def fitted(backbone):
+    return PromptClassifier(backbone, training=TRAINING).fit(TEXTS, LABELS)
+
+
+def test_classes_and_probabilities_are_in_one_order(fitted):
+    chances = fitted.predict_proba(TEXTS)
+    assert fitted.classes_.tolist() == ["no", "yes"]
+    assert chances.shape == (12, 2)
+    assert np.allclose(chances.sum(1), 1)
+    assert (fitted.predict(TEXTS) == fitted.classes_[chances.argmax(1)]).all()
+    assert fitted.score(TEXTS, LABELS) == pytest.approx(np.mean(fitted.predict(TEXTS) == np.array(LABELS)))
+
+
+def test_what_it_predicts_is_what_the_stored_prompt_predicts(fitted, backbone):
+    answers = fitted.prompt_.predict(TEXTS, model=backbone)
+    assert fitted.predict(TEXTS).tolist() == [answer["label"] for answer in answers]
+
+
+def test_the_seed_alone_decides_the_result(backbone, fitted):
+    again = clone(fitted).fit(TEXTS, LABELS)
+    other = clone(fitted).set_params(random_state=1).fit(TEXTS, LABELS)
+    assert again.model is backbone
+    assert again.prompt_.vectors.equal(fitted.prompt_.vectors)
+    assert not other.prompt_.vectors.equal(fitted.prompt_.vectors)
+
+
+def test_classes_of_any_kind_come_back_as_they_were_given(backbone):
+    numbers = PromptClassifier(backbone, training=TRAINING, label_words={7: "yes", 9: "no"})
+    assert set(numbers.fit(TEXTS, [7, 9] * 6).predict(TEXTS)) <= {7, 9}
+    assert set(numbers.prompt_.predict("good", model=backbone)[0]["scores"]) == {"yes", "no"}
+
+
+def test_columns_of_a_frame_are_read_by_the_template(backbone):
+    frame = pd.DataFrame({"title": TEXTS, "body": TEXTS[::-1]})
+    estimator = PromptClassifier(backbone, template="{title} : {body}", training=TRAINING).fit(frame, LABELS)
+    assert estimator.n_features_in_ == 2
+    assert estimator.prompt_.predict(frame.iloc[:1], model=backbone)[0]["text"] == f"{TEXTS[0]} : {TEXTS[-1]}"
+
+
+def test_grid_search_and_pipelines_work(backbone):
+    upper = FunctionTransformer(lambda texts: [text.upper() for text in texts])
+    steps = Pipeline([("upper", upper), ("prompt", PromptClassifier(backbone, training=TRAINING))])
+    search = GridSearchCV(steps, {"prompt__random_state": [0, 1]}, cv=2, error_score="raise").fit(TEXTS, LABELS)
+    assert search.best_params_["prompt__random_state"] in (0, 1)
+    assert len(search.predict(["good"])) == 1
+
+
+def test_a_regressor_answers_with_finite_numbers(backbone):
+    estimator = PromptRegressor(backbone, training=TRAINING).fit(TEXTS, np.arange(12) / 2)
+    predicted = estimator.predict(TEXTS[:3])
+    assert np.isfinite(predicted).all()
+    assert np.isfinite(estimator.score(TEXTS, np.arange(12) / 2))
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "message"),
+    [
+        ("good", ["yes"], "X is a single input"),
+        ([1.0, 2.0], ["yes", "no"], "input 1 of X is a float"),
+        (np.zeros((2, 3)), ["yes", "no"], "X has shape"),
+        (TEXTS, LABELS[:-1], "12 inputs in X and 11 answers in y"),
+        (TEXTS, ["yes"] * 12, "y holds 1 class"),
+        (pd.DataFrame({"answer": TEXTS}), LABELS, "a column of X is called 'answer'"),
+    ],
+)
+def test_what_cannot_be_fitted_is_named(backbone, texts, labels, message):
+    with pytest.raises(BadInput, match=message):
+        PromptClassifier(backbone, training=TRAINING).fit(texts, labels)
+
+
+def test_inputs_are_lists_arrays_series_and_columns():
+    wanted = [{"text": "a"}, {"text": "b"}]
+    for given in (["a", "b"], np.array(["a", "b"]), np.array([["a"], ["b"]]), pd.Series(["a", "b"])):
+        assert rows_of(given) == wanted
+
+
+def test_an_estimator_that_is_not_fitted_says_so(backbone):
+    from sklearn.exceptions import NotFittedError
+
+    with pytest.raises(NotFittedError):
+        PromptClassifier(backbone).predict(["a"])
