@@ -4,6 +4,8 @@ import csv
 import random
 from pathlib import Path
 
+from softprompt.prompts.contract import AbstractTrainable
+from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.tasks import Task, custom_task
 
 GOOD = ("good", "great")
@@ -41,3 +43,9 @@ def same_files(a: Path, b: Path, ignore: tuple[str, ...] = ()) -> bool:
     different = [name for name in sorted(names[0]) if (a / name).read_bytes() != (b / name).read_bytes()]
     assert different == []
     return True
+
+
+def soft(trainable: AbstractTrainable) -> TrainablePrompt:
+    """The same, which has to be a soft prompt and no baseline."""
+    assert isinstance(trainable, TrainablePrompt)
+    return trainable

@@ -23,7 +23,7 @@ from softprompt.training._records import read_record
 from softprompt.training._setup import build_prompts, prepare, training_rows
 from softprompt.training._words import beginnings_of, with_opening
 
-from kit import review_task, same_files
+from kit import review_task, same_files, soft
 
 INSTRUCTION = "is the film good and not bad?"
 CHAT = (
@@ -32,6 +32,12 @@ CHAT = (
 )
 RUN = {"steps": 4, "eval_every": 2, "batch_size": 4, "device": "cpu"}
 MODELS = ("gpt2", "llama", "mistral", "opt", "chat", "t5", "bart", "bert", "roberta")
+
+
+def opening_of(prompt: SoftPrompt) -> list[int]:
+    """The tokens that the rows of a stored prompt leave to it."""
+    assert prompt.provenance.task is not None
+    return prompt.provenance.task["opening_ids"]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +114,7 @@ class TestInstruction:
     def test_step_0_answers_as_the_hand_written_input_does(self, name, task, backbone_of):
         backbone = backbone_of(name)
         plan, run_data = planned(task, backbone, PromptSettings(init="instruction"))
-        (prompt,) = build_prompts(plan, run_data)
+        prompt = soft(build_prompts(plan, run_data)[0])
         assert prompt.length == len(plan.task.opening_ids) > 4
         found = scores(backbone, task, run_data.validation, prompt.folded())
         torch.testing.assert_close(found, hand_written(backbone, task), rtol=0, atol=1e-4)
@@ -128,7 +134,7 @@ class TestInstruction:
 def test_examples_stand_behind_the_instruction_as_in_a_hand_written_input(name, task, backbone_of):
     backbone = backbone_of(name)
     plan, run_data = planned(task, backbone, PromptSettings(init="examples:4", seeds=Seeds(draw=3)))
-    (prompt,) = build_prompts(plan, run_data)
+    prompt = soft(build_prompts(plan, run_data)[0])
     ids = words_of(plan, run_data)[0]
     text = backbone.tokenizer.decode(ids)
     assert ids[: len(plan.task.opening_ids) - 1] == plan.task.opening_ids[:-1]
@@ -159,7 +165,7 @@ def test_examples_are_drawn_from_the_rows_that_the_prompt_may_see(task, backbone
 def test_a_random_prompt_of_the_run_stands_behind_the_opening(task, backbone_of):
     backbone = backbone_of("gpt2")
     plan, run_data = planned(task, backbone, PromptSettings(init="instruction"), PromptSettings())
-    words, behind = build_prompts(plan, run_data)
+    words, behind = map(soft, build_prompts(plan, run_data))
     n = words.length
     assert behind.length == n + 10
     assert torch.equal(behind.folded()[:n], words.folded())
@@ -168,7 +174,7 @@ def test_a_random_prompt_of_the_run_stands_behind_the_opening(task, backbone_of)
 def test_deep_prompts_of_a_decoder_begin_at_the_instruction_in_every_layer(task, backbone_of):
     backbone = backbone_of("llama")
     plan, run_data = planned(task, backbone, PromptSettings(init="instruction", deep=True))
-    (prompt,) = build_prompts(plan, run_data)
+    prompt = soft(build_prompts(plan, run_data)[0])
     labels = backbone.encode_distinct(task.labels, task.tail)
     batch = run_data.validation.batch(range(16), 0, backbone.pad_id)
     prompt_batch = PromptBatch.stack([prompt.folded()], deep=[prompt.folded_deep()])
@@ -234,8 +240,8 @@ class TestRuns:
         assert set(scored) == {0, 2, 4}
         assert result.metrics["validation"]["score"] == max(scored.values()) >= scored[0]
         prompt = run.prompt()
-        assert prompt.provenance.task["opening_ids"]
-        assert prompt.length == len(prompt.provenance.task["opening_ids"])
+        assert opening_of(prompt)
+        assert prompt.length == len(opening_of(prompt))
         report = evaluate(prompt, split="validation", device="cpu")
         assert report.metrics["score"] == pytest.approx(scored[result.best_step])
 
@@ -250,7 +256,7 @@ class TestRuns:
         run = train(task, folder, init="instruction", output=tmp_path / "run", **RUN)
         assert run.results[0].best_step == 0
         backbone = load_backbone(folder)
-        ids = run.prompt().provenance.task["opening_ids"]
+        ids = opening_of(run.prompt())
         assert torch.equal(run.prompt().vectors, backbone.embed(torch.tensor(ids)).detach())
 
     @pytest.mark.parametrize("restarts", [1, 3])
@@ -289,7 +295,7 @@ class TestRuns:
         run = train(task, folder, init="instruction", lr=1e-9, output=tmp_path / "run", **RUN)
         prompt = run.prompt()
         plan = read_plan(tmp_path / "run")
-        assert plan.task.opening_ids == tuple(prompt.provenance.task["opening_ids"])
+        assert plan.task.opening_ids == tuple(opening_of(prompt))
         assert f"input_ids[:, {prompt.length}:]" in recipe(prompt)
         (answer,) = predict(prompt, ["a great movie"], device="cpu")
         backbone = load_backbone(folder)

@@ -33,10 +33,10 @@ def test_a_prompt_for_it_names_it_and_finds_it_again(smollm2, tmp_path):
         split: [{"text": text, "label": label} for text, label in review_rows(count, seed)]
         for seed, (split, count) in enumerate({"train": 8, "validation": 4, "test": 4}.items())
     }
-    columns = {"text_column": "text", "label_column": "label"}
     run = train(
-        rows, smollm2, **columns, method="prompt-tuning", prompt_length=2, settings=SETTINGS, output=tmp_path / "run"
-    )
+        rows, smollm2, text_column="text", label_column="label",
+        method="prompt-tuning", prompt_length=2, settings=SETTINGS, output=tmp_path / "run",
+    )  # fmt: skip
     prompt = SoftPrompt.load(run.folder / "prompt-tuning-seed0" / "prompt")
     assert prompt.provenance.backbone.name == "smollm2"
     assert evaluate(prompt, rows["test"], device="cpu").metrics["score"] == run.results[0].metrics["test"]["score"]

@@ -28,7 +28,7 @@ from softprompt.training._records import Record, read_record
 from softprompt.training._setup import build_prompts, prepare
 from softprompt.training._start import start_members
 
-from kit import review_task
+from kit import review_task, soft
 
 S = 30.0
 E, V = 16, 40
@@ -212,7 +212,7 @@ class TestUnits:
             PromptSettings(method="prompt-tuning", options={"m": 2}, init=init, units=u) for u in ("raw", "rms")
         )
         plan = Plan(task=task, model=ModelSpec("tiny"), prompts=members, settings=TrainSettings())
-        raw, rms = build_prompts(plan, prepare(plan, split_rows(task, load_rows(task)), backbone))
+        raw, rms = map(soft, build_prompts(plan, prepare(plan, split_rows(task, load_rows(task)), backbone)))
         assert raw.vectors().norm() > 1
         torch.testing.assert_close(raw.vectors(), rms.vectors(), rtol=1e-6, atol=0)
         assert not torch.allclose(raw.initial, rms.initial)
@@ -393,7 +393,7 @@ class TestTold:
         train(task, backbone, prompts=prompts, settings=settings, output=tmp_path / "run")
         found = [re.match(r"(\S+): step 2: over-exploded: .* lower the learning rate .now 1000", line)
                  for line in caplog.messages if ": step " in line]  # fmt: skip
-        assert sorted(line and line[1] for line in found) == warned
+        assert sorted(line[1] if line else "" for line in found) == warned
 
     def test_a_trained_prompt_out_of_scale_is_reported(self, task, tiny_t5, tmp_path, caplog, capsys):
         model, tokenizer = tiny_t5()

@@ -8,6 +8,7 @@ import torch
 from benchmarks.against_peft.rows import twin
 from softprompt.backbones import AbstractBackbone, from_model
 from softprompt.data import Examples
+from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.tasks import task
 from softprompt.training._loop import Loop, RunData
@@ -83,6 +84,7 @@ class Ours:
     def loss_and_gradient(self, rows: Sequence[int]) -> tuple[float, Tensor]:
         """The loss of some rows and its gradient at the first prompt's initial vectors."""
         prompt = self.prompts[0].trainable
+        assert isinstance(prompt, TrainablePrompt)
         prompt.zero_grad()
         loss = self._pass_over(self.prompts[:1], rows)
         assert prompt.initial.grad is not None

@@ -27,6 +27,7 @@ from benchmarks.against_peft.rows import (
     tokens,
 )
 from softprompt.data import Examples, Ragged
+from softprompt.prompts.trainable import TrainablePrompt
 from transformers import T5Tokenizer
 
 LR = 0.1
@@ -127,6 +128,7 @@ def made(cell: Cell, machine: Machine) -> Iterator[Made]:
 
         first = ours("first", "reference", VARIANTS["reference"])
         prompt = first.prompts[0].trainable
+        assert isinstance(prompt, TrainablePrompt)
         first.close()
         variants: dict[str, Peer | Ours] = {}
         for name in cell.variants:

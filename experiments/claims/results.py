@@ -115,7 +115,7 @@ class Results:
         FILE.write(path, self.to_json())
 
 
-def score(record: Record) -> float | None:
+def score(record: Mapping[str, Any]) -> float | None:
     """The test score; of a run that was dropped, that of always answering the most frequent class."""
     return record["score"] if record["score"] is not None else record["majority"]
 

@@ -126,7 +126,8 @@ def _write(path: Path, folder: Path) -> None:
         with _quietly():
             tokenizer = AutoTokenizer.from_pretrained(alone, **how)
             auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-            model, report = auto.from_pretrained(alone, dtype=torch.float32, output_loading_info=True, **how)
+            loaded: Any = auto.from_pretrained(alone, dtype=torch.float32, output_loading_info=True, **how)
+            model, report = loaded
     except (*LOADING, NotImplementedError) as error:
         raise _why_not_read(path, error) from error
     finally:

@@ -20,8 +20,7 @@ class TaskLoss(Protocol):
         over_labels: whether the outputs are a choice between the labels; else it is one between all tokens.
     """
 
-    @property
-    def over_labels(self) -> bool: ...
+    over_labels: ClassVar[bool]
 
     def outputs(
         self, backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch
