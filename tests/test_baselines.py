@@ -12,6 +12,7 @@ from softprompt.baselines.kinds import swap_for
 from softprompt.cli import main
 from softprompt.data import load_rows, split_rows, stream
 from softprompt.errors import BadInput, DamagedFile, ModelMismatch, SoftPromptError, UnknownName, UnsupportedModel
+from softprompt.inference.asked import put
 from softprompt.inference.evaluate import evaluate, examples_for
 from softprompt.inference.predict import predict
 from softprompt.interop.hub import load_stored
@@ -90,6 +91,7 @@ def plain_losses(backbone, task, method, seed, lr):
     if head is not None:
         groups.append({"params": list(head.parameters()), "lr": 5e-3, "weight_decay": 0.0})
     optimizer, peaks = torch.optim.AdamW(groups), [group["lr"] for group in groups]
+    task = put(task, backbone.kind)
     rows = examples_for(backbone, task, split_rows(task, load_rows(task, None)).train, 0)
     losses = []
     for step, chosen in zip(range(1, 7), stream(rows.lengths, range(len(rows)), 8, seed=seed), strict=False):

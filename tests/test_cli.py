@@ -32,6 +32,7 @@ COMMANDS = (
     ["stability"],
     ["tasks", "list"],
     ["tasks", "show"],
+    ["tasks", "check"],
     ["methods", "list"],
     ["methods", "regularizers"],
     ["methods", "show"],
