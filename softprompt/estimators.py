@@ -4,7 +4,7 @@ import functools
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -95,7 +95,7 @@ class _PromptEstimator(BaseEstimator):
         check_is_fitted(self, "prompt_")
         return predict(self.prompt_, rows_of(texts), model=self._backbone())
 
-    def __sklearn_clone__(self) -> Self:
+    def __sklearn_clone__(self) -> "_PromptEstimator":
         """A fresh estimator that shares the frozen model, which a copy would hold in memory twice."""
         return type(self)(**self.get_params(deep=False))
 
@@ -137,7 +137,7 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
         self.model, self.template, self.label_words, self.answers = model, template, label_words, answers
         self.training, self.random_state = training, random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any) -> "PromptClassifier":
         """Train the prompt on texts and their classes.
 
         Raises:
@@ -195,7 +195,7 @@ class PromptRegressor(RegressorMixin, _PromptEstimator):
         self.model, self.template, self.answers = model, template, answers
         self.training, self.random_state = training, random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any) -> "PromptRegressor":
         """Train the prompt on texts and their numbers.
 
         Raises:
