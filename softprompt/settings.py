@@ -44,7 +44,7 @@ class Seeds:
 
 DTYPES = ("float32", "bfloat16", "float64")
 ANSWERS = ("auto", "tokens", "chat", "label-words", "linear-head")
-ENGINES = ("auto", "packed", "reference")
+ENGINES = ("auto", "packed", "shared", "reference")
 QUANTIZED = ("int8",)
 
 
@@ -59,7 +59,8 @@ class ModelSpec:
         dtype: precision of the frozen model: float32 or bfloat16 (from Python also float64).
         device: cpu, cuda, cuda:1 ...; auto is the GPU if there is one.
         answers: how the model answers: tokens, chat (instruct decoder), label-words or linear-head (encoder), or auto.
-        engine: passes of a T5: packed, reference (transformers' own), or auto: packed where it can be.
+        engine: packed (T5), shared (decoders), reference (transformers' own passes), or auto: the fastest one that the
+            model can have.
         quantize: int8: the frozen linear layers in 8 bits, on a CPU with AVX512-VNNI (docs/models.md).
         embedding_scale: factor on the frozen model's word embeddings; the model computes the same (docs/models.md).
 

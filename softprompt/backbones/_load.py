@@ -38,7 +38,8 @@ def load_backbone(name_or_path: str | Path | ModelSpec, **keywords: Any) -> Abst
         keywords: the other fields of `ModelSpec`, where none is given. "auto" answers by tokens; an encoder by label
             words if the checkpoint's weights include a masked-LM head, for transformers would make up a random one in
             silence, else by a linear head. The engine "packed" computes rows of T5, T5 v1.1, FLAN and mT5 without
-            padding (see `PackedT5`), "reference" is transformers' own passes.
+            padding (see `PackedT5`), "shared" each prompt of a decoder once a pass (see `SharedPasses`), "reference" is
+            transformers' own passes.
 
     Raises:
         BadInput: no such folder or hub id, no tokenizer, an unreadable checkpoint, no such device, a scale that is
@@ -126,13 +127,15 @@ def _backbone(model: Any, tokenizer: Any, spec: ModelSpec) -> AbstractBackbone:
         )
     if spec.engine == "packed" and kind != "encoder-decoder":
         raise UnsupportedModel(f"{name!r} ({kind}) has no packed passes, only a T5 has; leave --engine=packed out")
+    if spec.engine == "shared" and kind != "decoder":
+        raise UnsupportedModel(f"{name!r} ({kind}) shares no prompt, only a decoder does; leave --engine=shared out")
     if kind != "encoder":
         if answers not in ("auto", "tokens") and not (kind == "decoder" and answers == "chat"):
             raise UnsupportedModel(f"{name!r} ({kind}) answers in tokens, not by {answers}")
         if kind == "encoder-decoder":
             backbone: AbstractBackbone = EncoderDecoderBackbone(model, tokenizer, name, revision, engine=spec.engine)
         else:
-            backbone = DecoderBackbone(model, tokenizer, name, revision, chat=answers == "chat")
+            backbone = DecoderBackbone(model, tokenizer, name, revision, chat=answers == "chat", engine=spec.engine)
     elif answers in ("tokens", "chat"):
         raise UnsupportedModel(f"{name!r} is an encoder and generates no tokens; choose label-words or linear-head")
     else:

@@ -1,4 +1,4 @@
-"""Which library multiplies float32 on a CPU for the packed engine: oneDNN, or torch's own (MKL, mostly).
+"""Which library multiplies float32 on a CPU for our own engines: oneDNN, or torch's own (MKL, mostly).
 
 Which is faster depends on the processor: MKL has no AVX-512 on those of AMD, and there oneDNN is about twice as fast;
 on an Intel Xeon it was 7 % slower. Both give the same but for rounding.
@@ -33,8 +33,11 @@ def by_onednn(x: Tensor, weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, None, "none", [], "")
 
 
-def chosen_library() -> Library:
+def chosen_library(wanted: float = CLEARLY) -> Library:
     """The library that the environment forces, or the faster one here, which is measured once a process.
+
+    Args:
+        wanted: torch's own is taken where it takes less than so many times the time of oneDNN.
 
     Raises:
         UnknownName: the variable names no library.
@@ -44,15 +47,15 @@ def chosen_library() -> Library:
         raise UnknownName(f"library in {VARIABLE}", forced, ("auto", *LIBRARIES))
     if forced == "torch" or not HAS_ONEDNN:
         return "torch"
-    return "onednn" if forced == "onednn" else faster_library(torch.get_num_threads())
+    return "onednn" if forced == "onednn" else faster_library(torch.get_num_threads(), wanted)
 
 
 @functools.cache
-def faster_library(threads: int) -> Library:
+def faster_library(threads: int, wanted: float = CLEARLY) -> Library:
     """The faster library with so many threads, by the fastest of a few products by each."""
     x, weight = torch.rand(2, ROWS, WIDTH).unbind()
     ours, theirs = (seconds_of(product, x, weight) for product in (by_onednn, functional.linear))
-    return "torch" if theirs < CLEARLY * ours else "onednn"
+    return "torch" if theirs < wanted * ours else "onednn"
 
 
 @torch.no_grad()

@@ -25,12 +25,13 @@ from ._products import Library
 from .deep import entering, layers_of, state_scales
 from .family import embedded, entry_scale, text_config
 from .fast.int8 import is_int8, to_int8
+from .fast.shared.switch import recomputing
 from .identity import identity_of, refuse_another_depth, refuse_another_model
 from .join import Joined
 from .rescale.scale import scaling_of
 
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
-Engine = Literal["packed", "reference"]
+Engine = Literal["packed", "shared", "reference"]
 
 # Layers that transformers does not mark as recomputable, though nothing in them forbids it.
 _UNMARKED_LAYERS = ("AlbertLayer", "MPNetLayer")
@@ -241,7 +242,9 @@ class AbstractBackbone(abc.ABC):
             # Not transformers' own switch: it acts in training mode only, and so turns dropout on with it.
             layer.__dict__.pop("forward", None)
             if on:
-                layer.__dict__["forward"] = partial(checkpoint, layer.forward, use_reentrant=False)
+                layer.__dict__["forward"] = partial(
+                    checkpoint, layer.forward, use_reentrant=False, context_fn=recomputing
+                )
 
     def to_int8(self) -> None:
         """The model's linear layers in int8, for good, but for its head and those too narrow to gain by it.

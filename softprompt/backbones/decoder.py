@@ -1,8 +1,6 @@
 """GPT-2 and its relatives: the prompt before the text, the answer right behind it, token by token."""
 
 import copy
-import dataclasses
-import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar, final
 
@@ -26,7 +24,9 @@ from .family import (
     refuse_lost_masks,
     text_config,
 )
-from .join import Joined, join_batch, padded_right, refuse_empty, refuse_too_long, take
+from .fast.shared.engine import SharedEngine
+from .fast.shared.passes import counts_positions
+from .join import Joined, join_batch, join_masks, padded_right, refuse_empty, refuse_too_long, take, without_end
 
 IGNORED = -100
 # Ends the text, as the templates name their other parts: without it a model cannot tell where a text stops.
@@ -50,15 +50,25 @@ class DecoderBackbone(AbstractBackbone):
         name: hub id or folder.
         revision: commit on the hub.
         chat: put texts into the tokenizer's chat template.
+        engine: "auto", "shared" or "reference" (`load_backbone`).
 
     Raises:
-        UnsupportedModel: no language-model head, no token that ends an answer, float64 with eager attention, or `chat`
-            without a template that shows a user's text once.
+        UnsupportedModel: no language-model head, no token that ends an answer, float64 with eager attention, `chat`
+            without a template that shows a user's text once, or shared passes asked for that this model cannot have.
     """
 
     kind: ClassVar[str] = "decoder"
 
-    def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None, *, chat: bool = False):
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        name: str,
+        revision: str | None = None,
+        *,
+        chat: bool = False,
+        engine: str = "auto",
+    ):
         super().__init__(model, tokenizer, name, revision)
         if self.model.get_output_embeddings() is None:
             raise UnsupportedModel(f"{name!r} has no language-model head; load it with AutoModelForCausalLM")
@@ -68,12 +78,14 @@ class DecoderBackbone(AbstractBackbone):
             # Families that are only tried when they are loaded may have layers of their own that cannot be mixed.
             wide_between_products(self.model)
         self.ends = self._ends()
-        self._counts_positions = "position_ids" in inspect.signature(self.base.forward).parameters
+        self._counts_positions = counts_positions(self.base)
         self.answers: Answers = "chat" if chat else "tokens"
         self.special_tokens = not chat
         self.input_prefix, self.input_suffix = self._turn() if chat else ("", ANSWER_CUE)
         self.between_rows = self._next_turn() if chat else self.between_rows
         self._ends_texts = not chat and list(tokenizer("a").input_ids)[-1] == tokenizer.eos_token_id
+        self._shared = SharedEngine(self, self.base)
+        self._shared.choose(engine)
 
     @property
     def stack(self) -> Any:
@@ -126,6 +138,8 @@ class DecoderBackbone(AbstractBackbone):
         """Logits of the whole vocabulary at the label positions only, the targets before each being read."""
         if batch.targets is None:
             raise ValueError("logits need targets: a decoder reads each answer token before the next")
+        if (shared := self._shared.now()) is not None:
+            return shared.logits(prompt_batch, self._checked(prompt_batch, batch, batch.targets.shape[1] - 1))
         return self._answered(self._join(prompt_batch, batch), batch.targets.long())
 
     def label_scores(
@@ -139,7 +153,10 @@ class DecoderBackbone(AbstractBackbone):
         refuse_unknown_normalization(normalize)
         if normalize == "first":
             refuse_collisions(labels, self.tokenizer)
-        elif max(map(len, labels)) > 1 and (torch.is_grad_enabled() or not self.continues):
+        if (shared := self._shared.now()) is not None:
+            rows = self._checked(prompt_batch, batch, 0 if normalize == "first" else self.answer_positions(labels))
+            return shared.label_scores(prompt_batch, rows, labels, normalize)
+        if normalize != "first" and max(map(len, labels)) > 1 and (torch.is_grad_enabled() or not self.continues):
             return self._behind_every_row(prompt_batch, batch, labels, normalize)
         joined = self._join(prompt_batch, batch)
         if normalize == "first" or max(map(len, labels)) == 1:
@@ -157,6 +174,8 @@ class DecoderBackbone(AbstractBackbone):
 
     def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """The last states over the text, as they are computed where rows are padded before the prompt."""
+        if (shared := self._shared.now()) is not None:
+            return shared.text_states(prompt_batch, self._checked(prompt_batch, batch))
         joined = self._join(prompt_batch, batch)
         before = joined.pads_first()
         with self.entering(before):
@@ -253,16 +272,22 @@ class DecoderBackbone(AbstractBackbone):
             raise UnsupportedModel(f"{self.name!r} names no token that ends an answer; set tokenizer.eos_token")
         return list(dict.fromkeys(flat))
 
-    def _join(self, prompt_batch: PromptBatch, batch: TextBatch) -> Joined:
-        """Prompt and text; an end of sequence that the tokenizer put behind the text is masked."""
+    def _rows(self, batch: TextBatch) -> TextBatch:
+        """The rows padded on the right; an end of sequence that the tokenizer put behind a text is masked."""
         batch = padded_right(batch)
-        joined = join_batch(prompt_batch, batch, self.embed)
-        if self._ends_texts:
-            columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
-            is_last = columns == batch.mask.sum(1, keepdim=True) - 1
-            text = batch.mask & ~(is_last & (batch.ids == self.tokenizer.eos_token_id))
-            mask = torch.cat([joined.mask[:, : joined.prompt_length], text], 1)
-            joined = dataclasses.replace(joined, mask=mask)
+        return without_end(batch, self.tokenizer.eos_token_id) if self._ends_texts else batch
+
+    def _checked(self, prompt_batch: PromptBatch, batch: TextBatch, answer: int = 0) -> TextBatch:
+        """The rows for shared passes, none of them empty or too long."""
+        rows = self._rows(batch)
+        joined = join_masks(prompt_batch, rows, self.embeddings.weight)
+        refuse_empty(joined)
+        self._refuse_too_long(joined, answer)
+        return rows
+
+    def _join(self, prompt_batch: PromptBatch, batch: TextBatch) -> Joined:
+        """Prompt and text."""
+        joined = join_batch(prompt_batch, self._rows(batch), self.embed)
         refuse_empty(joined)
         return joined
 

@@ -93,6 +93,13 @@ def padded_right(batch: TextBatch) -> TextBatch:
     return dataclasses.replace(batch, **moved)
 
 
+def without_end(batch: TextBatch, end: int) -> TextBatch:
+    """Rows that are padded on the right, with a token masked where it is the last of its row."""
+    columns = torch.arange(batch.ids.shape[1], device=batch.ids.device)
+    is_last = columns == batch.mask.sum(1, keepdim=True) - 1
+    return dataclasses.replace(batch, mask=batch.mask & ~(is_last & (batch.ids == end)))
+
+
 def join(
     prompt: Float[Tensor, "b n e"],
     prompt_mask: Bool[Tensor, "b n"],
@@ -113,6 +120,12 @@ def join_batch(prompt_batch: PromptBatch, batch: TextBatch, embed: Callable[[Ten
         text = text + batch.text_delta.to(text.dtype)
     joined = join(prompt, prompt_batch.mask[batch.owner], text, batch.mask)
     return dataclasses.replace(joined, fresh=Fresh.of(prompt_batch, batch.owner, batch.ids.shape[1]))
+
+
+def join_masks(prompt_batch: PromptBatch, batch: TextBatch, like: Tensor) -> Joined:
+    """The same rows without vectors: no more is needed to count positions."""
+    mask = torch.cat([prompt_batch.mask[batch.owner], batch.mask], 1)
+    return Joined(like.new_zeros(*mask.shape, 0), mask, prompt_batch.mask.shape[1])
 
 
 def refuse_too_long(joined: Joined, limit: int | None, name: str, answer: int = 0, *, why: str = "") -> None:

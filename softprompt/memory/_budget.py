@@ -55,8 +55,8 @@ class MemoryBudget:
         if not exact or backbone.device.type != "cpu":
             return cls(exact=exact)
         tokens = CPU_NUMBERS // backbone.hidden_size
-        if backbone.engine == "packed":
-            # The packed engine has no padding. Rows of mixed lengths fill about half of rows x longest row.
+        if backbone.engine != "reference":
+            # Our own engines have no padding. Rows of mixed lengths fill about half of rows x longest row.
             return cls(2 * tokens)
         return cls(tokens, each=CPU_PASS / backbone.hidden_size)
 

@@ -1,5 +1,6 @@
 """Measurements of memory: how much is free, how much a row of a pass needs, and which errors mean a lack of it."""
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -99,10 +100,24 @@ def bytes_per_token(
         batch: its first row is measured.
         losses: computes the loss of each row.
     """
-    rows = [torch.zeros(copies, dtype=torch.long, device=batch.ids.device) for copies in (1, 2)]
     measure = _peak if backbone.device.type == "cuda" else _kept
-    one_row, two_rows = (measure(backbone, prompt_batch, batch.select(copies), losses) for copies in rows)
+    one_row, two_rows = (
+        measure(backbone, prompt_batch, _copies(prompt_batch, batch, count, backbone.engine == "shared"), losses)
+        for count in (1, 2)
+    )
     return (two_rows - one_row) / (prompt_batch.vectors.shape[1] + batch.ids.shape[1])
+
+
+def _copies(prompt_batch: PromptBatch, batch: TextBatch, count: int, is_shared: bool) -> TextBatch:
+    """Return copies of the first row.
+
+    Where an engine computes what rows share once, each gets a prompt of its own: a second copy would cost nothing.
+    """
+    rows = batch.select(torch.zeros(count, dtype=torch.long, device=batch.ids.device))
+    if not is_shared:
+        return rows
+    shift = prompt_batch.vectors.new_zeros(count, *prompt_batch.vectors.shape[1:])
+    return dataclasses.replace(rows, prompt_delta=shift)
 
 
 def _kept(

@@ -36,7 +36,7 @@ class RunSpec:
         style: as in `train`; None on a decoder is "words", what it was when the first runs got their names.
         answers: as in `train`.
         dtype: precision of the frozen model.
-        engine: "packed", "reference" or "auto" (`load_backbone`).
+        engine: "packed", "shared", "reference" or "auto" (`load_backbone`).
         quantize: "int8", or None.
         revision: commit of the model on the hub.
         max_bad_rows: malformed rows to drop before it is an error.

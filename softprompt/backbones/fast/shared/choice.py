@@ -1,0 +1,115 @@
+"""Whether a decoder's passes can share their prefixes: tried on a few drawn tokens, and seen from its modules."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, final
+
+import torch
+from torch import Tensor, nn
+
+from ....prompts.batch import PromptBatch, TextBatch
+from ..._fit import cause_of
+from .passes import SharedPasses, counts_positions, last_layer
+
+if TYPE_CHECKING:
+    from ...base import AbstractBackbone
+
+# Largest difference that is rounding, in units of the largest logit, and in nats for scores of labels.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
+# Of bfloat16 and of quantised layers: a position or a mask that is wrong lies far above it.
+ROUGH = 0.25
+LENGTHS, PROMPTS, OWNERS = (7, 4, 6, 9, 5), (3, 1), (0, 1, 0, 0, 1)
+# Two labels of several tokens behind one text, and one of a single token.
+LABEL_LENGTHS = (3, 1, 2)
+
+
+@final
+@dataclass(frozen=True)
+class Trial:
+    """What both engines compute at loading: prompts, rows and labels, all drawn from one seed."""
+
+    prompt_batch: PromptBatch
+    batch: TextBatch
+    labels: Sequence[Sequence[int]]
+
+    @classmethod
+    def of(cls, vectors: Tensor) -> "Trial":
+        """Draw prompts from rows of the word vectors, so that they have the size of words."""
+        draw = torch.Generator().manual_seed(0)
+        device = vectors.device
+
+        def tokens(*shape: int) -> Tensor:
+            return torch.randint(len(vectors), shape, generator=draw).to(device)
+
+        prompts = [vectors[tokens(n)].detach().float() for n in PROMPTS]
+        lengths = torch.tensor(LENGTHS, device=device)
+        ids = tokens(len(LENGTHS), max(LENGTHS))
+        # The rows of a prompt begin with the same tokens, as those of a template do.
+        ids[:, :2] = ids[0, :2]
+        batch = TextBatch(
+            ids,
+            torch.arange(max(LENGTHS), device=device) < lengths[:, None],
+            torch.tensor(OWNERS, device=device),
+            tokens(len(LENGTHS), 2),
+        )
+        return cls(PromptBatch.stack(prompts), batch, [tokens(n).tolist() for n in LABEL_LENGTHS])
+
+    def answers(self, backbone: "AbstractBackbone") -> tuple[Tensor, Tensor]:
+        """Return logits of two tokens, and scores of the labels."""
+        scores = backbone.label_scores(self.prompt_batch, self.batch, self.labels)
+        return backbone.logits(self.prompt_batch, self.batch).float(), scores.float()
+
+
+@torch.no_grad()
+def disagreement(backbone: "AbstractBackbone", passes: SharedPasses, use: Callable[[bool], None]) -> str | None:
+    """Compare both engines on a few tokens, and return the reason why passes cannot be shared, or None.
+
+    Args:
+        backbone: the decoder.
+        passes: its shared passes. Whether they can end early in the last layer is found out on the way.
+        use: switches the backbone to shared passes, or back to those of transformers.
+    """
+    trial, reason = Trial.of(backbone.word_vectors), None
+    # Whatever the code of a family raises: where it is not the engine's fault, `verify` says more.
+    try:
+        use(False)
+        expected = trial.answers(backbone)
+    except Exception as error:
+        return cause_of(error)
+    for early in (True, False) if last_layer(passes.base) is not None else (False,):
+        passes.ends_early = early
+        use(True)
+        try:
+            reason = _difference(backbone, trial.answers(backbone), expected)
+        except Exception as error:
+            reason = cause_of(error)
+        use(False)
+        if reason is None:
+            return None
+    return reason
+
+
+def _difference(
+    backbone: "AbstractBackbone", answers: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]
+) -> str | None:
+    tolerance = ROUGH if backbone.quantize else TOLERANCE.get(backbone.dtype, ROUGH)
+    for ours, theirs, what in zip(answers, expected, ("logits", "scores of labels"), strict=True):
+        difference = float((ours - theirs).abs().max() / theirs.abs().max())
+        if not difference <= tolerance:
+            return f"their {what} differ from transformers' by {difference:.1e} of the largest"
+    return None
+
+
+def unfit(model: nn.Module, base: nn.Module) -> str | None:
+    """The reason why transformers has to run a pass now, or None; takes about 0.1 ms for a model of 300 modules."""
+    if not counts_positions(base):
+        return "its layers are not told the positions of tokens"
+    if model.training:
+        return "its dropout is on"
+    for module in model.modules():
+        # What acts on word vectors acts on those of a sequence, too: bfloat16 models widen them so.
+        if isinstance(module, nn.Embedding):
+            continue
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+            return "hooks act on its layers"
+    return None

@@ -1,0 +1,215 @@
+"""Where the positions of a batch lie in one sequence without padding, and which of them are computed in one call.
+
+All indices are computed by numpy on the host, which waits for the device once, and then copied.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ....prompts.batch import PromptBatch, TextBatch
+from .groups import Group, Spans, grouped
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One sequence of r positions: p prefixes, then b rows, and the q positions whose logits are asked for.
+
+    A prefix is a prompt and the tokens with which all its rows begin. A row is what is left of its text, and its
+    answers, each of which goes on from the text.
+
+    Args:
+        tokens: token id of each position; 0 where a vector of a prompt stands.
+        positions: position id of each position, as in a row of its own.
+        prompts: places of prompt vectors, and for each the row of the batch of prompts (or the row of text, where rows
+            have perturbed copies) and the column from which it comes.
+        texts: places of text tokens behind the prefixes, and for each the row and the column of the batch.
+        queries: places of the asked positions: for each row the end of its text, then all tokens of its answers.
+        firsts: number of each row's first query.
+        whole: the calls of the attention over all positions.
+        asked: its calls over the queries alone.
+        states: for each column of text its place; for padding, a place of the same row.
+    """
+
+    tokens: Int[Tensor, " r"]
+    positions: Int[Tensor, " r"]
+    prompts: tuple[Tensor, Tensor, Tensor]
+    texts: tuple[Tensor, Tensor, Tensor]
+    queries: Int[Tensor, " q"]
+    firsts: Int[Tensor, " b"]
+    whole: tuple[Group, ...]
+    asked: tuple[Group, ...]
+    states: Int[Tensor, "b t"]
+
+
+def lay_out(
+    prompt_batch: PromptBatch, batch: TextBatch, answers: Int[Tensor, "b k l"], *, device: torch.device
+) -> Layout:
+    """Lay out the rows of a batch whose texts are padded on the right.
+
+    Args:
+        prompt_batch: the prompts.
+        batch: the rows. Rows with a shifted prompt get a copy of it each.
+        answers: token ids that each row reads behind its text, in k branches of at most l tokens; -100 is padding.
+        device: where the indices are needed.
+    """
+    host = _Host(prompt_batch, batch, answers)
+    return host.layout(device)
+
+
+def ragged(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each element of rows of these lengths its row and its number within the row."""
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    return rows, np.arange(len(rows)) - np.repeat(starts_of(lengths), lengths)
+
+
+def starts_of(lengths: np.ndarray, first: int = 0) -> np.ndarray:
+    """Return where rows of these lengths begin when they lie one behind another."""
+    return first + np.cumsum(lengths) - lengths
+
+
+def common_tokens(ids: np.ndarray, lengths: np.ndarray, owner: np.ndarray, p: int) -> np.ndarray:
+    """Return for each prompt the number of tokens with which all its rows begin; one token is left to each row."""
+    counts = np.zeros(p, dtype=np.int64)
+    for prompt in range(p):
+        rows = np.flatnonzero(owner == prompt)
+        if len(rows) < 2:
+            continue
+        most = max(int(lengths[rows].min()) - 1, 0)
+        differs = (ids[rows, :most] != ids[rows[0], :most]).any(0)
+        counts[prompt] = differs.argmax() if differs.any() else most
+    return counts
+
+
+class _Host:
+    """The arithmetic of a layout, on the host."""
+
+    def __init__(self, prompt_batch: PromptBatch, batch: TextBatch, answers: Tensor):
+        self.copies = batch.prompt_delta is not None
+        self.owner, self.ids = batch.owner.cpu().numpy(), batch.ids.cpu().numpy()
+        self.prompt_mask = prompt_batch.mask.cpu().numpy()
+        self.prompt_lengths = self.prompt_mask.sum(1)
+        self.text_lengths = batch.mask.cpu().numpy().sum(1)
+        self.answers = answers.cpu().numpy()
+        self.answer_lengths = (self.answers >= 0).sum(2)
+        p = len(self.prompt_mask)
+        is_shared = not self.copies and batch.text_delta is None
+        self.common = common_tokens(self.ids, self.text_lengths, self.owner, p) if is_shared else np.zeros(p, int)
+        used = np.isin(np.arange(p), self.owner) & (not self.copies)
+        self.prefix_prompts = self.prompt_lengths * used
+        self.prefix_lengths = self.prefix_prompts + self.common
+        self.row_prompts = self.prompt_lengths[self.owner] * self.copies
+        self.row_texts = self.text_lengths - self.common[self.owner]
+        self.row_answers = self.answer_lengths.sum(1)
+        self.row_lengths = self.row_prompts + self.row_texts + self.row_answers
+        self.prefix_starts = starts_of(self.prefix_lengths)
+        self.row_starts = starts_of(self.row_lengths, int(self.prefix_lengths.sum()))
+        size = int(self.prefix_lengths.sum() + self.row_lengths.sum())
+        self.tokens, self.positions, self.branches = (np.zeros(size, dtype=np.int64) for _ in range(3))
+
+    def layout(self, device: torch.device) -> Layout:
+        """Return the layout, with its indices on the device."""
+        prompts, texts = self._prompts(), self._texts()
+        self._answers()
+        queries, firsts, counts = self._queries()
+        rows = Spans(self.row_starts, self.row_lengths)
+        prefixes = Spans(self.prefix_starts, self.prefix_lengths)
+        marks = self.positions, self.branches
+        on = device.type
+        alone = grouped(prefixes, prefixes, None, None, marks, marks, on)
+        whole = grouped(rows, rows, prefixes, self.owner, marks, marks, on)
+        its = self.positions[queries], self.branches[queries]
+        asked = grouped(Spans(firsts, counts), rows, prefixes, self.owner, its, marks, on)
+
+        def moved(values: np.ndarray) -> Tensor:
+            return torch.from_numpy(values).to(device)
+
+        def three(values: tuple[np.ndarray, np.ndarray, np.ndarray]) -> tuple[Tensor, Tensor, Tensor]:
+            return moved(values[0]), moved(values[1]), moved(values[2])
+
+        return Layout(
+            tokens=moved(self.tokens),
+            positions=moved(self.positions),
+            prompts=three(prompts),
+            texts=three(texts),
+            queries=moved(queries),
+            firsts=moved(firsts),
+            whole=tuple(group.to(device) for group in (*alone, *whole)),
+            asked=tuple(group.to(device) for group in asked),
+            states=moved(self._states()),
+        )
+
+    def _prompts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Place the vectors of prompts, once a prompt or once a row."""
+        lengths, starts = (
+            (self.row_prompts, self.row_starts) if self.copies else (self.prefix_prompts, self.prefix_starts)
+        )
+        rows, within = ragged(lengths)
+        prompt = self.owner[rows] if self.copies else rows
+        # The columns of a prompt, those of padding last.
+        columns = np.argsort(~self.prompt_mask, axis=1, kind="stable")[prompt, within]
+        places = starts[rows] + within
+        self.positions[places] = within
+        return places, rows, columns
+
+    def _texts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Place the tokens of texts: common ones in the prefixes, the others in the rows."""
+        prompts, within = ragged(self.common)
+        places = self.prefix_starts[prompts] + self.prefix_prompts[prompts] + within
+        # The first row of each prompt has the tokens of them all.
+        first = np.array([np.argmax(self.owner == prompt) for prompt in range(len(self.common))], dtype=np.int64)
+        self.tokens[places] = self.ids[first[prompts], within]
+        self.positions[places] = self.prompt_lengths[prompts] + within
+        rows, within = ragged(self.row_texts)
+        columns = self.common[self.owner[rows]] + within
+        places = self.row_starts[rows] + self.row_prompts[rows] + within
+        self.tokens[places] = self.ids[rows, columns]
+        self.positions[places] = self.prompt_lengths[self.owner[rows]] + columns
+        return places, rows, columns
+
+    def _answers(self) -> None:
+        """Place the tokens of answers. Each answer goes on from the text and has a branch of its own."""
+        pairs, within = ragged(self.answer_lengths.flatten())
+        rows, branches = np.divmod(pairs, max(self.answers.shape[1], 1))
+        begins = self.row_starts + self.row_prompts + self.row_texts
+        before = np.cumsum(self.answer_lengths, 1) - self.answer_lengths
+        places = begins[rows] + before[rows, branches] + within
+        self.tokens[places] = self.answers[rows, branches, within]
+        self.positions[places] = (self.prompt_lengths[self.owner] + self.text_lengths)[rows] + within
+        self.branches[places] = branches + 1
+
+    def _queries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the places of the queries, the number of each row's first one, and how many a row has."""
+        counts = 1 + self.row_answers
+        rows, within = ragged(counts)
+        body = self.row_prompts + self.row_texts
+        prefix_ends = (self.prefix_starts + self.prefix_lengths)[self.owner] - 1
+        ends = np.where(body > 0, self.row_starts + body - 1, prefix_ends)
+        places = np.where(within == 0, ends[rows], (self.row_starts + body)[rows] + within - 1)
+        return places, starts_of(counts), counts
+
+    def _states(self) -> np.ndarray:
+        """Return the place of each column of text; of padding, a place of the same row."""
+        common, columns = self.common[self.owner][:, None], np.arange(self.ids.shape[1])[None]
+        in_prefix = (self.prefix_starts + self.prefix_prompts)[self.owner][:, None] + columns
+        last = np.maximum(self.row_texts[:, None] - 1, 0)
+        in_row = (self.row_starts + self.row_prompts)[:, None] + np.minimum(columns - common, last)
+        return np.minimum(np.where(columns < common, in_prefix, in_row), max(len(self.tokens) - 1, 0))
+
+
+def no_answers(batch: TextBatch) -> Int[Tensor, "b 0 0"]:
+    """Return the answers of rows that read none."""
+    return batch.ids.new_zeros(len(batch.ids), 0, 0)
+
+
+def same_answers(answers: Sequence[Sequence[int]], b: int) -> Int[Tensor, "b k l"]:
+    """Return the answers of rows that all read the same ones."""
+    longest = max(map(len, answers), default=0)
+    padded = [[*answer, *[-100] * (longest - len(answer))] for answer in answers]
+    return torch.tensor(padded, dtype=torch.long).view(1, len(answers), longest).expand(b, -1, -1)
