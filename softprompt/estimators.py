@@ -167,7 +167,8 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable class of each input."""
-        return self.classes_[self.predict_proba(X).argmax(1)]
+        chances = self.predict_proba(X)
+        return self.classes_[chances.argmax(1)]
 
 
 class PromptRegressor(RegressorMixin, _PromptEstimator):

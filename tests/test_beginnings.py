@@ -15,6 +15,7 @@ from softprompt.inference.in_context import labelled_text
 from softprompt.inference.predict import predict
 from softprompt.interop._recipes import recipe
 from softprompt.prompts.batch import PromptBatch
+from softprompt.prompts.prompt import SoftPrompt
 from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.tasks import Task
 from softprompt.training import Interrupted, Plan, read_plan, resume, train
