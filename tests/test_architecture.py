@@ -184,6 +184,8 @@ PUBLIC = [
     "METRICS",
     "Method",
     "ModelSpec",
+    "PromptClassifier",
+    "PromptRegressor",
     "PromptSettings",
     "Provenance",
     "Result",
