@@ -10,18 +10,12 @@ from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.cli._held_against import held_against
 from softprompt.data import Rows
-from softprompt.errors import BadInput
-from softprompt.inference.context import drawn_examples, written
-from softprompt.inference.frozen import (
-    Baseline,
-    baselines,
-    fitted_bias,
-    handwritten,
-    label_scores_of,
-    limited,
-    over,
-)
+from softprompt.errors import BadInput, DamagedFile
+from softprompt.inference.frozen import Baseline, baselines, handwritten, limited, over
+from softprompt.inference.in_context import drawn_examples, written
 from softprompt.inference.intervals import difference_interval
+from softprompt.inference.kept_baselines import kept_baselines
+from softprompt.inference.without_prompt import fitted_bias, label_scores_of
 from softprompt.inference.wordings import casings, compared, ways_to_put
 from softprompt.tasks import TASKS, Source, Task
 from softprompt.training._advice import not_better
@@ -169,6 +163,19 @@ def test_the_command_shows_what_the_instruction_is_worth_to_a_model_that_knows_i
     assert {line["rows"] for line in lines} == {24}
 
 
+VARIED = [
+    {"text": f"{first} {second} {third}", "kind": kind}
+    for first in ("a", "the", "movie")
+    for second in ("film", "good", "bad", "great")
+    for third, kind in (
+        ("boring", "bad"),
+        ("terrible", "a great movie"),
+        ("wonderful", "bad"),
+        ("film", "a great movie"),
+    )
+]
+
+
 @pytest.fixture(scope="module")
 def trained(tiny_gpt, tmp_path_factory):
     backbone = from_model(*tiny_gpt(n_positions=256), name="tiny")
@@ -184,17 +191,26 @@ class TestBesideTrainedPrompts:
     def test_they_and_the_baselines_are_of_the_same_rows(self, trained):
         found = trained.comparison
         assert [line.name for line in found.baselines][:3] == ["majority", "frozen", "instruction"]
-        assert (found.reference, found.rows, found.of) == ("instruction", 3, 3)
+        assert (found.reference, found.rows) == ("instruction", found.of)
         (prompt,) = found.prompts
         assert prompt.difference == pytest.approx(prompt.score - found.best.score)
         assert prompt.score == pytest.approx(trained.results[0].metrics["test"]["score"])
 
-    def test_the_run_keeps_them_and_does_not_compute_them_again(self, trained, monkeypatch):
-        from softprompt.training import _frozen
+    def test_the_run_keeps_them_and_does_not_compute_them_again(self, trained):
+        path = trained.folder / "frozen.json"
+        lines = kept_baselines(
+            path, {"places": list(range(trained.comparison.of))}, lambda: pytest.fail("computed again")
+        )
+        assert lines == list(trained.comparison.baselines)
 
-        monkeypatch.setattr(_frozen, "_computed", lambda *_: pytest.fail("computed again"))
-        assert _frozen._kept(trained.folder, range(3)) == list(trained.comparison.baselines)
-        assert _frozen._kept(trained.folder, range(2)) == []
+    def test_baselines_of_other_rows_or_of_another_way_to_score_are_replaced(self, trained, tmp_path):
+        lines, path = list(trained.comparison.baselines), tmp_path / "frozen.json"
+        for about in ({"places": [0]}, {"places": [1]}, {"places": [1], "scoring": {"version": 1, "end": False}}):
+            assert kept_baselines(path, about, lambda: lines[:1]) == lines[:1]
+            assert kept_baselines(path, about, lambda: pytest.fail("computed again")) == lines[:1]
+        path.write_text("{")
+        with pytest.raises(DamagedFile, match="delete it"):
+            kept_baselines(path, about, lambda: lines)
 
     def test_a_prompt_that_is_no_better_is_told_of(self, trained):
         worse = dataclasses.replace(trained.comparison.prompts[0], difference=-0.1, score=0.4)
@@ -206,6 +222,24 @@ class TestBesideTrainedPrompts:
     def test_the_table_shows_them_above_the_prompts(self, trained):
         lines = held_against(trained.comparison).splitlines()
         assert lines[0].split()[:4] == ["on", "the", "same", "rows"]
-        assert [line.split()[0] for line in lines[2:5]] == ["majority", "frozen", "instruction"]
-        assert lines[-1] == "3 test rows"
+        assert [line.split()[0] for line in lines[1:4]] == ["majority", "frozen", "instruction"]
+        assert lines[-1] == f"{trained.comparison.rows} test rows"
         assert lines[-2].startswith(trained.comparison.prompts[0].name)
+
+
+@pytest.mark.parametrize(("normalize", "decode"), [("sum", "auto"), ("mean", "auto"), ("sum", "generate")])
+def test_a_prompt_that_is_the_instruction_scores_what_the_row_of_the_instruction_says(
+    normalize, decode, decoder, tmp_path
+):
+    """One rule scores both: with or without an end of sequence, by sums or means, or what the model writes."""
+    run = train(
+        VARIED, decoder, test_data=VARIED, validation_data=VARIED, label_column="kind", text_column="text",
+        instruction="good or bad", template="{text} it was", init="instruction", frozen=True, normalize=normalize,
+        loss="tokens" if decode == "generate" else "labels", decode=decode, steps=1, eval_every=1, lr=1e-12,
+        batch_size=2, max_new_tokens=3, output=tmp_path / "run",
+    )  # fmt: skip
+    lines = {line.name: line for line in run.comparison.baselines}
+    (prompt,) = run.comparison.prompts
+    assert lines["instruction"].score == prompt.score == run.results[0].metrics["test"]["score"]
+    assert lines["instruction"].score == run.results[0].metrics["validation"]["score"]
+    assert prompt.difference_interval == (0, 0)

@@ -12,6 +12,7 @@ from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput
 from softprompt.inference.answers import label_ids
 from softprompt.inference.evaluate import examples_for
+from softprompt.inference.scoring_rule import scoring_for
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
@@ -21,7 +22,7 @@ from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.tasks import task as find_task
 from softprompt.training._early import check_request
 from softprompt.training._keywords import settings_from
-from softprompt.training._loss_rule import refuse_loss, scoring_for, task_loss
+from softprompt.training._loss_rule import refuse_loss, task_loss
 from softprompt.training._step import backward
 from softprompt.training.objectives import Plain, Regularized, RegularizerContext, TokenLoss, Weighted, acting
 from torch.nn import functional

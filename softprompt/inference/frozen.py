@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,12 +14,12 @@ from ..backbones import AbstractBackbone
 from ..data import Rows
 from ..errors import BadInput
 from ..metrics import headline_score, majority, score
-from ..prompts.batch import PromptBatch
+from ..settings import TrainSettings
 from ..tasks import INSTRUCT, TASKS, Task, gold, instruct, lab_instruction
-from .answers import answer
-from .context import drawn_examples, written
-from .evaluate import examples_for
+from .answers import decoding
+from .in_context import drawn_examples, written
 from .intervals import Interval, difference_interval, intervals
+from .without_prompt import NEW_RUN, answers_of, fitted_bias, label_scores_of
 
 log = logging.getLogger("softprompt")
 
@@ -91,57 +90,13 @@ def handwritten(task: Task, kind: str, columns: Sequence[str]) -> Task | None:
     return put_so if set(put_so.columns) <= set(columns) else None
 
 
-def label_scores_of(
-    backbone: AbstractBackbone, task: Task, rows: Any, context: str = "", batch_size: int = 16
-) -> Float[Tensor, "n c"]:
-    """Log-probability in nats of each label word, without a prompt.
-
-    Args:
-        backbone: frozen.
-        task: how rows are put.
-        rows: with the task's columns.
-        context: stands between the opening and each row.
-        batch_size: rows in one pass.
-
-    Raises:
-        BadInput: the context leaves no room for a row.
-    """
-    examples = examples_for(backbone, task, rows, 0, targets=False, context=context)
-    nothing = torch.zeros(0, backbone.embedding_size, device=backbone.device)
-    answers = answer(backbone, PromptBatch.stack([nothing]), examples, task, decode="scores", batch_size=batch_size)
-    assert answers.scores is not None
-    return answers.scores
-
-
-def fitted_bias(scores: Float[Tensor, "n c"], right: Sequence[int]) -> Float[Tensor, " c"]:
-    """The bias for each class that makes the right labels of these rows likeliest; their sum is 0.
-
-    It undoes what a model prefers whatever the text says (Zhao et al., 2021, arXiv:2102.09690, fit it without labels).
-    A small quadratic term keeps it finite where every row is right.
-    """
-    from scipy.optimize import minimize
-
-    values, classes = scores.double().numpy(), np.asarray(right)
-
-    def loss(bias: np.ndarray) -> tuple[float, np.ndarray]:
-        moved = values + bias
-        moved = moved - moved.max(1, keepdims=True)
-        chances = np.exp(moved) / np.exp(moved).sum(1, keepdims=True)
-        picked = chances[np.arange(len(classes)), classes]
-        hits = np.eye(values.shape[1])[classes]
-        gradient = (chances - hits).mean(0) + 1e-3 * bias
-        return float(-np.log(picked + 1e-300).mean() + 5e-4 * bias @ bias), gradient
-
-    found = minimize(loss, np.zeros(values.shape[1]), jac=True, method="L-BFGS-B").x
-    return torch.from_numpy(found - found.mean()).float()
-
-
 def baselines(
     backbone: AbstractBackbone,
     task: Task,
     rows: Rows,
     train: Rows,
     *,
+    settings: TrainSettings = NEW_RUN,
     calibrate: bool = False,
     shots: int = SHOTS,
     draws: int = DRAWS,
@@ -156,6 +111,7 @@ def baselines(
         task: as prompts are trained on it.
         rows: those that are reported.
         train: those that examples are drawn from and biases fitted on.
+        settings: of the run whose prompts are held against them, which answer in the same way.
         calibrate: fit a bias for each class, at the cost of 100 rows more for each line.
         shots: examples in context.
         draws: contexts.
@@ -166,44 +122,66 @@ def baselines(
     refuse_no_labels(task)
     right = [int(value) for row in rows if not isinstance(value := gold(task, row), list)]
     most, _ = majority(right)
-    found = [_baseline("majority", task, [most] * len(right), right)]
+    lines = [_baseline("majority", task, [most] * len(right), right)]
     if backbone.answers == "linear-head":
-        return found
-    fitted = fitting_rows(train) if calibrate and len(train) else None
-    plain = dataclasses.replace(task, instruction="")
-    found.append(_asked("frozen", backbone, plain, rows, right, fitted))
-    columns = list(rows.columns)
-    best = handwritten(task, backbone.kind, columns)
+        return lines
+    scores_labels = decoding(task, backbone, settings.decode) == "scores"
+    fitted = fitting_rows(train) if calibrate and len(train) and scores_labels else None
+    asked = _Asked(backbone, rows, right, fitted, settings)
+    lines.append(asked.baseline("frozen", dataclasses.replace(task, instruction="")))
+    best = handwritten(task, backbone.kind, list(rows.columns))
     if best is not None:
-        found.append(_asked("instruction", backbone, best, rows, right, fitted))
+        lines.append(asked.baseline("instruction", best))
     if backbone.kind != "decoder" or not len(train):
-        return found
+        return lines
     try:
         for draw in range(draws):
-            found.append(_with_examples(backbone, best or task, rows, right, train, fitted, shots, draw))
+            lines.append(asked.with_examples(best or task, drawn_examples(task, train, shots, draw), draw))
     except BadInput as error:
         log.warning("no examples in context: %s", error.message)
-    return found
+    return lines
 
 
-def _with_examples(
-    backbone: AbstractBackbone,
-    task: Task,
-    rows: Rows,
-    right: Sequence[int],
-    train: Rows,
-    fitted: Rows | None,
-    shots: int,
-    draw: int,
-) -> Baseline:
-    """What the model answers behind a few labelled rows.
+@dataclass(frozen=True)
+class _Asked:
+    """A frozen model and the rows that it answers without a prompt.
 
-    Raises:
-        BadInput: a class with too few rows, or examples that leave no room for a row.
+    Args:
+        backbone: frozen.
+        rows: those that are reported.
+        right: their class ids.
+        fitted: rows on which a bias for each class is fitted; None fits none.
+        settings: of the run whose prompts are held against the answers.
     """
-    examples = drawn_examples(task, train, shots, draw)
-    context = written(backbone, task, examples)
-    return _asked(f"{len(examples)} examples", backbone, task, rows, right, fitted, context, draw)
+
+    backbone: AbstractBackbone
+    rows: Rows
+    right: Sequence[int]
+    fitted: Rows | None
+    settings: TrainSettings
+
+    def baseline(self, name: str, task: Task, context: str = "", draw: int | None = None) -> Baseline:
+        """What the model answers to the task as it is put, with an unchanged and a calibrated score."""
+        answers = answers_of(self.backbone, task, self.rows, context, self.settings)
+        calibrated = None
+        if self.fitted is not None and answers.scores is not None:
+            moved = answers.scores + self._bias(task, context, self.fitted)
+            calibrated = score_of(task, moved.argmax(-1).tolist(), self.right)
+        text = task.opening + context + task.template + ("" if task.cue is None else task.cue)
+        return _baseline(name, task, answers.values, self.right, text=text, draw=draw, calibrated=calibrated)
+
+    def _bias(self, task: Task, context: str, fitted: Rows) -> Float[Tensor, " c"]:
+        right = [int(value) for row in fitted if not isinstance(value := gold(task, row), list)]
+        return fitted_bias(label_scores_of(self.backbone, task, fitted, context, self.settings), right)
+
+    def with_examples(self, task: Task, examples: Sequence[Mapping[str, Any]], draw: int) -> Baseline:
+        """What the model answers behind a few labelled rows.
+
+        Raises:
+            BadInput: the examples leave no room for a row.
+        """
+        context = written(self.backbone, task, examples)
+        return self.baseline(f"{len(examples)} examples", task, context, draw)
 
 
 def limited(rows: Rows, most: int) -> Rows:
@@ -220,26 +198,6 @@ def limited_places(count: int, most: int) -> list[int]:
 def fitting_rows(train: Rows) -> Rows:
     """The training rows on which biases are fitted and wordings compared."""
     return limited(train, FITTED_ROWS)
-
-
-def _asked(
-    name: str,
-    backbone: AbstractBackbone,
-    task: Task,
-    rows: Rows,
-    right: Sequence[int],
-    fitted: Rows | None,
-    context: str = "",
-    draw: int | None = None,
-) -> Baseline:
-    """What the model answers to the task as it is put, with an unchanged and a calibrated score."""
-    scores = label_scores_of(backbone, task, rows, context)
-    calibrated = None
-    if fitted is not None:
-        bias = fitted_bias(label_scores_of(backbone, task, fitted, context), [int(gold(task, row)) for row in fitted])  # pyright: ignore[reportArgumentType]
-        calibrated = score_of(task, (scores + bias).argmax(-1).tolist(), right)
-    text = task.opening + context + task.template + ("" if task.cue is None else task.cue)
-    return _baseline(name, task, scores.argmax(-1).tolist(), right, text=text, draw=draw, calibrated=calibrated)
 
 
 def _baseline(name: str, task: Task, predictions: list[int], right: Sequence[int], **more: Any) -> Baseline:

@@ -1,15 +1,34 @@
 """What stands before the text of a row in a hand-written input: an instruction, and labelled rows as examples."""
 
+import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..backbones import AbstractBackbone
-from ..data import Examples
+from ..data import Examples, Rows, few_shot, strata
 from ..tasks import Task, answer_text, gold
 
 # Rows that are looked at to find where the words before them end.
 PROBED_ROWS = 64
+
+
+def drawn_examples(task: Task, rows: Rows, shots: int, seed: int) -> list[dict[str, Any]]:
+    """Return rows to show with their answers, balanced by class and in random order.
+
+    Args:
+        task: says the class of a row.
+        rows: training rows.
+        shots: how many; at least one for each class is drawn.
+        seed: of rows and order.
+
+    Raises:
+        BadInput: a class with too few rows.
+    """
+    classes = strata([gold(task, row) for row in rows])
+    chosen = few_shot(classes, shots=max(shots, len(set(classes))), seed=seed)
+    random.Random(seed).shuffle(chosen)
+    return [rows[index] for index in chosen]
 
 
 def labelled_text(backbone: AbstractBackbone, task: Task, row: Mapping[str, Any]) -> str:
@@ -23,6 +42,11 @@ def labelled_text(backbone: AbstractBackbone, task: Task, row: Mapping[str, Any]
     return before + ("" if before[-1:].isspace() else " ") + word.strip() + backbone.between_rows
 
 
+def written(backbone: AbstractBackbone, task: Task, shown: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows with their answers, as they stand before a row."""
+    return "".join(labelled_text(backbone, task, row) for row in shown)
+
+
 def text_before(backbone: AbstractBackbone, task: Task, shown: Iterable[Mapping[str, Any]] = ()) -> str:
     """Return all that stands before the text of a row.
 
@@ -31,7 +55,7 @@ def text_before(backbone: AbstractBackbone, task: Task, shown: Iterable[Mapping[
         task: its instruction comes first.
         shown: the rows that are shown with their answers.
     """
-    return backbone.input_prefix + task.opening + "".join(labelled_text(backbone, task, row) for row in shown)
+    return backbone.input_prefix + task.opening + written(backbone, task, shown)
 
 
 def encoded(backbone: AbstractBackbone, texts: Sequence[str]) -> list[list[int]]:

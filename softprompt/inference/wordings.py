@@ -11,7 +11,8 @@ from ..data import Rows
 from ..errors import SoftPromptError
 from ..tasks import PATTERNS, TASKS, Task, gold
 from .asked import put
-from .frozen import handwritten, label_scores_of, score_of
+from .frozen import handwritten, score_of
+from .without_prompt import label_scores_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """What the prompts of a run are held against: the frozen model without training, on rows of the test split."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from ..data import Splits
 from ..inference.evaluate import Report
 from ..inference.frozen import Baseline, baselines, limited_places, over, score_of
 from ..inference.intervals import Interval, intervals
-from ..store import json_bytes, write_file
+from ..inference.kept_baselines import kept_baselines, way_to_answer
+from ..settings import TrainSettings
 from ..tasks import Task
 
 FILE = "frozen.json"
@@ -70,7 +70,12 @@ class Comparison:
 
 
 def compare(
-    task: Task, splits: Splits, backbone: AbstractBackbone, reports: Mapping[str, Report], folder: Path
+    task: Task,
+    splits: Splits,
+    backbone: AbstractBackbone,
+    settings: TrainSettings,
+    reports: Mapping[str, Report],
+    folder: Path,
 ) -> Comparison | None:
     """The prompts of a run beside what was not trained; None where the task has no labels.
 
@@ -80,35 +85,22 @@ def compare(
         task: as the prompts were trained on it.
         splits: its rows.
         backbone: frozen.
+        settings: of the run: what was not trained answers in the same way as the prompts.
         reports: how each prompt answers the test rows.
         folder: of the run.
     """
     if task.answer != "label" or not reports:
         return None
     places = limited_places(len(splits.test), MOST_ROWS)
-    found = _kept(folder, places) or _computed(task, splits, backbone, places, folder)
-    reference = next((name for name in REFERENCES if any(line.name == name for line in found)), found[0].name)
-    best = next(line for line in found if line.name == reference)
+    lines = kept_baselines(
+        folder / FILE,
+        {"places": places, **way_to_answer(settings, task, backbone)},
+        lambda: baselines(backbone, task, splits.test.select(places), splits.train, settings=settings),
+    )
+    reference = next((name for name in REFERENCES if any(line.name == name for line in lines)), lines[0].name)
+    best = next(line for line in lines if line.name == reference)
     prompts = [_trained(task, name, report, places, best) for name, report in reports.items()]
-    return Comparison(rows=len(places), of=len(splits.test), reference=reference, baselines=found, prompts=prompts)
-
-
-def _computed(
-    task: Task, splits: Splits, backbone: AbstractBackbone, places: Sequence[int], folder: Path
-) -> list[Baseline]:
-    found = baselines(backbone, task, splits.test.select(places), splits.train)
-    values = {"places": list(places), "baselines": [line.to_json() for line in found]}
-    write_file(folder / FILE, json_bytes(values), what="what the frozen model does", replace=True)
-    return found
-
-
-def _kept(folder: Path, places: Sequence[int]) -> list[Baseline]:
-    """The baselines that the run's folder holds; none where it holds those of other rows."""
-    path = folder / FILE
-    if not path.is_file():
-        return []
-    values = json.loads(path.read_text())
-    return [Baseline.from_json(line) for line in values["baselines"]] if values["places"] == list(places) else []
+    return Comparison(rows=len(places), of=len(splits.test), reference=reference, baselines=lines, prompts=prompts)
 
 
 def _trained(task: Task, name: str, report: Report, places: Sequence[int], best: Baseline) -> Trained:

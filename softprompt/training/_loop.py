@@ -15,6 +15,7 @@ from ..baselines import answering
 from ..data import Examples, Rows
 from ..inference.answers import Answers, answer_all
 from ..inference.evaluate import Report, report
+from ..inference.scoring_rule import scoring_for
 from ..memory import MemoryBudget
 from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import SoftPrompt
@@ -26,7 +27,7 @@ from ..settings import TrainSettings
 from ..tasks import Task
 from ._advice import ExplosionWatch
 from ._leaves import leaves
-from ._loss_rule import scoring_for, task_loss
+from ._loss_rule import task_loss
 from ._member import FleetMember
 from ._records import Record
 from ._step import PassResult, backward

@@ -1,49 +1,17 @@
-"""From the settings of a run to its task loss, and to how its prompts' labels are scored wherever they answer."""
+"""From the settings of a run to its task loss."""
 
-import dataclasses
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
-from ..backbones import AbstractBackbone, prefix_pair
+from ..backbones import AbstractBackbone
 from ..data import Examples
 from ..errors import BadInput
 from ..inference.answers import label_ids
-from ..inference.scoring import Scoring
+from ..inference.scoring_rule import scoring_for, with_loss
 from ..settings import BALANCED, TrainSettings
 from ..tasks import Task
 from .objectives import BothLoss, LabelLoss, TaskLoss, TokenLoss, Weighted
-
-
-def auto_loss(task: Task, backbone: AbstractBackbone, settings: TrainSettings) -> Literal["tokens", "labels", "both"]:
-    """What --loss=auto stands for: the loss of the papers, until a measured comparison says otherwise.
-
-    Where this changes, `study.RunSpec.numbers` has to tell runs of before from runs after.
-    """
-    return "tokens"
-
-
-def with_loss(settings: TrainSettings, task: Task, backbone: AbstractBackbone) -> TrainSettings:
-    """The settings with the loss that "auto" stands for; a run's record holds it."""
-    return (
-        settings if settings.loss != "auto" else dataclasses.replace(settings, loss=auto_loss(task, backbone, settings))
-    )
-
-
-def scoring_for(settings: TrainSettings, task: Task, backbone: AbstractBackbone) -> Scoring:
-    """How the label words are scored: without an end of sequence where the loss is over labels and needs none.
-
-    The end tells no label from another, and the log-probability of an end differs from label to label. Only where one
-    label is the beginning of another, the end belongs to both.
-    """
-    if task.answer != "label" or backbone.answers == "linear-head":
-        return Scoring()
-    settings = with_loss(settings, task, backbone)
-    with_end = settings.loss != "labels"
-    if not with_end:
-        rows = label_ids(backbone, task)
-        with_end = prefix_pair([row[:-1] if row[-1] in backbone.ends else row for row in rows]) is not None
-    return Scoring(end=with_end, normalize=settings.normalize)
 
 
 def task_loss(settings: TrainSettings, task: Task, backbone: AbstractBackbone, train: Examples) -> TaskLoss:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..data import stream
+from ..inference.scoring_rule import scoring_for
 from ..prompts.contract import AbstractTrainable
 from ..prompts.prompt import Provenance
 from ..regularizers import regularizers
 from ._loop import RunData
-from ._loss_rule import scoring_for
 from ._member import FleetMember
 from ._optimizer import PromptOptimizer
 from ._plan import Plan

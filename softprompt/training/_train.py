@@ -14,6 +14,7 @@ from ..data import Splits, load_rows, split_rows, warn_of_unknown
 from ..errors import BadInput
 from ..inference.asked import put
 from ..inference.evaluate import tell_truncated
+from ..inference.scoring_rule import with_loss
 from ..legacy import renamed
 from ..prompts.contract import AbstractTrainable
 from ..settings import ModelSpec, PromptSettings, TrainSettings
@@ -36,7 +37,6 @@ from ._keywords import (
     wording_from,
 )
 from ._loop import Loop, RunData
-from ._loss_rule import with_loss
 from ._member import below
 from ._plan import Plan, Run, read_plan
 from ._progress import refuse_unknown_tracker
@@ -235,7 +235,7 @@ def _run(
         if not plan.frozen:
             return Run(folder, results)
         tested = {name: last.reports["test"] for name, last in reports.items()}
-        comparison = compare(plan.task, splits, run_data.backbone, tested, folder)
+        comparison = compare(plan.task, splits, run_data.backbone, plan.settings, tested, folder)
         for line in not_better(comparison):
             advice.warning(line)
         return Run(folder, results, comparison)

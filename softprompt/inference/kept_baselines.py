@@ -1,0 +1,48 @@
+"""Baselines in a file, so that they are computed once."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..backbones import AbstractBackbone
+from ..errors import DamagedFile
+from ..settings import TrainSettings
+from ..store import json_bytes, write_file
+from ..tasks import Task
+from .frozen import Baseline
+from .scoring_rule import scoring_for
+
+BASELINES = "baselines"
+
+
+def kept_baselines(path: Path, about: Mapping[str, Any], compute: Callable[[], Sequence[Baseline]]) -> list[Baseline]:
+    """The baselines that a file holds, or new ones, which are written to it.
+
+    Args:
+        path: of the file.
+        about: plain values that say what the baselines are of. A file about something else is replaced.
+        compute: called where no file has them.
+
+    Raises:
+        DamagedFile: the file cannot be read.
+    """
+    if path.is_file():
+        try:
+            values = json.loads(path.read_bytes())
+            lines = [Baseline.from_json(line) for line in values.pop(BASELINES)]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DamagedFile(f"{path} is not as it was written; delete it, and give the same command again") from error
+        if values == about:
+            return lines
+    lines = list(compute())
+    values = {**about, BASELINES: [line.to_json() for line in lines]}
+    write_file(path, json_bytes(values), what="what the frozen model does", replace=True)
+    return lines
+
+
+def way_to_answer(settings: TrainSettings, task: Task, backbone: AbstractBackbone) -> dict[str, Any]:
+    """How prompts of a run answer, as far as it differs from what files of before mean."""
+    scoring = scoring_for(settings, task, backbone).to_json()
+    way: dict[str, Any] = {"scoring": dict(scoring)} if scoring else {}
+    return {**way, "decode": settings.decode} if settings.decode == "generate" else way
