@@ -33,7 +33,7 @@ def rows_of(texts: Any) -> list[dict[str, Any]]:
         BadInput: one text alone, an array of several columns, or something that is neither a text nor a row.
     """
     if is_a(texts, "pandas", "DataFrame"):
-        return row_dicts(texts)
+        return list(row_dicts(texts))
     if isinstance(texts, str | Mapping):
         raise BadInput("X is a single input; give a list of texts or rows")
     values = np.asarray(texts, dtype=object)
@@ -86,7 +86,7 @@ class _PromptEstimator(BaseEstimator):
         learned, held_out = train_test_split(
             rows, test_size=size, stratify=strata, random_state=int(self.random_state or 0)
         )
-        return learned, held_out
+        return list(learned), list(held_out)
 
     def _backbone(self) -> AbstractBackbone:
         return self.model if isinstance(self.model, AbstractBackbone) else _loaded(self.model, self.answers)

@@ -287,6 +287,7 @@ class TestRuns:
     def test_restarts_begin_as_instruction_examples_and_random_vectors(self, folder, task, tmp_path):
         run = train(task, folder, init="instruction", restarts=3, restart_steps=2, output=tmp_path / "run", **RUN)
         chosen = run.results[0].restarts
+        assert chosen is not None
         assert chosen["init"] == ["instruction", "examples:4", "uniform"][chosen["chosen"]]
         rows = list(read_record(tmp_path / "run" / run.results[0].prompt / "metrics.jsonl"))
         begins = [row for row in rows if row.get("split") == "validation" and row["step"] == 0]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -39,8 +41,8 @@ def test_what_it_predicts_is_what_the_stored_prompt_predicts(fitted, backbone):
 
 
 def test_the_seed_alone_decides_the_result(backbone, fitted):
-    again = clone(fitted).fit(TEXTS, LABELS)
-    other = clone(fitted).set_params(random_state=1).fit(TEXTS, LABELS)
+    copies: list[Any] = [clone(fitted), clone(fitted).set_params(random_state=1)]
+    again, other = (copy.fit(TEXTS, LABELS) for copy in copies)
     assert again.model is backbone
     assert again.prompt_.vectors.equal(fitted.prompt_.vectors)
     assert not other.prompt_.vectors.equal(fitted.prompt_.vectors)
@@ -62,7 +64,8 @@ def test_columns_of_a_frame_are_read_by_the_template(backbone):
 def test_grid_search_and_pipelines_work(backbone):
     upper = FunctionTransformer(lambda texts: [text.upper() for text in texts])
     steps = Pipeline([("upper", upper), ("prompt", PromptClassifier(backbone, training=TRAINING))])
-    search = GridSearchCV(steps, {"prompt__random_state": [0, 1]}, cv=2, error_score="raise").fit(TEXTS, LABELS)
+    raising: Any = "raise"  # scikit-learn's stubs know numbers only
+    search = GridSearchCV(steps, {"prompt__random_state": [0, 1]}, cv=2, error_score=raising).fit(TEXTS, LABELS)
     assert search.best_params_["prompt__random_state"] in (0, 1)
     assert len(search.predict(["good"])) == 1
 

@@ -29,7 +29,9 @@ def gradient(backbone, seed=1):
     vectors = (torch.randn(3, backbone.embedding_size, generator=generator) / 2).requires_grad_()
     batch = rows()
     logits = backbone.logits(PromptBatch.stack([vectors]), batch)
+    assert batch.targets is not None
     task_losses(logits, batch.targets).sum().backward()
+    assert vectors.grad is not None
     return vectors.grad, logits.detach()
 
 

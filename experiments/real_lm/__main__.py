@@ -104,10 +104,10 @@ def carry(
         print(f"{path} {path.stat().st_size / 2**20:.1f} MiB")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Do what the command line says."""
-    run_app(app, arguments)
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the command line says; its exit code."""
+    return run_app(app, "python -m experiments.real_lm", arguments)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

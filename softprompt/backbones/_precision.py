@@ -96,7 +96,7 @@ def exact_products(backbone: "AbstractBackbone") -> Iterator[None]:
         for module in backbone.model.modules():
             if isinstance(module, Int8Layer) or (_is_product(module) and module.weight.element_size() < 4):
                 restored.callback(_restore, module, module.__dict__.get("forward"))
-                module.forward = _exact(module)
+                module.__dict__["forward"] = _exact(module)
         yield
 
 

@@ -192,7 +192,7 @@ def resume(
             # Each library rounds in its own way: what the run began with goes on, whatever is faster now.
             model.products = "torch" if plan.products == "torch" else "onednn"
         elif model.engine == "shared":
-            model.products = plan.products
+            model.products = None if plan.products is None else "torch" if plan.products == "torch" else "onednn"
         run_data = prepare(plan, splits, model)
         return _run(plan, run_data, splits, build_prompts(plan, run_data), held, checkpoint, progress)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,7 +29,11 @@ class LabelLoss:
     labels: Sequence[Sequence[int]]
     normalize: str = "sum"
     smoothing: float = 0.0
-    over_labels: ClassVar[bool] = True
+
+    @property
+    def over_labels(self) -> bool:
+        """The outputs are a choice between the labels."""
+        return True
 
     def outputs(
         self, backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch
@@ -60,7 +64,11 @@ class BothLoss:
     labels: Sequence[Sequence[int]]
     normalize: str = "sum"
     smoothing: float = 0.0
-    over_labels: ClassVar[bool] = True
+
+    @property
+    def over_labels(self) -> bool:
+        """The outputs are a choice between the labels."""
+        return True
 
     def outputs(
         self, backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch

@@ -1,7 +1,7 @@
 """The task loss of a row: what is read from the frozen model, and how far that is from the right answer."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, final, runtime_checkable
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,7 +20,8 @@ class TaskLoss(Protocol):
         over_labels: whether the outputs are a choice between the labels; else it is one between all tokens.
     """
 
-    over_labels: ClassVar[bool]
+    @property
+    def over_labels(self) -> bool: ...
 
     def outputs(
         self, backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch
@@ -47,7 +48,11 @@ class TokenLoss:
     """
 
     smoothing: float = 0.0
-    over_labels: ClassVar[bool] = False
+
+    @property
+    def over_labels(self) -> bool:
+        """The outputs are a choice between all tokens."""
+        return False
 
     def outputs(
         self, backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch
