@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModel
 from ..prompts.batch import PromptBatch, TextBatch
+from ._chat import next_turn, user_turn
 from ._greedy import greedy
 from ._labels import Reads, combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 from ._precision import wide_between_products
@@ -81,8 +82,9 @@ class DecoderBackbone(AbstractBackbone):
         self._counts_positions = counts_positions(self.base)
         self.answers: Answers = "chat" if chat else "tokens"
         self.special_tokens = not chat
-        self.input_prefix, self.input_suffix = self._turn() if chat else ("", ANSWER_CUE)
-        self.between_rows = self._next_turn() if chat else self.between_rows
+        self.input_prefix, self.input_suffix = user_turn(tokenizer, name) if chat else ("", ANSWER_CUE)
+        if chat and (between := next_turn(tokenizer)) is not None:
+            self.between_rows = between
         self._ends_texts = not chat and list(tokenizer("a").input_ids)[-1] == tokenizer.eos_token_id
         self._shared = SharedEngine(self, self.base)
         self._shared.choose(engine)
@@ -225,42 +227,6 @@ class DecoderBackbone(AbstractBackbone):
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             inputs = self._inputs(self.embed(token[:, None]), mask)
             output = self.model(**inputs, past_key_values=output.past_key_values, use_cache=True)
-
-    def _turn(self) -> tuple[str, str]:
-        """What the chat template puts before and behind a user's text, up to where the answer begins."""
-        text = "THE-TEXT-OF-THE-USER"
-        if self.tokenizer.chat_template is None:
-            raise UnsupportedModel(f"the tokenizer of {self.name!r} has no chat template; leave --answers=chat out")
-        turn = [{"role": "user", "content": text}]
-        try:
-            whole: str = self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        # Whatever a template is written to raise, or calls wrongly.
-        except Exception as error:
-            raise UnsupportedModel(
-                f"the chat template of {self.name!r} cannot be filled in with one user's text "
-                f"({type(error).__name__}: {' '.join(str(error).split())}); leave --answers=chat out"
-            ) from error
-        parts = whole.split(text)
-        if len(parts) != 2:
-            raise UnsupportedModel(
-                f"the chat template of {self.name!r} shows the text {len(parts) - 1} times, not once; "
-                "leave --answers=chat out"
-            )
-        return parts[0], parts[1]
-
-    def _next_turn(self) -> str:
-        """What the chat template puts between an answer and the next text of the user."""
-        texts = ("THE-TEXT-OF-THE-USER", "THE-ANSWER", "THE-NEXT-TEXT-OF-THE-USER")
-        turns = [
-            {"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), texts, strict=True)
-        ]
-        try:
-            whole: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        # A template that takes one text only shows no examples.
-        except Exception:
-            return AbstractBackbone.between_rows
-        _, answered, rest = whole.partition(texts[1])
-        return rest.partition(texts[2])[0] if answered and texts[2] in rest else AbstractBackbone.between_rows
 
     def _ends(self) -> list[int]:
         """What ends an answer; the first is what answers are trained to end with."""

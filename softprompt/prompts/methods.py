@@ -1,4 +1,7 @@
-"""Methods: named presets of the number of vectors, the network over them, and the number of repeats."""
+"""Methods: named presets of the number of vectors, the network over them, and the number of repeats.
+
+The file is longer than 350 lines because a method and the table of all methods are read together.
+"""
 
 import dataclasses
 import inspect
