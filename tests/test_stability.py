@@ -14,12 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy import stats
+from softprompt.backbones import load_backbone
 from softprompt.cli import main
 from softprompt.cli._compared import compared
 from softprompt.cli._prompts import PromptGrid
+from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, SoftPromptError, UnknownName
+from softprompt.inference.frozen import Baseline, baselines
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
-from softprompt.study import RunSpec, grid, load_specs, read, stability
+from softprompt.study import RunSpec, _work, grid, load_specs, read, stability
 from softprompt.study._stored import StoredRun, path_of
 from softprompt.study.power import (
     detectable_difference,
@@ -42,6 +45,7 @@ from softprompt.study.stability import (
     write,
 )
 from softprompt.study.statistics import bootstrap, brown_forsythe, deviation, holm, ratio_interval
+from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted
 from softprompt.training._loop import Loop
 
@@ -613,6 +617,42 @@ class TestCommand:
             assert [run["metrics"]["train"]["score"] for run in runs] == values["arms"][setting]["train_scores"]
             assert all(0 <= run["metrics"]["train"]["score"] <= 1 for run in runs)
         assert [one["setting"] for one in values["comparisons"]] == ["small"]
+
+    def test_what_was_not_trained_stands_above_the_settings_on_the_same_rows(self, done):
+        store, printed = done
+        (folder,) = (store / "reports").iterdir()
+        values = json.loads((folder / "report.json").read_text())
+        by_name = {one["name"]: one for one in values["untrained"]}
+        assert list(by_name) == ["majority", "frozen", "instruction"]
+        assert by_name["majority"]["score"] == pytest.approx(values["chance"])
+        for scored, gain in zip(values["spreads"], values["gains"], strict=True):
+            assert (gain["setting"], gain["reference"]) == (scored["setting"], "instruction")
+            for name, end in (("difference", "mean"), ("low", "low"), ("high", "high")):
+                assert gain[name] == pytest.approx(scored[end] - by_name["instruction"]["score"])
+        shown = printed[printed.index("## Without training") : printed.index("## Test scores")]
+        rows = [line.split("|")[1].strip() for line in shown.splitlines() if line.startswith("|")]
+        assert rows[2:] == ["majority", "frozen", "instruction", "none", "small"]
+
+    def test_they_answer_as_the_command_frozen_does_and_are_computed_once(self, done, monkeypatch, capsys):
+        store, printed = done
+        (kept,) = (store / "baselines").iterdir()
+        lines = json.loads(kept.read_text())["baselines"]
+        task = with_difficulty(TASKS["lab/opinion"], train=64, validation=8, test=24)
+        splits = split_rows(task, load_rows(task))
+        expected = baselines(load_backbone("lab-t5-small"), task, splits.test, splits.train)
+        assert [Baseline.from_json(line) for line in lines] == expected
+        assert {len(line.predictions) for line in expected} == {24}
+        monkeypatch.setattr(_work.Models, "of", lambda *_: pytest.fail("a model was loaded"))
+        assert main([*WORDS, *SETTINGS, "--seeds", "3", "--store", str(store)]) == 0
+        assert capsys.readouterr().out == printed
+
+    def test_they_can_be_left_out(self, done, tmp_path, capsys):
+        store, printed = done
+        words = [*WORDS, *SETTINGS, "--seeds", "3", "--store", str(store), "--output", str(tmp_path), "--no-frozen"]
+        assert main(words) == 0
+        without = capsys.readouterr().out
+        assert "Without training" not in without
+        assert without.splitlines()[-1] == printed.splitlines()[-1]
 
     def test_each_setting_is_one_fleet(self, done):
         store, _ = done

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 
 # Options that may be used with --study; everything else is in the file.
 WITH_STUDY = {"study", "seeds", "base_seed", "vary", "store", "output", "fleet_size", "data_root", "device",
-              "json_lines",
-              "quiet"}  # fmt: skip
+              "json_lines", "quiet", "compare"}  # fmt: skip
 # Options that a file with its own seeds replaces.
 OF_SEEDS = ("seeds", "base_seed", "vary")
 
@@ -70,6 +69,12 @@ def stability(
     json_lines: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--with-frozen/--no-frozen", help="Also score the frozen model without training, on all test rows."
+        ),
+    ] = True,
     grid: Annotated[PromptGrid, "Prompts", NO_SEEDS],
     rows: Annotated[OwnRows, "Rows of your own"],
     settings: Annotated[TrainSettings, "Training"],
@@ -101,7 +106,15 @@ def stability(
 
     refuse_no_place(output or store / "reports", "the report")
     for planned in plans:
-        found = measure(planned, store, fleet_size=fleet_size, data_root=data_root, device=device, progress=not quiet)
+        found = measure(
+            planned,
+            store,
+            fleet_size=fleet_size,
+            frozen=compare,
+            data_root=data_root,
+            device=device,
+            progress=not quiet,
+        )
         folder = output or store / "reports"
         if output is None or len(plans) > 1:
             folder = folder / _slug(planned)

@@ -26,6 +26,8 @@ log = logging.getLogger("softprompt")
 SHOTS, DRAWS = 4, 3
 # Training rows on which a bias for each class is fitted, and wordings are compared.
 FITTED_ROWS = 100
+# What prompts are held against, the strongest first.
+REFERENCES = ("instruction", "frozen")
 CALIBRATION = f"a bias for each class, fitted on {FITTED_ROWS} training rows"
 
 
@@ -205,6 +207,11 @@ def _baseline(name: str, task: Task, predictions: list[int], right: Sequence[int
     return Baseline(
         name=name, score=score_of(task, predictions, right), interval=interval, predictions=predictions, **more
     )
+
+
+def reference_among(names: Sequence[str]) -> int:
+    """The place of what prompts are held against: the instruction, else the frozen model, else the first."""
+    return next((names.index(name) for name in REFERENCES if name in names), 0)
 
 
 def score_of(task: Task, predictions: Sequence[int], right: Sequence[int]) -> float:

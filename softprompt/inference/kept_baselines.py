@@ -33,7 +33,8 @@ def kept_baselines(path: Path, about: Mapping[str, Any], compute: Callable[[], S
             lines = [Baseline.from_json(line) for line in values.pop(BASELINES)]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise DamagedFile(f"{path} is not as it was written; delete it, and give the same command again") from error
-        if values == about:
+        # As JSON has them: a tuple comes back as a list.
+        if values == json.loads(json_bytes(about)):
             return lines
     lines = list(compute())
     values = {**about, BASELINES: [line.to_json() for line in lines]}

@@ -142,7 +142,7 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
             settings=first.settings,
             output=fleet.run,
             data_root=data_root,
-            style=_style(first, backbone.kind),
+            style=style_of(first, backbone.kind),
             max_bad_rows=first.max_bad_rows,
         )
     together = tuple(spec.name for spec in fleet.specs)
@@ -151,7 +151,7 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
         write_file(path_of(store, spec.name), to_bytes(stored), what=spec.describe(), replace=True)
 
 
-def _style(spec: RunSpec, kind: str) -> str | None:
+def style_of(spec: RunSpec, kind: str) -> str | None:
     """The style of a run; one without a style on a decoder is in words, as its name has meant from the beginning."""
     if spec.style is None and kind == "decoder" and spec.declared.style == "words":
         return "words"

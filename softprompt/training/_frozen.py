@@ -8,7 +8,7 @@ from typing import Any
 from ..backbones import AbstractBackbone
 from ..data import Splits
 from ..inference.evaluate import Report
-from ..inference.frozen import Baseline, baselines, limited_places, over, score_of
+from ..inference.frozen import Baseline, baselines, limited_places, over, reference_among, score_of
 from ..inference.intervals import Interval, intervals
 from ..inference.kept_baselines import kept_baselines, way_to_answer
 from ..settings import TrainSettings
@@ -17,8 +17,6 @@ from ..tasks import Task
 FILE = "frozen.json"
 # Test rows on which the comparison is made: it costs as much as seventeen prompts do.
 MOST_ROWS = 200
-# What a prompt is held against, the strongest first.
-REFERENCES = ("instruction", "frozen")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +95,9 @@ def compare(
         {"places": places, **way_to_answer(settings, task, backbone)},
         lambda: baselines(backbone, task, splits.test.select(places), splits.train, settings=settings),
     )
-    reference = next((name for name in REFERENCES if any(line.name == name for line in lines)), lines[0].name)
-    best = next(line for line in lines if line.name == reference)
+    best = lines[reference_among([line.name for line in lines])]
     prompts = [_trained(task, name, report, places, best) for name, report in reports.items()]
-    return Comparison(rows=len(places), of=len(splits.test), reference=reference, baselines=lines, prompts=prompts)
+    return Comparison(rows=len(places), of=len(splits.test), reference=best.name, baselines=lines, prompts=prompts)
 
 
 def _trained(task: Task, name: str, report: Report, places: Sequence[int], best: Baseline) -> Trained:

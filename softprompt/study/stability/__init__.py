@@ -33,4 +33,6 @@ from ._text import remarks as remarks
 from ._text import tables as tables
 from ._text import text as text
 from ._text import title as title
+from ._untrained import Gain as Gain
+from ._untrained import Untrained as Untrained
 from ._write import write as write

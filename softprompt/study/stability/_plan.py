@@ -16,6 +16,7 @@ from ..tables import value, varying
 from ._arm import Arm
 from ._report import Report, report
 from ._seeds import TOGETHER, seed_sets
+from ._untrained import Untrained, untrained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,7 @@ def arms(planned: Plan, runs: Sequence[StoredRun]) -> dict[str, dict[str, Arm]]:
     }
 
 
-def judged(planned: Plan, runs: Sequence[StoredRun]) -> Report:
+def judged(planned: Plan, runs: Sequence[StoredRun], without_training: Sequence[Untrained] = ()) -> Report:
     """The report of a plan's runs: settings in the set where everything varies, and the sets as causes."""
     by_name = arms(planned, runs)
     names = {
@@ -144,25 +145,44 @@ def judged(planned: Plan, runs: Sequence[StoredRun]) -> Report:
         list(by_name.values())[-1],
         causes=by_name if TOGETHER in by_name else None,
         about={**planned.about, "runs": names},
+        untrained=without_training,
     )
 
 
-def measure(planned: Plan, store: "Path | str", *, fleet_size: int | None = None, **options: Any) -> Report:
+def measure(
+    planned: Plan,
+    store: "Path | str",
+    *,
+    fleet_size: int | None = None,
+    frozen: bool = False,
+    data_root: "Path | str | None" = None,
+    device: str = "auto",
+    **options: Any,
+) -> Report:
     """Train the runs of a plan that the store lacks, and judge all of them.
 
     Args:
         planned: of `plan`.
         store: folder of the runs; killed or interrupted, the same call goes on.
         fleet_size: most runs that share a pass; None makes each setting one fleet.
+        frozen: also score the frozen model without training, on all test rows, and keep that in the store.
+        data_root: folder with rows; None asks the hub.
+        device: "auto", "cpu", "cuda" ...
         **options: as in `run_all`.
 
     Raises:
         SoftPromptError: as in `run_all`.
     """
-    return judged(
-        planned,
-        run_all(planned.specs, store, fleet_size=planned.longest if fleet_size is None else fleet_size, **options),
+    runs = run_all(
+        planned.specs,
+        store,
+        fleet_size=planned.longest if fleet_size is None else fleet_size,
+        data_root=data_root,
+        device=device,
+        **options,
     )
+    lines = untrained(planned.specs, runs[0], Path(store), data_root=data_root, device=device) if frozen else ()
+    return judged(planned, runs, lines)
 
 
 def _with(spec: RunSpec, seeds: Any) -> RunSpec:

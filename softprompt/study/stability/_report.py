@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..power import (
 from ._against import Against, against, corrected
 from ._arm import Arm
 from ._spread import Spread, spread
+from ._untrained import Gain, Untrained, gains
 
 Arms = Mapping[str, Arm]
 
@@ -72,6 +73,8 @@ class Report:
         cause_arms: the scores behind them.
         power: what so many seeds can show.
         warnings: what would be read wrongly without them.
+        untrained: scores on the same test rows without training; empty where they are left out.
+        gains: of each setting over the strongest of them.
     """
 
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -84,19 +87,28 @@ class Report:
     cause_arms: Mapping[str, Mapping[str, Arm]]
     power: Power
     warnings: tuple[str, ...]
+    untrained: tuple[Untrained, ...] = ()
+    gains: tuple[Gain, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; an infinite ratio, which JSON has no word for, is None."""
         return _plain({f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
 
 
-def report(arms: Arms, *, causes: Mapping[str, Arms] | None = None, about: Mapping[str, Any] | None = None) -> Report:
+def report(
+    arms: Arms,
+    *,
+    causes: Mapping[str, Arms] | None = None,
+    about: Mapping[str, Any] | None = None,
+    untrained: Sequence[Untrained] = (),
+) -> Report:
     """What the scores of some settings say about their stability; the first setting is the reference.
 
     Args:
         arms: by setting.
         causes: by source of variance the arms in which it alone varies, and last those in which all do.
         about: plain values that are kept with the report.
+        untrained: scores without training, on the test rows of the arms.
 
     Raises:
         BadInput: no setting, fewer than two seeds in one, or settings whose chance differs.
@@ -126,6 +138,8 @@ def report(arms: Arms, *, causes: Mapping[str, Arms] | None = None, about: Mappi
         cause_arms={name: dict(group) for name, group in causes.items()},
         power=Power.of(min(len(arm.seeds) for arm in arms.values())),
         warnings=tuple(_warnings(spreads, comparisons, next(iter(chances), None))),
+        untrained=tuple(untrained),
+        gains=gains(spreads, untrained),
     )
 
 

@@ -14,7 +14,8 @@ Row = dict[str, Any]
 
 def tables(found: Report) -> dict[str, list[Row]]:
     """Title -> rows, for `markdown`: the settings, their comparisons, the causes."""
-    shown = {"Test scores": [_spread_row(one) for one in found.spreads]}
+    shown = {"Without training, and trained, on the same test rows": _beside(found)} if found.untrained else {}
+    shown["Test scores"] = [_spread_row(one) for one in found.spreads]
     shown["Failed seeds, and training"] = [_failure_row(one) for one in found.spreads]
     if found.comparisons:
         reference = found.comparisons[0].reference
@@ -28,6 +29,12 @@ def tables(found: Report) -> dict[str, list[Row]]:
 def remarks(found: Report) -> list[str]:
     """What the sample can show, what the tables do not say by themselves, and the warnings."""
     lines = [_power_line(found), *(f"warning: {line}" for line in found.warnings)]
+    if found.untrained:
+        lines.insert(
+            1,
+            f"Without training, intervals are over test rows, and labels are scored as in {found.spreads[0].setting}. "
+            "Scores of settings are means, with intervals over seeds.",
+        )
     if found.causes:
         lines.insert(1, "Standard deviations by cause need not add up to the one together: causes act on each other.")
     return lines
@@ -62,6 +69,20 @@ def _spread_row(one: Spread) -> Row:
         "median": _number(one.median),
         "quartiles": _interval(one.q25, one.q75),
     }
+
+
+def _beside(found: Report) -> list[Row]:
+    """What was not trained, and below it the settings with what they gain over it."""
+    column = f"minus {found.gains[0].reference}"
+    rows = []
+    for line in found.untrained:
+        name = line.name if line.draw is None else f"{line.name}, draw {line.draw + 1}"
+        rows.append({"setting": name, "score": _number(line.score), "95 %": _interval(line.low, line.high), column: ""})
+    for spread, gain in zip(found.spreads, found.gains, strict=True):
+        over = f"{_number(gain.difference, sign=True)} ({_interval(gain.low, gain.high, sign=True)})"
+        ends = _interval(spread.low, spread.high)
+        rows.append({"setting": gain.setting, "score": _number(spread.mean), "95 %": ends, column: over})
+    return rows
 
 
 def _failure_row(one: Spread) -> Row:
