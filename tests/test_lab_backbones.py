@@ -121,7 +121,7 @@ class TestLoading:
         task = review_task(tmp_path / "rows")
         settings = TrainSettings(steps=2, batch_size=4)
         run = train(task, "lab-t5", prompts=[PromptSettings()], settings=settings, output=tmp_path / "run")
-        assert read_plan(run.folder).model == run.prompt().provenance.backbone.name == "lab-t5"
+        assert read_plan(run.folder).model.name == run.prompt().provenance.backbone.name == "lab-t5"
         (tmp_path / "elsewhere").mkdir()
         monkeypatch.chdir(tmp_path / "elsewhere")
         assert run.prompt().predict(["very good"])[0]["label"] in ("good", "bad")
