@@ -196,6 +196,32 @@ class TestHead:
             torch.testing.assert_close(logits.log_softmax(-1), expected)
         assert backbone.model.get_output_embeddings().forward.__func__ is torch.nn.Linear.forward
 
+    @pytest.mark.parametrize("family", ["gpt2", "llama"])
+    def test_the_head_of_a_bfloat16_decoder_is_a_plain_one(self, family, setting, monkeypatch):
+        backbone, task, examples = setting(family, dtype=torch.bfloat16)
+        backbone.engine = "reference"
+        labels, prompt = label_ids(backbone, task, end=False), prompt_of(backbone).float()
+        batch, widths = batch_of(backbone, examples), []
+        with torch.no_grad():
+            label_logits(backbone, batch_of_prompt(prompt), batch, labels)
+        head = backbone.model.get_output_embeddings()
+        before, inner = head.forward, functional.linear
+
+        def linear(x, weight, bias=None):
+            widths.append((len(weight), x.dtype))
+            return inner(x, weight, bias)
+
+        monkeypatch.setattr(torch.nn.functional, "linear", linear)
+        found = label_logits(backbone, batch_of_prompt(prompt), batch, labels).log_softmax(-1)
+        monkeypatch.undo()
+        assert widths[-1] == (len(labels), torch.bfloat16), "the head computed more than the labels' logits"
+        assert found.dtype == torch.float32
+        assert head.forward is before
+        tokens = [label[0] for label in labels]
+        row = dataclasses.replace(batch, targets=torch.tensor(tokens[:1]).expand(len(batch.ids), 1))
+        expected = backbone.logits(batch_of_prompt(prompt), row)[:, 0, tokens].log_softmax(-1)
+        torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+
     def test_a_model_with_a_bias_behind_its_head_takes_all(self, setting):
         backbone, task, examples = setting("bart")
         # BART's own answers begin with <s>, and are two tokens: there the shorter way is never tried.

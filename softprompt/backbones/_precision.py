@@ -70,15 +70,25 @@ class _Product:
     def __call__(self, x: Float[Tensor, "*b i"]) -> Float[Tensor, "*b o"]:
         """Return x W^T + b."""
         weight = self.layer.weight
-        matrix = weight.t() if _is_conv1d(self.layer) else weight
-        result = functional.linear(x.to(weight.dtype), matrix).float()
-        return result if self.layer.bias is None else result + self.layer.bias.float()
+        return wide_product(x, weight.t() if _is_conv1d(self.layer) else weight, self.layer.bias)
+
+
+def wide_product(
+    x: Float[Tensor, "*b i"], matrix: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None
+) -> Float[Tensor, "*b o"]:
+    """Return x M^T + b: a product in the precision of the matrix, and the result in float32."""
+    result = functional.linear(x.to(matrix.dtype), matrix).float()
+    return result if bias is None else result + bias.float()
+
+
+def is_wide(module: nn.Module) -> bool:
+    """Whether the forward pass of a layer is `wide_product` of its matrix and its bias."""
+    return isinstance(module.__dict__.get("forward"), _Product)
 
 
 def rounds(backbone: "AbstractBackbone") -> bool:
     """Whether `exact_products` computes something else: products of int8, or of bfloat16 with float32 between."""
-    forwards = (module.__dict__.get("forward") for module in backbone.model.modules())
-    return backbone.quantize is not None or any(isinstance(forward, _Product) for forward in forwards)
+    return backbone.quantize is not None or any(map(is_wide, backbone.model.modules()))
 
 
 @contextmanager
@@ -95,12 +105,13 @@ def exact_products(backbone: "AbstractBackbone") -> Iterator[None]:
             backbone.quantize = None
         for module in backbone.model.modules():
             if isinstance(module, Int8Layer) or (_is_product(module) and module.weight.element_size() < 4):
-                restored.callback(_restore, module, module.__dict__.get("forward"))
+                restored.callback(restore_forward, module, module.__dict__.get("forward"))
                 module.__dict__["forward"] = _exact(module)
         yield
 
 
-def _restore(module: nn.Module, forward: Callable[..., Any] | None) -> None:
+def restore_forward(module: nn.Module, forward: Callable[..., Any] | None) -> None:
+    """Give a layer the forward pass that it had of its own; None is that of its class."""
     if forward is None:
         del module.__dict__["forward"]
     else:

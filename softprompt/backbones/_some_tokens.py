@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..prompts.batch import PromptBatch, TextBatch
+from ._precision import is_wide, restore_forward, wide_product
 from .base import AbstractBackbone
 
 
@@ -74,25 +75,30 @@ def _logits_over(
 
 
 def is_plain_head(head: Any) -> bool:
-    """Whether a head is one linear layer and nothing else: no adapter around it, no hooks, no other forward."""
+    """Whether a head is one linear layer and nothing else: no adapter, no hooks, no forward but that of bfloat16."""
     fields = getattr(head, "__dict__", {})
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return type(head) is nn.Linear and "forward" not in fields and not any(fields[name] for name in hooks)
+    return (
+        type(head) is nn.Linear
+        and ("forward" not in fields or is_wide(head))
+        and not any(fields[name] for name in hooks)
+    )
 
 
 @contextlib.contextmanager
 def head_over(head: nn.Linear, tokens: Int[Tensor, " c"]) -> Iterator[None]:
     """Within the block, the head gives the logits of these tokens only, in their order."""
     weight, bias = head.weight[tokens], None if head.bias is None else head.bias[tokens]
+    before, product = head.__dict__.get("forward"), wide_product if is_wide(head) else functional.linear
 
     def forward(states: Tensor) -> Tensor:
-        return functional.linear(states, weight, bias)
+        return product(states, weight, bias)
 
     head.__dict__["forward"] = forward
     try:
         yield
     finally:
-        del head.__dict__["forward"]
+        restore_forward(head, before)
 
 
 def agree(some: Tensor, whole: Tensor) -> bool:
