@@ -2,10 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check real bench experiments-quick
+.PHONY: demo demo-real test check real bench experiments-quick
 
 demo: .venv/.done
 	$(BIN)/softprompt demo
+
+# A prompt for a real language model, beside what needs no training.
+demo-real: .venv/.done .venv/.real
+	$(BIN)/softprompt demo --model smollm2
 
 test: .venv/.done .venv/.real
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2

@@ -18,6 +18,7 @@ from softprompt.inference.kept_baselines import kept_baselines
 from softprompt.inference.without_prompt import fitted_bias, label_scores_of
 from softprompt.inference.wordings import casings, compared, ways_to_put
 from softprompt.tasks import TASKS, Source, Task
+from softprompt.training import read_plan
 from softprompt.training._advice import not_better
 
 PAIRS = (("good", "good"), ("bad", "bad"))
@@ -196,6 +197,11 @@ class TestBesideTrainedPrompts:
         assert prompt.difference == pytest.approx(prompt.score - found.best.score)
         assert prompt.score == pytest.approx(trained.results[0].metrics["test"]["score"])
 
+    def test_a_run_that_goes_on_still_compares(self, trained):
+        plan = read_plan(trained.folder)
+        assert plan.frozen
+        assert plan.model.quantize is None
+
     def test_the_run_keeps_them_and_does_not_compute_them_again(self, trained):
         path = trained.folder / "frozen.json"
         lines = kept_baselines(
@@ -243,3 +249,4 @@ def test_a_prompt_that_is_the_instruction_scores_what_the_row_of_the_instruction
     assert lines["instruction"].score == prompt.score == run.results[0].metrics["test"]["score"]
     assert lines["instruction"].score == run.results[0].metrics["validation"]["score"]
     assert prompt.difference_interval == (0, 0)
+    assert prompt.predictions == lines["instruction"].predictions

@@ -3,10 +3,12 @@
 Its weights are dequantised into the user's cache once; after that the tests take seconds.
 """
 
+import csv
 import importlib.util
 
 import pytest
 from softprompt import SoftPrompt, evaluate, load_backbone, train
+from softprompt.lab.reviews import ReviewsDemo
 from softprompt.settings import TrainSettings
 
 from kit import review_rows
@@ -40,3 +42,16 @@ def test_a_prompt_for_it_names_it_and_finds_it_again(smollm2, tmp_path):
     prompt = SoftPrompt.load(run.folder / "prompt-tuning-seed0" / "prompt")
     assert prompt.provenance.backbone.name == "smollm2"
     assert evaluate(prompt, rows["test"], device="cpu").metrics["score"] == run.results[0].metrics["test"]["score"]
+
+
+def test_the_demonstration_holds_a_prompt_against_the_frozen_model(smollm2, tmp_path):
+    for seed, (split, count) in enumerate({"train": 8, "validation": 2, "test": 4}.items()):
+        lines = [(text, "positive" if label == "good" else "negative") for text, label in review_rows(count, seed)]
+        with (tmp_path / f"{split}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("sentence", "label"), *lines])
+    plan = ReviewsDemo(seeds=1, steps=1, rows=tmp_path, output=tmp_path / "out", device="cpu")
+    found = plan.show()
+    assert [line.name for line in found.comparison.baselines][:3] == ["majority", "frozen", "instruction"]
+    # "good" and "terrible" are easy words.
+    assert found.comparison.best.score > 0.5
+    assert found.comparison.prompts[0].score > 0.5

@@ -1,4 +1,4 @@
-"""`softprompt demo`: a few methods on two lab tasks, in about a minute on a CPU."""
+"""`softprompt demo`: a few methods on two lab tasks, in about a minute on a CPU; or one prompt on a real model."""
 
 import shlex
 import shutil
@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import BadInput
+from ._answered import answered
+from ._demo_reviews import show as show_reviews
 from ._layout import laid_out, width_of
 from ._several import summary
 from .options import DataRoot, Device, Quiet
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
 
 # A row of the first task, in the demo's folder.
 ROW = "row.jsonl"
-# Label scores shown of one prediction.
-SHOWN = 3
 # Bytes of a stored number: float32.
 BYTES = 4
 
@@ -36,8 +37,10 @@ def demo(
         list[str] | None, typer.Option(help="Name from `softprompt methods list`; repeat. Default: four of them.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Prompts of each method.")] = 3,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 150,
-    model: Annotated[str, typer.Option(help="Frozen model: built in, folder, or hub id.")] = "lab-t5",
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: 150, on a real model 20.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Frozen model: built in; or smollm2, a folder or a hub id, which is shown reviews.")
+    ] = "lab-t5",
     data_root: DataRoot = None,
     output: Annotated[Path | None, typer.Option(help="New folder for everything. Default: runs/demo-<time>.")] = None,
     device: Device = "auto",
@@ -45,17 +48,28 @@ def demo(
 ) -> None:
     """Train prompts by several methods on small tasks, and compare them. Offline, on the CPU.
 
-    Prints tables, one prediction before and after, what was written, and what to try next.
+    Prints tables, one prediction before and after, what was written, and what to try next. On a real model without
+    --task, trains prompts that begin as an instruction on the reviews of a checkout, and shows them beside the frozen
+    model, the instruction and examples in context, on the same rows.
     """
-    from ..lab.demo import DEMO_METHODS, DEMO_TASKS, Demo
+    from ..builtin import BUILT_IN
+    from ..lab.demo import DEMO_METHODS, DEMO_STEPS, DEMO_TASKS, Demo
+    from ..lab.reviews import ReviewsDemo
 
+    folder = output or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
+    if model not in BUILT_IN and not task:
+        if method:
+            raise BadInput("--method goes with --task on a real model; without a task the demo shows prompt tuning")
+        given = {} if steps is None else {"steps": steps}
+        show_reviews(ReviewsDemo(model=model, seeds=seeds, output=folder, device=device, **given), not quiet, program())
+        return
     plan = Demo(
         tasks=task or DEMO_TASKS,
         methods=method or DEMO_METHODS,
         seeds=seeds,
-        steps=steps,
+        steps=DEMO_STEPS if steps is None else steps,
         model=model,
-        output=output or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}",
+        output=folder,
         data_root=data_root,
         device=device,
     )
@@ -162,16 +176,6 @@ def references(found: "TaskReport") -> list[dict[str, Any]]:
         f"frozen model, {found.instruction!r}": found.instructed,
     }
     return [{"method": name, "mean": score} for name, score in named.items() if score is not None]
-
-
-def answered(answer: Mapping[str, Any] | None) -> str:
-    """One answer: the likeliest labels with their probabilities, or the text."""
-    if answer is None:
-        return "no answer: its head is trained beside the prompt"
-    if "scores" not in answer:
-        return repr(answer["output"])
-    ranked = sorted(answer["scores"].items(), key=lambda pair: -pair[1])
-    return "  ".join(f"{label} {probability:.3f}" for label, probability in ranked[:SHOWN])
 
 
 def next_commands(plan: "Demo", found: "TaskReport") -> list[str]:

@@ -34,6 +34,7 @@ DEMO_METHODS = ("prompt-tuning", "ept-star", "residual", "scaled")
 # Fewer rows than the tasks have, so that evaluation does not take longer than training.
 VALIDATION_ROWS, TEST_ROWS = 100, 300
 EVALUATIONS = 3
+DEMO_STEPS = 150
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class Demo:
     tasks: Sequence[str] = DEMO_TASKS
     methods: Sequence[str] = DEMO_METHODS
     seeds: int = 3
-    steps: int = 150
+    steps: int = DEMO_STEPS
     model: str = "lab-t5"
     output: Path
     data_root: Path | None = None

@@ -29,6 +29,7 @@ class Trained:
         interval: its 95 % interval.
         difference: to the reference.
         difference_interval: 95 %, of pairs of rows.
+        predictions: class ids.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Trained:
     interval: Interval | None
     difference: float
     difference_interval: Interval
+    predictions: Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,4 +112,5 @@ def _trained(task: Task, name: str, report: Report, places: Sequence[int], best:
         interval=intervals(task.metrics, task.scores, predictions, right).get("score"),
         difference=difference,
         difference_interval=ends,
+        predictions=predictions,
     )

@@ -22,6 +22,8 @@ READ = (1, 2)
 DEFAULT_STEPS = 1000
 # What runs are that name no answers or no engine: when they were made there were no others.
 _OLDER = {"answers": "tokens", "engine": "reference"}
+# The key of `Plan.frozen`.
+_COMPARED = "with_frozen"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,9 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"format": FORMAT, **dataclasses.asdict(self), "task": self.task.to_json(), **self.model.to_json()}
+        values = {"format": FORMAT, **dataclasses.asdict(self), "task": self.task.to_json(), **self.model.to_json()}
+        # Under "frozen" stood what is called "quantize" today, and files are read with that in mind.
+        return {**values, _COMPARED: values.pop("frozen")}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Plan":
@@ -70,6 +74,7 @@ class Plan:
         plain["model"] = ModelSpec.from_json({**_OLDER, **{n: v for n, v in values.items() if n in of_model}})
         plain["task"] = Task.from_json(values["task"])
         plain["prompts"] = tuple(from_values(PromptSettings, prompt) for prompt in map(_in_units, values["prompts"]))
+        plain["frozen"] = plain.pop(_COMPARED, False)
         # Older runs name no loss: there was no other.
         plain["settings"] = from_values(TrainSettings, {"loss": "tokens", **values["settings"]})
         return cls(**plain)
