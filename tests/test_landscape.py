@@ -10,19 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from softprompt.analysis import prompt_landscape
+from softprompt.analysis import prompt_landscape, stored_landscapes
 from softprompt.analysis.landscape import coordinates, curvature, directions, gradient, standard_error, surface
 from softprompt.analysis.prompt_landscape import landscape_of
+from softprompt.analysis.stored_landscapes import Subject, draw, refuse_incomparable
 from softprompt.backbones import from_model, load_backbone
 from softprompt.cli import main
 from softprompt.data import SPECIAL
 from softprompt.errors import BadInput
+from softprompt.inference.answers import label_ids
 from softprompt.inference.evaluate import evaluate, examples_for
 from softprompt.losses import cross_entropy, squared_error
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 from softprompt.settings import LandscapeSettings, PromptSettings, Seeds, TrainSettings
-from softprompt.training import train
+from softprompt.training import train, trained_loss
+from softprompt.training.objectives import LabelLoss, TokenLoss
 
 from kit import review_rows, review_task
 
@@ -625,3 +628,51 @@ class TestTheCommand:
         code, _, err = call("--compare", trained / "second", run)
         assert code == 2
         assert "--compare needs one task: 'second/prompt-tuning-seed1' is of 'reviews'" in err.splitlines()[-1]
+
+
+class TestLossOfTraining:
+    """A landscape shows the loss that a prompt was trained with."""
+
+    @pytest.mark.parametrize("family", ["gpt2", "t5-v1.1"])
+    @pytest.mark.parametrize("kind", ["labels", "both"])
+    @pytest.mark.parametrize("labels", [("good", "bad"), ("a good film", "bad")])
+    def test_over_labels(self, labels, kind, family, task, rows, tiny_model):
+        backbone = from_model(*tiny_model(family, dtype=torch.float64), name=family)
+        task = dataclasses.replace(task, labels=labels)
+        scoring = {"version": 1, "end": False, "normalize": "mean"} if kind == "labels" else {}
+        prompt = prompt_for(backbone)
+        provenance = dataclasses.replace(prompt.provenance, training={"loss": kind}, scoring=scoring)
+        prompt = dataclasses.replace(prompt, provenance=provenance)
+        examples = examples_for(backbone, task, rows, 3)
+        loss = trained_loss(prompt, task, backbone)
+        found = landscape_of(backbone, prompt, examples, SMALL, loss=loss)
+        words = label_ids(backbone, task, end=kind == "both")
+        for index in range(len(examples)):
+            row, right = examples.batch([index], 0, backbone.pad_id), torch.tensor(examples.gold[index : index + 1])
+            scores = backbone.label_scores(
+                PromptBatch.of(prompt), row, words, normalize=str(scoring.get("normalize", "sum"))
+            )
+            expected = torch.nn.functional.cross_entropy(scores, right)
+            if kind == "both":
+                expected = (expected - scores[0, right[0]] / len(words[right[0]])) / 2
+            assert found.losses[index].item() == pytest.approx(expected.item(), abs=1e-9)
+        assert found.measure == "loss over labels (nats)"
+
+    def test_a_prompt_without_a_record_of_it(self, t5, task):
+        prompt = prompt_for(t5)
+        assert trained_loss(prompt, task, t5) == TokenLoss()
+        provenance = dataclasses.replace(prompt.provenance, scoring={"version": 1, "end": False})
+        of_labels = trained_loss(dataclasses.replace(prompt, provenance=provenance), task, t5)
+        assert of_labels == LabelLoss(label_ids(t5, task, end=False))
+
+    def test_a_run_on_labels_records_it_and_is_drawn_so(self, t5, task, tmp_path, monkeypatch):
+        settings = {"steps": 1, "eval_every": 1, "batch_size": 2, "prompt_length": 3}
+        run = train(task, t5, loss="labels", output=tmp_path / "run", **settings)
+        assert run.prompt().provenance.training["loss"] == "labels"
+        subject = Subject(label="a", prompt=run.prompt(), task=task)
+        monkeypatch.setattr(stored_landscapes, "backbone_of", lambda *_, **__: t5)
+        (drawn,) = draw([subject], dataclasses.replace(SMALL, rows=2))
+        assert drawn.to_json()["loss"] == "loss over labels in nats"
+        tokens = dataclasses.replace(run.prompt(), provenance=prompt_for(t5).provenance)
+        with pytest.raises(BadInput, match=r"needs one loss, .*cross entropy, labels"):
+            refuse_incomparable([subject, dataclasses.replace(subject, prompt=tokens)])

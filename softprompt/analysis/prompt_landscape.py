@@ -13,11 +13,11 @@ from torch import Tensor
 from ..backbones import AbstractBackbone
 from ..data import SPECIAL, Examples
 from ..errors import BadInput
-from ..losses import task_losses
 from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import SoftPrompt
 from ..prompts.units import WordScale
 from ..settings import LandscapeSettings
+from ..training.objectives import TaskLoss, TokenLoss
 from .landscape import Losses, curvature, directions, gradient, standard_error, surface
 
 # Half the width of the finite difference for curvatures, as a share of ||v||. It does not depend on the radius.
@@ -39,6 +39,7 @@ class Landscape:
     Args:
         settings: the settings of the plane.
         is_regression: whether the loss is a squared error; otherwise it is a cross entropy in nats.
+        over_labels: whether that chooses between the labels; else between all tokens, or the classes of a head.
         surfaces: Z[i, j], the loss at a_i along X and b_j along Y, for each example.
         lengths: distance from the centre to an edge, radius x ||v||, in the model's own numbers.
         slopes: <gradient, X> at the centre. In input space this is the norm of each gradient; in prompt space the mean
@@ -49,11 +50,19 @@ class Landscape:
 
     settings: LandscapeSettings
     is_regression: bool
+    over_labels: bool
     surfaces: Float[Tensor, "b g g"]
     lengths: Float[Tensor, " b"]
     slopes: Float[Tensor, " b"]
     curvatures: Float[Tensor, " b"]
     words: WordScale
+
+    @property
+    def measure(self) -> str:
+        """What the surfaces show."""
+        if self.is_regression:
+            return "squared error"
+        return "loss over labels (nats)" if self.over_labels else "cross entropy (nats)"
 
     @property
     def losses(self) -> Float[Tensor, " b"]:
@@ -104,6 +113,7 @@ def landscape_of(
     settings: LandscapeSettings | None = None,
     *,
     names: Sequence[int] | None = None,
+    loss: TaskLoss | None = None,
 ) -> Landscape:
     """Compute the landscape of a prompt on all these examples.
 
@@ -117,6 +127,7 @@ def landscape_of(
         examples: examples with answers.
         settings: the settings of the plane. `rows` is not used here.
         names: one number per example, which seeds its random direction; None takes 0, 1, 2 ...
+        loss: what is measured (`training.trained_loss`); None is the loss over tokens, the classes or the number.
 
     Raises:
         BadInput: there are no examples; the space is "prompt" and the prompt has no vectors or only zeros; small steps
@@ -126,20 +137,22 @@ def landscape_of(
     _refuse(backbone, prompt, examples, settings)
     prompt_batch = PromptBatch.of(prompt, device=backbone.device)
     rows = [examples.batch([index], 0, backbone.pad_id).to(backbone.device) for index in range(len(examples))]
-    local = [_LocalLoss.of(backbone, prompt_batch, row, settings.space) for row in rows]
-    slopes = [gradient(loss.losses, torch.zeros_like(loss.start)) for loss in local]
+    measured = TokenLoss() if loss is None else loss
+    local = [_LocalLoss.of(backbone, prompt_batch, row, settings.space, measured) for row in rows]
+    slopes = [gradient(one.losses, torch.zeros_like(one.start)) for one in local]
     if settings.space == "input":
         keys = [f"{settings.seed} {name}" for name in (names or range(len(local)))]
-        planes = [_plane(loss, slope, key) for loss, slope, key in zip(local, slopes, keys, strict=True)]
+        planes = [_plane(one, slope, key) for one, slope, key in zip(local, slopes, keys, strict=True)]
     else:
         planes = [_plane(local[0], torch.stack(slopes).mean(0), f"{settings.seed} prompt")] * len(local)
     results = [
-        _ExampleLandscape.of(loss, slope, x, y, settings)
-        for loss, slope, (x, y) in zip(local, slopes, planes, strict=True)
+        _ExampleLandscape.of(one, slope, x, y, settings)
+        for one, slope, (x, y) in zip(local, slopes, planes, strict=True)
     ]
     landscape = Landscape(
         settings=settings,
         is_regression=rows[0].targets is not None and rows[0].targets.is_floating_point(),
+        over_labels=measured.over_labels,
         surfaces=torch.stack([result.surface for result in results]),
         lengths=torch.tensor([result.length for result in results], dtype=torch.float64),
         slopes=torch.tensor([result.slope for result in results], dtype=torch.float64),
@@ -160,12 +173,13 @@ class _LocalLoss:
     losses: Losses
 
     @classmethod
-    def of(cls, backbone: AbstractBackbone, prompt_batch: PromptBatch, row: TextBatch, space: str) -> "_LocalLoss":
+    def of(
+        cls, backbone: AbstractBackbone, prompt_batch: PromptBatch, row: TextBatch, space: str, loss: TaskLoss
+    ) -> "_LocalLoss":
         def losses(deltas: Tensor) -> Tensor:
             copies = row.select(torch.zeros(len(deltas), dtype=torch.long, device=row.ids.device))
             copies = dataclasses.replace(copies, **{"text_delta" if space == "input" else "prompt_delta": deltas})
-            assert copies.targets is not None
-            return task_losses(backbone.logits(prompt_batch, copies), copies.targets)
+            return loss.losses(loss.outputs(backbone, prompt_batch, copies), copies)
 
         if space == "input":
             assert row.parts is not None

@@ -23,7 +23,7 @@ from ..prompts.prompt import SoftPrompt
 from ..settings import LandscapeSettings
 from ..store import json_bytes, write_folder
 from ..tasks import Task
-from ..training import Plan, read_plan
+from ..training import Plan, read_plan, trained_loss
 from .landscape import coordinates
 from .prompt_landscape import Landscape, landscape_of
 
@@ -95,7 +95,7 @@ class Drawn:
         return {
             "prompt": self.subject.label,
             "task": self.subject.task.name,
-            "loss": "squared error" if landscape.is_regression else "cross entropy in nats",
+            "loss": landscape.measure.replace(" (nats)", " in nats"),
             "metrics": self.metrics,
             "majority": self.majority,
             "warning": self.warning,
@@ -216,7 +216,8 @@ def draw(
         backbone = loaded[key] = backbone_of(subject.prompt, loaded.get(key, model), device=device)
         dataset, names = rows[_source(subject)]
         examples = examples_for(backbone, subject.task, dataset, longest)
-        landscape = landscape_of(backbone, subject.prompt, examples, settings, names=names)
+        loss = trained_loss(subject.prompt, subject.task, backbone)
+        landscape = landscape_of(backbone, subject.prompt, examples, settings, names=names, loss=loss)
         prompt_batch = PromptBatch.of(subject.prompt, device=backbone.device)
         answers = answer(backbone, prompt_batch, examples, subject.task, scoring=scoring_of(subject.prompt))
         metrics = report(subject.task, examples, answers).metrics
@@ -258,17 +259,22 @@ def refuse_incomparable(chosen: Sequence[Subject]) -> None:
                 f"--compare needs one task: {first.label!r} is of {first.task.name!r}, {other.label!r} of "
                 f"{other.task.name!r}; name one with --task, or compare others"
             )
-    _refuse_two_losses([_is_regression(subject) for subject in chosen])
+    _refuse_two_losses([_loss_name(subject) for subject in chosen])
 
 
-def _is_regression(subject: Subject) -> bool:
-    """Whether the loss is a squared error, because a linear head answers with a number."""
-    return subject.task.answer == "number" and subject.prompt.provenance.answers == "linear-head"
+def _loss_name(subject: Subject) -> str:
+    """What is measured, as far as it shows before a model is loaded: a number of a linear head has a squared error."""
+    if subject.task.answer == "number" and subject.prompt.provenance.answers == "linear-head":
+        return "squared error"
+    return str(subject.prompt.provenance.training.get("loss", "cross entropy"))
 
 
-def _refuse_two_losses(are_regressions: Sequence[bool]) -> None:
-    if len(set(are_regressions)) > 1:
-        raise BadInput("--compare needs one loss: some of these prompts answer in words, others by a number")
+def _refuse_two_losses(names: Sequence[str]) -> None:
+    if len(different := sorted(set(names))) > 1:
+        raise BadInput(
+            f"--compare needs one loss, and these prompts have several ({', '.join(different)}); draw them apart, or "
+            "choose prompts that were trained with one loss"
+        )
 
 
 def write(drawn: Sequence[Drawn], folder: Path, settings: LandscapeSettings, *, compare: bool, kind: str) -> Path:
@@ -288,7 +294,7 @@ def write(drawn: Sequence[Drawn], folder: Path, settings: LandscapeSettings, *, 
         StorageFailure: the disk is full or not writable.
     """
     if compare:
-        _refuse_two_losses([d.landscape.is_regression for d in drawn])
+        _refuse_two_losses([d.landscape.measure for d in drawn])
     axis = coordinates(settings.grid).tolist()
     numbers = {"settings": dataclasses.asdict(settings), "coordinates": axis, "prompts": [d.to_json() for d in drawn]}
     contents = {"landscape.json": json_bytes(numbers), **_figures(drawn, axis, compare, kind)}
@@ -305,7 +311,7 @@ def _figures(drawn: Sequence[Drawn], axis: Sequence[float], compare: bool, kind:
     figures: dict[str, bytes] = {}
     for prefix, group in groups.items():
         panels = {_title(d): d.landscape.mean_surface.numpy() for d in group}
-        measure = "squared error" if group[0].landscape.is_regression else "cross entropy (nats)"
+        measure = group[0].landscape.measure
         for name, figure in (("surface", plots.surface_figure), ("contour", plots.contour_figure)):
             file = f"{prefix}{name}.{kind}"
             figures[file] = plots.image(figure(panels, axis, measure=measure), file)

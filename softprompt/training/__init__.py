@@ -6,6 +6,7 @@ from ._drive import fast_denormals as fast_denormals
 from ._early import check_request as check_request
 from ._folder import refuse_used as refuse_used
 from ._frozen import Comparison as Comparison
+from ._loss_rule import trained_loss as trained_loss
 from ._plan import Plan as Plan
 from ._plan import Result as Result
 from ._plan import Run as Run

@@ -8,7 +8,9 @@ from ..backbones import AbstractBackbone
 from ..data import Examples
 from ..errors import BadInput
 from ..inference.answers import label_ids
+from ..inference.scoring import Scoring
 from ..inference.scoring_rule import scoring_for, with_loss
+from ..prompts.tuned import Stored
 from ..settings import BALANCED, TrainSettings
 from ..tasks import Task
 from .objectives import BothLoss, LabelLoss, TaskLoss, TokenLoss, Weighted
@@ -34,6 +36,24 @@ def task_loss(settings: TrainSettings, task: Task, backbone: AbstractBackbone, t
     if settings.class_weights:
         loss = Weighted(loss, _weights(settings.class_weights, train.gold, len(task.labels)))
     return loss
+
+
+def trained_loss(prompt: Stored, task: Task, backbone: AbstractBackbone) -> TaskLoss:
+    """The task loss that a stored prompt was trained with, without class weights and label smoothing.
+
+    A prompt of before does not name its loss. If its labels are scored without an end of sequence, it was trained on
+    them.
+
+    Args:
+        prompt: a stored prompt.
+        task: what it answers.
+        backbone: the frozen model.
+    """
+    scoring = Scoring.of(prompt)
+    kind = prompt.provenance.training.get("loss", "tokens" if scoring.end else "labels")
+    if kind == "tokens" or task.answer != "label" or backbone.answers == "linear-head":
+        return TokenLoss()
+    return (LabelLoss if kind == "labels" else BothLoss)(label_ids(backbone, task, end=scoring.end), scoring.normalize)
 
 
 def refuse_loss(settings: TrainSettings, task: Task) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import stream
-from ..inference.scoring_rule import scoring_for
+from ..inference.scoring_rule import scoring_for, with_loss
 from ..prompts.contract import AbstractTrainable
 from ..prompts.prompt import Provenance
 from ..regularizers import regularizers
@@ -57,6 +57,7 @@ def _started(
 ) -> Iterator[FleetMember]:
     identity = run_data.backbone.identity()
     scoring = scoring_for(plan.settings, run_data.task, run_data.backbone).to_json()
+    loss = with_loss(plan.settings, run_data.task, run_data.backbone).loss
     versions = {name: version(name) for name in ("softprompt", "torch", "transformers")}
     drawn = [training_rows(run_data, plan.settings, settings) for settings in plan.prompts]
     steps = step_count(plan.settings, max(map(len, drawn)))
@@ -71,6 +72,8 @@ def _started(
         training |= prompt.facts()
         if settings.regularizer:
             training |= _told(settings.regularizer, training["rms"], identity.embedding_size)
+        if loss != "tokens":
+            training |= {"loss": loss}
         if run_data.backbone.quantize is not None:
             training |= {"quantize": run_data.backbone.quantize}
         provenance = Provenance(
