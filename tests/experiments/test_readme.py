@@ -1,6 +1,7 @@
-"""The README's picture and its table say what the committed results say."""
+"""The README's picture, its output and the table of methods say what the committed results say."""
 
 import re
+import textwrap
 from pathlib import Path
 from statistics import fmean
 
@@ -12,6 +13,7 @@ from experiments.which_method import DESIGN, read_results
 from experiments.which_method.numbers import by_candidate, ceilings_of, mean_of_tasks, stuck_share
 
 ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "results" / "which-method.md"
 ROWS = {
     "full fine-tuning, as a ceiling": "full",
     "prompt tuning, ten vectors": "prompt-tuning",
@@ -46,12 +48,31 @@ def test_drawing_the_picture_needs_the_results_alone(tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(path)
 
 
-def test_the_table_of_the_readme_has_the_scores_of_the_results():
+def test_the_table_of_methods_has_the_scores_of_the_results():
     runs = by_candidate(read_results(RESULTS / "confirm.json"), "core", DESIGN.parts["core"], "lab-t5-small")
     ceilings = ceilings_of(runs)
-    lines = re.findall(r"^\| (.+?) \| [\d,al]+ \| ([\d.]+) \| (\d+) % \|$", (ROOT / "README.md").read_text(), re.M)
+    lines = re.findall(r"^\| (.+?) \| [\d,al]+ \| ([\d.]+) \| (\d+) % \|$", PAGE.read_text(), re.M)
     assert {name for name, *_ in lines} == ROWS.keys()
     for name, score, stuck in lines:
         ours = runs[ROWS[name]]
         assert float(score) == pytest.approx(mean_of_tasks(ours), abs=5e-4), name
         assert float(stuck) / 100 == pytest.approx(stuck_share(ours, ceilings), abs=0.006), name
+
+
+def test_the_readme_names_scores_of_the_table_of_methods():
+    section = (ROOT / "README.md").read_text().partition("## Which method\n")[2].partition("We reproduce")[0]
+    scores = re.findall(r"[01]\.\d{3}", section)
+    assert len(scores) == 2
+    assert all(f"| {score} |" in PAGE.read_text() for score in scores)
+
+
+def test_what_the_readme_shows_of_a_real_model_is_the_output_that_is_kept():
+    kept = (ROOT / "examples" / "reviews" / "demo-smollm2.txt").read_text()
+    readme = (ROOT / "README.md").read_text()
+    shown = re.search(r"(?m)^    on the same rows.*\n(?:    .+\n)+", readme)
+    assert shown is not None
+    assert textwrap.dedent(shown[0]) in kept
+    below = readme[shown.end() :].partition("##")[0]
+    figures = re.findall(r"[+-]?0\.\d{3}", below)
+    assert len(figures) == 3
+    assert all(figure in kept for figure in figures)
