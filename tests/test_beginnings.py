@@ -10,18 +10,21 @@ import torch
 from softprompt.backbones import from_model, load_backbone
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, UnsupportedModel
-from softprompt.inference.evaluate import evaluate, examples_for
+from softprompt.inference.evaluate import answer_positions, evaluate, examples_for
 from softprompt.inference.in_context import labelled_text
 from softprompt.inference.predict import predict
 from softprompt.interop._recipes import recipe
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.prompts.seeds import stream_seed
 from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.tasks import Task
 from softprompt.training import Interrupted, Plan, read_plan, resume, train
 from softprompt.training._early import check_request
 from softprompt.training._records import read_record
+from softprompt.training._restarts import Race
 from softprompt.training._setup import build_prompts, prepare, training_rows
+from softprompt.training._shown import context
 from softprompt.training._words import beginnings_of, with_opening
 
 from kit import review_task, same_files, soft
@@ -292,6 +295,46 @@ class TestRuns:
         rows = list(read_record(tmp_path / "run" / run.results[0].prompt / "metrics.jsonl"))
         begins = [row for row in rows if row.get("split") == "validation" and row["step"] == 0]
         assert len(begins) == (chosen["init"] != "uniform")
+
+    def test_restarts_of_an_instruction_show_as_many_examples_as_there_are_positions_for(
+        self, task, backbone_of, monkeypatch
+    ):
+        backbone = backbone_of("gpt2")
+        prompt = PromptSettings(init="instruction", restarts=3)
+        plan, run_data = planned(task, backbone, prompt, steps=4)
+
+        def inits():
+            (candidates,) = beginnings_of(plan, run_data.rows, backbone)
+            assert [one.length for one in candidates] == [soft(one).length for one in build_prompts(plan, run_data)]
+            return [one.settings.init for one in candidates]
+
+        assert inits() == ["instruction", "examples:4", "uniform"]
+        rest = int(run_data.train.lengths.max()) + answer_positions(backbone, plan.task)
+        seed = stream_seed(0, "examples/1")
+        lengths = {
+            count: len(context(backbone, plan.task, run_data.rows, run_data.train.gold, count=count, seed=seed))
+            for count in (1, 2, 4)
+        }
+        for count, short, shown in (
+            (4, 0, "examples:4"),
+            (2, 0, "examples:2"),
+            (1, 0, "examples:1"),
+            (1, 1, "uniform"),
+        ):
+            positions = lengths[count] + rest - short
+            monkeypatch.setattr(type(backbone), "max_positions", property(lambda _, positions=positions: positions))
+            assert inits() == ["instruction", shown, "uniform"]
+        with pytest.raises(BadInput, match="4 examples have"):
+            planned(task, backbone, PromptSettings(init="examples:4"))
+
+    def test_the_winner_of_restarts_with_few_rows_says_how_many_examples_it_shows(
+        self, folder, task, tmp_path, monkeypatch
+    ):
+        settings = {"init": "instruction", "restarts": 2, "restart_steps": 2, "shots": 2}
+        losses = iter((1.0, 0.0))
+        monkeypatch.setattr(Race, "_loss", lambda *_: next(losses))
+        run = train(task, folder, output=tmp_path / "run", **settings, **RUN)
+        assert (run.results[0].restarts["chosen"], run.results[0].restarts["init"]) == (1, "examples:2")
 
     def test_a_stored_prompt_answers_new_texts_and_other_rows_without_the_opening(self, folder, task, tmp_path):
         run = train(task, folder, init="instruction", lr=1e-9, output=tmp_path / "run", **RUN)

@@ -24,8 +24,8 @@ from ._records import Record, read_record, recorded_steps
 # Length of a race as a share of the run, and its maximum in steps. In our first trial the training loss at that point
 # predicted the test score.
 SHARE, LONGEST = 0.4, 100
-# Labelled rows with which candidates of an instruction begin.
-EXAMPLES = 4
+# Labelled rows with which candidates of an instruction begin, and what they take where so many do not fit.
+EXAMPLES, FEWER = 4, (2, 1)
 # Candidates are compared over the last fifth of the race.
 WINDOW = 5
 
@@ -69,6 +69,12 @@ def _init_of(init: str, number: int) -> str:
     return f"examples:{EXAMPLES}" if number % 2 else "uniform"
 
 
+def with_fewer_examples(settings: PromptSettings) -> list[PromptSettings]:
+    """Return a candidate of an instruction as it is, and with fewer and fewer examples where it shows any."""
+    counts = FEWER if settings.init == f"examples:{EXAMPLES}" else ()
+    return [settings, *(dataclasses.replace(settings, init=f"examples:{count}") for count in counts)]
+
+
 def record_of(folder: Path, candidate: int) -> Path:
     """Return the path of a candidate's metrics in the folder of the prompt."""
     return folder / "restarts" / f"{candidate}.jsonl"
@@ -85,10 +91,11 @@ class Race:
         name: name of the prompt.
         folder: folder of the prompt.
         steps: length of the race in optimiser steps.
+        inits: what each candidate begins as, where that depends on the rows; empty is what the settings say.
     """
 
-    def __init__(self, name: str, folder: Path, steps: int):
-        self.name, self.folder, self.steps = name, folder, steps
+    def __init__(self, name: str, folder: Path, steps: int, inits: Sequence[str] = ()):
+        self.name, self.folder, self.steps, self.inits = name, folder, steps, tuple(inits)
         self.window = max(1, steps // WINDOW)
 
     def is_over(self, step: int, candidates: Sequence[FleetMember]) -> bool:
@@ -134,7 +141,7 @@ class Race:
 
     def _outcome(self, winner: FleetMember, losses: Sequence[float | None], chosen: int) -> dict[str, Any]:
         began = beginnings(winner.settings)
-        seeds, inits = [one.seeds.initialization for one in began], [one.init for one in began]
+        seeds, inits = [one.seeds.initialization for one in began], self.inits or [one.init for one in began]
         values = {"count": len(losses), "steps": self.steps, "window": self.window, "losses": list(losses)}
         # Said only where it says something: most candidates begin alike.
         init = {"init": inits[chosen]} if len(set(inits)) > 1 else {}

@@ -17,6 +17,7 @@ from ._plan import Plan
 from ._records import Record
 from ._restarts import Race, race_steps, record_of
 from ._setup import step_count, training_rows
+from ._words import beginnings_of
 
 
 def start_members(
@@ -63,7 +64,8 @@ def _started(
     steps = step_count(plan.settings, max(map(len, drawn)))
     marks = {state["name"]: state["recorded_bytes"] for state in states}
     chosen = {state["name"]: state["restarts"]["chosen"] for state in states if "restarts" in state}
-    for number, name, prompt, race, path in _entrants(plan, prompts, folder, steps, chosen):
+    inits = _inits(plan, run_data, chosen)
+    for number, name, prompt, race, path in _entrants(plan, prompts, folder, steps, chosen, inits):
         settings = prompt.method.resolved(plan.prompts[number])
         lr = settings.lr
         assert lr is not None
@@ -114,8 +116,24 @@ def _told(text: str, rms: float, e: int) -> dict[str, Any]:
     return {"regularizers": found} if found else {}
 
 
+def _inits(plan: Plan, run_data: RunData, chosen: Mapping[str, int]) -> dict[str, list[str]]:
+    """What the candidates for each prompt begin as that begins as an instruction; nothing after the races."""
+    racing = {
+        name: number
+        for number, (name, prompt) in enumerate(zip(plan.prompt_names(), plan.prompts, strict=True))
+        if prompt.init == "instruction" and prompt.restarts > 1 and name not in chosen
+    }
+    begun = beginnings_of(plan, run_data.rows, run_data.backbone) if racing else []
+    return {name: [one.settings.init for one in begun[number]] for name, number in racing.items()}
+
+
 def _entrants(
-    plan: Plan, prompts: Sequence[AbstractTrainable], folder: Path, steps: int, chosen: Mapping[str, int]
+    plan: Plan,
+    prompts: Sequence[AbstractTrainable],
+    folder: Path,
+    steps: int,
+    chosen: Mapping[str, int],
+    inits: Mapping[str, Sequence[str]],
 ) -> Iterator[tuple[int, str, AbstractTrainable, Race | None, Path]]:
     """Who trains: each prompt, or its restarts where none is `chosen` yet, with number, name, race and record."""
     waiting = iter(prompts)
@@ -124,6 +142,6 @@ def _entrants(
         if settings.restarts == 1 or name in chosen:
             yield number, name, candidates[chosen.get(name, 0)], None, folder / name / "metrics.jsonl"
             continue
-        race = Race(name, folder / name, race_steps(settings, steps))
+        race = Race(name, folder / name, race_steps(settings, steps), inits.get(name, ()))
         for candidate, prompt in enumerate(candidates):
             yield number, f"{name}#{candidate}", prompt, race, record_of(folder / name, candidate)

@@ -5,6 +5,7 @@ and K labelled training rows. Rows are then read without that opening, so step 0
 prompts of such a run stand behind the same words: one with another `--init` holds the opening and then its own vectors.
 """
 
+import contextlib
 import dataclasses
 
 from ..backbones import AbstractBackbone
@@ -18,7 +19,7 @@ from ..settings import PromptSettings
 from ..tasks import gold
 from ._beginning import Beginning, is_examples, is_words
 from ._plan import Plan
-from ._restarts import beginnings
+from ._restarts import beginnings, with_fewer_examples
 from ._shown import allowed_rows, context, example_count
 
 INITIALIZERS = (
@@ -84,8 +85,11 @@ def beginnings_of(plan: Plan, rows: Rows | None, backbone: AbstractBackbone) -> 
         rows: the training rows, of which some are shown; None where no prompt shows any.
         backbone: the frozen model.
 
+    Where a restart of an instruction would show more examples than there are rows or positions, it shows fewer, and
+    begins as random vectors where none fits.
+
     Raises:
-        BadInput: fewer rows than examples, or examples for which the model has no positions.
+        BadInput: fewer rows than examples that a user wants, or no positions for them.
     """
     prompts = [Method.of(prompt).resolved(prompt) for prompt in plan.prompts]
     candidates = [list(enumerate(beginnings(prompt))) for prompt in prompts]
@@ -101,4 +105,16 @@ def beginnings_of(plan: Plan, rows: Rows | None, backbone: AbstractBackbone) -> 
         own = rows.select(allowed), [right[row] for row in allowed]
         return context(backbone, plan.task, *own, count=example_count(settings.init), seed=seed)
 
-    return [[Beginning.of(settings, ids_of(settings, number)) for number, settings in one] for one in candidates]
+    def beginning_of(prompt: PromptSettings, settings: PromptSettings, number: int) -> Beginning:
+        if prompt.init == settings.init:
+            return Beginning.of(settings, ids_of(settings, number))
+        # What the user did not give is not refused.
+        for fewer in with_fewer_examples(settings):
+            with contextlib.suppress(BadInput):
+                return Beginning.of(fewer, ids_of(fewer, number))
+        return Beginning.of(dataclasses.replace(settings, init="uniform"), plan.task.opening_ids)
+
+    return [
+        [beginning_of(prompt, settings, number) for number, settings in members]
+        for prompt, members in zip(prompts, candidates, strict=True)
+    ]
