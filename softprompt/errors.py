@@ -38,7 +38,7 @@ _ARGUMENTS = {
 }
 # A command up to its end, or an option with its value.
 _COMMAND = r"(?:softprompt|pip|llama-gguf-split) [a-z-][^;)]*"
-_OPTION = re.compile(_COMMAND + r"|(?<![\w-])--([a-z][a-z0-9-]*[a-z0-9])(?:=('[^']*'|[^\s;:,)]+))?")
+_OPTION = re.compile(_COMMAND + r"|(?<![\w-])--([a-z][a-z0-9-]*[a-z0-9])(?:=('[^']*'|(?:[^\s;:,)]|:(?=\S))+))?")
 
 
 def in_python(message: str) -> str:

@@ -32,6 +32,7 @@ ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) 
         ("go on with: softprompt train --resume runs/x", "go on with: softprompt train --resume runs/x"),
         ("finish it (softprompt train --resume x), --prompt", "finish it (softprompt train --resume x), `prompts`"),
         ("--init='text:a b': no word", "init='text:a b': no word"),
+        ("--init=examples:4: too long", "init='examples:4': too long"),
         ("my--file.csv has 1 -- one -- row", "my--file.csv has 1 -- one -- row"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ from softprompt.cli import main
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.prompts.trainable import stream_seed
+from softprompt.prompts.seeds import stream_seed
 from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.study._fleets import group

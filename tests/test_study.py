@@ -23,7 +23,19 @@ from softprompt.errors import BadInput, DamagedFile, SoftPromptError, UnknownNam
 from softprompt.metrics import is_stuck
 from softprompt.prompts.methods import METHODS
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
-from softprompt.study import RunSpec, StoredRun, compare, grid, load_specs, markdown, missing, read, run_all, summary
+from softprompt.study import (
+    RunSpec,
+    StoredRun,
+    compare,
+    grid,
+    kept_prompt,
+    load_specs,
+    markdown,
+    missing,
+    read,
+    run_all,
+    summary,
+)  # fmt: skip
 from softprompt.study import _work as run_module
 from softprompt.study._fleets import claim, finish, give_up, group
 from softprompt.study._progress import state
@@ -290,6 +302,10 @@ class TestStore:
                 assert run.validation["score"] == [row["score"] for row in rows if row.get("split") == "validation"]
                 assert run.seconds == pytest.approx(result.seconds / 4, abs=1e-3)
             assert not (folder / "run" / "checkpoints").exists()
+        kept = kept_prompt(store, runs[0])
+        kept.rename(kept.with_name("weights"))
+        with pytest.raises(BadInput, match=f"keeps weights of run {runs[0].name} .*, not a prompt, in .*weights; "):
+            kept_prompt(store, runs[0])
 
     def test_work_folders_are_gone_when_their_runs_are_stored(self, specs, tmp_path):
         quietly(specs[:2], tmp_path / "store")

@@ -17,8 +17,7 @@ from .initializers import Initializer, uniform, zeros
 from .methods import Method, Units
 from .prompt import LinearHead, Provenance, SoftPrompt
 from .reparam import AbstractReparameterization
-from .seeds import seeded as seeded
-from .seeds import stream_seed as stream_seed
+from .seeds import seeded, stream_seed
 from .standardization import Standardization
 from .units import WordScale
 

@@ -33,15 +33,20 @@ def kept_prompt(folder: "Path | str", run: StoredRun) -> Path:
     """The folder of the prompt of a stored run, which was trained with `keep`.
 
     Raises:
-        BadInput: the prompt was not kept, or was deleted.
+        BadInput: the prompt was not kept, or was deleted; or the method trains weights and leaves no prompt.
     """
     from ..training import read_plan
 
     where = run_folder(Path(folder), run.fleet)
     if (where / "run.json").is_file():
-        place = where / read_plan(where).prompt_names()[run.fleet.index(run.name)] / "prompt"
-        if place.exists():
-            return place
+        member = where / read_plan(where).prompt_names()[run.fleet.index(run.name)]
+        if (member / "prompt").exists():
+            return member / "prompt"
+        if (member / "weights").exists():
+            raise BadInput(
+                f"the store {folder} keeps weights of {run.spec.describe()}, not a prompt, in {member / 'weights'}; "
+                "`softprompt.load_tuned` reads them"
+            )
     raise BadInput(
         f"the store {folder} has {run.spec.describe()} without its prompt; "
         f"delete runs/{run.name}.json to train it again"
