@@ -107,7 +107,7 @@ def test_a_file_computes_what_the_model_computed_that_was_written(file, llama):
     backbone, ids = load_backbone(file, device="cpu"), torch.tensor([[5, 9, 12, 7]])
     with torch.no_grad():
         torch.testing.assert_close(backbone.model(input_ids=ids).logits, llama(input_ids=ids).logits)
-    assert backbone.spec == ModelSpec(str(file), device="cpu", answers="tokens", engine="reference")
+    assert backbone.spec == ModelSpec(str(file), device="cpu", answers="tokens", engine="shared")
     assert backbone.dtype == torch.float32
 
 

@@ -262,3 +262,12 @@ def test_an_impossible_option_is_refused_before_anything_is_built(method, option
 def test_a_width_of_zero_is_refused():
     with pytest.raises(BadInput, match="width must be at least 1, not 0"):
         describe(0)
+
+
+@pytest.mark.parametrize(
+    ("init", "lr"), [("uniform", 0.3), ("instruction", 0.03), ("examples:4", 0.03), ("text:a", 0.3)]
+)
+def test_a_prompt_that_begins_as_a_hand_written_one_learns_at_a_tenth_of_the_rate(init, lr):
+    method = METHODS["prompt-tuning"]
+    assert method.resolved(PromptSettings(init=init)).lr == pytest.approx(lr)
+    assert method.resolved(PromptSettings(init=init, lr=0.2)).lr == 0.2

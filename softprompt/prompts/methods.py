@@ -84,9 +84,15 @@ class Method:
         return method
 
     def resolved(self, settings: PromptSettings) -> PromptSettings:
-        """Fill in this method's units and learning rate where the settings leave them open."""
+        """Fill in this method's units and learning rate where the settings leave them open.
+
+        A prompt that begins as an instruction or as examples takes a tenth of the method's rate: it has to keep what it
+        begins with (docs/log.md has the figures).
+        """
         units = self.units if settings.units == "auto" else settings.units
         default = self.lr_rms if units == "rms" else self.lr
+        if settings.init.partition(":")[0] in ("instruction", "examples"):
+            default /= 10
         return dataclasses.replace(settings, units=units, lr=default if settings.lr is None else settings.lr)
 
     @property
