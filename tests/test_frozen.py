@@ -11,15 +11,16 @@ from softprompt.cli import main
 from softprompt.cli._held_against import held_against
 from softprompt.data import Rows
 from softprompt.errors import BadInput, DamagedFile
+from softprompt.inference.asked import put
 from softprompt.inference.frozen import Baseline, baselines, handwritten, limited, over
 from softprompt.inference.in_context import drawn_examples, written
 from softprompt.inference.intervals import difference_interval
 from softprompt.inference.kept_baselines import kept_baselines
 from softprompt.inference.without_prompt import fitted_bias, label_scores_of
 from softprompt.inference.wordings import casings, compared, ways_to_put
-from softprompt.tasks import TASKS, Source, Task
+from softprompt.tasks import TASKS, Source, Task, Wording, custom_task
 from softprompt.training import read_plan
-from softprompt.training._advice import not_better
+from softprompt.training._advice import no_words, not_better
 
 PAIRS = (("good", "good"), ("bad", "bad"))
 ROWS = Rows({"text": ["a good film", "a bad film", "a great movie", "the movie was terrible"], "label": [1, 0, 1, 0]})
@@ -186,6 +187,29 @@ def trained(tiny_gpt, tmp_path_factory):
         method="prompt-tuning", prompt_length=2, frozen=True, output=tmp_path_factory.mktemp("runs") / "run",
         template="{text} it was",
     )  # fmt: skip
+
+
+class TestNoWords:
+    """Rows of a user on a decoder, of which nobody has said what the model is to do."""
+
+    def test_it_is_told_once_and_before_training(self, decoder, tmp_path, caplog, monkeypatch):
+        def stopped(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("softprompt.training._train.prepare", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(VARIED, decoder, label_column="kind", text_column="text", output=tmp_path / "run")
+        assert len([line for line in caplog.messages if "no instruction and no template" in line]) == 1
+
+    def test_not_where_words_were_given_or_no_decoder_reads_them(self):
+        rows = custom_task(VARIED, text_columns="text", label_column="kind")
+        none = Wording()
+        (line,) = no_words(rows, put(rows, "decoder"), none, "decoder")
+        assert "softprompt frozen" in line
+        for wording in (Wording(instruction="Which?"), Wording(template="{text} it was")):
+            assert no_words(rows, put(rows, "decoder", None, wording), wording, "decoder") == []
+        assert no_words(rows, put(rows, "encoder-decoder"), none, "encoder-decoder") == []
+        assert no_words(TASKS["glue/rte"], put(TASKS["glue/rte"], "decoder", "words"), none, "decoder") == []
 
 
 class TestBesideTrainedPrompts:

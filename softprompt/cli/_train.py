@@ -93,9 +93,6 @@ def _refuse_beside_resume(given: Given) -> None:
 def _report(run: "Run", json_lines: bool) -> None:
     if run.comparison is not None:
         say(held_against(run.comparison, width_of(sys.stderr)))
-        if run.comparison.wants_words:
-            say("this task has no instruction: give --instruction, --template and --label-words, and see with "
-                "`softprompt frozen` what they are worth before any training")  # fmt: skip
         say("")
     say(table([_row(result) for result in run.results], width_of(sys.stderr)))
     if len(run.results) > 1:

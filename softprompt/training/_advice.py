@@ -8,7 +8,7 @@ from typing import final
 
 from ..inference.evaluate import majority_score
 from ..prompts.units import norm_warning, prompt_norm
-from ..tasks import Task
+from ..tasks import Task, Wording, in_lines
 from ._frozen import Comparison
 from ._member import FleetMember
 from ._records import read_record
@@ -78,6 +78,24 @@ class ExplosionWatch:
             return
         self.warned.add(name)
         log.warning(f"{name}: step {step}: {_norm_warning(member, token_norms)}")
+
+
+def no_words(declared: Task, chosen: Task, wording: Wording, kind: str) -> list[str]:
+    """Return a line if a decoder reads rows of a user who has not said what it is to do.
+
+    Args:
+        declared: the task as the user made it.
+        chosen: the task as it is put to the model.
+        wording: the user's own words.
+        kind: kind of the backbone.
+    """
+    has_template = wording.template is not None or in_lines(declared) == declared
+    if kind != "decoder" or chosen.answer != "label" or chosen.instruction or has_template:
+        return []
+    return [
+        "this task has no instruction and no template: give --instruction, --template and --label-words, and see by "
+        "`softprompt frozen` what they are worth before any training"
+    ]
 
 
 def not_better(comparison: Comparison | None) -> list[str]:

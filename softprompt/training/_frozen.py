@@ -59,11 +59,6 @@ class Comparison:
     prompts: Sequence[Trained]
 
     @property
-    def wants_words(self) -> bool:
-        """Whether the model continues texts, and nobody has said what it is to do."""
-        return self.reference == "frozen" and any(line.draw is not None for line in self.baselines)
-
-    @property
     def best(self) -> Baseline:
         """The reference itself."""
         return next(line for line in self.baselines if line.name == self.reference)

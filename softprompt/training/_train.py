@@ -20,7 +20,7 @@ from ..prompts.contract import AbstractTrainable
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import Checkpoint, json_bytes, latest_checkpoint, refuse_no_place, write_file
 from ..tasks import rephrased, stored_in, styled
-from ._advice import ADVICE, not_better
+from ._advice import ADVICE, no_words, not_better
 from ._drive import drive
 from ._early import check_request
 from ._folder import HeldFolder, alone_in, new_folder, refuse_used
@@ -123,6 +123,8 @@ def train(
     else:
         backbone = load_backbone(answering_numbers(asked) if chosen.answer == "number" else asked)
     chosen = put(declared, backbone.kind, style, wording)
+    for line in no_words(declared, chosen, wording, backbone.kind):
+        advice.warning(line)
     if settings.max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=settings.max_length)
     # From any folder the same files: `resume` and `evaluate` may be started in another.
