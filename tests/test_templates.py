@@ -14,7 +14,7 @@ from softprompt.inference.asked import put
 from softprompt.inference.evaluate import examples_for
 from softprompt.settings import ModelSpec
 from softprompt.study import RunSpec
-from softprompt.study._work import _style
+from softprompt.study._work import style_of
 from softprompt.tasks import GROUPS, INSTRUCT, TASKS, Source, Task, Wording, custom_task, rephrased, styled
 
 CHAT = (
@@ -213,9 +213,9 @@ class TestOwnWords:
 
 def test_a_run_of_a_study_without_a_style_is_in_words_as_its_name_has_meant(tiny_gpt):
     spec = RunSpec(task="glue/sst2", model="m")
-    assert _style(spec, "decoder") == "words"
-    assert _style(spec, "encoder-decoder") is None
-    assert _style(dataclasses.replace(spec, style="instruct"), "decoder") == "instruct"
+    assert style_of(spec, "decoder") == "words"
+    assert style_of(spec, "encoder-decoder") is None
+    assert style_of(dataclasses.replace(spec, style="instruct"), "decoder") == "instruct"
 
 
 def test_an_empty_cue_is_part_of_the_name_of_a_run():
