@@ -309,6 +309,7 @@ class TestRuns:
             return [one.settings.init for one in candidates]
 
         assert inits() == ["instruction", "examples:4", "uniform"]
+        assert run_data.rows is not None
         rest = int(run_data.train.lengths.max()) + answer_positions(backbone, plan.task)
         seed = stream_seed(0, "examples/1")
         lengths = {
@@ -334,7 +335,9 @@ class TestRuns:
         losses = iter((1.0, 0.0))
         monkeypatch.setattr(Race, "_loss", lambda *_: next(losses))
         run = train(task, folder, output=tmp_path / "run", **settings, **RUN)
-        assert (run.results[0].restarts["chosen"], run.results[0].restarts["init"]) == (1, "examples:2")
+        chosen = run.results[0].restarts
+        assert chosen is not None
+        assert (chosen["chosen"], chosen["init"]) == (1, "examples:2")
 
     def test_a_stored_prompt_answers_new_texts_and_other_rows_without_the_opening(self, folder, task, tmp_path):
         run = train(task, folder, init="instruction", lr=1e-9, output=tmp_path / "run", **RUN)

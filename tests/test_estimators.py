@@ -41,8 +41,10 @@ def test_what_it_predicts_is_what_the_stored_prompt_predicts(fitted, backbone):
 
 
 def test_the_seed_alone_decides_the_result(backbone, fitted):
-    copies: list[Any] = [clone(fitted), clone(fitted).set_params(random_state=1)]
-    again, other = (copy.fit(TEXTS, LABELS) for copy in copies)
+    copied: Any = clone(fitted)
+    changed: Any = clone(fitted)
+    again = copied.fit(TEXTS, LABELS)
+    other = changed.set_params(random_state=1).fit(TEXTS, LABELS)
     assert again.model is backbone
     assert again.prompt_.vectors.equal(fitted.prompt_.vectors)
     assert not other.prompt_.vectors.equal(fitted.prompt_.vectors)

@@ -243,6 +243,7 @@ class TestBesideTrainedPrompts:
             kept_baselines(path, about, lambda: lines)
 
     def test_a_prompt_that_is_no_better_is_told_of(self, trained):
+        assert trained.comparison is not None
         worse = dataclasses.replace(trained.comparison.prompts[0], difference=-0.1, score=0.4)
         (line,) = not_better(dataclasses.replace(trained.comparison, prompts=[worse]))
         assert "no better than the hand-written instruction: 0.4000 against" in line

@@ -666,8 +666,8 @@ class TestLossOfTraining:
         assert of_labels == LabelLoss(label_ids(t5, task, end=False))
 
     def test_a_run_on_labels_records_it_and_is_drawn_so(self, t5, task, tmp_path, monkeypatch):
-        settings = {"steps": 1, "eval_every": 1, "batch_size": 2, "prompt_length": 3}
-        run = train(task, t5, loss="labels", output=tmp_path / "run", **settings)
+        settings = TrainSettings(steps=1, eval_every=1, batch_size=2, loss="labels")
+        run = train(task, t5, prompt_length=3, settings=settings, output=tmp_path / "run")
         assert run.prompt().provenance.training["loss"] == "labels"
         subject = Subject(label="a", prompt=run.prompt(), task=task)
         monkeypatch.setattr(stored_landscapes, "backbone_of", lambda *_, **__: t5)

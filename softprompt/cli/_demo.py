@@ -1,5 +1,6 @@
 """`softprompt demo`: a few methods on two lab tasks, in about a minute on a CPU; or one prompt on a real model."""
 
+import dataclasses
 import shlex
 import shutil
 import sys
@@ -60,8 +61,8 @@ def demo(
     if model not in BUILT_IN and not task:
         if method:
             raise BadInput("--method goes with --task on a real model; without a task the demo shows prompt tuning")
-        given = {} if steps is None else {"steps": steps}
-        show_reviews(ReviewsDemo(model=model, seeds=seeds, output=folder, device=device, **given), not quiet, program())
+        plan = ReviewsDemo(model=model, seeds=seeds, output=folder, device=device)
+        show_reviews(plan if steps is None else dataclasses.replace(plan, steps=steps), not quiet, program())
         return
     plan = Demo(
         tasks=task or DEMO_TASKS,

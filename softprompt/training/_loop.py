@@ -232,6 +232,8 @@ class Loop:
         """Score prompts that began as words as they began, so that none is stored that is below its words."""
         # Also of a prompt that was dropped in its race: its words are still worth storing.
         waiting = [member for member in self.members if member.race is None and member.beginning is not None]
+        if not waiting:
+            return
         prompts = [member.beginning for member in waiting if member.beginning is not None]
         for member, found in zip(waiting, self.scores(prompts, self.run_data.validation), strict=True):
             member.judge_beginning(found)
