@@ -157,7 +157,7 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
         words = self.label_words or {}
         missing = [value for value in self.classes_ if words and value not in words]
         if missing:
-            raise BadInput(f"label_words has no word for class {missing[0]!r}; give one for each class")
+            raise BadInput(f"no word is given for class {missing[0]!r}; give one for each class, or none")
         return [words.get(value, str(value)) for value in self.classes_]
 
     def predict_proba(self, X: Any) -> np.ndarray:

@@ -269,6 +269,7 @@ def test_a_prompt_that_is_the_instruction_scores_what_the_row_of_the_instruction
         loss="tokens" if decode == "generate" else "labels", decode=decode, steps=1, eval_every=1, lr=1e-12,
         batch_size=2, max_new_tokens=3, output=tmp_path / "run",
     )  # fmt: skip
+    assert run.comparison is not None
     lines = {line.name: line for line in run.comparison.baselines}
     (prompt,) = run.comparison.prompts
     assert lines["instruction"].score == prompt.score == run.results[0].metrics["test"]["score"]
