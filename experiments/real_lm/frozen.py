@@ -8,12 +8,15 @@ from typing import Any
 from softprompt.backbones import AbstractBackbone
 from softprompt.data import load_rows, split_rows
 from softprompt.inference.frozen import SHOTS, baselines
+from softprompt.settings import TrainSettings
 
 from .design import Try
 from .results import Folder
 from .runs import held
 from .tasks import cut_rows, study_task
 
+# Labels are scored as by the arms whose loss is over labels, which nearly all are.
+SCORED = TrainSettings(loss="labels")
 # Baseline of the package -> its name in the results.
 NAMES: Mapping[str, str] = {
     "majority": "majority",
@@ -47,7 +50,7 @@ def score_frozen(
         task = study_task(name, folder.rows)
         splits = split_rows(task, load_rows(task))
         draws: dict[str, list[float]] = {}
-        for line in baselines(backbone, task, splits.test, splits.train, calibrate=quick is None):
+        for line in baselines(backbone, task, splits.test, splits.train, settings=SCORED, calibrate=quick is None):
             draws.setdefault(NAMES[line.name], []).append(line.score)
             if line.calibrated is not None:
                 draws.setdefault(f"{NAMES[line.name]}-calibrated", []).append(line.calibrated)
