@@ -25,7 +25,7 @@ from typing import Any
 
 RESULT = Path(__file__).parent / "results" / "shared_prefix.json"
 MARKS = "<!-- benchmarks/shared_prefix.py: begin -->\n", "<!-- benchmarks/shared_prefix.py: end -->"
-TASKS, LENGTHS, BATCH = ("glue/sst2", "glue/rte", "superglue/boolq"), (10, 100), 16
+TASKS, LENGTHS, BATCH = ("glue/sst2", "glue/rte", "super_glue/boolq"), (10, 100), 16
 # PEFT pads rows to it where it does not pad to the longest, as in the published recipes.
 MAX_LENGTH = 256
 
