@@ -1,6 +1,5 @@
 """scikit-learn estimators around `train` and `predict`: texts in, classes or numbers out."""
 
-import functools
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,19 +10,15 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import check_is_fitted
 
-from .backbones import AbstractBackbone, load_backbone
+from .backbones import AbstractBackbone
 from .errors import BadInput
-from .inference.predict import predict
+from .inference.predict import kept_model, predict
 from .prompts.prompt import SoftPrompt
+from .settings import ModelSpec
 from .tasks import is_a, row_dicts
 from .training import train
 
 TEXT, TARGET = "text", "answer"
-
-
-@functools.lru_cache(maxsize=2)
-def _loaded(name: str, answers: str) -> AbstractBackbone:
-    return load_backbone(name, answers=answers)
 
 
 def rows_of(texts: Any) -> list[dict[str, Any]]:
@@ -89,7 +84,9 @@ class _PromptEstimator(BaseEstimator):
         return list(learned), list(held_out)
 
     def _backbone(self) -> AbstractBackbone:
-        return self.model if isinstance(self.model, AbstractBackbone) else _loaded(self.model, self.answers)
+        if isinstance(self.model, AbstractBackbone):
+            return self.model
+        return kept_model(ModelSpec(self.model, answers=self.answers))
 
     def _answers(self, texts: Any) -> list[dict[str, Any]]:
         check_is_fitted(self, "prompt_")

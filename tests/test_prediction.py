@@ -63,7 +63,7 @@ def test_a_run_that_is_killed_has_printed_what_it_answered(prompt, backbone, tmp
         return answer(*given, **named)
 
     monkeypatch.setattr(type(backbone), "label_scores", lambda self, *given, **named: dying(*given, **named))
-    monkeypatch.setattr("softprompt.inference.predict._loaded", lambda name, **options: backbone)
+    monkeypatch.setattr("softprompt.inference.predict.kept_model", lambda name, **options: backbone)
     prompt.save(tmp_path / "prompt")
     assert cli.main(["predict", str(tmp_path / "prompt"), *TEXTS, "--batch-size", "3"]) == 130
     lines = capsys.readouterr().out.splitlines()

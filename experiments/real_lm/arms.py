@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from softprompt.prompts.base import is_words
+
 Loss = Literal["labels", "tokens"]
 
 
@@ -32,8 +34,8 @@ class Arm:
     @property
     def begins(self) -> str:
         """What the rows of its runs begin with: prompts from words take the opening out of the rows."""
-        kind = self.prompt.get("init", "uniform").partition(":")[0]
-        return kind if kind in ("instruction", "examples") else "random"
+        init = self.prompt.get("init", "uniform")
+        return init.partition(":")[0] if is_words(init) else "random"
 
 
 def _regularized(label: str, text: str, **prompt: Any) -> Arm:

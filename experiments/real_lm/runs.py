@@ -1,7 +1,6 @@
 """Train the pieces of the study on one loaded model, and keep one JSON a cell: what every prompt of an arm scored."""
 
 import contextlib
-import logging
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ import filelock
 import softprompt
 import torch
 from softprompt.backbones import AbstractBackbone
-from softprompt.training import ADVICE, read_results
+from softprompt.training import read_results, without_advice
 
 from .arms import ARMS
 from .design import SIZES, Piece, Try
@@ -86,7 +85,7 @@ def train_piece(
     else:
         shutil.rmtree(run, ignore_errors=True)
         size = SIZES[piece.size] if quick is None else SIZES[piece.size].with_steps(quick.steps)
-        with _silent():
+        with without_advice():
             softprompt.train(
                 study_task(piece.task, folder.rows, bare=piece.bare),
                 backbone,
@@ -100,17 +99,6 @@ def train_piece(
     # Prompts and checkpoints of some thousand runs would fill the disk.
     shutil.rmtree(run)
     return records
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Within, training says nothing of single prompts: the results hold it."""
-    log = logging.getLogger(ADVICE)
-    log.disabled = True
-    try:
-        yield
-    finally:
-        log.disabled = False
 
 
 def _record(arm: str, result: Mapping[str, Any]) -> dict[str, Any]:

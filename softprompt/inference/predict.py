@@ -26,7 +26,8 @@ MOST_BATCHES = 8
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(spec: ModelSpec) -> AbstractBackbone:
+def kept_model(spec: ModelSpec) -> AbstractBackbone:
+    """The model of this spec, loaded once and kept for the next call."""
     return load_backbone(spec)
 
 
@@ -120,7 +121,7 @@ def predict(
     scoring = scoring_of(prompt, calibrate=calibrate)
     texts = [task.render(row).text for row in rows]
     if isinstance(asked, ModelSpec) and (model is None or (isinstance(model, ModelSpec) and not model.name)):
-        asked = _loaded(asked)
+        asked = kept_model(asked)
     backbone = backbone_of(prompt, asked)
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
     tell_truncated(examples, "inputs")

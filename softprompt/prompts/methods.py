@@ -14,6 +14,7 @@ import torch
 from ..errors import BadInput, UnknownName, pick
 from ..options import like
 from ..settings import PromptSettings
+from .base import is_words
 from .reparam import REPARAMETERIZATIONS, AbstractReparameterization, require_positive
 
 Units = Literal["raw", "rms"]
@@ -91,7 +92,7 @@ class Method:
         """
         units = self.units if settings.units == "auto" else settings.units
         default = self.lr_rms if units == "rms" else self.lr
-        if settings.init.partition(":")[0] in ("instruction", "examples"):
+        if is_words(settings.init):
             default /= 10
         return dataclasses.replace(settings, units=units, lr=default if settings.lr is None else settings.lr)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import logging
 import shutil
 import time
 from collections import OrderedDict
@@ -54,7 +53,7 @@ def work(
         claimed = claim(store, groups, keep=keep)
         show(claimed)
         if claimed.fleet is not None:
-            with _released(store, claimed.fleet), named(claimed.fleet.specs), _without_stored_warnings():
+            with _released(store, claimed.fleet), named(claimed.fleet.specs):
                 _train(store, claimed.fleet, models, data_root)
         elif claimed.busy:
             time.sleep(PAUSE_SECONDS)
@@ -107,23 +106,10 @@ def _released(store: Path, fleet: Fleet) -> Iterator[None]:
     finish(store, fleet)
 
 
-@contextlib.contextmanager
-def _without_stored_warnings() -> Iterator[None]:
-    """Hide training's warnings about finished prompts: they are stored, and a study has hundreds of prompts."""
-    from ..training import ADVICE
-
-    log = logging.getLogger(ADVICE)
-    log.disabled = True
-    try:
-        yield
-    finally:
-        log.disabled = False
-
-
 def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | None") -> None:
     """Train or resume a fleet, and store its runs."""
     from ..store import write_file
-    from ..training import resume, train
+    from ..training import resume, train, without_advice
 
     first = fleet.specs[0]
     inputs = {spec.name: digests(spec) for spec in fleet.specs}
@@ -131,20 +117,21 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
     embeddings = backbone.identity().embedding_sha256
     # A fleet before this one may have set this differently on the same model.
     backbone.gradient_checkpointing(first.settings.gradient_checkpointing)
-    if fleet.is_started:
-        run = resume(fleet.run, model=backbone)
-    else:
-        shutil.rmtree(fleet.run, ignore_errors=True)
-        run = train(
-            first.declared,
-            backbone,
-            prompts=[spec.prompt for spec in fleet.specs],
-            settings=first.settings,
-            output=fleet.run,
-            data_root=data_root,
-            style=style_of(first, backbone.kind),
-            max_bad_rows=first.max_bad_rows,
-        )
+    with without_advice():
+        if fleet.is_started:
+            run = resume(fleet.run, model=backbone)
+        else:
+            shutil.rmtree(fleet.run, ignore_errors=True)
+            run = train(
+                first.declared,
+                backbone,
+                prompts=[spec.prompt for spec in fleet.specs],
+                settings=first.settings,
+                output=fleet.run,
+                data_root=data_root,
+                style=style_of(first, backbone.kind),
+                max_bad_rows=first.max_bad_rows,
+            )
     together = tuple(spec.name for spec in fleet.specs)
     for spec, result in zip(fleet.specs, run.results, strict=True):
         stored = _stored(spec, run, result, together, embeddings, inputs[spec.name], _share(result, run))

@@ -1,6 +1,7 @@
 """Training: one loop for a fleet of prompts, exact resume, deterministic records."""
 
 from ._advice import ADVICE as ADVICE
+from ._advice import without_advice as without_advice
 from ._drive import Interrupted as Interrupted
 from ._drive import fast_denormals as fast_denormals
 from ._early import check_request as check_request

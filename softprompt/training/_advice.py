@@ -1,8 +1,9 @@
 """Warnings about failures that look like results: a prompt that learned nothing, or whose norm is out of range."""
 
+import contextlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import final
 
@@ -16,6 +17,17 @@ from ._records import read_record
 # What a user should look at in a prompt; a study, which stores it, silences this logger.
 ADVICE = "softprompt.advice"
 log = logging.getLogger(ADVICE)
+
+
+@contextlib.contextmanager
+def without_advice() -> Iterator[None]:
+    """Hide the warnings about single prompts within the block: where hundreds are trained, their results hold them."""
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = False
+
 
 # A decoder's prompt of more token norms than this has saturated the model's norms: its words are drowned by rounding.
 EXPLODED = 100.0

@@ -6,7 +6,7 @@ from typing import final
 import torch
 
 from ..backbones import AbstractBackbone
-from ..prompts.base import Base
+from ..prompts.base import Base, is_words
 from ..prompts.methods import Method
 from ..settings import PromptSettings
 
@@ -58,8 +58,3 @@ class Beginning:
 def is_examples(init: str) -> bool:
     """Whether a prompt of this `init` begins as labelled rows."""
     return init.startswith("examples:")
-
-
-def is_words(init: str) -> bool:
-    """Whether a prompt of this `init` begins as words in front of the text."""
-    return init.partition(":")[0] in ("instruction", "examples")

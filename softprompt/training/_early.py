@@ -8,11 +8,11 @@ from ..checks import require_numbers
 from ..data import Splits, few_shot, strata
 from ..errors import BadInput, UnknownName
 from ..inference.answers import refuse_decoding
+from ..prompts.base import is_words
 from ..prompts.methods import Method
 from ..prompts.prompt import SoftPrompt
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..tasks import Task, gold
-from ._beginning import is_words
 from ._loss_rule import refuse_loss
 from ._numbers import refuse_shots
 from ._restarts import race_steps

@@ -16,6 +16,7 @@ from ..errors import BadInput, UnknownName
 from ..inference.answers import decoding
 from ..inference.evaluate import examples_for
 from ..prompts import initializers
+from ..prompts.base import is_words
 from ..prompts.contract import AbstractTrainable
 from ..prompts.initializers import Initializer
 from ..prompts.methods import Method
@@ -25,7 +26,6 @@ from ..prompts.units import WordScale
 from ..regularizers import regularizers
 from ..settings import PromptSettings, TrainSettings
 from ..tasks import Task
-from ._beginning import is_words
 from ._loop import RunData
 from ._numbers import refuse_unwritable, standardization
 from ._plan import DEFAULT_STEPS, Plan

@@ -13,11 +13,12 @@ from ..data import Rows
 from ..errors import BadInput
 from ..inference.evaluate import examples_for, text_limit
 from ..inference.in_context import encoded, opening_of, text_before
+from ..prompts.base import is_words
 from ..prompts.methods import Method
 from ..prompts.seeds import stream_seed
 from ..settings import PromptSettings
 from ..tasks import gold
-from ._beginning import Beginning, is_examples, is_words
+from ._beginning import Beginning, is_examples
 from ._plan import Plan
 from ._restarts import beginnings, with_fewer_examples
 from ._shown import allowed_rows, context, example_count
