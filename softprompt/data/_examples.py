@@ -95,10 +95,12 @@ class Windows:
 
     def select(self, rows: Int[Tensor, " k"]) -> "Windows":
         """The windows of these rows, which are counted anew."""
-        places = [torch.nonzero(self.owner == row).flatten() for row in rows.tolist()]
-        counts = torch.tensor([len(part) for part in places], dtype=torch.long)
-        chosen = torch.cat(places) if places else torch.zeros(0, dtype=torch.long)
-        return Windows(self.inputs.select(chosen), torch.repeat_interleave(torch.arange(len(rows)), counts))
+        count = int(self.owner.max()) + 1 if len(self.owner) else 0
+        starts = torch.searchsorted(self.owner, torch.arange(count + 1))
+        chosen = Ragged(torch.arange(len(self.owner), dtype=torch.int32), starts).select(rows)
+        return Windows(
+            self.inputs.select(chosen.flat), torch.repeat_interleave(torch.arange(len(rows)), chosen.lengths)
+        )
 
 
 @dataclass(frozen=True, eq=False)
