@@ -29,6 +29,7 @@ from .tasks import Task as Task
 from .tasks import custom_task as custom_task
 from .tasks import task as task
 from .tasks import with_difficulty as with_difficulty
+from .training import EarlyStopping as EarlyStopping
 from .training import Result as Result
 from .training import Run as Run
 from .training import resume as resume

@@ -118,6 +118,10 @@ class NotTrainable(SoftPromptError, RuntimeError):
     """The prompt cannot learn through this backbone: no gradient arrives."""
 
 
+class CallbackFailed(SoftPromptError, RuntimeError):
+    """A callback of the user raised; the run stopped at that step, with a checkpoint."""
+
+
 def pick(kind: str, name: str, table: Mapping[str, T]) -> T:
     """The entry of `table` called `name`.
 

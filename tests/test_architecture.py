@@ -179,6 +179,7 @@ def test_what_trains_and_answers_imports_no_more_than_it_needs(module: str):
 PUBLIC = [
     "AbstractBackbone",
     "BackboneIdentity",
+    "EarlyStopping",
     "LinearHead",
     "METHODS",
     "METRICS",

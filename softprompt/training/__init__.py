@@ -2,6 +2,9 @@
 
 from ._advice import ADVICE as ADVICE
 from ._advice import without_advice as without_advice
+from ._callbacks import EarlyStopping as EarlyStopping
+from ._callbacks import Evaluation as Evaluation
+from ._callbacks import Step as Step
 from ._drive import Interrupted as Interrupted
 from ._drive import fast_denormals as fast_denormals
 from ._early import check_request as check_request

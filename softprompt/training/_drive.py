@@ -7,6 +7,7 @@ import torch
 
 from ..errors import SoftPromptError
 from ..store import save_checkpoint
+from ._callbacks import Listeners
 from ._folder import HeldFolder
 from ._keywords import how_to_go_on
 from ._loop import Loop
@@ -20,10 +21,11 @@ class Interrupted(SoftPromptError):
     exit_code = 130
 
 
-def drive(plan: Plan, loop: Loop, held: HeldFolder, data: str, progress: bool) -> None:
+def drive(plan: Plan, loop: Loop, held: HeldFolder, data: str, progress: bool, listeners: Listeners) -> None:
     """Train what is left.
 
     Raises:
+        CallbackFailed: a callback of the user raised; a checkpoint is saved.
         Interrupted: after Ctrl-C; a checkpoint is saved.
         StorageFailure: the folder is full, or was moved or deleted.
     """
@@ -50,8 +52,15 @@ def drive(plan: Plan, loop: Loop, held: HeldFolder, data: str, progress: bool) -
             held.refuse_gone()
             show(loop, losses)
             track(loop, losses)
+            listeners.step(loop, losses)
 
-        complete = loop.run(save=save, is_stopped=is_stopped, watch=watch)
+        complete = loop.run(
+            save=save,
+            is_stopped=lambda: is_stopped() or listeners.failure is not None,
+            watch=watch,
+            judged=listeners.evaluation,
+        )
+    listeners.raise_failure()
     if not complete:
         raise Interrupted(
             f"stopped after step {loop.step} of {loop.steps}; go on with: {how_to_go_on(plan.task, folder)}"

@@ -112,6 +112,7 @@ class Loop:
         save: Callable[["Loop"], None],
         is_stopped: Callable[[], bool],
         watch: Callable[["Loop", dict[str, float]], None],
+        judged: Callable[["Loop"], None],
     ) -> bool:
         """Train to the end; False if `is_stopped` ended it earlier. Saves after each evaluation and when stopped.
 
@@ -119,6 +120,7 @@ class Loop:
             save: writes a checkpoint.
             is_stopped: asked after each step.
             watch: sees the loss of each active prompt after each step.
+            judged: sees the scores of each evaluation, and may stop prompts.
         """
         start = time.perf_counter()
         self._judge_beginnings()
@@ -130,6 +132,7 @@ class Loop:
             stopped = is_stopped()
             if self.step % self.settings.eval_every == 0 or self.step == self.steps:
                 self._evaluate()
+                judged(self)
                 stopped = stopped or is_stopped()
                 seconds, start = time.perf_counter() - start, time.perf_counter()
                 self.timing.write({"step": self.step, "seconds": round(seconds, 3)})

@@ -72,6 +72,8 @@ class FleetMember:
         self.best_step = 0
         self.best_score = -math.inf
         self.best_metrics: dict[str, float] = {}
+        # The newest evaluation of this process: its step and score.
+        self.scores: dict[int, float] = {}
         self.stale = 0
 
     @property
@@ -99,12 +101,17 @@ class FleetMember:
         self.status = f"dropped at step {step}: {reason}"
         self.record.write({"step": step, "dropped": reason})
 
+    def stop(self, step: int, reason: str) -> None:
+        """End the training of this prompt, as a callback wants it. Its best stored prompt stays."""
+        self.status = f"stopped early at step {step}{reason and ': '}{reason}"
+
     def judge(self, step: int, prompt: Stored, report: Report, patience: int | None) -> None:
         """Record an evaluation, and keep the prompt if it is the best so far.
 
         Training stops after `patience` evaluations in a row without a better score.
         """
         self.record.write({"step": step, "split": "validation", **report.metrics, "invalid": report.invalid})
+        self.scores = {step: report.metrics["score"]}
         if report.metrics["score"] > self.best_score:
             self.best, self.best_step, self.stale = prompt, step, 0
             self.best_score, self.best_metrics = report.metrics["score"], report.metrics

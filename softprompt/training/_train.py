@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone, refuse_other_backbone
+from ..checks import listed
 from ..data import Splits, load_rows, split_rows, warn_of_unknown
 from ..errors import BadInput
 from ..inference.asked import put
@@ -21,13 +22,15 @@ from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import Checkpoint, json_bytes, latest_checkpoint, refuse_no_place, write_file
 from ..tasks import rephrased, stored_in, styled
 from ._advice import ADVICE, no_words, not_better
+from ._callbacks import Listeners, refuse_no_callbacks
 from ._drive import drive
 from ._early import check_request
 from ._folder import HeldFolder, alone_in, new_folder, refuse_used
-from ._frozen import compare
+from ._frozen import Comparison, compare
 from ._keywords import (
     default_output,
     from_any_folder,
+    how_to_go_on,
     model_from,
     prompts_from,
     refuse_unknown_keywords,
@@ -36,6 +39,7 @@ from ._keywords import (
     task_from,
     wording_from,
 )
+from ._last import Last
 from ._loop import Loop, RunData
 from ._member import below
 from ._plan import Plan, Run, read_plan
@@ -64,6 +68,7 @@ def train(
     log_with: str | None = None,
     progress: bool = False,
     frozen: bool = False,
+    callbacks: Sequence[Any] = (),
     **keywords: Any,
 ) -> Run:
     """Train prompts on a frozen model; the best on validation of each is stored in the run's folder.
@@ -88,6 +93,8 @@ def train(
         progress: show a bar on standard error.
         frozen: also score the frozen model without training, on at most 200 test rows (`Run.comparison`): always the
             most frequent class, no prompt, the instruction by hand, and four examples in context.
+        callbacks: objects with `on_step`, `on_evaluation` or `on_end`, as `EarlyStopping`, which see the run and may
+            stop prompts of it (docs/training.md).
         keywords: fields of PromptSettings, where `method`, `lr` and `seeds` may be several, for one prompt of each
             combination, and `prompt_length`; fields of TrainSettings; fields of ModelSpec in place of a spec (a loaded
             backbone has its own, and they have to agree); `instruction`, `template` and `label_words`, which replace
@@ -99,9 +106,12 @@ def train(
         SoftPromptError: before anything is written, where the request cannot work.
         RunExists: the folder holds something.
         Interrupted: after Ctrl-C; `resume` goes on.
+        CallbackFailed: a callback raised; `resume` goes on.
         NotTrainable: no gradient reaches the prompt.
     """
     refuse_unknown_keywords(keywords, inspect.signature(train).parameters)
+    callbacks = listed("callbacks", callbacks)
+    refuse_no_callbacks(callbacks)
     prompts, settings = prompts_from(prompts, keywords), settings_from(settings, keywords)
     if output is not None:
         refuse_used(Path(output))
@@ -147,7 +157,7 @@ def train(
     built = build_prompts(plan, run_data)
     with new_folder(folder) as held:
         write_file(folder / "run.json", json_bytes(plan.to_json()), what="the plan of the run")
-        return _run(plan, run_data, splits, built, held, None, progress)
+        return _run(plan, run_data, splits, built, held, None, progress, callbacks)
 
 
 def resume(
@@ -157,6 +167,7 @@ def resume(
     model: AbstractBackbone | None = None,
     device: str = "auto",
     progress: bool = False,
+    callbacks: Sequence[Any] = (),
 ) -> Run:
     """Go on with a run that was interrupted or killed: on one machine, the same bits as if it never was.
 
@@ -166,6 +177,7 @@ def resume(
         model: the loaded backbone, if the run was started with one.
         device: "auto", "cpu", "cuda" ...
         progress: show a bar on standard error.
+        callbacks: as in `train`; those of the interrupted run are not stored, so give them again.
 
     Raises:
         BadInput: no run there, or other data than it was started with.
@@ -173,6 +185,8 @@ def resume(
         ModelMismatch: `model` is at another precision or embedding scale, or computes by another engine or with other
             weights.
     """
+    callbacks = listed("callbacks", callbacks)
+    refuse_no_callbacks(callbacks)
     folder = Path(run)
     plan = read_plan(folder)
     finished = [read_result(folder, name) for name in plan.prompt_names()]
@@ -196,7 +210,7 @@ def resume(
         elif model.engine == "shared":
             model.products = None if plan.products is None else "torch" if plan.products == "torch" else "onednn"
         run_data = prepare(plan, splits, model)
-        return _run(plan, run_data, splits, build_prompts(plan, run_data), held, checkpoint, progress)
+        return _run(plan, run_data, splits, build_prompts(plan, run_data), held, checkpoint, progress, callbacks)
 
 
 def _run(
@@ -207,6 +221,7 @@ def _run(
     held: HeldFolder,
     checkpoint: Checkpoint | None,
     progress: bool,
+    callbacks: Sequence[Any],
 ) -> Run:
     folder = held.path
     state: Mapping[str, Any] = renamed(checkpoint.state) if checkpoint else {}
@@ -230,17 +245,27 @@ def _run(
         _report_texts(run_data)
         if not step:
             warn_of_rounding(loop)
-        drive(plan, loop, held, data, progress)
+        listeners = Listeners(callbacks, how_to_go_on(plan.task, folder))
+        drive(plan, loop, held, data, progress, listeners)
         seconds, reports = seconds_of(folder), last_reports(plan, loop)
         held.refuse_gone()
         results = [finish_member(plan, loop, member, folder, seconds, reports) for member in loop.members]
-        if not plan.frozen:
-            return Run(folder, results)
-        tested = {name: last.reports["test"] for name, last in reports.items()}
-        comparison = compare(plan.task, splits, run_data.backbone, plan.settings, tested, folder)
-        for line in not_better(comparison):
-            advice.warning(line)
-        return Run(folder, results, comparison)
+        finished = Run(folder, results, _comparison(plan, splits, run_data.backbone, reports, folder))
+        listeners.end(finished)
+        return finished
+
+
+def _comparison(
+    plan: Plan, splits: Splits, backbone: AbstractBackbone, reports: Mapping[str, Last], folder: Path
+) -> Comparison | None:
+    """The prompts beside what was not trained, where the plan wants it."""
+    if not plan.frozen:
+        return None
+    tested = {name: last.reports["test"] for name, last in reports.items()}
+    comparison = compare(plan.task, splits, backbone, plan.settings, tested, folder)
+    for line in not_better(comparison):
+        advice.warning(line)
+    return comparison
 
 
 def _report_texts(run_data: RunData) -> None:

@@ -1,0 +1,178 @@
+"""Callbacks: what they see, what they may do, and that they change no number."""
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from softprompt import EarlyStopping
+from softprompt.backbones import from_model
+from softprompt.errors import BadInput, CallbackFailed
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.training import read_record, resume, train
+
+from kit import review_task, same_files
+
+PROMPTS = [PromptSettings(options={"prompt_length": 2}, seeds=Seeds.all(seed)) for seed in (0, 1)]
+SETTINGS = TrainSettings(steps=6, eval_every=2, batch_size=4, eval_rows=4)
+FIRST, SECOND = "prompt-tuning-seed0", "prompt-tuning-seed1"
+TIMES = ("timing.jsonl", "state.json", "manifest.json")
+
+
+@dataclass
+class Watcher:
+    """Writes down what it sees, and does what may not change a run."""
+
+    seen: list[Any] = field(default_factory=list)
+
+    def on_step(self, step):
+        for seed in (torch.manual_seed, np.random.seed, random.seed):
+            seed(step.step)
+        self.seen.append(("step", step.step, dict(step.losses)))
+        step.losses.clear()
+
+    def on_evaluation(self, evaluation):
+        self.seen.append(("evaluation", evaluation.step, dict(evaluation.scores), len(evaluation.history(FIRST))))
+        evaluation.scores.clear()
+        evaluation.best.clear()
+
+    def on_end(self, run):
+        self.seen.append(("end", [result.prompt for result in run.results]))
+
+
+class Failing:
+    def __init__(self, moment, step=3):
+        self.step = step
+        setattr(self, moment, self.fail)
+
+    def fail(self, event):
+        if getattr(event, "step", self.step) == self.step:
+            raise ValueError("no such dashboard")
+
+
+class Stopping:
+    def on_evaluation(self, evaluation):
+        if evaluation.step == 2:
+            evaluation.stop(SECOND, "as a test")
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_t5):
+    return from_model(*tiny_t5(), name="tiny")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    return review_task(tmp_path_factory.mktemp("rows") / "data")
+
+
+@pytest.fixture(scope="module")
+def start(task, backbone):
+    def go(folder, *callbacks):
+        return train(task, backbone, prompts=PROMPTS, settings=SETTINGS, output=folder, callbacks=callbacks)
+
+    return go
+
+
+def losses_of(run):
+    return [row["loss"] for row in read_record(run.folder / FIRST / "metrics.jsonl") if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def plain(start, tmp_path_factory):
+    return start(tmp_path_factory.mktemp("plain") / "run")
+
+
+@pytest.fixture(scope="module")
+def watched(start, tmp_path_factory):
+    watcher = Watcher()
+    return start(tmp_path_factory.mktemp("watched") / "run", watcher), watcher.seen
+
+
+def test_a_run_with_callbacks_leaves_the_same_bytes(plain, watched):
+    assert same_files(plain.folder, watched[0].folder, ignore=TIMES)
+
+
+def test_a_callback_sees_every_step_every_evaluation_and_the_end(watched):
+    run, seen = watched
+    assert [(what, number) for what, number, *_ in seen[:-1]] == [
+        ("step", 1), ("step", 2), ("evaluation", 2), ("step", 3), ("step", 4), ("evaluation", 4),
+        ("step", 5), ("step", 6), ("evaluation", 6),
+    ]  # fmt: skip
+    assert seen[-1] == ("end", [FIRST, SECOND])
+    assert [values[FIRST] for what, _, values, *_ in seen[:-1] if what == "step"] == losses_of(run)
+    scores = [row["score"] for row in read_record(run.folder / FIRST / "metrics.jsonl") if "split" in row]
+    assert [(values[FIRST], *count) for _, _, values, *count in seen[:-1] if count] == list(
+        zip(scores, (1, 2, 3), strict=True)
+    )
+
+
+def test_a_prompt_that_a_callback_stops_ends_there_and_the_other_trains_as_before(start, plain, tmp_path):
+    run = start(tmp_path / "run", Stopping())
+    assert [result.status for result in run.results] == ["finished", "stopped early at step 2: as a test"]
+    assert [result.prompt_steps for result in run.results] == [6, 2]
+    # From step 3 on it computes in passes of its own, which round otherwise.
+    assert losses_of(run) == pytest.approx(losses_of(plain), rel=1e-4)
+
+
+@pytest.mark.parametrize(("moment", "step"), [("on_step", 3), ("on_evaluation", 4)])
+def test_a_callback_that_raises_stops_the_run_which_goes_on_without_it(start, backbone, plain, moment, step, tmp_path):
+    message = rf"callback Failing\.{moment} failed at step {step} \(ValueError: no such dashboard\); a checkpoint"
+    with pytest.raises(CallbackFailed, match=message) as failure:
+        start(tmp_path / "run", Failing(moment, step))
+    assert isinstance(failure.value.__cause__, ValueError)
+    assert not (tmp_path / "run" / FIRST / "result.json").exists()
+    resume(tmp_path / "run", model=backbone)
+    assert same_files(plain.folder, tmp_path / "run", ignore=TIMES)
+
+
+def test_a_callback_that_raises_at_the_end_leaves_a_finished_run(start, plain, tmp_path):
+    with pytest.raises(CallbackFailed, match=r"Failing\.on_end failed at the end; the run is finished"):
+        start(tmp_path / "run", Failing("on_end"))
+    assert same_files(plain.folder, tmp_path / "run", ignore=TIMES)
+
+
+def test_a_resumed_run_stops_prompts_as_an_uninterrupted_one(start, backbone, tmp_path):
+    whole = start(tmp_path / "whole", EarlyStopping(patience=1))
+    with pytest.raises(CallbackFailed):
+        start(tmp_path / "cut", Failing("on_step", 3), EarlyStopping(patience=1))
+    resume(tmp_path / "cut", model=backbone, callbacks=[EarlyStopping(patience=1)])
+    assert any("no better score in 1 evaluations" in result.status for result in whole.results)
+    for name in (FIRST, SECOND):
+        assert same_files(whole.folder / name, tmp_path / "cut" / name)
+
+
+def test_early_stopping_ends_at_a_score_that_is_good_enough(start, tmp_path):
+    run = start(tmp_path / "run", EarlyStopping(until=0.0))
+    assert {result.status for result in run.results} == {"stopped early at step 2: its score reached 0"}
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (object(), "callback object is no object with a method on_step, on_evaluation or on_end"),
+        (EarlyStopping, "callback EarlyStopping is no object"),
+        (print, "callback builtin_function_or_method is no object"),
+    ],
+)
+def test_what_is_no_callback_is_refused_before_anything_is_written(start, callback, message, tmp_path):
+    with pytest.raises(BadInput, match=message):
+        start(tmp_path / "run", callback)
+    assert not (tmp_path / "run").exists()
+
+
+def test_early_stopping_without_a_rule_is_refused():
+    for wrong in ({}, {"patience": 0}):
+        with pytest.raises(BadInput, match="needs a patience of 1 or more, or a score"):
+            EarlyStopping(**wrong)
+
+
+def test_a_prompt_that_was_not_scored_cannot_be_stopped(start, tmp_path):
+    class Misspelt:
+        def on_evaluation(self, evaluation):
+            evaluation.stop("prompt-tuning")
+
+    with pytest.raises(CallbackFailed, match=f"no prompt 'prompt-tuning' was scored now; stop one of {FIRST}"):
+        start(tmp_path / "run", Misspelt())
