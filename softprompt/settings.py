@@ -131,6 +131,11 @@ class PromptSettings:
             "rms" the root mean square of the word embeddings is 1, so that initial range, learning rate and weight
             decay suit any model. "auto" takes the method's default.
         max_norm: maximum norm of a prompt vector, in token norms (mean norms of a word vector); None sets no bound.
+        max_shift: for a prompt that begins as words: how far each vector may move from its word, in token norms. It is
+            moved back to this distance after each step, as in CPT; None sets no bound.
+        context_loss: for a prompt that begins as labelled rows: the prompt also learns to predict the labels of these
+            rows, as in CPT. The answer of the row that is read has weight 1, and each label before it the weight of the
+            next times this factor. None leaves this loss out.
         deep: whether the prompt has separate vectors for every layer of the frozen model that reads it, and not for
             the first layer only.
         regularizer: names in REGULARIZERS with their options, as in "rn-emb:sigma=0.1,alpha=0.3", joined by "+";
@@ -142,8 +147,8 @@ class PromptSettings:
 
     Raises:
         UnknownName: the units do not exist.
-        BadInput: a learning rate is negative or not finite, the maximum norm is not positive and finite, or restarts or
-            their steps are below 1.
+        BadInput: a learning rate is negative or not finite, a maximum norm or shift is not positive and finite, the
+            factor of the context loss is not above 0 and at most 1, or restarts or their steps are below 1.
     """
 
     method: str = "prompt-tuning"
@@ -153,6 +158,8 @@ class PromptSettings:
     init: str = "uniform"
     units: Literal["auto", "raw", "rms"] = "auto"
     max_norm: float | None = None
+    max_shift: float | None = None
+    context_loss: float | None = None
     deep: bool = False
     regularizer: str = ""
     restarts: int = 1
@@ -165,8 +172,11 @@ class PromptSettings:
             raise UnknownName("units", self.units, UNITS)
         # Training refuses a rate of 0; stored runs may have it.
         require_numbers({"lr": self.lr, "head_lr": self.head_lr}, zero=True)
-        if self.max_norm is not None and not (math.isfinite(self.max_norm) and self.max_norm > 0):
-            raise BadInput(f"--max-norm must be positive and finite, in token norms, not {self.max_norm}")
+        for option, bound in (("--max-norm", self.max_norm), ("--max-shift", self.max_shift)):
+            if bound is not None and not (math.isfinite(bound) and bound > 0):
+                raise BadInput(f"{option} must be positive and finite, in token norms, not {bound}")
+        if self.context_loss is not None and not 0 < self.context_loss <= 1:
+            raise BadInput(f"--context-loss is a factor above 0 and at most 1, as 0.95, not {self.context_loss}")
         require_numbers({"restarts": self.restarts, "restart_steps": self.restart_steps}, whole=True)
 
 

@@ -25,6 +25,9 @@ class PromptGrid:
             begin as the words of the task's instruction, or as K labelled rows.
         units: raw, rms (of the word embeddings) or auto, the method's own: what ranges, rates and decay are in.
         max_norm: longest prompt vector, in token norms. Default: no bound.
+        max_shift: how far vectors may move from the words they begin as, in token norms. Default: no bound.
+        context_loss: also learn the labels of the examples of --init examples:K; each earlier one counts this factor
+            less. Default: not learned.
         deep: deep prompts: vectors for every layer of the frozen model, not for the first only.
         regularizer: name from `softprompt methods regularizers`, with its options: rn-emb:sigma=0.1; repeat to
             combine.
@@ -46,6 +49,8 @@ class PromptGrid:
     init: str = PromptSettings.init
     units: Literal["auto", "raw", "rms"] = PromptSettings.units
     max_norm: float | None = None
+    max_shift: float | None = None
+    context_loss: float | None = None
     deep: bool = False
     regularizer: tuple[str, ...] = ()
     alpha: tuple[float, ...] = ()
@@ -77,6 +82,8 @@ class PromptGrid:
                 init=self.init,
                 units=self.units,
                 max_norm=self.max_norm,
+                max_shift=self.max_shift,
+                context_loss=self.context_loss,
                 deep=self.deep,
                 regularizer=regularizer,
                 restarts=self.restarts,

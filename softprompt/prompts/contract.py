@@ -92,6 +92,9 @@ class AbstractTrainable(nn.Module, abc.ABC):
     def linear_head(self) -> LinearHead | None:
         """Return the weight and bias of the head, with gradients; None where there is no head."""
 
+    def project(self) -> None:
+        """Move the parameters back into what their bounds allow; called after each optimiser step."""
+
     @abc.abstractmethod
     def is_finite(self) -> bool:
         """Whether all numbers that would be stored are finite."""

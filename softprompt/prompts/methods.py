@@ -246,7 +246,7 @@ def _refuse_prompt_options(settings: PromptSettings) -> None:
         BadInput: names the setting.
     """
     default = PromptSettings()
-    for name in ("init", "units", "max_norm", "deep", "regularizer"):
+    for name in ("init", "units", "max_norm", "max_shift", "context_loss", "deep", "regularizer"):
         # "raw" is what `resolved` gives.
         if getattr(settings, name) not in (getattr(default, name), "raw"):
             option = f"--{name.replace('_', '-')}"

@@ -49,6 +49,7 @@ class TrainablePrompt(AbstractTrainable):
         words: the size of the backbone's word vectors.
         units: "raw" or "rms". A reparameterisation of directions is measured in token norms in both cases.
         max_norm: R, in token norms; None sets no bound.
+        max_shift: how far a vector may be from its word, in token norms; None sets no bound.
         deep: the initial vectors of the k layers after the first, in units; None for an ordinary prompt.
         states: the size of the states that each of these k layers reads.
         numbers: the standardisation of the targets of a head of one output. The stored head undoes it.
@@ -70,6 +71,7 @@ class TrainablePrompt(AbstractTrainable):
         words: WordScale,
         units: Units,
         max_norm: float | None,
+        max_shift: float | None = None,
         deep: Float[Tensor, "k m e"] | None = None,
         states: Sequence[WordScale] = (),
         numbers: Standardization | None = None,
@@ -81,7 +83,7 @@ class TrainablePrompt(AbstractTrainable):
         self.reparameterization = reparameterization
         self.head = head
         self.words, self.units = words, units
-        self.max_norm = max_norm
+        self.max_norm, self.max_shift = max_norm, max_shift
         self.deep = None if deep is None else nn.Parameter(deep)
         self.states = tuple(states)
         self.numbers = numbers
@@ -158,6 +160,7 @@ class TrainablePrompt(AbstractTrainable):
             words=words,
             units=units,
             max_norm=settings.max_norm,
+            max_shift=settings.max_shift,
             deep=deep,
             states=states if settings.deep else (),
             numbers=numbers,
@@ -237,6 +240,13 @@ class TrainablePrompt(AbstractTrainable):
         longest = self.max_norm * scale.token_norm
         # The norm is clamped, not the ratio, so that a vector within the bound (or at 0) keeps its bits and gradient.
         return vectors * (longest / vectors.norm(dim=1, keepdim=True).clamp(min=longest))
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Move each vector back to the allowed distance from its word; only trained vectors themselves have a bound."""
+        if self.max_shift is not None:
+            longest = self.max_shift * self.words.token_norm / self.unit
+            self.initial.mul_(longest / self.initial.norm(dim=1, keepdim=True).clamp(min=longest))
 
     def _offset(self, initial: Float[Tensor, "m e"]) -> Float[Tensor, "m e"] | None:
         """Return Phi(x_0), or None where nothing has to be subtracted to begin at the words."""

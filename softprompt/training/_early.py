@@ -13,6 +13,7 @@ from ..prompts.methods import Method
 from ..prompts.prompt import SoftPrompt
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..tasks import Task, gold
+from ._cpt import refuse_cpt
 from ._loss_rule import refuse_loss
 from ._numbers import refuse_shots
 from ._restarts import race_steps
@@ -78,6 +79,7 @@ def _refuse_long_warmup(warmup: int | None, steps: int) -> None:
 
 def _check_initial(prompt: PromptSettings, task: Task) -> None:
     """Refuse initial vectors that are named wrongly or are not there."""
+    refuse_cpt(prompt)
     kind, sign, argument = prompt.init.partition(":")
     if is_words(prompt.init):
         refuse_words(prompt)

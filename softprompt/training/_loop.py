@@ -31,7 +31,7 @@ from ._loss_rule import task_loss
 from ._member import FleetMember
 from ._records import Record
 from ._step import PassResult, backward
-from .objectives import Objective, Plain, Regularized, RegularizerContext, acting
+from .objectives import Objective, Plain, Regularized, RegularizerContext, WithShownLabels, acting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,11 +167,13 @@ class Loop:
                 )
                 continue
             rate = member.optimizer.step(self.step, gradient_norm)
+            member.trainable.project()
             values = {"loss": loss, "lr": rate}
             if member.trainable.token_norm is not None:
                 values |= {"prompt_norm": norm, "token_norms": norm / member.trainable.token_norm}
                 self.explosions.see(member, self.step, norm / member.trainable.token_norm)
-            values |= {"gradient_norm": gradient} | ({"divergence": divergence} if member.regularizers else {})
+            more = member.regularizers or member.shown_labels
+            values |= {"gradient_norm": gradient} | ({"divergence": divergence} if more else {})
             member.record.write({"step": self.step, **values})
         return {member.name: loss for member, (loss, *_) in zip(members, found, strict=True)}
 
@@ -203,7 +205,12 @@ class Loop:
         )
 
     def _objective(self, members: list[FleetMember], number: int) -> Objective:
-        """What a pass of this step minimises: the regularisers that are active in it, around the task loss."""
+        """What a pass of this step minimises: the task loss, the active regularisers around it, and shown labels."""
+        objective = self._regularized(members, number)
+        shown = [member.shown_labels for member in members]
+        return WithShownLabels(objective, shown) if any(shown) else objective
+
+    def _regularized(self, members: list[FleetMember], number: int) -> Objective:
         if self.regularizer_context is None:
             return self.plain
         regularizers = [member.regularizers for member in members]

@@ -16,6 +16,7 @@ from ..regularizers import regularizers
 from ..settings import PromptSettings
 from ._optimizer import PromptOptimizer
 from ._records import Record
+from .objectives import ShownLabels
 
 
 @runtime_checkable
@@ -46,6 +47,7 @@ class FleetMember:
         provenance: the provenance of the stored prompt; metrics are added when it is stored.
         race: the race of a prompt with restarts, which its candidates share until one of them is chosen.
         beginning: a prompt that began as words, as it began; None once it is scored, and for all others.
+        shown_labels: the labels of the examples that the prompt began as, if it learns to predict them.
     """
 
     def __init__(
@@ -61,11 +63,12 @@ class FleetMember:
         provenance: Provenance,
         race: AbstractRace | None = None,
         beginning: Stored | None = None,
+        shown_labels: ShownLabels | None = None,
     ):
         self.name, self.settings, self.trainable, self.optimizer = name, settings, trainable, optimizer
         self.regularizers = regularizers(settings.regularizer)
         self.rows, self.batches, self.record, self.provenance = rows, batches, record, provenance
-        self.race, self.beginning = race, beginning
+        self.race, self.beginning, self.shown_labels = race, beginning, shown_labels
         self.has_begun = False
         self.status = "training"
         self.best: Stored | None = None

@@ -65,12 +65,15 @@ def _started(
     marks = {state["name"]: state["recorded_bytes"] for state in states}
     chosen = {state["name"]: state["restarts"]["chosen"] for state in states if "restarts" in state}
     inits = _inits(plan, run_data, chosen)
-    for number, name, prompt, race, path in _entrants(plan, prompts, folder, steps, chosen, inits):
+    learns_labels = any(settings.context_loss is not None for settings in plan.prompts)
+    begun = beginnings_of(plan, run_data.rows, run_data.backbone) if learns_labels else []
+    for number, candidate, name, prompt, race, path in _entrants(plan, prompts, folder, steps, chosen, inits):
         settings = prompt.method.resolved(plan.prompts[number])
         lr = settings.lr
         assert lr is not None
         training = {"lr": lr, "head_lr": settings.head_lr, "steps": steps, "init": settings.init}
         training |= {"units": settings.units, "max_norm": settings.max_norm, "options": dict(settings.options)}
+        training |= {name: given for name in ("max_shift", "context_loss") if (given := getattr(settings, name))}
         training |= prompt.facts()
         if settings.regularizer:
             training |= _told(settings.regularizer, training["rms"], identity.embedding_size)
@@ -107,6 +110,7 @@ def _started(
             provenance=provenance,
             race=race,
             beginning=prompt.fold(provenance) if prompt.begins_at_words else None,
+            shown_labels=begun[number][candidate].shown_labels if begun else None,
         )
 
 
@@ -134,14 +138,15 @@ def _entrants(
     steps: int,
     chosen: Mapping[str, int],
     inits: Mapping[str, Sequence[str]],
-) -> Iterator[tuple[int, str, AbstractTrainable, Race | None, Path]]:
-    """Who trains: each prompt, or its restarts where none is `chosen` yet, with number, name, race and record."""
+) -> Iterator[tuple[int, int, str, AbstractTrainable, Race | None, Path]]:
+    """Who trains: each prompt, or its restarts where none is `chosen` yet: numbers, name, race and record."""
     waiting = iter(prompts)
     for number, (name, settings) in enumerate(zip(plan.prompt_names(), plan.prompts, strict=True)):
         candidates = [next(waiting) for _ in range(settings.restarts)]
         if settings.restarts == 1 or name in chosen:
-            yield number, name, candidates[chosen.get(name, 0)], None, folder / name / "metrics.jsonl"
+            one = chosen.get(name, 0)
+            yield number, one, name, candidates[one], None, folder / name / "metrics.jsonl"
             continue
         race = Race(name, folder / name, race_steps(settings, steps), inits.get(name, ()))
         for candidate, prompt in enumerate(candidates):
-            yield number, f"{name}#{candidate}", prompt, race, record_of(folder / name, candidate)
+            yield number, candidate, f"{name}#{candidate}", prompt, race, record_of(folder / name, candidate)

@@ -19,9 +19,10 @@ from ..prompts.seeds import stream_seed
 from ..settings import PromptSettings
 from ..tasks import gold
 from ._beginning import Beginning, is_examples
+from ._cpt import label_places, refuse_no_decoder
 from ._plan import Plan
 from ._restarts import beginnings, with_fewer_examples
-from ._shown import allowed_rows, context, example_count
+from ._shown import allowed_rows, context, drawn, example_count
 
 INITIALIZERS = (
     "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH", "prompt:PATH", "instruction", "examples:K",
@@ -97,22 +98,27 @@ def beginnings_of(plan: Plan, rows: Rows | None, backbone: AbstractBackbone) -> 
     shows_examples = any(is_examples(one.init) for members in candidates for _, one in members)
     right = [gold(plan.task, row) for row in rows] if rows is not None and shows_examples else []
 
-    def ids_of(settings: PromptSettings, number: int) -> tuple[int, ...]:
+    def begins(settings: PromptSettings, number: int) -> Beginning:
         if rows is None or not is_examples(settings.init):
-            return plan.task.opening_ids
+            return Beginning.of(settings, plan.task.opening_ids)
+        refuse_no_decoder(settings, backbone)
         allowed = allowed_rows(plan.task, right, plan.settings, settings)
         # Each candidate for a prompt draws examples of its own.
-        seed = stream_seed(settings.seeds.draw, f"examples/{number}")
-        own = rows.select(allowed), [right[row] for row in allowed]
-        return context(backbone, plan.task, *own, count=example_count(settings.init), seed=seed)
+        seed, count = stream_seed(settings.seeds.draw, f"examples/{number}"), example_count(settings.init)
+        seen, answers = rows.select(allowed), [right[row] for row in allowed]
+        ids = context(backbone, plan.task, seen, answers, count=count, seed=seed)
+        if settings.context_loss is None:
+            return Beginning.of(settings, ids)
+        shown = list(seen.select(drawn(answers, count, seed)))
+        return Beginning.of(settings, ids, label_places(backbone, plan.task, shown, ids))
 
     def beginning_of(prompt: PromptSettings, settings: PromptSettings, number: int) -> Beginning:
         if prompt.init == settings.init:
-            return Beginning.of(settings, ids_of(settings, number))
+            return begins(settings, number)
         # What the user did not give is not refused.
         for fewer in with_fewer_examples(settings):
             with contextlib.suppress(BadInput):
-                return Beginning.of(fewer, ids_of(fewer, number))
+                return begins(fewer, number)
         return Beginning.of(dataclasses.replace(settings, init="uniform"), plan.task.opening_ids)
 
     return [

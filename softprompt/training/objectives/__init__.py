@@ -8,6 +8,8 @@ from ._objective import Objective as Objective
 from ._objective import Plain as Plain
 from ._passes import Passes as Passes
 from ._regularized import Regularized as Regularized
+from ._shown_labels import ShownLabels as ShownLabels
+from ._shown_labels import WithShownLabels as WithShownLabels
 from ._task_loss import TaskLoss as TaskLoss
 from ._task_loss import TokenLoss as TokenLoss
 from ._terms import Group as Group
