@@ -1,6 +1,7 @@
 """CPT: prompts that begin as labelled rows, stay near their words, and learn the labels that they show."""
 
 import dataclasses
+from typing import Any
 
 import peft
 import pytest
@@ -66,6 +67,12 @@ def begun(task, backbone, **prompt):
     return plan, run_data, beginning
 
 
+def present(value: Any) -> Any:
+    """The value, which has to be there."""
+    assert value is not None
+    return value
+
+
 def vectors_of(backbone, ids):
     return backbone.embed(torch.tensor(ids)).detach().clone().requires_grad_()
 
@@ -82,7 +89,7 @@ def test_shown_labels_are_the_label_words_of_the_examples(task, backbone):
 
 def test_the_loss_on_shown_labels_is_the_cross_entropy_of_one_plain_pass(task, backbone, tiny):
     _, _, beginning = begun(task, backbone, **CPT)
-    shown = beginning.shown_labels
+    shown = present(beginning.shown_labels)
     vectors = vectors_of(backbone, beginning.ids)
     loss = shown.loss(backbone, vectors)
     (gradient,) = torch.autograd.grad(loss, vectors)
@@ -102,7 +109,8 @@ def test_a_step_has_the_gradient_of_stock_cpt(task, backbone, tiny_gpt):
     _, run_data, beginning = begun(task, backbone, **CPT)
     vectors = vectors_of(backbone, beginning.ids)
     batch = run_data.train.batch(range(3), 0, backbone.pad_id)
-    own = (batch.targets >= 0).sum(1)
+    targets = present(batch.targets)
+    own = (targets >= 0).sum(1)
     assert len(set(own.tolist())) == 1
     leaves = PromptBatch.stack([vectors])
     leaves.vectors.retain_grad()
@@ -125,23 +133,23 @@ def test_a_step_has_the_gradient_of_stock_cpt(task, backbone, tiny_gpt):
     stock = peft.get_peft_model(model, config)
     rows = []
     for row in range(3):
-        ids = torch.cat([batch.ids[row][batch.mask[row]], batch.targets[row][batch.targets[row] >= 0]])[None]
+        ids = torch.cat([batch.ids[row][batch.mask[row]], targets[row][targets[row] >= 0]])[None]
         text = int(batch.mask[row].sum())
         kind = torch.tensor([[1.0] * text + [4.0] * int(own[row])])
         loss = stock(input_ids=ids, labels=ids.clone(), input_type_mask=kind, attention_mask=torch.ones_like(ids)).loss
-        rows.append(loss * (len(beginning.shown_labels.places) + own[row]))
-    encoder = stock.prompt_encoder["default"]
+        rows.append(loss * (len(present(beginning.shown_labels).places) + own[row]))
     torch.stack(rows).mean().backward()
-    shown_of_stock = encoder.delta_embedding.weight.grad
+    encoder: Any = stock.prompt_encoder
+    stock_gradient = encoder["default"].delta_embedding.weight.grad
     # The row's own answer counts by its tokens in PEFT, by their mean here.
     lengths = int(own[0])
     plain = PromptBatch.stack([vectors])
     plain.vectors.retain_grad()
     Plain().backward(Passes(backbone, plain, batch, 1, 1.0, None))
-    ours = leaves.vectors.grad[0] + (lengths - 1) * plain.vectors.grad[0]
+    ours = present(leaves.vectors.grad)[0] + (lengths - 1) * present(plain.vectors.grad)[0]
     # Stock CPT moves no label token of its context.
     moves = torch.tensor([kind == 1 for kind in kinds])
-    torch.testing.assert_close(ours[moves].float(), shown_of_stock[moves].float(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours[moves].float(), stock_gradient[moves].float(), rtol=1e-4, atol=1e-6)
 
 
 def test_rows_in_parts_count_the_labels_once(task, backbone):
@@ -189,7 +197,7 @@ def test_a_run_stays_in_the_ball_learns_its_labels_and_resumes_to_the_same_bytes
     def stopped(loop):
         if loop.step == 4:
             (trained,) = (soft(member.trainable) for member in loop.members)
-            moved.append((trained.folded() - trained.base).norm(dim=1).max() / trained.words.token_norm)
+            moved.append((trained.folded() - present(trained.base)).norm(dim=1).max() / trained.words.token_norm)
             raise KeyboardInterrupt
         return optimize(loop)
 
