@@ -17,6 +17,7 @@ from .prompts.prompt import LinearHead as LinearHead
 from .prompts.prompt import Provenance as Provenance
 from .prompts.prompt import SoftPrompt as SoftPrompt
 from .prompts.tuned import TunedWeights as TunedWeights
+from .reports import report as report
 from .settings import ModelSpec as ModelSpec
 from .settings import PromptSettings as PromptSettings
 from .settings import Seeds as Seeds

@@ -30,7 +30,7 @@ LAYERS = (
     {"training"},
     {"analysis", "estimators"},
     {"study"},
-    {"lab"},
+    {"lab", "reports"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -209,6 +209,7 @@ PUBLIC = [
     "load_tuned",
     "predict",
     "push_prompt",
+    "report",
     "resume",
     "save_prompt",
     "task",

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from softprompt import train
+from softprompt import report, train
 from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.cli._held_against import held_against
@@ -19,7 +19,7 @@ from softprompt.inference.kept_baselines import kept_baselines
 from softprompt.inference.without_prompt import fitted_bias, label_scores_of
 from softprompt.inference.wordings import casings, compared, ways_to_put
 from softprompt.tasks import TASKS, Source, Task, Wording, custom_task
-from softprompt.training import read_plan
+from softprompt.training import read_comparison, read_plan
 from softprompt.training._advice import no_words, not_better
 
 PAIRS = (("good", "good"), ("bad", "bad"))
@@ -232,6 +232,13 @@ class TestBesideTrainedPrompts:
             path, {"places": list(range(trained.comparison.of))}, lambda: pytest.fail("computed again")
         )
         assert lines == list(trained.comparison.baselines)
+
+    def test_the_run_keeps_the_comparison_and_a_report_shows_it(self, trained, tmp_path):
+        assert read_comparison(trained.folder) == trained.comparison
+        page = report(trained.folder, output=tmp_path / "report.html").read_text()
+        low, high = trained.comparison.prompts[0].difference_interval
+        assert f"{low:+.3f} to {high:+.3f}" in page
+        assert "frozen model, no prompt" in page
 
     def test_baselines_of_other_rows_or_of_another_way_to_score_are_replaced(self, trained, tmp_path):
         lines, path = list(trained.comparison.baselines), tmp_path / "frozen.json"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from softprompt import PromptSettings, TrainSettings, custom_task, evaluate, train
 from softprompt.backbones import from_model
 from softprompt.cli import main
-from softprompt.cli._report import in_words, short
+from softprompt.cli._evaluated import in_words, short
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.class_scores import ClassScores, calibration_error
 from softprompt.inference.intervals import STATISTICS, intervals

@@ -3,8 +3,10 @@
 Nothing here uses pyplot, so no figure stays open and no setting of the caller changes.
 """
 
+import contextlib
 import io
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +23,32 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 # The axes of a landscape: along the gradient, and orthogonal to it.
 DIRECTIONS = ("a (gradient)", "b (random)")
 LEVELS = 21
+# What a figure in a page is drawn in, and what stands for it there: a page has colours for day and for night.
+_INK, _GRID = "#010203", "#010204"
+_IN_PAGE = {_INK: "currentColor", _GRID: "var(--grid)", "#000000": "currentColor", "#e6e6e6": "var(--band)"}
+_PAGE_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.titlecolor": _INK,
+    "axes.titlesize": "medium",
+    "axes.edgecolor": _GRID,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": _GRID,
+    "ytick.color": _GRID,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+}
 Curve = tuple[Sequence[int], Sequence[float]]
 Ends = Sequence[float | None]
 Line = tuple[Sequence[int | float], Sequence[float], Ends | None, Ends | None]
@@ -44,6 +72,45 @@ def image(figure: Figure, name: str) -> bytes:
     return file.getvalue()
 
 
+@contextlib.contextmanager
+def page_style() -> Iterator[None]:
+    """Within the `with` block, figures are drawn as a page shows them; `page_svg` has to be called in it too."""
+    with matplotlib.rc_context(_PAGE_STYLE):
+        yield
+
+
+def page_svg(figure: Figure, name: str, size: tuple[float, float] | None = None) -> str:
+    """Return the figure as an SVG element for a page of HTML, in the page's own colours and font.
+
+    Texts stay texts, so that they can be read, searched and enlarged. Equal figures give equal elements.
+
+    Args:
+        figure: drawn in `page_style`.
+        name: begins every id in the element, so that two figures of a page have none in common.
+        size: width and height in inches; None leaves those of the figure.
+    """
+    if size is not None:
+        figure.set_size_inches(*size)
+    text = image(figure, "figure.svg").decode()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
+    # A hundredth of a point is finer than any screen, and a figure of a hundred runs half as large.
+    text = re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", text)
+    text = re.sub(r'\bid="([^"]*)"', rf'id="{name}-\1"', text)
+    text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"font-family: [^;\"]*|(?<=px )'[^;\"]*", lambda match: _inherited(match[0]), text)
+    colors = _IN_PAGE | {color.lower(): f"var(--series-{number})" for number, color in enumerate(COLORS)}
+    text = re.sub(r"#[0-9a-f]{6}\b", lambda match: colors.get(match[0], match[0]), text)
+    # The page sets the width; the height follows from the view box.
+    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', text, count=1)
+    return re.sub(r"\n\s*", "\n", text).strip()
+
+
+def _inherited(font: str) -> str:
+    """The name of a font in an SVG as that of the page."""
+    return "font-family: var(--font)" if font.startswith("font-family") else "var(--font)"
+
+
 def norm_figure(curves: Mapping[str, Sequence[Curve]], *, band: tuple[float, float], title: str = "") -> Figure:
     """Draw norms over steps on a log scale, with one colour per method, one line per seed, and the band shaded.
 
@@ -52,7 +119,7 @@ def norm_figure(curves: Mapping[str, Sequence[Curve]], *, band: tuple[float, flo
         band: the range of norms in which prompts learned well.
         title: title of the figure.
     """
-    figure = _figure(6.4, 4.0)
+    figure = new_figure(6.4, 4.0)
     axes = figure.add_subplot()
     axes.axhspan(*band, color="0.9", zorder=0, label=f"band {band[0]:g}-{band[1]:g}")
     for number, (method, lines) in enumerate(curves.items()):
@@ -74,7 +141,7 @@ def cosine_figure(pairs: Mapping[str, tuple[Any, Any]], *, title: str = "") -> F
         pairs: for each method the two matrices [m, m]; NaN stays white.
         title: title of the figure.
     """
-    figure = _figure(6.4, 2.9 * len(pairs) + 0.3)
+    figure = new_figure(6.4, 2.9 * len(pairs) + 0.3)
     grid = figure.subplots(len(pairs), 2, squeeze=False)
     colored = None
     for row, (method, matrices) in zip(grid, pairs.items(), strict=True):
@@ -99,7 +166,7 @@ def surface_figure(
         directions: names of the two directions.
     """
     rows, columns = _panels(len(surfaces))
-    figure = _figure(4.4 * columns + 0.8, 4.0 * rows)
+    figure = new_figure(4.4 * columns + 0.8, 4.0 * rows)
     grid = figure.subplots(rows, columns, squeeze=False, subplot_kw={"projection": "3d"})
     a, b = np.meshgrid(axis, axis, indexing="ij")
     low, high = _limits(surfaces)
@@ -125,7 +192,7 @@ def contour_figure(
         directions: names of the two directions.
     """
     rows, columns = _panels(len(surfaces))
-    figure = _figure(3.6 * columns + 1.0, 3.6 * rows)
+    figure = new_figure(3.6 * columns + 1.0, 3.6 * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     low, high = _limits(surfaces)
     levels = np.linspace(low, high, LEVELS)
@@ -178,7 +245,7 @@ def strip_figure(
         chance: score of always answering with one class, drawn as a dashed line.
         title: title of the figure.
     """
-    figure = _figure(max(6.4, 1.0 * len(arms) + 1.6), 4.0)
+    figure = new_figure(max(6.4, 1.0 * len(arms) + 1.6), 4.0)
     axes = figure.add_subplot()
     names, families = [], list(dict.fromkeys(name.partition("\n")[0] for name in arms))
     for column, (name, scores) in enumerate(arms.items()):
@@ -218,7 +285,7 @@ def curve_figure(
         log_y: whether y has a logarithmic scale.
         title: title of the figure.
     """
-    figure = _figure(6.4, 4.0)
+    figure = new_figure(6.4, 4.0)
     axes = figure.add_subplot()
     for number, (name, (places, means, lows, highs)) in enumerate(curves.items()):
         color = COLORS[number % len(COLORS)]
@@ -238,7 +305,7 @@ def curve_figure(
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """Return an empty figure of this size in inches, which needs no display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)

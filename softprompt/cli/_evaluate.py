@@ -9,8 +9,8 @@ import typer
 
 from ..errors import BadInput
 from ..tasks import on_rows
+from ._evaluated import in_words
 from ._flatten import flatten
-from ._report import in_words
 from ._rows import own_wording
 from .options import (
     DataRoot,

@@ -20,6 +20,7 @@ from ._lab import lab
 from ._landscape import landscape
 from ._methods import methods
 from ._predict import predict
+from ._report import report
 from ._show import show
 from ._stability import stability
 from ._study import study
@@ -44,6 +45,7 @@ app.command("export")(export)
 app.command("import")(import_)
 app.command("show")(show)
 app.command("landscape")(landscape)
+app.command("report")(report)
 app.command("stability")(stability)
 app.add_typer(tasks, name="tasks")
 app.add_typer(methods, name="methods")

@@ -1,79 +1,39 @@
-"""An evaluation as people read it in a terminal: tables of at most 80 columns."""
+"""`softprompt report`: one page of HTML about runs, studies and stability."""
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from .printing import table
+import typer
 
-if TYPE_CHECKING:
-    from ..inference.class_scores import ClassScores
-    from ..inference.report import Report
-
-WIDTH = 80
-# A label is cut to so many characters, as a column's head to fewer.
-LABEL, HEAD = 30, 12
-# So many classes, or pairs of them, are shown; --json has all.
-MOST_CLASSES, MOST_PAIRS = 30, 10
+from .options import DataRoot, Device, Model
+from .printing import say
 
 
-def in_words(report: "Report") -> str:
-    """Metrics with their intervals, each class, and which classes are answered in the place of which."""
-    parts = [_metrics(report)]
-    if report.classes is not None:
-        parts += [_classes(report.classes), _confusion(report.classes)]
-    return "\n\n".join(part for part in parts if part)
+def report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN|STUDY|STABILITY|FOLDER...", help="Runs, stores of studies, reports on stability, or folders."
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write; must not exist.")] = Path(
+        "report.html"
+    ),
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the file where it exists.")] = False,
+    rows: Annotated[
+        bool, typer.Option("--rows", help="The best prompt of each task answers its test rows: confusion, errors.")
+    ] = False,
+    test_rows: Annotated[int | None, typer.Option(min=1, help="So many test rows for --rows. Default: all.")] = None,
+    data_root: DataRoot = None,
+    model: Model = None,
+    device: Device = "auto",
+) -> None:
+    """Write one page of HTML that needs no network: scores, figures, errors, and how they were made."""
+    from .. import reports
 
-
-def _metrics(report: "Report") -> str:
-    rows: list[dict[str, Any]] = [
-        {"metric": name, "value": value, "95 % interval": _ends(report.intervals.get(name))}
-        for name, value in report.metrics.items()
-    ]
-    if report.calibration_error is not None:
-        rows.append({"metric": "calibration error", "value": report.calibration_error, "95 % interval": ""})
-    drawn = "" if report.of is None else f" drawn of {report.of:,}"
-    return f"{table(rows)}\n{report.n:,} rows{drawn}, {report.invalid:,} invalid answers"
-
-
-def _ends(interval: tuple[float, float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.4g} to {interval[1]:.4g}"
-
-
-def _classes(classes: "ClassScores") -> str:
-    rows = classes.by_class()
-    shown = sorted(rows, key=lambda row: row["f1"])[:MOST_CLASSES] if len(rows) > MOST_CLASSES else rows
-    body = table([{**row, "label": short(row["label"], LABEL)} for row in shown])
-    if len(rows) == len(shown):
-        return body
-    return f"{body}\nthe {MOST_CLASSES} of {len(rows)} classes with the lowest F1; --json has all"
-
-
-def _confusion(classes: "ClassScores") -> str:
-    """The matrix, or, where it is too wide, the pairs that are confused most often."""
-    answered = [short(label, HEAD) for label in classes.labels]
-    if len(set(answered)) == len(answered):
-        matrix = []
-        for label, counts, invalid in zip(answered, classes.confusion, classes.invalid, strict=True):
-            row = {"is \\ answered": label, **dict(zip(answered, counts, strict=True))}
-            matrix.append({**row, "no label": invalid} if any(classes.invalid) else row)
-        text = table(matrix)
-        if max(map(len, text.splitlines())) <= WIDTH:
-            return text
-    return _pairs(classes)
-
-
-def _pairs(classes: "ClassScores") -> str:
-    labels = [short(label, LABEL) for label in classes.labels]
-    pairs = [
-        {"is": labels[i], "answered": labels[j], "rows": count}
-        for i, counts in enumerate(classes.confusion)
-        for j, count in enumerate(counts)
-        if i != j and count
-    ]
-    most = sorted(pairs, key=lambda pair: -pair["rows"])[:MOST_PAIRS]
-    return table(most) if most else ""
-
-
-def short(text: str, width: int) -> str:
-    """The text in so many characters, its end cut away and a line end written as a blank."""
-    text = " ".join(text.split())
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    # A folder of rows may come from the environment; the other options ask for --rows.
+    given = {"model": model, "test_rows": test_rows, **({"device": device} if device != "auto" else {})}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if rows:
+        options |= {"data_root": data_root}
+    print(reports.report(*runs, output=output, rows=rows, replace=replace, tell=say, **options))

@@ -17,6 +17,8 @@ from ._run import run_all as run_all
 from ._spec import RunSpec as RunSpec
 from ._spec import model_fields as model_fields
 from ._stored import StoredRun as StoredRun
+from ._stored import curves as curves
+from ._stored import load as load
 from .tables import columns as columns
 from .tables import compare as compare
 from .tables import markdown as markdown

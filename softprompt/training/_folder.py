@@ -102,6 +102,22 @@ def alone_in(folder: Path) -> Iterator[HeldFolder]:
         lock.release()
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process of this machine trains in this folder now. It looks, and neither waits nor writes."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        with FileLock(folder / LOCK, blocking=False):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        # In a folder that cannot be written nobody trains.
+        return False
+
+
 def refuse_used(folder: Path) -> None:
     """Refuse a folder that holds anything.
 

@@ -1,5 +1,7 @@
 """What the prompts of a run are held against: the frozen model without training, on rows of the test split."""
 
+import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,14 +9,18 @@ from typing import Any
 
 from ..backbones import AbstractBackbone
 from ..data import Splits
+from ..errors import DamagedFile
 from ..inference.evaluate import Report
 from ..inference.frozen import Baseline, baselines, limited_places, over, reference_among, score_of
 from ..inference.intervals import Interval, intervals
 from ..inference.kept_baselines import kept_baselines, way_to_answer
 from ..settings import TrainSettings
+from ..store import json_bytes, write_file
 from ..tasks import Task
 
 FILE = "frozen.json"
+# The whole comparison, for those who read the run later.
+COMPARED = "comparison.json"
 # Test rows on which the comparison is made: it costs as much as seventeen prompts do.
 MOST_ROWS = 200
 
@@ -63,6 +69,38 @@ class Comparison:
         """The reference itself."""
         return next(line for line in self.baselines if line.name == self.reference)
 
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Comparison":
+        """The comparison that `to_json` wrote."""
+        prompts = [Trained(**{**line, **_intervals(line)}) for line in values["prompts"]]
+        baselines = [Baseline.from_json(line) for line in values["baselines"]]
+        return cls(**{**values, "baselines": baselines, "prompts": prompts})
+
+
+def _intervals(line: Mapping[str, Any]) -> dict[str, Interval | None]:
+    """The intervals of a prompt as pairs: JSON has them as lists."""
+    names = ("interval", "difference_interval")
+    return {name: None if line[name] is None else (line[name][0], line[name][1]) for name in names}
+
+
+def read_comparison(run: Path) -> Comparison | None:
+    """The comparison of a run with what was not trained; None where the run was not compared, or not yet.
+
+    Raises:
+        DamagedFile: the file cannot be read.
+    """
+    path = run / COMPARED
+    if not path.is_file():
+        return None
+    try:
+        return Comparison.from_json(json.loads(path.read_bytes()))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedFile(f"{path} is not as it was written; restore it from a copy, or delete it") from error
+
 
 def compare(
     task: Task,
@@ -74,7 +112,7 @@ def compare(
 ) -> Comparison | None:
     """The prompts of a run beside what was not trained; None where the task has no labels.
 
-    The baselines are computed once and kept in the run's folder.
+    The baselines are computed once, and they and the comparison are kept in the run's folder.
 
     Args:
         task: as the prompts were trained on it.
@@ -94,7 +132,11 @@ def compare(
     )
     best = lines[reference_among([line.name for line in lines])]
     prompts = [_trained(task, name, report, places, best) for name, report in reports.items()]
-    return Comparison(rows=len(places), of=len(splits.test), reference=best.name, baselines=lines, prompts=prompts)
+    comparison = Comparison(
+        rows=len(places), of=len(splits.test), reference=best.name, baselines=lines, prompts=prompts
+    )
+    write_file(folder / COMPARED, json_bytes(comparison.to_json()), what="the comparison", replace=True)
+    return comparison
 
 
 def _trained(task: Task, name: str, report: Report, places: Sequence[int], best: Baseline) -> Trained:

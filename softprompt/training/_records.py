@@ -5,6 +5,7 @@ What one prompt writes depends on its settings and seeds alone: a killed and res
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -77,6 +78,25 @@ def read_record(path: Path) -> Iterator[dict[str, Any]]:
 def damaged_lines(path: Path) -> list[int]:
     """Numbers, from 1, of the lines that are no rows."""
     return [number for number, row in _rows(path) if row is None]
+
+
+def checked_record(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The rows of a record, and one sentence for each kind of fault: damaged lines, a torn end, no finite loss."""
+    if not path.exists():
+        return [], ["its record is missing"]
+    content = path.read_bytes()
+    numbered = list(enumerate(map(_row, content.split(b"\n")[:-1]), 1))
+    rows = [row for _, row in numbered if row is not None]
+    damaged = [str(number) for number, row in numbered if row is None]
+    unlimited = sum(not math.isfinite(row.get("loss", 0.0)) for row in rows)
+    faults = {
+        f"damaged lines of its record are left out: {', '.join(damaged[:5])}{' ...' if damaged[5:] else ''}": bool(
+            damaged
+        ),
+        "the last line of its record is torn and left out": not content.endswith(b"\n") and bool(content),
+        f"losses that are not finite are not drawn: {unlimited}": unlimited > 0,
+    }
+    return rows, [sentence for sentence, is_so in faults.items() if is_so]
 
 
 def recorded_steps(path: Path) -> int:

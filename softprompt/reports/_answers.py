@@ -1,0 +1,225 @@
+"""The answers of one prompt to its test rows: classes, calibration, the worst errors and the least sure answers."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DamagedFile
+from ..tasks import Task
+from ._entry import Entry
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..inference.class_scores import ClassScores
+
+# Where `softprompt evaluate RUN/PROMPT --output RUN/PROMPT/evaluation` has put the answers.
+KEPT = Path("evaluation") / "predictions.jsonl"
+SHOWN, TEXT = 10, 400
+BINS = 10
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gain:
+    """How much better a prompt scores than what was not trained, on the same rows.
+
+    Args:
+        over: name of what was not trained: "instruction", "frozen" or "majority".
+        rows: how many.
+        difference: of the scores.
+        low: end of its 95 % interval over rows.
+        high: the other end.
+    """
+
+    over: str
+    rows: int
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """What a prompt answered to each row of a split.
+
+    Args:
+        label: name of the prompt on the page.
+        task: what was asked.
+        rows: as in `predictions.jsonl`: id, text, gold, prediction, and scores by label where labels were scored.
+        score: the task's score.
+        interval: its 95 % interval over rows; None for a single row.
+        classes: confusion matrix and scores of each class; None where answers are no classes.
+        gain: over the strongest of what was not trained and answered the same rows; None where that is not known.
+    """
+
+    label: str
+    task: Task
+    rows: Sequence[Row]
+    score: float
+    interval: tuple[float, float] | None
+    classes: "ClassScores | None"
+    gain: Gain | None
+
+    @property
+    def n(self) -> int:
+        """Rows."""
+        return len(self.rows)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether each answer has the probabilities of the labels."""
+        return bool(self.rows) and all("scores" in row for row in self.rows)
+
+    def worst(self, count: int = SHOWN) -> list[dict[str, Any]]:
+        """The wrong answers of which the prompt was most sure; in the order of the rows where no label was scored."""
+        wrong = [row for row in self.rows if not _is_right(row)]
+        return [_shown(row) for row in sorted(wrong, key=lambda row: -_confidence(row))[:count]]
+
+    def least_sure(self, count: int = SHOWN) -> list[dict[str, Any]]:
+        """The answers whose label is least ahead of the next one; none where no label was scored."""
+        if not self.has_scores:
+            return []
+        return [_shown(row) for row in sorted(self.rows, key=_margin)[:count]]
+
+
+def kept_answers(entry: Entry) -> Answered | None:
+    """The answers that `softprompt evaluate --output` has put beside a prompt; None where there are none.
+
+    Raises:
+        DamagedFile: the file cannot be read.
+    """
+    path = entry.folder / KEPT if entry.folder else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
+        return of_rows(entry.label, entry.run.spec.declared, rows, entry.folder)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedFile(f"{path} is not as it was written ({error}); delete it, and evaluate again") from error
+
+
+def evaluated(entry: Entry, **options: Any) -> Answered:
+    """The answers of a prompt to the test rows of its task, which takes the frozen model.
+
+    Raises:
+        SoftPromptError: the rows or the model cannot be read.
+    """
+    from ..inference.evaluate import evaluate
+    from ..interop.hub import load_stored
+
+    found = evaluate(load_stored(str(entry.folder)), **options)
+    return of_rows(entry.label, found.task or entry.run.spec.declared, found.rows, entry.folder)
+
+
+def of_rows(label: str, task: Task, rows: Sequence[Row], folder: Path | None = None) -> Answered:
+    """What the answers to some rows say.
+
+    Args:
+        label: name of the prompt.
+        task: what was asked.
+        rows: as in `Answered`.
+        folder: of the prompt in its run, which may keep the answers of the frozen model.
+
+    Raises:
+        KeyError: a row lacks its text, what is right, or the answer.
+    """
+    from ..inference.class_scores import ClassScores
+    from ..inference.intervals import intervals
+    from ..metrics import headline_score
+    from ..metrics import score as score_of
+
+    labels = {word: number for number, word in enumerate(task.labels)}
+    is_label = task.answer == "label"
+    gold = [labels[row["gold"]] if is_label else row["gold"] for row in rows]
+    answers = [labels.get(row["prediction"], -1) if is_label else _number(task, row["prediction"]) for row in rows]
+    score = headline_score(score_of(task.metrics, answers, gold), task.scores)
+    return Answered(
+        label=label,
+        task=task,
+        rows=list(rows),
+        score=score,
+        interval=intervals(task.metrics, task.scores, answers, gold).get("score"),
+        classes=ClassScores.of(task.labels, answers, gold) if is_label else None,
+        gain=_gain(task, answers, gold, folder) if is_label and len(rows) > 1 else None,
+    )
+
+
+def _gain(task: Task, answers: Sequence[Any], gold: Sequence[Any], folder: Path | None) -> Gain | None:
+    """The gain over the frozen model where the run kept its answers to some of these rows, else over one class."""
+    from ..inference.frozen import Baseline, over, reference_among, score_of
+    from ..metrics import majority
+
+    kept = folder.parent / "frozen.json" if folder else None
+    if kept is None or not kept.is_file():
+        constant = [majority(gold)[0]] * len(gold)
+        line = Baseline(name="majority", score=score_of(task, constant, gold), interval=None, predictions=constant)
+        places: Sequence[int] = range(len(gold))
+    else:
+        try:
+            values = json.loads(kept.read_bytes())
+            lines = [Baseline.from_json(line) for line in values["baselines"]]
+            places = values["places"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        line = lines[reference_among([line.name for line in lines])]
+        # The answers may be to other rows than those of the run: then they do not give its scores.
+        if max(places) >= len(gold) or score_of(task, line.predictions, [gold[p] for p in places]) != line.score:
+            return None
+    difference, (low, high) = over(task, [answers[p] for p in places], line, [gold[p] for p in places])
+    return Gain(over=line.name, rows=len(places), difference=difference, low=low, high=high)
+
+
+def calibration(rows: Sequence[Row]) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
+    """Mean confidence, accuracy and number of rows of each bin of confidence that holds rows.
+
+    The confidence of a row is the largest probability of a label (Guo et al., 2017, arXiv:1706.04599).
+    """
+    import numpy as np
+
+    confidence = np.array([_confidence(row) for row in rows])
+    right = np.array([_is_right(row) for row in rows], dtype=float)
+    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    counts = np.bincount(places, minlength=BINS)
+    used = counts > 0
+    means = [np.bincount(places, weights=values, minlength=BINS)[used] / counts[used] for values in (confidence, right)]
+    return means[0], means[1], counts[used]
+
+
+def _number(task: Task, value: Any) -> Any:
+    if task.answer != "number":
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+def _is_right(row: Row) -> bool:
+    gold = row["gold"]
+    return row["prediction"] in gold if isinstance(gold, list) else row["prediction"] == gold
+
+
+def _confidence(row: Row) -> float:
+    return max(row["scores"].values()) if "scores" in row else 0.0
+
+
+def _margin(row: Row) -> float:
+    first, second = [*sorted(row["scores"].values(), reverse=True), 0.0][:2]
+    return first - second
+
+
+def _shown(row: Row) -> dict[str, Any]:
+    text = " ".join(str(row["text"]).split())
+    gold = row["gold"]
+    return {
+        "id": row.get("id", ""),
+        "text": text if len(text) <= TEXT else f"{text[: TEXT - 1]}…",
+        "gold": " / ".join(map(str, gold)) if isinstance(gold, list) else gold,
+        "prediction": row["prediction"],
+        "confidence": _confidence(row) if "scores" in row else None,
+        "is_right": _is_right(row),
+    }

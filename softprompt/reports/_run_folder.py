@@ -1,0 +1,142 @@
+"""The prompts of a run's folder, also of one that is still trained, was killed, or has a damaged record."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import DamagedFile, SoftPromptError
+from ..store import read_json
+from ..study import RunSpec, StoredRun, curves, model_fields
+from ..training import Comparison, Plan, checked_record, is_held, read_comparison, read_plan, read_result
+from ._entry import Entry, State
+
+
+def run_entries(folder: Path) -> list[Entry]:
+    """One entry for each prompt of a run, in the order of the run.
+
+    Raises:
+        BadInput: the plan of the run cannot be read.
+    """
+    plan = read_plan(folder)
+    is_training = is_held(folder)
+    comparison, fault = _comparison(folder)
+    shared = {"comparison": comparison, "data": _fingerprint(folder)}
+    notes = (fault,) if fault else ()
+    return [
+        _entry(folder, plan, number, name, "in training" if is_training else "not finished", notes, shared)
+        for number, name in enumerate(plan.prompt_names())
+    ]
+
+
+def _entry(
+    folder: Path,
+    plan: Plan,
+    number: int,
+    name: str,
+    unfinished: State,
+    notes: Sequence[str],
+    shared: Mapping[str, Any],
+) -> Entry:
+    rows, faults = checked_record(folder / name / "metrics.jsonl")
+    result, fault = _result(folder, name)
+    reached = max((row["step"] for row in rows if "loss" in row), default=0)
+    steps = plan.settings.steps
+    lines = [*notes, *faults, *([fault] if fault else ())]
+    if result is None:
+        state, planned = unfinished, "" if steps is None else f" of {steps:,}"
+        what = "still in training" if state == "in training" else "not trained to its end"
+        lines.append(f"{what}: it has reached step {reached:,}{planned}, and its test score is not known")
+    else:
+        state = "finished"
+    if reached == 1:
+        lines.append("it has a single step, so its curves are one point")
+    curve, validation = curves(_finite(rows))
+    return Entry(
+        label=f"{folder.name}/{name}",
+        run=_stored(plan, number, name, result, curve, validation, reached),
+        state=state,
+        reached=reached,
+        steps=steps,
+        folder=folder / name,
+        notes=tuple(lines),
+        prompt=name,
+        **shared,
+    )
+
+
+def _stored(
+    plan: Plan, number: int, name: str, result: Any, curve: Any, validation: Mapping[str, Any], reached: int
+) -> StoredRun:
+    spec = RunSpec(task=plan.task, prompt=plan.prompts[number], settings=plan.settings, **model_fields(plan.model))
+    if result is None:
+        # Of a prompt that is not finished only the validation score so far is known.
+        scores = [score for score in validation.get("score", ()) if score is not None]
+        metrics: dict[str, Any] = {"validation": {"score": max(scores)}} if scores else {}
+        empty: dict[str, Any] = dict.fromkeys(("best_step", "trainable", "head", "stored"), 0)
+        return StoredRun(
+            name=name, spec=spec, metrics=metrics, majority=None, seconds=0.0, status="not finished", curve=curve,
+            validation=validation, prompt_steps=reached, **empty,
+        )  # fmt: skip
+    return StoredRun(
+        name=name,
+        spec=spec,
+        metrics=result.metrics,
+        majority=result.majority,
+        best_step=result.best_step,
+        trainable=result.trainable,
+        head=result.head,
+        stored=result.stored,
+        seconds=result.seconds / len(plan.prompts),
+        status=result.status,
+        warnings=result.warnings,
+        curve=curve,
+        validation=validation,
+        prompt_steps=result.prompt_steps,
+        restarts=result.restarts,
+        **_origin(result.run, name),
+    )
+
+
+def _origin(run: str, name: str) -> dict[str, Any]:
+    """What the stored prompt says of its making, without its numbers being read."""
+    path = next(
+        (p for kind in ("prompt", "weights") if (p := Path(run) / name / kind / f"{kind}.json").is_file()), None
+    )
+    try:
+        origin = read_json(path)["provenance"] if path else {}
+        return {
+            "versions": dict(origin.get("versions", {})),
+            "embeddings": origin.get("backbone", {}).get("embedding_sha256"),
+        }
+    except (SoftPromptError, KeyError, AttributeError, TypeError):
+        return {}
+
+
+def _finite(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows without the steps that have no finite loss."""
+    return [row for row in rows if math.isfinite(row.get("loss", 0.0))]
+
+
+def _result(folder: Path, name: str) -> tuple[Any, str]:
+    try:
+        return read_result(folder, name), ""
+    except DamagedFile as error:
+        return None, error.message
+
+
+def _comparison(folder: Path) -> tuple[Comparison | None, str]:
+    try:
+        return read_comparison(folder), ""
+    except DamagedFile as error:
+        return None, error.message
+
+
+def _fingerprint(folder: Path) -> str | None:
+    """The SHA-256 of the rows in the newest checkpoint that can be read."""
+    for state in sorted(folder.glob("checkpoints/step-*/state.json"), reverse=True):
+        try:
+            return str(read_json(state, max_bytes=None)["data"])
+        except (SoftPromptError, KeyError):
+            continue
+    return None

@@ -1,0 +1,284 @@
+"""Reports: what they read, what they conclude, and what they say of runs that are not whole."""
+
+import base64
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import softprompt
+from filelock import FileLock
+from softprompt.cli import main
+from softprompt.errors import BadInput
+from softprompt.inference.report import Report
+from softprompt.reports._figures import Drawer, Drawn
+from softprompt.reports._headline import headline
+from softprompt.reports._settings import settings_of
+from softprompt.reports._sources import read_sources
+from softprompt.tasks import task as find_task
+
+from report_kit import made_answers, made_run, made_store, renamed_task
+
+
+@pytest.fixture(autouse=True)
+def figures(request, monkeypatch):
+    """Drawing takes most of the time of a page: only a test that is marked so draws."""
+    if request.node.get_closest_marker("usefixtures") is None:
+        monkeypatch.setattr(Drawer, "drawn", lambda self, title, text, draw, *_, **__: [Drawn(title, "<svg/>", text)])
+
+
+@pytest.fixture
+def drawn():
+    """Figures are drawn."""
+
+
+def page_of(*runs: Path, **options) -> str:
+    output = runs[0].parent / "page.html"
+    return softprompt.report(*runs, output=output, replace=True, **options).read_text()
+
+
+def found(run: Path):
+    sources = read_sources([run])
+    return headline(settings_of(sources.entries), sources)
+
+
+class TestHeadline:
+    def test_a_gain_whose_interval_lies_above_zero_is_significant(self, tmp_path):
+        line = found(made_run(tmp_path / "run", difference=(0.2, 0.1, 0.3)))
+        assert line is not None
+        assert line.verdict == "better"
+        assert "+0.100 to +0.300" in line.sentence
+
+    def test_a_gain_whose_interval_contains_zero_is_not_shown(self, tmp_path):
+        line = found(made_run(tmp_path / "run", difference=(0.02, -0.01, 0.05)))
+        assert line is not None
+        assert line.verdict == "not shown"
+
+    def test_a_loss_whose_interval_lies_below_zero_is_worse(self, tmp_path):
+        line = found(made_run(tmp_path / "run", difference=(-0.2, -0.3, -0.1)))
+        assert line is not None
+        assert line.verdict == "worse"
+        assert "0.200 less" in line.sentence
+
+    def test_three_seeds_without_a_comparison_are_too_few_to_judge(self, tmp_path):
+        line = found(made_run(tmp_path / "run"))
+        assert line is not None
+        assert line.verdict == "unknown"
+
+    def test_many_seeds_are_judged_against_the_majority_class(self, tmp_path):
+        line = found(made_store(tmp_path / "store", count=20))
+        assert line is not None
+        assert line.verdict == "better"
+        assert "always the most frequent class" in line.sentence
+
+    def test_the_setting_is_chosen_by_its_validation_score_and_every_baseline_is_listed(self, tmp_path):
+        line = found(made_run(tmp_path / "run", difference=(0.2, 0.1, 0.3)))
+        assert line is not None
+        assert line.setting.name == "prompt-tuning"
+        assert line.score == pytest.approx(0.81)
+        names = [each.name for each in line.lines]
+        assert len(names) == 5
+        assert "4 examples in context, mean of 2 draws (0.520 to 0.560)" in names[3]
+        # The mean of draws is no score of rows.
+        assert line.lines[3].low is None
+
+    def test_answers_to_other_rows_than_the_frozen_models_say_nothing_of_a_gain(self, tmp_path):
+        run = made_run(tmp_path / "run")
+        made_answers(run / "prompt-tuning-seed2")
+        baseline = {"name": "frozen", "score": 0.123, "interval": None, "predictions": [0, 1], "text": "", "draw": None,
+                    "calibrated": None}  # fmt: skip
+        (run / "frozen.json").write_text(json.dumps({"places": [0, 1], "baselines": [baseline]}))
+        assert "significance" not in page_of(run)
+        assert "Whether the gain is significant is not known" in page_of(run)
+
+
+class TestBadInput:
+    @pytest.fixture
+    def run(self, tmp_path):
+        return made_run(tmp_path / "run")
+
+    @pytest.mark.usefixtures("drawn")
+    def test_a_torn_last_line_a_damaged_one_and_a_loss_of_nan_are_told_and_the_rest_is_drawn(self, run):
+        record = run / "ept-star-seed0" / "metrics.jsonl"
+        lines = record.read_text().splitlines()
+        lines[2], lines[5] = "garbage", '{"step": 6, "loss": NaN}'
+        record.write_text("\n".join(lines) + '\n{"step": 41, "lo')
+        page = page_of(run)
+        assert "ept-star-seed0: damaged lines of its record are left out: 3" in page
+        assert "ept-star-seed0: the last line of its record is torn and left out" in page
+        assert "ept-star-seed0: losses that are not finite are not drawn: 1" in page
+        assert "Training loss" in page
+        assert "nan" not in re.sub(r"data:[^\"]*", "", page)
+
+    def test_a_killed_run_and_one_in_training_are_told_apart(self, run):
+        (run / "ept-star-seed1" / "result.json").unlink()
+        assert "ept-star-seed1: not trained to its end: it has reached step 40 of 40" in page_of(run)
+        with FileLock(run / ".lock"):
+            assert "ept-star-seed1: still in training: it has reached step 40 of 40" in page_of(run)
+
+    @pytest.mark.usefixtures("drawn")
+    def test_a_run_of_a_single_step_has_its_point(self, tmp_path):
+        page = page_of(made_run(tmp_path / "one", steps=1, seeds=1))
+        assert "it has a single step" in page
+        assert "Training loss" in page
+
+    def test_a_damaged_result_is_told_and_the_other_prompts_are_shown(self, run):
+        (run / "ept-star-seed0" / "result.json").write_text("{")
+        page = page_of(run)
+        assert "result.json cannot be read" in page
+        assert "ept-star-seed2" in page
+
+    def test_a_run_without_any_result_has_no_headline(self, run):
+        for result in run.glob("*/result.json"):
+            result.unlink()
+        assert "No prompt of this task has a test score yet" in page_of(run)
+
+    def test_a_folder_without_runs_a_missing_one_and_a_file_that_exists_are_one_line(self, run, tmp_path, capfd):
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "there.html").write_text("kept")
+        for words, message in (
+            ([str(tmp_path / "empty"), "-o", str(tmp_path / "x.html")], "holds no run"),
+            ([str(tmp_path / "nowhere"), "-o", str(tmp_path / "x.html")], "is not a folder"),
+            ([str(run), "-o", str(tmp_path / "there.html")], "exists already"),
+            ([str(run), "-o", str(tmp_path)], "is a folder"),
+            ([str(run), "-o", str(tmp_path / "a" / "x.html")], "does not exist"),
+            ([str(run), "-o", str(tmp_path / "x.html"), "--test-rows", "3"], "--test-rows says how rows"),
+        ):
+            assert main(["report", *words]) == 2
+            told = capfd.readouterr().err
+            assert message in told
+            assert told.count("\n") == 1
+        assert (tmp_path / "there.html").read_text() == "kept"
+        assert not (tmp_path / "x.html").exists()
+
+    def test_rows_of_a_study_that_kept_no_prompt_are_refused(self, tmp_path):
+        with pytest.raises(BadInput, match="kept none"):
+            page_of(made_store(tmp_path / "store", count=4), rows=True)
+
+    def test_the_best_prompt_is_asked_with_the_options_of_evaluate(self, run, monkeypatch):
+        rows = made_answers(run / "ept-star-seed0", n=200)
+        asked = []
+
+        def evaluate(prompt, **options):
+            asked.append((prompt.provenance.method, options))
+            return Report({}, len(rows), 0, [], task=find_task("lab/opinion"), rows=rows)
+
+        monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
+        lines = []
+        page = page_of(run, rows=True, test_rows=200, tell=lines.append)
+        assert asked == [("prompt-tuning", {"test_rows": 200})]
+        assert lines == ["prompt-tuning-seed2: answers the test rows of lab/opinion"]
+        assert "Of the prompt <strong>prompt-tuning-seed2</strong> to 200 test rows" in page
+        # Three of four answers are right: much more than one class, and the interval of that is above 0.
+        assert "The gain is significant" in page
+
+    def test_answers_that_are_not_as_written_are_an_error(self, run):
+        made_answers(run / "prompt-tuning-seed2")
+        (run / "prompt-tuning-seed2" / "evaluation" / "predictions.jsonl").write_text('{"text": "x"}\n')
+        with pytest.raises(softprompt.errors.DamagedFile, match="evaluate again"):
+            page_of(run)
+
+
+class TestPage:
+    def test_text_from_data_stays_text(self, tmp_path):
+        run = made_run(tmp_path / "run", task=renamed_task("<script>alert(1)</script>"))
+        made_answers(run / "prompt-tuning-seed2")
+        page = page_of(run)
+        assert "<script>alert" not in page
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+        assert "<b>bold" not in page
+
+    def test_the_numbers_are_there_to_download(self, tmp_path):
+        page = page_of(made_run(tmp_path / "run", difference=(0.2, 0.1, 0.3)))
+        files = dict(re.findall(r'download="([^"]*)" href="data:[a-z/]*;base64,([^"]*)"', page))
+        assert files.keys() == {"settings.csv", "runs.csv", "report.json"}
+        runs = list(csv.DictReader(io.StringIO(base64.b64decode(unquote(files["runs.csv"])).decode())))
+        assert [row["test"] for row in runs][:3] == ["0.8", "0.81", "0.8200000000000001"]
+        values = json.loads(base64.b64decode(files["report.json"]))
+        assert values["headlines"][0]["verdict"] == "better"
+        assert values["runs"][0]["curves"]["loss"]["step"][0] == 1
+        assert values["commands"][0].startswith(
+            "softprompt train --task lab/opinion --model lab-t5 --method prompt-tun"
+        )
+
+    def test_the_command_trains_the_same_prompts(self, tmp_path):
+        from softprompt.cli._prompts import PromptGrid
+
+        run = made_run(tmp_path / "run")
+        page = page_of(run)
+        line = re.search(r"<pre[^>]*>softprompt (train .*ept-star.*)</pre>", page)
+        assert line is not None
+        from test_docs import parse
+
+        given = parse(line[1].split())
+        grid = PromptGrid(
+            method=tuple(given["method"]), seed=tuple(given["seed"]), lr=tuple(given["lr"]), units=given["units"]
+        )
+        assert list(grid.prompts()) == [entry.run.spec.prompt for entry in read_sources([run]).entries[3:]]
+        assert given["steps"] == 40
+
+    def test_confusion_classes_errors_and_calibration_come_from_kept_answers(self, tmp_path):
+        run = made_run(tmp_path / "run")
+        made_answers(run / "prompt-tuning-seed2")
+        page = page_of(run)
+        assert all(title in page for title in ("Confusion matrix", "Calibration", "Scores of each class"))
+        worst = page.partition("Wrong answers, the surest first")[2]
+        assert re.findall(r"row (\d+) &lt;b", worst)[:3] == ["0", "4", "8"]
+        unsure = page.partition("The least sure answers")[2]
+        assert re.findall(r"row (\d+) &lt;b", unsure)[0] == "39"
+
+    def test_two_tasks_and_two_models_have_a_headline_each_and_share_no_similarity(self, tmp_path):
+        made_run(tmp_path / "runs" / "a", task="lab/opinion", model="lab-t5", seeds=1)
+        made_run(tmp_path / "runs" / "b", task="lab/topic", model="lab-gpt", seeds=1, width=6)
+        page = page_of(tmp_path / "runs")
+        assert page.count('class="headline"') == 2
+        assert page.count("Similarity of the vectors") == 4 // 2
+
+    def test_a_report_on_stability_is_shown_with_its_comparisons(self, tmp_path):
+        from softprompt.store import json_bytes
+        from softprompt.study import grid
+        from softprompt.study.stability import Arm, report
+
+        specs = {name: grid(task="lab/opinion", model="lab-t5", method=name, seed=0)[0] for name in ("polar", "scaled")}
+        arms = {
+            name: Arm(name=name, seeds=tuple((s, s, s, s) for s in range(6)), scores=(0.7, 0.72, 0.74, 0.7, 0.71, low),
+                      chance=0.5)
+            for name, low in (("polar", 0.69), ("scaled", 0.4))
+        }  # fmt: skip
+        about = {"task": "lab/opinion", "model": "lab-t5", "settings": {n: s.to_json() for n, s in specs.items()}}
+        (tmp_path / "stable").mkdir()
+        (tmp_path / "stable" / "report.json").write_bytes(json_bytes(report(arms, about=about).to_json()))
+        page = page_of(tmp_path / "stable")
+        assert "Stability: stable" in page
+        assert "Against polar, over the same seeds" in page
+
+    @pytest.mark.usefixtures("drawn")
+    def test_a_landscape_is_drawn_twice_with_the_same_bytes_and_no_address_outside(self, tmp_path):
+        (tmp_path / "landscape").mkdir()
+        values = {
+            "settings": {"space": "input"}, "coordinates": [-1.0, 0.0, 1.0],
+            "prompts": [{"prompt": "x", "surface": [[3, 2, 3], [2, 1, 2], [3, 2, 3]]}],
+        }  # fmt: skip
+        (tmp_path / "landscape" / "landscape.json").write_text(json.dumps(values))
+        page = page_of(tmp_path / "landscape")
+        assert "Loss around the input: landscape" in page
+        assert page == page_of(tmp_path / "landscape")
+        assert re.findall(r"""(?:src|href|url\()=?["']?(https?:[^"')]*)""", page) == []
+
+    def test_a_model_of_a_paper_is_shown_beside_its_scores(self, tmp_path):
+        page = page_of(made_run(tmp_path / "run", task="glue/sst2", model="google-t5/t5-small"))
+        assert "What the paper prints" in page
+        assert "0.888" in page
+
+
+def test_a_run_that_was_compared_keeps_the_comparison(tmp_path):
+    from softprompt.training import read_comparison
+
+    run = made_run(tmp_path / "run", difference=(0.2, 0.1, 0.3))
+    comparison = read_comparison(run)
+    assert comparison is not None
+    assert comparison.prompts[0].difference_interval == (0.1, 0.3)
+    assert comparison.best.score == 0.6
