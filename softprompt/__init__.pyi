@@ -6,9 +6,11 @@ from .estimators import PromptClassifier as PromptClassifier
 from .estimators import PromptRegressor as PromptRegressor
 from .inference.evaluate import evaluate as evaluate
 from .inference.predict import predict as predict
+from .interop.as_peft import as_peft as as_peft
 from .interop.attach import attach as attach
 from .interop.hub import load_prompt as load_prompt
 from .interop.hub import push_prompt as push_prompt
+from .interop.trainer import RegularizedLoss as RegularizedLoss
 from .metrics import METRICS as METRICS
 from .prompts.methods import METHODS as METHODS
 from .prompts.methods import Method as Method

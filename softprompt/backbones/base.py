@@ -23,7 +23,7 @@ from ..settings import ModelSpec
 from ._labels import refuse_indistinct
 from ._products import Library
 from .deep import entering, layers_of, state_scales
-from .family import embedded, entry_scale, text_config
+from .family import embedded, text_config, word_vectors
 from .fast.int8 import is_int8, to_int8
 from .fast.shared.switch import recomputing
 from .identity import identity_of, refuse_another_depth, refuse_another_model
@@ -102,13 +102,8 @@ class AbstractBackbone(abc.ABC):
 
     @property
     def word_vectors(self) -> Float[Tensor, "v e"]:
-        """Each token's vector as it enters the model: what a prompt vector stands beside.
-
-        Gemma's embedding module multiplies its table by sqrt(e); a prompt is not multiplied, here as in PEFT.
-        """
-        table, scale = self.embeddings.weight, getattr(self.embeddings, "embed_scale", 1.0)
-        scale = scale * entry_scale(self.model.config)
-        return table if scale == 1 else table * torch.as_tensor(scale, dtype=table.dtype, device=table.device)
+        """Each token's vector as it enters the model: what a prompt vector stands beside."""
+        return word_vectors(self.model)
 
     @final
     def embed(self, ids: Int[Tensor, "*b"]) -> Float[Tensor, "*b e"]:

@@ -131,6 +131,16 @@ def embedded(model: nn.Module, ids: Int[Tensor, "*b"]) -> Float[Tensor, "*b e"]:
     return vectors if scale == 1 else vectors * scale
 
 
+def word_vectors(model: nn.Module) -> Float[Tensor, "v e"]:
+    """Each token's vector as it enters the model: what a prompt vector stands beside.
+
+    Gemma's embedding module multiplies its table by sqrt(e); a prompt is not multiplied, here as in PEFT.
+    """
+    module: Any = model.get_input_embeddings()  # pyright: ignore[reportCallIssue]  (nn.Module's getattr)
+    table, scale = module.weight, getattr(module, "embed_scale", 1.0) * entry_scale(model.config)
+    return table if scale == 1 else table * torch.as_tensor(scale, dtype=table.dtype, device=table.device)
+
+
 def first_position(model: nn.Module) -> int:
     """Position id of the first token: 0, or padding_idx + 1 in the family of RoBERTa, whose pads have one too."""
     base: Any = getattr(model, "base_model", model)

@@ -7,23 +7,29 @@ from torch import nn
 from ..backbones.deep import layers_of
 from ..backbones.family import kind_of, refuse_lost_masks, unwrapped
 from ..backbones.identity import identity_of, refuse_another_depth, refuse_another_model
+from ..errors import BadInput
 from ..prompts.prompt import SoftPrompt
 from ._prompted import AbstractPromptedModel, PromptedEncoder, PromptedEncoderDecoder, reading
+from ._prompted_classifier import PromptedClassifier
 from ._prompted_decoder import PromptedDecoder
 
 _KINDS = {"encoder": PromptedEncoder, "encoder-decoder": PromptedEncoderDecoder, "decoder": PromptedDecoder}
 
 
-def attach(prompt: SoftPrompt, model: nn.Module) -> AbstractPromptedModel:
+def attach(prompt: SoftPrompt, model: nn.Module, *, head: bool = False) -> "AbstractPromptedModel | PromptedClassifier":
     """Put the prompt before the model's input. Weights, mode and device of the model do not change.
 
-    A linear head of the prompt is not attached: the model answers with whatever head it has.
+    Transformers' pipelines take what is returned: "text-generation" that of a decoder, "text-classification" one with
+    a classification head.
 
     Args:
         prompt: goes with the model's word embeddings, checked by their hash; brought to their scale.
         model: an encoder-decoder, encoder or decoder that transformers loaded, also wrapped by PEFT.
+        head: whether the prompt's linear head answers, with class scores; else the model does, with whatever head it
+            has.
 
     Raises:
+        BadInput: a head is asked for, and the prompt has none.
         ModelMismatch: the prompt was trained for another model.
         UnsupportedModel: a family that is not supported, or one whose layers a deep prompt cannot enter.
     """
@@ -37,4 +43,9 @@ def attach(prompt: SoftPrompt, model: nn.Module) -> AbstractPromptedModel:
         refuse_lost_masks(inner, name)
     if prompt.deep is not None:
         refuse_another_depth(prompt, layers_of(reading(inner, kind), name, ours.embedding_size), name)
-    return _KINDS[kind](inner, prompt, name)
+    prompted = _KINDS[kind](inner, prompt, name)
+    if not head:
+        return prompted
+    if prompt.head is None or not isinstance(prompted, PromptedEncoder):
+        raise BadInput("this prompt has no linear head; leave head out, and the model answers with its own")
+    return PromptedClassifier(prompted, prompt)

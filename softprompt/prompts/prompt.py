@@ -59,6 +59,11 @@ class LinearHead:
     weight: Float[Tensor, "c d"]
     bias: Float[Tensor, " c"]
 
+    def __call__(self, states: Float[Tensor, "*b d"]) -> Float[Tensor, "*b c"]:
+        """Return the class scores W h + b of pooled states, in the head's precision and on their device."""
+        weight, bias = self.weight.to(states.device), self.bias.to(states.device)
+        return nn.functional.linear(states.to(weight.dtype), weight, bias)
+
     @property
     def count(self) -> int:
         """Number of parameters of the head. Tables never add it to the parameters of the prompt."""
@@ -211,9 +216,9 @@ class SoftPrompt:
         """Upload the prompt to `user/name` on the hub and return the URL of the commit (`softprompt.push_prompt`)."""
         return softprompt.push_prompt(self, repo, private=private)
 
-    def attach(self, model: nn.Module) -> nn.Module:
-        """Put this prompt before the input of a loaded Hugging Face model (`softprompt.attach`)."""
-        return softprompt.attach(self, model)
+    def attach(self, model: nn.Module, *, head: bool = False) -> nn.Module:
+        """Put this prompt, and its head if asked, before a loaded Hugging Face model (`softprompt.attach`)."""
+        return softprompt.attach(self, model, head=head)
 
     def predict(self, inputs: Any, **options: Any) -> list[dict[str, Any]]:
         """Answer texts or rows of columns, with {text, label, scores} or {text, output} each (`softprompt.predict`)."""

@@ -11,5 +11,6 @@ from ._divergences import DIVERGENCES as DIVERGENCES
 from ._divergences import row_divergences as row_divergences
 from ._regularizer import REGULARIZERS as REGULARIZERS
 from ._regularizer import Regularizer as Regularizer
+from ._regularizer import pass_seed as pass_seed
 from ._regularizer import regularizers as regularizers
 from ._vocabulary import Vocabulary as Vocabulary

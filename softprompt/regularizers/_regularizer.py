@@ -9,6 +9,7 @@ from typing import Any, Literal, final
 from ..checks import require_different
 from ..errors import BadInput, UnknownName, pick
 from ..options import like
+from ..prompts.seeds import stream_seed
 from ._base import AbstractPerturbation, refuse_negative, refuse_unknown
 from ._divergences import DIVERGENCES
 from ._dropout import DropoutPerturbation
@@ -159,6 +160,22 @@ REGULARIZERS: dict[str, Regularizer] = {
         divergence="kl",
     ),
 }  # fmt: skip
+
+
+# A change of this word changes every draw.
+STREAM = "perturbation"
+
+
+def pass_seed(seed: int, index: int, step: int, number: int) -> int:
+    """Return the seed of a regulariser's random numbers in one pass: every regulariser has a stream of its own.
+
+    Args:
+        seed: the noise seed of the prompt.
+        index: place of the regulariser among those of the prompt.
+        step: optimiser step, from 1.
+        number: index of the pass in its step.
+    """
+    return stream_seed(seed, f"{STREAM}/{index}/{step}/{number}")
 
 
 def regularizers(text: str) -> tuple[Regularizer, ...]:

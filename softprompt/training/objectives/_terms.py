@@ -10,12 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...prompts.batch import TextBatch
-from ...prompts.seeds import stream_seed
-from ...regularizers import DIVERGENCES, PerturbationContext, Regularizer
-
-# Each regulariser of a prompt draws its noise from a random stream of its own, named by this word, its index and the
-# step and pass. A change of the word changes every draw.
-STREAM = "perturbation"
+from ...regularizers import DIVERGENCES, PerturbationContext, Regularizer, pass_seed
 
 
 @final
@@ -55,8 +50,7 @@ def acting(
         for index, regularizer in enumerate(regularizers_of_prompt):
             alpha, share = regularizer.weights(step, steps)
             if alpha or share:
-                pass_seed = stream_seed(seed, f"{STREAM}/{index}/{step}/{number}")
-                terms.append(Term(owner, regularizer, alpha, share, pass_seed))
+                terms.append(Term(owner, regularizer, alpha, share, pass_seed(seed, index, step, number)))
     return terms
 
 
