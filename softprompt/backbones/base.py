@@ -27,7 +27,8 @@ from .family import embedded, text_config, word_vectors
 from .fast.int8 import is_int8, to_int8
 from .fast.shared.switch import recomputing
 from .identity import identity_of, refuse_another_depth, refuse_another_model
-from .join import Joined
+from .join import Joined, RowChange, join_batch
+from .prefix import Prefix
 from .rescale.scale import scaling_of
 
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
@@ -77,6 +78,12 @@ class AbstractBackbone(abc.ABC):
     quantize: str | None = None
     # Whether the tokenizer adds its own; a chat template holds them already.
     special_tokens: bool = True
+    # What a decoder attends to before everything else; None is nothing.
+    prefix: Prefix | None = None
+    # What is made of prompt and text of each row where they join; None leaves them.
+    on_rows: RowChange | None = None
+    # Whether the backward pass recomputes the activations of layers.
+    recomputes: bool = False
     # Whether a head over a few tokens gives the logits of the whole head; None until `label_logits` has tried.
     heads_agree: bool | None = None
 
@@ -167,6 +174,10 @@ class AbstractBackbone(abc.ABC):
             "leave --deep out, or give --init=uniform"
         )
 
+    def joined(self, prompt_batch: PromptBatch, batch: TextBatch) -> Joined:
+        """The rows (padded right), each behind its prompt."""
+        return join_batch(prompt_batch, batch, self.embed, self.on_rows)
+
     def entering(self, joined: Joined) -> AbstractContextManager[None]:
         """Within, the first pass of the stack reads what a deep prompt has for its layers after the first."""
         return entering(() if joined.fresh is None else self.layers, joined.fresh, self.name)
@@ -231,6 +242,7 @@ class AbstractBackbone(abc.ABC):
         """Recompute each layer's activations in the backward pass instead of keeping them: less memory, more time."""
         from transformers.modeling_layers import GradientCheckpointingLayer
 
+        self.recomputes = on
         for layer in self.model.modules():
             if not isinstance(layer, GradientCheckpointingLayer) and type(layer).__name__ not in _UNMARKED_LAYERS:
                 continue

@@ -27,7 +27,8 @@ from .family import (
 )
 from .fast.shared.engine import SharedEngine
 from .fast.shared.passes import counts_positions
-from .join import Joined, join_batch, join_masks, padded_right, refuse_empty, refuse_too_long, take, without_end
+from .join import Joined, join_masks, padded_right, refuse_empty, refuse_too_long, take, without_end
+from .prefix import filled_cache
 
 IGNORED = -100
 # Ends the text, as the templates name their other parts: without it a model cannot tell where a text stops.
@@ -181,7 +182,8 @@ class DecoderBackbone(AbstractBackbone):
         joined = self._join(prompt_batch, batch)
         before = joined.pads_first()
         with self.entering(before):
-            states = self.base(**self._inputs(before.embeds, before.mask), use_cache=False).last_hidden_state
+            output = self.base(**self._inputs(before.embeds, before.mask), **self._cache(before), use_cache=False)
+        states = output.last_hidden_state
         width = states.shape[1]
         columns = width - joined.text.sum(1, keepdim=True) + torch.arange(batch.ids.shape[1], device=states.device)
         return take(states, columns.clamp(max=width - 1))
@@ -200,8 +202,9 @@ class DecoderBackbone(AbstractBackbone):
         before = joined.pads_first()
         if self.max_positions is not None:
             # The last token of an answer is never read and needs no position.
-            max_new_tokens = min(max_new_tokens, self.max_positions - before.mask.shape[1] + 1)
-        own = self._generated if generates_from_vectors(self.model) else self._continued
+            max_new_tokens = min(max_new_tokens, self.max_positions - self._prefix_length - before.mask.shape[1] + 1)
+        by_model = self.prefix is None and generates_from_vectors(self.model)
+        own = self._generated if by_model else self._continued
         return own(before, max_new_tokens, at_least)
 
     def _generated(self, before: Joined, max_new_tokens: int, at_least: int) -> Int[Tensor, "b l"]:
@@ -253,12 +256,23 @@ class DecoderBackbone(AbstractBackbone):
 
     def _join(self, prompt_batch: PromptBatch, batch: TextBatch) -> Joined:
         """Prompt and text."""
-        joined = join_batch(prompt_batch, self._rows(batch), self.embed)
+        joined = self.joined(prompt_batch, self._rows(batch))
         refuse_empty(joined)
         return joined
 
+    @property
+    def _prefix_length(self) -> int:
+        return 0 if self.prefix is None else self.prefix.length
+
+    def _cache(self, joined: Joined) -> dict[str, Any]:
+        """A cache with the prefix in it, where there is one."""
+        if self.prefix is None:
+            return {}
+        return {"past_key_values": filled_cache(self.prefix, len(joined.mask), self.dtype)}
+
     def _refuse_too_long(self, joined: Joined, answer: int = 0) -> None:
-        refuse_too_long(joined, self.max_positions, self.name, answer, why=limit_reason(self.model))
+        limit = None if self.max_positions is None else self.max_positions - self._prefix_length
+        refuse_too_long(joined, limit, self.name, answer, why=limit_reason(self.model))
 
     def _answered(self, joined: Joined, targets: Int[Tensor, "b l"]) -> Float[Tensor, "b l v"]:
         """Logits at the targets, all but the last of which are read."""
@@ -310,10 +324,11 @@ class DecoderBackbone(AbstractBackbone):
 
         # Between layers and head, for heads scale and cap their logits in ways of their own.
         with self.base.register_forward_hook(keep_the_columns), self.entering(joined):
-            return self.model(**self._inputs(joined.embeds, joined.mask), use_cache=use_cache)
+            return self.model(**self._inputs(joined.embeds, joined.mask), **self._cache(joined), use_cache=use_cache)
 
     def _inputs(self, embeds: Float[Tensor, "b k e"], mask: Bool[Tensor, "b s"]) -> dict[str, Tensor]:
-        """What the model is called with; the mask also covers what a cache already holds."""
+        """What the model is called with; the mask also covers what a cache already holds, but for the prefix."""
+        mask = nn.functional.pad(mask, (self._prefix_length, 0), value=True)
         inputs = {"inputs_embeds": embeds, "attention_mask": mask.long()}
         if self._counts_positions:
             positions = (mask.cumsum(1) - 1).clamp(min=0)

@@ -12,7 +12,7 @@ from ..prompts.batch import SPECIAL, PromptBatch, TextBatch
 from ._labels import log_probabilities, refuse_collisions, refuse_unknown_normalization
 from .base import AbstractBackbone, Answers
 from .family import first_position, position_limit
-from .join import Joined, join_batch, padded_right, refuse_too_long, take
+from .join import Joined, padded_right, refuse_too_long, take
 
 
 @final
@@ -90,7 +90,7 @@ class EncoderBackbone(AbstractBackbone):
     def logits(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b 1 v"]:
         """Logits at the mask, or of the classes; targets are not read."""
         batch = padded_right(batch)
-        joined = join_batch(prompt_batch, batch, self.embed)
+        joined = self.joined(prompt_batch, batch)
         refuse_too_long(joined, self.max_positions, self.name)
         if self.answers == "label-words":
             return self._at_the_mask(joined, joined.prompt_length + self._mask_columns(batch))
@@ -112,7 +112,7 @@ class EncoderBackbone(AbstractBackbone):
 
     def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """The last hidden states over the text."""
-        joined = join_batch(prompt_batch, padded_right(batch), self.embed)
+        joined = self.joined(prompt_batch, padded_right(batch))
         return self._text_states(joined)
 
     def answer_ids(

@@ -17,7 +17,8 @@ from .base import AbstractBackbone, Answers, Engine
 from .family import KINDS, has_relative_positions, position_limit
 from .fast.int8 import refuse_no_int8
 from .fast.packed import FAMILIES, Encoded, PackedT5, survey
-from .join import join_batch, padded_right, refuse_too_long, take
+from .join import padded_right, refuse_too_long, take
+from .prefix import filled_cache
 from .rescale.verify import TOLERANCE
 
 log = logging.getLogger("softprompt")
@@ -126,6 +127,8 @@ class EncoderDecoderBackbone(AbstractBackbone):
     ) -> Int[Tensor, "b l"]:
         """Greedy answers, whatever the checkpoint's own generation defaults are."""
         states, mask = self._states(prompt_batch, batch)
+        if self.prefix is not None:
+            return self._continued(states, mask, max_new_tokens, at_least)
         settings = {"max_new_tokens": max_new_tokens, "at_least": at_least, "decoder_start_token_id": self.start}
         with greedy(self.model, ends=self.ends, pad=self.pad, **settings):
             # Without the start token.
@@ -236,7 +239,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
         self, prompt_batch: PromptBatch, batch: TextBatch
     ) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
         """The encoder's states over prompt and text, and which of them count."""
-        joined = join_batch(prompt_batch, padded_right(batch), self.embed)
+        joined = self.joined(prompt_batch, padded_right(batch))
         refuse_too_long(joined, self.max_positions, self.name)
         if not has_relative_positions(self.model):
             # BART counts positions from the first column and takes no ids: ragged prompts must not be padded left.
@@ -244,6 +247,21 @@ class EncoderDecoderBackbone(AbstractBackbone):
         with self.entering(joined):
             states = self.stack(inputs_embeds=joined.embeds, attention_mask=joined.mask.long()).last_hidden_state
         return states, joined.mask
+
+    def _continued(
+        self, states: Float[Tensor, "b s d"], mask: Bool[Tensor, "b s"], max_new_tokens: int, at_least: int
+    ) -> Int[Tensor, "b l"]:
+        """Greedy answers token by token behind the prefix, which `generate` does not take from outside."""
+        answers = torch.full((len(states), 1), self.start, device=states.device)
+        going = torch.ones_like(answers[:, 0], dtype=torch.bool)
+        while answers.shape[1] <= max_new_tokens and going.any():
+            logits = self._decode(states, mask, answers)[:, -1]
+            if answers.shape[1] <= at_least:
+                logits = logits.index_fill(1, torch.tensor(self.ends, device=logits.device), -torch.inf)
+            token = logits.argmax(-1).where(going, self.pad)
+            answers = torch.cat([answers, token[:, None]], 1)
+            going = going & (token != self.end)
+        return answers[:, 1:]
 
     def _decode(
         self, states: Float[Tensor, "b s d"], mask: Bool[Tensor, "b s"], inputs: Int[Tensor, "b l"]
@@ -253,6 +271,8 @@ class EncoderDecoderBackbone(AbstractBackbone):
         if self.model.config.model_type not in KINDS:
             # Without a mask and a cache, T5Gemma leaves out a start token that is also the pad.
             options["decoder_attention_mask"] = torch.ones_like(inputs)
+        if self.prefix is not None:
+            options["past_key_values"] = _beside_cross_attention(filled_cache(self.prefix, len(states), self.dtype))
         return self.model(decoder_input_ids=inputs, use_cache=False, **options).logits
 
     def _shifted(self, targets: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
@@ -260,6 +280,13 @@ class EncoderDecoderBackbone(AbstractBackbone):
         before = torch.full_like(targets[:, :1], self.start)
         inputs = torch.cat([before, targets[:, :-1]], 1)
         return inputs.masked_fill(inputs == IGNORED, self.pad)
+
+
+def _beside_cross_attention(cache: Any) -> Any:
+    """A cache of self-attention as a decoder takes it that also attends to an encoder."""
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    return EncoderDecoderCache(cache, DynamicCache())
 
 
 def _encoded(states: Float[Tensor, "b s d"]) -> Any:

@@ -7,7 +7,7 @@ positions count what is there, and padding changes nothing.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -111,13 +111,41 @@ def join(
     return Joined(embeds, torch.cat([prompt_mask, text_mask], 1), prompt.shape[1])
 
 
-def join_batch(prompt_batch: PromptBatch, batch: TextBatch, embed: Callable[[Tensor], Tensor]) -> Joined:
-    """The rows of a batch (padded right), each behind the prompt that owns it, both shifted as the batch says."""
+@runtime_checkable
+class RowChange(Protocol):
+    """What a method makes of the embedded rows: a prompt for each row, or other words."""
+
+    def __call__(
+        self, prompt: Float[Tensor, "b n e"], text: Float[Tensor, "b t e"], mask: Bool[Tensor, "b t"], /
+    ) -> tuple[Float[Tensor, "b n e"], Float[Tensor, "b t e"]]:
+        """Return prompt and text of each row, with gradients.
+
+        Args:
+            prompt: what stands before each row.
+            text: the embedded words, padded on the right.
+            mask: which positions of the text are no pads.
+        """
+        ...
+
+
+def join_batch(
+    prompt_batch: PromptBatch, batch: TextBatch, embed: Callable[[Tensor], Tensor], change: RowChange | None = None
+) -> Joined:
+    """The rows of a batch (padded right), each behind the prompt that owns it, both shifted as the batch says.
+
+    Args:
+        prompt_batch: the prompts.
+        batch: the rows.
+        embed: gives the vectors of token ids.
+        change: what is made of the shifted rows; None leaves them.
+    """
     prompt, text = prompt_batch.vectors[batch.owner], embed(batch.ids)
     if batch.prompt_delta is not None:
         prompt = prompt + batch.prompt_delta
     if batch.text_delta is not None:
         text = text + batch.text_delta.to(text.dtype)
+    if change is not None:
+        prompt, text = change(prompt, text, batch.mask)
     joined = join(prompt, prompt_batch.mask[batch.owner], text, batch.mask)
     return dataclasses.replace(joined, fresh=Fresh.of(prompt_batch, batch.owner, batch.ids.shape[1]))
 
