@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, get_args
 
@@ -143,6 +143,7 @@ class PromptSettings:
         restarts: number of initialisations that train side by side in a race. The one with the lowest training loss
             then continues. 1 means no restarts: only the prompt's own initialisation.
         restart_steps: optimiser steps of the race; None takes 40 % of the run, and at most 100.
+        sources: stored prompts of other tasks, for methods that begin from some (spot, attempt).
         seeds: one seed per purpose.
 
     Raises:
@@ -164,6 +165,7 @@ class PromptSettings:
     regularizer: str = ""
     restarts: int = 1
     restart_steps: int | None = None
+    sources: Sequence[str] = ()
     seeds: Seeds = Seeds()
 
     def __post_init__(self) -> None:
@@ -178,6 +180,8 @@ class PromptSettings:
         if self.context_loss is not None and not 0 < self.context_loss <= 1:
             raise BadInput(f"--context-loss is a factor above 0 and at most 1, as 0.95, not {self.context_loss}")
         require_numbers({"restarts": self.restarts, "restart_steps": self.restart_steps}, whole=True)
+        sources = [self.sources] if isinstance(self.sources, str) else self.sources
+        object.__setattr__(self, "sources", tuple(map(str, sources)))
 
 
 @dataclass(frozen=True, kw_only=True)

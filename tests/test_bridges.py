@@ -26,7 +26,7 @@ from kit import review_task
 
 TEXTS = ["the film was good", "a terrible movie, and not in paris", "it is very bad", "yes"]
 ANSWERS = ["good", "bad", "bad", "good"]
-PROMPTS = [name for name, method in METHODS.items() if method.m]
+PROMPTS = [name for name, method in METHODS.items() if method.m and not method.takes_sources]
 # A rate at which the vectors move and no loss overflows.
 SGD = 0.1
 NO_DROPOUT = {

@@ -326,7 +326,7 @@ def built(backbone, settings):
     ).double()
 
 
-METHODS_WITH_A_PROMPT = [name for name, method in METHODS.items() if method.m]
+METHODS_WITH_A_PROMPT = [name for name, method in METHODS.items() if method.m and not method.takes_sources]
 
 
 class TestLanes:

@@ -13,6 +13,7 @@ from torch import nn
 
 COUNTS = {  # by e = 512, 768, 1024: the EPT paper's, exact (spec 2.2); the LSTM's are PEFT's
     "prompt-tuning": (5_120, 7_680, 10_240),
+    "spot": (5_120, 7_680, 10_240),
     "p-tuning": (793_088, 1_779_456, 3_159_040),
     "p-tuning-lstm": (12_081_664, 27_166_464, 48_280_576),
     "residual": (416_656, 624_784, 832_912),
@@ -27,6 +28,7 @@ STORED_VECTORS = LENGTHS | {"ept-star": 1, "scaled": 1, "polar": 1}
 # Units and learning rate where none are given: measured, see docs/methods.md.
 DEFAULTS = {
     "prompt-tuning": ("rms", 0.3),
+    "spot": ("rms", 0.3),
     "p-tuning": ("raw", 0.1),
     "p-tuning-lstm": ("raw", 0.03),
     "residual": ("raw", 0.3),
@@ -37,9 +39,17 @@ DEFAULTS = {
     "linear-probe": ("raw", None),
     "full": ("raw", 3e-4),
     "bitfit": ("raw", 3e-4),
+    "adapter": ("raw", 3e-4),
+    "adapter-drop": ("raw", 3e-4),
     "lora": ("raw", 1e-3),
+    "ia3": ("raw", 3e-3),
+    "prefix-tuning": ("raw", 3e-2),
+    "cartridge": ("raw", 3e-3),
+    "dept": ("rms", 0.3),
+    "attempt": ("rms", 0.3),
+    "mpt": ("rms", 0.3),
 }
-WEIGHTS = ("full", "bitfit", "lora")
+WEIGHTS = list(DEFAULTS)[list(DEFAULTS).index("full") :]
 
 
 @pytest.mark.parametrize(("column", "width"), [(0, 512), (1, 768), (2, 1024)])
@@ -59,8 +69,8 @@ def test_counts_are_those_of_the_papers(column, width):
 
 def test_how_many_weights_a_model_has_is_not_told_by_its_width():
     rows = {row["method"]: row for row in describe(768)}
-    assert [(rows[name]["trainable"], rows[name]["stored"]) for name in WEIGHTS] == [(None, None)] * 3
-    assert [name for name, method in METHODS.items() if method.weights] == list(WEIGHTS)
+    assert [(rows[name]["trainable"], rows[name]["stored"]) for name in WEIGHTS] == [(None, None)] * len(WEIGHTS)
+    assert [name for name, method in METHODS.items() if method.weights] == WEIGHTS
 
 
 @pytest.mark.parametrize(("method", "kind"), [("p-tuning", "MLP"), ("p-tuning-lstm", "LSTM")])

@@ -120,7 +120,7 @@ def prompt(method, **changed):
     return PromptSettings(**{"method": method, "units": "rms", "seeds": Seeds.all(4), **changed})
 
 
-WITH_PROMPT = [name for name, method in METHODS.items() if method.m]
+WITH_PROMPT = [name for name, method in METHODS.items() if method.m and not method.takes_sources]
 FLEET_SIZE = {
     **{name: prompt(name) for name in WITH_PROMPT},
     "prompt-tuning, guarded": prompt("prompt-tuning", max_norm=0.5),

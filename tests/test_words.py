@@ -12,7 +12,11 @@ from softprompt.prompts.units import WordScale
 from softprompt.settings import PromptSettings
 
 V, E, N = 30, 16, 5
-ON_WORDS = [name for name, method in METHODS.items() if not method.weights and name not in ("polar", "linear-probe")]
+ON_WORDS = [
+    name
+    for name, method in METHODS.items()
+    if not (method.weights or method.takes_sources) and name not in ("polar", "linear-probe")
+]
 TABLE = torch.randn(V, E, generator=torch.Generator().manual_seed(0))
 WORDS = TABLE[torch.tensor([3, 1, 4, 1, 5])]
 

@@ -6,41 +6,80 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..backbones import AbstractBackbone
 from ..errors import UnsupportedModel, pick
 from ..prompts.prompt import SoftPrompt
-from ..prompts.tuned import Stored
+from ..prompts.tuned import Stored, TunedWeights
+from . import prefix
+from .adapter import adapter, adapter_drop
 from .full import bitfit, full
-from .lora import lora
-from .swap import Swap
+from .peft_layers import ia3, lora
+from .prefix import cartridge, prefix_tuning
+from .rows import attempt, dept, restored_attempt
+from .shared import mpt
+from .swap import Beginning, Swap
 
 log = logging.getLogger("softprompt")
 
-# Each takes the backbone, the options of the method and a seed.
-Build = Callable[[AbstractBackbone, Mapping[str, Any], int], Swap]
+# Each takes the backbone, the options of the method and what its numbers begin with.
+Build = Callable[[AbstractBackbone, Mapping[str, Any], Beginning], Swap]
 BASELINES: Mapping[str, Build] = {
-    "full": lambda backbone, options, seed: full(backbone),
-    "bitfit": lambda backbone, options, seed: bitfit(backbone),
+    "full": lambda backbone, options, beginning: full(backbone),
+    "bitfit": lambda backbone, options, beginning: bitfit(backbone),
+    "adapter": adapter,
+    "adapter-drop": adapter_drop,
     "lora": lora,
+    "ia3": ia3,
+    "prefix-tuning": prefix_tuning,
+    "cartridge": cartridge,
+    "attempt": attempt,
+    "dept": dept,
+    "mpt": mpt,
+}
+# Those whose sizes, once stored, do not follow from the options, or which begin at what is not at hand any more.
+Restore = Callable[[AbstractBackbone, Mapping[str, Any], Mapping[str, Tensor]], Swap]
+RESTORED: Mapping[str, Restore] = {
+    "prefix-tuning": prefix.restored,
+    "cartridge": prefix.restored,
+    "attempt": restored_attempt,
 }
 
 
-def swap_for(kind: str, backbone: AbstractBackbone, options: Mapping[str, Any], seed: int = 0) -> Swap:
+def swap_for(
+    kind: str, backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Beginning | None = None
+) -> Swap:
     """Return what a method of this kind trains in a model, as it is at the beginning.
 
     Args:
         kind: a name in `BASELINES`.
         backbone: the model, which stays as it is.
         options: the options of the method.
-        seed: determines random initial weights.
+        beginning: what the initial numbers come from.
 
     Raises:
         UnsupportedModel: quantised or half-precision weights, or a model that lacks what this kind trains.
     """
     build = pick("kind of weights", kind, BASELINES)
     refuse_no_weights(kind, backbone)
-    return build(backbone, options, seed)
+    return build(backbone, options, beginning or Beginning())
+
+
+def restored(stored: TunedWeights, backbone: AbstractBackbone) -> Swap:
+    """Return stored weights as they are put into their model.
+
+    Raises:
+        ModelMismatch: the weights of another model.
+        UnsupportedModel: the model cannot have these weights.
+    """
+    if stored.kind in RESTORED:
+        refuse_no_weights(stored.kind, backbone)
+        swap = RESTORED[stored.kind](backbone, stored.options, stored.weights)
+    else:
+        swap = swap_for(stored.kind, backbone, stored.options)
+    swap.load(stored.weights, backbone.name)
+    return swap
 
 
 def refuse_no_weights(kind: str, backbone: AbstractBackbone) -> None:
@@ -104,7 +143,6 @@ def answering(stored: Stored, backbone: AbstractBackbone) -> Iterator[SoftPrompt
     if isinstance(stored, SoftPrompt):
         yield stored
         return
-    swap = swap_for(stored.kind, backbone, stored.options).requires_grad_(False).eval()
-    swap.load(stored.weights, backbone.name)
+    swap = restored(stored, backbone).requires_grad_(False).eval()
     with reference_passes(backbone), swap.applied():
         yield stored.prompt

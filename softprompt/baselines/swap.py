@@ -1,11 +1,12 @@
 """Trained parts that take the places of a model's own parts for a while."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import ModelMismatch
@@ -13,20 +14,38 @@ from ..errors import ModelMismatch
 
 @final
 @dataclass(frozen=True)
-class Place:
-    """One attribute of one module of a model.
+class Beginning:
+    """What the initial numbers of trained parts come from.
 
     Args:
-        owner: the module.
+        seed: determines what is random.
+        sources: the vectors of prompts that were trained before, as they stand before a row.
+        longest: tokens of the longest text that will be read; None where that is not known.
+        shared: what a method learned from other tasks before (`Shared`); None for others.
+    """
+
+    seed: int = 0
+    sources: Sequence[Float[Tensor, "n e"]] = ()
+    longest: int | None = None
+    shared: nn.Module | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Place:
+    """One attribute of one module of a model, or of its backbone.
+
+    Args:
+        owner: the module or the backbone.
         attribute: the name of the attribute.
         original: the model's own part, a parameter or a module.
         trained: the part that stands there inside `Swap.applied`.
     """
 
-    owner: nn.Module
+    owner: Any
     attribute: str
-    original: nn.Parameter | nn.Module
-    trained: nn.Parameter | nn.Module
+    original: Any
+    trained: Any
 
 
 @final
@@ -39,14 +58,32 @@ class Swap(nn.Module):
         trained: the trained parameters by their names in the model.
         places: where they go. A tied weight has several places.
         noise: dropout modules of the trained parts. Those of the model itself are not among them.
+        kept: tensors that are stored with the trained ones and are not trained.
+        positions: number of positions before the text that the trained parts fill.
+        rates: learning rates of the parameters that have one of their own, by their names.
+        in_words: names of the parameters that stand beside word vectors, and are measured in their size.
     """
 
-    def __init__(self, trained: Mapping[str, nn.Parameter], places: Sequence[Place], noise: Sequence[nn.Module] = ()):
+    def __init__(
+        self,
+        trained: Mapping[str, nn.Parameter],
+        places: Sequence[Place],
+        noise: Sequence[nn.Module] = (),
+        kept: Mapping[str, Tensor] | None = None,
+        positions: int = 0,
+        rates: Mapping[str, float] | None = None,
+        in_words: Collection[str] = (),
+    ):
         super().__init__()
         self.names = tuple(trained)
         self.trained = nn.ParameterList(trained.values())
         self.places = tuple(places)
         self.noise = nn.ModuleList(noise)
+        self.positions, self.rates, self.in_words = positions, dict(rates or {}), frozenset(in_words)
+        self.kept = dict(kept or {})
+        # Parts of a checkpoint: a run goes on although what they were read from has changed.
+        for number, tensor in enumerate(self.kept.values()):
+            self.register_buffer(f"kept_{number}", tensor)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -70,10 +107,8 @@ class Swap(nn.Module):
         return any(isinstance(module, nn.Dropout) and module.p > 0 for module in self.noise.modules())
 
     def weights(self) -> dict[str, Tensor]:
-        """Return copies of the trained parameters on the CPU, by their names in the model."""
-        return {
-            name: parameter.detach().cpu().clone() for name, parameter in zip(self.names, self.trained, strict=True)
-        }
+        """Return copies of all that is stored on the CPU: trained parameters by their names in the model, and kept."""
+        return {name: values.detach().cpu().clone() for name, values in self._stored().items()}
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], model: str) -> None:
@@ -86,7 +121,7 @@ class Swap(nn.Module):
         Raises:
             ModelMismatch: these are other weights, by their names or shapes.
         """
-        own = dict(zip(self.names, self.trained, strict=True))
+        own = self._stored()
         if odd := sorted(own.keys() ^ weights.keys()):
             raise ModelMismatch(
                 f"the stored weights and those of {model!r} are not the same ones ({odd[0]!r} is on one side only); "
@@ -99,3 +134,6 @@ class Swap(nn.Module):
                     f"{tuple(own[name].shape)}; stored weights work only with their own model"
                 )
             own[name].copy_(weight)
+
+    def _stored(self) -> dict[str, Tensor]:
+        return {**dict(zip(self.names, self.trained, strict=True)), **self.kept}

@@ -1,12 +1,15 @@
-"""`softprompt import`: store a prompt of another tool."""
+"""`softprompt import`: store a prompt, or trained weights, of another tool."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ..errors import BadInput
 from .options import NewFolder
+
+if TYPE_CHECKING:
+    from ..prompts.tuned import TunedWeights
 
 
 def import_(
@@ -14,15 +17,24 @@ def import_(
     *,
     output: NewFolder,
     model: Annotated[
-        str | None, typer.Option(help="Frozen model that a .npy prompt belongs to: hub id or folder.")
+        str | None,
+        typer.Option(help="Frozen model of a .npy prompt or of trained weights: hub id or folder."),
     ] = None,
     kind: Annotated[
         Literal["encoder-decoder", "encoder", "decoder"], typer.Option(help="Kind of that model.")
     ] = "encoder-decoder",
 ) -> None:
-    """Store a prompt from a PEFT folder or a numpy file, so that it can be evaluated and used to predict."""
+    """Store a prompt from a PEFT folder or a numpy file, so that it can be evaluated and used to predict.
+
+    Of PEFT's trained weights, LoRA and (IA)3 can be read; their model is loaded.
+    """
     if not source.exists():
         raise BadInput(f"{source} does not exist; give a PEFT folder or a .npy file")
+    if source.is_dir() and (weights := _weights(source, model)) is not None:
+        from ..store import save_tuned
+
+        print(save_tuned(weights, output))
+        return
     if source.is_dir():
         from ..interop.peft import import_peft
 
@@ -34,3 +46,20 @@ def import_(
 
         prompt = import_numpy(source, backbone_name=model, kind=kind)
     print(prompt.save(output))
+
+
+def _weights(folder: Path, model: str | None) -> "TunedWeights | None":
+    """The trained weights in a folder of PEFT, read for the model that is given or that it names; None of a prompt."""
+    from ..backbones import load_backbone
+    from ..baselines import READ_FROM_PEFT, load_peft
+    from ..store import read_json
+
+    if not (folder / "adapter_config.json").is_file():
+        return None
+    config = read_json(folder / "adapter_config.json")
+    if config.get("peft_type") not in READ_FROM_PEFT:
+        return None
+    name = model or config.get("base_model_name_or_path")
+    if not name:
+        raise BadInput(f"{folder} does not say which model its weights belong to; name it with --model")
+    return load_peft(folder, load_backbone(name))

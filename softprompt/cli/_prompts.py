@@ -32,6 +32,7 @@ class PromptGrid:
         regularizer: name from `softprompt methods regularizers`, with its options: rn-emb:sigma=0.1; repeat to
             combine.
         alpha: weight of the regulariser's divergence; repeat, one for each. Default: the regulariser's own.
+        source: stored prompt of another task, for methods that begin from some (spot, attempt); repeat for several.
         restarts: initialisations that begin each prompt; the one with the lowest training loss goes on.
         restart_steps: optimiser steps after which it is chosen. Default: 40 % of the run, 100 at the most.
         head_lr: learning rate of a linear head.
@@ -54,6 +55,7 @@ class PromptGrid:
     deep: bool = False
     regularizer: tuple[str, ...] = ()
     alpha: tuple[float, ...] = ()
+    source: tuple[str, ...] = ()
     restarts: int = PromptSettings.restarts
     restart_steps: int | None = None
     head_lr: float = PromptSettings.head_lr
@@ -72,6 +74,8 @@ class PromptGrid:
         for name in ("method", "lr", "seed"):
             require_different(option(name), getattr(self, name))
         require_different("--method-option", [text.partition("=")[0] for text in self.method_option])
+        from ..prompts.methods import sources_for
+
         options, regularizer = self._options(), self._regularizer()
         for method, lr, seed in itertools.product(self.method, self.lr or (None,), self.seed):
             yield PromptSettings(
@@ -88,6 +92,7 @@ class PromptGrid:
                 regularizer=regularizer,
                 restarts=self.restarts,
                 restart_steps=self.restart_steps,
+                sources=sources_for(method, self.method, self.source),
                 seeds=self._seeds(seed),
             )
 

@@ -24,13 +24,15 @@ class ParameterGroup:
 
     Args:
         parameters: the parameters.
-        rate: the field of `PromptSettings` that gives their learning rate.
+        rate: their learning rate, or the field of `PromptSettings` that gives it.
         decays: whether the run's weight decay applies to them.
+        unit: what they are measured in, in the model's own numbers. Rate and decay act on the parameters in this unit.
     """
 
     parameters: Sequence[nn.Parameter]
-    rate: Literal["lr", "head_lr"]
+    rate: Literal["lr", "head_lr"] | float
     decays: bool
+    unit: float = 1.0
 
 
 class AbstractTrainable(nn.Module, abc.ABC):

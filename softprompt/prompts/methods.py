@@ -1,11 +1,8 @@
-"""Methods: named presets of the number of vectors, the network over them, and the number of repeats.
-
-The file is longer than 350 lines because a method and the table of all methods are read together.
-"""
+"""Methods: named presets of the number of vectors, the network over them, and the number of repeats."""
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, final
 
@@ -15,6 +12,7 @@ from ..errors import BadInput, UnknownName, pick
 from ..options import like
 from ..settings import PromptSettings
 from .base import is_words
+from .method_table import PROMPTS, WEIGHTS
 from .reparam import REPARAMETERIZATIONS, AbstractReparameterization, require_positive
 
 Units = Literal["raw", "rms"]
@@ -49,6 +47,7 @@ class Method:
         lr_rms: default learning rate of AdamW in RMS units.
         weights: what is trained in place of a prompt, a name in `baselines.BASELINES`; empty for a prompt. The options
             are then those of this kind.
+        least_sources: the fewest prompts of other tasks that it begins from; 0 for a method that begins from none.
     """
 
     name: str
@@ -61,6 +60,7 @@ class Method:
     lr: float = 0.1
     lr_rms: float = 0.1
     weights: str = ""
+    least_sources: int = 0
 
     @classmethod
     def of(cls, settings: PromptSettings) -> "Method":
@@ -73,7 +73,8 @@ class Method:
         """
         method = pick("method", settings.method, METHODS).with_options(settings.options)
         if method.weights:
-            _refuse_prompt_options(settings)
+            _refuse_prompt_options(settings, method.units)
+        method._refuse_sources(settings.sources)
         if method.is_direction and settings.units == "raw":
             raise BadInput(
                 f"{method.name!r} gives its norm in token norms and has no raw units; leave --units out, or give rms"
@@ -83,6 +84,21 @@ class Method:
         if method.m == 0 and settings.deep:
             raise BadInput(f"{method.name!r} has no prompt to enter every layer; leave --deep out")
         return method
+
+    @property
+    def takes_sources(self) -> bool:
+        """Whether it begins from prompts of other tasks."""
+        return self.least_sources > 0
+
+    def _refuse_sources(self, sources: Sequence[str]) -> None:
+        if len(sources) < self.least_sources:
+            given = "none is" if not sources else f"{len(sources)} is"
+            raise BadInput(
+                f"{self.name!r} begins from {self.least_sources} or more prompts of other tasks, and {given} given; "
+                "give --source PROMPT for each"
+            )
+        if sources and not self.takes_sources:
+            raise BadInput(f"{self.name!r} begins from no source prompt; leave --source out, or choose 'spot'")
 
     def resolved(self, settings: PromptSettings) -> PromptSettings:
         """Fill in this method's units and learning rate where the settings leave them open.
@@ -103,8 +119,8 @@ class Method:
 
     @property
     def prompt_length(self) -> int:
-        """Prompt length n = m x repeats: the number of positions before the text."""
-        return self.m * self.repeats
+        """Prompt length n = m x repeats, or the option of weights that stand there: the positions before the text."""
+        return self.options.get("length", 0) if self.weights else self.m * self.repeats
 
     @property
     def one_vector(self) -> bool:
@@ -134,7 +150,10 @@ class Method:
         if not options:
             return self
         if self.options and self.weights:
-            given = {name: _option(name, value, self.options) for name, value in options.items()}
+            given = {}
+            for name, value in options.items():
+                known = "length" if name == "prompt_length" and "length" in self.options else name
+                given[known] = _option(known, value, self.options)
             return dataclasses.replace(self, options={**self.options, **given})
         if self.m == 0:
             raise BadInput(
@@ -239,114 +258,37 @@ def _option(name: str, value: Any, known: Mapping[str, Any]) -> Any:
     return like("method option", name, value, known[name])
 
 
-def _refuse_prompt_options(settings: PromptSettings) -> None:
+def _refuse_prompt_options(settings: PromptSettings, units: Units) -> None:
     """Refuse settings of a prompt for a method that trains none: they would be ignored.
+
+    Args:
+        settings: of the prompt.
+        units: of the method.
 
     Raises:
         BadInput: names the setting.
     """
     default = PromptSettings()
-    for name in ("init", "units", "max_norm", "max_shift", "context_loss", "deep", "regularizer"):
-        # "raw" is what `resolved` gives.
-        if getattr(settings, name) not in (getattr(default, name), "raw"):
+    for name in ("init", "units", "max_norm", "max_shift", "context_loss", "deep"):
+        # "raw" is what `resolved` gives. Weights that stand beside words have units, too.
+        if getattr(settings, name) not in (getattr(default, name), "raw") and not (name == "units" and units == "rms"):
             option = f"--{name.replace('_', '-')}"
             raise BadInput(f"{settings.method!r} trains weights, and {option} is for prompts; leave one of them out")
 
 
-# The EPT paper trains all methods at 0.3 in raw units. These rates are from trials on small models (docs/methods.md).
-_ALL = (
-    Method(
-        name="prompt-tuning",
-        summary="m trained vectors (Lester et al., 2021, arXiv:2104.08691)",
-        units="rms",
-        lr=0.3,
-        lr_rms=0.3,
-    ),
-    Method(
-        name="p-tuning",
-        summary="vectors through a three-layer MLP (Liu et al., 2021, arXiv:2103.10385, as in PEFT)",
-        reparameterization="mlp",
-        lr=0.1,
-        lr_rms=0.03,
-    ),
-    Method(
-        name="p-tuning-lstm",
-        summary="vectors through a two-way LSTM and an MLP (Liu et al., 2021, arXiv:2103.10385, as in PEFT)",
-        reparameterization="lstm",
-        lr=0.03,
-        lr_rms=0.03,
-    ),
-    Method(
-        name="residual",
-        summary="vectors plus a shared bottleneck run twice (Razdaibiedina et al., 2023, arXiv:2305.03937)",
-        reparameterization="residual",
-        lr=0.3,
-        lr_rms=0.03,
-    ),
-    Method(
-        name="ept",
-        summary="one vector through a linear bottleneck of one unit (Explosive Prompt Tuning, section 3.3)",
-        m=1,
-        reparameterization="bottleneck",
-        lr=0.3,
-        lr_rms=0.1,
-    ),
-    Method(
-        name="ept-star",
-        summary="EPT's vector repeated ten times (Explosive Prompt Tuning, section 3.3)",
-        m=1,
-        repeats=10,
-        reparameterization="bottleneck",
-        lr=0.3,
-        lr_rms=0.1,
-    ),
-    Method(
-        name="scaled",
-        summary="one trained vector repeated ten times, in units of the word embeddings (ours)",
-        m=1,
-        repeats=10,
-        units="rms",
-        lr=0.3,
-        lr_rms=1.0,
-    ),
-    Method(
-        name="polar",
-        summary="the direction of one vector, repeated ten times at a fixed norm of three tokens (ours)",
-        m=1,
-        repeats=10,
-        reparameterization="polar",
-        units="rms",
-        lr_rms=0.1,
-    ),
-    Method(
-        name="linear-probe",
-        summary="no prompt: the linear head of an encoder alone, the baseline of the others",
-        m=0,
-    ),
-    Method(
-        name="full",
-        summary="no prompt: every weight of the model, as a ceiling (full fine-tuning)",
-        m=0,
-        lr=3e-4,
-        weights="full",
-    ),
-    Method(
-        name="bitfit",
-        summary="no prompt: the biases of the model (BitFit, Ben Zaken et al., 2022, arXiv:2106.10199)",
-        m=0,
-        lr=3e-4,
-        weights="bitfit",
-    ),
-    Method(
-        name="lora",
-        summary="no prompt: low-rank matrices beside linear layers (LoRA, Hu et al., 2021, arXiv:2106.09685, by PEFT)",
-        m=0,
-        lr=1e-3,
-        weights="lora",
-        options={"r": 8, "alpha": 8, "dropout": 0.0, "targets": ""},
-    ),
-)
-METHODS: dict[str, Method] = {method.name: method for method in _ALL}
+METHODS: dict[str, Method] = {values["name"]: Method(**values) for values in (*PROMPTS, *WEIGHTS)}
+
+
+def sources_for(method: str, methods: Sequence[str], sources: Sequence[str]) -> Sequence[str]:
+    """Return the source prompts for one of several methods: those of a run are for the methods that take any.
+
+    Args:
+        method: a name, which may be unknown.
+        methods: the names of all methods of the run.
+        sources: the stored prompts.
+    """
+    takers = [name for name in methods if name in METHODS and METHODS[name].takes_sources]
+    return sources if method in takers or not takers else ()
 
 
 def describe(width: int, layers: int = 1) -> list[MethodRecord]:

@@ -59,13 +59,15 @@ class TunedWeights:
 
     @property
     def length(self) -> int:
-        """Number of positions before the text."""
-        return self.prompt.length
+        """Number of positions before the text, those of keys and values in a cache among them."""
+        return self.options.get("length", self.prompt.length)
 
     @property
     def stored(self) -> int:
         """Number of stored parameters, without a linear head."""
-        return self.prompt.stored + sum(weight.numel() for weight in self.weights.values())
+        # Where the weights make a prompt for each row, the vectors are zeros that hold its place.
+        vectors = 0 if "length" in self.options else self.prompt.stored
+        return vectors + sum(weight.numel() for weight in self.weights.values())
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by the names under which they are stored."""

@@ -42,7 +42,7 @@ def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | l
     while a model learns the form of an answer, and nothing of what is right. Elsewhere the loss has to fall.
     """
     remedies = (
-        f"try another --lr (a tenth or three times {member.optimizer.adamw.param_groups[0]['peak']:g}), more --steps, "
+        f"try another --lr (a tenth or three times {member.settings.lr:g}), more --steps, "
         f"{'' if member.trainable.method.weights else '--init vocabulary, '}or another --method"
     )
     warnings = []

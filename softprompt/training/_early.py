@@ -47,6 +47,9 @@ def check_request(
     for prompt in prompts:
         require_numbers({"lr": prompt.lr, "head_lr": prompt.head_lr})
         _check_initial(prompt, task)
+        for source in prompt.sources:
+            # Only whether one is there; its model is compared when that is loaded.
+            SoftPrompt.load(source)
     steps = step_count(settings, max(_training_rows(task, splits, settings, prompt) for prompt in prompts))
     _refuse_long_warmup(settings.warmup, steps)
     for prompt in prompts:

@@ -12,6 +12,7 @@ from typing import Any
 from ..backbones import AbstractBackbone, refuse_no_folder, spec_or_backbone
 from ..checks import listed, require_different
 from ..errors import BadInput, UnknownName
+from ..prompts.methods import sources_for
 from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings, weights_text
 from ..tasks import Task, Wording, custom_task, holds_rows, is_data_file, own_source
 from ..tasks import task as find_task
@@ -115,8 +116,15 @@ def prompts_from(
     methods = _several("method", options.pop("method", PromptSettings.method))
     rates = _several("lr", options.pop("lr", None))
     seeds = _several("seeds", options.pop("seeds", 0))
+    sources = PromptSettings(sources=options.pop("sources", ())).sources
     return [
-        PromptSettings(**options, method=method, lr=lr, seeds=seed if isinstance(seed, Seeds) else Seeds.all(seed))
+        PromptSettings(
+            **options,
+            method=method,
+            lr=lr,
+            sources=sources_for(method, methods, sources),
+            seeds=seed if isinstance(seed, Seeds) else Seeds.all(seed),
+        )
         for method, lr, seed in itertools.product(methods, rates, seeds)
     ]
 
@@ -133,10 +141,12 @@ def _several(name: str, value: Any) -> list[Any]:
 
 
 def from_any_folder(prompt: PromptSettings) -> PromptSettings:
-    """The prompt with the whole path of the file or stored prompt that it begins with."""
+    """The prompt with the whole path of the file or stored prompts that it begins with."""
     kind, _, path = prompt.init.partition(":")
     is_path = kind == "file" or (kind == "prompt" and os.path.exists(path))
-    return dataclasses.replace(prompt, init=f"{kind}:{os.path.abspath(path)}") if is_path else prompt
+    sources = [os.path.abspath(source) if os.path.exists(source) else source for source in prompt.sources]
+    init = f"{kind}:{os.path.abspath(path)}" if is_path else prompt.init
+    return dataclasses.replace(prompt, init=init, sources=sources)
 
 
 def model_from(model: Any, keywords: Mapping[str, Any]) -> ModelSpec | AbstractBackbone:

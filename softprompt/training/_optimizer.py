@@ -44,9 +44,11 @@ class PromptOptimizer:
         self.warmup = warmup_steps(settings, steps)
         peaks, groups = {"lr": lr, "head_lr": head_lr}, []
         for group in trainable.groups():
-            peak = peaks[group.rate]
-            decay = settings.weight_decay if group.decays else 0.0
-            groups.append({"params": list(group.parameters), "lr": peak, "peak": peak, "weight_decay": decay})
+            # AdamW's step does not depend on the size of a gradient, so a unit is a factor on the rate.
+            peak = group.unit * (peaks[group.rate] if isinstance(group.rate, str) else group.rate)
+            decay = settings.weight_decay / group.unit if group.decays else 0.0
+            values = {"lr": peak, "peak": peak, "weight_decay": decay, "unit": group.unit}
+            groups.append({"params": list(group.parameters), **values})
         self.adamw = torch.optim.AdamW(groups)
 
     def gradient_norm(self) -> Tensor:
@@ -66,7 +68,7 @@ class PromptOptimizer:
         )
 
     def step(self, step: int, gradient_norm: Tensor) -> float:
-        """Make the update of optimiser step `step` (from 1) and return the learning rate of the first group."""
+        """Make the update of optimiser step `step` (from 1) and return the rate of the first group, in its unit."""
         factor = learning_rate_factor(step, self.steps, self.warmup, self.settings.schedule)
         for group in self.adamw.param_groups:
             group["lr"] = group["peak"] * factor
@@ -74,7 +76,7 @@ class PromptOptimizer:
             parameters = [p for p in self.trainable.parameters() if p.grad is not None]
             torch.nn.utils.clip_grads_with_norm_(parameters, self.settings.clip, gradient_norm)
         self.adamw.step()
-        return self.adamw.param_groups[0]["lr"]
+        return self.adamw.param_groups[0]["lr"] / self.adamw.param_groups[0]["unit"]
 
     def state(self) -> dict[str, Tensor]:
         """Return AdamW's moments and counters by parameter number."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from ..baselines import save_peft
+from ..backbones import AbstractBackbone
+from ..baselines import WRITTEN_FOR_PEFT, has_peft, save_peft
 from ..errors import DamagedFile
 from ..inference.evaluate import majority_score
 from ..legacy import renamed
@@ -77,8 +78,10 @@ def finish_member(
             scoring=dataclasses.replace(loop.scoring, calibration=last.calibration).to_json(),
         )
         best = member.trainable.restored(member.best.tensors(), provenance)
-        _save(best, folder / member.name)
-        stored, head, norm = best.stored, best.head.count if best.head else 0, prompt_norm(best.vectors)
+        _save(best, folder / member.name, loop.run_data.backbone)
+        stored, head = best.stored, best.head.count if best.head else 0
+        # Weights that make a prompt for each row store zeros in its place.
+        norm = prompt_norm(best.vectors) if isinstance(best, SoftPrompt) else None
     warnings = [*not_learning(member, plan.task, loop.run_data.validation.gold), *wrong_scale(member)]
     if not member.is_training and member.status.startswith("dropped"):
         warnings.append(f"{member.name}: {member.status}; the other prompts went on; try a lower --lr")
@@ -115,15 +118,20 @@ def finish_member(
     return result
 
 
-def _save(best: Stored, folder: Path) -> None:
+def _save(best: Stored, folder: Path, backbone: AbstractBackbone) -> None:
     """Store what is left of a member, unless that was done before its result was written."""
     if isinstance(best, SoftPrompt):
         if not (folder / "prompt").exists():
             save_prompt(best, folder / "prompt")
     elif not (folder / "weights").exists():
         save_tuned(best, folder / "weights")
-    if isinstance(best, TunedWeights) and best.kind == "lora" and not (folder / "peft").exists():
-        save_peft(best, folder / "peft")
+    if (
+        isinstance(best, TunedWeights)
+        and best.kind in WRITTEN_FOR_PEFT
+        and has_peft()
+        and not (folder / "peft").exists()
+    ):
+        save_peft(best, folder / "peft", backbone)
 
 
 def own_rows(rows: Sequence[int], seed: int) -> list[int]:

@@ -3,24 +3,24 @@
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..backbones import AbstractBackbone
 from ..baselines import TrainableWeights
 from ..data import Ragged, Splits
 from ..errors import BadInput, UnknownName
 from ..inference.answers import decoding
-from ..inference.evaluate import examples_for
+from ..inference.evaluate import examples_for, text_limit
 from ..prompts import initializers
 from ..prompts.base import is_words
 from ..prompts.contract import AbstractTrainable
 from ..prompts.initializers import Initializer
 from ..prompts.methods import Method
-from ..prompts.prompt import SoftPrompt
 from ..prompts.trainable import TrainablePrompt
 from ..prompts.units import WordScale
 from ..regularizers import regularizers
@@ -31,6 +31,7 @@ from ._numbers import refuse_unwritable, standardization
 from ._plan import DEFAULT_STEPS, Plan
 from ._restarts import race_steps
 from ._shown import allowed_rows
+from ._source_prompts import source_prompt, source_vectors
 from ._words import INITIALIZERS, beginnings_of
 from .objectives import RegularizerContext
 
@@ -204,19 +205,19 @@ def _vectors(kind: str, path: str, backbone: AbstractBackbone, m: int):
         from ..interop.numpy import import_numpy
 
         return import_numpy(Path(path), backbone_name=backbone.name).at_scale(backbone.embedding_scale).vectors
-    source = _source(path, backbone)
+    source = source_prompt(path, backbone)
     return source.expanded() if source.length == m else source.vectors
 
 
-def _source(path: str, backbone: AbstractBackbone) -> SoftPrompt:
-    """A stored prompt to start from, if it belongs to this backbone."""
-    source = SoftPrompt.load(path).at_scale(backbone.embedding_scale)
-    backbone.check(source)
-    return source
-
-
-def build_prompts(plan: Plan, run_data: RunData) -> list[AbstractTrainable]:
+def build_prompts(
+    plan: Plan, run_data: RunData, shared: Mapping[int, nn.Module] | None = None
+) -> list[AbstractTrainable]:
     """What is trained, as it is at the beginning, each with its restarts behind it; nothing is written.
+
+    Args:
+        plan: prompts and settings.
+        run_data: backbone and rows.
+        shared: what prompts learned from other tasks, by their numbers in the plan.
 
     Raises:
         SoftPromptError: an initialiser, a method or a regulariser that cannot work here; restarts that all begin alike,
@@ -236,10 +237,15 @@ def build_prompts(plan: Plan, run_data: RunData) -> list[AbstractTrainable]:
     built: list[AbstractTrainable] = []
     begun = beginnings_of(plan, run_data.rows, run_data.backbone)
     _refuse_weights_behind_words(plan)
-    for prompt, ways in zip(map(resolved, plan.prompts), begun, strict=True):
+    for number, (prompt, ways) in enumerate(zip(map(resolved, plan.prompts), begun, strict=True)):
         numbers = standardization(run_data, training_rows(run_data, plan.settings, prompt))
         if Method.of(prompt).weights:
-            candidates = [TrainableWeights.build(one.settings, run_data.backbone, shape, numbers) for one in ways]
+            sources = source_vectors(prompt, run_data.backbone)
+            longest = text_limit(run_data.backbone, Method.of(prompt).prompt_length, run_data.task)
+            more = (sources, longest, (shared or {}).get(number))
+            candidates = [
+                TrainableWeights.build(one.settings, run_data.backbone, shape, numbers, *more) for one in ways
+            ]
             _refuse_alike(prompt, candidates)
             built += candidates
             continue
@@ -271,7 +277,7 @@ def tell_reference_passes(built: Sequence[AbstractTrainable], backbone: Abstract
     methods = dict.fromkeys(repr(one.method.name) for one in built if one.method.weights)
     if methods and backbone.engine != "reference":
         log.warning(
-            "%s: %s changes the weights, so its passes are those of transformers, not of the %s engine",
+            "%s: %s changes what the model computes, so its passes are those of transformers, not of the %s engine",
             backbone.name, ", ".join(methods), backbone.engine,
         )  # fmt: skip
 
@@ -315,7 +321,7 @@ def _deeper(prompt: PromptSettings, run_data: RunData, m: int, states: Sequence[
         BadInput: a deep prompt to start from, most of which the prompt would lose.
     """
     kind, _, path = prompt.init.partition(":")
-    source = _source(path, run_data.backbone) if kind == "prompt" else None
+    source = source_prompt(path, run_data.backbone) if kind == "prompt" else None
     if source is None or source.deep is None:
         return []
     if not prompt.deep:

@@ -9,6 +9,7 @@ from ..data import stream
 from ..inference.scoring_rule import scoring_for, with_loss
 from ..prompts.contract import AbstractTrainable
 from ..prompts.prompt import Provenance
+from ..prompts.units import WordScale
 from ..regularizers import regularizers
 from ._loop import RunData
 from ._member import FleetMember
@@ -76,7 +77,8 @@ def _started(
         training |= {name: given for name in ("max_shift", "context_loss") if (given := getattr(settings, name))}
         training |= prompt.facts()
         if settings.regularizer:
-            training |= _told(settings.regularizer, training["rms"], identity.embedding_size)
+            rms = training.get("rms") or WordScale.of(run_data.backbone.word_vectors).rms
+            training |= _told(settings.regularizer, rms, identity.embedding_size)
         if loss != "tokens":
             training |= {"loss": loss}
         if run_data.backbone.quantize is not None:

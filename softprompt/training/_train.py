@@ -42,6 +42,7 @@ from ._keywords import (
 from ._last import Last
 from ._loop import Loop, RunData
 from ._member import below
+from ._mpt import shared_prompts
 from ._plan import Plan, Run, read_plan
 from ._progress import refuse_unknown_tracker
 from ._records import Record
@@ -49,6 +50,7 @@ from ._recovery import check_records
 from ._results import finish_member, last_reports, read_result, seconds_of
 from ._rounding import warn_of_rounding
 from ._setup import build_prompts, fingerprint, prepare, refuse_twins, resolved
+from ._sources import with_sources
 from ._start import start_members
 from ._words import with_opening
 
@@ -153,8 +155,9 @@ def train(
     )
     plan = with_opening(plan, splits.train, backbone)
     run_data = prepare(plan, splits, backbone)
+    plan = with_sources(plan, run_data)
     # Built before anything is written: what cannot work leaves no folder behind.
-    built = build_prompts(plan, run_data)
+    built = build_prompts(plan, run_data, shared_prompts(plan, run_data))
     with new_folder(folder) as held:
         write_file(folder / "run.json", json_bytes(plan.to_json()), what="the plan of the run")
         return _run(plan, run_data, splits, built, held, None, progress, callbacks)
@@ -210,7 +213,9 @@ def resume(
         elif model.engine == "shared":
             model.products = None if plan.products is None else "torch" if plan.products == "torch" else "onednn"
         run_data = prepare(plan, splits, model)
-        return _run(plan, run_data, splits, build_prompts(plan, run_data), held, checkpoint, progress, callbacks)
+        # A checkpoint holds what was learned from other tasks.
+        built = build_prompts(plan, run_data, None if checkpoint else shared_prompts(plan, run_data))
+        return _run(plan, run_data, splits, built, held, checkpoint, progress, callbacks)
 
 
 def _run(

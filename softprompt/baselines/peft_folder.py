@@ -1,0 +1,195 @@
+"""Trained weights as stock PEFT folders, which `PeftModel.from_pretrained` reads, and the way back."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..backbones import AbstractBackbone
+from ..errors import BadInput, ModelMismatch
+from ..prompts.methods import METHODS
+from ..prompts.prompt import Provenance, SoftPrompt
+from ..prompts.tuned import TunedWeights
+from ..store import read_json, read_tensors, tensor_bytes, write_folder
+from .kinds import restored
+from .peft_layers import ia3_config, lora_config
+from .prefix import FROZEN, NAME, sizes
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# What PEFT puts before the names of a model's modules in its own files.
+PREFIX = "base_model.model."
+
+
+def _lora(tuned: TunedWeights, backbone: AbstractBackbone) -> "PeftConfig":
+    config = lora_config(tuned.options)
+    config.target_modules = sorted({name.rpartition(".lora_")[0] for name in tuned.weights})
+    return config
+
+
+def _ia3(tuned: TunedWeights, backbone: AbstractBackbone) -> "PeftConfig":
+    config = ia3_config(tuned.options)
+    config.target_modules = sorted(name.removesuffix(".ia3_l") for name in tuned.weights)
+    # One factor for each input is a row, one for each output is a column.
+    rows = (name for name, weight in tuned.weights.items() if weight.shape[0] == 1)
+    config.feedforward_modules = sorted(name.removesuffix(".ia3_l") for name in rows)
+    return config
+
+
+def _prefix(tuned: TunedWeights, backbone: AbstractBackbone) -> "PeftConfig":
+    from peft import CartridgeConfig, PrefixTuningConfig
+
+    depth, heads, size = sizes(backbone)
+    numbers = {"num_virtual_tokens": tuned.options["length"], "token_dim": heads * size, "num_attention_heads": heads}
+    of_kind = {"encoder-decoder": ("SEQ_2_SEQ_LM", 2), "decoder": ("CAUSAL_LM", 1)}
+    task_type, submodules = of_kind[backbone.kind]
+    numbers |= {"num_layers": depth, "num_transformer_submodules": submodules}
+    if tuned.kind == "cartridge":
+        return CartridgeConfig(task_type=task_type, num_frozen_tokens=tuned.options["frozen"], **numbers)
+    return PrefixTuningConfig(task_type=task_type, **numbers)
+
+
+def _lora_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    targets = ",".join(_names(config.get("target_modules")))
+    dropout = float(config["lora_dropout"])
+    return {"r": config["r"], "alpha": config["lora_alpha"], "dropout": dropout, "targets": targets}
+
+
+def _ia3_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "targets": ",".join(_names(config.get("target_modules"))),
+        "feedforward": ",".join(_names(config.get("feedforward_modules"))),
+    }
+
+
+def _prefix_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    frozen = {"frozen": config["num_frozen_tokens"]} if config["peft_type"] == "CARTRIDGE" else {}
+    return {"length": config["num_virtual_tokens"], **frozen}
+
+
+# By kind of weights: PEFT's configuration of stored ones, and the options that a configuration of PEFT stands for.
+WRITTEN_FOR_PEFT: Mapping[str, Callable[[TunedWeights, AbstractBackbone], "PeftConfig"]] = {
+    "lora": _lora,
+    "ia3": _ia3,
+    "prefix-tuning": _prefix,
+    "cartridge": _prefix,
+}
+READ_FROM_PEFT: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], dict[str, Any]]]] = {
+    "LORA": ("lora", _lora_options),
+    "IA3": ("ia3", _ia3_options),
+    "PREFIX_TUNING": ("prefix-tuning", _prefix_options),
+    "CARTRIDGE": ("cartridge", _prefix_options),
+}
+# Parts of PEFT's configurations that change what the layers compute, and that these methods do not have.
+_UNKNOWN = (
+    "use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "layers_to_transform", "modules_to_save",
+    "lora_bias", "exclude_modules", "target_parameters", "trainable_token_indices", "layer_replication",
+    "alora_invocation_tokens", "use_qalora",
+)  # fmt: skip
+
+
+def save_peft(tuned: TunedWeights, folder: Path, backbone: AbstractBackbone) -> Path:
+    """Write stored weights as a folder that `PeftModel.from_pretrained` reads, without their linear head.
+
+    Args:
+        tuned: the weights, of a kind in `WRITTEN_FOR_PEFT`.
+        folder: the new folder.
+        backbone: their model.
+
+    Raises:
+        StorageFailure: the disk is full or not writable.
+    """
+    config: Any = WRITTEN_FOR_PEFT[tuned.kind](tuned, backbone)
+    if hasattr(config, "fan_in_fan_out"):
+        # GPT-2 keeps its weights as [in, out]. PEFT finds that out by itself and warns.
+        modules = dict(backbone.model.named_modules())
+        config.fan_in_fan_out = any(hasattr(modules[name], "nf") for name in config.target_modules)
+    config.base_model_name_or_path = tuned.provenance.backbone.name
+    config.inference_mode = True
+    values = {name: sorted(value) if isinstance(value, set) else value for name, value in config.to_dict().items()}
+    contents = {
+        CONFIG: json.dumps(values, indent=1, sort_keys=True).encode() + b"\n",
+        WEIGHTS: tensor_bytes(_by_pefts_names(tuned.weights)),
+    }
+    return write_folder(folder, contents, what=f"the folder of {tuned.kind!r} for PEFT", manifest=False)
+
+
+def load_peft(folder: str | Path, backbone: AbstractBackbone) -> TunedWeights:
+    """Return the weights in a folder that PEFT's `save_pretrained` wrote.
+
+    Args:
+        folder: with adapter_config.json and adapter_model.safetensors.
+        backbone: the model that the weights were trained on.
+
+    Raises:
+        BadInput: no such folder, another kind of weights, or a configuration that these kinds do not have.
+        ModelMismatch: the weights do not belong to this model.
+        UnsupportedModel: the model cannot have weights of this kind.
+    """
+    folder = Path(folder)
+    config = _config(folder)
+    if config["peft_type"] not in READ_FROM_PEFT:
+        kinds = ", ".join(READ_FROM_PEFT)
+        raise BadInput(f"{str(folder)!r} holds weights of type {config['peft_type']}, {kinds} can be read as weights")
+    if strange := [name for name in _UNKNOWN if config.get(name)]:
+        raise BadInput(f"{str(folder)!r} was trained with {strange[0]}={config[strange[0]]!r}, which cannot be read")
+    if config.get("bias", "none") != "none":
+        raise BadInput(f"{str(folder)!r} also trained biases (bias={config['bias']!r}), which cannot be read")
+    if backbone.answers == "linear-head":
+        raise BadInput(f"{backbone.name!r} answers by a linear head, which is not in {str(folder)!r}; give --answers")
+    kind, options_of = READ_FROM_PEFT[config["peft_type"]]
+    options = {**METHODS[kind].options, **options_of(config)}
+    provenance = Provenance(
+        method=kind,
+        backbone=backbone.identity(),
+        answers=backbone.answers,
+        training={"imported_from": f"PEFT {config['peft_type']}"},
+    )
+    nothing = SoftPrompt(backbone.word_vectors[:0].detach().float().cpu(), provenance)
+    tuned = TunedWeights(nothing, kind, _by_our_names(folder, options.get("frozen", 0)), options)
+    # Finds out whether they belong to the model.
+    return dataclasses.replace(tuned, weights=restored(tuned, backbone).weights())
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """Return the configuration in a folder of PEFT.
+
+    Raises:
+        BadInput: there is none, or its weights are missing or a pickle.
+    """
+    if not (folder / CONFIG).is_file():
+        raise BadInput(f"{str(folder)!r} holds no {CONFIG}; give a folder written by PEFT's save_pretrained")
+    if not (folder / WEIGHTS).is_file():
+        raise BadInput(f"{str(folder)!r} holds no {WEIGHTS}; save it again with PEFT's save_pretrained")
+    return read_json(folder / CONFIG)
+
+
+def _by_pefts_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights by PEFT's names: beside modules, or all positions of a prefix together."""
+    if NAME in weights:
+        return {NAME: torch.cat([weights[name] for name in (FROZEN, NAME) if name in weights])}
+    return {PREFIX + name: weight for name, weight in weights.items()}
+
+
+def _by_our_names(folder: Path, frozen: int) -> dict[str, Tensor]:
+    """Return the weights in a folder of PEFT by our names."""
+    weights = read_tensors(folder / WEIGHTS, max_elements=None)
+    if NAME in weights:
+        numbers = weights[NAME]
+        return {NAME: numbers[frozen:].clone(), **({FROZEN: numbers[:frozen].clone()} if frozen else {})}
+    if odd := [name for name in weights if not name.startswith(PREFIX)]:
+        raise ModelMismatch(f"{str(folder)!r} holds {odd[0]!r}, which is no weight beside a module; save it anew")
+    return {name.removeprefix(PREFIX): weight for name, weight in weights.items()}
+
+
+def _names(given: Any) -> list[str]:
+    """Return PEFT's list of names; a single text is a regular expression there."""
+    if isinstance(given, str):
+        raise BadInput(f"target_modules={given!r} is a pattern; save it with PEFT's list of names")
+    return sorted(given or [])

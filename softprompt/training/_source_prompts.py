@@ -1,0 +1,28 @@
+"""Stored prompts of other tasks, from which a new one begins."""
+
+import torch
+
+from ..backbones import AbstractBackbone
+from ..errors import BadInput
+from ..prompts.prompt import SoftPrompt
+from ..settings import PromptSettings
+
+
+def source_prompt(path: str, backbone: AbstractBackbone) -> SoftPrompt:
+    """A stored prompt to start from, if it belongs to this backbone."""
+    source = SoftPrompt.load(path).at_scale(backbone.embedding_scale)
+    backbone.check(source)
+    return source
+
+
+def source_vectors(prompt: PromptSettings, backbone: AbstractBackbone) -> list[torch.Tensor]:
+    """The vectors of the source prompts as they stand before a row.
+
+    Raises:
+        BadInput: a source is deep, or no stored prompt.
+        ModelMismatch: a source of another model.
+    """
+    sources = [source_prompt(path, backbone) for path in prompt.sources]
+    if deep := [path for path, source in zip(prompt.sources, sources, strict=True) if source.deep is not None]:
+        raise BadInput(f"--source={deep[0]!r} is a deep prompt, and sources stand in the first layer; give another")
+    return [source.expanded() for source in sources]

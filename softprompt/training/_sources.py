@@ -1,0 +1,102 @@
+"""SPoT: of several source prompts, training begins at the one whose task is most like the new one.
+
+The likeness of two tasks is the cosine of the mean vectors of their prompts (Vu et al., 2022, arXiv:2110.07904). The
+new task has no prompt yet, so a plain one is trained for a few steps and then thrown away.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from ..prompts.methods import Method
+from ..prompts.trainable import TrainablePrompt
+from ..settings import PromptSettings
+from ._loop import Loop, RunData
+from ._plan import Plan
+from ._records import Record
+from ._setup import build_prompts, step_count, training_rows
+from ._source_prompts import source_vectors
+from ._start import start_members
+
+log = logging.getLogger("softprompt")
+
+
+def with_sources(plan: Plan, run_data: RunData) -> Plan:
+    """The plan in which each prompt of SPoT names the source that it begins at, as its initialisation.
+
+    Args:
+        plan: the plan of a run that has not begun.
+        run_data: backbone and rows.
+
+    Raises:
+        BadInput: a source is deep, or no stored prompt.
+        ModelMismatch: a source of another model.
+    """
+    waiting = [number for number, prompt in enumerate(plan.prompts) if _begins_at_a_source(prompt)]
+    several = [number for number in waiting if len(plan.prompts[number].sources) > 1]
+    probes = _probed(plan, run_data, [plan.prompts[number] for number in several]) if several else []
+    places = {
+        number: _nearest(plan.prompts[number], probe, source_vectors(plan.prompts[number], run_data.backbone))
+        for number, probe in zip(several, probes, strict=True)
+    }
+    prompts = list(plan.prompts)
+    for number in waiting:
+        source = prompts[number].sources[places.get(number, 0)]
+        prompts[number] = dataclasses.replace(prompts[number], init=f"prompt:{source}")
+    return dataclasses.replace(plan, prompts=tuple(prompts))
+
+
+def likeness(prompt: Float[Tensor, "m e"], other: Float[Tensor, "n e"]) -> float:
+    """Return the cosine of the mean vectors of two prompts."""
+    return float(functional.cosine_similarity(prompt.double().mean(0), other.double().mean(0), dim=0))
+
+
+def probe_steps(steps: int) -> int:
+    """Return the optimiser steps for which the new task is tried: a fifth of the run, and at most 200."""
+    return max(1, min(steps // 5, 200))
+
+
+def _begins_at_a_source(prompt: PromptSettings) -> bool:
+    method = Method.of(prompt)
+    return method.takes_sources and not method.weights and prompt.init == "uniform"
+
+
+def _nearest(prompt: PromptSettings, probe: Float[Tensor, "m e"], sources: Sequence[Float[Tensor, "n e"]]) -> int:
+    """Return the place of the source that is most like the probe, and say how like all of them are."""
+    cosines = [likeness(probe, source.to(probe.device)) for source in sources]
+    cosines_by_name = ", ".join(f"{path} {cosine:.3f}" for path, cosine in zip(prompt.sources, cosines, strict=True))
+    place = cosines.index(max(cosines))
+    log.info("%s begins at %s: cosines to the new task are %s", prompt.method, prompt.sources[place], cosines_by_name)
+    return place
+
+
+def _probed(plan: Plan, run_data: RunData, prompts: Sequence[PromptSettings]) -> list[Float[Tensor, "m e"]]:
+    """Return the vectors of plain prompts that were trained on the new task for a few steps, by the same seeds."""
+    rows = max(len(training_rows(run_data, plan.settings, prompt)) for prompt in prompts)
+    steps = probe_steps(step_count(plan.settings, rows))
+    plain = {"method": "prompt-tuning", "sources": (), "restarts": 1, "restart_steps": None, "regularizer": ""}
+    settings = dataclasses.replace(plan.settings, steps=steps, epochs=None, eval_every=steps, warmup=None)
+    probing = dataclasses.replace(
+        plan, prompts=tuple(dataclasses.replace(prompt, **plain) for prompt in prompts), settings=settings
+    )
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        members = start_members(probing, run_data, build_prompts(probing, run_data), folder)
+        for member in members:
+            stack.callback(member.close)
+        timing = Record(folder / "timing.jsonl", 0)
+        stack.callback(timing.close)
+        stack.callback(run_data.backbone.dropout, False)
+        loop = Loop(run_data, members, settings, steps, timing)
+        nothing = {"save": lambda loop: None, "watch": lambda loop, losses: None, "judged": lambda loop: None}
+        loop.run(is_stopped=lambda: False, **nothing)
+        trained = [member.trainable for member in members]
+    return [torch.nan_to_num(one.folded()) for one in trained if isinstance(one, TrainablePrompt)]
