@@ -675,6 +675,9 @@ class TestSwap:
         # 1.9M and 1.1M there, rounded.
         counts = {kind: swap_for(kind, base, METHODS[kind].options).count for kind in ("adapter", "adapter-drop")}
         assert counts == {"adapter": 1_855_104, "adapter-drop": 1_101_984}
+        # 220M, and 77K of 100 vectors.
+        assert swap_for("full", base, {}).count == 222_903_552
+        assert METHODS["spot"].with_options({"m": 100}).trainable(768) == 76_800
 
 
 def test_the_command_line_trains_evaluates_and_predicts(tmp_path, capsys):

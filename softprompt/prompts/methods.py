@@ -47,7 +47,7 @@ class Method:
         lr_rms: default learning rate of AdamW in RMS units.
         weights: what is trained in place of a prompt, a name in `baselines.BASELINES`; empty for a prompt. The options
             are then those of this kind.
-        least_sources: the fewest prompts of other tasks that it begins from; 0 for a method that begins from none.
+        least_sources: the fewest prompts of other tasks that it begins from; None for a method that begins from none.
     """
 
     name: str
@@ -60,7 +60,8 @@ class Method:
     lr: float = 0.1
     lr_rms: float = 0.1
     weights: str = ""
-    least_sources: int = 0
+    # Not 0: what is absent does not change the names of a study's runs.
+    least_sources: int | None = None
 
     @classmethod
     def of(cls, settings: PromptSettings) -> "Method":
@@ -88,16 +89,16 @@ class Method:
     @property
     def takes_sources(self) -> bool:
         """Whether it begins from prompts of other tasks."""
-        return self.least_sources > 0
+        return self.least_sources is not None
 
     def _refuse_sources(self, sources: Sequence[str]) -> None:
-        if len(sources) < self.least_sources:
+        if self.least_sources is not None and len(sources) < self.least_sources:
             given = "none is" if not sources else f"{len(sources)} is"
             raise BadInput(
                 f"{self.name!r} begins from {self.least_sources} or more prompts of other tasks, and {given} given; "
                 "give --source PROMPT for each"
             )
-        if sources and not self.takes_sources:
+        if sources and self.least_sources is None:
             raise BadInput(f"{self.name!r} begins from no source prompt; leave --source out, or choose 'spot'")
 
     def resolved(self, settings: PromptSettings) -> PromptSettings:
