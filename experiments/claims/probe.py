@@ -1,6 +1,5 @@
 """Measurements of a trained prompt beyond its score: one function for each."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,21 +87,13 @@ def cosines(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) 
 
 
 def copies(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> dict[str, Any]:
-    """Test scores of the whole prompt and of one of its vectors, repeated to each length; and the vector's place.
+    """Test scores of the whole prompt and of one of its vectors, repeated to each length; and the vector's place."""
+    from softprompt.analysis.analyses import broadcast
 
-    The vector is the one that scores most on the validation rows at the longest length, the first of equals. The test
-    rows have no part in the choice.
-    """
-
-    def alone(place: int, length: int) -> "SoftPrompt":
-        return dataclasses.replace(prompt, vectors=prompt.vectors[place : place + 1], repeats=length)
-
-    longest = max(bench.design.repeats)
-    chosen_by = [bench.score(alone(place, longest), task, "validation") for place in range(len(prompt.vectors))]
-    place = chosen_by.index(max(chosen_by))
-    scores = {str(n): round(bench.score(alone(place, n), task), DIGITS) for n in bench.design.repeats}
-    whole = round(bench.score(prompt, task), DIGITS)
-    return {"vector": place, "validation": round(chosen_by[place], DIGITS), "whole": whole, **scores}
+    found = broadcast(prompt, bench.design.repeats, lambda alone, split: bench.score(alone, task, split))
+    scores = {str(n): round(value, DIGITS) for n, value in zip(found["lengths"], found["scores"], strict=True)}
+    rounded = {name: round(found[name], DIGITS) for name in ("validation", "whole")}
+    return {"vector": found["vector"], **rounded, **scores}
 
 
 def drifts(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> list[dict[str, Any]]:

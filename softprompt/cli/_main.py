@@ -11,6 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from ..errors import SoftPromptError
+from ._analyze import analyze
 from ._demo import demo
 from ._evaluate import evaluate
 from ._export import export
@@ -46,6 +47,7 @@ app.command("import")(import_)
 app.command("show")(show)
 app.command("landscape")(landscape)
 app.command("report")(report)
+app.command("analyze")(analyze)
 app.command("stability")(stability)
 app.add_typer(tasks, name="tasks")
 app.add_typer(methods, name="methods")

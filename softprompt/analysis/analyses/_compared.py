@@ -1,0 +1,119 @@
+"""Finished runs by what was varied: any setting (EPT, figures 5, 9 and 12), and the learning rate (figure 8)."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import BadInput, UnknownName
+from ...training import Result, read_plan, read_results
+from ._base import Analysis, Values
+from ._bench import Bench
+
+Cell = Mapping[str, Any]
+
+
+def spread(scores: Sequence[float]) -> dict[str, Any]:
+    """The number of scores, their mean, standard deviation (n - 1), lowest and highest."""
+    mean = sum(scores) / len(scores)
+    squares = sum((score - mean) ** 2 for score in scores)
+    deviation = math.sqrt(squares / (len(scores) - 1)) if len(scores) > 1 else None
+    return {"n": len(scores), "mean": mean, "std": deviation, "low": min(scores), "high": max(scores)}
+
+
+def _results(paths: Sequence["str | Path"]) -> Iterator[tuple[dict[str, Any], Result]]:
+    """The settings of each finished prompt, flat, and how it ended."""
+    for path in map(Path, paths):
+        plan = read_plan(path)
+        by_name = {result.prompt: result for result in read_results(path)}
+        for name, prompt in zip(plan.prompt_names(), plan.prompts, strict=True):
+            if name in by_name:
+                options = {f"options.{key}": value for key, value in prompt.options.items()}
+                fields = {**dataclasses.asdict(plan.settings), **dataclasses.asdict(prompt), **options}
+                fields |= {"task": plan.task.name, "model": plan.model.name, "lr": by_name[name].lr}
+                yield {key: value for key, value in fields.items() if key not in ("seeds", "options")}, by_name[name]
+
+
+def _scored(bench: Bench) -> list[tuple[dict[str, Any], float]]:
+    found = [(settings, result.metrics["test"]["score"]) for settings, result in _results(bench.paths)
+             if "test" in result.metrics]  # fmt: skip
+    if not found:
+        raise BadInput("none of the runs has a test score yet; train them to their end")
+    return found
+
+
+def compute_ablation(bench: Bench) -> Values:
+    """The scores of each value of the key `by`, or of the first setting that varies between the runs."""
+    found = _scored(bench)
+    every = list(dict.fromkeys(key for settings, _ in found for key in settings))
+    varied = [key for key in every if len({str(settings.get(key)) for settings, _ in found}) > 1]
+    key = bench.by or next(iter(varied), None)
+    if key is None:
+        raise BadInput("the runs differ in nothing but their seeds; give runs of several settings")
+    if key not in every:
+        raise UnknownName("key of a run", key, every)
+    groups: dict[str, list[float]] = {}
+    for settings, score in found:
+        groups.setdefault(str(settings.get(key)), []).append(score)
+    others = [name for name in varied if name != key]
+    cells = [{"value": value, "scores": scores, **spread(scores)} for value, scores in groups.items()]
+    return {"by": key, "also_varied": others, "values": cells}
+
+
+def draw_ablation(values: Values, figures: Any) -> Any:
+    """A column for each value, a dot for each seed."""
+    arms = {cell["value"]: cell["scores"] for cell in values["values"]}
+    return figures.strip_figure(arms, means={c["value"]: (c["mean"], None, None) for c in values["values"]})
+
+
+def rows_ablation(values: Values) -> list[dict[str, Any]]:
+    """The mean and the spread of each value."""
+    columns = ("n", "mean", "std", "low", "high")
+    return [{values["by"]: cell["value"], **{name: cell[name] for name in columns}} for cell in values["values"]]
+
+
+def compute_rates(bench: Bench) -> Values:
+    """The scores of each method at each learning rate; a method counts in each of its units apart."""
+    groups: dict[tuple[str, str], dict[float, list[float]]] = {}
+    for settings, score in _scored(bench):
+        if settings["lr"] is not None:
+            by_rate = groups.setdefault((settings["method"], settings["units"]), {})
+            by_rate.setdefault(settings["lr"], []).append(score)
+    cells = [
+        {"method": method, "units": units, "rates": sorted(by_rate),
+         "scores": [spread(by_rate[rate]) for rate in sorted(by_rate)]}
+        for (method, units), by_rate in groups.items()
+    ]  # fmt: skip
+    if max((len(cell["rates"]) for cell in cells), default=0) < 2:
+        raise BadInput("the runs have one learning rate for each method; give runs of several (--lr, repeated)")
+    return {"methods": cells}
+
+
+def draw_rates(values: Values, figures: Any) -> Any:
+    """Mean scores over the rates, the range over seeds as bars."""
+    curves = {
+        f"{cell['method']}, {cell['units']}": (
+            cell["rates"],
+            [score["mean"] for score in cell["scores"]],
+            [score["low"] for score in cell["scores"]],
+            [score["high"] for score in cell["scores"]],
+        )
+        for cell in values["methods"]
+    }
+    return figures.curve_figure(curves, x="learning rate", y="test score, range over seeds", log_x=True)
+
+
+def rows_rates(values: Values) -> list[dict[str, Any]]:
+    """The mean and the range of each method at each rate."""
+    return [
+        {"method": cell["method"], "units": cell["units"], "rate": rate, **score}
+        for cell in values["methods"]
+        for rate, score in zip(cell["rates"], cell["scores"], strict=True)
+    ]
+
+
+ABLATION = Analysis(
+    "test scores by any setting that was varied (EPT, figures 5, 9, 12)", compute_ablation, draw_ablation, rows_ablation
+)
+RATES = Analysis("test scores over the learning rate (EPT, figure 8)", compute_rates, draw_rates, rows_rates)

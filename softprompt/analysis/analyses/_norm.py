@@ -1,0 +1,75 @@
+"""The norm of a prompt over training, beside its validation score (EPT, equation 4 and figures 2 and 11)."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import BadInput
+from ...prompts.units import BAND
+from ...training import read_plan, read_record
+from ..geometry import norm_curve
+from ._base import Analysis, Values
+from ._bench import Bench
+
+
+def run_folders(paths: Sequence["str | Path"], prompts: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
+    """The name and the folder of each prompt of some runs, finished or not.
+
+    Raises:
+        BadInput: a path is neither a run nor a prompt's folder in one.
+    """
+    for path in map(Path, paths):
+        if (path / "run.json").is_file():
+            names = [name for name in read_plan(path).prompt_names() if not prompts or name in prompts]
+            yield from ((f"{path.resolve().name}/{name}", path / name) for name in names)
+        elif (path / "metrics.jsonl").is_file():
+            yield f"{path.resolve().parent.name}/{path.name}", path
+        else:
+            raise BadInput(f"{str(path)!r} is no run; this analysis reads the records of training, so give runs")
+
+
+def compute(bench: Bench) -> Values:
+    """Norms over the steps in token norms, and the validation scores, of each prompt."""
+    prompts = []
+    for label, folder in run_folders(bench.paths, bench.prompts):
+        curve = norm_curve(folder)
+        scores = [row for row in read_record(folder / "metrics.jsonl") if row.get("split") == "validation"]
+        known = [norm for norm in curve.token_norms if norm is not None]
+        prompts.append(
+            {
+                "prompt": label,
+                "step": list(curve.steps),
+                "raw": list(curve.raw),
+                "token_norms": list(curve.token_norms) if len(known) == len(curve.steps) else None,
+                "evaluated": [row["step"] for row in scores],
+                "score": [row["score"] for row in scores],
+            }
+        )
+    return {"band": list(BAND), "prompts": prompts}
+
+
+def draw(values: Values, figures: Any) -> Any:
+    """Norms above, scores below, over the same steps."""
+    short = _short([p["prompt"] for p in values["prompts"]])
+    norms = {short[p["prompt"]]: (p["step"], p["token_norms"] or p["raw"]) for p in values["prompts"]}
+    scores = {short[p["prompt"]]: (p["evaluated"], p["score"]) for p in values["prompts"]}
+    return figures.norm_and_score_figure(norms, scores, band=tuple(values["band"]))
+
+
+def _short(labels: Sequence[str]) -> dict[str, str]:
+    """The labels without the name of their run where all are of one."""
+    one_run = len({label.partition("/")[0] for label in labels}) == 1
+    return {label: label.partition("/")[2] if one_run else label for label in labels}
+
+
+def rows(values: Values) -> list[dict[str, Any]]:
+    """The first, largest and last norm of each prompt."""
+    return [
+        {"prompt": p["prompt"], "first": norms[0], "largest": max(norms), "last": norms[-1],
+         "best score": max(p["score"], default=None)}
+        for p in values["prompts"]
+        for norms in [p["token_norms"] or p["raw"]]
+    ]  # fmt: skip
+
+
+NORM = Analysis("norm over training in token norms, beside the score (EPT, figures 2 and 11)", compute, draw, rows)

@@ -1,0 +1,56 @@
+"""Cosines between the vectors of a prompt, and between prompts (EPT, figures 3 and 10)."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..geometry import cosines, distinct, mean_cosine
+from ._base import Analysis, Values
+from ._bench import Bench, refuse_none
+
+
+def between(prompts: list[Tensor]) -> Float[Tensor, "p p"]:
+    """The cosine between the mean vectors of each two prompts."""
+    return cosines(torch.stack([vectors.double().mean(0) for vectors in prompts]))
+
+
+def compute(bench: Bench) -> Values:
+    """The matrix of each prompt, and one over all prompts."""
+    for subject in bench.subjects:
+        refuse_none(subject, "similarity")
+    bench.refuse_mixed("similarity")
+    prompts = [
+        {
+            "prompt": subject.label,
+            "mean": mean_cosine(subject.prompt.vectors),
+            "matrix": cosines(distinct(subject.prompt.vectors)).tolist(),
+        }
+        for subject in bench.subjects
+    ]
+    return {"prompts": prompts, "between": between([s.prompt.vectors for s in bench.subjects]).tolist()}
+
+
+def draw(values: Values, figures: Any) -> Any:
+    """A matrix for each prompt of several vectors, and the last one over all prompts."""
+    matrices = {p["prompt"].rpartition("/")[2]: p["matrix"] for p in values["prompts"] if len(p["matrix"]) > 1}
+    if len(values["prompts"]) > 1:
+        matrices["between prompts"] = values["between"]
+    return figures.similarity_figure(matrices or {"one vector": values["prompts"][0]["matrix"]})
+
+
+def rows(values: Values) -> list[dict[str, Any]]:
+    """The mean cosine within each prompt, and to the others."""
+    return [
+        {"prompt": p["prompt"], "vectors": len(p["matrix"]), "mean cosine": p["mean"], "to the others": _mean(n, line)}
+        for n, (p, line) in enumerate(zip(values["prompts"], values["between"], strict=True))
+    ]
+
+
+def _mean(place: int, line: list[float]) -> float | None:
+    others = [value for number, value in enumerate(line) if number != place]
+    return sum(others) / len(others) if others else None
+
+
+SIMILARITY = Analysis("cosines within a prompt, and between prompts (EPT, figures 3 and 10)", compute, draw, rows)

@@ -1,0 +1,74 @@
+"""`softprompt analyze`: one analysis of trained prompts as a table, a figure and numbers."""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from ..errors import BadInput
+from ._layout import width_of
+from .options import DataRoot, Device, Json, Model
+from .printing import print_json, say, table
+
+
+def analyze(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="norm, similarity, broadcast, neighbors, transfer, ablation, rates, attention, drift, attribution or "
+            "nearest-examples. Without a name: what each shows.",
+        ),
+    ] = None,
+    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN|PROMPT...", help="Runs or prompt folders.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Prompt of the runs, by its folder's name; repeat. Default: all.")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="transfer: a further task to ask; repeat.")] = None,
+    by: Annotated[str | None, typer.Option(help="ablation: the setting to compare. Default: the first varied.")] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of the split that are read, drawn by --seed.")] = 64,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    seed: Annotated[int, typer.Option(help="Of the draw of rows.")] = 0,
+    data_root: DataRoot = None,
+    model: Model = None,
+    device: Device = "auto",
+    figures: Annotated[Literal["png", "svg"], typer.Option("--format", help="Of the figure: png or svg.")] = "png",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write; must not exist. Default: runs/NAME-<run>-<time>.")
+    ] = None,
+    json_lines: Json = False,
+) -> None:
+    """Look into trained prompts: their norms, vectors, nearest words, attention, what they transfer, and more."""
+    from ..analysis import analyses
+    from ..errors import pick
+
+    if name is None:
+        shown = [{"analysis": key, "shows": each.summary} for key, each in analyses.ANALYSES.items()]
+        print(table(shown, width_of(sys.stdout)))
+        return
+    chosen = pick("analysis", name, analyses.ANALYSES)
+    if not runs:
+        raise BadInput(f"no run; give one, as in softprompt analyze {name} runs/sst2")
+    if by is not None and name != "ablation":
+        raise BadInput(f"--by is of ablation, and {name} compares no settings; leave it out")
+    if task and name != "transfer":
+        raise BadInput(f"--task is of transfer, and {name} reads the prompts' own; leave it out")
+    from ..analysis import written
+    from ..data import refuse_split
+
+    refuse_split(split)
+    target = output or Path("runs") / f"{name}-{Path(runs[0]).resolve().name}-{datetime.now():%Y%m%d-%H%M%S}"
+    written.refuse_exists(target, f"the analysis {name}")
+    bench = analyses.Bench(
+        paths=runs, prompts=prompt or (), tasks=task or (), rows=rows, split=split, seed=seed, by=by,
+        data_root=data_root, model=model, device=device,
+    )  # fmt: skip
+    values = chosen.compute(bench)
+    written.write(name, chosen, values, target, kind=figures)
+    if json_lines:
+        print_json(values)
+    else:
+        print(table(chosen.rows(values), width_of(sys.stdout)))
+    say(f"written to {target}")

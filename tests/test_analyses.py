@@ -1,0 +1,214 @@
+"""Analyses of trained prompts: each against plain arithmetic or transformers' own numbers, and all from end to end."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from softprompt import train
+from softprompt.analysis.analyses import ANALYSES, Bench, broadcast
+from softprompt.analysis.analyses._attention import attention, share
+from softprompt.analysis.analyses._attribution import integrated_gradients
+from softprompt.analysis.analyses._compared import spread
+from softprompt.analysis.analyses._nearest import agreement, nearest_rows
+from softprompt.analysis.analyses._neighbors import nearest
+from softprompt.backbones import from_model
+from softprompt.cli import main
+from softprompt.data import load_rows, split_rows
+from softprompt.errors import BadInput, UnknownName
+from softprompt.inference.evaluate import examples_for
+from softprompt.prompts.prompt import Provenance, SoftPrompt
+
+from kit import review_task
+from report_kit import made_run
+
+GENERATOR = torch.Generator()
+
+
+def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=GENERATOR.manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_t5):
+    return from_model(*tiny_t5(), engine="reference")
+
+
+@pytest.fixture(scope="module")
+def run(backbone, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("analyses")
+    task = review_task(folder / "rows")
+    return train(
+        task, backbone, method=["prompt-tuning", "ept-star"], steps=4, eval_every=2, batch_size=4,
+        output=folder / "run", frozen=False,
+    ).folder  # fmt: skip
+
+
+class TestArithmetic:
+    def test_the_share_of_attention_is_the_mean_over_text_positions_of_the_sum_over_the_prompt(self):
+        weights = drawn(2, 5, 5).softmax(-1)
+        expected = [np.mean([weights[head, place, :2].sum() for place in (2, 3, 4)]) for head in (0, 1)]
+        np.testing.assert_allclose(share(weights, 2), expected, rtol=1e-6)
+
+    @pytest.mark.parametrize("cosine", [True, False])
+    def test_the_nearest_words_are_those_of_numpy(self, cosine):
+        vectors, table = drawn(3, 4), drawn(20, 4, seed=1)
+        a, b = vectors.numpy(), table.numpy()
+        if cosine:
+            a, b = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in (a, b))
+        ids, values = nearest(vectors, table, 5, cosine=cosine)
+        expected = np.argsort(-(a @ b.T), axis=1)[:, :5]
+        np.testing.assert_array_equal(ids, expected)
+        np.testing.assert_allclose(values, np.take_along_axis(a @ b.T, expected, 1), rtol=1e-5)
+
+    def test_the_nearest_rows_are_found_around_the_mean_of_the_training_rows(self):
+        states, train_states = drawn(2, 3) + 100, drawn(6, 3, seed=1) + 100
+        a, b = (values.numpy() - train_states.numpy().mean(0) for values in (states, train_states))
+        a, b = (values / np.linalg.norm(values, axis=1, keepdims=True) for values in (a, b))
+        places, cosines = nearest_rows(states, train_states, 4)
+        np.testing.assert_array_equal(places, np.argsort(-(a @ b.T), axis=1)[:, :4])
+        np.testing.assert_allclose(cosines, -np.sort(-(a @ b.T), axis=1)[:, :4], atol=1e-5)
+
+    def test_agreement_is_the_share_of_neighbors_with_the_label(self):
+        places = torch.tensor([[0, 1, 2], [2, 1, 0]])
+        assert agreement(places, ["x", "y"], ["x", "x", "y"]) == pytest.approx([1.0, 0.5])
+
+    def test_integrated_gradients_of_a_sum_are_its_terms_and_add_up(self):
+        at, baseline, weights = drawn(4, 3), drawn(4, 3, seed=1), drawn(4, 3, seed=2)
+        values, missed = integrated_gradients(lambda x: (x * weights).sum((1, 2)), at, baseline)
+        torch.testing.assert_close(values, ((at - baseline) * weights).sum(-1))
+        assert missed < 1e-5
+        curved, _ = integrated_gradients(lambda x: (x * weights).sum((1, 2)).tanh(), at, baseline, steps=400)
+        ends = [(x * weights).sum().tanh() for x in (at, baseline)]
+        torch.testing.assert_close(curved.sum(), ends[0] - ends[1], atol=1e-3, rtol=0)
+
+    def test_spread_is_that_of_numpy(self):
+        scores = [0.5, 0.7, 0.9]
+        found = spread(scores)
+        assert (found["n"], found["low"], found["high"]) == (3, 0.5, 0.9)
+        assert found["mean"] == pytest.approx(np.mean(scores))
+        assert found["std"] == pytest.approx(np.std(scores, ddof=1))
+        assert spread([0.5])["std"] is None
+
+    def test_broadcast_chooses_its_vector_on_validation_rows_alone(self, backbone):
+        origin = Provenance("prompt-tuning", backbone.identity(), answers="tokens")
+        prompt = SoftPrompt(drawn(3, backbone.embedding_size), origin)
+
+        def score(alone, split):
+            place = int((prompt.vectors == alone.vectors[0]).all(1).nonzero()[0])
+            return {"validation": [0.1, 0.9, 0.2], "test": [0.8, 0.3, 0.7]}[split][place] + alone.length / 1000
+
+        found = broadcast(prompt, (1, 5), score)
+        assert found["vector"] == 1
+        assert found["scores"] == pytest.approx([0.301, 0.305])
+        assert found["whole"] == pytest.approx(0.803)
+
+
+class TestAttention:
+    @pytest.mark.parametrize("kind", ["t5", "bert", "gpt"])
+    def test_it_is_what_transformers_returns(self, kind, request, tmp_path):
+        backbone = from_model(*request.getfixturevalue(f"tiny_{kind}")(), engine="reference")
+        task = review_task(tmp_path / "rows")
+        rows = split_rows(task, load_rows(task, None)).test.select([0])
+        prompt = SoftPrompt(drawn(3, backbone.embedding_size), Provenance("x", backbone.identity(), backbone.answers))
+        examples = examples_for(backbone, task, rows, 3)
+        found = attention(backbone, prompt, examples)
+        text = backbone.embed(examples.batch([0], 0, backbone.pad_id).ids)
+        inputs = torch.cat([prompt.vectors[None].to(text), text], 1)
+        backbone.model.set_attn_implementation("eager")
+        with torch.no_grad():
+            weights = backbone.stack(inputs_embeds=inputs, output_attentions=True).attentions
+        expected = torch.stack([layer[0, :, 3:, :3].sum(-1).mean(-1) for layer in weights])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n in ANALYSES if n not in ("transfer", "ablation", "rates")])
+def test_an_analysis_has_numbers_a_figure_and_a_table(name, run, backbone):
+    from softprompt.analysis import analysis_figures, plots
+
+    analysis = ANALYSES[name]
+    values = analysis.compute(Bench(paths=[run], model=backbone, rows=4))
+    assert len(values["prompts"]) == 2
+    # Plain values, the same after a round through JSON.
+    again = json.loads(json.dumps(values, allow_nan=False))
+    assert len(plots.image(analysis.draw(again, analysis_figures), "figure.svg")) > 5000
+    assert len(analysis.rows(again)) >= 2
+
+
+def test_integrated_gradients_of_a_model_add_up_to_the_change_of_its_answer(run, backbone):
+    values = ANALYSES["attribution"].compute(Bench(paths=[run], prompts=["ept-star-seed0"], model=backbone, rows=2))
+    for line in values["prompts"][0]["rows"]:
+        assert len(line["tokens"]) == len(line["with"]["values"]) == len(line["without"]["values"])
+        assert line["with"]["missed"] < 0.2
+
+
+def test_transfer_asks_every_prompt_every_task(tmp_path, monkeypatch):
+    made_run(tmp_path / "a", task="lab/opinion", methods=("ept-star",), seeds=1)
+    made_run(tmp_path / "b", task="lab/topic", methods=("ept-star",), seeds=1)
+    monkeypatch.setattr(Bench, "score", lambda self, subject, prompt, task=None: 0.9 if task is None else 0.4)
+    values = ANALYSES["transfer"].compute(Bench(paths=[tmp_path / "a", tmp_path / "b"]))
+    assert values["tasks"] == ["lab/opinion", "lab/topic"]
+    assert [p["scores"] for p in values["prompts"]] == [[0.9, 0.4], [0.4, 0.9]]
+    with pytest.raises(BadInput, match="two tasks"):
+        ANALYSES["transfer"].compute(Bench(paths=[tmp_path / "a"]))
+
+
+class TestComparedRuns:
+    def test_ablation_groups_the_runs_by_what_varies(self, tmp_path):
+        values = ANALYSES["ablation"].compute(Bench(paths=[made_run(tmp_path / "run")]))
+        assert values["by"] == "method"
+        assert [(cell["value"], cell["n"]) for cell in values["values"]] == [("prompt-tuning", 3), ("ept-star", 3)]
+        assert values["values"][0]["mean"] == pytest.approx(0.81)
+
+    def test_an_unknown_key_and_runs_that_do_not_differ_are_refused(self, tmp_path):
+        with pytest.raises(UnknownName, match="key of a run"):
+            ANALYSES["ablation"].compute(Bench(paths=[made_run(tmp_path / "a")], by="lrate"))
+        with pytest.raises(BadInput, match="differ in nothing"):
+            ANALYSES["ablation"].compute(Bench(paths=[made_run(tmp_path / "b", methods=("ept-star",))]))
+
+    def test_rates_need_more_than_one(self, tmp_path):
+        run = made_run(tmp_path / "run", methods=("ept-star",), seeds=2)
+        with pytest.raises(BadInput, match="one learning rate"):
+            ANALYSES["rates"].compute(Bench(paths=[run]))
+        result = run / "ept-star-seed1" / "result.json"
+        result.write_text(result.read_text().replace('"lr": 0.3', '"lr": 0.1'))
+        (found,) = ANALYSES["rates"].compute(Bench(paths=[run]))["methods"]
+        assert found["rates"] == [0.1, 0.3]
+        assert [score["mean"] for score in found["scores"]] == pytest.approx([0.71, 0.70])
+
+
+class TestCommand:
+    def test_it_writes_numbers_and_a_figure_and_does_not_overwrite(self, tmp_path, capsys):
+        run, folder = made_run(tmp_path / "run"), tmp_path / "norm"
+        assert main(["analyze", "norm", str(run), "--output", str(folder), "--format", "svg"]) == 0
+        assert {path.name for path in folder.iterdir()} == {"norm.json", "norm.svg"}
+        assert "run/ept-star-seed0" in capsys.readouterr().out
+        assert main(["analyze", "norm", str(run), "--output", str(folder)]) == 2
+        assert "exists already" in capsys.readouterr().err
+
+    def test_without_a_name_it_says_what_each_shows(self, capsys):
+        assert main(["analyze"]) == 0
+        assert all(name in capsys.readouterr().out or name for name in ANALYSES)
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["norms", "RUN"], "Did you mean 'norm'?"),
+            (["norm"], "no run; give one"),
+            (["norm", "RUN", "--by", "lr"], "--by is of ablation"),
+            (["norm", "RUN", "--task", "lab/topic"], "--task is of transfer"),
+            (["norm", "nowhere"], "is no run"),
+            (["similarity", "RUN", "OTHER"], "similarity needs prompts of one model"),
+            (["similarity", "RUN", "WIDER"], "(width 6)"),
+        ],
+    )
+    def test_a_mistake_is_one_line(self, words, message, tmp_path, capsys, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        made_run(tmp_path / "RUN", seeds=1)
+        made_run(tmp_path / "OTHER", seeds=1, model="lab-bert")
+        made_run(tmp_path / "WIDER", seeds=1, width=6)
+        assert main(["analyze", *words]) == 2
+        told = capsys.readouterr().err
+        assert message in told
+        assert told.count("\n") == 1
+        assert not (tmp_path / "runs").exists()
