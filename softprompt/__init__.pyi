@@ -37,5 +37,7 @@ from .training import Result as Result
 from .training import Run as Run
 from .training import resume as resume
 from .training import train as train
+from .tuning import Tuning as Tuning
+from .tuning import tune as tune
 
 __version__: str

@@ -30,6 +30,7 @@ LAYERS = (
     {"training"},
     {"analysis", "estimators"},
     {"study"},
+    {"tuning"},
     {"lab", "reports"},
     {"cli"},
 )
@@ -199,6 +200,7 @@ PUBLIC = [
     "Task",
     "TrainSettings",
     "TunedWeights",
+    "Tuning",
     "__version__",
     "as_peft",
     "attach",
@@ -216,6 +218,7 @@ PUBLIC = [
     "save_prompt",
     "task",
     "train",
+    "tune",
     "with_difficulty",
 ]
 

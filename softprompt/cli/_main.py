@@ -28,6 +28,7 @@ from ._study import study
 from ._suggest import explained
 from ._tasks import tasks
 from ._train import train
+from ._tune import tune
 from .printing import say
 
 app = typer.Typer(
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("train")(train)
+app.command("tune")(tune)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.command("frozen")(frozen)

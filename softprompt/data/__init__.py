@@ -11,6 +11,7 @@ from ._examples import Examples as Examples
 from ._examples import Ragged as Ragged
 from ._examples import Windows as Windows
 from ._rows import load_rows as load_rows
+from ._splits import SPLIT_SEED as SPLIT_SEED
 from ._splits import Splits as Splits
 from ._splits import ept_splits as ept_splits
 from ._splits import few_shot as few_shot

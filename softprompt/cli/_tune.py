@@ -1,0 +1,123 @@
+"""`softprompt tune`: search for the settings of a prompt."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import BadInput
+from ..settings import TrainSettings
+from ._flatten import Without, flatten
+from ._held_against import ends
+from ._layout import width_of
+from ._rows import OwnRows, given_words, with_options
+from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Quiet, Style, TaskOption
+from .printing import print_json, say, table
+
+if TYPE_CHECKING:
+    from ..tuning import Tuning
+
+
+@flatten
+def tune(
+    *,
+    task: Annotated[str | None, typer.Argument(metavar="DATA", help="A file of rows, or a task's name.")] = None,
+    model: NewModel = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="About how long everything may take. Default: 30, if no --trials are given.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Candidates to try, in place of minutes.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds of the winner and of the default at the end.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    method: Annotated[
+        list[str] | None, typer.Option(help="Method that may be proposed; repeat. Default: five of them.")
+    ] = None,
+    try_template: Annotated[
+        list[str] | None, typer.Option(help="Another template that may be proposed; repeat.")
+    ] = None,
+    ceiling: Annotated[
+        bool, typer.Option("--ceiling", help="Also train LoRA, to see how much a prompt leaves.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="Folder of the search. Default: tuned/<task>-<model>.")] = None,
+    task_option: TaskOption = None,
+    data_root: DataRoot = None,
+    json_lines: Json = False,
+    quiet: Quiet = False,
+    device: Device = "auto",
+    rows: Annotated[OwnRows, "Rows of your own"],
+    settings: Annotated[TrainSettings, "Training", Without({"epochs"})],
+    style: Style = None,
+    max_bad_rows: MaxBadRows = 0,
+    frozen: Frozen,
+) -> None:
+    """Search for the settings with which a prompt scores best, and report them on rows that nothing was chosen by.
+
+    It may be killed at any time; the same command goes on. Prints the best prompt's folder, with --json the report.
+    """
+    if model is None:
+        raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder")
+    chosen = with_options(rows.task(task), task_option)
+    from .. import tuning
+
+    tuned = tuning.tune(
+        chosen,
+        dataclasses.replace(frozen, name=model, device=device),
+        minutes=minutes,
+        trials=trials,
+        seeds=seeds,
+        seed=seed,
+        methods=method,
+        templates=try_template or (),
+        style=style,
+        ceiling=ceiling,
+        settings=settings,
+        output=output,
+        data_root=data_root,
+        max_bad_rows=max_bad_rows,
+        progress=not quiet,
+        **given_words(rows.wording(task)),
+    )
+    if json_lines:
+        print_json(tuned.to_json())
+        return
+    for line in told(tuned, width_of(sys.stderr)):
+        say(line)
+    print(tuned.best)
+
+
+def told(tuned: "Tuning", width: int | None = None) -> list[str]:
+    """A search as a person reads it: the table of scores, and in sentences what won and by how much."""
+    rows: list[dict[str, Any]] = [
+        {
+            f"on {tuned.rows['report']:,} report rows": line.name,
+            "score": line.score,
+            "95 % interval": ends(None if line.low is None or line.high is None else (line.low, line.high)),
+            "deviation": line.deviation,
+            "worst seed": line.worst,
+            "seeds": len(line.each) or None,
+        }
+        for line in tuned.lines
+    ]
+    return ["", table(rows, width), "", *_sentences(tuned)]
+
+
+def _sentences(tuned: "Tuning") -> list[str]:
+    counts = ", ".join(f"{count} {state}" for state, count in tuned.trials.items())
+    lines = [
+        f"{sum(tuned.trials.values())} candidates ({counts}) in {tuned.cost['seconds'] / 60:.1f} minutes and "
+        f"{tuned.cost['prompt_steps']:,} prompt steps, chosen on {tuned.rows['choosing']:,} rows"
+        + (f" of each of {tuned.rows['folds']} folds." if tuned.rows["folds"] > 1 else ".")
+    ]
+    if tuned.lead is None:
+        return [*lines, "No candidate led the default settings convincingly, so the default won."]
+    chosen = ", ".join(f"{name}={value}" for name, value in tuned.settings.items())
+    interval = ends((tuned.lead.low, tuned.lead.high), sign="+")
+    verdict = "significant" if tuned.lead.is_significant else "not significant"
+    p = "" if tuned.lead.p is None else f", p {tuned.lead.p:.2g}"
+    return [
+        *lines,
+        f"The winner: {chosen}; template: {tuned.template}.",
+        f"Its lead over the default is {tuned.lead.difference:+.3f} ({interval}{p}): {verdict}.",
+    ]

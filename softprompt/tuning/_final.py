@@ -1,0 +1,138 @@
+"""The end of a search: the winner with fresh seeds, on rows that nothing was chosen by, beside what is no search."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backbones import AbstractBackbone
+from ..inference.frozen import baselines
+from ..inference.kept_baselines import kept_baselines, way_to_answer
+from ..settings import PromptSettings
+from ._choice import Challenge, fresh_seeds
+from ._measure import Answers, lead_measure, score_measure
+from ._report import Lead, Line, Tuning
+from ._rows import Parts
+from ._runs import Fit, Repeat, answers_of, repeated
+from ._space import Candidate, Space
+from ._trials import Trial
+
+# LoRA is slow, and is to show a ceiling only.
+CEILING_SEEDS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Final:
+    """What the report is made from.
+
+    Args:
+        folder: of the search.
+        space: of its candidates.
+        parts: the rows.
+        backbone: frozen.
+        seeds: how many fresh seeds.
+        watch: callbacks of the runs.
+    """
+
+    folder: Path
+    space: Space
+    parts: Parts
+    backbone: AbstractBackbone
+    seeds: int
+    watch: Sequence[Any] = ()
+
+    def report(
+        self, trials: Sequence[Trial], winner: Trial, challenges: Sequence[Challenge], *, ceiling: bool
+    ) -> Tuning:
+        """Train the winner and the default with fresh seeds, and hold them against what was not trained.
+
+        Args:
+            trials: of the search, the default first.
+            winner: one of them.
+            challenges: how it was chosen.
+            ceiling: whether LoRA is trained, too.
+        """
+        candidate = self.space.candidate(winner.params)
+        fits, answers = self._trained("winner", candidate)
+        lines, lead = [Line.of("winner", score_measure(self._headline, answers))], None
+        runs = list(fits)
+        if winner.number:
+            others, theirs = self._trained("default", self.space.candidate(trials[0].params))
+            lines.append(Line.of("default", score_measure(self._headline, theirs)))
+            lead = Lead.of(lead_measure(self._headline, answers, theirs))
+            runs += others
+        else:
+            lines.append(dataclasses.replace(lines[0], name="default"))
+        if ceiling:
+            of_lora = dataclasses.replace(
+                candidate, prompt=PromptSettings(method="lora"), task=self.space.candidate(trials[0].params).task
+            )
+            more, theirs = self._trained("lora", of_lora, CEILING_SEEDS)
+            lines.append(Line.of("lora", score_measure(self._headline, theirs)))
+            runs += more
+        best = max(fits, key=lambda fit: fit.score or 0.0)
+        steps = sum(trial.steps for trial in trials) + sum(fit.result.prompt_steps or 0 for fit in runs)
+        return Tuning(
+            folder=self.folder,
+            task=candidate.task.name,
+            model=self.backbone.name,
+            settings=candidate.to_json(),
+            template=winner.params["template"],
+            is_default=winner.number == 0,
+            lines=(*lines, *self._not_trained(candidate)),
+            lead=lead,
+            challengers=[self._told(challenge) for challenge in challenges],
+            best=best.folder / best.result.prompt,
+            trials=dict(Counter(trial.state for trial in trials)),
+            cost={"prompt_steps": steps},
+            rows={
+                "train": len(self.parts.folds[0][0]), "choosing": len(self.parts.folds[0][1]),
+                "report": len(self.parts.report), "folds": len(self.parts.folds),
+            },
+        )  # fmt: skip
+
+    @property
+    def _headline(self) -> Sequence[str]:
+        return next(iter(self.space.tasks.values())).scores
+
+    def _trained(self, name: str, candidate: Candidate, seeds: int | None = None) -> tuple[list[Fit], list[Answers]]:
+        """Some settings with fresh seeds, on one fold after another, and their answers to the report rows."""
+        folds = len(self.parts.folds)
+        chosen = fresh_seeds(self.space.seed, "report", self.seeds)[:seeds]
+        repeats = [Repeat(fold=number % folds, seed=seed) for number, seed in enumerate(chosen)]
+        where = self.folder / "report" / name
+        fits = repeated(
+            where, self.folder, candidate, repeats, self.backbone, test="report.jsonl", callbacks=self.watch
+        )
+        return fits, [answers_of(fit, "test", self.backbone) for fit in fits]
+
+    def _not_trained(self, candidate: Candidate) -> list[Line]:
+        """The frozen model with the same instruction, and without, on the same rows; nothing where no labels answer."""
+        task, settings = candidate.task, candidate.settings
+        if task.answer != "label":
+            return []
+        lines = kept_baselines(
+            self.folder / "frozen.json",
+            {"task": task.to_json(), **way_to_answer(settings, task, self.backbone)},
+            lambda: baselines(
+                self.backbone, task, self.parts.report, self.parts.folds[0][0], settings=settings, draws=0
+            ),
+        )
+        ends = [(None, None) if line.interval is None else line.interval for line in lines]
+        return [
+            Line(name=line.name, score=line.score, low=low, high=high)
+            for line, (low, high) in zip(lines, ends, strict=True)
+        ]
+
+    def _told(self, challenge: Challenge) -> dict[str, Any]:
+        candidate = self.space.candidate(challenge.trial.params)
+        lead = None if challenge.lead is None else dataclasses.asdict(Lead.of(challenge.lead))
+        return {
+            "trial": challenge.trial.number,
+            "settings": candidate.to_json(),
+            "template": challenge.trial.params["template"],
+            "lead": lead,
+            "is_convincing": challenge.is_convincing,
+        }

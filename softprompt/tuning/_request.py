@@ -1,0 +1,161 @@
+"""What a user asks of a search, checked before anything is computed, and how a stored search is told from another."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backbones import AbstractBackbone
+from ..checks import listed, require_different, require_numbers
+from ..errors import BadInput, RunExists, pick
+from ..prompts.methods import METHODS
+from ..settings import ModelSpec, PromptSettings, TrainSettings
+from ..store import json_bytes, write_file
+from ..tasks import Task, Wording
+from ..training import (
+    model_from,
+    refuse_unknown_keywords,
+    settings_from,
+    task_from,
+    wording_from,
+)
+from ._rows import Parts
+from ._space import METHODS_TRIED
+
+_PROMPT = {field.name for field in dataclasses.fields(PromptSettings)} | {"prompt_length"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """A search as it was asked for.
+
+    Args:
+        task: as the user named or made it.
+        wording: the user's own words for a declared task.
+        model: the spec of the frozen model, or the loaded backbone.
+        settings: what every candidate shares.
+        minutes: for everything; None where trials are counted.
+        trials: in all; None where minutes are.
+        seeds: of the final scores.
+        seed: of the search.
+        methods: that may be proposed; the first is the default's.
+        templates: further templates.
+        style: the user's.
+        ceiling: whether LoRA is trained beside the winner.
+    """
+
+    task: Task
+    wording: Wording
+    model: ModelSpec | AbstractBackbone
+    settings: TrainSettings
+    minutes: float | None
+    trials: int | None
+    seeds: int
+    seed: int
+    methods: Sequence[str]
+    templates: Sequence[str]
+    style: str | None
+    ceiling: bool
+
+    @property
+    def model_name(self) -> str:
+        """The name of the frozen model."""
+        return self.model.name
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: another search has others."""
+        spec = self.model if isinstance(self.model, ModelSpec) else self.model.spec
+        values = {name: value for name, value in vars(self).items() if name not in ("task", "wording", "model")}
+        return {
+            **values,
+            "settings": dataclasses.asdict(self.settings),
+            "task": self.task.to_json(),
+            "wording": dataclasses.asdict(self.wording),
+            "model": {**spec.to_json(), "model": self.model_name},
+        }
+
+
+def request_from(
+    data: Any,
+    model: Any,
+    keywords: Mapping[str, Any],
+    *,
+    settings: TrainSettings | None,
+    minutes: float | None,
+    trials: int | None,
+    methods: Sequence[str] | str | None,
+    templates: Sequence[str],
+    parameters: Sequence[str],
+    **values: Any,
+) -> Request:
+    """The request that the arguments of `tune` make.
+
+    Raises:
+        UnknownName: a keyword, method or task that does not exist.
+        BadInput: numbers that cannot be, both minutes and trials, or a setting that the search itself chooses.
+    """
+    searched = next((name for name in keywords if name in _PROMPT), None)
+    if searched is not None:
+        raise BadInput(f"{searched} is one of the settings that tune searches; leave it out, or use `softprompt train`")
+    refuse_unknown_keywords(keywords, parameters)
+    if minutes is not None and trials is not None:
+        raise BadInput("give --minutes or --trials, not both")
+    require_numbers({"minutes": minutes})
+    require_numbers({"trials": trials, "seeds": values["seeds"]}, whole=True)
+    chosen = settings_from(settings, keywords)
+    if chosen.epochs is not None:
+        raise BadInput("tune counts optimiser steps; give --steps in the place of --epochs")
+    names = list(METHODS_TRIED) if methods is None else listed("--method", methods)
+    require_different("--method", names)
+    for name in names:
+        if pick("method", name, METHODS).m == 0:
+            raise BadInput(f"{name!r} trains no prompt; leave it out, and give --ceiling to compare with LoRA")
+    return Request(
+        task=task_from(data, keywords),
+        wording=wording_from(data, keywords),
+        model=model_from(model, keywords),
+        settings=chosen,
+        minutes=minutes,
+        trials=trials,
+        methods=names or list(METHODS_TRIED),
+        templates=listed("--try-template", templates),
+        **values,
+    )
+
+
+def refuse_another(folder: Path, request: Request, parts: Parts) -> None:
+    """Write down what is searched for, or refuse a folder in which something else was.
+
+    Raises:
+        RunExists: with what differs.
+    """
+    values = json.loads(json_bytes({**request.to_json(), "rows": _digest(parts)}))
+    path = folder / "tune.json"
+    if not path.is_file():
+        if folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
+            raise RunExists(f"{folder} is not empty and holds no search; choose another --output")
+        write_file(path, json_bytes(values), what="the search")
+        return
+    try:
+        before = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise RunExists(f"{path} cannot be read; choose another --output") from error
+    differing = [name for name in values if before.get(name) != values[name]]
+    if differing:
+        raise RunExists(
+            f"{folder} holds a search with other {', '.join(differing)}; give what it was started with, or choose "
+            "another --output"
+        )
+
+
+def _digest(parts: Parts) -> str:
+    """SHA-256 of all rows by purpose."""
+    digest = hashlib.sha256()
+    for rows in (parts.report, *(rows for fold in parts.folds for rows in fold)):
+        for row in rows:
+            digest.update(json.dumps(row, sort_keys=True, default=str).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,197 @@
+"""Runs of a search: candidates trained as fleets in folders of their own, which a killed search takes up again."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..backbones import AbstractBackbone
+from ..errors import (
+    CallbackFailed,
+    DamagedFile,
+    OutOfMemory,
+    RunExists,
+    SoftPromptError,
+    StorageFailure,
+)
+from ..inference.evaluate import evaluate
+from ..prompts.prompt import SoftPrompt
+from ..settings import PromptSettings
+from ..store import load_tuned
+from ..training import Interrupted, Result, Run, read_record, resume, train, without_advice
+from ._halving import REASON
+from ._measure import Answers
+from ._rows import on_files
+from ._space import Candidate
+from ._trials import kept
+
+# What is no fault of a candidate.
+_OURS = (CallbackFailed, DamagedFile, Interrupted, OutOfMemory, RunExists, StorageFailure)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """One candidate that was trained on one fold.
+
+    Args:
+        folder: of its run.
+        result: how it ended.
+    """
+
+    folder: Path
+    result: Result
+
+    @property
+    def score(self) -> float | None:
+        """The best score on the choosing rows; None where the prompt was dropped before any."""
+        return self.result.metrics.get("validation", {}).get("score")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was neither stopped at a rung nor dropped."""
+        return not (self.result.status.startswith("dropped") or self.result.status.endswith(REASON))
+
+    def best_until(self, step: int) -> float | None:
+        """The best score up to a step that was evaluated; None where it did not come so far."""
+        rows = [
+            row
+            for row in read_record(self.folder / self.result.prompt / "metrics.jsonl")
+            if row.get("split") == "validation" and row["step"] <= step
+        ]
+        return max(row["score"] for row in rows) if rows and rows[-1]["step"] == step else None
+
+    def stored(self) -> Any:
+        """The prompt, or the weights, that are best on the choosing rows."""
+        folder = self.folder / self.result.prompt
+        return SoftPrompt.load(folder / "prompt") if (folder / "prompt").exists() else load_tuned(folder)
+
+
+def fleet(
+    folder: Path,
+    first: Candidate,
+    prompts: Sequence[PromptSettings],
+    backbone: AbstractBackbone,
+    callbacks: Sequence[Any] = (),
+) -> list[Fit]:
+    """Train prompts together, or go on where a killed process left them.
+
+    Args:
+        folder: of the run.
+        first: whose task and settings they share.
+        prompts: of each.
+        backbone: frozen.
+        callbacks: of the run.
+
+    Raises:
+        SoftPromptError: a candidate cannot be trained.
+    """
+    backbone.gradient_checkpointing(first.settings.gradient_checkpointing)
+    with without_advice():
+        if (folder / "run.json").is_file():
+            run = resume(folder, model=backbone, callbacks=callbacks)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+            run = _started(folder, first, prompts, backbone, callbacks)
+    return [Fit(folder=folder, result=result) for result in run.results]
+
+
+def _started(
+    folder: Path,
+    first: Candidate,
+    prompts: Sequence[PromptSettings],
+    backbone: AbstractBackbone,
+    callbacks: Sequence[Any],
+) -> Run:
+    return train(
+        first.task, backbone, prompts=prompts, settings=first.settings, output=folder, style=first.style,
+        callbacks=callbacks,
+    )  # fmt: skip
+
+
+def fits_or_faults(
+    folder: Path, candidates: Sequence[Candidate], backbone: AbstractBackbone, callbacks: Sequence[Any]
+) -> "list[Fit | str]":
+    """Each candidate of a fleet trained, or what is wrong with it: one that cannot work does not stop the others.
+
+    Args:
+        folder: of the fleet.
+        candidates: of one shape.
+        backbone: frozen.
+        callbacks: of the run.
+    """
+    try:
+        return list(fleet(folder, candidates[0], [one.prompt for one in candidates], backbone, callbacks))
+    except _OURS:
+        raise
+    except SoftPromptError as error:
+        if len(candidates) == 1:
+            return [error.message]
+    alone = [
+        fits_or_faults(folder.with_name(f"{folder.name}-{number}"), [one], backbone, callbacks)
+        for number, one in enumerate(candidates)
+    ]
+    return [fit for fits in alone for fit in fits]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """One repetition of some settings.
+
+    Args:
+        fold: whose rows are used.
+        seed: of everything random.
+    """
+
+    fold: int
+    seed: int
+
+
+def repeated(
+    folder: Path,
+    search: Path,
+    candidate: Candidate,
+    repeats: Sequence[Repeat],
+    backbone: AbstractBackbone,
+    *,
+    test: str | None = None,
+    callbacks: Sequence[Any] = (),
+) -> list[Fit]:
+    """Some settings trained once for each repeat, those of a fold in one fleet.
+
+    Args:
+        folder: where the runs are.
+        search: the folder of the search, which has the rows.
+        candidate: the settings.
+        repeats: folds and seeds.
+        backbone: frozen.
+        test: the file of test rows; None is the glance.
+        callbacks: of the runs.
+    """
+    fits: dict[Repeat, Fit] = {}
+    for fold in dict.fromkeys(repeat.fold for repeat in repeats):
+        members = [repeat for repeat in repeats if repeat.fold == fold]
+        task = on_files(candidate.task, search, fold, test)
+        there = Candidate(task=task, prompt=candidate.prompt, settings=candidate.settings)
+        prompts = [candidate.seeded(repeat.seed) for repeat in members]
+        fits |= zip(members, fleet(folder / f"fold-{fold}", there, prompts, backbone, callbacks), strict=True)
+    return [fits[repeat] for repeat in repeats]
+
+
+def answers_of(fit: Fit, split: str, backbone: AbstractBackbone) -> Answers:
+    """What a trained prompt answers to the rows of a split; computed once.
+
+    A prompt that was dropped before its first evaluation answers nothing.
+
+    Raises:
+        SoftPromptError: it has no prompt.
+    """
+    if fit.score is None:
+        raise SoftPromptError(f"{fit.folder}: {fit.result.prompt} was {fit.result.status}, and cannot be scored")
+
+    def compute() -> Mapping[str, Any]:
+        report = evaluate(fit.stored(), model=backbone, split=split)
+        return {"predictions": report.predictions, "gold": report.gold}
+
+    values = kept(fit.folder / fit.result.prompt / f"answers-{split}.json", compute)
+    return Answers(predictions=values["predictions"], gold=values["gold"])

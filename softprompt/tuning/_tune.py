@@ -1,0 +1,193 @@
+"""The public function: rows, search, choice and report, one after the other, each kept on disk as it ends."""
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..backbones import AbstractBackbone, answering_numbers, load_backbone
+from ..data import load_rows
+from ..errors import RunExists, StorageFailure
+from ..settings import ModelSpec, PromptSettings, TrainSettings
+from ..store import json_bytes, refuse_no_place, write_file
+from ..tasks import Task
+from ..training import Interrupted
+from ._budget import EVALUATIONS, MINUTES, MOST_STEPS, Budget, runs_of, timed_steps
+from ._choice import CHALLENGERS, choosing_repeats, chosen
+from ._final import Final
+from ._halving import rungs_of
+from ._progress import progress_bar
+from ._report import Tuning
+from ._request import Request, refuse_another, request_from
+from ._rows import Parts, on_files, parted, written
+from ._search import Search
+from ._space import Candidate, Space, asked_tasks
+from ._trials import read_waves, refuse_no_optuna
+
+
+def tune(
+    data: Any,
+    model: "str | Path | ModelSpec | AbstractBackbone",
+    *,
+    minutes: float | None = None,
+    trials: int | None = None,
+    seeds: int = 5,
+    seed: int = 0,
+    methods: Sequence[str] | str | None = None,
+    templates: Sequence[str] = (),
+    style: str | None = None,
+    ceiling: bool = False,
+    settings: TrainSettings | None = None,
+    output: "Path | str | None" = None,
+    data_root: "Path | str | None" = None,
+    max_bad_rows: int = 0,
+    progress: bool = False,
+    **keywords: Any,
+) -> Tuning:
+    """Search for the settings with which prompts for a task and a frozen model score best.
+
+        tuned = tune("reviews.csv", "smollm2", text_column="text", label_column="label", minutes=30)
+        tuned.score, tuned.is_default, tuned.settings
+        tuned.prompt().predict(["a gripping film"])
+
+    Killed at any time, the same call with the same `output` goes on, and ends with what it would have ended with.
+
+    Args:
+        data: as the first argument of `train`: a task, its name, a file, or rows.
+        model: as in `train`.
+        minutes: about how long everything may take; without trials 30. Runs have as many steps as fit, at most 1000.
+        trials: how many candidates are tried, in place of minutes.
+        seeds: fresh seeds with which winner and default are trained for the report.
+        seed: of the search.
+        methods: those that may be proposed, the first for the default; None is a choice of five.
+        templates: further templates with {column} fields that may be proposed.
+        style: as in `train`; None may try every style of the kind of model for a declared task.
+        ceiling: also train LoRA, to see how much any prompt leaves.
+        settings: what all candidates share, in place of its keywords.
+        output: the folder of the search; None is tuned/<task>-<model>.
+        data_root: folder with rows; None asks the hub.
+        max_bad_rows: malformed rows to drop before it is an error.
+        progress: show a bar on standard error.
+        keywords: fields of TrainSettings and ModelSpec, and the keywords of `custom_task` for rows of your own, as in
+            `train`. What is searched, such as `lr`, is refused.
+
+    Raises:
+        UnknownName: a keyword, task, method or column that does not exist.
+        BadInput: a request that cannot work, too few rows or minutes, or no Optuna.
+        RunExists: the folder holds another search.
+        Interrupted: after Ctrl-C; the same call goes on.
+    """
+    refuse_no_optuna()
+    if minutes is None and trials is None:
+        minutes = MINUTES
+    request = request_from(
+        data, model, keywords, settings=settings, minutes=minutes, trials=trials, seeds=seeds, seed=seed,
+        methods=methods, templates=templates, style=style, ceiling=ceiling,
+        parameters=list(inspect.signature(tune).parameters),
+    )  # fmt: skip
+    folder = _default_output(request) if output is None else Path(output)
+    refuse_no_place(folder, "the search")
+    parts = parted(request.task, load_rows(request.task, data_root, max_bad_rows))
+    with _alone(folder):
+        refuse_another(folder, request, parts)
+        if (folder / "report.json").is_file():
+            return Tuning.from_json(json.loads((folder / "report.json").read_bytes()), folder)
+        try:
+            return _tuned(request, parts, folder, progress)
+        except (Interrupted, KeyboardInterrupt) as error:
+            done = sum(len(wave.trials) for wave in read_waves(folder))
+            raise Interrupted(
+                f"stopped with {done} trials stored in {folder}; the same command with --output {folder} goes on"
+            ) from error
+
+
+def _default_output(request: Request) -> Path:
+    model = Path(request.model_name).name or "model"
+    return Path("tuned") / f"{request.task.name.replace('/', '-')}-{model}"
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Within, no other process searches in this folder; the lock ends with the process."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise RunExists(f"another process searches in {folder}; wait for it, or choose another --output") from error
+    except OSError as error:
+        raise StorageFailure(f"cannot search in {folder}: {error.strerror}; choose another --output") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _tuned(request: Request, parts: Parts, folder: Path, progress: bool) -> Tuning:
+    """Everything that is not on disk yet."""
+    start, before = time.perf_counter(), sum((wave.seconds for wave in read_waves(folder)), 0.0)
+    backbone = _loaded(request)
+    tasks = _tasks(request, backbone.kind)
+    written(next(iter(tasks.values())), parts, folder)
+    budget = _budget(request, parts, folder, tasks, backbone)
+    settings = _settings(request.settings, budget.steps)
+    rungs = rungs_of(settings, budget.steps)
+    race = max(1, min([*rungs, budget.steps]) // 2)
+    space = Space.of(backbone, tasks, settings, request.methods, race, request.seed)
+    runs = runs_of(request.trials or 0, budget.folds) + budget.last
+    with progress_bar(progress, request.minutes, runs, before) as watcher:
+        watcher.tell("search")
+        search = Search(folder=folder, space=space, backbone=backbone, folds=budget.folds, rungs=rungs, watch=[watcher])
+        trials = [trial for wave in search.run(budget.is_enough, budget.most) for trial in wave.trials]
+        watcher.tell("choice")
+        headline = next(iter(tasks.values())).scores
+        winner, challenges = chosen(folder, space, trials, backbone, budget.folds, headline, [watcher])
+        watcher.tell("report")
+        final = Final(folder=folder, space=space, parts=parts, backbone=backbone, seeds=request.seeds, watch=[watcher])
+        tuned = final.report(trials, winner, challenges, ceiling=request.ceiling)
+    seconds = round(before + time.perf_counter() - start, 1)
+    tuned = dataclasses.replace(tuned, cost={**tuned.cost, "seconds": seconds})
+    write_file(folder / "report.json", json_bytes(tuned.to_json()), what="the report of the search")
+    return tuned
+
+
+def _loaded(request: Request) -> AbstractBackbone:
+    if isinstance(request.model, AbstractBackbone):
+        return request.model
+    return load_backbone(answering_numbers(request.model) if request.task.answer == "number" else request.model)
+
+
+def _tasks(request: Request, kind: str) -> dict[str, Task]:
+    """The ways to put the task, by template."""
+    tasks = asked_tasks(request.task, kind, request.style, request.wording, request.templates)
+    if request.settings.max_length is None:
+        return tasks
+    return {name: dataclasses.replace(task, max_length=request.settings.max_length) for name, task in tasks.items()}
+
+
+def _budget(
+    request: Request, parts: Parts, folder: Path, tasks: Mapping[str, Task], backbone: AbstractBackbone
+) -> Budget:
+    """How much may be done, in steps and runs."""
+    folds = len(parts.folds)
+    last = (1 + CHALLENGERS) * len(choosing_repeats(request.seed, folds)) + 2 * request.seeds
+    steps = request.settings.steps or MOST_STEPS
+    if request.minutes is not None:
+        task = on_files(next(iter(tasks.values())), folder, 0)
+        default = Candidate(task=task, prompt=PromptSettings(method=request.methods[0]), settings=request.settings)
+        choosing, given = len(parts.folds[0][1]), request.settings.steps
+        steps = timed_steps(request.minutes, given, folder, default, choosing, backbone, folds=folds, last=last)
+    return Budget(minutes=request.minutes, trials=request.trials, folds=folds, last=last, steps=steps)
+
+
+def _settings(settings: TrainSettings, steps: int) -> TrainSettings:
+    """The user's settings with so many steps, and five evaluations where the user did not say how many."""
+    is_given = settings.eval_every != TrainSettings().eval_every
+    every = settings.eval_every if is_given else max(1, steps // EVALUATIONS)
+    return dataclasses.replace(settings, steps=steps, eval_every=every)

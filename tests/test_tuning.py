@@ -1,0 +1,363 @@
+"""Tuning: what is proposed, what is dropped, what is chosen by which rows, and that a killed search ends the same."""
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from softprompt import tune
+from softprompt.backbones import from_model, load_backbone
+from softprompt.cli import main
+from softprompt.cli._tune import told
+from softprompt.data import load_rows
+from softprompt.errors import BadInput, RunExists, UnknownName
+from softprompt.prompts.methods import Method
+from softprompt.settings import PromptSettings, TrainSettings
+from softprompt.tasks import TASKS, Wording, custom_task, with_difficulty
+from softprompt.training import Evaluation
+from softprompt.training._loop import Loop
+from softprompt.tuning import Tuning, _runs
+from softprompt.tuning._budget import Budget, timed_steps
+from softprompt.tuning._choice import Challenge, challengers
+from softprompt.tuning._halving import Halving, rungs_of
+from softprompt.tuning._measure import Answers, lead_measure, score_measure
+from softprompt.tuning._rows import parted
+from softprompt.tuning._space import METHODS_TRIED, Space, asked_tasks
+from softprompt.tuning._trials import Trial, Wave, proposals
+
+from kit import review_rows
+
+OPTIONS: dict[str, Any] = {"trials": 5, "seeds": 2, "steps": 5, "batch_size": 4}
+
+
+def rows(n, seed=0):
+    return [{"text": text, "label": label} for text, label in review_rows(n, seed)]
+
+
+SPLITS = {"train": rows(160), "validation": rows(24, 1), "test": rows(32, 2)}
+COLUMNS: dict[str, Any] = {"text_column": "text", "label_column": "label"}
+
+
+class Killed(BaseException):
+    """What a SIGKILL looks like from within: nobody catches it."""
+
+
+LAB = with_difficulty(TASKS["lab/opinion"], train=160, validation=24, test=32)
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_t5):
+    return from_model(*tiny_t5(), name="tiny")
+
+
+@pytest.fixture(scope="module")
+def small():
+    return load_backbone("lab-t5-small")
+
+
+@pytest.fixture(scope="module")
+def search(small):
+    def go(folder, data=LAB, **more):
+        return tune(data, small, output=folder, **OPTIONS, **more)
+
+    return go
+
+
+@pytest.fixture(scope="module")
+def tuned(search, tmp_path_factory):
+    return search(tmp_path_factory.mktemp("whole") / "search")
+
+
+@pytest.fixture(scope="module")
+def space(backbone):
+    task = custom_task({"train": SPLITS["train"]}, text_columns=["text"], label_column="label", instruction="say")
+    tasks = asked_tasks(task, "encoder-decoder", None, Wording(), ["it is {text}"])
+    return Space.of(backbone, tasks, TrainSettings(steps=100), list(METHODS_TRIED), 5, 0)
+
+
+def trial(number: int, value: float, state: Any = "finished", **params: Any) -> Trial:
+    return Trial(number=number, params=params, state=state, value=value)
+
+
+def answers(predictions, gold):
+    return Answers(predictions=np.asarray(predictions).tolist(), gold=np.asarray(gold).tolist())
+
+
+class TestASearch:
+    def test_reports_winner_default_and_what_was_not_trained_on_the_same_rows(self, tuned):
+        assert [line.name for line in tuned.lines] == ["winner", "default", "majority", "frozen", "instruction"]
+        assert tuned.rows == {"train": 160, "choosing": 24, "report": 32, "folds": 1}
+        winner = tuned.line("winner")
+        assert len(winner.each) == 2
+        assert (winner.worst, winner.score) == (min(winner.each), pytest.approx(np.mean(winner.each)))
+        assert winner.low <= winner.score <= winner.high
+        assert sum(tuned.trials.values()) == 5
+        assert tuned.cost["prompt_steps"] > 0 < tuned.cost["seconds"]
+
+    def test_leaves_a_prompt_that_answers(self, tuned, small):
+        assert tuned.prompt().predict(["a good trip"], model=small)[0]["label"] in LAB.labels
+
+    def test_never_shows_a_report_row_to_a_run_before_the_report(self, tuned):
+        report = set(load_rows(LAB)["test"].columns["passage"])
+        plans = [*tuned.folder.glob("waves/**/run.json"), *tuned.folder.glob("choice/**/run.json")]
+        assert plans
+        for path in plans:
+            files = json.loads(path.read_text())["task"]["source"]["files"]
+            assert set(files) == {"train", "validation", "test"}
+            for file in files.values():
+                assert not report & {json.loads(line)["passage"] for line in Path(file).read_text().splitlines()}
+
+    def test_that_has_ended_is_read_and_not_repeated(self, tuned, search, monkeypatch):
+        monkeypatch.setattr(_runs, "train", None)
+        assert search(tuned.folder) == tuned
+
+    def test_that_was_killed_again_and_again_ends_with_the_same_and_trains_nothing_twice(
+        self, tuned, search, tmp_path, monkeypatch
+    ):
+        count, optimize = [0], Loop._optimize
+
+        def killed(loop):
+            count[0] += 1
+            if count[0] in (3, 12, 24):
+                raise Killed
+            return optimize(loop)
+
+        monkeypatch.setattr(Loop, "_optimize", killed)
+        done = {}
+        for _ in range(3):
+            with pytest.raises(Killed):
+                search(tmp_path / "search")
+            done |= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json") if path not in done}
+        assert without_seconds(search(tmp_path / "search")) == without_seconds(tuned)
+        assert done == {path: path.stat().st_mtime_ns for path in done}
+        assert 3 < len(done) < len([*tmp_path.rglob("result.json")])
+
+    def test_of_other_settings_is_refused_in_its_folder(self, tuned, search):
+        with pytest.raises(RunExists, match="holds a search with other seed; give what it was started with"):
+            search(tuned.folder, seed=1)
+        with pytest.raises(RunExists, match="other rows, task"):
+            search(tuned.folder, with_difficulty(LAB, train=200))
+
+    def test_that_finds_a_better_candidate_tells_its_lead_on_the_report_rows(
+        self, tuned, search, tmp_path, monkeypatch
+    ):
+        shutil.copytree(tuned.folder, tmp_path / "search")
+        (tmp_path / "search" / "report.json").unlink()
+        monkeypatch.setattr(Challenge, "is_convincing", property(lambda self: True))
+        found = search(tmp_path / "search")
+        assert not found.is_default
+        assert found.settings != tuned.settings
+        assert found.line("default").each == tuned.line("default").each
+        assert found.lead.difference == pytest.approx(found.score - found.line("default").score)
+        assert f"Its lead over the default is {found.lead.difference:+.3f}" in told(found)[-1]
+
+    def test_from_the_command_line_prints_its_best_prompt(self, save_tiny, tiny_t5, tmp_path, capsys):
+        model = save_tiny(tmp_path / "model", *tiny_t5())
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
+        command = ["tune", str(tmp_path / "rows.jsonl"), "--model", str(model), "--output", str(tmp_path / "out")]
+        command += ["--text-column", "text", "--label-column", "label", "--trials", "1", "--seeds", "1"]
+        command += ["--steps", "2", "--batch-size", "4", "--quiet"]
+        assert main(command) == 0
+        out, err = capsys.readouterr()
+        assert (tmp_path / "out" / "report.json").is_file()
+        assert main(["show", out.strip()]) == 0
+        assert "on 18 report rows" in err
+        assert "chosen on 11 rows of each of 4 folds." in err
+        assert "so the default won" in err
+        capsys.readouterr()
+        assert main([*command, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["is_default"] is True
+
+
+def without_seconds(tuned: Tuning):
+    values = {**tuned.to_json(), "folder": "", "cost": tuned.cost["prompt_steps"]}
+    return values
+
+
+class TestWhatCannotBeSearched:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"lr": 0.1}, "lr is one of the settings that tune searches"),
+            ({"prompt_length": 5}, "prompt_length is one of"),
+            ({"minutes": 1.0, "trials": 2}, "give `minutes` or `trials`, not both"),
+            ({"minutes": -1.0}, "`minutes` must be positive"),
+            ({"trials": 0}, "`trials` must be positive"),
+            ({"epochs": 2.0}, "give `steps` in the place of `epochs`"),
+            ({"methods": ["linear-probe"]}, "'linear-probe' trains no prompt"),
+            ({"methods": ["lora"]}, "'lora' trains no prompt"),
+        ],
+    )
+    def test_is_refused_before_anything_is_written(self, backbone, options, message, tmp_path):
+        with pytest.raises(BadInput, match=message):
+            tune(SPLITS, backbone, output=tmp_path / "out", **COLUMNS, **options)
+        assert not (tmp_path / "out").exists()
+
+    def test_is_named_with_the_nearest(self, backbone, tmp_path):
+        with pytest.raises(UnknownName, match="Did you mean 'steps'"):
+            tune(SPLITS, backbone, output=tmp_path / "out", **COLUMNS, step=3)
+
+    def test_for_lack_of_rows_says_how_many_are_needed(self, backbone, tmp_path):
+        with pytest.raises(BadInput, match="12 rows are too few to search with; give at least 20"):
+            tune(rows(12), backbone, output=tmp_path / "out", **COLUMNS)
+
+    def test_without_optuna_names_the_extra(self, backbone, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "optuna", None)
+        with pytest.raises(BadInput, match=r"pip install 'softprompt\[tune\]'"):
+            tune(SPLITS, backbone, output=tmp_path / "out", **COLUMNS)
+
+    def test_in_a_folder_of_something_else(self, search, tmp_path):
+        (tmp_path / "notes.txt").write_text("mine")
+        with pytest.raises(RunExists, match="is not empty and holds no search"):
+            search(tmp_path)
+
+    def test_in_too_few_minutes_says_how_many_are_needed(self, backbone, space, tmp_path):
+        (tmp_path / "step-seconds.json").write_text("1.0")
+        default = space.candidate(space.default)
+        with pytest.raises(BadInput, match=r"`minutes` 1 is too short: 8 candidates of 30 steps .* about 13 here"):
+            timed_steps(1.0, None, tmp_path, default, 24, backbone, folds=1, last=19)
+
+
+class TestRows:
+    def test_of_few_are_each_chosen_by_once_and_reported_never(self):
+        given = [{**row, "text": f"{n} {row['text']}"} for n, row in enumerate(rows(100))]
+        task = custom_task(given, text_columns=["text"], label_column="label")
+        parts = parted(task, load_rows(task))
+        report = set(parts.report.columns["text"])
+        choosing = [text for _, rows in parts.folds for text in rows.columns["text"]]
+        assert (len(report), len(parts.folds)) == (30, 4)
+        assert sorted([*choosing, *report]) == sorted(row["text"] for row in given)
+        for train, rows_ in parts.folds:
+            assert not set(train.columns["text"]) & ({*rows_.columns["text"]} | report)
+
+    def test_of_many_are_held_out_and_the_users_own_splits_stay(self):
+        task = custom_task({"train": rows(240)}, text_columns=["text"], label_column="label")
+        parts = parted(task, load_rows(task))
+        assert [len(part) for part in (*parts.folds[0], parts.report)] == [153, 39, 48]
+        task = custom_task(SPLITS, text_columns=["text"], label_column="label")
+        parts = parted(task, load_rows(task))
+        assert [len(part) for part in (*parts.folds[0], parts.report)] == [160, 24, 32]
+
+
+class TestProposals:
+    def test_begin_with_the_default_settings_of_train(self, space):
+        first = space.candidate(proposals(space, [], 0, 4)[0])
+        assert first.prompt == PromptSettings()
+        assert first.settings == TrainSettings(steps=100)
+
+    def test_share_a_shape_and_follow_from_what_is_known(self, space):
+        before = [trial(n, n / 10, **{**space.default, "rate": 0.1 + n / 5}) for n in range(12)]
+        asked = proposals(space, before, 3, 4)
+        assert len({(params["template"], params["length"], params["loss"]) for params in asked}) == 1
+        assert asked == proposals(space, before, 3, 4)
+        assert asked != proposals(space, before, 4, 4)
+        assert asked[1:] != proposals(space, before[:-1], 3, 4)[1:]
+
+    def test_are_settings_that_every_method_can_have(self, space):
+        drawn = np.random.default_rng(0)
+        for _ in range(40):
+            params = {name: values[drawn.integers(len(values))] for name, values in space.choices.items()}
+            candidate = space.candidate({**params, "rate": 0.5})
+            method = Method.of(candidate.prompt)
+            if candidate.prompt.init != "instruction":
+                assert method.prompt_length == params["length"]
+            own = method.resolved(dataclasses.replace(candidate.prompt, lr=None)).lr or 0
+            assert candidate.prompt.lr == pytest.approx(own / 2, rel=0.01)
+
+
+class TestHalving:
+    def evaluation(self, step, scores, best=None):
+        return Evaluation(step=step, steps=10, scores=scores, best=best or scores, _records={})
+
+    def test_stops_the_worse_half_of_all_so_far_but_no_spared_one(self):
+        halving = Halving(rungs=(2,), earlier={2: [0.5, 0.6]}, spared=frozenset("d"))
+        evaluation = self.evaluation(2, {"a": 0.9, "b": 0.4, "c": 0.6, "d": 0.1})
+        halving.on_evaluation(evaluation)
+        assert set(evaluation._stopped) == {"b"}
+
+    def test_keeps_equals_and_looks_at_rungs_only(self):
+        halving = Halving(rungs=(2,), earlier={})
+        for evaluation in (self.evaluation(2, dict.fromkeys("abcd", 0.5)), self.evaluation(3, {"a": 1.0, "b": 0.0})):
+            halving.on_evaluation(evaluation)
+            assert not evaluation._stopped
+
+    def test_looks_at_evaluations_at_two_and_four_tenths(self):
+        assert rungs_of(TrainSettings(eval_every=20), 100) == (20, 40)
+        assert rungs_of(TrainSettings(eval_every=30), 100) == (30, 60)
+        assert rungs_of(TrainSettings(eval_every=100), 100) == ()
+
+
+class TestTheChoice:
+    def lead(self, mean, error):
+        measure = score_measure(["accuracy"], [answers([0] * 10, [0] * 10)])
+        return dataclasses.replace(measure, mean=mean, error=error)
+
+    def test_needs_a_lead_of_more_than_its_standard_error(self):
+        wins = [Challenge(trial=trial(1, 0.9), lead=self.lead(*pair)).is_convincing for pair in
+                [(0.03, 0.02), (0.02, 0.03), (-0.03, 0.02), (0.0, 0.0)]]  # fmt: skip
+        assert wins == [True, False, False, False]
+        assert not Challenge(trial=trial(1, 0.9), lead=None).is_convincing
+
+    def test_is_among_finished_trials_that_are_above_the_default(self):
+        trials = [trial(0, 0.6), trial(1, 0.7), trial(2, 0.9, "dropped"), trial(3, 0.6), trial(4, 0.8), trial(5, 0.65)]
+        assert [one.number for one in challengers(trials)] == [4, 1]
+
+
+class TestAMeasure:
+    def test_of_one_repeat_has_the_error_of_a_share(self):
+        gold = np.array([0, 1] * 200)
+        given = np.where(np.arange(400) < 100, 1 - gold, gold)
+        measure = score_measure(["accuracy"], [answers(given, gold)])
+        assert measure.mean == 0.75
+        assert measure.error == pytest.approx((0.75 * 0.25 / 400) ** 0.5, rel=0.1)
+        assert measure.deviation is None
+
+    def test_adds_the_variance_over_repeats(self):
+        gold = np.zeros(10_000, int)
+        repeats = [answers(1 * (np.arange(10_000) < share * 10_000), gold) for share in (0.1, 0.3, 0.2)]
+        measure = score_measure(["accuracy"], repeats)
+        assert measure.each == pytest.approx([0.9, 0.7, 0.8])
+        assert measure.deviation == pytest.approx(0.1)
+        assert measure.error == pytest.approx(0.1 / 3**0.5, rel=0.01)
+
+    def test_of_a_lead_is_paired_by_row(self):
+        draw = np.random.default_rng(0)
+        gold = draw.integers(0, 2, 400)
+        theirs = np.where(draw.random(400) < 0.5, gold, 1 - gold)
+        ours = theirs.copy()
+        ours[:40] = gold[:40]
+        pair = [answers(one, gold) for one in (ours, theirs)]
+        lead = lead_measure(["accuracy"], pair[:1], pair[1:])
+        gained = (ours != theirs).mean()
+        assert lead.mean == pytest.approx(gained)
+        assert lead.error == pytest.approx((gained * (1 - gained) / 400) ** 0.5, rel=0.1)
+        assert lead.is_significant
+        assert (lead.p or 1) < 0.001
+
+    def test_of_folds_has_the_error_of_all_their_rows(self):
+        gold = np.zeros(100, int)
+        half = answers(np.arange(100) % 2, gold)
+        one = score_measure(["accuracy"], [half])
+        none = answers(np.ones(100, int), gold)
+        folds = lead_measure(["accuracy"], [half] * 4, [none] * 4, are_same_rows=False)
+        assert folds.rows == 400
+        assert folds.error == pytest.approx(one.error / 2, rel=0.01)
+
+    def test_of_equal_answers_has_no_error_and_no_p(self):
+        same = [answers([0, 1], [0, 0])] * 2
+        lead = lead_measure(["accuracy"], same, same)
+        assert (lead.mean, lead.error, lead.p, lead.is_significant) == (0, 0, None, False)
+
+
+def test_a_budget_of_minutes_leaves_time_for_the_runs_that_decide():
+    budget = Budget(minutes=10.0, trials=None, folds=1, last=20, steps=100)
+    wave = Wave(trials=[Trial(number=n, params={}, state="finished", steps=100) for n in range(4)], seconds=60.0)
+    # 20 runs of 15 seconds are left for the end, so that 300 of 600 seconds are for waves.
+    assert [budget.is_enough([wave] * count) for count in (3, 4, 5)] == [False, False, True]
+    counted = Budget(minutes=None, trials=7, folds=1, last=20, steps=100)
+    assert not counted.is_enough([wave] * 99)
+    assert counted.most == 7
