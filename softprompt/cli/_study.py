@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 study = typer.Typer(help="Many runs, each trained once, in one folder.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Study file (TOML).")]
+Scale = Annotated[str | None, typer.Option("--scale", help="A scale that the file declares, as lab. Default: none.")]
 Store = Annotated[Path, typer.Option("--store", help="Folder of the runs.")]
 
 
@@ -27,6 +28,7 @@ def run_study(
     workers: Annotated[int, typer.Option(min=1, help="Processes to train with.")] = 1,
     fleet_size: Annotated[int, typer.Option(min=1, help="Most runs that share a pass of the frozen model.")] = 4,
     keep: Annotated[bool, typer.Option("--keep", help="Leave prompts and records in STORE/fleets.")] = False,
+    scale: Scale = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     quiet: Quiet = False,
@@ -37,7 +39,7 @@ def run_study(
     """
     from ..study import load_specs, run_all
 
-    specs = load_specs(file)
+    specs = load_specs(file, scale)
     options: dict[str, Any] = {"workers": workers, "fleet_size": fleet_size, "keep": keep, "data_root": data_root}
     run_all(specs, store, device=device, progress=not quiet, **options)
     print(store)
@@ -56,21 +58,23 @@ def print_table(
     pair: Annotated[
         list[str] | None, typer.Option(help="Keys that a pair agrees in; repeat. Default: task, seed.")
     ] = None,
+    scale: Scale = None,
     in_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     json_lines: Json = False,
 ) -> None:
     """Tables of the stored runs of a study file: scores, stuck share, norms; with --against, paired differences."""
-    from ..study import compare, load_specs, read, summary
+    from ..study import compare, load_specs, read, summary, with_reference
     from ..study.tables import varying
 
-    specs = _unique(load_specs(file))
+    specs = _unique(load_specs(file, scale))
     runs = [run for run in read(store, specs) if run is not None]
     if not runs:
         raise BadInput(f"{store} holds none of the {len(specs)} runs of {file}; run `softprompt study run` first")
     if len(runs) < len(specs):
         say(f"softprompt: {len(specs) - len(runs)} of {len(specs)} runs are missing; the table is of the others")
     if against is None:
-        rows = summary(runs, by or varying(specs) or ("task", "method"))
+        keys = by or varying(specs) or ("task", "method")
+        rows = with_reference(summary(runs, keys), runs, keys, file)
     else:
         key, sign, chosen = against.partition("=")
         if not sign:

@@ -12,24 +12,29 @@ from ..tasks import task as find_task
 from ._grid import grid
 from ._spec import RunSpec
 
-_PARTS = ("runs", "defaults", "tasks")
+_PARTS = ("runs", "defaults", "tasks", "scales", "reference")
 _TASK = ("files", "text_columns", "label_column", "number_column", "target_column", "template", "instruction",
          "label_words", "metrics", "max_length", "delimiter")  # fmt: skip
 
 
-def load_specs(path: "Path | str") -> list[RunSpec]:
+def load_specs(path: "Path | str", scale: str | None = None) -> list[RunSpec]:
     """The runs of a study file, in its order.
 
     Each table `[[runs]]` is one `grid`: its lists are axes. `[defaults]` holds what all tables share, `[tasks.NAME]`
     declares a task as `custom_task` does, with files relative to the study file, or with `lab` a lab task that has
-    other rows than it declares.
+    other rows than it declares. `[scales.NAME]` is the same study for another machine: its keys take the place of
+    those of the defaults and of every table, and its own tables `[[scales.NAME.runs]]` that of all tables.
+
+    Args:
+        path: the study file.
+        scale: a name in its `[scales]`; None is the study as the file declares it.
 
     Raises:
         BadInput: the file cannot be read, is no TOML, or has no runs.
-        UnknownName: a key that does not exist, with the nearest.
+        UnknownName: a key or a scale that does not exist, with the nearest.
     """
     path = Path(path)
-    values = _parsed(path)
+    values = at_scale(path, parsed(path), scale)
     for name in values:
         if name not in _PARTS:
             raise UnknownName(f"part of {path}", name, _PARTS)
@@ -43,7 +48,24 @@ def load_specs(path: "Path | str") -> list[RunSpec]:
     return [spec for table in tables for spec in _runs(path, {**defaults, **table}, tasks)]
 
 
-def _parsed(path: Path) -> dict[str, Any]:
+def at_scale(path: Path, values: dict[str, Any], scale: str | None) -> dict[str, Any]:
+    """The parts of a study file at one of its scales."""
+    scales = values.get("scales", {})
+    if not isinstance(scales, Mapping) or not all(isinstance(part, Mapping) for part in scales.values()):
+        raise BadInput(f"{path}: scales hold tables, as in [scales.lab]")
+    if scale is None:
+        return values
+    if not scales:
+        raise BadInput(f"{path} has no scales; leave --scale out")
+    chosen = dict(pick(f"scale of {path}", scale, scales))
+    runs = chosen.pop("runs", None)
+    if runs is None and isinstance(values.get("runs"), list):
+        runs = [{**table, **chosen} for table in values["runs"] if isinstance(table, Mapping)]
+    return {**values, "defaults": {**values.get("defaults", {}), **chosen}, "runs": runs}
+
+
+def parsed(path: Path) -> dict[str, Any]:
+    """The parts of a study file as they stand in it."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

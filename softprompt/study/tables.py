@@ -236,7 +236,7 @@ def _joined(row: Row) -> Row:
     return joined
 
 
-_SCORES = ("mean", "std", "se", "min", "median", "worst", "stuck", "difference", "p")
+_SCORES = ("mean", "std", "se", "min", "median", "worst", "stuck", "difference", "paper", "p")
 
 
 def _text(name: str, item: Any) -> str:

@@ -1,0 +1,146 @@
+"""The papers as studies: every file declares its runs at each scale, and published numbers stand beside ours."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from softprompt.errors import BadInput, UnknownName
+from softprompt.prompts.methods import METHODS
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.study import RunSpec, StoredRun, load_specs, summary, with_reference
+from softprompt.tasks import TASKS
+
+STUDIES = Path(__file__).parents[2] / "experiments"
+FILES = sorted([*STUDIES.glob("ept/*.toml"), *STUDIES.glob("ptp/*.toml")])
+REFERENCE = json.loads((STUDIES / "reference" / "ept.json").read_text())["tables"]
+# What was added up for the paper's means.
+GROUPS = {
+    "glue": ("glue/",),
+    "super_glue": ("super_glue/",),
+    "mrqa": ("mrqa/",),
+    "others": ("winogrande/", "yelp_polarity", "scitail", "paws"),
+    "the four": ("",),
+}
+BY = ("model", "task", "method")
+
+
+def run(task: str, method: str, score: float | None, seed: int = 0, model: str = "google-t5/t5-base") -> StoredRun:
+    spec = RunSpec(
+        task=task,
+        model=model,
+        prompt=PromptSettings(method=method, seeds=Seeds.all(seed)),
+        settings=TrainSettings(steps=1),
+    )
+    metrics = {} if score is None else {"test": {"score": score}}
+    return StoredRun(
+        name=spec.name, spec=spec, metrics=metrics, majority=0.5, best_step=1, trainable=1, head=0, stored=1,
+        seconds=1.0, status="finished", curve={},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [None, "real", "lab"])
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_declares_runs_at_every_scale(path: Path, scale: str | None):
+    specs = load_specs(path, scale)
+    assert specs
+    if scale == "lab":
+        assert len({spec.name for spec in specs}) == len(specs)
+        assert {spec.model for spec in specs} == {"lab-t5-small"}
+        assert all(spec.declared.name.startswith("lab/") for spec in specs)
+    if scale == "real":
+        assert {spec.model for spec in specs} == {"smollm2"}
+
+
+def test_a_scale_takes_the_place_of_defaults_and_of_every_table(tmp_path: Path):
+    path = tmp_path / "study.toml"
+    path.write_text(
+        '[defaults]\nmodel = "big"\nsteps = 9\n[[runs]]\ntask = "lab/color"\nsteps = 7\n[[runs]]\ntask = "lab/day"\n'
+        '[scales.small]\nmodel = "lab-t5"\nsteps = 3\n[scales.other]\n[[scales.other.runs]]\ntask = "lab/topic"\n'
+    )
+    assert [(s.model, s.settings.steps) for s in load_specs(path)] == [("big", 7), ("big", 9)]
+    assert [(s.model, s.settings.steps) for s in load_specs(path, "small")] == [("lab-t5", 3)] * 2
+    assert [s.declared.name for s in load_specs(path, "other")] == ["lab/topic"]
+    with pytest.raises(UnknownName, match="small"):
+        load_specs(path, "smal")
+
+
+def test_the_protocol_of_the_paper_is_the_scale_that_nobody_chose():
+    specs = load_specs(STUDIES / "ept" / "table1.toml")
+    assert {spec.settings.steps for spec in specs} == {30000}
+    assert {spec.settings.batch_size for spec in specs} == {16}
+    assert {spec.prompt.seeds.initialization for spec in specs} == {0, 1, 2}
+    few = load_specs(STUDIES / "ept" / "table3.toml")
+    assert {(spec.settings.steps, spec.settings.shots) for spec in few} == {(10000, k) for k in (4, 16, 32)}
+
+
+def test_cells_of_the_reference_name_known_tasks_and_methods():
+    cells = [cell for table in REFERENCE.values() for cell in table["cells"]]
+    assert {cell["task"] for cell in cells} <= set(TASKS)
+    # ATTEMPT and the adapters are methods that other parts of the package may lack.
+    assert {cell["method"] for cell in cells} - set(METHODS) <= {"adapter", "adapter-drop", "attempt", "spot"}
+    assert all(cell["value"] is None or 0 <= cell["value"] <= 100 for cell in cells)
+
+
+@pytest.mark.parametrize("name", [name for name, table in REFERENCE.items() if table["cells"]])
+def test_published_means_are_those_of_the_published_cells(name: str):
+    """A check of the copy: one wrong digit in a cell would show in its mean."""
+    cells = defaultdict(list)
+    for cell in REFERENCE[name]["cells"]:
+        for group, begins in GROUPS.items():
+            if cell["task"].startswith(begins):
+                cells[(cell["model"], cell["method"], cell.get("init"), group)].append(cell["value"])
+    for mean in REFERENCE[name]["means"]:
+        values = cells[(mean["model"], mean["method"], mean.get("init"), mean["tasks"])]
+        if None not in values:
+            assert sum(values) / len(values) == pytest.approx(mean["value"], abs=0.11)
+
+
+def test_a_row_has_the_published_number_and_the_difference_from_it():
+    path = STUDIES / "ept" / "table1.toml"
+    runs = [run("glue/rte", "ept", score, seed) for seed, score in enumerate((0.70, 0.72))]
+    runs += [run("glue/rte", "ept", 0.7, model="lab-t5"), run("lab/color", "ept", 0.9)]
+    rows = with_reference(summary(runs, BY), runs, BY, path)
+    assert rows[0]["paper"] == pytest.approx(0.688)
+    assert rows[0]["difference"] == pytest.approx(0.71 - 0.688)
+    assert [(row["paper"], row["difference"]) for row in rows[1:]] == [(None, None)] * 2
+
+
+def test_a_row_over_tasks_has_the_mean_of_its_cells_or_none():
+    path = STUDIES / "ept" / "table1.toml"
+    runs = [run(task, "ept", 0.5) for task in ("glue/rte", "glue/mrpc")]
+    (row,) = with_reference(summary(runs, ("method",)), runs, ("method",), path)
+    assert row["paper"] == pytest.approx((0.688 + 0.829) / 2)
+    runs.append(run("lab/color", "ept", 0.5))
+    (row,) = with_reference(summary(runs, ("method",)), runs, ("method",), path)
+    assert row["paper"] is None
+
+
+def test_a_damaged_cell_and_a_run_without_a_score_have_no_difference():
+    path = STUDIES / "ept" / "table2.toml"
+    runs = [run("mrqa/nq", "ept-star", 0.5), run("scitail", "ept-star", None)]
+    rows = with_reference(summary(runs, BY), runs, BY, path)
+    assert [(row["paper"], row["difference"]) for row in rows] == [(None, None)] * 2
+
+
+def test_a_study_without_a_reference_keeps_its_rows():
+    runs = [run("glue/rte", "ept", 0.7)]
+    rows = summary(runs, BY)
+    assert with_reference(rows, runs, BY, STUDIES / "ept" / "fig5.toml") == rows
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [("ept.json", "give a file and its table"), ("no.json#a", "cannot read"), ("bad.json#a", "holds no tables")],
+)
+def test_a_reference_that_cannot_be_read_is_named(reference: str, message: str, tmp_path: Path):
+    (tmp_path / "bad.json").write_text("[]")
+    path = tmp_path / "study.toml"
+    path.write_text(f'reference = "{reference}"\n[[runs]]\ntask = "lab/color"\nmodel = "m"\n')
+    with pytest.raises(BadInput, match=message):
+        with_reference([], [], BY, path)
+
+
+def test_every_table_of_the_paper_that_has_cells_is_named_by_its_file():
+    named = [path.read_text() for path in FILES if path.stem.startswith("table")]
+    assert {table for table in REFERENCE if any(f'ept.json#{table}"' in text for text in named)} == set(REFERENCE)
