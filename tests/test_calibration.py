@@ -185,11 +185,9 @@ class TestRun:
         run = train(task, str(folder), **short, output=tmp_path / "run")
         path = run.folder / "run.json"
         stored = json.loads(path.read_text())
-        assert stored["settings"]["loss"] == "tokens"
-        assert (
-            "scoring"
-            not in json.loads((run.folder / run.results[0].prompt / "prompt" / "prompt.json").read_text())["provenance"]
-        )
+        assert stored["settings"]["loss"] == "labels"
+        prompt = json.loads((run.folder / run.results[0].prompt / "prompt" / "prompt.json").read_text())
+        assert prompt["provenance"]["scoring"] == {"version": 1, "end": False}
         for name in ("loss", "label_smoothing", "class_weights", "calibrate"):
             del stored["settings"][name]
         path.write_text(json.dumps(stored))

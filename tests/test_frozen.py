@@ -56,10 +56,9 @@ class TestContext:
         ids = decoder.tokenizer(f"Good or bad?\n{context}a film answer:", return_tensors="pt").input_ids
         logits = decoder.model(ids).logits[0, -1].log_softmax(-1)
         bad, good = (decoder.tokenizer(word).input_ids[0] for word in (" bad", " good"))
-        end = decoder.model(torch.cat([ids, torch.tensor([[bad]])], 1)).logits[0, -1].log_softmax(-1)
         assert decoder.tokenizer.decode([bad, good]) == " bad good"
         assert len(decoder.tokenizer(context).input_ids) > task.max_length
-        torch.testing.assert_close(scores[0, 0], logits[bad] + end[decoder.ends[0]], atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(scores[0], logits[torch.tensor([bad, good])], atol=1e-4, rtol=1e-4)
 
 
 class TestBaselines:
@@ -228,9 +227,8 @@ class TestBesideTrainedPrompts:
 
     def test_the_run_keeps_them_and_does_not_compute_them_again(self, trained):
         path = trained.folder / "frozen.json"
-        lines = kept_baselines(
-            path, {"places": list(range(trained.comparison.of))}, lambda: pytest.fail("computed again")
-        )
+        about = {"places": list(range(trained.comparison.of)), "scoring": {"version": 1, "end": False}}
+        lines = kept_baselines(path, about, lambda: pytest.fail("computed again"))
         assert lines == list(trained.comparison.baselines)
 
     def test_the_run_keeps_the_comparison_and_a_report_shows_it(self, trained, tmp_path):

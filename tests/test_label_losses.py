@@ -12,7 +12,7 @@ from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput
 from softprompt.inference.answers import label_ids
 from softprompt.inference.evaluate import examples_for
-from softprompt.inference.scoring_rule import scoring_for
+from softprompt.inference.scoring_rule import auto_loss, scoring_for
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
@@ -33,6 +33,7 @@ LENGTH = 3
 ROWS = (0, 1, 2, 3, 4)
 # Of one token each without the end, of several, and of one, two and three tokens with a beginning in common.
 WORDS = {"one": ("bad", "good"), "several": ("not good", "very bad film"), "mixed": ("yes", "not good", "not bad film")}
+NINE = ("a", "the", "movie", "bad", "good", "great", "boring", "terrible", "wonderful")
 LOSSES = ("labels", "both")
 
 
@@ -279,7 +280,20 @@ class TestEndOfSequence:
         assert scoring_for(TrainSettings(loss="labels"), task, backbone).end is False
         assert scoring_for(TrainSettings(loss="labels"), prefixes, backbone).end is True
         assert scoring_for(TrainSettings(loss="both"), task, backbone).end is True
-        assert scoring_for(TrainSettings(), task, backbone).to_json() == {}
+        assert scoring_for(TrainSettings(loss="tokens"), task, backbone).to_json() == {}
+
+    def test_a_loss_that_nobody_chose_is_over_the_labels_of_a_decoder(self, setting):
+        """Unless it writes its answers, or reads a row more often than a loss over tokens does."""
+        backbone, task, _ = setting("gpt2", WORDS["mixed"])
+        assert auto_loss(task, backbone, TrainSettings()) == "labels"
+        assert auto_loss(task, backbone, TrainSettings(decode="generate")) == "tokens"
+        many = dataclasses.replace(task, labels=tuple(f"{word} film" for word in NINE))
+        assert auto_loss(many, backbone, TrainSettings()) == "tokens"
+        number = dataclasses.replace(task, answer="number", labels=())
+        assert auto_loss(number, backbone, TrainSettings()) == "tokens"
+        for family in ("t5", "bert"):
+            other, task, _ = setting(family)
+            assert auto_loss(task, other, TrainSettings()) == "tokens"
 
     @pytest.mark.parametrize("family", ["gpt2", "t5", "llama"])
     def test_without_it_labels_are_their_words_alone(self, family, setting):
@@ -327,7 +341,7 @@ class TestWeightsAndSmoothing:
     def test_balanced_weights_make_each_class_count_alike(self, setting):
         backbone, task, examples = setting("gpt2", WORDS["mixed"])
         skewed = dataclasses.replace(examples, gold=[0] * 36 + [1] * 12)
-        loss = loss_of(backbone, task, skewed, class_weights="balanced")
+        loss = loss_of(backbone, task, skewed, loss="tokens", class_weights="balanced")
         assert isinstance(loss, Weighted)
         assert loss.weights == (48 / (3 * 36), 48 / (3 * 12), 0.0)
         assert loss.loss == TokenLoss()

@@ -9,13 +9,21 @@ from ..tasks import Task
 from .answers import label_ids
 from .scoring import Scoring
 
+# Beginnings of labels that a row is read with, for a loss over labels that costs no more than one over tokens.
+MOST_BEGINNINGS = 8
+
 
 def auto_loss(task: Task, backbone: AbstractBackbone, settings: TrainSettings) -> Literal["tokens", "labels", "both"]:
-    """What --loss=auto stands for: the loss of the papers, until a measured comparison says otherwise.
+    """What --loss=auto stands for: a decoder that chooses among label words learns this choice, others learn tokens.
 
-    Where this changes, `study.RunSpec.numbers` has to tell runs of before from runs after.
+    It is the loss that did better on the lab models of each kind (docs/log.md). A decoder that generates its answers
+    has to learn to write them, and many labels of several tokens would cost more than the tokens do. Where this rule
+    changes, `study.RunSpec.numbers` has to tell runs of before from runs after.
     """
-    return "tokens"
+    if task.answer != "label" or backbone.kind != "decoder" or settings.decode == "generate":
+        return "tokens"
+    beginnings = {tuple(label[:-1]) for label in _without_end(backbone, task)}
+    return "labels" if len(beginnings) <= MOST_BEGINNINGS else "tokens"
 
 
 def with_loss(settings: TrainSettings, task: Task, backbone: AbstractBackbone) -> TrainSettings:
@@ -36,6 +44,10 @@ def scoring_for(settings: TrainSettings, task: Task, backbone: AbstractBackbone)
     settings = with_loss(settings, task, backbone)
     with_end = settings.loss != "labels"
     if not with_end:
-        rows = label_ids(backbone, task)
-        with_end = prefix_pair([row[:-1] if row[-1] in backbone.ends else row for row in rows]) is not None
+        with_end = prefix_pair(_without_end(backbone, task)) is not None
     return Scoring(end=with_end, normalize=settings.normalize)
+
+
+def _without_end(backbone: AbstractBackbone, task: Task) -> list[list[int]]:
+    """Token ids of the label words, one of which may be the beginning of another."""
+    return [row[:-1] if row[-1] in backbone.ends else row for row in label_ids(backbone, task)]

@@ -19,6 +19,8 @@ from ..tasks import task as find_task
 # Increase this number after a change to what training computes from the same settings. Every run then gets a new name.
 NUMBERS = 2
 DIGITS = 16
+# Models on which the loss "auto" is known to be "tokens" as before, without loading them: no decoders.
+AUTO_IS_TOKENS = ("lab-t5", "lab-t5-small", "lab-bert")
 # Fields of a run that say what its frozen model is. Each is an axis of studies and a key of stores: what every run has
 # by its own name, and the rest in `backbone`.
 _OF_MODEL = ("model", "answers", "dtype", "engine", "quantize", "revision")
@@ -109,8 +111,9 @@ class RunSpec:
         if self.prompt.restarts == 1:
             # One restart means that restarts are off, so it counts as absent.
             del values["lane"]["restarts"]
-        if values["settings"].get("loss") in ("auto", "tokens"):
-            # What runs of before mean, which had no other loss.
+        loss = values["settings"].get("loss")
+        if loss == "tokens" or (loss == "auto" and self.model in AUTO_IS_TOKENS):
+            # What runs of before mean, which had no other loss. On a decoder, "auto" means another one since.
             del values["settings"]["loss"]
         return {"format": NUMBERS, **values}
 
