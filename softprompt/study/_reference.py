@@ -62,17 +62,19 @@ def reference_cells(path: Path) -> list[dict[str, Any]] | None:
 
 
 def _beside(row: Row, runs: Sequence[StoredRun], cells: Sequence[Mapping[str, Any]]) -> Row:
-    wanted = {cell_index: cell for run in runs for cell_index, cell in [_cell_of(run, cells)]}
-    published = [None if cell is None else cell["value"] for cell in wanted.values()]
-    if not published or any(number is None for number in published) or row.get("mean") is None:
+    places = {_cell_of(run, cells) for run in runs}
+    published = [cells[place]["value"] for place in places if place is not None]
+    known = [number for number in published if number is not None]
+    if not known or len(known) < len(places) or row.get("mean") is None:
         return {"paper": None, "difference": None}
-    paper = sum(published) / len(published) / UNIT
+    paper = sum(known) / len(known) / UNIT
     return {"paper": paper, "difference": row["mean"] - paper}
 
 
-def _cell_of(run: StoredRun, cells: Sequence[Mapping[str, Any]]) -> tuple[int, Mapping[str, Any] | None]:
-    """The place and the cell of a run: all keys of the cell are its own."""
-    for place, cell in enumerate(cells):
-        if all(value(run.spec, key) == cell[key] for key in cell if key not in _NOT_KEYS):
-            return place, cell
-    return -1, None
+def _cell_of(run: StoredRun, cells: Sequence[Mapping[str, Any]]) -> int | None:
+    """The place of a run's cell: the first of which all keys are the run's own."""
+    return next((place for place, cell in enumerate(cells) if _is_of(run, cell)), None)
+
+
+def _is_of(run: StoredRun, cell: Mapping[str, Any]) -> bool:
+    return all(value(run.spec, key) == cell[key] for key in cell if key not in _NOT_KEYS)
