@@ -11,6 +11,7 @@ Nothing heavy is imported before a run is named or trained.
 from ._early import missing as missing
 from ._file import load_specs as load_specs
 from ._grid import grid as grid
+from ._reference import published as published
 from ._reference import with_reference as with_reference
 from ._run import kept_prompt as kept_prompt
 from ._run import read as read

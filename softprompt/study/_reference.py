@@ -1,4 +1,4 @@
-"""Published numbers beside those of a study: a JSON file of cells, which a study file names."""
+"""Published numbers beside ours: JSON files of cells, which a study file names and a report finds by task and model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,8 @@ from ._file import parsed
 from ._stored import StoredRun
 from .tables import Row, value
 
+# What papers print, as far as it is known: EPT's tables.
+PUBLISHED = Path(__file__).parent / "published"
 # What a cell holds beside the keys that say which runs it is of.
 _NOT_KEYS = ("value", "label")
 UNIT = 100.0
@@ -49,16 +51,34 @@ def reference_cells(path: Path) -> list[dict[str, Any]] | None:
     if not isinstance(named, str) or "#" not in named:
         raise BadInput(f"{path}: reference is {named!r}; give a file and its table, as in 'ept.json#table1'")
     file, _, table = named.partition("#")
-    place = path.parent / file
-    try:
-        tables = json.loads(place.read_text(encoding="utf-8"))["tables"]
-    except OSError as error:
-        raise BadInput(f"cannot read {place}, the reference of {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"{place} holds no tables of published numbers; give another reference in {path}") from error
+    own = path.parent / file
+    place = own if own.exists() or not (PUBLISHED / file).is_file() else PUBLISHED / file
+    tables = _tables(place, f"the reference of {path}")
     if table not in tables:
         raise UnknownName(f"table of {place}", table, tables)
     return tables[table]["cells"]
+
+
+def published(task: str, model: str) -> dict[str, float]:
+    """The score that the table 1 of Explosive Prompt Tuning prints for each method on a task and a model, in 0..1.
+
+    Args:
+        task: its name.
+        model: a name on the hub, or a folder that is called like it; empty for models that the paper does not have.
+    """
+    cells = _tables(PUBLISHED / "ept.json", "what the paper prints")["table1"]["cells"]
+    name = model.rstrip("/").rpartition("/")[2]
+    of_model = [cell for cell in cells if cell["task"] == task and cell["model"].rpartition("/")[2] == name]
+    return {cell["method"]: cell["value"] / UNIT for cell in of_model}
+
+
+def _tables(place: Path, what: str) -> dict[str, Any]:
+    try:
+        return json.loads(place.read_text(encoding="utf-8"))["tables"]
+    except OSError as error:
+        raise BadInput(f"cannot read {place}, {what}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(f"{place}, {what}, holds no tables of published numbers; give another file") from error
 
 
 def _beside(row: Row, runs: Sequence[StoredRun], cells: Sequence[Mapping[str, Any]]) -> Row:

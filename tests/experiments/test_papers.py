@@ -9,11 +9,12 @@ from softprompt.errors import BadInput, UnknownName
 from softprompt.prompts.methods import METHODS
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, load_specs, summary, with_reference
+from softprompt.study._reference import PUBLISHED
 from softprompt.tasks import TASKS
 
 STUDIES = Path(__file__).parents[2] / "experiments"
 FILES = sorted([*STUDIES.glob("ept/*.toml"), *STUDIES.glob("ptp/*.toml")])
-REFERENCE = json.loads((STUDIES / "reference" / "ept.json").read_text())["tables"]
+REFERENCE = json.loads((PUBLISHED / "ept.json").read_text())["tables"]
 # What was added up for the paper's means.
 GROUPS = {
     "glue": ("glue/",),
