@@ -9,7 +9,19 @@ from softprompt.data import grouped_splits, load_rows, split_rows
 from softprompt.data._table import Rows
 from softprompt.data.check import check_task
 from softprompt.errors import BadInput
-from softprompt.tasks import EPT_TASKS, GROUPS, OFFICIAL_ROWS, TASKS, Record, Task, class_of, gold, styled, task
+from softprompt.tasks import (
+    EPT_TASKS,
+    GROUPS,
+    OFFICIAL_ROWS,
+    TASKS,
+    Record,
+    Task,
+    answer_text,
+    class_of,
+    gold,
+    styled,
+    task,
+)
 from softprompt.tasks._mrqa import questions
 
 # One row of each task in its hub's columns, written for this test, and the texts that it becomes.
@@ -181,3 +193,15 @@ def test_the_command_checks_tasks_by_name(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["super_glue/copa", "super_glue/wsc", "fewglue/wic", "mrqa/squad-dev"])
 def test_real_rows_are_those_of_the_published_sets(name):
     assert check_task(task(name), os.environ["SOFTPROMPT_DATA_ROOT"]).is_complete
+
+
+def test_the_style_compat_repeats_what_earlier_code_does_and_nothing_else():
+    row = {"sentence": "the _ did not fit", "option1": "trophy", "option2": "case", "answer": "2"}
+    wrong, right = (styled(task("winogrande/xs"), style) for style in ("compat", "numeric"))
+    assert wrong.render(row).text == "sentence: the _ did not fit option0: trophy option1: trophy"
+    assert right.render(row).text == "sentence: the _ did not fit option0: trophy option1: case"
+    assert wrong.labels == right.labels == ("0", "1")
+    rounded = [answer_text(styled(task("glue/stsb"), style), 3.47) for style in ("compat", "numeric")]
+    assert rounded == ["3.5", "3.4"]
+    with pytest.raises(BadInput, match="earlier code treats it as 'numeric' does"):
+        styled(task("glue/rte"), "compat")

@@ -6,20 +6,22 @@ from typing import Any
 
 from ..errors import BadInput, UnknownName
 from ._base import Task
+from ._compat import compat_of
 from ._instruct import instruct
 from ._numbers import finite_number
 from ._patterns import patterned
 
-STYLES = ("numeric", "words", "instruct", "t5", "pet")
+STYLES = ("numeric", "compat", "words", "instruct", "t5", "pet")
 
 
 def styled(task: Task, style: str) -> Task:
     """The task with the label words and the template of a style.
 
     "numeric" is what Explosive Prompt Tuning uses (appendix B): the template without prefix, answers "0", "1" ...
-    "words" is the same template with class words. "t5" is T5's own prefix, column order and class words. "pet-2" is
-    the task's cloze pattern number 2 of `PATTERNS` with its label words, "pet" the first. "instruct" is the wording of
-    `INSTRUCT` for language models: an instruction, a template with its cue, and label words.
+    "compat" is "numeric" with what ATTEMPT's and DePT's code does to some tasks (`COMPAT`), for the paper's own numbers
+    may hold it. "words" is the same template with class words. "t5" is T5's own prefix, column order and class words.
+    "pet-2" is the task's cloze pattern number 2 of `PATTERNS` with its label words, "pet" the first. "instruct" is the
+    wording of `INSTRUCT` for language models: an instruction, a template with its cue, and label words.
 
     Raises:
         UnknownName: another style, or a pattern that the task does not have.
@@ -34,8 +36,9 @@ def styled(task: Task, style: str) -> Task:
         return task
     if task.style != "words":
         raise BadInput(f"task {task.name!r} is already in style {task.style!r}; style it as it was declared")
-    if style == "numeric":
-        return dataclasses.replace(task, style=style, labels=tuple(str(i) for i in range(len(task.labels))))
+    if style in ("numeric", "compat"):
+        changes = compat_of(task) if style == "compat" else {}
+        return dataclasses.replace(task, style=style, labels=tuple(str(i) for i in range(len(task.labels))), **changes)
     if style == "instruct":
         return instruct(task)
     if kind == "pet":
