@@ -698,6 +698,20 @@ def test_the_command_line_trains_evaluates_and_predicts(tmp_path, capsys):
     assert "holds trained weights, not a prompt" in capsys.readouterr().err
 
 
+def test_the_command_line_imports_weights_of_stock_peft(tiny_gpt, save_tiny, backbone_of, tmp_path, capsys):
+    model, tokenizer = tiny_gpt("gpt2")
+    folder = save_tiny(tmp_path / "model", model, tokenizer)
+    stock = peft_model(backbone_of("gpt2"), 0, "ia3")
+    stock.save_pretrained(tmp_path / "stock")
+    assert main(["import", str(tmp_path / "stock"), "--output", str(tmp_path / "kept")]) == 2
+    assert "name it with --model" in capsys.readouterr().err
+    assert main(["import", str(tmp_path / "stock"), "--model", str(folder), "--output", str(tmp_path / "kept")]) == 0
+    tuned = load_tuned(tmp_path / "kept")
+    assert tuned.kind == "ia3"
+    assert tuned.provenance.training == {"imported_from": "PEFT IA3"}
+    assert main(["import", str(tmp_path / "stock"), "--model", str(folder), "--output", str(tmp_path / "kept")]) == 2
+
+
 def test_the_demo_shows_prompts_only(tmp_path):
     with pytest.raises(BadInput, match="'full' trains weights"):
         Demo(methods=["full"], output=tmp_path)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..backbones import lasting_name, source_of
 from ..backbones.base import AbstractBackbone
 from ..backbones.family import text_config
+from ..baselines import READ_FROM_PEFT
 from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch
 from ..prompts.prompt import BackboneIdentity, SoftPrompt
 from ..store import (
@@ -183,9 +184,11 @@ def _readable_config(folder: Path) -> dict[str, Any]:
         raise BadInput(f"{str(folder)!r} holds no {CONFIG}; give a folder written by PEFT's save_pretrained")
     config = read_json(folder / CONFIG)
     if config.get("peft_type") not in READABLE:
+        as_weights = config.get("peft_type") in READ_FROM_PEFT
         raise BadInput(
             f"{str(folder)!r} is of type {config.get('peft_type')!r}, which is more than rows before the input; "
             f"{' and '.join(READABLE)} can be imported"
+            + (", and `softprompt import` reads this type as trained weights" if as_weights else "")
         )
     if not (folder / WEIGHTS).is_file():
         pickled = [path.name for path in folder.glob("adapter_model.*")]
