@@ -112,7 +112,7 @@ class Loop:
         save: Callable[["Loop"], None],
         is_stopped: Callable[[], bool],
         watch: Callable[["Loop", dict[str, float]], None],
-        judged: Callable[["Loop"], None],
+        judged: Callable[["Loop"], None] = lambda loop: None,
     ) -> bool:
         """Train to the end; False if `is_stopped` ended it earlier. Saves after each evaluation and when stopped.
 

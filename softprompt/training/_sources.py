@@ -96,7 +96,6 @@ def _probed(plan: Plan, run_data: RunData, prompts: Sequence[PromptSettings]) ->
         stack.callback(timing.close)
         stack.callback(run_data.backbone.dropout, False)
         loop = Loop(run_data, members, settings, steps, timing)
-        nothing = {"save": lambda loop: None, "watch": lambda loop, losses: None, "judged": lambda loop: None}
-        loop.run(is_stopped=lambda: False, **nothing)
+        loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
         trained = [member.trainable for member in members]
     return [torch.nan_to_num(one.folded()) for one in trained if isinstance(one, TrainablePrompt)]
