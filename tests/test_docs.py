@@ -21,6 +21,8 @@ from softprompt.study import StoredRun, load_specs
 from softprompt.study._stored import path_of, to_bytes
 
 ROOT = Path(__file__).parent.parent
+# Options of Slurm.
+OF_LAUNCHERS = {"--array"}
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "log.md")]
 
 
@@ -101,7 +103,7 @@ def options_of_studies() -> set[str]:
 def test_every_option_that_a_page_names_exists(page: Path):
     ours = re.sub(r"(?m)^ *pip install .*$", "", page.read_text())
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*(?![\w*-])", ours))
-    of_other_tools = {f"--{name}" for name in OTHER_NAMES}
+    of_other_tools = {f"--{name}" for name in OTHER_NAMES} | OF_LAUNCHERS
     known = options_of(program()) | options_of_benchmarks() | options_of_studies() | of_other_tools | {"--help"}
     assert named - known == set()
 

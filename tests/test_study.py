@@ -1,29 +1,33 @@
 """The run store: names, claims, kills, several processes; and tables against numpy and scipy."""
 
 import dataclasses
+import io
 import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 from scipy import stats
 from softprompt import backbones, training
 from softprompt import store as store_module
 from softprompt.backbones import load_backbone
 from softprompt.cli import main
-from softprompt.errors import BadInput, DamagedFile, SoftPromptError, UnknownName
+from softprompt.errors import BadInput, DamagedFile, UnknownName
 from softprompt.metrics import is_stuck
 from softprompt.prompts.methods import METHODS
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import (
+    RunsFailed,
     RunSpec,
     StoredRun,
     compare,
@@ -36,7 +40,11 @@ from softprompt.study import (
     run_all,
     summary,
 )  # fmt: skip
+from softprompt.study import _fleets as fleets
+from softprompt.study import _lease as lease_module
 from softprompt.study import _work as run_module
+from softprompt.study import _workers as workers
+from softprompt.study._failed import mark_failed
 from softprompt.study._fleets import claim, finish, give_up, group
 from softprompt.study._progress import state
 from softprompt.study._stored import POINTS, curves, load, path_of, to_bytes
@@ -406,22 +414,38 @@ class TestStore:
     def test_an_error_names_its_run_and_leaves_nothing_to_stumble_over(self, specs, tmp_path, monkeypatch):
         store = tmp_path / "store"
         bad = dataclasses.replace(specs[0], prompt=PromptSettings(init="text:"))
-        with pytest.raises(
-            UnknownName, match=rf"run {bad.name} \(prompt-tuning, seed 0, reviews, .*\): unknown initialiser"
-        ):
+        told = rf"run {bad.name} \(prompt-tuning, seed 0, reviews, .*\): unknown initialiser"
+        with pytest.raises(UnknownName, match=told):
             quietly([bad], store)
         assert not list(store.glob("fleets/*"))
         none = dataclasses.replace(specs[0], model=str(tmp_path / "nowhere"))
         with pytest.raises(BadInput, match=rf"run {none.name} .*no model folder"):
             quietly([none], store)
 
-        def broken(*arguments, **options):
-            raise MemoryError("no memory left")
+    def test_of_runs_that_fail_together_only_the_one_that_fails_alone_is_marked(self, specs, tmp_path, monkeypatch):
+        store, train = tmp_path / "store", training.train
+        asked = []
+
+        def broken(*arguments, prompts, **options):
+            asked.append(len(prompts))
+            if specs[1].prompt in prompts:
+                raise MemoryError("no memory left")
+            return train(*arguments, prompts=prompts, **options)
 
         monkeypatch.setattr(training, "train", broken)
-        with pytest.raises(MemoryError) as error:
-            quietly(specs, store)
-        assert error.value.__notes__ == [f"while training {specs[0].describe()} and 3 more beside it"]
+        with pytest.raises(RunsFailed, match=r"1 of 4 runs failed, .*; the first: MemoryError: no memory left"):
+            quietly(specs[:4], store)
+        assert asked == [4, 1, 1, 1, 1]
+        assert [run is not None for run in read(store, specs[:4])] == [True, False, True, True]
+        assert (
+            f"while training {specs[1].describe()}" in (store / "failed" / specs[1].name / "traceback.txt").read_text()
+        )
+        with pytest.raises(RunsFailed, match="1 of 4"):
+            quietly(specs[:4], store)
+        assert len(asked) == 5, "a run that failed is not tried again"
+        monkeypatch.undo()
+        assert all(quietly(specs[:4], store, retry_failed=True))
+        assert not list((store / "failed").iterdir())
 
     @pytest.mark.parametrize("options", [{"fleet_size": 0}, {"workers": 0}])
     def test_no_prompts_and_no_workers_are_refused(self, options, specs, tmp_path):
@@ -464,6 +488,10 @@ class TestStore:
         assert runs[0].name != runs[1].name
 
 
+class Killed(BaseException):
+    """Ends a process as nothing that it could handle."""
+
+
 class TestKills:
     def test_a_killed_process_is_gone_on_with_to_the_same_bytes(self, specs, tmp_path):
         specs = [dataclasses.replace(s, settings=TrainSettings(steps=20, eval_every=2, batch_size=4)) for s in specs]
@@ -486,15 +514,15 @@ class TestKills:
 
         def dying(target, content, *, what, replace=False):
             if target.parent.name == "runs" and next(count) == stored:
-                raise MemoryError("killed")
+                raise Killed
             return write(target, content, what=what, replace=replace)
 
         def dead(*arguments):
-            raise MemoryError("killed")
+            raise Killed
 
         monkeypatch.setattr(store_module, "write_file", dying)
         monkeypatch.setattr(run_module, "finish", dead)
-        with pytest.raises(MemoryError):
+        with pytest.raises(Killed):
             quietly(specs[:4], killed)
         assert len(list((killed / "runs").glob("*.json"))) == stored
         monkeypatch.undo()
@@ -508,7 +536,7 @@ class TestKills:
         quietly(specs[:2], whole)
         found = claim(killed, group(specs[:2], 4))
         assert found.fleet is not None
-        found.fleet.lock.release()
+        found.fleet.lease.lock.release()
         # Killed before the plan was written, while a folder was made, and while one was removed.
         (found.fleet.run).mkdir()
         (found.fleet.run / ".run.json.abcdef01.tmp").write_text("{")
@@ -522,13 +550,14 @@ class TestKills:
         plain = [dataclasses.replace(spec, prompt=dataclasses.replace(spec.prompt, lr=None)) for spec in specs[:1]]
         left = claim(tmp_path, group(plain, 4)).fleet
         assert left is not None
-        left.lock.release()
+        left.lease.lock.release()
         monkeypatch.setitem(METHODS, "ept-star", dataclasses.replace(METHODS["ept-star"], lr=0.123))
         fresh = [dataclasses.replace(spec) for spec in plain]
+        fleets._plan.cache_clear()
         found = claim(tmp_path, group(fresh, 4)).fleet
         assert found is not None
         assert found.folder != left.folder
-        found.lock.release()
+        found.lease.lock.release()
 
     def test_an_interrupted_study_says_how_to_go_on_and_does(self, specs, tmp_path, monkeypatch):
         whole, stopped = tmp_path / "whole", tmp_path / "stopped"
@@ -569,7 +598,7 @@ sys.exit(_workers.main())
 def worker(specs, store, *, dies: int | None = None, **options) -> "subprocess.Popen[bytes]":
     """A process that trains these runs; with `dies`, until it has made so many steps over all its fleets."""
     job = {"store": str(store), "specs": [spec.to_json() for spec in specs], "fleet_size": 4, "data_root": None}
-    job |= {"device": "cpu", "keep": False, **options}
+    job |= {"device": "cpu", "keep": False, "wait": True, "lease_seconds": 120, **options}
     program = ["-m", "softprompt.study._workers"] if dies is None else ["-c", DYING, str(dies)]
     process = subprocess.Popen([sys.executable, *program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None
@@ -577,6 +606,47 @@ def worker(specs, store, *, dies: int | None = None, **options) -> "subprocess.P
     process.stdin.close()
     process.stdin = None
     return process
+
+
+class Forked(subprocess.Popen[bytes]):
+    """A worker that is a copy of this process, so that nothing has to be imported again; with `dies` as in `worker`."""
+
+    # Popen's own constructor is not called, and what it would clean up is not there.
+    _child_created = False
+
+    def __init__(self, job: Any, dies: int | None):
+        self.stdout, self.returncode = io.BytesIO(), None
+        self.pid = os.fork()
+        if self.pid == 0:
+            if dies is not None:
+                optimize, left = Loop._optimize, iter(range(dies))
+                Loop._optimize = lambda self: optimize(self) if next(left, None) is not None else kill_this_process()
+            groups = group([RunSpec.from_json(spec) for spec in job["specs"]], job["fleet_size"])
+            try:
+                run_module.work(Path(job["store"]), groups, **{name: job[name] for name in workers.OPTIONS})
+            finally:
+                os._exit(0)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def terminate(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def wait(self, timeout: float | None = None) -> int:
+        while self.poll() is None:
+            time.sleep(0.01)
+        assert self.returncode is not None
+        return self.returncode
+
+
+def kill_this_process() -> typing.NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
 
 class TestSeveralProcesses:
@@ -608,22 +678,85 @@ class TestSeveralProcesses:
             finish(tmp_path, fleet)
         assert list((tmp_path / "fleets").iterdir()) == []
 
-    def test_two_processes_at_once_equal_one_and_train_nothing_twice(self, specs, tmp_path):
+    def test_four_processes_of_which_two_are_killed_train_forty_runs_once_each(
+        self, task, model, tmp_path, monkeypatch
+    ):
+        axes = {"task": task, "model": model, "eval_every": 1, "batch_size": 4}
+        specs = grid(**axes, steps=2, method=["ept-star", "prompt-tuning"], lr=[0.1, 0.3], seed=range(10))
+        np.save(tmp_path / "wide.npy", np.ones((10, 3), dtype=np.float32))
+        (bad,) = grid(**axes, steps=3, init=f"file:{tmp_path / 'wide.npy'}")
         serial, shared = tmp_path / "serial", tmp_path / "shared"
-        quietly(specs, serial, fleet_size=1)
-        processes = [worker(specs, shared, fleet_size=1, keep=True) for _ in range(2)]
-        assert [process.wait() for process in processes] == [0, 0]
-        for process in processes:
-            process.communicate()
-        assert contents(serial) == contents(shared)
-        records = list(shared.glob("fleets/*/run/timing.jsonl"))
-        assert len(records) == 8
-        assert all(len(list(read_record(record))) == 2 for record in records)
+        quietly(specs, serial)
+        started = []
 
-    def test_workers_end_with_the_first_error_and_it_names_the_run(self, specs, tmp_path):
-        bad = dataclasses.replace(specs[0], prompt=PromptSettings(init="text:"))
-        with pytest.raises(SoftPromptError, match=f"run {bad.name} .*unknown initialiser"):
-            quietly([bad, *specs], tmp_path / "store", workers=2)
+        def two_die(job, environment):
+            started.append(job)
+            return Forked(job, {1: 1, 2: 0}.get(len(started)))
+
+        monkeypatch.setattr(workers, "_start", two_die)
+        with pytest.raises(RunsFailed, match=rf"1 of 41 runs failed, .*; the first: run {bad.name} \("):
+            quietly([bad, *specs], shared, workers=4, keep=True)
+        assert len(started) == 6, "who is killed is replaced"
+        assert contents(serial) == contents(shared)
+        records = list(shared.glob("fleets/*/run*/timing.jsonl"))
+        assert len(records) == 10
+        assert all([row["step"] for row in read_record(record)] == [1, 2] for record in records)
+
+    def test_a_process_that_stands_still_loses_its_runs_and_cannot_store_them(self, specs, tmp_path, caplog):
+        store, groups = tmp_path / "store", group(specs[:2], 4)
+        stalled = claim(store, groups, lease_seconds=0.0).fleet
+        assert stalled is not None
+        models = run_module.Models(store, "cpu")
+        os.utime(stalled.folder / "lease.json", (0, 0))
+        taken = claim(store, groups).fleet
+        assert taken is not None
+        assert taken.run != stalled.run
+        (theirs, ours) = (run_module._attempt(store, fleet, models, None) for fleet in (taken, stalled))
+        assert theirs
+        assert ours, "there is nothing left to do"
+        assert "another process has taken over" in caplog.text
+        assert contents(store).keys() == {path_of(store, spec.name).name for spec in specs[:2]}
+        assert not list((store / "failed").glob("*"))
+
+    def test_a_process_that_wakes_up_with_results_throws_them_away(self, specs, tmp_path, monkeypatch):
+        store, groups, train = tmp_path / "store", group(specs[:1], 4), training.train
+
+        def stalling(*arguments, **options):
+            run = train(*arguments, **options)
+            monkeypatch.undo()
+            os.utime(next(store.glob("fleets/*/lease.json")), (0, 0))
+            other = claim(store, groups).fleet
+            assert other is not None
+            assert list(read_record(other.run / "timing.jsonl")), "the work of before is copied"
+            path_of(store, specs[0].name).parent.mkdir()
+            path_of(store, specs[0].name).write_text("of the new owner")
+            return run
+
+        monkeypatch.setattr(training, "train", stalling)
+        run_module.work(store, groups, data_root=None, device="cpu", keep=False, wait=False)
+        assert path_of(store, specs[0].name).read_text() == "of the new owner"
+
+    def test_another_machine_waits_for_the_end_of_a_lease(self, specs, tmp_path, monkeypatch):
+        groups = group(specs[:1], 4)
+        first = claim(tmp_path, groups).fleet
+        assert first is not None
+        monkeypatch.setattr(lease_module, "machine", lambda: "elsewhere")
+        first.lease.lock.release()
+        assert claim(tmp_path, groups).fleet is None, "a lock that seems free may be one that does not reach"
+        os.utime(first.folder / "lease.json", (0, 0))
+        second = claim(tmp_path, groups).fleet
+        assert second is not None
+        give_up(tmp_path, second)
+        give_up(tmp_path, first)
+
+    def test_a_fleet_that_kills_its_processes_is_given_up_after_three(self, specs, tmp_path):
+        store, groups = tmp_path / "store", group(specs[:1], 4)
+        for _ in range(3):
+            fleet = claim(store, groups).fleet
+            assert fleet is not None
+            fleet.lease.lock.release()
+        with pytest.raises(RunsFailed, match="3 processes in a row died"):
+            quietly(specs[:1], store)
 
 
 SCORES = {"a": (0.9, 0.5, 0.7, 0.8, None), "b": (0.6, 0.65, 0.55, 0.8, 0.4)}
@@ -852,11 +985,69 @@ class TestCommand:
         assert capsys.readouterr().out == markdown(summary(runs, by=("method",))) + "\n"
         assert main(["study", "table", str(file), "--store", store, "--against", "method=ept-star", "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == compare(runs, "method", "ept-star")[0]
+        assert main(["study", "compare", str(file), "method=ept-star", "--store", store, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == compare(runs, "method", "ept-star")[0]
         path_of(Path(store), runs[0].name).unlink()
         assert main(["study", "table", str(file), "--store", store, "--by", "seed", "--markdown"]) == 0
         found = capsys.readouterr()
         assert found.err == "softprompt: 1 of 4 runs are missing; the table is of the others\n"
         assert found.out == markdown(summary(runs[1:], by=("seed",))) + "\n"
+
+    def test_a_plan_counts_what_is_left_and_measures_what_it_costs(self, file, tmp_path, capsys):
+        place = [str(file), "--store", str(tmp_path / "store")]
+        assert main(["study", "plan", *place, "--no-measure", "--json"]) == 0
+        (plain,) = map(json.loads, capsys.readouterr().out.splitlines())
+        assert plain["fleets"] == 1
+        assert (plain["runs"], plain["stored"], plain["steps"], plain["tokens"]) == (4, 0, 4, None)
+        mark_failed(tmp_path / "store", load_specs(file)[0], ValueError())
+        assert main(["study", "plan", *place, "--device", "cpu", "--json"]) == 0
+        (measured,) = map(json.loads, capsys.readouterr().out.splitlines())
+        assert (measured["failed"], measured["fleets"], measured["steps"]) == (1, 1, 4)
+        # Three prompts, four steps, four rows; a row has its words, at most 12, an end and ten vectors.
+        assert 3 * 4 * 4 * 10 < measured["tokens"] < 3 * 4 * 4 * (10 + 40)
+        assert measured["seconds"] > 0
+        assert not list((tmp_path / "store").glob("runs/*"))
+
+    def test_status_best_and_export_say_what_is_stored_failed_and_left(self, file, tmp_path, capsys, monkeypatch):
+        store, specs = tmp_path / "store", load_specs(file)
+        scores = (0.5, 0.9)
+        for spec, score in zip(specs, scores, strict=False):
+            values = {"trainable": 1, "head": 0, "stored": 1, "seconds": 1.0, "status": "finished", "majority": 0.5}
+            metrics = {"validation": {"score": score}, "test": {"score": score - 0.1}}
+            run = StoredRun(name=spec.name, spec=spec, metrics=metrics, best_step=2, **values)
+            store_module.write_file(path_of(store, spec.name), to_bytes(run), what="a run")
+        mark_failed(store, specs[2], ValueError("50 % < all & more"))
+        held = claim(store, [(specs[3],)]).fleet
+        assert held is not None
+        place = [str(file), "--store", str(store)]
+        assert main(["study", "status", *place]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith("2 of 4 runs stored, 1 in training, 0 left, 1 failed")
+        assert f"(process {os.getpid()}): 1 runs, step 0" in said
+        assert f"failed {specs[2].name}: ValueError: 50 % < all & more" in said
+        assert main(["study", "status", *place, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["running"] == 1
+        give_up(store, held)
+        assert main(["study", "table", *place]) == 0
+        assert f"failed and in no row: {specs[2].name}: ValueError" in capsys.readouterr().err
+        assert main(["study", "best", *place, "-n", "1", "--json"]) == 0
+        (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+        assert (row["run"], row["validation score"], row["test score"]) == (specs[1].name, 0.9, 0.8)
+        for end in ("csv", "parquet", "json", "md", "tex"):
+            assert main(["study", "export", *place, str(tmp_path / f"runs.{end}")]) == 0
+        frames = [pandas.read_csv(tmp_path / "runs.csv"), pandas.read_parquet(tmp_path / "runs.parquet")]
+        frames.append(pandas.read_json(tmp_path / "runs.json"))
+        for frame in frames:
+            rows = frame.to_dict("records")
+            assert [row["run"] for row in rows] == [spec.name for spec in specs]
+            states = ["finished", "finished", "failed: ValueError: 50 % < all & more", "missing"]
+            assert [row["state"] for row in rows] == states
+            assert rows[1]["test score"] == pytest.approx(0.8)
+        assert r"50 \% < all \& more" in (tmp_path / "runs.tex").read_text()
+        assert (tmp_path / "runs.md").read_text().count("\n") == 6
+        capsys.readouterr()
+        assert main(["study", "export", *place, str(tmp_path / "runs.xlsx")]) == 2
+        assert "ends in none of .csv" in capsys.readouterr().err
 
     def test_mistakes_are_one_line_and_exit_code_2(self, file, tmp_path, capsys):
         store = str(tmp_path / "store")

@@ -1,6 +1,7 @@
 """`softprompt study`: train the runs of a study file, and put what is stored into tables."""
 
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,11 +9,17 @@ import typer
 
 from ..errors import BadInput
 from ._layout import laid_out, width_of
+from ._study_text import duration, study_text
 from .options import DataRoot, Device, Json, Quiet
-from .printing import print_json, say
+from .printing import print_json, say, table
 
 if TYPE_CHECKING:
-    from ..study import RunSpec
+    from ..study import RunSpec, StoredRun
+
+# Seconds between two looks of `status --watch`.
+PAUSE_SECONDS = 2.0
+# Columns that `best` leaves to --json.
+_BEST_HIDDEN = ("state", "trainable", "stored numbers", "prompt steps", "majority", "token norms")
 
 study = typer.Typer(help="Many runs, each trained once, in one folder.", no_args_is_help=True)
 
@@ -29,20 +36,67 @@ def run_study(
     fleet_size: Annotated[int, typer.Option(min=1, help="Most runs that share a pass of the frozen model.")] = 4,
     keep: Annotated[bool, typer.Option("--keep", help="Leave prompts and records in STORE/fleets.")] = False,
     scale: Scale = None,
+    executor: Annotated[
+        str, typer.Option(help="Who trains: processes of this machine, or ray: actors of a Ray cluster.")
+    ] = "processes",
+    ray_address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster, as auto. Default: Ray is started on this machine.")
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait for runs that other processes train, or end without them.")
+    ] = True,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train runs again that failed before.")] = False,
+    lease_seconds: Annotated[
+        float, typer.Option(help="A process without a sign of life for so long loses its runs to others.")
+    ] = 120,
     data_root: DataRoot = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Train the runs of a study file that are not in the store yet.
 
-    It may be interrupted or killed at any time; the same command continues. Prints the store's folder.
+    It may be interrupted or killed at any time; the same command continues. Several machines may share a store. Prints
+    the store's folder.
     """
     from ..study import load_specs, run_all
 
     specs = load_specs(file, scale)
     options: dict[str, Any] = {"workers": workers, "fleet_size": fleet_size, "keep": keep, "data_root": data_root}
-    run_all(specs, store, device=device, progress=not quiet, **options)
+    options |= {"executor": executor, "ray_address": ray_address, "wait": wait, "retry_failed": retry_failed}
+    run_all(specs, store, device=device, progress=not quiet, lease_seconds=lease_seconds, **options)
     print(store)
+
+
+@study.command("plan")
+def print_plan(
+    file: File,
+    store: Store,
+    fleet_size: Annotated[int, typer.Option(min=1, help="Most runs that share a pass of the frozen model.")] = 4,
+    measured: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Load the models, and time a few steps that are thrown away.")
+    ] = True,
+    scale: Scale = None,
+    data_root: DataRoot = None,
+    device: Device = "auto",
+    json_lines: Json = False,
+) -> None:
+    """What is left to train: runs, fleets, steps, and by a measured step tokens and the time of one process."""
+    from ..study import load_specs, plan
+
+    options: dict[str, Any] = {"fleet_size": fleet_size, "measured": measured, "data_root": data_root}
+    parts = plan(store, load_specs(file, scale), device=device, **options)
+    if json_lines:
+        for part in parts:
+            print_json(vars(part))
+        return
+    print(table([{**vars(part), "seconds": _spoken(part.seconds)} for part in parts], width_of(sys.stdout)))
+    runs, fleets = sum(part.runs for part in parts), sum(part.fleets for part in parts)
+    seconds = [part.seconds for part in parts if part.seconds is not None]
+    say(f"{runs} runs, {fleets} fleets left" + (f", {duration(sum(seconds))} with one process" if seconds else ""))
+
+
+def _spoken(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
 
 
 @study.command("table")
@@ -63,24 +117,115 @@ def print_table(
     json_lines: Json = False,
 ) -> None:
     """Tables of the stored runs of a study file: scores, stuck share, norms; with --against, paired differences."""
-    from ..study import compare, load_specs, read, summary, with_reference
+    from ..study import summary, with_reference
     from ..study.tables import varying
 
+    if against is not None:
+        compare_runs(file, store, against, scale, pair, in_markdown, json_lines)
+        return
+    runs, specs = _stored_runs(file, store, scale)
+    keys = by or varying(specs) or ("task", "method")
+    _print(with_reference(summary(runs, keys), runs, keys, file), in_markdown, json_lines)
+
+
+@study.command("compare")
+def compare_runs(
+    file: File,
+    store: Store,
+    against: Annotated[str, typer.Argument(metavar="KEY=VALUE", help="Compare KEY's other values with VALUE.")],
+    scale: Scale = None,
+    pair: Annotated[
+        list[str] | None, typer.Option(help="Keys that a pair agrees in; repeat. Default: task, seed.")
+    ] = None,
+    in_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    json_lines: Json = False,
+) -> None:
+    """Paired differences of test scores, with interval, wins and Wilcoxon's p."""
+    from ..study import compare
+
+    runs, _ = _stored_runs(file, store, scale)
+    key, sign, chosen = against.partition("=")
+    if not sign:
+        raise BadInput(f"--against {against!r} is not KEY=VALUE, as in method=prompt-tuning")
+    _print(compare(runs, key, _as_in(runs, key, chosen), pair=pair or ("task", "seed")), in_markdown, json_lines)
+
+
+@study.command("status")
+def print_status(
+    file: File,
+    store: Store,
+    scale: Scale = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show it again each two seconds.")] = False,
+    json_lines: Json = False,
+) -> None:
+    """How far a study is: runs stored, in training, failed and left, who trains, and the time left."""
+    from ..study import load_specs, status
+
+    specs = load_specs(file, scale)
+    if json_lines:
+        print_json(status(store, specs).to_json())
+        return
+    if not watch:
+        print(study_text(status(store, specs)))
+        return
+    from rich.live import Live
+
+    with Live(study_text(status(store, specs)), auto_refresh=False) as live:
+        while (now := status(store, specs)).left or now.running:
+            live.update(study_text(now), refresh=True)
+            time.sleep(PAUSE_SECONDS)
+        live.update(study_text(now), refresh=True)
+
+
+@study.command("best")
+def print_best(
+    file: File,
+    store: Store,
+    scale: Scale = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="So many runs.")] = 5,
+    json_lines: Json = False,
+) -> None:
+    """The runs with the best validation scores, and their test scores."""
+    from ..study import best, load_specs, rows_of
+
+    chosen = best(rows_of(store, load_specs(file, scale)), count)
+    if not chosen:
+        raise BadInput(f"{store} holds no scored run of {file}; run `softprompt study run` first")
+    if json_lines:
+        for row in chosen:
+            print_json(row)
+        return
+    print(table([_named(row, _BEST_HIDDEN) for row in chosen], width_of(sys.stdout)))
+
+
+@study.command("export")
+def export_runs(
+    file: File,
+    store: Store,
+    output: Annotated[Path, typer.Argument(metavar="TABLE", help="New file: .csv, .parquet, .json, .md or .tex.")],
+    scale: Scale = None,
+) -> None:
+    """Write one row a run: what varies, state, scores and cost. Prints the file."""
+    from ..study import export, load_specs, rows_of
+
+    print(export(rows_of(store, load_specs(file, scale)), output))
+
+
+def _stored_runs(file: Path, store: Path, scale: str | None) -> "tuple[list[StoredRun], list[RunSpec]]":
+    """The stored runs of a study file, and all of its runs; says which are missing or have failed."""
+    from ..study import load_specs, read, status
+
     specs = _unique(load_specs(file, scale))
-    runs = [run for run in read(store, specs) if run is not None]
+    runs = [run for run in read(store, specs, whole=False) if run is not None]
     if not runs:
         raise BadInput(f"{store} holds none of the {len(specs)} runs of {file}; run `softprompt study run` first")
-    if len(runs) < len(specs):
-        say(f"softprompt: {len(specs) - len(runs)} of {len(specs)} runs are missing; the table is of the others")
-    if against is None:
-        keys = by or varying(specs) or ("task", "method")
-        rows = with_reference(summary(runs, keys), runs, keys, file)
-    else:
-        key, sign, chosen = against.partition("=")
-        if not sign:
-            raise BadInput(f"--against {against!r} is not KEY=VALUE, as in method=prompt-tuning")
-        rows = compare(runs, key, _as_in(runs, key, chosen), pair=pair or ("task", "seed"))
-    _print(rows, in_markdown, json_lines)
+    failed = status(store, specs).failed
+    missing = len(specs) - len(runs) - len(failed)
+    if missing:
+        say(f"softprompt: {missing} of {len(specs)} runs are missing; the table is of the others")
+    for name, reason in failed.items():
+        say(f"softprompt: failed and in no row: {name}: {reason}")
+    return runs, specs
 
 
 def _unique(specs: "list[RunSpec]") -> "list[RunSpec]":
@@ -94,6 +239,11 @@ def _as_in(runs: Any, key: str, text: str) -> Any:
     tags = tags_of(run.spec for run in runs)
     values = dict.fromkeys(value(run.spec, key, tags) for run in runs)
     return next((item for item in values if ("" if item is None else str(item)) == text), text)
+
+
+def _named(row: "dict[str, Any]", hidden: "tuple[str, ...]") -> "dict[str, Any]":
+    kept = {name: item for name, item in row.items() if name not in hidden}
+    return {name: item for name, item in kept.items() if not name.endswith((" invalid", " loss"))}
 
 
 def _print(rows: Any, in_markdown: bool, json_lines: bool) -> None:

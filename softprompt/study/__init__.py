@@ -9,8 +9,14 @@ Nothing heavy is imported before a run is named or trained.
 """
 
 from ._early import missing as missing
+from ._export import best as best
+from ._export import export as export
+from ._export import rows_of as rows_of
+from ._failed import RunsFailed as RunsFailed
 from ._file import load_specs as load_specs
 from ._grid import grid as grid
+from ._plan import Part as Part
+from ._plan import plan as plan
 from ._reference import published as published
 from ._reference import with_reference as with_reference
 from ._run import kept_prompt as kept_prompt
@@ -18,6 +24,8 @@ from ._run import read as read
 from ._run import run_all as run_all
 from ._spec import RunSpec as RunSpec
 from ._spec import model_fields as model_fields
+from ._status import Status as Status
+from ._status import status as status
 from ._stored import StoredRun as StoredRun
 from ._stored import curves as curves
 from ._stored import load as load

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import SoftPromptError
-from ._spec import RunSpec, canonical
-from ._stored import path_of
+from ._spec import RunSpec
+from ._stored import stored_names
+from ._texts import canonical
 
 if TYPE_CHECKING:
     from ..data import Splits
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 def missing(folder: "Path | str", specs: Sequence[RunSpec]) -> list[RunSpec]:
     """The runs that are not stored yet, without repetitions."""
-    unique = {spec.name: spec for spec in specs}
-    return [spec for name, spec in unique.items() if not path_of(Path(folder), name).exists()]
+    unique, stored = {spec.name: spec for spec in specs}, stored_names(Path(folder))
+    return [spec for name, spec in unique.items() if name not in stored]
 
 
 def check_waiting(store: Path, specs: Sequence[RunSpec], data_root: "Path | str | None") -> None:

@@ -1,9 +1,10 @@
 """Which runs share a pass, who trains them, and what a killed process left: the work folders of a store.
 
     STORE/runs/<name>.json           finished runs
-    STORE/fleets/<id>/fleet.json     the runs that a fleet trains, in order
+    STORE/failed/<name>/             the traceback of a run that failed
+    STORE/fleets/<id>/fleet.json     the runs that a fleet trains, in order, and the name of its run folder
     STORE/fleets/<id>/run/           the run folder of `softprompt.training`
-    STORE/fleets/<id>/.lock          held by the process that trains it; it ends with the process, also by SIGKILL
+    STORE/fleets/<id>/lease.json     who trains it (`_lease`)
     STORE/.lock                      held for the moment in which a process looks around and claims a fleet
 
 All decisions are taken under the store's lock, so that no two processes train one run, and a group of runs that one
@@ -11,37 +12,39 @@ process would train together is trained together by whoever comes first.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import DamagedFile
-from ._spec import DIGITS, RunSpec, compact
-from ._stored import path_of
-
-if TYPE_CHECKING:
-    from filelock import FileLock
+from ._failed import failed_names
+from ._lease import SECONDS, Lease, take
+from ._spec import DIGITS, RunSpec
+from ._stored import stored_names
+from ._texts import compact
 
 SPECS = "fleet.json"
+# The run folder of a fleet's first owner.
+RUN = "run"
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """A claimed work folder. No other process trains these runs until it is released."""
+    """A claimed work folder. No other process trains these runs until it is released, or its lease is lost."""
 
     folder: Path
     specs: tuple[RunSpec, ...]
     keep: bool
-    lock: "FileLock"
+    lease: Lease
 
     @property
     def run(self) -> Path:
         """The run folder of training."""
-        return self.folder / "run"
+        return self.folder / self.lease.run
 
     @property
     def is_started(self) -> bool:
@@ -78,57 +81,68 @@ def _filled(members: Iterable[RunSpec], fleet_size: int) -> Iterator[tuple[RunSp
     yield tuple(part)
 
 
-def claim(store: Path, groups: Sequence[tuple[RunSpec, ...]], *, keep: bool = False) -> Claim:
-    """The next fleet to train for these groups: one that a killed process left, or a new one.
+def claim(
+    store: Path, groups: Sequence[tuple[RunSpec, ...]], *, keep: bool = False, lease_seconds: float = SECONDS
+) -> Claim:
+    """The next fleet to train for these groups: one that a process left when it died or stalled, or a new one.
 
     Args:
         store: the folder of the store.
-        groups: of `group`; runs that are stored or held are left out of a new fleet.
+        groups: of `group`; runs that are stored, have failed or are held are left out of a new fleet.
         keep: leave the work folder when its runs are stored.
+        lease_seconds: how long the fleet is this process's without a sign of life.
     """
     store.mkdir(parents=True, exist_ok=True)
     with alone(store):
         held = _folders(store)
-        missing = {s.name for members in groups for s in members if not path_of(store, s.name).exists()}
+        ended = stored_names(store) | failed_names(store)
+        missing = {spec.name for members in groups for spec in members} - ended
         busy: set[str] = set()
-        for folder, specs in held.items():
-            if not missing & {spec.name for spec in specs}:
-                _sweep(store, folder, specs)
+        for folder, plan in held.items():
+            left = missing & set(plan.names)
+            if not left:
+                _sweep(store, folder, plan, ended)
                 continue
-            lock = _try_lock(folder)
-            if lock is None:
-                busy |= missing & {spec.name for spec in specs}
+            lease = take(store, folder, plan.run, lease_seconds)
+            if lease is None:
+                busy |= left
                 continue
-            return Claim(Fleet(folder, specs, keep or _is_kept(folder), lock), frozenset(busy))
-        taken = {spec.name for specs in held.values() for spec in specs}
+            return Claim(_taken(folder, plan, keep, lease), frozenset(busy))
+        waiting = missing - {name for plan in held.values() for name in plan.names}
         for members in groups:
-            left = tuple(spec for spec in members if spec.name in missing - taken)
+            left = tuple(spec for spec in members if spec.name in waiting)
             if left:
-                return Claim(_new(store, left, keep), frozenset(busy))
+                return Claim(_new(store, left, keep, lease_seconds), frozenset(busy))
         return Claim(None, frozenset(busy))
 
 
 def finish(store: Path, fleet: Fleet) -> None:
     """Release a fleet whose runs are stored. Its work folder is removed, or kept without checkpoints."""
     with alone(store):
-        if fleet.keep:
+        if fleet.lease.is_ours and fleet.keep:
             shutil.rmtree(fleet.run / "checkpoints", ignore_errors=True)
-            _describe(fleet.folder, fleet.specs, keep=True)
-        else:
+            _describe(fleet.folder, fleet.specs, True, fleet.lease.run)
+        elif fleet.lease.is_ours:
             _remove(fleet.folder)
-        fleet.lock.release()
+        fleet.lease.release()
 
 
-def give_up(store: Path, fleet: Fleet) -> None:
-    """Release a fleet that was not trained to its end. Its folder stays if training can resume from it."""
+def give_up(store: Path, fleet: Fleet, *, can_resume: bool = True) -> None:
+    """Release a fleet that was not trained to its end. Its folder stays if training can resume from it.
+
+    Args:
+        store: the folder of the store.
+        fleet: the fleet.
+        can_resume: whether its folder is of use to whoever trains these runs next.
+    """
     if not fleet.folder.is_dir():
         # The store was moved or deleted, so its old path is not created again.
-        fleet.lock.release()
+        fleet.lease.release()
         return
     with alone(store):
-        if not fleet.is_started:
+        if fleet.lease.is_ours and not (can_resume and fleet.is_started):
             _remove(fleet.folder)
-        fleet.lock.release()
+        fleet.lease.release()
 
 
 def held_names(store: Path) -> set[str]:
@@ -150,76 +164,89 @@ def alone(store: Path) -> Iterator[None]:
         yield
 
 
-def _folders(store: Path) -> dict[Path, tuple[RunSpec, ...]]:
-    """The work folders and their runs, by name. Folders that a killed process left incomplete are deleted."""
+@dataclass(frozen=True)
+class _Plan:
+    """What fleet.json says."""
+
+    names: tuple[str, ...]
+    specs: tuple[RunSpec, ...]
+    keep: bool
+    run: str
+
+
+def _folders(store: Path) -> dict[Path, _Plan]:
+    """The work folders and what they train. Folders that a killed process left incomplete are deleted."""
     folders = {}
     for folder in sorted((store / "fleets").glob("*")):
         if folder.name.startswith(".") or not (folder / SPECS).is_file():
             shutil.rmtree(folder, ignore_errors=True)
             continue
-        try:
-            values = json.loads((folder / SPECS).read_bytes())
-            specs = tuple(RunSpec.from_json(spec) for spec in values["specs"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise DamagedFile(f"{folder / SPECS} cannot be read ({error}); delete {folder} and run again") from error
+        plan = _plan(folder, (folder / SPECS).stat().st_mtime_ns)
         # Another version of the code named these runs, with other defaults. Resuming would mix both in one run.
-        if [spec.name for spec in specs] == values["names"]:
-            folders[folder] = specs
+        if tuple(spec.name for spec in plan.specs) == plan.names:
+            folders[folder] = plan
     return folders
+
+
+@functools.lru_cache(maxsize=10_000)
+def _plan(folder: Path, changed: int) -> _Plan:
+    """The plan of a work folder, read once after each change."""
+    try:
+        values = json.loads((folder / SPECS).read_bytes())
+        specs = tuple(RunSpec.from_json(spec) for spec in values["specs"])
+        return _Plan(tuple(values["names"]), specs, bool(values["keep"]), values.get("run", RUN))
+    except (ValueError, TypeError, KeyError) as error:
+        raise DamagedFile(f"{folder / SPECS} cannot be read ({error}); delete {folder} and run again") from error
 
 
 def run_folder(store: Path, names: Sequence[str]) -> Path:
     """The work folder in which the runs of these names are trained, together and in this order."""
-    return _folder_of(store, names) / "run"
+    folder = _folder_of(store, names)
+    try:
+        return folder / json.loads((folder / SPECS).read_bytes()).get("run", RUN)
+    except (OSError, ValueError):
+        return folder / RUN
 
 
 def _folder_of(store: Path, names: Sequence[str]) -> Path:
     return store / "fleets" / hashlib.sha256(compact(list(names))).hexdigest()[:DIGITS]
 
 
-def _new(store: Path, specs: tuple[RunSpec, ...], keep: bool) -> Fleet:
+def _new(store: Path, specs: tuple[RunSpec, ...], keep: bool, lease_seconds: float) -> Fleet:
     folder = _folder_of(store, [spec.name for spec in specs])
     # A kept fleet whose results were deleted is trained again.
     if folder.exists():
         _remove(folder)
-    _describe(folder, specs, keep)
-    lock = _try_lock(folder)
-    assert lock is not None, "a folder made under the store's lock is nobody else's"
-    return Fleet(folder, specs, keep, lock)
+    _describe(folder, specs, keep, RUN)
+    lease = take(store, folder, RUN, lease_seconds)
+    assert lease is not None, "a folder made under the store's lock is nobody else's"
+    return Fleet(folder, specs, keep, lease)
 
 
-def _describe(folder: Path, specs: Sequence[RunSpec], keep: bool) -> None:
+def _taken(folder: Path, plan: _Plan, keep: bool, lease: Lease) -> Fleet:
+    """The fleet of a folder that another process left."""
+    if lease.run != plan.run:
+        _describe(folder, plan.specs, plan.keep, lease.run)
+        shutil.rmtree(folder / plan.run, ignore_errors=True)
+    return Fleet(folder, plan.specs, keep or plan.keep, lease)
+
+
+def _describe(folder: Path, specs: Sequence[RunSpec], keep: bool, run: str) -> None:
     from ..store import write_file
 
-    values: dict[str, object] = {"keep": keep, "names": [spec.name for spec in specs]}
+    values: dict[str, object] = {"keep": keep, "run": run, "names": [spec.name for spec in specs]}
     values["specs"] = [spec.to_json() for spec in specs]
     write_file(folder / SPECS, compact(values) + b"\n", what="the plan of a fleet", replace=True)
 
 
-def _is_kept(folder: Path) -> bool:
-    return bool(json.loads((folder / SPECS).read_bytes())["keep"])
-
-
-def _try_lock(folder: Path) -> "FileLock | None":
-    """The folder's lock, or None if another process has it."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / ".lock", blocking=False)
-    try:
-        lock.acquire()
-    except Timeout:
-        return None
-    return lock
-
-
-def _sweep(store: Path, folder: Path, specs: Sequence[RunSpec]) -> None:
+def _sweep(store: Path, folder: Path, plan: _Plan, ended: Collection[str]) -> None:
     """Remove the folder of a process that was killed after it had stored its last run."""
-    if _is_kept(folder) or not all(path_of(store, spec.name).exists() for spec in specs):
+    if plan.keep or not all(name in ended for name in plan.names):
         return
-    lock = _try_lock(folder)
-    if lock is not None:
+    lease = take(store, folder, plan.run, SECONDS)
+    if lease is not None:
         _remove(folder)
-        lock.release()
+        lease.release()
 
 
 def _remove(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Runs as a product of named axes."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping
 from types import UnionType
@@ -86,6 +87,12 @@ def _spec(chosen: Mapping[str, Any]) -> RunSpec:
     prompt = {name: value for name, value in chosen.items() if name in _PROMPT}
     return RunSpec(
         prompt=PromptSettings(**prompt, seeds=dataclasses.replace(seeds, **explicit)),
-        settings=TrainSettings(**{name: value for name, value in chosen.items() if name in _SETTINGS}),
+        settings=_settings(tuple((name, value) for name, value in chosen.items() if name in _SETTINGS)),
         **{name: value for name, value in chosen.items() if name in _SPEC},
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _settings(chosen: tuple[tuple[str, Any], ...]) -> TrainSettings:
+    """One object for all runs that share these settings: they are checked once, and take memory once."""
+    return TrainSettings(**dict(chosen))

@@ -5,8 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import BadInput
-from ._spec import RunSpec, compact
+from ._spec import RunSpec
 from ._stored import StoredRun
+from ._texts import compact
+
+
+class OtherModel(BadInput):
+    """A model that is not the one of its name that the store was made with."""
 
 
 def digests(spec: RunSpec) -> dict[str, str]:
@@ -48,11 +53,11 @@ def refuse_other_model(spec: RunSpec, embeddings: str | None, runs: Iterable[Sto
     """Refuse a model whose word embeddings differ from those that stored runs with this model's name were trained with.
 
     Raises:
-        BadInput: names the model and a run.
+        OtherModel: names the model and a run.
     """
     for run in runs:
         if run.embeddings not in (None, embeddings) and model_key(run.spec) == model_key(spec):
-            raise BadInput(
+            raise OtherModel(
                 f"{spec.model!r} is not the model that {run.spec.describe()} was trained with; restore it, use another "
                 "store, or delete the runs of the old one"
             )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ._fleets import Claim
 from ._spec import RunSpec
-from ._stored import path_of
+from ._stored import stored_names
 
 Show = Callable[[Claim], None]
 
@@ -26,11 +26,11 @@ def progress_bar(show: bool, store: Path, specs: Sequence[RunSpec]) -> Iterator[
         bar_id = progress.add_task("study", total=len(names), state="")
 
         def look(claimed: Claim) -> None:
-            done = sum(path_of(store, name).exists() for name in names)
+            done = len(names & stored_names(store))
             progress.update(bar_id, completed=done, state=state(claimed, len(names) - done))
 
         yield look
-        progress.update(bar_id, completed=sum(path_of(store, name).exists() for name in names), state="")
+        progress.update(bar_id, completed=len(names & stored_names(store)), state="")
 
 
 def state(claimed: Claim, left: int) -> str:

@@ -4,17 +4,27 @@ import dataclasses
 import functools
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput, UnknownName, pick
+from ..errors import UnknownName
 from ..legacy import as_before, renamed
 from ..settings import ModelSpec, PromptSettings, TrainSettings, from_values
 from ..tasks import Task
 from ..tasks import task as find_task
+from ._texts import (
+    canonical,
+    compact,
+    joined,
+    prompt_texts,
+    read_settings,
+    read_task,
+    settings_text,
+    size_of,
+    task_text,
+    without_what_is_off,
+)
 
 # Increase this number after a change to what training computes from the same settings. Every run then gets a new name.
 NUMBERS = 2
@@ -24,6 +34,8 @@ AUTO_IS_TOKENS = ("lab-t5", "lab-t5-small", "lab-bert")
 # Fields of a run that say what its frozen model is. Each is an axis of studies and a key of stores: what every run has
 # by its own name, and the rest in `backbone`.
 _OF_MODEL = ("model", "answers", "dtype", "engine", "quantize", "revision")
+# Fields that no part of a name is made of but they themselves.
+_OTHERS = (*_OF_MODEL, "style", "max_bad_rows", "backbone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +80,10 @@ class RunSpec:
         """Look up the task, and refuse values that cannot be written as JSON."""
         if isinstance(self.task, str):
             object.__setattr__(self, "task", find_task(self.task))
-        canonical(self.to_json())
+        task_text(self.declared)
+        settings_text(self.settings, False)
+        canonical({**vars(self.prompt), "seeds": None})
+        canonical([self.backbone, self.tags])
 
     @property
     def declared(self) -> Task:
@@ -96,26 +111,24 @@ class RunSpec:
         Raises:
             UnknownName: a method or an option that does not exist.
         """
-        return hashlib.sha256(canonical(self.numbers())).hexdigest()[:DIGITS]
+        return hashlib.sha256(joined(self._texts()).encode()).hexdigest()[:DIGITS]
 
     def numbers(self) -> dict[str, Any]:
-        """What the name is made of."""
+        """What the name is made of, under the names of format 1."""
+        return json.loads(joined(self._texts()))
+
+    def _texts(self) -> dict[str, str]:
+        """The parts of the name as JSON. Most of them are shared by many runs of a study, and made once."""
         # The hash is over the names of format 1, so that a store made before the renaming keeps its runs.
-        values = _without_what_is_off(as_before({**self.to_json(), "tags": None}))
-        if self.declared.cue == "":
-            # An empty cue is no absent one, which is the decoder's own.
-            values["task"]["cue"] = ""
-        values["lane"]["options"] = _resolved(self.prompt)
-        values["lane"].pop("regularizer", None)
-        values["lane"] |= _regularized(self.prompt)
-        if self.prompt.restarts == 1:
-            # One restart means that restarts are off, so it counts as absent.
-            del values["lane"]["restarts"]
-        loss = values["settings"].get("loss")
-        if loss == "tokens" or (loss == "auto" and self.model in AUTO_IS_TOKENS):
-            # What runs of before mean, which had no other loss. On a decoder, "auto" means another one since.
-            del values["settings"]["loss"]
-        return {"format": NUMBERS, **values}
+        lane = {**prompt_texts(self.prompt), "seeds": compact(vars(self.prompt.seeds)).decode()}
+        return {"format": str(NUMBERS), "lane": joined(lane), **self._shared_texts()}
+
+    def _shared_texts(self) -> dict[str, str]:
+        """All but the prompt."""
+        plain = without_what_is_off(as_before({name: getattr(self, name) for name in _OTHERS}))
+        others = {name: canonical(value).decode() for name, value in plain.items()}
+        settings = settings_text(self.settings, self.model in AUTO_IS_TOKENS)
+        return {**others, "task": task_text(self.declared), "settings": settings}
 
     def pass_key(self) -> str:
         """Equal for runs that may share the passes of a frozen model: all but the prompt is equal.
@@ -123,16 +136,13 @@ class RunSpec:
         Prompts of different length do not share: how far a text is cut would depend on the longest. Nor do runs with
         the frozen model's dropout, whose noise is the first prompt's, nor those that train weights, which share none.
         """
-        from ..prompts.methods import METHODS
-
-        values = {**self.to_json(), "prompt": None, "tags": None}
-        method = pick("method", self.prompt.method, METHODS).with_options(self.prompt.options)
+        length, trains_weights = size_of(self.prompt)
         kind = self.prompt.init.partition(":")[0]
         # Examples and restarts give each prompt another length, and all prompts of a run stand behind the same words.
         differs = kind == "examples" or (kind == "instruction" and self.prompt.restarts > 1)
-        alone = self.name if self.settings.backbone_dropout or differs or method.weights else ""
-        words = {"words": kind} if kind == "instruction" else {}
-        return canonical({**values, "length": method.prompt_length, "alone": alone, **words}).decode()
+        alone = self.name if self.settings.backbone_dropout or differs or trains_weights else ""
+        words = kind if kind == "instruction" else ""
+        return f"{joined(self._shared_texts())} {self.settings.loss} {length} {alone} {words}"
 
     def describe(self) -> str:
         """One line for messages: the run's name, and a description for people."""
@@ -155,11 +165,9 @@ class RunSpec:
         for name in values:
             if name not in known:
                 raise UnknownName("part of a run", name, known)
-        prompt, settings = (
-            from_values(PromptSettings, values["prompt"]),
-            from_values(TrainSettings, {"loss": "tokens", **values["settings"]}),
-        )
-        return cls(**{**values, "task": Task.from_json(values["task"]), "prompt": prompt, "settings": settings})
+        prompt = from_values(PromptSettings, values["prompt"])
+        task, settings = read_task(compact(values["task"])), read_settings(compact(values["settings"]))
+        return cls(**{**values, "task": task, "prompt": prompt, "settings": settings})
 
 
 def model_fields(model: ModelSpec) -> dict[str, Any]:
@@ -168,65 +176,3 @@ def model_fields(model: ModelSpec) -> dict[str, Any]:
     rest = {name: values.pop(name) for name in values.keys() - set(_OF_MODEL)}
     default = ModelSpec()
     return {**values, "backbone": {name: value for name, value in rest.items() if value != getattr(default, name)}}
-
-
-def canonical(values: Any) -> bytes:
-    """JSON in which equal values have the same text: sorted keys, no blanks, whole floats as integers.
-
-    Raises:
-        BadInput: a value is NaN, infinite, or no plain value.
-    """
-    return compact(_spelled(values))
-
-
-def compact(values: Any) -> bytes:
-    """Plain values as JSON with sorted keys and no blanks; each float is written so that its bits are read back."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _spelled(value: Any) -> Any:
-    match value:
-        case Mapping():
-            return {str(key): _spelled(item) for key, item in value.items()}
-        case list() | tuple():
-            return [_spelled(item) for item in value]
-        case float() if not math.isfinite(value):
-            raise BadInput(f"{value} cannot be part of a run; give a finite number")
-        case float() if value.is_integer():
-            return int(value)
-        case Path():
-            return str(value)
-        case None | bool() | int() | float() | str():
-            return value
-    raise BadInput(f"{value!r} ({type(value).__name__}) cannot be part of a run; give plain values")
-
-
-def _regularized(prompt: PromptSettings) -> dict[str, Any]:
-    """The regularisers that act, each with every number that its name and options stand for; nothing without any."""
-    from ..regularizers import regularizers
-
-    acting = [regularizer.to_json() for regularizer in regularizers(prompt.regularizer) if not regularizer.is_off]
-    return {"regularizers": acting} if acting else {}
-
-
-def _without_what_is_off(value: Any) -> Any:
-    """Mappings without the entries that are None, False or empty, at any depth; 0 is a number and stays."""
-    if not isinstance(value, Mapping):
-        return value
-    left = {key: _without_what_is_off(item) for key, item in value.items()}
-    return {key: item for key, item in left.items() if not (item is None or item is False or _is_empty(item))}
-
-
-def _is_empty(value: Any) -> bool:
-    return isinstance(value, str | Mapping | list | tuple) and not value
-
-
-def _resolved(prompt: PromptSettings) -> dict[str, Any]:
-    """The method that a prompt trains: every number that its name and options stand for."""
-    from ..prompts.methods import METHODS
-
-    method = pick("method", prompt.method, METHODS).with_options(prompt.options)
-    values = {**dataclasses.asdict(method), "options": method.defaults}
-    # A default learning rate counts only where it is used.
-    unused = {"name", "summary"} | ({n for n in values if n.startswith("lr")} if prompt.lr is not None else set())
-    return _without_what_is_off({name: value for name, value in values.items() if name not in unused})

@@ -1,9 +1,12 @@
 """Finished runs on disk: one file with a checksum for each, which holds everything that a later analysis needs."""
 
+import bisect
 import dataclasses
 import hashlib
 import json
 import math
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +14,8 @@ from typing import Any
 
 from ..errors import BadInput, DamagedFile
 from ..legacy import renamed
-from ._spec import RunSpec, compact
+from ._spec import RunSpec
+from ._texts import compact
 
 FORMAT = 2
 # Format 1 has the earlier names of fields.
@@ -96,6 +100,14 @@ def path_of(folder: Path, name: str) -> Path:
     return folder / "runs" / f"{name}.json"
 
 
+def stored_names(folder: Path) -> set[str]:
+    """Names of all stored runs, by one look at the folder."""
+    try:
+        return {entry.name.removesuffix(".json") for entry in os.scandir(folder / "runs") if entry.name[0] != "."}
+    except FileNotFoundError:
+        return set()
+
+
 def to_bytes(run: StoredRun) -> bytes:
     """The file of a run: its values under a checksum."""
     values = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
@@ -104,34 +116,61 @@ def to_bytes(run: StoredRun) -> bytes:
     return b'{"run":' + content + b',"sha256":"' + hashlib.sha256(content).hexdigest().encode() + b'"}\n'
 
 
-def load(folder: Path, name: str) -> StoredRun | None:
+def load(folder: Path, name: str, *, whole: bool = True) -> StoredRun | None:
     """The run of this name, or None if it is not stored.
+
+    Args:
+        folder: of the store.
+        name: of the run.
+        whole: with its curves; else only with their point at the best checkpoint, which tables need.
 
     Raises:
         DamagedFile: the file is not what was written.
         BadInput: it cannot be read, or is of another version.
     """
     path = path_of(folder, name)
-    damaged = f"{path} is not as it was written; delete it and run the study again"
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}; check its permissions") from error
-    try:
-        document = json.loads(content)
-        values, digest = document["run"], document["sha256"]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise DamagedFile(damaged) from error
-    if hashlib.sha256(compact(values)).hexdigest() != digest or values.get("name") != name:
-        raise DamagedFile(damaged)
+    values = _verified(content, whole)
+    if values is None or values.get("name") != name:
+        raise DamagedFile(f"{path} is not as it was written; delete it and run the study again")
     if values["format"] not in READ:
         raise BadInput(f"{path} has format {values['format']!r}, this version reads {FORMAT}; delete it and run again")
-    plain = {key: value for key, value in renamed(values).items() if key != "format"}
+    today = values if values["format"] == FORMAT else renamed(values)
+    plain = {key: value for key, value in today.items() if key != "format"}
     plain |= {"spec": RunSpec.from_json(values["spec"])}
     plain |= {key: tuple(values[key]) for key in ("warnings", "fleet")}
     return StoredRun(**plain)
+
+
+def _verified(content: bytes, whole: bool) -> dict[str, Any] | None:
+    """The values of a run's file, or None if they are not those that were written."""
+    written, _, digest = content.removesuffix(b'"}\n').rpartition(b',"sha256":"')
+    try:
+        if hashlib.sha256(written.removeprefix(b'{"run":')).hexdigest().encode() != digest:
+            return None
+        return json.loads(content)["run"] if whole else _without_curves(content)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def _without_curves(content: bytes) -> dict[str, Any]:
+    """The values of a run's file with one point of each curve, the one at the best checkpoint.
+
+    The curves are most of the file, and are cut out before the rest is parsed: the file is one line with sorted names.
+    """
+    before, _, rest = content.partition(b'"curve":{')
+    texts, _, after = rest.partition(b'},"embeddings":')
+    values = json.loads(before + b'"curve":{},"embeddings":' + after)["run"]
+    points = {name.decode(): text.split(b",") for name, text in re.findall(rb'"(\w+)":\[([^\]]+)\]', texts)}
+    place = bisect.bisect_right(points.get("step", []), values["best_step"], key=int) - 1
+    if place >= 0:
+        values["curve"] = {name: [json.loads(point[place])] for name, point in points.items()}
+    return values
 
 
 def curves(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:

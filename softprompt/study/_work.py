@@ -1,7 +1,7 @@
 """The work of one process on a store: it claims a fleet, trains it and stores its runs, until no run is left."""
 
-import contextlib
 import dataclasses
+import logging
 import shutil
 import time
 from collections import OrderedDict
@@ -10,10 +10,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from ..errors import BadInput, DamagedFile, StorageFailure
 from ..settings import ModelSpec
 from ._early import named
-from ._fleets import Claim, Fleet, claim, finish, give_up
-from ._inputs import digests, refuse_other_model
+from ._failed import mark_failed, reason
+from ._fleets import Claim, Fleet, alone, claim, finish, give_up
+from ._inputs import OtherModel, digests, refuse_other_model
+from ._lease import SECONDS
 from ._spec import RunSpec
 from ._stored import StoredRun, curves, load, path_of, to_bytes
 
@@ -21,6 +24,12 @@ if TYPE_CHECKING:
     from ..backbones import AbstractBackbone
     from ..training import Result, Run
 
+log = logging.getLogger("softprompt")
+
+# Errors that say nothing of one run: they would meet every other run too, or the user has to act first.
+STOPS = (StorageFailure, DamagedFile, OtherModel)
+# A fleet that so many processes in a row did not survive is not tried again.
+MOST_DEATHS = 3
 # Number of loaded models that a process keeps. Studies use their models one after the other.
 MODELS = 2
 # Seconds between two checks of the runs that other processes hold.
@@ -34,10 +43,14 @@ def work(
     data_root: "Path | str | None",
     device: str,
     keep: bool,
+    wait: bool = True,
+    lease_seconds: float = SECONDS,
     show: Callable[[Claim], None] = lambda claimed: None,
     is_wanted: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Claim and train fleets until every run of the groups is stored, by this process or others.
+    """Claim and train fleets until every run of the groups is stored or has failed, by this process or others.
+
+    The runs of a fleet that fails are trained again alone, so that only those that fail by themselves are marked.
 
     Args:
         store: the folder of the store.
@@ -45,20 +58,73 @@ def work(
         data_root: as in `run_all`.
         device: as in `run_all`.
         keep: as in `run_all`.
+        wait: as in `run_all`.
+        lease_seconds: as in `run_all`.
         show: sees each claim before it is trained.
         is_wanted: asked between fleets.
     """
     models = Models(store, device)
+    groups = list(groups)
     while is_wanted():
-        claimed = claim(store, groups, keep=keep)
+        claimed = claim(store, groups, keep=keep, lease_seconds=lease_seconds)
         show(claimed)
         if claimed.fleet is not None:
-            with _released(store, claimed.fleet), named(claimed.fleet.specs):
-                _train(store, claimed.fleet, models, data_root)
-        elif claimed.busy:
+            if not _attempt(store, claimed.fleet, models, data_root):
+                groups = [(spec,) for spec in claimed.fleet.specs] + groups
+        elif claimed.busy and wait:
             time.sleep(PAUSE_SECONDS)
         else:
             return
+
+
+def _attempt(store: Path, fleet: Fleet, models: "Models", data_root: "Path | str | None") -> bool:
+    """Train a fleet and store its runs; whether that is settled, by a result or a failure of its only run.
+
+    Raises:
+        SoftPromptError: what every other run would meet too, or what the user has to put right first.
+    """
+    from ..training import Interrupted
+
+    try:
+        with fleet.lease.renewed(), named(fleet.specs):
+            _refuse_deadly(fleet)
+            _train(store, fleet, models, data_root)
+        finish(store, fleet)
+    except BaseException as error:
+        stops = not isinstance(error, Exception) or isinstance(error, (Interrupted, *STOPS))
+        # A store that is gone is not the loss of a lease.
+        is_lost = store.is_dir() and not fleet.lease.is_ours
+        give_up(store, fleet, can_resume=stops)
+        if is_lost and isinstance(error, Exception) and not isinstance(error, Interrupted):
+            log.warning("%s", fleet.lease.loss)
+            return True
+        if stops:
+            raise
+        return _is_marked(store, fleet, error)
+    return True
+
+
+def _is_marked(store: Path, fleet: Fleet, error: BaseException) -> bool:
+    """Keep the failure of a run that was trained alone; of several it is not known whose it is."""
+    if len(fleet.specs) > 1:
+        log.warning("%d runs failed together and are trained alone: %s", len(fleet.specs), reason(error))
+        return False
+    for spec in fleet.specs:
+        log.warning("%s (traceback in %s)", reason(error), mark_failed(store, spec, error))
+    return True
+
+
+def _refuse_deadly(fleet: Fleet) -> None:
+    """Refuse a fleet whose processes die one after the other.
+
+    Raises:
+        BadInput: with how often.
+    """
+    if fleet.lease.deaths >= MOST_DEATHS:
+        raise BadInput(
+            f"{fleet.lease.deaths} processes in a row died or stood still before they had saved a step, as when "
+            "memory runs out; give a smaller --fleet-size or batch_size, then --retry-failed"
+        )
 
 
 @final
@@ -95,17 +161,6 @@ class Models:
         return self.loaded[wanted]
 
 
-@contextlib.contextmanager
-def _released(store: Path, fleet: Fleet) -> Iterator[None]:
-    """Release the fleet after the `with` block. Its folder stays unless it was trained to its end."""
-    try:
-        yield
-    except BaseException:
-        give_up(store, fleet)
-        raise
-    finish(store, fleet)
-
-
 def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | None") -> None:
     """Train or resume a fleet, and store its runs."""
     from ..store import write_file
@@ -133,9 +188,15 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
                 max_bad_rows=first.max_bad_rows,
             )
     together = tuple(spec.name for spec in fleet.specs)
-    for spec, result in zip(fleet.specs, run.results, strict=True):
-        stored = _stored(spec, run, result, together, embeddings, inputs[spec.name], _share(result, run))
-        write_file(path_of(store, spec.name), to_bytes(stored), what=spec.describe(), replace=True)
+    finished = [
+        _stored(spec, run, result, together, embeddings, inputs[spec.name], _share(result, run))
+        for spec, result in zip(fleet.specs, run.results, strict=True)
+    ]
+    # Under the lock nobody else can take over between the look at the lease and the last file.
+    with alone(store):
+        fleet.lease.refuse_lost()
+        for stored in finished:
+            write_file(path_of(store, stored.name), to_bytes(stored), what=stored.spec.describe(), replace=True)
 
 
 def style_of(spec: RunSpec, kind: str) -> str | None:
@@ -147,7 +208,7 @@ def style_of(spec: RunSpec, kind: str) -> str | None:
 
 def _all_stored(store: Path) -> Iterator[StoredRun]:
     for path in sorted((store / "runs").glob("*.json")):
-        run = load(store, path.stem)
+        run = load(store, path.stem, whole=False)
         if run:
             yield run
 

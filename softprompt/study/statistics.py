@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
+# Values that are drawn at a time.
+_DRAWN = 1_000_000
 
 
 def mean(drawn: "np.ndarray") -> "np.ndarray":
@@ -50,8 +52,11 @@ def bootstrap(
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return None
-    draws = np.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
-    low, high = np.quantile(statistic(values[draws]), [(1 - confidence) / 2, (1 + confidence) / 2])
+    random, rows = np.random.default_rng(seed), max(1, _DRAWN // len(values))
+    # In parts, because all resamples of thousands of values take hundreds of megabytes; the draws are the same.
+    sizes = [min(rows, resamples - start) for start in range(0, resamples, rows)]
+    parts = [statistic(values[random.integers(0, len(values), (size, len(values)))]) for size in sizes]
+    low, high = np.quantile(np.concatenate(parts), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 

@@ -1,7 +1,7 @@
 """From stored runs to tables: groups of runs in numbers, paired differences, Markdown. No torch here."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..checks import listed
@@ -17,6 +17,7 @@ Row = dict[str, Any]
 
 _SPEC = {f.name for f in dataclasses.fields(RunSpec)} - {"task", "prompt", "settings", "tags"}
 _PROMPT = {f.name for f in dataclasses.fields(PromptSettings)} - {"seeds"}
+_SEEDS = {**SEEDS, "seed": "initialization"}
 _SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)}
 
 
@@ -36,26 +37,22 @@ def value(spec: RunSpec, key: str, tags: Collection[str] = ()) -> Hashable:
     Raises:
         UnknownName: no such key.
     """
-    first, dot, rest = key.partition(".")
-    tables: dict[str, Callable[[str], Any]] = {
-        **dict.fromkeys(_SETTINGS, lambda name: getattr(spec.settings, name)),
-        **dict.fromkeys(_PROMPT, lambda name: getattr(spec.prompt, name)),
-        **dict.fromkeys(_SPEC, lambda name: getattr(spec, name)),
-        **dict.fromkeys(SEEDS, lambda name: getattr(spec.prompt.seeds, SEEDS[name])),
-        "task": lambda _: spec.declared.name,
-        "seed": lambda _: spec.prompt.seeds.initialization,
-    }
     if key in spec.tags:
-        chosen = spec.tags[key]
-    elif dot and first in ("options", "backbone"):
-        chosen = (spec.prompt.options if first == "options" else spec.backbone).get(rest)
-    elif key in tables:
-        chosen = tables[key](key)
-    elif key in tags:
-        chosen = None
-    else:
-        raise UnknownName("key of a run", key, {*tables, *spec.tags, *tags, "options.NAME", "backbone.NAME"})
-    return _hashable(chosen)
+        return _hashable(spec.tags[key])
+    for names, part in ((_SETTINGS, spec.settings), (_PROMPT, spec.prompt), (_SPEC, spec)):
+        if key in names:
+            return _hashable(getattr(part, key))
+    if key == "task":
+        return spec.declared.name
+    if key in _SEEDS:
+        return getattr(spec.prompt.seeds, _SEEDS[key])
+    first, dot, rest = key.partition(".")
+    if dot and first in ("options", "backbone"):
+        return _hashable((spec.prompt.options if first == "options" else spec.backbone).get(rest))
+    if key in tags:
+        return None
+    known = {*_SETTINGS, *_PROMPT, *_SPEC, *_SEEDS, "task", *spec.tags, *tags, "options.NAME", "backbone.NAME"}
+    raise UnknownName("key of a run", key, known)
 
 
 def varying(specs: Sequence[RunSpec]) -> tuple[str, ...]:
@@ -65,7 +62,10 @@ def varying(specs: Sequence[RunSpec]) -> tuple[str, ...]:
     keys += [f.name for f in dataclasses.fields(PromptSettings) if f.name not in ("method", "seeds")]
     keys += [f.name for f in dataclasses.fields(TrainSettings)]
     keys += sorted(_SPEC - {"model"})
-    return tuple(key for key in keys if len({value(spec, key, tags) for spec in specs}) > 1)
+    # Runs of a study share most of their settings, so that few of them have to be looked at for these keys.
+    few = list({id(spec.settings): spec for spec in specs}.values())
+    shared = _SETTINGS - tags
+    return tuple(key for key in keys if len({value(spec, key, tags) for spec in (few if key in shared else specs)}) > 1)
 
 
 def ceilings(runs: Iterable[StoredRun]) -> dict[str, float]:
@@ -251,6 +251,8 @@ def _is_number(item: Any) -> bool:
 
 
 def _hashable(item: Any) -> Hashable:
+    if type(item) in (str, int, float, bool, type(None)):
+        return item
     if isinstance(item, Mapping):
         return ", ".join(f"{key}={item[key]}" for key in sorted(item))
     return tuple(item) if isinstance(item, list) else item

@@ -18,6 +18,8 @@ from ._keywords import settings_from as settings_from
 from ._keywords import task_from as task_from
 from ._keywords import wording_from as wording_from
 from ._loss_rule import trained_loss as trained_loss
+from ._measure import Measured as Measured
+from ._measure import measure as measure
 from ._plan import Plan as Plan
 from ._plan import Result as Result
 from ._plan import Run as Run

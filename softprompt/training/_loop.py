@@ -143,6 +143,23 @@ class Loop:
                 return False
         return True
 
+    def seconds_of_step(self, steps: int) -> float:
+        """Seconds of an optimiser step, measured over some, after one that warms up."""
+        seconds: list[float] = []
+        for self.step in range(1, steps + 2):
+            start = time.perf_counter()
+            self._optimize()
+            seconds.append(time.perf_counter() - start)
+        return sum(seconds[1:]) / steps
+
+    def seconds_of_row(self, rows: int) -> float:
+        """Seconds in which all prompts answer one validation row, measured over some rows."""
+        prompts = [member.trainable.fold(member.provenance) for member in self.active]
+        few = self.run_data.validation.select(range(min(rows, len(self.run_data.validation))))
+        start = time.perf_counter()
+        self.scores(prompts, few)
+        return (time.perf_counter() - start) / len(few)
+
     def _optimize(self) -> dict[str, float]:
         """One optimiser step of every active member; its losses in nats."""
         return {name: loss for members in self._fleets() for name, loss in self._optimize_fleet(members).items()}

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._inputs import model_key
-from .._spec import DIGITS, RunSpec, canonical
+from .._spec import DIGITS, RunSpec
 from .._stored import StoredRun
+from .._texts import canonical
 from .._work import Models, style_of
 from ._spread import Spread
 

@@ -1,0 +1,35 @@
+"""The state of a study as people read it in a terminal."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..study import Status
+
+# So many lines of fleets and failures; --json has all.
+MOST = 8
+
+
+def study_text(status: "Status") -> str:
+    """Counts, who trains what, what failed, and the time left."""
+    parts = [f"{status.stored} of {status.total} runs stored", f"{status.running} in training", f"{status.left} left"]
+    if status.failed:
+        parts.append(f"{len(status.failed)} failed")
+    if status.seconds_left is not None:
+        parts.append(f"about {duration(status.seconds_left)} to go")
+    lines = [", ".join(parts)]
+    for fleet in status.training[:MOST]:
+        silent = f", silent for {duration(fleet.silent)}" if fleet.silent > fleet.seconds / 2 else ""
+        lines.append(f"  {fleet.host} (process {fleet.pid}): {len(fleet.names)} runs, step {fleet.step}{silent}")
+    lines += [f"  failed {name}: {reason}" for name, reason in list(status.failed.items())[:MOST]]
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 42 s, 3 min, 2 h 5 min, 3 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours / 24:.0f} days"

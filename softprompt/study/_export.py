@@ -1,0 +1,93 @@
+"""The runs of a study as one table for other programs: one row a run, written by pandas."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import BadInput
+from ._failed import failed_names, failure_of
+from ._grid import SEEDS
+from ._spec import RunSpec
+from ._stored import load
+from .tables import tags_of, value, varying
+
+if TYPE_CHECKING:
+    import pandas
+
+FORMATS = (".csv", ".parquet", ".json", ".md", ".tex")
+
+
+def rows_of(folder: "Path | str", specs: Sequence[RunSpec]) -> list[dict[str, Any]]:
+    """One row a run, in the order of the study: what varies, its seeds, its state, scores and cost.
+
+    The state is "finished", "stopped early ...", "dropped ...", "failed: ..." or "missing".
+    """
+    store, unique = Path(folder), list({spec.name: spec for spec in specs}.values())
+    tags, failed = tags_of(unique), failed_names(store)
+    keys = [*(varying(unique) or ("task", "method")), *_seeds(unique)]
+    rows = []
+    for spec in unique:
+        row: dict[str, Any] = {"run": spec.name, **{key: _plain(value(spec, key, tags)) for key in keys}}
+        run = load(store, spec.name, whole=False)
+        if run is None:
+            state = f"failed: {failure_of(store, spec.name)}" if spec.name in failed else "missing"
+            rows.append({**row, "state": state})
+            continue
+        scores = {f"{split} {name}": number for split, named in run.metrics.items() for name, number in named.items()}
+        numbers = {"majority": run.majority, "best step": run.best_step, "token norms": run.at_best("token_norms")}
+        cost = {"trainable": run.trainable, "stored numbers": run.stored, "prompt steps": run.prompt_steps}
+        rows.append({**row, "state": run.status, **scores, **numbers, **cost, "seconds": run.seconds})
+    return rows
+
+
+def export(rows: Sequence[dict[str, Any]], path: "Path | str") -> Path:
+    """Write rows as CSV, Parquet, JSON, Markdown or LaTeX, as the end of the file's name says.
+
+    Raises:
+        BadInput: another end, or the file exists.
+        StorageFailure: it cannot be written.
+    """
+    import pandas
+
+    from ..store import write_file
+
+    path = Path(path)
+    if path.suffix not in FORMATS:
+        raise BadInput(f"{path.name!r} ends in none of {', '.join(FORMATS)}; give a file that does")
+    return write_file(path, _content(pandas.DataFrame(list(rows)), path.suffix), what="the table")
+
+
+def _content(frame: "pandas.DataFrame", kind: str) -> bytes:
+    from .tables import markdown
+
+    plain: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    match kind:
+        case ".csv":
+            return frame.to_csv(index=False).encode()
+        case ".parquet":
+            return frame.to_parquet(index=False)
+        case ".json":
+            return (json.dumps(plain, ensure_ascii=False, indent=1) + "\n").encode()
+        case ".md":
+            return (markdown(plain) + "\n").encode()
+        case _:
+            styled: Any = frame.style.hide(axis="index").format(precision=3, na_rep="", escape="latex")
+            return styled.format_index(escape="latex", axis=1).to_latex().encode()
+
+
+def best(runs: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """The rows of the runs with the best validation scores, by which they are chosen; the test score stands beside."""
+    scored = [row for row in runs if row.get("validation score") is not None]
+    return sorted(scored, key=lambda row: -row["validation score"])[:count]
+
+
+def _seeds(specs: Sequence[RunSpec]) -> list[str]:
+    """The keys of seeds that differ between runs; those of one purpose only where they are not the seed itself."""
+    values = {key: [value(spec, key) for spec in specs] for key in ("seed", *SEEDS)}
+    own = [key for key in SEEDS if key != "init_seed" and values[key] != values["seed"]]
+    return [key for key in ("seed", *own) if len(set(values[key])) > 1]
+
+
+def _plain(item: Any) -> Any:
+    return ", ".join(map(str, item)) if isinstance(item, tuple) else item
