@@ -14,7 +14,7 @@
     prompt.attach(model)  # a Hugging Face model, forward and generate as before
     SoftPrompt.load("runs/sst2/prompt-tuning-seed0/prompt")  # the same prompt, from its folder
 
-Packages, imports point down only: cli; lab, reports; tuning; study; analysis; training; interop; inference;
+Packages, imports point down only: cli; lab, reports, live; tuning; study; analysis; training; interop; inference;
 regularizers, memory, baselines; backbones; data, builtin; store; prompts; losses, tasks, metrics, settings; checks,
 legacy, world, options; errors.
 Letters in shapes: b rows, t text tokens, l label tokens, v vocabulary, c classes, e embedding size, d hidden size,

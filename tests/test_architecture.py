@@ -31,7 +31,7 @@ LAYERS = (
     {"analysis", "estimators"},
     {"study"},
     {"tuning"},
-    {"lab", "reports"},
+    {"lab", "reports", "live"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -29,6 +29,7 @@ from ._suggest import explained
 from ._tasks import tasks
 from ._train import train
 from ._tune import tune
+from ._watch import board, watch
 from .printing import say
 
 app = typer.Typer(
@@ -51,6 +52,8 @@ app.command("landscape")(landscape)
 app.command("report")(report)
 app.command("analyze")(analyze)
 app.command("stability")(stability)
+app.command("watch")(watch)
+app.command("board")(board)
 app.add_typer(tasks, name="tasks")
 app.add_typer(methods, name="methods")
 app.add_typer(lab, name="lab")
