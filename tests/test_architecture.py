@@ -28,7 +28,7 @@ LAYERS = (
     {"inference"},
     {"interop"},
     {"training"},
-    {"analysis", "estimators"},
+    {"analysis", "estimators", "export"},
     {"study"},
     {"tuning"},
     {"lab", "reports", "live"},

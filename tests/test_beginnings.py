@@ -13,7 +13,7 @@ from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.inference.evaluate import answer_positions, evaluate, examples_for
 from softprompt.inference.in_context import labelled_text
 from softprompt.inference.predict import predict
-from softprompt.interop._recipes import recipe
+from softprompt.interop.recipes import recipe
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.prompts.seeds import stream_seed

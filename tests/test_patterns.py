@@ -16,7 +16,7 @@ from softprompt.cli import main
 from softprompt.data import tokenize
 from softprompt.errors import BadInput, UnknownName, UnsupportedModel
 from softprompt.inference.evaluate import examples_for
-from softprompt.interop._recipes import _text
+from softprompt.interop.recipes import text_expression
 from softprompt.prompts.batch import PromptBatch
 from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.tasks import PATTERNS, TASKS, Source, Task, custom_task, styled, task
@@ -340,6 +340,8 @@ def test_a_prompt_is_trained_evaluated_and_used_in_its_pattern(number, tiny_bert
 
 def test_the_recipe_of_an_exported_prompt_puts_the_mask_in_its_place(tiny_bert):
     tokenizer = tiny_bert("roberta")[1]
-    made = _text(CLOZE.to_json(), "encoder", "label-words")
+    made = text_expression(CLOZE.to_json(), "encoder", "label-words")
     assert eval(made, {"tokenizer": tokenizer}) == "{a} was <mask> and {b}"
-    assert eval(_text({"template": "{a}"}, "encoder", "label-words"), {"tokenizer": tokenizer}) == "{a} <mask>"
+    assert (
+        eval(text_expression({"template": "{a}"}, "encoder", "label-words"), {"tokenizer": tokenizer}) == "{a} <mask>"
+    )

@@ -14,7 +14,7 @@ from ..errors import SoftPromptError
 from ._analyze import analyze
 from ._demo import demo
 from ._evaluate import evaluate
-from ._export import export
+from ._export import compile_, export
 from ._frozen import frozen
 from ._import import import_
 from ._lab import lab
@@ -46,6 +46,7 @@ app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.command("frozen")(frozen)
 app.command("export")(export)
+app.command("compile")(compile_)
 app.command("import")(import_)
 app.command("show")(show)
 app.command("landscape")(landscape)

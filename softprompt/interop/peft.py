@@ -29,7 +29,7 @@ from ..store import (
     write_folder,
 )
 from ._imported import imported
-from ._recipes import MODEL_CLASSES, readme
+from .recipes import MODEL_CLASSES, readme
 
 CONFIG, WEIGHTS, HEAD, DOCUMENT = (
     "adapter_config.json",

@@ -69,7 +69,7 @@ Stock PEFT counts positions wrongly when the texts of a batch are padded on the 
 """
 
 
-def _where(model: str) -> list[str]:
+def where_it_is(model: str) -> list[str]:
     """How a model that no hub has is put where the recipe looks for it."""
     sentence = BUILT_IN_MODEL if model in BUILT_IN else PACKAGED_MODEL if model in PACKAGED else None
     return [sentence.format(name=model), ""] if sentence else []
@@ -84,7 +84,7 @@ def readme(prompt: SoftPrompt) -> str:
         f"Trained by softprompt ({provenance.method}); all about it is in `softprompt.json`. "
         "It needs transformers, peft and safetensors, and runs in this folder:",
         "",
-        *_where(provenance.backbone.name),
+        *where_it_is(provenance.backbone.name),
         f"```python\n{recipe(prompt)}```",
     ]
     if task:
@@ -106,7 +106,7 @@ def recipe(prompt: SoftPrompt) -> str:
         "imports": _imports(model_class, answers),
         "model_class": model_class,
         "source": repr(backbone.name) + (f", revision={backbone.revision!r}" if backbone.revision else ""),
-        "text": _text(task, backbone.kind, answers),
+        "text": text_expression(task, backbone.kind, answers),
         # A chat template brings its own.
         "special": "add_special_tokens=False, " if answers == "chat" else "",
         "labels": repr([str(label) for label in task.get("labels") or ["yes", "no"]]),
@@ -126,7 +126,7 @@ def _imports(model_class: str, answers: str) -> str:
     return "\n".join(lines)
 
 
-def _text(task: Mapping[str, Any], kind: str, answers: str) -> str:
+def text_expression(task: Mapping[str, Any], kind: str, answers: str) -> str:
     """What the tokenizer is given for a row, as an expression: instruction, template and cue."""
     instruction, cue = task.get("instruction"), task.get("cue")
     template = (f"{instruction}\n" if instruction else "") + (task.get("template") or "a text")

@@ -1,0 +1,124 @@
+"""The README of every export: base model, task, method, scores with their spread over seeds, licence, how to load."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from ..errors import SoftPromptError
+from ..interop.recipes import where_it_is
+from ..prompts.prompt import SoftPrompt
+from ..store import read_prompt
+
+
+@final
+@dataclass(frozen=True)
+class Spread:
+    """Test scores of the prompts of one run that differ in their seeds only.
+
+    Args:
+        scores: one for each seed.
+    """
+
+    scores: Sequence[float]
+
+    def __str__(self) -> str:
+        """Give mean, deviation of the sample and range, as in "0.812, deviation 0.013 over 4 seeds (0.80 to 0.83)"."""
+        mean = statistics.mean(self.scores)
+        if len(self.scores) == 1:
+            return f"{mean:.4g} from one seed; its spread over seeds is not known"
+        deviation = statistics.stdev(self.scores)
+        low, high = min(self.scores), max(self.scores)
+        return f"{mean:.4g}, deviation {deviation:.2g} over {len(self.scores)} seeds ({low:.4g} to {high:.4g})"
+
+
+def spread_of(prompt: SoftPrompt, source: "str | Path") -> "Spread | None":
+    """The test scores of all prompts of the run that a prompt is stored in; None if it is in no run, or has no score.
+
+    Args:
+        prompt: the prompt.
+        source: its folder, or that of its run.
+    """
+    folder = Path(source).absolute()
+    run = next((place for place in (folder, *folder.parents[:2]) if (place / "run.json").is_file()), None)
+    scores = [_score(prompt)]
+    if run is not None:
+        others = [_read(place) for place in sorted(run.glob("*/prompt"))]
+        scores = [_score(other) for other in others if other is not None and _alike(other, prompt)]
+    numbers = [score for score in scores if score is not None]
+    return Spread(numbers) if numbers else None
+
+
+def card(prompt: SoftPrompt, *, title: str, sentence: str, load: str, licence: str, spread: "Spread | None") -> str:
+    """The text of a README.
+
+    Args:
+        prompt: what is exported.
+        title: what the folder is.
+        sentence: what the folder holds and needs, in plain text.
+        load: Python that loads it, and is tested.
+        licence: an identifier of the hub, as "apache-2.0"; "other" where it is not known.
+        spread: scores over seeds, or None.
+    """
+    provenance = prompt.provenance
+    task = (provenance.task or {}).get("name", "a task that is not recorded")
+    name = provenance.backbone.name
+    lines = [
+        "---",
+        # The last name of a folder: its place is of one machine.
+        f"base_model: {Path(name).name if Path(name).is_absolute() else name}",
+        f"license: {licence}",
+        "tags: [soft-prompt, prompt-tuning]",
+        "---",
+        "",
+        f"# {title}",
+        "",
+        f"A soft prompt of {prompt.length} vectors for the frozen `{name}`. {sentence}",
+        "",
+        f"- Task: {task}",
+        f"- Method: {provenance.method}",
+        f"- Seeds: {_pairs(provenance.seeds)}",
+        *[f"- {split} {name}: {value:.4g}" for split, name, value in _numbers(provenance.metrics)],
+        f"- Test score over seeds: {spread or 'not known'}",
+        f"- Licence: {licence}. That of the base model applies to its weights.",
+        "",
+        "## Load",
+        "",
+        *where_it_is(name),
+        f"```python\n{load.strip()}\n```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _numbers(metrics: Mapping[str, Mapping[str, float]]) -> "list[tuple[str, str, float]]":
+    return [
+        (split, name, value)
+        for split, by_name in metrics.items()
+        if isinstance(by_name, Mapping)
+        for name, value in by_name.items()
+        if isinstance(value, int | float)
+    ]
+
+
+def _pairs(values: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "not recorded"
+
+
+def _score(prompt: SoftPrompt) -> "float | None":
+    score = prompt.provenance.metrics.get("test", {}).get("score")
+    return float(score) if isinstance(score, int | float) else None
+
+
+def _alike(one: SoftPrompt, other: SoftPrompt) -> bool:
+    """Whether two prompts differ in their seeds only, as far as their records tell."""
+    settings = [(p.provenance.method, p.provenance.training.get("lr"), p.length, p.layers) for p in (one, other)]
+    return settings[0] == settings[1]
+
+
+def _read(place: Path) -> "SoftPrompt | None":
+    try:
+        return read_prompt(place)
+    except SoftPromptError:
+        return None

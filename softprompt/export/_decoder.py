@@ -1,0 +1,83 @@
+"""What the exports of a decoder share: the model, and how the text of a task is written before it is read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from ..backbones import AbstractBackbone, DecoderBackbone
+from ..errors import CannotExport
+from ..inference.asked import task_of
+from ..inference.evaluate import backbone_of, model_for
+from ..inference.in_context import encoded
+from ..prompts.prompt import SoftPrompt
+from ..tasks import Task
+
+# Texts whose first letters differ; what all of their inputs begin with is what every input begins with.
+PROBES = ("a", "The film", "7 days", "Österreich", '"quoted"', "(in brackets)")
+
+
+@final
+@dataclass(frozen=True)
+class Written:
+    """How a task is written for a decoder, and the ids that every input begins with.
+
+    Args:
+        before: text before a row's own: what opens a chat, the instruction, the template up to its column.
+        after: text behind it: the rest of the template, the cue, what closes a turn.
+        special: whether the tokenizer adds its own special tokens.
+        skipped: ids at the beginning of an input that the prompt itself stands for.
+        opening: ids that every input begins with, behind the skipped ones.
+        ends: number of ids that the tokenizer appends to end a sequence; an answer follows instead.
+    """
+
+    before: str
+    after: str
+    special: bool
+    skipped: Sequence[int]
+    opening: Sequence[int]
+    ends: int
+
+
+def decoder_for(prompt: SoftPrompt, model: Any, what: str) -> DecoderBackbone:
+    """The frozen decoder of a prompt.
+
+    Raises:
+        CannotExport: the model is no decoder, or the prompt has no vectors.
+        ModelMismatch: the prompt belongs to another model.
+    """
+    if prompt.length == 0 or prompt.provenance.backbone.kind != "decoder":
+        raise CannotExport(f"{what} is for prompts of decoders, this one is for {prompt.provenance.backbone.kind!r}")
+    backbone = backbone_of(prompt, model_for(prompt, model, {} if model is not None else {"engine": "reference"}))
+    assert isinstance(backbone, DecoderBackbone)
+    return backbone
+
+
+def written(prompt: SoftPrompt, backbone: AbstractBackbone) -> Written:
+    """How the prompt's task writes a text; a prompt without a task reads texts as they are.
+
+    Raises:
+        CannotExport: the task reads several columns.
+    """
+    task = task_of(prompt, None, None) if prompt.provenance.task else None
+    before, after = _around(task, backbone) if task else (backbone.input_prefix, "")
+    skipped = tuple(task.opening_ids) if task else ()
+    rows = encoded(backbone, [before + text + after for text in PROBES])
+    shared = 0
+    while all(len(row) > shared and row[shared] == rows[0][shared] for row in rows):
+        shared += 1
+    if tuple(rows[0][: len(skipped)]) != skipped:
+        raise CannotExport("the words that this prompt begins as are not those that its task begins with")
+    ends = int(backbone.special_tokens and all(row[-1] == backbone.tokenizer.eos_token_id for row in rows))
+    return Written(before, after, backbone.special_tokens, skipped, tuple(rows[0][len(skipped) : shared]), ends)
+
+
+def _around(task: Task, backbone: AbstractBackbone) -> tuple[str, str]:
+    if len(task.columns) != 1:
+        columns = ", ".join(map(repr, task.columns))
+        raise CannotExport(f"task {task.name!r} reads several columns ({columns}), this format one text; save it")
+    mark = "\x00"
+    text = backbone.input_prefix + task.opening + task.render({task.columns[0]: mark}).text + backbone.suffix(task.cue)
+    before, found, after = text.partition(mark)
+    if not found or mark in after:
+        raise CannotExport(f"the template of task {task.name!r} does not hold its column as it is; save the prompt")
+    return before, after

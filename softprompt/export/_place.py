@@ -1,0 +1,43 @@
+"""Folders too large to be held in memory: built beside their place, then renamed into it."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import BadInput, StorageFailure
+
+
+@contextlib.contextmanager
+def building(target: "str | Path", what: str) -> Iterator[Path]:
+    """Yield a new folder that takes its place when the `with` block ends well, and is gone when it does not.
+
+    Args:
+        target: the place; an empty folder there is taken.
+        what: name of what is stored, for messages: "the baked model".
+
+    Raises:
+        BadInput: the place is taken.
+        StorageFailure: the disk is full or not writable.
+    """
+    target = Path(target).absolute()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for {what}")
+    temporary = None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        temporary.chmod(0o755)
+        yield temporary
+        # Renaming onto an empty folder replaces it.
+        os.replace(temporary, target)
+    except OSError as error:
+        raise StorageFailure(
+            f"could not write {what} to {str(target)!r}: {error.strerror or error}; "
+            "free some space or choose a place that can be written"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,360 @@
+"""Exports for programs without our code, each loaded by stock libraries in a process of its own."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from softprompt.backbones import load_backbone
+from softprompt.cli._main import main
+from softprompt.errors import BadInput, CannotExport
+from softprompt.export import (
+    CompiledPrompt,
+    Spread,
+    compile_prompt,
+    completion_request,
+    export_baked,
+    export_cache,
+    export_embeds,
+    export_gguf_recipe,
+    export_onnx,
+    spread_of,
+)
+from softprompt.interop.attach import attach
+from softprompt.prompts.batch import PromptBatch, TextBatch
+from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
+from softprompt.store import save_prompt
+from softprompt.tasks import Task
+
+TASK = {
+    "name": "films", "source": {"files": {"train": "films.csv"}}, "template": "question: {film} sentence",
+    "labels": ["bad", "good"],
+    "instruction": "a film or not", "cue": " answer:", "metrics": ["accuracy"],
+}  # fmt: skip
+# As a stored prompt records it.
+RECORD = Task.from_json(TASK).to_json()
+# The texts of the recipes.
+TEXTS = ["a text", "another, longer text"]
+# Both share one table between input and output; Gemma's multiplies what it looks up, and begins a sequence.
+FAMILIES = ("gpt2", "gemma")
+
+# Every recipe as it stands in its folder, without our code.
+STOCK = """
+import base64, io, os, re, sys
+sys.modules["softprompt"] = None
+from pathlib import Path
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+root, kept = Path(sys.argv[1]), {}
+for family in sys.argv[2:]:
+    for name in ("cache", "baked", "embeds", "onnx"):
+        if not (root / f"{family}-{name}").is_dir():
+            continue
+        os.chdir(root / f"{family}-{name}")
+        code = re.search("```python\\n(.*?)```", Path("README.md").read_text(), re.S)[1]
+        names = {}
+        exec(code, names)
+        if name == "embeds":
+            embeds = torch.load(io.BytesIO(base64.b64decode(names["body"]["prompt_embeds"])), weights_only=True)
+            model = AutoModelForCausalLM.from_pretrained(root / family).eval()
+            mask = torch.ones(1, len(embeds), dtype=torch.long)
+            options = {"attention_mask": mask, "max_new_tokens": 20, "do_sample": False}
+            answers = model.generate(inputs_embeds=embeds[None], **options)
+            kept[f"{family} embeds"], kept[f"{family} embeds answers"] = embeds, answers
+        elif name == "onnx":
+            kept[f"{family} onnx"] = torch.from_numpy(names["logits"])
+        else:
+            start = names["rest"].input_ids.shape[1] if name == "cache" else names["inputs"]["input_ids"].shape[1]
+            kept[f"{family} {name}"] = names["answers"][:, start:]
+assert not [name for name in sys.modules if name.startswith("softprompt.")]
+save_file({name: tensor.contiguous().clone() for name, tensor in kept.items()}, root / "kept.safetensors")
+"""
+
+
+def prompt_for(backbone, *, task=TASK, length=3, seed=0, scale=8.0, **fields) -> SoftPrompt:
+    generator = torch.Generator().manual_seed(seed)
+    metrics = {"test": {"accuracy": 0.75, "score": 0.75}}
+    provenance = Provenance("ept-star", backbone.identity(), backbone.answers, task, metrics, {"initialization": 3})
+    vectors = torch.randn(length, backbone.embedding_size, generator=generator) * scale
+    return SoftPrompt(vectors, provenance, **fields)
+
+
+def whole_text(text):
+    return f"{TASK['instruction']}\nquestion: {text} sentence{TASK['cue']}"
+
+
+def generated(backbone, prompt, text, new=20):
+    """Our own answer to a text, in token ids."""
+    ids = torch.tensor([backbone.tokenizer(text).input_ids])
+    batch = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(1, dtype=torch.long))
+    return backbone.answer_ids(PromptBatch.of(prompt), batch, max_new_tokens=new)[0].tolist()
+
+
+def same_answer(found, expected, end):
+    """Whether two answers are one up to their ends."""
+    cut = [ids[: ids.index(end)] if end in ids else ids for ids in (found, expected)]
+    return cut[0] == cut[1] and len(cut[0]) > 0
+
+
+def padded_left(rows):
+    """Ids and mask of rows, with the pads before them."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
+    return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+
+
+def positions(compiled, mask):
+    """Position ids of a forward pass behind a cache, as `generate` counts them."""
+    whole = torch.cat([mask.new_ones(len(mask), compiled.length), mask], 1)
+    return {"position_ids": (whole.cumsum(1) - 1)[:, compiled.length :]}
+
+
+@pytest.fixture(scope="module")
+def ready(tiny_model, save_tiny, tmp_path_factory):
+    """Backbones and prompts by family, and the folder of their models."""
+    root, made = tmp_path_factory.mktemp("exports"), {}
+    for family in (*FAMILIES, "mistral"):
+        # A window longer than prompt and instruction; the tests of the window have one that is not.
+        options = {"sliding_window": 64} if family == "mistral" else {}
+        save_tiny(root / family, *tiny_model(family, max_position_embeddings=256, **options)
+                  if family != "gpt2" else tiny_model(family, n_positions=256))  # fmt: skip
+        backbone = load_backbone(str(root / family), engine="reference")
+        made[family] = backbone, prompt_for(backbone, task=RECORD)
+    return root, made
+
+
+@pytest.fixture(scope="module")
+def stock(ready):
+    """All exports of the families, and what stock libraries make of them."""
+    root, made = ready
+    for family in FAMILIES:
+        backbone, prompt = made[family]
+        described = {"model": backbone, "licence": "mit", "spread": Spread([0.75, 0.8])}
+        for name, write in (("cache", export_cache), ("baked", export_baked), ("embeds", export_embeds)):
+            write(prompt, root / f"{family}-{name}", **described)
+    # One graph is enough: the exporter is slow, and another follows below.
+    export_onnx(made["gpt2"][1], root / "gpt2-onnx", model=made["gpt2"][0], licence="mit", spread=Spread([0.75, 0.8]))
+    command = [sys.executable, "-c", STOCK, str(root), *FAMILIES]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return made, load_file(root / "kept.safetensors"), root
+
+
+class TestStockLibraries:
+    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize("name", ["cache", "baked", "embeds answers"])
+    def test_they_answer_as_we_do(self, stock, family, name):
+        (made, kept, _), texts = stock, TEXTS if name == "cache" else TEXTS[:1]
+        backbone, prompt = made[family]
+        for answer, text in zip(kept[f"{family} {name}"].tolist(), texts, strict=True):
+            assert same_answer(answer, generated(backbone, prompt, whole_text(text)), backbone.ends[0])
+
+    def test_the_onnx_graph_gives_the_logits_of_the_attached_model(self, stock):
+        made, kept, _ = stock
+        backbone, prompt = made["gpt2"]
+        expected = attach(prompt, backbone.model)(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
+        torch.testing.assert_close(kept["gpt2 onnx"], expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_a_request_for_vllm_is_prompt_and_words_in_the_models_precision(self, stock, family):
+        made, kept, _ = stock
+        backbone, prompt = made[family]
+        ids = torch.tensor(backbone.tokenizer(whole_text(TEXTS[0])).input_ids)
+        assert torch.equal(kept[f"{family} embeds"], torch.cat([prompt.expanded(), backbone.embed(ids)]))
+
+    def test_every_card_says_what_the_prompt_is_and_how_good(self, stock):
+        for name in ("cache", "baked", "embeds", "onnx"):
+            text = (stock[2] / f"gpt2-{name}" / "README.md").read_text()
+            for said in ("base_model: gpt2\n", "license: mit\n", "- Task: films", "- Method: ept-star",
+                         "- Seeds: initialization 3", "0.775, deviation 0.035 over 2 seeds (0.75 to 0.8)"):  # fmt: skip
+                assert said in text, (name, said)
+
+
+class TestBaked:
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_new_tokens_are_never_chosen_whatever_the_state_is(self, stock, family):
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(stock[2] / f"{family}-baked")
+        old = stock[0][family][0].embeddings.weight.shape[0]
+        states = torch.randn(2000, 16, generator=torch.Generator().manual_seed(0)) * 10
+        head: Any = model.get_output_embeddings()
+        logits = head(states).detach()
+        assert bool((logits.argmax(1) < old).all())
+        # The exact bound: none has a higher probability than one of v equal ones.
+        assert float(logits.softmax(1)[:, old:].max()) <= 1 / old
+        assert model.generation_config.suppress_tokens == [*range(old, old + 3)]
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_the_model_given_stays_as_it_was(self, stock, family):
+        backbone = stock[0][family][0]
+        assert backbone.model.get_output_embeddings().weight is backbone.embeddings.weight
+        assert len(backbone.tokenizer) == backbone.embeddings.weight.shape[0]
+
+    def test_logits_of_the_old_tokens_are_ours(self, stock):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        folder, (backbone, prompt) = stock[2] / "gemma-baked", stock[0]["gemma"]
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        messages = [{"role": "user", "content": TEXTS[1]}]
+        inputs = tokenizer.apply_chat_template(messages, return_dict=True, return_tensors="pt")
+        logits = AutoModelForCausalLM.from_pretrained(folder).eval()(**inputs).logits
+        ids = torch.tensor([backbone.tokenizer(whole_text(TEXTS[1])).input_ids])
+        expected = attach(prompt, backbone.model)(input_ids=ids).logits
+        torch.testing.assert_close(logits[:, 3:, : expected.shape[2]], expected, rtol=1e-5, atol=1e-5)
+
+
+class TestCompiled:
+    @pytest.mark.parametrize("family", [*FAMILIES, "mistral"])
+    def test_logits_greedy_text_and_beams_are_those_of_the_prompt(self, ready, family):
+        backbone, prompt = ready[1][family]
+        model, attached = backbone.model, attach(prompt, backbone.model)
+        compiled = compile_prompt(prompt, model=backbone)
+        assert compiled.length > prompt.length + 5  # the instruction is in it, too
+        ids, mask = padded_left(compiled.encode(TEXTS, backbone.tokenizer))
+        whole, whole_mask = padded_left(
+            [ids[: len(ids) - compiled.ends] for ids in backbone.tokenizer([*map(whole_text, TEXTS)]).input_ids]
+        )
+        expected = attached(input_ids=whole, attention_mask=whole_mask).logits[:, -1]
+        found = model(**compiled.inputs(ids, mask, model.config), **positions(compiled, mask)).logits[:, -1]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        for beams in (1, 3):
+            options = {"max_new_tokens": 6, "do_sample": False, "num_beams": beams, "pad_token_id": 0}
+            found = model.generate(**compiled.inputs(ids, mask, model.config, beams=beams), **options)
+            expected = attached.generate(whole, attention_mask=whole_mask, **options)
+            assert torch.equal(found[:, ids.shape[1] :], expected[:, whole.shape[1] :])
+
+    def test_a_penalty_sees_the_text_and_no_prompt(self, ready):
+        backbone, prompt = ready[1]["gpt2"]
+        bare = dataclasses.replace(prompt, provenance=dataclasses.replace(prompt.provenance, task=None))
+        compiled = compile_prompt(bare, model=backbone)
+        assert (compiled.length, list(compiled.opening)) == (3, [])
+        ids = torch.tensor(compiled.encode(TEXTS[:1], backbone.tokenizer))
+        options = {"max_new_tokens": 8, "do_sample": False, "repetition_penalty": 3.0, "pad_token_id": 0}
+        inputs = compiled.inputs(ids, torch.ones_like(ids), backbone.model.config)
+        found = backbone.model.generate(**inputs, **options)
+        assert torch.equal(found, attach(bare, backbone.model).generate(ids, **options))
+
+    def test_a_deep_prompt_is_compiled_too(self, ready):
+        backbone, prompt = ready[1]["gpt2"]
+        deep = dataclasses.replace(prompt, deep=torch.randn(1, 3, 16) * 5)
+        compiled = compile_prompt(deep, model=backbone)
+        ids = torch.tensor(compiled.encode(TEXTS[:1], backbone.tokenizer))
+        inputs = compiled.inputs(ids, torch.ones_like(ids), backbone.model.config)
+        whole = torch.tensor([backbone.tokenizer(whole_text(TEXTS[0])).input_ids])
+        expected = attach(deep, backbone.model)(input_ids=whole).logits[:, -1]
+        torch.testing.assert_close(backbone.model(**inputs).logits[:, -1], expected, rtol=0, atol=1e-5)
+
+    def test_its_folder_gives_it_back(self, ready, tmp_path):
+        backbone, prompt = ready[1]["gemma"]
+        folder = export_cache(prompt, tmp_path / "c", model=backbone)
+        found, expected = CompiledPrompt.load(folder), compile_prompt(prompt, model=backbone)
+        assert all(torch.equal(a, b) for a, b in zip(found.keys, expected.keys, strict=True))
+        assert (list(found.opening), found.before) == (list(expected.opening), expected.before)
+
+    def test_a_window_shorter_than_the_prompt_is_refused(self, tiny_gpt, save_tiny, tmp_path):
+        folder = save_tiny(tmp_path / "m", *tiny_gpt("mistral"))
+        backbone = load_backbone(str(folder), engine="reference")
+        with pytest.raises(CannotExport, match="its window is shorter"):
+            compile_prompt(prompt_for(backbone, task=None, length=9), model=backbone)
+
+    def test_a_folder_that_is_none_is_refused(self, tmp_path):
+        with pytest.raises(BadInput, match=r"holds no cache\.json"):
+            CompiledPrompt.load(tmp_path)
+
+
+def test_vectors_for_llama_cpp_are_raw_little_endian_floats(ready, tmp_path):
+    import numpy as np
+
+    backbone, prompt = ready[1]["gemma"]
+    folder = export_gguf_recipe(prompt, tmp_path / "r", model=backbone)
+    about = json.loads((folder / "prompt.json").read_text())
+    vectors = np.fromfile(folder / "prompt.f32", dtype="<f4").reshape(about["length"], about["width"])
+    assert torch.equal(torch.from_numpy(vectors), prompt.expanded())
+    assert about["before"] + "x" + about["after"] == whole_text("x")
+    compile((folder / "run.py").read_text(), "run.py", "exec")
+
+
+def test_a_request_holds_what_the_api_reads(ready):
+    backbone, prompt = ready[1]["gpt2"]
+    body = completion_request(prompt, "a text", model=backbone, max_tokens=3, logprobs=1)
+    assert {name: body[name] for name in ("prompt", "max_tokens", "temperature", "logprobs")} == {
+        "prompt": "", "max_tokens": 3, "temperature": 0, "logprobs": 1,
+    }  # fmt: skip
+    json.dumps(body)
+
+
+def test_an_encoder_with_its_head_becomes_one_graph(tiny_bert, save_tiny, tmp_path):
+    import onnxruntime
+
+    folder = save_tiny(tmp_path / "m", *tiny_bert())
+    backbone = load_backbone(str(folder), answers="linear-head", engine="reference")
+    head = LinearHead(torch.randn(3, 16), torch.randn(3))
+    prompt = prompt_for(backbone, task=None, head=head)
+    session = onnxruntime.InferenceSession(str(export_onnx(prompt, tmp_path / "o", model=backbone) / "model.onnx"))
+    rows = backbone.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    names = ("input_ids", "attention_mask")
+    (found,) = session.run(None, {name: rows[name].numpy() for name in names})
+    batch = TextBatch(rows.input_ids, rows.attention_mask.bool(), torch.zeros(2, dtype=torch.long))
+    expected = backbone.label_scores(PromptBatch.of(prompt), batch, [[0], [1], [2]])
+    torch.testing.assert_close(torch.from_numpy(found).log_softmax(1), expected, rtol=0, atol=1e-5)
+
+
+class TestRefused:
+    @pytest.mark.parametrize("write", [export_cache, export_baked, export_embeds, export_gguf_recipe])
+    def test_prompts_of_other_kinds_of_models(self, tiny_t5, save_tiny, tmp_path, write):
+        backbone = load_backbone(str(save_tiny(tmp_path / "m", *tiny_t5())), engine="reference")
+        with pytest.raises(CannotExport, match="is for prompts of decoders"):
+            write(prompt_for(backbone, task=None), tmp_path / "x", model=backbone)
+        assert not (tmp_path / "x").exists()
+
+    @pytest.mark.parametrize("write", [export_baked, export_embeds, export_gguf_recipe, export_onnx])
+    def test_deep_prompts_where_one_layer_is_held(self, ready, tmp_path, write):
+        backbone, prompt = ready[1]["gpt2"]
+        with pytest.raises(CannotExport, match="vectors for 2 layers"):
+            write(dataclasses.replace(prompt, deep=torch.ones(1, 3, 16)), tmp_path / "x", model=backbone)
+
+    def test_a_task_of_two_columns(self, ready, tmp_path):
+        backbone, prompt = ready[1]["gpt2"]
+        task = {**prompt.provenance.task, "template": "{premise} {hypothesis}"}
+        other = dataclasses.replace(prompt, provenance=dataclasses.replace(prompt.provenance, task=task))
+        with pytest.raises(CannotExport, match="several columns"):
+            export_cache(other, tmp_path / "x", model=backbone)
+
+
+class TestCommand:
+    def test_export_and_compile_write_what_the_functions_write(self, ready, tmp_path, capsys):
+        _, made = ready
+        prompt = save_prompt(made["gpt2"][1], tmp_path / "p")
+        assert main(["compile", str(prompt), "--output", str(tmp_path / "a"), "--license", "mit"]) == 0
+        assert main(["export", str(prompt), "--format", "cache", "--output", str(tmp_path / "b")]) == 0
+        assert capsys.readouterr().out.split() == [str(tmp_path / "a"), str(tmp_path / "b")]
+        for name in ("cache.json", "cache.safetensors"):
+            assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+        assert "license: mit" in (tmp_path / "a" / "README.md").read_text()
+
+    def test_vectors_alone_take_no_model(self, ready, tmp_path, capsys):
+        prompt = save_prompt(ready[1]["gpt2"][1], tmp_path / "p")
+        arguments = ["export", str(prompt), "--model", "lab-gpt", "--output", str(tmp_path / "a")]
+        assert main(arguments) == 2
+        assert "takes neither --model nor --license" in capsys.readouterr().err
+
+
+def test_the_spread_is_that_of_the_prompts_of_the_run_that_differ_in_seeds(ready, tmp_path):
+    prompt = ready[1]["gpt2"][1]
+    run = tmp_path / "run"
+    for number, (score, length) in enumerate([(0.7, 3), (0.8, 3), (0.9, 2)]):
+        provenance = dataclasses.replace(prompt.provenance, metrics={"test": {"score": score}})
+        save_prompt(SoftPrompt(prompt.vectors[:length], provenance), run / f"p{number}" / "prompt")
+    (run / "run.json").write_text("{}")
+    first = SoftPrompt.load(run / "p0" / "prompt")
+    assert str(spread_of(first, run / "p0")) == "0.75, deviation 0.071 over 2 seeds (0.7 to 0.8)"
+    assert "its spread over seeds is not known" in str(spread_of(prompt, tmp_path / "elsewhere"))
