@@ -28,7 +28,7 @@ LAYERS = (
     {"inference"},
     {"interop"},
     {"training"},
-    {"analysis", "estimators", "export"},
+    {"analysis", "estimators", "export", "serving"},
     {"study"},
     {"tuning"},
     {"lab", "reports", "live"},

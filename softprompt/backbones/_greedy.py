@@ -1,8 +1,23 @@
 """Greedy answers, whatever a checkpoint's own generation defaults are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+# Sees the next token of each row as soon as it is there, a pad behind a row's end, and says which rows stop here.
+Watch = Callable[[Int[Tensor, " b"]], Bool[Tensor, " b"]]
+
+
+def stopping(watch: Watch | None) -> dict[str, Any]:
+    """The argument of `model.generate` that shows a watcher each token; nothing where nobody watches."""
+    if watch is None:
+        return {}
+    from transformers import StoppingCriteriaList
+
+    return {"stopping_criteria": StoppingCriteriaList([lambda ids, scores, **_: watch(ids[:, -1])])}
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..data import unknown_id
@@ -91,6 +91,39 @@ def prefix_pair(rows: Sequence[Sequence[int]]) -> tuple[Sequence[int], Sequence[
     ordered = sorted(rows, key=list)
     pairs = itertools.pairwise(ordered)
     return next(((a, b) for a, b in pairs if list(b[: len(a)]) == list(a)), None)
+
+
+@final
+@dataclass(frozen=True)
+class Reading:
+    """How the labels of one task are scored: their token ids, and how the tokens of each become one score.
+
+    Args:
+        labels: token ids by class id, from `encode_answers`.
+        normalize: "sum", "mean" or "first".
+    """
+
+    labels: tuple[tuple[int, ...], ...]
+    normalize: str = "sum"
+
+    @classmethod
+    def of(cls, labels: Sequence[Sequence[int]], normalize: str = "sum") -> "Reading":
+        """The same of lists."""
+        return cls(tuple(tuple(label) for label in labels), normalize)
+
+    @property
+    def scored(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens that count: under "first" the first of each label alone."""
+        return tuple(label[:1] for label in self.labels) if self.normalize == "first" else self.labels
+
+    def combined(self, found: Float[Tensor, "b l"]) -> Float[Tensor, " b"]:
+        """The score of a label from the log-probabilities of its tokens that count."""
+        return combine(found, self.normalize)
+
+
+def rows_of(which: Int[Tensor, " b"], count: int) -> list[Int[Tensor, " r"]]:
+    """For each of so many readings the rows that are scored by it, in their order."""
+    return [(which == number).nonzero()[:, 0] for number in range(count)]
 
 
 @final

@@ -20,7 +20,8 @@ from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import BackboneIdentity, SoftPrompt
 from ..prompts.units import WordScale
 from ..settings import ModelSpec
-from ._labels import refuse_indistinct
+from ._greedy import Watch
+from ._labels import Reading, refuse_indistinct, rows_of
 from ._products import Library
 from .deep import entering, layers_of, state_scales
 from .family import embedded, text_config, word_vectors
@@ -319,6 +320,28 @@ class AbstractBackbone(abc.ABC):
             BadInput: "first" while two labels begin with the same token.
         """
 
+    def label_scores_each(
+        self, prompt_batch: PromptBatch, batch: TextBatch, readings: Sequence[Reading], which: Int[Tensor, " b"]
+    ) -> list[Float[Tensor, "r c"]]:
+        """Label scores of rows of several tasks: for each reading the scores of its rows, in their order.
+
+        A backbone that can read the labels of all tasks in one pass does so. Otherwise each reading is a pass.
+
+        Args:
+            prompt_batch: the prompts.
+            batch: rows; targets are not read.
+            readings: the labels of each task.
+            which: for each row its reading.
+
+        Raises:
+            BadInput: as in `label_scores`.
+        """
+        parts = [batch.select(rows).trimmed() for rows in rows_of(which, len(readings))]
+        return [
+            self.label_scores(prompt_batch, part, reading.labels, normalize=reading.normalize)
+            for part, reading in zip(parts, readings, strict=True)
+        ]
+
     @abc.abstractmethod
     def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """The last states over the text, in its own columns; `verify` compares them."""
@@ -335,9 +358,22 @@ class AbstractBackbone(abc.ABC):
 
     @abc.abstractmethod
     def answer_ids(
-        self, prompt_batch: PromptBatch, batch: TextBatch, *, max_new_tokens: int, at_least: int = 0
+        self,
+        prompt_batch: PromptBatch,
+        batch: TextBatch,
+        *,
+        max_new_tokens: int,
+        at_least: int = 0,
+        watch: Watch | None = None,
     ) -> Int[Tensor, "b l"]:
         """Greedy answers in token ids, `at_least` of them before an answer may end.
+
+        Args:
+            prompt_batch: the prompts.
+            batch: rows; targets are not read.
+            max_new_tokens: longest answer.
+            at_least: tokens before an answer may end.
+            watch: sees each row's tokens one by one, and may end rows; None is nobody.
 
         Raises:
             UnsupportedModel: as in `generate`.

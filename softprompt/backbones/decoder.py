@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModel
 from ..prompts.batch import PromptBatch, TextBatch
 from ._chat import next_turn, user_turn
-from ._greedy import greedy
-from ._labels import Reads, combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
+from ._greedy import Watch, greedy, stopping
+from ._labels import Reading, Reads, combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 from ._precision import wide_between_products
 from .base import AbstractBackbone, Answers
 from .deep import word_states
@@ -175,6 +175,19 @@ class DecoderBackbone(AbstractBackbone):
             found = [self._rest_of(label, first, before.mask, output.past_key_values) for label in labels]
         return torch.stack([combine(one, normalize) for one in found], 1)
 
+    def label_scores_each(
+        self, prompt_batch: PromptBatch, batch: TextBatch, readings: Sequence[Reading], which: Int[Tensor, " b"]
+    ) -> list[Float[Tensor, "r c"]]:
+        """One pass for the labels of all tasks where passes share their prompts."""
+        if (shared := self._shared.now()) is None:
+            return super().label_scores_each(prompt_batch, batch, readings, which)
+        for reading in readings:
+            refuse_unknown_normalization(reading.normalize)
+            if reading.normalize == "first":
+                refuse_collisions(reading.labels, self.tokenizer)
+        answer = max(self.answer_positions(reading.scored) for reading in readings)
+        return shared.label_scores_each(prompt_batch, self._checked(prompt_batch, batch, answer), readings, which)
+
     def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """The last states over the text, as they are computed where rows are padded before the prompt."""
         if (shared := self._shared.now()) is not None:
@@ -190,7 +203,13 @@ class DecoderBackbone(AbstractBackbone):
 
     @torch.no_grad()
     def answer_ids(
-        self, prompt_batch: PromptBatch, batch: TextBatch, *, max_new_tokens: int, at_least: int = 0
+        self,
+        prompt_batch: PromptBatch,
+        batch: TextBatch,
+        *,
+        max_new_tokens: int,
+        at_least: int = 0,
+        watch: Watch | None = None,
     ) -> Int[Tensor, "b l"]:
         """Greedy answers, whatever the checkpoint's own generation defaults are; the text is not repeated.
 
@@ -205,15 +224,17 @@ class DecoderBackbone(AbstractBackbone):
             max_new_tokens = min(max_new_tokens, self.max_positions - self._prefix_length - before.mask.shape[1] + 1)
         by_model = self.prefix is None and generates_from_vectors(self.model)
         own = self._generated if by_model else self._continued
-        return own(before, max_new_tokens, at_least)
+        return own(before, max_new_tokens, at_least, watch)
 
-    def _generated(self, before: Joined, max_new_tokens: int, at_least: int) -> Int[Tensor, "b l"]:
+    def _generated(self, before: Joined, max_new_tokens: int, at_least: int, watch: Watch | None) -> Int[Tensor, "b l"]:
         """Greedy answers by the model's own `generate`."""
         settings = {"max_new_tokens": max_new_tokens, "at_least": at_least}
         with greedy(self.model, ends=self.ends, pad=self.pad_id, **settings), self.entering(before):
-            return self.model.generate(inputs_embeds=before.embeds, attention_mask=before.mask.long())
+            return self.model.generate(
+                inputs_embeds=before.embeds, attention_mask=before.mask.long(), **stopping(watch)
+            )
 
-    def _continued(self, before: Joined, max_new_tokens: int, at_least: int) -> Int[Tensor, "b l"]:
+    def _continued(self, before: Joined, max_new_tokens: int, at_least: int, watch: Watch | None) -> Int[Tensor, "b l"]:
         """Greedy answers token by token, for models whose own `generate` takes no vectors (Gemma 3, CTRL)."""
         mask, ends = before.mask, torch.tensor(self.ends, device=before.mask.device)
         going, answers = mask.any(1), []
@@ -225,6 +246,8 @@ class DecoderBackbone(AbstractBackbone):
             token = logits.argmax(-1).where(going, self.pad_id)
             answers.append(token)
             going = going & ~torch.isin(token, ends)
+            if watch is not None:
+                going = going & ~watch(token)
             if len(answers) == max_new_tokens or not going.any():
                 return torch.stack(answers, 1)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)

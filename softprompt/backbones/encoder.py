@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ..errors import BadInput, UnsupportedModel
 from ..prompts.batch import SPECIAL, PromptBatch, TextBatch
-from ._labels import log_probabilities, refuse_collisions, refuse_unknown_normalization
+from ._greedy import Watch
+from ._labels import Reading, log_probabilities, refuse_collisions, refuse_unknown_normalization, rows_of
 from .base import AbstractBackbone, Answers
 from .family import first_position, position_limit
 from .join import Joined, padded_right, refuse_too_long, take
@@ -110,13 +111,31 @@ class EncoderBackbone(AbstractBackbone):
             refuse_collisions(labels, self.tokenizer)
         return scores[:, torch.tensor([label[0] for label in labels], device=scores.device)]
 
+    def label_scores_each(
+        self, prompt_batch: PromptBatch, batch: TextBatch, readings: Sequence[Reading], which: Int[Tensor, " b"]
+    ) -> list[Float[Tensor, "r c"]]:
+        """One pass for the label words of all tasks: each row has its log-probabilities over the vocabulary."""
+        if self.answers == "linear-head":
+            return super().label_scores_each(prompt_batch, batch, readings, which)
+        scores = log_probabilities(self.logits(prompt_batch, batch))[:, 0]
+        return [
+            scores[rows][:, torch.tensor([label[0] for label in reading.labels], device=scores.device)]
+            for reading, rows in zip(readings, rows_of(which, len(readings)), strict=True)
+        ]
+
     def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """The last hidden states over the text."""
         joined = self.joined(prompt_batch, padded_right(batch))
         return self._text_states(joined)
 
     def answer_ids(
-        self, prompt_batch: PromptBatch, batch: TextBatch, *, max_new_tokens: int, at_least: int = 0
+        self,
+        prompt_batch: PromptBatch,
+        batch: TextBatch,
+        *,
+        max_new_tokens: int,
+        at_least: int = 0,
+        watch: Watch | None = None,
     ) -> Int[Tensor, "b l"]:
         """Nothing: an encoder has no decoder."""
         raise UnsupportedModel(f"{self.name!r} is an encoder and generates nothing; score labels (--decode scores)")

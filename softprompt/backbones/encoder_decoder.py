@@ -10,13 +10,21 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModel
 from ..prompts.batch import PromptBatch, TextBatch
-from ._greedy import greedy
-from ._labels import combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
+from ._greedy import Watch, greedy, stopping
+from ._labels import (
+    Reading,
+    combine,
+    log_probabilities,
+    refuse_collisions,
+    refuse_unknown_normalization,
+    rows_of,
+)
 from ._products import chosen_library
 from .base import AbstractBackbone, Answers, Engine
 from .family import KINDS, has_relative_positions, position_limit
 from .fast.int8 import refuse_no_int8
 from .fast.packed import FAMILIES, Encoded, PackedT5, survey
+from .fast.shared.layout import answers_each
 from .join import padded_right, refuse_too_long, take
 from .prefix import filled_cache
 from .rescale.verify import TOLERANCE
@@ -113,6 +121,31 @@ class EncoderDecoderBackbone(AbstractBackbone):
             scores.append(combine(found.gather(2, targets[:, :, None])[:, :, 0], normalize))
         return torch.stack(scores, 1)
 
+    def label_scores_each(
+        self, prompt_batch: PromptBatch, batch: TextBatch, readings: Sequence[Reading], which: Int[Tensor, " b"]
+    ) -> list[Float[Tensor, "r c"]]:
+        """One pass of the encoder and one of the decoder for the labels of all tasks, where passes are packed."""
+        packed = self._packed_passes()
+        if packed is None or (encoded := packed.encode(prompt_batch, batch)) is None:
+            return super().label_scores_each(prompt_batch, batch, readings, which)
+        for reading in readings:
+            refuse_unknown_normalization(reading.normalize)
+            if reading.normalize == "first":
+                refuse_collisions(reading.labels, self.tokenizer)
+        targets = answers_each([reading.scored for reading in readings], which)
+        needed = targets != IGNORED
+        states = packed.decode(encoded, self._shifted(targets.flatten(0, 1)).view_as(targets))
+        tokens = torch.zeros(
+            targets.shape, device=targets.device, dtype=torch.promote_types(states.dtype, torch.float32)
+        )
+        tokens[needed] = packed.log_probabilities(states[needed], targets[needed])
+        return [
+            torch.stack(
+                [reading.combined(tokens[rows, place, : len(label)]) for place, label in enumerate(reading.scored)], 1
+            )
+            for reading, rows in zip(readings, rows_of(which, len(readings)), strict=True)
+        ]
+
     def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """The encoder's last states over the text."""
         states, mask = self._states(prompt_batch, batch)
@@ -123,7 +156,13 @@ class EncoderDecoderBackbone(AbstractBackbone):
 
     @torch.no_grad()
     def answer_ids(
-        self, prompt_batch: PromptBatch, batch: TextBatch, *, max_new_tokens: int, at_least: int = 0
+        self,
+        prompt_batch: PromptBatch,
+        batch: TextBatch,
+        *,
+        max_new_tokens: int,
+        at_least: int = 0,
+        watch: Watch | None = None,
     ) -> Int[Tensor, "b l"]:
         """Greedy answers, whatever the checkpoint's own generation defaults are."""
         states, mask = self._states(prompt_batch, batch)
@@ -132,7 +171,9 @@ class EncoderDecoderBackbone(AbstractBackbone):
         settings = {"max_new_tokens": max_new_tokens, "at_least": at_least, "decoder_start_token_id": self.start}
         with greedy(self.model, ends=self.ends, pad=self.pad, **settings):
             # Without the start token.
-            return self.model.generate(encoder_outputs=_encoded(states), attention_mask=mask.long())[:, 1:]
+            return self.model.generate(encoder_outputs=_encoded(states), attention_mask=mask.long(), **stopping(watch))[
+                :, 1:
+            ]
 
     def _engine(self, asked: str) -> Engine:
         """The engine that is asked for, or that can be."""

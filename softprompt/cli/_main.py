@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 
 from ..errors import SoftPromptError
 from ._analyze import analyze
+from ._bank import bank
 from ._demo import demo
 from ._evaluate import evaluate
 from ._export import compile_, export
@@ -22,6 +23,7 @@ from ._landscape import landscape
 from ._methods import methods
 from ._predict import predict
 from ._report import report
+from ._serve import serve
 from ._show import show
 from ._stability import stability
 from ._study import study
@@ -55,6 +57,8 @@ app.command("analyze")(analyze)
 app.command("stability")(stability)
 app.command("watch")(watch)
 app.command("board")(board)
+app.command("serve")(serve)
+app.command("bank")(bank)
 app.add_typer(tasks, name="tasks")
 app.add_typer(methods, name="methods")
 app.add_typer(lab, name="lab")

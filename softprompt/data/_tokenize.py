@@ -39,6 +39,7 @@ def tokenize(
     special_tokens: bool = True,
     max_length: int | None = None,
     cache_dir: str | Path | None = None,
+    cache: bool = True,
     targets: bool = True,
 ) -> Examples:
     """Examples for a backbone: each row's text as token ids, special tokens included, and its answer.
@@ -62,6 +63,7 @@ def tokenize(
         special_tokens: whether the tokenizer adds its own; a chat template brings them in prefix and suffix.
         max_length: tokens; None takes the task's.
         cache_dir: None takes $SOFTPROMPT_CACHE or the user's cache folder.
+        cache: False reads and writes no file: a server keeps nothing of its users' texts.
         targets: whether rows hold answers; False leaves the examples without targets and gold.
 
     Raises:
@@ -85,11 +87,17 @@ def tokenize(
     pieces = [_piece(task, row, number, mask) for number, row in enumerate(rows, 1)]
     texts = [prefix + piece.text + suffix for piece in pieces]
     spans = [_moved(piece.spans, len(prefix)) for piece in pieces]
-    key = content_key(
-        [tokenizer_key(tokenizer), limit, special_tokens, task.shortened, *zip(texts, spans, strict=True)]
-    )
-    folder = default_folder() if cache_dir is None else Path(cache_dir)
-    inputs, parts, truncated = cached(key, lambda: _inputs(texts, spans, encode, limit, task), folder)
+
+    def make() -> tuple[Ragged, Ragged, int]:
+        return _inputs(texts, spans, encode, limit, task)
+
+    if cache:
+        key = content_key(
+            [tokenizer_key(tokenizer), limit, special_tokens, task.shortened, *zip(texts, spans, strict=True)]
+        )
+        inputs, parts, truncated = cached(key, make, default_folder() if cache_dir is None else Path(cache_dir))
+    else:
+        inputs, parts, truncated = make()
     if task.opening_ids:
         # The ids that a row has in common with them: another task's rows keep their own instruction.
         shared = inputs.shared_with(task.opening_ids)

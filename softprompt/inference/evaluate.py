@@ -87,7 +87,7 @@ def examples_for(
         # This check comes before the rows are read, and also applies to rows without answers.
         label_ids(backbone, task)
     limit = text_limit(backbone, prompt_length, _longer(task, backbone, context))
-    _refuse_long_instruction(backbone, task, limit)
+    refuse_long_instruction(backbone, task, limit)
     return tokenize(
         rows,
         task,
@@ -103,7 +103,7 @@ def examples_for(
     )
 
 
-def _refuse_long_instruction(backbone: AbstractBackbone, task: Task, limit: int) -> None:
+def refuse_long_instruction(backbone: AbstractBackbone, task: Task, limit: int) -> None:
     """Refuse an instruction beside which no text fits; a row is cut, its instruction never.
 
     Raises:

@@ -208,8 +208,17 @@ def no_answers(batch: TextBatch) -> Int[Tensor, "b 0 0"]:
     return batch.ids.new_zeros(len(batch.ids), 0, 0)
 
 
-def same_answers(answers: Sequence[Sequence[int]], b: int) -> Int[Tensor, "b k l"]:
-    """Return the answers of rows that all read the same ones."""
-    longest = max(map(len, answers), default=0)
-    padded = [[*answer, *[-100] * (longest - len(answer))] for answer in answers]
-    return torch.tensor(padded, dtype=torch.long).view(1, len(answers), longest).expand(b, -1, -1)
+def answers_each(answers: Sequence[Sequence[Sequence[int]]], which: Int[Tensor, " b"]) -> Int[Tensor, "b k l"]:
+    """Return the answers that each row reads.
+
+    Args:
+        answers: several sets of answers, each answer its token ids.
+        which: for each row its set.
+    """
+    most = max(map(len, answers), default=0)
+    longest = max((len(answer) for group in answers for answer in group), default=0)
+    padded = [
+        [[*answer, *[-100] * (longest - len(answer))] for answer in [*group, *[()] * (most - len(group))]]
+        for group in answers
+    ]
+    return torch.tensor(padded, dtype=torch.long, device=which.device).view(len(answers), most, longest)[which]

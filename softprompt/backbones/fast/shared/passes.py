@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ....prompts.batch import PromptBatch, TextBatch
-from ..._labels import combine
+from ..._labels import Reading, rows_of
 from ..._products import Library
 from ...deep import Fresh, entering
 from .attention import KeysFound, Seen, Unfit, register
-from .layout import Layout, lay_out, no_answers, same_answers
+from .layout import Layout, answers_each, lay_out, no_answers
 from .switch import current_layout, laid_out, switched
 
 IGNORED = -100
@@ -69,20 +69,35 @@ class SharedPasses:
         self, prompt_batch: PromptBatch, batch: TextBatch, labels: Sequence[Sequence[int]], normalize: str
     ) -> Float[Tensor, "b c"]:
         """Return the log-probability of each label; all labels are read behind the same text."""
-        chosen = [label[:1] for label in labels] if normalize == "first" else labels
-        b, device = len(batch.ids), batch.ids.device
-        read = [label[:-1] for label in chosen]
-        layout = self._layout(prompt_batch, batch, same_answers(read, b))
+        reading = Reading.of(labels, normalize)
+        return self.label_scores_each(prompt_batch, batch, [reading], torch.zeros_like(batch.owner))[0]
+
+    def label_scores_each(
+        self, prompt_batch: PromptBatch, batch: TextBatch, readings: Sequence[Reading], which: Int[Tensor, " b"]
+    ) -> list[Float[Tensor, "r c"]]:
+        """Return for each reading the log-probabilities of its labels for its rows; one pass reads all of them."""
+        read = [[label[:-1] for label in reading.scored] for reading in readings]
+        layout = self._layout(prompt_batch, batch, answers_each(read, which))
         flat = self._asked(prompt_batch, batch, layout)
         wide = flat.to(torch.promote_types(flat.dtype, torch.float32))
         totals = wide.logsumexp(-1)
+        return [
+            self._scores(reading, wide, totals, layout.firsts[rows])
+            for reading, rows in zip(readings, rows_of(which, len(readings)), strict=True)
+        ]
+
+    @staticmethod
+    def _scores(
+        reading: Reading, logits: Float[Tensor, "q v"], totals: Float[Tensor, " q"], firsts: Int[Tensor, " r"]
+    ) -> Float[Tensor, "r c"]:
+        """Return the label scores of rows whose first queries these are."""
         scores, behind = [], 1
-        for label in chosen:
-            steps = torch.tensor([0, *range(behind, behind + len(label) - 1)], device=device)
+        for label in reading.scored:
+            steps = torch.tensor([0, *range(behind, behind + len(label) - 1)], device=firsts.device)
             behind += len(label) - 1
-            places = layout.firsts[:, None] + steps
-            tokens = torch.tensor(list(label), device=device)
-            scores.append(combine(wide[places, tokens] - totals[places], "sum" if normalize == "first" else normalize))
+            places = firsts[:, None] + steps
+            tokens = torch.tensor(label, device=firsts.device)
+            scores.append(reading.combined(logits[places, tokens] - totals[places]))
         return torch.stack(scores, 1)
 
     def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:

@@ -1,0 +1,115 @@
+"""`softprompt serve`: one frozen model and a folder of prompts, behind HTTP."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..errors import BadInput
+from ._flatten import flatten
+from .options import Device, Frozen
+from .printing import say
+
+KEYS, TOKEN = "SOFTPROMPT_API_KEYS", "SOFTPROMPT_ADMIN_TOKEN"
+
+
+@flatten
+def serve(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Frozen model: hub id, folder, GGUF file, or built in.")
+    ],
+    *,
+    prompts: Annotated[
+        Path, typer.Option(help="Folder of prompts: stored prompts, runs, or both; or a file that `bank` packed.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen at. Default: this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any free one.")] = 8000,
+    model_name: Annotated[
+        str | None, typer.Option(help="First part of the models' names: NAME:PROMPT. Default: the model's last name.")
+    ] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option(help=f"File of API keys, one a line. Default: those in ${KEYS}, by commas.")
+    ] = None,
+    admin_token: Annotated[
+        Path | None, typer.Option(help=f"File with the token for changes of prompts. Default: ${TOKEN}, or no changes.")
+    ] = None,
+    watch: Annotated[float, typer.Option(min=0, help="Seconds between looks for changed prompts; 0 is never.")] = 2.0,
+    device: Device = "auto",
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Positions of one pass.")] = 16384,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Rows of one pass.")] = 64,
+    max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a row waits for others.")] = 2.0,
+    waiting_tokens: Annotated[int, typer.Option(min=1, help="Positions that may wait; more is refused.")] = 262144,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for a request.")] = 60.0,
+    drain: Annotated[float, typer.Option(min=0, help="Seconds for what was taken, once it is told to end.")] = 30.0,
+    body_bytes: Annotated[int, typer.Option(min=1, help="Longest body of a request.")] = 2**20,
+    max_inputs: Annotated[int, typer.Option(min=1, help="Texts of one request.")] = 256,
+    frozen: Frozen,
+) -> None:
+    """Serve stored prompts over one frozen model: OpenAI's API, /classify, and a page to try them."""
+    refuse_without("serve", "fastapi", "prometheus_client", "uvicorn")
+    keys, token = secrets(api_keys, KEYS, ","), secrets(admin_token, TOKEN)
+    from ..serving import Engine, Limits, filled
+    from ..serving.http import ServerSettings, Service, build_app, listen, logged, server_of
+    from ..serving.http.settings import hosts_for, is_loopback
+
+    if not keys and not is_loopback(host):
+        raise BadInput(f"--host={host} lets others in; give --api-keys FILE, or ${KEYS}")
+    limits = Limits(
+        batch_tokens=batch_tokens,
+        batch_rows=batch_rows,
+        max_wait=max_wait / 1000,
+        waiting_tokens=waiting_tokens,
+        timeout=timeout,
+    )
+    settings = ServerSettings(
+        model_name=model_name or Path(model).name,
+        keys=keys,
+        admin_token=token[0] if token else None,
+        body_bytes=body_bytes,
+        max_inputs=max_inputs,
+        hosts=hosts_for(host),
+    )
+    # Before the model is loaded, which may take minutes.
+    with contextlib.closing(listen(host, port)) as listener:
+        bank, again, refused = filled(dataclasses.replace(frozen, name=model, device=device), prompts)
+        for refusal in refused:
+            say(f"softprompt: {refusal.name} is not served: {refusal.reason}")
+        service = Service(bank, Engine(bank.admission.backbone), settings, limits)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        say(f"{len(bank.prompts)} prompts for {settings.model_name} at {address} (the page to try them is there, too)")
+        with logged():
+            app = build_app(service, drain=drain, again=again if watch else None, every=watch)
+            server_of(app, service, drain=drain).run(sockets=[listener])
+
+
+def refuse_without(extra: str, *modules: str) -> None:
+    """Refuse where a part of an extra is not installed.
+
+    Raises:
+        BadInput: names the extra.
+    """
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise BadInput(f"{', '.join(missing)} is not installed; run: pip install 'softprompt[{extra}]'")
+
+
+def secrets(file: Path | None, variable: str, separator: str | None = None) -> tuple[str, ...]:
+    """The secrets in a file, one a line, or those of an environment variable; never of the command line.
+
+    Raises:
+        BadInput: the file cannot be read, or is empty.
+    """
+    if file is None:
+        given = os.environ.get(variable, "")
+        return tuple(part.strip() for part in (given.split(separator) if separator else [given]) if part.strip())
+    try:
+        lines = file.read_text("utf-8").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {str(file)!r}; give a file with one secret a line") from error
+    if not lines:
+        raise BadInput(f"{str(file)!r} is empty; write a key into it, or leave the option out")
+    return tuple(lines)

@@ -1,0 +1,175 @@
+"""The batcher: collects rows of several clients into passes of one model, within bounds.
+
+All of it runs in one event loop, only the passes run in a thread of their own. So nothing here needs a lock.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import final
+
+from .engine import Engine, Outcome
+from .faults import Draining, Overloaded, TooLate, TooLong
+from .passes import Limits, next_pass
+from .work import Answer, Work
+
+# How much the last pass counts in the speed from which Retry-After is told.
+LAST = 0.2
+
+
+@final
+@dataclass(frozen=True)
+class Ran:
+    """A pass that has run: its rows, how many prompts they had, its positions, and its seconds."""
+
+    rows: int
+    prompts: int
+    tokens: int
+    seconds: float
+
+
+@final
+class Batcher:
+    """Collects rows into passes. Start it within the event loop that will use it.
+
+    Args:
+        engine: answers the passes.
+        limits: what is taken, and how much of it in one pass.
+        seen: is told of each pass that has run.
+    """
+
+    def __init__(self, engine: Engine, limits: Limits | None = None, seen: Callable[[Ran], None] | None = None):
+        self.engine, self.limits, self.seen = engine, limits or Limits(), seen
+        self.waiting: dict[Work, asyncio.Future[Answer]] = {}
+        self.running = 0
+        self.draining = False
+        self._arrived = asyncio.Event()
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "softprompt-model")
+        self._tokens_per_second = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Positions of the rows that wait."""
+        return sum(work.cost for work in self.waiting)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether passes are run."""
+        return self._task is not None and not self._task.done()
+
+    def start(self) -> None:
+        """Begin to run passes."""
+        self._task = asyncio.get_running_loop().create_task(self._serve())
+
+    async def close(self, seconds: float = 30.0) -> None:
+        """Take nothing more, answer what was taken within so many seconds, and end."""
+        self.draining = True
+        end = time.monotonic() + seconds
+        while (self.waiting or self.running) and time.monotonic() < end:
+            await asyncio.sleep(0.01)
+        for work, future in list(self.waiting.items()):
+            work.left = True
+            if not future.done():
+                future.set_exception(Draining("the server ended before this request was answered; send it again"))
+        self.waiting.clear()
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def answer(self, works: Sequence[Work]) -> list[Answer]:
+        """The answers to the rows of one request, in their order. Cancel the call to free what it waits for.
+
+        Raises:
+            TooLong: the request has more rows or tokens than one may have.
+            Overloaded: too much is waiting.
+            Draining: the server ends.
+            TooLate: the deadline of a row was over.
+            SoftPromptError: a row cannot be answered.
+        """
+        self._refuse(works)
+        loop = asyncio.get_running_loop()
+        futures = {work: loop.create_future() for work in works}
+        self.waiting.update(futures)
+        self._arrived.set()
+        try:
+            return list(await asyncio.gather(*futures.values()))
+        finally:
+            for work, future in futures.items():
+                work.left = True
+                self.waiting.pop(work, None)
+                # An error of a second row is not asked for.
+                future.cancel() if not future.done() else future.cancelled() or future.exception()
+
+    def _refuse(self, works: Sequence[Work]) -> None:
+        if self.draining:
+            raise Draining("the server ends and takes no more requests; send it to another one")
+        cost, limits = sum(work.cost for work in works), self.limits
+        if cost > limits.request_tokens:
+            raise TooLong(f"this request needs {cost} tokens, one may need {limits.request_tokens}; send less at once")
+        waiting = self.waiting_tokens
+        # One request is always taken: what is allowed for one is never more than what may wait.
+        if waiting and waiting + cost > limits.waiting_tokens:
+            speed = self._tokens_per_second or limits.batch_tokens
+            raise Overloaded(waiting, limits.waiting_tokens, min(60, max(1, math.ceil(waiting / speed))))
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._arrived.wait()
+            await self._others()
+            self._drop()
+            if not self.waiting:
+                self._arrived.clear()
+                continue
+            works = next_pass(list(self.waiting), self.limits, self.engine.backbone.max_positions)
+            futures = [self.waiting.pop(work) for work in works]
+            self.running, began = len(works), time.monotonic()
+            try:
+                outcomes: Sequence[Outcome] = await loop.run_in_executor(self._thread, self.engine.run, works)
+            finally:
+                self.running = 0
+            self._told(works, time.monotonic() - began)
+            for future, outcome in zip(futures, outcomes, strict=True):
+                _settle(future, outcome)
+
+    async def _others(self) -> None:
+        """Wait for more rows to ride along, if the oldest has not waited long enough and there is room."""
+        wait = self.limits.max_wait
+        if not wait or not self.waiting or len(self.waiting) >= self.limits.batch_rows:
+            return
+        left = next(iter(self.waiting)).began + wait - time.monotonic()
+        if left > 0:
+            await asyncio.sleep(left)
+
+    def _drop(self) -> None:
+        """Free the rows whose clients have left or whose time is over."""
+        now = time.monotonic()
+        for work, future in list(self.waiting.items()):
+            if future.done() or work.left:
+                del self.waiting[work]
+            elif now > work.deadline:
+                del self.waiting[work]
+                future.set_exception(TooLate("the time for this request was over while it waited; try again later"))
+
+    def _told(self, works: Sequence[Work], seconds: float) -> None:
+        tokens = sum(work.cost for work in works)
+        speed = tokens / max(seconds, 1e-6)
+        self._tokens_per_second += LAST * (speed - self._tokens_per_second) if self._tokens_per_second else speed
+        if self.seen is not None:
+            self.seen(Ran(len(works), len({id(work.served) for work in works}), tokens, seconds))
+
+
+def _settle(future: asyncio.Future[Answer], outcome: Outcome) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Answer):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)

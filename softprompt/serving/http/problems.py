@@ -1,0 +1,92 @@
+"""Errors as a client sees them: OpenAI's shape, one line, never a text that was sent."""
+
+from collections.abc import Mapping
+from typing import Any, final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from ...errors import SoftPromptError, UnknownName
+from ..faults import Draining, Overloaded, TooLate, TooLong
+
+# What is answered to each kind of error; the first that fits counts.
+STATUS: tuple[tuple[type[SoftPromptError], int, str], ...] = (
+    (Overloaded, 429, "overloaded"),
+    (TooLate, 504, "timeout"),
+    (Draining, 503, "draining"),
+    (TooLong, 400, "context_length_exceeded"),
+    (SoftPromptError, 400, "invalid_request"),
+)
+CODES = {401: "invalid_api_key", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 408: "timeout",
+         413: "request_too_large", 415: "unsupported_media_type"}  # fmt: skip
+# As much of a name that a client sent as a message repeats.
+LONGEST = 300
+
+
+@final
+class NotServed(SoftPromptError):
+    """A model or prompt that is not served."""
+
+
+@final
+class ClientLeft(Exception):
+    """Nobody waits for the answer any more."""
+
+
+def body(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """The JSON of an error."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    # What a client sent comes back in names; half a character cannot be encoded.
+    plain = message.encode("utf-8", "replace").decode()
+    return {"error": {"message": plain[:LONGEST], "type": kind, "param": param, "code": code}}
+
+
+def response(
+    status: int, message: str, code: str, param: str | None = None, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """An error as a response."""
+    return JSONResponse(body(status, message, code, param), status, dict(headers or {}))
+
+
+def of_error(error: SoftPromptError) -> JSONResponse:
+    """An error of the engine as a response."""
+    if isinstance(error, NotServed):
+        return response(404, error.message, "model_not_found", "model")
+    status, code = next((status, code) for kind, status, code in STATUS if isinstance(error, kind))
+    headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else {}
+    if isinstance(error, Draining):
+        headers = {"Retry-After": "5"}
+    return response(status, error.message, code, headers=headers)
+
+
+def not_served(error: SoftPromptError) -> NotServed:
+    """The error of a prompt that nobody knows."""
+    hint = "; GET /v1/models lists them" if isinstance(error, UnknownName) else ""
+    return NotServed(error.message[: LONGEST - len(hint)] + hint)
+
+
+def register(app: FastAPI) -> None:
+    """Let the app answer every error in this shape."""
+
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, SoftPromptError)
+        return of_error(error)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        first: Mapping[str, Any] = next(iter(error.errors()), {})
+        place = ".".join(str(part) for part in first.get("loc", ()) if part != "body")
+        # Not the input of the error, which holds what was sent.
+        message = f"{place}: {first.get('msg', 'cannot be read')}" if place else str(first.get("msg", "cannot be read"))
+        return response(400, message, "invalid_request", place or None)
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        code = CODES.get(error.status_code, "invalid_request")
+        return response(error.status_code, str(error.detail), code, headers=error.headers)
+
+    app.add_exception_handler(SoftPromptError, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)

@@ -1,0 +1,482 @@
+"""The server: OpenAI's client, labels, changes of prompts, and what strangers may send; in one process, no network."""
+
+import asyncio
+import base64
+import json
+import logging
+import shutil
+import time
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import torch
+from softprompt.backbones import from_model
+from softprompt.serving import Engine, Limits, PromptBank, PromptFolder
+from softprompt.serving.http import ServerSettings, Service, build_app
+from softprompt.store import save_prompt, to_document
+from softprompt.store._values import tensor_bytes
+
+from serving_kit import TOKENS, bank_of, singles, some_inputs, some_prompts
+
+TOKEN = "a-token-for-changes"
+KEY = "a-key-for-everybody"
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_gpt):
+    return from_model(*tiny_gpt("llama"), name="tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def prompts(backbone):
+    return some_prompts(backbone, 8)
+
+
+@pytest.fixture
+def bank(backbone, prompts) -> PromptBank:
+    return bank_of(backbone, prompts)
+
+
+def served(bank: PromptBank, test: Any, limits: Limits | None = None, **settings: Any) -> Any:
+    """Run a test that is given a client of an app with this bank, and the service."""
+    service = Service(bank, Engine(bank.admission.backbone), ServerSettings(model_name="tiny", **settings), limits)
+    app = build_app(service, drain=1.0)
+
+    async def run() -> Any:
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://localhost") as c,
+        ):
+            return await test(c, service)
+
+    return asyncio.run(run())
+
+
+def official(client: Any) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", http_client=client, max_retries=0)
+
+
+class TestOpenAI:
+    def test_the_official_client_lists_models_and_gets_answers_as_predict_gives_them(self, bank, backbone):
+        requests = [(bank.get(name), "good movie") for name in ("p0", "p2", "p3")]
+        expected = [answer.get("label", answer.get("output")) for answer in singles(requests, backbone)]
+
+        async def test(client, service):
+            ai = official(client)
+            names = [model.id async for model in ai.models.list()]
+            assert names == ["tiny", *(f"tiny:p{n}" for n in range(8))]
+            assert (await ai.models.retrieve("tiny:p3")).id == "tiny:p3"
+            for (prompt, text), answer in zip(requests, expected, strict=True):
+                model = f"tiny:{prompt.name}"
+                whole = await ai.completions.create(model=model, prompt=[text, "bad"], max_tokens=TOKENS)
+                assert whole.choices[0].text == answer
+                assert [choice.index for choice in whole.choices] == [0, 1]
+                chat = await ai.chat.completions.create(
+                    model=model,
+                    messages=[{"role": "user", "content": text}],
+                    max_completion_tokens=TOKENS,
+                    temperature=0,
+                )
+                assert chat.choices[0].message.content == answer
+                assert chat.system_fingerprint == prompt.version
+                assert chat.usage is not None
+                assert chat.usage.prompt_tokens > prompt.length
+
+        served(bank, test)
+
+    def test_a_stream_brings_the_same_answer_in_parts(self, bank):
+        async def test(client, service):
+            ai = official(client)
+            for model in ("tiny", "tiny:p3", "tiny:p0"):
+                whole = await ai.completions.create(model=model, prompt="good movie", max_tokens=9)
+                options: Any = {"stream": True, "stream_options": {"include_usage": True}}
+                parts = [
+                    p
+                    async for p in await ai.completions.create(
+                        model=model, prompt="good movie", max_tokens=9, **options
+                    )
+                ]
+                assert "".join(p.choices[0].text for p in parts if p.choices) == whole.choices[0].text
+                assert parts[-1].usage == whole.usage
+                assert parts[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+                messages: Any = [{"role": "user", "content": [{"type": "text", "text": "good movie"}]}]
+                chat = await ai.chat.completions.create(model=model, messages=messages, max_tokens=9, stream=True)
+                assert "".join([p.choices[0].delta.content or "" async for p in chat]) == whole.choices[0].text
+
+        served(bank, test)
+
+    def test_an_answer_ends_at_a_stop(self, bank):
+        async def test(client, service):
+            ai = official(client)
+            whole = (await ai.completions.create(model="tiny", prompt="good movie", max_tokens=9)).choices[0]
+            stop = whole.text[4:7]
+            assert stop
+            cut = (await ai.completions.create(model="tiny", prompt="good movie", max_tokens=9, stop=[stop])).choices[0]
+            assert cut.text == whole.text[: whole.text.index(stop)].strip()
+            assert cut.finish_reason == "stop"
+            parts = await ai.completions.create(model="tiny", prompt="good movie", max_tokens=9, stop=stop, stream=True)
+            assert "".join([part.choices[0].text async for part in parts]) == cut.text
+
+        served(bank, test)
+
+    def test_what_would_change_the_answer_and_is_not_supported_is_refused(self, bank):
+        async def test(client, service):
+            ai = official(client)
+            wrong: list[dict[str, Any]] = [
+                {"temperature": 0.7},
+                {"n": 2},
+                {"top_p": 0.5},
+                {"logprobs": 3},
+                {"max_tokens": 5000},
+            ]
+            for options in wrong:
+                with pytest.raises(openai.BadRequestError) as caught:
+                    await ai.completions.create(model="tiny:p3", prompt="good", **options)
+                assert caught.value.status_code == 400
+            with pytest.raises(openai.BadRequestError, match="one message of role 'user'"):
+                await ai.chat.completions.create(
+                    model="tiny:p3",
+                    messages=[{"role": "system", "content": "be good"}, {"role": "user", "content": "good"}],
+                )
+            with pytest.raises(openai.NotFoundError, match="Did you mean 'p3'"):
+                await ai.completions.create(model="tiny:p33", prompt="good")
+            with pytest.raises(openai.NotFoundError, match="Did you mean 'tiny"):
+                await ai.completions.create(model="tini:p3", prompt="good")
+
+        served(bank, test)
+
+
+class TestClassify:
+    def test_labels_come_with_probabilities_as_predict_gives_them_the_likeliest_first(self, bank, backbone):
+        requests = [
+            (bank.get("p0"), "good movie"),
+            (bank.get("p0"), "bad film"),
+            (bank.get("p1"), {"a": "it", "b": "is"}),
+        ]
+        expected = singles(requests, backbone)
+
+        async def test(client, service):
+            answer = (
+                await client.post("/classify", json={"model": "tiny:p0", "inputs": ["good movie", "bad film"]})
+            ).json()
+            for line, other in zip(answer["answers"], expected, strict=False):
+                assert line["label"] == other["label"] == line["scores"][0]["label"]
+                assert {s["label"]: s["probability"] for s in line["scores"]} == pytest.approx(
+                    other["scores"], abs=1e-5
+                )
+            body = {"model": "tiny:p1", "inputs": {"a": "it", "b": "is"}, "top_k": 1}
+            answer = (await client.post("/classify", json=body)).json()["answers"]
+            assert [[score["label"] for score in line["scores"]] for line in answer] == [[expected[2]["label"]]]
+
+        served(bank, test)
+
+    def test_a_calibration_is_used_unless_it_is_not_wanted_and_the_frozen_model_answers_beside(self, backbone):
+        bank = bank_of(backbone, {"calibrated": some_prompts(backbone, 13)["p12"]})
+
+        async def test(client, service):
+            body = {"model": "tiny:calibrated", "inputs": "good movie", "frozen": True}
+            first, second = [
+                (await client.post("/classify", json={**body, "calibrate": wanted})).json()["answers"][0]
+                for wanted in (True, False)
+            ]
+            assert first["scores"] != second["scores"]
+            assert first["frozen"] == second["frozen"] != {name: second[name] for name in ("label", "scores")}
+            assert (await client.get("/prompts/calibrated")).json()["is_calibrated"]
+
+        served(bank, test)
+
+    @pytest.mark.parametrize("kind", ["bert heads", "bert words", "t5"])
+    def test_encoders_and_encoder_decoders_classify(self, tiny_model, kind):
+        answers = {"bert heads": "linear-head", "bert words": "label-words"}.get(kind, "auto")
+        backbone = from_model(*tiny_model(kind.split()[0]), name="tiny", answers=answers)
+        bank = bank_of(backbone, some_prompts(backbone, 3))
+        requests = [(bank.get("p0"), "good movie")]
+
+        async def test(client, service):
+            body = {"model": "tiny:p0", "inputs": "good movie"}
+            line = (await client.post("/classify", json=body)).json()["answers"][0]
+            assert line["label"] == singles(requests, backbone)[0]["label"]
+            response = await client.post("/classify", json={**body, "frozen": True})
+            assert response.status_code == (400 if kind == "bert heads" else 200)
+            if kind == "bert heads":
+                line = (await client.post("/classify", json={**body, "model": "tiny:p2"})).json()["answers"][0]
+                assert isinstance(line["value"], float)
+            if kind != "t5":
+                response = await client.post("/v1/completions", json={"model": "tiny", "prompt": "good"})
+                assert (response.status_code, "generates nothing" in response.text) == (400, True)
+
+        served(bank, test)
+
+
+class TestStrangers:
+    @pytest.mark.parametrize(
+        ("body", "status"),
+        [
+            (b"{", 400), (b"[]", 400), (b'{"model": "tiny:p0"}', 400), (b"\xff\xfe", 400), (b"[" * 3000, 400),
+            (b'{"model": "tiny:p0", "inputs": "\\ud800 good"}', 400),
+            (b'{"model": "tiny:p0", "inputs": {"\\ud800": "good"}}', 400),
+            (b'{"model": "tiny:\\ud800", "inputs": "good"}', 404),
+            (b'{"model": "tiny:p0", "inputs": ""}', 400), (b'{"model": "tiny:p0", "inputs": ["good", " \\n"]}', 400),
+            (b'{"model": "tiny:p0", "inputs": []}', 400), (b'{"model": "tiny:p0", "inputs": 5}', 400),
+            (b'{"model": "tiny:p0", "inputs": {"text": NaN}}', 400),
+            (b'{"model": "tiny:p0", "inputs": {"text": null}}', 400),
+            (b'{"model": "tiny:p0", "inputs": "good", "top_k": 0}', 400),
+            (b'{"model": "tiny:p0", "inputs": "good", "k": 1}', 400),
+            (b'{"model": "tiny:p3", "inputs": "good"}', 400), (b'{"model": "", "inputs": "good"}', 404),
+            (b'{"model": "tiny:p0", "inputs": "' + b"good " * 100 + b'"}', 400),
+            (b'{"model": "tiny:p0", "inputs": "' + b"g" * 100000 + b'"}', 400),
+            (b'{"model": "tiny:p0", "inputs": ' + b"9" * 5000 + b"}", 400),
+        ],
+    )  # fmt: skip
+    def test_whatever_is_sent_is_answered_with_a_line_and_never_with_500(self, bank, body, status):
+        async def test(client, service):
+            response = await client.post("/classify", content=body, headers={"Content-Type": "application/json"})
+            assert response.status_code == status, response.text
+            error = response.json()["error"]
+            assert set(error) == {"message", "type", "param", "code"}
+            assert "\n" not in error["message"]
+            assert response.headers["x-request-id"]
+
+        served(bank, test)
+
+    def test_a_long_body_is_413_and_a_long_text_says_how_to_have_it_cut(self, bank):
+        async def test(client, service):
+            body = {"model": "tiny:p0", "inputs": "good " * 100}
+            assert "truncate" in (await client.post("/classify", json=body)).json()["error"]["message"]
+            answer = (await client.post("/classify", json={**body, "truncate": True})).json()["answers"][0]
+            assert answer["truncated"]
+            response = await client.post("/classify", json={**body, "inputs": "good " * 1000})
+            assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+
+        served(bank, test, body_bytes=4000)
+
+    def test_over_capacity_is_429_at_once_with_the_seconds_to_wait(self, bank):
+        async def test(client, service):
+            run = service.engine.run
+            service.engine.run = lambda works: (time.sleep(0.2), run(works))[1]
+            body = {"model": "tiny:p0", "inputs": ["good"] * 4}
+            ended = []
+
+            async def ask():
+                ended.append(await client.post("/classify", json=body))
+
+            await asyncio.gather(*(ask() for _ in range(6)))
+            # What is refused does not wait for a pass.
+            refused = [response for response in ended if response.status_code == 429]
+            assert refused == ended[: len(refused)] != []
+            assert all(int(response.headers["Retry-After"]) >= 1 for response in refused)
+            assert {response.status_code for response in ended[len(refused) :]} == {200}
+
+        served(bank, test, Limits(batch_rows=4, waiting_tokens=40))
+
+    def test_the_same_keys_open_everything_but_changes(self, bank):
+        async def test(client, service):
+            for path in ("/v1/models", "/prompts", "/metrics", "/openapi.json"):
+                assert (await client.get(path)).status_code == 401
+                assert (await client.get(path, headers={"Authorization": f"Bearer {KEY}x"})).status_code == 401
+                assert (await client.get(path, headers={"Authorization": f"Bearer {KEY}"})).status_code == 200
+            for path in ("/", "/health", "/ready"):
+                assert (await client.get(path)).status_code == 200
+            for headers in ({}, {"Authorization": f"Bearer {KEY}"}, {"Authorization": b"Basic \xe9"}):
+                assert (await client.delete("/prompts/p0", headers=headers)).status_code == 401
+            assert "p0" in service.bank.prompts
+
+        served(bank, test, keys=(KEY,), admin_token=TOKEN)
+
+    def test_another_site_gets_nothing(self, bank):
+        async def test(client, service):
+            response = await client.get("/prompts", headers={"Origin": "http://elsewhere.example"})
+            assert "access-control-allow-origin" not in response.headers
+            assert (await client.get("/prompts", headers={"Host": "elsewhere.example"})).status_code == 400
+
+        served(bank, test, hosts=("localhost",))
+
+    def test_the_log_tells_what_happened_and_nothing_of_the_texts(self, bank, caplog, monkeypatch):
+        async def test(client, service):
+            headers = {"X-Request-ID": "mine-1"}
+            body = {"model": "tiny:p0", "inputs": "terrible secret"}
+            response = await client.post("/classify", json=body, headers=headers)
+            assert response.headers["x-request-id"] == response.json()["id"] == "mine-1"
+            monkeypatch.setattr(service.engine, "run", lambda works: [RuntimeError("secret") for _ in works])
+            assert (await client.post("/classify", json=body)).status_code == 500
+            metrics = (await client.get("/metrics")).text
+            assert 'softprompt_requests_total{route="/classify",status="200"} 1.0' in metrics
+            assert "softprompt_prompts 8.0" in metrics
+
+        with caplog.at_level(logging.INFO, "softprompt.serving"):
+            served(bank, test)
+        lines = [json.loads(line) for line in caplog.messages if line.startswith("{")]
+        assert (
+            lines[0].items() >= {"request": "mine-1", "route": "/classify", "status": 200, "model": "tiny:p0"}.items()
+        )
+        assert [line["status"] for line in lines] == [200, 500, 200]
+        assert "secret" not in caplog.text
+
+    def test_a_client_that_is_slow_to_send_is_answered_with_408(self, bank):
+        async def slow():
+            yield b'{"model": '
+            await asyncio.sleep(5)
+
+        async def test(client, service):
+            response = await client.post("/classify", content=slow(), headers={"Content-Type": "application/json"})
+            assert response.status_code == 408
+
+        served(bank, test, body_timeout=0.05)
+
+
+class TestChanges:
+    HEADERS = {"Authorization": f"Bearer {TOKEN}"}  # noqa: RUF012
+
+    def body(self, prompt):
+        return {"document": to_document(prompt), "tensors": base64.b64encode(tensor_bytes(prompt.tensors())).decode()}
+
+    def test_a_prompt_is_added_replaced_and_removed(self, bank, prompts, backbone):
+        async def test(client, service):
+            response = await client.put("/prompts/new", json=self.body(prompts["p0"]), headers=self.HEADERS)
+            assert response.status_code == 201, response.text
+            assert response.json()["version"] == bank.get("p0").version
+            response = await client.put("/prompts/new", json=self.body(prompts["p4"]), headers=self.HEADERS)
+            assert (response.status_code, response.json()["version"]) == (200, bank.get("p4").version)
+            line = (await client.post("/classify", json={"model": "tiny:new", "inputs": "good"})).json()["answers"][0]
+            assert line["label"] == singles([(bank.get("p4"), "good")], backbone)[0]["label"]
+            assert (await client.delete("/prompts/new", headers=self.HEADERS)).json()["deleted"]
+            assert (await client.delete("/prompts/new", headers=self.HEADERS)).status_code == 404
+
+        served(bank, test, admin_token=TOKEN)
+
+    def test_what_is_no_prompt_of_this_model_is_refused_and_changes_nothing(self, bank, prompts):
+        good = self.body(prompts["p0"])
+        document = good["document"]
+        nan = tensor_bytes({"vectors": torch.full_like(prompts["p0"].vectors, torch.nan)})
+        wide = tensor_bytes({"vectors": torch.zeros(1, 7)})
+        bad = [
+            {**good, "tensors": "!"}, {**good, "tensors": base64.b64encode(b"\x80\x04pickle").decode()},
+            {**good, "tensors": base64.b64encode(nan).decode()}, {**good, "tensors": base64.b64encode(wide).decode()},
+            {**good, "document": {}}, {**good, "document": {**document, "repeats": 10**9}},
+            {**good, "document": {**document, "provenance": {**document["provenance"], "task": {"name": 3}}}},
+            {**good, "document": {**document, "provenance": {**document["provenance"], "scoring": {"version": 9}}}},
+        ]  # fmt: skip
+
+        async def test(client, service):
+            before = bank.get("p0").version
+            for body in bad:
+                response = await client.put("/prompts/p0", json=body, headers=self.HEADERS)
+                assert response.status_code == 400, response.text
+                assert "/tmp" not in response.text
+            for name in ("..", "a b", "%2e%2e", "x" * 200, "a%2Fb"):
+                response = await client.put(f"/prompts/{name}", json=good, headers=self.HEADERS)
+                assert response.status_code in (400, 404, 405)
+            assert bank.get("p0").version == before
+            assert len(bank.prompts) == 8
+
+        served(bank, test, admin_token=TOKEN)
+
+    def test_without_a_token_nothing_can_be_changed(self, bank, prompts):
+        async def test(client, service):
+            response = await client.put("/prompts/new", json=self.body(prompts["p0"]))
+            assert response.status_code == 403
+
+        served(bank, test)
+
+    def test_a_prompt_that_is_replaced_under_load_answers_as_the_old_or_the_new_one(self, bank, prompts, backbone):
+        versions = {bank.get(name).version: bank.get(name) for name in ("p0", "p4")}
+        texts = [given for prompt, given in some_inputs(bank_of(backbone, {"p0": prompts["p0"]}), 12)]
+        expected = {
+            version: singles([(prompt, text) for text in texts], backbone) for version, prompt in versions.items()
+        }
+
+        async def test(client, service):
+            async def ask(number):
+                body = {"model": "tiny:p0", "inputs": texts[number % len(texts)]}
+                answer = (await client.post("/classify", json=body)).json()
+                right = expected[answer["version"]][number % len(texts)]
+                chances = {s["label"]: s["probability"] for s in answer["answers"][0]["scores"]}
+                assert chances == pytest.approx(right["scores"], abs=1e-5)
+                return answer["version"]
+
+            async def replace():
+                for number in range(4):
+                    prompt = prompts["p4" if number % 2 == 0 else "p0"]
+                    response = await client.put("/prompts/p0", json=self.body(prompt), headers=self.HEADERS)
+                    assert response.status_code == 200
+
+            seen = await asyncio.gather(*(ask(number) for number in range(24)), replace())
+            assert set(seen[:-1]) <= set(versions)
+
+        served(bank, test, admin_token=TOKEN)
+
+
+class TestFolder:
+    def test_prompts_come_go_and_change_with_their_folder(self, backbone, prompts, tmp_path):
+        save_prompt(prompts["p0"], tmp_path / "a")
+        save_prompt(prompts["p1"], tmp_path / "run-seed0" / "prompt")
+        bank = bank_of(backbone, {})
+        folder = PromptFolder(tmp_path, bank)
+        assert folder.read() == []
+        assert sorted(bank.prompts) == ["a", "run-seed0"]
+        same = bank.get("run-seed0")
+        save_prompt(prompts["p4"], tmp_path / "a", replace=True)
+        save_prompt(prompts["p2"], tmp_path / "b")
+        folder.read()
+        assert {name: bank.get(name).version for name in ("a", "b")} == {
+            "a": bank.admission.admit("a", prompts["p4"]).version,
+            "b": bank.admission.admit("b", prompts["p2"]).version,
+        }
+        assert bank.get("run-seed0") is same
+        shutil.rmtree(tmp_path / "b")
+        folder.read()
+        assert sorted(bank.prompts) == ["a", "run-seed0"]
+
+    def test_damaged_prompts_are_refused_and_the_others_go_on(self, backbone, prompts, tmp_path):
+        for name in ("good", "cut", "pickle", "renamed"):
+            save_prompt(prompts["p0"], tmp_path / name)
+        (tmp_path / "cut" / "prompt.safetensors").write_bytes(b"")
+        (tmp_path / "pickle" / "prompt.safetensors").write_bytes(b"\x80\x04" + b"x" * 100)
+        manifest = tmp_path / "renamed" / "manifest.json"
+        manifest.write_text(manifest.read_text().replace("prompt.json", "../prompt.json"))
+        (tmp_path / "link").symlink_to(tmp_path / "good")
+        (tmp_path / "inner").mkdir()
+        (tmp_path / "inner" / "prompt").symlink_to(tmp_path / "good")
+        (tmp_path / "of weights" / "weights").mkdir(parents=True)
+        save_prompt(prompts["p0"], tmp_path / "a name")
+        (tmp_path / "notes.txt").write_text("no prompt")
+        bank = bank_of(backbone, {})
+        folder = PromptFolder(tmp_path, bank)
+        refused = {refusal.name: refusal.reason for refusal in folder.read()}
+        assert list(bank.prompts) == ["good"]
+        assert set(refused) == {"cut", "pickle", "renamed", "link", "inner", "of weights", "a name"}
+        assert folder.read() == []
+
+    def test_a_prompt_that_is_damaged_while_it_is_replaced_leaves_the_one_that_was_served(
+        self, backbone, prompts, tmp_path
+    ):
+        save_prompt(prompts["p0"], tmp_path / "a")
+        bank = bank_of(backbone, {})
+        folder = PromptFolder(tmp_path, bank)
+        folder.read()
+        before = bank.get("a")
+        save_prompt(prompts["p4"], tmp_path / "a", replace=True)
+        (tmp_path / "a" / "prompt.safetensors").write_bytes(b"")
+        assert [refusal.name for refusal in folder.read()] == ["a"]
+        assert bank.get("a") is before
+
+
+def test_many_requests_at_once_each_get_their_single_answer(backbone, bank):
+    requests = [(prompt, given) for prompt, given in some_inputs(bank, 60) if prompt.asked.way == "scores"]
+    engine = Engine(backbone)
+    expected = [engine.answer([engine.work(prompt, given)])[0] for prompt, given in requests]
+
+    async def test(client, service):
+        async def ask(prompt, given):
+            return (await client.post("/classify", json={"model": f"tiny:{prompt.name}", "inputs": given})).json()
+
+        answers = await asyncio.gather(*(ask(*request) for request in requests))
+        for answer, (prompt, _), other in zip(answers, requests, expected, strict=True):
+            chances = {score["label"]: score["probability"] for score in answer["answers"][0]["scores"]}
+            assert chances == pytest.approx(other.probabilities(prompt.asked.task.labels), abs=1e-4)
+        assert "softprompt_waiting_tokens 0.0" in service.metrics.text().decode()
+
+    served(bank, test)
