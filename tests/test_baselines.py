@@ -39,7 +39,7 @@ from torch.nn import functional
 from kit import review_task, same_files
 
 TEXT = "the film was very good and the movie was a very bad film"
-SETTINGS = {"steps": 6, "eval_every": 3, "batch_size": 8, "warmup": 2, "clip": 0.5}
+SETTINGS = {"steps": 6, "eval_every": 3, "batch_size": 8, "warmup": 2, "clip": 0.5, "loss": "tokens"}
 CASES = [
     ("t5", "full"), ("gpt2", "full"), ("bert", "full"), ("gpt2", "bitfit"), ("bert", "bitfit"),
     ("t5", "lora"), ("gpt2", "lora"), ("llama", "lora"), ("bert", "lora"), ("t5", "ia3"), ("gpt2", "ia3"),
