@@ -340,7 +340,7 @@ class TestRuns:
         assert (chosen["chosen"], chosen["init"]) == (1, "examples:2")
 
     def test_a_stored_prompt_answers_new_texts_and_other_rows_without_the_opening(self, folder, task, tmp_path):
-        run = train(task, folder, init="instruction", lr=1e-9, output=tmp_path / "run", **RUN)
+        run = train(task, folder, init="instruction", lr=1e-9, output=tmp_path / "run", **RUN, loss="tokens")
         prompt = run.prompt()
         plan = read_plan(tmp_path / "run")
         assert plan.task.opening_ids == tuple(opening_of(prompt))
