@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-real test check real browser bench experiments-quick
+.PHONY: demo demo-real test check real browser bench gallery experiments-quick
 
 demo: .venv/.done
 	$(BIN)/softprompt demo
@@ -31,6 +31,10 @@ bench: .venv/.done
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/dropout.py
 	MALLOC_ARENA_MAX=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/training.py
+
+# Every figure that one command makes, and the page that shows them; runs in runs/gallery are not trained again.
+gallery: .venv/.done
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.gallery
 
 # The short form of each study that has one; docs/experiments.md tells of the full ones. Only runs/quick is written.
 QUICK := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m experiments

@@ -212,3 +212,10 @@ class TestCommand:
         assert message in told
         assert told.count("\n") == 1
         assert not (tmp_path / "runs").exists()
+
+
+def test_prompts_of_two_runs_with_one_name_keep_apart():
+    from softprompt.analysis.analyses._base import short
+
+    assert short({"prompts": [{"prompt": "a/x-seed0"}, {"prompt": "b/x-seed0"}]}) == ["a/x-seed0", "b/x-seed0"]
+    assert short({"prompts": [{"prompt": "a/x-seed0"}, {"prompt": "a/x-seed1"}]}) == ["x-seed0", "x-seed1"]

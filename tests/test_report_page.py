@@ -59,9 +59,11 @@ def test_every_figure_is_drawn_and_described(page):
     assert page.evaluate("[...document.querySelectorAll('.drawing svg')].every(e => e.querySelectorAll('path').length)")
 
 
-def test_no_id_stands_twice(page):
+def test_no_id_stands_twice_and_every_link_leads_somewhere(page):
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
+    links = page.evaluate("[...document.querySelectorAll('a[href^=\"#\"]')].map(e => e.hash.slice(1))")
+    assert set(links) <= set(ids)
 
 
 def test_a_click_on_a_column_sorts_by_number_and_a_second_one_turns_it_round(page):
@@ -128,6 +130,10 @@ def test_no_table_is_cut_on_paper(page):
     hidden = page.evaluate("[...document.querySelectorAll('.scroll')].map(e => e.scrollHeight - e.clientHeight)")
     assert max(hidden) <= 1
     assert not page.locator("#theme").is_visible()
+    lines = """[...document.querySelectorAll('td.right')].map(cell => {
+        const range = document.createRange(); range.selectNodeContents(cell);
+        return new Set([...range.getClientRects()].map(box => box.top)).size; })"""
+    assert max(page.evaluate(lines)) == 1, "a number is broken over two lines"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -111,8 +111,8 @@ def evaluated(entry: Entry, **options: Any) -> Answered:
     from ..inference.evaluate import evaluate
     from ..interop.hub import load_stored
 
-    found = evaluate(load_stored(str(entry.folder)), **options)
-    return of_rows(entry.label, found.task or entry.run.spec.declared, found.rows, entry.folder)
+    evaluation = evaluate(load_stored(str(entry.folder)), **options)
+    return of_rows(entry.label, evaluation.task or entry.run.spec.declared, evaluation.rows, entry.folder)
 
 
 def of_rows(label: str, task: Task, rows: Sequence[Row], folder: Path | None = None) -> Answered:

@@ -69,10 +69,10 @@ class Drawer:
         return [Drawn(title, svg, text, caption)]
 
 
-def ladder(drawer: Drawer, found: Headline) -> list[Drawn]:
+def ladder(drawer: Drawer, headline: Headline) -> list[Drawn]:
     """The scores without training and of the best setting."""
-    lines = [(_broken(line.name), line.score, line.low, line.high, line.is_trained) for line in found.lines]
-    text = "Test scores: " + "; ".join(f"{line.name} {line.score:.3f}" for line in found.lines) + "."
+    lines = [(_broken(line.name), line.score, line.low, line.high, line.is_trained) for line in headline.lines]
+    text = "Test scores: " + "; ".join(f"{line.name} {line.score:.3f}" for line in headline.lines) + "."
     return drawer.drawn(
         "The same scores", text, lambda _, page: page.ladder_figure(lines), "A bar is a 95\u00a0% interval.", None
     )
@@ -92,12 +92,12 @@ def of_settings(drawer: Drawer, settings: Sequence[Setting], running: Sequence[t
         running: prompts that are not finished, with the names of their settings.
     """
     ranked = sorted(settings, key=lambda setting: -(setting.validation or setting.numbers["mean"] or 0.0))
-    shown = {setting.name: list(setting.entries)[:MOST_SEEDS] for setting in ranked[:MOST_SETTINGS]}
+    drawn_entries = {setting.name: list(setting.entries)[:MOST_SEEDS] for setting in ranked[:MOST_SETTINGS]}
     for entry, name in running:
-        if len(shown.setdefault(name, [])) < MOST_SEEDS and len(shown) <= MOST_SETTINGS:
-            shown[name].append(entry)
-    shown = {name: entries for name, entries in shown.items() if entries}
-    left_out = _left_out(settings, shown)
+        if len(drawn_entries.setdefault(name, [])) < MOST_SEEDS and len(drawn_entries) <= MOST_SETTINGS:
+            drawn_entries[name].append(entry)
+    drawn_entries = {name: entries for name, entries in drawn_entries.items() if entries}
+    left_out = _left_out(settings, drawn_entries)
     majority = next((entry.run.majority for s in settings for entry in s.entries if entry.run.majority), None)
     figures = _strip(drawer, ranked[:MOST_SETTINGS], majority, left_out)
     for quantity, title, y, options in (
@@ -105,7 +105,7 @@ def of_settings(drawer: Drawer, settings: Sequence[Setting], running: Sequence[t
         ("score", "Validation score", "validation score", {}),
         ("token_norms", "Norm of the prompt", "mean norm, in token norms", {"log_y": True, "band": _band()}),
     ):
-        figures += _curves(drawer, shown, quantity, title, y, options, left_out)
+        figures += _curves(drawer, drawn_entries, quantity, title, y, options, left_out)
     return figures
 
 
@@ -115,7 +115,7 @@ def _band() -> tuple[float, float]:
     return BAND
 
 
-def _left_out(settings: Sequence[Setting], shown: Mapping[str, Sequence[Entry]]) -> str:
+def _left_out(settings: Sequence[Setting], drawn_entries: Mapping[str, Sequence[Entry]]) -> str:
     parts = []
     if len(settings) > MOST_SETTINGS:
         parts.append(f"the {MOST_SETTINGS} settings with the best validation score of {len(settings)}")
@@ -150,7 +150,7 @@ def _wrapped(name: str) -> str:
 
 def _curves(
     drawer: Drawer,
-    shown: Mapping[str, Sequence[Entry]],
+    drawn_entries: Mapping[str, Sequence[Entry]],
     quantity: str,
     title: str,
     y: str,
@@ -158,7 +158,7 @@ def _curves(
     left_out: str,
 ) -> list[Drawn]:
     curves = {name: [curve for entry in entries if (curve := curve_of(entry, quantity))]
-              for name, entries in shown.items()}  # fmt: skip
+              for name, entries in drawn_entries.items()}  # fmt: skip
     curves = {name: lines for name, lines in curves.items() if lines}
     if not curves:
         return []
@@ -239,26 +239,26 @@ def landscape(drawer: Drawer, name: str, values: Mapping[str, Any]) -> list[Draw
     )
 
 
-def answers(drawer: Drawer, found: Answered) -> list[Drawn]:
+def answers(drawer: Drawer, answered: Answered) -> list[Drawn]:
     """The confusion matrix and the calibration curve of a prompt."""
     figures: list[Drawn] = []
-    if found.classes is not None and len(found.classes.labels) <= MOST_CLASSES:
-        names, counts = list(found.classes.labels), [list(row) for row in found.classes.confusion]
-        answered = names
-        if any(found.classes.invalid):
-            answered = [*names, "no label"]
-            counts = [[*row, bad] for row, bad in zip(counts, found.classes.invalid, strict=True)]
+    if answered.classes is not None and len(answered.classes.labels) <= MOST_CLASSES:
+        names, counts = list(answered.classes.labels), [list(row) for row in answered.classes.confusion]
+        columns = names
+        if any(answered.classes.invalid):
+            columns = [*names, "no label"]
+            counts = [[*row, bad] for row, bad in zip(counts, answered.classes.invalid, strict=True)]
         text = "Rows by their class and the answer: " + "; ".join(
-            f"{name} answered as {', '.join(f'{a} {c}' for a, c in zip(answered, row, strict=True))}"
+            f"{name} answered as {', '.join(f'{a} {c}' for a, c in zip(columns, row, strict=True))}"
             for name, row in zip(names, counts, strict=True)
         )
         figures += drawer.drawn(
-            "Confusion matrix", f"{text}.", lambda _, page: page.confusion_figure(counts, names, answered),
+            "Confusion matrix", f"{text}.", lambda _, page: page.confusion_figure(counts, names, columns),
             "Each cell counts test rows; darker is a larger share of the row's class.",
             SIZE if len(names) < 6 else None,
         )  # fmt: skip
-    if found.has_scores:
-        confidence, accuracy, counts = calibration(found.rows)
+    if answered.has_scores:
+        confidence, accuracy, counts = calibration(answered.rows)
         points = "; ".join(f"{c:.2f} sure, {a:.2f} right" for c, a in zip(confidence, accuracy, strict=True))
         figures += drawer.drawn(
             "Calibration",

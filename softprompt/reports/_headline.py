@@ -131,7 +131,7 @@ def _untrained(comparison: "Comparison | None", kept: Sequence[Untrained], major
     if not lines:
         return [] if majority is None else [Line(name=WORDS["majority"], score=majority)]
     plain = [line for line in lines if line.draw is None]
-    shown = [
+    lines_of_table = [
         Line(name=WORDS.get(line.name, line.name), score=line.score, low=line.low, high=line.high) for line in plain
     ]
     draws = [line for line in lines if line.draw is not None]
@@ -142,8 +142,8 @@ def _untrained(comparison: "Comparison | None", kept: Sequence[Untrained], major
             # Draws differ by more than their rows, so their mean has no interval over rows.
             name += f", mean of {len(draws)} draws ({min(scores):.3f} to {max(scores):.3f})"
         ends = (draws[0].low, draws[0].high) if len(draws) == 1 else (None, None)
-        shown.append(Line(name=name, score=sum(scores) / len(scores), low=ends[0], high=ends[1]))
-    return shown
+        lines_of_table.append(Line(name=name, score=sum(scores) / len(scores), low=ends[0], high=ends[1]))
+    return lines_of_table
 
 
 def _verdict(

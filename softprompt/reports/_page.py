@@ -174,14 +174,14 @@ def _section(
 ) -> Section:
     chosen = [setting for setting in settings if setting.key == key]
     answered = _answered(chosen, rows, tell, options)
-    found = headline(chosen, sources, answered)
-    plain = Section(anchor=f"task-{number}", task=key[0], model=key[1], headline=found)
+    judged = headline(chosen, sources, answered)
+    plain = Section(anchor=f"task-{number}", task=key[0], model=key[1], headline=judged)
     if drawer is None:
         return plain
     running = [(entry, name) for entry, name in named if entry.key == key and entry.state != "finished"]
     return dataclasses.replace(
         plain,
-        ladder=ladder(drawer, found) if found and len(found.lines) > 1 else [],
+        ladder=ladder(drawer, judged) if judged and len(judged.lines) > 1 else [],
         figures=[*of_settings(drawer, chosen, running), *similarities(drawer, chosen)],
         answered=answered,
         answer_figures=answers(drawer, answered) if answered else [],
@@ -198,8 +198,8 @@ def _answered(settings: Sequence[Setting], rows: bool, tell: Tell, options: Mapp
         return None
     others = sorted((e for s in settings for e in s.entries), key=lambda e: -(e.run.validation_score or 0.0))
     for entry in [best] if rows else [best, *others]:
-        if (found := kept_answers(entry)) is not None:
-            return found
+        if (kept := kept_answers(entry)) is not None:
+            return kept
     if not rows:
         return None
     if best.folder is None:
@@ -270,6 +270,6 @@ def _curves(entry: Entry) -> dict[str, Any]:
     return {name: {"step": curve[0], "value": curve[1]} for name, curve in curves.items() if curve}
 
 
-def _plain_headline(found: Headline) -> dict[str, Any]:
-    values = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
-    return {**values, "setting": found.setting.name, "lines": [dataclasses.asdict(line) for line in found.lines]}
+def _plain_headline(judged: Headline) -> dict[str, Any]:
+    values = {f.name: getattr(judged, f.name) for f in dataclasses.fields(judged)}
+    return {**values, "setting": judged.setting.name, "lines": [dataclasses.asdict(line) for line in judged.lines]}

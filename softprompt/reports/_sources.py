@@ -17,7 +17,7 @@ from ._entry import Entry, Sources
 from ._run_folder import run_entries
 
 # Folders that hold no runs of their own, however large they are.
-_PRUNED = {"checkpoints", "prompt", "weights", "peft", "fleets", "runs.lock"}
+_PRUNED = {"checkpoints", "prompt", "weights", "peft", "fleets"}
 
 
 def read_sources(paths: Sequence["Path | str"]) -> Sources:

@@ -138,22 +138,22 @@ def runs_table(entries: Sequence[tuple[Entry, str]]) -> Table:
 def _table(caption: str, rows: Sequence[Row], words: Mapping[str, str], is_filtered: bool = False) -> Table:
     """The rows without columns that are empty, and without a task, model or setting that all of them share."""
     names = list(rows[0]) if rows else []
-    shown = [name for name in names if any(row[name] is not None for row in rows)]
+    columns = [name for name in names if any(row[name] is not None for row in rows)]
     if len(rows) > 1:
         same = {name for name in ("task", "model", "setting") if len({row[name] for row in rows}) == 1}
-        shown = [name for name in shown if name not in same]
+        columns = [name for name in columns if name not in same]
     return Table(
         caption=caption,
-        columns=shown,
-        rows=[{name: row[name] for name in shown} for row in rows],
+        columns=columns,
+        rows=[{name: row[name] for name in columns} for row in rows],
         help=words,
         is_filtered=is_filtered,
     )
 
 
-def class_table(found: Any) -> Table:
+def class_table(answered: Any) -> Table:
     """Precision, recall and F1 of each class."""
-    rows = found.classes.by_class()
+    rows = answered.classes.by_class()
     words = {
         "precision": "of the rows answered so, the share that are so",
         "recall": "of the rows that are so, the share answered so",

@@ -12,7 +12,7 @@ from ...backbones import AbstractBackbone
 from ...errors import UnsupportedModel
 from ...prompts.batch import PromptBatch
 from ...prompts.prompt import SoftPrompt
-from ._base import Analysis, Values
+from ._base import Analysis, Values, short
 from ._bench import Bench, refuse_none
 
 
@@ -103,7 +103,7 @@ def compute(bench: Bench) -> Values:
 
 def draw(values: Values, figures: Any) -> Any:
     """A matrix of layers by heads for each prompt."""
-    panels = {p["prompt"].rpartition("/")[2]: p["shares"] for p in values["prompts"]}
+    panels = {name: p["shares"] for name, p in zip(short(values), values["prompts"], strict=True)}
     return figures.heads_figure(panels)
 
 

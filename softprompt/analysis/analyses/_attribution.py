@@ -41,10 +41,10 @@ def integrated_gradients(
     except ModuleNotFoundError as error:
         raise BadInput("attribution needs Captum; pip install 'softprompt[explain]'") from error
     attribute: Any = IntegratedGradients(score).attribute
-    found, missed = attribute(
+    gradients, missed = attribute(
         at[None], baselines=baseline[None], n_steps=steps, internal_batch_size=16, return_convergence_delta=True
     )
-    return found[0].sum(-1).detach(), float(missed.abs().max())
+    return gradients[0].sum(-1).detach(), float(missed.abs().max())
 
 
 def label_score(
@@ -91,15 +91,15 @@ def _of_row(
     words = (row.parts[0] != SPECIAL) & (row.parts[0] != TEMPLATE) & row.mask[0]
     # What is no word of the row stays where it is, so that only words carry the difference.
     baseline = torch.where(words[:, None], torch.zeros_like(at), at)
-    found: dict[str, Any] = {}
+    attributions: dict[str, Any] = {}
     for name, each in (("with", prompt), ("without", without)):
         score = label_score(backbone, each, row, task, gold)
         values, missed = integrated_gradients(score, at, baseline)
         with torch.no_grad():
             chance = float(score(at[None]).exp())
-        found[name] = {"values": values[words].tolist(), "probability": chance, "missed": missed}
+        attributions[name] = {"values": values[words].tolist(), "probability": chance, "missed": missed}
     tokens = [backbone.tokenizer.decode([token]) for token in row.ids[0][words].tolist()]
-    return {"label": task.labels[gold], "tokens": tokens, **found}
+    return {"label": task.labels[gold], "tokens": tokens, **attributions}
 
 
 def draw(values: Values, figures: Any) -> Any:
@@ -125,8 +125,8 @@ def rows(values: Values) -> list[dict[str, Any]]:
 
 def _most(line: dict[str, Any], name: str) -> str:
     pairs = sorted(zip(line["tokens"], line[name]["values"], strict=True), key=lambda pair: -abs(pair[1]))[:3]
-    told = ", ".join(f"{token.strip()} {value:+.2f}" for token, value in pairs)
-    return f"p {line[name]['probability']:.2f}: {told}"
+    words = ", ".join(f"{token.strip()} {value:+.2f}" for token, value in pairs)
+    return f"p {line[name]['probability']:.2f}: {words}"
 
 
 ATTRIBUTION = Analysis("which words carry the decision, with and without the prompt", compute, draw, rows)

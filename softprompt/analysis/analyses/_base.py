@@ -9,6 +9,13 @@ from ._bench import Bench
 Values = Mapping[str, Any]
 
 
+def short(values: Values) -> list[str]:
+    """The names of the prompts, without that of their run where all are of one."""
+    labels = [str(prompt["prompt"]) for prompt in values["prompts"]]
+    one_run = len({label.rpartition("/")[0] for label in labels}) == 1
+    return [label.rpartition("/")[2] if one_run else label for label in labels]
+
+
 @dataclass(frozen=True)
 class Analysis:
     """One line of ANALYSES.

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from ...prompts.prompt import SoftPrompt
-from ._base import Analysis, Values
+from ._base import Analysis, Values, short
 from ._bench import Bench, refuse_none
 
 LENGTHS = (1, 2, 5, 10, 20)
@@ -45,18 +45,20 @@ def compute(bench: Bench) -> Values:
     prompts = []
     for subject in bench.subjects:
         refuse_none(subject, "broadcast")
-        found = broadcast(
+        copies = broadcast(
             dataclasses.replace(subject.prompt, deep=None),
             LENGTHS,
             lambda prompt, split, subject=subject: bench.score(subject, prompt, split=split),
         )
-        prompts.append({"prompt": subject.label, **found})
+        prompts.append({"prompt": subject.label, **copies})
     return {"prompts": prompts}
 
 
 def draw(values: Values, figures: Any) -> Any:
     """The score over the number of copies; the whole prompt is a dashed line."""
-    curves = {p["prompt"].rpartition("/")[2]: (p["lengths"], p["scores"], p["whole"]) for p in values["prompts"]}
+    curves = {
+        name: (p["lengths"], p["scores"], p["whole"]) for name, p in zip(short(values), values["prompts"], strict=True)
+    }
     return figures.copies_figure(curves)
 
 

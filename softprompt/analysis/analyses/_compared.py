@@ -36,25 +36,25 @@ def _results(paths: Sequence["str | Path"]) -> Iterator[tuple[dict[str, Any], Re
 
 
 def _scored(bench: Bench) -> list[tuple[dict[str, Any], float]]:
-    found = [(settings, result.metrics["test"]["score"]) for settings, result in _results(bench.paths)
+    scored = [(settings, result.metrics["test"]["score"]) for settings, result in _results(bench.paths)
              if "test" in result.metrics]  # fmt: skip
-    if not found:
+    if not scored:
         raise BadInput("none of the runs has a test score yet; train them to their end")
-    return found
+    return scored
 
 
 def compute_ablation(bench: Bench) -> Values:
     """The scores of each value of the key `by`, or of the first setting that varies between the runs."""
-    found = _scored(bench)
-    every = list(dict.fromkeys(key for settings, _ in found for key in settings))
-    varied = [key for key in every if len({str(settings.get(key)) for settings, _ in found}) > 1]
+    scored = _scored(bench)
+    every = list(dict.fromkeys(key for settings, _ in scored for key in settings))
+    varied = [key for key in every if len({str(settings.get(key)) for settings, _ in scored}) > 1]
     key = bench.by or next(iter(varied), None)
     if key is None:
         raise BadInput("the runs differ in nothing but their seeds; give runs of several settings")
     if key not in every:
         raise UnknownName("key of a run", key, every)
     groups: dict[str, list[float]] = {}
-    for settings, score in found:
+    for settings, score in scored:
         groups.setdefault(str(settings.get(key)), []).append(score)
     others = [name for name in varied if name != key]
     cells = [{"value": value, "scores": scores, **spread(scores)} for value, scores in groups.items()]

@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 from ..drift import drift
-from ._base import Analysis, Values
+from ._base import Analysis, Values, short
 from ._bench import Bench
 
 
@@ -15,17 +15,19 @@ def compute(bench: Bench) -> Values:
         texts = bench.examples(subject, bench.drawn(subject))
         layers = drift(bench.backbone(subject), subject.prompt, texts)
         score = bench.score(subject, subject.prompt)
-        prompts.append({"prompt": subject.label, "score": score, "layers": [dataclasses.asdict(one) for one in layers]})
+        prompts.append(
+            {"prompt": subject.label, "score": score, "layers": [dataclasses.asdict(layer) for layer in layers]}
+        )
     return {"rows": bench.rows, "prompts": prompts}
 
 
 def draw(values: Values, figures: Any) -> Any:
     """How far a state has moved, behind each layer."""
     curves = {
-        f"{p['prompt'].rpartition('/')[2]} ({p['score']:.3f})": (
+        f"{name} ({p['score']:.3f})": (
             [layer["layer"] for layer in p["layers"]], [layer["moved"] for layer in p["layers"]], None, None
         )
-        for p in values["prompts"]
+        for name, p in zip(short(values), values["prompts"], strict=True)
     }  # fmt: skip
     return figures.curve_figure(curves, x="behind layer", y="moved, of the vector's length", log_x=False, log_y=True)
 

@@ -13,7 +13,7 @@ from ...data import Examples
 from ...prompts.batch import PromptBatch
 from ...prompts.prompt import SoftPrompt
 from ...tasks import gold
-from ._base import Analysis, Values
+from ._base import Analysis, Values, short
 from ._bench import Bench
 
 TRAIN_ROWS, SHOWN, BATCH = 200, 3, 32
@@ -26,8 +26,8 @@ def nearest_rows(
     """The training rows nearest to each row, and the cosines to them, after the training rows' mean is taken away."""
     center = train.mean(0)
     units = [torch.nn.functional.normalize(values - center, dim=1) for values in (states, train)]
-    found = (units[0] @ units[1].T).topk(min(k, len(train)))
-    return found.indices, found.values
+    largest = (units[0] @ units[1].T).topk(min(k, len(train)))
+    return largest.indices, largest.values
 
 
 def agreement(places: Int[Tensor, "b k"], labels: Sequence[Any], train: Sequence[Any]) -> list[float]:
@@ -41,13 +41,13 @@ def agreement(places: Int[Tensor, "b k"], labels: Sequence[Any], train: Sequence
 @torch.no_grad()
 def states_of(backbone: AbstractBackbone, prompt: SoftPrompt, examples: Examples) -> Float[Tensor, "b d"]:
     """The mean last state over the text of each row."""
-    prompt_batch, found = PromptBatch.of(prompt, device=backbone.device), []
+    prompt_batch, means = PromptBatch.of(prompt, device=backbone.device), []
     for start in range(0, len(examples), BATCH):
         rows = list(range(start, min(start + BATCH, len(examples))))
         batch = examples.batch(rows, 0, backbone.pad_id).to(backbone.device)
         states, mask = backbone.text_states(prompt_batch, batch), batch.mask[:, :, None]
-        found.append((states * mask).sum(1) / mask.sum(1))
-    return torch.cat(found).cpu().float()
+        means.append((states * mask).sum(1) / mask.sum(1))
+    return torch.cat(means).cpu().float()
 
 
 def compute(bench: Bench) -> Values:
@@ -60,14 +60,14 @@ def compute(bench: Bench) -> Values:
         labels = [[gold(task, row) for row in chosen] for chosen in (rows, train)]
         texts = [[task.render(row).text for row in chosen] for chosen in (rows, train)]
         without = dataclasses.replace(subject.prompt, vectors=subject.prompt.vectors[:0], deep=None)
-        found: dict[str, Any] = {"prompt": subject.label}
+        values: dict[str, Any] = {"prompt": subject.label}
         for name, prompt in (("with", subject.prompt), ("without", without)):
             states, known = (states_of(backbone, prompt, chosen) for chosen in (examples, others))
             places, cosines = nearest_rows(states, known, max(NEIGHBORS))
-            found[name] = agreement(places, *labels)
+            values[name] = agreement(places, *labels)
             if name == "with":
-                found["rows"] = _shown(task, texts, labels, places, cosines)
-        prompts.append(found)
+                values["rows"] = _shown(task, texts, labels, places, cosines)
+        prompts.append(values)
     return {"neighbors": list(NEIGHBORS), "train_rows": TRAIN_ROWS, "prompts": prompts}
 
 
@@ -91,8 +91,8 @@ def _shown(task: Any, texts: Any, labels: Any, places: Tensor, cosines: Tensor) 
 def draw(values: Values, figures: Any) -> Any:
     """The share of neighbours with the row's label, with and without the prompt."""
     curves = {
-        f"{p['prompt'].rpartition('/')[2]}, {name}": (values["neighbors"][: len(p[name])], p[name], None, None)
-        for p in values["prompts"]
+        f"{label}, {name}": (values["neighbors"][: len(p[name])], p[name], None, None)
+        for label, p in zip(short(values), values["prompts"], strict=True)
         for name in ("with", "without")
     }
     return figures.curve_figure(curves, x="nearest training rows", y="share with the row's label", log_x=False)

@@ -21,8 +21,8 @@ def nearest(
     vectors, table = vectors.float(), table.float()
     if cosine:
         vectors, table = (values / values.norm(dim=1, keepdim=True).clamp(min=1e-12) for values in (vectors, table))
-    found = (vectors @ table.T).topk(k)
-    return found.indices, found.values
+    largest = (vectors @ table.T).topk(k)
+    return largest.indices, largest.values
 
 
 def first_norm(backbone: AbstractBackbone) -> nn.Module | None:

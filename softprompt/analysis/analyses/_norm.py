@@ -8,7 +8,7 @@ from ...errors import BadInput
 from ...prompts.units import BAND
 from ...training import read_plan, read_record
 from ..geometry import norm_curve
-from ._base import Analysis, Values
+from ._base import Analysis, Values, short
 from ._bench import Bench
 
 
@@ -50,16 +50,10 @@ def compute(bench: Bench) -> Values:
 
 def draw(values: Values, figures: Any) -> Any:
     """Norms above, scores below, over the same steps."""
-    short = _short([p["prompt"] for p in values["prompts"]])
-    norms = {short[p["prompt"]]: (p["step"], p["token_norms"] or p["raw"]) for p in values["prompts"]}
-    scores = {short[p["prompt"]]: (p["evaluated"], p["score"]) for p in values["prompts"]}
+    named = list(zip(short(values), values["prompts"], strict=True))
+    norms = {name: (p["step"], p["token_norms"] or p["raw"]) for name, p in named}
+    scores = {name: (p["evaluated"], p["score"]) for name, p in named}
     return figures.norm_and_score_figure(norms, scores, band=tuple(values["band"]))
-
-
-def _short(labels: Sequence[str]) -> dict[str, str]:
-    """The labels without the name of their run where all are of one."""
-    one_run = len({label.partition("/")[0] for label in labels}) == 1
-    return {label: label.partition("/")[2] if one_run else label for label in labels}
 
 
 def rows(values: Values) -> list[dict[str, Any]]:

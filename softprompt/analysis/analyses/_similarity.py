@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..geometry import cosines, distinct, mean_cosine
-from ._base import Analysis, Values
+from ._base import Analysis, Values, short
 from ._bench import Bench, refuse_none
 
 
@@ -34,7 +34,9 @@ def compute(bench: Bench) -> Values:
 
 def draw(values: Values, figures: Any) -> Any:
     """A matrix for each prompt of several vectors, and the last one over all prompts."""
-    matrices = {p["prompt"].rpartition("/")[2]: p["matrix"] for p in values["prompts"] if len(p["matrix"]) > 1}
+    matrices = {
+        name: p["matrix"] for name, p in zip(short(values), values["prompts"], strict=True) if len(p["matrix"]) > 1
+    }
     if len(values["prompts"]) > 1:
         matrices["between prompts"] = values["between"]
     return figures.similarity_figure(matrices or {"one vector": values["prompts"][0]["matrix"]})

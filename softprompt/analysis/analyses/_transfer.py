@@ -3,7 +3,7 @@
 from typing import Any
 
 from ...errors import BadInput
-from ._base import Analysis, Values
+from ._base import Analysis, Values, short
 from ._bench import Bench
 
 
@@ -28,7 +28,7 @@ def compute(bench: Bench) -> Values:
 
 def draw(values: Values, figures: Any) -> Any:
     """A matrix of prompts by tasks."""
-    names = [p["prompt"].rpartition("/")[2] for p in values["prompts"]]
+    names = short(values)
     return figures.matrix_figure([p["scores"] for p in values["prompts"]], names, values["tasks"], label="score")
 
 
