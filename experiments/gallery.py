@@ -92,7 +92,7 @@ FIGURES = (
     ),
     _analysis(
         "attribution", "Which words decide", f"opinion {ONE} --rows 2",
-        "Two rows, with and without the prompt: with it, the word of opinion carries the answer.",
+        "Two rows, with and without the prompt: a bar to the right is a word that speaks for the right label.",
     ),
     _analysis(
         "nearest-examples", "Nearest training rows", f"opinion {TWO} --rows 200",
