@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, get_args
 
 from .checks import refuse_no_scale, require_numbers
+from .documents import check_shape
 from .errors import BadInput, UnknownName, UnsupportedModel
 
 
@@ -339,11 +340,13 @@ def from_values(kind: type, values: Mapping[str, Any]) -> Any:
 
     Raises:
         UnknownName: a setting does not exist; the message gives the nearest name.
+        BadInput: a value is of another kind than the setting.
     """
     known = {f.name for f in dataclasses.fields(kind)}
     for name in values:
         if name not in known:
             raise UnknownName("setting", name, known)
+    check_shape(kind, values)
     if isinstance(values.get("seeds"), Mapping):
         values = {**values, "seeds": from_values(Seeds, values["seeds"])}
     return kind(**values)

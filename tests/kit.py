@@ -1,9 +1,12 @@
-"""What several tests share: a small labelled task, and a comparison of folders."""
+"""What several tests share: a small labelled task, a comparison of folders, and a change of a document."""
 
 import csv
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from softprompt.documents import read_sealed, sealed_bytes
 from softprompt.prompts.contract import AbstractTrainable
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.tasks import Task, custom_task
@@ -43,6 +46,13 @@ def same_files(a: Path, b: Path, ignore: tuple[str, ...] = ()) -> bool:
     different = [name for name in sorted(names[0]) if (a / name).read_bytes() != (b / name).read_bytes()]
     assert different == []
     return True
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the values of a sealed document as its writer would have: with a checksum that fits them."""
+    values = read_sealed(path)
+    change(values)
+    path.write_bytes(sealed_bytes(values))
 
 
 def soft(trainable: AbstractTrainable) -> TrainablePrompt:

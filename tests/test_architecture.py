@@ -18,6 +18,7 @@ PACKAGE = Path(softprompt.__file__).parent
 # Packages and modules of softprompt, lowest first; those of one line do not import each other.
 LAYERS = (
     {"errors"},
+    {"documents"},
     {"checks", "legacy", "world", "options"},
     {"losses", "tasks", "metrics", "settings"},
     {"prompts"},
@@ -36,7 +37,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-TORCHLESS = ("errors", "checks", "settings", "tasks", "metrics", "options", "world")
+TORCHLESS = ("errors", "documents", "checks", "settings", "tasks", "metrics", "options", "world")
 MATHEMATICS = ("losses", "prompts")
 
 

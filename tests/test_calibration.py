@@ -15,7 +15,7 @@ from softprompt.inference.scoring import Scoring, scoring_of
 from softprompt.training._plan import read_plan
 from torch.nn import functional
 
-from kit import review_task, same_files
+from kit import review_task, rewrite, same_files
 
 LABELS = ("bad", "good", "mixed")
 
@@ -188,9 +188,8 @@ class TestRun:
         assert stored["settings"]["loss"] == "labels"
         prompt = json.loads((run.folder / run.results[0].prompt / "prompt" / "prompt.json").read_text())
         assert prompt["provenance"]["scoring"] == {"version": 1, "end": False}
-        for name in ("loss", "label_smoothing", "class_weights", "calibrate"):
-            del stored["settings"][name]
-        path.write_text(json.dumps(stored))
+        later = ("loss", "label_smoothing", "class_weights", "calibrate")
+        rewrite(path, lambda plan: [plan["settings"].pop(name) for name in later])
         assert read_plan(run.folder).settings.loss == "tokens"
 
     def test_one_that_was_stored_reads_again(self, calibrated, tmp_path):

@@ -1,6 +1,5 @@
 """Files and models behind a run: found from any folder, and after they were moved together with it."""
 
-import json
 import logging
 import os
 import shutil
@@ -20,7 +19,7 @@ from softprompt.store import save_prompt
 from softprompt.training import read_plan, train
 from softprompt.training._keywords import from_any_folder
 
-from kit import review_task
+from kit import review_task, rewrite
 
 RUN = Path("runs", "x")
 COLUMNS: dict[str, Any] = {"text_column": "text", "label_column": "label", "validation_data": "data/validation.csv"}
@@ -88,10 +87,13 @@ def test_a_copy_with_other_rows_beside_it_says_which_are_read(project, tmp_path,
 
 def test_a_run_from_before_whole_paths_finds_files_and_model_in_the_folders_above_it(copied, monkeypatch):
     path = copied / RUN / "run.json"
-    plan = json.loads(path.read_text())
-    del plan["task"]["source"]["beside"]
-    plan["task"]["source"]["files"] = {"train": "data/train.csv", "test": "elsewhere.csv"}
-    path.write_text(json.dumps({**plan, "model": "models/t5"}))
+
+    def before(plan):
+        del plan["task"]["source"]["beside"]
+        plan["task"]["source"]["files"] = {"train": "data/train.csv", "test": "elsewhere.csv"}
+        plan["model"] = "models/t5"
+
+    rewrite(path, before)
     old = read_plan(copied / RUN)
     assert old.task.source.files == {"train": str(copied / "data" / "train.csv"), "test": "elsewhere.csv"}
     assert old.model.name == str(copied / "models" / "t5")

@@ -194,7 +194,7 @@ class TestDamagedRecords:
         shutil.copytree(unfinished / "killed", tmp_path / "run")
         plan = tmp_path / "run" / "run.json"
         plan.write_bytes(plan.read_bytes().replace(b"linear", b"line\xe9r"))
-        with pytest.raises(BadInput, match="cannot be read"):
+        with pytest.raises(DamagedFile, match="is not JSON"):
             resume(tmp_path / "run", model=backbone)
 
 

@@ -5,7 +5,6 @@
 A run whose numbers are in the file is never made again, also where the store of runs is gone.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from softprompt.documents import digest
 from softprompt.errors import BadInput, DamagedFile
 from softprompt.store import write_file
 
@@ -51,7 +51,7 @@ class ResultsFile:
         repair = f"restore it from version control, or delete it and run `{self.command}` again"
         try:
             values = json.loads(path.read_bytes())
-            digest = values.pop("sha256")
+            seal = values.pop("sha256")
             cells = {part: values[part] for part in self.required}["cells"]
         except FileNotFoundError:
             return None
@@ -67,7 +67,7 @@ class ResultsFile:
             )
         for name, seed in self._damaged(cells):
             raise DamagedFile(f"{path}: the result of {name}, seed {seed}, is damaged; {repair}")
-        if digest != self._digest(values):
+        if seal != self._digest(values):
             raise DamagedFile(f"{path} is not as it was written (its checksum differs); {repair}")
         return values
 
@@ -88,7 +88,7 @@ class ResultsFile:
         return ("{" + ",\n".join(parts) + "}\n").encode()
 
     def _digest(self, values: Mapping[str, Any]) -> str:
-        return hashlib.sha256(_json({name: values[name] for name in self.hashed or values}).encode()).hexdigest()
+        return digest({name: values[name] for name in self.hashed or values})
 
     def _damaged(self, cells: Any) -> list[tuple[str, str]]:
         """(cell, seed) of the runs whose record cannot be one."""

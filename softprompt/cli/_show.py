@@ -1,6 +1,7 @@
 """`softprompt show`: a run, a prompt or a task, whichever the name stands for."""
 
 import dataclasses
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +20,8 @@ from .printing import print_json, record, table
 if TYPE_CHECKING:
     from ..prompts.prompt import SoftPrompt
     from ..prompts.tuned import Stored
+
+log = logging.getLogger("softprompt")
 
 
 def show(
@@ -41,9 +44,11 @@ def show(
 
 def _show_run(folder: Path, json_lines: bool) -> None:
     from ..interop.hub import load_stored
-    from ..training import read_plan, read_results
+    from ..training import damage, read_plan, read_results
 
     plan = read_plan(folder)
+    for line in damage(folder):
+        log.warning(line)
     members = {name: folder / name for name in plan.prompt_names()}
     prompts = [
         {"prompt": name, "status": "stored", **describe(load_stored(path))}
@@ -123,8 +128,8 @@ def _described(prompt: "SoftPrompt") -> dict[str, Any]:
     token_norms = None if norm is None or token_norm is None else norm / token_norm
     return {
         "method": origin.method,
-        "task": origin.task["name"] if origin.task else None,
-        "labels": origin.task["labels"] if origin.task else None,
+        "task": origin.task.get("name") if origin.task else None,
+        "labels": origin.task.get("labels") if origin.task else None,
         "backbone": dataclasses.asdict(origin.backbone),
         "answers": origin.answers,
         "prompt_length": prompt.length,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..backbones import AbstractBackbone
 from ..data import Rows
+from ..documents import check_shape
 from ..errors import BadInput
 from ..metrics import headline_score, majority, score
 from ..settings import TrainSettings
@@ -59,7 +60,12 @@ class Baseline:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Baseline":
-        """The baseline that `to_json` wrote."""
+        """The baseline that `to_json` wrote.
+
+        Raises:
+            BadInput: a value of another kind.
+        """
+        check_shape(cls, values, interval=tuple[float, float] | None, predictions=list[Any])
         ends = values["interval"]
         return cls(**{**values, "interval": None if ends is None else (ends[0], ends[1])})
 

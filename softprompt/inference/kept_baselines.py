@@ -1,6 +1,5 @@
 """Baselines in a file, so that they are computed once."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,13 @@ from typing import Any
 from ..backbones import AbstractBackbone
 from ..errors import DamagedFile
 from ..settings import TrainSettings
-from ..store import json_bytes, write_file
+from ..store import json_bytes, read_sealed, sealed_bytes, write_file
 from ..tasks import Task
 from .frozen import Baseline
 from .scoring_rule import scoring_for
 
 BASELINES = "baselines"
+REPAIR = "delete it, and give the same command again"
 
 
 def kept_baselines(path: Path, about: Mapping[str, Any], compute: Callable[[], Sequence[Baseline]]) -> list[Baseline]:
@@ -29,16 +29,17 @@ def kept_baselines(path: Path, about: Mapping[str, Any], compute: Callable[[], S
     """
     if path.is_file():
         try:
-            values = json.loads(path.read_bytes())
-            lines = [Baseline.from_json(line) for line in values.pop(BASELINES)]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DamagedFile(f"{path} is not as it was written; delete it, and give the same command again") from error
+            values = read_sealed(path, repair=REPAIR)
+            with about(path):
+                lines = [Baseline.from_json(line) for line in values.pop(BASELINES)]
+        except (TypeError, KeyError, AttributeError) as error:
+            raise DamagedFile(f"{path} is not as it was written; {REPAIR}") from error
         # As JSON has them: a tuple comes back as a list.
-        if values == json.loads(json_bytes(about)):
+        if json_bytes(values) == json_bytes(about):
             return lines
     lines = list(compute())
     values = {**about, BASELINES: [line.to_json() for line in lines]}
-    write_file(path, json_bytes(values), what="what the frozen model does", replace=True)
+    write_file(path, sealed_bytes(values), what="what the frozen model does", replace=True)
     return lines
 
 

@@ -1,6 +1,8 @@
 """Prompts as one array in a `.npy` file, the form in which Google's were published."""
 
 import io
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,14 @@ import torch
 
 from ..backbones import lasting_name
 from ..backbones.base import AbstractBackbone
+from ..documents import sha256_of
 from ..errors import BadInput, CannotExport
 from ..prompts.prompt import BackboneIdentity, SoftPrompt
 from ..store import MAX_ELEMENTS, write_file
 from ._imported import imported
+
+# Of float64, with room for a header.
+MAX_BYTES = 8 * MAX_ELEMENTS + 2**16
 
 
 def import_numpy(
@@ -41,7 +47,9 @@ def import_numpy(
     with np.errstate(over="ignore"):
         vectors = torch.from_numpy(array.astype(np.float32))
     identity = BackboneIdentity(lasting_name(backbone_name), kind, array.shape[1])
-    return imported(vectors, identity, backbone, {"imported_from": Path(path).name})
+    # The format has no checksum: what was read is recorded, so that a later copy can be held against it.
+    origin: dict[str, str | int] = {"imported_from": Path(path).name, "imported_sha256": sha256_of(Path(path))}
+    return imported(vectors, identity, backbone, origin)
 
 
 def export_numpy(prompt: SoftPrompt, path: str | Path) -> Path:
@@ -65,15 +73,29 @@ def export_numpy(prompt: SoftPrompt, path: str | Path) -> Path:
     return write_file(Path(path), content.getvalue(), what="the array")
 
 
+def _refuse_no_array(path: Path) -> None:
+    """Refuse what is no regular file, or is far larger than a prompt, before anything is read of it."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise BadInput(f"cannot read {str(path)!r}: {error.strerror or error}; check the path") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BadInput(f"{str(path)!r} is a folder, a pipe or another special file; put the file itself there")
+    if status.st_size > MAX_BYTES:
+        raise BadInput(f"{str(path)!r} has {status.st_size} bytes, far more than a prompt; check where it comes from")
+
+
 def _floats(path: Path) -> np.ndarray:
     """The array in a file. It is mapped, so that a header with a false size allocates no memory."""
+    _refuse_no_array(path)
     try:
         # numpy.load would also open archives and pickles.
         array = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, EOFError) as error:
-        raise BadInput(f"{str(path)!r} is no whole .npy file of numbers ({error}); save it with numpy.save") from error
     except OSError as error:
         raise BadInput(f"cannot read {str(path)!r}: {error.strerror or error}; check the path") from error
+    except Exception as error:  # numpy reads the header as Python, and each part of it fails in its own way.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise BadInput(f"{str(path)!r} is no whole .npy file of numbers ({reason}); save it with numpy.save") from error
     if array.ndim != 2 or 0 in array.shape:
         raise BadInput(f"{str(path)!r} has shape {array.shape}, a prompt is (length, width); reshape it")
     if array.dtype.kind != "f":

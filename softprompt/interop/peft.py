@@ -242,8 +242,9 @@ def _restored(folder: Path, rows: Float[Tensor, "n e"], backbone: AbstractBackbo
     """A prompt that `export_peft` wrote: one copy of the repeated rows, the head and the provenance."""
     document = read_json(folder / DOCUMENT)
     shapes = document.get("shapes")
-    m = shapes.get("vectors", [0])[0] if isinstance(shapes, dict) else 0
-    tensors = {"vectors": rows[:m].clone()} if isinstance(m, int) else {}
+    shape = shapes.get("vectors") if isinstance(shapes, dict) else None
+    m = shape[0] if isinstance(shape, list) and shape and type(shape[0]) is int else 0
+    tensors = {"vectors": rows[: max(m, 0)].clone()}
     if (folder / HEAD).is_file():
         tensors |= {f"head.{name}": tensor for name, tensor in read_tensors(folder / HEAD).items()}
     prompt = from_document(document, tensors, str(folder))

@@ -1,6 +1,11 @@
 """Storage on disk: atomic folders, stored prompts and checkpoints, as safetensors and JSON without pickle."""
 
+from ..documents import json_bytes as json_bytes
+from ..documents import read_json as read_json
+from ..documents import read_sealed as read_sealed
+from ..documents import sealed_bytes as sealed_bytes
 from ._checkpoint import Checkpoint as Checkpoint
+from ._checkpoint import intact_checkpoints as intact_checkpoints
 from ._checkpoint import latest_checkpoint as latest_checkpoint
 from ._checkpoint import save_checkpoint as save_checkpoint
 from ._folder import MANIFEST as MANIFEST
@@ -18,7 +23,5 @@ from ._tuned import holds_tuned as holds_tuned
 from ._tuned import load_tuned as load_tuned
 from ._tuned import save_tuned as save_tuned
 from ._values import MAX_ELEMENTS as MAX_ELEMENTS
-from ._values import json_bytes as json_bytes
-from ._values import read_json as read_json
 from ._values import read_tensors as read_tensors
 from ._values import tensor_bytes as tensor_bytes

@@ -3,16 +3,17 @@
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
 from torch import Tensor
 
+from ..documents import json_bytes, read_json
 from ..errors import DamagedFile, SoftPromptError
 from ._folder import read_folder, remove_leftovers, write_folder
-from ._values import json_bytes, read_json, read_tensors, tensor_bytes
+from ._values import read_tensors, tensor_bytes
 
 KEPT = 2
 TENSORS, STATE = "state.safetensors", "state.json"
@@ -62,16 +63,27 @@ def latest_checkpoint(folder: str | Path) -> Checkpoint | None:
     Raises:
         DamagedFile: there are checkpoints, and all of them are damaged.
     """
-    folder = Path(folder)
+    return next(intact_checkpoints(folder), None)
+
+
+def intact_checkpoints(folder: str | Path) -> Iterator[Checkpoint]:
+    """Read the intact checkpoints, the newest first. A warning names each damaged one.
+
+    Raises:
+        DamagedFile: there are checkpoints, and all of them are damaged.
+    """
+    folder, are_all_damaged = Path(folder), True
     steps = _steps(folder)
     for step in reversed(steps):
         try:
-            return _load(folder, step)
+            checkpoint = _load(folder, step)
         except SoftPromptError as error:
             logging.getLogger("softprompt").warning("checkpoint of step %d is not used: %s", step, error)
-    if steps:
+            continue
+        are_all_damaged = False
+        yield checkpoint
+    if steps and are_all_damaged:
         raise DamagedFile(f"every checkpoint in {str(folder)!r} is damaged; restore one from a copy or train anew")
-    return None
 
 
 def _load(folder: Path, step: int) -> Checkpoint:
@@ -79,7 +91,7 @@ def _load(folder: Path, step: int) -> Checkpoint:
     if not {TENSORS, STATE} <= files.keys():
         raise DamagedFile(f"{str(folder / _name(step))!r} lacks {TENSORS} or {STATE}; restore it from a copy")
     tensors = read_tensors(files[TENSORS], max_elements=None)
-    return Checkpoint(step, tensors, read_json(files[STATE], max_bytes=None))
+    return Checkpoint(step, tensors, read_json(files[STATE], is_limited=False))
 
 
 def _name(step: int) -> str:

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..documents import json_bytes, read_json
 from ..errors import BadInput, DamagedFile, StorageFailure
-from ._values import json_bytes, read_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1

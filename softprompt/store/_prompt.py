@@ -3,44 +3,25 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..documents import about, check_shape, json_bytes, read_json, refuse_more
 from ..errors import BadInput, DamagedFile
 from ..legacy import renamed
 from ..prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
+from ..tasks import Task, check_stored
 from ._folder import MANIFEST, read_folder, settled, write_folder
 from ._run import in_run
-from ._values import MAX_ELEMENTS, MAX_HEADER_BYTES, json_bytes, read_json, read_tensors, tensor_bytes
+from ._values import MAX_ELEMENTS, MAX_HEADER_BYTES, read_tensors, tensor_bytes
 
 FORMAT = 1
 TENSORS, DOCUMENT = "prompt.safetensors", "prompt.json"
 MAX_BYTES = 4 * MAX_ELEMENTS + MAX_HEADER_BYTES
 
-Types = Mapping[str, type | tuple[type, ...]]
-IDENTITY_TYPES: Types = {
-    "name": str,
-    "kind": str,
-    "embedding_size": int,
-    "embedding_sha256": (str, NoneType),
-    "revision": (str, NoneType),
-    "embedding_scale": (float, int),
-    "states_scale": (bool, NoneType),
-}
-PROVENANCE_TYPES: Types = {
-    "method": str,
-    "backbone": dict,
-    "answers": str,
-    "task": (dict, NoneType),
-    "metrics": dict,
-    "seeds": dict,
-    "training": dict,
-    "versions": dict,
-    "scoring": dict,
-}
+METRICS = Mapping[str, Mapping[str, Any]]
 
 
 def save_prompt(prompt: SoftPrompt, folder: str | Path, *, replace: bool = False) -> Path:
@@ -134,13 +115,14 @@ def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor], wh
     if document.get("format") != FORMAT:
         raise BadInput(f"{where!r} is of format {document.get('format')!r}, this softprompt reads {FORMAT}; upgrade it")
     repeats = document.get("repeats")
-    if not isinstance(repeats, int) or document.get("shapes") != {n: list(t.shape) for n, t in tensors.items()}:
+    if type(repeats) is not int or document.get("shapes") != {n: list(t.shape) for n, t in tensors.items()}:
         raise DamagedFile(f"the numbers in {where!r} have other sizes than its document says; fetch the prompt again")
+    if repeats < 1:
+        raise BadInput(f"{where!r} repeats its vectors {repeats} times, a prompt does so at least once; fetch it again")
     provenance = read_provenance(document.get("provenance"), where)
     _check_numbers(tensors, provenance.backbone.embedding_size, where)
-    layers = 1 + len(tensors.get("deep", ()))
-    if layers * tensors["vectors"].shape[0] * repeats > MAX_ELEMENTS // tensors["vectors"].shape[1]:
-        raise BadInput(f"{where!r} repeats its vectors {repeats} times, more than any model reads; check its origin")
+    length = len(tensors["vectors"]) * repeats
+    refuse_more("prompt_length", length, f"the prompt in {where!r} takes {length} positions")
     return SoftPrompt.from_tensors(tensors, provenance, repeats)
 
 
@@ -158,25 +140,16 @@ def read_provenance(values: Any, where: str) -> Provenance:
     Raises:
         BadInput: a field is missing, unknown or of another type.
     """
-    values = renamed(_checked(values, Provenance, PROVENANCE_TYPES, where))
-    backbone = BackboneIdentity(**_checked(values["backbone"], BackboneIdentity, IDENTITY_TYPES, where))
-    if not all(isinstance(seed, int) for seed in values.get("seeds", {}).values()):
-        raise BadInput(f"the seeds in {where!r} are not whole numbers; fetch the prompt again")
-    return Provenance(**{**values, "backbone": backbone})
-
-
-def _checked(values: Any, kind: type, types: Types, where: str) -> dict[str, Any]:
-    """Return `values` after a check that they are fields of `kind`, have the right types, and miss no required one."""
     if not isinstance(values, dict):
         raise BadInput(f"{where!r} does not say where its prompt comes from; fetch the prompt again")
-    for name, value in values.items():
-        if name not in types or not isinstance(value, types[name]):
-            raise BadInput(f"{where!r} holds {name!r} where it is not understood; upgrade softprompt or fetch it again")
-    for field in dataclasses.fields(kind):
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and field.name not in values:
-            raise BadInput(f"{where!r} does not say its {field.name!r}; fetch the prompt again")
-    return values
+    with about(where):
+        check_shape(Provenance, values, metrics=METRICS)
+        check_shape(BackboneIdentity, values["backbone"])
+        if values.get("task") is not None:
+            # In part: what a later version added is refused where the task is needed.
+            check_stored(Task, values["task"], partial=True)
+        values = renamed(values)
+        return Provenance(**{**values, "backbone": BackboneIdentity(**values["backbone"])})
 
 
 def _check_numbers(tensors: Mapping[str, Tensor], width: int, where: str) -> None:

@@ -3,13 +3,14 @@
 import dataclasses
 from pathlib import Path
 
+from ..documents import json_bytes, read_json
 from ..errors import BadInput, DamagedFile
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import TunedWeights
 from ._folder import read_folder, settled, write_folder
 from ._prompt import read_provenance
 from ._run import in_run
-from ._values import json_bytes, read_json, read_tensors, tensor_bytes
+from ._values import read_tensors, tensor_bytes
 
 FORMAT = 1
 TENSORS, DOCUMENT = "weights.safetensors", "weights.json"

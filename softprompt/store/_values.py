@@ -1,13 +1,11 @@
-"""Conversion of JSON and tensors to bytes and back.
+"""Conversion of tensors to bytes and back.
 
 A file may come from a stranger, so its sizes are checked before memory is allocated.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,56 +16,8 @@ from ..errors import BadInput, DamagedFile
 
 # 64 MiB of float32: 2,048 vectors of width 8,192, which is far more than any prompt has.
 MAX_ELEMENTS = 2**24
-MAX_JSON_BYTES = 4 * 2**20
 MAX_HEADER_BYTES = 2**20
 MAX_BYTES_EACH = 8
-
-
-def json_bytes(values: Any, *, allow_nan: bool = False) -> bytes:
-    """Return readable JSON in UTF-8, from which each float is read back with the same bits.
-
-    Args:
-        values: plain values. Tuples are read back as lists.
-        allow_nan: whether NaN and infinity are written as Python does. Otherwise they become null, as standard JSON
-            has no such numbers.
-    """
-    plain = values if allow_nan else _without_nan(values)
-    return (json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-def _without_nan(values: Any) -> Any:
-    if isinstance(values, float):
-        return values if math.isfinite(values) else None
-    if isinstance(values, Mapping):
-        return {key: _without_nan(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_without_nan(value) for value in values]
-    return values
-
-
-def read_json(path: Path, *, max_bytes: int | None = MAX_JSON_BYTES) -> dict[str, Any]:
-    """Read the JSON object in a file.
-
-    Raises:
-        BadInput: the file cannot be read, or it is larger than `max_bytes`.
-        DamagedFile: the file does not hold a JSON object.
-    """
-    try:
-        with path.open("rb") as file:
-            content = file.read() if max_bytes is None else file.read(max_bytes + 1)
-    except OSError as error:
-        raise BadInput(f"cannot read {str(path)!r}: {error.strerror}; check the path and its permissions") from error
-    if max_bytes is not None and len(content) > max_bytes:
-        raise BadInput(
-            f"{str(path)!r} is larger than {max_bytes} bytes, too large to be ours; check where it comes from"
-        )
-    try:
-        values = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise DamagedFile(f"{str(path)!r} is not JSON; restore it from a copy") from error
-    if not isinstance(values, dict):
-        raise DamagedFile(f"{str(path)!r} holds no JSON object; restore it from a copy")
-    return values
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:

@@ -20,12 +20,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..documents import compact, read_sealed, sealed_bytes
 from ..errors import DamagedFile
 from ._failed import failed_names
 from ._lease import SECONDS, Lease, take
 from ._spec import DIGITS, RunSpec
 from ._stored import stored_names
-from ._texts import compact
 
 SPECS = "fleet.json"
 # The run folder of a fleet's first owner.
@@ -192,10 +192,10 @@ def _folders(store: Path) -> dict[Path, _Plan]:
 def _plan(folder: Path, changed: int) -> _Plan:
     """The plan of a work folder, read once after each change."""
     try:
-        values = json.loads((folder / SPECS).read_bytes())
+        values = read_sealed(folder / SPECS, repair=f"delete {folder} and run again")
         specs = tuple(RunSpec.from_json(spec) for spec in values["specs"])
         return _Plan(tuple(values["names"]), specs, bool(values["keep"]), values.get("run", RUN))
-    except (ValueError, TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise DamagedFile(f"{folder / SPECS} cannot be read ({error}); delete {folder} and run again") from error
 
 
@@ -236,7 +236,7 @@ def _describe(folder: Path, specs: Sequence[RunSpec], keep: bool, run: str) -> N
 
     values: dict[str, object] = {"keep": keep, "run": run, "names": [spec.name for spec in specs]}
     values["specs"] = [spec.to_json() for spec in specs]
-    write_file(folder / SPECS, compact(values) + b"\n", what="the plan of a fleet", replace=True)
+    write_file(folder / SPECS, sealed_bytes(values), what="the plan of a fleet", replace=True)
 
 
 def _sweep(store: Path, folder: Path, plan: _Plan, ended: Collection[str]) -> None:

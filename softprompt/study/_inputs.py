@@ -4,10 +4,10 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..documents import compact
 from ..errors import BadInput
 from ._spec import RunSpec
 from ._stored import StoredRun
-from ._texts import compact
 
 
 class OtherModel(BadInput):

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..documents import compact
 from ..errors import BadInput, DamagedFile
 from ..legacy import renamed
 from ._spec import RunSpec
-from ._texts import compact
 
 FORMAT = 2
 # Format 1 has the earlier names of fields.

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..documents import compact
 from ..errors import BadInput, pick
 from ..legacy import as_before
 from ..settings import PromptSettings, TrainSettings, from_values
@@ -121,11 +122,6 @@ def canonical(values: Any) -> bytes:
         BadInput: a value is NaN, infinite, or no plain value.
     """
     return compact(_spelled(values))
-
-
-def compact(values: Any) -> bytes:
-    """Plain values as JSON with sorted keys and no blanks; each float is written so that its bits are read back."""
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _spelled(value: Any) -> Any:

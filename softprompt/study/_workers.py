@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..documents import compact
 from ..errors import SoftPromptError
 from ._failed import failed_names
 from ._fleets import Claim, group, held_names
 from ._spec import RunSpec
 from ._stored import path_of, stored_names
-from ._texts import compact
 from ._work import work
 
 log = logging.getLogger("softprompt")

@@ -47,6 +47,7 @@ from ._records import text_fault as text_fault
 from ._records import value_of as value_of
 from ._rephrase import Wording as Wording
 from ._rephrase import rephrased as rephrased
+from ._stored import check_stored as check_stored
 from ._superglue import EPT_SUPER_GLUE, SUPER_GLUE
 from .files import ENDINGS as ENDINGS
 from .files import FORMATS as FORMATS

@@ -8,9 +8,11 @@ from string import Formatter
 from typing import Any, Literal
 
 from ..checks import listed, require_different, require_numbers
+from ..documents import check_shape
 from ..errors import BadInput, UnknownName, pick
 from ._memory import MemoryRows
 from ._prepare import PREPARATIONS
+from ._stored import check_stored
 
 Answer = Literal["label", "number", "text"]
 # Fields that came later are left out of JSON at their defaults, so that hashes of studies made before stay as they are.
@@ -89,11 +91,13 @@ class Source:
 
         Raises:
             UnknownName: a setting that does not exist.
+            BadInput: a value of another kind.
         """
         known = {f.name for f in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
                 raise UnknownName("setting of a task's source", name, known)
+        check_shape(cls, values, memory=Mapping[str, Mapping[str, int | str]])
         plain: dict[str, Any] = {
             name: _plain(value) if isinstance(value, Mapping) else value for name, value in values.items()
         }
@@ -280,11 +284,17 @@ class Task:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Task":
-        """The task that `to_json` wrote."""
+        """The task that `to_json` wrote.
+
+        Raises:
+            UnknownName: a setting that does not exist.
+            BadInput: a value of another kind or out of its range, or more than the limits allow.
+        """
         known = {f.name for f in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
                 raise UnknownName("task setting", name, known)
+        check_stored(cls, values)
         return cls(**{**_plain(values), "source": Source.from_json(values["source"])})
 
 

@@ -5,6 +5,7 @@ from ._advice import without_advice as without_advice
 from ._callbacks import EarlyStopping as EarlyStopping
 from ._callbacks import Evaluation as Evaluation
 from ._callbacks import Step as Step
+from ._damage import damage as damage
 from ._drive import Interrupted as Interrupted
 from ._drive import fast_denormals as fast_denormals
 from ._early import check_request as check_request

@@ -1,12 +1,12 @@
 """The plan of a run: everything needed to start it, or to start it again, as plain values in run.json."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..documents import about, check_shape, read_sealed
 from ..errors import BadInput
 from ..legacy import renamed
 from ..prompts.prompt import SoftPrompt
@@ -16,14 +16,34 @@ from ..store import found_model, load_tuned
 from ..tasks import Task, read_from
 from ._frozen import Comparison
 
-FORMAT = 2
-# Format 1 has the names of before.
-READ = (1, 2)
+# Format 1 has the names of before; from format 3 on run.json has a checksum.
+FORMAT = 3
+READ = (1, 2, 3)
+SEALED_FROM = 3
+PLAN = "run.json"
 DEFAULT_STEPS = 1000
+REPAIR = "restore it from a copy, or start a new run"
 # What runs are that name no answers or no engine: when they were made there were no others.
 _OLDER = {"answers": "tokens", "engine": "reference"}
 # The key of `Plan.frozen`.
 _COMPARED = "with_frozen"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """The kinds of what run.json holds besides the fields of the model, as far as no other class has them."""
+
+    task: Mapping[str, Any]
+    prompts: tuple[Mapping[str, Any], ...]
+    settings: Mapping[str, Any]
+    data_root: str | None
+    products: str | None
+    max_bad_rows: int
+    log_with: str | None
+    with_frozen: bool
+
+
+_KEPT = tuple(field.name for field in dataclasses.fields(Kept))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +89,7 @@ class Plan:
         if values.get("format") not in READ:
             raise BadInput(f"run.json has format {values.get('format')!r}, this version reads {FORMAT}")
         values = renamed(values)
+        check_shape(Kept, {name: value for name, value in values.items() if name in _KEPT}, partial=True)
         of_model = ModelSpec().to_json().keys()
         plain = {name: value for name, value in values.items() if name not in ("format", *of_model)}
         plain["model"] = ModelSpec.from_json({**_OLDER, **{n: v for n, v in values.items() if n in of_model}})
@@ -188,13 +209,15 @@ def read_plan(folder: Path) -> Plan:
 
     Raises:
         BadInput: there is no run, or its run.json cannot be read.
+        DamagedFile: run.json is not as it was written.
     """
-    path = folder / "run.json"
+    path = folder / PLAN
     if not path.is_file():
         raise BadInput(f"{folder} holds no run (no run.json); --resume needs a folder that `softprompt train` made")
     try:
-        plan = Plan.from_json(json.loads(path.read_text()))
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
+        with about(path):
+            plan = Plan.from_json(read_sealed(path, sealed_from=SEALED_FROM, repair=REPAIR))
+    except (TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{path} cannot be read ({error}); start the run anew") from error
     return dataclasses.replace(
         plan,

@@ -1,17 +1,19 @@
-"""Append-only records of a run: deterministic values in metrics.jsonl, times in timing.jsonl.
+"""Append-only records of a run: deterministic values in metrics.jsonl, times in timing.jsonl, a checksum a line.
 
 What one prompt writes depends on its settings and seeds alone: a killed and resumed run leaves the same bytes.
 """
 
 import contextlib
-import json
 import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
+from ..documents import is_sealed_line, line_bytes, line_values
 from ..errors import DamagedFile, StorageFailure
+
+TEXTS = ("dropped", "split")
 
 
 @final
@@ -43,7 +45,7 @@ class Record:
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Append a row, for other processes to read at once; it outlasts a loss of power after the next `mark`."""
-        left = json.dumps(row).encode() + b"\n"
+        left = line_bytes(row)
         with self._writable():
             while left:
                 left = left[self.file.write(left) :]
@@ -104,6 +106,11 @@ def recorded_steps(path: Path) -> int:
     return max((row["step"] for row in read_record(path) if "loss" in row), default=0)
 
 
+def places(lines: list[int]) -> str:
+    """The numbers of lines as a message tells them."""
+    return f"line {lines[0]}" if len(lines) == 1 else f"{len(lines)} lines, the first of them {lines[0]}"
+
+
 def too_short(path: Path, size: int, needed: int) -> str:
     """What to say of a record that holds less than its checkpoint needs."""
     return (
@@ -116,16 +123,19 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """Each whole line's number, and its row or None."""
     # Not splitlines(): a damaged byte may be another separator.
     if path.exists():
-        yield from enumerate(map(_row, path.read_bytes().split(b"\n")[:-1]), 1)
+        lines = path.read_bytes().split(b"\n")[:-1]
+        # Where one line has a checksum, all were written with one.
+        sealed = any(map(is_sealed_line, lines))
+        yield from ((n, _row(line) if is_sealed_line(line) or not sealed else None) for n, line in enumerate(lines, 1))
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
     """The row that a line holds; None where it is not as a record writes it."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+    row = line_values(line)
+    if row is None or not isinstance(row.get("step"), int):
         return None
-    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+    # A checksum whose name is damaged would pass for a value of an earlier version, which had no texts but these.
+    if any(isinstance(value, str) for name, value in row.items() if name not in TEXTS):
         return None
     numbers = [row[name] for name in ("loss", "seconds", "score") if name in row]
     return row if "dropped" in row or (numbers and all(isinstance(one, int | float) for one in numbers)) else None

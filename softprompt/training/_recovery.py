@@ -2,14 +2,67 @@
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..documents import about, check_shape
 from ..errors import DamagedFile
-from ._records import damaged_lines, too_short
+from ..legacy import renamed
+from ..store import Checkpoint, intact_checkpoints
+from ._records import damaged_lines, places, too_short
 from ._restarts import record_of
 
 log = logging.getLogger("softprompt")
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint says besides its tensors, as far as a run goes on by it."""
+
+    step: int
+    data: str
+    timing_bytes: int
+    memory_budget: Mapping[str, Any]
+    prompts: tuple[Mapping[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class SavedMember:
+    """What it says of a prompt, or of a candidate for one."""
+
+    name: str
+    status: str
+    best_step: int
+    best_metrics: Mapping[str, Any]
+    stale: int
+    recorded_bytes: int
+    restarts: Mapping[str, Any]
+
+
+def last_good(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint of a run that is intact and whose records are there; None where the run has none.
+
+    Raises:
+        DamagedFile: there are checkpoints, and none of them can be gone on from.
+    """
+    refused: DamagedFile | None = None
+    for checkpoint in intact_checkpoints(folder / "checkpoints"):
+        try:
+            state = renamed(checkpoint.state)
+            with about(f"{folder / 'checkpoints'}, step {checkpoint.step}"):
+                check_shape(Saved, state, partial=True)
+                for member in state["prompts"]:
+                    check_shape(SavedMember, member, partial=True)
+            check_records(folder, state)
+        except DamagedFile as error:
+            refused = refused or error
+            log.warning("checkpoint of step %d is not used: %s", checkpoint.step, error.message)
+        else:
+            return checkpoint
+    if refused:
+        raise refused
+    return None
 
 
 def check_records(folder: Path, state: Mapping[str, Any]) -> None:
@@ -29,7 +82,7 @@ def check_records(folder: Path, state: Mapping[str, Any]) -> None:
     for path in sorted(_undecided(folder, state)):
         if lines := damaged_lines(path):
             raise DamagedFile(
-                f"{path} is damaged in {_places(lines)}, and restarts are still to be compared by it; restore it from "
+                f"{path} is damaged in {places(lines)}, and restarts are still to be compared by it; restore it from "
                 "a copy, or start a new run"
             )
     for path in (
@@ -38,7 +91,7 @@ def check_records(folder: Path, state: Mapping[str, Any]) -> None:
         *sorted(folder.glob("*/restarts/*.jsonl")),
     ):
         if lines := damaged_lines(path):
-            log.warning("%s is damaged in %s, which is left out of curves and times", path, _places(lines))
+            log.warning("%s is damaged in %s, which is left out of curves and times", path, places(lines))
 
 
 def _marks(folder: Path, state: Mapping[str, Any]) -> Iterator[tuple[Path, int]]:
@@ -57,7 +110,3 @@ def _path_of(folder: Path, name: str) -> Path:
     """The record of a prompt, or of the candidate for one, whose name ends in #0, #1 ..."""
     member, sign, number = name.partition("#")
     return record_of(folder / member, int(number)) if sign else folder / member / "metrics.jsonl"
-
-
-def _places(lines: list[int]) -> str:
-    return f"line {lines[0]}" if len(lines) == 1 else f"{len(lines)} lines, the first of them {lines[0]}"

@@ -17,7 +17,7 @@ from typing import Any, final
 from ..errors import BadInput
 from ..prompts.seeds import stream_seed
 from ..settings import PromptSettings
-from ..store import json_bytes, write_file
+from ..store import sealed_bytes, write_file
 from ._member import FleetMember
 from ._records import Record, read_record, recorded_steps
 
@@ -122,7 +122,7 @@ class Race:
         outcome = self._outcome(candidates[chosen], losses, chosen)
         write_file(
             self.folder / "restarts" / "chosen.json",
-            json_bytes(outcome),
+            sealed_bytes(outcome),
             what=f"the choice among the restarts of {self.name}",
             replace=True,
         )

@@ -1,7 +1,6 @@
 """The end of a run: each best prompt scored and stored, and the results read again."""
 
 import dataclasses
-import json
 import logging
 import random
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,8 @@ from typing import Any
 
 from ..backbones import AbstractBackbone
 from ..baselines import WRITTEN_FOR_PEFT, has_peft, save_peft
-from ..errors import DamagedFile
+from ..documents import about, check_shape, read_sealed, sealed_bytes
+from ..errors import BadInput, DamagedFile
 from ..inference.evaluate import majority_score
 from ..legacy import renamed
 from ..metrics import ERRORS, headline_score, score
@@ -19,9 +19,10 @@ from ..prompts.prompt import SoftPrompt
 from ..prompts.seeds import stream_seed
 from ..prompts.tuned import Stored, TunedWeights
 from ..prompts.units import prompt_norm
-from ..store import json_bytes, save_prompt, save_tuned, write_file
+from ..store import save_prompt, save_tuned, write_file
 from ..tasks import Task
 from ._advice import ADVICE, not_learning, wrong_scale
+from ._damage import RESULT, files_of
 from ._last import Last
 from ._loop import Loop
 from ._member import FleetMember
@@ -31,6 +32,8 @@ from ._restarts import losers_steps
 
 log = logging.getLogger(ADVICE)
 
+# Results of earlier versions say no format and have no checksum.
+FORMAT = 2
 # Enough to tell rows learnt by heart from rows not learnt, to 0.02; more would cost as much as the test rows.
 TRAIN_SCORE_ROWS = 500
 
@@ -112,9 +115,9 @@ def finish_member(
     )
     # Without the seconds: a resumed run leaves the same bytes as one that never stopped.
     plain = {name: value for name, value in result.to_json().items() if name not in ("seconds", "run")}
-    write_file(
-        folder / member.name / "result.json", json_bytes(plain), what=f"the result of {member.name}", replace=True
-    )
+    place = folder / member.name
+    plain |= {"format": FORMAT, "files": files_of(place)}
+    write_file(place / RESULT, sealed_bytes(plain), what=f"the result of {member.name}", replace=True)
     return result
 
 
@@ -152,14 +155,20 @@ def constant_score(task: Task, gold: Sequence[Any]) -> float | None:
 
 
 def read_result(folder: Path, member: str) -> Result | None:
-    path = folder / member / "result.json"
+    path = folder / member / RESULT
     if not path.exists():
         return None
+    repair = f"delete it and --resume {folder}"
+    values = renamed(read_sealed(path, sealed_from=FORMAT, repair=repair))
+    if values.pop("format", FORMAT) != FORMAT:
+        raise BadInput(f"{path} is of another version of softprompt; upgrade it, or {repair}")
+    values.pop("files", None)
+    with about(path):
+        check_shape(Result, {"run": "", "seconds": 0, **values}, metrics=Mapping[str, Mapping[str, int | float | None]])
     try:
-        values = renamed(json.loads(path.read_text()))
         return Result(**{**values, "warnings": tuple(values["warnings"])}, run=str(folder), seconds=seconds_of(folder))
-    except (ValueError, TypeError, KeyError) as error:
-        raise DamagedFile(f"{path} cannot be read ({error}); delete it and --resume {folder}") from error
+    except (TypeError, KeyError) as error:
+        raise DamagedFile(f"{path} cannot be read ({error}); {repair}") from error
 
 
 def read_results(run: "Path | str") -> list[Result]:

@@ -19,10 +19,11 @@ from ..inference.scoring_rule import with_loss
 from ..legacy import renamed
 from ..prompts.contract import AbstractTrainable
 from ..settings import ModelSpec, PromptSettings, TrainSettings
-from ..store import Checkpoint, json_bytes, latest_checkpoint, refuse_no_place, write_file
+from ..store import Checkpoint, refuse_no_place, sealed_bytes, write_file
 from ..tasks import rephrased, stored_in, styled
 from ._advice import ADVICE, no_words, not_better
 from ._callbacks import Listeners, refuse_no_callbacks
+from ._damage import damage, tell_unsealed
 from ._drive import drive
 from ._early import check_request
 from ._folder import HeldFolder, alone_in, new_folder, refuse_used
@@ -43,10 +44,10 @@ from ._last import Last
 from ._loop import Loop, RunData
 from ._member import below
 from ._mpt import shared_prompts
-from ._plan import Plan, Run, read_plan
+from ._plan import PLAN, Plan, Run, read_plan
 from ._progress import refuse_unknown_tracker
 from ._records import Record
-from ._recovery import check_records
+from ._recovery import last_good
 from ._results import finish_member, last_reports, read_result, seconds_of
 from ._rounding import warn_of_rounding
 from ._setup import build_prompts, fingerprint, prepare, refuse_twins, resolved
@@ -55,6 +56,7 @@ from ._start import start_members
 from ._words import with_opening
 
 advice = logging.getLogger(ADVICE)
+log = logging.getLogger("softprompt")
 
 
 def train(
@@ -159,7 +161,7 @@ def train(
     # Built before anything is written: what cannot work leaves no folder behind.
     built = build_prompts(plan, run_data, shared_prompts(plan, run_data))
     with new_folder(folder) as held:
-        write_file(folder / "run.json", json_bytes(plan.to_json()), what="the plan of the run")
+        write_file(folder / PLAN, sealed_bytes(plan.to_json()), what="the plan of the run")
         return _run(plan, run_data, splits, built, held, None, progress, callbacks)
 
 
@@ -194,13 +196,14 @@ def resume(
     plan = read_plan(folder)
     finished = [read_result(folder, name) for name in plan.prompt_names()]
     if all(finished):
+        for line in damage(folder):
+            log.warning(line)
         return Run(folder, [result for result in finished if result])
     with alone_in(folder) as held:
+        tell_unsealed(folder)
         # Another process may have begun it anew meanwhile.
         plan = read_plan(folder)
-        checkpoint = latest_checkpoint(folder / "checkpoints")
-        if checkpoint:
-            check_records(folder, renamed(checkpoint.state))
+        checkpoint = last_good(folder)
         task = same_rows(plan.task, rows, folder)
         splits = split_rows(task, load_rows(task, plan.data_root, plan.max_bad_rows))
         if model is None:

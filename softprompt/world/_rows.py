@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Any
 
+from ..documents import refuse_more
 from ..errors import BadInput, UnknownName, pick
 from ._sampler import SPLITS, Difficulty, PassageSampler
 from ._words import ATTRIBUTES
@@ -115,6 +116,7 @@ def rows(family: str, split: str, options: Mapping[str, Any]) -> Iterator[Row]:
     )
     made = _different(lambda: make(sampler, **family_options), family)
     count: int = getattr(difficulty, split)
+    refuse_more("rows", count, f"this laboratory task asks for {count} {split} rows")
     yield from _noised(
         list(itertools.islice(made, count)), difficulty.label_noise if split == "train" else 0.0, sampler
     )

@@ -1,0 +1,29 @@
+"""JSON files: how they are written, what vouches for each byte of them, and how far a stranger's are believed.
+
+A document is a JSON object in a file of its own, under its checksum. A record is a file of one JSON object a line,
+which only grows; each line ends in its own checksum. Both are read with the same care: a regular file of a bounded
+size, UTF-8, no name twice, no deeper than any of ours.
+"""
+
+from ._entries import difference as difference
+from ._entries import entry as entry
+from ._entries import sha256_of as sha256_of
+from ._json import compact as compact
+from ._json import json_bytes as json_bytes
+from ._limits import Limits as Limits
+from ._limits import limited as limited
+from ._limits import limits as limits
+from ._limits import now as now
+from ._limits import refuse_more as refuse_more
+from ._lines import is_sealed_line as is_sealed_line
+from ._lines import line_bytes as line_bytes
+from ._lines import line_values as line_values
+from ._read import parsed as parsed
+from ._read import plain_bytes as plain_bytes
+from ._read import read_json as read_json
+from ._seal import digest as digest
+from ._seal import is_sealed as is_sealed
+from ._seal import read_sealed as read_sealed
+from ._seal import sealed_bytes as sealed_bytes
+from ._shape import about as about
+from ._shape import check_shape as check_shape
