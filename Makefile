@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-real test check real browser bench gallery experiments-quick
+.PHONY: demo demo-real test check real browser bench gallery chaos sbom experiments-quick
 
 demo: .venv/.done
 	$(BIN)/softprompt demo
@@ -35,6 +35,15 @@ bench: .venv/.done
 # Every figure that one command makes, and the page that shows them; runs in runs/gallery are not trained again.
 gallery: .venv/.done
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.gallery
+
+# Kills, damaged and hostile files, failing disks: half an hour. The tests hold a short form.
+chaos: .venv/.done
+	nice -n 10 $(BIN)/python tests/chaos/long.py
+
+# The packages of the environment with their versions and licences, as CycloneDX; the tool is not kept in it.
+sbom: .venv/.done
+	$(BIN)/python -m pip install --disable-pip-version-check -q --target build/sbom cyclonedx-bom
+	PYTHONPATH=build/sbom $(BIN)/python -m cyclonedx_py environment --of JSON -o build/sbom.json
 
 # The short form of each study that has one; docs/experiments.md tells of the full ones. Only runs/quick is written.
 QUICK := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m experiments

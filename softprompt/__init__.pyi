@@ -2,6 +2,7 @@ from . import errors as errors
 from .backbones import AbstractBackbone as AbstractBackbone
 from .backbones import from_model as from_model
 from .backbones import load_backbone as load_backbone
+from .documents import limits as limits
 from .estimators import PromptClassifier as PromptClassifier
 from .estimators import PromptRegressor as PromptRegressor
 from .inference.evaluate import evaluate as evaluate

@@ -57,6 +57,33 @@ def in_python(message: str) -> str:
     return _OPTION.sub(argument, message)
 
 
+# What a terminal obeys or hides: control characters, marks that turn the direction of text, halves of characters.
+_INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# Longest message; what is longer quotes a file, and the end of the line says what to do.
+LONGEST, END = 1500, 500
+
+
+def visible(text: str, kept: str = "") -> str:
+    """The text with what a terminal would obey written out: names and labels come from files.
+
+    Args:
+        text: of any origin.
+        kept: characters that stay as they are, such as the end of a line.
+    """
+    return _INVISIBLE.sub(lambda found: found[0] if found[0] in kept else repr(found[0])[1:-1], text)
+
+
+def visible_json(text: str) -> str:
+    """A line of JSON with these characters in JSON's own spelling."""
+    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _one_line(text: str) -> str:
+    """A message as a line that can be shown anywhere."""
+    line = visible(text)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - END]} [...] {line[-END:]}"
+
+
 class SoftPromptError(Exception):
     """An error that the user can correct."""
 
@@ -65,7 +92,7 @@ class SoftPromptError(Exception):
     @property
     def message(self) -> str:
         """The message with the options of the command line."""
-        return str(self.args[0]) if self.args else ""
+        return _one_line(str(self.args[0])) if self.args else ""
 
     def __str__(self) -> str:
         """The line for a Python program, with the arguments' names."""

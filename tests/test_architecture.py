@@ -19,7 +19,7 @@ PACKAGE = Path(softprompt.__file__).parent
 LAYERS = (
     {"errors"},
     {"documents"},
-    {"checks", "legacy", "world", "options"},
+    {"checks", "legacy", "machine", "world", "options"},
     {"losses", "tasks", "metrics", "settings"},
     {"prompts"},
     {"store"},
@@ -209,6 +209,7 @@ PUBLIC = [
     "errors",
     "evaluate",
     "from_model",
+    "limits",
     "load_backbone",
     "load_prompt",
     "load_tuned",

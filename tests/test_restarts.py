@@ -1,7 +1,6 @@
 """Restarts: equal to single runs compared by hand, alone or in a fleet, killed or not; no validation row decides."""
 
 import dataclasses
-import json
 import math
 import os
 import signal
@@ -11,6 +10,7 @@ import torch
 from softprompt.backbones import load_backbone
 from softprompt.cli import main
 from softprompt.data import load_rows, split_rows
+from softprompt.documents import read_sealed
 from softprompt.errors import BadInput
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.prompts.seeds import stream_seed
@@ -226,7 +226,9 @@ class TestRun:
         result, plain = run.results
         folder = tmp_path / "run" / result.prompt
         assert result.restarts is not None
-        assert json.loads((folder / "restarts" / "chosen.json").read_text()) == result.restarts
+        chosen = read_sealed(folder / "restarts" / "chosen.json")
+        assert sorted(chosen.pop("files")) == ["0.jsonl", "1.jsonl", "2.jsonl"]
+        assert chosen == result.restarts
         assert SoftPrompt.load(folder / "prompt").provenance.training["restarts"] == result.restarts
         assert read_results(tmp_path / "run")[0].restarts == result.restarts
         assert SoftPrompt.load(folder / "prompt").provenance.seeds["initialization"] == result.seed == 0

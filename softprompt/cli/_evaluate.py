@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from ..errors import BadInput
-from ..tasks import on_rows
+from ..errors import BadInput, visible
+from ..tasks import Task, allowed, named_files, on_rows
 from ._evaluated import in_words
 from ._flatten import flatten
 from ._rows import own_wording
@@ -73,6 +74,9 @@ def evaluate(
         bool, typer.Option("--calibrate/--no-calibrate", help="Use the stored calibration of the label scores, if any.")
     ] = True,
     max_bad_rows: Annotated[int, typer.Option(min=0, help="Malformed rows to drop before it is an error.")] = 0,
+    allow_files: Annotated[
+        bool, typer.Option("--allow-files", help="Read the files that a prompt from elsewhere names as its rows.")
+    ] = False,
     json_lines: Json = False,
     frozen: FrozenOfPrompt,
 ) -> None:
@@ -86,6 +90,8 @@ def evaluate(
 
     stored = load_stored(prompt)
     chosen = task_of(stored, task, style, own_wording(instruction, template, label_words))
+    if not data and (allow_files or _is_allowed(chosen)):
+        chosen = allowed(chosen)
     report = evaluate_prompt(
         stored,
         task=on_rows(chosen, data, delimiter) if data else chosen,
@@ -111,3 +117,13 @@ def evaluate(
         print_json(report.to_json())
     else:
         print(in_words(report))
+
+
+def _is_allowed(task: Task) -> bool:
+    """Whether the person at the terminal lets the files be read that a prompt from elsewhere names."""
+    files = named_files(task)
+    if not files or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    listed = visible(", ".join(files[:3]) + (" ..." if len(files) > 3 else ""))
+    question = f"softprompt: this prompt is from elsewhere; read {listed}, which it names as its rows?"
+    return typer.confirm(question, err=True)

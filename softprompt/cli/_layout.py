@@ -5,6 +5,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from ..errors import visible
+
 GAP = 2
 # A column of text keeps at least so many characters; a narrower one goes into a table of its own.
 NARROWEST_TEXT = 24
@@ -32,6 +34,7 @@ def laid_out(names: Line, lines: Sequence[Line], right: Sequence[bool], width: i
         right: which columns are set to the right, and are never broken.
         width: characters of a line; None is no bound.
     """
+    names, lines = [visible(name) for name in names], [[visible(cell) for cell in line] for line in lines]
     widths = [max(len(line[column]) for line in [names, *lines]) for column in range(len(names))]
     if width is None or _total(widths) <= width:
         return _table(names, lines, right, widths)

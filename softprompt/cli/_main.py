@@ -10,10 +10,12 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from ..errors import SoftPromptError
+from ..documents import limited, limits, raise_limits
+from ..errors import SoftPromptError, visible
 from ._analyze import analyze
 from ._bank import bank
 from ._demo import demo
+from ._doctor import doctor
 from ._evaluate import evaluate
 from ._export import compile_, export
 from ._frozen import frozen
@@ -51,6 +53,7 @@ app.command("export")(export)
 app.command("compile")(compile_)
 app.command("import")(import_)
 app.command("show")(show)
+app.command("doctor")(doctor)
 app.command("landscape")(landscape)
 app.command("report")(report)
 app.command("analyze")(analyze)
@@ -79,8 +82,20 @@ def program(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
     ] = False,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=NUMBER", help="Raise a limit on what a file may ask for, as labels=20000; repeat."),
+    ] = None,
 ) -> None:
     """Train, evaluate and use soft prompts: a few thousand numbers that adapt a frozen language model."""
+    raise_limits(**dict(map(limited, limit or ())))
+
+
+class _Visible(logging.Formatter):
+    """Lines in which names from files cannot move the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record), kept="\n")
 
 
 @contextlib.contextmanager
@@ -88,7 +103,7 @@ def _log_to_stderr() -> Iterator[None]:
     """Within, warnings of the library appear on standard error as it is now, one line each."""
     log = logging.getLogger("softprompt")
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("softprompt: %(message)s"))
+    handler.setFormatter(_Visible("softprompt: %(message)s"))
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
@@ -114,7 +129,7 @@ def run_app(program: typer.Typer, name: str, arguments: Sequence[str] | None = N
         name: how it is started, for its help.
         arguments: words after the name; None takes those of the process.
     """
-    with _log_to_stderr():
+    with _log_to_stderr(), limits():
         return _exit_code(program, name, arguments)
 
 

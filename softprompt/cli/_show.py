@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import UnknownName
+from ..errors import UnknownName, visible
 from ..tasks import TASKS
 from ._layout import width_of
 from ._several import summary
@@ -65,7 +65,7 @@ def _show_run(folder: Path, json_lines: bool) -> None:
     print(table([_row(prompt) for prompt in prompts], width_of(sys.stdout)))
     for prompt in prompts:
         for warning in prompt.get("warnings", ()):
-            print(f"{prompt['prompt']}: {warning}")
+            print(visible(f"{prompt['prompt']}: {warning}"))
     results = read_results(folder)
     for result in results:
         if result.restarts is not None:

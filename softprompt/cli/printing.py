@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..errors import visible, visible_json
 from ._layout import laid_out
 
 
@@ -24,7 +25,8 @@ def finite(value: Any) -> Any:
 
 def print_json(value: Any) -> None:
     """One line of JSON on standard output, there before the next result is computed."""
-    print(json.dumps(finite(value), ensure_ascii=False), flush=True)
+    # JSON escapes what is below a blank; here follow the other characters that a terminal obeys.
+    print(visible_json(json.dumps(finite(value), ensure_ascii=False)), flush=True)
 
 
 def cell(value: Any) -> str:
@@ -43,7 +45,7 @@ def cell(value: Any) -> str:
         case Mapping():
             return " ".join(f"{name}={cell(item)}" for name, item in value.items() if item is not None)
         case _:
-            return str(value)
+            return visible(str(value))
 
 
 def table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
@@ -59,7 +61,7 @@ def table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
 
 def record(values: Mapping[str, Any], width: int | None = None) -> str:
     """One `name  value` a line; what is empty is left out, and a long value broken at the blanks of `width`."""
-    shown = {name: cell(value) for name, value in values.items() if value or isinstance(value, int | float)}
+    shown = {visible(name): cell(value) for name, value in values.items() if value or isinstance(value, int | float)}
     named = max(map(len, shown), default=0)
     if width is None:
         return "\n".join(f"{name.ljust(named)}  {text}" for name, text in shown.items())
@@ -76,4 +78,4 @@ def record(values: Mapping[str, Any], width: int | None = None) -> str:
 def say(text: str) -> None:
     """A line for the person at the terminal, on standard error; without one that can be written, nothing."""
     with contextlib.suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
+        print(visible(text, kept="\n"), file=sys.stderr, flush=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from .. import world
+from ..documents import refuse_more
 from ..errors import BadInput, UnknownName
 from ..metrics import refuse_other_metrics
 from ..tasks import (
@@ -25,6 +26,7 @@ from ..tasks import (
     own_records,
     place_of,
     records,
+    refuse_foreign,
     text_fault,
     value_of,
 )
@@ -53,6 +55,7 @@ def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int
     """
     if max_bad_rows < 0:
         raise BadInput(f"--max-bad-rows must be 0 or more, not {max_bad_rows}")
+    refuse_foreign(task)
     refuse_other_metrics(task.answer, task.metrics, task.scores)
     faults = _Faults()
     rows = {}
@@ -219,6 +222,7 @@ def _cell(name: str, value: Any, blank: bool) -> str:
     if not isinstance(value, str | int | float):
         raise BadInput(f"column {name!r} holds a {type(value).__name__}, text is needed")
     text = str(value)
+    refuse_more("row_characters", len(text), f"column {name!r} holds {len(text)} characters")
     if not blank and not text.strip():
         raise BadInput(f"column {name!r} is empty")
     _refuse(name, text_fault(text))

@@ -7,6 +7,7 @@ size, UTF-8, no name twice, no deeper than any of ours.
 
 from ._entries import difference as difference
 from ._entries import entry as entry
+from ._entries import listed_in as listed_in
 from ._entries import sha256_of as sha256_of
 from ._json import compact as compact
 from ._json import json_bytes as json_bytes
@@ -14,10 +15,13 @@ from ._limits import Limits as Limits
 from ._limits import limited as limited
 from ._limits import limits as limits
 from ._limits import now as now
+from ._limits import raise_limits as raise_limits
 from ._limits import refuse_more as refuse_more
 from ._lines import is_sealed_line as is_sealed_line
 from ._lines import line_bytes as line_bytes
 from ._lines import line_values as line_values
+from ._read import Repeated as Repeated
+from ._read import once as once
 from ._read import parsed as parsed
 from ._read import plain_bytes as plain_bytes
 from ._read import read_json as read_json
@@ -25,5 +29,6 @@ from ._seal import digest as digest
 from ._seal import is_sealed as is_sealed
 from ._seal import read_sealed as read_sealed
 from ._seal import sealed_bytes as sealed_bytes
-from ._shape import about as about
+from ._shape import NOT_STORED as NOT_STORED
 from ._shape import check_shape as check_shape
+from ._shape import in_file as in_file

@@ -2,13 +2,34 @@
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+
+from ..errors import DamagedFile
 
 
 def entry(content: bytes) -> dict[str, Any]:
     """What is listed of a file with this content."""
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def listed_in(document: Mapping[str, Any], path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """The entries of the files that a document vouches for, by their paths from its folder.
+
+    Raises:
+        DamagedFile: what is listed is no entry, or leads out of the folder.
+    """
+    files = document.get("files", {})
+    if not isinstance(files, Mapping) or not all(_is_entry(name, listed) for name, listed in files.items()):
+        raise DamagedFile(f"{str(path)!r} lists what is no file of its folder; do not trust this folder")
+    return files
+
+
+def _is_entry(name: str, listed: Any) -> bool:
+    if not isinstance(listed, Mapping) or set(listed) != {"bytes", "sha256"}:
+        return False
+    is_below = not PurePath(name).is_absolute() and ".." not in PurePath(name).parts and "\0" not in name
+    return is_below and type(listed["bytes"]) is int and isinstance(listed["sha256"], str)
 
 
 def sha256_of(path: Path) -> str:

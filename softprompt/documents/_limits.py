@@ -48,17 +48,27 @@ def limits(**raised: int) -> Iterator[Limits]:
         UnknownName: a limit that does not exist; the message gives the nearest.
         BadInput: a limit that is no positive whole number.
     """
+    token = _LIMITS.set(now())
+    try:
+        raise_limits(**raised)
+        yield now()
+    finally:
+        _LIMITS.reset(token)
+
+
+def raise_limits(**raised: int) -> None:
+    """Let files ask for so much from here on, to the end of the block of `limits` around.
+
+    Raises:
+        UnknownName, BadInput: as `limits`.
+    """
     known = [field.name for field in dataclasses.fields(Limits)]
     for name, most in raised.items():
         if name not in known:
             raise UnknownName("limit", name, known)
         if isinstance(most, bool) or not isinstance(most, int) or most < 1:
             raise BadInput(f"the limit of {name} must be a positive whole number, not {most!r}")
-    token = _LIMITS.set(dataclasses.replace(now(), **raised))
-    try:
-        yield now()
-    finally:
-        _LIMITS.reset(token)
+    _LIMITS.set(dataclasses.replace(now(), **raised))
 
 
 def limited(text: str) -> tuple[str, int]:
@@ -87,6 +97,6 @@ def refuse_more(name: str, count: int, what: str) -> None:
     most = getattr(now(), name)
     if count > most:
         raise BadInput(
-            f"{what}, the limit is {most}; if you trust the file: softprompt --limit {name}={count} COMMAND; in "
+            f"{what}, the limit is {most}; if that is meant: softprompt --limit {name}={count} COMMAND; in "
             f"Python, with softprompt.limits({name}={count})"
         )

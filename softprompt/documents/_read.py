@@ -64,7 +64,7 @@ def parsed(content: bytes, path: "Path | str", repair: str = RESTORE) -> dict[st
         DamagedFile: no object, one with a name twice, deeper than any of ours, or text that is no Unicode.
     """
     try:
-        values = json.loads(content.decode(), object_pairs_hook=_once)
+        values = json.loads(content.decode(), object_pairs_hook=once)
     except Repeated as error:
         raise DamagedFile(f"{str(path)!r} has {error} twice; {repair}") from error
     except (ValueError, RecursionError) as error:
@@ -76,7 +76,12 @@ def parsed(content: bytes, path: "Path | str", repair: str = RESTORE) -> dict[st
     return values
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON in which each name stands once.
+
+    Raises:
+        Repeated: the first name that stands twice.
+    """
     values = dict(pairs)
     if len(values) < len(pairs):
         names = [name for name, _ in pairs]

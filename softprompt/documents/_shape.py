@@ -14,17 +14,20 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ..errors import BadInput, SoftPromptError, UnknownName
 
+# The metadata of a field that no document holds.
+NOT_STORED = {"stored": False}
 # Longest part of a value that a message quotes.
 QUOTED = 40
 
 
-def check_shape(kind: type, values: Any, *, partial: bool = False, **others: Any) -> None:
+def check_shape(kind: type, values: Any, *, partial: bool = False, is_open: bool = False, **others: Any) -> None:
     """Refuse values of a document that are not what the fields of a dataclass hold.
 
     Args:
         kind: the dataclass.
         values: as JSON has them.
-        partial: whether fields may be absent and others be there, which a later version has.
+        partial: whether fields may be absent.
+        is_open: whether there may be values that are no field.
         others: types of fields whose values in the document are of another kind than in the dataclass.
 
     Raises:
@@ -37,7 +40,7 @@ def check_shape(kind: type, values: Any, *, partial: bool = False, **others: Any
     if not isinstance(values, Mapping):
         raise BadInput(f"the {_words(kind)} must be an object of fields, not {_quoted(values)}")
     try:
-        _model(kind, partial, tuple(sorted(others.items()))).validate_json(
+        _model(kind, partial, is_open, tuple(sorted(others.items()))).validate_json(
             to_json(dict(values), inf_nan_mode="constants")
         )
     except ValidationError as error:
@@ -47,7 +50,7 @@ def check_shape(kind: type, values: Any, *, partial: bool = False, **others: Any
 
 
 @contextlib.contextmanager
-def about(path: "Path | str") -> Iterator[None]:
+def in_file(path: "Path | str") -> Iterator[None]:
     """Within the block, what is wrong with a document is said with the name of its file."""
     try:
         yield
@@ -59,24 +62,30 @@ def about(path: "Path | str") -> Iterator[None]:
 
 
 @functools.cache
-def _model(kind: type, partial: bool, others: tuple[tuple[str, Any], ...]) -> Any:
+def _model(kind: type, partial: bool, is_open: bool, others: tuple[tuple[str, Any], ...]) -> Any:
     """The validator of a dataclass."""
     from pydantic import ConfigDict, TypeAdapter, create_model
 
     hints = {**get_type_hints(kind), **dict(others)}
     fields: dict[str, Any] = {}
     for field in dataclasses.fields(kind):
+        if not _is_stored(field):
+            continue
         is_needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         # Aliases, because a field may have a name that pydantic keeps for itself.
         fields[f"f_{field.name}"] = (_plain(hints[field.name]), ... if is_needed and not partial else None)
     config = ConfigDict(
         strict=True,
-        extra="allow" if partial else "forbid",
+        extra="allow" if is_open else "forbid",
         alias_generator=lambda name: name.removeprefix("f_"),
         allow_inf_nan=False,
         arbitrary_types_allowed=True,
     )
     return TypeAdapter(create_model(kind.__name__, __config__=config, **fields))
+
+
+def _is_stored(field: "dataclasses.Field[Any]") -> bool:
+    return field.metadata.get("stored", True)
 
 
 def _plain(hint: Any) -> Any:
@@ -92,7 +101,11 @@ def _in_words(kind: type, error: Mapping[str, Any], values: Mapping[str, Any]) -
     place, what = [str(part) for part in error["loc"]], error["type"]
     name = place[0] if place else ""
     if what == "extra_forbidden":
-        return UnknownName(f"field of the {_words(kind)}", name, [field.name for field in dataclasses.fields(kind)])
+        return UnknownName(
+            f"field of the {_words(kind)}",
+            name,
+            [field.name for field in dataclasses.fields(kind) if _is_stored(field)],
+        )
     if what == "missing":
         return BadInput(f"{name!r} of the {_words(kind)} is missing; fetch the file again")
     where = f"{name!r} of the {_words(kind)}"

@@ -11,6 +11,7 @@ from ..tasks import (
     Source,
     Task,
     Wording,
+    foreign,
     in_lines,
     is_data_file,
     open_ended,
@@ -78,6 +79,8 @@ def task_of(
         BadInput: the prompt records no task and none is given, or a file whose answers it was not trained on.
     """
     trained_on = None if prompt.provenance.task is None else Task.from_json(prompt.provenance.task)
+    if trained_on is not None and prompt.provenance.is_foreign:
+        trained_on = foreign(trained_on)
     chosen = _chosen_task(prompt, trained_on, task, style, wording or Wording())
     # What the prompt begins with is in its vectors, whatever task it answers.
     return chosen if trained_on is None else dataclasses.replace(chosen, opening_ids=trained_on.opening_ids)

@@ -22,7 +22,7 @@ from ..metrics import headline_score, majority, score
 from ..prompts.batch import PromptBatch
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
-from ..tasks import Task, on_rows
+from ..tasks import Task, allowed, on_rows
 from .answers import Answers, Decode, answer, before_answer, label_ids, refuse_decoding
 from .asked import task_of
 from .class_scores import calibration_error
@@ -162,6 +162,7 @@ def evaluate(
     max_length: int | None = None,
     max_new_tokens: int = 20,
     max_bad_rows: int = 0,
+    allow_files: bool = False,
     **keywords: Any,
 ) -> Report:
     """The prompt's metrics on a split, by the same split rule as training used, and what stands behind them.
@@ -186,6 +187,7 @@ def evaluate(
         max_length: tokens of text; None takes the task's.
         max_new_tokens: longest generated answer.
         max_bad_rows: malformed rows to drop before it is an error.
+        allow_files: whether files are read that a prompt from elsewhere names as its rows. A run of your own may.
         keywords: fields of ModelSpec in place of a spec: `device`, `dtype`, `engine`, `quantize`, whatever the prompt
             was trained on.
 
@@ -198,6 +200,8 @@ def evaluate(
     require_numbers(counts, whole=True)
     asked = model_for(prompt, model, keywords)
     chosen = task_of(prompt, task, style)
+    if allow_files:
+        chosen = allowed(chosen)
     if max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=max_length)
     refuse_decoding(chosen, decode, prompt.provenance.answers)

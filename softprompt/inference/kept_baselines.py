@@ -30,7 +30,7 @@ def kept_baselines(path: Path, about: Mapping[str, Any], compute: Callable[[], S
     if path.is_file():
         try:
             values = read_sealed(path, repair=REPAIR)
-            with about(path):
+            with in_file(path):
                 lines = [Baseline.from_json(line) for line in values.pop(BASELINES)]
         except (TypeError, KeyError, AttributeError) as error:
             raise DamagedFile(f"{path} is not as it was written; {REPAIR}") from error

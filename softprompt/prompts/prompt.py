@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import softprompt
 
 from ..checks import refuse_no_scale
+from ..documents import NOT_STORED
 from ..errors import BadInput
 
 
@@ -84,6 +85,8 @@ class Provenance:
         training: learning rate, steps, best step, trainable parameters and the like.
         versions: versions of softprompt, torch and transformers.
         scoring: how its label words are scored, where it is not by their tokens' sum with the end of sequence.
+        is_foreign: whether the prompt was read from a file outside of a run, so that anyone may have written what it
+            says. It is not stored.
     """
 
     method: str
@@ -95,6 +98,13 @@ class Provenance:
     training: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     scoring: Mapping[str, Any] = field(default_factory=dict)
+    is_foreign: bool = field(default=False, compare=False, metadata=NOT_STORED)
+
+    def to_json(self) -> dict[str, Any]:
+        """What is stored of it, as plain values."""
+        values = dataclasses.asdict(self)
+        del values["is_foreign"]
+        return values
 
 
 @dataclass(frozen=True, eq=False)

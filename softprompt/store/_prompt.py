@@ -1,6 +1,5 @@
 """The stored prompt: two small files and their manifest. Reading checks every file, as it may come from a stranger."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..documents import about, check_shape, json_bytes, read_json, refuse_more
+from ..documents import check_shape, in_file, json_bytes, read_json, refuse_more
 from ..errors import BadInput, DamagedFile
 from ..legacy import renamed
 from ..prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
@@ -88,7 +87,7 @@ def find_prompt(path: str | Path) -> Path:
 
 def to_document(prompt: SoftPrompt) -> dict[str, Any]:
     """Return everything about a prompt but its tensors, as plain values."""
-    provenance = dataclasses.asdict(prompt.provenance)
+    provenance = prompt.provenance.to_json()
     if not provenance["scoring"]:
         # Absent, so that earlier versions read a prompt which they score alike.
         del provenance["scoring"]
@@ -142,14 +141,14 @@ def read_provenance(values: Any, where: str) -> Provenance:
     """
     if not isinstance(values, dict):
         raise BadInput(f"{where!r} does not say where its prompt comes from; fetch the prompt again")
-    with about(where):
+    with in_file(where):
         check_shape(Provenance, values, metrics=METRICS)
         check_shape(BackboneIdentity, values["backbone"])
         if values.get("task") is not None:
             # In part: what a later version added is refused where the task is needed.
             check_stored(Task, values["task"], partial=True)
         values = renamed(values)
-        return Provenance(**{**values, "backbone": BackboneIdentity(**values["backbone"])})
+        return Provenance(**{**values, "backbone": BackboneIdentity(**values["backbone"]), "is_foreign": True})
 
 
 def _check_numbers(tensors: Mapping[str, Tensor], width: int, where: str) -> None:

@@ -9,14 +9,19 @@ from ..tasks import Source, read_from
 
 
 def in_run(prompt: SoftPrompt, run: Path) -> SoftPrompt:
-    """A stored prompt with the files of its task and its model where the run that it is in finds them."""
+    """A stored prompt with the files of its task and its model where the run that it is in finds them.
+
+    A run is the user's own, as a project folder is: what it names is read without a question.
+    """
     provenance = prompt.provenance
     backbone = dataclasses.replace(provenance.backbone, name=found_model(provenance.backbone.name, run))
     task, source = provenance.task, (provenance.task or {}).get("source")
     if source and source.get("files"):
         files = read_from(Source.from_json(source), run).files
         task = {**(task or {}), "source": {**source, "files": files}}
-    return dataclasses.replace(prompt, provenance=dataclasses.replace(provenance, backbone=backbone, task=task))
+    return dataclasses.replace(
+        prompt, provenance=dataclasses.replace(provenance, backbone=backbone, task=task, is_foreign=False)
+    )
 
 
 def found_model(name: str, run: Path) -> str:

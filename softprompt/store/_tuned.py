@@ -1,6 +1,5 @@
 """Stored weights: one file of tensors, one document about them, and their manifest, read as carefully as a prompt."""
 
-import dataclasses
 from pathlib import Path
 
 from ..documents import json_bytes, read_json
@@ -29,7 +28,7 @@ def save_tuned(tuned: TunedWeights, folder: str | Path, *, replace: bool = False
         "kind": tuned.kind,
         "options": dict(tuned.options),
         "shapes": {name: list(tensor.shape) for name, tensor in tuned.tensors().items()},
-        "provenance": dataclasses.asdict(tuned.provenance),
+        "provenance": tuned.provenance.to_json(),
     }
     contents = {TENSORS: tensor_bytes(tuned.tensors()), DOCUMENT: json_bytes(document)}
     return write_folder(Path(folder), contents, what="the trained weights", replace=replace)

@@ -28,6 +28,7 @@ from ._status import Status as Status
 from ._status import status as status
 from ._stored import StoredRun as StoredRun
 from ._stored import curves as curves
+from ._stored import damaged_runs as damaged_runs
 from ._stored import load as load
 from .tables import columns as columns
 from .tables import compare as compare

@@ -7,13 +7,13 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..documents import compact
-from ..errors import BadInput, DamagedFile
+from ..documents import compact, read_sealed
+from ..errors import BadInput, DamagedFile, SoftPromptError
 from ..legacy import renamed
 from ._spec import RunSpec
 
@@ -171,6 +171,20 @@ def _without_curves(content: bytes) -> dict[str, Any]:
     if place >= 0:
         values["curve"] = {name: [json.loads(point[place])] for name, point in points.items()}
     return values
+
+
+def damaged_runs(folder: Path) -> Iterator[str]:
+    """One line for each stored run, or plan of a fleet, that is not as it was written."""
+    for path in sorted((folder / "runs").glob("*.json")):
+        try:
+            load(folder, path.stem)
+        except SoftPromptError as error:
+            yield error.message
+    for path in sorted(folder.glob("fleets/*/fleet.json")):
+        try:
+            read_sealed(path, repair=f"delete {path.parent} and run again")
+        except SoftPromptError as error:
+            yield error.message
 
 
 def curves(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:

@@ -17,6 +17,10 @@ from ._custom import own_records as own_records
 from ._custom import own_source as own_source
 from ._custom import place_of as place_of
 from ._fewglue import FEW_GLUE
+from ._foreign import allowed as allowed
+from ._foreign import foreign as foreign
+from ._foreign import named_files as named_files
+from ._foreign import refuse_foreign as refuse_foreign
 from ._glue import GLUE
 from ._instruct import INSTRUCT as INSTRUCT
 from ._instruct import has_instruct as has_instruct

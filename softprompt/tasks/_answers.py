@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import BadInput, UnknownName
-from ._base import Task
+from ._base import Task, same_text
 from ._compat import compat_of
 from ._instruct import instruct
 from ._numbers import finite_number
@@ -67,6 +67,8 @@ def class_of(task: Task, value: Any) -> int:
         raise BadInput("label -1 marks an unlabelled row; leave such rows out")
     blanks = str(value).strip() != str(value) and str(value).strip() in map(str, known)
     hint = "; take the blanks around it off" if blanks else ""
+    if same_text(str(value)) in map(same_text, map(str, known)):
+        hint = "; it is the same text in another Unicode form, so normalise the file to NFC"
     raise BadInput(f"label {value!r} is not one of {', '.join(map(repr, known))}{hint}")
 
 

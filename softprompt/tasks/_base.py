@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from string import Formatter
 from typing import Any, Literal
 
 from ..checks import listed, require_different, require_numbers
-from ..documents import check_shape
+from ..documents import NOT_STORED, check_shape
 from ..errors import BadInput, UnknownName, pick
 from ._memory import MemoryRows
 from ._prepare import PREPARATIONS
@@ -44,6 +45,7 @@ class Source:
         beside: split -> the same files as seen from the folder of the run that this is stored in.
         world: family of the lab's rows, which are made when they are needed; empty for all others.
         options: what that family needs, and how many rows, and how hard.
+        is_foreign: whether a prompt from elsewhere names the files, which are then read only after `allowed`.
     """
 
     hub: str = ""
@@ -63,6 +65,8 @@ class Source:
     beside: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict, compare=False)
     world: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    # Never stored: a file cannot say of itself that it is trusted.
+    is_foreign: bool = field(default=False, compare=False, metadata=NOT_STORED)
 
     def paths(self, split: str) -> tuple[str, ...]:
         """The files of a split, in the order in which they are read."""
@@ -83,6 +87,7 @@ class Source:
         """Plain values, without later fields that say nothing new."""
         values = dataclasses.asdict(self)
         values["memory"] = {split: rows.to_json() for split, rows in self.memory.items()}
+        del values["is_foreign"]
         return _without_later(self, values)
 
     @classmethod
@@ -93,7 +98,7 @@ class Source:
             UnknownName: a setting that does not exist.
             BadInput: a value of another kind.
         """
-        known = {f.name for f in dataclasses.fields(cls)}
+        known = {f.name for f in dataclasses.fields(cls)} - {"is_foreign"}
         for name in values:
             if name not in known:
                 raise UnknownName("setting of a task's source", name, known)
@@ -138,6 +143,11 @@ def template_tail(template: str) -> str:
     """The text behind the last field of a template."""
     pieces = _pieces(template)
     return pieces[-1][0] if pieces and pieces[-1][1] is None else ""
+
+
+def same_text(text: Any) -> Any:
+    """A text in the one form (NFC) of those that look the same: an accented letter is one character, or two."""
+    return unicodedata.normalize("NFC", text) if isinstance(text, str) else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,6 +215,7 @@ class Task:
         for name in ("truncate", "metrics", "headline", "extra_columns"):
             object.__setattr__(self, name, tuple(listed(name, getattr(self, name))))
         require_different("labels", self.labels)
+        require_different("labels (in one Unicode form)", [same_text(label) for label in self.labels])
         require_numbers({"max_length": self.max_length}, whole=True)
 
     @property

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..documents import now
 from ..errors import BadInput
 from ._records import Record
 
@@ -38,6 +39,8 @@ def delimited(stream: io.TextIOBase, path: Path, delimiter: str, *, given: bool)
     Raises:
         BadInput: a header that is not CSV, names a column twice, or has another delimiter.
     """
+    # Python's own limit, 131072 characters, is below what one row of a document may have.
+    csv.field_size_limit(max(csv.field_size_limit(), now().row_characters))
     reader: Any = csv.reader(stream, strict=True, delimiter=delimiter)
     header = _header(reader, path)
     if not given:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..documents import Repeated, once
 from ..errors import BadInput
 from ._records import Record
 
@@ -22,7 +23,10 @@ def json_lines(stream: Iterable[str], path: Path) -> Iterator[Record]:
         if number == 1 and (line.strip() == "[" or line.replace(" ", "").startswith("[{")):
             raise BadInput(f"{path}:1: this is a JSON array, not one object a line; call the file .json")
         try:
-            values = json.loads(line.rstrip("\n"))
+            values = json.loads(line.rstrip("\n"), object_pairs_hook=once)
+        except Repeated as error:
+            yield Record(number, {}, f"{error} stands twice in this row")
+            continue
         except (ValueError, RecursionError) as error:
             yield Record(number, {}, f"not JSON ({_reason(error)})")
             continue
@@ -39,7 +43,9 @@ def json_document(stream: io.TextIOBase, path: Path) -> Iterator[Record]:
     """
     text = stream.read()
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=once)
+    except Repeated as error:
+        raise BadInput(f"{str(path)!r}: {error} stands twice in one object; rename or remove one of them") from error
     except (ValueError, RecursionError) as error:
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
             yield from json_lines(io.StringIO(text), path)

@@ -24,7 +24,12 @@ def check_stored(kind: type, values: Mapping[str, Any], *, partial: bool = False
         BadInput: a value of another kind or out of its range, or more than the limits allow.
     """
     check_shape(
-        kind, values, partial=partial, source=Mapping[str, Any], label_values=tuple[str | int | float | None, ...]
+        kind,
+        values,
+        partial=partial,
+        is_open=partial,
+        source=Mapping[str, Any],
+        label_values=tuple[str | int | float | bool | None, ...],
     )
     refuse_more("labels", len(values.get("labels", ())), f"a stored task has {len(values.get('labels', ()))} labels")
     for name in _TEXTS:

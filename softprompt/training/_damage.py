@@ -1,7 +1,7 @@
 """Whether every file of a run is as it was written: each is vouched for by a checksum in it or in another file.
 
 - run.json, frozen.json, PROMPT/result.json and PROMPT/restarts/chosen.json hold their own checksum.
-- PROMPT/metrics.jsonl and PROMPT/restarts/0.jsonl ... have one a line, and result.json lists the whole files.
+- PROMPT/metrics.jsonl and PROMPT/restarts/0.jsonl ... have one a line; result.json and chosen.json list whole files.
 - timing.jsonl has one a line, and the last checkpoint knows how long it is.
 - Of checkpoints/step-*/, PROMPT/prompt/ and PROMPT/weights/ the manifest lists the files.
 """
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..documents import difference, entry, is_sealed, read_json, read_sealed
+from ..documents import difference, entry, is_sealed, listed_in, read_json, read_sealed
 from ..errors import SoftPromptError
-from ..store import MANIFEST, read_folder
+from ..store import read_folder
 from ._plan import PLAN, read_plan
 from ._records import damaged_lines, places, too_short
 
@@ -30,19 +30,23 @@ def files_of(member: Path) -> dict[str, dict[str, Any]]:
 def damage(run: Path) -> Iterator[str]:
     """One line for each file of a run that is not as it was written."""
     yield from _said(lambda: read_plan(run))
-    for path in sorted([run / "frozen.json", *run.glob("*/restarts/chosen.json")]):
-        if path.is_file():
-            yield from _said(lambda path=path: read_sealed(path))
-    for member in sorted(path.parent for path in run.glob(f"*/{RESULT}")):
-        yield from _damaged_files(member)
-    records = [run / "timing.jsonl", *run.glob("*/metrics.jsonl"), *run.glob("*/restarts/*.jsonl")]
-    for path in sorted(records):
+    yield from damaged_documents(run)
+    for path in sorted([run / "timing.jsonl", *run.glob("*/metrics.jsonl"), *run.glob("*/restarts/*.jsonl")]):
         if lines := damaged_lines(path):
             yield f"{path} is damaged in {places(lines)}, which is left out of curves and times"
-    for path in sorted([*run.glob(f"*/*/{MANIFEST}"), *run.glob("*/*/prompt.json"), *run.glob("*/*/weights.json")]):
-        if path.name == MANIFEST or not (path.parent / MANIFEST).exists():
-            yield from _said(lambda path=path: read_folder(path.parent))
+    for folder in sorted(run.glob("checkpoints/step-*")):
+        yield from _said(lambda folder=folder: read_folder(folder))
     yield from _cut_times(run)
+
+
+def damaged_documents(run: Path) -> Iterator[str]:
+    """The same of what a run that goes on does not read: choices, baselines, results, and what is stored."""
+    if (run / "frozen.json").is_file():
+        yield from _said(lambda: read_sealed(run / "frozen.json"))
+    for path in sorted([*run.glob("*/restarts/chosen.json"), *run.glob(f"*/{RESULT}")]):
+        yield from _with_its_files(path)
+    for folder in sorted([*run.glob("*/prompt"), *run.glob("*/weights")]):
+        yield from _said(lambda folder=folder: read_folder(folder))
 
 
 def tell_unsealed(run: Path) -> None:
@@ -51,20 +55,20 @@ def tell_unsealed(run: Path) -> None:
         log.info("%s is of an earlier version and has no checksum: a change of it would not be seen", run / PLAN)
 
 
-def _damaged_files(member: Path) -> Iterator[str]:
-    """What the result of a prompt vouches for, and itself."""
+def _with_its_files(path: Path) -> Iterator[str]:
+    """A document that vouches for the files beside it, and these."""
     try:
-        listed = read_sealed(member / RESULT, sealed_from=2).get("files", {})
+        listed = listed_in(read_sealed(path, sealed_from=2), path)
     except SoftPromptError as error:
         yield error.message
         return
     for name, known in listed.items():
         try:
-            found = difference(member / name, known)
+            found = difference(path.parent / name, known)
         except OSError as error:
             found = f"cannot be read ({error.strerror})"
         if found:
-            yield f"{str(member / name)!r} {found}; restore it from a copy"
+            yield f"{str(path.parent / name)!r} {found}; restore it from a copy"
 
 
 def _cut_times(run: Path) -> Iterator[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..documents import about, check_shape, read_sealed
+from ..documents import check_shape, in_file, read_sealed
 from ..errors import BadInput
 from ..legacy import renamed
 from ..prompts.prompt import SoftPrompt
@@ -30,7 +30,7 @@ _COMPARED = "with_frozen"
 
 
 @dataclass(frozen=True)
-class Kept:
+class RunPlan:
     """The kinds of what run.json holds besides the fields of the model, as far as no other class has them."""
 
     task: Mapping[str, Any]
@@ -43,7 +43,7 @@ class Kept:
     with_frozen: bool
 
 
-_KEPT = tuple(field.name for field in dataclasses.fields(Kept))
+_KEPT = tuple(field.name for field in dataclasses.fields(RunPlan))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ class Plan:
         if values.get("format") not in READ:
             raise BadInput(f"run.json has format {values.get('format')!r}, this version reads {FORMAT}")
         values = renamed(values)
-        check_shape(Kept, {name: value for name, value in values.items() if name in _KEPT}, partial=True)
+        check_shape(RunPlan, {name: value for name, value in values.items() if name in _KEPT}, partial=True)
         of_model = ModelSpec().to_json().keys()
         plain = {name: value for name, value in values.items() if name not in ("format", *of_model)}
         plain["model"] = ModelSpec.from_json({**_OLDER, **{n: v for n, v in values.items() if n in of_model}})
@@ -215,7 +215,7 @@ def read_plan(folder: Path) -> Plan:
     if not path.is_file():
         raise BadInput(f"{folder} holds no run (no run.json); --resume needs a folder that `softprompt train` made")
     try:
-        with about(path):
+        with in_file(path):
             plan = Plan.from_json(read_sealed(path, sealed_from=SEALED_FROM, repair=REPAIR))
     except (TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{path} cannot be read ({error}); start the run anew") from error

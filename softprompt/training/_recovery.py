@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..documents import about, check_shape
+from ..documents import check_shape, in_file
 from ..errors import DamagedFile
 from ..legacy import renamed
 from ..store import Checkpoint, intact_checkpoints
@@ -17,14 +17,14 @@ log = logging.getLogger("softprompt")
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedState:
     """What a checkpoint says besides its tensors, as far as a run goes on by it."""
 
     step: int
-    data: str
     timing_bytes: int
-    memory_budget: Mapping[str, Any]
     prompts: tuple[Mapping[str, Any], ...]
+    data: str = ""
+    memory_budget: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SavedMember:
     best_metrics: Mapping[str, Any]
     stale: int
     recorded_bytes: int
-    restarts: Mapping[str, Any]
+    restarts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def last_good(folder: Path) -> Checkpoint | None:
@@ -50,10 +50,10 @@ def last_good(folder: Path) -> Checkpoint | None:
     for checkpoint in intact_checkpoints(folder / "checkpoints"):
         try:
             state = renamed(checkpoint.state)
-            with about(f"{folder / 'checkpoints'}, step {checkpoint.step}"):
-                check_shape(Saved, state, partial=True)
+            with in_file(f"{folder / 'checkpoints'}, step {checkpoint.step}"):
+                check_shape(SavedState, state, is_open=True)
                 for member in state["prompts"]:
-                    check_shape(SavedMember, member, partial=True)
+                    check_shape(SavedMember, member, is_open=True)
             check_records(folder, state)
         except DamagedFile as error:
             refused = refused or error

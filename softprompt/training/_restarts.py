@@ -5,7 +5,7 @@ The candidates differ only in what the initialisation seed determines (vectors, 
 in the same order, so that their losses can be compared.
 
     PROMPT/restarts/0.jsonl ...    metrics of each candidate during the race
-    PROMPT/restarts/chosen.json    the outcome; it is also in the prompt's provenance and in result.json
+    PROMPT/restarts/chosen.json    the outcome, also in the prompt's provenance and in result.json; lists these records
     PROMPT/metrics.jsonl           metrics of the chosen candidate, from its first step on
 """
 
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
+from ..documents import entry
 from ..errors import BadInput
 from ..prompts.seeds import stream_seed
 from ..settings import PromptSettings
@@ -120,9 +121,10 @@ class Race:
         trained = {number: loss for number, loss in enumerate(losses) if loss is not None}
         chosen = min(trained, key=trained.__getitem__) if trained else max(range(len(rows)), key=lambda n: len(rows[n]))
         outcome = self._outcome(candidates[chosen], losses, chosen)
+        records = [candidate.record.path for candidate in candidates]
         write_file(
             self.folder / "restarts" / "chosen.json",
-            sealed_bytes(outcome),
+            sealed_bytes({**outcome, "files": {path.name: entry(path.read_bytes()) for path in records}}),
             what=f"the choice among the restarts of {self.name}",
             replace=True,
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backbones import AbstractBackbone
 from ..baselines import WRITTEN_FOR_PEFT, has_peft, save_peft
-from ..documents import about, check_shape, read_sealed, sealed_bytes
+from ..documents import check_shape, in_file, read_sealed, sealed_bytes
 from ..errors import BadInput, DamagedFile
 from ..inference.evaluate import majority_score
 from ..legacy import renamed
@@ -163,7 +163,7 @@ def read_result(folder: Path, member: str) -> Result | None:
     if values.pop("format", FORMAT) != FORMAT:
         raise BadInput(f"{path} is of another version of softprompt; upgrade it, or {repair}")
     values.pop("files", None)
-    with about(path):
+    with in_file(path):
         check_shape(Result, {"run": "", "seconds": 0, **values}, metrics=Mapping[str, Mapping[str, int | float | None]])
     try:
         return Result(**{**values, "warnings": tuple(values["warnings"])}, run=str(folder), seconds=seconds_of(folder))

@@ -23,7 +23,7 @@ from ..store import Checkpoint, refuse_no_place, sealed_bytes, write_file
 from ..tasks import rephrased, stored_in, styled
 from ._advice import ADVICE, no_words, not_better
 from ._callbacks import Listeners, refuse_no_callbacks
-from ._damage import damage, tell_unsealed
+from ._damage import damage, damaged_documents, tell_unsealed
 from ._drive import drive
 from ._early import check_request
 from ._folder import HeldFolder, alone_in, new_folder, refuse_used
@@ -201,6 +201,8 @@ def resume(
         return Run(folder, [result for result in finished if result])
     with alone_in(folder) as held:
         tell_unsealed(folder)
+        for line in damaged_documents(folder):
+            log.warning(line)
         # Another process may have begun it anew meanwhile.
         plan = read_plan(folder)
         checkpoint = last_good(folder)

@@ -83,11 +83,21 @@ def check_options(family: str, options: Mapping[str, Any]) -> tuple[Callable[...
             raise UnknownName("option of a lab task", name, of_family | fields)
         if name in fields:
             _refuse_no_number(name, options[name])
+    for name in of_family:
+        _refuse_no_words(name, options.get(name))
     given = {name: value for name, value in options.items() if name in fields}
     if "label_noise" in given:
         given["label_noise"] = float(given["label_noise"])
     difficulty = Difficulty(**given)
     return make, {name: value for name, value in options.items() if name in of_family}, difficulty
+
+
+def _refuse_no_words(name: str, value: Any) -> None:
+    """Refuse an option of a family that is missing or of another kind: a word, or several where its name says so."""
+    several = name.endswith("s")
+    words = value if several and isinstance(value, list | tuple) else () if several else (value,)
+    if not words or not all(isinstance(word, str) for word in words):
+        raise BadInput(f"{name} of a lab task is {'a list of words' if several else 'a word'}, not {value!r}")
 
 
 def _refuse_no_number(name: str, value: Any) -> None:

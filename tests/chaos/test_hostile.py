@@ -1,0 +1,163 @@
+"""Files of a stranger, true checksums over impossible values: refused in a line, quickly, or read."""
+
+import json
+import os
+import shutil
+
+import hostile
+import pytest
+from cases import hostile_cases
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from softprompt.cli import main
+from softprompt.documents import json_bytes
+from softprompt.errors import BadInput, DamagedFile
+from softprompt.inference.asked import task_of
+from softprompt.inference.evaluate import evaluate
+from softprompt.interop.numpy import import_numpy
+from softprompt.interop.peft import export_peft, import_peft
+from softprompt.prompts.prompt import SoftPrompt
+from softprompt.training import read_plan
+
+
+@pytest.fixture(scope="module")
+def cases(whole, tmp_path_factory):
+    return hostile_cases(whole, tmp_path_factory.mktemp("hostile"))
+
+
+def test_generated_documents_are_read_or_refused_in_one_plain_line(cases):
+    found, bad = hostile.campaign(cases, count=160, seed=0)
+    assert bad == []
+    assert found["refused"] > 70
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_any_value_in_any_place_is_read_or_refused(cases, data):
+    name = data.draw(st.sampled_from(sorted(cases)))
+    document, read = cases[name]
+    way = data.draw(st.sampled_from(list(hostile.places(document))))
+    document = json.loads(json.dumps(document))
+    place = document
+    for key in way[:-1]:
+        place = place[key]
+    place[way[-1]] = data.draw(ANY)
+    assert hostile.judged(lambda: read(document)) in ("read", "refused")
+
+
+def forged(whole, folder, **changes):
+    """A prompt with another value under each of these ways, and true checksums."""
+    source = next(whole.glob("ept-star*/prompt"))
+    document = json.loads((source / "prompt.json").read_text())
+    for way, value in changes.items():
+        *parents, last = way.split("__")
+        place = document
+        for parent in parents:
+            place = place[parent]
+        place[last] = value
+    body = {
+        "prompt.json": hostile.as_bytes(document),
+        "prompt.safetensors": (source / "prompt.safetensors").read_bytes(),
+    }
+    return hostile.forged(folder, body)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"repeats": True}, "other sizes"),
+        ({"repeats": 20_000}, "takes 20000 positions, the limit is 2048"),
+        ({"provenance__backbone__embedding_scale": 10**400}, "number beyond 64 bits"),
+        ({"provenance__task__labels": ["a"] * 100_000}, "has 100000 labels, the limit is 10000"),
+        ({"provenance__task__template": "{a}" * 20_000}, "has 60000 characters, the limit is 20000"),
+        ({"provenance__task__labels": [1, None]}, "'labels' of the task"),
+        ({"provenance__task__metrics": 3}, "'metrics' of the task is 3"),
+        ({"provenance__task__source": None}, "'source' of the task is None"),
+        ({"provenance__is_foreign": False}, "unknown field of the provenance 'is_foreign'"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_prompt_of_a_stranger_is_refused_as_it_is_loaded(changes, what, whole, tmp_path):
+    with pytest.raises((BadInput, DamagedFile), match=what):
+        SoftPrompt.load(forged(whole, tmp_path / "p", **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"labels": []}, "is answered by a label and has none"), ({"metrics": []}, "has no metric")],
+)
+def test_a_task_that_cannot_be_answered_is_refused_as_it_is_needed(changes, what, whole, tmp_path):
+    prompt = SoftPrompt.load(forged(whole, tmp_path / "p", **{f"provenance__task__{k}": v for k, v in changes.items()}))
+    with pytest.raises(BadInput, match=what):
+        task_of(prompt)
+
+
+def test_a_laboratory_task_makes_no_more_rows_than_the_limit(whole, tmp_path):
+    source = {"world": "attribute", "options": {"attribute": "color", "test": 10**12}, "files": {}}
+    prompt = SoftPrompt.load(
+        forged(whole, tmp_path / "p", **{f"provenance__task__source__{k}": v for k, v in source.items()})
+    )
+    with pytest.raises(BadInput, match="asks for 1000000000000 test rows, the limit is 1000000"):
+        evaluate(prompt, model="lab-t5-small")
+
+
+def test_files_that_a_prompt_from_elsewhere_names_are_read_where_that_is_allowed(whole, chaos_model, tmp_path, capsys):
+    run = next(whole.glob("ept-star*"))
+    within = evaluate(SoftPrompt.load(run), model=chaos_model).metrics
+    elsewhere = SoftPrompt.load(SoftPrompt.load(run).save(tmp_path / "p"))
+    with pytest.raises(BadInput, match=r"names files on this computer: '.*csv' and 2 more; .* give `allow_files`"):
+        evaluate(elsewhere, model=chaos_model)
+    assert evaluate(elsewhere, model=chaos_model, allow_files=True).metrics == within
+    rows = next((whole.parent.parent).glob("chaos-rows*/data/test.csv"))
+    assert evaluate(elsewhere, str(rows), model=chaos_model).metrics == within
+    assert main(["evaluate", str(tmp_path / "p")]) == 2
+    assert "give --allow-files" in capsys.readouterr().err
+
+
+def test_what_a_terminal_obeys_is_written_out(whole, tmp_path, capsys):
+    folder = forged(whole, tmp_path / "p", provenance__method="\x1b[2J\x9b31m", provenance__task__name="\u202eolleh")
+    for words in (["show", str(folder)], ["show", str(folder), "--json"], ["show", f"{tmp_path}/\x1b[31mred"]):
+        main(words)
+        said = "".join(capsys.readouterr())
+        assert not set(said) & set("\x1b\x9b\u202e")
+        assert "\\x1b[" in said or "\\u001b[" in said
+
+
+def test_a_message_is_no_longer_than_a_screen(whole, tmp_path):
+    with pytest.raises(BadInput) as caught:
+        SoftPrompt.load(forged(whole, tmp_path / "p", **{f"provenance__{'x' * 200_000}": 1}))
+    assert len(str(caught.value)) < 2000
+
+
+def test_arrays_and_exports_that_are_none_are_refused(whole, tmp_path):
+    os.mkfifo(tmp_path / "pipe.npy")
+    with (tmp_path / "sparse.npy").open("wb") as file:
+        file.truncate(5 * 2**30)
+    head = b"\x93NUMPY\x01\x00v\x00"
+    for number, text in enumerate((b"{'descr':'<f4',,}", b"(" * 60, b"{'descr':[[[]]],'fortran_order':0,'shape':'x'}")):
+        (tmp_path / f"{number}.npy").write_bytes(head + text.ljust(118))
+    for path in sorted(tmp_path.glob("*.npy")):
+        with pytest.raises(BadInput, match=path.name):
+            import_numpy(path, backbone_name="m")
+    folder = export_peft(SoftPrompt.load(next(whole.glob("ept-star*/prompt"))), tmp_path / "e")
+    document = json.loads((folder / "softprompt.json").read_text())
+    for vectors in ([], [[]], "x", None, [True, 4], [-1, 4]):
+        files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+        files["softprompt.json"] = json_bytes({**document, "shapes": {"vectors": vectors}})
+        shutil.rmtree(tmp_path / "f", ignore_errors=True)
+        with pytest.raises((BadInput, DamagedFile)):
+            import_peft(hostile.forged(tmp_path / "f", files))
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"\xff\xfe{}", b"", b"{}", b'{"format": 2}', b'{"format": 3}'])
+def test_a_plan_that_is_none_is_one_line(content, tmp_path):
+    (tmp_path / "run.json").write_bytes(content)
+    with pytest.raises((BadInput, DamagedFile), match=r"run\.json"):
+        read_plan(tmp_path)
