@@ -18,12 +18,12 @@ class Repeated(ValueError):
     """An object that has a name twice: readers would disagree about which value counts."""
 
 
-def plain_bytes(path: Path, *, is_limited: bool = True) -> bytes:
+def plain_bytes(path: Path, *, max_bytes: int | None = 0) -> bytes:
     """The content of a regular file; a pipe would wait for ever, and a sparse file may claim terabytes.
 
     Args:
         path: of the file; a link to a file is followed.
-        is_limited: whether it may have no more bytes than the limit `json_bytes`.
+        max_bytes: the most that it may have; 0 stands for the limit `json_bytes`, None sets no bound.
 
     Raises:
         BadInput: it cannot be read, is no regular file, or is larger than the limit.
@@ -32,8 +32,10 @@ def plain_bytes(path: Path, *, is_limited: bool = True) -> bytes:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise BadInput(f"{str(path)!r} is a folder, a pipe or another special file; put the file itself there")
-        if is_limited:
+        if max_bytes == 0:
             refuse_more("json_bytes", status.st_size, f"{str(path)!r} has {status.st_size} bytes, too large to be ours")
+        elif max_bytes is not None and status.st_size > max_bytes:
+            raise BadInput(f"{str(path)!r} has {status.st_size} bytes, at most {max_bytes} are read; check its origin")
         return path.read_bytes()
     except (OSError, ValueError) as error:
         if isinstance(error, BadInput):
@@ -42,14 +44,14 @@ def plain_bytes(path: Path, *, is_limited: bool = True) -> bytes:
         raise BadInput(f"cannot read {str(path)!r}: {reason}; check the path and its permissions") from error
 
 
-def read_json(path: Path, *, is_limited: bool = True) -> dict[str, Any]:
-    """The JSON object in a file.
+def read_json(path: Path, *, max_bytes: int | None = 0) -> dict[str, Any]:
+    """The JSON object in a file; `max_bytes` as in `plain_bytes`.
 
     Raises:
         BadInput: the file cannot be read, or it is larger than the limit.
         DamagedFile: the file does not hold a JSON object that one of ours could be.
     """
-    return parsed(plain_bytes(path, is_limited=is_limited), path)
+    return parsed(plain_bytes(path, max_bytes=max_bytes), path)
 
 
 def parsed(content: bytes, path: "Path | str", repair: str = RESTORE) -> dict[str, Any]:

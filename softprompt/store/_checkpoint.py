@@ -91,7 +91,7 @@ def _load(folder: Path, step: int) -> Checkpoint:
     if not {TENSORS, STATE} <= files.keys():
         raise DamagedFile(f"{str(folder / _name(step))!r} lacks {TENSORS} or {STATE}; restore it from a copy")
     tensors = read_tensors(files[TENSORS], max_elements=None)
-    return Checkpoint(step, tensors, read_json(files[STATE], is_limited=False))
+    return Checkpoint(step, tensors, read_json(files[STATE], max_bytes=None))
 
 
 def _name(step: int) -> str:

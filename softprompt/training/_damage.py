@@ -1,6 +1,6 @@
 """Whether every file of a run is as it was written: each is vouched for by a checksum in it or in another file.
 
-- run.json, frozen.json, PROMPT/result.json and PROMPT/restarts/chosen.json hold their own checksum.
+- run.json, frozen.json, comparison.json, PROMPT/result.json and PROMPT/restarts/chosen.json hold their own checksum.
 - PROMPT/metrics.jsonl and PROMPT/restarts/0.jsonl ... have one a line; result.json and chosen.json list whole files.
 - timing.jsonl has one a line, and the last checkpoint knows how long it is.
 - Of checkpoints/step-*/, PROMPT/prompt/ and PROMPT/weights/ the manifest lists the files.
@@ -41,8 +41,9 @@ def damage(run: Path) -> Iterator[str]:
 
 def damaged_documents(run: Path) -> Iterator[str]:
     """The same of what a run that goes on does not read: choices, baselines, results, and what is stored."""
-    if (run / "frozen.json").is_file():
-        yield from _said(lambda: read_sealed(run / "frozen.json"))
+    for path in (run / "frozen.json", run / "comparison.json"):
+        if path.is_file():
+            yield from _said(lambda path=path: read_sealed(path))
     for path in sorted([*run.glob("*/restarts/chosen.json"), *run.glob(f"*/{RESULT}")]):
         yield from _with_its_files(path)
     for folder in sorted([*run.glob("*/prompt"), *run.glob("*/weights")]):
@@ -76,7 +77,7 @@ def _cut_times(run: Path) -> Iterator[str]:
     steps = sorted((run / "checkpoints").glob("step-*/state.json"))
     path = run / "timing.jsonl"
     try:
-        needed = read_json(steps[-1], is_limited=False).get("timing_bytes", 0) if steps else 0
+        needed = read_json(steps[-1], max_bytes=None).get("timing_bytes", 0) if steps else 0
     except SoftPromptError:
         return
     size = path.stat().st_size if path.exists() else 0

@@ -1,7 +1,6 @@
 """What the prompts of a run are held against: the frozen model without training, on rows of the test split."""
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,13 @@ from ..inference.frozen import Baseline, baselines, limited_places, over, refere
 from ..inference.intervals import Interval, intervals
 from ..inference.kept_baselines import kept_baselines, way_to_answer
 from ..settings import TrainSettings
-from ..store import json_bytes, write_file
+from ..store import read_sealed, sealed_bytes, write_file
 from ..tasks import Task
 
 FILE = "frozen.json"
 # The whole comparison, for those who read the run later.
 COMPARED = "comparison.json"
+REPAIR = "restore it from a copy, or delete it"
 # Test rows on which the comparison is made: it costs as much as seventeen prompts do.
 MOST_ROWS = 200
 
@@ -97,9 +97,9 @@ def read_comparison(run: Path) -> Comparison | None:
     if not path.is_file():
         return None
     try:
-        return Comparison.from_json(json.loads(path.read_bytes()))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DamagedFile(f"{path} is not as it was written; restore it from a copy, or delete it") from error
+        return Comparison.from_json(read_sealed(path, repair=REPAIR))
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        raise DamagedFile(f"{path} is not as it was written; {REPAIR}") from error
 
 
 def compare(
@@ -135,7 +135,7 @@ def compare(
     comparison = Comparison(
         rows=len(places), of=len(splits.test), reference=best.name, baselines=lines, prompts=prompts
     )
-    write_file(folder / COMPARED, json_bytes(comparison.to_json()), what="the comparison", replace=True)
+    write_file(folder / COMPARED, sealed_bytes(comparison.to_json()), what="the comparison", replace=True)
     return comparison
 
 
