@@ -95,8 +95,8 @@ def _odd(values: Any) -> str:
     """What none of our files holds, in words; empty where all is well."""
     level = [values]
     for _ in range(DEEPEST):
-        if any(type(value) is int and abs(value) >= 2**64 for value in level):
-            return "a number beyond 64 bits"
+        if any(type(value) is int and abs(value) >= 2**1024 for value in level):
+            return "a number larger than any float"
         texts = [text for value in level for text in _texts(value)]
         if any(not text.isascii() and _is_no_unicode(text) for text in texts):
             return "half a character (a lone surrogate)"

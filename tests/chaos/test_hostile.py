@@ -74,7 +74,7 @@ def forged(whole, folder, **changes):
     [
         ({"repeats": True}, "other sizes"),
         ({"repeats": 20_000}, "takes 20000 positions, the limit is 2048"),
-        ({"provenance__backbone__embedding_scale": 10**400}, "number beyond 64 bits"),
+        ({"provenance__backbone__embedding_scale": 10**400}, "number larger than any float"),
         ({"provenance__task__labels": ["a"] * 100_000}, "has 100000 labels, the limit is 10000"),
         ({"provenance__task__template": "{a}" * 20_000}, "has 60000 characters, the limit is 20000"),
         ({"provenance__task__labels": [1, None]}, "'labels' of the task"),
