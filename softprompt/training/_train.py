@@ -259,8 +259,12 @@ def _run(
         drive(plan, loop, held, data, progress, listeners)
         seconds, reports = seconds_of(folder), last_reports(plan, loop)
         held.refuse_gone()
+        # The results are written last: a run that has all of them is not gone on with.
+        comparison = _comparison(plan, splits, run_data.backbone, reports, folder)
         results = [finish_member(plan, loop, member, folder, seconds, reports) for member in loop.members]
-        finished = Run(folder, results, _comparison(plan, splits, run_data.backbone, reports, folder))
+        for line in not_better(comparison):
+            advice.warning(line)
+        finished = Run(folder, results, comparison)
         listeners.end(finished)
         return finished
 
@@ -272,10 +276,7 @@ def _comparison(
     if not plan.frozen:
         return None
     tested = {name: last.reports["test"] for name, last in reports.items()}
-    comparison = compare(plan.task, splits, backbone, plan.settings, tested, folder)
-    for line in not_better(comparison):
-        advice.warning(line)
-    return comparison
+    return compare(plan.task, splits, backbone, plan.settings, tested, folder)
 
 
 def _report_texts(run_data: RunData) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,11 +34,11 @@ def chaos_model(tiny_t5):
 class Work:
     """A run that can be started and gone on with, as the scenarios of chaos want it."""
 
-    task: object
-    model: object
+    task: Any
+    model: Any
 
-    def start(self, folder: Path) -> None:
-        train(self.task, self.model, prompts=PROMPTS, settings=SETTINGS, output=folder)
+    def start(self, folder: Path, **more: Any) -> None:
+        train(self.task, self.model, prompts=PROMPTS, settings=SETTINGS, output=folder, **more)
 
     def go_on(self, folder: Path) -> None:
         resume(folder, model=self.model)

@@ -83,3 +83,28 @@ def test_a_damaged_last_checkpoint_or_a_cut_record_falls_back_to_the_one_before(
     resume(interrupted, model=chaos_model)
     assert any("checkpoint of step 4 is not used" in line and path.name in line for line in caplog.messages)
     assert different(whole, interrupted) == []
+
+
+def test_a_run_that_is_killed_before_its_last_result_still_has_its_comparison(work, tmp_path, monkeypatch):
+    """The comparison with what was not trained is made of the run's answers, which a finished run no longer has."""
+    from softprompt.training import _train
+
+    def start(folder):
+        return work.start(folder, frozen=True)
+
+    start(tmp_path / "whole")
+    finish, left = _train.finish_member, [None]
+
+    def killed(*given):
+        if not left:
+            raise MemoryError
+        left.pop()
+        return finish(*given)
+
+    monkeypatch.setattr(_train, "finish_member", killed)
+    with pytest.raises(MemoryError):
+        start(tmp_path / "killed")
+    monkeypatch.undo()
+    work.go_on(tmp_path / "killed")
+    assert (tmp_path / "killed" / "comparison.json").is_file()
+    assert different(tmp_path / "whole", tmp_path / "killed") == []
