@@ -203,6 +203,7 @@ class TrainSettings:
         weight_decay: weight decay of AdamW on prompt and reparameterisation. It does not apply to methods that train
             directions only (polar).
         clip: largest gradient norm of one prompt; None does not clip.
+        skip_spikes: skip a step whose loss is more than so many times the median of the last 20; None skips none.
         patience: number of evaluations without a better score after which a prompt stops; None never stops early.
         shots: number of training rows in total, drawn with balanced classes; None takes all.
         shots_per_class: number of training rows of each class; it excludes shots.
@@ -237,6 +238,7 @@ class TrainSettings:
     schedule: Literal["linear", "constant"] = "linear"
     weight_decay: float = 0.01
     clip: float | None = None
+    skip_spikes: float | None = None
     patience: int | None = None
     shots: int | None = None
     shots_per_class: int | None = None
@@ -260,7 +262,9 @@ class TrainSettings:
             BadInput: a number outside its range, or shots given in two ways.
         """
         require_numbers({name: getattr(self, name) for name in _COUNTS}, whole=True)
-        require_numbers({"epochs": self.epochs, "clip": self.clip})
+        require_numbers({"epochs": self.epochs, "clip": self.clip, "skip_spikes": self.skip_spikes})
+        if self.skip_spikes is not None and self.skip_spikes <= 1:
+            raise BadInput(f"--skip-spikes must be above 1, as 3 for three times the median, not {self.skip_spikes:g}")
         require_numbers({"weight_decay": self.weight_decay}, zero=True)
         require_numbers({"warmup": self.warmup}, whole=True, zero=True)
         for field_ in dataclasses.fields(self):

@@ -1,5 +1,5 @@
 """Run folders, stored prompts and study stores that were written before names changed still load; files of each kind
-are in tests/formats/1.
+are in tests/formats, by the format of run.json.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from softprompt import PromptSettings, Seeds, TrainSettings, load_backbone, resume
 from softprompt.legacy import as_before, renamed
 from softprompt.study import RunSpec, read
-from softprompt.training import read_plan, read_results
+from softprompt.training import damage, read_comparison, read_plan, read_results
 
 OLD = Path(__file__).parent / "formats" / "1"
 PROMPT = PromptSettings(
@@ -86,3 +86,15 @@ def test_names_change_where_they_are_ours_and_not_where_they_are_the_users():
     }
     assert renamed(old) == new == renamed(new)
     assert as_before(new) == old
+
+
+def test_a_run_from_before_there_were_checksums_loads_and_nothing_of_it_is_called_damaged(caplog):
+    folder = OLD.parent / "2" / "run"
+    plan, (result,) = read_plan(folder), read_results(folder)
+    assert (plan.prompts[0].method, result.prompt, result.best_step) == ("ept-star", "ept-star-seed3", 2)
+    assert resume(folder).results[0].metrics == result.metrics
+    assert softprompt.load_prompt(folder).provenance.seeds["initialization"] == 3
+    comparison = read_comparison(folder)
+    assert comparison is not None
+    assert comparison.reference == "instruction"
+    assert (list(damage(folder)), caplog.messages) == ([], [])

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 
@@ -30,6 +30,7 @@ from ._leaves import leaves
 from ._loss_rule import task_loss
 from ._member import FleetMember
 from ._records import Record
+from ._spikes import is_spike
 from ._step import PassResult, backward
 from .objectives import Objective, Plain, Regularized, RegularizerContext, WithShownLabels, acting
 
@@ -183,9 +184,12 @@ class Loop:
                     self.step, f"its learning rate, {member.settings.lr:g}, is beyond what its numbers can hold"
                 )
                 continue
-            rate = member.optimizer.step(self.step, gradient_norm)
-            member.trainable.project()
-            values = {"loss": loss, "lr": rate}
+            is_skipped = is_spike(loss, member.losses, self.settings.skip_spikes)
+            rate = 0.0 if is_skipped else member.optimizer.step(self.step, gradient_norm)
+            if not is_skipped:
+                member.losses.append(loss)
+                member.trainable.project()
+            values: dict[str, Any] = {"loss": loss, "lr": rate} | ({"skipped": True} if is_skipped else {})
             if member.trainable.token_norm is not None:
                 values |= {"prompt_norm": norm, "token_norms": norm / member.trainable.token_norm}
                 self.explosions.see(member, self.step, norm / member.trainable.token_norm)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -15,7 +16,8 @@ from ..prompts.tuned import Stored
 from ..regularizers import regularizers
 from ..settings import PromptSettings
 from ._optimizer import PromptOptimizer
-from ._records import Record
+from ._records import Record, read_record
+from ._spikes import WINDOW
 from .objectives import ShownLabels
 
 
@@ -78,6 +80,8 @@ class FleetMember:
         # The newest evaluation of this process: its step and score.
         self.scores: dict[int, float] = {}
         self.stale = 0
+        # Losses of the last steps that were taken.
+        self.losses: deque[float] = deque(maxlen=WINDOW)
 
     @property
     def is_training(self) -> bool:
@@ -162,6 +166,8 @@ class FleetMember:
             raise BadInput(f"{self.name} was started by a version that trained on numbers as they are; start a new run")
         self.trainable.load_state_dict(below("parameters.", tensors))
         self.optimizer.load_state(below("adamw.", tensors))
+        taken = (row for row in read_record(self.record.path) if "loss" in row and not row.get("skipped"))
+        self.losses.extend(row["loss"] for row in taken)
         if "restarts" in state:
             self._remember(state["restarts"])
         best = below("best.", tensors)

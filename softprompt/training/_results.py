@@ -29,6 +29,7 @@ from ._member import FleetMember
 from ._plan import Plan, Result, read_plan
 from ._records import read_record, recorded_steps
 from ._restarts import losers_steps
+from ._spikes import spikes_and_underflow
 
 log = logging.getLogger(ADVICE)
 
@@ -86,6 +87,7 @@ def finish_member(
         # Weights that make a prompt for each row store zeros in its place.
         norm = prompt_norm(best.vectors) if isinstance(best, SoftPrompt) else None
     warnings = [*not_learning(member, plan.task, loop.run_data.validation.gold), *wrong_scale(member)]
+    warnings += spikes_and_underflow(member.name, read_record(member.record.path))
     if not member.is_training and member.status.startswith("dropped"):
         warnings.append(f"{member.name}: {member.status}; the other prompts went on; try a lower --lr")
     for line in warnings:
