@@ -7,6 +7,7 @@ no yes or no, a list holds what the tuple holds, a name that is no field is refu
 import contextlib
 import dataclasses
 import functools
+import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import UnionType
@@ -93,7 +94,7 @@ def _plain(hint: Any) -> Any:
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return Mapping[str, Any]
     if get_origin(hint) in (Union, UnionType):
-        return Union[tuple(_plain(part) for part in get_args(hint))]  # noqa: UP007
+        return functools.reduce(operator.or_, map(_plain, get_args(hint)))
     return hint
 
 

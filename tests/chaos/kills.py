@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runs import different, ended, forked, killed
 
@@ -34,7 +35,7 @@ class Scenario:
         return self.go_on(folder) if self.is_started(folder) else self.start(folder)
 
 
-def campaign(scenario: Scenario, place: Path, count: int, seed: int) -> dict[str, object]:
+def campaign(scenario: Scenario, place: Path, count: int, seed: int) -> dict[str, Any]:
     """Kill a command so many times, and begin anew whenever it has ended.
 
     Returns:
