@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-real test check real browser bench gallery chaos sbom experiments-quick
+.PHONY: demo demo-real test check real browser bench gallery chaos sbom audit experiments-quick
 
 demo: .venv/.done
 	$(BIN)/softprompt demo
@@ -40,10 +40,17 @@ gallery: .venv/.done
 chaos: .venv/.done
 	nice -n 10 $(BIN)/python tests/chaos/long.py
 
-# The packages of the environment with their versions and licences, as CycloneDX; the tool is not kept in it.
+# The packages of the environment with their versions and licences, as CycloneDX, by a tool of its own environment.
 sbom: .venv/.done
-	$(BIN)/python -m pip install --disable-pip-version-check -q --target build/sbom cyclonedx-bom
-	PYTHONPATH=build/sbom $(BIN)/python -m cyclonedx_py environment --of JSON -o build/sbom.json
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/pip install --disable-pip-version-check -q cyclonedx-bom
+	build/tools/bin/cyclonedx-py environment $(BIN)/python --of JSON -o build/sbom.json
+
+# Known vulnerabilities of these versions; needs PyPI's own database.
+audit: .venv/.done
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/pip install --disable-pip-version-check -q pip-audit
+	build/tools/bin/pip-audit --no-deps --disable-pip -r constraints.txt
 
 # The short form of each study that has one; docs/experiments.md tells of the full ones. Only runs/quick is written.
 QUICK := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m experiments
