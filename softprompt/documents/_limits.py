@@ -21,7 +21,7 @@ class Limits:
         labels: classes of a task in a stored prompt or run.
         template: characters of its template, and of its instruction.
         rows: rows of a laboratory task.
-        row_characters: characters of one row of a user's file; a longer row is bad.
+        row_characters: characters of one column of a row of a user's file; a row with a longer one is bad.
     """
 
     json_bytes: int = 4 * 2**20

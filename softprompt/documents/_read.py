@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,11 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of JSON in which each name stands once.
 
     Raises:
-        Repeated: the first name that stands twice.
+        Repeated: a name that stands more than once.
     """
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise Repeated(repr(next(name for name in values if names.count(name) > 1)))
+        raise Repeated(repr(Counter(name for name, _ in pairs).most_common(1)[0][0]))
     return values
 
 

@@ -41,5 +41,5 @@ def refuse_foreign(task: Task) -> None:
     more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     raise BadInput(
         f"this prompt is from elsewhere, and its task names files on this computer: {next(iter(files))!r}{more}; if "
-        "they are the rows that you mean, give --allow-files, or give rows of your own with --data"
+        "they are the rows that you mean, softprompt evaluate takes --allow-files; or give rows of your own with --data"
     )

@@ -112,13 +112,13 @@ def test_files_that_a_prompt_from_elsewhere_names_are_read_where_that_is_allowed
     run = next(whole.glob("ept-star*"))
     within = evaluate(SoftPrompt.load(run), model=chaos_model).metrics
     elsewhere = SoftPrompt.load(SoftPrompt.load(run).save(tmp_path / "p"))
-    with pytest.raises(BadInput, match=r"names files on this computer: '.*csv' and 2 more; .* give `allow_files`"):
+    with pytest.raises(BadInput, match=r"names files on this computer: '.*csv' and 2 more; .* takes --allow-files"):
         evaluate(elsewhere, model=chaos_model)
     assert evaluate(elsewhere, model=chaos_model, allow_files=True).metrics == within
     rows = next((whole.parent.parent).glob("chaos-rows*/data/test.csv"))
     assert evaluate(elsewhere, str(rows), model=chaos_model).metrics == within
     assert main(["evaluate", str(tmp_path / "p")]) == 2
-    assert "give --allow-files" in capsys.readouterr().err
+    assert "takes --allow-files" in capsys.readouterr().err
 
 
 def test_what_a_terminal_obeys_is_written_out(whole, tmp_path, capsys):
