@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone
+from ..documents import in_file
 from ..errors import DamagedFile
 from ..settings import TrainSettings
 from ..store import json_bytes, read_sealed, sealed_bytes, write_file

@@ -10,6 +10,8 @@ from typing import final
 from ..errors import RunExists, StorageFailure
 
 LOCK = ".lock"
+# What `write_file` calls a file until it is whole.
+TEMPORARY = ".*.????????.tmp"
 # What a process that was killed before it wrote the plan may leave: no run, and nothing to go on from.
 LEFTOVERS = (LOCK, ".run.json.*.tmp")
 
@@ -34,6 +36,12 @@ class HeldFolder:
             return _identity(self.path / LOCK) != self._lock
         except OSError:
             return True
+
+    def sweep(self) -> None:
+        """Remove the files that a killed process had not renamed into their places yet."""
+        for path in self.path.rglob(TEMPORARY):
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
     def refuse_gone(self) -> None:
         """Stop before anything is written to a path that is no longer the run's.

@@ -200,6 +200,7 @@ def resume(
             log.warning(line)
         return Run(folder, [result for result in finished if result])
     with alone_in(folder) as held:
+        held.sweep()
         tell_unsealed(folder)
         for line in damaged_documents(folder):
             log.warning(line)

@@ -108,3 +108,9 @@ def test_a_run_that_is_killed_before_its_last_result_still_has_its_comparison(wo
     work.go_on(tmp_path / "killed")
     assert (tmp_path / "killed" / "comparison.json").is_file()
     assert different(tmp_path / "whole", tmp_path / "killed") == []
+
+
+def test_a_file_that_a_killed_process_was_writing_does_not_stay(interrupted, work, whole):
+    next(interrupted.glob("ept-star*")).joinpath(".result.json.0123abcd.tmp").write_text("{")
+    work.go_on(interrupted)
+    assert different(whole, interrupted) == []
