@@ -45,7 +45,7 @@ def cell(value: Any) -> str:
         case Mapping():
             return " ".join(f"{name}={cell(item)}" for name, item in value.items() if item is not None)
         case _:
-            return visible(str(value))
+            return visible(str(value), kept="\n\t")
 
 
 def table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
