@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runs import different, ended, forked, killed
+from small_runs import different, ended, forked, killed
 
 # Seconds after which a command counts as hanging.
 PATIENCE = 600

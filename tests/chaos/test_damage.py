@@ -3,7 +3,7 @@
 import damage
 import pytest
 import torch
-from runs import contents
+from small_runs import contents
 from softprompt.cli import main
 from softprompt.interop.peft import export_peft
 from softprompt.prompts.prompt import SoftPrompt

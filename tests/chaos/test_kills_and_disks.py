@@ -7,7 +7,7 @@ import time
 
 import disk
 import pytest
-from runs import different
+from small_runs import different
 from softprompt.errors import DamagedFile
 from softprompt.training import resume
 

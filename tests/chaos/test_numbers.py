@@ -50,9 +50,9 @@ def test_a_prompt_of_a_norm_of_ten_million_answers_with_chances(family, dtype, t
 
 def test_a_spike_is_so_many_times_the_median_of_the_steps_before():
     before = [1.0, 1.2, 0.8, 1.1, 0.9]
-    assert [is_spike(loss, before, 3) for loss in (2.9, 3.1)] == [False, True]
+    assert [is_spike(loss, before, 3.0) for loss in (2.9, 3.1)] == [False, True]
     assert not is_spike(100.0, before, None)
-    assert not is_spike(100.0, before[:4], 3)
+    assert not is_spike(100.0, before[:4], 3.0)
     with pytest.raises(BadInput, match="must be above 1"):
         TrainSettings(skip_spikes=1.0)
 
