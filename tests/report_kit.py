@@ -10,7 +10,7 @@ import torch
 from softprompt.inference.frozen import Baseline
 from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
-from softprompt.store import json_bytes, save_prompt
+from softprompt.store import json_bytes, save_prompt, sealed_bytes
 from softprompt.study import RunSpec, StoredRun
 from softprompt.study._stored import path_of, to_bytes
 from softprompt.tasks import Task
@@ -49,7 +49,7 @@ def made_run(
     settings = TrainSettings(steps=steps, loss="tokens")
     plan = Plan(task=declared, model=ModelSpec(model, answers="tokens"), prompts=prompts, settings=settings)
     folder.mkdir(parents=True)
-    (folder / "run.json").write_bytes(json_bytes(plan.to_json()))
+    (folder / "run.json").write_bytes(sealed_bytes(plan.to_json()))
     (folder / "timing.jsonl").write_text('{"step": 40, "seconds": 12.0}\n')
     for name, prompt in zip(plan.prompt_names(), prompts, strict=True):
         _made_prompt(folder / name, declared, model, prompt, steps, width)
