@@ -188,7 +188,8 @@ class TestCommand:
 
     def test_without_a_name_it_says_what_each_shows(self, capsys):
         assert main(["analyze"]) == 0
-        assert all(name in capsys.readouterr().out or name for name in ANALYSES)
+        printed = capsys.readouterr().out
+        assert all(f"\n{name} " in printed for name in ANALYSES)
 
     @pytest.mark.parametrize(
         ("words", "message"),
