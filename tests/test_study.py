@@ -22,7 +22,7 @@ from softprompt import backbones, training
 from softprompt import store as store_module
 from softprompt.backbones import load_backbone
 from softprompt.cli import main
-from softprompt.errors import BadInput, DamagedFile, UnknownName
+from softprompt.errors import BadInput, DamagedFile, StorageFailure, UnknownName
 from softprompt.metrics import is_stuck
 from softprompt.prompts.methods import METHODS
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
@@ -446,6 +446,22 @@ class TestStore:
         monkeypatch.undo()
         assert all(quietly(specs[:4], store, retry_failed=True))
         assert not list((store / "failed").iterdir())
+
+    def test_a_full_disk_stops_the_study_and_marks_no_run(self, specs, tmp_path, monkeypatch):
+        store, write = tmp_path / "store", store_module.write_file
+
+        def full(target, content, *, what, replace=False):
+            if target.parent.name == "runs":
+                raise StorageFailure(f"could not write {what}: No space left on device")
+            return write(target, content, what=what, replace=replace)
+
+        monkeypatch.setattr(store_module, "write_file", full)
+        with pytest.raises(StorageFailure, match="No space left on device"):
+            quietly(specs[:2], store)
+        assert not list(store.glob("failed/*"))
+        monkeypatch.undo()
+        monkeypatch.setattr(Loop, "_optimize", lambda loop: pytest.fail("trained again"))
+        assert len(quietly(specs[:2], store)) == 2
 
     @pytest.mark.parametrize("options", [{"fleet_size": 0}, {"workers": 0}])
     def test_no_prompts_and_no_workers_are_refused(self, options, specs, tmp_path):

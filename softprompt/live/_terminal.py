@@ -11,6 +11,8 @@ from ._views import PromptView, RunView, look, sparkline
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
 
+# So many runs are looked at, the newest.
+MOST_LOOKED = 500
 # So many runs are in a frame, those in training first.
 MOST_RUNS = 6
 # So many prompts of a run are in a frame, the best first.
@@ -31,7 +33,7 @@ def follow(folder: "Path | str", console: "Console", *, once: bool = False, ever
     """
     from rich.live import Live
 
-    runs = look(folder)
+    runs = look(folder, MOST_LOOKED)
     if not runs:
         raise BadInput(f"{folder} holds no run; give a run, the store of a study, or a folder of runs")
     if once:
@@ -40,7 +42,7 @@ def follow(folder: "Path | str", console: "Console", *, once: bool = False, ever
     with Live(frame(runs, folder), console=console, auto_refresh=False) as live:
         while any(run.state == "in training" for run in runs):
             time.sleep(every)
-            runs = look(folder)
+            runs = look(folder, MOST_LOOKED)
             live.update(frame(runs, folder), refresh=True)
 
 
@@ -54,7 +56,8 @@ def frame(runs: Sequence[RunView], folder: "Path | str") -> "Group":
     if len(runs) > 1:
         states = [run.state for run in runs]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-        parts.append(Text(f"{folder}: {len(runs)} runs, {counts}", style="bold"))
+        which = "the newest " if len(runs) == MOST_LOOKED else ""
+        parts.append(Text(f"{folder}: {which}{len(runs)} runs, {counts}", style="bold"))
         parts.append(Text(_best(runs)))
     for run in shown:
         notes = [Text(f"{prompt.name}: {prompt.note}", style="red") for prompt in run.prompts if prompt.note]

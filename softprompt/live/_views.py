@@ -39,11 +39,11 @@ class PromptView:
 
     name: str
     steps: Sequence[int] = ()
-    losses: Sequence[float] = ()
-    scored: Sequence[tuple[int, float]] = ()
-    best: float | None = None
+    losses: Sequence[int | float] = ()
+    scored: Sequence[tuple[int, int | float]] = ()
+    best: int | float | None = None
     best_step: int | None = None
-    test: float | None = None
+    test: int | float | None = None
     note: str = ""
 
 
@@ -74,7 +74,7 @@ class RunView:
     prompts: tuple[PromptView, ...]
 
     @property
-    def best(self) -> float | None:
+    def best(self) -> int | float | None:
         """The best validation score of its prompts."""
         return max((prompt.best for prompt in self.prompts if prompt.best is not None), default=None)
 
@@ -96,7 +96,7 @@ def look(folder: "Path | str", most: int | None = None) -> list[RunView]:
     return [view for path, _ in places[:most] if (view := _view(root, path)) is not None]
 
 
-def sparkline(values: Sequence[float], width: int = 24) -> str:
+def sparkline(values: Sequence[int | float], width: int = 24) -> str:
     """Values as bars of eight heights, at most `width` of them, each the mean of its share; a gap where none is finite.
 
     All values alike are bars of the lowest height.

@@ -170,5 +170,5 @@ def _figures(runs: Sequence[RunView]) -> list[dict[str, Any]]:
     return figures
 
 
-def _scores(prompt: PromptView) -> tuple[list[int], list[float]]:
+def _scores(prompt: PromptView) -> tuple[list[int], list[int | float]]:
     return [step for step, _ in prompt.scored], [score for _, score in prompt.scored]
