@@ -227,6 +227,7 @@ class TestRun:
         folder = tmp_path / "run" / result.prompt
         assert result.restarts is not None
         chosen = read_sealed(folder / "restarts" / "chosen.json")
+        assert chosen.pop("format") == 2
         assert sorted(chosen.pop("files")) == ["0.jsonl", "1.jsonl", "2.jsonl"]
         assert chosen == result.restarts
         assert SoftPrompt.load(folder / "prompt").provenance.training["restarts"] == result.restarts

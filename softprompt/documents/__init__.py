@@ -25,6 +25,7 @@ from ._read import once as once
 from ._read import parsed as parsed
 from ._read import plain_bytes as plain_bytes
 from ._read import read_json as read_json
+from ._seal import SEALED as SEALED
 from ._seal import digest as digest
 from ._seal import is_sealed as is_sealed
 from ._seal import read_sealed as read_sealed

@@ -15,6 +15,8 @@ from ._json import compact, json_bytes
 from ._read import RESTORE, parsed, plain_bytes
 
 SEAL = "sha256"
+# The format of documents that had none before they had a checksum: a file that says so needs one.
+SEALED = 2
 
 
 def digest(values: Any) -> str:

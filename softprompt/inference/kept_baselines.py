@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone
-from ..documents import in_file
+from ..documents import SEALED, in_file
 from ..errors import DamagedFile
 from ..settings import TrainSettings
 from ..store import json_bytes, read_sealed, sealed_bytes, write_file
@@ -30,7 +30,8 @@ def kept_baselines(path: Path, about: Mapping[str, Any], compute: Callable[[], S
     """
     if path.is_file():
         try:
-            values = read_sealed(path, repair=REPAIR)
+            values = read_sealed(path, sealed_from=SEALED, repair=REPAIR)
+            values.pop("format", None)
             with in_file(path):
                 lines = [Baseline.from_json(line) for line in values.pop(BASELINES)]
         except (TypeError, KeyError, AttributeError) as error:
@@ -40,7 +41,7 @@ def kept_baselines(path: Path, about: Mapping[str, Any], compute: Callable[[], S
             return lines
     lines = list(compute())
     values = {**about, BASELINES: [line.to_json() for line in lines]}
-    write_file(path, sealed_bytes(values), what="what the frozen model does", replace=True)
+    write_file(path, sealed_bytes({"format": SEALED, **values}), what="what the frozen model does", replace=True)
     return lines
 
 

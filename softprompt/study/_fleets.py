@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..documents import compact, read_sealed, sealed_bytes
+from ..documents import SEALED, compact, read_sealed, sealed_bytes
 from ..errors import DamagedFile
 from ._failed import failed_names
 from ._lease import SECONDS, Lease, take
@@ -192,7 +192,7 @@ def _folders(store: Path) -> dict[Path, _Plan]:
 def _plan(folder: Path, changed: int) -> _Plan:
     """The plan of a work folder, read once after each change."""
     try:
-        values = read_sealed(folder / SPECS, repair=f"delete {folder} and run again")
+        values = read_sealed(folder / SPECS, sealed_from=SEALED, repair=f"delete {folder} and run again")
         specs = tuple(RunSpec.from_json(spec) for spec in values["specs"])
         return _Plan(tuple(values["names"]), specs, bool(values["keep"]), values.get("run", RUN))
     except (TypeError, KeyError, AttributeError) as error:
@@ -234,7 +234,7 @@ def _taken(folder: Path, plan: _Plan, keep: bool, lease: Lease) -> Fleet:
 def _describe(folder: Path, specs: Sequence[RunSpec], keep: bool, run: str) -> None:
     from ..store import write_file
 
-    values: dict[str, object] = {"keep": keep, "run": run, "names": [spec.name for spec in specs]}
+    values: dict[str, object] = {"format": SEALED, "keep": keep, "run": run, "names": [spec.name for spec in specs]}
     values["specs"] = [spec.to_json() for spec in specs]
     write_file(folder / SPECS, sealed_bytes(values), what="the plan of a fleet", replace=True)
 

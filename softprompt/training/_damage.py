@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..documents import difference, entry, is_sealed, listed_in, read_json, read_sealed
+from ..documents import SEALED, difference, entry, is_sealed, listed_in, read_json, read_sealed
 from ..errors import SoftPromptError
 from ..store import read_folder
 from ._plan import PLAN, read_plan
@@ -43,7 +43,7 @@ def damaged_documents(run: Path) -> Iterator[str]:
     """The same of what a run that goes on does not read: choices, baselines, results, and what is stored."""
     for path in (run / "frozen.json", run / "comparison.json"):
         if path.is_file():
-            yield from _said(lambda path=path: read_sealed(path))
+            yield from _said(lambda path=path: read_sealed(path, sealed_from=SEALED))
     for path in sorted([*run.glob("*/restarts/chosen.json"), *run.glob(f"*/{RESULT}")]):
         yield from _with_its_files(path)
     for folder in sorted([*run.glob("*/prompt"), *run.glob("*/weights")]):
@@ -59,7 +59,7 @@ def tell_unsealed(run: Path) -> None:
 def _with_its_files(path: Path) -> Iterator[str]:
     """A document that vouches for the files beside it, and these."""
     try:
-        listed = listed_in(read_sealed(path, sealed_from=2), path)
+        listed = listed_in(read_sealed(path, sealed_from=SEALED), path)
     except SoftPromptError as error:
         yield error.message
         return

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..backbones import AbstractBackbone
 from ..data import Splits
+from ..documents import SEALED
 from ..errors import DamagedFile
 from ..inference.evaluate import Report
 from ..inference.frozen import Baseline, baselines, limited_places, over, reference_among, score_of
@@ -97,7 +98,9 @@ def read_comparison(run: Path) -> Comparison | None:
     if not path.is_file():
         return None
     try:
-        return Comparison.from_json(read_sealed(path, repair=REPAIR))
+        values = read_sealed(path, sealed_from=SEALED, repair=REPAIR)
+        values.pop("format", None)
+        return Comparison.from_json(values)
     except (TypeError, KeyError, IndexError, AttributeError) as error:
         raise DamagedFile(f"{path} is not as it was written; {REPAIR}") from error
 
@@ -135,7 +138,9 @@ def compare(
     comparison = Comparison(
         rows=len(places), of=len(splits.test), reference=best.name, baselines=lines, prompts=prompts
     )
-    write_file(folder / COMPARED, sealed_bytes(comparison.to_json()), what="the comparison", replace=True)
+    write_file(
+        folder / COMPARED, sealed_bytes({"format": SEALED, **comparison.to_json()}), what="the comparison", replace=True
+    )
     return comparison
 
 

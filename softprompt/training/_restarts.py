@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, final
 
-from ..documents import entry
+from ..documents import SEALED, entry
 from ..errors import BadInput
 from ..prompts.seeds import stream_seed
 from ..settings import PromptSettings
@@ -121,10 +121,10 @@ class Race:
         trained = {number: loss for number, loss in enumerate(losses) if loss is not None}
         chosen = min(trained, key=trained.__getitem__) if trained else max(range(len(rows)), key=lambda n: len(rows[n]))
         outcome = self._outcome(candidates[chosen], losses, chosen)
-        records = [candidate.record.path for candidate in candidates]
+        files = {path.name: entry(path.read_bytes()) for path in (candidate.record.path for candidate in candidates)}
         write_file(
             self.folder / "restarts" / "chosen.json",
-            sealed_bytes({**outcome, "files": {path.name: entry(path.read_bytes()) for path in records}}),
+            sealed_bytes({"format": SEALED, **outcome, "files": files}),
             what=f"the choice among the restarts of {self.name}",
             replace=True,
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backbones import AbstractBackbone
 from ..baselines import WRITTEN_FOR_PEFT, has_peft, save_peft
-from ..documents import check_shape, in_file, read_sealed, sealed_bytes
+from ..documents import SEALED, check_shape, in_file, read_sealed, sealed_bytes
 from ..errors import BadInput, DamagedFile
 from ..inference.evaluate import majority_score
 from ..legacy import renamed
@@ -34,7 +34,7 @@ from ._spikes import spikes_and_underflow
 log = logging.getLogger(ADVICE)
 
 # Results of earlier versions say no format and have no checksum.
-FORMAT = 2
+FORMAT = SEALED
 # Enough to tell rows learnt by heart from rows not learnt, to 0.02; more would cost as much as the test rows.
 TRAIN_SCORE_ROWS = 500
 

@@ -118,7 +118,9 @@ def attempt(
     # 0 is a failure that nothing depends on, such as that of a removal.
     if code not in (0, 2) or "Traceback" in said:
         return f"exit {code}: {said[-300:]}"
-    if code == 2 and len([line for line in said.splitlines() if line.strip()]) > 1 and "cannot" not in said:
+    # The library's own lines of advice may stand before.
+    lines = [line for line in said.splitlines() if line.strip() and not line.startswith("softprompt: ")]
+    if code == 2 and len(lines) > 1:
         return f"more than a line: {said[-300:]}"
     step = go_on if (folder / "run.json").exists() else start
     code = ended(forked(lambda: step(folder), log), PATIENCE)
