@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
+from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from .backbones import AbstractBackbone
@@ -144,6 +145,8 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
         rows, classes = rows_of(X), np.asarray(y)
         if classes.ndim != 1:
             raise BadInput(f"y has shape {classes.shape}, one class an input is needed")
+        if (kind := type_of_target(classes)).startswith("continuous"):
+            raise BadInput(f"Unknown label type: {kind}; y of a classifier holds classes; use PromptRegressor")
         self.classes_, places = np.unique(classes, return_inverse=True)
         if len(self.classes_) < 2:
             raise BadInput(f"y holds {len(self.classes_)} class; at least two are needed")

@@ -1,17 +1,19 @@
-"""Callbacks: what they see, what they may do, and that they change no number."""
+"""Callbacks: what they see, what they may do, and that they change no number; and a finished run in a notebook."""
 
+import dataclasses
 import random
 from dataclasses import dataclass, field
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 import torch
 from softprompt import EarlyStopping
 from softprompt.backbones import from_model
-from softprompt.errors import BadInput, CallbackFailed
+from softprompt.errors import BadInput, CallbackFailed, UnknownName
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
-from softprompt.training import read_record, resume, train
+from softprompt.training import Run, read_record, resume, train
 
 from kit import review_task, same_files
 
@@ -176,3 +178,42 @@ def test_a_prompt_that_was_not_scored_cannot_be_stopped(start, tmp_path):
 
     with pytest.raises(CallbackFailed, match=f"no prompt 'prompt-tuning' was scored now; stop one of {FIRST}"):
         start(tmp_path / "run", Misspelt())
+
+
+def test_the_history_of_a_run_is_a_table_of_its_records(plain):
+    history = plain.history
+    assert set(history["prompt"]) == {FIRST, SECOND}
+    assert history[(history.prompt == FIRST) & (history.split == "train")]["loss"].tolist() == losses_of(plain)
+    assert history[history.split == "validation"]["step"].tolist() == [2, 4, 6] * 2
+
+
+def test_the_best_prompt_of_a_run_is_that_with_the_highest_validation_score(plain):
+    def scored(prompt, score):
+        return dataclasses.replace(plain.results[0], prompt=prompt, metrics={"validation": {"score": score}})
+
+    dropped = dataclasses.replace(plain.results[0], metrics={})
+    run = Run(plain.folder, [dropped, scored("a", 0.5), scored("b", 0.7), scored("c", 0.7)])
+    assert run.best.prompt == "b"
+    with pytest.raises(BadInput, match=r"no prompt of .* was scored before it was dropped"):
+        _ = Run(plain.folder, [dropped]).best
+
+
+def test_a_notebook_shows_a_table_and_curves_with_every_text_escaped(plain):
+    text = plain._repr_html_()
+    root = ElementTree.fromstring(text.replace("&#9632;", ""))
+    rows = [[*row.itertext()] for row in root.iter("tr")]
+    assert rows[0] == ["prompt", "best step", "validation", "test", "status"]
+    assert [row[-4:] for row in rows[1:]] == [
+        [str(r.best_step), f"{r.metrics['validation']['score']:.4f}", f"{r.metrics['test']['score']:.4f}", "finished"]
+        for r in plain.results
+    ]
+    assert len([*root.iter("polyline")]) == 2
+    bad = Run(plain.folder, [dataclasses.replace(plain.results[0], status="<script>&")])._repr_html_()
+    assert "<script>" not in bad
+    assert "&lt;script&gt;&amp;" in bad
+
+
+def test_of_several_trackers_each_is_known_and_installed(task, backbone, tmp_path):
+    with pytest.raises(UnknownName, match="Did you mean 'wandb'"):
+        train(task, backbone, output=tmp_path / "run", log_with="tensorboard, wandbb")
+    assert not (tmp_path / "run").exists()

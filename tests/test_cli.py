@@ -38,6 +38,7 @@ COMMANDS = (
     ["methods", "show"],
     ["lab", "copy"],
     ["lab", "mlm-head"],
+    ["tune"],
     ["study", "run"],
     ["study", "table"],
 )
@@ -50,7 +51,8 @@ TRAIN_OPTIONS = {
     "--method-option", "--prompt-length", "--init", "--init-seed", "--order-seed", "--draw-seed",
     "--noise-seed", "--head-lr", "--weight-decay", "--warmup", "--schedule", "--clip", "--patience",
     "--shots-per-class", "--style", "--answers", "--decode", "--tokens-per-batch", "--backbone-dropout",
-    "--max-bad-rows", "--log-with", "--eval-rows", "--revision", "--embedding-scale", "--units", "--max-norm",
+    "--max-bad-rows", "--log-with", "--track", "--eval-rows",
+    "--revision", "--embedding-scale", "--units", "--max-norm",
     "--task-option", "--regularizer", "--alpha", "--restarts", "--restart-steps", "--deep", "--engine", "--quantize",
     "--delimiter", "--instruction", "--with-frozen",
 }  # fmt: skip
@@ -476,7 +478,7 @@ def test_prompt_length_is_an_option_of_every_method(asked: Callable[..., dict[st
 def test_other_options_reach_training_under_their_own_names(asked: Callable[..., dict[str, Any]]):
     seen = asked(
         *BASE, "--data-root", "rows", "--style", "t5", "--answers", "linear-head", "--dtype", "bfloat16",
-        "--device", "cpu", "--revision", "abc", "--max-bad-rows", "3", "--log-with", "tensorboard", "--quiet",
+        "--device", "cpu", "--revision", "abc", "--max-bad-rows", "3", "--track", "tensorboard", "--quiet",
         "--engine", "reference", "--quantize", "int8", "--embedding-scale", "2",
     )  # fmt: skip
     expected = {

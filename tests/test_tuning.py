@@ -1,7 +1,9 @@
 """Tuning: what is proposed, what is dropped, what is chosen by which rows, and that a killed search ends the same."""
 
 import dataclasses
+import importlib.util
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -160,12 +162,13 @@ class TestASearch:
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
         command = ["tune", str(tmp_path / "rows.jsonl"), "--model", str(model), "--output", str(tmp_path / "out")]
         command += ["--text-column", "text", "--label-column", "label", "--trials", "1", "--seeds", "1"]
-        command += ["--steps", "2", "--batch-size", "4", "--quiet"]
+        command += ["--steps", "2", "--batch-size", "4", "--quiet", "--ceiling"]
         assert main(command) == 0
         out, err = capsys.readouterr()
         assert (tmp_path / "out" / "report.json").is_file()
         assert main(["show", out.strip()]) == 0
         assert "on 18 report rows" in err
+        assert re.search(r"^lora +0\.", err, re.MULTILINE)
         assert "chosen on 11 rows of each of 4 folds." in err
         assert "so the default won" in err
         capsys.readouterr()
@@ -361,3 +364,21 @@ def test_a_budget_of_minutes_leaves_time_for_the_runs_that_decide():
     counted = Budget(minutes=None, trials=7, folds=1, last=20, steps=100)
     assert not counted.is_enough([wave] * 99)
     assert counted.most == 7
+
+
+def test_the_benchmark_says_whether_its_bar_is_met():
+    path = Path(__file__).parent.parent / "benchmarks" / "tune.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_tuning", path)
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    cells = [
+        {"task": task, "repeat": repeat, "default": 0.5, "winner": 0.5 if number < 2 else 0.6}
+        for number, task in enumerate(benchmark.TASKS)
+        for repeat in range(2)
+    ]
+    assert benchmark.is_met(benchmark.summary(cells[:-1]), 2) is None
+    assert benchmark.is_met(benchmark.summary(cells), 2) is True
+    assert benchmark.is_met(benchmark.summary([{**cells[0], "winner": 0.47}, *cells[1:]]), 2) is False
+    assert benchmark.is_met(benchmark.summary([*cells[:4], *[{**c, "winner": 0.5} for c in cells[4:]]]), 2) is False

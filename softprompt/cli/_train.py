@@ -40,7 +40,10 @@ def train(
     json_lines: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
-    log_with: Annotated[str | None, typer.Option(help="Also send losses to a tracker that Accelerate offers.")] = None,
+    track: Annotated[
+        str | None, typer.Option(help="Also send losses to tensorboard, wandb, mlflow, aim ...; several by commas.")
+    ] = None,
+    log_with: Annotated[str | None, typer.Option(help="The earlier name of --track.")] = None,
     compare: Annotated[
         bool,
         typer.Option("--with-frozen/--no-frozen", help="Also score the frozen model alone, on at most 200 test rows."),
@@ -76,7 +79,7 @@ def train(
         data_root=data_root,
         style=style,
         max_bad_rows=max_bad_rows,
-        log_with=log_with,
+        log_with=",".join(filter(None, (track, log_with))) or None,
         progress=not quiet,
         frozen=compare,
         **given_words(rows.wording(task)),

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..documents import check_shape, in_file, read_sealed
 from ..errors import BadInput
@@ -15,6 +15,10 @@ from ..settings import ModelSpec, PromptSettings, TrainSettings, from_values
 from ..store import found_model, load_tuned
 from ..tasks import Task, read_from
 from ._frozen import Comparison
+from ._notebook import history, html_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 # Format 1 has the names of before; from format 3 on run.json has a checksum.
 FORMAT = 3
@@ -58,7 +62,7 @@ class Plan:
         data_root: folder with rows; None asks the hub.
         products: "onednn" or "torch", whichever multiplied in packed passes when the run was started.
         max_bad_rows: malformed rows to drop before it is an error.
-        log_with: a tracker that Accelerate knows.
+        log_with: trackers that Accelerate knows, joined by commas.
         frozen: whether the frozen model without training is scored beside the prompts.
     """
 
@@ -199,6 +203,27 @@ class Run:
             BadInput: its method trains a prompt; `prompt` gives it.
         """
         return load_tuned(self._member(member))
+
+    @property
+    def best(self) -> Result:
+        """The prompt with the highest validation score; of equal ones the first.
+
+        Raises:
+            BadInput: every prompt was dropped before it was scored.
+        """
+        scored = [result for result in self.results if "score" in result.metrics.get("validation", {})]
+        if not scored:
+            raise BadInput(f"no prompt of {self.folder} was scored before it was dropped; try a lower --lr")
+        return max(scored, key=lambda result: result.metrics["validation"]["score"])
+
+    @property
+    def history(self) -> "DataFrame":
+        """What was recorded, as a DataFrame: a row for each step and each evaluation of each prompt."""
+        return history(self.folder, [result.prompt for result in self.results])
+
+    def _repr_html_(self) -> str:
+        """The run as a notebook shows it: a table of its prompts and their validation scores over the steps."""
+        return html_of(self.folder, self.results)
 
     def _member(self, member: int | str) -> Path:
         return self.folder / (member if isinstance(member, str) else self.results[member].prompt)

@@ -38,15 +38,26 @@ def bar(show: bool) -> Iterator[Watch]:
         yield watch
 
 
-def refuse_unknown_tracker(name: str | None) -> None:
+def refuse_unknown_trackers(names: str | None) -> None:
     """Refuse a tracker before anything is written.
+
+    Args:
+        names: one, or several joined by commas.
 
     Raises:
         UnknownName: Accelerate does not know it.
         BadInput: it is not installed.
     """
-    if name is None:
-        return
+    for name in tracker_names(names):
+        _refuse_unknown(name)
+
+
+def tracker_names(names: str | None) -> list[str]:
+    """The names of trackers in a text that joins them by commas."""
+    return [name.strip() for name in names.split(",")] if names else []
+
+
+def _refuse_unknown(name: str) -> None:
     from accelerate.tracking import get_available_trackers
     from accelerate.utils import LoggerType
 
@@ -56,14 +67,16 @@ def refuse_unknown_tracker(name: str | None) -> None:
 
 
 @contextlib.contextmanager
-def tracker(name: str | None, folder: Path, config: Mapping[str, Any]) -> Iterator[Watch]:
-    """The losses of each step and the newest scores, sent to a tracker that Accelerate offers."""
-    if name is None:
+def tracker(names: str | None, folder: Path, config: Mapping[str, Any]) -> Iterator[Watch]:
+    """The losses of each step and the newest scores, sent to the trackers that Accelerate offers."""
+    if not names:
         yield lambda loop, losses: None
         return
     from accelerate import Accelerator
 
-    accelerator = Accelerator(log_with=name, project_dir=str(folder), cpu=True)
+    # A list of a wider type, as Accelerate declares it.
+    wanted: list[Any] = list(tracker_names(names))
+    accelerator = Accelerator(log_with=wanted, project_dir=str(folder), cpu=True)
     # Trackers hold flat plain values: a nested plan is one JSON text.
     accelerator.init_trackers("softprompt", config={"plan": json.dumps(config)})
 
@@ -72,8 +85,11 @@ def tracker(name: str | None, folder: Path, config: Mapping[str, Any]) -> Iterat
         values |= {f"{member.name}/best_score": member.best_score for member in loop.members if member.best is not None}
         accelerator.log(values, step=loop.step)
 
-    yield watch
-    accelerator.end_training()
+    try:
+        yield watch
+    finally:
+        # Also where the run was interrupted: what a tracker has not sent yet would be lost.
+        accelerator.end_training()
 
 
 @contextlib.contextmanager

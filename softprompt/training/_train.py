@@ -45,7 +45,7 @@ from ._loop import Loop, RunData
 from ._member import below
 from ._mpt import shared_prompts
 from ._plan import PLAN, Plan, Run, read_plan
-from ._progress import refuse_unknown_tracker
+from ._progress import refuse_unknown_trackers
 from ._records import Record
 from ._recovery import last_good
 from ._results import finish_member, last_reports, read_result, seconds_of
@@ -93,7 +93,8 @@ def train(
             encoder-decoders (the papers'), instruct for decoders and words for encoders. A task of your own stays as it
             is, but that a decoder reads it as `column: value` lines where it has no template.
         max_bad_rows: malformed rows to drop before it is an error.
-        log_with: a tracker that Accelerate knows, besides metrics.jsonl.
+        log_with: a tracker that Accelerate knows (tensorboard, wandb, mlflow, aim ...), or several joined by commas,
+            besides metrics.jsonl.
         progress: show a bar on standard error.
         frozen: also score the frozen model without training, on at most 200 test rows (`Run.comparison`): always the
             most frequent class, no prompt, the instruction by hand, and four examples in context.
@@ -120,7 +121,7 @@ def train(
     if output is not None:
         refuse_used(Path(output))
         refuse_no_place(Path(output), "the run")
-    refuse_unknown_tracker(log_with)
+    refuse_unknown_trackers(log_with)
     asked = model_from(model, keywords)
     prompts = [resolved(prompt) for prompt in prompts]
     refuse_twins(prompts)

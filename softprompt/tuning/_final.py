@@ -54,26 +54,21 @@ class Final:
             challenges: how it was chosen.
             ceiling: whether LoRA is trained, too.
         """
-        candidate = self.space.candidate(winner.params)
+        candidate, default = self.space.candidate(winner.params), self.space.candidate(trials[0].params)
         fits, answers = self._trained("winner", candidate)
-        lines, lead = [Line.of("winner", score_measure(self._headline, answers))], None
-        runs = list(fits)
-        if winner.number:
-            others, theirs = self._trained("default", self.space.candidate(trials[0].params))
-            lines.append(Line.of("default", score_measure(self._headline, theirs)))
-            lead = Lead.of(lead_measure(self._headline, answers, theirs))
-            runs += others
-        else:
+        lines, lead, runs = [self._line("winner", answers)], None, list(fits)
+        if winner.number == 0:
             lines.append(dataclasses.replace(lines[0], name="default"))
+        else:
+            others, theirs = self._trained("default", default)
+            lines.append(self._line("default", theirs))
+            lead, runs = Lead.of(lead_measure(self._headline, answers, theirs)), [*runs, *others]
         if ceiling:
-            of_lora = dataclasses.replace(
-                candidate, prompt=PromptSettings(method="lora"), task=self.space.candidate(trials[0].params).task
-            )
-            more, theirs = self._trained("lora", of_lora, CEILING_SEEDS)
-            lines.append(Line.of("lora", score_measure(self._headline, theirs)))
-            runs += more
+            lora = dataclasses.replace(default, prompt=PromptSettings(method="lora"))
+            others, theirs = self._trained("lora", lora, CEILING_SEEDS)
+            lines.append(self._line("lora", theirs))
+            runs += others
         best = max(fits, key=lambda fit: fit.score or 0.0)
-        steps = sum(trial.steps for trial in trials) + sum(fit.result.prompt_steps or 0 for fit in runs)
         return Tuning(
             folder=self.folder,
             task=candidate.task.name,
@@ -86,12 +81,17 @@ class Final:
             challengers=[self._told(challenge) for challenge in challenges],
             best=best.folder / best.result.prompt,
             trials=dict(Counter(trial.state for trial in trials)),
-            cost={"prompt_steps": steps},
-            rows={
-                "train": len(self.parts.folds[0][0]), "choosing": len(self.parts.folds[0][1]),
-                "report": len(self.parts.report), "folds": len(self.parts.folds),
-            },
-        )  # fmt: skip
+            cost={"prompt_steps": _steps_of(trials, runs)},
+            rows=self._row_counts(),
+        )
+
+    def _line(self, name: str, answers: Sequence[Answers]) -> Line:
+        return Line.of(name, score_measure(self._headline, answers))
+
+    def _row_counts(self) -> dict[str, int]:
+        train, choosing = self.parts.folds[0]
+        counts = {"train": len(train), "choosing": len(choosing), "report": len(self.parts.report)}
+        return {**counts, "folds": len(self.parts.folds)}
 
     @property
     def _headline(self) -> Sequence[str]:
@@ -136,3 +136,8 @@ class Final:
             "lead": lead,
             "is_convincing": challenge.is_convincing,
         }
+
+
+def _steps_of(trials: Sequence[Trial], runs: Sequence[Fit]) -> int:
+    """Optimiser steps of all prompts of the search and of the report."""
+    return sum(trial.steps for trial in trials) + sum(fit.result.prompt_steps or 0 for fit in runs)

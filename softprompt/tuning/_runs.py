@@ -1,5 +1,6 @@
 """Runs of a search: candidates trained as fleets in folders of their own, which a killed search takes up again."""
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -194,4 +195,6 @@ def answers_of(fit: Fit, split: str, backbone: AbstractBackbone) -> Answers:
         return {"predictions": report.predictions, "gold": report.gold}
 
     values = kept(fit.folder / fit.result.prompt / f"answers-{split}.json", compute)
-    return Answers(predictions=values["predictions"], gold=values["gold"])
+    # JSON has no word for an answer that is no number.
+    predictions = [math.nan if value is None else value for value in values["predictions"]]
+    return Answers(predictions=predictions, gold=values["gold"])

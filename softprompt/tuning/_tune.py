@@ -101,7 +101,7 @@ def tune(
         except (Interrupted, KeyboardInterrupt) as error:
             done = sum(len(wave.trials) for wave in read_waves(folder))
             raise Interrupted(
-                f"stopped with {done} trials stored in {folder}; the same command with --output {folder} goes on"
+                f"stopped with {done} trials stored in {folder}; the same command with --output={folder} goes on"
             ) from error
 
 

@@ -1,0 +1,102 @@
+"""Whether `softprompt tune` beats the default settings: eight lab tasks on which nothing of the search was chosen.
+
+    python benchmarks/tune.py [--minutes 30] [--repeats 5] [--threads 2] [--model lab-t5]
+
+A cell is one task and one repeat, which has rows and seeds of its own. Its search gets so many minutes; winner and
+default are trained with five fresh seeds on the same rows. The bar: over the repeats the winner's mean is higher on at
+least six tasks, and on none more than .01 lower. Each cell goes to benchmarks/results/tune.json as it ends, and is not
+repeated; a cell that was killed goes on. Forty cells of 30 minutes take 20 hours.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULT = HERE / "results" / "tune.json"
+TASKS = ("lab/topic", "lab/color", "lab/opinion-relabelled", "lab/side-relabelled", "lab/topic-relabelled", "lab/many",
+         "lab/entailment", "lab/same-topic")  # fmt: skip
+ROWS = {"train": 500, "validation": 200, "test": 1000}
+WINS, LARGEST_LOSS = 6, 0.01
+
+
+def cell(task: str, repeat: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One search, and what it found."""
+    import softprompt
+
+    tuned = softprompt.tune(
+        softprompt.with_difficulty(softprompt.TASKS[task], seed=repeat, **ROWS),
+        arguments.model,
+        minutes=arguments.minutes,
+        seed=repeat,
+        output=arguments.runs / f"{arguments.model}-{arguments.minutes:g}" / f"{task.replace('/', '-')}-{repeat}",
+        progress=True,
+    )
+    lead = None if tuned.lead is None else {"low": tuned.lead.low, "high": tuned.lead.high, "p": tuned.lead.p}
+    return {
+        "task": task,
+        "repeat": repeat,
+        "winner": tuned.score,
+        "default": tuned.line("default").score,
+        "lead": lead,
+        "settings": dict(tuned.settings),
+        "trials": dict(tuned.trials),
+        "cost": dict(tuned.cost),
+    }
+
+
+def summary(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """By task: mean scores over the repeats that are there, and the mean lead."""
+    rows = []
+    for task in dict.fromkeys(one["task"] for one in cells):
+        of_task = [one for one in cells if one["task"] == task]
+        winner, default = (statistics.fmean(one[name] for one in of_task) for name in ("winner", "default"))
+        rows.append(
+            {"task": task, "repeats": len(of_task), "default": default, "winner": winner, "lead": winner - default}
+        )
+    return rows
+
+
+def is_met(rows: Sequence[dict[str, Any]], repeats: int) -> bool | None:
+    """Whether the bar is met; None while cells are missing."""
+    if len(rows) < len(TASKS) or any(row["repeats"] < repeats for row in rows):
+        return None
+    return sum(row["lead"] > 0 for row in rows) >= WINS and min(row["lead"] for row in rows) >= -LARGEST_LOSS
+
+
+def main() -> None:
+    """Search for what is missing, cell by cell, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--model", default="lab-t5")
+    parser.add_argument("--runs", type=Path, default=Path("runs/tune"))
+    parser.add_argument("--result", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    about = {name: getattr(arguments, name) for name in ("minutes", "threads", "model")} | {"rows": ROWS}
+    values = json.loads(arguments.result.read_text()) if arguments.result.exists() else {"about": about, "cells": []}
+    if values["about"] != about:
+        raise SystemExit(f"{arguments.result} is of {values['about']}; give another --result")
+    done = {(one["task"], one["repeat"]) for one in values["cells"]}
+    for repeat in range(arguments.repeats):
+        for task in TASKS:
+            if (task, repeat) not in done:
+                values["cells"].append(cell(task, repeat, arguments))
+                values["tasks"] = summary(values["cells"])
+                values["bar met"] = is_met(values["tasks"], arguments.repeats)
+                arguments.result.write_text(json.dumps(values, indent=1) + "\n")
+    for row in summary(values["cells"]):
+        print(f"{row['task']:24} {row['default']:.3f} {row['winner']:.3f} {row['lead']:+.3f} ({row['repeats']})")
+    print(f"bar met: {is_met(summary(values['cells']), arguments.repeats)}")
+
+
+if __name__ == "__main__":
+    main()
