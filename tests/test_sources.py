@@ -37,15 +37,16 @@ def task(tmp_path_factory):
     return review_task(tmp_path_factory.mktemp("rows") / "data")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def backbone(tiny_t5):
     return from_model(*tiny_t5(), name="t5", engine="reference")
 
 
-@pytest.fixture
-def source(backbone, task, tmp_path):
-    """A prompt that was trained on the task as the probe will be, and the folder of its run."""
-    run = train(task, backbone, method="prompt-tuning", lr=0.1, output=tmp_path / "source", **PROBE)
+@pytest.fixture(scope="module")
+def source(backbone, task, tmp_path_factory):
+    """A prompt that was trained on the task as the probe will be."""
+    output = tmp_path_factory.mktemp("source") / "run"
+    run = train(task, backbone, method="prompt-tuning", lr=0.1, output=output, **PROBE)
     return run.prompt()
 
 
@@ -116,6 +117,8 @@ class TestAttempt:
         torch.testing.assert_close(tuned.weights["sources"], torch.stack([source.vectors, 2 * source.vectors]))
         assert set(tuned.weights) == {"sources", "target", "down.weight", "up.weight", "norm.weight", "norm.bias"}
         assert predict(tuned, ["good film"], model=backbone)
+        assert run.results[0].norm is None
+        assert main(["show", str(run.folder)]) == 0
 
     def test_a_t5_base_with_100_vectors_trains_the_232k_of_the_papers_table_4(self):
         from softprompt.baselines.rows import PromptAttention
@@ -140,10 +143,10 @@ def test_a_dept_of_40_vectors_and_rank_45_trains_as_many_numbers_as_100_vectors_
     assert sum(v.numel() for v in DecomposedPrompt(torch.zeros(40, 768), 256, 45).parameters()) == 100 * 768
 
 
-@pytest.fixture
-def teachers(backbone, task, tmp_path):
+@pytest.fixture(scope="module")
+def teachers(backbone, task, tmp_path_factory):
     """Prompts that were trained on two tasks, as the folders of their runs."""
-    folders = []
+    folders, tmp_path = [], tmp_path_factory.mktemp("teachers")
     for number, name in enumerate(("reviews", "other reviews")):
         named, output = dataclasses.replace(task, name=name), tmp_path / f"teacher{number}"
         train(named, backbone, lr=0.1, seeds=number, output=output, **PROBE)
@@ -295,6 +298,8 @@ def test_the_sources_of_a_run_have_whole_paths(backbone, task, source, tmp_path,
 
 def test_the_command_line_asks_for_sources_by_their_flag(tmp_path, capsys):
     command = ["train", "--task", "lab/opinion", "--model", "lab-t5-small", "--method", "attempt"]
+    for option in ("train=16", "validation=8", "test=8"):
+        command += ["--task-option", option]
     assert main([*command, "--output", str(tmp_path / "run")]) == 2
     assert "give --source PROMPT for each" in capsys.readouterr().err
     assert main([*command, "--source", str(tmp_path / "nowhere"), "--output", str(tmp_path / "run")]) == 2

@@ -54,8 +54,9 @@ class TunedWeights:
 
     @property
     def vectors(self) -> Float[Tensor, "m e"]:
-        """The vectors of the prompt before the rows."""
-        return self.prompt.vectors
+        """The vectors of the prompt before all rows; none where the weights make a prompt for each row."""
+        # Zeros hold the place of such a prompt.
+        return self.prompt.vectors[:0] if "length" in self.options else self.prompt.vectors
 
     @property
     def length(self) -> int:
@@ -65,9 +66,7 @@ class TunedWeights:
     @property
     def stored(self) -> int:
         """Number of stored parameters, without a linear head."""
-        # Where the weights make a prompt for each row, the vectors are zeros that hold its place.
-        vectors = 0 if "length" in self.options else self.prompt.stored
-        return vectors + sum(weight.numel() for weight in self.weights.values())
+        return self.vectors.numel() + sum(weight.numel() for weight in self.weights.values())
 
     def tensors(self) -> dict[str, Tensor]:
         """Return all tensors by the names under which they are stored."""

@@ -83,9 +83,7 @@ def finish_member(
         )
         best = member.trainable.restored(member.best.tensors(), provenance)
         _save(best, folder / member.name, loop.run_data.backbone)
-        stored, head = best.stored, best.head.count if best.head else 0
-        # Weights that make a prompt for each row store zeros in its place.
-        norm = prompt_norm(best.vectors) if isinstance(best, SoftPrompt) else None
+        stored, head, norm = best.stored, best.head.count if best.head else 0, prompt_norm(best.vectors)
     warnings = [*not_learning(member, plan.task, loop.run_data.validation.gold), *wrong_scale(member)]
     warnings += spikes_and_underflow(member.name, read_record(member.record.path))
     if not member.is_training and member.status.startswith("dropped"):
