@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import DamagedFile, SoftPromptError
+from ..errors import SoftPromptError
 from ..store import read_json
 from ..study import RunSpec, StoredRun, curves, model_fields
 from ..training import Comparison, Plan, checked_record, is_held, read_comparison, read_plan, read_result
@@ -121,14 +121,14 @@ def _finite(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _result(folder: Path, name: str) -> tuple[Any, str]:
     try:
         return read_result(folder, name), ""
-    except DamagedFile as error:
+    except SoftPromptError as error:
         return None, error.message
 
 
 def _comparison(folder: Path) -> tuple[Comparison | None, str]:
     try:
         return read_comparison(folder), ""
-    except DamagedFile as error:
+    except SoftPromptError as error:
         return None, error.message
 
 
