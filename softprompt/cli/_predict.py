@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from ..errors import BadInput
 from ._flatten import flatten
 from ._inputs import read_inputs
+from ._predict_file import refuse_beside_output, to_file
 from ._rows import own_wording
 from .options import (
     Delimiter,
@@ -54,6 +56,18 @@ def predict(
     calibrate: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="Use the stored calibration of the label scores, if any.")
     ] = True,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --file: write answers there (.jsonl, .csv, .tsv, .gz and .zst of these, or .parquet), and go on "
+            "where a killed command stopped."
+        ),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]RUN|PROMPT", help="With --output: a further prompt, in a column NAME; repeat."),
+    ] = None,
+    id_column: Annotated[str, typer.Option(help="With --output: a column of the file that is kept.")] = "",
     quiet: Quiet = False,
     frozen: FrozenOfPrompt,
 ) -> None:
@@ -61,6 +75,19 @@ def predict(
 
     Lines are printed in the order of the texts, as soon as they are answered.
     """
+    spec = dataclasses.replace(frozen, name=model or "", device=device)
+    if output is not None:
+        own = {"--task": task, "--style": style, "--instruction": instruction, "--template": template}
+        refuse_beside_output(file, texts, {**own, "--label-words": label_words})
+        assert file is not None
+        to_file(
+            [prompt, *(prompts or [])], file, output, not quiet,
+            id_column=id_column or None, delimiter=delimiter, model=spec, batch_size=batch_size, decode=decode,
+            calibrate=calibrate,
+        )  # fmt: skip
+        return
+    if prompts or id_column:
+        raise BadInput("--prompts and --id-column are for answers in a file; give --output and --file")
     inputs = read_inputs(texts or [], file, delimiter)
     from ..inference.asked import task_of
     from ..inference.predict import predict as answer
@@ -82,7 +109,7 @@ def predict(
             inputs,
             task=chosen,
             style=style,
-            model=dataclasses.replace(frozen, name=model or "", device=device),
+            model=spec,
             batch_size=batch_size,
             decode=decode,
             calibrate=calibrate,

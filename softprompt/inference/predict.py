@@ -81,6 +81,7 @@ def predict(
     calibrate: bool = True,
     max_new_tokens: int = 20,
     tell: "Callable[[list[dict[str, Any]]], None] | None" = None,
+    is_part: bool = False,
     **keywords: Any,
 ) -> list[dict[str, Any]]:
     """One answer an input: {text, label, scores} for label words, else {text, output}.
@@ -100,6 +101,7 @@ def predict(
             change answers.
         max_new_tokens: longest generated answer.
         tell: sees the next answers, in the order of the inputs, as soon as they are there.
+        is_part: whether the inputs are a part of more; then all of them may be blank, and nothing is said of it.
         keywords: fields of ModelSpec in place of a spec, as in `evaluate`.
 
     Texts that the model cannot read whole, and blank ones, are told of by a warning.
@@ -115,7 +117,7 @@ def predict(
     rows = [as_row(task, text) for text in given]
     if not rows:
         return []
-    _tell_blank(task, rows)
+    _tell_blank(task, rows, is_part)
     # Before the model: what a row lacks is found in no time.
     refuse_decoding(task, decode, prompt.provenance.answers)
     scoring = scoring_of(prompt, calibrate=calibrate)
@@ -156,9 +158,11 @@ def _parts(count: int, batch_size: int) -> Iterator[range]:
         start, batches = end, min(2 * batches, MOST_BATCHES)
 
 
-def _tell_blank(task: Task, rows: Sequence[Mapping[str, Any]]) -> None:
+def _tell_blank(task: Task, rows: Sequence[Mapping[str, Any]], is_part: bool) -> None:
     """Warn of inputs without a word in any column; refuse inputs that are all so."""
     blank = [n for n, row in enumerate(rows, 1) if not any(str(row.get(name, "x")).strip() for name in task.columns)]
+    if is_part:
+        return
     if len(blank) == len(rows):
         raise BadInput("every input is blank; give words to answer")
     if blank:

@@ -134,12 +134,13 @@ def _parquet(path: Path) -> Iterator[Record]:
     import pyarrow
     from pyarrow import parquet
 
+    number = 0
     try:
-        table = parquet.read_table(path)
+        # Group by group, so that a file may be larger than the memory.
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Record(number, values)
     except pyarrow.ArrowException as error:
         raise BadInput(f"cannot read {str(path)!r} as Parquet: {str(error).splitlines()[0]}") from error
-    number = 0
-    for batch in table.to_batches():
-        for values in batch.to_pylist():
-            number += 1
-            yield Record(number, values)
