@@ -7,7 +7,7 @@
   prompts computes each once a pass, so that 32 prompts are 31 prompts more to compute.
 - **peft**: the same 32 requests to 32 adapters of one PEFT model: `set_adapter` and a forward pass each, the
   log-probability of the first token of each label from the logits, as `model(...)` gives them.
-- **overhead**: one request at a time to `/classify` at 127.0.0.1 over the pass of its row, in wall time.
+- **overhead**: one request at a time to `/classify` at 127.0.0.1 over the pass of its row, also in wall time.
 - **bank**: prompts of EPT's size (one vector, ten times) from one packed file and from folders: CPU time, and how much
   the process grows.
 
@@ -17,6 +17,7 @@ Prompts are words of the model, as trained ones are at the beginning. Writes res
 import argparse
 import dataclasses
 import gc
+import itertools
 import json
 import os
 import platform
@@ -53,24 +54,45 @@ def main() -> None:
     parser.add_argument("--encoder", default="lab-bert", help="an encoder, which answers by linear heads")
     parser.add_argument("--turns", type=int, default=3, help="measurements of each side")
     parser.add_argument("--prompts", type=int, default=10_000, help="prompts of the bank")
+    parser.add_argument(
+        "--parts", nargs="+", default=["decoder", "encoder", "overhead", "bank"], help="what to measure"
+    )
     parser.add_argument("--quick", action="store_true", help="lab-gpt, one turn, 50 prompts; nothing is written")
     given = parser.parse_args()
     if given.quick:
         given.model, given.turns, given.prompts = "lab-gpt", 1, 50
     torch.set_num_threads(1)
-    result: dict[str, Any] = {"versions": {name: version(name) for name in ("torch", "transformers", "peft")},
-                              "machine": {"processor": platform.processor() or platform.machine(), "threads": 1},
-                              "requests": REQUESTS, "vectors": VECTORS, "turns": given.turns}  # fmt: skip
-    decoder = load_backbone(given.model, device="cpu")
-    result["decoder"] = {"model": given.model, "engine": decoder.engine, **against_one(decoder, given.turns)}
-    result["decoder"]["peft"] = against_peft(decoder, given.turns)
-    encoder = load_backbone(given.encoder, device="cpu", answers="linear-head")
-    result["encoder"] = {"model": given.encoder, **against_one(encoder, given.turns)}
-    result["overhead"] = {"model": given.encoder, **overhead(encoder, 20 if given.quick else 200)}
-    result["bank"] = {"model": given.model, **bank(decoder, given.prompts)}
+    # Parts that a run does not measure stay in the file.
+    result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() and not given.quick else {}
+    for part in given.parts:
+        result[part] = measured(part, given)
     print(json.dumps(result, indent=1))
     if not given.quick:
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measured(part: str, given: argparse.Namespace) -> dict[str, Any]:
+    """One part of the result, and where it was measured."""
+    versions = {name: version(name) for name in ("torch", "transformers", "peft")}
+    machine = {"processor": platform.processor() or platform.machine(), "threads": 1, **versions}
+    if part in ("decoder", "bank"):
+        decoder = load_backbone(given.model, device="cpu")
+        common = {"model": given.model, "engine": decoder.engine, "machine": machine}
+        if part == "bank":
+            return {**common, **bank(decoder, given.prompts)}
+        sizes = {"requests": REQUESTS, "vectors": VECTORS, "turns": given.turns}
+        return {**common, **sizes, **against_one(decoder, given.turns), "peft": against_peft(decoder, given.turns)}
+    encoder = load_backbone(given.encoder, device="cpu", answers="linear-head")
+    common = {"model": given.encoder, "machine": machine}
+    if part == "overhead":
+        return {**common, **overhead(encoder, 20 if given.quick else 200)}
+    return {
+        **common,
+        "requests": REQUESTS,
+        "vectors": VECTORS,
+        "turns": given.turns,
+        **against_one(encoder, given.turns),
+    }
 
 
 def texts(count: int) -> list[str]:
@@ -193,22 +215,30 @@ def overhead(backbone: AbstractBackbone, count: int) -> dict[str, Any]:
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     body, address = {"model": "m:p0", "inputs": text, "truncate": True}, f"http://127.0.0.1:{listener.getsockname()[1]}"
-    bare, whole = [], []
+    bare, whole, cpu = [], [], []
     with httpx.Client(base_url=address) as client:
         for turn in range(-5, count):
             work = service.engine.work(made.get("p0"), text, truncate=True)
-            began = time.perf_counter()
+            times = [(time.perf_counter(), time.process_time())]
             service.engine.run([work])
-            between = time.perf_counter()
+            times.append((time.perf_counter(), time.process_time()))
             assert client.post("/classify", json=body).status_code == 200
+            times.append((time.perf_counter(), time.process_time()))
             if turn >= 0:
-                bare.append(between - began)
-                whole.append(time.perf_counter() - between)
+                walls, cpus = (
+                    [after - before for before, after in itertools.pairwise(t)] for t in zip(*times, strict=True)
+                )
+                bare.append(walls[0])
+                whole.append(walls[1])
+                cpu.append(cpus[1] - cpus[0])
     server.should_exit = True
     thread.join()
+    beside = [w - b for w, b in zip(whole, bare, strict=True)]
     return {
         "milliseconds of the pass": 1000 * statistics.median(bare),
-        "milliseconds beside it": 1000 * statistics.median(w - b for w, b in zip(whole, bare, strict=True)),
+        "milliseconds beside it": 1000 * statistics.median(beside),
+        "the same of the calmest tenth": 1000 * statistics.quantiles(beside, n=10)[0],
+        "CPU milliseconds beside it, client included": 1000 * statistics.median(cpu),
     }
 
 

@@ -1,6 +1,7 @@
 """The server at a port of this machine: it is told to end, it is fuzzed, it is started from the command line."""
 
 import signal
+import socket
 import threading
 import time
 from typing import Any
@@ -120,6 +121,12 @@ def test_nothing_that_fits_or_does_not_fit_the_description_is_answered_with_500(
             fuzz()
         assert httpx.get(address + "ready").status_code == 200
     assert len(labels) >= 11
+
+
+def test_connections_send_small_packets_at_once():
+    # asyncio switches the delay off for sockets that say their protocol.
+    with listen("127.0.0.1", 0) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
 
 
 class TestCommandLine:
