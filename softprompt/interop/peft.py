@@ -184,7 +184,7 @@ def _readable_config(folder: Path) -> dict[str, Any]:
         raise BadInput(f"{str(folder)!r} holds no {CONFIG}; give a folder written by PEFT's save_pretrained")
     config = read_json(folder / CONFIG)
     if config.get("peft_type") not in READABLE:
-        as_weights = config.get("peft_type") in READ_FROM_PEFT
+        as_weights = str(config.get("peft_type")) in READ_FROM_PEFT
         raise BadInput(
             f"{str(folder)!r} is of type {config.get('peft_type')!r}, which is more than rows before the input; "
             f"{' and '.join(READABLE)} can be imported"
