@@ -58,7 +58,8 @@ class ModelSpec:
             where there is a prompt.
         revision: commit, branch or tag of the model on the hub.
         dtype: precision of the frozen model: float32 or bfloat16 (from Python also float64).
-        device: cpu, cuda, cuda:1 ...; auto is the GPU if there is one.
+        device: cpu, cuda, cuda:1 ...; auto is the GPU if there is one; spread is all of them, for a model that does
+            not fit on one (docs/several-devices.md).
         answers: how the model answers: tokens, chat (instruct decoder), label-words or linear-head (encoder), or auto.
         engine: packed (T5), shared (decoders), reference (transformers' own passes), or auto: the fastest one that the
             model can have.

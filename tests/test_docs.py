@@ -21,8 +21,8 @@ from softprompt.study import StoredRun, load_specs
 from softprompt.study._stored import path_of, to_bytes
 
 ROOT = Path(__file__).parent.parent
-# Options of Slurm and vLLM.
-OF_LAUNCHERS = {"--array", "--enable-prompt-embeds"}
+# Options of Slurm, torchrun and vLLM.
+OF_LAUNCHERS = {"--array", "--enable-prompt-embeds", "--nproc-per-node", "--no-python", "--nnodes"}
 PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "log.md")]
 
 

@@ -1,14 +1,20 @@
 """The device that a user names."""
 
+import os
+
 import torch
 
 from ..errors import BadInput
 
+# A model that is larger than one device: Accelerate spreads its layers over all of them.
+SPREAD = "spread"
+
 
 def device_of(device: str) -> torch.device:
-    """The device of this name."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The device of this name, where text begins; "auto" is this process's GPU, where torchrun started one for each."""
+    if device in ("auto", SPREAD):
+        ours = f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else "cuda"
+        return torch.device(ours if torch.cuda.is_available() else "cpu")
     here = _devices_here()
     try:
         place = torch.device(device)
@@ -24,4 +30,4 @@ def _devices_here() -> str:
     """The devices of this machine in words."""
     cuda = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     mps = ["mps"] if torch.backends.mps.is_available() else []
-    return ", ".join(["auto", "cpu", *cuda, *mps]) + ("" if cuda else " (it has no CUDA device)")
+    return ", ".join(["auto", SPREAD, "cpu", *cuda, *mps]) + ("" if cuda else " (it has no CUDA device)")

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..errors import BadInput, UnsupportedModel
 from ..settings import ModelSpec
-from ._device import device_of
+from ._device import SPREAD, device_of
 from ._fit import refuse_unfit
 from ._names import lasting_name, refuse_no_folder, source_of
 from ._read import read_configuration, read_encoder, read_language_model, read_tokenizer, silence
@@ -50,7 +50,7 @@ def load_backbone(name_or_path: str | Path | ModelSpec, **keywords: Any) -> Abst
             exist.
         DamagedFile: a built-in backbone's file that is not as it was shipped.
     """
-    spec = model_spec(name_or_path, keywords)
+    spec = _spread(model_spec(name_or_path, keywords))
     name, place = spec.name, device_of(spec.device)
     refuse_no_folder(name)
     # A built-in backbone keeps its name in messages and records: where it is installed differs between machines.
@@ -63,6 +63,8 @@ def load_backbone(name_or_path: str | Path | ModelSpec, **keywords: Any) -> Abst
         if getattr(config, "quantization_config", None) is not None:
             # Quantised weights cannot be moved once they are loaded.
             options["device_map"] = {"": place}
+        if spec.device == SPREAD:
+            options["device_map"] = "auto"
         if kind != "encoder":
             model = read_language_model(kind, source, options)
         else:
@@ -72,6 +74,22 @@ def load_backbone(name_or_path: str | Path | ModelSpec, **keywords: Any) -> Abst
     scale_embeddings(model, spec.embedding_scale, name=name)
     named = dataclasses.replace(spec, name=lasting_name(name), answers=answers)
     return _in(spec.quantize, _backbone(model, tokenizer, named))
+
+
+def _spread(spec: ModelSpec) -> ModelSpec:
+    """The spec as it is; of a model that is spread over devices, with the engine that can compute so.
+
+    Raises:
+        UnsupportedModel: another engine or int8, which read weights where they are and not where they are needed.
+    """
+    if spec.device != SPREAD:
+        return spec
+    if spec.engine not in ("auto", "reference") or spec.quantize is not None:
+        raise UnsupportedModel(
+            f"a model that is spread over devices computes by --engine=reference alone, not by {spec.engine}"
+            f"{'' if spec.quantize is None else f' in {spec.quantize}'}; leave it out"
+        )
+    return dataclasses.replace(spec, engine="reference")
 
 
 def from_model(model: nn.Module, tokenizer: Any, *, name: str | None = None, **keywords: Any) -> AbstractBackbone:

@@ -94,6 +94,10 @@ def _refuse_beside_resume(given: Given) -> None:
 
 
 def _report(run: "Run", json_lines: bool) -> None:
+    from ..training import Processes
+
+    if not Processes.here().is_first:
+        return
     if run.comparison is not None:
         say(held_against(run.comparison, width_of(sys.stderr)))
         say("")

@@ -56,7 +56,7 @@ MaxBadRows = Annotated[
         help="Malformed rows to drop before it is an error.",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ..., or spread over all.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 OwnTask = Annotated[
     str | None,

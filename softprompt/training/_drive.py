@@ -56,7 +56,8 @@ def drive(plan: Plan, loop: Loop, held: HeldFolder, data: str, progress: bool, l
 
         complete = loop.run(
             save=save,
-            is_stopped=lambda: is_stopped() or listeners.failure is not None,
+            # All processes of the run stop after the same step.
+            is_stopped=lambda: loop.processes.any(is_stopped() or listeners.failure is not None),
             watch=watch,
             judged=listeners.evaluation,
         )

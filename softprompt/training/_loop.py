@@ -29,6 +29,7 @@ from ._advice import ExplosionWatch
 from ._leaves import leaves
 from ._loss_rule import task_loss
 from ._member import FleetMember
+from ._processes import Processes
 from ._records import Record
 from ._spikes import is_spike
 from ._step import PassResult, backward
@@ -58,13 +59,20 @@ class Loop:
         settings: what they share.
         steps: optimiser steps in all.
         timing: where seconds are recorded, apart from what must be reproducible.
+        processes: that train these prompts together; None is this one alone.
     """
 
     def __init__(
-        self, run_data: RunData, members: Sequence[FleetMember], settings: TrainSettings, steps: int, timing: Record
+        self,
+        run_data: RunData,
+        members: Sequence[FleetMember],
+        settings: TrainSettings,
+        steps: int,
+        timing: Record,
+        processes: Processes | None = None,
     ):
         self.run_data, self.members, self.settings, self.steps = run_data, list(members), settings, steps
-        self.timing = timing
+        self.timing, self.processes = timing, processes or Processes()
         regularized = any(member.regularizers for member in members)
         backbone, task = run_data.backbone, run_data.task
         self.plain = Plain(task_loss(settings, task, backbone, run_data.train))
@@ -170,6 +178,7 @@ class Loop:
         # Drawn before: a step that is repeated with fewer rows a pass sees the same.
         batches = [self._batch(members) for _ in range(self.settings.grad_accumulation)]
         results = self.memory_budget.within(lambda: self._gradients(members, batches))
+        results = self.processes.summed(members, results)
         mean = torch.stack([result.losses for result in results]).mean(0)
         norms = torch.stack([member.optimizer.gradient_norm() for member in members])
         # One transfer from the device a step, whatever the number of prompts.
@@ -209,7 +218,8 @@ class Loop:
     def _pass(self, members: list[FleetMember], number: int, batch: TextBatch) -> PassResult:
         backbone = self.run_data.backbone
         longest = max(member.trainable.length for member in members)
-        parts = self.memory_budget.parts((batch.mask.sum(1) + longest).tolist())
+        lengths, ours = (batch.mask.sum(1) + longest).tolist(), self.processes.share(len(batch.mask))
+        parts = self.memory_budget.parts([lengths[row] for row in ours]) if ours else [[]]
         seeds = [stream_seed(member.settings.seeds.noise, f"dropout/{self.step}/{number}") for member in members]
         if self.settings.backbone_dropout:
             backbone.dropout(True)
@@ -220,9 +230,10 @@ class Loop:
             seeds,
             self._objective(members, number),
             scale=1 / self.settings.grad_accumulation,
-            check=self.step == 1 and number == 0,
+            # The first process has a row of every prompt.
+            check=self.step == 1 and number == 0 and self.processes.is_first,
             dropout_seed=seeds[0] if self.settings.backbone_dropout or members[0].trainable.has_noise else None,
-            parts=parts,
+            parts=[[ours[place] for place in part] for part in parts],
         )
 
     def _objective(self, members: list[FleetMember], number: int) -> Objective:
@@ -317,13 +328,14 @@ class Loop:
         """Answers of prompts that share their passes."""
         backbone, settings = self.run_data.backbone, self.settings
         prompt_batch = PromptBatch.of(*prompts, device=backbone.device)
-        return self.scoring_budget.within(
+        ours = [self.processes.of(rows_of_prompt) for rows_of_prompt in rows]
+        answers = self.scoring_budget.within(
             lambda: answer_all(
                 backbone,
                 prompt_batch,
                 examples,
                 self.run_data.task,
-                rows,
+                ours,
                 decode=settings.decode,
                 scoring=self.scoring,
                 max_new_tokens=settings.max_new_tokens,
@@ -331,3 +343,4 @@ class Loop:
                 memory_budget=self.scoring_budget,
             )
         )
+        return self.processes.joined(answers)

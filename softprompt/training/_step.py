@@ -61,7 +61,8 @@ def backward(
         dropout_seed: seed of the frozen model's dropout, if it is on. If all prompts have the same perturbations,
             perturbed rows get the same dropout as clean rows.
         parts: indices of the rows of each pass, which limits the memory in use at a time. The gradients stay the same,
-            except for the frozen model's dropout, which each part draws separately. Empty takes all rows in one pass.
+            except for the frozen model's dropout, which each part draws separately. Rows in no part contribute nothing:
+            they are another process's. Empty takes all rows in one pass; one empty part is no pass.
 
     Raises:
         NotTrainable: no gradient reaches the prompt vectors, or a layer does not pass it on.
@@ -75,7 +76,10 @@ def backward(
         seed = stream_seed(dropout_seed, f"part/{number}") if dropout_seed is not None and number else dropout_seed
         passes = Passes(backbone, prompt_batch, batch, len(trainables), scale, seed, rows)
         results.append(objective.backward(passes, partial(_refuse_gaps, backbone) if check and not number else None))
-    losses, divergences = (torch.stack(values).sum(0) for values in zip(*results, strict=True))
+    nothing = torch.zeros(len(trainables), device=prompt_batch.vectors.device)
+    losses, divergences = (
+        (torch.stack(values).sum(0) for values in zip(*results, strict=True)) if results else (nothing, nothing)
+    )
     _pull_back(whole, prompt_batch)
     if check:
         _refuse_silence(backbone, trainables, prompt_batch)
@@ -83,8 +87,10 @@ def backward(
 
 
 def _row_indices(batch: TextBatch, parts: Sequence[Sequence[int]]) -> list[Tensor | None]:
-    """Return the indices of the rows of each part; None for all rows in one part."""
-    return [torch.tensor(rows, device=batch.ids.device) for rows in parts] if len(parts) > 1 else [None]
+    """Return the indices of the rows of each part; None for all rows in their order."""
+    if not parts or (len(parts) == 1 and len(parts[0]) == len(batch.mask)):
+        return [None]
+    return [torch.tensor(rows, device=batch.ids.device) for rows in parts if rows]
 
 
 def _pull_back(whole: PromptBatch, prompt_batch: PromptBatch) -> None:

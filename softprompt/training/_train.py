@@ -45,6 +45,7 @@ from ._loop import Loop, RunData
 from ._member import below
 from ._mpt import shared_prompts
 from ._plan import PLAN, Plan, Run, read_plan
+from ._processes import Processes
 from ._progress import refuse_unknown_trackers
 from ._records import Record
 from ._recovery import last_good
@@ -115,6 +116,8 @@ def train(
         NotTrainable: no gradient reaches the prompt.
     """
     refuse_unknown_keywords(keywords, inspect.signature(train).parameters)
+    processes = Processes.here()
+    output, progress, log_with = processes.place(output), processes.shows(progress), processes.only_first(log_with)
     callbacks = listed("callbacks", callbacks)
     refuse_no_callbacks(callbacks)
     prompts, settings = prompts_from(prompts, keywords), settings_from(settings, keywords)
@@ -163,7 +166,7 @@ def train(
     built = build_prompts(plan, run_data, shared_prompts(plan, run_data))
     with new_folder(folder) as held:
         write_file(folder / PLAN, sealed_bytes(plan.to_json()), what="the plan of the run")
-        return _run(plan, run_data, splits, built, held, None, progress, callbacks)
+        return _run(plan, run_data, splits, built, held, None, progress, callbacks, processes)
 
 
 def resume(
@@ -200,6 +203,8 @@ def resume(
         for line in damage(folder):
             log.warning(line)
         return Run(folder, [result for result in finished if result])
+    processes = Processes.here()
+    folder, progress = processes.copy(folder), processes.shows(progress)
     with alone_in(folder) as held:
         held.sweep()
         tell_unsealed(folder)
@@ -222,7 +227,7 @@ def resume(
         run_data = prepare(plan, splits, model)
         # A checkpoint holds what was learned from other tasks.
         built = build_prompts(plan, run_data, None if checkpoint else shared_prompts(plan, run_data))
-        return _run(plan, run_data, splits, built, held, checkpoint, progress, callbacks)
+        return _run(plan, run_data, splits, built, held, checkpoint, progress, callbacks, processes)
 
 
 def _run(
@@ -234,6 +239,7 @@ def _run(
     checkpoint: Checkpoint | None,
     progress: bool,
     callbacks: Sequence[Any],
+    processes: Processes,
 ) -> Run:
     folder = held.path
     state: Mapping[str, Any] = renamed(checkpoint.state) if checkpoint else {}
@@ -251,7 +257,7 @@ def _run(
         if checkpoint:
             for number, (member, values) in enumerate(zip(members, state["prompts"], strict=True)):
                 member.restore(below(f"{number}/", checkpoint.tensors), values)
-        loop = Loop(run_data, members, plan.settings, members[0].optimizer.steps, timing)
+        loop = Loop(run_data, members, plan.settings, members[0].optimizer.steps, timing, processes)
         loop.step = step
         loop.memory_budget.restore(state.get("memory_budget", {}))
         _report_texts(run_data)
@@ -268,7 +274,8 @@ def _run(
             advice.warning(line)
         finished = Run(folder, results, comparison)
         listeners.end(finished)
-        return finished
+        # The run of all processes is in the folder of the first.
+        return dataclasses.replace(finished, folder=processes.first(folder))
 
 
 def _comparison(
