@@ -158,9 +158,14 @@ class RunSpec:
         return {**values, "task": self.declared.to_json(), "prompt": prompt, "settings": settings}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "RunSpec":
-        """The spec that `to_json` wrote."""
-        values = renamed(values)
+    def from_json(cls, values: Mapping[str, Any], *, is_of_today: bool = False) -> "RunSpec":
+        """The spec that `to_json` wrote.
+
+        Args:
+            values: what it wrote.
+            is_of_today: whether they are known to have the names of today, so that none has to be looked up.
+        """
+        values = values if is_of_today else renamed(values)
         known = {f.name for f in dataclasses.fields(cls)}
         for name in values:
             if name not in known:

@@ -140,9 +140,10 @@ def load(folder: Path, name: str, *, whole: bool = True) -> StoredRun | None:
         raise DamagedFile(f"{path} is not as it was written; delete it and run the study again")
     if values["format"] not in READ:
         raise BadInput(f"{path} has format {values['format']!r}, this version reads {FORMAT}; delete it and run again")
-    today = values if values["format"] == FORMAT else renamed(values)
+    is_of_today = values["format"] == FORMAT
+    today = values if is_of_today else renamed(values)
     plain = {key: value for key, value in today.items() if key != "format"}
-    plain |= {"spec": RunSpec.from_json(values["spec"])}
+    plain |= {"spec": RunSpec.from_json(values["spec"], is_of_today=is_of_today)}
     plain |= {key: tuple(values[key]) for key in ("warnings", "fleet")}
     return StoredRun(**plain)
 
