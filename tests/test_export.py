@@ -189,6 +189,9 @@ class TestBaked:
         head: Any = model.get_output_embeddings()
         logits = head(states).detach()
         assert bool((logits.argmax(1) < old).all())
+        # A mean of the old logits is never above their maximum, even where all of them are negative.
+        mean = logits[:, :old].mean(1, keepdim=True).expand(-1, 3)
+        torch.testing.assert_close(logits[:, old:], mean, rtol=1e-4, atol=1e-3)
         # The exact bound: none has a higher probability than one of v equal ones.
         assert float(logits.softmax(1)[:, old:].max()) <= 1 / old
         assert model.generation_config.suppress_tokens == [*range(old, old + 3)]
