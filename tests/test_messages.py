@@ -75,6 +75,8 @@ def options_of(command: Any) -> set[str]:
     return {name for parameter in command.params for name in parameter.opts}.union(*map(options_of, inner))
 
 
+# What no command calls, so that its messages speak of arguments.
+ONLY_IN_PYTHON = ("as_peft.py", "trainer.py", "estimators.py")
 # Options of other programs that a message tells to run.
 OF_OTHERS = {"--no-deps", "--force-reinstall", "--merge"}
 
@@ -92,6 +94,8 @@ def test_no_message_writes_an_option_as_an_argument_of_python():
     in_both = {"embedding_scale", "engine", "quantize", "template", "units", "alpha", "method"}
     wrong = []
     for place, text in messages():
+        if place.partition(":")[0] in ONLY_IN_PYTHON:
+            continue
         words = re.findall(r"\b([a-z]+_[a-z_]+)\b", text) + re.findall(r"(?<!-)\b([a-z_]+)=(?!=)", text)
         wrong += [(place, word) for word in words if word in options - in_both]
     assert wrong == []

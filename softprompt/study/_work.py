@@ -123,7 +123,7 @@ def _refuse_deadly(fleet: Fleet) -> None:
     if fleet.lease.deaths >= MOST_DEATHS:
         raise BadInput(
             f"{fleet.lease.deaths} processes in a row died or stood still before they had saved a step, as when "
-            "memory runs out; give a smaller --fleet-size or batch_size, then --retry-failed"
+            "memory runs out; give a smaller --fleet-size or smaller batches, then --retry-failed"
         )
 
 
