@@ -48,7 +48,7 @@ def same_files(a: Path, b: Path, ignore: tuple[str, ...] = ()) -> bool:
     return True
 
 
-def rewrite(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change the values of a sealed document as its writer would have: with a checksum that fits them."""
     values = read_sealed(path)
     change(values)

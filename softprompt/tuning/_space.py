@@ -8,6 +8,7 @@ from typing import Any
 from ..backbones import AbstractBackbone
 from ..errors import SoftPromptError
 from ..inference.asked import put
+from ..inference.scoring_rule import auto_loss
 from ..prompts.base import is_words
 from ..prompts.methods import METHODS, Method
 from ..settings import PromptSettings, Seeds, TrainSettings
@@ -107,7 +108,7 @@ class Space:
         choices: dict[str, tuple[Any, ...]] = {
             "template": tuple(tasks),
             "length": LENGTHS,
-            "loss": ("auto", "labels", "both") if has_losses else (settings.loss,),
+            "loss": _losses(task, backbone, settings) if has_losses else (settings.loss,),
             "method": tuple(methods),
             "units": ("auto", "other"),
             "beginning": tuple(beginnings),
@@ -124,7 +125,8 @@ class Space:
     def first(self) -> list[Params]:
         """What is tried before anything is known: the default, and each of what helps most often."""
         plain = self.default
-        others = [{"rate": 0.3}, {"loss": "labels"}, {"beginning": "instruction"}, {"method": "scaled"}]
+        others = [{"rate": 0.3}, *({"loss": loss} for loss in self.choices["loss"][1:2])]
+        others += [{"beginning": "instruction"}, {"method": "scaled"}]
         others += [{"restarts": RESTARTS[1]}, {"beginning": "vocabulary"}, {"length": 20}]
         return [plain, *({**plain, **change} for change in others if self._has(change))]
 
@@ -152,6 +154,12 @@ class Space:
             prompt = dataclasses.replace(prompt, lr=float(f"{params['rate'] * own:.3g}"))
         settings = dataclasses.replace(self.settings, loss=params["loss"])
         return Candidate(task=self.tasks[params["template"]], prompt=prompt, settings=settings)
+
+
+def _losses(task: Task, backbone: AbstractBackbone, settings: TrainSettings) -> tuple[str, ...]:
+    """The default, which names none, and the losses that it does not stand for."""
+    default = auto_loss(task, backbone, settings)
+    return ("auto", *(loss for loss in ("labels", "tokens", "both") if loss != default))
 
 
 def _beginning(params: Params, method: Method) -> str:
