@@ -22,14 +22,23 @@ from softprompt.tasks import TASKS, Task, with_difficulty
 COMMANDS = (
     ["demo"],
     ["train"],
+    ["tune"],
     ["evaluate"],
     ["predict"],
     ["frozen"],
     ["export"],
+    ["compile"],
     ["import"],
     ["show"],
+    ["doctor"],
     ["landscape"],
+    ["report"],
+    ["analyze"],
     ["stability"],
+    ["watch"],
+    ["board"],
+    ["serve"],
+    ["bank"],
     ["tasks", "list"],
     ["tasks", "show"],
     ["tasks", "check"],
@@ -38,9 +47,13 @@ COMMANDS = (
     ["methods", "show"],
     ["lab", "copy"],
     ["lab", "mlm-head"],
-    ["tune"],
     ["study", "run"],
+    ["study", "plan"],
     ["study", "table"],
+    ["study", "compare"],
+    ["study", "status"],
+    ["study", "best"],
+    ["study", "export"],
 )
 # The names that scripts rely on.
 TRAIN_OPTIONS = {
@@ -54,7 +67,7 @@ TRAIN_OPTIONS = {
     "--max-bad-rows", "--log-with", "--track", "--eval-rows",
     "--revision", "--embedding-scale", "--units", "--max-norm",
     "--task-option", "--regularizer", "--alpha", "--restarts", "--restart-steps", "--deep", "--engine", "--quantize",
-    "--delimiter", "--instruction", "--with-frozen",
+    "--delimiter", "--instruction", "--with-frozen", "--max-shift", "--context-loss", "--source",
 }  # fmt: skip
 BASE = ["train", "--task", "glue/sst2", "--model", "some/model", "--output", "run"]
 LAB = ["train", "--task", "lab/color", "--model", "lab-t5", "--output", "run"]
