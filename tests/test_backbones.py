@@ -624,7 +624,9 @@ class TestBadFolders:
         self.refused(UnknownName, "Did you mean 'float32'", folder, dtype="floa32")
 
     def test_no_such_device(self, folder):
-        self.refused(BadInput, "`device` 'abacus' is none of this machine's; give auto, spread, cpu", folder, device="abacus")
+        self.refused(
+            BadInput, "`device` 'abacus' is none of this machine's; give auto, spread, cpu", folder, device="abacus"
+        )
 
     def test_answers_that_do_not_exist(self, folder):
         self.refused(UnknownName, "Did you mean 'label-words'", folder, answers="label-word")

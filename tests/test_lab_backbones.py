@@ -14,6 +14,7 @@ from softprompt.backbones import load_backbone
 from softprompt.builtin import BUILT_IN, copy_backbone, folder_of, write_backbone, write_manifest
 from softprompt.cli import main
 from softprompt.errors import BadInput, DamagedFile, UnknownName
+from softprompt.inference.predict import kept_model
 from softprompt.interop.peft import export_peft
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.settings import PromptSettings, TrainSettings
@@ -39,7 +40,10 @@ def weights(shipped, tmp_path, monkeypatch):
 
     root = Path(shutil.copytree(shipped, tmp_path / "weights"))
     monkeypatch.setattr(backbones, "WEIGHTS", root)
-    return root
+    # Other tests of this process may have answered with the model that is shipped under the same name.
+    kept_model.cache_clear()
+    yield root
+    kept_model.cache_clear()
 
 
 def written(made, folder, **options):

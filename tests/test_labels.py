@@ -8,7 +8,7 @@ from softprompt.backbones import from_model
 from softprompt.data import SPECIAL, Examples, Ragged, warn_of_unknown
 from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.settings import PromptSettings, TrainSettings
-from softprompt.study import RunSpec, run_all
+from softprompt.study import RunsFailed, RunSpec, run_all
 from softprompt.study.stability import measure, plan
 
 from kit import review_task
@@ -102,9 +102,9 @@ class TestEveryWayIn:
 
     def test_studies_and_stability_refuse_them(self, task, folder, tmp_path):
         spec = RunSpec(task=relabelled(task, *UNKNOWN), model=str(folder), settings=TrainSettings(steps=1))
-        with pytest.raises(BadInput, match="does not know the labels 'да', 'нет'"):
+        with pytest.raises(RunsFailed, match="does not know the labels 'да', 'нет'"):
             run_all([spec], tmp_path / "store", device="cpu", progress=False)
-        with pytest.raises(BadInput, match="does not know the labels 'да', 'нет'"):
+        with pytest.raises(RunsFailed, match="does not know the labels 'да', 'нет'"):
             measure(plan({"one": spec}, seeds=2), tmp_path / "other", device="cpu", progress=False)
 
 
