@@ -377,9 +377,15 @@ class TestStudy:
     def test_runs_without_restarts_have_the_names_that_they_had_before_there_were_any(self):
         """Golden, for a prompt that is told little and for one that is told much: what is off may not rename runs."""
         told = PromptSettings(method="residual", lr=0.3, seeds=Seeds.all(5))
-        default = RunSpec(task="glue/rte", model="m", prompt=PromptSettings(method="ept-star"))
-        other = RunSpec(task="glue/rte", model="m", prompt=told, settings=TrainSettings(steps=250, shots=32))
+        tokens = TrainSettings(loss="tokens")
+        default = RunSpec(task="glue/rte", model="m", prompt=PromptSettings(method="ept-star"), settings=tokens)
+        settings = dataclasses.replace(tokens, steps=250, shots=32)
+        other = RunSpec(task="glue/rte", model="m", prompt=told, settings=settings)
         assert (default.name, other.name) == ("dd7beb9fd403d14b", "021629577cf1ef33")
+        # The loss that nobody chose is another one on decoders since, and "m" may be one; "lab-t5" is none.
+        auto = [dataclasses.replace(default, model=model, settings=TrainSettings()) for model in ("m", "lab-t5")]
+        assert auto[0].name != default.name
+        assert auto[1].name == dataclasses.replace(default, model="lab-t5").name
         assert dataclasses.replace(default, prompt=PromptSettings(method="ept-star", restarts=2)).name != default.name
 
     def test_a_run_with_restarts_is_called_so(self, specs):

@@ -109,10 +109,10 @@ class TestTwoProcesses:
         """The second looked at the folder before there was a run."""
         build = train_module.build_prompts
 
-        def meanwhile(plan, run_data):
+        def meanwhile(*arguments):
             monkeypatch.setattr(train_module, "build_prompts", build)
             start(tmp_path / "run", PromptSettings(lr=0.2))
-            return build(plan, run_data)
+            return build(*arguments)
 
         monkeypatch.setattr(train_module, "build_prompts", meanwhile)
         with pytest.raises(RunExists, match="already holds a run"):

@@ -22,7 +22,8 @@ def kept_baselines(path: Path, about: Mapping[str, Any], compute: Callable[[], S
 
     Args:
         path: of the file.
-        about: plain values that say what the baselines are of. A file about something else is replaced.
+        about: plain values that say what the baselines are of, none of them called "format". A file about something
+            else is replaced.
         compute: called where no file has them.
 
     Raises:

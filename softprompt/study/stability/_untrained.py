@@ -125,7 +125,9 @@ def _about(spec: RunSpec, run: StoredRun) -> dict[str, Any]:
     """What changes the answers of the frozen model, by the names under which a run is stored."""
     numbers = spec.numbers()
     settings = {name: value for name, value in numbers["settings"].items() if name in _ANSWERING}
-    others = {name: value for name, value in numbers.items() if name not in ("lane", "settings")}
+    others = {name: value for name, value in numbers.items() if name not in ("lane", "settings", "format")}
+    # "format" is the file's own.
+    others["numbers"] = numbers["format"]
     return {**others, "settings": settings, "embeddings": run.embeddings, "inputs": dict(run.inputs)}
 
 
