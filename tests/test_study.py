@@ -95,6 +95,7 @@ def changed(name: str, hint: Any, default: Any) -> Any:
     special = {
         "method": "ept", "options": {"hidden": 3}, "seeds": Seeds(noise=1), "task": "glue/sst2", "style": "t5",
         "backbone": {"attn_implementation": "eager"}, "regularizer": "rn-emb", "class_weights": "balanced",
+        "skip_spikes": 3.0,
     }  # fmt: skip
     if name in special:
         return special[name]

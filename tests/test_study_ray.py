@@ -44,7 +44,7 @@ def test_a_slot_works_on_the_store_and_returns_what_ended_it(tmp_path, tiny_t5, 
     axes = {"model": str(save_tiny(tmp_path / "t5", *tiny_t5())), "steps": 2, "eval_every": 2, "batch_size": 4}
     specs = grid(task=review_task(tmp_path / "data"), seed=[0, 1], **axes)
     job = {"store": str(store), "specs": [spec.to_json() for spec in specs], "fleet_size": 2, "data_root": None}
-    job |= {"device": "cpu", "keep": False, "wait": True, "lease_seconds": 60}
+    job |= {"device": "cpu", "keep": False, "wait": True, "lease_seconds": 60.0}
     store.mkdir()
     (store / on_ray.MARK).touch()
     assert on_ray.Slot().work(job) is None
