@@ -1,4 +1,7 @@
-"""The settings of a training run, as frozen dataclasses of plain values. The run's record stores all of them."""
+"""The settings of a training run, as frozen dataclasses of plain values. The run's record stores all of them.
+
+They stand in one long file, because the options of the command line and their help are made from it.
+"""
 
 import dataclasses
 import math

@@ -1,7 +1,8 @@
 """The contract of a frozen backbone: soft prompts go before the input, answers come out, no weight changes.
 
 Letters: b rows, t text tokens, n prompt positions, l label positions, v vocabulary, c classes, e embedding size,
-d hidden size, p prompts.
+d hidden size, p prompts. The contract is one long file, because a new kind of backbone has to be written against all
+of it.
 """
 
 import abc

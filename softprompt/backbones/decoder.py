@@ -1,4 +1,7 @@
-"""GPT-2 and its relatives: the prompt before the text, the answer right behind it, token by token."""
+"""GPT-2 and its relatives: the prompt before the text, the answer right behind it, token by token.
+
+The file is long, because every way to answer reads the same joined rows.
+"""
 
 import copy
 from collections.abc import Sequence
