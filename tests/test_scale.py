@@ -12,6 +12,7 @@ from softprompt.backbones import from_model, load_backbone
 from softprompt.backbones.family import KINDS
 from softprompt.backbones.rescale.scale import RECIPES, _outputs, digest_of, scale_embeddings
 from softprompt.cli import main
+from softprompt.documents import read_sealed
 from softprompt.errors import BadInput, ModelMismatch, UnsupportedModel
 from softprompt.inference.answers import answer
 from softprompt.inference.evaluate import evaluate, examples_for
@@ -405,8 +406,8 @@ class TestRun:
     def test_a_resumed_run_uses_the_scale_of_its_plan(self, run, folder, task, tmp_path, monkeypatch):
         whole = train_module.Loop.run
 
-        def cut(self, *, save, is_stopped, watch):
-            return whole(self, save=save, is_stopped=lambda: self.step >= 2, watch=watch)
+        def cut(self, *, is_stopped, **others):
+            return whole(self, is_stopped=lambda: self.step >= 2, **others)
 
         monkeypatch.setattr(train_module.Loop, "run", cut)
         other = tmp_path / "run"
@@ -419,7 +420,7 @@ class TestRun:
         assert same_files(run.folder / NAME, other / NAME)
 
     def test_a_plan_from_before_there_were_scales_is_at_scale_1(self, run):
-        values = json.loads((run.folder / "run.json").read_text())
+        values = read_sealed(run.folder / "run.json")
         del values["embedding_scale"]
         assert type(read_plan(run.folder)).from_json(values).model.embedding_scale == 1
 
