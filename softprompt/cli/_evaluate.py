@@ -27,7 +27,7 @@ from .options import (
     OwnTemplate,
     Stored,
 )
-from .printing import finite, print_json
+from .printing import print_json
 
 
 @flatten
@@ -110,7 +110,7 @@ def evaluate(
     if output is not None:
         contents = {
             "predictions.jsonl": report.predictions_jsonl(),
-            "report.json": json_bytes(finite(report.to_json())),
+            "report.json": json_bytes(report.to_json()),
         }
         write_folder(output, contents, what="the evaluation", manifest=False)
     if json_lines:

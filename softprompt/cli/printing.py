@@ -2,31 +2,20 @@
 
 import contextlib
 import json
-import math
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..documents import without_nan
 from ..errors import visible, visible_json
 from ._layout import laid_out
-
-
-def finite(value: Any) -> Any:
-    """The value with NaN and infinities as None: JSON has no word for them."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return value
 
 
 def print_json(value: Any) -> None:
     """One line of JSON on standard output, there before the next result is computed."""
     # JSON escapes what is below a blank; here follow the other characters that a terminal obeys.
-    print(visible_json(json.dumps(finite(value), ensure_ascii=False)), flush=True)
+    print(visible_json(json.dumps(without_nan(value), ensure_ascii=False)), flush=True)
 
 
 def cell(value: Any) -> str:

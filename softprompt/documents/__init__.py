@@ -11,6 +11,7 @@ from ._entries import listed_in as listed_in
 from ._entries import sha256_of as sha256_of
 from ._json import compact as compact
 from ._json import json_bytes as json_bytes
+from ._json import without_nan as without_nan
 from ._limits import Limits as Limits
 from ._limits import limited as limited
 from ._limits import limits as limits

@@ -14,7 +14,7 @@ def json_bytes(values: Any, *, allow_nan: bool = False) -> bytes:
         allow_nan: whether NaN and infinity are written as Python does. Otherwise they become null, as standard JSON
             has no such numbers.
     """
-    plain = values if allow_nan else _without_nan(values)
+    plain = values if allow_nan else without_nan(values)
     return (json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
@@ -23,11 +23,12 @@ def compact(values: Any) -> bytes:
     return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _without_nan(values: Any) -> Any:
+def without_nan(values: Any) -> Any:
+    """Plain values with None for NaN and infinity, of which JSON has none; tuples become lists."""
     if isinstance(values, float):
         return values if math.isfinite(values) else None
     if isinstance(values, Mapping):
-        return {key: _without_nan(value) for key, value in values.items()}
+        return {key: without_nan(value) for key, value in values.items()}
     if isinstance(values, list | tuple):
-        return [_without_nan(value) for value in values]
+        return [without_nan(value) for value in values]
     return values

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..documents import SEALED, compact, read_sealed
+from ..documents import SEALED, compact, read_sealed, without_nan
 from ..errors import BadInput, DamagedFile, SoftPromptError
 from ..legacy import renamed
 from ._spec import RunSpec
@@ -112,7 +112,7 @@ def to_bytes(run: StoredRun) -> bytes:
     """The file of a run: its values under a checksum."""
     values = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)}
     values = {"format": FORMAT, **values, "spec": run.spec.to_json()}
-    content = compact(_finite(values))
+    content = compact(without_nan(values))
     return b'{"run":' + content + b',"sha256":"' + hashlib.sha256(content).hexdigest().encode() + b'"}\n'
 
 
@@ -216,14 +216,3 @@ def curves(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, list[Any]], dic
 
 def _rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _finite(value: Any) -> Any:
-    """The value with None for NaN and infinity, because such a score counts as no score."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
