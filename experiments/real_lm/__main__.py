@@ -14,7 +14,7 @@ from softprompt.errors import SoftPromptError
 from ..common.places import RESULTS
 from .results import Folder, unbundle
 
-HERE = RESULTS / "real_lm"
+HERE, SMALL = RESULTS / "real_lm", RESULTS / "real_lm_small"
 ResultsFolder = Annotated[Path, typer.Option("--results", help="One JSON file a piece of the study.")]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -25,7 +25,7 @@ def run(
     *,
     model: Annotated[str, typer.Option(help="Folder or name of the frozen model.")],
     data_root: Annotated[Path, typer.Option(help="Folder with the rows (docs/tasks.md).")],
-    results: ResultsFolder = HERE,
+    results: Annotated[Path | None, typer.Option(help="One JSON file a piece of the study.")] = None,
     work: Annotated[Path, typer.Option(help="Rows and unfinished runs.")] = Path("runs/real-lm"),
     bundle_file: Annotated[
         Path | None, typer.Option("--bundle", help="All results in one file, written anew after each piece.")
@@ -35,6 +35,7 @@ def run(
     minutes: Annotated[float, typer.Option(help="After which no piece is begun.")] = math.inf,
     memory_share: Annotated[float, typer.Option(help="Of a GPU's memory, for this process.")] = 1.0,
     tf32: Annotated[bool, typer.Option("--tf32", help="A GPU multiplies float32 in TF32.")] = False,
+    small: Annotated[bool, typer.Option("--small", help="The small form, at the methods' default rates.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Four steps of a few pieces: a try of the whole way.")] = False,
 ) -> None:
     """Choose rates, score the frozen model, and train the pieces that have no results yet.
@@ -47,7 +48,7 @@ def run(
     from .study import run_study
 
     left = run_study(
-        Folder(results, work),
+        Folder(results or (SMALL if small else HERE), work),
         model=model,
         data_root=data_root,
         bundle_file=bundle_file,
@@ -56,6 +57,7 @@ def run(
         memory_share=memory_share,
         tf32=tf32,
         quick=quick,
+        small=small,
     )
     print(f"{left} pieces are left", flush=True)
 

@@ -98,6 +98,18 @@ TASK_ORDER = tuple(dict.fromkeys(task for task, _ in CELLS))
 # Rates are chosen on tasks and seeds that are not reported.
 RATE_TASKS, RATE_SIZE, RATE_SEEDS = ("yelp", "glue/qqp"), "k32", (900, 901)
 
+# The small form, which two cores can do: the rates that the product takes when none is given, the arms that answer most
+# first, and three seeds of all of them before the next ones.
+SMALL_ARMS = ("pt-instruction", "pt", "ept-star", "pt-tokens", "pt-examples", "scaled", "restarts", "rn", "ept",
+              "ept-star-instruction", "pt-bare", "lora", "p-tuning", "deep", "ptp-rn")  # fmt: skip
+SMALL_CORE = ("pt-instruction", "pt", "ept-star")
+SMALL_CELLS: Sequence[tuple[str, str, tuple[str, ...], tuple[int, ...]]] = (
+    ("glue/sst2", "k32", SMALL_ARMS, (0, 1, 2)),
+    ("super_glue/cb", "k8", SMALL_CORE, (0, 1, 2)),
+    ("glue/sst2", "k32", SMALL_ARMS, (3, 4)),
+    ("glue/sst2", "k16", SMALL_CORE, (0, 1, 2)),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
@@ -162,6 +174,16 @@ def pieces(chosen: Mapping[str, float], fleet: int) -> list[Piece]:
         piece
         for task, size in CELLS
         for piece in _pieces(task, size, _arms(task, size), tuple(range(SIZES[size].seeds)), rates, fleet)
+    ]
+
+
+def small_pieces() -> list[Piece]:
+    """The pieces of the small form, in their order: one arm each, at the default rates of the methods."""
+    return [
+        Piece(task=task, size=size, arms=(arm,), seeds=own)
+        for task, size, arms, seeds in SMALL_CELLS
+        for arm in arms
+        for own in ([(seed,) for seed in seeds] if ARMS[arm].alone else [seeds])
     ]
 
 

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from .design import TASK_ORDER, Piece, Try, pieces, rate_pieces
+from .design import TASK_ORDER, Piece, Try, pieces, rate_pieces, small_pieces
 from .frozen import score_frozen
 from .results import Folder, bundle
 from .runs import load, train_missing
@@ -25,6 +25,7 @@ def run_study(
     memory_share: float,
     tf32: bool,
     quick: bool,
+    small: bool = False,
 ) -> int:
     """Do what is missing, and return how many pieces are left."""
     backbone = load(model, memory_share, tf32=tf32)
@@ -41,6 +42,11 @@ def run_study(
                 bundle(folder.results, bundle_file)
         return left
 
+    if small:
+        wanted = small_pieces()
+        for name in dict.fromkeys(piece.task for piece in wanted):
+            score_frozen(name, backbone, folder, data_root, size)
+        return train(wanted, folder)
     train(rate_pieces(fleet), rates)
     for name in TASK_ORDER[:1] if quick else TASK_ORDER:
         score_frozen(name, backbone, folder, data_root, size)
