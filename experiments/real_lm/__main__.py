@@ -14,7 +14,7 @@ from softprompt.errors import SoftPromptError
 from ..common.places import RESULTS
 from .results import Folder, unbundle
 
-HERE, SMALL = RESULTS / "real_lm", RESULTS / "real_lm_small"
+HERE = RESULTS / "real_lm"
 ResultsFolder = Annotated[Path, typer.Option("--results", help="One JSON file a piece of the study.")]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -45,10 +45,11 @@ def run(
     """
     if workers > 1:
         return _supervise(workers)
+    from .page import small_of
     from .study import run_study
 
     left = run_study(
-        Folder(results or (SMALL if small else HERE), work),
+        Folder(results or (small_of(HERE) if small else HERE), work),
         model=model,
         data_root=data_root,
         bundle_file=bundle_file,

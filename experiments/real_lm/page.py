@@ -30,15 +30,27 @@ HEAD = (
 
 
 def make_page(results: Path, page: Path = PAGE) -> None:
-    """Write the tables into the page, and the same numbers beside the results as summary.json.
+    """Write the tables into the page, and the same numbers beside each folder of results.
 
     Raises:
         DamagedFile: a file of results is not as it was written.
         BadInput: the page has no place for tables.
     """
-    files = Folder(results, results).read()
-    write_page(page, "\n".join(tables(files)), BEGIN)
-    write_file(summary_of(results), json_bytes(summary(files)), what="the summary", replace=True)
+    write_page(page, all_tables(results), BEGIN)
+    for folder in (results, small_of(results)):
+        if files := Folder(folder, folder).read():
+            write_file(summary_of(folder), json_bytes(summary(files)), what="the summary", replace=True)
+
+
+def all_tables(results: Path) -> str:
+    """The tables of the whole study, then those of its small form."""
+    forms = {" (default rates)": small_of(results), "": results}
+    return "\n".join(line for form, folder in forms.items() for line in tables(Folder(folder, folder).read(), form))
+
+
+def small_of(results: Path) -> Path:
+    """The folder with the results of the small form, beside those of the whole study."""
+    return results.with_name(f"{results.name}_small")
 
 
 def summary_of(results: Path) -> Path:
@@ -46,8 +58,13 @@ def summary_of(results: Path) -> Path:
     return results.with_name(f"{results.name}.json")
 
 
-def tables(files: Sequence[dict]) -> list[str]:
-    """One table a task and number of rows, in the order of the design."""
+def tables(files: Sequence[dict], form: str = "") -> list[str]:
+    """One table a task and number of rows, in the order of the design.
+
+    Args:
+        files: results of the study.
+        form: words behind each heading.
+    """
     cells, made = by_cell(files), []
     for task, size in CELLS:
         if (task, size) not in cells or (task, "frozen") not in cells:
@@ -56,7 +73,7 @@ def tables(files: Sequence[dict]) -> list[str]:
         body = rows(cells[task, size], frozen)
         scored = next(file["rows"] for file in files if file["task"] == task and file["size"] == "frozen")
         made += [
-            f"## {task}, {_words(size)}\n",
+            f"## {task}, {_words(size)}{form}\n",
             f"{scored} test rows; best hand-written prompt {hand_written(frozen):.3f}; stuck is at most {STUCK} above "
             "the most frequent class.\n",
             HEAD,

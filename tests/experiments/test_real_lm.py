@@ -21,10 +21,10 @@ from experiments.real_lm.design import (
     RATE_TASKS,
     SIZES,
     TASK_ORDER,
+    small_pieces,
 )
 from experiments.real_lm.frozen import frozen_name, score_frozen
-from experiments.real_lm.page import BEGIN, PAGE, make_page, summary_of
-from experiments.real_lm.page import tables as page_tables
+from experiments.real_lm.page import BEGIN, PAGE, all_tables, make_page, small_of, summary_of
 from experiments.real_lm.results import Folder, bundle, read_results, unbundle
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput, DamagedFile
@@ -210,14 +210,47 @@ class TestResults:
         assert scaled.seeds == 3
 
 
+class TestSmallForm:
+    def test_every_piece_is_one_arm_at_its_default_rate_and_of_another_name(self):
+        wanted = small_pieces()
+        assert len({piece.name for piece in wanted}) == len(wanted)
+        assert all(prompt.lr is None for piece in wanted for _, prompt in piece.prompts())
+
+    def test_the_first_seeds_of_all_arms_come_before_the_next_ones(self):
+        seeds = [min(piece.seeds) for piece in small_pieces() if piece.size == "k32" and not ARMS[piece.arms[0]].alone]
+        assert seeds == sorted(seeds)
+        assert set(seeds) == {0, 3}
+
+
 class TestPage:
     def test_its_tables_and_the_summary_are_those_of_the_committed_results(self):
-        files = Folder(HERE, HERE).read()
         page = PAGE.read_text()
         inside = page.partition(BEGIN)[2].partition(END)[0]
-        assert inside.strip() == "\n".join(page_tables(files)).strip()
-        if files:
-            assert json.loads(summary_of(HERE).read_text()) == json.loads(json.dumps(tables.summary(files)))
+        assert inside.strip() == all_tables(HERE).strip()
+        for results in (HERE, small_of(HERE)):
+            if files := Folder(results, results).read():
+                assert json.loads(summary_of(results).read_text()) == json.loads(json.dumps(tables.summary(files)))
+
+    def test_the_small_form_has_tables_of_its_own(self, folder, tmp_path):
+        small = Folder(small_of(folder.results), tmp_path)
+        record = {
+            "arm": "pt",
+            "seed": 0,
+            "loss": "labels",
+            "test": 0.7,
+            "majority": 0.5,
+            "token_norms": 1.5,
+            "trainable": 9,
+        }
+        small.write("one", {"task": "glue/sst2", "size": "k32", "records": [record]})
+        frozen = [{"arm": arm, "test": 0.6} for arm in ("majority", *tables.HAND_WRITTEN)]
+        small.write("two", {"task": "glue/sst2", "size": "frozen", "records": frozen, "rows": 872})
+        page = tmp_path / "page.md"
+        page.write_text(f"{BEGIN}\n{END}\n")
+        make_page(folder.results, page)
+        assert "## glue/sst2, 32 rows of each class (default rates)" in page.read_text()
+        assert summary_of(small.results).is_file()
+        assert not summary_of(folder.results).exists()
 
     def test_it_is_written_from_results_alone(self, folder, tmp_path, monkeypatch):
         records = [
