@@ -107,7 +107,7 @@ FIGURES = (
         "stability", "Scores over seeds",
         "stability --task lab/weekend --model lab-t5 --setting plain --setting 'restarts: --restarts 4' --seeds 6 "
         "--steps 60 --shots 32 --no-frozen --store runs/gallery/stability", "strip.png",
-        "Two settings with six seeds each ([stability](restarts.md#measure-stability)).",
+        "Two settings with six seeds each ([stability](stability.md)).",
     ),
 )  # fmt: skip
 

@@ -130,6 +130,25 @@ def test_every_link_of_a_page_leads_to_a_file_and_to_a_heading_in_it(page: Path)
     assert dead == []
 
 
+def test_the_index_names_every_page_once():
+    index = ROOT / "docs" / "index.md"
+    pages = {path.relative_to(index.parent).as_posix() for path in index.parent.rglob("*.md")} - {index.name}
+    named = re.findall(r"(?m)^(?:- |\d\. )\[[^\]]+\]\(([\w/-]+\.md)\): ", index.read_text())
+    assert sorted(named) == sorted(pages)
+
+
+def test_the_readme_stays_short():
+    assert len((ROOT / "README.md").read_text().split()) <= 600
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs" / "results").glob("*.md")), ids=lambda page: page.name)
+def test_a_page_of_results_opens_with_what_was_asked_what_came_out_and_how_sure_it_is(page: Path):
+    opening = page.read_text().partition("\n\n")[2].partition("\n\n")[0]
+    asked, came_out, sure = (opening.find(f"**{word}:**") for word in ("Asked", "Came out", "How sure"))
+    assert 0 <= asked < came_out
+    assert came_out < sure or "not run yet" in opening
+
+
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
     """The study file of docs/studies.md, with the rows that it names beside it."""

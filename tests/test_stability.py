@@ -179,7 +179,7 @@ class TestPower:
         assert detectable_ratio(2) < 0.02
 
     def test_the_table_of_the_docs_is_what_is_computed(self):
-        page = (Path(__file__).parent.parent / "docs" / "restarts.md").read_text()
+        page = (Path(__file__).parent.parent / "docs" / "stability.md").read_text()
         rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| \d+ \|", line)]
         assert len(rows) == 5
         for n, *shown in rows:
