@@ -23,7 +23,11 @@ from softprompt.study._stored import path_of, to_bytes
 ROOT = Path(__file__).parent.parent
 # Options of Slurm, torchrun and vLLM.
 OF_LAUNCHERS = {"--array", "--enable-prompt-embeds", "--nproc-per-node", "--no-python", "--nnodes"}
-PAGES = [ROOT / "README.md", *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "log.md")]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "experiments").glob("*/README.md")),
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "log.md"),
+]
 
 
 def blocks(page: Path) -> Iterator[str]:

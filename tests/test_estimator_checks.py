@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from softprompt import PromptClassifier, PromptRegressor, estimators, from_model
 from softprompt.errors import BadInput
 
-# What does not hold of estimators of texts, and why (docs/data.md has the same table).
+# What does not hold of estimators of texts, and why (docs/data.md names this file).
 EXCEPTIONS = {
     "two-dimensional input": "rows of numbers are no texts; the checks see an estimator that spells them",
     "poor_score": "a prompt of a tiny random model learns nothing in a step, so no check asks for a score",

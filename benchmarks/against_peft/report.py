@@ -64,10 +64,12 @@ def share(cell: Mapping[str, Any], name: str) -> float:
 
 
 def tables(cells: Cells, *, details: bool = False) -> str:
-    """The summary for the page; with details all parts and ratios, and what each variant's step costs."""
+    """The summary for the page; with details also targets, all parts and ratios, and what each variant's step costs."""
     parts = list(dict.fromkeys(cell["cell"]["part"] for cell in cells.values()))
     is_summary = not details and SHOWN_PART in parts
-    blocks = [regularizer_context(cells)] + ([wanted(cells)] if SMALL in cells or BASE in cells else [])
+    blocks = [regularizer_context(cells)]
+    if not is_summary and (SMALL in cells or BASE in cells):
+        blocks.append(wanted(cells))
     for part in [SHOWN_PART] if is_summary else parts:
         mine = {key: cell for key, cell in cells.items() if cell["cell"]["part"] == part}
         blocks += [f"**{part}**: ratios of the time of a step", ratios(mine, SHOWN_RATIOS if is_summary else RATIOS)]

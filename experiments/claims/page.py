@@ -59,14 +59,14 @@ def _in_short(results: Results, judged: Mapping[str, Sequence[Check]]) -> str:
         f"{kinds.count(FAILS)} do not hold here, {kinds.count(OPEN)} are not decided"
     )
     return (
-        "- **Asked:** do the claims of two papers on soft prompts hold on one small backbone? The papers are Explosive "
-        "Prompt Tuning (EPT) and PTP (EMNLP 2023).\n"
+        "- **Asked:** do the claims of two papers hold on one small backbone? The papers are Explosive Prompt Tuning "
+        "(EPT) and PTP (EMNLP 2023).\n"
         f"- **Came out:** of {len(judged)} claims {outcome}.\n"
-        "- The rules were written before the runs, and nothing was tuned until a claim held. The rules of six claims "
-        "were corrected after the runs, because they let pass more than the data say, or left out data or a part of "
-        "the claim: norms, repetition, equal steps, learning rates, and PTP's two ([log](../log.md), 2026-11-28).\n"
-        f"- **How sure:** one small backbone is no T5-base and {design.steps} steps are no 30,000. *Does not hold "
-        "here* means here.\n"
+        "- The rules were written before the runs. Those of six claims were corrected afterwards, because they let "
+        "pass more than the data say, or left out data: norms, repetition, equal steps, learning rates, and PTP's two "
+        "([log](../log.md), 2026-11-28).\n"
+        f"- **How sure:** *does not hold here* means on this backbone and in {design.steps} steps; the papers have "
+        "larger models and 30,000 steps.\n"
         "- `python -m experiments.claims` writes this page, and the rule and every number of each claim into "
         f"[{TABLES}](../../experiments/results/{TABLES})."
     )
@@ -77,8 +77,8 @@ def _measured(results: Results) -> str:
     runs = (
         f"`{design.model}` is trained for {design.steps} steps of 16 rows with linear decay; the last step is tested "
         f"on {design.test_rows} rows. Tasks: {', '.join(design.tasks)}. Seeds: {design.seeds}, from {FIRST_SEED} on. A "
-        "pilot with another seed chose tasks that one repeated vector can learn in 250 steps; most other tasks of the "
-        "lab are learned by ten vectors only."
+        "pilot with another seed chose tasks that one repeated vector can learn in 250 steps; most others of the lab "
+        "are learned by ten vectors only."
     )
     floors = ", ".join(f"{task} {score:.3f}" for task, score in results.unprompted.items())
     learned = (
@@ -100,11 +100,10 @@ def _summary(claims: Mapping[str, Claim], judged: Mapping[str, Sequence[Check]])
         for name, claim in claims.items()
     ]
     rule = (
-        f"Intervals are 95 % bootstrap intervals of the mean over pairs of task and seed. Fewer than {FEWEST} pairs "
-        "decide nothing. Intervals treat the tasks as given, and are corrected for the number of checks only where the "
-        "rule says so; with a dozen pairs they are somewhat too narrow. *holds*: every check is met. *holds only if*: "
-        "the checks under the named conditions are met. *does not hold here*: every check is refuted. *not decided*: "
-        "everything else."
+        f"Intervals are 95 % bootstrap intervals of the mean over pairs of task and seed; with a dozen pairs they are "
+        f"somewhat too narrow, and fewer than {FEWEST} pairs decide nothing. *holds*: every check is met. *holds only "
+        "if*: the checks under the named conditions are met. *does not hold here*: every check is refuted. *not "
+        "decided*: everything else."
     )
     return f"{markdown(rows)}\n\n{rule}"
 
@@ -113,7 +112,7 @@ def _section(name: str, claim: Claim, results: Results) -> str:
     """What is claimed, and by whom; the figure."""
     parts = [f'<a id="{name}"></a>\n\n## {claim.title}', f"Source: {claim.source}."]
     if has_figure(results, claim):
-        parts.append(f"![{claim.title}]({FIGURES}/{name}.png)")
+        parts.append(f"![The figure of this claim]({FIGURES}/{name}.png)")
     return "\n\n".join(parts)
 
 

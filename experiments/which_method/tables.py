@@ -29,8 +29,9 @@ from .study import missing
 NOTHING = "Nothing has been run yet."
 BY_TASK = ", by task: "
 RATES, LEFT = "Learning rates, by validation score", "Not run"
-# How the titles of the page's tables begin: the rule, what the default loses, and the largest part.
-SUMMARY = ("The default method", "Where ", f"{CORE}: ")
+# How the title of the page's table begins: the largest part's. The file of all tables also has these columns of it.
+SUMMARY = f"{CORE}: "
+ONLY_IN_DETAIL = ("runs", "std", "pairs", "wins / ties / losses", "p")
 BEGIN = "<!-- tables: python -m experiments.which_method --table --page -->"
 
 
@@ -78,8 +79,14 @@ def text(results: Results, design: Design, *, details: bool = True) -> str:
         for title, rows in tables(results, design).items()
         if details or (title.startswith(SUMMARY) and (BY_TASK not in title))
     }
+    if not details:
+        chosen = {title: _short(rows) for title, rows in chosen.items()}
     parts = [f"### {title}\n\n{markdown(rows)}" for title, rows in chosen.items()]
     return "\n\n".join([*parts, *_remarks(results)]) + "\n"
+
+
+def _short(rows: list[Row]) -> list[Row]:
+    return [{name: value for name, value in row.items() if name not in ONLY_IN_DETAIL} for row in rows]
 
 
 def _methods(runs: Mapping[str, Runs], reference: str, rates: Mapping[str, float | None]) -> list[Row]:
