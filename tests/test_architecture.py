@@ -1,12 +1,13 @@
 """The order of the layers, what may not be imported where, and the public names."""
 
 import ast
+import functools
 import graphlib
 import pydoc
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -41,8 +42,7 @@ TORCHLESS = ("errors", "documents", "checks", "settings", "tasks", "metrics", "o
 MATHEMATICS = ("losses", "prompts")
 
 
-def files() -> list[Path]:
-    return sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 
 
 def layer(path: Path) -> str:
@@ -54,7 +54,7 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_of(path): path for path in files()}
+MODULES = {module_of(path): path for path in FILES}
 
 
 def imported(node: ast.AST, path: Path) -> Iterator[tuple[str, str | None]]:
@@ -71,28 +71,33 @@ def imported(node: ast.AST, path: Path) -> Iterator[tuple[str, str | None]]:
             yield (f"{module}.{alias.name}", None) if is_module else (module, alias.name)
 
 
-def imports(path: Path) -> Iterator[tuple[str, str | None]]:
+@functools.cache
+def imports(path: Path) -> tuple[tuple[str, str | None], ...]:
     """All imports of a file, those inside functions too."""
-    for node in ast.walk(ast.parse(path.read_text())):
-        yield from imported(node, path)
+    return tuple(pair for node in ast.walk(ast.parse(path.read_text())) for pair in imported(node, path))
 
 
-def own_imports(path: Path) -> Iterator[tuple[str, str | None]]:
+def own_imports(path: Path) -> list[tuple[str, str | None]]:
     """The imports of modules of the package."""
-    yield from ((module, name) for module, name in imports(path) if module in MODULES)
+    return [(module, name) for module, name in imports(path) if module in MODULES]
 
 
 def outside_imports(path: Path) -> set[str]:
     return {module.split(".")[0] for module, _ in imports(path)} - {NAME}
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_only_point_down(path: Path):
-    ours = layer(path)
-    assert ours in LEVEL, f"{ours} has no layer; give it one in LAYERS"
-    for module, _ in own_imports(path):
-        used = module.split(".")[1]
-        assert used == ours or LEVEL[used] < LEVEL[ours], f"{path.name} may not import {module}"
+def test_every_package_has_a_layer_and_every_layer_a_package():
+    assert {layer(path) for path in FILES} == set(LEVEL)
+
+
+def points_down(path: Path, module: str) -> bool:
+    used, user = module.split(".")[1], layer(path)
+    return used == user or LEVEL[used] < LEVEL[user]
+
+
+def test_imports_only_point_down():
+    pairs = [(path, module) for path in FILES for module, _ in own_imports(path)]
+    assert [(str(path), module) for path, module in pairs if not points_down(path, module)] == []
 
 
 def is_private(module: str, name: str | None, user: str) -> bool:
@@ -104,10 +109,12 @@ def is_private(module: str, name: str | None, user: str) -> bool:
     return name is not None and name.startswith("_") and module != user
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_no_package_imports_a_private_name_of_another(path: Path):
-    user = module_of(path) + ("." if path.name == "__init__.py" else "")
-    assert not [(module, name) for module, name in own_imports(path) if is_private(module, name, user)]
+def test_no_package_imports_a_private_name_of_another():
+    private = []
+    for path in FILES:
+        user = module_of(path) + ("." if path.name == "__init__.py" else "")
+        private += [(user, module, name) for module, name in own_imports(path) if is_private(module, name, user)]
+    assert private == []
 
 
 def test_no_modules_import_each_other_in_a_circle():
@@ -118,7 +125,7 @@ def test_no_modules_import_each_other_in_a_circle():
 
 def test_only_the_prompt_is_short_for_public_functions():
     """`prompt.save(folder)` calls `softprompt.save_prompt`; nothing else imports the root of the package."""
-    users = {module_of(path) for path in files() if any(module == NAME for module, _ in imports(path))}
+    users = {module_of(path) for path in FILES if any(module == NAME for module, _ in imports(path))}
     assert users == {f"{NAME}.prompts.prompt"}
 
 
@@ -137,45 +144,47 @@ def test_relative_imports_are_resolved_at_every_depth():
         assert list(imported(ast.parse(source).body[0], path)) == pairs, source
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_mathematics_sees_no_model_and_tasks_no_tensor(path: Path):
-    forbidden = set()
-    if layer(path) in MATHEMATICS:
-        forbidden = {"transformers", "datasets", "peft", "huggingface_hub", "sklearn", "scipy"}
-    if layer(path) in TORCHLESS:
-        forbidden = {"torch", "transformers", "datasets", "peft"}
-    assert not outside_imports(path) & forbidden
+def test_mathematics_sees_no_model_and_tasks_no_tensor():
+    models = {"transformers", "datasets", "peft"}
+    forbidden = {package: models | {"huggingface_hub", "sklearn", "scipy"} for package in MATHEMATICS}
+    forbidden |= {package: models | {"torch"} for package in TORCHLESS}
+    used = {str(path): outside_imports(path) & forbidden.get(layer(path), set()) for path in FILES}
+    assert {path: names for path, names in used.items() if names} == {}
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_nothing_after_training_sees_a_reparameterization(path: Path):
-    if layer(path) not in ("prompts", "training"):
-        assert not [module for module, _ in own_imports(path) if ".prompts.reparam" in module]
+def test_nothing_after_training_sees_a_reparameterization():
+    after = [path for path in FILES if layer(path) not in ("prompts", "training")]
+    assert [path for path in after for module, _ in own_imports(path) if ".prompts.reparam" in module] == []
 
 
 def test_figures_are_drawn_from_arrays_alone():
     plots = PACKAGE / "analysis" / "plots.py"
     assert outside_imports(plots) - sys.stdlib_module_names == {"matplotlib", "numpy"}
     assert {module for module, _ in own_imports(plots)} == {f"{NAME}.errors"}
-    others = {path for path in files() if "matplotlib" in outside_imports(path)}
+    others = {path for path in FILES if "matplotlib" in outside_imports(path)}
     assert others == {plots}
 
 
-@pytest.mark.parametrize("module", ["", ".errors", ".settings", ".tasks", ".metrics", ".cli"])
-def test_light_modules_import_nothing_heavy(module: str):
+def modules_after(imported: Sequence[str], unwanted: Sequence[str]) -> str:
+    """Which of the unwanted modules a process has after each of these imports, which it makes one after the other."""
+    code = f"""
+import importlib, sys
+for module in {imported!r}:
+    importlib.import_module("{NAME}" + module)
+    print(*((module, name) for name in {unwanted!r} if name in sys.modules))
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_light_modules_import_nothing_heavy():
     heavy = ("torch", "transformers", "datasets", "peft", "sklearn", "scipy", "pandas", "pyarrow", "numpy")
-    code = f"import sys, {NAME}{module}; print([m for m in {heavy!r} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    assert modules_after(["", ".errors", ".settings", ".tasks", ".metrics", ".cli"], heavy) == ""
 
 
-@pytest.mark.parametrize("module", [".training", ".study", ".inference.evaluate", ".inference.predict"])
-def test_what_trains_and_answers_imports_no_more_than_it_needs(module: str):
+def test_what_trains_and_answers_imports_no_more_than_it_needs():
     """What a model needs is imported when there is one; `datasets` only where the hub is asked for rows."""
     needless = ("transformers", "datasets", "peft", "accelerate", "sklearn", "scipy", "pandas", "pyarrow", "matplotlib")
-    code = f"import sys, {NAME}{module}; print([m for m in {needless!r} if m in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    assert modules_after([".training", ".study", ".inference.evaluate", ".inference.predict"], needless) == ""
 
 
 PUBLIC = [

@@ -22,8 +22,9 @@ from softprompt.training._loop import Loop
 from kit import same_files
 
 # Eight classes, about as many rows of each.
-COLOR = with_difficulty(TASKS["lab/color"], train=1000, validation=100, test=200)
-SETTINGS = TrainSettings(steps=200, eval_every=100)
+COLOR = with_difficulty(TASKS["lab/color"], train=1000, validation=50, test=100)
+# By then every prompt here answers nearly all rows; the best of four evaluations is stored.
+SETTINGS = TrainSettings(steps=80, eval_every=20)
 FLEET_SIZE = tuple(
     PromptSettings(method=method, seeds=Seeds.all(seed)) for method in ("scaled", "ept-star") for seed in (0, 1)
 )
@@ -62,7 +63,7 @@ def answers(run: Run, backbone: Any, **options: Any) -> list[Any]:
 
 
 def agreement(one: list[Any], other: list[Any]) -> float:
-    assert len(one) == len(other) == 200
+    assert len(one) == len(other) == 100
     return sum(a == b for a, b in zip(one, other, strict=True)) / len(one)
 
 
@@ -126,7 +127,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_and_score(
 
     with monkeypatch.context() as patch:
         patch.setattr(Loop, "_optimize", interrupted)
-        with pytest.raises(Interrupted, match="after step 100 of 200"):
+        with pytest.raises(Interrupted, match="after step 20 of 80"):
             trained(lab_t5, tmp_path / "stopped")
     resumed = resume(tmp_path / "stopped")
     assert resumed.results[0].metrics == alone.results[0].metrics
