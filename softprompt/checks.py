@@ -7,6 +7,8 @@ from typing import Any
 
 from .errors import BadInput
 
+LARGEST = 2**63 - 1
+
 
 def option(name: str) -> str:
     """The name of an argument as messages write it: `--batch-size` of `batch_size`."""
@@ -33,6 +35,9 @@ def _require_number(name: str, value: Any, whole: bool, zero: bool) -> None:
     # Python counts True as a number, and a user who writes True does not mean one step.
     if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
         raise BadInput(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}")
+    # A larger one has no float, and is too long to be printed.
+    if isinstance(value, Integral) and abs(int(value)) > LARGEST:
+        raise BadInput(f"{name} must be at most {LARGEST}; give a smaller number")
     if not math.isfinite(value) or value < 0 or (value == 0 and not zero):
         wanted = f"{'0 or more' if zero else 'positive'}{'' if whole else ' and finite'}"
         raise BadInput(f"{name} must be {wanted}, not {value}")

@@ -23,7 +23,8 @@ PROMISES = (
 
 def doctor(
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Runs, prompts or stores whose files are checked.")
+        list[Path] | None,
+        typer.Argument(metavar="[PATH]...", help="Runs, searches, prompts, banks or stores whose files are checked."),
     ] = None,
     json_lines: Json = False,
 ) -> None:
@@ -44,21 +45,28 @@ def damage_of(path: Path) -> Iterator[str]:
     Raises:
         BadInput: there is nothing of ours.
     """
+    from ..export.compiled import SETTINGS, damaged_compiled
+    from ..serving import read_bank
     from ..store import holds_tuned, load_tuned, read_prompt
     from ..study import damaged_runs
     from ..training import damage
+    from ..tuning import damaged_search, is_search
 
     if (path / "run.json").exists():
         yield from damage(path)
+    elif is_search(path):
+        yield from damaged_search(path)
     elif (path / "runs").is_dir():
         yield from damaged_runs(path)
-    elif path.is_dir():
+    elif (path / SETTINGS).is_file():
+        yield from damaged_compiled(path)
+    elif path.exists():
         try:
-            (load_tuned if holds_tuned(path) else read_prompt)(path)
+            list(read_bank(path)) if path.is_file() else (load_tuned if holds_tuned(path) else read_prompt)(path)
         except SoftPromptError as error:
             yield error.message
     else:
-        raise BadInput(f"{str(path)!r} is no run, prompt or store of runs; give the folder of one")
+        raise BadInput(f"{str(path)!r} is no run, search, prompt, bank or store of runs; give the place of one")
 
 
 def _print(rows: Sequence[dict[str, str]], damaged: Sequence[dict[str, object]]) -> None:

@@ -21,7 +21,7 @@ NOT_STORED = {"stored": False}
 QUOTED = 40
 
 
-def check_shape(kind: type, values: Any, *, partial: bool = False, is_open: bool = False, **others: Any) -> None:
+def check_shape(kind: type, values: Any, /, *, partial: bool = False, is_open: bool = False, **others: Any) -> None:
     """Refuse values of a document that are not what the fields of a dataclass hold.
 
     Args:

@@ -5,7 +5,7 @@ every input begins with, are the same for every text, and a cache of transformer
 are then read behind the cache: no vectors, no dummy ids, nothing that a repetition penalty could see.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -16,14 +16,16 @@ from torch import Tensor
 
 from ..backbones import AbstractBackbone
 from ..backbones.family import decoder_of
-from ..errors import BadInput, CannotExport
+from ..documents import SEALED, check_shape, difference, entry, in_file, listed_in
+from ..errors import BadInput, CannotExport, DamagedFile, SoftPromptError
 from ..interop.attach import attach
 from ..prompts.prompt import SoftPrompt
-from ..store import json_bytes, read_json, read_tensors, tensor_bytes, write_folder
+from ..store import read_sealed, read_tensors, sealed_bytes, tensor_bytes, write_folder
 from ._card import Spread, card
 from ._decoder import decoder_for, written
 
 CACHE, SETTINGS, CARD = "cache.safetensors", "cache.json", "README.md"
+REPAIR = "compile the prompt again"
 
 LOAD = """\
 import json
@@ -150,7 +152,9 @@ class CompiledPrompt:
             "before": self.before, "after": self.after, "special": self.special,
             "opening": list(self.opening), "skipped": list(self.skipped), "ends": self.ends,
         }  # fmt: skip
-        contents = {CACHE: tensor_bytes(tensors), SETTINGS: json_bytes(about), CARD: readme.encode()}
+        contents = {CACHE: tensor_bytes(tensors), CARD: readme.encode()}
+        files = {name: entry(content) for name, content in contents.items()}
+        contents[SETTINGS] = sealed_bytes({"format": SEALED, "files": files, **about})
         return write_folder(Path(folder), contents, what="the compiled prompt", manifest=False)
 
     @classmethod
@@ -158,16 +162,62 @@ class CompiledPrompt:
         """Read a folder that `save` wrote.
 
         Raises:
-            BadInput: there is no such folder.
+            BadInput: there is no such folder, or it holds what is no compiled prompt.
+            DamagedFile: a file in it is not as it was written. Folders of earlier versions have no checksums.
         """
         folder = Path(folder)
         if not (folder / SETTINGS).is_file():
             raise BadInput(f"{str(folder)!r} holds no {SETTINGS}; give a folder of `softprompt compile`")
-        about, tensors = read_json(folder / SETTINGS), read_tensors(folder / CACHE)
-        layers = range(about.pop("layers"))
-        del about["length"]
-        keys, values = ([tensors[f"{layer}.{name}"] for layer in layers] for name in ("keys", "values"))
-        return cls(keys, values, **about)
+        about = read_sealed(folder / SETTINGS, sealed_from=SEALED, repair=REPAIR)
+        # People write on its README.
+        listed = {name: known for name, known in listed_in(about, folder / SETTINGS).items() if name != CARD}
+        for line in _changed(folder, {"files": listed}):
+            raise DamagedFile(line)
+        about = {name: value for name, value in about.items() if name not in ("format", "files")}
+        tensors = read_tensors(folder / CACHE)
+        with in_file(folder / SETTINGS):
+            check_shape(CompiledPrompt, about, is_open=True, keys=Any, values=Any, partial=True)
+            layers = _layers(tensors, about.pop("layers", None), about.pop("length", None))
+            keys, values = ([tensors[f"{layer}.{name}"] for layer in layers] for name in ("keys", "values"))
+            try:
+                return cls(keys, values, **about)
+            except TypeError as error:
+                raise BadInput("it is no document of a compiled prompt; compile the prompt again") from error
+
+
+def damaged_compiled(folder: Path) -> Iterator[str]:
+    """One line for each file of a compiled prompt that is not as it was written, its README too."""
+    try:
+        CompiledPrompt.load(folder)
+        yield from _changed(folder, read_sealed(folder / SETTINGS, sealed_from=SEALED, repair=REPAIR))
+    except SoftPromptError as error:
+        yield error.message
+
+
+def _changed(folder: Path, about: Mapping[str, Any]) -> Iterator[str]:
+    """One line for each file that is not what a compiled prompt's document lists."""
+    for name, known in listed_in(about, folder / SETTINGS).items():
+        try:
+            fault = difference(folder / name, known)
+        except OSError as error:
+            fault = f"cannot be read ({error.strerror})"
+        if fault:
+            yield f"{str(folder / name)!r} {fault}; {REPAIR}"
+
+
+def _layers(tensors: Mapping[str, Tensor], count: Any, length: Any) -> range:
+    """The numbers of the layers, each of which has keys and values of so many positions.
+
+    Raises:
+        BadInput: the tensors are others.
+    """
+    # In this order: a file may ask for more layers than there are names.
+    is_whole = type(count) is int and 0 < 2 * count == len(tensors)
+    names = {f"{layer}.{name}" for layer in range(count) for name in ("keys", "values")} if is_whole else set()
+    shapes = {tuple(tensor.shape) for tensor in tensors.values()}
+    if names != tensors.keys() or any(len(shape) != 4 or shape[2] != length for shape in shapes):
+        raise BadInput("its tensors are not the keys and values of its layers; compile the prompt again")
+    return range(count)
 
 
 @torch.no_grad()

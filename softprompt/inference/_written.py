@@ -49,6 +49,9 @@ def write_rows(path: Path, rows: Callable[[], Iterator[Row]]) -> None:
             with _packed(temporary, ending) as stream:
                 for line in _lines(rows(), ending):
                     stream.write(line.encode())
+        # The journal that the rows come from is removed next, so they have to outlast a loss of power.
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import io
 import itertools
-import json
 import logging
 import os
 import time
@@ -19,7 +18,8 @@ from typing import Any
 
 from ..backbones import AbstractBackbone
 from ..checks import require_numbers
-from ..errors import BadInput, StorageFailure
+from ..documents import is_sealed_line, line_bytes, line_values
+from ..errors import BadInput, DamagedFile, StorageFailure
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
 from ..tasks import FORMATS, Task, records
@@ -33,6 +33,8 @@ log = logging.getLogger("softprompt")
 
 # The column that numbers the rows, where no column of theirs is kept.
 ROW = "row"
+# The name of the answers in a line of the journal, which has a checksum beside them.
+ANSWERS = "answers"
 
 
 def predict_file(
@@ -70,6 +72,7 @@ def predict_file(
             another command.
         ModelMismatch: a prompt that belongs to another model.
         StorageFailure: the disk is full or not writable.
+        DamagedFile: the journal was changed while this command worked.
     """
     require_numbers({"batch_size": batch_size}, whole=True)
     source, output = Path(source), Path(output)
@@ -85,17 +88,18 @@ def predict_file(
     first = next(rows, None)
     if first is None:
         raise BadInput(f"{str(source)!r} is empty; at least one row is needed")
-    done = _resumed(journal, facts, chunk)
+    with _storing(output):
+        done = _resumed(journal, facts, chunk)
     rest = itertools.islice(enumerate(itertools.chain([first], rows), 1), done, None)
     asked = {name: (stored, task_of(stored)) for name, stored in prompts.items()}
     backbones = _backbones(prompts, model)
     start, before = time.monotonic(), done
-    try:
+    with _storing(output):
         with journal.open("ab") as file, _each_warning_once():
             for part in _chunks(rest, chunk):
                 options: dict[str, Any] = {"batch_size": batch_size, "decode": decode, "calibrate": calibrate}
                 lines = _answered(part, asked, backbones, id_column, source, options)
-                file.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode())
+                file.write(b"".join(line_bytes({ANSWERS: line}) for line in lines))
                 file.flush()
                 os.fsync(file.fileno())
                 done += len(part)
@@ -103,12 +107,23 @@ def predict_file(
                     tell(done, (done - before) / max(time.monotonic() - start, 1e-9))
         write_rows(output, lambda: _stored_lines(journal))
         journal.unlink()
+    return done
+
+
+@contextlib.contextmanager
+def _storing(output: Path) -> Iterator[None]:
+    """Within the block, a disk that fails is one line.
+
+    Raises:
+        StorageFailure: the disk is full or not writable.
+    """
+    try:
+        yield
     except OSError as error:
         raise StorageFailure(
             f"could not write the answers to {str(output)!r}: {error.strerror or error}; free some space, then repeat "
             "the command: it goes on where it stopped"
         ) from error
-    return done
 
 
 def _answered(
@@ -199,7 +214,7 @@ def _resumed(journal: Path, facts: Mapping[str, Any], chunk: int) -> int:
     Raises:
         BadInput: the journal is of another command.
     """
-    header = (json.dumps(facts) + "\n").encode()
+    header = line_bytes(facts)
     if not journal.is_file() or journal.stat().st_size < len(header):
         journal.write_bytes(header)
         return 0
@@ -213,6 +228,9 @@ def _resumed(journal: Path, facts: Mapping[str, Any], chunk: int) -> int:
         for line in file:
             if not line.endswith(b"\n"):
                 break
+            if _answers(line) is None:
+                log.warning("%s is damaged in line %d; the rows from there on are answered again", journal, place + 2)
+                break
             place, count = place + 1, count + len(line)
             if place % chunk == 0:
                 kept = count
@@ -224,8 +242,16 @@ def _resumed(journal: Path, facts: Mapping[str, Any], chunk: int) -> int:
 def _stored_lines(journal: Path) -> Iterator[dict[str, Any]]:
     with journal.open("rb") as file:
         file.readline()
-        for line in file:
-            yield json.loads(line)
+        for number, line in enumerate(file, 2):
+            if (answers := _answers(line)) is None:
+                raise DamagedFile(f"{str(journal)!r} was damaged in line {number} meanwhile; repeat the command")
+            yield answers
+
+
+def _answers(line: bytes) -> dict[str, Any] | None:
+    """The answers to a row that a line of a journal holds; None where it is not as it was written."""
+    answers = (line_values(line.removesuffix(b"\n")) or {}).get(ANSWERS)
+    return answers if isinstance(answers, dict) and is_sealed_line(line.removesuffix(b"\n")) else None
 
 
 def _backbones(prompts: Mapping[str, Stored], model: ModelSpec | None) -> dict[str, AbstractBackbone]:

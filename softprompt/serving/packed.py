@@ -6,15 +6,16 @@ documents have in common (task, model, versions) is stored once.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..documents import parsed
 from ..errors import BadInput, DamagedFile
 from ..prompts.prompt import SoftPrompt
 from ..store import from_document, tensor_bytes, to_document, write_file
@@ -24,6 +25,7 @@ FORMAT = 1
 DOCUMENT, NUMBERS = "document", "numbers"
 # Of a whole bank; the limits of a prompt are those of a prompt's folder.
 MAX_BYTES = 8 * 2**30
+AGAIN = "pack it again"
 
 
 def write_bank(file: Path, prompts: Iterable[tuple[str, SoftPrompt]], *, replace: bool = False) -> Path:
@@ -111,7 +113,7 @@ def read_bank(file: Path) -> Iterator[tuple[str, SoftPrompt]]:
 
 
 def _read(file: Path) -> tuple[Mapping[str, Any], Tensor]:
-    damaged = DamagedFile(f"{str(file)!r} is not as it was packed; pack it again")
+    damaged = DamagedFile(f"{str(file)!r} is not as it was packed; {AGAIN}")
     try:
         if file.stat().st_size > MAX_BYTES:
             raise BadInput(f"{str(file)!r} is larger than a bank may be ({MAX_BYTES} bytes); check where it comes from")
@@ -130,20 +132,24 @@ def _read(file: Path) -> tuple[Mapping[str, Any], Tensor]:
     raw = content.numpy().tobytes()
     if hashlib.sha256(raw[32:]).digest() != raw[:32]:
         raise damaged
-    document = json.loads(raw[32:])
+    document = parsed(raw[32:], file, repair=AGAIN)
     if document.get("format") != FORMAT:
         raise BadInput(
             f"{str(file)!r} is of format {document.get('format')!r}, this softprompt reads {FORMAT}; upgrade it"
         )
     if document.get("sha256") != hashlib.sha256(numbers.numpy().tobytes()).hexdigest():
         raise damaged
+    if not isinstance(document.get("shared"), list) or not isinstance(document.get("prompts"), dict):
+        raise damaged
     return document, numbers
 
 
 def _view(numbers: Tensor, place: list[int]) -> Tensor:
     start, *shape = place
-    size = int(np.prod(shape, dtype=np.int64))
-    if start < 0 or min(shape, default=0) < 0 or start + size > len(numbers):
+    if any(type(number) is not int or number < 0 for number in place):
+        raise ValueError("a place is told by whole numbers")
+    size = math.prod(shape)
+    if start + size > len(numbers):
         raise ValueError("a prompt lies outside of its bank")
     return numbers[start : start + size].view(shape)
 

@@ -42,7 +42,8 @@ def load_specs(path: "Path | str", scale: str | None = None) -> list[RunSpec]:
     if not isinstance(tables, list) or not tables:
         raise BadInput(f"{path} has no runs; write at least one table [[runs]]")
     declared = values.get("tasks", {})
-    if not all(isinstance(part, Mapping) for part in (defaults, declared, *tables, *declared.values())):
+    named = declared.values() if isinstance(declared, Mapping) else (declared,)
+    if not all(isinstance(part, Mapping) for part in (defaults, *tables, *named)):
         raise BadInput(f"{path}: runs, defaults and tasks hold tables, as in [[runs]], [defaults] and [tasks.NAME]")
     tasks = TASKS | {name: _task(name, given, path.parent) for name, given in declared.items()}
     return [spec for table in tables for spec in _runs(path, {**defaults, **table}, tasks)]

@@ -30,6 +30,9 @@ LEASE = "lease.json"
 SECONDS = 120.0
 # A lease is renewed so many times before it would end.
 RENEWALS = 6
+_FIELDS: dict[str, Any] = {
+    "token": str, "host": str, "pid": int, "seconds": int | float, "deaths": int, "step": int,
+}  # fmt: skip
 
 
 class LeaseLost(SoftPromptError):
@@ -163,10 +166,15 @@ def _new(folder: Path, run: str, seconds: float, before: Mapping[str, Any] | Non
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
+    """The lease of a folder; None where there is none, or what stands there was not written by a process of ours."""
     try:
-        return json.loads((folder / LEASE).read_bytes())
-    except (OSError, ValueError):
+        values = json.loads((folder / LEASE).read_bytes())
+    except (OSError, ValueError, RecursionError):
         return None
+    is_ours = isinstance(values, dict) and all(
+        isinstance(values.get(name), kind) and not isinstance(values[name], bool) for name, kind in _FIELDS.items()
+    )
+    return values if is_ours else None
 
 
 def _age(store: Path, folder: Path) -> float:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..documents import SEALED, read_sealed
+from ..errors import SoftPromptError
 from ._failed import failed_names, failure_of
 from ._fleets import RUN, SPECS
 from ._lease import owner
@@ -90,9 +92,9 @@ def _fleets(store: Path) -> list[Training]:
     fleets = []
     for path in sorted((store / "fleets").glob(f"*/{SPECS}")):
         # A fleet may end at this moment.
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            held, plan = owner(path.parent), json.loads(path.read_bytes())
-            if held is not None:
+        with contextlib.suppress(OSError, SoftPromptError, KeyError, TypeError):
+            held, plan = owner(path.parent), read_sealed(path, sealed_from=SEALED)
+            if held is not None and all(isinstance(name, str) for name in plan["names"]):
                 silent = max(0.0, _now(store) - held["renewed"])
                 step = last_step(path.parent / plan.get("run", RUN))
                 who = held["host"].partition("/")[0], held["pid"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..documents import SEALED, compact, read_sealed, without_nan
+from ..documents import SEALED, check_shape, compact, in_file, read_sealed, without_nan
 from ..errors import BadInput, DamagedFile, SoftPromptError
 from ..legacy import renamed
 from ._spec import RunSpec
@@ -22,6 +22,7 @@ FORMAT = 2
 READ = (1, 2)
 # Largest number of points of a curve. A longer run keeps every k-th step.
 POINTS = 300
+REPAIR = "delete it and run the study again"
 _NO_CURVE = ("step", "lr")
 
 
@@ -137,14 +138,21 @@ def load(folder: Path, name: str, *, whole: bool = True) -> StoredRun | None:
         raise BadInput(f"cannot read {path}: {error.strerror}; check its permissions") from error
     values = _verified(content, whole)
     if values is None or values.get("name") != name:
-        raise DamagedFile(f"{path} is not as it was written; delete it and run the study again")
-    if values["format"] not in READ:
-        raise BadInput(f"{path} has format {values['format']!r}, this version reads {FORMAT}; delete it and run again")
+        raise DamagedFile(f"{path} is not as it was written; {REPAIR}")
+    if values.get("format") not in READ:
+        raise BadInput(
+            f"{path} has format {values.get('format')!r}, this version reads {FORMAT}; delete it and run again"
+        )
     is_of_today = values["format"] == FORMAT
     today = values if is_of_today else renamed(values)
     plain = {key: value for key, value in today.items() if key != "format"}
-    plain |= {"spec": RunSpec.from_json(values["spec"], is_of_today=is_of_today)}
-    plain |= {key: tuple(values[key]) for key in ("warnings", "fleet")}
+    with in_file(path):
+        check_shape(StoredRun, plain, spec=Mapping[str, Any])
+        try:
+            plain |= {"spec": RunSpec.from_json(values["spec"], is_of_today=is_of_today)}
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise DamagedFile(f"it says what was asked for in no way of ours; {REPAIR}") from error
+    plain |= {key: tuple(plain.get(key, ())) for key in ("warnings", "fleet")}
     return StoredRun(**plain)
 
 
@@ -175,7 +183,9 @@ def _without_curves(content: bytes) -> dict[str, Any]:
 
 
 def damaged_runs(folder: Path) -> Iterator[str]:
-    """One line for each stored run, or plan of a fleet, that is not as it was written."""
+    """One line for each stored run, plan of a fleet, or file of a run that was kept, that is not as it was written."""
+    from ..training import damage
+
     for path in sorted((folder / "runs").glob("*.json")):
         try:
             load(folder, path.stem)
@@ -186,6 +196,8 @@ def damaged_runs(folder: Path) -> Iterator[str]:
             read_sealed(path, sealed_from=SEALED, repair=f"delete {path.parent} and run again")
         except SoftPromptError as error:
             yield error.message
+    for path in sorted(folder.glob("fleets/*/*/run.json")):
+        yield from damage(path.parent)
 
 
 def curves(rows: Iterable[Mapping[str, Any]]) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:

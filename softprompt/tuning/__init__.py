@@ -7,6 +7,8 @@ Optuna proposes settings, candidates train in fleets, the worse half stops at fi
 another candidate leads it convincingly. Everything is on disk as it ends, so that a killed search goes on.
 """
 
+from ._damage import damaged_search as damaged_search
+from ._damage import is_search as is_search
 from ._report import Lead as Lead
 from ._report import Line as Line
 from ._report import Tuning as Tuning

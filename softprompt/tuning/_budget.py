@@ -9,10 +9,11 @@ from pathlib import Path
 from ..backbones import AbstractBackbone
 from ..errors import BadInput
 from ..training import read_record
+from ._kept import kept
 from ._rows import GLANCE
 from ._runs import fleet
 from ._space import Candidate
-from ._trials import Wave, kept
+from ._trials import Wave
 
 MINUTES = 30.0
 MOST_TRIALS = 400

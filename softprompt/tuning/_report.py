@@ -3,13 +3,18 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from ..documents import check_shape, in_file
+from ..errors import BadInput
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import TunedWeights
 from ..store import load_tuned
+from ._kept import stored_fields
 from ._measure import Measure
+
+REPORT = "report.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +135,40 @@ class Tuning:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], folder: Path) -> "Tuning":
-        """The report that `to_json` wrote into this folder."""
-        lead = values["lead"]
+        """The report that `to_json` wrote into this folder.
+
+        Raises:
+            BadInput: values that it does not write.
+        """
+        lead, objects = values.get("lead"), Mapping[str, Any]
+        check_shape(
+            cls, values, folder=str, best=str, lines=Sequence[objects], lead=objects | None, rows=Mapping[str, int]
+        )
+        for line in values["lines"]:
+            check_shape(Line, line)
+        if lead is not None:
+            check_shape(Lead, lead, **dict.fromkeys(("difference", "error", "low", "high"), float | None))
+        if not values["lines"] or PurePath(values["best"]).is_absolute() or ".." in PurePath(values["best"]).parts:
+            raise BadInput("the report of the search has no scores, or names a prompt elsewhere; delete it")
         return cls(
             **{
                 **values,
                 "folder": folder,
                 "best": folder / values["best"],
-                "lines": tuple(Line(**{**line, "each": tuple(line["each"])}) for line in values["lines"]),
+                "lines": tuple(Line(**{**line, "each": tuple(line.get("each", ()))}) for line in values["lines"]),
                 "lead": None if lead is None else Lead(**lead),
             }
         )
+
+
+def stored_report(folder: Path) -> Tuning:
+    """The report of a search that has ended.
+
+    Raises:
+        BadInput: it cannot be read, or holds what is no report.
+        DamagedFile: it is not as it was written.
+    """
+    path = folder / REPORT
+    values = stored_fields(path)
+    with in_file(path):
+        return Tuning.from_json(values, folder)

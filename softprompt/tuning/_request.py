@@ -22,9 +22,11 @@ from ..training import (
     task_from,
     wording_from,
 )
+from ._kept import field_bytes, stored_fields
 from ._rows import Parts
 from ._space import METHODS_TRIED
 
+REQUEST = "tune.json"
 _PROMPT = {field.name for field in dataclasses.fields(PromptSettings)} | {"prompt_length"}
 
 
@@ -131,18 +133,16 @@ def refuse_another(folder: Path, request: Request, parts: Parts) -> None:
 
     Raises:
         RunExists: with what differs.
+        DamagedFile: what is written down there is not as it was.
     """
     values = json.loads(json_bytes({**request.to_json(), "rows": _digest(parts)}))
-    path = folder / "tune.json"
+    path = folder / REQUEST
     if not path.is_file():
         if folder.exists() and any(entry.name != ".lock" for entry in folder.iterdir()):
             raise RunExists(f"{folder} is not empty and holds no search; choose another --output")
-        write_file(path, json_bytes(values), what="the search")
+        write_file(path, field_bytes(values), what="the search")
         return
-    try:
-        before = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise RunExists(f"{path} cannot be read; choose another --output") from error
+    before = stored_fields(path, "choose another --output")
     differing = [name for name in values if before.get(name) != values[name]]
     if differing:
         raise RunExists(

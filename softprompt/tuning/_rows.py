@@ -3,6 +3,7 @@
 OUTPUT/rows/0/train.jsonl       what candidates are trained on; with cross-validation 0, 1, 2 ... are the folds
 OUTPUT/rows/0/choosing.jsonl    what they are compared on
 OUTPUT/rows/report.jsonl        what nothing is chosen by
+OUTPUT/rows/files.json          the size and SHA-256 of these files
 """
 
 import dataclasses
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..data import SPLIT_SEED, Rows, Splits, split_rows
+from ..documents import entry
 from ..errors import BadInput
 from ..inference.frozen import limited
 from ..store import write_file
 from ..tasks import Source, Task, gold
+from ._kept import field_bytes
 
 # Below so many rows in all, every row but those of the report is chosen by in turn.
 FEW_ROWS = 200
@@ -28,6 +31,7 @@ MOST_CHOOSING, MOST_REPORTED = 300, 1000
 # Rows that stand in for the test split while nothing may see the report rows.
 GLANCE = 16
 FEWEST = 20
+LISTED = "rows/files.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +124,15 @@ def written(task: Task, parts: Parts, folder: Path) -> list[Task]:
         parts: the rows.
         folder: of the search.
     """
-    _write(folder / "rows" / "report.jsonl", parts.report)
+    files = {"report.jsonl": _lines(parts.report)}
     for number, (train, choosing) in enumerate(parts.folds):
-        _write(folder / "rows" / f"{number}" / "train.jsonl", train)
-        _write(folder / "rows" / f"{number}" / "choosing.jsonl", choosing)
-        _write(folder / "rows" / f"{number}" / "glance.jsonl", choosing.select(range(min(GLANCE, len(choosing)))))
+        files[f"{number}/train.jsonl"] = _lines(train)
+        files[f"{number}/choosing.jsonl"] = _lines(choosing)
+        files[f"{number}/glance.jsonl"] = _lines(choosing.select(range(min(GLANCE, len(choosing)))))
+    for name, content in files.items():
+        write_file(folder / "rows" / name, content, what="the rows of a search", replace=True)
+    listed = field_bytes({"files": {name: entry(content) for name, content in files.items()}})
+    write_file(folder / LISTED, listed, what="the rows of a search", replace=True)
     return [on_files(task, folder, number) for number in range(len(parts.folds))]
 
 
@@ -146,6 +154,5 @@ def on_files(task: Task, folder: Path, fold: int, test: str | None = None) -> Ta
     return dataclasses.replace(task, source=Source(files=files))
 
 
-def _write(path: Path, rows: Rows) -> None:
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_file(path, lines.encode(), what="the rows of a search", replace=True)
+def _lines(rows: Rows) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone
+from ..documents import check_shape, in_file
 from ..errors import (
     CallbackFailed,
     DamagedFile,
@@ -22,10 +23,10 @@ from ..settings import PromptSettings
 from ..store import load_tuned
 from ..training import Interrupted, Result, Run, read_record, resume, train, without_advice
 from ._halving import REASON
+from ._kept import kept
 from ._measure import Answers
 from ._rows import on_files
 from ._space import Candidate
-from ._trials import kept
 
 # What is no fault of a candidate.
 _OURS = (CallbackFailed, DamagedFile, Interrupted, OutOfMemory, RunExists, StorageFailure)
@@ -194,7 +195,10 @@ def answers_of(fit: Fit, split: str, backbone: AbstractBackbone) -> Answers:
         report = evaluate(fit.stored(), model=backbone, split=split)
         return {"predictions": report.predictions, "gold": report.gold}
 
-    values = kept(fit.folder / fit.result.prompt / f"answers-{split}.json", compute)
+    path = fit.folder / fit.result.prompt / f"answers-{split}.json"
+    values = kept(path, compute)
+    with in_file(path):
+        check_shape(Answers, values, predictions=Sequence[Any], gold=Sequence[Any])
     # JSON has no word for an answer that is no number.
     predictions = [math.nan if value is None else value for value in values["predictions"]]
     return Answers(predictions=predictions, gold=values["gold"])

@@ -12,10 +12,11 @@ from ..backbones import AbstractBackbone
 from ..errors import BadInput
 from ..training import Plan
 from ._halving import Halving
+from ._kept import kept
 from ._rows import on_files
 from ._runs import Fit, fits_or_faults
 from ._space import Candidate, Params, Space
-from ._trials import Trial, Wave, kept, proposals, read_waves, wave_folder
+from ._trials import Trial, Wave, proposals, read_waves, wave_folder
 
 # Candidates of a wave.
 FLEET = 4

@@ -2,16 +2,16 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..errors import BadInput, DamagedFile
+from ..documents import check_shape, in_file
+from ..errors import BadInput
 from ..prompts.seeds import stream_seed
-from ..store import json_bytes, write_file
+from ._kept import stored_values
 from ._space import RATES, SHARED, Params, Space
 
 State = Literal["finished", "dropped", "failed", "repeated"]
@@ -45,8 +45,16 @@ class Trial:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Trial":
-        """The trial that `to_json` wrote."""
-        return cls(**{**values, "rungs": {int(step): score for step, score in values["rungs"].items()}})
+        """The trial that `to_json` wrote.
+
+        Raises:
+            BadInput: a value that it does not write.
+        """
+        check_shape(cls, values, rungs=Mapping[str, float])
+        rungs = values.get("rungs", {})
+        if not all(step.isdecimal() and step.isascii() for step in rungs):
+            raise BadInput("the rungs of a trial are no steps; delete the search, and give the same command again")
+        return cls(**{**values, "rungs": {int(step): score for step, score in rungs.items()}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,29 +75,19 @@ def wave_folder(folder: Path, number: int) -> Path:
     return folder / "waves" / f"{number:03d}"
 
 
-def kept(path: Path, compute: Any) -> Any:
-    """The plain values that a file holds, or new ones, which are written to it.
+def read_waves(folder: Path) -> list[Wave]:
+    """The waves that have ended, in their order.
 
     Raises:
-        DamagedFile: the file cannot be read.
+        DamagedFile: a file of a wave is not as it was written.
+        BadInput: it holds what is no wave.
     """
-    if path.is_file():
-        try:
-            return json.loads(path.read_bytes())
-        except ValueError as error:
-            raise DamagedFile(f"{path} is not as it was written; delete it, and give the same command again") from error
-    values = compute()
-    write_file(path, json_bytes(values), what="a part of the search")
-    # As they are read back: a resumed search sees the same.
-    return json.loads(json_bytes(values))
-
-
-def read_waves(folder: Path) -> list[Wave]:
-    """The waves that have ended, in their order."""
     waves: list[Wave] = []
     while (path := wave_folder(folder, len(waves)) / "told.json").is_file():
-        values = kept(path, dict)
-        waves.append(Wave(trials=[Trial.from_json(trial) for trial in values["trials"]], seconds=values["seconds"]))
+        values = stored_values(path)
+        with in_file(path):
+            check_shape(Wave, values, trials=Sequence[Mapping[str, Any]])
+            waves.append(Wave(trials=[Trial.from_json(trial) for trial in values["trials"]], seconds=values["seconds"]))
     return waves
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import inspect
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,15 +12,16 @@ from ..backbones import AbstractBackbone, answering_numbers, load_backbone
 from ..data import load_rows
 from ..errors import RunExists, StorageFailure
 from ..settings import ModelSpec, PromptSettings, TrainSettings
-from ..store import json_bytes, refuse_no_place, write_file
+from ..store import refuse_no_place, write_file
 from ..tasks import Task
 from ..training import Interrupted
 from ._budget import EVALUATIONS, MINUTES, MOST_STEPS, Budget, runs_of, timed_steps
 from ._choice import CHALLENGERS, choosing_repeats, chosen
 from ._final import Final
 from ._halving import rungs_of
+from ._kept import field_bytes
 from ._progress import progress_bar
-from ._report import Tuning
+from ._report import REPORT, Tuning, stored_report
 from ._request import Request, refuse_another, request_from
 from ._rows import Parts, on_files, parted, written
 from ._search import Search
@@ -94,8 +94,8 @@ def tune(
     parts = parted(request.task, load_rows(request.task, data_root, max_bad_rows))
     with _alone(folder):
         refuse_another(folder, request, parts)
-        if (folder / "report.json").is_file():
-            return Tuning.from_json(json.loads((folder / "report.json").read_bytes()), folder)
+        if (folder / REPORT).is_file():
+            return stored_report(folder)
         try:
             return _tuned(request, parts, folder, progress)
         except (Interrupted, KeyboardInterrupt) as error:
@@ -153,7 +153,7 @@ def _tuned(request: Request, parts: Parts, folder: Path, progress: bool) -> Tuni
         tuned = final.report(trials, winner, challenges, ceiling=request.ceiling)
     seconds = round(before + time.perf_counter() - start, 1)
     tuned = dataclasses.replace(tuned, cost={**tuned.cost, "seconds": seconds})
-    write_file(folder / "report.json", json_bytes(tuned.to_json()), what="the report of the search")
+    write_file(folder / REPORT, field_bytes(tuned.to_json()), what="the report of the search")
     return tuned
 
 
