@@ -36,7 +36,7 @@ bench: .venv/.done
 gallery: .venv/.done
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m experiments.gallery
 
-# Kills, damaged and hostile files, failing disks: half an hour. The tests hold a short form.
+# Kills, damaged and hostile files, failing disks: hours. It goes on where it stopped. The tests hold a short form.
 chaos: .venv/.done
 	nice -n 10 $(BIN)/python tests/chaos/long.py
 

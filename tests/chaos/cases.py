@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hostile import as_bytes, forged, sealed
+from hostile import Case, as_bytes, forged, sealed
+from other_cases import array_cases, record_cases, search_cases, serving_cases, study_cases
 from softprompt.documents import read_sealed
 from softprompt.inference.asked import task_of
 from softprompt.interop.hub import model_card
@@ -14,10 +15,9 @@ from softprompt.interop.peft import export_peft, import_peft
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.store import load_tuned, read_folder, read_prompt
 from softprompt.training import damage, last_good, read_plan, read_results
+from softprompt.training._damage import _with_its_files
 
 OURS, PEFTS = "softprompt.json", "adapter_config.json"
-
-Case = tuple[dict[str, Any], Callable[[dict[str, Any]], object]]
 
 
 def hostile_cases(whole: Path, place: Path) -> dict[str, Case]:
@@ -68,16 +68,30 @@ def hostile_cases(whole: Path, place: Path) -> dict[str, Case]:
     def read_run() -> object:
         return read_plan(run), read_results(run), list(damage(run))
 
-    plan, result = run / "run.json", next(run.glob("ept-star*/result.json"))
+    def documents(path: Path) -> Case:
+        return Case(read_sealed(path), lambda document: within(path, document, read_run))
+
+    stored, chosen = SoftPrompt.load(source), next(run.glob("*/restarts/chosen.json"))
+    read = {
+        "prompt.json": (source / "prompt.json", prompt),
+        "manifest.json": (source / "manifest.json", manifest),
+        "state.json": (run / "checkpoints" / "step-000004" / "state.json", state),
+    }
     return {
-        "prompt.json": (_json(source / "prompt.json"), prompt),
-        OURS: (json.loads(exported[OURS]), lambda document: export(document, OURS)),
-        PEFTS: (json.loads(exported[PEFTS]), lambda document: export(document, PEFTS)),
-        "manifest.json": (_json(source / "manifest.json"), manifest),
-        "run.json": (read_sealed(plan), lambda document: within(plan, document, read_run)),
-        "result.json": (read_sealed(result), lambda document: within(result, document, read_run)),
-        "state.json": (_json(run / "checkpoints" / "step-000004" / "state.json"), state),
-        "weights.json": (_weights(source), weights),
+        **{name: Case(_json(path), reader) for name, (path, reader) in read.items()},
+        OURS: Case(json.loads(exported[OURS]), lambda document: export(document, OURS)),
+        PEFTS: Case(json.loads(exported[PEFTS]), lambda document: export(document, PEFTS)),
+        "weights.json": Case(_weights(source), weights),
+        "run.json": documents(run / "run.json"),
+        "result.json": documents(next(run.glob("ept-star*/result.json"))),
+        "chosen.json": Case(
+            read_sealed(chosen), lambda document: within(chosen, document, lambda: _with_its_files(chosen))
+        ),
+        **record_cases(run),
+        **study_cases(place / "study"),
+        **search_cases(place / "search"),
+        **serving_cases(stored, place),
+        **array_cases(stored, source, place),
     }
 
 

@@ -1,16 +1,16 @@
-"""Bits turned and ends cut in every file of a run, a prompt, trained weights and a store: is each change named?"""
+"""Bits turned and ends cut in every file of runs, prompts, searches, stores and banks: is each change named?"""
 
 import contextlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from softprompt.cli._doctor import damage_of
 from softprompt.errors import SoftPromptError
 from softprompt.store import read_folder
-from softprompt.study import damaged_runs
-from softprompt.training import damage, last_good, read_plan
+from softprompt.training import last_good, read_plan
 
 Reader = Callable[[Path], None]
 
@@ -40,23 +40,19 @@ def listening() -> Iterator[list[str]]:
 def read_run(folder: Path) -> None:
     """Everything of a run, as `resume`, `show` and `doctor` read it."""
     read_plan(folder)
-    for line in damage(folder):
-        logging.getLogger("softprompt").warning(line)
+    read_any(folder)
     last_good(folder)
 
 
-def read_store(folder: Path) -> None:
-    """Every run of a store."""
-    for line in damaged_runs(folder):
+def read_any(folder: Path) -> None:
+    """A run, a search, a store, a bank, or a folder of a prompt, of weights, of an export: as `doctor` reads it."""
+    for line in damage_of(folder):
         logging.getLogger("softprompt").warning(line)
 
 
 def read_files(folder: Path) -> None:
-    """The files of a prompt, of weights or of an export."""
+    """The files of an export that `doctor` does not know."""
     read_folder(folder)
-
-
-READERS: dict[str, Reader] = {"run": read_run, "store": read_store, "folder": read_files}
 
 
 def damaged(content: bytes, draw: random.Random) -> tuple[str, bytes]:
@@ -72,7 +68,10 @@ def damaged(content: bytes, draw: random.Random) -> tuple[str, bytes]:
 
 def files_of(folder: Path) -> list[Path]:
     """The files that hold anything; the mark of a process is none of them."""
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".lock" and path.stat().st_size)
+    if folder.is_file():
+        return [folder]
+    paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock"))
+    return sorted(path for path in paths if path.stat().st_size)
 
 
 def outcome(read: Reader, folder: Path, path: Path) -> str:
@@ -90,29 +89,33 @@ def outcome(read: Reader, folder: Path, path: Path) -> str:
     return "named" if any(path.name in line or path.parent.name in line for line in lines) else "silent"
 
 
-def campaign(places: dict[str, Path], count: int, seed: int) -> tuple[Counter[str], list[str]]:
+def campaign(
+    places: Mapping[Path, Reader], count: int, seed: int, stays: Callable[[bytes, bytes], bool] = lambda *_: False
+) -> tuple[Counter[str], list[str]]:
     """So many changes, drawn over all files of some folders; what came of them, and those that no reader named.
 
     Args:
-        places: a folder by the name of its reader.
+        places: what reads a folder or a file, by its path.
         count: of changes.
         seed: of the draw.
+        stays: whether a reader that says nothing left a file from which the same is computed; it sees the content that
+            was written, and what the file holds after it was read.
     """
     draw, found, bad = random.Random(seed), Counter[str](), []
-    files = [(name, folder, path) for name, folder in places.items() for path in files_of(folder)]
+    files = [(read, folder, path) for folder, read in places.items() for path in files_of(folder)]
     for number in range(count):
-        reader, folder, path = files[number % len(files)]
+        read, folder, path = files[number % len(files)]
         content = path.read_bytes()
         kind, changed = damaged(content, draw)
         if changed == content:
             continue
         path.write_bytes(changed)
         try:
-            what = outcome(READERS[reader.partition("-")[0]], folder, path)
+            what = outcome(read, folder, path)
+            if what == "silent" and (is_torn_end(path, content, changed) or stays(content, path.read_bytes())):
+                what = "torn end, as after a kill"
         finally:
             path.write_bytes(content)
-        if what == "silent" and is_torn_end(path, content, changed):
-            what = "torn last line, dropped as after a kill"
         found[what.partition(":")[0]] += 1
         if what == "silent" or what.startswith("traceback"):
             bad.append(f"{path.relative_to(folder)}: {kind} of {len(content)} -> {len(changed)} bytes: {what}")

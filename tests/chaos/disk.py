@@ -3,11 +3,14 @@
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from small_runs import different, ended, forked
+
+from kills import Scenario
 
 PATIENCE = 600
 FAILURES = ((errno.ENOSPC, False), (errno.ENOSPC, True), (errno.EIO, False), (errno.EROFS, True))
@@ -90,41 +93,69 @@ def failing(disk: Disk) -> Iterator[None]:
             setattr(os, name, function)
 
 
-def count_calls(start: Callable[[Path], object], folder: Path, log: Path) -> int:
-    """How many calls a run makes that change its folder."""
+def count_calls(scenario: Scenario, folder: Path, log: Path) -> int:
+    """Let a command do its work in a folder; how many of its calls change that folder."""
 
     def counted() -> None:
         disk = Disk(folder, 0)
         with failing(disk):
-            start(folder)
+            scenario.start(folder)
         os.write(1, f"\ncalls {disk.calls}".encode())
 
+    scenario.prepare(folder)
     if ended(forked(counted, log), PATIENCE) != 0:
         raise RuntimeError(log.read_text()[-2000:])
     return int(log.read_text().rsplit("calls ", 1)[1])
 
 
-def attempt(
-    start: Callable[[Path], object], go_on: Callable[[Path], object], whole: Path, place: Path, disk: Disk
-) -> str:
-    """Let a run fail, then go on; what is wrong, or nothing."""
-    folder, log = Path(disk.folder), place / "log"
+def attempt(scenario: Scenario, whole: Path, log: Path, disk: Disk) -> str:
+    """Let a command fail, then go on; what is wrong, or nothing.
+
+    Args:
+        scenario: the command.
+        whole: what it leaves when nothing fails.
+        log: takes what it says.
+        disk: fails.
+    """
+    folder = Path(disk.folder)
+    scenario.prepare(folder)
 
     def work() -> object:
         with failing(disk):
-            return start(folder)
+            return scenario.start(folder)
 
     code, said = ended(forked(work, log), PATIENCE), log.read_text()
     # 0 is a failure that nothing depends on, such as that of a removal.
     if code not in (0, 2) or "Traceback" in said:
         return f"exit {code}: {said[-300:]}"
-    # The library's own lines of advice may stand before.
+    # The library's own lines of advice may stand before, and what a command that goes on prints at its end.
     lines = [line for line in said.splitlines() if line.strip() and not line.startswith("softprompt: ")]
     if code == 2 and len(lines) > 1:
         return f"more than a line: {said[-300:]}"
-    step = go_on if (folder / "run.json").exists() else start
-    code = ended(forked(lambda: step(folder), log), PATIENCE)
+    scenario.prepare(folder)
+    code = ended(forked(lambda: scenario.step(folder), log), PATIENCE)
     if code != 0:
         return f"did not go on, exit {code}: {log.read_text()[-300:]}"
     wrong = different(whole, folder)
     return f"differs in {wrong}" if wrong else ""
+
+
+def campaign(scenario: Scenario, place: Path, most: int) -> dict[str, Any]:
+    """Let every call of a command fail in turn, each time with another error; at most so many, spread over all of them.
+
+    Returns:
+        The number of calls, of those that failed, and what was wrong.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    folder, whole, log = place / "work", place / "whole", place / "log"
+    calls = count_calls(scenario, folder, log)
+    # All work at the same path, because some files name others by their whole path.
+    folder.rename(whole)
+    chosen = sorted({1 + calls * number // most for number in range(most)}) if calls > most else range(1, calls + 1)
+    wrong = []
+    for number, at in enumerate(chosen):
+        error, for_good = FAILURES[number % len(FAILURES)]
+        if said := attempt(scenario, whole, log, Disk(folder, at, error, for_good)):
+            wrong.append(f"call {at}, {os.strerror(error)}: {said}")
+        shutil.rmtree(folder, ignore_errors=True)
+    return {"calls": calls, "failed": len(chosen), "bad": wrong}

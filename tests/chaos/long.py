@@ -1,10 +1,11 @@
 """The long form of the chaos tests: hundreds of kills, thousands of damaged and hostile files, every failing call.
 
-    make chaos          about half an hour on one core; writes benchmarks/results/chaos.json
-    python tests/chaos/long.py --minutes 5 --only damage hostile
+    make chaos          hours on one core; writes benchmarks/results/chaos.json
+    python tests/chaos/long.py --only damage hostile --files 20000
 
-Each part has a share of the time and stops when that is over, so the counts say what was done. The exit code is 1
-where anything was silent, different, raw, slow or a traceback.
+Each piece is kept in runs/chaos/pieces as it ends, so that an interrupted command goes on behind the last one; remove
+runs/chaos to begin anew. The exit code is 1 where anything was silent, different, written twice, raw, slow or a
+traceback.
 """
 
 import argparse
@@ -16,9 +17,10 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -26,188 +28,148 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import damage
 import disk
 import hostile
+import made
 import torch
 from cases import hostile_cases
-from softprompt.cli import main as softprompt
+from scenarios import one_shot, scenarios, study, training
 from softprompt.interop.peft import export_peft
 from softprompt.prompts.prompt import SoftPrompt
 
 import kills
 
 RESULT = Path(__file__).parents[2] / "benchmarks" / "results" / "chaos.json"
-# The share of the time that each part has.
-SHARES = {"kills": 0.45, "damage": 0.2, "disk": 0.2, "hostile": 0.15}
-# fmt: off
-SMALL = (
-    "--task", "lab/weekend", "--model", "lab-t5-small", "--shots", "16", "--batch-size", "4", "--quiet",
-    "--task-option", "train=64", "--task-option", "test=8", "--task-option", "validation=8",
-    "--eval-every", "2", "--eval-rows", "8",
+PARTS = ("kills", "damage", "disk", "hostile")
+# Hostile files of one piece.
+FILES = 5000
+# Of these nothing is killed or starved more than once: they differ in what they train, not in what they write.
+ALIKE = (
+    "a fleet of two methods",
+    "a regulariser and dropout",
+    "a study by four processes",
+    "a study whose workers stall",
 )
-# fmt: on
-STUDY = """[defaults]
-model = "lab-t5-small"
-steps = 8
-eval_every = 4
-eval_rows = 8
-shots = 16
-batch_size = 4
-[tasks.w]
-lab = "lab/weekend"
-train = 64
-validation = 16
-test = 16
-[[runs]]
-task = "w"
-method = ["prompt-tuning", "ept-star"]
-seed = [0, 1]
-"""
+
+Piece = tuple[str, str, Callable[[Path], dict[str, Any]]]
 
 
-def command(*words: str) -> Callable[[Path], object]:
-    """A command on a folder, whose place in the words is FOLDER."""
-    return lambda folder: softprompt([str(folder) if word == "FOLDER" else word for word in words])
+def pieces(run: Path, place: Path, asked: argparse.Namespace) -> Iterator[Piece]:
+    """The part, the name and the work of each piece; the work takes an empty folder.
 
-
-def training(*words: str) -> kills.Scenario:
-    """`softprompt train` with these words, and its --resume."""
-    start = command("train", *SMALL, "--output", "FOLDER", *words)
-    return kills.Scenario(start, command("train", "--resume", "FOLDER", "--quiet"))
-
-
-def scenarios(place: Path) -> dict[str, kills.Scenario]:
-    """What is killed: training in several forms, a study by two processes, and a measurement of stability."""
-    (place / "study.toml").write_text(STUDY)
-    study = command("study", "run", str(place / "study.toml"), "--store", "FOLDER", "--fleet-size", "2", "--quiet")
-    stability = command(
-        "stability", "--task", "lab/weekend", "--model", "lab-t5-small", "--setting", "none", "--seeds", "2", "--steps",
-        "4", "--shots", "16", "--store", "FOLDER", "--json",
-    )  # fmt: skip
-    return {
-        "a fleet with restarts": training("--steps", "8", "--restarts", "2", "--restart-steps", "3", "--seed", "0"),
-        "a fleet of two methods": training("--steps", "12", "--method", "residual", "--method", "ept-star"),
-        "a regulariser and dropout": training("--steps", "9", "--regularizer", "ptp-rn", "--backbone-dropout"),
-        "trained weights": training("--steps", "6", "--method", "lora", "--lr", "0.01"),
-        "a study by two processes": kills.Scenario(study, study, processes=2),
-        "stability": kills.Scenario(stability, stability),
-    }
-
-
-def killing(place: Path, seconds: float) -> dict[str, object]:
-    """Kill each scenario until its share of the time is over."""
-    found, chosen = {}, scenarios(place)
-    for name, scenario in chosen.items():
-        end, parts, seed = time.monotonic() + seconds / len(chosen), [], 0
-        while time.monotonic() < end:
-            parts.append(kills.campaign(scenario, place / f"kills-{len(found)}", 6, seed))
-            shutil.rmtree(place / f"kills-{len(found)}", ignore_errors=True)
-            seed += 1
-        found[name] = {
-            "kills": sum(part["kills"] for part in parts),
-            "runs compared": sum(part.get("runs", 0) for part in parts),
-            "different": sorted({name for part in parts for name in part["different"]}),
-            "failed": [text for part in parts for text in part["failed"]][:5],
-        }
-        print(name, found[name], flush=True)
-    return found
-
-
-def many(
-    campaign: Callable[[int, int], tuple[Counter[str], list[str]]], seconds: float, each: int
-) -> dict[str, object]:
-    """Campaigns of `each` changes until the time is over."""
-    end, found, bad, seed = time.monotonic() + seconds, Counter[str](), [], 0
-    while time.monotonic() < end:
-        counted, wrong = campaign(each, seed)
-        found, bad, seed = found + counted, [*bad, *wrong], seed + 1
-    result = {"tried": sum(found.values()), **found, "bad": sorted(set(bad))[:40]}
-    print(result, flush=True)
-    return result
-
-
-def damaging(place: Path, run: Path, seconds: float) -> dict[str, object]:
-    """Damage a finished run, the same before its results, a prompt, an export and a store."""
-    begun = place / "begun"
-    shutil.copytree(run, begun)
-    for path in [*begun.glob("*/result.json"), *begun.glob("*/prompt")]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    scenarios(place)["a study by two processes"].start(place / "store")
-    prompt = SoftPrompt.load(next(run.glob("ept-star*/prompt")))
-    places = {
-        "run": run,
-        "run-begun": begun,
-        "store": place / "store",
-        "folder-prompt": prompt.save(place / "prompt"),
-        "folder-peft": export_peft(prompt, place / "peft"),
-    }
-    return many(lambda count, seed: damage.campaign(places, count, seed), seconds, 200)
-
-
-def failing(place: Path, seconds: float) -> dict[str, object]:
-    """Let every call fail in turn, each time with another error, until the time is over."""
-    scenario = training("--steps", "6", "--restarts", "2", "--restart-steps", "2")
-    scenario.start(place / "whole")
-    calls = disk.count_calls(scenario.start, place / "counted", place / "log")
-    end, wrong, tried = time.monotonic() + seconds, [], 0
-    # Neighbouring calls differ most in kind: a step of seven visits all of them, spread over the run.
-    order = [number for first in range(7) for number in range(first + 1, calls + 1, 7)]
-    for number, at in enumerate(order):
-        if time.monotonic() > end:
-            break
-        error, for_good = disk.FAILURES[number % len(disk.FAILURES)]
-        folder = place / "failing"
-        shutil.rmtree(folder, ignore_errors=True)
-        said = disk.attempt(
-            scenario.start, scenario.go_on, place / "whole", place, disk.Disk(folder, at, error, for_good)
+    Args:
+        run: a finished run.
+        place: for files that the commands read.
+        asked: how much of each part.
+    """
+    chosen = scenarios(place, run)
+    for seed, (name, scenario) in enumerate(chosen.items()):
+        yield "kills", name, lambda folder, s=scenario, n=seed: kills.campaign(s, folder, asked.kills, n)
+    starved = {name: scenario for name, scenario in chosen.items() if name not in ALIKE} | one_shot(run)
+    for name, scenario in starved.items():
+        yield "disk", name, lambda folder, s=scenario: disk.campaign(s, folder, asked.calls)
+    for name in ("run", "begun", "store", "search", "others"):
+        yield "damage", name, lambda folder, name=name: damaging(name, run, folder, asked.changes)
+    for seed in range(asked.files // FILES):
+        yield (
+            "hostile",
+            f"files {seed * FILES} to {(seed + 1) * FILES}",
+            lambda folder, n=seed: stranger(run, folder, n),
         )
-        tried += 1
-        if said:
-            wrong.append(f"call {at}, {os.strerror(error)}: {said}")
-    found = {"calls of a run": calls, "calls that failed": tried, "bad": wrong}
-    print(found, flush=True)
-    return found
+
+
+def damaging(name: str, run: Path, place: Path, count: int) -> dict[str, Any]:
+    """Damage a finished run, the same before its results, a store with kept runs, a search, and all other folders."""
+    places: dict[Path, damage.Reader] = {}
+    match name:
+        case "run":
+            places[copied(run, place / "run")] = damage.read_run
+        case "begun":
+            begun = copied(run, place / "begun")
+            for path in [*begun.glob("*/result.json"), *begun.glob("*/prompt")]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            places[begun] = damage.read_run
+        case "store":
+            study(place, "--keep").start(place / "store")
+            places[place / "store"] = damage.read_any
+        case "search":
+            scenarios(place, run)["tune"].start(place / "search")
+            places[place / "search"] = damage.read_any
+        case _:
+            prompt = SoftPrompt.load(next(run.glob("ept-star*/prompt")))
+            places = {**made.places(prompt, place), prompt.save(place / "prompt"): damage.read_any}
+            places[export_peft(prompt, place / "peft")] = damage.read_files
+    counted, bad = damage.campaign(places, count, seed=0, stays=bytes.startswith)
+    return {"changes": counted.total(), **counted, "bad": sorted(bad)[:20]}
+
+
+def copied(source: Path, target: Path) -> Path:
+    """A copy of a folder."""
+    shutil.copytree(source, target)
+    return target
+
+
+def stranger(run: Path, place: Path, seed: int) -> dict[str, Any]:
+    """Hostile files of all kinds."""
+    logging.getLogger("softprompt").setLevel(logging.CRITICAL)
+    counted, bad = hostile.campaign(hostile_cases(run, place), FILES, seed)
+    return {"files": counted.total(), **counted, "bad": sorted(set(bad))[:20]}
+
+
+def gathered(place: Path) -> dict[str, Any]:
+    """What all pieces found, by part; hostile files are added up."""
+    parts: dict[str, Any] = {}
+    for path in sorted((place / "pieces").glob("*.json"), key=lambda path: int(path.name.partition("-")[0])):
+        piece = json.loads(path.read_text())
+        parts.setdefault(piece["part"], {})[piece["name"]] = piece["found"]
+    if files := parts.pop("hostile", None):
+        counts: Counter[str] = Counter()
+        for found in files.values():
+            counts.update({name: count for name, count in found.items() if isinstance(count, int)})
+        parts["hostile"] = {**counts, "bad": [line for found in files.values() for line in found["bad"]]}
+    return parts
 
 
 def is_clean(part: object) -> bool:
     """Whether nothing was wrong in a part."""
     if not isinstance(part, dict):
         return True
-    return not any(part.get(name) for name in ("bad", "different", "failed")) and all(map(is_clean, part.values()))
+    wrong = ("bad", "different", "again") + (("failed",) if "kills" in part else ())
+    return not any(part.get(name) for name in wrong) and all(map(is_clean, part.values()))
 
 
 def main() -> int:
-    """Run the parts and write what came of them."""
+    """Do the pieces that are not done, and write what came of all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--only", nargs="*", default=list(SHARES), choices=list(SHARES))
+    parser.add_argument("--only", nargs="*", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--kills", type=int, default=24, help="processes killed in each scenario")
+    parser.add_argument("--changes", type=int, default=500, help="bits and cuts in each kind of folder")
+    parser.add_argument("--calls", type=int, default=40, help="most calls that fail in each command")
+    parser.add_argument("--files", type=int, default=100_000, help="hostile files")
     parser.add_argument("--place", type=Path, default=Path("runs/chaos"))
     parser.add_argument("--output", type=Path, default=RESULT)
-    arguments = parser.parse_args()
+    asked = parser.parse_args()
     torch.set_num_threads(1)
-    place = arguments.place.absolute()
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
-    total = 60 * arguments.minutes / sum(SHARES[name] for name in arguments.only)
+    place = asked.place.absolute()
+    (place / "pieces").mkdir(parents=True, exist_ok=True)
     run = place / "run"
+    # Also where it is there: what this process has imported and loaded, the processes that are killed need not.
     methods = ("--method", "ept-star", "--method", "prompt-tuning")
-    training("--steps", "4", *methods, "--restarts", "2", "--restart-steps", "2").start(run)
-
-    def stranger(count: int, seed: int) -> tuple[Counter[str], list[str]]:
-        logging.getLogger("softprompt").setLevel(logging.CRITICAL)
-        return hostile.campaign(hostile_cases(run, fresh(place / "hostile")), count, seed)
-
-    parts: dict[str, Callable[[float], object]] = {
-        "kills": lambda seconds: killing(place, seconds),
-        "damage": lambda seconds: damaging(place, run, seconds),
-        "disk": lambda seconds: failing(place, seconds),
-        "hostile": lambda seconds: many(stranger, seconds, 2000),
-    }
-    found = {name: parts[name](SHARES[name] * total) for name in SHARES if name in arguments.only}
+    training("--steps", "4", *methods, "--restarts", "2", "--restart-steps", "2").start(fresh(place / "warm"))
+    if not run.exists():
+        (place / "warm").rename(run)
+    for number, (part, name, work) in enumerate(pieces(run, place, asked)):
+        path = place / "pieces" / f"{number}-{part}.json"
+        if part in asked.only and not path.exists():
+            begun = time.monotonic()
+            found = work(fresh(place / "work"))
+            print(f"{part}, {name}: {time.monotonic() - begun:.0f} s: {found}", flush=True)
+            path.write_text(json.dumps({"part": part, "name": name, "found": found}))
     about = {
-        "command": f"python tests/chaos/long.py --minutes {arguments.minutes:g}",
+        "command": "python tests/chaos/long.py",
         "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": {"python": platform.python_version(), **{n: version(n) for n in ("softprompt", "torch")}},
     }
-    arguments.output.write_text(json.dumps({**about, **found}, indent=1) + "\n")
+    found = gathered(place)
+    asked.output.write_text(json.dumps({**about, **found}, indent=1) + "\n")
     return 0 if is_clean(found) else 1
 
 

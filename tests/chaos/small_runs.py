@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from softprompt.documents import parsed
 from softprompt.errors import SoftPromptError
@@ -26,12 +27,20 @@ def contents(folder: Path) -> dict[str, bytes]:
             values = json.loads(content)
             values.pop("timing_bytes")
             content = json.dumps(values, sort_keys=True).encode()
-        if path.parent.name == "runs" and path.suffix == ".json":
-            # A stored run of a study says how long it took.
-            values = parsed(content, path)["run"]
-            content = json.dumps({**values, "seconds": 0}, sort_keys=True).encode()
+        if path.parent.name == "runs" or path.name in ("told.json", "report.json"):
+            # A stored run, a wave of a search and its report say how long they took, under their checksum.
+            content = json.dumps(without_seconds(parsed(content, path)), sort_keys=True).encode()
         found[str(path.relative_to(folder))] = content
     return found
+
+
+def without_seconds(values: Any) -> Any:
+    """Values of a document without times and the checksum over them."""
+    if isinstance(values, list):
+        return [without_seconds(value) for value in values]
+    if not isinstance(values, dict):
+        return values
+    return {name: without_seconds(value) for name, value in values.items() if name not in ("seconds", "sha256")}
 
 
 def different(one: Path, other: Path) -> list[str]:

@@ -1,12 +1,18 @@
 """A short form of the 2,000 flips and cuts of `make chaos`, and what else damage must not do."""
 
 import damage
+import made
 import pytest
 import torch
 from small_runs import contents
 from softprompt.cli import main
+from softprompt.documents import json_bytes, read_sealed
+from softprompt.errors import BadInput
+from softprompt.export.compiled import CompiledPrompt
 from softprompt.interop.peft import export_peft
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.tuning._kept import stored_values
+from softprompt.tuning._trials import read_waves
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +22,7 @@ def prompt(whole):
 
 def test_every_flip_and_cut_in_a_run_is_named_or_falls_back(whole):
     before = contents(whole)
-    found, bad = damage.campaign({"run": whole}, count=90, seed=0)
+    found, bad = damage.campaign({whole: damage.read_run}, count=90, seed=0)
     assert bad == []
     assert found["named"] > 60
     assert found["fallback"] > 3
@@ -24,9 +30,17 @@ def test_every_flip_and_cut_in_a_run_is_named_or_falls_back(whole):
 
 
 def test_every_flip_and_cut_in_a_prompt_and_in_an_export_is_named(prompt, tmp_path):
-    places = {"folder-prompt": prompt.save(tmp_path / "p"), "folder-peft": export_peft(prompt, tmp_path / "e")}
-    found, bad = damage.campaign(places, count=60, seed=1)
+    exported, stored = export_peft(prompt, tmp_path / "e"), prompt.save(tmp_path / "p")
+    found, bad = damage.campaign({stored: damage.read_any, exported: damage.read_files}, count=60, seed=1)
     assert (bad, set(found)) == ([], {"named"})
+
+
+def test_every_flip_and_cut_in_a_search_a_store_a_bank_a_compiled_prompt_and_a_journal_is_named(prompt, tmp_path):
+    (tmp_path / "p").mkdir()
+    places = made.places(prompt, tmp_path / "p")
+    found, bad = damage.campaign(places, count=160, seed=2, stays=bytes.startswith)
+    assert (bad, set(found)) == ([], {"named", "torn end, as after a kill"})
+    assert found["named"] > 140
 
 
 def test_the_doctor_names_the_damaged_file_and_ends_with_1(whole, tmp_path, capsys):
@@ -52,3 +66,23 @@ def test_a_prompt_says_what_was_imported(tmp_path):
     digest = hashlib.sha256((tmp_path / "v.npy").read_bytes()).hexdigest()
     assert found.provenance.training == {"imported_from": "v.npy", "imported_sha256": digest}
     assert torch.equal(found.vectors, torch.ones(2, 4))
+
+
+def test_parts_of_a_search_of_an_earlier_version_are_read_without_a_checksum(tmp_path):
+    wave = made.search(tmp_path / "search") / "waves" / "000"
+    before = read_waves(tmp_path / "search")
+    for path in wave.glob("*.json"):
+        path.write_bytes(json_bytes(stored_values(path)))
+    assert read_waves(tmp_path / "search") == before
+    assert stored_values(wave / "asked.json") == [dict(before[0].trials[0].params)]
+    wave.joinpath("told.json").write_text('{"trials": 3, "seconds": 1.0}')
+    with pytest.raises(BadInput, match=r"told\.json'?: 'trials' of the wave"):
+        read_waves(tmp_path / "search")
+
+
+def test_a_compiled_prompt_of_an_earlier_version_is_read_without_a_checksum(tmp_path):
+    folder = made.compiled(tmp_path / "compiled")
+    about = read_sealed(folder / "cache.json")
+    (folder / "cache.json").write_bytes(json_bytes({k: v for k, v in about.items() if k not in ("format", "files")}))
+    assert CompiledPrompt.load(folder).length == 3
+    assert main(["doctor", str(folder)]) == 0

@@ -42,8 +42,8 @@ ANY = st.recursive(
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_value_in_any_place_is_read_or_refused(cases, data):
-    name = data.draw(st.sampled_from(sorted(cases)))
-    document, read = cases[name]
+    name = data.draw(st.sampled_from(sorted(name for name in cases if isinstance(cases[name].good, dict))))
+    document, read = cases[name].good, cases[name].read
     way = data.draw(st.sampled_from(list(hostile.places(document))))
     document = json.loads(json.dumps(document))
     place = document
