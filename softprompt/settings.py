@@ -63,10 +63,11 @@ class ModelSpec:
         dtype: precision of the frozen model: float32 or bfloat16 (from Python also float64).
         device: cpu, cuda, cuda:1 ...; auto is the GPU if there is one; spread is all of them, for a model that does
             not fit on one (docs/several-devices.md).
-        answers: how the model answers: tokens, chat (instruct decoder), label-words or linear-head (encoder), or auto.
-        engine: packed (T5), shared (decoders), reference (transformers' own passes), or auto: the fastest one that the
-            model can have.
-        quantize: int8: the frozen linear layers in 8 bits, on a CPU with AVX512-VNNI (docs/models.md).
+        answers: how the model answers: tokens, chat (instruct decoders), label-words or linear-head (encoders) or auto.
+        engine: what computes the passes: packed (T5), shared (decoders), reference (transformers), or auto, the fastest
+            that the model allows.
+        quantize: int8 computes the frozen linear layers in 8 bits, on a CPU with AVX512-VNNI (docs/models.md). Default:
+            no quantisation.
         embedding_scale: factor on the frozen model's word embeddings; the model computes the same (docs/models.md).
 
     Raises:
@@ -194,37 +195,41 @@ class TrainSettings:
     """The settings that all prompts of a fleet share.
 
     Args:
-        steps: optimiser steps; None derives them from epochs.
-        epochs: passes over the training rows, used if steps is None.
+        steps: optimiser steps. Default: those of epochs, or 1000.
+        epochs: passes over the training rows, where no steps are given.
         batch_size: rows of one prompt in one pass.
         grad_accumulation: passes per optimiser step.
-        tokens_per_batch: largest rows x longest row of one pass; None sets no bound.
-        max_length: largest number of tokens of a text, special tokens included; None takes the task's value.
+        tokens_per_batch: largest number of rows x longest row in one pass. Default: no bound.
+        max_length: largest number of tokens of a text, special tokens included. Default: the task's value.
         eval_every: optimiser steps between two evaluations. A checkpoint follows each evaluation.
-        eval_rows: number of validation rows used to choose the best prompt; None takes all.
-        warmup: steps of linear warm-up; None takes 500 or 5 % of the steps, whichever is less.
-        schedule: "linear" decay to 0, or "constant".
+        eval_rows: number of validation rows that choose the best prompt. Default: all.
+        warmup: steps of linear warm-up. Default: 500 or 5 % of the steps, whichever is less.
+        schedule: learning rate after the warm-up: "linear" decay to 0, or "constant".
         weight_decay: weight decay of AdamW on prompt and reparameterisation. It does not apply to methods that train
             directions only (polar).
-        clip: largest gradient norm of one prompt; None does not clip.
-        skip_spikes: skip a step whose loss is more than so many times the median of the last 20; None skips none.
-        patience: number of evaluations without a better score after which a prompt stops; None never stops early.
-        shots: number of training rows in total, drawn with balanced classes; None takes all.
-        shots_per_class: number of training rows of each class; it excludes shots.
-        decode: "scores" (label scoring), "generate" (greedy) or "auto": scores for label words, generation otherwise.
-        normalize: label scores are the "sum" or the "mean" of token log-probabilities, or that of the "first" token.
-        loss: "tokens" (the cross entropy of the answer's tokens over the vocabulary, as in the papers), "labels" (that
-            of the right label among the label scores), "both" (the mean of the two) or "auto".
-        label_smoothing: share of the loss that all tokens, or all labels, have alike; None is no smoothing.
+        clip: largest gradient norm of one prompt. Default: no clipping.
+        skip_spikes: factor over the median loss of the last 20 steps above which a step is skipped. Default: none is
+            skipped.
+        patience: number of evaluations without a better score after which a prompt stops. Default: it does not stop.
+        shots: number of training rows in total, drawn with balanced classes. Default: all.
+        shots_per_class: number of training rows of each class, in place of shots.
+        decode: how an answer is found: "scores" (label scoring), "generate" (greedy) or "auto": scores for label words,
+            generation otherwise.
+        normalize: score of a label: the "sum" or the "mean" of the log-probabilities of its tokens, or that of the
+            "first" token.
+        loss: what is minimised: "tokens" (the cross entropy of the answer's tokens over the vocabulary, as in the
+            papers), "labels" (that of the right label among the label scores), "both" (the mean of the two) or "auto":
+            labels on a decoder that chooses among label words, tokens elsewhere.
+        label_smoothing: share of the loss that all tokens, or all labels, get alike. Default: no smoothing.
         class_weights: factors on the loss of each class: "balanced", or numbers in the order of the labels joined by
-            commas, as in "1,2.5" (`train` takes a list, too). Empty weighs all rows alike.
-        calibrate: whether a temperature and a bias of each class are fitted on the validation rows at the end, and
-            stored with the prompt. They turn label scores into probabilities; the bias may change answers.
+            commas, as in "1,2.5" (in Python also a list). Default: all classes alike.
+        calibrate: fit a temperature and a bias of each class on the validation rows at the end, and store them with the
+            prompt. They turn label scores into probabilities; the bias may change answers.
         max_new_tokens: largest number of tokens of a generated answer.
-        backbone_dropout: whether the frozen model's dropout is on during training.
-        gradient_checkpointing: whether the backward pass recomputes the frozen model's activations to save memory.
-        bucket: number of batches within which rows are sorted by length to save padding; 1 keeps the random order.
-        train_score: whether the chosen prompt is also scored on its own training rows at the end, at most 500 of them.
+        backbone_dropout: leave the frozen model's dropout on during training.
+        gradient_checkpointing: compute the frozen model's activations again in the backward pass, to save memory.
+        bucket: number of batches within which rows are sorted by length, to save padding. 1 keeps the random order.
+        train_score: also score the chosen prompt on its own training rows at the end, on at most 500 of them.
 
     Raises:
         BadInput: a number is not positive, or both shots and shots_per_class are given.

@@ -196,8 +196,8 @@ class TestCommand:
         [
             (["norms", "RUN"], "Did you mean 'norm'?"),
             (["norm"], "no run; give one"),
-            (["norm", "RUN", "--by", "lr"], "--by is of ablation"),
-            (["norm", "RUN", "--task", "lab/topic"], "--task is of transfer"),
+            (["norm", "RUN", "--by", "lr"], "--by is for ablation"),
+            (["norm", "RUN", "--task", "lab/topic"], "--task is for transfer"),
             (["norm", "nowhere"], "is no run"),
             (["similarity", "RUN", "OTHER"], "similarity needs prompts of one model"),
             (["similarity", "RUN", "WIDER"], "(width 6)"),

@@ -154,7 +154,7 @@ def test_early_stopping_ends_at_a_score_that_is_good_enough(start, tmp_path):
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
-        (object(), "callback object is no object with a method on_step, on_evaluation or on_end"),
+        (object(), "callback object has no method on_step, on_evaluation or on_end"),
         (EarlyStopping, "callback EarlyStopping is no object"),
         (print, "callback builtin_function_or_method is no object"),
     ],

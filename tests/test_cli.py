@@ -117,6 +117,19 @@ def test_help_of_every_subcommand_names_all_its_options_whole(words: list[str], 
             assert f" {parameter.opts[0]} " in text
 
 
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_of_a_command_and_of_its_options_has_one_form(words: list[str]):
+    command: Any = typer.main.get_command(app)
+    for word in words:
+        command = command.commands[word]
+    first, *_ = command.help.splitlines()
+    # A command does something, and so its help begins with a verb, as the rest of its sentence shows.
+    assert re.fullmatch(r"[A-Z][a-z]+ .+[.?]", first)
+    helps = {parameter.opts[0]: parameter.help or "" for parameter in command.params}
+    assert {name for name, help in helps.items() if not re.match(r'[A-Z]\w.*[.)"]$', help)} == set()
+    assert {name for name, help in helps.items() if re.search(r"\bNone\b|; repeat", help)} == set()
+
+
 def test_every_listed_command_is_tested():
     command: Any = typer.main.get_command(app)
     found = []
@@ -137,7 +150,7 @@ def test_train_has_exactly_the_options_of_the_contract_and_those_of_the_settings
 def test_help_of_a_setting_is_its_docstring(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "250")
     main(["train", "--help"])
-    assert "optimiser steps between two evaluations. A checkpoint follows each evaluation." in capsys.readouterr().out
+    assert "Optimiser steps between two evaluations. A checkpoint follows each evaluation." in capsys.readouterr().out
 
 
 # Errors

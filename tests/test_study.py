@@ -1046,7 +1046,7 @@ class TestCommand:
         assert json.loads(capsys.readouterr().out)["running"] == 1
         give_up(store, held)
         assert main(["study", "table", *place]) == 0
-        assert f"failed and in no row: {specs[2].name}: ValueError" in capsys.readouterr().err
+        assert f"failed, so in no row: {specs[2].name}: ValueError" in capsys.readouterr().err
         assert main(["study", "best", *place, "-n", "1", "--json"]) == 0
         (row,) = map(json.loads, capsys.readouterr().out.splitlines())
         assert (row["run"], row["validation score"], row["test score"]) == (specs[1].name, 0.9, 0.8)

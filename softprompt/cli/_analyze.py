@@ -18,26 +18,31 @@ def analyze(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="norm, similarity, broadcast, neighbors, transfer, ablation, rates, attention, drift, attribution or "
+            help="Name of the analysis: norm, similarity, broadcast, neighbors, transfer, ablation, rates, "
+            "attention, drift, attribution or "
             "nearest-examples. Without a name: what each shows.",
         ),
     ] = None,
-    runs: Annotated[list[str] | None, typer.Argument(metavar="RUN|PROMPT...", help="Runs or prompt folders.")] = None,
-    prompt: Annotated[
-        list[str] | None, typer.Option(help="Prompt of the runs, by its folder's name; repeat. Default: all.")
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN|PROMPT...", help="Folders of runs or prompts.")
     ] = None,
-    task: Annotated[list[str] | None, typer.Option(help="transfer: a further task to ask; repeat.")] = None,
-    by: Annotated[str | None, typer.Option(help="ablation: the setting to compare. Default: the first varied.")] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of the split that are read, drawn by --seed.")] = 64,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
-    seed: Annotated[int, typer.Option(help="Of the draw of rows.")] = 0,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="Name of a prompt's folder in the runs; may be repeated. Default: all.")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="For transfer, a further task; may be repeated.")] = None,
+    by: Annotated[
+        str | None, typer.Option(help="For ablation, the setting to compare. Default: the first that varies.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Number of rows of the split, drawn by --seed.")] = 64,
+    split: Annotated[str, typer.Option(help="Split: train, validation or test.")] = "test",
+    seed: Annotated[int, typer.Option(help="Seed of the draw of rows.")] = 0,
     data_root: DataRoot = None,
     model: Model = None,
     device: Device = "auto",
-    figures: Annotated[Literal["png", "svg"], typer.Option("--format", help="Of the figure: png or svg.")] = "png",
-    output: Annotated[
-        Path | None, typer.Option(help="Folder to write; must not exist. Default: runs/NAME-<run>-<time>.")
-    ] = None,
+    figures: Annotated[
+        Literal["png", "svg"], typer.Option("--format", help="Format of the figure: png or svg.")
+    ] = "png",
+    output: Annotated[Path | None, typer.Option(help="Folder to write. Default: runs/NAME-<run>-<time>.")] = None,
     json_lines: Json = False,
 ) -> None:
     """Look into trained prompts: their norms, vectors, nearest words, attention, what they transfer, and more."""
@@ -52,9 +57,9 @@ def analyze(
     if not runs:
         raise BadInput(f"no run; give one, as in softprompt analyze {name} runs/sst2")
     if by is not None and name != "ablation":
-        raise BadInput(f"--by is of ablation, and {name} compares no settings; leave it out")
+        raise BadInput(f"--by is for ablation, and {name} compares no settings; leave it out")
     if task and name != "transfer":
-        raise BadInput(f"--task is of transfer, and {name} reads the prompts' own; leave it out")
+        raise BadInput(f"--task is for transfer, and {name} reads the rows of each prompt's own task; leave it out")
     from ..analysis import written
     from ..data import refuse_split
 

@@ -11,7 +11,7 @@ from ..errors import BadInput
 def bank(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of stored prompts, runs, or both.")],
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write; must not exist.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write. It must not exist.")],
 ) -> None:
     """Pack all prompts of a folder into one file for `softprompt serve --prompts FILE`."""
     import os

@@ -56,7 +56,7 @@ def _parted(text: str) -> tuple[str, list[str]]:
 
 
 def _options(name: str, words: Sequence[str]) -> dict[str, Any]:
-    """Field -> value, of the options that are written."""
+    """The values of the options that were written, by field."""
     found: dict[str, Any] = {}
     app = typer.Typer(add_completion=False)
 

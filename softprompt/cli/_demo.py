@@ -32,18 +32,22 @@ BYTES = 4
 
 def demo(
     task: Annotated[
-        list[str] | None, typer.Option(help="Name from `softprompt tasks list`; repeat. Default: two of the lab.")
+        list[str] | None,
+        typer.Option(help="Name from `softprompt tasks list`; may be repeated. Default: two of the lab."),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="Name from `softprompt methods list`; repeat. Default: four of them.")
+        list[str] | None, typer.Option(help="Name from `softprompt methods list`; may be repeated. Default: four.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Prompts of each method.")] = 3,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: 150, on a real model 20.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Number of prompts of each method.")] = 3,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: 150; 20 on a real model.")] = None,
     model: Annotated[
-        str, typer.Option(help="Frozen model: built in; or smollm2, a folder or a hub id, which is shown reviews.")
+        str,
+        typer.Option(
+            help="Frozen model: a built-in name; or smollm2, a folder or a hub id, for the demonstration on reviews."
+        ),
     ] = "lab-t5",
     data_root: DataRoot = None,
-    output: Annotated[Path | None, typer.Option(help="New folder for everything. Default: runs/demo-<time>.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write. Default: runs/demo-<time>.")] = None,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:

@@ -24,11 +24,11 @@ PROMISES = (
 def doctor(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PATH]...", help="Runs, searches, prompts, banks or stores whose files are checked."),
+        typer.Argument(metavar="[PATH]...", help="Folders of runs, searches, prompts or stores, or banks, to check."),
     ] = None,
     json_lines: Json = False,
 ) -> None:
-    """Say what is promised and what this machine has, and check files; exit code 1 where something is wrong."""
+    """Say what this version promises and what this machine has, and check files. Exit code 1: something is wrong."""
     rows = [vars(finding) for finding in findings()]
     damaged = [{"path": str(path), "damage": list(damage_of(path))} for path in paths or ()]
     if json_lines:

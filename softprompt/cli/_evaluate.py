@@ -41,39 +41,46 @@ def evaluate(
     label_words: OwnLabelWords = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="File of rows with the task's columns, scored whole; a glob, or repeat."),
+        typer.Option(help="File with rows of the task's columns, all of which are scored, or a glob; may be repeated."),
     ] = None,
     delimiter: Delimiter = "",
-    split: Annotated[str, typer.Option(help="train, validation or test, by the split rule of training.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split: train, validation or test, by the split rule of training.")
+    ] = "test",
     test_rows: Annotated[
-        int | None, typer.Option(min=1, help="So many rows of the split, drawn by --seed. Default: all.")
+        int | None, typer.Option(min=1, help="Number of rows of the split, drawn by --seed. Default: all.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draw of --test-rows.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the draw of --test-rows.")] = 0,
     id_column: Annotated[
-        str | None, typer.Option(help="Column that names the rows. Default: their numbers in the file.")
+        str | None, typer.Option(help="Column with the names of the rows. Default: their numbers in the file.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="New folder for predictions.jsonl (each answer by its row) and report.json.")
+        Path | None, typer.Option(help="Folder to write, with predictions.jsonl (one line a row) and report.json.")
     ] = None,
     data_root: DataRoot = None,
     model: Model = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Rows in one pass.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of rows in one pass.")] = 32,
     decode: Annotated[
         Literal["auto", "scores", "generate"],
-        typer.Option(help="Score the label words, or generate the answer. auto: scores where there are label words."),
+        typer.Option(
+            help="How an answer is found: scores (of the label words), generate, or auto: scores where "
+            "there are label words."
+        ),
     ] = "auto",
     normalize: Annotated[
         Literal["sum", "mean", "first"] | None,
         typer.Option(
             metavar="WORD",
-            help="Over the token log-probabilities of a label word: sum, mean or first. Default: as in training.",
+            help="Score of a label: sum, mean or first of its tokens' log-probabilities. Default: as in training.",
         ),
     ] = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="Use the stored calibration of the label scores, if any.")
     ] = True,
-    max_bad_rows: Annotated[int, typer.Option(min=0, help="Malformed rows to drop before it is an error.")] = 0,
+    max_bad_rows: Annotated[
+        int, typer.Option(min=0, help="Number of malformed rows that are dropped before it is an error.")
+    ] = 0,
     allow_files: Annotated[
         bool, typer.Option("--allow-files", help="Read the files that a prompt from elsewhere names as its rows.")
     ] = False,
@@ -120,7 +127,7 @@ def evaluate(
 
 
 def _is_allowed(task: Task) -> bool:
-    """Whether the person at the terminal lets the files be read that a prompt from elsewhere names."""
+    """Whether the user allows the program to read the files that a prompt from elsewhere names."""
     files = named_files(task)
     if not files or not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False

@@ -11,7 +11,7 @@ Format = Literal["peft", "numpy", "npy", "baked", "cache", "embeds", "onnx", "gg
 # Formats that need no frozen model.
 VECTORS = ("peft", "numpy", "npy")
 Licence = Annotated[
-    str, typer.Option("--license", help="Licence of the prompt for the README: an identifier of the hub, as mit.")
+    str, typer.Option("--license", help="Licence of the prompt in the README: an identifier of the hub, such as mit.")
 ]
 
 
@@ -22,7 +22,8 @@ def export(
     format: Annotated[
         Format,
         typer.Option(
-            help="peft: a stock PEFT folder. numpy, or npy: the vectors alone, a .npy file. baked: a model with the "
+            help="Format: peft: a stock PEFT folder. numpy, or npy: the vectors alone, a .npy file. baked: "
+            "a model with the "
             "prompt inside. cache: keys and values (as compile). embeds: requests for vLLM. onnx: one graph. "
             "gguf-recipe: vectors and a script for llama.cpp."
         ),

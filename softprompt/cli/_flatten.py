@@ -29,7 +29,7 @@ def option_of(field: dataclasses.Field, sentence: str, panel: str) -> inspect.Pa
     option = typer.Option(
         # A switch is named outright: typer would add a `--no-...` beside it.
         f"--{field.name.replace('_', '-')}",
-        help=sentence,
+        help=sentence[:1].upper() + sentence[1:],
         rich_help_panel=panel,
         min=field.metadata.get("min"),
         # The sentence names the choices; in the column of types they would cut the names of other options short.

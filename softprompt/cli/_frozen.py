@@ -29,8 +29,8 @@ def frozen(
     task: Annotated[str | None, typer.Argument(help="Name from `softprompt tasks list`, or a file of rows.")] = None,
     *,
     model: NewModel = None,
-    limit: Annotated[int, typer.Option(min=2, help="Rows of the split, drawn by seed 0.")] = 200,
-    split: Annotated[str, typer.Option(help="validation or test, by the split rule of training.")] = "test",
+    limit: Annotated[int, typer.Option(min=2, help="Number of rows of the split, drawn by seed 0.")] = 200,
+    split: Annotated[str, typer.Option(help="Split: validation or test, by the split rule of training.")] = "test",
     wordings: Annotated[
         bool, typer.Option(help="Also compare known templates and casings of the label words, on training rows.")
     ] = True,
@@ -45,7 +45,7 @@ def frozen(
 ) -> None:
     """Score a frozen model on a task without a prompt, with an instruction, and with examples in context.
 
-    All on the same rows, with 95 % intervals: what a trained prompt has to be better than.
+    All are scored on the same rows, with 95 % intervals. A trained prompt has to be better.
     """
     if model is None:
         raise BadInput("no model; give --model, a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct or a folder")

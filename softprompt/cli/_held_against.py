@@ -1,4 +1,4 @@
-"""Prompts beside what was not trained, on the same rows, as a person reads them."""
+"""The table that compares prompts with the frozen model on the same rows."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -10,9 +10,7 @@ from ..errors import BadInput
 from .options import DataRoot, Device, NewFolder, Quiet
 from .printing import say
 
-lab = typer.Typer(
-    help="The laboratory: small trained backbones, built in, and a head for encoders without one.", no_args_is_help=True
-)
+lab = typer.Typer(help="Write a built-in model for other tools, or train a masked-LM head.", no_args_is_help=True)
 # Commands that moved to `experiments/` with their studies, and the commands that replace them in a checkout.
 MOVED = {
     "confirm": "experiments.which_method",
@@ -35,7 +33,7 @@ for _name, _module in MOVED.items():
 @lab.command("copy")
 def copy(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(BUILT_IN)}.")],
-    folder: Annotated[Path, typer.Argument(help="Folder to write; must not exist.")],
+    folder: Annotated[Path, typer.Argument(help="Folder to write. It must not exist.")],
 ) -> None:
     """Write a built-in backbone into a folder, for `from_pretrained` and other tools."""
     from ..builtin import copy_backbone
@@ -49,8 +47,8 @@ def mlm_head(
     *,
     output: NewFolder,
     data_root: DataRoot = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: the recipe's, 2000.")] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, texts and masks.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: 2000.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, texts and masks.")] = 0,
     device: Device = "auto",
     quiet: Quiet = False,
 ) -> None:

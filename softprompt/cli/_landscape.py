@@ -23,24 +23,26 @@ def landscape(
     *,
     given: Given,
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN|PROMPT...", help="Run folders, prompt folders, or user/name on the hub.")
+        list[str], typer.Argument(metavar="RUN|PROMPT...", help="Folders of runs or prompts, or user/name on the hub.")
     ],
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Prompt of the runs, by its folder's name; repeat. Default: all.")
+        list[str] | None, typer.Option(help="Name of a prompt's folder in the runs; may be repeated. Default: all.")
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Draw all prompts side by side, on one scale and the same rows.")
     ] = False,
-    split: Annotated[str, typer.Option(help="train, validation or test, by the split rule of training.")] = "test",
+    split: Annotated[
+        str, typer.Option(help="Split: train, validation or test, by the split rule of training.")
+    ] = "test",
     task: OwnTask = None,
     style: OwnStyle = None,
     data_root: DataRoot = None,
     model: Model = None,
     device: Device = "auto",
-    figures: Annotated[Literal["png", "svg"], typer.Option("--format", help="Of the figures: png or svg.")] = "png",
-    output: Annotated[
-        Path | None, typer.Option(help="Folder to write; must not exist. Default: runs/landscape-<run>-<time>.")
-    ] = None,
+    figures: Annotated[
+        Literal["png", "svg"], typer.Option("--format", help="Format of the figures: png or svg.")
+    ] = "png",
+    output: Annotated[Path | None, typer.Option(help="Folder to write. Default: runs/landscape-<run>-<time>.")] = None,
     json_lines: Json = False,
     settings: Annotated[LandscapeSettings, "Plane"],
 ) -> None:

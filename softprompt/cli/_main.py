@@ -80,11 +80,13 @@ def _print_version(asked: bool) -> bool:
 @app.callback()
 def program(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
     limit: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=NUMBER", help="Raise a limit on what a file may ask for, as labels=20000; repeat."),
+        typer.Option(
+            metavar="NAME=NUMBER", help="Raise a limit on what a file may ask for, as in labels=20000; may be repeated."
+        ),
     ] = None,
 ) -> None:
     """Train, evaluate and use soft prompts: a few thousand numbers that adapt a frozen language model."""
@@ -92,7 +94,7 @@ def program(
 
 
 class _Visible(logging.Formatter):
-    """Lines in which names from files cannot move the terminal."""
+    """Formats lines so that control characters in names from files cannot act on the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return visible(super().format(record), kept="\n")

@@ -15,21 +15,29 @@ if TYPE_CHECKING:
 
 Width = Annotated[int, typer.Option("--width", min=1, help="Embedding size e of the frozen model.")]
 Layers = Annotated[
-    int, typer.Option("--layers", min=1, help="Layers that a prompt enters; the frozen model's with --deep.")
+    int,
+    typer.Option(
+        "--layers", min=1, help="Number of layers that a prompt enters: those of the frozen model with --deep."
+    ),
 ]
 
-methods = typer.Typer(help="Methods: what is trained, and how many numbers that is.", no_args_is_help=True)
+methods = typer.Typer(
+    help="List methods and regularisers: what is trained, how many numbers, which options.", no_args_is_help=True
+)
 
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", help="Frozen model to count in, in place of --width: hub id, folder, lab-t5."),
+    typer.Option(
+        "--model",
+        help="Frozen model in which the numbers are counted, in place of --width: hub id, folder or built-in name.",
+    ),
 ]
 
 
 @methods.command("list")
 def list_methods(width: Width = 768, layers: Layers = 1, model: Model = None, json_lines: Json = False) -> None:
-    """All methods: prompt length, trained and stored numbers for embedding size --width; units and learning rate."""
+    """List the methods: prompt length, trained and stored numbers for embedding size --width, units, learning rate."""
     from ..prompts.methods import METHODS
 
     rows = _rows(width, layers, model)
@@ -66,7 +74,7 @@ def _rows(width: int, layers: int, model: str | None) -> "list[MethodRecord]":
 
 @methods.command("regularizers")
 def list_regularizers(json_lines: Json = False) -> None:
-    """All regularisers with their options and defaults: --regularizer NAME:option=value,option=value."""
+    """List the regularisers with their options and defaults: --regularizer NAME:option=value,option=value."""
     from ..regularizers import REGULARIZERS
 
     if json_lines:
@@ -92,7 +100,7 @@ def show_method(
     model: Model = None,
     json_lines: Json = False,
 ) -> None:
-    """One method: its paper, its options with their defaults, its learning rate."""
+    """Show a method: its paper, its options with their defaults, its learning rates."""
     from ..errors import pick
     from ..prompts.methods import METHODS
 

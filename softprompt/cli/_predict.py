@@ -34,12 +34,14 @@ from .printing import print_json
 def predict(
     prompt: Stored,
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts to answer; `-` or nothing reads lines from a pipe.")
+        list[str] | None, typer.Argument(help="Texts to answer. Without them, or with `-`, lines are read from a pipe.")
     ] = None,
     *,
     file: Annotated[
         Path | None,
-        typer.Option(help="Texts, one a line (.txt), or rows with the task's columns (.csv, .json, .parquet ...)."),
+        typer.Option(
+            help="File of texts, one a line (.txt), or of rows with the task's columns (.csv, .json, .parquet ...)."
+        ),
     ] = None,
     delimiter: Delimiter = "",
     task: OwnTask = None,
@@ -49,9 +51,9 @@ def predict(
     label_words: OwnLabelWords = None,
     model: Model = None,
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Inputs in one pass.")] = 32,
+    batch_size: Annotated[int, typer.Option(min=1, help="Number of texts in one pass.")] = 32,
     decode: Annotated[
-        Literal["auto", "scores", "generate"], typer.Option(help="As in `softprompt evaluate`.")
+        Literal["auto", "scores", "generate"], typer.Option(help="How an answer is found, as in `softprompt evaluate`.")
     ] = "auto",
     calibrate: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="Use the stored calibration of the label scores, if any.")
@@ -59,15 +61,20 @@ def predict(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="With --file: write answers there (.jsonl, .csv, .tsv, .gz and .zst of these, or .parquet), and go on "
+            help="With --file, a file to write answers into (.jsonl, .csv, .tsv, .gz and .zst of these, or "
+            ".parquet), and go on "
             "where a killed command stopped."
         ),
     ] = None,
     prompts: Annotated[
         list[str] | None,
-        typer.Option(metavar="[NAME=]RUN|PROMPT", help="With --output: a further prompt, in a column NAME; repeat."),
+        typer.Option(
+            metavar="[NAME=]RUN|PROMPT", help="With --output, a further prompt, for a column NAME; may be repeated."
+        ),
     ] = None,
-    id_column: Annotated[str, typer.Option(help="With --output: a column of the file that is kept.")] = "",
+    id_column: Annotated[
+        str, typer.Option(help="With --output, a column of the file to keep. Default: the row's number.")
+    ] = "",
     quiet: Quiet = False,
     frozen: FrozenOfPrompt,
 ) -> None:
@@ -119,7 +126,7 @@ def predict(
 
 @contextlib.contextmanager
 def _bar(total: int, show: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, told of each number of answers; none where the lines themselves are on the terminal."""
+    """A progress bar on standard error; none where the answers themselves go to the terminal."""
     if not show or sys.stdout.isatty() or not sys.stderr.isatty():
         yield lambda answered: None
         return

@@ -1,4 +1,4 @@
-"""`softprompt predict --output`: answers of several prompts to a file of any size, in a file."""
+"""`softprompt predict --output`: answers of several prompts to the rows of a file, written into a file."""
 
 import contextlib
 import sys
@@ -11,7 +11,7 @@ from .printing import say
 
 
 def refuse_beside_output(file: Path | None, texts: Sequence[str] | None, own: Mapping[str, Any]) -> None:
-    """Refuse what --output cannot have.
+    """Refuse options that cannot stand beside --output.
 
     Raises:
         BadInput: no file, texts, or words for the task.
@@ -54,7 +54,7 @@ def _named(sources: Sequence[str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _rate(show: bool) -> Iterator[Callable[[int, float], None]]:
-    """Tells of each chunk on a terminal, in one line; of the last one anywhere."""
+    """Reports progress in one line: after each chunk on a terminal, elsewhere only after the last."""
     last: list[str] = []
 
     def tell(rows: int, rate: float) -> None:

@@ -16,30 +16,32 @@ class PromptGrid:
     """One prompt for each method, learning rate and seed.
 
     Args:
-        method: name from `softprompt methods list`; repeat for several prompts.
-        lr: learning rate of AdamW, in --units; repeat for several prompts. Default: the method's own.
-        seed: of everything random; repeat for several prompts.
-        method_option: KEY=VALUE for all methods of the run, METHOD.KEY=VALUE for one; repeat.
-        prompt_length: prompt vectors, the same as the method option of this name.
-        init: uniform, vocabulary, label-words, text:WORDS, file:PATH or prompt:PATH; or instruction or examples:K, to
-            begin as the words of the task's instruction, or as K labelled rows.
-        units: raw, rms (of the word embeddings) or auto, the method's own: what ranges, rates and decay are in.
-        max_norm: longest prompt vector, in token norms. Default: no bound.
-        max_shift: how far vectors may move from the words they begin as, in token norms. Default: no bound.
-        context_loss: also learn the labels of the examples of --init examples:K; each earlier one counts this factor
-            less. Default: not learned.
-        deep: deep prompts: vectors for every layer of the frozen model, not for the first only.
-        regularizer: name from `softprompt methods regularizers`, with its options: rn-emb:sigma=0.1; repeat to
-            combine.
-        alpha: weight of the regulariser's divergence; repeat, one for each. Default: the regulariser's own.
-        source: stored prompt of another task, for methods that begin from some (spot, attempt); repeat for several.
-        restarts: initialisations that begin each prompt; the one with the lowest training loss goes on.
-        restart_steps: optimiser steps after which it is chosen. Default: 40 % of the run, 100 at the most.
+        method: name from `softprompt methods list`; may be repeated, for several prompts.
+        lr: learning rate of AdamW, in --units; may be repeated, for several prompts. Default: the method's own.
+        seed: seed of everything random; may be repeated, for several prompts.
+        method_option: option of all methods of the run, KEY=VALUE, or of one, METHOD.KEY=VALUE; may be repeated.
+        prompt_length: number of prompt vectors. Default: the method's own.
+        init: initial vectors: uniform, vocabulary, label-words, text:WORDS, file:PATH or prompt:PATH; instruction, to
+            begin as the words of the task's instruction; or examples:K, to begin as K labelled rows.
+        units: units of initial range, learning rate and decay: raw (the model's own numbers), rms (of the word
+            embeddings) or auto (the method's own).
+        max_norm: largest norm of a prompt vector, in token norms. Default: no bound.
+        max_shift: largest distance of a vector from the word that it begins as, in token norms. Default: no bound.
+        context_loss: also train on the labels that the prompt of --init examples:K shows; each counts this factor
+            times the one behind it. Default: off.
+        deep: train vectors for every layer of the frozen model, and not for the first only.
+        regularizer: name from `softprompt methods regularizers`, with its options, as rn-emb:sigma=0.1; may be
+            repeated, to combine several.
+        alpha: weight of the regulariser's divergence; may be repeated, one for each. Default: the regulariser's own.
+        source: stored prompt of another task, for spot, attempt and mpt; may be repeated.
+        restarts: number of initialisations that train side by side at first; the one with the lowest training loss
+            continues. 1 means no restarts.
+        restart_steps: optimiser steps before this choice. Default: 40 % of the run, at most 100.
         head_lr: learning rate of a linear head.
-        init_seed: of the initial vectors and networks, instead of --seed.
-        order_seed: of the order of the rows, instead of --seed.
-        draw_seed: of the few-shot draw, instead of --seed.
-        noise_seed: of noise during training, instead of --seed.
+        init_seed: seed of the initial vectors and networks. Default: that of --seed.
+        order_seed: seed of the order of the rows. Default: that of --seed.
+        draw_seed: seed of the few-shot draw. Default: that of --seed.
+        noise_seed: seed of noise during training. Default: that of --seed.
     """
 
     method: tuple[str, ...] = (PromptSettings.method,)

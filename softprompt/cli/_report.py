@@ -13,17 +13,19 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN|STUDY|STABILITY|FOLDER...", help="Runs, stores of studies, reports on stability, or folders."
+            metavar="RUN|STUDY|STABILITY|FOLDER...",
+            help="Runs, stores of studies, reports on stability, or folders of these.",
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write; must not exist.")] = Path(
+    output: Annotated[Path, typer.Option("-o", "--output", help="File to write. It must not exist.")] = Path(
         "report.html"
     ),
-    replace: Annotated[bool, typer.Option("--replace", help="Replace the file where it exists.")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace the file if it exists.")] = False,
     rows: Annotated[
-        bool, typer.Option("--rows", help="The best prompt of each task answers its test rows: confusion, errors.")
+        bool,
+        typer.Option("--rows", help="Let the best prompt of each task answer its test rows, for confusion and errors."),
     ] = False,
-    test_rows: Annotated[int | None, typer.Option(min=1, help="So many test rows for --rows. Default: all.")] = None,
+    test_rows: Annotated[int | None, typer.Option(min=1, help="Number of test rows for --rows. Default: all.")] = None,
     data_root: DataRoot = None,
     model: Model = None,
     device: Device = "auto",

@@ -15,21 +15,21 @@ class OwnRows:
     """A task made from files.
 
     Args:
-        data: training rows: CSV, TSV, JSON, JSON Lines (also .gz or .zst) or Parquet, or a glob; repeat for several.
-        validation_data: validation rows; without them some are taken from the others.
-        test_data: test rows; likewise.
-        delimiter: what separates the fields of CSV or TSV. Default: a comma in .csv, a tab in .tsv.
-        text_column: column of text to read; repeat for several.
+        data: training rows: CSV, TSV, JSON, JSON Lines (also .gz or .zst) or Parquet, or a glob; may be repeated.
+        validation_data: validation rows; may be repeated. Default: some of the other rows.
+        test_data: test rows; may be repeated. Default: some of the other rows.
+        delimiter: character between the fields of CSV or TSV. Default: a comma in .csv, a tab in .tsv.
+        text_column: column with the text to read; may be repeated.
         label_column: column with the class of each row.
-        number_column: column with a number, instead of a class.
-        target_column: column with free text to write, instead of a class.
-        template: text with {column} fields; also for a task known by name. Words at its end, as "Sentiment:", are
+        number_column: column with a number, in place of a class.
+        target_column: column with free text to write, in place of a class.
+        template: text with {column} fields, also for a task known by name. Words at its end, as "Sentiment:", are
             the cue. Default: the text columns, one after the other.
-        instruction: what is to be done, on a line before each text; also for a task known by name.
-        label_words: LABEL=WORD, or the words in the order of the sorted labels, repeated or "negative,positive"; also
-            for a task known by name. Default: the labels.
-        metric: name of a metric, the first is the score; repeat. Default: accuracy and macro-f1; of numbers pearson,
-            spearman, rmse and mae; of texts squad-f1 and exact-match.
+        instruction: line before each text that says what to do, also for a task known by name.
+        label_words: words to answer with, LABEL=WORD, or in the order of the sorted labels, as "negative,positive"; may
+            be repeated, also for a task known by name. Default: the labels.
+        metric: name of a metric; may be repeated, the first is the score. Default: accuracy and macro-f1; for numbers
+            pearson, spearman, rmse and mae; for texts squad-f1 and exact-match.
     """
 
     data: tuple[str, ...] = ()
@@ -89,7 +89,7 @@ class OwnRows:
 
 
 def given_words(wording: Wording) -> dict[str, Any]:
-    """The parts of a wording that say something, as the keywords of `train`."""
+    """The parts of a wording that are given, as keywords of `train`."""
     return {name: value for name, value in vars(wording).items() if value is not None}
 
 

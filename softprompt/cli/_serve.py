@@ -26,8 +26,10 @@ def serve(
     prompts: Annotated[
         Path, typer.Option(help="Folder of prompts: stored prompts, runs, or both; or a file that `bank` packed.")
     ],
-    host: Annotated[str, typer.Option(help="Address to listen at. Default: this machine alone.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 is any free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at. The default reaches this machine only.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0 takes a free one.")] = 8000,
     model_name: Annotated[
         str | None, typer.Option(help="First part of the models' names: NAME:PROMPT. Default: the model's last name.")
     ] = None,
@@ -37,16 +39,22 @@ def serve(
     admin_token: Annotated[
         Path | None, typer.Option(help=f"File with the token for changes of prompts. Default: ${TOKEN}, or no changes.")
     ] = None,
-    watch: Annotated[float, typer.Option(min=0, help="Seconds between looks for changed prompts; 0 is never.")] = 2.0,
+    watch: Annotated[
+        float, typer.Option(min=0, help="Seconds between two looks for changed prompts. 0 means never.")
+    ] = 2.0,
     device: Device = "auto",
-    batch_tokens: Annotated[int, typer.Option(min=1, help="Positions of one pass.")] = 16384,
-    batch_rows: Annotated[int, typer.Option(min=1, help="Rows of one pass.")] = 64,
-    max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a row waits for others.")] = 2.0,
-    waiting_tokens: Annotated[int, typer.Option(min=1, help="Positions that may wait; more is refused.")] = 262144,
-    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds for a request.")] = 60.0,
-    drain: Annotated[float, typer.Option(min=0, help="Seconds for what was taken, once it is told to end.")] = 30.0,
-    body_bytes: Annotated[int, typer.Option(min=1, help="Longest body of a request.")] = 2**20,
-    max_inputs: Annotated[int, typer.Option(min=1, help="Texts of one request.")] = 256,
+    batch_tokens: Annotated[int, typer.Option(min=1, help="Largest number of positions in one pass.")] = 16384,
+    batch_rows: Annotated[int, typer.Option(min=1, help="Largest number of rows in one pass.")] = 64,
+    max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a row waits for others at most.")] = 2.0,
+    waiting_tokens: Annotated[
+        int, typer.Option(min=1, help="Largest number of positions that may wait. More is refused.")
+    ] = 262144,
+    timeout: Annotated[float, typer.Option(min=0.001, help="Seconds after which a request is given up.")] = 60.0,
+    drain: Annotated[
+        float, typer.Option(min=0, help="Seconds to answer what was taken, after the signal to end.")
+    ] = 30.0,
+    body_bytes: Annotated[int, typer.Option(min=1, help="Largest body of a request, in bytes.")] = 2**20,
+    max_inputs: Annotated[int, typer.Option(min=1, help="Largest number of texts of one request.")] = 256,
     frozen: Frozen,
 ) -> None:
     """Serve stored prompts over one frozen model: OpenAI's API, /classify, and a page to try them."""

@@ -26,7 +26,7 @@ log = logging.getLogger("softprompt")
 
 def show(
     name: Annotated[
-        str, typer.Argument(metavar="RUN|PROMPT|TASK", help="Run folder, prompt folder, or name of a task.")
+        str, typer.Argument(metavar="RUN|PROMPT|TASK", help="Folder of a run or a prompt, or name of a task.")
     ],
     json_lines: Json = False,
 ) -> None:
@@ -83,7 +83,7 @@ def _row(prompt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restart_told(restarts: Mapping[str, Any]) -> str:
-    """Which of a prompt's initialisations went on, and by what, as people read it."""
+    """Which initialisation of a prompt continued, and the losses that decided it, as text."""
     if all(loss is None for loss in restarts["losses"]):
         return f"all {restarts['count']} restarts were dropped"
     losses = ", ".join("dropped" if loss is None else f"{loss:.4f}" for loss in restarts["losses"])
@@ -112,7 +112,7 @@ def _show_prompt(folder: Path, json_lines: bool) -> None:
 
 
 def describe(stored: "Stored") -> dict[str, Any]:
-    """What a prompt, or trained weights, are: everything but the numbers, of which a prompt's mean norm is told."""
+    """Everything about a prompt or trained weights except the numbers themselves; of a prompt also the mean norm."""
     from ..prompts.prompt import SoftPrompt
 
     if isinstance(stored, SoftPrompt):

@@ -41,28 +41,31 @@ def stability(
         list[str] | None,
         typer.Option(
             metavar="NAME: OPTIONS",
-            help="One of the settings compared, as options of training that replace the command's; repeat, the "
+            help="A setting to compare: options of training that replace the command's; may be repeated, the "
             "reference first. Default: each --method and --lr.",
         ),
     ] = None,
-    study: Annotated[Path | None, typer.Option(metavar="FILE", help="Settings from a study file instead.")] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds of each setting.")] = 20,
-    base_seed: Annotated[int, typer.Option(help="The first, and where what does not vary stays.")] = 0,
+    study: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Study file with the settings, in place of --setting.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Number of seeds of each setting.")] = 20,
+    base_seed: Annotated[int, typer.Option(help="First seed, and the seed of what does not vary.")] = 0,
     vary: Annotated[
         str | None,
         typer.Option(
             metavar="init,order,draw,noise",
-            help="What the seeds vary. Several: each alone, and together. Default: everything at once.",
+            help="What the seeds vary: of several, each alone and then all together. Default: everything at once.",
         ),
     ] = None,
-    store: Annotated[Path, typer.Option(help="Folder of the runs; runs in it are not repeated.")] = Path(
+    store: Annotated[Path, typer.Option(help="Folder of the runs. Runs in it are not repeated.")] = Path(
         "runs/stability"
     ),
     output: Annotated[
         Path | None, typer.Option(help="Folder of the report. Default: STORE/reports/<task>-<runs>.")
     ] = None,
     fleet_size: Annotated[
-        int | None, typer.Option(min=1, help="Most runs that share a pass. Default: the seeds of a setting.")
+        int | None,
+        typer.Option(min=1, help="Largest number of runs that share a pass. Default: the seeds of a setting."),
     ] = None,
     task_option: TaskOption = None,
     data_root: DataRoot = None,
@@ -133,7 +136,7 @@ def _specs(task: Any, chosen: Mapping[str, Any], how: Mapping[str, Any]) -> "dic
 
 
 def _put(task: Task, spec: ModelSpec, style: str | None, wording: Wording) -> tuple[Task, str | None]:
-    """The task and the style of its runs, whose names tell how it is put: a run without a style is in plain words."""
+    """The task and the style of its runs. The style is part of a run's name; a run without one is in style `words`."""
     from ..backbones import kind_of_spec
     from ..inference.asked import default_style, put
 
@@ -146,7 +149,7 @@ def _put(task: Task, spec: ModelSpec, style: str | None, wording: Wording) -> tu
 
 
 def _planned(specs: "Mapping[str, RunSpec]", seeded: Mapping[str, Any]) -> "Plan":
-    """Each setting with each seed; what a prompt scores on its own rows is wanted too."""
+    """The runs of each setting with each seed, each with its score on its own training rows."""
     from ..study.stability import plan
 
     scored = {

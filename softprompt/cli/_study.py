@@ -21,10 +21,10 @@ PAUSE_SECONDS = 2.0
 # Columns that `best` leaves to --json.
 _BEST_HIDDEN = ("state", "trainable", "stored numbers", "prompt steps", "majority", "token norms")
 
-study = typer.Typer(help="Many runs, each trained once, in one folder.", no_args_is_help=True)
+study = typer.Typer(help="Train many runs, each once, and compare them.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Study file (TOML).")]
-Scale = Annotated[str | None, typer.Option("--scale", help="A scale that the file declares, as lab. Default: none.")]
+Scale = Annotated[str | None, typer.Option("--scale", help="Name of a scale in the file, such as lab. Default: none.")]
 Store = Annotated[Path, typer.Option("--store", help="Folder of the runs.")]
 
 
@@ -32,22 +32,28 @@ Store = Annotated[Path, typer.Option("--store", help="Folder of the runs.")]
 def run_study(
     file: File,
     store: Store,
-    workers: Annotated[int, typer.Option(min=1, help="Processes to train with.")] = 1,
-    fleet_size: Annotated[int, typer.Option(min=1, help="Most runs that share a pass of the frozen model.")] = 4,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave prompts and records in STORE/fleets.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    fleet_size: Annotated[
+        int, typer.Option(min=1, help="Largest number of runs that share a pass of the frozen model.")
+    ] = 4,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep prompts and records in STORE/fleets.")] = False,
     scale: Scale = None,
     executor: Annotated[
-        str, typer.Option(help="Who trains: processes of this machine, or ray: actors of a Ray cluster.")
+        str, typer.Option(help="Who trains: processes (of this machine) or ray (actors of a Ray cluster).")
     ] = "processes",
     ray_address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster, as auto. Default: Ray is started on this machine.")
+        str | None,
+        typer.Option(help="Address of a running Ray cluster, or auto. Default: Ray is started on this machine."),
     ] = None,
     wait: Annotated[
         bool, typer.Option("--wait/--no-wait", help="Wait for runs that other processes train, or end without them.")
     ] = True,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Train runs again that failed before.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Also train the runs that failed before.")
+    ] = False,
     lease_seconds: Annotated[
-        float, typer.Option(help="A process without a sign of life for so long loses its runs to others.")
+        float,
+        typer.Option(help="Seconds without a sign of life after which other processes take over a process's runs."),
     ] = 120,
     data_root: DataRoot = None,
     device: Device = "auto",
@@ -71,16 +77,18 @@ def run_study(
 def print_plan(
     file: File,
     store: Store,
-    fleet_size: Annotated[int, typer.Option(min=1, help="Most runs that share a pass of the frozen model.")] = 4,
+    fleet_size: Annotated[
+        int, typer.Option(min=1, help="Largest number of runs that share a pass of the frozen model.")
+    ] = 4,
     measured: Annotated[
-        bool, typer.Option("--measure/--no-measure", help="Load the models, and time a few steps that are thrown away.")
+        bool, typer.Option("--measure/--no-measure", help="Load the models and time a few steps, to estimate the time.")
     ] = True,
     scale: Scale = None,
     data_root: DataRoot = None,
     device: Device = "auto",
     json_lines: Json = False,
 ) -> None:
-    """What is left to train: runs, fleets, steps, and by a measured step tokens and the time of one process."""
+    """Say what is left to train: runs, fleets, steps, and by a measured step tokens and the time of one process."""
     from ..study import load_specs, plan
 
     options: dict[str, Any] = {"fleet_size": fleet_size, "measured": measured, "data_root": data_root}
@@ -104,19 +112,22 @@ def print_table(
     file: File,
     store: Store,
     by: Annotated[
-        list[str] | None, typer.Option(help="Key of the rows; repeat. Default: what varies, seeds apart.")
+        list[str] | None,
+        typer.Option(help="Key of the rows; may be repeated. Default: everything that varies except seeds."),
     ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="KEY=VALUE", help="Paired differences of KEY's other values to VALUE.")
+        str | None,
+        typer.Option(metavar="KEY=VALUE", help="Also print paired differences between KEY's other values and VALUE."),
     ] = None,
     pair: Annotated[
-        list[str] | None, typer.Option(help="Keys that a pair agrees in; repeat. Default: task, seed.")
+        list[str] | None,
+        typer.Option(help="Key in which the runs of a pair agree; may be repeated. Default: task and seed."),
     ] = None,
     scale: Scale = None,
-    in_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    in_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown in place of a table.")] = False,
     json_lines: Json = False,
 ) -> None:
-    """Tables of the stored runs of a study file: scores, stuck share, norms; with --against, paired differences."""
+    """Print tables of a study's stored runs: scores, stuck share, norms; with --against, paired differences."""
     from ..study import summary, with_reference
     from ..study.tables import varying
 
@@ -132,15 +143,18 @@ def print_table(
 def compare_runs(
     file: File,
     store: Store,
-    against: Annotated[str, typer.Argument(metavar="KEY=VALUE", help="Compare KEY's other values with VALUE.")],
+    against: Annotated[
+        str, typer.Argument(metavar="KEY=VALUE", help="KEY=VALUE with which KEY's other values are compared.")
+    ],
     scale: Scale = None,
     pair: Annotated[
-        list[str] | None, typer.Option(help="Keys that a pair agrees in; repeat. Default: task, seed.")
+        list[str] | None,
+        typer.Option(help="Key in which the runs of a pair agree; may be repeated. Default: task and seed."),
     ] = None,
-    in_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    in_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown in place of a table.")] = False,
     json_lines: Json = False,
 ) -> None:
-    """Paired differences of test scores, with interval, wins and Wilcoxon's p."""
+    """Print paired differences of test scores, with interval, wins and Wilcoxon's p."""
     from ..study import compare
 
     runs, _ = _stored_runs(file, store, scale)
@@ -155,10 +169,10 @@ def print_status(
     file: File,
     store: Store,
     scale: Scale = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show it again each two seconds.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds.")] = False,
     json_lines: Json = False,
 ) -> None:
-    """How far a study is: runs stored, in training, failed and left, who trains, and the time left."""
+    """Show how far a study is: runs stored, in training, failed and left, who trains, and the time left."""
     from ..study import load_specs, status
 
     specs = load_specs(file, scale)
@@ -182,10 +196,10 @@ def print_best(
     file: File,
     store: Store,
     scale: Scale = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="So many runs.")] = 5,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of runs.")] = 5,
     json_lines: Json = False,
 ) -> None:
-    """The runs with the best validation scores, and their test scores."""
+    """Print the runs with the best validation scores, and their test scores."""
     from ..study import best, load_specs, rows_of
 
     chosen = best(rows_of(store, load_specs(file, scale)), count)
@@ -202,7 +216,7 @@ def print_best(
 def export_runs(
     file: File,
     store: Store,
-    output: Annotated[Path, typer.Argument(metavar="TABLE", help="New file: .csv, .parquet, .json, .md or .tex.")],
+    output: Annotated[Path, typer.Argument(metavar="TABLE", help="File to write: .csv, .parquet, .json, .md or .tex.")],
     scale: Scale = None,
 ) -> None:
     """Write one row a run: what varies, state, scores and cost. Prints the file."""
@@ -224,7 +238,7 @@ def _stored_runs(file: Path, store: Path, scale: str | None) -> "tuple[list[Stor
     if missing:
         say(f"softprompt: {missing} of {len(specs)} runs are missing; the table is of the others")
     for name, reason in failed.items():
-        say(f"softprompt: failed and in no row: {name}: {reason}")
+        say(f"softprompt: failed, so in no row: {name}: {reason}")
     return runs, specs
 
 
@@ -233,7 +247,7 @@ def _unique(specs: "list[RunSpec]") -> "list[RunSpec]":
 
 
 def _as_in(runs: Any, key: str, text: str) -> Any:
-    """The value of a key whose text is this, or the text itself; no text is the value of a tag that a run lacks."""
+    """The value of a key that is written like this text, or the text itself; empty text is a missing tag."""
     from ..study.tables import tags_of, value
 
     tags = tags_of(run.spec for run in runs)

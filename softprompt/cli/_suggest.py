@@ -68,7 +68,7 @@ def meant(name: str, options: Collection[str]) -> str | None:
 
 
 def explained(error: TyperException) -> str:
-    """The line of an error in the words of a command; an option that does not exist with the one that was meant."""
+    """The one-line message of an error with a command's options; an unknown one beside the one that was meant."""
     unknown: Any = error
     name, context = getattr(unknown, "option_name", None), getattr(unknown, "ctx", None)
     if name is None or context is None or not hasattr(unknown, "possibilities"):

@@ -14,12 +14,12 @@ from ._rows import with_options
 from .options import DataRoot, Json, TaskOption
 from .printing import print_json, record, table
 
-tasks = typer.Typer(help="Tasks: rows, template, label words, metrics.", no_args_is_help=True)
+tasks = typer.Typer(help="List and check the tasks that are known by name.", no_args_is_help=True)
 
 
 @tasks.command("list")
 def list_tasks(json_lines: Json = False) -> None:
-    """All tasks that are known by name."""
+    """List the tasks that are known by name."""
     rows = [
         {
             "task": task.name,
@@ -40,26 +40,29 @@ def list_tasks(json_lines: Json = False) -> None:
 def show_task(
     name: Annotated[str, typer.Argument(help="Name of a task.")],
     style: Annotated[
-        str | None, typer.Option(help="How rows are put: numeric, words, instruct, t5 or pet-N (cloze pattern N).")
+        str | None,
+        typer.Option(help="Template and label words: numeric, words, instruct, t5 or pet-N (cloze pattern N)."),
     ] = None,
     task_option: TaskOption = None,
     json_lines: Json = False,
 ) -> None:
-    """One task: template, label words, metrics, where its rows are."""
+    """Show a task: template, label words, metrics, and where its rows are."""
     task = with_options(find_task(name), task_option)
     print_task(task if style is None else styled(task, style), json_lines)
 
 
 @tasks.command("check")
 def check_tasks(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Default: all published.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Names of tasks. Default: all published ones.")
+    ] = None,
     data_root: DataRoot = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Hub id or folder of a tokenizer, to count the rows that are too long.")
     ] = None,
     json_lines: Json = False,
 ) -> None:
-    """Which published tasks are at hand, and whether their rows are those of the published sets."""
+    """Check which published tasks are at hand, and whether their rows are those of the published sets."""
     from ..data.check import check_task
 
     chosen = [find_task(name) for name in names or (t.name for t in TASKS.values() if not t.source.world)]

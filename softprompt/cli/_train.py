@@ -33,17 +33,18 @@ def train(
     model: NewModel = None,
     task_option: TaskOption = None,
     data_root: DataRoot = None,
-    output: Annotated[
-        Path | None, typer.Option(help="New folder for the run. Default: runs/<task>-<methods>-<time>.")
+    output: Annotated[Path | None, typer.Option(help="Folder to write. Default: runs/<task>-<methods>-<time>.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Folder of an interrupted run to continue.")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Continue an interrupted run.")] = None,
     json_lines: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
     track: Annotated[
-        str | None, typer.Option(help="Also send losses to tensorboard, wandb, mlflow, aim ...; several by commas.")
+        str | None,
+        typer.Option(help="Trackers that also get the losses: tensorboard, wandb, mlflow, aim ..., joined by commas."),
     ] = None,
-    log_with: Annotated[str | None, typer.Option(help="The earlier name of --track.")] = None,
+    log_with: Annotated[str | None, typer.Option(help="Earlier name of --track.")] = None,
     compare: Annotated[
         bool,
         typer.Option("--with-frozen/--no-frozen", help="Also score the frozen model alone, on at most 200 test rows."),

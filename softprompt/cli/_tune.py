@@ -23,24 +23,26 @@ if TYPE_CHECKING:
 @flatten
 def tune(
     *,
-    task: Annotated[str | None, typer.Argument(metavar="DATA", help="A file of rows, or a task's name.")] = None,
+    task: Annotated[str | None, typer.Argument(metavar="DATA", help="File of rows, or name of a task.")] = None,
     model: NewModel = None,
     minutes: Annotated[
-        float | None, typer.Option(help="About how long everything may take. Default: 30, if no --trials are given.")
+        float | None, typer.Option(help="Minutes that everything may take. Default: 30, if no --trials are given.")
     ] = None,
-    trials: Annotated[int | None, typer.Option(min=1, help="Candidates to try, in place of minutes.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Fresh seeds of the winner and of the default at the end.")] = 5,
+    trials: Annotated[int | None, typer.Option(min=1, help="Number of candidates to try, in place of minutes.")] = None,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Number of fresh seeds of the winner and of the default at the end.")
+    ] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
     method: Annotated[
-        list[str] | None, typer.Option(help="Method that may be proposed; repeat. Default: five of them.")
+        list[str] | None, typer.Option(help="Method that may be proposed; may be repeated. Default: five of them.")
     ] = None,
     try_template: Annotated[
-        list[str] | None, typer.Option(help="Another template that may be proposed; repeat.")
+        list[str] | None, typer.Option(help="Another template that may be proposed; may be repeated.")
     ] = None,
     ceiling: Annotated[
-        bool, typer.Option("--ceiling", help="Also train LoRA, to see how much a prompt leaves.")
+        bool, typer.Option("--ceiling", help="Also train LoRA, to see how much better than a prompt it is.")
     ] = False,
-    output: Annotated[Path | None, typer.Option(help="Folder of the search. Default: tuned/<task>-<model>.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder to write. Default: tuned/<task>-<model>.")] = None,
     task_option: TaskOption = None,
     data_root: DataRoot = None,
     json_lines: Json = False,
@@ -52,7 +54,7 @@ def tune(
     max_bad_rows: MaxBadRows = 0,
     frozen: Frozen,
 ) -> None:
-    """Search for the settings with which a prompt scores best, and report them on rows that nothing was chosen by.
+    """Search for the settings with which a prompt scores best, and score them on rows that no choice has used.
 
     It may be killed at any time; the same command goes on. Prints the best prompt's folder, with --json the report.
     """

@@ -7,15 +7,17 @@ import typer
 
 from .printing import say
 
-Folder = Annotated[Path, typer.Argument(metavar="RUN|STUDY", help="A run, the store of a study, or a folder of such.")]
+Folder = Annotated[
+    Path, typer.Argument(metavar="RUN|STUDY", help="Folder of a run, store of a study, or a folder of these.")
+]
 
 
 def watch(
     folder: Folder,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two frames.")] = 2.0,
 ) -> None:
-    """Curves, scores, the best so far and the time left of runs in training, also of other processes.
+    """Show curves, scores, the best so far and the time left of runs in training, also of other processes.
 
     It only reads. It ends when no run is in training.
     """
@@ -30,7 +32,7 @@ def board(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of runs and stores.")] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 8010,
 ) -> None:
-    """A page on this machine that lists runs, compares their curves, and follows those in training (extra `serve`).
+    """Serve a page on this machine that lists runs, compares curves, and follows runs in training (extra `serve`).
 
     It only reads, and answers this machine alone.
     """

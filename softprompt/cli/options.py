@@ -17,11 +17,15 @@ FrozenOfPrompt = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
 Stored = Annotated[
     str,
-    typer.Argument(metavar="RUN|PROMPT", help="Run folder with one prompt, prompt folder, or user/name on the hub."),
+    typer.Argument(
+        metavar="RUN|PROMPT", help="Folder of a run with one prompt, folder of a prompt, or user/name on the hub."
+    ),
 ]
 NewModel = Annotated[
     str | None,
-    typer.Option("--model", help="Frozen model: hub id, folder, GGUF file, or built in: lab-t5, smollm2 ..."),
+    typer.Option(
+        "--model", help="Frozen model: hub id, folder, GGUF file, or a built-in name such as lab-t5 or smollm2."
+    ),
 ]
 Model = Annotated[
     str | None,
@@ -32,18 +36,21 @@ DataRoot = Annotated[
     typer.Option(
         "--data-root",
         envvar="SOFTPROMPT_DATA_ROOT",
-        help="Folder with rows, <root>/glue/sst2/train.jsonl.gz and so on. Default: the hub.",
+        help="Folder with the rows of tasks, as in DIR/glue/sst2/train.jsonl.gz. Default: the hub.",
     ),
 ]
 Delimiter = Annotated[
-    str, typer.Option("--delimiter", help="What separates the fields of CSV or TSV. Default: a comma, in .tsv a tab.")
+    str,
+    typer.Option(
+        "--delimiter", help="Character between the fields of CSV or TSV. Default: a comma in .csv, a tab in .tsv."
+    ),
 ]
 Style = Annotated[
     str | None,
     typer.Option(
         "--style",
         rich_help_panel="Frozen model",
-        help="How rows are put: numeric, words, instruct, t5 or pet-N (cloze pattern N). Default: numeric for "
+        help="Template and label words: numeric, words, instruct, t5 or pet-N (cloze pattern N). Default: numeric for "
         "encoder-decoders, instruct for decoders, else words.",
     ),
 ]
@@ -53,39 +60,48 @@ MaxBadRows = Annotated[
         "--max-bad-rows",
         rich_help_panel="Frozen model",
         min=0,
-        help="Malformed rows to drop before it is an error.",
+        help="Number of malformed rows that are dropped before it is an error.",
     ),
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ..., or spread over all.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+Device = Annotated[
+    str, typer.Option("--device", help="Device: auto, cpu, cuda, cuda:1 and so on, or spread (over all devices).")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress bar.")]
 OwnTask = Annotated[
     str | None,
-    typer.Option("--task", help="Name of a task, or a file of rows of the prompt's own. Default: the prompt's own."),
+    typer.Option(
+        "--task", help="Name of a task, or a file with rows of the prompt's own task. Default: the prompt's own task."
+    ),
 ]
 OwnStyle = Annotated[
     str | None,
     typer.Option(
         "--style",
-        help="numeric, words, instruct, t5 or pet-N (cloze pattern N). Default: as in training, for another task as in "
-        "train.",
+        help="Template and label words: numeric, words, instruct, t5 or pet-N (cloze pattern N). Default: "
+        "as in training; "
+        "for another task that of `train`.",
     ),
 ]
 OwnInstruction = Annotated[
-    str | None, typer.Option("--instruction", help="What is to be done, in the place of what the task has.")
+    str | None, typer.Option("--instruction", help="Line before each text, in place of the task's instruction.")
 ]
 OwnTemplate = Annotated[
-    str | None, typer.Option("--template", help="Text with {column} fields, in the place of the task's.")
+    str | None, typer.Option("--template", help="Text with {column} fields, in place of the task's template.")
 ]
 OwnLabelWords = Annotated[
-    list[str] | None, typer.Option("--label-words", help='As in train: "negative,positive", or LABEL=WORD; repeat.')
+    list[str] | None,
+    typer.Option(
+        "--label-words",
+        help='Words to answer with, as in `train`: "negative,positive", or LABEL=WORD; may be repeated.',
+    ),
 ]
 TaskOption = Annotated[
     list[str] | None,
     typer.Option(
         "--task-option",
         metavar="KEY=VALUE",
-        help="How many rows a lab task has and how hard they are: train, validation, test, seed, fillers, noise, "
-        "label_noise; repeat.",
+        help="Number and difficulty of the rows of a lab task: train, validation, test, seed, fillers, noise, "
+        "label_noise; may be repeated.",
     ),
 ]
-NewFolder = Annotated[Path, typer.Option("--output", help="Folder to write; must not exist.")]
+NewFolder = Annotated[Path, typer.Option("--output", help="Folder to write. It must not exist.")]

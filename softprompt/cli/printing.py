@@ -13,7 +13,7 @@ from ._layout import laid_out
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON on standard output, there before the next result is computed."""
+    """Print one line of JSON on standard output, and flush it before the next result is computed."""
     # JSON escapes what is below a blank; here follow the other characters that a terminal obeys.
     print(visible_json(json.dumps(without_nan(value), ensure_ascii=False)), flush=True)
 
@@ -65,6 +65,6 @@ def record(values: Mapping[str, Any], width: int | None = None) -> str:
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal, on standard error; without one that can be written, nothing."""
+    """Print a line on standard error for the person at the terminal; nothing if it cannot be written."""
     with contextlib.suppress(OSError):
         print(visible(text, kept="\n"), file=sys.stderr, flush=True)

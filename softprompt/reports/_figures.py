@@ -1,4 +1,4 @@
-"""The figures of a report: which runs each one shows, what it says to those who cannot see it, and its SVG."""
+"""The figures of a report: which runs each one shows, its alternative text, and its SVG."""
 
 import logging
 import textwrap

@@ -99,7 +99,7 @@ def _stored(
 
 
 def _origin(run: str, name: str) -> dict[str, Any]:
-    """What the stored prompt says of its making, without its numbers being read."""
+    """The provenance of the stored prompt; its numbers are not read."""
     path = next(
         (p for kind in ("prompt", "weights") if (p := Path(run) / name / kind / f"{kind}.json").is_file()), None
     )

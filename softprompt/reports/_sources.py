@@ -182,7 +182,7 @@ def _untrained_of(report: Mapping[str, Any]) -> dict[tuple[str, str], Sequence[U
 
 
 def _short_labels(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries without the name of their folder where all are of one."""
+    """The entries without the name of their folder if all have the same one."""
     folders = {entry.label.partition("/")[0] for entry in entries}
     if len(folders) > 1:
         return list(entries)

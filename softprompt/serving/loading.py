@@ -16,7 +16,7 @@ from .served import Admission
 
 
 def filled(spec: ModelSpec, place: Path) -> tuple[PromptBank, Callable[[], list[Refusal]], list[Refusal]]:
-    """A bank with the prompts of a folder or a packed file; what looks for changes; and what is not served.
+    """Return a bank with the prompts of a folder or a packed file, a function that looks for changes, and the refusals.
 
     Args:
         spec: the frozen model.
@@ -33,7 +33,7 @@ def filled(spec: ModelSpec, place: Path) -> tuple[PromptBank, Callable[[], list[
 
 
 def as_trained(spec: ModelSpec, place: Path) -> ModelSpec:
-    """The model as the first prompt was trained with it, in what the spec leaves open.
+    """The spec, completed by what the first prompt was trained with.
 
     Raises:
         BadInput: the place holds no prompts.

@@ -118,7 +118,7 @@ class Admission:
 
     @functools.cached_property
     def frozen(self) -> ServedPrompt:
-        """The frozen model, which goes on from a text.
+        """The frozen model, which continues a text.
 
         Raises:
             BadInput: the model generates nothing.
@@ -129,7 +129,7 @@ class Admission:
         return ServedPrompt("", None, Asked(PLAIN, Scoring(), "generate", None, limit))
 
     def without(self, served: ServedPrompt) -> ServedPrompt:
-        """The frozen model on the same task, put in the same words: what the prompt is held against.
+        """The frozen model on the same task with the same template, for comparison.
 
         Raises:
             BadInput: a linear head, which answers nothing before it is trained.

@@ -88,7 +88,7 @@ class EarlyStopping:
     until: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what would never stop, or always."""
+        """Refuse values with which training would never stop, or stop at once."""
         if (self.patience is None and self.until is None) or (self.patience is not None and self.patience < 1):
             raise BadInput("EarlyStopping needs a patience of 1 or more, or a score `until` which to train")
 
@@ -110,16 +110,14 @@ class EarlyStopping:
 
 
 def refuse_no_callbacks(callbacks: Sequence[Any]) -> None:
-    """Refuse objects that no moment of a run would reach.
+    """Refuse objects without any of the three methods of a callback.
 
     Raises:
         BadInput: names the first.
     """
     for callback in callbacks:
         if isinstance(callback, type) or not any(callable(getattr(callback, moment, None)) for moment in MOMENTS):
-            raise BadInput(
-                f"callback {name_of(callback)} is no object with a method {', '.join(MOMENTS[:-1])} or {MOMENTS[-1]}"
-            )
+            raise BadInput(f"callback {name_of(callback)} has no method {', '.join(MOMENTS[:-1])} or {MOMENTS[-1]}")
 
 
 class Listeners:

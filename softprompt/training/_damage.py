@@ -51,7 +51,7 @@ def damaged_documents(run: Path) -> Iterator[str]:
 
 
 def tell_unsealed(run: Path) -> None:
-    """Say that nothing vouches for the plan of a run of an earlier version."""
+    """Warn that the plan of a run of an earlier version has no checksum."""
     if not is_sealed(run / PLAN):
         log.info("%s is of an earlier version and has no checksum: a change of it would not be seen", run / PLAN)
 
@@ -73,7 +73,7 @@ def _with_its_files(path: Path) -> Iterator[str]:
 
 
 def _cut_times(run: Path) -> Iterator[str]:
-    """Whether times are gone that the last checkpoint knows of."""
+    """One line if the record of times is shorter than the last checkpoint says."""
     steps = sorted((run / "checkpoints").glob("step-*/state.json"))
     path = run / "timing.jsonl"
     try:

@@ -1,4 +1,4 @@
-"""Takes a loop to its end: checkpoints, signals, a bar, a tracker, and an eye on the folder."""
+"""Runs a loop to its end: checkpoints, signals, progress bar, tracker, and a check that the folder still exists."""
 
 import contextlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What is refused before the frozen model is loaded: a model may take minutes, and these faults need none of it."""
+"""Checks that need no frozen model, and so are made before it is loaded, which may take minutes."""
 
 from collections.abc import Sequence
 from pathlib import Path

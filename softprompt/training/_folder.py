@@ -155,6 +155,6 @@ def _empty(folder: Path) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """What tells a file from another one that has taken its path."""
+    """What distinguishes a file from another file that has taken its path."""
     status = os.stat(path)
     return status.st_dev, status.st_ino

@@ -1,4 +1,4 @@
-"""The only training loop: prompts share the passes of one frozen backbone, and what needs it alone takes its turn."""
+"""The only training loop. Prompts share passes of one frozen backbone; what changes the backbone has its own passes."""
 
 import contextlib
 import dataclasses
@@ -261,7 +261,7 @@ class Loop:
         )
 
     def _choose(self) -> bool:
-        """Where a race has ended, one candidate goes on in the place of all; whether one has."""
+        """Replace the candidates of each race that has ended by its winner; return whether there was one."""
         before = self.members
         for race in dict.fromkeys(member.race for member in self.members if member.race):
             candidates = [member for member in self.members if member.race is race]

@@ -40,7 +40,7 @@ TRAIN_SCORE_ROWS = 500
 
 
 def last_reports(plan: Plan, loop: Loop) -> dict[str, Last]:
-    """How each prompt's best prompt scores in the end, by prompt: of all prompts in shared passes."""
+    """The final scores of the best version of each prompt, computed in shared passes."""
     members = [member for member in loop.members if member.best is not None]
     prompts, run_data = [member.best for member in members if member.best is not None], loop.run_data
     splits = {"test": [(run_data.test, answers) for answers in loop.answers(prompts, run_data.test)]}

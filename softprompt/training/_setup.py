@@ -333,5 +333,5 @@ def _deeper(prompt: PromptSettings, run_data: RunData, m: int, states: Sequence[
 
 
 def _unit(prompt: PromptSettings, words: WordScale) -> float:
-    """What initial vectors are measured in; a direction's too, whose length sets how fast it turns."""
+    """The unit of initial vectors. A direction has one too: its length sets how fast it turns."""
     return words.rms if prompt.units == "rms" else 1.0

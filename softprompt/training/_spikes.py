@@ -1,4 +1,4 @@
-"""Steps that are no use: those of a loss far above the ones before, and those whose gradient is exactly 0."""
+"""Useless steps: those whose loss is far above the losses before, and those whose gradient is exactly 0."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median

@@ -123,7 +123,7 @@ def _told(text: str, rms: float, e: int) -> dict[str, Any]:
 
 
 def _inits(plan: Plan, run_data: RunData, chosen: Mapping[str, int]) -> dict[str, list[str]]:
-    """What the candidates for each prompt begin as that begins as an instruction; nothing after the races."""
+    """For each prompt that begins as an instruction, the beginnings of its candidates; empty after the races."""
     racing = {
         name: number
         for number, (name, prompt) in enumerate(zip(plan.prompt_names(), plan.prompts, strict=True))
@@ -141,7 +141,7 @@ def _entrants(
     chosen: Mapping[str, int],
     inits: Mapping[str, Sequence[str]],
 ) -> Iterator[tuple[int, int, str, AbstractTrainable, Race | None, Path]]:
-    """Who trains: each prompt, or its restarts where none is `chosen` yet: numbers, name, race and record."""
+    """What trains: each prompt, or its candidates while none is `chosen`; with numbers, name, race and record."""
     waiting = iter(prompts)
     for number, (name, settings) in enumerate(zip(plan.prompt_names(), plan.prompts, strict=True)):
         candidates = [next(waiting) for _ in range(settings.restarts)]

@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics: in a registry of its own, with few labels, none of them a client's."""
+"""What Prometheus reads at /metrics: a registry of its own with few labels, none of which comes from a client."""
 
 from typing import final
 

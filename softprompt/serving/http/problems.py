@@ -62,7 +62,7 @@ def of_error(error: SoftPromptError) -> JSONResponse:
 
 
 def not_served(error: SoftPromptError) -> NotServed:
-    """The error of a prompt that nobody knows."""
+    """The error for an unknown prompt."""
     hint = "; GET /v1/models lists them" if isinstance(error, UnknownName) else ""
     return NotServed(error.message[: LONGEST - len(hint)] + hint)
 

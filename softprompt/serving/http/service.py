@@ -86,7 +86,7 @@ class Service:
             raise
 
     async def answers(self, request: Request, works: Sequence[Work]) -> list[Answer]:
-        """The answers; what is asked by a client that leaves is freed.
+        """The answers. If the client leaves, its work is freed.
 
         Raises:
             ClientLeft: nobody waits any more.
