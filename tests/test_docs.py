@@ -138,7 +138,7 @@ def test_the_index_names_every_page_once():
     index = ROOT / "docs" / "index.md"
     pages = {path.relative_to(index.parent).as_posix() for path in index.parent.rglob("*.md")} - {index.name}
     named = re.findall(r"(?m)^(?:- |\d\. )\[[^\]]+\]\(([\w/-]+\.md)\): ", index.read_text())
-    assert sorted(named) == sorted(pages)
+    assert sorted(named) == sorted(pages), "give each page one line in docs/index.md: - [Title](page.md): what it says."
 
 
 def test_the_readme_stays_short():
