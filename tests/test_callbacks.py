@@ -154,9 +154,9 @@ def test_early_stopping_ends_at_a_score_that_is_good_enough(start, tmp_path):
 @pytest.mark.parametrize(
     ("callback", "message"),
     [
-        (object(), "callback object has no method on_step, on_evaluation or on_end"),
-        (EarlyStopping, "callback EarlyStopping is no object"),
-        (print, "callback builtin_function_or_method is no object"),
+        (object(), "callback object is not an object with a method on_step, on_evaluation or on_end"),
+        (EarlyStopping, "callback EarlyStopping is not an object"),
+        (print, "callback builtin_function_or_method is not an object"),
     ],
 )
 def test_what_is_no_callback_is_refused_before_anything_is_written(start, callback, message, tmp_path):

@@ -41,7 +41,7 @@ def stability(
         list[str] | None,
         typer.Option(
             metavar="NAME: OPTIONS",
-            help="A setting to compare: options of training that replace the command's; may be repeated, the "
+            help="Setting to compare: options of training that replace the command's; may be repeated, the "
             "reference first. Default: each --method and --lr.",
         ),
     ] = None,

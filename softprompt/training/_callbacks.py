@@ -117,7 +117,8 @@ def refuse_no_callbacks(callbacks: Sequence[Any]) -> None:
     """
     for callback in callbacks:
         if isinstance(callback, type) or not any(callable(getattr(callback, moment, None)) for moment in MOMENTS):
-            raise BadInput(f"callback {name_of(callback)} has no method {', '.join(MOMENTS[:-1])} or {MOMENTS[-1]}")
+            methods = f"{', '.join(MOMENTS[:-1])} or {MOMENTS[-1]}"
+            raise BadInput(f"callback {name_of(callback)} is not an object with a method {methods}")
 
 
 class Listeners:
