@@ -167,7 +167,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
         """Greedy answers, whatever the checkpoint's own generation defaults are."""
         states, mask = self._states(prompt_batch, batch)
         if self.prefix is not None:
-            return self._continued(states, mask, max_new_tokens, at_least)
+            return self._continued(states, mask, max_new_tokens, at_least, watch)
         settings = {"max_new_tokens": max_new_tokens, "at_least": at_least, "decoder_start_token_id": self.start}
         with greedy(self.model, ends=self.ends, pad=self.pad, **settings):
             # Without the start token.
@@ -290,7 +290,12 @@ class EncoderDecoderBackbone(AbstractBackbone):
         return states, joined.mask
 
     def _continued(
-        self, states: Float[Tensor, "b s d"], mask: Bool[Tensor, "b s"], max_new_tokens: int, at_least: int
+        self,
+        states: Float[Tensor, "b s d"],
+        mask: Bool[Tensor, "b s"],
+        max_new_tokens: int,
+        at_least: int,
+        watch: Watch | None,
     ) -> Int[Tensor, "b l"]:
         """Greedy answers token by token behind the prefix, which `generate` does not take from outside."""
         answers = torch.full((len(states), 1), self.start, device=states.device)
@@ -302,6 +307,8 @@ class EncoderDecoderBackbone(AbstractBackbone):
             token = logits.argmax(-1).where(going, self.pad)
             answers = torch.cat([answers, token[:, None]], 1)
             going = going & (token != self.end)
+            if watch is not None:
+                going = going & ~watch(token)
         return answers[:, 1:]
 
     def _decode(
