@@ -1,5 +1,6 @@
 """The server at a port of this machine: it is told to end, it is fuzzed, it is started from the command line."""
 
+import contextlib
 import signal
 import socket
 import threading
@@ -82,6 +83,24 @@ def test_a_client_that_leaves_frees_what_it_asked(backbone, prompts):
             time.sleep(0.01)
         assert httpx.post(address + "classify", json={**body, "inputs": "good"}).status_code == 200
     assert sum(passes) < 200
+
+
+def test_connections_without_a_whole_header_are_closed_and_others_go_on(backbone, prompts):
+    service = service_of(bank_of(backbone, prompts), body_timeout=0.2)
+    with at_an_address(service) as (address, server), contextlib.ExitStack() as stack:
+        port = int(address.rstrip("/").rpartition(":")[2])
+        idle, slow, later = (stack.enter_context(socket.create_connection(("127.0.0.1", port), 5)) for _ in range(3))
+        slow.sendall(b"GET /health HT")
+        later.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert later.recv(4096).startswith(b"HTTP/1.1 200")
+        later.sendall(b"GET /hea")
+        # A connection that ends has nothing more to read.
+        assert [connection.recv(1) for connection in (idle, slow, later)] == [b"", b"", b""]
+        assert httpx.get(address + "ready").status_code == 200
+        until = time.monotonic() + 5
+        while server.server_state.connections and time.monotonic() < until:
+            time.sleep(0.01)
+        assert not server.server_state.connections
 
 
 def test_prompts_that_are_put_into_the_folder_are_served_soon(backbone, prompts, tmp_path):

@@ -5,11 +5,13 @@ import logging
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
 
 from ...errors import BadInput
+from .connections import TimedConnection
 from .service import Service
 
 log = logging.getLogger("softprompt.serving")
@@ -71,7 +73,8 @@ def server_of(app: Any, service: Service, *, drain: float = 30.0, connections: i
     """
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=partial(TimedConnection, seconds=service.settings.body_timeout),  # pyright: ignore[reportArgumentType]
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
