@@ -464,10 +464,12 @@ class TestFolder:
         assert bank.get("a") is before
 
 
-def test_many_requests_at_once_each_get_their_single_answer(backbone, bank):
+def test_hundreds_of_requests_at_once_each_get_their_single_answer(backbone, bank):
     requests = [(prompt, given) for prompt, given in some_inputs(bank, 60) if prompt.asked.way == "scores"]
     engine = Engine(backbone)
     expected = [engine.answer([engine.work(prompt, given)])[0] for prompt, given in requests]
+    requests, expected = requests * 6, expected * 6
+    assert len(requests) > 200
 
     async def test(client, service):
         async def ask(prompt, given):

@@ -1,5 +1,6 @@
 """One row of a request on its way through the engine, and its answer."""
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -70,7 +71,7 @@ class Work:
         """Positions of prompt and text."""
         return self.served.length + self.tokens
 
-    @property
+    @functools.cached_property
     def tokens(self) -> int:
         """Tokens of the text."""
         return int(self.row.inputs.offsets[-1])
