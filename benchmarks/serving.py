@@ -3,10 +3,11 @@
     python benchmarks/serving.py [--model smollm2] [--encoder lab-bert]      # three minutes on a calm machine
     python benchmarks/serving.py --quick                                     # does everything run?
 
-- **mixed**: 32 requests to 32 prompts against 32 requests to one prompt, over the same rows; a decoder that shares
-  prompts computes each once a pass, so that 32 prompts are 31 prompts more to compute.
+- **mixed**: 32 requests to 32 prompts against 32 requests to one prompt, over the same rows. A decoder keeps compiled
+  prompts; "not compiled" are the same requests where it keeps none, so that each pass computes its prompts.
 - **peft**: the same 32 requests to 32 adapters of one PEFT model: `set_adapter` and a forward pass each, the
   log-probability of the first token of each label from the logits, as `model(...)` gives them.
+- **long**: both again with prompts of 100 vectors.
 - **overhead**: one request at a time to `/classify` at 127.0.0.1 over the pass of its row, also in wall time.
 - **bank**: prompts of EPT's size (one vector, ten times) from one packed file and from folders: CPU time, and how much
   the process grows.
@@ -37,13 +38,17 @@ from softprompt.backbones import AbstractBackbone
 from softprompt.inference.scoring import Scoring
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 from softprompt.serving import Admission, BankFile, Engine, Limits, PromptBank, PromptFolder, Work, write_bank
+from softprompt.serving.prefixes import opening_of
 from softprompt.store import _folder, save_prompt
 from softprompt.tasks import TASKS, Source, Task, in_lines, open_ended
 from softprompt.tasks.files import records
 
+from encoder import bundled_encoder
+
 HERE = Path(__file__).parent
 RESULT, ROWS = HERE / "results" / "serving.json", HERE.parent / "examples" / "reviews" / "test.csv"
-REQUESTS, VECTORS = 32, 10
+REQUESTS, VECTORS, LONG = 32, 10, 100
+TOGETHER = Limits(spread=1e9)
 TASK = Task(name="reviews", source=Source(), template="review: {text}", labels=("negative", "positive"))
 
 
@@ -55,7 +60,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3, help="measurements of each side")
     parser.add_argument("--prompts", type=int, default=10_000, help="prompts of the bank")
     parser.add_argument(
-        "--parts", nargs="+", default=["decoder", "encoder", "overhead", "bank"], help="what to measure"
+        "--parts",
+        nargs="+",
+        default=["decoder", "long", "encoder", "minilm", "overhead", "bank"],
+        help="what to measure",
     )
     parser.add_argument("--quick", action="store_true", help="lab-gpt, one turn, 50 prompts; nothing is written")
     given = parser.parse_args()
@@ -66,24 +74,27 @@ def main() -> None:
     result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() and not given.quick else {}
     for part in given.parts:
         result[part] = measured(part, given)
+        if not given.quick:
+            RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
-    if not given.quick:
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def measured(part: str, given: argparse.Namespace) -> dict[str, Any]:
     """One part of the result, and where it was measured."""
     versions = {name: version(name) for name in ("torch", "transformers", "peft")}
     machine = {"processor": platform.processor() or platform.machine(), "threads": 1, **versions}
-    if part in ("decoder", "bank"):
+    if part in ("decoder", "long", "bank"):
         decoder = load_backbone(given.model, device="cpu")
         common = {"model": given.model, "engine": decoder.engine, "machine": machine}
         if part == "bank":
             return {**common, **bank(decoder, given.prompts)}
-        sizes = {"requests": REQUESTS, "vectors": VECTORS, "turns": given.turns}
-        return {**common, **sizes, **against_one(decoder, given.turns), "peft": against_peft(decoder, given.turns)}
-    encoder = load_backbone(given.encoder, device="cpu", answers="linear-head")
-    common = {"model": given.encoder, "machine": machine}
+        vectors = LONG if part == "long" else VECTORS
+        sizes = {"requests": REQUESTS, "vectors": vectors, "turns": given.turns}
+        return {**common, **sizes, **against_others(decoder, vectors, given.turns)}
+    encoder = load_backbone(
+        bundled_encoder() if part == "minilm" else given.encoder, device="cpu", answers="linear-head"
+    )
+    common = {"model": "all-MiniLM-L6-v2" if part == "minilm" else given.encoder, "machine": machine}
     if part == "overhead":
         return {**common, **overhead(encoder, 20 if given.quick else 200)}
     return {
@@ -91,7 +102,7 @@ def measured(part: str, given: argparse.Namespace) -> dict[str, Any]:
         "requests": REQUESTS,
         "vectors": VECTORS,
         "turns": given.turns,
-        **against_one(encoder, given.turns),
+        **against_one(encoder, VECTORS, given.turns),
     }
 
 
@@ -151,27 +162,57 @@ def works(engine: Engine, made: PromptBank, several: bool) -> list[Work]:
     return [engine.work(made.get(f"p{n * several}"), text, truncate=True) for n, text in enumerate(texts(REQUESTS))]
 
 
-def against_one(backbone: AbstractBackbone, turns: int) -> dict[str, Any]:
+def against_one(backbone: AbstractBackbone, vectors: int, turns: int) -> dict[str, Any]:
     """Many prompts against one."""
-    engine, made = Engine(backbone), filled(backbone, drawn(backbone, REQUESTS, VECTORS))
-    limits = Limits(spread=1e9)
+    engine, made = Engine(backbone), filled(backbone, drawn(backbone, REQUESTS, vectors))
     many, one = (works(engine, made, several) for several in (True, False))
-    seconds = in_turns(turns, lambda: engine.answer(many, limits), lambda: engine.answer(one, limits))
+    seconds = in_turns(turns, lambda: engine.answer(many, TOGETHER), lambda: engine.answer(one, TOGETHER))
     return {
         "seconds over many prompts": statistics.median(seconds[0]),
         "seconds over one prompt": statistics.median(seconds[1]),
-        "throughput over many, over one": 1 / ratio(seconds[0], seconds[1]),
+        "throughput over many, over one": ratio(seconds[1], seconds[0]),
     }
 
 
-def against_peft(backbone: AbstractBackbone, turns: int) -> dict[str, Any]:
-    """A pass of 32 prompts against a pass for each adapter."""
+def against_others(backbone: AbstractBackbone, vectors: int, turns: int) -> dict[str, Any]:
+    """Many prompts against one, against many that are not compiled, and against a pass for each adapter of PEFT."""
+    prompts = drawn(backbone, REQUESTS, vectors)
+    engine, plain, made = Engine(backbone), Engine(backbone, prefix_bytes=0), filled(backbone, prompts)
+    many, one = (works(engine, made, several) for several in (True, False))
+    by_peft = peft_passes(backbone, prompts, many)
+    answers = engine.answer(many, TOGETHER)
+    ours = torch.stack([answer.scores for answer in answers if answer.scores is not None])
+    seconds = in_turns(
+        turns,
+        lambda: engine.answer(many, TOGETHER),
+        lambda: engine.answer(one, TOGETHER),
+        lambda: plain.answer(many, TOGETHER),
+        by_peft,
+    )
+    return {
+        "tokens of all texts": sum(work.tokens for work in many),
+        "tokens of a template before its text": len(opening_of(many[0])),
+        "MB of compiled prompts": engine.prefixes.nbytes / 1e6,
+        "seconds over many prompts": statistics.median(seconds[0]),
+        "seconds over one prompt": statistics.median(seconds[1]),
+        "seconds over many prompts that are not compiled": statistics.median(seconds[2]),
+        "seconds of PEFT": statistics.median(seconds[3]),
+        "throughput over many, over one": ratio(seconds[1], seconds[0]),
+        "throughput over many that are not compiled, over one": ratio(seconds[1], seconds[2]),
+        "PEFT over ours": ratio(seconds[3], seconds[0]),
+        "largest difference to PEFT in nats": float((ours - by_peft()).abs().max()),
+    }
+
+
+def peft_passes(
+    backbone: AbstractBackbone, prompts: dict[str, SoftPrompt], many: list[Work]
+) -> Callable[[], torch.Tensor]:
+    """The same requests by one adapter of PEFT after the other: gives the scores of the labels."""
     import peft
 
-    prompts = drawn(backbone, REQUESTS, VECTORS)
-    engine, made = Engine(backbone), filled(backbone, prompts)
-    many = works(engine, made, True)
-    settings = peft.PromptTuningConfig(task_type=peft.TaskType.CAUSAL_LM, num_virtual_tokens=VECTORS)
+    settings = peft.PromptTuningConfig(
+        task_type=peft.TaskType.CAUSAL_LM, num_virtual_tokens=next(iter(prompts.values())).length
+    )
     # A model of its own: PEFT wraps the layers of the one that it is given.
     model: Any = peft.get_peft_model(load_backbone(backbone.spec).model, settings, adapter_name="p0").eval()
     for name in list(prompts)[1:]:
@@ -193,15 +234,7 @@ def against_peft(backbone: AbstractBackbone, turns: int) -> dict[str, Any]:
             scores.append(logits.log_softmax(-1)[firsts])
         return torch.stack(scores)
 
-    answers = engine.answer(many, Limits(spread=1e9))
-    ours = torch.stack([answer.scores for answer in answers if answer.scores is not None])
-    seconds = in_turns(turns, lambda: engine.answer(many, Limits(spread=1e9)), by_peft)
-    return {
-        "largest difference in nats": float((ours - by_peft()).abs().max()),
-        "seconds of ours": statistics.median(seconds[0]),
-        "seconds of PEFT": statistics.median(seconds[1]),
-        "PEFT over ours": ratio(seconds[1], seconds[0]),
-    }
+    return by_peft
 
 
 def overhead(backbone: AbstractBackbone, count: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..errors import ModelMismatch, UnsupportedModel
 from ..prompts.batch import PromptBatch, TextBatch
+from ..prompts.compiled import CompiledPrefix
 from ..prompts.prompt import BackboneIdentity, SoftPrompt
 from ..prompts.units import WordScale
 from ..settings import ModelSpec
@@ -342,6 +343,15 @@ class AbstractBackbone(abc.ABC):
             self.label_scores(prompt_batch, part, reading.labels, normalize=reading.normalize)
             for part, reading in zip(parts, readings, strict=True)
         ]
+
+    def compiled(self, prompt_batch: PromptBatch, openings: Sequence[Sequence[int]]) -> list[CompiledPrefix] | None:
+        """Keys and values of prompts, which passes read from `PromptBatch.compiled`; None where no pass could.
+
+        Args:
+            prompt_batch: the prompts.
+            openings: for each prompt the token ids with which its rows begin, which are compiled with it.
+        """
+        return None
 
     @abc.abstractmethod
     def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:

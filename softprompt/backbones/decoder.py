@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModel
 from ..prompts.batch import PromptBatch, TextBatch
+from ..prompts.compiled import CompiledPrefix
 from ._chat import next_turn, user_turn
 from ._greedy import Watch, greedy, stopping
 from ._labels import Reading, Reads, combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
@@ -190,6 +191,10 @@ class DecoderBackbone(AbstractBackbone):
                 refuse_collisions(reading.labels, self.tokenizer)
         answer = max(self.answer_positions(reading.scored) for reading in readings)
         return shared.label_scores_each(prompt_batch, self._checked(prompt_batch, batch, answer), readings, which)
+
+    def compiled(self, prompt_batch: PromptBatch, openings: Sequence[Sequence[int]]) -> list[CompiledPrefix] | None:
+        """Of shared passes, which read keys and values from a cache."""
+        return self._shared.compiled(prompt_batch, openings)
 
     def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """The last states over the text, as they are computed where rows are padded before the prompt."""

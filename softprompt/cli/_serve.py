@@ -46,6 +46,9 @@ def serve(
     batch_tokens: Annotated[int, typer.Option(min=1, help="Largest number of positions in one pass.")] = 16384,
     batch_rows: Annotated[int, typer.Option(min=1, help="Largest number of rows in one pass.")] = 64,
     max_wait: Annotated[float, typer.Option(min=0, help="Milliseconds that a row waits for others at most.")] = 2.0,
+    prefix_memory: Annotated[
+        int, typer.Option(min=0, help="Largest memory of compiled prompts of a decoder, in MiB. 0 compiles none.")
+    ] = 256,
     waiting_tokens: Annotated[
         int, typer.Option(min=1, help="Largest number of positions that may wait. More is refused.")
     ] = 262144,
@@ -81,12 +84,14 @@ def serve(
         max_inputs=max_inputs,
         hosts=hosts_for(host),
     )
+    spec = dataclasses.replace(frozen, name=model, device=device)
+    prefix_bytes = prefix_memory * 2**20
     # Before the model is loaded, which may take minutes.
     with contextlib.closing(listen(host, port)) as listener:
-        bank, again, refused = filled(dataclasses.replace(frozen, name=model, device=device), prompts)
+        bank, again, refused = filled(spec, prompts)
         for refusal in refused:
             say(f"softprompt: {refusal.name} is not served: {refusal.reason}")
-        service = Service(bank, Engine(bank.admission.backbone), settings, limits)
+        service = Service(bank, Engine(bank.admission.backbone, prefix_bytes=prefix_bytes), settings, limits)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         say(f"{len(bank.prompts)} prompts for {settings.model_name} at {address} (the page to try them is there, too)")
         with logged():

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .compiled import CompiledPrefix
 from .prompt import LinearHead, SoftPrompt
 
 # The values of `TextBatch.parts` for tokens outside the columns; the columns are numbered from 1.
@@ -25,6 +26,8 @@ class PromptBatch:
         head_bias: the biases of these heads, or None.
         deep: vectors that enter the k layers after the first, padded in the same way; None where no prompt is deep.
         is_deep: True for each deep prompt; the other prompts enter the first layer only.
+        compiled: for each prompt its keys and values, or None where they are not known. Passes that can read them
+            without gradients do so; the others compute them from the vectors, which are the same prompt.
     """
 
     vectors: Float[Tensor, "p n e"]
@@ -33,6 +36,7 @@ class PromptBatch:
     head_bias: Float[Tensor, "p c"] | None = None
     deep: Float[Tensor, "p k n e"] | None = None
     is_deep: Bool[Tensor, " p"] | None = None
+    compiled: tuple[CompiledPrefix | None, ...] | None = None
 
     @classmethod
     def stack(

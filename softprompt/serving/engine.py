@@ -19,6 +19,7 @@ from ..prompts.prompt import LinearHead
 from .faults import TooLate, TooLong
 from .generation import Writing
 from .passes import Limits, next_pass
+from .prefixes import PREFIX_BYTES, PrefixStore
 from .served import ServedPrompt
 from .work import Answer, Work
 
@@ -35,10 +36,11 @@ class Engine:
 
     Args:
         backbone: the frozen model.
+        prefix_bytes: memory of the prompts that are kept compiled (`PrefixStore`).
     """
 
-    def __init__(self, backbone: AbstractBackbone):
-        self.backbone = backbone
+    def __init__(self, backbone: AbstractBackbone, *, prefix_bytes: int = PREFIX_BYTES):
+        self.backbone, self.prefixes = backbone, PrefixStore(backbone, prefix_bytes)
         # Tokenizers are set to a padding and a length while they read, and so read for one caller at a time.
         self._reading = threading.Lock()
 
@@ -147,6 +149,8 @@ class Engine:
         owner = torch.tensor([place[id(work.served)] for work in works])
         prompt_batch = stacked(prompts, self.backbone)
         batch = _rows(works).batch(range(len(works)), owner, self.backbone.pad_id).to(self.backbone.device)
+        if works[0].served.asked.way == "scores":
+            prompt_batch = self.prefixes.known(works, prompts, prompt_batch)
         way = {"scores": self._scored, "head": self._by_heads, "generate": self._written}
         return way[works[0].served.asked.way](works, prompt_batch, batch)
 
@@ -183,11 +187,12 @@ def stacked(prompts: Sequence[ServedPrompt], backbone: AbstractBackbone) -> Prom
     """The prompts of one pass; heads of fewer classes are filled up with rows that nobody reads."""
     heads = [LinearHead(h.weight.to(backbone.device), h.bias.to(backbone.device)) for p in prompts if (h := p.head)]
     classes = max((len(head.bias) for head in heads), default=0)
-    padded = [
-        LinearHead(*(torch.cat([t, t.new_zeros(classes - len(t), *t.shape[1:])]) for t in (head.weight, head.bias)))
-        for head in heads
-    ]
+    padded = [head if len(head.bias) == classes else _filled_up(head, classes) for head in heads]
     return PromptBatch.stack([p.vectors(backbone) for p in prompts], padded, [p.deep(backbone) for p in prompts])
+
+
+def _filled_up(head: LinearHead, classes: int) -> LinearHead:
+    return LinearHead(*(torch.cat([t, t.new_zeros(classes - len(t), *t.shape[1:])]) for t in (head.weight, head.bias)))
 
 
 def _rows(works: Sequence[Work]) -> Examples:

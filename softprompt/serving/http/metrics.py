@@ -31,12 +31,14 @@ class Metrics:
         self.tokens = Counter("softprompt_tokens", "Positions that were computed.", registry=mine)
         self.waiting = Gauge("softprompt_waiting_tokens", "Positions that wait.", registry=mine)
         self.waiting_rows = Gauge("softprompt_waiting_rows", "Rows that wait.", registry=mine)
+        self.prefixes = Gauge("softprompt_prefix_bytes", "Memory of compiled prompts.", registry=mine)
         self.prompts = Gauge("softprompt_prompts", "Prompts that are served.", registry=mine)
 
     def watch(self, batcher: Batcher, bank: PromptBank) -> None:
         """Read these numbers whenever somebody asks."""
         self.waiting.set_function(lambda: batcher.waiting_tokens)
         self.waiting_rows.set_function(lambda: len(batcher.waiting))
+        self.prefixes.set_function(lambda: batcher.engine.prefixes.nbytes)
         self.prompts.set_function(lambda: len(bank.prompts))
 
     def ran(self, ran: Ran) -> None:

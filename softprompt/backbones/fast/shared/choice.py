@@ -1,5 +1,6 @@
 """Whether a decoder's passes can share their prefixes: tried on a few drawn tokens, and seen from its modules."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
@@ -19,6 +20,8 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 # Of bfloat16 and of quantised layers: a position or a mask that is wrong lies far above it.
 ROUGH = 0.25
 LENGTHS, PROMPTS, OWNERS = (7, 4, 6, 9, 5), (3, 1), (0, 1, 0, 0, 1)
+# Rotations of positions that are others in a longer pass.
+CHANGING = ("dynamic", "longrope")
 # Two labels of several tokens behind one text, and one of a single token.
 LABEL_LENGTHS = (3, 1, 2)
 
@@ -87,6 +90,30 @@ def disagreement(backbone: "AbstractBackbone", passes: SharedPasses, use: Callab
         if reason is None:
             return None
     return reason
+
+
+@torch.no_grad()
+def unreadable(backbone: "AbstractBackbone", passes: SharedPasses) -> str | None:
+    """Return the reason why compiled prefixes cannot be read, tried on a few tokens, or None.
+
+    Args:
+        backbone: the decoder, with shared passes.
+        passes: these passes.
+    """
+    config = backbone.model.config.get_text_config()
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") in CHANGING:
+        return "what its layers do to positions depends on the longest row of a pass"
+    trial = Trial.of(backbone.word_vectors)
+    # The rows of both prompts begin with these tokens.
+    opening = trial.batch.ids[0, :2].tolist()
+    try:
+        expected = trial.answers(backbone)
+        compiled = tuple(passes.compiled(trial.prompt_batch, [opening] * len(PROMPTS)))
+        known = dataclasses.replace(trial, prompt_batch=dataclasses.replace(trial.prompt_batch, compiled=compiled))
+        return _difference(backbone, known.answers(backbone), expected)
+    # Whatever the code of a family raises: its prompts are computed in each pass, as before.
+    except Exception as error:
+        return cause_of(error)
 
 
 def _difference(

@@ -1,13 +1,16 @@
 """The shared passes of a decoder: whether they were chosen at loading, and whether they can run now."""
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, final
 
 import torch
 
 from ....errors import UnsupportedModel
+from ....prompts.batch import PromptBatch
+from ....prompts.compiled import CompiledPrefix
 from ..._products import chosen_library
-from .choice import disagreement, unfit
+from .choice import disagreement, unfit, unreadable
 from .passes import SharedPasses
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ class SharedEngine:
         self.backbone, self.base = backbone, base
         self.passes = SharedPasses(backbone.model, base, backbone.embed, lambda: backbone.layers, backbone.name)
         self._told: set[str] = set()
+        # Whether passes can read compiled prefixes; None before it was tried.
+        self._reads_compiled: bool | None = None
 
     def choose(self, asked: str) -> None:
         """Set the backbone's engine to the one that is asked for, or that can be.
@@ -65,6 +70,17 @@ class SharedEngine:
             return None
         self.passes.products = self.backbone.products
         return self.passes
+
+    def compiled(self, prompt_batch: PromptBatch, openings: Sequence[Sequence[int]]) -> list[CompiledPrefix] | None:
+        """Return keys and values as `AbstractBackbone.compiled` does; whether the model allows it is tried once."""
+        if (passes := self.now()) is None:
+            return None
+        if self._reads_compiled is None:
+            reason = unreadable(self.backbone, passes)
+            self._reads_compiled = reason is None
+            if reason is not None:
+                log.warning("%r: prompts are computed in each pass, not compiled: %s", self.backbone.name, reason)
+        return passes.compiled(prompt_batch, openings) if self._reads_compiled else None
 
     def _use(self, on: bool) -> None:
         self.backbone.engine = "shared" if on else "reference"

@@ -35,6 +35,7 @@ class Layout:
         whole: the calls of the attention over all positions.
         asked: its calls over the queries alone.
         states: for each column of text its place; for padding, a place of the same row.
+        held: of each prompt the compiled positions that the rows read; their keys stand before those of the sequence.
     """
 
     tokens: Int[Tensor, " r"]
@@ -46,6 +47,7 @@ class Layout:
     whole: tuple[Group, ...]
     asked: tuple[Group, ...]
     states: Int[Tensor, "b t"]
+    held: tuple[int, ...]
 
 
 def lay_out(
@@ -87,6 +89,25 @@ def common_tokens(ids: np.ndarray, lengths: np.ndarray, owner: np.ndarray, p: in
     return counts
 
 
+def held_tokens(
+    openings: Sequence[Sequence[int] | None], ids: np.ndarray, lengths: np.ndarray, owner: np.ndarray
+) -> np.ndarray:
+    """Return for each prompt with how many tokens of its compiled opening all its rows begin; -1 if it is not read.
+
+    One token is left to each row. A row without tokens asks at the last position of its prompt, which then has to be
+    computed.
+    """
+    counts = np.full(len(openings), -1, dtype=np.int64)
+    for prompt, opening in enumerate(openings):
+        rows = np.flatnonzero(owner == prompt)
+        if opening is None or not len(rows) or not (shortest := int(lengths[rows].min())):
+            continue
+        most = min(shortest - 1, len(opening))
+        differs = (ids[rows, :most] != np.asarray(opening[:most], dtype=np.int64)).any(0)
+        counts[prompt] = differs.argmax() if differs.any() else most
+    return counts
+
+
 class _Host:
     """The arithmetic of a layout, on the host."""
 
@@ -101,9 +122,20 @@ class _Host:
         p = len(self.prompt_mask)
         is_shared = not self.copies and batch.text_delta is None
         self.common = common_tokens(self.ids, self.text_lengths, self.owner, p) if is_shared else np.zeros(p, int)
-        used = np.isin(np.arange(p), self.owner) & (not self.copies)
+        # A gradient of a prompt goes through its computation.
+        is_known = is_shared and not torch.is_grad_enabled()
+        compiled = prompt_batch.compiled if is_known and prompt_batch.compiled else (None,) * p
+        openings = [None if prefix is None else prefix.opening for prefix in compiled]
+        tokens = held_tokens(openings, self.ids, self.text_lengths, self.owner)
+        rows = np.bincount(self.owner, minlength=p)
+        # Where its rows have much more in common than the opening, to compute that once is cheaper than to read.
+        is_held = (tokens >= 0) & (rows * (self.common - tokens) <= self.prompt_lengths + self.common)
+        self.common = np.where(is_held, tokens, self.common)
+        self.held = np.where(is_held, self.prompt_lengths + tokens, 0)
+        self.placed = self.common * ~is_held
+        used = np.isin(np.arange(p), self.owner) & (not self.copies) & ~is_held
         self.prefix_prompts = self.prompt_lengths * used
-        self.prefix_lengths = self.prefix_prompts + self.common
+        self.prefix_lengths = self.prefix_prompts + self.placed
         self.row_prompts = self.prompt_lengths[self.owner] * self.copies
         self.row_texts = self.text_lengths - self.common[self.owner]
         self.row_answers = self.answer_lengths.sum(1)
@@ -121,11 +153,22 @@ class _Host:
         rows = Spans(self.row_starts, self.row_lengths)
         prefixes = Spans(self.prefix_starts, self.prefix_lengths)
         marks = self.positions, self.branches
+        # The keys of the sequence stand behind those that are held.
+        before = int(self.held.sum())
+        held_positions = ragged(self.held)[1]
+        key_marks = np.append(held_positions, self.positions), np.append(0 * held_positions, self.branches)
+        row_keys = Spans(self.row_starts + before, self.row_lengths)
+        prefix_keys = Spans(self.prefix_starts + before, self.prefix_lengths)
+        is_held = self.held > 0
+        seen = Spans(
+            np.where(is_held, starts_of(self.held), prefix_keys.starts),
+            np.where(is_held, self.held, prefix_keys.lengths),
+        )
         on = device.type
-        alone = grouped(prefixes, prefixes, None, None, marks, marks, on)
-        whole = grouped(rows, rows, prefixes, self.owner, marks, marks, on)
+        alone = grouped(prefixes, prefix_keys, None, None, marks, key_marks, on)
+        whole = grouped(rows, row_keys, seen, self.owner, marks, key_marks, on)
         its = self.positions[queries], self.branches[queries]
-        asked = grouped(Spans(firsts, counts), rows, prefixes, self.owner, its, marks, on)
+        asked = grouped(Spans(firsts, counts), row_keys, seen, self.owner, its, key_marks, on)
 
         def moved(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values).to(device)
@@ -143,6 +186,7 @@ class _Host:
             whole=tuple(group.to(device) for group in (*alone, *whole)),
             asked=tuple(group.to(device) for group in asked),
             states=moved(self._states()),
+            held=tuple(self.held.tolist()),
         )
 
     def _prompts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -160,10 +204,10 @@ class _Host:
 
     def _texts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Place the tokens of texts: common ones in the prefixes, the others in the rows."""
-        prompts, within = ragged(self.common)
+        prompts, within = ragged(self.placed)
         places = self.prefix_starts[prompts] + self.prefix_prompts[prompts] + within
         # The first row of each prompt has the tokens of them all.
-        first = np.array([np.argmax(self.owner == prompt) for prompt in range(len(self.common))], dtype=np.int64)
+        first = np.array([np.argmax(self.owner == prompt) for prompt in range(len(self.placed))], dtype=np.int64)
         self.tokens[places] = self.ids[first[prompts], within]
         self.positions[places] = self.prompt_lengths[prompts] + within
         rows, within = ragged(self.row_texts)

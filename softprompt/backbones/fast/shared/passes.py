@@ -1,5 +1,6 @@
 """The passes of a decoder with shared prefixes: logits at the asked positions, scores of labels, states of the text."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -11,10 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ....prompts.batch import PromptBatch, TextBatch
+from ....prompts.compiled import CompiledPrefix
 from ..._labels import Reading, rows_of
 from ..._products import Library
 from ...deep import Fresh, entering
+from ...prefix import read_cache
 from .attention import KeysFound, Seen, Unfit, register
+from .compiled import at_places, held_cache, places_of, rows_of_tokens
 from .layout import Layout, answers_each, lay_out, no_answers
 from .switch import current_layout, laid_out, switched
 
@@ -102,10 +106,29 @@ class SharedPasses:
 
     def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """Return the last states over the text; of padding, those of another column."""
+        # States of compiled positions are not known.
+        prompt_batch = dataclasses.replace(prompt_batch, compiled=None)
         layout = self._layout(prompt_batch, batch, no_answers(batch))
         with self._running(prompt_batch, batch, layout):
             states = self.base(**self._inputs(prompt_batch, batch, layout)).last_hidden_state[0]
         return states[layout.states]
+
+    @torch.no_grad()
+    def compiled(self, prompt_batch: PromptBatch, openings: Sequence[Sequence[int]]) -> list[CompiledPrefix]:
+        """Return each prompt's keys and values, with those of the tokens behind it; one pass computes all of them."""
+        from transformers import DynamicCache
+
+        batch = rows_of_tokens(openings, prompt_batch.mask.device)
+        layout = self._layout(dataclasses.replace(prompt_batch, compiled=None), batch, no_answers(batch))
+        # Without a configuration it keeps every position of layers with a sliding window, too.
+        cache = DynamicCache()
+        with self._running(prompt_batch, batch, layout):
+            self.base(**self._inputs(prompt_batch, batch, layout), past_key_values=cache)
+        layers, prompts, texts = read_cache(cache, self.name), layout.prompts, layout.texts
+        return [
+            CompiledPrefix(at_places(layers, places_of(row, prompts, texts)), tuple(opening))
+            for row, opening in enumerate(openings)
+        ]
 
     def _layout(self, prompt_batch: PromptBatch, batch: TextBatch, answers: Int[Tensor, "b k l"]) -> Layout:
         return lay_out(prompt_batch, batch, answers, device=batch.ids.device)
@@ -129,9 +152,10 @@ class SharedPasses:
         x = x.index_put((places,), prompt.to(x.dtype))
         return {
             "inputs_embeds": x[None],
-            "attention_mask": torch.ones_like(layout.tokens)[None],
+            "attention_mask": layout.tokens.new_ones(1, sum(layout.held) + len(layout.tokens)),
             "position_ids": layout.positions[None],
             "use_cache": False,
+            **held_cache(prompt_batch.compiled or (), layout.held, x),
         }
 
     @contextmanager

@@ -1,0 +1,57 @@
+"""Keys and values of compiled prefixes: how passes read them from a cache, and how one pass finds them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from ....prompts.batch import TextBatch
+from ....prompts.compiled import CompiledPrefix
+
+
+def held_cache(compiled: Sequence[CompiledPrefix | None], held: Sequence[int], like: Tensor) -> dict[str, Any]:
+    """Return the argument of a model that has the compiled positions read; nothing where none are.
+
+    Each layer puts the keys and values of the sequence behind those of the cache.
+
+    Args:
+        compiled: of each prompt.
+        held: of each prompt the number of positions that are read.
+        like: has the device and the precision of the pass.
+    """
+    read = [(prefix, n) for prefix, n in zip(compiled, held, strict=False) if prefix is not None and n]
+    if not read:
+        return {}
+    from transformers import DynamicCache
+
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        return torch.cat([part[:, :n] for part, (_, n) in zip(parts, read, strict=True)], 1)[None].to(like)
+
+    layers = zip(*(prefix.layers for prefix, _ in read), strict=True)
+    return {
+        "past_key_values": DynamicCache(
+            [(joined([keys for keys, _ in parts]), joined([values for _, values in parts])) for parts in layers]
+        )
+    }
+
+
+def rows_of_tokens(rows: Sequence[Sequence[int]], device: torch.device) -> TextBatch:
+    """Return rows of these tokens, one for each prompt, padded on the right; rows may be empty."""
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long, device=device)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = torch.tensor(row, dtype=torch.long, device=device)
+    mask = torch.arange(ids.shape[1], device=device) < lengths[:, None]
+    return TextBatch(ids, mask, torch.arange(len(rows), device=device))
+
+
+def places_of(row: int, *laid_out: tuple[Tensor, Tensor, Tensor]) -> Int[Tensor, " n"]:
+    """Return the places of a prompt and its tokens, in their order: those parts of a layout that are of this row."""
+    return torch.cat([places[rows == row] for places, rows, _ in laid_out])
+
+
+def at_places(layers: Sequence[Any], places: Int[Tensor, " n"]) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Return keys and values of each layer at some positions of the only row, as copies."""
+    return tuple((keys[0].index_select(1, places), values[0].index_select(1, places)) for keys, values in layers)
