@@ -961,6 +961,31 @@ class TestCurves:
         path_of(tmp_path, run.name).write_bytes(to_bytes(run))
         assert load(tmp_path, run.name) == dataclasses.replace(run, metrics={"test": {"score": None}})
 
+    @pytest.mark.parametrize("curve", [
+        {}, {"step": [], "token_norms": []}, {"step": [1, 5, 9], "token_norms": [1.5, None, 3.0], "loss": [1, 2, 3]},
+        {"step": [5], "loss": [0.5]},
+    ])  # fmt: skip
+    @pytest.mark.parametrize("best_step", [0, 3, 5, 20])
+    def test_what_tables_read_of_a_run_is_what_was_stored(self, curve, best_step, tmp_path):
+        # The name of the tag is one of the marks at which the text of the spec is cut out.
+        spec = grid(task="glue/rte", model="m", tags={"shape": {}, "status": "odd"})[0]
+        run = dataclasses.replace(stored("ept", 0, 0.5), name=spec.name, spec=spec, curve=curve, best_step=best_step)
+        path_of(tmp_path, run.name).parent.mkdir()
+        path_of(tmp_path, run.name).write_bytes(to_bytes(run))
+        for known in (None, spec):
+            light = load(tmp_path, run.name, whole=False, spec=known)
+            assert light
+            assert dataclasses.replace(light, curve={}) == dataclasses.replace(run, curve={})
+            assert light.at_best("token_norms") == run.at_best("token_norms")
+
+    def test_a_table_has_the_tags_of_today(self, tmp_path):
+        was, now = (grid(task="glue/rte", model="m", tags={"part": part})[0] for part in ("was", "now"))
+        run = dataclasses.replace(stored("ept", 0, 0.5), name=was.name, spec=was)
+        path_of(tmp_path, run.name).parent.mkdir()
+        path_of(tmp_path, run.name).write_bytes(to_bytes(run))
+        assert [run.spec.tags["part"] for run in read(tmp_path, [now], whole=False) if run] == ["now"]
+        assert [run.spec.tags["part"] for run in read(tmp_path, [now]) if run] == ["was"]
+
     def test_a_quantity_at_the_best_checkpoint(self):
         assert stored("ept", 0, 0.5, norm=1.5).at_best("token_norms") == 1.5
         assert stored("ept", 0, 0.5).at_best("token_norms") is None

@@ -29,7 +29,7 @@ def rows_of(folder: "Path | str", specs: Sequence[RunSpec]) -> list[dict[str, An
     rows = []
     for spec in unique:
         row: dict[str, Any] = {"run": spec.name, **{key: _plain(value(spec, key, tags)) for key in keys}}
-        run = load(store, spec.name, whole=False)
+        run = load(store, spec.name, whole=False, spec=spec)
         if run is None:
             state = f"failed: {failure_of(store, spec.name)}" if spec.name in failed else "missing"
             rows.append({**row, "state": state})

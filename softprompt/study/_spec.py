@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import UnknownName
-from ..legacy import as_before, renamed
+from ..legacy import renamed
 from ..settings import ModelSpec, PromptSettings, TrainSettings, from_values
 from ..tasks import Task
 from ..tasks import task as find_task
@@ -17,13 +17,13 @@ from ._texts import (
     canonical,
     compact,
     joined,
+    other_texts,
     prompt_texts,
     read_settings,
     read_task,
     settings_text,
     size_of,
     task_text,
-    without_what_is_off,
 )
 
 # Increase this number after a change to what training computes from the same settings. Every run then gets a new name.
@@ -125,8 +125,7 @@ class RunSpec:
 
     def _shared_texts(self) -> dict[str, str]:
         """All but the prompt."""
-        plain = without_what_is_off(as_before({name: getattr(self, name) for name in _OTHERS}))
-        others = {name: canonical(value).decode() for name, value in plain.items()}
+        others = other_texts(canonical({name: getattr(self, name) for name in _OTHERS}))
         settings = settings_text(self.settings, self.model in AUTO_IS_TOKENS)
         return {**others, "task": task_text(self.declared), "settings": settings}
 

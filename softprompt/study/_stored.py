@@ -2,11 +2,11 @@
 
 import bisect
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,8 @@ READ = (1, 2)
 POINTS = 300
 REPAIR = "delete it and run the study again"
 _NO_CURVE = ("step", "lr")
+# What tables show of the curves.
+_OF_TABLES = ("step", "token_norms")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +119,14 @@ def to_bytes(run: StoredRun) -> bytes:
     return b'{"run":' + content + b',"sha256":"' + hashlib.sha256(content).hexdigest().encode() + b'"}\n'
 
 
-def load(folder: Path, name: str, *, whole: bool = True) -> StoredRun | None:
+def load(folder: Path, name: str, *, whole: bool = True, spec: RunSpec | None = None) -> StoredRun | None:
     """The run of this name, or None if it is not stored.
 
     Args:
         folder: of the store.
         name: of the run.
-        whole: with its curves; else only with their point at the best checkpoint, which tables need.
+        whole: with its curves; else only with its token norms at the best checkpoint, which tables need.
+        spec: of the run, where it is at hand and `whole` is not asked for: it is then not read from the file.
 
     Raises:
         DamagedFile: the file is not what was written.
@@ -136,7 +139,7 @@ def load(folder: Path, name: str, *, whole: bool = True) -> StoredRun | None:
         return None
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}; check its permissions") from error
-    values = _verified(content, whole)
+    values = _verified(content, whole, spec is not None)
     if values is None or values.get("name") != name:
         raise DamagedFile(f"{path} is not as it was written; {REPAIR}")
     if values.get("format") not in READ:
@@ -146,40 +149,61 @@ def load(folder: Path, name: str, *, whole: bool = True) -> StoredRun | None:
     is_of_today = values["format"] == FORMAT
     today = values if is_of_today else renamed(values)
     plain = {key: value for key, value in today.items() if key != "format"}
+    has_spec = spec is not None and not whole
     with in_file(path):
-        check_shape(StoredRun, plain, spec=Mapping[str, Any])
+        check_shape(StoredRun, {**plain, "spec": {}} if has_spec else plain, spec=Mapping[str, Any])
         try:
-            plain |= {"spec": RunSpec.from_json(values["spec"], is_of_today=is_of_today)}
+            asked = spec if has_spec else RunSpec.from_json(values["spec"], is_of_today=is_of_today)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise DamagedFile(f"it says what was asked for in no way of ours; {REPAIR}") from error
+    plain |= {"spec": asked}
     plain |= {key: tuple(plain.get(key, ())) for key in ("warnings", "fleet")}
     return StoredRun(**plain)
 
 
-def _verified(content: bytes, whole: bool) -> dict[str, Any] | None:
+def _verified(content: bytes, whole: bool, has_spec: bool) -> dict[str, Any] | None:
     """The values of a run's file, or None if they are not those that were written."""
     written, _, digest = content.removesuffix(b'"}\n').rpartition(b',"sha256":"')
     try:
         if hashlib.sha256(written.removeprefix(b'{"run":')).hexdigest().encode() != digest:
             return None
-        return json.loads(content)["run"] if whole else _without_curves(content)
+        return json.loads(content)["run"] if whole else _without_curves(content, has_spec)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
-def _without_curves(content: bytes) -> dict[str, Any]:
-    """The values of a run's file with one point of each curve, the one at the best checkpoint.
+def _without_curves(content: bytes, has_spec: bool) -> dict[str, Any]:
+    """The values of a run's file with what tables need of its curves: one point, the one at the best checkpoint.
 
     The curves are most of the file, and are cut out before the rest is parsed: the file is one line with sorted names.
+    So is the spec where the caller has it. Its end is searched from the end of the file, because a tag may be named
+    "status", and nothing that follows the spec can be.
     """
     before, _, rest = content.partition(b'"curve":{')
     texts, _, after = rest.partition(b'},"embeddings":')
+    if has_spec:
+        until, _, rest = after.partition(b',"spec":{')
+        after = until + b',"status":"' + rest.rpartition(b'},"status":"')[2]
     values = json.loads(before + b'"curve":{},"embeddings":' + after)["run"]
-    points = {name.decode(): text.split(b",") for name, text in re.findall(rb'"(\w+)":\[([^\]]+)\]', texts)}
-    place = bisect.bisect_right(points.get("step", []), values["best_step"], key=int) - 1
+    points = {name: _numbers_of(texts, name) for name in _OF_TABLES}
+    place = _last_until(points["step"], values["best_step"])
     if place >= 0:
-        values["curve"] = {name: [json.loads(point[place])] for name, point in points.items()}
+        kept = [
+            b'"%b":[%b]' % (name.encode(), text.split(b",", place + 1)[place]) for name, text in points.items() if text
+        ]
+        values["curve"] = json.loads(b"{%b}" % b",".join(kept))
     return values
+
+
+def _numbers_of(texts: bytes, quantity: str) -> bytes:
+    """The numbers of a quantity in the text of the curves; empty where it is not recorded."""
+    return texts.partition(b'"%b":[' % quantity.encode())[2].partition(b"]")[0]
+
+
+@functools.lru_cache
+def _last_until(steps: bytes, last: int) -> int:
+    """The place of the last of these steps that is not after another; -1 without any. Most runs have the same steps."""
+    return bisect.bisect_right(steps.split(b","), last, key=int) - 1 if steps else -1
 
 
 def damaged_runs(folder: Path) -> Iterator[str]:

@@ -56,6 +56,13 @@ def settings_text(settings: TrainSettings, auto_is_tokens: bool) -> str:
     return canonical(values).decode()
 
 
+@functools.lru_cache(maxsize=MOST_KEPT)
+def other_texts(values: bytes) -> dict[str, str]:
+    """The fields of a run that are in no other part, as `canonical` gives them, without what is off, each as text."""
+    plain = without_what_is_off(as_before(json.loads(values)))
+    return {name: canonical(value).decode() for name, value in plain.items()}
+
+
 def prompt_texts(prompt: PromptSettings) -> dict[str, str]:
     """The settings of a prompt without what is off in them and without its seeds, each as text.
 

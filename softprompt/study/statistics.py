@@ -1,7 +1,8 @@
 """Intervals and paired tests: pure functions of scores. No torch here."""
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..checks import require_numbers
@@ -52,12 +53,33 @@ def bootstrap(
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return None
-    random, rows = np.random.default_rng(seed), max(1, _DRAWN // len(values))
-    # In parts, because all resamples of thousands of values take hundreds of megabytes; the draws are the same.
-    sizes = [min(rows, resamples - start) for start in range(0, resamples, rows)]
-    parts = [statistic(values[random.integers(0, len(values), (size, len(values)))]) for size in sizes]
+    parts = [statistic(values[places]) for places in _resampled(len(values), resamples, seed)]
     low, high = np.quantile(np.concatenate(parts), [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def _resampled(n: int, resamples: int, seed: int) -> "Iterable[np.ndarray]":
+    """The places of the values of each resample: [at a time, n].
+
+    In parts, because all resamples of thousands of values take hundreds of megabytes; the draws are the same.
+    """
+    import numpy as np
+
+    if n * resamples <= _DRAWN:
+        return (_in_one_part(n, resamples, seed),)
+    random, rows = np.random.default_rng(seed), max(1, _DRAWN // n)
+    sizes = (min(rows, resamples - start) for start in range(0, resamples, rows))
+    return (random.integers(0, n, (size, n)) for size in sizes)
+
+
+@functools.lru_cache(maxsize=1)
+def _in_one_part(n: int, resamples: int, seed: int) -> "np.ndarray":
+    """Kept, because the groups of a table mostly have one size, and drawing takes longer than the rest."""
+    import numpy as np
+
+    places = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    places.flags.writeable = False
+    return places
 
 
 def deviation(drawn: "np.ndarray") -> "np.ndarray":
