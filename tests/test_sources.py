@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import logging
+import os
+import signal
 from typing import Any
 
 import pytest
@@ -17,10 +19,10 @@ from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.prompts.tuned import TunedWeights
 from softprompt.store import save_prompt
-from softprompt.training import resume, train
+from softprompt.training import Interrupted, resume, train
 from softprompt.training._loop import Loop
-from softprompt.training._mpt import distillation
 from softprompt.training._records import read_record
+from softprompt.training._source_training import SourceTraining, distillation
 from softprompt.training._sources import likeness, probe_steps
 from softprompt.training.objectives import TokenLoss
 from torch.nn import functional
@@ -189,6 +191,52 @@ class TestMpt:
             resume(tmp_path / name, model=backbone)
             ignored = ("timing.jsonl", "state.json", "manifest.json")
             assert same_files(tmp_path / "whole", tmp_path / name, ignore=ignored)
+
+    @pytest.mark.parametrize("how", ["killed", "stopped"])
+    def test_a_run_that_died_in_the_first_part_goes_on_with_it_to_the_same_bytes(
+        self, how, backbone, task, teachers, tmp_path, monkeypatch
+    ):
+        settings = {"method": "mpt", "sources": teachers, **{**SETTINGS, "eval_every": 2}}
+        train(task, backbone, output=tmp_path / "whole", **settings)
+        take_step, steps = SourceTraining.take_step, []
+
+        def dying(training):
+            if how == "killed" and training.step == 4:
+                raise MemoryError("killed")
+            take_step(training)
+            if how == "stopped" and training.step == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def counted(training):
+            take_step(training)
+            steps.append(training.step)
+
+        monkeypatch.setattr(SourceTraining, "take_step", dying)
+        with pytest.raises((MemoryError, Interrupted)):
+            train(task, backbone, output=tmp_path / "died", **settings)
+        monkeypatch.setattr(SourceTraining, "take_step", counted)
+        resume(tmp_path / "died", model=backbone)
+        assert steps == [5, 6]
+        ignored = ("timing.jsonl", "state.json", "manifest.json")
+        assert same_files(tmp_path / "whole", tmp_path / "died", ignore=ignored)
+
+    def test_a_first_part_does_not_go_on_with_other_rows(self, backbone, task, teachers, tmp_path, monkeypatch):
+        take_step = SourceTraining.take_step
+        monkeypatch.setattr(SourceTraining, "take_step", lambda t: take_step(t) if t.step < 3 else 1 / 0)
+        settings = {**SETTINGS, "eval_every": 2}
+        with pytest.raises(ZeroDivisionError):
+            train(task, backbone, method="mpt", sources=teachers, output=tmp_path / "run", **settings)
+        monkeypatch.setattr(SourceTraining, "_rows", lambda self: "other")
+        with pytest.raises(BadInput, match="the rows of the source tasks are not those that"):
+            resume(tmp_path / "run", model=backbone)
+
+    def test_a_loss_that_is_not_finite_in_the_first_part_leaves_no_folder(
+        self, backbone, task, teachers, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr("softprompt.training._source_training._backward", lambda *parts: float("nan"))
+        with pytest.raises(BadInput, match="the loss over the source tasks is nan at step 1; give a lower `lr`"):
+            train(task, backbone, method="mpt", sources=teachers, output=tmp_path / "run", **SETTINGS)
+        assert not (tmp_path / "run").exists()
 
     def test_the_loss_of_a_source_task_is_that_of_the_paper(self, backbone):
         ids = torch.arange(3, 15).view(2, 6)

@@ -80,13 +80,23 @@ class PromptOptimizer:
 
     def state(self) -> dict[str, Tensor]:
         """Return AdamW's moments and counters by parameter number."""
-        state: dict[int, dict[str, Tensor]] = self.adamw.state_dict()["state"]
-        return {f"{i}.{name}": value for i, values in state.items() for name, value in values.items()}
+        return adamw_state(self.adamw)
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Restore what `state` returned."""
-        restored: dict[int, dict[str, Any]] = {}
-        for key, value in state.items():
-            number, name = key.split(".", 1)
-            restored.setdefault(int(number), {})[name] = value
-        self.adamw.load_state_dict({**self.adamw.state_dict(), "state": restored})
+        load_adamw_state(self.adamw, state)
+
+
+def adamw_state(adamw: torch.optim.AdamW) -> dict[str, Tensor]:
+    """Return an optimiser's moments and counters by parameter number."""
+    state: dict[int, dict[str, Tensor]] = adamw.state_dict()["state"]
+    return {f"{i}.{name}": value for i, values in state.items() for name, value in values.items()}
+
+
+def load_adamw_state(adamw: torch.optim.AdamW, state: dict[str, Tensor]) -> None:
+    """Restore what `adamw_state` returned."""
+    restored: dict[int, dict[str, Any]] = {}
+    for key, value in state.items():
+        number, name = key.split(".", 1)
+        restored.setdefault(int(number), {})[name] = value
+    adamw.load_state_dict({**adamw.state_dict(), "state": restored})

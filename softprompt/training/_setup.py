@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from ..backbones import AbstractBackbone
 from ..baselines import TrainableWeights
-from ..data import Ragged, Splits
+from ..data import Examples, Ragged, Splits
 from ..errors import BadInput, UnknownName
 from ..inference.answers import decoding
 from ..inference.evaluate import examples_for, text_limit
@@ -64,8 +64,13 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
 
 def fingerprint(run_data: RunData) -> str:
     """SHA-256 over the token ids and targets of all splits: a resumed run must see the rows it started with."""
+    return fingerprint_of((run_data.train, run_data.validation, run_data.test))
+
+
+def fingerprint_of(parts_of_rows: Iterable[Examples]) -> str:
+    """SHA-256 over the token ids and targets of rows."""
     digest = hashlib.sha256()
-    for examples in (run_data.train, run_data.validation, run_data.test):
+    for examples in parts_of_rows:
         targets = examples.targets
         parts = [examples.inputs.flat, examples.inputs.offsets]
         if isinstance(targets, Ragged):

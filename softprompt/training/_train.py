@@ -162,10 +162,10 @@ def train(
     plan = with_opening(plan, splits.train, backbone)
     run_data = prepare(plan, splits, backbone)
     plan = with_sources(plan, run_data)
-    # Built before anything is written: what cannot work leaves no folder behind.
-    built = build_prompts(plan, run_data, shared_prompts(plan, run_data))
+    # What cannot work leaves no folder behind.
     with new_folder(folder) as held:
         write_file(folder / PLAN, sealed_bytes(plan.to_json()), what="the plan of the run")
+        built = build_prompts(plan, run_data, shared_prompts(plan, run_data, held, processes))
         return _run(plan, run_data, splits, built, held, None, progress, callbacks, processes)
 
 
@@ -226,7 +226,7 @@ def resume(
             model.products = None if plan.products is None else "torch" if plan.products == "torch" else "onednn"
         run_data = prepare(plan, splits, model)
         # A checkpoint holds what was learned from other tasks.
-        built = build_prompts(plan, run_data, None if checkpoint else shared_prompts(plan, run_data))
+        built = build_prompts(plan, run_data, None if checkpoint else shared_prompts(plan, run_data, held, processes))
         return _run(plan, run_data, splits, built, held, checkpoint, progress, callbacks, processes)
 
 
