@@ -35,6 +35,7 @@ LAYERS = (
     {"tuning"},
     {"lab", "reports", "live"},
     {"cli"},
+    {"__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -1,7 +1,10 @@
 """One run in several processes: each with a share of the rows, all with the numbers of one process."""
 
 import os
+import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from kit import review_task
 
+WANTED = os.environ.get("SOFTPROMPT_TORCHRUN_TESTS") == "1"
 OPTIONS = ["--steps", "4", "--eval-every", "2", "--batch-size", "5", "--device", "cpu", "--quiet"]
 
 
@@ -38,11 +42,14 @@ def arguments(place: Path, output: str, *more: str) -> list[str]:
     return [*task, "--output", str(place / output), *OPTIONS, *more]
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 def in_processes(count: int, command: list[str], scratch: Path) -> list[int]:
     """The exit codes of a command in as many processes as torchrun would start, copies of this one."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    children = []
+    port, children = free_port(), []
     for rank in range(count):
         child = os.fork()
         if child == 0:
@@ -87,6 +94,22 @@ def test_two_processes_equal_one_within_a_hundred_thousandth(place, more, reques
     for prompt in one.glob("*/prompt"):
         vectors = (SoftPrompt.load(path).vectors for path in (prompt, two / prompt.relative_to(one)))
         torch.testing.assert_close(*vectors, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not WANTED, reason="starts Python three times: set SOFTPROMPT_TORCHRUN_TESTS=1")
+def test_torchrun_itself_starts_a_run_of_two_processes_and_goes_on_with_it(place):
+    assert main(arguments(place, "alone")) == 0
+    # After the first launch the run is put back to its second step of four, as if it had been killed there.
+    for words in (arguments(place, "started"), ["train", "--resume", str(place / "started"), "--quiet"]):
+        torchrun = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port())]
+        command = [sys.executable, "-m", *torchrun, "-m", "softprompt", *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=place)
+        assert done.returncode == 0, done.stderr
+        for ours, theirs in zip(numbers(place / "started"), numbers(place / "alone"), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5, abs=1e-5)
+        for path in (place / "started").glob("*/result.json"):
+            path.unlink()
+        shutil.rmtree(place / "started" / "checkpoints" / "step-000004", ignore_errors=True)
 
 
 def test_a_run_is_resumed_by_two_processes_where_one_has_left_it(place):
