@@ -9,6 +9,8 @@ from typing import Any
 NAME = "crc32"
 _END = re.compile(rb', "crc32": "([0-9a-f]{8})"\}')
 _LENGTH = len(b', "crc32": "01234567"}')
+# `json.loads` looks for the encoding of each line anew, which takes as long as reading it.
+_DECODER = json.JSONDecoder()
 
 
 def line_bytes(values: Mapping[str, Any]) -> bytes:
@@ -35,7 +37,7 @@ def line_values(line: bytes) -> dict[str, Any] | None:
     if end and zlib.crc32(body) != int(end[1], 16):
         return None
     try:
-        values = json.loads(body)
+        values = _DECODER.decode(body.decode())
     except (ValueError, RecursionError):
         return None
     return values if isinstance(values, dict) and NAME not in values else None

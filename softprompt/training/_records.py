@@ -135,7 +135,9 @@ def _row(line: bytes) -> dict[str, Any] | None:
     if row is None or not isinstance(row.get("step"), int):
         return None
     # A checksum whose name is damaged would pass for a value of an earlier version, which had no texts but these.
-    if not is_sealed_line(line) and any(isinstance(row[name], str) for name in row.keys() - set(TEXTS)):
+    # The types are looked at first, because nearly all lines have numbers alone.
+    has_texts = str in map(type, row.values()) and not is_sealed_line(line)
+    if has_texts and any(isinstance(row[name], str) for name in row.keys() - set(TEXTS)):
         return None
     numbers = [row[name] for name in ("loss", "seconds", "score") if name in row]
     return row if "dropped" in row or (numbers and all(isinstance(one, int | float) for one in numbers)) else None
