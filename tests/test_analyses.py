@@ -12,6 +12,7 @@ from softprompt.analysis.analyses._attribution import integrated_gradients
 from softprompt.analysis.analyses._compared import spread
 from softprompt.analysis.analyses._nearest import agreement, nearest_rows
 from softprompt.analysis.analyses._neighbors import nearest
+from softprompt.analysis.drift import drift
 from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.data import load_rows, split_rows
@@ -104,22 +105,43 @@ class TestArithmetic:
         assert found["whole"] == pytest.approx(0.803)
 
 
-class TestAttention:
-    @pytest.mark.parametrize("kind", ["t5", "bert", "gpt"])
-    def test_it_is_what_transformers_returns(self, kind, request, tmp_path):
-        backbone = from_model(*request.getfixturevalue(f"tiny_{kind}")(), engine="reference")
-        task = review_task(tmp_path / "rows")
-        rows = split_rows(task, load_rows(task, None)).test.select([0])
-        prompt = SoftPrompt(drawn(3, backbone.embedding_size), Provenance("x", backbone.identity(), backbone.answers))
-        examples = examples_for(backbone, task, rows, 3)
-        found = attention(backbone, prompt, examples)
-        text = backbone.embed(examples.batch([0], 0, backbone.pad_id).ids)
-        inputs = torch.cat([prompt.vectors[None].to(text), text], 1)
-        backbone.model.set_attn_implementation("eager")
-        with torch.no_grad():
-            weights = backbone.stack(inputs_embeds=inputs, output_attentions=True).attentions
-        expected = torch.stack([layer[0, :, 3:, :3].sum(-1).mean(-1) for layer in weights])
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+@pytest.fixture(params=["t5", "bert", "gpt"])
+def asked(request, tmp_path):
+    """A model of each kind, a prompt of three vectors for it, and the texts behind it."""
+    backbone = from_model(*request.getfixturevalue(f"tiny_{request.param}")(), engine="reference")
+    task = review_task(tmp_path / "rows")
+    rows = split_rows(task, load_rows(task, None)).test.select([0, 1])
+    prompt = SoftPrompt(drawn(3, backbone.embedding_size), Provenance("x", backbone.identity(), backbone.answers))
+    return backbone, prompt, examples_for(backbone, task, rows, 3)
+
+
+def asked_of_transformers(asked, row, **wanted):
+    """What the layers of transformers return for the prompt and a text."""
+    backbone, prompt, examples = asked
+    text = backbone.embed(examples.batch([row], 0, backbone.pad_id).ids)
+    with torch.no_grad():
+        return backbone.stack(inputs_embeds=torch.cat([prompt.vectors[None].to(text), text], 1), **wanted)
+
+
+def test_attention_is_what_transformers_returns(asked):
+    backbone, prompt, examples = asked
+    found = attention(backbone, prompt, examples)
+    backbone.model.set_attn_implementation("eager")
+    weights = [asked_of_transformers(asked, row, output_attentions=True).attentions for row in (0, 1)]
+    expected = [torch.stack([layer[0, :, 3:, :3].sum(-1).mean(-1) for layer in of_row]) for of_row in weights]
+    torch.testing.assert_close(found, torch.stack(expected).mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_drift_is_that_of_the_states_of_transformers(asked):
+    backbone, prompt, examples = asked
+    first = drift(backbone, prompt, examples)[0]
+    states = [asked_of_transformers(asked, row, output_hidden_states=True).hidden_states[1] for row in (0, 1)]
+    states, vectors = torch.cat([of_row[:, :3] for of_row in states]).double(), prompt.vectors.double()
+    moved = (states - vectors).norm(dim=-1) / vectors.norm(dim=-1)
+    assert first.moved == pytest.approx(moved.mean().item(), rel=1e-4)
+    varies = (states - states.mean(0)).square().sum() / states.square().sum()
+    assert first.varies == pytest.approx(varies.sqrt().item(), rel=1e-3, abs=1e-6)
+    assert (first.varies < 1e-6) == (backbone.kind == "decoder")
 
 
 @pytest.mark.parametrize("name", [n for n in ANALYSES if n not in ("transfer", "ablation", "rates")])

@@ -1,4 +1,4 @@
-"""How the layers of an encoder change the states at a prompt's positions, and how far these depend on the text."""
+"""How the layers of a model change the states at a prompt's positions, and how far these depend on the text."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,7 +31,7 @@ class Drift:
         moved: ||h - p|| / ||p||.
         kept: cosine of the angle between h and p.
         varies: sqrt(mean ||h - h_mean||^2 / mean ||h||^2), where h_mean is the mean over texts: the share of a state
-            that depends on the text; 0 for a constant state.
+            that depends on the text; 0 for a constant state, which all states of a decoder's prompt are.
     """
 
     layer: int
@@ -43,25 +43,29 @@ class Drift:
 
 @torch.no_grad()
 def drift(backbone: AbstractBackbone, prompt: SoftPrompt, texts: Examples) -> list[Drift]:
-    """Measure how far each layer of the encoder moves the states at the prompt's positions away from its vectors.
+    """Measure how far each layer moves the states at the prompt's positions away from its vectors.
+
+    In an encoder-decoder these are the layers of the encoder.
 
     Args:
-        backbone: an encoder-decoder.
+        backbone: whose passes are those of transformers.
         prompt: an ordinary prompt of this backbone, not a deep one.
         texts: the texts that follow the prompt.
 
     Raises:
-        BadInput: the backbone is of another kind, the prompt has no vectors or is deep, or there are no texts.
+        BadInput: the prompt has no vectors or is deep, there are no texts, or the states of the model have another
+            width than its word vectors.
     """
-    if backbone.kind != "encoder-decoder":
-        raise BadInput(
-            f"{backbone.name!r} is a {backbone.kind}; the drift of a prompt is measured in an encoder-decoder"
-        )
     if prompt.length == 0 or prompt.deep is not None:
         raise BadInput("the drift of a prompt needs vectors that enter the first layer only; give an ordinary prompt")
     if len(texts) == 0:
         raise BadInput("the drift of a prompt is measured on texts; give at least one")
     states = torch.cat(list(_states(backbone, prompt, texts)), 1).double()
+    if states.shape[-1] != prompt.vectors.shape[-1]:
+        raise BadInput(
+            f"the states of {backbone.name!r} have {states.shape[-1]} numbers and its word vectors "
+            f"{prompt.vectors.shape[-1]}, so the drift of a prompt is not defined; choose another analysis"
+        )
     vectors = prompt.expanded().to(states.device, torch.float64)
     token_norm = WordScale.of(backbone.word_vectors).token_norm
     return [_drift(layer, vectors, layer_states, token_norm) for layer, layer_states in enumerate(states, 1)]
@@ -82,12 +86,14 @@ def _drift(layer: int, vectors: Float[Tensor, "n e"], states: Float[Tensor, "b n
 def _states(backbone: AbstractBackbone, prompt: SoftPrompt, texts: Examples) -> Iterator[Float[Tensor, "k b n e"]]:
     """Yield the states at the prompt's positions after each of the k layers, batch by batch."""
     prompt_batch = PromptBatch.of(prompt, device=backbone.device)
-    for start in range(0, len(texts), BATCH):
-        rows = list(range(start, min(start + BATCH, len(texts))))
+    # A decoder's prompt does not see the text behind it, so that one text shows what all would.
+    count = 1 if backbone.kind == "decoder" else len(texts)
+    for start in range(0, count, BATCH):
+        rows = list(range(start, min(start + BATCH, count)))
         batch = texts.batch(rows, 0, backbone.pad_id).to(backbone.device)
         with _recorded(backbone.layers) as outputs:
             backbone.text_states(prompt_batch, batch)
-        # The texts are padded on the right, so the prompt takes the first columns.
+        # Texts are padded on the right, or there is one alone, so the prompt takes the first columns.
         yield torch.stack([output[:, : prompt.length] for output in outputs])
 
 
