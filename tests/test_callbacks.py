@@ -3,6 +3,7 @@
 import dataclasses
 import random
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -211,6 +212,22 @@ def test_a_notebook_shows_a_table_and_curves_with_every_text_escaped(plain):
     bad = Run(plain.folder, [dataclasses.replace(plain.results[0], status="<script>&")])._repr_html_()
     assert "<script>" not in bad
     assert "&lt;script&gt;&amp;" in bad
+
+
+def test_a_bar_in_a_notebook_without_its_widgets_shows_its_end_and_says_what_is_missing(monkeypatch, caplog, capsys):
+    from rich import console as rich_console
+    from softprompt.training import _progress
+
+    monkeypatch.setattr(rich_console, "_is_jupyter", lambda: True)
+    monkeypatch.setattr(_progress, "find_spec", lambda name: None)
+    loop: Any = SimpleNamespace(members=[], step=3, steps=4)
+    with _progress.bar(True) as show:
+        show(loop, {"ept-seed0": 0.5})
+    (line,) = [message for message in caplog.messages if "notebook" in message]
+    assert "pip install ipywidgets" in line
+    shown = capsys.readouterr().err
+    assert "3/4" in shown
+    assert "loss 0.500" in shown
 
 
 def test_of_several_trackers_each_is_known_and_installed(task, backbone, tmp_path):

@@ -17,12 +17,13 @@ def progress_bar(show: bool, store: Path, specs: Sequence[RunSpec]) -> Iterator[
     if not show:
         yield lambda claimed: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from ..training import bar_console
 
     names = {spec.name for spec in specs}
     columns = (TextColumn("study"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)) as progress:
+    with Progress(*columns, TextColumn("{task.fields[state]}"), console=bar_console()) as progress:
         bar_id = progress.add_task("study", total=len(names), state="")
 
         def look(claimed: Claim) -> None:

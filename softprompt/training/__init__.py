@@ -26,6 +26,7 @@ from ._plan import Result as Result
 from ._plan import Run as Run
 from ._plan import read_plan as read_plan
 from ._processes import Processes as Processes
+from ._progress import bar_console as bar_console
 from ._progress import interruptible as interruptible
 from ._records import checked_record as checked_record
 from ._records import read_record as read_record

@@ -2,18 +2,38 @@
 
 import contextlib
 import json
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput, pick
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ._loop import Loop
 
 Watch = Callable[["Loop", dict[str, float]], None]
+
+log = logging.getLogger("softprompt")
+
+
+def bar_console() -> "Console":
+    """Where a bar is shown: standard error, or the cell of a notebook.
+
+    In a notebook rich draws a bar with ipywidgets. Without it, rich would show nothing, so the bar's end is printed.
+    """
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if console.is_jupyter and find_spec("ipywidgets") is None:
+        log.warning("a bar that moves in a notebook needs ipywidgets: pip install ipywidgets; only its end is shown")
+        return Console(stderr=True, force_jupyter=False)
+    return console
 
 
 @contextlib.contextmanager
@@ -22,11 +42,10 @@ def bar(show: bool) -> Iterator[Watch]:
     if not show:
         yield lambda loop, losses: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)) as progress:
+    with Progress(*columns, TextColumn("{task.fields[state]}"), console=bar_console()) as progress:
         shown = progress.add_task("training", total=None, state="")
 
         def watch(loop: "Loop", losses: dict[str, float]) -> None:

@@ -47,10 +47,11 @@ def progress_bar(show: bool, minutes: float | None, runs: float, before: float) 
     if not show:
         yield Watcher(lambda done, stage: None, minutes, before)
         return
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from ..training import bar_console
+
     columns = (TextColumn("tuning"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[stage]}"))
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=bar_console()) as progress:
         bar = progress.add_task("tuning", total=runs if minutes is None else 60 * minutes, stage="")
         yield Watcher(lambda done, stage: progress.update(bar, completed=done, stage=stage), minutes, before)
