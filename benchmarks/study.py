@@ -8,6 +8,7 @@ other processes and the disk move wall time. Overhead: what a worker spends on e
 loading, which are replaced by nothing: its claim, its file, its end. Writes results/study.json.
 """
 
+import functools
 import json
 import os
 import platform
@@ -44,12 +45,21 @@ LOOKS = {
     "compare": ["compare", "method=ept", "--pair", "task", "--pair", "lr", "--pair", "seed"],
 }
 QUANTITIES = ("loss", "prompt_norm", "token_norms", "gradient_norm")
+# Curves that the runs share in turn: no look compares those of two runs, and drawing takes longer than looking.
+CURVES = 50
+
+
+@functools.cache
+def curve_of(number: int) -> dict[str, list[float]]:
+    """Curves with numbers drawn at random."""
+    draw = random.Random(number)
+    curve: dict[str, list[float]] = {"step": list(range(1, 1001, 4))}
+    return curve | {name: [float(f"{draw.random():.6g}") for _ in range(250)] for name in QUANTITIES}
 
 
 def result(spec: RunSpec, draw: random.Random) -> StoredRun:
     """A run as training would store it, with numbers drawn at random."""
-    curve: dict[str, list[float]] = {"step": list(range(1, 1001, 4))}
-    curve |= {name: [float(f"{draw.random():.6g}") for _ in range(250)] for name in QUANTITIES}
+    curve = curve_of(draw.randrange(CURVES))
     scores = {"step": list(range(200, 1001, 200)), "score": [draw.random() for _ in range(5)]}
     metrics = {split: {"score": draw.random(), "accuracy": draw.random()} for split in ("validation", "test")}
     return StoredRun(
