@@ -133,6 +133,7 @@ class PromptSettings:
         head_lr: learning rate of a linear head.
         init: "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH" or "prompt:PATH"; or "instruction" or
             "examples:K", with which the prompt begins as the words before the text of each row, and is as long as they.
+            "auto" is "instruction" for prompt tuning on a decoder, where a label task has one, and else "uniform".
         units: the units in which the prompt is trained. "raw" takes the model's own numbers, as in the papers. With
             "rms" the root mean square of the word embeddings is 1, so that initial range, learning rate and weight
             decay suit any model. "auto" takes the method's default.
@@ -162,7 +163,7 @@ class PromptSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
     lr: float | None = None
     head_lr: float = 5e-3
-    init: str = "uniform"
+    init: str = "auto"
     units: Literal["auto", "raw", "rms"] = "auto"
     max_norm: float | None = None
     max_shift: float | None = None
@@ -188,6 +189,15 @@ class PromptSettings:
         require_numbers({"restarts": self.restarts, "restart_steps": self.restart_steps}, whole=True)
         sources = [self.sources] if isinstance(self.sources, str) else self.sources
         object.__setattr__(self, "sources", tuple(map(str, sources)))
+
+    @property
+    def may_begin_as_words(self) -> bool:
+        """Whether the init "auto" may stand for the instruction: plain prompt tuning, of no length of its own.
+
+        Methods with a reparameterisation begin at random, as in the papers, unless an `init` is given.
+        """
+        plain = not (self.deep or self.options or self.sources)
+        return self.init == "auto" and self.method == PromptSettings.method and plain
 
 
 @dataclass(frozen=True, kw_only=True)

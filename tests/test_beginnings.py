@@ -18,8 +18,10 @@ from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.prompts.seeds import stream_seed
 from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
+from softprompt.study import RunSpec
 from softprompt.tasks import Task
 from softprompt.training import Interrupted, Plan, read_plan, resume, train
+from softprompt.training._auto_init import with_beginnings
 from softprompt.training._early import check_request
 from softprompt.training._records import read_record
 from softprompt.training._restarts import Race
@@ -185,6 +187,50 @@ def test_deep_prompts_of_a_decoder_begin_at_the_instruction_in_every_layer(task,
     with torch.no_grad():
         found = backbone.label_scores(prompt_batch, batch, labels)
     torch.testing.assert_close(found, hand_written(backbone, task), rtol=0, atol=1e-4)
+
+
+class TestAuto:
+    def begun(self, task, backbone, *prompts):
+        return [(prompt.init, prompt.lr) for prompt in with_beginnings(prompts, task, backbone)]
+
+    def test_prompt_tuning_on_a_decoder_begins_as_the_instruction_at_a_tenth_of_the_rate(self, task, backbone_of):
+        assert self.begun(task, backbone_of("llama"), PromptSettings()) == [("instruction", pytest.approx(0.03))]
+        assert self.begun(task, backbone_of("chat"), PromptSettings(lr=0.2)) == [("instruction", 0.2)]
+
+    @pytest.mark.parametrize("name", ["t5", "bart", "bert"])
+    def test_other_models_begin_at_random(self, task, backbone_of, name):
+        assert self.begun(task, backbone_of(name), PromptSettings()) == [("uniform", pytest.approx(0.3))]
+
+    @pytest.mark.parametrize(
+        "prompt",
+        [PromptSettings(method="ept"), PromptSettings(options={"prompt_length": 3}), PromptSettings(deep=True)],
+    )
+    def test_a_prompt_of_its_own_length_or_method_begins_at_random_and_those_beside_it_too(
+        self, task, backbone_of, prompt
+    ):
+        begun = self.begun(task, backbone_of("llama"), prompt, PromptSettings())
+        assert [init for init, _ in begun] == ["uniform", "uniform"]
+        assert begun[1][1] == pytest.approx(0.3)
+
+    def test_a_task_without_an_instruction_begins_at_random(self, task, backbone_of):
+        bare = dataclasses.replace(task, instruction="")
+        assert self.begun(bare, backbone_of("llama"), PromptSettings())[0][0] == "uniform"
+
+    def test_the_record_of_a_run_says_what_it_stood_for(self, task, backbone_of, tmp_path):
+        train(task, backbone_of("llama"), steps=1, eval_rows=2, output=tmp_path / "run")
+        (prompt,) = read_plan(tmp_path / "run").prompts
+        assert (prompt.init, prompt.lr) == ("instruction", pytest.approx(0.03))
+
+    def test_the_name_of_a_study_run_changes_only_where_the_model_may_be_a_decoder(self, task):
+        def spec(init, model, **prompt):
+            return RunSpec(task=task, model=model, prompt=PromptSettings(init=init, **prompt))
+
+        assert spec("auto", "lab-t5").name == spec("uniform", "lab-t5").name
+        assert spec("auto", "lab-gpt", method="ept").name == spec("uniform", "lab-gpt", method="ept").name
+        names = {spec(init, "lab-gpt").name for init in ("auto", "uniform", "instruction")}
+        assert len(names) == 3
+        passes = {spec(init, "lab-gpt").pass_key() for init in ("auto", "uniform", "instruction")}
+        assert len(passes) == 3
 
 
 class TestRefusals:

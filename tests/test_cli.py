@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import softprompt
 import typer
 from softprompt import errors
 from softprompt.cli import app, main
@@ -80,6 +82,14 @@ def _no_data_root(monkeypatch: pytest.MonkeyPatch):
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def test_python_can_run_the_package_as_the_command(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["softprompt", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("softprompt", run_name="__main__")
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"softprompt {softprompt.__version__}\n"
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:

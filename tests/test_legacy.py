@@ -20,6 +20,7 @@ OLD = Path(__file__).parent / "formats" / "1"
 PROMPT = PromptSettings(
     method="prompt-tuning",
     options={"prompt_length": 2},
+    init="uniform",
     max_norm=10.0,
     restarts=2,
     restart_steps=3,
@@ -70,7 +71,13 @@ def test_an_old_prompt_is_loaded_with_what_it_records():
 
 def test_an_old_store_has_its_runs_under_the_names_that_they_have_today():
     task = softprompt.with_difficulty(softprompt.task("lab/color"), train=24, validation=8, test=8)
-    spec = RunSpec(task=task, model="lab-t5-small", prompt=PROMPT, settings=SETTINGS, engine="reference")
+    spec = RunSpec(
+        task=task,
+        model="lab-t5-small",
+        prompt=dataclasses.replace(PROMPT, init="auto"),
+        settings=SETTINGS,
+        engine="reference",
+    )
     (run,) = read(OLD / "store", [spec])
     assert run is not None
     assert run.spec.prompt == PROMPT

@@ -1,5 +1,6 @@
 """The folder of a run and its records: nothing is left of what failed, nothing is lost of what was trained."""
 
+import contextlib
 import resource
 import shutil
 from pathlib import Path
@@ -206,30 +207,33 @@ def test_a_rate_beyond_what_numbers_can_hold_drops_its_own_prompt_only(start, tm
     assert recorded_steps(tmp_path / "run" / f"{NAME}-lr0.3" / "metrics.jsonl") == 4
 
 
-class TestFullDisk:
-    @pytest.fixture
-    def limited(self):
-        """No file grows beyond so many bytes, as on a full disk."""
-        old = resource.getrlimit(resource.RLIMIT_FSIZE)
-        yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+@contextlib.contextmanager
+def file_limit(size):
+    """No file grows beyond so many bytes, as on a full disk. It ends with the block: pytest may write files, too."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
-    def test_that_stops_a_record_is_a_failure_of_storage_and_the_run_goes_on(self, start, backbone, tmp_path, limited):
+
+class TestFullDisk:
+    def test_that_stops_a_record_is_a_failure_of_storage_and_the_run_goes_on(self, start, backbone, tmp_path):
         settings = TrainSettings(steps=30, eval_every=30, batch_size=2, eval_rows=4)
-        limited(4000)
-        with pytest.raises(StorageFailure, match=r"cannot write .*metrics\.jsonl: File too large; free space"):
+        full = pytest.raises(StorageFailure, match=r"cannot write .*metrics\.jsonl: File too large; free space")
+        with file_limit(4000), full:
             start(tmp_path / "run", settings=settings)
-        limited(resource.RLIM_INFINITY)
         resume(tmp_path / "run", model=backbone)
         rows = read_record(tmp_path / "run" / NAME / "metrics.jsonl")
         assert [row["step"] for row in rows if "loss" in row] == list(range(1, 31))
 
-    def test_closing_what_could_not_be_written_says_nothing_more(self, tmp_path, limited):
+    def test_closing_what_could_not_be_written_says_nothing_more(self, tmp_path):
         record = Record(tmp_path / "metrics.jsonl")
-        limited(10)
-        with pytest.raises(StorageFailure):
-            record.write({"step": 1, "loss": 0.5})
-        record.close()
+        with file_limit(10):
+            with pytest.raises(StorageFailure):
+                record.write({"step": 1, "loss": 0.5})
+            record.close()
         assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1'
 
 

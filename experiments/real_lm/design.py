@@ -100,9 +100,9 @@ RATE_TASKS, RATE_SIZE, RATE_SEEDS = ("yelp", "glue/qqp"), "k32", (900, 901)
 
 # The small form, which two cores can do: the rates that the product takes when none is given, the arms that answer most
 # first, and three seeds of all of them before the next ones.
-SMALL_ARMS = ("pt-instruction", "pt", "ept-star", "pt-tokens", "pt-examples", "scaled", "restarts", "rn", "ept",
-              "ept-star-instruction", "pt-bare", "lora", "p-tuning", "deep", "ptp-rn")  # fmt: skip
-SMALL_CORE = ("pt-instruction", "pt", "ept-star")
+SMALL_ARMS = ("pt-instruction", "pt", "ept-star", "pt-tokens", "scaled", "ept-star-instruction", "lora", "rn", "ept",
+              "restarts", "pt-examples", "pt-bare", "p-tuning", "deep", "ptp-rn")  # fmt: skip
+SMALL_CORE = ("pt-instruction", "scaled", "ept-star", "pt")
 SMALL_CELLS: Sequence[tuple[str, str, tuple[str, ...], tuple[int, ...]]] = (
     ("glue/sst2", "k32", SMALL_ARMS, (0, 1, 2)),
     ("super_glue/cb", "k8", SMALL_CORE, (0, 1, 2)),

@@ -271,8 +271,9 @@ def _refuse_prompt_options(settings: PromptSettings, units: Units) -> None:
     """
     default = PromptSettings()
     for name in ("init", "units", "max_norm", "max_shift", "context_loss", "deep"):
-        # "raw" is what `resolved` gives. Weights that stand beside words have units, too.
-        if getattr(settings, name) not in (getattr(default, name), "raw") and not (name == "units" and units == "rms"):
+        # "raw" and "uniform" are what "auto" stands for. Weights that stand beside words have units, too.
+        allowed = (getattr(default, name), "raw", "uniform", *(["rms"] if name == "units" and units == "rms" else []))
+        if getattr(settings, name) not in allowed:
             option = f"--{name.replace('_', '-')}"
             raise BadInput(f"{settings.method!r} trains weights, and {option} is for prompts; leave one of them out")
 

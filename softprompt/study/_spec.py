@@ -5,13 +5,13 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import UnknownName
 from ..legacy import renamed
 from ..settings import ModelSpec, PromptSettings, TrainSettings, from_values
-from ..tasks import Task
+from ..tasks import Task, has_instruct
 from ..tasks import task as find_task
 from ._texts import (
     canonical,
@@ -29,8 +29,9 @@ from ._texts import (
 # Increase this number after a change to what training computes from the same settings. Every run then gets a new name.
 NUMBERS = 2
 DIGITS = 16
-# Models on which the loss "auto" is known to be "tokens" as before, without loading them: no decoders.
-AUTO_IS_TOKENS = ("lab-t5", "lab-t5-small", "lab-bert")
+# Models that are known to be no decoders without loading them. On these the loss "auto" is "tokens" and the init "auto"
+# is "uniform", as on every model before.
+NO_DECODERS = ("lab-t5", "lab-t5-small", "lab-bert")
 # Fields of a run that say what its frozen model is. Each is an axis of studies and a key of stores: what every run has
 # by its own name, and the rest in `backbone`.
 _OF_MODEL = ("model", "answers", "dtype", "engine", "quantize", "revision")
@@ -120,13 +121,26 @@ class RunSpec:
     def _texts(self) -> dict[str, str]:
         """The parts of the name as JSON. Most of them are shared by many runs of a study, and made once."""
         # The hash is over the names of format 1, so that a store made before the renaming keeps its runs.
-        lane = {**prompt_texts(self.prompt), "seeds": compact(vars(self.prompt.seeds)).decode()}
+        texts = prompt_texts(self._named_prompt)
+        lane = {**texts, "seeds": compact(vars(self.prompt.seeds)).decode()}
         return {"format": str(NUMBERS), "lane": joined(lane), **self._shared_texts()}
+
+    @property
+    def _named_prompt(self) -> PromptSettings:
+        """The prompt, whose init "auto" is "uniform" where it can be nothing else, as it was for every run before."""
+        if self.prompt.init != "auto":
+            return self.prompt
+        may_begin = (
+            self.prompt.may_begin_as_words
+            and self.model not in NO_DECODERS
+            and (self.declared.instruction or (self.style in (None, "instruct") and has_instruct(self.declared)))
+        )
+        return self.prompt if may_begin else replace(self.prompt, init="uniform")
 
     def _shared_texts(self) -> dict[str, str]:
         """All but the prompt."""
         others = other_texts(canonical({name: getattr(self, name) for name in _OTHERS}))
-        settings = settings_text(self.settings, self.model in AUTO_IS_TOKENS)
+        settings = settings_text(self.settings, self.model in NO_DECODERS)
         return {**others, "task": task_text(self.declared), "settings": settings}
 
     def pass_key(self) -> str:
@@ -136,11 +150,12 @@ class RunSpec:
         the frozen model's dropout, whose noise is the first prompt's, nor those that train weights, which share none.
         """
         length, trains_weights = size_of(self.prompt)
-        kind = self.prompt.init.partition(":")[0]
+        kind = self._named_prompt.init.partition(":")[0]
         # Examples and restarts give each prompt another length, and all prompts of a run stand behind the same words.
-        differs = kind == "examples" or (kind == "instruction" and self.prompt.restarts > 1)
+        differs = kind == "examples" or (kind in ("auto", "instruction") and self.prompt.restarts > 1)
         alone = self.name if self.settings.backbone_dropout or differs or trains_weights else ""
-        words = kind if kind == "instruction" else ""
+        # What "auto" stands for depends on all prompts of a run: those that may begin as words are among themselves.
+        words = kind if kind in ("auto", "instruction") else ""
         return f"{joined(self._shared_texts())} {self.settings.loss} {length} {alone} {words}"
 
     def describe(self) -> str:

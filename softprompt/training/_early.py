@@ -87,7 +87,7 @@ def _check_initial(prompt: PromptSettings, task: Task) -> None:
     if is_words(prompt.init):
         refuse_words(prompt)
         return
-    if kind in ("uniform", "vocabulary", "label-words") and not sign:
+    if kind in ("auto", "uniform", "vocabulary", "label-words") and not sign:
         if kind == "label-words" and not task.labels:
             raise BadInput(f"--init=label-words: task {task.name!r} has no label words")
     elif kind == "prompt" and argument:

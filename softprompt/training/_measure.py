@@ -12,6 +12,7 @@ from ..inference.asked import put
 from ..inference.scoring_rule import with_loss
 from ..settings import PromptSettings, TrainSettings
 from ..tasks import Task, styled
+from ._auto_init import with_beginnings
 from ._loop import Loop
 from ._plan import Plan
 from ._records import Record
@@ -70,7 +71,12 @@ def measure(
         chosen = replace(chosen, max_length=settings.max_length)
     splits = split_rows(chosen, load_rows(task if style is None else styled(task, style), data_root, max_bad_rows))
     settings = with_loss(settings, chosen, backbone)
-    plan = Plan(task=chosen, model=backbone.spec, prompts=tuple(prompts), settings=settings)
+    plan = Plan(
+        task=chosen,
+        model=backbone.spec,
+        prompts=with_beginnings(prompts, chosen, backbone),
+        settings=settings,
+    )
     plan = with_opening(plan, splits.train, backbone)
     run_data = prepare(plan, splits, backbone)
     plan = with_sources(plan, run_data)

@@ -177,7 +177,7 @@ def initializer(init: str, run_data: RunData, m: int, unit: float = 1.0) -> Init
         UnknownName: no such initialiser.
         BadInput: the task has no label words, or the file cannot be read.
     """
-    if init == "uniform" or is_words(init):
+    if init in ("auto", "uniform") or is_words(init):
         return initializers.uniform()
     return initializers.divided(_real_vectors(init, run_data, m), unit)
 

@@ -22,6 +22,7 @@ from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import Checkpoint, refuse_no_place, sealed_bytes, write_file
 from ..tasks import rephrased, stored_in, styled
 from ._advice import ADVICE, no_words, not_better
+from ._auto_init import with_beginnings
 from ._callbacks import Listeners, refuse_no_callbacks
 from ._damage import damage, damaged_documents, tell_unsealed
 from ._drive import drive
@@ -126,8 +127,7 @@ def train(
         refuse_no_place(Path(output), "the run")
     refuse_unknown_trackers(log_with)
     asked = model_from(model, keywords)
-    prompts = [resolved(prompt) for prompt in prompts]
-    refuse_twins(prompts)
+    refuse_twins([resolved(prompt) for prompt in prompts])
     chosen = task_from(task, keywords)
     folder = default_output(chosen.name, [prompt.method for prompt in prompts]) if output is None else Path(output)
     refuse_used(folder)
@@ -151,7 +151,7 @@ def train(
         task=chosen,
         # What the backbone is, whatever was asked for: one that was loaded before has its own.
         model=backbone.spec,
-        prompts=tuple(map(from_any_folder, prompts)),
+        prompts=tuple(map(from_any_folder, with_beginnings(prompts, chosen, backbone))),
         settings=with_loss(settings, chosen, backbone),
         data_root=None if data_root is None else os.path.abspath(data_root),
         products=backbone.products,

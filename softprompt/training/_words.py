@@ -25,7 +25,8 @@ from ._restarts import beginnings, with_fewer_examples
 from ._shown import allowed_rows, context, drawn, example_count
 
 INITIALIZERS = (
-    "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH", "prompt:PATH", "instruction", "examples:K",
+    "auto", "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH", "prompt:PATH", "instruction",
+    "examples:K",
 )  # fmt: skip
 SIZES = ("m", "repeats", "prompt_length")
 

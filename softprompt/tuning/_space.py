@@ -14,6 +14,7 @@ from ..prompts.methods import METHODS, Method
 from ..settings import PromptSettings, Seeds, TrainSettings
 from ..study import RunSpec, model_fields
 from ..tasks import TASKS, Task, Wording
+from ..training import auto_init
 
 METHODS_TRIED = ("prompt-tuning", "scaled", "ept-star", "residual", "p-tuning")
 LENGTHS = (10, 5, 20, 50)
@@ -79,6 +80,7 @@ class Space:
         settings: what every candidate shares.
         race: steps of the race of restarts.
         seed: of the search.
+        auto: what the beginning "auto" stands for, where the prompt may begin as words.
     """
 
     choices: Mapping[str, tuple[Any, ...]]
@@ -86,6 +88,7 @@ class Space:
     settings: TrainSettings
     race: int
     seed: int
+    auto: str
 
     @classmethod
     def of(
@@ -99,11 +102,15 @@ class Space:
     ) -> "Space":
         """The settings that make sense for these tasks on this model; what has one value is in no proposal."""
         task = next(iter(tasks.values()))
-        beginnings = ["uniform", "vocabulary"]
+        beginnings = ["auto", "uniform", "vocabulary"]
         if task.labels:
             beginnings.append("label-words")
         if task.instruction and backbone.answers != "linear-head":
             beginnings.append("instruction")
+        auto = auto_init(task, backbone)
+        if auto == "uniform":
+            # It is not proposed under two names.
+            beginnings.remove(auto)
         has_losses = settings.loss == "auto" and task.answer == "label" and backbone.answers != "linear-head"
         choices: dict[str, tuple[Any, ...]] = {
             "template": tuple(tasks),
@@ -115,7 +122,7 @@ class Space:
             "restarts": RESTARTS,
             "regularizer": REGULARIZERS,
         }
-        return cls(choices=choices, tasks=tasks, settings=settings, race=race, seed=seed)
+        return cls(choices=choices, tasks=tasks, settings=settings, race=race, seed=seed, auto=auto)
 
     @property
     def default(self) -> Params:
@@ -126,7 +133,7 @@ class Space:
         """What is tried before anything is known: the default, and each of what helps most often."""
         plain = self.default
         others = [{"rate": 0.3}, *({"loss": loss} for loss in self.choices["loss"][1:2])]
-        others += [{"beginning": "instruction"}, {"method": "scaled"}]
+        others += [{"beginning": "instruction" if self.auto == "uniform" else "uniform"}, {"method": "scaled"}]
         others += [{"restarts": RESTARTS[1]}, {"beginning": "vocabulary"}, {"length": 20}]
         return [plain, *({**plain, **change} for change in others if self._has(change))]
 
@@ -147,10 +154,15 @@ class Space:
             restarts=params["restarts"] if _may_restart(params) else 1,
             seeds=Seeds.all(self.seed),
         )
+        as_auto = dataclasses.replace(prompt, init="auto")
+        if as_auto.may_begin_as_words and prompt.init == self.auto:
+            # Equal candidates have one name.
+            prompt = as_auto
         if prompt.restarts > 1:
             prompt = dataclasses.replace(prompt, restart_steps=self.race)
         if params["rate"] != 1.0:
-            own = Method.of(prompt).resolved(prompt).lr or 0.0
+            begun = self.auto if prompt.may_begin_as_words else prompt.init
+            own = Method.of(prompt).resolved(dataclasses.replace(prompt, init=begun)).lr or 0.0
             prompt = dataclasses.replace(prompt, lr=float(f"{params['rate'] * own:.3g}"))
         settings = dataclasses.replace(self.settings, loss=params["loss"])
         return Candidate(task=self.tasks[params["template"]], prompt=prompt, settings=settings)

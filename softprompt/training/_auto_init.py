@@ -1,0 +1,37 @@
+"""What `--init auto` stands for: the instruction where a decoder reads one, random vectors elsewhere."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal
+
+from ..backbones import AbstractBackbone
+from ..prompts.base import is_words
+from ..settings import PromptSettings
+from ..tasks import Task
+from ._setup import resolved
+
+
+def with_beginnings(
+    prompts: Sequence[PromptSettings], task: Task, backbone: AbstractBackbone
+) -> tuple[PromptSettings, ...]:
+    """The prompts with the `init` that "auto" stands for, and with the learning rate that belongs to it.
+
+    A prompt begins as the instruction only if every prompt of the run can begin so: methods that are compared begin
+    alike. Where this rule changes, `study.RunSpec.numbers` has to tell runs of before from runs after.
+
+    Args:
+        prompts: as they were given, with no learning rate filled in, since it depends on the beginning.
+        task: as the model reads it.
+        backbone: the frozen model.
+    """
+    alike = all(prompt.may_begin_as_words or is_words(prompt.init) for prompt in prompts)
+    init = auto_init(task, backbone) if alike else "uniform"
+    return tuple(
+        resolved(dataclasses.replace(prompt, init=init) if prompt.init == "auto" else prompt) for prompt in prompts
+    )
+
+
+def auto_init(task: Task, backbone: AbstractBackbone) -> Literal["instruction", "uniform"]:
+    """The instruction of a label task that a decoder answers in words, where there is one; else random vectors."""
+    reads_words = backbone.kind == "decoder" and backbone.answers != "linear-head" and task.answer == "label"
+    return "instruction" if reads_words and task.instruction else "uniform"
