@@ -8,6 +8,7 @@ size, UTF-8, no name twice, no deeper than any of ours.
 from ._entries import difference as difference
 from ._entries import entry as entry
 from ._entries import listed_in as listed_in
+from ._entries import refuse_no_name as refuse_no_name
 from ._entries import sha256_of as sha256_of
 from ._json import compact as compact
 from ._json import json_bytes as json_bytes

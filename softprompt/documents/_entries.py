@@ -7,6 +7,9 @@ from typing import Any
 
 from ..errors import DamagedFile
 
+# Bytes that file systems take.
+LONGEST_NAME = 255
+
 
 def entry(content: bytes) -> dict[str, Any]:
     """What is listed of a file with this content."""
@@ -30,6 +33,16 @@ def _is_entry(name: str, listed: Any) -> bool:
         return False
     is_below = not PurePath(name).is_absolute() and ".." not in PurePath(name).parts and "\0" not in name
     return is_below and type(listed["bytes"]) is int and isinstance(listed["sha256"], str)
+
+
+def refuse_no_name(name: str) -> None:
+    """Refuse the name of a prompt that can be no folder of its run.
+
+    Raises:
+        DamagedFile: it leads elsewhere, or is too long.
+    """
+    if name in ("", ".", "..") or set(name) & {"/", "\0"} or len(name.encode()) > LONGEST_NAME:
+        raise DamagedFile(f"the name of a prompt leads out of the run, or is too long: {name[:40]!r}")
 
 
 def sha256_of(path: Path) -> str:

@@ -156,6 +156,8 @@ def load(folder: Path, name: str, *, whole: bool = True, spec: RunSpec | None = 
             asked = spec if has_spec else RunSpec.from_json(values["spec"], is_of_today=is_of_today)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise DamagedFile(f"it says what was asked for in no way of ours; {REPAIR}") from error
+        if any(len(set(map(len, plain.get(name, {}).values()))) > 1 for name in ("curve", "validation")):
+            raise DamagedFile(f"its curves have points at other steps; {REPAIR}")
     plain |= {"spec": asked}
     plain |= {key: tuple(plain.get(key, ())) for key in ("warnings", "fleet")}
     return StoredRun(**plain)
@@ -168,7 +170,7 @@ def _verified(content: bytes, whole: bool, has_spec: bool) -> dict[str, Any] | N
         if hashlib.sha256(written.removeprefix(b'{"run":')).hexdigest().encode() != digest:
             return None
         return json.loads(content)["run"] if whole else _without_curves(content, has_spec)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, IndexError, RecursionError):
         return None
 
 

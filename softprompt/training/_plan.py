@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..documents import check_shape, in_file, read_sealed
+from ..documents import check_shape, in_file, read_sealed, refuse_no_name
 from ..errors import BadInput
 from ..legacy import renamed
 from ..prompts.prompt import SoftPrompt
@@ -242,6 +242,8 @@ def read_plan(folder: Path) -> Plan:
     try:
         with in_file(path):
             plan = Plan.from_json(read_sealed(path, sealed_from=SEALED_FROM, repair=REPAIR))
+            for name in plan.prompt_names():
+                refuse_no_name(name)
     except (TypeError, KeyError, AttributeError) as error:
         raise BadInput(f"{path} cannot be read ({error}); start the run anew") from error
     return dataclasses.replace(

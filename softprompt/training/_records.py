@@ -132,7 +132,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
 def _row(line: bytes) -> dict[str, Any] | None:
     """The row that a line holds; None where it is not as a record writes it."""
     row = line_values(line)
-    if row is None or not isinstance(row.get("step"), int):
+    if row is None or not isinstance(row.get("step"), int) or not _is_number(row["step"]):
         return None
     # A checksum whose name is damaged would pass for a value of an earlier version, which had no texts but these.
     # The types are looked at first, because nearly all lines have numbers alone.
@@ -140,4 +140,11 @@ def _row(line: bytes) -> dict[str, Any] | None:
     if has_texts and any(isinstance(row[name], str) for name in row.keys() - set(TEXTS)):
         return None
     numbers = [row[name] for name in ("loss", "seconds", "score") if name in row]
-    return row if "dropped" in row or (numbers and all(isinstance(one, int | float) for one in numbers)) else None
+    if not all(map(_is_number, numbers)):
+        return None
+    return row if "dropped" in row or numbers else None
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number that a float can hold, NaN and infinity included."""
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**1023)

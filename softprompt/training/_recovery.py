@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..documents import check_shape, in_file
+from ..documents import check_shape, in_file, refuse_no_name
 from ..errors import DamagedFile
 from ..legacy import renamed
 from ..store import Checkpoint, intact_checkpoints
@@ -54,6 +54,7 @@ def last_good(folder: Path) -> Checkpoint | None:
                 check_shape(SavedState, state, is_open=True)
                 for member in state["prompts"]:
                     check_shape(SavedMember, member, is_open=True)
+                    refuse_no_name(member["name"])
             check_records(folder, state)
         except DamagedFile as error:
             refused = refused or error

@@ -7,7 +7,7 @@ import torch
 from small_runs import contents
 from softprompt.cli import main
 from softprompt.documents import json_bytes, read_sealed
-from softprompt.errors import BadInput
+from softprompt.errors import BadInput, DamagedFile
 from softprompt.export.compiled import CompiledPrompt
 from softprompt.interop.peft import export_peft
 from softprompt.prompts.prompt import SoftPrompt
@@ -86,3 +86,14 @@ def test_a_compiled_prompt_of_an_earlier_version_is_read_without_a_checksum(tmp_
     (folder / "cache.json").write_bytes(json_bytes({k: v for k, v in about.items() if k not in ("format", "files")}))
     assert CompiledPrompt.load(folder).length == 3
     assert main(["doctor", str(folder)]) == 0
+
+
+def test_a_changed_cache_of_a_compiled_prompt_is_refused_and_a_changed_readme_only_named(tmp_path):
+    folder = made.compiled(tmp_path / "compiled")
+    (folder / "README.md").write_text("Ours.")
+    assert CompiledPrompt.load(folder).length == 3
+    assert main(["doctor", str(folder)]) == 1
+    cache = folder / "cache.safetensors"
+    cache.write_bytes(cache.read_bytes()[:-1] + b"\1")
+    with pytest.raises(DamagedFile, match=r"cache\.safetensors' is not what was written"):
+        CompiledPrompt.load(folder)

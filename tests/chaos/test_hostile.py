@@ -1,23 +1,28 @@
 """Files of a stranger, true checksums over impossible values: refused in a line, quickly, or read."""
 
+import contextlib
+import hashlib
 import json
 import os
 import shutil
 
 import hostile
+import made
 import pytest
 from cases import hostile_cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from softprompt.cli import main
-from softprompt.documents import json_bytes
+from softprompt.documents import compact, json_bytes, line_bytes
 from softprompt.errors import BadInput, DamagedFile
 from softprompt.inference.asked import task_of
 from softprompt.inference.evaluate import evaluate
 from softprompt.interop.numpy import import_numpy
 from softprompt.interop.peft import export_peft, import_peft
 from softprompt.prompts.prompt import SoftPrompt
-from softprompt.training import read_plan
+from softprompt.study import RunSpec, load, load_specs
+from softprompt.study._stored import path_of
+from softprompt.training import checked_record, read_plan
 from softprompt.world import rows
 
 
@@ -162,3 +167,50 @@ def test_a_plan_that_is_none_is_one_line(content, tmp_path):
     (tmp_path / "run.json").write_bytes(content)
     with pytest.raises((BadInput, DamagedFile), match=r"run\.json"):
         read_plan(tmp_path)
+
+
+def test_a_loss_that_no_float_can_hold_is_no_row_of_a_record(tmp_path):
+    rows = [{"step": step, "loss": loss} for step, loss in ((1, 0.5), (2, 10**400), (10**400, 0.5))]
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(map(line_bytes, rows)))
+    kept, faults = checked_record(tmp_path / "metrics.jsonl")
+    assert kept == rows[:1]
+    assert faults == ["damaged lines of its record are left out: 2, 3"]
+
+
+def test_a_study_file_that_is_nested_without_end_is_one_line(tmp_path):
+    (tmp_path / "study.toml").write_text(f"runs = {'[' * 3000}")
+    with pytest.raises(BadInput, match="is not TOML"):
+        load_specs(tmp_path / "study.toml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"best_step": "4"}, "'best_step' of the stored run is '4'"),
+        ({"curve": {"step": [1, 2], "loss": [0.5]}}, "its curves have points at other steps"),
+    ],
+    ids=["a text for a number", "curves of two lengths"],
+)
+def test_values_in_a_stored_run_that_no_run_has_are_one_line(changes, what, tmp_path):
+    spec = RunSpec(task="lab/weekend", model="lab-t5-small")
+    path = path_of(made.store(tmp_path, spec), spec.name)
+    content = compact({**json.loads(path.read_bytes())["run"], **changes})
+    path.write_bytes(b'{"run":%s,"sha256":"%s"}\n' % (content, hashlib.sha256(content).hexdigest().encode()))
+    with pytest.raises((BadInput, DamagedFile), match=what):
+        load(tmp_path, spec.name)
+
+
+@pytest.mark.parametrize("name", ["../../elsewhere", "x" * 300])
+def test_a_checkpoint_whose_prompt_is_no_folder_of_its_run_is_not_used(cases, name, caplog):
+    state = json.loads(json.dumps(cases["state.json"].good))
+    state["prompts"][0]["name"] = name
+    with contextlib.suppress(DamagedFile):
+        cases["state.json"].read(state)
+    assert any("step 4 is not used: " in line and "leads out of the run" in line for line in caplog.messages)
+
+
+def test_a_plan_whose_prompt_is_no_folder_of_its_run_is_refused(cases):
+    plan = json.loads(json.dumps(cases["run.json"].good))
+    plan["prompts"][0]["method"] = "x" * 300
+    with pytest.raises(DamagedFile, match="leads out of the run, or is too long"):
+        cases["run.json"].read(plan)
