@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demo-real test check real browser bench gallery chaos sbom audit experiments-quick
+.PHONY: demo demo-real test test-all check real browser bench gallery chaos sbom audit experiments-quick
 
 demo: .venv/.done
 	$(BIN)/softprompt demo
@@ -12,7 +12,11 @@ demo-real: .venv/.done .venv/.real
 	$(BIN)/softprompt demo --model smollm2
 
 test: .venv/.done .venv/.real
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+# With what `make test` leaves out, because it takes long and differs little from what that runs.
+test-all: .venv/.done .venv/.real
+	SOFTPROMPT_ALL=1 OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # A real language model at hand: --model smollm2.
 real: .venv/.real

@@ -16,6 +16,7 @@ All tokenizers know WORDS as one token each and spell any other printable ASCII 
 
 import importlib
 import os
+import shutil
 import string
 import sys
 import tempfile
@@ -40,11 +41,15 @@ TEXT = """
 WORDS = TEXT.split()
 CHARACTERS = [c for c in string.printable if not c.isspace()]
 E = 16
+# `make test-all`: everything, where `make test` leaves out what takes long and differs little from what it runs.
+ALL = os.environ.get("SOFTPROMPT_ALL") == "1"
 TYPED = ["input_ids", "token_type_ids", "attention_mask"]
 
 ENCODER_DECODERS = ("t5", "t5-v1.1", "mt5", "umt5", "bart")
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "albert", "distilbert", "electra", "mpnet")
 DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "opt")
+# Families whose code is that of another one here, by that one: only `make test-all` runs tests over families on them.
+TWINS = {"mt5": "t5-v1.1", "camembert": "xlm-roberta", "qwen2": "llama"}
 
 
 def _sentencepiece(specials, template):
@@ -240,6 +245,14 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 
+def pytest_collection_modifyitems(config, items):
+    if ALL:
+        return
+    twins = [i for i in items if getattr(i, "callspec", None) and i.callspec.params.get("family") in TWINS]
+    config.hook.pytest_deselected(items=twins)
+    items[:] = [item for item in items if item not in set(twins)]
+
+
 @pytest.fixture(scope="session")
 def tiny_model():
     """Factory over all families: `tiny_model(family, head=True, seed=0, dtype=torch.float32, **config)`."""
@@ -350,6 +363,19 @@ def save_tiny():
         return folder
 
     return save
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's Chromium; skips without it. Of a module: while it is open, asyncio runs no other loop here."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("no chromium: make browser installs it")
+    with sync_api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 @pytest.fixture

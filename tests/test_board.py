@@ -1,6 +1,5 @@
 """The board in a real browser, and what it answers to whom."""
 
-import shutil
 import threading
 import time
 
@@ -12,7 +11,6 @@ from softprompt.live.board import board, serve
 from live_kit import made_run
 
 uvicorn = pytest.importorskip("uvicorn", reason='the board needs the extra: pip install "softprompt[serve]"')
-CHROMIUM = shutil.which("chromium")
 NAME = "<script>document.title='taken'</script>"
 
 
@@ -65,17 +63,6 @@ def test_the_board_listens_on_the_loopback_address_alone(folder, monkeypatch):
     serve(folder, 0, told.append)
     assert listening == ["127.0.0.1"]
     assert told[0].startswith("http://127.0.0.1:")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-    if CHROMIUM is None:
-        pytest.skip("no chromium: make browser installs it")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

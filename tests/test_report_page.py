@@ -1,16 +1,11 @@
 """A report in a real browser: what it shows and what its script does, on screen, on paper, and to assistive tools."""
 
 import re
-import shutil
 
 import pytest
 import softprompt
 
 from report_kit import made_answers, made_run, renamed_task
-
-CHROMIUM = shutil.which("chromium")
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: make browser installs it")
 
 NAME = "<script>document.title='taken'</script>"
 # A sheet of A4 across, less its margins, in CSS pixels.
@@ -24,14 +19,6 @@ def address(tmp_path_factory):
     made_answers(run / "prompt-tuning-seed2")
     made_run(folder / "runs" / "second", model="lab-gpt", seeds=1)
     return softprompt.report(folder / "runs", output=folder / "report.html").as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The page of the server in a real browser: two prompts side by side, beside the frozen model."""
 
 import contextlib
-import shutil
 from typing import Any
 
 import pytest
@@ -12,8 +11,6 @@ from softprompt.serving.http.page import page, policy
 
 from serving_kit import at_an_address, bank_of, some_prompts
 
-CHROMIUM = shutil.which("chromium")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (make browser)")
 KEY = "a-key-for-everybody"
 
 
@@ -22,16 +19,6 @@ def bank(tiny_gpt):
     backbone = from_model(*tiny_gpt("llama"), name="tiny-llama")
     prompts = some_prompts(backbone, 4)
     return bank_of(backbone, dict(zip(("reviews", "questions", "spelling", "writer"), prompts.values(), strict=True)))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 def service_of(bank: Any, **settings: Any) -> Service:
@@ -44,7 +31,6 @@ def test_the_page_asks_nothing_of_other_servers():
     assert "default-src 'none'" in policy()
 
 
-@needs_browser
 def test_two_prompts_are_compared_by_keyboard_beside_the_frozen_model(bank, browser):
     with at_an_address(service_of(bank)) as (address, _), contextlib.closing(browser.new_page()) as tab:
         faults: list[str] = []
@@ -75,7 +61,6 @@ def test_two_prompts_are_compared_by_keyboard_beside_the_frozen_model(bank, brow
         assert faults == []
 
 
-@needs_browser
 def test_the_page_is_accessible_in_light_and_in_dark_and_fits_a_telephone(bank, browser):
     from axe_playwright_python.sync_playwright import Axe
 
@@ -95,7 +80,6 @@ def test_the_page_is_accessible_in_light_and_in_dark_and_fits_a_telephone(bank, 
             context.close()
 
 
-@needs_browser
 def test_a_server_with_keys_is_asked_for_one_and_its_errors_are_told(bank, browser):
     with at_an_address(service_of(bank, keys=(KEY,))) as (address, _), contextlib.closing(browser.new_page()) as tab:
         tab.goto(address)

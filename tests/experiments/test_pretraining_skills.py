@@ -13,6 +13,8 @@ from experiments.pretraining.skills import measure
 from safetensors import safe_open
 from softprompt.builtin import BUILT_IN, WEIGHTS, folder_of
 
+from conftest import ALL
+
 # Least accuracy on fresh questions: of each attribute, and of kinds of questions.
 BARS: dict[str, dict[str, float]] = {
     "lab-t5": {"attributes": 0.95, "entailment": 0.90, "label-words": 0.90},
@@ -73,14 +75,15 @@ def test_where_nothing_is_asked_the_answer_is_a_guess_but_for_what_is_listed(nam
 
 
 def test_the_noted_skills_are_those_of_the_weights(name: str, skills: dict[str, Any], model: Any):
-    """Measured again on the first hundred of the same questions: three standard deviations of a hundred throws."""
+    """Measured again on the first n of the same questions: three standard deviations of n throws."""
+    n = 100 if ALL else 40
     lesson = Lesson(RECIPES[name].kind, build_tokenizer(RECIPES[name].kind).get_vocab())
-    again = measure(model, lesson, n=100)
+    again = measure(model, lesson, n=n)
     wrong = {}
     for group in ("attributes", "kinds", "without instruction"):
         assert again[group].keys() == skills[group].keys()
         for key, noted in skills[group].items():
-            noise = max(0.06, 3 * math.sqrt(noted * (1 - noted) / 100))
+            noise = max(6 / n, 3 * math.sqrt(noted * (1 - noted) / n))
             if abs(again[group][key] - noted) > noise:
                 wrong[group, key] = (noted, again[group][key])
     assert wrong == {}

@@ -52,6 +52,7 @@ from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted
 from softprompt.training._loop import Loop
 
+from conftest import ALL
 from experiments import which_method as confirmation
 from kit import review_task
 
@@ -70,6 +71,13 @@ SMALL = Design(
         )
     },
     tried=3,
+)
+# What the command's short form runs here: QUICK itself with `make test-all` and `make experiments-quick`.
+SHORT = dataclasses.replace(
+    QUICK,
+    parts={
+        "core": dataclasses.replace(QUICK.parts["core"], tasks=(TASK,), candidates=("prompt-tuning", "scaled"), steps=2)
+    },
 )
 
 
@@ -564,7 +572,7 @@ class TestStudy:
         monkeypatch.setattr(runs_module, "run_all", None)
         assert confirm(SMALL, dataclasses.replace(place, store=tmp_path)) == found
 
-    @pytest.mark.parametrize("at", [1, 7])
+    @pytest.mark.parametrize("at", [1, 7] if ALL else [7])
     def test_stopped_anywhere_it_goes_on_to_the_same_results(self, at, done, tmp_path, monkeypatch):
         original, steps = Loop._optimize, []
 
@@ -615,7 +623,9 @@ class TestStudy:
 
 @pytest.mark.usefixtures("few_rows")
 class TestCommand:
-    def test_quick_runs_and_its_table_needs_the_results_alone(self, tmp_path, capsys):
+    def test_quick_runs_and_its_table_needs_the_results_alone(self, tmp_path, capsys, monkeypatch):
+        design = QUICK if ALL else SHORT
+        monkeypatch.setattr(confirmation, "QUICK", design)
         results = tmp_path / "r.json"
         words = ["--quick", "--results", str(results)]
         assert main([*words, "--store", str(tmp_path / "store"), "--quiet"]) == 0
@@ -623,11 +633,11 @@ class TestCommand:
         shutil.rmtree(tmp_path / "store")
         assert main([*words, "--table"]) == 0
         printed = capsys.readouterr().out
-        assert printed == text(read_results(results), QUICK)
+        assert printed == text(read_results(results), design)
         assert "| scaled |" in printed
         assert main([*words, "--table", "--json"]) == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-        titles = tables(read_results(results), QUICK)
+        titles = tables(read_results(results), design)
         assert rows == [{"table": title, **row} for title, found in titles.items() for row in found]
 
     @pytest.mark.parametrize(
