@@ -63,13 +63,13 @@ class Calibration:
         seen = np.bincount(right, minlength=c) > 0
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
-            return _likelihood(rows, right, x)
+            return likelihood(rows, right, x)
 
         bounds = [(1 / HIGHEST, 1 / LOWEST), *((-LARGEST_BIAS, LARGEST_BIAS) if s else (0.0, 0.0) for s in seen)]
         start = np.concatenate([[1.0], np.zeros(c)])
-        found: Any = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12})
-        bias = found.x[1:] - found.x[1:].mean()
-        return cls(float(1 / found.x[0]), tuple(map(float, bias)), tuple(labels))
+        minimum: Any = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12})
+        bias = minimum.x[1:] - minimum.x[1:].mean()
+        return cls(float(1 / minimum.x[0]), tuple(map(float, bias)), tuple(labels))
 
     def apply(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         """Return the log-probability of each label."""
@@ -86,7 +86,7 @@ class Calibration:
         return cls(float(values["temperature"]), tuple(map(float, values["bias"])), tuple(map(str, values["labels"])))
 
 
-def _likelihood(rows: np.ndarray, gold: np.ndarray, x: np.ndarray) -> tuple[float, np.ndarray]:
+def likelihood(rows: np.ndarray, gold: np.ndarray, x: np.ndarray) -> tuple[float, np.ndarray]:
     """Mean negative log-likelihood at x = (1 / temperature, biases), and its gradient."""
     logits = rows * x[0] + x[1:]
     logits = logits - logits.max(1, keepdims=True)

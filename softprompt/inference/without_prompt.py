@@ -14,6 +14,7 @@ from ..prompts.batch import PromptBatch
 from ..settings import TrainSettings
 from ..tasks import Task
 from .answers import Answers, answer
+from .calibration import likelihood
 from .evaluate import examples_for
 from .scoring_rule import scoring_for
 
@@ -77,13 +78,8 @@ def fitted_bias(scores: Float[Tensor, "n c"], right: Sequence[int]) -> Float[Ten
     values, classes = scores.double().numpy(), np.asarray(right)
 
     def loss(bias: np.ndarray) -> tuple[float, np.ndarray]:
-        moved = values + bias
-        moved = moved - moved.max(1, keepdims=True)
-        chances = np.exp(moved) / np.exp(moved).sum(1, keepdims=True)
-        picked = chances[np.arange(len(classes)), classes]
-        hits = np.eye(values.shape[1])[classes]
-        gradient = (chances - hits).mean(0) + 1e-3 * bias
-        return float(-np.log(picked + 1e-300).mean() + 5e-4 * bias @ bias), gradient
+        value, gradient = likelihood(values, classes, np.concatenate([[1.0], bias]))
+        return value + 5e-4 * float(bias @ bias), gradient[1:] + 1e-3 * bias
 
-    found = minimize(loss, np.zeros(values.shape[1]), jac=True, method="L-BFGS-B").x
-    return torch.from_numpy(found - found.mean()).float()
+    bias = minimize(loss, np.zeros(values.shape[1]), jac=True, method="L-BFGS-B").x
+    return torch.from_numpy(bias - bias.mean()).float()

@@ -11,6 +11,7 @@ from ..prompts.contract import AbstractTrainable
 from ..prompts.prompt import Provenance
 from ..prompts.units import WordScale
 from ..regularizers import regularizers
+from ._beginning import Beginning
 from ._loop import RunData
 from ._member import FleetMember
 from ._optimizer import PromptOptimizer
@@ -65,10 +66,8 @@ def _started(
     steps = step_count(plan.settings, max(map(len, drawn)))
     marks = {state["name"]: state["recorded_bytes"] for state in states}
     chosen = {state["name"]: state["restarts"]["chosen"] for state in states if "restarts" in state}
-    inits = _inits(plan, run_data, chosen)
-    learns_labels = any(settings.context_loss is not None for settings in plan.prompts)
-    begun = beginnings_of(plan, run_data.rows, run_data.backbone) if learns_labels else []
-    for number, candidate, name, prompt, race, path in _entrants(plan, prompts, folder, steps, chosen, inits):
+    begun = beginnings_of(plan, run_data.rows, run_data.backbone)
+    for number, candidate, name, prompt, race, path in _entrants(plan, prompts, folder, steps, chosen, begun):
         settings = prompt.method.resolved(plan.prompts[number])
         lr = settings.lr
         assert lr is not None
@@ -112,25 +111,14 @@ def _started(
             provenance=provenance,
             race=race,
             beginning=prompt.fold(provenance) if prompt.begins_at_words else None,
-            shown_labels=begun[number][candidate].shown_labels if begun else None,
+            shown_labels=begun[number][candidate].shown_labels,
         )
 
 
 def _told(text: str, rms: float, e: int) -> dict[str, Any]:
     """The regularisers with all their numbers, sizes also in the model's own; nothing where there are none."""
-    found = [{**one.to_json(), **one.perturbation.raw(rms, e)} for one in regularizers(text)]
-    return {"regularizers": found} if found else {}
-
-
-def _inits(plan: Plan, run_data: RunData, chosen: Mapping[str, int]) -> dict[str, list[str]]:
-    """For each prompt that begins as an instruction, the beginnings of its candidates; empty after the races."""
-    racing = {
-        name: number
-        for number, (name, prompt) in enumerate(zip(plan.prompt_names(), plan.prompts, strict=True))
-        if prompt.init == "instruction" and prompt.restarts > 1 and name not in chosen
-    }
-    begun = beginnings_of(plan, run_data.rows, run_data.backbone) if racing else []
-    return {name: [one.settings.init for one in begun[number]] for name, number in racing.items()}
+    described = [{**term.to_json(), **term.perturbation.raw(rms, e)} for term in regularizers(text)]
+    return {"regularizers": described} if described else {}
 
 
 def _entrants(
@@ -139,7 +127,7 @@ def _entrants(
     folder: Path,
     steps: int,
     chosen: Mapping[str, int],
-    inits: Mapping[str, Sequence[str]],
+    begun: Sequence[Sequence[Beginning]],
 ) -> Iterator[tuple[int, int, str, AbstractTrainable, Race | None, Path]]:
     """What trains: each prompt, or its candidates while none is `chosen`; with numbers, name, race and record."""
     waiting = iter(prompts)
@@ -149,6 +137,8 @@ def _entrants(
             one = chosen.get(name, 0)
             yield number, one, name, candidates[one], None, folder / name / "metrics.jsonl"
             continue
-        race = Race(name, folder / name, race_steps(settings, steps), inits.get(name, ()))
+        # Only the candidates of an instruction begin in different ways.
+        inits = [way.settings.init for way in begun[number]] if settings.init == "instruction" else []
+        race = Race(name, folder / name, race_steps(settings, steps), inits)
         for candidate, prompt in enumerate(candidates):
             yield number, candidate, f"{name}#{candidate}", prompt, race, record_of(folder / name, candidate)

@@ -46,11 +46,6 @@ class Parts:
     folds: Sequence[tuple[Rows, Rows]]
     report: Rows
 
-    @property
-    def is_crossed(self) -> bool:
-        """Whether choices are made by cross-validation."""
-        return len(self.folds) > 1
-
 
 def parted(task: Task, rows: Mapping[str, Rows]) -> Parts:
     """The rows of a task by purpose: splits that the user gave stay, what lacks is drawn by a fixed seed.

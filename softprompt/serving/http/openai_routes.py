@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -84,9 +84,6 @@ def _json(values: dict[str, Any]) -> Response:
     from fastapi.responses import JSONResponse
 
     return JSONResponse(values)
-
-
-Stream = AsyncIterator[bytes]
 
 
 class Shape:
