@@ -70,12 +70,12 @@ def visible(text: str, kept: str = "") -> str:
         text: of any origin.
         kept: characters that stay as they are, such as the end of a line.
     """
-    return _INVISIBLE.sub(lambda found: found[0] if found[0] in kept else repr(found[0])[1:-1], text)
+    return _INVISIBLE.sub(lambda match: match[0] if match[0] in kept else repr(match[0])[1:-1], text)
 
 
 def visible_json(text: str) -> str:
     """A line of JSON with these characters in JSON's own spelling."""
-    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    return _INVISIBLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def _one_line(text: str) -> str:

@@ -212,10 +212,10 @@ class PromptRegressor(RegressorMixin, _PromptEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The number of each input; the mean of the training numbers where the answer is none."""
-        found = []
+        numbers = []
         for answer in self._answers(X):
             try:
-                found.append(float(answer["output"]))
+                numbers.append(float(answer["output"]))
             except ValueError:
-                found.append(self.mean_)
-        return np.array(found)
+                numbers.append(self.mean_)
+        return np.array(numbers)

@@ -50,8 +50,8 @@ def analyze(
     from ..errors import pick
 
     if name is None:
-        shown = [{"analysis": key, "shows": each.summary} for key, each in analyses.ANALYSES.items()]
-        print(table(shown, width_of(sys.stdout)))
+        listed = [{"analysis": key, "shows": each.summary} for key, each in analyses.ANALYSES.items()]
+        print(table(listed, width_of(sys.stdout)))
         return
     chosen = pick("analysis", name, analyses.ANALYSES)
     if not runs:

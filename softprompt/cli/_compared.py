@@ -31,16 +31,16 @@ def compared(grid: PromptGrid, settings: TrainSettings, texts: Sequence[str] | N
     """
     if not texts:
         return _unique([(_prompt_name(grid, prompt), (prompt, settings)) for prompt in grid.prompts()])
-    found = []
+    arms = []
     for given in texts:
         name, words = _parted(given)
         changes = _options(name, words)
-        own = _changed(grid, changes)
-        prompts = list(own.prompts())
+        changed = _changed(grid, changes)
+        prompts = list(changed.prompts())
         if len(prompts) > 1:
             raise BadInput(f"setting {name!r} is {len(prompts)} prompts; give it one --method and one --lr")
-        found.append((name, (prompts[0], _changed(settings, changes))))
-    return _unique(found)
+        arms.append((name, (prompts[0], _changed(settings, changes))))
+    return _unique(arms)
 
 
 def _parted(text: str) -> tuple[str, list[str]]:
@@ -57,7 +57,7 @@ def _parted(text: str) -> tuple[str, list[str]]:
 
 def _options(name: str, words: Sequence[str]) -> dict[str, Any]:
     """The values of the options that were written, by field."""
-    found: dict[str, Any] = {}
+    values_given: dict[str, Any] = {}
     app = typer.Typer(add_completion=False)
 
     @app.command(add_help_option=False)
@@ -67,13 +67,13 @@ def _options(name: str, words: Sequence[str]) -> dict[str, Any]:
     ) -> None:
         """Only read."""
         values = {**vars(grid), **vars(settings)}
-        found.update({field: values[field] for field in given})
+        values_given.update({field: values[field] for field in given})
 
     try:
         app(args=list(words), prog_name="setting", standalone_mode=False)
     except TyperException as error:
         raise BadInput(f"setting {name!r}: {explained(error)}") from error
-    return found
+    return values_given
 
 
 def _changed(kind: Any, changes: Mapping[str, Any]) -> Any:

@@ -82,56 +82,56 @@ def demo(
         f"{len(plan.prompts)} prompts on each of {len(plan.declared)} tasks, {plan.steps} steps, all prompts of a task "
         f"in the same passes of the frozen {plan.model}"
     )
-    found: list[TaskReport] = []
+    reports: list[TaskReport] = []
 
     def tell(report: "TaskReport") -> None:
-        found.append(report)
+        reports.append(report)
         _tell(report)
 
     plan.show(tell, progress=not quiet)
     print(f"\nwritten to {plan.output}")
-    print(f"  {found[0].run.folder}/ and so on   the runs with all prompts")
+    print(f"  {reports[0].run.folder}/ and so on   the runs with all prompts")
     print(f"  {plan.output / 'figures'}/   norms over steps, cosines before and after; numbers beside them")
     print(f"  {plan.output / 'results.json'}   all scores")
-    print(f"  {plan.output / 'peft'}/   {found[0].best.prompt} for stock PEFT, with a README")
+    print(f"  {plan.output / 'peft'}/   {reports[0].best.prompt} for stock PEFT, with a README")
     print("\ntry next")
-    for line in [*next_commands(plan, found[0]), predict_command(plan, found)]:
+    for line in [*next_commands(plan, reports[0]), predict_command(plan, reports)]:
         print(f"  {line}")
 
 
-def _tell(found: "TaskReport") -> None:
-    _say(f"\n{found.task.name}: {found.rows} test rows, answers {' | '.join(found.task.labels) or 'in free text'}")
-    _say(f"scores are {metric(found)}; 1.000 is all rows right\n")
-    rows = table_rows(found)
-    _print(rows, references(found))
-    _say(caveat(max(row["prompts"] for row in summary(found.run.results))))
-    _say(conclusion(found, rows))
-    _say(f"\none row   {found.task.render(found.seen.row).text!r}, right: {found.seen.right}")
-    _say(f"  before  {answered(found.seen.before)}")
-    _say(f"  after   {answered(found.seen.after)}   ({found.best.prompt})")
+def _tell(report: "TaskReport") -> None:
+    _say(f"\n{report.task.name}: {report.rows} test rows, answers {' | '.join(report.task.labels) or 'in free text'}")
+    _say(f"scores are {metric(report)}; 1.000 is all rows right\n")
+    rows = table_rows(report)
+    _print(rows, references(report))
+    _say(caveat(max(row["prompts"] for row in summary(report.run.results))))
+    _say(conclusion(report, rows))
+    _say(f"\none row   {report.task.render(report.seen.row).text!r}, right: {report.seen.right}")
+    _say(f"  before  {answered(report.seen.before)}")
+    _say(f"  after   {answered(report.seen.after)}   ({report.best.prompt})")
     sys.stdout.flush()
 
 
-def metric(found: "TaskReport") -> str:
+def metric(report: "TaskReport") -> str:
     """The name of the score in the table."""
-    names = found.task.scores
+    names = report.task.scores
     return names[0] if len(names) == 1 else f"means of {' and '.join(names)}"
 
 
-def conclusion(found: "TaskReport", rows: Sequence[Mapping[str, Any]]) -> str:
+def conclusion(report: "TaskReport", rows: Sequence[Mapping[str, Any]]) -> str:
     """What the table says, and why the instruction scores what it does."""
     scored = [row for row in rows if row["mean"] is not None]
     if not scored:
         return ""
     best = max(scored, key=lambda row: row["mean"])
-    from_text = "" if found.unprompted is None else f", from {found.unprompted:.3f} for the text alone"
+    from_text = "" if report.unprompted is None else f", from {report.unprompted:.3f} for the text alone"
     reached = f"The best mean is {best['mean']:.3f} ({best['method']}){from_text}."
-    if found.instructed is None:
+    if report.instructed is None:
         return reached
-    missing = found.instructed - best["mean"]
+    missing = report.instructed - best["mean"]
     rest = f" The missing {missing:.3f} is what training did not find." if missing > 0 else ""
     return (
-        f"The instruction scores {found.instructed:.3f} because the frozen model was pretrained on exactly these "
+        f"The instruction scores {report.instructed:.3f} because the frozen model was pretrained on exactly these "
         "words: it can do the task, and the instruction is the ceiling, not a rival. A prompt is not told the words; "
         f"it finds from labelled rows what they do. {reached}{rest}"
     )
@@ -151,13 +151,13 @@ def caveat(seeds: int) -> str:
     return f"Test scores of {seeds} prompts a method: a difference smaller than the deviations says nothing."
 
 
-def table_rows(found: "TaskReport") -> list[dict[str, Any]]:
+def table_rows(report: "TaskReport") -> list[dict[str, Any]]:
     """One row a method: its test scores over seeds, the norm of its prompts, what is trained and stored.
 
     Stuck is not half of the way from the majority class to the best prompt here, or to the instruction if that is
     better: where nothing learns, the best prompt is no ceiling.
     """
-    first = {result.method: result for result in reversed(found.run.results)}
+    first = {prompt.method: prompt for prompt in reversed(report.run.results)}
     return [
         {
             "method": row["method"],
@@ -169,33 +169,33 @@ def table_rows(found: "TaskReport") -> list[dict[str, Any]]:
             "trained": first[row["method"]].trainable,
             "bytes": BYTES * row["stored"],
         }
-        for row in summary(found.run.results, found.instructed or 0.0)
+        for row in summary(report.run.results, report.instructed or 0.0)
     ]
 
 
-def references(found: "TaskReport") -> list[dict[str, Any]]:
+def references(report: "TaskReport") -> list[dict[str, Any]]:
     """The references of the scores, as far as there are any."""
     named = {
-        "always the same class": found.majority,
-        "frozen model, text alone": found.unprompted,
-        f"frozen model, {found.instruction!r}": found.instructed,
+        "always the same class": report.majority,
+        "frozen model, text alone": report.unprompted,
+        f"frozen model, {report.instruction!r}": report.instructed,
     }
     return [{"method": name, "mean": score} for name, score in named.items() if score is not None]
 
 
-def next_commands(plan: "Demo", found: "TaskReport") -> list[str]:
+def next_commands(plan: "Demo", report: "TaskReport") -> list[str]:
     """Commands that the user can run unchanged."""
-    prompt = str(found.run.folder / found.best.prompt / "prompt")
+    prompt = str(report.run.folder / report.best.prompt / "prompt")
     model = ["--model", plan.model]
     root = [] if plan.data_root is None else ["--data-root", str(plan.data_root)]
-    task = ["--task", found.task.name]
+    task = ["--task", report.task.name]
     commands = [
-        ["show", str(found.run.folder)],
+        ["show", str(report.run.folder)],
         ["evaluate", prompt, "--split", "validation", *root],
         ["demo", *task, *model, "--method", "scaled", "--method", "polar", *root],
         ["train", *task, *model, "--method", "prompt-tuning", "--units", "rms", "--steps", str(plan.steps), *root],
     ]
-    if not found.task.source.world:
+    if not report.task.source.world:
         return [shlex.join([program(), *words]) for words in commands]
     return [
         shlex.join([program(), *words])
@@ -203,14 +203,14 @@ def next_commands(plan: "Demo", found: "TaskReport") -> list[str]:
     ]
 
 
-def predict_command(plan: "Demo", found: Sequence["TaskReport"]) -> str:
+def predict_command(plan: "Demo", reports: Sequence["TaskReport"]) -> str:
     """A command that answers as it stands: a text, or where every task reads several columns, the row that is shown."""
-    for report in found:
+    for report in reports:
         if len(report.task.columns) == 1:
             prompt, given = report, [report.seen.row[report.task.columns[0]]]
             break
     else:
-        prompt, given = found[0], ["--file", str(plan.output / ROW)]
+        prompt, given = reports[0], ["--file", str(plan.output / ROW)]
     return shlex.join([program(), "predict", str(prompt.run.folder / prompt.best.prompt / "prompt"), *given])
 
 

@@ -23,10 +23,10 @@ def announced(plan: "ReviewsDemo") -> str:
     )
 
 
-def verdict(found: "ReviewsReport") -> str:
+def verdict(report: "ReviewsReport") -> str:
     """Whether the best prompt is better than the instruction, as far as these rows can tell."""
-    comparison = found.comparison
-    prompt = next(line for line in comparison.prompts if line.name == found.best.prompt)
+    comparison = report.comparison
+    prompt = next(line for line in comparison.prompts if line.name == report.best.prompt)
     low, high = prompt.difference_interval
     if low > 0:
         decided = "the prompt is better"
@@ -39,14 +39,14 @@ def verdict(found: "ReviewsReport") -> str:
         f"{comparison.best.score:.3f}.\n"
         f"The difference is {prompt.difference:+.3f} (95 % interval {ends(prompt.difference_interval, sign='+')}): "
         f"{decided}.\n"
-        f"Training put {found.gained} rows right that the instruction had wrong, and {found.lost} the other way."
+        f"Training put {report.gained} rows right that the instruction had wrong, and {report.lost} the other way."
     )
 
 
-def next_commands(plan: "ReviewsDemo", found: "ReviewsReport") -> list[str]:
+def next_commands(plan: "ReviewsDemo", report: "ReviewsReport") -> list[str]:
     """The words behind `softprompt` of commands that the user can run unchanged."""
-    prompt = str(found.run.folder / found.best.prompt / "prompt")
-    files, task = {split: _short(file) for split, file in plan.files.items()}, found.task
+    prompt = str(report.run.folder / report.best.prompt / "prompt")
+    files, task = {split: _short(file) for split, file in plan.files.items()}, report.task
     rows = ["--data", files["train"], "--validation-data", files["validation"], "--test-data", files["test"],
             "--text-column", "sentence", "--label-column", "label", "--instruction", task.instruction,
             "--template", task.template.replace("\n", "\\n")]  # fmt: skip
@@ -67,14 +67,14 @@ def _short(file: str) -> str:
 def show(plan: "ReviewsDemo", progress: bool, program: str) -> None:
     """Train, and print what was found."""
     say(announced(plan))
-    found = plan.show(progress=progress)
-    print(held_against(found.comparison, width_of(sys.stdout)))
-    print(f"\n{verdict(found)}")
-    if found.seen is not None:
-        print(f"\none row   {found.seen.row['sentence']!r}, right: {found.seen.right}")
-        print(f"  instruction  {answered(found.seen.before)}")
-        print(f"  prompt       {answered(found.seen.after)}   ({found.best.prompt})")
-    print(f"\n{found.seconds:.0f} seconds; written to {plan.output}")
+    report = plan.show(progress=progress)
+    print(held_against(report.comparison, width_of(sys.stdout)))
+    print(f"\n{verdict(report)}")
+    if report.seen is not None:
+        print(f"\none row   {report.seen.row['sentence']!r}, right: {report.seen.right}")
+        print(f"  instruction  {answered(report.seen.before)}")
+        print(f"  prompt       {answered(report.seen.after)}   ({report.best.prompt})")
+    print(f"\n{report.seconds:.0f} seconds; written to {plan.output}")
     print("\ntry next")
-    for line in next_commands(plan, found):
+    for line in next_commands(plan, report):
         print(f"  {program} {line}")

@@ -40,9 +40,9 @@ def _ends(interval: tuple[float, float] | None) -> str:
 
 def _classes(classes: "ClassScores") -> str:
     rows = classes.by_class()
-    shown = sorted(rows, key=lambda row: row["f1"])[:MOST_CLASSES] if len(rows) > MOST_CLASSES else rows
-    body = table([{**row, "label": short(row["label"], LABEL)} for row in shown])
-    if len(rows) == len(shown):
+    worst = sorted(rows, key=lambda row: row["f1"])[:MOST_CLASSES] if len(rows) > MOST_CLASSES else rows
+    body = table([{**row, "label": short(row["label"], LABEL)} for row in worst])
+    if len(rows) == len(worst):
         return body
     return f"{body}\nthe {MOST_CLASSES} of {len(rows)} classes with the lowest F1; --json has all"
 

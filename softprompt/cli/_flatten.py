@@ -76,9 +76,9 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
         kind, *panel = get_args(parameter.annotation) or (parameter.annotation,)
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             sentences, left_out = described(kind), panel[1] if len(panel) > 1 else Without()
-            shown = [f for f in dataclasses.fields(kind) if f.name not in left_out]
-            groups[parameter.name] = kind, [f.name for f in shown]
-            parameters += [option_of(f, sentences.get(f.name, ""), panel[0]) for f in shown]
+            fields = [f for f in dataclasses.fields(kind) if f.name not in left_out]
+            groups[parameter.name] = kind, [f.name for f in fields]
+            parameters += [option_of(f, sentences.get(f.name, ""), panel[0]) for f in fields]
         elif parameter.name != "given":
             parameters.append(parameter)
     # Last: an argument by position may not come after one by keyword.
@@ -87,11 +87,11 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**values: Any) -> None:
         given = Given.of(values.pop("given"))
-        told = {"given": given} if "given" in signature.parameters else {}
+        more = {"given": given} if "given" in signature.parameters else {}
         # A field that has no option may be called like an argument of the command, which keeps its value.
         taken = {name: {field: values.pop(field) for field in fields} for name, (_, fields) in groups.items()}
         made = {name: build(kind, taken[name]) for name, (kind, _) in groups.items()}
-        command(**told, **values, **made)
+        command(**more, **values, **made)
 
     # typer reads both: the signature for names and defaults, the annotations for types.
     run.__dict__["__signature__"] = signature.replace(parameters=parameters)

@@ -22,16 +22,16 @@ def read_inputs(texts: Sequence[str], file: Path | None, delimiter: str = "") ->
     if texts and file:
         raise BadInput("give texts or --file, not both")
     if file is not None:
-        found = read_file(file, delimiter)
+        rows = read_file(file, delimiter)
     elif texts and list(texts) != ["-"]:
-        found = [_text(number, text) for number, text in enumerate(texts, 1)]
+        rows = [_text(number, text) for number, text in enumerate(texts, 1)]
     elif not texts and sys.stdin.isatty():
         raise BadInput("nothing to answer; give texts, --file FILE, or pipe one text a line")
     else:
-        found = lines(sys.stdin.read())
-    if not found:
+        rows = lines(sys.stdin.read())
+    if not rows:
         raise BadInput(f"{file or 'standard input'} is empty; at least one text is needed")
-    return found
+    return rows
 
 
 def _text(number: int, text: str) -> str:
@@ -51,11 +51,11 @@ def read_file(path: Path, delimiter: str = "") -> Sequence[str | Mapping[str, An
         BadInput: no such file, not UTF-8, or a malformed row, named as file:line.
     """
     if path.name.lower().endswith(FORMATS):
-        found = list(records(path, delimiter))
-        for record in found:
+        read = list(records(path, delimiter))
+        for record in read:
             if record.fault:
                 raise BadInput(f"{path}:{record.line}: {record.fault}")
-        return [record.values for record in found]
+        return [record.values for record in read]
     if not path.is_file():
         raise BadInput(f"no file {str(path)!r}")
     try:
@@ -67,5 +67,5 @@ def read_file(path: Path, delimiter: str = "") -> Sequence[str | Mapping[str, An
 def lines(text: str) -> list[str]:
     """One text a line; a blank line is a text too, so that answers and lines stay side by side."""
     # Not splitlines(): a text may hold U+2028 or a form feed.
-    found = text.split("\n")
-    return [line.removesuffix("\r") for line in (found if found[-1] else found[:-1])]
+    pieces = text.split("\n")
+    return [line.removesuffix("\r") for line in (pieces if pieces[-1] else pieces[:-1])]

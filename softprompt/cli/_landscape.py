@@ -66,30 +66,30 @@ def landscape(
     def tell(subject: "Subject") -> None:
         say(f"{subject.label}: {settings.rows} rows x {settings.grid}² points of the {settings.space} plane")
 
-    found = list(stored.draw(chosen, settings, model=model, split=split, device=device, tell=tell))
-    folder = stored.write(found, target, settings, compare=compare, kind=figures)
-    _print(found, json_lines)
+    drawn = list(stored.draw(chosen, settings, model=model, split=split, device=device, tell=tell))
+    folder = stored.write(drawn, target, settings, compare=compare, kind=figures)
+    _print(drawn, json_lines)
     say(f"written to {folder}")
 
 
-def _print(found: "list[Drawn]", json_lines: bool) -> None:
+def _print(drawn: "list[Drawn]", json_lines: bool) -> None:
     if json_lines:
-        for one in found:
-            values = one.to_json()
+        for landscape in drawn:
+            values = landscape.to_json()
             print_json({name: values[name] for name in values if name not in ("surface", "examples")})
         return
     # Where some answers are no classes, the headline score is what all have.
-    right = "accuracy" if all(one.majority is not None for one in found) else "score"
-    print(table([_row(one, right) for one in found], width_of(sys.stdout)))
-    for one in found:
-        if one.warning:
-            print(one.warning)
+    right = "accuracy" if all(landscape.majority is not None for landscape in drawn) else "score"
+    print(table([_row(landscape, right) for landscape in drawn], width_of(sys.stdout)))
+    for landscape in drawn:
+        if landscape.warning:
+            print(landscape.warning)
 
 
-def _row(one: "Drawn", right: str) -> dict[str, Any]:
+def _row(drawn: "Drawn", right: str) -> dict[str, Any]:
     """A landscape as people read it; slopes and radius in units of the word embeddings."""
-    numbers = one.landscape.numbers()
-    shown = {
+    numbers = drawn.landscape.numbers()
+    titles = {
         "loss": "loss",
         "max - min": "range",
         "mean |Z - Z0|": "mean_change",
@@ -97,11 +97,11 @@ def _row(one: "Drawn", right: str) -> dict[str, Any]:
         "curvature /rms²": "curvature_rms",
     }
     return {
-        "prompt": one.subject.label,
-        "rows": len(one.names),
-        right: one.metrics[right],
-        "one class": one.majority,
-        **{title: _told(numbers[key].mean, numbers[key].standard_error) for title, key in shown.items()},
+        "prompt": drawn.subject.label,
+        "rows": len(drawn.names),
+        right: drawn.metrics[right],
+        "one class": drawn.majority,
+        **{title: _told(numbers[key].mean, numbers[key].standard_error) for title, key in titles.items()},
         "radius, token norms": numbers["radius_token_norms"].mean,
     }
 

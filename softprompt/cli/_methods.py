@@ -78,14 +78,14 @@ def list_regularizers(json_lines: Json = False) -> None:
     from ..regularizers import REGULARIZERS
 
     if json_lines:
-        print_json({name: {"summary": one.summary, **one.to_json()} for name, one in REGULARIZERS.items()})
+        print_json({name: {"summary": kind.summary, **kind.to_json()} for name, kind in REGULARIZERS.items()})
         return
-    for name, one in REGULARIZERS.items():
-        values = one.to_json()
+    for name, regularizer in REGULARIZERS.items():
+        values = regularizer.to_json()
         del values["perturbation"]
         print(
             record(
-                {"regularizer": name, "summary": one.summary, **{key: str(v) for key, v in values.items()}},
+                {"regularizer": name, "summary": regularizer.summary, **{key: str(v) for key, v in values.items()}},
                 width_of(sys.stdout),
             )
         )

@@ -110,13 +110,13 @@ class PromptGrid:
         return "+".join(f"{name}{',' if ':' in name else ':'}alpha={alpha!r}" for name, alpha in named)
 
     def _seeds(self, seed: int) -> Seeds:
-        own = {
+        seeds = {
             "initialization": self.init_seed,
             "order": self.order_seed,
             "draw": self.draw_seed,
             "noise": self.noise_seed,
         }
-        return dataclasses.replace(Seeds.all(seed), **{name: s for name, s in own.items() if s is not None})
+        return dataclasses.replace(Seeds.all(seed), **{name: s for name, s in seeds.items() if s is not None})
 
     def _options(self) -> dict[str, dict[str, str | int]]:
         """Method -> its options, as strings for the method to convert."""
@@ -128,8 +128,8 @@ class PromptGrid:
             method, dot, name = key.partition(".")
             if dot and method not in chosen:
                 raise UnknownName("method of this run", method, chosen)
-            for one in [method] if dot else chosen:
-                chosen[one][name if dot else key] = value
+            for name_of_method in [method] if dot else chosen:
+                chosen[name_of_method][name if dot else key] = value
         if self.prompt_length is not None:
             for options in chosen.values():
                 options["prompt_length"] = self.prompt_length

@@ -107,8 +107,8 @@ def _show_prompt(folder: Path, json_lines: bool) -> None:
     if json_lines:
         print_json(values)
         return
-    shown = {"norm": norm_told(values), "token_norm": None, "token_norms": None}
-    print(record(flat({**values, **shown}), width_of(sys.stdout)))
+    norms = {"norm": norm_told(values), "token_norm": None, "token_norms": None}
+    print(record(flat({**values, **norms}), width_of(sys.stdout)))
 
 
 def describe(stored: "Stored") -> dict[str, Any]:
@@ -153,14 +153,14 @@ def _warnings(prompt: "SoftPrompt", token_norms: float) -> list[str]:
     from ..prompts.units import norm_warning
 
     origin = prompt.provenance
-    found = norm_warning(
+    warning = norm_warning(
         token_norms,
         one_vector=len(prompt.vectors) == 1,
         lr=_number(origin.training.get("lr")),
         units=origin.training.get("units"),
         has_radius=origin.method in METHODS and METHODS[origin.method].is_direction,
     )
-    return [found] if found else []
+    return [warning] if warning else []
 
 
 def _number(value: Any) -> float | None:

@@ -109,7 +109,7 @@ def stability(
 
     refuse_no_place(output or store / "reports", "the report")
     for planned in plans:
-        found = measure(
+        report = measure(
             planned,
             store,
             fleet_size=fleet_size,
@@ -121,8 +121,8 @@ def stability(
         folder = output or store / "reports"
         if output is None or len(plans) > 1:
             folder = folder / _slug(planned)
-        write(found, folder)
-        _print(found, json_lines)
+        write(report, folder)
+        _print(report, json_lines)
         say(f"written to {folder}")
 
 
@@ -186,22 +186,22 @@ def _slug(planned: "Plan") -> str:
     return f"{task}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"
 
 
-def _print(found: "Report", json_lines: bool) -> None:
+def _print(report: "Report", json_lines: bool) -> None:
     from ..study.stability import remarks, tables, text, title
 
     if json_lines:
-        print_json(found.to_json())
+        print_json(report.to_json())
     elif not sys.stdout.isatty():
-        print(text(found), flush=True)
+        print(text(report), flush=True)
     else:
         from rich.console import Console
 
         from ..study import columns
 
         console = Console()
-        console.print(title(found), highlight=False, markup=False)
-        for name, rows in tables(found).items():
+        console.print(title(report), highlight=False, markup=False)
+        for name, rows in tables(report).items():
             console.print(f"\n{name}", style="bold", highlight=False, markup=False)
             print(laid_out(*columns(rows), width_of(sys.stdout)))
-        for line in remarks(found):
+        for line in remarks(report):
             console.print(line, highlight=False, markup=False)

@@ -50,17 +50,17 @@ def table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
 
 def record(values: Mapping[str, Any], width: int | None = None) -> str:
     """One `name  value` a line; what is empty is left out, and a long value broken at the blanks of `width`."""
-    shown = {visible(name): cell(value) for name, value in values.items() if value or isinstance(value, int | float)}
-    named = max(map(len, shown), default=0)
+    texts = {visible(name): cell(value) for name, value in values.items() if value or isinstance(value, int | float)}
+    named = max(map(len, texts), default=0)
     if width is None:
-        return "\n".join(f"{name.ljust(named)}  {text}" for name, text in shown.items())
+        return "\n".join(f"{name.ljust(named)}  {text}" for name, text in texts.items())
     room = max(width - named - 2, 1)
     return "\n".join(
         textwrap.fill(
             text, room + named + 2, initial_indent=f"{name.ljust(named)}  ", subsequent_indent=" " * (named + 2),
             break_on_hyphens=False,
         )
-        for name, text in shown.items()
+        for name, text in texts.items()
     )  # fmt: skip
 
 

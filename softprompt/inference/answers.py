@@ -137,7 +137,7 @@ def answer(
 ) -> Answers:
     """The answers of the batch's first prompt to all rows, in their order, calibrated where `scoring` says so."""
     rows = [range(len(examples))]
-    found = answer_all(
+    answers = answer_all(
         backbone,
         prompt_batch,
         examples,
@@ -148,7 +148,7 @@ def answer(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
     )[0]
-    return found.calibrated(scoring.calibration, task)
+    return answers.calibrated(scoring.calibration, task)
 
 
 @torch.no_grad()

@@ -198,7 +198,7 @@ def evaluate(
     """
     counts = {"batch_size": batch_size, "max_length": max_length, "max_new_tokens": max_new_tokens}
     require_numbers(counts, whole=True)
-    asked = model_for(prompt, model, keywords)
+    spec = model_for(prompt, model, keywords)
     chosen = task_of(prompt, task, style)
     if allow_files:
         chosen = allowed(chosen)
@@ -214,7 +214,7 @@ def evaluate(
     drawn, of = drawn_rows(
         chosen, data_root, max_bad_rows, split=split, count=test_rows, seed=seed, id_column=id_column
     )
-    backbone = backbone_of(prompt, asked)
+    backbone = backbone_of(prompt, spec)
     examples = examples_for(backbone, chosen, drawn, prompt.length)
     tell_truncated(examples, f"{split} rows")
     warn_of_unknown(examples, backbone.tokenizer, backbone.name, split)
@@ -255,12 +255,12 @@ def model_for(
         UnknownName: a keyword that is no field.
         BadInput: a loaded model is not what the keywords say.
     """
-    asked = spec_or_backbone("" if model is None else model, keywords)
-    if isinstance(asked, AbstractBackbone):
-        return asked
+    spec = spec_or_backbone("" if model is None else model, keywords)
+    if isinstance(spec, AbstractBackbone):
+        return spec
     origin, answers = prompt.provenance.backbone, prompt.provenance.answers
-    own = ModelSpec(origin.name, revision=origin.revision, answers=answers, embedding_scale=origin.embedding_scale)
-    return for_prompt(asked, own)
+    default = ModelSpec(origin.name, revision=origin.revision, answers=answers, embedding_scale=origin.embedding_scale)
+    return for_prompt(spec, default)
 
 
 def backbone_of(
@@ -277,8 +277,8 @@ def backbone_of(
         ModelMismatch: the prompt belongs to another model.
         BadInput: a loaded model is not what the keywords say.
     """
-    asked = model_for(prompt, model, keywords)
-    backbone = asked if isinstance(asked, AbstractBackbone) else load_backbone(asked)
+    spec = model_for(prompt, model, keywords)
+    backbone = spec if isinstance(spec, AbstractBackbone) else load_backbone(spec)
     check(prompt, backbone)
     return backbone
 

@@ -135,16 +135,16 @@ def baselines(
         return lines
     scores_labels = decoding(task, backbone, settings.decode) == "scores"
     fitted = fitting_rows(train) if calibrate and len(train) and scores_labels else None
-    asked = _Asked(backbone, rows, right, fitted, settings)
-    lines.append(asked.baseline("frozen", dataclasses.replace(task, instruction="")))
+    compared = _Asked(backbone, rows, right, fitted, settings)
+    lines.append(compared.baseline("frozen", dataclasses.replace(task, instruction="")))
     best = handwritten(task, backbone.kind, list(rows.columns))
     if best is not None:
-        lines.append(asked.baseline("instruction", best))
+        lines.append(compared.baseline("instruction", best))
     if backbone.kind != "decoder" or not len(train):
         return lines
     try:
         for draw in range(draws):
-            lines.append(asked.with_examples(best or task, drawn_examples(task, train, shots, draw), draw))
+            lines.append(compared.with_examples(best or task, drawn_examples(task, train, shots, draw), draw))
     except BadInput as error:
         log.warning("no examples in context: %s", error.message)
     return lines

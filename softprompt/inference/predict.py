@@ -111,7 +111,7 @@ def predict(
         BadInput: an input that is no text and no row, or lacks a column; inputs that are all blank; a size below 1.
     """
     require_numbers({"batch_size": batch_size, "max_new_tokens": max_new_tokens}, whole=True)
-    asked = model_for(prompt, model, keywords)
+    spec = model_for(prompt, model, keywords)
     given = texts_or_rows(inputs)
     task = task_of(prompt, task, style)
     rows = [as_row(task, text) for text in given]
@@ -122,9 +122,9 @@ def predict(
     refuse_decoding(task, decode, prompt.provenance.answers)
     scoring = scoring_of(prompt, calibrate=calibrate)
     texts = [task.render(row).text for row in rows]
-    if isinstance(asked, ModelSpec) and (model is None or (isinstance(model, ModelSpec) and not model.name)):
-        asked = kept_model(asked)
-    backbone = backbone_of(prompt, asked)
+    if isinstance(spec, ModelSpec) and (model is None or (isinstance(model, ModelSpec) and not model.name)):
+        spec = kept_model(spec)
+    backbone = backbone_of(prompt, spec)
     examples = examples_for(backbone, task, rows, prompt.length, targets=False)
     tell_truncated(examples, "inputs")
     warn_of_unknown(examples, backbone.tokenizer, backbone.name)

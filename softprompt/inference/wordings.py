@@ -49,12 +49,12 @@ def ways_to_put(task: Task, backbone: AbstractBackbone, columns: Sequence[str]) 
         backbone: a decoder reads the patterns that end in the answer, an encoder with label words all.
         columns: that the rows have.
     """
-    found = {}
+    ways = {}
     for name, put_so in _all_ways(task, backbone, columns):
         readable = set(put_so.columns) <= set(columns) and (backbone.mask is not None or not put_so.is_cloze)
-        if readable and put_so not in found.values():
-            found[name] = put_so
-    return found
+        if readable and put_so not in ways.values():
+            ways[name] = put_so
+    return ways
 
 
 def _all_ways(task: Task, backbone: AbstractBackbone, columns: Sequence[str]) -> Iterator[tuple[str, Task]]:
@@ -81,11 +81,11 @@ def compared(backbone: AbstractBackbone, task: Task, rows: Rows) -> list[Put]:
         rows: training rows, which hold the answers.
     """
     right = [int(value) for row in rows if not isinstance(value := gold(task, row), list)]
-    found = []
+    ways = []
     for name, put_so in ways_to_put(task, backbone, list(rows.columns)).items():
         for cased, predictions in _predicted(backbone, put_so, rows):
-            found.append(Put(name=name, task=cased, score=score_of(task, predictions, right)))
-    return sorted(found, key=lambda way: -way.score)
+            ways.append(Put(name=name, task=cased, score=score_of(task, predictions, right)))
+    return sorted(ways, key=lambda way: -way.score)
 
 
 def _predicted(backbone: AbstractBackbone, task: Task, rows: Rows) -> Iterator[tuple[Task, list[int]]]:

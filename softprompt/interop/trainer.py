@@ -55,8 +55,8 @@ class RegularizedLoss:
         self.regularizers = regularizers(regularizer)
         if not self.regularizers:
             raise BadInput("there is no regulariser to add; give one, as in RegularizedLoss('ptp-rn', tokenizer)")
-        for one in self.regularizers:
-            _refuse_what_rows_lack(one)
+        for term in self.regularizers:
+            _refuse_what_rows_lack(term)
         self.tokenizer, self.seed = tokenizer, seed
         self.label_words = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in label_words]
         self.trained: TrainedModel | None = None

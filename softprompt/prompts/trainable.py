@@ -335,4 +335,4 @@ def stack_prompts(trainables: Sequence[AbstractTrainable], seeds: Sequence[int])
         with seeded(seed, device) if trainable.is_random else contextlib.nullcontext():
             vectors.append(trainable.vectors())
             deep.append(trainable.deep_vectors())
-    return PromptBatch.stack(vectors, [head for one in trainables if (head := one.linear_head())], deep)
+    return PromptBatch.stack(vectors, [head for trainable in trainables if (head := trainable.linear_head())], deep)

@@ -34,5 +34,5 @@ def _attribute(task: Task, attribute: str) -> str | None:
         return FRAMES[0].format(attribute)
     if len(task.labels) != 2:
         return None
-    (one, other), (value, _) = task.labels, task.label_values
-    return f"say {one} if {value} else {other} :"
+    (first, second), (value, _) = task.labels, task.label_values
+    return f"say {first} if {value} else {second} :"

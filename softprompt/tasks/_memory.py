@@ -37,14 +37,14 @@ class MemoryRows:
             UnknownName: a column that no row has.
         """
         columns = tuple(dict.fromkeys(columns))
-        found = row_dicts(given)
-        for number, row in enumerate(found, 1):
+        row_values = row_dicts(given)
+        for number, row in enumerate(row_values, 1):
             if not isinstance(row, Mapping):
                 raise BadInput(f"row {number} is a {type(row).__name__}; give each row as a dict of its columns")
-        rows = [{c: v for c in columns if (v := value_of(row, c)) is not ABSENT} for row in found]
+        rows = [{c: v for c in columns if (v := value_of(row, c)) is not ABSENT} for row in row_values]
         for column in columns:
             if rows and not any(column in row for row in rows):
-                raise UnknownName("column", column, {name for row in found for name in columns_of(row)})
+                raise UnknownName("column", column, {name for row in row_values for name in columns_of(row)})
         rows = [{name: plain_cell(value) for name, value in row.items()} for row in rows]
         return cls(len(rows), _fingerprint(rows), rows)
 
@@ -112,8 +112,8 @@ def row_dicts(given: Any) -> Sequence[Any]:
 
 def is_a(given: Any, module: str, kind: str) -> bool:
     """Whether a value is of a library's class; a library that nobody has imported made no value."""
-    found = getattr(sys.modules.get(module), kind, None)
-    return isinstance(found, type) and isinstance(given, found)
+    loaded_kind = getattr(sys.modules.get(module), kind, None)
+    return isinstance(loaded_kind, type) and isinstance(given, loaded_kind)
 
 
 def plain_cell(value: Any) -> Any:

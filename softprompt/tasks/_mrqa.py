@@ -34,11 +34,11 @@ def questions(records: Iterable[Record]) -> Iterator[Record]:
         if not isinstance(values["qas"], list):
             yield Record(record.line, {}, "column 'qas' is no list of questions")
             continue
-        for asked in values["qas"]:
-            if not isinstance(asked, dict):
+        for question in values["qas"]:
+            if not isinstance(question, dict):
                 yield Record(record.line, {}, "column 'qas' holds something that is no question")
                 continue
-            yield Record(record.line, {**asked, "context": values.get("context")}, record.fault)
+            yield Record(record.line, {**question, "context": values.get("context")}, record.fault)
 
 
 def _task(name: str, source: Source) -> Task:

@@ -65,11 +65,11 @@ def _with_its_files(path: Path) -> Iterator[str]:
         return
     for name, known in listed.items():
         try:
-            found = difference(path.parent / name, known)
+            fault = difference(path.parent / name, known)
         except OSError as error:
-            found = f"cannot be read ({error.strerror})"
-        if found:
-            yield f"{str(path.parent / name)!r} {found}; restore it from a copy"
+            fault = f"cannot be read ({error.strerror})"
+        if fault:
+            yield f"{str(path.parent / name)!r} {fault}; restore it from a copy"
 
 
 def _cut_times(run: Path) -> Iterator[str]:

@@ -155,10 +155,10 @@ def model_from(model: Any, keywords: Mapping[str, Any]) -> ModelSpec | AbstractB
     Raises:
         BadInput: no name of a model, both a spec and keywords, or a loaded backbone that is not what they say.
     """
-    asked = spec_or_backbone(model, {name: value for name, value in keywords.items() if name in _MODEL})
-    if isinstance(asked, ModelSpec):
-        refuse_no_folder(asked.name)
-    return asked
+    spec = spec_or_backbone(model, {name: value for name, value in keywords.items() if name in _MODEL})
+    if isinstance(spec, ModelSpec):
+        refuse_no_folder(spec.name)
+    return spec
 
 
 def settings_from(settings: TrainSettings | None, keywords: Mapping[str, Any]) -> TrainSettings:

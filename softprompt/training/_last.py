@@ -42,7 +42,7 @@ class Last:
         examples, answers = calibrate
         assert answers.scores is not None
         calibration = Calibration.fit(answers.scores, _classes(examples), task.labels)
-        after = {split: found.calibrated(calibration, task) for split, (_, found) in splits.items()}
+        after = {split: given_answers.calibrated(calibration, task) for split, (_, given_answers) in splits.items()}
         compared = {**splits, "validation": calibrate}
         return cls(
             {split: report(task, examples, after[split]) for split, (examples, _) in splits.items()},
@@ -55,9 +55,9 @@ class Last:
 def _before_and_after(task: Task, calibration: Calibration, examples: Examples, answers: Answers) -> dict[str, Any]:
     pairs = {"before": answers, "after": answers.calibrated(calibration, task)}
     return {
-        when: {"score": report(task, examples, found).metrics["score"], **quality(found.scores, _classes(examples))}
-        for when, found in pairs.items()
-        if found.scores is not None
+        when: {"score": report(task, examples, given).metrics["score"], **quality(given.scores, _classes(examples))}
+        for when, given in pairs.items()
+        if given.scores is not None
     }
 
 

@@ -183,8 +183,8 @@ class Loop:
         norms = torch.stack([member.optimizer.gradient_norm() for member in members])
         # One transfer from the device a step, whatever the number of prompts.
         apart = torch.stack([result.divergences for result in results]).mean(0)
-        found = torch.stack([mean, apart.to(mean), results[-1].norms.to(mean), norms.to(mean)], 1).tolist()
-        for member, (loss, divergence, norm, gradient), gradient_norm in zip(members, found, norms, strict=True):
+        numbers = torch.stack([mean, apart.to(mean), results[-1].norms.to(mean), norms.to(mean)], 1).tolist()
+        for member, (loss, divergence, norm, gradient), gradient_norm in zip(members, numbers, norms, strict=True):
             if not math.isfinite(loss) or not math.isfinite(gradient):
                 member.drop(self.step, f"loss {loss}, gradient norm {gradient}")
                 continue
@@ -205,7 +205,7 @@ class Loop:
             more = member.regularizers or member.shown_labels
             values |= {"gradient_norm": gradient} | ({"divergence": divergence} if more else {})
             member.record.write({"step": self.step, **values})
-        return {member.name: loss for member, (loss, *_) in zip(members, found, strict=True)}
+        return {member.name: loss for member, (loss, *_) in zip(members, numbers, strict=True)}
 
     def _gradients(self, members: list[FleetMember], batches: list[TextBatch]) -> list[PassResult]:
         """Fresh gradients of all prompts, from nothing that an earlier attempt has left."""
@@ -239,8 +239,8 @@ class Loop:
     def _objective(self, members: list[FleetMember], number: int) -> Objective:
         """What a pass of this step minimises: the task loss, the active regularisers around it, and shown labels."""
         objective = self._regularized(members, number)
-        shown = [member.shown_labels for member in members]
-        return WithShownLabels(objective, shown) if any(shown) else objective
+        labels = [member.shown_labels for member in members]
+        return WithShownLabels(objective, labels) if any(labels) else objective
 
     def _regularized(self, members: list[FleetMember], number: int) -> Objective:
         if self.regularizer_context is None:
@@ -277,8 +277,8 @@ class Loop:
         if not waiting:
             return
         prompts = [member.beginning for member in waiting if member.beginning is not None]
-        for member, found in zip(waiting, self.scores(prompts, self.run_data.validation), strict=True):
-            member.judge_beginning(found)
+        for member, scores in zip(waiting, self.scores(prompts, self.run_data.validation), strict=True):
+            member.judge_beginning(scores)
 
     def _evaluate(self) -> None:
         """Score the active prompts on the validation rows, folded as they are stored; candidates are not scored."""
@@ -290,8 +290,8 @@ class Loop:
         judged = [member for member in self.active if member.race is None]
         prompts = [member.trainable.fold(member.provenance) for member in judged]
         reports = self.scores(prompts, self.run_data.validation)
-        for member, prompt, found in zip(judged, prompts, reports, strict=True):
-            member.judge(self.step, prompt, found, self.settings.patience)
+        for member, prompt, scores in zip(judged, prompts, reports, strict=True):
+            member.judge(self.step, prompt, scores, self.settings.patience)
 
     def scores(
         self, prompts: Sequence[Stored], examples: Examples, rows: Sequence[Sequence[int]] | None = None
@@ -303,9 +303,9 @@ class Loop:
             examples: the rows.
             rows: which of them each prompt answers; None is all.
         """
-        asked = [examples] * len(prompts) if rows is None else [examples.select(chosen) for chosen in rows]
+        examples_of = [examples] * len(prompts) if rows is None else [examples.select(chosen) for chosen in rows]
         answers = self.answers(prompts, examples, rows)
-        return [report(self.run_data.task, which, found) for which, found in zip(asked, answers, strict=True)]
+        return [report(self.run_data.task, *pair) for pair in zip(examples_of, answers, strict=True)]
 
     def answers(
         self, prompts: Sequence[Stored], examples: Examples, rows: Sequence[Sequence[int]] | None = None

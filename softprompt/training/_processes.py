@@ -77,11 +77,11 @@ class Processes:
         """The folder of a run that is resumed; a copy for all but the first process, which waits for them."""
         if self.size == 1:
             return run
-        own = run if self.is_first else Path(str(self.place(None)))
+        copy = run if self.is_first else Path(str(self.place(None)))
         if not self.is_first:
-            shutil.copytree(run, own, ignore=shutil.ignore_patterns(".lock", ".*.tmp"))
+            shutil.copytree(run, copy, ignore=shutil.ignore_patterns(".lock", ".*.tmp"))
         self.gathered(None)
-        return own
+        return copy
 
     def of(self, rows: Sequence[Any]) -> list[Any]:
         """This process's share of some rows."""

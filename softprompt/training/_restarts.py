@@ -143,7 +143,8 @@ class Race:
 
     def _outcome(self, winner: FleetMember, losses: Sequence[float | None], chosen: int) -> dict[str, Any]:
         began = beginnings(winner.settings)
-        seeds, inits = [one.seeds.initialization for one in began], self.inits or [one.init for one in began]
+        seeds = [settings.seeds.initialization for settings in began]
+        inits = self.inits or [settings.init for settings in began]
         values = {"count": len(losses), "steps": self.steps, "window": self.window, "losses": list(losses)}
         # Said only where it says something: most candidates begin alike.
         init = {"init": inits[chosen]} if len(set(inits)) > 1 else {}

@@ -47,12 +47,12 @@ def last_reports(plan: Plan, loop: Loop) -> dict[str, Last]:
     if plan.settings.train_score:
         rows = [own_rows(member.rows, member.settings.seeds.draw) for member in members]
         answers = loop.answers(prompts, run_data.train, rows)
-        splits["train"] = [(run_data.train.select(own), found) for own, found in zip(rows, answers, strict=True)]
+        splits["train"] = [(run_data.train.select(seen), given) for seen, given in zip(rows, answers, strict=True)]
     validation = loop.answers(prompts, run_data.validation) if plan.settings.calibrate else []
     return {
         member.name: Last.of(
             plan.task,
-            {split: found[number] for split, found in splits.items()},
+            {split: pairs[number] for split, pairs in splits.items()},
             (run_data.validation, validation[number]) if validation else None,
         )
         for number, member in enumerate(members)
@@ -74,7 +74,7 @@ def finish_member(
     if member.best is not None:
         metrics = {"validation": member.best_metrics}
         last = reports[member.name]
-        metrics |= {split: {**one.metrics, "invalid": one.invalid} for split, one in last.reports.items()}
+        metrics |= {split: {**scores.metrics, "invalid": scores.invalid} for split, scores in last.reports.items()}
         provenance = dataclasses.replace(
             member.provenance,
             metrics=metrics,

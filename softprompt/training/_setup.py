@@ -48,7 +48,7 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
         SoftPromptError: anything in the plan that cannot work.
     """
     begun = beginnings_of(plan, splits.train, backbone)
-    longest = max(one.length for candidates in begun for one in candidates)
+    longest = max(beginning.length for candidates in begun for beginning in candidates)
     if plan.settings.gradient_checkpointing:
         backbone.gradient_checkpointing(True)
     decoding(plan.task, backbone, plan.settings.decode)
@@ -249,7 +249,7 @@ def build_prompts(
             longest = text_limit(run_data.backbone, Method.of(prompt).prompt_length, run_data.task)
             more = (sources, longest, (shared or {}).get(number))
             candidates = [
-                TrainableWeights.build(one.settings, run_data.backbone, shape, numbers, *more) for one in ways
+                TrainableWeights.build(way.settings, run_data.backbone, shape, numbers, *more) for way in ways
             ]
             _refuse_alike(prompt, candidates)
             built += candidates
@@ -258,18 +258,18 @@ def build_prompts(
         deeper = _deeper(prompt, run_data, m, states)
         candidates = [
             TrainablePrompt.build(
-                one.settings,
-                initializer(one.settings.init, run_data, m, _unit(prompt, words)),
+                way.settings,
+                initializer(way.settings.init, run_data, m, _unit(prompt, words)),
                 table,
                 shape,
                 words,
                 states,
                 deeper,
                 numbers,
-                base=one.base(run_data.backbone),
-                method=one.method,
+                base=way.base(run_data.backbone),
+                method=way.method,
             )
-            for one in ways
+            for way in ways
         ]
         _refuse_alike(prompt, candidates)
         built += candidates
@@ -279,7 +279,7 @@ def build_prompts(
 
 def tell_reference_passes(built: Sequence[AbstractTrainable], backbone: AbstractBackbone) -> None:
     """Say once that weights are trained without the engine that the frozen model was loaded with."""
-    methods = dict.fromkeys(repr(one.method.name) for one in built if one.method.weights)
+    methods = dict.fromkeys(repr(trainable.method.name) for trainable in built if trainable.method.weights)
     if methods and backbone.engine != "reference":
         log.warning(
             "%s: %s changes what the model computes, so its passes are those of transformers, not of the %s engine",

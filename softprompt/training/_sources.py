@@ -98,4 +98,4 @@ def _probed(plan: Plan, run_data: RunData, prompts: Sequence[PromptSettings]) ->
         loop = Loop(run_data, members, settings, steps, timing)
         loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
         trained = [member.trainable for member in members]
-    return [torch.nan_to_num(one.folded()) for one in trained if isinstance(one, TrainablePrompt)]
+    return [torch.nan_to_num(trainable.folded()) for trainable in trained if isinstance(trainable, TrainablePrompt)]

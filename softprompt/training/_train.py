@@ -126,7 +126,7 @@ def train(
         refuse_used(Path(output))
         refuse_no_place(Path(output), "the run")
     refuse_unknown_trackers(log_with)
-    asked = model_from(model, keywords)
+    spec = model_from(model, keywords)
     refuse_twins([resolved(prompt) for prompt in prompts])
     chosen = task_from(task, keywords)
     folder = default_output(chosen.name, [prompt.method for prompt in prompts]) if output is None else Path(output)
@@ -135,11 +135,11 @@ def train(
     chosen = rephrased(chosen if style is None else styled(chosen, style), wording)
     # Rows first: their faults are found in seconds, while a model may take minutes to load.
     splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows))
-    check_request(chosen, splits, prompts, settings, asked if isinstance(asked, ModelSpec) else None)
-    if isinstance(asked, AbstractBackbone):
-        backbone = asked
+    check_request(chosen, splits, prompts, settings, spec if isinstance(spec, ModelSpec) else None)
+    if isinstance(spec, AbstractBackbone):
+        backbone = spec
     else:
-        backbone = load_backbone(answering_numbers(asked) if chosen.answer == "number" else asked)
+        backbone = load_backbone(answering_numbers(spec) if chosen.answer == "number" else spec)
     chosen = put(declared, backbone.kind, style, wording)
     for line in no_words(declared, chosen, wording, backbone.kind):
         advice.warning(line)

@@ -96,7 +96,7 @@ def beginnings_of(plan: Plan, rows: Rows | None, backbone: AbstractBackbone) -> 
     """
     prompts = [Method.of(prompt).resolved(prompt) for prompt in plan.prompts]
     candidates = [list(enumerate(beginnings(prompt))) for prompt in prompts]
-    shows_examples = any(is_examples(one.init) for members in candidates for _, one in members)
+    shows_examples = any(is_examples(settings.init) for members in candidates for _, settings in members)
     right = [gold(plan.task, row) for row in rows] if rows is not None and shows_examples else []
 
     def begins(settings: PromptSettings, number: int) -> Beginning:
@@ -110,8 +110,8 @@ def beginnings_of(plan: Plan, rows: Rows | None, backbone: AbstractBackbone) -> 
         ids = context(backbone, plan.task, seen, answers, count=count, seed=seed)
         if settings.context_loss is None:
             return Beginning.of(settings, ids)
-        shown = list(seen.select(drawn(answers, count, seed)))
-        return Beginning.of(settings, ids, label_places(backbone, plan.task, shown, ids))
+        shown_rows = list(seen.select(drawn(answers, count, seed)))
+        return Beginning.of(settings, ids, label_places(backbone, plan.task, shown_rows, ids))
 
     def beginning_of(prompt: PromptSettings, settings: PromptSettings, number: int) -> Beginning:
         if prompt.init == settings.init:
