@@ -130,24 +130,12 @@ def answer(
     examples: Examples,
     task: Task,
     *,
-    decode: Decode = "auto",
     scoring: Scoring = AS_BEFORE,
-    max_new_tokens: int = 20,
-    batch_size: int = 32,
+    **options: Any,
 ) -> Answers:
-    """The answers of the batch's first prompt to all rows, in their order, calibrated where `scoring` says so."""
+    """The answers of the first prompt to all rows, calibrated where `scoring` says so; options of `answer_all`."""
     rows = [range(len(examples))]
-    answers = answer_all(
-        backbone,
-        prompt_batch,
-        examples,
-        task,
-        rows,
-        decode=decode,
-        scoring=scoring,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-    )[0]
+    (answers,) = answer_all(backbone, prompt_batch, examples, task, rows, scoring=scoring, **options)
     return answers.calibrated(scoring.calibration, task)
 
 

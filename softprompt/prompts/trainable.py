@@ -88,11 +88,16 @@ class TrainablePrompt(AbstractTrainable):
         self.states = tuple(states)
         self.numbers = numbers
         self.begins_at_words = base is not None and base.is_beginning
+        # Phi(x_0), where it has to be subtracted to begin at the words.
+        offset = deep_offset = None
+        if self.begins_at_words:
+            offset = reparameterization.fold(initial)
+            deep_offset = None if deep is None else torch.stack([reparameterization.fold(layer) for layer in deep])
         # Not parts of a checkpoint: words and seeds determine them.
         self.register_buffer("base", None if base is None else base.vectors, persistent=False)
         self.register_buffer("deep_base", None if base is None else base.deep, persistent=False)
-        self.register_buffer("offset", self._offset(initial), persistent=False)
-        self.register_buffer("deep_offset", self._deep_offset(deep), persistent=False)
+        self.register_buffer("offset", offset, persistent=False)
+        self.register_buffer("deep_offset", deep_offset, persistent=False)
 
     @classmethod
     def build(
@@ -133,11 +138,10 @@ class TrainablePrompt(AbstractTrainable):
             raise BadInput(
                 f"{method.name!r} trains a linear head, this backbone answers in tokens; choose a method with a prompt"
             )
-        if base is not None and base.is_beginning:
-            method.refuse_words(settings.init)
         seed, device = settings.seeds.initialization, embeddings.device
         generator = torch.Generator().manual_seed(stream_seed(seed, "vectors"))
         if base is not None and base.is_beginning:
+            method.refuse_words(settings.init)
             # Without a network nothing has to be random: weight decay then pulls towards the words.
             start = zeros() if method.reparameterization == "identity" else uniform()
             initializer, deeper = start, [start] * len(states)
@@ -151,13 +155,12 @@ class TrainablePrompt(AbstractTrainable):
         reparameterization = method.build(embeddings.shape[1], stream_seed(seed, "network"))
         units = method.resolved(settings).units
         assert units != "auto"
-        words = words or WordScale.of(embeddings)
         prompt = cls(
             method,
             initial,
             reparameterization,
             new_head(head_shape, seed),
-            words=words,
+            words=words or WordScale.of(embeddings),
             units=units,
             max_norm=settings.max_norm,
             max_shift=settings.max_shift,
@@ -248,15 +251,6 @@ class TrainablePrompt(AbstractTrainable):
             longest = self.max_shift * self.words.token_norm / self.unit
             self.initial.mul_(longest / self.initial.norm(dim=1, keepdim=True).clamp(min=longest))
 
-    def _offset(self, initial: Float[Tensor, "m e"]) -> Float[Tensor, "m e"] | None:
-        """Return Phi(x_0), or None where nothing has to be subtracted to begin at the words."""
-        return self.reparameterization.fold(initial) if self.begins_at_words else None
-
-    def _deep_offset(self, deep: Float[Tensor, "k m e"] | None) -> Float[Tensor, "k m e"] | None:
-        if deep is None or not self.begins_at_words:
-            return None
-        return torch.stack([self.reparameterization.fold(initial) for initial in deep])
-
     def linear_head(self) -> LinearHead | None:
         """Return the weight and bias of the head, with gradients; None where there is no head."""
         return None if self.head is None else LinearHead(self.head.weight, self.head.bias)
@@ -285,9 +279,9 @@ class TrainablePrompt(AbstractTrainable):
 
     def is_finite(self) -> bool:
         """Whether all numbers of the folded prompt and its head are finite, so that they can be stored."""
-        deep = [] if (layers := self.folded_deep()) is None else [layers]
-        head = [] if self.head is None else list(self.head.parameters())
-        return all(bool(torch.isfinite(values).all()) for values in (self.folded(), *deep, *head))
+        head = () if self.head is None else self.head.parameters()
+        tensors = (self.folded(), self.folded_deep(), *head)
+        return all(bool(torch.isfinite(values).all()) for values in tensors if values is not None)
 
     def facts(self) -> dict[str, Any]:
         """Return what provenance records of the prompt beside its settings."""
