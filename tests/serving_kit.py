@@ -126,3 +126,10 @@ def agrees(answer: Answer, expected: Mapping[str, Any], served: ServedPrompt) ->
     chances = answer.probabilities(served.asked.task.labels)
     near = all(abs(chances[label] - expected["scores"][label]) < 1e-4 for label in expected["scores"])
     return near and answer.text == expected["label"]
+
+
+def agrees_with_json(answer: Mapping[str, Any], expected: Mapping[str, Any], served: ServedPrompt) -> bool:
+    """Whether what /classify sent is the single answer."""
+    chances = {score["label"]: score["probability"] for score in answer["scores"]}
+    near = all(abs(chances[label] - expected["scores"][label]) < 1e-4 for label in served.asked.task.labels)
+    return near and answer["label"] == expected["label"]

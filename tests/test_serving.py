@@ -232,7 +232,12 @@ class TestBatcher:
                 await batcher.answer([works[4]])
             assert time.monotonic() - began < 0.1
             assert caught.value.retry_after >= 1
+            # Until the next pass as many rows are refused before their texts are read.
+            for rows in (1, 2):
+                with pytest.raises(Overloaded):
+                    batcher.refuse_early(rows)
             assert len(await asyncio.gather(*tasks)) == 4
+            batcher.refuse_early(1)
 
         with_batcher(slow(engine, 0.2)[0], Limits(batch_rows=1, waiting_tokens=3 * works[0].cost, max_wait=0.0), test)
 

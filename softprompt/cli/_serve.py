@@ -4,8 +4,11 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
+import signal
+import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +16,10 @@ from ..errors import BadInput
 from ._flatten import flatten
 from .options import Device, Frozen
 from .printing import say
+
+if TYPE_CHECKING:
+    from ..serving.http import ServerSettings
+    from ..settings import ModelSpec
 
 KEYS, TOKEN = "SOFTPROMPT_API_KEYS", "SOFTPROMPT_ADMIN_TOKEN"
 
@@ -58,6 +65,9 @@ def serve(
     ] = 30.0,
     body_bytes: Annotated[int, typer.Option(min=1, help="Largest body of a request, in bytes.")] = 2**20,
     max_inputs: Annotated[int, typer.Option(min=1, help="Largest number of texts of one request.")] = 256,
+    replicas: Annotated[
+        int | None, typer.Option(min=1, help="Replicas on Ray Serve, each with the model. Default: one, without Ray.")
+    ] = None,
     frozen: Frozen,
 ) -> None:
     """Serve stored prompts over one frozen model: OpenAI's API, /classify, and a page to try them."""
@@ -86,6 +96,10 @@ def serve(
     )
     spec = dataclasses.replace(frozen, name=model, device=device)
     prefix_bytes = prefix_memory * 2**20
+    if replicas is not None:
+        replica = {"limits": limits, "prefix_bytes": prefix_bytes, "watch": watch, "drain": drain}
+        on_ray(spec, prompts, settings, replicas, host, port, replica)
+        return
     # Before the model is loaded, which may take minutes.
     with contextlib.closing(listen(host, port)) as listener:
         bank, again, refused = filled(spec, prompts)
@@ -97,6 +111,34 @@ def serve(
         with logged():
             app = build_app(service, drain=drain, again=again if watch else None, every=watch)
             server_of(app, service, drain=drain).run(sockets=[listener])
+
+
+def on_ray(
+    spec: "ModelSpec",
+    prompts: Path,
+    settings: "ServerSettings",
+    count: int,
+    host: str,
+    port: int,
+    more: Mapping[str, Any],
+) -> None:
+    """Serve by replicas until Ctrl-C or SIGTERM.
+
+    Raises:
+        BadInput: Ray Serve is missing, the port is any, there is an admin token, or there are no prompts.
+    """
+    from ..serving import as_trained
+    from ..serving.http.replicas import Replica, replicated
+
+    if port == 0:
+        raise BadInput("--replicas needs a --port of its own, for Ray's proxy tells nobody which free one it took")
+    replica = Replica(model=as_trained(spec, prompts), prompts=prompts.absolute(), settings=settings, **more)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    with replicated(replica, count, host=host, port=port) as address:
+        say(f"{count} replicas of {settings.model_name} at {address} (the page to try the prompts is there, too)")
+        ended.wait()
 
 
 def refuse_without(extra: str, *modules: str) -> None:

@@ -47,6 +47,8 @@ class Batcher:
         self.waiting: dict[Work, asyncio.Future[Answer]] = {}
         # Positions of the rows that wait: counted, for a sum over ten thousand rows at each request takes minutes.
         self.waiting_tokens = 0
+        # Rows that were refused since the last pass began, and what was waiting then.
+        self._refused: tuple[int, int] | None = None
         self.running = 0
         self.draining = False
         self._arrived = asyncio.Event()
@@ -115,8 +117,27 @@ class Batcher:
         waiting = self.waiting_tokens
         # One request is always taken: what is allowed for one is never more than what may wait.
         if waiting and waiting + cost > limits.waiting_tokens:
-            speed = self._tokens_per_second or limits.batch_tokens
-            raise Overloaded(waiting, limits.waiting_tokens, min(60, max(1, math.ceil(waiting / speed))))
+            self._refused = len(works), waiting
+            raise self._overloaded()
+
+    def refuse_early(self, rows: int) -> None:
+        """Refuse a request before its texts are read: as many rows were refused since the last pass began.
+
+        To read texts costs more than to refuse them, and a server that is asked too much has no time for it.
+
+        Args:
+            rows: of the request.
+
+        Raises:
+            Overloaded: as in `answer`.
+        """
+        if self._refused is not None and rows >= self._refused[0] and self.waiting_tokens >= self._refused[1]:
+            raise self._overloaded()
+
+    def _overloaded(self) -> Overloaded:
+        waiting, limits = self.waiting_tokens, self.limits
+        speed = self._tokens_per_second or limits.batch_tokens
+        return Overloaded(waiting, limits.waiting_tokens, min(60, max(1, math.ceil(waiting / speed))))
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -129,6 +150,7 @@ class Batcher:
                 continue
             works = next_pass(list(self.waiting), self.limits, self.engine.backbone.max_positions)
             futures = [self._pop(work) for work in works]
+            self._refused = None
             self.running, began = len(works), time.monotonic()
             try:
                 outcomes: Sequence[Outcome] = await loop.run_in_executor(self._thread, self.engine.run, works)

@@ -70,9 +70,11 @@ class Service:
 
         Raises:
             BadInput: too many texts, or one that cannot be answered; its number is told.
+            Overloaded: too much is waiting.
         """
         if len(inputs) > self.settings.max_inputs:
             raise BadInput(f"{len(inputs)} inputs in one request, {self.settings.max_inputs} are allowed; send fewer")
+        self.batcher.refuse_early(len(inputs))
         deadline = time.monotonic() + self.batcher.limits.timeout
         make = partial(self._work, served, deadline=deadline, several=len(inputs) > 1, **options)
         return await asyncio.to_thread(lambda: [make(number, given) for number, given in enumerate(inputs, 1)])
