@@ -6,13 +6,14 @@
 
 Same weights, same real rows, same batches, same initial vectors, one thread. A step is forward pass, backward pass and
 AdamW. PEFT computes as it is used: rows padded to the longest of the batch (or to 256), logits at every position, the
-loss from its own model. A prediction is the log-probability of the first token of each label for each row: one pass a
-batch, for PEFT with the logits of all positions, as `model(...)` gives them. Every ratio is the median of ratios of
-neighbouring turns. Process time does not count what other programs take, but they do take the caches. Cells that a run
-does not measure stay in the file.
+loss from its own model, by a plain loop and (`--trainer`) in the loop of the Hugging Face Trainer. A prediction is the
+log-probability of the first token of each label for each row: one pass a batch, for PEFT with the logits of all
+positions, as `model(...)` gives them. Every ratio is the median of ratios of neighbouring turns. Process time does not
+count what other programs take, but they do take the caches. Cells that a run does not measure stay in the file.
 """
 
 import argparse
+import copy
 import json
 import os
 import platform
@@ -36,13 +37,15 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2", help="a decoder: built-in name, hub id or folder")
     parser.add_argument("--turns", type=int, default=3, help="steps of each side that are timed")
     parser.add_argument("--quick", action="store_true", help="one lab task, one turn, the built-in lab-gpt")
+    parser.add_argument("--chat", action="store_true", help="texts in the chat template of the tokenizer")
+    parser.add_argument("--trainer", action="store_true", help="PEFT under the Trainer as one more side")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--lengths", nargs="+", type=int, default=list(LENGTHS))
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--fill", type=Path, help="page between whose marks the table is written")
     arguments = parser.parse_args()
     if arguments.fill:
-        fill(arguments.fill, json.loads(arguments.out.read_text()))
+        fill(arguments.fill, table(json.loads(arguments.out.read_text())), MARKS)
         return
     if arguments.quick:
         arguments.model, arguments.turns, arguments.out = "lab-gpt", 1, None
@@ -65,17 +68,21 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    backbone = load_backbone(arguments.model)
-    cells = [cell(backbone, task, n, arguments.turns) for task in arguments.tasks for n in arguments.lengths]
+    backbone = load_backbone(arguments.model, answers="chat" if arguments.chat else "tokens")
+    cells = [
+        cell(backbone, task, n, arguments.turns, with_trainer=arguments.trainer)
+        for task in arguments.tasks
+        for n in arguments.lengths
+    ]
     packages = {package: version(package) for package in ("torch", "transformers", "peft")}
     return {
-        "device": _processor(), "threads": 1, "batch": BATCH, "model": Path(arguments.model).name,
+        "device": processor(), "threads": 1, "batch": BATCH, "model": Path(arguments.model).name,
         # Not what the backbone has now: the sides of a turn switch it.
         "engine": "shared", "products": backbone.products, **packages, "cells": cells,
     }  # fmt: skip
 
 
-def cell(backbone: Any, name: str, n: int, turns: int) -> dict[str, Any]:
+def cell(backbone: Any, name: str, n: int, turns: int, *, with_trainer: bool = False) -> dict[str, Any]:
     """Return the ratios of one task and one prompt length."""
     import torch
     from softprompt.data import load_rows, split_rows
@@ -97,21 +104,30 @@ def cell(backbone: Any, name: str, n: int, turns: int) -> dict[str, Any]:
         "reference": Ours(backbone, initial, "reference"),
         "peft": Peft(backbone, initial, None),
     }
-    if (name, n) == (TASKS[0], LENGTHS[0]):
+    if (name, n) == (TASKS[0], LENGTHS[0]) and backbone.answers != "chat":
         sides["peft256"] = Peft(backbone, initial, MAX_LENGTH)
     labels = label_ids(backbone, task)
-    found: dict[str, Any] = {"task": name, "prompt": n, **_shape(batches)}
-    found["same"] = _same(sides, batches[0])
-    found["train"] = _in_turns(sides, [lambda side, b=batch: side.step(b) for batch in batches])
-    sides.pop("peft256", None)
+    title = f"{name} chat" if backbone.answers == "chat" else name
+    found: dict[str, Any] = {"task": title, "prompt": n, **shape_of(batches)}
+    found["same"] = refuse_other_gradients(sides, batches[0])
+    if with_trainer:
+        from under_trainer import UnderTrainer
+
+        # A Trainer puts its model into training mode, which must not reach the other sides.
+        apart = copy.deepcopy(backbone.model, {id(weight): weight for weight in backbone.model.parameters()})
+        sides["trainer"] = UnderTrainer(Peft(backbone, initial, None, apart), batches)
+    found["train"] = in_turns(sides, [lambda side, b=batch: side.step(b) for batch in batches])
+    for name_of_side in ("peft256", "trainer"):
+        sides.pop(name_of_side, None)
     with torch.no_grad():
-        found["predict"] = _in_turns(sides, [lambda side, b=batch: side.scores(b, labels) for batch in batches])
+        found["predict"] = in_turns(sides, [lambda side, b=batch: side.scores(b, labels) for batch in batches])
     found["kept"] = {name: side.kept(batches[0]) for name, side in sides.items()}
     print(json.dumps(found), flush=True)
     return found
 
 
-def _shape(batches: Sequence[Any]) -> dict[str, float]:
+def shape_of(batches: Sequence[Any]) -> dict[str, float]:
+    """Return the mean length of texts, and the mean of the longest of each batch."""
     lengths = [batch.mask.sum(1) for batch in batches]
     return {
         "tokens": round(float(sum(x.float().mean() for x in lengths) / len(lengths)), 1),
@@ -119,7 +135,7 @@ def _shape(batches: Sequence[Any]) -> dict[str, float]:
     }
 
 
-def _same(sides: dict[str, Any], batch: Any) -> float:
+def refuse_other_gradients(sides: dict[str, Any], batch: Any) -> float:
     """Refuse sides that do not compute the same loss and the same gradient; return the largest difference."""
     results = {name: side.gradient(batch) for name, side in sides.items()}
     loss, gradient = results["reference"]
@@ -132,7 +148,7 @@ def _same(sides: dict[str, Any], batch: Any) -> float:
     return worst
 
 
-def _in_turns(sides: dict[str, Any], work: Sequence[Callable[[Any], object]]) -> dict[str, Any]:
+def in_turns(sides: dict[str, Any], work: Sequence[Callable[[Any], object]]) -> dict[str, Any]:
     """Return seconds of each side, and the ratios to ours."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in work:
@@ -197,18 +213,18 @@ class Ours:
 class Peft:
     """A step of PEFT's prompt tuning: rows padded to the longest or to a length, logits at every position."""
 
-    def __init__(self, backbone: Any, initial: Any, pad_to: int | None):
+    def __init__(self, backbone: Any, initial: Any, pad_to: int | None, model: Any = None):
         import torch
         from peft import PromptTuningConfig, TaskType, get_peft_model
 
         self.backbone, self.pad_to = backbone, pad_to
         config = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=len(initial))
-        self.model: Any = get_peft_model(backbone.model, config, adapter_name=f"p{id(self)}")
+        self.model: Any = get_peft_model(model or backbone.model, config, adapter_name=f"p{id(self)}")
         self.embedding = self.model.prompt_encoder[self.model.active_adapter].embedding.weight
         self.embedding.data.copy_(initial)
         self.optimizer = torch.optim.AdamW([self.embedding], lr=1e-3)
 
-    def _inputs(self, batch: Any) -> dict[str, Any]:
+    def inputs(self, batch: Any) -> dict[str, Any]:
         """Rows of text and answer, padded on the right, and the answer's tokens as labels."""
         import torch
 
@@ -224,7 +240,7 @@ class Peft:
         return {"input_ids": ids, "attention_mask": torch.arange(width) < lengths[:, None], "labels": labels}
 
     def _loss(self, batch: Any) -> Any:
-        inputs = self._inputs(batch)
+        inputs = self.inputs(batch)
         return self.model(**inputs).loss
 
     def step(self, batch: Any) -> None:
@@ -238,7 +254,7 @@ class Peft:
         import torch
         from softprompt.losses import task_losses
 
-        logits = self._answers(self._inputs(batch), batch)
+        logits = self._answers(self.inputs(batch), batch)
         loss = task_losses(logits, batch.targets).mean()
         return loss.item(), torch.autograd.grad(loss, self.embedding)[0]
 
@@ -256,7 +272,7 @@ class Peft:
         import torch
 
         one = dataclasses.replace(batch, targets=torch.full_like(batch.targets[:, :1], labels[0][0]))
-        logits = self._answers(self._inputs(one), one)
+        logits = self._answers(self.inputs(one), one)
         return logits.log_softmax(-1)[:, 0, [label[0] for label in labels]]
 
     def kept(self, batch: Any) -> float:
@@ -290,39 +306,41 @@ def table(result: dict[str, Any]) -> str:
         f"transformers {result['transformers']}, PEFT {result['peft']}, engine {result['engine']}, products by "
         f"{result['products'] or 'torch'}.",
         "",
-        "| rows | tokens, mean (longest of a batch) | prompt | step: PEFT / ours | PEFT padded to 256 / ours | "
-        "reference / ours | prediction: PEFT / ours | reference / ours | kept: ours / PEFT |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| rows | tokens, mean (longest of a batch) | prompt | step: PEFT / ours | PEFT + Trainer / ours | "
+        "PEFT padded to 256 / ours | reference / ours | prediction: PEFT / ours | reference / ours | "
+        "kept: ours / PEFT |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for one in result["cells"]:
         train, predict, kept = one["train"]["ratios"], one["predict"]["ratios"], one["kept"]
         cells = [
             one["task"].split("/")[-1], f"{one['tokens']:.0f} ({one['longest']:.0f})", one["prompt"],
-            *(_ratio(train.get(name)) for name in ("peft", "peft256", "reference")),
-            *(_ratio(predict[name]) for name in ("peft", "reference")),
+            *(ratio_text(train.get(name)) for name in ("peft", "trainer", "peft256", "reference")),
+            *(ratio_text(predict[name]) for name in ("peft", "reference")),
             f"{kept['ours'] / kept['peft']:.2f}",
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _ratio(values: Sequence[float] | None) -> str:
+def ratio_text(values: Sequence[float] | None) -> str:
+    """Return a median with its range, and nothing for a side that was not timed."""
     if values is None:
         return ""
     median, least, most = values
     return f"{median:.2f} ({least:.2f} to {most:.2f})"
 
 
-def fill(page: Path, result: dict[str, Any]) -> None:
-    """Write the table between the marks of a page."""
-    begin, end = MARKS
-    text = page.read_text()
-    before, _, rest = text.partition(begin)
+def fill(page: Path, text: str, marks: tuple[str, str]) -> None:
+    """Write a table between the marks of a page."""
+    begin, end = marks
+    before, _, rest = page.read_text().partition(begin)
     _, _, after = rest.partition(end)
-    page.write_text(f"{before}{begin}{table(result)}{end}{after}")
+    page.write_text(f"{before}{begin}{text}{end}{after}")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of this machine's processor."""
     known = Path("/proc/cpuinfo")
     lines = known.read_text().splitlines() if known.exists() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
