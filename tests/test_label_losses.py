@@ -176,10 +176,16 @@ def test_the_packed_engine_gives_the_gradients_of_the_reference(words, tiny_t5, 
 
 
 class TestHead:
-    @pytest.mark.parametrize("family", ["gpt2", "llama", "bert", "t5", "gemma2"])
-    def test_labels_of_one_token_take_a_few_logits_of_a_plain_head(self, family, setting, monkeypatch):
+    @pytest.mark.parametrize(
+        ("family", "engine"),
+        [
+            *[(family, "reference") for family in ("gpt2", "bert", "t5", "gemma2")],
+            *[("llama", "shared"), ("gpt2", "shared"), ("bert", "packed")],
+        ],
+    )
+    def test_labels_of_one_token_take_a_few_logits_of_a_plain_head(self, family, engine, setting, monkeypatch):
         backbone, task, examples = setting(family, dtype=torch.float32)
-        backbone.engine = "reference"
+        backbone.engine = engine
         labels, prompt_batch = label_ids(backbone, task, end=False), batch_of_prompt(prompt_of(backbone).float())
         batch, widths = batch_of(backbone, examples), []
         inner = functional.linear
@@ -197,10 +203,10 @@ class TestHead:
             torch.testing.assert_close(logits.log_softmax(-1), expected)
         assert backbone.model.get_output_embeddings().forward.__func__ is torch.nn.Linear.forward
 
-    @pytest.mark.parametrize("family", ["gpt2", "llama"])
-    def test_the_head_of_a_bfloat16_decoder_is_a_plain_one(self, family, setting, monkeypatch):
+    @pytest.mark.parametrize(("family", "engine"), [("gpt2", "reference"), ("llama", "shared")])
+    def test_the_head_of_a_bfloat16_decoder_is_a_plain_one(self, family, engine, setting, monkeypatch):
         backbone, task, examples = setting(family, dtype=torch.bfloat16)
-        backbone.engine = "reference"
+        backbone.engine = engine
         labels, prompt = label_ids(backbone, task, end=False), prompt_of(backbone).float()
         batch, widths = batch_of(backbone, examples), []
         with torch.no_grad():

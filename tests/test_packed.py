@@ -298,10 +298,11 @@ class TestFrozenLinear:
     @pytest.mark.parametrize("rows", [1, 5, 64])
     def test_products_by_onednn_are_torchs(self, rows, monkeypatch):
         x, weight = drawn(rows, 96, dtype=torch.float32), drawn(64, 96, seed=1, dtype=torch.float32)
-        gradient, found = drawn(rows, 64, seed=2, dtype=torch.float32), []
+        gradient, bias = drawn(rows, 64, seed=2, dtype=torch.float32), drawn(64, seed=3, dtype=torch.float32)
+        found = []
         monkeypatch.setattr(_frozen_linear, "WORTHWHILE", 0)
         for library in _products.LIBRARIES:
-            linear = frozen_linear(weight, library=library)
+            linear = _frozen_linear.FrozenLinear(weight, library, bias)
             found.append((linear.forward(x), linear.backward(gradient)))
         for a, b in zip(*found, strict=True):
             close(a, b, 1e-6)
@@ -370,7 +371,7 @@ class TestLibrary:
     def test_the_passes_of_a_backbone_are_multiplied_by_its_library(self, monkeypatch):
         taken = []
         product = _products.by_onednn
-        monkeypatch.setattr(_frozen_linear, "by_onednn", lambda x, w: (taken.append(len(x)), product(x, w))[1])
+        monkeypatch.setattr(_frozen_linear, "by_onednn", lambda x, *w: (taken.append(len(x)), product(x, *w))[1])
         monkeypatch.setattr(_frozen_linear, "WORTHWHILE", 0)
         backbone = from_model(*tiny(dtype=torch.float32), engine="packed")
         prompt_batch, batch = PromptBatch.stack([drawn(2, E, dtype=torch.float32)]), rows([5, 2])

@@ -8,37 +8,24 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from softprompt.backbones import from_model
 from softprompt.backbones.decoder import DecoderBackbone
 from softprompt.backbones.fast.shared import attention, groups, switch
-from softprompt.backbones.fast.shared import choice as choice_file
+from softprompt.backbones.fast.shared import passes as passes_file
 from softprompt.backbones.fast.shared.layout import common_tokens, lay_out, no_answers
-from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.losses import task_losses
 from softprompt.prompts.batch import PromptBatch, TextBatch
-from softprompt.settings import PromptSettings, Seeds, TrainSettings
-from softprompt.training import Plan
-from softprompt.training._loop import Loop
-from softprompt.training._records import Record
-from softprompt.training._setup import build_prompts, prepare
-from softprompt.training._start import start_members
 
 from conftest import DECODERS, E, build_model, build_tokenizer
+from engine_kit import FIXED, close, differentiated, drawn, loop_of, same_gradients
 from kit import review_task
 
 # Gemma 2 computes its attention in float32 only, and so has tests of its own.
 EXACT = tuple(family for family in DECODERS if family != "gemma2")
 PADDED = -100
-FIXED = settings(
-    max_examples=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
 
 
 @pytest.fixture(autouse=True)
@@ -70,10 +57,6 @@ def exact(family="llama", seed=0, **options):
     return both(*build_model(family, dtype=torch.float64, seed=seed, **options))
 
 
-def drawn(*shape, seed=0, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
 def rows(lengths, labels=(2, 1, 3), owner=None, seed=0, common=0, side="right", words=60):
     """Rows of these text lengths, whose first `common` tokens are equal, with labels of these lengths."""
     draw, width = torch.Generator().manual_seed(seed), max(lengths)
@@ -101,6 +84,7 @@ def shapes(draw):
         "shifted": draw(st.sets(st.sampled_from(("text_delta", "prompt_delta")))),
         "deep": draw(st.booleans()),
         "words": draw(st.sampled_from((6, 60))),
+        "short": draw(st.sampled_from((0, attention.SHORT))),
         "saving": draw(st.sampled_from((0.0, 6.0))),
         "pairs": draw(st.sampled_from((1, 1 << 17))),
         "early": draw(st.booleans()),
@@ -129,28 +113,9 @@ def of(shape, e):
     return [leaf for leaf in leaves if leaf.numel()], PromptBatch.stack(prompts, deep=deep), batch
 
 
-def close(ours, theirs, tolerance):
-    """Equal to so much of the largest number."""
-    largest = float(theirs.detach().abs().max()) if theirs.numel() else 0.0
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance * max(1e-9, largest))
-
-
 def answers(backbone, prompt_batch, batch):
     """Logits at the labels."""
     return backbone.logits(prompt_batch, batch)[batch.targets != PADDED]
-
-
-def differentiated(values, leaves):
-    """The gradients of a random weighing of values; zeros where a leaf does not matter."""
-    weighed = (values * drawn(*values.shape, seed=3, dtype=values.dtype)).sum()
-    return torch.autograd.grad(weighed, leaves, allow_unused=True, materialize_grads=True)
-
-
-def same_gradients(ours, theirs, tolerance):
-    # Of the largest of all, for one leaf's gradient may be nothing but rounding.
-    largest = max(float(gradient.abs().max()) for gradient in theirs)
-    for mine, right in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, right, rtol=0, atol=tolerance * max(1e-9, largest))
 
 
 class TestAgainstTransformers:
@@ -159,10 +124,11 @@ class TestAgainstTransformers:
     def test_logits_and_every_gradient_are_equal_in_float64(self, shape, monkeypatch):
         mask, sizes = torch.tensor(shape["mask"]), torch.tensor(shape["prompts"])
         assume(bool((mask.sum(1) + sizes[torch.tensor(shape["owner"])] > 0).all()))
+        monkeypatch.setattr(attention, "SHORT", shape["short"])
         monkeypatch.setitem(groups.SAVING, "cpu", shape["saving"])
         monkeypatch.setitem(groups.PAIRS, "cpu", shape["pairs"])
         shared, reference = exact(shape["family"], shape["seed"])
-        shared._shared.passes.ends_early &= shape["early"]
+        shared._shared.passes.runner.ends_early &= shape["early"]
         leaves, prompt_batch, batch = of(shape, shared.embedding_size)
         assume(leaves)
         ours, theirs = answers(shared, prompt_batch, batch), answers(reference, prompt_batch, batch)
@@ -339,7 +305,7 @@ class TestProbe:
 
     def test_positions_that_are_counted_through_the_sequence_are_noticed(self, monkeypatch):
         monkeypatch.setattr(
-            choice_file.SharedPasses,
+            passes_file.SharedPasses,
             "_layout",
             lambda self, *inputs: dataclasses.replace(
                 layout := lay_out(*inputs, device=torch.device("cpu")), positions=torch.arange(len(layout.positions))
@@ -349,7 +315,7 @@ class TestProbe:
 
     def test_a_last_layer_that_wants_all_positions_is_given_all(self):
         gpt2, llama = exact("gpt2")[0], exact("llama")[0]
-        assert (gpt2._shared.passes.ends_early, llama._shared.passes.ends_early) == (False, True)
+        assert (gpt2._shared.passes.runner.ends_early, llama._shared.passes.runner.ends_early) == (False, True)
 
     def test_an_encoder_shares_no_prompt(self, tiny_bert):
         with pytest.raises(UnsupportedModel, match="leave engine='shared' out"):
@@ -481,28 +447,6 @@ class TestWork:
             return torch.autograd.grad(torch.stack(losses).sum(), [prompt])
 
         same_gradients(gradient([[2], [0, 3], [1]]), gradient([[0, 1, 2, 3]]), 1e-12)
-
-
-def loop_of(backbone, task, folder, steps):
-    """A loop over a fleet of three prompts in float64: other lengths, rates and methods, one of them regularised."""
-    prompts = (
-        PromptSettings(method="prompt-tuning", seeds=Seeds.all(0), lr=0.1, options={"prompt_length": 4}),
-        PromptSettings(method="residual", seeds=Seeds.all(1), lr=0.03, options={"bottleneck": 8, "prompt_length": 3}),
-        PromptSettings(
-            method="ept-star", seeds=Seeds.all(2), lr=0.3, options={"repeats": 2}, regularizer="rn-text:rate=0.5"
-        ),
-    )
-    plan = Plan(task=task, model=backbone.spec, prompts=prompts, settings=TrainSettings(steps=steps, batch_size=4))
-    run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
-    members = start_members(plan, run_data, build_prompts(plan, run_data), folder)
-    for member in members:
-        member.trainable.double()
-    timing = Record(folder / "timing.jsonl")
-    loop = Loop(run_data, members, plan.settings, members[0].optimizer.steps, timing)
-    loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
-    for record in (timing, *(member.record for member in members)):
-        record.close()
-    return [parameter for member in members for parameter in member.trainable.parameters()]
 
 
 def test_fifty_steps_of_a_fleet_end_at_the_same_prompts(tmp_path):

@@ -18,6 +18,7 @@ from .family import decoder_of, text_config
 
 # What errors of Python and torch say where a family does not take a prompt, and what that means.
 _MEANINGS = (
+    (r"'Seen'", "its attention is its own, not one that transformers lets others replace"),
     (r"input_ids|NoneType", "it reads token ids, and not word vectors in their place"),
     (r"inputs_embeds", "it takes no word vectors in the place of token ids"),
     (r"position_ids", "it does not let positions be counted over prompt and text"),

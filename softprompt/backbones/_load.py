@@ -37,9 +37,9 @@ def load_backbone(name_or_path: str | Path | ModelSpec, **keywords: Any) -> Abst
             here that is called like a built-in backbone is given as "./lab-t5". Or a `ModelSpec`.
         keywords: the other fields of `ModelSpec`, where none is given. "auto" answers by tokens; an encoder by label
             words if the checkpoint's weights include a masked-LM head, for transformers would make up a random one in
-            silence, else by a linear head. The engine "packed" computes rows of T5, T5 v1.1, FLAN and mT5 without
-            padding (see `PackedT5`), "shared" each prompt of a decoder once a pass (see `SharedPasses`), "reference" is
-            transformers' own passes.
+            silence, else by a linear head. The engine "packed" computes rows without padding, of T5, T5 v1.1, FLAN and
+            mT5 (see `PackedT5`) and of encoders (see `RowPasses`), "shared" each prompt of a decoder once a pass (see
+            `SharedPasses`), "reference" is transformers' own passes.
 
     Raises:
         BadInput: no such folder or hub id, no tokenizer, an unreadable checkpoint, no such device, a scale that is
@@ -143,8 +143,10 @@ def _backbone(model: Any, tokenizer: Any, spec: ModelSpec) -> AbstractBackbone:
             f"the tokenizer has {len(tokenizer)} tokens, {name!r} has embeddings for {rows}; "
             "give the tokenizer of this model"
         )
-    if spec.engine == "packed" and kind != "encoder-decoder":
-        raise UnsupportedModel(f"{name!r} ({kind}) has no packed passes, only a T5 has; leave --engine=packed out")
+    if spec.engine == "packed" and kind == "decoder":
+        raise UnsupportedModel(
+            f"{name!r} ({kind}) has no packed passes, only T5 and encoders have; leave --engine=packed out"
+        )
     if spec.engine == "shared" and kind != "decoder":
         raise UnsupportedModel(f"{name!r} ({kind}) shares no prompt, only a decoder does; leave --engine=shared out")
     if kind != "encoder":
@@ -158,7 +160,7 @@ def _backbone(model: Any, tokenizer: Any, spec: ModelSpec) -> AbstractBackbone:
         raise UnsupportedModel(f"{name!r} is an encoder and generates no tokens; choose label-words or linear-head")
     else:
         by: Answers = "label-words" if answers == "label-words" else "linear-head"
-        backbone = EncoderBackbone(model, tokenizer, name, revision, answers=by)
+        backbone = EncoderBackbone(model, tokenizer, name, revision, answers=by, engine=spec.engine)
     if model.config.model_type not in KINDS:
         verify(backbone)
     return backbone

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .family import is_plain
-from .fast.int8 import Int8Layer
+from .fast.int8 import Int8Layer, is_int8
 
 if TYPE_CHECKING:
     from .base import AbstractBackbone
@@ -95,12 +95,12 @@ def rounds(backbone: "AbstractBackbone") -> bool:
 def exact_products(backbone: "AbstractBackbone") -> Iterator[None]:
     """Inside the `with` block, products with rounded matrices round neither inputs nor gradients.
 
-    The matrices stay rounded, and each is widened for its product alone. Packed passes are an exception: they read the
-    model's own matrices, which their int8 form leaves as they are.
+    The matrices stay rounded, and each is widened for its product alone. Packed passes of T5 are an exception: they
+    read the model's own matrices, which their int8 form leaves as they are.
     """
     quantize = backbone.quantize
     with ExitStack() as restored:
-        if backbone.engine == "packed":
+        if quantize is not None and not is_int8(backbone.model):
             restored.callback(setattr, backbone, "quantize", quantize)
             backbone.quantize = None
         for module in backbone.model.modules():

@@ -28,9 +28,9 @@ ROWS, WIDTH, ROUNDS = 512, 512, 5
 CLEARLY = 0.97
 
 
-def by_onednn(x: Tensor, weight: Tensor) -> Tensor:
-    """X W^T by oneDNN's linear layer, which torch itself takes for other precisions than float32."""
-    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, None, "none", [], "")
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """X W^T + b by oneDNN's linear layer, which torch itself takes for other precisions than float32."""
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
 
 
 def chosen_library(wanted: float = CLEARLY) -> Library:

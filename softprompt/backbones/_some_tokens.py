@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..prompts.batch import PromptBatch, TextBatch
+from ._labels import refuse_collisions
 from ._precision import is_wide, restore_forward, wide_product
 from .base import AbstractBackbone
 
@@ -25,7 +26,8 @@ def label_logits(
 ) -> Float[Tensor, "b c"]:
     """Label scores up to a number of each row, which is enough to choose a label, and to learn to choose it.
 
-    Where every label is one token, these are logits of the label words. A plain head then computes no others.
+    Where one token of every label counts, these are logits of the label words: the sum over the vocabulary is the same
+    for all labels of a row. A plain head then computes no others.
 
     Args:
         backbone: the frozen model.
@@ -34,6 +36,9 @@ def label_logits(
         labels: as in `AbstractBackbone.label_scores`.
         normalize: as in `AbstractBackbone.label_scores`.
     """
+    if normalize == "first":
+        refuse_collisions(labels, backbone.tokenizer)
+        labels = [label[:1] for label in labels]
     if max(map(len, labels)) > 1:
         return backbone.label_scores(prompt_batch, batch, labels, normalize=normalize)
     tokens = torch.tensor([label[0] for label in labels], device=batch.ids.device)
@@ -51,7 +56,9 @@ def _heads_agree(
 
     A model may add a bias of the vocabulary's size behind its head (BART), which then fits nothing.
     """
-    if backbone.engine != "reference" or not is_plain_head(backbone.model.get_output_embeddings()):
+    # Packed passes of an encoder-decoder multiply by a copy of the head.
+    has_copy = backbone.kind == "encoder-decoder" and backbone.engine == "packed"
+    if has_copy or not is_plain_head(backbone.model.get_output_embeddings()):
         return False
     if backbone.heads_agree is None:
         row = batch.select(torch.zeros(1, dtype=torch.long, device=batch.ids.device))

@@ -13,7 +13,9 @@ from ._greedy import Watch
 from ._labels import Reading, log_probabilities, refuse_collisions, refuse_unknown_normalization, rows_of
 from .base import AbstractBackbone, Answers
 from .family import first_position, position_limit
-from .join import Joined, padded_right, refuse_too_long, take
+from .fast.shared.engine import SequenceEngine
+from .fast.shared.rows import RowPasses
+from .join import Joined, join_masks, padded_right, refuse_too_long, take
 
 
 @final
@@ -31,9 +33,11 @@ class EncoderBackbone(AbstractBackbone):
         name: hub id or folder.
         revision: commit on the hub.
         answers: how it answers.
+        engine: "auto", "packed" or "reference" (`load_backbone`).
 
     Raises:
-        UnsupportedModel: label words without a masked-LM head or without a mask token.
+        UnsupportedModel: label words without a masked-LM head or without a mask token, or packed passes asked for that
+            this model cannot have.
     """
 
     kind: ClassVar[str] = "encoder"
@@ -46,6 +50,7 @@ class EncoderBackbone(AbstractBackbone):
         revision: str | None = None,
         *,
         answers: Literal["label-words", "linear-head"],
+        engine: str = "auto",
     ):
         super().__init__(model, tokenizer, name, revision)
         self.answers: Answers = answers
@@ -58,6 +63,9 @@ class EncoderBackbone(AbstractBackbone):
                 )
             self.mask = str(tokenizer.mask_token)
             self.input_suffix = f" {self.mask}"
+        passes = RowPasses(self.model, self.base, self.embed, lambda: self.layers, name)
+        self._packed = SequenceEngine(self, "packed", passes)
+        self._packed.choose(engine)
 
     @property
     def stack(self) -> Any:
@@ -91,11 +99,9 @@ class EncoderBackbone(AbstractBackbone):
     def logits(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b 1 v"]:
         """Logits at the mask, or of the classes; targets are not read."""
         batch = padded_right(batch)
-        joined = self.joined(prompt_batch, batch)
-        refuse_too_long(joined, self.max_positions, self.name)
         if self.answers == "label-words":
-            return self._at_the_mask(joined, joined.prompt_length + self._mask_columns(batch))
-        return self._by_the_head(joined, prompt_batch, batch.owner)
+            return self._at_the_mask(prompt_batch, batch, self._mask_columns(batch))
+        return self._by_the_head(prompt_batch, batch)
 
     def label_scores(
         self, prompt_batch: PromptBatch, batch: TextBatch, labels: Sequence[Sequence[int]], *, normalize: str = "sum"
@@ -125,8 +131,7 @@ class EncoderBackbone(AbstractBackbone):
 
     def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """The last hidden states over the text."""
-        joined = self.joined(prompt_batch, padded_right(batch))
-        return self._text_states(joined)
+        return self._text_states(prompt_batch, padded_right(batch))
 
     def answer_ids(
         self,
@@ -145,7 +150,21 @@ class EncoderBackbone(AbstractBackbone):
         positions = joined.positions + first_position(self.model)
         return {"inputs_embeds": joined.embeds, "attention_mask": joined.mask.long(), "position_ids": positions}
 
-    def _text_states(self, joined: Joined) -> Float[Tensor, "b t d"]:
+    def _passes(self, prompt_batch: PromptBatch, batch: TextBatch) -> RowPasses | None:
+        """The passes without padding, for rows none of which is too long; None where transformers runs them."""
+        if (packed := self._packed.now()) is not None:
+            refuse_too_long(join_masks(prompt_batch, batch, self.embeddings.weight), self.max_positions, self.name)
+        return packed
+
+    def _joined(self, prompt_batch: PromptBatch, batch: TextBatch) -> Joined:
+        joined = self.joined(prompt_batch, batch)
+        refuse_too_long(joined, self.max_positions, self.name)
+        return joined
+
+    def _text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
+        if (packed := self._passes(prompt_batch, batch)) is not None:
+            return packed.text_states(prompt_batch, batch)
+        joined = self._joined(prompt_batch, batch)
         with self.entering(joined):
             return self.base(**self._inputs(joined)).last_hidden_state[:, joined.prompt_length :]
 
@@ -162,25 +181,30 @@ class EncoderBackbone(AbstractBackbone):
             raise BadInput(f"row {row} holds no {self.mask}; end each text with input_suffix")
         return found - 1
 
-    def _at_the_mask(self, joined: Joined, columns: Int[Tensor, " b"]) -> Float[Tensor, "b 1 v"]:
+    def _at_the_mask(
+        self, prompt_batch: PromptBatch, batch: TextBatch, columns: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b 1 v"]:
         """The masked-LM head applied to one state a row; the vocabulary is the widest thing in the model."""
+        if (packed := self._passes(prompt_batch, batch)) is not None:
+            return packed.logits_at(prompt_batch, batch, columns)
+        joined = self._joined(prompt_batch, batch)
 
         def keep_the_mask(module: nn.Module, arguments: Any, output: Any) -> Any:
-            output.last_hidden_state = take(output.last_hidden_state, columns[:, None])
+            behind_prompt = joined.prompt_length + columns[:, None]
+            output.last_hidden_state = take(output.last_hidden_state, behind_prompt)
             return output
 
         # Between encoder and head, for heads have another name and shape in every family.
         with self.base.register_forward_hook(keep_the_mask), self.entering(joined):
             return self.model(**self._inputs(joined)).logits
 
-    def _by_the_head(
-        self, joined: Joined, prompt_batch: PromptBatch, owner: Int[Tensor, " b"]
-    ) -> Float[Tensor, "b 1 c"]:
+    def _by_the_head(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b 1 c"]:
         """Each row's own head on the mean of its text states, in the head's precision."""
         if prompt_batch.head_weight is None or prompt_batch.head_bias is None:
             raise BadInput(f"{self.name!r} answers by a linear head, but this prompt has none; train one for it")
-        states = self._text_states(joined)
-        states = states.to(prompt_batch.head_weight.dtype).masked_fill(~joined.text[:, :, None], 0)
-        pooled = states.sum(1) / joined.text.sum(1, keepdim=True)
-        scores = torch.einsum("bcd,bd->bc", prompt_batch.head_weight[owner], pooled) + prompt_batch.head_bias[owner]
+        states = self._text_states(prompt_batch, batch)
+        states = states.to(prompt_batch.head_weight.dtype).masked_fill(~batch.mask[:, :, None], 0)
+        pooled = states.sum(1) / batch.mask.sum(1, keepdim=True)
+        weight, bias = prompt_batch.head_weight[batch.owner], prompt_batch.head_bias[batch.owner]
+        scores = torch.einsum("bcd,bd->bc", weight, pooled) + bias
         return scores[:, None]

@@ -219,10 +219,10 @@ def resume(
             model = load_backbone(dataclasses.replace(plan.model, device=device))
         else:
             refuse_other_backbone(plan.model, model, folder)
-        if model.engine == "packed":
-            # Each library rounds in its own way: what the run began with goes on, whatever is faster now.
+        # Each library rounds in its own way: what the run began with goes on, whatever is faster now.
+        if model.engine == "packed" and model.kind == "encoder-decoder":
             model.products = "torch" if plan.products == "torch" else "onednn"
-        elif model.engine == "shared":
+        elif model.engine != "reference":
             model.products = None if plan.products is None else "torch" if plan.products == "torch" else "onednn"
         run_data = prepare(plan, splits, model)
         # A checkpoint holds what was learned from other tasks.

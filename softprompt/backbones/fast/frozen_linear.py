@@ -43,15 +43,16 @@ class FrozenLinear(AbstractFrozenLinear):
     Args:
         weight: W, in the precision of the states. It is not copied.
         library: the library that multiplies float32 on a CPU.
+        bias: is added to the product, and gets no gradient.
     """
 
-    def __init__(self, weight: Float[Tensor, "o i"], library: Library):
-        self.weight = weight.detach()
+    def __init__(self, weight: Float[Tensor, "o i"], library: Library, bias: Float[Tensor, " o"] | None = None):
+        self.weight, self.bias = weight.detach(), bias
         self.library: Library = library
 
     def forward(self, x: Float[Tensor, "r i"]) -> Float[Tensor, "r o"]:
-        """Return x W^T without a graph."""
-        return _product(x, self.weight, self.library)
+        """Return x W^T without a graph, and the bias with it."""
+        return _product(x, self.weight, self.library, self.bias)
 
     def backward(self, gradient: Float[Tensor, "r o"]) -> Float[Tensor, "r i"]:
         """Return the gradient with respect to x, given that with respect to x W^T."""
@@ -90,7 +91,11 @@ class _Linear(torch.autograd.Function):
         return ctx.linear.backward(*gradients), None
 
 
-def _product(x: Float[Tensor, "r i"], weight: Float[Tensor, "o i"], library: Library) -> Float[Tensor, "r o"]:
+def _product(
+    x: Float[Tensor, "r i"], weight: Float[Tensor, "o i"], library: Library, bias: Float[Tensor, " o"] | None = None
+) -> Float[Tensor, "r o"]:
     is_large = len(x) * weight.numel() >= WORTHWHILE
     is_possible = HAS_ONEDNN and torch.backends.mkldnn.enabled and x.dtype == torch.float32 and x.device.type == "cpu"
-    return by_onednn(x, weight) if library == "onednn" and is_large and is_possible else functional.linear(x, weight)
+    if library == "onednn" and is_large and is_possible:
+        return by_onednn(x, weight, bias)
+    return functional.linear(x, weight, bias)

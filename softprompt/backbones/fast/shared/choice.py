@@ -1,7 +1,7 @@
-"""Whether a decoder's passes can share their prefixes: tried on a few drawn tokens, and seen from its modules."""
+"""Whether the passes of a model can run over one sequence: tried on a few drawn tokens, and seen from its modules."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, final
 
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ....prompts.batch import PromptBatch, TextBatch
 from ..._fit import cause_of
-from .passes import SharedPasses, counts_positions, last_layer
+from .passes import SharedPasses, counts_positions
+from .runner import Runner, last_layer
 
 if TYPE_CHECKING:
     from ...base import AbstractBackbone
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 # Of bfloat16 and of quantised layers: a position or a mask that is wrong lies far above it.
 ROUGH = 0.25
-LENGTHS, PROMPTS, OWNERS = (7, 4, 6, 9, 5), (3, 1), (0, 1, 0, 0, 1)
+# Prompts so long that the last layer of an encoder ends early.
+LENGTHS, PROMPTS, OWNERS = (7, 4, 6, 9, 5), (6, 2), (0, 1, 0, 0, 1)
 # Rotations of positions that are others in a longer pass.
 CHANGING = ("dynamic", "longrope")
 # Two labels of several tokens behind one text, and one of a single token.
@@ -36,8 +38,13 @@ class Trial:
     labels: Sequence[Sequence[int]]
 
     @classmethod
-    def of(cls, vectors: Tensor) -> "Trial":
-        """Draw prompts from rows of the word vectors, so that they have the size of words."""
+    def of(cls, vectors: Tensor, ending: int | None = None) -> "Trial":
+        """Draw prompts from rows of the word vectors, so that they have the size of words.
+
+        Args:
+            vectors: of all words.
+            ending: the token with which each row ends; None draws it as the others.
+        """
         draw = torch.Generator().manual_seed(0)
         device = vectors.device
 
@@ -49,38 +56,44 @@ class Trial:
         ids = tokens(len(LENGTHS), max(LENGTHS))
         # The rows of a prompt begin with the same tokens, as those of a template do.
         ids[:, :2] = ids[0, :2]
-        batch = TextBatch(
-            ids,
-            torch.arange(max(LENGTHS), device=device) < lengths[:, None],
-            torch.tensor(OWNERS, device=device),
-            tokens(len(LENGTHS), 2),
-        )
+        columns = torch.arange(max(LENGTHS), device=device)
+        if ending is not None:
+            ids[columns == lengths[:, None] - 1] = ending
+        batch = TextBatch(ids, columns < lengths[:, None], torch.tensor(OWNERS, device=device), tokens(len(LENGTHS), 2))
         return cls(PromptBatch.stack(prompts), batch, [tokens(n).tolist() for n in LABEL_LENGTHS])
 
-    def answers(self, backbone: "AbstractBackbone") -> tuple[Tensor, Tensor]:
-        """Return logits of two tokens, and scores of the labels."""
+    def answers(self, backbone: "AbstractBackbone") -> Mapping[str, Tensor]:
+        """Return what the model answers with: logits, scores of the labels, or states of an encoder's text."""
+        if backbone.answers == "linear-head":
+            states = backbone.text_states(self.prompt_batch, self.batch)
+            return {"states": states[self.batch.mask].float()}
+        logits = {"logits": backbone.logits(self.prompt_batch, self.batch).float()}
+        if backbone.kind == "encoder":
+            return logits
         scores = backbone.label_scores(self.prompt_batch, self.batch, self.labels)
-        return backbone.logits(self.prompt_batch, self.batch).float(), scores.float()
+        return logits | {"scores of labels": scores.float()}
 
 
 @torch.no_grad()
-def disagreement(backbone: "AbstractBackbone", passes: SharedPasses, use: Callable[[bool], None]) -> str | None:
-    """Compare both engines on a few tokens, and return the reason why passes cannot be shared, or None.
+def disagreement(backbone: "AbstractBackbone", runner: Runner, use: Callable[[bool], None]) -> str | None:
+    """Compare both engines on a few tokens, and return the reason why passes cannot be ours, or None.
 
     Args:
-        backbone: the decoder.
-        passes: its shared passes. Whether they can end early in the last layer is found out on the way.
-        use: switches the backbone to shared passes, or back to those of transformers.
+        backbone: a decoder or an encoder.
+        runner: its layers. Whether they can end early is found out on the way.
+        use: switches the backbone to our passes, or back to those of transformers.
     """
-    trial, reason = Trial.of(backbone.word_vectors), None
+    reason = None
     # Whatever the code of a family raises: where it is not the engine's fault, `verify` says more.
     try:
+        by_mask = backbone.answers == "label-words"
+        trial = Trial.of(backbone.word_vectors, backbone.tokenizer.mask_token_id if by_mask else None)
         use(False)
         expected = trial.answers(backbone)
     except Exception as error:
         return cause_of(error)
-    for early in (True, False) if last_layer(passes.base) is not None else (False,):
-        passes.ends_early = early
+    for early in (True, False) if last_layer(runner.base) is not None else (False,):
+        runner.ends_early = early
         use(True)
         try:
             reason = _difference(backbone, trial.answers(backbone), expected)
@@ -117,11 +130,11 @@ def unreadable(backbone: "AbstractBackbone", passes: SharedPasses) -> str | None
 
 
 def _difference(
-    backbone: "AbstractBackbone", answers: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]
+    backbone: "AbstractBackbone", answers: Mapping[str, Tensor], expected: Mapping[str, Tensor]
 ) -> str | None:
     tolerance = ROUGH if backbone.quantize else TOLERANCE.get(backbone.dtype, ROUGH)
-    for ours, theirs, what in zip(answers, expected, ("logits", "scores of labels"), strict=True):
-        difference = float((ours - theirs).abs().max() / theirs.abs().max())
+    for what, theirs in expected.items():
+        difference = float((answers[what] - theirs).abs().max() / theirs.abs().max())
         if not difference <= tolerance:
             return f"their {what} differ from transformers' by {difference:.1e} of the largest"
     return None

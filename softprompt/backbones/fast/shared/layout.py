@@ -9,7 +9,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ....prompts.batch import PromptBatch, TextBatch
@@ -22,7 +22,7 @@ class Layout:
     """One sequence of r positions: p prefixes, then b rows, and the q positions whose logits are asked for.
 
     A prefix is a prompt and the tokens with which all its rows begin. A row is what is left of its text, and its
-    answers, each of which goes on from the text.
+    answers, each of which goes on from the text. Where rows have copies of their prompt, nothing is before them.
 
     Args:
         tokens: token id of each position; 0 where a vector of a prompt stands.
@@ -30,12 +30,14 @@ class Layout:
         prompts: places of prompt vectors, and for each the row of the batch of prompts (or the row of text, where rows
             have perturbed copies) and the column from which it comes.
         texts: places of text tokens behind the prefixes, and for each the row and the column of the batch.
-        queries: places of the asked positions: for each row the end of its text, then all tokens of its answers.
+        queries: places of the asked positions: for each row the end of its text, then all tokens of its answers; or
+            the columns of text that were asked for.
         firsts: number of each row's first query.
         whole: the calls of the attention over all positions.
         asked: its calls over the queries alone.
         states: for each column of text its place; for padding, a place of the same row.
         held: of each prompt the compiled positions that the rows read; their keys stand before those of the sequence.
+        has_copies: whether each row begins with a copy of its prompt.
     """
 
     tokens: Int[Tensor, " r"]
@@ -48,6 +50,7 @@ class Layout:
     asked: tuple[Group, ...]
     states: Int[Tensor, "b t"]
     held: tuple[int, ...]
+    has_copies: bool
 
 
 def lay_out(
@@ -61,8 +64,22 @@ def lay_out(
         answers: token ids that each row reads behind its text, in k branches of at most l tokens; -100 is padding.
         device: where the indices are needed.
     """
-    host = _Host(prompt_batch, batch, answers)
-    return host.layout(device)
+    return _Host(prompt_batch, batch, answers, has_copies=batch.prompt_delta is not None).layout(device)
+
+
+def lay_out_whole(
+    prompt_batch: PromptBatch, batch: TextBatch, asked: Bool[Tensor, "b t"], *, device: torch.device
+) -> Layout:
+    """Lay out the rows of a batch, each behind a copy of its prompt, for layers in which a prompt sees its text.
+
+    Args:
+        prompt_batch: the prompts.
+        batch: the rows, whose texts are padded on the right.
+        asked: the positions of text that are asked for.
+        device: where the indices are needed.
+    """
+    host = _Host(prompt_batch, batch, no_answers(batch), has_copies=True)
+    return host.layout(device, asked.cpu().numpy())
 
 
 def ragged(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -111,8 +128,8 @@ def held_tokens(
 class _Host:
     """The arithmetic of a layout, on the host."""
 
-    def __init__(self, prompt_batch: PromptBatch, batch: TextBatch, answers: Tensor):
-        self.copies = batch.prompt_delta is not None
+    def __init__(self, prompt_batch: PromptBatch, batch: TextBatch, answers: Tensor, *, has_copies: bool):
+        self.has_copies = has_copies
         self.owner, self.ids = batch.owner.cpu().numpy(), batch.ids.cpu().numpy()
         self.prompt_mask = prompt_batch.mask.cpu().numpy()
         self.prompt_lengths = self.prompt_mask.sum(1)
@@ -120,7 +137,7 @@ class _Host:
         self.answers = answers.cpu().numpy()
         self.answer_lengths = (self.answers >= 0).sum(2)
         p = len(self.prompt_mask)
-        is_shared = not self.copies and batch.text_delta is None
+        is_shared = not has_copies and batch.text_delta is None
         self.common = common_tokens(self.ids, self.text_lengths, self.owner, p) if is_shared else np.zeros(p, int)
         # A gradient of a prompt goes through its computation.
         is_known = is_shared and not torch.is_grad_enabled()
@@ -133,10 +150,10 @@ class _Host:
         self.common = np.where(is_held, tokens, self.common)
         self.held = np.where(is_held, self.prompt_lengths + tokens, 0)
         self.placed = self.common * ~is_held
-        used = np.isin(np.arange(p), self.owner) & (not self.copies) & ~is_held
+        used = np.isin(np.arange(p), self.owner) & (not has_copies) & ~is_held
         self.prefix_prompts = self.prompt_lengths * used
         self.prefix_lengths = self.prefix_prompts + self.placed
-        self.row_prompts = self.prompt_lengths[self.owner] * self.copies
+        self.row_prompts = self.prompt_lengths[self.owner] * has_copies
         self.row_texts = self.text_lengths - self.common[self.owner]
         self.row_answers = self.answer_lengths.sum(1)
         self.row_lengths = self.row_prompts + self.row_texts + self.row_answers
@@ -145,11 +162,11 @@ class _Host:
         size = int(self.prefix_lengths.sum() + self.row_lengths.sum())
         self.tokens, self.positions, self.branches = (np.zeros(size, dtype=np.int64) for _ in range(3))
 
-    def layout(self, device: torch.device) -> Layout:
-        """Return the layout, with its indices on the device."""
+    def layout(self, device: torch.device, asked: np.ndarray | None = None) -> Layout:
+        """Return the layout, with its indices on the device; where no columns are asked for, answers are."""
         prompts, texts = self._prompts(), self._texts()
         self._answers()
-        queries, firsts, counts = self._queries()
+        queries, firsts, counts = self._queries() if asked is None else self._columns(asked)
         rows = Spans(self.row_starts, self.row_lengths)
         prefixes = Spans(self.prefix_starts, self.prefix_lengths)
         marks = self.positions, self.branches
@@ -168,7 +185,7 @@ class _Host:
         alone = grouped(prefixes, prefix_keys, None, None, marks, key_marks, on)
         whole = grouped(rows, row_keys, seen, self.owner, marks, key_marks, on)
         its = self.positions[queries], self.branches[queries]
-        asked = grouped(Spans(firsts, counts), row_keys, seen, self.owner, its, key_marks, on)
+        late = grouped(Spans(firsts, counts), row_keys, seen, self.owner, its, key_marks, on)
 
         def moved(values: np.ndarray) -> Tensor:
             return torch.from_numpy(values).to(device)
@@ -184,18 +201,19 @@ class _Host:
             queries=moved(queries),
             firsts=moved(firsts),
             whole=tuple(group.to(device) for group in (*alone, *whole)),
-            asked=tuple(group.to(device) for group in asked),
+            asked=tuple(group.to(device) for group in late),
             states=moved(self._states()),
             held=tuple(self.held.tolist()),
+            has_copies=self.has_copies,
         )
 
     def _prompts(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Place the vectors of prompts, once a prompt or once a row."""
         lengths, starts = (
-            (self.row_prompts, self.row_starts) if self.copies else (self.prefix_prompts, self.prefix_starts)
+            (self.row_prompts, self.row_starts) if self.has_copies else (self.prefix_prompts, self.prefix_starts)
         )
         rows, within = ragged(lengths)
-        prompt = self.owner[rows] if self.copies else rows
+        prompt = self.owner[rows] if self.has_copies else rows
         # The columns of a prompt, those of padding last.
         columns = np.argsort(~self.prompt_mask, axis=1, kind="stable")[prompt, within]
         places = starts[rows] + within
@@ -237,6 +255,12 @@ class _Host:
         ends = np.where(body > 0, self.row_starts + body - 1, prefix_ends)
         places = np.where(within == 0, ends[rows], (self.row_starts + body)[rows] + within - 1)
         return places, starts_of(counts), counts
+
+    def _columns(self, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return what `_queries` does for columns of text that are asked for."""
+        rows, columns = asked.nonzero()
+        counts = asked.sum(1)
+        return (self.row_starts + self.row_prompts)[rows] + columns, starts_of(counts), counts
 
     def _states(self) -> np.ndarray:
         """Return the place of each column of text; of padding, a place of the same row."""

@@ -31,5 +31,4 @@ def _is_frozen(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    result = FrozenLinear(weight, "onednn")(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], len(weight))
-    return result if bias is None else result + bias
+    return FrozenLinear(weight, "onednn", bias)(x.reshape(-1, x.shape[-1])).view(*x.shape[:-1], len(weight))

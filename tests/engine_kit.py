@@ -1,0 +1,64 @@
+"""What the tests of engines share: drawn numbers, comparisons to so much of the largest, and a fleet in float64."""
+
+import torch
+from hypothesis import HealthCheck, settings
+from softprompt.data import load_rows, split_rows
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.training import Plan
+from softprompt.training._loop import Loop
+from softprompt.training._records import Record
+from softprompt.training._setup import build_prompts, prepare
+from softprompt.training._start import start_members
+
+FIXED = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+
+
+def drawn(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def close(ours, theirs, tolerance):
+    """Equal to so much of the largest number."""
+    largest = float(theirs.detach().abs().max()) if theirs.numel() else 0.0
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=tolerance * max(1e-9, largest))
+
+
+def differentiated(values, leaves):
+    """The gradients of a random weighing of values; zeros where a leaf does not matter."""
+    weighed = (values * drawn(*values.shape, seed=3, dtype=values.dtype)).sum()
+    return torch.autograd.grad(weighed, leaves, allow_unused=True, materialize_grads=True)
+
+
+def same_gradients(ours, theirs, tolerance):
+    # Of the largest of all, for one leaf's gradient may be nothing but rounding.
+    largest = max(float(gradient.abs().max()) for gradient in theirs)
+    for mine, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, right, rtol=0, atol=tolerance * max(1e-9, largest))
+
+
+def loop_of(backbone, task, folder, steps):
+    """A loop over a fleet of three prompts in float64: other lengths, rates and methods, one of them regularised."""
+    prompts = (
+        PromptSettings(method="prompt-tuning", seeds=Seeds.all(0), lr=0.1, options={"prompt_length": 4}),
+        PromptSettings(method="residual", seeds=Seeds.all(1), lr=0.03, options={"bottleneck": 8, "prompt_length": 3}),
+        PromptSettings(
+            method="ept-star", seeds=Seeds.all(2), lr=0.3, options={"repeats": 2}, regularizer="rn-text:rate=0.5"
+        ),
+    )
+    plan = Plan(task=task, model=backbone.spec, prompts=prompts, settings=TrainSettings(steps=steps, batch_size=4))
+    run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
+    members = start_members(plan, run_data, build_prompts(plan, run_data), folder)
+    for member in members:
+        member.trainable.double()
+    timing = Record(folder / "timing.jsonl")
+    loop = Loop(run_data, members, plan.settings, members[0].optimizer.steps, timing)
+    loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
+    for record in (timing, *(member.record for member in members)):
+        record.close()
+    return [parameter for member in members for parameter in member.trainable.parameters()]
