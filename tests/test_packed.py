@@ -507,9 +507,9 @@ class TestLeftToTransformers:
         with pytest.raises(UnsupportedModel, match=r"cannot be packed: it is a \w+, not a T5; leave engine='packed'"):
             from_model(*tiny(family), engine="packed")
 
-    def test_another_kind_asked_to_be_packed_is_refused(self, tiny_bert):
-        with pytest.raises(UnsupportedModel, match="only a T5 has"):
-            from_model(*tiny_bert(), engine="packed")
+    def test_another_kind_asked_to_be_packed_is_refused(self, tiny_gpt):
+        with pytest.raises(UnsupportedModel, match="only T5 and encoders have"):
+            from_model(*tiny_gpt("gpt2"), engine="packed")
 
     def test_an_engine_that_does_not_exist_is_refused_with_the_nearest(self):
         with pytest.raises(UnknownName, match="'packed'"):
