@@ -1,19 +1,23 @@
 """Answers to files: several prompts, formats, and a command that was killed."""
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from softprompt.backbones import load_backbone
+from softprompt.backbones import from_model, load_backbone
 from softprompt.cli._main import main
 from softprompt.errors import BadInput
-from softprompt.inference import bulk
 from softprompt.inference.bulk import predict_file
+from softprompt.inference.calibration import Calibration
 from softprompt.inference.predict import predict
-from softprompt.prompts.prompt import Provenance, SoftPrompt
+from softprompt.inference.scoring import Scoring
+from softprompt.inference.together import Pass
+from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 from softprompt.store import save_prompt
-from softprompt.tasks import Task
+from softprompt.tasks import Task, task
 
 from kit import review_rows
 
@@ -27,20 +31,23 @@ def prompts(tiny_t5, save_tiny, tmp_path_factory):
     save_tiny(root / "model", *tiny_t5())
     backbone = load_backbone(str(root / "model"))
     made = {}
+    # The first is calibrated, so that its answers are others than its scores.
+    fitted = Calibration(2.0, (1.0, -1.0), ("bad", "good"))
     for number, (name, labels) in enumerate([("mood", ["bad", "good"]), ("truth", ["yes", "no", "0"])]):
-        task = Task.from_json({"name": name, "labels": labels, **FIELDS}).to_json()
+        record = Task.from_json({"name": name, "labels": labels, **FIELDS}).to_json()
         vectors = torch.randn(2, 16, generator=torch.Generator().manual_seed(number))
-        made[name] = SoftPrompt(vectors, Provenance("ept", backbone.identity(), task=task))
+        scoring = {} if number else Scoring(calibration=fitted).to_json()
+        made[name] = SoftPrompt(vectors, Provenance("ept", backbone.identity(), task=record, scoring=scoring))
         save_prompt(made[name], root / name / "prompt")
-    return root, made
+    return root, made, backbone
 
 
 @pytest.fixture
 def rows(tmp_path):
     """A file of rows with ids, some of them blank."""
     path = tmp_path / "rows.jsonl"
-    texts = [text for text, _ in review_rows(70, 0)]
-    texts[20:40] = [" "] * 20
+    texts = [text for text, _ in review_rows(38, 0)]
+    texts[8:20] = [" "] * 12
     path.write_text("".join(json.dumps({"id": f"r{i}", "text": text}) + "\n" for i, text in enumerate(texts)))
     return path
 
@@ -49,60 +56,228 @@ def lines_of(path: Path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_each_prompt_answers_each_row_as_it_does_alone(prompts, rows, tmp_path):
-    _, made = prompts
-    told = []
-    count = predict_file(
-        made, rows, tmp_path / "out.jsonl", id_column="id", batch_size=2, tell=lambda *seen: told.append(seen)
-    )
-    found = lines_of(tmp_path / "out.jsonl")
-    assert (count, [line["id"] for line in found]) == (70, [f"r{i}" for i in range(70)])
+@pytest.fixture
+def passes(monkeypatch):
+    """For each pass of the model the names of its prompts, as it is made."""
+    made, answers = [], Pass.answers
+
+    def counted(self, prompt_batch):
+        made.append({self.group.responders[number].name for _, number in self.cells})
+        return answers(self, prompt_batch)
+
+    monkeypatch.setattr(Pass, "answers", counted)
+    return made
+
+
+def assert_as_alone(made, found, rows, backbone):
+    """Whether each row has every prompt's own answer in its own columns."""
     for name, prompt in made.items():
-        expected = predict(prompt, [row["text"] for row in lines_of(rows)])
+        expected = predict(prompt, [row["text"] for row in rows], model=backbone)
         assert [line[name] for line in found] == [answer["label"] for answer in expected]
         for line, answer in zip(found, expected, strict=True):
             scores = {label: line[f"{name}.{label}"] for label in answer["scores"]}
             assert scores == pytest.approx(answer["scores"], abs=1e-5)
-    # Twenty blank rows fill a whole chunk, and are answered as any others.
-    assert [rows for rows, _ in told] == [16, 32, 48, 64, 70]
-    assert all(rate > 0 for _, rate in told)
 
 
-@pytest.mark.parametrize("torn", [0, 17])
-def test_a_killed_command_goes_on_and_leaves_the_same_bytes(prompts, rows, tmp_path, monkeypatch, torn):
-    _, made = prompts
-    options = {"batch_size": 2, "id_column": "id"}
-    predict_file(made, rows, tmp_path / "whole.jsonl", **options)
-    answered, calls = bulk._answered, []
+def test_prompts_of_several_tasks_answer_each_row_in_one_pass_as_they_do_alone(prompts, rows, tmp_path, passes):
+    _, made, backbone = prompts
+    progress = []
+    count = predict_file(
+        made,
+        rows,
+        tmp_path / "out.jsonl",
+        id_column="id",
+        model=backbone,
+        batch_size=8,
+        tell=lambda *seen: progress.append(seen),
+    )
+    found = lines_of(tmp_path / "out.jsonl")
+    assert (count, [line["id"] for line in found]) == (38, [f"r{i}" for i in range(38)])
+    assert list(found[0]) == ["id", "mood", "mood.bad", "mood.good", "truth", "truth.yes", "truth.no", "truth.0"]
+    assert_as_alone(made, found, lines_of(rows), backbone)
+    # 38 rows with two prompts each, eight in a pass, of which all hold both prompts.
+    assert passes == [{"mood", "truth"}] * 10
+    assert [answered for answered, _ in progress] == [*range(4, 38, 4), 38]
+    assert all(rate > 0 for _, rate in progress)
 
-    def killed(*arguments):
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return answered(*arguments)
 
-    monkeypatch.setattr(bulk, "_answered", killed)
-    out, journal = tmp_path / "out.jsonl", tmp_path / ".out.jsonl.partial"
-    with pytest.raises(KeyboardInterrupt):
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+@pytest.mark.parametrize(
+    ("name", "torn"),
+    [
+        ("out.jsonl", b'{"row": 17, "prompt": "mood", "id": "r17", "val'),
+        ("out.csv.gz", b""),
+        ("out.jsonl.zst", b"\0\0\0\n[]\n"),
+        ("out.parquet", b'{"row": 17'),
+    ],
+)
+def test_a_killed_command_answers_no_row_twice_and_leaves_the_same_bytes(
+    prompts, rows, tmp_path, monkeypatch, passes, name, torn
+):
+    _, made, backbone = prompts
+    options = {"batch_size": 4, "id_column": "id", "model": backbone}
+    whole = tmp_path / f"whole.{name}"
+    predict_file(made, rows, whole, **options)
+    count, kept, out = len(passes), Pass.answers, tmp_path / name
+
+    def killed(self, prompt_batch):
+        if len(passes) == count + 5:
+            raise Killed
+        return kept(self, prompt_batch)
+
+    monkeypatch.setattr(Pass, "answers", killed)
+    with pytest.raises(Killed):
         predict_file(made, rows, out, **options)
     assert not out.exists()
-    # What a kill in the middle of a write leaves: some whole lines, and half of one.
-    with journal.open("ab") as file:
-        file.write(b'{"id": "r32", "mood": "bad"}\n{"id": "r3'[: torn * 4])
-    monkeypatch.setattr(bulk, "_answered", lambda *arguments: calls.append(2) or answered(*arguments))
-    predict_file(made, rows, out, **options)
-    assert calls.count(2) == 3  # of five chunks, two were answered before
-    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    journal = tmp_path / f".{name}.partial"
+    if torn:
+        with journal.open("ab") as file:
+            file.write(torn)
+    monkeypatch.setattr(Pass, "answers", kept)
+    passes.clear()
+    assert predict_file(made, rows, out, **options) == 38
+    assert len(passes) == count - 5
+    assert out.read_bytes() == whole.read_bytes()
+    # No time of writing, which would differ.
+    assert not name.endswith(".gz") or out.read_bytes()[4:8] == b"\0\0\0\0"
     assert not journal.exists()
+
+
+def test_a_changed_line_of_the_journal_is_named_and_its_rows_are_answered_again(
+    prompts, rows, tmp_path, monkeypatch, caplog
+):
+    _, made, backbone = prompts
+    predict_file(made, rows, tmp_path / "whole.csv", model=backbone, batch_size=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("softprompt.inference.bulk.write_rows", killing)
+        with pytest.raises(Killed):
+            predict_file(made, rows, tmp_path / "out.csv", model=backbone, batch_size=2)
+    journal = tmp_path / ".out.csv.partial"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[40] = lines[40].replace(b'"mood"', b'"truth"').replace(b"0.", b"0.9")
+    # The last line is missing besides, and one stands twice.
+    journal.write_bytes(b"".join([*lines[:50], lines[49], *lines[50:-1]]))
+    predict_file(made, rows, tmp_path / "out.csv", model=backbone, batch_size=2)
+    assert "is damaged in line 41" in caplog.text
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
+
+
+def test_of_a_pass_that_was_half_written_the_other_half_is_added(prompts, rows, tmp_path, monkeypatch):
+    _, made, backbone = prompts
+    predict_file(made, rows, tmp_path / "whole.jsonl", model=backbone, batch_size=8)
+    monkeypatch.setattr("softprompt.inference.bulk.write_rows", killing)
+    with pytest.raises(Killed):
+        predict_file(made, rows, tmp_path / "out.jsonl", model=backbone, batch_size=8)
+    monkeypatch.undo()
+    journal = tmp_path / ".out.jsonl.partial"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 1 + 76
+    # The first line says whose answers these are; 43 answers are five passes and three rows.
+    journal.write_bytes(b"".join(lines[:44]))
+    predict_file(made, rows, tmp_path / "out.jsonl", model=backbone, batch_size=8)
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def killing(*arguments):
+    raise Killed
+
+
+def test_a_kill_before_the_output_is_written_costs_no_pass(prompts, rows, tmp_path, monkeypatch, passes):
+    _, made, backbone = prompts
+    with monkeypatch.context() as patch:
+        patch.setattr("softprompt.inference.bulk.write_rows", killing)
+        with pytest.raises(Killed):
+            predict_file(made, rows, tmp_path / "out.csv", model=backbone)
+    passes.clear()
+    assert predict_file(made, rows, tmp_path / "out.csv", model=backbone) == 38
+    assert passes == []
+    assert [line.split(",")[0] for line in (tmp_path / "out.csv").read_text().splitlines()][::19] == ["row", "19", "38"]
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_kill_between_the_output_and_the_removal_of_the_journal_is_mended(
+    prompts, rows, tmp_path, monkeypatch, passes, is_whole
+):
+    _, made, backbone = prompts
+    with monkeypatch.context() as patch:
+        patch.setattr("softprompt.inference.bulk.write_rows", killing)
+        with pytest.raises(Killed):
+            predict_file(made, rows, tmp_path / "out.csv", model=backbone)
+    passes.clear()
+    (tmp_path / "out.csv").write_text("whole\n")
+    journal = tmp_path / ".out.csv.partial"
+    if is_whole:
+        assert predict_file(made, rows, tmp_path / "out.csv", model=backbone) == 38
+    else:
+        journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:-1]))
+        with pytest.raises(BadInput, match="exists already"):
+            predict_file(made, rows, tmp_path / "out.csv", model=backbone)
+    assert (passes, journal.exists()) == ([], not is_whole)
+    assert (tmp_path / "out.csv").read_text() == "whole\n"
+
+
+def test_heads_of_as_many_classes_share_a_pass_and_others_do_not(tiny_bert, tmp_path, passes):
+    backbone = from_model(*tiny_bert(), answers="linear-head")
+    draw, made = torch.Generator().manual_seed(0), {}
+    for name, labels in (("a", ["x", "y"]), ("b", ["no", "yes"]), ("c", ["1", "2", "3"])):
+        record = Task.from_json({"name": name, "labels": labels, **FIELDS}).to_json()
+        head = LinearHead(torch.randn(len(labels), 16, generator=draw), torch.randn(len(labels), generator=draw))
+        provenance = Provenance("ept", backbone.identity(), "linear-head", task=record)
+        made[name] = SoftPrompt(torch.randn(2, 16, generator=draw), provenance, head=head)
+    (tmp_path / "rows.txt").write_text("the film was good\nit is bad\n")
+    predict_file(made, tmp_path / "rows.txt", tmp_path / "out.jsonl", model=backbone)
+    assert passes == [{"a", "b"}, {"c"}]
+    for name, prompt in made.items():
+        expected = predict(prompt, ["the film was good", "it is bad"], model=backbone)
+        for line, answer in zip(lines_of(tmp_path / "out.jsonl"), expected, strict=True):
+            scores = [line[f"{name}.{label}"] for label in answer["scores"]]
+            assert (line[name], scores) == (answer["label"], pytest.approx([*answer["scores"].values()], abs=1e-5))
+
+
+def test_long_texts_are_read_in_windows_by_one_prompt_a_pass(prompts, tmp_path, passes):
+    backbone, made = prompts[2], {}
+    squad = dataclasses.replace(task("mrqa/squad"), max_length=48, stride=8)
+    words = " ".join(f"w{n}" for n in range(16))
+    rows = [{"question": "who is it?", "context": c} for c in ("mary is here .", f"{words} it is mary . {words}")]
+    for seed in range(2):
+        vectors = torch.randn(2, 16, generator=torch.Generator().manual_seed(seed)) * 4
+        made[f"p{seed}"] = SoftPrompt(vectors, Provenance("ept", backbone.identity(), task=squad.to_json()))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predict_file(made, tmp_path / "rows.jsonl", tmp_path / "out.jsonl", model=backbone)
+    assert passes == [{"p0"}, {"p1"}]
+    found = lines_of(tmp_path / "out.jsonl")
+    for name, prompt in made.items():
+        assert [line[name] for line in found] == [a["output"] for a in predict(prompt, rows, model=backbone)]
+
+
+def test_texts_are_written_in_one_pass_as_alone(tiny_gpt, tmp_path, passes):
+    backbone = from_model(*tiny_gpt("llama"))
+    fields = {"source": {"files": {"train": "x.csv"}}, "template": "{text}", "target": "answer", "answer": "text",
+              "metrics": ["exact_match"]}  # fmt: skip
+    texts, made = ["the film was good", "it is very bad , and not in paris"], {}
+    for seed, length in enumerate((1, 4)):
+        record = Task.from_json({"name": f"t{seed}", "cue": " answer:"[: 8 * seed], **fields}).to_json()
+        vectors = torch.randn(length, 16, generator=torch.Generator().manual_seed(seed)) * 4
+        made[f"p{seed}"] = SoftPrompt(vectors, Provenance("ept", backbone.identity(), backbone.answers, task=record))
+    (tmp_path / "rows.txt").write_text("\n".join(texts))
+    predict_file(made, tmp_path / "rows.txt", tmp_path / "out.jsonl", model=backbone)
+    found = lines_of(tmp_path / "out.jsonl")
+    assert passes == [{"p0", "p1"}]
+    for name, prompt in made.items():
+        assert [line[name] for line in found] == [a["output"] for a in predict(prompt, texts, model=backbone)]
+    assert found[0]["p0"] != found[0]["p1"]
 
 
 @pytest.mark.parametrize("name", ["o.csv", "o.csv.gz", "o.tsv.zst", "o.jsonl.gz", "o.jsonl.zst", "o.parquet"])
 def test_every_format_holds_the_same_answers(prompts, rows, tmp_path, name):
     import pandas
 
-    _, made = prompts
+    _, made, backbone = prompts
     for other in ("o.jsonl", name):
-        predict_file(made, rows, tmp_path / other, id_column="id")
+        predict_file(made, rows, tmp_path / other, id_column="id", model=backbone)
     path = tmp_path / name
     if ".csv" in name or ".tsv" in name:
         found = pandas.read_csv(path, sep="\t" if ".tsv" in name else ",")
@@ -126,30 +301,56 @@ def test_every_format_is_read(prompts, tmp_path, name):
     else:
         table.to_json(path, orient="records", lines=True, compression="gzip")
     mood = {"mood": prompts[1]["mood"]}
-    assert predict_file(mood, path, tmp_path / "out.jsonl") == 3
+    assert predict_file(mood, path, tmp_path / "out.jsonl", model=prompts[2]) == 3
     found = lines_of(tmp_path / "out.jsonl")
     assert [line["row"] for line in found] == [1, 2, 3]
-    assert [line["mood"] for line in found] == [answer["label"] for answer in predict(mood["mood"], texts)]
+    assert [line["mood"] for line in found] == [
+        answer["label"] for answer in predict(mood["mood"], texts, model=prompts[2])
+    ]
 
 
 class TestRefused:
-    def test_a_journal_of_other_prompts(self, prompts, rows, tmp_path):
-        _, made = prompts
-        (tmp_path / ".out.jsonl.partial").write_bytes(b"{}\n" + b"x" * 2000)
+    @pytest.mark.parametrize("change", ["prompts", "batch_size", "file", "version"])
+    def test_a_journal_of_another_command(self, prompts, rows, tmp_path, monkeypatch, change):
+        _, made, backbone = prompts
+        given: dict[str, Any] = {"prompts": made, "source": rows, "output": tmp_path / "out.csv", "model": backbone}
+        with monkeypatch.context() as patch:
+            patch.setattr("softprompt.inference.bulk.write_rows", killing)
+            with pytest.raises(Killed):
+                predict_file(**given)
+        journal = tmp_path / ".out.csv.partial"
+        if change == "prompts":
+            # The same names, other vectors.
+            other = dataclasses.replace(made["mood"], vectors=made["mood"].vectors + 1e-3)
+            given["prompts"] = {**made, "mood": other}
+        elif change == "file":
+            rows.write_text(rows.read_text() + '{"id": "more", "text": "good"}\n')
+        elif change == "version":
+            journal.write_bytes(journal.read_bytes().replace(b'"version": 2', b'"version": 1', 1))
+        else:
+            given["batch_size"] = 16
+        content = journal.read_bytes()
         with pytest.raises(BadInput, match="was left by a command with another file"):
-            predict_file(made, rows, tmp_path / "out.jsonl")
+            predict_file(**given)
+        assert journal.read_bytes() == content
+        assert not (tmp_path / "out.csv").exists()
 
     def test_an_output_that_exists_or_has_no_format(self, prompts, rows, tmp_path):
         (tmp_path / "out.jsonl").touch()
         with pytest.raises(BadInput, match="exists already"):
-            predict_file(prompts[1], rows, tmp_path / "out.jsonl")
+            predict_file(prompts[1], rows, tmp_path / "out.jsonl", model=prompts[2])
         with pytest.raises(BadInput, match="cannot tell the format"):
             predict_file(prompts[1], rows, tmp_path / "out.xlsx")
 
     def test_a_column_that_is_not_there(self, prompts, rows, tmp_path):
         with pytest.raises(BadInput, match=r"row 1 of .* has no column 'key'"):
             predict_file(prompts[1], rows, tmp_path / "out.jsonl", id_column="key")
-        assert not (tmp_path / "out.jsonl").exists()
+        assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+    def test_a_prompt_whose_column_would_replace_another(self, prompts, rows, tmp_path):
+        with pytest.raises(BadInput, match="two columns of the output would be called 'id'"):
+            predict_file({"id": prompts[1]["mood"]}, rows, tmp_path / "out.jsonl", id_column="id", model=prompts[2])
+        assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
     def test_an_empty_file(self, prompts, tmp_path):
         (tmp_path / "e.jsonl").touch()
@@ -159,13 +360,13 @@ class TestRefused:
 
 class TestCommand:
     def test_writes_a_column_for_each_prompt(self, prompts, rows, tmp_path, capsys):
-        root, _ = prompts
+        root, _, _ = prompts
         arguments = ["predict", str(root / "mood"), "--file", str(rows), "--output", str(tmp_path / "o.csv"),
                      "--prompts", f"other={root / 'truth'}", "--id-column", "id"]  # fmt: skip
         assert main(arguments) == 0
         printed = capsys.readouterr()
         assert printed.out.strip() == str(tmp_path / "o.csv")
-        assert "70 rows, " in printed.err
+        assert "38 rows, " in printed.err
         assert (tmp_path / "o.csv").read_text().startswith("id,mood,mood.bad,mood.good,other,other.yes,")
 
     @pytest.mark.parametrize(

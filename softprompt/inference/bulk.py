@@ -1,8 +1,9 @@
-"""Answers to a file of any size: one pass over its rows, several prompts, constant memory, resumable after a kill.
+"""Answers to a file of any size: several prompts in passes that they share, constant memory, resumable after a kill.
 
-Answers go to a journal beside the output, `.OUT.partial`, chunk by chunk. When all rows are answered, the output is
-written from the journal, which is then removed. A command that was killed goes on behind the last whole chunk. Chunks
-begin at the same rows as before, so the output has the same bytes as that of a command that never stopped.
+Answers go to a journal beside the output, `.OUT.partial`, pass by pass. When all rows are answered, the output is
+written from the journal, which is then removed. A command that was killed goes on with the first pass that is not
+whole in the journal. The passes of a chunk of rows follow from its rows alone, so the output has the same bytes as that
+of a command that never stopped.
 """
 
 import contextlib
@@ -10,7 +11,6 @@ import hashlib
 import io
 import itertools
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,23 +18,24 @@ from typing import Any
 
 from ..backbones import AbstractBackbone
 from ..checks import require_numbers
-from ..documents import is_sealed_line, line_bytes, line_values
-from ..errors import BadInput, DamagedFile, StorageFailure
+from ..errors import BadInput, StorageFailure
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
-from ..tasks import FORMATS, Task, records
+from ..tasks import FORMATS, plain_cell, records
+from ._journal import Journal
 from ._written import refuse_no_format, write_rows
 from .answers import Decode
-from .asked import task_of
 from .evaluate import backbone_of, model_for
-from .predict import MOST_BATCHES, predict
+from .together import Group, Responder
 
 log = logging.getLogger("softprompt")
 
 # The column that numbers the rows, where no column of theirs is kept.
 ROW = "row"
-# The name of the answers in a line of the journal, which has a checksum beside them.
-ANSWERS = "answers"
+# Rows are answered in chunks of so many batches, the longest rows of a chunk first.
+CHUNK = 8
+# Of the journal; a journal of another version is of another command.
+VERSION = 2
 
 
 def predict_file(
@@ -44,7 +45,7 @@ def predict_file(
     *,
     id_column: str | None = None,
     delimiter: str = "",
-    model: ModelSpec | None = None,
+    model: ModelSpec | AbstractBackbone | None = None,
     batch_size: int = 32,
     decode: Decode = "auto",
     calibrate: bool = True,
@@ -53,7 +54,7 @@ def predict_file(
     """Answer each row of a file with each prompt, and return the number of rows.
 
     The output has one row for each row of the file: its number, or the kept column, then for each prompt NAME a column
-    NAME with the answer, and NAME.LABEL with the probability of each label.
+    NAME with the answer, and NAME.LABEL with the probability of each label. Prompts of one model share its passes.
 
     Args:
         prompts: stored prompts by the names of their columns. Each model is loaded once.
@@ -61,15 +62,15 @@ def predict_file(
         output: .jsonl, .csv or .tsv (also .gz or .zst), or .parquet; must not exist.
         id_column: a column of the file that is kept in place of the row's number.
         delimiter: what separates the fields of CSV or TSV.
-        model: how the models compute; the prompts name them.
-        batch_size: rows in one pass.
+        model: how the models compute, which the prompts name; or one that is loaded.
+        batch_size: rows in one pass, of all prompts together.
         decode: as in `predict`.
         calibrate: as in `predict`.
-        tell: sees the number of answered rows and the rows per second of this command after each chunk.
+        tell: sees the number of answered rows and the rows per second of this command after each pass.
 
     Raises:
-        BadInput: no prompts, a malformed row, a row without the kept column, an output that exists, or a journal of
-            another command.
+        BadInput: no prompts, a malformed row, a row without the kept column, two columns of one name, an output that
+            exists, or a journal of another command.
         ModelMismatch: a prompt that belongs to another model.
         StorageFailure: the disk is full or not writable.
         DamagedFile: the journal was changed while this command worked.
@@ -79,35 +80,27 @@ def predict_file(
     if not prompts:
         raise BadInput("there is no prompt to answer with; give at least one")
     refuse_no_format(output)
-    if output.exists():
-        raise BadInput(f"{str(output)!r} exists already; remove it or choose another place for the answers")
-    chunk = batch_size * MOST_BATCHES
-    journal = output.with_name(f".{output.name}.partial")
-    facts = {"options": [id_column, delimiter, chunk, decode, calibrate], **_facts(source, prompts)}
-    rows = _rows(source, delimiter)
-    first = next(rows, None)
-    if first is None:
-        raise BadInput(f"{str(source)!r} is empty; at least one row is needed")
+    partial = output.with_name(f".{output.name}.partial")
+    taken = BadInput(f"{str(output)!r} exists already; remove it or choose another place for the answers")
+    if output.exists() and not partial.exists():
+        raise taken
+    options = [id_column, delimiter, batch_size, decode, calibrate]
+    facts = {"version": VERSION, "options": options, **_facts(source, prompts)}
+    rows = _identified_rows(source, delimiter, id_column)
+    responders = _responders(prompts, model, decode, calibrate)
+    columns = {one.name: one.columns for one in responders}
+    refuse_equal_columns(id_column or ROW, columns)
     with _storing(output):
-        done = _resumed(journal, facts, chunk)
-    rest = itertools.islice(enumerate(itertools.chain([first], rows), 1), done, None)
-    asked = {name: (stored, task_of(stored)) for name, stored in prompts.items()}
-    backbones = _backbones(prompts, model)
-    start, before = time.monotonic(), done
-    with _storing(output):
-        with journal.open("ab") as file, _each_warning_once():
-            for part in _chunks(rest, chunk):
-                options: dict[str, Any] = {"batch_size": batch_size, "decode": decode, "calibrate": calibrate}
-                lines = _answered(part, asked, backbones, id_column, source, options)
-                file.write(b"".join(line_bytes({ANSWERS: line}) for line in lines))
-                file.flush()
-                os.fsync(file.fileno())
-                done += len(part)
-                if tell is not None:
-                    tell(done, (done - before) / max(time.monotonic() - start, 1e-9))
-        write_rows(output, lambda: _stored_lines(journal))
-        journal.unlink()
-    return done
+        journal = Journal(partial, facts, columns, CHUNK * batch_size)
+        if not output.exists():
+            with journal, _each_warning_once():
+                _answer_all(rows, journal, Group.all_of(responders), batch_size, tell)
+            write_rows(output, lambda: journal.lines(id_column or ROW))
+        # The command was killed when all but the removal of its journal was done; or the file is another's.
+        elif journal.rows != sum(1 for _ in rows):
+            raise taken
+        partial.unlink()
+    return journal.rows
 
 
 @contextlib.contextmanager
@@ -126,31 +119,65 @@ def _storing(output: Path) -> Iterator[None]:
         ) from error
 
 
-def _answered(
-    part: Sequence[tuple[int, Any]],
-    asked: Mapping[str, tuple[Stored, Task]],
-    backbones: Mapping[str, AbstractBackbone],
-    id_column: str | None,
-    source: Path,
-    options: Mapping[str, Any],
-) -> list[dict[str, Any]]:
-    """The output rows of a chunk."""
-    lines: list[dict[str, Any]] = [_identity(number, row, id_column, source) for number, row in part]
-    for name, (stored, task) in asked.items():
-        inputs = [row for _, row in part]
-        answers = predict(stored, inputs, task=task, model=backbones[name], is_part=True, **options)
-        for line, answer in zip(lines, answers, strict=True):
-            line[name] = answer["label"] if "scores" in answer else answer["output"]
-            line |= {f"{name}.{label}": score for label, score in answer.get("scores", {}).items()}
-    return lines
+def _answer_all(
+    rows: Iterator[tuple[int, Any, Any]],
+    journal: Journal,
+    groups: Sequence[Group],
+    batch_size: int,
+    tell: "Callable[[int, float], None] | None",
+) -> None:
+    """Answer the rows that the journal does not hold."""
+    start, before = time.monotonic(), journal.count
+    for part in _chunks(itertools.islice(rows, journal.begun, None), journal.chunk):
+        for group in groups:
+            with group.ready() as prompt_batch:
+                for one in group.passes([row for _, row, _ in part], batch_size):
+                    places = [(part[row][0], group.responders[number].name) for row, number in one.cells]
+                    if journal.known.issuperset(places):
+                        continue
+                    identities = [part[row][2] for row, _ in one.cells]
+                    journal.add(zip(places, identities, one.answers(prompt_batch), strict=True))
+                    if tell is not None:
+                        done = (journal.count - before) / len(journal.columns)
+                        tell(journal.rows, done / max(time.monotonic() - start, 1e-9))
+        journal.end_chunk()
 
 
-def _identity(number: int, row: Any, id_column: str | None, source: Path) -> dict[str, Any]:
+def refuse_equal_columns(identity: str, columns: Mapping[str, Sequence[str]]) -> None:
+    """Refuse columns of one name, of which the last would replace the others.
+
+    Raises:
+        BadInput: naming the column.
+    """
+    names = [identity, *itertools.chain.from_iterable(columns.values())]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise BadInput(f"two columns of the output would be called {twice!r}; name prompts, as --prompts NAME=PROMPT")
+
+
+def _identified_rows(source: Path, delimiter: str, id_column: str | None) -> Iterator[tuple[int, Any, Any]]:
+    """Each row with its number from 0, and what identifies it in the output; the first row is checked at once.
+
+    Raises:
+        BadInput: no row, or one that is malformed or lacks the column.
+    """
+    rows = _rows(source, delimiter)
+    first = next(rows, None)
+    if first is None:
+        raise BadInput(f"{str(source)!r} is empty; at least one row is needed")
+    _identity(0, first, id_column, source)
+    whole = enumerate(itertools.chain([first], rows))
+    return ((number, row, _identity(number, row, id_column, source)) for number, row in whole)
+
+
+def _identity(number: int, row: Any, id_column: str | None, source: Path) -> Any:
+    """What identifies a row in the output."""
     if id_column is None:
-        return {ROW: number}
+        return number + 1
     if not isinstance(row, Mapping) or id_column not in row:
-        raise BadInput(f"row {number} of {str(source)!r} has no column {id_column!r} to keep; leave --id-column out")
-    return {id_column: row[id_column]}
+        raise BadInput(f"row {number + 1} of {str(source)!r} has no column {id_column!r}; leave --id-column out")
+    value = plain_cell(row[id_column])
+    # What JSON has no form of, as a date of Parquet, is kept as text.
+    return value if value is None or isinstance(value, str | int | float | list | dict) else str(value)
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[Any]:
@@ -208,58 +235,15 @@ def _facts(source: Path, prompts: Mapping[str, Stored]) -> dict[str, Any]:
     return {"source": [source.name, status.st_size, status.st_mtime_ns], "prompts": hashes}
 
 
-def _resumed(journal: Path, facts: Mapping[str, Any], chunk: int) -> int:
-    """The number of rows that a journal answers, cut to whole chunks; a new journal where there is none.
-
-    Raises:
-        BadInput: the journal is of another command.
-    """
-    header = line_bytes(facts)
-    if not journal.is_file() or journal.stat().st_size < len(header):
-        journal.write_bytes(header)
-        return 0
-    with journal.open("r+b") as file:
-        if file.readline() != header:
-            raise BadInput(
-                f"{str(journal)!r} was left by a command with another file, other prompts or options; repeat that "
-                "command, or remove it"
-            )
-        kept, place, count = len(header), 0, len(header)
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            if _answers(line) is None:
-                log.warning("%s is damaged in line %d; the rows from there on are answered again", journal, place + 2)
-                break
-            place, count = place + 1, count + len(line)
-            if place % chunk == 0:
-                kept = count
-        file.truncate(kept)
-    # A last chunk that is whole but short is answered again: it cannot be told from a torn one.
-    return place // chunk * chunk
-
-
-def _stored_lines(journal: Path) -> Iterator[dict[str, Any]]:
-    with journal.open("rb") as file:
-        file.readline()
-        for number, line in enumerate(file, 2):
-            if (answers := _answers(line)) is None:
-                raise DamagedFile(f"{str(journal)!r} was damaged in line {number} meanwhile; repeat the command")
-            yield answers
-
-
-def _answers(line: bytes) -> dict[str, Any] | None:
-    """The answers to a row that a line of a journal holds; None where it is not as it was written."""
-    answers = (line_values(line.removesuffix(b"\n")) or {}).get(ANSWERS)
-    return answers if isinstance(answers, dict) and is_sealed_line(line.removesuffix(b"\n")) else None
-
-
-def _backbones(prompts: Mapping[str, Stored], model: ModelSpec | None) -> dict[str, AbstractBackbone]:
-    """The frozen model of each prompt, each model loaded once."""
+def _responders(
+    prompts: Mapping[str, Stored], model: ModelSpec | AbstractBackbone | None, decode: Decode, calibrate: bool
+) -> list[Responder]:
+    """The prompts with their frozen models, each model loaded once."""
     loaded: dict[Any, AbstractBackbone] = {}
-    named = {}
+    responders = []
     for name, stored in prompts.items():
         spec = model_for(stored, model, {})
         known = loaded.get(spec)
-        named[name] = loaded[spec] = backbone_of(stored, spec if known is None else known)
-    return named
+        loaded[spec] = backbone_of(stored, spec if known is None else known)
+        responders.append(Responder.of(name, stored, loaded[spec], decode, calibrate))
+    return responders

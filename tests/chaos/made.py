@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from damage import Reader, read_any
-from softprompt.documents import line_bytes, sealed_bytes
+from softprompt.documents import sealed_bytes
 from softprompt.export.compiled import CompiledPrompt
-from softprompt.inference import bulk
+from softprompt.inference._journal import Journal
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving import write_bank
 from softprompt.store import write_file
@@ -19,8 +19,9 @@ from softprompt.tuning._rows import LISTED
 from softprompt.tuning._trials import Trial
 
 FACTS: dict[str, Any] = {"options": [1], "source": ["rows.csv", 1, 2]}
-# Answers in one chunk of a prediction.
+# Rows in one chunk of a prediction, and the columns of its prompt.
 CHUNK = 2
+COLUMNS = {"a": ["a", "a.yes"]}
 
 
 def search(folder: Path) -> Path:
@@ -68,15 +69,15 @@ def compiled(folder: Path) -> Path:
 def journal(path: Path, rows: int = 6) -> Path:
     """The journal of a prediction that was killed after so many rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    answers = ({bulk.ANSWERS: {"row": number, "a": "yes", "a.yes": 0.5}} for number in range(rows))
-    path.write_bytes(line_bytes(FACTS) + b"".join(map(line_bytes, answers)))
+    path.unlink(missing_ok=True)
+    with Journal(path, FACTS, COLUMNS, CHUNK) as opened:
+        opened.add(((number, "a"), number, ["yes", 0.5]) for number in range(rows))
     return path
 
 
 def read_journal(path: Path) -> None:
     """What a prediction does with what a killed one left."""
-    bulk._resumed(path, FACTS, CHUNK)
-    list(bulk._stored_lines(path))
+    list(Journal(path, FACTS, COLUMNS, CHUNK).lines("row"))
 
 
 def places(prompt: SoftPrompt, place: Path) -> dict[Path, Reader]:

@@ -171,7 +171,7 @@ def serving_cases(prompt: SoftPrompt, place: Path) -> dict[str, Case]:
 
     cache = folder / "cache.safetensors"
     listed = {**about, "files": {}}
-    answers = {"lines": [{"answers": {"row": n, "a": "yes", "a.yes": 0.5}} for n in range(3)]}
+    answers = {"lines": [{"row": n, "prompt": "a", "id": n, "values": ["yes", 0.5]} for n in range(3)]}
     return {
         "bank, its document": Case(json.loads(text), over(bank, lambda: list(read_bank(bank)), form=bank_bytes)),
         "bank": Case(bank.read_bytes(), over(bank, lambda: list(read_bank(bank)))),

@@ -1,0 +1,242 @@
+"""Several prompts that answer the same rows, in passes of the frozen model that they share."""
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from ..backbones import AbstractBackbone, Reading
+from ..baselines import answering
+from ..data import Examples, Ragged, warn_of_unknown
+from ..prompts.batch import PromptBatch
+from ..prompts.prompt import SoftPrompt
+from ..prompts.tuned import Stored
+from ..tasks import Task
+from .answers import Answers, Decode, answer, decoding, label_ids
+from .asked import task_of
+from .evaluate import examples_for, tell_truncated, text_limit
+from .predict import as_row, texts_or_rows
+from .scoring import Scoring, scoring_of
+
+# A row, by its place among those that are answered together, and the place of its prompt in the group.
+Cell = tuple[int, int]
+NEW_TOKENS = 20
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Responder:
+    """A stored prompt that answers rows, and what all of its rows have in common.
+
+    Args:
+        name: of the column with its answers.
+        stored: the prompt, or trained weights.
+        backbone: its frozen model.
+        task: how a row is put.
+        scoring: how label words are scored.
+        way: how an answer is found.
+        reading: the tokens of the label words; None where none are scored.
+    """
+
+    name: str
+    stored: Stored
+    backbone: AbstractBackbone
+    task: Task
+    scoring: Scoring
+    way: Literal["scores", "generate", "number"]
+    reading: Reading | None
+
+    @classmethod
+    def of(cls, name: str, stored: Stored, backbone: AbstractBackbone, decode: Decode, calibrate: bool) -> "Responder":
+        """The responder of a stored prompt.
+
+        Raises:
+            BadInput: its task cannot be answered in this way.
+        """
+        task, scoring = task_of(stored), scoring_of(stored, calibrate=calibrate)
+        way, reading = decoding(task, backbone, decode), None
+        if way == "scores":
+            labels = label_ids(backbone, task, end=scoring.end)
+            # Of a head only the number of classes counts, so that prompts of other labels share its passes.
+            is_head = backbone.answers == "linear-head"
+            reading = Reading.of([[0]] * len(labels)) if is_head else Reading.of(labels, scoring.normalize)
+        return cls(name, stored, backbone, task, scoring, way, reading)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of its columns: the answer, then the probability of each label where labels are scored."""
+        labels = self.task.labels if self.way == "scores" else ()
+        return [self.name, *(f"{self.name}.{label}" for label in labels)]
+
+    @property
+    def partners(self) -> tuple[Any, ...]:
+        """What is the same for prompts that can share a pass; trained weights share none."""
+        if not isinstance(self.stored, SoftPrompt):
+            return (self.name,)
+        head = self.stored.head
+        return id(self.backbone), self.way, None if head is None else len(head.bias)
+
+    @functools.cached_property
+    def writing(self) -> str:
+        """What is the same for prompts whose rows have the same tokens."""
+        limit = text_limit(self.backbone, self.stored.length, self.task)
+        return json.dumps([self.task.to_json(), limit], default=str)
+
+    def examples(self, inputs: Sequence[Any]) -> Examples:
+        """The tokens of the rows.
+
+        Raises:
+            BadInput: an input that is no text and no row, or lacks a column.
+        """
+        rows = [as_row(self.task, given) for given in texts_or_rows(inputs)]
+        examples = examples_for(self.backbone, self.task, rows, self.stored.length, targets=False)
+        tell_truncated(examples, "inputs")
+        warn_of_unknown(examples, self.backbone.tokenizer, self.backbone.name)
+        return examples
+
+    def values(self, answers: Answers, place: int) -> list[Any]:
+        """What stands in the columns for one of these answers."""
+        scores = [] if answers.scores is None else answers.scores[place].softmax(-1).tolist()
+        return [answers.texts[place], *scores]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Prompts whose rows share passes: those of one model that are answered in the same way.
+
+    Args:
+        responders: the prompts.
+    """
+
+    responders: Sequence[Responder]
+
+    @classmethod
+    def all_of(cls, responders: Sequence[Responder]) -> "list[Group]":
+        """The prompts in groups, each in the order that was given."""
+        groups: dict[tuple[Any, ...], list[Responder]] = {}
+        for responder in responders:
+            groups.setdefault(responder.partners, []).append(responder)
+        return [cls(members) for members in groups.values()]
+
+    @property
+    def backbone(self) -> AbstractBackbone:
+        """The model that they share."""
+        return self.responders[0].backbone
+
+    @contextlib.contextmanager
+    def ready(self) -> Iterator[PromptBatch]:
+        """Inside the `with` block, the model answers with what is stored; yields what stands before the rows."""
+        with contextlib.ExitStack() as stack:
+            before = [stack.enter_context(answering(one.stored, one.backbone)) for one in self.responders]
+            yield PromptBatch.of(*before, device=self.backbone.device)
+
+    def passes(self, inputs: Sequence[Any], batch_size: int) -> "list[Pass]":
+        """The passes that answer these rows with every prompt. Equal rows give equal passes, whatever came before.
+
+        Args:
+            inputs: texts, or rows of columns.
+            batch_size: rows in one pass, of all prompts together.
+
+        Raises:
+            BadInput: as in `Responder.examples`.
+        """
+        known: dict[str, Examples] = {}
+        for one in self.responders:
+            if (key := one.writing) not in known:
+                known[key] = one.examples(inputs)
+        examples = [known[one.writing] for one in self.responders]
+        alone = [number for number, rows in enumerate(examples) if rows.windows is not None and self._writes(number)]
+        cells = [
+            (row, number) for row in range(len(inputs)) for number in range(len(self.responders)) if number not in alone
+        ]
+        # The longest rows come first: a pass then holds rows of similar length, and little padding.
+        lengths = [
+            (rows.lengths + one.stored.length).tolist() for rows, one in zip(examples, self.responders, strict=True)
+        ]
+        cells.sort(key=lambda cell: -lengths[cell[1]][cell[0]])
+        cuts = _cut(cells, batch_size)
+        for number in alone:
+            cuts += _cut([(row, number) for row in range(len(inputs))], batch_size)
+        return [Pass(self, cut, examples, cut[0][1] in alone) for cut in cuts]
+
+    def _writes(self, number: int) -> bool:
+        """Whether a prompt answers in free text, which is the best of all windows of a row."""
+        responder = self.responders[number]
+        return responder.way == "generate" and responder.task.answer == "text"
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """Rows that the model answers at once.
+
+    Args:
+        group: the prompts.
+        cells: the rows, each with its prompt.
+        examples: the tokens of all rows, for each prompt.
+        is_in_windows: whether the rows, all of one prompt, are read in several windows each.
+    """
+
+    group: Group
+    cells: Sequence[Cell]
+    examples: Sequence[Examples]
+    is_in_windows: bool = False
+
+    @torch.no_grad()
+    def answers(self, prompt_batch: PromptBatch) -> list[list[Any]]:
+        """What stands in the columns of each cell."""
+        if self.is_in_windows:
+            return self._in_windows(prompt_batch)
+        backbone, way = self.group.backbone, self.group.responders[0].way
+        owner = torch.tensor([number for _, number in self.cells])
+        batch = self._rows().batch(range(len(self.cells)), owner, backbone.pad_id).to(backbone.device)
+        if way == "generate":
+            return [[text] for text in backbone.generate(prompt_batch, batch, max_new_tokens=NEW_TOKENS)]
+        if way == "number":
+            # Significant digits, because the numbers may be of any size.
+            return [[f"{number:.6g}"] for number in backbone.logits(prompt_batch, batch)[:, 0, 0].tolist()]
+        of_cells = [one.reading for _, number in self.cells if (one := self.group.responders[number]).reading]
+        readings = list(dict.fromkeys(reading for reading in of_cells if reading is not None))
+        which = torch.tensor([readings.index(reading) for reading in of_cells if reading is not None])
+        scores = backbone.label_scores_each(prompt_batch, batch, readings, which.to(backbone.device))
+        rows = [iter(of_reading.float().cpu()) for of_reading in scores]
+        return [self._scored(cell, next(rows[of])) for cell, of in zip(self.cells, which.tolist(), strict=True)]
+
+    def _scored(self, cell: Cell, scores: Tensor) -> list[Any]:
+        responder = self.group.responders[cell[1]]
+        value = int(scores.argmax())
+        plain = Answers([value], [responder.task.labels[value]], scores[None])
+        return responder.values(plain.calibrated(responder.scoring.calibration, responder.task), 0)
+
+    def _rows(self) -> Examples:
+        """The tokens of the cells, one row after another."""
+        chosen = [(row, self.examples[number]) for row, number in self.cells]
+        inputs = Ragged.of([examples.inputs.row(row).numpy() for row, examples in chosen])
+        parts = [examples.parts.row(row).numpy() for row, examples in chosen if examples.parts is not None]
+        return Examples(inputs, None, [], parts=Ragged.of(parts) if len(parts) == len(chosen) else None)
+
+    def _in_windows(self, prompt_batch: PromptBatch) -> list[list[Any]]:
+        number = self.cells[0][1]
+        responder = self.group.responders[number]
+        if isinstance(responder.stored, SoftPrompt):
+            prompt_batch = PromptBatch.of(responder.stored, device=responder.backbone.device)
+        answers = answer(
+            responder.backbone,
+            prompt_batch,
+            self.examples[number].select([row for row, _ in self.cells]),
+            responder.task,
+            decode="generate",
+            max_new_tokens=NEW_TOKENS,
+            batch_size=len(self.cells),
+        )
+        return [responder.values(answers, place) for place in range(len(self.cells))]
+
+
+def _cut(cells: Sequence[Cell], size: int) -> list[Sequence[Cell]]:
+    return [cells[start : start + size] for start in range(0, len(cells), size)]
