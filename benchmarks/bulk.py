@@ -37,7 +37,7 @@ class Case:
     """A model, the tasks of its three prompts, and their length."""
 
     model: str
-    tasks: tuple[str, str, str]
+    tasks: tuple[str, ...]
     length: int
 
 

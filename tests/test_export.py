@@ -1,6 +1,7 @@
 """Exports for programs without our code, each loaded by stock libraries in a process of its own."""
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -22,6 +23,7 @@ from softprompt.export import (
     export_cache,
     export_embeds,
     export_gguf_recipe,
+    export_limit,
     export_onnx,
     spread_of,
 )
@@ -53,7 +55,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 root, kept = Path(sys.argv[1]), {}
 for family in sys.argv[2:]:
-    for name in ("cache", "baked", "embeds", "onnx"):
+    for name in ("cache", "baked", "embeds", "onnx", "limit"):
         if not (root / f"{family}-{name}").is_dir():
             continue
         os.chdir(root / f"{family}-{name}")
@@ -69,6 +71,10 @@ for family in sys.argv[2:]:
             kept[f"{family} embeds"], kept[f"{family} embeds answers"] = embeds, answers
         elif name == "onnx":
             kept[f"{family} onnx"] = torch.from_numpy(names["logits"])
+        elif name == "limit":
+            options = {"num_beams": 3, "do_sample": False, "max_new_tokens": 20}
+            kept["t5 limit"] = names["answers"]
+            kept["t5 limit beams"] = names["model"].generate(**names["inputs"], **options)
         else:
             start = names["rest"].input_ids.shape[1] if name == "cache" else names["inputs"]["input_ids"].shape[1]
             kept[f"{family} {name}"] = names["answers"][:, start:]
@@ -79,7 +85,8 @@ save_file({name: tensor.contiguous().clone() for name, tensor in kept.items()}, 
 
 def prompt_for(backbone, *, task=TASK, length=3, seed=0, scale=8.0, **fields) -> SoftPrompt:
     generator = torch.Generator().manual_seed(seed)
-    metrics = {"test": {"accuracy": 0.75, "score": 0.75}}
+    # Counts are whole numbers.
+    metrics = {"test": {"accuracy": 0.75, "invalid": 0, "score": 0.75}}
     provenance = Provenance("ept-star", backbone.identity(), backbone.answers, task, metrics, {"initialization": 3})
     vectors = torch.randn(length, backbone.embedding_size, generator=generator) * scale
     return SoftPrompt(vectors, provenance, **fields)
@@ -126,6 +133,13 @@ def ready(tiny_model, save_tiny, tmp_path_factory):
                   if family != "gpt2" else tiny_model(family, n_positions=256))  # fmt: skip
         backbone = load_backbone(str(root / family), engine="reference")
         made[family] = backbone, prompt_for(backbone, task=RECORD)
+    backbone = load_backbone(
+        str(save_tiny(root / "bert", *tiny_model("bert"))), answers="linear-head", engine="reference"
+    )
+    head = LinearHead(torch.randn(3, 16), torch.randn(3))
+    made["bert"] = backbone, prompt_for(backbone, task=None, head=head)
+    backbone = load_backbone(str(save_tiny(root / "t5", *tiny_model("t5"))), engine="reference")
+    made["t5"] = backbone, prompt_for(backbone, task=RECORD, length=2, scale=1e6, repeats=2)
     return root, made
 
 
@@ -133,14 +147,21 @@ def ready(tiny_model, save_tiny, tmp_path_factory):
 def stock(ready):
     """All exports of the families, and what stock libraries make of them."""
     root, made = ready
+    described: dict[str, Any] = {"licence": "mit", "spread": Spread([0.75, 0.8])}
     for family in FAMILIES:
         backbone, prompt = made[family]
-        described = {"model": backbone, "licence": "mit", "spread": Spread([0.75, 0.8])}
-        for name, write in (("cache", export_cache), ("baked", export_baked), ("embeds", export_embeds)):
-            write(prompt, root / f"{family}-{name}", **described)
-    # One graph is enough: the exporter is slow, and another follows below.
-    export_onnx(made["gpt2"][1], root / "gpt2-onnx", model=made["gpt2"][0], licence="mit", spread=Spread([0.75, 0.8]))
-    command = [sys.executable, "-c", STOCK, str(root), *FAMILIES]
+        for name, write in (("cache", export_cache), ("baked", export_baked)):
+            write(prompt, root / f"{family}-{name}", model=backbone, **described)
+    # Of one family, because its script starts a process of its own.
+    backbone, prompt = made["gemma"]
+    export_embeds(prompt, root / "gemma-embeds", model=backbone, **described)
+    backbone, prompt = made["t5"]
+    export_limit(prompt, root / "t5-limit", model=backbone, calibration=TEXTS, **described)
+    # Two graphs are enough, because the exporter is slow.
+    for family in ("gpt2", "bert"):
+        backbone, prompt = made[family]
+        export_onnx(prompt, root / f"{family}-onnx", model=backbone, **described)
+    command = [sys.executable, "-c", STOCK, str(root), *FAMILIES, "bert", "t5"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
     )
@@ -149,8 +170,9 @@ def stock(ready):
 
 
 class TestStockLibraries:
-    @pytest.mark.parametrize("family", FAMILIES)
-    @pytest.mark.parametrize("name", ["cache", "baked", "embeds answers"])
+    @pytest.mark.parametrize(
+        ("family", "name"), [*itertools.product(FAMILIES, ["cache", "baked"]), ("gemma", "embeds answers")]
+    )
     def test_they_answer_as_we_do(self, stock, family, name):
         (made, kept, _), texts = stock, TEXTS if name == "cache" else TEXTS[:1]
         backbone, prompt = made[family]
@@ -163,17 +185,44 @@ class TestStockLibraries:
         expected = attach(prompt, backbone.model)(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
         torch.testing.assert_close(kept["gpt2 onnx"], expected, rtol=1e-4, atol=1e-4)
 
-    @pytest.mark.parametrize("family", FAMILIES)
-    def test_a_request_for_vllm_is_prompt_and_words_in_the_models_precision(self, stock, family):
+    def test_the_onnx_graph_of_an_encoder_gives_the_scores_of_its_head_with_pads_too(self, stock):
+        import onnxruntime
+
+        made, kept, root = stock
+        backbone, prompt = made["bert"]
+
+        def scores(ids, mask):
+            batch = TextBatch(ids, mask.bool(), torch.zeros(len(ids), dtype=torch.long))
+            return backbone.label_scores(PromptBatch.of(prompt), batch, [[0], [1], [2]])
+
+        ids = torch.tensor([[5, 6, 7, 8]])
+        found = kept["bert onnx"].log_softmax(1)
+        torch.testing.assert_close(found, scores(ids, torch.ones_like(ids)), rtol=0, atol=1e-5)
+        session = onnxruntime.InferenceSession(str(root / "bert-onnx" / "model.onnx"))
+        rows = backbone.tokenizer(TEXTS, padding=True, return_tensors="pt")
+        names = ("input_ids", "attention_mask")
+        (logits,) = session.run(None, {name: rows[name].numpy() for name in names})
+        expected = scores(rows.input_ids, rows.attention_mask)
+        torch.testing.assert_close(torch.from_numpy(logits).log_softmax(1), expected, rtol=0, atol=1e-5)
+
+    @pytest.mark.parametrize(("name", "beams"), [("t5 limit", 1), ("t5 limit beams", 3)])
+    def test_they_read_the_limit_of_a_t5s_prompt(self, stock, name, beams):
         made, kept, _ = stock
-        backbone, prompt = made[family]
+        backbone, prompt = made["t5"]
+        rows = backbone.tokenizer([*map(whole_text, TEXTS)], padding=True, return_tensors="pt")
+        options = {"num_beams": beams, "do_sample": False, "max_new_tokens": 20}
+        assert torch.equal(kept[name], attach(prompt, backbone.model).generate(**rows, **options))
+
+    def test_a_request_for_vllm_is_prompt_and_words_in_the_models_precision(self, stock):
+        made, kept, _ = stock
+        backbone, prompt = made["gemma"]
         ids = torch.tensor(backbone.tokenizer(whole_text(TEXTS[0])).input_ids)
-        assert torch.equal(kept[f"{family} embeds"], torch.cat([prompt.expanded(), backbone.embed(ids)]))
+        assert torch.equal(kept["gemma embeds"], torch.cat([prompt.expanded(), backbone.embed(ids)]))
 
     def test_every_card_says_what_the_prompt_is_and_how_good(self, stock):
-        for name in ("cache", "baked", "embeds", "onnx"):
-            text = (stock[2] / f"gpt2-{name}" / "README.md").read_text()
-            for said in ("base_model: gpt2\n", "license: mit\n", "- Task: films", "- Method: ept-star",
+        for name in ("gpt2-cache", "gpt2-baked", "gemma-embeds", "gpt2-onnx", "t5-limit"):
+            text, family = (stock[2] / name / "README.md").read_text(), name.partition("-")[0]
+            for said in (f"base_model: {family}\n", "license: mit\n", "- Task: films", "- Method: ept-star",
                          "- Seeds: initialization 3", "0.775, deviation 0.035 over 2 seeds (0.75 to 0.8)"):  # fmt: skip
                 assert said in text, (name, said)
 
@@ -295,22 +344,6 @@ def test_a_request_holds_what_the_api_reads(ready):
     json.dumps(body)
 
 
-def test_an_encoder_with_its_head_becomes_one_graph(tiny_bert, save_tiny, tmp_path):
-    import onnxruntime
-
-    folder = save_tiny(tmp_path / "m", *tiny_bert())
-    backbone = load_backbone(str(folder), answers="linear-head", engine="reference")
-    head = LinearHead(torch.randn(3, 16), torch.randn(3))
-    prompt = prompt_for(backbone, task=None, head=head)
-    session = onnxruntime.InferenceSession(str(export_onnx(prompt, tmp_path / "o", model=backbone) / "model.onnx"))
-    rows = backbone.tokenizer(TEXTS, padding=True, return_tensors="pt")
-    names = ("input_ids", "attention_mask")
-    (found,) = session.run(None, {name: rows[name].numpy() for name in names})
-    batch = TextBatch(rows.input_ids, rows.attention_mask.bool(), torch.zeros(2, dtype=torch.long))
-    expected = backbone.label_scores(PromptBatch.of(prompt), batch, [[0], [1], [2]])
-    torch.testing.assert_close(torch.from_numpy(found).log_softmax(1), expected, rtol=0, atol=1e-5)
-
-
 class TestRefused:
     @pytest.mark.parametrize("write", [export_cache, export_baked, export_embeds, export_gguf_recipe])
     def test_prompts_of_other_kinds_of_models(self, tiny_t5, save_tiny, tmp_path, write):
@@ -338,17 +371,28 @@ class TestCommand:
         _, made = ready
         prompt = save_prompt(made["gpt2"][1], tmp_path / "p")
         assert main(["compile", str(prompt), "--output", str(tmp_path / "a"), "--license", "mit"]) == 0
-        assert main(["export", str(prompt), "--format", "cache", "--output", str(tmp_path / "b")]) == 0
+        assert (
+            main(["export", str(prompt), "--format", "cache", "--license", "mit", "--output", str(tmp_path / "b")]) == 0
+        )
         assert capsys.readouterr().out.split() == [str(tmp_path / "a"), str(tmp_path / "b")]
         for name in ("cache.json", "cache.safetensors"):
             assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         assert "license: mit" in (tmp_path / "a" / "README.md").read_text()
 
-    def test_vectors_alone_take_no_model(self, ready, tmp_path, capsys):
+    @pytest.mark.parametrize("options", [["--model", "lab-gpt"], ["--format", "npy", "--license", "mit"]])
+    def test_vectors_alone_take_no_model_and_a_file_of_them_no_licence(self, ready, tmp_path, capsys, options):
         prompt = save_prompt(ready[1]["gpt2"][1], tmp_path / "p")
-        arguments = ["export", str(prompt), "--model", "lab-gpt", "--output", str(tmp_path / "a")]
-        assert main(arguments) == 2
-        assert "takes neither --model nor --license" in capsys.readouterr().err
+        assert main(["export", str(prompt), "--output", str(tmp_path / "a"), *options]) == 2
+        assert "takes no --model, and only peft takes --license" in capsys.readouterr().err
+
+    def test_a_folder_for_peft_has_the_same_card(self, ready, tmp_path, capsys):
+        prompt = save_prompt(ready[1]["gpt2"][1], tmp_path / "p")
+        assert main(["export", str(prompt), "--output", str(tmp_path / "a"), "--license", "mit"]) == 0
+        text = (tmp_path / "a" / "README.md").read_text()
+        assert text.startswith("---\nbase_model: gpt2\nlicense: mit\n")
+        for said in ("- Task: films", "- Method: ept-star", "- Seeds: initialization 3", "- test accuracy: 0.75",
+                     "0.75 from one seed; its spread over seeds is not known", "## Load"):  # fmt: skip
+            assert said in text, said
 
 
 def test_the_spread_is_that_of_the_prompts_of_the_run_that_differ_in_seeds(ready, tmp_path):

@@ -1,11 +1,13 @@
 """`softprompt export` and `softprompt compile`: write a stored prompt for other programs."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from ..errors import BadInput
-from .options import Model, NewFolder, Stored
+from ._inputs import read_inputs
+from .options import DataRoot, Model, NewFolder, Stored
 
 Format = Literal["peft", "numpy", "npy", "baked", "cache", "embeds", "onnx", "gguf-recipe"]
 # Formats that need no frozen model.
@@ -38,25 +40,59 @@ def export(
     if format not in VECTORS:
         print(_writer(format)(stored, output, **_described(stored, prompt, model, license)))
         return
-    if model is not None or license != "other":
-        raise BadInput(f"--format={format} holds vectors alone and takes neither --model nor --license")
+    if model is not None or (format != "peft" and license != "other"):
+        raise BadInput(f"--format={format} holds vectors alone, so it takes no --model, and only peft takes --license")
     if format == "peft":
         from ..interop.peft import export_peft
 
-        print(export_peft(stored, output))
+        described = _described(stored, prompt, model, license)
+        del described["model"]
+        print(export_peft(stored, output, **described))
     else:
         from ..interop.numpy import export_numpy
 
         print(export_numpy(stored, output))
 
 
-def compile_(prompt: Stored, *, output: NewFolder, model: Model = None, license: Licence = "other") -> None:
-    """Compute a decoder's keys and values of prompt and instruction once, as a cache for stock `generate`."""
-    from ..export import export_cache
+def compile_(
+    prompt: Stored,
+    *,
+    output: NewFolder,
+    model: Model = None,
+    license: Licence = "other",
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Of a T5's prompt: the largest error of a probability that is allowed. Default: 0.01."
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Of a T5's prompt: texts or rows to measure the error on. Default: 64 validation rows."),
+    ] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Compute what a prompt is to every text once: a decoder's cache for stock `generate`, or a T5's limit.
+
+    A T5's prompt of large norm is a constant key and value in each layer. The error of that limit is measured, and a
+    prompt is refused whose error is above --tolerance.
+    """
     from ..prompts.prompt import SoftPrompt
 
     stored = SoftPrompt.load(prompt)
-    print(export_cache(stored, output, **_described(stored, prompt, model, license)))
+    described = _described(stored, prompt, model, license)
+    if stored.provenance.backbone.kind != "encoder-decoder":
+        if tolerance is not None or calibration is not None:
+            raise BadInput("a compiled prompt of a decoder has no error; leave --tolerance and --calibration out")
+        from ..export import export_cache
+
+        print(export_cache(stored, output, **described))
+        return
+    from ..export import export_limit
+
+    rows = None if calibration is None else read_inputs([], calibration)
+    tolerance = 0.01 if tolerance is None else tolerance
+    print(export_limit(stored, output, calibration=rows, data_root=data_root, tolerance=tolerance, **described))
 
 
 def _writer(format: str) -> Any:

@@ -9,4 +9,9 @@ from .compiled import export_cache as export_cache
 from .embeds import completion_request as completion_request
 from .embeds import export_embeds as export_embeds
 from .gguf import export_gguf_recipe as export_gguf_recipe
+from .limit import PromptLimit as PromptLimit
+from .limit import limit_of as limit_of
+from .limited import LimitError as LimitError
+from .limited import export_limit as export_limit
+from .limited import limit_error as limit_error
 from .onnx import export_onnx as export_onnx

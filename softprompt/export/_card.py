@@ -1,12 +1,13 @@
 """The README of every export: base model, task, method, scores with their spread over seeds, licence, how to load."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
 from ..errors import SoftPromptError
+from ..interop.card import facts, front_matter
 from ..interop.recipes import where_it_is
 from ..prompts.prompt import SoftPrompt
 from ..store import read_prompt
@@ -61,28 +62,14 @@ def card(prompt: SoftPrompt, *, title: str, sentence: str, load: str, licence: s
         licence: an identifier of the hub, as "apache-2.0"; "other" where it is not known.
         spread: scores over seeds, or None.
     """
-    provenance = prompt.provenance
-    task = (provenance.task or {}).get("name", "a task that is not recorded")
-    name = provenance.backbone.name
+    name = prompt.provenance.backbone.name
     lines = [
-        "---",
-        # The last name of a folder: its place is of one machine.
-        f"base_model: {Path(name).name if Path(name).is_absolute() else name}",
-        f"license: {licence}",
-        "tags: [soft-prompt, prompt-tuning]",
-        "---",
-        "",
+        *front_matter(prompt, licence),
         f"# {title}",
         "",
         f"A soft prompt of {prompt.length} vectors for the frozen `{name}`. {sentence}",
         "",
-        f"- Task: {task}",
-        f"- Method: {provenance.method}",
-        f"- Seeds: {_pairs(provenance.seeds)}",
-        *[f"- {split} {name}: {value:.4g}" for split, name, value in _numbers(provenance.metrics)],
-        f"- Test score over seeds: {spread or 'not known'}",
-        f"- Licence: {licence}. That of the base model applies to its weights.",
-        "",
+        *facts(prompt, licence, spread),
         "## Load",
         "",
         *where_it_is(name),
@@ -90,20 +77,6 @@ def card(prompt: SoftPrompt, *, title: str, sentence: str, load: str, licence: s
         "",
     ]
     return "\n".join(lines)
-
-
-def _numbers(metrics: Mapping[str, Mapping[str, float]]) -> "list[tuple[str, str, float]]":
-    return [
-        (split, name, value)
-        for split, by_name in metrics.items()
-        if isinstance(by_name, Mapping)
-        for name, value in by_name.items()
-        if isinstance(value, int | float)
-    ]
-
-
-def _pairs(values: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items()) or "not recorded"
 
 
 def _score(prompt: SoftPrompt) -> "float | None":

@@ -44,7 +44,14 @@ READABLE = ("PROMPT_TUNING", "P_TUNING")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def export_peft(prompt: SoftPrompt, folder: str | Path, *, model: nn.Module | None = None) -> Path:
+def export_peft(
+    prompt: SoftPrompt,
+    folder: str | Path,
+    *,
+    model: nn.Module | None = None,
+    licence: str = "other",
+    spread: object = None,
+) -> Path:
     """Write a folder that stock PEFT loads, with a recipe in its README, and the head in a file of its own.
 
     Args:
@@ -53,6 +60,8 @@ def export_peft(prompt: SoftPrompt, folder: str | Path, *, model: nn.Module | No
         folder: where; an empty folder is taken.
         model: the frozen model, to record its depth and heads; without it they are read from its folder, or left
             for PEFT to fill in from the model it loads.
+        licence: of the prompt, an identifier of the hub.
+        spread: its scores over seeds, in words (`softprompt.export.spread_of`), or None.
 
     Raises:
         CannotExport: a deep prompt, a head without a prompt, an unknown kind of backbone, a head on anything but an
@@ -67,7 +76,7 @@ def export_peft(prompt: SoftPrompt, folder: str | Path, *, model: nn.Module | No
         CONFIG: json_bytes(_config(prompt, model)),
         WEIGHTS: tensor_bytes({"prompt_embeddings": prompt.expanded()}),
         DOCUMENT: json_bytes(to_document(prompt)),
-        "README.md": readme(prompt).encode(),
+        "README.md": readme(prompt, licence=licence, spread=spread).encode(),
     }
     if prompt.head is not None:
         contents[HEAD] = tensor_bytes({"weight": prompt.head.weight, "bias": prompt.head.bias})

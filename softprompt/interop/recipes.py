@@ -7,6 +7,7 @@ from ..backbones.decoder import ANSWER_CUE
 from ..builtin import BUILT_IN
 from ..builtin.packaged import PACKAGED
 from ..prompts.prompt import SoftPrompt
+from .card import facts, front_matter
 
 MODEL_CLASSES = {
     ("encoder-decoder", "tokens"): "AutoModelForSeq2SeqLM",
@@ -75,14 +76,24 @@ def where_it_is(model: str) -> list[str]:
     return [sentence.format(name=model), ""] if sentence else []
 
 
-def readme(prompt: SoftPrompt) -> str:
-    """A description of the folder, a recipe that runs inside it, and the cases in which its numbers differ."""
+def readme(prompt: SoftPrompt, *, licence: str = "other", spread: object = None) -> str:
+    """A description of the folder, a recipe that runs inside it, and the cases in which its numbers differ.
+
+    Args:
+        prompt: what is exported.
+        licence: an identifier of the hub.
+        spread: scores over seeds in words, or None.
+    """
     provenance, task = prompt.provenance, prompt.provenance.task or {}
     lines = [
+        *front_matter(prompt, licence),
         f"# A soft prompt of {prompt.length} vectors for `{provenance.backbone.name}`",
         "",
         f"Trained by softprompt ({provenance.method}); all about it is in `softprompt.json`. "
-        "It needs transformers, peft and safetensors, and runs in this folder:",
+        "It needs transformers, peft and safetensors, and runs in this folder.",
+        "",
+        *facts(prompt, licence, spread),
+        "## Load",
         "",
         *where_it_is(provenance.backbone.name),
         f"```python\n{recipe(prompt)}```",

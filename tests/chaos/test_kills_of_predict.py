@@ -24,7 +24,9 @@ def test_answers_of_two_prompts_that_are_killed_again_and_again_end_with_the_sam
 
     def work(folder):
         folder.mkdir(exist_ok=True)
-        predict_file(prompts, rows, folder / "out.csv.gz", model=chaos_model, batch_size=4)
+        # It may be killed when all is done.
+        if [path.name for path in folder.iterdir()] != ["out.csv.gz"]:
+            predict_file(prompts, rows, folder / "out.csv.gz", model=chaos_model, batch_size=4)
 
     found = kills.campaign(kills.Scenario(work, work), tmp_path, count=3, seed=0)
-    assert found == {"kills": 3, "runs": found["runs"], "different": [], "failed": []}
+    assert (found["kills"], found["different"], found["failed"]) == (3, [], [])

@@ -1,0 +1,65 @@
+"""What the README of every exported prompt says: base model, task, method, seeds, scores with their spread, licence."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..prompts.prompt import SoftPrompt
+
+LARGEST = sys.float_info.max
+
+
+def front_matter(prompt: SoftPrompt, licence: str) -> list[str]:
+    """The lines that the hub reads.
+
+    Args:
+        prompt: what is exported.
+        licence: an identifier of the hub, as "apache-2.0"; "other" where it is not known.
+    """
+    name = prompt.provenance.backbone.name
+    return [
+        "---",
+        # The last name of a folder: its place is of one machine.
+        f"base_model: {Path(name).name if Path(name).is_absolute() else name}",
+        f"license: {licence}",
+        "tags: [soft-prompt, prompt-tuning]",
+        "---",
+        "",
+    ]
+
+
+def facts(prompt: SoftPrompt, licence: str, spread: object) -> list[str]:
+    """The lines that people read.
+
+    Args:
+        prompt: what is exported.
+        licence: as in `front_matter`.
+        spread: scores over seeds in words, or None.
+    """
+    provenance = prompt.provenance
+    task = (provenance.task or {}).get("name", "a task that is not recorded")
+    return [
+        f"- Task: {task}",
+        f"- Method: {provenance.method}",
+        f"- Seeds: {_pairs(provenance.seeds)}",
+        *[f"- {split} {name}: {value:.4g}" for split, name, value in _numbers(provenance.metrics)],
+        f"- Test score over seeds: {spread or 'not known'}",
+        f"- Licence: {licence}. That of the base model applies to its weights.",
+        "",
+    ]
+
+
+def _numbers(metrics: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    return [
+        (split, name, float(value))
+        for split, by_name in metrics.items()
+        if isinstance(by_name, Mapping)
+        for name, value in by_name.items()
+        # A stranger's prompt may hold whole numbers that are larger than any float.
+        if isinstance(value, int | float) and abs(value) < LARGEST
+    ]
+
+
+def _pairs(values: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items()) or "not recorded"
