@@ -37,6 +37,9 @@ def stored_values(path: Path) -> Any:
     if plain_bytes(path).startswith(b"{"):
         document = read_sealed(path, sealed_from=SEALED, repair=REPAIR)
         is_sealed = document.get("format") == SEALED and set(document) == {"format", VALUES}
+        if VALUES in document and not is_sealed:
+            # Format and checksum stand beside each other, so that one cut can take both away.
+            raise DamagedFile(f"{path} is not as it was written; {REPAIR}")
         return document[VALUES] if is_sealed else document
     try:
         return json.loads(path.read_bytes())
