@@ -366,20 +366,22 @@ class TestWeightsOfAnotherKindOfTensor:
         from softprompt.memory._memory import bytes_per_token
 
         gradients = []
-        for each in model[:2]:
-            backbone = from_model(each, model[2], engine="reference")
+        for each, engine in ((model[0], "reference"), (model[0], "auto"), (model[1], "reference")):
+            backbone = from_model(each, model[2], engine=engine)
             prompt_batch = PromptBatch.stack([backbone.word_vectors[5:8].detach().float()])
             prompt_batch.vectors.requires_grad_()
             batch = rows_of(backbone, TEXTS, torch.tensor([[5], [6]]))
             assert bytes_per_token(backbone, prompt_batch, batch) > 0
             backbone.logits(prompt_batch, batch).square().mean().backward()
             gradients.append(prompt_batch.vectors.grad)
-        torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
+        for gradient in gradients[:2]:
+            torch.testing.assert_close(gradient, gradients[2], rtol=1e-5, atol=1e-5)
 
     def test_it_is_not_packed_nor_quantised_again(self, model):
         quantised, _, tokenizer = model
         backbone = from_model(quantised, tokenizer)
-        assert backbone.engine != "packed"
+        # The packed passes of a T5 multiply by plain weights; those of an encoder are the model's own layers.
+        assert backbone.engine != "packed" or backbone.kind == "encoder"
         with pytest.raises(UnsupportedModel, match="quantised or adapted already"):
             backbone.to_int8()
 

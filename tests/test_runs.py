@@ -108,14 +108,14 @@ class TestTwoProcesses:
 
     def test_where_the_first_has_ended_leave_its_plan(self, start, tmp_path, monkeypatch):
         """The second looked at the folder before there was a run."""
-        build = train_module.build_prompts
+        prepare = train_module.prepare
 
         def meanwhile(*arguments):
-            monkeypatch.setattr(train_module, "build_prompts", build)
+            monkeypatch.setattr(train_module, "prepare", prepare)
             start(tmp_path / "run", PromptSettings(lr=0.2))
-            return build(*arguments)
+            return prepare(*arguments)
 
-        monkeypatch.setattr(train_module, "build_prompts", meanwhile)
+        monkeypatch.setattr(train_module, "prepare", meanwhile)
         with pytest.raises(RunExists, match="already holds a run"):
             start(tmp_path / "run", PromptSettings(lr=0.7))
         assert [prompt.lr for prompt in read_plan(tmp_path / "run").prompts] == [0.2]

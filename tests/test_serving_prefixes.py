@@ -5,7 +5,7 @@ import gc
 import pytest
 import torch
 from softprompt.backbones import from_model
-from softprompt.backbones.fast.shared.passes import SharedPasses
+from softprompt.backbones.fast.shared.runner import Runner
 from softprompt.serving import Engine
 from softprompt.serving.prefixes import opening_of
 
@@ -33,13 +33,13 @@ def bank(backbone, prompts):
 @pytest.fixture
 def positions(monkeypatch) -> list[int]:
     """Positions of each pass that is computed."""
-    counted, whole = [], SharedPasses._inputs
+    counted, whole = [], Runner._inputs
 
     def counting(self, prompt_batch, batch, layout):
         counted.append(len(layout.tokens))
         return whole(self, prompt_batch, batch, layout)
 
-    monkeypatch.setattr(SharedPasses, "_inputs", counting)
+    monkeypatch.setattr(Runner, "_inputs", counting)
     return counted
 
 
