@@ -1,12 +1,15 @@
 """The README's picture, its output and the table of methods say what the committed results say."""
 
 import re
-import textwrap
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 from experiments.common.places import RESULTS
+from experiments.real_lm.__main__ import HERE
+from experiments.real_lm.page import small_of
+from experiments.real_lm.results import Folder
+from experiments.real_lm.tables import by_cell
 from experiments.stability import picture
 from experiments.stability.study import read
 from experiments.which_method import DESIGN, read_results
@@ -23,6 +26,16 @@ ROWS = {
     "`scaled`, one vector ten times": "scaled",
     r"EPT\*, one vector ten times": "ept-star",
     "EPT, one vector": "ept",
+}
+
+# Lines of README's first table, and the arms of the study on a real model.
+REAL = {
+    "instruction written by hand": "instruction",
+    "prompt tuning, from random vectors": "pt",
+    "prompt tuning, from the instruction (the default)": "pt-instruction",
+    r"EPT\*": "ept-star",
+    "`scaled`: one trained vector": "scaled",
+    "LoRA, r = 8": "lora",
 }
 
 
@@ -66,13 +79,25 @@ def test_the_readme_names_scores_of_the_table_of_methods():
     assert all(f"| {score} |" in PAGE.read_text() for score in scores)
 
 
-def test_what_the_readme_shows_of_a_real_model_is_the_output_that_is_kept():
+def real_section() -> str:
+    return (ROOT / "README.md").read_text().partition("## A real language model\n")[2].partition("\n## ")[0]
+
+
+def test_the_first_table_of_the_readme_has_the_scores_of_the_study():
+    files = Folder(small_of(HERE), small_of(HERE)).read()
+    arms = by_cell(files)["glue/sst2", "k32"] | by_cell(files)["glue/sst2", "frozen"]
+    lines = re.findall(r"^\| (.+?) \| ([\d,]+) \| ([\d.]+) \| ([\d.]*) ?\|$", real_section(), re.M)
+    assert [name for name, *_ in lines] == list(REAL)
+    for name, trained, mean, worst in lines:
+        records = arms[REAL[name]]
+        scores = [record["test"] for record in records]
+        assert float(mean) == pytest.approx(fmean(scores), abs=5e-4), name
+        assert not worst or float(worst) == pytest.approx(min(scores), abs=5e-4), name
+        assert int(trained.replace(",", "")) == records[0].get("trainable", 0), name
+
+
+def test_what_the_readme_says_of_the_demonstration_is_in_the_output_that_is_kept():
     kept = (ROOT / "examples" / "reviews" / "demo-smollm2.txt").read_text()
-    readme = (ROOT / "README.md").read_text()
-    shown = re.search(r"(?m)^    on the same rows.*\n(?:    .+\n)+", readme)
-    assert shown is not None
-    assert textwrap.dedent(shown[0]) in kept
-    below = readme[shown.end() :].partition("##")[0]
-    figures = re.findall(r"[+-]?0\.\d{3}", below)
+    figures = re.findall(r"[+-]?0\.\d{3}", real_section().partition("demonstration")[2])
     assert len(figures) == 3
     assert all(figure in kept for figure in figures)
