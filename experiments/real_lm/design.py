@@ -183,7 +183,7 @@ def small_pieces() -> list[Piece]:
         Piece(task=task, size=size, arms=(arm,), seeds=own)
         for task, size, arms, seeds in SMALL_CELLS
         for arm in arms
-        for own in ([(seed,) for seed in seeds] if ARMS[arm].alone else [seeds])
+        for own in _seeds_together(arm, seeds)
     ]
 
 
@@ -209,9 +209,13 @@ def _pieces(
         groups.setdefault(_sharing(name), []).append(name)
     for group in groups.values():
         for arms in _filled(group, lambda name: len(rates[name]) * len(seeds), fleet):
-            # What trains weights has the model to itself.
-            for own in [(seed,) for seed in seeds[:ALONE_SEEDS]] if ARMS[arms[0]].alone else [seeds]:
+            for own in _seeds_together(arms[0], seeds)[:ALONE_SEEDS]:
                 yield Piece(task=task, size=size, arms=arms, seeds=own, rates={name: rates[name] for name in arms})
+
+
+def _seeds_together(arm: str, seeds: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The seeds that share a piece: all of them, or each alone, because what trains weights has the model to itself."""
+    return [(seed,) for seed in seeds] if ARMS[arm].alone else [seeds]
 
 
 def _sharing(name: str) -> tuple[Any, ...]:

@@ -5,8 +5,9 @@ which only grows; each line ends in its own checksum. Both are read with the sam
 size, UTF-8, no name twice, no deeper than any of ours.
 """
 
-from ._entries import difference as difference
+from ._entries import changed_files as changed_files
 from ._entries import entry as entry
+from ._entries import faults_in as faults_in
 from ._entries import listed_in as listed_in
 from ._entries import refuse_no_name as refuse_no_name
 from ._entries import sha256_of as sha256_of

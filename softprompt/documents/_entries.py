@@ -1,11 +1,11 @@
 """What vouches for another file: its size and its SHA-256, as manifests and results list them."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from ..errors import DamagedFile
+from ..errors import DamagedFile, SoftPromptError
 
 # Bytes that file systems take.
 LONGEST_NAME = 255
@@ -61,3 +61,33 @@ def difference(path: Path, listed: Mapping[str, Any]) -> str:
     if size != listed["bytes"]:
         return f"has {size} bytes, {listed['bytes']} were written"
     return "" if sha256_of(path) == listed["sha256"] else "is not what was written (SHA-256 differs)"
+
+
+def changed_files(read: Callable[[], Mapping[str, Any]], path: Path, repair: str) -> Iterator[str]:
+    """One line for each file that is not what a document beside it lists, or for the document if it cannot be read.
+
+    Args:
+        read: reads the document.
+        path: of the document.
+        repair: what a user does about a file that differs.
+    """
+    try:
+        listed = listed_in(read(), path)
+    except SoftPromptError as error:
+        yield error.message
+        return
+    for name, known in listed.items():
+        try:
+            fault = difference(path.parent / name, known)
+        except OSError as error:
+            fault = f"cannot be read ({error.strerror})"
+        if fault:
+            yield f"{str(path.parent / name)!r} {fault}; {repair}"
+
+
+def faults_in(read: Callable[[], object]) -> Iterator[str]:
+    """The message of a reader that finds damage; nothing where it finds none."""
+    try:
+        read()
+    except SoftPromptError as error:
+        yield error.message

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..backbones import AbstractBackbone
 from ..backbones.family import decoder_of
-from ..documents import SEALED, check_shape, difference, entry, in_file, listed_in
-from ..errors import BadInput, CannotExport, DamagedFile, SoftPromptError
+from ..documents import SEALED, changed_files, check_shape, entry, faults_in, in_file, listed_in
+from ..errors import BadInput, CannotExport, DamagedFile
 from ..interop.attach import attach
 from ..prompts.prompt import SoftPrompt
 from ..store import read_sealed, read_tensors, sealed_bytes, tensor_bytes, write_folder
@@ -171,7 +171,7 @@ class CompiledPrompt:
         about = read_sealed(folder / SETTINGS, sealed_from=SEALED, repair=REPAIR)
         # People write on its README.
         listed = {name: known for name, known in listed_in(about, folder / SETTINGS).items() if name != CARD}
-        for line in _changed(folder, {"files": listed}):
+        for line in changed_files(lambda: {"files": listed}, folder / SETTINGS, REPAIR):
             raise DamagedFile(line)
         about = {name: value for name, value in about.items() if name not in ("format", "files")}
         tensors = read_tensors(folder / CACHE)
@@ -187,22 +187,8 @@ class CompiledPrompt:
 
 def damaged_compiled(folder: Path) -> Iterator[str]:
     """One line for each file of a compiled prompt that is not as it was written, its README too."""
-    try:
-        CompiledPrompt.load(folder)
-        yield from _changed(folder, read_sealed(folder / SETTINGS, sealed_from=SEALED, repair=REPAIR))
-    except SoftPromptError as error:
-        yield error.message
-
-
-def _changed(folder: Path, about: Mapping[str, Any]) -> Iterator[str]:
-    """One line for each file that is not what a compiled prompt's document lists."""
-    for name, known in listed_in(about, folder / SETTINGS).items():
-        try:
-            fault = difference(folder / name, known)
-        except OSError as error:
-            fault = f"cannot be read ({error.strerror})"
-        if fault:
-            yield f"{str(folder / name)!r} {fault}; {REPAIR}"
+    path, faults = folder / SETTINGS, list(faults_in(lambda: CompiledPrompt.load(folder)))
+    yield from faults or changed_files(lambda: read_sealed(path, sealed_from=SEALED, repair=REPAIR), path, REPAIR)
 
 
 def _layers(tensors: Mapping[str, Tensor], count: Any, length: Any) -> range:

@@ -201,9 +201,10 @@ class Pass:
         if way == "number":
             # Significant digits, because the numbers may be of any size.
             return [[f"{number:.6g}"] for number in backbone.logits(prompt_batch, batch)[:, 0, 0].tolist()]
-        of_cells = [one.reading for _, number in self.cells if (one := self.group.responders[number]).reading]
-        readings = list(dict.fromkeys(reading for reading in of_cells if reading is not None))
-        which = torch.tensor([readings.index(reading) for reading in of_cells if reading is not None])
+        by_cell = [self.group.responders[number].reading for _, number in self.cells]
+        of_cells = [reading for reading in by_cell if reading is not None]
+        readings = list(dict.fromkeys(of_cells))
+        which = torch.tensor([readings.index(reading) for reading in of_cells])
         scores = backbone.label_scores_each(prompt_batch, batch, readings, which.to(backbone.device))
         rows = [iter(of_reading.float().cpu()) for of_reading in scores]
         return [self._scored(cell, next(rows[of])) for cell, of in zip(self.cells, which.tolist(), strict=True)]

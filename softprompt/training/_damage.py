@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..documents import SEALED, difference, entry, is_sealed, listed_in, read_json, read_sealed
+from ..documents import SEALED, changed_files, entry, faults_in, is_sealed, read_json, read_sealed
 from ..errors import SoftPromptError
 from ..store import read_folder
 from ._plan import PLAN, read_plan
@@ -29,13 +29,13 @@ def files_of(member: Path) -> dict[str, dict[str, Any]]:
 
 def damage(run: Path) -> Iterator[str]:
     """One line for each file of a run that is not as it was written."""
-    yield from _said(lambda: read_plan(run))
+    yield from faults_in(lambda: read_plan(run))
     yield from damaged_documents(run)
     for path in sorted([run / "timing.jsonl", *run.glob("*/metrics.jsonl"), *run.glob("*/restarts/*.jsonl")]):
         if lines := damaged_lines(path):
             yield f"{path} is damaged in {places(lines)}, which is left out of curves and times"
     for folder in sorted(run.glob("checkpoints/step-*")):
-        yield from _said(lambda folder=folder: read_folder(folder))
+        yield from faults_in(lambda folder=folder: read_folder(folder))
     yield from _cut_times(run)
 
 
@@ -43,11 +43,11 @@ def damaged_documents(run: Path) -> Iterator[str]:
     """The same of what a run that goes on does not read: choices, baselines, results, and what is stored."""
     for path in (run / "frozen.json", run / "comparison.json"):
         if path.is_file():
-            yield from _said(lambda path=path: read_sealed(path, sealed_from=SEALED))
+            yield from faults_in(lambda path=path: read_sealed(path, sealed_from=SEALED))
     for path in sorted([*run.glob("*/restarts/chosen.json"), *run.glob(f"*/{RESULT}")]):
         yield from _with_its_files(path)
     for folder in sorted([*run.glob("*/prompt"), *run.glob("*/weights")]):
-        yield from _said(lambda folder=folder: read_folder(folder))
+        yield from faults_in(lambda folder=folder: read_folder(folder))
 
 
 def tell_unsealed(run: Path) -> None:
@@ -58,18 +58,7 @@ def tell_unsealed(run: Path) -> None:
 
 def _with_its_files(path: Path) -> Iterator[str]:
     """A document that vouches for the files beside it, and these."""
-    try:
-        listed = listed_in(read_sealed(path, sealed_from=SEALED), path)
-    except SoftPromptError as error:
-        yield error.message
-        return
-    for name, known in listed.items():
-        try:
-            fault = difference(path.parent / name, known)
-        except OSError as error:
-            fault = f"cannot be read ({error.strerror})"
-        if fault:
-            yield f"{str(path.parent / name)!r} {fault}; restore it from a copy"
+    return changed_files(lambda: read_sealed(path, sealed_from=SEALED), path, "restore it from a copy")
 
 
 def _cut_times(run: Path) -> Iterator[str]:
@@ -83,11 +72,3 @@ def _cut_times(run: Path) -> Iterator[str]:
     size = path.stat().st_size if path.exists() else 0
     if size < needed:
         yield too_short(path, size, needed)
-
-
-def _said(read: Any) -> Iterator[str]:
-    """What a reader says of damage."""
-    try:
-        read()
-    except SoftPromptError as error:
-        yield error.message
