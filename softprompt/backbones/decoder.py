@@ -31,6 +31,7 @@ from .family import (
 )
 from .fast.shared.engine import SequenceEngine
 from .fast.shared.passes import SharedPasses, counts_positions
+from .fast.shared.runner import ModelParts
 from .join import Joined, join_masks, padded_right, refuse_empty, refuse_too_long, take, without_end
 from .prefix import filled_cache
 
@@ -91,7 +92,7 @@ class DecoderBackbone(AbstractBackbone):
         if chat and (between := next_turn(tokenizer)) is not None:
             self.between_rows = between
         self._ends_texts = not chat and list(tokenizer("a").input_ids)[-1] == tokenizer.eos_token_id
-        passes = SharedPasses(self.model, self.base, self.embed, lambda: self.layers, name)
+        passes = SharedPasses(ModelParts(self.model, self.base, self.embed, lambda: self.layers, name))
         self._shared = SequenceEngine(self, "shared", passes)
         self._shared.choose(engine)
 

@@ -15,6 +15,7 @@ from .base import AbstractBackbone, Answers
 from .family import first_position, position_limit
 from .fast.shared.engine import SequenceEngine
 from .fast.shared.rows import RowPasses
+from .fast.shared.runner import ModelParts
 from .join import Joined, join_masks, padded_right, refuse_too_long, take
 
 
@@ -63,7 +64,7 @@ class EncoderBackbone(AbstractBackbone):
                 )
             self.mask = str(tokenizer.mask_token)
             self.input_suffix = f" {self.mask}"
-        passes = RowPasses(self.model, self.base, self.embed, lambda: self.layers, name)
+        passes = RowPasses(ModelParts(self.model, self.base, self.embed, lambda: self.layers, name))
         self._packed = SequenceEngine(self, "packed", passes)
         self._packed.choose(engine)
 

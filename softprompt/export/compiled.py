@@ -145,8 +145,7 @@ class CompiledPrompt:
         Raises:
             BadInput: the folder exists.
         """
-        tensors = {f"{layer}.keys": keys for layer, keys in enumerate(self.keys)}
-        tensors |= {f"{layer}.values": values for layer, values in enumerate(self.values)}
+        tensors = layer_tensors(self.keys, self.values)
         about = {
             "model": self.model, "revision": self.revision, "layers": len(self.keys), "length": self.length,
             "before": self.before, "after": self.after, "special": self.special,
@@ -189,6 +188,12 @@ def damaged_compiled(folder: Path) -> Iterator[str]:
     """One line for each file of a compiled prompt that is not as it was written, its README too."""
     path, faults = folder / SETTINGS, list(faults_in(lambda: CompiledPrompt.load(folder)))
     yield from faults or changed_files(lambda: read_sealed(path, sealed_from=SEALED, repair=REPAIR), path, REPAIR)
+
+
+def layer_tensors(keys: Sequence[Tensor], values: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The keys and values of each layer by the names that recipes read."""
+    tensors = {f"{layer}.keys": of_layer for layer, of_layer in enumerate(keys)}
+    return tensors | {f"{layer}.values": of_layer for layer, of_layer in enumerate(values)}
 
 
 def _layers(tensors: Mapping[str, Tensor], count: Any, length: Any) -> range:

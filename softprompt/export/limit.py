@@ -28,6 +28,7 @@ from ..inference.evaluate import backbone_of, model_for
 from ..prompts.prompt import SoftPrompt
 from ..store import json_bytes, read_folder, read_json, read_tensors, tensor_bytes, write_folder
 from ._decoder import written
+from .compiled import layer_tensors
 from .embeds import plain
 
 TENSORS, SETTINGS, CARD = "limit.safetensors", "limit.json", "README.md"
@@ -133,8 +134,7 @@ class PromptLimit:
         Raises:
             BadInput: the folder exists.
         """
-        tensors = {f"{layer}.keys": keys for layer, keys in enumerate(self.keys)}
-        tensors |= {f"{layer}.values": values for layer, values in enumerate(self.values)}
+        tensors = layer_tensors(self.keys, self.values)
         about = {
             "model": self.model, "revision": self.revision, "layers": len(self.keys), "length": self.length,
             "before": self.before, "after": self.after, "special": self.special, "skipped": list(self.skipped),

@@ -2,12 +2,12 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....prompts.batch import PromptBatch, TextBatch
 from ....prompts.compiled import CompiledPrefix
@@ -15,7 +15,7 @@ from ..._labels import Reading, rows_of
 from ...prefix import read_cache
 from .compiled import at_places, held_cache, places_of, rows_of_tokens
 from .layout import Layout, answers_each, lay_out, no_answers
-from .runner import Runner
+from .runner import ModelParts, Runner
 
 IGNORED = -100
 
@@ -25,22 +25,11 @@ class SharedPasses:
     """The passes of one decoder.
 
     Args:
-        model: a causal model of transformers.
-        base: its layers below the head.
-        embed: the vectors of token ids, as the model reads them.
-        layers: the layers that a deep prompt enters; called only where there is one.
-        name: name of the model, for messages.
+        parts: of a causal model.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        base: Any,
-        embed: Callable[[Tensor], Tensor],
-        layers: Callable[[], Sequence[nn.Module]],
-        name: str,
-    ):
-        self.runner = Runner(model, base, embed, layers, name, _options)
+    def __init__(self, parts: ModelParts):
+        self.runner = Runner(parts, _options)
 
     def logits(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b l v"]:
         """Return the logits at the label positions, and zeros at padded ones."""

@@ -1,17 +1,16 @@
 """The passes of an encoder without padding: logits at one position of each row, and states of the text."""
 
 import inspect
-from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from ....prompts.batch import PromptBatch, TextBatch
 from ...family import first_position
 from .layout import Layout, lay_out_whole
-from .runner import Runner
+from .runner import ModelParts, Runner
 
 
 @final
@@ -19,24 +18,13 @@ class RowPasses:
     """The passes of one encoder. A prompt sees the text behind it, so each row has a copy of its prompt.
 
     Args:
-        model: a bidirectional model of transformers.
-        base: its layers below the head.
-        embed: the vectors of token ids, as the model reads them.
-        layers: the layers that a deep prompt enters; called only where there is one.
-        name: name of the model, for messages.
+        parts: of a bidirectional model.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        base: Any,
-        embed: Callable[[Tensor], Tensor],
-        layers: Callable[[], Sequence[nn.Module]],
-        name: str,
-    ):
-        self.runner = Runner(model, base, embed, layers, name, self._options)
-        self._first_position = first_position(model)
-        self._has_types = "token_type_ids" in inspect.signature(base.forward).parameters
+    def __init__(self, parts: ModelParts):
+        self.runner = Runner(parts, self._options)
+        self._first_position = first_position(parts.model)
+        self._has_types = "token_type_ids" in inspect.signature(parts.base.forward).parameters
 
     def logits_at(
         self, prompt_batch: PromptBatch, batch: TextBatch, columns: Int[Tensor, " b"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
 
@@ -22,8 +23,9 @@ WORTHWHILE = 0.7
 
 
 @final
-class Runner:
-    """The layers of one model.
+@dataclass(frozen=True, eq=False)
+class ModelParts:
+    """What passes over one sequence need of a model.
 
     Args:
         model: a model of transformers.
@@ -31,21 +33,28 @@ class Runner:
         embed: the vectors of token ids, as the model reads them.
         layers: the layers that a deep prompt enters; called only where there is one.
         name: name of the model, for messages.
+    """
+
+    model: Any
+    base: Any
+    embed: Callable[[Tensor], Tensor]
+    layers: Callable[[], Sequence[nn.Module]]
+    name: str
+
+
+@final
+class Runner:
+    """The layers of one model.
+
+    Args:
+        parts: of the model.
         options: what else the model is called with, given the prompts and the vectors of the sequence.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        base: Any,
-        embed: Callable[[Tensor], Tensor],
-        layers: Callable[[], Sequence[nn.Module]],
-        name: str,
-        options: Callable[[PromptBatch, Layout, Tensor], dict[str, Any]],
-    ):
-        self.model, self.base, self.embed, self.layers, self.name = model, base, embed, layers, name
-        self.options = options
-        configs = [module.config for module in model.modules() if hasattr(module, "config")]
+    def __init__(self, parts: ModelParts, options: Callable[[PromptBatch, Layout, Tensor], dict[str, Any]]):
+        self.model, self.base, self.embed = parts.model, parts.base, parts.embed
+        self.layers, self.name, self.options = parts.layers, parts.name, options
+        configs = [module.config for module in self.model.modules() if hasattr(module, "config")]
         self.configs = list({id(config): config for config in configs}.values())
         # What multiplies by frozen matrices in float32 on a CPU; None leaves it to torch.
         self.products: Library | None = None
