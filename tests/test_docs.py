@@ -145,6 +145,11 @@ def test_the_readme_stays_short():
     assert len((ROOT / "README.md").read_text().split()) <= 600
 
 
+def test_no_page_that_teaches_has_more_than_900_words():
+    pages = {path.name: len(path.read_text().split()) for path in (ROOT / "docs").glob("*.md") if path.name != "log.md"}
+    assert {name: words for name, words in pages.items() if words > 900} == {}
+
+
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "results").glob("*.md")), ids=lambda page: page.name)
 def test_a_page_of_results_opens_with_what_was_asked_what_came_out_and_how_sure_it_is(page: Path):
     opening = page.read_text().partition("\n\n")[2].partition("\n\n")[0]
