@@ -1,13 +1,16 @@
 """The table of methods: exact counts, wrong options refused, networks that follow from their seed."""
 
 import dataclasses
+import inspect
 import subprocess
 import sys
 
 import pytest
 import torch
 from softprompt.errors import BadInput, UnknownName
+from softprompt.prompts.method_table import NETWORK_OPTIONS
 from softprompt.prompts.methods import METHODS, Method, describe
+from softprompt.prompts.reparam import REPARAMETERIZATIONS
 from softprompt.settings import PromptSettings
 from softprompt.study import grid
 from torch import nn
@@ -108,6 +111,15 @@ def test_p_tuning_counts_are_pefts(method, kind):
 )
 def test_options_change_the_count_as_the_paper_has_it(method, options, count):
     assert METHODS[method].with_options(options).trainable(768) == count
+
+
+def test_the_options_in_the_table_are_those_of_the_networks():
+    """The table has them once more, so that the names of a study's runs need no torch."""
+    taken = {
+        name: {p.name: p.default for p in inspect.signature(network).parameters.values() if p.name != "e"}
+        for name, network in REPARAMETERIZATIONS.items()
+    }
+    assert taken == NETWORK_OPTIONS
 
 
 def test_counting_a_huge_network_allocates_and_draws_nothing():

@@ -107,6 +107,18 @@ def test_nothing_is_wider_than_the_window(page, width):
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+def test_a_command_breaks_before_an_option_on_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 900})
+    lines = """[...document.querySelectorAll('pre')].map(pre => {
+        const tops = [...pre.querySelectorAll('span')].map(part => {
+            const range = document.createRange(); range.selectNodeContents(part);
+            return [part.textContent, new Set([...range.getClientRects()].map(box => box.top)).size]; });
+        return [pre.textContent, tops]; })"""
+    for command, parts in page.evaluate(lines):
+        assert command == " ".join(part for part, _ in parts)
+        assert [part for part, count in parts if count > 1 and len(part) < 30] == []
+
+
 def test_no_table_is_cut_on_paper(page):
     page.emulate_media(media="print")
     page.set_viewport_size(PAPER)

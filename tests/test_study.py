@@ -929,9 +929,12 @@ class TestTables:
         assert plain == "| task | method | n | mean | min | median | worst |"
         assert markdown([]) == "|  |\n|  |"
 
-    def test_tables_need_no_torch(self):
+    def test_tables_and_the_names_of_runs_need_no_torch(self):
         code = (
-            "import sys; from softprompt.study.tables import bootstrap as b; b([1., 2.]); print('torch' in sys.modules)"
+            "import sys; from softprompt.study import grid; from softprompt.study.tables import bootstrap as b; "
+            "from softprompt.prompts.methods import METHODS; b([1., 2.]); "
+            "specs = grid(task='lab/color', model='lab-t5', method=list(METHODS), sources=[('a', 'b')]); "
+            "[spec.name for spec in specs]; print('torch' in sys.modules)"
         )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert found.stdout.strip() == "False"

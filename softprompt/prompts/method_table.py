@@ -4,6 +4,21 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+# The options of each network over the vectors, with their defaults. The networks themselves need torch, names do not.
+NETWORK_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "identity": {},
+    "mlp": {"hidden": None},
+    "lstm": {"hidden": None},
+    "residual": {
+        "bottleneck": 400, "passes": 2, "per_position": 0, "layer_norm": True, "activation": "relu", "dropout": 0.0,
+    },
+    "bottleneck": {
+        "hidden": 1, "depth": 1, "share_depth": True, "layer_norm": False, "residual": False, "activation": "none",
+        "bias": False,
+    },
+    "polar": {"radius": 3.0, "train_radius": False},
+}  # fmt: skip
+
 # The EPT paper trains all methods at 0.3 in raw units. These rates are from trials on small models (docs/methods.md).
 PROMPTS: Sequence[Mapping[str, Any]] = (
     {

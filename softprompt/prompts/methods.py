@@ -1,19 +1,18 @@
 """Methods: named presets of the number of vectors, the network over them, and the number of repeats."""
 
 import dataclasses
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict, final
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, final
 
 from ..errors import BadInput, UnknownName, pick
 from ..options import like
 from ..settings import PromptSettings
-from .base import is_words
-from .method_table import PROMPTS, WEIGHTS
-from .reparam import REPARAMETERIZATIONS, AbstractReparameterization, require_positive
+from .method_table import NETWORK_OPTIONS, PROMPTS, WEIGHTS
+
+# Tables of studies name methods of ten thousand runs, and importing torch takes as long as the rest of that.
+if TYPE_CHECKING:
+    from .reparam import AbstractReparameterization
 
 Units = Literal["raw", "rms"]
 
@@ -107,6 +106,8 @@ class Method:
         A prompt that begins as an instruction or as examples takes a tenth of the method's rate: it has to keep what it
         begins with (docs/log.md has the figures).
         """
+        from .base import is_words
+
         units = self.units if settings.units == "auto" else settings.units
         default = self.lr_rms if units == "rms" else self.lr
         if is_words(settings.init):
@@ -116,7 +117,7 @@ class Method:
     @property
     def is_direction(self) -> bool:
         """Whether the method trains the directions of its vectors apart from their norm, as polar does."""
-        return pick("reparameterization", self.reparameterization, REPARAMETERIZATIONS).is_direction
+        return self._network.is_direction
 
     @property
     def prompt_length(self) -> int:
@@ -133,9 +134,7 @@ class Method:
         """All options of this method's reparameterisation, with the values that this method gives them."""
         if self.weights:
             return dict(self.options)
-        kind = pick("reparameterization", self.reparameterization, REPARAMETERIZATIONS)
-        parameters = inspect.signature(kind).parameters.values()
-        return {p.name: p.default for p in parameters if p.name != "e"} | dict(self.options)
+        return {**pick("reparameterization", self.reparameterization, NETWORK_OPTIONS), **self.options}
 
     def with_options(self, options: Mapping[str, Any]) -> "Method":
         """Return this method with other options. A string is converted to the type of the option's default.
@@ -197,7 +196,7 @@ class Method:
         sizes = {"repeats": n} if self.one_vector else {"m": n, "repeats": 1}
         return dataclasses.replace(self, **sizes)._checked()
 
-    def build(self, e: int, seed: int) -> AbstractReparameterization:
+    def build(self, e: int, seed: int) -> "AbstractReparameterization":
         """Build the reparameterisation for embedding size `e` on the CPU. Its weights depend on `seed` alone.
 
         Torch's layers draw their weights from the global generator. This function seeds that generator and restores
@@ -205,6 +204,8 @@ class Method:
         differ from the seed of the initial vectors: drawn from the same stream, EPT's D would start proportional to
         the vector that it multiplies.
         """
+        import torch
+
         # Only the CPU's generator is seeded: torch.manual_seed would also seed those of the accelerators.
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
@@ -223,12 +224,19 @@ class Method:
         """Count the parameters that are stored after folding: m x e for each layer."""
         return layers * self.m * e
 
-    def _construct(self, e: int) -> AbstractReparameterization:
-        # The options of weights are not those of a network.
-        options = {} if self.weights else self.options
-        return pick("reparameterization", self.reparameterization, REPARAMETERIZATIONS)(e, **options)
+    @property
+    def _network(self) -> "type[AbstractReparameterization]":
+        from .reparam import REPARAMETERIZATIONS
 
-    def _without_memory(self, e: int) -> AbstractReparameterization:
+        return pick("reparameterization", self.reparameterization, REPARAMETERIZATIONS)
+
+    def _construct(self, e: int) -> "AbstractReparameterization":
+        # The options of weights are not those of a network.
+        return self._network(e, **({} if self.weights else self.options))
+
+    def _without_memory(self, e: int) -> "AbstractReparameterization":
+        import torch
+
         with torch.device("meta"):
             return self._construct(e)
 
@@ -247,6 +255,10 @@ class Method:
 
     def _checked(self) -> "Method":
         """Return this method after a check that its network can be built and accepts its vectors."""
+        import torch
+
+        from .reparam import require_positive
+
         require_positive(m=self.m, repeats=self.repeats)
         self._without_memory(1)(torch.empty(self.m, 1, device="meta"))
         return self
@@ -306,6 +318,8 @@ def describe(width: int, layers: int = 1) -> list[MethodRecord]:
     Raises:
         BadInput: `width` or `layers` is below 1.
     """
+    from .reparam import require_positive
+
     require_positive(width=width, layers=layers)
     return [
         MethodRecord(

@@ -1,6 +1,7 @@
 """The command that trains the same prompts again."""
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +30,11 @@ def command(setting: Setting) -> str:
         if (item := getattr(spec, name)) != plain[name] and not (name == "engine" and item in ("packed", "shared")):
             words += [f"--{name.replace('_', '-')}", str(item)]
     return shlex.join(words)
+
+
+def parts_of(line: str) -> list[str]:
+    """A command cut before its options: a line of a narrow page breaks there, and not within `--`."""
+    return re.split(r" (?=--)", line)
 
 
 def _task(spec: RunSpec) -> str:

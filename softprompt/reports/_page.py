@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import BadInput
 from ..study import published
 from ._answers import Answered, evaluated, kept_answers
-from ._commands import command
+from ._commands import command, parts_of
 from ._entry import Entry, Sources
 from ._figures import MOST_SETTINGS, Drawer, Drawn, answers, curve_of, ladder, landscape, of_settings, similarities
 from ._headline import Headline, headline
@@ -142,7 +142,7 @@ def render(sources: Sources, *, rows: bool = False, tell: Tell = _silent, **opti
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"cell": cell}
+    environment.globals |= {"cell": cell, "parts_of": parts_of}
     return environment.get_template("report.html").render(
         sections=sections,
         others=keys[MOST_SECTIONS:],

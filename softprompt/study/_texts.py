@@ -150,6 +150,8 @@ def _spelled(value: Any) -> Any:
 
 def _regularized(prompt: PromptSettings) -> dict[str, Any]:
     """The regularisers that act, each with every number that its name and options stand for; nothing without any."""
+    if not prompt.regularizer:
+        return {}
     from ..regularizers import regularizers
 
     acting = [regularizer.to_json() for regularizer in regularizers(prompt.regularizer) if not regularizer.is_off]
