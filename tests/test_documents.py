@@ -32,7 +32,7 @@ def written(folder: Path, content: bytes) -> Path:
 
 def is_named(path: Path) -> bool:
     try:
-        read_sealed(path, sealed_from=3)
+        read_sealed(path, earlier_names=["lr"], sealed_from=3)
     except SoftPromptError as error:
         return path.name in error.message and "\n" not in error.message
     return False
@@ -45,7 +45,7 @@ def flips(content: bytes) -> list[bytes]:
 
 
 def test_a_sealed_document_comes_back_with_its_values(tmp_path):
-    assert read_sealed(written(tmp_path, sealed_bytes(VALUES)), sealed_from=3) == VALUES
+    assert read_sealed(written(tmp_path, sealed_bytes(VALUES))) == VALUES
 
 
 def test_every_flipped_bit_and_every_cut_of_a_document_is_named(tmp_path):
@@ -56,9 +56,20 @@ def test_every_flipped_bit_and_every_cut_of_a_document_is_named(tmp_path):
 
 def test_a_document_of_an_earlier_format_needs_no_checksum_but_one_that_is_there_counts(tmp_path):
     before = {**VALUES, "format": 2}
-    assert read_sealed(written(tmp_path, json.dumps(before).encode()), sealed_from=3) == before
+    assert read_sealed(written(tmp_path, json.dumps(before).encode()), earlier_names=["lr"], sealed_from=3) == before
     assert is_named(written(tmp_path, json_bytes(VALUES)))
     assert is_named(written(tmp_path, sealed_bytes(before).replace(b"0.3", b"0.7")))
+
+
+def test_a_cut_through_format_and_checksum_makes_no_earlier_document(tmp_path):
+    """In the second the names stand beside each other: all values are left, and no earlier document looks so."""
+    for values, earlier_names in ((VALUES, ["lr"]), ({"files": {}, "format": 2, "values": [1]}, None)):
+        content = sealed_bytes(values)
+        start, end = content.index(b' "format"'), content.index(b"\n", content.index(b"sha256")) + 1
+        path = written(tmp_path, content[:start] + content[end:])
+        assert isinstance(json.loads(path.read_bytes()), dict)
+        with pytest.raises(DamagedFile, match="its checksum differs"):
+            read_sealed(path, earlier_names=earlier_names)
 
 
 @pytest.mark.parametrize(

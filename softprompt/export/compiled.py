@@ -167,7 +167,7 @@ class CompiledPrompt:
         folder = Path(folder)
         if not (folder / SETTINGS).is_file():
             raise BadInput(f"{str(folder)!r} holds no {SETTINGS}; give a folder of `softprompt compile`")
-        about = read_sealed(folder / SETTINGS, sealed_from=SEALED, repair=REPAIR)
+        about = _settings(folder)
         # People write on its README.
         listed = {name: known for name, known in listed_in(about, folder / SETTINGS).items() if name != CARD}
         for line in changed_files(lambda: {"files": listed}, folder / SETTINGS, REPAIR):
@@ -187,7 +187,12 @@ class CompiledPrompt:
 def damaged_compiled(folder: Path) -> Iterator[str]:
     """One line for each file of a compiled prompt that is not as it was written, its README too."""
     path, faults = folder / SETTINGS, list(faults_in(lambda: CompiledPrompt.load(folder)))
-    yield from faults or changed_files(lambda: read_sealed(path, sealed_from=SEALED, repair=REPAIR), path, REPAIR)
+    yield from faults or changed_files(lambda: _settings(folder), path, REPAIR)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """The document of a compiled prompt; those of earlier versions have no checksum, and a length as all have."""
+    return read_sealed(folder / SETTINGS, earlier_names=["length"], repair=REPAIR)
 
 
 def layer_tensors(keys: Sequence[Tensor], values: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -30,20 +30,31 @@ def kept_baselines(path: Path, about: Mapping[str, Any], compute: Callable[[], S
         DamagedFile: the file cannot be read.
     """
     if path.is_file():
-        try:
-            values = read_sealed(path, sealed_from=SEALED, repair=REPAIR)
-            values.pop("format", None)
-            with in_file(path):
-                lines = [Baseline.from_json(line) for line in values.pop(BASELINES)]
-        except (TypeError, KeyError, AttributeError) as error:
-            raise DamagedFile(f"{path} is not as it was written; {REPAIR}") from error
+        kept_about, lines = read_baselines(path)
         # As JSON has them: a tuple comes back as a list.
-        if json_bytes(values) == json_bytes(about):
+        if json_bytes(kept_about) == json_bytes(about):
             return lines
     lines = list(compute())
     values = {**about, BASELINES: [line.to_json() for line in lines]}
     write_file(path, sealed_bytes({"format": SEALED, **values}), what="what the frozen model does", replace=True)
     return lines
+
+
+def read_baselines(path: Path) -> tuple[dict[str, Any], list[Baseline]]:
+    """What the baselines in a file are of, and these.
+
+    Raises:
+        BadInput: the file cannot be read.
+        DamagedFile: it is not as it was written.
+    """
+    try:
+        values = read_sealed(path, earlier_names=[BASELINES], repair=REPAIR)
+        values.pop("format", None)
+        with in_file(path):
+            lines = [Baseline.from_json(line) for line in values.pop(BASELINES)]
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DamagedFile(f"{path} is not as it was written; {REPAIR}") from error
+    return values, lines
 
 
 def way_to_answer(settings: TrainSettings, task: Task, backbone: AbstractBackbone) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DamagedFile
+from ..errors import DamagedFile, SoftPromptError
 from ..tasks import Task
 from ._entry import Entry
 
@@ -151,6 +151,7 @@ def of_rows(label: str, task: Task, rows: Sequence[Row], folder: Path | None = N
 def _gain(task: Task, answers: Sequence[Any], gold: Sequence[Any], folder: Path | None) -> Gain | None:
     """The gain over the frozen model where the run kept its answers to some of these rows, else over one class."""
     from ..inference.frozen import Baseline, over, reference_among, score_of
+    from ..inference.kept_baselines import read_baselines
     from ..metrics import majority
 
     kept = folder.parent / "frozen.json" if folder else None
@@ -160,10 +161,9 @@ def _gain(task: Task, answers: Sequence[Any], gold: Sequence[Any], folder: Path 
         places: Sequence[int] = range(len(gold))
     else:
         try:
-            values = json.loads(kept.read_bytes())
-            lines = [Baseline.from_json(line) for line in values["baselines"]]
-            places = values["places"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            about, lines = read_baselines(kept)
+            places = about["places"]
+        except (SoftPromptError, KeyError):
             return None
         line = lines[reference_among([line.name for line in lines])]
         # The answers may be to other rows than those of the run: then they do not give its scores.

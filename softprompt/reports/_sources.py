@@ -1,7 +1,6 @@
 """What the paths of a report hold: runs, stores of studies, reports on stability, and landscapes."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -168,11 +167,11 @@ def _baselines_of(store: Path) -> dict[tuple[str, str], Sequence[Untrained]]:
 
 def _lines_of(path: Path) -> list[Untrained]:
     """The scores without training that a file keeps; none where it is missing or cannot be read."""
-    from ..inference.frozen import Baseline
+    from ..inference.kept_baselines import read_baselines
 
     try:
-        return [Untrained.of(Baseline.from_json(line)) for line in json.loads(path.read_bytes())["baselines"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return [Untrained.of(line) for line in read_baselines(path)[1]]
+    except SoftPromptError:
         return []
 
 

@@ -192,7 +192,7 @@ def _folders(store: Path) -> dict[Path, _Plan]:
 def _plan(folder: Path, changed: int) -> _Plan:
     """The plan of a work folder, read once after each change."""
     try:
-        values = read_sealed(folder / SPECS, sealed_from=SEALED, repair=f"delete {folder} and run again")
+        values = read_sealed(folder / SPECS, earlier_names=["names"], repair=f"delete {folder} and run again")
         specs = tuple(RunSpec.from_json(spec) for spec in values["specs"])
         return _Plan(tuple(values["names"]), specs, bool(values["keep"]), values.get("run", RUN))
     except (TypeError, KeyError, AttributeError) as error:

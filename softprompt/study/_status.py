@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..documents import SEALED, read_sealed
+from ..documents import read_sealed
 from ..errors import SoftPromptError
 from ._failed import failed_names, failure_of
 from ._fleets import RUN, SPECS
@@ -93,7 +93,7 @@ def _fleets(store: Path) -> list[Training]:
     for path in sorted((store / "fleets").glob(f"*/{SPECS}")):
         # A fleet may end at this moment.
         with contextlib.suppress(OSError, SoftPromptError, KeyError, TypeError):
-            held, plan = owner(path.parent), read_sealed(path, sealed_from=SEALED)
+            held, plan = owner(path.parent), read_sealed(path, earlier_names=["names"])
             if held is not None and all(isinstance(name, str) for name in plan["names"]):
                 silent = max(0.0, _now(store) - held["renewed"])
                 step = last_step(path.parent / plan.get("run", RUN))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..documents import SEALED, check_shape, compact, in_file, read_sealed, without_nan
+from ..documents import check_shape, compact, in_file, read_sealed, without_nan
 from ..errors import BadInput, DamagedFile, SoftPromptError
 from ..legacy import renamed
 from ._spec import RunSpec
@@ -219,7 +219,7 @@ def damaged_runs(folder: Path) -> Iterator[str]:
             yield error.message
     for path in sorted(folder.glob("fleets/*/fleet.json")):
         try:
-            read_sealed(path, sealed_from=SEALED, repair=f"delete {path.parent} and run again")
+            read_sealed(path, earlier_names=["names"], repair=f"delete {path.parent} and run again")
         except SoftPromptError as error:
             yield error.message
     for path in sorted(folder.glob("fleets/*/*/run.json")):

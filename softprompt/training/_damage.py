@@ -11,13 +11,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..documents import SEALED, changed_files, entry, faults_in, is_sealed, read_json, read_sealed
+from ..documents import RESTORE, changed_files, entry, faults_in, is_sealed, read_json, read_sealed
 from ..errors import SoftPromptError
 from ..store import read_folder
 from ._plan import PLAN, read_plan
 from ._records import damaged_lines, places, too_short
 
 RESULT = "result.json"
+# What documents without a checksum, those of earlier versions, have.
+EARLIER_NAMES = {
+    "frozen.json": ["places"],
+    "comparison.json": ["prompts"],
+    "chosen.json": ["losses"],
+    RESULT: ["metrics"],
+}
 log = logging.getLogger("softprompt")
 
 
@@ -43,9 +50,9 @@ def damaged_documents(run: Path) -> Iterator[str]:
     """The same of what a run that goes on does not read: choices, baselines, results, and what is stored."""
     for path in (run / "frozen.json", run / "comparison.json"):
         if path.is_file():
-            yield from faults_in(lambda path=path: read_sealed(path, sealed_from=SEALED))
+            yield from faults_in(lambda path=path: _document(path))
     for path in sorted([*run.glob("*/restarts/chosen.json"), *run.glob(f"*/{RESULT}")]):
-        yield from _with_its_files(path)
+        yield from changed_files(lambda path=path: _document(path), path, RESTORE)
     for folder in sorted([*run.glob("*/prompt"), *run.glob("*/weights")]):
         yield from faults_in(lambda folder=folder: read_folder(folder))
 
@@ -56,9 +63,9 @@ def tell_unsealed(run: Path) -> None:
         log.info("%s is of an earlier version and has no checksum: a change of it would not be seen", run / PLAN)
 
 
-def _with_its_files(path: Path) -> Iterator[str]:
-    """A document that vouches for the files beside it, and these."""
-    return changed_files(lambda: read_sealed(path, sealed_from=SEALED), path, "restore it from a copy")
+def _document(path: Path) -> dict[str, Any]:
+    """The values of a document of a run."""
+    return read_sealed(path, earlier_names=EARLIER_NAMES[path.name])
 
 
 def _cut_times(run: Path) -> Iterator[str]:

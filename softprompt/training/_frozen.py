@@ -98,7 +98,7 @@ def read_comparison(run: Path) -> Comparison | None:
     if not path.is_file():
         return None
     try:
-        values = read_sealed(path, sealed_from=SEALED, repair=REPAIR)
+        values = read_sealed(path, earlier_names=["prompts"], repair=REPAIR)
         values.pop("format", None)
         return Comparison.from_json(values)
     except (TypeError, KeyError, IndexError, AttributeError) as error:

@@ -241,7 +241,7 @@ def read_plan(folder: Path) -> Plan:
         raise BadInput(f"{folder} holds no run (no run.json); --resume needs a folder that `softprompt train` made")
     try:
         with in_file(path):
-            plan = Plan.from_json(read_sealed(path, sealed_from=SEALED_FROM, repair=REPAIR))
+            plan = Plan.from_json(read_sealed(path, earlier_names=["format"], sealed_from=SEALED_FROM, repair=REPAIR))
             for name in plan.prompt_names():
                 refuse_no_name(name)
     except (TypeError, KeyError, AttributeError) as error:

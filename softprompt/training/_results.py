@@ -159,7 +159,7 @@ def read_result(folder: Path, member: str) -> Result | None:
     if not path.exists():
         return None
     repair = f"delete it and --resume {folder}"
-    values = renamed(read_sealed(path, sealed_from=FORMAT, repair=repair))
+    values = renamed(read_sealed(path, earlier_names=["metrics"], repair=repair))
     if values.pop("format", FORMAT) != FORMAT:
         raise BadInput(f"{path} is of another version of softprompt; upgrade it, or {repair}")
     values.pop("files", None)

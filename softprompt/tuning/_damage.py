@@ -7,7 +7,7 @@ from ..documents import changed_files, faults_in
 from ..training import damage
 from ._kept import stored_fields, stored_values
 from ._report import REPORT, stored_report
-from ._request import REQUEST
+from ._request import EARLIER_NAMES, REQUEST
 from ._rows import LISTED
 from ._trials import read_waves
 
@@ -19,19 +19,19 @@ def is_search(folder: Path) -> bool:
 
 def damaged_search(folder: Path) -> Iterator[str]:
     """One line for each file of a search that is not as it was written."""
-    yield from faults_in(lambda: stored_fields(folder / REQUEST))
+    yield from faults_in(lambda: stored_fields(folder / REQUEST, EARLIER_NAMES))
     yield from faults_in(lambda: read_waves(folder))
     for path in sorted([*folder.rglob("asked.json"), *folder.rglob("answers-*.json"), folder / "step-seconds.json"]):
         if path.is_file():
             yield from faults_in(lambda path=path: stored_values(path))
     if (folder / "frozen.json").is_file():
-        yield from faults_in(lambda: stored_fields(folder / "frozen.json"))
+        yield from faults_in(lambda: stored_fields(folder / "frozen.json", ["baselines"]))
     if (folder / REPORT).is_file():
         yield from faults_in(lambda: stored_report(folder))
     rows = folder / LISTED
     if rows.is_file():
         # Searches of earlier versions do not list their rows.
         repair = "give the command of the search again, which writes it anew"
-        yield from changed_files(lambda: stored_fields(rows), rows, repair)
+        yield from changed_files(lambda: stored_fields(rows, None), rows, repair)
     for plan in sorted(folder.rglob("run.json")):
         yield from damage(plan.parent)

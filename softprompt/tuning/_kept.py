@@ -1,7 +1,7 @@
 """Parts of a search on disk: each is computed once, and stands under a checksum."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,10 @@ from ..store import json_bytes, read_sealed, sealed_bytes, write_file
 
 REPAIR = "delete it, and give the same command again"
 VALUES = "values"
+
+
+# What objects without a checksum, those of earlier versions, have: told.json, and answers-test.json and its like.
+EARLIER_NAMES = {"told": ["trials"], "answers": ["predictions"]}
 
 
 def kept(path: Path, compute: Callable[[], Any]) -> Any:
@@ -35,26 +39,28 @@ def stored_values(path: Path) -> Any:
         DamagedFile: it is not as it was written.
     """
     if plain_bytes(path).startswith(b"{"):
-        document = read_sealed(path, sealed_from=SEALED, repair=REPAIR)
-        is_sealed = document.get("format") == SEALED and set(document) == {"format", VALUES}
-        if VALUES in document and not is_sealed:
-            # Format and checksum stand beside each other, so that one cut can take both away.
-            raise DamagedFile(f"{path} is not as it was written; {REPAIR}")
-        return document[VALUES] if is_sealed else document
+        kind = path.stem.partition("-")[0]
+        document = read_sealed(path, earlier_names=EARLIER_NAMES.get(kind), repair=REPAIR)
+        return document.get(VALUES, document)
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{path} is not as it was written; {REPAIR}") from error
 
 
-def stored_fields(path: Path, repair: str = REPAIR) -> dict[str, Any]:
-    """The values of a document that `field_bytes` made; those of earlier versions have no checksum.
+def stored_fields(path: Path, earlier_names: Collection[str] | None, repair: str = REPAIR) -> dict[str, Any]:
+    """The values of a document that `field_bytes` made.
+
+    Args:
+        path: the file.
+        earlier_names: in such documents without a checksum, those of earlier versions; None where there were none.
+        repair: what a user does about a damaged file.
 
     Raises:
         BadInput: the file cannot be read.
         DamagedFile: it is not as it was written.
     """
-    values = read_sealed(path, sealed_from=SEALED, repair=repair)
+    values = read_sealed(path, earlier_names=earlier_names, repair=repair)
     values.pop("format", None)
     return values
 

@@ -169,6 +169,6 @@ def stored_report(folder: Path) -> Tuning:
         DamagedFile: it is not as it was written.
     """
     path = folder / REPORT
-    values = stored_fields(path)
+    values = stored_fields(path, ["lines"])
     with in_file(path):
         return Tuning.from_json(values, folder)

@@ -27,6 +27,8 @@ from ._rows import Parts
 from ._space import METHODS_TRIED
 
 REQUEST = "tune.json"
+# In a tune.json without a checksum, that of an earlier version.
+EARLIER_NAMES = ("model",)
 _PROMPT = {field.name for field in dataclasses.fields(PromptSettings)} | {"prompt_length"}
 
 
@@ -142,7 +144,7 @@ def refuse_another(folder: Path, request: Request, parts: Parts) -> None:
             raise RunExists(f"{folder} is not empty and holds no search; choose another --output")
         write_file(path, field_bytes(values), what="the search")
         return
-    before = stored_fields(path, "choose another --output")
+    before = stored_fields(path, EARLIER_NAMES, "choose another --output")
     differing = [name for name in values if before.get(name) != values[name]]
     if differing:
         raise RunExists(

@@ -15,7 +15,7 @@ from softprompt.interop.peft import export_peft, import_peft
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.store import load_tuned, read_folder, read_prompt
 from softprompt.training import damage, last_good, read_plan, read_results
-from softprompt.training._damage import _with_its_files
+from softprompt.training._damage import damaged_documents
 
 OURS, PEFTS = "softprompt.json", "adapter_config.json"
 
@@ -85,7 +85,7 @@ def hostile_cases(whole: Path, place: Path) -> dict[str, Case]:
         "run.json": documents(run / "run.json"),
         "result.json": documents(next(run.glob("ept-star*/result.json"))),
         "chosen.json": Case(
-            read_sealed(chosen), lambda document: within(chosen, document, lambda: _with_its_files(chosen))
+            read_sealed(chosen), lambda document: within(chosen, document, lambda: list(damaged_documents(run)))
         ),
         **record_cases(run),
         **study_cases(place / "study"),

@@ -2,6 +2,7 @@
 
     make chaos          hours on one core; writes benchmarks/results/chaos.json
     python tests/chaos/long.py --only damage hostile --files 20000
+    python tests/chaos/long.py --only kills --named tune prediction
 
 Each piece is kept in runs/chaos/pieces as it ends, so that an interrupted command goes on behind the last one; remove
 runs/chaos to begin anew. The exit code is 1 where anything was silent, different, written twice, raw, slow or a
@@ -140,6 +141,7 @@ def main() -> int:
     """Do the pieces that are not done, and write what came of all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=list(PARTS), choices=list(PARTS))
+    parser.add_argument("--named", nargs="*", default=[""], help="only pieces with one of these words in their name")
     parser.add_argument("--kills", type=int, default=24, help="processes killed in each scenario")
     parser.add_argument("--changes", type=int, default=500, help="bits and cuts in each kind of folder")
     parser.add_argument("--calls", type=int, default=40, help="most calls that fail in each command")
@@ -158,7 +160,8 @@ def main() -> int:
         (place / "warm").rename(run)
     for number, (part, name, work) in enumerate(pieces(run, place, asked)):
         path = place / "pieces" / f"{number}-{part}.json"
-        if part in asked.only and not path.exists():
+        is_wanted = part in asked.only and any(word in name for word in asked.named)
+        if is_wanted and not path.exists():
             begun = time.monotonic()
             found = work(fresh(place / "work"))
             print(f"{part}, {name}: {time.monotonic() - begun:.0f} s: {found}", flush=True)
