@@ -12,6 +12,7 @@ import pytest
 import softprompt
 from filelock import FileLock
 from softprompt.cli import main
+from softprompt.documents import json_bytes, sealed_bytes
 from softprompt.errors import BadInput
 from softprompt.inference.report import Report
 from softprompt.reports._figures import Drawer, Drawn
@@ -91,6 +92,20 @@ class TestHeadline:
         baseline = {"name": "frozen", "score": 0.123, "interval": None, "predictions": [0, 1], "text": "", "draw": None,
                     "calibrated": None}  # fmt: skip
         (run / "frozen.json").write_text(json.dumps({"places": [0, 1], "baselines": [baseline]}))
+        assert "Whether the gain is significant is not known" in page_of(run)
+
+    def test_what_the_frozen_model_did_is_not_believed_where_its_file_is_damaged(self, tmp_path):
+        run = made_run(tmp_path / "run")
+        made_answers(run / "prompt-tuning-seed2")
+        baseline = {"name": "frozen", "score": 0.5, "interval": None, "predictions": [0] * 40, "text": "",
+                    "draw": None, "calibrated": None}  # fmt: skip
+        values = {"format": 2, "places": list(range(40)), "baselines": [baseline]}
+        (run / "frozen.json").write_bytes(sealed_bytes(values))
+        assert "scores 0.250 more than" in page_of(run)
+        # Two answers are exchanged, so that the score stays.
+        seal = json.loads((run / "frozen.json").read_bytes())["sha256"]
+        baseline["predictions"] = [1, 1, *[0] * 38]
+        (run / "frozen.json").write_bytes(json_bytes({**values, "sha256": seal}))
         assert "Whether the gain is significant is not known" in page_of(run)
 
 

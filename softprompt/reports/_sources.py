@@ -1,5 +1,6 @@
 """What the paths of a report hold: runs, stores of studies, reports on stability, and landscapes."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,7 +71,7 @@ def _gathered(folders: Mapping[str, Sequence[Path]]) -> Sources:
             members = run_entries(folder)
             entries += members
             # Runs of before kept the scores without training alone.
-            if lines := _lines_of(folder / "frozen.json"):
+            if lines := _baselines_in(folder / "frozen.json")[1]:
                 untrained[members[0].key] = lines
         except SoftPromptError as error:
             notes.append(f"{folder} is left out: {error.message}")
@@ -159,20 +160,21 @@ def _baselines_of(store: Path) -> dict[tuple[str, str], Sequence[Untrained]]:
     """What `softprompt stability` kept of the frozen model in a store."""
     kept: dict[tuple[str, str], Sequence[Untrained]] = {}
     for path in sorted((store / "baselines").glob("*.json")):
-        if lines := _lines_of(path):
-            values = read_json(path, max_bytes=None)
-            kept[values["task"]["name"], values["model"]] = lines
+        about, lines = _baselines_in(path)
+        with contextlib.suppress(KeyError, TypeError):
+            kept[about["task"]["name"], about["model"]] = lines
     return kept
 
 
-def _lines_of(path: Path) -> list[Untrained]:
-    """The scores without training that a file keeps; none where it is missing or cannot be read."""
+def _baselines_in(path: Path) -> tuple[Mapping[str, Any], Sequence[Untrained]]:
+    """What a file says of its scores without training, and these; nothing where it is missing or damaged."""
     from ..inference.kept_baselines import read_baselines
 
     try:
-        return [Untrained.of(line) for line in read_baselines(path)[1]]
+        about, lines = read_baselines(path)
     except SoftPromptError:
-        return []
+        return {}, ()
+    return about, [Untrained.of(line) for line in lines]
 
 
 def _untrained_of(report: Mapping[str, Any]) -> dict[tuple[str, str], Sequence[Untrained]]:

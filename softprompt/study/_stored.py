@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..documents import check_shape, compact, in_file, read_sealed, without_nan
-from ..errors import BadInput, DamagedFile, SoftPromptError
+from ..documents import check_shape, compact, faults_in, in_file, read_sealed, without_nan
+from ..errors import BadInput, DamagedFile
 from ..legacy import renamed
 from ._spec import RunSpec
 
@@ -209,19 +209,16 @@ def _last_until(steps: bytes, last: int) -> int:
 
 
 def damaged_runs(folder: Path) -> Iterator[str]:
-    """One line for each stored run, plan of a fleet, or file of a run that was kept, that is not as it was written."""
+    """One line for each stored run, plan of a fleet, baseline, or file of a kept run that is not as it was written."""
     from ..training import damage
 
     for path in sorted((folder / "runs").glob("*.json")):
-        try:
-            load(folder, path.stem)
-        except SoftPromptError as error:
-            yield error.message
+        yield from faults_in(lambda path=path: load(folder, path.stem))
     for path in sorted(folder.glob("fleets/*/fleet.json")):
-        try:
-            read_sealed(path, earlier_names=["names"], repair=f"delete {path.parent} and run again")
-        except SoftPromptError as error:
-            yield error.message
+        repair = f"delete {path.parent} and run again"
+        yield from faults_in(lambda path=path, repair=repair: read_sealed(path, earlier_names=["names"], repair=repair))
+    for path in sorted(folder.glob("baselines/*.json")):
+        yield from faults_in(lambda path=path: read_sealed(path, earlier_names=["model"]))
     for path in sorted(folder.glob("fleets/*/*/run.json")):
         yield from damage(path.parent)
 

@@ -1,5 +1,6 @@
 """Files that a stranger made: true checksums over values that no program of ours would write."""
 
+import collections
 import hashlib
 import json
 import random
@@ -149,7 +150,9 @@ def judged(read: Callable[[], object]) -> str:
     """What came of reading a hostile file: "read", "refused", "slow", "raw" (what a terminal obeys), or a traceback."""
     start, before = time.process_time(), peak_mib(fresh=True)
     try:
-        read()
+        found = read()
+        # A reader that yields has not begun to read.
+        collections.deque(found if isinstance(found, Iterator) else (), maxlen=0)
         what = "read"
     except SoftPromptError as error:
         is_plain = len(error.message) <= 2000 and all(character.isprintable() for character in error.message)

@@ -8,6 +8,8 @@ from damage import Reader, read_any
 from softprompt.documents import sealed_bytes
 from softprompt.export.compiled import CompiledPrompt
 from softprompt.inference._journal import Journal
+from softprompt.inference.frozen import Baseline
+from softprompt.inference.kept_baselines import kept_baselines
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.serving import write_bank
 from softprompt.store import write_file
@@ -52,6 +54,8 @@ def store(folder: Path, spec: RunSpec) -> Path:
     write_file(path_of(folder, spec.name), to_bytes(run), what="a run")
     plan = {"format": 2, "keep": False, "run": "run", "names": [spec.name], "specs": [spec.to_json()]}
     write_file(folder / "fleets" / "abc" / "fleet.json", sealed_bytes(plan), what="a plan")
+    baseline = Baseline(name="frozen", score=0.5, interval=None, predictions=[0, 1])
+    kept_baselines(folder / "baselines" / "abc.json", {"task": {"name": "t"}, "model": "m"}, lambda: [baseline])
     return folder
 
 
