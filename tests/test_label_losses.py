@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from softprompt.backbones import DecoderBackbone, from_model, label_logits, prefix_pair
+from softprompt.backbones import DecoderBackbone, Reading, from_model, label_logits, label_logits_each, prefix_pair
 from softprompt.backbones._labels import Reads
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput
@@ -228,6 +228,39 @@ class TestHead:
         row = dataclasses.replace(batch, targets=torch.tensor(tokens[:1]).expand(len(batch.ids), 1))
         expected = backbone.logits(batch_of_prompt(prompt), row)[:, 0, tokens].log_softmax(-1)
         torch.testing.assert_close(found, expected, rtol=1e-2, atol=1e-2)
+
+    @pytest.mark.parametrize(("family", "engine"), [("llama", "shared"), ("gpt2", "reference"), ("bert", "packed")])
+    def test_rows_of_several_tasks_take_the_logits_of_the_words_of_all_tasks(
+        self, family, engine, setting, monkeypatch
+    ):
+        backbone, task, examples = setting(family, dtype=torch.float32)
+        backbone.engine = engine
+        tasks = [task, dataclasses.replace(task, labels=("yes", "bad", "no"))]
+        one_token = [Reading.of(label_ids(backbone, one, end=False)) for one in tasks]
+        prompt_batch, batch = batch_of_prompt(prompt_of(backbone).float()), batch_of(backbone, examples)
+        which, widths, inner = torch.tensor([0, 1, 1, 0, 1]), [], functional.linear
+
+        def linear(x, weight, bias=None):
+            widths.append(len(weight))
+            return inner(x, weight, bias)
+
+        label_logits_each(backbone, prompt_batch, batch, one_token, which)
+        monkeypatch.setattr(torch.nn.functional, "linear", linear)
+        found = label_logits_each(backbone, prompt_batch, batch, one_token, which)
+        monkeypatch.undo()
+        assert widths[-1] == 4, "the head computed more than the logits of four words"
+        expected = backbone.label_scores_each(prompt_batch, batch, one_token, which)
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours.log_softmax(-1), theirs.log_softmax(-1))
+        # With an end, or with a task of longer words among them, everything is computed.
+        longer = [one_token[0], Reading.of([[*label, label[0]] for label in one_token[1].labels])]
+        if backbone.kind == "decoder":
+            for ours, theirs in zip(
+                label_logits_each(backbone, prompt_batch, batch, longer, which),
+                backbone.label_scores_each(prompt_batch, batch, longer, which),
+                strict=True,
+            ):
+                assert torch.equal(ours, theirs)
 
     def test_a_model_with_a_bias_behind_its_head_takes_all(self, setting):
         backbone, task, examples = setting("bart")

@@ -1,4 +1,4 @@
-"""Label scores for training: of labels of one token, only their logits are computed where the head allows it."""
+"""Label scores up to a number of each row: of labels of one token, only their logits where the head allows it."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..prompts.batch import PromptBatch, TextBatch
-from ._labels import refuse_collisions
+from ._labels import Reading, refuse_collisions
 from ._precision import is_wide, restore_forward, wide_product
 from .base import AbstractBackbone
 
@@ -47,6 +47,40 @@ def label_logits(
         return backbone.logits(prompt_batch, asked)[:, 0, tokens]
     with head_over(backbone.model.get_output_embeddings(), tokens):
         return backbone.logits(prompt_batch, asked)[:, 0]
+
+
+def label_logits_each(
+    backbone: AbstractBackbone,
+    prompt_batch: PromptBatch,
+    batch: TextBatch,
+    readings: Sequence[Reading],
+    which: Int[Tensor, " b"],
+) -> list[Float[Tensor, "r c"]]:
+    """What `AbstractBackbone.label_scores_each` gives, up to a number of each row; the probabilities are the same.
+
+    Args:
+        backbone: the frozen model.
+        prompt_batch: the prompts.
+        batch: rows; targets are not read.
+        readings: the labels of each task.
+        which: for each row its reading.
+
+    Raises:
+        BadInput: as in `AbstractBackbone.label_scores`.
+    """
+    for reading in readings:
+        if reading.normalize == "first":
+            refuse_collisions(reading.labels, backbone.tokenizer)
+    words = sorted({label[0] for reading in readings for label in reading.scored})
+    tokens = torch.tensor(words, device=batch.ids.device)
+    asked = dataclasses.replace(batch, targets=tokens[:1].expand(len(batch.ids), 1))
+    is_one_token = all(len(label) == 1 for reading in readings for label in reading.scored)
+    if not is_one_token or not _heads_agree(backbone, prompt_batch, asked, tokens):
+        return backbone.label_scores_each(prompt_batch, batch, readings, which)
+    places = {word: place for place, word in enumerate(words)}
+    among = [Reading.of([[places[label[0]]] for label in reading.scored]) for reading in readings]
+    with head_over(backbone.model.get_output_embeddings(), tokens):
+        return backbone.label_scores_each(prompt_batch, batch, among, which)
 
 
 def _heads_agree(

@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone, Reading
+from ..backbones import AbstractBackbone, Reading, label_logits_each
 from ..baselines import answering
 from ..data import Examples, Ragged, warn_of_unknown
 from ..prompts.batch import PromptBatch
@@ -205,7 +205,7 @@ class Pass:
         of_cells = [reading for reading in by_cell if reading is not None]
         readings = list(dict.fromkeys(of_cells))
         which = torch.tensor([readings.index(reading) for reading in of_cells])
-        scores = backbone.label_scores_each(prompt_batch, batch, readings, which.to(backbone.device))
+        scores = label_logits_each(backbone, prompt_batch, batch, readings, which.to(backbone.device))
         rows = [iter(of_reading.float().cpu()) for of_reading in scores]
         return [self._scored(cell, next(rows[of])) for cell, of in zip(self.cells, which.tolist(), strict=True)]
 

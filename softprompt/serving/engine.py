@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone
+from ..backbones import AbstractBackbone, label_logits_each
 from ..data import Examples, Ragged, tokenize
 from ..errors import BadInput
 from ..inference.answers import Answers, answer, before_answer
@@ -160,7 +160,7 @@ class Engine:
         which = torch.tensor(
             [readings.index(reading) for reading in asked if reading is not None], device=batch.ids.device
         )
-        scores = self.backbone.label_scores_each(prompt_batch, batch, readings, which)
+        scores = label_logits_each(self.backbone, prompt_batch, batch, readings, which)
         rows = [iter(of_reading.float().cpu()) for of_reading in scores]
         return [_labelled(work, next(rows[number])) for work, number in zip(works, which.tolist(), strict=True)]
 

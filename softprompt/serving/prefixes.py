@@ -25,7 +25,7 @@ class PrefixStore:
 
     Args:
         backbone: the frozen model.
-        most_bytes: memory of all entries; 0 keeps none. A pass holds a second copy of those that it reads.
+        most_bytes: memory of all entries; 0 keeps none. A pass copies what it reads, one layer at a time.
     """
 
     def __init__(self, backbone: AbstractBackbone, most_bytes: int = PREFIX_BYTES):

@@ -21,7 +21,7 @@ class Answer:
     Args:
         text: a label word, a number or generated text.
         value: class id, number or text.
-        scores: log-probability of each label in nats, [c], calibrated where the prompt is; None where none are scored.
+        scores: of each label in nats up to one number, [c], calibrated where the prompt is; None where none are scored.
         tokens: generated tokens.
         finish: "stop" where the model ended its answer, "length" where its limit did.
     """

@@ -208,20 +208,14 @@ def _gathered(
     group: Group, q: Float[Tensor, "r h d"], k: Float[Tensor, "s g d"], v: Float[Tensor, "s g d"]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return queries [c, h, q, d], and keys and values [c, g, m, d] of each row behind those of its prefix."""
-    return _taken(q, group.queries), _with_prefix(group, k), _with_prefix(group, v)
+    return _taken(q, group.queries), _taken(k, group.keys), _taken(v, group.keys)
 
 
 def _taken(x: Float[Tensor, "r h d"], places: Tensor) -> Float[Tensor, "c h q d"]:
+    # Keys from a cache lie in memory by heads: each head is then gathered from a memory of its own.
+    if x.stride(0) < x.stride(1):
+        return x.transpose(0, 1).index_select(1, places.flatten()).unflatten(1, places.shape).transpose(0, 1)
     return x.index_select(0, places.flatten()).unflatten(0, places.shape).transpose(1, 2)
-
-
-def _with_prefix(group: Group, x: Float[Tensor, "s g d"]) -> Float[Tensor, "c g m d"]:
-    own = _taken(x, group.keys)
-    if not group.prefixes.shape[1]:
-        return own
-    prefix = _taken(x, group.prefixes)
-    prefix = prefix.expand(len(own), -1, -1, -1) if len(prefix) == 1 else prefix[group.owners]
-    return torch.cat([prefix, own], 2)
 
 
 def _add(group: Group, total: Float[Tensor, "s g d"], gradient: Float[Tensor, "c g m d"]) -> None:

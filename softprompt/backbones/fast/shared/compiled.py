@@ -1,5 +1,6 @@
 """Keys and values of compiled prefixes: how passes read them from a cache, and how one pass finds them."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,15 +27,41 @@ def held_cache(compiled: Sequence[CompiledPrefix | None], held: Sequence[int], l
         return {}
     from transformers import DynamicCache
 
-    def joined(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([part[:, :n] for part, (_, n) in zip(parts, read, strict=True)], 1)[None].to(like)
+    def parts(layer: int, which: int) -> list[Tensor]:
+        return [prefix.layers[layer][which][:, :n].to(like) for prefix, n in read]
 
-    layers = zip(*(prefix.layers for prefix, _ in read), strict=True)
-    return {
-        "past_key_values": DynamicCache(
-            [(joined([keys for keys, _ in parts]), joined([values for _, values in parts])) for parts in layers]
-        )
-    }
+    cache: Any = DynamicCache()
+    cache.layers = [_held_layer()(parts(layer, 0), parts(layer, 1)) for layer in range(len(read[0][0].layers))]
+    return {"past_key_values": cache}
+
+
+@functools.cache
+def _held_layer() -> type:
+    """The class of a layer of a cache that is read once; a function, because it imports transformers."""
+    from transformers.cache_utils import DynamicLayer
+
+    class HeldLayer(DynamicLayer):
+        """Keys and values in parts, which are copied once, behind one another and before those of the sequence.
+
+        They are not kept together, so that a pass holds the copy of one layer alone.
+        """
+
+        def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor]):
+            super().__init__()
+            self.parts = keys, values
+            self.is_initialized = True
+
+        def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            keys, values = (
+                torch.cat([*parts, new[0]], 1)[None]
+                for parts, new in zip(self.parts, (key_states, value_states), strict=True)
+            )
+            return keys, values
+
+        def get_seq_length(self) -> int:
+            return sum(part.shape[1] for part in self.parts[0])
+
+    return HeldLayer
 
 
 def rows_of_tokens(rows: Sequence[Sequence[int]], device: torch.device) -> TextBatch:

@@ -39,7 +39,7 @@ class Group:
         answered: which of the c x q queries are no padding, and the numbers of these.
         prefixes: places of the keys of each prefix; a padded one repeats a key that its rows have anyway.
         owners: which prefix each row has.
-        keys: places of each row's own keys; a padded one repeats a key of the same row or of its prefix.
+        keys: places of the keys of each row, prefix first; a padded own one repeats a key of the row or of its prefix.
         added: which of the c x w own keys are no padding, and the places of these.
         query_marks: position ids and branches of the queries.
         key_marks: position ids and branches of the keys, prefix first.
@@ -49,7 +49,7 @@ class Group:
     answered: tuple[Tensor, Tensor]
     prefixes: Int[Tensor, "u n"]
     owners: Int[Tensor, " c"]
-    keys: Int[Tensor, "c w"]
+    keys: Int[Tensor, "c m"]
     added: tuple[Tensor, Tensor]
     query_marks: tuple[Tensor, Tensor]
     key_marks: tuple[Tensor, Tensor]
@@ -152,7 +152,7 @@ def _group(
         answered=real(is_asked, asked),
         prefixes=tensor(before),
         owners=tensor(owners),
-        keys=tensor(own),
+        keys=tensor(both),
         added=real(is_own, own),
         query_marks=(tensor(query_marks[0][asked]), tensor(query_marks[1][asked])),
         key_marks=(tensor(key_marks[0][both]), tensor(np.where(is_key, key_marks[1][both], PAD))),
