@@ -119,6 +119,8 @@ class TestCommand:
         assert main([*arguments, str(tmp_path / "d"), "--tolerance", "1e-9"]) == 2
         assert re.search(r"a probability differs by up to \S+, 1e-09 is allowed", capsys.readouterr().err)
         assert not (tmp_path / "d").exists()
+        assert main(["predict", str(tmp_path / "c"), "a text"]) == 2
+        assert "holds a compiled prompt, for stock transformers" in capsys.readouterr().err
         path = tmp_path / "c" / "limit.safetensors"
         content = path.read_bytes()
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))

@@ -7,7 +7,7 @@ from typing import final
 
 from ..errors import BadInput, SoftPromptError
 from ..prompts.prompt import SoftPrompt
-from ..store import MANIFEST, read_prompt
+from ..store import MANIFEST, is_compiled, read_prompt
 from .bank import PromptBank, Refusal
 
 log = logging.getLogger("softprompt.serving")
@@ -85,7 +85,9 @@ def places_in(path: Path) -> tuple[dict[str, Path], list[Refusal]]:
 def _sort(folder: Path, places: dict[str, Path], refused: list[Refusal]) -> None:
     """Note what a folder is: a prompt, a run's folder of one, or nothing of ours."""
     inner = folder / "prompt"
-    if (folder / MANIFEST).exists():
+    if is_compiled(folder):
+        refused.append(Refusal(folder.name, "it is a compiled prompt; put the prompt that it was made from there"))
+    elif (folder / MANIFEST).exists():
         places[folder.name] = folder
     elif inner.is_symlink():
         refused.append(Refusal(folder.name, "its prompt is a link; put the folder itself there"))

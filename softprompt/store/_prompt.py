@@ -18,6 +18,8 @@ from ._values import MAX_ELEMENTS, MAX_HEADER_BYTES, read_tensors, tensor_bytes
 
 FORMAT = 1
 TENSORS, DOCUMENT = "prompt.safetensors", "prompt.json"
+# The documents of prompts that `softprompt compile` made, of a decoder and of a T5.
+COMPILED = ("cache.json", "limit.json")
 MAX_BYTES = 4 * MAX_ELEMENTS + MAX_HEADER_BYTES
 
 METRICS = Mapping[str, Mapping[str, Any]]
@@ -47,7 +49,8 @@ def read_prompt(folder: str | Path) -> SoftPrompt:
         DamagedFile: a file differs from what was written, or contradicts another file.
     """
     folder = settled(Path(folder))
-    if not (folder / MANIFEST).is_file() and not (folder / DOCUMENT).exists():
+    is_none = not (folder / MANIFEST).is_file() and not (folder / DOCUMENT).exists()
+    if is_none or is_compiled(folder):
         raise BadInput(_no_prompt(folder))
     files = read_folder(folder, max_bytes=MAX_BYTES)
     for name in (TENSORS, DOCUMENT):
@@ -56,6 +59,11 @@ def read_prompt(folder: str | Path) -> SoftPrompt:
     prompt = from_document(read_json(files[DOCUMENT]), read_tensors(files[TENSORS]), str(folder))
     run = folder.absolute().parent.parent
     return in_run(prompt, run) if (run / "run.json").is_file() else prompt
+
+
+def is_compiled(folder: Path) -> bool:
+    """Return whether a folder holds what `softprompt compile` made of a prompt, which is none any more."""
+    return any((folder / name).is_file() for name in COMPILED)
 
 
 def find_prompt(path: str | Path) -> Path:
@@ -128,6 +136,8 @@ def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor], wh
 def _no_prompt(folder: Path) -> str:
     if (folder / "weights.json").exists() or (folder / "weights" / "weights.json").exists():
         return f"{str(folder)!r} holds trained weights, not a prompt; softprompt.load_tuned reads them"
+    if is_compiled(folder):
+        return f"{str(folder)!r} holds a compiled prompt, for stock transformers; give the prompt that it was made from"
     if (folder / "adapter_config.json").exists():
         return f"{str(folder)!r} is a PEFT folder, not a stored prompt; bring it in with `softprompt import`"
     return f"no prompt is stored in {str(folder)!r}; give a prompt's folder, a run, or user/name on the hub"
