@@ -272,6 +272,24 @@ class TestStrangers:
 
         served(bank, test, Limits(batch_rows=4, waiting_tokens=40))
 
+    def test_while_it_is_full_a_body_no_shorter_than_a_refused_one_is_not_even_read(self, bank):
+        async def test(client, service):
+            run = service.engine.run
+            service.engine.run = lambda works: (time.sleep(0.2), run(works))[1]
+            body = {"model": "tiny:p0", "inputs": ["good"] * 4}
+            asking = [asyncio.create_task(client.post("/classify", json=body)) for _ in range(6)]
+            await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+            long, short = b"{" + b" " * 200, b"{"
+            answers = [await client.post("/classify", content=content) for content in (long, short)]
+            assert [answer.status_code for answer in answers] == [429, 400]
+            assert int(answers[0].headers["Retry-After"]) >= 1
+            assert (await client.get("/prompts")).status_code == 200
+            statuses = [(await task).status_code for task in asking]
+            assert set(statuses) == {200, 429}
+            assert (await client.post("/classify", content=long)).status_code == 400
+
+        served(bank, test, Limits(batch_rows=4, waiting_tokens=40))
+
     def test_the_same_keys_open_everything_but_changes(self, bank):
         async def test(client, service):
             for path in ("/v1/models", "/prompts", "/metrics", "/openapi.json"):
@@ -441,13 +459,22 @@ class TestFolder:
         (tmp_path / "inner").mkdir()
         (tmp_path / "inner" / "prompt").symlink_to(tmp_path / "good")
         (tmp_path / "of weights" / "weights").mkdir(parents=True)
+        for name, document in (("compiled", "cache.json"), ("limit", "limit.json")):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / document).write_text("{}")
         save_prompt(prompts["p0"], tmp_path / "a name")
         (tmp_path / "notes.txt").write_text("no prompt")
         bank = bank_of(backbone, {})
         folder = PromptFolder(tmp_path, bank)
         refused = {refusal.name: refusal.reason for refusal in folder.read()}
         assert list(bank.prompts) == ["good"]
-        assert set(refused) == {"cut", "pickle", "renamed", "link", "inner", "of weights", "a name"}
+        named = {"cut", "pickle", "renamed", "link", "inner", "of weights", "a name", "compiled", "limit"}
+        assert set(refused) == named
+        assert (
+            refused["compiled"]
+            == refused["limit"]
+            == "it is a compiled prompt; put the prompt that it was made from there"
+        )
         assert folder.read() == []
 
     def test_a_prompt_that_is_damaged_while_it_is_replaced_leaves_the_one_that_was_served(

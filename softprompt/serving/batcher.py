@@ -131,7 +131,16 @@ class Batcher:
         Raises:
             Overloaded: as in `answer`.
         """
-        if self._refused is not None and rows >= self._refused[0] and self.waiting_tokens >= self._refused[1]:
+        if self._refused is not None and rows >= self._refused[0]:
+            self.refuse_full()
+
+    def refuse_full(self) -> None:
+        """Refuse what is no smaller than what was refused since the last pass began.
+
+        Raises:
+            Overloaded: as in `answer`.
+        """
+        if self._refused is not None and self.waiting_tokens >= self._refused[1]:
             raise self._overloaded()
 
     def _overloaded(self) -> Overloaded:

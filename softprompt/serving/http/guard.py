@@ -11,7 +11,8 @@ import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, final
 
-from .problems import ClientLeft, response
+from ..faults import Overloaded
+from .problems import ClientLeft, of_error, response
 from .service import Service
 
 Message = MutableMapping[str, Any]
@@ -26,6 +27,8 @@ OPEN = ("/", "/health", "/ready")
 CHANGES = ("PUT", "DELETE", "POST", "PATCH")
 # Of a client that left before its answer; no client sees it.
 LEFT = 499
+# Of a request for which there is no room.
+BUSY = 429
 
 
 @final
@@ -39,6 +42,8 @@ class Guard:
 
     def __init__(self, app: Any, service: Service):
         self.app, self.service = app, service
+        # Bytes of the body that was refused last because too much was waiting.
+        self._refused_bytes = 0
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -54,7 +59,10 @@ class Guard:
         scope.setdefault("state", {})["request_id"] = request.id
         try:
             refused = self._refused(scope, headers.get(b"authorization", "")) or await request.take()
+            refused = refused or self._busy(scope, request)
             await (refused or self.app)(scope, request.receive, request.send)
+            if request.status == BUSY and not refused:
+                self._refused_bytes = request.bytes
         except ClientLeft:
             request.status = LEFT
         except TimeoutError:
@@ -86,6 +94,15 @@ class Guard:
             return None
         return _unauthorized("this server needs an API key, as `Authorization: Bearer KEY`")
 
+    def _busy(self, scope: Message, request: "_Request") -> Any:
+        """The response to a request before its body is read as JSON: one that was no longer has just been refused."""
+        if scope["method"] == "POST" and request.bytes >= self._refused_bytes:
+            try:
+                self.service.batcher.refuse_full()
+            except Overloaded as error:
+                return of_error(error)
+        return None
+
     def _note(self, scope: Message, request: "_Request", seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
         self.service.metrics.answered(route, request.status, seconds)
@@ -109,6 +126,7 @@ class _Request:
         self.settings = service.settings
         self.status = 500
         self.is_started = False
+        self.bytes = 0
         self._body: bytes | None = b""
 
     async def take(self) -> Any:
@@ -126,7 +144,7 @@ class _Request:
                         return response(413, f"a request may have {most} bytes; send less at once", "request_too_large")
         except TimeoutError:
             return response(408, "the request took too long to arrive; send it again", "timeout")
-        self._body = bytes(body)
+        self._body, self.bytes = bytes(body), len(body)
         return None
 
     async def receive(self) -> Message:

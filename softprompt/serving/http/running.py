@@ -15,6 +15,9 @@ from .connections import TimedConnection
 from .service import Service
 
 log = logging.getLogger("softprompt.serving")
+# Seconds after which the thread of the model lets that of the connections run. It is 5 ms by default, which every read
+# and write of every connection would wait for.
+SWITCH = 0.0005
 
 
 @contextlib.contextmanager
@@ -55,6 +58,15 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service):
         super().__init__(config)
         self.service = service
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to end."""
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH)
+        try:
+            await super().serve(sockets)
+        finally:
+            sys.setswitchinterval(before)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """A signal to end."""
