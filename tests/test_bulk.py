@@ -9,8 +9,8 @@ import pytest
 import torch
 from softprompt.backbones import from_model, load_backbone
 from softprompt.cli._main import main
-from softprompt.errors import BadInput
-from softprompt.inference.bulk import predict_file
+from softprompt.errors import BadInput, StorageFailure
+from softprompt.inference.bulk import _rows, predict_file
 from softprompt.inference.calibration import Calibration
 from softprompt.inference.predict import predict
 from softprompt.inference.scoring import Scoring
@@ -286,6 +286,12 @@ def test_every_format_holds_the_same_answers(prompts, rows, tmp_path, name):
     pandas.testing.assert_frame_equal(found, pandas.read_json(tmp_path / "o.jsonl", lines=True), check_dtype=False)
 
 
+def test_lines_end_at_new_lines_alone_and_keep_what_stands_in_them(tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_bytes("\ufeff good \r\nbad\u2028film\x0c\nend".encode())
+    assert list(_rows(path, "")) == [" good ", "bad\u2028film\x0c", "end"]
+
+
 @pytest.mark.parametrize("name", ["in.csv", "in.jsonl.gz", "in.parquet", "in.txt"])
 def test_every_format_is_read(prompts, tmp_path, name):
     import pandas
@@ -351,6 +357,27 @@ class TestRefused:
         with pytest.raises(BadInput, match="two columns of the output would be called 'id'"):
             predict_file({"id": prompts[1]["mood"]}, rows, tmp_path / "out.jsonl", id_column="id", model=prompts[2])
         assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+    def test_no_prompt_an_empty_pass_and_a_text_that_is_no_utf8(self, prompts, rows, tmp_path):
+        (tmp_path / "rows.txt").write_bytes(b"good\n\xff\n")
+        for given, source, options, message in [
+            ({}, rows, {}, "no prompt to answer with"),
+            (prompts[1], rows, {"batch_size": 0}, "batch_size"),
+            (prompts[1], tmp_path / "rows.txt", {"model": prompts[2]}, "rows.txt:2: not UTF-8"),
+        ]:
+            with pytest.raises(BadInput, match=message):
+                predict_file(given, source, tmp_path / "out.jsonl", **options)
+            assert not (tmp_path / "out.jsonl").exists()
+
+    def test_a_full_disk_is_one_line_and_the_command_goes_on_later(self, prompts, rows, tmp_path, monkeypatch):
+        def full(self):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("softprompt.inference._journal.Journal.end_chunk", full)
+            with pytest.raises(StorageFailure, match="No space left on device; free some space"):
+                predict_file(prompts[1], rows, tmp_path / "out.jsonl", model=prompts[2])
+        assert predict_file(prompts[1], rows, tmp_path / "out.jsonl", model=prompts[2]) == 38
 
     def test_an_empty_file(self, prompts, tmp_path):
         (tmp_path / "e.jsonl").touch()

@@ -136,11 +136,12 @@ class TestOpenAI:
                 with pytest.raises(openai.BadRequestError) as caught:
                     await ai.completions.create(model="tiny:p3", prompt="good", **options)
                 assert caught.value.status_code == 400
-            with pytest.raises(openai.BadRequestError, match="one message of role 'user'"):
-                await ai.chat.completions.create(
-                    model="tiny:p3",
-                    messages=[{"role": "system", "content": "be good"}, {"role": "user", "content": "good"}],
-                )
+            turns: Any = [{"role": role, "content": "good"} for role in ("system", "user", "assistant")]
+            for messages in (turns[:2], turns[1:], turns[2:]):
+                with pytest.raises(openai.BadRequestError, match="one message of role 'user'"):
+                    await ai.chat.completions.create(model="tiny:p3", messages=messages)
+            with pytest.raises(openai.BadRequestError, match="one text at a time is streamed"):
+                await ai.completions.create(model="tiny:p3", prompt=["good", "bad"], stream=True)
             with pytest.raises(openai.NotFoundError, match="Did you mean 'p3'"):
                 await ai.completions.create(model="tiny:p33", prompt="good")
             with pytest.raises(openai.NotFoundError, match="Did you mean 'tiny"):
@@ -332,6 +333,47 @@ class TestStrangers:
         )
         assert [line["status"] for line in lines] == [200, 500, 200]
         assert "secret" not in caplog.text
+
+    def test_an_id_that_is_none_is_replaced_and_what_was_sent_is_not_repeated(self, bank):
+        async def test(client, service):
+            for given in ("a b", "x" * 65, 'a"b'):
+                response = await client.get("/health", headers={"X-Request-ID": given})
+                assert len(response.headers["x-request-id"]) == 32
+            body = {"model": "tiny:p0", "inputs": {"text": ["secret"]}}
+            assert "secret" not in (await client.post("/classify", json=body)).text
+            many = await client.post("/classify", json={"model": "tiny:p0", "inputs": ["good"] * 3})
+            assert (many.status_code, "3 inputs in one request, 2 are allowed" in many.text) == (400, True)
+            assert "default-src 'none'" in (await client.get("/")).headers["Content-Security-Policy"]
+
+        served(bank, test, max_inputs=2)
+
+    def test_a_request_that_waits_longer_than_its_time_is_answered_with_504(self, bank):
+        async def test(client, service):
+            run = service.engine.run
+            service.engine.run = lambda works: (time.sleep(0.2), run(works))[1]
+            body = {"model": "tiny:p0", "inputs": "good"}
+            answers = await asyncio.gather(*(client.post("/classify", json=body) for _ in range(2)))
+            assert [answer.status_code for answer in answers] == [200, 504]
+
+        served(bank, test, Limits(batch_rows=1, timeout=0.1, max_wait=0.0))
+
+    def test_a_client_that_does_not_take_its_answer_is_given_up(self, bank, caplog):
+        async def receive():
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message):
+            await asyncio.sleep(5)
+
+        async def test(client, service):
+            scope = {
+                "type": "http", "method": "GET", "path": "/health", "headers": [], "query_string": b"",
+                "http_version": "1.1", "scheme": "http", "server": ("localhost", 80), "root_path": "",
+            }  # fmt: skip
+            await asyncio.wait_for(build_app(service)(scope, receive, send), 2)
+
+        with caplog.at_level(logging.INFO, "softprompt.serving"):
+            served(bank, test, send_timeout=0.05)
+        assert json.loads(caplog.messages[-1])["status"] == 499
 
     def test_a_client_that_is_slow_to_send_is_answered_with_408(self, bank):
         async def slow():

@@ -1,6 +1,7 @@
 """Many prompts over one frozen model: every answer of a shared pass is the single answer of `predict`."""
 
 import asyncio
+import dataclasses
 import itertools
 import time
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from softprompt.backbones import AbstractBackbone, from_model
 from softprompt.errors import BadInput, ModelMismatch, UnknownName
 from softprompt.prompts.batch import PromptBatch, TextBatch
+from softprompt.prompts.prompt import LinearHead
 from softprompt.serving import Batcher, Draining, Engine, Limits, Overloaded, PromptBank, TooLate, TooLong, Work
 from softprompt.serving.passes import next_pass
 
@@ -100,6 +102,8 @@ class TestTexts:
         with pytest.raises(TooLong, match=f"longer than the {served.asked.limit} tokens"):
             engine.work(served, "good " * 100)
         assert engine.work(served, "good " * 100, truncate=True).tokens == served.asked.limit
+        with pytest.raises(TooLong, match="has 100000 characters"):
+            engine.work(served, "g" * 100000, truncate=True)
         with pytest.raises(BadInput, match="surrogate"):
             engine.work(served, "good \ud800")
 
@@ -144,6 +148,18 @@ class TestBank:
             assert agrees(answer, expected, served)
         bank.remove(["a", "b"])
         assert len(bank.prompts) == 0
+
+    def test_a_head_of_another_width_or_of_other_classes_is_refused(self, backbones):
+        backbone = backbones("bert by heads")
+        prompt, admission = some_prompts(backbone, 1)["p0"], bank_of(backbone, {}).admission
+        wide = dataclasses.replace(prompt, head=LinearHead(torch.zeros(2, 17), torch.zeros(2)))
+        three = dataclasses.replace(prompt, head=LinearHead(torch.zeros(3, 16), torch.zeros(3)))
+        with pytest.raises(ModelMismatch, match="reads states of width 17"):
+            admission.admit("a", wide)
+        with pytest.raises(BadInput, match="has 3 outputs, its task 'sentiment' needs 2"):
+            admission.admit("a", three)
+        with pytest.raises(ModelMismatch):
+            admission.admit("a", dataclasses.replace(prompt, head=None))
 
 
 class TestPasses:
@@ -249,6 +265,26 @@ class TestBatcher:
                 await batcher.answer(works)
 
         with_batcher(engine, Limits(request_tokens=4 * works[0].cost), test)
+
+    def test_where_nothing_waits_one_request_is_taken_however_large(self, engine, bank):
+        works = [engine.work(bank.get("p0"), "good") for _ in range(5)]
+
+        async def test(batcher):
+            return await batcher.answer(works)
+
+        assert len(with_batcher(engine, Limits(waiting_tokens=1), test)) == 5
+
+    def test_what_is_not_answered_by_the_end_is_told_so(self, engine, bank):
+        works = [engine.work(bank.get("p0"), "good") for _ in range(3)]
+
+        async def test(batcher):
+            tasks = [asyncio.create_task(batcher.answer([work])) for work in works]
+            await asyncio.sleep(0.02)
+            await batcher.close(0.0)
+            return await asyncio.gather(*tasks[1:], return_exceptions=True)
+
+        outcomes = with_batcher(slow(engine, 0.1)[0], Limits(batch_rows=1, max_wait=0.0), test)
+        assert [type(outcome) for outcome in outcomes] == [Draining, Draining]
 
     def test_a_deadline_ends_a_request_that_waits(self, engine, bank):
         engine, passes = slow(engine, 0.1)

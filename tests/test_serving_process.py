@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import socket
+import sys
 import threading
 import time
 from typing import Any
@@ -15,7 +16,7 @@ from softprompt.backbones import from_model
 from softprompt.cli._serve import secrets
 from softprompt.errors import BadInput
 from softprompt.serving import Engine, PromptFolder, as_trained
-from softprompt.serving.http import ServerSettings, Service, listen
+from softprompt.serving.http import ServerSettings, Service, listen, server_of
 from softprompt.serving.http.settings import hosts_for, is_loopback
 from softprompt.settings import ModelSpec
 from softprompt.store import save_prompt
@@ -142,6 +143,16 @@ def test_nothing_that_fits_or_does_not_fit_the_description_is_answered_with_500(
     assert len(labels) >= 11
 
 
+def test_the_server_has_a_bound_of_connections_and_does_not_name_itself(backbone, prompts):
+    service = service_of(bank_of(backbone, prompts))
+    assert server_of(None, service, connections=7).config.limit_concurrency == 7
+    with at_an_address(service) as (address, server):
+        assert "server" not in httpx.get(address + "health").headers
+        assert sys.getswitchinterval() < 0.001
+        assert server.config.limit_concurrency == 2048
+    assert sys.getswitchinterval() > 0.001
+
+
 def test_connections_send_small_packets_at_once():
     # asyncio switches the delay off for sockets that say their protocol.
     with listen("127.0.0.1", 0) as listener:
@@ -157,6 +168,7 @@ class TestCommandLine:
         assert is_loopback("::1")
         assert not is_loopback("10.0.0.1")
         assert hosts_for("0.0.0.0") == ()
+        assert {"localhost", "127.0.0.1"} <= {*hosts_for("127.0.0.1")}
 
     def test_what_is_wrong_is_told_before_the_model_is_loaded(self, tmp_path, capsys, prompts):
         save_prompt(prompts["p0"], tmp_path / "a")
