@@ -1,4 +1,4 @@
-"""softprompt: adapt a frozen language model with a few thousand numbers.
+"""softprompt: adapt a frozen language model with a few thousand trained parameters.
 
     run = softprompt.train(
         "glue/sst2",  # a task: one of softprompt.TASKS, or your own rows: a file, a DataFrame, custom_task(...)

@@ -66,8 +66,8 @@ class ModelSpec:
         answers: how the model answers: tokens, chat (instruct decoders), label-words or linear-head (encoders) or auto.
         engine: what computes the passes: packed (T5, encoders), shared (decoders), reference (transformers), or auto,
             the fastest that the model allows.
-        quantize: int8 computes the frozen linear layers in 8 bits, on a CPU with AVX512-VNNI (docs/models.md). Default:
-            no quantisation.
+        quantize: "int8" computes the frozen linear layers in 8 bits, on a CPU with AVX512-VNNI (docs/models.md).
+            Default: no quantisation.
         embedding_scale: factor on the frozen model's word embeddings; the model computes the same (docs/models.md).
 
     Raises:
@@ -205,7 +205,7 @@ class TrainSettings:
     """The settings that all prompts of a fleet share.
 
     Args:
-        steps: optimiser steps. Default: those of epochs, or 1000.
+        steps: optimiser steps. Default: as many as the epochs have, or 1000.
         epochs: passes over the training rows, where no steps are given.
         batch_size: rows of one prompt in one pass.
         grad_accumulation: passes per optimiser step.
@@ -222,7 +222,7 @@ class TrainSettings:
             skipped.
         patience: number of evaluations without a better score after which a prompt stops. Default: it does not stop.
         shots: number of training rows in total, drawn with balanced classes. Default: all.
-        shots_per_class: number of training rows of each class, in place of shots.
+        shots_per_class: number of training rows drawn of each class, in place of a number in total.
         decode: how an answer is found: "scores" (label scoring), "generate" (greedy) or "auto": scores for label words,
             generation otherwise.
         normalize: score of a label: the "sum" or the "mean" of the log-probabilities of its tokens, or that of the

@@ -252,8 +252,17 @@ class TestBesideTrainedPrompts:
         worse = dataclasses.replace(trained.comparison.prompts[0], difference=-0.1, score=0.4)
         (line,) = not_better(dataclasses.replace(trained.comparison, prompts=[worse]))
         assert "no better than the hand-written instruction: 0.4000 against" in line
+        assert "try more --steps" in line
         better = dataclasses.replace(worse, difference=0.1)
         assert not_better(dataclasses.replace(trained.comparison, prompts=[better])) == []
+
+    def test_a_frozen_model_without_a_mistake_leaves_nothing_to_try(self, trained):
+        without = [dataclasses.replace(line, score=1.0) for line in trained.comparison.baselines]
+        (line,) = not_better(dataclasses.replace(trained.comparison, baselines=without, prompts=[
+            dataclasses.replace(trained.comparison.prompts[0], difference=0.0, score=1.0)
+        ]))  # fmt: skip
+        assert "has no mistake on these rows, so they cannot show a gain" in line
+        assert "--steps" not in line
 
     def test_the_table_shows_them_above_the_prompts(self, trained):
         lines = held_against(trained.comparison).splitlines()

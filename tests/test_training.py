@@ -538,7 +538,8 @@ class TestResults:
         [
             ([1.0, 0.9, 0.5, 0.2], 0.9, None),
             ([1.0, 0.9, 0.5, 0.2], 1 / 3, "most frequent class"),
-            ([9.0, 0.9, 0.7, 0.69], 0.9, "its last steps is 0.6900 nats, that of a guess among 2 labels is 0.6931"),
+            ([9.0, 0.9, 0.7, 0.69], 0.9, None),
+            ([9.0, 0.9, 0.7, 0.69], 0.6, "its last steps is 0.6900 nats, that of a guess among 2 labels is 0.6931"),
         ],
     )
     def test_each_sign_of_not_learning_is_seen_alone(self, losses, score, reason, task, t5_folder, tmp_path):

@@ -24,7 +24,7 @@ FROZEN = {
     "examples-calibrated": "the same, calibrated",
 }
 HEAD = (
-    "| prompt | loss | accuracy | sd over seeds | stuck | token norms | trained numbers | above hand-written | "
+    "| prompt | loss | accuracy | sd over seeds | stuck | token norms | trained parameters | above hand-written | "
     "against prompt tuning | p, mean | p, sd |\n" + "|---" * 11 + "|"
 )
 

@@ -26,7 +26,7 @@ class Row:
         spread: standard deviation over seeds; None for fewer than two.
         stuck: share of seeds that are stuck.
         token_norms: median over seeds of the mean norm of a vector, in token norms.
-        trainable: trained numbers.
+        trainable: trained parameters.
         difference: mean difference to the best hand-written prompt.
         interval: its 95 % interval over seeds.
         to_reference: mean paired difference to prompt tuning with the same seeds.

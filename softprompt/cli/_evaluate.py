@@ -41,7 +41,7 @@ def evaluate(
     label_words: OwnLabelWords = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="File with rows of the task's columns, all of which are scored, or a glob; may be repeated."),
+        typer.Option(help="File of rows with the task's columns, or a glob; all rows are scored; may be repeated."),
     ] = None,
     delimiter: Delimiter = "",
     split: Annotated[
@@ -87,7 +87,7 @@ def evaluate(
     json_lines: Json = False,
     frozen: FrozenOfPrompt,
 ) -> None:
-    """Score a stored prompt on a task: metrics with their 95 % intervals, classes, and which classes are confused."""
+    """Score a stored prompt on a task: metrics with 95 % intervals, scores and confusions of the classes."""
     if output is not None and os.path.lexists(output):
         raise BadInput(f"{str(output)!r} exists already; choose another --output")
     from ..inference.asked import task_of

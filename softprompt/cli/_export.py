@@ -72,10 +72,10 @@ def compile_(
     ] = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Compute what a prompt is to every text once: a decoder's cache for stock `generate`, or a T5's limit.
+    """Compute the part of a prompt that no text changes once, for stock `generate`: a decoder's keys and values.
 
-    A T5's prompt of large norm is a constant key and value in each layer. The error of that limit is measured, and a
-    prompt is refused whose error is above --tolerance.
+    A T5's prompt has such a part only if its norm is large. The error of this limit is measured, and a prompt whose
+    error is above --tolerance is refused.
     """
     from ..prompts.prompt import SoftPrompt
 

@@ -38,7 +38,7 @@ from .printing import say
 
 app = typer.Typer(
     name="softprompt",
-    help="Train, evaluate and use soft prompts: a few thousand numbers that adapt a frozen language model.",
+    help="Train, evaluate and use soft prompts: a few thousand parameters that adapt a frozen language model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -89,7 +89,7 @@ def program(
         ),
     ] = None,
 ) -> None:
-    """Train, evaluate and use soft prompts: a few thousand numbers that adapt a frozen language model."""
+    """Train, evaluate and use soft prompts: a few thousand parameters that adapt a frozen language model."""
     raise_limits(**dict(map(limited, limit or ())))
 
 

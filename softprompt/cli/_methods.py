@@ -1,4 +1,4 @@
-"""`softprompt methods`: the methods, and how many numbers each trains."""
+"""`softprompt methods`: the methods, and how many parameters each trains."""
 
 import contextlib
 import sys
@@ -22,7 +22,7 @@ Layers = Annotated[
 ]
 
 methods = typer.Typer(
-    help="List methods and regularisers: what is trained, how many numbers, which options.", no_args_is_help=True
+    help="List methods and regularisers: what is trained, how many parameters, which options.", no_args_is_help=True
 )
 
 
@@ -30,14 +30,14 @@ Model = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Frozen model in which the numbers are counted, in place of --width: hub id, folder or built-in name.",
+        help="Frozen model in which the parameters are counted, in place of --width: hub id, folder or built-in name.",
     ),
 ]
 
 
 @methods.command("list")
 def list_methods(width: Width = 768, layers: Layers = 1, model: Model = None, json_lines: Json = False) -> None:
-    """List the methods: prompt length, trained and stored numbers for embedding size --width, units, learning rate."""
+    """List the methods: length, trained and stored parameters for embedding size --width, units, learning rate."""
     from ..prompts.methods import METHODS
 
     rows = _rows(width, layers, model)

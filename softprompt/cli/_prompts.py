@@ -28,7 +28,7 @@ class PromptGrid:
         max_norm: largest norm of a prompt vector, in token norms. Default: no bound.
         max_shift: largest distance of a vector from the word that it begins as, in token norms. Default: no bound.
         context_loss: also train on the labels that the prompt of --init examples:K shows; each counts this factor
-            times the one behind it. Default: off.
+            times the next one. Default: off.
         deep: train vectors for every layer of the frozen model, and not for the first only.
         regularizer: name from `softprompt methods regularizers`, with its options, as rn-emb:sigma=0.1; may be
             repeated, to combine several.

@@ -16,8 +16,8 @@ class OwnRows:
 
     Args:
         data: training rows: CSV, TSV, JSON, JSON Lines (also .gz or .zst) or Parquet, or a glob; may be repeated.
-        validation_data: validation rows; may be repeated. Default: some of the other rows.
-        test_data: test rows; may be repeated. Default: some of the other rows.
+        validation_data: validation rows; may be repeated. Default: a tenth of the training rows.
+        test_data: test rows; may be repeated. Default: half of the validation rows, or a tenth of the training rows.
         delimiter: character between the fields of CSV or TSV. Default: a comma in .csv, a tab in .tsv.
         text_column: column with the text to read; may be repeated.
         label_column: column with the class of each row.

@@ -88,7 +88,7 @@ def print_plan(
     device: Device = "auto",
     json_lines: Json = False,
 ) -> None:
-    """Say what is left to train: runs, fleets, steps, and by a measured step tokens and the time of one process."""
+    """Say what is left to train: runs, fleets, steps, and an estimate of tokens and time."""
     from ..study import load_specs, plan
 
     options: dict[str, Any] = {"fleet_size": fleet_size, "measured": measured, "data_root": data_root}

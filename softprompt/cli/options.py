@@ -49,7 +49,7 @@ Style = Annotated[
     str | None,
     typer.Option(
         "--style",
-        rich_help_panel="Frozen model",
+        rich_help_panel="Rows of your own",
         help="Template and label words: numeric, words, instruct, t5 or pet-N (cloze pattern N). Default: numeric for "
         "encoder-decoders, instruct for decoders, else words.",
     ),
@@ -58,7 +58,7 @@ MaxBadRows = Annotated[
     int,
     typer.Option(
         "--max-bad-rows",
-        rich_help_panel="Frozen model",
+        rich_help_panel="Rows of your own",
         min=0,
         help="Number of malformed rows that are dropped before it is an error.",
     ),
@@ -77,9 +77,8 @@ OwnStyle = Annotated[
     str | None,
     typer.Option(
         "--style",
-        help="Template and label words: numeric, words, instruct, t5 or pet-N (cloze pattern N). Default: "
-        "as in training; "
-        "for another task that of `train`.",
+        help="Template and label words: numeric, words, instruct, t5 or pet-N (cloze pattern N). Default: as in "
+        "training; for another task that of `train`.",
     ),
 ]
 OwnInstruction = Annotated[

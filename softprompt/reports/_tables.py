@@ -96,7 +96,7 @@ def settings_table(settings: Sequence[Setting]) -> Table:
         "low": "lower end of the 95 % bootstrap interval of the mean",
         "high": "upper end of the same interval",
         "worst": "lowest test score of a seed",
-        "trainable": "trained numbers",
+        "trainable": "trained parameters",
         "stored": "numbers that a stored prompt has",
         "token norms": "median norm of the prompts, in mean norms of a word vector",
         "steps a run": "optimiser steps, restarts among them",

@@ -38,7 +38,7 @@ class StoredRun:
         metrics: by split, of the best checkpoint on validation; empty where the run was dropped before any.
         majority: test score of always answering the most frequent class; None where there are no classes.
         best_step: optimiser step of that checkpoint.
-        trainable: trained numbers of prompt and reparameterisation.
+        trainable: trained parameters of prompt and reparameterisation.
         head: numbers of a linear head.
         stored: numbers stored for the prompt.
         seconds: the run's share of its fleet's wall time, by prompt steps.

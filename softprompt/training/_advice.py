@@ -39,15 +39,17 @@ def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | l
     """Return warnings if the score is no better than the majority class, or the loss no better than a guess.
 
     Where rows have labels, a guess among c of them costs ln c nats. That the loss fell says little there: it falls
-    while a model learns the form of an answer, and nothing of what is right. Elsewhere the loss has to fall.
+    while a model learns the form of an answer, and nothing of what is right. A score that has come half of the way from
+    the majority class to 1 shows that the prompt learns, whatever its loss. Elsewhere the loss has to fall.
     """
     remedies = (
         f"try another --lr (a tenth or three times {member.settings.lr:g}), more --steps, "
         f"{'' if member.trainable.method.weights else '--init vocabulary, '}or another --method"
     )
-    warnings = []
+    warnings, learned = [], False
     if member.best is not None and task.answer == "label":
         constant = majority_score(task, [g for g in gold if isinstance(g, int)])
+        learned = member.best_score > (1 + constant) / 2
         if member.best_score <= constant:
             warnings.append(
                 f"{member.name}: not learning: its best validation score {member.best_score:.4f} is not above always "
@@ -56,7 +58,7 @@ def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | l
     first, last = _ends(member.record.path)
     if task.answer == "label":
         guess = math.log(len(task.labels))
-        if last > (1 - FLAT) * guess:
+        if last > (1 - FLAT) * guess and not learned:
             warnings.append(
                 f"{member.name}: not learning: the loss of its last steps is {last:.4f} nats, that of a guess among "
                 f"{len(task.labels)} labels is {guess:.4f}; {remedies}"
@@ -116,9 +118,13 @@ def not_better(comparison: Comparison | None) -> list[str]:
         return []
     best = comparison.best
     words = "the hand-written instruction" if best.name == "instruction" else "the frozen model without a prompt"
+    # Every score has 1 as its largest value.
+    advice = f"use {words}, or try more --steps, another --lr or another --method"
+    if best.score == 1:
+        advice = f"{words} has no mistake on these rows, so they cannot show a gain"
     return [
         f"{trained.name}: no better than {words}: {trained.score:.4f} against {best.score:.4f} on the same "
-        f"{comparison.rows} test rows; try more --steps, another --lr or another --method, or use the instruction"
+        f"{comparison.rows} test rows; {advice}"
         for trained in comparison.prompts
         if trained.difference <= 0
     ]

@@ -137,7 +137,7 @@ class Result:
         metrics: by split, of the best checkpoint on validation.
         majority: score of always answering the most frequent class of the test rows; None where there are no classes.
         best_step: optimiser step of that checkpoint.
-        trainable: trained numbers of prompt and reparameterisation.
+        trainable: trained parameters of prompt and reparameterisation.
         head: numbers of a linear head, trained and stored beside the prompt.
         stored: numbers stored for the prompt.
         norm: mean norm of the stored vectors, of a deep prompt those of the first layer; None without any.
