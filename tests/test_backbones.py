@@ -625,7 +625,7 @@ class TestBadFolders:
 
     def test_no_such_device(self, folder):
         self.refused(
-            BadInput, "`device` 'abacus' is none of this machine's; give auto, spread, cpu", folder, device="abacus"
+            BadInput, "`device` 'abacus' does not exist on this machine; give auto, spread, cpu", folder, device="abacus"
         )
 
     def test_answers_that_do_not_exist(self, folder):

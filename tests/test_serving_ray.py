@@ -43,7 +43,7 @@ def test_changes_that_would_reach_one_replica_alone_are_refused(tmp_path, capsys
     assert cli.main(arguments) == 2
     assert "put prompts into the folder, which all replicas watch" in capsys.readouterr().err
     assert cli.main([*arguments, "--port", "0"]) == 2
-    assert "--port of its own" in capsys.readouterr().err
+    assert "give a --port with --replicas" in capsys.readouterr().err
 
 
 # Ray's own modules warn of what they use.

@@ -20,9 +20,9 @@ def device_of(device: str) -> torch.device:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise BadInput(f"--device {device!r} is none of this machine's; give {here}") from error
+        raise BadInput(f"--device {device!r} does not exist on this machine; give {here}") from error
     if place.type == "meta":
-        raise BadInput(f"--device {device!r} holds no numbers; give {here}")
+        raise BadInput(f"--device {device!r} cannot compute; give {here}")
     return place
 
 

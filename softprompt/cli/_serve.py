@@ -131,7 +131,7 @@ def on_ray(
     from ..serving.http.replicas import Replica, replicated
 
     if port == 0:
-        raise BadInput("--replicas needs a --port of its own, for Ray's proxy tells nobody which free one it took")
+        raise BadInput("give a --port with --replicas: Ray does not say which free one it took")
     replica = Replica(model=as_trained(spec, prompts), prompts=prompts.absolute(), settings=settings, **more)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

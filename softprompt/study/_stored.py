@@ -155,7 +155,7 @@ def load(folder: Path, name: str, *, whole: bool = True, spec: RunSpec | None = 
         try:
             asked = spec if has_spec else RunSpec.from_json(values["spec"], is_of_today=is_of_today)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise DamagedFile(f"it says what was asked for in no way of ours; {REPAIR}") from error
+            raise DamagedFile(f"its settings cannot be read; {REPAIR}") from error
         if any(len(set(map(len, plain.get(name, {}).values()))) > 1 for name in ("curve", "validation")):
             raise DamagedFile(f"its curves have points at other steps; {REPAIR}")
     plain |= {"spec": asked}

@@ -38,7 +38,7 @@ def listen(host: str, port: int) -> socket.socket:
     """A socket at this address; port 0 is any that is free.
 
     Raises:
-        BadInput: the address is taken, or is none of this machine.
+        BadInput: the address is taken, or does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With its protocol, or asyncio does not switch off the delay of small packets: 40 ms of each answer.
