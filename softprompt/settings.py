@@ -66,8 +66,8 @@ class ModelSpec:
         answers: how the model answers: tokens, chat (instruct decoders), label-words or linear-head (encoders) or auto.
         engine: what computes the passes: packed (T5, encoders), shared (decoders), reference (transformers), or auto,
             the fastest that the model allows.
-        quantize: "int8" computes the frozen linear layers in 8 bits, on a CPU with AVX512-VNNI (docs/models.md).
-            Default: no quantisation.
+        quantize: quantisation of the frozen linear layers: int8, on a CPU with AVX512-VNNI (docs/models.md). Default:
+            none.
         embedding_scale: factor on the frozen model's word embeddings; the model computes the same (docs/models.md).
 
     Raises:

@@ -625,7 +625,10 @@ class TestBadFolders:
 
     def test_no_such_device(self, folder):
         self.refused(
-            BadInput, "`device` 'abacus' does not exist on this machine; give auto, spread, cpu", folder, device="abacus"
+            BadInput,
+            "`device` 'abacus' does not exist on this machine; give auto, spread, cpu",
+            folder,
+            device="abacus",
         )
 
     def test_answers_that_do_not_exist(self, folder):

@@ -44,7 +44,7 @@ def train(
         str | None,
         typer.Option(help="Trackers that also get the losses: tensorboard, wandb, mlflow, aim ..., joined by commas."),
     ] = None,
-    log_with: Annotated[str | None, typer.Option(hidden=True)] = None,
+    log_with: Annotated[str | None, typer.Option(help="Earlier name of --track.")] = None,
     compare: Annotated[
         bool,
         typer.Option("--with-frozen/--no-frozen", help="Also score the frozen model alone, on at most 200 test rows."),
