@@ -212,7 +212,8 @@ class TrainSettings:
         tokens_per_batch: largest number of rows x longest row in one pass. Default: no bound.
         max_length: largest number of tokens of a text, special tokens included. Default: the task's value.
         eval_every: optimiser steps between two evaluations. A checkpoint follows each evaluation.
-        eval_rows: number of validation rows that choose the best prompt. Default: all.
+        eval_rows: number of validation rows that choose the best prompt: the highest score, and of equal scores the
+            smallest loss over labels. Default: all.
         warmup: steps of linear warm-up. Default: 500 or 5 % of the steps, whichever is less.
         schedule: learning rate after the warm-up: "linear" decay to 0, or "constant".
         weight_decay: weight decay of AdamW on prompt and reparameterisation. It does not apply to methods that train

@@ -13,6 +13,7 @@ import torch
 from softprompt import EarlyStopping
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput, CallbackFailed, UnknownName
+from softprompt.inference.evaluate import evaluate
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Run, read_record, resume, train
 
@@ -172,12 +173,28 @@ def test_early_stopping_without_a_rule_is_refused():
             EarlyStopping(**wrong)
 
 
+def test_a_callback_gets_a_prompt_as_it_would_be_stored(task, backbone, tmp_path):
+    reports = []
+
+    class Scorer:
+        def on_evaluation(self, evaluation):
+            reports.append(evaluate(evaluation.prompt(SECOND), task=task, split="validation", model=backbone))
+
+    settings = dataclasses.replace(SETTINGS, eval_rows=None)
+    run = train(task, backbone, prompts=PROMPTS, settings=settings, output=tmp_path / "run", callbacks=[Scorer()])
+    rows = [row for row in read_record(run.folder / SECOND / "metrics.jsonl") if row.get("split") == "validation"]
+    assert [report.metrics["score"] for report in reports] == [row["score"] for row in rows]
+    assert [report.label_loss for report in reports] == pytest.approx([row["label_loss"] for row in rows])
+    chances = [row["scores"][row["gold"]] for row in reports[0].rows]
+    assert reports[0].label_loss == pytest.approx(-np.log(chances).mean())
+
+
 def test_a_prompt_that_was_not_scored_cannot_be_stopped(start, tmp_path):
     class Misspelt:
         def on_evaluation(self, evaluation):
             evaluation.stop("prompt-tuning")
 
-    with pytest.raises(CallbackFailed, match=f"no prompt 'prompt-tuning' was scored now; stop one of {FIRST}"):
+    with pytest.raises(CallbackFailed, match=f"no prompt 'prompt-tuning' was scored now; name one of {FIRST}"):
         start(tmp_path / "run", Misspelt())
 
 

@@ -16,7 +16,7 @@ from softprompt.backbones import from_model, load_backbone
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, NotTrainable, RunExists, UnknownName
 from softprompt.inference.answers import answer
-from softprompt.inference.evaluate import evaluate, report
+from softprompt.inference.evaluate import Report, evaluate, report
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
@@ -192,6 +192,29 @@ class TestFleet:
         assert loop.members[1].status == "training"
         rows = [row["step"] for row in read_record(tmp_path / "run" / loop.members[0].name / "metrics.jsonl")]
         assert max(rows) == 6
+
+    def test_of_equal_scores_the_one_of_the_smaller_label_loss_is_stored(self, task, t5_folder, tmp_path):
+        plan = plan_of(task, t5_folder, [entry()], steps=4)
+        member, again = (started(plan, prepared(plan), tmp_path / name)[0] for name in ("run", "again"))
+        report = Report({"score": 0.5}, 4, 0, [0, 1, 0, 1], [0, 1, 1, 0])
+        for step, loss in enumerate((0.6, 0.7, 0.4, None), 1):
+            prompt = member.trainable.fold(member.provenance)
+            member.judge(step, prompt, dataclasses.replace(report, label_loss=loss), None)
+        assert (member.best_step, member.best_label_loss, member.stale) == (3, 0.4, 3)
+        again.restore(member.tensors(), member.state())
+        again.judge(5, member.trainable.fold(member.provenance), dataclasses.replace(report, label_loss=0.5), None)
+        assert (again.best_step, again.best_label_loss) == (3, 0.4)
+        again.judge(6, member.trainable.fold(member.provenance), dataclasses.replace(report, label_loss=0.3), None)
+        assert again.best_step == 6
+        words, waiting = (started(plan, prepared(plan), tmp_path / name)[0] for name in ("words", "waiting"))
+        words.beginning = words.trainable.fold(words.provenance)
+        words.judge_beginning(dataclasses.replace(report, label_loss=0.6))
+        waiting.restore(words.tensors(), words.state())
+        waiting.judge(2, words.trainable.fold(words.provenance), dataclasses.replace(report, label_loss=0.1), None)
+        assert waiting.best_step == 0
+        better = Report({"score": 0.75}, 4, 0, [0, 1, 0, 0], [0, 1, 1, 0], label_loss=0.9)
+        again.judge(7, member.trainable.fold(member.provenance), better, None)
+        assert (again.best_step, again.stale) == (7, 0)
 
 
 class TestTrainScore:

@@ -25,6 +25,7 @@ from ..settings import ModelSpec
 from ..tasks import Task, allowed, on_rows
 from .answers import Answers, Decode, answer, before_answer, label_ids, refuse_decoding
 from .asked import task_of
+from .calibration import negative_log_likelihood
 from .class_scores import calibration_error
 from .report import Report, beside
 from .scoring import scoring_of
@@ -36,7 +37,9 @@ def report(task: Task, examples: Examples, answers: Answers) -> Report:
     """The task's metrics, and `score`, the mean of its headline metrics."""
     metrics = score(task.metrics, answers.values, examples.gold)
     metrics["score"] = headline_score(metrics, task.scores)
-    return Report(metrics, len(examples), answers.invalid, answers.values, list(examples.gold), task)
+    classes = [gold for gold in examples.gold if isinstance(gold, int)]
+    loss = None if answers.scores is None or not classes else negative_log_likelihood(answers.scores, classes)
+    return Report(metrics, len(examples), answers.invalid, answers.values, list(examples.gold), task, label_loss=loss)
 
 
 # Positions kept for an answer in free text or a number, where the model reads its own answer: what is generated.

@@ -24,6 +24,7 @@ class Report:
         task: what was asked.
         of: rows of the split, where n of them were drawn.
         calibration_error: of the labels' probabilities, where labels were scored.
+        label_loss: mean of -log p(right label) in nats, over the labels of the task, where labels were scored.
         rows: each row with its id, text, right answer and prediction, in the order of the split.
     """
 
@@ -35,6 +36,7 @@ class Report:
     task: Task | None = None
     of: int | None = None
     calibration_error: float | None = None
+    label_loss: float | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property

@@ -166,7 +166,11 @@ def _prompt(record: Path, changed: int) -> PromptView:
     rows = list(_rows(record))
     losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     scored = tuple((row["step"], row["score"]) for row in rows if row.get("split") == "validation")
-    best = max(scored, key=lambda pair: pair[1], default=(None, None))
+    # As `FleetMember.judge` chooses: of equal scores the one with the smaller loss over labels.
+    losses_of_labels = [row.get("label_loss", 0.0) for row in rows if row.get("split") == "validation"]
+    best, _ = max(
+        zip(scored, losses_of_labels, strict=True), key=lambda pair: (pair[0][1], -pair[1]), default=((None, None), 0)
+    )
     dropped = [f"dropped at step {row['step']}: {row['dropped']}" for row in rows if "dropped" in row]
     result: Mapping[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):

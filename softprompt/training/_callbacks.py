@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput, CallbackFailed
+from ..prompts.tuned import Stored
 from ._records import read_record
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Evaluation:
     scores: Mapping[str, float]
     best: Mapping[str, float]
     _records: Mapping[str, Path] = field(repr=False)
+    _stored: Callable[[str], Stored] = field(repr=False)
     _stopped: dict[str, str] = field(default_factory=dict, repr=False)
 
     def history(self, prompt: str) -> list[dict[str, Any]]:
@@ -59,15 +61,27 @@ class Evaluation:
         """
         return [row for row in read_record(self._records[prompt]) if row.get("split") == "validation"]
 
+    def prompt(self, name: str) -> Stored:
+        """A copy of a prompt as it is after this step, as it would be stored.
+
+        Raises:
+            BadInput: no prompt of this name was scored now.
+        """
+        self._refuse_unscored(name)
+        return self._stored(name)
+
     def stop(self, prompt: str, reason: str = "") -> None:
         """End the training of a prompt after this evaluation; the best of it so far is kept.
 
         Raises:
             BadInput: no prompt of this name was scored now.
         """
-        if prompt not in self.scores:
-            raise BadInput(f"no prompt {prompt!r} was scored now; stop one of {', '.join(self.scores) or 'none'}")
+        self._refuse_unscored(prompt)
         self._stopped[prompt] = reason
+
+    def _refuse_unscored(self, name: str) -> None:
+        if name not in self.scores:
+            raise BadInput(f"no prompt {name!r} was scored now; name one of {', '.join(self.scores) or 'none'}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +164,13 @@ class Listeners:
             best = {name: member.best_score for name, member in members.items() if member.best is not None}
             records = {name: member.record.path for name, member in members.items()}
             return Evaluation(
-                step=loop.step, steps=loop.steps, scores=scores, best=best, _records=records, _stopped=stopped
+                step=loop.step,
+                steps=loop.steps,
+                scores=scores,
+                best=best,
+                _records=records,
+                _stored=lambda name: members[name].trainable.fold(members[name].provenance),
+                _stopped=stopped,
             )
 
         self._tell("on_evaluation", event, loop.step)

@@ -76,6 +76,7 @@ class FleetMember:
         self.best: Stored | None = None
         self.best_step = 0
         self.best_score = -math.inf
+        self.best_label_loss: float | None = None
         self.best_metrics: dict[str, float] = {}
         # The newest evaluation of this process: its step and score.
         self.scores: dict[int, float] = {}
@@ -115,15 +116,17 @@ class FleetMember:
     def judge(self, step: int, prompt: Stored, report: Report, patience: int | None) -> None:
         """Record an evaluation, and keep the prompt if it is the best so far.
 
-        Training stops after `patience` evaluations in a row without a better score.
+        Of equal scores the one with the smaller loss over labels is better: few rows give many equal scores. Training
+        stops after `patience` evaluations in a row without a higher score.
         """
-        self.record.write({"step": step, "split": "validation", **report.metrics, "invalid": report.invalid})
-        self.scores = {step: report.metrics["score"]}
-        if report.metrics["score"] > self.best_score:
-            self.best, self.best_step, self.stale = prompt, step, 0
-            self.best_score, self.best_metrics = report.metrics["score"], report.metrics
-        else:
-            self.stale += 1
+        score, label_loss = report.metrics["score"], report.label_loss
+        losses = {} if label_loss is None else {"label_loss": label_loss}
+        self.record.write({"step": step, "split": "validation", **report.metrics, **losses, "invalid": report.invalid})
+        self.scores = {step: score}
+        self.stale = 0 if score > self.best_score else self.stale + 1
+        if is_better((score, label_loss), (self.best_score, self.best_label_loss)):
+            self.best, self.best_step = prompt, step
+            self.best_score, self.best_label_loss, self.best_metrics = score, label_loss, report.metrics
         if patience is not None and self.stale >= patience:
             self.status = f"stopped early at step {step}"
 
@@ -131,6 +134,8 @@ class FleetMember:
         """Record how the words score with which the prompt began, as step 0. They are the first to be the best."""
         assert self.beginning is not None
         self.judge(0, self.beginning, report, None)
+        # Words are left for a higher score only: of equal scores on few rows, what was written is the safer choice.
+        self.best_label_loss = None
         self.beginning, self.has_begun = None, True
 
     def tensors(self) -> dict[str, Tensor]:
@@ -152,6 +157,7 @@ class FleetMember:
             "status": self.status,
             "best_step": self.best_step,
             "best_metrics": self.best_metrics,
+            **({} if self.best_label_loss is None else {"best_label_loss": self.best_label_loss}),
             "stale": self.stale,
             "recorded_bytes": self.record.mark(),
         }
@@ -173,7 +179,7 @@ class FleetMember:
         best = below("best.", tensors)
         if best:
             self.best = self.trainable.restored(best, self.provenance)
-            self.best_score = state["best_metrics"]["score"]
+            self.best_score, self.best_label_loss = state["best_metrics"]["score"], state.get("best_label_loss")
         if state.get("has_begun"):
             self.beginning, self.has_begun = None, True
         self.status, self.stale = state["status"], state["stale"]
@@ -182,6 +188,18 @@ class FleetMember:
     def _remember(self, restarts: Mapping[str, Any]) -> None:
         training = {**self.provenance.training, "restarts": dict(restarts)}
         self.provenance = dataclasses.replace(self.provenance, training=training)
+
+
+def is_better(found: tuple[float, float | None], best: tuple[float, float | None]) -> bool:
+    """Whether a score is higher than the best one, or equal to it with a smaller loss over labels in nats.
+
+    Args:
+        found: a score and its loss over labels; None where no labels were scored.
+        best: the same of the best so far.
+    """
+    if found[0] != best[0] or found[1] is None or best[1] is None:
+        return found[0] > best[0]
+    return found[1] < best[1]
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

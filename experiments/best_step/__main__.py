@@ -1,0 +1,143 @@
+"""Which evaluation of a run to store: by the score, by the score and then the loss over labels, or by the loss alone.
+
+    python -m experiments.best_step --data-root DATA [--cells lab-gpt:lab/opinion smollm2:glue/qqp ...]
+
+Each prompt is scored after every quarter of its steps on 32 validation rows, by which the rules choose, and on test
+rows, which tell what the choice was worth. No seed here is reported elsewhere, and no task of the real
+model. Finished cells are not trained again.
+"""
+
+import argparse
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import softprompt
+from softprompt.prompts.base import is_words
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.study import markdown
+from softprompt.tasks import TASKS, Task, with_difficulty
+from softprompt.training import without_advice
+
+from experiments.common.places import RESULTS
+from experiments.real_lm.tasks import cut_rows, study_task
+
+LAB_TASKS = ("lab/opinion", "lab/same-color", "lab/weekend")
+CELLS = (*(f"{model}:{task}" for model in ("lab-gpt", "lab-t5") for task in LAB_TASKS), "smollm2:glue/qqp")
+SETTINGS = TrainSettings(steps=100, batch_size=8, eval_every=25, eval_rows=32, shots_per_class=32)
+FIRST_SEED = 900
+# Name of a prompt in the tables -> its settings.
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "prompt tuning, instruction": {"init": "instruction"},
+    "EPT*, instruction": {"method": "ept-star", "units": "rms", "init": "instruction"},
+    "prompt tuning, random": {"init": "uniform"},
+    "scaled, random": {"method": "scaled"},
+}
+Evaluated = Mapping[str, Any]
+RULES: Mapping[str, Callable[[Evaluated], Any]] = {
+    "score": lambda row: (row["score"], -row["step"]),
+    "score, then label loss": lambda row: (row["score"], -row["label_loss"]),
+    "the same, words kept": lambda row: (row["score"], row["step"] == 0, -row["label_loss"]),
+    "label loss": lambda row: -row["label_loss"],
+    "last step": lambda row: row["step"],
+}
+
+
+@dataclass
+class Judge:
+    """A callback that scores every prompt on the test rows after each evaluation."""
+
+    backbone: Any
+    tested: dict[str, dict[int, float]] = field(default_factory=dict)
+    history: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def on_evaluation(self, evaluation: Any) -> None:
+        """Score the prompts as they are now."""
+        for name in evaluation.scores:
+            report = softprompt.evaluate(evaluation.prompt(name), model=self.backbone, allow_files=True)
+            self.tested.setdefault(name, {})[evaluation.step] = report.metrics["score"]
+            self.history[name] = evaluation.history(name)
+
+
+def trained(task: Task, backbone: Any, arm: str, seeds: int) -> dict[str, list[dict[str, Any]]]:
+    """Train an arm; the evaluations of each seed, with their test scores."""
+    judge, begun = Judge(backbone), Judge(backbone)
+    prompts = [PromptSettings(**ARMS[arm], seeds=Seeds.all(FIRST_SEED + seed)) for seed in range(seeds)]
+
+    def train(prompts: Sequence[PromptSettings], settings: TrainSettings, callback: Judge) -> None:
+        with without_advice(), tempfile.TemporaryDirectory() as folder:
+            softprompt.train(
+                task, backbone, prompts=prompts, settings=settings, output=Path(folder) / "run", callbacks=[callback]
+            )
+
+    train(prompts, SETTINGS, judge)
+    if is_words(prompts[0].init):
+        # A step of a rate near zero leaves the words as they are: their test score stands for step 0 of all seeds.
+        still = dataclasses.replace(prompts[0], lr=1e-12)
+        train([still], dataclasses.replace(SETTINGS, steps=1, eval_every=1), begun)
+    (zero,) = [scores[1] for scores in begun.tested.values()] or [None]
+    return {
+        name: [{**row, "test": judge.tested[name].get(row["step"], zero)} for row in rows]
+        for name, rows in judge.history.items()
+    }
+
+
+def task_of(model: str, name: str, data_root: Path | None, folder: Path) -> Task:
+    """The task of a cell, with 300 test rows."""
+    if name.startswith("lab/"):
+        return with_difficulty(TASKS[name], validation=100, test=300)
+    if data_root is None:
+        raise SystemExit(f"{model}:{name} needs --data-root (docs/tasks.md)")
+    cut_rows(name, data_root, folder)
+    return study_task(name, folder)
+
+
+def tables(cells: Mapping[str, Mapping[str, Mapping[str, Sequence[Evaluated]]]]) -> dict[str, list[dict[str, Any]]]:
+    """What each rule chooses: the mean and the lowest test score over seeds, by cell and arm, and over all of them."""
+    rows = []
+    for cell, arms in cells.items():
+        for arm, prompts in arms.items():
+            chosen = {rule: [max(rows, key=key)["test"] for rows in prompts.values()] for rule, key in RULES.items()}
+            means = {rule: round(mean(scores), 4) for rule, scores in chosen.items()}
+            rows.append({"model and task": cell, "prompt": arm, "seeds": len(prompts), **means})
+    overall = {rule: round(mean(row[rule] for row in rows), 4) for rule in RULES}
+    return {"by cell": rows, "overall": [{"cells": len(rows), **overall}]}
+
+
+def main() -> None:
+    """Train the cells that are missing, print the tables and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", nargs="+", default=list(CELLS))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("runs/best-step"))
+    parser.add_argument("--results", type=Path, default=RESULTS / "best_step.json")
+    arguments = parser.parse_args()
+    cells = json.loads(arguments.results.read_text())["cells"] if arguments.results.exists() else {}
+    for cell in arguments.cells:
+        model, _, name = cell.partition(":")
+        missing = [arm for arm in arguments.arms if arm not in cells.get(cell, {})]
+        if not missing:
+            continue
+        task, backbone = task_of(model, name, arguments.data_root, arguments.work), softprompt.load_backbone(model)
+        for arm in missing:
+            if is_words(ARMS[arm].get("init", "uniform")) and not task.instruction:
+                continue
+            cells.setdefault(cell, {})[arm] = trained(task, backbone, arm, arguments.seeds)
+            _write(arguments.results, cells)
+    _write(arguments.results, cells)
+    print(*map(markdown, tables(cells).values()), sep="\n\n")
+
+
+def _write(path: Path, cells: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps({"cells": cells, **tables(cells)}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
