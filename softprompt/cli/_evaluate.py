@@ -79,7 +79,7 @@ def evaluate(
         bool, typer.Option("--calibrate/--no-calibrate", help="Use the stored calibration of the label scores, if any.")
     ] = True,
     max_bad_rows: Annotated[
-        int, typer.Option(min=0, help="Number of malformed rows that are dropped before it is an error.")
+        int, typer.Option(min=0, help="Number of malformed rows that may be dropped; more are an error.")
     ] = 0,
     allow_files: Annotated[
         bool, typer.Option("--allow-files", help="Read the files that a prompt from elsewhere names as its rows.")

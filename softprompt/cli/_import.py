@@ -24,7 +24,7 @@ def import_(
         Literal["encoder-decoder", "encoder", "decoder"], typer.Option(help="Kind of that model.")
     ] = "encoder-decoder",
 ) -> None:
-    """Store a prompt from a PEFT folder or a numpy file, so that it can be evaluated and used to predict.
+    """Store a prompt from a PEFT folder or a numpy file, for `evaluate` and `predict`.
 
     Of PEFT's trained weights, LoRA and (IA)3 can be read; their model is loaded.
     """

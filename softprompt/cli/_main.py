@@ -85,7 +85,8 @@ def program(
     limit: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=NUMBER", help="Raise a limit on what a file may ask for, as in labels=20000; may be repeated."
+            metavar="NAME=NUMBER",
+            help="Raise a limit on what files may hold (docs/formats.md), as labels=20000; may be repeated.",
         ),
     ] = None,
 ) -> None:

@@ -60,7 +60,7 @@ MaxBadRows = Annotated[
         "--max-bad-rows",
         rich_help_panel="Rows of your own",
         min=0,
-        help="Number of malformed rows that are dropped before it is an error.",
+        help="Number of malformed rows that may be dropped; more are an error.",
     ),
 ]
 Device = Annotated[
