@@ -1,4 +1,4 @@
-"""What is trained in the study: cells of a task and a number of rows, and their pieces. The plan is in docs/log.md."""
+"""What is trained in the study: cells of a task and a number of rows, and their pieces. The plan is in PLAN.md."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -5,7 +5,7 @@
     python -m experiments.stability.study confirm [--seeds 64] [--settings nothing "restarts 3"]
     python -m experiments.stability.study real --data-root DATA     [a real frozen encoder; 12 seeds, 100 steps]
 
-The plan is in docs/log.md. Runs are kept in a store, and each finished cell's scores in results/stability_<part>.json,
+The plan is in PLAN.md. Runs are kept in a store, and each finished cell's scores in results/stability_<part>.json,
 which is all that tables.py reads: it may be stopped and started again, also where the store is gone. Until
 the screen is complete `confirm` trains what does not depend on it.
 """

@@ -1,4 +1,4 @@
-"""Which method is the default, by the rule that the plan of the study set before its first run (docs/log.md)."""
+"""Which method is the default, by the rule that the plan of the study set before its first run (PLAN.md)."""
 
 from collections.abc import Iterator, Mapping
 
