@@ -1,11 +1,13 @@
 """Whether `softprompt tune` beats the default settings: eight lab tasks on which nothing of the search was chosen.
 
     python benchmarks/tune.py [--minutes 30] [--repeats 5] [--threads 2] [--model lab-t5]
+    python benchmarks/tune.py --trials 16 --model lab-t5-small --repeats 1 --result benchmarks/results/tune_small.json
 
 A cell is one task and one repeat, which has rows and seeds of its own. Its search gets so many minutes; winner and
 default are trained with five fresh seeds on the same rows. The bar: over the repeats the winner's mean is higher on at
 least six tasks, and on none more than .01 lower. Each cell goes to benchmarks/results/tune.json as it ends, and is not
-repeated; a cell that was killed goes on. Forty cells of 30 minutes take 20 hours.
+repeated; a cell that was killed goes on. Forty cells of 30 minutes take 20 hours. With --trials a search has so many
+candidates of --steps in place of minutes, so that a machine with other work finds the same.
 """
 
 import argparse
@@ -23,6 +25,13 @@ ROWS = {"train": 500, "validation": 200, "test": 1000}
 WINS, LARGEST_LOSS = 6, 0.01
 
 
+def budget(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What a search may use: minutes, or trials of so many steps."""
+    if arguments.trials is None:
+        return {"minutes": arguments.minutes}
+    return {"trials": arguments.trials, "steps": arguments.steps}
+
+
 def cell(task: str, repeat: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """One search, and what it found."""
     import softprompt
@@ -30,9 +39,11 @@ def cell(task: str, repeat: int, arguments: argparse.Namespace) -> dict[str, Any
     tuned = softprompt.tune(
         softprompt.with_difficulty(softprompt.TASKS[task], seed=repeat, **ROWS),
         arguments.model,
-        minutes=arguments.minutes,
+        **budget(arguments),
         seed=repeat,
-        output=arguments.runs / f"{arguments.model}-{arguments.minutes:g}" / f"{task.replace('/', '-')}-{repeat}",
+        output=arguments.runs
+        / "-".join(f"{value}" for value in (arguments.model, *budget(arguments).values()))
+        / f"{task.replace('/', '-')}-{repeat}",
         progress=True,
     )
     lead = None if tuned.lead is None else {"low": tuned.lead.low, "high": tuned.lead.high, "p": tuned.lead.p}
@@ -71,6 +82,8 @@ def main() -> None:
     """Search for what is missing, cell by cell, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30.0)
+    parser.add_argument("--trials", type=int)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", default="lab-t5")
@@ -81,7 +94,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(arguments.threads)
-    about = {name: getattr(arguments, name) for name in ("minutes", "threads", "model")} | {"rows": ROWS}
+    about = {**budget(arguments), "threads": arguments.threads, "model": arguments.model, "rows": ROWS}
     values = json.loads(arguments.result.read_text()) if arguments.result.exists() else {"about": about, "cells": []}
     if values["about"] != about:
         raise SystemExit(f"{arguments.result} is of {values['about']}; give another --result")

@@ -10,7 +10,7 @@ from softprompt.live.board import board, serve
 
 from live_kit import made_run
 
-uvicorn = pytest.importorskip("uvicorn", reason='the board needs the extra: pip install "softprompt[serve]"')
+uvicorn = pytest.importorskip("uvicorn", reason='the board needs the extra: pip install "softprompt[board]"')
 NAME = "<script>document.title='taken'</script>"
 
 

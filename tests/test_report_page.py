@@ -119,6 +119,15 @@ def test_a_command_breaks_before_an_option_on_a_phone(page):
         assert [part for part, count in parts if count > 1 and len(part) < 30] == []
 
 
+def test_answers_with_their_texts_fit_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 900})
+    tables = page.evaluate(
+        "[...document.querySelectorAll('.texts')].map(t => [t.scrollWidth, t.parentElement.clientWidth])"
+    )
+    assert len(tables) == 2
+    assert all(table <= room for table, room in tables)
+
+
 def test_no_table_is_cut_on_paper(page):
     page.emulate_media(media="print")
     page.set_viewport_size(PAPER)

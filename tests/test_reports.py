@@ -19,6 +19,7 @@ from softprompt.reports._figures import Drawer, Drawn
 from softprompt.reports._headline import headline
 from softprompt.reports._settings import settings_of
 from softprompt.reports._sources import read_sources
+from softprompt.reports._tables import Table
 from softprompt.tasks import task as find_task
 
 from report_kit import made_answers, made_run, made_store, renamed_task
@@ -85,6 +86,18 @@ class TestHeadline:
         assert "4 examples in context, mean of 2 draws (0.520 to 0.560)" in names[3]
         # The mean of draws is no score of rows.
         assert line.lines[3].low is None
+
+    def test_no_test_score_has_a_part_in_what_is_chosen(self, tmp_path):
+        run = made_run(tmp_path / "run")
+        for prompt in ("ept-star-seed0", "prompt-tuning-seed0"):
+            result = json.loads((run / prompt / "result.json").read_text())
+            result["metrics"]["test"]["score"] = 0.99
+            (run / prompt / "result.json").write_text(json.dumps(result))
+        line = found(run)
+        assert line is not None
+        assert line.setting.name == "prompt-tuning"
+        assert line.setting.best is not None
+        assert line.setting.best.prompt == "prompt-tuning-seed2"
 
     def test_answers_to_other_rows_than_the_frozen_models_say_nothing_of_a_gain(self, tmp_path):
         run = made_run(tmp_path / "run")
@@ -205,6 +218,10 @@ class TestPage:
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
         assert "<b>bold" not in page
 
+    def test_a_text_that_a_spreadsheet_would_compute_is_downloaded_as_text(self):
+        table = Table(caption="", columns=["text", "n"], rows=[{"text": "=1+1", "n": -1}], help={})
+        assert table.csv() == "text,n\n'=1+1,-1\n"
+
     def test_the_numbers_are_there_to_download(self, tmp_path):
         page = page_of(made_run(tmp_path / "run", difference=(0.2, 0.1, 0.3)))
         files = dict(re.findall(r'download="([^"]*)" href="data:[a-z/]*;base64,([^"]*)"', page))
@@ -213,6 +230,7 @@ class TestPage:
         assert [row["test"] for row in runs][:3] == ["0.8", "0.81", "0.8200000000000001"]
         values = json.loads(base64.b64decode(files["report.json"]))
         assert values["headlines"][0]["verdict"] == "better"
+        assert values["headlines"][0]["metric"] == "accuracy"
         assert values["runs"][0]["curves"]["loss"]["step"][0] == 1
         assert values["commands"][0].startswith(
             "softprompt train --task lab/opinion --model lab-t5 --method prompt-tun"

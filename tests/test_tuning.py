@@ -24,7 +24,7 @@ from softprompt.training import Evaluation
 from softprompt.training._loop import Loop
 from softprompt.tuning import Tuning, _runs
 from softprompt.tuning._budget import Budget, timed_steps
-from softprompt.tuning._choice import Challenge, challengers
+from softprompt.tuning._choice import Challenge, challengers, fresh_seeds
 from softprompt.tuning._halving import Halving, rungs_of
 from softprompt.tuning._measure import Answers, lead_measure, score_measure
 from softprompt.tuning._rows import parted
@@ -237,6 +237,12 @@ class TestRows:
         for train, rows_ in parts.folds:
             assert not set(train.columns["text"]) & ({*rows_.columns["text"]} | report)
 
+    def test_given_for_the_report_do_not_make_few_rows_many(self):
+        task = custom_task({"train": rows(64), "test": rows(200)}, text_columns=["text"], label_column="label")
+        parts = parted(task, load_rows(task))
+        assert len(parts.report) == 200
+        assert [(len(train), len(choosing)) for train, choosing in parts.folds] == [(48, 16)] * 4
+
     def test_of_many_are_held_out_and_the_users_own_splits_stay(self):
         task = custom_task({"train": rows(240)}, text_columns=["text"], label_column="label")
         parts = parted(task, load_rows(task))
@@ -309,8 +315,18 @@ class TestTheChoice:
         trials = [trial(0, 0.6), trial(1, 0.7), trial(2, 0.9, "dropped"), trial(3, 0.6), trial(4, 0.8), trial(5, 0.65)]
         assert [one.number for one in challengers(trials)] == [4, 1]
 
+    def test_and_the_report_have_seeds_that_nothing_else_had(self):
+        seeds = [0, *fresh_seeds(0, "choice", 4), *fresh_seeds(0, "report", 5)]
+        assert len({*seeds}) == len(seeds)
+
 
 class TestAMeasure:
+    def test_is_significant_if_its_interval_leaves_out_zero(self):
+        lead = score_measure(["accuracy"], [answers([0] * 10, [0] * 10)])
+        ends = [(0.1, -0.1, 0.3), (0.1, 0.0, 0.2), (0.2, 0.1, 0.3), (-0.2, -0.3, -0.1)]
+        leads = [dataclasses.replace(lead, mean=mean, low=low, high=high) for mean, low, high in ends]
+        assert [each.is_significant for each in leads] == [False, False, True, True]
+
     def test_of_one_repeat_has_the_error_of_a_share(self):
         gold = np.array([0, 1] * 200)
         given = np.where(np.arange(400) < 100, 1 - gold, gold)

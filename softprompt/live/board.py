@@ -40,7 +40,7 @@ def serve(folder: "Path | str", port: int, tell: Callable[[str], None]) -> None:
         tell: is given the address.
 
     Raises:
-        BadInput: no such folder, or the extra `serve` is not installed.
+        BadInput: no such folder, or the extra `board` is not installed.
         StorageFailure: the port is taken.
     """
     import socket
@@ -62,13 +62,13 @@ def board(folder: "Path | str") -> "FastAPI":
     """The board of a folder as an application.
 
     Raises:
-        BadInput: no such folder, or the extra `serve` is not installed.
+        BadInput: no such folder, or the extra `board` is not installed.
     """
     try:
         from fastapi import FastAPI, Query, Response
         from starlette.middleware.trustedhost import TrustedHostMiddleware
     except ImportError as error:
-        raise BadInput('the board needs FastAPI; pip install "softprompt[serve]"') from error
+        raise BadInput('the board needs FastAPI; pip install "softprompt[board]"') from error
     look(folder, most=0)
     app = FastAPI(title="softprompt board", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from ..metrics import ERRORS
 from ..study.stability import Untrained
 from ._entry import Entry, Sources
 from ._settings import Setting, best_setting
@@ -41,6 +42,7 @@ class Headline:
         task: its name.
         model: its name.
         setting: the one that is chosen by its validation score.
+        metric: what the score is, in words.
         score: mean test score of that setting.
         low: end of its 95 % interval.
         high: the other end.
@@ -54,6 +56,7 @@ class Headline:
     task: str
     model: str
     setting: Setting
+    metric: str
     score: float
     low: float | None
     high: float | None
@@ -93,6 +96,7 @@ def headline(settings: Sequence[Setting], sources: Sources, answered: "Answered 
         task=chosen.key[0],
         model=chosen.key[1],
         setting=chosen,
+        metric=_metric(chosen.entries[0].run.spec.declared.scores),
         score=numbers["mean"],
         low=low,
         high=high,
@@ -102,6 +106,11 @@ def headline(settings: Sequence[Setting], sources: Sources, answered: "Answered 
         sentence=sentence,
         compared=rows,
     )
+
+
+def _metric(names: Sequence[str]) -> str:
+    words = [f"minus {name}" if name in ERRORS else name for name in names]
+    return words[0] if len(words) == 1 else f"mean of {' and '.join(words)}"
 
 
 def _trained_name(setting: Setting, n: int) -> str:
