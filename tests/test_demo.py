@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from experiments.pretraining.recipes import RECIPES, build_model, build_tokenizer
+from experiments.pretraining.weights import write_backbone, write_manifest
 from softprompt import builtin as backbones
 from softprompt.backbones import load_backbone
-from softprompt.builtin import write_backbone, write_manifest
 from softprompt.cli import _demo, main
 from softprompt.cli._several import summary
 from softprompt.data import Examples, Ragged

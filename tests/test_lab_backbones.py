@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from experiments.pretraining.weights import write_backbone, write_manifest
 from softprompt import builtin as backbones
 from softprompt.backbones import load_backbone
-from softprompt.builtin import BUILT_IN, copy_backbone, folder_of, write_backbone, write_manifest
+from softprompt.builtin import BUILT_IN, copy_backbone, folder_of
 from softprompt.cli import main
 from softprompt.errors import BadInput, DamagedFile, UnknownName
 from softprompt.inference.predict import kept_model

@@ -31,7 +31,7 @@ def pretrain(
 
     result = make(name, output or Path("runs") / f"pretrain-{name}", progress=not quiet)
     if install:
-        from softprompt.builtin import install_backbone
+        from .weights import install_backbone
 
         result = install_backbone(name, result)
     print(result)

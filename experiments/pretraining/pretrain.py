@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from softprompt.backbones import scale_embeddings
-from softprompt.builtin import write_backbone
 from softprompt.errors import BadInput
 from softprompt.store import json_bytes, latest_checkpoint, save_checkpoint, write_file
 from softprompt.training import Interrupted, fast_denormals, interruptible
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from .lessons import Lesson
 from .recipes import Recipe, build_model, build_tokenizer, recipe
 from .skills import measure
+from .weights import write_backbone
 
 WARMUP = 200
 SAVE_EVERY = 500
