@@ -4,11 +4,11 @@ Ray starts actors, places them on processors and GPUs, and starts them again whe
 how a run of a dead actor goes on, is decided by the store alone.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..cluster import slot_of, start_ray
 from ..errors import BadInput
 from ._fleets import Claim, group, held_names
 from ._spec import RunSpec
@@ -47,11 +47,10 @@ def train_on_ray(
     job = {"store": str(store.absolute()), "specs": [spec.to_json() for spec in specs], **options}
     store.mkdir(parents=True, exist_ok=True)
     (store / MARK).touch()
-    _start(ray, workers, address)
+    start_ray(ray, workers, address)
     try:
         given = ray.put(job)
-        slots = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
-        actor = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, **slots)(Slot)
+        actor = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, **slot_of(ray))(Slot)
         waiting = [slot.work.remote(given) for slot in [actor.remote() for _ in range(workers)]]
         while waiting:
             ended, waiting = ray.wait(waiting, timeout=POLL_SECONDS)
@@ -90,13 +89,3 @@ def _ray() -> Any:
     except ImportError as error:
         raise BadInput('--executor=ray needs Ray; pip install "softprompt[ray]"') from error
     return ray
-
-
-def _start(ray: Any, workers: int, address: str | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
-    if address is not None:
-        ray.init(address=address, **quiet)
-        return
-    processors = max(workers, os.cpu_count() or 1)
-    ray.init(num_cpus=processors, include_dashboard=False, object_store_memory=100 * 2**20, **quiet)

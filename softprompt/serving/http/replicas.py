@@ -4,13 +4,13 @@ Ray starts replicas, gives each request to one of those with the least to do, an
 replica answers is computed by the same app as without Ray.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
+from ...cluster import slot_of, start_ray
 from ...errors import BadInput
 from ...settings import ModelSpec
 from ..engine import Engine
@@ -85,14 +85,14 @@ def replicated(
         BadInput: Ray Serve is not installed.
     """
     ray, serve = _ray_serve()
-    _start(ray, count, address)
+    # One processor more, for the controller of Ray Serve and its proxy.
+    start_ray(ray, count + 1, address)
     try:
-        on = {"num_gpus": 1} if ray.cluster_resources().get("GPU") else {"num_cpus": 1}
         serve.start(http_options={"host": host, "port": port})
         # A function, and no method: Ray makes the app of it where the replica is.
         ingress = serve.ingress(lambda: replica.app())()
         deployment = serve.deployment(
-            ingress, name="softprompt", num_replicas=count, max_ongoing_requests=ONGOING, ray_actor_options=on
+            ingress, name="softprompt", num_replicas=count, max_ongoing_requests=ONGOING, ray_actor_options=slot_of(ray)
         )
         serve.run(deployment.bind(), name="softprompt", route_prefix="/")
         yield f"http://{host}:{port}"
@@ -113,14 +113,3 @@ def _ray_serve() -> tuple[Any, Any]:
     except ImportError as error:
         raise BadInput("--replicas needs Ray Serve; pip install 'softprompt[serve,ray]'") from error
     return ray, serve
-
-
-def _start(ray: Any, replicas: int, address: str | None) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
-    if address is not None:
-        ray.init(address=address, **quiet)
-        return
-    # One processor more, for the controller of Ray Serve and its proxy.
-    processors = max(replicas + 1, os.cpu_count() or 1)
-    ray.init(num_cpus=processors, include_dashboard=False, object_store_memory=100 * 2**20, **quiet)
