@@ -33,6 +33,10 @@ os.environ["SOFTPROMPT_PRODUCTS"] = "onednn"
 import pytest
 import torch
 
+import shapes
+
+shapes.install()
+
 TEXT = """
     yes no 0 1 2 3 4 5 true false good bad great terrible positive negative entailment neutral contradiction
     equivalent different duplicate acceptable unacceptable the a an film movie is was not it and of in to very
@@ -49,7 +53,7 @@ ENCODER_DECODERS = ("t5", "t5-v1.1", "mt5", "umt5", "bart")
 ENCODERS = ("bert", "roberta", "xlm-roberta", "camembert", "albert", "distilbert", "electra", "mpnet")
 DECODERS = ("gpt2", "llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "opt")
 # Families whose code is that of another one here, by that one: only `make test-all` runs tests over families on them.
-TWINS = {"mt5": "t5-v1.1", "camembert": "xlm-roberta", "qwen2": "llama"}
+TWINS = {"mt5": "t5-v1.1", "xlm-roberta": "roberta", "camembert": "roberta", "qwen2": "llama", "gemma": "gemma2"}
 
 
 def _sentencepiece(specials, template):
@@ -245,10 +249,16 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
 
+def _family(item):
+    return item.callspec.params.get("family") if hasattr(item, "callspec") else None
+
+
 def pytest_collection_modifyitems(config, items):
     if ALL:
         return
-    twins = [i for i in items if getattr(i, "callspec", None) and i.callspec.params.get("family") in TWINS]
+    families = {(item.nodeid.partition("[")[0], _family(item)) for item in items}
+    # Where a test runs on the other family too.
+    twins = [i for i in items if (i.nodeid.partition("[")[0], TWINS.get(_family(i), "")) in families]
     config.hook.pytest_deselected(items=twins)
     items[:] = [item for item in items if item not in set(twins)]
 

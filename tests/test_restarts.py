@@ -24,6 +24,7 @@ from softprompt.training._restarts import race_steps
 from softprompt.training._setup import build_prompts, prepare
 from softprompt.training._start import start_members
 
+from conftest import ALL
 from kit import review_task, same_files
 
 # What may differ between a run that was killed and one that was not.
@@ -244,10 +245,29 @@ class TestRun:
         line = f"{result.prompt}: restart {chosen} (of 0 to 2) went on after step 5; training losses in nats over the "
         assert f"{line}last 1 steps: {losses}\n" in capsys.readouterr().out
 
-    @pytest.mark.parametrize("crash", [1, 3, 4, 5, 6, 11])
-    def test_a_run_that_died_and_was_resumed_leaves_the_same_bytes(self, crash, task, folders, tmp_path, monkeypatch):
+    @pytest.fixture(scope="class")
+    def kept_task(self, tmp_path_factory):
+        return review_task(tmp_path_factory.mktemp("kept") / "data")
+
+    @pytest.fixture(scope="class")
+    def whole(self, kept_task, folders, tmp_path_factory):
+        """The folder of a run that nothing interrupted."""
+        folder = tmp_path_factory.mktemp("kept") / "whole"
+        self.train(kept_task, folders, folder)
+        return folder
+
+    @pytest.fixture(scope="class")
+    def sparse(self, kept_task, folders, tmp_path_factory):
+        """The same with one evaluation, and so one checkpoint."""
+        folder = tmp_path_factory.mktemp("kept") / "sparse"
+        self.train(kept_task, folders, folder, eval_every=12)
+        return folder
+
+    @pytest.mark.parametrize("crash", [1, 3, 4, 5, 6, 11] if ALL else [3, 5, 11])
+    def test_a_run_that_died_and_was_resumed_leaves_the_same_bytes(
+        self, crash, kept_task, folders, whole, tmp_path, monkeypatch
+    ):
         """Within the race (1 to 4), after the choice and before it is saved (5), and later."""
-        self.train(task, folders, tmp_path / "whole")
         choose = Loop._choose
 
         def dying(loop):
@@ -257,15 +277,16 @@ class TestRun:
 
         monkeypatch.setattr(Loop, "_choose", dying)
         with pytest.raises(MemoryError):
-            self.train(task, folders, tmp_path / "killed")
+            self.train(kept_task, folders, tmp_path / "killed")
         monkeypatch.setattr(Loop, "_choose", choose)
         resume(tmp_path / "killed")
-        assert same_files(tmp_path / "whole", tmp_path / "killed", ignore=TIMED)
+        assert same_files(whole, tmp_path / "killed", ignore=TIMED)
 
-    @pytest.mark.parametrize("step", [3, 5, 9])
-    def test_an_interrupted_run_goes_on_to_the_same_bytes(self, step, task, folders, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("step", [3, 5, 9] if ALL else [3, 9])
+    def test_an_interrupted_run_goes_on_to_the_same_bytes(
+        self, step, kept_task, folders, sparse, tmp_path, monkeypatch
+    ):
         """Without an evaluation, and so without another checkpoint, before it."""
-        self.train(task, folders, tmp_path / "whole", eval_every=12)
         optimize = Loop._optimize
 
         def interrupted(loop):
@@ -275,12 +296,12 @@ class TestRun:
 
         monkeypatch.setattr(Loop, "_optimize", interrupted)
         with pytest.raises(Interrupted, match=f"after step {step} of 12"):
-            self.train(task, folders, tmp_path / "stopped", eval_every=12)
+            self.train(kept_task, folders, tmp_path / "stopped", eval_every=12)
         monkeypatch.setattr(Loop, "_optimize", optimize)
         resume(tmp_path / "stopped")
         # The interrupted one has a checkpoint more.
-        for name in read_plan(tmp_path / "whole").prompt_names():
-            assert same_files(tmp_path / "whole" / name, tmp_path / "stopped" / name, ignore=TIMED)
+        for name in read_plan(sparse).prompt_names():
+            assert same_files(sparse / name, tmp_path / "stopped" / name, ignore=TIMED)
 
     def test_a_damaged_checkpoint_after_the_choice_falls_back_to_one_before_it(
         self, task, folders, tmp_path, monkeypatch

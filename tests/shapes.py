@@ -1,0 +1,72 @@
+"""Types and shapes of signatures are checked while tests run: jaxtyping's import hook, at a fraction of its cost.
+
+The hook of `--jaxtyping-packages` puts `jaxtyping.jaxtyped` on every function. That binds the arguments of each call to
+the signature and checks them twice, which takes a third of the time of tests of tiny models. Here beartype checks each
+call once, and a function opens a scope for the letters of shapes only where its signature has shapes.
+"""
+
+import dataclasses
+import functools
+import inspect
+import types
+import typing
+
+import jaxtyping
+from beartype import beartype
+
+_jaxtyped = jaxtyping.jaxtyped
+
+
+def install():
+    """Let the import hook decorate by `checked`; to be called before the package is imported."""
+    jaxtyping.jaxtyped = lambda *, typechecker: functools.partial(checked, typechecker=typechecker)
+
+
+def checked(function, typechecker):
+    """A function, or a dataclass by its `__init__`, whose calls are checked; `typechecker` is what the hook passes."""
+    if inspect.isclass(function):
+        if dataclasses.is_dataclass(function) and "__init__" in vars(function):
+            function.__init__ = checked(function.__init__, typechecker)
+        return function
+    hints = {name: _resolved(hint, function.__globals__) for name, hint in function.__annotations__.items()}
+    if any("{" in str(hint) for hint in hints.values()):
+        return _jaxtyped(function, typechecker=typechecker)
+    return _checked(function, hints, in_scope=any(map(has_shapes, hints.values())))
+
+
+def _resolved(hint, names):
+    """A type hint that is no string; what only type checkers import may be anything."""
+    if not isinstance(hint, str):
+        return hint
+    try:
+        return typing.get_type_hints(types.SimpleNamespace(__annotations__={"value": hint}), names)["value"]
+    except Exception:
+        return typing.Any
+
+
+def has_shapes(hint):
+    """Whether a shape stands anywhere in a type hint."""
+    if isinstance(hint, list):
+        return any(map(has_shapes, hint))
+    if inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray):
+        return True
+    return any(map(has_shapes, typing.get_args(hint)))
+
+
+def _checked(function, hints, in_scope):
+    written, function.__annotations__ = function.__annotations__, hints
+    check = beartype(function)
+    function.__annotations__ = written
+    if check is function:
+        return function
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*args, **kwargs)
+        if not in_scope:
+            return check(*args, **kwargs)
+        with _jaxtyped("context"):
+            return check(*args, **kwargs)
+
+    return call
