@@ -87,7 +87,7 @@ def cell(backbone: Any, name: str, n: int, turns: int, *, with_trainer: bool = F
     """Return the ratios of one task and one prompt length."""
     import torch
     from softprompt.data import load_rows, split_rows
-    from softprompt.inference.answers import label_ids
+    from softprompt.inference.decoding import label_ids
     from softprompt.inference.evaluate import examples_for
     from softprompt.tasks import TASKS as KNOWN
 

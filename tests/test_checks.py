@@ -17,7 +17,7 @@ from softprompt.checks import listed, require_different, require_numbers
 from softprompt.cli._prompts import PromptGrid
 from softprompt.cli._rows import OwnRows, with_options
 from softprompt.errors import BadInput, UnknownName, in_python
-from softprompt.inference.answers import decoding
+from softprompt.inference.decoding import decoding
 from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import texts_or_rows
 from softprompt.lab.demo import Demo

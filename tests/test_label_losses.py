@@ -10,7 +10,7 @@ from softprompt.backbones import DecoderBackbone, Reading, from_model, label_log
 from softprompt.backbones._labels import Reads
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput
-from softprompt.inference.answers import label_ids
+from softprompt.inference.decoding import label_ids
 from softprompt.inference.evaluate import examples_for
 from softprompt.inference.scoring_rule import auto_loss, scoring_for
 from softprompt.prompts.batch import PromptBatch

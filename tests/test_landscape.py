@@ -18,7 +18,7 @@ from softprompt.backbones import from_model, load_backbone
 from softprompt.cli import main
 from softprompt.data import SPECIAL
 from softprompt.errors import BadInput
-from softprompt.inference.answers import label_ids
+from softprompt.inference.decoding import label_ids
 from softprompt.inference.evaluate import evaluate, examples_for
 from softprompt.losses import cross_entropy, squared_error
 from softprompt.prompts.batch import PromptBatch

@@ -9,8 +9,8 @@ from softprompt.cli._rows import OwnRows, words_of
 from softprompt.cli._stability import _put
 from softprompt.data import Ragged
 from softprompt.errors import BadInput
-from softprompt.inference.answers import label_ids
 from softprompt.inference.asked import put
+from softprompt.inference.decoding import label_ids
 from softprompt.inference.evaluate import examples_for
 from softprompt.settings import ModelSpec
 from softprompt.study import RunSpec

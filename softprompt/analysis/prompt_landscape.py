@@ -139,15 +139,15 @@ def landscape_of(
     rows = [examples.batch([index], 0, backbone.pad_id).to(backbone.device) for index in range(len(examples))]
     measured = TokenLoss() if loss is None else loss
     local = [_LocalLoss.of(backbone, prompt_batch, row, settings.space, measured) for row in rows]
-    slopes = [gradient(one.losses, torch.zeros_like(one.start)) for one in local]
+    slopes = [gradient(near.losses, torch.zeros_like(near.start)) for near in local]
     if settings.space == "input":
         keys = [f"{settings.seed} {name}" for name in (names or range(len(local)))]
-        planes = [_plane(one, slope, key) for one, slope, key in zip(local, slopes, keys, strict=True)]
+        planes = [_plane(near, slope, key) for near, slope, key in zip(local, slopes, keys, strict=True)]
     else:
         planes = [_plane(local[0], torch.stack(slopes).mean(0), f"{settings.seed} prompt")] * len(local)
     results = [
-        _ExampleLandscape.of(one, slope, x, y, settings)
-        for one, slope, (x, y) in zip(local, slopes, planes, strict=True)
+        _ExampleLandscape.of(near, slope, x, y, settings)
+        for near, slope, (x, y) in zip(local, slopes, planes, strict=True)
     ]
     landscape = Landscape(
         settings=settings,

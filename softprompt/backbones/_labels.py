@@ -74,7 +74,7 @@ def refuse_indistinct(rows: Sequence[Sequence[int]], words: Sequence[str], token
 def _content(row: Sequence[int], tokenizer: Any) -> list[int]:
     """The tokens of an answer that say something: no special token but the unknown one, and no lone blank."""
     unknown, special = unknown_id(tokenizer), set(tokenizer.all_special_ids)
-    return [one for one in row if one == unknown or (one not in special and tokenizer.decode([one]).strip())]
+    return [token for token in row if token == unknown or (token not in special and tokenizer.decode([token]).strip())]
 
 
 def _listed(words: Sequence[str], most: int = 5) -> str:
@@ -116,9 +116,9 @@ class Reading:
         """The tokens that count: under "first" the first of each label alone."""
         return tuple(label[:1] for label in self.labels) if self.normalize == "first" else self.labels
 
-    def combined(self, found: Float[Tensor, "b l"]) -> Float[Tensor, " b"]:
+    def combined(self, log_likelihoods: Float[Tensor, "b l"]) -> Float[Tensor, " b"]:
         """The score of a label from the log-probabilities of its tokens that count."""
-        return combine(found, self.normalize)
+        return combine(log_likelihoods, self.normalize)
 
 
 def rows_of(which: Int[Tensor, " b"], count: int) -> list[Int[Tensor, " r"]]:
@@ -160,11 +160,11 @@ class Reads:
         return [[*read, *[ignored] * (longest + 1 - len(read))] for read in self.sequences]
 
     def scores(
-        self, found: Float[Tensor, "b r l v"], labels: Sequence[Sequence[int]], normalize: str
+        self, log_likelihoods: Float[Tensor, "b r l v"], labels: Sequence[Sequence[int]], normalize: str
     ) -> Float[Tensor, "b c"]:
         """The label scores from the log-probabilities of the next token behind each beginning of each sequence."""
         scores = [
-            combine(found[:, place, range(len(label)), list(label)], normalize)
+            combine(log_likelihoods[:, place, range(len(label)), list(label)], normalize)
             for place, label in zip(self.places, labels, strict=True)
         ]
         return torch.stack(scores, 1)
@@ -175,6 +175,6 @@ def log_probabilities(logits: Float[Tensor, "b l v"]) -> Float[Tensor, "b l v"]:
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
 
-def combine(found: Float[Tensor, "b l"], normalize: str) -> Float[Tensor, " b"]:
+def combine(log_likelihoods: Float[Tensor, "b l"], normalize: str) -> Float[Tensor, " b"]:
     """The score of a label from its tokens' log-probabilities."""
-    return found.mean(1) if normalize == "mean" else found.sum(1)
+    return log_likelihoods.mean(1) if normalize == "mean" else log_likelihoods.sum(1)

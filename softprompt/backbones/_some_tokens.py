@@ -42,11 +42,11 @@ def label_logits(
     if max(map(len, labels)) > 1:
         return backbone.label_scores(prompt_batch, batch, labels, normalize=normalize)
     tokens = torch.tensor([label[0] for label in labels], device=batch.ids.device)
-    asked = dataclasses.replace(batch, targets=tokens[:1].expand(len(batch.ids), 1))
-    if not _heads_agree(backbone, prompt_batch, asked, tokens):
-        return backbone.logits(prompt_batch, asked)[:, 0, tokens]
+    shortened = dataclasses.replace(batch, targets=tokens[:1].expand(len(batch.ids), 1))
+    if not _heads_agree(backbone, prompt_batch, shortened, tokens):
+        return backbone.logits(prompt_batch, shortened)[:, 0, tokens]
     with head_over(backbone.model.get_output_embeddings(), tokens):
-        return backbone.logits(prompt_batch, asked)[:, 0]
+        return backbone.logits(prompt_batch, shortened)[:, 0]
 
 
 def label_logits_each(

@@ -178,8 +178,8 @@ class DecoderBackbone(AbstractBackbone):
             last = torch.full_like(batch.ids[:, :1], before.mask.shape[1] - 1)
             output = self._run(before, last, use_cache=True)
             first = log_probabilities(output.logits)
-            found = [self._rest_of(label, first, before.mask, output.past_key_values) for label in labels]
-        return torch.stack([combine(one, normalize) for one in found], 1)
+            log_likelihoods = [self._rest_of(label, first, before.mask, output.past_key_values) for label in labels]
+        return torch.stack([combine(of_label, normalize) for of_label in log_likelihoods], 1)
 
     def label_scores_each(
         self, prompt_batch: PromptBatch, batch: TextBatch, readings: Sequence[Reading], which: Int[Tensor, " b"]
@@ -233,8 +233,8 @@ class DecoderBackbone(AbstractBackbone):
             # The last token of an answer is never read and needs no position.
             max_new_tokens = min(max_new_tokens, self.max_positions - self._prefix_length - before.mask.shape[1] + 1)
         by_model = self.prefix is None and generates_from_vectors(self.model)
-        own = self._generated if by_model else self._continued
-        return own(before, max_new_tokens, at_least, watch)
+        generate = self._generated if by_model else self._continued
+        return generate(before, max_new_tokens, at_least, watch)
 
     def _generated(self, before: Joined, max_new_tokens: int, at_least: int, watch: Watch | None) -> Int[Tensor, "b l"]:
         """Greedy answers by the model's own `generate`."""
@@ -269,7 +269,8 @@ class DecoderBackbone(AbstractBackbone):
         places = (self.tokenizer, self.model.config, text_config(self.model.config), self.model.generation_config)
         # Beside images, the outer configuration may name no token.
         known = [getattr(place, "eos_token_id", None) for place in places]
-        flat = [end for one in known if one is not None for end in (one if isinstance(one, list) else [one])]
+        lists = [ends if isinstance(ends, list) else [ends] for ends in known if ends is not None]
+        flat = [end for ends in lists for end in ends]
         if not flat:
             raise UnsupportedModel(f"{self.name!r} names no token that ends an answer; set tokenizer.eos_token")
         return list(dict.fromkeys(flat))
@@ -327,8 +328,8 @@ class DecoderBackbone(AbstractBackbone):
         targets = torch.tensor(reads.targets(IGNORED), device=batch.ids.device)
         copies = torch.arange(rows, device=batch.ids.device).repeat_interleave(len(targets))
         joined = self._join(prompt_batch, batch.select(copies))
-        found = log_probabilities(self._answered(joined, targets.repeat(rows, 1)))
-        return reads.scores(found.unflatten(0, (rows, len(targets))), labels, normalize)
+        log_likelihoods = log_probabilities(self._answered(joined, targets.repeat(rows, 1)))
+        return reads.scores(log_likelihoods.unflatten(0, (rows, len(targets))), labels, normalize)
 
     def _rest_of(
         self, label: Sequence[int], first: Float[Tensor, "b 1 v"], mask: Bool[Tensor, "b s"], cache: Any

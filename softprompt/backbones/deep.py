@@ -42,8 +42,8 @@ class Fresh:
         """For rows of a prompt and `text` more columns; None where no prompt is deep."""
         if prompt_batch.deep is None or prompt_batch.is_deep is None:
             return None
-        there = prompt_batch.mask[owner] & prompt_batch.is_deep[owner, None]
-        places = torch.arange(prompt_batch.mask.shape[1], device=owner.device).where(there, -1)
+        is_deep_position = prompt_batch.mask[owner] & prompt_batch.is_deep[owner, None]
+        places = torch.arange(prompt_batch.mask.shape[1], device=owner.device).where(is_deep_position, -1)
         return cls(prompt_batch.deep, owner, places).with_more(text)
 
     def with_more(self, columns: int) -> "Fresh":
@@ -76,13 +76,13 @@ def layers_of(stack: Any, name: str, e: int) -> Sequence[nn.Module]:
     if depth < 2:
         raise UnsupportedModel(f"{name!r} has one layer, which an ordinary prompt enters already; leave --deep out")
     lists = (module for module in stack.modules() if isinstance(module, nn.ModuleList))
-    found = next(lists, None)
-    if found is None or len(found) != depth:
+    module_list = next(lists, None)
+    if module_list is None or len(module_list) != depth:
         raise UnsupportedModel(
             f"the layers of {name!r} are not {depth} modules in one list, so a deep prompt cannot enter them; "
             "leave --deep out"
         )
-    return list(found)
+    return list(module_list)
 
 
 @contextmanager
@@ -114,9 +114,9 @@ def entering(layers: Sequence[nn.Module], fresh: Fresh | None, name: str) -> Ite
         # Beams are copies of a row, one behind the other.
         copies = states.shape[0] // needed[0]
         _refuse_another_layout(states, (copies * needed[0], *needed[1:]), number, name)
-        own = fresh.vectors[owner, number, places].to(states)
+        replacement = fresh.vectors[owner, number, places].to(states)
         for copy in range(copies):
-            states = states.index_put((copies * rows + copy, columns), own)
+            states = states.index_put((copies * rows + copy, columns), replacement)
         return states
 
     with _reading(layers[1:], enter):
@@ -141,17 +141,17 @@ def state_scales(stack: Any, embeddings: Any, name: str) -> list[WordScale]:
     layers = layers_of(stack, name, embeddings.weight.shape[1])
     ids = torch.randint(len(embeddings.weight), SAMPLE, generator=torch.Generator().manual_seed(0))
     embeds = embeddings(ids.to(embeddings.weight.device))
-    found: dict[int, WordScale] = {}
+    scales: dict[int, WordScale] = {}
 
     def measure(number: int, states: Tensor) -> Tensor:
         _refuse_another_layout(states, tuple(embeds.shape), number, name)
-        found[number] = WordScale.of_states(states.flatten(0, 1))
+        scales[number] = WordScale.of_states(states.flatten(0, 1))
         return states
 
     with _reading(layers[1:], measure):
         stack(inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device))
-    _refuse_uncalled(len(layers) - 1 - len(found), name)
-    return [found[number] for number in range(len(layers) - 1)]
+    _refuse_uncalled(len(layers) - 1 - len(scales), name)
+    return [scales[number] for number in range(len(layers) - 1)]
 
 
 @torch.no_grad()

@@ -176,11 +176,11 @@ class EncoderBackbone(AbstractBackbone):
         if batch.parts is not None:
             # A word that a perturbation masked keeps its column: it is not asked for.
             masks &= batch.parts == SPECIAL
-        found = (columns * masks).amax(1)
-        if not bool(found.all()):
-            row = int((found == 0).nonzero()[0])
+        last_mask = (columns * masks).amax(1)
+        if not bool(last_mask.all()):
+            row = int((last_mask == 0).nonzero()[0])
             raise BadInput(f"row {row} holds no {self.mask}; end each text with input_suffix")
-        return found - 1
+        return last_mask - 1
 
     def _at_the_mask(
         self, prompt_batch: PromptBatch, batch: TextBatch, columns: Int[Tensor, " b"]

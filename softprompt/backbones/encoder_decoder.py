@@ -117,8 +117,8 @@ class EncoderDecoderBackbone(AbstractBackbone):
         # One label a pass: no copies of the encoder's states, no padding between labels.
         for label in labels:
             targets = torch.tensor([label], device=batch.ids.device).expand(rows, -1)
-            found = log_probabilities(self._decode(states, mask, self._shifted(targets)))
-            scores.append(combine(found.gather(2, targets[:, :, None])[:, :, 0], normalize))
+            log_likelihoods = log_probabilities(self._decode(states, mask, self._shifted(targets)))
+            scores.append(combine(log_likelihoods.gather(2, targets[:, :, None])[:, :, 0], normalize))
         return torch.stack(scores, 1)
 
     def label_scores_each(
@@ -175,16 +175,16 @@ class EncoderDecoderBackbone(AbstractBackbone):
                 :, 1:
             ]
 
-    def _engine(self, asked: str) -> Engine:
+    def _engine(self, engine: str) -> Engine:
         """The engine that is asked for, or that can be."""
-        if asked == "reference":
+        if engine == "reference":
             return "reference"
         self.products = chosen_library()
         reason = survey(self.model).unfit or self._disagreement()
         if reason is None:
             return "packed"
         self._packed = None
-        if asked == "packed":
+        if engine == "packed":
             raise UnsupportedModel(f"the passes of {self.name!r} cannot be packed: {reason}; leave --engine=packed out")
         # Of other families nothing else is expected.
         if self.model.config.model_type in FAMILIES.values():
@@ -225,11 +225,11 @@ class EncoderDecoderBackbone(AbstractBackbone):
         """The packed engine over the weights as they are now; None where passes are left to transformers."""
         if self.engine == "reference":
             return None
-        found = survey(self.model)
-        if found.unfit is not None:
-            self._tell(found.unfit)
+        parts = survey(self.model)
+        if parts.unfit is not None:
+            self._tell(parts.unfit)
             return None
-        state = (*found.state, self.products, self.quantize)
+        state = (*parts.state, self.products, self.quantize)
         if self._packed is None or self._packed[1] != state:
             self._packed = PackedT5(self.model, self.quantize, self.products or "onednn"), state
         return self._packed[0]
@@ -241,15 +241,15 @@ class EncoderDecoderBackbone(AbstractBackbone):
         rows, device = encoded.packing.shape[0], encoded.states.device
         if normalize == "first":
             start = torch.full((rows, 1, 1), self.start, device=device)
-            found = packed.head(packed.decode(encoded, start).flatten(0, 2))
-            return log_probabilities(found[:, None])[:, 0, [label[0] for label in labels]]
+            logits = packed.head(packed.decode(encoded, start).flatten(0, 2))
+            return log_probabilities(logits[:, None])[:, 0, [label[0] for label in labels]]
         longest = max(map(len, labels))
         padded = [[*label, *[IGNORED] * (longest - len(label))] for label in labels]
         targets = torch.tensor(padded, device=device)
         states = packed.decode(encoded, self._shifted(targets).expand(rows, -1, -1))[:, targets != IGNORED]
         tokens = targets[targets != IGNORED].expand(rows, -1)
-        found = packed.log_probabilities(states.flatten(0, 1), tokens.flatten()).view(rows, -1)
-        return torch.stack([combine(part, normalize) for part in found.split([len(x) for x in labels], 1)], 1)
+        log_likelihoods = packed.log_probabilities(states.flatten(0, 1), tokens.flatten()).view(rows, -1)
+        return torch.stack([combine(part, normalize) for part in log_likelihoods.split([len(x) for x in labels], 1)], 1)
 
     def _special_tokens(self) -> tuple[int, int, int]:
         """The decoder's start token, the end of sequence and the pad."""

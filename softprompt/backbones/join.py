@@ -186,5 +186,6 @@ def refuse_empty(joined: Joined) -> None:
     Raises:
         BadInput: with the row.
     """
-    if not bool((there := joined.mask.any(1)).all()):
-        raise BadInput(f"row {int((~there).nonzero()[0])} has neither prompt nor text; a decoder needs one of them")
+    is_empty = ~joined.mask.any(1)
+    if bool(is_empty.any()):
+        raise BadInput(f"row {int(is_empty.nonzero()[0])} has neither prompt nor text; a decoder needs one of them")

@@ -111,20 +111,20 @@ def _adapters(backbone: AbstractBackbone, options: Mapping[str, Any], seed: int,
 def _targets(backbone: AbstractBackbone, targets: str) -> list[tuple[str, nn.Module]]:
     """Return the layers that adapters follow, with their paths."""
     ends = tuple(names_in(targets) or TARGETS)
-    found = [
+    places = [
         (path, module)
         for path, module in backbone.model.named_modules()
         if f".{path}".endswith(tuple(f".{end}" for end in ends)) and isinstance(getattr(module, "weight", None), Tensor)
     ]
     kind = backbone.model.config.model_type
-    if not found and targets:
+    if not places and targets:
         raise BadInput(f"{backbone.name!r} ({kind}) has no linear layers {targets}; give names of its modules")
-    if not found:
+    if not places:
         raise UnsupportedModel(
             f"the layers of {backbone.name!r} ({kind}) that adapters follow are not known; give --method-option "
             "targets=NAME,NAME"
         )
-    return found
+    return places
 
 
 def _above(layers: list[tuple[str, nn.Module]], share: float) -> Iterator[tuple[str, nn.Module]]:

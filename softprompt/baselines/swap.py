@@ -121,19 +121,19 @@ class Swap(nn.Module):
         Raises:
             ModelMismatch: these are other weights, by their names or shapes.
         """
-        own = self._stored()
-        if odd := sorted(own.keys() ^ weights.keys()):
+        stored = self._stored()
+        if odd := sorted(stored.keys() ^ weights.keys()):
             raise ModelMismatch(
                 f"the stored weights and those of {model!r} are not the same ones ({odd[0]!r} is on one side only); "
                 "stored weights work only with their own model"
             )
         for name, weight in weights.items():
-            if weight.shape != own[name].shape:
+            if weight.shape != stored[name].shape:
                 raise ModelMismatch(
                     f"the stored weight {name!r} has shape {tuple(weight.shape)}, that of {model!r} has "
-                    f"{tuple(own[name].shape)}; stored weights work only with their own model"
+                    f"{tuple(stored[name].shape)}; stored weights work only with their own model"
                 )
-            own[name].copy_(weight)
+            stored[name].copy_(weight)
 
     def _stored(self) -> dict[str, Tensor]:
         return {**dict(zip(self.names, self.trained, strict=True)), **self.kept}

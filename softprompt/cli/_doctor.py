@@ -38,7 +38,7 @@ def doctor(
         print_json({"promises": PROMISES, "findings": rows, "files": damaged})
     else:
         _print(rows, damaged)
-    if any(row["state"] == "wrong" for row in rows) or any(one["damage"] for one in damaged):
+    if any(row["state"] == "wrong" for row in rows) or any(entry["damage"] for entry in damaged):
         raise typer.Exit(1)
 
 
@@ -79,9 +79,9 @@ def _print(rows: Sequence[dict[str, str]], damaged: Sequence[dict[str, object]])
     print()
     columns = {"": "state", "what": "what", "here": "here", "needed": "needed"}
     print(table([{name: row[key] for name, key in columns.items()} for row in rows], width_of(sys.stdout)))
-    for one in damaged:
-        lines = one["damage"]
+    for entry in damaged:
+        lines = entry["damage"]
         assert isinstance(lines, list)
-        print(f"\n{one['path']}: {'every file is as it was written' if not lines else ''}")
+        print(f"\n{entry['path']}: {'every file is as it was written' if not lines else ''}")
         for line in lines:
             print(f"  {line}")

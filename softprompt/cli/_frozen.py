@@ -114,11 +114,11 @@ def told(lines: "Sequence[Baseline]", ways: "Sequence[Put]", about: Mapping[str,
     if any(line.calibrated is not None for line in lines):
         parts.append(f"calibrated: {CALIBRATION}")
     if ways:
-        shown = [
+        wordings = [
             {"wording": way.name, "label words": " ".join(way.task.labels), "score": way.score}
             for way in ways[:MOST_WORDINGS]
         ]
-        parts += ["", f"known wordings on {FITTED_ROWS} training rows", table(shown), _advice(ways[0])]
+        parts += ["", f"known wordings on {FITTED_ROWS} training rows", table(wordings), _advice(ways[0])]
     return "\n".join(parts)
 
 

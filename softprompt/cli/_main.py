@@ -68,13 +68,13 @@ app.add_typer(lab, name="lab")
 app.add_typer(study, name="study")
 
 
-def _print_version(asked: bool) -> bool:
-    if asked:
+def _print_version(is_wanted: bool) -> bool:
+    if is_wanted:
         from importlib.metadata import version
 
         print(f"softprompt {version('softprompt')}")
         raise typer.Exit
-    return asked
+    return is_wanted
 
 
 @app.callback()

@@ -84,8 +84,8 @@ def predict(
     """
     spec = dataclasses.replace(frozen, name=model or "", device=device)
     if output is not None:
-        own = {"--task": task, "--style": style, "--instruction": instruction, "--template": template}
-        refuse_beside_output(file, texts, {**own, "--label-words": label_words})
+        task_options = {"--task": task, "--style": style, "--instruction": instruction, "--template": template}
+        refuse_beside_output(file, texts, {**task_options, "--label-words": label_words})
         assert file is not None
         to_file(
             [prompt, *(prompts or [])], file, output, not quiet,

@@ -10,7 +10,7 @@ from ..errors import BadInput
 from .printing import say
 
 
-def refuse_beside_output(file: Path | None, texts: Sequence[str] | None, own: Mapping[str, Any]) -> None:
+def refuse_beside_output(file: Path | None, texts: Sequence[str] | None, task_options: Mapping[str, Any]) -> None:
     """Refuse options that cannot stand beside --output.
 
     Raises:
@@ -18,7 +18,7 @@ def refuse_beside_output(file: Path | None, texts: Sequence[str] | None, own: Ma
     """
     if file is None or texts:
         raise BadInput("--output is for the rows of a file; give --file FILE and no texts")
-    given = [option for option, value in own.items() if value]
+    given = [option for option, value in task_options.items() if value]
     if given:
         raise BadInput(f"with --output each prompt answers its own task; leave {', '.join(given)} out")
 

@@ -84,9 +84,9 @@ def _score(prompt: SoftPrompt) -> "float | None":
     return float(score) if isinstance(score, int | float) else None
 
 
-def _alike(one: SoftPrompt, other: SoftPrompt) -> bool:
+def _alike(prompt: SoftPrompt, other: SoftPrompt) -> bool:
     """Whether two prompts differ in their seeds only, as far as their records tell."""
-    settings = [(p.provenance.method, p.provenance.training.get("lr"), p.length, p.layers) for p in (one, other)]
+    settings = [(p.provenance.method, p.provenance.training.get("lr"), p.length, p.layers) for p in (prompt, other)]
     return settings[0] == settings[1]
 
 

@@ -77,7 +77,7 @@ def _around(task: Task, backbone: AbstractBackbone) -> tuple[str, str]:
         raise CannotExport(f"task {task.name!r} reads several columns ({columns}), this format one text; save it")
     mark = "\x00"
     text = backbone.input_prefix + task.opening + task.render({task.columns[0]: mark}).text + backbone.suffix(task.cue)
-    before, found, after = text.partition(mark)
-    if not found or mark in after:
+    before, mark_in_text, after = text.partition(mark)
+    if not mark_in_text or mark in after:
         raise CannotExport(f"the template of task {task.name!r} does not hold its column as it is; save the prompt")
     return before, after

@@ -180,8 +180,8 @@ def _errors(limit: PromptLimit, attached: Any, backbone: AbstractBackbone, ids: 
     answers = attached.generate(ids, attention_mask=mask, **options)
     read = answers[:, :-1]
     expected = attached(input_ids=ids, attention_mask=mask, decoder_input_ids=read).logits
-    found = backbone.model(**limit.inputs(ids, mask, backbone.model), decoder_input_ids=read).logits
-    apart = (found.float().softmax(-1) - expected.float().softmax(-1)).abs().sum(-1) / 2
+    logits = backbone.model(**limit.inputs(ids, mask, backbone.model), decoder_input_ids=read).logits
+    apart = (logits.float().softmax(-1) - expected.float().softmax(-1)).abs().sum(-1) / 2
     # Behind the end of an answer there is nothing to answer; the token that starts one may be a pad itself.
     ended = torch.isin(read, torch.tensor([backbone.pad_id, *backbone.ends], device=read.device))
     ended[:, 0] = False

@@ -162,10 +162,10 @@ def _refuse_other_numbers(graph: Graph, path: Path, name: str) -> None:
     ids, mask = _rows(2, 9)
     with torch.no_grad():
         expected = graph(ids, mask)
-    (found,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
+    (outputs,) = session.run(None, {"input_ids": ids.numpy(), "attention_mask": mask.numpy()})
     # Logits at pads are nobody's answer.
     present = mask.bool() if expected.ndim == 3 else torch.ones(len(ids), dtype=torch.bool)
-    error = float((torch.from_numpy(found) - expected)[present].abs().max())
+    error = float((torch.from_numpy(outputs) - expected)[present].abs().max())
     if not error <= 1e-3 * max(1.0, float(expected[present].abs().max())):
         raise CannotExport(f"the ONNX graph of {name!r} is off by {error:.2g}, so it is not kept; export it to PEFT")
 

@@ -88,7 +88,7 @@ class Journal:
         yield from self._ordered(rows)
 
     def _ordered(self, rows: Mapping[int, dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        columns = [column for own in self.columns.values() for column in own]
+        columns = [column for of_responder in self.columns.values() for column in of_responder]
         for row in sorted(rows):
             if len(rows[row]) != 1 + len(columns):
                 raise DamagedFile(

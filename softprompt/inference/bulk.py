@@ -24,7 +24,7 @@ from ..settings import ModelSpec
 from ..tasks import FORMATS, plain_cell, records
 from ._journal import Journal
 from ._written import refuse_no_format, write_rows
-from .answers import Decode
+from .decoding import Decode
 from .evaluate import backbone_of, model_for
 from .together import Group, Responder
 
@@ -88,7 +88,7 @@ def predict_file(
     facts = {"version": VERSION, "options": options, **_facts(source, prompts)}
     rows = _identified_rows(source, delimiter, id_column)
     responders = _responders(prompts, model, decode, calibrate)
-    columns = {one.name: one.columns for one in responders}
+    columns = {responder.name: responder.columns for responder in responders}
     refuse_equal_columns(id_column or ROW, columns)
     with _storing(output):
         journal = Journal(partial, facts, columns, CHUNK * batch_size)
@@ -131,12 +131,12 @@ def _answer_all(
     for part in _chunks(itertools.islice(rows, journal.begun, None), journal.chunk):
         for group in groups:
             with group.ready() as prompt_batch:
-                for one in group.passes([row for _, row, _ in part], batch_size):
-                    places = [(part[row][0], group.responders[number].name) for row, number in one.cells]
+                for passed in group.passes([row for _, row, _ in part], batch_size):
+                    places = [(part[row][0], group.responders[number].name) for row, number in passed.cells]
                     if journal.known.issuperset(places):
                         continue
-                    identities = [part[row][2] for row, _ in one.cells]
-                    journal.add(zip(places, identities, one.answers(prompt_batch), strict=True))
+                    identities = [part[row][2] for row, _ in passed.cells]
+                    journal.add(zip(places, identities, passed.answers(prompt_batch), strict=True))
                     if tell is not None:
                         done = (journal.count - before) / len(journal.columns)
                         tell(journal.rows, done / max(time.monotonic() - start, 1e-9))

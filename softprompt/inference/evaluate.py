@@ -23,10 +23,11 @@ from ..prompts.batch import PromptBatch
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
 from ..tasks import Task, allowed, on_rows
-from .answers import Answers, Decode, answer, before_answer, label_ids, refuse_decoding
+from .answers import Answers, answer
 from .asked import task_of
 from .calibration import negative_log_likelihood
 from .class_scores import calibration_error
+from .decoding import Decode, before_answer, label_ids, refuse_decoding
 from .report import Report, beside
 from .scoring import scoring_of
 

@@ -17,7 +17,7 @@ from ..errors import BadInput
 from ..metrics import headline_score, majority, score
 from ..settings import TrainSettings
 from ..tasks import INSTRUCT, TASKS, Task, gold, instruct, lab_instruction
-from .answers import decoding
+from .decoding import decoding
 from .in_context import drawn_examples, written
 from .intervals import Interval, difference_interval, intervals
 from .without_prompt import NEW_RUN, answers_of, fitted_bias, label_scores_of

@@ -15,8 +15,9 @@ from ..prompts.batch import PromptBatch
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
 from ..tasks import ABSENT, Task, holds_rows, is_a, plain_cell, row_dicts, value_of
-from .answers import Answers, Decode, answer, decoding, refuse_decoding
+from .answers import Answers, answer
 from .asked import task_of
+from .decoding import Decode, decoding, refuse_decoding
 from .evaluate import backbone_of, examples_for, model_for, tell_truncated
 from .scoring import scoring_of
 

@@ -6,7 +6,7 @@ from typing import Literal
 from ..backbones import AbstractBackbone, prefix_pair
 from ..settings import TrainSettings
 from ..tasks import Task
-from .answers import label_ids
+from .decoding import label_ids
 from .scoring import Scoring
 
 # Beginnings of labels that a row is read with, for a loss over labels that costs no more than one over tokens.

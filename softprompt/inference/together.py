@@ -17,8 +17,9 @@ from ..prompts.batch import PromptBatch
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import Stored
 from ..tasks import Task
-from .answers import Answers, Decode, answer, decoding, label_ids
+from .answers import Answers, answer
 from .asked import task_of
+from .decoding import Decode, decoding, label_ids
 from .evaluate import examples_for, tell_truncated, text_limit
 from .predict import as_row, texts_or_rows
 from .scoring import Scoring, scoring_of
@@ -133,7 +134,8 @@ class Group:
     def ready(self) -> Iterator[PromptBatch]:
         """Inside the `with` block, the model answers with what is stored; yields what stands before the rows."""
         with contextlib.ExitStack() as stack:
-            before = [stack.enter_context(answering(one.stored, one.backbone)) for one in self.responders]
+            entered = (answering(responder.stored, responder.backbone) for responder in self.responders)
+            before = [stack.enter_context(context) for context in entered]
             yield PromptBatch.of(*before, device=self.backbone.device)
 
     def passes(self, inputs: Sequence[Any], batch_size: int) -> "list[Pass]":
@@ -147,17 +149,18 @@ class Group:
             BadInput: as in `Responder.examples`.
         """
         known: dict[str, Examples] = {}
-        for one in self.responders:
-            if (key := one.writing) not in known:
-                known[key] = one.examples(inputs)
-        examples = [known[one.writing] for one in self.responders]
+        for responder in self.responders:
+            if (key := responder.writing) not in known:
+                known[key] = responder.examples(inputs)
+        examples = [known[responder.writing] for responder in self.responders]
         alone = [number for number, rows in enumerate(examples) if rows.windows is not None and self._writes(number)]
         cells = [
             (row, number) for row in range(len(inputs)) for number in range(len(self.responders)) if number not in alone
         ]
         # The longest rows come first: a pass then holds rows of similar length, and little padding.
         lengths = [
-            (rows.lengths + one.stored.length).tolist() for rows, one in zip(examples, self.responders, strict=True)
+            (rows.lengths + responder.stored.length).tolist()
+            for rows, responder in zip(examples, self.responders, strict=True)
         ]
         cells.sort(key=lambda cell: -lengths[cell[1]][cell[0]])
         cuts = _cut(cells, batch_size)

@@ -205,10 +205,10 @@ def only_right(ours: Sequence[Any], theirs: Sequence[Any], right: Sequence[Any])
 def _seen(run: Run, best: Result, backbone: AbstractBackbone, task: Task, rows: Rows, place: int) -> Seen:
     """One row, answered behind the instruction and behind the prompt."""
     row = {name: rows[place][name] for name in task.columns}
-    asked = put(task, backbone.kind)
+    question = put(task, backbone.kind)
     return Seen(
         row=row,
         right=rows[place][task.target],
-        before=predict(no_prompt(backbone), [row], task=asked, model=backbone)[0],
+        before=predict(no_prompt(backbone), [row], task=question, model=backbone)[0],
         after=predict(run.prompt(best.prompt), [row], model=backbone)[0],
     )

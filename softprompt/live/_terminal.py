@@ -51,7 +51,7 @@ def frame(runs: Sequence[RunView], folder: "Path | str") -> "Group":
     from rich.console import Group
     from rich.text import Text
 
-    shown = sorted(runs, key=lambda run: run.state != "in training")[:MOST_RUNS]
+    listed = sorted(runs, key=lambda run: run.state != "in training")[:MOST_RUNS]
     parts: list[RenderableType] = []
     if len(runs) > 1:
         states = [run.state for run in runs]
@@ -59,11 +59,11 @@ def frame(runs: Sequence[RunView], folder: "Path | str") -> "Group":
         which = "the newest " if len(runs) == MOST_LOOKED else ""
         parts.append(Text(f"{folder}: {which}{len(runs)} runs, {counts}", style="bold"))
         parts.append(Text(_best(runs)))
-    for run in shown:
+    for run in listed:
         notes = [Text(f"{prompt.name}: {prompt.note}", style="red") for prompt in run.prompts if prompt.note]
         parts += [Text(""), _head(run), _table(run), *notes]
-    if len(runs) > len(shown):
-        parts.append(Text(f"\n{len(runs) - len(shown)} more runs; `softprompt board {folder}` shows all", style="dim"))
+    if len(runs) > len(listed):
+        parts.append(Text(f"\n{len(runs) - len(listed)} more runs; `softprompt board {folder}` shows all", style="dim"))
     return Group(*parts)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..backbones import AbstractBackbone, label_logits_each
 from ..data import Examples, Ragged, tokenize
 from ..errors import BadInput
-from ..inference.answers import Answers, answer, before_answer
+from ..inference.answers import Answers, answer
+from ..inference.decoding import before_answer
 from ..inference.predict import as_row
 from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import LinearHead

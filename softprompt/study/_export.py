@@ -85,8 +85,8 @@ def best(runs: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
 def _seeds(specs: Sequence[RunSpec]) -> list[str]:
     """The keys of seeds that differ between runs; those of one purpose only where they are not the seed itself."""
     values = {key: [value(spec, key) for spec in specs] for key in ("seed", *SEEDS)}
-    own = [key for key in SEEDS if key != "init_seed" and values[key] != values["seed"]]
-    return [key for key in ("seed", *own) if len(set(values[key])) > 1]
+    differing = [key for key in SEEDS if key != "init_seed" and values[key] != values["seed"]]
+    return [key for key in ("seed", *differing) if len(set(values[key])) > 1]
 
 
 def _plain(item: Any) -> Any:

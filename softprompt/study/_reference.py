@@ -51,8 +51,8 @@ def reference_cells(path: Path) -> list[dict[str, Any]] | None:
     if not isinstance(named, str) or "#" not in named:
         raise BadInput(f"{path}: reference is {named!r}; give a file and its table, as in 'ept.json#table1'")
     file, _, table = named.partition("#")
-    own = path.parent / file
-    place = own if own.exists() or not (PUBLISHED / file).is_file() else PUBLISHED / file
+    stored_file = path.parent / file
+    place = stored_file if stored_file.exists() or not (PUBLISHED / file).is_file() else PUBLISHED / file
     tables = _tables(place, f"the reference of {path}")
     if table not in tables:
         raise UnknownName(f"table of {place}", table, tables)

@@ -153,12 +153,12 @@ def load(folder: Path, name: str, *, whole: bool = True, spec: RunSpec | None = 
     with in_file(path):
         check_shape(StoredRun, {**plain, "spec": {}} if has_spec else plain, spec=Mapping[str, Any])
         try:
-            asked = spec if has_spec else RunSpec.from_json(values["spec"], is_of_today=is_of_today)
+            requested = spec if has_spec else RunSpec.from_json(values["spec"], is_of_today=is_of_today)
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             raise DamagedFile(f"its settings cannot be read; {REPAIR}") from error
         if any(len(set(map(len, plain.get(name, {}).values()))) > 1 for name in ("curve", "validation")):
             raise DamagedFile(f"its curves have points at other steps; {REPAIR}")
-    plain |= {"spec": asked}
+    plain |= {"spec": requested}
     plain |= {key: tuple(plain.get(key, ())) for key in ("warnings", "fleet")}
     return StoredRun(**plain)
 

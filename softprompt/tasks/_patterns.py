@@ -62,10 +62,10 @@ def _asked(premise: str, hypothesis: str) -> tuple[str, ...]:
 
 def _entailed(premise: str, hypothesis: str) -> tuple[Pattern, ...]:
     """PET's patterns of RTE over these two columns."""
-    asked = _asked(premise, hypothesis)
+    question = _asked(premise, hypothesis)
     last = f"{premise} question: {hypothesis} True or False? answer: {{mask}}"
     return (
-        *_with_words(asked, ("Yes", "No"), prepare="open-hypothesis"),
+        *_with_words(question, ("Yes", "No"), prepare="open-hypothesis"),
         Pattern(template=last, labels=("true", "false")),
     )
 

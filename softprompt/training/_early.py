@@ -7,7 +7,7 @@ from ..backbones import position_bound, refuse_no_room
 from ..checks import require_numbers
 from ..data import Splits, few_shot, strata
 from ..errors import BadInput, UnknownName
-from ..inference.answers import refuse_decoding
+from ..inference.decoding import refuse_decoding
 from ..prompts.base import is_words
 from ..prompts.methods import Method
 from ..prompts.prompt import SoftPrompt

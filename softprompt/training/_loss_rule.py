@@ -7,7 +7,7 @@ from typing import Any
 from ..backbones import AbstractBackbone
 from ..data import Examples
 from ..errors import BadInput
-from ..inference.answers import label_ids
+from ..inference.decoding import label_ids
 from ..inference.scoring import Scoring
 from ..inference.scoring_rule import scoring_for, with_loss
 from ..prompts.tuned import Stored

@@ -46,13 +46,13 @@ def bar(show: bool) -> Iterator[Watch]:
 
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[state]}"), console=bar_console()) as progress:
-        shown = progress.add_task("training", total=None, state="")
+        task_id = progress.add_task("training", total=None, state="")
 
         def watch(loop: "Loop", losses: dict[str, float]) -> None:
             best = [member.best_score for member in loop.members if member.best is not None]
             scores = f"  best {min(best):.3f} .. {max(best):.3f}" if best else ""
             state = f"loss {sum(losses.values()) / len(losses):.3f}{scores}"
-            progress.update(shown, completed=loop.step, total=loop.steps, state=state)
+            progress.update(task_id, completed=loop.step, total=loop.steps, state=state)
 
         yield watch
 

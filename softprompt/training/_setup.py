@@ -4,35 +4,36 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..backbones import AbstractBackbone
 from ..baselines import TrainableWeights
 from ..data import Examples, Ragged, Splits
-from ..errors import BadInput, UnknownName
-from ..inference.answers import decoding
+from ..errors import BadInput
+from ..inference.decoding import decoding
 from ..inference.evaluate import examples_for, text_limit
-from ..prompts import initializers
 from ..prompts.base import is_words
 from ..prompts.contract import AbstractTrainable
-from ..prompts.initializers import Initializer
 from ..prompts.methods import Method
+from ..prompts.standardization import Standardization
 from ..prompts.trainable import TrainablePrompt
 from ..prompts.units import WordScale
 from ..regularizers import regularizers
 from ..settings import PromptSettings, TrainSettings
 from ..tasks import Task
+from ._beginning import Beginning
+from ._initial import deeper, initializer, unit_of
 from ._loop import RunData
 from ._numbers import refuse_unwritable, standardization
 from ._plan import DEFAULT_STEPS, Plan
 from ._restarts import race_steps
 from ._shown import allowed_rows
-from ._source_prompts import source_prompt, source_vectors
-from ._words import INITIALIZERS, beginnings_of
+from ._source_prompts import source_vectors
+from ._words import beginnings_of
 from .objectives import RegularizerContext
 
 log = logging.getLogger("softprompt")
@@ -164,56 +165,6 @@ def head_shape(backbone: AbstractBackbone, task: Task) -> tuple[int, int] | None
     return (len(task.labels) if task.answer == "label" else 1, backbone.hidden_size)
 
 
-def initializer(init: str, run_data: RunData, m: int, unit: float = 1.0) -> Initializer:
-    """The initialiser that a name stands for.
-
-    Args:
-        init: as in PromptSettings.
-        run_data: backbone and task.
-        m: vectors of the prompt.
-        unit: of the prompt. Uniform vectors are drawn in it; real ones are divided by it, and so start as they are.
-
-    Raises:
-        UnknownName: no such initialiser.
-        BadInput: the task has no label words, or the file cannot be read.
-    """
-    if init in ("auto", "uniform") or is_words(init):
-        return initializers.uniform()
-    return initializers.divided(_real_vectors(init, run_data, m), unit)
-
-
-def _real_vectors(init: str, run_data: RunData, m: int) -> Initializer:
-    kind, _, argument = init.partition(":")
-    tokenizer = run_data.backbone.tokenizer
-    if kind == "vocabulary":
-        return initializers.from_vocabulary()
-    if kind == "label-words":
-        if not run_data.task.labels:
-            raise BadInput(f"--init=label-words: task {run_data.task.name!r} has no label words")
-        return initializers.from_label_words(_word_ids(tokenizer, run_data.task.labels))
-    if kind == "text" and argument:
-        return initializers.from_tokens(_word_ids(tokenizer, [argument])[0])
-    if kind in ("file", "prompt") and argument:
-        return initializers.from_vectors(_vectors(kind, argument, run_data.backbone, m))
-    raise UnknownName("initialiser", init, INITIALIZERS)
-
-
-def _word_ids(tokenizer, words: Sequence[str]) -> list[list[int]]:
-    ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
-    if not all(ids):
-        raise BadInput(f"the tokenizer makes no token of {words[ids.index([])]!r}; initialise from other words")
-    return ids
-
-
-def _vectors(kind: str, path: str, backbone: AbstractBackbone, m: int):
-    if kind == "file":
-        from ..interop.numpy import import_numpy
-
-        return import_numpy(Path(path), backbone_name=backbone.name).at_scale(backbone.embedding_scale).vectors
-    source = source_prompt(path, backbone)
-    return source.expanded() if source.length == m else source.vectors
-
-
 def build_prompts(
     plan: Plan, run_data: RunData, shared: Mapping[int, nn.Module] | None = None
 ) -> list[AbstractTrainable]:
@@ -229,52 +180,76 @@ def build_prompts(
             or a race longer than the run.
     """
     check_regularizers(plan, run_data)
-    if any(prompt.restarts > 1 for prompt in plan.prompts):
-        steps = step_count(
-            plan.settings, max(len(training_rows(run_data, plan.settings, prompt)) for prompt in plan.prompts)
-        )
-        for prompt in plan.prompts:
-            race_steps(prompt, steps)
-    shape = head_shape(run_data.backbone, run_data.task)
-    table = run_data.backbone.word_vectors
-    words = WordScale.of(table)
-    states = run_data.backbone.state_scales() if any(prompt.deep for prompt in plan.prompts) else []
+    _refuse_long_races(plan, run_data)
+    _refuse_weights_behind_words(plan)
+    prompts = _Prompts.of(plan, run_data)
     built: list[AbstractTrainable] = []
     begun = beginnings_of(plan, run_data.rows, run_data.backbone)
-    _refuse_weights_behind_words(plan)
     for number, (prompt, ways) in enumerate(zip(map(resolved, plan.prompts), begun, strict=True)):
         numbers = standardization(run_data, training_rows(run_data, plan.settings, prompt))
         if Method.of(prompt).weights:
-            sources = source_vectors(prompt, run_data.backbone)
-            longest = text_limit(run_data.backbone, Method.of(prompt).prompt_length, run_data.task)
-            more = (sources, longest, (shared or {}).get(number))
-            candidates = [
-                TrainableWeights.build(way.settings, run_data.backbone, shape, numbers, *more) for way in ways
-            ]
-            _refuse_alike(prompt, candidates)
-            built += candidates
-            continue
-        m = Method.of(prompt).m
-        deeper = _deeper(prompt, run_data, m, states)
-        candidates = [
-            TrainablePrompt.build(
-                way.settings,
-                initializer(way.settings.init, run_data, m, _unit(prompt, words)),
-                table,
-                shape,
-                words,
-                states,
-                deeper,
-                numbers,
-                base=way.base(run_data.backbone),
-                method=way.method,
-            )
-            for way in ways
-        ]
+            candidates = _weights(prompt, ways, run_data, numbers, (shared or {}).get(number))
+        else:
+            candidates = prompts.candidates(prompt, ways, numbers)
         _refuse_alike(prompt, candidates)
         built += candidates
     tell_reference_passes(built, run_data.backbone)
     return built
+
+
+def _weights(
+    prompt: PromptSettings,
+    ways: Sequence[Beginning],
+    run_data: RunData,
+    numbers: Standardization | None,
+    shared: nn.Module | None,
+) -> list[AbstractTrainable]:
+    """What is trained in place of a prompt, as each of its restarts begins."""
+    backbone = run_data.backbone
+    shape, sources = head_shape(backbone, run_data.task), source_vectors(prompt, backbone)
+    longest = text_limit(backbone, Method.of(prompt).prompt_length, run_data.task)
+    return [TrainableWeights.build(way.settings, backbone, shape, numbers, sources, longest, shared) for way in ways]
+
+
+@final
+@dataclass(frozen=True)
+class _Prompts:
+    """What the prompts of a run have in common: word vectors with their size, and that of the states of deep ones."""
+
+    run_data: RunData
+    table: Tensor
+    words: WordScale
+    states: Sequence[WordScale]
+
+    @classmethod
+    def of(cls, plan: Plan, run_data: RunData) -> "_Prompts":
+        """Of a run; states are measured where a prompt is deep."""
+        table = run_data.backbone.word_vectors
+        states = run_data.backbone.state_scales() if any(prompt.deep for prompt in plan.prompts) else []
+        return cls(run_data, table, WordScale.of(table), states)
+
+    def candidates(
+        self, prompt: PromptSettings, ways: Sequence[Beginning], numbers: Standardization | None
+    ) -> list[AbstractTrainable]:
+        """A prompt as each of its restarts begins."""
+        m, shape = Method.of(prompt).m, head_shape(self.run_data.backbone, self.run_data.task)
+        first = [initializer(way.settings.init, self.run_data, m, unit_of(prompt, self.words)) for way in ways]
+        behind = deeper(prompt, self.run_data, m, self.states)
+        return [
+            TrainablePrompt.build(
+                way.settings, draw, self.table, shape, self.words, self.states, behind, numbers,
+                base=way.base(self.run_data.backbone), method=way.method,
+            )
+            for way, draw in zip(ways, first, strict=True)
+        ]  # fmt: skip
+
+
+def _refuse_long_races(plan: Plan, run_data: RunData) -> None:
+    """Refuse races between restarts that are longer than the run."""
+    if any(prompt.restarts > 1 for prompt in plan.prompts):
+        drawn = [training_rows(run_data, plan.settings, prompt) for prompt in plan.prompts]
+        for prompt in plan.prompts:
+            race_steps(prompt, step_count(plan.settings, max(map(len, drawn))))
 
 
 def tell_reference_passes(built: Sequence[AbstractTrainable], backbone: AbstractBackbone) -> None:
@@ -317,26 +292,3 @@ def _refuse_alike(settings: PromptSettings, candidates: Sequence[AbstractTrainab
                 f"--restarts={settings.restarts} of {settings.method!r} with --init={settings.init!r} all begin with "
                 "the same numbers; take an initialisation that is random, as uniform or vocabulary, or no restarts"
             )
-
-
-def _deeper(prompt: PromptSettings, run_data: RunData, m: int, states: Sequence[WordScale]) -> list[Initializer]:
-    """What the layers after the first start from: a deep prompt's own, else nothing in particular.
-
-    Raises:
-        BadInput: a deep prompt to start from, most of which the prompt would lose.
-    """
-    kind, _, path = prompt.init.partition(":")
-    source = source_prompt(path, run_data.backbone) if kind == "prompt" else None
-    if source is None or source.deep is None:
-        return []
-    if not prompt.deep:
-        raise BadInput(f"--init={prompt.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
-    vectors = source.expanded_deep() if source.length == m else source.deep
-    assert vectors is not None
-    pairs = zip(vectors, states, strict=True)
-    return [initializers.divided(initializers.from_vectors(v), _unit(prompt, scale)) for v, scale in pairs]
-
-
-def _unit(prompt: PromptSettings, words: WordScale) -> float:
-    """The unit of initial vectors. A direction has one too: its length sets how fast it turns."""
-    return words.rms if prompt.units == "rms" else 1.0

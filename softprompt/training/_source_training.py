@@ -75,8 +75,8 @@ def distillation(
         taught, taught_states = loss.outputs(backbone, teacher, batch), backbone.text_states(teacher, batch)
     divergence = row_divergences(DIVERGENCES["kl"], taught, outputs, loss.positions(batch)).mean()
     # The text stands at the left of its own columns, whatever side the pads are on.
-    there = torch.arange(states.shape[1], device=states.device) < batch.mask.sum(1, keepdim=True)
-    apart = (states - taught_states).float()[there].square().mean()
+    is_text = torch.arange(states.shape[1], device=states.device) < batch.mask.sum(1, keepdim=True)
+    apart = (states - taught_states).float()[is_text].square().mean()
     return loss.losses(outputs, batch).mean() + weight * (divergence + apart)
 
 
@@ -190,13 +190,13 @@ def _source_tasks(plan: Plan, backbone: AbstractBackbone, prompt: PromptSettings
         raise BadInput(
             f"'mpt' learns from prompts of different tasks, and these are of {', '.join(names)}; give others"
         )
-    found = []
+    sources = []
     for task, teacher in zip(tasks, teachers, strict=True):
         rows = split_rows(task, load_rows(task, plan.data_root, plan.max_bad_rows)).train
         train = examples_for(backbone, task, rows, max(n, teacher.length))
         settings = dataclasses.replace(plan.settings, class_weights="", loss="auto")
         batches = stream(train.lengths, range(len(train)), plan.settings.batch_size, seed=prompt.seeds.order)
-        found.append(
+        sources.append(
             SourceTask(
                 task.name,
                 train,
@@ -205,7 +205,7 @@ def _source_tasks(plan: Plan, backbone: AbstractBackbone, prompt: PromptSettings
                 batches,
             )
         )
-    return found
+    return sources
 
 
 def _task_of(path: str, source: SoftPrompt) -> Task:

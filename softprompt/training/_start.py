@@ -11,6 +11,7 @@ from ..prompts.contract import AbstractTrainable
 from ..prompts.prompt import Provenance
 from ..prompts.units import WordScale
 from ..regularizers import regularizers
+from ..settings import PromptSettings
 from ._beginning import Beginning
 from ._loop import RunData
 from ._member import FleetMember
@@ -69,26 +70,14 @@ def _started(
     begun = beginnings_of(plan, run_data.rows, run_data.backbone)
     for number, candidate, name, prompt, race, path in _entrants(plan, prompts, folder, steps, chosen, begun):
         settings = prompt.method.resolved(plan.prompts[number])
-        lr = settings.lr
-        assert lr is not None
-        training = {"lr": lr, "head_lr": settings.head_lr, "steps": steps, "init": settings.init}
-        training |= {"units": settings.units, "max_norm": settings.max_norm, "options": dict(settings.options)}
-        training |= {name: given for name in ("max_shift", "context_loss") if (given := getattr(settings, name))}
-        training |= prompt.facts()
-        if settings.regularizer:
-            rms = training.get("rms") or WordScale.of(run_data.backbone.word_vectors).rms
-            training |= _told(settings.regularizer, rms, identity.embedding_size)
-        if loss != "tokens":
-            training |= {"loss": loss}
-        if run_data.backbone.quantize is not None:
-            training |= {"quantize": run_data.backbone.quantize}
+        assert settings.lr is not None
         provenance = Provenance(
             method=settings.method,
             backbone=identity,
             answers=run_data.backbone.answers,
             task=run_data.task.to_json(),
             seeds=vars(settings.seeds),
-            training=training,
+            training=_facts(settings, prompt, run_data, steps, loss),
             versions=versions,
             scoring=scoring,
         )
@@ -96,7 +85,7 @@ def _started(
             name=name,
             settings=settings,
             trainable=prompt,
-            optimizer=PromptOptimizer(prompt, lr, settings.head_lr, steps, plan.settings),
+            optimizer=PromptOptimizer(prompt, settings.lr, settings.head_lr, steps, plan.settings),
             rows=drawn[number],
             batches=stream(
                 run_data.train.lengths,
@@ -115,7 +104,25 @@ def _started(
         )
 
 
-def _told(text: str, rms: float, e: int) -> dict[str, Any]:
+def _facts(
+    settings: PromptSettings, prompt: AbstractTrainable, run_data: RunData, steps: int, loss: str
+) -> dict[str, Any]:
+    """What provenance says of the training, as plain values."""
+    facts = {"lr": settings.lr, "head_lr": settings.head_lr, "steps": steps, "init": settings.init}
+    facts |= {"units": settings.units, "max_norm": settings.max_norm, "options": dict(settings.options)}
+    facts |= {name: given for name in ("max_shift", "context_loss") if (given := getattr(settings, name))}
+    facts |= prompt.facts()
+    if settings.regularizer:
+        rms = facts.get("rms") or WordScale.of(run_data.backbone.word_vectors).rms
+        facts |= _described(settings.regularizer, rms, run_data.backbone.embedding_size)
+    if loss != "tokens":
+        facts |= {"loss": loss}
+    if run_data.backbone.quantize is not None:
+        facts |= {"quantize": run_data.backbone.quantize}
+    return facts
+
+
+def _described(text: str, rms: float, e: int) -> dict[str, Any]:
     """The regularisers with all their numbers, sizes also in the model's own; nothing where there are none."""
     described = [{**term.to_json(), **term.perturbation.raw(rms, e)} for term in regularizers(text)]
     return {"regularizers": described} if described else {}
@@ -134,8 +141,8 @@ def _entrants(
     for number, (name, settings) in enumerate(zip(plan.prompt_names(), plan.prompts, strict=True)):
         candidates = [next(waiting) for _ in range(settings.restarts)]
         if settings.restarts == 1 or name in chosen:
-            one = chosen.get(name, 0)
-            yield number, one, name, candidates[one], None, folder / name / "metrics.jsonl"
+            winner = chosen.get(name, 0)
+            yield number, winner, name, candidates[winner], None, folder / name / "metrics.jsonl"
             continue
         # Only the candidates of an instruction begin in different ways.
         inits = [way.settings.init for way in begun[number]] if settings.init == "instruction" else []

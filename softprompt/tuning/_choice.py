@@ -45,8 +45,8 @@ def fresh_seeds(seed: int, purpose: str, count: int) -> list[int]:
 def choosing_repeats(seed: int, folds: int) -> list[Repeat]:
     """Where and with which seeds candidates are held against the default: three seeds, or one on each fold."""
     if folds == 1:
-        return [Repeat(fold=0, seed=one) for one in fresh_seeds(seed, "choice", SEEDS)]
-    return [Repeat(fold=fold, seed=one) for fold, one in enumerate(fresh_seeds(seed, "choice", folds))]
+        return [Repeat(fold=0, seed=fresh) for fresh in fresh_seeds(seed, "choice", SEEDS)]
+    return [Repeat(fold=fold, seed=fresh) for fold, fresh in enumerate(fresh_seeds(seed, "choice", folds))]
 
 
 def challengers(trials: Sequence[Trial]) -> list[Trial]:

@@ -150,11 +150,11 @@ def on_files(task: Task, folder: Path, fold: int, test: str | None = None) -> Ta
         fold: which.
         test: the file of its test rows; None is the glance.
     """
-    own = folder.absolute() / "rows" / f"{fold}"
+    fold_folder = folder.absolute() / "rows" / f"{fold}"
     files = {
-        "train": str(own / "train.jsonl"),
-        "validation": str(own / "choosing.jsonl"),
-        "test": str(own / "glance.jsonl") if test is None else str(own.parent / test),
+        "train": str(fold_folder / "train.jsonl"),
+        "validation": str(fold_folder / "choosing.jsonl"),
+        "test": str(fold_folder / "glance.jsonl") if test is None else str(fold_folder.parent / test),
     }
     return dataclasses.replace(task, source=Source(files=files))
 

@@ -174,9 +174,9 @@ def repeated(
     for fold in dict.fromkeys(repeat.fold for repeat in repeats):
         members = [repeat for repeat in repeats if repeat.fold == fold]
         task = on_files(candidate.task, search, fold, test)
-        there = Candidate(task=task, prompt=candidate.prompt, settings=candidate.settings)
+        with_files = Candidate(task=task, prompt=candidate.prompt, settings=candidate.settings)
         prompts = [candidate.seeded(repeat.seed) for repeat in members]
-        fits |= zip(members, fleet(folder / f"fold-{fold}", there, prompts, backbone, callbacks), strict=True)
+        fits |= zip(members, fleet(folder / f"fold-{fold}", with_files, prompts, backbone, callbacks), strict=True)
     return [fits[repeat] for repeat in repeats]
 
 

@@ -162,8 +162,8 @@ class Space:
             prompt = dataclasses.replace(prompt, restart_steps=self.race)
         if params["rate"] != 1.0:
             begun = self.auto if prompt.may_begin_as_words else prompt.init
-            own = Method.of(prompt).resolved(dataclasses.replace(prompt, init=begun)).lr or 0.0
-            prompt = dataclasses.replace(prompt, lr=float(f"{params['rate'] * own:.3g}"))
+            method_rate = Method.of(prompt).resolved(dataclasses.replace(prompt, init=begun)).lr or 0.0
+            prompt = dataclasses.replace(prompt, lr=float(f"{params['rate'] * method_rate:.3g}"))
         settings = dataclasses.replace(self.settings, loss=params["loss"])
         return Candidate(task=self.tasks[params["template"]], prompt=prompt, settings=settings)
 

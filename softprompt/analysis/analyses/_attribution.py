@@ -11,7 +11,7 @@ from torch import Tensor
 from ...backbones import AbstractBackbone
 from ...data import SPECIAL
 from ...errors import BadInput
-from ...inference.answers import label_ids
+from ...inference.decoding import label_ids
 from ...prompts.batch import TEMPLATE, PromptBatch, TextBatch
 from ...prompts.prompt import SoftPrompt
 from ...tasks import Task

@@ -41,7 +41,7 @@ class Arm:
             )
         columns = (
             self.scores,
-            *(one or self.seeds for one in (self.train_scores, self.train_losses, self.prompt_steps)),
+            *(values or self.seeds for values in (self.train_scores, self.train_losses, self.prompt_steps)),
         )
         if any(len(column) != len(self.seeds) for column in columns):
             raise BadInput(f"setting {self.name!r} has {len(self.scores)} scores of {len(self.seeds)} seeds")

@@ -145,32 +145,34 @@ def report(
 
 def _warnings(spreads: tuple[Spread, ...], comparisons: tuple[Against, ...], chance: float | None) -> list[str]:
     lines = []
-    for one in spreads:
-        if one.dropped:
+    for arm in spreads:
+        if arm.dropped:
             lines.append(
-                f"{one.setting}: {one.dropped} of {one.n} seeds have no score and are in no mean or deviation; "
+                f"{arm.setting}: {arm.dropped} of {arm.n} seeds have no score and are in no mean or deviation; "
                 "they count as failed"
             )
-        if one.std == 0:
-            lines.append(f"{one.setting}: all {one.n - one.dropped} scores are equal, so nothing can be said of spread")
+        if arm.std == 0:
+            lines.append(f"{arm.setting}: all {arm.n - arm.dropped} scores are equal, so nothing can be said of spread")
     first = spreads[0]
     if comparisons and chance is not None and first.mean is not None and first.mean <= chance:
         lines.append(f"{first.setting}, the reference, is at chance ({first.mean:.3f}): it has no stability to compare")
-    for one in comparisons:
-        if one.is_no_stability and one.lost is not None and one.ratio is not None:
+    for pair in comparisons:
+        if pair.is_no_stability and pair.lost is not None and pair.ratio is not None:
             lines.append(
-                f"{one.setting}: its standard deviation is {one.ratio:.2f} times that of {one.reference}, but its mean "
-                f"lost {min(one.lost, 1):.0%} of the way above chance: that is no stability"
+                f"{pair.setting}: its standard deviation is {pair.ratio:.2f} times that of {pair.reference}, but its "
+                f"mean lost {min(pair.lost, 1):.0%} of the way above chance: that is no stability"
             )
-        elif one.is_lower and one.ratio_high is not None and one.ratio_high < 1:
+        elif pair.is_lower and pair.ratio_high is not None and pair.ratio_high < 1:
             lines.append(
-                f"{one.setting}: its mean is lower by {one.lost:.0%} of the way above chance, though not for sure: its "
-                "smaller standard deviation may be no stability"
+                f"{pair.setting}: its mean is lower by {pair.lost:.0%} of the way above chance, though not for sure: "
+                "its smaller standard deviation may be no stability"
             )
-        if one.n and one.ties == one.n:
-            lines.append(f"{one.setting}: every score equals that of {one.reference}: the setting changed nothing here")
-        if one.unpaired:
-            lines.append(f"{one.setting}: {one.unpaired} seeds have no partner and are left out of the comparison")
+        if pair.n and pair.ties == pair.n:
+            lines.append(
+                f"{pair.setting}: every score equals that of {pair.reference}: the setting changed nothing here"
+            )
+        if pair.unpaired:
+            lines.append(f"{pair.setting}: {pair.unpaired} seeds have no partner and are left out of the comparison")
     return lines
 
 

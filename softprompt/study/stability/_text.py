@@ -12,148 +12,152 @@ from ._spread import Spread
 Row = dict[str, Any]
 
 
-def tables(found: Report) -> dict[str, list[Row]]:
+def tables(report: Report) -> dict[str, list[Row]]:
     """Title -> rows, for `markdown`: the settings, their comparisons, the causes."""
-    shown = {"Without training, and trained, on the same test rows": _beside(found)} if found.untrained else {}
-    shown["Test scores"] = [_spread_row(one) for one in found.spreads]
-    shown["Failed seeds, and training"] = [_failure_row(one) for one in found.spreads]
-    if found.comparisons:
-        reference = found.comparisons[0].reference
-        shown[f"Means against {reference}, over the same seeds"] = [_mean_row(one) for one in found.comparisons]
-        shown[f"Standard deviations against {reference}"] = [_ratio_row(one) for one in found.comparisons]
-    if found.causes:
-        shown["Standard deviations by what varies"] = _cause_rows(found)
-    return shown
+    by_title = {"Without training, and trained, on the same test rows": _beside(report)} if report.untrained else {}
+    by_title["Test scores"] = [_spread_row(spread) for spread in report.spreads]
+    by_title["Failed seeds, and training"] = [_failure_row(spread) for spread in report.spreads]
+    if report.comparisons:
+        reference = report.comparisons[0].reference
+        by_title[f"Means against {reference}, over the same seeds"] = [
+            _mean_row(comparison) for comparison in report.comparisons
+        ]
+        by_title[f"Standard deviations against {reference}"] = [
+            _ratio_row(comparison) for comparison in report.comparisons
+        ]
+    if report.causes:
+        by_title["Standard deviations by what varies"] = _cause_rows(report)
+    return by_title
 
 
-def remarks(found: Report) -> list[str]:
+def remarks(report: Report) -> list[str]:
     """What the sample can show, what the tables do not say by themselves, and the warnings."""
-    lines = [_power_line(found), *(f"warning: {line}" for line in found.warnings)]
-    if found.untrained:
+    lines = [_power_line(report), *(f"warning: {line}" for line in report.warnings)]
+    if report.untrained:
         lines.insert(
             1,
-            f"Without training, intervals are over test rows, and labels are scored as in {found.spreads[0].setting}. "
+            f"Without training, intervals are over test rows, and labels are scored as in {report.spreads[0].setting}. "
             "Scores of settings are means, with intervals over seeds.",
         )
-    if found.causes:
+    if report.causes:
         lines.insert(1, "Standard deviations by cause need not add up to the one together: causes act on each other.")
     return lines
 
 
-def text(found: Report, show: Callable[[list[Row]], str] = markdown) -> str:
+def text(report: Report, show: Callable[[list[Row]], str] = markdown) -> str:
     """The whole report as Markdown."""
-    parts = [f"# {title(found)}"]
-    parts += [f"## {name}\n\n{show(rows)}" for name, rows in tables(found).items()]
-    return "\n\n".join([*parts, "## Remarks", "\n".join(f"- {line}" for line in remarks(found))]) + "\n"
+    parts = [f"# {title(report)}"]
+    parts += [f"## {name}\n\n{show(rows)}" for name, rows in tables(report).items()]
+    return "\n\n".join([*parts, "## Remarks", "\n".join(f"- {line}" for line in remarks(report))]) + "\n"
 
 
-def title(found: Report) -> str:
+def title(report: Report) -> str:
     """One line: task, model, seeds, chance."""
-    about = found.about
+    about = report.about
     what = " on ".join(str(about[name]) for name in ("task", "model") if about.get(name))
-    chance = "" if found.chance is None else f", chance {found.chance:.3f}"
-    return f"Stability{': ' if what else ''}{what}, {found.power.n} seeds{chance}"
+    chance = "" if report.chance is None else f", chance {report.chance:.3f}"
+    return f"Stability{': ' if what else ''}{what}, {report.power.n} seeds{chance}"
 
 
-def _spread_row(one: Spread) -> Row:
+def _spread_row(spread: Spread) -> Row:
     return {
-        "setting": one.setting,
-        "n": one.n,
-        "dropped": one.dropped,
-        "mean": _number(one.mean),
-        "mean 95 %": _interval(one.low, one.high),
-        "std": _number(one.std),
-        "std 95 %": _interval(one.std_low, one.std_high),
-        "min": _number(one.min),
-        "worst quarter": _number(one.worst_quarter),
-        "median": _number(one.median),
-        "quartiles": _interval(one.q25, one.q75),
+        "setting": spread.setting,
+        "n": spread.n,
+        "dropped": spread.dropped,
+        "mean": _number(spread.mean),
+        "mean 95 %": _interval(spread.low, spread.high),
+        "std": _number(spread.std),
+        "std 95 %": _interval(spread.std_low, spread.std_high),
+        "min": _number(spread.min),
+        "worst quarter": _number(spread.worst_quarter),
+        "median": _number(spread.median),
+        "quartiles": _interval(spread.q25, spread.q75),
     }
 
 
-def _beside(found: Report) -> list[Row]:
+def _beside(report: Report) -> list[Row]:
     """What was not trained, and below it the settings with what they gain over it."""
-    column = f"minus {found.gains[0].reference}"
+    column = f"minus {report.gains[0].reference}"
     rows = []
-    for line in found.untrained:
+    for line in report.untrained:
         name = line.name if line.draw is None else f"{line.name}, draw {line.draw + 1}"
         rows.append({"setting": name, "score": _number(line.score), "95 %": _interval(line.low, line.high), column: ""})
-    for spread, gain in zip(found.spreads, found.gains, strict=True):
+    for spread, gain in zip(report.spreads, report.gains, strict=True):
         over = f"{_number(gain.difference, sign=True)} ({_interval(gain.low, gain.high, sign=True)})"
         ends = _interval(spread.low, spread.high)
         rows.append({"setting": gain.setting, "score": _number(spread.mean), "95 %": ends, column: over})
     return rows
 
 
-def _failure_row(one: Spread) -> Row:
+def _failure_row(spread: Spread) -> Row:
     return {
-        "setting": one.setting,
-        "failed": _share(one.failed),
-        "stuck": _share(one.stuck),
-        "train score": _number(one.train_score),
-        "train loss": _number(one.train_loss),
-        "steps": "" if one.prompt_steps is None else f"{one.prompt_steps:.0f}",
+        "setting": spread.setting,
+        "failed": _share(spread.failed),
+        "stuck": _share(spread.stuck),
+        "train score": _number(spread.train_score),
+        "train loss": _number(spread.train_loss),
+        "steps": "" if spread.prompt_steps is None else f"{spread.prompt_steps:.0f}",
     }
 
 
-def _mean_row(one: Against) -> Row:
+def _mean_row(comparison: Against) -> Row:
     return {
-        "setting": one.setting,
-        "pairs": one.n,
-        "difference": _number(one.difference, sign=True),
-        "95 %": _interval(one.low, one.high, sign=True),
-        "wins / ties / losses": f"{one.wins} / {one.ties} / {one.losses}",
-        "Wilcoxon p": _number(one.p),
-        "Holm": _number(one.p_holm),
-        "detectable": _number(one.detectable),
+        "setting": comparison.setting,
+        "pairs": comparison.n,
+        "difference": _number(comparison.difference, sign=True),
+        "95 %": _interval(comparison.low, comparison.high, sign=True),
+        "wins / ties / losses": f"{comparison.wins} / {comparison.ties} / {comparison.losses}",
+        "Wilcoxon p": _number(comparison.p),
+        "Holm": _number(comparison.p_holm),
+        "detectable": _number(comparison.detectable),
     }
 
 
-def _ratio_row(one: Against) -> Row:
+def _ratio_row(comparison: Against) -> Row:
     return {
-        "setting": one.setting,
-        "pairs": one.n,
-        "ratio": _number(one.ratio),
-        "95 %": _interval(one.ratio_low, one.ratio_high),
-        "Brown-Forsythe p": _number(one.p_ratio),
-        "Holm": _number(one.p_ratio_holm),
-        "verdict": _verdict(one),
+        "setting": comparison.setting,
+        "pairs": comparison.n,
+        "ratio": _number(comparison.ratio),
+        "95 %": _interval(comparison.ratio_low, comparison.ratio_high),
+        "Brown-Forsythe p": _number(comparison.p_ratio),
+        "Holm": _number(comparison.p_ratio_holm),
+        "verdict": _verdict(comparison),
     }
 
 
-def _verdict(one: Against) -> str:
-    if one.is_no_stability:
+def _verdict(comparison: Against) -> str:
+    if comparison.is_no_stability:
         return "no stability: the mean fell"
-    if one.ratio_low is None or one.ratio_high is None:
+    if comparison.ratio_low is None or comparison.ratio_high is None:
         return "nothing to compare"
-    if one.ratio_high < 1:
-        return "smaller, but the mean may have fallen" if one.is_lower else "smaller"
-    return "larger" if one.ratio_low > 1 else "not shown"
+    if comparison.ratio_high < 1:
+        return "smaller, but the mean may have fallen" if comparison.is_lower else "smaller"
+    return "larger" if comparison.ratio_low > 1 else "not shown"
 
 
-def _cause_rows(found: Report) -> list[Row]:
+def _cause_rows(report: Report) -> list[Row]:
     rows = []
-    for setting in found.arms:
-        together = next(one for one in found.causes[TOGETHER] if one.setting == setting).std
-        for source, spreads in found.causes.items():
-            one = next(one for one in spreads if one.setting == setting)
+    for setting in report.arms:
+        together = next(spread for spread in report.causes[TOGETHER] if spread.setting == setting).std
+        for source, spreads in report.causes.items():
+            spread = next(spread for spread in spreads if spread.setting == setting)
             rows.append(
                 {
                     "setting": setting,
                     "varied": source,
-                    "n": one.n,
-                    "mean": _number(one.mean),
-                    "std": _number(one.std),
-                    "95 %": _interval(one.std_low, one.std_high),
-                    "of together": _number(one.std / together) if one.std is not None and together else "",
-                    "failed": _share(one.failed),
+                    "n": spread.n,
+                    "mean": _number(spread.mean),
+                    "std": _number(spread.std),
+                    "95 %": _interval(spread.std_low, spread.std_high),
+                    "of together": _number(spread.std / together) if spread.std is not None and together else "",
+                    "failed": _share(spread.failed),
                 }
             )
     return rows
 
 
-def _power_line(found: Report) -> str:
-    power = found.power
+def _power_line(report: Report) -> str:
+    power = report.power
     simulated = power.ratio_by_brown_forsythe
     made = "none at all" if simulated is None else f"{simulated:.2f}"
     return (

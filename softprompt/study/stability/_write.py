@@ -17,7 +17,7 @@ Columns = tuple[Scores, Means]
 log = logging.getLogger("softprompt")
 
 
-def write(found: Report, folder: "Path | str") -> list[Path]:
+def write(report: Report, folder: "Path | str") -> list[Path]:
     """Write report.json, report.md and strip.png, with several sources of variance causes.png; the files written.
 
     What is there is replaced. Without the plotting library there are no figures, and a warning says so.
@@ -26,23 +26,23 @@ def write(found: Report, folder: "Path | str") -> list[Path]:
         StorageFailure: the disk is full or not writable.
     """
     folder = Path(folder)
-    files = {"report.json": json_bytes(found.to_json()), "report.md": text(found).encode(), **_figures(found)}
+    files = {"report.json": json_bytes(report.to_json()), "report.md": text(report).encode(), **_figures(report)}
     for name, content in files.items():
         write_file(folder / name, content, what="the report", replace=True)
     return [folder / name for name in files]
 
 
-def _figures(found: Report) -> dict[str, bytes]:
+def _figures(report: Report) -> dict[str, bytes]:
     try:
         from ...analysis import plots
     except ModuleNotFoundError as error:
         log.warning("no figures are drawn, only their numbers written: %s; pip install matplotlib", error)
         return {}
-    drawn = {"strip.png": _columns(found.arms, found.spreads)}
-    if found.causes:
-        drawn["causes.png"] = _cause_columns(found)
+    drawn = {"strip.png": _columns(report.arms, report.spreads)}
+    if report.causes:
+        drawn["causes.png"] = _cause_columns(report)
     return {
-        name: plots.image(plots.strip_figure(scores, means=means, chance=found.chance, title=title(found)), name)
+        name: plots.image(plots.strip_figure(scores, means=means, chance=report.chance, title=title(report)), name)
         for name, (scores, means) in drawn.items()
     }
 
@@ -50,16 +50,16 @@ def _figures(found: Report) -> dict[str, bytes]:
 def _columns(arms: Mapping[str, Arm], spreads: Sequence[Spread], suffix: str = "") -> Columns:
     """Scores, and means with their intervals, by the name of the column."""
     scores: Scores = {f"{name}{suffix}": arm.scores for name, arm in arms.items()}
-    return scores, {f"{one.setting}{suffix}": (one.mean, one.low, one.high) for one in spreads}
+    return scores, {f"{spread.setting}{suffix}": (spread.mean, spread.low, spread.high) for spread in spreads}
 
 
-def _cause_columns(found: Report) -> Columns:
+def _cause_columns(report: Report) -> Columns:
     """A column for each setting and source."""
     scores: Scores = {}
     means: Means = {}
-    for setting in found.arms:
-        for source, spreads in found.causes.items():
-            one = [spread for spread in spreads if spread.setting == setting]
-            some, levels = _columns({setting: found.cause_arms[source][setting]}, one, f"\n{source}")
+    for setting in report.arms:
+        for source, spreads in report.causes.items():
+            of_setting = [spread for spread in spreads if spread.setting == setting]
+            some, levels = _columns({setting: report.cause_arms[source][setting]}, of_setting, f"\n{source}")
             scores, means = scores | some, means | levels
     return scores, means

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...backbones import AbstractBackbone
 from ...errors import BadInput
-from ...inference.answers import label_ids
+from ...inference.decoding import label_ids
 from ...prompts.batch import PromptBatch, TextBatch
 from ...prompts.units import WordScale
 from ...regularizers import DIVERGENCES, PerturbationContext, Regularizer, Share, Vocabulary, row_divergences

@@ -46,16 +46,16 @@ class SequenceEngine(Generic[P]):
         # Whether passes can read compiled prefixes; None before it was tried.
         self._reads_compiled: bool | None = None
 
-    def choose(self, asked: str) -> None:
+    def choose(self, engine: str) -> None:
         """Set the backbone's engine to the one that is asked for, or that can be.
 
         Args:
-            asked: "auto", the engine's name, or "reference".
+            engine: "auto", the engine's name, or "reference".
 
         Raises:
             UnsupportedModel: the engine's name, and the model cannot have it.
         """
-        if asked == "reference":
+        if engine == "reference":
             return
         reason = self._unfit() or disagreement(self.backbone, self.passes.runner, self._use)
         if reason is None:
@@ -63,7 +63,7 @@ class SequenceEngine(Generic[P]):
             self._tell_kept_attention()
             if (self.backbone.device.type, self.backbone.dtype) == ("cpu", torch.float32):
                 self.backbone.products = chosen_library(GAIN)
-        elif asked == self.name:
+        elif engine == self.name:
             raise UnsupportedModel(
                 f"the passes of {self.backbone.name!r} cannot {CANNOT[self.name]}: {reason}; "
                 f"leave --engine={self.name} out"

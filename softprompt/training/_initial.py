@@ -1,0 +1,91 @@
+"""What the vectors of a prompt start from: the initialiser that its `init` names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..backbones import AbstractBackbone
+from ..errors import BadInput, UnknownName
+from ..prompts import initializers
+from ..prompts.base import is_words
+from ..prompts.initializers import Initializer
+from ..prompts.units import WordScale
+from ..settings import PromptSettings
+from ._loop import RunData
+from ._source_prompts import source_prompt
+from ._words import INITIALIZERS
+
+
+def initializer(init: str, run_data: RunData, m: int, unit: float = 1.0) -> Initializer:
+    """The initialiser that a name stands for.
+
+    Args:
+        init: as in PromptSettings.
+        run_data: backbone and task.
+        m: vectors of the prompt.
+        unit: of the prompt. Uniform vectors are drawn in it; real ones are divided by it, and so start as they are.
+
+    Raises:
+        UnknownName: no such initialiser.
+        BadInput: the task has no label words, or the file cannot be read.
+    """
+    if init in ("auto", "uniform") or is_words(init):
+        return initializers.uniform()
+    return initializers.divided(_real_vectors(init, run_data, m), unit)
+
+
+def _real_vectors(init: str, run_data: RunData, m: int) -> Initializer:
+    kind, _, argument = init.partition(":")
+    tokenizer = run_data.backbone.tokenizer
+    if kind == "vocabulary":
+        return initializers.from_vocabulary()
+    if kind == "label-words":
+        if not run_data.task.labels:
+            raise BadInput(f"--init=label-words: task {run_data.task.name!r} has no label words")
+        return initializers.from_label_words(_word_ids(tokenizer, run_data.task.labels))
+    if kind == "text" and argument:
+        return initializers.from_tokens(_word_ids(tokenizer, [argument])[0])
+    if kind in ("file", "prompt") and argument:
+        return initializers.from_vectors(_vectors(kind, argument, run_data.backbone, m))
+    raise UnknownName("initialiser", init, INITIALIZERS)
+
+
+def _word_ids(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
+    ids = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+    if not all(ids):
+        raise BadInput(f"the tokenizer makes no token of {words[ids.index([])]!r}; initialise from other words")
+    return ids
+
+
+def _vectors(kind: str, path: str, backbone: AbstractBackbone, m: int) -> Tensor:
+    if kind == "file":
+        from ..interop.numpy import import_numpy
+
+        return import_numpy(Path(path), backbone_name=backbone.name).at_scale(backbone.embedding_scale).vectors
+    source = source_prompt(path, backbone)
+    return source.expanded() if source.length == m else source.vectors
+
+
+def deeper(prompt: PromptSettings, run_data: RunData, m: int, states: Sequence[WordScale]) -> list[Initializer]:
+    """What the layers after the first start from: a deep prompt's own, else nothing in particular.
+
+    Raises:
+        BadInput: a deep prompt to start from, most of which the prompt would lose.
+    """
+    kind, _, path = prompt.init.partition(":")
+    source = source_prompt(path, run_data.backbone) if kind == "prompt" else None
+    if source is None or source.deep is None:
+        return []
+    if not prompt.deep:
+        raise BadInput(f"--init={prompt.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
+    vectors = source.expanded_deep() if source.length == m else source.deep
+    assert vectors is not None
+    pairs = zip(vectors, states, strict=True)
+    return [initializers.divided(initializers.from_vectors(v), unit_of(prompt, scale)) for v, scale in pairs]
+
+
+def unit_of(prompt: PromptSettings, words: WordScale) -> float:
+    """The unit of initial vectors. A direction has one too: its length sets how fast it turns."""
+    return words.rms if prompt.units == "rms" else 1.0
