@@ -250,7 +250,7 @@ def pytest_configure(config):
 
 
 def _family(item):
-    return item.callspec.params.get("family") if hasattr(item, "callspec") else None
+    return str(item.callspec.params.get("family")) if hasattr(item, "callspec") else ""
 
 
 def pytest_collection_modifyitems(config, items):
@@ -258,7 +258,7 @@ def pytest_collection_modifyitems(config, items):
         return
     families = {(item.nodeid.partition("[")[0], _family(item)) for item in items}
     # Where a test runs on the other family too.
-    twins = [i for i in items if (i.nodeid.partition("[")[0], TWINS.get(_family(i), "")) in families]
+    twins = [i for i in items if (i.nodeid.partition("[")[0], TWINS.get(_family(i))) in families]
     config.hook.pytest_deselected(items=twins)
     items[:] = [item for item in items if item not in set(twins)]
 

@@ -26,7 +26,7 @@ def checked(function, typechecker):
     """A function, or a dataclass by its `__init__`, whose calls are checked; `typechecker` is what the hook passes."""
     if inspect.isclass(function):
         if dataclasses.is_dataclass(function) and "__init__" in vars(function):
-            function.__init__ = checked(function.__init__, typechecker)
+            setattr(function, "__init__", checked(vars(function)["__init__"], typechecker))  # noqa: B010
         return function
     hints = {name: _resolved(hint, function.__globals__) for name, hint in function.__annotations__.items()}
     if any("{" in str(hint) for hint in hints.values()):

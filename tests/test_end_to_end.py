@@ -296,15 +296,19 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_with_130(run, trained, tmp_pat
     assert line["best_step"] == 5
 
 
-@pytest.fixture(scope="module")
-def real_root(tmp_path_factory):
-    """A data root with 128 of SST-2's validation rows and 12,000 training rows, which are split as a large set."""
-    root = tmp_path_factory.mktemp("real")
+def real_rows(root, train):
+    """A data root with 128 of SST-2's validation rows and so many training rows."""
     (root / "glue/sst2").mkdir(parents=True)
-    for split, count in (("train", 12_000), ("validation", 128)):
+    for split, count in (("train", train), ("validation", 128)):
         with gzip.open(Path(str(DATA_ROOT)) / f"glue/sst2/{split}.jsonl.gz", "rt") as rows:
             (root / f"glue/sst2/{split}.jsonl").write_text("".join(itertools.islice(rows, count)))
     return root
+
+
+@pytest.fixture(scope="module")
+def real_root(tmp_path_factory):
+    """With 12,000 training rows, which are split as a large set."""
+    return real_rows(tmp_path_factory.mktemp("real"), 12_000)
 
 
 class TestRealEncoder:
@@ -330,7 +334,7 @@ class TestRealEncoder:
         assert set(answer["scores"]) == {"negative", "positive"}
 
     @needs_data
-    def test_the_same_command_on_a_t5_with_the_real_tokenizer(self, run, real_root, tmp_path):
+    def test_the_same_command_on_a_t5_with_the_real_tokenizer(self, run, tmp_path):
         folder = Path(str(DATA_ROOT)).parent / "models" / "tokenizers" / "t5"
         if not folder.exists():
             pytest.skip("no T5 tokenizer beside the data root")
@@ -345,7 +349,8 @@ class TestRealEncoder:
         tokenizer.save_pretrained(tmp_path / "t5")
         code, (line,), _ = run(
             *("train", "--task", "glue/sst2", "--method", "ept-star", "--model", tmp_path / "t5"),
-            *("--data-root", real_root, "--steps", 2, "--eval-rows", 16, "--output", tmp_path / "run"),
+            *("--data-root", real_rows(tmp_path / "rows", 200), "--steps", 2, "--eval-rows", 16),
+            *("--output", tmp_path / "run"),
             *("--quiet", "--json"),
         )
         assert code == 0

@@ -62,7 +62,7 @@ def files_in(folder: Path) -> list[str]:
 def digest_of(path: Path) -> str:
     """The SHA-256 of a file."""
     with path.open("rb") as file:
-        return hashlib.filedigest_of(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _listed(name: str) -> dict[str, str]:
