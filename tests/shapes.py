@@ -35,11 +35,10 @@ def checked(function, typechecker):
 
 
 def _resolved(hint, names):
-    """A type hint that is no string; what only type checkers import may be anything."""
-    if not isinstance(hint, str):
-        return hint
+    """A type hint without names in quotation marks; one with a name that only type checkers import may be anything."""
     try:
-        return typing.get_type_hints(types.SimpleNamespace(__annotations__={"value": hint}), names)["value"]
+        place = types.SimpleNamespace(__annotations__={"value": hint})
+        return typing.get_type_hints(place, names, include_extras=True)["value"]
     except Exception:
         return typing.Any
 

@@ -214,6 +214,27 @@ class TestDropped:
         assert_equal(second, trained([other]).members[0])
 
 
+@pytest.fixture(scope="module")
+def kept_task(tmp_path_factory):
+    return review_task(tmp_path_factory.mktemp("kept") / "data")
+
+
+@pytest.fixture(scope="module")
+def whole(kept_task, folders, tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("kept") / "whole"
+    TestRun().train(kept_task, folders, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sparse(kept_task, folders, tmp_path_factory):
+    """The same with one evaluation, and so one checkpoint."""
+    folder = tmp_path_factory.mktemp("kept") / "sparse"
+    TestRun().train(kept_task, folders, folder, eval_every=12)
+    return folder
+
+
 class TestRun:
     SETTINGS = TrainSettings(steps=12, eval_every=2, batch_size=4, backbone_dropout=True, clip=1.0)
     FLEET_SIZE = (prompt("prompt-tuning", 0, restarts=3, restart_steps=5, **SHORT), prompt("ept-star", 1, lr=0.3))
@@ -244,24 +265,6 @@ class TestRun:
         chosen, losses = result.restarts["chosen"], ", ".join(f"{loss:.4f}" for loss in result.restarts["losses"])
         line = f"{result.prompt}: restart {chosen} (of 0 to 2) went on after step 5; training losses in nats over the "
         assert f"{line}last 1 steps: {losses}\n" in capsys.readouterr().out
-
-    @pytest.fixture(scope="class")
-    def kept_task(self, tmp_path_factory):
-        return review_task(tmp_path_factory.mktemp("kept") / "data")
-
-    @pytest.fixture(scope="class")
-    def whole(self, kept_task, folders, tmp_path_factory):
-        """The folder of a run that nothing interrupted."""
-        folder = tmp_path_factory.mktemp("kept") / "whole"
-        self.train(kept_task, folders, folder)
-        return folder
-
-    @pytest.fixture(scope="class")
-    def sparse(self, kept_task, folders, tmp_path_factory):
-        """The same with one evaluation, and so one checkpoint."""
-        folder = tmp_path_factory.mktemp("kept") / "sparse"
-        self.train(kept_task, folders, folder, eval_every=12)
-        return folder
 
     @pytest.mark.parametrize("crash", [1, 3, 4, 5, 6, 11] if ALL else [3, 5, 11])
     def test_a_run_that_died_and_was_resumed_leaves_the_same_bytes(

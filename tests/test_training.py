@@ -353,6 +353,19 @@ class TestBackboneStaysFrozen:
         assert not backbone.model.training
 
 
+@pytest.fixture(scope="module")
+def kept_task(tmp_path_factory):
+    return review_task(tmp_path_factory.mktemp("kept") / "data")
+
+
+@pytest.fixture(scope="module")
+def whole(kept_task, t5_folder, tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("kept") / "whole"
+    TestResume().train(kept_task, t5_folder, folder)
+    return folder
+
+
 class TestResume:
     def test_a_backbone_that_was_loaded_before_is_recorded_as_it_is_and_loaded_so_again(
         self, task, t5_folder, tmp_path, monkeypatch
@@ -398,17 +411,6 @@ class TestResume:
 
     def train(self, task, model, folder, prompts=FOUR):
         return train(task, str(model), prompts=prompts, settings=self.SETTINGS, output=folder)
-
-    @pytest.fixture(scope="class")
-    def kept_task(self, tmp_path_factory):
-        return review_task(tmp_path_factory.mktemp("kept") / "data")
-
-    @pytest.fixture(scope="class")
-    def whole(self, kept_task, t5_folder, tmp_path_factory):
-        """The folder of a run that nothing interrupted."""
-        folder = tmp_path_factory.mktemp("kept") / "whole"
-        self.train(kept_task, t5_folder, folder)
-        return folder
 
     @pytest.mark.parametrize("crash", [2, 4, 7, 11, 12] if ALL else [4, 11])
     def test_a_run_that_died_and_was_resumed_leaves_the_same_bytes(
