@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -469,7 +470,7 @@ class TestResume:
         )
         record = tmp_path / "killed" / "checkpoints"
         while process.poll() is None and not record.exists():
-            pass
+            time.sleep(0.01)
         process.kill()
         process.wait()
         resume(tmp_path / "killed")
