@@ -13,7 +13,7 @@ import openai
 import pytest
 import torch
 from softprompt.backbones import from_model
-from softprompt.serving import Engine, Limits, PromptBank, PromptFolder
+from softprompt.serving import Engine, Limits, PromptBank, PromptFolder, places_in
 from softprompt.serving.http import ServerSettings, Service, build_app
 from softprompt.store import save_prompt, to_document
 from softprompt.store._values import tensor_bytes
@@ -489,6 +489,18 @@ class TestFolder:
         shutil.rmtree(tmp_path / "b")
         folder.read()
         assert sorted(bank.prompts) == ["a", "run-seed0"]
+
+    def test_whole_runs_are_served_by_their_names_and_those_of_their_members(self, backbone, prompts, tmp_path):
+        for run, members in (("one", ["ept-seed0"]), ("two", ["ept-seed0", "ept-seed1"]), ("none", [])):
+            (tmp_path / run).mkdir()
+            (tmp_path / run / "run.json").write_text("{}")
+            for member in members:
+                save_prompt(prompts["p0"], tmp_path / run / member / "prompt")
+        (tmp_path / "two" / "link").symlink_to(tmp_path / "one" / "ept-seed0")
+        places, refused = places_in(tmp_path)
+        assert (list(places), refused) == (["one", "two.ept-seed0", "two.ept-seed1"], [])
+        assert places["one"] == tmp_path / "one" / "ept-seed0" / "prompt"
+        assert list(places_in(tmp_path / "two")[0]) == ["ept-seed0", "ept-seed1"]
 
     def test_damaged_prompts_are_refused_and_the_others_go_on(self, backbone, prompts, tmp_path):
         for name in ("good", "cut", "pickle", "renamed"):

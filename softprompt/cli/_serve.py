@@ -102,9 +102,8 @@ def serve(
         return
     # Before the model is loaded, which may take minutes.
     with contextlib.closing(listen(host, port)) as listener:
-        bank, again, refused = filled(spec, prompts)
-        for refusal in refused:
-            say(f"softprompt: {refusal.name} is not served: {refusal.reason}")
+        # What is refused is told by the log.
+        bank, again, _ = filled(spec, prompts)
         service = Service(bank, Engine(bank.admission.backbone, prefix_bytes=prefix_bytes), settings, limits)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         say(f"{len(bank.prompts)} prompts for {settings.model_name} at {address} (the page to try them is there, too)")

@@ -17,7 +17,9 @@ Mark = tuple[int, int, int]
 
 @final
 class PromptFolder:
-    """A folder whose folders are prompts, or runs of the trainer: `FOLDER/NAME` or `FOLDER/NAME/prompt`.
+    """A folder whose folders are prompts, members of a run (`FOLDER/NAME/prompt`), or whole runs.
+
+    The prompt of a run that has one is called as the run, several are called `RUN.MEMBER`.
 
     Args:
         path: the folder.
@@ -82,19 +84,23 @@ def places_in(path: Path) -> tuple[dict[str, Path], list[Refusal]]:
     return places, refused
 
 
-def _sort(folder: Path, places: dict[str, Path], refused: list[Refusal]) -> None:
-    """Note what a folder is: a prompt, a run's folder of one, or nothing of ours."""
-    inner = folder / "prompt"
+def _sort(folder: Path, places: dict[str, Path], refused: list[Refusal], name: str = "") -> None:
+    """Note what a folder is under its name: a prompt, a run's folder of one, a whole run, or nothing of ours."""
+    inner, name = folder / "prompt", name or folder.name
     if is_compiled(folder):
-        refused.append(Refusal(folder.name, "it is a compiled prompt; put the prompt that it was made from there"))
+        refused.append(Refusal(name, "it is a compiled prompt; put the prompt that it was made from there"))
     elif (folder / MANIFEST).exists():
-        places[folder.name] = folder
+        places[name] = folder
     elif inner.is_symlink():
-        refused.append(Refusal(folder.name, "its prompt is a link; put the folder itself there"))
+        refused.append(Refusal(name, "its prompt is a link; put the folder itself there"))
     elif inner.is_dir():
-        places[folder.name] = inner
+        places[name] = inner
     elif (folder / "weights").is_dir():
-        refused.append(Refusal(folder.name, "it holds trained weights; only prompts share a model"))
+        refused.append(Refusal(name, "it holds trained weights; only prompts share a model"))
+    elif (folder / "run.json").is_file():
+        members = sorted(place.parent for place in folder.glob("*/prompt") if not place.parent.is_symlink())
+        for member in members:
+            _sort(member, places, refused, name if len(members) == 1 else f"{name}.{member.name}")
 
 
 def _mark(folder: Path) -> Mark | None:
