@@ -9,11 +9,12 @@ import pytest
 import torch
 from small_runs import contents
 from softprompt.cli import main
-from softprompt.documents import json_bytes, read_sealed
+from softprompt.documents import json_bytes, read_sealed, sealed_bytes
 from softprompt.errors import BadInput, DamagedFile
 from softprompt.export.compiled import CompiledPrompt
 from softprompt.interop.peft import export_peft
 from softprompt.prompts.prompt import SoftPrompt
+from softprompt.training._damage import damaged_documents
 from softprompt.tuning._kept import stored_values
 from softprompt.tuning._trials import read_waves
 
@@ -64,6 +65,16 @@ def test_a_cut_that_takes_format_and_checksum_away_is_named_in_every_kind_of_doc
             path.write_bytes(content)
     assert len(outcomes) > 10
     assert {name: what for name, what in outcomes.items() if what != "named"} == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "between"), [("frozen.json", {"places": [0]}), ("comparison.json", {"prompts": [], "rows": 1})]
+)
+def test_so_is_such_a_cut_in_what_a_run_is_held_against(name, between, tmp_path):
+    content = sealed_bytes({"baselines": [], "format": 2, **between, "texts": []})
+    end = content.index(b"\n", content.index(b'"sha256"')) + 1
+    (tmp_path / name).write_bytes(content[: content.index(b' "format"')] + content[end:])
+    assert [name in line for line in damaged_documents(tmp_path)] == [True]
 
 
 def test_the_doctor_names_the_damaged_file_and_ends_with_1(whole, tmp_path, capsys):
