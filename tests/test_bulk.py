@@ -177,7 +177,8 @@ def test_of_a_pass_that_was_half_written_the_other_half_is_added(prompts, rows, 
     assert len(lines) == 1 + 76
     # The first line says whose answers these are; 43 answers are five passes and three rows.
     journal.write_bytes(b"".join(lines[:44]))
-    predict_file(made, rows, tmp_path / "out.jsonl", model=backbone, batch_size=8)
+    # What is known is not kept twice, so rows are counted once.
+    assert predict_file(made, rows, tmp_path / "out.jsonl", model=backbone, batch_size=8) == 38
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
@@ -345,6 +346,7 @@ class TestRefused:
         (tmp_path / "out.jsonl").touch()
         with pytest.raises(BadInput, match="exists already"):
             predict_file(prompts[1], rows, tmp_path / "out.jsonl", model=prompts[2])
+        assert not (tmp_path / ".out.jsonl.partial").exists()
         with pytest.raises(BadInput, match="cannot tell the format"):
             predict_file(prompts[1], rows, tmp_path / "out.xlsx")
 

@@ -331,6 +331,22 @@ class TestBatcher:
         assert engine.answer([work, other])[1] == alone[0]
         assert len(texts) == 2 + 1
 
+    def test_an_answer_whose_time_ends_while_it_is_written_is_given_up_and_others_go_on(self, backbone, engine):
+        frozen = bank_of(backbone, {}).admission.frozen
+        written = []
+
+        def tell(text):
+            written.append(text)
+            time.sleep(0.03)
+
+        late = engine.work(frozen, "good movie", max_new_tokens=50, deadline=time.monotonic() + 0.05, tell=tell)
+        other = engine.work(frozen, "bad film", max_new_tokens=10)
+        alone = engine.answer([engine.work(frozen, "bad film", max_new_tokens=10)])
+        outcomes = engine.run([late, other])
+        assert isinstance(outcomes[0], TooLate)
+        assert outcomes[1] == alone[0]
+        assert len(written) < 50
+
     def test_what_was_taken_is_answered_before_the_end_and_nothing_more_is_taken(self, engine, bank):
         works = [engine.work(bank.get("p0"), "good") for _ in range(3)]
 
