@@ -29,7 +29,8 @@ def checked(function, typechecker):
             setattr(function, "__init__", checked(vars(function)["__init__"], typechecker))  # noqa: B010
         return function
     hints = {name: _resolved(hint, function.__globals__) for name, hint in function.__annotations__.items()}
-    if any("{" in str(hint) for hint in hints.values()):
+    # beartype would check the arguments of a generator when it is first asked, among the letters of another call.
+    if inspect.isgeneratorfunction(function) or any("{" in str(hint) for hint in hints.values()):
         return _jaxtyped(function, typechecker=typechecker)
     return _checked(function, hints, in_scope=any(map(has_shapes, hints.values())))
 
