@@ -280,7 +280,9 @@ class TestProposals:
 
 class TestHalving:
     def evaluation(self, step, scores, best=None):
-        return Evaluation(step=step, steps=10, scores=scores, best=best or scores, _records={})
+        return Evaluation(
+            step=step, steps=10, scores=scores, best=best or scores, _records={}, _stored=lambda name: pytest.fail(name)
+        )  # fmt: skip
 
     def test_stops_the_worse_half_of_all_so_far_but_no_spared_one(self):
         halving = Halving(rungs=(2,), earlier={2: [0.5, 0.6]}, spared=frozenset("d"))
