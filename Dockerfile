@@ -1,4 +1,4 @@
-# The server on a CPU, as a user without rights. Not built where this repository is tested; its steps were run by hand.
+# The server on a CPU, as a user without rights. It is not built where this repository is tested.
 #
 #     docker build -t softprompt --build-arg PIP_EXTRA_INDEX_URL=INDEX .
 #     docker run --stop-timeout 40 -p 127.0.0.1:8000:8000 -v "$PWD/runs:/prompts:ro" -v models:/models \
