@@ -12,9 +12,11 @@ import types
 import typing
 
 import jaxtyping
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 
 _jaxtyped = jaxtyping.jaxtyped
+# An int is a float, as type checkers have it: JSON writes 2.0 and 2.
+_typechecked = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
 def install():
@@ -55,7 +57,7 @@ def has_shapes(hint):
 
 def _checked(function, hints, in_scope):
     written, function.__annotations__ = function.__annotations__, hints
-    check = beartype(function)
+    check = _typechecked(function)
     function.__annotations__ = written
     if check is function:
         return function
