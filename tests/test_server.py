@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -14,7 +15,9 @@ import pytest
 import torch
 from softprompt.backbones import from_model
 from softprompt.serving import Engine, Limits, PromptBank, PromptFolder, places_in
+from softprompt.serving.faults import Overloaded
 from softprompt.serving.http import ServerSettings, Service, build_app
+from softprompt.serving.http.problems import ClientLeft
 from softprompt.store import save_prompt, to_document
 from softprompt.store._values import tensor_bytes
 
@@ -563,3 +566,51 @@ def test_hundreds_of_requests_at_once_each_get_their_single_answer(backbone, ban
         assert "softprompt_waiting_tokens 0.0" in service.metrics.text().decode()
 
     served(bank, test)
+
+
+class Caller:
+    """A request whose client stays, or leaves at once."""
+
+    def __init__(self, leaves: bool):
+        self.leaves = leaves
+
+    async def receive(self) -> dict[str, str]:
+        if not self.leaves:
+            await asyncio.Event().wait()
+        return {"type": "http.disconnect"}
+
+
+class TestTextsThatWaitToBeTokenised:
+    def test_those_of_a_client_that_left_are_not_read(self, bank, monkeypatch):
+        async def test(client, service):
+            read, work = [], service.engine.work
+
+            def slow(served, given, **options):
+                time.sleep(0.05)
+                read.append(given)
+                return work(served, given, **options)
+
+            monkeypatch.setattr(service.engine, "work", slow)
+            # As many threads as there are, and twice as many requests that wait for one of them.
+            threads = ThreadPoolExecutor(2)
+            asyncio.get_running_loop().set_default_executor(threads)
+            staying = [service.works(Caller(False), bank.get("p0"), ["good"]) for _ in range(2)]
+            leaving = [service.works(Caller(True), bank.get("p0"), ["bad"]) for _ in range(4)]
+            outcomes = await asyncio.gather(*staying, *leaving, return_exceptions=True)
+            assert [len(works) for works in outcomes[:2]] == [1, 1]
+            assert all(isinstance(outcome, ClientLeft) for outcome in outcomes[2:])
+            await asyncio.to_thread(lambda: None)
+            assert read == ["good", "good"]
+
+        served(bank, test)
+
+    def test_what_comes_behind_too_many_of_them_is_refused_at_once(self, bank, monkeypatch):
+        monkeypatch.setattr("softprompt.serving.http.service.UNREAD", 3)
+
+        async def test(client, service):
+            several = [service.works(Caller(False), bank.get("p0"), ["good"] * rows) for rows in (5, 1, 1)]
+            outcomes = await asyncio.gather(*several, return_exceptions=True)
+            assert [type(outcome) for outcome in outcomes] == [list, Overloaded, Overloaded]
+            assert len(await service.works(Caller(False), bank.get("p0"), ["good"])) == 1
+
+        served(bank, test)

@@ -24,9 +24,9 @@ def classify_routes(service: Service) -> APIRouter:
         refuse_text(served, service.named(served))
         inputs: list[Any] = asked.inputs if isinstance(asked.inputs, list) else [asked.inputs]
         options = {"truncate": asked.truncate, "calibrate": asked.calibrate}
-        works = await service.works(served, inputs, **options)
+        works = await service.works(request, served, inputs, **options)
         if asked.frozen:
-            works += await service.works(service.bank.admission.without(served), inputs, **options)
+            works += await service.works(request, service.bank.admission.without(served), inputs, **options)
         request.state.noted = {"model": service.named(served), "rows": len(works)}
         answers = await service.answers(request, works)
         lines = [_line(work, answer, asked.top_k) for work, answer in zip(works, answers, strict=True)]

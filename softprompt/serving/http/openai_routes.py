@@ -68,7 +68,7 @@ async def _respond(
     if asked.stream and len(texts) != 1:
         raise BadInput("one text at a time is streamed; send one, or leave stream out")
     works = await service.works(
-        served, texts, max_new_tokens=most or MAX_NEW_TOKENS, truncate=asked.truncate, stops=asked.stops
+        request, served, texts, max_new_tokens=most or MAX_NEW_TOKENS, truncate=asked.truncate, stops=asked.stops
     )
     request.state.noted = {"model": service.named(served), "rows": len(works)}
     shape = Shape(kind, service.named(served), served)

@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 from fastapi import Request
 
@@ -18,6 +18,10 @@ from ..work import Answer, Work
 from .metrics import Metrics
 from .problems import ClientLeft, not_served
 from .settings import ServerSettings
+
+T = TypeVar("T")
+# Texts that may wait to be tokenised, beside one request: what is refused behind more of them is refused late.
+UNREAD = 1024
 
 
 @final
@@ -33,6 +37,7 @@ class Service:
 
     def __init__(self, bank: PromptBank, engine: Engine, settings: ServerSettings, limits: Limits | None = None):
         self.bank, self.engine, self.settings = bank, engine, settings
+        self._unread = 0
         self.metrics = Metrics()
         self.batcher = Batcher(engine, limits, self.metrics.ran)
         self.metrics.watch(self.batcher, bank)
@@ -65,19 +70,27 @@ class Service:
         """The name of a prompt as a model."""
         return f"{self.settings.model_name}:{served.name}" if served.name else self.settings.model_name
 
-    async def works(self, served: ServedPrompt, inputs: Sequence[Any], **options: Any) -> list[Work]:
-        """Texts or rows as work, tokenised in another thread.
+    async def works(self, request: Request, served: ServedPrompt, inputs: Sequence[Any], **options: Any) -> list[Work]:
+        """Texts or rows as work, tokenised in another thread unless the client leaves before it is their turn.
 
         Raises:
             BadInput: too many texts, or one that cannot be answered; its number is told.
             Overloaded: too much is waiting.
+            ClientLeft: nobody waits any more.
         """
         if len(inputs) > self.settings.max_inputs:
             raise BadInput(f"{len(inputs)} inputs in one request, {self.settings.max_inputs} are allowed; send fewer")
         self.batcher.refuse_early(len(inputs))
         deadline = time.monotonic() + self.batcher.limits.timeout
         make = partial(self._work, served, deadline=deadline, several=len(inputs) > 1, **options)
-        return await asyncio.to_thread(lambda: [make(number, given) for number, given in enumerate(inputs, 1)])
+        if self._unread and self._unread + len(inputs) > UNREAD:
+            raise self.batcher.overloaded()
+        making = asyncio.to_thread(lambda: [make(number, given) for number, given in enumerate(inputs, 1)])
+        self._unread += len(inputs)
+        try:
+            return await unless_left(request, making)
+        finally:
+            self._unread -= len(inputs)
 
     def _work(self, served: ServedPrompt, number: int, given: Any, *, several: bool, **options: Any) -> Work:
         try:
@@ -94,16 +107,24 @@ class Service:
             ClientLeft: nobody waits any more.
             SoftPromptError: as in `Batcher.answer`.
         """
-        answering = asyncio.ensure_future(self.batcher.answer(works))
-        leaving = asyncio.ensure_future(left(request))
-        try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                raise ClientLeft
-            return answering.result()
-        finally:
-            answering.cancel()
-            leaving.cancel()
+        return await unless_left(request, self.batcher.answer(works))
+
+
+async def unless_left(request: Request, doing: Coroutine[Any, Any, T]) -> T:
+    """The result of what is done for a client. If the client leaves first, it is cancelled.
+
+    Raises:
+        ClientLeft: nobody waits any more.
+    """
+    task, leaving = asyncio.ensure_future(doing), asyncio.ensure_future(left(request))
+    try:
+        await asyncio.wait({task, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientLeft
+        return task.result()
+    finally:
+        task.cancel()
+        leaving.cancel()
 
 
 async def left(request: Request) -> None:
