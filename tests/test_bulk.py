@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -146,21 +147,27 @@ def test_a_killed_command_answers_no_row_twice_and_leaves_the_same_bytes(
     assert not journal.exists()
 
 
+@pytest.mark.parametrize("change", ["a digit", "another prompt", "a line twice"])
 def test_a_changed_line_of_the_journal_is_named_and_its_rows_are_answered_again(
-    prompts, rows, tmp_path, monkeypatch, caplog
+    prompts, rows, tmp_path, monkeypatch, caplog, change
 ):
     _, made, backbone = prompts
-    predict_file(made, rows, tmp_path / "whole.csv", model=backbone, batch_size=2)
+    predict_file(made, rows, tmp_path / "whole.csv", model=backbone, batch_size=8)
     with monkeypatch.context() as patch:
         patch.setattr("softprompt.inference.bulk.write_rows", killing)
         with pytest.raises(Killed):
-            predict_file(made, rows, tmp_path / "out.csv", model=backbone, batch_size=2)
+            predict_file(made, rows, tmp_path / "out.csv", model=backbone, batch_size=8)
     journal = tmp_path / ".out.csv.partial"
     lines = journal.read_bytes().splitlines(keepends=True)
-    lines[40] = lines[40].replace(b'"mood"', b'"truth"').replace(b"0.", b"0.9")
-    # The last line is missing besides, and one stands twice.
-    journal.write_bytes(b"".join([*lines[:50], lines[49], *lines[50:-1]]))
-    predict_file(made, rows, tmp_path / "out.csv", model=backbone, batch_size=2)
+    # The last line is missing besides.
+    if change == "a line twice":
+        lines[40:-1] = [lines[39], *lines[40:-2]]
+    elif change == "another prompt":
+        lines[40] = lines[40].replace(b'"mood"', b'"truth"').replace(b"0.", b"0.9")
+    else:
+        lines[40] = re.sub(rb"0\.\d", b"0.25", lines[40], count=1)
+    journal.write_bytes(b"".join(lines[:-1]))
+    predict_file(made, rows, tmp_path / "out.csv", model=backbone, batch_size=8)
     assert "is damaged in line 41" in caplog.text
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 

@@ -303,14 +303,17 @@ class TestBatcher:
 
     def test_a_client_that_leaves_frees_its_work(self, engine, bank):
         engine, passes = slow(engine, 0.1)
-        first, left = (engine.work(bank.get("p0"), "good") for _ in range(2))
+        first, left, marked = (engine.work(bank.get("p0"), "good") for _ in range(3))
 
         async def test(batcher):
-            tasks = [asyncio.create_task(batcher.answer([work])) for work in (first, left)]
+            tasks = [asyncio.create_task(batcher.answer([work])) for work in (first, left, marked)]
             await asyncio.sleep(0.03)
             tasks[1].cancel()
-            await asyncio.wait(tasks)
+            marked.left = True
+            await asyncio.wait(tasks[:2])
+            await asyncio.sleep(0.01)
             assert batcher.waiting_tokens == 0
+            tasks[2].cancel()
 
         with_batcher(engine, Limits(batch_rows=1, max_wait=0.0), test)
         assert passes == [[first]]
