@@ -9,7 +9,7 @@ import string
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from .checks import listed
 from .errors import BadInput, pick
@@ -240,3 +240,34 @@ def is_stuck(score: float, chance: float, ceiling: float) -> bool:
         ceiling: of the best run of the same task, or a known reference.
     """
     return not (ceiling > chance and score >= (chance + ceiling) / 2)
+
+
+class Judged(NamedTuple):
+    """A prompt on validation rows during training, of which the best is stored.
+
+    Args:
+        step: optimiser step; 0 is of a prompt that began as words, as it began.
+        score: on the validation rows.
+        label_loss: mean of -log p(right label) in nats; None where no labels were scored, or it was not kept.
+    """
+
+    step: int
+    score: float
+    label_loss: float | None = None
+
+    def is_better_than(self, best: "Judged") -> bool:
+        """Whether the score is higher, or equal with a smaller loss over labels: few rows give many equal scores.
+
+        Words are left for a higher score only: of equal scores, what was written is the safer choice.
+        """
+        if self.score != best.score or best.step == 0 or self.label_loss is None or best.label_loss is None:
+            return self.score > best.score
+        return self.label_loss < best.label_loss
+
+
+def best_judged(judged: Sequence[Judged]) -> Judged | None:
+    """The best of some, in the order of their steps; None of none."""
+    best = judged[0] if judged else None
+    for later in judged[1:]:
+        best = later if best is None or later.is_better_than(best) else best
+    return best

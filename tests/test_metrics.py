@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from softprompt.errors import BadInput, UnknownName
-from softprompt.metrics import MEASURES, METRICS, headline_score, is_stuck, majority, refuse_other_metrics, score
+from softprompt.metrics import (
+    MEASURES,
+    METRICS,
+    Judged,
+    best_judged,
+    headline_score,
+    is_stuck,
+    majority,
+    refuse_other_metrics,
+    score,
+)
 
 # The first call imports scikit-learn or scipy.
 PATIENT = settings(deadline=None)
@@ -191,3 +201,17 @@ def test_majority_is_the_accuracy_of_a_constant_answer():
 )
 def test_stuck_is_not_half_of_the_way_from_chance_to_the_ceiling(score, chance, ceiling, stuck):
     assert is_stuck(score, chance, ceiling) is stuck
+
+
+@pytest.mark.parametrize(
+    ("judged", "step"),
+    [
+        ([], None),
+        ([Judged(0, 0.5, 0.7), Judged(2, 0.5, 0.1), Judged(4, 0.4, 0.1)], 0),
+        ([Judged(0, 0.5, 0.7), Judged(2, 0.6, 0.9), Judged(4, 0.6, 0.8), Judged(6, 0.6, 0.8)], 4),
+        ([Judged(2, 0.5), Judged(4, 0.5, 0.1), Judged(6, 0.5)], 2),
+    ],
+)
+def test_of_equal_scores_the_smaller_label_loss_is_best_and_words_are_left_for_a_higher_score_only(judged, step):
+    best = best_judged(judged)
+    assert (None if best is None else best.step) == step

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import BadInput
 from ..legacy import renamed
+from ..metrics import Judged, best_judged
 from ..study import StoredRun, load
 
 # A run whose records have not changed for so many seconds is shown as stopped.
@@ -165,12 +166,10 @@ def _prompt(record: Path, changed: int) -> PromptView:
     """A prompt from its record and result, read once after each change."""
     rows = list(_rows(record))
     losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
-    scored = tuple((row["step"], row["score"]) for row in rows if row.get("split") == "validation")
-    # As `FleetMember.judge` chooses: of equal scores the one with the smaller loss over labels.
-    losses_of_labels = [row.get("label_loss", 0.0) for row in rows if row.get("split") == "validation"]
-    best, _ = max(
-        zip(scored, losses_of_labels, strict=True), key=lambda pair: (pair[0][1], -pair[1]), default=((None, None), 0)
-    )
+    judged = [
+        Judged(row["step"], row["score"], row.get("label_loss")) for row in rows if row.get("split") == "validation"
+    ]
+    best = best_judged(judged)
     dropped = [f"dropped at step {row['step']}: {row['dropped']}" for row in rows if "dropped" in row]
     result: Mapping[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
@@ -180,9 +179,9 @@ def _prompt(record: Path, changed: int) -> PromptView:
         name=record.parent.name,
         steps=tuple(step for step, _ in losses),
         losses=tuple(loss for _, loss in losses),
-        scored=scored,
-        best=best[1],
-        best_step=best[0],
+        scored=tuple((evaluation.step, evaluation.score) for evaluation in judged),
+        best=None if best is None else best.score,
+        best_step=None if best is None else best.step,
         test=(result.get("metrics") or {}).get("test", {}).get("score"),
         note=dropped[-1] if dropped else "" if status == "finished" else status,
     )

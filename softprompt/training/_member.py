@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..errors import BadInput
 from ..inference.evaluate import Report
+from ..metrics import Judged
 from ..prompts.contract import AbstractTrainable
 from ..prompts.prompt import Provenance
 from ..prompts.tuned import Stored
@@ -116,15 +117,15 @@ class FleetMember:
     def judge(self, step: int, prompt: Stored, report: Report, patience: int | None) -> None:
         """Record an evaluation, and keep the prompt if it is the best so far.
 
-        Of equal scores the one with the smaller loss over labels is better: few rows give many equal scores. Training
-        stops after `patience` evaluations in a row without a higher score.
+        Training stops after `patience` evaluations in a row without a higher score.
         """
         score, label_loss = report.metrics["score"], report.label_loss
         losses = {} if label_loss is None else {"label_loss": label_loss}
         self.record.write({"step": step, "split": "validation", **report.metrics, **losses, "invalid": report.invalid})
         self.scores = {step: score}
         self.stale = 0 if score > self.best_score else self.stale + 1
-        if is_better((score, label_loss), (self.best_score, self.best_label_loss)):
+        best = Judged(self.best_step, self.best_score, self.best_label_loss)
+        if Judged(step, score, label_loss).is_better_than(best):
             self.best, self.best_step = prompt, step
             self.best_score, self.best_label_loss, self.best_metrics = score, label_loss, report.metrics
         if patience is not None and self.stale >= patience:
@@ -134,8 +135,6 @@ class FleetMember:
         """Record how the words score with which the prompt began, as step 0. They are the first to be the best."""
         assert self.beginning is not None
         self.judge(0, self.beginning, report, None)
-        # Words are left for a higher score only: of equal scores on few rows, what was written is the safer choice.
-        self.best_label_loss = None
         self.beginning, self.has_begun = None, True
 
     def tensors(self) -> dict[str, Tensor]:
@@ -188,18 +187,6 @@ class FleetMember:
     def _remember(self, restarts: Mapping[str, Any]) -> None:
         training = {**self.provenance.training, "restarts": dict(restarts)}
         self.provenance = dataclasses.replace(self.provenance, training=training)
-
-
-def is_better(found: tuple[float, float | None], best: tuple[float, float | None]) -> bool:
-    """Whether a score is higher than the best one, or equal to it with a smaller loss over labels in nats.
-
-    Args:
-        found: a score and its loss over labels; None where no labels were scored.
-        best: the same of the best so far.
-    """
-    if found[0] != best[0] or found[1] is None or best[1] is None:
-        return found[0] > best[0]
-    return found[1] < best[1]
 
 
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
