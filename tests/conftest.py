@@ -406,3 +406,11 @@ def benchmark():
         yield importlib.import_module
     finally:
         sys.path.remove(folder)
+
+
+@pytest.fixture(scope="module")
+def kept_task(tmp_path_factory):
+    """A task whose rows outlive a test, for runs that several tests of a module share."""
+    from kit import review_task
+
+    return review_task(tmp_path_factory.mktemp("kept") / "data")

@@ -355,11 +355,6 @@ class TestBackboneStaysFrozen:
 
 
 @pytest.fixture(scope="module")
-def kept_task(tmp_path_factory):
-    return review_task(tmp_path_factory.mktemp("kept") / "data")
-
-
-@pytest.fixture(scope="module")
 def whole(kept_task, t5_folder, tmp_path_factory):
     """The folder of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("kept") / "whole"
