@@ -64,8 +64,8 @@ class ModelSpec:
         device: cpu, cuda, cuda:1 ...; auto is the GPU if there is one; spread is all of them, for a model that does
             not fit on one (docs/several-devices.md).
         answers: how the model answers: tokens, chat (instruct decoders), label-words or linear-head (encoders) or auto.
-        engine: what computes the passes: packed (T5, encoders), shared (decoders), reference (transformers), or auto,
-            the fastest that the model allows.
+        engine: what computes the passes: packed (encoders, encoder-decoders), shared (decoders), reference
+            (transformers), or auto, the fastest that the model allows.
         quantize: quantisation of the frozen linear layers: int8, on a CPU with AVX512-VNNI (docs/models.md). Default:
             none.
         embedding_scale: factor on the frozen model's word embeddings; the model computes the same (docs/models.md).

@@ -176,7 +176,7 @@ class TestFamilies:
         assert lab_bert.engine == "packed"
 
     def test_a_decoder_has_no_packed_passes(self, tiny_gpt):
-        with pytest.raises(UnsupportedModel, match="only T5 and encoders have"):
+        with pytest.raises(UnsupportedModel, match="only encoders and encoder-decoders have"):
             from_model(*tiny_gpt(), engine="packed")
 
 

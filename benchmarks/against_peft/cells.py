@@ -80,6 +80,7 @@ MAIN = (
     Cell(part="main", shape="t5-small", batch=4, rows="long"),
     Cell(part="main", shape="t5-small", batch=16, rows="realistic", method="p-tuning"),
     Cell(part="main", shape="t5-base", batch=16, rows="realistic", variants=("A", "B", "reference", "packed")),
+    Cell(part="main", shape="bart-base", batch=16, rows="realistic", variants=("A", "B", "B2", "reference", "packed")),
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Models and rows to train on: random weights in the shapes of the T5 checkpoints, drawn lengths, or real rows."""
+"""Models and rows to train on: random weights in the shapes of T5 and BART, drawn lengths, or real rows."""
 
 import copy
 import dataclasses
@@ -16,14 +16,17 @@ from softprompt.data import Examples, Ragged, load_rows
 from softprompt.inference.evaluate import examples_for
 from softprompt.tasks import styled, task
 
-# T5 v1.0: (width, feed-forward, layers of encoder and of decoder, heads, width of a head).
+# T5 v1.0 and BART: (width, feed-forward, layers of encoder and of decoder, heads, width of a head).
 SHAPES = {
     "tiny": (32, 64, 2, 2, 16),
     "t5-small": (512, 2048, 6, 8, 64),
     "t5-base": (768, 3072, 12, 12, 64),
     "t5-large": (1024, 4096, 24, 16, 64),
+    "bart-base": (768, 3072, 6, 12, 64),
 }
-VOCABULARY = {"tiny": 128}
+VOCABULARY = {"tiny": 128, "bart-base": 50265}
+# What T5, and BART, call the probabilities of their dropout.
+DROPOUT = ("dropout_rate", "dropout", "attention_dropout", "activation_dropout")
 PAD, END = 0, 1
 
 # A length of text -> tokens of one row, its end of sequence included.
@@ -72,18 +75,30 @@ def lengths_of(name: str) -> Lengths:
     return DRAWN[name]
 
 
-def random_t5(shape: str) -> tuple[Any, Any]:
-    """A T5 with these dimensions and random weights, and a tokenizer that can pad and nothing else."""
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    width, forward, layers, heads, head = SHAPES[shape]
-    vocabulary = VOCABULARY.get(shape, 32128)
-    config = T5Config(vocab_size=vocabulary, d_model=width, d_ff=forward, num_layers=layers, num_heads=heads, d_kv=head)
-    config.decoder_start_token_id = PAD
+def random_model(shape: str) -> tuple[Any, Any]:
+    """A model with these dimensions and random weights, and a tokenizer that can pad and nothing else."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = T5ForConditionalGeneration(config)
+        model = (_bart if shape.startswith("bart") else _t5)(VOCABULARY.get(shape, 32128), *SHAPES[shape])
     return model.eval(), padding_tokenizer()
+
+
+def _t5(vocabulary: int, width: int, forward: int, layers: int, heads: int, head: int) -> Any:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=vocabulary, d_model=width, d_ff=forward, num_layers=layers, num_heads=heads, d_kv=head)
+    config.decoder_start_token_id = PAD
+    return T5ForConditionalGeneration(config)
+
+
+def _bart(vocabulary: int, width: int, forward: int, layers: int, heads: int, head: int) -> Any:
+    from transformers import BartConfig, BartForConditionalGeneration
+
+    both: dict[str, Any] = {}
+    for half in ("encoder", "decoder"):
+        both |= {f"{half}_ffn_dim": forward, f"{half}_layers": layers, f"{half}_attention_heads": heads}
+    both |= {"pad_token_id": PAD, "bos_token_id": END, "eos_token_id": END, "decoder_start_token_id": END}
+    return BartForConditionalGeneration(BartConfig(vocab_size=vocabulary, d_model=width, **both))
 
 
 def padding_tokenizer() -> Any:
@@ -107,7 +122,9 @@ def twin(model: Any, dropout: float | None = None) -> Any:
     """Another module over the same weights, with its own mode and, if told, another dropout."""
     config = copy.deepcopy(model.config)
     if dropout is not None:
-        config.dropout_rate = dropout
+        for name in DROPOUT:
+            if hasattr(config, name):
+                setattr(config, name, dropout)
     with torch.device("meta"):
         other = type(model)(config)
     other.load_state_dict(model.state_dict(), assign=True)

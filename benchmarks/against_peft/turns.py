@@ -21,7 +21,7 @@ from benchmarks.against_peft.rows import (
     batches,
     drawn_rows,
     lengths_of,
-    random_t5,
+    random_model,
     real_rows,
     stored_t5,
     tokens,
@@ -233,7 +233,7 @@ def _model(cell: Cell, machine: Machine) -> tuple[Any, Any]:
         assert machine.model is not None
         model, tokenizer = stored_t5(machine.model)
     else:
-        model, tokenizer = random_t5(cell.shape)
+        model, tokenizer = random_model(cell.shape)
         if machine.tokenizer is not None:
             tokenizer = T5Tokenizer.from_pretrained(machine.tokenizer)
     return model.to(machine.device), tokenizer

@@ -90,9 +90,7 @@ def _heads_agree(
 
     A model may add a bias of the vocabulary's size behind its head (BART), which then fits nothing.
     """
-    # Packed passes of an encoder-decoder multiply by a copy of the head.
-    has_copy = backbone.kind == "encoder-decoder" and backbone.engine == "packed"
-    if has_copy or not is_plain_head(backbone.model.get_output_embeddings()):
+    if backbone.copies_weights or not is_plain_head(backbone.model.get_output_embeddings()):
         return False
     if backbone.heads_agree is None:
         row = batch.select(torch.zeros(1, dtype=torch.long, device=batch.ids.device))

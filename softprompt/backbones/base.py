@@ -196,6 +196,11 @@ class AbstractBackbone(abc.ABC):
         return self.embeddings.weight.dtype
 
     @property
+    def copies_weights(self) -> bool:
+        """Whether its passes multiply by copies of the model's weights, the head's included."""
+        return False
+
+    @property
     def max_positions(self) -> int | None:
         """Longest input the model has positions for, prompt included; None where positions are relative."""
         return None

@@ -24,8 +24,11 @@ from .base import AbstractBackbone, Answers, Engine
 from .family import KINDS, has_relative_positions, position_limit
 from .fast.int8 import refuse_no_int8
 from .fast.packed import FAMILIES, Encoded, PackedT5, survey
+from .fast.shared.engine import SequenceEngine
 from .fast.shared.layout import answers_each
-from .join import padded_right, refuse_too_long, take
+from .fast.shared.rows import RowPasses
+from .fast.shared.runner import ModelParts
+from .join import join_masks, padded_right, refuse_too_long, take
 from .prefix import filled_cache
 from .rescale.verify import TOLERANCE
 
@@ -65,13 +68,24 @@ class EncoderDecoderBackbone(AbstractBackbone):
         self.ends = (self.end,)
         self._packed: tuple[PackedT5, tuple[Any, ...]] | None = None
         self._told: set[str] = set()
-        self.engine = self._engine(engine)
-        self.products = self.products if self.engine == "packed" else None
+        self._rows: SequenceEngine[RowPasses] | None = None
+        if self.model.config.model_type in FAMILIES.values():
+            self.engine = self._engine(engine)
+            self.products = self.products if self.engine == "packed" else None
+        else:
+            passes = RowPasses(ModelParts(self.model, self.stack, self.embed, lambda: self.layers, name))
+            self._rows = SequenceEngine(self, "packed", passes)
+            self._rows.choose(engine)
 
     @property
     def stack(self) -> Any:
         """The encoder."""
         return self.model.get_encoder()
+
+    @property
+    def copies_weights(self) -> bool:
+        """Whether the engine of T5 computes the passes."""
+        return self.engine == "packed" and self._rows is None
 
     @property
     def max_positions(self) -> int | None:
@@ -176,7 +190,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
             ]
 
     def _engine(self, engine: str) -> Engine:
-        """The engine that is asked for, or that can be."""
+        """The engine of a T5 that is asked for, or that can be."""
         if engine == "reference":
             return "reference"
         self.products = chosen_library()
@@ -186,9 +200,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
         self._packed = None
         if engine == "packed":
             raise UnsupportedModel(f"the passes of {self.name!r} cannot be packed: {reason}; leave --engine=packed out")
-        # Of other families nothing else is expected.
-        if self.model.config.model_type in FAMILIES.values():
-            self._tell(reason)
+        self._tell(reason)
         return "reference"
 
     @torch.no_grad()
@@ -216,14 +228,14 @@ class EncoderDecoderBackbone(AbstractBackbone):
 
     def to_int8(self) -> None:
         """The linear layers in int8; of packed passes their copies, and the model's own stay as they are."""
-        if self.engine == "reference":
+        if not self.copies_weights:
             return super().to_int8()
         refuse_no_int8(self.model, self.name)
         self.quantize, self._packed = "int8", None
 
     def _packed_passes(self) -> PackedT5 | None:
-        """The packed engine over the weights as they are now; None where passes are left to transformers."""
-        if self.engine == "reference":
+        """The engine of T5 over the weights as they are now; None where the layers are those of transformers."""
+        if not self.copies_weights:
             return None
         parts = survey(self.model)
         if parts.unfit is not None:
@@ -280,7 +292,13 @@ class EncoderDecoderBackbone(AbstractBackbone):
         self, prompt_batch: PromptBatch, batch: TextBatch
     ) -> tuple[Float[Tensor, "b s d"], Bool[Tensor, "b s"]]:
         """The encoder's states over prompt and text, and which of them count."""
-        joined = self.joined(prompt_batch, padded_right(batch))
+        batch = padded_right(batch)
+        mask = torch.cat([prompt_batch.mask[batch.owner], batch.mask], 1)
+        # Attention over nothing is what transformers makes of it.
+        if self._rows is not None and (rows := self._rows.now()) is not None and bool(mask.any(1).all()):
+            refuse_too_long(join_masks(prompt_batch, batch, self.embeddings.weight), self.max_positions, self.name)
+            return rows.states(prompt_batch, batch), mask
+        joined = self.joined(prompt_batch, batch)
         refuse_too_long(joined, self.max_positions, self.name)
         if not has_relative_positions(self.model):
             # BART counts positions from the first column and takes no ids: ragged prompts must not be padded left.

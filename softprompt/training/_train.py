@@ -220,7 +220,7 @@ def resume(
         else:
             refuse_other_backbone(plan.model, model, folder)
         # Each library rounds in its own way: what the run began with goes on, whatever is faster now.
-        if model.engine == "packed" and model.kind == "encoder-decoder":
+        if model.copies_weights:
             model.products = "torch" if plan.products == "torch" else "onednn"
         elif model.engine != "reference":
             model.products = None if plan.products is None else "torch" if plan.products == "torch" else "onednn"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ....prompts.batch import PromptBatch, TextBatch
 from ..._fit import cause_of
 from .passes import SharedPasses, counts_positions
+from .rows import position_table
 from .runner import Runner, last_layer
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _difference(
 
 def unfit(model: nn.Module, base: nn.Module) -> str | None:
     """The reason why transformers has to run a pass now, or None; takes about 0.1 ms for a model of 300 modules."""
-    if not counts_positions(base):
+    if not counts_positions(base) and position_table(base) is None:
         return "its layers are not told the positions of tokens"
     if model.training:
         return "its dropout is on"
