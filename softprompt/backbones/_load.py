@@ -38,7 +38,7 @@ def load_backbone(name_or_path: str | Path | ModelSpec, **keywords: Any) -> Abst
         keywords: the other fields of `ModelSpec`, where none is given. "auto" answers by tokens; an encoder by label
             words if the checkpoint's weights include a masked-LM head, for transformers would make up a random one in
             silence, else by a linear head. The engine "packed" computes rows without padding, of T5, T5 v1.1, FLAN and
-            mT5 (see `PackedT5`), of encoders and BART (see `RowPasses`), "shared" each prompt of a decoder once a pass (see
+            mT5 (see `PackedT5`), of encoders and BART (see `RowPasses`), "shared" a decoder's prompts once a pass (see
             `SharedPasses`), "reference" is transformers' own passes.
 
     Raises:
