@@ -181,10 +181,8 @@ def _folders(store: Path) -> dict[Path, _Plan]:
         if folder.name.startswith(".") or not (folder / SPECS).is_file():
             shutil.rmtree(folder, ignore_errors=True)
             continue
-        plan = _plan(folder, (folder / SPECS).stat().st_mtime_ns)
-        # Another version of the code named these runs, with other defaults. Resuming would mix both in one run.
-        if tuple(spec.name for spec in plan.specs) == plan.names:
-            folders[folder] = plan
+        # Where another version of the code had other defaults, its runs have names that nobody asks for now.
+        folders[folder] = _plan(folder, (folder / SPECS).stat().st_mtime_ns)
     return folders
 
 
