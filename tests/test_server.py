@@ -611,6 +611,7 @@ class TestTextsThatWaitToBeTokenised:
             several = [service.works(Caller(False), bank.get("p0"), ["good"] * rows) for rows in (5, 1, 1)]
             outcomes = await asyncio.gather(*several, return_exceptions=True)
             assert [type(outcome) for outcome in outcomes] == [list, Overloaded, Overloaded]
+            assert str(outcomes[1]).startswith("the server is busy: 5 texts wait and 3 may; try again in ")
             assert len(await service.works(Caller(False), bank.get("p0"), ["good"])) == 1
 
         served(bank, test)

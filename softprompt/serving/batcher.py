@@ -118,7 +118,7 @@ class Batcher:
         # One request is always taken: what is allowed for one is never more than what may wait.
         if waiting and waiting + cost > limits.waiting_tokens:
             self._refused = len(works), waiting
-            raise self.overloaded()
+            raise self._overloaded()
 
     def refuse_early(self, rows: int) -> None:
         """Refuse a request before its texts are read: as many rows were refused since the last pass began.
@@ -141,13 +141,16 @@ class Batcher:
             Overloaded: as in `answer`.
         """
         if self._refused is not None and self.waiting_tokens >= self._refused[1]:
-            raise self.overloaded()
+            raise self._overloaded()
 
-    def overloaded(self) -> Overloaded:
-        """The refusal of a request, with the seconds after which it may come again."""
-        waiting, limits = self.waiting_tokens, self.limits
-        speed = self._tokens_per_second or limits.batch_tokens
-        return Overloaded(waiting, limits.waiting_tokens, min(60, max(1, math.ceil(waiting / speed))))
+    @property
+    def retry_after(self) -> int:
+        """Seconds after which there is probably room."""
+        speed = self._tokens_per_second or self.limits.batch_tokens
+        return min(60, max(1, math.ceil(self.waiting_tokens / speed)))
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(self.waiting_tokens, self.limits.waiting_tokens, self.retry_after)
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()

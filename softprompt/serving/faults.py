@@ -7,14 +7,15 @@ class Overloaded(SoftPromptError):
     """More is waiting than the server holds.
 
     Args:
-        waiting: tokens that wait.
-        most: tokens that may wait.
+        waiting: tokens, or texts that are not tokenised yet, that wait.
+        most: as many as may wait.
         retry_after: seconds after which there is probably room.
+        unit: what is counted, "tokens" or "texts".
     """
 
-    def __init__(self, waiting: int, most: int, retry_after: int):
+    def __init__(self, waiting: int, most: int, retry_after: int, unit: str = "tokens"):
         super().__init__(
-            f"the server is busy: {waiting} tokens wait and {most} may; try again in {retry_after} seconds"
+            f"the server is busy: {waiting} {unit} wait and {most} may; try again in {retry_after} seconds"
         )
         self.retry_after = retry_after
 

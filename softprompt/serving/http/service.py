@@ -12,6 +12,7 @@ from ...errors import BadInput, SoftPromptError
 from ..bank import PromptBank
 from ..batcher import Batcher
 from ..engine import Engine
+from ..faults import Overloaded
 from ..passes import Limits
 from ..served import ServedPrompt
 from ..work import Answer, Work
@@ -84,7 +85,7 @@ class Service:
         deadline = time.monotonic() + self.batcher.limits.timeout
         make = partial(self._work, served, deadline=deadline, several=len(inputs) > 1, **options)
         if self._unread and self._unread + len(inputs) > UNREAD:
-            raise self.batcher.overloaded()
+            raise Overloaded(self._unread, UNREAD, self.batcher.retry_after, unit="texts")
         making = asyncio.to_thread(lambda: [make(number, given) for number, given in enumerate(inputs, 1)])
         self._unread += len(inputs)
         try:
