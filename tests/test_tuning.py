@@ -26,6 +26,7 @@ from softprompt.tuning import Tuning, _runs
 from softprompt.tuning._budget import Budget, timed_steps
 from softprompt.tuning._choice import Challenge, challengers, fresh_seeds
 from softprompt.tuning._halving import Halving, rungs_of
+from softprompt.tuning._kept import kept
 from softprompt.tuning._measure import Answers, lead_measure, score_measure
 from softprompt.tuning._rows import parted
 from softprompt.tuning._space import METHODS_TRIED, Space, asked_tasks
@@ -137,6 +138,10 @@ class TestASearch:
         assert without_seconds(search(tmp_path / "search")) == without_seconds(tuned)
         assert done == {path: path.stat().st_mtime_ns for path in done}
         assert 3 < len(done) < len([*tmp_path.rglob("result.json")])
+
+    def test_computes_what_it_has_kept_only_once(self, tmp_path):
+        path = tmp_path / "step-seconds.json"
+        assert [kept(path, lambda value=value: value) for value in (0.5, 0.7)] == [0.5, 0.5]
 
     def test_of_other_settings_is_refused_in_its_folder(self, tuned, search):
         with pytest.raises(RunExists, match="holds a search with other seed; give what it was started with"):
@@ -316,6 +321,7 @@ class TestTheChoice:
     def test_is_among_finished_trials_that_are_above_the_default(self):
         trials = [trial(0, 0.6), trial(1, 0.7), trial(2, 0.9, "dropped"), trial(3, 0.6), trial(4, 0.8), trial(5, 0.65)]
         assert [one.number for one in challengers(trials)] == [4, 1]
+        assert [one.number for one in challengers([trial(0, 0.75), *trials[1:]])] == [4]
 
     def test_and_the_report_have_seeds_that_nothing_else_had(self):
         seeds = [0, *fresh_seeds(0, "choice", 4), *fresh_seeds(0, "report", 5)]
