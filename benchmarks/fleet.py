@@ -3,9 +3,9 @@
     SOFTPROMPT_DATA_ROOT=DATA python benchmarks/fleet.py [--models lab-t5-small smollm2]
 
 A turn is one optimiser step of sixteen prompts, with four rows each: first in one fleet, then each alone, in the loop
-that `softprompt train` runs, with the model's own engine, in one process and one thread, by CPU time. Every run draws its
-own rows. The ratio is that of all sixteen alone to the fleet, so that 1 is the same cost and more is saved; it is the
-median of neighbouring turns. Writes results/fleet.json.
+that `softprompt train` runs, with the model's own engine, in one process and one thread, by CPU time. Each run draws
+its own rows. The ratio is that of all sixteen alone to the fleet, so that 1 is the same cost and more is saved; it is
+the median of neighbouring turns. Writes results/fleet.json.
 """
 
 import argparse
