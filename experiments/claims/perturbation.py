@@ -40,17 +40,21 @@ def comparisons(results: Results, parts: Sequence[str] = JUDGED) -> "list[tuple[
     Both tests are corrected over all settings of the task, whatever each is held against. Left out where the same
     without one was not run: depth or units alone change much.
     """
+    return [
+        (part, task, comparison)
+        for part in parts
+        for task, settings in (results.evidence.get("stability") or {}).get(part, {}).items()
+        for comparison in compared(settings)
+    ]
+
+
+def compared(settings: Mapping[str, Any]) -> "list[Against]":
+    """The settings of one task that have a regulariser, each against the same without; corrected over all of them."""
     from softprompt.study.stability import corrected
 
-    compared = []
-    for part in parts:
-        for task, settings in (results.evidence.get("stability") or {}).get(part, {}).items():
-            arms = {name: arm(name, values) for name, values in settings.items() if len(values["scores"]) > 1}
-            pairs = [(arms[name], arms[other]) for other in arms for name in arms if without_ptp(name) == other]
-            compared += [
-                (part, task, comparison) for comparison in corrected([_against(ours, other) for ours, other in pairs])
-            ]
-    return compared
+    arms = {name: arm(name, values) for name, values in settings.items() if len(values["scores"]) > 1}
+    pairs = [(arms[name], arms[other]) for other in arms for name in arms if without_ptp(name) == other]
+    return corrected([_against(ours, other) for ours, other in pairs])
 
 
 @functools.cache
@@ -71,36 +75,40 @@ def arm(name: str, values: Mapping[str, Any]) -> Any:
 
 def mean_checks(results: Results) -> Sequence[Check]:
     """One check a task and setting."""
-    return [
-        Check(
-            condition=f"{comparison.setting} on {task}",
-            quantity="accuracy",
-            n=comparison.n,
-            mean=comparison.difference,
-            low=comparison.low,
-            high=comparison.high,
-            needed=f"≥ {GAIN:g}, interval above 0, Holm p below {LEVEL:g}",
-            outcome=_gained(comparison),
-        )
-        for _, task, comparison in comparisons(results)
-    ]
+    return [mean_check(task, comparison) for _, task, comparison in comparisons(results)]
 
 
 def spread_checks(results: Results) -> Sequence[Check]:
     """One check a task and setting."""
-    return [
-        Check(
-            condition=f"{comparison.setting} on {task}",
-            quantity="ratio of standard deviations",
-            n=comparison.n,
-            mean=_finite(comparison.ratio),
-            low=_finite(comparison.ratio_low),
-            high=_finite(comparison.ratio_high),
-            needed=f"interval below 1, Holm p below {LEVEL:g}, and the mean has not fallen towards chance",
-            outcome=_steadier(comparison),
-        )
-        for _, task, comparison in comparisons(results)
-    ]
+    return [spread_check(task, comparison) for _, task, comparison in comparisons(results)]
+
+
+def mean_check(task: str, comparison: "Against") -> Check:
+    """Whether a setting raises the mean on a task."""
+    return Check(
+        condition=f"{comparison.setting} on {task}",
+        quantity="accuracy",
+        n=comparison.n,
+        mean=comparison.difference,
+        low=comparison.low,
+        high=comparison.high,
+        needed=f"≥ {GAIN:g}, interval above 0, Holm p below {LEVEL:g}",
+        outcome=_gained(comparison),
+    )
+
+
+def spread_check(task: str, comparison: "Against") -> Check:
+    """Whether a setting lowers the spread over seeds on a task."""
+    return Check(
+        condition=f"{comparison.setting} on {task}",
+        quantity="ratio of standard deviations",
+        n=comparison.n,
+        mean=_finite(comparison.ratio),
+        low=_finite(comparison.ratio_low),
+        high=_finite(comparison.ratio_high),
+        needed=f"interval below 1, Holm p below {LEVEL:g}, and the mean has not fallen towards chance",
+        outcome=_steadier(comparison),
+    )
 
 
 def _gained(comparison: "Against") -> Outcome:

@@ -33,6 +33,7 @@ from experiments.claims.drift import crossing
 from experiments.claims.evidence import take_evidence
 from experiments.claims.perturbation import comparisons, mean_checks, spread_checks, spread_rows, without_ptp
 from experiments.claims.probe import Bench, copies
+from experiments.claims.real_model import REAL_CHECKS, real_evidence
 from experiments.claims.results import peak, score
 from experiments.common.rates import best_rate
 from experiments.stability import study as stability
@@ -301,7 +302,44 @@ def test_ptp_is_judged_from_the_stability_study(tmp_path):
     assert means["rn-emb:sigma=0.3 on lab/color"].outcome == "met"
     spreads = {one.condition: one.outcome for one in spread_checks(found)}
     assert spreads == {"rn-emb:sigma=0.3 on lab/color": "refuted", "adv-emb on lab/color": "met"}
-    assert "| [PTP lowers the spread over seeds](#ptp-spread) | holds only if: adv-emb on lab/color |" in page(found)
+    assert "[PTP lowers the spread over seeds](#ptp-spread) | holds in part (1 / 1 / 0) | not asked |" in page(found)
+    assert "- **Holds for:** adv-emb on lab/color\n- **Refuted for:** rn-emb:sigma=0.3 on lab/color" in page(found)
+
+
+def real_file(folder, arm, scores, norms, size="k32"):
+    records = [
+        {"arm": arm, "seed": seed, "test": score, "token_norms": norm, "majority": 0.5}
+        for seed, (score, norm) in enumerate(zip(scores, norms, strict=True))
+    ]
+    place = folder / "real_lm_small"
+    place.mkdir(exist_ok=True)
+    values = {"format": 1, "task": "glue/sst2", "size": size, "records": records}
+    (place / f"{size}-{arm}.json").write_text(json.dumps(values))
+
+
+def test_the_real_model_is_asked_with_the_same_rules(tmp_path):
+    """One vector 0.1 above ten random ones with twenty times their norm, and noise that halves the spread."""
+    scores = [0.60 + 0.02 * seed for seed in range(8)]
+    real_file(tmp_path, "pt", scores, [1.0] * 8)
+    real_file(tmp_path, "ept-star", [score + 0.1 for score in scores], [20.0] * 8)
+    real_file(tmp_path, "rn", [0.67 + 0.3 * (score - 0.67) for score in scores], [1.0] * 8)
+    # The frozen scores and the loss over tokens are not asked.
+    real_file(tmp_path, "pt-tokens", scores, [1.0] * 8)
+    real_file(tmp_path, "majority", [0.5], [None], size="frozen")
+    found = Results(design=TINY)
+    take_evidence(found, tmp_path)
+    checks = {name: [(one.n, one.outcome) for one in check(found)] for name, check in REAL_CHECKS.items()}
+    assert checks == {
+        "norms": [(8, "met")], "equal-steps": [(8, "met")], "ptp-mean": [(8, "open")], "ptp-spread": [(8, "met")],
+    }  # fmt: skip
+    (better,) = REAL_CHECKS["equal-steps"](found)
+    assert better.mean == pytest.approx(0.1)
+    assert list(found.evidence["real_lm"]["glue/sst2 k32"]) == ["EPT*", "prompt tuning", "prompt tuning, rn-emb"]
+    assert "(#equal-steps) | not decided (0 / 0 / 4) | holds (1 / 0 / 0) |" in page(found)
+
+
+def test_the_committed_page_has_the_committed_results_of_the_real_model():
+    assert read_results(COMMITTED).evidence["real_lm"] == real_evidence(COMMITTED.parent)
 
 
 def test_a_spread_is_smaller_only_where_holms_p_says_so_too(tmp_path):
