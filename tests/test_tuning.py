@@ -139,6 +139,19 @@ class TestASearch:
         assert done == {path: path.stat().st_mtime_ns for path in done}
         assert 3 < len(done) < len([*tmp_path.rglob("result.json")])
 
+    def test_spares_the_default_under_the_name_that_it_has_in_its_run(self, search, tmp_path, monkeypatch):
+        seen = []
+
+        def killed(halving, evaluation):
+            seen.append((halving.spared, evaluation.scores))
+            raise Killed
+
+        monkeypatch.setattr(Halving, "on_evaluation", killed)
+        with pytest.raises(Killed):
+            search(tmp_path / "search")
+        ((spared, scores),) = seen
+        assert spared == {next(iter(scores))}
+
     def test_computes_what_it_has_kept_only_once(self, tmp_path):
         path = tmp_path / "step-seconds.json"
         assert [kept(path, lambda value=value: value) for value in (0.5, 0.7)] == [0.5, 0.5]

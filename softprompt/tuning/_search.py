@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backbones import AbstractBackbone
 from ..errors import BadInput
-from ..training import Plan
+from ..training import Plan, resolved
 from ._halving import Halving
 from ._kept import kept
 from ._rows import on_files
@@ -119,7 +119,8 @@ class Search:
     def _halving(self, fleet: Sequence[Candidate], before: Sequence[Trial], *, is_first: bool) -> Halving:
         """The rule by which the worse half of all candidates stops; the default, which comes first, never does."""
         earlier = {rung: [trial.rungs[rung] for trial in before if rung in trial.rungs] for rung in self.rungs}
-        first, prompts = fleet[0], tuple(candidate.prompt for candidate in fleet)
+        # As the run names them: with the rates of their methods.
+        first, prompts = fleet[0], tuple(resolved(candidate.prompt) for candidate in fleet)
         plan = Plan(task=first.task, model=self.backbone.spec, prompts=prompts, settings=first.settings)
         spared = frozenset(plan.prompt_names()[:1]) if is_first and not before else frozenset()
         return Halving(rungs=self.rungs, earlier=earlier, spared=spared)
