@@ -1,5 +1,6 @@
 """Analyses of trained prompts: each against plain arithmetic or transformers' own numbers, and all from end to end."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -13,6 +14,7 @@ from softprompt.analysis.analyses._compared import spread
 from softprompt.analysis.analyses._nearest import agreement, nearest_rows
 from softprompt.analysis.analyses._neighbors import nearest
 from softprompt.analysis.drift import drift
+from softprompt.analysis.stored_landscapes import _distinct, subjects
 from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.data import load_rows, split_rows
@@ -43,6 +45,19 @@ def run(backbone, tmp_path_factory):
         task, backbone, method=["prompt-tuning", "ept-star"], steps=4, eval_every=2, batch_size=4,
         output=folder / "run", frozen=False,
     ).folder  # fmt: skip
+
+
+def test_prompts_of_runs_that_are_called_alike_are_told_apart_by_their_tasks_or_else_by_numbers(run):
+    (prompt, *_) = subjects([run])
+
+    def labels(*tasks):
+        alike = [dataclasses.replace(prompt, task=dataclasses.replace(prompt.task, name=name)) for name in tasks]
+        return [subject.label for subject in _distinct(alike)]
+
+    assert prompt.label == "run/prompt-tuning-seed0"
+    assert labels("lab/color", "lab/day") == ["lab/color prompt-tuning-seed0", "lab/day prompt-tuning-seed0"]
+    assert labels("lab/color", "lab/color") == ["1-run/prompt-tuning-seed0", "2-run/prompt-tuning-seed0"]
+    assert labels("lab/color") == ["run/prompt-tuning-seed0"]
 
 
 class TestArithmetic:

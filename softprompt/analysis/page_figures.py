@@ -119,16 +119,21 @@ def calibration_figure(confidence: Any, accuracy: Any, counts: Any) -> Figure:
     return figure
 
 
-def similarity_figure(matrices: Mapping[str, Any], titles: str = "") -> Figure:
+def similarity_figure(
+    matrices: Mapping[str, Any], titles: str = "", names: Mapping[str, Sequence[str]] | None = None
+) -> Figure:
     """Draw cosine matrices side by side on one scale from -1 to 1.
 
     Args:
         matrices: for each title a matrix [m, m]; NaN stays empty.
         titles: title of the whole figure.
+        names: for a title what its rows are, in their order, where that is more than a number.
     """
     columns = min(3, len(matrices))
     rows = math.ceil(len(matrices) / columns)
-    figure = new_figure(2.2 * columns + 1.0, 2.4 * rows + 0.3)
+    shown = [name for title, rows_of in (names or {}).items() if title in matrices for name in rows_of]
+    longest = max(map(len, shown), default=0)
+    figure = new_figure(2.2 * columns + 1.0 + 0.07 * longest, 2.4 * rows + 0.3)
     grid = figure.subplots(rows, columns, squeeze=False)
     colored = None
     for axes in grid.flat[len(matrices) :]:
@@ -137,6 +142,8 @@ def similarity_figure(matrices: Mapping[str, Any], titles: str = "") -> Figure:
         values = np.asarray(matrix, dtype=float)
         colored = axes.pcolormesh(values, cmap="RdBu_r", vmin=-1, vmax=1)
         axes.set(title=title, xticks=[], yticks=[], aspect="equal")
+        if names and title in names:
+            axes.set_yticks(np.arange(len(values)) + 0.5, names[title], fontsize=7)
         axes.invert_yaxis()
         axes.grid(visible=False)
     if colored is not None:

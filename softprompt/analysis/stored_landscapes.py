@@ -143,10 +143,20 @@ def subjects(
                 max_bad_rows=plan.max_bad_rows if plan else 0,
             )
         )
-    counts = Counter(subject.label for subject in loaded)
+    return _distinct(loaded)
+
+
+def _distinct(loaded: Sequence[Subject]) -> list[Subject]:
+    """The subjects under labels of their own: equal ones with the task in the place of the run, or else numbered."""
+    equal = Counter(subject.label for subject in loaded)
+    labels = [
+        f"{subject.task.name} {subject.label.rpartition('/')[2]}" if equal[subject.label] > 1 else subject.label
+        for subject in loaded
+    ]
+    counts = Counter(labels)
     return [
-        dataclasses.replace(subject, label=f"{number}-{subject.label}") if counts[subject.label] > 1 else subject
-        for number, subject in enumerate(loaded, 1)
+        dataclasses.replace(subject, label=label if counts[label] == 1 else f"{number}-{subject.label}")
+        for number, (subject, label) in enumerate(zip(loaded, labels, strict=True), 1)
     ]
 
 

@@ -10,6 +10,9 @@ from ..geometry import cosines, distinct, mean_cosine
 from ._base import Analysis, Values, short
 from ._bench import Bench, refuse_none
 
+# Title of the matrix over all prompts.
+BETWEEN = "between prompts"
+
 
 def between(prompts: list[Tensor]) -> Float[Tensor, "p p"]:
     """The cosine between the mean vectors of each two prompts."""
@@ -34,12 +37,11 @@ def compute(bench: Bench) -> Values:
 
 def draw(values: Values, figures: Any) -> Any:
     """A matrix for each prompt of several vectors, and the last one over all prompts."""
-    matrices = {
-        name: p["matrix"] for name, p in zip(short(values), values["prompts"], strict=True) if len(p["matrix"]) > 1
-    }
-    if len(values["prompts"]) > 1:
-        matrices["between prompts"] = values["between"]
-    return figures.similarity_figure(matrices or {"one vector": values["prompts"][0]["matrix"]})
+    names = short(values)
+    matrices = {name: p["matrix"] for name, p in zip(names, values["prompts"], strict=True) if len(p["matrix"]) > 1}
+    if len(names) > 1:
+        matrices[BETWEEN] = values["between"]
+    return figures.similarity_figure(matrices or {"one vector": values["prompts"][0]["matrix"]}, names={BETWEEN: names})
 
 
 def rows(values: Values) -> list[dict[str, Any]]:
