@@ -56,17 +56,20 @@ def drawn(name: str, prompt: Mapping[str, Any], seeds: Sequence[int], folder: Pa
             settings=TrainSettings(steps=STEPS, eval_every=STEPS, shots=TASK_ROWS[name]),
             output=folder,
         )
-    by_seed = {}
+    return dict(zip(map(str, seeds), measured(folder, PLANE), strict=True))
+
+
+def measured(folder: Path, plane: LandscapeSettings) -> Iterator[dict[str, Any]]:
+    """The landscape of each prompt of a run in numbers, and its score."""
     chosen = stored_landscapes.subjects([folder])
-    for seed, result, subject in zip(seeds, read_results(folder), stored_landscapes.draw(chosen, PLANE), strict=True):
+    for result, subject in zip(read_results(folder), stored_landscapes.draw(chosen, plane), strict=True):
         numbers = subject.landscape.numbers()
-        by_seed[str(seed)] = {
+        yield {
             "score": result.metrics["test"]["score"],
             "accuracy": subject.metrics["accuracy"],
             "loss": numbers["loss"].mean,
             **{key: numbers[key].mean for key in NUMBERS.values()},
         }
-    return by_seed
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[str]:

@@ -82,6 +82,20 @@ def page(*, results: ResultsFolder = HERE) -> None:
 
 
 @app.command()
+def landscapes(
+    *,
+    model: Annotated[str, typer.Option(help="Folder or name of the frozen model.")],
+    data_root: Annotated[Path, typer.Option(help="Folder with the rows (docs/tasks.md).")],
+    work: Annotated[Path, typer.Option(help="Rows and runs.")] = Path("runs/real-lm"),
+    result: Annotated[Path, typer.Option(help="File of the numbers.")] = RESULTS / "real_lm_landscapes.json",
+) -> None:
+    """Measure the landscapes of few-shot prompts with and without PTP's random noise."""
+    from .landscapes import measure_landscapes
+
+    print(measure_landscapes(model, data_root, work, result))
+
+
+@app.command()
 def collect(
     file: Annotated[Path, typer.Argument(help="What --bundle wrote.")], *, results: ResultsFolder = HERE
 ) -> None:

@@ -1,0 +1,51 @@
+"""Landscapes of few-shot prompts on the real model: is the loss over the input steep, does PTP smooth it, does the
+score care?
+
+Prompts of ten random vectors, SST-2 with 32 rows a class, with and without PTP's random noise, the same seeds; each on
+a plane around embedded test rows (docs/landscape.md).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import softprompt
+from softprompt.settings import LandscapeSettings, PromptSettings, Seeds
+from softprompt.store import json_bytes, write_file
+from softprompt.training import without_advice
+
+from ..notes.landscapes import measured
+from .arms import ARMS
+from .design import SIZES
+from .tasks import cut_rows, study_task
+
+TASK, SIZE, SEEDS = "glue/sst2", "k32", (0, 1, 2)
+COMPARED = ("pt", "rn")
+# Nine points a side, because 81 copies of a row take as long as a step of 100 rows.
+PLANE = LandscapeSettings(grid=9, rows=24)
+SCORED_ROWS = 300
+
+
+def measure_landscapes(model: str, data_root: Path, work: Path, result: Path) -> dict[str, Any]:
+    """Train the prompts, or go on with them, and write the numbers of their landscapes: by arm and seed."""
+    cut_rows(TASK, data_root, work / "landscape-rows", SCORED_ROWS)
+    values: dict[str, Any] = json.loads(result.read_text()) if result.is_file() else {}
+    for arm in COMPARED:
+        if arm in values:
+            continue
+        folder = work / f"landscape-{arm}"
+        if (folder / "run.json").is_file():
+            softprompt.resume(folder)
+        else:
+            prompts = [PromptSettings(**ARMS[arm].prompt, seeds=Seeds.all(seed)) for seed in SEEDS]
+            with without_advice():
+                softprompt.train(
+                    study_task(TASK, work / "landscape-rows"),
+                    model,
+                    prompts=prompts,
+                    settings=SIZES[SIZE].settings(ARMS[arm].loss),
+                    output=folder,
+                )
+        values[arm] = dict(zip(map(str, SEEDS), measured(folder, PLANE), strict=True))
+        write_file(result, json_bytes(values), what="the landscapes", replace=True)
+    return values
