@@ -1,5 +1,4 @@
-"""Landscapes of few-shot prompts on the real model: is the loss over the input steep, does PTP smooth it, does the
-score care?
+"""Landscapes of few-shot prompts on the real model: is the loss over the input steep, and does PTP smooth it?
 
 Prompts of ten random vectors, SST-2 with 32 rows a class, with and without PTP's random noise, the same seeds; each on
 a plane around embedded test rows (docs/landscape.md).
