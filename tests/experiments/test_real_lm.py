@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from experiments.common.page import END
-from experiments.real_lm import carry, design, runs, tables
+from experiments.real_lm import carry, design, landscapes, runs, tables
 from experiments.real_lm.__main__ import HERE
 from experiments.real_lm.arms import ARMS, SAME_RATE
 from experiments.real_lm.design import (
@@ -29,6 +29,7 @@ from experiments.real_lm.results import Folder, bundle, read_results, unbundle
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput, DamagedFile
 from softprompt.regularizers import regularizers
+from softprompt.settings import LandscapeSettings
 
 FOUR, EIGHT = design.Try(), design.Try(steps=8)
 WORDS = ("film", "plot", "story", "scene", "actor", "end")
@@ -104,6 +105,20 @@ class TestDesign:
 
     def test_regularisers_are_names_of_the_package(self):
         assert [regularizers(arm.prompt["regularizer"]) for arm in ARMS.values() if "regularizer" in arm.prompt]
+
+
+def test_landscapes_are_measured_once_with_and_without_noise(data_root, tiny_gpt, save_tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(SIZES, "k32", SIZES["k8"].with_steps(8))
+    monkeypatch.setattr(landscapes, "PLANE", LandscapeSettings(grid=3, rows=2))
+    monkeypatch.setattr(landscapes, "SEEDS", (0, 1))
+    model = save_tiny(tmp_path / "model", *tiny_gpt("llama", max_position_embeddings=256))
+    arguments = (str(model), data_root, tmp_path / "work", tmp_path / "landscapes.json")
+    found = landscapes.measure_landscapes(*arguments)
+    assert [list(found[arm]) for arm in ("pt", "rn")] == [["0", "1"]] * 2
+    assert found["pt"]["0"]["range"] > 0
+    assert found["pt"] != found["rn"]
+    monkeypatch.setattr(landscapes, "measured", None)
+    assert landscapes.measure_landscapes(*arguments) == found
 
 
 class TestPieces:
