@@ -27,7 +27,7 @@ class RowPasses:
 
     def __init__(self, parts: ModelParts):
         self.runner = Runner(parts, self._options)
-        self._first_position = first_position(parts.model)
+        self._first_position = first_position(parts.base)
         self._table = None if counts_positions(parts.base) else position_table(parts.base)
         self._has_types = "token_type_ids" in inspect.signature(parts.base.forward).parameters
 
