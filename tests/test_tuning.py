@@ -240,7 +240,17 @@ class TestWhatCannotBeSearched:
         (tmp_path / "step-seconds.json").write_text("1.0")
         default = space.candidate(space.default)
         with pytest.raises(BadInput, match=r"`minutes` 1 is too short: 8 candidates of 30 steps .* about 13 here"):
-            timed_steps(1.0, None, tmp_path, default, 24, backbone, folds=1, last=19)
+            timed_steps(1.0, None, tmp_path, default, 24, backbone, folds=1, last=19, scored=0)
+
+    def test_what_the_report_takes_is_left_out_of_the_search(self, backbone, space, tmp_path):
+        (tmp_path / "step-seconds.json").write_text("1.0")
+        default = space.candidate(space.default)
+        found = [
+            timed_steps(60.0, None, tmp_path, default, 48, backbone, folds=1, last=19, scored=rows)
+            for rows in (0, 4800)
+        ]
+        # 4,800 rows are 100 passes of three times 16 rows, and 24 candidates with 19 runs more are 33.4 whole runs.
+        assert found == [(int(3600 / 33.4 - 5), 0.0), (int(3500 / 33.4 - 5), 100.0)]
 
 
 class TestRows:
@@ -398,6 +408,8 @@ def test_a_budget_of_minutes_leaves_time_for_the_runs_that_decide():
     wave = Wave(trials=[Trial(number=n, params={}, state="finished", steps=100) for n in range(4)], seconds=60.0)
     # 20 runs of 15 seconds are left for the end, so that 300 of 600 seconds are for waves.
     assert [budget.is_enough([wave] * count) for count in (3, 4, 5)] == [False, False, True]
+    # With 60 seconds of scoring one wave less.
+    assert dataclasses.replace(budget, scoring=60.0).is_enough([wave] * 4)
     counted = Budget(minutes=None, trials=7, folds=1, last=20, steps=100)
     assert not counted.is_enough([wave] * 99)
     assert counted.most == 7

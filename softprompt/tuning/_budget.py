@@ -36,6 +36,7 @@ class Budget:
         folds: on which each candidate is trained.
         last: runs after the search: of the choice and of the report.
         steps: of a run.
+        scoring: seconds in which the rows of the report are answered; 0 where trials are counted.
     """
 
     minutes: float | None
@@ -43,6 +44,7 @@ class Budget:
     folds: int
     last: int
     steps: int
+    scoring: float = 0.0
 
     def is_enough(self, waves: Sequence[Wave]) -> bool:
         """Whether another wave would leave no time for the runs after the search; of minutes only."""
@@ -51,7 +53,7 @@ class Budget:
         spent = sum((wave.seconds for wave in waves), 0.0)
         first = waves[0]
         whole_runs = sum(trial.steps for trial in first.trials) / self.steps
-        rest = self.last * first.seconds / max(whole_runs, 1.0)
+        rest = self.last * first.seconds / max(whole_runs, 1.0) + self.scoring
         return spent + spent / len(waves) + rest > 60 * self.minutes
 
     @property
@@ -67,9 +69,11 @@ def runs_of(trials: int, folds: int) -> float:
 
 def timed_steps(
     minutes: float, steps: int | None, folder: Path, default: Candidate, choosing: int, backbone: AbstractBackbone,
-    *, folds: int, last: int,
-) -> int:  # fmt: skip
-    """How many steps a run has so that the search fits into so many minutes; measured once, and kept.
+    *, folds: int, last: int, scored: int,
+) -> tuple[int, float]:  # fmt: skip
+    """How many steps a run has so that the search fits into so many minutes, and how many seconds the report takes.
+
+    The seconds of a step are measured once, and kept.
 
     Args:
         minutes: for everything.
@@ -80,18 +84,20 @@ def timed_steps(
         backbone: frozen.
         folds: on which each candidate is trained.
         last: runs after the search.
+        scored: rows of the report that are answered, over all runs.
 
     Raises:
         BadInput: not even a short search fits.
     """
     each: float = kept(folder / "step-seconds.json", lambda: _step_seconds(folder / "timed", default, backbone))
     # A step of training costs about three times as much as the forward passes of as many rows.
-    evaluations = EVALUATIONS * choosing / (3 * default.settings.batch_size)
+    row = each / (3 * default.settings.batch_size)
+    evaluations, scoring = EVALUATIONS * choosing * row / each, scored * row
 
     def seconds(count: int, trials: int) -> float:
-        return each * (count + evaluations) * (runs_of(trials, folds) + last)
+        return each * (count + evaluations) * (runs_of(trials, folds) + last) + scoring
 
-    fitting = int(60 * minutes / each / (runs_of(PLANNED, folds) + last) - evaluations)
+    fitting = int((60 * minutes - scoring) / each / (runs_of(PLANNED, folds) + last) - evaluations)
     chosen = max(FEWEST_STEPS, min(MOST_STEPS, fitting)) if steps is None else steps
     needed = seconds(chosen, FEWEST) / 60
     if needed > minutes:
@@ -99,7 +105,7 @@ def timed_steps(
             f"--minutes {minutes:g} is too short: {FEWEST} candidates of {chosen} steps and the runs that decide take "
             f"about {math.ceil(needed)} here; give more, fewer --steps or a smaller --batch-size"
         )
-    return chosen
+    return chosen, scoring
 
 
 def _step_seconds(folder: Path, default: Candidate, backbone: AbstractBackbone) -> float:

@@ -21,6 +21,8 @@ from ._trials import Trial
 
 # LoRA is slow, and is to show a ceiling only.
 CEILING_SEEDS = 2
+# What answers the report rows without training: the bare template and the instruction.
+FROZEN = 2
 
 
 @dataclass(frozen=True, kw_only=True)

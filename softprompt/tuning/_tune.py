@@ -17,7 +17,7 @@ from ..tasks import Task
 from ..training import Interrupted
 from ._budget import EVALUATIONS, MINUTES, MOST_STEPS, Budget, runs_of, timed_steps
 from ._choice import CHALLENGERS, choosing_repeats, chosen
-from ._final import Final
+from ._final import CEILING_SEEDS, FROZEN, Final
 from ._halving import rungs_of
 from ._kept import field_bytes
 from ._progress import progress_bar
@@ -175,15 +175,19 @@ def _budget(
     request: Request, parts: Parts, folder: Path, tasks: Mapping[str, Task], backbone: AbstractBackbone
 ) -> Budget:
     """How much may be done, in steps and runs."""
-    folds = len(parts.folds)
-    last = (1 + CHALLENGERS) * len(choosing_repeats(request.seed, folds)) + 2 * request.seeds
-    steps = request.settings.steps or MOST_STEPS
+    folds, reported = len(parts.folds), 2 * request.seeds + (CEILING_SEEDS if request.ceiling else 0)
+    last = (1 + CHALLENGERS) * len(choosing_repeats(request.seed, folds)) + reported
+    steps, scoring = request.settings.steps or MOST_STEPS, 0.0
     if request.minutes is not None:
         task = on_files(next(iter(tasks.values())), folder, 0)
         default = Candidate(task=task, prompt=PromptSettings(method=request.methods[0]), settings=request.settings)
         choosing, given = len(parts.folds[0][1]), request.settings.steps
-        steps = timed_steps(request.minutes, given, folder, default, choosing, backbone, folds=folds, last=last)
-    return Budget(minutes=request.minutes, trials=request.trials, folds=folds, last=last, steps=steps)
+        # Each run answers the report rows at its end, and once more to be compared row by row.
+        scored = len(parts.report) * (2 * reported + FROZEN)
+        steps, scoring = timed_steps(
+            request.minutes, given, folder, default, choosing, backbone, folds=folds, last=last, scored=scored
+        )
+    return Budget(minutes=request.minutes, trials=request.trials, folds=folds, last=last, steps=steps, scoring=scoring)
 
 
 def _settings(settings: TrainSettings, steps: int) -> TrainSettings:
