@@ -174,6 +174,13 @@ class TestASearch:
         assert found.line("default").each == tuned.line("default").each
         assert found.lead.difference == pytest.approx(found.score - found.line("default").score)
         assert f"Its lead over the default is {found.lead.difference:+.3f}" in told(found)[-1]
+        choice, report = (
+            {json.loads(path.read_text())["seed"] for path in (tmp_path / "search" / part).rglob("result.json")}
+            for part in ("choice", "report")
+        )
+        assert len(choice) == 3
+        assert len(report) == 2
+        assert not choice & report
 
     def test_from_the_command_line_prints_its_best_prompt(self, save_tiny, tiny_t5, tmp_path, capsys):
         model = save_tiny(tmp_path / "model", *tiny_t5())
