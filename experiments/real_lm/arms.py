@@ -38,12 +38,16 @@ class Arm:
         return init.partition(":")[0] if is_words(init) else "random"
 
 
-def _regularized(label: str, text: str, **prompt: Any) -> Arm:
-    return Arm(label=label, prompt={"method": "prompt-tuning", "regularizer": text, **prompt})
-
-
-_TUNING, _STAR, _SCALED = {"method": "prompt-tuning"}, {"method": "ept-star", "units": "rms"}, {"method": "scaled"}
+# The default would begin prompt tuning as the instruction.
+_TUNING = {"method": "prompt-tuning", "init": "uniform"}
+_STAR, _SCALED = {"method": "ept-star", "units": "rms"}, {"method": "scaled"}
 _WORDS = {"init": "instruction"}
+
+
+def _regularized(label: str, text: str, **prompt: Any) -> Arm:
+    return Arm(label=label, prompt={**_TUNING, "regularizer": text, **prompt})
+
+
 ARMS: Mapping[str, Arm] = {
     "pt": Arm(label="prompt tuning", prompt=_TUNING, rates=(0.1, 0.3, 1.0), core=True),
     "pt-vocabulary": Arm(label="prompt tuning, words drawn", prompt={**_TUNING, "init": "vocabulary"}),

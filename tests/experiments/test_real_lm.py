@@ -29,7 +29,7 @@ from experiments.real_lm.results import Folder, bundle, read_results, unbundle
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput, DamagedFile
 from softprompt.regularizers import regularizers
-from softprompt.settings import LandscapeSettings
+from softprompt.settings import LandscapeSettings, PromptSettings
 
 FOUR, EIGHT = design.Try(), design.Try(steps=8)
 WORDS = ("film", "plot", "story", "scene", "actor", "end")
@@ -102,6 +102,9 @@ class TestDesign:
             "pt", *(arm for arm, same in SAME_RATE.items() if same == "pt")
         }  # fmt: skip
         assert rates["scaled"] is None
+
+    def test_no_arm_leaves_its_beginning_to_the_default_which_may_be_words(self):
+        assert not [name for name, arm in ARMS.items() if PromptSettings(**arm.prompt).may_begin_as_words]
 
     def test_regularisers_are_names_of_the_package(self):
         assert [regularizers(arm.prompt["regularizer"]) for arm in ARMS.values() if "regularizer" in arm.prompt]
