@@ -11,7 +11,6 @@ loop of the Hugging Face Trainer. Every ratio is the median of ratios of neighbo
 """
 
 import argparse
-import copy
 import json
 import os
 from collections.abc import Callable
@@ -74,7 +73,7 @@ def cell(backbone: Any, n: int, turns: int) -> dict[str, Any]:
     from softprompt.inference.evaluate import examples_for
     from softprompt.tasks import TASKS
 
-    from shared_prefix import in_turns, refuse_other_gradients, shape_of
+    from shared_prefix import apart, in_turns, refuse_other_gradients, shape_of
     from under_trainer import UnderTrainer
 
     task = TASKS["glue/sst2"]
@@ -181,11 +180,6 @@ def text_mean(states: Any, mask: Any) -> Any:
     """The mean of the states over the text, which stands behind the prompt."""
     states = states[:, -mask.shape[1] :] * mask[:, :, None]
     return states.sum(1) / mask.sum(1, keepdim=True)
-
-
-def apart(model: Any) -> Any:
-    """The model over the same weights: a Trainer puts its own into training mode, which must not reach other sides."""
-    return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
 
 
 def headed(peft: Peft) -> Any:

@@ -114,9 +114,7 @@ def cell(backbone: Any, name: str, n: int, turns: int, *, with_trainer: bool = F
     if with_trainer:
         from under_trainer import UnderTrainer
 
-        # A Trainer puts its model into training mode, which must not reach the other sides.
-        apart = copy.deepcopy(backbone.model, {id(weight): weight for weight in backbone.model.parameters()})
-        sides["trainer"] = UnderTrainer(Peft(backbone, initial, None, apart), batches)
+        sides["trainer"] = UnderTrainer(Peft(backbone, initial, None, apart(backbone.model)), batches)
     found["train"] = in_turns(sides, [lambda side, b=batch: side.step(b) for batch in batches])
     for name_of_side in ("peft256", "trainer"):
         sides.pop(name_of_side, None)
@@ -125,6 +123,11 @@ def cell(backbone: Any, name: str, n: int, turns: int, *, with_trainer: bool = F
     found["kept"] = {name: side.kept(batches[0]) for name, side in sides.items()}
     print(json.dumps(found), flush=True)
     return found
+
+
+def apart(model: Any) -> Any:
+    """The model over the same weights: a Trainer puts its own into training mode, which must not reach other sides."""
+    return copy.deepcopy(model, {id(weight): weight for weight in model.parameters()})
 
 
 def shape_of(batches: Sequence[Any]) -> dict[str, float]:

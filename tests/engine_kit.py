@@ -2,7 +2,9 @@
 
 import torch
 from hypothesis import HealthCheck, settings
+from softprompt.backbones.fast.shared import groups
 from softprompt.data import load_rows, split_rows
+from softprompt.prompts.batch import PromptBatch
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Plan
 from softprompt.training._loop import Loop
@@ -40,6 +42,28 @@ def same_gradients(ours, theirs, tolerance):
     largest = max(float(gradient.abs().max()) for gradient in theirs)
     for mine, right in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine, right, rtol=0, atol=tolerance * max(1e-9, largest))
+
+
+def hide_the_first_key(monkeypatch):
+    """Let the attention over one sequence hide what transformers' shows."""
+    visible = groups.Group.visible
+
+    def with_a_hole(self, rule):
+        seen = visible(self, rule).clone()
+        seen[..., 0] = False
+        return seen
+
+    monkeypatch.setattr(groups.Group, "visible", with_a_hole)
+
+
+def gradients_with_and_without_recomputing(backbone, prompt, batch):
+    """Of a prompt, first with the activations of layers kept, then with layers recomputed."""
+    gradients = []
+    for on in (False, True):
+        backbone.gradient_checkpointing(on)
+        gradients.append(differentiated(backbone.logits(PromptBatch.stack([prompt]), batch), [prompt]))
+    backbone.gradient_checkpointing(False)
+    return gradients
 
 
 def loop_of(backbone, task, folder, steps):

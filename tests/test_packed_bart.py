@@ -11,13 +11,21 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from softprompt.backbones import from_model
 from softprompt.backbones.encoder_decoder import EncoderDecoderBackbone
-from softprompt.backbones.fast.shared import groups
 from softprompt.backbones.fast.shared import rows as rows_file
 from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.prompts.batch import PromptBatch, TextBatch
 
 from conftest import E, build_model, build_tokenizer
-from engine_kit import FIXED, close, differentiated, drawn, loop_of, same_gradients
+from engine_kit import (
+    FIXED,
+    close,
+    differentiated,
+    drawn,
+    gradients_with_and_without_recomputing,
+    hide_the_first_key,
+    loop_of,
+    same_gradients,
+)
 from kit import review_task
 
 LABELS = [[7], [9, 12], [11, 13, 14]]
@@ -118,11 +126,7 @@ class TestAgainstTransformers:
     def test_recomputed_layers_give_the_same_gradients(self):
         packed, _ = exact()
         prompt, batch = drawn(3, E).requires_grad_(), rows([5, 2, 7, 5])
-        gradients = []
-        for on in (False, True):
-            packed.gradient_checkpointing(on)
-            gradients.append(differentiated(packed.logits(PromptBatch.stack([prompt]), batch), [prompt]))
-        packed.gradient_checkpointing(False)
+        gradients = gradients_with_and_without_recomputing(packed, prompt, batch)
         same_gradients(gradients[1], gradients[0], 1e-13)
 
     def test_steps_of_a_fleet_end_at_the_same_prompts(self, tmp_path):
@@ -159,14 +163,7 @@ class TestChoice:
         assert from_model(*build_model("bart", max_position_embeddings=128)).engine == "reference"
 
     def test_a_transformers_with_another_attention_is_noticed(self, monkeypatch, caplog):
-        visible = groups.Group.visible
-
-        def with_a_hole(self, rule):
-            seen = visible(self, rule).clone()
-            seen[..., 0] = False
-            return seen
-
-        monkeypatch.setattr(groups.Group, "visible", with_a_hole)
+        hide_the_first_key(monkeypatch)
         with caplog.at_level(logging.WARNING, logger="softprompt"):
             assert from_model(*build_model("bart")).engine == "reference"
         assert "differ from transformers'" in caplog.text

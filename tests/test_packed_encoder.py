@@ -19,7 +19,16 @@ from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import LinearHead
 
 from conftest import ENCODERS, E, build_model, build_tokenizer
-from engine_kit import FIXED, close, differentiated, drawn, loop_of, same_gradients
+from engine_kit import (
+    FIXED,
+    close,
+    differentiated,
+    drawn,
+    gradients_with_and_without_recomputing,
+    hide_the_first_key,
+    loop_of,
+    same_gradients,
+)
 from kit import review_task
 
 # MPNet computes an attention of its own.
@@ -125,11 +134,7 @@ class TestAgainstTransformers:
     def test_recomputed_layers_give_the_same_gradients(self):
         packed, _ = exact()
         prompt, batch = drawn(3, E).requires_grad_(), rows(packed, [5, 2, 7, 5])
-        gradients = []
-        for on in (False, True):
-            packed.gradient_checkpointing(on)
-            gradients.append(differentiated(packed.logits(PromptBatch.stack([prompt]), batch), [prompt]))
-        packed.gradient_checkpointing(False)
+        gradients = gradients_with_and_without_recomputing(packed, prompt, batch)
         same_gradients(gradients[1], gradients[0], 1e-13)
 
     def test_bfloat16_is_near_float32(self):
@@ -184,14 +189,7 @@ class TestProbe:
     @pytest.mark.parametrize("head", [True, False], ids=["label words", "linear head"])
     def test_a_transformers_with_another_attention_is_noticed_and_not_contradicted(self, head, monkeypatch, caplog):
         model, tokenizer = build_model("bert", head=head)
-        visible = groups.Group.visible
-
-        def with_a_hole(self, rule):
-            seen = visible(self, rule).clone()
-            seen[..., 0] = False
-            return seen
-
-        monkeypatch.setattr(groups.Group, "visible", with_a_hole)
+        hide_the_first_key(monkeypatch)
         with caplog.at_level(logging.WARNING, logger="softprompt"):
             assert from_model(model, tokenizer).engine == "reference"
         assert "differ from transformers'" in caplog.text

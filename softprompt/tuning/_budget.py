@@ -91,8 +91,8 @@ def timed_steps(
     """
     each: float = kept(folder / "step-seconds.json", lambda: _step_seconds(folder / "timed", default, backbone))
     # A step of training costs about three times as much as the forward passes of as many rows.
-    row = each / (3 * default.settings.batch_size)
-    evaluations, scoring = EVALUATIONS * choosing * row / each, scored * row
+    rows = 3 * default.settings.batch_size
+    evaluations, scoring = EVALUATIONS * choosing / rows, each * scored / rows
 
     def seconds(count: int, trials: int) -> float:
         return each * (count + evaluations) * (runs_of(trials, folds) + last) + scoring
