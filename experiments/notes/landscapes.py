@@ -22,8 +22,9 @@ from scipy import stats
 from softprompt.analysis import stored_landscapes
 from softprompt.settings import LandscapeSettings, PromptSettings, Seeds, TrainSettings
 from softprompt.study import markdown
-from softprompt.training import read_results, resume, train
+from softprompt.training import read_results
 
+from ..common.runs import run_in
 from ..stability.study import MODEL, NOTHING, RESULTS, SCREENED, STEPS, TASK_ROWS, confirmed_settings, kept, task
 
 FIRST = 4000
@@ -46,16 +47,13 @@ def settings() -> dict[str, Mapping[str, Any]]:
 
 def drawn(name: str, prompt: Mapping[str, Any], seeds: Sequence[int], folder: Path) -> dict[str, Any]:
     """Train the prompts of a cell, or go on with it, and measure their landscapes: by seed."""
-    if (folder / "run.json").exists():
-        resume(folder)
-    else:
-        train(
-            task(name),
-            MODEL,
-            prompts=[PromptSettings(**prompt, seeds=Seeds.all(seed)) for seed in seeds],
-            settings=TrainSettings(steps=STEPS, eval_every=STEPS, shots=TASK_ROWS[name]),
-            output=folder,
-        )
+    run_in(
+        folder,
+        task(name),
+        MODEL,
+        prompts=[PromptSettings(**prompt, seeds=Seeds.all(seed)) for seed in seeds],
+        settings=TrainSettings(steps=STEPS, eval_every=STEPS, shots=TASK_ROWS[name]),
+    )
     return dict(zip(map(str, seeds), measured(folder, PLANE), strict=True))
 
 

@@ -13,25 +13,27 @@ import statistics
 from pathlib import Path
 
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
-from softprompt.training import Run, resume, train
+from softprompt.training import Run
 
 from ..common.encoder import bundled_encoder
 from ..common.places import RESULTS
+from ..common.runs import run_in
 
-METHODS = ("head-only", "prompt-tuning", "residual", "ept", "ept-star")
+# Name in the results -> method.
+METHODS = {
+    "head-only": "linear-probe", **{name: name for name in ("prompt-tuning", "residual", "ept", "ept-star")}
+}  # fmt: skip
 
 
 def run_method(method: str, arguments: argparse.Namespace, dropout: bool) -> Run:
     """One fleet: the method at all seeds."""
-    folder = Path(arguments.runs) / (method + ("-dropout" if dropout else ""))
-    if (folder / "run.json").exists():
-        return resume(folder)
-    return train(
+    prompt = {"method": METHODS[method], "units": "raw", "lr": 0.3}
+    return run_in(
+        Path(arguments.runs) / (method + ("-dropout" if dropout else "")),
         "glue/sst2",
         arguments.model,
-        prompts=[PromptSettings(method=method, units="raw", lr=0.3, seeds=Seeds.all(seed)) for seed in arguments.seeds],
+        prompts=[PromptSettings(**prompt, seeds=Seeds.all(seed)) for seed in arguments.seeds],
         settings=TrainSettings(steps=arguments.steps, eval_every=100, max_length=128, backbone_dropout=dropout),
-        output=folder,
         data_root=arguments.data_root,
         progress=True,
     )

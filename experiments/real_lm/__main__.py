@@ -36,6 +36,9 @@ def run(
     memory_share: Annotated[float, typer.Option(help="Of a GPU's memory, for this process.")] = 1.0,
     tf32: Annotated[bool, typer.Option("--tf32", help="A GPU multiplies float32 in TF32.")] = False,
     small: Annotated[bool, typer.Option("--small", help="The small form, at the methods' default rates.")] = False,
+    small_rates: Annotated[
+        bool, typer.Option("--small-rates", help="The small form's default rates beside others, on other tasks.")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Four steps of a few pieces: a try of the whole way.")] = False,
 ) -> None:
     """Choose rates, score the frozen model, and train the pieces that have no results yet.
@@ -49,7 +52,7 @@ def run(
     from .study import run_study
 
     left = run_study(
-        Folder(results or (small_of(HERE) if small else HERE), work),
+        Folder(results or (small_of(HERE) if small or small_rates else HERE), work),
         model=model,
         data_root=data_root,
         bundle_file=bundle_file,
@@ -59,6 +62,7 @@ def run(
         tf32=tf32,
         quick=quick,
         small=small,
+        small_rates=small_rates,
     )
     print(f"{left} pieces are left", flush=True)
 

@@ -103,6 +103,18 @@ RATE_TASKS, RATE_SIZE, RATE_SEEDS = ("yelp", "glue/qqp"), "k32", (900, 901)
 SMALL_ARMS = ("pt-instruction", "pt", "ept-star", "pt-tokens", "scaled", "ept-star-instruction", "lora", "rn", "ept",
               "restarts", "pt-examples", "pt-bare", "p-tuning", "deep", "ptp-rn")  # fmt: skip
 SMALL_CORE = ("pt-instruction", "scaled", "ept-star", "pt")
+# A third, once and three times the default rate of each method, on rows that are cheap: those of yelp are cut short.
+SMALL_RATE_TASKS, SMALL_RATE_SEED = ("yelp-short", "glue/qqp"), 900
+SMALL_RATES: Mapping[str, tuple[float, ...]] = {
+    "pt-instruction": (0.01, 0.03, 0.1),
+    "scaled": (0.3, 1.0, 3.0),
+    "ept-star": (0.03, 0.1, 0.3),
+    "pt": (0.1, 0.3, 1.0),
+    "p-tuning": (0.01, 0.03, 0.1),
+    "residual": (0.01, 0.03, 0.1),
+    "ept": (0.03, 0.1, 0.3),
+    "deep": (0.1, 0.3, 1.0),
+}
 SMALL_CELLS: Sequence[tuple[str, str, tuple[str, ...], tuple[int, ...]]] = (
     ("glue/sst2", "k32", SMALL_ARMS, (0, 1, 2)),
     ("super_glue/cb", "k8", SMALL_CORE, (0, 1, 2)),
@@ -184,6 +196,15 @@ def small_pieces() -> list[Piece]:
         for task, size, arms, seeds in SMALL_CELLS
         for arm in arms
         for own in _seeds_together(arm, seeds)
+    ]
+
+
+def small_rate_pieces() -> list[Piece]:
+    """The pieces that hold the default rates against others, in their order: one arm each."""
+    return [
+        Piece(task=task, size=RATE_SIZE, arms=(arm,), seeds=(SMALL_RATE_SEED,), rates={arm: rates})
+        for arm, rates in SMALL_RATES.items()
+        for task in SMALL_RATE_TASKS
     ]
 
 

@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import softprompt
 from softprompt.settings import LandscapeSettings, PromptSettings, Seeds
 from softprompt.store import json_bytes, write_file
 from softprompt.training import without_advice
 
+from ..common.runs import run_in
 from ..notes.landscapes import measured
 from .arms import ARMS
 from .design import SIZES
@@ -33,18 +33,14 @@ def measure_landscapes(model: str, data_root: Path, work: Path, result: Path) ->
         if arm in values:
             continue
         folder = work / f"landscape-{arm}"
-        if (folder / "run.json").is_file():
-            softprompt.resume(folder)
-        else:
-            prompts = [PromptSettings(**ARMS[arm].prompt, seeds=Seeds.all(seed)) for seed in SEEDS]
-            with without_advice():
-                softprompt.train(
-                    study_task(TASK, work / "landscape-rows"),
-                    model,
-                    prompts=prompts,
-                    settings=SIZES[SIZE].settings(ARMS[arm].loss),
-                    output=folder,
-                )
+        with without_advice():
+            run_in(
+                folder,
+                study_task(TASK, work / "landscape-rows"),
+                model,
+                prompts=[PromptSettings(**ARMS[arm].prompt, seeds=Seeds.all(seed)) for seed in SEEDS],
+                settings=SIZES[SIZE].settings(ARMS[arm].loss),
+            )
         values[arm] = dict(zip(map(str, SEEDS), measured(folder, PLANE), strict=True))
         write_file(result, json_bytes(values), what="the landscapes", replace=True)
     return values

@@ -13,6 +13,7 @@ import torch
 from softprompt.backbones import AbstractBackbone
 from softprompt.training import read_results, without_advice
 
+from ..common.runs import run_in
 from .arms import ARMS
 from .design import SIZES, Piece, Try
 from .results import Folder
@@ -80,19 +81,15 @@ def train_piece(
     """Train a piece, or go on with it; one record a prompt."""
     cut_rows(piece.task, data_root, folder.rows, quick and quick.scored_rows)
     run = folder.runs / piece.name
-    if (run / "run.json").is_file():
-        softprompt.resume(run, model=backbone)
-    else:
-        shutil.rmtree(run, ignore_errors=True)
-        size = SIZES[piece.size] if quick is None else SIZES[piece.size].with_steps(quick.steps)
-        with without_advice():
-            softprompt.train(
-                study_task(piece.task, folder.rows, bare=piece.bare),
-                backbone,
-                prompts=[prompt for _, prompt in piece.prompts()],
-                settings=size.settings(piece.loss),
-                output=run,
-            )
+    size = SIZES[piece.size] if quick is None else SIZES[piece.size].with_steps(quick.steps)
+    with without_advice():
+        run_in(
+            run,
+            study_task(piece.task, folder.rows, bare=piece.bare),
+            backbone,
+            prompts=[prompt for _, prompt in piece.prompts()],
+            settings=size.settings(piece.loss),
+        )
     records = [
         _record(arm, result.to_json()) for (arm, _), result in zip(piece.prompts(), read_results(run), strict=True)
     ]

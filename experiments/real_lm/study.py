@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from .design import TASK_ORDER, Piece, Try, pieces, rate_pieces, small_pieces
+from .design import TASK_ORDER, Piece, Try, pieces, rate_pieces, small_pieces, small_rate_pieces
 from .frozen import score_frozen
 from .results import Folder, bundle
 from .runs import load, train_missing
@@ -26,6 +26,7 @@ def run_study(
     tf32: bool,
     quick: bool,
     small: bool = False,
+    small_rates: bool = False,
 ) -> int:
     """Do what is missing, and return how many pieces are left."""
     backbone = load(model, memory_share, tf32=tf32)
@@ -42,6 +43,8 @@ def run_study(
                 bundle(folder.results, bundle_file)
         return left
 
+    if small_rates:
+        return train(small_rate_pieces(), rates)
     if small:
         wanted = small_pieces()
         for name in dict.fromkeys(piece.task for piece in wanted):

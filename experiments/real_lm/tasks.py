@@ -14,7 +14,7 @@ from softprompt.tasks import TASKS, Source, Task, styled
 # First rows of the training file, of which the last DEVELOPMENT choose the best prompt.
 POOL, DEVELOPMENT, FEWEST = 6000, 300, 50
 # Rows that are scored; BoolQ's and yelp's are long.
-SCORED = {"super_glue/boolq": 500, "yelp": 300, "glue/qqp": 300}
+SCORED = {"super_glue/boolq": 500, "yelp": 300, "yelp-short": 300, "glue/qqp": 300}
 MAX_LENGTH = 128
 YELP = Task(
     name="yelp",
@@ -26,11 +26,13 @@ YELP = Task(
     max_length=96,
     style="instruct",
 )
+# Tasks that the package does not have.
+OWN = {"yelp": YELP, "yelp-short": dataclasses.replace(YELP, name="yelp-short", max_length=48)}
 # Task -> files of its rows below the data root, to train on and to score.
 PLACES = {
     **{name: (f"{name}/train.jsonl.gz", f"{name}/validation.jsonl.gz")
        for name in ("glue/sst2", "glue/rte", "glue/mrpc", "glue/qqp", "super_glue/cb", "super_glue/boolq")},
-    "yelp": ("yelp_polarity/plain_text/test.jsonl.gz",) * 2,
+    **dict.fromkeys(OWN, ("yelp_polarity/plain_text/test.jsonl.gz",) * 2),
 }  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def study_task(name: str, folder: Path, *, bare: bool = False) -> Task:
     files = {
         split: str(folder / name.replace("/", "-") / f"{split}.jsonl") for split in ("train", "validation", "test")
     }
-    task = YELP if name == "yelp" else styled(TASKS[name], "instruct")
+    task = OWN.get(name) or styled(TASKS[name], "instruct")
     length = min(task.max_length, MAX_LENGTH)
     task = dataclasses.replace(task, instruction="") if bare else task
     return dataclasses.replace(task, source=Source(files=files), metrics=("accuracy",), headline=(), max_length=length)

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from experiments.common import runs as common_runs
 from experiments.common.page import END
 from experiments.real_lm import carry, design, landscapes, runs, tables
 from experiments.real_lm.__main__ import HERE
@@ -142,7 +143,7 @@ class TestPieces:
     ):
         whole = Folder(tmp_path / "whole", tmp_path / "whole-work")
         assert runs.train_missing(piece, backbone, whole, data_root, EIGHT)
-        train = runs.softprompt.train
+        train = common_runs.train
 
         def killed(*arguments, **keywords):
             from softprompt.training._loop import Loop
@@ -158,7 +159,7 @@ class TestPieces:
                 return train(*arguments, **keywords)
 
         with monkeypatch.context() as patch:
-            patch.setattr(runs.softprompt, "train", killed)
+            patch.setattr(common_runs, "train", killed)
             with pytest.raises(MemoryError):
                 runs.train_missing(piece, backbone, folder, data_root, EIGHT)
         assert (folder.runs / piece.name / "run.json").is_file()
