@@ -11,6 +11,7 @@ import torch
 from softprompt.backbones import from_model, load_backbone
 from softprompt.backbones.encoder_decoder import EncoderDecoderBackbone
 from softprompt.baselines import BASELINES, answering, count, load_peft
+from softprompt.baselines.bitfit import missing_biases
 from softprompt.baselines.kinds import swap_for
 from softprompt.baselines.swap import Beginning
 from softprompt.cli import main
@@ -35,6 +36,7 @@ from softprompt.training import resume, train
 from softprompt.training._loop import Loop
 from softprompt.training._records import read_record
 from torch.nn import functional
+from transformers import T5Config, T5ForConditionalGeneration
 
 from kit import review_task, same_files
 
@@ -42,6 +44,7 @@ TEXT = "the film was very good and the movie was a very bad film"
 SETTINGS = {"steps": 6, "eval_every": 3, "batch_size": 8, "warmup": 2, "clip": 0.5, "loss": "tokens"}
 CASES = [
     ("t5", "full"), ("gpt2", "full"), ("bert", "full"), ("gpt2", "bitfit"), ("bert", "bitfit"),
+    ("t5", "bitfit"), ("llama", "bitfit"),
     ("t5", "lora"), ("gpt2", "lora"), ("llama", "lora"), ("bert", "lora"), ("t5", "ia3"), ("gpt2", "ia3"),
     ("t5", "adapter"), ("gpt2", "adapter"), ("bert", "adapter"), ("llama", "adapter-drop"), ("t5", "prefix-tuning"),
     ("gpt2", "prefix-tuning"), ("llama", "prefix-tuning"), ("gpt2", "cartridge"), ("t5", "dept"), ("gpt2", "dept"),
@@ -52,6 +55,7 @@ CASES = [
 # What stands beside the model, so that its modules and weights stay where they are also during a pass.
 BESIDE = ("prefix-tuning", "cartridge", "dept", "attempt", "mpt")
 KEPT = ("sources", "frozen_embeddings")
+NO_BIASES = ("t5", "llama")
 
 
 def digest(model):
@@ -185,6 +189,17 @@ def plain_adapters(backbone, method, seed):
     return trained | {name: own[name].requires_grad_(True) for name in swap.names if ".adapter." not in name}
 
 
+def plain_biases(backbone):
+    """Biases of zero by hooks on every linear layer and norm of a model that has none."""
+    trained = {}
+    for path, module in backbone.model.named_modules():
+        if not isinstance(module, torch.nn.Linear) and "Norm" not in type(module).__name__:
+            continue
+        trained[path] = torch.nn.Parameter(torch.zeros(len(module.weight)))
+        module.register_forward_hook(lambda module, arguments, y, b=trained[path]: y + b)
+    return trained
+
+
 def plain_losses(backbone, task, method, seed, lr, sources):
     """The loss of each step, and the weights after the last, of a plain loop over a model that is trained in place."""
     change, model, slow = None, None, {}
@@ -197,6 +212,8 @@ def plain_losses(backbone, task, method, seed, lr, sources):
         trained = {name: values for name, values in model.named_parameters() if values.requires_grad}
     elif method in ("adapter", "adapter-drop"):
         trained = plain_adapters(backbone, method, seed)
+    elif method == "bitfit" and backbone.name in NO_BIASES:
+        trained = plain_biases(backbone)
     elif method in ("lora", "ia3"):
         trained = dict(peft_model(backbone, seed, method).named_parameters())
         trained = {name: values for name, values in trained.items() if values.requires_grad}
@@ -253,6 +270,8 @@ class TestTraining:
         backbone, more = backbone_of(family), more_of(method, family)
         if method == "cartridge":
             more["options"] = {"text": TEXT}
+        if method == "bitfit" and family in NO_BIASES:
+            more["options"] = {"add_missing": True}
         run = train(task, backbone, method=method, lr=0.02, seeds=3, output=tmp_path / "run", **more, **SETTINGS)
         sources = [SoftPrompt.load(path).vectors for path in more.get("sources", ())]
         losses, weights, head = plain_losses(backbone_of(family), task, method, 3, 0.02, sources)
@@ -527,10 +546,36 @@ class TestStored:
             load_tuned(tmp_path)
 
 
+class TestAddedBiases:
+    def test_a_t5_base_has_as_many_as_table_4_of_the_ept_paper_says(self):
+        config = T5Config(d_model=768, d_ff=3072, num_layers=12, num_heads=12, vocab_size=32128)
+        with torch.device("meta"):
+            model = T5ForConditionalGeneration(config)
+        assert sum(width for _, _, width in missing_biases(model)) == 282_496
+
+    def test_a_model_with_some_biases_trains_them_and_gets_those_that_it_lacks(self, backbone_of):
+        backbone = backbone_of("gpt2")
+        own, whole = (count("bitfit", backbone, {"add_missing": add}) for add in (False, True))
+        # The layer before the vocabulary alone has none.
+        assert whole - own == backbone.model.lm_head.out_features
+
+    @pytest.mark.parametrize("family", NO_BIASES)
+    def test_the_model_is_as_before_and_what_is_stored_answers_as_it_did(self, family, backbone_of, task, tmp_path):
+        backbone = backbone_of(family)
+        before = digest(backbone.model)
+        options = {"options": {"add_missing": True}, "lr": 0.05}
+        run = train(task, backbone, method="bitfit", output=tmp_path / "run", **options, **SETTINGS)
+        assert digest(backbone.model) == before
+        assert all(values.any() for values in run.tuned().weights.values())
+        found = evaluate(load_stored(run.folder), model=backbone_of(family))
+        assert found.metrics.items() <= run.results[0].metrics["test"].items()
+        assert digest(backbone.model) == before
+
+
 class TestRefusals:
-    @pytest.mark.parametrize("family", ["t5", "llama"])
+    @pytest.mark.parametrize("family", NO_BIASES)
     def test_bitfit_needs_biases(self, family, backbone_of, task, tmp_path):
-        with pytest.raises(UnsupportedModel, match="has none"):
+        with pytest.raises(UnsupportedModel, match="has none; give .* add_missing=true"):
             train(task, backbone_of(family), method="bitfit", output=tmp_path / "run", **SETTINGS)
         assert not (tmp_path / "run").exists()
 

@@ -90,6 +90,7 @@ CELLS: Sequence[tuple[str, str]] = (
     ("glue/rte", "k16"),
     ("glue/mrpc", "k16"),
     ("super_glue/boolq", "k16"),
+    ("tickets", "k16"),
 )
 # What trains weights of the model has it to itself: fewer seeds, and not in every cell.
 ALONE_SEEDS = 3
@@ -118,6 +119,8 @@ SMALL_RATES: Mapping[str, tuple[float, ...]] = {
 SMALL_CELLS: Sequence[tuple[str, str, tuple[str, ...], tuple[int, ...]]] = (
     ("glue/sst2", "k32", SMALL_ARMS, (0, 1, 2)),
     ("super_glue/cb", "k8", SMALL_CORE, (0, 1, 2)),
+    ("tickets", "k16", (*SMALL_CORE, "lora"), (0, 1, 2)),
+    ("glue/sst2", "1000", ("pt-instruction", "scaled"), (0, 1, 2)),
     ("glue/sst2", "k32", SMALL_ARMS, (3, 4)),
     ("glue/sst2", "k16", SMALL_CORE, (0, 1, 2)),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from softprompt.backbones import AbstractBackbone
 from softprompt.data import load_rows, split_rows
-from softprompt.inference.frozen import SHOTS, baselines
+from softprompt.inference.frozen import baselines
 from softprompt.settings import TrainSettings
 
 from .design import Try
@@ -17,12 +17,11 @@ from .tasks import cut_rows, study_task
 
 # Labels are scored as by the arms whose loss is over labels, which nearly all are.
 SCORED = TrainSettings(loss="labels")
-# Baseline of the package -> its name in the results.
+# Baseline of the package -> its name in the results; those with examples say how many they are.
 NAMES: Mapping[str, str] = {
     "majority": "majority",
     "frozen": "frozen",
     "instruction": "instruction",
-    f"{SHOTS} examples": "examples",
 }
 
 
@@ -51,9 +50,10 @@ def score_frozen(
         splits = split_rows(task, load_rows(task))
         draws: dict[str, list[float]] = {}
         for line in baselines(backbone, task, splits.test, splits.train, settings=SCORED, calibrate=quick is None):
-            draws.setdefault(NAMES[line.name], []).append(line.score)
+            arm = NAMES.get(line.name, "examples")
+            draws.setdefault(arm, []).append(line.score)
             if line.calibrated is not None:
-                draws.setdefault(f"{NAMES[line.name]}-calibrated", []).append(line.calibrated)
+                draws.setdefault(f"{arm}-calibrated", []).append(line.calibrated)
         values = {"task": name, "size": "frozen", "records": _records(draws), "rows": len(splits.test)}
         folder.write(frozen_name(name), values)
 

@@ -1,5 +1,6 @@
 """The page of the study, docs/results/real-lm.md: its tables come from the committed results alone."""
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,9 +9,9 @@ from softprompt.store import json_bytes, write_file
 from ..common.page import write_page
 from ..common.places import PAGES
 from .arms import ARMS
-from .design import CELLS
+from .design import CELLS, SMALL_RATE_TASKS, SMALL_RATES
 from .results import Folder
-from .tables import STUCK, Row, by_cell, hand_written, rows, summary
+from .tables import STUCK, Row, by_cell, hand_written, rate_scores, rows, summary
 
 PAGE = PAGES / "real-lm.md"
 BEGIN = "<!-- tables: python -m experiments.real_lm page -->"
@@ -20,7 +21,7 @@ FROZEN = {
     "frozen-calibrated": "the same, calibrated",
     "instruction": "hand-written instruction",
     "instruction-calibrated": "the same, calibrated",
-    "examples": "4 examples in context (mean of 3 draws)",
+    "examples": "4 examples in context, at least one a class (mean of 3 draws)",
     "examples-calibrated": "the same, calibrated",
 }
 HEAD = (
@@ -45,7 +46,9 @@ def make_page(results: Path, page: Path = PAGE) -> None:
 def all_tables(results: Path) -> str:
     """The tables of the whole study, then those of its small form."""
     forms = {" (default rates)": small_of(results), "": results}
-    return "\n".join(line for form, folder in forms.items() for line in tables(Folder(folder, folder).read(), form))
+    lines = [line for form, folder in forms.items() for line in tables(Folder(folder, folder).read(), form)]
+    rates = small_of(results) / "rates"
+    return "\n".join([*lines, *rate_table(Folder(rates, rates).read())])
 
 
 def small_of(results: Path) -> Path:
@@ -81,6 +84,23 @@ def tables(files: Sequence[dict], form: str = "") -> list[str]:
             "",
         ]
     return made
+
+
+def rate_table(files: Sequence[dict]) -> list[str]:
+    """The default rate of each method beside a third and three times of it; nothing where there are no results."""
+    if not files:
+        return []
+    head = ["prompt", "rate", *SMALL_RATE_TASKS, "mean"]
+    lines = [
+        "## Other rates, on tasks that are not in the tables above\n",
+        f"| {' | '.join(head)} |" + "\n|" + "---|" * len(head),
+    ]
+    for (arm, rate), scores in rate_scores(files).items():
+        cells = [_number(scores.get(task)) for task in SMALL_RATE_TASKS]
+        mean = statistics.fmean(scores.values()) if len(scores) == len(SMALL_RATE_TASKS) else None
+        default = " (default)" if rate == SMALL_RATES[arm][1] else ""
+        lines.append(f"| {ARMS[arm].label} | {rate:g}{default} | {' | '.join([*cells, _number(mean)])} |")
+    return [*lines, ""]
 
 
 def _words(size: str) -> str:

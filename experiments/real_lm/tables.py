@@ -134,6 +134,20 @@ def chosen_rates(files: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
+def rate_scores(files: Sequence[Mapping[str, Any]]) -> dict[tuple[str, float], dict[str, float]]:
+    """Mean test accuracy by task of each arm at each rate, in the order of the arms and of their rates."""
+    scores: dict[tuple[str, float], dict[str, list[float]]] = {}
+    for file in files:
+        for record in file["records"]:
+            tasks = scores.setdefault((record["arm"], record["lr"]), {})
+            tasks.setdefault(file["task"], []).append(record["test"])
+    names = list(ARMS)
+    return {
+        key: {task: statistics.fmean(found) for task, found in scores[key].items()}
+        for key in sorted(scores, key=lambda key: (names.index(key[0]), key[1]))
+    }
+
+
 def summary(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the page says, as plain values: the rows of every table."""
     cells = by_cell(files)

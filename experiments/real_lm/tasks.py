@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.errors import BadInput
-from softprompt.tasks import TASKS, Source, Task, styled
+from softprompt.tasks import TASKS, Source, Task, custom_task, styled
+
+from ..common.places import ROOT
 
 # First rows of the training file, of which the last DEVELOPMENT choose the best prompt.
 POOL, DEVELOPMENT, FEWEST = 6000, 300, 50
@@ -26,13 +28,27 @@ YELP = Task(
     max_length=96,
     style="instruct",
 )
+# Written for this repository: messages to the support of a shop, in the columns text and label.
+TICKETS = custom_task(
+    {split: str(ROOT / "examples" / "tickets" / f"{split}.csv") for split in ("train", "validation", "test")},
+    text_columns=["text"],
+    label_column="label",
+    template="Message: {text}\nDepartment:",
+    instruction="Which department should answer this message: billing, delivery, returns, account or technical?",
+    name="tickets",
+)
 # Tasks that the package does not have.
-OWN = {"yelp": YELP, "yelp-short": dataclasses.replace(YELP, name="yelp-short", max_length=48)}
-# Task -> files of its rows below the data root, to train on and to score.
+OWN = {
+    "yelp": YELP,
+    "yelp-short": dataclasses.replace(YELP, name="yelp-short", max_length=48),
+    "tickets": TICKETS,
+}
+# Task -> files of its rows below the data root, to train on and to score; none for rows in this repository.
 PLACES = {
     **{name: (f"{name}/train.jsonl.gz", f"{name}/validation.jsonl.gz")
        for name in ("glue/sst2", "glue/rte", "glue/mrpc", "glue/qqp", "super_glue/cb", "super_glue/boolq")},
-    **dict.fromkeys(OWN, ("yelp_polarity/plain_text/test.jsonl.gz",) * 2),
+    **dict.fromkeys(("yelp", "yelp-short"), ("yelp_polarity/plain_text/test.jsonl.gz",) * 2),
+    "tickets": (),
 }  # fmt: skip
 
 
@@ -44,17 +60,21 @@ def study_task(name: str, folder: Path, *, bare: bool = False) -> Task:
         folder: with its rows.
         bare: leave the instruction out.
     """
-    files = {
-        split: str(folder / name.replace("/", "-") / f"{split}.jsonl") for split in ("train", "validation", "test")
-    }
     task = OWN.get(name) or styled(TASKS[name], "instruct")
     length = min(task.max_length, MAX_LENGTH)
     task = dataclasses.replace(task, instruction="") if bare else task
-    return dataclasses.replace(task, source=Source(files=files), metrics=("accuracy",), headline=(), max_length=length)
+    task = dataclasses.replace(task, metrics=("accuracy",), headline=(), max_length=length)
+    if not PLACES[name]:
+        return task
+    place = folder / name.replace("/", "-")
+    files = {split: str(place / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    return dataclasses.replace(task, source=Source(files=files))
 
 
 def cut_rows(name: str, data_root: Path, folder: Path, scored_rows: int | None = None) -> None:
     """Write the rows of a task that the study uses: train, validation (of training rows) and test.
+
+    A task of rows in this repository has all three as they are.
 
     Args:
         name: of the task.
@@ -66,7 +86,7 @@ def cut_rows(name: str, data_root: Path, folder: Path, scored_rows: int | None =
         BadInput: the data root lacks the task.
     """
     place = folder / name.replace("/", "-")
-    if (place / "test.jsonl").is_file():
+    if not PLACES[name] or (place / "test.jsonl").is_file():
         return
     learned, scored = (_read(data_root / path) for path in PLACES[name])
     if PLACES[name][0] == PLACES[name][1]:

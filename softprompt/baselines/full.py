@@ -1,4 +1,4 @@
-"""Full fine-tuning and BitFit: copies of a model's own parameters are trained, all of them or the biases alone."""
+"""Full fine-tuning: copies of a model's own parameters are trained."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,28 +6,12 @@ from typing import Any
 from torch import nn
 
 from ..backbones import AbstractBackbone
-from ..errors import UnsupportedModel
 from .swap import Place, Swap
 
 
 def full(backbone: AbstractBackbone) -> Swap:
     """Return copies of all parameters. A tied table is one parameter, and stays tied."""
     return copies(backbone.model, lambda name: True)
-
-
-def bitfit(backbone: AbstractBackbone) -> Swap:
-    """Return copies of the biases (BitFit, Ben Zaken et al., 2022, arXiv:2106.10199).
-
-    Raises:
-        UnsupportedModel: the model has no bias, as T5 and Llama have none.
-    """
-    swap = copies(backbone.model, lambda name: name.rpartition(".")[2] == "bias")
-    if not swap.names:
-        raise UnsupportedModel(
-            f"'bitfit' trains biases, and {backbone.name!r} ({backbone.model.config.model_type}) has none; "
-            "choose 'lora' or 'full'"
-        )
-    return swap
 
 
 def copies(model: Any, is_chosen: Callable[[str], bool]) -> Swap:

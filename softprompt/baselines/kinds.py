@@ -14,7 +14,8 @@ from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import Stored, TunedWeights
 from . import prefix
 from .adapter import adapter, adapter_drop
-from .full import bitfit, full
+from .bitfit import bitfit
+from .full import full
 from .peft_layers import ia3, lora
 from .prefix import cartridge, prefix_tuning
 from .rows import attempt, dept, restored_attempt
@@ -27,7 +28,7 @@ log = logging.getLogger("softprompt")
 Build = Callable[[AbstractBackbone, Mapping[str, Any], Beginning], Swap]
 BASELINES: Mapping[str, Build] = {
     "full": lambda backbone, options, beginning: full(backbone),
-    "bitfit": lambda backbone, options, beginning: bitfit(backbone),
+    "bitfit": bitfit,
     "adapter": adapter,
     "adapter-drop": adapter_drop,
     "lora": lora,

@@ -114,6 +114,7 @@ WEIGHTS: Sequence[Mapping[str, Any]] = (
         "m": 0,
         "lr": 3e-4,
         "weights": "bitfit",
+        "options": {"add_missing": False},
     },
     {
         "name": "adapter",

@@ -5,6 +5,7 @@ import json
 import lzma
 import os
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,14 +22,21 @@ from experiments.real_lm.design import (
     RATE_SEEDS,
     RATE_TASKS,
     SIZES,
+    SMALL_CELLS,
+    SMALL_RATE_SEED,
+    SMALL_RATE_TASKS,
     TASK_ORDER,
     small_pieces,
+    small_rate_pieces,
 )
 from experiments.real_lm.frozen import frozen_name, score_frozen
-from experiments.real_lm.page import BEGIN, PAGE, all_tables, make_page, small_of, summary_of
+from experiments.real_lm.page import BEGIN, PAGE, all_tables, make_page, rate_table, small_of, summary_of
 from experiments.real_lm.results import Folder, bundle, read_results, unbundle
+from experiments.real_lm.tasks import cut_rows, study_task
 from softprompt.backbones import from_model
+from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, DamagedFile
+from softprompt.prompts.methods import Method
 from softprompt.regularizers import regularizers
 from softprompt.settings import LandscapeSettings, PromptSettings
 
@@ -239,6 +247,39 @@ class TestSmallForm:
         seeds = [min(piece.seeds) for piece in small_pieces() if piece.size == "k32" and not ARMS[piece.arms[0]].alone]
         assert seeds == sorted(seeds)
         assert set(seeds) == {0, 3}
+
+
+class TestSmallRates:
+    def test_the_default_rate_of_every_method_is_the_middle_of_three(self):
+        for piece in small_rate_pieces():
+            (arm,) = piece.arms
+            low, default, high = (prompt.lr for _, prompt in piece.prompts())
+            prompt = PromptSettings(**ARMS[arm].prompt)
+            assert default == pytest.approx(Method.of(prompt).resolved(prompt).lr)
+            assert low < default < high
+
+    def test_its_tasks_and_seed_are_not_reported(self):
+        assert not set(SMALL_RATE_TASKS) & {task for task, *_ in SMALL_CELLS}
+        assert SMALL_RATE_SEED not in {seed for *_, seeds in SMALL_CELLS for seed in seeds}
+
+    def test_the_table_has_a_line_a_rate_and_the_mean_of_both_tasks(self):
+        def file(task, scores):
+            return {"task": task, "records": [{"arm": "scaled", "lr": lr, "test": test} for lr, test in scores]}
+
+        lines = rate_table([file("yelp-short", [(1.0, 0.5), (0.3, 0.75)]), file("glue/qqp", [(0.3, 0.5)])])
+        assert lines[-3:-1] == ["| scaled | 0.3 | 0.750 | 0.500 | 0.625 |", "| scaled | 1 (default) | 0.500 |  |  |"]
+        assert rate_table([]) == []
+
+
+class TestTickets:
+    def test_rows_are_those_of_the_examples_with_every_class_as_often(self, tmp_path):
+        cut_rows("tickets", tmp_path, tmp_path)
+        assert not list(tmp_path.iterdir())
+        task = study_task("tickets", tmp_path)
+        splits = split_rows(task, load_rows(task))
+        assert [len(rows) for rows in (splits.train, splits.validation, splits.test)] == [80, 40, 100]
+        for rows in (splits.train, splits.validation, splits.test):
+            assert {*Counter(rows.columns["label"]).values()} == {len(rows) // 5}
 
 
 class TestPage:
