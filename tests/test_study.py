@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -401,6 +402,21 @@ class TestStore:
             quietly(specs[:1], store)
         file.unlink()
         assert quietly(specs[:1], store)
+
+    @pytest.mark.parametrize("begins", ["init", "sources"])
+    def test_a_prompt_that_a_run_began_from_is_refused_once_it_is_another(self, begins, specs, tmp_path):
+        store, source = tmp_path / "store", tmp_path / "source"
+        first = specs[0]
+        for folder, seed in ((source, 0), (tmp_path / "other", 1)):
+            training.train(first.declared, first.model, seeds=seed, steps=2, eval_every=1, output=folder)
+        given = {"init": f"prompt:{source}"} if begins == "init" else {"method": "spot", "sources": (str(source),)}
+        spec = dataclasses.replace(first, prompt=PromptSettings(**given))
+        quietly([spec], store)
+        assert quietly([spec], store)
+        shutil.rmtree(source)
+        (tmp_path / "other").rename(source)
+        with pytest.raises(BadInput, match=r"manifest.json is not what run .* was trained with"):
+            quietly([spec], store)
 
     def test_another_model_in_the_same_folder_is_refused(self, specs, tiny_t5, save_tiny, tmp_path, task):
         folder, store = tmp_path / "model", tmp_path / "store"

@@ -1,11 +1,13 @@
 """The user's files and models behind stored runs. A run with the same name but other contents is refused."""
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..documents import compact
 from ..errors import BadInput
+from ..store import MANIFEST, find_prompt
 from ._spec import RunSpec
 from ._stored import StoredRun
 
@@ -15,15 +17,14 @@ class OtherModel(BadInput):
 
 
 def digests(spec: RunSpec) -> dict[str, str]:
-    """SHA-256 of each file that a run reads beside its model: the user's rows, and initial vectors."""
+    """SHA-256 of each path that a run reads beside its model: the user's rows, initial vectors, and source prompts."""
     kind, _, argument = spec.prompt.init.partition(":")
     source = spec.declared.source
     paths = [Path(path) for split in source.files for path in source.paths(split)]
     if kind == "file":
         paths.append(Path(argument))
-    if kind == "prompt":
-        paths.append(Path(argument) / "manifest.json")
-    return {str(path): _digest(path) for path in paths if path.is_file()}
+    paths += map(Path, (*spec.prompt.sources, *([argument] if kind == "prompt" else ())))
+    return {str(path): digest for path in paths if (digest := _digest(path)) is not None}
 
 
 def refuse_changed(runs: Iterable[StoredRun]) -> None:
@@ -32,12 +33,12 @@ def refuse_changed(runs: Iterable[StoredRun]) -> None:
     Raises:
         BadInput: names the file and a run.
     """
-    today: dict[str, str] = {}
+    today: dict[str, str | None] = {}
     for run in runs:
         for path, digest in run.inputs.items():
-            if path not in today and Path(path).is_file():
+            if path not in today:
                 today[path] = _digest(Path(path))
-            if today.get(path, digest) != digest:
+            if today[path] not in (None, digest):
                 raise BadInput(
                     f"{path} is not what {run.spec.describe()} was trained with; restore it, or delete "
                     f"runs/{run.name}.json to train it again"
@@ -63,6 +64,12 @@ def refuse_other_model(spec: RunSpec, embeddings: str | None, runs: Iterable[Sto
             )
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path) -> str | None:
+    """SHA-256 of a file, or of the manifest of a stored prompt; None where there is neither, as for one on the hub."""
+    if path.is_dir():
+        with contextlib.suppress(BadInput):
+            path = find_prompt(path) / MANIFEST
+    if not path.is_file():
+        return None
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
