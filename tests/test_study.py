@@ -415,7 +415,7 @@ class TestStore:
         assert quietly([spec], store)
         shutil.rmtree(source)
         (tmp_path / "other").rename(source)
-        with pytest.raises(BadInput, match=r"manifest.json is not what run .* was trained with"):
+        with pytest.raises(BadInput, match=r"source is not what run .* was trained with"):
             quietly([spec], store)
 
     def test_another_model_in_the_same_folder_is_refused(self, specs, tiny_t5, save_tiny, tmp_path, task):
