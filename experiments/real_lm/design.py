@@ -67,6 +67,8 @@ SIZES: Mapping[str, Size] = {
     "k8": Size(shots_per_class=8),
     "k16": Size(shots_per_class=16),
     "k32": Size(shots_per_class=32),
+    # Whether the choice among four prompts is what limits: by as many rows as there are.
+    "k32+300": Size(shots_per_class=32, eval_rows=300),
     "1000": Size(shots=1000, **MANY),
     "all": Size(**{**MANY, "eval_rows": 50}),
 }
@@ -77,6 +79,7 @@ EVERY_ARM = (("glue/sst2", "k16"), ("glue/sst2", "k32"))
 # In the order in which they are trained: what matters most comes first.
 CELLS: Sequence[tuple[str, str]] = (
     ("glue/sst2", "k32"),
+    ("glue/sst2", "k32+300"),
     ("glue/sst2", "1000"),
     ("super_glue/cb", "all"),
     ("glue/sst2", "k16"),
@@ -121,6 +124,7 @@ SMALL_CELLS: Sequence[tuple[str, str, tuple[str, ...], tuple[int, ...]]] = (
     ("super_glue/cb", "k8", SMALL_CORE, (0, 1, 2)),
     ("tickets", "k16", (*SMALL_CORE, "lora"), (0, 1, 2)),
     ("glue/sst2", "1000", ("pt-instruction", "scaled"), (0, 1, 2)),
+    ("glue/sst2", "k32+300", ("pt-instruction", "scaled"), (0, 1, 2)),
     ("glue/sst2", "k32", SMALL_ARMS, (3, 4)),
     ("glue/sst2", "k16", SMALL_CORE, (0, 1, 2)),
 )

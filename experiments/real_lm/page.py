@@ -104,7 +104,9 @@ def rate_table(files: Sequence[dict]) -> list[str]:
 
 
 def _words(size: str) -> str:
-    return f"{size[1:]} rows of each class" if size.startswith("k") else f"{size} rows"
+    shots, _, chosen_by = size.partition("+")
+    words = f"{shots[1:]} rows of each class" if size.startswith("k") else f"{shots} rows"
+    return f"{words}, {chosen_by} to choose by" if chosen_by else words
 
 
 def _line(row: Row) -> str:
