@@ -1,6 +1,8 @@
 """The folder of a run and its records: nothing is left of what failed, nothing is lost of what was trained."""
 
 import contextlib
+import dataclasses
+import functools
 import resource
 import shutil
 from pathlib import Path
@@ -33,6 +35,19 @@ def backbone(tiny_t5):
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
     return review_task(tmp_path_factory.mktemp("rows") / "data")
+
+
+def test_a_sorted_validation_file_is_refused_where_its_first_rows_would_choose(backbone, tmp_path):
+    task = review_task(tmp_path / "data")
+    path = Path(task.source.files["validation"])
+    head, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([head, *sorted(rows * 2, key=lambda row: row.rpartition(",")[2])]) + "\n")
+    begin = functools.partial(train, task, backbone, prompts=[PROMPT])
+    with pytest.raises(BadInput, match=r"the first 16 validation rows .* all have the label .*; shuffle the file"):
+        begin(settings=dataclasses.replace(SETTINGS, eval_rows=16), output=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    for enough in (17, None):
+        begin(settings=dataclasses.replace(SETTINGS, eval_rows=enough), output=tmp_path / str(enough))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..backbones import AbstractBackbone
 from ..baselines import TrainableWeights
-from ..data import Examples, Ragged, Splits
+from ..data import Examples, Ragged, Rows, Splits
 from ..errors import BadInput
 from ..inference.decoding import decoding
 from ..inference.evaluate import examples_for, text_limit
@@ -24,7 +24,7 @@ from ..prompts.trainable import TrainablePrompt
 from ..prompts.units import WordScale
 from ..regularizers import regularizers
 from ..settings import PromptSettings, TrainSettings
-from ..tasks import Task
+from ..tasks import Task, gold
 from ._beginning import Beginning
 from ._initial import deeper, initializer, unit_of
 from ._loop import RunData
@@ -40,6 +40,8 @@ log = logging.getLogger("softprompt")
 
 # Training rows that are looked at for words to perturb.
 CHECKED_ROWS = 256
+# So many validation rows of one label are no chance in a file that is not sorted.
+SORTED = 16
 
 
 def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
@@ -53,14 +55,32 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
     if plan.settings.gradient_checkpointing:
         backbone.gradient_checkpointing(True)
     decoding(plan.task, backbone, plan.settings.decode)
-    validation = splits.validation
-    if plan.settings.eval_rows is not None and plan.settings.eval_rows < len(validation):
-        validation = validation.select(range(plan.settings.eval_rows))
+    validation = _choosing_rows(plan, splits.validation)
     train, validation, test = (
         examples_for(backbone, plan.task, rows, longest) for rows in (splits.train, validation, splits.test)
     )
     refuse_unwritable(train, plan.task, backbone, plan.settings.max_new_tokens)
     return RunData(backbone=backbone, task=plan.task, train=train, validation=validation, test=test, rows=splits.train)
+
+
+def _choosing_rows(plan: Plan, validation: Rows) -> Rows:
+    """The validation rows that choose the best prompt: all, or the first `eval_rows`.
+
+    Raises:
+        BadInput: the first ones have one label and the others have more, as in a sorted file.
+    """
+    count = plan.settings.eval_rows
+    if count is None or count >= len(validation):
+        return validation
+    chosen = validation.select(range(count))
+    if plan.task.answer == "label" and count >= SORTED:
+        found = {gold(plan.task, row) for row in chosen}
+        if len(found) == 1 and {gold(plan.task, row) for row in validation} != found:
+            raise BadInput(
+                f"the first {count} validation rows (--eval-rows) all have the label {chosen[0][plan.task.target]!r}, "
+                "and others have another; shuffle the file, or leave --eval-rows out"
+            )
+    return chosen
 
 
 def fingerprint(run_data: RunData) -> str:
