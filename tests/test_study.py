@@ -1012,6 +1012,25 @@ class TestCurves:
         assert other.at_best("token_norms") is other.at_best("prompt_norm") is None
 
 
+class TestPlan:
+    @pytest.mark.parametrize(
+        ("seconds", "timed", "steps"), [([9, 1, 2, 3], 2.0, 4), ([20], 20.0, 1), ([1, 8, 8], 8.0, 3)]
+    )
+    def test_long_steps_are_timed_less_often_and_the_first_only_where_it_is_long(
+        self, seconds, timed, steps, monkeypatch
+    ):
+        clock, took = [0.0], iter(seconds)
+
+        class Timed:
+            def _optimize(self):
+                clock[0] += next(took)
+
+        monkeypatch.setattr("softprompt.training._loop.time.perf_counter", lambda: clock[0])
+        loop: Any = Timed()
+        assert Loop.seconds_of_step(loop, 3, 10.0) == timed
+        assert loop.step == steps
+
+
 class TestCommand:
     @pytest.fixture
     def file(self, tmp_path, model, task):

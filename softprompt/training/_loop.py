@@ -152,14 +152,21 @@ class Loop:
                 return False
         return True
 
-    def seconds_of_step(self, steps: int) -> float:
-        """Seconds of an optimiser step, measured over some, after one that warms up."""
+    def seconds_of_step(self, steps: int, enough: float) -> float:
+        """Seconds of an optimiser step, measured over some after one that warms up, or over fewer once it is enough.
+
+        Args:
+            steps: that are timed.
+            enough: seconds after which no further step begins; one step of this length is the measure itself.
+        """
         seconds: list[float] = []
-        for self.step in range(1, steps + 2):
+        while len(seconds) <= steps and sum(seconds) < enough:
+            self.step = len(seconds) + 1
             start = time.perf_counter()
             self._optimize()
             seconds.append(time.perf_counter() - start)
-        return sum(seconds[1:]) / steps
+        counted = seconds[1:] or seconds
+        return sum(counted) / len(counted)
 
     def seconds_of_row(self, rows: int) -> float:
         """Seconds in which all prompts answer one validation row, measured over some rows."""

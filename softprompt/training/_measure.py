@@ -21,10 +21,10 @@ from ._sources import with_sources
 from ._start import start_members
 from ._words import with_opening
 
-# Steps that are timed, after one that is not.
-STEPS = 3
-# Validation rows that are timed.
-ROWS = 64
+# Steps that are timed, after one that is not, and the seconds after which fewer are enough.
+STEPS, ENOUGH = 3, 10.0
+# Validation rows that are timed: fewer of a model that takes long for a step.
+ROWS, FEW_ROWS, LONG_STEP = 64, 8, 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def measure(
     style: str | None = None,
     max_bad_rows: int = 0,
 ) -> Measured:
-    """Time three steps and an evaluation of a run, which are thrown away.
+    """Time at most three steps and an evaluation of a run, which are thrown away.
 
     Args:
         task: as it was declared.
@@ -88,7 +88,8 @@ def measure(
         open_files.callback(timing.close)
         open_files.callback(backbone.dropout, False)
         loop = Loop(run_data, members, settings, members[0].optimizer.steps, timing)
-        step, evaluation = loop.seconds_of_step(STEPS), loop.seconds_of_row(ROWS)
+        step = loop.seconds_of_step(STEPS, ENOUGH)
+        evaluation = loop.seconds_of_row(ROWS if step < LONG_STEP else FEW_ROWS)
     rows = settings.batch_size * settings.grad_accumulation * len(members)
     length = run_data.train.lengths.float().mean().item() + max(member.trainable.length for member in members)
     evaluations = -(-loop.steps // settings.eval_every)
