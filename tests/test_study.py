@@ -1014,7 +1014,7 @@ class TestCurves:
 
 class TestPlan:
     @pytest.mark.parametrize(
-        ("seconds", "timed", "steps"), [([9, 1, 2, 3], 2.0, 4), ([20], 20.0, 1), ([1, 8, 8], 8.0, 3)]
+        ("seconds", "timed", "steps"), [([4, 1, 2, 3], 2.0, 4), ([20], 20.0, 1), ([1, 8, 8], 8.0, 3)]
     )
     def test_long_steps_are_timed_less_often_and_the_first_only_where_it_is_long(
         self, seconds, timed, steps, monkeypatch
