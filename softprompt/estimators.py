@@ -16,7 +16,7 @@ from .errors import BadInput
 from .inference.predict import kept_model, predict
 from .prompts.prompt import SoftPrompt
 from .settings import ModelSpec
-from .tasks import is_a, row_dicts
+from .tasks import is_a, plain_cell, row_dicts
 from .training import train
 
 TEXT, TARGET = "text", "answer"
@@ -41,6 +41,18 @@ def rows_of(texts: Any) -> list[dict[str, Any]]:
         if not isinstance(value, str | Mapping):
             raise BadInput(f"input {number} of X is a {type(value).__name__}, a text or a row is needed")
     return [dict(value) if isinstance(value, Mapping) else {TEXT: str(value)} for value in values]
+
+
+def _refuse_missing(answers: Any) -> None:
+    """Refuse answers without a value, which would be a class of their own.
+
+    Raises:
+        BadInput: with the number of the first.
+    """
+    values = np.asarray(answers, dtype=object)
+    for number, value in enumerate(values if values.ndim == 1 else (), 1):
+        if plain_cell(value) is None:
+            raise BadInput(f"answer {number} of y is missing, as NaN or None; leave such inputs out")
 
 
 class _PromptEstimator(BaseEstimator):
@@ -142,6 +154,7 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
             BadInput: inputs that are no texts, one class only, or a class without a word.
             SoftPromptError: as in `train`.
         """
+        _refuse_missing(y)
         rows, classes = rows_of(X), np.asarray(y)
         if classes.ndim != 1:
             raise BadInput(f"y has shape {classes.shape}, one class an input is needed")

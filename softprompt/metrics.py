@@ -170,6 +170,8 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
     "exact-match": exact_match,
 }
 
+# Metrics of the second of two labels.
+OF_TWO = ("f1", "f1a")
 # Metrics that are errors. Less is better, so they count negatively in a score.
 ERRORS = ("rmse", "mae")
 # The metrics for each kind of answer. A correlation of class ids assumes ordered classes.
@@ -180,13 +182,16 @@ MEASURES = {
 }
 
 
-def refuse_other_metrics(answer: str, metrics: Sequence[str], headline: Sequence[str] = ()) -> None:
+def refuse_other_metrics(
+    answer: str, metrics: Sequence[str], headline: Sequence[str] = (), labels: int | None = None
+) -> None:
     """Refuse metrics that do not fit such answers, and a mean of errors and scores.
 
     Args:
         answer: "label", "number" or "text".
         metrics: names.
         headline: of these, whose mean is the score.
+        labels: number of labels; None where it is not known yet.
 
     Raises:
         UnknownName: a metric that does not exist.
@@ -198,6 +203,8 @@ def refuse_other_metrics(answer: str, metrics: Sequence[str], headline: Sequence
             raise BadInput(
                 f"metric {name!r} does not measure answers by {answer}; choose of {', '.join(MEASURES[answer])}"
             )
+        if name in OF_TWO and answer == "label" and labels not in (None, 0, 2):
+            raise BadInput(f"metric {name!r} is of two labels, and this task has {labels}; choose macro-f1")
     if len({name in ERRORS for name in headline}) > 1:
         raise BadInput(f"the mean of {' and '.join(headline)} is no score: the less of an error, the better; give one")
 

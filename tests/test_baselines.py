@@ -575,7 +575,7 @@ class TestAddedBiases:
 class TestRefusals:
     @pytest.mark.parametrize("family", NO_BIASES)
     def test_bitfit_needs_biases(self, family, backbone_of, task, tmp_path):
-        with pytest.raises(UnsupportedModel, match="has none; give .* add_missing=true"):
+        with pytest.raises(UnsupportedModel, match=r"has none; give .* add_missing=true"):
             train(task, backbone_of(family), method="bitfit", output=tmp_path / "run", **SETTINGS)
         assert not (tmp_path / "run").exists()
 

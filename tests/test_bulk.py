@@ -53,6 +53,28 @@ def rows(tmp_path):
     return path
 
 
+@pytest.mark.parametrize("line", ['{"id": "x", "text": null}', '{"id": "' + "x " * 999 + '", "text": "a"}'])
+def test_a_row_that_cannot_be_read_has_its_number_in_the_whole_file(prompts, rows, line, tmp_path):
+    _, made, backbone = prompts
+    more = {"template": "{id} {text}", "truncate": ["text"], "max_length": 32}
+    record = Task.from_json({**made["mood"].provenance.task, **more}).to_json()
+    prompt = dataclasses.replace(made["mood"], provenance=dataclasses.replace(made["mood"].provenance, task=record))
+    lines = rows.read_text().splitlines()
+    rows.write_text("\n".join([*lines, line, *lines]) + "\n")
+    with pytest.raises(BadInput, match=r"^row 39[ :]"):
+        predict_file({"mood": prompt}, rows, tmp_path / "out.jsonl", model=backbone, batch_size=2)
+
+
+def test_bytes_that_are_not_utf_8_are_one_line(prompts, tmp_path):
+    _, made, backbone = prompts
+    rows = tmp_path / "rows.csv"
+    rows.write_bytes("text\nanna bought café\n".encode("latin-1"))
+    with pytest.raises(BadInput, match=r"row 1: column 'text' holds bytes that are not UTF-8"):
+        predict_file({"mood": made["mood"]}, rows, tmp_path / "out.jsonl", model=backbone)
+    with pytest.raises(BadInput, match="column 'text' holds bytes that are not UTF-8"):
+        predict(made["mood"], ["a \ud800 b"], model=backbone)
+
+
 def lines_of(path: Path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 

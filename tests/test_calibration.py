@@ -63,6 +63,23 @@ class TestFit:
         assert a.temperature == pytest.approx(b.temperature, rel=1e-3)
         torch.testing.assert_close(a.apply(scores), b.apply(shifted), rtol=1e-3, atol=1e-3)
 
+    def test_a_class_that_no_row_has_is_as_likely_as_its_scores_say(self):
+        scores, gold = scores_of(bias=(0.0, 0.0, 0.0))
+        two = [row for row, right in enumerate(gold) if right < 2]
+        scores, gold = scores[two], [gold[row] for row in two]
+        found = Calibration.fit(scores, gold, LABELS)
+        assert found.bias[2] == 0
+        assert sum(found.bias) == pytest.approx(0)
+        # As if there were the two classes alone.
+        assert found.temperature == pytest.approx(Calibration.fit(scores[:, :2], gold, LABELS[:2]).temperature)
+        clear = torch.tensor([[-4.0, -4.0, -0.05]])
+        assert found.apply(found.temperature * clear).exp()[0, 2] > 0.9
+
+    def test_rows_of_one_class_say_nothing(self):
+        scores, _ = scores_of(n=10)
+        found = Calibration.fit(scores, [1] * 10, LABELS)
+        assert (found.temperature, found.bias) == (pytest.approx(1.0), (0.0, 0.0, 0.0))
+
     def test_rows_that_are_all_right_and_classes_without_rows_stay_bounded(self):
         scores = torch.tensor([[2.0, 1.0, 0.0], [1.0, 2.0, 0.0]] * 4)
         found = Calibration.fit(scores, [0, 1] * 4, LABELS)

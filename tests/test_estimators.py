@@ -40,6 +40,13 @@ def test_what_it_predicts_is_what_the_stored_prompt_predicts(fitted, backbone):
     assert fitted.predict(TEXTS).tolist() == [answer["label"] for answer in answers]
 
 
+@pytest.mark.parametrize("missing", [float("nan"), None, pd.NA])
+@pytest.mark.parametrize("form", [list, pd.Series])
+def test_an_answer_that_is_missing_is_no_class(missing, form, backbone):
+    with pytest.raises(BadInput, match="answer 3 of y is missing"):
+        PromptClassifier(backbone, training=TRAINING).fit(TEXTS, form([*LABELS[:2], missing, *LABELS[3:]]))
+
+
 def test_the_seed_alone_decides_the_result(backbone, fitted):
     copied: Any = clone(fitted)
     changed: Any = clone(fitted)

@@ -191,6 +191,17 @@ def test_an_unknown_metric_is_found_before_anything_is_read(tmp_path):
         load_rows(made)
 
 
+@pytest.mark.parametrize(("metrics", "labels"), [(["f1"], 3), (["accuracy", "f1a"], 3), (["f1"], 2)])
+def test_f1_of_the_second_of_two_labels_is_refused_for_more(metrics, labels, tmp_path):
+    (tmp_path / "a.csv").write_text("q,a\n" + "".join(f"who,{n % labels}\n" for n in range(9)))
+    made = custom_task(tmp_path / "a.csv", text_columns=["q"], label_column="a", metrics=metrics)
+    if labels == 2:
+        assert load_rows(made)
+        return
+    with pytest.raises(BadInput, match="is of two labels, and this task has 3; choose macro-f1"):
+        load_rows(made)
+
+
 def test_custom_rows_hold_the_declared_values(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("q,a,more\nwho,1,x\nwhat,0,y\n")

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from softprompt.errors import BadInput, UnknownName
+from softprompt.inference.answers import parse
 from softprompt.tasks import EPT_TASKS, GROUPS, TASKS, Task, answer_text, class_of, custom_task, gold, styled, task
 from softprompt.tasks._prepare import mark_spans, strip_tags
 
@@ -207,6 +209,39 @@ def test_spans_are_marked_at_their_word_index(text, first, second, marked):
 def test_a_span_index_that_is_no_number_is_refused():
     with pytest.raises(BadInput, match="span indices count words, 'x' and 6 do not"):
         mark_spans({**WSC, "span1_index": "x"})
+
+
+@pytest.mark.parametrize("name", WSC)
+def test_a_row_without_a_span_is_named(name):
+    with pytest.raises(UnknownName, match=f"unknown column '{name}'"):
+        mark_spans({column: value for column, value in WSC.items() if column != name})
+
+
+def test_blanks_around_a_label_word_are_no_part_of_it(tmp_path):
+    (tmp_path / "a.csv").write_text("q,a\nx,0\ny,1\n")
+    made = custom_task(tmp_path / "a.csv", text_columns=["q"], label_column="a", label_words=[" no", "yes "])
+    assert made.labels == ("no", "yes")
+    assert [parse(made, answer) for answer in ("yes", "no", "maybe")] == [1, 0, -1]
+    # A prompt that was stored with them.
+    before = dataclasses.replace(made, labels=(" no", "yes "))
+    assert [parse(before, answer) for answer in ("yes", "no", "maybe")] == [1, 0, -1]
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"text": ["Denver"]}, "holds a dict, text is needed; a field of an object is a column of its own, as a.text"),
+        ([{"text": "Denver"}], "holds a dict"),
+        ([None, "Denver"], "holds an empty answer"),
+        (["Denver", float("nan")], "holds an empty answer"),
+    ],
+)
+def test_an_accepted_text_is_a_text(given, what, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"q": "where?", "a": ["Denver"]}\n')
+    qa = custom_task(tmp_path / "a.jsonl", text_columns=["q"], target_column="a")
+    assert gold(qa, {"a": ["Denver", 5]}) == ["Denver", "5"]
+    with pytest.raises(BadInput, match=f"column 'a' {what}"):
+        gold(qa, {"a": given})
 
 
 def test_tags_become_blanks_or_vanish_and_other_columns_stay():

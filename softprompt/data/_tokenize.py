@@ -41,6 +41,7 @@ def tokenize(
     cache_dir: str | Path | None = None,
     cache: bool = True,
     targets: bool = True,
+    first: int = 1,
 ) -> Examples:
     """Examples for a backbone: each row's text as token ids, special tokens included, and its answer.
 
@@ -65,6 +66,7 @@ def tokenize(
         cache_dir: None takes $SOFTPROMPT_CACHE or the user's cache folder.
         cache: False reads and writes no file: a server keeps nothing of its users' texts.
         targets: whether rows hold answers; False leaves the examples without targets and gold.
+        first: number of the first row, for messages: where rows are read in parts.
 
     Raises:
         UnknownName: the template names a column that the rows lack.
@@ -78,18 +80,20 @@ def tokenize(
     # verbose=False: the tokenizer warns of its own limit, which is not ours.
     encode = partial(tokenizer, add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False)
     cut: list[list[Mapping[str, Any]]] = []
+    numbers = list(range(first, first + len(rows)))
     if task.window and tokenizer.is_fast:
         cut = _windows(rows, task, encode, prefix, suffix, limit)
         rows = [row for part in cut for row in part]
+        numbers = [number for number, part in zip(numbers, cut, strict=True) for _ in part]
     if task.is_cloze:
         _refuse_cloze(task, answers, mask)
         suffix = ""
-    pieces = [_piece(task, row, number, mask) for number, row in enumerate(rows, 1)]
+    pieces = [_piece(task, row, number, mask) for number, row in zip(numbers, rows, strict=True)]
     texts = [prefix + piece.text + suffix for piece in pieces]
     spans = [_moved(piece.spans, len(prefix)) for piece in pieces]
 
     def make() -> tuple[Ragged, Ragged, int]:
-        return _inputs(texts, spans, encode, limit, task)
+        return _inputs(texts, spans, numbers, encode, limit, task)
 
     if cache:
         key = content_key(
@@ -152,7 +156,12 @@ def _moved(spans: Spans, by: int) -> Spans:
 
 
 def _inputs(
-    texts: Sequence[str], spans: Sequence[Spans], tokenizer: partial[Any], limit: int, task: Task
+    texts: Sequence[str],
+    spans: Sequence[Spans],
+    numbers: Sequence[int],
+    tokenizer: partial[Any],
+    limit: int,
+    task: Task,
 ) -> tuple[Ragged, Ragged, int]:
     called: Any = tokenizer.func
     encode = _encode_fast if getattr(called, "is_fast", False) else _encode_slow
@@ -166,7 +175,7 @@ def _inputs(
             if ids is None:
                 names = ", ".join(map(repr, task.shortened))
                 raise BadInput(
-                    f"row {len(rows) + 1} has {length} tokens, {limit} are allowed, "
+                    f"row {numbers[len(rows)]} has {length} tokens, {limit} are allowed, "
                     f"and cutting {names} does not suffice; raise --max-length"
                 )
             rows.append(ids)

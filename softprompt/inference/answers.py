@@ -176,6 +176,8 @@ def parse(task: Task, text: str) -> Any:
     if task.answer == "text":
         return text
     if task.answer == "label":
-        return task.labels.index(text) if text in task.labels else -1
+        # A prompt of before may hold words with blanks around them, and a generated answer has none.
+        words = [word.strip() for word in task.labels]
+        return words.index(text) if text in words else -1
     number = finite_number(text)
     return float("nan") if number is None else number

@@ -131,7 +131,7 @@ def _answer_all(
     for part in _chunks(itertools.islice(rows, journal.begun, None), journal.chunk):
         for group in groups:
             with group.ready() as prompt_batch:
-                for passed in group.passes([row for _, row, _ in part], batch_size):
+                for passed in group.passes([row for _, row, _ in part], batch_size, part[0][0] + 1):
                     places = [(part[row][0], group.responders[number].name) for row, number in passed.cells]
                     if journal.known.issuperset(places):
                         continue

@@ -49,7 +49,8 @@ class Calibration:
     def fit(cls, scores: Float[Tensor, "n c"], gold: Sequence[int], labels: Sequence[str]) -> "Calibration":
         """The temperature and biases of the smallest negative log-likelihood, which is convex, in float64.
 
-        A class that no row has keeps a bias like the others' mean: nothing is known of it.
+        A class that no row has keeps a bias like the others' mean, because nothing is known of it. It is left out of
+        the fit: the others could lower its probability there by rising together.
 
         Args:
             scores: label scores in nats, of rows that were not trained on.
@@ -58,17 +59,17 @@ class Calibration:
         """
         from scipy.optimize import minimize
 
-        rows, right = scores.double().numpy(), np.asarray(gold)
-        c = rows.shape[1]
-        seen = np.bincount(right, minlength=c) > 0
+        seen, right = np.unique(np.asarray(gold), return_inverse=True)
+        rows = scores.double().numpy()[:, seen]
 
         def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
             return likelihood(rows, right, x)
 
-        bounds = [(1 / HIGHEST, 1 / LOWEST), *((-LARGEST_BIAS, LARGEST_BIAS) if s else (0.0, 0.0) for s in seen)]
-        start = np.concatenate([[1.0], np.zeros(c)])
+        bounds = [(1 / HIGHEST, 1 / LOWEST), *[(-LARGEST_BIAS, LARGEST_BIAS)] * len(seen)]
+        start = np.concatenate([[1.0], np.zeros(len(seen))])
         minimum: Any = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-12})
-        bias = minimum.x[1:] - minimum.x[1:].mean()
+        bias = np.zeros(scores.shape[1])
+        bias[seen] = minimum.x[1:] - minimum.x[1:].mean()
         return cls(float(1 / minimum.x[0]), tuple(map(float, bias)), tuple(labels))
 
     def apply(self, scores: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:

@@ -72,7 +72,14 @@ def text_limit(backbone: AbstractBackbone, prompt_length: int, task: Task) -> in
 
 
 def examples_for(
-    backbone: AbstractBackbone, task: Task, rows: Any, prompt_length: int, *, targets: bool = True, context: str = ""
+    backbone: AbstractBackbone,
+    task: Task,
+    rows: Any,
+    prompt_length: int,
+    *,
+    targets: bool = True,
+    context: str = "",
+    first: int = 1,
 ) -> Examples:
     """Rows tokenised for a backbone, cut to the task's length and to what fits beside the prompt.
 
@@ -83,6 +90,7 @@ def examples_for(
         prompt_length: positions of the prompt.
         targets: whether rows hold answers.
         context: stands between the task's opening and each row; its tokens come on top of the task's length.
+        first: number of the first row, for messages.
 
     Raises:
         BadInput: label words that the backbone cannot tell apart; and as in `tokenize`.
@@ -104,6 +112,7 @@ def examples_for(
         special_tokens=backbone.special_tokens,
         max_length=limit,
         targets=targets,
+        first=first,
     )
 
 

@@ -89,10 +89,19 @@ def gold(task: Task, row: Mapping[str, Any]) -> int | float | list[str]:
         return class_of(task, value)
     if task.answer == "number":
         return _number(task, value)
-    texts = [str(text) for text in value] if isinstance(value, list | tuple) else [str(value)]
-    if any(not text.strip() for text in texts):
+    return [_text(task, part) for part in (value if isinstance(value, list | tuple) else [value])]
+
+
+def _text(task: Task, value: Any) -> str:
+    """An accepted answer."""
+    if value is None or value != value or (isinstance(value, str) and not value.strip()):
         raise BadInput(f"column {task.target!r} holds an empty answer")
-    return texts
+    if not isinstance(value, str | int | float):
+        raise BadInput(
+            f"column {task.target!r} holds a {type(value).__name__}, text is needed; a field of an object is a column "
+            f"of its own, as {task.target}.text"
+        )
+    return str(value)
 
 
 def _number(task: Task, value: Any) -> float:

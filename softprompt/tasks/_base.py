@@ -13,6 +13,7 @@ from ..documents import NOT_STORED, check_shape
 from ..errors import BadInput, UnknownName, pick
 from ._memory import MemoryRows
 from ._prepare import PREPARATIONS
+from ._records import text_fault
 from ._stored import check_stored
 
 Answer = Literal["label", "number", "text"]
@@ -275,6 +276,8 @@ class Task:
                 raise BadInput(f"column {name!r} is empty; fill it or drop the row")
             if not isinstance(row[name], str | int | float):
                 raise BadInput(f"column {name!r} holds a {type(row[name]).__name__}, text is needed")
+            if fault := text_fault(str(row[name])):
+                raise BadInput(f"column {name!r} holds {fault}")
             start = len(text)
             text += str(row[name])
             spans[name] = (start, len(text))

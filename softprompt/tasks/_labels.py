@@ -173,7 +173,7 @@ def _refuse_fractions(forms: Sequence[Form], column: str) -> None:
 
 
 def label_words_of(values: tuple[Any, ...], given: Mapping[Any, str] | Sequence[str] | None) -> tuple[str, ...]:
-    """The word that a model answers for each label: the one given, or the label itself.
+    """The word that a model answers for each label: the one given, without blanks around it, or the label itself.
 
     Raises:
         UnknownName: a word for a label that no row has.
@@ -187,7 +187,7 @@ def label_words_of(values: tuple[Any, ...], given: Mapping[Any, str] | Sequence[
     for value, word in zip(values, stripped, strict=True):
         if stripped.count(word) > 1:
             raise BadInput(f"label word {word!r} of {value!r} is also another label's; give each label its own word")
-    return words
+    return tuple(stripped)
 
 
 def _given_words(values: tuple[Any, ...], given: Mapping[Any, str] | Sequence[str] | None) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import string
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import BadInput
+from ..errors import BadInput, UnknownName
 
 Row = Mapping[str, Any]
 
@@ -22,8 +22,12 @@ def mark_spans(row: Row) -> Row:
     whose words do not stand at its index stays unmarked, as there.
 
     Raises:
+        UnknownName: the row lacks the text, a span or an index.
         BadInput: an index that is not a number.
     """
+    for name in ("text", "span1_index", "span1_text", "span2_index", "span2_text"):
+        if name not in row:
+            raise UnknownName("column", name, row)
     try:
         first, second = int(row["span1_index"]), int(row["span2_index"])
     except (TypeError, ValueError) as error:
