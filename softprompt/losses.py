@@ -1,7 +1,7 @@
 """Task losses, with one number per row. A fleet averages them per prompt, so there is no mean over the batch here."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -42,6 +42,13 @@ def squared_error(logits: Float[Tensor, "b 1 1"], targets: Float[Tensor, "b 1"])
 def task_losses(logits: Float[Tensor, "b l v"], targets: Tensor, smoothing: float = 0.0) -> Float[Tensor, " b"]:
     """Return the task loss of each row: cross entropy in nats, or squared error where the target is a number."""
     return squared_error(logits, targets) if targets.is_floating_point() else cross_entropy(logits, targets, smoothing)
+
+
+def wrong_tokens(logits: Float[Tensor, "b l v"], targets: Tensor) -> Bool[Tensor, " b"]:
+    """Return for each row whether the most likely token is wrong at any label position; False for numbers."""
+    if targets.is_floating_point():
+        return torch.zeros_like(targets[:, 0], dtype=torch.bool)
+    return ((logits.argmax(-1) != targets) & (targets >= 0)).any(1)
 
 
 def precise(logits: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

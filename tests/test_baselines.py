@@ -499,7 +499,12 @@ class TestStored:
         from peft import LoraConfig, VeraConfig, get_peft_model
 
         for number, (config, error) in enumerate(
-            [(LoraConfig(use_rslora=True), "use_rslora"), (LoraConfig(bias="all"), "biases"), (VeraConfig(), "VERA")]
+            [
+                (LoraConfig(use_rslora=True), "use_rslora"),
+                (LoraConfig(bias="all"), "biases"),
+                (VeraConfig(), "VERA"),
+                (LoraConfig(init_lora_weights="pissa"), "'pissa', which changes the weights of the model itself"),
+            ]
         ):
             config.fan_in_fan_out = True
             get_peft_model(backbone_of("gpt2").model, config).save_pretrained(tmp_path / str(number))
@@ -634,7 +639,8 @@ class TestRefusals:
         [
             ("cartridge", {"text": "good film"}, "length=5"), ("cartridge", {"frozen": 10}, "0 to 9"),
             ("prefix-tuning", {"length": 0}, "at least 1"), ("dept", {"positions": 8}, "positions=59"),
-            ("dept", {"rank": 0}, "at least 1"), ("adapter", {"bottleneck": 0}, "at least 1"),
+            ("dept", {"rank": 0}, "at least 1"), ("adapter-drop", {"share": 0.9}, "without any adapter"),
+            ("adapter", {"bottleneck": 0}, "at least 1"),
             ("ia3", {"feedforward": "fc"}, "among"), ("attempt", {"length": 3}, "--prompt-length 10"),
         ],
     )  # fmt: skip

@@ -133,11 +133,17 @@ class TestAsPeft:
             ({"regularizer": "ptp-rn"}, "belongs to the loss"),
             ({"method": "residual", "options": {"dropout": 0.1}}, "a draw of its dropout"),
             ({"method": "prompt-tuning", "init": "text:good"}, "give the tokenizer"),
+            ({"method": "spot", "sources": "a"}, "'spot' begins from prompts of other tasks"),
         ],
     )
     def test_what_peft_cannot_hold_is_refused(self, tiny_gpt, options, match):
         with pytest.raises(BadInput, match=match):
             as_peft(tiny_gpt()[0], **options)
+
+    @pytest.mark.parametrize("name", ["restarts", "max_shift", "lr", "seeds", "prompt_length", "optoins"])
+    def test_a_setting_that_would_do_nothing_is_refused(self, tiny_gpt, name):
+        with pytest.raises(UnknownName, match=f"setting of as_peft '{name}'"):
+            as_peft(tiny_gpt()[0], **{name: 1})
 
     def test_an_unknown_start_is_refused(self, tiny_gpt):
         with pytest.raises(UnknownName, match="initialiser 'instruction'"):

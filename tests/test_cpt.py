@@ -172,6 +172,22 @@ def test_rows_in_parts_count_the_labels_once(task, backbone):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_the_loss_on_shown_labels_draws_dropout_by_its_seed(task, tiny_gpt):
+    backbone = from_model(*tiny_gpt("gpt2", n_positions=512))
+    _, run_data, beginning = begun(task, backbone, **CPT)
+    backbone.dropout(True)
+    objective = WithShownLabels(Plain(), [beginning.shown_labels])
+
+    def run(draw, dropout_seed):
+        torch.manual_seed(draw)
+        prompt_batch = PromptBatch.stack([vectors_of(backbone, beginning.ids)])
+        batch = run_data.train.batch(range(5), 0, backbone.pad_id)
+        return objective.backward(Passes(backbone, prompt_batch, batch, 1, 1.0, dropout_seed))[1].item()
+
+    assert run(0, 3) == run(1, 3)
+    assert run(0, 3) != run(0, 4)
+
+
 def test_a_prompt_never_leaves_the_ball_around_its_words(task, backbone):
     plan, run_data, beginning = begun(task, backbone, init="examples:4", max_shift=SHIFT, method="prompt-tuning")
     (prompt,) = map(soft, build_prompts(plan, run_data))
@@ -228,6 +244,7 @@ def test_only_the_prompt_that_wants_it_learns_its_labels(task, backbone, tmp_pat
     [
         ({"context_loss": 0.9}, "context.loss. learns the labels of the examples"),
         ({"context_loss": 0.9, "init": "instruction"}, "context.loss. learns the labels of the examples"),
+        ({"context_loss": 0.9, "init": "examples:2", "deep": True}, "a deep prompt has more"),
         ({"max_shift": 0.1}, "max.shift. is a distance from words"),
         ({"max_shift": 0.1, "init": "examples:2", "method": "ept-star"}, "'ept-star' trains more"),
         ({"max_shift": 0.1, "init": "examples:2", "deep": True}, "a deep prompt trains more"),

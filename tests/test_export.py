@@ -398,8 +398,9 @@ class TestCommand:
 def test_the_spread_is_that_of_the_prompts_of_the_run_that_differ_in_seeds(ready, tmp_path):
     prompt = ready[1]["gpt2"][1]
     run = tmp_path / "run"
-    for number, (score, length) in enumerate([(0.7, 3), (0.8, 3), (0.9, 2)]):
-        provenance = dataclasses.replace(prompt.provenance, metrics={"test": {"score": score}})
+    for number, (score, length, hidden) in enumerate([(0.7, 3, 1), (0.8, 3, 1), (0.9, 2, 1), (0.3, 3, 4)]):
+        training = {**prompt.provenance.training, "options": {"hidden": hidden}, "best_step": number}
+        provenance = dataclasses.replace(prompt.provenance, metrics={"test": {"score": score}}, training=training)
         save_prompt(SoftPrompt(prompt.vectors[:length], provenance), run / f"p{number}" / "prompt")
     (run / "run.json").write_text("{}")
     first = SoftPrompt.load(run / "p0" / "prompt")

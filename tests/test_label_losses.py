@@ -1,8 +1,10 @@
 """Losses over labels: the numbers of a plain float64 reference, the end of sequence, weights, and what is refused."""
 
+import contextlib
 import dataclasses
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ from softprompt.training._keywords import settings_from
 from softprompt.training._loss_rule import refuse_loss, task_loss
 from softprompt.training._step import backward
 from softprompt.training.objectives import Plain, Regularized, RegularizerContext, TokenLoss, Weighted, acting
+from softprompt.training.objectives._terms import Group, Term
 from torch.nn import functional
 
 from kit import review_task
@@ -115,6 +118,29 @@ def gradients(backbone, prompt, batch, objective, **options):
 def same(found, expected, rtol=1e-7, atol=1e-9):
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("loss", ["labels", "both", "tokens"])
+@pytest.mark.parametrize("weights", ["", "balanced"])
+def test_an_answer_is_wrong_where_the_loss_chooses_another(loss, weights, setting):
+    backbone, task, examples = setting("gpt2", WORDS["several"])
+    found = loss_of(backbone, task, examples, loss=loss, class_weights=weights)
+    batch, prompt_batch = batch_of(backbone, examples), PromptBatch.stack([prompt_of(backbone).vectors()])
+    outputs = found.outputs(backbone, prompt_batch, batch)
+    if loss == "tokens":
+        rows = zip(outputs, batch.targets, strict=True)
+        expected = [not logits.argmax(-1)[targets >= 0].equal(targets[targets >= 0]) for logits, targets in rows]
+    else:
+        expected = [int(scores[0].argmax()) != examples.gold[row] for scores, row in zip(outputs, ROWS, strict=True)]
+        assert set(expected) == {True, False}
+    assert found.wrong(outputs, batch).tolist() == expected
+    # What adversarial swaps stop at.
+    context = RegularizerContext.of(backbone, task, found)
+    (one,) = regularizers("adv-text:cosine=-1,rate=1,stop_words=false")
+    group = Group((Term(0, one, one.alpha, one.share, 7),))
+    seen: Any = context.context(group, prompt_batch, batch, outputs, None, lambda anew: contextlib.nullcontext())
+    swaps: Any = one.perturbation
+    assert swaps._judged(seen, batch.ids)[1].tolist() == expected
 
 
 CASES = [(f, w) for f in ("t5", "gpt2", "llama", "bart") for w in WORDS] + [("bert", "one")]

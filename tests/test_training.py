@@ -664,6 +664,34 @@ class TestSeeds:
         assert losses[0] == pytest.approx(losses[2], rel=1e-6)
         assert losses[0] != pytest.approx(losses[1], rel=1e-3)
 
+    def test_answers_are_without_dropout_whatever_came_before(self, task, t5_folder, tmp_path):
+        plan = plan_of(task, t5_folder, [entry()], steps=9, backbone_dropout=True)
+        loop = loop_of(plan, prepared(plan), tmp_path)
+        prompts = [member.trainable.fold(member.provenance) for member in loop.members]
+        found = []
+        for seed in (0, 1):
+            loop.run_data.backbone.dropout(True)
+            torch.manual_seed(seed)
+            found.append(loop.answers(prompts, loop.run_data.validation)[0].scores)
+        assert torch.equal(*found)
+
+    @pytest.mark.parametrize("before", [False, True])
+    def test_the_model_recomputes_afterwards_what_it_did_before(self, before, task, t5_folder, tmp_path):
+        backbone = load_backbone(str(t5_folder))
+        backbone.gradient_checkpointing(before)
+        seen, optimize = [], Loop._optimize
+
+        def watched(loop):
+            seen.append(loop.run_data.backbone.recomputes)
+            return optimize(loop)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Loop, "_optimize", watched)
+            for on in (True, False):
+                train(task, backbone, steps=1, gradient_checkpointing=on, output=tmp_path / str(on))
+        assert seen == [True, before]
+        assert backbone.recomputes == before
+
 
 class TestInitialization:
     def test_a_prompt_starts_from_another_trained_prompt(self, task, t5_folder, tmp_path):

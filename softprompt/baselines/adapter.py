@@ -91,7 +91,11 @@ def _adapters(backbone: AbstractBackbone, options: Mapping[str, Any], seed: int,
     bottleneck, model = options["bottleneck"], backbone.model
     if bottleneck < 1 or not 0 <= lowest < 1:
         raise BadInput(f"adapters need a bottleneck of at least 1 and a share from 0 to below 1, not {dict(options)}")
-    chosen = list(_above(_targets(backbone, options["targets"]), lowest))
+    layers_of_model = _targets(backbone, options["targets"])
+    chosen = list(_above(layers_of_model, lowest))
+    stacks = [{_stack_and_number(path)[0] for path, _ in layers} for layers in (layers_of_model, chosen)]
+    if stacks[0] != stacks[1]:
+        raise BadInput(f"a share of {lowest:g} leaves a stack of layers without any adapter; give a smaller share")
     with seeded(seed, torch.device("cpu")):
         layers = {path: Adapted(layer, _width(layer), bottleneck) for path, layer in chosen}
     trained = {

@@ -92,6 +92,8 @@ _UNKNOWN = (
     "lora_bias", "exclude_modules", "target_parameters", "trainable_token_indices", "layer_replication",
     "alora_invocation_tokens", "use_qalora",
 )  # fmt: skip
+# Beginnings of a LoRA that leave the model's own weights as they are.
+_LEAVES_THE_MODEL = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def save_peft(tuned: TunedWeights, folder: Path, backbone: AbstractBackbone) -> Path:
@@ -139,6 +141,11 @@ def load_peft(folder: str | Path, backbone: AbstractBackbone) -> TunedWeights:
         raise BadInput(f"{str(folder)!r} holds weights of type {config['peft_type']}, {kinds} can be read as weights")
     if strange := [name for name in _UNKNOWN if config.get(name)]:
         raise BadInput(f"{str(folder)!r} was trained with {strange[0]}={config[strange[0]]!r}, which cannot be read")
+    if (start := config.get("init_lora_weights", True)) not in _LEAVES_THE_MODEL:
+        raise BadInput(
+            f"{str(folder)!r} began with init_lora_weights={start!r}, which changes the weights of the model itself; "
+            "let PEFT save it as a plain LoRA (save_pretrained with path_initial_model_for_weight_conversion)"
+        )
     if config.get("bias", "none") != "none":
         raise BadInput(f"{str(folder)!r} also trained biases (bias={config['bias']!r}), which cannot be read")
     if backbone.answers == "linear-head":

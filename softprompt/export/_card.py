@@ -12,6 +12,9 @@ from ..interop.recipes import where_it_is
 from ..prompts.prompt import SoftPrompt
 from ..store import read_prompt
 
+# What training found out, and was not told.
+OUTCOMES = ("best_step", "restarts")
+
 
 @final
 @dataclass(frozen=True)
@@ -86,7 +89,10 @@ def _score(prompt: SoftPrompt) -> "float | None":
 
 def _alike(prompt: SoftPrompt, other: SoftPrompt) -> bool:
     """Whether two prompts differ in their seeds only, as far as their records tell."""
-    settings = [(p.provenance.method, p.provenance.training.get("lr"), p.length, p.layers) for p in (prompt, other)]
+    settings = [
+        (p.provenance.method, p.length, p.layers, {**p.provenance.training, **dict.fromkeys(OUTCOMES)})
+        for p in (prompt, other)
+    ]
     return settings[0] == settings[1]
 
 

@@ -15,7 +15,7 @@ from ..backbones.family import kind_of, text_config, word_vectors
 from ..errors import BadInput, NotTrainable, UnknownName
 from ..prompts import initializers
 from ..prompts.initializers import Initializer
-from ..prompts.methods import Method
+from ..prompts.methods import METHODS, Method
 from ..prompts.prompt import SoftPrompt
 from ..prompts.trainable import TrainablePrompt
 from ..prompts.units import WordScale
@@ -29,6 +29,8 @@ HEADS = {
     "ForQuestionAnswering": "QUESTION_ANS",
 }
 STARTS = ("uniform", "vocabulary", "text:WORDS")
+# Fields of PromptSettings that act in PEFT, and two that are refused with what to do.
+SETTINGS = ("options", "units", "max_norm", "deep", "regularizer")
 
 
 class Table(NamedTuple):
@@ -108,16 +110,16 @@ def as_peft(
         tokenizer: for "text:WORDS".
         seed: the initialisation seed.
         task_type: PEFT's; None takes it from the class of the model.
-        settings: other fields of PromptSettings: options, units, max_norm.
+        settings: the fields `options` (such as `{"prompt_length": 20}`), `units` and `max_norm` of PromptSettings.
 
     Returns:
         The model of `peft.get_peft_model`. Its learning rate is the trainer's: `METHODS[method].lr`, or `.lr_rms` in
         RMS units.
 
     Raises:
-        BadInput: a method without a prompt, a deep prompt, words as beginning, or a decoder under a classification
-            head, for which PEFT would read the state of a pad.
-        UnknownName: a method, an option or an initialisation that does not exist.
+        BadInput: a method without a prompt, or one that begins from prompts of other tasks, a deep prompt, words as
+            beginning, or a decoder under a classification head, for which PEFT would read the state of a pad.
+        UnknownName: a setting, a method, an option or an initialisation that does not exist.
         UnsupportedModel: a family that is not supported.
     """
     from peft import PromptTuningConfig, get_peft_model
@@ -160,6 +162,11 @@ def _trainable(
     seed: int,
     given: Mapping[str, Any],
 ) -> TrainablePrompt:
+    if method in METHODS and METHODS[method].takes_sources:
+        raise BadInput(f"{method!r} begins from prompts of other tasks; give one of them as init, with 'prompt-tuning'")
+    for name in given:
+        if name not in SETTINGS:
+            raise UnknownName("setting of as_peft", name, SETTINGS)
     settings = PromptSettings(method=method, seeds=Seeds.all(seed), **given)
     named = Method.of(settings)
     if named.m == 0:

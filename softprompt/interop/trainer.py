@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..backbones.family import embedded
 from ..errors import BadInput
-from ..losses import IGNORED, task_losses
+from ..losses import IGNORED, task_losses, wrong_tokens
 from ..prompts.batch import SPECIAL, TextBatch
 from ..regularizers import (
     DIVERGENCES,
@@ -151,6 +151,7 @@ class RegularizedLoss:
             prompt_mask=rows.mask[:, :0],
             logits=self._repeated,
             losses=lambda logits, _: task_losses(logits, targets),
+            wrong=lambda logits, _: wrong_tokens(logits, targets),
             divergence=lambda name, before, after, _: _divergences(name, before, after, targets),
             clean=clean,
             gradient=None,

@@ -46,6 +46,7 @@ class PerturbationContext:
         prompt_mask: which of the n positions before each row belong to a prompt.
         logits: computes the frozen model's logits for such rows. Gradients reach the perturbation, not the prompts.
         losses: computes the task loss of each row from logits and rows.
+        wrong: tells from logits and rows whether the answer of each row is wrong.
         divergence: computes a divergence of each row, given its name, the clean logits, other logits and the rows.
         clean: logits of the clean pass, without gradient.
         gradient: gradient of the clean task loss with respect to prompt and embedded text [b, n + t, e], with an
@@ -61,6 +62,7 @@ class PerturbationContext:
     prompt_mask: Bool[Tensor, "b n"]
     logits: Callable[[TextBatch], Tensor]
     losses: Callable[[Tensor, TextBatch], Tensor]
+    wrong: Callable[[Tensor, TextBatch], Tensor]
     divergence: Callable[[str, Tensor, Tensor, TextBatch], Tensor]
     clean: Float[Tensor, "b l c"]
     gradient: Float[Tensor, "b s e"] | None

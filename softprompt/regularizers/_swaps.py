@@ -147,11 +147,7 @@ class SwapPerturbation(AbstractPerturbation):
     def _judged(
         self, context: PerturbationContext, ids: Int[Tensor, "b t"]
     ) -> tuple[Float[Tensor, " b"], Bool[Tensor, " b"]]:
-        """Return each row's task loss, and whether its answer is wrong at any label position (False for numbers)."""
+        """Return each row's task loss, and whether its answer is wrong."""
         batch = dataclasses.replace(context.batch, ids=ids)
         logits = context.logits(batch)
-        losses = context.losses(logits, batch)
-        assert batch.targets is not None
-        if batch.targets.is_floating_point():
-            return losses, torch.zeros_like(losses, dtype=torch.bool)
-        return losses, ((logits.argmax(-1) != batch.targets) & (batch.targets >= 0)).any(1)
+        return context.losses(logits, batch), context.wrong(logits, batch)

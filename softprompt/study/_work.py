@@ -170,8 +170,6 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
     inputs = {spec.name: digests(spec) for spec in fleet.specs}
     backbone = models.of(first)
     embeddings = backbone.identity().embedding_sha256
-    # A fleet before this one may have set this differently on the same model.
-    backbone.gradient_checkpointing(first.settings.gradient_checkpointing)
     with without_advice():
         if fleet.is_started:
             run = resume(fleet.run, model=backbone)

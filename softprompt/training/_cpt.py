@@ -28,6 +28,8 @@ def refuse_cpt(settings: PromptSettings) -> None:
             f"--context-loss learns the labels of the examples that a prompt begins as, and --init is {settings.init}; "
             "give --init=examples:4, or leave it out"
         )
+    if settings.context_loss is not None and settings.deep:
+        raise BadInput("--context-loss is of the vectors of the first layer, and a deep prompt has more; leave one out")
     if settings.max_shift is None:
         return
     if not is_words(settings.init):

@@ -47,6 +47,9 @@ def check_request(
     for prompt in prompts:
         require_numbers({"lr": prompt.lr, "head_lr": prompt.head_lr})
         _check_initial(prompt, task)
+        method = Method.of(prompt)
+        if method.takes_sources and not method.weights and prompt.init not in ("auto", "uniform"):
+            raise BadInput(f"--source and --init={prompt.init} both say how {prompt.method!r} begins; leave one out")
         for source in prompt.sources:
             # Only whether one is there; its model is compared when that is loaded.
             SoftPrompt.load(source)

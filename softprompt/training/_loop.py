@@ -289,8 +289,6 @@ class Loop:
 
     def _evaluate(self) -> None:
         """Score the active prompts on the validation rows, folded as they are stored; candidates are not scored."""
-        if self.settings.backbone_dropout:
-            self.run_data.backbone.dropout(False)
         for member in self.active:
             if member.race is None and not member.trainable.is_finite():
                 member.drop(self.step, "the prompt is no longer finite")
@@ -318,6 +316,9 @@ class Loop:
         self, prompts: Sequence[Stored], examples: Examples, rows: Sequence[Sequence[int]] | None = None
     ) -> list[Answers]:
         """Answers of what was stored to tokenised rows; as in `scores`."""
+        if self.settings.backbone_dropout:
+            # The next step turns it on again.
+            self.run_data.backbone.dropout(False)
         seen = [range(len(examples))] * len(prompts) if rows is None else rows
         together = [number for number, stored in enumerate(prompts) if isinstance(stored, SoftPrompt)]
         alone = [[number] for number in range(len(prompts)) if number not in together]

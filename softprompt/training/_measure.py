@@ -16,7 +16,7 @@ from ._auto_init import with_beginnings
 from ._loop import Loop
 from ._plan import Plan
 from ._records import Record
-from ._setup import build_prompts, prepare
+from ._setup import build_prompts, prepare, recomputing
 from ._sources import with_sources
 from ._start import start_members
 from ._words import with_opening
@@ -78,9 +78,10 @@ def measure(
         settings=settings,
     )
     plan = with_opening(plan, splits.train, backbone)
-    run_data = prepare(plan, splits, backbone)
-    plan = with_sources(plan, run_data)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as open_files:
+        open_files.enter_context(recomputing(backbone, settings))
+        run_data = prepare(plan, splits, backbone)
+        plan = with_sources(plan, run_data)
         members = start_members(plan, run_data, build_prompts(plan, run_data), Path(folder))
         for member in members:
             open_files.callback(member.close)

@@ -1,9 +1,10 @@
 """From a plan to what the loop needs: backbone, tokenised rows and prompts, all before a byte is written."""
 
+import contextlib
 import hashlib
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -44,6 +45,19 @@ CHECKED_ROWS = 256
 SORTED = 16
 
 
+@contextlib.contextmanager
+def recomputing(backbone: AbstractBackbone, settings: TrainSettings) -> Iterator[None]:
+    """Within the block, the frozen model computes activations again where the settings want it; after it, as before."""
+    before = backbone.recomputes
+    if settings.gradient_checkpointing and not before:
+        backbone.gradient_checkpointing(True)
+    try:
+        yield
+    finally:
+        if backbone.recomputes != before:
+            backbone.gradient_checkpointing(before)
+
+
 def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
     """The backbone, and the splits tokenised for it.
 
@@ -52,8 +66,6 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
     """
     begun = beginnings_of(plan, splits.train, backbone)
     longest = max(beginning.length for candidates in begun for beginning in candidates)
-    if plan.settings.gradient_checkpointing:
-        backbone.gradient_checkpointing(True)
     decoding(plan.task, backbone, plan.settings.decode)
     validation = _choosing_rows(plan, splits.validation)
     train, validation, test = (

@@ -52,7 +52,7 @@ from ._records import Record
 from ._recovery import last_good
 from ._results import finish_member, last_reports, read_result, seconds_of
 from ._rounding import warn_of_rounding
-from ._setup import build_prompts, fingerprint, prepare, refuse_twins, resolved
+from ._setup import build_prompts, fingerprint, prepare, recomputing, refuse_twins, resolved
 from ._sources import with_sources
 from ._start import start_members
 from ._words import with_opening
@@ -160,13 +160,14 @@ def train(
         frozen=frozen,
     )
     plan = with_opening(plan, splits.train, backbone)
-    run_data = prepare(plan, splits, backbone)
-    plan = with_sources(plan, run_data)
-    # What cannot work leaves no folder behind.
-    with new_folder(folder) as held:
-        write_file(folder / PLAN, sealed_bytes(plan.to_json()), what="the plan of the run")
-        built = build_prompts(plan, run_data, shared_prompts(plan, run_data, held, processes))
-        return _run(plan, run_data, splits, built, held, None, progress, callbacks, processes)
+    with recomputing(backbone, plan.settings):
+        run_data = prepare(plan, splits, backbone)
+        plan = with_sources(plan, run_data)
+        # What cannot work leaves no folder behind.
+        with new_folder(folder) as held:
+            write_file(folder / PLAN, sealed_bytes(plan.to_json()), what="the plan of the run")
+            built = build_prompts(plan, run_data, shared_prompts(plan, run_data, held, processes))
+            return _run(plan, run_data, splits, built, held, None, progress, callbacks, processes)
 
 
 def resume(
@@ -224,10 +225,12 @@ def resume(
             model.products = "torch" if plan.products == "torch" else "onednn"
         elif model.engine != "reference":
             model.products = None if plan.products is None else "torch" if plan.products == "torch" else "onednn"
-        run_data = prepare(plan, splits, model)
-        # A checkpoint holds what was learned from other tasks.
-        built = build_prompts(plan, run_data, None if checkpoint else shared_prompts(plan, run_data, held, processes))
-        return _run(plan, run_data, splits, built, held, checkpoint, progress, callbacks, processes)
+        with recomputing(model, plan.settings):
+            run_data = prepare(plan, splits, model)
+            # A checkpoint holds what was learned from other tasks.
+            shared = None if checkpoint else shared_prompts(plan, run_data, held, processes)
+            built = build_prompts(plan, run_data, shared)
+            return _run(plan, run_data, splits, built, held, checkpoint, progress, callbacks, processes)
 
 
 def _run(

@@ -88,7 +88,6 @@ def fleet(
     Raises:
         SoftPromptError: a candidate cannot be trained.
     """
-    backbone.gradient_checkpointing(first.settings.gradient_checkpointing)
     with without_advice():
         if (folder / "run.json").is_file():
             run = resume(folder, model=backbone, callbacks=callbacks)

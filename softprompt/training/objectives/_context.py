@@ -84,6 +84,7 @@ class RegularizerContext:
             prompt_mask=prompt_batch.mask[batch.owner],
             logits=logits,
             losses=self.loss.losses,
+            wrong=self.loss.wrong,
             divergence=divergence,
             clean=clean,
             gradient=gradient,

@@ -49,6 +49,10 @@ class LabelLoss:
         """Return the only place of each row."""
         return torch.ones_like(batch.owner, dtype=torch.bool)[:, None]
 
+    def wrong(self, outputs: Float[Tensor, "b 1 c"], batch: TextBatch) -> Bool[Tensor, " b"]:
+        """Return whether another label than the right one has the highest score."""
+        return outputs[:, 0].argmax(-1) != classes_of(batch)
+
 
 @final
 @dataclass(frozen=True)
@@ -88,6 +92,10 @@ class BothLoss:
         """Return the only place of each row."""
         return torch.ones_like(batch.owner, dtype=torch.bool)[:, None]
 
+    def wrong(self, outputs: Float[Tensor, "b 1 c"], batch: TextBatch) -> Bool[Tensor, " b"]:
+        """Return whether another label than the right one has the highest score."""
+        return outputs[:, 0].argmax(-1) != classes_of(batch)
+
 
 @final
 @dataclass(frozen=True)
@@ -121,6 +129,10 @@ class Weighted:
     def positions(self, batch: TextBatch) -> Bool[Tensor, "b l"]:
         """Return the places of the other loss."""
         return self.loss.positions(batch)
+
+    def wrong(self, outputs: Float[Tensor, "b l v"], batch: TextBatch) -> Bool[Tensor, " b"]:
+        """As the other loss."""
+        return self.loss.wrong(outputs, batch)
 
 
 def classes_of(batch: TextBatch) -> Tensor:

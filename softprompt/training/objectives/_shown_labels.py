@@ -86,7 +86,8 @@ class WithShownLabels:
         for number, shown in enumerate(self.shown):
             if shown is None or not shares[number]:
                 continue
-            loss = shares[number] * shown.loss(passes.backbone, batch.vectors[number][batch.mask[number]])
+            with passes.noise(False):
+                loss = shares[number] * shown.loss(passes.backbone, batch.vectors[number][batch.mask[number]])
             passes.differentiate(loss[None])
             divergences = divergences.index_add(
                 0, torch.tensor([number], device=divergences.device), loss.detach()[None].to(divergences)

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ...backbones import AbstractBackbone
-from ...losses import task_losses
+from ...losses import task_losses, wrong_tokens
 from ...prompts.batch import PromptBatch, TextBatch
 
 
@@ -35,6 +35,10 @@ class TaskLoss(Protocol):
 
     def positions(self, batch: TextBatch) -> Bool[Tensor, "b l"]:
         """Return in which places of `outputs` a row has an answer."""
+        ...
+
+    def wrong(self, outputs: Float[Tensor, "b l v"], batch: TextBatch) -> Bool[Tensor, " b"]:
+        """Return whether the most likely answer of each row is not the right one; False for numbers."""
         ...
 
 
@@ -68,6 +72,10 @@ class TokenLoss:
         """Return the label positions of each row."""
         targets = targets_of(batch)
         return torch.ones_like(targets, dtype=torch.bool) if targets.is_floating_point() else targets >= 0
+
+    def wrong(self, outputs: Float[Tensor, "b l v"], batch: TextBatch) -> Bool[Tensor, " b"]:
+        """Return whether a token of the answer, or the class, is not the most likely one."""
+        return wrong_tokens(outputs, targets_of(batch))
 
 
 # What a run minimises unless it is asked for another loss.
