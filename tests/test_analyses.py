@@ -15,7 +15,7 @@ from softprompt.analysis.analyses._nearest import agreement, nearest_rows
 from softprompt.analysis.analyses._neighbors import nearest
 from softprompt.analysis.drift import drift
 from softprompt.analysis.stored_landscapes import _distinct, subjects
-from softprompt.backbones import from_model
+from softprompt.backbones import from_model, load_backbone
 from softprompt.cli import main
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, UnknownName
@@ -177,6 +177,21 @@ def test_integrated_gradients_of_a_model_add_up_to_the_change_of_its_answer(run,
     for line in values["prompts"][0]["rows"]:
         assert len(line["tokens"]) == len(line["with"]["values"]) == len(line["without"]["values"])
         assert line["with"]["missed"] < 0.2
+
+
+def test_prompts_at_two_scales_of_the_embeddings_are_read_by_models_of_their_own(tmp_path):
+    runs = []
+    for scale in (1.0, 4.0):
+        loaded = load_backbone("lab-t5-small", embedding_scale=scale)
+        runs.append(tmp_path / str(scale))
+        train("lab/color", loaded, method="ept-star", steps=1, eval_rows=4, output=runs[-1])
+    both = Bench(paths=runs, rows=2)
+    assert [both.backbone(subject).embedding_scale for subject in both.subjects] == [1.0, 4.0]
+
+
+def test_training_rows_are_not_compared_with_themselves(run, backbone):
+    with pytest.raises(BadInput, match="among which split='train' is"):
+        ANALYSES["nearest-examples"].compute(Bench(paths=[run], model=backbone, rows=4, split="train"))
 
 
 def test_transfer_asks_every_prompt_every_task(tmp_path, monkeypatch):

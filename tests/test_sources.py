@@ -292,7 +292,7 @@ class TestRefusals:
 
     def test_spot_has_no_other_beginning(self, backbone, task, source, tmp_path):
         path = kept(source, tmp_path / "a")
-        with pytest.raises(BadInput, match="vocabulary. both say how 'spot' begins"):
+        with pytest.raises(BadInput, match=r"vocabulary. both say how 'spot' begins"):
             train(task, backbone, method="spot", sources=path, init="vocabulary", output=tmp_path / "run", **SETTINGS)
 
     def test_a_method_without_sources_takes_none_unless_another_of_the_run_does(self, backbone, task, source, tmp_path):

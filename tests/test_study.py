@@ -37,6 +37,7 @@ from softprompt.study import (
     load_specs,
     markdown,
     missing,
+    plan,
     read,
     run_all,
     summary,
@@ -49,10 +50,11 @@ from softprompt.study._failed import mark_failed
 from softprompt.study._fleets import claim, finish, give_up, group
 from softprompt.study._progress import state
 from softprompt.study._stored import POINTS, curves, load, path_of, to_bytes
-from softprompt.study.statistics import bootstrap, ratio_of_deviations, wilcoxon
+from softprompt.study.statistics import bootstrap, ratio_of_deviations, settled, wilcoxon
 from softprompt.study.tables import ceilings, stuck, value, varying
 from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted, read_record
+from softprompt.training._measure import Measured
 from softprompt.training._loop import Loop
 
 from kit import review_task
@@ -276,6 +278,11 @@ class TestGrid:
             ("[[runs]]\nmodel = 'm'\ntask = 'glue/sst2'\nmethods = 'ept'", "Did you mean 'method'"),
             ("[[runs]", "is not TOML"),
             ("[tasks.mine]\nlabels = 3\n[[runs]]", "label_words|label_column"),
+            ("[tasks.mine]\nlabel_column = 1\n[[runs]]", "task 'mine': label_column must be text, not 1"),
+            ("[tasks.mine]\ntemplate = ['{a}']\n[[runs]]", "template must be text"),
+            ("[tasks.mine]\ntext_columns = [1]\n[[runs]]", "text_columns must be text, or a list of texts"),
+            ("[tasks.mine]\nfiles = 3\n[[runs]]", "files of 'train' must be a path, or a list of paths, not 3"),
+            ("[tasks.mine]\nfiles = {test = [1]}\n[[runs]]", "files of 'test' must be a path"),
         ],
     )
     def test_mistakes_in_a_study_file_are_named(self, text, message, tmp_path):
@@ -284,6 +291,12 @@ class TestGrid:
             load_specs(tmp_path / "study.toml")
         with pytest.raises(BadInput, match="cannot read"):
             load_specs(tmp_path / "other.toml")
+
+    @pytest.mark.parametrize("scale", [None, "s"])
+    def test_defaults_that_are_no_table_are_named_at_every_scale(self, scale, tmp_path):
+        (tmp_path / "study.toml").write_text("defaults = 3\n[[runs]]\ntask = 'lab/color'\n[scales.s]\nsteps = 1")
+        with pytest.raises(BadInput, match="defaults and tasks hold tables"):
+            load_specs(tmp_path / "study.toml", scale)
 
 
 class TestStore:
@@ -416,6 +429,41 @@ class TestStore:
         shutil.rmtree(source)
         (tmp_path / "other").rename(source)
         with pytest.raises(BadInput, match=r"source is not what run .* was trained with"):
+            quietly([spec], store)
+
+    def test_kept_runs_whose_results_were_deleted_are_trained_again_on_the_rows_of_today(self, specs, task, tmp_path):
+        store, fresh = tmp_path / "store", tmp_path / "fresh"
+        before = quietly(specs[:2], store, keep=True)
+        file = Path(task.source.files["train"])
+        file.write_text(file.read_text().replace("film", "play"))
+        for run in before:
+            path_of(store, run.name).unlink()
+        again, expected = quietly(specs[:2], store, keep=True), quietly(specs[:2], fresh)
+        assert [run.curve for run in again] == [run.curve for run in expected] != [run.curve for run in before]
+        assert [run.inputs for run in again] == [run.inputs for run in expected] != [run.inputs for run in before]
+        # Of one of them alone, the prompt of the other stays.
+        path_of(store, specs[0].name).unlink()
+        one = quietly(specs[:1], store, keep=True)[0]
+        assert all(kept_prompt(store, run).is_dir() for run in (one, again[1]))
+
+    def test_a_fleet_that_goes_on_keeps_what_it_began_from(self, specs, tmp_path, monkeypatch):
+        store, vectors = tmp_path / "store", tmp_path / "vectors.npy"
+        np.save(vectors, np.ones((3, 16), dtype=np.float32))
+        given = PromptSettings(init=f"file:{vectors}", options={"prompt_length": 3})
+        spec, optimize = dataclasses.replace(specs[0], prompt=given), Loop._optimize
+
+        def stopped(loop):
+            if loop.step == 3:
+                raise KeyboardInterrupt
+            return optimize(loop)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Loop, "_optimize", stopped)
+            with pytest.raises((Interrupted, KeyboardInterrupt)):
+                quietly([spec], store)
+        np.save(vectors, np.zeros((3, 16), dtype=np.float32))
+        quietly([spec], store)
+        with pytest.raises(BadInput, match=r"vectors.npy is not what run"):
             quietly([spec], store)
 
     def test_another_model_in_the_same_folder_is_refused(self, specs, tiny_t5, save_tiny, tmp_path, task):
@@ -900,6 +948,12 @@ class TestTables:
         differences = np.random.default_rng(0).normal(0.5, size=20)
         assert wilcoxon(differences) == pytest.approx(stats.wilcoxon(differences)[1])
 
+    def test_differences_of_as_many_rows_tie(self):
+        right = np.array([73, 79, 61, 70, 69, 75, 84, 71])
+        more = np.array([2, -1, 2, -2, -2, -2, 2, 4])
+        assert wilcoxon((right + more) / 100 - right / 100) == pytest.approx(stats.wilcoxon(more)[1])
+        assert settled([0.3 - 0.1 - 0.2])[0] == 0
+
     def test_pairs_that_are_not_defined_are_refused(self, runs):
         with pytest.raises(BadInput, match="agree in method, task, seed; pair by more keys"):
             compare([*runs, dataclasses.replace(runs[0], name="x")], "method", "ept")
@@ -1013,6 +1067,24 @@ class TestCurves:
 
 
 class TestPlan:
+    def test_steps_follow_from_the_epochs_and_rows_of_each_run(self):
+        measured = Measured(steps=12, rows=96, tokens=1200, seconds=6.0)
+
+        def steps(**settings):
+            return measured.steps_of(TrainSettings(batch_size=8, **settings), classes=2)
+
+        assert [steps(epochs=1.0), steps(epochs=10.0), steps(steps=7), steps()] == [12, 120, 7, 1000]
+        assert [steps(epochs=1.0, shots=16), steps(epochs=1.0, shots_per_class=16)] == [2, 4]
+
+    def test_a_fleet_of_another_number_of_epochs_costs_in_proportion(self, task, model, tmp_path):
+        axes = {"task": task, "model": model, "batch_size": 8}
+        one, ten, both = (
+            plan(tmp_path / "store", grid(**axes, epochs=epochs), fleet_size=1)[0]
+            for epochs in ([1.0], [10.0], [1.0, 10.0])
+        )
+        assert (one.steps, ten.steps, both.steps) == (6, 60, 66)
+        assert both.tokens == one.tokens + ten.tokens
+
     @pytest.mark.parametrize(
         ("seconds", "timed", "steps"), [([4, 1, 2, 3], 2.0, 4), ([20], 20.0, 1), ([1, 8, 8], 8.0, 3)]
     )

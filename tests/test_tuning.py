@@ -28,7 +28,7 @@ from softprompt.tuning._choice import Challenge, challengers, fresh_seeds
 from softprompt.tuning._halving import Halving, rungs_of
 from softprompt.tuning._kept import kept
 from softprompt.tuning._measure import Answers, lead_measure, score_measure
-from softprompt.tuning._rows import parted
+from softprompt.tuning._rows import parted, written
 from softprompt.tuning._space import METHODS_TRIED, Space, asked_tasks
 from softprompt.tuning._trials import Trial, Wave, proposals
 
@@ -285,6 +285,20 @@ class TestRows:
         task = custom_task(SPLITS, text_columns=["text"], label_column="label")
         parts = parted(task, load_rows(task))
         assert [len(part) for part in (*parts.folds[0], parts.report)] == [160, 24, 32]
+
+    def test_copies_of_a_published_set_may_hold_its_blank_texts(self, tmp_path):
+        for split in ("train", "validation"):
+            path = tmp_path / "glue" / "qqp" / f"{split}.jsonl"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            made = [{"question1": f"q {n}?", "question2": "" if n == 3 else "r?", "label": n % 2} for n in range(60)]
+            path.write_text("".join(json.dumps(row) + "\n" for row in made))
+        task = TASKS["glue/qqp"]
+        parts = parted(task, load_rows(task, tmp_path))
+        copies = written(task, parts, tmp_path / "search")
+        assert sum("" in load_rows(copy)["train"].columns["question2"] for copy in copies) >= 1
+        # Rows of a user may hold none.
+        with pytest.raises(BadInput, match="column 'question2' is empty"):
+            load_rows(dataclasses.replace(copies[0], source=dataclasses.replace(copies[0].source, blanks=False)))
 
 
 class TestProposals:

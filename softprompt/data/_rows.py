@@ -205,7 +205,7 @@ def _usable(task: Task, texts: tuple[str, ...], record: Record) -> dict[str, Any
         if values[name] is ABSENT:
             raise BadInput(f"column {name!r} is missing")
     for name in texts:
-        values[name] = _cell(name, values[name], blank=not task.source.is_own)
+        values[name] = _cell(name, values[name], blank=task.source.allows_blanks)
     if task.extra_columns:
         task.prepared(values)
     right = gold(task, values)

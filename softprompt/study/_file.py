@@ -15,6 +15,7 @@ from ._spec import RunSpec
 _PARTS = ("runs", "defaults", "tasks", "scales", "reference")
 _TASK = ("files", "text_columns", "label_column", "number_column", "target_column", "template", "instruction",
          "label_words", "metrics", "max_length", "delimiter")  # fmt: skip
+_TEXTS = ("label_column", "number_column", "target_column", "template", "instruction", "delimiter")
 
 
 def load_specs(path: "Path | str", scale: str | None = None) -> list[RunSpec]:
@@ -62,7 +63,9 @@ def at_scale(path: Path, values: dict[str, Any], scale: str | None) -> dict[str,
     runs = chosen.pop("runs", None)
     if runs is None and isinstance(values.get("runs"), list):
         runs = [{**table, **chosen} for table in values["runs"] if isinstance(table, Mapping)]
-    return {**values, "defaults": {**values.get("defaults", {}), **chosen}, "runs": runs}
+    defaults = values.get("defaults", {})
+    # What is no table is refused where all parts are read.
+    return {**values, "defaults": {**defaults, **chosen} if isinstance(defaults, Mapping) else defaults, "runs": runs}
 
 
 def parsed(path: Path) -> dict[str, Any]:
@@ -90,9 +93,24 @@ def _task(name: str, given: Mapping[str, Any], folder: Path) -> Task:
     for key in given:
         if key not in _TASK:
             raise UnknownName(f"setting of task {name!r}", key, _TASK)
+    for key, value in given.items():
+        kind, is_one = ("text", _is_text) if key in _TEXTS else ("text, or a list of texts", _are_texts)
+        if key in (*_TEXTS, "text_columns") and not is_one(value):
+            raise BadInput(f"task {name!r}: {key} must be {kind}, not {value!r}")
     files = given.get("files", {})
     named = files if isinstance(files, Mapping) else {"train": files}
+    for split, paths in named.items():
+        if not _are_texts(paths):
+            raise BadInput(f"task {name!r}: the files of {split!r} must be a path, or a list of paths, not {paths!r}")
     return custom_task(**{**given, "files": {split: _beside(folder, v) for split, v in named.items()}}, name=name)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return _is_text(value) or (isinstance(value, list) and all(map(_is_text, value)))
 
 
 def _beside(folder: Path, given: Any) -> list[str]:

@@ -3,6 +3,7 @@
     STORE/runs/<name>.json           finished runs
     STORE/failed/<name>/             the traceback of a run that failed
     STORE/fleets/<id>/fleet.json     the runs that a fleet trains, in order, and the name of its run folder
+    STORE/fleets/<id>/inputs.json    SHA-256 of the files that its runs began from
     STORE/fleets/<id>/run/           the run folder of `softprompt.training`
     STORE/fleets/<id>/lease.json     who trains it (`_lease`)
     STORE/.lock                      held for the moment in which a process looks around and claims a fleet
@@ -103,12 +104,15 @@ def claim(
             if not left:
                 _sweep(store, folder, plan, ended)
                 continue
+            if plan.is_done:
+                # It keeps prompts of runs whose results were deleted. Those are trained again, in another folder.
+                continue
             lease = take(store, folder, plan.run, lease_seconds)
             if lease is None:
                 busy |= left
                 continue
             return Claim(_taken(folder, plan, keep, lease), frozenset(busy))
-        waiting = missing - {name for plan in held.values() for name in plan.names}
+        waiting = missing - {name for plan in held.values() if not plan.is_done for name in plan.names}
         for members in groups:
             left = tuple(spec for spec in members if spec.name in waiting)
             if left:
@@ -121,7 +125,7 @@ def finish(store: Path, fleet: Fleet) -> None:
     with alone(store):
         if fleet.lease.is_ours and fleet.keep:
             shutil.rmtree(fleet.run / "checkpoints", ignore_errors=True)
-            _describe(fleet.folder, fleet.specs, True, fleet.lease.run)
+            _describe(fleet.folder, fleet.specs, True, fleet.lease.run, is_done=True)
         elif fleet.lease.is_ours:
             _remove(fleet.folder)
         fleet.lease.release()
@@ -151,7 +155,8 @@ def held_names(store: Path) -> set[str]:
     for path in (store / "fleets").glob(f"*/{SPECS}"):
         # Another process may remove or replace a folder at this moment.
         with contextlib.suppress(OSError, ValueError):
-            names |= set(json.loads(path.read_bytes())["names"])
+            values = json.loads(path.read_bytes())
+            names |= set() if values.get("done") else set(values["names"])
     return names
 
 
@@ -172,6 +177,7 @@ class _Plan:
     specs: tuple[RunSpec, ...]
     keep: bool
     run: str
+    is_done: bool = False
 
 
 def _folders(store: Path) -> dict[Path, _Plan]:
@@ -192,7 +198,9 @@ def _plan(folder: Path, changed: int) -> _Plan:
     try:
         values = read_sealed(folder / SPECS, earlier_names=["names"], repair=f"delete {folder} and run again")
         specs = tuple(RunSpec.from_json(spec) for spec in values["specs"])
-        return _Plan(tuple(values["names"]), specs, bool(values["keep"]), values.get("run", RUN))
+        return _Plan(
+            tuple(values["names"]), specs, bool(values["keep"]), values.get("run", RUN), bool(values.get("done"))
+        )
     except (TypeError, KeyError, AttributeError) as error:
         raise DamagedFile(f"{folder / SPECS} cannot be read ({error}); delete {folder} and run again") from error
 
@@ -229,11 +237,13 @@ def _taken(folder: Path, plan: _Plan, keep: bool, lease: Lease) -> Fleet:
     return Fleet(folder, plan.specs, keep or plan.keep, lease)
 
 
-def _describe(folder: Path, specs: Sequence[RunSpec], keep: bool, run: str) -> None:
+def _describe(folder: Path, specs: Sequence[RunSpec], keep: bool, run: str, is_done: bool = False) -> None:
     from ..store import write_file
 
     values: dict[str, object] = {"format": SEALED, "keep": keep, "run": run, "names": [spec.name for spec in specs]}
     values["specs"] = [spec.to_json() for spec in specs]
+    if is_done:
+        values["done"] = True
     write_file(folder / SPECS, sealed_bytes(values), what="the plan of a fleet", replace=True)
 
 

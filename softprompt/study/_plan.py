@@ -116,7 +116,7 @@ class _Costs:
         same_model = [key for key in self.known if key.startswith(f"{fleet[0].model} ")]
         key = next(iter([_kind(fleet[0])] if _kind(fleet[0]) in self.known else same_model or self.known))
         prompts, cost = self.known[key]
-        steps = fleet[0].settings.steps or cost.steps
+        steps = cost.steps_of(fleet[0].settings, len(fleet[0].declared.labels))
         share = len(fleet) / prompts * steps / cost.steps
         return {"steps": steps, "tokens": round(cost.tokens * share), "seconds": cost.seconds * share}
 

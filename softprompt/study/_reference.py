@@ -1,14 +1,15 @@
 """Published numbers beside ours: JSON files of cells, which a study file names and a report finds by task and model."""
 
 import json
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, UnknownName
 from ._file import parsed
 from ._stored import StoredRun
-from .tables import Row, value
+from .tables import Row, tags_of, value
 
 # What papers print, as far as it is known: EPT's tables.
 PUBLISHED = Path(__file__).parent / "published"
@@ -21,8 +22,9 @@ def with_reference(rows: Sequence[Row], runs: Sequence[StoredRun], by: Sequence[
     """Rows of `summary` with the published numbers that the study file names, where they are of the same runs.
 
     `paper` is the mean of the published cells of all tasks, models and methods in the row, in the unit of our scores,
-    and `difference` is ours minus theirs. Both are None where a cell of the row is missing, damaged in the copy of the
-    paper that was read, or not of this model and task. A number of the paper is of its own seeds and runs.
+    and `difference` is the mean over the same cells of ours minus theirs, whatever the number of runs of each. Both are
+    None where a cell of the row is missing, damaged in the copy of the paper that was read, or not of this model and
+    task; the difference also where a cell has no score of ours yet. A number of the paper is of its own seeds and runs.
 
     Args:
         rows: of `summary(runs, by)`.
@@ -31,15 +33,16 @@ def with_reference(rows: Sequence[Row], runs: Sequence[StoredRun], by: Sequence[
         path: the study file; without `reference` in it the rows stay as they are.
 
     Raises:
-        BadInput: the file of the reference cannot be read, or is not JSON.
+        BadInput: the file of the reference cannot be read, or holds no cells.
         UnknownName: it has no such table.
     """
     cells = reference_cells(Path(path))
     if cells is None:
         return list(rows)
     grouped: dict[tuple[Any, ...], list[StoredRun]] = {}
+    tags = tags_of(run.spec for run in runs)
     for run in runs:
-        grouped.setdefault(tuple(value(run.spec, key) for key in by), []).append(run)
+        grouped.setdefault(tuple(value(run.spec, key, tags) for key in by), []).append(run)
     return [{**row, **_beside(row, grouped[tuple(row[key] for key in by)], cells)} for row in rows]
 
 
@@ -56,7 +59,18 @@ def reference_cells(path: Path) -> list[dict[str, Any]] | None:
     tables = _tables(place, f"the reference of {path}")
     if table not in tables:
         raise UnknownName(f"table of {place}", table, tables)
-    return tables[table]["cells"]
+    return _checked(tables[table], f"table {table!r} of {place}")
+
+
+def _checked(table: Any, what: str) -> list[dict[str, Any]]:
+    cells = table.get("cells") if isinstance(table, Mapping) else None
+    if not isinstance(cells, list) or not all(
+        isinstance(cell, Mapping) and isinstance(cell.get("value", ""), int | float | None) for cell in cells
+    ):
+        raise BadInput(
+            f"{what} holds no `cells`, each with the keys of its runs and a `value` that is a number or null"
+        )
+    return cells
 
 
 def published(task: str, model: str) -> dict[str, float]:
@@ -82,19 +96,26 @@ def _tables(place: Path, what: str) -> dict[str, Any]:
 
 
 def _beside(row: Row, runs: Sequence[StoredRun], cells: Sequence[Mapping[str, Any]]) -> Row:
-    places = {_cell_of(run, cells) for run in runs}
-    published = [cells[place]["value"] for place in places if place is not None]
-    known = [number for number in published if number is not None]
-    if not known or len(known) < len(places) or row.get("mean") is None:
+    tags = tags_of(run.spec for run in runs)
+    scores: dict[int | None, list[float]] = {}
+    for run in runs:
+        ours = scores.setdefault(_cell_of(run, cells, tags), [])
+        if run.score is not None:
+            ours.append(run.score)
+    printed = {place: None if place is None else cells[place]["value"] for place in scores}
+    if row.get("mean") is None or None in printed.values():
         return {"paper": None, "difference": None}
-    paper = sum(known) / len(known) / UNIT
-    return {"paper": paper, "difference": row["mean"] - paper}
+    theirs = {place: number / UNIT for place, number in printed.items() if number is not None}
+    paper = statistics.fmean(theirs.values())
+    if not all(scores.values()):
+        return {"paper": paper, "difference": None}
+    return {"paper": paper, "difference": statistics.fmean(statistics.fmean(scores[p]) - theirs[p] for p in theirs)}
 
 
-def _cell_of(run: StoredRun, cells: Sequence[Mapping[str, Any]]) -> int | None:
+def _cell_of(run: StoredRun, cells: Sequence[Mapping[str, Any]], tags: Collection[str]) -> int | None:
     """The place of a run's cell: the first of which all keys are the run's own."""
-    return next((place for place, cell in enumerate(cells) if _is_of(run, cell)), None)
+    return next((place for place, cell in enumerate(cells) if _is_of(run, cell, tags)), None)
 
 
-def _is_of(run: StoredRun, cell: Mapping[str, Any]) -> bool:
-    return all(value(run.spec, key) == cell[key] for key in cell if key not in _NOT_KEYS)
+def _is_of(run: StoredRun, cell: Mapping[str, Any], tags: Collection[str]) -> bool:
+    return all(value(run.spec, key, tags) == cell[key] for key in cell if key not in _NOT_KEYS)

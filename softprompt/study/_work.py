@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from ..documents import SEALED, read_sealed, sealed_bytes
 from ..errors import BadInput, DamagedFile, StorageFailure
 from ..settings import ModelSpec
 from ._early import named
@@ -30,6 +31,8 @@ log = logging.getLogger("softprompt")
 STOPS = (StorageFailure, DamagedFile, OtherModel)
 # A fleet that so many processes in a row did not survive is not tried again.
 MOST_DEATHS = 3
+# What the runs of a fleet began from.
+INPUTS = "inputs.json"
 # Number of loaded models that a process keeps. Studies use their models one after the other.
 MODELS = 2
 # Seconds between two checks of the runs that other processes hold.
@@ -167,7 +170,7 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
     from ..training import resume, train, without_advice
 
     first = fleet.specs[0]
-    inputs = {spec.name: digests(spec) for spec in fleet.specs}
+    inputs = _inputs(fleet)
     backbone = models.of(first)
     embeddings = backbone.identity().embedding_sha256
     with without_advice():
@@ -195,6 +198,19 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
         fleet.lease.refuse_lost()
         for stored in finished:
             write_file(path_of(store, stored.name), to_bytes(stored), what=stored.spec.describe(), replace=True)
+
+
+def _inputs(fleet: Fleet) -> dict[str, dict[str, str]]:
+    """What each run of a fleet began from: written when it is begun, and read where it goes on."""
+    from ..store import write_file
+
+    place = fleet.folder / INPUTS
+    if fleet.is_started and place.is_file():
+        return read_sealed(place, repair=f"delete {fleet.folder} and run again")["inputs"]
+    inputs = {spec.name: digests(spec) for spec in fleet.specs}
+    values = {"format": SEALED, "inputs": inputs}
+    write_file(place, sealed_bytes(values), what="what a fleet begins from", replace=True)
+    return inputs
 
 
 def style_of(spec: RunSpec, kind: str) -> str | None:

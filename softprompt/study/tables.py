@@ -11,7 +11,7 @@ from ..settings import PromptSettings, TrainSettings
 from ._grid import SEEDS
 from ._spec import RunSpec
 from ._stored import StoredRun
-from .statistics import bootstrap, wilcoxon
+from .statistics import bootstrap, settled, wilcoxon
 
 Row = dict[str, Any]
 
@@ -181,11 +181,10 @@ def _means_of_tasks(runs: Sequence[StoredRun]) -> list[float]:
 
 
 def _paired(arm: Mapping[Any, StoredRun], baseline: Mapping[Any, StoredRun]) -> Row:
-    import numpy as np
 
     both = [(arm[key].score, baseline[key].score) for key in arm if key in baseline]
     scores = [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
-    differences = np.array([ours - theirs for ours, theirs in scores])
+    differences = settled([ours - theirs for ours, theirs in scores])
     interval = bootstrap(differences) or (None, None)
     return {
         "n": len(scores),

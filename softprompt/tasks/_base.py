@@ -18,7 +18,7 @@ from ._stored import check_stored
 
 Answer = Literal["label", "number", "text"]
 # Fields that came later are left out of JSON at their defaults, so that hashes of studies made before stay as they are.
-_LATER = ("delimiter", "memory", "beside", "train", "test", "layout", "where", "grouped", "window", "stride",
+_LATER = ("blanks", "delimiter", "memory", "beside", "train", "test", "layout", "where", "grouped", "window", "stride",
           "instruction", "cue", "opening_ids")  # fmt: skip
 # The field of a template that is no column: where a masked-LM head answers.
 MASK = "mask"
@@ -46,6 +46,7 @@ class Source:
         beside: split -> the same files as seen from the folder of the run that this is stored in.
         world: family of the lab's rows, which are made when they are needed; empty for all others.
         options: what that family needs, and how many rows, and how hard.
+        blanks: whether their texts may be empty, as those of published sets may (QQP has a few).
         is_foreign: whether a prompt from elsewhere names the files, which are then read only after `allowed`.
     """
 
@@ -66,6 +67,7 @@ class Source:
     beside: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict, compare=False)
     world: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    blanks: bool = False
     # Never stored: a file cannot say of itself that it is trusted.
     is_foreign: bool = field(default=False, compare=False, metadata=NOT_STORED)
 
@@ -73,6 +75,11 @@ class Source:
         """The files of a split, in the order in which they are read."""
         given = self.files[split]
         return (given,) if isinstance(given, str) else tuple(given)
+
+    @property
+    def allows_blanks(self) -> bool:
+        """Whether a text may be empty: in published sets, and in copies of them."""
+        return self.blanks or not self.is_own
 
     @property
     def is_own(self) -> bool:

@@ -16,7 +16,7 @@ from ._auto_init import with_beginnings
 from ._loop import Loop
 from ._plan import Plan
 from ._records import Record
-from ._setup import build_prompts, prepare, recomputing
+from ._setup import build_prompts, prepare, recomputing, step_count
 from ._sources import with_sources
 from ._start import start_members
 from ._words import with_opening
@@ -33,13 +33,25 @@ class Measured:
 
     Args:
         steps: optimiser steps of the run.
+        rows: training rows of the task.
         tokens: positions of text and prompt that pass through the model in all steps, for all prompts together.
         seconds: of all steps and evaluations, at the speed of the measured ones.
     """
 
     steps: int
+    rows: int
     tokens: int
     seconds: float
+
+    def steps_of(self, settings: TrainSettings, classes: int) -> int:
+        """Optimiser steps of a run with other settings on as many rows.
+
+        Args:
+            settings: of that run.
+            classes: labels of its task, for a number of rows of each.
+        """
+        drawn = settings.shots or (settings.shots_per_class or 0) * classes
+        return step_count(settings, drawn or self.rows)
 
 
 def measure(
@@ -97,6 +109,7 @@ def measure(
     judged = evaluations * len(run_data.validation) + len(run_data.test)
     return Measured(
         steps=loop.steps,
+        rows=len(run_data.train),
         tokens=round(loop.steps * rows * length),
         seconds=loop.steps * step + judged * evaluation,
     )

@@ -156,7 +156,7 @@ def on_files(task: Task, folder: Path, fold: int, test: str | None = None) -> Ta
         "validation": str(fold_folder / "choosing.jsonl"),
         "test": str(fold_folder / "glance.jsonl") if test is None else str(fold_folder.parent / test),
     }
-    return dataclasses.replace(task, source=Source(files=files))
+    return dataclasses.replace(task, source=Source(files=files, blanks=task.source.allows_blanks))
 
 
 def _lines(rows: Rows) -> bytes:

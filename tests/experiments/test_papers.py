@@ -1,5 +1,6 @@
 """The papers as studies: every file declares its runs at each scale, and published numbers stand beside ours."""
 
+import dataclasses
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -115,6 +116,34 @@ def test_a_row_over_tasks_has_the_mean_of_its_cells_or_none():
     runs.append(run("lab/color", "ept", 0.5))
     (row,) = with_reference(summary(runs, ("method",)), runs, ("method",), path)
     assert row["paper"] is None
+
+
+def test_a_cell_counts_once_whatever_the_number_of_its_runs():
+    path = STUDIES / "ept" / "table1.toml"
+    runs = [run("glue/rte", "ept", 0.688, seed) for seed in range(5)] + [run("glue/mrpc", "ept", 0.829)]
+    (row,) = with_reference(summary(runs, ("method",)), runs, ("method",), path)
+    assert row["difference"] == pytest.approx(0)
+    # One that is half done has no difference of another mean.
+    runs[-1] = run("glue/mrpc", "ept", None)
+    (row,) = with_reference(summary(runs, ("method",)), runs, ("method",), path)
+    assert (row["paper"], row["difference"]) == (pytest.approx((0.688 + 0.829) / 2), None)
+
+
+def test_a_tag_that_only_some_runs_have_is_a_column():
+    path, by = STUDIES / "ept" / "table1.toml", ("method", "part")
+    runs = [run("glue/rte", "ept", 0.7), run("glue/rte", "ept", 0.8, 1)]
+    runs[1] = dataclasses.replace(runs[1], spec=dataclasses.replace(runs[1].spec, tags={"part": "core"}))
+    rows = with_reference(summary(runs, by), runs, by, path)
+    assert [row["paper"] for row in rows] == [pytest.approx(0.688)] * 2
+
+
+@pytest.mark.parametrize("table", [{}, [], {"cells": 3}, {"cells": [3]}, {"cells": [{"value": "90"}]}, {"cells": [{}]}])
+def test_a_reference_without_cells_is_named(table: object, tmp_path: Path):
+    (tmp_path / "own.json").write_text(json.dumps({"tables": {"a": table}}))
+    path = tmp_path / "study.toml"
+    path.write_text('reference = "own.json#a"\n[[runs]]\ntask = "lab/color"\nmodel = "m"\n')
+    with pytest.raises(BadInput, match=r"table 'a' of .*own\.json holds no `cells`"):
+        with_reference([], [], BY, path)
 
 
 def test_a_damaged_cell_and_a_run_without_a_score_have_no_difference():

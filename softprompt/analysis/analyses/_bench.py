@@ -57,11 +57,13 @@ class Bench:
     def backbone(self, subject: Subject) -> AbstractBackbone:
         """The frozen model of a prompt, computed by transformers: hooks see each layer, and attention its weights."""
         origin = subject.prompt.provenance
-        key = (origin.backbone.name, origin.backbone.revision, origin.answers)
+        of = origin.backbone
+        key = (of.name, of.revision, of.embedding_scale, origin.answers)
         if key not in self._loaded:
             options: dict[str, Any] = {"device": self.device, "engine": "reference"}
             given = isinstance(self.model, AbstractBackbone)
             self._loaded[key] = backbone_of(subject.prompt, self.model, **({} if given else options))
+        self._loaded[key].check(subject.prompt)
         return self._loaded[key]
 
     def drawn(self, subject: Subject, split: str | None = None, rows: int | None = None) -> Rows:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...backbones import AbstractBackbone
 from ...data import Examples
+from ...errors import BadInput
 from ...prompts.batch import PromptBatch
 from ...prompts.prompt import SoftPrompt
 from ...tasks import gold
@@ -51,7 +52,13 @@ def states_of(backbone: AbstractBackbone, prompt: SoftPrompt, examples: Examples
 
 
 def compute(bench: Bench) -> Values:
-    """The nearest training rows of each row, and how often they have its label."""
+    """The nearest training rows of each row, and how often they have its label.
+
+    Raises:
+        BadInput: the rows are training rows, each of which would find itself.
+    """
+    if bench.split == "train":
+        raise BadInput("nearest-examples compares rows with training rows, among which --split=train is; give another")
     prompts = []
     for subject in bench.subjects:
         backbone, task = bench.backbone(subject), subject.task

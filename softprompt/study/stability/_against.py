@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..power import detectable_difference
-from ..statistics import bootstrap, brown_forsythe, deviation, holm, ratio_interval, wilcoxon
+from ..statistics import bootstrap, brown_forsythe, deviation, holm, ratio_interval, settled, wilcoxon
 from ._arm import Arm
 
 # A mean has fallen if it lost this share of the reference's way above chance and the interval excludes 0 ...
@@ -79,7 +79,7 @@ def against(arm: Arm, reference: Arm) -> Against:
     both = [(score, theirs.get(seed)) for seed, score in zip(arm.seeds, arm.scores, strict=True)]
     pairs = np.array([pair for pair in both if None not in pair], dtype=float).reshape(-1, 2)
     first, second = pairs.T
-    differences = first - second
+    differences = settled(first - second)
     comparison = Against(
         setting=arm.name,
         reference=reference.name,
