@@ -54,8 +54,8 @@ from softprompt.study.statistics import bootstrap, ratio_of_deviations, settled,
 from softprompt.study.tables import ceilings, stuck, value, varying
 from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted, read_record
-from softprompt.training._measure import Measured
 from softprompt.training._loop import Loop
+from softprompt.training._measure import Measured
 
 from kit import review_task
 
