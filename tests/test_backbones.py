@@ -633,3 +633,21 @@ class TestBadFolders:
 
     def test_answers_that_do_not_exist(self, folder):
         self.refused(UnknownName, "Did you mean 'label-words'", folder, answers="label-word")
+
+
+@pytest.mark.parametrize(("family", "positions"), [("gpt2", "n_positions"), ("llama", "max_position_embeddings")])
+def test_an_answer_is_as_long_as_its_own_row_allows(family, positions, tiny_gpt):
+    model, tokenizer = tiny_gpt(family, dtype=torch.float64, **{positions: 40})
+    backbone = from_model(model, tokenizer, name=family, engine="reference")
+    prompt_batch = PromptBatch.stack([random_prompt(backbone, 3)])
+    batch = batch_of(backbone, ["yes", " ".join(["film"] * 25), "no film", " ".join(["yes"] * 28)])
+
+    def answers(rows):
+        return backbone.answer_ids(prompt_batch, rows, max_new_tokens=20, at_least=6)
+
+    together = answers(batch)
+    for row, found in enumerate(together):
+        alone = answers(one_of(batch, row))[0]
+        assert found[: len(alone)].equal(alone)
+        assert (found[len(alone) :] == backbone.pad_id).all()
+    assert len(answers(one_of(batch, 0))[0]) > len(answers(one_of(batch, 1))[0])

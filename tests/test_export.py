@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from softprompt.backbones import load_backbone
+from softprompt.backbones import from_model, load_backbone
 from softprompt.cli._main import main
 from softprompt.errors import BadInput, CannotExport
 from softprompt.export import (
@@ -344,6 +344,16 @@ def test_a_request_holds_what_the_api_reads(ready):
     json.dumps(body)
 
 
+def test_a_baked_template_may_hold_an_emoji(ready, tmp_path):
+    from transformers import AutoTokenizer
+
+    backbone, prompt = ready[1]["gpt2"]
+    task = {**prompt.provenance.task, "instruction": "Which mood \U0001f600 ?"}
+    other = dataclasses.replace(prompt, provenance=dataclasses.replace(prompt.provenance, task=task))
+    baked = export_baked(other, tmp_path / "baked", model=backbone)
+    assert "\U0001f600" in AutoTokenizer.from_pretrained(baked).chat_template
+
+
 class TestRefused:
     @pytest.mark.parametrize("write", [export_cache, export_baked, export_embeds, export_gguf_recipe])
     def test_prompts_of_other_kinds_of_models(self, tiny_t5, save_tiny, tmp_path, write):
@@ -357,6 +367,20 @@ class TestRefused:
         backbone, prompt = ready[1]["gpt2"]
         with pytest.raises(CannotExport, match="vectors for 2 layers"):
             write(dataclasses.replace(prompt, deep=torch.ones(1, 3, 16)), tmp_path / "x", model=backbone)
+
+    def test_a_baked_model_in_int8_or_with_adapters(self, ready, tmp_path, tiny_gpt):
+        from peft import LoraConfig, get_peft_model
+
+        backbone, prompt = ready[1]["gpt2"]
+        model, tokenizer = tiny_gpt("gpt2", n_positions=256)
+        adapted = from_model(get_peft_model(model, LoraConfig(fan_in_fan_out=True)), tokenizer, name=backbone.name)
+        with pytest.raises(CannotExport, match=r"has layers of PEFT .*; load it plain, adapters merged"):
+            export_baked(dataclasses.replace(prompt), tmp_path / "x", model=adapted)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backbone, "quantize", "int8")
+            with pytest.raises(CannotExport, match="is in int8"):
+                export_baked(prompt, tmp_path / "x", model=backbone)
+        assert not (tmp_path / "x").exists()
 
     def test_a_task_of_two_columns(self, ready, tmp_path):
         backbone, prompt = ready[1]["gpt2"]

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save
+from softprompt.documents import Limits
 from softprompt.errors import BadInput, DamagedFile, SoftPromptError, StorageFailure
 from softprompt.prompts.prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
 from softprompt.store import (
-    MAX_ELEMENTS,
     find_prompt,
     latest_checkpoint,
     read_folder,
@@ -207,7 +207,7 @@ class TestHostilePrompts:
         header = json.dumps({"vectors": {"dtype": "F32", "shape": [2**32, 6], "data_offsets": [0, size]}}).encode()
         folder = forged_prompt(tmp_path, raw=len(header).to_bytes(8, "little") + header)
         os.truncate(folder / "prompt.safetensors", 8 + len(header) + size)
-        with pytest.raises(BadInput, match="far more than a prompt"):
+        with pytest.raises(BadInput, match=r"--limit prompt_numbers=\d+ COMMAND"):
             read_tensors(folder / "prompt.safetensors")
         with pytest.raises(BadInput, match="a prompt has at most"):
             read_prompt(folder)
@@ -232,12 +232,18 @@ class TestHostilePrompts:
         with pytest.raises(DamagedFile, match="safetensors file"):
             read_prompt(forged_prompt(tmp_path, raw=(tmp_path / "p.pt").read_bytes()))
 
-    def test_more_numbers_than_a_prompt_has(self, tmp_path):
+    def test_more_numbers_than_a_prompt_has(self, tmp_path, monkeypatch):
         path = tmp_path / "big.safetensors"
         path.write_bytes(save({"vectors": torch.zeros(2**10 + 1, 16)}))
-        with pytest.raises(BadInput, match="holds 16400 numbers"):
-            read_tensors(path, max_elements=2**14)
-        assert MAX_ELEMENTS * 4 < 100e6
+        monkeypatch.setattr("softprompt.documents._limits.now", lambda: Limits(prompt_numbers=2**14))
+        with pytest.raises(BadInput, match=r"holds 16400 numbers, the limit is 16384; if that is meant: .*--limit"):
+            read_tensors(path)
+        assert len(read_tensors(path, is_bounded=False)["vectors"]) == 2**10 + 1
+        assert Limits().prompt_numbers * 4 < 300e6
+
+    def test_a_deep_prompt_of_a_large_model_can_be_read_again(self):
+        # 100 vectors in all 40 layers of a model of 13 billion weights.
+        assert Limits().prompt_numbers > 100 * 40 * 5120
 
     @pytest.mark.parametrize("name", ["../stolen", "/etc/passwd", "a/b", "", ".hidden", "..", "C:\\x", "a\x00b"])
     def test_a_manifest_that_lists_what_is_no_file_name(self, tmp_path, name):

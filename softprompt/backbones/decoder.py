@@ -223,18 +223,39 @@ class DecoderBackbone(AbstractBackbone):
     ) -> Int[Tensor, "b l"]:
         """Greedy answers, whatever the checkpoint's own generation defaults are; the text is not repeated.
 
-        They end where the model has no more positions.
+        Each ends where the model has no more positions for its row, whatever rows stand beside it; with `watch`, all of
+        them where the longest row has none.
         """
         joined = self._join(prompt_batch, batch)
         self._refuse_too_long(joined)
+        longest = self._longest_answers(joined, max_new_tokens)
+        if watch is None and len(longest.unique()) > 1:
+            return self._apart(prompt_batch, batch, longest, at_least)
         # Answers go on at the right end of every row, so the pads have to stand before the prompt.
         before = joined.pads_first()
-        if self.max_positions is not None:
-            # The last token of an answer is never read and needs no position.
-            max_new_tokens = min(max_new_tokens, self.max_positions - self._prefix_length - before.mask.shape[1] + 1)
         by_model = self.prefix is None and generates_from_vectors(self.model)
         generate = self._generated if by_model else self._continued
-        return generate(before, max_new_tokens, at_least, watch)
+        return generate(before, int(longest.min()), at_least, watch)
+
+    def _longest_answers(self, joined: Joined, max_new_tokens: int) -> Int[Tensor, " b"]:
+        """Tokens that the answer to each row may have."""
+        lengths = joined.mask.sum(1)
+        if self.max_positions is None:
+            return torch.full_like(lengths, max_new_tokens)
+        # The last token of an answer is never read and needs no position.
+        return (self.max_positions - self._prefix_length - lengths + 1).clamp(max=max_new_tokens)
+
+    def _apart(
+        self, prompt_batch: PromptBatch, batch: TextBatch, longest: Int[Tensor, " b"], at_least: int
+    ) -> Int[Tensor, "b l"]:
+        """Answers of rows with as much room each in passes of their own."""
+        answers = torch.full((len(longest), int(longest.max())), self.pad_id, device=longest.device)
+        for room in longest.unique().tolist():
+            (rows,) = (longest == room).nonzero(as_tuple=True)
+            part = batch.select(rows).trimmed()
+            found = self.answer_ids(prompt_batch, part, max_new_tokens=room, at_least=min(at_least, room))
+            answers[rows, : found.shape[1]] = found
+        return answers
 
     def _generated(self, before: Joined, max_new_tokens: int, at_least: int, watch: Watch | None) -> Int[Tensor, "b l"]:
         """Greedy answers by the model's own `generate`."""

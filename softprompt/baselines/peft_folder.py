@@ -186,7 +186,7 @@ def _by_pefts_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _by_our_names(folder: Path, frozen: int) -> dict[str, Tensor]:
     """Return the weights in a folder of PEFT by our names."""
-    weights = read_tensors(folder / WEIGHTS, max_elements=None)
+    weights = read_tensors(folder / WEIGHTS, is_bounded=False)
     if NAME in weights:
         numbers = weights[NAME]
         return {NAME: numbers[frozen:].clone(), **({FROZEN: numbers[:frozen].clone()} if frozen else {})}

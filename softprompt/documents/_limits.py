@@ -18,6 +18,7 @@ class Limits:
     Args:
         json_bytes: size of a JSON file that describes a run, a prompt or a result.
         prompt_length: positions of a prompt that is loaded.
+        prompt_numbers: numbers in all tensors of such a prompt, those of its deeper layers too.
         labels: classes of a task in a stored prompt or run.
         template: characters of its template, and of its instruction.
         rows: rows of a laboratory task.
@@ -26,6 +27,7 @@ class Limits:
 
     json_bytes: int = 4 * 2**20
     prompt_length: int = 2_048
+    prompt_numbers: int = 2**26
     labels: int = 10_000
     template: int = 20_000
     rows: int = 1_000_000

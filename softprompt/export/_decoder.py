@@ -75,7 +75,8 @@ def _around(task: Task, backbone: AbstractBackbone) -> tuple[str, str]:
     if len(task.columns) != 1:
         columns = ", ".join(map(repr, task.columns))
         raise CannotExport(f"task {task.name!r} reads several columns ({columns}), this format one text; save it")
-    mark = "\x00"
+    # For private use: no text holds it, and it is no control character, which rows may not have.
+    mark = "\ue000"
     text = backbone.input_prefix + task.opening + task.render({task.columns[0]: mark}).text + backbone.suffix(task.cue)
     before, mark_in_text, after = text.partition(mark)
     if not mark_in_text or mark in after:

@@ -59,12 +59,13 @@ def export_baked(
         spread: scores over seeds.
 
     Raises:
-        CannotExport: no decoder, a deep prompt, a task of several columns, or a tokenizer that does not write the
-            input anew as it is.
+        CannotExport: no decoder, a deep prompt, a task of several columns, a model in int8 or with adapters, or a
+            tokenizer that does not write the input anew as it is.
         BadInput: the folder exists.
     """
     prompt = plain(prompt)
     backbone = decoder_for(prompt, model, "a baked model")
+    _refuse_other_layers(backbone)
     how = written(prompt, backbone)
     tokens = [TOKEN.format(number) for number in range(prompt.length)]
     readme = card(
@@ -127,6 +128,25 @@ def _untie(model: Any) -> None:
         model.all_tied_weights_keys = {}
 
 
+def _quoted(text: str) -> str:
+    """A text as Jinja reads it, which takes the two halves of an escaped emoji for two characters."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _refuse_other_layers(backbone: AbstractBackbone) -> None:
+    """Refuse layers whose weights transformers does not write under the names that it reads.
+
+    Raises:
+        CannotExport: the model is in int8, or stands inside PEFT's adapters.
+    """
+    adapted = next((m for m in backbone.model.modules() if type(m).__module__.startswith("peft.")), None)
+    if backbone.quantize is not None or adapted is not None:
+        what = "is in int8" if adapted is None else f"has layers of PEFT ({type(adapted).__name__})"
+        raise CannotExport(
+            f"{backbone.name!r} {what}, which a baked folder cannot hold; load it plain, adapters merged"
+        )
+
+
 def _tokenizer(backbone: AbstractBackbone, folder: Path, tokens: "list[str]", how: Written) -> Any:
     """A copy of the tokenizer with the new tokens and a chat template that writes them.
 
@@ -141,7 +161,7 @@ def _tokenizer(backbone: AbstractBackbone, folder: Path, tokens: "list[str]", ho
     begins = _special(backbone) if how.special else ""
     before = _without(how, backbone, begins + how.before)
     tokenizer.chat_template = (
-        "{{ " + json.dumps("".join(tokens) + before) + " + messages[-1]['content'] + " + json.dumps(how.after) + " }}"
+        "{{ " + _quoted("".join(tokens) + before) + " + messages[-1]['content'] + " + _quoted(how.after) + " }}"
     )
     for text in ("a", "The film", "7 days"):
         made = tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=True, return_dict=False)

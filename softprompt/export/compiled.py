@@ -173,7 +173,8 @@ class CompiledPrompt:
         for line in changed_files(lambda: {"files": listed}, folder / SETTINGS, REPAIR):
             raise DamagedFile(line)
         about = {name: value for name, value in about.items() if name not in ("format", "files")}
-        tensors = read_tensors(folder / CACHE)
+        # Of a file with a checksum the size is that of the model, not of a prompt.
+        tensors = read_tensors(folder / CACHE, is_bounded=CACHE not in listed)
         with in_file(folder / SETTINGS):
             check_shape(CompiledPrompt, about, is_open=True, keys=Any, values=Any, partial=True)
             layers = _layers(tensors, about.pop("layers", None), about.pop("length", None))

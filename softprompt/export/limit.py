@@ -160,7 +160,7 @@ class PromptLimit:
                 f"{str(folder)!r} holds no {SETTINGS}; give a folder of `softprompt compile`, of a T5's prompt"
             )
         read_folder(folder)
-        about, tensors = read_json(folder / SETTINGS), read_tensors(folder / TENSORS)
+        about, tensors = read_json(folder / SETTINGS), read_tensors(folder / TENSORS, is_bounded=False)
         layers = range(about.pop("layers"))
         del about["measured"]
         keys, values = ([tensors[f"{layer}.{name}"] for layer in layers] for name in ("keys", "values"))

@@ -10,14 +10,14 @@ import torch
 
 from ..backbones import lasting_name
 from ..backbones.base import AbstractBackbone
-from ..documents import sha256_of
+from ..documents import now, refuse_more, sha256_of
 from ..errors import BadInput, CannotExport
 from ..prompts.prompt import BackboneIdentity, SoftPrompt
-from ..store import MAX_ELEMENTS, write_file
+from ..store import write_file
 from ._imported import imported
 
 # Of float64, with room for a header.
-MAX_BYTES = 8 * MAX_ELEMENTS + 2**16
+MAX_HEADER_BYTES = 2**16
 
 
 def import_numpy(
@@ -81,8 +81,8 @@ def _refuse_no_array(path: Path) -> None:
         raise BadInput(f"cannot read {str(path)!r}: {error.strerror or error}; check the path") from error
     if not stat.S_ISREG(status.st_mode):
         raise BadInput(f"{str(path)!r} is a folder, a pipe or another special file; put the file itself there")
-    if status.st_size > MAX_BYTES:
-        raise BadInput(f"{str(path)!r} has {status.st_size} bytes, far more than a prompt; check where it comes from")
+    if status.st_size > 8 * now().prompt_numbers + MAX_HEADER_BYTES:
+        refuse_more("prompt_numbers", status.st_size // 8, f"{str(path)!r} has {status.st_size} bytes")
 
 
 def _floats(path: Path) -> np.ndarray:
@@ -100,6 +100,5 @@ def _floats(path: Path) -> np.ndarray:
         raise BadInput(f"{str(path)!r} has shape {array.shape}, a prompt is (length, width); reshape it")
     if array.dtype.kind != "f":
         raise BadInput(f"{str(path)!r} holds {array.dtype}, a prompt holds floats; convert it to float32")
-    if array.size > MAX_ELEMENTS:
-        raise BadInput(f"{str(path)!r} holds {array.size} numbers, a prompt at most {MAX_ELEMENTS}; check its origin")
+    refuse_more("prompt_numbers", array.size, f"{str(path)!r} holds {array.size} numbers")
     return array

@@ -23,6 +23,5 @@ from ._run import found_model as found_model
 from ._tuned import holds_tuned as holds_tuned
 from ._tuned import load_tuned as load_tuned
 from ._tuned import save_tuned as save_tuned
-from ._values import MAX_ELEMENTS as MAX_ELEMENTS
 from ._values import read_tensors as read_tensors
 from ._values import tensor_bytes as tensor_bytes

@@ -90,7 +90,7 @@ def _load(folder: Path, step: int) -> Checkpoint:
     files = read_folder(folder / _name(step))
     if not {TENSORS, STATE} <= files.keys():
         raise DamagedFile(f"{str(folder / _name(step))!r} lacks {TENSORS} or {STATE}; restore it from a copy")
-    tensors = read_tensors(files[TENSORS], max_elements=None)
+    tensors = read_tensors(files[TENSORS], is_bounded=False)
     return Checkpoint(step, tensors, read_json(files[STATE], max_bytes=None))
 
 

@@ -245,7 +245,10 @@ def _plain_file(path: Path) -> os.stat_result:
 def _verify(path: Path, entry: Mapping[str, Any], max_bytes: int | None) -> None:
     size = _plain_file(path).st_size
     if max_bytes is not None and size > max_bytes:
-        raise BadInput(f"{str(path)!r} has {size} bytes, a prompt has at most {max_bytes}; check where it comes from")
+        raise BadInput(
+            f"{str(path)!r} has {size} bytes, a prompt has at most {max_bytes}; check where it comes from, "
+            "or raise the limit prompt_numbers (softprompt --limit prompt_numbers=NUMBER COMMAND)"
+        )
     if size != entry["bytes"]:
         raise DamagedFile(f"{str(path)!r} has {size} bytes, {entry['bytes']} were written; restore it from a copy")
     try:

@@ -7,21 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..documents import check_shape, in_file, json_bytes, read_json, refuse_more
+from ..documents import check_shape, in_file, json_bytes, now, read_json, refuse_more
 from ..errors import BadInput, DamagedFile
 from ..legacy import renamed
 from ..prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from ..tasks import Task, check_stored
 from ._folder import MANIFEST, read_folder, settled, write_folder
 from ._run import in_run
-from ._values import MAX_ELEMENTS, MAX_HEADER_BYTES, read_tensors, tensor_bytes
+from ._values import MAX_HEADER_BYTES, read_tensors, tensor_bytes
 
 FORMAT = 1
 TENSORS, DOCUMENT = "prompt.safetensors", "prompt.json"
 # The documents of prompts that `softprompt compile` made, of a decoder and of a T5.
 COMPILED = ("cache.json", "limit.json")
-MAX_BYTES = 4 * MAX_ELEMENTS + MAX_HEADER_BYTES
-
 METRICS = Mapping[str, Mapping[str, Any]]
 
 
@@ -52,7 +50,7 @@ def read_prompt(folder: str | Path) -> SoftPrompt:
     is_none = not (folder / MANIFEST).is_file() and not (folder / DOCUMENT).exists()
     if is_none or is_compiled(folder):
         raise BadInput(_no_prompt(folder))
-    files = read_folder(folder, max_bytes=MAX_BYTES)
+    files = read_folder(folder, max_bytes=4 * now().prompt_numbers + MAX_HEADER_BYTES)
     for name in (TENSORS, DOCUMENT):
         if name not in files:
             raise BadInput(f"{str(folder)!r} holds no {name}, so it is not a stored prompt; give a prompt's folder")

@@ -46,7 +46,7 @@ def load_tuned(path: str | Path) -> TunedWeights:
     for name in (TENSORS, DOCUMENT):
         if name not in files:
             raise BadInput(f"{str(folder)!r} holds no {name}, so it is not a folder of trained weights")
-    document, tensors = read_json(files[DOCUMENT]), read_tensors(files[TENSORS], max_elements=None)
+    document, tensors = read_json(files[DOCUMENT]), read_tensors(files[TENSORS], is_bounded=False)
     if document.get("format") != FORMAT:
         raise BadInput(f"{str(folder)!r} is of format {document.get('format')!r}, this version reads {FORMAT}")
     if document.get("shapes") != {name: list(tensor.shape) for name, tensor in tensors.items()}:

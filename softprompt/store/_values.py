@@ -12,10 +12,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..documents import now, refuse_more
 from ..errors import BadInput, DamagedFile
 
-# 64 MiB of float32: 2,048 vectors of width 8,192, which is far more than any prompt has.
-MAX_ELEMENTS = 2**24
 MAX_HEADER_BYTES = 2**20
 MAX_BYTES_EACH = 8
 
@@ -28,35 +27,33 @@ def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
     )
 
 
-def read_tensors(path: Path, *, max_elements: int | None = MAX_ELEMENTS) -> dict[str, Tensor]:
+def read_tensors(path: Path, *, is_bounded: bool = True) -> dict[str, Tensor]:
     """Read the tensors of a safetensors file.
 
     Args:
         path: the file.
-        max_elements: largest count of numbers in all tensors, which is checked in the header before any tensor is
-            read; None sets no bound.
+        is_bounded: whether it may hold no more numbers than a prompt (`Limits.prompt_numbers`), which is checked in the
+            header before any tensor is read.
 
     Raises:
-        BadInput: the file cannot be read, or it holds more numbers than `max_elements`.
+        BadInput: the file cannot be read, or it holds more numbers.
         DamagedFile: the file is not a safetensors file, or it is truncated.
     """
     try:
         # These checks come before safetensors maps the file. A hostile file may be sparse and claim terabytes, or have
         # a header of 100 MB of JSON. Our header has a few hundred bytes.
         size = path.stat().st_size
-        if max_elements is not None and size > MAX_BYTES_EACH * max_elements + MAX_HEADER_BYTES:
-            raise BadInput(f"{str(path)!r} has {size} bytes, far more than a prompt; check where it comes from")
+        if is_bounded and size > MAX_BYTES_EACH * now().prompt_numbers + MAX_HEADER_BYTES:
+            refuse_more("prompt_numbers", size // MAX_BYTES_EACH, f"{str(path)!r} has {size} bytes")
         with path.open("rb") as file:
             header = int.from_bytes(file.read(8), "little")
-        if max_elements is not None and header > MAX_HEADER_BYTES:
+        if is_bounded and header > MAX_HEADER_BYTES:
             raise DamagedFile(f"{str(path)!r} is not a safetensors file, or its header is damaged; fetch it again")
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
             count = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
-            if max_elements is not None and count > max_elements:
-                raise BadInput(
-                    f"{str(path)!r} holds {count} numbers, a prompt at most {max_elements}; check its origin"
-                )
+            if is_bounded:
+                refuse_more("prompt_numbers", count, f"{str(path)!r} holds {count} numbers")
             # get_tensor may return a view of the mapped file, which changes with the file, so each tensor is cloned.
             return {name: file.get_tensor(name).clone() for name in names}
     except OSError as error:
