@@ -107,7 +107,10 @@ def _comparison(names: list[str], difference: tuple[float, float, float]) -> Com
 
 
 def made_answers(prompt: Path, labels: tuple[str, ...] = ("good", "bad"), n: int = 40) -> list[dict[str, Any]]:
-    """`evaluation/predictions.jsonl` beside a prompt: each fourth answer is wrong, and ever less sure."""
+    """`evaluation/predictions.jsonl` beside a prompt: each fourth answer is wrong, and ever less sure.
+
+    The result of the prompt says the same score.
+    """
     lines = []
     for number in range(n):
         gold = labels[number % 2]
@@ -120,6 +123,10 @@ def made_answers(prompt: Path, labels: tuple[str, ...] = ("good", "bad"), n: int
     (prompt / "evaluation").mkdir()
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (prompt / "evaluation" / "predictions.jsonl").write_text(text)
+    result = json.loads((prompt / "result.json").read_text())
+    right = sum(line["gold"] == line["prediction"] for line in lines) / n
+    result["metrics"]["test"] = {"accuracy": right, "score": right}
+    (prompt / "result.json").write_text(json.dumps(result))
     return lines
 
 

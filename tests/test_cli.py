@@ -195,6 +195,14 @@ def test_fewer_malformed_rows_than_none_are_refused_before_anything_is_made(
         (["train", "--model", "m"], "nothing to train on; give --task NAME"),
         ([*LAB, "--regularizer", "rn-em"], "unknown regulariser 'rn-em'. Did you mean 'rn-emb'?"),
         (
+            [*LAB, "--alpha", "1"],
+            "--alpha weighs a regulariser, and none is given",
+        ),
+        (
+            [*LAB, "--method-option", "prompt_length=5", "--prompt-length", "10"],
+            "--prompt-length 10 and --method-option prompt_length=5 are both given for 'prompt-tuning'; give one of them",
+        ),
+        (
             [*LAB, "--regularizer", "rn-emb", "--alpha", "1", "--alpha", "2"],
             "--alpha is given 2 times, --regularizer 1 times; give one --alpha for all, or one for each",
         ),
@@ -466,6 +474,14 @@ def test_regularisers_are_joined_with_an_alpha_each(asked: Callable[..., dict[st
     assert one == "rn-emb:sigma=0.1,alpha=0.5+adv-emb:alpha=0.5"
     two = asked(*LAB, *words, "--alpha", "0.5", "--alpha", "2")["prompts"][0].regularizer
     assert two == "rn-emb:sigma=0.1,alpha=0.5+adv-emb:alpha=2.0"
+    both = asked(*LAB, "--regularizer", "rn-emb:sigma=0.1+adv-emb", "--alpha", "0.5")["prompts"][0].regularizer
+    assert both == one
+
+
+def test_an_option_of_one_method_goes_before_that_of_all(asked: Callable[..., dict[str, Any]]):
+    words = ["--method", "residual", "--method", "prompt-tuning", "--prompt-length", "4"]
+    prompts = asked(*LAB, *words, "--method-option", "residual.m=2", "--method-option", "m=3")["prompts"]
+    assert [prompt.options["m"] for prompt in prompts] == ["2", "3"]
 
 
 def test_every_regulariser_is_listed_with_its_options(capsys: pytest.CaptureFixture[str]):
@@ -655,6 +671,20 @@ def test_predict_prints_one_json_line_a_text(answered: list[Any], capsys: pytest
     first, second = capsys.readouterr().out.splitlines()
     assert first == '{"text": "one", "label": "é", "scores": {"é": 1.0}}'
     assert second == '{"text": "two", "label": "é", "scores": {"é": 1.0}}'
+
+
+def test_a_pipe_in_another_encoding_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    piped = io.TextIOWrapper(io.BytesIO("café".encode("latin-1")), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", piped)
+    assert main(["predict", "prompt"]) == 2
+    assert capsys.readouterr().err == "softprompt: standard input is not UTF-8 (byte 3); convert it first\n"
+
+
+def test_a_prompt_of_peft_names_its_model_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "adapter").mkdir()
+    for words in (["--model", "m"], ["--kind", "decoder"]):
+        assert main(["import", str(tmp_path / "adapter"), *words, "--output", str(tmp_path / "x")]) == 2
+        assert "leave --model and --kind out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["-"]], ids=["nothing", "dash"])

@@ -68,6 +68,16 @@ def test_a_trained_run_is_seen_with_what_its_record_holds(tmp_path, tiny_t5, sav
         assert len(prompt.losses) == 4
 
 
+def test_a_run_that_was_followed_shows_its_result_once_it_is_written(tmp_path):
+    run = made_run(tmp_path / "run")
+    (before,) = look(run)
+    record = next(run.glob("*/metrics.jsonl"))
+    assert before.prompts[0].test is None
+    (record.parent / "result.json").write_text(json.dumps({"metrics": {"test": {"score": 0.81}}, "status": "finished"}))
+    (after,) = look(run)
+    assert after.prompts[0].test == 0.81
+
+
 def stored(store, seed: int, score: float) -> None:
     spec = RunSpec(task="lab/color", model="lab-t5", prompt=PromptSettings(seeds=Seeds.all(seed)))
     metrics = {"validation": {"score": score}, "test": {"score": score - 0.1}}

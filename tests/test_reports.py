@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+import shlex
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -15,11 +16,18 @@ from softprompt.cli import main
 from softprompt.documents import json_bytes, sealed_bytes
 from softprompt.errors import BadInput
 from softprompt.inference.report import Report
+from softprompt.reports._answers import kept_answers
+from softprompt.reports._commands import command
+from softprompt.reports._entry import Entry
 from softprompt.reports._figures import Drawer, Drawn
-from softprompt.reports._headline import headline
-from softprompt.reports._settings import settings_of
+from softprompt.reports._headline import _are_of, headline
+from softprompt.reports._settings import Setting, settings_of
 from softprompt.reports._sources import read_sources
 from softprompt.reports._tables import Table
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.study import RunSpec, StoredRun
+from softprompt.study._stored import path_of, to_bytes
+from softprompt.tasks import Wording, custom_task, rephrased, styled
 from softprompt.tasks import task as find_task
 
 from report_kit import made_answers, made_run, made_store, renamed_task
@@ -120,6 +128,90 @@ class TestHeadline:
         baseline["predictions"] = [1, 1, *[0] * 38]
         (run / "frozen.json").write_bytes(json_bytes({**values, "sha256": seal}))
         assert "Whether the gain is significant is not known" in page_of(run)
+
+    def test_two_settings_of_one_tag_are_two(self, tmp_path):
+        store = tmp_path / "store"
+        (store / "runs").mkdir(parents=True)
+        for steps in (50, 500):
+            for seed in range(3):
+                spec = RunSpec(
+                    task="lab/opinion", model="lab-t5", prompt=PromptSettings(seeds=Seeds.all(seed)),
+                    settings=TrainSettings(steps=steps), tags={"setting": "prompt-tuning"},
+                )  # fmt: skip
+                run = StoredRun(
+                    name=spec.name, spec=spec, metrics={"test": {"score": 0.5 + steps / 1000}}, majority=0.5,
+                    best_step=1, trainable=1, head=0, stored=1, seconds=1.0, status="finished", curve={},
+                )  # fmt: skip
+                path_of(store, spec.name).write_bytes(to_bytes(run))
+        settings = settings_of(read_sources([store]).entries)
+        assert [(setting.name, setting.numbers["n"]) for setting in settings] == [
+            ("prompt-tuning, steps 50", 3), ("prompt-tuning, steps 500", 3)
+        ]  # fmt: skip
+
+    @pytest.mark.parametrize("prompt", ["prompt-tuning-seed2", "ept-star-seed0"])
+    def test_an_interval_is_that_of_the_best_prompts_own_answers_to_the_test_rows(self, prompt, tmp_path):
+        run = made_run(tmp_path / "run", seeds=3)
+        made_answers(run / prompt)
+        (best,) = [entry for entry in read_sources([run]).entries if entry.prompt == "prompt-tuning-seed2"]
+        answered = kept_answers(next(e for e in read_sources([run]).entries if e.prompt == prompt))
+        assert _are_of(best, answered) == (prompt == best.prompt)
+        # Answers to other rows have another score than the run recorded.
+        result = json.loads((run / prompt / "result.json").read_text())
+        result["metrics"]["test"]["score"] = 0.8
+        (run / prompt / "result.json").write_text(json.dumps(result))
+        (best,) = [entry for entry in read_sources([run]).entries if entry.prompt == "prompt-tuning-seed2"]
+        assert not _are_of(best, answered)
+
+    def test_rows_ask_the_model_also_where_answers_are_kept(self, tmp_path, monkeypatch):
+        run = made_run(tmp_path / "run")
+        rows = made_answers(run / "prompt-tuning-seed2")
+        asked = []
+
+        def evaluate(prompt, **options):
+            asked.append(options)
+            return Report({}, len(rows), 0, [], task=find_task("lab/opinion"), rows=rows)
+
+        monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
+        page_of(run, rows=True, test_rows=7)
+        assert asked == [{"test_rows": 7}]
+
+
+class TestCommands:
+    def command(self, **changes):
+        spec = RunSpec(**{"task": "glue/sst2", "model": "m", **changes})
+        run = StoredRun(
+            name=spec.name, spec=spec, metrics={}, majority=0.5, best_step=1, trainable=1, head=0, stored=1,
+            seconds=1.0, status="finished", curve={},
+        )  # fmt: skip
+        entry = Entry(label="p", run=run)
+        return command(Setting(name="p", key=entry.key, entries=[entry], numbers={}, validation=None))
+
+    def test_files_columns_and_wording_of_own_rows_are_in_it(self, tmp_path):
+        for split in ("tr", "va"):
+            (tmp_path / f"{split}.csv").write_text("review;stars\nx;0\ny;1\n")
+        files = {"train": str(tmp_path / "tr.csv"), "test": str(tmp_path / "va.csv")}
+        task = custom_task(
+            files, template="Review: {review}\nGood:", instruction="Is it good?", label_column="stars",
+            label_words={"0": "no", "1": "yes"}, delimiter=";",
+        )  # fmt: skip
+        words = shlex.split(self.command(task=task))
+        given = dict(zip(words[2::2], words[3::2], strict=False))
+        assert (given["--data"], given["--test-data"]) == tuple(files.values())
+        assert (given["--delimiter"], given["--label-column"], given["--instruction"]) == (";", "stars", "Is it good?")
+        assert given["--template"] == "Review: {review}\nGood:"
+        assert [words[i + 1] for i, word in enumerate(words) if word == "--label-words"] == ["0=no", "1=yes"]
+
+    def test_style_wording_sources_and_scale_of_a_known_task_are_in_it(self):
+        task = find_task("glue/sst2")
+        assert "--style t5" in self.command(task=styled(task, "t5"))
+        own = rephrased(task, Wording(instruction="Good?", template="Film: {sentence}\nGood:"))
+        assert "--instruction 'Good?'" in self.command(task=own)
+        line = self.command(
+            prompt=PromptSettings(method="spot", sources=("a", "b")), backbone={"embedding_scale": 100.0}
+        )
+        assert "--source a --source b" in line
+        assert "--embedding-scale 100.0" in line
+        assert "--sources" not in line
 
 
 class TestBadInput:

@@ -938,7 +938,7 @@ class TestTables:
         assert (row["method"], row["against"], row["n"], row["unpaired"]) == ("ept", "residual", 4, 2)
         assert row["difference"] == pytest.approx(differences.mean())
         assert (row["wins"], row["ties"], row["losses"]) == (2, 1, 1)
-        assert (row["low"], row["high"]) == bootstrap(differences)
+        assert (row["low"], row["high"]) == pytest.approx(bootstrap(differences))
         with_ties = differences[differences != 0]
         assert row["p"] == pytest.approx(stats.wilcoxon(with_ties)[1])
 
@@ -1135,6 +1135,9 @@ class TestCommand:
         runs = [run for run in read(store, load_specs(file)) if run]
         assert main(["study", "table", str(file), "--store", store]) == 0
         assert capsys.readouterr().out == markdown(summary(runs, by=("method",))) + "\n"
+        for words in (["--against", "method=ept-star", "--by", "lr"], ["--pair", "seed"]):
+            assert main(["study", "table", str(file), "--store", store, *words]) == 2
+            assert "--against" in capsys.readouterr().err
         assert main(["study", "table", str(file), "--store", store, "--against", "method=ept-star", "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == compare(runs, "method", "ept-star")[0]
         assert main(["study", "compare", str(file), "method=ept-star", "--store", store, "--json"]) == 0

@@ -21,8 +21,9 @@ def import_(
         typer.Option(help="Frozen model of a .npy prompt or of trained weights: hub id or folder."),
     ] = None,
     kind: Annotated[
-        Literal["encoder-decoder", "encoder", "decoder"], typer.Option(help="Kind of that model.")
-    ] = "encoder-decoder",
+        Literal["encoder-decoder", "encoder", "decoder"] | None,
+        typer.Option(help="Kind of the model of a .npy prompt. Default: encoder-decoder."),
+    ] = None,
 ) -> None:
     """Store a prompt from a PEFT folder or a numpy file, for `evaluate` and `predict`.
 
@@ -38,13 +39,15 @@ def import_(
     if source.is_dir():
         from ..interop.peft import import_peft
 
+        if model is not None or kind is not None:
+            raise BadInput(f"the prompt in {source} names its model itself; leave --model and --kind out")
         prompt = import_peft(source)
     else:
         if model is None:
             raise BadInput(f"{source} does not say which model it belongs to; name it with --model")
         from ..interop.numpy import import_numpy
 
-        prompt = import_numpy(source, backbone_name=model, kind=kind)
+        prompt = import_numpy(source, backbone_name=model, kind=kind or "encoder-decoder")
     print(prompt.save(output))
 
 

@@ -28,10 +28,22 @@ def read_inputs(texts: Sequence[str], file: Path | None, delimiter: str = "") ->
     elif not texts and sys.stdin.isatty():
         raise BadInput("nothing to answer; give texts, --file FILE, or pipe one text a line")
     else:
-        rows = lines(sys.stdin.read())
+        rows = lines(_piped())
     if not rows:
         raise BadInput(f"{file or 'standard input'} is empty; at least one text is needed")
     return rows
+
+
+def _piped() -> str:
+    """What standard input holds.
+
+    Raises:
+        BadInput: it is in another encoding than this system's.
+    """
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise BadInput(f"standard input is not UTF-8 (byte {error.start}); convert it first") from error
 
 
 def _text(number: int, text: str) -> str:

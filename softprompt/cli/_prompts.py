@@ -100,13 +100,16 @@ class PromptGrid:
 
     def _regularizer(self) -> str:
         """The regularisers with their alphas, joined."""
-        alphas = self.alpha * len(self.regularizer) if len(self.alpha) == 1 else self.alpha
-        if alphas and len(alphas) != len(self.regularizer):
-            given = f"--alpha is given {len(self.alpha)} times, --regularizer {len(self.regularizer)} times"
+        names = [name for text in self.regularizer for name in text.split("+")]
+        if self.alpha and not names:
+            raise BadInput("--alpha weighs a regulariser, and none is given; give --regularizer, or leave it out")
+        alphas = self.alpha * len(names) if len(self.alpha) == 1 else self.alpha
+        if alphas and len(alphas) != len(names):
+            given = f"--alpha is given {len(self.alpha)} times, --regularizer {len(names)} times"
             raise BadInput(f"{given}; give one --alpha for all, or one for each")
         if not alphas:
-            return "+".join(self.regularizer)
-        named = zip(self.regularizer, alphas, strict=True)
+            return "+".join(names)
+        named = zip(names, alphas, strict=True)
         return "+".join(f"{name}{',' if ':' in name else ':'}alpha={alpha!r}" for name, alpha in named)
 
     def _seeds(self, seed: int) -> Seeds:
@@ -121,7 +124,8 @@ class PromptGrid:
     def _options(self) -> dict[str, dict[str, str | int]]:
         """Method -> its options, as strings for the method to convert."""
         chosen: dict[str, dict[str, str | int]] = {method: {} for method in self.method}
-        for text in self.method_option:
+        # What is said of one method goes before what is said of all.
+        for text in sorted(self.method_option, key=lambda text: "." in text.partition("=")[0]):
             key, sign, value = text.partition("=")
             if not sign or not key:
                 raise BadInput(f"--method-option {text!r} is not KEY=VALUE, as in passes=1 or residual.passes=1")
@@ -131,6 +135,11 @@ class PromptGrid:
             for name_of_method in [method] if dot else chosen:
                 chosen[name_of_method][name if dot else key] = value
         if self.prompt_length is not None:
-            for options in chosen.values():
+            for method, options in chosen.items():
+                if options.get("prompt_length", self.prompt_length) != self.prompt_length:
+                    raise BadInput(
+                        f"--prompt-length {self.prompt_length} and --method-option prompt_length="
+                        f"{options['prompt_length']} are both given for {method!r}; give one of them"
+                    )
                 options["prompt_length"] = self.prompt_length
         return chosen

@@ -131,6 +131,10 @@ def print_table(
     from ..study import summary, with_reference
     from ..study.tables import varying
 
+    if against is not None and by:
+        raise BadInput("--by is for the table of scores, and --against for that of differences; give one of them")
+    if against is None and pair:
+        raise BadInput("--pair says which runs --against compares; give --against KEY=VALUE too, or leave it out")
     if against is not None:
         compare_runs(file, store, against, scale, pair, in_markdown, json_lines)
         return

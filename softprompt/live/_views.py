@@ -147,7 +147,7 @@ def _view(root: Path, path: Path) -> RunView | None:
 def _of_folder(run: Path, name: str, changed: float) -> RunView:
     plan = renamed(json.loads((run / "run.json").read_bytes()))
     records = sorted(run.glob("*/metrics.jsonl"))
-    prompts = tuple(_prompt(record, record.stat().st_mtime_ns) for record in records)
+    prompts = tuple(_prompt(record, record.stat().st_mtime_ns, _written(record)) for record in records)
     settings = plan["settings"]
     steps = settings.get("steps") or (None if settings.get("epochs") else 1000)
     step = max((prompt.steps[-1] for prompt in prompts if prompt.steps), default=0)
@@ -161,9 +161,17 @@ def _of_folder(run: Path, name: str, changed: float) -> RunView:
     )  # fmt: skip
 
 
+def _written(record: Path) -> int:
+    """When the result beside a record was written; 0 where it is not yet."""
+    try:
+        return (record.parent / "result.json").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 @functools.lru_cache(maxsize=4096)
-def _prompt(record: Path, changed: int) -> PromptView:
-    """A prompt from its record and result, read once after each change."""
+def _prompt(record: Path, changed: int, finished: int) -> PromptView:
+    """A prompt from its record and result, read once after each change of one of them."""
     rows = list(_rows(record))
     losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     judged = [

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ class Answered:
         score: the task's score.
         interval: its 95 % interval over rows; None for a single row.
         classes: confusion matrix and scores of each class; None where answers are no classes.
+        is_asked: whether the model was asked the test rows just now; else they are kept answers to rows of any split.
         gain: over the strongest of what was not trained and answered the same rows; None where that is not known.
     """
 
@@ -63,6 +64,7 @@ class Answered:
     interval: tuple[float, float] | None
     classes: "ClassScores | None"
     gain: Gain | None
+    is_asked: bool = False
 
     @property
     def n(self) -> int:
@@ -97,9 +99,20 @@ def kept_answers(entry: Entry) -> Answered | None:
         return None
     try:
         rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
-        return of_rows(entry.label, entry.run.spec.declared, rows, entry.folder)
+        return of_rows(entry.label, _asked(entry), rows, entry.folder)
     except (ValueError, KeyError, TypeError) as error:
         raise DamagedFile(f"{path} is not as it was written ({error}); delete it, and evaluate again") from error
+
+
+def _asked(entry: Entry) -> Task:
+    """The task as a prompt was trained on it: the run of a study names the task before its style is applied."""
+    from ..inference.asked import task_of
+    from ..interop.hub import load_stored
+
+    try:
+        return task_of(load_stored(str(entry.folder)), None, None)
+    except SoftPromptError:
+        return entry.run.spec.declared
 
 
 def evaluated(entry: Entry, **options: Any) -> Answered:
@@ -112,7 +125,8 @@ def evaluated(entry: Entry, **options: Any) -> Answered:
     from ..interop.hub import load_stored
 
     evaluation = evaluate(load_stored(str(entry.folder)), **options)
-    return of_rows(entry.label, evaluation.task or entry.run.spec.declared, evaluation.rows, entry.folder)
+    answered = of_rows(entry.label, evaluation.task or entry.run.spec.declared, evaluation.rows, entry.folder)
+    return replace(answered, is_asked=True)
 
 
 def of_rows(label: str, task: Task, rows: Sequence[Row], folder: Path | None = None) -> Answered:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..settings import PromptSettings, TrainSettings
 from ..study import RunSpec
-from ..tasks import TASKS
+from ..tasks import OWN_STYLE, TASKS, label_values
 from ._settings import Setting
 
 _OF_SPEC = ("style", "answers", "dtype", "engine", "quantize", "revision", "max_bad_rows")
@@ -18,10 +18,12 @@ _PURPOSES = {"order": "--order-seed", "draw": "--draw-seed", "noise": "--noise-s
 def command(setting: Setting) -> str:
     """`softprompt train` with everything of a setting that is not a default, and its seeds."""
     spec = setting.entries[0].run.spec
-    words = ["softprompt", "train", "--task", _task(spec), "--model", spec.model, *_task_options(spec)]
+    words = ["softprompt", "train", *_rows(spec), "--model", spec.model, *_task_options(spec), *_wording(spec)]
+    words += [word for name, item in spec.backbone.items() for word in (f"--{name.replace('_', '-')}", str(item))]
     words += ["--method", spec.prompt.method]
     words += _seeds([entry.run.spec for entry in setting.entries])
-    words += _options(spec.prompt, PromptSettings(), ("method", "seeds", "options"))
+    words += _options(spec.prompt, PromptSettings(), ("method", "seeds", "options", "sources"))
+    words += [word for source in spec.prompt.sources for word in ("--source", source)]
     for name, item in spec.prompt.options.items():
         words += ["--method-option", f"{name}={item}"]
     words += _options(spec.settings, TrainSettings(), ())
@@ -37,10 +39,34 @@ def parts_of(line: str) -> list[str]:
     return re.split(r" (?=--)", line)
 
 
-def _task(spec: RunSpec) -> str:
-    """The name of a declared task, or the file of a user's own rows."""
-    files = spec.declared.source.paths("train") if spec.declared.source.files else ()
-    return str(files[0]) if files else spec.declared.name
+def _rows(spec: RunSpec) -> list[str]:
+    """The name of a declared task, or the files of a user's own rows and the column of their answers."""
+    task, source = spec.declared, spec.declared.source
+    if not source.files:
+        return ["--task", task.name]
+    options = {"train": "--data", "validation": "--validation-data", "test": "--test-data"}
+    words = [word for split in source.files for path in source.paths(split) for word in (options[split], path)]
+    if source.delimiter:
+        words += ["--delimiter", source.delimiter]
+    column = {"label": "--label-column", "number": "--number-column", "text": "--target-column"}[task.answer]
+    return [*words, column, task.target, *(word for name in task.metrics for word in ("--metric", name))]
+
+
+def _wording(spec: RunSpec) -> list[str]:
+    """Style, or template, instruction and label words where they are not those of a style."""
+    task = spec.declared
+    if task.name in TASKS and task.style != OWN_STYLE:
+        default = TASKS[task.name].style
+        return [] if spec.style is not None or task.style == default else ["--style", task.style]
+    if task.name not in TASKS and not task.source.files:
+        return []
+    words = ["--template", task.template]
+    if task.instruction:
+        words += ["--instruction", task.instruction]
+    if task.answer == "label" and tuple(map(str, label_values(task))) != task.labels:
+        pairs = zip(label_values(task), task.labels, strict=True)
+        words += [word for value, label in pairs for word in ("--label-words", f"{value}={label}")]
+    return words
 
 
 def _task_options(spec: RunSpec) -> list[str]:

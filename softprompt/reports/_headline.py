@@ -1,5 +1,6 @@
 """The first screen: the best setting beside what needs no training, and whether the gain is significant."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -80,6 +81,8 @@ def headline(settings: Sequence[Setting], sources: Sources, answered: "Answered 
     if chosen is None:
         return None
     best, numbers = chosen.best, chosen.numbers
+    if not _are_of(best, answered):
+        answered = None
     comparison = best.comparison if best else None
     n = numbers["n"] - numbers["dropped"]
     low, high, over = numbers["low"], numbers["high"], f"over {n} seeds"
@@ -106,6 +109,13 @@ def headline(settings: Sequence[Setting], sources: Sources, answered: "Answered 
         sentence=sentence,
         compared=rows,
     )
+
+
+def _are_of(best: Entry | None, answered: "Answered | None") -> bool:
+    """Whether answers are those of this prompt to test rows; kept ones have the score that its run recorded."""
+    if best is None or answered is None or answered.label != best.label or best.run.score is None:
+        return False
+    return answered.is_asked or math.isclose(answered.score, best.run.score, abs_tol=1e-9)
 
 
 def _metric(names: Sequence[str]) -> str:

@@ -197,7 +197,7 @@ def _answered(settings: Sequence[Setting], rows: bool, tell: Tell, options: Mapp
     if best is None:
         return None
     others = sorted((e for s in settings for e in s.entries), key=lambda e: -(e.run.validation_score or 0.0))
-    for entry in [best] if rows else [best, *others]:
+    for entry in [] if rows else [best, *others]:
         if (kept := kept_answers(entry)) is not None:
             return kept
     if not rows:

@@ -1,9 +1,11 @@
 """Entries by setting: what differs between the runs of a task beside their seeds, and each setting in numbers."""
 
+import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..settings import Seeds
 from ..study import RunSpec, summary
 from ..study.tables import tags_of, value, varying
 from ._entry import Entry
@@ -64,11 +66,28 @@ def names_of(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
         specs = [entries[place].run.spec for place in places]
         tags = tags_of(specs)
         keys = [key for key in varying(specs) if key not in _APART and not _follows(specs, key, tags)]
+        same_tag: dict[str, set[str]] = {}
+        for spec in specs:
+            same_tag.setdefault(_tag(spec), set()).add(_without_seeds(spec))
         for place, spec in zip(places, specs, strict=True):
             values = {key: item for key in keys if (item := value(spec, key, tags)) not in (None, "")}
             parts = [str(item) if key == "method" else f"{key} {item}" for key, item in values.items()]
-            named[place] = str(spec.tags.get("setting", "")) or ", ".join(parts) or spec.prompt.method
+            tag = _tag(spec)
+            # Two searches in one store may call different settings alike.
+            if tag and len(same_tag[tag]) > 1:
+                named[place] = ", ".join([tag, *(part for part in parts if part not in tag)])
+            else:
+                named[place] = tag or ", ".join(parts) or spec.prompt.method
     return [(entry, named[place]) for place, entry in enumerate(entries)]
+
+
+def _tag(spec: RunSpec) -> str:
+    return str(spec.tags.get("setting", ""))
+
+
+def _without_seeds(spec: RunSpec) -> str:
+    """Equal for runs that differ in their seeds alone."""
+    return dataclasses.replace(spec, prompt=dataclasses.replace(spec.prompt, seeds=Seeds())).name
 
 
 def _follows(specs: Sequence[RunSpec], key: str, tags: frozenset[str]) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ..documents import compact
 from ..errors import BadInput
-from ..store import MANIFEST, find_prompt
 from ._spec import RunSpec
 from ._stored import StoredRun
 
@@ -67,6 +66,9 @@ def refuse_other_model(spec: RunSpec, embeddings: str | None, runs: Iterable[Sto
 def _digest(path: Path) -> str | None:
     """SHA-256 of a file, or of the manifest of a stored prompt; None where there is neither, as for one on the hub."""
     if path.is_dir():
+        # A look at a store needs no torch.
+        from ..store import MANIFEST, find_prompt
+
         with contextlib.suppress(BadInput):
             path = find_prompt(path) / MANIFEST
     if not path.is_file():

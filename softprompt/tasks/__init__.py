@@ -49,6 +49,7 @@ from ._records import Record as Record
 from ._records import columns_of as columns_of
 from ._records import text_fault as text_fault
 from ._records import value_of as value_of
+from ._rephrase import OWN_STYLE as OWN_STYLE
 from ._rephrase import Wording as Wording
 from ._rephrase import rephrased as rephrased
 from ._stored import check_stored as check_stored
