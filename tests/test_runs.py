@@ -39,7 +39,7 @@ def task(tmp_path_factory):
 
 def test_a_sorted_validation_file_is_refused_where_its_first_rows_would_choose(backbone, tmp_path):
     task = review_task(tmp_path / "data")
-    path = Path(task.source.files["validation"])
+    path = Path(*task.source.paths("validation"))
     head, *rows = path.read_text().splitlines()
     path.write_text("\n".join([head, *sorted(rows * 2, key=lambda row: row.rpartition(",")[2])]) + "\n")
     begin = functools.partial(train, task, backbone, prompts=[PROMPT])

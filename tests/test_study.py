@@ -422,7 +422,9 @@ class TestStore:
         first = specs[0]
         for folder, seed in ((source, 0), (tmp_path / "other", 1)):
             training.train(first.declared, first.model, seeds=seed, steps=2, eval_every=1, output=folder)
-        given = {"init": f"prompt:{source}"} if begins == "init" else {"method": "spot", "sources": (str(source),)}
+        given: dict[str, Any] = (
+            {"init": f"prompt:{source}"} if begins == "init" else {"method": "spot", "sources": (str(source),)}
+        )
         spec = dataclasses.replace(first, prompt=PromptSettings(**given))
         quietly([spec], store)
         assert quietly([spec], store)
@@ -1083,7 +1085,7 @@ class TestPlan:
             for epochs in ([1.0], [10.0], [1.0, 10.0])
         )
         assert (one.steps, ten.steps, both.steps) == (6, 60, 66)
-        assert both.tokens == one.tokens + ten.tokens
+        assert both.tokens == (one.tokens or 0) + (ten.tokens or 0)
 
     @pytest.mark.parametrize(
         ("seconds", "timed", "steps"), [([4, 1, 2, 3], 2.0, 4), ([20], 20.0, 1), ([1, 8, 8], 8.0, 3)]

@@ -86,8 +86,8 @@ def _choosing_rows(plan: Plan, validation: Rows) -> Rows:
         return validation
     chosen = validation.select(range(count))
     if plan.task.answer == "label" and count >= SORTED:
-        found = {gold(plan.task, row) for row in chosen}
-        if len(found) == 1 and {gold(plan.task, row) for row in validation} != found:
+        found = {str(gold(plan.task, row)) for row in chosen}
+        if len(found) == 1 and {str(gold(plan.task, row)) for row in validation} != found:
             raise BadInput(
                 f"the first {count} validation rows (--eval-rows) all have the label {chosen[0][plan.task.target]!r}, "
                 "and others have another; shuffle the file, or leave --eval-rows out"

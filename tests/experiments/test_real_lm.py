@@ -253,7 +253,7 @@ class TestSmallRates:
     def test_the_default_rate_of_every_method_is_the_middle_of_three(self):
         for piece in small_rate_pieces():
             (arm,) = piece.arms
-            low, default, high = (prompt.lr for _, prompt in piece.prompts())
+            low, default, high = (prompt.lr or 0.0 for _, prompt in piece.prompts())
             prompt = PromptSettings(**ARMS[arm].prompt)
             assert default == pytest.approx(Method.of(prompt).resolved(prompt).lr)
             assert low < default < high
