@@ -142,8 +142,8 @@ class TestAsPeft:
 
     @pytest.mark.parametrize("name", ["restarts", "max_shift", "lr", "seeds", "prompt_length", "optoins"])
     def test_a_setting_that_would_do_nothing_is_refused(self, tiny_gpt, name):
+        settings: dict[str, Any] = {name: 1}
         with pytest.raises(UnknownName, match=f"setting of as_peft '{name}'"):
-            settings: dict[str, Any] = {name: 1}
             as_peft(tiny_gpt()[0], **settings)
 
     def test_an_unknown_start_is_refused(self, tiny_gpt):

@@ -200,7 +200,7 @@ def test_fewer_malformed_rows_than_none_are_refused_before_anything_is_made(
         ),
         (
             [*LAB, "--method-option", "prompt_length=5", "--prompt-length", "10"],
-            "--prompt-length 10 and --method-option prompt_length=5 are both given for 'prompt-tuning'; give one of",
+            "--prompt-length 10 and --method-option give 'prompt-tuning' two lengths; give one",
         ),
         (
             [*LAB, "--regularizer", "rn-emb", "--alpha", "1", "--alpha", "2"],
@@ -681,10 +681,17 @@ def test_a_pipe_in_another_encoding_is_one_line(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_a_prompt_of_peft_names_its_model_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "adapter").mkdir()
-    for words in (["--model", "m"], ["--kind", "decoder"]):
-        assert main(["import", str(tmp_path / "adapter"), *words, "--output", str(tmp_path / "x")]) == 2
-        assert "leave --model and --kind out" in capsys.readouterr().err
+    import torch
+    from softprompt.interop.peft import export_peft
+    from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
+
+    folder = tmp_path / "adapter"
+    export_peft(SoftPrompt(torch.ones(2, 4), Provenance("imported", BackboneIdentity("m", "decoder", 4))), folder)
+    for number, words in enumerate((["--model", "m"], ["--kind", "decoder"], [])):
+        assert main(["import", str(folder), *words, "--output", str(tmp_path / str(number))]) == 0
+    for words in (["--model", "other"], ["--kind", "encoder"]):
+        assert main(["import", str(folder), *words, "--output", str(tmp_path / "x")]) == 2
+        assert "as it says itself; leave --model and --kind out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [[], ["-"]], ids=["nothing", "dash"])

@@ -39,9 +39,13 @@ def import_(
     if source.is_dir():
         from ..interop.peft import import_peft
 
-        if model is not None or kind is not None:
-            raise BadInput(f"the prompt in {source} names its model itself; leave --model and --kind out")
         prompt = import_peft(source)
+        named = prompt.provenance.backbone
+        if model not in (None, named.name) or kind not in (None, named.kind):
+            raise BadInput(
+                f"the prompt in {source} is of {named.name!r} ({named.kind}), as it says itself; leave --model and "
+                "--kind out"
+            )
     else:
         if model is None:
             raise BadInput(f"{source} does not say which model it belongs to; name it with --model")

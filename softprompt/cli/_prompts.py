@@ -137,9 +137,7 @@ class PromptGrid:
         if self.prompt_length is not None:
             for method, options in chosen.items():
                 if options.get("prompt_length", self.prompt_length) != self.prompt_length:
-                    raise BadInput(
-                        f"--prompt-length {self.prompt_length} and --method-option prompt_length="
-                        f"{options['prompt_length']} are both given for {method!r}; give one of them"
-                    )
+                    given = f"--prompt-length {self.prompt_length} and --method-option give {method!r} two lengths"
+                    raise BadInput(f"{given}; give one")
                 options["prompt_length"] = self.prompt_length
         return chosen
