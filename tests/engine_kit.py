@@ -1,7 +1,10 @@
 """What the tests of engines share: drawn numbers, comparisons to so much of the largest, and a fleet in float64."""
 
+from typing import TypeVar
+
 import torch
 from hypothesis import HealthCheck, settings
+from softprompt.backbones import AbstractBackbone, from_model
 from softprompt.backbones.fast.shared import groups
 from softprompt.data import load_rows, split_rows
 from softprompt.prompts.batch import PromptBatch
@@ -12,6 +15,7 @@ from softprompt.training._records import Record
 from softprompt.training._setup import build_prompts, prepare
 from softprompt.training._start import start_members
 
+Kind = TypeVar("Kind", bound=AbstractBackbone)
 FIXED = settings(
     max_examples=25,
     deadline=None,
@@ -19,6 +23,14 @@ FIXED = settings(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
+
+
+def both_engines(kind: type[Kind], model, tokenizer, **options) -> tuple[Kind, Kind]:
+    """The same model by either engine."""
+    packed, reference = (from_model(model, tokenizer, engine=engine, **options) for engine in ("packed", "reference"))
+    assert isinstance(packed, kind)
+    assert isinstance(reference, kind)
+    return packed, reference
 
 
 def drawn(*shape, seed=0, dtype=torch.float64):

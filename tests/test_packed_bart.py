@@ -1,6 +1,7 @@
 """BART and its relatives without padding in their encoder against the passes of transformers."""
 
 import contextlib
+import functools
 import logging
 from typing import Any
 
@@ -18,6 +19,7 @@ from softprompt.prompts.batch import PromptBatch, TextBatch
 from conftest import E, build_model, build_tokenizer
 from engine_kit import (
     FIXED,
+    both_engines,
     close,
     differentiated,
     drawn,
@@ -36,11 +38,7 @@ RELATIVES = {
 }  # fmt: skip
 
 
-def both(model, tokenizer) -> tuple[EncoderDecoderBackbone, EncoderDecoderBackbone]:
-    """The same model by either engine."""
-    pair = [from_model(model, tokenizer, engine=engine) for engine in ("packed", "reference")]
-    assert all(isinstance(backbone, EncoderDecoderBackbone) for backbone in pair)
-    return pair[0], pair[1]  # pyright: ignore[reportReturnType]
+both = functools.partial(both_engines, EncoderDecoderBackbone)
 
 
 def exact(seed=0, **options):

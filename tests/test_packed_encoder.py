@@ -1,6 +1,7 @@
 """The encoders' passes without padding against the passes of transformers: logits, states, every gradient."""
 
 import dataclasses
+import functools
 import logging
 from typing import Any
 
@@ -21,6 +22,7 @@ from softprompt.prompts.prompt import LinearHead
 from conftest import ENCODERS, E, build_model, build_tokenizer
 from engine_kit import (
     FIXED,
+    both_engines,
     close,
     differentiated,
     drawn,
@@ -35,11 +37,7 @@ from kit import review_task
 EXACT = tuple(family for family in ENCODERS if family != "mpnet")
 
 
-def both(model, tokenizer, **options) -> tuple[EncoderBackbone, EncoderBackbone]:
-    """The same model by either engine."""
-    pair = [from_model(model, tokenizer, engine=engine, **options) for engine in ("packed", "reference")]
-    assert all(isinstance(backbone, EncoderBackbone) for backbone in pair)
-    return pair[0], pair[1]  # pyright: ignore[reportReturnType]
+both = functools.partial(both_engines, EncoderBackbone)
 
 
 def exact(family="bert", head=True, seed=0, **options):

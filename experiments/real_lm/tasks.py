@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.errors import BadInput
-from softprompt.tasks import TASKS, Source, Task, custom_task, styled
+from softprompt.tasks import TASKS, Source, Task, styled
 
 from ..common.places import ROOT
 
@@ -18,6 +18,7 @@ POOL, DEVELOPMENT, FEWEST = 6000, 300, 50
 # Rows that are scored; BoolQ's and yelp's are long.
 SCORED = {"super_glue/boolq": 500, "yelp": 300, "yelp-short": 300, "glue/qqp": 300}
 MAX_LENGTH = 128
+SPLITS = ("train", "validation", "test")
 YELP = Task(
     name="yelp",
     source=Source(),
@@ -29,13 +30,15 @@ YELP = Task(
     style="instruct",
 )
 # Written for this repository: messages to the support of a shop, in the columns text and label.
-TICKETS = custom_task(
-    {split: str(ROOT / "examples" / "tickets" / f"{split}.csv") for split in ("train", "validation", "test")},
-    text_columns=["text"],
-    label_column="label",
-    template="Message: {text}\nDepartment:",
-    instruction="Which department should answer this message: billing, delivery, returns, account or technical?",
+DEPARTMENTS = ("account", "billing", "delivery", "returns", "technical")
+TICKETS = Task(
     name="tickets",
+    source=Source(files={split: str(ROOT / "examples" / "tickets" / f"{split}.csv") for split in SPLITS}),
+    template="Message: {text}\nDepartment:",
+    cue="",
+    instruction="Which department should answer this message: billing, delivery, returns, account or technical?",
+    labels=DEPARTMENTS,
+    label_values=DEPARTMENTS,
 )
 # Tasks that the package does not have.
 OWN = {
@@ -67,7 +70,7 @@ def study_task(name: str, folder: Path, *, bare: bool = False) -> Task:
     if not PLACES[name]:
         return task
     place = folder / name.replace("/", "-")
-    files = {split: str(place / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    files = {split: str(place / f"{split}.jsonl") for split in SPLITS}
     return dataclasses.replace(task, source=Source(files=files))
 
 

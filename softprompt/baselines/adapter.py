@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..backbones import AbstractBackbone
 from ..errors import BadInput, UnsupportedModel
 from ..prompts.seeds import seeded
-from .full import copies
+from .full import copies, is_norm
 from .peft_layers import names_in
 from .swap import Beginning, Place, Swap
 
@@ -104,10 +104,10 @@ def _adapters(backbone: AbstractBackbone, options: Mapping[str, Any], seed: int,
         for part in ("down", "up")
         for name, parameter in getattr(layer.to(backbone.device, backbone.dtype), part).named_parameters()
     }
-    places = [_place(model, path, layer) for path, layer in layers.items()]
+    places = [Place.at(model, path, layer) for path, layer in layers.items()]
     if not options["norms"]:
         return Swap(trained, places)
-    norms = {path for path, module in model.named_modules() if "Norm" in type(module).__name__}
+    norms = {path for path, module in model.named_modules() if is_norm(module)}
     copied = copies(model, lambda name: name.rpartition(".")[0] in norms)
     return Swap({**trained, **dict(zip(copied.names, copied.trained, strict=True))}, [*places, *copied.places])
 
@@ -151,8 +151,3 @@ def _stack_and_number(path: str) -> tuple[str, int]:
 def _width(layer: Any) -> int:
     """Return the size of a linear layer's output. GPT-2 has weights of [in, out]."""
     return layer.nf if hasattr(layer, "nf") else layer.out_features
-
-
-def _place(model: nn.Module, path: str, layer: Adapted) -> Place:
-    owner, _, attribute = path.rpartition(".")
-    return Place(model.get_submodule(owner), attribute, layer.layer, layer)

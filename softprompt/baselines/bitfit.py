@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..backbones import AbstractBackbone
 from ..errors import UnsupportedModel
-from .full import copies
+from .full import copies, is_norm
 from .swap import Beginning, Place, Swap
 
 
@@ -68,8 +68,7 @@ def _with_missing(swap: Swap, backbone: AbstractBackbone) -> Swap:
         if isinstance(module, nn.Linear):
             places.append(Place(module, "bias", None, bias))
         else:
-            owner, _, attribute = path.rpartition(".")
-            places.append(Place(backbone.model.get_submodule(owner), attribute, module, Shifted(module, bias)))
+            places.append(Place.at(backbone.model, path, Shifted(module, bias)))
     return Swap(trained, places)
 
 
@@ -80,5 +79,5 @@ def missing_biases(model: Any) -> Iterator[tuple[str, nn.Module, int]]:
             continue
         if isinstance(module, nn.Linear):
             yield path, module, module.out_features
-        elif "Norm" in type(module).__name__ and isinstance(weight := getattr(module, "weight", None), Tensor):
+        elif is_norm(module) and isinstance(weight := getattr(module, "weight", None), Tensor):
             yield path, module, len(weight)

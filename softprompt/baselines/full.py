@@ -14,6 +14,11 @@ def full(backbone: AbstractBackbone) -> Swap:
     return copies(backbone.model, lambda name: True)
 
 
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module of a model normalises states, as its class is called in transformers and torch."""
+    return "Norm" in type(module).__name__
+
+
 def copies(model: Any, is_chosen: Callable[[str], bool]) -> Swap:
     """Return trainable copies of the parameters whose name is chosen, each with all its places in the model."""
     trained: dict[str, nn.Parameter] = {}

@@ -47,6 +47,12 @@ class Place:
     original: Any
     trained: Any
 
+    @classmethod
+    def at(cls, model: nn.Module, path: str, trained: nn.Module) -> "Place":
+        """The place of a module of a model by its path."""
+        owner, _, attribute = path.rpartition(".")
+        return cls(model.get_submodule(owner), attribute, model.get_submodule(path), trained)
+
 
 @final
 class Swap(nn.Module):

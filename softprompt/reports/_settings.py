@@ -1,6 +1,5 @@
 """Entries by setting: what differs between the runs of a task beside their seeds, and each setting in numbers."""
 
-import dataclasses
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +67,7 @@ def names_of(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
         keys = [key for key in varying(specs) if key not in _APART and not _follows(specs, key, tags)]
         same_tag: dict[str, set[str]] = {}
         for spec in specs:
-            same_tag.setdefault(_tag(spec), set()).add(_without_seeds(spec))
+            same_tag.setdefault(_tag(spec), set()).add(spec.with_seeds(Seeds()).name)
         for place, spec in zip(places, specs, strict=True):
             values = {key: item for key in keys if (item := value(spec, key, tags)) not in (None, "")}
             parts = [str(item) if key == "method" else f"{key} {item}" for key, item in values.items()]
@@ -83,11 +82,6 @@ def names_of(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
 
 def _tag(spec: RunSpec) -> str:
     return str(spec.tags.get("setting", ""))
-
-
-def _without_seeds(spec: RunSpec) -> str:
-    """Equal for runs that differ in their seeds alone."""
-    return dataclasses.replace(spec, prompt=dataclasses.replace(spec.prompt, seeds=Seeds())).name
 
 
 def _follows(specs: Sequence[RunSpec], key: str, tags: frozenset[str]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UnknownName
 from ..legacy import renamed
-from ..settings import ModelSpec, PromptSettings, TrainSettings, from_values
+from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings, from_values
 from ..tasks import Task, has_instruct
 from ..tasks import task as find_task
 from ._texts import (
@@ -113,6 +113,10 @@ class RunSpec:
             UnknownName: a method or an option that does not exist.
         """
         return hashlib.sha256(joined(self._texts()).encode()).hexdigest()[:DIGITS]
+
+    def with_seeds(self, seeds: Seeds) -> "RunSpec":
+        """The same run with other seeds; with the default ones its name says what seeds do not change."""
+        return replace(self, prompt=replace(self.prompt, seeds=seeds))
 
     def numbers(self) -> dict[str, Any]:
         """What the name is made of, under the names of format 1."""

@@ -1,6 +1,5 @@
 """A plan of runs for some settings, trained through the store and judged in a report."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from ...checks import listed
 from ...errors import BadInput
 from ...prompts.methods import Method
 from ...regularizers import regularizers
-from ...settings import PromptSettings
+from ...settings import Seeds
 from .. import RunSpec, StoredRun, run_all
 from ..tables import value, varying
 from ._arm import Arm
@@ -77,9 +76,7 @@ def plan(settings: Mapping[str, RunSpec], *, seeds: int = 20, base_seed: int = 0
     _refuse_no_draw(settings, sources)
     _refuse_no_noise(settings, sources)
     sets = {
-        name: {
-            setting: tuple(_with(spec, prompt_seeds) for prompt_seeds in group) for setting, spec in settings.items()
-        }
+        name: {setting: tuple(spec.with_seeds(each) for each in group) for setting, spec in settings.items()}
         for name, group in chosen.items()
     }
     return Plan(sets=sets, about=_about(settings, seeds=seeds, base_seed=base_seed, vary=sources))
@@ -109,7 +106,7 @@ def by_setting(specs: Sequence[RunSpec]) -> dict[str, tuple[RunSpec, ...]]:
     """
     settings: dict[str, dict[str, RunSpec]] = {}
     for spec in specs:
-        settings.setdefault(_with(spec, PromptSettings().seeds).name, {})[spec.name] = spec
+        settings.setdefault(spec.with_seeds(Seeds()).name, {})[spec.name] = spec
     keys = [key for key in varying(specs) if key not in ("task", "setting")]
     named: dict[str, tuple[RunSpec, ...]] = {}
     for members in settings.values():
@@ -183,10 +180,6 @@ def measure(
     )
     lines = untrained(planned.specs, runs[0], Path(store), data_root=data_root, device=device) if frozen else ()
     return judged(planned, runs, lines)
-
-
-def _with(spec: RunSpec, seeds: Any) -> RunSpec:
-    return dataclasses.replace(spec, prompt=dataclasses.replace(spec.prompt, seeds=seeds))
 
 
 def _refuse_no_draw(settings: Mapping[str, RunSpec], vary: Sequence[str]) -> None:
