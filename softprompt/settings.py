@@ -214,6 +214,8 @@ class TrainSettings:
         eval_every: optimiser steps between two evaluations. A checkpoint follows each evaluation.
         eval_rows: number of validation rows that choose the best prompt: the highest score, and of equal scores the
             smallest loss over labels. Default: all.
+        test_rows: number of test rows on which the best prompt is scored at the end, drawn as `evaluate` draws them:
+            the same for every run. Default: all.
         warmup: steps of linear warm-up. Default: 500 or 5 % of the steps, whichever is less.
         schedule: learning rate after the warm-up: "linear" decay to 0, or "constant".
         weight_decay: weight decay of AdamW on prompt and reparameterisation. It does not apply to methods that train
@@ -254,6 +256,7 @@ class TrainSettings:
     max_length: int | None = None
     eval_every: int = 200
     eval_rows: int | None = None
+    test_rows: int | None = None
     warmup: int | None = None
     schedule: Literal["linear", "constant"] = "linear"
     weight_decay: float = 0.01
@@ -321,7 +324,7 @@ def weights_text(weights: Any) -> str:
 
 # Numbers of TrainSettings that count something, and count it at least once.
 _COUNTS = ("steps", "batch_size", "grad_accumulation", "tokens_per_batch", "max_length", "eval_every", "eval_rows",
-           "patience", "shots", "shots_per_class", "max_new_tokens", "bucket")  # fmt: skip
+           "test_rows", "patience", "shots", "shots_per_class", "max_new_tokens", "bucket")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ from softprompt.training._setup import refuse_twins, resolved
 
 NAN, INFINITY = math.nan, math.inf
 COUNTS = ("steps", "batch_size", "grad_accumulation", "tokens_per_batch", "max_length", "eval_every", "eval_rows",
-          "patience", "shots", "shots_per_class", "max_new_tokens", "bucket")  # fmt: skip
+          "test_rows", "patience", "shots", "shots_per_class", "max_new_tokens", "bucket")  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

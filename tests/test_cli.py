@@ -66,7 +66,7 @@ TRAIN_OPTIONS = {
     "--method-option", "--prompt-length", "--init", "--init-seed", "--order-seed", "--draw-seed",
     "--noise-seed", "--head-lr", "--weight-decay", "--warmup", "--schedule", "--clip", "--patience",
     "--shots-per-class", "--style", "--answers", "--decode", "--tokens-per-batch", "--backbone-dropout",
-    "--max-bad-rows", "--log-with", "--track", "--eval-rows",
+    "--max-bad-rows", "--log-with", "--track", "--eval-rows", "--test-rows",
     "--revision", "--embedding-scale", "--units", "--max-norm",
     "--task-option", "--regularizer", "--alpha", "--restarts", "--restart-steps", "--deep", "--engine", "--quantize",
     "--delimiter", "--instruction", "--with-frozen", "--max-shift", "--context-loss", "--source",

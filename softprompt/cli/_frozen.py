@@ -79,9 +79,9 @@ def _measured(
 ) -> "tuple[list[Baseline], list[Put], dict[str, Any]]":
     """The baselines, the known wordings with their scores, and what was measured on."""
     from ..backbones import load_backbone
-    from ..data import load_rows, rows_of, split_rows
+    from ..data import limited, load_rows, rows_of, split_rows
     from ..inference.asked import put
-    from ..inference.frozen import baselines, fitting_rows, limited
+    from ..inference.frozen import baselines, fitting_rows
     from ..inference.wordings import compared
 
     early = rephrased(declared if style is None else styled(declared, style), wording)

@@ -16,6 +16,8 @@ from ._splits import Splits as Splits
 from ._splits import ept_splits as ept_splits
 from ._splits import few_shot as few_shot
 from ._splits import grouped_splits as grouped_splits
+from ._splits import limited as limited
+from ._splits import limited_places as limited_places
 from ._splits import own_splits as own_splits
 from ._splits import refuse_split as refuse_split
 from ._splits import rows_of as rows_of

@@ -3,12 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-import torch
-
 from ..errors import BadInput
 from ..tasks import Task
 from ._rows import load_rows
-from ._splits import refuse_split, rows_of, split_rows
+from ._splits import limited, refuse_split, rows_of, split_rows
 from ._table import Rows
 
 
@@ -48,5 +46,4 @@ def drawn_rows(
         raise BadInput(f"task {task.name!r} has no {split} rows; choose another split")
     if count is None or count >= len(rows):
         return rows, None
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
-    return rows.select(sorted(order[:count])), len(rows)
+    return limited(rows, count, seed), len(rows)

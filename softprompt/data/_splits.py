@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -43,11 +43,31 @@ def rows_of(splits: Splits, split: str) -> Rows:
     return getattr(splits, split)
 
 
-def split_rows(task: Task, rows: Mapping[str, Rows], seed: int = SPLIT_SEED) -> Splits:
-    """The splits of a task: by `own_splits` for the user's files, by `ept_splits` for a published set."""
+def split_rows(task: Task, rows: Mapping[str, Rows], seed: int = SPLIT_SEED, *, test_rows: int | None = None) -> Splits:
+    """The splits of a task: by `own_splits` for the user's files, by `ept_splits` for a published set.
+
+    Args:
+        task: whose rows they are.
+        rows: by split, as they were read.
+        seed: of what is drawn.
+        test_rows: the report keeps so many rows, drawn by seed 0 as `evaluate` draws them; None keeps all.
+    """
     if task.source.grouped:
-        return grouped_splits(rows, task.source.grouped, seed)
-    return own_splits(rows, seed) if task.source.is_own else ept_splits(rows, seed)
+        splits = grouped_splits(rows, task.source.grouped, seed)
+    else:
+        splits = own_splits(rows, seed) if task.source.is_own else ept_splits(rows, seed)
+    return splits if test_rows is None else replace(splits, test=limited(splits.test, test_rows))
+
+
+def limited(rows: Rows, most: int, seed: int = 0) -> Rows:
+    """The rows, or so many of them drawn by a seed, in their order."""
+    return rows if len(rows) <= most else rows.select(limited_places(len(rows), most, seed))
+
+
+def limited_places(count: int, most: int, seed: int = 0) -> list[int]:
+    """The places of so many of `count` rows, drawn by a seed, in their order; all where there are no more."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    return list(range(count)) if count <= most else sorted(order[:most])
 
 
 def ept_splits(rows: Mapping[str, Rows], seed: int = SPLIT_SEED) -> Splits:

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..backbones import AbstractBackbone
-from ..data import Rows
+from ..data import Rows, limited
 from ..documents import check_shape
 from ..errors import BadInput
 from ..metrics import headline_score, majority, score
@@ -190,17 +189,6 @@ class _Asked:
         """
         context = written(self.backbone, task, examples)
         return self.baseline(f"{len(examples)} examples", task, context, draw)
-
-
-def limited(rows: Rows, most: int) -> Rows:
-    """The rows, or so many of them drawn by seed 0, in their order."""
-    return rows if len(rows) <= most else rows.select(limited_places(len(rows), most))
-
-
-def limited_places(count: int, most: int) -> list[int]:
-    """The places of so many of `count` rows, drawn by seed 0, in their order; all where there are no more."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
-    return list(range(count)) if count <= most else sorted(order[:most])
 
 
 def fitting_rows(train: Rows) -> Rows:

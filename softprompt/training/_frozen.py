@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone
-from ..data import Splits
+from ..data import Splits, limited_places
 from ..documents import SEALED
 from ..errors import DamagedFile
 from ..inference.evaluate import Report
-from ..inference.frozen import Baseline, baselines, limited_places, over, reference_among, score_of
+from ..inference.frozen import Baseline, baselines, over, reference_among, score_of
 from ..inference.intervals import Interval, intervals
 from ..inference.kept_baselines import kept_baselines, way_to_answer
 from ..settings import TrainSettings

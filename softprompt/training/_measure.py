@@ -81,7 +81,8 @@ def measure(
     chosen = put(task, backbone.kind, style)
     if settings.max_length is not None:
         chosen = replace(chosen, max_length=settings.max_length)
-    splits = split_rows(chosen, load_rows(task if style is None else styled(task, style), data_root, max_bad_rows))
+    read = load_rows(task if style is None else styled(task, style), data_root, max_bad_rows)
+    splits = split_rows(chosen, read, test_rows=settings.test_rows)
     settings = with_loss(settings, chosen, backbone)
     plan = Plan(
         task=chosen,

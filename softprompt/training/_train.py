@@ -134,7 +134,7 @@ def train(
     declared, wording = chosen, wording_from(task, keywords)
     chosen = rephrased(chosen if style is None else styled(chosen, style), wording)
     # Rows first: their faults are found in seconds, while a model may take minutes to load.
-    splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows))
+    splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows), test_rows=settings.test_rows)
     check_request(chosen, splits, prompts, settings, spec if isinstance(spec, ModelSpec) else None)
     if isinstance(spec, AbstractBackbone):
         backbone = spec
@@ -215,7 +215,7 @@ def resume(
         plan = read_plan(folder)
         checkpoint = last_good(folder)
         task = same_rows(plan.task, rows, folder)
-        splits = split_rows(task, load_rows(task, plan.data_root, plan.max_bad_rows))
+        splits = split_rows(task, load_rows(task, plan.data_root, plan.max_bad_rows), test_rows=plan.settings.test_rows)
         if model is None:
             model = load_backbone(dataclasses.replace(plan.model, device=device))
         else:

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data import SPLIT_SEED, Rows, Splits, split_rows
+from ..data import SPLIT_SEED, Rows, Splits, limited, split_rows
 from ..documents import entry
 from ..errors import BadInput
-from ..inference.frozen import limited
 from ..store import write_file
 from ..tasks import Source, Task, gold
 from ._kept import field_bytes

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("softprompt")
 
 # Settings of a run that change how the frozen model answers.
-_ANSWERING = ("loss", "normalize", "decode", "max_new_tokens", "max_length")
+_ANSWERING = ("loss", "normalize", "decode", "max_new_tokens", "max_length", "test_rows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,5 +140,5 @@ def _computed(spec: RunSpec, models: Models, data_root: "Path | str | None") -> 
     task = put(spec.declared, backbone.kind, style_of(spec, backbone.kind))
     if spec.settings.max_length is not None:
         task = dataclasses.replace(task, max_length=spec.settings.max_length)
-    splits = split_rows(task, load_rows(task, data_root, spec.max_bad_rows))
+    splits = split_rows(task, load_rows(task, data_root, spec.max_bad_rows), test_rows=spec.settings.test_rows)
     return baselines(backbone, task, splits.test, splits.train, settings=spec.settings)
