@@ -20,8 +20,6 @@ from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import PromptSettings
 from softprompt.training._step import backward
 
-from encoder import bundled_encoder
-
 PAIRS = 11
 RESULT = Path(__file__).parent / "results" / "dropout.json"
 
@@ -71,7 +69,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     rows = []
-    for name, backbone in (("MiniLM-L6", load_backbone(bundled_encoder())), ("t5-small shape", t5_small_shape())):
+    for name, backbone in (("MiniLM-L6", load_backbone("minilm")), ("t5-small shape", t5_small_shape())):
         quotients = sorted(ratios(backbone))
         median = statistics.median(quotients)
         print(f"{name:15} dropout on / off: {median:.2f} ({quotients[0]:.2f} to {quotients[-1]:.2f}, {PAIRS} pairs)")

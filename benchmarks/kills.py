@@ -15,8 +15,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from encoder import bundled_encoder
-
 HERE = Path(__file__).parent
 REVIEWS = HERE.parent / "examples" / "reviews"
 RESULT = HERE / "results" / "kills.json"
@@ -35,7 +33,7 @@ def first_words(folder: Path, steps: int) -> list[str]:
     words = f"""--data {REVIEWS / "train.csv"} --validation-data {REVIEWS / "validation.csv"}
         --test-data {REVIEWS / "test.csv"} --text-column sentence --label-column label --method ept-star
         --method prompt-tuning --batch-size 2 --steps {steps} --eval-every 10 --eval-rows 8 --backbone-dropout"""
-    return command(*words.split(), "--model", bundled_encoder(), "--output", str(folder))
+    return command(*words.split(), "--model", "minilm", "--output", str(folder))
 
 
 def killed_run(folder: Path, steps: int, draw: random.Random) -> int:

@@ -36,7 +36,6 @@ from softprompt.tasks import styled, task
 from softprompt.training._step import backward
 
 from dropout import t5_small_shape
-from encoder import bundled_encoder
 
 RESULT = Path(__file__).parent / "results" / "rows.json"
 LENGTH = 10
@@ -84,7 +83,7 @@ def rows_of(model: str, engine: str, data_root: str | None) -> tuple[AbstractBac
     """A backbone and training rows for it."""
     if model == "t5-small":
         return t5_small_rows(engine)
-    backbone = load_backbone(bundled_encoder() if model == "MiniLM" else model, engine=engine)
+    backbone = load_backbone("minilm" if model == "MiniLM" else model, engine=engine)
     declared = task("glue/sst2" if model == "MiniLM" else "lab/opinion")
     declared = styled(declared, default_style(declared, backbone.kind))
     rows = split_rows(declared, load_rows(declared, data_root)).train

@@ -43,8 +43,6 @@ from softprompt.store import _folder, save_prompt
 from softprompt.tasks import TASKS, Source, Task, in_lines, open_ended
 from softprompt.tasks.files import records
 
-from encoder import bundled_encoder
-
 HERE = Path(__file__).parent
 RESULT, ROWS = HERE / "results" / "serving.json", HERE.parent / "examples" / "reviews" / "test.csv"
 REQUESTS, VECTORS, LONG = 32, 10, 100
@@ -91,9 +89,7 @@ def measured(part: str, given: argparse.Namespace) -> dict[str, Any]:
         vectors = LONG if part == "long" else VECTORS
         sizes = {"requests": REQUESTS, "vectors": vectors, "turns": given.turns}
         return {**common, **sizes, **against_others(decoder, vectors, given.turns)}
-    encoder = load_backbone(
-        bundled_encoder() if part == "minilm" else given.encoder, device="cpu", answers="linear-head"
-    )
+    encoder = load_backbone("minilm" if part == "minilm" else given.encoder, device="cpu", answers="linear-head")
     common = {"model": "all-MiniLM-L6-v2" if part == "minilm" else given.encoder, "machine": machine}
     if part == "overhead":
         return {**common, **overhead(encoder, 20 if given.quick else 200)}

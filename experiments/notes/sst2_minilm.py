@@ -15,7 +15,6 @@ from pathlib import Path
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Run
 
-from ..common.encoder import bundled_encoder
 from ..common.places import RESULTS
 from ..common.runs import run_in
 
@@ -58,7 +57,7 @@ def main() -> None:
     """Run what is missing, print the table, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", required=True)
-    parser.add_argument("--model", default=bundled_encoder())
+    parser.add_argument("--model", default="minilm")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs", default="runs/sst2-minilm")

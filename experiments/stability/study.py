@@ -23,7 +23,6 @@ from softprompt.study import RunSpec, run_all
 from softprompt.study.stability import Arm
 from softprompt.tasks import TASKS, Source, Task, with_difficulty
 
-from ..common.encoder import bundled_encoder
 from ..common.places import RESULTS
 from ..common.results import ResultsFile, is_number
 
@@ -136,7 +135,7 @@ def specs(name: str, setting: Setting, seeds: Sequence[int], data_root: str | No
     """The runs of a cell."""
     prompt = {key: value for key, value in setting.items() if key != "eval_every"}
     is_real = name not in TASK_ROWS
-    steps, model = (REAL_STEPS, bundled_encoder()) if is_real else (STEPS, MODEL)
+    steps, model = (REAL_STEPS, "minilm") if is_real else (STEPS, MODEL)
     settings = TrainSettings(
         steps=steps,
         eval_every=setting.get("eval_every", steps),

@@ -10,7 +10,6 @@ from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, run_all
 from softprompt.study.stability._arm import last_loss
 
-from ..common.encoder import bundled_encoder
 from .candidates import CANDIDATES, Candidate
 from .design import Frozen, Part, rows_of
 
@@ -47,7 +46,7 @@ class Place:
         Raises:
             BadInput: no real encoder is at hand.
         """
-        return model if model in BUILT_IN else self.encoder or bundled_encoder()
+        return model if model in BUILT_IN else self.encoder or "minilm"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ Stored = Annotated[
 NewModel = Annotated[
     str | None,
     typer.Option(
-        "--model", help="Frozen model: hub id, folder, GGUF file, or a built-in name such as lab-t5 or smollm2."
+        "--model", help="Frozen model: hub id, folder, GGUF file, or a built-in name such as lab-t5, smollm2 or minilm."
     ),
 ]
 Model = Annotated[
