@@ -305,8 +305,8 @@ def real_root(tmp_path_factory):
 class TestRealEncoder:
     def test_the_tests_install_the_version_whose_weights_are_known(self):
         """The package is a repack by a third party."""
-        project = Path(__file__).parents[1] / "pyproject.toml"
-        assert PACKAGED["minilm"].requirement in tomllib.loads(project.read_text())["project"]["optional-dependencies"]["dev"]
+        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+        assert PACKAGED["minilm"].requirement in project["optional-dependencies"]["dev"]
         assert packaged_file("minilm").name == "model.safetensors"
 
     @needs_data
