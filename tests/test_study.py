@@ -1180,10 +1180,15 @@ class TestCommand:
         assert main(["study", "status", *place]) == 0
         said = capsys.readouterr().out
         assert said.startswith("2 of 4 runs stored, 1 in training, 0 left, 1 failed")
+        assert "to go" not in said
         assert f"(process {os.getpid()}): 1 runs, step 0" in said
         assert f"failed {specs[2].name}: ValueError: 50 % < all & more" in said
         assert main(["study", "status", *place, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["running"] == 1
+        before = path_of(store, specs[0].name).stat()
+        os.utime(path_of(store, specs[0].name), (before.st_atime, before.st_mtime - 50))
+        assert main(["study", "status", *place]) == 0
+        assert "about 50 s to go" in capsys.readouterr().out
         give_up(store, held)
         assert main(["study", "table", *place]) == 0
         assert f"failed, so in no row: {specs[2].name}: ValueError" in capsys.readouterr().err

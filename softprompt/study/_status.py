@@ -17,6 +17,8 @@ from ._stored import path_of, stored_names
 
 # The rate is that of so many runs that were stored last.
 RECENT = 50
+# Runs that are stored within so many seconds are of one fleet: the time between them says nothing.
+TOGETHER = 1.0
 # A record's last lines are in so many bytes.
 TAIL = 8192
 
@@ -114,13 +116,14 @@ def last_step(run: Path) -> int:
 
 
 def _seconds_per_run(store: Path, stored: set[str]) -> float | None:
-    """Seconds between two runs that were stored, over the last of them."""
+    """Seconds that a run takes, by the times at which the last ones were stored; None before a second fleet is."""
     times = []
     for name in stored:
         with contextlib.suppress(OSError):
             times.append(path_of(store, name).stat().st_mtime)
     last = sorted(times)[-RECENT:]
-    return (last[-1] - last[0]) / (len(last) - 1) if len(last) > 1 else None
+    later = [moment for moment in last if moment - last[0] > TOGETHER]
+    return (later[-1] - last[0]) / len(later) if later else None
 
 
 def _now(store: Path) -> float:
