@@ -3,15 +3,17 @@
 import dataclasses
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from softprompt import SoftPrompt, evaluate, resume, train
+from softprompt import SoftPrompt, evaluate, predict, resume, train
 from softprompt.errors import BadInput, DamagedFile
 from softprompt.inference.answers import Answers
 from softprompt.inference.calibration import LOWEST, Calibration, quality
 from softprompt.inference.scoring import Scoring, scoring_of
+from softprompt.interop.recipes import readme
 from softprompt.training._plan import read_plan
 from torch.nn import functional
 
@@ -109,7 +111,7 @@ class TestScoring:
         _, prompt = calibrated
         with pytest.raises(BadInput, match="upgrade it"):
             Scoring.of(self.prompt(prompt, {"version": 2}))
-        with pytest.raises(DamagedFile, match="how its labels are scored"):
+        with pytest.raises(DamagedFile, match="does not say how it answers"):
             Scoring.of(self.prompt(prompt, {"version": 1, "calibration": {"temperature": 0, "bias": [], "labels": []}}))
 
     def test_another_normalization_leaves_the_calibration_out(self, calibrated):
@@ -208,6 +210,15 @@ class TestRun:
         later = ("loss", "label_smoothing", "class_weights", "calibrate")
         rewrite(path, lambda plan: [plan["settings"].pop(name) for name in later])
         assert read_plan(run.folder).settings.loss == "tokens"
+
+    def test_the_readme_of_an_export_says_how_to_calibrate(self, calibrated):
+        _, prompt = calibrated
+        code = readme(prompt).partition("those of calibrated labels")[2].split("```")[1].removeprefix("python")
+        plain, expected = (predict(prompt, ["a good film"], calibrate=on)[0]["scores"] for on in (False, True))
+        names: dict[str, Any] = {"scores": torch.tensor(list(plain.values())).log()}
+        exec(code, names)
+        assert names["probabilities"].tolist() == pytest.approx(list(expected.values()), abs=1e-6)
+        assert plain != expected
 
     def test_one_that_was_stored_reads_again(self, calibrated, tmp_path):
         _, prompt = calibrated

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,17 @@ import torch
 from softprompt import cli
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput
+from softprompt.inference.bulk import predict_file
 from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import _parts, predict
+from softprompt.inference.scoring import scoring_of
+from softprompt.interop.hub import load_stored
+from softprompt.interop.recipes import readme
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.tasks import custom_task
+from softprompt.training import train
+
+from kit import review_task
 
 TEXTS = ["good", "a bad film", "the movie was great", "not it", "terrible", "good and bad", "it is great"]
 
@@ -88,3 +96,42 @@ def test_blank_inputs_are_told_of_and_nothing_else_is_refused(prompt, backbone, 
     with pytest.raises(BadInput, match="every input is blank; give words to answer"):
         predict(prompt, [""], model=backbone)
     assert predict(prompt, [], model=backbone) == []
+
+
+def test_a_prompt_writes_answers_as_long_as_it_was_trained_to(backbone, tmp_path, caplog):
+    rows = [{"text": text, "answer": "good " * (1 + number % 2)} for number, text in enumerate(TEXTS)]
+    files = {"train": rows, "validation": rows, "test": rows}
+    named = {"text_column": "text", "target_column": "answer", "steps": 1, "prompt_length": 2, "frozen": False}
+    with caplog.at_level(logging.WARNING, "softprompt"):
+        run = train(files, backbone, max_new_tokens=1, output=tmp_path / "run", **named)
+    told = (
+        "14 of 14 validation and test rows have answers of more than 1 tokens, the longest 3; a prompt writes no longer"
+    )
+    assert any(line.startswith(told) for line in caplog.messages)
+    short = load_stored(run.folder / run.results[0].prompt / "prompt")
+    written = [answer["output"] for answer in predict(short, TEXTS, model=backbone)]
+    assert written == [answer["output"] for answer in predict(short, TEXTS, model=backbone, max_new_tokens=1)]
+    assert written != [answer["output"] for answer in predict(short, TEXTS, model=backbone, max_new_tokens=20)]
+    assert evaluate(short, rows, model=backbone).rows[0]["prediction"] == written[0]
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    predict_file({"short": short}, tmp_path / "texts.txt", tmp_path / "out.jsonl", model=backbone)
+    assert [json.loads(line)["short"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == written
+    assert "max_new_tokens=1)" in readme(short)
+
+
+def test_a_prompt_that_was_trained_to_write_its_label_writes_it(backbone, tmp_path):
+    run = train(
+        review_task(tmp_path / "rows"), backbone, steps=1, decode="generate", frozen=False, output=tmp_path / "run"
+    )
+    prompt, result = load_stored(run.folder / run.results[0].prompt / "prompt"), run.results[0]
+    found = evaluate(prompt, model=backbone)
+    assert {**found.metrics, "invalid": found.invalid} == result.metrics["test"]
+    assert found.invalid > 0
+    assert evaluate(prompt, model=backbone, decode="scores").invalid == 0
+    assert set(predict(prompt, ["good"], model=backbone)[0]) == {"text", "output"}
+
+
+def test_a_stored_prompt_cannot_ask_for_answers_without_end(prompt):
+    asked = replace(prompt.provenance, scoring={"version": 1, "max_new_tokens": 10**9})
+    with pytest.raises(BadInput, match="writes answers of 1000000000 tokens, the limit is 4096; if that is meant"):
+        scoring_of(replace(prompt, provenance=asked))

@@ -15,11 +15,13 @@ from ._flatten import flatten
 from ._rows import own_wording
 from .options import (
     DataRoot,
+    Decode,
     Delimiter,
     Device,
     FrozenOfPrompt,
     Json,
     Model,
+    NewTokens,
     OwnInstruction,
     OwnLabelWords,
     OwnStyle,
@@ -61,13 +63,8 @@ def evaluate(
     model: Model = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Number of rows in one pass.")] = 32,
-    decode: Annotated[
-        Literal["auto", "scores", "generate"],
-        typer.Option(
-            help="How an answer is found: scores (of the label words), generate, or auto: scores where "
-            "there are label words."
-        ),
-    ] = "auto",
+    decode: Decode = None,
+    max_new_tokens: NewTokens = None,
     normalize: Annotated[
         Literal["sum", "mean", "first"] | None,
         typer.Option(
@@ -109,6 +106,7 @@ def evaluate(
         seed=seed,
         id_column=id_column,
         decode=decode,
+        max_new_tokens=max_new_tokens,
         normalize=normalize,
         calibrate=calibrate,
         batch_size=batch_size,

@@ -5,7 +5,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -15,10 +15,12 @@ from ._inputs import read_inputs
 from ._predict_file import refuse_beside_output, to_file
 from ._rows import own_wording
 from .options import (
+    Decode,
     Delimiter,
     Device,
     FrozenOfPrompt,
     Model,
+    NewTokens,
     OwnInstruction,
     OwnLabelWords,
     OwnStyle,
@@ -52,9 +54,8 @@ def predict(
     model: Model = None,
     device: Device = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Number of texts in one pass.")] = 32,
-    decode: Annotated[
-        Literal["auto", "scores", "generate"], typer.Option(help="How an answer is found, as in `softprompt evaluate`.")
-    ] = "auto",
+    decode: Decode = None,
+    max_new_tokens: NewTokens = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate/--no-calibrate", help="Use the stored calibration of the label scores, if any.")
     ] = True,
@@ -90,7 +91,7 @@ def predict(
         to_file(
             [prompt, *(prompts or [])], file, output, not quiet,
             id_column=id_column or None, delimiter=delimiter, model=spec, batch_size=batch_size, decode=decode,
-            calibrate=calibrate,
+            calibrate=calibrate, max_new_tokens=max_new_tokens,
         )  # fmt: skip
         return
     if prompts or id_column:
@@ -120,6 +121,7 @@ def predict(
             batch_size=batch_size,
             decode=decode,
             calibrate=calibrate,
+            max_new_tokens=max_new_tokens,
             tell=tell,
         )
 

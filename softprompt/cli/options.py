@@ -1,7 +1,7 @@
 """The options that several subcommands share, one name each."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -92,6 +92,21 @@ OwnLabelWords = Annotated[
     typer.Option(
         "--label-words",
         help='Words to answer with, as in `train`: "negative,positive", or LABEL=WORD; may be repeated.',
+    ),
+]
+Decode = Annotated[
+    Literal["auto", "scores", "generate"] | None,
+    typer.Option(
+        "--decode",
+        metavar="WORD",
+        help="How an answer is found: scores (of the label words), generate, or auto: scores where there are label "
+        "words. Default: as in training.",
+    ),
+]
+NewTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--max-new-tokens", min=1, help="Largest number of tokens of a generated answer. Default: as in training."
     ),
 ]
 TaskOption = Annotated[

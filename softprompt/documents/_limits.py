@@ -21,6 +21,7 @@ class Limits:
         prompt_numbers: numbers in all tensors of such a prompt, those of its deeper layers too.
         labels: classes of a task in a stored prompt or run.
         template: characters of its template, and of its instruction.
+        new_tokens: tokens of the longest answer that a stored prompt writes.
         rows: rows of a laboratory task.
         row_characters: characters of one column of a row of a user's file; a row with a longer one is bad.
     """
@@ -30,6 +31,7 @@ class Limits:
     prompt_numbers: int = 2**26
     labels: int = 10_000
     template: int = 20_000
+    new_tokens: int = 4_096
     rows: int = 1_000_000
     row_characters: int = 1_000_000
 

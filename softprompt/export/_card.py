@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import final
 
 from ..errors import SoftPromptError
-from ..interop.card import facts, front_matter
+from ..inference.scoring import Scoring
+from ..interop.card import facts, front_matter, how_it_chooses
 from ..interop.recipes import where_it_is
 from ..prompts.prompt import SoftPrompt
 from ..store import read_prompt
@@ -61,7 +62,7 @@ def card(prompt: SoftPrompt, *, title: str, sentence: str, load: str, licence: s
         prompt: what is exported.
         title: what the folder is.
         sentence: what the folder holds and needs, in plain text.
-        load: Python that loads it, and is tested.
+        load: Python that loads it, and is tested; {new_tokens} in it becomes the tokens of the longest answer.
         licence: an identifier of the hub, as "apache-2.0"; "other" where it is not known.
         spread: scores over seeds, or None.
     """
@@ -76,7 +77,8 @@ def card(prompt: SoftPrompt, *, title: str, sentence: str, load: str, licence: s
         "## Load",
         "",
         *where_it_is(name),
-        f"```python\n{load.strip()}\n```",
+        f"```python\n{load.strip().replace('{new_tokens}', str(Scoring.of(prompt).max_new_tokens))}\n```",
+        *how_it_chooses(prompt),
         "",
     ]
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..backbones import AbstractBackbone
 from ..errors import CannotExport
 from ..inference.in_context import encoded
+from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
 from ..store import json_bytes, tensor_bytes, write_folder
 from ._card import Spread, card
@@ -45,7 +46,7 @@ MODEL = AutoModelForCausalLM.from_pretrained(ABOUT["model"], revision=ABOUT["rev
 PROMPT = load_file(HERE / "prompt.safetensors")["prompt"]
 
 
-def body(text: str, max_tokens: int = 20) -> dict:
+def body(text: str, max_tokens: int = ABOUT["max_tokens"]) -> dict:
     ids = TOKENIZER(ABOUT["before"] + text + ABOUT["after"], add_special_tokens=ABOUT["special"]).input_ids
     skipped = ABOUT["skipped"]
     assert ids[: len(skipped)] == skipped
@@ -86,7 +87,7 @@ def completion_request(
     text: str,
     *,
     model: "str | Path | AbstractBackbone | None" = None,
-    max_tokens: int = 20,
+    max_tokens: int | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """The body of a request to vLLM's `/v1/completions` that answers a text with a prompt.
@@ -95,7 +96,7 @@ def completion_request(
         prompt: a prompt of a decoder, not a deep one.
         text: as the task's only column.
         model: the frozen model; None loads the one that the prompt names.
-        max_tokens: longest answer.
+        max_tokens: longest answer; None is as the prompt was trained.
         options: other fields of the request.
 
     Raises:
@@ -106,7 +107,8 @@ def completion_request(
     content = io.BytesIO()
     torch.save(input_embeds(prompt, text, backbone).cpu(), content)
     encoded_embeds = base64.b64encode(content.getvalue()).decode()
-    body = {"model": backbone.name, "prompt": "", "prompt_embeds": encoded_embeds, "max_tokens": max_tokens}
+    body: dict[str, Any] = {"model": backbone.name, "prompt": "", "prompt_embeds": encoded_embeds}
+    body["max_tokens"] = max_tokens or Scoring.of(prompt).max_new_tokens
     return {**body, "temperature": 0, **options}
 
 
@@ -130,6 +132,7 @@ def export_embeds(
     about = {
         "model": origin.name, "revision": origin.revision, "before": how.before, "after": how.after,
         "special": how.special, "skipped": list(how.skipped), "ends": how.ends,
+        "max_tokens": Scoring.of(prompt).max_new_tokens,
     }  # fmt: skip
     sentence = "`request.py` writes requests for a vLLM server of the base model. It needs transformers and torch."
     readme = card(

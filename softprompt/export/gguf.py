@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..backbones import AbstractBackbone
+from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
 from ..store import json_bytes, write_folder
 from ._card import Spread, card
@@ -61,7 +62,7 @@ def read(context, ids, first):
     return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, -1), (vocabulary,)).copy()
 
 
-def main(path, text, new=20):
+def main(path, text, new=ABOUT["max_tokens"]):
     llm = llama_cpp.Llama(path, n_ctx=2048, verbose=False)
     context = llm._ctx.ctx
     whole = ABOUT["before"] + text + ABOUT["after"]
@@ -107,6 +108,7 @@ def export_gguf_recipe(
     about = {
         "length": len(vectors), "width": vectors.shape[1], "before": how.before, "after": how.after,
         "special": how.special, "skipped": list(how.skipped),
+        "max_tokens": Scoring.of(prompt).max_new_tokens,
     }  # fmt: skip
     sentence = "`run.py` answers with llama-cpp-python and a GGUF file of the base model."
     contents = {

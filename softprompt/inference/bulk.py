@@ -47,8 +47,9 @@ def predict_file(
     delimiter: str = "",
     model: ModelSpec | AbstractBackbone | None = None,
     batch_size: int = 32,
-    decode: Decode = "auto",
+    decode: Decode | None = None,
     calibrate: bool = True,
+    max_new_tokens: int | None = None,
     tell: "Callable[[int, float], None] | None" = None,
 ) -> int:
     """Answer each row of a file with each prompt, and return the number of rows.
@@ -66,6 +67,7 @@ def predict_file(
         batch_size: rows in one pass, of all prompts together.
         decode: as in `predict`.
         calibrate: as in `predict`.
+        max_new_tokens: as in `predict`.
         tell: sees the number of answered rows and the rows per second of this command after each pass.
 
     Raises:
@@ -75,7 +77,7 @@ def predict_file(
         StorageFailure: the disk is full or not writable.
         DamagedFile: the journal was changed while this command worked.
     """
-    require_numbers({"batch_size": batch_size}, whole=True)
+    require_numbers({"batch_size": batch_size, "max_new_tokens": max_new_tokens}, whole=True)
     source, output = Path(source), Path(output)
     if not prompts:
         raise BadInput("there is no prompt to answer with; give at least one")
@@ -84,10 +86,12 @@ def predict_file(
     taken = BadInput(f"{str(output)!r} exists already; remove it or choose another place for the answers")
     if output.exists() and not partial.exists():
         raise taken
-    options = [id_column, delimiter, batch_size, decode, calibrate]
+    options = [id_column, delimiter, batch_size, decode, calibrate, max_new_tokens]
     facts = {"version": VERSION, "options": options, **_facts(source, prompts)}
     rows = _identified_rows(source, delimiter, id_column)
-    responders = _responders(prompts, model, decode, calibrate)
+    responders = _responders(
+        prompts, model, {"decode": decode, "calibrate": calibrate, "max_new_tokens": max_new_tokens}
+    )
     columns = {responder.name: responder.columns for responder in responders}
     refuse_equal_columns(id_column or ROW, columns)
     with _storing(output):
@@ -236,7 +240,7 @@ def _facts(source: Path, prompts: Mapping[str, Stored]) -> dict[str, Any]:
 
 
 def _responders(
-    prompts: Mapping[str, Stored], model: ModelSpec | AbstractBackbone | None, decode: Decode, calibrate: bool
+    prompts: Mapping[str, Stored], model: ModelSpec | AbstractBackbone | None, options: Mapping[str, Any]
 ) -> list[Responder]:
     """The prompts with their frozen models, each model loaded once."""
     loaded: dict[Any, AbstractBackbone] = {}
@@ -245,5 +249,5 @@ def _responders(
         spec = model_for(stored, model, {})
         known = loaded.get(spec)
         loaded[spec] = backbone_of(stored, spec if known is None else known)
-        responders.append(Responder.of(name, stored, loaded[spec], decode, calibrate))
+        responders.append(Responder.of(name, stored, loaded[spec], **options))
     return responders

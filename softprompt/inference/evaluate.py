@@ -168,12 +168,12 @@ def evaluate(
     test_rows: int | None = None,
     seed: int = 0,
     id_column: str | None = None,
-    decode: Decode = "auto",
+    decode: Decode | None = None,
     normalize: str | None = None,
     calibrate: bool = True,
     batch_size: int = 32,
     max_length: int | None = None,
-    max_new_tokens: int = 20,
+    max_new_tokens: int | None = None,
     max_bad_rows: int = 0,
     allow_files: bool = False,
     **keywords: Any,
@@ -192,13 +192,13 @@ def evaluate(
         test_rows: so many rows of the split, drawn by `seed`; None, or more than there are, is all of them.
         seed: of the draw.
         id_column: column whose values name the rows in `Report.rows`; None takes their numbers in the file, from 1.
-        decode: "scores", "generate" or "auto".
+        decode: "scores", "generate" or "auto": scores where there are label words; None is as the prompt was trained.
         normalize: "sum", "mean" or "first" token of label scores; None is as the prompt was trained.
         calibrate: whether label scores are calibrated where the prompt was stored with a calibration; its bias may
             change answers.
         batch_size: rows in one pass.
         max_length: tokens of text; None takes the task's.
-        max_new_tokens: longest generated answer.
+        max_new_tokens: longest generated answer; None is as the prompt was trained.
         max_bad_rows: malformed rows to drop before it is an error.
         allow_files: whether files are read that a prompt from elsewhere names as its rows. A run of your own may.
         keywords: fields of ModelSpec in place of a spec: `device`, `dtype`, `engine`, `quantize`, whatever the prompt
@@ -217,8 +217,9 @@ def evaluate(
         chosen = allowed(chosen)
     if max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=max_length)
-    refuse_decoding(chosen, decode, prompt.provenance.answers)
     scoring = scoring_of(prompt, normalize, calibrate)
+    decode = decode or scoring.decode
+    refuse_decoding(chosen, decode, prompt.provenance.answers)
     if rows is not None:
         if split != "test" and not isinstance(rows, Mapping):
             raise BadInput(f"rows without splits are scored whole, there is no {split!r} of them; leave split out")
@@ -239,7 +240,7 @@ def evaluate(
             chosen,
             decode=decode,
             scoring=scoring,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max_new_tokens or scoring.max_new_tokens,
             batch_size=batch_size,
         )
     whole = report(chosen, examples, answers)

@@ -78,9 +78,9 @@ def predict(
     style: str | None = None,
     model: "str | Path | ModelSpec | AbstractBackbone | None" = None,
     batch_size: int = 32,
-    decode: Decode = "auto",
+    decode: Decode | None = None,
     calibrate: bool = True,
-    max_new_tokens: int = 20,
+    max_new_tokens: int | None = None,
     tell: "Callable[[list[dict[str, Any]]], None] | None" = None,
     is_part: bool = False,
     **keywords: Any,
@@ -97,10 +97,10 @@ def predict(
         style: "numeric", "words", "t5" or "pet-0" ...; None is the style of training, or the default for another task.
         model: the frozen model; None loads the one that the prompt names, and keeps it for the next call.
         batch_size: inputs in one pass.
-        decode: "scores", "generate" or "auto".
+        decode: "scores", "generate" or "auto", as in `evaluate`; None is as the prompt was trained.
         calibrate: whether label scores are calibrated where the prompt was stored with a calibration; its bias may
             change answers.
-        max_new_tokens: longest generated answer.
+        max_new_tokens: longest generated answer; None is as the prompt was trained.
         tell: sees the next answers, in the order of the inputs, as soon as they are there.
         is_part: whether the inputs are a part of more; then all of them may be blank, and nothing is said of it.
         keywords: fields of ModelSpec in place of a spec, as in `evaluate`.
@@ -120,8 +120,9 @@ def predict(
         return []
     _tell_blank(task, rows, is_part)
     # Before the model: what a row lacks is found in no time.
-    refuse_decoding(task, decode, prompt.provenance.answers)
     scoring = scoring_of(prompt, calibrate=calibrate)
+    decode = decode or scoring.decode
+    refuse_decoding(task, decode, prompt.provenance.answers)
     texts = [task.render(row).text for row in rows]
     if isinstance(spec, ModelSpec) and (model is None or (isinstance(model, ModelSpec) and not model.name)):
         spec = kept_model(spec)
@@ -141,7 +142,7 @@ def predict(
                 task,
                 decode=decode,
                 scoring=scoring,
-                max_new_tokens=max_new_tokens,
+                max_new_tokens=max_new_tokens or scoring.max_new_tokens,
                 batch_size=batch_size,
             )
             answered += [_line(task, texts[row], answers, place, scored) for place, row in enumerate(part)]

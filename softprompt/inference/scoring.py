@@ -1,38 +1,45 @@
-"""How a stored prompt's label words are scored: as it was trained to, wherever it answers."""
+"""How a stored prompt answers: as it was trained to, wherever it is used."""
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
+from ..documents import refuse_more
 from ..errors import BadInput, DamagedFile
 from ..prompts.tuned import Stored
 from .calibration import Calibration
 
 VERSION = 1
+# Tokens of an answer where nobody says.
+NEW_TOKENS = 20
 
 
 @final
 @dataclass(frozen=True)
 class Scoring:
-    """How label words are scored. The defaults are what prompts without a record mean.
+    """How label words are scored, or an answer is written. The defaults are what prompts without a record mean.
 
     Args:
         end: whether the end of sequence belongs to a label's tokens.
         normalize: "sum" over the tokens' log-probabilities, their "mean", or the "first" alone.
         calibration: what makes the scores of the labels into probabilities that were fitted; None leaves them.
+        decode: "generate" where the model writes even label words; else "auto".
+        max_new_tokens: tokens of the longest written answer.
     """
 
     end: bool = True
     normalize: str = "sum"
     calibration: Calibration | None = None
+    decode: Literal["auto", "generate"] = "auto"
+    max_new_tokens: int = NEW_TOKENS
 
     @classmethod
     def of(cls, prompt: Stored) -> "Scoring":
-        """How this prompt's labels are scored.
+        """How this prompt answers.
 
         Raises:
-            BadInput: it was stored by a later version.
+            BadInput: it was stored by a later version, or writes longer answers than the limit allows.
             DamagedFile: its record cannot be read.
         """
         values = prompt.provenance.scoring
@@ -45,21 +52,26 @@ class Scoring:
             )
         calibration = values.get("calibration")
         try:
-            return cls(
+            scoring = cls(
                 bool(values.get("end", True)),
                 str(values.get("normalize", "sum")),
                 None if calibration is None else Calibration.from_json(calibration),
+                "generate" if values.get("decode") == "generate" else "auto",
+                max(1, int(values.get("max_new_tokens", NEW_TOKENS))),
             )
         except (TypeError, ValueError, KeyError) as error:
-            raise DamagedFile(
-                f"this prompt does not say how its labels are scored ({error}); fetch it again"
-            ) from error
+            raise DamagedFile(f"this prompt does not say how it answers ({error}); fetch it again") from error
+        longest = scoring.max_new_tokens
+        refuse_more("new_tokens", longest, f"this prompt writes answers of {longest} tokens")
+        return scoring
 
     def to_json(self) -> Mapping[str, Any]:
         """What a prompt stores of it: nothing where it is what prompts without a record mean."""
         values: dict[str, Any] = {} if self.end else {"end": False}
         values |= {} if self.normalize == "sum" else {"normalize": self.normalize}
         values |= {} if self.calibration is None else {"calibration": self.calibration.to_json()}
+        values |= {} if self.decode == "auto" else {"decode": self.decode}
+        values |= {} if self.max_new_tokens == NEW_TOKENS else {"max_new_tokens": self.max_new_tokens}
         return {"version": VERSION, **values} if values else {}
 
 
@@ -68,7 +80,7 @@ AS_BEFORE = Scoring()
 
 
 def scoring_of(prompt: Stored, normalize: str | None = None, calibrate: bool = True) -> Scoring:
-    """How a prompt's labels are scored, as it was trained to unless a user wants it otherwise.
+    """How a prompt answers, as it was trained to unless a user wants it otherwise.
 
     Args:
         prompt: a stored prompt.

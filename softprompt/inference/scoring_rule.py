@@ -34,18 +34,23 @@ def with_loss(settings: TrainSettings, task: Task, backbone: AbstractBackbone) -
 
 
 def scoring_for(settings: TrainSettings, task: Task, backbone: AbstractBackbone) -> Scoring:
-    """How the label words are scored: without an end of sequence where the loss is over labels and needs none.
+    """How prompts of a run answer: label words without an end of sequence where the loss is over labels and needs none.
 
     The end tells no label from another, and the log-probability of an end differs from label to label. Only where one
     label is the beginning of another, the end belongs to both.
     """
     if task.answer != "label" or backbone.answers == "linear-head":
-        return Scoring()
+        return Scoring(max_new_tokens=settings.max_new_tokens)
     settings = with_loss(settings, task, backbone)
     with_end = settings.loss != "labels"
     if not with_end:
         with_end = prefix_pair(_without_end(backbone, task)) is not None
-    return Scoring(end=with_end, normalize=settings.normalize)
+    return Scoring(
+        end=with_end,
+        normalize=settings.normalize,
+        decode="generate" if settings.decode == "generate" else "auto",
+        max_new_tokens=settings.max_new_tokens,
+    )
 
 
 def _without_end(backbone: AbstractBackbone, task: Task) -> list[list[int]]:

@@ -1,6 +1,7 @@
 """Several prompts that answer the same rows, in passes of the frozen model that they share."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,6 @@ from .scoring import Scoring, scoring_of
 
 # A row, by its place among those that are answered together, and the place of its prompt in the group.
 Cell = tuple[int, int]
-NEW_TOKENS = 20
 
 
 @final
@@ -53,14 +53,23 @@ class Responder:
     reading: Reading | None
 
     @classmethod
-    def of(cls, name: str, stored: Stored, backbone: AbstractBackbone, decode: Decode, calibrate: bool) -> "Responder":
-        """The responder of a stored prompt.
+    def of(
+        cls,
+        name: str,
+        stored: Stored,
+        backbone: AbstractBackbone,
+        decode: Decode | None,
+        calibrate: bool,
+        max_new_tokens: int | None = None,
+    ) -> "Responder":
+        """The responder of a stored prompt; arguments as in `predict`.
 
         Raises:
             BadInput: its task cannot be answered in this way.
         """
         task, scoring = task_of(stored), scoring_of(stored, calibrate=calibrate)
-        way, reading = decoding(task, backbone, decode), None
+        scoring = dataclasses.replace(scoring, max_new_tokens=max_new_tokens or scoring.max_new_tokens)
+        way, reading = decoding(task, backbone, decode or scoring.decode), None
         if way == "scores":
             labels = label_ids(backbone, task, end=scoring.end)
             # Of a head only the number of classes counts, so that prompts of other labels share its passes.
@@ -80,7 +89,8 @@ class Responder:
         if not isinstance(self.stored, SoftPrompt):
             return (self.name,)
         head = self.stored.head
-        return id(self.backbone), self.way, None if head is None else len(head.bias)
+        longest = self.scoring.max_new_tokens if self.way == "generate" else None
+        return id(self.backbone), self.way, longest, None if head is None else len(head.bias)
 
     @functools.cached_property
     def writing(self) -> str:
@@ -201,7 +211,8 @@ class Pass:
         owner = torch.tensor([number for _, number in self.cells])
         batch = self._rows().batch(range(len(self.cells)), owner, backbone.pad_id).to(backbone.device)
         if way == "generate":
-            return [[text] for text in backbone.generate(prompt_batch, batch, max_new_tokens=NEW_TOKENS)]
+            longest = self.group.responders[0].scoring.max_new_tokens
+            return [[text] for text in backbone.generate(prompt_batch, batch, max_new_tokens=longest)]
         if way == "number":
             # Significant digits, because the numbers may be of any size.
             return [[f"{number:.6g}"] for number in backbone.logits(prompt_batch, batch)[:, 0, 0].tolist()]
@@ -237,7 +248,7 @@ class Pass:
             self.examples[number].select([row for row, _ in self.cells]),
             responder.task,
             decode="generate",
-            max_new_tokens=NEW_TOKENS,
+            max_new_tokens=responder.scoring.max_new_tokens,
             batch_size=len(self.cells),
         )
         return [responder.values(answers, place) for place in range(len(self.cells))]

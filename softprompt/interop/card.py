@@ -5,9 +5,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
 
 LARGEST = sys.float_info.max
+# Of a prompt trained with a loss over labels.
+CHOICE_CAVEAT = (
+    "This prompt was trained to choose between the labels: compare the log-probabilities of their tokens, without an "
+    "end of sequence. What `generate` writes with it may be anything."
+)
+CALIBRATED = """\
+The scores above are those of calibrated labels, where `scores` are the log-probabilities of the labels in their order:
+
+```python
+import torch
+
+probabilities = (scores / {temperature!r} + torch.tensor({bias})).softmax(-1)
+```"""
 
 
 def front_matter(prompt: SoftPrompt, licence: str) -> list[str]:
@@ -48,6 +62,19 @@ def facts(prompt: SoftPrompt, licence: str, spread: object) -> list[str]:
         f"- Licence: {licence}. That of the base model applies to its weights.",
         "",
     ]
+
+
+def how_it_chooses(prompt: SoftPrompt) -> list[str]:
+    """The lines on a prompt of a task with labels: these, how their scores compare, and what calibrates them."""
+    labels, scoring = (prompt.provenance.task or {}).get("labels"), Scoring.of(prompt)
+    if not labels:
+        return []
+    lines = ["", f"Labels by class: {', '.join(map(repr, labels))}."]
+    if not scoring.end:
+        lines += ["", CHOICE_CAVEAT]
+    if (fitted := scoring.calibration) is not None and fitted.labels == tuple(labels):
+        lines += ["", CALIBRATED.format(temperature=fitted.temperature, bias=list(fitted.bias))]
+    return lines
 
 
 def _numbers(metrics: Mapping[str, Any]) -> list[tuple[str, str, float]]:

@@ -6,8 +6,9 @@ from typing import Any
 from ..backbones.decoder import ANSWER_CUE
 from ..builtin import BUILT_IN
 from ..builtin.packaged import PACKAGED
+from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
-from .card import facts, front_matter
+from .card import facts, front_matter, how_it_chooses
 
 MODEL_CLASSES = {
     ("encoder-decoder", "tokens"): "AutoModelForSeq2SeqLM",
@@ -27,7 +28,7 @@ inputs = {{"input_ids": texts.input_ids{held}, "attention_mask": texts.attention
 """
 
 GENERATE = """\
-answers = model.generate(**inputs, max_new_tokens=20)
+answers = model.generate(**inputs, max_new_tokens={new_tokens})
 print(tokenizer.batch_decode(answers, skip_special_tokens=True))
 """
 
@@ -56,12 +57,6 @@ BUILT_IN_MODEL = "The model comes with softprompt; before the first use, here: `
 PACKAGED_MODEL = (
     "The model is one that softprompt finds in a package; before the first use, here: "
     '`ln -s "$(python -c "from softprompt.backbones import source_of; print(source_of(\'{name}\'))")" {name}`.'
-)
-
-# Of a prompt trained with a loss over labels.
-CHOICE_CAVEAT = (
-    "This prompt was trained to choose between the labels: compare the log-probabilities of their tokens, without an "
-    "end of sequence. What `generate` writes with it may be anything."
 )
 
 PADDING_CAVEAT = """
@@ -101,10 +96,7 @@ def readme(prompt: SoftPrompt, *, licence: str = "other", spread: object = None)
     if task:
         longest = f", at most {task['max_length']} tokens" if task.get("max_length") else ""
         lines += ["", f"Texts of the task `{task.get('name')}` are rendered by the template shown{longest}."]
-    if task.get("labels"):
-        lines += ["", f"Labels by class: {', '.join(map(repr, task['labels']))}."]
-    if provenance.scoring.get("end") is False:
-        lines += ["", CHOICE_CAVEAT]
+    lines += how_it_chooses(prompt)
     return "\n".join(lines) + "\n" + (PADDING_CAVEAT if provenance.backbone.kind == "decoder" else "")
 
 
@@ -122,6 +114,7 @@ def recipe(prompt: SoftPrompt) -> str:
         "special": "add_special_tokens=False, " if answers == "chat" else "",
         "labels": repr([str(label) for label in task.get("labels") or ["yes", "no"]]),
         "n": prompt.length,
+        "new_tokens": Scoring.of(prompt).max_new_tokens,
         # The prompt begins as these words, in their place.
         "held": f"[:, {len(ids)}:]" if (ids := task.get("opening_ids")) else "",
     }

@@ -52,7 +52,7 @@ class Engine:
         *,
         truncate: bool = False,
         calibrate: bool = True,
-        max_new_tokens: int = 20,
+        max_new_tokens: int | None = None,
         stops: tuple[str, ...] = (),
         deadline: float = float("inf"),
         tell: Callable[[str], None] | None = None,
@@ -64,7 +64,7 @@ class Engine:
             given: a text where the prompt's task has one column, or a row of its columns.
             truncate: whether a text that is too long loses its end; otherwise it is refused.
             calibrate: as in `softprompt.predict`.
-            max_new_tokens: longest generated answer.
+            max_new_tokens: longest generated answer; None is as the prompt was trained.
             stops: as in `Work`.
             deadline: as in `Work`.
             tell: as in `Work`.
@@ -88,7 +88,8 @@ class Engine:
         work = Work(served, examples, truncated, calibrate, 0, stops, deadline, tell)
         if asked.way == "generate":
             most = self.backbone.max_positions
-            work.wants = max_new_tokens if most is None else max(1, min(max_new_tokens, most - work.length + 1))
+            longest = max_new_tokens or asked.scoring.max_new_tokens
+            work.wants = longest if most is None else max(1, min(longest, most - work.length + 1))
         return work
 
     def _examples(self, served: ServedPrompt, row: Mapping[str, Any]) -> Examples:

@@ -95,6 +95,29 @@ def _choosing_rows(plan: Plan, validation: Rows) -> Rows:
     return chosen
 
 
+def long_answers(run_data: RunData, longest: int) -> list[str]:
+    """Return a warning if right answers of validation or test rows are longer than any that a prompt may write.
+
+    Args:
+        run_data: of the run.
+        longest: tokens of a written answer.
+    """
+    task, ends = run_data.task, run_data.backbone.ends
+    if task.answer != "text":
+        return []
+    written = [split.targets for split in (run_data.validation, run_data.test) if isinstance(split.targets, Ragged)]
+    rows = [targets.row(number).tolist() for targets in written for number in range(len(targets))]
+    # The end of an answer need not be written.
+    lengths = [sum(token not in ends for token in row) for row in rows]
+    count = sum(length > longest for length in lengths)
+    if not count:
+        return []
+    return [
+        f"{count} of {len(rows)} validation and test rows have answers of more than {longest} tokens, the longest "
+        f"{max(lengths)}; a prompt writes no longer ones, so give --max-new-tokens={max(lengths)}"
+    ]
+
+
 def fingerprint(run_data: RunData) -> str:
     """SHA-256 over the token ids and targets of all splits: a resumed run must see the rows it started with."""
     return fingerprint_of((run_data.train, run_data.validation, run_data.test))

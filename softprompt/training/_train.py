@@ -52,7 +52,7 @@ from ._records import Record
 from ._recovery import last_good
 from ._results import finish_member, last_reports, read_result, seconds_of
 from ._rounding import warn_of_rounding
-from ._setup import build_prompts, fingerprint, prepare, recomputing, refuse_twins, resolved
+from ._setup import build_prompts, fingerprint, long_answers, prepare, recomputing, refuse_twins, resolved
 from ._sources import with_sources
 from ._start import start_members
 from ._words import with_opening
@@ -264,6 +264,8 @@ def _run(
         loop.step = step
         loop.memory_budget.restore(state.get("memory_budget", {}))
         _report_texts(run_data)
+        for line in long_answers(run_data, plan.settings.max_new_tokens):
+            advice.warning(line)
         if not step:
             warn_of_rounding(loop)
         listeners = Listeners(callbacks, how_to_go_on(plan.task, folder))

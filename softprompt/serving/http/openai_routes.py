@@ -15,9 +15,6 @@ from .schemas import Chat, Completion, Generation
 from .service import Service
 from .streams import events
 
-# As `softprompt.predict` has it.
-MAX_NEW_TOKENS = 20
-
 
 def openai_routes(service: Service) -> APIRouter:
     """The routes of `/v1/...`."""
@@ -67,9 +64,7 @@ async def _respond(
         raise BadInput(f"{most} tokens are asked for, {service.settings.max_new_tokens} are allowed; ask for fewer")
     if asked.stream and len(texts) != 1:
         raise BadInput("one text at a time is streamed; send one, or leave stream out")
-    works = await service.works(
-        request, served, texts, max_new_tokens=most or MAX_NEW_TOKENS, truncate=asked.truncate, stops=asked.stops
-    )
+    works = await service.works(request, served, texts, max_new_tokens=most, truncate=asked.truncate, stops=asked.stops)
     request.state.noted = {"model": service.named(served), "rows": len(works)}
     shape = Shape(kind, service.named(served), served)
     if asked.stream:

@@ -95,7 +95,9 @@ class Service:
 
     def _work(self, served: ServedPrompt, number: int, given: Any, *, several: bool, **options: Any) -> Work:
         try:
-            return self.engine.work(served, given, **options)
+            longest = options.pop("max_new_tokens", None) or served.asked.scoring.max_new_tokens
+            most = self.settings.max_new_tokens
+            return self.engine.work(served, given, max_new_tokens=min(longest, most), **options)
         except SoftPromptError as error:
             if several and isinstance(error, BadInput):
                 raise type(error)(f"input {number}: {error.message}") from error
