@@ -135,3 +135,28 @@ def test_a_stored_prompt_cannot_ask_for_answers_without_end(prompt):
     asked = replace(prompt.provenance, scoring={"version": 1, "max_new_tokens": 10**9})
     with pytest.raises(BadInput, match="writes answers of 1000000000 tokens, the limit is 4096; if that is meant"):
         scoring_of(replace(prompt, provenance=asked))
+
+
+def test_test_rows_are_not_drawn_again_from_a_file_that_changed(backbone, tmp_path):
+    path = tmp_path / "rows.csv"
+    lines = [f"{TEXTS[number % 7]},{'yes' if number % 3 else 'no'}" for number in range(40)]
+
+    def holds(*rows: str) -> None:
+        path.write_text("\n".join(["text,answer", *rows]) + "\n")
+
+    holds(*lines)
+    named = {"text_column": "text", "label_column": "answer", "steps": 1, "prompt_length": 2, "frozen": False}
+    run = train(str(path), backbone, output=tmp_path / "run", **named)
+    prompt, score = run.prompt(0), run.results[0].metrics["test"]["accuracy"]
+    assert evaluate(prompt, model=backbone).metrics["accuracy"] == score
+    for changed in ([*lines, lines[0]], lines[::-1]):
+        holds(*changed)
+        with pytest.raises(
+            BadInput, match=r"rows.csv holds other rows than when this prompt was trained, so test rows"
+        ):
+            evaluate(prompt, model=backbone)
+        assert evaluate(prompt, str(path), model=backbone).n == len(changed)
+    given = {"train": str(path), "test": str(path)}
+    run = train(given, backbone, output=tmp_path / "apart", **named)
+    holds(*lines)
+    assert evaluate(run.prompt(0), model=backbone).n == len(lines)

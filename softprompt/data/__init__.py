@@ -13,6 +13,7 @@ from ._examples import Windows as Windows
 from ._rows import load_rows as load_rows
 from ._splits import SPLIT_SEED as SPLIT_SEED
 from ._splits import Splits as Splits
+from ._splits import drawn_from as drawn_from
 from ._splits import ept_splits as ept_splits
 from ._splits import few_shot as few_shot
 from ._splits import grouped_splits as grouped_splits

@@ -1,8 +1,11 @@
 """Splits into rows for training, for choosing the checkpoint and for the report, and few-shot draws. All are seeded."""
 
+import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -51,12 +54,42 @@ def split_rows(task: Task, rows: Mapping[str, Rows], seed: int = SPLIT_SEED, *, 
         rows: by split, as they were read.
         seed: of what is drawn.
         test_rows: the report keeps so many rows, drawn by seed 0 as `evaluate` draws them; None keeps all.
+
+    Raises:
+        BadInput: too few rows, or test rows would be drawn from others than when the prompt of this task was trained.
     """
+    _refuse_other_rows(task, rows)
     if task.source.grouped:
         splits = grouped_splits(rows, task.source.grouped, seed)
     else:
         splits = own_splits(rows, seed) if task.source.is_own else ept_splits(rows, seed)
     return splits if test_rows is None else replace(splits, test=limited(splits.test, test_rows))
+
+
+def drawn_from(task: Task, rows: Mapping[str, Rows]) -> dict[str, str]:
+    """A fingerprint of each column of the rows that the test rows of the user's files are drawn from.
+
+    Empty where the test rows are a file of their own.
+    """
+    origin = rows.get("validation", rows.get("train"))
+    if not task.source.files or "test" in rows or origin is None:
+        return {}
+    return {name: _fingerprint(values) for name, values in origin.columns.items()}
+
+
+def _fingerprint(values: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps([str(value) for value in values]).encode()).hexdigest()[:16]
+
+
+def _refuse_other_rows(task: Task, rows: Mapping[str, Rows]) -> None:
+    # The columns of another template may be others.
+    drawn, now = task.source.drawn, drawn_from(task, rows)
+    if any(now.get(name, fingerprint) != fingerprint for name, fingerprint in drawn.items()):
+        paths = ", ".join(path for split in task.source.splits for path in task.source.paths(split))
+        raise BadInput(
+            f"{paths} holds other rows than when this prompt was trained, so test rows drawn from it may have been "
+            "trained on; restore the file, or give rows that are new, as in softprompt evaluate PROMPT --data FILE"
+        )
 
 
 def limited(rows: Rows, most: int, seed: int = 0) -> Rows:

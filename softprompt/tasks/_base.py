@@ -19,7 +19,7 @@ from ._stored import check_stored
 Answer = Literal["label", "number", "text"]
 # Fields that came later are left out of JSON at their defaults, so that hashes of studies made before stay as they are.
 _LATER = ("blanks", "delimiter", "memory", "beside", "train", "test", "layout", "where", "grouped", "window", "stride",
-          "instruction", "cue", "opening_ids")  # fmt: skip
+          "instruction", "cue", "opening_ids", "drawn")  # fmt: skip
 # The field of a template that is no column: where a masked-LM head answers.
 MASK = "mask"
 SPLITS = ("train", "validation", "test")
@@ -44,6 +44,7 @@ class Source:
         delimiter: what separates the fields of their CSV or TSV; empty is what the file's name says.
         memory: split -> rows that the user's program gave.
         beside: split -> the same files as seen from the folder of the run that this is stored in.
+        drawn: column -> fingerprint of the rows that the test rows of a run were drawn from; empty where none were.
         world: family of the lab's rows, which are made when they are needed; empty for all others.
         options: what that family needs, and how many rows, and how hard.
         blanks: whether their texts may be empty, as those of published sets may (QQP has a few).
@@ -65,6 +66,7 @@ class Source:
     memory: Mapping[str, MemoryRows] = field(default_factory=dict)
     # Not compared: two runs on one file may be in folders of different depth.
     beside: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict, compare=False)
+    drawn: Mapping[str, str] = field(default_factory=dict, compare=False)
     world: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     blanks: bool = False

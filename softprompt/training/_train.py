@@ -11,7 +11,7 @@ from typing import Any
 
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone, refuse_other_backbone
 from ..checks import listed
-from ..data import Splits, load_rows, split_rows, warn_of_unknown
+from ..data import Splits, drawn_from, load_rows, split_rows, warn_of_unknown
 from ..errors import BadInput
 from ..inference.asked import put
 from ..inference.evaluate import tell_truncated
@@ -134,7 +134,8 @@ def train(
     declared, wording = chosen, wording_from(task, keywords)
     chosen = rephrased(chosen if style is None else styled(chosen, style), wording)
     # Rows first: their faults are found in seconds, while a model may take minutes to load.
-    splits = split_rows(chosen, load_rows(chosen, data_root, max_bad_rows), test_rows=settings.test_rows)
+    read = load_rows(chosen, data_root, max_bad_rows)
+    splits = split_rows(chosen, read, test_rows=settings.test_rows)
     check_request(chosen, splits, prompts, settings, spec if isinstance(spec, ModelSpec) else None)
     if isinstance(spec, AbstractBackbone):
         backbone = spec
@@ -146,7 +147,8 @@ def train(
     if settings.max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=settings.max_length)
     # From any folder the same files: `resume` and `evaluate` may be started in another.
-    chosen = dataclasses.replace(chosen, source=stored_in(chosen.source, folder))
+    source = dataclasses.replace(stored_in(chosen.source, folder), drawn=drawn_from(chosen, read))
+    chosen = dataclasses.replace(chosen, source=source)
     plan = Plan(
         task=chosen,
         # What the backbone is, whatever was asked for: one that was loaded before has its own.
