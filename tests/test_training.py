@@ -339,6 +339,30 @@ class TestBackboneStaysFrozen:
         with pytest.raises(NotTrainable, match="gives no gradient to its input"):
             train(task, from_model(quantised, tokenizer), settings=TrainSettings(steps=1), output=tmp_path / "run")
 
+    def test_options_that_this_model_would_ignore_are_refused_before_a_folder_is_made(self, task, tiny_gpt, tmp_path):
+        backbone, folder = from_model(*tiny_gpt("llama"), name="tiny"), tmp_path / "run"
+        with pytest.raises(BadInput, match="'tiny' has no dropout, so `backbone_dropout` changes nothing"):
+            train(task, backbone, steps=1, backbone_dropout=True, output=folder)
+        labels = dataclasses.replace(task, labels=("good", "good film"))
+        with pytest.raises(BadInput, match="begin with the same token"):
+            train(labels, backbone, steps=1, loss="tokens", normalize="first", output=folder)
+        assert not folder.exists()
+
+    def test_lengths_of_which_one_would_cut_the_rows_of_another_are_refused(self, tiny_bert, tmp_path):
+        model, tokenizer = tiny_bert(head=False)
+        backbone, folder = from_model(model, tokenizer, answers="linear-head"), tmp_path / "run"
+        positions = backbone.max_positions
+        rows = [{"text": "good " * (positions - 12), "label": "yes"}, {"text": "bad", "label": "no"}] * 20
+        given = {"text_column": "text", "label_column": "label", "max_length": positions, "steps": 1}
+        two = [entry(options={"prompt_length": n}) for n in (2, 30)]
+        with pytest.raises(
+            BadInput, match=rf"leave {positions - 2} and {positions - 30} tokens .* or train them apart"
+        ):
+            train(rows, backbone, prompts=two, output=folder, **given)
+        assert not folder.exists()
+        given["max_length"] = positions - 30
+        train(rows, backbone, prompts=two, output=folder, frozen=False, **given)
+
     def test_dropout_of_the_frozen_model_is_on_only_while_training_and_only_if_asked(self, task, t5_folder, tmp_path):
         backbone = load_backbone(str(t5_folder))
         seen = []
@@ -651,6 +675,13 @@ class TestSeeds:
             losses.append([row["loss"] for row in record if "loss" in row])
         assert losses[0] == losses[1]
         assert losses[0] != losses[2]
+
+    def test_a_prompt_in_a_fleet_has_the_dropout_of_its_own_seed(self, task, t5_folder, tmp_path):
+        settings = TrainSettings(steps=2, warmup=0, backbone_dropout=True)
+        two = [entry(), entry(seed=1)]
+        fleet = train(task, str(t5_folder), prompts=two, settings=settings, output=tmp_path / "fleet", frozen=False)
+        alone = train(task, str(t5_folder), prompts=two[1:], settings=settings, output=tmp_path / "one", frozen=False)
+        assert torch.equal(fleet.prompt(1).vectors, alone.prompt(0).vectors)
 
     def test_each_step_draws_noise_of_its_own_and_the_same_when_repeated(self, task, t5_folder, tmp_path):
         plan = plan_of(task, t5_folder, [entry(lr=1e-12)], steps=9, backbone_dropout=True)

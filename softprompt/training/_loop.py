@@ -110,7 +110,12 @@ class Loop:
         return [member for member in self.members if member.is_training]
 
     def _fleets(self) -> list[list[FleetMember]]:
-        """The active members that share their passes, and each of the others for itself."""
+        """The active members that share their passes, and each of the others for itself.
+
+        With the frozen model's dropout each is for itself, because a pass has one draw: that of one prompt's seed.
+        """
+        if self.settings.backbone_dropout:
+            return [[member] for member in self.active]
         together = [member for member in self.active if not member.trainable.is_alone]
         alone = [[member] for member in self.active if member.trainable.is_alone]
         return [together, *alone] if together else alone

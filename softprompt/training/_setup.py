@@ -11,11 +11,11 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from ..backbones import AbstractBackbone
+from ..backbones import AbstractBackbone, refuse_collisions
 from ..baselines import TrainableWeights
 from ..data import Examples, Ragged, Rows, Splits
 from ..errors import BadInput
-from ..inference.decoding import decoding
+from ..inference.decoding import decoding, label_ids
 from ..inference.evaluate import examples_for, text_limit
 from ..prompts.base import is_words
 from ..prompts.contract import AbstractTrainable
@@ -35,7 +35,7 @@ from ._restarts import race_steps
 from ._shown import allowed_rows
 from ._source_prompts import source_vectors
 from ._words import beginnings_of
-from .objectives import RegularizerContext
+from .objectives import RegularizerContext, has_dropout
 
 log = logging.getLogger("softprompt")
 
@@ -72,7 +72,47 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
         examples_for(backbone, plan.task, rows, longest) for rows in (splits.train, validation, splits.test)
     )
     refuse_unwritable(train, plan.task, backbone, plan.settings.max_new_tokens)
-    return RunData(backbone=backbone, task=plan.task, train=train, validation=validation, test=test, rows=splits.train)
+    lengths = sorted({beginning.length for candidates in begun for beginning in candidates})
+    _refuse_uneven_cuts(lengths, plan, backbone, (train, validation, test))
+    _refuse_idle(plan, backbone)
+    run_data = RunData(
+        backbone=backbone, task=plan.task, train=train, validation=validation, test=test, rows=splits.train
+    )
+    # What cannot work is found before anything is written or trained, as the first part of MPT is.
+    check_regularizers(plan, run_data)
+    _refuse_long_races(plan, run_data)
+    _refuse_weights_behind_words(plan)
+    return run_data
+
+
+def _refuse_uneven_cuts(
+    lengths: Sequence[int], plan: Plan, backbone: AbstractBackbone, splits: Sequence[Examples]
+) -> None:
+    """Refuse prompts of several lengths where a row is cut by what the longest leaves: alone, others would read more.
+
+    Raises:
+        BadInput: the lengths, and what to do.
+    """
+    most, least = (text_limit(backbone, length, plan.task) for length in (lengths[0], lengths[-1]))
+    cut = sum(examples.truncated if examples.windows is None else len(examples) for examples in splits)
+    if most != least and cut:
+        raise BadInput(
+            f"prompts of {lengths[0]} and {lengths[-1]} vectors leave {most} and {least} tokens for a text, and {cut} "
+            f"rows are cut: a prompt would not score as it does alone; give --max-length={least}, or train them apart"
+        )
+
+
+def _refuse_idle(plan: Plan, backbone: AbstractBackbone) -> None:
+    """Refuse options that this model would ignore, or find out about after hundreds of steps.
+
+    Raises:
+        BadInput: the option, and what to do.
+    """
+    if plan.settings.backbone_dropout and not has_dropout(backbone):
+        raise BadInput(f"{backbone.name!r} has no dropout, so --backbone-dropout changes nothing; leave it out")
+    scores = backbone.answers != "linear-head" and decoding(plan.task, backbone, plan.settings.decode) == "scores"
+    if scores and plan.settings.normalize == "first":
+        refuse_collisions(label_ids(backbone, plan.task), backbone.tokenizer)
 
 
 def _choosing_rows(plan: Plan, validation: Rows) -> Rows:
@@ -231,12 +271,8 @@ def build_prompts(
         shared: what prompts learned from other tasks, by their numbers in the plan.
 
     Raises:
-        SoftPromptError: an initialiser, a method or a regulariser that cannot work here; restarts that all begin alike,
-            or a race longer than the run.
+        SoftPromptError: an initialiser or a method that cannot work here, or restarts that all begin alike.
     """
-    check_regularizers(plan, run_data)
-    _refuse_long_races(plan, run_data)
-    _refuse_weights_behind_words(plan)
     prompts = _Prompts.of(plan, run_data)
     built: list[AbstractTrainable] = []
     begun = beginnings_of(plan, run_data.rows, run_data.backbone)

@@ -1,6 +1,7 @@
 """What is minimised: the task loss of the rows, and around it the regularisers."""
 
 from ._context import RegularizerContext as RegularizerContext
+from ._context import has_dropout as has_dropout
 from ._label_loss import BothLoss as BothLoss
 from ._label_loss import LabelLoss as LabelLoss
 from ._label_loss import Weighted as Weighted

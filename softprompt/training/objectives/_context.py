@@ -125,7 +125,7 @@ class RegularizerContext:
                 _refuse_divergence_of_numbers(regularizer)
             if regularizer.over == "labels" and self.allowed is None:
                 raise BadInput(f"regulariser: task {task.name!r} has no label words; leave over=labels out")
-            if perturbation.is_dropout and not (dropout and _has_dropout(self.backbone)):
+            if perturbation.is_dropout and not (dropout and has_dropout(self.backbone)):
                 raise BadInput(
                     "r-drop compares two draws of the frozen model's dropout, and there is none; "
                     "give --backbone-dropout, and a model that has any"
@@ -145,7 +145,8 @@ def _allowed(labels: Sequence[Sequence[int]], v: int) -> Bool[Tensor, "l v"]:
     return allowed
 
 
-def _has_dropout(backbone: AbstractBackbone) -> bool:
+def has_dropout(backbone: AbstractBackbone) -> bool:
+    """Whether a frozen model has dropout that can be on during training."""
     # In a model that also reads images, or that joins two models, the rates are those of the text part.
     configs = (backbone.model.config, backbone.stack.config.get_text_config())
     rates = [value for config in configs for name, value in config.to_dict().items() if "drop" in name]
