@@ -9,6 +9,7 @@ import string
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from .checks import listed
@@ -172,9 +173,11 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
 
 # Metrics of the second of two labels.
 OF_TWO = ("f1", "f1a")
+# Metrics that compare the order of labels.
+CORRELATIONS = ("pearson", "spearman")
 # Metrics that are errors. Less is better, so they count negatively in a score.
 ERRORS = ("rmse", "mae")
-# The metrics for each kind of answer. A correlation of class ids assumes ordered classes.
+# The metrics for each kind of answer.
 MEASURES = {
     "label": ("accuracy", "f1", "f1a", "macro-f1", "matthews", "pearson", "spearman"),
     "number": ("pearson", "spearman", "rmse", "mae"),
@@ -183,7 +186,7 @@ MEASURES = {
 
 
 def refuse_other_metrics(
-    answer: str, metrics: Sequence[str], headline: Sequence[str] = (), labels: int | None = None
+    answer: str, metrics: Sequence[str], headline: Sequence[str] = (), labels: Sequence[Any] = ()
 ) -> None:
     """Refuse metrics that do not fit such answers, and a mean of errors and scores.
 
@@ -191,7 +194,7 @@ def refuse_other_metrics(
         answer: "label", "number" or "text".
         metrics: names.
         headline: of these, whose mean is the score.
-        labels: number of labels; None where it is not known yet.
+        labels: the label of each class id; empty where they are not known yet.
 
     Raises:
         UnknownName: a metric that does not exist.
@@ -203,10 +206,30 @@ def refuse_other_metrics(
             raise BadInput(
                 f"metric {name!r} does not measure answers by {answer}; choose of {', '.join(MEASURES[answer])}"
             )
-        if name in OF_TWO and answer == "label" and labels not in (None, 0, 2):
-            raise BadInput(f"metric {name!r} is of two labels, and this task has {labels}; choose macro-f1")
+        if answer == "label" and labels:
+            _refuse_other_labels(name, labels)
     if len({name in ERRORS for name in headline}) > 1:
         raise BadInput(f"the mean of {' and '.join(headline)} is no score: the less of an error, the better; give one")
+
+
+def _refuse_other_labels(name: str, labels: Sequence[Any]) -> None:
+    """Refuse a metric of two labels for more, and one of an order for labels that have none."""
+    if name in OF_TWO and len(labels) != 2:
+        raise BadInput(f"metric {name!r} is of two labels, and this task has {len(labels)}; choose macro-f1")
+    if name in CORRELATIONS and not _ascend(labels):
+        raise BadInput(
+            f"metric {name!r} is of labels that are ascending numbers, not of {', '.join(map(repr, labels[:3]))}; "
+            "choose accuracy or macro-f1"
+        )
+
+
+def _ascend(labels: Sequence[Any]) -> bool:
+    """Whether labels are numbers, each larger than the one before."""
+    try:
+        numbers = [float(label) for label in labels]
+    except ValueError:
+        return False
+    return all(a < b for a, b in pairwise(numbers))
 
 
 def headline_score(metrics: Mapping[str, float], headline: Sequence[str]) -> float:

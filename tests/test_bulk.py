@@ -75,6 +75,17 @@ def test_bytes_that_are_not_utf_8_are_one_line(prompts, tmp_path):
         predict(made["mood"], ["a \ud800 b"], model=backbone)
 
 
+def test_a_folder_that_is_not_there_is_told_of_before_the_model_is_loaded(prompts, rows, tmp_path, monkeypatch):
+    _, made, _ = prompts
+    monkeypatch.setattr("softprompt.inference.bulk.backbone_of", None)
+    folder = tmp_path / "nodir"
+    with pytest.raises(BadInput, match=f"^no folder '{folder}' for the answers; make it, or choose another place$"):
+        predict_file(made, rows, folder / "o.csv")
+    folder.write_text("a file")
+    with pytest.raises(StorageFailure, match="nodir' is no folder; choose another place"):
+        predict_file(made, rows, folder / "o.csv")
+
+
 def lines_of(path: Path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 

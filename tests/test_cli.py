@@ -703,6 +703,12 @@ def test_predict_reads_lines_from_a_pipe_and_keeps_blank_ones(
     assert answered == ["one", "", "two\u2028still two"]
 
 
+def test_the_mark_of_utf_8_is_no_part_of_a_piped_text(answered: list[Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("\ufeffred dog\n\ufeffkept\n"))
+    assert main(["predict", "prompt"]) == 0
+    assert answered == ["red dog", "\ufeffkept"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "inputs"),
     [

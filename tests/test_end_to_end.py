@@ -129,7 +129,7 @@ class TestFromRowsToAnswers:
         words = ("--task", "glue/sst2", "--style", "t5")
         code, (t5,), _ = run("predict", tmp_path / "prompt", "good film", *words)
         assert set(t5["scores"]) == {"negative", "positive"}
-        assert t5["text"] == "sst2 sentence: good film"
+        assert t5["text"] == "good film"
 
     def test_a_text_longer_than_the_model_is_cut_when_predicting_as_when_training(self, run, trained):
         """The tiny BERT has 64 positions, 10 of them the prompt's."""

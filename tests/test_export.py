@@ -368,6 +368,13 @@ class TestRefused:
         with pytest.raises(CannotExport, match="vectors for 2 layers"):
             write(dataclasses.replace(prompt, deep=torch.ones(1, 3, 16)), tmp_path / "x", model=backbone)
 
+    def test_a_linear_probe_for_onnx(self, tiny_bert, tmp_path):
+        backbone = from_model(*tiny_bert(), answers="linear-head")
+        head = LinearHead(torch.ones(2, 16), torch.zeros(2))
+        probe = SoftPrompt(torch.ones(0, 16), Provenance("linear-probe", backbone.identity(), "linear-head"), head=head)
+        with pytest.raises(CannotExport, match="a head without a prompt, ONNX is for prompts of at least one vector"):
+            export_onnx(probe, tmp_path / "x", model=backbone)
+
     def test_a_baked_model_in_int8_or_with_adapters(self, ready, tmp_path, tiny_gpt):
         from peft import LoraConfig, get_peft_model
 

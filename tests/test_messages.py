@@ -111,6 +111,21 @@ def test_what_another_tool_calls_an_option_leads_to_ours(there: str):
     assert meant(f"--{there}", options) == ours
 
 
+def test_a_style_for_a_task_of_own_rows_is_refused_with_what_there_is_instead(tmp_path: Path):
+    (tmp_path / "rows.csv").write_text("text,label\na,x\nb,y\n")
+    own = custom_task(str(tmp_path / "rows.csv"), text_columns=["text"], label_column="label")
+    prompt = SoftPrompt.__new__(SoftPrompt)
+    object.__setattr__(
+        prompt, "provenance", Provenance("x", BackboneIdentity("m", "encoder-decoder", 16), task=own.to_json())
+    )
+    with pytest.raises(BadInput) as caught:
+        task_of(prompt, style="t5")
+    assert caught.value.message == (
+        "task 'custom/rows' is of your own rows, which have no style 't5'; leave --style out, and give --template or "
+        "--label-words for other words"
+    )
+
+
 def test_a_file_as_the_task_of_a_stored_prompt_is_its_own_task_on_these_rows(tmp_path: Path, monkeypatch):
     rows, others = tmp_path / "rows.csv", tmp_path / "others.csv"
     for path in (rows, others):

@@ -1,8 +1,10 @@
 """Answers to new inputs: in order and at once, and what is said of texts that are not read or say nothing."""
 
+import io
 import json
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from softprompt.inference.scoring import scoring_of
 from softprompt.interop.hub import load_stored
 from softprompt.interop.recipes import readme
 from softprompt.prompts.prompt import Provenance, SoftPrompt
-from softprompt.tasks import custom_task
+from softprompt.tasks import custom_task, in_lines
 from softprompt.training import train
 
 from kit import review_task
@@ -87,12 +89,13 @@ def test_a_text_that_is_cut_is_told_of_by_predict_and_by_evaluate(prompt, backbo
     told = [line.partition(" are longer than the ") for line in caplog.messages]
     assert [line[0] for line in told] == ["1 of 2 inputs (50 %)", "1 of 32 train rows (3 %)"]
     assert all(line[2].startswith("64 tokens that are read, and are cut") for line in told)
+    assert all("or train with a longer --max-length where" in line[2] for line in told)
 
 
 def test_blank_inputs_are_told_of_and_nothing_else_is_refused(prompt, backbone, caplog):
     with caplog.at_level(logging.WARNING, "softprompt"):
         assert len(predict(prompt, ["good", "", " "], model=backbone)) == 3
-    assert caplog.messages == ["2 of 3 inputs are blank, the first is number 2: an answer to one says nothing"]
+    assert caplog.messages == ["2 of 3 inputs are blank, the first is input 2: an answer to one says nothing"]
     with pytest.raises(BadInput, match="every input is blank; give words to answer"):
         predict(prompt, [""], model=backbone)
     assert predict(prompt, [], model=backbone) == []
@@ -160,3 +163,43 @@ def test_test_rows_are_not_drawn_again_from_a_file_that_changed(backbone, tmp_pa
     run = train(given, backbone, output=tmp_path / "apart", **named)
     holds(*lines)
     assert evaluate(run.prompt(0), model=backbone).n == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("rows.csv", "text\nfine\n\ncafé\n".encode("latin-1"), ":4: column 'text' holds bytes that are not UTF-8"),
+        ("rows.jsonl", b'{"text": "a"}\n\n{"text": null}\n', ":3: column 'text' is empty; fill it or drop the row"),
+        ("rows.jsonl", b'{"text": "a"}\n{"text": NaN}\n', ":2: column 'text' is empty"),
+        ("rows.jsonl", b'{"text": "a"}\n{"text": [1]}\n', ":2: column 'text' holds a list, text is needed"),
+        ("rows.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', ":2: unknown column 'text'. Did you mean 'txt'?"),
+        ("rows.txt", b"fine\n\na \0 b\n", ":3: column 'text' holds a NUL character"),
+    ],
+)
+def test_a_row_without_a_text_is_named_with_its_place(
+    prompt, backbone, tmp_path: Path, monkeypatch, capsys, name: str, content: bytes, reason: str
+):
+    monkeypatch.setattr("softprompt.inference.predict.kept_model", lambda name, **options: backbone)
+    prompt.save(tmp_path / "prompt")
+    file = tmp_path / name
+    file.write_bytes(content)
+    assert cli.main(["predict", str(tmp_path / "prompt"), "--file", str(file)]) == 2
+    assert f"softprompt: {file}{reason}" in capsys.readouterr().err
+    if name == "rows.txt":
+        monkeypatch.setattr("sys.stdin", io.StringIO(content.decode()))
+        assert cli.main(["predict", str(tmp_path / "prompt")]) == 2
+        assert f"softprompt: standard input{reason}" in capsys.readouterr().err
+        return
+    with pytest.raises(BadInput, match=r"^input 2: column 'text' is empty"):
+        predict(prompt, [{"text": "a"}, {"text": None}], model=backbone)
+
+
+def test_the_text_of_an_answer_is_the_one_that_was_given_unless_it_is_made_of_several(tiny_gpt, tmp_path: Path):
+    backbone = from_model(*tiny_gpt("llama"), name="tiny")
+    rows = [{"text": f"film {n}", "by": "mary", "label": "ab"[n % 2]} for n in range(9)]
+    vectors, texts = torch.ones(2, backbone.embedding_size), []
+    for columns in (["text"], ["text", "by"]):
+        task = in_lines(custom_task(rows, text_columns=columns, label_column="label"))
+        prompt = SoftPrompt(vectors, Provenance("prompt-tuning", backbone.identity(), task=task.to_json()))
+        texts.append(predict(prompt, rows[0], model=backbone)[0]["text"])
+    assert texts == ["film 0", "text: film 0\nby: mary\nlabel:"]

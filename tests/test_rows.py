@@ -202,6 +202,19 @@ def test_f1_of_the_second_of_two_labels_is_refused_for_more(metrics, labels, tmp
         load_rows(made)
 
 
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_a_correlation_is_of_labels_that_are_numbers_in_their_order(metric, tmp_path):
+    (tmp_path / "a.csv").write_text("q,a,b\n" + "".join(f"who,{'bg'[n % 2]}ad,{8 + n % 3}\n" for n in range(30)))
+    options = {"text_columns": ["q"], "metrics": ["accuracy", metric]}
+    assert load_rows(custom_task(tmp_path / "a.csv", label_column="b", **options))
+    words = custom_task(tmp_path / "a.csv", label_column="a", **options)
+    unsorted = dataclasses.replace(words, target="b", labels=("x", "y", "z"), label_values=("10", "8", "9"))
+    for made, labels in ((words, "'bad', 'gad'"), (unsorted, "'10', '8', '9'")):
+        message = f"metric '{metric}' is of labels that are ascending numbers, not of {labels}; choose accuracy or"
+        with pytest.raises(BadInput, match=message):
+            load_rows(made)
+
+
 def test_custom_rows_hold_the_declared_values(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("q,a,more\nwho,1,x\nwhat,0,y\n")
@@ -366,8 +379,10 @@ class TestFewShot:
         assert seen == set(range(6))
 
     def test_too_few_rows_are_refused(self):
-        with pytest.raises(BadInput, match="class 2 has 20 rows, 21 are to be drawn"):
+        with pytest.raises(BadInput, match=r"class 2 has 20 rows, 21 are to be drawn; lower `shots_per_class`$"):
             few_shot(self.CLASSES, shots=21, per_class=True, seed=0)
+        with pytest.raises(BadInput, match=r"class 'c' has 20 rows, 21 are to be drawn; lower `shots`$"):
+            few_shot(self.CLASSES, shots=63, seed=0, names=["a", "b", "c"])
         with pytest.raises(BadInput, match="3 shots of 2 rows"):
             few_shot([0, 1], shots=3, seed=0)
         with pytest.raises(BadInput, match="0 shots of 2 rows"):

@@ -246,6 +246,47 @@ class TestStrangers:
 
         served(bank, test)
 
+    @pytest.mark.parametrize(
+        ("path", "body", "message"),
+        [
+            (
+                "/classify",
+                {"inputs": []},
+                "inputs: give a text, an object of columns that are texts or numbers, or a",
+            ),
+            ("/classify", {"inputs": None}, "inputs: give a text, an object of columns"),
+            ("/classify", {"inputs": ["a", 5]}, "inputs: give a text, an object of columns"),
+            ("/classify", {}, "inputs: Field required"),
+            ("/v1/completions", {"prompt": []}, "prompt: give a text, or a list of at least one"),
+            ("/v1/completions", {"prompt": "a", "stop": list("abcde")}, "stop: give a text, or a list of at most four"),
+            (
+                "/v1/chat/completions",
+                {"messages": [{"role": "user", "content": 5}]},
+                "messages.0.content: give a text",
+            ),
+        ],
+    )
+    def test_a_field_of_several_forms_is_answered_with_all_of_them(self, bank, path, body, message):
+        async def test(client, service):
+            response = await client.post(path, json={"model": "tiny:p0", **body})
+            error = response.json()["error"]
+            assert (response.status_code, error["message"][: len(message)]) == (400, message)
+            assert error["param"] == message.partition(":")[0]
+
+        served(bank, test)
+
+    @pytest.mark.parametrize("headers", [{"Content-Type": "application/x-www-form-urlencoded"}, {}])
+    def test_a_body_that_is_not_said_to_be_json_is_answered_with_the_header(self, bank, headers):
+        async def test(client, service):
+            body = b'{"model": "tiny:p0", "inputs": "good"}'
+            response = await client.post("/classify", content=body, headers=headers)
+            wanted = "the body is read as JSON; send it with the header Content-Type: application/json"
+            assert (response.status_code, response.json()["error"]["message"]) == (400, wanted)
+            other = await client.post("/classify", content=b"[]", headers={"Content-Type": "application/json"})
+            assert "header" not in other.json()["error"]["message"]
+
+        served(bank, test)
+
     def test_a_long_body_is_413_and_a_long_text_says_how_to_have_it_cut(self, bank):
         async def test(client, service):
             body = {"model": "tiny:p0", "inputs": "good " * 100}

@@ -385,8 +385,16 @@ class TestCustomTask:
             custom_task(path, text_columns=["text"], label_column="lable")
         with pytest.raises(UnknownName, match=r"unknown split 'valid'\. Did you mean 'validation'"):
             custom_task({"train": path, "valid": path}, text_columns=["text"], label_column="label")
-        with pytest.raises(UnknownName, match="unknown column in the template 'text'"):
-            custom_task(path, text_columns=["text"], template="{t}", label_column="label")
+        said = (
+            r"lacks \{text\} of `text_columns` and reads \{txt\}, which is none of the columns \(text, label\); write"
+        )
+        with pytest.raises(BadInput, match=said):
+            custom_task(path, text_columns=["text"], template="{txt} is", label_column="label")
+        with pytest.raises(UnknownName, match=r"unknown column 'txt'\. Did you mean 'text'"):
+            custom_task(path, text_columns=["txt"], template="{text}", label_column="label")
+        rows = [{"text": "a", "title": "b", "label": label} for label in "xy"]
+        with pytest.raises(BadInput, match=r"'\{text\}' lacks \{title\} of `text_columns`; write \{title\} into it$"):
+            custom_task(rows, text_columns=["title"], template="{text}", label_column="label")
 
     def test_text_targets_are_scored_as_squad(self, tmp_path):
         made = custom_task(tmp_path / "a.csv", text_columns=["q"], target_column="a")

@@ -90,7 +90,7 @@ def compile_(
         return
     from ..export import export_limit
 
-    rows = None if calibration is None else read_inputs([], calibration)
+    rows = None if calibration is None else [row.given for row in read_inputs([], calibration)]
     tolerance = 0.01 if tolerance is None else tolerance
     print(export_limit(stored, output, calibration=rows, data_root=data_root, tolerance=tolerance, **described))
 

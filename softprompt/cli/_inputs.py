@@ -4,7 +4,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import BadInput
 from ..tasks import FORMATS, records
@@ -13,7 +13,14 @@ from ..tasks import FORMATS, records
 LIKE_A_FILE = re.compile(r"\S+\.(?:txt|csv|tsv|json|jsonl|parquet)(?:\.(?:gz|zst))?", re.IGNORECASE)
 
 
-def read_inputs(texts: Sequence[str], file: Path | None, delimiter: str = "") -> Sequence[str | Mapping[str, Any]]:
+class Input(NamedTuple):
+    """A text or a row, and where it stands: `rows.csv:3`."""
+
+    place: str
+    given: str | Mapping[str, Any]
+
+
+def read_inputs(texts: Sequence[str], file: Path | None, delimiter: str = "") -> Sequence[Input]:
     """The texts or rows to answer: the arguments, a file, or the lines of standard input.
 
     Raises:
@@ -24,11 +31,11 @@ def read_inputs(texts: Sequence[str], file: Path | None, delimiter: str = "") ->
     if file is not None:
         rows = read_file(file, delimiter)
     elif texts and list(texts) != ["-"]:
-        rows = [_text(number, text) for number, text in enumerate(texts, 1)]
+        rows = [Input(f"text {number}", _text(number, text)) for number, text in enumerate(texts, 1)]
     elif not texts and sys.stdin.isatty():
         raise BadInput("nothing to answer; give texts, --file FILE, or pipe one text a line")
     else:
-        rows = lines(_piped())
+        rows = _lines("standard input", _piped())
     if not rows:
         raise BadInput(f"{file or 'standard input'} is empty; at least one text is needed")
     return rows
@@ -41,7 +48,8 @@ def _piped() -> str:
         BadInput: it is in another encoding than this system's.
     """
     try:
-        return sys.stdin.read()
+        # The mark of UTF-8 that some programs begin with is read as a letter here.
+        return sys.stdin.read().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise BadInput(f"standard input is not UTF-8 (byte {error.start}); convert it first") from error
 
@@ -56,7 +64,7 @@ def _text(number: int, text: str) -> str:
     return text
 
 
-def read_file(path: Path, delimiter: str = "") -> Sequence[str | Mapping[str, Any]]:
+def read_file(path: Path, delimiter: str = "") -> Sequence[Input]:
     """The rows of a CSV, TSV, JSON or Parquet file, or the lines of any other.
 
     Raises:
@@ -67,17 +75,18 @@ def read_file(path: Path, delimiter: str = "") -> Sequence[str | Mapping[str, An
         for record in read:
             if record.fault:
                 raise BadInput(f"{path}:{record.line}: {record.fault}")
-        return [record.values for record in read]
+        return [Input(f"{path}:{record.line}", record.values) for record in read]
     if not path.is_file():
         raise BadInput(f"no file {str(path)!r}")
     try:
-        return lines(path.read_text("utf-8-sig"))
+        return _lines(str(path), path.read_text("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise BadInput(f"{str(path)!r} is not UTF-8 (byte {error.start}); convert it first") from error
 
 
-def lines(text: str) -> list[str]:
+def _lines(place: str, text: str) -> list[Input]:
     """One text a line; a blank line is a text too, so that answers and lines stay side by side."""
     # Not splitlines(): a text may hold U+2028 or a form feed.
     pieces = text.split("\n")
-    return [line.removesuffix("\r") for line in (pieces if pieces[-1] else pieces[:-1])]
+    whole = pieces if pieces[-1] else pieces[:-1]
+    return [Input(f"{place}:{number}", line.removesuffix("\r")) for number, line in enumerate(whole, 1)]

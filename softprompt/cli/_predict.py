@@ -81,7 +81,8 @@ def predict(
 ) -> None:
     """Answer texts with a stored prompt, in JSON lines: {text, label, scores} or {text, output}.
 
-    Lines are printed in the order of the texts, as soon as they are answered.
+    `text` is the text as it was given, or the filled template of a task of several columns. Lines are printed in the
+    order of the texts, as soon as they are answered.
     """
     spec = dataclasses.replace(frozen, name=model or "", device=device)
     if output is not None:
@@ -114,7 +115,7 @@ def predict(
 
         answer(
             stored,
-            inputs,
+            [one.given for one in inputs],
             task=chosen,
             style=style,
             model=spec,
@@ -123,6 +124,7 @@ def predict(
             calibrate=calibrate,
             max_new_tokens=max_new_tokens,
             tell=tell,
+            places=[one.place for one in inputs],
         )
 
 

@@ -56,7 +56,7 @@ def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int
     if max_bad_rows < 0:
         raise BadInput(f"--max-bad-rows must be 0 or more, not {max_bad_rows}")
     refuse_foreign(task)
-    refuse_other_metrics(task.answer, task.metrics, task.scores, labels=len(task.labels))
+    refuse_other_metrics(task.answer, task.metrics, task.scores, labels=label_values(task))
     faults = _Faults()
     rows = {}
     for split, (place, source) in _sources(task, data_root).items():

@@ -186,11 +186,20 @@ def strata(gold: Sequence[int | float | list[str]]) -> list[int]:
     return [right if isinstance(right, int) else int(right > 2.5) if isinstance(right, float) else 0 for right in gold]
 
 
-def few_shot(classes: Sequence[int], *, shots: int, seed: int, per_class: bool = False) -> list[int]:
+def few_shot(
+    classes: Sequence[int], *, shots: int, seed: int, per_class: bool = False, names: Sequence[Any] = ()
+) -> list[int]:
     """Row indices of a class-balanced draw, ascending.
 
     `shots` rows in total, `shots // c` of each of the c classes and any class for the remainder, as in DePT
     (train.py); with `per_class`, `shots` rows of each class.
+
+    Args:
+        classes: of each row.
+        shots: rows, in total or of each class.
+        seed: of the draw.
+        per_class: whether so many are drawn of each class.
+        names: what a class is called in messages, by its number; empty for its number.
 
     Raises:
         BadInput: a class with too few rows.
@@ -202,9 +211,10 @@ def few_shot(classes: Sequence[int], *, shots: int, seed: int, per_class: bool =
     if shots < 1 or not by_class:
         raise BadInput(f"{shots} shots of {len(classes)} rows cannot be drawn; at least one is needed")
     each = shots if per_class else shots // len(by_class)
-    for name, members in sorted(by_class.items()):
+    for number, members in sorted(by_class.items()):
         if len(members) < each:
-            raise BadInput(f"class {name} has {len(members)} rows, {each} are to be drawn; lower --shots")
+            name, option = repr(names[number]) if names else number, "--shots-per-class" if per_class else "--shots"
+            raise BadInput(f"class {name} has {len(members)} rows, {each} are to be drawn; lower {option}")
     drawn = [row for members in by_class.values() for row in members[:each]]
     remainder = 0 if per_class else shots - len(drawn)
     rest = [row for members in by_class.values() for row in members[each:]]

@@ -84,13 +84,17 @@ def export_onnx(
     onnxruntime before it is kept.
 
     Raises:
-        CannotExport: an encoder-decoder, a deep prompt, a model that torch cannot export, or a graph that computes
-            something else.
+        CannotExport: an encoder-decoder, a linear probe, a deep prompt, a model that torch cannot export, or a graph
+            that computes something else.
         BadInput: the folder exists, or the extra `onnx` is missing.
     """
     prompt = plain(prompt)
     kind = prompt.provenance.backbone.kind
-    if kind == "encoder-decoder" or prompt.length == 0:
+    if prompt.length == 0:
+        raise CannotExport(
+            "this is a head without a prompt, ONNX is for prompts of at least one vector; use softprompt predict"
+        )
+    if kind == "encoder-decoder":
         raise CannotExport("ONNX is for prompts of encoders and decoders; export this one to PEFT, or save it")
     _refuse_no_extra()
     backbone = backbone_of(prompt, model_for(prompt, model, {} if model is not None else {"engine": "reference"}))

@@ -103,6 +103,11 @@ def _chosen_task(
     if style is None and trained_on is not None and kind == "decoder" and trained_on.style == "words":
         # It was trained before decoders had a style of their own.
         style = "words"
+    if trained_on is not None and name == trained_on.name and name not in TASKS and trained_on.source.is_own:
+        raise BadInput(
+            f"task {name!r} is of your own rows, which have no style {style!r}; leave --style out, and give --template "
+            "or --label-words for other words"
+        )
     return put(find_task(name), kind, style, wording)
 
 

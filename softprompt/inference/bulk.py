@@ -21,6 +21,7 @@ from ..checks import require_numbers
 from ..errors import BadInput, StorageFailure
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
+from ..store import refuse_no_place
 from ..tasks import FORMATS, plain_cell, records
 from ._journal import Journal
 from ._written import refuse_no_format, write_rows
@@ -72,7 +73,7 @@ def predict_file(
 
     Raises:
         BadInput: no prompts, a malformed row, a row without the kept column, two columns of one name, an output that
-            exists, or a journal of another command.
+            exists or whose folder does not, or a journal of another command.
         ModelMismatch: a prompt that belongs to another model.
         StorageFailure: the disk is full or not writable.
         DamagedFile: the journal was changed while this command worked.
@@ -82,6 +83,7 @@ def predict_file(
     if not prompts:
         raise BadInput("there is no prompt to answer with; give at least one")
     refuse_no_format(output)
+    _refuse_no_folder(output.absolute().parent)
     partial = output.with_name(f".{output.name}.partial")
     taken = BadInput(f"{str(output)!r} exists already; remove it or choose another place for the answers")
     if output.exists() and not partial.exists():
@@ -105,6 +107,13 @@ def predict_file(
             raise taken
         partial.unlink()
     return journal.rows
+
+
+def _refuse_no_folder(folder: Path) -> None:
+    """Refuse a folder for the output that is not there or cannot be written, before a model is loaded."""
+    refuse_no_place(folder, "the answers")
+    if not folder.exists():
+        raise BadInput(f"no folder {str(folder)!r} for the answers; make it, or choose another place")
 
 
 @contextlib.contextmanager

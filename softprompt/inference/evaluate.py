@@ -150,7 +150,7 @@ def tell_truncated(examples: Examples, what: str) -> None:
     if examples.truncated:
         log.warning(
             "%d of %d %s (%.0f %%) are longer than the %d tokens that are read, and are cut: the end is not seen; "
-            "shorten them, or train with a longer max_length where the model has the positions",
+            "shorten them, or train with a longer --max-length where the model has the positions",
             examples.truncated, len(examples), what, 100 * examples.truncated / len(examples),
             int(examples.lengths.max()),
         )  # fmt: skip

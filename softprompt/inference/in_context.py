@@ -26,7 +26,8 @@ def drawn_examples(task: Task, rows: Rows, shots: int, seed: int) -> list[dict[s
         BadInput: a class with too few rows.
     """
     classes = strata([gold(task, row) for row in rows])
-    chosen = few_shot(classes, shots=max(shots, len(set(classes))), seed=seed)
+    names = task.label_values or task.labels
+    chosen = few_shot(classes, shots=max(shots, len(set(classes))), seed=seed, names=names)
     random.Random(seed).shuffle(chosen)
     return [rows[index] for index in chosen]
 

@@ -10,7 +10,7 @@ from ..backbones import AbstractBackbone, load_backbone
 from ..baselines import answering
 from ..checks import listed, require_numbers
 from ..data import warn_of_unknown
-from ..errors import BadInput
+from ..errors import BadInput, UnknownName
 from ..prompts.batch import PromptBatch
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
@@ -83,11 +83,13 @@ def predict(
     max_new_tokens: int | None = None,
     tell: "Callable[[list[dict[str, Any]]], None] | None" = None,
     is_part: bool = False,
+    places: Sequence[str] | None = None,
     **keywords: Any,
 ) -> list[dict[str, Any]]:
     """One answer an input: {text, label, scores} for label words, else {text, output}.
 
-    `scores` are probabilities over the label words: softmax of the label scores.
+    `scores` are probabilities over the label words: softmax of the label scores. `text` is the input as it was given,
+    or, of a task of several columns, all of them as the task's template puts them.
 
     Args:
         prompt: a stored prompt, or trained weights.
@@ -103,6 +105,7 @@ def predict(
         max_new_tokens: longest generated answer; None is as the prompt was trained.
         tell: sees the next answers, in the order of the inputs, as soon as they are there.
         is_part: whether the inputs are a part of more; then all of them may be blank, and nothing is said of it.
+        places: what each input is called in messages, as "rows.csv:3"; None counts them: "input 3".
         keywords: fields of ModelSpec in place of a spec, as in `evaluate`.
 
     Texts that the model cannot read whole, and blank ones, are told of by a warning.
@@ -118,12 +121,13 @@ def predict(
     rows = [as_row(task, text) for text in given]
     if not rows:
         return []
-    _tell_blank(task, rows, is_part)
+    named = [f"input {number}" for number in range(1, len(rows) + 1)] if places is None else places
+    _tell_blank(task, rows, named, is_part)
     # Before the model: what a row lacks is found in no time.
     scoring = scoring_of(prompt, calibrate=calibrate)
     decode = decode or scoring.decode
     refuse_decoding(task, decode, prompt.provenance.answers)
-    texts = [task.render(row).text for row in rows]
+    texts = [_text(task, row, place) for row, place in zip(rows, named, strict=True)]
     if isinstance(spec, ModelSpec) and (model is None or (isinstance(model, ModelSpec) and not model.name)):
         spec = kept_model(spec)
     backbone = backbone_of(prompt, spec)
@@ -160,16 +164,30 @@ def _parts(count: int, batch_size: int) -> Iterator[range]:
         start, batches = end, min(2 * batches, MOST_BATCHES)
 
 
-def _tell_blank(task: Task, rows: Sequence[Mapping[str, Any]], is_part: bool) -> None:
+def _text(task: Task, row: Mapping[str, Any], place: str) -> str:
+    """The text that an answer is given with: a single column as it is, several as they are rendered.
+
+    Raises:
+        BadInput: a column that lacks or holds no text, named with the place.
+    """
+    try:
+        rendered = task.render(row).text
+    except (BadInput, UnknownName) as error:
+        raise BadInput(f"{place}: {error.message}") from error
+    return str(row[task.columns[0]]) if len(task.columns) == 1 else rendered
+
+
+def _tell_blank(task: Task, rows: Sequence[Mapping[str, Any]], places: Sequence[str], is_part: bool) -> None:
     """Warn of inputs without a word in any column; refuse inputs that are all so."""
-    blank = [n for n, row in enumerate(rows, 1) if not any(str(row.get(name, "x")).strip() for name in task.columns)]
+    given = zip(places, rows, strict=True)
+    blank = [place for place, row in given if not any(str(row.get(name, "x")).strip() for name in task.columns)]
     if is_part:
         return
     if len(blank) == len(rows):
         raise BadInput("every input is blank; give words to answer")
     if blank:
         log.warning(
-            "%d of %d inputs are blank, the first is number %d: an answer to one says nothing",
+            "%d of %d inputs are blank, the first is %s: an answer to one says nothing",
             len(blank), len(rows), blank[0],
         )  # fmt: skip
 

@@ -11,7 +11,7 @@ from ._base import MASK, SPLITS, Answer, Source, Task, template_columns
 from ._labels import label_values_of, label_words_of
 from ._memory import MemoryRows, class_names
 from ._numbers import decimals_of
-from ._records import Record
+from ._records import Record, columns_of
 from ._rephrase import cue_of, refuse_template, without_last_blanks
 from .files import delimiter_of, paths_of, records
 
@@ -228,6 +228,16 @@ def in_lines(task: Task) -> Task:
 
 def _check_columns(task: Task, text_columns: Sequence[str]) -> None:
     refuse_template(task.template, task.target)
-    for column in text_columns:
-        if column not in task.columns:
-            raise UnknownName("column in the template", column, task.columns)
+    lacking = next((column for column in text_columns if column not in task.columns), None)
+    if lacking is None:
+        return
+    records = own_records(task.source, task.source.splits[0])
+    known = next((tuple(columns_of(record.values)) for _, record in records if record.values), ())
+    # Rows in memory hold no more than what the template reads.
+    if known and not task.source.memory and lacking not in known:
+        raise UnknownName("column", lacking, known)
+    wrong = next((column for column in task.columns if known and column not in known), None)
+    beside = "" if wrong is None else f" and reads {{{wrong}}}, which is none of the columns ({', '.join(known)})"
+    raise BadInput(
+        f"template {task.template!r} lacks {{{lacking}}} of --text-column{beside}; write {{{lacking}}} into it"
+    )

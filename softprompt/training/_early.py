@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..backbones import position_bound, refuse_no_room
 from ..checks import require_numbers
-from ..data import Splits, few_shot, strata
+from ..data import Splits
 from ..errors import BadInput, UnknownName
 from ..inference.decoding import refuse_decoding
 from ..prompts.base import is_words
@@ -15,9 +15,9 @@ from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..tasks import Task, gold
 from ._cpt import refuse_cpt
 from ._loss_rule import refuse_loss
-from ._numbers import refuse_shots
 from ._restarts import race_steps
 from ._setup import resolved, step_count
+from ._shown import allowed_rows
 from ._words import INITIALIZERS, refuse_words
 
 
@@ -66,12 +66,9 @@ def check_request(
 
 def _training_rows(task: Task, splits: Splits, settings: TrainSettings, prompt: PromptSettings) -> int:
     """How many rows a prompt trains on; the draw itself says whether there are enough."""
-    shots, per_class = settings.shots or settings.shots_per_class, settings.shots is None
-    if shots is None:
+    if settings.shots is None and settings.shots_per_class is None:
         return len(splits.train)
-    refuse_shots(task)
-    classes = strata([gold(task, row) for row in splits.train])
-    return len(few_shot(classes, shots=shots, per_class=per_class, seed=prompt.seeds.draw))
+    return len(allowed_rows(task, [gold(task, row) for row in splits.train], settings, prompt))
 
 
 def _refuse_long_warmup(warmup: int | None, steps: int) -> None:

@@ -43,7 +43,8 @@ def allowed_rows(task: Task, right: Sequence[Right], settings: TrainSettings, pr
     if shots is None:
         return list(range(len(right)))
     refuse_shots(task)
-    return few_shot(strata(right), shots=shots, per_class=settings.shots is None, seed=prompt.seeds.draw)
+    per_class, names = settings.shots is None, task.label_values or task.labels
+    return few_shot(strata(right), shots=shots, per_class=per_class, seed=prompt.seeds.draw, names=names)
 
 
 def context(

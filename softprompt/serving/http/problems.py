@@ -21,6 +21,13 @@ STATUS: tuple[tuple[type[SoftPromptError], int, str], ...] = (
 )
 CODES = {401: "invalid_api_key", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 408: "timeout",
          413: "request_too_large", 415: "unsupported_media_type"}  # fmt: skip
+# What a field may be that takes several forms; pydantic tells of each form that it is not.
+FORMS = {
+    "inputs": "a text, an object of columns that are texts or numbers, or a list of at least one of these",
+    "prompt": "a text, or a list of at least one",
+    "content": "a text, or a list of at least one part as {type, text}",
+    "stop": "a text, or a list of at most four",
+}
 # As much of a name that a client sent as a message repeats.
 LONGEST = 300
 
@@ -76,11 +83,10 @@ def register(app: FastAPI) -> None:
 
     async def invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        first: Mapping[str, Any] = next(iter(error.errors()), {})
-        place = ".".join(str(part) for part in first.get("loc", ()) if part != "body")
-        # Not the input of the error, which holds what was sent.
-        message = f"{place}: {first.get('msg', 'cannot be read')}" if place else str(first.get("msg", "cannot be read"))
-        return response(400, message, "invalid_request", place or None)
+        place, message = _first_of(error)
+        if not place and "json" not in request.headers.get("content-type", ""):
+            message = "the body is read as JSON; send it with the header Content-Type: application/json"
+        return response(400, f"{place}: {message}" if place else message, "invalid_request", place or None)
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -90,3 +96,15 @@ def register(app: FastAPI) -> None:
     app.add_exception_handler(SoftPromptError, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
+
+
+def _first_of(error: RequestValidationError) -> tuple[str, str]:
+    """The field that is wrong first, empty for the whole body, and what is wrong with it."""
+    first: Mapping[str, Any] = next(iter(error.errors()), {})
+    parts = [part for part in first.get("loc", ()) if part != "body"]
+    # Behind the name of such a field stands one of its forms.
+    for number, part in enumerate(parts[:-1], 1):
+        if part in FORMS:
+            return ".".join(map(str, parts[:number])), f"give {FORMS[part]}"
+    # Not the input of the error, which holds what was sent.
+    return ".".join(map(str, parts)), str(first.get("msg", "cannot be read"))
