@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -962,6 +963,24 @@ class TestTables:
         with pytest.raises(UnknownName, match=r"unknown method 'residul'\. Did you mean 'residual'"):
             compare(runs, "method", "residul")
 
+    def test_a_run_that_two_tables_list_counts_once_in_the_groups_of_both_and_once_in_a_total(self):
+        def run(part: str, method: str, seed: int, score: float) -> StoredRun:
+            plain = stored(method, seed, score)
+            return dataclasses.replace(plain, spec=dataclasses.replace(plain.spec, tags={"part": part}))
+
+        runs = [run(part, method, seed, 0.5 + seed / 10 + (method == "ept") / 5)
+                for part in ("core", "extra") for method in ("ept", "residual") for seed in (0, 1)]  # fmt: skip
+        runs.append(run("extra", "residual", 2, 0.9))
+        rows = summary(runs, by=["part", "method"])
+        assert [(row["part"], row["method"], row["n"]) for row in rows] == [
+            ("core", "ept", 2), ("core", "residual", 2), ("extra", "ept", 2), ("extra", "residual", 3)
+        ]  # fmt: skip
+        assert [row["n"] for row in summary(runs, by=["method"])] == [2, 3]
+        for pair in (("task", "seed"), ("task", "seed", "part")):
+            (row,) = compare(runs, "method", "residual", pair=pair)
+            assert (row["n"], row["wins"], row["unpaired"]) == (2, 2, 1)
+            assert row["difference"] == pytest.approx(0.2)
+
     def test_keys_reach_every_part_of_a_run(self):
         spec = grid(task="glue/rte", model="m", method="ept", options={"hidden": 3}, lr=0.2, draw_seed=4, steps=9,
                     tags={"part": "core"}, backbone={"s": 30})[0]  # fmt: skip
@@ -1210,6 +1229,34 @@ class TestCommand:
         capsys.readouterr()
         assert main(["study", "export", *place, str(tmp_path / "runs.xlsx")]) == 2
         assert "ends in none of .csv" in capsys.readouterr().err
+
+    def test_runs_of_two_tables_are_in_the_rows_of_both_and_the_best_of_tasks_with_other_metrics_in_one_table(
+        self, file, tmp_path, capsys
+    ):
+        store = tmp_path / "store"
+        table = file.read_text().partition("[[runs]]")[2]
+        file.write_text(
+            f"{file.read_text()}\ntags = {{part = 'core'}}\n[[runs]]{table}\ntags = {{part = 'extra'}}\n"
+            "[[runs]]\ntask = 'glue/stsb'\ntags = {part = 'extra'}\n"
+        )
+        for score, spec in enumerate({spec.name: spec for spec in load_specs(file)}.values()):
+            of_task = {"pearson": 0.5} if spec.declared.name == "glue/stsb" else {"accuracy": 0.5, "f1": 0.5}
+            metrics = {split: {"score": score / 10, **of_task} for split in ("validation", "test")}
+            run = dataclasses.replace(stored("ept", 0, 0.5), name=spec.name, spec=spec, metrics=metrics)
+            store_module.write_file(path_of(store, spec.name), to_bytes(run), what="a run")
+        place = [str(file), "--store", str(store)]
+        assert main(["study", "table", *place, "--by", "part", "--json"]) == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        rows = map(json.loads, printed.out.splitlines())
+        assert [(row["part"], row["n"]) for row in rows] == [("core", 4), ("extra", 5)]
+        assert main(["study", "export", *place, str(tmp_path / "runs.csv")]) == 0
+        assert pandas.read_csv(tmp_path / "runs.csv")["part"].tolist() == ["core"] * 4 + ["extra"] * 5
+        capsys.readouterr()
+        assert main(["study", "best", *place]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert {"validation f1", "test pearson"} <= set(re.split("  +", lines[0].strip()))
+        assert len(lines) == 6
 
     def test_mistakes_are_one_line_and_exit_code_2(self, file, tmp_path, capsys):
         store = str(tmp_path / "store")
