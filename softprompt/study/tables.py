@@ -8,7 +8,7 @@ from ..checks import listed
 from ..errors import BadInput, UnknownName
 from ..metrics import is_stuck
 from ..settings import PromptSettings, TrainSettings
-from ._grid import SEEDS
+from ._grid import KEYS, SEEDS
 from ._spec import RunSpec
 from ._stored import StoredRun
 from .statistics import bootstrap, settled, wilcoxon
@@ -19,6 +19,21 @@ _SPEC = {f.name for f in dataclasses.fields(RunSpec)} - {"task", "prompt", "sett
 _PROMPT = {f.name for f in dataclasses.fields(PromptSettings)} - {"seeds"}
 _SEEDS = {**SEEDS, "seed": "initialization"}
 _SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)}
+
+# Columns of `summary`, `compare` and exported rows, as they are computed and as they are printed.
+_COLUMNS = frozenset((
+    "n", "dropped", "mean", "std", "se", "low", "high", "95 %", "min", "median", "worst", "stuck",
+    "token_norms", "token_norms_p10", "token_norms_p90", "token norms", "paper", "difference",
+    "against", "unpaired", "wins", "ties", "losses", "p",
+    "run", "state", "majority", "best step", "trainable", "stored numbers", "prompt steps", "seconds",
+))  # fmt: skip
+# What columns of exported scores begin with.
+SPLITS = ("train ", "validation ", "test ")
+
+
+def is_column(name: str) -> bool:
+    """Whether tables have a key or a column of this name, so that a tag of the name would take its place."""
+    return name in KEYS or name in _COLUMNS or name.startswith(SPLITS)
 
 
 def tags_of(specs: Iterable[RunSpec]) -> frozenset[str]:
