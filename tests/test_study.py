@@ -33,6 +33,7 @@ from softprompt.study import (
     RunSpec,
     StoredRun,
     compare,
+    export,
     grid,
     kept_prompt,
     load_specs,
@@ -40,6 +41,7 @@ from softprompt.study import (
     missing,
     plan,
     read,
+    rows_of,
     run_all,
     summary,
 )  # fmt: skip
@@ -52,7 +54,7 @@ from softprompt.study._fleets import claim, finish, give_up, group
 from softprompt.study._progress import state
 from softprompt.study._stored import POINTS, curves, load, path_of, to_bytes
 from softprompt.study.statistics import bootstrap, ratio_of_deviations, settled, wilcoxon
-from softprompt.study.tables import ceilings, stuck, value, varying
+from softprompt.study.tables import ceilings, columns, is_column, stuck, value, varying
 from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted, read_record
 from softprompt.training._loop import Loop
@@ -198,6 +200,9 @@ class TestGrid:
             ({"schedule": "cosine"}, "'linear' or 'constant'"),
             ({"seed": []}, "seed has no values"),
             ({"model": []}, "model has no values"),
+            ({"backbone": {"dtype": "bfloat16"}}, "backbone has 'dtype', which is the run's own 'dtype'; give that"),
+            ({"backbone": [{}, {"name": "n"}]}, "backbone has 'name', which is the run's own 'model'"),
+            ({"backbone": {"device": "cpu"}}, "backbone has 'device', and a run is of no machine; leave it out"),
         ],
     )
     def test_mistakes_are_named(self, axes, message):
@@ -981,6 +986,22 @@ class TestTables:
             assert (row["n"], row["wins"], row["unpaired"]) == (2, 2, 1)
             assert row["difference"] == pytest.approx(0.2)
 
+    def test_no_tag_may_take_the_place_of_a_column(self, runs, tmp_path):
+        rows = [*summary(runs), *compare(runs, "method", "ept")]
+        for run in runs:
+            store_module.write_file(path_of(tmp_path, run.name), to_bytes(run), what="a run")
+        rows += rows_of(tmp_path, [run.spec for run in runs])
+        names = {name for row in rows for name in (*row, *columns([row])[0])}
+        assert {"token norms", "95 %", "test score", "state", "p", "unpaired"} < names
+        assert all(map(is_column, names))
+        study = "[[runs]]\ntask = 'glue/rte'\nmodel = 'm'\n"
+        for tag in ("mean", "method", "lr", "test score"):
+            (tmp_path / "study.toml").write_text(f"{study}tags = {{'{tag}' = 1}}\n")
+            with pytest.raises(BadInput, match=f"a tag is called {tag!r}, like a column or a key of tables; give it"):
+                load_specs(tmp_path / "study.toml")
+        (tmp_path / "study.toml").write_text(f"{study}tags = {{part = 1}}\n")
+        assert load_specs(tmp_path / "study.toml")[0].tags == {"part": 1}
+
     def test_keys_reach_every_part_of_a_run(self):
         spec = grid(task="glue/rte", model="m", method="ept", options={"hidden": 3}, lr=0.2, draw_seed=4, steps=9,
                     tags={"part": "core"}, backbone={"s": 30})[0]  # fmt: skip
@@ -1257,6 +1278,14 @@ class TestCommand:
         lines = capsys.readouterr().out.splitlines()
         assert {"validation f1", "test pearson"} <= set(re.split("  +", lines[0].strip()))
         assert len(lines) == 6
+
+    def test_latex_has_three_digits_of_scores_and_all_of_settings(self, tmp_path):
+        first = {"run": "a", "lr": 1e-4, "k": 16, "trainable": 1234567, "test score": 2 / 3, "token norms": 2.25}
+        rows = [first, {**dict.fromkeys(first), "run": "b", "lr": 0.3, "test score": 1.0}]
+        lines = export(rows, tmp_path / "runs.tex").read_text().splitlines()
+        assert [line for line in lines if line.startswith(("a &", "b &"))] == [
+            r"a & 0.0001 & 16 & 1234567 & 0.667 & 2.25 \\", r"b & 0.3 &  &  & 1.000 &  \\"
+        ]  # fmt: skip
 
     def test_mistakes_are_one_line_and_exit_code_2(self, file, tmp_path, capsys):
         store = str(tmp_path / "store")

@@ -11,7 +11,7 @@ from ._grid import SEEDS
 from ._spec import RunSpec
 from ._stored import load
 from ._texts import canonical
-from .tables import tags_of, value, varying
+from .tables import SPLITS, tags_of, value, varying
 
 if TYPE_CHECKING:
     import pandas
@@ -73,8 +73,20 @@ def _content(frame: "pandas.DataFrame", kind: str) -> bytes:
         case ".md":
             return (markdown(plain) + "\n").encode()
         case _:
-            styled: Any = frame.style.hide(axis="index").format(precision=3, na_rep="", escape="latex")
+            texts = {name: _score_text if name.startswith((*SPLITS, "majority")) else _plain_text for name in frame}
+            styled: Any = frame.style.hide(axis="index").format(texts, na_rep="", escape="latex")
             return styled.format_index(escape="latex", axis=1).to_latex().encode()
+
+
+def _score_text(item: Any) -> str:
+    return f"{item:.3f}" if isinstance(item, float) else str(item)
+
+
+def _plain_text(item: Any) -> str:
+    """The number without digits that say nothing: pandas makes floats of the whole numbers beside an empty cell."""
+    if not isinstance(item, float):
+        return str(item)
+    return str(int(item)) if item.is_integer() else f"{item:g}"
 
 
 def best(runs: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
