@@ -1127,6 +1127,25 @@ class TestPlan:
         assert (one.steps, ten.steps, both.steps) == (6, 60, 66)
         assert both.tokens == (one.tokens or 0) + (ten.tokens or 0)
 
+    def test_costs_are_those_of_each_method_whatever_the_order_of_the_tables(self, task, model, tmp_path, monkeypatch):
+        asked = []
+
+        def measured(fleet, models, data_root):
+            prompt = fleet[0].prompt
+            asked.append(prompt.method)
+            seconds = {"prompt-tuning": 1.0, "ept-star": 10.0}[prompt.method] * (3 if prompt.deep else 1)
+            return Measured(steps=4, rows=8, tokens=4, seconds=seconds * len(fleet))
+
+        monkeypatch.setattr("softprompt.study._plan._measured", measured)
+        axes = {"task": task, "model": model, "lr": [0.1, 0.3], "seed": [0, 1, 2], **QUICK}
+        tables = [grid(**axes, method="prompt-tuning", deep=deep) for deep in (False, True)]
+        tables.append(grid(**axes, method="ept-star"))
+        for order in itertools.permutations(tables):
+            (part,) = plan(tmp_path / "store", list(itertools.chain(*order)), fleet_size=6)
+            assert part.seconds == pytest.approx(6 * 1 + 6 * 3 + 6 * 10)
+        # Seeds and rates share a measurement.
+        assert len(asked) == 6 * 3
+
     @pytest.mark.parametrize(
         ("seconds", "timed", "steps"), [([4, 1, 2, 3], 2.0, 4), ([20], 20.0, 1), ([1, 8, 8], 8.0, 3)]
     )

@@ -8,8 +8,8 @@ from ._bench import Bench
 
 Values = Mapping[str, Any]
 # Options that an analysis may have no use for, each with the reason.
-NO_ROWS = dict.fromkeys(("rows", "split", "seed", "data_root"), "reads no rows")
-NO_MODEL = dict.fromkeys(("model", "device"), "asks no model")
+NO_ROWS: dict[str, str] = dict.fromkeys(("rows", "split", "seed", "data_root"), "reads no rows")
+NO_MODEL: dict[str, str] = dict.fromkeys(("model", "device"), "asks no model")
 
 
 def short(values: Values) -> list[str]:
