@@ -23,7 +23,7 @@ from softprompt.inference.evaluate import examples_for
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 
 from kit import review_task
-from report_kit import made_run
+from report_kit import METHODS, made_run
 
 GENERATOR = torch.Generator()
 
@@ -119,6 +119,15 @@ class TestArithmetic:
         assert found["scores"] == pytest.approx([0.301, 0.305])
         assert found["whole"] == pytest.approx(0.803)
 
+    def test_broadcast_scores_a_deep_prompt_whole_and_its_vectors_alone(self, run, backbone, monkeypatch):
+        bench = Bench(paths=[run], prompts=["prompt-tuning-seed0"], model=backbone)
+        (subject,) = bench.subjects
+        deep = dataclasses.replace(subject.prompt, deep=drawn(1, *subject.prompt.vectors.shape))
+        bench._subjects = [dataclasses.replace(subject, prompt=deep)]
+        monkeypatch.setattr(Bench, "score", lambda self, subject, prompt, split: prompt.layers)
+        (found,) = ANALYSES["broadcast"].compute(bench)["prompts"]
+        assert (found["whole"], found["validation"], set(found["scores"])) == (2, 1, {1})
+
 
 @pytest.fixture(params=["t5", "bert", "gpt"])
 def asked(request, tmp_path):
@@ -189,6 +198,26 @@ def test_prompts_at_two_scales_of_the_embeddings_are_read_by_models_of_their_own
     assert [both.backbone(subject).embedding_scale for subject in both.subjects] == [1.0, 4.0]
 
 
+def test_norms_of_runs_that_are_called_alike_are_told_apart(tmp_path):
+    runs = [made_run(tmp_path / str(n) / "run", task=t, seeds=1) for n, t in enumerate(("lab/opinion", "lab/topic"))]
+
+    def labels(paths):
+        return [prompt["prompt"] for prompt in ANALYSES["norm"].compute(Bench(paths=paths))["prompts"]]
+
+    names = [f"{task} {method}-seed0" for task in ("lab/opinion", "lab/topic") for method in METHODS]
+    assert labels(runs) == names
+    assert labels([run / "ept-star-seed0" for run in runs]) == [names[1], names[3]]
+    assert labels(runs[:1]) == [f"run/{method}-seed0" for method in METHODS]
+
+
+def test_weights_are_not_said_to_be_an_unfinished_prompt(tmp_path):
+    run = made_run(tmp_path / "run", seeds=1)
+    (run / "ept-star-seed0" / "prompt").rename(run / "ept-star-seed0" / "weights")
+    with pytest.raises(BadInput, match=r"'ept-star-seed0' of run '.*' trained weights and left no prompt; choose"):
+        subjects([run])
+    assert len(subjects([run], prompts=["prompt-tuning-seed0"])) == 1
+
+
 def test_training_rows_are_not_compared_with_themselves(run, backbone):
     with pytest.raises(BadInput, match="among which split='train' is"):
         ANALYSES["nearest-examples"].compute(Bench(paths=[run], model=backbone, rows=4, split="train"))
@@ -217,6 +246,17 @@ class TestComparedRuns:
             ANALYSES["ablation"].compute(Bench(paths=[made_run(tmp_path / "a")], by="lrate"))
         with pytest.raises(BadInput, match="differ in nothing"):
             ANALYSES["ablation"].compute(Bench(paths=[made_run(tmp_path / "b", methods=("ept-star",))]))
+
+    def test_only_the_chosen_prompts_are_compared(self, tmp_path):
+        run = made_run(tmp_path / "run")
+        chosen = ["prompt-tuning-seed0", "ept-star-seed1"]
+        values = ANALYSES["ablation"].compute(Bench(paths=[run], prompts=chosen))["values"]
+        assert [cell["scores"] for cell in values] == [[0.8], [pytest.approx(0.71)]]
+
+    def test_what_else_differs_is_said(self, tmp_path, capsys):
+        runs = [str(made_run(tmp_path / str(steps), steps=steps)) for steps in (40, 80)]
+        assert main(["analyze", "ablation", *runs, "--by", "steps", "--output", str(tmp_path / "out")]) == 0
+        assert "softprompt: the runs differ in method too, so differences of scores" in capsys.readouterr().err
 
     def test_rates_need_more_than_one(self, tmp_path):
         run = made_run(tmp_path / "run", methods=("ept-star",), seeds=2)
@@ -251,6 +291,13 @@ class TestCommand:
             (["norm", "RUN", "--by", "lr"], "--by is for ablation"),
             (["norm", "RUN", "--task", "lab/topic"], "--task is for transfer"),
             (["norm", "nowhere"], "is no run"),
+            (["norm", "RUN", "--prompt", "ept-star-seed"], "Did you mean 'ept-star-seed0'?"),
+            (["norm", "RUN/ept-star-seed0", "--prompt", "ept-star-seed0"], "is no run; drop --prompt"),
+            (["norm", "RUN", "--split", "train"], "--split is for other analyses, and norm reads no rows; leave it"),
+            (["ablation", "RUN", "--prompt", "nope"], "unknown prompt of 'RUN' 'nope'"),
+            (["ablation", "RUN", "--rows", "8"], "--rows is for other analyses, and ablation reads no rows; leave it"),
+            (["rates", "RUN", "--device", "cpu"], "--device is for other analyses, and rates asks no model"),
+            (["rates", "."], ". holds no run (no run.json); give the folder of a run, which `softprompt train` makes"),
             (["similarity", "RUN", "OTHER"], "similarity needs prompts of one model"),
             (["similarity", "RUN", "WIDER"], "(width 6)"),
         ],

@@ -11,7 +11,7 @@ from softprompt.cli import main
 from softprompt.errors import BadInput
 from softprompt.live import look, sparkline
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
-from softprompt.study import RunSpec, StoredRun
+from softprompt.study import RunSpec, StoredRun, grid, run_all
 from softprompt.study._stored import path_of, to_bytes
 from softprompt.training import train
 
@@ -103,6 +103,18 @@ def test_the_store_of_a_study_shows_its_stored_runs_beside_the_fleet_in_training
     assert "3 finished" in said
     assert "best so far: 0.900 on validation, test 0.800: prompt-tuning-seed2 on lab/color" in said
     assert said.index("in training, step 40 of 100, about 30 s left") < said.index("finished, step 2")
+
+
+def test_the_kept_fleets_of_a_store_are_not_counted_beside_their_stored_runs(tmp_path, tiny_t5, save_tiny):
+    model = str(save_tiny(tmp_path / "model", *tiny_t5()))
+    store = tmp_path / "store"
+    specs = grid(task=review_task(tmp_path / "data"), model=model, steps=2, batch_size=2, seed=[0, 1])
+    run_all(specs, store, keep=True, progress=False, device="cpu")
+    assert sorted(view.name for view in look(store)) == sorted(f"runs/{spec.name}" for spec in specs)
+    (kept,) = store.glob("fleets/*/run")
+    assert [len(view.prompts) for view in look(kept)] == [2]
+    path_of(store, specs[0].name).unlink()
+    assert len(look(tmp_path)) == 2
 
 
 def test_watch_ends_by_itself_when_nothing_is_in_training(tmp_path, capsys):

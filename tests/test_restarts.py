@@ -17,7 +17,7 @@ from softprompt.prompts.seeds import stream_seed
 from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.study._fleets import group
-from softprompt.training import Interrupted, Plan, read_plan, read_results, resume, train
+from softprompt.training import Interrupted, Plan, check_request, read_plan, read_results, resume, train
 from softprompt.training._loop import Loop
 from softprompt.training._records import Record, read_record
 from softprompt.training._restarts import race_steps
@@ -352,6 +352,17 @@ class TestRun:
         with pytest.raises(BadInput, match=message):
             train(task, str(folders["t5"]), prompts=prompts, settings=self.SETTINGS, output=tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("options", [{"method": "full"}, {"method": "cartridge", "options": {"text": "good"}}])
+    def test_weights_of_which_nothing_is_random_are_refused_before_the_model_is_loaded(self, options, task, folders):
+        splits = split_rows(task, load_rows(task, None))
+        again = [PromptSettings(**options, restarts=3)]
+        t5, bert = (ModelSpec(str(folders[kind])) for kind in ("t5", "bert"))
+        message = f"restarts=3 of '{options['method']}' all begin with the same numbers, because nothing of that method"
+        with pytest.raises(BadInput, match=message):
+            check_request(task, splits, again, self.SETTINGS, t5)
+        for fine, model in (([prompt("lora", restarts=3)], t5), ([prompt("full")], t5), (again, bert)):
+            check_request(task, splits, fine, self.SETTINGS, model)
 
     def test_a_network_or_a_head_makes_restarts_from_given_vectors_differ(self, task, folders, tmp_path):
         one = prompt("p-tuning", init="text:good", restarts=2, lr=0.01, options={"prompt_length": 2})

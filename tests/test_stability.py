@@ -506,6 +506,12 @@ class TestReport:
         (row,) = tables(found)["Standard deviations against none"]
         assert row["verdict"] == verdict
 
+    def test_equal_spreads_over_few_seeds_are_seldom_called_different(self):
+        scores = np.random.default_rng(0).normal(0.8, 0.03, (100, 2, 3))
+        found = [report({"none": arm("none", a.tolist()), "a": arm("a", b.tolist())}) for a, b in scores]
+        verdicts = [row["verdict"] for each in found for row in tables(each)["Standard deviations against none"]]
+        assert sum(verdict.startswith(("smaller", "larger")) for verdict in verdicts) <= 5
+
     def test_causes_are_told_beside_what_they_make_together(self):
         sets = {"init": {"a": arm("a", [0.6, 0.7])}, "together": {"a": arm("a", [0.6, 0.8])}}
         found = report(sets["together"], causes=sets)

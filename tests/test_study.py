@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from softprompt.study import (
     RunSpec,
     StoredRun,
     compare,
+    export,
     grid,
     kept_prompt,
     load_specs,
@@ -39,6 +41,7 @@ from softprompt.study import (
     missing,
     plan,
     read,
+    rows_of,
     run_all,
     summary,
 )  # fmt: skip
@@ -51,7 +54,7 @@ from softprompt.study._fleets import claim, finish, give_up, group
 from softprompt.study._progress import state
 from softprompt.study._stored import POINTS, curves, load, path_of, to_bytes
 from softprompt.study.statistics import bootstrap, ratio_of_deviations, settled, wilcoxon
-from softprompt.study.tables import ceilings, stuck, value, varying
+from softprompt.study.tables import ceilings, columns, is_column, stuck, value, varying
 from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted, read_record
 from softprompt.training._loop import Loop
@@ -197,6 +200,9 @@ class TestGrid:
             ({"schedule": "cosine"}, "'linear' or 'constant'"),
             ({"seed": []}, "seed has no values"),
             ({"model": []}, "model has no values"),
+            ({"backbone": {"dtype": "bfloat16"}}, "backbone has 'dtype', which is the run's own 'dtype'; give that"),
+            ({"backbone": [{}, {"name": "n"}]}, "backbone has 'name', which is the run's own 'model'"),
+            ({"backbone": {"device": "cpu"}}, "backbone has 'device', and a run is of no machine; leave it out"),
         ],
     )
     def test_mistakes_are_named(self, axes, message):
@@ -962,6 +968,40 @@ class TestTables:
         with pytest.raises(UnknownName, match=r"unknown method 'residul'\. Did you mean 'residual'"):
             compare(runs, "method", "residul")
 
+    def test_a_run_that_two_tables_list_counts_once_in_the_groups_of_both_and_once_in_a_total(self):
+        def run(part: str, method: str, seed: int, score: float) -> StoredRun:
+            plain = stored(method, seed, score)
+            return dataclasses.replace(plain, spec=dataclasses.replace(plain.spec, tags={"part": part}))
+
+        runs = [run(part, method, seed, 0.5 + seed / 10 + (method == "ept") / 5)
+                for part in ("core", "extra") for method in ("ept", "residual") for seed in (0, 1)]  # fmt: skip
+        runs.append(run("extra", "residual", 2, 0.9))
+        rows = summary(runs, by=["part", "method"])
+        assert [(row["part"], row["method"], row["n"]) for row in rows] == [
+            ("core", "ept", 2), ("core", "residual", 2), ("extra", "ept", 2), ("extra", "residual", 3)
+        ]  # fmt: skip
+        assert [row["n"] for row in summary(runs, by=["method"])] == [2, 3]
+        for pair in (("task", "seed"), ("task", "seed", "part")):
+            (row,) = compare(runs, "method", "residual", pair=pair)
+            assert (row["n"], row["wins"], row["unpaired"]) == (2, 2, 1)
+            assert row["difference"] == pytest.approx(0.2)
+
+    def test_no_tag_may_take_the_place_of_a_column(self, runs, tmp_path):
+        rows = [*summary(runs), *compare(runs, "method", "ept")]
+        for run in runs:
+            store_module.write_file(path_of(tmp_path, run.name), to_bytes(run), what="a run")
+        rows += rows_of(tmp_path, [run.spec for run in runs])
+        names = {name for row in rows for name in (*row, *columns([row])[0])}
+        assert {"token norms", "95 %", "test score", "state", "p", "unpaired"} < names
+        assert all(map(is_column, names))
+        study = "[[runs]]\ntask = 'glue/rte'\nmodel = 'm'\n"
+        for tag in ("mean", "method", "lr", "test score"):
+            (tmp_path / "study.toml").write_text(f"{study}tags = {{'{tag}' = 1}}\n")
+            with pytest.raises(BadInput, match=f"a tag is called {tag!r}, like a column or a key of tables; give it"):
+                load_specs(tmp_path / "study.toml")
+        (tmp_path / "study.toml").write_text(f"{study}tags = {{part = 1}}\n")
+        assert load_specs(tmp_path / "study.toml")[0].tags == {"part": 1}
+
     def test_keys_reach_every_part_of_a_run(self):
         spec = grid(task="glue/rte", model="m", method="ept", options={"hidden": 3}, lr=0.2, draw_seed=4, steps=9,
                     tags={"part": "core"}, backbone={"s": 30})[0]  # fmt: skip
@@ -1087,6 +1127,25 @@ class TestPlan:
         assert (one.steps, ten.steps, both.steps) == (6, 60, 66)
         assert both.tokens == (one.tokens or 0) + (ten.tokens or 0)
 
+    def test_costs_are_those_of_each_method_whatever_the_order_of_the_tables(self, task, model, tmp_path, monkeypatch):
+        asked = []
+
+        def measured(fleet, models, data_root):
+            prompt = fleet[0].prompt
+            asked.append(prompt.method)
+            seconds = {"prompt-tuning": 1.0, "ept-star": 10.0}[prompt.method] * (3 if prompt.deep else 1)
+            return Measured(steps=4, rows=8, tokens=4, seconds=seconds * len(fleet))
+
+        monkeypatch.setattr("softprompt.study._plan._measured", measured)
+        axes = {"task": task, "model": model, "lr": [0.1, 0.3], "seed": [0, 1, 2], **QUICK}
+        tables = [grid(**axes, method="prompt-tuning", deep=deep) for deep in (False, True)]
+        tables.append(grid(**axes, method="ept-star"))
+        for order in itertools.permutations(tables):
+            (part,) = plan(tmp_path / "store", list(itertools.chain(*order)), fleet_size=6)
+            assert part.seconds == pytest.approx(6 * 1 + 6 * 3 + 6 * 10)
+        # Seeds and rates share a measurement.
+        assert len(asked) == 6 * 3
+
     @pytest.mark.parametrize(
         ("seconds", "timed", "steps"), [([4, 1, 2, 3], 2.0, 4), ([20], 20.0, 1), ([1, 8, 8], 8.0, 3)]
     )
@@ -1210,6 +1269,42 @@ class TestCommand:
         capsys.readouterr()
         assert main(["study", "export", *place, str(tmp_path / "runs.xlsx")]) == 2
         assert "ends in none of .csv" in capsys.readouterr().err
+
+    def test_runs_of_two_tables_are_in_the_rows_of_both_and_the_best_of_tasks_with_other_metrics_in_one_table(
+        self, file, tmp_path, capsys
+    ):
+        store = tmp_path / "store"
+        table = file.read_text().partition("[[runs]]")[2]
+        file.write_text(
+            f"{file.read_text()}\ntags = {{part = 'core'}}\n[[runs]]{table}\ntags = {{part = 'extra'}}\n"
+            "[[runs]]\ntask = 'glue/stsb'\ntags = {part = 'extra'}\n"
+        )
+        for score, spec in enumerate({spec.name: spec for spec in load_specs(file)}.values()):
+            of_task = {"pearson": 0.5} if spec.declared.name == "glue/stsb" else {"accuracy": 0.5, "f1": 0.5}
+            metrics = {split: {"score": score / 10, **of_task} for split in ("validation", "test")}
+            run = dataclasses.replace(stored("ept", 0, 0.5), name=spec.name, spec=spec, metrics=metrics)
+            store_module.write_file(path_of(store, spec.name), to_bytes(run), what="a run")
+        place = [str(file), "--store", str(store)]
+        assert main(["study", "table", *place, "--by", "part", "--json"]) == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        rows = map(json.loads, printed.out.splitlines())
+        assert [(row["part"], row["n"]) for row in rows] == [("core", 4), ("extra", 5)]
+        assert main(["study", "export", *place, str(tmp_path / "runs.csv")]) == 0
+        assert pandas.read_csv(tmp_path / "runs.csv")["part"].tolist() == ["core"] * 4 + ["extra"] * 5
+        capsys.readouterr()
+        assert main(["study", "best", *place]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert {"validation f1", "test pearson"} <= set(re.split("  +", lines[0].strip()))
+        assert len(lines) == 6
+
+    def test_latex_has_three_digits_of_scores_and_all_of_settings(self, tmp_path):
+        first = {"run": "a", "lr": 1e-4, "k": 16, "trainable": 1234567, "test score": 2 / 3, "token norms": 2.25}
+        rows = [first, {**dict.fromkeys(first), "run": "b", "lr": 0.3, "test score": 1.0}]
+        lines = export(rows, tmp_path / "runs.tex").read_text().splitlines()
+        assert [line for line in lines if line.startswith(("a &", "b &"))] == [
+            r"a & 0.0001 & 16 & 1234567 & 0.667 & 2.25 \\", r"b & 0.3 &  &  & 1.000 &  \\"
+        ]  # fmt: skip
 
     def test_mistakes_are_one_line_and_exit_code_2(self, file, tmp_path, capsys):
         store = str(tmp_path / "store")

@@ -124,8 +124,8 @@ def subjects(
         data_root: folder with rows; None takes the run's.
 
     Raises:
-        BadInput: a path or a prompt is given twice, a path holds no prompt, a run has not stored one of its prompts, or
-            a prompt records no task.
+        BadInput: a path or a prompt is given twice, a path holds no prompt, a run has not stored one of its prompts or
+            trained weights in its place, or a prompt records no task.
         UnknownName: a run has no prompt of a given name.
     """
     paths, prompts = listed("paths", paths, (str, Path)), listed("--prompt", prompts)
@@ -147,16 +147,23 @@ def subjects(
 
 
 def _distinct(loaded: Sequence[Subject]) -> list[Subject]:
-    """The subjects under labels of their own: equal ones with the task in the place of the run, or else numbered."""
-    equal = Counter(subject.label for subject in loaded)
-    labels = [
-        f"{subject.task.name} {subject.label.rpartition('/')[2]}" if equal[subject.label] > 1 else subject.label
-        for subject in loaded
-    ]
+    """The subjects under labels of their own."""
+    labels = told_apart([(subject.label, subject.task.name) for subject in loaded])
+    return [dataclasses.replace(subject, label=label) for subject, label in zip(loaded, labels, strict=True)]
+
+
+def told_apart(given: Sequence[tuple[str, str]]) -> list[str]:
+    """Labels of prompts that all differ: equal ones have the task in the place of the run, or else are numbered.
+
+    Args:
+        given: the label RUN/PROMPT and the task of each.
+    """
+    equal = Counter(label for label, _ in given)
+    labels = [f"{task} {label.rpartition('/')[2]}" if equal[label] > 1 else label for label, task in given]
     counts = Counter(labels)
     return [
-        dataclasses.replace(subject, label=label if counts[label] == 1 else f"{number}-{subject.label}")
-        for number, (subject, label) in enumerate(zip(loaded, labels, strict=True), 1)
+        label if counts[label] == 1 else f"{number}-{first}"
+        for number, ((first, _), label) in enumerate(zip(given, labels, strict=True), 1)
     ]
 
 
@@ -166,9 +173,8 @@ def _prompts(paths: Sequence[str | Path], prompts: Sequence[str]) -> Iterator[tu
         path = Path(given)
         if (path / "run.json").is_file():
             yield from _of_run(path, prompts)
-        elif prompts:
-            raise BadInput(f"--prompt chooses among the prompts of a run, {str(given)!r} is no run; drop --prompt")
         else:
+            refuse_choice(given, prompts)
             run = next((folder for folder in path.resolve().parents[:2] if (folder / "run.json").is_file()), None)
             inside = path.resolve().relative_to(run).parts[0] if run else ""
             yield f"{run.name}/{inside}" if run else str(given), given, read_plan(run) if run else None
@@ -176,17 +182,40 @@ def _prompts(paths: Sequence[str | Path], prompts: Sequence[str]) -> Iterator[tu
 
 def _of_run(run: Path, prompts: Sequence[str]) -> Iterator[tuple[str, Path, Plan]]:
     plan = read_plan(run)
-    names = plan.prompt_names()
-    for prompt in prompts:
-        if prompt not in names:
-            raise UnknownName(f"prompt of {str(run)!r}", prompt, names)
-    for prompt in prompts or names:
+    for prompt in chosen_names(run, plan, prompts):
+        if (run / prompt / "weights").exists():
+            raise BadInput(
+                f"{prompt!r} of run {str(run)!r} trained weights and left no prompt; choose others with --prompt"
+            )
         if not (run / prompt / "prompt").is_dir():
             raise BadInput(
                 f"run {str(run)!r} has not stored prompt {prompt!r}; finish it (softprompt train --resume {run}), or "
                 "choose others with --prompt"
             )
         yield f"{run.resolve().name}/{prompt}", run / prompt / "prompt", plan
+
+
+def chosen_names(run: Path, plan: Plan, prompts: Sequence[str]) -> Sequence[str]:
+    """The names of the chosen prompts of a run, or of all of them.
+
+    Raises:
+        UnknownName: the run has no prompt of a given name.
+    """
+    names = plan.prompt_names()
+    for prompt in prompts:
+        if prompt not in names:
+            raise UnknownName(f"prompt of {str(run)!r}", prompt, names)
+    return prompts or names
+
+
+def refuse_choice(given: str | Path, prompts: Sequence[str]) -> None:
+    """Refuse names of prompts beside what is no run.
+
+    Raises:
+        BadInput: some were given.
+    """
+    if prompts:
+        raise BadInput(f"--prompt chooses among the prompts of a run, {str(given)!r} is no run; drop --prompt")
 
 
 def draw(

@@ -8,6 +8,7 @@ from .kinds import BASELINES as BASELINES
 from .kinds import answering as answering
 from .kinds import check as check
 from .kinds import count as count
+from .kinds import is_random as is_random
 from .peft_folder import READ_FROM_PEFT as READ_FROM_PEFT
 from .peft_folder import WRITTEN_FOR_PEFT as WRITTEN_FOR_PEFT
 from .peft_folder import load_peft as load_peft

@@ -48,6 +48,17 @@ RESTORED: Mapping[str, Restore] = {
 }
 
 
+def is_random(kind: str, options: Mapping[str, Any]) -> bool:
+    """Whether the numbers with which weights of this kind begin depend on the seed.
+
+    Args:
+        kind: a name in `BASELINES`.
+        options: of the method.
+    """
+    # What "mpt" begins with is learned from the source tasks; the others begin as the model does.
+    return kind not in ("full", "bitfit", "ia3", "mpt") and not (kind == "cartridge" and options["text"])
+
+
 def swap_for(
     kind: str, backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Beginning | None = None
 ) -> Swap:

@@ -7,13 +7,18 @@ from typing import Annotated, Literal
 
 import typer
 
+from ..checks import option
 from ..errors import BadInput
+from ._flatten import Given, flatten
 from ._layout import width_of
 from .options import DataRoot, Device, Json, Model
 from .printing import print_json, say, table
 
 
+@flatten
 def analyze(
+    *,
+    given: Given,
     name: Annotated[
         str | None,
         typer.Argument(
@@ -60,6 +65,8 @@ def analyze(
         raise BadInput(f"--by is for ablation, and {name} compares no settings; leave it out")
     if task and name != "transfer":
         raise BadInput(f"--task is for transfer, and {name} reads the rows of each prompt's own task; leave it out")
+    for ignored in sorted(given & chosen.ignores.keys()):
+        raise BadInput(f"{option(ignored)} is for other analyses, and {name} {chosen.ignores[ignored]}; leave it out")
     from ..analysis import written
     from ..data import refuse_split
 
@@ -76,4 +83,6 @@ def analyze(
         print_json(values)
     else:
         print(table(chosen.rows(values), width_of(sys.stdout)))
+    if warning := chosen.warning(values):
+        say(f"softprompt: {warning}")
     say(f"written to {target}")

@@ -233,21 +233,18 @@ def _stored_runs(file: Path, store: Path, scale: str | None) -> "tuple[list[Stor
     """The stored runs of a study file, and all of its runs; says which are missing or have failed."""
     from ..study import load_specs, read, status
 
-    specs = _unique(load_specs(file, scale))
+    specs = load_specs(file, scale)
     runs = [run for run in read(store, specs, whole=False) if run is not None]
+    count = len({spec.name for spec in specs})
     if not runs:
-        raise BadInput(f"{store} holds none of the {len(specs)} runs of {file}; run `softprompt study run` first")
+        raise BadInput(f"{store} holds none of the {count} runs of {file}; run `softprompt study run` first")
     failed = status(store, specs).failed
-    missing = len(specs) - len(runs) - len(failed)
+    missing = count - len({run.name for run in runs}) - len(failed)
     if missing:
-        say(f"softprompt: {missing} of {len(specs)} runs are missing; the table is of the others")
+        say(f"softprompt: {missing} of {count} runs are missing; the table is of the others")
     for name, reason in failed.items():
         say(f"softprompt: failed, so in no row: {name}: {reason}")
     return runs, specs
-
-
-def _unique(specs: "list[RunSpec]") -> "list[RunSpec]":
-    return list({spec.name: spec for spec in specs}.values())
 
 
 def _as_in(runs: Any, key: str, text: str) -> Any:

@@ -38,13 +38,13 @@ def cell(value: Any) -> str:
 
 
 def table(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
-    """Aligned columns under the keys of the first row, numbers to the right; one row a line, for grep.
+    """Aligned columns under the keys of all rows, numbers to the right; one row a line, for grep.
 
     In a terminal of `width` characters (`width_of`) that is too narrow for that, as `laid_out` breaks it.
     """
-    names = list(rows[0])
-    lines = [[cell(row[name]) for name in names] for row in rows]
-    is_number = [all(isinstance(row[name], int | float | None) for row in rows) for name in names]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [[cell(row.get(name)) for name in names] for row in rows]
+    is_number = [all(isinstance(row.get(name), int | float | None) for row in rows) for name in names]
     return laid_out(names, lines, is_number, width)
 
 

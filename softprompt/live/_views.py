@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import BadInput
 from ..legacy import renamed
 from ..metrics import Judged, best_judged
-from ..study import StoredRun, load
+from ..study import StoredRun, is_kept, load
 
 # A run whose records have not changed for so many seconds is shown as stopped.
 SILENT_SECONDS = 300.0
@@ -117,6 +117,9 @@ def _places(root: Path) -> Iterator[tuple[Path, float]]:
         inner[:] = [name for name in inner if name not in INSIDE and not name.startswith(".")]
         path = Path(folder)
         if "run.json" in files:
+            # Its runs are those of the store, which is seen only from outside its folder of fleets.
+            if len(path.relative_to(root).parts) >= len(("fleets", "ID", "run")) and is_kept(path):
+                continue
             yield path, _changed(path)
         elif path.name == "runs":
             for name in files:

@@ -10,7 +10,8 @@ from ._failed import failed_names, failure_of
 from ._grid import SEEDS
 from ._spec import RunSpec
 from ._stored import load
-from .tables import tags_of, value, varying
+from ._texts import canonical
+from .tables import SPLITS, tags_of, value, varying
 
 if TYPE_CHECKING:
     import pandas
@@ -19,11 +20,11 @@ FORMATS = (".csv", ".parquet", ".json", ".md", ".tex")
 
 
 def rows_of(folder: "Path | str", specs: Sequence[RunSpec]) -> list[dict[str, Any]]:
-    """One row a run, in the order of the study: what varies, its seeds, its state, scores and cost.
+    """One row a run and its tags, in the order of the study: what varies, seeds, state, scores and cost.
 
     The state is "finished", "stopped early ...", "dropped ...", "failed: ..." or "missing".
     """
-    store, unique = Path(folder), list({spec.name: spec for spec in specs}.values())
+    store, unique = Path(folder), list({(spec.name, canonical(spec.tags)): spec for spec in specs}.values())
     tags, failed = tags_of(unique), failed_names(store)
     keys = [*(varying(unique) or ("task", "method")), *_seeds(unique)]
     rows = []
@@ -72,14 +73,29 @@ def _content(frame: "pandas.DataFrame", kind: str) -> bytes:
         case ".md":
             return (markdown(plain) + "\n").encode()
         case _:
-            styled: Any = frame.style.hide(axis="index").format(precision=3, na_rep="", escape="latex")
+            texts = {name: _score_text if name.startswith((*SPLITS, "majority")) else _plain_text for name in frame}
+            styled: Any = frame.style.hide(axis="index").format(texts, na_rep="", escape="latex")
             return styled.format_index(escape="latex", axis=1).to_latex().encode()
 
 
+def _score_text(item: Any) -> str:
+    return f"{item:.3f}" if isinstance(item, float) else str(item)
+
+
+def _plain_text(item: Any) -> str:
+    """The number without digits that say nothing: pandas makes floats of the whole numbers beside an empty cell."""
+    if not isinstance(item, float):
+        return str(item)
+    return str(int(item)) if item.is_integer() else f"{item:g}"
+
+
 def best(runs: Sequence[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """The rows of the runs with the best validation scores, by which they are chosen; the test score stands beside."""
-    scored = [row for row in runs if row.get("validation score") is not None]
-    return sorted(scored, key=lambda row: -row["validation score"])[:count]
+    """The rows of the runs with the best validation scores, by which they are chosen; the test score stands beside.
+
+    A run that stands in several rows, with different tags, is in the first of them.
+    """
+    first = {row["run"]: row for row in reversed(runs) if row.get("validation score") is not None}
+    return sorted(reversed(first.values()), key=lambda row: -row["validation score"])[:count]
 
 
 def _seeds(specs: Sequence[RunSpec]) -> list[str]:

@@ -11,6 +11,7 @@ from ..tasks import TASKS, Task, custom_task, with_difficulty
 from ..tasks import task as find_task
 from ._grid import grid
 from ._spec import RunSpec
+from .tables import is_column, tags_of
 
 _PARTS = ("runs", "defaults", "tasks", "scales", "reference")
 _TASK = ("files", "text_columns", "label_column", "number_column", "target_column", "template", "instruction",
@@ -31,7 +32,7 @@ def load_specs(path: "Path | str", scale: str | None = None) -> list[RunSpec]:
         scale: a name in its `[scales]`; None is the study as the file declares it.
 
     Raises:
-        BadInput: the file cannot be read, is no TOML, or has no runs.
+        BadInput: the file cannot be read, is no TOML, or has no runs; or a tag is called like a column of tables.
         UnknownName: a key or a scale that does not exist, with the nearest.
     """
     path = Path(path)
@@ -83,7 +84,11 @@ def _runs(path: Path, table: Mapping[str, Any], tasks: Mapping[str, Task]) -> li
         raise BadInput(f"{path}: a table [[runs]] has no task; give one, there or in [defaults]")
     names = table["task"] if isinstance(table["task"], list) else [table["task"]]
     # The task takes the place of its name, because the order of the keys is the order of the runs.
-    return grid(**{**table, "task": [pick("task", str(name), tasks) for name in names]})
+    specs = grid(**{**table, "task": [pick("task", str(name), tasks) for name in names]})
+    for tag in sorted(tags_of(specs)):
+        if is_column(tag):
+            raise BadInput(f"{path}: a tag is called {tag!r}, like a column or a key of tables; give it another name")
+    return specs
 
 
 def _task(name: str, given: Mapping[str, Any], folder: Path) -> Task:

@@ -26,7 +26,7 @@ from ..errors import DamagedFile
 from ._failed import failed_names
 from ._lease import SECONDS, Lease, take
 from ._spec import DIGITS, RunSpec
-from ._stored import stored_names
+from ._stored import path_of, stored_names
 
 SPECS = "fleet.json"
 # The run folder of a fleet's first owner.
@@ -203,6 +203,15 @@ def _plan(folder: Path, changed: int) -> _Plan:
         )
     except (TypeError, KeyError, AttributeError) as error:
         raise DamagedFile(f"{folder / SPECS} cannot be read ({error}); delete {folder} and run again") from error
+
+
+def is_kept(run: Path) -> bool:
+    """Whether a run folder is that of a fleet whose runs are all stored, and was kept beside them."""
+    try:
+        names = json.loads((run.parent / SPECS).read_bytes())["names"]
+        return all(path_of(run.parents[2], name).is_file() for name in names)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def run_folder(store: Path, names: Sequence[str]) -> Path:

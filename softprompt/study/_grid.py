@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from ..checks import require_different
 from ..errors import BadInput, UnknownName
 from ..settings import PromptSettings, Seeds, TrainSettings
-from ._spec import RunSpec
+from ._spec import OF_MODEL, RunSpec
 
 _PROMPT = {f.name for f in dataclasses.fields(PromptSettings)} - {"seeds"}
 _SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)}
@@ -36,7 +36,8 @@ def grid(**axes: Any) -> list[RunSpec]:
 
     Raises:
         UnknownName: an axis that does not exist.
-        BadInput: no task or model, an axis without values or with one twice, or a value of the wrong kind.
+        BadInput: no task or model, an axis without values or with one twice, a value of the wrong kind, or a `backbone`
+            with what is a key of the run itself.
     """
     for name in axes:
         if name not in KEYS:
@@ -54,7 +55,19 @@ def _values(name: str, given: Any) -> list[Any]:
         raise BadInput(f"{name} has no values; give one or leave it out")
     checked = [_checked(name, value, _HINTS[name]) for value in values]
     require_different(name, checked)
+    if name == "backbone":
+        _refuse_own_keys(checked)
     return checked
+
+
+def _refuse_own_keys(backbones: list[Mapping[str, Any]]) -> None:
+    """Refuse what a run says by a key of its own: it would replace that key, whatever the run says."""
+    for key in itertools.chain.from_iterable(backbones):
+        if key == "device":
+            raise BadInput("backbone has 'device', and a run is of no machine; leave it out, and give --device")
+        own = "model" if key == "name" else key
+        if own in OF_MODEL:
+            raise BadInput(f"backbone has {key!r}, which is the run's own {own!r}; give that beside backbone")
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:

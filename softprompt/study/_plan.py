@@ -1,5 +1,6 @@
 """What a study will cost, before anything is trained: runs, fleets, and tokens and hours by measured steps."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from ._early import missing
 from ._failed import failed_names
 from ._fleets import group
 from ._spec import RunSpec
+from ._texts import canonical
 
 # So many fleets are measured at most; the others are estimated from those of the same model.
 MOST_MEASURED = 8
@@ -105,26 +107,30 @@ class _Costs:
         from ._work import Models
 
         models = Models(store, device)
-        self.known: dict[str, tuple[int, Any]] = {}
-        for fleet in fleets:
+        self.known: dict[tuple[Any, ...], tuple[int, Any]] = {}
+        # The largest fleet of a kind, whatever the order: a prompt of a small one costs more.
+        for fleet in sorted(fleets, key=len, reverse=True):
             key = _kind(fleet[0])
             if key not in self.known and len(self.known) < MOST_MEASURED:
                 self.known[key] = len(fleet), _measured(fleet, models, data_root)
 
     def of(self, fleet: tuple[RunSpec, ...]) -> dict[str, int | float]:
         """Steps, tokens and seconds of a fleet."""
-        same_model = [key for key in self.known if key.startswith(f"{fleet[0].model} ")]
-        key = next(iter([_kind(fleet[0])] if _kind(fleet[0]) in self.known else same_model or self.known))
+        kind = _kind(fleet[0])
+        # Of a kind that was not measured, that which has most in common with it, its model first.
+        key = max(self.known, key=lambda other: (other[0] == kind[0], sum(map(operator.eq, other, kind))))
         prompts, cost = self.known[key]
         steps = cost.steps_of(fleet[0].settings, len(fleet[0].declared.labels))
         share = len(fleet) / prompts * steps / cost.steps
         return {"steps": steps, "tokens": round(cost.tokens * share), "seconds": cost.seconds * share}
 
 
-def _kind(spec: RunSpec) -> str:
-    """Equal for fleets whose steps take about as long."""
-    shape = (spec.settings.batch_size, spec.settings.grad_accumulation, spec.settings.max_length)
-    return f"{spec.model} {spec.declared.name} {shape} {bool(spec.prompt.regularizer)} {spec.prompt.restarts}"
+def _kind(spec: RunSpec) -> tuple[Any, ...]:
+    """Equal for fleets whose steps take about as long; the first part is the model."""
+    prompt, settings = spec.prompt, spec.settings
+    shape = (settings.batch_size, settings.grad_accumulation, settings.max_length)
+    trained = (prompt.method, canonical(prompt.options), prompt.deep, bool(prompt.regularizer), prompt.restarts)
+    return (spec.model, spec.declared.name, *shape, *trained)
 
 
 def _measured(fleet: tuple[RunSpec, ...], models: Any, data_root: "Path | str | None") -> Any:

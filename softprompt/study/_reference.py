@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import BadInput, UnknownName
 from ._file import parsed
 from ._stored import StoredRun
-from .tables import Row, tags_of, value
+from .tables import Row, grouped, tags_of, value
 
 # What papers print, as far as it is known: EPT's tables.
 PUBLISHED = Path(__file__).parent / "published"
@@ -39,11 +39,8 @@ def with_reference(rows: Sequence[Row], runs: Sequence[StoredRun], by: Sequence[
     cells = reference_cells(Path(path))
     if cells is None:
         return list(rows)
-    grouped: dict[tuple[Any, ...], list[StoredRun]] = {}
-    tags = tags_of(run.spec for run in runs)
-    for run in runs:
-        grouped.setdefault(tuple(value(run.spec, key, tags) for key in by), []).append(run)
-    return [{**row, **_beside(row, grouped[tuple(row[key] for key in by)], cells)} for row in rows]
+    groups = grouped(runs, by)
+    return [{**row, **_beside(row, groups[tuple(row[key] for key in by)], cells)} for row in rows]
 
 
 def reference_cells(path: Path) -> list[dict[str, Any]] | None:

@@ -34,9 +34,9 @@ DIGITS = 16
 NO_DECODERS = ("lab-t5", "lab-t5-small", "lab-bert")
 # Fields of a run that say what its frozen model is. Each is an axis of studies and a key of stores: what every run has
 # by its own name, and the rest in `backbone`.
-_OF_MODEL = ("model", "answers", "dtype", "engine", "quantize", "revision")
+OF_MODEL = ("model", "answers", "dtype", "engine", "quantize", "revision")
 # Fields that no part of a name is made of but they themselves.
-_OTHERS = (*_OF_MODEL, "style", "max_bad_rows", "backbone")
+_OTHERS = (*OF_MODEL, "style", "max_bad_rows", "backbone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class RunSpec:
         Raises:
             UnknownName: a field, or the value of one, that does not exist.
         """
-        named = {name: getattr(self, name) for name in _OF_MODEL}
+        named = {name: getattr(self, name) for name in OF_MODEL}
         return ModelSpec.from_json({**named, **self.backbone})
 
     @functools.cached_property
@@ -196,6 +196,6 @@ class RunSpec:
 def model_fields(model: ModelSpec) -> dict[str, Any]:
     """The fields of a run that say what its frozen model is; `RunSpec.frozen` turns them back."""
     values = model.to_json()
-    rest = {name: values.pop(name) for name in values.keys() - set(_OF_MODEL)}
+    rest = {name: values.pop(name) for name in values.keys() - set(OF_MODEL)}
     default = ModelSpec()
     return {**values, "backbone": {name: value for name, value in rest.items() if value != getattr(default, name)}}

@@ -8,7 +8,7 @@ from ..checks import listed
 from ..errors import BadInput, UnknownName
 from ..metrics import is_stuck
 from ..settings import PromptSettings, TrainSettings
-from ._grid import SEEDS
+from ._grid import KEYS, SEEDS
 from ._spec import RunSpec
 from ._stored import StoredRun
 from .statistics import bootstrap, settled, wilcoxon
@@ -19,6 +19,21 @@ _SPEC = {f.name for f in dataclasses.fields(RunSpec)} - {"task", "prompt", "sett
 _PROMPT = {f.name for f in dataclasses.fields(PromptSettings)} - {"seeds"}
 _SEEDS = {**SEEDS, "seed": "initialization"}
 _SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)}
+
+# Columns of `summary`, `compare` and exported rows, as they are computed and as they are printed.
+_COLUMNS = frozenset((
+    "n", "dropped", "mean", "std", "se", "low", "high", "95 %", "min", "median", "worst", "stuck",
+    "token_norms", "token_norms_p10", "token_norms_p90", "token norms", "paper", "difference",
+    "against", "unpaired", "wins", "ties", "losses", "p",
+    "run", "state", "majority", "best step", "trainable", "stored numbers", "prompt steps", "seconds",
+))  # fmt: skip
+# What columns of exported scores begin with.
+SPLITS = ("train ", "validation ", "test ")
+
+
+def is_column(name: str) -> bool:
+    """Whether tables have a key or a column of this name, so that a tag of the name would take its place."""
+    return name in KEYS or name in _COLUMNS or name.startswith(SPLITS)
 
 
 def tags_of(specs: Iterable[RunSpec]) -> frozenset[str]:
@@ -106,18 +121,22 @@ def summary(
         by: keys as in `value`; a tag may be missing in some of the runs, and is None there.
         ceiling: what can be reached, by task; default the best of `runs`. A task left out takes that too.
     """
-    by, runs = listed("--by", by), _each_once(runs)
+    by = listed("--by", by)
     best = ceilings(runs) | dict(ceiling or {})
-    tags = tags_of(run.spec for run in runs)
-    groups: dict[tuple[Hashable, ...], list[StoredRun]] = {}
-    for run in runs:
-        groups.setdefault(tuple(value(run.spec, key, tags) for key in by), []).append(run)
+    groups = grouped(runs, by)
     return [{**dict(zip(by, keys, strict=True)), **_numbers(members, best)} for keys, members in groups.items()]
 
 
-def _each_once(runs: Iterable[StoredRun]) -> list[StoredRun]:
-    """The runs without repetitions, because a run that a list holds twice was trained once."""
-    return list({run.name: run for run in runs}.values())
+def grouped(runs: Sequence[StoredRun], by: Sequence[str]) -> dict[tuple[Hashable, ...], list[StoredRun]]:
+    """The runs by their values of these keys, each once in a group: a run that a list holds twice was trained once.
+
+    Two tables of a study may list one run with different tags. It is then in the groups of both.
+    """
+    tags = tags_of(run.spec for run in runs)
+    groups: dict[tuple[Hashable, ...], dict[str, StoredRun]] = {}
+    for run in runs:
+        groups.setdefault(tuple(value(run.spec, key, tags) for key in by), {})[run.name] = run
+    return {keys: list(members.values()) for keys, members in groups.items()}
 
 
 def compare(
@@ -139,7 +158,7 @@ def compare(
     for run in runs:
         arm = arms.setdefault(value(run.spec, by, tags), {})
         key = tuple(value(run.spec, name, tags) for name in pair)
-        if key in arm:
+        if key in arm and arm[key].name != run.name:
             raise BadInput(
                 f"{run.spec.describe()} and {arm[key].spec.describe()} agree in {', '.join((by, *pair))}; "
                 "pair by more keys, or compare fewer runs"
@@ -181,14 +200,19 @@ def _means_of_tasks(runs: Sequence[StoredRun]) -> list[float]:
 
 
 def _paired(arm: Mapping[Any, StoredRun], baseline: Mapping[Any, StoredRun]) -> Row:
-
-    both = [(arm[key].score, baseline[key].score) for key in arm if key in baseline]
-    scores = [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
-    differences = settled([ours - theirs for ours, theirs in scores])
+    both = [(arm[key], baseline[key]) for key in arm if key in baseline]
+    # Tags among the pair keys may name the same two runs twice.
+    scores = {
+        (ours.name, theirs.name): ours.score - theirs.score
+        for ours, theirs in both
+        if ours.score is not None and theirs.score is not None
+    }
+    paired = {name for names in scores for name in names}
+    differences = settled(list(scores.values()))
     interval = bootstrap(differences) or (None, None)
     return {
         "n": len(scores),
-        "unpaired": len(arm) + len(baseline) - 2 * len(scores),
+        "unpaired": len({run.name for run in (*arm.values(), *baseline.values())} - paired),
         "difference": float(differences.mean()) if len(scores) else None,
         "low": interval[0],
         "high": interval[1],

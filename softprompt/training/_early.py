@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..backbones import position_bound, refuse_no_room
+from ..backbones import kind_of_spec, position_bound, refuse_no_room
+from ..baselines import is_random
 from ..checks import require_numbers
 from ..data import Splits
 from ..errors import BadInput, UnknownName
@@ -16,7 +17,7 @@ from ..tasks import Task, gold
 from ._cpt import refuse_cpt
 from ._loss_rule import refuse_loss
 from ._restarts import race_steps
-from ._setup import resolved, step_count
+from ._setup import alike, resolved, step_count
 from ._shown import allowed_rows
 from ._words import INITIALIZERS, refuse_words
 
@@ -58,10 +59,20 @@ def check_request(
     for prompt in prompts:
         if prompt.restarts > 1:
             race_steps(prompt, steps)
+            _refuse_alike_weights(prompt, model)
     bound = None if model is None else position_bound(model)
     if model is not None and bound is not None:
         longest = max(Method.of(prompt).prompt_length for prompt in prompts)
         refuse_no_room(longest, bound - longest, bound, model.name)
+
+
+def _refuse_alike_weights(prompt: PromptSettings, model: ModelSpec | None) -> None:
+    """Refuse restarts of weights of which nothing is random, where no linear head stands behind them either."""
+    method = Method.of(prompt)
+    if model is None or not method.weights or is_random(method.weights, method.options):
+        return
+    if model.answers != "linear-head" and (model.answers != "auto" or kind_of_spec(model) != "encoder"):
+        raise alike(prompt)
 
 
 def _training_rows(task: Task, splits: Splits, settings: TrainSettings, prompt: PromptSettings) -> int:

@@ -238,7 +238,7 @@ def read_plan(folder: Path) -> Plan:
     """
     path = folder / PLAN
     if not path.is_file():
-        raise BadInput(f"{folder} holds no run (no run.json); --resume needs a folder that `softprompt train` made")
+        raise BadInput(f"{folder} holds no run (no run.json); give the folder of a run, which `softprompt train` makes")
     try:
         with in_file(path):
             plan = Plan.from_json(read_sealed(path, earlier_names=["format"], sealed_from=SEALED_FROM, repair=REPAIR))

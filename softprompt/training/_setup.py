@@ -379,7 +379,18 @@ def _refuse_alike(settings: PromptSettings, candidates: Sequence[AbstractTrainab
     first = _numbers_of(candidates[0])
     for other in candidates[1:]:
         if all(torch.equal(first[name], value) for name, value in _numbers_of(other).items()):
-            raise BadInput(
-                f"--restarts={settings.restarts} of {settings.method!r} with --init={settings.init!r} all begin with "
-                "the same numbers; take an initialisation that is random, as uniform or vocabulary, or no restarts"
-            )
+            raise alike(settings)
+
+
+def alike(settings: PromptSettings) -> BadInput:
+    """The refusal of restarts that all begin with the same numbers."""
+    what = f"--restarts={settings.restarts} of {settings.method!r}"
+    if Method.of(settings).weights:
+        return BadInput(
+            f"{what} all begin with the same numbers, because nothing of that method is random; leave restarts out, or "
+            "take a method that begins at random, as lora"
+        )
+    return BadInput(
+        f"{what} with --init={settings.init!r} all begin with the same numbers; take an initialisation that is random, "
+        "as uniform or vocabulary, or no restarts"
+    )

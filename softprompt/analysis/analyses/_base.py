@@ -1,12 +1,15 @@
 """An analysis of trained prompts: what it computes, how it is drawn, and how it is told in a table."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ._bench import Bench
 
 Values = Mapping[str, Any]
+# Options that an analysis may have no use for, each with the reason.
+NO_ROWS: dict[str, str] = dict.fromkeys(("rows", "split", "seed", "data_root"), "reads no rows")
+NO_MODEL: dict[str, str] = dict.fromkeys(("model", "device"), "asks no model")
 
 
 def short(values: Values) -> list[str]:
@@ -25,9 +28,13 @@ class Analysis:
         compute: the numbers, as plain values that JSON can hold.
         draw: a figure of these values, from the module of figures.
         rows: the same as a short table.
+        ignores: options that say nothing to it, each with the reason.
+        warning: what a reader of the values should know; None where it is nothing.
     """
 
     summary: str
     compute: Callable[[Bench], Values]
     draw: Callable[[Values, Any], Any]
     rows: Callable[[Values], Sequence[dict[str, Any]]]
+    ignores: Mapping[str, str] = field(default_factory=dict)
+    warning: Callable[[Values], str | None] = lambda values: None

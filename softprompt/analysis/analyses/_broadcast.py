@@ -18,7 +18,7 @@ def broadcast(
     """Test scores of the whole prompt and of one of its vectors, repeated to each length; and the vector's place.
 
     The vector is the one that scores most on the validation rows at the longest length, the first of equals. The test
-    rows have no part in the choice.
+    rows have no part in the choice. Of a deep prompt, a vector of the first layer stands alone.
 
     Args:
         prompt: of several vectors.
@@ -27,7 +27,7 @@ def broadcast(
     """
 
     def alone(place: int, length: int) -> SoftPrompt:
-        return dataclasses.replace(prompt, vectors=prompt.vectors[place : place + 1], repeats=length)
+        return dataclasses.replace(prompt, vectors=prompt.vectors[place : place + 1], repeats=length, deep=None)
 
     chosen_by = [score(alone(place, max(lengths)), "validation") for place in range(len(prompt.vectors))]
     place = chosen_by.index(max(chosen_by))
@@ -46,7 +46,7 @@ def compute(bench: Bench) -> Values:
     for subject in bench.subjects:
         refuse_none(subject, "broadcast")
         copies = broadcast(
-            dataclasses.replace(subject.prompt, deep=None),
+            subject.prompt,
             LENGTHS,
             lambda prompt, split, subject=subject: bench.score(subject, prompt, split=split),
         )

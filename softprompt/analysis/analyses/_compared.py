@@ -8,7 +8,8 @@ from typing import Any
 
 from ...errors import BadInput, UnknownName
 from ...training import Result, read_plan, read_results
-from ._base import Analysis, Values
+from ..stored_landscapes import chosen_names
+from ._base import NO_MODEL, NO_ROWS, Analysis, Values
 from ._bench import Bench
 
 Cell = Mapping[str, Any]
@@ -22,11 +23,12 @@ def spread(scores: Sequence[float]) -> dict[str, Any]:
     return {"n": len(scores), "mean": mean, "std": deviation, "low": min(scores), "high": max(scores)}
 
 
-def _results(paths: Sequence["str | Path"]) -> Iterator[tuple[dict[str, Any], Result]]:
-    """The settings of each finished prompt, flat, and how it ended."""
-    for path in map(Path, paths):
+def _results(bench: Bench) -> Iterator[tuple[dict[str, Any], Result]]:
+    """The settings of each chosen prompt that is finished, flat, and how it ended."""
+    for path in map(Path, bench.paths):
         plan = read_plan(path)
-        by_name = {result.prompt: result for result in read_results(path)}
+        chosen = chosen_names(path, plan, bench.prompts)
+        by_name = {result.prompt: result for result in read_results(path) if result.prompt in chosen}
         for name, prompt in zip(plan.prompt_names(), plan.prompts, strict=True):
             if name in by_name:
                 options = {f"options.{key}": value for key, value in prompt.options.items()}
@@ -36,7 +38,7 @@ def _results(paths: Sequence["str | Path"]) -> Iterator[tuple[dict[str, Any], Re
 
 
 def _scored(bench: Bench) -> list[tuple[dict[str, Any], float]]:
-    scored = [(settings, result.metrics["test"]["score"]) for settings, result in _results(bench.paths)
+    scored = [(settings, result.metrics["test"]["score"]) for settings, result in _results(bench)
              if "test" in result.metrics]  # fmt: skip
     if not scored:
         raise BadInput("none of the runs has a test score yet; train them to their end")
@@ -113,7 +115,17 @@ def rows_rates(values: Values) -> list[dict[str, Any]]:
     ]
 
 
+def warning_ablation(values: Values) -> str | None:
+    """That the compared runs differ in more than what they are compared by."""
+    also = values["also_varied"]
+    return f"the runs differ in {', '.join(also)} too, so differences of scores may come from there" if also else None
+
+
 ABLATION = Analysis(
-    "test scores by any setting that was varied (EPT, figures 5, 9, 12)", compute_ablation, draw_ablation, rows_ablation
-)
-RATES = Analysis("test scores over the learning rate (EPT, figure 8)", compute_rates, draw_rates, rows_rates)
+    "test scores by any setting that was varied (EPT, figures 5, 9, 12)",
+    compute_ablation, draw_ablation, rows_ablation, ignores=NO_ROWS | NO_MODEL, warning=warning_ablation,
+)  # fmt: skip
+RATES = Analysis(
+    "test scores over the learning rate (EPT, figure 8)",
+    compute_rates, draw_rates, rows_rates, ignores=NO_ROWS | NO_MODEL,
+)  # fmt: skip

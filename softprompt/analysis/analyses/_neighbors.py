@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...backbones import AbstractBackbone
 from ..geometry import distinct
-from ._base import Analysis, Values
+from ._base import NO_ROWS, Analysis, Values
 from ._bench import Bench, refuse_none
 
 NEAREST = 5
@@ -88,4 +88,6 @@ def _told(neighbor: dict[str, Any]) -> str:
     return f"{neighbor['word']}{'*' if neighbor['is_label'] else ''} {neighbor['value']:.2f}"
 
 
-NEIGHBORS = Analysis("the words nearest to each vector, label words marked (EPT, A.1)", compute, draw, rows)
+NEIGHBORS = Analysis(
+    "the words nearest to each vector, label words marked (EPT, A.1)", compute, draw, rows, ignores=NO_ROWS
+)

@@ -8,22 +8,28 @@ from ...errors import BadInput
 from ...prompts.units import BAND
 from ...training import read_plan, read_record
 from ..geometry import norm_curve
-from ._base import Analysis, Values, short
+from ..stored_landscapes import chosen_names, refuse_choice, told_apart
+from ._base import NO_MODEL, NO_ROWS, Analysis, Values, short
 from ._bench import Bench
 
 
-def run_folders(paths: Sequence["str | Path"], prompts: Sequence[str] = ()) -> Iterator[tuple[str, Path]]:
-    """The name and the folder of each prompt of some runs, finished or not.
+def run_folders(paths: Sequence["str | Path"], prompts: Sequence[str] = ()) -> Iterator[tuple[str, str, Path]]:
+    """The name, the task and the folder of each prompt of some runs, finished or not.
 
     Raises:
         BadInput: a path is neither a run nor a prompt's folder in one.
+        UnknownName: a run has no prompt of a given name.
     """
     for path in map(Path, paths):
+        run = path.resolve()
         if (path / "run.json").is_file():
-            names = [name for name in read_plan(path).prompt_names() if not prompts or name in prompts]
-            yield from ((f"{path.resolve().name}/{name}", path / name) for name in names)
+            plan = read_plan(path)
+            for name in chosen_names(path, plan, prompts):
+                yield f"{run.name}/{name}", plan.task.name, path / name
         elif (path / "metrics.jsonl").is_file():
-            yield f"{path.resolve().parent.name}/{path.name}", path
+            refuse_choice(path, prompts)
+            task = read_plan(run.parent).task.name if (run.parent / "run.json").is_file() else ""
+            yield f"{run.parent.name}/{run.name}", task, path
         else:
             raise BadInput(f"{str(path)!r} is no run; this analysis reads the records of training, so give runs")
 
@@ -31,7 +37,9 @@ def run_folders(paths: Sequence["str | Path"], prompts: Sequence[str] = ()) -> I
 def compute(bench: Bench) -> Values:
     """Norms over the steps in token norms, and the validation scores, of each prompt."""
     prompts = []
-    for label, folder in run_folders(bench.paths, bench.prompts):
+    found = list(run_folders(bench.paths, bench.prompts))
+    labels = told_apart([(label, task) for label, task, _ in found])
+    for label, (_, _, folder) in zip(labels, found, strict=True):
         curve = norm_curve(folder)
         scores = [row for row in read_record(folder / "metrics.jsonl") if row.get("split") == "validation"]
         known = [norm for norm in curve.token_norms if norm is not None]
@@ -66,4 +74,7 @@ def rows(values: Values) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-NORM = Analysis("norm over training in token norms, beside the score (EPT, figures 2 and 11)", compute, draw, rows)
+NORM = Analysis(
+    "norm over training in token norms, beside the score (EPT, figures 2 and 11)",
+    compute, draw, rows, ignores=NO_ROWS | NO_MODEL,
+)  # fmt: skip

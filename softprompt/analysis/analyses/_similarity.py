@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..geometry import cosines, distinct, mean_cosine
-from ._base import Analysis, Values, short
+from ._base import NO_MODEL, NO_ROWS, Analysis, Values, short
 from ._bench import Bench, refuse_none
 
 # Title of the matrix over all prompts.
@@ -57,4 +57,7 @@ def _mean(place: int, line: list[float]) -> float | None:
     return sum(others) / len(others) if others else None
 
 
-SIMILARITY = Analysis("cosines within a prompt, and between prompts (EPT, figures 3 and 10)", compute, draw, rows)
+SIMILARITY = Analysis(
+    "cosines within a prompt, and between prompts (EPT, figures 3 and 10)",
+    compute, draw, rows, ignores=NO_ROWS | NO_MODEL,
+)  # fmt: skip

@@ -10,6 +10,9 @@ from ..power import detectable_difference
 from ..statistics import bootstrap, brown_forsythe, deviation, holm, ratio_interval, settled, wilcoxon
 from ._arm import Arm
 
+# Spreads differ if the corrected p of their test is below this level, and the interval of their ratio excludes 1. Alone
+# the interval is too narrow for few seeds: of equal spreads over three seeds it finds a difference in a fifth of cases.
+LEVEL = 0.05
 # A mean has fallen if it lost this share of the reference's way above chance and the interval excludes 0 ...
 FALLEN = 0.1
 # ... or if it lost this share, whatever the interval.
@@ -69,6 +72,20 @@ class Against:
     def is_lower(self) -> bool:
         """Whether the mean lost a tenth or more of the reference's way above chance, significant or not."""
         return self.lost is not None and self.lost >= FALLEN
+
+    @property
+    def is_smaller(self) -> bool:
+        """Whether the deviation is smaller, by the interval of the ratio and by the corrected test."""
+        return self._is_sure and self.ratio_high is not None and self.ratio_high < 1
+
+    @property
+    def is_larger(self) -> bool:
+        """Whether the deviation is larger, by both."""
+        return self._is_sure and self.ratio_low is not None and self.ratio_low > 1
+
+    @property
+    def _is_sure(self) -> bool:
+        return self.p_ratio_holm is not None and self.p_ratio_holm < LEVEL
 
 
 def against(arm: Arm, reference: Arm) -> Against:

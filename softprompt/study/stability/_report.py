@@ -162,7 +162,7 @@ def _warnings(spreads: tuple[Spread, ...], comparisons: tuple[Against, ...], cha
                 f"{pair.setting}: its standard deviation is {pair.ratio:.2f} times that of {pair.reference}, but its "
                 f"mean lost {min(pair.lost, 1):.0%} of the way above chance: that is no stability"
             )
-        elif pair.is_lower and pair.ratio_high is not None and pair.ratio_high < 1:
+        elif pair.is_lower and pair.is_smaller and pair.lost is not None:
             lines.append(
                 f"{pair.setting}: its mean is lower by {pair.lost:.0%} of the way above chance, though not for sure: "
                 "its smaller standard deviation may be no stability"

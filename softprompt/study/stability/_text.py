@@ -130,9 +130,9 @@ def _verdict(comparison: Against) -> str:
         return "no stability: the mean fell"
     if comparison.ratio_low is None or comparison.ratio_high is None:
         return "nothing to compare"
-    if comparison.ratio_high < 1:
+    if comparison.is_smaller:
         return "smaller, but the mean may have fallen" if comparison.is_lower else "smaller"
-    return "larger" if comparison.ratio_low > 1 else "not shown"
+    return "larger" if comparison.is_larger else "not shown"
 
 
 def _cause_rows(report: Report) -> list[Row]:
