@@ -351,7 +351,7 @@ class TestBackboneStaysFrozen:
     def test_lengths_of_which_one_would_cut_the_rows_of_another_are_refused(self, tiny_bert, tmp_path):
         model, tokenizer = tiny_bert(head=False)
         backbone, folder = from_model(model, tokenizer, answers="linear-head"), tmp_path / "run"
-        positions = backbone.max_positions
+        positions = backbone.max_positions or 0
         rows = [{"text": "good " * (positions - 12), "label": "yes"}, {"text": "bad", "label": "no"}] * 20
         given = {"text_column": "text", "label_column": "label", "max_length": positions, "steps": 1}
         two = [entry(options={"prompt_length": n}) for n in (2, 30)]
