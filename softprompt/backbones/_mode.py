@@ -1,0 +1,44 @@
+"""Evaluation mode for as long as something is measured: dropout would make answers random."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
+
+from torch import nn
+
+
+@runtime_checkable
+class _Backbone(Protocol):
+    model: nn.Module
+
+
+Options = ParamSpec("Options")
+B = TypeVar("B", bound=_Backbone)
+T = TypeVar("T")
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Inside the `with` block, a model is in evaluation mode; afterwards each of its modules is in the mode it had."""
+    training = [module for module in model.modules() if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def in_evaluation(
+    measure: Callable[Concatenate[B, Options], T],
+) -> Callable[Concatenate[B, Options], T]:
+    """Wrap a function of a backbone, so that the backbone's model is in evaluation mode for as long as it runs."""
+
+    @wraps(measure)
+    def measured(backbone: B, *given: Options.args, **named: Options.kwargs) -> T:
+        with evaluating(backbone.model):
+            return measure(backbone, *given, **named)
+
+    return measured
