@@ -7,9 +7,9 @@ import pytest
 import torch
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput, NotTrainable, UnknownName
+from softprompt.interop._trained_model import passes_of
 from softprompt.interop.as_peft import as_peft
 from softprompt.interop.peft import import_peft
-from softprompt.interop._trained_model import passes_of
 from softprompt.interop.trainer import RegularizedLoss
 from softprompt.prompts.batch import SPECIAL, PromptBatch, TextBatch
 from softprompt.prompts.methods import METHODS

@@ -59,7 +59,9 @@ class RegularizedLoss:
         for term in self.regularizers:
             _refuse_what_rows_lack(term)
         self.tokenizer, self.seed = tokenizer, seed
-        self.label_words = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in listed("label_words", label_words)]
+        self.label_words = [
+            tokenizer(word, add_special_tokens=False)["input_ids"] for word in listed("label_words", label_words)
+        ]
         self.trained: TrainedModel | None = None
         self.now = Pass(1, 1)
         # Optimiser steps before this epoch; those of a resumed run are whole epochs and the begun one.

@@ -181,6 +181,8 @@ def label_words_of(values: tuple[Any, ...], given: Mapping[Any, str] | Sequence[
     """
     words = _given_words(values, given)
     for value, word in zip(values, words, strict=True):
+        if not isinstance(word, str):
+            raise BadInput(f"the label word of {value!r} is {word!r}; give a text, as {str(word)!r}")
         if not word.strip():
             raise BadInput(f"the label word of {value!r} is empty; give each label a word")
     stripped = [word.strip() for word in words]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone, refuse_other_backbone
-from ..checks import listed
+from ..checks import listed, require_kind
 from ..data import Splits, load_rows, split_rows, warn_of_unknown
 from ..errors import BadInput
 from ..inference.asked import put
@@ -19,7 +19,7 @@ from ..inference.scoring_rule import with_loss
 from ..legacy import renamed
 from ..prompts.contract import AbstractTrainable
 from ..settings import ModelSpec, PromptSettings, TrainSettings
-from ..store import Checkpoint, refuse_no_place, sealed_bytes, write_file
+from ..store import Checkpoint, refuse_no_place, write_file
 from ..tasks import rephrased, stored_in, styled
 from ._advice import ADVICE, no_words, not_better
 from ._auto_init import with_beginnings
@@ -121,6 +121,7 @@ def train(
     output, progress, log_with = processes.place(output), processes.shows(progress), processes.only_first(log_with)
     callbacks = listed("callbacks", callbacks)
     refuse_no_callbacks(callbacks)
+    require_kind("output", output, str | Path | None)
     prompts, settings = prompts_from(prompts, keywords), settings_from(settings, keywords)
     if output is not None:
         refuse_used(Path(output))
@@ -165,7 +166,7 @@ def train(
         plan = with_sources(plan, run_data)
         # What cannot work leaves no folder behind.
         with new_folder(folder) as held:
-            write_file(folder / PLAN, sealed_bytes(plan.to_json()), what="the plan of the run")
+            write_file(folder / PLAN, plan.written(), what="the plan of the run")
             built = build_prompts(plan, run_data, shared_prompts(plan, run_data, held, processes))
             return _run(plan, run_data, splits, built, held, None, progress, callbacks, processes)
 
