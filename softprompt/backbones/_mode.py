@@ -1,10 +1,11 @@
-"""Evaluation mode for as long as something is measured: dropout would make answers random."""
+"""Evaluation mode for as long as something is measured, and no autocast: dropout would make answers random."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
 
+import torch
 from torch import nn
 
 
@@ -20,12 +21,16 @@ T = TypeVar("T")
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside the `with` block, a model is in evaluation mode; afterwards each of its modules is in the mode it had."""
+    """Inside the `with` block, a model is in evaluation mode, without autocast.
+
+    Afterwards each of its modules is in the mode it had.
+    """
     training = [module for module in model.modules() if module.training]
     for module in training:
         module.training = False
     try:
-        yield
+        with without_autocast():
+            yield
     finally:
         for module in training:
             module.training = True
@@ -42,3 +47,13 @@ def in_evaluation(
             return measure(backbone, *given, **named)
 
     return measured
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Inside the `with` block, torch computes in the precision of the tensors: engines write into tensors of theirs."""
+    kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    with ExitStack() as off:
+        for kind in kinds:
+            off.enter_context(torch.autocast(kind, enabled=False))
+        yield

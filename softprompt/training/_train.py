@@ -22,6 +22,7 @@ from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import Checkpoint, refuse_no_place, write_file
 from ..tasks import rephrased, stored_in, styled
 from ._advice import ADVICE, no_words, not_better
+from ._alone import alone_on, with_gradients
 from ._auto_init import with_beginnings
 from ._callbacks import Listeners, refuse_no_callbacks
 from ._damage import damage, damaged_documents, tell_unsealed
@@ -61,6 +62,7 @@ advice = logging.getLogger(ADVICE)
 log = logging.getLogger("softprompt")
 
 
+@with_gradients()
 def train(
     task: Any,
     model: "str | Path | ModelSpec | AbstractBackbone",
@@ -107,6 +109,9 @@ def train(
             backbone has its own, and they have to agree); `instruction`, `template` and `label_words`, which replace
             those of any task; and for rows of your own the keywords of `custom_task`, `text_column` (one, or several),
             `validation_data` and `test_data`. Encoders answer numbers by a linear head.
+
+    Trainings in threads of one program need a loaded model each. With `backbone_dropout` they need processes, because
+    all threads draw dropout from one generator of torch.
 
     Raises:
         UnknownName: a keyword that does not exist, with the nearest; a task, column or method likewise.
@@ -161,7 +166,7 @@ def train(
         frozen=frozen,
     )
     plan = with_opening(plan, splits.train, backbone)
-    with recomputing(backbone, plan.settings):
+    with alone_on(backbone), recomputing(backbone, plan.settings):
         run_data = prepare(plan, splits, backbone)
         plan = with_sources(plan, run_data)
         # What cannot work leaves no folder behind.
@@ -171,6 +176,7 @@ def train(
             return _run(plan, run_data, splits, built, held, None, progress, callbacks, processes)
 
 
+@with_gradients()
 def resume(
     run: "Path | str",
     *,
@@ -226,7 +232,7 @@ def resume(
             model.products = "torch" if plan.products == "torch" else "onednn"
         elif model.engine != "reference":
             model.products = None if plan.products is None else "torch" if plan.products == "torch" else "onednn"
-        with recomputing(model, plan.settings):
+        with alone_on(model), recomputing(model, plan.settings):
             run_data = prepare(plan, splits, model)
             # A checkpoint holds what was learned from other tasks.
             shared = None if checkpoint else shared_prompts(plan, run_data, held, processes)
