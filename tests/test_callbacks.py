@@ -16,6 +16,8 @@ from softprompt import EarlyStopping
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput, CallbackFailed, UnknownName
 from softprompt.inference.evaluate import evaluate
+from softprompt.inference.predict import predict
+from softprompt.interop.hub import load_stored
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Run, read_record, resume, train
 
@@ -298,6 +300,17 @@ def test_what_the_program_has_switched_on_does_not_reach_a_training(start, plain
         inside = run.prompt(0).predict(["a good film"], model=backbone)
     assert same_prompt(run, plain)
     assert inside == plain.prompt(0).predict(["a good film"], model=backbone)
+
+
+@pytest.mark.parametrize("method", ["p-tuning-lstm", "lora", "dept"])
+def test_another_default_dtype_reaches_no_method_that_makes_modules(task, backbone, method, tmp_path):
+    options: Any = {"settings": TrainSettings(steps=2, batch_size=4), "prompts": PromptSettings(method=method)}
+    plain = train(task, backbone, output=tmp_path / "plain", **options)
+    with float64():
+        run = train(task, backbone, output=tmp_path / "run", **options)
+        stored = load_stored(run.folder)
+        inside = predict(stored, ["a good film"], model=backbone)
+    assert inside == predict(load_stored(plain.folder), ["a good film"], model=backbone)
 
 
 @contextlib.contextmanager

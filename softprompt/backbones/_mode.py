@@ -57,3 +57,14 @@ def without_autocast() -> Iterator[None]:
         for kind in kinds:
             off.enter_context(torch.autocast(kind, enabled=False))
         yield
+
+
+@contextmanager
+def in_float32() -> Iterator[None]:
+    """Inside the `with` block, new tensors are of float32, in which prompts are, whatever the program has set."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

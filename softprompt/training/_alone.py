@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from ..backbones import AbstractBackbone, without_autocast
+from ..backbones import AbstractBackbone, in_float32, without_autocast
 from ..errors import BadInput
 
 # The thread that trains on each loaded model, by the model's id.
@@ -15,9 +15,9 @@ _LOCK = threading.Lock()
 
 
 @contextlib.contextmanager
-def with_gradients() -> Iterator[None]:
-    """Inside the `with` block, torch records gradients and computes in the model's precision, as a training needs."""
-    with torch.inference_mode(False), torch.enable_grad(), without_autocast():
+def as_usual() -> Iterator[None]:
+    """Inside the `with` block, torch is as a training needs it: with gradients, no autocast, and float32 by default."""
+    with torch.inference_mode(False), torch.enable_grad(), without_autocast(), in_float32():
         yield
 
 

@@ -22,7 +22,7 @@ from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import Checkpoint, refuse_no_place, write_file
 from ..tasks import rephrased, stored_in, styled
 from ._advice import ADVICE, no_words, not_better
-from ._alone import alone_on, with_gradients
+from ._alone import alone_on, as_usual
 from ._auto_init import with_beginnings
 from ._callbacks import Listeners, refuse_no_callbacks
 from ._damage import damage, damaged_documents, tell_unsealed
@@ -62,7 +62,7 @@ advice = logging.getLogger(ADVICE)
 log = logging.getLogger("softprompt")
 
 
-@with_gradients()
+@as_usual()
 def train(
     task: Any,
     model: "str | Path | ModelSpec | AbstractBackbone",
@@ -176,7 +176,7 @@ def train(
             return _run(plan, run_data, splits, built, held, None, progress, callbacks, processes)
 
 
-@with_gradients()
+@as_usual()
 def resume(
     run: "Path | str",
     *,
