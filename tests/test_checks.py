@@ -10,9 +10,10 @@ from typing import Any
 
 import jaxtyping
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from softprompt import predict, train
+from softprompt import as_peft, from_model, predict, train
 from softprompt.analysis import stored_landscapes
 from softprompt.checks import listed, require_different, require_numbers
 from softprompt.cli._prompts import PromptGrid
@@ -31,7 +32,7 @@ from softprompt.study import RunSpec, grid, run_all
 from softprompt.study.stability import plan
 from softprompt.study.statistics import bootstrap
 from softprompt.tasks import Source, Task, custom_task, task
-from softprompt.training import Plan
+from softprompt.training import Plan, Run
 from softprompt.training._keywords import prompts_from
 from softprompt.training._setup import refuse_twins, resolved
 
@@ -403,3 +404,51 @@ class TestKinds:
         assert run.written()
         with refused(BadInput, "this run could not be read again, and is not begun: .*'max_bad_rows' of the run plan"):
             dataclasses.replace(run, max_bad_rows=0.5).written()
+
+
+class TestOtherThings:
+    @pytest.mark.parametrize("call", [evaluate, lambda prompt: predict(prompt, ["a"])])
+    @pytest.mark.parametrize("given", ["out/base", Path("out"), Run(Path("out"), [])])
+    def test_a_path_or_a_run_is_no_stored_prompt(self, call, given):
+        with refused(BadInput, rf"a {type(given).__name__} is no stored prompt; give run.prompt\(0\)"):
+            call(given)
+
+    @pytest.mark.parametrize("call", [a_prompt().attach, as_peft, lambda model: from_model(model, tokenizer=object())])
+    def test_what_is_no_loaded_model_is_told_what_to_give(self, call, lab_t5):
+        inside: Any = torch.nn.DataParallel(lab_t5.model)
+        with torch.device("meta"):
+            empty = type(lab_t5.model)(lab_t5.model.config)
+        for given, message in [
+            ("lab-gpt", "a loaded model is needed here, not a str; give what transformers loaded"),
+            (None, "a loaded model is needed here, not a NoneType"),
+            (lab_t5, "not a EncoderDecoderBackbone; give its .model"),
+            (torch.nn.Linear(1, 1), "a Linear is no model of transformers; give a model that transformers loaded"),
+            (inside, "a DataParallel is no model of transformers; give the model inside it, .module"),
+            (empty, "is on the meta device and has no weights; load them"),
+        ]:
+            with refused(BadInput, message):
+                call(given)
+
+    def test_a_backbone_needs_a_tokenizer(self, lab_t5):
+        with refused(BadInput, "a NoneType is no tokenizer; give the model's"):
+            from_model(lab_t5.model, None)
+
+    def test_a_run_names_how_many_prompts_it_has(self):
+        with refused(BadInput, "this run has 0 prompts, counted from 0; 5 is none of them"):
+            Run(Path("out"), []).prompt(5)
+
+    def test_a_table_has_each_name_once(self):
+        frame = pd.DataFrame([["a", "b", "x"]] * 2, columns=["text", "text", "label"])
+        for given in (
+            frame,
+            pd.DataFrame([["a", "x"]], columns=pd.MultiIndex.from_tuples([("text", 1), ("label", 2)])),
+        ):
+            with refused(BadInput, "a DataFrame needs one name for each column"):
+                custom_task(given, **COLUMNS)
+
+    def test_labels_are_texts_or_whole_numbers_of_any_library(self):
+        rows = [{"text": "a", "label": torch.tensor(n)} for n in (1, 0)]
+        assert custom_task(rows, **COLUMNS).label_values == (0, 1)
+        rows = [{"text": "a", "label": pd.Timestamp(f"2020-01-0{n}")} for n in (1, 2)]
+        with refused(BadInput, "train rows:1: the label is a Timestamp; give a text or a whole number"):
+            custom_task(rows, **COLUMNS)

@@ -269,6 +269,11 @@ def model_for(
         UnknownName: a keyword that is no field.
         BadInput: a loaded model is not what the keywords say.
     """
+    if not isinstance(prompt, Stored):
+        raise BadInput(
+            f"a {type(prompt).__name__} is no stored prompt; give run.prompt(0) of a run, or "
+            "softprompt.load_prompt(path) of a folder"
+        )
     spec = spec_or_backbone("" if model is None else model, keywords)
     if isinstance(spec, AbstractBackbone):
         return spec

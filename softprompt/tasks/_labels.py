@@ -87,6 +87,9 @@ def _forms(rows: Iterable[tuple[str, Record]], column: str, whole: str) -> dict[
             continue
         label = _label(value)
         if label is None:
+            if value is not None and not isinstance(value, str | int | float):
+                kind = type(value).__name__
+                first_fault = first_fault or f"{where}: the label is a {kind}; give a text or a whole number"
             continue
         # True, 1 and "1" are different ways of writing; 1 and 1.0 are one number.
         kind = type(label) if isinstance(label, str | bool) else float

@@ -240,7 +240,11 @@ class Run:
         return html_of(self.folder, self.results)
 
     def _member(self, member: int | str) -> Path:
-        return self.folder / (member if isinstance(member, str) else self.results[member].prompt)
+        if isinstance(member, str):
+            return self.folder / member
+        if not -len(self.results) <= member < len(self.results):
+            raise BadInput(f"this run has {len(self.results)} prompts, counted from 0; {member} is none of them")
+        return self.folder / self.results[member].prompt
 
 
 def read_plan(folder: Path) -> Plan:
