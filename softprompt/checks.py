@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
 
 from .errors import BadInput
 
@@ -32,9 +33,7 @@ def require_numbers(values: Mapping[str, Any], *, whole: bool = False, zero: boo
 
 
 def _require_number(name: str, value: Any, whole: bool, zero: bool) -> None:
-    # Python counts True as a number, and a user who writes True does not mean one step.
-    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
-        raise BadInput(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}")
+    _require_kind(name, value, whole)
     # A larger one has no float, and is too long to be printed.
     if isinstance(value, Integral) and abs(int(value)) > LARGEST:
         raise BadInput(f"{name} must be at most {LARGEST}; give a smaller number")
@@ -43,12 +42,49 @@ def _require_number(name: str, value: Any, whole: bool, zero: bool) -> None:
         raise BadInput(f"{name} must be {wanted}, not {value}")
 
 
+def _require_kind(name: str, value: Any, whole: bool) -> None:
+    # Python counts True as a number, and a user who writes True does not mean one step.
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
+        raise BadInput(f"{name} must be a {'whole ' if whole else ''}number, not {value!r}")
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON has it where it is a single one of numpy or torch: their numbers are none to JSON."""
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+
+
+def require_kind(name: str, value: Any, kind: Any) -> None:
+    """Refuse a value of another kind than an argument has.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        kind: its annotation: bool, str (or Path), float, int or `Mapping`, or None besides; others have no kind.
+
+    Raises:
+        BadInput: names the argument, what is needed and what was given.
+    """
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (get_origin(kind) or kind,)
+    if value is None and NoneType in kinds:
+        return
+    if {int, float} & set(kinds):
+        _require_kind(option(name), value, int in kinds)
+    for wanted, words in _KINDS.items():
+        if wanted in kinds and not isinstance(value, kinds):
+            raise BadInput(f"{option(name)} must be {words}, not {_shortened(value)}")
+
+
+# What messages call a kind.
+_KINDS: dict[type, str] = {bool: "true or false", str: "a text", Mapping: "names with their values"}
+
+
 def refuse_no_scale(scale: float) -> None:
     """Refuse an embedding scale by which nothing can be multiplied and divided.
 
     Raises:
         BadInput: the scale is zero, negative, infinite or NaN.
     """
+    _require_kind("--embedding-scale", scale, whole=False)
     if not (math.isfinite(scale) and scale > 0):
         raise BadInput(f"--embedding-scale must be a positive, finite number, not {scale:g}; 1 is the checkpoint's own")
 

@@ -1,13 +1,16 @@
 """scikit-learn estimators around `train` and `predict`: texts in, classes or numbers out."""
 
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
@@ -16,7 +19,7 @@ from .errors import BadInput
 from .inference.predict import kept_model, predict
 from .prompts.prompt import SoftPrompt
 from .settings import ModelSpec
-from .tasks import is_a, plain_cell, row_dicts
+from .tasks import is_a, plain_cell, row_dicts, template_columns
 from .training import train
 
 TEXT, TARGET = "text", "answer"
@@ -55,6 +58,19 @@ def _refuse_missing(answers: Any) -> None:
             raise BadInput(f"answer {number} of y is missing, as NaN or None; leave such inputs out")
 
 
+def _refuse_blank(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Refuse inputs without a word, by their numbers in X, which the rows of training no longer have.
+
+    Raises:
+        BadInput: with the number of the first.
+    """
+    for number, row in enumerate(rows, 1):
+        for name in columns:
+            if isinstance(text := row.get(name), str) and not text.strip():
+                where = "" if list(columns) == [TEXT] else f", in its column {name!r}"
+                raise BadInput(f"input {number} of X is blank{where}; give words to learn from, or leave it out")
+
+
 class _PromptEstimator(BaseEstimator):
     """What both estimators share: parameters, rows, training."""
 
@@ -73,8 +89,10 @@ class _PromptEstimator(BaseEstimator):
         if TARGET in rows[0]:
             raise BadInput(f"a column of X is called {TARGET!r}, which names the answer here; rename it")
         labelled = [{**row, TARGET: value} for row, value in zip(rows, answers, strict=True)]
-        learned, held_out = self._parted(labelled, answers)
-        keywords = {"seeds": int(self.random_state or 0), "text_columns": columns, **how, **dict(self.training or {})}
+        _refuse_blank(rows, template_columns(how["template"]) if how["template"] else columns)
+        seed = self._seed()
+        learned, held_out = self._parted(labelled, answers, seed)
+        keywords = {"seeds": seed, "text_columns": columns, **how, **dict(self.training or {})}
         splits = {"train": learned, "validation": held_out, "test": held_out}
         with tempfile.TemporaryDirectory() as folder:
             output = keywords.pop("output", None) or Path(folder) / "run"
@@ -83,27 +101,42 @@ class _PromptEstimator(BaseEstimator):
         self.metrics_ = run.results[0].metrics["validation"]
         self.n_features_in_ = len(columns)
 
-    def _parted(self, rows: list[dict[str, Any]], answers: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    def _seed(self) -> int:
+        """The seed of this fit; a generator of numpy gives its next one."""
+        if self.random_state is None or isinstance(self.random_state, Integral):
+            return int(self.random_state or 0)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _parted(self, rows: list[dict[str, Any]], answers: Sequence[Any], seed: int) -> tuple[list[Any], list[Any]]:
         """Training rows, and a tenth of all that chooses the best step; few rows do both."""
-        if len(rows) < 20:
+        counts = Counter(answers) if isinstance(self, ClassifierMixin) else None
+        # The only row of a class is trained on: held out, it would be of a class that the prompt never saw.
+        several = [n for n, answer in enumerate(answers) if counts is None or counts[answer] > 1]
+        if len(rows) < 20 or not several:
             return rows, rows
-        strata = list(answers) if isinstance(self, ClassifierMixin) else None
-        if strata is not None and min(np.unique(strata, return_counts=True)[1]) < 2:
-            strata = None
-        size = max(len(rows) // 10, len(set(strata)) if strata else 1)
-        learned, held_out = train_test_split(
-            rows, test_size=size, stratify=strata, random_state=int(self.random_state or 0)
-        )
-        return list(learned), list(held_out)
+        strata = None if counts is None else [answers[n] for n in several]
+        size = max(min(len(rows) // 10, len(several) // 2), len(set(strata or (1,))))
+        learned, held_out = train_test_split(several, test_size=size, stratify=strata, random_state=seed)
+        learned += sorted(set(range(len(rows))) - set(several))
+        return [rows[n] for n in learned], [rows[n] for n in held_out]
 
     def _backbone(self) -> AbstractBackbone:
         if isinstance(self.model, AbstractBackbone):
             return self.model
+        if isinstance(self.model, ModelSpec):
+            return kept_model(self.model)
         return kept_model(ModelSpec(self.model, answers=self.answers))
 
     def _answers(self, texts: Any) -> list[dict[str, Any]]:
         check_is_fitted(self, "prompt_")
         return predict(self.prompt_, rows_of(texts), model=self._backbone())
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: of a loaded backbone only what it is, and it is loaded again where it is needed."""
+        state: dict[str, Any] = {**super().__getstate__()}  # pyright: ignore[reportGeneralTypeIssues]
+        if isinstance(self.model, AbstractBackbone):
+            state["model"] = self.model.spec
+        return state
 
     def __sklearn_clone__(self) -> "_PromptEstimator":
         """A fresh estimator that shares the frozen model, which a copy would hold in memory twice."""
@@ -124,25 +157,25 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
         PromptClassifier("google-t5/t5-base", training={"steps": 300, "lr": 0.3}).fit(texts, labels).predict(texts)
 
     Args:
-        model: hub id or folder of the frozen model, or a loaded backbone.
+        model: hub id or folder of the frozen model, a `ModelSpec`, or a loaded backbone.
         template: text with {column} fields; None shows the columns one after the other. Plain texts are column `text`.
         label_words: class -> word that stands for it; None takes the classes' own names.
         answers: as in `load_backbone`.
         training: keywords of `train`: method, lr, steps, restarts, regularizer, output ...
-        random_state: seed of the prompt and of the rows that are held out.
+        random_state: seed of the prompt and of the rows that are held out, or numpy's `RandomState`.
 
     After `fit`: `prompt_` (the SoftPrompt), `classes_`, `metrics_` (on the held-out rows), `n_features_in_`.
     """
 
     def __init__(
         self,
-        model: "str | AbstractBackbone" = "lab-t5",
+        model: "str | ModelSpec | AbstractBackbone" = "lab-t5",
         *,
         template: str | None = None,
         label_words: Mapping[Any, str] | None = None,
         answers: str = "auto",
         training: Mapping[str, Any] | None = None,
-        random_state: int | None = 0,
+        random_state: int | np.random.RandomState | None = 0,
     ):
         self.model, self.template, self.label_words, self.answers = model, template, label_words, answers
         self.training, self.random_state = training, random_state
@@ -188,23 +221,24 @@ class PromptRegressor(RegressorMixin, _PromptEstimator):
     """A regressor of texts: a soft prompt in front of a frozen language model, which writes or computes the number.
 
     Args:
-        model: hub id or folder of the frozen model, or a loaded backbone; an encoder answers by a linear head.
+        model: hub id or folder of the frozen model, a `ModelSpec`, or a loaded backbone; an encoder answers by a
+            linear head.
         template: as in PromptClassifier.
         answers: as in `load_backbone`; an encoder needs "linear-head".
         training: keywords of `train`.
-        random_state: seed of the prompt and of the rows that are held out.
+        random_state: seed of the prompt and of the rows that are held out, or numpy's `RandomState`.
 
     After `fit`: `prompt_`, `metrics_`, `n_features_in_`, and `mean_`, which stands in for an answer that is no number.
     """
 
     def __init__(
         self,
-        model: "str | AbstractBackbone" = "lab-t5",
+        model: "str | ModelSpec | AbstractBackbone" = "lab-t5",
         *,
         template: str | None = None,
         answers: str = "auto",
         training: Mapping[str, Any] | None = None,
-        random_state: int | None = 0,
+        random_state: int | np.random.RandomState | None = 0,
     ):
         self.model, self.template, self.answers = model, template, answers
         self.training, self.random_state = training, random_state

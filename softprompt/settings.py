@@ -7,9 +7,10 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from os import PathLike
 from typing import Any, Literal, get_args
 
-from .checks import refuse_no_scale, require_numbers
+from .checks import listed, plain, refuse_no_scale, require_kind, require_numbers
 from .documents import check_shape
 from .errors import BadInput, UnknownName, UnsupportedModel
 
@@ -36,7 +37,8 @@ class Seeds:
         Raises:
             BadInput: names the purpose.
         """
-        for purpose, seed in vars(self).items():
+        for purpose, given in vars(self).items():
+            object.__setattr__(self, purpose, seed := plain(given))
             if isinstance(seed, bool) or not isinstance(seed, int):
                 raise BadInput(f"the seed of {purpose} must be a whole number, not {seed!r}; give each prompt its own")
 
@@ -98,6 +100,7 @@ class ModelSpec:
             value = getattr(self, name)
             if value not in choices and not (name == "quantize" and value is None):
                 raise UnknownName(_KINDS.get(name, name), str(value), choices)
+        object.__setattr__(self, "embedding_scale", plain(self.embedding_scale))
         refuse_no_scale(self.embedding_scale)
 
     def to_json(self) -> dict[str, Any]:
@@ -177,8 +180,13 @@ class PromptSettings:
 
     def __post_init__(self) -> None:
         """Refuse settings that suit no method."""
+        object.__setattr__(self, "sources", tuple(map(str, listed("sources", self.sources, (str, PathLike)))))
+        _as_annotated(self)
+        object.__setattr__(self, "options", {name: plain(value) for name, value in self.options.items()})
         if self.units not in UNITS:
-            raise UnknownName("units", self.units, UNITS)
+            raise UnknownName("units", str(self.units), UNITS)
+        if not isinstance(self.seeds, Seeds):
+            raise BadInput(f"the seeds of a prompt are a Seeds, as Seeds.all(0), not {self.seeds!r}")
         # Training refuses a rate of 0; stored runs may have it.
         require_numbers({"lr": self.lr, "head_lr": self.head_lr}, zero=True)
         for option, bound in (("--max-norm", self.max_norm), ("--max-shift", self.max_shift)):
@@ -187,8 +195,6 @@ class PromptSettings:
         if self.context_loss is not None and not 0 < self.context_loss <= 1:
             raise BadInput(f"--context-loss is a factor above 0 and at most 1, as 0.95, not {self.context_loss}")
         require_numbers({"restarts": self.restarts, "restart_steps": self.restart_steps}, whole=True)
-        sources = [self.sources] if isinstance(self.sources, str) else self.sources
-        object.__setattr__(self, "sources", tuple(map(str, sources)))
 
     @property
     def may_begin_as_words(self) -> bool:
@@ -284,6 +290,8 @@ class TrainSettings:
             UnknownName: a schedule, a way to decode or a normalization that does not exist.
             BadInput: a number outside its range, or shots given in two ways.
         """
+        object.__setattr__(self, "class_weights", weights_text(self.class_weights))
+        _as_annotated(self)
         require_numbers({name: getattr(self, name) for name in _COUNTS}, whole=True)
         require_numbers({"epochs": self.epochs, "clip": self.clip, "skip_spikes": self.skip_spikes})
         if self.skip_spikes is not None and self.skip_spikes <= 1:
@@ -294,11 +302,22 @@ class TrainSettings:
             choices = get_args(field_.type)
             if choices and isinstance(choices[0], str) and getattr(self, field_.name) not in choices:
                 raise UnknownName(field_.name, str(getattr(self, field_.name)), choices)
-        weights_text(self.class_weights)
         if self.label_smoothing is not None and not 0 <= self.label_smoothing < 1:
             raise BadInput(f"--label-smoothing is a share from 0 to below 1, not {self.label_smoothing:g}")
         if self.shots and self.shots_per_class:
             raise BadInput("give --shots (rows in total) or --shots-per-class, not both")
+
+
+def _as_annotated(settings: Any) -> None:
+    """Give the fields of settings plain values, and refuse those of another kind than a stored run may hold.
+
+    Raises:
+        BadInput: names the option.
+    """
+    for field_ in dataclasses.fields(settings):
+        value = plain(getattr(settings, field_.name))
+        require_kind(field_.name, value, field_.type)
+        object.__setattr__(settings, field_.name, value)
 
 
 BALANCED = "balanced"
@@ -310,7 +329,7 @@ def weights_text(weights: Any) -> str:
     Raises:
         BadInput: something else.
     """
-    text = weights if isinstance(weights, str) else ",".join(map(str, weights))
+    text = ",".join(map(str, listed("--class-weights", weights)))
     if text in ("", BALANCED):
         return text
     try:
@@ -353,6 +372,7 @@ class LandscapeSettings:
 
     def __post_init__(self) -> None:
         """Refuse planes that cannot be drawn; the message gives the name of the option."""
+        _as_annotated(self)
         if self.space not in SPACES:
             raise UnknownName("space of a landscape", self.space, SPACES)
         if not (math.isfinite(self.radius) and self.radius > 0):

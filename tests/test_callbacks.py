@@ -1,7 +1,9 @@
 """Callbacks: what they see, what they may do, and that they change no number; and a finished run in a notebook."""
 
+import contextlib
 import dataclasses
 import random
+import threading
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,8 @@ from softprompt import EarlyStopping
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput, CallbackFailed, UnknownName
 from softprompt.inference.evaluate import evaluate
+from softprompt.inference.predict import predict
+from softprompt.interop.hub import load_stored
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Run, read_record, resume, train
 
@@ -251,3 +255,68 @@ def test_of_several_trackers_each_is_known_and_installed(task, backbone, tmp_pat
     with pytest.raises(UnknownName, match="Did you mean 'wandb'"):
         train(task, backbone, output=tmp_path / "run", log_with="tensorboard, wandbb")
     assert not (tmp_path / "run").exists()
+
+
+def same_prompt(run, other):
+    return all(run.prompt(name).vectors.equal(other.prompt(name).vectors) for name in (FIRST, SECOND))
+
+
+def test_a_callback_may_train_on_the_same_model_and_another_thread_may_not(task, backbone, start, plain, tmp_path):
+    small: Any = {"settings": TrainSettings(steps=1, batch_size=4), "prompts": PROMPTS[0]}
+    refusals: list[str] = []
+
+    def elsewhere():
+        try:
+            train(task, backbone, output=tmp_path / "elsewhere", **small)
+        except BadInput as error:
+            refusals.append(str(error))
+
+    class Training:
+        def on_step(self, step):
+            if step.step == 1:
+                train(task, backbone, output=tmp_path / "within", **small)
+                thread = threading.Thread(target=elsewhere)
+                thread.start()
+                thread.join()
+                # As a program may do between two steps.
+                backbone.model.train()
+
+    run = start(tmp_path / "run", Training())
+    assert ["another thread trains on 'tiny'" in line for line in refusals] == [True]
+    assert not (tmp_path / "elsewhere").exists()
+    assert same_prompt(run, plain)
+    elsewhere()
+    assert (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.parametrize(
+    "around",
+    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16), lambda: float64()],
+    ids=["no_grad", "inference_mode", "autocast", "float64"],
+)
+def test_what_the_program_has_switched_on_does_not_reach_a_training(start, plain, backbone, around, tmp_path):
+    with around():
+        run = start(tmp_path / "run")
+        inside = run.prompt(0).predict(["a good film"], model=backbone)
+    assert same_prompt(run, plain)
+    assert inside == plain.prompt(0).predict(["a good film"], model=backbone)
+
+
+@pytest.mark.parametrize("method", ["p-tuning-lstm", "lora", "dept"])
+def test_another_default_dtype_reaches_no_method_that_makes_modules(task, backbone, method, tmp_path):
+    options: Any = {"settings": TrainSettings(steps=2, batch_size=4), "prompts": PromptSettings(method=method)}
+    plain = train(task, backbone, output=tmp_path / "plain", **options)
+    with float64():
+        run = train(task, backbone, output=tmp_path / "run", **options)
+        stored = load_stored(run.folder)
+        inside = predict(stored, ["a good film"], model=backbone)
+    assert inside == predict(load_stored(plain.folder), ["a good film"], model=backbone)
+
+
+@contextlib.contextmanager
+def float64():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import jaxtyping
+import numpy as np
+import pandas as pd
 import pytest
 import torch
-from softprompt import predict, train
+from softprompt import as_peft, from_model, predict, train
 from softprompt.analysis import stored_landscapes
 from softprompt.checks import listed, require_different, require_numbers
 from softprompt.cli._prompts import PromptGrid
@@ -30,9 +32,12 @@ from softprompt.study import RunSpec, grid, run_all
 from softprompt.study.stability import plan
 from softprompt.study.statistics import bootstrap
 from softprompt.tasks import Source, Task, custom_task, task
-from softprompt.training import Plan
+from softprompt.training import Plan, Run
+from softprompt.training._keywords import prompts_from
 from softprompt.training._setup import refuse_twins, resolved
 
+ROWS = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
+COLUMNS: dict[str, Any] = {"text_columns": ["text"], "label_column": "label"}
 NAN, INFINITY = math.nan, math.inf
 COUNTS = ("steps", "batch_size", "grad_accumulation", "tokens_per_batch", "max_length", "eval_every", "eval_rows",
           "test_rows", "patience", "shots", "shots_per_class", "max_new_tokens", "bucket")  # fmt: skip
@@ -340,3 +345,110 @@ class TestLists:
     def test_a_way_to_decode_that_does_not_exist_is_not_generation(self, lab_t5):
         with refused(UnknownName, "unknown way to decode 'score'"):
             decoding(task("lab/opinion"), lab_t5, "score")
+
+
+class TestKinds:
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: TrainSettings(calibrate=1), "--calibrate must be true or false, not 1"),
+            (lambda: TrainSettings(backbone_dropout="no"), "--backbone-dropout must be true or false, not 'no'"),
+            (lambda: PromptSettings(deep="no"), "--deep must be true or false, not 'no'"),
+            (lambda: PromptSettings(options=None), "--options must be names with their values, not None"),
+            (lambda: PromptSettings(max_norm="3"), "--max-norm must be a number, not '3'"),
+            (lambda: PromptSettings(context_loss=True), "--context-loss must be a number, not True"),
+            (lambda: PromptSettings(method=3), "--method must be a text, not 3"),
+            (lambda: PromptSettings(sources=5), "sources takes a list, not a int"),
+            (lambda: PromptSettings(seeds=5), "the seeds of a prompt are a Seeds"),
+            (lambda: TrainSettings(label_smoothing="0.1"), "--label-smoothing must be a number, not '0.1'"),
+            (lambda: TrainSettings(class_weights=5), "--class-weights takes a list"),
+            (lambda: ModelSpec("m", embedding_scale="2"), "--embedding-scale must be a number, not '2'"),
+            (lambda: LandscapeSettings(seed="1"), "--seed must be a whole number, not '1'"),
+            (lambda: train(ROWS, "lab-t5", settings={"steps": 2}), "settings takes TrainSettings, not a dict"),
+            (lambda: train(ROWS, "lab-t5", prompts=[{"method": "ept"}]), "prompts takes PromptSettings, not a dict"),
+            (lambda: train(ROWS, "lab-t5", output=5), "--output must be a text, not 5"),
+            (lambda: train(ROWS, "lab-t5", prompt_length=3, options=5), "--options must be names with their values"),
+            (lambda: custom_task(ROWS, **COLUMNS, name=3), "--name must be a text, not 3"),
+            (lambda: custom_task(ROWS, **COLUMNS, delimiter=3), "--delimiter must be a text, not 3"),
+            (lambda: custom_task(ROWS, **COLUMNS, instruction=None), "--instruction must be a text, not None"),
+            (lambda: custom_task(ROWS, **COLUMNS, label_words=[0, 1]), "the label word of 'x' is 0; give a text"),
+            (lambda: custom_task(ROWS, **COLUMNS, label_words={"x": None, "y": "a"}), "label word of 'x' is None"),
+            (lambda: evaluate(a_prompt(), test_rows="3"), "--test-rows must be a whole number, not '3'"),
+            (lambda: evaluate(a_prompt(), max_bad_rows="1"), "--max-bad-rows must be a whole number, not '1'"),
+        ],
+    )
+    def test_a_value_of_another_kind_is_one_line(self, make, message):
+        with refused(BadInput, message):
+            make()
+
+    def test_what_numpy_and_torch_call_a_number_is_stored_as_a_plain_one(self):
+        prompt = PromptSettings(
+            lr=np.float32(0.5), max_norm=np.float32(1), deep=np.True_, options={"prompt_length": np.int64(3)},
+            seeds=Seeds.all(np.int64(4)),
+        )  # fmt: skip
+        settings = TrainSettings(steps=np.int64(2), calibrate=np.True_, clip=torch.tensor(2.0), class_weights=(1, 2.5))
+        values = [prompt.lr, prompt.max_norm, prompt.deep, prompt.options["prompt_length"], prompt.seeds.order]
+        values += [settings.steps, settings.calibrate, settings.clip, settings.class_weights]
+        assert values == [0.5, 1.0, True, 3, 4, 2, True, 2.0, "1,2.5"]
+        assert [type(value) for value in values] == [float, float, bool, int, int, int, bool, float, str]
+
+    def test_an_array_is_a_list_of_its_numbers(self):
+        prompts = prompts_from(None, {"seeds": np.arange(2), "lr": np.array([0.5, 1.0]), "prompt_length": np.int64(3)})
+        assert [(prompt.lr, prompt.seeds.order) for prompt in prompts] == [(0.5, 0), (0.5, 1), (1.0, 0), (1.0, 1)]
+        assert prompts_from(None, {"seeds": np.int64(3)})[0].seeds == Seeds.all(3)
+
+    def test_a_plan_that_could_not_be_read_again_is_not_written(self):
+        run = Plan(
+            task=task("lab/opinion"), model=ModelSpec("m"), prompts=(PromptSettings(),), settings=TrainSettings()
+        )
+        assert run.written()
+        with refused(BadInput, "this run could not be read again, and is not begun: .*'max_bad_rows' of the run plan"):
+            dataclasses.replace(run, max_bad_rows=0.5).written()
+
+
+class TestOtherThings:
+    @pytest.mark.parametrize("call", [evaluate, lambda prompt: predict(prompt, ["a"])])
+    @pytest.mark.parametrize("given", ["out/base", Path("out"), Run(Path("out"), [])])
+    def test_a_path_or_a_run_is_no_stored_prompt(self, call, given):
+        with refused(BadInput, rf"a {type(given).__name__} is no stored prompt; give run.prompt\(0\)"):
+            call(given)
+
+    @pytest.mark.parametrize("call", [a_prompt().attach, as_peft, lambda model: from_model(model, tokenizer=object())])
+    def test_what_is_no_loaded_model_is_told_what_to_give(self, call, lab_t5):
+        inside: Any = torch.nn.DataParallel(lab_t5.model)
+        with torch.device("meta"):
+            empty = type(lab_t5.model)(lab_t5.model.config)
+        for given, message in [
+            ("lab-gpt", "a loaded model is needed here, not a str; give what transformers loaded"),
+            (None, "a loaded model is needed here, not a NoneType"),
+            (lab_t5, "not a EncoderDecoderBackbone; give its .model"),
+            (torch.nn.Linear(1, 1), "a Linear is no model of transformers; give a model that transformers loaded"),
+            (inside, "a DataParallel is no model of transformers; give the model inside it, .module"),
+            (empty, "is on the meta device and has no weights; load them"),
+        ]:
+            with refused(BadInput, message):
+                call(given)
+
+    def test_a_backbone_needs_a_tokenizer(self, lab_t5):
+        with refused(BadInput, "a NoneType is no tokenizer; give the model's"):
+            from_model(lab_t5.model, None)
+
+    def test_a_run_names_how_many_prompts_it_has(self):
+        with refused(BadInput, "this run has 0 prompts, counted from 0; 5 is none of them"):
+            Run(Path("out"), []).prompt(5)
+
+    def test_a_table_has_each_name_once(self):
+        frame = pd.DataFrame([["a", "b", "x"]] * 2, columns=["text", "text", "label"])
+        for given in (
+            frame,
+            pd.DataFrame([["a", "x"]], columns=pd.MultiIndex.from_tuples([("text", 1), ("label", 2)])),
+        ):
+            with refused(BadInput, "a DataFrame needs one name for each column"):
+                custom_task(given, **COLUMNS)
+
+    def test_labels_are_texts_or_whole_numbers_of_any_library(self):
+        rows = [{"text": "a", "label": torch.tensor(n)} for n in (1, 0)]
+        assert custom_task(rows, **COLUMNS).label_values == (0, 1)
+        rows = [{"text": "a", "label": pd.Timestamp(f"2020-01-0{n}")} for n in (1, 2)]
+        with refused(BadInput, "train rows:1: the label is a Timestamp; give a text or a whole number"):
+            custom_task(rows, **COLUMNS)

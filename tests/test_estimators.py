@@ -1,3 +1,4 @@
+import pickle
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,40 @@ def test_classes_of_any_kind_come_back_as_they_were_given(backbone):
     numbers = PromptClassifier(backbone, training=TRAINING, label_words={7: "yes", 9: "no"})
     assert set(numbers.fit(TEXTS, [7, 9] * 6).predict(TEXTS)) <= {7, 9}
     assert set(numbers.prompt_.predict("good", model=backbone)[0]["scores"]) == {"yes", "no"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_only_row_of_a_class_is_trained_on(backbone, seed):
+    estimator, answers = PromptClassifier(backbone), [0, 1] * 12 + [2, 3]
+    rows: list[dict[str, Any]] = [{"text": str(number)} for number in range(26)]
+    learned, held_out = estimator._parted(rows, answers, seed)
+    assert rows[24:] == learned[-2:]
+    assert len(held_out) == 2
+    assert sorted(int(row["text"]) for row in learned + held_out) == list(range(26))
+    assert estimator._parted(rows, list(range(26)), seed) == (rows, rows)
+
+
+def test_a_blank_input_is_named_by_its_place_in_x(backbone):
+    with pytest.raises(BadInput, match="input 21 of X is blank; give words"):
+        PromptClassifier(backbone, training=TRAINING).fit([*(TEXTS * 2)[:20], " ", *TEXTS], ["yes", "no", "yes"] * 11)
+    frame = pd.DataFrame({"title": ["", *TEXTS[1:]], "body": [*TEXTS[:2], " ", *TEXTS[3:]]})
+    with pytest.raises(BadInput, match="input 3 of X is blank, in its column 'body'"):
+        PromptClassifier(backbone, template="see {body}", training=TRAINING).fit(frame, LABELS)
+
+
+def test_a_generator_of_numpy_is_a_seed(backbone):
+    chosen = [PromptClassifier(backbone, random_state=np.random.RandomState(3))._seed() for _ in range(2)]
+    assert chosen[0] == chosen[1]
+    whole: Any = PromptClassifier(backbone).set_params(random_state=np.int64(3))
+    assert whole._seed() == 3
+
+
+def test_a_pickled_estimator_loads_its_model_again(lab_t5):
+    fitted = PromptClassifier(lab_t5, training=TRAINING).fit(TEXTS, LABELS)
+    again = pickle.loads(pickle.dumps(fitted))
+    assert again.model == lab_t5.spec
+    assert fitted.model is lab_t5
+    np.testing.assert_allclose(again.predict_proba(TEXTS[:2]), fitted.predict_proba(TEXTS[:2]), atol=1e-5)
 
 
 def test_columns_of_a_frame_are_read_by_the_template(backbone):

@@ -16,6 +16,7 @@ from softprompt.inference.bulk import predict_file
 from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import _parts, predict
 from softprompt.inference.scoring import scoring_of
+from softprompt.inference.together import Group, Responder
 from softprompt.interop.hub import load_stored
 from softprompt.interop.recipes import readme
 from softprompt.prompts.prompt import Provenance, SoftPrompt
@@ -55,6 +56,22 @@ def test_answers_come_in_order_a_batch_at_first_and_more_later(prompt, backbone)
     for answer, other in zip(answers, whole, strict=True):
         assert answer["label"] == other["label"]
         assert answer["scores"] == pytest.approx(other["scores"], abs=1e-5)
+
+
+def test_a_model_in_training_mode_answers_as_in_evaluation_mode_and_stays_in_it(prompt, backbone):
+    backbone.model.train()
+    backbone.model.encoder.block[0].eval()
+    modes = [module.training for module in backbone.model.modules()]
+    seen = [predict(prompt, TEXTS, model=backbone) for _ in range(2)]
+    (group,) = Group.all_of([Responder.of("answer", prompt, backbone, "auto", calibrate=True)])
+    with group.ready() as prompt_batch:
+        (together,) = (row.answers(prompt_batch) for row in group.passes(TEXTS, 32))
+    assert [module.training for module in backbone.model.modules()] == modes
+    backbone.model.eval()
+    expected = predict(prompt, TEXTS, model=backbone)
+    assert seen == [expected, expected]
+    scores = sorted(score for answer in expected for score in answer["scores"].values())
+    assert sorted(score for _, *of_cell in together for score in of_cell) == pytest.approx(scores, abs=1e-5)
 
 
 def test_parts_double_up_to_eight_batches():

@@ -80,6 +80,15 @@ def test_mixed_requests_to_fifty_prompts_are_answered_as_each_alone(backbones, k
     assert len(passes) <= 6
 
 
+def test_a_model_in_training_mode_serves_as_in_evaluation_mode(tiny_t5):
+    backbone = from_model(*tiny_t5(dropout_rate=0.5), name="tiny-dropping")
+    bank, engine = bank_of(backbone, some_prompts(backbone, 1)), Engine(backbone)
+    expected = engine.run(works_of(engine, bank, 3))
+    backbone.model.train()
+    assert str(engine.run(works_of(engine, bank, 3))) == str(expected)
+    assert backbone.model.training
+
+
 def test_a_row_with_a_fault_fails_alone(engine, bank, monkeypatch):
     works = [engine.work(bank.get("p0"), text) for text in ("good", "bad film", "great")]
     whole, faulty = type(engine.backbone).label_scores_each, works[1].row.inputs.row(0).long()

@@ -795,3 +795,18 @@ def test_a_tracker_receives_the_recorded_losses(task, t5_folder, tmp_path):
     name = "prompt-tuning-seed0"
     recorded = [row["loss"] for row in read_record(tmp_path / "run" / name / "metrics.jsonl") if "loss" in row]
     assert [event.value for event in events.Scalars(f"{name}/loss")] == pytest.approx(recorded)
+
+
+def test_a_tracker_leaves_the_state_of_accelerate_to_the_program(task, t5_folder, tmp_path):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    options = {"prompts": [entry()], "settings": TrainSettings(steps=1), "log_with": "tensorboard"}
+    train(task, str(t5_folder), output=tmp_path / "first", **options)
+    assert not PartialState._shared_state
+    assert not AcceleratorState._shared_state
+    theirs = Accelerator(cpu=True, mixed_precision="bf16")
+    train(task, str(t5_folder), output=tmp_path / "second", **options)
+    assert theirs.mixed_precision == Accelerator().mixed_precision == "bf16"
+    AcceleratorState._reset_state(reset_partial_state=True)

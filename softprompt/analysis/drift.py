@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import AbstractBackbone
+from ..backbones import AbstractBackbone, in_evaluation
 from ..data import Examples
 from ..errors import BadInput
 from ..prompts.batch import PromptBatch
@@ -42,6 +42,7 @@ class Drift:
 
 
 @torch.no_grad()
+@in_evaluation
 def drift(backbone: AbstractBackbone, prompt: SoftPrompt, texts: Examples) -> list[Drift]:
     """Measure how far each layer moves the states at the prompt's positions away from its vectors.
 

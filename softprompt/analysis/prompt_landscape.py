@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..backbones import AbstractBackbone
+from ..backbones import AbstractBackbone, in_evaluation
 from ..data import SPECIAL, Examples
 from ..errors import BadInput
 from ..prompts.batch import PromptBatch, TextBatch
@@ -106,6 +106,7 @@ class Landscape:
         return {name: Estimate(values.mean().item(), standard_error(values)) for name, values in columns.items()}
 
 
+@in_evaluation
 def landscape_of(
     backbone: AbstractBackbone,
     prompt: SoftPrompt,

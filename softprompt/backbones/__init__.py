@@ -8,6 +8,10 @@ from ._limits import position_bound as position_bound
 from ._limits import refuse_no_room as refuse_no_room
 from ._load import from_model as from_model
 from ._load import load_backbone as load_backbone
+from ._mode import evaluating as evaluating
+from ._mode import in_evaluation as in_evaluation
+from ._mode import in_float32 as in_float32
+from ._mode import without_autocast as without_autocast
 from ._names import lasting_name as lasting_name
 from ._names import model_name as model_name
 from ._names import refuse_no_folder as refuse_no_folder

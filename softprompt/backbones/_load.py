@@ -18,7 +18,7 @@ from .base import AbstractBackbone, Answers
 from .decoder import DecoderBackbone
 from .encoder import EncoderBackbone
 from .encoder_decoder import EncoderDecoderBackbone
-from .family import KINDS, kind_of, unwrapped
+from .family import KINDS, kind_of, refuse_no_model, unwrapped
 from .rescale.scale import scale_embeddings, scaling_of
 from .rescale.verify import verify
 from .spec import model_spec, spec_or_backbone
@@ -111,6 +111,9 @@ def from_model(model: nn.Module, tokenizer: Any, *, name: str | None = None, **k
             not the model's.
         UnknownName: a keyword, a kind of answer, of weights or an engine that does not exist.
     """
+    refuse_no_model(model)
+    if not callable(tokenizer):
+        raise BadInput(f"a {type(tokenizer).__name__} is no tokenizer; give the model's, as AutoTokenizer loads it")
     inner: Any = unwrapped(model)
     label = lasting_name(name or inner.config._name_or_path or type(inner).__name__)
     spec = dataclasses.replace(model_spec(label, keywords), name=label)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..errors import UnsupportedModel
+from ..errors import BadInput, UnsupportedModel
 
 Kind = Literal["encoder-decoder", "encoder", "decoder"]
 
@@ -69,6 +69,24 @@ def _is_bidirectional(config: Any) -> bool:
 
     either = config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
     return either and getattr(config, "is_decoder", True) is False
+
+
+def refuse_no_model(model: Any) -> None:
+    """Refuse what is no loaded model of transformers.
+
+    Raises:
+        BadInput: what it is instead, and what to do.
+    """
+    kind, inner = type(model).__name__, getattr(model, "module", None)
+    if not isinstance(model, nn.Module):
+        remedy = "its .model" if hasattr(model, "tokenizer") else "what transformers loaded"
+        raise BadInput(f"a loaded model is needed here, not a {kind}; give {remedy}")
+    if not hasattr(model, "config") or not hasattr(model, "get_input_embeddings"):
+        remedy = "the model inside it, .module" if isinstance(inner, nn.Module) else "a model that transformers loaded"
+        raise BadInput(f"a {kind} is no model of transformers; give {remedy}")
+    table: Any = model
+    if table.get_input_embeddings().weight.is_meta:
+        raise BadInput(f"this {kind} is on the meta device and has no weights; load them")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone
+from ..backbones import AbstractBackbone, in_float32
 from ..errors import UnsupportedModel, pick
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import Stored, TunedWeights
@@ -155,6 +155,7 @@ def answering(stored: Stored, backbone: AbstractBackbone) -> Iterator[SoftPrompt
     if isinstance(stored, SoftPrompt):
         yield stored
         return
-    swap = restored(stored, backbone).requires_grad_(False).eval()
+    with in_float32():
+        swap = restored(stored, backbone).requires_grad_(False).eval()
     with reference_passes(backbone), swap.applied():
         yield stored.prompt

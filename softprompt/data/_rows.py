@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from .. import world
+from ..checks import require_numbers
 from ..documents import refuse_more
 from ..errors import BadInput, UnknownName
 from ..metrics import refuse_other_metrics
@@ -53,8 +54,7 @@ def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int
         BadInput: metrics of other answers, a missing, empty or damaged file, more malformed rows than allowed (the
             first is named as `file:line: what`), a negative number of them, or a hub that does not answer.
     """
-    if max_bad_rows < 0:
-        raise BadInput(f"--max-bad-rows must be 0 or more, not {max_bad_rows}")
+    require_numbers({"max_bad_rows": max_bad_rows}, whole=True, zero=True)
     refuse_foreign(task)
     refuse_other_metrics(task.answer, task.metrics, task.scores, labels=label_values(task))
     faults = _Faults()

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone
+from ..backbones import AbstractBackbone, in_evaluation
 from ..data import Examples
 from ..memory import MemoryBudget
 from ..prompts.batch import PromptBatch, TextBatch
@@ -86,7 +86,7 @@ class _Reading:
     def answers(self, examples: Examples, rows: Tensor, owner: Tensor) -> Answers:
         """The answers to these rows, each by the prompt that owns it."""
         values: list[Any] = [None] * len(rows)
-        texts, scores = [""] * len(rows), torch.zeros(len(rows), len(self.labels))
+        texts, scores = [""] * len(rows), torch.zeros(len(rows), len(self.labels), dtype=torch.float32)
         for places in self.passes(examples.lengths[rows]):
             batch = examples.batch(rows[places], owner[places], self.backbone.pad_id).to(self.backbone.device)
             answers = self.one_pass(batch)
@@ -114,11 +114,11 @@ class _Reading:
         windows = examples.windows.select(rows)
         wide, owner = Examples(windows.inputs, None, [], examples.labels), owner[windows.owner]
         answers = self.answers(wide, torch.arange(len(wide)), owner)
-        scores = torch.zeros(len(wide))
+        scores = torch.zeros(len(wide), dtype=torch.float32)
         for places in self.passes(wide.lengths):
             texts = [answers.texts[place] for place in places]
             likelihoods = answer_scores(self.backbone, self.prompt_batch, wide, places, owner[places], texts)
-            scores[places] = torch.tensor(likelihoods)
+            scores[places] = torch.tensor(likelihoods, dtype=torch.float32)
         chosen = best(scores.tolist(), windows.owner.tolist())
         return Answers([answers.values[place] for place in chosen], [answers.texts[place] for place in chosen])
 
@@ -129,6 +129,7 @@ class _Reading:
 
 
 @torch.no_grad()
+@in_evaluation
 def answer_all(
     backbone: AbstractBackbone,
     prompt_batch: PromptBatch,

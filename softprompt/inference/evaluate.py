@@ -15,7 +15,7 @@ from ..backbones import (
     spec_or_backbone,
 )
 from ..baselines import answering, check
-from ..checks import require_numbers
+from ..checks import require_kind, require_numbers
 from ..data import Examples, drawn_rows, tokenize, warn_of_unknown
 from ..errors import BadInput
 from ..metrics import headline_score, majority, score
@@ -211,6 +211,7 @@ def evaluate(
     """
     counts = {"batch_size": batch_size, "max_length": max_length, "max_new_tokens": max_new_tokens}
     require_numbers(counts, whole=True)
+    require_kind("test_rows", test_rows, int | None)
     spec = model_for(prompt, model, keywords)
     chosen = task_of(prompt, task, style)
     if allow_files:
@@ -269,6 +270,11 @@ def model_for(
         UnknownName: a keyword that is no field.
         BadInput: a loaded model is not what the keywords say.
     """
+    if not isinstance(prompt, Stored):
+        raise BadInput(
+            f"a {type(prompt).__name__} is no stored prompt; give run.prompt(0) of a run, or "
+            "softprompt.load_prompt(path) of a folder"
+        )
     spec = spec_or_backbone("" if model is None else model, keywords)
     if isinstance(spec, AbstractBackbone):
         return spec

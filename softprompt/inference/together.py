@@ -11,7 +11,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone, Reading, label_logits_each
+from ..backbones import AbstractBackbone, Reading, evaluating, label_logits_each
 from ..baselines import answering
 from ..data import Examples, Ragged, warn_of_unknown
 from ..prompts.batch import PromptBatch
@@ -207,6 +207,10 @@ class Pass:
         """What stands in the columns of each cell."""
         if self.is_in_windows:
             return self._in_windows(prompt_batch)
+        with evaluating(self.group.backbone.model):
+            return self._answered(prompt_batch)
+
+    def _answered(self, prompt_batch: PromptBatch) -> list[list[Any]]:
         backbone, way = self.group.backbone, self.group.responders[0].way
         owner = torch.tensor([number for _, number in self.cells])
         batch = self._rows().batch(range(len(self.cells)), owner, backbone.pad_id).to(backbone.device)

@@ -53,7 +53,7 @@ class Pass:
 
     Args:
         steps: number of optimiser steps.
-        passes: number of passes in a step.
+        passes: number of passes in this step.
         step: optimiser step, from 1.
         number: index of the pass in its step.
         arguments: those of the model's forward.
@@ -68,6 +68,21 @@ class Pass:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     draws: Sequence[Tensor] = ()
     labels: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+
+def passes_of(step: int, accumulation: int, batches: Any) -> int:
+    """The number of passes of an optimiser step of an epoch: fewer in the last one where the batches do not divide.
+
+    Args:
+        step: index of the step in its epoch, or in several whole ones.
+        accumulation: passes of the other steps.
+        batches: of an epoch; their number may be unknown, as in a stream.
+    """
+    try:
+        number = len(batches)
+    except TypeError:
+        return accumulation
+    return min(accumulation, number - accumulation * (step % -(-number // accumulation)))
 
 
 def random_states() -> list[Tensor]:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ..backbones.family import kind_of, text_config, word_vectors
+from ..backbones.family import kind_of, refuse_no_model, text_config, word_vectors
 from ..errors import BadInput, NotTrainable, UnknownName
 from ..prompts import initializers
 from ..prompts.initializers import Initializer
@@ -124,6 +124,7 @@ def as_peft(
     """
     from peft import PromptTuningConfig, get_peft_model
 
+    refuse_no_model(model)
     whole: Any = model
     table = word_vectors(whole).detach()
     trainable = _trainable(table, method, init, tokenizer, seed, settings)

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from ..backbones.deep import layers_of
-from ..backbones.family import kind_of, refuse_lost_masks, unwrapped
+from ..backbones.family import kind_of, refuse_lost_masks, refuse_no_model, unwrapped
 from ..backbones.identity import identity_of, refuse_another_depth, refuse_another_model
 from ..errors import BadInput
 from ..prompts.prompt import SoftPrompt
@@ -33,6 +33,7 @@ def attach(prompt: SoftPrompt, model: nn.Module, *, head: bool = False) -> "Abst
         ModelMismatch: the prompt was trained for another model.
         UnsupportedModel: a family that is not supported, or one whose layers a deep prompt cannot enter.
     """
+    refuse_no_model(model)
     inner: Any = unwrapped(model)
     name = inner.config._name_or_path or type(inner).__name__
     kind = kind_of(inner.config, name)

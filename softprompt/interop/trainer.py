@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones.family import embedded
+from ..checks import listed
 from ..errors import BadInput
 from ..losses import IGNORED, task_losses, wrong_tokens
 from ..prompts.batch import SPECIAL, TextBatch
@@ -28,7 +29,7 @@ from ..regularizers import (
     regularizers,
     row_divergences,
 )
-from ._trained_model import Pass, TrainedModel, random_states, same_draws
+from ._trained_model import Pass, TrainedModel, passes_of, random_states, same_draws
 
 # All words of Trainer's rows count as words of one column: nothing says which of them belong to a template.
 COLUMN = 1
@@ -58,9 +59,13 @@ class RegularizedLoss:
         for term in self.regularizers:
             _refuse_what_rows_lack(term)
         self.tokenizer, self.seed = tokenizer, seed
-        self.label_words = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in label_words]
+        self.label_words = [
+            tokenizer(word, add_special_tokens=False)["input_ids"] for word in listed("label_words", label_words)
+        ]
         self.trained: TrainedModel | None = None
         self.now = Pass(1, 1)
+        # Optimiser steps before this epoch; those of a resumed run are whole epochs and the begun one.
+        self.epoch_began = 0
         self.is_repeating = False
         self.checked: set[int] = set()
 
@@ -71,13 +76,25 @@ class RegularizedLoss:
         loss, hooks = self, contextlib.ExitStack()
 
         class RegularizerCallback(TrainerCallback):
+            def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+                # Trainer may evaluate before it trains.
+                loss.trained = TrainedModel(model, loss.tokenizer, loss.label_words)
+
             def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
                 loss.trained = TrainedModel(model, loss.tokenizer, loss.label_words)
                 loss.now = Pass(state.max_steps, args.gradient_accumulation_steps)
+                loss.epoch_began = 0
                 hooks.callback(model.register_forward_pre_hook(loss.remember, with_kwargs=True).remove)
 
-            def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            def on_step_begin(
+                self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any
+            ) -> None:
                 loss.now.step, loss.now.number = state.global_step + 1, 0
+                done = state.global_step - loss.epoch_began
+                loss.now.passes = passes_of(done, args.gradient_accumulation_steps, train_dataloader)
+
+            def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+                loss.epoch_began = state.global_step
 
             def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
                 loss.now.number += 1

@@ -9,7 +9,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone, label_logits_each
+from ..backbones import AbstractBackbone, evaluating, label_logits_each
 from ..data import Examples, Ragged, tokenize
 from ..errors import BadInput
 from ..inference.answers import Answers, answer
@@ -137,7 +137,8 @@ class Engine:
         Where a pass fails, each of its rows gets a pass of its own, so that no row fails for another's fault.
         """
         try:
-            return list(self._pass(works))
+            with evaluating(self.backbone.model):
+                return list(self._pass(works))
         except Exception as error:
             if len(works) == 1:
                 return [error]

@@ -5,14 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..checks import listed, require_different
+from ..checks import listed, require_different, require_kind
 from ..errors import BadInput, UnknownName
 from ._base import MASK, SPLITS, Answer, Source, Task, template_columns
 from ._labels import label_values_of, label_words_of
 from ._memory import MemoryRows, class_names
 from ._numbers import decimals_of
 from ._records import Record, columns_of
-from ._rephrase import cue_of, refuse_template, without_last_blanks
+from ._rephrase import cue_of, refuse_template, without_last_blanks, words_of
 from .files import delimiter_of, paths_of, records
 
 # Of one split: a path or a glob, several of them, or rows in memory (a list of dicts, a DataFrame, a Dataset).
@@ -70,6 +70,11 @@ def custom_task(
         BadInput: a column or metric twice, no or two answer columns, unusable files, fewer than two labels or two that
             read alike, fewer than two numbers, empty or equal label words.
     """
+    texts = {"label_column": label_column, "number_column": number_column, "target_column": target_column,
+             "template": template, "name": name}  # fmt: skip
+    for argument, value in texts.items():
+        require_kind(argument, value, str | None)
+    require_kind("delimiter", delimiter, str)
     text_columns = listed("--text-column", text_columns)
     metrics = None if metrics is None else listed("--metric", metrics)
     require_different("--text-column", text_columns)
@@ -110,7 +115,7 @@ def custom_task(
         metrics=tuple(metrics or DEFAULT_METRICS[answer]),
         max_length=max_length,
         decimals=decimals,
-        instruction=instruction.strip(),
+        instruction=words_of(instruction),
         cue=cue,
     )
     _check_columns(task, text_columns)

@@ -87,6 +87,9 @@ def _forms(rows: Iterable[tuple[str, Record]], column: str, whole: str) -> dict[
             continue
         label = _label(value)
         if label is None:
+            if value is not None and not isinstance(value, str | int | float):
+                kind = type(value).__name__
+                first_fault = first_fault or f"{where}: the label is a {kind}; give a text or a whole number"
             continue
         # True, 1 and "1" are different ways of writing; 1 and 1.0 are one number.
         kind = type(label) if isinstance(label, str | bool) else float
@@ -181,6 +184,8 @@ def label_words_of(values: tuple[Any, ...], given: Mapping[Any, str] | Sequence[
     """
     words = _given_words(values, given)
     for value, word in zip(values, words, strict=True):
+        if not isinstance(word, str):
+            raise BadInput(f"the label word of {value!r} is {word!r}; give a text, as {str(word)!r}")
         if not word.strip():
             raise BadInput(f"the label word of {value!r} is empty; give each label a word")
     stripped = [word.strip() for word in words]

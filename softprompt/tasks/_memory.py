@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, final
 
+from ..checks import plain
 from ..errors import BadInput, UnknownName
 from ._records import ABSENT, Record, columns_of, value_of
 
@@ -98,6 +99,8 @@ def row_dicts(given: Any) -> Sequence[Any]:
         BadInput: neither.
     """
     if is_a(given, "pandas", "DataFrame"):
+        if given.columns.nlevels > 1 or not given.columns.is_unique:
+            raise BadInput("a DataFrame needs one name for each column, every name once; rename its columns")
         return given.to_dict("records")
     if is_a(given, "datasets", "Dataset"):
         return given.to_list()
@@ -118,6 +121,7 @@ def is_a(given: Any, module: str, kind: str) -> bool:
 
 def plain_cell(value: Any) -> Any:
     """A cell as JSON has it: numpy's values as Python's, and None for what pandas writes where a value is missing."""
+    value = plain(value)
     if isinstance(value, float):
         return None if math.isnan(value) else float(value)
     if value is None or isinstance(value, str | int):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..checks import require_kind
 from ..errors import BadInput
 from ._answers import label_values
 from ._base import Task, template_columns, template_tail
@@ -33,6 +34,16 @@ class Wording:
         return any(part is not None for part in (self.instruction, self.template, self.label_words))
 
 
+def words_of(instruction: str) -> str:
+    """An instruction without blanks around it.
+
+    Raises:
+        BadInput: it is no text.
+    """
+    require_kind("instruction", instruction, str)
+    return instruction.strip()
+
+
 def rephrased(task: Task, wording: Wording) -> Task:
     """The task in these words; the same task where the wording says nothing.
 
@@ -45,7 +56,7 @@ def rephrased(task: Task, wording: Wording) -> Task:
         return task
     changes: dict[str, Any] = {"style": OWN_STYLE}
     if wording.instruction is not None:
-        changes["instruction"] = wording.instruction.strip()
+        changes["instruction"] = words_of(wording.instruction)
     if wording.template is not None:
         template = without_last_blanks(wording.template)
         refuse_template(template, task.target)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone, refuse_no_folder, spec_or_backbone
-from ..checks import listed, require_different
+from ..checks import listed, plain, require_different, require_kind
 from ..errors import BadInput, UnknownName
 from ..prompts.methods import sources_for
-from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings, weights_text
+from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from ..tasks import Task, Wording, custom_task, holds_rows, is_data_file, own_source
 from ..tasks import task as find_task
 
@@ -108,11 +108,15 @@ def prompts_from(
         if options:
             raise BadInput(f"{next(iter(options))} belongs to the prompts; give it in prompts, or leave prompts out")
         prompts = listed("prompts", prompts, PromptSettings)
+        for prompt in prompts:
+            _refuse_no_settings("prompts", prompt, PromptSettings)
         if not prompts:
             raise BadInput("a run needs at least one prompt")
         return prompts
     if "prompt_length" in options:
-        options["options"] = {**options.get("options", {}), "prompt_length": options.pop("prompt_length")}
+        given = options.get("options", {})
+        require_kind("options", given, Mapping)
+        options["options"] = {**given, "prompt_length": options.pop("prompt_length")}
     methods = _several("method", options.pop("method", PromptSettings.method))
     rates = _several("lr", options.pop("lr", None))
     seeds = _several("seeds", options.pop("seeds", 0))
@@ -131,9 +135,10 @@ def prompts_from(
 
 def _several(name: str, value: Any) -> list[Any]:
     """One value or several, as a list."""
+    value = plain(value)
     if isinstance(value, str | int | float | Seeds) or value is None:
         return [value]
-    values = listed(name, value)
+    values = [plain(each) for each in listed(name, value)]
     if not values:
         raise BadInput(f"{name} is empty; give at least one")
     require_different(name, values)
@@ -168,11 +173,17 @@ def settings_from(settings: TrainSettings | None, keywords: Mapping[str, Any]) -
         BadInput: both.
     """
     options = {name: value for name, value in keywords.items() if name in _SETTINGS}
-    if "class_weights" in options:
-        options["class_weights"] = weights_text(options["class_weights"])
+    if settings is not None:
+        _refuse_no_settings("settings", settings, TrainSettings)
     if settings is not None and options:
         raise BadInput(f"{next(iter(options))} belongs to the settings; give it in settings, or leave settings out")
     return settings or TrainSettings(**options)
+
+
+def _refuse_no_settings(name: str, given: Any, kind: type) -> None:
+    if not isinstance(given, kind):
+        what = kind.__name__
+        raise BadInput(f"{name} takes {what}, not a {type(given).__name__}; give {what}(...), or their keywords")
 
 
 def default_output(task: str, methods: Sequence[str]) -> Path:

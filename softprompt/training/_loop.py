@@ -233,8 +233,8 @@ class Loop:
         lengths, ours = (batch.mask.sum(1) + longest).tolist(), self.processes.share(len(batch.mask))
         parts = self.memory_budget.parts([lengths[row] for row in ours]) if ours else [[]]
         seeds = [stream_seed(member.settings.seeds.noise, f"dropout/{self.step}/{number}") for member in members]
-        if self.settings.backbone_dropout:
-            backbone.dropout(True)
+        # A callback may have changed it since the last pass.
+        backbone.dropout(self.settings.backbone_dropout)
         return backward(
             backbone,
             [member.trainable.train() for member in members],
@@ -321,9 +321,6 @@ class Loop:
         self, prompts: Sequence[Stored], examples: Examples, rows: Sequence[Sequence[int]] | None = None
     ) -> list[Answers]:
         """Answers of what was stored to tokenised rows; as in `scores`."""
-        if self.settings.backbone_dropout:
-            # The next step turns it on again.
-            self.run_data.backbone.dropout(False)
         seen = [range(len(examples))] * len(prompts) if rows is None else rows
         together = [number for number, stored in enumerate(prompts) if isinstance(stored, SoftPrompt)]
         alone = [[number] for number in range(len(prompts)) if number not in together]

@@ -1,6 +1,7 @@
 """The plan of a run: everything needed to start it, or to start it again, as plain values in run.json."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from ..legacy import renamed
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import TunedWeights
 from ..settings import ModelSpec, PromptSettings, TrainSettings, from_values
-from ..store import found_model, load_tuned
+from ..store import found_model, json_bytes, load_tuned, sealed_bytes
 from ..tasks import Task, read_from
 from ._frozen import Comparison
 from ._notebook import history, html_of
@@ -82,6 +83,19 @@ class Plan:
         values = {"format": FORMAT, **dataclasses.asdict(self), "task": self.task.to_json(), **self.model.to_json()}
         # Under "frozen" stood what is called "quantize" today, and files are read with that in mind.
         return {**values, _COMPARED: values.pop("frozen")}
+
+    def written(self) -> bytes:
+        """The bytes of run.json.
+
+        Raises:
+            BadInput: they could not be read again, so that a run of them could not be resumed.
+        """
+        values = self.to_json()
+        try:
+            self.from_json(json.loads(json_bytes(values)))
+        except BadInput as error:
+            raise BadInput(f"this run could not be read again, and is not begun: {error.message}") from error
+        return sealed_bytes(values)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Plan":
@@ -226,7 +240,11 @@ class Run:
         return html_of(self.folder, self.results)
 
     def _member(self, member: int | str) -> Path:
-        return self.folder / (member if isinstance(member, str) else self.results[member].prompt)
+        if isinstance(member, str):
+            return self.folder / member
+        if not -len(self.results) <= member < len(self.results):
+            raise BadInput(f"this run has {len(self.results)} prompts, counted from 0; {member} is none of them")
+        return self.folder / self.results[member].prompt
 
 
 def read_plan(folder: Path) -> Plan:

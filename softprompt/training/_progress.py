@@ -95,20 +95,53 @@ def tracker(names: str | None, folder: Path, config: Mapping[str, Any]) -> Itera
 
     # A list of a wider type, as Accelerate declares it.
     wanted: list[Any] = list(tracker_names(names))
-    accelerator = Accelerator(log_with=wanted, project_dir=str(folder), cpu=True)
-    # Trackers hold flat plain values: a nested plan is one JSON text.
-    accelerator.init_trackers("softprompt", config={"plan": json.dumps(config)})
+    ours = _AccelerateState()
+    with ours.in_place():
+        accelerator = Accelerator(log_with=wanted, project_dir=str(folder), cpu=True)
+        # Trackers hold flat plain values: a nested plan is one JSON text.
+        accelerator.init_trackers("softprompt", config={"plan": json.dumps(config)})
 
     def watch(loop: "Loop", losses: dict[str, float]) -> None:
         values = {f"{member}/loss": loss for member, loss in losses.items()}
         values |= {f"{member.name}/best_score": member.best_score for member in loop.members if member.best is not None}
-        accelerator.log(values, step=loop.step)
+        with ours.in_place():
+            accelerator.log(values, step=loop.step)
 
     try:
         yield watch
     finally:
         # Also where the run was interrupted: what a tracker has not sent yet would be lost.
-        accelerator.end_training()
+        with ours.in_place():
+            accelerator.end_training()
+
+
+class _AccelerateState:
+    """What Accelerate keeps for the whole process, of our trackers: it fixes the device of every Accelerator."""
+
+    def __init__(self):
+        from accelerate.state import AcceleratorState, GradientState, PartialState
+
+        # All instances share these dictionaries, so that their contents are exchanged, not they.
+        self.shared: list[dict[str, Any]] = [
+            kind._shared_state for kind in (PartialState, AcceleratorState, GradientState)
+        ]
+        self.kept: list[dict[str, Any]] = [{} for _ in self.shared]
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside the `with` block, Accelerate has our state; afterwards that of the user's program again."""
+        self._exchange()
+        try:
+            yield
+        finally:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        for number, shared in enumerate(self.shared):
+            theirs = dict(shared)
+            shared.clear()
+            shared.update(self.kept[number])
+            self.kept[number] = theirs
 
 
 @contextlib.contextmanager

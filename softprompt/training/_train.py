@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone, refuse_other_backbone
-from ..checks import listed
+from ..checks import listed, require_kind
 from ..data import Splits, drawn_from, load_rows, split_rows, warn_of_unknown
 from ..errors import BadInput
 from ..inference.asked import put
@@ -19,9 +19,10 @@ from ..inference.scoring_rule import with_loss
 from ..legacy import renamed
 from ..prompts.contract import AbstractTrainable
 from ..settings import ModelSpec, PromptSettings, TrainSettings
-from ..store import Checkpoint, refuse_no_place, sealed_bytes, write_file
+from ..store import Checkpoint, refuse_no_place, write_file
 from ..tasks import rephrased, stored_in, styled
 from ._advice import ADVICE, no_words, not_better
+from ._alone import alone_on, as_usual
 from ._auto_init import with_beginnings
 from ._callbacks import Listeners, refuse_no_callbacks
 from ._damage import damage, damaged_documents, tell_unsealed
@@ -61,6 +62,7 @@ advice = logging.getLogger(ADVICE)
 log = logging.getLogger("softprompt")
 
 
+@as_usual()
 def train(
     task: Any,
     model: "str | Path | ModelSpec | AbstractBackbone",
@@ -108,6 +110,9 @@ def train(
             those of any task; and for rows of your own the keywords of `custom_task`, `text_column` (one, or several),
             `validation_data` and `test_data`. Encoders answer numbers by a linear head.
 
+    Trainings in threads of one program need a loaded model each. With `backbone_dropout` they need processes, because
+    all threads draw dropout from one generator of torch.
+
     Raises:
         UnknownName: a keyword that does not exist, with the nearest; a task, column or method likewise.
         SoftPromptError: before anything is written, where the request cannot work.
@@ -121,6 +126,7 @@ def train(
     output, progress, log_with = processes.place(output), processes.shows(progress), processes.only_first(log_with)
     callbacks = listed("callbacks", callbacks)
     refuse_no_callbacks(callbacks)
+    require_kind("output", output, str | Path | None)
     prompts, settings = prompts_from(prompts, keywords), settings_from(settings, keywords)
     if output is not None:
         refuse_used(Path(output))
@@ -162,16 +168,17 @@ def train(
         frozen=frozen,
     )
     plan = with_opening(plan, splits.train, backbone)
-    with recomputing(backbone, plan.settings):
+    with alone_on(backbone), recomputing(backbone, plan.settings):
         run_data = prepare(plan, splits, backbone)
         plan = with_sources(plan, run_data)
         # What cannot work leaves no folder behind.
         with new_folder(folder) as held:
-            write_file(folder / PLAN, sealed_bytes(plan.to_json()), what="the plan of the run")
+            write_file(folder / PLAN, plan.written(), what="the plan of the run")
             built = build_prompts(plan, run_data, shared_prompts(plan, run_data, held, processes))
             return _run(plan, run_data, splits, built, held, None, progress, callbacks, processes)
 
 
+@as_usual()
 def resume(
     run: "Path | str",
     *,
@@ -227,7 +234,7 @@ def resume(
             model.products = "torch" if plan.products == "torch" else "onednn"
         elif model.engine != "reference":
             model.products = None if plan.products is None else "torch" if plan.products == "torch" else "onednn"
-        with recomputing(model, plan.settings):
+        with alone_on(model), recomputing(model, plan.settings):
             run_data = prepare(plan, splits, model)
             # A checkpoint holds what was learned from other tasks.
             shared = None if checkpoint else shared_prompts(plan, run_data, held, processes)

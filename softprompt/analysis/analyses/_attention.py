@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ...backbones import AbstractBackbone
+from ...backbones import AbstractBackbone, in_evaluation
 from ...errors import UnsupportedModel
 from ...prompts.batch import PromptBatch
 from ...prompts.prompt import SoftPrompt
@@ -65,6 +65,7 @@ def _are_weights(tensor: Tensor) -> bool:
 
 
 @torch.no_grad()
+@in_evaluation
 def attention(backbone: AbstractBackbone, prompt: SoftPrompt, examples: Any) -> Float[Tensor, "k h"]:
     """The share of attention that the text gives to a prompt in each layer and head, mean over texts.
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...backbones import AbstractBackbone
+from ...backbones import AbstractBackbone, in_evaluation
 from ...data import SPECIAL
 from ...errors import BadInput
 from ...inference.decoding import label_ids
@@ -83,6 +83,7 @@ def compute(bench: Bench) -> Values:
     return {"steps": STEPS, "prompts": prompts}
 
 
+@in_evaluation
 def _of_row(
     backbone: AbstractBackbone, row: TextBatch, task: Task, gold: int, prompt: SoftPrompt, without: SoftPrompt
 ) -> dict[str, Any]:

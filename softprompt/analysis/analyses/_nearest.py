@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...backbones import AbstractBackbone
+from ...backbones import AbstractBackbone, in_evaluation
 from ...data import Examples
 from ...errors import BadInput
 from ...prompts.batch import PromptBatch
@@ -40,6 +40,7 @@ def agreement(places: Int[Tensor, "b k"], labels: Sequence[Any], train: Sequence
 
 
 @torch.no_grad()
+@in_evaluation
 def states_of(backbone: AbstractBackbone, prompt: SoftPrompt, examples: Examples) -> Float[Tensor, "b d"]:
     """The mean last state over the text of each row."""
     prompt_batch, means = PromptBatch.of(prompt, device=backbone.device), []

@@ -22,6 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ...checks import refuse_no_scale
 from ...errors import UnsupportedModel
+from .._mode import evaluating
 from ..family import is_plain
 
 
@@ -285,12 +286,12 @@ def _unchanged(model: nn.Module, name: str) -> Iterator[Undo]:
         where to note each attribute before it is changed: module, name, value, and a copy of a tensor's numbers.
     """
     undo: Undo = []
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     try:
-        before = _outputs(model)
-        yield undo
-        difference = (_outputs(model) - before).abs().max() / before.abs().max().clamp(min=1e-12)
+        with evaluating(model):
+            before = _outputs(model)
+            yield undo
+            after = _outputs(model)
+        difference = (after - before).abs().max() / before.abs().max().clamp(min=1e-12)
         # Of the largest output; also in float64, where some norms compute in float32.
         if not difference <= (COARSE if before.dtype == torch.bfloat16 else TOLERANCE):
             raise UnsupportedModel(
@@ -303,9 +304,6 @@ def _unchanged(model: nn.Module, name: str) -> Iterator[Undo]:
                 value.copy_(numbers)
             setattr(module, attribute, value)
         raise
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _outputs(model: Any) -> Tensor:
