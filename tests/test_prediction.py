@@ -129,6 +129,7 @@ def test_a_prompt_writes_answers_as_long_as_it_was_trained_to(backbone, tmp_path
     )
     assert any(line.startswith(told) for line in caplog.messages)
     short = load_stored(run.folder / run.results[0].prompt / "prompt")
+    assert isinstance(short, SoftPrompt)
     written = [answer["output"] for answer in predict(short, TEXTS, model=backbone)]
     assert written == [answer["output"] for answer in predict(short, TEXTS, model=backbone, max_new_tokens=1)]
     assert written != [answer["output"] for answer in predict(short, TEXTS, model=backbone, max_new_tokens=20)]
