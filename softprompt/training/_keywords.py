@@ -13,7 +13,7 @@ from ..backbones import AbstractBackbone, refuse_no_folder, spec_or_backbone
 from ..checks import listed, plain, require_different, require_kind
 from ..errors import BadInput, UnknownName
 from ..prompts.methods import sources_for
-from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings
+from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings, weights_text
 from ..tasks import Task, Wording, custom_task, holds_rows, is_data_file, own_source
 from ..tasks import task as find_task
 
@@ -173,6 +173,8 @@ def settings_from(settings: TrainSettings | None, keywords: Mapping[str, Any]) -
         BadInput: both.
     """
     options = {name: value for name, value in keywords.items() if name in _SETTINGS}
+    if "class_weights" in options:
+        options["class_weights"] = weights_text(options["class_weights"])
     if settings is not None:
         _refuse_no_settings("settings", settings, TrainSettings)
     if settings is not None and options:
