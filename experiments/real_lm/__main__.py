@@ -94,9 +94,9 @@ def landscapes(
     result: Annotated[Path, typer.Option(help="File of the numbers.")] = RESULTS / "real_lm_landscapes.json",
 ) -> None:
     """Measure the landscapes of few-shot prompts with and without PTP's random noise."""
-    from .landscapes import measure_landscapes
+    from .landscapes import measure_landscapes, table
 
-    print(measure_landscapes(model, data_root, work, result))
+    print(table(measure_landscapes(model, data_root, work, result)))
 
 
 @app.command()

@@ -5,6 +5,7 @@ a plane around embedded test rows (docs/landscape.md).
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,14 @@ COMPARED = ("pt", "rn")
 # Nine points a side, because 81 copies of a row take as long as a step of 100 rows.
 PLANE = LandscapeSettings(grid=9, rows=24)
 SCORED_ROWS = 300
+# Row of the table -> name of the number, and its digits.
+SHOWN = {
+    "accuracy on 300 rows": ("score", 3),
+    "max - min of the loss within the plane, nats": ("range", 2),
+    "mean change within the plane, nats": ("mean_change", 2),
+    "slope in the middle, nats per rms": ("gradient_norm_rms", 2),
+    "curvature in the middle, nats per rms²": ("curvature_rms", 2),
+}
 
 
 def measure_landscapes(model: str, data_root: Path, work: Path, result: Path) -> dict[str, Any]:
@@ -44,3 +53,12 @@ def measure_landscapes(model: str, data_root: Path, work: Path, result: Path) ->
         values[arm] = dict(zip(map(str, SEEDS), measured(folder, PLANE), strict=True))
         write_file(result, json_bytes(values), what="the landscapes", replace=True)
     return values
+
+
+def table(values: Mapping[str, Any]) -> str:
+    """The numbers of each seed without and with noise, as the page has them."""
+    lines = ["| | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " |", "|---" * (len(SEEDS) + 1) + "|"]
+    for name, (key, digits) in SHOWN.items():
+        cells = [" → ".join(f"{values[arm][str(seed)][key]:.{digits}f}" for arm in COMPARED) for seed in SEEDS]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)

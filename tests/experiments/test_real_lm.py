@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from experiments.common import runs as common_runs
 from experiments.common.page import END
+from experiments.common.places import RESULTS
 from experiments.real_lm import carry, design, landscapes, runs, tables
 from experiments.real_lm.__main__ import HERE
 from experiments.real_lm.arms import ARMS, SAME_RATE
@@ -131,6 +132,10 @@ def test_landscapes_are_measured_once_with_and_without_noise(data_root, tiny_gpt
     assert found["pt"] != found["rn"]
     monkeypatch.setattr(landscapes, "measured", None)
     assert landscapes.measure_landscapes(*arguments) == found
+
+
+def test_the_page_has_the_committed_landscapes():
+    assert landscapes.table(json.loads((RESULTS / "real_lm_landscapes.json").read_text())) in PAGE.read_text()
 
 
 class TestPieces:
