@@ -11,6 +11,7 @@ from typing import Any
 
 from softprompt.settings import LandscapeSettings, PromptSettings, Seeds
 from softprompt.store import json_bytes, write_file
+from softprompt.study import markdown
 from softprompt.training import without_advice
 
 from ..common.runs import run_in
@@ -57,8 +58,9 @@ def measure_landscapes(model: str, data_root: Path, work: Path, result: Path) ->
 
 def table(values: Mapping[str, Any]) -> str:
     """The numbers of each seed without and with noise, as the page has them."""
-    lines = ["| | " + " | ".join(f"seed {seed}" for seed in SEEDS) + " |", "|---" * (len(SEEDS) + 1) + "|"]
-    for name, (key, digits) in SHOWN.items():
-        cells = [" → ".join(f"{values[arm][str(seed)][key]:.{digits}f}" for arm in COMPARED) for seed in SEEDS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+
+    def cells(key: str, digits: int) -> dict[str, str]:
+        pairs = {seed: [values[arm][str(seed)][key] for arm in COMPARED] for seed in SEEDS}
+        return {f"seed {seed}": " → ".join(f"{value:.{digits}f}" for value in pair) for seed, pair in pairs.items()}
+
+    return markdown([{"": name, **cells(*shown)} for name, shown in SHOWN.items()])

@@ -58,7 +58,8 @@ def split_rows(task: Task, rows: Mapping[str, Rows], seed: int = SPLIT_SEED, *, 
     Raises:
         BadInput: too few rows, or test rows would be drawn from others than when the prompt of this task was trained.
     """
-    _refuse_other_rows(task, rows)
+    if task.source.drawn:
+        _refuse_other_rows(task, rows)
     if task.source.grouped:
         splits = grouped_splits(rows, task.source.grouped, seed)
     else:
@@ -99,8 +100,9 @@ def limited(rows: Rows, most: int, seed: int = 0) -> Rows:
 
 def limited_places(count: int, most: int, seed: int = 0) -> list[int]:
     """The places of so many of `count` rows, drawn by a seed, in their order; all where there are no more."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
-    return list(range(count)) if count <= most else sorted(order[:most])
+    if count <= most:
+        return list(range(count))
+    return sorted(torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()[:most])
 
 
 def ept_splits(rows: Mapping[str, Rows], seed: int = SPLIT_SEED) -> Splits:

@@ -16,6 +16,7 @@ from ..errors import BadInput, CannotExport
 from ..inference.asked import task_of
 from ..inference.evaluate import examples_for
 from ..inference.predict import as_row, texts_or_rows
+from ..inference.scoring import NEW_TOKENS
 from ..interop.attach import attach
 from ..prompts.prompt import SoftPrompt
 from ._card import Spread, card
@@ -24,7 +25,6 @@ from .limit import PromptLimit, encoder_decoder_for, limit_of
 
 # Rows of the task on which the error is measured, and how many are answered at once.
 ROWS, BATCH = 64, 16
-NEW_TOKENS = 20
 
 LOAD = """\
 import json

@@ -29,7 +29,7 @@ from .calibration import negative_log_likelihood
 from .class_scores import calibration_error
 from .decoding import Decode, before_answer, label_ids, refuse_decoding
 from .report import Report, beside
-from .scoring import scoring_of
+from .scoring import NEW_TOKENS, scoring_of
 
 log = logging.getLogger("softprompt")
 
@@ -43,15 +43,11 @@ def report(task: Task, examples: Examples, answers: Answers) -> Report:
     return Report(metrics, len(examples), answers.invalid, answers.values, list(examples.gold), task, label_loss=loss)
 
 
-# Positions kept for an answer in free text or a number, where the model reads its own answer: what is generated.
-TEXT_ANSWER = 20
-
-
 def answer_positions(backbone: AbstractBackbone, task: Task) -> int:
-    """Positions that an answer takes beside prompt and text: a decoder's, of the longest label or a text."""
+    """Positions that an answer takes beside prompt and text: a decoder's, of the longest label or what is written."""
     if task.answer == "label" and backbone.answers != "linear-head":
         return backbone.answer_positions(label_ids(backbone, task))
-    return backbone.answer_positions([[0] * (TEXT_ANSWER + 1)])
+    return backbone.answer_positions([[0] * (NEW_TOKENS + 1)])
 
 
 def text_limit(backbone: AbstractBackbone, prompt_length: int, task: Task) -> int:

@@ -65,14 +65,13 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
         SoftPromptError: anything in the plan that cannot work.
     """
     begun = beginnings_of(plan, splits.train, backbone)
-    longest = max(beginning.length for candidates in begun for beginning in candidates)
+    lengths = sorted({beginning.length for candidates in begun for beginning in candidates})
     decoding(plan.task, backbone, plan.settings.decode)
     validation = _choosing_rows(plan, splits.validation)
     train, validation, test = (
-        examples_for(backbone, plan.task, rows, longest) for rows in (splits.train, validation, splits.test)
+        examples_for(backbone, plan.task, rows, lengths[-1]) for rows in (splits.train, validation, splits.test)
     )
     refuse_unwritable(train, plan.task, backbone, plan.settings.max_new_tokens)
-    lengths = sorted({beginning.length for candidates in begun for beginning in candidates})
     _refuse_uneven_cuts(lengths, plan, backbone, (train, validation, test))
     _refuse_idle(plan, backbone)
     run_data = RunData(
