@@ -54,14 +54,14 @@ def rows(tmp_path):
 
 
 @pytest.mark.parametrize("line", ['{"id": "x", "text": null}', '{"id": "' + "x " * 999 + '", "text": "a"}'])
-def test_a_row_that_cannot_be_read_has_its_number_in_the_whole_file(prompts, rows, line, tmp_path):
+def test_a_row_that_cannot_be_read_has_its_line_in_the_whole_file(prompts, rows, line, tmp_path):
     _, made, backbone = prompts
     more = {"template": "{id} {text}", "truncate": ["text"], "max_length": 32}
     record = Task.from_json({**made["mood"].provenance.task, **more}).to_json()
     prompt = dataclasses.replace(made["mood"], provenance=dataclasses.replace(made["mood"].provenance, task=record))
     lines = rows.read_text().splitlines()
     rows.write_text("\n".join([*lines, line, *lines]) + "\n")
-    with pytest.raises(BadInput, match=r"^row 39[ :]"):
+    with pytest.raises(BadInput, match=r"rows\.jsonl:39[: ]"):
         predict_file({"mood": prompt}, rows, tmp_path / "out.jsonl", model=backbone, batch_size=2)
 
 
@@ -69,7 +69,7 @@ def test_bytes_that_are_not_utf_8_are_one_line(prompts, tmp_path):
     _, made, backbone = prompts
     rows = tmp_path / "rows.csv"
     rows.write_bytes("text\nanna bought café\n".encode("latin-1"))
-    with pytest.raises(BadInput, match=r"row 1: column 'text' holds bytes that are not UTF-8"):
+    with pytest.raises(BadInput, match=r"rows\.csv:2: column 'text' holds bytes that are not UTF-8"):
         predict_file({"mood": made["mood"]}, rows, tmp_path / "out.jsonl", model=backbone)
     with pytest.raises(BadInput, match="column 'text' holds bytes that are not UTF-8"):
         predict(made["mood"], ["a \ud800 b"], model=backbone)
@@ -330,7 +330,7 @@ def test_every_format_holds_the_same_answers(prompts, rows, tmp_path, name):
 def test_lines_end_at_new_lines_alone_and_keep_what_stands_in_them(tmp_path):
     path = tmp_path / "in.txt"
     path.write_bytes("\ufeff good \r\nbad\u2028film\x0c\nend".encode())
-    assert list(_rows(path, "")) == [" good ", "bad\u2028film\x0c", "end"]
+    assert [text for _, text in _rows(path, "")] == [" good ", "bad\u2028film\x0c", "end"]
 
 
 @pytest.mark.parametrize("name", ["in.csv", "in.jsonl.gz", "in.parquet", "in.txt"])
@@ -391,9 +391,19 @@ class TestRefused:
             predict_file(prompts[1], rows, tmp_path / "out.xlsx")
 
     def test_a_column_that_is_not_there(self, prompts, rows, tmp_path):
-        with pytest.raises(BadInput, match=r"row 1 of .* has no column 'key'"):
+        with pytest.raises(BadInput, match=r"rows.jsonl:1: no column 'key'; leave `id_column` out"):
             predict_file(prompts[1], rows, tmp_path / "out.jsonl", id_column="key")
         assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+    @pytest.mark.parametrize(
+        ("row", "message"), [('{"txt": "film"}', "unknown column 'text'"), ('{"text": [1]}', "holds")]
+    )
+    def test_a_row_that_cannot_be_read_is_named_by_its_line_and_leaves_nothing(self, row, message, prompts, tmp_path):
+        path = tmp_path / "rows.jsonl"
+        path.write_text('{"text": "good"}\n\n' + row + "\n")
+        with pytest.raises(BadInput, match=f"rows.jsonl:3: .*{message}"):
+            predict_file(prompts[1], path, tmp_path / "out.jsonl", model=prompts[2])
+        assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
 
     def test_a_prompt_whose_column_would_replace_another(self, prompts, rows, tmp_path):
         with pytest.raises(BadInput, match="two columns of the output would be called 'id'"):

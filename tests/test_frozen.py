@@ -125,6 +125,9 @@ class TestDifference:
     def test_the_same_answers_differ_by_nothing(self):
         assert difference_interval(("accuracy",), [0, 1, 1], [0, 1, 1], [0, 0, 1]) == (0, 0)
 
+    def test_a_single_row_tells_nothing(self):
+        assert difference_interval(("accuracy",), [1], [0], [1]) == (-1, 1)
+
     def test_it_is_of_pairs_so_that_hard_rows_do_not_blur_it(self):
         gold = [0, 1] * 50
         ours = [0, 1] * 25 + [1, 0] * 25

@@ -339,13 +339,21 @@ class TestBackboneStaysFrozen:
         with pytest.raises(NotTrainable, match="gives no gradient to its input"):
             train(task, from_model(quantised, tokenizer), settings=TrainSettings(steps=1), output=tmp_path / "run")
 
-    def test_options_that_this_model_would_ignore_are_refused_before_a_folder_is_made(self, task, tiny_gpt, tmp_path):
+    def test_options_that_this_model_would_ignore_are_refused_before_a_folder_is_made(
+        self, task, tiny_gpt, tiny_bert, tmp_path
+    ):
         backbone, folder = from_model(*tiny_gpt("llama"), name="tiny"), tmp_path / "run"
         with pytest.raises(BadInput, match="'tiny' has no dropout, so `backbone_dropout` changes nothing"):
             train(task, backbone, steps=1, backbone_dropout=True, output=folder)
         labels = dataclasses.replace(task, labels=("good", "good film"))
         with pytest.raises(BadInput, match="begin with the same token"):
             train(labels, backbone, steps=1, loss="tokens", normalize="first", output=folder)
+        with pytest.raises(BadInput, match="`head_lr` is the rate of a linear head, and 'tiny' has none here"):
+            train(task, backbone, steps=1, head_lr=0.1, output=folder)
+        with pytest.raises(BadInput, match=r"normalize='mean' is about scores .* the text that is written answers"):
+            train(task, backbone, steps=1, normalize="mean", loss="tokens", decode="generate", output=folder)
+        with pytest.raises(BadInput, match=r"normalize='mean' is about scores .* a linear head answers"):
+            train(task, from_model(*tiny_bert(head=False), name="tiny"), steps=1, normalize="mean", output=folder)
         assert not folder.exists()
 
     def test_lengths_of_which_one_would_cut_the_rows_of_another_are_refused(self, tiny_bert, tmp_path):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from ..errors import BadInput
+from ..errors import BadInput, UnknownName
 from ..prompts.batch import SPECIAL, TEMPLATE, UNKNOWN
 from ..tasks import Rendered, Task, answer_text, gold
 from ._cache import cached, content_key, default_folder, tokenizer_key
@@ -41,7 +41,7 @@ def tokenize(
     cache_dir: str | Path | None = None,
     cache: bool = True,
     targets: bool = True,
-    first: int = 1,
+    places: Sequence[str] | None = None,
 ) -> Examples:
     """Examples for a backbone: each row's text as token ids, special tokens included, and its answer.
 
@@ -66,34 +66,34 @@ def tokenize(
         cache_dir: None takes $SOFTPROMPT_CACHE or the user's cache folder.
         cache: False reads and writes no file: a server keeps nothing of its users' texts.
         targets: whether rows hold answers; False leaves the examples without targets and gold.
-        first: number of the first row, for messages: where rows are read in parts.
+        places: what each row is called in messages, as "rows.csv:3"; None takes its number in its file.
 
     Raises:
-        UnknownName: the template names a column that the rows lack.
-        BadInput: a row that cannot be cut to `max_length`, an answer that the backbone cannot give, or a template
-            with a {mask} for a backbone that answers elsewhere.
+        BadInput: a row without a column that the template names, a row that cannot be cut to `max_length`, an answer
+            that the backbone cannot give, or a template with a {mask} for a backbone that answers elsewhere.
     """
+    numbers = rows.numbers if isinstance(rows, Rows) else ()
     rows = list(rows)
+    named = places or [f"row {number}" for number in numbers or range(1, len(rows) + 1)]
     right = [gold(task, row) for row in rows] if targets else []
     encoded = _targets(task, right, answers, encode_answers) if targets else None
     limit = task.max_length if max_length is None else max_length
     # verbose=False: the tokenizer warns of its own limit, which is not ours.
     encode = partial(tokenizer, add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False)
     cut: list[list[Mapping[str, Any]]] = []
-    numbers = list(range(first, first + len(rows)))
     if task.window and tokenizer.is_fast:
-        cut = _windows(rows, task, encode, prefix, suffix, limit)
+        cut = _windows(rows, named, task, encode, prefix, suffix, limit)
         rows = [row for part in cut for row in part]
-        numbers = [number for number, part in zip(numbers, cut, strict=True) for _ in part]
+        named = [place for place, part in zip(named, cut, strict=True) for _ in part]
     if task.is_cloze:
         _refuse_cloze(task, answers, mask)
         suffix = ""
-    pieces = [_piece(task, row, number, mask) for number, row in zip(numbers, rows, strict=True)]
+    pieces = [_piece(task, row, place, mask) for place, row in zip(named, rows, strict=True)]
     texts = [prefix + piece.text + suffix for piece in pieces]
     spans = [_moved(piece.spans, len(prefix)) for piece in pieces]
 
     def make() -> tuple[Ragged, Ragged, int]:
-        return _inputs(texts, spans, numbers, encode, limit, task)
+        return _inputs(texts, spans, named, encode, limit, task)
 
     if cache:
         key = content_key(
@@ -117,11 +117,18 @@ def tokenize(
 
 
 def _windows(
-    rows: list[Mapping[str, Any]], task: Task, encode: "partial[Any]", prefix: str, suffix: str, limit: int
+    rows: list[Mapping[str, Any]],
+    named: Sequence[str],
+    task: Task,
+    encode: "partial[Any]",
+    prefix: str,
+    suffix: str,
+    limit: int,
 ) -> list[list[Mapping[str, Any]]]:
     """The windows of each row; `encode` is the tokenizer as rows are read."""
     return windows(
         rows,
+        named,
         task,
         partial(encode, add_special_tokens=False, return_offsets_mapping=True),
         lambda row: len(encode(prefix + task.render(row).text + suffix)["input_ids"]),
@@ -138,11 +145,11 @@ def _refuse_cloze(task: Task, answers: Answers, mask: str | None) -> None:
         )
 
 
-def _piece(task: Task, row: Mapping[str, Any], number: int, mask: str | None) -> Rendered:
+def _piece(task: Task, row: Mapping[str, Any], place: str, mask: str | None) -> Rendered:
     try:
         return task.render(row) if mask is None else task.render(_without(mask, row), mask)
-    except BadInput as error:
-        raise BadInput(f"row {number}: {error.message}") from error
+    except (BadInput, UnknownName) as error:
+        raise BadInput(f"{place}: {error.message}") from error
 
 
 def _without(mask: str, row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -158,7 +165,7 @@ def _moved(spans: Spans, by: int) -> Spans:
 def _inputs(
     texts: Sequence[str],
     spans: Sequence[Spans],
-    numbers: Sequence[int],
+    named: Sequence[str],
     tokenizer: partial[Any],
     limit: int,
     task: Task,
@@ -175,7 +182,7 @@ def _inputs(
             if ids is None:
                 names = ", ".join(map(repr, task.shortened))
                 raise BadInput(
-                    f"row {numbers[len(rows)]} has {length} tokens, {limit} are allowed, "
+                    f"{named[len(rows)]} has {length} tokens, {limit} are allowed, "
                     f"and cutting {names} does not suffice; raise --max-length"
                 )
             rows.append(ids)

@@ -15,7 +15,12 @@ SMALLEST = 16
 
 
 def windows(
-    rows: Sequence[Row], task: Task, encode: Callable[..., Any], length: Callable[[Row], int], limit: int
+    rows: Sequence[Row],
+    named: Sequence[str],
+    task: Task,
+    encode: Callable[..., Any],
+    length: Callable[[Row], int],
+    limit: int,
 ) -> list[list[Row]]:
     """The windows of each row: copies whose column `task.window` holds a part of the text.
 
@@ -23,6 +28,7 @@ def windows(
 
     Args:
         rows: with the task's columns.
+        named: what each row is called in messages.
         task: names the column and the shared tokens.
         encode: the tokenizer, without special tokens and with offsets.
         length: tokens of a row as the model reads it, template, special tokens and all.
@@ -35,7 +41,7 @@ def windows(
     offsets = encode([str(row[column]) for row in rows])["offset_mapping"]
     around: dict[str, int] = {}
     cut: list[list[Row]] = []
-    for number, (row, spans) in enumerate(zip(rows, offsets, strict=True), 1):
+    for place, row, spans in zip(named, rows, offsets, strict=True):
         rest = {**row, column: ""}
         key = task.render(rest).text
         if key not in around:
@@ -46,7 +52,7 @@ def windows(
             continue
         if room < SMALLEST:
             raise BadInput(
-                f"row {number}: {around[key]} of {limit} tokens are taken before column {column!r} begins; "
+                f"{place}: {around[key]} of {limit} tokens are taken before column {column!r} begins; "
                 "raise --max-length"
             )
         text = str(row[column])

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..backbones import AbstractBackbone
 from ..checks import require_numbers
@@ -37,6 +37,15 @@ ROW = "row"
 CHUNK = 8
 # Of the journal; a journal of another version is of another command.
 VERSION = 2
+
+
+class _Row(NamedTuple):
+    """A row of the file: its number from 0, its place as "rows.csv:3", and what identifies it in the output."""
+
+    number: int
+    place: str
+    given: Any
+    identity: Any
 
 
 def predict_file(
@@ -99,8 +108,14 @@ def predict_file(
     with _storing(output):
         journal = Journal(partial, facts, columns, CHUNK * batch_size)
         if not output.exists():
-            with journal, _each_warning_once():
-                _answer_all(rows, journal, Group.all_of(responders), batch_size, tell)
+            try:
+                with journal, _each_warning_once():
+                    _answer_all(rows, journal, Group.all_of(responders), batch_size, tell)
+            except BadInput:
+                # Of a first chunk that cannot be answered nothing is left: the mended file is another.
+                if journal.count == 0:
+                    partial.unlink()
+                raise
             write_rows(output, lambda: journal.lines(id_column or ROW))
         # The command was killed when all but the removal of its journal was done; or the file is another's.
         elif journal.rows != sum(1 for _ in rows):
@@ -133,7 +148,7 @@ def _storing(output: Path) -> Iterator[None]:
 
 
 def _answer_all(
-    rows: Iterator[tuple[int, Any, Any]],
+    rows: Iterator[_Row],
     journal: Journal,
     groups: Sequence[Group],
     batch_size: int,
@@ -144,12 +159,12 @@ def _answer_all(
     for part in _chunks(itertools.islice(rows, journal.begun, None), journal.chunk):
         for group in groups:
             with group.ready() as prompt_batch:
-                for passed in group.passes([row for _, row, _ in part], batch_size, part[0][0] + 1):
-                    places = [(part[row][0], group.responders[number].name) for row, number in passed.cells]
-                    if journal.known.issuperset(places):
+                for passed in group.passes([row.given for row in part], batch_size, [row.place for row in part]):
+                    cells = [(part[row].number, group.responders[number].name) for row, number in passed.cells]
+                    if journal.known.issuperset(cells):
                         continue
-                    identities = [part[row][2] for row, _ in passed.cells]
-                    journal.add(zip(places, identities, passed.answers(prompt_batch), strict=True))
+                    identities = [part[row].identity for row, _ in passed.cells]
+                    journal.add(zip(cells, identities, passed.answers(prompt_batch), strict=True))
                     if tell is not None:
                         done = (journal.count - before) / len(journal.columns)
                         tell(journal.rows, done / max(time.monotonic() - start, 1e-9))
@@ -167,8 +182,8 @@ def refuse_equal_columns(identity: str, columns: Mapping[str, Sequence[str]]) ->
         raise BadInput(f"two columns of the output would be called {twice!r}; name prompts, as --prompts NAME=PROMPT")
 
 
-def _identified_rows(source: Path, delimiter: str, id_column: str | None) -> Iterator[tuple[int, Any, Any]]:
-    """Each row with its number from 0, and what identifies it in the output; the first row is checked at once.
+def _identified_rows(source: Path, delimiter: str, id_column: str | None) -> Iterator[_Row]:
+    """The rows of a file; the first one is checked at once.
 
     Raises:
         BadInput: no row, or one that is malformed or lacks the column.
@@ -177,29 +192,29 @@ def _identified_rows(source: Path, delimiter: str, id_column: str | None) -> Ite
     first = next(rows, None)
     if first is None:
         raise BadInput(f"{str(source)!r} is empty; at least one row is needed")
-    _identity(0, first, id_column, source)
+    _identity(0, *first, id_column)
     whole = enumerate(itertools.chain([first], rows))
-    return ((number, row, _identity(number, row, id_column, source)) for number, row in whole)
+    return (_Row(number, place, given, _identity(number, place, given, id_column)) for number, (place, given) in whole)
 
 
-def _identity(number: int, row: Any, id_column: str | None, source: Path) -> Any:
+def _identity(number: int, place: str, given: Any, id_column: str | None) -> Any:
     """What identifies a row in the output."""
     if id_column is None:
         return number + 1
-    if not isinstance(row, Mapping) or id_column not in row:
-        raise BadInput(f"row {number + 1} of {str(source)!r} has no column {id_column!r}; leave --id-column out")
-    value = plain_cell(row[id_column])
+    if not isinstance(given, Mapping) or id_column not in given:
+        raise BadInput(f"{place}: no column {id_column!r}; leave --id-column out")
+    value = plain_cell(given[id_column])
     # What JSON has no form of, as a date of Parquet, is kept as text.
     return value if value is None or isinstance(value, str | int | float | list | dict) else str(value)
 
 
-def _rows(path: Path, delimiter: str) -> Iterator[Any]:
-    """The rows of a file one by one; its lines where its name is of no format of rows."""
+def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a file one by one, each with its place; its lines where its name is of no format of rows."""
     if path.name.lower().endswith(FORMATS):
         for record in records(path, delimiter):
             if record.fault:
                 raise BadInput(f"{path}:{record.line}: {record.fault}")
-            yield record.values
+            yield f"{path}:{record.line}", record.values
         return
     if not path.is_file():
         raise BadInput(f"no file {str(path)!r}")
@@ -207,9 +222,10 @@ def _rows(path: Path, delimiter: str) -> Iterator[Any]:
     with io.BufferedReader(path.open("rb", buffering=0)) as file:
         for number, line in enumerate(file, 1):
             try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
                 raise BadInput(f"{path}:{number}: not UTF-8; convert the file first") from error
+            yield f"{path}:{number}", text.removesuffix("\n").removesuffix("\r")
 
 
 def _chunks(rows: Iterator[Any], size: int) -> Iterator[list[Any]]:

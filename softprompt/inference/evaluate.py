@@ -75,7 +75,7 @@ def examples_for(
     *,
     targets: bool = True,
     context: str = "",
-    first: int = 1,
+    places: Sequence[str] | None = None,
 ) -> Examples:
     """Rows tokenised for a backbone, cut to the task's length and to what fits beside the prompt.
 
@@ -86,7 +86,7 @@ def examples_for(
         prompt_length: positions of the prompt.
         targets: whether rows hold answers.
         context: stands between the task's opening and each row; its tokens come on top of the task's length.
-        first: number of the first row, for messages.
+        places: what each row is called in messages; None takes its number in its file.
 
     Raises:
         BadInput: label words that the backbone cannot tell apart; and as in `tokenize`.
@@ -108,7 +108,7 @@ def examples_for(
         special_tokens=backbone.special_tokens,
         max_length=limit,
         targets=targets,
-        first=first,
+        places=places,
     )
 
 

@@ -63,7 +63,8 @@ def difference_interval(
 ) -> Interval:
     """The 95 % interval of how much better the score of one set of answers is than that of another, on the same rows.
 
-    Rows are drawn in pairs, so that what makes a row easy for both does not count.
+    Rows are drawn in pairs, so that what makes a row easy for both does not count. A single row tells nothing: its
+    interval is all that two scores from 0 to 1 may differ by.
 
     Args:
         headline: the metrics whose mean is the score, an error counting negatively.
@@ -72,6 +73,8 @@ def difference_interval(
         gold: what counts as right.
         seed: of the resamples.
     """
+    if len(gold) < 2:
+        return -1.0, 1.0
     both = [[STATISTICS[name](answers, gold) for name in headline] for answers in (predictions, others)]
     signs = [-1 if name in ERRORS else 1 for name in headline]
 

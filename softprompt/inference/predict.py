@@ -131,7 +131,7 @@ def predict(
     if isinstance(spec, ModelSpec) and (model is None or (isinstance(model, ModelSpec) and not model.name)):
         spec = kept_model(spec)
     backbone = backbone_of(prompt, spec)
-    examples = examples_for(backbone, task, rows, prompt.length, targets=False)
+    examples = examples_for(backbone, task, rows, prompt.length, targets=False, places=named)
     tell_truncated(examples, "inputs")
     warn_of_unknown(examples, backbone.tokenizer, backbone.name)
     scored = decoding(task, backbone, decode) == "scores"

@@ -98,14 +98,14 @@ class Responder:
         limit = text_limit(self.backbone, self.stored.length, self.task)
         return json.dumps([self.task.to_json(), limit], default=str)
 
-    def examples(self, inputs: Sequence[Any], first: int = 1) -> Examples:
-        """The tokens of the rows; `first` is the number of the first one, for messages.
+    def examples(self, inputs: Sequence[Any], places: Sequence[str] | None = None) -> Examples:
+        """The tokens of the rows; `places` are what they are called in messages.
 
         Raises:
             BadInput: an input that is no text and no row, or lacks a column.
         """
         rows = [as_row(self.task, given) for given in texts_or_rows(inputs)]
-        examples = examples_for(self.backbone, self.task, rows, self.stored.length, targets=False, first=first)
+        examples = examples_for(self.backbone, self.task, rows, self.stored.length, targets=False, places=places)
         tell_truncated(examples, "inputs")
         warn_of_unknown(examples, self.backbone.tokenizer, self.backbone.name)
         return examples
@@ -148,13 +148,13 @@ class Group:
             before = [stack.enter_context(context) for context in entered]
             yield PromptBatch.of(*before, device=self.backbone.device)
 
-    def passes(self, inputs: Sequence[Any], batch_size: int, first: int = 1) -> "list[Pass]":
+    def passes(self, inputs: Sequence[Any], batch_size: int, places: Sequence[str] | None = None) -> "list[Pass]":
         """The passes that answer these rows with every prompt. Equal rows give equal passes, whatever came before.
 
         Args:
             inputs: texts, or rows of columns.
             batch_size: rows in one pass, of all prompts together.
-            first: number of the first row, for messages.
+            places: what each row is called in messages; None counts them.
 
         Raises:
             BadInput: as in `Responder.examples`.
@@ -162,7 +162,7 @@ class Group:
         known: dict[str, Examples] = {}
         for responder in self.responders:
             if (key := responder.writing) not in known:
-                known[key] = responder.examples(inputs, first)
+                known[key] = responder.examples(inputs, places)
         examples = [known[responder.writing] for responder in self.responders]
         alone = [number for number, rows in enumerate(examples) if rows.windows is not None and self._writes(number)]
         cells = [

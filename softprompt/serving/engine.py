@@ -97,6 +97,7 @@ class Engine:
         return tokenize(
             [row],
             task,
+            places=["this row"],
             tokenizer=backbone.tokenizer,
             answers=backbone.answers,
             encode_answers=partial(backbone.encode_answers, behind=before_answer(backbone, task)),

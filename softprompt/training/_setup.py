@@ -109,7 +109,15 @@ def _refuse_idle(plan: Plan, backbone: AbstractBackbone) -> None:
     """
     if plan.settings.backbone_dropout and not has_dropout(backbone):
         raise BadInput(f"{backbone.name!r} has no dropout, so --backbone-dropout changes nothing; leave it out")
-    scores = backbone.answers != "linear-head" and decoding(plan.task, backbone, plan.settings.decode) == "scores"
+    has_head = backbone.answers == "linear-head"
+    if not has_head and any(prompt.head_lr != PromptSettings.head_lr for prompt in plan.prompts):
+        raise BadInput(f"--head-lr is the rate of a linear head, and {backbone.name!r} has none here; leave it out")
+    scores = not has_head and decoding(plan.task, backbone, plan.settings.decode) == "scores"
+    if not scores and plan.settings.normalize != TrainSettings.normalize:
+        raise BadInput(
+            f"--normalize={plan.settings.normalize} is about scores of label words, and here "
+            f"{'a linear head' if has_head else 'the text that is written'} answers; leave it out"
+        )
     if scores and plan.settings.normalize == "first":
         refuse_collisions(label_ids(backbone, plan.task), backbone.tokenizer)
 
