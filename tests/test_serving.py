@@ -10,6 +10,8 @@ import pytest
 import torch
 from softprompt.backbones import AbstractBackbone, from_model
 from softprompt.errors import BadInput, ModelMismatch, UnknownName
+from softprompt.inference.predict import predict
+from softprompt.inference.scoring import Scoring
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import LinearHead
 from softprompt.serving import Batcher, Draining, Engine, Limits, Overloaded, PromptBank, TooLate, TooLong, Work
@@ -78,6 +80,14 @@ def test_mixed_requests_to_fifty_prompts_are_answered_as_each_alone(backbones, k
         assert agrees(answer, expected, served)
     # The rows of one way of answering, whatever their tasks, share passes.
     assert len(passes) <= 6
+
+
+def test_a_prompt_trained_to_write_its_answer_writes_it_here_too(backbone, engine):
+    prompt = some_prompts(backbone, 1)["p0"]
+    scoring = Scoring(decode="generate", max_new_tokens=3)
+    prompt = dataclasses.replace(prompt, provenance=dataclasses.replace(prompt.provenance, scoring=scoring.to_json()))
+    (answer,) = engine.answer([engine.work(bank_of(backbone, {"p": prompt}).get("p"), "good")])
+    assert [{"text": "good", "output": answer.text}] == predict(prompt, ["good"], model=backbone)
 
 
 def test_a_model_in_training_mode_serves_as_in_evaluation_mode(tiny_t5):

@@ -181,7 +181,7 @@ class Admission:
             if task.answer == "text" or classes != needed:
                 raise BadInput(f"the head of this prompt has {classes} outputs, its task {task.name!r} needs {needed}")
             return Asked(task, scoring, "head", None, limit)
-        if decoding(task, backbone, "auto") == "generate":
+        if decoding(task, backbone, scoring.decode) == "generate":
             return Asked(task, scoring, "generate", None, limit)
         labels = label_ids(backbone, task, end=scoring.end)
         if scoring.normalize == "first":
