@@ -1,0 +1,241 @@
+"""Plans, and the commands of `softprompt study`."""
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+from softprompt import store as store_module
+from softprompt.cli import main
+from softprompt.settings import TrainSettings
+from softprompt.study import StoredRun, compare, export, grid, load_specs, markdown, plan, read, summary
+from softprompt.study._failed import mark_failed
+from softprompt.study._fleets import claim, finish, give_up, group
+from softprompt.study._progress import state
+from softprompt.study._stored import path_of, to_bytes
+from softprompt.training._loop import Loop
+from softprompt.training._measure import Measured
+
+from study_kit import QUICK, stored
+
+
+class TestPlan:
+    def test_steps_follow_from_the_epochs_and_rows_of_each_run(self):
+        measured = Measured(steps=12, rows=96, tokens=1200, seconds=6.0)
+
+        def steps(**settings):
+            return measured.steps_of(TrainSettings(batch_size=8, **settings), classes=2)
+
+        assert [steps(epochs=1.0), steps(epochs=10.0), steps(steps=7), steps()] == [12, 120, 7, 1000]
+        assert [steps(epochs=1.0, shots=16), steps(epochs=1.0, shots_per_class=16)] == [2, 4]
+
+    def test_a_fleet_of_another_number_of_epochs_costs_in_proportion(self, task, model, tmp_path):
+        axes = {"task": task, "model": model, "batch_size": 8}
+        one, ten, both = (
+            plan(tmp_path / "store", grid(**axes, epochs=epochs), fleet_size=1)[0]
+            for epochs in ([1.0], [10.0], [1.0, 10.0])
+        )
+        assert (one.steps, ten.steps, both.steps) == (6, 60, 66)
+        assert both.tokens == (one.tokens or 0) + (ten.tokens or 0)
+
+    def test_costs_are_those_of_each_method_whatever_the_order_of_the_tables(self, task, model, tmp_path, monkeypatch):
+        asked = []
+
+        def measured(fleet, models, data_root):
+            prompt = fleet[0].prompt
+            asked.append(prompt.method)
+            seconds = {"prompt-tuning": 1.0, "ept-star": 10.0}[prompt.method] * (3 if prompt.deep else 1)
+            return Measured(steps=4, rows=8, tokens=4, seconds=seconds * len(fleet))
+
+        monkeypatch.setattr("softprompt.study._plan._measured", measured)
+        axes = {"task": task, "model": model, "lr": [0.1, 0.3], "seed": [0, 1, 2], **QUICK}
+        tables = [grid(**axes, method="prompt-tuning", deep=deep) for deep in (False, True)]
+        tables.append(grid(**axes, method="ept-star"))
+        for order in itertools.permutations(tables):
+            (part,) = plan(tmp_path / "store", list(itertools.chain(*order)), fleet_size=6)
+            assert part.seconds == pytest.approx(6 * 1 + 6 * 3 + 6 * 10)
+        # Seeds and rates share a measurement.
+        assert len(asked) == 6 * 3
+
+    @pytest.mark.parametrize(
+        ("seconds", "timed", "steps"), [([4, 1, 2, 3], 2.0, 4), ([20], 20.0, 1), ([1, 8, 8], 8.0, 3)]
+    )
+    def test_long_steps_are_timed_less_often_and_the_first_only_where_it_is_long(
+        self, seconds, timed, steps, monkeypatch
+    ):
+        clock, took = [0.0], iter(seconds)
+
+        class Timed:
+            def _optimize(self):
+                clock[0] += next(took)
+
+        monkeypatch.setattr("softprompt.training._loop.time.perf_counter", lambda: clock[0])
+        loop: Any = Timed()
+        assert Loop.seconds_of_step(loop, 3, 10.0) == timed
+        assert loop.step == steps
+
+
+class TestCommand:
+    @pytest.fixture
+    def file(self, tmp_path, model, task):
+        path = tmp_path / "study.toml"
+        path.write_text(
+            f"""
+            [defaults]
+            model = "{model}"
+            steps = 4
+            eval_every = 2
+            batch_size = 4
+            [tasks.reviews]
+            files = {{train = "data/train.csv", validation = "data/validation.csv", test = "data/test.csv"}}
+            text_columns = ["text"]
+            label_column = "label"
+            [[runs]]
+            task = "reviews"
+            method = ["ept-star", "prompt-tuning"]
+            seed = [0, 1]
+            """
+        )
+        return path
+
+    def test_a_study_file_is_run_and_its_table_printed(self, file, tmp_path, capsys):
+        store = str(tmp_path / "store")
+        assert main(["study", "table", str(file), "--store", store]) == 2
+        assert "holds none of the 4 runs" in capsys.readouterr().err
+        assert main(["study", "run", str(file), "--store", store, "--device", "cpu", "--quiet"]) == 0
+        assert capsys.readouterr().out == f"{store}\n"
+        runs = [run for run in read(store, load_specs(file)) if run]
+        assert main(["study", "table", str(file), "--store", store]) == 0
+        assert capsys.readouterr().out == markdown(summary(runs, by=("method",))) + "\n"
+        for words in (["--against", "method=ept-star", "--by", "lr"], ["--pair", "seed"]):
+            assert main(["study", "table", str(file), "--store", store, *words]) == 2
+            assert "--against" in capsys.readouterr().err
+        assert main(["study", "table", str(file), "--store", store, "--against", "method=ept-star", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == compare(runs, "method", "ept-star")[0]
+        assert main(["study", "compare", str(file), "method=ept-star", "--store", store, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == compare(runs, "method", "ept-star")[0]
+        path_of(Path(store), runs[0].name).unlink()
+        assert main(["study", "table", str(file), "--store", store, "--by", "seed", "--markdown"]) == 0
+        found = capsys.readouterr()
+        assert found.err == "softprompt: 1 of 4 runs are missing; the table is of the others\n"
+        assert found.out == markdown(summary(runs[1:], by=("seed",))) + "\n"
+
+    def test_a_plan_counts_what_is_left_and_measures_what_it_costs(self, file, tmp_path, capsys):
+        place = [str(file), "--store", str(tmp_path / "store")]
+        assert main(["study", "plan", *place, "--no-measure", "--json"]) == 0
+        (plain,) = map(json.loads, capsys.readouterr().out.splitlines())
+        assert plain["fleets"] == 1
+        assert (plain["runs"], plain["stored"], plain["steps"], plain["tokens"]) == (4, 0, 4, None)
+        mark_failed(tmp_path / "store", load_specs(file)[0], ValueError())
+        assert main(["study", "plan", *place, "--device", "cpu", "--json"]) == 0
+        (measured,) = map(json.loads, capsys.readouterr().out.splitlines())
+        assert (measured["failed"], measured["fleets"], measured["steps"]) == (1, 1, 4)
+        # Three prompts, four steps, four rows; a row has its words, at most 12, an end and ten vectors.
+        assert 3 * 4 * 4 * 10 < measured["tokens"] < 3 * 4 * 4 * (10 + 40)
+        assert measured["seconds"] > 0
+        assert not list((tmp_path / "store").glob("runs/*"))
+
+    def test_status_best_and_export_say_what_is_stored_failed_and_left(self, file, tmp_path, capsys, monkeypatch):
+        store, specs = tmp_path / "store", load_specs(file)
+        scores = (0.5, 0.9)
+        for spec, score in zip(specs, scores, strict=False):
+            values = {"trainable": 1, "head": 0, "stored": 1, "seconds": 1.0, "status": "finished", "majority": 0.5}
+            metrics = {"validation": {"score": score}, "test": {"score": score - 0.1}}
+            run = StoredRun(name=spec.name, spec=spec, metrics=metrics, best_step=2, **values)
+            store_module.write_file(path_of(store, spec.name), to_bytes(run), what="a run")
+        mark_failed(store, specs[2], ValueError("50 % < all & more"))
+        held = claim(store, [(specs[3],)]).fleet
+        assert held is not None
+        place = [str(file), "--store", str(store)]
+        assert main(["study", "status", *place]) == 0
+        said = capsys.readouterr().out
+        assert said.startswith("2 of 4 runs stored, 1 in training, 0 left, 1 failed")
+        assert "to go" not in said
+        assert f"(process {os.getpid()}): 1 runs, step 0" in said
+        assert f"failed {specs[2].name}: ValueError: 50 % < all & more" in said
+        assert main(["study", "status", *place, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["running"] == 1
+        before = path_of(store, specs[0].name).stat()
+        os.utime(path_of(store, specs[0].name), (before.st_atime, before.st_mtime - 50))
+        assert main(["study", "status", *place]) == 0
+        assert "about 50 s to go" in capsys.readouterr().out
+        give_up(store, held)
+        assert main(["study", "table", *place]) == 0
+        assert f"failed, so in no row: {specs[2].name}: ValueError" in capsys.readouterr().err
+        assert main(["study", "best", *place, "-n", "1", "--json"]) == 0
+        (row,) = map(json.loads, capsys.readouterr().out.splitlines())
+        assert (row["run"], row["validation score"], row["test score"]) == (specs[1].name, 0.9, 0.8)
+        for end in ("csv", "parquet", "json", "md", "tex"):
+            assert main(["study", "export", *place, str(tmp_path / f"runs.{end}")]) == 0
+        frames = [pandas.read_csv(tmp_path / "runs.csv"), pandas.read_parquet(tmp_path / "runs.parquet")]
+        frames.append(pandas.read_json(tmp_path / "runs.json"))
+        for frame in frames:
+            rows = frame.to_dict("records")
+            assert [row["run"] for row in rows] == [spec.name for spec in specs]
+            states = ["finished", "finished", "failed: ValueError: 50 % < all & more", "missing"]
+            assert [row["state"] for row in rows] == states
+            assert rows[1]["test score"] == pytest.approx(0.8)
+        assert r"50 \% < all \& more" in (tmp_path / "runs.tex").read_text()
+        assert (tmp_path / "runs.md").read_text().count("\n") == 6
+        capsys.readouterr()
+        assert main(["study", "export", *place, str(tmp_path / "runs.xlsx")]) == 2
+        assert "ends in none of .csv" in capsys.readouterr().err
+
+    def test_runs_of_two_tables_are_in_the_rows_of_both_and_the_best_of_tasks_with_other_metrics_in_one_table(
+        self, file, tmp_path, capsys
+    ):
+        store = tmp_path / "store"
+        table = file.read_text().partition("[[runs]]")[2]
+        file.write_text(
+            f"{file.read_text()}\ntags = {{part = 'core'}}\n[[runs]]{table}\ntags = {{part = 'extra'}}\n"
+            "[[runs]]\ntask = 'glue/stsb'\ntags = {part = 'extra'}\n"
+        )
+        for score, spec in enumerate({spec.name: spec for spec in load_specs(file)}.values()):
+            of_task = {"pearson": 0.5} if spec.declared.name == "glue/stsb" else {"accuracy": 0.5, "f1": 0.5}
+            metrics = {split: {"score": score / 10, **of_task} for split in ("validation", "test")}
+            run = dataclasses.replace(stored("ept", 0, 0.5), name=spec.name, spec=spec, metrics=metrics)
+            store_module.write_file(path_of(store, spec.name), to_bytes(run), what="a run")
+        place = [str(file), "--store", str(store)]
+        assert main(["study", "table", *place, "--by", "part", "--json"]) == 0
+        printed = capsys.readouterr()
+        assert printed.err == ""
+        rows = map(json.loads, printed.out.splitlines())
+        assert [(row["part"], row["n"]) for row in rows] == [("core", 4), ("extra", 5)]
+        assert main(["study", "export", *place, str(tmp_path / "runs.csv")]) == 0
+        assert pandas.read_csv(tmp_path / "runs.csv")["part"].tolist() == ["core"] * 4 + ["extra"] * 5
+        capsys.readouterr()
+        assert main(["study", "best", *place]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert {"validation f1", "test pearson"} <= set(re.split("  +", lines[0].strip()))
+        assert len(lines) == 6
+
+    def test_latex_has_three_digits_of_scores_and_all_of_settings(self, tmp_path):
+        first = {"run": "a", "lr": 1e-4, "k": 16, "trainable": 1234567, "test score": 2 / 3, "token norms": 2.25}
+        rows = [first, {**dict.fromkeys(first), "run": "b", "lr": 0.3, "test score": 1.0}]
+        lines = export(rows, tmp_path / "runs.tex").read_text().splitlines()
+        assert [line for line in lines if line.startswith(("a &", "b &"))] == [
+            r"a & 0.0001 & 16 & 1234567 & 0.667 & 2.25 \\", r"b & 0.3 &  &  & 1.000 &  \\"
+        ]  # fmt: skip
+
+    def test_mistakes_are_one_line_and_exit_code_2(self, file, tmp_path, capsys):
+        store = str(tmp_path / "store")
+        file.write_text(file.read_text().replace("steps = 4", "stepz = 4"))
+        assert main(["study", "run", str(file), "--store", store]) == 2
+        assert capsys.readouterr().err == "softprompt: unknown setting of a run 'stepz'. Did you mean 'steps'?\n"
+        assert not Path(store).exists()
+
+    def test_progress_says_what_is_done_running_and_left(self, file, specs, tmp_path, capsys):
+        groups = group(specs, 4)
+        held, ours = claim(tmp_path, groups), claim(tmp_path, groups)
+        assert state(ours, 8) == f"4 running (prompt-tuning, reviews, {specs[0].model}), 4 in other processes, 0 left"
+        assert state(held, 8).endswith("4 left")
+        for found in (held, ours):
+            assert found.fleet is not None
+            finish(tmp_path, found.fleet)
+        assert main(["study", "run", str(file), "--store", str(tmp_path / "store"), "--device", "cpu"]) == 0
+        assert "4/4" in capsys.readouterr().err
