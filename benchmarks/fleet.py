@@ -71,10 +71,11 @@ def loop_of(backbone: Any, name: str, prompts: list[Any], folder: Path, turns: i
     from softprompt.data import load_rows, split_rows
     from softprompt.settings import TrainSettings
     from softprompt.tasks import task
+    from softprompt.training._built import build_prompts
     from softprompt.training._loop import Loop
     from softprompt.training._plan import Plan
+    from softprompt.training._prepare import prepare
     from softprompt.training._records import Record
-    from softprompt.training._setup import build_prompts, prepare
     from softprompt.training._start import start_members
 
     settings = TrainSettings(steps=turns + 1, batch_size=ROWS, shots_per_class=SHOTS)

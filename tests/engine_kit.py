@@ -10,9 +10,10 @@ from softprompt.data import load_rows, split_rows
 from softprompt.prompts.batch import PromptBatch
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Plan
+from softprompt.training._built import build_prompts
 from softprompt.training._loop import Loop
+from softprompt.training._prepare import prepare
 from softprompt.training._records import Record
-from softprompt.training._setup import build_prompts, prepare
 from softprompt.training._start import start_members
 
 Kind = TypeVar("Kind", bound=AbstractBackbone)

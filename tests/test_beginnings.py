@@ -22,10 +22,11 @@ from softprompt.study import RunSpec
 from softprompt.tasks import Task
 from softprompt.training import Interrupted, Plan, read_plan, resume, train
 from softprompt.training._auto_init import with_beginnings
+from softprompt.training._built import build_prompts
 from softprompt.training._early import check_request
+from softprompt.training._prepare import prepare, training_rows
 from softprompt.training._records import read_record
 from softprompt.training._restarts import Race
-from softprompt.training._setup import build_prompts, prepare, training_rows
 from softprompt.training._shown import context
 from softprompt.training._words import beginnings_of, with_opening
 

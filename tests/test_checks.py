@@ -34,7 +34,7 @@ from softprompt.study.statistics import bootstrap
 from softprompt.tasks import Source, Task, custom_task, task
 from softprompt.training import Plan, Run
 from softprompt.training._keywords import prompts_from
-from softprompt.training._setup import refuse_twins, resolved
+from softprompt.training._resolved import refuse_twins, resolved
 
 ROWS = [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]
 COLUMNS: dict[str, Any] = {"text_columns": ["text"], "label_column": "label"}

@@ -12,10 +12,11 @@ from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.prompts.batch import PromptBatch
 from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.training import Interrupted, Plan, resume, train
+from softprompt.training._built import build_prompts
 from softprompt.training._early import check_request
 from softprompt.training._loop import Loop
+from softprompt.training._prepare import prepare
 from softprompt.training._records import read_record
-from softprompt.training._setup import build_prompts, prepare
 from softprompt.training._start import start_members
 from softprompt.training._words import beginnings_of, with_opening
 from softprompt.training.objectives import Passes, Plain, ShownLabels, WithShownLabels

@@ -18,10 +18,11 @@ from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.study._fleets import group
 from softprompt.training import Interrupted, Plan, check_request, read_plan, read_results, resume, train
+from softprompt.training._built import build_prompts
 from softprompt.training._loop import Loop
+from softprompt.training._prepare import prepare
 from softprompt.training._records import Record, read_record
 from softprompt.training._restarts import race_steps
-from softprompt.training._setup import build_prompts, prepare
 from softprompt.training._start import start_members
 
 from conftest import ALL

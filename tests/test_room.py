@@ -23,10 +23,11 @@ from softprompt.prompts.trainable import TrainablePrompt, stack_prompts
 from softprompt.regularizers import regularizers
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Plan, resume, train
+from softprompt.training._built import build_prompts
 from softprompt.training._leaves import leaves
 from softprompt.training._loop import Loop
+from softprompt.training._prepare import prepare
 from softprompt.training._records import Record, read_record
-from softprompt.training._setup import build_prompts, prepare
 from softprompt.training._start import start_members
 from softprompt.training._step import backward
 from softprompt.training.objectives import Plain, Regularized, RegularizerContext, acting

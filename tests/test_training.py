@@ -26,10 +26,11 @@ from softprompt.training import Interrupted, Plan, read_plan, resume, train
 from softprompt.training import _results as results_module
 from softprompt.training import _train as train_module
 from softprompt.training._advice import not_learning
+from softprompt.training._built import build_prompts
 from softprompt.training._loop import Loop
 from softprompt.training._optimizer import PromptOptimizer, learning_rate_factor, warmup_steps
+from softprompt.training._prepare import prepare, training_rows
 from softprompt.training._records import Record, read_record
-from softprompt.training._setup import build_prompts, prepare, training_rows
 from softprompt.training._start import start_members
 
 from conftest import ALL

@@ -22,10 +22,11 @@ from softprompt.prompts.units import WordScale, format_norm, norm_warning
 from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.training import Plan, read_plan, train
 from softprompt.training import _results as results_module
+from softprompt.training._built import build_prompts
 from softprompt.training._loop import Loop
 from softprompt.training._optimizer import PromptOptimizer
+from softprompt.training._prepare import prepare
 from softprompt.training._records import Record, read_record
-from softprompt.training._setup import build_prompts, prepare
 from softprompt.training._start import start_members
 
 from kit import review_task, soft

@@ -11,10 +11,10 @@ from softprompt.data import Examples
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.tasks import task
+from softprompt.training._built import build_prompts
 from softprompt.training._loop import Loop, RunData
 from softprompt.training._plan import Plan
 from softprompt.training._records import Record
-from softprompt.training._setup import build_prompts
 from softprompt.training._start import start_members
 from softprompt.training._step import backward
 from torch import Tensor

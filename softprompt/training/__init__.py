@@ -32,8 +32,8 @@ from ._progress import interruptible as interruptible
 from ._records import checked_record as checked_record
 from ._records import read_record as read_record
 from ._recovery import last_good as last_good
+from ._resolved import resolved as resolved
 from ._results import read_result as read_result
 from ._results import read_results as read_results
-from ._setup import resolved as resolved
 from ._train import resume as resume
 from ._train import train as train

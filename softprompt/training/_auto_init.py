@@ -8,7 +8,7 @@ from ..backbones import AbstractBackbone
 from ..prompts.base import is_words
 from ..settings import PromptSettings
 from ..tasks import Task
-from ._setup import resolved
+from ._resolved import resolved
 
 
 def with_beginnings(

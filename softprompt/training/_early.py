@@ -14,10 +14,12 @@ from ..prompts.methods import Method
 from ..prompts.prompt import SoftPrompt
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..tasks import Task, gold
+from ._built import alike
 from ._cpt import refuse_cpt
 from ._loss_rule import refuse_loss
+from ._prepare import step_count
+from ._resolved import resolved
 from ._restarts import race_steps
-from ._setup import alike, resolved, step_count
 from ._shown import allowed_rows
 from ._words import INITIALIZERS, refuse_words
 

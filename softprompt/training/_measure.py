@@ -13,10 +13,11 @@ from ..inference.scoring_rule import with_loss
 from ..settings import PromptSettings, TrainSettings
 from ..tasks import Task, styled
 from ._auto_init import with_beginnings
+from ._built import build_prompts
 from ._loop import Loop
 from ._plan import Plan
+from ._prepare import prepare, recomputing, step_count
 from ._records import Record
-from ._setup import build_prompts, prepare, recomputing, step_count
 from ._sources import with_sources
 from ._start import start_members
 from ._words import with_opening

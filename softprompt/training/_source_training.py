@@ -36,7 +36,7 @@ from ._loss_rule import task_loss
 from ._member import below
 from ._optimizer import adamw_state, learning_rate_factor, load_adamw_state, warmup_steps
 from ._plan import Plan
-from ._setup import fingerprint_of, step_count, training_rows
+from ._prepare import fingerprint_of, step_count, training_rows
 from ._source_prompts import source_prompt
 from .objectives import TaskLoss
 

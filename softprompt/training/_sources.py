@@ -19,10 +19,11 @@ from torch.nn import functional
 from ..prompts.methods import Method
 from ..prompts.trainable import TrainablePrompt
 from ..settings import PromptSettings
+from ._built import build_prompts
 from ._loop import Loop, RunData
 from ._plan import Plan
+from ._prepare import step_count, training_rows
 from ._records import Record
-from ._setup import build_prompts, step_count, training_rows
 from ._source_prompts import source_vectors
 from ._start import start_members
 

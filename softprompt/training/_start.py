@@ -17,9 +17,9 @@ from ._loop import RunData
 from ._member import FleetMember
 from ._optimizer import PromptOptimizer
 from ._plan import Plan
+from ._prepare import step_count, training_rows
 from ._records import Record
 from ._restarts import Race, race_steps, record_of
-from ._setup import step_count, training_rows
 from ._words import beginnings_of
 
 

@@ -24,6 +24,7 @@ from ..tasks import rephrased, stored_in, styled
 from ._advice import ADVICE, no_words, not_better
 from ._alone import alone_on, as_usual
 from ._auto_init import with_beginnings
+from ._built import build_prompts
 from ._callbacks import Listeners, refuse_no_callbacks
 from ._damage import damage, damaged_documents, tell_unsealed
 from ._drive import drive
@@ -47,13 +48,14 @@ from ._loop import Loop, RunData
 from ._member import below
 from ._mpt import shared_prompts
 from ._plan import PLAN, Plan, Run, read_plan
+from ._prepare import fingerprint, long_answers, prepare, recomputing
 from ._processes import Processes
 from ._progress import refuse_unknown_trackers
 from ._records import Record
 from ._recovery import last_good
+from ._resolved import refuse_twins, resolved
 from ._results import finish_member, last_reports, read_result, seconds_of
 from ._rounding import warn_of_rounding
-from ._setup import build_prompts, fingerprint, long_answers, prepare, recomputing, refuse_twins, resolved
 from ._sources import with_sources
 from ._start import start_members
 from ._words import with_opening
