@@ -10,13 +10,15 @@ import pytest
 import torch
 from softprompt.backbones import from_model, load_backbone
 from softprompt.cli._main import main
-from softprompt.errors import BadInput, StorageFailure
+from softprompt.errors import BadInput, DamagedFile, StorageFailure
+from softprompt.inference._journal import Journal
 from softprompt.inference.bulk import _rows, predict_file
 from softprompt.inference.calibration import Calibration
 from softprompt.inference.predict import predict
 from softprompt.inference.scoring import Scoring
 from softprompt.inference.together import Pass
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
+from softprompt.settings import ModelSpec
 from softprompt.store import save_prompt
 from softprompt.tasks import Task, task
 
@@ -357,7 +359,9 @@ def test_every_format_is_read(prompts, tmp_path, name):
 
 
 class TestRefused:
-    @pytest.mark.parametrize("change", ["prompts", "batch_size", "file", "version"])
+    @pytest.mark.parametrize(
+        "change", ["prompts", "label words", "calibration", "precision", "engine", "batch_size", "file", "version"]
+    )
     def test_a_journal_of_another_command(self, prompts, rows, tmp_path, monkeypatch, change):
         _, made, backbone = prompts
         given: dict[str, Any] = {"prompts": made, "source": rows, "output": tmp_path / "out.csv", "model": backbone}
@@ -370,10 +374,16 @@ class TestRefused:
             # The same names, other vectors.
             other = dataclasses.replace(made["mood"], vectors=made["mood"].vectors + 1e-3)
             given["prompts"] = {**made, "mood": other}
+        elif change in ("label words", "calibration"):
+            changed = {"scoring": {}} if change == "calibration" else {"task": made["truth"].provenance.task}
+            provenance = dataclasses.replace(made["mood"].provenance, **changed)
+            given["prompts"] = {**made, "mood": dataclasses.replace(made["mood"], provenance=provenance)}
+        elif change in ("precision", "engine"):
+            given["model"] = ModelSpec(engine="reference") if change == "engine" else ModelSpec(dtype="float64")
         elif change == "file":
             rows.write_text(rows.read_text() + '{"id": "more", "text": "good"}\n')
         elif change == "version":
-            journal.write_bytes(journal.read_bytes().replace(b'"version": 2', b'"version": 1', 1))
+            journal.write_bytes(journal.read_bytes().replace(b'"version": 3', b'"version": 2', 1))
         else:
             given["batch_size"] = 16
         content = journal.read_bytes()
@@ -381,6 +391,26 @@ class TestRefused:
             predict_file(**given)
         assert journal.read_bytes() == content
         assert not (tmp_path / "out.csv").exists()
+
+    def test_a_command_whose_answers_another_one_is_writing(self, prompts, rows, tmp_path):
+        _, made, backbone = prompts
+        given: dict[str, Any] = {"source": rows, "output": tmp_path / "out.csv", "model": backbone}
+
+        def second(*seen: Any) -> None:
+            with pytest.raises(BadInput, match=r"^another command is writing answers into '\S*out\.csv'; wait for it"):
+                predict_file(made, **given)
+
+        assert predict_file(made, **given, tell=second) == 38
+        assert len((tmp_path / "out.csv").read_text().splitlines()) == 39
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "rows.jsonl"]
+
+    def test_a_journal_whose_earlier_rows_come_again(self, tmp_path):
+        journal = Journal(tmp_path / "journal", {}, {"a": ["a"]}, 2)
+        with journal:
+            for row in (0, 1, 2, 3, 0, 1):
+                journal.add([((row, "a"), row, ["yes"])])
+        with pytest.raises(DamagedFile, match="has answers to row 1 twice; remove it and repeat the command"):
+            list(journal.lines("row"))
 
     def test_an_output_that_exists_or_has_no_format(self, prompts, rows, tmp_path):
         (tmp_path / "out.jsonl").touch()
