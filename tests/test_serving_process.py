@@ -115,6 +115,23 @@ def test_prompts_that_are_put_into_the_folder_are_served_soon(backbone, prompts,
         assert httpx.get(address + "prompts/new").json()["task"] == "sentiment"
 
 
+def test_why_a_folder_cannot_be_read_again_is_logged_when_it_changes(backbone, prompts, caplog):
+    reasons = iter([BadInput("no folder"), BadInput("no folder"), OSError("secret"), None, BadInput("no folder")])
+    looks = threading.Semaphore(0)
+
+    def again():
+        looks.release()
+        if (error := next(reasons, None)) is not None:
+            raise error
+
+    with at_an_address(service_of(bank_of(backbone, prompts)), again=again, every=0.01):
+        assert all(looks.acquire(timeout=10) for _ in range(6))
+    told = [record.message for record in caplog.records if "read again" in record.message]
+    assert [line.removeprefix("the prompts cannot be read again now: ") for line in told] == [
+        "no folder", "OSError", "no folder"
+    ]  # fmt: skip
+
+
 def test_nothing_that_fits_or_does_not_fit_the_description_is_answered_with_500(backbone, prompts):
     import schemathesis
 
