@@ -1,6 +1,7 @@
 """The server at a port of this machine: it is told to end, it is fuzzed, it is started from the command line."""
 
 import contextlib
+import dataclasses
 import signal
 import socket
 import sys
@@ -218,3 +219,22 @@ class TestCommandLine:
         (tmp_path / "a" / "manifest.json").write_text("{")
         assert as_trained(ModelSpec("lab-bert"), tmp_path).answers == "label-words"
         assert as_trained(ModelSpec("lab-bert", answers="linear-head"), tmp_path).answers == "linear-head"
+
+    @pytest.mark.parametrize(
+        ("names", "answers", "scale"),
+        [
+            ({"a": "lab-gpt-tiny", "b": "lab-bert-tiny", "c": "lab-bert"}, "linear-head", 4.0),
+            ({"a": "lab-gpt-tiny", "b": "lab-bert-tiny"}, "label-words", 2.0),
+            ({"a": "lab-gpt-tiny"}, "auto", 1.0),
+        ],
+    )
+    def test_prompts_of_another_model_say_nothing_of_this_one(self, tmp_path, prompts, names, answers, scale):
+        ways = {"a": ("tokens", 8.0), "b": ("label-words", 2.0), "c": ("linear-head", 4.0)}
+        for place, name in names.items():
+            provenance = prompts["p0"].provenance
+            kind = "decoder" if "gpt" in name else "encoder"
+            made_by = dataclasses.replace(provenance.backbone, name=name, kind=kind, embedding_scale=ways[place][1])
+            other = dataclasses.replace(provenance, backbone=made_by, answers=ways[place][0])
+            save_prompt(dataclasses.replace(prompts["p0"], provenance=other), tmp_path / place)
+        spec = as_trained(ModelSpec("lab-bert"), tmp_path)
+        assert (spec.answers, spec.embedding_scale) == (answers, scale)
