@@ -23,7 +23,7 @@ from softprompt.serving.http.problems import ClientLeft
 from softprompt.store import save_prompt, to_document
 from softprompt.store._values import tensor_bytes
 
-from serving_kit import TOKENS, bank_of, singles, some_inputs, some_prompts
+from serving_kit import TOKENS, WRITTEN, bank_of, singles, some_inputs, some_prompts
 
 TOKEN = "a-token-for-changes"
 KEY = "a-key-for-everybody"
@@ -89,6 +89,31 @@ class TestOpenAI:
                 assert chat.system_fingerprint == prompt.version
                 assert chat.usage is not None
                 assert chat.usage.prompt_tokens > prompt.length
+
+        served(bank, test)
+
+    def test_a_prompt_of_several_columns_that_writes_text_is_asked_with_rows(self, backbone, prompts):
+        record = dataclasses.replace(WRITTEN, template="question: {question} context: {context}").to_json()
+        provenance = dataclasses.replace(prompts["p0"].provenance, task=record)
+        bank = bank_of(backbone, {"qa": dataclasses.replace(prompts["p0"], provenance=provenance)})
+        rows = [{"question": "is it good", "context": text} for text in ("it was a great film", "bad")]
+        expected = [answer["output"] for answer in singles([(bank.get("qa"), row) for row in rows], backbone)]
+
+        async def test(client, service):
+            async def ask(path: str, **asked: Any) -> Any:
+                return await client.post(path, json={"model": "tiny:qa", **asked})
+
+            many = await ask("/v1/completions", prompt=rows, max_tokens=TOKENS)
+            assert [choice["text"] for choice in many.json()["choices"]] == expected
+            one = await ask("/v1/completions", prompt=rows[1], max_tokens=TOKENS)
+            assert [choice["text"] for choice in one.json()["choices"]] == expected[1:]
+            text = (await ask("/v1/completions", prompt="good")).json()["error"]["message"]
+            assert "give each input as a row with these names" in text
+            chat = await ask("/v1/chat/completions", messages=[{"role": "user", "content": "good"}])
+            assert chat.json()["error"]["message"] == (
+                "'tiny:qa' answers rows of question, context, which a message has no place for; ask /v1/completions, "
+                "with such a row as prompt"
+            )
 
         served(bank, test)
 
@@ -259,7 +284,8 @@ class TestStrangers:
             ("/classify", {"inputs": None}, "inputs: give a text, an object of columns"),
             ("/classify", {"inputs": ["a", 5]}, "inputs: give a text, an object of columns"),
             ("/classify", {}, "inputs: Field required"),
-            ("/v1/completions", {"prompt": []}, "prompt: give a text, or a list of at least one"),
+            ("/v1/completions", {"prompt": []}, "prompt: give a text, an object of columns"),
+            ("/v1/completions", {"prompt": [[5, 7]]}, "prompt: give a text, an object of columns"),
             ("/v1/completions", {"prompt": "a", "stop": list("abcde")}, "stop: give a text, or a list of at most four"),
             (
                 "/v1/chat/completions",

@@ -18,7 +18,7 @@ from ..inference.predict import as_row
 from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import LinearHead
 from .faults import TooLate, TooLong
-from .generation import Writing
+from .generation import Writing, until
 from .passes import Limits, next_pass
 from .prefixes import PREFIX_BYTES, PrefixStore
 from .served import ServedPrompt
@@ -184,7 +184,13 @@ class Engine:
             return TooLate("the time for this request was over before it was answered")
         prompt_batch = stacked([served], self.backbone)
         answers = answer(self.backbone, prompt_batch, work.row, served.asked.task, max_new_tokens=work.wants)
-        return Answer(answers.texts[0], answers.values[0], None, work.wants)
+        whole = answers.texts[0]
+        text = until(whole, work.stops).strip()
+        with self._reading:
+            # Of the window that was chosen, with the end of sequence.
+            tokens = len(self.backbone.encode_answers([whole])[0])
+        finish = "stop" if tokens <= work.wants or text != whole else "length"
+        return Answer(text, text, None, min(tokens, work.wants), finish)
 
 
 def stacked(prompts: Sequence[ServedPrompt], backbone: AbstractBackbone) -> PromptBatch:
