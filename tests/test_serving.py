@@ -122,8 +122,11 @@ class TestTexts:
         with pytest.raises(TooLong, match=f"longer than the {served.asked.limit} tokens"):
             engine.work(served, "good " * 100)
         assert engine.work(served, "good " * 100, truncate=True).tokens == served.asked.limit
-        with pytest.raises(TooLong, match="has 100000 characters"):
-            engine.work(served, "g" * 100000, truncate=True)
+        for text in ("g" * 100000, "good " * 20000):
+            with pytest.raises(TooLong, match="has 100000 characters"):
+                engine.work(served, text)
+            work = engine.work(served, text, truncate=True)
+            assert (work.tokens, work.truncated) == (served.asked.limit, True)
         with pytest.raises(BadInput, match="surrogate"):
             engine.work(served, "good \ud800")
 
@@ -412,6 +415,8 @@ def test_an_answer_over_windows_ends_at_a_stop_and_counts_its_tokens(
     monkeypatch.setattr("softprompt.serving.engine.answer", lambda *args, **options: answers)
     work = engine.work(bank.get("p"), {"q": "who", "text": "good film " * 40}, max_new_tokens=most, stops=stops)
     assert work.is_alone
+    with pytest.raises(TooLong, match="has 100003 characters, 2560 are read at most"):
+        engine.work(bank.get("p"), {"q": "who", "text": "good " * 20000}, truncate=True)
     (answer,) = engine.answer([work])
     assert (answer.text, answer.tokens, answer.finish) == (text, tokens, finish)
 

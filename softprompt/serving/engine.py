@@ -76,7 +76,11 @@ class Engine:
         asked = served.asked
         row = as_row(asked.task, given)
         _refuse_blank(asked.task.columns, row)
-        _refuse_no_text(row, LONGEST_TOKEN * asked.limit)
+        texts = [value for value in row.values() if isinstance(value, str)]
+        # Of what is read in windows nothing is cut, however long it is.
+        if not truncate or asked.task.window:
+            _refuse_overlong(texts, LONGEST_TOKEN * asked.limit)
+        _refuse_no_text(texts)
         with self._reading:
             examples = self._examples(served, row)
         truncated = bool(examples.truncated)
@@ -235,11 +239,13 @@ def _of_head(work: Work, logits: Tensor) -> Answer:
     return _labelled(work, wide.log_softmax(-1).float())
 
 
-def _refuse_no_text(row: Mapping[str, Any], most: int) -> None:
-    """Refuse what no tokenizer makes short enough, before it costs anything, and what is no text."""
-    texts = [value for value in row.values() if isinstance(value, str)]
+def _refuse_overlong(texts: Sequence[str], most: int) -> None:
+    """Refuse what no tokenizer makes short enough, before it costs anything."""
     if (length := sum(map(len, texts))) > most:
         raise TooLong(f"this text has {length} characters, {most} are read at most; send less")
+
+
+def _refuse_no_text(texts: Sequence[str]) -> None:
     try:
         "".join(texts).encode()
     except UnicodeEncodeError as error:
