@@ -1,5 +1,6 @@
 """Answers to files: several prompts, formats, and a command that was killed."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -224,7 +225,7 @@ def test_of_a_pass_that_was_half_written_the_other_half_is_added(prompts, rows, 
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def killing(*arguments):
+def killing(*arguments, **options):
     raise Killed
 
 
@@ -329,6 +330,31 @@ def test_every_format_holds_the_same_answers(prompts, rows, tmp_path, name):
     pandas.testing.assert_frame_equal(found, pandas.read_json(tmp_path / "o.jsonl", lines=True), check_dtype=False)
 
 
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet", "jsonl"])
+def test_a_kept_column_may_be_called_row_and_hold_ends_of_lines(prompts, tmp_path, ending):
+    import pandas
+
+    kept = ["a\rb", "c\r\nd", "e\nf", "g\t,h"]
+    source, output = tmp_path / "rows.jsonl", tmp_path / f"o.{ending}"
+    source.write_text("".join(json.dumps({"row": value, "text": "good"}) + "\n" for value in kept))
+    predict_file({"mood": prompts[1]["mood"]}, source, output, id_column="row", model=prompts[2])
+    if ending in ("csv", "tsv"):
+        with output.open(newline="") as file:
+            found = [line["row"] for line in csv.DictReader(file, delimiter="," if ending == "csv" else "\t")]
+        assert len(pandas.read_csv(output, sep="," if ending == "csv" else "\t")) == len(kept)
+    else:
+        read = pandas.read_parquet(output) if ending == "parquet" else pandas.read_json(output, lines=True)
+        found = read["row"].tolist()
+    assert found == kept
+
+
+def test_a_prompt_may_be_called_row_beside_a_kept_column(prompts, rows, tmp_path):
+    import pandas
+
+    predict_file({"row": prompts[1]["mood"]}, rows, tmp_path / "o.parquet", id_column="id", model=prompts[2])
+    assert set(pandas.read_parquet(tmp_path / "o.parquet")["row"]) <= {"good", "bad"}
+
+
 def test_lines_end_at_new_lines_alone_and_keep_what_stands_in_them(tmp_path):
     path = tmp_path / "in.txt"
     path.write_bytes("\ufeff good \r\nbad\u2028film\x0c\nend".encode())
@@ -424,6 +450,17 @@ class TestRefused:
         with pytest.raises(BadInput, match=r"rows.jsonl:1: no column 'key'; leave `id_column` out"):
             predict_file(prompts[1], rows, tmp_path / "out.jsonl", id_column="key")
         assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+    @pytest.mark.parametrize("kept", ['"r\\ud800"', '["r\\udfff"]'])
+    def test_a_kept_column_that_holds_half_a_character_is_named_before_its_rows_are_answered(
+        self, prompts, tmp_path, kept, passes
+    ):
+        path = tmp_path / "rows.jsonl"
+        path.write_text('{"id": "r\\ud83d\\ude00", "text": "good"}\n{"id": ' + kept + ', "text": "bad"}\n')
+        with pytest.raises(BadInput, match=r"^\S*rows\.jsonl:2: column 'id' holds .*surrogate.*leave `id_column` out$"):
+            predict_file(prompts[1], path, tmp_path / "out.csv", id_column="id", model=prompts[2])
+        assert passes == []
+        assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
 
     @pytest.mark.parametrize(
         ("row", "message"), [('{"txt": "film"}', "unknown column 'text'"), ('{"text": [1]}', "holds")]

@@ -25,7 +25,7 @@ from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
 from ..store import held_alone, refuse_no_place
-from ..tasks import FORMATS, plain_cell, records
+from ..tasks import FORMATS, plain_cell, records, text_fault
 from ._journal import Journal
 from ._written import refuse_no_format, write_rows
 from .decoding import Decode
@@ -120,7 +120,7 @@ def predict_file(
                     if journal.count == 0:
                         partial.unlink()
                     raise
-                write_rows(output, lambda: journal.lines(id_column or ROW))
+                write_rows(output, lambda: journal.lines(id_column or ROW), numbered=id_column is None)
             # The command was killed when all but the removal of its journal was done; or the file is another's.
             elif journal.rows != sum(1 for _ in rows):
                 raise taken
@@ -226,7 +226,10 @@ def _identity(number: int, place: str, given: Any, id_column: str | None) -> Any
         raise BadInput(f"{place}: no column {id_column!r}; leave --id-column out")
     value = plain_cell(given[id_column])
     # What JSON has no form of, as a date of Parquet, is kept as text.
-    return value if value is None or isinstance(value, str | int | float | list | dict) else str(value)
+    kept = value if value is None or isinstance(value, str | int | float | list | dict) else str(value)
+    if fault := text_fault(json.dumps(kept, ensure_ascii=False, default=str)):
+        raise BadInput(f"{place}: column {id_column!r} holds {fault}; mend it, or leave --id-column out")
+    return kept
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:
