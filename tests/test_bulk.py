@@ -515,6 +515,18 @@ class TestCommand:
         assert "38 rows, " in printed.err
         assert (tmp_path / "o.csv").read_text().startswith("id,mood,mood.bad,mood.good,other,other.yes,")
 
+    def test_takes_prompts_whose_paths_hold_an_equals_sign(self, prompts, rows, tmp_path):
+        root, made, _ = prompts
+        for name in ("lr=0.3", "lr=1"):
+            save_prompt(made["mood"], tmp_path / "runs=2" / name / "prompt")
+        places = [str(tmp_path / "runs=2" / name) for name in ("lr=0.3", "lr=1")]
+        arguments = ["predict", places[0], "--file", str(rows), "--output", str(tmp_path / "o.csv")]
+        assert main([*arguments, "--prompts", places[1], "--prompts", f"other={root / 'truth'}"]) == 0
+        columns = (tmp_path / "o.csv").read_text().partition("\n")[0].split(",")
+        assert [name for name in columns if not name.endswith(("bad", "good", "yes", "no", ".0"))] == [
+            "row", "lr=0.3", "lr=1", "other"
+        ]  # fmt: skip
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [

@@ -200,6 +200,11 @@ class TestCommandLine:
             assert cli.main(["serve", "lab-gpt", "--prompts", str(tmp_path), "--port", port]) == 2
         assert "choose another --port" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(("option", "value"), [("--drain", "inf"), ("--watch", "inf")])
+    def test_seconds_without_an_end_are_refused(self, tmp_path, capsys, option, value):
+        assert cli.main(["serve", "no/model", "--prompts", str(tmp_path), option, value]) == 2
+        assert f"{option} must be 0 or more and finite, not {value}" in capsys.readouterr().err
+
     def test_keys_are_read_from_a_file_or_the_environment_and_short_ones_are_refused(self, tmp_path, monkeypatch):
         monkeypatch.setenv("KEYS", "one-key-that-is-long, another-key-that-is-long")
         assert secrets(None, "KEYS", ",") == ("one-key-that-is-long", "another-key-that-is-long")
