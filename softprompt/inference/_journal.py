@@ -121,8 +121,8 @@ class Journal:
         with self.path.open("r+b") as file:
             if file.readline() != header:
                 raise BadInput(
-                    f"{str(self.path)!r} was left by a command with another file, other prompts or options; repeat "
-                    "that command, or remove it"
+                    f"{str(self.path)!r} was left by a command with another file or model, other prompts or "
+                    "options; repeat that command, or remove it"
                 )
             whole = len(header)
             for number, line in enumerate(file, 2):
