@@ -1,5 +1,6 @@
 """Answers to files: several prompts, formats, and a command that was killed."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -10,13 +11,15 @@ import pytest
 import torch
 from softprompt.backbones import from_model, load_backbone
 from softprompt.cli._main import main
-from softprompt.errors import BadInput, StorageFailure
+from softprompt.errors import BadInput, DamagedFile, StorageFailure
+from softprompt.inference._journal import Journal
 from softprompt.inference.bulk import _rows, predict_file
 from softprompt.inference.calibration import Calibration
 from softprompt.inference.predict import predict
 from softprompt.inference.scoring import Scoring
 from softprompt.inference.together import Pass
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
+from softprompt.settings import ModelSpec
 from softprompt.store import save_prompt
 from softprompt.tasks import Task, task
 
@@ -222,7 +225,7 @@ def test_of_a_pass_that_was_half_written_the_other_half_is_added(prompts, rows, 
     assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
-def killing(*arguments):
+def killing(*arguments, **options):
     raise Killed
 
 
@@ -327,6 +330,31 @@ def test_every_format_holds_the_same_answers(prompts, rows, tmp_path, name):
     pandas.testing.assert_frame_equal(found, pandas.read_json(tmp_path / "o.jsonl", lines=True), check_dtype=False)
 
 
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet", "jsonl"])
+def test_a_kept_column_may_be_called_row_and_hold_ends_of_lines(prompts, tmp_path, ending):
+    import pandas
+
+    kept = ["a\rb", "c\r\nd", "e\nf", "g\t,h"]
+    source, output = tmp_path / "rows.jsonl", tmp_path / f"o.{ending}"
+    source.write_text("".join(json.dumps({"row": value, "text": "good"}) + "\n" for value in kept))
+    predict_file({"mood": prompts[1]["mood"]}, source, output, id_column="row", model=prompts[2])
+    if ending in ("csv", "tsv"):
+        with output.open(newline="") as file:
+            found = [line["row"] for line in csv.DictReader(file, delimiter="," if ending == "csv" else "\t")]
+        assert len(pandas.read_csv(output, sep="," if ending == "csv" else "\t")) == len(kept)
+    else:
+        read = pandas.read_parquet(output) if ending == "parquet" else pandas.read_json(output, lines=True)
+        found = read["row"].tolist()
+    assert found == kept
+
+
+def test_a_prompt_may_be_called_row_beside_a_kept_column(prompts, rows, tmp_path):
+    import pandas
+
+    predict_file({"row": prompts[1]["mood"]}, rows, tmp_path / "o.parquet", id_column="id", model=prompts[2])
+    assert set(pandas.read_parquet(tmp_path / "o.parquet")["row"]) <= {"good", "bad"}
+
+
 def test_lines_end_at_new_lines_alone_and_keep_what_stands_in_them(tmp_path):
     path = tmp_path / "in.txt"
     path.write_bytes("\ufeff good \r\nbad\u2028film\x0c\nend".encode())
@@ -357,7 +385,9 @@ def test_every_format_is_read(prompts, tmp_path, name):
 
 
 class TestRefused:
-    @pytest.mark.parametrize("change", ["prompts", "batch_size", "file", "version"])
+    @pytest.mark.parametrize(
+        "change", ["prompts", "label words", "calibration", "precision", "engine", "batch_size", "file", "version"]
+    )
     def test_a_journal_of_another_command(self, prompts, rows, tmp_path, monkeypatch, change):
         _, made, backbone = prompts
         given: dict[str, Any] = {"prompts": made, "source": rows, "output": tmp_path / "out.csv", "model": backbone}
@@ -370,10 +400,16 @@ class TestRefused:
             # The same names, other vectors.
             other = dataclasses.replace(made["mood"], vectors=made["mood"].vectors + 1e-3)
             given["prompts"] = {**made, "mood": other}
+        elif change in ("label words", "calibration"):
+            changed = {"scoring": {}} if change == "calibration" else {"task": made["truth"].provenance.task}
+            provenance = dataclasses.replace(made["mood"].provenance, **changed)
+            given["prompts"] = {**made, "mood": dataclasses.replace(made["mood"], provenance=provenance)}
+        elif change in ("precision", "engine"):
+            given["model"] = ModelSpec(engine="reference") if change == "engine" else ModelSpec(dtype="float64")
         elif change == "file":
             rows.write_text(rows.read_text() + '{"id": "more", "text": "good"}\n')
         elif change == "version":
-            journal.write_bytes(journal.read_bytes().replace(b'"version": 2', b'"version": 1', 1))
+            journal.write_bytes(journal.read_bytes().replace(b'"version": 3', b'"version": 2', 1))
         else:
             given["batch_size"] = 16
         content = journal.read_bytes()
@@ -381,6 +417,26 @@ class TestRefused:
             predict_file(**given)
         assert journal.read_bytes() == content
         assert not (tmp_path / "out.csv").exists()
+
+    def test_a_command_whose_answers_another_one_is_writing(self, prompts, rows, tmp_path):
+        _, made, backbone = prompts
+        given: dict[str, Any] = {"source": rows, "output": tmp_path / "out.csv", "model": backbone}
+
+        def second(*seen: Any) -> None:
+            with pytest.raises(BadInput, match=r"^another command is writing answers into '\S*out\.csv'; wait for it"):
+                predict_file(made, **given)
+
+        assert predict_file(made, **given, tell=second) == 38
+        assert len((tmp_path / "out.csv").read_text().splitlines()) == 39
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out.csv", "rows.jsonl"]
+
+    def test_a_journal_whose_earlier_rows_come_again(self, tmp_path):
+        journal = Journal(tmp_path / "journal", {}, {"a": ["a"]}, 2)
+        with journal:
+            for row in (0, 1, 2, 3, 0, 1):
+                journal.add([((row, "a"), row, ["yes"])])
+        with pytest.raises(DamagedFile, match="has answers to row 1 twice; remove it and repeat the command"):
+            list(journal.lines("row"))
 
     def test_an_output_that_exists_or_has_no_format(self, prompts, rows, tmp_path):
         (tmp_path / "out.jsonl").touch()
@@ -394,6 +450,17 @@ class TestRefused:
         with pytest.raises(BadInput, match=r"rows.jsonl:1: no column 'key'; leave `id_column` out"):
             predict_file(prompts[1], rows, tmp_path / "out.jsonl", id_column="key")
         assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+    @pytest.mark.parametrize("kept", ['"r\\ud800"', '["r\\udfff"]'])
+    def test_a_kept_column_that_holds_half_a_character_is_named_before_its_rows_are_answered(
+        self, prompts, tmp_path, kept, passes
+    ):
+        path = tmp_path / "rows.jsonl"
+        path.write_text('{"id": "r\\ud83d\\ude00", "text": "good"}\n{"id": ' + kept + ', "text": "bad"}\n')
+        with pytest.raises(BadInput, match=r"^\S*rows\.jsonl:2: column 'id' holds .*surrogate.*leave `id_column` out$"):
+            predict_file(prompts[1], path, tmp_path / "out.csv", id_column="id", model=prompts[2])
+        assert passes == []
+        assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
 
     @pytest.mark.parametrize(
         ("row", "message"), [('{"txt": "film"}', "unknown column 'text'"), ('{"text": [1]}', "holds")]
@@ -447,6 +514,18 @@ class TestCommand:
         assert printed.out.strip() == str(tmp_path / "o.csv")
         assert "38 rows, " in printed.err
         assert (tmp_path / "o.csv").read_text().startswith("id,mood,mood.bad,mood.good,other,other.yes,")
+
+    def test_takes_prompts_whose_paths_hold_an_equals_sign(self, prompts, rows, tmp_path):
+        root, made, _ = prompts
+        for name in ("lr=0.3", "lr=1"):
+            save_prompt(made["mood"], tmp_path / "runs=2" / name / "prompt")
+        places = [str(tmp_path / "runs=2" / name) for name in ("lr=0.3", "lr=1")]
+        arguments = ["predict", places[0], "--file", str(rows), "--output", str(tmp_path / "o.csv")]
+        assert main([*arguments, "--prompts", places[1], "--prompts", f"other={root / 'truth'}"]) == 0
+        columns = (tmp_path / "o.csv").read_text().partition("\n")[0].split(",")
+        assert [name for name in columns if not name.endswith(("bad", "good", "yes", "no", ".0"))] == [
+            "row", "lr=0.3", "lr=1", "other"
+        ]  # fmt: skip
 
     @pytest.mark.parametrize(
         ("arguments", "message"),

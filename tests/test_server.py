@@ -2,11 +2,13 @@
 
 import asyncio
 import base64
+import dataclasses
 import json
 import logging
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,14 +16,14 @@ import openai
 import pytest
 import torch
 from softprompt.backbones import from_model
-from softprompt.serving import Engine, Limits, PromptBank, PromptFolder, places_in
+from softprompt.serving import Engine, Limits, PromptBank, PromptFolder, Refusal, places_in
 from softprompt.serving.faults import Overloaded
 from softprompt.serving.http import ServerSettings, Service, build_app
 from softprompt.serving.http.problems import ClientLeft
 from softprompt.store import save_prompt, to_document
 from softprompt.store._values import tensor_bytes
 
-from serving_kit import TOKENS, bank_of, singles, some_inputs, some_prompts
+from serving_kit import TOKENS, WRITTEN, bank_of, singles, some_inputs, some_prompts
 
 TOKEN = "a-token-for-changes"
 KEY = "a-key-for-everybody"
@@ -87,6 +89,31 @@ class TestOpenAI:
                 assert chat.system_fingerprint == prompt.version
                 assert chat.usage is not None
                 assert chat.usage.prompt_tokens > prompt.length
+
+        served(bank, test)
+
+    def test_a_prompt_of_several_columns_that_writes_text_is_asked_with_rows(self, backbone, prompts):
+        record = dataclasses.replace(WRITTEN, template="question: {question} context: {context}").to_json()
+        provenance = dataclasses.replace(prompts["p0"].provenance, task=record)
+        bank = bank_of(backbone, {"qa": dataclasses.replace(prompts["p0"], provenance=provenance)})
+        rows = [{"question": "is it good", "context": text} for text in ("it was a great film", "bad")]
+        expected = [answer["output"] for answer in singles([(bank.get("qa"), row) for row in rows], backbone)]
+
+        async def test(client, service):
+            async def ask(path: str, **asked: Any) -> Any:
+                return await client.post(path, json={"model": "tiny:qa", **asked})
+
+            many = await ask("/v1/completions", prompt=rows, max_tokens=TOKENS)
+            assert [choice["text"] for choice in many.json()["choices"]] == expected
+            one = await ask("/v1/completions", prompt=rows[1], max_tokens=TOKENS)
+            assert [choice["text"] for choice in one.json()["choices"]] == expected[1:]
+            text = (await ask("/v1/completions", prompt="good")).json()["error"]["message"]
+            assert "give each input as a row with these names" in text
+            chat = await ask("/v1/chat/completions", messages=[{"role": "user", "content": "good"}])
+            assert chat.json()["error"]["message"] == (
+                "'tiny:qa' answers rows of question, context, which a message has no place for; ask /v1/completions, "
+                "with such a row as prompt"
+            )
 
         served(bank, test)
 
@@ -257,7 +284,8 @@ class TestStrangers:
             ("/classify", {"inputs": None}, "inputs: give a text, an object of columns"),
             ("/classify", {"inputs": ["a", 5]}, "inputs: give a text, an object of columns"),
             ("/classify", {}, "inputs: Field required"),
-            ("/v1/completions", {"prompt": []}, "prompt: give a text, or a list of at least one"),
+            ("/v1/completions", {"prompt": []}, "prompt: give a text, an object of columns"),
+            ("/v1/completions", {"prompt": [[5, 7]]}, "prompt: give a text, an object of columns"),
             ("/v1/completions", {"prompt": "a", "stop": list("abcde")}, "stop: give a text, or a list of at most four"),
             (
                 "/v1/chat/completions",
@@ -534,7 +562,7 @@ class TestFolder:
         folder.read()
         assert sorted(bank.prompts) == ["a", "run-seed0"]
 
-    def test_whole_runs_are_served_by_their_names_and_those_of_their_members(self, backbone, prompts, tmp_path):
+    def test_whole_runs_are_served_by_their_names_and_those_of_their_members(self, prompts, tmp_path, monkeypatch):
         for run, members in (("one", ["ept-seed0"]), ("two", ["ept-seed0", "ept-seed1"]), ("none", [])):
             (tmp_path / run).mkdir()
             (tmp_path / run / "run.json").write_text("{}")
@@ -544,7 +572,33 @@ class TestFolder:
         places, refused = places_in(tmp_path)
         assert (list(places), refused) == (["one", "two.ept-seed0", "two.ept-seed1"], [])
         assert places["one"] == tmp_path / "one" / "ept-seed0" / "prompt"
-        assert list(places_in(tmp_path / "two")[0]) == ["ept-seed0", "ept-seed1"]
+        assert places_in(tmp_path / "two")[0] == {name: places[name] for name in list(places)[1:]}
+        monkeypatch.chdir(tmp_path / "one")
+        assert list(places_in(Path())[0]) == ["one"]
+
+    def test_of_a_run_the_weights_are_refused_and_the_only_prompt_has_its_name(self, prompts, tmp_path):
+        for run, member in (("lora", "lora-seed0"), ("mixed", "lora-seed0")):
+            (tmp_path / run / member / "weights").mkdir(parents=True)
+            (tmp_path / run / "run.json").write_text("{}")
+        save_prompt(prompts["p0"], tmp_path / "mixed" / "ept-seed0" / "prompt")
+        places, refused = places_in(tmp_path)
+        assert list(places) == ["mixed"]
+        reason = "it holds trained weights; only prompts share a model"
+        assert refused == [Refusal("lora", reason), Refusal("mixed.lora-seed0", reason)]
+
+    def test_the_second_prompt_of_a_name_is_refused(self, backbone, prompts, tmp_path):
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "run.json").write_text("{}")
+        for number, place in enumerate(("a/b/prompt", "a/c/prompt", "a.b")):
+            save_prompt(prompts[f"p{number}"], tmp_path / place)
+        bank = bank_of(backbone, {})
+        folder = PromptFolder(tmp_path, bank)
+        (refusal,) = folder.read()
+        assert refusal.reason == (
+            f"the prompt in '{tmp_path}/a/b/prompt' has this name, and so has '{tmp_path}/a.b'; rename one"
+        )
+        assert bank.get("a.b").version == bank.admission.admit("", prompts["p0"]).version
+        assert folder.read() == []
 
     def test_damaged_prompts_are_refused_and_the_others_go_on(self, backbone, prompts, tmp_path):
         for name in ("good", "cut", "pickle", "renamed"):
@@ -587,6 +641,59 @@ class TestFolder:
         (tmp_path / "a" / "prompt.safetensors").write_bytes(b"")
         assert [refusal.name for refusal in folder.read()] == ["a"]
         assert bank.get("a") is before
+        assert folder.read() == []
+        shutil.rmtree(tmp_path / "a")
+        folder.read()
+        assert list(bank.prompts) == []
+
+    def test_a_prompt_that_was_half_copied_is_served_when_the_other_half_is_there(self, backbone, prompts, tmp_path):
+        save_prompt(prompts["p0"], tmp_path / "folder" / "a")
+        bank = bank_of(backbone, {})
+        folder = PromptFolder(tmp_path / "folder", bank)
+        folder.read()
+        copied = save_prompt(prompts["p4"], tmp_path / "copy")
+        for name in ("manifest.json", "prompt.json"):
+            shutil.copy2(copied / name, tmp_path / "folder" / "a" / name)
+        assert [refusal.name for refusal in folder.read()] == ["a"]
+        shutil.copy2(copied / "prompt.safetensors", tmp_path / "folder" / "a")
+        assert folder.read() == []
+        assert bank.get("a").version == bank.admission.admit("", prompts["p4"]).version
+
+    @pytest.mark.parametrize("other", ["link", "weights", "compiled"])
+    def test_a_prompt_that_became_something_else_is_served_no_longer_and_told_of(
+        self, backbone, prompts, tmp_path, other, caplog
+    ):
+        for name in ("folder/a", "b"):
+            save_prompt(prompts["p0"], tmp_path / name)
+        bank = bank_of(backbone, {})
+        folder = PromptFolder(tmp_path / "folder", bank)
+        folder.read()
+        place = tmp_path / "folder" / "a"
+        shutil.rmtree(place)
+        if other == "link":
+            place.symlink_to(tmp_path / "b")
+        elif other == "weights":
+            (place / "weights").mkdir(parents=True)
+        else:
+            place.mkdir()
+            (place / "cache.json").touch()
+        assert [refusal.name for refusal in folder.read()] == ["a"]
+        assert list(bank.prompts) == []
+        assert caplog.text.count("prompt 'a' is not served") == 1
+        assert folder.read() == []
+
+    def test_what_the_model_refuses_is_told_once_until_it_changes(self, backbone, prompts, tmp_path):
+        other = dataclasses.replace(prompts["p0"], vectors=torch.zeros(2, 17))
+        identity = dataclasses.replace(other.provenance.backbone, embedding_size=17)
+        other = dataclasses.replace(other, provenance=dataclasses.replace(other.provenance, backbone=identity))
+        save_prompt(other, tmp_path / "a")
+        folder = PromptFolder(tmp_path, bank_of(backbone, {}))
+        assert len(folder.read()) == 1
+        assert folder.read() == folder.read() == []
+        save_prompt(prompts["p0"], tmp_path / "a", replace=True)
+        assert folder.read() == []
+        save_prompt(other, tmp_path / "a", replace=True)
+        assert len(folder.read()) == 1
 
 
 def test_hundreds_of_requests_at_once_each_get_their_single_answer(backbone, bank):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from softprompt.backbones import AbstractBackbone, from_model
 from softprompt.errors import BadInput, ModelMismatch, UnknownName
+from softprompt.inference.answers import Answers
 from softprompt.inference.predict import predict
 from softprompt.inference.scoring import Scoring
 from softprompt.prompts.batch import PromptBatch, TextBatch
@@ -17,7 +18,7 @@ from softprompt.prompts.prompt import LinearHead
 from softprompt.serving import Batcher, Draining, Engine, Limits, Overloaded, PromptBank, TooLate, TooLong, Work
 from softprompt.serving.passes import next_pass
 
-from serving_kit import TOKENS, agrees, bank_of, singles, some_inputs, some_prompts
+from serving_kit import TOKENS, WRITTEN, agrees, bank_of, singles, some_inputs, some_prompts
 
 KINDS = {
     "t5": {},
@@ -121,8 +122,11 @@ class TestTexts:
         with pytest.raises(TooLong, match=f"longer than the {served.asked.limit} tokens"):
             engine.work(served, "good " * 100)
         assert engine.work(served, "good " * 100, truncate=True).tokens == served.asked.limit
-        with pytest.raises(TooLong, match="has 100000 characters"):
-            engine.work(served, "g" * 100000, truncate=True)
+        for text in ("g" * 100000, "good " * 20000):
+            with pytest.raises(TooLong, match="has 100000 characters"):
+                engine.work(served, text)
+            work = engine.work(served, text, truncate=True)
+            assert (work.tokens, work.truncated) == (served.asked.limit, True)
         with pytest.raises(BadInput, match="surrogate"):
             engine.work(served, "good \ud800")
 
@@ -392,6 +396,29 @@ def test_the_texts_of_a_streamed_answer_grow_into_the_whole_answer(backbone, eng
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(texts))
     assert texts[-1] == answer.text
     assert len(texts) == answer.tokens
+
+
+@pytest.mark.parametrize(
+    ("most", "stops", "text", "tokens", "finish"),
+    [(9, (), "mary was here", 4, "stop"), (3, (), "mary was here", 3, "length"), (3, ("he",), "mary was", 3, "stop")],
+)
+def test_an_answer_over_windows_ends_at_a_stop_and_counts_its_tokens(
+    backbones, monkeypatch, most, stops, text, tokens, finish
+):
+    backbone = backbones("t5")
+    record = dataclasses.replace(WRITTEN, template="{q} {text}", window="text", stride=2, max_length=40).to_json()
+    prompt = some_prompts(backbone, 1)["p0"]
+    prompt = dataclasses.replace(prompt, provenance=dataclasses.replace(prompt.provenance, task=record))
+    bank, engine = bank_of(backbone, {"p": prompt}), Engine(backbone)
+    monkeypatch.setattr(type(backbone), "encode_answers", lambda self, words: [[*range(len(words[0].split())), 1]])
+    answers = Answers(["mary was here"], ["mary was here"])
+    monkeypatch.setattr("softprompt.serving.engine.answer", lambda *args, **options: answers)
+    work = engine.work(bank.get("p"), {"q": "who", "text": "good film " * 40}, max_new_tokens=most, stops=stops)
+    assert work.is_alone
+    with pytest.raises(TooLong, match="has 100003 characters, 2560 are read at most"):
+        engine.work(bank.get("p"), {"q": "who", "text": "good " * 20000}, truncate=True)
+    (answer,) = engine.answer([work])
+    assert (answer.text, answer.tokens, answer.finish) == (text, tokens, finish)
 
 
 def test_an_answer_behind_a_prefix_in_the_cache_is_watched_token_by_token(tiny_model):

@@ -1,6 +1,7 @@
 """The server at a port of this machine: it is told to end, it is fuzzed, it is started from the command line."""
 
 import contextlib
+import dataclasses
 import signal
 import socket
 import sys
@@ -115,6 +116,23 @@ def test_prompts_that_are_put_into_the_folder_are_served_soon(backbone, prompts,
         assert httpx.get(address + "prompts/new").json()["task"] == "sentiment"
 
 
+def test_why_a_folder_cannot_be_read_again_is_logged_when_it_changes(backbone, prompts, caplog):
+    reasons = iter([BadInput("no folder"), BadInput("no folder"), OSError("secret"), None, BadInput("no folder")])
+    looks = threading.Semaphore(0)
+
+    def again():
+        looks.release()
+        if (error := next(reasons, None)) is not None:
+            raise error
+
+    with at_an_address(service_of(bank_of(backbone, prompts)), again=again, every=0.01):
+        assert all(looks.acquire(timeout=10) for _ in range(6))
+    told = [record.message for record in caplog.records if "read again" in record.message]
+    assert [line.removeprefix("the prompts cannot be read again now: ") for line in told] == [
+        "no folder", "OSError", "no folder"
+    ]  # fmt: skip
+
+
 def test_nothing_that_fits_or_does_not_fit_the_description_is_answered_with_500(backbone, prompts):
     import schemathesis
 
@@ -182,6 +200,11 @@ class TestCommandLine:
             assert cli.main(["serve", "lab-gpt", "--prompts", str(tmp_path), "--port", port]) == 2
         assert "choose another --port" in capsys.readouterr().err
 
+    @pytest.mark.parametrize(("option", "value"), [("--drain", "inf"), ("--watch", "inf")])
+    def test_seconds_without_an_end_are_refused(self, tmp_path, capsys, option, value):
+        assert cli.main(["serve", "no/model", "--prompts", str(tmp_path), option, value]) == 2
+        assert f"{option} must be 0 or more and finite, not {value}" in capsys.readouterr().err
+
     def test_keys_are_read_from_a_file_or_the_environment_and_short_ones_are_refused(self, tmp_path, monkeypatch):
         monkeypatch.setenv("KEYS", "one-key-that-is-long, another-key-that-is-long")
         assert secrets(None, "KEYS", ",") == ("one-key-that-is-long", "another-key-that-is-long")
@@ -201,3 +224,22 @@ class TestCommandLine:
         (tmp_path / "a" / "manifest.json").write_text("{")
         assert as_trained(ModelSpec("lab-bert"), tmp_path).answers == "label-words"
         assert as_trained(ModelSpec("lab-bert", answers="linear-head"), tmp_path).answers == "linear-head"
+
+    @pytest.mark.parametrize(
+        ("names", "answers", "scale"),
+        [
+            ({"a": "lab-gpt-tiny", "b": "lab-bert-tiny", "c": "lab-bert"}, "linear-head", 4.0),
+            ({"a": "lab-gpt-tiny", "b": "lab-bert-tiny"}, "label-words", 2.0),
+            ({"a": "lab-gpt-tiny"}, "auto", 1.0),
+        ],
+    )
+    def test_prompts_of_another_model_say_nothing_of_this_one(self, tmp_path, prompts, names, answers, scale):
+        ways = {"a": ("tokens", 8.0), "b": ("label-words", 2.0), "c": ("linear-head", 4.0)}
+        for place, name in names.items():
+            provenance = prompts["p0"].provenance
+            kind = "decoder" if "gpt" in name else "encoder"
+            made_by = dataclasses.replace(provenance.backbone, name=name, kind=kind, embedding_scale=ways[place][1])
+            other = dataclasses.replace(provenance, backbone=made_by, answers=ways[place][0])
+            save_prompt(dataclasses.replace(prompts["p0"], provenance=other), tmp_path / place)
+        spec = as_trained(ModelSpec("lab-bert"), tmp_path)
+        assert (spec.answers, spec.embedding_scale) == (answers, scale)

@@ -37,13 +37,15 @@ def to_file(sources: Sequence[str], file: Path, output: Path, show: bool, **opti
 def _named(sources: Sequence[str]) -> dict[str, str]:
     """The prompts by the names of their columns: what stands before "=", or the name of the prompt's folder.
 
+    A path that is there is one, whatever it holds.
+
     Raises:
         BadInput: two prompts of one name.
     """
     named: dict[str, str] = {}
     for source in sources:
         name, sign, path = source.partition("=")
-        if not sign:
+        if not sign or Path(source).exists():
             parts = [part for part in Path(source).parts if part != "prompt"]
             name, path = parts[-1] if parts else source, source
         if name in named:

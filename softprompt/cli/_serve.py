@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..checks import require_numbers
 from ..errors import BadInput
 from ._flatten import flatten
 from .options import Device, Frozen
@@ -72,6 +73,7 @@ def serve(
 ) -> None:
     """Serve stored prompts over one frozen model: OpenAI's API, /classify, and a page to try them."""
     refuse_without("serve", "fastapi", "prometheus_client", "uvicorn")
+    require_numbers({"watch": watch, "drain": drain}, zero=True)
     keys, token = secrets(api_keys, KEYS, ","), secrets(admin_token, TOKEN)
     from ..serving import Engine, Limits, filled
     from ..serving.http import ServerSettings, Service, build_app, listen, logged, server_of

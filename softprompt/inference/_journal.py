@@ -14,6 +14,7 @@ log = logging.getLogger("softprompt")
 
 # The number of a row in the file, from 0, and the name of its prompt.
 Place = tuple[int, str]
+AGAIN = "remove it and repeat the command"
 
 
 @final
@@ -80,7 +81,9 @@ class Journal:
         rows: dict[int, dict[str, Any]] = {}
         last = 0
         for (row, name), value, values in self._answers():
-            if row // self.chunk != last // self.chunk:
+            if row // self.chunk < last // self.chunk:
+                raise DamagedFile(f"{str(self.path)!r} has answers to row {row + 1} twice; {AGAIN}")
+            if row // self.chunk > last // self.chunk:
                 yield from self._ordered(rows)
                 rows = {}
             last = row
@@ -91,9 +94,7 @@ class Journal:
         columns = [column for of_responder in self.columns.values() for column in of_responder]
         for row in sorted(rows):
             if len(rows[row]) != 1 + len(columns):
-                raise DamagedFile(
-                    f"{str(self.path)!r} lacks answers to row {row + 1}; remove it and repeat the command"
-                )
+                raise DamagedFile(f"{str(self.path)!r} lacks answers to row {row + 1}; {AGAIN}")
             identity = next(iter(rows[row]))
             yield {name: rows[row][name] for name in (identity, *columns)}
 
@@ -120,8 +121,8 @@ class Journal:
         with self.path.open("r+b") as file:
             if file.readline() != header:
                 raise BadInput(
-                    f"{str(self.path)!r} was left by a command with another file, other prompts or options; repeat "
-                    "that command, or remove it"
+                    f"{str(self.path)!r} was left by a command with another file or model, other prompts or "
+                    "options; repeat that command, or remove it"
                 )
             whole = len(header)
             for number, line in enumerate(file, 2):

@@ -17,6 +17,7 @@ TEXTS = (".jsonl", ".csv", ".tsv")
 ENDINGS = (*(kind + packed for kind in TEXTS for packed in ("", ".gz", ".zst")), ".parquet")
 # Rows of one group in a Parquet file.
 GROUP = 10_000
+END = "\r\n"
 
 Row = Mapping[str, Any]
 
@@ -33,18 +34,19 @@ def refuse_no_format(path: Path) -> str:
     raise BadInput(f"cannot tell the format of {str(path)!r} by its name; endings: {', '.join(ENDINGS)}")
 
 
-def write_rows(path: Path, rows: Callable[[], Iterator[Row]]) -> None:
+def write_rows(path: Path, rows: Callable[[], Iterator[Row]], *, numbered: bool) -> None:
     """Write all rows, the columns of the first one in its order; the file is whole or not there.
 
     Args:
         path: the file.
         rows: gives the rows from the beginning.
+        numbered: whether their first column is their number; a kept one is any value.
     """
     ending = refuse_no_format(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         if ending == ".parquet":
-            _write_parquet(temporary, rows())
+            _write_parquet(temporary, rows(), numbered)
         else:
             with _packed(temporary, ending) as stream:
                 for line in _lines(rows(), ending):
@@ -62,12 +64,12 @@ def _lines(rows: Iterator[Row], ending: str) -> Iterator[str]:
         yield from (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         return
     text = io.StringIO()
-    writer = csv.writer(text, delimiter="," if ending.startswith(".csv") else "\t", lineterminator="\n")
-    for number, row in enumerate(rows):
-        if number == 0:
-            writer.writerow(row)
-        writer.writerow(row.values())
-        yield text.getvalue()
+    # It quotes what holds a character of its ends of lines, and a reader takes a lone "\r" for one.
+    writer = csv.writer(text, delimiter="," if ending.startswith(".csv") else "\t", lineterminator=END)
+    first = next(rows)
+    for cells in itertools.chain([first, first.values()], (row.values() for row in rows)):
+        writer.writerow(cells)
+        yield text.getvalue().removesuffix(END) + "\n"
         text.seek(0)
         text.truncate()
 
@@ -89,21 +91,19 @@ def _packed(path: Path, ending: str) -> Iterator[Any]:
             yield stream
 
 
-def _write_parquet(path: Path, rows: Iterator[Row]) -> None:
+def _write_parquet(path: Path, rows: Iterator[Row], numbered: bool) -> None:
     """Groups of rows. A kept column is text, because its later values may be of another kind than its first."""
     import pyarrow
     from pyarrow import parquet
 
     first = next(rows)
     kinds = {str: pyarrow.string(), float: pyarrow.float64()}
-    names = list(first)
-    fields = [
-        (name, pyarrow.int64() if name == "row" else kinds.get(type(first[name]), pyarrow.string())) for name in names
-    ]
-    fields[0] = fields[0] if names[0] == "row" else (names[0], pyarrow.string())
+    identity, *names = first
+    fields = [(name, kinds.get(type(first[name]), pyarrow.string())) for name in names]
+    fields.insert(0, (identity, pyarrow.int64() if numbered else pyarrow.string()))
     schema, whole = pyarrow.schema(fields), itertools.chain([first], rows)
     with parquet.ParquetWriter(path, schema) as writer:
         while group := list(itertools.islice(whole, GROUP)):
-            if names[0] != "row":
-                group = [{**row, names[0]: None if row[names[0]] is None else str(row[names[0]])} for row in group]
+            if not numbered:
+                group = [{**row, identity: None if row[identity] is None else str(row[identity])} for row in group]
             writer.write_table(pyarrow.Table.from_pylist(group, schema))

@@ -7,9 +7,11 @@ of a command that never stopped.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import itertools
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,10 +21,11 @@ from typing import Any, NamedTuple
 from ..backbones import AbstractBackbone
 from ..checks import require_numbers
 from ..errors import BadInput, StorageFailure
+from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
-from ..store import refuse_no_place
-from ..tasks import FORMATS, plain_cell, records
+from ..store import held_alone, refuse_no_place
+from ..tasks import FORMATS, plain_cell, records, text_fault
 from ._journal import Journal
 from ._written import refuse_no_format, write_rows
 from .decoding import Decode
@@ -36,7 +39,7 @@ ROW = "row"
 # Rows are answered in chunks of so many batches, the longest rows of a chunk first.
 CHUNK = 8
 # Of the journal; a journal of another version is of another command.
-VERSION = 2
+VERSION = 3
 
 
 class _Row(NamedTuple):
@@ -82,7 +85,8 @@ def predict_file(
 
     Raises:
         BadInput: no prompts, a malformed row, a row without the kept column, two columns of one name, an output that
-            exists or whose folder does not, or a journal of another command.
+            exists or whose folder does not, a journal of another command, or another command that answers into the
+            output now.
         ModelMismatch: a prompt that belongs to another model.
         StorageFailure: the disk is full or not writable.
         DamagedFile: the journal was changed while this command worked.
@@ -93,35 +97,52 @@ def predict_file(
         raise BadInput("there is no prompt to answer with; give at least one")
     refuse_no_format(output)
     _refuse_no_folder(output.absolute().parent)
-    partial = output.with_name(f".{output.name}.partial")
-    taken = BadInput(f"{str(output)!r} exists already; remove it or choose another place for the answers")
-    if output.exists() and not partial.exists():
-        raise taken
-    options = [id_column, delimiter, batch_size, decode, calibrate, max_new_tokens]
-    facts = {"version": VERSION, "options": options, **_facts(source, prompts)}
-    rows = _identified_rows(source, delimiter, id_column)
-    responders = _responders(
-        prompts, model, {"decode": decode, "calibrate": calibrate, "max_new_tokens": max_new_tokens}
-    )
-    columns = {responder.name: responder.columns for responder in responders}
-    refuse_equal_columns(id_column or ROW, columns)
-    with _storing(output):
-        journal = Journal(partial, facts, columns, CHUNK * batch_size)
-        if not output.exists():
-            try:
-                with journal, _each_warning_once():
-                    _answer_all(rows, journal, Group.all_of(responders), batch_size, tell)
-            except BadInput:
-                # Of a first chunk that cannot be answered nothing is left: the mended file is another.
-                if journal.count == 0:
-                    partial.unlink()
-                raise
-            write_rows(output, lambda: journal.lines(id_column or ROW))
-        # The command was killed when all but the removal of its journal was done; or the file is another's.
-        elif journal.rows != sum(1 for _ in rows):
+    with _alone(output):
+        partial = output.with_name(f".{output.name}.partial")
+        taken = BadInput(f"{str(output)!r} exists already; remove it or choose another place for the answers")
+        if output.exists() and not partial.exists():
             raise taken
-        partial.unlink()
-    return journal.rows
+        rows = _identified_rows(source, delimiter, id_column)
+        responders = _responders(
+            prompts, model, {"decode": decode, "calibrate": calibrate, "max_new_tokens": max_new_tokens}
+        )
+        columns = {responder.name: responder.columns for responder in responders}
+        refuse_equal_columns(id_column or ROW, columns)
+        facts = _facts(source, responders, [id_column, delimiter, batch_size, decode, calibrate, max_new_tokens])
+        with _storing(output):
+            journal = Journal(partial, facts, columns, CHUNK * batch_size)
+            if not output.exists():
+                try:
+                    with journal, _each_warning_once():
+                        _answer_all(rows, journal, Group.all_of(responders), batch_size, tell)
+                except BadInput:
+                    # Of a first chunk that cannot be answered nothing is left: the mended file is another.
+                    if journal.count == 0:
+                        partial.unlink()
+                    raise
+                write_rows(output, lambda: journal.lines(id_column or ROW), numbered=id_column is None)
+            # The command was killed when all but the removal of its journal was done; or the file is another's.
+            elif journal.rows != sum(1 for _ in rows):
+                raise taken
+            partial.unlink()
+        return journal.rows
+
+
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Within, no other command answers into this file.
+
+    Raises:
+        BadInput: another one does.
+        StorageFailure: the folder cannot be written.
+    """
+    lock = output.with_name(f".{output.name}.lock")
+    taken = BadInput(f"another command is writing answers into {str(output)!r}; wait for it, or choose another place")
+    with held_alone(lock, taken, to=f"write the answers to {str(output)!r}", remedy="choose another place"):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _refuse_no_folder(folder: Path) -> None:
@@ -205,7 +226,10 @@ def _identity(number: int, place: str, given: Any, id_column: str | None) -> Any
         raise BadInput(f"{place}: no column {id_column!r}; leave --id-column out")
     value = plain_cell(given[id_column])
     # What JSON has no form of, as a date of Parquet, is kept as text.
-    return value if value is None or isinstance(value, str | int | float | list | dict) else str(value)
+    kept = value if value is None or isinstance(value, str | int | float | list | dict) else str(value)
+    if fault := text_fault(json.dumps(kept, ensure_ascii=False, default=str)):
+        raise BadInput(f"{place}: column {id_column!r} holds {fault}; mend it, or leave --id-column out")
+    return kept
 
 
 def _rows(path: Path, delimiter: str) -> Iterator[tuple[str, Any]]:
@@ -250,18 +274,31 @@ def _each_warning_once() -> Iterator[None]:
         log.removeFilter(is_new)
 
 
-def _facts(source: Path, prompts: Mapping[str, Stored]) -> dict[str, Any]:
+def _facts(source: Path, responders: Sequence[Responder], options: list[Any]) -> dict[str, Any]:
     """What has to be the same for a command to go on with a journal."""
-    if not source.is_file():
-        raise BadInput(f"no file {str(source)!r}")
     status = source.stat()
-    hashes = {}
-    for name, stored in prompts.items():
-        digest = hashlib.sha256()
-        for key, tensor in stored.tensors().items():
-            digest.update(key.encode() + tensor.contiguous().numpy(force=True).tobytes())
-        hashes[name] = digest.hexdigest()
-    return {"source": [source.name, status.st_size, status.st_mtime_ns], "prompts": hashes}
+    return {
+        "version": VERSION,
+        "options": options,
+        "source": [source.name, status.st_size, status.st_mtime_ns],
+        "prompts": {responder.name: [_hash(responder), _computing(responder.backbone)] for responder in responders},
+    }
+
+
+def _hash(responder: Responder) -> str:
+    """Of all that a prompt answers by, beside its model."""
+    stored = responder.stored
+    kind = [stored.repeats] if isinstance(stored, SoftPrompt) else [stored.kind, dict(stored.options)]
+    asked = [kind, responder.task.to_json(), responder.scoring.to_json()]
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True, default=str).encode())
+    for key, tensor in stored.tensors().items():
+        digest.update(key.encode() + tensor.contiguous().numpy(force=True).tobytes())
+    return digest.hexdigest()
+
+
+def _computing(backbone: AbstractBackbone) -> dict[str, Any]:
+    """What the numbers of a model follow from; one device of a kind is as good as another."""
+    return {**dataclasses.asdict(backbone.spec), "device": backbone.device.type}
 
 
 def _responders(

@@ -18,7 +18,7 @@ from ..inference.predict import as_row
 from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import LinearHead
 from .faults import TooLate, TooLong
-from .generation import Writing
+from .generation import Writing, until
 from .passes import Limits, next_pass
 from .prefixes import PREFIX_BYTES, PrefixStore
 from .served import ServedPrompt
@@ -76,7 +76,11 @@ class Engine:
         asked = served.asked
         row = as_row(asked.task, given)
         _refuse_blank(asked.task.columns, row)
-        _refuse_no_text(row, LONGEST_TOKEN * asked.limit)
+        texts = [value for value in row.values() if isinstance(value, str)]
+        # Of what is read in windows nothing is cut, however long it is.
+        if not truncate or asked.task.window:
+            _refuse_overlong(texts, LONGEST_TOKEN * asked.limit)
+        _refuse_no_text(texts)
         with self._reading:
             examples = self._examples(served, row)
         truncated = bool(examples.truncated)
@@ -184,7 +188,13 @@ class Engine:
             return TooLate("the time for this request was over before it was answered")
         prompt_batch = stacked([served], self.backbone)
         answers = answer(self.backbone, prompt_batch, work.row, served.asked.task, max_new_tokens=work.wants)
-        return Answer(answers.texts[0], answers.values[0], None, work.wants)
+        whole = answers.texts[0]
+        text = until(whole, work.stops).strip()
+        with self._reading:
+            # Of the window that was chosen, with the end of sequence.
+            tokens = len(self.backbone.encode_answers([whole])[0])
+        finish = "stop" if tokens <= work.wants or text != whole else "length"
+        return Answer(text, text, None, min(tokens, work.wants), finish)
 
 
 def stacked(prompts: Sequence[ServedPrompt], backbone: AbstractBackbone) -> PromptBatch:
@@ -229,11 +239,13 @@ def _of_head(work: Work, logits: Tensor) -> Answer:
     return _labelled(work, wide.log_softmax(-1).float())
 
 
-def _refuse_no_text(row: Mapping[str, Any], most: int) -> None:
-    """Refuse what no tokenizer makes short enough, before it costs anything, and what is no text."""
-    texts = [value for value in row.values() if isinstance(value, str)]
+def _refuse_overlong(texts: Sequence[str], most: int) -> None:
+    """Refuse what no tokenizer makes short enough, before it costs anything."""
     if (length := sum(map(len, texts))) > most:
         raise TooLong(f"this text has {length} characters, {most} are read at most; send less")
+
+
+def _refuse_no_text(texts: Sequence[str]) -> None:
     try:
         "".join(texts).encode()
     except UnicodeEncodeError as error:

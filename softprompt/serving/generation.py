@@ -62,8 +62,8 @@ class Writing:
 
         While it is written, a character that is not whole is left out, and what may be the beginning of a stop.
         """
-        text, stops = self._decoded(row), self.works[row].stops
-        text = text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
+        stops = self.works[row].stops
+        text = until(self._decoded(row), stops)
         if self.finished[row]:
             return text.strip()
         return (
@@ -81,6 +81,11 @@ class Writing:
         self.finished[row] = True
         text = self.text(row)
         return Answer(text, text, None, len(self.written[row]), "stop" if self.ended[row] else "length")
+
+
+def until(text: str, stops: Sequence[str]) -> str:
+    """The text before the first of these stops, or the whole."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
 
 def _begun(text: str, stop: str) -> int:

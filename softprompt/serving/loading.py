@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..backbones import load_backbone
+from ..backbones import kind_of_spec, lasting_name, load_backbone
 from ..errors import SoftPromptError
-from ..prompts.prompt import SoftPrompt
+from ..prompts.prompt import Provenance, SoftPrompt
 from ..settings import ModelSpec
 from ..store import read_prompt
 from .bank import PromptBank, Refusal
@@ -33,17 +33,27 @@ def filled(spec: ModelSpec, place: Path) -> tuple[PromptBank, Callable[[], list[
 
 
 def as_trained(spec: ModelSpec, place: Path) -> ModelSpec:
-    """The spec, completed by what the first prompt was trained with.
+    """The spec, completed by what the first prompt of this model was trained with.
 
     Raises:
-        BadInput: the place holds no prompts.
+        BadInput: the place holds no prompts, or there is no such model.
+        UnsupportedModel: a family that is not supported.
     """
-    first = next(_readable(place), None)
-    if first is None or spec.answers != "auto":
+    if spec.answers != "auto" or (first := _first_of(spec, place)) is None:
         return spec
-    trained = first.provenance
-    scale = spec.embedding_scale if spec.embedding_scale != 1 else trained.backbone.embedding_scale
-    return dataclasses.replace(spec, answers=trained.answers, embedding_scale=scale)
+    scale = spec.embedding_scale if spec.embedding_scale != 1 else first.backbone.embedding_scale
+    return dataclasses.replace(spec, answers=first.answers, embedding_scale=scale)
+
+
+def _first_of(spec: ModelSpec, place: Path) -> Provenance | None:
+    """Of the first prompt whose model has this name; else, for a model may move, of the first whose has its kind."""
+    name, by_kind = lasting_name(spec.name), dict[str, Provenance]()
+    for prompt in _readable(place):
+        origin = prompt.provenance.backbone
+        if origin.name == name:
+            return prompt.provenance
+        by_kind.setdefault(origin.kind, prompt.provenance)
+    return by_kind.get(kind_of_spec(spec)) if by_kind else None
 
 
 def _readable(place: Path) -> Iterator[SoftPrompt]:

@@ -13,6 +13,7 @@ from ._folder import read_folder as read_folder
 from ._folder import refuse_no_place as refuse_no_place
 from ._folder import write_file as write_file
 from ._folder import write_folder as write_folder
+from ._lock import held_alone as held_alone
 from ._prompt import find_prompt as find_prompt
 from ._prompt import from_document as from_document
 from ._prompt import is_compiled as is_compiled

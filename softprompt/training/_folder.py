@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import final
 
 from ..errors import RunExists, StorageFailure
+from ..store import held_alone
 
 LOCK = ".lock"
 # What `write_file` calls a file until it is whole.
@@ -94,20 +95,9 @@ def alone_in(folder: Path) -> Iterator[HeldFolder]:
         RunExists: another process does.
         StorageFailure: the lock cannot be made.
     """
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / LOCK, blocking=False)
-    try:
-        lock.acquire()
-        held = HeldFolder(folder)
-    except Timeout as error:
-        raise RunExists(f"another process is training in {folder}; wait for it, or choose another --output") from error
-    except OSError as error:
-        raise StorageFailure(f"cannot train in {folder}: {error.strerror}; choose a folder to write to") from error
-    try:
-        yield held
-    finally:
-        lock.release()
+    taken = RunExists(f"another process is training in {folder}; wait for it, or choose another --output")
+    with held_alone(folder / LOCK, taken, to=f"train in {folder}", remedy="choose a folder to write to"):
+        yield HeldFolder(folder)
 
 
 def is_held(folder: Path) -> bool:

@@ -1,18 +1,18 @@
 """The public function: rows, search, choice and report, one after the other, each kept on disk as it ends."""
 
-import contextlib
 import dataclasses
 import inspect
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone
 from ..data import load_rows
-from ..errors import RunExists, StorageFailure
+from ..errors import RunExists
 from ..settings import ModelSpec, PromptSettings, TrainSettings
-from ..store import refuse_no_place, write_file
+from ..store import held_alone, refuse_no_place, write_file
 from ..tasks import Task
 from ..training import Interrupted
 from ._budget import EVALUATIONS, MINUTES, MOST_STEPS, Budget, runs_of, timed_steps
@@ -110,23 +110,10 @@ def _default_output(request: Request) -> Path:
     return Path("tuned") / f"{request.task.name.replace('/', '-')}-{model}"
 
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> AbstractContextManager[None]:
     """Within, no other process searches in this folder; the lock ends with the process."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / ".lock", blocking=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout as error:
-        raise RunExists(f"another process searches in {folder}; wait for it, or choose another --output") from error
-    except OSError as error:
-        raise StorageFailure(f"cannot search in {folder}: {error.strerror}; choose another --output") from error
-    try:
-        yield
-    finally:
-        lock.release()
+    taken = RunExists(f"another process searches in {folder}; wait for it, or choose another --output")
+    return held_alone(folder / ".lock", taken, to=f"search in {folder}", remedy="choose another --output")
 
 
 def _tuned(request: Request, parts: Parts, folder: Path, progress: bool) -> Tuning:

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from ...errors import SoftPromptError
 from .classify_routes import classify_routes
 from .guard import Guard
 from .health_routes import health_routes
@@ -60,10 +61,15 @@ def build_app(
 
 
 async def _watch(again: Callable[[], Any], every: float) -> None:
+    told = ""
     while True:
         await asyncio.sleep(every)
+        reason = ""
         try:
             await asyncio.to_thread(again)
         # What was served goes on, whatever happened to the folder.
         except Exception as error:
-            log.warning("the prompts cannot be read again now (%s)", type(error).__name__)
+            reason = error.message if isinstance(error, SoftPromptError) else type(error).__name__
+        if reason and reason != told:
+            log.warning("the prompts cannot be read again now: %s", reason)
+        told = reason

@@ -38,9 +38,9 @@ def openai_routes(service: Service) -> APIRouter:
 
     @router.post("/completions")
     async def completions(request: Request, asked: Completion) -> Response:
-        """The answer to each text."""
-        texts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
-        return await _respond(service, request, asked, texts, asked.max_tokens, "text")
+        """The answer to each text or row."""
+        inputs = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
+        return await _respond(service, request, asked, inputs, asked.max_tokens, "text")
 
     @router.post("/chat/completions")
     async def chat(request: Request, asked: Chat) -> Response:
@@ -50,6 +50,11 @@ def openai_routes(service: Service) -> APIRouter:
                 "a prompt answers one text, as it was trained to: send one message of role 'user', without a system "
                 "message and without earlier turns"
             )
+        if len(columns := service.served(asked.model).asked.task.columns) > 1:
+            raise BadInput(
+                f"{asked.model!r} answers rows of {', '.join(columns)}, which a message has no place for; ask "
+                "/v1/completions, with such a row as prompt"
+            )
         most = asked.max_completion_tokens or asked.max_tokens
         return await _respond(service, request, asked, [asked.messages[0].text], most, "chat")
 
@@ -57,14 +62,16 @@ def openai_routes(service: Service) -> APIRouter:
 
 
 async def _respond(
-    service: Service, request: Request, asked: Generation, texts: Sequence[str], most: int | None, kind: str
+    service: Service, request: Request, asked: Generation, inputs: Sequence[Any], most: int | None, kind: str
 ) -> Response:
     served = service.served(asked.model)
     if most is not None and most > service.settings.max_new_tokens:
         raise BadInput(f"{most} tokens are asked for, {service.settings.max_new_tokens} are allowed; ask for fewer")
-    if asked.stream and len(texts) != 1:
+    if asked.stream and len(inputs) != 1:
         raise BadInput("one text at a time is streamed; send one, or leave stream out")
-    works = await service.works(request, served, texts, max_new_tokens=most, truncate=asked.truncate, stops=asked.stops)
+    works = await service.works(
+        request, served, inputs, max_new_tokens=most, truncate=asked.truncate, stops=asked.stops
+    )
     request.state.noted = {"model": service.named(served), "rows": len(works)}
     shape = Shape(kind, service.named(served), served)
     if asked.stream:

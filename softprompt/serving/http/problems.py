@@ -22,9 +22,10 @@ STATUS: tuple[tuple[type[SoftPromptError], int, str], ...] = (
 CODES = {401: "invalid_api_key", 403: "forbidden", 404: "not_found", 405: "method_not_allowed", 408: "timeout",
          413: "request_too_large", 415: "unsupported_media_type"}  # fmt: skip
 # What a field may be that takes several forms; pydantic tells of each form that it is not.
+INPUTS = "a text, an object of columns that are texts or numbers, or a list of at least one of these"
 FORMS = {
-    "inputs": "a text, an object of columns that are texts or numbers, or a list of at least one of these",
-    "prompt": "a text, or a list of at least one",
+    "inputs": INPUTS,
+    "prompt": INPUTS,
     "content": "a text, or a list of at least one part as {type, text}",
     "stop": "a text, or a list of at most four",
 }

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, S
 Cell = StrictStr | StrictInt | Annotated[float, Field(strict=True, allow_inf_nan=False)] | StrictBool | None
 Row = dict[StrictStr, Cell]
 Text = Annotated[StrictStr, Field(description="A text to answer.")]
+Inputs = Text | Row | Annotated[list[Text | Row], Field(min_length=1)]
 
 
 def _only(*allowed: Any, why: str) -> AfterValidator:
@@ -71,7 +72,7 @@ class Generation(Strict):
 class Completion(Generation):
     """`POST /v1/completions`."""
 
-    prompt: Text | Annotated[list[Text], Field(min_length=1)]
+    prompt: Inputs
     max_tokens: int | None = Field(None, ge=1)
     best_of: OneInt = None
     echo: Annotated[bool | None, _only(False, why="a text is not repeated before its answer")] = None
@@ -112,7 +113,7 @@ class Classification(Strict):
     """`POST /classify`."""
 
     model: StrictStr = Field(description="`base:prompt`.")
-    inputs: Text | Row | Annotated[list[Text | Row], Field(min_length=1)]
+    inputs: Inputs
     top_k: Annotated[int, Field(ge=1)] | None = Field(None, description="So many of the likeliest labels.")
     calibrate: bool = Field(True, description="Use the calibration that the prompt was stored with.")
     truncate: bool = Field(False, description="Leave out the end of a text that is too long.")
