@@ -15,7 +15,6 @@ from ._custom import custom_task as custom_task
 from ._custom import in_lines as in_lines
 from ._custom import on_rows as on_rows
 from ._custom import own_records as own_records
-from ._custom import own_source as own_source
 from ._custom import place_of as place_of
 from ._fewglue import FEW_GLUE
 from ._foreign import allowed as allowed

@@ -19,7 +19,7 @@ from ._stored import check_stored
 Answer = Literal["label", "number", "text"]
 # Fields that came later are left out of JSON at their defaults, so that hashes of studies made before stay as they are.
 _LATER = ("blanks", "delimiter", "memory", "beside", "train", "test", "layout", "where", "grouped", "window", "stride",
-          "instruction", "cue", "opening_ids", "drawn")  # fmt: skip
+          "instruction", "cue", "opening_ids", "drawn", "class_names")  # fmt: skip
 # The field of a template that is no column: where a masked-LM head answers.
 MASK = "mask"
 SPLITS = ("train", "validation", "test")
@@ -174,6 +174,7 @@ class Task:
         target: column that holds the answer.
         labels: label words by class id.
         label_values: the value in the target column for each class id; empty means 0, 1, 2 ...
+        class_names: what the classes are called in the training rows, where a `datasets.Dataset` numbers them.
         truncate: columns that may be shortened, the longest first; empty means all of them.
         metrics: names in METRICS, all reported.
         headline: the metrics whose mean is the task's score; empty means the first.
@@ -203,6 +204,7 @@ class Task:
     target: str = "label"
     labels: tuple[str, ...] = ()
     label_values: tuple[Any, ...] = ()
+    class_names: tuple[str, ...] = ()
     truncate: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ("accuracy",)
     headline: tuple[str, ...] = ()
@@ -219,7 +221,7 @@ class Task:
 
     def __post_init__(self) -> None:
         """Make tuples of what is several things, and refuse what cannot be."""
-        for name in ("labels", "label_values"):
+        for name in ("labels", "label_values", "class_names"):
             # One label is no choice: ("positive") is a tuple that lost its comma.
             object.__setattr__(self, name, tuple(listed(name, getattr(self, name), single=())))
         for name in ("truncate", "metrics", "headline", "extra_columns"):

@@ -14,7 +14,7 @@ from ..checks import listed, plain, require_different, require_kind
 from ..errors import BadInput, UnknownName
 from ..prompts.methods import sources_for
 from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings, weights_text
-from ..tasks import Task, Wording, custom_task, holds_rows, is_data_file, own_source
+from ..tasks import Task, Wording, custom_task, holds_rows, is_data_file, on_rows
 from ..tasks import task as find_task
 
 # As on the command line: one column is the usual case.
@@ -209,7 +209,7 @@ def same_rows(task: Task, rows: Any, run: Path) -> Task:
         return task
     if rows is None:
         raise BadInput(f"{run} was started with rows in memory; give them again: {how_to_go_on(task, run)}")
-    source = own_source(rows, task.read, task.source.delimiter)
+    source = on_rows(task, rows if isinstance(rows, Mapping) else {"train": rows}, task.source.delimiter).source
     for split in (*stored, *source.splits):
         before, now = stored.get(split), source.memory.get(split)
         if before != now and split not in task.source.files:
