@@ -263,6 +263,17 @@ class TestKeywords:
         assert task_from(ROWS, {**columns, "validation_data": ROWS}).source.splits == ("train", "validation")
         assert task_from("lab/color", {"steps": 1}) == softprompt.task("lab/color")
 
+    @pytest.mark.parametrize(
+        ("template", "what"),
+        [("{text} {label}", "column 'label' is the answer"), ("text", "template 'text' reads no column")],
+    )
+    def test_a_task_whose_template_shows_the_answer_or_nothing_is_refused_as_rows_are(self, template, what):
+        own = dataclasses.replace(custom_task(ROWS, **COLUMNS), template=template)
+        with pytest.raises(BadInput, match=what):
+            task_from(own, {})
+        with pytest.raises(BadInput, match=what):
+            custom_task(ROWS, template=template, label_column="label")
+
     @pytest.mark.parametrize(("given", "what"), [(3, "a int"), ([], "an empty list"), ([3], "a list")])
     def test_what_is_neither_task_nor_rows_is_refused(self, given, what):
         with pytest.raises(BadInput, match=f"train takes a task, its name, a file, or rows .*, not {what}"):

@@ -51,6 +51,7 @@ from ._records import text_fault as text_fault
 from ._records import value_of as value_of
 from ._rephrase import OWN_STYLE as OWN_STYLE
 from ._rephrase import Wording as Wording
+from ._rephrase import refuse_template as refuse_template
 from ._rephrase import rephrased as rephrased
 from ._stored import check_stored as check_stored
 from ._superglue import EPT_SUPER_GLUE, SUPER_GLUE
