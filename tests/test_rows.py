@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 from softprompt.data import Rows, ept_splits, few_shot, load_rows, own_splits, split_rows, strata
 from softprompt.errors import BadInput, UnknownName
-from softprompt.tasks import EPT_TASKS, Source, custom_task, gold, styled, task
+from softprompt.tasks import EPT_TASKS, Source, custom_task, gold, on_rows, styled, task
 
 DATA_ROOT = os.environ.get("SOFTPROMPT_DATA_ROOT")
 needs_data = pytest.mark.skipif(not DATA_ROOT, reason="SOFTPROMPT_DATA_ROOT is not set")
@@ -464,6 +464,18 @@ def test_real_spans_of_the_repaired_rows_are_marked_alike_in_any_case():
     rows = [row for split in load_rows(fixed, Path(DATA_ROOT)).values() for row in split.to_list()]
     other = dataclasses.replace(fixed, prepare=task("super_glue/wsc").prepare)
     assert [fixed.render(row) for row in rows] == [other.render(row) for row in rows]
+
+
+def test_rows_to_be_scored_without_answers_are_named_with_what_to_do(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,x\nb,y\n")
+    (tmp_path / "test.csv").write_text("text\na\n")
+    task = custom_task(
+        {"train": tmp_path / "train.csv", "test": tmp_path / "test.csv"}, text_columns=["text"], label_column="label"
+    )
+    what = r"test.csv' holds no answers: unknown column 'label'. Known: text. Give rows with .* softprompt predict"
+    for rows in (task, on_rows(task, tmp_path / "test.csv")):
+        with pytest.raises(BadInput, match=what):
+            load_rows(rows)
 
 
 def test_rows_remember_their_numbers_in_the_file_malformed_ones_counted(tmp_path):

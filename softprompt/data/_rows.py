@@ -214,7 +214,13 @@ def _checked(task: Task, whole: str, records: Iterable[tuple[str, Record]], faul
     if not counts:
         raise BadInput(f"{whole!r} is empty; at least one row is needed")
     if lacking and seen:
-        raise UnknownName("column", lacking[0], seen)
+        unknown = UnknownName("column", lacking[0], seen)
+        if lacking[0] != task.target:
+            raise unknown
+        raise BadInput(
+            f"{whole!r} holds no answers: {unknown.message} Give rows with answers, or use softprompt predict, which "
+            "needs none"
+        )
     return Rows(columns, [number if len(counts) == 1 else f"{place}#{number}" for place, number in numbers])
 
 
