@@ -105,7 +105,7 @@ def custom_task(
     elif label_words is not None:
         raise BadInput(f"label words go with --label-column; column {target!r} holds the answers themselves")
     elif answer == "number":
-        decimals = decimals_of(own_records(source, split), target)
+        decimals = decimals_of(own_records(source, split), target, place_of(source, split))
     task = Task(
         name=name or f"custom/{_stem(source)}",
         source=source,
