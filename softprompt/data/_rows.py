@@ -28,6 +28,7 @@ from ..tasks import (
     place_of,
     records,
     refuse_foreign,
+    refuse_unregistered,
     text_fault,
     value_of,
 )
@@ -54,11 +55,13 @@ def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int
 
     Raises:
         UnknownName: a metric, or a column that no row has.
-        BadInput: metrics of other answers, a missing, empty or damaged file, more malformed rows than allowed (the
-            first is named as `file:line: what`), a negative number of them, or a hub that does not answer.
+        BadInput: metrics of other answers, a preparation that is not registered, a missing, empty or damaged file, more
+            malformed rows than allowed (the first is named as `file:line: what`), a negative number of them, or a hub
+            that does not answer.
     """
     require_numbers({"max_bad_rows": max_bad_rows}, whole=True, zero=True)
     refuse_foreign(task)
+    refuse_unregistered(task.prepare)
     refuse_other_metrics(task.answer, task.metrics, task.scores, labels=label_values(task))
     return rows_in(task, places_of(task, data_root), max_bad_rows)
 

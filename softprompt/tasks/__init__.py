@@ -44,6 +44,7 @@ from ._patterns import open_ended as open_ended
 from ._places import read_from as read_from
 from ._places import stored_in as stored_in
 from ._prepare import PREPARATIONS as PREPARATIONS
+from ._prepare import refuse_unregistered as refuse_unregistered
 from ._records import ABSENT as ABSENT
 from ._records import Record as Record
 from ._records import columns_of as columns_of

@@ -82,3 +82,17 @@ PREPARATIONS: dict[str, Callable[[Row], Row]] = {
     "strip-tags": strip_tags,
     "open-hypothesis": open_hypothesis,
 }
+
+
+def refuse_unregistered(name: str) -> None:
+    """Refuse a preparation that this program does not have: no row could be read as the task reads it.
+
+    Raises:
+        BadInput: with what to do.
+    """
+    if name not in PREPARATIONS:
+        unknown = UnknownName("preparation", name, PREPARATIONS)
+        raise BadInput(
+            f"{unknown.message} If it is your own, put it into softprompt.tasks.PREPARATIONS in the program that reads "
+            "the rows"
+        )
