@@ -328,6 +328,22 @@ class TestLists:
             with refused(BadInput, f"{name} takes a list, not a str"):
                 Task(**{**plain, name: "positive"})
 
+    @pytest.mark.parametrize(
+        ("fields", "error", "what"),
+        [
+            ({"answer": "class"}, UnknownName, "unknown answer of a task 'class'"),
+            ({"labels": (1, 2)}, BadInput, "label 1 is no text; give what the model answers as labels, as '1'"),
+            ({"label_values": (0, 1, 2)}, BadInput, "3 label_values for 2 labels; give one for each"),
+            ({"class_names": ("x",)}, BadInput, "1 class_names for 2 labels; give one for each"),
+            ({"metrics": ()}, BadInput, "a task needs a metric; give at least one, as"),
+            ({"headline": "f1"}, BadInput, "headline 'f1' is no metric of the task"),
+            ({"window": "b"}, BadInput, "window 'b' is no column of template '{a}'; write it there, or ''"),
+        ],
+    )
+    def test_a_task_whose_parts_do_not_agree_is_refused_when_it_is_made(self, fields, error, what):
+        with refused(error, what):
+            Task(**{"name": "t", "source": Source(), "template": "{a}", "labels": ("good", "bad"), **fields})
+
     def test_one_source_of_variance_is_a_list_of_one(self):
         spec = RunSpec(task="lab/opinion", model="lab-t5")
         assert list(plan({"one": spec}, seeds=2, vary="init").sets) == ["init"]

@@ -762,6 +762,9 @@ def test_evaluate_json_is_one_line_of_metrics_rows_and_invalid_answers(
     assert main(["evaluate", "prompt", "--data", "mine.csv"]) == 0
     assert seen["task"].source.files == {"test": "mine.csv"}
     assert seen["task"].template == TASKS["glue/sst2"].template
+    capsys.readouterr()
+    whole = refusal(capsys, "evaluate", "prompt", "--data", "mine.csv", "--split", "train")
+    assert "the rows of --data are scored whole, there is no 'train' of them; leave --split out" in whole
 
 
 def test_show_tells_everything_of_a_prompt_but_its_numbers(

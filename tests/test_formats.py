@@ -65,6 +65,16 @@ def test_the_delimiter_is_the_one_that_is_given_and_the_task_keeps_it(tmp_path: 
     assert load_rows(declared(tabs, delimiter="tab"))["train"].to_list() == ROWS
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_two_quotes_of_a_file_that_quotes_nothing_swallow_no_row(end: str, tmp_path: Path):
+    lines = ["text\tlabel", "one\ta", '"We went\ta', 'home"\tb', "two\tb", '"a ""quote""\there"\tb', '"b\nc"\ta', ""]
+    path = written(tmp_path / "a.tsv", end.join(lines))
+    with pytest.raises(BadInput, match=r"a\.tsv:3: a tab and the end of a line stand between two quotes; .*; repair"):
+        load_rows(declared(path))
+    kept = load_rows(declared(path), max_bad_rows=1)["train"].columns["text"]
+    assert kept == ["one", "two", 'a "quote"\there', "b\nc"]
+
+
 @pytest.mark.parametrize("delimiter", [";;", '"', "\n", "semicolon"])
 def test_a_delimiter_that_is_none_is_refused(delimiter: str, tmp_path: Path):
     with pytest.raises(BadInput, match="the delimiter is one character"):

@@ -1,6 +1,7 @@
 """Rows that a program holds, and `train` with plain keywords: as the command line does it from files."""
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import re
@@ -20,7 +21,7 @@ from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import predict
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
-from softprompt.tasks import Task, custom_task
+from softprompt.tasks import Task, custom_task, on_rows, styled
 from softprompt.training import Interrupted, resume, train
 from softprompt.training._keywords import default_output, prompts_from, settings_from, task_from
 
@@ -96,6 +97,46 @@ def test_class_names_of_a_dataset_are_the_label_words_and_unlabelled_rows_are_no
     assert (task.labels, task.label_values) == (("negative", "positive"), (0, 1))
     with pytest.raises(BadInput, match="train rows:3: label -1 marks an unlabelled row"):
         load_rows(task)
+
+
+def numbered(labels, names) -> Dataset:
+    """A table that counts its classes in the order of `names`; its texts say which class a row is of."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=names)})
+    rows = [{"text": label, "label": names.index(label)} for label in labels]
+    return Dataset.from_list(rows, features=features)
+
+
+@pytest.mark.parametrize("words", [None, {0: "terrible", 1: "great", 2: "middling"}, ["so", "bad", "good"]])
+def test_splits_that_number_their_classes_otherwise_are_compared_by_name(words):
+    labels = ["bad", "good", "so"]
+    splits = {"train": numbered(labels, labels), "test": numbered(["good", "so", "good"], ["good", "so"])}
+    task = custom_task(splits, label_words=words, **COLUMNS)
+    assert load_rows(task)["train"].columns["label"] == [0, 1, 2]
+    assert load_rows(task)["test"].columns["label"] == [1, 2, 1]
+    stored = Task.from_json(json.loads(json.dumps(task.to_json())))
+    later = on_rows(stored, numbered(["so", "bad"], ["so", "neither", "bad"]))
+    assert load_rows(later)["test"].columns["label"] == [2, 0]
+
+
+def test_a_class_that_training_did_not_have_is_a_malformed_row_and_other_names_are_refused():
+    task = custom_task(numbered(["3", "4"], ["3", "4"]), **COLUMNS)
+    with pytest.raises(BadInput, match=r"test rows:2: label \"class '1'\" is not one of 0, 1"):
+        load_rows(on_rows(task, numbered(["3", "1"], ["1", "3"])))
+    with pytest.raises(BadInput, match=r"classes of the test rows are called 'x', 'y', those that .* '3', '4'; give"):
+        on_rows(task, numbered(["x", "y"], ["x", "y"]))
+
+
+def test_numbered_rows_are_scored_by_a_task_of_texts_of_numbers_or_of_an_earlier_version():
+    rows = numbered(["good", "bad"], ["good", "bad"])
+    texts = custom_task([{"text": "x", "label": label} for label in ("bad", "good")], **COLUMNS)
+    assert load_rows(on_rows(texts, rows))["test"].columns["label"] == ["good", "bad"]
+    earlier = dataclasses.replace(custom_task(numbered(["bad", "good"], ["bad", "good"]), **COLUMNS), class_names=())
+    assert load_rows(on_rows(earlier, rows))["test"].columns["label"] == [1, 0]
+    plain = custom_task([{"text": "x", "label": label} for label in (0, 1)], **COLUMNS)
+    assert load_rows(on_rows(plain, rows))["test"].columns["label"] == [0, 1]
+    # The hub calls the classes of yelp_polarity "1" and "2", which are 0 and 1 here.
+    polarity = dataclasses.replace(styled(softprompt.task("yelp_polarity"), "numeric"), source=plain.source)
+    assert load_rows(on_rows(polarity, numbered(["2", "1"], ["1", "2"])))["test"].columns["label"] == [1, 0]
 
 
 def test_missing_values_of_a_frame_are_malformed_rows_and_labels_stay_whole_numbers():
@@ -221,6 +262,17 @@ class TestKeywords:
         assert (task.columns, task.metrics) == (("text",), ("accuracy",))
         assert task_from(ROWS, {**columns, "validation_data": ROWS}).source.splits == ("train", "validation")
         assert task_from("lab/color", {"steps": 1}) == softprompt.task("lab/color")
+
+    @pytest.mark.parametrize(
+        ("template", "what"),
+        [("{text} {label}", "column 'label' is the answer"), ("text", "template 'text' reads no column")],
+    )
+    def test_a_task_whose_template_shows_the_answer_or_nothing_is_refused_as_rows_are(self, template, what):
+        own = dataclasses.replace(custom_task(ROWS, **COLUMNS), template=template)
+        with pytest.raises(BadInput, match=what):
+            task_from(own, {})
+        with pytest.raises(BadInput, match=what):
+            custom_task(ROWS, template=template, label_column="label")
 
     @pytest.mark.parametrize(("given", "what"), [(3, "a int"), ([], "an empty list"), ([3], "a list")])
     def test_what_is_neither_task_nor_rows_is_refused(self, given, what):

@@ -1,6 +1,7 @@
 """Messages of errors: written once with the command line's options, read in Python with its arguments."""
 
 import ast
+import dataclasses
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from softprompt import errors
 from softprompt.backbones import model_name
 from softprompt.cli import app
 from softprompt.cli._suggest import OTHER_NAMES, meant
+from softprompt.data import load_rows
 from softprompt.errors import BadInput, in_python
 from softprompt.inference.asked import task_of
 from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
@@ -124,6 +126,19 @@ def test_a_style_for_a_task_of_own_rows_is_refused_with_what_there_is_instead(tm
         "task 'custom/rows' is of your own rows, which have no style 't5'; leave --style out, and give --template or "
         "--label-words for other words"
     )
+
+
+def test_a_preparation_that_is_not_registered_is_no_fault_of_a_row(tmp_path: Path):
+    (tmp_path / "rows.csv").write_text("text,label\na,x\nb,y\n")
+    own = custom_task(str(tmp_path / "rows.csv"), text_columns=["text"], label_column="label")
+    own = dataclasses.replace(own, prepare="shout")
+    prompt = SoftPrompt.__new__(SoftPrompt)
+    identity = BackboneIdentity("m", "encoder-decoder", 16)
+    object.__setattr__(prompt, "provenance", Provenance("x", identity, task=own.to_json()))
+    what = "^unknown preparation 'shout'.* If it is your own, put it into softprompt.tasks.PREPARATIONS in the program"
+    for use in (lambda: task_of(prompt), lambda: load_rows(own)):
+        with pytest.raises(BadInput, match=what):
+            use()
 
 
 def test_a_file_as_the_task_of_a_stored_prompt_is_its_own_task_on_these_rows(tmp_path: Path, monkeypatch):

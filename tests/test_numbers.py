@@ -85,7 +85,11 @@ class TestTheTask:
         ("rows", "options", "reason"),
         [
             ([("a", 3), ("b", 3.0)], {}, "only the number 3; a model needs different ones"),
-            ([("a", "x"), ("b", "nan")], {}, "holds no number"),
+            ([("a", "x"), ("b", "nan")], {}, "holds no number; .*rows.csv:2 holds 'x', which is none; a model needs"),
+            ([("a", "1,5"), ("b", 2)], {}, "only the number 2; .*rows.csv:2 holds '1,5', which is none"),
+            ([], {}, "column 'price' of '.*rows.csv' holds no number; a model needs"),
+            ([("a", 1e-19), ("b", 3e-19)], {}, "differ by about 1e-20, which more than 17 decimals would .*; multiply"),
+            ([("a", 0), ("b", 5e-324)], {}, "multiply the column"),
             ([("a", 1), ("b", 2)], {"label_words": ["p", "q"]}, "label words go with `label_column`"),
             ([("a", 1), ("b", 2)], {"label_column": "price"}, "give one answer column"),
         ],

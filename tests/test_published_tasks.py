@@ -181,6 +181,21 @@ def test_a_check_of_a_task_that_is_not_there_says_why(tmp_path):
     assert "no file" in found.fault
 
 
+def test_a_check_of_rows_that_cannot_be_read_goes_on_and_says_that_they_are_there(tmp_path, capsys):
+    for name, content in (("glue/sst2", "text,label\nx,1\n"), ("glue/cola", "sentence,label\nx,1\ny,good\n")):
+        (tmp_path / name).mkdir(parents=True)
+        for split in ("train", "validation"):
+            (tmp_path / name / f"{split}.csv").write_text(content)
+    command = ["tasks", "check", "glue/sst2", "glue/cola", "paws", "--data-root", str(tmp_path)]
+    assert main([*command, "--json"]) == 0
+    column, label, absent = map(json.loads, capsys.readouterr().out.splitlines())
+    assert column["fault"] == "unknown column 'sentence'. Known: label, text."
+    assert label["fault"].endswith("train.csv:3: label 'good' is not one of 0, 1 (and 1 more malformed rows); repair")
+    assert [check["is_there"] for check in (column, label, absent)] == [True, True, False]
+    assert main(command) == 0
+    assert capsys.readouterr().out.count("unusable") == 2
+
+
 def test_the_command_checks_tasks_by_name(tmp_path, capsys):
     lines(tmp_path / "fewglue/cb/train.jsonl.gz", {"premise": "p", "hypothesis": "h", "label": 0})
     assert main(["tasks", "check", "fewglue/cb", "paws", "--data-root", str(tmp_path), "--json"]) == 0

@@ -15,7 +15,7 @@ from softprompt.cli import main
 from softprompt.cli._evaluated import in_words, short
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.class_scores import ClassScores, calibration_error
-from softprompt.inference.intervals import STATISTICS, intervals
+from softprompt.inference.intervals import STATISTICS, difference_interval, intervals
 from softprompt.inference.report import Report
 from softprompt.metrics import METRICS
 from softprompt.tasks import Source, Task
@@ -102,6 +102,14 @@ class TestIntervals:
         whole = intervals(["macro-f1", "matthews"], ["matthews"], predictions, gold)
         monkeypatch.setattr("softprompt.inference.intervals.BATCH", 500)
         assert intervals(["macro-f1", "matthews"], ["matthews"], predictions, gold) == whole
+
+    def test_a_metric_of_the_users_own_has_the_interval_of_its_resamples(self, monkeypatch):
+        monkeypatch.setitem(METRICS, "own", METRICS["macro-f1"])
+        predictions, gold, others = [0, 1, 1, 0] * 5, [0, 1, 0, 0] * 5, [0, 0, 1, 1] * 5
+        found = intervals(["own", "macro-f1"], ["own", "macro-f1"], predictions, gold)
+        assert found["own"] == pytest.approx(found["macro-f1"])
+        gain, known = (difference_interval([name], predictions, others, gold) for name in ("own", "macro-f1"))
+        assert gain == pytest.approx(known)
 
     def test_one_row_implies_nothing(self):
         assert intervals(["accuracy"], ["accuracy"], [0], [0]) == {}

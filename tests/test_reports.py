@@ -16,6 +16,7 @@ from softprompt.cli import main
 from softprompt.documents import json_bytes, sealed_bytes
 from softprompt.errors import BadInput
 from softprompt.inference.report import Report
+from softprompt.prompts.methods import METHODS
 from softprompt.reports._answers import kept_answers
 from softprompt.reports._commands import command
 from softprompt.reports._entry import Entry
@@ -254,6 +255,16 @@ class TestBadInput:
         for result in run.glob("*/result.json"):
             result.unlink()
         assert "No prompt of this task has a test score yet" in page_of(run)
+
+    def test_runs_of_a_method_that_is_not_registered_are_left_out_by_name(self, tmp_path, monkeypatch):
+        own, known = (made_run(tmp_path / method, methods=(method,)) for method in ("ept-star", "prompt-tuning"))
+        store = made_store(tmp_path / "store", count=4)
+        monkeypatch.delitem(METHODS, "ept-star")
+        sources = read_sources([own, known, store])
+        assert [entry.run.spec.prompt.method for entry in sources.entries] == ["prompt-tuning"] * 5
+        about = [note.partition(" is left out: unknown method 'ept-star'.") for note in sources.notes]
+        assert [place.partition(" of ")[2] or place for place, _, _ in about] == [str(own), str(store), str(store)]
+        assert all("make the report in a program that registers it" in what for _, _, what in about)
 
     def test_a_folder_without_runs_a_missing_one_and_a_file_that_exists_are_one_line(self, run, tmp_path, capfd):
         (tmp_path / "empty").mkdir()

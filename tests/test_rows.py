@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset
 from softprompt.data import Rows, ept_splits, few_shot, load_rows, own_splits, split_rows, strata
 from softprompt.errors import BadInput, UnknownName
-from softprompt.tasks import EPT_TASKS, Source, custom_task, gold, styled, task
+from softprompt.tasks import EPT_TASKS, Source, custom_task, gold, on_rows, styled, task
 
 DATA_ROOT = os.environ.get("SOFTPROMPT_DATA_ROOT")
 needs_data = pytest.mark.skipif(not DATA_ROOT, reason="SOFTPROMPT_DATA_ROOT is not set")
@@ -444,6 +444,38 @@ def test_real_spans_are_marked_but_for_two_pronouns_as_in_t5():
         ("safe", "it"),
         ("their mothers", "their"),
     ]
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["super_glue/wsc", "fewglue/wsc"])
+def test_real_spans_of_the_rows_before_their_repair_are_marked_too(name):
+    assert DATA_ROOT
+    declared = task(name)
+    rows = [row for split in load_rows(declared, Path(DATA_ROOT)).values() for row in split.to_list()]
+    texts = [declared.render(row).text for row in rows]
+    # The indices of a few are off by one.
+    assert sum("* " not in text or "# " not in text for text in texts) <= 4
+
+
+@needs_data
+def test_real_spans_of_the_repaired_rows_are_marked_alike_in_any_case():
+    assert DATA_ROOT
+    fixed = task("super_glue/wsc.fixed")
+    rows = [row for split in load_rows(fixed, Path(DATA_ROOT)).values() for row in split.to_list()]
+    other = dataclasses.replace(fixed, prepare=task("super_glue/wsc").prepare)
+    assert [fixed.render(row) for row in rows] == [other.render(row) for row in rows]
+
+
+def test_rows_to_be_scored_without_answers_are_named_with_what_to_do(tmp_path):
+    (tmp_path / "train.csv").write_text("text,label\na,x\nb,y\n")
+    (tmp_path / "test.csv").write_text("text\na\n")
+    task = custom_task(
+        {"train": tmp_path / "train.csv", "test": tmp_path / "test.csv"}, text_columns=["text"], label_column="label"
+    )
+    what = r"test.csv' holds no answers: unknown column 'label'. Known: text. Give rows with .* softprompt predict"
+    for rows in (task, on_rows(task, tmp_path / "test.csv")):
+        with pytest.raises(BadInput, match=what):
+            load_rows(rows)
 
 
 def test_rows_remember_their_numbers_in_the_file_malformed_ones_counted(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.answers import parse
 from softprompt.tasks import EPT_TASKS, GROUPS, TASKS, Task, answer_text, class_of, custom_task, gold, styled, task
-from softprompt.tasks._prepare import mark_spans, strip_tags
+from softprompt.tasks._prepare import mark_spans, mark_spans_in_any_case, strip_tags
 
 WSC = {
     "text": "Mr. Bond saw the dog when he came .",
@@ -204,6 +204,22 @@ def test_styles_do_not_pile_up():
 def test_spans_are_marked_at_their_word_index(text, first, second, marked):
     spans = {"span1_text": first[0], "span1_index": first[1], "span2_text": second[0], "span2_index": second[1]}
     assert mark_spans({"text": text, **spans})["text"] == marked
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "marked"),
+    [
+        (("The table", 2), ("It", 5), "put on * the table * as # it # stood"),
+        (("A table", 2), ("it", 5), "put on the table as # it # stood"),
+        (("The table", 2), ("He", 5), "put on * the table * as it stood"),
+    ],
+)
+def test_spans_of_another_case_are_marked_and_one_that_is_not_there_moves_no_other(first, second, marked):
+    spans = {"span1_text": first[0], "span1_index": first[1], "span2_text": second[0], "span2_index": second[1]}
+    row = {"text": "put on the table as it stood", **spans}
+    assert mark_spans_in_any_case(row)["text"] == marked
+    # Prompts that were trained before read the rows as they did.
+    assert mark_spans(row)["text"] == row["text"]
 
 
 def test_a_span_index_that_is_no_number_is_refused():

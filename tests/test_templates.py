@@ -192,6 +192,11 @@ class TestOwnWords:
         assert (asked.template, asked.cue, asked.instruction) == ("{text}\nKind:", "", "Which?")
         assert custom_task(rows, label_column="kind", template="T: {text}").cue is None
 
+    def test_a_column_that_the_template_no_longer_shows_is_neither_shortened_nor_read_in_windows(self):
+        question = rephrased(TASKS["mrqa/nq"], Wording(template="{question}"))
+        assert (question.truncate, question.window) == ((), "")
+        assert rephrased(TASKS["mrqa/nq"], Wording(template="{question} {context}")).window == "context"
+
     def test_a_decoder_reads_own_columns_as_lines_where_no_template_is_given(self):
         rows = [{"text": "a", "more": "c", "kind": "x"}, {"text": "b", "more": "d", "kind": "y"}]
         plain = custom_task(rows, label_column="kind", text_columns=["text", "more"])

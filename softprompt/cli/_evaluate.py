@@ -87,6 +87,8 @@ def evaluate(
     """Score a stored prompt on a task: metrics with 95 % intervals, scores and confusions of the classes."""
     if output is not None and os.path.lexists(output):
         raise BadInput(f"{str(output)!r} exists already; choose another --output")
+    if data and split != "test":
+        raise BadInput(f"the rows of --data are scored whole, there is no {split!r} of them; leave --split out")
     from ..inference.asked import task_of
     from ..inference.evaluate import evaluate as evaluate_prompt
     from ..interop.hub import load_stored
@@ -101,7 +103,7 @@ def evaluate(
         task=on_rows(chosen, data, delimiter) if data else chosen,
         model=dataclasses.replace(frozen, name=model or "", device=device),
         data_root=data_root,
-        split="test" if data else split,
+        split=split,
         test_rows=test_rows,
         seed=seed,
         id_column=id_column,

@@ -86,7 +86,9 @@ def _length_by(name: str) -> Callable[[str], int]:
 
 def _check_row(check: Any) -> dict[str, Any]:
     """A check as one line of the table."""
-    state = "not found" if check.fault else "complete" if check.is_complete else "other rows"
+    state = "complete" if check.is_complete else "other rows"
+    if check.fault:
+        state = "unusable" if check.is_there else "not found"
     if not check.official and not check.fault:
         state = "found"
     return {

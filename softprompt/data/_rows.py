@@ -28,12 +28,16 @@ from ..tasks import (
     place_of,
     records,
     refuse_foreign,
+    refuse_unregistered,
     text_fault,
     value_of,
 )
 from ._table import Rows, uncollected
 
 logger = logging.getLogger("softprompt")
+
+# The place of a split's rows for messages, and each row with its own place.
+Placed = tuple[str, Iterable[tuple[str, Record]]]
 
 
 @uncollected()
@@ -51,16 +55,32 @@ def load_rows(task: Task, data_root: str | Path | None = None, max_bad_rows: int
 
     Raises:
         UnknownName: a metric, or a column that no row has.
-        BadInput: metrics of other answers, a missing, empty or damaged file, more malformed rows than allowed (the
-            first is named as `file:line: what`), a negative number of them, or a hub that does not answer.
+        BadInput: metrics of other answers, a preparation that is not registered, a missing, empty or damaged file, more
+            malformed rows than allowed (the first is named as `file:line: what`), a negative number of them, or a hub
+            that does not answer.
     """
     require_numbers({"max_bad_rows": max_bad_rows}, whole=True, zero=True)
     refuse_foreign(task)
+    refuse_unregistered(task.prepare)
     refuse_other_metrics(task.answer, task.metrics, task.scores, labels=label_values(task))
+    return rows_in(task, places_of(task, data_root), max_bad_rows)
+
+
+@uncollected()
+def rows_in(task: Task, places: Mapping[str, Placed], max_bad_rows: int | None = None) -> dict[str, Rows]:
+    """The rows that are in these places, by split.
+
+    Args:
+        task: what to read.
+        places: split -> where its rows are, as `places_of` finds them.
+        max_bad_rows: as in `load_rows`; None allows none, where nobody can allow any.
+
+    Raises:
+        UnknownName: a column that no row has.
+        BadInput: an empty or damaged file, or more malformed rows than allowed.
+    """
     faults = _Faults()
-    rows = {}
-    for split, (place, source) in _sources(task, data_root).items():
-        rows[split] = _checked(task, place, source, faults)
+    rows = {split: _checked(task, place, source, faults) for split, (place, source) in places.items()}
     faults.settle(max_bad_rows)
     for split, dataset in rows.items():
         if len(dataset) == 0:
@@ -79,20 +99,26 @@ class _Faults:
         self.count += 1
         self.first = self.first or f"{place}:{line}: {what}"
 
-    def settle(self, allowed: int) -> None:
+    def settle(self, allowed: int | None) -> None:
         more = f" (and {self.count - 1} more malformed rows)" if self.count > 1 else ""
-        if self.count > allowed:
-            raise BadInput(f"{self.first}{more}; repair, or drop with --max-bad-rows {self.count}")
+        if self.count > (allowed or 0):
+            drop = "" if allowed is None else f", or drop with --max-bad-rows {self.count}"
+            raise BadInput(f"{self.first}{more}; repair{drop}")
         if self.count:
             logger.warning("dropped %d malformed rows, the first: %s", self.count, self.first)
 
 
-# The place of a split's rows for messages, and each row with its own place.
-Placed = tuple[str, Iterable[tuple[str, Record]]]
+def places_of(task: Task, data_root: str | Path | None) -> dict[str, Placed]:
+    """Split -> its rows.
 
+    Args:
+        task: what to read.
+        data_root: as in `load_rows`.
 
-def _sources(task: Task, data_root: str | Path | None) -> dict[str, Placed]:
-    """Split -> its rows."""
+    Raises:
+        UnknownName: a column that no row of the hub has.
+        BadInput: a missing file, or a hub that does not answer.
+    """
     source = task.source
     if source.world:
         return {split: _placed(f"{task.name}/{split}", _lab_records(task, split)) for split in SPLITS}
@@ -191,7 +217,13 @@ def _checked(task: Task, whole: str, records: Iterable[tuple[str, Record]], faul
     if not counts:
         raise BadInput(f"{whole!r} is empty; at least one row is needed")
     if lacking and seen:
-        raise UnknownName("column", lacking[0], seen)
+        unknown = UnknownName("column", lacking[0], seen)
+        if lacking[0] != task.target:
+            raise unknown
+        raise BadInput(
+            f"{whole!r} holds no answers: {unknown.message} Give rows with answers, or use softprompt predict, which "
+            "needs none"
+        )
     return Rows(columns, [number if len(counts) == 1 else f"{place}#{number}" for place, number in numbers])
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput
+from ..errors import SoftPromptError
 from ..tasks import OFFICIAL_ROWS, SPLITS, Task
-from ._rows import load_rows
+from ._rows import places_of, rows_in
 from ._table import Rows
 
 Length = Callable[[str], int]
@@ -21,6 +21,7 @@ class TaskCheck:
     Args:
         task: its name.
         fault: why its rows cannot be read; empty where they can.
+        is_there: whether rows were found, readable or not.
         rows: split -> rows, before anything is held out.
         official: split -> rows of the published set, as far as they are known.
         labels: label word -> its share of the training rows, in 0..1; empty where answers are no labels.
@@ -31,6 +32,7 @@ class TaskCheck:
 
     task: str
     fault: str
+    is_there: bool
     rows: dict[str, int]
     official: dict[str, int]
     labels: dict[str, float]
@@ -54,16 +56,19 @@ def check_task(task: Task, data_root: str | Path | None = None, length: Length |
     """
     sizes = zip(SPLITS, OFFICIAL_ROWS.get(task.name, (None, None, None)), strict=True)
     official = {split: count for split, count in sizes if count is not None}
+    places = {}
     try:
-        rows = load_rows(task, data_root)
-    except BadInput as error:
-        return TaskCheck(task.name, error.message, {}, official, {}, 0, None, task.metrics)
+        places = places_of(task, data_root)
+        rows = rows_in(task, places)
+    except SoftPromptError as error:
+        return TaskCheck(task.name, error.message, bool(places), {}, official, {}, 0, None, task.metrics)
     texts = {split: _texts(task, part) for split, part in rows.items()}
     train = texts.get("train", [])
     known = set(train)
     return TaskCheck(
         task=task.name,
         fault="",
+        is_there=True,
         rows={split: len(part) for split, part in rows.items()},
         official=official,
         labels=_shares(task, rows.get("train")),

@@ -15,6 +15,7 @@ from ..tasks import (
     in_lines,
     is_data_file,
     open_ended,
+    refuse_unregistered,
     rephrased,
     styled,
 )
@@ -76,12 +77,14 @@ def task_of(
     words of it.
 
     Raises:
-        BadInput: the prompt records no task and none is given, or a file whose answers it was not trained on.
+        BadInput: the prompt records no task and none is given, a file whose answers it was not trained on, or a task
+            whose preparation is not registered.
     """
     trained_on = None if prompt.provenance.task is None else Task.from_json(prompt.provenance.task)
     if trained_on is not None and prompt.provenance.is_foreign:
         trained_on = foreign(trained_on)
     chosen = _chosen_task(prompt, trained_on, task, style, wording or Wording())
+    refuse_unregistered(chosen.prepare)
     # What the prompt begins with is in its vectors, whatever task it answers.
     return chosen if trained_on is None else dataclasses.replace(chosen, opening_ids=trained_on.opening_ids)
 

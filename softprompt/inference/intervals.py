@@ -1,7 +1,7 @@
 """How far a metric of n rows may be from that of many more: 95 % intervals.
 
-Wilson's for shares of rows; else the bootstrap's percentiles over resampled rows. Each metric is written here for all
-resamples at once, which scikit-learn's are not; the tests hold them equal.
+Wilson's for shares of rows; else the bootstrap's percentiles over resampled rows. Each metric of this package is
+written here for all resamples at once, which scikit-learn's are not; the tests hold them equal.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ def intervals(
     """
     if len(gold) < 2:
         return {}
-    statistics = {name: STATISTICS[name](predictions, gold) for name in metrics}
+    statistics = {name: statistic_of(name, predictions, gold) for name in metrics}
     bounds = {
         name: _wilson(METRICS[name](predictions, gold), len(gold))
         if name in SHARES
@@ -75,7 +75,7 @@ def difference_interval(
     """
     if len(gold) < 2:
         return -1.0, 1.0
-    both = [[STATISTICS[name](answers, gold) for name in headline] for answers in (predictions, others)]
+    both = [[statistic_of(name, answers, gold) for name in headline] for answers in (predictions, others)]
     signs = [-1 if name in ERRORS else 1 for name in headline]
 
     def difference(rows: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -83,6 +83,17 @@ def difference_interval(
         return np.mean([sign * (ours(rows) - theirs(rows)) for sign, ours, theirs in pairs], axis=0)
 
     return _bootstrap(difference, len(gold), seed)
+
+
+def statistic_of(name: str, predictions: Sequence[Any], gold: Sequence[Any]) -> Statistic:
+    """A metric of these answers on any resample of their rows.
+
+    Args:
+        name: in METRICS.
+        predictions: one a row.
+        gold: what counts as right.
+    """
+    return STATISTICS.get(name, _one_by_one(name))(predictions, gold)
 
 
 def _wilson(share: float, n: int) -> Interval:
@@ -122,6 +133,20 @@ def _by_row(name: str) -> Callable[[Sequence[Any], Sequence[Any]], Statistic]:
     def made(predictions: Sequence[Any], gold: Sequence[Any]) -> Statistic:
         pairs = zip(predictions, gold, strict=True)
         return _mean_of(np.array([METRICS[name]([predicted], [right]) for predicted, right in pairs]))
+
+    return made
+
+
+def _one_by_one(name: str) -> Callable[[Sequence[Any], Sequence[Any]], Statistic]:
+    """A metric of the user's own, computed on each resample alone."""
+
+    def made(predictions: Sequence[Any], gold: Sequence[Any]) -> Statistic:
+        def statistic(rows: np.ndarray, axis: int = -1) -> np.ndarray:
+            drawn = rows.reshape(-1, rows.shape[-1]).tolist()
+            values = [METRICS[name]([predictions[i] for i in each], [gold[i] for i in each]) for each in drawn]
+            return np.array(values).reshape(rows.shape[:-1])
+
+        return statistic
 
     return made
 

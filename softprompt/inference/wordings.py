@@ -93,7 +93,8 @@ def _predicted(backbone: AbstractBackbone, task: Task, rows: Rows) -> Iterator[t
     ways = casings(task.labels)
     words = list(dict.fromkeys(word for way in ways for word in way))
     try:
-        scores = label_scores_of(backbone, dataclasses.replace(task, labels=tuple(words), label_values=()), rows)
+        every = dataclasses.replace(task, labels=tuple(words), label_values=(), class_names=())
+        scores = label_scores_of(backbone, every, rows)
     except SoftPromptError:
         # A tokenizer without capitals reads both alike, a mask holds one token; then the words as they are, or none.
         try:

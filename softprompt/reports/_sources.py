@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput, SoftPromptError
+from ..errors import BadInput, SoftPromptError, UnknownName
 from ..settings import Seeds
 from ..store import read_json
 from ..study import RunSpec, StoredRun, kept_prompt
@@ -69,6 +69,8 @@ def _gathered(folders: Mapping[str, Sequence[Path]]) -> Sources:
     for folder in folders["run"]:
         try:
             members = run_entries(folder)
+            for member in members:
+                _refuse_unknown(member.run)
             entries += members
             # Runs of before kept the scores without training alone.
             if lines := _baselines_in(folder / "frozen.json")[1]:
@@ -99,6 +101,7 @@ def _of_store(store: Path, names: Sequence[str] | None = None) -> tuple[list[Ent
     for name in names or [path.stem for path in sorted((store / "runs").glob("*.json"))]:
         try:
             run = load_run(store, name)
+            _refuse_unknown(run)
         except (SoftPromptError, KeyError, TypeError) as error:
             faults.append(f"run {name} of {store} is left out: {getattr(error, 'message', error)}")
             continue
@@ -106,6 +109,14 @@ def _of_store(store: Path, names: Sequence[str] | None = None) -> tuple[list[Ent
             folder = _kept(store, run) if has_prompts else None
             entries.append(_study_entry(run, f"{store.name}/{_described(run)}", folder))
     return entries, faults
+
+
+def _refuse_unknown(run: StoredRun | None) -> None:
+    """Refuse a run whose method or regulariser this program does not know: nothing says what its numbers were."""
+    try:
+        _ = run and run.spec.numbers()
+    except UnknownName as error:
+        raise BadInput(f"{error.message} If it is your own, make the report in a program that registers it") from error
 
 
 def _study_entry(run: StoredRun, label: str, folder: Path | None = None) -> Entry:

@@ -15,7 +15,6 @@ from ._custom import custom_task as custom_task
 from ._custom import in_lines as in_lines
 from ._custom import on_rows as on_rows
 from ._custom import own_records as own_records
-from ._custom import own_source as own_source
 from ._custom import place_of as place_of
 from ._fewglue import FEW_GLUE
 from ._foreign import allowed as allowed
@@ -45,6 +44,7 @@ from ._patterns import open_ended as open_ended
 from ._places import read_from as read_from
 from ._places import stored_in as stored_in
 from ._prepare import PREPARATIONS as PREPARATIONS
+from ._prepare import refuse_unregistered as refuse_unregistered
 from ._records import ABSENT as ABSENT
 from ._records import Record as Record
 from ._records import columns_of as columns_of
@@ -52,6 +52,7 @@ from ._records import text_fault as text_fault
 from ._records import value_of as value_of
 from ._rephrase import OWN_STYLE as OWN_STYLE
 from ._rephrase import Wording as Wording
+from ._rephrase import refuse_template as refuse_template
 from ._rephrase import rephrased as rephrased
 from ._stored import check_stored as check_stored
 from ._superglue import EPT_SUPER_GLUE, SUPER_GLUE

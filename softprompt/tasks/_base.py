@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from string import Formatter
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..checks import listed, require_different, require_numbers
 from ..documents import NOT_STORED, check_shape
@@ -19,7 +19,7 @@ from ._stored import check_stored
 Answer = Literal["label", "number", "text"]
 # Fields that came later are left out of JSON at their defaults, so that hashes of studies made before stay as they are.
 _LATER = ("blanks", "delimiter", "memory", "beside", "train", "test", "layout", "where", "grouped", "window", "stride",
-          "instruction", "cue", "opening_ids", "drawn")  # fmt: skip
+          "instruction", "cue", "opening_ids", "drawn", "class_names")  # fmt: skip
 # The field of a template that is no column: where a masked-LM head answers.
 MASK = "mask"
 SPLITS = ("train", "validation", "test")
@@ -174,6 +174,7 @@ class Task:
         target: column that holds the answer.
         labels: label words by class id.
         label_values: the value in the target column for each class id; empty means 0, 1, 2 ...
+        class_names: what the classes are called in the training rows, where a `datasets.Dataset` numbers them.
         truncate: columns that may be shortened, the longest first; empty means all of them.
         metrics: names in METRICS, all reported.
         headline: the metrics whose mean is the task's score; empty means the first.
@@ -192,7 +193,9 @@ class Task:
             a chat, the instruction. Rows are read without them. Empty for prompts that stand before the whole input.
 
     Raises:
-        BadInput: a text where several are meant and it is not one of them, a label twice, or a length below 1.
+        BadInput: a text where several are meant and it is not one of them, a label twice or that is no text, a length
+            below 1, label values, headline or window that do not go with labels, metrics and template, or no metric.
+        UnknownName: another kind of answer.
     """
 
     name: str
@@ -203,6 +206,7 @@ class Task:
     target: str = "label"
     labels: tuple[str, ...] = ()
     label_values: tuple[Any, ...] = ()
+    class_names: tuple[str, ...] = ()
     truncate: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ("accuracy",)
     headline: tuple[str, ...] = ()
@@ -219,7 +223,7 @@ class Task:
 
     def __post_init__(self) -> None:
         """Make tuples of what is several things, and refuse what cannot be."""
-        for name in ("labels", "label_values"):
+        for name in ("labels", "label_values", "class_names"):
             # One label is no choice: ("positive") is a tuple that lost its comma.
             object.__setattr__(self, name, tuple(listed(name, getattr(self, name), single=())))
         for name in ("truncate", "metrics", "headline", "extra_columns"):
@@ -227,6 +231,26 @@ class Task:
         require_different("labels", self.labels)
         require_different("labels (in one Unicode form)", [same_text(label) for label in self.labels])
         require_numbers({"max_length": self.max_length}, whole=True)
+        self._refuse_what_does_not_agree()
+
+    def _refuse_what_does_not_agree(self) -> None:
+        pick("answer of a task", self.answer, dict.fromkeys(get_args(Answer)))
+        wrong = next((label for label in self.labels if not isinstance(label, str)), None)
+        if wrong is not None:
+            raise BadInput(
+                f"label {wrong!r} is no text; give what the model answers as labels, as {str(wrong)!r}, and what the "
+                "column holds as label_values"
+            )
+        for name in ("label_values", "class_names"):
+            if getattr(self, name) and len(getattr(self, name)) != len(self.labels):
+                raise BadInput(f"{len(getattr(self, name))} {name} for {len(self.labels)} labels; give one for each")
+        if not self.metrics:
+            raise BadInput("a task needs a metric; give at least one, as metrics=('accuracy',)")
+        for name in self.headline:
+            if name not in self.metrics:
+                raise BadInput(f"headline {name!r} is no metric of the task ({', '.join(self.metrics)}); name it there")
+        if self.window and self.window not in self.columns:
+            raise BadInput(f"window {self.window!r} is no column of template {self.template!r}; write it there, or ''")
 
     @property
     def columns(self) -> tuple[str, ...]:

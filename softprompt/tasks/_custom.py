@@ -8,8 +8,9 @@ from typing import Any
 from ..checks import listed, require_different, require_kind
 from ..errors import BadInput, UnknownName
 from ._base import MASK, SPLITS, Answer, Source, Task, template_columns
+from ._by_name import by_name, class_names
 from ._labels import label_values_of, label_words_of
-from ._memory import MemoryRows, class_names
+from ._memory import MemoryRows
 from ._numbers import decimals_of
 from ._records import Record, columns_of
 from ._rephrase import cue_of, refuse_template, without_last_blanks, words_of
@@ -88,22 +89,23 @@ def custom_task(
     answer, target = _answer(label_column, number_column, target_column)
     values: tuple[Any, ...] = ()
     words: tuple[str, ...] = ()
+    names: list[str] = []
     decimals = None
     source = own_source(files, (*template_columns(template), target), delimiter)
     split = source.splits[0]
     if answer == "label":
         named = isinstance(label_words, Mapping)
         values = label_values_of(own_records(source, split), target, named=named, place=place_of(source, split))
-        names = class_names(files.get(split) if isinstance(files, Mapping) else files, target)
-        if names and label_words is None:
+        names = class_names(_by_split(files)[split], target)
+        if names:
             # -1 marks rows without a label.
             values = tuple(value for value in values if value != -1)
-            label_words = {value: names[value] for value in values}
+            label_words = {value: names[value] for value in values} if label_words is None else label_words
         words = label_words_of(values, label_words)
     elif label_words is not None:
         raise BadInput(f"label words go with --label-column; column {target!r} holds the answers themselves")
     elif answer == "number":
-        decimals = decimals_of(own_records(source, split), target)
+        decimals = decimals_of(own_records(source, split), target, place_of(source, split))
     task = Task(
         name=name or f"custom/{_stem(source)}",
         source=source,
@@ -112,6 +114,7 @@ def custom_task(
         target=target,
         labels=words,
         label_values=values,
+        class_names=tuple(names[value] for value in values if names),
         metrics=tuple(metrics or DEFAULT_METRICS[answer]),
         max_length=max_length,
         decimals=decimals,
@@ -119,7 +122,7 @@ def custom_task(
         cue=cue,
     )
     _check_columns(task, text_columns)
-    return task
+    return by_name(task, _by_split(files))
 
 
 def _answer(label: str | None, number: str | None, text: str | None) -> tuple[Answer, str]:
@@ -146,7 +149,7 @@ def own_source(files: Files, columns: Sequence[str], delimiter: str = "") -> Sou
         UnknownName: a split or a column that does not exist.
         BadInput: no rows, or rows of another kind.
     """
-    named = files if isinstance(files, Mapping) else {"train": files}
+    named = _by_split(files)
     if not named:
         raise BadInput("no rows; give at least those to train on")
     for split in named:
@@ -159,6 +162,11 @@ def own_source(files: Files, columns: Sequence[str], delimiter: str = "") -> Sou
         delimiter=delimiter and delimiter_of(delimiter),
         memory={split: MemoryRows.of(given, columns) for split, given in rows.items() if split not in paths},
     )
+
+
+def _by_split(files: Files) -> Mapping[str, Rows]:
+    """Split -> rows; rows without splits are those to train on."""
+    return files if isinstance(files, Mapping) else {"train": files}
 
 
 def _names_files(given: Any) -> bool:
@@ -199,10 +207,10 @@ def on_rows(task: Task, rows: Files, delimiter: str = "", more: Sequence[str] = 
 
     Raises:
         UnknownName: a split or a column that does not exist.
-        BadInput: no rows, or rows of another kind.
+        BadInput: no rows, rows of another kind, or classes that are called otherwise.
     """
     splits = rows if isinstance(rows, Mapping) else {"test": rows}
-    return dataclasses.replace(task, source=own_source(splits, (*task.read, *more), delimiter))
+    return by_name(dataclasses.replace(task, source=own_source(splits, (*task.read, *more), delimiter)), splits)
 
 
 def _template(columns: Sequence[str]) -> str:

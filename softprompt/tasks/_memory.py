@@ -62,6 +62,14 @@ class MemoryRows:
             )
         return (Record(number, row) for number, row in enumerate(self.rows, 1))
 
+    def relabelled(self, column: str, values: Mapping[Any, Any]) -> "MemoryRows":
+        """The rows with other values in a column; those that are not in `values` stay."""
+        rows = [
+            {name: values.get(value, value) if name == column else value for name, value in row.items()}
+            for row in self.rows or ()
+        ]
+        return MemoryRows(len(rows), _fingerprint(rows), rows)
+
     def to_json(self) -> dict[str, Any]:
         """Count and hash."""
         return {"rows": self.count, "sha256": self.sha256}
@@ -133,13 +141,6 @@ def plain_cell(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: plain_cell(inner) for name, inner in value.items()}
     return [plain_cell(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def class_names(given: Any, column: str) -> list[str]:
-    """The names of the classes of a column, where a `datasets.Dataset` tells them."""
-    if not is_a(given, "datasets", "Dataset"):
-        return []
-    return list(getattr(given.features.get(column), "names", None) or [])
 
 
 def _fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -25,6 +25,20 @@ def mark_spans(row: Row) -> Row:
         UnknownName: the row lacks the text, a span or an index.
         BadInput: an index that is not a number.
     """
+    return _with_marks(row, as_in_t5=True)
+
+
+def mark_spans_in_any_case(row: Row) -> Row:
+    """The same for the rows before the hub repaired them, whose span "The table" stands as "the table" in the text.
+
+    Raises:
+        UnknownName: the row lacks the text, a span or an index.
+        BadInput: an index that is not a number.
+    """
+    return _with_marks(row, as_in_t5=False)
+
+
+def _with_marks(row: Row, as_in_t5: bool) -> Row:
     for name in ("text", "span1_index", "span1_text", "span2_index", "span2_text"):
         if name not in row:
             raise UnknownName("column", name, row)
@@ -32,16 +46,18 @@ def mark_spans(row: Row) -> Row:
         first, second = int(row["span1_index"]), int(row["span2_index"])
     except (TypeError, ValueError) as error:
         raise BadInput(f"span indices count words, {row['span1_index']!r} and {row['span2_index']!r} do not") from error
-    text = _marked(str(row["text"]), str(row["span1_text"]), first, "*")
-    # The two marks of the first span are words too.
-    second += 2 * (first < second)
-    return {**row, "text": _marked(text, str(row["span2_text"]), second, "#")}
+    flags, text = 0 if as_in_t5 else re.IGNORECASE, str(row["text"])
+    marked = _marked(text, str(row["span1_text"]), first, "*", flags)
+    # The two marks of the first span are words too; T5 counts them even where it has not set them.
+    if first < second and (as_in_t5 or marked != text):
+        second += 2
+    return {**row, "text": _marked(marked, str(row["span2_text"]), second, "#", flags)}
 
 
-def _marked(text: str, span: str, index: int, mark: str) -> str:
+def _marked(text: str, span: str, index: int, mark: str, flags: int) -> str:
     # Escaped, unlike the reference: "Mr. Bond" is no pattern.
     pattern = rf"^((?:\S+\s){{{index}}})({re.escape(span)})"
-    return re.sub(pattern, rf"\1{mark} \2 {mark}", text)
+    return re.sub(pattern, rf"\1{mark} \2 {mark}", text, flags=flags)
 
 
 def strip_tags(row: Row) -> Row:
@@ -62,6 +78,21 @@ def open_hypothesis(row: Row) -> Row:
 PREPARATIONS: dict[str, Callable[[Row], Row]] = {
     "nothing": nothing,
     "mark-spans": mark_spans,
+    "mark-spans-in-any-case": mark_spans_in_any_case,
     "strip-tags": strip_tags,
     "open-hypothesis": open_hypothesis,
 }
+
+
+def refuse_unregistered(name: str) -> None:
+    """Refuse a preparation that this program does not have: no row could be read as the task reads it.
+
+    Raises:
+        BadInput: with what to do.
+    """
+    if name not in PREPARATIONS:
+        unknown = UnknownName("preparation", name, PREPARATIONS)
+        raise BadInput(
+            f"{unknown.message} If it is your own, put it into softprompt.tasks.PREPARATIONS in the program that reads "
+            "the rows"
+        )

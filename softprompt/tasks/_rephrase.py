@@ -61,8 +61,10 @@ def rephrased(task: Task, wording: Wording) -> Task:
         template = without_last_blanks(wording.template)
         refuse_template(template, task.target)
         changes |= {"template": template, "cue": cue_of(template)}
-        # A column that the template does not show cannot be shortened.
-        changes["truncate"] = tuple(name for name in task.truncate if name in template_columns(template))
+        # A column that the template does not show can be neither shortened nor read in windows.
+        shown = template_columns(template)
+        changes["truncate"] = tuple(name for name in task.truncate if name in shown)
+        changes["window"] = task.window if task.window in shown else ""
     if wording.label_words is not None:
         if task.answer != "label":
             raise BadInput(f"task {task.name!r} is answered by a {task.answer} and has no label words; leave them out")

@@ -85,7 +85,7 @@ SUPER_RTE = Task(
 )
 
 # The rows of wsc.fixed, before the hub repaired its spans.
-WSC_PLAIN = dataclasses.replace(WSC, name="super_glue/wsc", source=_source("wsc"))
+WSC_PLAIN = dataclasses.replace(WSC, name="super_glue/wsc", source=_source("wsc"), prepare="mark-spans-in-any-case")
 
 SUPER_GLUE = (BOOLQ, CB, WIC, WSC, MULTIRC, COPA, SUPER_RTE, WSC_PLAIN)
 # Those that the Explosive Prompt Tuning paper evaluates.

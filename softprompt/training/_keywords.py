@@ -14,7 +14,7 @@ from ..checks import listed, plain, require_different, require_kind
 from ..errors import BadInput, UnknownName
 from ..prompts.methods import sources_for
 from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings, weights_text
-from ..tasks import Task, Wording, custom_task, holds_rows, is_data_file, own_source
+from ..tasks import Task, Wording, custom_task, holds_rows, is_data_file, on_rows, refuse_template
 from ..tasks import task as find_task
 
 # As on the command line: one column is the usual case.
@@ -55,14 +55,16 @@ def task_from(given: Any, keywords: Mapping[str, Any]) -> Task:
 
     Raises:
         UnknownName: no such task, metric or column.
-        BadInput: no rows, or keywords that belong to rows beside a task.
+        BadInput: no rows, keywords that belong to rows beside a task, or a template that shows the answer.
     """
     options = {_ALIASES.get(name, name): value for name, value in keywords.items() if name in _ROWS}
     if isinstance(given, Task) or (isinstance(given, str) and not is_data_file(given)):
         for name in keywords:
             if name in _ROWS and name not in _WORDING:
                 raise BadInput(f"{name} is for rows of your own; give them, or a file, in place of the task")
-        return find_task(given) if isinstance(given, str) else given
+        named = find_task(given) if isinstance(given, str) else given
+        refuse_template(named.template, named.target)
+        return named
     _refuse_no_rows(given)
     more = {split: options.pop(name) for name, split in _SPLIT_FILES.items() if name in options}
     if more and isinstance(given, Mapping):
@@ -209,7 +211,7 @@ def same_rows(task: Task, rows: Any, run: Path) -> Task:
         return task
     if rows is None:
         raise BadInput(f"{run} was started with rows in memory; give them again: {how_to_go_on(task, run)}")
-    source = own_source(rows, task.read, task.source.delimiter)
+    source = on_rows(task, rows if isinstance(rows, Mapping) else {"train": rows}, task.source.delimiter).source
     for split in (*stored, *source.splits):
         before, now = stored.get(split), source.memory.get(split)
         if before != now and split not in task.source.files:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..inference.intervals import LEVEL, RESAMPLES, STATISTICS
+from ..inference.intervals import LEVEL, RESAMPLES, statistic_of
 from ..metrics import ERRORS
 
 
@@ -116,7 +116,7 @@ def _values(terms: Terms, headline: Sequence[str], rows: np.ndarray) -> np.ndarr
 
 def _scores(answers: Answers, headline: Sequence[str], rows: np.ndarray) -> np.ndarray:
     metrics = [
-        (-1 if name in ERRORS else 1) * STATISTICS[name](answers.predictions, answers.gold)(rows) for name in headline
+        (-1 if name in ERRORS else 1) * statistic_of(name, answers.predictions, answers.gold)(rows) for name in headline
     ]
     return np.mean(metrics, axis=0)
 
