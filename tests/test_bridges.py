@@ -1,12 +1,16 @@
 """Our prompts in other tools' hands: PEFT models, transformers' Trainer and pipelines, TRL."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput, NotTrainable, UnknownName
+from softprompt.inference.calibration import Calibration
+from softprompt.inference.predict import predict
+from softprompt.inference.scoring import Scoring
 from softprompt.interop._trained_model import passes_of
 from softprompt.interop.as_peft import as_peft
 from softprompt.interop.peft import import_peft
@@ -16,6 +20,7 @@ from softprompt.prompts.methods import METHODS
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 from softprompt.prompts.reparam import REPARAMETERIZATIONS
 from softprompt.regularizers import regularizers
+from softprompt.tasks import Task
 from softprompt.training._step import backward
 from softprompt.training.objectives import Plain, Regularized, RegularizerContext, acting
 
@@ -384,6 +389,22 @@ class TestPipelines:
         for answers, row in zip(found, expected, strict=True):
             scores = {answer["label"]: answer["score"] for answer in answers}
             assert [scores[label] for label in "abc"] == pytest.approx(row.tolist(), abs=1e-5)
+
+    def test_text_classification_is_calibrated_as_predict_is(self, classifier):
+        model, tokenizer, backbone, prompt = classifier
+        values = {"name": "t", "source": {"files": {"train": "x.csv"}}, "template": "{text} film"}
+        task = Task.from_json({**values, "metrics": ["accuracy"], "labels": ["a", "b", "c"]})
+        # A bias that changes answers.
+        scoring = Scoring(calibration=Calibration(2.0, (3.0, -6.0, 3.0), ("a", "b", "c"))).to_json()
+        provenance = dataclasses.replace(prompt.provenance, task=task.to_json(), scoring=scoring)
+        prompt = dataclasses.replace(prompt, provenance=provenance)
+        classify = pipeline_of("text-classification", model=prompt.attach(model, head=True), tokenizer=tokenizer)
+        found = classify([task.render({"text": text}).text for text in TEXTS], top_k=None)
+        expected, plain = (predict(prompt, TEXTS, model=backbone, calibrate=on) for on in (True, False))
+        for answers, answer in zip(found, expected, strict=True):
+            scores = {one["label"]: one["score"] for one in answers}
+            assert scores == pytest.approx(answer["scores"], abs=1e-5)
+        assert [answer["label"] for answer in expected] != [answer["label"] for answer in plain]
 
     def test_a_label_gives_the_loss_and_a_tuple_comes_on_demand(self, classifier):
         model, _, _, prompt = classifier
