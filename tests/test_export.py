@@ -27,7 +27,10 @@ from softprompt.export import (
     export_onnx,
     spread_of,
 )
+from softprompt.inference.scoring import Scoring
 from softprompt.interop.attach import attach
+from softprompt.interop.peft import export_peft
+from softprompt.interop.recipes import readme
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 from softprompt.store import save_prompt
@@ -226,6 +229,35 @@ class TestStockLibraries:
                          "- Seeds: initialization 3", "0.775, deviation 0.035 over 2 seeds (0.75 to 0.8)"):  # fmt: skip
                 assert said in text, (name, said)
 
+    def test_every_card_says_how_labels_are_scored_and_where_a_text_is_cut(self, stock):
+        for name in ("gpt2-cache", "gpt2-baked", "gemma-embeds", "gpt2-onnx", "t5-limit"):
+            text = (stock[2] / name / "README.md").read_text()
+            assert "Inputs are read up to 256 tokens" in text, name
+            assert "the sum of the log-probabilities of its tokens, with the end of sequence" in text, name
+        for name, document in (("gpt2-cache", "cache"), ("gemma-embeds", "request"), ("t5-limit", "limit")):
+            assert json.loads((stock[2] / name / f"{document}.json").read_text())["max_length"] == 256, name
+
+    @pytest.mark.parametrize(
+        ("scoring", "rule"),
+        [
+            (Scoring(normalize="mean"), "the mean of the log-probabilities of its tokens, with the end of sequence."),
+            (Scoring(end=False), "the sum of the log-probabilities of its tokens, without an end of sequence."),
+            (Scoring(end=False, normalize="first"), "the log-probability of its first token."),
+        ],
+    )
+    def test_a_card_names_the_prompts_own_rule(self, ready, tmp_path, scoring, rule):
+        backbone, prompt = ready[1]["gpt2"]
+        provenance = dataclasses.replace(prompt.provenance, scoring=scoring.to_json())
+        other = dataclasses.replace(prompt, provenance=provenance)
+        for write in (export_peft, export_gguf_recipe):
+            folder = write(other, tmp_path / write.__name__, model=backbone.model if write is export_peft else backbone)
+            assert rule in (folder / "README.md").read_text()
+
+    def test_a_prompt_that_writes_its_labels_has_no_rule_of_scores(self, ready):
+        prompt = ready[1]["gpt2"][1]
+        provenance = dataclasses.replace(prompt.provenance, scoring=Scoring(decode="generate").to_json())
+        assert "log-probabilit" not in readme(dataclasses.replace(prompt, provenance=provenance))
+
 
 class TestBaked:
     @pytest.mark.parametrize("family", FAMILIES)
@@ -332,6 +364,7 @@ def test_vectors_for_llama_cpp_are_raw_little_endian_floats(ready, tmp_path):
     vectors = np.fromfile(folder / "prompt.f32", dtype="<f4").reshape(about["length"], about["width"])
     assert torch.equal(torch.from_numpy(vectors), prompt.expanded())
     assert about["before"] + "x" + about["after"] == whole_text("x")
+    assert about["max_length"] == 256
     compile((folder / "run.py").read_text(), "run.py", "exec")
 
 

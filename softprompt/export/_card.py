@@ -8,7 +8,7 @@ from typing import final
 
 from ..errors import SoftPromptError
 from ..inference.scoring import Scoring
-from ..interop.card import facts, front_matter, how_it_chooses
+from ..interop.card import facts, front_matter, how_it_chooses, how_long_texts_are
 from ..interop.recipes import where_it_is
 from ..prompts.prompt import SoftPrompt
 from ..store import read_prompt
@@ -78,6 +78,7 @@ def card(prompt: SoftPrompt, *, title: str, sentence: str, load: str, licence: s
         "",
         *where_it_is(name),
         f"```python\n{load.strip().replace('{new_tokens}', str(Scoring.of(prompt).max_new_tokens))}\n```",
+        *how_long_texts_are(prompt),
         *how_it_chooses(prompt),
         "",
     ]

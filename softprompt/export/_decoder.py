@@ -28,6 +28,7 @@ class Written:
         skipped: ids at the beginning of an input that the prompt itself stands for.
         opening: ids that every input begins with, behind the skipped ones.
         ends: number of ids that the tokenizer appends to end a sequence; an answer follows instead.
+        max_length: tokens that an input is cut to, special tokens included; None without a task.
     """
 
     before: str
@@ -36,6 +37,7 @@ class Written:
     skipped: Sequence[int]
     opening: Sequence[int]
     ends: int
+    max_length: int | None
 
 
 def decoder_for(prompt: SoftPrompt, model: Any, what: str) -> DecoderBackbone:
@@ -68,7 +70,8 @@ def written(prompt: SoftPrompt, backbone: AbstractBackbone) -> Written:
     if tuple(rows[0][: len(skipped)]) != skipped:
         raise CannotExport("the words that this prompt begins as are not those that its task begins with")
     ends = int(backbone.special_tokens and all(row[-1] == backbone.tokenizer.eos_token_id for row in rows))
-    return Written(before, after, backbone.special_tokens, skipped, tuple(rows[0][len(skipped) : shared]), ends)
+    opening, longest = tuple(rows[0][len(skipped) : shared]), task.max_length if task else None
+    return Written(before, after, backbone.special_tokens, skipped, opening, ends, longest)
 
 
 def _around(task: Task, backbone: AbstractBackbone) -> tuple[str, str]:

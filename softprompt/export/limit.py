@@ -50,6 +50,8 @@ class PromptLimit:
         after: text behind it.
         special: whether the tokenizer adds its special tokens.
         skipped: ids at the beginning of an input that the prompt stands for.
+        max_length: tokens to which the prompt's task cuts an input, these included; None where it is not known.
+            Nothing is cut here.
     """
 
     keys: Sequence[Float[Tensor, "h m k"]]
@@ -62,6 +64,7 @@ class PromptLimit:
     after: str
     special: bool
     skipped: Sequence[int]
+    max_length: int | None = None
 
     def encode(self, texts: Sequence[str], tokenizer: Any) -> Any:
         """The ids of texts with template and all, and their mask, padded on the right.
@@ -138,6 +141,7 @@ class PromptLimit:
         about = {
             "model": self.model, "revision": self.revision, "layers": len(self.keys), "length": self.length,
             "before": self.before, "after": self.after, "special": self.special, "skipped": list(self.skipped),
+            "max_length": self.max_length,
         }  # fmt: skip
         contents = {
             TENSORS: tensor_bytes({**tensors, "states": self.states}),
@@ -204,6 +208,7 @@ def limit_of(prompt: SoftPrompt, *, model: "str | Path | AbstractBackbone | None
         how.after,
         how.special,
         how.skipped,
+        how.max_length,
     )
 
 

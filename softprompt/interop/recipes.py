@@ -8,7 +8,7 @@ from ..builtin import BUILT_IN
 from ..builtin.packaged import PACKAGED
 from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
-from .card import facts, front_matter, how_it_chooses
+from .card import facts, front_matter, how_it_chooses, how_long_texts_are
 
 MODEL_CLASSES = {
     ("encoder-decoder", "tokens"): "AutoModelForSeq2SeqLM",
@@ -94,9 +94,8 @@ def readme(prompt: SoftPrompt, *, licence: str = "other", spread: object = None)
         f"```python\n{recipe(prompt)}```",
     ]
     if task:
-        longest = f", at most {task['max_length']} tokens" if task.get("max_length") else ""
-        lines += ["", f"Texts of the task `{task.get('name')}` are rendered by the template shown{longest}."]
-    lines += how_it_chooses(prompt)
+        lines += ["", f"Texts of the task `{task.get('name')}` are rendered by the template shown."]
+    lines += [*how_long_texts_are(prompt), *how_it_chooses(prompt)]
     return "\n".join(lines) + "\n" + (PADDING_CAVEAT if provenance.backbone.kind == "decoder" else "")
 
 
