@@ -22,7 +22,9 @@ def import_(
     ] = None,
     kind: Annotated[
         Literal["encoder-decoder", "encoder", "decoder"] | None,
-        typer.Option(help="Kind of the model of a .npy prompt. Default: encoder-decoder."),
+        typer.Option(
+            help="Kind of the model of a .npy prompt. Default: as a model that is here says, else encoder-decoder."
+        ),
     ] = None,
 ) -> None:
     """Store a prompt from a PEFT folder or a numpy file, for `evaluate` and `predict`.
@@ -51,8 +53,18 @@ def import_(
             raise BadInput(f"{source} does not say which model it belongs to; name it with --model")
         from ..interop.numpy import import_numpy
 
-        prompt = import_numpy(source, backbone_name=model, kind=kind or "encoder-decoder")
+        prompt = import_numpy(source, backbone_name=model, kind=_kind(model, kind))
     print(prompt.save(output))
+
+
+def _kind(model: str, given: str | None) -> str:
+    """The kind of a .npy prompt's model: what its configuration says, where that is here."""
+    from ..backbones import kind_here
+
+    known = kind_here(model)
+    if None not in (known, given) and known != given:
+        raise BadInput(f"the model {model!r} is of kind {known}, not {given}; leave --kind out")
+    return known or given or "encoder-decoder"
 
 
 def _weights(folder: Path, model: str | None) -> "TunedWeights | None":
