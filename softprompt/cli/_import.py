@@ -1,5 +1,6 @@
 """`softprompt import`: store a prompt, or trained weights, of another tool."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -69,8 +70,9 @@ def _kind(model: str, given: str | None) -> str:
 
 def _weights(folder: Path, model: str | None) -> "TunedWeights | None":
     """The trained weights in a folder of PEFT, read for the model that is given or that it names; None of a prompt."""
-    from ..backbones import load_backbone
-    from ..baselines import READ_FROM_PEFT, load_peft
+    from ..backbones import for_prompt, load_backbone
+    from ..baselines import READ_FROM_PEFT, load_peft, provenance_of
+    from ..settings import ModelSpec
     from ..store import read_json
 
     if not (folder / "adapter_config.json").is_file():
@@ -81,4 +83,10 @@ def _weights(folder: Path, model: str | None) -> "TunedWeights | None":
     name = model or config.get("base_model_name_or_path")
     if not name:
         raise BadInput(f"{folder} does not say which model its weights belong to; name it with --model")
-    return load_peft(folder, load_backbone(name))
+    spec, ours = ModelSpec(name), provenance_of(folder)
+    if ours is not None:
+        origin = ours.backbone
+        spec = for_prompt(spec, ModelSpec(answers=ours.answers, embedding_scale=origin.embedding_scale))
+        if name == origin.name:
+            spec = dataclasses.replace(spec, revision=origin.revision)
+    return load_peft(folder, load_backbone(spec))
