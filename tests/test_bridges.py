@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from softprompt.backbones import from_model
-from softprompt.errors import BadInput, NotTrainable, UnknownName
+from softprompt.backbones import from_model, scale_embeddings
+from softprompt.errors import BadInput, ModelMismatch, NotTrainable, UnknownName, UnsupportedModel
 from softprompt.inference.calibration import Calibration
 from softprompt.inference.predict import predict
 from softprompt.inference.scoring import Scoring
@@ -145,6 +145,43 @@ class TestAsPeft:
     def test_what_peft_cannot_hold_is_refused(self, tiny_gpt, options, match):
         with pytest.raises(BadInput, match=match):
             as_peft(tiny_gpt()[0], **options)
+
+    def test_a_stored_prompt_of_another_model_or_of_several_layers_is_no_beginning(self, tiny_gpt):
+        model, tokenizer = tiny_gpt()
+        stored = SoftPrompt(
+            torch.ones(2, 16), Provenance("imported", from_model(copy.deepcopy(model), tokenizer).identity())
+        )
+        with pytest.raises(ModelMismatch, match="with other word embeddings"):
+            as_peft(tiny_gpt(seed=1)[0], "prompt-tuning", init=stored, options={"m": 2})
+        with pytest.raises(BadInput, match="vectors for 3 layers, PEFT's prompt tuning for one"):
+            as_peft(
+                model, "prompt-tuning", init=dataclasses.replace(stored, deep=torch.ones(2, 2, 16)), options={"m": 2}
+            )
+
+    def test_a_stored_prompt_is_brought_to_the_models_scale(self, tiny_t5):
+        model, tokenizer = tiny_t5()
+        stored = SoftPrompt(
+            torch.ones(2, 16), Provenance("imported", from_model(copy.deepcopy(model), tokenizer).identity())
+        )
+        scale_embeddings(model, 4.0)
+        begun = as_peft(model, "prompt-tuning", init=stored, options={"m": 2})
+        torch.testing.assert_close(encoder_of(begun).embedding.weight, torch.full((2, 16), 4.0))
+
+    def test_one_prompt_fits_before_a_model(self, tiny_gpt, classifier):
+        model, tokenizer = tiny_gpt()
+        stored = SoftPrompt(
+            torch.ones(2, 16), Provenance("imported", from_model(copy.deepcopy(model), tokenizer).identity())
+        )
+        encoder, _, _, of_encoder = classifier
+        for prompt, attached in (
+            (stored, stored.attach(model)),
+            (of_encoder, of_encoder.attach(encoder, head=True)),
+        ):
+            for put in (prompt.attach, as_peft):
+                with pytest.raises(BadInput, match="has a prompt already; give the model without it"):
+                    put(attached)
+        with pytest.raises(UnsupportedModel, match="only one prompt fits before a text: give the model without it"):
+            as_peft(as_peft(model))
 
     @pytest.mark.parametrize("name", ["restarts", "max_shift", "lr", "seeds", "prompt_length", "optoins"])
     def test_a_setting_that_would_do_nothing_is_refused(self, tiny_gpt, name):
