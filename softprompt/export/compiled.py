@@ -51,7 +51,7 @@ for layer in range(about["layers"]):
     cache.update(*(part.repeat(len(texts) * beams, 1, 1, 1).to(model.dtype) for part in (keys, values)), layer)
 mask = torch.cat([torch.ones(len(texts), about["length"], dtype=torch.long), rest.attention_mask], 1)
 answers = model.generate(
-    rest.input_ids, attention_mask=mask, past_key_values=cache, num_beams=beams, do_sample=False,
+    rest.input_ids, attention_mask=mask, past_key_values=cache, num_beams=beams, {greedy},
     max_new_tokens={new_tokens}, pad_token_id=tokenizer.pad_token_id,
 )
 print(tokenizer.batch_decode(answers[:, rest.input_ids.shape[1] :], skip_special_tokens=True))

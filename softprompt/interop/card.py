@@ -10,6 +10,8 @@ from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
 
 LARGEST = sys.float_info.max
+# Arguments of `generate` that leave out what a model's own generation defaults bring (`backbones/_greedy.py`).
+GREEDY = "do_sample=False, repetition_penalty=1.0, no_repeat_ngram_size=0"
 # How the tokens of a label are scored where a model writes, by `Scoring.normalize`.
 RULES = {
     "sum": "the sum of the log-probabilities of its tokens, {end}",

@@ -8,7 +8,7 @@ from ..builtin import BUILT_IN
 from ..builtin.packaged import PACKAGED
 from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
-from .card import facts, front_matter, how_it_chooses, how_long_texts_are
+from .card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are
 
 MODEL_CLASSES = {
     ("encoder-decoder", "tokens"): "AutoModelForSeq2SeqLM",
@@ -28,7 +28,7 @@ inputs = {{"input_ids": texts.input_ids{held}, "attention_mask": texts.attention
 """
 
 GENERATE = """\
-answers = model.generate(**inputs, max_new_tokens={new_tokens})
+answers = model.generate(**inputs, max_new_tokens={new_tokens}, num_beams=1, {greedy})
 print(tokenizer.batch_decode(answers, skip_special_tokens=True))
 """
 
@@ -113,6 +113,7 @@ def recipe(prompt: SoftPrompt) -> str:
         "special": "add_special_tokens=False, " if answers == "chat" else "",
         "labels": repr([str(label) for label in task.get("labels") or ["yes", "no"]]),
         "n": prompt.length,
+        "greedy": GREEDY,
         "new_tokens": Scoring.of(prompt).max_new_tokens,
         # The prompt begins as these words, in their place.
         "held": f"[:, {len(ids)}:]" if (ids := task.get("opening_ids")) else "",
