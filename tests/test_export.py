@@ -74,6 +74,7 @@ for family in sys.argv[2:]:
             kept[f"{family} embeds"], kept[f"{family} embeds answers"] = embeds, answers
         elif name == "onnx":
             kept[f"{family} onnx"] = torch.from_numpy(names["logits"])
+            kept[f"{family} onnx ids"] = torch.from_numpy(names["inputs"]["input_ids"])
         elif name == "limit":
             options = {"num_beams": 3, "do_sample": False, "max_new_tokens": 20}
             kept["t5 limit"] = names["answers"]
@@ -93,6 +94,12 @@ def prompt_for(backbone, *, task=TASK, length=3, seed=0, scale=8.0, **fields) ->
     provenance = Provenance("ept-star", backbone.identity(), backbone.answers, task, metrics, {"initialization": 3})
     vectors = torch.randn(length, backbone.embedding_size, generator=generator) * scale
     return SoftPrompt(vectors, provenance, **fields)
+
+
+def beginning(prompt, backbone):
+    """The prompt as one that begins as the first two tokens of its task's instruction."""
+    task = {**prompt.provenance.task, "opening_ids": backbone.tokenizer(whole_text("x")).input_ids[:2]}
+    return dataclasses.replace(prompt, provenance=dataclasses.replace(prompt.provenance, task=task))
 
 
 def whole_text(text):
@@ -163,7 +170,12 @@ def stock(ready):
     # Two graphs are enough, because the exporter is slow.
     for family in ("gpt2", "bert"):
         backbone, prompt = made[family]
-        export_onnx(prompt, root / f"{family}-onnx", model=backbone, **described)
+        export_onnx(
+            beginning(prompt, backbone) if family == "gpt2" else prompt,
+            root / f"{family}-onnx",
+            model=backbone,
+            **described,
+        )
     command = [sys.executable, "-c", STOCK, str(root), *FAMILIES, "bert", "t5"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -185,7 +197,10 @@ class TestStockLibraries:
     def test_the_onnx_graph_gives_the_logits_of_the_attached_model(self, stock):
         made, kept, _ = stock
         backbone, prompt = made["gpt2"]
-        expected = attach(prompt, backbone.model)(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
+        # The prompt stands in the place of the first two.
+        ids = torch.tensor([backbone.tokenizer(whole_text("{film}")).input_ids[2:]])
+        assert torch.equal(kept["gpt2 onnx ids"], ids)
+        expected = attach(prompt, backbone.model)(input_ids=ids).logits
         torch.testing.assert_close(kept["gpt2 onnx"], expected, rtol=1e-4, atol=1e-4)
 
     def test_the_onnx_graph_of_an_encoder_gives_the_scores_of_its_head_with_pads_too(self, stock):
@@ -198,7 +213,7 @@ class TestStockLibraries:
             batch = TextBatch(ids, mask.bool(), torch.zeros(len(ids), dtype=torch.long))
             return backbone.label_scores(PromptBatch.of(prompt), batch, [[0], [1], [2]])
 
-        ids = torch.tensor([[5, 6, 7, 8]])
+        ids = torch.tensor(backbone.tokenizer(["a text"]).input_ids)
         found = kept["bert onnx"].log_softmax(1)
         torch.testing.assert_close(found, scores(ids, torch.ones_like(ids)), rtol=0, atol=1e-5)
         session = onnxruntime.InferenceSession(str(root / "bert-onnx" / "model.onnx"))

@@ -102,23 +102,32 @@ def readme(prompt: SoftPrompt, *, licence: str = "other", spread: object = None)
 def recipe(prompt: SoftPrompt) -> str:
     """About ten lines of Python that answer one text with this prompt and without our code."""
     provenance, task = prompt.provenance, prompt.provenance.task or {}
-    backbone, answers = provenance.backbone, provenance.answers
-    model_class = MODEL_CLASSES[backbone.kind, answers]
+    answers = provenance.answers
+    model_class = MODEL_CLASSES[provenance.backbone.kind, answers]
     values: dict[str, Any] = {
+        **tokenizing(prompt),
         "imports": _imports(model_class, answers),
         "model_class": model_class,
-        "source": repr(backbone.name) + (f", revision={backbone.revision!r}" if backbone.revision else ""),
-        "text": text_expression(task, backbone.kind, answers),
-        # A chat template brings its own.
-        "special": "add_special_tokens=False, " if answers == "chat" else "",
         "labels": repr([str(label) for label in task.get("labels") or ["yes", "no"]]),
         "n": prompt.length,
         "greedy": GREEDY,
         "new_tokens": Scoring.of(prompt).max_new_tokens,
+    }
+    return (LOAD + BODIES[answers]).format(**values)
+
+
+def tokenizing(prompt: SoftPrompt) -> dict[str, str]:
+    """How a text becomes ids, as parts of Python: the tokenizer's `source`, the `text`, `special` tokens, a cut (`held`)."""
+    backbone, answers = prompt.provenance.backbone, prompt.provenance.answers
+    task = prompt.provenance.task or {}
+    return {
+        "source": repr(backbone.name) + (f", revision={backbone.revision!r}" if backbone.revision else ""),
+        "text": text_expression(task, backbone.kind, answers),
+        # A chat template brings its own.
+        "special": "add_special_tokens=False, " if answers == "chat" else "",
         # The prompt begins as these words, in their place.
         "held": f"[:, {len(ids)}:]" if (ids := task.get("opening_ids")) else "",
     }
-    return (LOAD + BODIES[answers]).format(**values)
 
 
 def _imports(model_class: str, answers: str) -> str:
