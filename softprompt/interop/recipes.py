@@ -117,7 +117,7 @@ def recipe(prompt: SoftPrompt) -> str:
 
 
 def tokenizing(prompt: SoftPrompt) -> dict[str, str]:
-    """How a text becomes ids, as parts of Python: the tokenizer's `source`, the `text`, `special` tokens, a cut (`held`)."""
+    """How a text becomes ids, as Python: the tokenizer's `source`, the `text`, `special` tokens, a cut (`held`)."""
     backbone, answers = prompt.provenance.backbone, prompt.provenance.answers
     task = prompt.provenance.task or {}
     return {
