@@ -416,6 +416,17 @@ class TestRefused:
         with pytest.raises(CannotExport, match="vectors for 2 layers"):
             write(dataclasses.replace(prompt, deep=torch.ones(1, 3, 16)), tmp_path / "x", model=backbone)
 
+    @pytest.mark.parametrize("write", [export_baked, export_cache, export_embeds, export_gguf_recipe, export_onnx])
+    def test_a_model_at_another_scale_with_what_to_do(self, ready, tmp_path, write):
+        _, made = ready
+        scaled = load_backbone(made["gpt2"][0].name, engine="reference", embedding_scale=4.0)
+        prompt = prompt_for(scaled, task=RECORD)
+        with pytest.raises(CannotExport, match=r"is loaded at embedding scale 4, .*; leave model out"):
+            write(prompt, tmp_path / "x", model=scaled)
+        if write is export_gguf_recipe:
+            write(prompt, tmp_path / "x")
+            assert len((tmp_path / "x" / "prompt.f32").read_bytes()) == 4 * prompt.vectors.numel()
+
     def test_a_linear_probe_for_onnx(self, tiny_bert, tmp_path):
         backbone = from_model(*tiny_bert(), answers="linear-head")
         head = LinearHead(torch.ones(2, 16), torch.zeros(2))

@@ -40,16 +40,36 @@ class Written:
     max_length: int | None
 
 
+def frozen_for(prompt: SoftPrompt, model: Any) -> AbstractBackbone:
+    """The frozen model that a prompt is exported with, as its checkpoint is.
+
+    Args:
+        prompt: for the checkpoint's own embeddings.
+        model: as in the exports; None loads the one that the prompt names.
+
+    Raises:
+        CannotExport: the model is loaded at another embedding scale.
+        ModelMismatch: the prompt belongs to another model.
+    """
+    spec = model_for(prompt, model, {} if model is not None else {"engine": "reference"})
+    if spec.embedding_scale != 1.0:
+        raise CannotExport(
+            f"{spec.name!r} is loaded at embedding scale {spec.embedding_scale:g}, and an export is for the checkpoint "
+            "as it is; leave model out, or load it without embedding_scale"
+        )
+    return backbone_of(prompt, spec)
+
+
 def decoder_for(prompt: SoftPrompt, model: Any, what: str) -> DecoderBackbone:
     """The frozen decoder of a prompt.
 
     Raises:
-        CannotExport: the model is no decoder, or the prompt has no vectors.
+        CannotExport: the model is no decoder, or the prompt has no vectors; and as in `frozen_for`.
         ModelMismatch: the prompt belongs to another model.
     """
     if prompt.length == 0 or prompt.provenance.backbone.kind != "decoder":
         raise CannotExport(f"{what} is for prompts of decoders, this one is for {prompt.provenance.backbone.kind!r}")
-    backbone = backbone_of(prompt, model_for(prompt, model, {} if model is not None else {"engine": "reference"}))
+    backbone = frozen_for(prompt, model)
     assert isinstance(backbone, DecoderBackbone)
     return backbone
 

@@ -24,10 +24,9 @@ from torch.nn import functional
 from ..backbones import AbstractBackbone
 from ..backbones.fast.packed import survey
 from ..errors import BadInput, CannotExport
-from ..inference.evaluate import backbone_of, model_for
 from ..prompts.prompt import SoftPrompt
 from ..store import json_bytes, read_folder, read_json, read_tensors, tensor_bytes, write_folder
-from ._decoder import written
+from ._decoder import frozen_for, written
 from .compiled import layer_tensors
 from .embeds import plain
 
@@ -216,12 +215,10 @@ def encoder_decoder_for(prompt: SoftPrompt, model: Any) -> AbstractBackbone:
     """The frozen T5 of a prompt.
 
     Raises:
-        CannotExport: the model is none.
+        CannotExport: the model is none; and as in `frozen_for`.
         ModelMismatch: the prompt belongs to another model.
     """
-    backbone = backbone_of(
-        plain(prompt), model_for(prompt, model, {} if model is not None else {"engine": "reference"})
-    )
+    backbone = frozen_for(plain(prompt), model)
     if (reason := survey(backbone.model).unfit) is not None:
         raise CannotExport(f"only prompts of T5 and mT5 have this limit, and of {backbone.name!r} {reason}")
     return backbone

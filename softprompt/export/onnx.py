@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from ..backbones import AbstractBackbone
 from ..backbones.family import embedded, first_position
 from ..errors import BadInput, CannotExport
-from ..inference.evaluate import backbone_of, model_for
 from ..interop.recipes import tokenizing
 from ..prompts.prompt import SoftPrompt
 from ._card import Spread, card
+from ._decoder import frozen_for
 from ._place import building
 from .embeds import plain
 
@@ -100,7 +100,7 @@ def export_onnx(
     if kind == "encoder-decoder":
         raise CannotExport("ONNX is for prompts of encoders and decoders; export this one to PEFT, or save it")
     _refuse_no_extra()
-    backbone = backbone_of(prompt, model_for(prompt, model, {} if model is not None else {"engine": "reference"}))
+    backbone = frozen_for(prompt, model)
     graph = Graph(backbone, prompt).eval()
     if backbone.device.type != "cpu":
         # The rows that it is traced and compared with are there, and the file is the same.
