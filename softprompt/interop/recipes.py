@@ -8,6 +8,7 @@ from ..builtin import BUILT_IN
 from ..builtin.packaged import PACKAGED
 from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
+from ..tasks import template_shown
 from .card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are
 
 MODEL_CLASSES = {
@@ -142,14 +143,15 @@ def _imports(model_class: str, answers: str) -> str:
 def text_expression(task: Mapping[str, Any], kind: str, answers: str) -> str:
     """What the tokenizer is given for a row, as an expression: instruction, template and cue."""
     instruction, cue = task.get("instruction"), task.get("cue")
-    template = (f"{instruction}\n" if instruction else "") + (task.get("template") or "a text")
+    before, *behind = template_shown(task.get("template") or "a text")
+    if instruction:
+        before = f"{instruction}\n{before}"
     if kind == "decoder" and answers != "chat" and cue is None:
         cue = ANSWER_CUE
-    if "{mask}" not in template:
-        template += cue or ""
+    if behind and answers == "label-words":
+        return f"{before!r} + tokenizer.mask_token + {behind[0]!r}"
+    text = "{mask}".join([before, *behind]) if behind else before + (cue or "")
     if answers == "chat":
-        turn = f'[{{"role": "user", "content": {template!r}}}]'
+        turn = f'[{{"role": "user", "content": {text!r}}}]'
         return f"tokenizer.apply_chat_template({turn}, tokenize=False, add_generation_prompt=True)"
-    if answers == "label-words" and "{mask}" in template:
-        return f'{template!r}.replace("{{mask}}", tokenizer.mask_token)'
-    return f'{template!r} + f" {{tokenizer.mask_token}}"' if answers == "label-words" else repr(template)
+    return f'{text!r} + f" {{tokenizer.mask_token}}"' if answers == "label-words" else repr(text)

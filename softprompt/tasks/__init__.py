@@ -11,6 +11,7 @@ from ._base import Rendered as Rendered
 from ._base import Source as Source
 from ._base import Task as Task
 from ._base import template_columns as template_columns
+from ._base import template_shown as template_shown
 from ._custom import custom_task as custom_task
 from ._custom import in_lines as in_lines
 from ._custom import on_rows as on_rows
