@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from softprompt.backbones import from_model, load_backbone
+from softprompt.cli._doctor import damage_of
 from softprompt.cli._main import main
 from softprompt.errors import BadInput, CannotExport
 from softprompt.export import (
@@ -468,6 +469,17 @@ class TestCommand:
         for name in ("cache.json", "cache.safetensors"):
             assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         assert "license: mit" in (tmp_path / "a" / "README.md").read_text()
+
+    def test_doctor_checks_a_folder_for_peft_and_a_compiled_t5(self, ready, tmp_path):
+        backbone, prompt = ready[1]["t5"]
+        export_limit(prompt, tmp_path / "limit", model=backbone, calibration=TEXTS)
+        export_peft(prompt, tmp_path / "peft", model=backbone.model)
+        for name, changed in (("limit", "limit.safetensors"), ("peft", "adapter_config.json")):
+            folder = tmp_path / name
+            assert list(damage_of(folder)) == []
+            (folder / changed).write_bytes(b"{}")
+            (line,) = damage_of(folder)
+            assert changed in line
 
     @pytest.mark.parametrize("options", [["--model", "lab-gpt"], ["--format", "npy", "--license", "mit"]])
     def test_vectors_alone_take_no_model_and_a_file_of_them_no_licence(self, ready, tmp_path, capsys, options):
