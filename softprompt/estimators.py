@@ -17,10 +17,11 @@ from sklearn.utils.validation import check_is_fitted
 from .backbones import AbstractBackbone
 from .errors import BadInput
 from .inference.predict import kept_model, predict
+from .prompts.methods import Method
 from .prompts.prompt import SoftPrompt
 from .settings import ModelSpec
-from .tasks import is_a, plain_cell, row_dicts, template_columns
-from .training import train
+from .tasks import ABSENT, is_a, label_words_of, plain_cell, row_dicts, template_columns, value_of
+from .training import prompts_from, train
 
 TEXT, TARGET = "text", "answer"
 
@@ -59,16 +60,39 @@ def _refuse_missing(answers: Any) -> None:
 
 
 def _refuse_blank(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Refuse inputs without a word, by their numbers in X, which the rows of training no longer have.
+    """Refuse inputs without a value or a word, by their numbers in X, which the rows of training no longer have.
 
     Raises:
         BadInput: with the number of the first.
     """
     for number, row in enumerate(rows, 1):
         for name in columns:
-            if isinstance(text := row.get(name), str) and not text.strip():
+            value = value_of(row, name)
+            is_missing = value is ABSENT or plain_cell(value) is None
+            if is_missing or (isinstance(value, str) and not value.strip()):
                 where = "" if list(columns) == [TEXT] else f", in its column {name!r}"
-                raise BadInput(f"input {number} of X is blank{where}; give words to learn from, or leave it out")
+                what = "missing" if is_missing else "blank"
+                raise BadInput(f"input {number} of X is {what}{where}; give words to learn from, or leave it out")
+
+
+def _refuse_no_single_prompt(keywords: Mapping[str, Any]) -> None:
+    """Refuse keywords of `train` that train several prompts, or weights in place of one; an estimator keeps a prompt.
+
+    Raises:
+        BadInput: which of the two.
+    """
+    given = keywords.get("prompts")
+    prompts = prompts_from(given, {} if given is not None else keywords)
+    if len(prompts) > 1:
+        raise BadInput(
+            f"training has {len(prompts)} prompts, and an estimator keeps one; give one method, lr and seed, and "
+            "compare several by GridSearchCV or softprompt.train"
+        )
+    if Method.of(prompts[0]).weights:
+        raise BadInput(
+            f"{prompts[0].method!r} trains weights, and an estimator keeps a prompt; choose another method, or take "
+            "softprompt.train"
+        )
 
 
 class _PromptEstimator(BaseEstimator):
@@ -93,6 +117,7 @@ class _PromptEstimator(BaseEstimator):
         seed = self._seed()
         learned, held_out = self._parted(labelled, answers, seed)
         keywords = {"seeds": seed, "text_columns": columns, **how, **dict(self.training or {})}
+        _refuse_no_single_prompt(keywords)
         splits = {"train": learned, "validation": held_out, "test": held_out}
         with tempfile.TemporaryDirectory() as folder:
             output = keywords.pop("output", None) or Path(folder) / "run"
@@ -196,6 +221,12 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
         self.classes_, places = np.unique(classes, return_inverse=True)
         if len(self.classes_) < 2:
             raise BadInput(f"y holds {len(self.classes_)} class; at least two are needed")
+        training = dict(self.training or {})
+        if "generate" in (training.get("decode"), getattr(training.get("settings"), "decode", None)):
+            raise BadInput(
+                "a classifier gives probabilities of its classes, and an answer that is written has none; leave decode "
+                "out of training"
+            )
         self._train(rows, places.tolist(), template=self.template, label_column=TARGET, label_words=self._words())
         return self
 
@@ -204,7 +235,9 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
         missing = [value for value in self.classes_ if words and value not in words]
         if missing:
             raise BadInput(f"no word is given for class {missing[0]!r}; give one for each class, or none")
-        return [words.get(value, str(value)) for value in self.classes_]
+        # By the classes themselves: rows have their numbers.
+        values = tuple(self.classes_.tolist())
+        return list(label_words_of(values, [words.get(value, str(value)) for value in self.classes_]))
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Probability of each class, [inputs, classes], in the order of `classes_`."""
@@ -215,6 +248,18 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
         """The most probable class of each input."""
         chances = self.predict_proba(X)
         return self.classes_[chances.argmax(1)]
+
+
+def _numbers(answers: Any) -> np.ndarray:
+    """The answers as numbers.
+
+    Raises:
+        BadInput: one is none.
+    """
+    try:
+        return np.asarray(answers, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"y of a regressor holds numbers ({error}); classes go with PromptClassifier") from error
 
 
 class PromptRegressor(RegressorMixin, _PromptEstimator):
@@ -250,7 +295,7 @@ class PromptRegressor(RegressorMixin, _PromptEstimator):
             BadInput: inputs that are no texts, or answers that are no numbers.
             SoftPromptError: as in `train`.
         """
-        rows, numbers = rows_of(X), np.asarray(y, dtype=float)
+        rows, numbers = rows_of(X), _numbers(y)
         if numbers.ndim != 1 or not np.isfinite(numbers).all():
             raise BadInput("y has to hold one finite number an input")
         self.mean_ = float(numbers.mean())

@@ -495,6 +495,24 @@ class TestStored:
             assert torch.equal(backbone.model(ids).logits, stock.eval()(ids).logits)
         assert load_tuned(save_tuned(tuned, tmp_path / "kept")).weights.keys() == tuned.weights.keys()
 
+    @pytest.mark.parametrize(("method", "family"), [("lora", "bert"), ("ia3", "gpt2")])
+    def test_our_own_folder_for_peft_answers_as_the_weights_beside_it(
+        self, method, family, tiny_model, save_tiny, task, tmp_path
+    ):
+        model = save_tiny(tmp_path / "model", *tiny_model(family, head=family != "bert"))
+        # A loss over labels, which decoders score without the end of sequence.
+        settings = {**SETTINGS, "steps": 2, "loss": "labels" if family == "gpt2" else "tokens"}
+        run = train(task, str(model), method=method, lr=0.05, output=tmp_path / "run", **settings)
+        tuned, folder = run.tuned(), run.folder / f"{method}-seed0" / "peft"
+        assert main(["import", str(folder), "--output", str(tmp_path / "kept")]) == 0
+        found = load_tuned(tmp_path / "kept")
+        assert (found.provenance.scoring, found.provenance.task) == (tuned.provenance.scoring, tuned.provenance.task)
+        assert bool(found.provenance.scoring) == (family == "gpt2")
+        texts = ["a good film", "a terrible movie", "it was very bad"]
+        assert predict(found, texts) == predict(tuned, texts)
+        (folder / "softprompt.json").write_text("{}")
+        assert main(["import", str(folder), "--output", str(tmp_path / "other")]) == 2
+
     def test_what_stock_peft_trained_in_another_way_is_refused(self, backbone_of, tmp_path):
         from peft import LoraConfig, VeraConfig, get_peft_model
 

@@ -1,12 +1,16 @@
 """Our prompts in other tools' hands: PEFT models, transformers' Trainer and pipelines, TRL."""
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
 import torch
-from softprompt.backbones import from_model
-from softprompt.errors import BadInput, NotTrainable, UnknownName
+from softprompt.backbones import from_model, scale_embeddings
+from softprompt.errors import BadInput, ModelMismatch, NotTrainable, UnknownName, UnsupportedModel
+from softprompt.inference.calibration import Calibration
+from softprompt.inference.predict import predict
+from softprompt.inference.scoring import Scoring
 from softprompt.interop._trained_model import passes_of
 from softprompt.interop.as_peft import as_peft
 from softprompt.interop.peft import import_peft
@@ -16,6 +20,7 @@ from softprompt.prompts.methods import METHODS
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 from softprompt.prompts.reparam import REPARAMETERIZATIONS
 from softprompt.regularizers import regularizers
+from softprompt.tasks import Task
 from softprompt.training._step import backward
 from softprompt.training.objectives import Plain, Regularized, RegularizerContext, acting
 
@@ -140,6 +145,43 @@ class TestAsPeft:
     def test_what_peft_cannot_hold_is_refused(self, tiny_gpt, options, match):
         with pytest.raises(BadInput, match=match):
             as_peft(tiny_gpt()[0], **options)
+
+    def test_a_stored_prompt_of_another_model_or_of_several_layers_is_no_beginning(self, tiny_gpt):
+        model, tokenizer = tiny_gpt()
+        stored = SoftPrompt(
+            torch.ones(2, 16), Provenance("imported", from_model(copy.deepcopy(model), tokenizer).identity())
+        )
+        with pytest.raises(ModelMismatch, match="with other word embeddings"):
+            as_peft(tiny_gpt(seed=1)[0], "prompt-tuning", init=stored, options={"m": 2})
+        with pytest.raises(BadInput, match="vectors for 3 layers, PEFT's prompt tuning for one"):
+            as_peft(
+                model, "prompt-tuning", init=dataclasses.replace(stored, deep=torch.ones(2, 2, 16)), options={"m": 2}
+            )
+
+    def test_a_stored_prompt_is_brought_to_the_models_scale(self, tiny_t5):
+        model, tokenizer = tiny_t5()
+        stored = SoftPrompt(
+            torch.ones(2, 16), Provenance("imported", from_model(copy.deepcopy(model), tokenizer).identity())
+        )
+        scale_embeddings(model, 4.0)
+        begun = as_peft(model, "prompt-tuning", init=stored, options={"m": 2})
+        torch.testing.assert_close(encoder_of(begun).embedding.weight, torch.full((2, 16), 4.0))
+
+    def test_one_prompt_fits_before_a_model(self, tiny_gpt, classifier):
+        model, tokenizer = tiny_gpt()
+        stored = SoftPrompt(
+            torch.ones(2, 16), Provenance("imported", from_model(copy.deepcopy(model), tokenizer).identity())
+        )
+        encoder, _, _, of_encoder = classifier
+        for prompt, attached in (
+            (stored, stored.attach(model)),
+            (of_encoder, of_encoder.attach(encoder, head=True)),
+        ):
+            for put in (prompt.attach, as_peft):
+                with pytest.raises(BadInput, match="has a prompt already; give the model without it"):
+                    put(attached)
+        with pytest.raises(UnsupportedModel, match="only one prompt fits before a text: give the model without it"):
+            as_peft(as_peft(model))
 
     @pytest.mark.parametrize("name", ["restarts", "max_shift", "lr", "seeds", "prompt_length", "optoins"])
     def test_a_setting_that_would_do_nothing_is_refused(self, tiny_gpt, name):
@@ -384,6 +426,22 @@ class TestPipelines:
         for answers, row in zip(found, expected, strict=True):
             scores = {answer["label"]: answer["score"] for answer in answers}
             assert [scores[label] for label in "abc"] == pytest.approx(row.tolist(), abs=1e-5)
+
+    def test_text_classification_is_calibrated_as_predict_is(self, classifier):
+        model, tokenizer, backbone, prompt = classifier
+        values = {"name": "t", "source": {"files": {"train": "x.csv"}}, "template": "{text} film"}
+        task = Task.from_json({**values, "metrics": ["accuracy"], "labels": ["a", "b", "c"]})
+        # A bias that changes answers.
+        scoring = Scoring(calibration=Calibration(2.0, (3.0, -6.0, 3.0), ("a", "b", "c"))).to_json()
+        provenance = dataclasses.replace(prompt.provenance, task=task.to_json(), scoring=scoring)
+        prompt = dataclasses.replace(prompt, provenance=provenance)
+        classify = pipeline_of("text-classification", model=prompt.attach(model, head=True), tokenizer=tokenizer)
+        found = classify([task.render({"text": text}).text for text in TEXTS], top_k=None)
+        expected, plain = (predict(prompt, TEXTS, model=backbone, calibrate=on) for on in (True, False))
+        for answers, answer in zip(found, expected, strict=True):
+            scores = {one["label"]: one["score"] for one in answers}
+            assert scores == pytest.approx(answer["scores"], abs=1e-5)
+        assert [answer["label"] for answer in expected] != [answer["label"] for answer in plain]
 
     def test_a_label_gives_the_loss_and_a_tuple_comes_on_demand(self, classifier):
         model, _, _, prompt = classifier

@@ -808,6 +808,33 @@ def test_a_numpy_prompt_needs_the_name_of_its_model(tmp_path: Path, capsys: pyte
     assert not (tmp_path / "new").exists()
 
 
+def test_a_numpy_prompt_is_of_the_kind_that_its_model_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    import numpy as np
+    from softprompt.backbones import load_backbone
+    from softprompt.errors import ModelMismatch
+    from softprompt.prompts.prompt import SoftPrompt
+
+    gpt = load_backbone("lab-gpt")
+    np.save(tmp_path / "p.npy", np.ones((2, gpt.embedding_size), np.float32))
+    of_gpt = ["import", str(tmp_path / "p.npy"), "--model", "lab-gpt", "--output"]
+    assert main([*of_gpt, str(tmp_path / "new")]) == 0
+    stored = SoftPrompt.load(capsys.readouterr().out.strip())
+    assert stored.provenance.backbone.kind == "decoder"
+    gpt.check(stored)
+    line = refusal(capsys, *of_gpt, str(tmp_path / "x"), "--kind", "encoder-decoder")
+    assert line.endswith("the model 'lab-gpt' is of kind decoder, not encoder-decoder; leave --kind out")
+    # As a version before stored it.
+    wrong = dataclasses.replace(stored.provenance.backbone, kind="encoder-decoder")
+    other = dataclasses.replace(stored, provenance=dataclasses.replace(stored.provenance, backbone=wrong))
+    with pytest.raises(
+        ModelMismatch, match="of kind encoder-decoder, 'lab-gpt' is of kind decoder; give its own model"
+    ):
+        gpt.check(other)
+    # Of a model that is not here nothing is known.
+    assert main([*of_gpt[:3], "a/b", "--output", str(tmp_path / "far")]) == 0
+    assert SoftPrompt.load(tmp_path / "far").provenance.backbone.kind == "encoder-decoder"
+
+
 def test_a_value_with_parts_is_shown_part_by_part():
     assert cell([{"regularizer": "rn-emb", "sigma": 0.3, "ramp": None}, {"alpha": 1}]) == (
         "regularizer=rn-emb sigma=0.3, alpha=1"

@@ -83,6 +83,44 @@ def test_a_blank_input_is_named_by_its_place_in_x(backbone):
         PromptClassifier(backbone, template="see {body}", training=TRAINING).fit(frame, LABELS)
 
 
+def test_a_missing_cell_is_named_by_its_place_in_x(backbone):
+    frame = pd.DataFrame({"title": [None, *TEXTS[1:]], "body": [*TEXTS[:2], None, *TEXTS[3:]]})
+    with pytest.raises(BadInput, match="input 3 of X is missing, in its column 'body'; give words"):
+        PromptClassifier(backbone, template="see {body}", training=TRAINING).fit(frame, LABELS)
+    rows = [{"text": text} for text in TEXTS]
+    with pytest.raises(BadInput, match="input 12 of X is missing; give words"):
+        PromptClassifier(backbone, training=TRAINING).fit([*rows[:11], {"text": float("nan")}], LABELS)
+
+
+@pytest.mark.parametrize(
+    ("training", "message"),
+    [
+        ({"method": "lora"}, "'lora' trains weights, and an estimator keeps a prompt; choose another method"),
+        ({"method": ["ept", "prompt-tuning"]}, "training has 2 prompts, and an estimator keeps one"),
+        ({"seeds": [0, 1, 2]}, "training has 3 prompts"),
+        ({"decode": "generate"}, "an answer that is written has none; leave decode out"),
+    ],
+)
+def test_what_an_estimator_cannot_keep_or_answer_is_refused_before_training(backbone, training, message, monkeypatch):
+    monkeypatch.setattr("softprompt.estimators.train", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(BadInput, match=message):
+        PromptClassifier(backbone, training={**TRAINING, **training}).fit(TEXTS, LABELS)
+
+
+def test_words_that_do_not_fit_are_named_by_their_classes(backbone):
+    for words, message in (
+        ({"yes": "red", "no": " red"}, "label word 'red' of 'no' is also another label's"),
+        ({"yes": "", "no": "red"}, "the label word of 'yes' is empty"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            PromptClassifier(backbone, label_words=words, training=TRAINING).fit(TEXTS, LABELS)
+
+
+def test_classes_for_a_regressor_are_refused_in_a_line(backbone):
+    with pytest.raises(BadInput, match=r"y of a regressor holds numbers .*'yes'.*; classes go with PromptClassifier"):
+        PromptRegressor(backbone, training=TRAINING).fit(TEXTS, LABELS)
+
+
 def test_a_generator_of_numpy_is_a_seed(backbone):
     chosen = [PromptClassifier(backbone, random_state=np.random.RandomState(3))._seed() for _ in range(2)]
     assert chosen[0] == chosen[1]

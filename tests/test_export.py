@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from softprompt.backbones import from_model, load_backbone
+from softprompt.cli._doctor import damage_of
 from softprompt.cli._main import main
 from softprompt.errors import BadInput, CannotExport
 from softprompt.export import (
@@ -27,7 +28,10 @@ from softprompt.export import (
     export_onnx,
     spread_of,
 )
+from softprompt.inference.scoring import Scoring
 from softprompt.interop.attach import attach
+from softprompt.interop.peft import export_peft
+from softprompt.interop.recipes import readme
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 from softprompt.store import save_prompt
@@ -71,6 +75,7 @@ for family in sys.argv[2:]:
             kept[f"{family} embeds"], kept[f"{family} embeds answers"] = embeds, answers
         elif name == "onnx":
             kept[f"{family} onnx"] = torch.from_numpy(names["logits"])
+            kept[f"{family} onnx ids"] = torch.from_numpy(names["inputs"]["input_ids"])
         elif name == "limit":
             options = {"num_beams": 3, "do_sample": False, "max_new_tokens": 20}
             kept["t5 limit"] = names["answers"]
@@ -90,6 +95,12 @@ def prompt_for(backbone, *, task=TASK, length=3, seed=0, scale=8.0, **fields) ->
     provenance = Provenance("ept-star", backbone.identity(), backbone.answers, task, metrics, {"initialization": 3})
     vectors = torch.randn(length, backbone.embedding_size, generator=generator) * scale
     return SoftPrompt(vectors, provenance, **fields)
+
+
+def beginning(prompt, backbone):
+    """The prompt as one that begins as the first two tokens of its task's instruction."""
+    task = {**prompt.provenance.task, "opening_ids": backbone.tokenizer(whole_text("x")).input_ids[:2]}
+    return dataclasses.replace(prompt, provenance=dataclasses.replace(prompt.provenance, task=task))
 
 
 def whole_text(text):
@@ -160,7 +171,12 @@ def stock(ready):
     # Two graphs are enough, because the exporter is slow.
     for family in ("gpt2", "bert"):
         backbone, prompt = made[family]
-        export_onnx(prompt, root / f"{family}-onnx", model=backbone, **described)
+        export_onnx(
+            beginning(prompt, backbone) if family == "gpt2" else prompt,
+            root / f"{family}-onnx",
+            model=backbone,
+            **described,
+        )
     command = [sys.executable, "-c", STOCK, str(root), *FAMILIES, "bert", "t5"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
@@ -182,7 +198,10 @@ class TestStockLibraries:
     def test_the_onnx_graph_gives_the_logits_of_the_attached_model(self, stock):
         made, kept, _ = stock
         backbone, prompt = made["gpt2"]
-        expected = attach(prompt, backbone.model)(input_ids=torch.tensor([[5, 6, 7, 8]])).logits
+        # The prompt stands in the place of the first two.
+        ids = torch.tensor([backbone.tokenizer(whole_text("{film}")).input_ids[2:]])
+        assert torch.equal(kept["gpt2 onnx ids"], ids)
+        expected = attach(prompt, backbone.model)(input_ids=ids).logits
         torch.testing.assert_close(kept["gpt2 onnx"], expected, rtol=1e-4, atol=1e-4)
 
     def test_the_onnx_graph_of_an_encoder_gives_the_scores_of_its_head_with_pads_too(self, stock):
@@ -195,7 +214,7 @@ class TestStockLibraries:
             batch = TextBatch(ids, mask.bool(), torch.zeros(len(ids), dtype=torch.long))
             return backbone.label_scores(PromptBatch.of(prompt), batch, [[0], [1], [2]])
 
-        ids = torch.tensor([[5, 6, 7, 8]])
+        ids = torch.tensor(backbone.tokenizer(["a text"]).input_ids)
         found = kept["bert onnx"].log_softmax(1)
         torch.testing.assert_close(found, scores(ids, torch.ones_like(ids)), rtol=0, atol=1e-5)
         session = onnxruntime.InferenceSession(str(root / "bert-onnx" / "model.onnx"))
@@ -225,6 +244,35 @@ class TestStockLibraries:
             for said in (f"base_model: {family}\n", "license: mit\n", "- Task: films", "- Method: ept-star",
                          "- Seeds: initialization 3", "0.775, deviation 0.035 over 2 seeds (0.75 to 0.8)"):  # fmt: skip
                 assert said in text, (name, said)
+
+    def test_every_card_says_how_labels_are_scored_and_where_a_text_is_cut(self, stock):
+        for name in ("gpt2-cache", "gpt2-baked", "gemma-embeds", "gpt2-onnx", "t5-limit"):
+            text = (stock[2] / name / "README.md").read_text()
+            assert "Inputs are read up to 256 tokens" in text, name
+            assert "the sum of the log-probabilities of its tokens, with the end of sequence" in text, name
+        for name, document in (("gpt2-cache", "cache"), ("gemma-embeds", "request"), ("t5-limit", "limit")):
+            assert json.loads((stock[2] / name / f"{document}.json").read_text())["max_length"] == 256, name
+
+    @pytest.mark.parametrize(
+        ("scoring", "rule"),
+        [
+            (Scoring(normalize="mean"), "the mean of the log-probabilities of its tokens, with the end of sequence."),
+            (Scoring(end=False), "the sum of the log-probabilities of its tokens, without an end of sequence."),
+            (Scoring(end=False, normalize="first"), "the log-probability of its first token."),
+        ],
+    )
+    def test_a_card_names_the_prompts_own_rule(self, ready, tmp_path, scoring, rule):
+        backbone, prompt = ready[1]["gpt2"]
+        provenance = dataclasses.replace(prompt.provenance, scoring=scoring.to_json())
+        other = dataclasses.replace(prompt, provenance=provenance)
+        for write in (export_peft, export_gguf_recipe):
+            folder = write(other, tmp_path / write.__name__, model=backbone.model if write is export_peft else backbone)
+            assert rule in (folder / "README.md").read_text()
+
+    def test_a_prompt_that_writes_its_labels_has_no_rule_of_scores(self, ready):
+        prompt = ready[1]["gpt2"][1]
+        provenance = dataclasses.replace(prompt.provenance, scoring=Scoring(decode="generate").to_json())
+        assert "log-probabilit" not in readme(dataclasses.replace(prompt, provenance=provenance))
 
 
 class TestBaked:
@@ -332,6 +380,7 @@ def test_vectors_for_llama_cpp_are_raw_little_endian_floats(ready, tmp_path):
     vectors = np.fromfile(folder / "prompt.f32", dtype="<f4").reshape(about["length"], about["width"])
     assert torch.equal(torch.from_numpy(vectors), prompt.expanded())
     assert about["before"] + "x" + about["after"] == whole_text("x")
+    assert about["max_length"] == 256
     compile((folder / "run.py").read_text(), "run.py", "exec")
 
 
@@ -367,6 +416,17 @@ class TestRefused:
         backbone, prompt = ready[1]["gpt2"]
         with pytest.raises(CannotExport, match="vectors for 2 layers"):
             write(dataclasses.replace(prompt, deep=torch.ones(1, 3, 16)), tmp_path / "x", model=backbone)
+
+    @pytest.mark.parametrize("write", [export_baked, export_cache, export_embeds, export_gguf_recipe, export_onnx])
+    def test_a_model_at_another_scale_with_what_to_do(self, ready, tmp_path, write):
+        _, made = ready
+        scaled = load_backbone(made["gpt2"][0].name, engine="reference", embedding_scale=4.0)
+        prompt = prompt_for(scaled, task=RECORD)
+        with pytest.raises(CannotExport, match=r"is loaded at embedding scale 4, .*; leave model out"):
+            write(prompt, tmp_path / "x", model=scaled)
+        if write is export_gguf_recipe:
+            write(prompt, tmp_path / "x")
+            assert len((tmp_path / "x" / "prompt.f32").read_bytes()) == 4 * prompt.vectors.numel()
 
     def test_a_linear_probe_for_onnx(self, tiny_bert, tmp_path):
         backbone = from_model(*tiny_bert(), answers="linear-head")
@@ -409,6 +469,17 @@ class TestCommand:
         for name in ("cache.json", "cache.safetensors"):
             assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
         assert "license: mit" in (tmp_path / "a" / "README.md").read_text()
+
+    def test_doctor_checks_a_folder_for_peft_and_a_compiled_t5(self, ready, tmp_path):
+        backbone, prompt = ready[1]["t5"]
+        export_limit(prompt, tmp_path / "limit", model=backbone, calibration=TEXTS)
+        export_peft(prompt, tmp_path / "peft", model=backbone.model)
+        for name, changed in (("limit", "limit.safetensors"), ("peft", "adapter_config.json")):
+            folder = tmp_path / name
+            assert list(damage_of(folder)) == []
+            (folder / changed).write_bytes(b"{}")
+            (line,) = damage_of(folder)
+            assert changed in line
 
     @pytest.mark.parametrize("options", [["--model", "lab-gpt"], ["--format", "npy", "--license", "mit"]])
     def test_vectors_alone_take_no_model_and_a_file_of_them_no_licence(self, ready, tmp_path, capsys, options):

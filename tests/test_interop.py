@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import os
@@ -19,6 +20,7 @@ from softprompt.errors import BadInput, CannotExport, DamagedFile, ModelMismatch
 from softprompt.interop import hub
 from softprompt.interop.numpy import export_numpy, import_numpy
 from softprompt.interop.peft import export_peft, import_peft
+from softprompt.interop.recipes import recipe
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
 from softprompt.store import save_prompt
@@ -291,6 +293,26 @@ class TestRecipes:
         expected = model.generate(**joined(model, stock.prompts[name], ids, mask), max_new_tokens=20)
         found = stock.found[f"{name} answers"]
         assert torch.equal(found if kind == "encoder-decoder" else found[:, ids.shape[1] :], expected)
+
+    def test_answers_are_greedy_whatever_the_models_defaults_are(self, stock, tmp_path, monkeypatch):
+        from transformers import AutoModelForSeq2SeqLM, GenerationConfig
+
+        model = copy.deepcopy(stock.models["encoder-decoder"])
+        keys = ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
+        ids = {key: getattr(model.generation_config, key) for key in keys}
+        model.generation_config = GenerationConfig(
+            do_sample=True, temperature=9.0, repetition_penalty=3.0, num_beams=2, **ids
+        )
+        model.save_pretrained(tmp_path / "m")
+        stock.tokenizer.save_pretrained(tmp_path / "m")
+        assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "m").generation_config.do_sample
+        prompt = stock.prompts["t5"]
+        backbone = dataclasses.replace(prompt.provenance.backbone, name=str(tmp_path / "m"))
+        prompt = dataclasses.replace(prompt, provenance=dataclasses.replace(prompt.provenance, backbone=backbone))
+        monkeypatch.chdir(export_peft(prompt, tmp_path / "p"))
+        names: dict[str, Any] = {}
+        exec(recipe(prompt), names)
+        assert torch.equal(names["answers"], stock.found["t5 answers"])
 
     def test_of_a_decoder_warns_of_left_padding(self, stock):
         warns = {name: "padded on the left" in (stock.root / "exports" / name / "README.md").read_text()

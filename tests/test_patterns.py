@@ -342,6 +342,11 @@ def test_the_recipe_of_an_exported_prompt_puts_the_mask_in_its_place(tiny_bert):
     tokenizer = tiny_bert("roberta")[1]
     made = text_expression(CLOZE.to_json(), "encoder", "label-words")
     assert eval(made, {"tokenizer": tokenizer}) == "{a} was <mask> and {b}"
-    assert (
-        eval(text_expression({"template": "{a}"}, "encoder", "label-words"), {"tokenizer": tokenizer}) == "{a} <mask>"
-    )
+    for template, shown in (
+        ("{a}", "{a} <mask>"),
+        ("Note {{x}} [{a}]", "Note {x} [{a}] <mask>"),
+        ("{{mask}} {a} is {mask}.", "{mask} {a} is <mask>."),
+    ):
+        expression = text_expression({"template": template}, "encoder", "label-words")
+        assert eval(expression, {"tokenizer": tokenizer}) == shown
+    assert eval(text_expression({"template": "Note {{x}} [{a}]"}, "encoder-decoder", "tokens")) == "Note {x} [{a}]"

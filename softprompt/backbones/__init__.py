@@ -18,6 +18,7 @@ from ._names import refuse_no_folder as refuse_no_folder
 from ._names import source_of as source_of
 from ._new_head import with_new_head as with_new_head
 from ._numbers import answering_numbers as answering_numbers
+from ._numbers import kind_here as kind_here
 from ._numbers import kind_of_spec as kind_of_spec
 from ._precision import exact_products as exact_products
 from ._precision import rounds as rounds

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ..errors import BadInput
 from ..settings import ModelSpec
 from ._names import refuse_no_folder, source_of
 from ._read import read_configuration, silence
@@ -21,6 +22,24 @@ def answering_numbers(spec: ModelSpec) -> ModelSpec:
     if spec.answers != "auto":
         return spec
     return dataclasses.replace(spec, answers="linear-head") if kind_of_spec(spec) == "encoder" else spec
+
+
+def kind_here(name: str) -> Kind | None:
+    """The kind of a model whose configuration is on this machine; None where it is not.
+
+    Args:
+        name: of the model.
+
+    Raises:
+        UnsupportedModel: a family that is not supported.
+    """
+    try:
+        refuse_no_folder(name)
+        with silence():
+            config = read_configuration(source_of(name), None, only_here=True)
+    except BadInput:
+        return None
+    return kind_of(config, name)
 
 
 def kind_of_spec(spec: ModelSpec) -> Kind:

@@ -61,13 +61,13 @@ def _weights(auto: Any, name: str, options: dict[str, Any]) -> tuple[Any, list[s
     return model, sorted(report["missing_keys"])
 
 
-def read_configuration(name: str, revision: str | None) -> Any:
-    """The model's configuration."""
+def read_configuration(name: str, revision: str | None, *, only_here: bool = False) -> Any:
+    """The model's configuration; `only_here` asks no hub for it."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, local_files_only=only_here)
     except (ValueError, StrictDataclassError, LookupError, TypeError, AttributeError) as error:
         if not isinstance(error, ValueError) or not re.search("model.type", str(error)):
             raise BadInput(f"the configuration of {name!r} is faulty: {' '.join(str(error).split())}") from error

@@ -26,7 +26,7 @@ def identity_of(model: nn.Module, name: str, kind: str, revision: str | None = N
 
 
 def refuse_another_model(prompt: SoftPrompt, ours: BackboneIdentity) -> None:
-    """Refuse a prompt whose model had other word embeddings than ours, or the same at another scale.
+    """Refuse a prompt whose model had other word embeddings than ours, was of another kind, or is at another scale.
 
     Raises:
         ModelMismatch: with both names.
@@ -38,6 +38,11 @@ def refuse_another_model(prompt: SoftPrompt, ours: BackboneIdentity) -> None:
         raise ModelMismatch(f"{both}; a prompt works only with its own model")
     if theirs.embedding_sha256 and theirs.embedding_sha256 != ours.embedding_sha256:
         raise ModelMismatch(f"{both} with other word embeddings; a prompt works only with its own model")
+    if theirs.kind != ours.kind:
+        raise ModelMismatch(
+            f"this prompt is for {theirs.name!r} of kind {theirs.kind}, {ours.name!r} is of kind {ours.kind}; give "
+            "its own model, or import it anew if its kind was given wrongly"
+        )
     if theirs.embedding_scale != ours.embedding_scale:
         raise ModelMismatch(
             f"this prompt was trained for {theirs.name!r} at embedding scale {theirs.embedding_scale:g}, this model is "

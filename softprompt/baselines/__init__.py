@@ -12,6 +12,7 @@ from .kinds import is_random as is_random
 from .peft_folder import READ_FROM_PEFT as READ_FROM_PEFT
 from .peft_folder import WRITTEN_FOR_PEFT as WRITTEN_FOR_PEFT
 from .peft_folder import load_peft as load_peft
+from .peft_folder import provenance_of as provenance_of
 from .peft_folder import save_peft as save_peft
 from .peft_layers import has_peft as has_peft
 from .shared import Shared as Shared

@@ -12,9 +12,18 @@ from torch import Tensor
 from ..backbones import AbstractBackbone
 from ..errors import BadInput, ModelMismatch
 from ..prompts.methods import METHODS
-from ..prompts.prompt import Provenance, SoftPrompt
+from ..prompts.prompt import LinearHead, Provenance, SoftPrompt
 from ..prompts.tuned import TunedWeights
-from ..store import read_json, read_tensors, tensor_bytes, write_folder
+from ..store import (
+    MANIFEST,
+    json_bytes,
+    read_folder,
+    read_json,
+    read_provenance,
+    read_tensors,
+    tensor_bytes,
+    write_folder,
+)
 from .kinds import restored
 from .peft_layers import ia3_config, lora_config
 from .prefix import FROZEN, NAME, sizes
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+# What PEFT has no place for and does not read: where the weights come from and how they answer, and a linear head.
+DOCUMENT, HEAD, FORMAT = "softprompt.json", "head.safetensors", 1
 # What PEFT puts before the names of a model's modules in its own files.
 PREFIX = "base_model.model."
 
@@ -97,7 +108,7 @@ _LEAVES_THE_MODEL = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def save_peft(tuned: TunedWeights, folder: Path, backbone: AbstractBackbone) -> Path:
-    """Write stored weights as a folder that `PeftModel.from_pretrained` reads, without their linear head.
+    """Write stored weights as a folder that `PeftModel.from_pretrained` reads, and what PEFT does not know beside them.
 
     Args:
         tuned: the weights, of a kind in `WRITTEN_FOR_PEFT`.
@@ -118,12 +129,15 @@ def save_peft(tuned: TunedWeights, folder: Path, backbone: AbstractBackbone) -> 
     contents = {
         CONFIG: json.dumps(values, indent=1, sort_keys=True).encode() + b"\n",
         WEIGHTS: tensor_bytes(_by_pefts_names(tuned.weights)),
+        DOCUMENT: json_bytes({"format": FORMAT, "provenance": tuned.provenance.to_json()}),
     }
-    return write_folder(folder, contents, what=f"the folder of {tuned.kind!r} for PEFT", manifest=False)
+    if tuned.head is not None:
+        contents[HEAD] = tensor_bytes({"weight": tuned.head.weight, "bias": tuned.head.bias})
+    return write_folder(folder, contents, what=f"the folder of {tuned.kind!r} for PEFT")
 
 
 def load_peft(folder: str | Path, backbone: AbstractBackbone) -> TunedWeights:
-    """Return the weights in a folder that PEFT's `save_pretrained` wrote.
+    """Return the weights in a folder that PEFT's `save_pretrained` wrote, or `save_peft` with what else it knew.
 
     Args:
         folder: with adapter_config.json and adapter_model.safetensors.
@@ -131,6 +145,7 @@ def load_peft(folder: str | Path, backbone: AbstractBackbone) -> TunedWeights:
 
     Raises:
         BadInput: no such folder, another kind of weights, or a configuration that these kinds do not have.
+        DamagedFile: a file that `save_peft` wrote is not what was written.
         ModelMismatch: the weights do not belong to this model.
         UnsupportedModel: the model cannot have weights of this kind.
     """
@@ -148,20 +163,55 @@ def load_peft(folder: str | Path, backbone: AbstractBackbone) -> TunedWeights:
         )
     if config.get("bias", "none") != "none":
         raise BadInput(f"{str(folder)!r} also trained biases (bias={config['bias']!r}), which cannot be read")
-    if backbone.answers == "linear-head":
-        raise BadInput(f"{backbone.name!r} answers by a linear head, which is not in {str(folder)!r}; give --answers")
     kind, options_of = READ_FROM_PEFT[config["peft_type"]]
     options = {**METHODS[kind].options, **options_of(config)}
-    provenance = Provenance(
+    provenance = provenance_of(folder) or Provenance(
         method=kind,
         backbone=backbone.identity(),
         answers=backbone.answers,
         training={"imported_from": f"PEFT {config['peft_type']}"},
     )
-    nothing = SoftPrompt(backbone.word_vectors[:0].detach().float().cpu(), provenance)
+    nothing = SoftPrompt(backbone.word_vectors[:0].detach().float().cpu(), provenance, head=_head(folder))
+    if nothing.head is None and backbone.answers == "linear-head":
+        raise BadInput(
+            f"{backbone.name!r} answers by a linear head, which is not in {str(folder)!r}; of a run of softprompt take "
+            "the folder `weights` beside it"
+        )
+    backbone.check(nothing)
     tuned = TunedWeights(nothing, kind, _by_our_names(folder, options.get("frozen", 0)), options)
     # Finds out whether they belong to the model.
     return dataclasses.replace(tuned, weights=restored(tuned, backbone).weights())
+
+
+def provenance_of(folder: Path) -> Provenance | None:
+    """What `save_peft` wrote of weights beside them; None in a folder that PEFT or an earlier version wrote.
+
+    Raises:
+        BadInput: a later version wrote it.
+        DamagedFile: a file in it is not what was written.
+    """
+    if not (folder / MANIFEST).is_file() or not (folder / DOCUMENT).is_file():
+        return None
+    read_folder(folder)
+    document = read_json(folder / DOCUMENT)
+    if document.get("format") != FORMAT:
+        raise BadInput(
+            f"{str(folder)!r} is of format {document.get('format')!r}, this softprompt reads {FORMAT}; upgrade it"
+        )
+    return read_provenance(document.get("provenance"), str(folder))
+
+
+def _head(folder: Path) -> LinearHead | None:
+    """The linear head that `save_peft` wrote beside weights."""
+    if not (folder / HEAD).is_file():
+        return None
+    tensors = read_tensors(folder / HEAD)
+    try:
+        return LinearHead(tensors["weight"], tensors["bias"])
+    except KeyError as error:
+        raise BadInput(
+            f"{str(folder / HEAD)!r} holds no {error.args[0]} of a head; take the run's own folder"
+        ) from error
 
 
 def _config(folder: Path) -> dict[str, Any]:

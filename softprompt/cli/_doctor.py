@@ -24,7 +24,9 @@ PROMISES = (
 def doctor(
     paths: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[PATH]...", help="Folders of runs, searches, prompts or stores, or banks, to check."),
+        typer.Argument(
+            metavar="[PATH]...", help="Folders of runs, searches, prompts, exports or stores, or banks, to check."
+        ),
     ] = None,
     json_lines: Json = False,
 ) -> None:
@@ -49,8 +51,6 @@ def damage_of(path: Path) -> Iterator[str]:
         BadInput: there is nothing of ours.
     """
     from ..export.compiled import SETTINGS, damaged_compiled
-    from ..serving import read_bank
-    from ..store import holds_tuned, load_tuned, read_prompt
     from ..study import damaged_runs
     from ..training import damage
     from ..tuning import damaged_search, is_search
@@ -65,11 +65,30 @@ def damage_of(path: Path) -> Iterator[str]:
         yield from damaged_compiled(path)
     elif path.exists():
         try:
-            list(read_bank(path)) if path.is_file() else (load_tuned if holds_tuned(path) else read_prompt)(path)
+            _read(path)
         except SoftPromptError as error:
             yield error.message
     else:
         raise BadInput(f"{str(path)!r} is no run, search, prompt, bank or store of runs; give the place of one")
+
+
+def _read(path: Path) -> None:
+    """Read what is no run and no search, whole.
+
+    Raises:
+        SoftPromptError: it is not as it was written.
+    """
+    from ..export.limit import SETTINGS as LIMIT
+    from ..interop.peft import CONFIG
+    from ..serving import read_bank
+    from ..store import MANIFEST, holds_tuned, load_tuned, read_folder, read_prompt
+
+    if path.is_file():
+        list(read_bank(path))
+    elif (path / MANIFEST).is_file() and any((path / name).is_file() for name in (CONFIG, LIMIT)):
+        read_folder(path)
+    else:
+        (load_tuned if holds_tuned(path) else read_prompt)(path)
 
 
 def _print(rows: Sequence[dict[str, str]], damaged: Sequence[dict[str, object]]) -> None:

@@ -1,5 +1,6 @@
 """`softprompt import`: store a prompt, or trained weights, of another tool."""
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,7 +23,9 @@ def import_(
     ] = None,
     kind: Annotated[
         Literal["encoder-decoder", "encoder", "decoder"] | None,
-        typer.Option(help="Kind of the model of a .npy prompt. Default: encoder-decoder."),
+        typer.Option(
+            help="Kind of the model of a .npy prompt. Default: as a model that is here says, else encoder-decoder."
+        ),
     ] = None,
 ) -> None:
     """Store a prompt from a PEFT folder or a numpy file, for `evaluate` and `predict`.
@@ -51,14 +54,25 @@ def import_(
             raise BadInput(f"{source} does not say which model it belongs to; name it with --model")
         from ..interop.numpy import import_numpy
 
-        prompt = import_numpy(source, backbone_name=model, kind=kind or "encoder-decoder")
+        prompt = import_numpy(source, backbone_name=model, kind=_kind(model, kind))
     print(prompt.save(output))
+
+
+def _kind(model: str, given: str | None) -> str:
+    """The kind of a .npy prompt's model: what its configuration says, where that is here."""
+    from ..backbones import kind_here
+
+    known = kind_here(model)
+    if None not in (known, given) and known != given:
+        raise BadInput(f"the model {model!r} is of kind {known}, not {given}; leave --kind out")
+    return known or given or "encoder-decoder"
 
 
 def _weights(folder: Path, model: str | None) -> "TunedWeights | None":
     """The trained weights in a folder of PEFT, read for the model that is given or that it names; None of a prompt."""
-    from ..backbones import load_backbone
-    from ..baselines import READ_FROM_PEFT, load_peft
+    from ..backbones import for_prompt, load_backbone
+    from ..baselines import READ_FROM_PEFT, load_peft, provenance_of
+    from ..settings import ModelSpec
     from ..store import read_json
 
     if not (folder / "adapter_config.json").is_file():
@@ -69,4 +83,10 @@ def _weights(folder: Path, model: str | None) -> "TunedWeights | None":
     name = model or config.get("base_model_name_or_path")
     if not name:
         raise BadInput(f"{folder} does not say which model its weights belong to; name it with --model")
-    return load_peft(folder, load_backbone(name))
+    spec, ours = ModelSpec(name), provenance_of(folder)
+    if ours is not None:
+        origin = ours.backbone
+        spec = for_prompt(spec, ModelSpec(answers=ours.answers, embedding_scale=origin.embedding_scale))
+        if name == origin.name:
+            spec = dataclasses.replace(spec, revision=origin.revision)
+    return load_peft(folder, load_backbone(spec))

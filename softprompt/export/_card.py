@@ -8,7 +8,7 @@ from typing import final
 
 from ..errors import SoftPromptError
 from ..inference.scoring import Scoring
-from ..interop.card import facts, front_matter, how_it_chooses
+from ..interop.card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are
 from ..interop.recipes import where_it_is
 from ..prompts.prompt import SoftPrompt
 from ..store import read_prompt
@@ -62,7 +62,8 @@ def card(prompt: SoftPrompt, *, title: str, sentence: str, load: str, licence: s
         prompt: what is exported.
         title: what the folder is.
         sentence: what the folder holds and needs, in plain text.
-        load: Python that loads it, and is tested; {new_tokens} in it becomes the tokens of the longest answer.
+        load: Python that loads it, and is tested; {new_tokens} in it becomes the tokens of the longest answer, {greedy}
+            what makes `generate` greedy.
         licence: an identifier of the hub, as "apache-2.0"; "other" where it is not known.
         spread: scores over seeds, or None.
     """
@@ -77,11 +78,18 @@ def card(prompt: SoftPrompt, *, title: str, sentence: str, load: str, licence: s
         "## Load",
         "",
         *where_it_is(name),
-        f"```python\n{load.strip().replace('{new_tokens}', str(Scoring.of(prompt).max_new_tokens))}\n```",
+        f"```python\n{_filled(load, prompt)}\n```",
+        *how_long_texts_are(prompt),
         *how_it_chooses(prompt),
         "",
     ]
     return "\n".join(lines)
+
+
+def _filled(load: str, prompt: SoftPrompt) -> str:
+    """The code of a README; `str.format` would read its braces."""
+    longest = str(Scoring.of(prompt).max_new_tokens)
+    return load.strip().replace("{new_tokens}", longest).replace("{greedy}", GREEDY)
 
 
 def _score(prompt: SoftPrompt) -> "float | None":

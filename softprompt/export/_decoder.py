@@ -28,6 +28,7 @@ class Written:
         skipped: ids at the beginning of an input that the prompt itself stands for.
         opening: ids that every input begins with, behind the skipped ones.
         ends: number of ids that the tokenizer appends to end a sequence; an answer follows instead.
+        max_length: tokens that an input is cut to, special tokens included; None without a task.
     """
 
     before: str
@@ -36,18 +37,39 @@ class Written:
     skipped: Sequence[int]
     opening: Sequence[int]
     ends: int
+    max_length: int | None
+
+
+def frozen_for(prompt: SoftPrompt, model: Any) -> AbstractBackbone:
+    """The frozen model that a prompt is exported with, as its checkpoint is.
+
+    Args:
+        prompt: for the checkpoint's own embeddings.
+        model: as in the exports; None loads the one that the prompt names.
+
+    Raises:
+        CannotExport: the model is loaded at another embedding scale.
+        ModelMismatch: the prompt belongs to another model.
+    """
+    spec = model_for(prompt, model, {} if model is not None else {"engine": "reference"})
+    if spec.embedding_scale != 1.0:
+        raise CannotExport(
+            f"{spec.name!r} is loaded at embedding scale {spec.embedding_scale:g}, and an export is for the checkpoint "
+            "as it is; leave model out, or load it without embedding_scale"
+        )
+    return backbone_of(prompt, spec)
 
 
 def decoder_for(prompt: SoftPrompt, model: Any, what: str) -> DecoderBackbone:
     """The frozen decoder of a prompt.
 
     Raises:
-        CannotExport: the model is no decoder, or the prompt has no vectors.
+        CannotExport: the model is no decoder, or the prompt has no vectors; and as in `frozen_for`.
         ModelMismatch: the prompt belongs to another model.
     """
     if prompt.length == 0 or prompt.provenance.backbone.kind != "decoder":
         raise CannotExport(f"{what} is for prompts of decoders, this one is for {prompt.provenance.backbone.kind!r}")
-    backbone = backbone_of(prompt, model_for(prompt, model, {} if model is not None else {"engine": "reference"}))
+    backbone = frozen_for(prompt, model)
     assert isinstance(backbone, DecoderBackbone)
     return backbone
 
@@ -68,7 +90,8 @@ def written(prompt: SoftPrompt, backbone: AbstractBackbone) -> Written:
     if tuple(rows[0][: len(skipped)]) != skipped:
         raise CannotExport("the words that this prompt begins as are not those that its task begins with")
     ends = int(backbone.special_tokens and all(row[-1] == backbone.tokenizer.eos_token_id for row in rows))
-    return Written(before, after, backbone.special_tokens, skipped, tuple(rows[0][len(skipped) : shared]), ends)
+    opening, longest = tuple(rows[0][len(skipped) : shared]), task.max_length if task else None
+    return Written(before, after, backbone.special_tokens, skipped, opening, ends, longest)
 
 
 def _around(task: Task, backbone: AbstractBackbone) -> tuple[str, str]:

@@ -34,7 +34,7 @@ tokenizer = AutoTokenizer.from_pretrained(".")
 model = AutoModelForCausalLM.from_pretrained(".").eval()
 messages = [{"role": "user", "content": "a text"}]
 inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
-answers = model.generate(**inputs, max_new_tokens={new_tokens}, do_sample=False)
+answers = model.generate(**inputs, max_new_tokens={new_tokens}, {greedy})
 print(tokenizer.decode(answers[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 """
 

@@ -51,7 +51,7 @@ for layer in range(about["layers"]):
     cache.update(*(part.repeat(len(texts) * beams, 1, 1, 1).to(model.dtype) for part in (keys, values)), layer)
 mask = torch.cat([torch.ones(len(texts), about["length"], dtype=torch.long), rest.attention_mask], 1)
 answers = model.generate(
-    rest.input_ids, attention_mask=mask, past_key_values=cache, num_beams=beams, do_sample=False,
+    rest.input_ids, attention_mask=mask, past_key_values=cache, num_beams=beams, {greedy},
     max_new_tokens={new_tokens}, pad_token_id=tokenizer.pad_token_id,
 )
 print(tokenizer.batch_decode(answers[:, rest.input_ids.shape[1] :], skip_special_tokens=True))
@@ -74,6 +74,8 @@ class CompiledPrompt:
         after: text behind it.
         special: whether the tokenizer adds its special tokens.
         ends: number of ids that it appends to end a sequence, and which inputs leave out.
+        max_length: tokens to which the prompt's task cuts an input, what the cache holds of it included; None where it
+            is not known. Nothing is cut here.
     """
 
     keys: Sequence[Float[Tensor, "1 h n k"]]
@@ -86,6 +88,7 @@ class CompiledPrompt:
     after: str
     special: bool
     ends: int = 0
+    max_length: int | None = None
 
     @property
     def length(self) -> int:
@@ -150,6 +153,7 @@ class CompiledPrompt:
             "model": self.model, "revision": self.revision, "layers": len(self.keys), "length": self.length,
             "before": self.before, "after": self.after, "special": self.special,
             "opening": list(self.opening), "skipped": list(self.skipped), "ends": self.ends,
+            "max_length": self.max_length,
         }  # fmt: skip
         contents = {CACHE: tensor_bytes(tensors), CARD: readme.encode()}
         files = {name: entry(content) for name, content in contents.items()}
@@ -252,6 +256,7 @@ def compile_prompt(prompt: SoftPrompt, *, model: "str | Path | AbstractBackbone 
         how.after,
         how.special,
         how.ends,
+        how.max_length,
     )
 
 

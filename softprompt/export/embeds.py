@@ -132,7 +132,7 @@ def export_embeds(
     about = {
         "model": origin.name, "revision": origin.revision, "before": how.before, "after": how.after,
         "special": how.special, "skipped": list(how.skipped), "ends": how.ends,
-        "max_tokens": Scoring.of(prompt).max_new_tokens,
+        "max_tokens": Scoring.of(prompt).max_new_tokens, "max_length": how.max_length,
     }  # fmt: skip
     sentence = "`request.py` writes requests for a vLLM server of the base model. It needs transformers and torch."
     readme = card(

@@ -108,7 +108,7 @@ def export_gguf_recipe(
     about = {
         "length": len(vectors), "width": vectors.shape[1], "before": how.before, "after": how.after,
         "special": how.special, "skipped": list(how.skipped),
-        "max_tokens": Scoring.of(prompt).max_new_tokens,
+        "max_tokens": Scoring.of(prompt).max_new_tokens, "max_length": how.max_length,
     }  # fmt: skip
     sentence = "`run.py` answers with llama-cpp-python and a GGUF file of the base model."
     contents = {

@@ -24,10 +24,9 @@ from torch.nn import functional
 from ..backbones import AbstractBackbone
 from ..backbones.fast.packed import survey
 from ..errors import BadInput, CannotExport
-from ..inference.evaluate import backbone_of, model_for
 from ..prompts.prompt import SoftPrompt
 from ..store import json_bytes, read_folder, read_json, read_tensors, tensor_bytes, write_folder
-from ._decoder import written
+from ._decoder import frozen_for, written
 from .compiled import layer_tensors
 from .embeds import plain
 
@@ -50,6 +49,8 @@ class PromptLimit:
         after: text behind it.
         special: whether the tokenizer adds its special tokens.
         skipped: ids at the beginning of an input that the prompt stands for.
+        max_length: tokens to which the prompt's task cuts an input, these included; None where it is not known.
+            Nothing is cut here.
     """
 
     keys: Sequence[Float[Tensor, "h m k"]]
@@ -62,6 +63,7 @@ class PromptLimit:
     after: str
     special: bool
     skipped: Sequence[int]
+    max_length: int | None = None
 
     def encode(self, texts: Sequence[str], tokenizer: Any) -> Any:
         """The ids of texts with template and all, and their mask, padded on the right.
@@ -138,6 +140,7 @@ class PromptLimit:
         about = {
             "model": self.model, "revision": self.revision, "layers": len(self.keys), "length": self.length,
             "before": self.before, "after": self.after, "special": self.special, "skipped": list(self.skipped),
+            "max_length": self.max_length,
         }  # fmt: skip
         contents = {
             TENSORS: tensor_bytes({**tensors, "states": self.states}),
@@ -204,6 +207,7 @@ def limit_of(prompt: SoftPrompt, *, model: "str | Path | AbstractBackbone | None
         how.after,
         how.special,
         how.skipped,
+        how.max_length,
     )
 
 
@@ -211,12 +215,10 @@ def encoder_decoder_for(prompt: SoftPrompt, model: Any) -> AbstractBackbone:
     """The frozen T5 of a prompt.
 
     Raises:
-        CannotExport: the model is none.
+        CannotExport: the model is none; and as in `frozen_for`.
         ModelMismatch: the prompt belongs to another model.
     """
-    backbone = backbone_of(
-        plain(prompt), model_for(prompt, model, {} if model is not None else {"engine": "reference"})
-    )
+    backbone = frozen_for(plain(prompt), model)
     if (reason := survey(backbone.model).unfit) is not None:
         raise CannotExport(f"only prompts of T5 and mT5 have this limit, and of {backbone.name!r} {reason}")
     return backbone

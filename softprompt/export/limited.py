@@ -68,7 +68,7 @@ whole = tokenizer([about["before"] + text + about["after"] for text in texts], a
 rows = [ids[len(about["skipped"]) :] for ids in whole.input_ids]
 rows = tokenizer.pad({"input_ids": rows}, padding_side="right", return_tensors="pt")
 inputs = encoded(rows.input_ids, rows.attention_mask)
-answers = model.generate(**inputs, num_beams=beams, do_sample=False, max_new_tokens={new_tokens})
+answers = model.generate(**inputs, num_beams=beams, {greedy}, max_new_tokens={new_tokens})
 print(tokenizer.batch_decode(answers, skip_special_tokens=True))
 """
 

@@ -15,19 +15,22 @@ from torch import Tensor, nn
 from ..backbones import AbstractBackbone
 from ..backbones.family import embedded, first_position
 from ..errors import BadInput, CannotExport
-from ..inference.evaluate import backbone_of, model_for
+from ..interop.recipes import tokenizing
 from ..prompts.prompt import SoftPrompt
 from ._card import Spread, card
+from ._decoder import frozen_for
 from ._place import building
 from .embeds import plain
 
 LOAD = """\
-import numpy
 import onnxruntime
+from transformers import AutoTokenizer
 
+tokenizer = AutoTokenizer.from_pretrained({source})
 session = onnxruntime.InferenceSession("model.onnx")
-ids = numpy.array([[5, 6, 7, 8]], dtype=numpy.int64)  # of the base model's tokenizer, padded on the right
-(logits,) = session.run(None, {"input_ids": ids, "attention_mask": numpy.ones_like(ids)})
+texts = tokenizer([{text}], {special}return_tensors="np")  # several are padded on the right
+inputs = {{name: texts[name]{held} for name in ("input_ids", "attention_mask")}}
+(logits,) = session.run(None, inputs)
 print(logits.shape)
 """
 
@@ -97,17 +100,19 @@ def export_onnx(
     if kind == "encoder-decoder":
         raise CannotExport("ONNX is for prompts of encoders and decoders; export this one to PEFT, or save it")
     _refuse_no_extra()
-    backbone = backbone_of(prompt, model_for(prompt, model, {} if model is not None else {"engine": "reference"}))
+    backbone = frozen_for(prompt, model)
     graph = Graph(backbone, prompt).eval()
     if backbone.device.type != "cpu":
         # The rows that it is traced and compared with are there, and the file is the same.
         graph = copy.deepcopy(graph).cpu()
-    sentence = "`model.onnx` holds prompt and model. It needs onnxruntime and the base model's tokenizer."
+    sentence = (
+        "`model.onnx` holds prompt and model. It needs onnxruntime and the base model's tokenizer (transformers)."
+    )
     readme = card(
         prompt,
         title="A soft prompt and its model in ONNX",
         sentence=sentence,
-        load=LOAD,
+        load=LOAD.format(**tokenizing(prompt)),
         licence=licence,
         spread=spread,
     )

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..backbones.deep import Fresh, entering, layers_of
-from ..backbones.family import decoder_of, embedded, first_position, kind_of, limit_reason, position_limit
+from ..backbones.family import decoder_of, embedded, first_position, kind_of, limit_reason, position_limit, unwrapped
 from ..backbones.join import Joined, join, refuse_too_long, take, text_first
 from ..errors import BadInput, UnsupportedModel
 from ..prompts.prompt import SoftPrompt
@@ -170,6 +170,19 @@ class AbstractPromptedModel(nn.Module, abc.ABC):
     def _columns(self, mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
         """For each position of the caller's layout, the column of prompt and text that holds it."""
         return len(self.prompt) + (mask.cumsum(1) - 1).clamp(min=0)
+
+
+def refuse_prompted(model: nn.Module) -> None:
+    """Refuse a model before whose inputs a prompt stands, of ours or of PEFT.
+
+    Raises:
+        BadInput: of ours.
+        UnsupportedModel: of PEFT.
+    """
+    inner = unwrapped(model)
+    # A classifier holds the encoder with the prompt.
+    if isinstance(getattr(inner, "prompted", inner), AbstractPromptedModel):
+        raise BadInput("this model has a prompt already; give the model without it")
 
 
 def reading(model: Any, kind: str) -> Any:

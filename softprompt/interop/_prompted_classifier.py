@@ -3,10 +3,12 @@
 import copy
 from typing import Any, final
 
+import torch
 from torch import Tensor, nn
 
+from ..inference.scoring import Scoring
 from ..losses import task_losses
-from ..prompts.prompt import SoftPrompt
+from ..prompts.prompt import LinearHead, SoftPrompt
 from ._prompted import PromptedEncoder, reading
 
 
@@ -14,7 +16,8 @@ from ._prompted import PromptedEncoder, reading
 class PromptedClassifier(nn.Module):
     """The linear head over the mean of the text's states, as a sequence classifier of transformers answers.
 
-    Its `config` is a copy of the model's with the labels of the prompt's task. Anything else is the model's.
+    Its `config` is a copy of the model's with the labels of the prompt's task. Anything else is the model's. Class
+    scores are calibrated where the prompt is, as in `predict`.
 
     Args:
         prompted: the encoder with the prompt.
@@ -25,15 +28,14 @@ class PromptedClassifier(nn.Module):
 
     def __init__(self, prompted: PromptedEncoder, prompt: SoftPrompt):
         super().__init__()
-        assert prompt.head is not None
+        head = _calibrated(prompt)
         base = reading(prompted.model, "encoder")
         # The encoder alone: a head of the model's own would be computed for nothing.
         self.prompted = PromptedEncoder(base, prompt, prompted.name)
-        weight, bias = prompt.head.weight, prompt.head.bias
-        self.head = nn.Linear(weight.shape[1], weight.shape[0], device=prompted.prompt.device)
-        self.head.load_state_dict({"weight": weight, "bias": bias})
+        self.head = nn.Linear(head.weight.shape[1], len(head.bias), device=prompted.prompt.device)
+        self.head.load_state_dict({"weight": head.weight, "bias": head.bias})
         self.head.requires_grad_(False)
-        self.config = _config(base.config, prompt, len(bias))
+        self.config = _config(base.config, prompt, len(head.bias))
         self.training = prompted.training
 
     def __getattr__(self, name: str) -> Any:
@@ -71,6 +73,17 @@ class PromptedClassifier(nn.Module):
     def can_generate(self) -> bool:
         """Whether it generates: no encoder does."""
         return False
+
+
+def _calibrated(prompt: SoftPrompt) -> LinearHead:
+    """The head whose softmax is the calibrated one: what a temperature and a bias do to scores is linear, too."""
+    assert prompt.head is not None
+    head, fitted = prompt.head, Scoring.of(prompt).calibration
+    labels = (prompt.provenance.task or {}).get("labels") or ()
+    if fitted is None or fitted.labels != tuple(labels) or len(fitted.bias) != len(head.bias):
+        return head
+    bias = head.bias / fitted.temperature + torch.tensor(fitted.bias).to(head.bias)
+    return LinearHead(head.weight / fitted.temperature, bias)
 
 
 def _config(config: Any, prompt: SoftPrompt, classes: int) -> Any:

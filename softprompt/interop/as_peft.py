@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..backbones.family import kind_of, refuse_no_model, text_config, word_vectors
+from ..backbones.identity import identity_of, refuse_another_model
 from ..errors import BadInput, NotTrainable, UnknownName
 from ..prompts import initializers
 from ..prompts.initializers import Initializer
@@ -20,6 +21,7 @@ from ..prompts.prompt import SoftPrompt
 from ..prompts.trainable import TrainablePrompt
 from ..prompts.units import WordScale
 from ..settings import PromptSettings, Seeds
+from ._prompted import refuse_prompted
 from .peft import TASK_TYPES
 
 # By what the name of the model's class ends with, before the kind of the model decides.
@@ -118,14 +120,19 @@ def as_peft(
 
     Raises:
         BadInput: a method without a prompt, or one that begins from prompts of other tasks, a deep prompt, words as
-            beginning, or a decoder under a classification head, for which PEFT would read the state of a pad.
+            beginning, a model that has a prompt already, or a decoder under a classification head, for which PEFT would
+            read the state of a pad.
+        ModelMismatch: `init` is a prompt of another model.
         UnknownName: a setting, a method, an option or an initialisation that does not exist.
         UnsupportedModel: a family that is not supported.
     """
     from peft import PromptTuningConfig, get_peft_model
 
     refuse_no_model(model)
+    refuse_prompted(model)
     whole: Any = model
+    if isinstance(init, SoftPrompt):
+        init = _own(init, whole)
     table = word_vectors(whole).detach()
     trainable = _trainable(table, method, init, tokenizer, seed, settings)
     sizes = text_config(whole.config)
@@ -141,6 +148,25 @@ def as_peft(
     # PEFT's table is dropped, not kept frozen beside ours, so that PEFT counts what is trained.
     wrapped.prompt_encoder[wrapped.active_adapter] = PeftPromptEncoder(trainable.to(table.device))
     return wrapped
+
+
+def _own(prompt: SoftPrompt, model: Any) -> SoftPrompt:
+    """A stored prompt of this model, at its embedding scale.
+
+    Raises:
+        BadInput: a deep prompt, of which PEFT could hold the first layer only.
+        ModelMismatch: another model's prompt.
+    """
+    if prompt.deep is not None:
+        raise BadInput(
+            f"this prompt has vectors for {prompt.layers} layers, PEFT's prompt tuning for one; begin from another, or "
+            "train with softprompt"
+        )
+    name = model.config._name_or_path or type(model).__name__
+    ours = identity_of(model, name, kind_of(model.config, name))
+    prompt = prompt.at_scale(ours.embedding_scale)
+    refuse_another_model(prompt, ours)
+    return prompt
 
 
 def _task_type(model: Any, given: str | None) -> str:
@@ -192,8 +218,7 @@ def _initializer(
 ) -> Initializer:
     unit = words.rms if settings.units == "rms" else 1.0
     if isinstance(init, SoftPrompt):
-        vectors = init.at_scale(1.0)
-        chosen = vectors.expanded() if vectors.length == method.m else vectors.vectors
+        chosen = init.expanded() if init.length == method.m else init.vectors
         return initializers.divided(initializers.from_vectors(chosen), unit)
     kind, _, text = init.partition(":")
     if kind == "uniform":

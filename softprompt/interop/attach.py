@@ -9,7 +9,7 @@ from ..backbones.family import kind_of, refuse_lost_masks, refuse_no_model, unwr
 from ..backbones.identity import identity_of, refuse_another_depth, refuse_another_model
 from ..errors import BadInput
 from ..prompts.prompt import SoftPrompt
-from ._prompted import AbstractPromptedModel, PromptedEncoder, PromptedEncoderDecoder, reading
+from ._prompted import AbstractPromptedModel, PromptedEncoder, PromptedEncoderDecoder, reading, refuse_prompted
 from ._prompted_classifier import PromptedClassifier
 from ._prompted_decoder import PromptedDecoder
 
@@ -29,11 +29,12 @@ def attach(prompt: SoftPrompt, model: nn.Module, *, head: bool = False) -> "Abst
             has.
 
     Raises:
-        BadInput: a head is asked for, and the prompt has none.
+        BadInput: a head is asked for, and the prompt has none; or the model has a prompt already.
         ModelMismatch: the prompt was trained for another model.
         UnsupportedModel: a family that is not supported, or one whose layers a deep prompt cannot enter.
     """
     refuse_no_model(model)
+    refuse_prompted(model)
     inner: Any = unwrapped(model)
     name = inner.config._name_or_path or type(inner).__name__
     kind = kind_of(inner.config, name)

@@ -5,14 +5,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..errors import pick
 from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
 
 LARGEST = sys.float_info.max
+# Arguments of `generate` that leave out what a model's own generation defaults bring (`backbones/_greedy.py`).
+GREEDY = "do_sample=False, repetition_penalty=1.0, no_repeat_ngram_size=0"
+# How the tokens of a label are scored where a model writes, by `Scoring.normalize`.
+RULES = {
+    "sum": "the sum of the log-probabilities of its tokens, {end}",
+    "mean": "the mean of the log-probabilities of its tokens, {end}",
+    "first": "the log-probability of its first token",
+}
+RULE = "The label of the highest score is the answer: {rule}. Tokens are those that follow the text as an answer."
 # Of a prompt trained with a loss over labels.
 CHOICE_CAVEAT = (
-    "This prompt was trained to choose between the labels: compare the log-probabilities of their tokens, without an "
-    "end of sequence. What `generate` writes with it may be anything."
+    "This prompt was trained to choose between the labels by their scores. What `generate` writes with it may be "
+    "anything."
 )
 CALIBRATED = """\
 The scores above are those of calibrated labels, where `scores` are the log-probabilities of the labels in their order:
@@ -64,12 +74,28 @@ def facts(prompt: SoftPrompt, licence: str, spread: object) -> list[str]:
     ]
 
 
+def how_long_texts_are(prompt: SoftPrompt) -> list[str]:
+    """The line on the length to which the prompt's task cuts what is read; none where it is not known."""
+    longest = (prompt.provenance.task or {}).get("max_length")
+    if not longest:
+        return []
+    return [
+        "",
+        f"Inputs are read up to {longest} tokens, template and special tokens included and the prompt not: cut the end "
+        "of a longer text.",
+    ]
+
+
 def how_it_chooses(prompt: SoftPrompt) -> list[str]:
     """The lines on a prompt of a task with labels: these, how their scores compare, and what calibrates them."""
     labels, scoring = (prompt.provenance.task or {}).get("labels"), Scoring.of(prompt)
     if not labels:
         return []
     lines = ["", f"Labels by class: {', '.join(map(repr, labels))}."]
+    # An encoder scores one token or class, by the recipe shown.
+    if prompt.provenance.backbone.kind != "encoder" and scoring.decode == "auto":
+        end = "with the end of sequence" if scoring.end else "without an end of sequence"
+        lines += ["", RULE.format(rule=pick("normalization", scoring.normalize, RULES).format(end=end))]
     if not scoring.end:
         lines += ["", CHOICE_CAVEAT]
     if (fitted := scoring.calibration) is not None and fitted.labels == tuple(labels):

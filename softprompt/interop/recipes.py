@@ -8,7 +8,8 @@ from ..builtin import BUILT_IN
 from ..builtin.packaged import PACKAGED
 from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
-from .card import facts, front_matter, how_it_chooses
+from ..tasks import template_shown
+from .card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are
 
 MODEL_CLASSES = {
     ("encoder-decoder", "tokens"): "AutoModelForSeq2SeqLM",
@@ -28,7 +29,7 @@ inputs = {{"input_ids": texts.input_ids{held}, "attention_mask": texts.attention
 """
 
 GENERATE = """\
-answers = model.generate(**inputs, max_new_tokens={new_tokens})
+answers = model.generate(**inputs, max_new_tokens={new_tokens}, num_beams=1, {greedy})
 print(tokenizer.batch_decode(answers, skip_special_tokens=True))
 """
 
@@ -94,31 +95,40 @@ def readme(prompt: SoftPrompt, *, licence: str = "other", spread: object = None)
         f"```python\n{recipe(prompt)}```",
     ]
     if task:
-        longest = f", at most {task['max_length']} tokens" if task.get("max_length") else ""
-        lines += ["", f"Texts of the task `{task.get('name')}` are rendered by the template shown{longest}."]
-    lines += how_it_chooses(prompt)
+        lines += ["", f"Texts of the task `{task.get('name')}` are rendered by the template shown."]
+    lines += [*how_long_texts_are(prompt), *how_it_chooses(prompt)]
     return "\n".join(lines) + "\n" + (PADDING_CAVEAT if provenance.backbone.kind == "decoder" else "")
 
 
 def recipe(prompt: SoftPrompt) -> str:
     """About ten lines of Python that answer one text with this prompt and without our code."""
     provenance, task = prompt.provenance, prompt.provenance.task or {}
-    backbone, answers = provenance.backbone, provenance.answers
-    model_class = MODEL_CLASSES[backbone.kind, answers]
+    answers = provenance.answers
+    model_class = MODEL_CLASSES[provenance.backbone.kind, answers]
     values: dict[str, Any] = {
+        **tokenizing(prompt),
         "imports": _imports(model_class, answers),
         "model_class": model_class,
+        "labels": repr([str(label) for label in task.get("labels") or ["yes", "no"]]),
+        "n": prompt.length,
+        "greedy": GREEDY,
+        "new_tokens": Scoring.of(prompt).max_new_tokens,
+    }
+    return (LOAD + BODIES[answers]).format(**values)
+
+
+def tokenizing(prompt: SoftPrompt) -> dict[str, str]:
+    """How a text becomes ids, as Python: the tokenizer's `source`, the `text`, `special` tokens, a cut (`held`)."""
+    backbone, answers = prompt.provenance.backbone, prompt.provenance.answers
+    task = prompt.provenance.task or {}
+    return {
         "source": repr(backbone.name) + (f", revision={backbone.revision!r}" if backbone.revision else ""),
         "text": text_expression(task, backbone.kind, answers),
         # A chat template brings its own.
         "special": "add_special_tokens=False, " if answers == "chat" else "",
-        "labels": repr([str(label) for label in task.get("labels") or ["yes", "no"]]),
-        "n": prompt.length,
-        "new_tokens": Scoring.of(prompt).max_new_tokens,
         # The prompt begins as these words, in their place.
         "held": f"[:, {len(ids)}:]" if (ids := task.get("opening_ids")) else "",
     }
-    return (LOAD + BODIES[answers]).format(**values)
 
 
 def _imports(model_class: str, answers: str) -> str:
@@ -133,14 +143,15 @@ def _imports(model_class: str, answers: str) -> str:
 def text_expression(task: Mapping[str, Any], kind: str, answers: str) -> str:
     """What the tokenizer is given for a row, as an expression: instruction, template and cue."""
     instruction, cue = task.get("instruction"), task.get("cue")
-    template = (f"{instruction}\n" if instruction else "") + (task.get("template") or "a text")
+    before, *behind = template_shown(task.get("template") or "a text")
+    if instruction:
+        before = f"{instruction}\n{before}"
     if kind == "decoder" and answers != "chat" and cue is None:
         cue = ANSWER_CUE
-    if "{mask}" not in template:
-        template += cue or ""
+    if behind and answers == "label-words":
+        return f"{before!r} + tokenizer.mask_token + {behind[0]!r}"
+    text = "{mask}".join([before, *behind]) if behind else before + (cue or "")
     if answers == "chat":
-        turn = f'[{{"role": "user", "content": {template!r}}}]'
+        turn = f'[{{"role": "user", "content": {text!r}}}]'
         return f"tokenizer.apply_chat_template({turn}, tokenize=False, add_generation_prompt=True)"
-    if answers == "label-words" and "{mask}" in template:
-        return f'{template!r}.replace("{{mask}}", tokenizer.mask_token)'
-    return f'{template!r} + f" {{tokenizer.mask_token}}"' if answers == "label-words" else repr(template)
+    return f'{text!r} + f" {{tokenizer.mask_token}}"' if answers == "label-words" else repr(text)

@@ -18,6 +18,7 @@ from ._prompt import find_prompt as find_prompt
 from ._prompt import from_document as from_document
 from ._prompt import is_compiled as is_compiled
 from ._prompt import read_prompt as read_prompt
+from ._prompt import read_provenance as read_provenance
 from ._prompt import save_prompt as save_prompt
 from ._prompt import to_document as to_document
 from ._run import found_model as found_model

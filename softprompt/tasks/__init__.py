@@ -11,6 +11,7 @@ from ._base import Rendered as Rendered
 from ._base import Source as Source
 from ._base import Task as Task
 from ._base import template_columns as template_columns
+from ._base import template_shown as template_shown
 from ._custom import custom_task as custom_task
 from ._custom import in_lines as in_lines
 from ._custom import on_rows as on_rows
@@ -28,6 +29,7 @@ from ._instruct import instruct as instruct
 from ._lab import LAB
 from ._lab import with_difficulty as with_difficulty
 from ._lab_instruction import lab_instruction as lab_instruction
+from ._labels import label_words_of as label_words_of
 from ._layouts import LAYOUTS as LAYOUTS
 from ._memory import MemoryRows as MemoryRows
 from ._memory import holds_rows as holds_rows

@@ -149,6 +149,18 @@ def template_columns(template: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for _, name in _pieces(template) if name not in (None, MASK)))
 
 
+def template_shown(template: str) -> tuple[str, ...]:
+    """The parts of a template around its {mask}, as a row shows them: doubled braces single, and columns in braces."""
+    parts = [""]
+    for literal, name in _pieces(template):
+        parts[-1] += literal
+        if name == MASK:
+            parts.append("")
+        elif name is not None:
+            parts[-1] += f"{{{name}}}"
+    return tuple(parts)
+
+
 def template_tail(template: str) -> str:
     """The text behind the last field of a template."""
     pieces = _pieces(template)

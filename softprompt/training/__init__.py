@@ -15,6 +15,7 @@ from ._folder import refuse_used as refuse_used
 from ._frozen import Comparison as Comparison
 from ._frozen import read_comparison as read_comparison
 from ._keywords import model_from as model_from
+from ._keywords import prompts_from as prompts_from
 from ._keywords import refuse_unknown_keywords as refuse_unknown_keywords
 from ._keywords import settings_from as settings_from
 from ._keywords import task_from as task_from
