@@ -56,7 +56,9 @@ def body(text: str, max_tokens: int = ABOUT["max_tokens"]) -> dict:
     content = io.BytesIO()
     torch.save(embeds, content)
     encoded = base64.b64encode(content.getvalue()).decode()
-    return {"model": ABOUT["model"], "prompt": "", "prompt_embeds": encoded, "max_tokens": max_tokens, "temperature": 0}
+    # vLLM takes what is not named from the model's own defaults for generation.
+    greedy = {"temperature": 0, "repetition_penalty": 1.0}
+    return {"model": ABOUT["model"], "prompt": "", "prompt_embeds": encoded, "max_tokens": max_tokens, **greedy}
 
 
 if __name__ == "__main__":
@@ -109,7 +111,8 @@ def completion_request(
     encoded_embeds = base64.b64encode(content.getvalue()).decode()
     body: dict[str, Any] = {"model": backbone.name, "prompt": "", "prompt_embeds": encoded_embeds}
     body["max_tokens"] = max_tokens or Scoring.of(prompt).max_new_tokens
-    return {**body, "temperature": 0, **options}
+    # vLLM takes what is not named from the model's own defaults for generation.
+    return {**body, "temperature": 0, "repetition_penalty": 1.0, **options}
 
 
 def export_embeds(
