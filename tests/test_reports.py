@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -48,6 +49,13 @@ def drawn():
 def page_of(*runs: Path, **options) -> str:
     output = runs[0].parent / "page.html"
     return softprompt.report(*runs, output=output, replace=True, **options).read_text()
+
+
+def scored(prompt: Path, score: float) -> None:
+    """Give a finished prompt another test score."""
+    result = json.loads((prompt / "result.json").read_text())
+    result["metrics"]["test"]["score"] = score
+    (prompt / "result.json").write_text(json.dumps(result))
 
 
 def found(run: Path):
@@ -98,9 +106,7 @@ class TestHeadline:
     def test_no_test_score_has_a_part_in_what_is_chosen(self, tmp_path):
         run = made_run(tmp_path / "run")
         for prompt in ("ept-star-seed0", "prompt-tuning-seed0"):
-            result = json.loads((run / prompt / "result.json").read_text())
-            result["metrics"]["test"]["score"] = 0.99
-            (run / prompt / "result.json").write_text(json.dumps(result))
+            scored(run / prompt, 0.99)
         line = found(run)
         assert line is not None
         assert line.setting.name == "prompt-tuning"
@@ -148,6 +154,27 @@ class TestHeadline:
             ("prompt-tuning, steps 50", 3), ("prompt-tuning, steps 500", 3)
         ]  # fmt: skip
 
+    def test_runs_that_call_their_prompts_alike_all_count_and_a_copy_once(self, tmp_path):
+        runs = [made_run(tmp_path / f"draw{draw}", methods=("ept-star",), seeds=1, draw=draw) for draw in (1, 2, 3)]
+        scores = (0.8, 0.4, 0.3)
+        for run, score in zip(runs, scores, strict=True):
+            scored(run / "ept-star-seed0", score)
+        shutil.copytree(runs[0], tmp_path / "copy")
+        for order in ((0, 1, 2), (2, 0, 1)):
+            sources = read_sources([*(runs[place] for place in order), tmp_path / "copy"])
+            (setting,) = settings_of(sources.entries)
+            assert (setting.numbers["n"], setting.numbers["mean"]) == (3, pytest.approx(0.5))
+            assert any("copy/ept-star-seed0" in note for note in sources.notes)
+
+    def test_two_runs_of_the_same_settings_with_other_scores_both_count_and_that_is_told(self, tmp_path):
+        runs = [made_run(tmp_path / name, methods=("ept-star",), seeds=1) for name in ("cpu", "gpu")]
+        scored(runs[1] / "ept-star-seed0", 0.9)
+        sources = read_sources(runs)
+        (setting,) = settings_of(sources.entries)
+        assert (setting.numbers["n"], setting.numbers["mean"]) == (2, pytest.approx(0.8))
+        (note,) = sources.notes
+        assert "gpu/ept-star-seed0 has the settings and seeds of cpu/ept-star-seed0, other scores; both count" in note
+
     @pytest.mark.parametrize("prompt", ["prompt-tuning-seed2", "ept-star-seed0"])
     def test_an_interval_is_that_of_the_best_prompts_own_answers_to_the_test_rows(self, prompt, tmp_path):
         run = made_run(tmp_path / "run", seeds=3)
@@ -156,9 +183,7 @@ class TestHeadline:
         answered = kept_answers(next(e for e in read_sources([run]).entries if e.prompt == prompt))
         assert _are_of(best, answered) == (prompt == best.prompt)
         # Answers to other rows have another score than the run recorded.
-        result = json.loads((run / prompt / "result.json").read_text())
-        result["metrics"]["test"]["score"] = 0.8
-        (run / prompt / "result.json").write_text(json.dumps(result))
+        scored(run / prompt, 0.8)
         (best,) = [entry for entry in read_sources([run]).entries if entry.prompt == "prompt-tuning-seed2"]
         assert not _are_of(best, answered)
 

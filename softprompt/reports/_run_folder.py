@@ -75,11 +75,11 @@ def _stored(
         metrics: dict[str, Any] = {"validation": {"score": max(scores)}} if scores else {}
         empty: dict[str, Any] = dict.fromkeys(("best_step", "trainable", "head", "stored"), 0)
         return StoredRun(
-            name=name, spec=spec, metrics=metrics, majority=None, seconds=0.0, status="not finished", curve=curve,
+            name=spec.name, spec=spec, metrics=metrics, majority=None, seconds=0.0, status="not finished", curve=curve,
             validation=validation, prompt_steps=reached, **empty,
         )  # fmt: skip
     return StoredRun(
-        name=name,
+        name=spec.name,
         spec=spec,
         metrics=result.metrics,
         majority=result.majority,

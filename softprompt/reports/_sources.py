@@ -80,6 +80,7 @@ def _gathered(folders: Mapping[str, Sequence[Path]]) -> Sources:
         entries, notes = entries + stored, notes + faults
         untrained |= _baselines_of(folder)
     stabilities = {folder.name: read_json(folder / "report.json", max_bytes=None) for folder in folders["stability"]}
+    entries = _each_once(entries, notes)
     known = {entry.run.name for entry in entries}
     for folder in folders["stability"]:
         entries += [entry for entry in _of_stability(folder, stabilities[folder.name]) if entry.run.name not in known]
@@ -90,6 +91,30 @@ def _gathered(folders: Mapping[str, Sequence[Path]]) -> Sources:
     return Sources(
         entries=_short_labels(entries), untrained=untrained, stabilities=stabilities, landscapes=landscapes, notes=notes
     )
+
+
+def _each_once(entries: Sequence[Entry], notes: list[str]) -> list[Entry]:
+    """The entries without copies of finished ones; two of the same settings and seeds with other scores both count."""
+    kept: list[Entry] = []
+    copies: list[str] = []
+    finished: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        if entry.state == "finished":
+            alike = finished.setdefault((entry.run.name, repr(entry.run.spec.tags)), [])
+            if any(other.run.metrics == entry.run.metrics for other in alike):
+                copies.append(entry.label)
+                continue
+            if alike:
+                notes.append(f"{entry.label} has the settings and seeds of {alike[0].label}, other scores; both count")
+                # Tables count a name once.
+                run = dataclasses.replace(entry.run, name=f"{entry.run.name}-{len(alike)}")
+                entry = dataclasses.replace(entry, run=run)
+            alike.append(entry)
+        kept.append(entry)
+    if copies:
+        shown = ", ".join(copies[:3]) + (" ..." if len(copies) > 3 else "")
+        notes.append(f"left out, because another has the same settings, seeds and scores: {len(copies)} ({shown})")
+    return kept
 
 
 def _of_store(store: Path, names: Sequence[str] | None = None) -> tuple[list[Entry], list[str]]:
