@@ -38,6 +38,7 @@ def made_run(
     steps: int = STEPS,
     difference: tuple[float, float, float] | None = None,
     width: int = WIDTH,
+    test_rows: int | None = None,
     **seeds_of: int,
 ) -> Path:
     """A finished run, with stored prompts.
@@ -50,7 +51,7 @@ def made_run(
         for method in methods
         for seed in range(seeds)
     )
-    settings = TrainSettings(steps=steps, loss="tokens")
+    settings = TrainSettings(steps=steps, loss="tokens", test_rows=test_rows)
     plan = Plan(task=declared, model=ModelSpec(model, answers="tokens"), prompts=prompts, settings=settings)
     folder.mkdir(parents=True)
     (folder / "run.json").write_bytes(sealed_bytes(plan.to_json()))

@@ -200,6 +200,33 @@ class TestHeadline:
         page_of(run, rows=True, test_rows=7)
         assert asked == [{"test_rows": 7}]
 
+    @pytest.mark.parametrize(
+        ("given", "asked", "has_interval"),
+        [
+            ({}, {"test_rows": 40}, True),
+            ({"test_rows": 200}, {"test_rows": 200}, False),
+            ({"test_rows": 40}, {"test_rows": 40}, True),
+        ],
+    )
+    def test_an_interval_is_over_the_rows_of_the_score(self, given, asked, has_interval, tmp_path, monkeypatch):
+        run = made_run(tmp_path / "run", methods=("prompt-tuning",), seeds=1, test_rows=40)
+        rows = made_answers(run / "prompt-tuning-seed0", n=asked["test_rows"])
+        # Another device may answer a row in another way.
+        scored(run / "prompt-tuning-seed0", 0.8)
+        calls = []
+
+        def evaluate(prompt, **options):
+            calls.append(options)
+            return Report({}, len(rows), 0, [], task=find_task("lab/opinion"), rows=rows, of=1000)
+
+        monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
+        page = page_of(run, rows=True, **given)
+        assert calls == [asked]
+        assert ("over 40 test rows" in page) == has_interval
+        assert ("no interval: one seed, and its answers below are to 200 test rows" in page) != has_interval
+        # What the rows say of a gain is said of them.
+        assert f"on the same {asked['test_rows']} test rows" in page
+
 
 class TestCommands:
     def command(self, **changes):
