@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from softprompt.documents import sealed_bytes
 from softprompt.errors import BadInput
-from softprompt.reports._commands import command
+from softprompt.reports._commands import commands
 from softprompt.reports._page import render
 from softprompt.reports._settings import settings_of
 from softprompt.reports._sources import read_sources
@@ -63,7 +63,7 @@ class TestTasks:
         made_run(tmp_path / "easy", task=COLOR, **ALONE)
         made_run(tmp_path / "hard", task=HARD, **ALONE)
         assert shown(tmp_path) == [("lab/color", "ept-star", 1), ("lab/color (noise=6)", "ept-star", 1)]
-        lines = [command(setting) for setting in settings_of(read_sources([tmp_path]).entries)]
+        lines = [line for each in settings_of(read_sources([tmp_path]).entries) for line in commands(each)]
         assert ["--task-option noise=6" in line for line in lines] == [False, True]
 
     def test_a_single_task_keeps_its_name(self, tmp_path):

@@ -18,7 +18,7 @@ from softprompt.documents import json_bytes, sealed_bytes
 from softprompt.errors import BadInput
 from softprompt.inference.report import Report
 from softprompt.reports._answers import kept_answers
-from softprompt.reports._commands import command
+from softprompt.reports._commands import commands
 from softprompt.reports._entry import Entry
 from softprompt.reports._figures import Drawer, Drawn
 from softprompt.reports._headline import _are_of, headline
@@ -236,7 +236,46 @@ class TestCommands:
             seconds=1.0, status="finished", curve={},
         )  # fmt: skip
         entry = Entry(label="p", run=run)
-        return command(Setting(name="p", key=entry.key, entries=[entry], numbers={}, validation=None))
+        (line,) = commands(Setting(name="p", key=entry.key, entries=[entry], numbers={}, validation=None))
+        return line
+
+    @pytest.mark.parametrize(
+        ("seeds", "count"),
+        [
+            ([(1, 1, 1, 1), (2, 2, 2, 2)], 1),
+            # Only the draw varies, or only the noise.
+            ([(0, 0, 1, 0), (0, 0, 2, 0), (0, 0, 0, 0)], 1),
+            ([(5, 5, 5, 1), (5, 5, 5, 2)], 1),
+            ([(1, 7, 1, 1), (2, 7, 2, 2)], 1),
+            # No single line can say these.
+            ([(0, 0, 1, 2), (0, 0, 2, 1)], 2),
+            ([(0, 0, 0, 0), (1, 1, 1, 1), (0, 0, 3, 0), (1, 1, 3, 1)], 2),
+        ],
+    )
+    def test_every_combination_of_seeds_is_trained_by_one_of_the_commands(self, seeds, count):
+        from softprompt.cli._prompts import PromptGrid
+
+        from test_docs import parse
+
+        names = ("initialization", "order", "draw", "noise")
+        chosen = [Seeds(**dict(zip(names, each, strict=True))) for each in seeds]
+        specs = [RunSpec(task="lab/color", model="m", prompt=PromptSettings(seeds=each)) for each in chosen]
+        entries = [
+            Entry(label="p", run=StoredRun(
+                name=spec.name, spec=spec, metrics={}, majority=0.5, best_step=1, trainable=1, head=0, stored=1,
+                seconds=1.0, status="finished",
+            ))
+            for spec in specs
+        ]  # fmt: skip
+        lines = commands(Setting(name="p", key=entries[0].key, entries=entries, numbers={}, validation=None))
+        assert len(lines) == count
+        trained = []
+        for line in lines:
+            given = parse(shlex.split(line)[1:])
+            of_purposes = {f"{name}_seed": given[f"{name}_seed"] for name in ("init", "order", "draw", "noise")}
+            trained += [prompt.seeds for prompt in PromptGrid(seed=tuple(given["seed"]), **of_purposes).prompts()]
+        assert len(trained) == len(seeds)
+        assert set(trained) == set(chosen)
 
     def test_files_columns_and_wording_of_own_rows_are_in_it(self, tmp_path):
         for split in ("tr", "va"):
