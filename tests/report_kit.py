@@ -39,6 +39,7 @@ def made_run(
     difference: tuple[float, float, float] | None = None,
     width: int = WIDTH,
     test_rows: int | None = None,
+    options: dict[str, Any] | None = None,
     **seeds_of: int,
 ) -> Path:
     """A finished run, with stored prompts.
@@ -47,7 +48,13 @@ def made_run(
     """
     declared = find_task(task) if isinstance(task, str) else task
     prompts = tuple(
-        PromptSettings(method=method, lr=0.3, units="raw", seeds=dataclasses.replace(Seeds.all(seed), **seeds_of))
+        PromptSettings(
+            method=method,
+            options=options or {},
+            lr=0.3,
+            units="raw",
+            seeds=dataclasses.replace(Seeds.all(seed), **seeds_of),
+        )
         for method in methods
         for seed in range(seeds)
     )

@@ -276,6 +276,16 @@ class TestComparedRuns:
         with pytest.raises(BadInput, match="differ in nothing"):
             ANALYSES["ablation"].compute(Bench(paths=[made_run(tmp_path / "b", methods=("ept-star",))]))
 
+    @pytest.mark.parametrize("by", ["prompt_length", "options.prompt_length"])
+    def test_an_option_of_a_method_is_a_key_by_its_name_alone(self, by, tmp_path):
+        runs = [
+            made_run(tmp_path / str(length), methods=("ept-star",), seeds=1, options={"prompt_length": length})
+            for length in (5, 9)
+        ]
+        values = ANALYSES["ablation"].compute(Bench(paths=runs, by=by))
+        assert values["by"] == "options.prompt_length"
+        assert [cell["value"] for cell in values["values"]] == ["5", "9"]
+
     def test_only_the_chosen_prompts_are_compared(self, tmp_path):
         run = made_run(tmp_path / "run")
         chosen = ["prompt-tuning-seed0", "ept-star-seed1"]

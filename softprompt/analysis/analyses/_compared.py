@@ -53,6 +53,9 @@ def compute_ablation(bench: Bench) -> Values:
     every = list(dict.fromkeys(key for settings, _ in scored for key in settings))
     varied = [key for key in every if len({str(settings.get(key)) for settings, _ in scored}) > 1]
     key = bench.by or next(iter(varied), None)
+    if key not in every and f"options.{key}" in every:
+        # On the command line an option of a method has no such prefix.
+        key = f"options.{key}"
     if key is None:
         raise BadInput("the runs differ in nothing but their seeds; give runs of several settings")
     if key not in every:
