@@ -38,15 +38,27 @@ def made_run(
     steps: int = STEPS,
     difference: tuple[float, float, float] | None = None,
     width: int = WIDTH,
+    test_rows: int | None = None,
+    options: dict[str, Any] | None = None,
+    **seeds_of: int,
 ) -> Path:
-    """A finished run, with stored prompts; `difference` is the gain over the instruction with its interval."""
+    """A finished run, with stored prompts.
+
+    `difference` is the gain over the instruction with its interval; `seeds_of` are seeds of single purposes.
+    """
     declared = find_task(task) if isinstance(task, str) else task
     prompts = tuple(
-        PromptSettings(method=method, lr=0.3, units="raw", seeds=Seeds.all(seed))
+        PromptSettings(
+            method=method,
+            options=options or {},
+            lr=0.3,
+            units="raw",
+            seeds=dataclasses.replace(Seeds.all(seed), **seeds_of),
+        )
         for method in methods
         for seed in range(seeds)
     )
-    settings = TrainSettings(steps=steps, loss="tokens")
+    settings = TrainSettings(steps=steps, loss="tokens", test_rows=test_rows)
     plan = Plan(task=declared, model=ModelSpec(model, answers="tokens"), prompts=prompts, settings=settings)
     folder.mkdir(parents=True)
     (folder / "run.json").write_bytes(sealed_bytes(plan.to_json()))

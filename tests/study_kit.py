@@ -6,6 +6,7 @@ from typing import Any
 
 from softprompt.settings import PromptSettings, Seeds
 from softprompt.study import RunSpec, StoredRun, run_all
+from softprompt.tasks import Task
 
 QUICK = {"steps": 4, "eval_every": 2, "batch_size": 4}
 RTE = RunSpec(task="glue/rte", model="m", prompt=PromptSettings(method="ept-star"))
@@ -29,7 +30,7 @@ def stored(
     method: str,
     seed: int,
     score: float | None,
-    task="glue/rte",
+    task: Task | str = "glue/rte",
     norm: float | None = None,
     majority: float | None = 0.5,
 ):

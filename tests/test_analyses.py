@@ -21,6 +21,8 @@ from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.evaluate import examples_for
 from softprompt.prompts.prompt import Provenance, SoftPrompt
+from softprompt.tasks import task as find_task
+from softprompt.tasks import with_difficulty
 
 from kit import review_task
 from report_kit import METHODS, made_run
@@ -234,7 +236,34 @@ def test_transfer_asks_every_prompt_every_task(tmp_path, monkeypatch):
         ANALYSES["transfer"].compute(Bench(paths=[tmp_path / "a"]))
 
 
+def test_transfer_keeps_tasks_of_one_name_on_other_rows_apart(tmp_path, monkeypatch):
+    color = find_task("lab/color")
+    hard = with_difficulty(color, noise=6)
+    for name, task in (("a", color), ("b", hard)):
+        made_run(tmp_path / name, task=task, methods=("ept-star",), seeds=1)
+    asked = []
+
+    def score(self, subject, prompt, task=None):
+        asked.append(None if task is None else task.source.options.get("noise"))
+        return 0.5
+
+    monkeypatch.setattr(Bench, "score", score)
+    values = ANALYSES["transfer"].compute(Bench(paths=[tmp_path / "a", tmp_path / "b"]))
+    assert values["tasks"] == [p["task"] for p in values["prompts"]] == ["lab/color", "lab/color (noise=6)"]
+    # Each is asked the rows of the other, not those that its name stands for.
+    assert asked == [None, 6, None, None]
+    assert [list(row) for row in ANALYSES["transfer"].rows(values)] == [["prompt", "trained on", *values["tasks"]]] * 2
+
+
 class TestComparedRuns:
+    def test_runs_on_other_rows_of_one_task_differ_in_their_task(self, tmp_path):
+        color = find_task("lab/color")
+        tasks = (color, with_difficulty(color, noise=6))
+        runs = [made_run(tmp_path / str(n), task=t, methods=("ept-star",)) for n, t in enumerate(tasks)]
+        values = ANALYSES["ablation"].compute(Bench(paths=runs))
+        assert values["by"] == "task"
+        assert [cell["value"] for cell in values["values"]] == ["lab/color", "lab/color (noise=6)"]
+
     def test_ablation_groups_the_runs_by_what_varies(self, tmp_path):
         values = ANALYSES["ablation"].compute(Bench(paths=[made_run(tmp_path / "run")]))
         assert values["by"] == "method"
@@ -246,6 +275,16 @@ class TestComparedRuns:
             ANALYSES["ablation"].compute(Bench(paths=[made_run(tmp_path / "a")], by="lrate"))
         with pytest.raises(BadInput, match="differ in nothing"):
             ANALYSES["ablation"].compute(Bench(paths=[made_run(tmp_path / "b", methods=("ept-star",))]))
+
+    @pytest.mark.parametrize("by", ["prompt_length", "options.prompt_length"])
+    def test_an_option_of_a_method_is_a_key_by_its_name_alone(self, by, tmp_path):
+        runs = [
+            made_run(tmp_path / str(length), methods=("ept-star",), seeds=1, options={"prompt_length": length})
+            for length in (5, 9)
+        ]
+        values = ANALYSES["ablation"].compute(Bench(paths=runs, by=by))
+        assert values["by"] == "options.prompt_length"
+        assert [cell["value"] for cell in values["values"]] == ["5", "9"]
 
     def test_only_the_chosen_prompts_are_compared(self, tmp_path):
         run = made_run(tmp_path / "run")

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -18,7 +19,7 @@ from softprompt.errors import BadInput
 from softprompt.inference.report import Report
 from softprompt.prompts.methods import METHODS
 from softprompt.reports._answers import kept_answers
-from softprompt.reports._commands import command
+from softprompt.reports._commands import commands
 from softprompt.reports._entry import Entry
 from softprompt.reports._figures import Drawer, Drawn
 from softprompt.reports._headline import _are_of, headline
@@ -49,6 +50,13 @@ def drawn():
 def page_of(*runs: Path, **options) -> str:
     output = runs[0].parent / "page.html"
     return softprompt.report(*runs, output=output, replace=True, **options).read_text()
+
+
+def scored(prompt: Path, score: float) -> None:
+    """Give a finished prompt another test score."""
+    result = json.loads((prompt / "result.json").read_text())
+    result["metrics"]["test"]["score"] = score
+    (prompt / "result.json").write_text(json.dumps(result))
 
 
 def found(run: Path):
@@ -99,9 +107,7 @@ class TestHeadline:
     def test_no_test_score_has_a_part_in_what_is_chosen(self, tmp_path):
         run = made_run(tmp_path / "run")
         for prompt in ("ept-star-seed0", "prompt-tuning-seed0"):
-            result = json.loads((run / prompt / "result.json").read_text())
-            result["metrics"]["test"]["score"] = 0.99
-            (run / prompt / "result.json").write_text(json.dumps(result))
+            scored(run / prompt, 0.99)
         line = found(run)
         assert line is not None
         assert line.setting.name == "prompt-tuning"
@@ -149,6 +155,27 @@ class TestHeadline:
             ("prompt-tuning, steps 50", 3), ("prompt-tuning, steps 500", 3)
         ]  # fmt: skip
 
+    def test_runs_that_call_their_prompts_alike_all_count_and_a_copy_once(self, tmp_path):
+        runs = [made_run(tmp_path / f"draw{draw}", methods=("ept-star",), seeds=1, draw=draw) for draw in (1, 2, 3)]
+        scores = (0.8, 0.4, 0.3)
+        for run, score in zip(runs, scores, strict=True):
+            scored(run / "ept-star-seed0", score)
+        shutil.copytree(runs[0], tmp_path / "copy")
+        for order in ((0, 1, 2), (2, 0, 1)):
+            sources = read_sources([*(runs[place] for place in order), tmp_path / "copy"])
+            (setting,) = settings_of(sources.entries)
+            assert (setting.numbers["n"], setting.numbers["mean"]) == (3, pytest.approx(0.5))
+            assert any("copy/ept-star-seed0" in note for note in sources.notes)
+
+    def test_two_runs_of_the_same_settings_with_other_scores_both_count_and_that_is_told(self, tmp_path):
+        runs = [made_run(tmp_path / name, methods=("ept-star",), seeds=1) for name in ("cpu", "gpu")]
+        scored(runs[1] / "ept-star-seed0", 0.9)
+        sources = read_sources(runs)
+        (setting,) = settings_of(sources.entries)
+        assert (setting.numbers["n"], setting.numbers["mean"]) == (2, pytest.approx(0.8))
+        (note,) = sources.notes
+        assert "gpu/ept-star-seed0 has the settings and seeds of cpu/ept-star-seed0, other scores; both count" in note
+
     @pytest.mark.parametrize("prompt", ["prompt-tuning-seed2", "ept-star-seed0"])
     def test_an_interval_is_that_of_the_best_prompts_own_answers_to_the_test_rows(self, prompt, tmp_path):
         run = made_run(tmp_path / "run", seeds=3)
@@ -157,9 +184,7 @@ class TestHeadline:
         answered = kept_answers(next(e for e in read_sources([run]).entries if e.prompt == prompt))
         assert _are_of(best, answered) == (prompt == best.prompt)
         # Answers to other rows have another score than the run recorded.
-        result = json.loads((run / prompt / "result.json").read_text())
-        result["metrics"]["test"]["score"] = 0.8
-        (run / prompt / "result.json").write_text(json.dumps(result))
+        scored(run / prompt, 0.8)
         (best,) = [entry for entry in read_sources([run]).entries if entry.prompt == "prompt-tuning-seed2"]
         assert not _are_of(best, answered)
 
@@ -176,6 +201,33 @@ class TestHeadline:
         page_of(run, rows=True, test_rows=7)
         assert asked == [{"test_rows": 7}]
 
+    @pytest.mark.parametrize(
+        ("given", "asked", "has_interval"),
+        [
+            ({}, {"test_rows": 40}, True),
+            ({"test_rows": 200}, {"test_rows": 200}, False),
+            ({"test_rows": 40}, {"test_rows": 40}, True),
+        ],
+    )
+    def test_an_interval_is_over_the_rows_of_the_score(self, given, asked, has_interval, tmp_path, monkeypatch):
+        run = made_run(tmp_path / "run", methods=("prompt-tuning",), seeds=1, test_rows=40)
+        rows = made_answers(run / "prompt-tuning-seed0", n=asked["test_rows"])
+        # Another device may answer a row in another way.
+        scored(run / "prompt-tuning-seed0", 0.8)
+        calls = []
+
+        def evaluate(prompt, **options):
+            calls.append(options)
+            return Report({}, len(rows), 0, [], task=find_task("lab/opinion"), rows=rows, of=1000)
+
+        monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
+        page = page_of(run, rows=True, **given)
+        assert calls == [asked]
+        assert ("over 40 test rows" in page) == has_interval
+        assert ("no interval: one seed, and its answers below are to 200 test rows" in page) != has_interval
+        # What the rows say of a gain is said of them.
+        assert f"on the same {asked['test_rows']} test rows" in page
+
 
 class TestCommands:
     def command(self, **changes):
@@ -185,7 +237,46 @@ class TestCommands:
             seconds=1.0, status="finished", curve={},
         )  # fmt: skip
         entry = Entry(label="p", run=run)
-        return command(Setting(name="p", key=entry.key, entries=[entry], numbers={}, validation=None))
+        (line,) = commands(Setting(name="p", key=entry.key, entries=[entry], numbers={}, validation=None))
+        return line
+
+    @pytest.mark.parametrize(
+        ("seeds", "count"),
+        [
+            ([(1, 1, 1, 1), (2, 2, 2, 2)], 1),
+            # Only the draw varies, or only the noise.
+            ([(0, 0, 1, 0), (0, 0, 2, 0), (0, 0, 0, 0)], 1),
+            ([(5, 5, 5, 1), (5, 5, 5, 2)], 1),
+            ([(1, 7, 1, 1), (2, 7, 2, 2)], 1),
+            # No single line can say these.
+            ([(0, 0, 1, 2), (0, 0, 2, 1)], 2),
+            ([(0, 0, 0, 0), (1, 1, 1, 1), (0, 0, 3, 0), (1, 1, 3, 1)], 2),
+        ],
+    )
+    def test_every_combination_of_seeds_is_trained_by_one_of_the_commands(self, seeds, count):
+        from softprompt.cli._prompts import PromptGrid
+
+        from test_docs import parse
+
+        names = ("initialization", "order", "draw", "noise")
+        chosen = [Seeds(**dict(zip(names, each, strict=True))) for each in seeds]
+        specs = [RunSpec(task="lab/color", model="m", prompt=PromptSettings(seeds=each)) for each in chosen]
+        entries = [
+            Entry(label="p", run=StoredRun(
+                name=spec.name, spec=spec, metrics={}, majority=0.5, best_step=1, trainable=1, head=0, stored=1,
+                seconds=1.0, status="finished",
+            ))
+            for spec in specs
+        ]  # fmt: skip
+        lines = commands(Setting(name="p", key=entries[0].key, entries=entries, numbers={}, validation=None))
+        assert len(lines) == count
+        trained = []
+        for line in lines:
+            given = parse(shlex.split(line)[1:])
+            of_purposes = {f"{name}_seed": given[f"{name}_seed"] for name in ("init", "order", "draw", "noise")}
+            trained += [prompt.seeds for prompt in PromptGrid(seed=tuple(given["seed"]), **of_purposes).prompts()]
+        assert len(trained) == len(seeds)
+        assert set(trained) == set(chosen)
 
     def test_files_columns_and_wording_of_own_rows_are_in_it(self, tmp_path):
         for split in ("tr", "va"):

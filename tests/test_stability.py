@@ -268,7 +268,7 @@ class TestAgainst:
         first = arm("a", [0.9, 0.8, 0.7, None], seeds=[3, 1, 2, 4])
         second = arm("b", [0.5, 0.6, 0.75, 0.1], seeds=[1, 2, 3, 4])
         found = against(first, second)
-        assert (found.n, found.unpaired) == (3, 2)
+        assert (found.n, found.unpaired) == (3, 1)
         assert found.difference == pytest.approx((0.3 + 0.1 + 0.15) / 3)
         whole = against(arm("a", [0.8, 0.7, 0.9]), arm("b", [0.5, 0.6, 0.75]))
         assert found.ratio == pytest.approx(whole.ratio)
@@ -413,6 +413,15 @@ class TestArm:
         assert found.train_losses == (18.5, None)
         assert found.prompt_steps == (20, 20)
 
+    @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+    def test_what_is_no_finite_number_is_no_score(self, number):
+        found = arm("a", [0.6, number, 0.7], train_scores=(0.9, number, 0.9), train_losses=(number, 1.0, 1.0))
+        assert found.scores == (0.6, None, 0.7)
+        assert (found.train_scores, found.train_losses) == ((0.9, None, 0.9), (None, 1.0, 1.0))
+        judged = report({"none": arm("none", [0.6, 0.65, 0.7]), "a": found})
+        assert (judged.spreads[1].dropped, judged.spreads[1].mean) == (1, pytest.approx(0.65))
+        assert (judged.comparisons[0].n, judged.comparisons[0].difference) == (2, 0)
+
     def test_free_text_has_a_chance_of_zero(self):
         spec = RunSpec(task="lab/purchase", model="m")
         assert Arm.of("a", [stored(spec, 0.7, majority=None)]).chance == 0
@@ -452,7 +461,7 @@ class TestReport:
             "lossy: 1 of 4 seeds have no score and are in no mean or deviation; they count as failed",
             "flat: its standard deviation is 0.00 times that of none, but its mean lost 100% of the way above chance: "
             "that is no stability",
-            "lossy: 2 seeds have no partner and are left out of the comparison",
+            "lossy: 1 seed has no partner and is left out of the comparison",
             "same: every score equals that of none: the setting changed nothing here",
         )
         narrow = arm("narrow", [0.65, 0.71, 0.7, 0.73])
@@ -460,6 +469,11 @@ class TestReport:
             "narrow: its mean is lower by 21% of the way above chance, though not for sure: its smaller standard "
             "deviation may be no stability",
         )
+        gaps = report({"none": arm("none", [None, 0.6, 0.7]), "a": arm("a", [0.5, None, 0.7])})
+        # Of a single pair nothing is said.
+        assert [line for line in gaps.warnings if line.startswith("a: ")][1:] == [
+            "a: 2 seeds have no partner and are left out of the comparison"
+        ]
         nothing = report({"none": flat, "a": wide})
         assert any("flat, the reference, is at chance (0.500)" in line for line in nothing.warnings)
 

@@ -9,7 +9,21 @@ from pathlib import Path
 import pytest
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.answers import parse
-from softprompt.tasks import EPT_TASKS, GROUPS, TASKS, Task, answer_text, class_of, custom_task, gold, styled, task
+from softprompt.tasks import (
+    EPT_TASKS,
+    GROUPS,
+    TASKS,
+    Source,
+    Task,
+    TaskNames,
+    answer_text,
+    class_of,
+    custom_task,
+    gold,
+    styled,
+    task,
+    with_difficulty,
+)
 from softprompt.tasks._prepare import mark_spans, mark_spans_in_any_case, strip_tags
 
 WSC = {
@@ -421,3 +435,39 @@ class TestCustomTask:
     def test_json_brings_the_task_back(self, tmp_path):
         made = custom_task(labelled(tmp_path / "a.csv", 0, 1), text_columns=["text"], label_column="label")
         assert Task.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+class TestNamesOfTasks:
+    def names(self, *tasks: Task) -> list[str]:
+        called = TaskNames(tasks)
+        return [called.of(each) for each in tasks]
+
+    def test_equal_tasks_have_one_name_also_after_they_were_stored(self):
+        color = task("lab/color")
+        again = Task.from_json(json.loads(json.dumps(color.to_json())))
+        assert self.names(color, again, task("lab/day")) == ["lab/color", "lab/color", "lab/day"]
+
+    def test_what_differs_is_told_rows_before_words(self):
+        color = task("lab/color")
+        hard = with_difficulty(color, noise=6)
+        assert self.names(color, hard) == ["lab/color", "lab/color (noise=6)"]
+        assert self.names(hard, with_difficulty(color, noise=2, train=8)) == [
+            "lab/color (noise=6)", "lab/color (noise=2, train=8)"
+        ]  # fmt: skip
+        other = dataclasses.replace(color, template="Look: {passage}")
+        assert self.names(color, other) == ["lab/color (template={passage})", "lab/color (template=Look: {passage})"]
+
+    def test_no_two_tasks_share_a_name(self):
+        tasks = [dataclasses.replace(task("lab/color"), template=f"{'x' * 50} {n} {{passage}}") for n in range(3)]
+        assert len(set(self.names(*tasks))) == 3
+
+    def test_files_are_told_apart_by_the_shortest_end_of_their_paths(self):
+        tasks = [Task(name="r", source=Source(files={"train": f"{at}.csv"}), template="{t}") for at in ("a/r", "b/r")]
+        assert self.names(*tasks) == ["r (a/r.csv)", "r (b/r.csv)"]
+        # From wherever a file is named, it is one.
+        whole = dataclasses.replace(tasks[0], source=Source(files={"train": os.path.abspath("a/r.csv")}))
+        assert self.names(tasks[0], whole) == ["r", "r"]
+
+    def test_what_settings_of_a_run_make_of_a_task_is_no_difference(self):
+        sst2 = task("glue/sst2")
+        assert self.names(sst2, dataclasses.replace(sst2, opening_ids=(1, 2), max_length=64)) == [sst2.name, sst2.name]

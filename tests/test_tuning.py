@@ -182,6 +182,47 @@ class TestASearch:
         assert len(report) == 2
         assert not choice & report
 
+    def test_reports_on_no_more_than_the_test_rows_asked_for_and_every_score_is_on_them(self, small, tmp_path):
+        options = {**OPTIONS, "trials": 1, "seeds": 1, "steps": 2, "test_rows": 10}
+        found = tune(LAB, small, output=tmp_path / "search", **options)
+        assert found.rows["report"] == 10
+        of_run = json.loads((found.best / "result.json").read_text())["metrics"]["test"]["score"]
+        kept_answers = json.loads((found.best / "answers-test.json").read_text())["values"]
+        assert len(kept_answers["gold"]) == 10
+        assert found.score == of_run
+
+    @pytest.mark.parametrize("way", ["keyword", "command"])
+    def test_evaluates_as_often_as_the_user_says_also_where_that_is_the_default(
+        self, way, save_tiny, tiny_t5, tmp_path
+    ):
+        default = TrainSettings().eval_every
+        if way == "keyword":
+            tune(
+                LAB, from_model(*tiny_t5(), name="tiny"), output=tmp_path / "out", eval_every=default,
+                **{**OPTIONS, "trials": 1, "seeds": 1, "steps": 2},
+            )  # fmt: skip
+        else:
+            model = save_tiny(tmp_path / "model", *tiny_t5())
+            command = ["tune", "lab/opinion", "--model", str(model), "--output", str(tmp_path / "out")]
+            command += [word for split in ("train=60", "validation=24", "test=24") for word in ("--task-option", split)]
+            command += [
+                "--trials",
+                "1",
+                "--seeds",
+                "1",
+                "--steps",
+                "2",
+                "--batch-size",
+                "4",
+                "--quiet",
+                "--eval-every",
+                str(default),
+            ]
+            assert main(command) == 0
+        plans = list((tmp_path / "out").rglob("run.json"))
+        assert {json.loads(path.read_text())["settings"]["eval_every"] for path in plans} == {default}
+        assert json.loads((tmp_path / "out" / "tune.json").read_text())["is_paced"] is True
+
     def test_from_the_command_line_prints_its_best_prompt(self, save_tiny, tiny_t5, tmp_path, capsys):
         model = save_tiny(tmp_path / "model", *tiny_t5())
         (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(60)))

@@ -25,7 +25,9 @@ def report(
         bool,
         typer.Option("--rows", help="Let the best prompt of each task answer its test rows, for confusion and errors."),
     ] = False,
-    test_rows: Annotated[int | None, typer.Option(min=1, help="Number of test rows for --rows. Default: all.")] = None,
+    test_rows: Annotated[
+        int | None, typer.Option(min=1, help="Number of test rows for --rows. Default: as the run was scored.")
+    ] = None,
     data_root: DataRoot = None,
     model: Model = None,
     device: Device = "auto",

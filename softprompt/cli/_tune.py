@@ -9,7 +9,7 @@ import typer
 
 from ..errors import BadInput
 from ..settings import TrainSettings
-from ._flatten import Without, flatten
+from ._flatten import Given, Without, flatten
 from ._held_against import ends
 from ._layout import width_of
 from ._rows import OwnRows, given_words, with_options
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @flatten
 def tune(
     *,
+    given: Given,
     task: Annotated[str | None, typer.Argument(metavar="DATA", help="File of rows, or name of a task.")] = None,
     model: NewModel = None,
     minutes: Annotated[
@@ -74,12 +75,13 @@ def tune(
         templates=try_template or (),
         style=style,
         ceiling=ceiling,
-        settings=settings,
         output=output,
         data_root=data_root,
         max_bad_rows=max_bad_rows,
         progress=not quiet,
         **given_words(rows.wording(task)),
+        # The search itself chooses what was left out, which a default would hide.
+        **{field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.name in given},
     )
     if json_lines:
         print_json(tuned.to_json())

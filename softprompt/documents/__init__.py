@@ -23,6 +23,7 @@ from ._limits import refuse_more as refuse_more
 from ._lines import is_sealed_line as is_sealed_line
 from ._lines import line_bytes as line_bytes
 from ._lines import line_values as line_values
+from ._paths import short_paths as short_paths
 from ._read import RESTORE as RESTORE
 from ._read import Repeated as Repeated
 from ._read import once as once

@@ -123,7 +123,7 @@ def from_vectors(vectors: Float[Tensor, "k d"]) -> Initializer:
         if tuple(vectors.shape) != needed:
             raise BadInput(
                 f"the vectors to start from are {list(vectors.shape)}, this prompt is {list(needed)} "
-                "(vectors x width); change the number of prompt vectors, or take a prompt of the same model"
+                "(vectors x width); give as many by --prompt-length, or take a prompt of the same model"
             )
         return vectors.detach().to(embeddings.device, torch.float32, copy=True)
 

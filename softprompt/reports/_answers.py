@@ -53,7 +53,8 @@ class Answered:
         score: the task's score.
         interval: its 95 % interval over rows; None for a single row.
         classes: confusion matrix and scores of each class; None where answers are no classes.
-        is_asked: whether the model was asked the test rows just now; else they are kept answers to rows of any split.
+        is_asked: whether the model was asked test rows just now; else they are kept answers to rows of any split.
+        is_of_run: whether those are the test rows that the run was scored on, also where it was not all of them.
         gain: over the strongest of what was not trained and answered the same rows; None where that is not known.
     """
 
@@ -65,6 +66,7 @@ class Answered:
     classes: "ClassScores | None"
     gain: Gain | None
     is_asked: bool = False
+    is_of_run: bool = False
 
     @property
     def n(self) -> int:
@@ -116,7 +118,7 @@ def _asked(entry: Entry) -> Task:
 
 
 def evaluated(entry: Entry, **options: Any) -> Answered:
-    """The answers of a prompt to the test rows of its task, which takes the frozen model.
+    """The answers of a prompt to the test rows of its run, or to so many as `test_rows` says; takes the frozen model.
 
     Raises:
         SoftPromptError: the rows or the model cannot be read.
@@ -124,9 +126,14 @@ def evaluated(entry: Entry, **options: Any) -> Answered:
     from ..inference.evaluate import evaluate
     from ..interop.hub import load_stored
 
-    evaluation = evaluate(load_stored(str(entry.folder)), **options)
-    answered = of_rows(entry.label, evaluation.task or entry.run.spec.declared, evaluation.rows, entry.folder)
-    return replace(answered, is_asked=True)
+    spec = entry.run.spec
+    own = {"test_rows": spec.settings.test_rows, "max_bad_rows": spec.max_bad_rows}
+    chosen = {**{name: number for name, number in own.items() if number}, **options}
+    evaluation = evaluate(load_stored(str(entry.folder)), **chosen)
+    answered = of_rows(entry.label, evaluation.task or spec.declared, evaluation.rows, entry.folder)
+    scored = own["test_rows"]
+    is_of_run = evaluation.of is None if scored is None else chosen["test_rows"] == scored
+    return replace(answered, is_asked=True, is_of_run=is_of_run)
 
 
 def of_rows(label: str, task: Task, rows: Sequence[Row], folder: Path | None = None) -> Answered:

@@ -1,9 +1,9 @@
-"""The command that trains the same prompts again."""
+"""The commands that train the same prompts again."""
 
 import dataclasses
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..settings import PromptSettings, TrainSettings
@@ -12,16 +12,18 @@ from ..tasks import OWN_STYLE, TASKS, label_values
 from ._settings import Setting
 
 _OF_SPEC = ("style", "answers", "dtype", "engine", "quantize", "revision", "max_bad_rows")
-_PURPOSES = {"order": "--order-seed", "draw": "--draw-seed", "noise": "--noise-seed"}
+_PURPOSES = {"initialization": "--init-seed", "order": "--order-seed", "draw": "--draw-seed", "noise": "--noise-seed"}
 
 
-def command(setting: Setting) -> str:
-    """`softprompt train` with everything of a setting that is not a default, and its seeds."""
-    spec = setting.entries[0].run.spec
+def commands(setting: Setting) -> list[str]:
+    """`softprompt train` with everything of a setting that is not a default; one for all its seeds, if one can."""
+    return [_command(setting.entries[0].run.spec, words) for words in _seeds([e.run.spec for e in setting.entries])]
+
+
+def _command(spec: RunSpec, seeds: Sequence[str]) -> str:
     words = ["softprompt", "train", *_rows(spec), "--model", spec.model, *_task_options(spec), *_wording(spec)]
     words += [word for name, item in spec.backbone.items() for word in (f"--{name.replace('_', '-')}", str(item))]
-    words += ["--method", spec.prompt.method]
-    words += _seeds([entry.run.spec for entry in setting.entries])
+    words += ["--method", spec.prompt.method, *seeds]
     words += _options(spec.prompt, PromptSettings(), ("method", "seeds", "options", "sources"))
     words += [word for source in spec.prompt.sources for word in ("--source", source)]
     for name, item in spec.prompt.options.items():
@@ -78,15 +80,33 @@ def _task_options(spec: RunSpec) -> list[str]:
     return [word for name, item in changed.items() for word in ("--task-option", f"{name}={item}")]
 
 
-def _seeds(specs: Sequence[RunSpec]) -> list[str]:
-    """One `--seed` for each prompt, and an option for each purpose whose seed stays the same while that one varies."""
-    seeds = [dataclasses.asdict(spec.prompt.seeds) for spec in specs]
-    words = [word for number in dict.fromkeys(s["initialization"] for s in seeds) for word in ("--seed", str(number))]
-    for name, option in _PURPOSES.items():
-        numbers = {values[name] for values in seeds}
-        if len(numbers) == 1 and numbers != {values["initialization"] for values in seeds}:
-            words += [option, str(*numbers)]
-    return words
+def _seeds(specs: Sequence[RunSpec]) -> list[list[str]]:
+    """The options of seeds of each command: all of them in one where they vary as one, else by what they share."""
+    seeds = list({spec.prompt.seeds: dataclasses.asdict(spec.prompt.seeds) for spec in specs}.values())
+    alone = (words for purpose in _PURPOSES if (words := _in_one(seeds, purpose)))
+    if one := next(alone, None):
+        return [one]
+    groups: dict[tuple[int | None, ...], list[dict[str, int]]] = {}
+    for each in seeds:
+        shared = (None if each[purpose] == each["initialization"] else each[purpose] for purpose in _PURPOSES)
+        groups.setdefault(tuple(shared), []).append(each)
+    return [_in_one(group, "initialization") for group in groups.values()]
+
+
+def _in_one(seeds: Sequence[Mapping[str, int]], varying: str) -> list[str]:
+    """One `--seed` for each prompt, that of this purpose, and an option for each purpose that keeps its seed.
+
+    Empty where another purpose varies in another way.
+    """
+    numbers = [each[varying] for each in seeds]
+    words = [word for number in numbers for word in ("--seed", str(number))]
+    for purpose, option in _PURPOSES.items():
+        of_purpose = [each[purpose] for each in seeds]
+        if of_purpose != numbers:
+            words += [option, str(of_purpose[0])]
+        if of_purpose != numbers and len(set(of_purpose)) > 1:
+            return []
+    return words if len(set(numbers)) == len(numbers) else []
 
 
 def _options(settings: Any, default: Any, left_out: Sequence[str]) -> list[str]:

@@ -29,6 +29,8 @@ class Entry:
         data: SHA-256 of the tokenised rows; None where it is not recorded.
         comparison: the run's prompts beside the frozen model, on the same test rows; None where there is none.
         prompt: its name in the run, or in the store of its study.
+        called: the name of its task beside the others; empty where that is the task's own.
+        words: what tells how the task is put from other ways to put it on the same rows; empty where there is one way.
     """
 
     label: str
@@ -41,11 +43,13 @@ class Entry:
     data: str | None = None
     comparison: "Comparison | None" = None
     prompt: str = ""
+    called: str = ""
+    words: str = ""
 
     @property
     def task(self) -> str:
-        """Name of the task."""
-        return self.run.spec.declared.name
+        """Name of the task, with what differs where other rows have the same name."""
+        return self.called or self.run.spec.declared.name
 
     @property
     def key(self) -> tuple[str, str]:
@@ -60,8 +64,8 @@ class Sources:
     Args:
         entries: the prompts.
         untrained: scores without training on all test rows, by task and model.
-        stabilities: reports of `softprompt stability`, as they were written.
-        landscapes: contents of `landscape.json` files, by the name of their folder.
+        stabilities: reports of `softprompt stability`, as they were written, by what their folder is called.
+        landscapes: contents of `landscape.json` files, likewise.
         notes: what a reader has to know of the whole.
     """
 

@@ -47,7 +47,7 @@ class Headline:
         score: mean test score of that setting.
         low: end of its 95 % interval.
         high: the other end.
-        interval: what the interval is over.
+        interval: what the interval is over, or why there is none.
         lines: without training, and trained, the weakest knowledge first.
         verdict: whether the gain is significant.
         sentence: the same in words.
@@ -115,7 +115,11 @@ def _are_of(best: Entry | None, answered: "Answered | None") -> bool:
     """Whether answers are those of this prompt to test rows; kept ones have the score that its run recorded."""
     if best is None or answered is None or answered.label != best.label or best.run.score is None:
         return False
-    return answered.is_asked or math.isclose(answered.score, best.run.score, abs_tol=1e-9)
+    return answered.is_asked or _have_score_of(best, answered)
+
+
+def _have_score_of(best: Entry, answered: "Answered") -> bool:
+    return best.run.score is not None and math.isclose(answered.score, best.run.score, abs_tol=1e-9)
 
 
 def _metric(names: Sequence[str]) -> str:
@@ -130,12 +134,14 @@ def _trained_name(setting: Setting, n: int) -> str:
 def _row_interval(
     best: Entry | None, comparison: "Comparison | None", answered: "Answered | None"
 ) -> tuple[float | None, float | None, str]:
-    """The interval of a single prompt's score over test rows, where its answers were kept."""
-    if answered is not None and answered.interval is not None:
-        return *answered.interval, f"over {answered.n:,} test rows"
-    line = _of(best, comparison)
+    """The interval of a single prompt's score over its test rows, and what it is over or why there is none."""
+    line, others = _of(best, comparison), ""
+    if best is not None and answered is not None and answered.interval is not None:
+        if answered.is_of_run or _have_score_of(best, answered):
+            return *answered.interval, f"over {answered.n:,} test rows"
+        others = f"one seed, and its answers below are to {answered.n:,} test rows that it was not scored on"
     if line is None or comparison is None or line.interval is None or comparison.rows < comparison.of:
-        return None, None, ""
+        return None, None, others or "one seed, and its answers are not kept"
     return *line.interval, f"over {comparison.rows:,} test rows"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import BadInput
 from ..study import published
 from ._answers import Answered, evaluated, kept_answers
-from ._commands import command, parts_of
+from ._commands import commands, parts_of
 from ._entry import Entry, Sources
 from ._figures import MOST_SETTINGS, Drawer, Drawn, answers, curve_of, ladder, landscape, of_settings, similarities
 from ._headline import Headline, headline
@@ -150,7 +150,7 @@ def render(sources: Sources, *, rows: bool = False, tell: Tell = _silent, **opti
         landscapes=drawn,
         stabilities=sources.stabilities,
         notes=[*sources.notes, *_notes(sources.entries)],
-        commands=[(setting, command(setting)) for setting in settings[: 4 * MOST_SETTINGS]],
+        commands=[(setting, line) for setting in settings[: 4 * MOST_SETTINGS] for line in commands(setting)],
         versions=_versions(sources.entries),
         fingerprints=_fingerprints(sources.entries),
         downloads=_downloads(sources, named, settings, sections, tables),
@@ -255,7 +255,7 @@ def _downloads(
             {**row, "curves": _curves(entry)} if has_curves else row
             for row, (entry, _) in zip(tables["runs"].rows, named, strict=True)
         ],
-        "commands": [command(setting) for setting in settings],
+        "commands": [line for setting in settings for line in commands(setting)],
         "fingerprints": dict(_fingerprints(sources.entries)),
     }
     compact = json.dumps(json.loads(json_bytes(numbers)), ensure_ascii=False).encode()

@@ -12,8 +12,12 @@ from ..training import Comparison, Plan, checked_record, is_held, read_compariso
 from ._entry import Entry, State
 
 
-def run_entries(folder: Path) -> list[Entry]:
+def run_entries(folder: Path, called: str) -> list[Entry]:
     """One entry for each prompt of a run, in the order of the run.
+
+    Args:
+        folder: of the run.
+        called: its name on the page.
 
     Raises:
         BadInput: the plan of the run cannot be read.
@@ -24,13 +28,14 @@ def run_entries(folder: Path) -> list[Entry]:
     shared = {"comparison": comparison, "data": _fingerprint(folder)}
     notes = (fault,) if fault else ()
     return [
-        _entry(folder, plan, number, name, "in training" if is_training else "not finished", notes, shared)
+        _entry(folder, called, plan, number, name, "in training" if is_training else "not finished", notes, shared)
         for number, name in enumerate(plan.prompt_names())
     ]
 
 
 def _entry(
     folder: Path,
+    called: str,
     plan: Plan,
     number: int,
     name: str,
@@ -53,7 +58,7 @@ def _entry(
         lines.append("it has a single step, so its curves are one point")
     curve, validation = curves(_finite(rows))
     return Entry(
-        label=f"{folder.name}/{name}",
+        label=f"{called}/{name}",
         run=_stored(plan, number, name, result, curve, validation, reached),
         state=state,
         reached=reached,
@@ -68,18 +73,19 @@ def _entry(
 def _stored(
     plan: Plan, number: int, name: str, result: Any, curve: Any, validation: Mapping[str, Any], reached: int
 ) -> StoredRun:
-    spec = RunSpec(task=plan.task, prompt=plan.prompts[number], settings=plan.settings, **model_fields(plan.model))
+    asked = {"task": plan.task, "settings": plan.settings, "max_bad_rows": plan.max_bad_rows}
+    spec = RunSpec(prompt=plan.prompts[number], **asked, **model_fields(plan.model))
     if result is None:
         # Of a prompt that is not finished only the validation score so far is known.
         scores = [score for score in validation.get("score", ()) if score is not None]
         metrics: dict[str, Any] = {"validation": {"score": max(scores)}} if scores else {}
         empty: dict[str, Any] = dict.fromkeys(("best_step", "trainable", "head", "stored"), 0)
         return StoredRun(
-            name=name, spec=spec, metrics=metrics, majority=None, seconds=0.0, status="not finished", curve=curve,
+            name=spec.name, spec=spec, metrics=metrics, majority=None, seconds=0.0, status="not finished", curve=curve,
             validation=validation, prompt_steps=reached, **empty,
         )  # fmt: skip
     return StoredRun(
-        name=name,
+        name=spec.name,
         spec=spec,
         metrics=result.metrics,
         majority=result.majority,

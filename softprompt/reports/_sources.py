@@ -2,22 +2,23 @@
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, SoftPromptError, UnknownName
 from ..settings import Seeds
-from ..store import read_json
 from ..study import RunSpec, StoredRun, kept_prompt
 from ..study import load as load_run
 from ..study.stability import Untrained
+from ._documents import Values, read_landscape, read_stability
 from ._entry import Entry, Sources
+from ._folders import called, places_in, stored_names
 from ._run_folder import run_entries
+from ._tasks import with_tasks
 
-# Folders that hold no runs of their own, however large they are.
-_PRUNED = {"checkpoints", "prompt", "weights", "peft", "fleets"}
+# What a document of another program may end in, where ours has a field.
+_FOREIGN = (SoftPromptError, KeyError, TypeError, ValueError, AttributeError)
 
 
 def read_sources(paths: Sequence["Path | str"]) -> Sources:
@@ -26,95 +27,138 @@ def read_sources(paths: Sequence["Path | str"]) -> Sources:
     Raises:
         BadInput: a path that does not exist, or one without any run, study, report or landscape.
     """
-    folders = {kind: {} for kind in ("run", "store", "stability", "landscape")}
-    for path in map(Path, paths):
-        if not path.is_dir():
-            raise BadInput(f"{str(path)!r} is not a folder; give a run, the store of a study, or a folder of them")
-        inside = list(_inside(path))
-        if not inside:
-            raise BadInput(
-                f"{str(path)!r} holds no run; give a folder that `softprompt train`, `study` or `stability` wrote"
-            )
-        for kind, folder in inside:
-            folders[kind].setdefault(folder.resolve(), folder)
-    return _gathered({kind: list(by_path.values()) for kind, by_path in folders.items()})
+    places = places_in(paths)
+    names = called([*places["run"], *places["store"]])
+    found = _Found()
+    for folder in places["run"]:
+        found.read_run(folder, names[folder])
+    for folder in places["store"]:
+        found.read_store(folder, names[folder])
+    for folder, name in called(places["stability"]).items():
+        found.read_stability(folder, name)
+    for folder, name in called(places["landscape"]).items():
+        found.read_landscape(folder, name)
+    return found.sources()
 
 
-def _inside(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The kind and the place of everything in a folder that a report can show."""
-    for place, names, files in os.walk(folder):
-        names[:] = sorted(set(names) - _PRUNED)
-        if "run.json" in files:
-            yield "run", Path(place)
-        if "landscape.json" in files:
-            yield "landscape", Path(place)
-        if "report.json" in files and _is_stability(Path(place) / "report.json"):
-            yield "stability", Path(place)
-        if "runs" in names and any(Path(place, "runs").glob("*.json")):
-            names.remove("runs")
-            yield "store", Path(place)
+class _Found:
+    """What was read so far."""
 
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.notes: list[str] = []
+        # Scores without training, each with the name of a run on the same task and model.
+        self.untrained: list[tuple[str, Sequence[Untrained]]] = []
+        self.stabilities: dict[str, Values] = {}
+        self.landscapes: dict[str, Values] = {}
 
-def _is_stability(path: Path) -> bool:
-    try:
-        return "spreads" in read_json(path, max_bytes=None)
-    except SoftPromptError:
-        return False
-
-
-def _gathered(folders: Mapping[str, Sequence[Path]]) -> Sources:
-    entries: list[Entry] = []
-    notes: list[str] = []
-    untrained: dict[tuple[str, str], Sequence[Untrained]] = {}
-    for folder in folders["run"]:
+    def read_run(self, folder: Path, name: str) -> None:
         try:
-            members = run_entries(folder)
-            for member in members:
-                _refuse_unknown(member.run)
-            entries += members
-            # Runs of before kept the scores without training alone.
-            if lines := _baselines_in(folder / "frozen.json")[1]:
-                untrained[members[0].key] = lines
+            with _registered():
+                members = run_entries(folder, name)
         except SoftPromptError as error:
-            notes.append(f"{folder} is left out: {error.message}")
-    for folder in folders["store"]:
-        stored, faults = _of_store(folder)
-        entries, notes = entries + stored, notes + faults
-        untrained |= _baselines_of(folder)
-    stabilities = {folder.name: read_json(folder / "report.json", max_bytes=None) for folder in folders["stability"]}
-    known = {entry.run.name for entry in entries}
-    for folder in folders["stability"]:
-        entries += [entry for entry in _of_stability(folder, stabilities[folder.name]) if entry.run.name not in known]
-        untrained |= _untrained_of(stabilities[folder.name])
-    landscapes = {folder.name: read_json(folder / "landscape.json", max_bytes=None) for folder in folders["landscape"]}
-    if not entries and not landscapes:
-        raise BadInput(f"none of the runs can be shown; {notes[0] if notes else 'they hold no prompts'}")
-    return Sources(
-        entries=_short_labels(entries), untrained=untrained, stabilities=stabilities, landscapes=landscapes, notes=notes
-    )
+            self._leave_out(folder, error)
+            return
+        self.entries += members
+        # Runs of before kept the scores without training alone.
+        if lines := _baselines_in(folder / "frozen.json")[1]:
+            self.untrained.append((members[0].run.name, lines))
+
+    def read_store(self, folder: Path, name: str) -> None:
+        stored, faults = _of_store(folder, name)
+        self.entries += stored
+        self.notes += faults
+        self.untrained += _baselines_of(folder, stored)
+
+    def read_stability(self, folder: Path, name: str) -> None:
+        try:
+            report = read_stability(folder)
+            members = _of_stability(folder, report)
+            lines = [Untrained(**line) for line in report.get("untrained", ())]
+        except _FOREIGN as error:
+            self._leave_out(folder, error)
+            return
+        self.stabilities[name] = report
+        known = {entry.run.name for entry in self.entries}
+        self.entries += [entry for entry in members if entry.run.name not in known]
+        if lines and members:
+            self.untrained.append((members[0].run.name, lines))
+
+    def read_landscape(self, folder: Path, name: str) -> None:
+        try:
+            self.landscapes[name] = read_landscape(folder)
+        except SoftPromptError as error:
+            self._leave_out(folder, error)
+
+    def _leave_out(self, folder: Path, error: Exception) -> None:
+        why = error.message if isinstance(error, SoftPromptError) else f"it is not as it was written ({error!r})"
+        self.notes.append(f"{folder} is left out: {why}")
+
+    def sources(self) -> Sources:
+        if not self.entries and not self.landscapes:
+            raise BadInput(f"none of the runs can be shown; {self.notes[0] if self.notes else 'they hold no prompts'}")
+        entries = with_tasks(_short_labels(_each_once(self.entries, self.notes)))
+        keys = {entry.run.name: entry.key for entry in reversed(entries)}
+        return Sources(
+            entries=entries,
+            untrained={keys[name]: lines for name, lines in self.untrained},
+            stabilities=self.stabilities,
+            landscapes=self.landscapes,
+            notes=self.notes,
+        )
 
 
-def _of_store(store: Path, names: Sequence[str] | None = None) -> tuple[list[Entry], list[str]]:
+def _each_once(entries: Sequence[Entry], notes: list[str]) -> list[Entry]:
+    """The entries without copies of finished ones; two of the same settings and seeds with other scores both count."""
+    kept: list[Entry] = []
+    copies: list[str] = []
+    finished: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        if entry.state == "finished":
+            alike = finished.setdefault((entry.run.name, repr(entry.run.spec.tags)), [])
+            if any(other.run.metrics == entry.run.metrics for other in alike):
+                copies.append(entry.label)
+                continue
+            if alike:
+                notes.append(f"{entry.label} has the settings and seeds of {alike[0].label}, other scores; both count")
+                # Tables count a name once.
+                run = dataclasses.replace(entry.run, name=f"{entry.run.name}-{len(alike)}")
+                entry = dataclasses.replace(entry, run=run)
+            alike.append(entry)
+        kept.append(entry)
+    if copies:
+        shown = ", ".join(copies[:3]) + (" ..." if len(copies) > 3 else "")
+        notes.append(f"left out, because another has the same settings, seeds and scores: {len(copies)} ({shown})")
+    return kept
+
+
+def _of_store(store: Path, called: str, names: Sequence[str] = ()) -> tuple[list[Entry], list[str]]:
     """The finished runs of a study's store, and what cannot be read of them."""
     entries, faults = [], []
     has_prompts = (store / "fleets").is_dir()
-    for name in names or [path.stem for path in sorted((store / "runs").glob("*.json"))]:
+    for name in names or stored_names(store):
         try:
             run = load_run(store, name)
-            _refuse_unknown(run)
+            with _registered():
+                _ = run and run.spec.numbers()
         except (SoftPromptError, KeyError, TypeError) as error:
             faults.append(f"run {name} of {store} is left out: {getattr(error, 'message', error)}")
             continue
         if run is not None:
             folder = _kept(store, run) if has_prompts else None
-            entries.append(_study_entry(run, f"{store.name}/{_described(run)}", folder))
+            entries.append(_study_entry(run, f"{called}/{_described(run)}", folder))
     return entries, faults
 
 
-def _refuse_unknown(run: StoredRun | None) -> None:
-    """Refuse a run whose method or regulariser this program does not know: nothing says what its numbers were."""
+@contextlib.contextmanager
+def _registered() -> Iterator[None]:
+    """Within, a method or regulariser that this program does not know is told of with what to do.
+
+    Raises:
+        BadInput: nothing says what the numbers of such a run were.
+    """
     try:
-        _ = run and run.spec.numbers()
+        yield
     except UnknownName as error:
         raise BadInput(f"{error.message} If it is your own, make the report in a program that registers it") from error
 
@@ -136,12 +180,12 @@ def _described(run: StoredRun) -> str:
     return f"{run.spec.prompt.method}-seed{run.spec.prompt.seeds.initialization}-{run.name[:6]}"
 
 
-def _of_stability(folder: Path, report: Mapping[str, Any]) -> list[Entry]:
+def _of_stability(folder: Path, report: Values) -> list[Entry]:
     """The runs behind a report on stability: from its store, or, where that is gone, the scores that it kept."""
     names = [name for group in report["about"].get("runs", {}).values() for runs in group.values() for name in runs]
     store = folder.parent.parent
     if names and (store / "runs").is_dir():
-        entries, _ = _of_store(store, list(dict.fromkeys(names)))
+        entries, _ = _of_store(store, store.name, list(dict.fromkeys(names)))
         if entries:
             return entries
     return [
@@ -167,14 +211,17 @@ def _kept_scores(setting: str, arm: Mapping[str, Any], spec: RunSpec) -> Iterato
         yield _study_entry(run, f"{setting}, seed {chosen.initialization}")
 
 
-def _baselines_of(store: Path) -> dict[tuple[str, str], Sequence[Untrained]]:
-    """What `softprompt stability` kept of the frozen model in a store."""
-    kept: dict[tuple[str, str], Sequence[Untrained]] = {}
+def _baselines_of(store: Path, stored: Sequence[Entry]) -> Iterator[tuple[str, Sequence[Untrained]]]:
+    """What `softprompt stability` kept of the frozen model in a store, each with the name of a run on the same rows."""
+    runs = {(id(entry.run.spec.declared), entry.run.spec.model): entry.run for entry in stored}
     for path in sorted((store / "baselines").glob("*.json")):
         about, lines = _baselines_in(path)
-        with contextlib.suppress(KeyError, TypeError):
-            kept[about["task"]["name"], about["model"]] = lines
-    return kept
+        task, model = about.get("task", {}), about.get("model")
+        of = [run for run in runs.values() if (run.spec.declared.name, run.spec.model) == (task.get("name"), model)]
+        if len(of) > 1:
+            of = [run for run in of if run.spec.numbers()["task"] == task]
+        if of:
+            yield of[0].name, lines
 
 
 def _baselines_in(path: Path) -> tuple[Mapping[str, Any], Sequence[Untrained]]:
@@ -186,11 +233,6 @@ def _baselines_in(path: Path) -> tuple[Mapping[str, Any], Sequence[Untrained]]:
     except SoftPromptError:
         return {}, ()
     return about, [Untrained.of(line) for line in lines]
-
-
-def _untrained_of(report: Mapping[str, Any]) -> dict[tuple[str, str], Sequence[Untrained]]:
-    lines = [Untrained(**line) for line in report.get("untrained", ())]
-    return {(report["about"]["task"], report["about"]["model"]): lines} if lines else {}
 
 
 def _short_labels(entries: Sequence[Entry]) -> list[Entry]:

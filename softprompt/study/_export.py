@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import BadInput
 from ._failed import failed_names, failure_of
@@ -11,10 +11,7 @@ from ._grid import SEEDS
 from ._spec import RunSpec
 from ._stored import load
 from ._texts import canonical
-from .tables import SPLITS, tags_of, value, varying
-
-if TYPE_CHECKING:
-    import pandas
+from .tables import SPLITS, Beside, value, varying
 
 FORMATS = (".csv", ".parquet", ".json", ".md", ".tex")
 
@@ -25,11 +22,11 @@ def rows_of(folder: "Path | str", specs: Sequence[RunSpec]) -> list[dict[str, An
     The state is "finished", "stopped early ...", "dropped ...", "failed: ..." or "missing".
     """
     store, unique = Path(folder), list({(spec.name, canonical(spec.tags)): spec for spec in specs}.values())
-    tags, failed = tags_of(unique), failed_names(store)
+    beside, failed = Beside(unique), failed_names(store)
     keys = [*(varying(unique) or ("task", "method")), *_seeds(unique)]
     rows = []
     for spec in unique:
-        row: dict[str, Any] = {"run": spec.name, **{key: _plain(value(spec, key, tags)) for key in keys}}
+        row: dict[str, Any] = {"run": spec.name, **{key: _plain(value(spec, key, beside)) for key in keys}}
         run = load(store, spec.name, whole=False, spec=spec)
         if run is None:
             state = f"failed: {failure_of(store, spec.name)}" if spec.name in failed else "missing"
@@ -49,30 +46,33 @@ def export(rows: Sequence[dict[str, Any]], path: "Path | str") -> Path:
         BadInput: another end, or the file exists.
         StorageFailure: it cannot be written.
     """
-    import pandas
-
     from ..store import write_file
 
     path = Path(path)
     if path.suffix not in FORMATS:
         raise BadInput(f"{path.name!r} ends in none of {', '.join(FORMATS)}; give a file that does")
-    return write_file(path, _content(pandas.DataFrame(list(rows)), path.suffix), what="the table")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    plain = [{name: None if (item := row.get(name)) != item else item for name in columns} for row in rows]
+    return write_file(path, _content(plain, path.suffix), what="the table")
 
 
-def _content(frame: "pandas.DataFrame", kind: str) -> bytes:
+def _content(plain: list[dict[str, Any]], kind: str) -> bytes:
+    import pandas
+
     from .tables import markdown
 
-    plain: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
     match kind:
         case ".csv":
-            return frame.to_csv(index=False).encode()
+            # As objects, because pandas makes floats of the whole numbers beside an empty cell.
+            return pandas.DataFrame(plain, dtype=object).to_csv(index=False).encode()
         case ".parquet":
-            return frame.to_parquet(index=False)
+            return pandas.DataFrame(plain).to_parquet(index=False)
         case ".json":
             return (json.dumps(plain, ensure_ascii=False, indent=1) + "\n").encode()
         case ".md":
             return (markdown(plain) + "\n").encode()
         case _:
+            frame = pandas.DataFrame(plain)
             texts = {name: _score_text if name.startswith((*SPLITS, "majority")) else _plain_text for name in frame}
             styled: Any = frame.style.hide(axis="index").format(texts, na_rep="", escape="latex")
             return styled.format_index(escape="latex", axis=1).to_latex().encode()
@@ -83,7 +83,7 @@ def _score_text(item: Any) -> str:
 
 
 def _plain_text(item: Any) -> str:
-    """The number without digits that say nothing: pandas makes floats of the whole numbers beside an empty cell."""
+    """The number without digits that say nothing, as those of a whole number that pandas has made a float of."""
     if not isinstance(item, float):
         return str(item)
     return str(int(item)) if item.is_integer() else f"{item:g}"

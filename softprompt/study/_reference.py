@@ -2,14 +2,14 @@
 
 import json
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, UnknownName
 from ._file import parsed
 from ._stored import StoredRun
-from .tables import Row, grouped, tags_of, value
+from .tables import Beside, Row, grouped, value
 
 # What papers print, as far as it is known: EPT's tables.
 PUBLISHED = Path(__file__).parent / "published"
@@ -39,8 +39,8 @@ def with_reference(rows: Sequence[Row], runs: Sequence[StoredRun], by: Sequence[
     cells = reference_cells(Path(path))
     if cells is None:
         return list(rows)
-    groups = grouped(runs, by)
-    return [{**row, **_beside(row, groups[tuple(row[key] for key in by)], cells)} for row in rows]
+    groups, beside = grouped(runs, by), Beside(run.spec for run in runs)
+    return [{**row, **_printed(row, groups[tuple(row[key] for key in by)], cells, beside)} for row in rows]
 
 
 def reference_cells(path: Path) -> list[dict[str, Any]] | None:
@@ -92,11 +92,10 @@ def _tables(place: Path, what: str) -> dict[str, Any]:
         raise BadInput(f"{place}, {what}, holds no tables of published numbers; give another file") from error
 
 
-def _beside(row: Row, runs: Sequence[StoredRun], cells: Sequence[Mapping[str, Any]]) -> Row:
-    tags = tags_of(run.spec for run in runs)
+def _printed(row: Row, runs: Sequence[StoredRun], cells: Sequence[Mapping[str, Any]], beside: Beside) -> Row:
     scores: dict[int | None, list[float]] = {}
     for run in runs:
-        ours = scores.setdefault(_cell_of(run, cells, tags), [])
+        ours = scores.setdefault(_cell_of(run, cells, beside), [])
         if run.score is not None:
             ours.append(run.score)
     printed = {place: None if place is None else cells[place]["value"] for place in scores}
@@ -109,10 +108,10 @@ def _beside(row: Row, runs: Sequence[StoredRun], cells: Sequence[Mapping[str, An
     return {"paper": paper, "difference": statistics.fmean(statistics.fmean(scores[p]) - theirs[p] for p in theirs)}
 
 
-def _cell_of(run: StoredRun, cells: Sequence[Mapping[str, Any]], tags: Collection[str]) -> int | None:
+def _cell_of(run: StoredRun, cells: Sequence[Mapping[str, Any]], beside: Beside) -> int | None:
     """The place of a run's cell: the first of which all keys are the run's own."""
-    return next((place for place, cell in enumerate(cells) if _is_of(run, cell, tags)), None)
+    return next((place for place, cell in enumerate(cells) if _is_of(run, cell, beside)), None)
 
 
-def _is_of(run: StoredRun, cell: Mapping[str, Any], tags: Collection[str]) -> bool:
-    return all(value(run.spec, key, tags) == cell[key] for key in cell if key not in _NOT_KEYS)
+def _is_of(run: StoredRun, cell: Mapping[str, Any], beside: Beside) -> bool:
+    return all(value(run.spec, key, beside) == cell[key] for key in cell if key not in _NOT_KEYS)

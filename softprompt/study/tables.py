@@ -1,13 +1,14 @@
 """From stored runs to tables: groups of runs in numbers, paired differences, Markdown. No torch here."""
 
 import dataclasses
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, final
 
 from ..checks import listed
 from ..errors import BadInput, UnknownName
 from ..metrics import is_stuck
 from ..settings import PromptSettings, TrainSettings
+from ..tasks import Task, TaskNames
 from ._grid import KEYS, SEEDS
 from ._spec import RunSpec
 from ._stored import StoredRun
@@ -41,13 +42,34 @@ def tags_of(specs: Iterable[RunSpec]) -> frozenset[str]:
     return frozenset(tag for spec in specs for tag in spec.tags)
 
 
-def value(spec: RunSpec, key: str, tags: Collection[str] = ()) -> Hashable:
+@final
+class Beside:
+    """What the value of a key depends on beside its run: the other runs of a table.
+
+    Args:
+        specs: of all runs of the table.
+    """
+
+    def __init__(self, specs: Iterable[RunSpec] = ()):
+        specs = list(specs)
+        self.tags = tags_of(specs)
+        self._names = TaskNames(spec.declared for spec in specs)
+
+    def task(self, task: Task) -> str:
+        """The name of a task, with what differs where tasks of one name are not the same."""
+        return self._names.of(task)
+
+
+_ALONE = Beside()
+
+
+def value(spec: RunSpec, key: str, beside: Beside = _ALONE) -> Hashable:
     """A run's value of a key: "task", "seed", any field of its spec, prompt or settings, "options.NAME" or a tag.
 
     Args:
         spec: the run.
         key: name of the value.
-        tags: the tags of the runs beside it; the value of one that this run lacks is None.
+        beside: the runs beside it; the value of a tag of theirs that this run lacks is None.
 
     Raises:
         UnknownName: no such key.
@@ -58,52 +80,50 @@ def value(spec: RunSpec, key: str, tags: Collection[str] = ()) -> Hashable:
         if key in names:
             return _hashable(getattr(part, key))
     if key == "task":
-        return spec.declared.name
+        return beside.task(spec.declared)
     if key in _SEEDS:
         return getattr(spec.prompt.seeds, _SEEDS[key])
     first, dot, rest = key.partition(".")
     if dot and first in ("options", "backbone"):
         return _hashable((spec.prompt.options if first == "options" else spec.backbone).get(rest))
-    if key in tags:
+    if key in beside.tags:
         return None
-    known = {*_SETTINGS, *_PROMPT, *_SPEC, *_SEEDS, "task", *spec.tags, *tags, "options.NAME", "backbone.NAME"}
+    known = {*_SETTINGS, *_PROMPT, *_SPEC, *_SEEDS, "task", *spec.tags, *beside.tags, "options.NAME", "backbone.NAME"}
     raise UnknownName("key of a run", key, known)
 
 
 def varying(specs: Sequence[RunSpec]) -> tuple[str, ...]:
     """The keys that differ between runs, except seeds. A table shows these by default."""
-    tags = tags_of(specs)
-    keys = ["model", "task", *sorted(tags), "method"]
+    beside = Beside(specs)
+    keys = ["model", "task", *sorted(beside.tags), "method"]
     keys += [f.name for f in dataclasses.fields(PromptSettings) if f.name not in ("method", "seeds")]
     keys += [f.name for f in dataclasses.fields(TrainSettings)]
     keys += sorted(_SPEC - {"model"})
     # Runs of a study share most of their settings, so that few of them have to be looked at for these keys.
     few = list({id(spec.settings): spec for spec in specs}.values())
-    shared = _SETTINGS - tags
-    return tuple(key for key in keys if len({value(spec, key, tags) for spec in (few if key in shared else specs)}) > 1)
+    shared = _SETTINGS - beside.tags
+    return tuple(
+        key for key in keys if len({value(spec, key, beside) for spec in (few if key in shared else specs)}) > 1
+    )
 
 
-def ceilings(runs: Iterable[StoredRun]) -> dict[str, float]:
+def ceilings(runs: Sequence[StoredRun]) -> dict[str, float]:
     """The best test score of each task."""
-    best: dict[str, float] = {}
-    for run in runs:
-        if run.score is not None:
-            best[run.spec.declared.name] = max(run.score, best.get(run.spec.declared.name, run.score))
-    return best
+    return {task: max(scores) for task, scores in _by_task(runs, Beside(run.spec for run in runs)).items()}
 
 
-def stuck(run: StoredRun, ceiling: Mapping[str, float]) -> bool | None:
+def stuck(run: StoredRun, ceiling: Mapping[str, float], beside: Beside = _ALONE) -> bool | None:
     """Whether a run has not got half of the way from the majority class to the task's ceiling; None if unknown.
 
     A run without a score is stuck.
     """
     if run.score is None:
         return True
-    task = run.spec.declared
-    chance = run.majority if task.answer == "label" else run.majority or 0.0
-    if chance is None or task.name not in ceiling:
+    task = beside.task(run.spec.declared)
+    chance = run.majority if run.spec.declared.answer == "label" else run.majority or 0.0
+    if chance is None or task not in ceiling:
         return None
-    return is_stuck(run.score, chance, ceiling[task.name])
+    return is_stuck(run.score, chance, ceiling[task])
 
 
 def summary(
@@ -122,9 +142,9 @@ def summary(
         ceiling: what can be reached, by task; default the best of `runs`. A task left out takes that too.
     """
     by = listed("--by", by)
-    best = ceilings(runs) | dict(ceiling or {})
+    best, beside = ceilings(runs) | dict(ceiling or {}), Beside(run.spec for run in runs)
     groups = grouped(runs, by)
-    return [{**dict(zip(by, keys, strict=True)), **_numbers(members, best)} for keys, members in groups.items()]
+    return [{**dict(zip(by, keys, strict=True)), **_numbers(members, best, beside)} for keys, members in groups.items()]
 
 
 def grouped(runs: Sequence[StoredRun], by: Sequence[str]) -> dict[tuple[Hashable, ...], list[StoredRun]]:
@@ -132,10 +152,10 @@ def grouped(runs: Sequence[StoredRun], by: Sequence[str]) -> dict[tuple[Hashable
 
     Two tables of a study may list one run with different tags. It is then in the groups of both.
     """
-    tags = tags_of(run.spec for run in runs)
+    beside = Beside(run.spec for run in runs)
     groups: dict[tuple[Hashable, ...], dict[str, StoredRun]] = {}
     for run in runs:
-        groups.setdefault(tuple(value(run.spec, key, tags) for key in by), {})[run.name] = run
+        groups.setdefault(tuple(value(run.spec, key, beside) for key in by), {})[run.name] = run
     return {keys: list(members.values()) for keys, members in groups.items()}
 
 
@@ -153,11 +173,11 @@ def compare(
         BadInput: two runs of one value agree in the pair keys, so that pairs are not defined.
     """
     pair = listed("--pair", pair)
-    tags = tags_of(run.spec for run in runs)
+    beside = Beside(run.spec for run in runs)
     arms: dict[Hashable, dict[tuple[Hashable, ...], StoredRun]] = {}
     for run in runs:
-        arm = arms.setdefault(value(run.spec, by, tags), {})
-        key = tuple(value(run.spec, name, tags) for name in pair)
+        arm = arms.setdefault(value(run.spec, by, beside), {})
+        key = tuple(value(run.spec, name, beside) for name in pair)
         if key in arm and arm[key].name != run.name:
             raise BadInput(
                 f"{run.spec.describe()} and {arm[key].spec.describe()} agree in {', '.join((by, *pair))}; "
@@ -170,7 +190,7 @@ def compare(
     return [{by: name, "against": baseline, **_paired(arm, arms[baseline])} for name, arm in others.items()]
 
 
-def _numbers(runs: Sequence[StoredRun], ceiling: Mapping[str, float]) -> Row:
+def _numbers(runs: Sequence[StoredRun], ceiling: Mapping[str, float], beside: Beside) -> Row:
     import numpy as np
 
     scores = np.array([run.score for run in runs if run.score is not None], dtype=float)
@@ -178,12 +198,12 @@ def _numbers(runs: Sequence[StoredRun], ceiling: Mapping[str, float]) -> Row:
     row |= dict.fromkeys(("mean", "std", "se", "low", "high", "min", "median", "worst"))
     if len(scores):
         row |= {"mean": float(scores.mean()), "min": float(scores.min()), "median": float(np.median(scores))}
-        row["worst"] = min(_means_of_tasks(runs))
+        row["worst"] = min(sum(each) / len(each) for each in _by_task(runs, beside).values())
     interval = bootstrap(scores)
     if interval:
         deviation = float(scores.std(ddof=1))
         row |= {"std": deviation, "se": deviation / len(scores) ** 0.5, "low": interval[0], "high": interval[1]}
-    verdicts = [stuck(run, ceiling) for run in runs]
+    verdicts = [stuck(run, ceiling, beside) for run in runs]
     row["stuck"] = None if None in verdicts else sum(map(bool, verdicts)) / len(runs)
     norms = [norm for norm in (run.at_best("token_norms") for run in runs if run.score is not None) if norm is not None]
     names = ("token_norms", "token_norms_p10", "token_norms_p90")
@@ -191,12 +211,13 @@ def _numbers(runs: Sequence[StoredRun], ceiling: Mapping[str, float]) -> Row:
     return row | dict(zip(names, levels, strict=True))
 
 
-def _means_of_tasks(runs: Sequence[StoredRun]) -> list[float]:
+def _by_task(runs: Sequence[StoredRun], beside: Beside) -> dict[str, list[float]]:
+    """The test scores of each task."""
     scores: dict[str, list[float]] = {}
     for run in runs:
         if run.score is not None:
-            scores.setdefault(run.spec.declared.name, []).append(run.score)
-    return [sum(values) / len(values) for values in scores.values()]
+            scores.setdefault(beside.task(run.spec.declared), []).append(run.score)
+    return scores
 
 
 def _paired(arm: Mapping[Any, StoredRun], baseline: Mapping[Any, StoredRun]) -> Row:

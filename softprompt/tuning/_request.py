@@ -49,6 +49,7 @@ class Request:
         templates: further templates.
         style: the user's.
         ceiling: whether LoRA is trained beside the winner.
+        is_paced: whether the user said how often candidates are evaluated.
     """
 
     task: Task
@@ -63,6 +64,7 @@ class Request:
     templates: Sequence[str]
     style: str | None
     ceiling: bool
+    is_paced: bool = False
 
     @property
     def model_name(self) -> str:
@@ -72,9 +74,13 @@ class Request:
     def to_json(self) -> dict[str, Any]:
         """Plain values: another search has others."""
         spec = self.model if isinstance(self.model, ModelSpec) else self.model.spec
-        values = {name: value for name, value in vars(self).items() if name not in ("task", "wording", "model")}
+        apart = ("task", "wording", "model", "is_paced")
+        values = {name: value for name, value in vars(self).items() if name not in apart}
+        # Elsewhere the number says it, so that searches of before stay the same.
+        paced = {"is_paced": True} if self.is_paced and self.settings.eval_every == TrainSettings.eval_every else {}
         return {
             **values,
+            **paced,
             "settings": dataclasses.asdict(self.settings),
             "task": self.task.to_json(),
             "wording": dataclasses.asdict(self.wording),
@@ -126,6 +132,7 @@ def request_from(
         trials=trials,
         methods=names or list(METHODS_TRIED),
         templates=listed("--try-template", templates),
+        is_paced="eval_every" in keywords or chosen.eval_every != TrainSettings.eval_every,
         **values,
     )
 

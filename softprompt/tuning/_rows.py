@@ -46,12 +46,13 @@ class Parts:
     report: Rows
 
 
-def parted(task: Task, rows: Mapping[str, Rows]) -> Parts:
+def parted(task: Task, rows: Mapping[str, Rows], test_rows: int | None = None) -> Parts:
     """The rows of a task by purpose: splits that the user gave stay, what lacks is drawn by a fixed seed.
 
     Args:
         task: what is answered.
         rows: by split.
+        test_rows: the most that the report may have; None leaves it at MOST_REPORTED.
 
     Raises:
         BadInput: fewer rows than a search can part.
@@ -60,7 +61,7 @@ def parted(task: Task, rows: Mapping[str, Rows]) -> Parts:
     if total < FEWEST:
         raise BadInput(f"{total} rows are too few to search with; give at least {FEWEST}, or use `softprompt train`")
     splits = _own_splits(task, rows, total) if task.source.is_own else split_rows(task, rows)
-    report = limited(splits.test, MOST_REPORTED)
+    report = limited(splits.test, min(MOST_REPORTED, test_rows or MOST_REPORTED))
     if not _are_few(rows, total):
         return Parts(folds=[(splits.train, limited(splits.validation, MOST_CHOOSING))], report=report)
     return Parts(folds=_folds(task, _joined(splits.train, splits.validation)), report=report)

@@ -91,7 +91,7 @@ def tune(
     )  # fmt: skip
     folder = _default_output(request) if output is None else Path(output)
     refuse_no_place(folder, "the search")
-    parts = parted(request.task, load_rows(request.task, data_root, max_bad_rows))
+    parts = parted(request.task, load_rows(request.task, data_root, max_bad_rows), request.settings.test_rows)
     with _alone(folder):
         refuse_another(folder, request, parts)
         if (folder / REPORT).is_file():
@@ -123,7 +123,7 @@ def _tuned(request: Request, parts: Parts, folder: Path, progress: bool) -> Tuni
     tasks = _tasks(request, backbone.kind)
     written(next(iter(tasks.values())), parts, folder)
     budget = _budget(request, parts, folder, tasks, backbone)
-    settings = _settings(request.settings, budget.steps)
+    settings = _settings(request, budget.steps)
     rungs = rungs_of(settings, budget.steps)
     race = max(1, min([*rungs, budget.steps]) // 2)
     space = Space.of(backbone, tasks, settings, request.methods, race, request.seed)
@@ -177,8 +177,7 @@ def _budget(
     return Budget(minutes=request.minutes, trials=request.trials, folds=folds, last=last, steps=steps, scoring=scoring)
 
 
-def _settings(settings: TrainSettings, steps: int) -> TrainSettings:
+def _settings(request: Request, steps: int) -> TrainSettings:
     """The user's settings with so many steps, and five evaluations where the user did not say how many."""
-    is_given = settings.eval_every != TrainSettings().eval_every
-    every = settings.eval_every if is_given else max(1, steps // EVALUATIONS)
-    return dataclasses.replace(settings, steps=steps, eval_every=every)
+    every = request.settings.eval_every if request.is_paced else max(1, steps // EVALUATIONS)
+    return dataclasses.replace(request.settings, steps=steps, eval_every=every)

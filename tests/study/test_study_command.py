@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -221,6 +222,21 @@ class TestCommand:
         assert [line for line in lines if line.startswith(("a &", "b &"))] == [
             r"a & 0.0001 & 16 & 1234567 & 0.667 & 2.25 \\", r"b & 0.3 &  &  & 1.000 &  \\"
         ]  # fmt: skip
+
+    @pytest.mark.parametrize("end", ["json", "md", "csv"])
+    def test_a_whole_number_beside_an_empty_cell_stays_whole(self, end, tmp_path):
+        rows = [{"run": "a", "k": 16, "lr": 1e-4, "test score": 1.0}, {"run": "b", "k": None, "lr": math.nan}]
+        text = export(rows, tmp_path / f"runs.{end}").read_text()
+        assert (
+            text
+            == {
+                "json": json.dumps([rows[0], {**dict.fromkeys(rows[0]), "run": "b"}], indent=1) + "\n",
+                "md": "| run | k | lr | test score |\n"
+                + "| --- " * 4
+                + "|\n| a | 16 | 0.0001 | 1.0 |\n| b |  |  |  |\n",
+                "csv": "run,k,lr,test score\na,16,0.0001,1.0\nb,,,\n",
+            }[end]
+        )
 
     def test_mistakes_are_one_line_and_exit_code_2(self, file, tmp_path, capsys):
         store = str(tmp_path / "store")

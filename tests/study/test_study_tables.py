@@ -14,6 +14,8 @@ from softprompt.study import StoredRun, compare, grid, load_specs, markdown, rea
 from softprompt.study._stored import POINTS, curves, load, path_of, to_bytes
 from softprompt.study.statistics import bootstrap, ratio_of_deviations, settled, wilcoxon
 from softprompt.study.tables import ceilings, columns, is_column, stuck, value, varying
+from softprompt.tasks import task as find_task
+from softprompt.tasks import with_difficulty
 
 from study_kit import stored
 
@@ -54,6 +56,28 @@ class TestTables:
     def test_the_ceiling_is_the_best_run_of_the_task_unless_given(self, runs):
         assert ceilings([*runs, stored("ept", 0, 0.6, "glue/sst2")]) == {"glue/rte": 0.9, "glue/sst2": 0.6}
         assert [row["stuck"] for row in summary(runs, by=("method",), ceiling={"glue/rte": 0.58})] == [2 / 5, 1 / 5]
+
+    def test_a_task_on_other_rows_is_another_task(self):
+        color = find_task("lab/color")
+        scores = {"lab/color": (0.92, 0.82), "lab/color (noise=6)": (0.72, 0.62)}
+        runs = [
+            stored(method, seed, score - (method == "scaled") / 10, task)
+            for task, of_task in zip((color, with_difficulty(color, noise=6)), scores.values(), strict=True)
+            for seed, score in enumerate(of_task)
+            for method in ("polar", "scaled")
+        ]
+        rows = summary(runs)
+        assert [(row["task"], row["method"], row["n"]) for row in rows] == [
+            (task, method, 2) for task in scores for method in ("polar", "scaled")
+        ]
+        # Each has a ceiling of its own, half of the way to which is not to be stuck.
+        assert [row["stuck"] for row in rows] == [0, 0, 0, 0.5]
+        assert summary(runs, by=("method",))[0]["worst"] == pytest.approx(0.67)
+        assert varying([run.spec for run in runs]) == ("task", "method")
+        (row,) = compare(runs, by="method", baseline="polar")
+        assert (row["n"], row["difference"]) == (4, pytest.approx(-0.1))
+        (row,) = compare(runs, by="task", baseline="lab/color", pair=("method", "seed"))
+        assert (row["task"], row["n"]) == ("lab/color (noise=6)", 4)
 
     def test_stuck_is_less_than_half_of_the_way(self):
         assert not is_stuck(0.75, 0.5, 1.0)

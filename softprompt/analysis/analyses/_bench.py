@@ -10,6 +10,7 @@ from ...data import Examples, Rows, drawn_rows
 from ...errors import BadInput
 from ...inference.evaluate import backbone_of, evaluate, examples_for
 from ...prompts.prompt import SoftPrompt
+from ...tasks import Task
 from ..stored_landscapes import Subject, subjects
 
 
@@ -82,7 +83,9 @@ class Bench:
         """Rows as the model of a prompt reads them behind it."""
         return examples_for(self.backbone(subject), subject.task, rows, subject.prompt.length)
 
-    def score(self, subject: Subject, prompt: SoftPrompt, task: str | None = None, split: str | None = None) -> float:
+    def score(
+        self, subject: Subject, prompt: SoftPrompt, task: Task | str | None = None, split: str | None = None
+    ) -> float:
         """The score of any prompt of a subject's model on its task or another one."""
         return evaluate(
             prompt,

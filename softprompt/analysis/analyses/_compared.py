@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BadInput, UnknownName
+from ...tasks import TaskNames
 from ...training import Result, read_plan, read_results
 from ..stored_landscapes import chosen_names
 from ._base import NO_MODEL, NO_ROWS, Analysis, Values
@@ -25,15 +26,16 @@ def spread(scores: Sequence[float]) -> dict[str, Any]:
 
 def _results(bench: Bench) -> Iterator[tuple[dict[str, Any], Result]]:
     """The settings of each chosen prompt that is finished, flat, and how it ended."""
-    for path in map(Path, bench.paths):
-        plan = read_plan(path)
+    plans = {path: read_plan(path) for path in map(Path, bench.paths)}
+    names = TaskNames(plan.task for plan in plans.values())
+    for path, plan in plans.items():
         chosen = chosen_names(path, plan, bench.prompts)
         by_name = {result.prompt: result for result in read_results(path) if result.prompt in chosen}
         for name, prompt in zip(plan.prompt_names(), plan.prompts, strict=True):
             if name in by_name:
                 options = {f"options.{key}": value for key, value in prompt.options.items()}
                 fields = {**dataclasses.asdict(plan.settings), **dataclasses.asdict(prompt), **options}
-                fields |= {"task": plan.task.name, "model": plan.model.name, "lr": by_name[name].lr}
+                fields |= {"task": names.of(plan.task), "model": plan.model.name, "lr": by_name[name].lr}
                 yield {key: value for key, value in fields.items() if key not in ("seeds", "options")}, by_name[name]
 
 
@@ -51,6 +53,9 @@ def compute_ablation(bench: Bench) -> Values:
     every = list(dict.fromkeys(key for settings, _ in scored for key in settings))
     varied = [key for key in every if len({str(settings.get(key)) for settings, _ in scored}) > 1]
     key = bench.by or next(iter(varied), None)
+    if key not in every and f"options.{key}" in every:
+        # On the command line an option of a method has no such prefix.
+        key = f"options.{key}"
     if key is None:
         raise BadInput("the runs differ in nothing but their seeds; give runs of several settings")
     if key not in every:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ...errors import BadInput
+from ...tasks import Task, TaskNames
 from ._base import Analysis, Values, short
 from ._bench import Bench
 
@@ -10,20 +11,24 @@ from ._bench import Bench
 def compute(bench: Bench) -> Values:
     """The score of each prompt on each task: those of the prompts, and `tasks`."""
     bench.refuse_mixed("transfer")
-    tasks = list(dict.fromkeys([*(subject.task.name for subject in bench.subjects), *bench.tasks]))
-    if len(tasks) < 2:
+    names = TaskNames(subject.task for subject in bench.subjects)
+    # A task of a prompt is asked as it was trained, on its own rows; others are known by their names alone.
+    asked: dict[str, Task | str] = {names.of(subject.task): subject.task for subject in bench.subjects}
+    asked |= {name: name for name in bench.tasks if name not in asked}
+    if len(asked) < 2:
         raise BadInput("transfer needs two tasks or more; give prompts of several, or further ones with --task")
     prompts = [
         {
             "prompt": subject.label,
-            "task": subject.task.name,
+            "task": names.of(subject.task),
             "scores": [
-                bench.score(subject, subject.prompt, None if name == subject.task.name else name) for name in tasks
+                bench.score(subject, subject.prompt, None if name == names.of(subject.task) else task)
+                for name, task in asked.items()
             ],
         }
         for subject in bench.subjects
     ]
-    return {"tasks": tasks, "rows": bench.rows, "prompts": prompts}
+    return {"tasks": list(asked), "rows": bench.rows, "prompts": prompts}
 
 
 def draw(values: Values, figures: Any) -> Any:

@@ -27,7 +27,7 @@ class Against:
         setting: its name.
         reference: the other's.
         n: seeds that have a score in both; all below is over these pairs.
-        unpaired: seeds of either that have none in the other.
+        unpaired: further seeds of either, which lack a score in one of them.
         difference: of the means, setting minus reference.
         low: end of its 95 % bootstrap interval over pairs.
         high: the other end.
@@ -101,7 +101,7 @@ def against(arm: Arm, reference: Arm) -> Against:
         setting=arm.name,
         reference=reference.name,
         n=len(pairs),
-        unpaired=len(arm.seeds) + len(reference.seeds) - 2 * len(pairs),
+        unpaired=len({*arm.seeds, *reference.seeds}) - len(pairs),
         difference=float(differences.mean()) if len(pairs) else None,
         wins=int((differences > 0).sum()),
         ties=int((differences == 0).sum()),

@@ -10,7 +10,7 @@ from .. import StoredRun
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """Scores of one setting, one entry a seed; None is what a run does not have.
+    """Scores of one setting, one entry a seed; None is what a run does not have, as are numbers that are not finite.
 
     Args:
         name: of the setting.
@@ -35,6 +35,9 @@ class Arm:
 
     def __post_init__(self) -> None:
         """Refuse scores that cannot be paired by seed."""
+        for name in ("scores", "train_scores", "train_losses"):
+            known = (None if value is None or not math.isfinite(value) else value for value in getattr(self, name))
+            object.__setattr__(self, name, tuple(known))
         if len(set(self.seeds)) < len(self.seeds):
             raise BadInput(
                 f"setting {self.name!r} has a seed twice; runs that differ in more than the seed are not one"

@@ -11,7 +11,7 @@ from ...prompts.methods import Method
 from ...regularizers import regularizers
 from ...settings import Seeds
 from .. import RunSpec, StoredRun, run_all
-from ..tables import value, varying
+from ..tables import Beside, value, varying
 from ._arm import Arm
 from ._report import Report, report
 from ._seeds import TOGETHER, seed_sets
@@ -107,11 +107,11 @@ def by_setting(specs: Sequence[RunSpec]) -> dict[str, tuple[RunSpec, ...]]:
     settings: dict[str, dict[str, RunSpec]] = {}
     for spec in specs:
         settings.setdefault(spec.with_seeds(Seeds()).name, {})[spec.name] = spec
-    keys = [key for key in varying(specs) if key not in ("task", "setting")]
+    keys, beside = [key for key in varying(specs) if key not in ("task", "setting")], Beside(specs)
     named: dict[str, tuple[RunSpec, ...]] = {}
     for members in settings.values():
         group = tuple(members.values())
-        name = _setting_name(group[0], keys)
+        name = _setting_name(group[0], keys, beside)
         if name in named:
             raise BadInput(f"two settings are named {name!r}; tell them apart by tags = {{setting = ...}}")
         named[name] = group
@@ -212,9 +212,9 @@ def _about(settings: Mapping[str, RunSpec], **values: Any) -> dict[str, Any]:
     return {**described, "settings": {name: spec.to_json() for name, spec in settings.items()}}
 
 
-def _setting_name(spec: RunSpec, keys: Sequence[str]) -> str:
+def _setting_name(spec: RunSpec, keys: Sequence[str], beside: Beside) -> str:
     if "setting" in spec.tags:
         return str(spec.tags["setting"])
-    values = {key: item for key in keys if (item := value(spec, key, keys)) is not None}
+    values = {key: item for key in keys if (item := value(spec, key, beside)) is not None}
     parts = [str(item) if key == "method" else f"{key}={item}" for key, item in values.items()]
     return ", ".join(parts) or spec.prompt.method

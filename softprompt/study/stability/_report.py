@@ -167,12 +167,17 @@ def _warnings(spreads: tuple[Spread, ...], comparisons: tuple[Against, ...], cha
                 f"{pair.setting}: its mean is lower by {pair.lost:.0%} of the way above chance, though not for sure: "
                 "its smaller standard deviation may be no stability"
             )
-        if pair.n and pair.ties == pair.n:
+        if pair.n > 1 and pair.ties == pair.n:
             lines.append(
                 f"{pair.setting}: every score equals that of {pair.reference}: the setting changed nothing here"
             )
         if pair.unpaired:
-            lines.append(f"{pair.setting}: {pair.unpaired} seeds have no partner and are left out of the comparison")
+            seeds = (
+                "1 seed has no partner and is"
+                if pair.unpaired == 1
+                else f"{pair.unpaired} seeds have no partner and are"
+            )
+            lines.append(f"{pair.setting}: {seeds} left out of the comparison")
     return lines
 
 
