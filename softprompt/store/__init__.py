@@ -15,6 +15,7 @@ from ._folder import write_file as write_file
 from ._folder import write_folder as write_folder
 from ._prompt import find_prompt as find_prompt
 from ._prompt import from_document as from_document
+from ._prompt import input_digest as input_digest
 from ._prompt import is_compiled as is_compiled
 from ._prompt import read_prompt as read_prompt
 from ._prompt import save_prompt as save_prompt
