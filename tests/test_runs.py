@@ -16,7 +16,7 @@ from softprompt.interop.hub import load_stored
 from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.training import _train as train_module
-from softprompt.training import read_plan, read_results, resume, train
+from softprompt.training import damage, read_plan, read_results, resume, train
 from softprompt.training._loop import Loop
 from softprompt.training._records import Record, damaged_lines, read_record, recorded_steps
 from softprompt.training._results import constant_score
@@ -191,6 +191,16 @@ def unfinished(task, backbone, tmp_path_factory):
     return place
 
 
+def test_what_a_killed_process_was_writing_is_gone_when_the_run_goes_on(unfinished, backbone, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(unfinished / "killed", run)
+    (run / NAME / ".result.json.0123abcd.tmp").write_text("{")
+    (run / "checkpoints" / ".step-000006.0123abcd.tmp").mkdir()
+    resume(run, model=backbone)
+    assert same_files(unfinished / "whole", run, ignore=TIMES)
+    assert list(run.rglob("*.tmp")) == []
+
+
 class TestDamagedRecords:
     @pytest.mark.parametrize("name", ["timing.jsonl", f"{NAME}/metrics.jsonl", f"{NAME}/restarts/1.jsonl"])
     def test_one_bad_byte_is_told_at_the_start_and_costs_nothing_at_the_end(
@@ -267,6 +277,21 @@ class TestFullDisk:
                 record.write({"step": 1, "loss": 0.5})
             record.close()
         assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1'
+
+
+def test_a_scored_prompt_that_is_gone_is_damage_and_is_stored_again(unfinished, backbone, tmp_path, caplog):
+    run = tmp_path / "run"
+    shutil.copytree(unfinished / "whole", run)
+    shutil.rmtree(run / NAME / "prompt")
+    (line,) = damage(run)
+    assert "holds a result and no prompt" in line
+    assert f"delete {run / NAME / 'result.json'} and --resume {run}" in line
+    resume(run, model=backbone)
+    assert line in caplog.messages
+    (run / NAME / "result.json").unlink()
+    resume(run, model=backbone)
+    assert list(damage(run)) == []
+    assert same_files(unfinished / "whole", run, ignore=TIMES)
 
 
 class TestAFolderThatGoesWhileItIsTrained:

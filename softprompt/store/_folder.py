@@ -5,12 +5,14 @@ manifest with the SHA-256 of every file last, the rename, and a flush of the dir
 the manifest does not vouch for: safetensors alone loads a flipped bit without a word.
 """
 
+import contextlib
 import glob
 import hashlib
 import os
 import re
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +23,8 @@ from ..errors import BadInput, DamagedFile, StorageFailure
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+# A writer of a prompt or a checkpoint is done in less, also on a slow disk.
+ABANDONED_SECONDS = 600.0
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -68,7 +72,7 @@ def write_file(target: Path, content: bytes, *, what: str, replace: bool = False
         StorageFailure: the disk is full or not writable. What existed before stays intact.
     """
     target = target.absolute()
-    if target.exists() and not replace:
+    if os.path.lexists(target) and not replace:
         raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for {what}")
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -79,7 +83,9 @@ def write_file(target: Path, content: bytes, *, what: str, replace: bool = False
     except OSError as error:
         raise _failure(what, target, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # What could not be removed is swept later, and would hide why the file could not be written.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return target
 
 
@@ -130,10 +136,19 @@ def settled(folder: Path) -> Path:
 def remove_leftovers(parent: Path, pattern: str) -> None:
     """Remove what killed writers left next to folders that match, and previous versions that were replaced."""
     for temporary in parent.glob(f".{pattern}.????????.tmp"):
-        shutil.rmtree(temporary, ignore_errors=True)
+        if is_abandoned(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
     for replaced in parent.glob(f".{pattern}.old"):
         if (parent / replaced.name[1 : -len(".old")]).is_dir():
             shutil.rmtree(replaced, ignore_errors=True)
+
+
+def is_abandoned(temporary: Path) -> bool:
+    """Whether nothing was put into a temporary folder for so long that its writer must be dead."""
+    try:
+        return time.time() - temporary.stat().st_mtime > ABANDONED_SECONDS
+    except OSError:
+        return False
 
 
 def _replaced(target: Path) -> Path:

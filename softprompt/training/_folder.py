@@ -10,7 +10,7 @@ from typing import final
 from ..errors import RunExists, StorageFailure
 
 LOCK = ".lock"
-# What `write_file` calls a file until it is whole.
+# What `write_file` and `write_folder` call what they write until it is whole.
 TEMPORARY = ".*.????????.tmp"
 # What a process that was killed before it wrote the plan may leave: no run, and nothing to go on from.
 LEFTOVERS = (LOCK, ".run.json.*.tmp")
@@ -38,9 +38,11 @@ class HeldFolder:
             return True
 
     def sweep(self) -> None:
-        """Remove the files that a killed process had not renamed into their places yet."""
-        for path in self.path.rglob(TEMPORARY):
-            if path.is_file():
+        """Remove the files and folders that a killed process had not renamed into their places yet."""
+        for path in sorted(self.path.rglob(TEMPORARY)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.is_file():
                 path.unlink(missing_ok=True)
 
     def refuse_gone(self) -> None:
