@@ -1,9 +1,7 @@
 """The folder of a run and its records: nothing is left of what failed, nothing is lost of what was trained."""
 
-import contextlib
 import dataclasses
 import functools
-import resource
 import shutil
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from softprompt.training._loop import Loop
 from softprompt.training._records import Record, damaged_lines, read_record, recorded_steps
 from softprompt.training._results import constant_score
 
-from kit import review_task, same_files
+from kit import file_limit, review_task, same_files
 
 PROMPT = PromptSettings(options={"prompt_length": 2})
 RESTARTED = PromptSettings(options={"prompt_length": 2}, restarts=2, restart_steps=2)
@@ -247,17 +245,6 @@ def test_a_rate_beyond_what_numbers_can_hold_drops_its_own_prompt_only(start, tm
     assert run.results[0].status == "finished"
     assert run.results[1].status == "dropped at step 1: its learning rate, 1e+38, is beyond what its numbers can hold"
     assert recorded_steps(tmp_path / "run" / f"{NAME}-lr0.3" / "metrics.jsonl") == 4
-
-
-@contextlib.contextmanager
-def file_limit(size):
-    """No file grows beyond so many bytes, as on a full disk. It ends with the block: pytest may write files, too."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 class TestFullDisk:

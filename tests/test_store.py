@@ -481,7 +481,8 @@ class TestCheckpoints:
         for folder in (leftover, alive):
             folder.mkdir()
             (folder / "state.json").write_text("{")
-        os.utime(leftover, (time.time() - 700, time.time() - 700))
+        for path in (leftover, leftover / "state.json"):
+            os.utime(path, (time.time() - 700, time.time() - 700))
         found = latest_checkpoint(tmp_path)
         assert found is not None
         assert found.step == 100

@@ -11,6 +11,7 @@ from ._checkpoint import save_checkpoint as save_checkpoint
 from ._folder import MANIFEST as MANIFEST
 from ._folder import read_folder as read_folder
 from ._folder import refuse_no_place as refuse_no_place
+from ._folder import remove_leftovers as remove_leftovers
 from ._folder import settled as settled
 from ._folder import write_file as write_file
 from ._folder import write_folder as write_folder

@@ -144,11 +144,13 @@ def remove_leftovers(parent: Path, pattern: str) -> None:
 
 
 def is_abandoned(temporary: Path) -> bool:
-    """Whether nothing was put into a temporary folder for so long that its writer must be dead."""
+    """Whether nothing was written into a temporary folder for so long that its writer must be dead."""
     try:
-        return time.time() - temporary.stat().st_mtime > ABANDONED_SECONDS
+        newest = max(path.stat().st_mtime for path in (temporary, *temporary.iterdir()))
     except OSError:
+        # Its writer has just put it in its place.
         return False
+    return time.time() - newest > ABANDONED_SECONDS
 
 
 def _replaced(target: Path) -> Path:
