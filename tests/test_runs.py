@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,8 @@ from softprompt.inference.evaluate import evaluate
 from softprompt.interop.hub import load_stored
 from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.study import RunSpec, run_all
+from softprompt.training import Interrupted, damage, read_plan, read_results, resume, train
 from softprompt.training import _train as train_module
-from softprompt.training import damage, read_plan, read_results, resume, train
 from softprompt.training._loop import Loop
 from softprompt.training._records import Record, damaged_lines, read_record, recorded_steps
 from softprompt.training._results import constant_score
@@ -264,6 +266,19 @@ class TestFullDisk:
                 record.write({"step": 1, "loss": 0.5})
             record.close()
         assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1'
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_scores_are_computed_says_how_to_go_on(number, start, unfinished, backbone, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    run = tmp_path / "my run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "finish_member", lambda *parts: os.kill(os.getpid(), number))
+        with pytest.raises(Interrupted, match=f"scores were stored; go on with: softprompt train --resume '{run}'"):
+            start(run, RESTARTED)
+    assert signal.getsignal(signal.SIGTERM) is before
+    resume(run, model=backbone)
+    assert same_files(unfinished / "whole", run, ignore=TIMES)
 
 
 def test_a_scored_prompt_that_is_gone_is_damage_and_is_stored_again(unfinished, backbone, tmp_path, caplog):

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from ..checks import expanded
 from ..documents import limited, limits, raise_limits
 from ..errors import SoftPromptError, visible
 from ._analyze import analyze
@@ -143,7 +144,8 @@ def run_app(program: typer.Typer, name: str, arguments: Sequence[str] | None = N
 def _exit_code(program: typer.Typer, name: str, arguments: Sequence[str] | None) -> int:
     """The command, its errors turned into exit codes."""
     try:
-        code = program(args=arguments, prog_name=name, standalone_mode=False)
+        words = [_with_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+        code = program(args=words, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except SoftPromptError as error:
         say(f"softprompt: {error.message}")
@@ -169,6 +171,12 @@ def _exit_code(program: typer.Typer, name: str, arguments: Sequence[str] | None)
         return 2
     # typer turns Ctrl-C into 130, and returns what a command returned, which is None.
     return code or 0
+
+
+def _with_home(word: str) -> str:
+    """A word of the command with the home folder in `--option=~/path`, as shells have it in `--option ~/path`."""
+    option, sign, path = word.partition("=")
+    return f"{option}={expanded(path)}" if sign and option.startswith("--") and path.startswith("~/") else word
 
 
 def _drop_output() -> None:

@@ -44,7 +44,7 @@ def write_folder(
         BadInput: the folder exists.
         StorageFailure: the disk is full or not writable. What existed before stays intact.
     """
-    target = target.absolute()
+    target = _place_of(target)
     _check_place(target, contents, what, replace)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -71,7 +71,7 @@ def write_file(target: Path, content: bytes, *, what: str, replace: bool = False
         BadInput: the file exists and `replace` is False.
         StorageFailure: the disk is full or not writable. What existed before stays intact.
     """
-    target = target.absolute()
+    target = _place_of(target)
     if os.path.lexists(target) and not replace:
         raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for {what}")
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
@@ -99,7 +99,8 @@ def refuse_no_place(target: Path, what: str) -> None:
     Raises:
         StorageFailure: the nearest existing folder of the place cannot be written.
     """
-    place = next((path for path in (target.absolute(), *target.absolute().parents) if os.path.lexists(path)), target)
+    whole = _place_of(target)
+    place = next((path for path in (whole, *whole.parents) if os.path.lexists(path)), target)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         reason = "cannot be written" if place.is_dir() else "is no folder"
         raise StorageFailure(
@@ -151,6 +152,17 @@ def is_abandoned(temporary: Path) -> bool:
         # Its writer has just put it in its place.
         return False
     return time.time() - newest > ABANDONED_SECONDS
+
+
+def _place_of(target: Path) -> Path:
+    """The whole path of a place.
+
+    Raises:
+        BadInput: it begins with `~`, which would be a folder of this name here.
+    """
+    if target.parts[:1] == ("~",):
+        raise BadInput(f"{str(target)!r} begins with ~, which only a shell replaces; write the whole path")
+    return target.absolute()
 
 
 def _replaced(target: Path) -> Path:

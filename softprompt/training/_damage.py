@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..documents import RESTORE, changed_files, entry, faults_in, is_sealed, read_json, read_sealed
-from ..errors import SoftPromptError
+from ..errors import SoftPromptError, quoted
 from ..store import read_folder, settled
 from ._plan import PLAN, read_plan
 from ._records import damaged_lines, places, too_short
@@ -75,7 +75,8 @@ def _without_prompt(run: Path) -> Iterator[str]:
             # What is wrong with the result itself is told of elsewhere.
             continue
         if is_scored and not is_stored:
-            yield f"{member} holds a result and no prompt; restore it from a copy, or delete {path} and --resume {run}"
+            repair = f"restore it from a copy, or delete {path} and --resume {quoted(run)}"
+            yield f"{member} holds a result and no prompt; {repair}"
 
 
 def _document(path: Path) -> dict[str, Any]:

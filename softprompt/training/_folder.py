@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
-from ..errors import RunExists, StorageFailure
+from ..errors import RunExists, StorageFailure, quoted
 
 LOCK = ".lock"
 # What `write_file` and `write_folder` call what they write until it is whole.
@@ -135,7 +135,9 @@ def refuse_used(folder: Path) -> None:
         RunExists: with what to do.
     """
     if (folder / "run.json").exists():
-        raise RunExists(f"{folder} already holds a run; continue it with --resume {folder}, or choose another --output")
+        raise RunExists(
+            f"{folder} already holds a run; continue it with --resume {quoted(folder)}, or choose another --output"
+        )
     if not folder.exists():
         return
     if not folder.is_dir() or any(not _is_left(entry) for entry in folder.iterdir()):

@@ -27,7 +27,7 @@ from ._begun import ROWS, begun_from, refuse_other_inputs, refuse_other_weights,
 from ._built import build_prompts
 from ._callbacks import Listeners, refuse_no_callbacks
 from ._damage import damage, damaged_documents, tell_unsealed
-from ._drive import drive
+from ._drive import drive, finishing
 from ._early import check_request
 from ._folder import HeldFolder, alone_in, new_folder, refuse_used
 from ._frozen import Comparison, compare
@@ -296,11 +296,12 @@ def _run(
             warn_of_rounding(loop)
         listeners = Listeners(callbacks, how_to_go_on(plan.task, folder))
         drive(plan, loop, held, data, progress, listeners)
-        seconds, reports = seconds_of(folder), last_reports(plan, loop)
-        held.refuse_gone()
-        # The results are written last: a run that has all of them is not gone on with.
-        comparison = _comparison(plan, splits, run_data.backbone, reports, folder)
-        results = [finish_member(plan, loop, member, folder, seconds, reports) for member in loop.members]
+        with finishing(plan, folder):
+            seconds, reports = seconds_of(folder), last_reports(plan, loop)
+            held.refuse_gone()
+            # The results are written last: a run that has all of them is not gone on with.
+            comparison = _comparison(plan, splits, run_data.backbone, reports, folder)
+            results = [finish_member(plan, loop, member, folder, seconds, reports) for member in loop.members]
         for line in not_better(comparison):
             advice.warning(line)
         finished = Run(folder, results, comparison)

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone
 from ..data import load_rows
-from ..errors import RunExists, StorageFailure
+from ..errors import RunExists, StorageFailure, quoted
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import refuse_no_place, write_file
 from ..tasks import Task
@@ -102,7 +102,7 @@ def tune(
         except (Interrupted, KeyboardInterrupt) as error:
             done = sum(len(wave.trials) for wave in read_waves(folder))
             raise Interrupted(
-                f"stopped with {done} trials stored in {folder}; the same command with --output={folder} goes on"
+                f"stopped with {done} trials stored in {folder}; the same command with --output={quoted(folder)} goes on"
             ) from error
 
 
