@@ -102,7 +102,8 @@ def tune(
         except (Interrupted, KeyboardInterrupt) as error:
             done = sum(len(wave.trials) for wave in read_waves(folder))
             raise Interrupted(
-                f"stopped with {done} trials stored in {folder}; the same command with --output={quoted(folder)} goes on"
+                f"stopped with {done} trials stored in {folder}; the same command with --output={quoted(folder)} "
+                "goes on"
             ) from error
 
 
