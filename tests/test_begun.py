@@ -85,7 +85,7 @@ class TestTheModel:
     def test_at_another_place_is_refused_for_such_a_run(self, killed, model):
         run = killed()
         rewrite(run / "run.json", lambda values: values.pop("inputs"))
-        with pytest.raises(BadInput, match=r"started by an earlier version.*put the model back"):
+        with pytest.raises(BadInput, match=r"does not record the weights of its model.*put the model back"):
             resume(run, model=model)
 
     def test_that_has_moved_is_given_and_has_to_be_the_same(self, killed, task, model, tmp_path, tiny_t5, save_tiny):
@@ -163,3 +163,10 @@ def test_a_search_does_not_go_on_with_a_model_whose_layers_were_trained_on(model
     train_a_layer_on(model)
     with pytest.raises(ModelMismatch, match=r"the weights of .* are not those that the search in .* was begun with"):
         search()
+
+
+def test_weights_that_are_on_no_device_have_no_digest(tiny_t5):
+    model = from_model(*tiny_t5()).model
+    assert weights_digest(model)
+    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.to("meta"), requires_grad=False)
+    assert weights_digest(model) == ""

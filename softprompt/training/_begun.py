@@ -36,16 +36,22 @@ def model_digests(backbone: AbstractBackbone) -> dict[str, str]:
     return {EMBEDDINGS: embeddings or "", WEIGHTS: weights_digest(backbone.model)}
 
 
+def is_same_model(inputs: Mapping[str, str], backbone: AbstractBackbone) -> bool:
+    """Whether a model has the digests that were written down; what is not known of either is not compared."""
+    now = model_digests(backbone)
+    return all(not now[name] or inputs.get(name) in (None, "", now[name]) for name in now)
+
+
 def refuse_unknown_weights(inputs: Mapping[str, str], folder: Path) -> None:
-    """Refuse a model at another place for a run of an earlier version, which cannot tell whether it is the same.
+    """Refuse a model at another place for a run that cannot tell whether it is the same.
 
     Raises:
         BadInput: with what to do.
     """
-    if WEIGHTS not in inputs:
+    if not inputs.get(WEIGHTS):
         raise BadInput(
-            f"{folder} was started by an earlier version, which did not record the weights of its model; drop --model, "
-            "and put the model back where it was"
+            f"{folder} does not record the weights of its model, as runs of earlier versions do not; drop --model, and "
+            "put the model back where it was"
         )
 
 
@@ -60,7 +66,7 @@ def refuse_other_weights(inputs: Mapping[str, str], backbone: AbstractBackbone, 
     Raises:
         ModelMismatch: other word embeddings, or other weights.
     """
-    if any(inputs.get(name, digest) != digest for name, digest in model_digests(backbone).items()):
+    if not is_same_model(inputs, backbone):
         raise ModelMismatch(
             f"the weights of {backbone.name!r} are not those that {folder} was started with; restore the model, or "
             "start a new run"

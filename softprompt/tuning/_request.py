@@ -16,6 +16,7 @@ from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import json_bytes, write_file
 from ..tasks import Task, Wording
 from ..training import (
+    is_same_model,
     model_digests,
     model_from,
     refuse_unknown_keywords,
@@ -163,7 +164,7 @@ def refuse_another_model(folder: Path, backbone: AbstractBackbone) -> None:
         ModelMismatch: the model in its place is another.
         DamagedFile: what is written down is not as it was.
     """
-    if kept(folder / MODEL, lambda: model_digests(backbone)) != model_digests(backbone):
+    if not is_same_model(kept(folder / MODEL, lambda: model_digests(backbone)), backbone):
         raise ModelMismatch(
             f"the weights of {backbone.name!r} are not those that the search in {folder} was begun with; restore the "
             "model, or choose another --output"
