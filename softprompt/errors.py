@@ -21,6 +21,7 @@ A message is written once and read in two places. It names options as the comman
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import ClassVar, TypeVar
 
@@ -61,6 +62,11 @@ def in_python(message: str) -> str:
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 # Longest message; what is longer quotes a file, and the end of the line says what to do.
 LONGEST, END = 1500, 500
+
+
+def quoted(path: object) -> str:
+    """A path as a shell takes it, for commands in messages."""
+    return shlex.quote(str(path))
 
 
 def visible(text: str, kept: str = "") -> str:

@@ -16,6 +16,12 @@ _TESTED = (Path(__file__).parent / "constraints.txt", Path(__file__).parent.pare
 TESTED_PYTHONS = ("3.11",)
 
 
+def user_cache() -> Path | None:
+    """The folder for what may be deleted: $XDG_CACHE_HOME, else ~/.cache; None for a user without a home folder."""
+    configured, home = os.environ.get("XDG_CACHE_HOME"), os.path.expanduser("~")
+    return Path(configured) if configured else Path(home, ".cache") if os.path.isabs(home) else None
+
+
 @final
 @dataclass(frozen=True)
 class Finding:
@@ -119,13 +125,17 @@ def _device() -> Finding:
 
 def _folders() -> Iterator[Finding]:
     """The folders that are written without being asked for."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    cache = user_cache()
     places = {
-        "cache of rows": Path(os.environ.get("SOFTPROMPT_CACHE") or cache / "softprompt"),
-        "cache of the hub": Path(os.environ.get("HF_HOME") or cache / "huggingface"),
+        "cache of rows": os.environ.get("SOFTPROMPT_CACHE") or (cache and cache / "softprompt"),
+        "cache of the hub": os.environ.get("HF_HOME") or (cache and cache / "huggingface"),
         "this folder": Path.cwd(),
     }
-    for what, place in places.items():
+    for what, given in places.items():
+        if given is None:
+            yield Finding(what, "none: this user has no home folder", "can be written", "note")
+            continue
+        place = Path(given)
         existing = next(path for path in (place, *place.parents) if path.exists())
         can = os.access(existing, os.W_OK | os.X_OK)
         here = f"{place} ({'can' if can else 'cannot'} be written)"

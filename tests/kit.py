@@ -1,7 +1,9 @@
 """What several tests share: a small labelled task, a comparison of folders, and a change of a document."""
 
+import contextlib
 import csv
 import random
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,3 +61,14 @@ def soft(trainable: AbstractTrainable) -> TrainablePrompt:
     """The same, which has to be a soft prompt and no baseline."""
     assert isinstance(trainable, TrainablePrompt)
     return trainable
+
+
+@contextlib.contextmanager
+def file_limit(size):
+    """No file grows beyond so many bytes, as on a full disk. It ends with the block: pytest may write files, too."""
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)

@@ -622,14 +622,24 @@ def test_resume_goes_on_with_the_run(monkeypatch: pytest.MonkeyPatch, capsys: py
 
     seen = []
 
-    def resume(run: Path, *, device: str, progress: bool) -> Run:
-        seen.append((run, device, progress))
+    def resume(run: Path, *, model: str | None, device: str, progress: bool) -> Run:
+        seen.append((run, model, device, progress))
         return Run(run, [result()])
 
     monkeypatch.setattr("softprompt.training.resume", resume)
-    assert main(["train", "--resume", "run", "--device", "cpu", "--quiet"]) == 0
-    assert seen == [(Path("run"), "cpu", False)]
+    assert main(["train", "--resume", "run", "--model", "moved", "--device", "cpu", "--quiet"]) == 0
+    assert seen == [(Path("run"), "moved", "cpu", False)]
     assert capsys.readouterr().out == "run\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no file that is always full")
+@pytest.mark.parametrize("words", [["methods", "list"], ["tasks", "list", "--json"], ["--help"]])
+def test_a_full_standard_output_is_one_line(words: list[str]):
+    command = [sys.executable, "-m", "softprompt", *words]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    message = "softprompt: cannot write the output: No space left on device; free some space, or write elsewhere"
+    assert (done.returncode, done.stderr.splitlines()) == (2, [message])
 
 
 # Stored prompts
@@ -664,6 +674,16 @@ def answered(stored: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr("softprompt.inference.predict.predict", predict)
     return seen
+
+
+def test_evaluate_looks_at_its_place_before_it_scores(stored, tmp_path, monkeypatch, capsys):
+    def evaluated(*arguments: Any, **options: Any) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluated)
+    (tmp_path / "file").touch()
+    assert main(["evaluate", "p", "--output", str(tmp_path / "file" / "scores")]) == 2
+    assert "the evaluation cannot be stored in" in capsys.readouterr().err
 
 
 def test_predict_prints_one_json_line_a_text(answered: list[Any], capsys: pytest.CaptureFixture[str]):

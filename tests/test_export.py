@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from softprompt.backbones import from_model, load_backbone
 from softprompt.cli._doctor import damage_of
 from softprompt.cli._main import main
-from softprompt.errors import BadInput, CannotExport
+from softprompt.errors import BadInput, CannotExport, StorageFailure
 from softprompt.export import (
     CompiledPrompt,
     Spread,
@@ -36,6 +37,8 @@ from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 from softprompt.store import save_prompt
 from softprompt.tasks import Task
+
+from kit import file_limit
 
 TASK = {
     "name": "films", "source": {"files": {"train": "films.csv"}}, "template": "question: {film} sentence",
@@ -401,6 +404,18 @@ def test_a_baked_template_may_hold_an_emoji(ready, tmp_path):
     other = dataclasses.replace(prompt, provenance=dataclasses.replace(prompt.provenance, task=task))
     baked = export_baked(other, tmp_path / "baked", model=backbone)
     assert "\U0001f600" in AutoTokenizer.from_pretrained(baked).chat_template
+
+
+@pytest.mark.parametrize(("write", "what"), [(export_baked, "the baked model"), (export_onnx, "the ONNX graph")])
+def test_a_full_disk_is_a_failure_of_storage_and_what_a_killed_export_left_is_removed(write, what, ready, tmp_path):
+    backbone, prompt = ready[1]["gpt2"]
+    left = tmp_path / ".x.0123abcd.tmp"
+    left.mkdir()
+    os.utime(left, (time.time() - 700, time.time() - 700))
+    full = pytest.raises(StorageFailure, match=f"could not write {what} to .*; free some space")
+    with file_limit(6000), full:
+        write(prompt, tmp_path / "x", model=backbone)
+    assert list(tmp_path.iterdir()) == []
 
 
 class TestRefused:

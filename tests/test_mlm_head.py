@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from softprompt.backbones import load_backbone, with_new_head
 from softprompt.cli import main
-from softprompt.errors import BadInput, UnsupportedModel
+from softprompt.errors import BadInput, StorageFailure, UnsupportedModel
 from softprompt.lab import mlm_head
 from softprompt.lab.cloze import Cloze
 from softprompt.lab.mlm_head import HeadRecipe, accuracy, fit_mlm_head, logits_at
@@ -196,6 +196,11 @@ class TestRefusals:
         (tmp_path / "note").write_text("mine")
         with pytest.raises(BadInput, match="exists already; choose a new `output`"):
             fit_mlm_head(str(headless), tmp_path, data_root=data)
+
+    def test_a_place_that_cannot_be_written_is_found_before_anything_is_read(self, headless, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(StorageFailure, match="the model cannot be stored in"):
+            fit_mlm_head(str(headless), tmp_path / "file" / "out", data_root=tmp_path / "no rows")
 
     def test_a_stop_writes_nothing(self, data, headless, tmp_path, monkeypatch):
         monkeypatch.setattr(mlm_head, "interruptible", lambda: contextlib.nullcontext(lambda: True))

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from softprompt.backbones import lasting_name
+from softprompt.backbones import lasting_name, model_name
+from softprompt.cli import main
+from softprompt.data import Ragged
+from softprompt.data._cache import cached, default_folder
 from softprompt.errors import BadInput
 from softprompt.inference.evaluate import evaluate
 from softprompt.interop.hub import without_folders
 from softprompt.interop.numpy import export_numpy, import_numpy
+from softprompt.machine import findings
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.settings import PromptSettings
-from softprompt.store import save_prompt
+from softprompt.store import refuse_no_place, save_prompt, write_file, write_folder
+from softprompt.tasks.files import paths_of
 from softprompt.training import read_plan, train
 from softprompt.training._keywords import from_any_folder
 
@@ -142,3 +147,50 @@ def test_what_is_published_names_no_folder(project, tmp_path):
     assert task is not None
     assert task["source"]["files"] == {"train": "train.csv", "validation": "validation.csv"}
     assert (prompt.provenance.backbone.name, prompt.provenance.training["init"]) == ("t5", "prompt:prompt")
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """A user whom the system does not know and who has no HOME."""
+    for name in ("HOME", "XDG_CACHE_HOME", "SOFTPROMPT_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    # What `os.path.expanduser` asks.
+    monkeypatch.setattr("pwd.getpwuid", lambda number: {}[number])
+
+
+class TestTheHomeFolder:
+    def test_of_a_user_without_one_is_no_cache_and_no_fault(self, homeless, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert default_folder() is None
+        tokens = Ragged.of([[1, 2]]), Ragged.of([[0, 0]]), 0
+        assert cached("key", lambda: tokens, default_folder()) is tokens
+        assert [found.here for found in findings() if found.what in ("cache of rows", "cache of the hub")] == [
+            "none: this user has no home folder"
+        ] * 2
+        assert paths_of("~/rows.csv") == ("~/rows.csv",)
+        assert model_name("~/model") == "~/model"
+        assert list(tmp_path.iterdir()) == []
+
+    def test_of_an_unknown_user_is_the_name_of_a_file(self):
+        assert paths_of("~rows.csv") == ("~rows.csv",)
+
+    def test_is_put_into_the_value_of_any_option(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "there").touch()
+        assert main(["evaluate", "prompt", "--output=~/there"]) == 2
+        assert f"'{tmp_path}/there' exists already" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda path: write_file(path, b"", what="a file"),
+            lambda path: write_folder(path, {}, what="a folder"),
+            lambda path: refuse_no_place(path, "a run"),
+        ],
+        ids=["file", "folder", "place"],
+    )
+    def test_is_not_the_name_of_a_folder_to_write(self, write, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(BadInput, match="'~/x' begins with ~, which only a shell replaces; write the whole path"):
+            write(Path("~/x"))
+        assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,10 @@
 """The folder of a run and its records: nothing is left of what failed, nothing is lost of what was trained."""
 
-import contextlib
 import dataclasses
 import functools
-import resource
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,13 +15,13 @@ from softprompt.inference.evaluate import evaluate
 from softprompt.interop.hub import load_stored
 from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.study import RunSpec, run_all
+from softprompt.training import Interrupted, damage, read_plan, read_results, resume, train
 from softprompt.training import _train as train_module
-from softprompt.training import read_plan, read_results, resume, train
 from softprompt.training._loop import Loop
 from softprompt.training._records import Record, damaged_lines, read_record, recorded_steps
 from softprompt.training._results import constant_score
 
-from kit import review_task, same_files
+from kit import file_limit, review_task, same_files
 
 PROMPT = PromptSettings(options={"prompt_length": 2})
 RESTARTED = PromptSettings(options={"prompt_length": 2}, restarts=2, restart_steps=2)
@@ -191,6 +191,16 @@ def unfinished(task, backbone, tmp_path_factory):
     return place
 
 
+def test_what_a_killed_process_was_writing_is_gone_when_the_run_goes_on(unfinished, backbone, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(unfinished / "killed", run)
+    (run / NAME / ".result.json.0123abcd.tmp").write_text("{")
+    (run / "checkpoints" / ".step-000006.0123abcd.tmp").mkdir()
+    resume(run, model=backbone)
+    assert same_files(unfinished / "whole", run, ignore=TIMES)
+    assert list(run.rglob("*.tmp")) == []
+
+
 class TestDamagedRecords:
     @pytest.mark.parametrize("name", ["timing.jsonl", f"{NAME}/metrics.jsonl", f"{NAME}/restarts/1.jsonl"])
     def test_one_bad_byte_is_told_at_the_start_and_costs_nothing_at_the_end(
@@ -239,17 +249,6 @@ def test_a_rate_beyond_what_numbers_can_hold_drops_its_own_prompt_only(start, tm
     assert recorded_steps(tmp_path / "run" / f"{NAME}-lr0.3" / "metrics.jsonl") == 4
 
 
-@contextlib.contextmanager
-def file_limit(size):
-    """No file grows beyond so many bytes, as on a full disk. It ends with the block: pytest may write files, too."""
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, old[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
-
-
 class TestFullDisk:
     def test_that_stops_a_record_is_a_failure_of_storage_and_the_run_goes_on(self, start, backbone, tmp_path):
         settings = TrainSettings(steps=30, eval_every=30, batch_size=2, eval_rows=4)
@@ -267,6 +266,34 @@ class TestFullDisk:
                 record.write({"step": 1, "loss": 0.5})
             record.close()
         assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1'
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_the_scores_are_computed_says_how_to_go_on(number, start, unfinished, backbone, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    run = tmp_path / "my run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "finish_member", lambda *parts: os.kill(os.getpid(), number))
+        with pytest.raises(Interrupted, match=f"scores were stored; go on with: softprompt train --resume '{run}'"):
+            start(run, RESTARTED)
+    assert signal.getsignal(signal.SIGTERM) is before
+    resume(run, model=backbone)
+    assert same_files(unfinished / "whole", run, ignore=TIMES)
+
+
+def test_a_scored_prompt_that_is_gone_is_damage_and_is_stored_again(unfinished, backbone, tmp_path, caplog):
+    run = tmp_path / "run"
+    shutil.copytree(unfinished / "whole", run)
+    shutil.rmtree(run / NAME / "prompt")
+    (line,) = damage(run)
+    assert "holds a result and no prompt" in line
+    assert f"delete {run / NAME / 'result.json'} and --resume {run}" in line
+    resume(run, model=backbone)
+    assert line in caplog.messages
+    (run / NAME / "result.json").unlink()
+    resume(run, model=backbone)
+    assert list(damage(run)) == []
+    assert same_files(unfinished / "whole", run, ignore=TIMES)
 
 
 class TestAFolderThatGoesWhileItIsTrained:

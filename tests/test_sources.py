@@ -20,6 +20,7 @@ from softprompt.prompts.prompt import SoftPrompt
 from softprompt.prompts.tuned import TunedWeights
 from softprompt.store import save_prompt
 from softprompt.training import Interrupted, resume, train
+from softprompt.training import _folder as folder_module
 from softprompt.training._loop import Loop
 from softprompt.training._records import read_record
 from softprompt.training._source_training import SourceTraining, distillation
@@ -220,9 +221,12 @@ class TestMpt:
         ignored = ("timing.jsonl", "state.json", "manifest.json")
         assert same_files(tmp_path / "whole", tmp_path / "died", ignore=ignored)
 
-    def test_a_first_part_does_not_go_on_with_other_rows(self, backbone, task, teachers, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("steps", [1, 3])
+    def test_a_first_part_does_not_go_on_with_other_rows(self, steps, backbone, task, teachers, tmp_path, monkeypatch):
         take_step = SourceTraining.take_step
-        monkeypatch.setattr(SourceTraining, "take_step", lambda t: take_step(t) if t.step < 3 else 1 / 0)
+        monkeypatch.setattr(SourceTraining, "take_step", lambda t: take_step(t) if t.step < steps else 1 / 0)
+        # As after a SIGKILL, which leaves what a process that ends by itself removes.
+        monkeypatch.setattr(folder_module, "_empty", lambda folder: None)
         settings = {**SETTINGS, "eval_every": 2}
         with pytest.raises(ZeroDivisionError):
             train(task, backbone, method="mpt", sources=teachers, output=tmp_path / "run", **settings)

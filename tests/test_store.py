@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -474,16 +475,19 @@ class TestCheckpoints:
         assert latest_checkpoint(tmp_path / "nowhere") is None
         assert latest_checkpoint(tmp_path) is None
 
-    def test_what_a_killed_writer_left_is_ignored_and_then_removed(self, tmp_path):
+    def test_what_a_killed_writer_left_is_ignored_and_then_removed_but_not_what_one_may_still_write(self, tmp_path):
         save_checkpoint(tmp_path, 100, {}, {})
-        leftover = tmp_path / ".step-000200.0123abcd.tmp"
-        leftover.mkdir()
-        (leftover / "state.json").write_text("{")
+        leftover, alive = tmp_path / ".step-000200.0123abcd.tmp", tmp_path / ".step-000200.4567abcd.tmp"
+        for folder in (leftover, alive):
+            folder.mkdir()
+            (folder / "state.json").write_text("{")
+        for path in (leftover, leftover / "state.json"):
+            os.utime(path, (time.time() - 700, time.time() - 700))
         found = latest_checkpoint(tmp_path)
         assert found is not None
         assert found.step == 100
         save_checkpoint(tmp_path, 300, {}, {})
-        assert sorted(os.listdir(tmp_path)) == ["step-000100", "step-000300"]
+        assert sorted(os.listdir(tmp_path)) == [alive.name, "step-000100", "step-000300"]
 
     def test_a_step_being_replaced_when_killed_is_found(self, tmp_path):
         save_checkpoint(tmp_path, 100, {}, {"kept": 1})
@@ -615,6 +619,21 @@ for limit in range(0, largest, 7):
         bystander.mkdir()
         write_folder(tmp_path / "[a]b", {"a": b"1"}, what="a test")
         assert bystander.is_dir()
+
+    def test_a_link_that_leads_nowhere_is_not_replaced(self, tmp_path):
+        (tmp_path / "report.json").symlink_to("nowhere")
+        with pytest.raises(BadInput, match="exists already"):
+            write_file(tmp_path / "report.json", b"new", what="the report")
+        assert (tmp_path / "report.json").is_symlink()
+
+    def test_a_place_where_nothing_can_be_removed_either_says_what_was_not_written(self, tmp_path, monkeypatch):
+        def read_only(*arguments, **keywords):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        monkeypatch.setattr(Path, "open", read_only)
+        monkeypatch.setattr(Path, "unlink", read_only)
+        with pytest.raises(StorageFailure, match=r"could not write the record to .*: Read-only file system; what was"):
+            write_file(tmp_path / "run.json", b"new", what="the record")
 
     def test_a_file_is_written_whole_or_not_at_all(self, tmp_path, monkeypatch):
         path = write_file(tmp_path / "run.json", b"old", what="the record")

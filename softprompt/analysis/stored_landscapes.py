@@ -13,7 +13,7 @@ import torch
 from ..backbones import AbstractBackbone
 from ..checks import listed, require_different
 from ..data import Rows, load_rows, refuse_split, rows_of, split_rows
-from ..errors import BadInput, UnknownName
+from ..errors import BadInput, UnknownName, quoted
 from ..inference.answers import answer
 from ..inference.asked import task_of
 from ..inference.evaluate import backbone_of, examples_for, report
@@ -189,8 +189,8 @@ def _of_run(run: Path, prompts: Sequence[str]) -> Iterator[tuple[str, Path, Plan
             )
         if not (run / prompt / "prompt").is_dir():
             raise BadInput(
-                f"run {str(run)!r} has not stored prompt {prompt!r}; finish it (softprompt train --resume {run}), or "
-                "choose others with --prompt"
+                f"run {str(run)!r} has not stored prompt {prompt!r}; finish it (softprompt train --resume "
+                f"{quoted(run)}), or choose others with --prompt"
             )
         yield f"{run.resolve().name}/{prompt}", run / prompt / "prompt", plan
 

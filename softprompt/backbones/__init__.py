@@ -31,6 +31,7 @@ from .base import Answers as Answers
 from .decoder import DecoderBackbone as DecoderBackbone
 from .encoder import EncoderBackbone as EncoderBackbone
 from .encoder_decoder import EncoderDecoderBackbone as EncoderDecoderBackbone
+from .identity import weights_digest as weights_digest
 from .rescale.scale import scale_embeddings as scale_embeddings
 from .spec import for_prompt as for_prompt
 from .spec import model_spec as model_spec

@@ -92,8 +92,10 @@ def evaluate(
     from ..inference.asked import task_of
     from ..inference.evaluate import evaluate as evaluate_prompt
     from ..interop.hub import load_stored
-    from ..store import json_bytes, write_folder
+    from ..store import json_bytes, refuse_no_place, write_folder
 
+    if output is not None:
+        refuse_no_place(output, "the evaluation")
     stored = load_stored(prompt)
     chosen = task_of(stored, task, style, own_wording(instruction, template, label_words))
     if not data and (allow_files or _is_allowed(chosen)):

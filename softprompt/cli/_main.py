@@ -1,6 +1,7 @@
 """The program: its subcommands, and the exit codes of errors."""
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
+from ..checks import expanded
 from ..documents import limited, limits, raise_limits
 from ..errors import SoftPromptError, visible
 from ._analyze import analyze
@@ -35,6 +37,9 @@ from ._train import train
 from ._tune import tune
 from ._watch import board, watch
 from .printing import say
+
+# Failures of a disk that takes no more, or nothing.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 app = typer.Typer(
     name="softprompt",
@@ -139,7 +144,8 @@ def run_app(program: typer.Typer, name: str, arguments: Sequence[str] | None = N
 def _exit_code(program: typer.Typer, name: str, arguments: Sequence[str] | None) -> int:
     """The command, its errors turned into exit codes."""
     try:
-        code = program(args=arguments, prog_name=name, standalone_mode=False)
+        words = [_with_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
+        code = program(args=words, prog_name=name, standalone_mode=False)
         sys.stdout.flush()
     except SoftPromptError as error:
         say(f"softprompt: {error.message}")
@@ -150,13 +156,29 @@ def _exit_code(program: typer.Typer, name: str, arguments: Sequence[str] | None)
             say(f"softprompt: {line}")
         return 2
     except BrokenPipeError:
-        # The reader of the pipe has ended (`| head`); Python would report this again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader of the pipe has ended (`| head`).
+        _drop_output()
         return 1
     except OSError as error:
-        if error.filename is None:
+        if error.filename is not None:
+            say(f"softprompt: {error.filename}: {error.strerror}")
+        elif error.errno in _FULL:
+            # What a command writes to files of its own is a StorageFailure: this is standard output.
+            say(f"softprompt: cannot write the output: {error.strerror}; free some space, or write elsewhere")
+            _drop_output()
+        else:
             raise
-        say(f"softprompt: {error.filename}: {error.strerror}")
         return 2
     # typer turns Ctrl-C into 130, and returns what a command returned, which is None.
     return code or 0
+
+
+def _with_home(word: str) -> str:
+    """A word of the command with the home folder in `--option=~/path`, as shells have it in `--option ~/path`."""
+    option, sign, path = word.partition("=")
+    return f"{option}={expanded(path)}" if sign and option.startswith("--") and path.startswith("~/") else word
+
+
+def _drop_output() -> None:
+    """Let standard output lead nowhere: Python would report its failure again when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -64,9 +64,11 @@ def run_study(
     It may be interrupted or killed at any time; the same command continues. Several machines may share a store. Prints
     the store's folder.
     """
-    from ..study import load_specs, run_all
+    from ..study import load_specs, run_all, under_other_names
 
     specs = load_specs(file, scale)
+    if others := under_other_names(store, specs):
+        say(f"softprompt: {others}")
     options: dict[str, Any] = {"workers": workers, "fleet_size": fleet_size, "keep": keep, "data_root": data_root}
     options |= {"executor": executor, "ray_address": ray_address, "wait": wait, "retry_failed": retry_failed}
     run_all(specs, store, device=device, progress=not quiet, lease_seconds=lease_seconds, **options)
@@ -231,13 +233,16 @@ def export_runs(
 
 def _stored_runs(file: Path, store: Path, scale: str | None) -> "tuple[list[StoredRun], list[RunSpec]]":
     """The stored runs of a study file, and all of its runs; says which are missing or have failed."""
-    from ..study import load_specs, read, status
+    from ..study import load_specs, read, status, under_other_names
 
     specs = load_specs(file, scale)
     runs = [run for run in read(store, specs, whole=False) if run is not None]
     count = len({spec.name for spec in specs})
     if not runs:
-        raise BadInput(f"{store} holds none of the {count} runs of {file}; run `softprompt study run` first")
+        raise BadInput(
+            under_other_names(store, specs)
+            or f"{store} holds none of the {count} runs of {file}; run `softprompt study run` first"
+        )
     failed = status(store, specs).failed
     missing = count - len({run.name for run in runs}) - len(failed)
     if missing:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..training import Result, Run
 
 # Options that may be used with --resume; everything else is in the run's record.
-WITH_RESUME = {"resume", "json_lines", "device", "quiet"}
+WITH_RESUME = {"resume", "model", "json_lines", "device", "quiet"}
 
 
 @flatten
@@ -64,7 +64,7 @@ def train(
         _refuse_beside_resume(given)
         from .. import training
 
-        _report(training.resume(resume, device=device, progress=not quiet), json_lines)
+        _report(training.resume(resume, model=model, device=device, progress=not quiet), json_lines)
         return
     chosen, prompts = with_options(rows.task(task), task_option), tuple(grid.prompts())
     if model is None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
+from ..machine import user_cache
 from ._examples import Ragged
 
 FORMAT = 2
@@ -19,12 +20,13 @@ logger = logging.getLogger("softprompt")
 Tokens = tuple[Ragged, Ragged, int]
 
 
-def default_folder() -> Path:
-    """$SOFTPROMPT_CACHE, else `softprompt/tokens` in $XDG_CACHE_HOME or ~/.cache; may be deleted at any time."""
+def default_folder() -> Path | None:
+    """$SOFTPROMPT_CACHE, else `softprompt/tokens` in the user's cache, if any; may be deleted at any time."""
     configured = os.environ.get("SOFTPROMPT_CACHE")
     if configured:
         return Path(configured)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softprompt" / "tokens"
+    cache = user_cache()
+    return None if cache is None else cache / "softprompt" / "tokens"
 
 
 def content_key(parts: Iterable[Any]) -> str:
@@ -47,11 +49,13 @@ def tokenizer_key(tokenizer: Any) -> str:
     return content_key([type(tokenizer).__name__, json.dumps(definition, sort_keys=True)])
 
 
-def cached(key: str, make: Callable[[], Tokens], folder: Path) -> Tokens:
+def cached(key: str, make: Callable[[], Tokens], folder: Path | None) -> Tokens:
     """What `make` returns (token ids, parts, rows cut), from the folder if it is there; a damaged file is made again.
 
-    If the folder cannot be written, the run takes longer but does not fail.
+    If there is no folder, or it cannot be written, the run takes longer but does not fail.
     """
+    if folder is None:
+        return make()
     path = folder / f"{key}.tokens"
     value = _read(path)
     if value is None:

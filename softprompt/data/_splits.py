@@ -46,7 +46,14 @@ def rows_of(splits: Splits, split: str) -> Rows:
     return getattr(splits, split)
 
 
-def split_rows(task: Task, rows: Mapping[str, Rows], seed: int = SPLIT_SEED, *, test_rows: int | None = None) -> Splits:
+def split_rows(
+    task: Task,
+    rows: Mapping[str, Rows],
+    seed: int = SPLIT_SEED,
+    *,
+    test_rows: int | None = None,
+    instead: str = "give rows that are new, as in softprompt evaluate PROMPT --data FILE",
+) -> Splits:
     """The splits of a task: by `own_splits` for the user's files, by `ept_splits` for a published set.
 
     Args:
@@ -54,12 +61,13 @@ def split_rows(task: Task, rows: Mapping[str, Rows], seed: int = SPLIT_SEED, *, 
         rows: by split, as they were read.
         seed: of what is drawn.
         test_rows: the report keeps so many rows, drawn by seed 0 as `evaluate` draws them; None keeps all.
+        instead: what a user can do about other rows than those of the training but to restore them.
 
     Raises:
         BadInput: too few rows, or test rows would be drawn from others than when the prompt of this task was trained.
     """
     if task.source.drawn:
-        _refuse_other_rows(task, rows)
+        _refuse_other_rows(task, rows, instead)
     if task.source.grouped:
         splits = grouped_splits(rows, task.source.grouped, seed)
     else:
@@ -82,14 +90,14 @@ def _fingerprint(values: Sequence[Any]) -> str:
     return hashlib.sha256(json.dumps([str(value) for value in values]).encode()).hexdigest()[:16]
 
 
-def _refuse_other_rows(task: Task, rows: Mapping[str, Rows]) -> None:
+def _refuse_other_rows(task: Task, rows: Mapping[str, Rows], instead: str) -> None:
     # The columns of another template may be others.
     drawn, now = task.source.drawn, drawn_from(task, rows)
     if any(now.get(name, fingerprint) != fingerprint for name, fingerprint in drawn.items()):
         paths = ", ".join(path for split in task.source.splits for path in task.source.paths(split))
         raise BadInput(
             f"{paths} holds other rows than when this prompt was trained, so test rows drawn from it may have been "
-            "trained on; restore the file, or give rows that are new, as in softprompt evaluate PROMPT --data FILE"
+            f"trained on; restore the file, or {instead}"
         )
 
 

@@ -159,6 +159,9 @@ def _write(graph: Graph, path: Path, name: str) -> None:
                 external_data=_is_large(graph),
                 verbose=False,
             )
+    except OSError:
+        # No fault of the model: the disk is full.
+        raise
     # Torch raises errors of many kinds for what it cannot trace.
     except Exception as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

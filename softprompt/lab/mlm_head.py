@@ -21,7 +21,7 @@ from ..backbones import silence, with_new_head
 from ..checks import require_numbers
 from ..data import stream
 from ..errors import BadInput
-from ..store import json_bytes, write_folder
+from ..store import json_bytes, refuse_no_place, write_folder
 from ..training import Interrupted, fast_denormals, interruptible
 from .cloze import Cloze, Hidden
 from .texts import is_held_out, training_texts
@@ -131,6 +131,7 @@ def fit_mlm_head(
     folder = Path(output)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise BadInput(f"{str(folder)!r} exists already; choose a new --output")
+    refuse_no_place(folder, "the model")
     sources = training_texts(data_root, recipe.texts)
     encoder, tokenizer = with_new_head(model, seed=seed, device=device)
     texts = {name: [text for text in part if not is_held_out(text, recipe.held_out)] for name, part in sources.items()}

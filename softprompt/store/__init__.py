@@ -11,11 +11,14 @@ from ._checkpoint import save_checkpoint as save_checkpoint
 from ._folder import MANIFEST as MANIFEST
 from ._folder import read_folder as read_folder
 from ._folder import refuse_no_place as refuse_no_place
+from ._folder import remove_leftovers as remove_leftovers
+from ._folder import settled as settled
 from ._folder import write_file as write_file
 from ._folder import write_folder as write_folder
 from ._lock import held_alone as held_alone
 from ._prompt import find_prompt as find_prompt
 from ._prompt import from_document as from_document
+from ._prompt import input_digest as input_digest
 from ._prompt import is_compiled as is_compiled
 from ._prompt import read_prompt as read_prompt
 from ._prompt import read_provenance as read_provenance

@@ -5,12 +5,14 @@ manifest with the SHA-256 of every file last, the rename, and a flush of the dir
 the manifest does not vouch for: safetensors alone loads a flipped bit without a word.
 """
 
+import contextlib
 import glob
 import hashlib
 import os
 import re
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +23,8 @@ from ..errors import BadInput, DamagedFile, StorageFailure
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+# A writer of a prompt or a checkpoint is done in less, also on a slow disk.
+ABANDONED_SECONDS = 600.0
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -40,7 +44,7 @@ def write_folder(
         BadInput: the folder exists.
         StorageFailure: the disk is full or not writable. What existed before stays intact.
     """
-    target = target.absolute()
+    target = _place_of(target)
     _check_place(target, contents, what, replace)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -67,8 +71,8 @@ def write_file(target: Path, content: bytes, *, what: str, replace: bool = False
         BadInput: the file exists and `replace` is False.
         StorageFailure: the disk is full or not writable. What existed before stays intact.
     """
-    target = target.absolute()
-    if target.exists() and not replace:
+    target = _place_of(target)
+    if os.path.lexists(target) and not replace:
         raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for {what}")
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
@@ -79,7 +83,9 @@ def write_file(target: Path, content: bytes, *, what: str, replace: bool = False
     except OSError as error:
         raise _failure(what, target, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # What could not be removed is swept later, and would hide why the file could not be written.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return target
 
 
@@ -93,7 +99,8 @@ def refuse_no_place(target: Path, what: str) -> None:
     Raises:
         StorageFailure: the nearest existing folder of the place cannot be written.
     """
-    place = next((path for path in (target.absolute(), *target.absolute().parents) if os.path.lexists(path)), target)
+    whole = _place_of(target)
+    place = next((path for path in (whole, *whole.parents) if os.path.lexists(path)), target)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         reason = "cannot be written" if place.is_dir() else "is no folder"
         raise StorageFailure(
@@ -130,10 +137,32 @@ def settled(folder: Path) -> Path:
 def remove_leftovers(parent: Path, pattern: str) -> None:
     """Remove what killed writers left next to folders that match, and previous versions that were replaced."""
     for temporary in parent.glob(f".{pattern}.????????.tmp"):
-        shutil.rmtree(temporary, ignore_errors=True)
+        if is_abandoned(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
     for replaced in parent.glob(f".{pattern}.old"):
         if (parent / replaced.name[1 : -len(".old")]).is_dir():
             shutil.rmtree(replaced, ignore_errors=True)
+
+
+def is_abandoned(temporary: Path) -> bool:
+    """Whether nothing was written into a temporary folder for so long that its writer must be dead."""
+    try:
+        newest = max(path.stat().st_mtime for path in (temporary, *temporary.iterdir()))
+    except OSError:
+        # Its writer has just put it in its place.
+        return False
+    return time.time() - newest > ABANDONED_SECONDS
+
+
+def _place_of(target: Path) -> Path:
+    """The whole path of a place.
+
+    Raises:
+        BadInput: it begins with `~`, which would be a folder of this name here.
+    """
+    if target.parts[:1] == ("~",):
+        raise BadInput(f"{str(target)!r} begins with ~, which only a shell replaces; write the whole path")
+    return target.absolute()
 
 
 def _replaced(target: Path) -> Path:

@@ -1,5 +1,6 @@
 """The stored prompt: two small files and their manifest. Reading checks every file, as it may come from a stranger."""
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..documents import check_shape, in_file, json_bytes, now, read_json, refuse_more
+from ..documents import check_shape, in_file, json_bytes, now, read_json, refuse_more, sha256_of
 from ..errors import BadInput, DamagedFile
 from ..legacy import renamed
 from ..prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
@@ -89,6 +90,14 @@ def find_prompt(path: str | Path) -> Path:
         names = ", ".join(prompts)
         raise BadInput(f"run {str(path)!r} has several prompts: {names}; give one, as in {str(path / prompts[0])!r}")
     return path / prompts[0] / "prompt"
+
+
+def input_digest(path: Path) -> str | None:
+    """SHA-256 of a file, or of the manifest of a stored prompt; None where there is neither, as for one on the hub."""
+    if path.is_dir():
+        with contextlib.suppress(BadInput):
+            path = find_prompt(path) / MANIFEST
+    return sha256_of(path) if path.is_file() else None
 
 
 def to_document(prompt: SoftPrompt) -> dict[str, Any]:

@@ -9,6 +9,7 @@ Nothing heavy is imported before a run is named or trained.
 """
 
 from ._early import missing as missing
+from ._early import under_other_names as under_other_names
 from ._export import best as best
 from ._export import export as export
 from ._export import rows_of as rows_of

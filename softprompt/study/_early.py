@@ -14,6 +14,22 @@ if TYPE_CHECKING:
     from ..data import Splits
 
 
+def under_other_names(folder: "Path | str", specs: Sequence[RunSpec]) -> str | None:
+    """What to say of a store that holds runs and none of these, which read files; None where it is otherwise.
+
+    Args:
+        folder: of the store.
+        specs: the runs.
+    """
+    stored = stored_names(Path(folder))
+    if not stored or stored & {spec.name for spec in specs} or not any(spec.declared.source.files for spec in specs):
+        return None
+    return (
+        f"{folder} holds runs, and none of these: runs are named by the whole paths of their files, so if "
+        "the folder of the study was moved or renamed, put it back"
+    )
+
+
 def missing(folder: "Path | str", specs: Sequence[RunSpec]) -> list[RunSpec]:
     """The runs that are not stored yet, without repetitions."""
     unique, stored = {spec.name: spec for spec in specs}, stored_names(Path(folder))

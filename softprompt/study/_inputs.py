@@ -1,18 +1,16 @@
 """The user's files and models behind stored runs. A run with the same name but other contents is refused."""
 
-import contextlib
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..documents import compact
+from ..documents import compact, sha256_of
 from ..errors import BadInput
 from ._spec import RunSpec
 from ._stored import StoredRun
 
 
-class OtherModel(BadInput):
-    """A model that is not the one of its name that the store was made with."""
+class OtherInputs(BadInput):
+    """A model or a file that is not the one of its name that runs of the store were begun with."""
 
 
 def digests(spec: RunSpec) -> dict[str, str]:
@@ -30,18 +28,44 @@ def refuse_changed(runs: Iterable[StoredRun]) -> None:
     """Refuse to continue runs whose files have changed. Files that no longer exist are accepted.
 
     Raises:
-        BadInput: names the file and a run.
+        OtherInputs: names the file and a run.
     """
     today: dict[str, str | None] = {}
     for run in runs:
-        for path, digest in run.inputs.items():
-            if path not in today:
-                today[path] = _digest(Path(path))
-            if today[path] not in (None, digest):
-                raise BadInput(
-                    f"{path} is not what {run.spec.describe()} was trained with; restore it, or delete "
-                    f"runs/{run.name}.json to train it again"
-                )
+        if path := _changed(run.inputs, today):
+            raise OtherInputs(
+                f"{path} is not what {run.spec.describe()} was trained with; restore it, or delete "
+                f"runs/{run.name}.json to train it again"
+            )
+
+
+def refuse_changed_since(begun: Mapping[str, Mapping[str, str]], folder: Path) -> None:
+    """Refuse to go on with a fleet whose files have changed since it was begun.
+
+    Args:
+        begun: `digests` of each run then.
+        folder: of the fleet.
+
+    Raises:
+        OtherInputs: names the file.
+    """
+    today: dict[str, str | None] = {}
+    for inputs in begun.values():
+        if path := _changed(inputs, today):
+            raise OtherInputs(
+                f"{path} is not what the runs in {folder} were begun with; restore it, or delete {folder} to train "
+                "them anew"
+            )
+
+
+def _changed(inputs: Mapping[str, str], today: dict[str, str | None]) -> str | None:
+    """The first path that is there and has another digest, if any; `today` holds the digests that are known."""
+    for path, digest in inputs.items():
+        if path not in today:
+            today[path] = _digest(Path(path))
+        if today[path] not in (None, digest):
+            return path
+    return None
 
 
 def model_key(spec: RunSpec) -> str:
@@ -53,11 +77,11 @@ def refuse_other_model(spec: RunSpec, embeddings: str | None, runs: Iterable[Sto
     """Refuse a model whose word embeddings differ from those that stored runs with this model's name were trained with.
 
     Raises:
-        OtherModel: names the model and a run.
+        OtherInputs: names the model and a run.
     """
     for run in runs:
         if run.embeddings not in (None, embeddings) and model_key(run.spec) == model_key(spec):
-            raise OtherModel(
+            raise OtherInputs(
                 f"{spec.model!r} is not the model that {run.spec.describe()} was trained with; restore it, use another "
                 "store, or delete the runs of the old one"
             )
@@ -65,13 +89,9 @@ def refuse_other_model(spec: RunSpec, embeddings: str | None, runs: Iterable[Sto
 
 def _digest(path: Path) -> str | None:
     """SHA-256 of a file, or of the manifest of a stored prompt; None where there is neither, as for one on the hub."""
-    if path.is_dir():
-        # A look at a store needs no torch.
-        from ..store import MANIFEST, find_prompt
+    if not path.is_dir():
+        return sha256_of(path) if path.is_file() else None
+    # A look at a store needs no torch.
+    from ..store import input_digest
 
-        with contextlib.suppress(BadInput):
-            path = find_prompt(path) / MANIFEST
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return input_digest(path)

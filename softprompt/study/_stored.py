@@ -104,11 +104,21 @@ def path_of(folder: Path, name: str) -> Path:
 
 
 def stored_names(folder: Path) -> set[str]:
-    """Names of all stored runs, by one look at the folder."""
+    """Names of all stored runs, by one look at the folder.
+
+    Raises:
+        BadInput: the store is no folder.
+    """
     try:
         return {entry.name.removesuffix(".json") for entry in os.scandir(folder / "runs") if entry.name[0] != "."}
     except FileNotFoundError:
         return set()
+    except NotADirectoryError as error:
+        raise _no_store(folder) from error
+
+
+def _no_store(folder: Path) -> BadInput:
+    return BadInput(f"{folder} is no folder; give --store a folder, which is made if it is not there")
 
 
 def to_bytes(run: StoredRun) -> bytes:
@@ -137,6 +147,8 @@ def load(folder: Path, name: str, *, whole: bool = True, spec: RunSpec | None = 
         content = path.read_bytes()
     except FileNotFoundError:
         return None
+    except NotADirectoryError as error:
+        raise _no_store(folder) from error
     except OSError as error:
         raise BadInput(f"cannot read {path}: {error.strerror}; check its permissions") from error
     values = _verified(content, whole, spec is not None)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from ..documents import SEALED, read_sealed, sealed_bytes
-from ..errors import BadInput, DamagedFile, StorageFailure
+from ..errors import BadInput, DamagedFile, ModelMismatch, StorageFailure
 from ..settings import ModelSpec
 from ._early import named
 from ._failed import mark_failed, reason
 from ._fleets import Claim, Fleet, alone, claim, finish, give_up
-from ._inputs import OtherModel, digests, refuse_other_model
+from ._inputs import OtherInputs, digests, refuse_changed_since, refuse_other_model
 from ._lease import SECONDS
 from ._spec import RunSpec
 from ._stored import StoredRun, curves, load, path_of, to_bytes
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("softprompt")
 
 # Errors that say nothing of one run: they would meet every other run too, or the user has to act first.
-STOPS = (StorageFailure, DamagedFile, OtherModel)
+STOPS = (StorageFailure, DamagedFile, OtherInputs)
 # A fleet that so many processes in a row did not survive is not tried again.
 MOST_DEATHS = 3
 # What the runs of a fleet began from.
@@ -167,7 +167,7 @@ class Models:
 def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | None") -> None:
     """Train or resume a fleet, and store its runs."""
     from ..store import write_file
-    from ..training import resume, train, without_advice
+    from ..training import train, without_advice
 
     first = fleet.specs[0]
     inputs = _inputs(fleet)
@@ -175,7 +175,7 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
     embeddings = backbone.identity().embedding_sha256
     with without_advice():
         if fleet.is_started:
-            run = resume(fleet.run, model=backbone)
+            run = _resumed(fleet.run, backbone)
         else:
             shutil.rmtree(fleet.run, ignore_errors=True)
             run = train(
@@ -200,13 +200,33 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
             write_file(path_of(store, stored.name), to_bytes(stored), what=stored.spec.describe(), replace=True)
 
 
+def _resumed(folder: Path, backbone: "AbstractBackbone") -> "Run":
+    """Go on with the run of a fleet.
+
+    Raises:
+        OtherInputs: the model is not the one that the run was started with, as it is not for the other runs either.
+    """
+    from ..training import resume
+
+    try:
+        return resume(folder, model=backbone)
+    except ModelMismatch as error:
+        raise OtherInputs(error.message) from error
+
+
 def _inputs(fleet: Fleet) -> dict[str, dict[str, str]]:
-    """What each run of a fleet began from: written when it is begun, and read where it goes on."""
+    """What each run of a fleet began from: written when it is begun, and read where it goes on.
+
+    Raises:
+        OtherInputs: it goes on, and a file has changed.
+    """
     from ..store import write_file
 
     place = fleet.folder / INPUTS
     if fleet.is_started and place.is_file():
-        return read_sealed(place, repair=f"delete {fleet.folder} and run again")["inputs"]
+        begun = read_sealed(place, repair=f"delete {fleet.folder} and run again")["inputs"]
+        refuse_changed_since(begun, fleet.folder)
+        return begun
     inputs = {spec.name: digests(spec) for spec in fleet.specs}
     values = {"format": SEALED, "inputs": inputs}
     write_file(place, sealed_bytes(values), what="what a fleet begins from", replace=True)

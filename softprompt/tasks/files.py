@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..checks import expanded
 from ..errors import BadInput
 from ._delimited import delimited
 from ._delimited import delimiter_of as delimiter_of
@@ -53,8 +54,7 @@ def paths_of(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
 
 
 def _matching(path: str) -> list[str]:
-    if path.startswith("~"):
-        path = str(Path(path).expanduser())
+    path = expanded(path)
     # A file may have brackets in its name.
     if not glob.has_magic(path) or Path(path).exists():
         return [path]

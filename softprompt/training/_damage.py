@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ..documents import RESTORE, changed_files, entry, faults_in, is_sealed, read_json, read_sealed
-from ..errors import SoftPromptError
-from ..store import read_folder
+from ..errors import SoftPromptError, quoted
+from ..store import read_folder, settled
 from ._plan import PLAN, read_plan
 from ._records import damaged_lines, places, too_short
 
@@ -55,12 +55,28 @@ def damaged_documents(run: Path) -> Iterator[str]:
         yield from changed_files(lambda path=path: _document(path), path, RESTORE)
     for folder in sorted([*run.glob("*/prompt"), *run.glob("*/weights")]):
         yield from faults_in(lambda folder=folder: read_folder(folder))
+    yield from _without_prompt(run)
 
 
 def tell_unsealed(run: Path) -> None:
     """Warn that the plan of a run of an earlier version has no checksum."""
     if not is_sealed(run / PLAN):
         log.info("%s is of an earlier version and has no checksum: a change of it would not be seen", run / PLAN)
+
+
+def _without_prompt(run: Path) -> Iterator[str]:
+    """One line for each scored prompt that is no longer stored."""
+    for path in sorted(run.glob(f"*/{RESULT}")):
+        member = path.parent
+        is_stored = any(settled(member / name).is_dir() for name in ("prompt", "weights"))
+        try:
+            is_scored = bool(_document(path)["metrics"])
+        except (SoftPromptError, KeyError):
+            # What is wrong with the result itself is told of elsewhere.
+            continue
+        if is_scored and not is_stored:
+            repair = f"restore it from a copy, or delete {path} and --resume {quoted(run)}"
+            yield f"{member} holds a result and no prompt; {repair}"
 
 
 def _document(path: Path) -> dict[str, Any]:

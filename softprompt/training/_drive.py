@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -12,7 +13,7 @@ from ._folder import HeldFolder
 from ._keywords import how_to_go_on
 from ._loop import Loop
 from ._plan import Plan
-from ._progress import bar, interruptible, tracker
+from ._progress import bar, ended_by_sigterm, interruptible, tracker
 
 
 class Interrupted(SoftPromptError):
@@ -66,6 +67,22 @@ def drive(plan: Plan, loop: Loop, held: HeldFolder, data: str, progress: bool, l
         raise Interrupted(
             f"stopped after step {loop.step} of {loop.steps}; go on with: {how_to_go_on(plan.task, folder)}"
         )
+
+
+@contextlib.contextmanager
+def finishing(plan: Plan, folder: Path) -> Iterator[None]:
+    """Within, Ctrl-C and SIGTERM end the scoring at once, and it is told how to go on: the last checkpoint is saved.
+
+    Raises:
+        Interrupted: after either.
+    """
+    try:
+        with ended_by_sigterm():
+            yield
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"stopped after the last step, before the scores were stored; go on with: {how_to_go_on(plan.task, folder)}"
+        ) from error
 
 
 @contextlib.contextmanager

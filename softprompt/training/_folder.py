@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import final
 
-from ..errors import RunExists, StorageFailure
+from ..errors import RunExists, StorageFailure, quoted
 from ..store import held_alone
 
 LOCK = ".lock"
-# What `write_file` calls a file until it is whole.
+# What `write_file` and `write_folder` call what they write until it is whole.
 TEMPORARY = ".*.????????.tmp"
 # What a process that was killed before it wrote the plan may leave: no run, and nothing to go on from.
 LEFTOVERS = (LOCK, ".run.json.*.tmp")
@@ -39,9 +39,11 @@ class HeldFolder:
             return True
 
     def sweep(self) -> None:
-        """Remove the files that a killed process had not renamed into their places yet."""
-        for path in self.path.rglob(TEMPORARY):
-            if path.is_file():
+        """Remove the files and folders that a killed process had not renamed into their places yet."""
+        for path in sorted(self.path.rglob(TEMPORARY)):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.is_file():
                 path.unlink(missing_ok=True)
 
     def refuse_gone(self) -> None:
@@ -123,7 +125,9 @@ def refuse_used(folder: Path) -> None:
         RunExists: with what to do.
     """
     if (folder / "run.json").exists():
-        raise RunExists(f"{folder} already holds a run; continue it with --resume {folder}, or choose another --output")
+        raise RunExists(
+            f"{folder} already holds a run; continue it with --resume {quoted(folder)}, or choose another --output"
+        )
     if not folder.exists():
         return
     if not folder.is_dir() or any(not _is_left(entry) for entry in folder.iterdir()):

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..backbones import AbstractBackbone, refuse_no_folder, spec_or_backbone
 from ..checks import listed, plain, require_different, require_kind
-from ..errors import BadInput, UnknownName
+from ..errors import BadInput, UnknownName, quoted
 from ..prompts.methods import sources_for
 from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings, weights_text
 from ..tasks import Task, Wording, custom_task, holds_rows, is_data_file, on_rows, refuse_template
@@ -222,4 +222,8 @@ def same_rows(task: Task, rows: Any, run: Path) -> Task:
 
 def how_to_go_on(task: Task, run: Path) -> str:
     """What a user types to continue a run."""
-    return f"softprompt.resume({str(run)!r}, rows=...)" if task.source.memory else f"softprompt train --resume {run}"
+    return (
+        f"softprompt.resume({str(run)!r}, rows=...)"
+        if task.source.memory
+        else f"softprompt train --resume {quoted(run)}"
+    )

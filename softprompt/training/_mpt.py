@@ -65,7 +65,10 @@ def shared_prompts(plan: Plan, run_data: RunData, held: HeldFolder, processes: P
 def _distilled(training: SourceTraining, held: HeldFolder, folder: Path, is_stopped: Callable[[], bool]) -> Shared:
     """Train one prompt on the tasks of all sources; returns what the new task begins at."""
     checkpoint = latest_checkpoint(folder)
-    if checkpoint is not None:
+    if checkpoint is None:
+        # At once: it holds the fingerprint of the rows of the tasks, which have to be the same if it goes on.
+        training.save(folder)
+    else:
         training.restore(checkpoint, held.path)
     while training.step < training.steps:
         try:

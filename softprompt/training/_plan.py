@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ class RunPlan:
     max_bad_rows: int
     log_with: str | None
     with_frozen: bool
+    inputs: Mapping[str, str]
 
 
 _KEPT = tuple(field.name for field in dataclasses.fields(RunPlan))
@@ -65,6 +66,7 @@ class Plan:
         max_bad_rows: malformed rows to drop before it is an error.
         log_with: trackers that Accelerate knows, joined by commas.
         frozen: whether the frozen model without training is scored beside the prompts.
+        inputs: digests of what the run began from (`begun_from`); older runs name none.
     """
 
     task: Task
@@ -77,6 +79,7 @@ class Plan:
     max_bad_rows: int = 0
     log_with: str | None = None
     frozen: bool = False
+    inputs: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

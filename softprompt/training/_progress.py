@@ -145,6 +145,19 @@ class _AccelerateState:
 
 
 @contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """Within, SIGTERM raises KeyboardInterrupt as Ctrl-C does; outside the main thread nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextlib.contextmanager
 def interruptible() -> Iterator[Callable[[], bool]]:
     """Within, Ctrl-C and SIGTERM are remembered instead of raised, so that the step ends and a checkpoint is saved.
 

@@ -66,7 +66,10 @@ class Record:
         try:
             yield
         except OSError as error:
-            raise StorageFailure(f"cannot write {self.path}: {error.strerror}; free space, then --resume") from error
+            raise StorageFailure(
+                f"cannot write {self.path}: {error.strerror}; free space, then --resume, or start anew where no step "
+                "was trained"
+            ) from error
 
 
 def read_record(path: Path) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 from ..backbones import AbstractBackbone
 from ..baselines import WRITTEN_FOR_PEFT, has_peft, save_peft
 from ..documents import SEALED, check_shape, in_file, read_sealed, sealed_bytes
-from ..errors import BadInput, DamagedFile
+from ..errors import BadInput, DamagedFile, quoted
 from ..inference.evaluate import majority_score
 from ..legacy import renamed
 from ..metrics import ERRORS, headline_score, score
@@ -158,7 +158,7 @@ def read_result(folder: Path, member: str) -> Result | None:
     path = folder / member / RESULT
     if not path.exists():
         return None
-    repair = f"delete it and --resume {folder}"
+    repair = f"delete it and --resume {quoted(folder)}"
     values = renamed(read_sealed(path, earlier_names=["metrics"], repair=repair))
     if values.pop("format", FORMAT) != FORMAT:
         raise BadInput(f"{path} is of another version of softprompt; upgrade it, or {repair}")

@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..backbones import AbstractBackbone, answering_numbers, load_backbone, refuse_other_backbone
+from ..backbones import AbstractBackbone, answering_numbers, load_backbone, model_name, refuse_other_backbone
 from ..checks import listed, require_kind
 from ..data import Splits, drawn_from, load_rows, split_rows, warn_of_unknown
-from ..errors import BadInput
 from ..inference.asked import put
 from ..inference.evaluate import tell_truncated
 from ..inference.scoring_rule import with_loss
@@ -24,10 +23,11 @@ from ..tasks import rephrased, stored_in, styled
 from ._advice import ADVICE, no_words, not_better
 from ._alone import alone_on, as_usual
 from ._auto_init import with_beginnings
+from ._begun import ROWS, begun_from, refuse_other_inputs, refuse_other_weights, refuse_unknown_weights
 from ._built import build_prompts
 from ._callbacks import Listeners, refuse_no_callbacks
 from ._damage import damage, damaged_documents, tell_unsealed
-from ._drive import drive
+from ._drive import drive, finishing
 from ._early import check_request
 from ._folder import HeldFolder, alone_in, new_folder, refuse_used
 from ._frozen import Comparison, compare
@@ -173,11 +173,13 @@ def train(
     with alone_on(backbone), recomputing(backbone, plan.settings):
         run_data = prepare(plan, splits, backbone)
         plan = with_sources(plan, run_data)
+        data = fingerprint(run_data)
+        plan = dataclasses.replace(plan, inputs=begun_from(plan, backbone, data))
         # What cannot work leaves no folder behind.
         with new_folder(folder) as held:
             write_file(folder / PLAN, plan.written(), what="the plan of the run")
             built = build_prompts(plan, run_data, shared_prompts(plan, run_data, held, processes))
-            return _run(plan, run_data, splits, built, held, None, progress, callbacks, processes)
+            return _run(plan, run_data, data, splits, built, held, None, progress, callbacks, processes)
 
 
 @as_usual()
@@ -185,7 +187,7 @@ def resume(
     run: "Path | str",
     *,
     rows: Any = None,
-    model: AbstractBackbone | None = None,
+    model: "str | Path | AbstractBackbone | None" = None,
     device: str = "auto",
     progress: bool = False,
     callbacks: Sequence[Any] = (),
@@ -195,16 +197,16 @@ def resume(
     Args:
         run: the run's folder.
         rows: those that the run was started with, if they were given in memory.
-        model: the loaded backbone, if the run was started with one.
+        model: the loaded backbone, if the run was started with one; or where its model is now, if that has moved.
         device: "auto", "cpu", "cuda" ...
         progress: show a bar on standard error.
         callbacks: as in `train`; those of the interrupted run are not stored, so give them again.
 
     Raises:
-        BadInput: no run there, or other data than it was started with.
+        BadInput: no run there, or other rows or source prompts than it was started with.
         DamagedFile: no checkpoint, or not a record that it needs, is as it was written.
-        ModelMismatch: `model` is at another precision or embedding scale, or computes by another engine or with other
-            weights.
+        ModelMismatch: the model has other weights than the run was started with, or `model` is at another precision
+            or embedding scale, or computes by another engine.
     """
     callbacks = listed("callbacks", callbacks)
     refuse_no_callbacks(callbacks)
@@ -226,11 +228,9 @@ def resume(
         plan = read_plan(folder)
         checkpoint = last_good(folder)
         task = same_rows(plan.task, rows, folder)
-        splits = split_rows(task, load_rows(task, plan.data_root, plan.max_bad_rows), test_rows=plan.settings.test_rows)
-        if model is None:
-            model = load_backbone(dataclasses.replace(plan.model, device=device))
-        else:
-            refuse_other_backbone(plan.model, model, folder)
+        read = load_rows(task, plan.data_root, plan.max_bad_rows)
+        splits = split_rows(task, read, test_rows=plan.settings.test_rows, instead="start a new run")
+        model = _same_model(plan, model, device, folder)
         # Each library rounds in its own way: what the run began with goes on, whatever is faster now.
         if model.copies_weights:
             model.products = "torch" if plan.products == "torch" else "onednn"
@@ -238,15 +238,33 @@ def resume(
             model.products = None if plan.products is None else "torch" if plan.products == "torch" else "onednn"
         with alone_on(model), recomputing(model, plan.settings):
             run_data = prepare(plan, splits, model)
+            data = fingerprint(run_data)
+            # Runs of earlier versions know their rows by their checkpoints alone.
+            saved = checkpoint.state.get("data", data) if checkpoint else data
+            refuse_other_inputs({ROWS: saved, **plan.inputs}, data, folder)
             # A checkpoint holds what was learned from other tasks.
             shared = None if checkpoint else shared_prompts(plan, run_data, held, processes)
             built = build_prompts(plan, run_data, shared)
-            return _run(plan, run_data, splits, built, held, checkpoint, progress, callbacks, processes)
+            return _run(plan, run_data, data, splits, built, held, checkpoint, progress, callbacks, processes)
+
+
+def _same_model(plan: Plan, model: str | Path | AbstractBackbone | None, device: str, folder: Path) -> AbstractBackbone:
+    """The frozen model that a run goes on with, which has to be the one that it was started with."""
+    if isinstance(model, AbstractBackbone):
+        refuse_other_backbone(plan.model, model, folder)
+    else:
+        if model is not None:
+            refuse_unknown_weights(plan.inputs, folder)
+        name = plan.model.name if model is None else model_name(model)
+        model = load_backbone(dataclasses.replace(plan.model, name=name, device=device))
+    refuse_other_weights(plan.inputs, model, folder)
+    return model
 
 
 def _run(
     plan: Plan,
     run_data: RunData,
+    data: str,
     splits: Splits,
     built: Sequence[AbstractTrainable],
     held: HeldFolder,
@@ -257,9 +275,6 @@ def _run(
 ) -> Run:
     folder = held.path
     state: Mapping[str, Any] = renamed(checkpoint.state) if checkpoint else {}
-    data = fingerprint(run_data)
-    if state.get("data", data) != data:
-        raise BadInput(f"the rows are not those that {folder} was started with; restore them, or start a new run")
     step = state.get("step", 0)
     with contextlib.ExitStack() as records:
         members = start_members(plan, run_data, built, folder, step, state.get("prompts", []))
@@ -281,11 +296,12 @@ def _run(
             warn_of_rounding(loop)
         listeners = Listeners(callbacks, how_to_go_on(plan.task, folder))
         drive(plan, loop, held, data, progress, listeners)
-        seconds, reports = seconds_of(folder), last_reports(plan, loop)
-        held.refuse_gone()
-        # The results are written last: a run that has all of them is not gone on with.
-        comparison = _comparison(plan, splits, run_data.backbone, reports, folder)
-        results = [finish_member(plan, loop, member, folder, seconds, reports) for member in loop.members]
+        with finishing(plan, folder):
+            seconds, reports = seconds_of(folder), last_reports(plan, loop)
+            held.refuse_gone()
+            # The results are written last: a run that has all of them is not gone on with.
+            comparison = _comparison(plan, splits, run_data.backbone, reports, folder)
+            results = [finish_member(plan, loop, member, folder, seconds, reports) for member in loop.members]
         for line in not_better(comparison):
             advice.warning(line)
         finished = Run(folder, results, comparison)

@@ -7,7 +7,7 @@ from ..documents import changed_files, faults_in
 from ..training import damage
 from ._kept import stored_fields, stored_values
 from ._report import REPORT, stored_report
-from ._request import EARLIER_NAMES, REQUEST
+from ._request import EARLIER_NAMES, MODEL, REQUEST
 from ._rows import LISTED
 from ._trials import read_waves
 
@@ -21,7 +21,8 @@ def damaged_search(folder: Path) -> Iterator[str]:
     """One line for each file of a search that is not as it was written."""
     yield from faults_in(lambda: stored_fields(folder / REQUEST, EARLIER_NAMES))
     yield from faults_in(lambda: read_waves(folder))
-    for path in sorted([*folder.rglob("asked.json"), *folder.rglob("answers-*.json"), folder / "step-seconds.json"]):
+    documents = [folder / MODEL, folder / "step-seconds.json"]
+    for path in sorted([*folder.rglob("asked.json"), *folder.rglob("answers-*.json"), *documents]):
         if path.is_file():
             yield from faults_in(lambda path=path: stored_values(path))
     if (folder / "frozen.json").is_file():

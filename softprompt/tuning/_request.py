@@ -10,23 +10,27 @@ from typing import Any
 
 from ..backbones import AbstractBackbone
 from ..checks import listed, require_different, require_numbers
-from ..errors import BadInput, RunExists, pick
+from ..errors import BadInput, ModelMismatch, RunExists, pick
 from ..prompts.methods import METHODS
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import json_bytes, write_file
 from ..tasks import Task, Wording
 from ..training import (
+    is_same_model,
+    model_digests,
     model_from,
     refuse_unknown_keywords,
     settings_from,
     task_from,
     wording_from,
 )
-from ._kept import field_bytes, stored_fields
+from ._kept import field_bytes, kept, stored_fields
 from ._rows import Parts
 from ._space import METHODS_TRIED
 
 REQUEST = "tune.json"
+# The digests of the model; searches of earlier versions write them when they go on.
+MODEL = "model.json"
 # In a tune.json without a checksum, that of an earlier version.
 EARLIER_NAMES = ("model",)
 _PROMPT = {field.name for field in dataclasses.fields(PromptSettings)} | {"prompt_length"}
@@ -157,6 +161,20 @@ def refuse_another(folder: Path, request: Request, parts: Parts) -> None:
         raise RunExists(
             f"{folder} holds a search with other {', '.join(differing)}; give what it was started with, or choose "
             "another --output"
+        )
+
+
+def refuse_another_model(folder: Path, backbone: AbstractBackbone) -> None:
+    """Write down which weights are searched with, or refuse others than those that a search was begun with.
+
+    Raises:
+        ModelMismatch: the model in its place is another.
+        DamagedFile: what is written down is not as it was.
+    """
+    if not is_same_model(kept(folder / MODEL, lambda: model_digests(backbone)), backbone):
+        raise ModelMismatch(
+            f"the weights of {backbone.name!r} are not those that the search in {folder} was begun with; restore the "
+            "model, or choose another --output"
         )
 
 

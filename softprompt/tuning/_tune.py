@@ -10,7 +10,7 @@ from typing import Any
 
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone
 from ..data import load_rows
-from ..errors import RunExists
+from ..errors import RunExists, quoted
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import held_alone, refuse_no_place, write_file
 from ..tasks import Task
@@ -22,7 +22,7 @@ from ._halving import rungs_of
 from ._kept import field_bytes
 from ._progress import progress_bar
 from ._report import REPORT, Tuning, stored_report
-from ._request import Request, refuse_another, request_from
+from ._request import Request, refuse_another, refuse_another_model, request_from
 from ._rows import Parts, on_files, parted, written
 from ._search import Search
 from ._space import Candidate, Space, asked_tasks
@@ -79,6 +79,7 @@ def tune(
         UnknownName: a keyword, task, method or column that does not exist.
         BadInput: a request that cannot work, too few rows or minutes, or no Optuna.
         RunExists: the folder holds another search.
+        ModelMismatch: the search in the folder was begun with other weights of the model.
         Interrupted: after Ctrl-C; the same call goes on.
     """
     refuse_no_optuna()
@@ -101,7 +102,8 @@ def tune(
         except (Interrupted, KeyboardInterrupt) as error:
             done = sum(len(wave.trials) for wave in read_waves(folder))
             raise Interrupted(
-                f"stopped with {done} trials stored in {folder}; the same command with --output={folder} goes on"
+                f"stopped with {done} trials stored in {folder}; the same command with --output={quoted(folder)} "
+                "goes on"
             ) from error
 
 
@@ -120,6 +122,7 @@ def _tuned(request: Request, parts: Parts, folder: Path, progress: bool) -> Tuni
     """Everything that is not on disk yet."""
     start, before = time.perf_counter(), sum((wave.seconds for wave in read_waves(folder)), 0.0)
     backbone = _loaded(request)
+    refuse_another_model(folder, backbone)
     tasks = _tasks(request, backbone.kind)
     written(next(iter(tasks.values())), parts, folder)
     budget = _budget(request, parts, folder, tasks, backbone)

@@ -14,7 +14,18 @@ import pytest
 from softprompt import store as store_module
 from softprompt.cli import main
 from softprompt.settings import TrainSettings
-from softprompt.study import StoredRun, compare, export, grid, load_specs, markdown, plan, read, summary
+from softprompt.study import (
+    StoredRun,
+    compare,
+    export,
+    grid,
+    load_specs,
+    markdown,
+    plan,
+    read,
+    summary,
+    under_other_names,
+)
 from softprompt.study._failed import mark_failed
 from softprompt.study._fleets import claim, finish, give_up, group
 from softprompt.study._progress import state
@@ -244,6 +255,25 @@ class TestCommand:
         assert main(["study", "run", str(file), "--store", store]) == 2
         assert capsys.readouterr().err == "softprompt: unknown setting of a run 'stepz'. Did you mean 'steps'?\n"
         assert not Path(store).exists()
+
+    @pytest.mark.parametrize("words", [["run"], ["table"], ["status"]])
+    def test_a_store_that_is_a_file_is_one_line(self, words, file, tmp_path, capsys):
+        (tmp_path / "store").touch()
+        assert main(["study", *words, str(file), "--store", str(tmp_path / "store")]) == 2
+        message = (
+            f"softprompt: {tmp_path / 'store'} is no folder; give --store a folder, which is made if it is not there"
+        )
+        assert capsys.readouterr().err.splitlines() == [message]
+
+    def test_a_study_whose_folder_was_renamed_is_told_why_its_runs_are_not_found(self, file, tmp_path, capsys):
+        specs, store = load_specs(file), tmp_path.with_name(f"{tmp_path.name}-store")
+        (store / "runs").mkdir(parents=True)
+        path_of(store, specs[0].name).touch()
+        assert under_other_names(store, specs) is None
+        moved = tmp_path.rename(tmp_path.with_name(f"{tmp_path.name}-moved"))
+        assert main(["study", "table", str(moved / file.name), "--store", str(store)]) == 2
+        assert "holds runs, and none of these: runs are named by the whole paths" in capsys.readouterr().err
+        moved.rename(tmp_path)
 
     def test_progress_says_what_is_done_running_and_left(self, file, specs, tmp_path, capsys):
         groups = group(specs, 4)

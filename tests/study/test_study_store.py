@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from softprompt import backbones, training
 from softprompt import store as store_module
 from softprompt.backbones import load_backbone
@@ -19,6 +20,26 @@ from softprompt.training import Interrupted, read_record
 from softprompt.training._loop import Loop
 
 from study_kit import QUICK, contents, quietly
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Begins runs in a store and ends before their fourth step, as Ctrl-C does."""
+
+    def go(specs, store):
+        optimize = Loop._optimize
+
+        def stop(loop):
+            if loop.step == 3:
+                raise KeyboardInterrupt
+            return optimize(loop)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Loop, "_optimize", stop)
+            with pytest.raises((Interrupted, KeyboardInterrupt)):
+                quietly(specs, store)
+
+    return go
 
 
 class TestStore:
@@ -170,25 +191,32 @@ class TestStore:
         one = quietly(specs[:1], store, keep=True)[0]
         assert all(kept_prompt(store, run).is_dir() for run in (one, again[1]))
 
-    def test_a_fleet_that_goes_on_keeps_what_it_began_from(self, specs, tmp_path, monkeypatch):
+    def test_a_fleet_goes_on_with_the_files_that_it_began_from_alone(self, specs, tmp_path, stopped):
         store, vectors = tmp_path / "store", tmp_path / "vectors.npy"
         np.save(vectors, np.ones((3, 16), dtype=np.float32))
         given = PromptSettings(init=f"file:{vectors}", options={"prompt_length": 3})
-        spec, optimize = dataclasses.replace(specs[0], prompt=given), Loop._optimize
-
-        def stopped(loop):
-            if loop.step == 3:
-                raise KeyboardInterrupt
-            return optimize(loop)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Loop, "_optimize", stopped)
-            with pytest.raises((Interrupted, KeyboardInterrupt)):
-                quietly([spec], store)
+        spec = dataclasses.replace(specs[0], prompt=given)
+        stopped([spec], store)
         np.save(vectors, np.zeros((3, 16), dtype=np.float32))
-        quietly([spec], store)
-        with pytest.raises(BadInput, match=r"vectors.npy is not what run"):
-            quietly([spec], store)
+        for _ in range(2):
+            with pytest.raises(BadInput, match=r"vectors.npy is not what the runs in .* were begun with; restore it"):
+                quietly([spec], store)
+        np.save(vectors, np.ones((3, 16), dtype=np.float32))
+        (run,) = quietly([spec], store)
+        assert quietly([spec], store) == [run]
+
+    def test_a_fleet_does_not_go_on_with_a_model_that_was_trained_on(self, specs, tmp_path, model, stopped):
+        store, folder = tmp_path / "store", tmp_path / "model"
+        shutil.copytree(model, folder)
+        spec = dataclasses.replace(specs[0], model=str(folder))
+        stopped([spec], store)
+        weights = load_file(folder / "model.safetensors")
+        weights["encoder.block.0.layer.0.SelfAttention.q.weight"] *= 1.01
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        # Twice: it is no failure of the run.
+        for _ in range(2):
+            with pytest.raises(BadInput, match=r"the weights of .* are not those that .* was started with"):
+                quietly([spec], store)
 
     def test_another_model_in_the_same_folder_is_refused(self, specs, tiny_t5, save_tiny, tmp_path, task):
         folder, store = tmp_path / "model", tmp_path / "store"

@@ -1,0 +1,91 @@
+"""What a run began from, so that it goes on with nothing else: its model, its rows, and prompts of other runs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..backbones import AbstractBackbone, weights_digest
+from ..errors import BadInput, ModelMismatch
+from ..store import input_digest
+from ._plan import Plan
+
+EMBEDDINGS, WEIGHTS, ROWS = "embeddings", "weights", "rows"
+
+
+def begun_from(plan: Plan, backbone: AbstractBackbone, rows: str) -> dict[str, str]:
+    """The digests of what a run begins from, by what they are of; of initial vectors and source prompts by their paths.
+
+    Args:
+        plan: of the run, its paths as they are from any folder.
+        backbone: frozen.
+        rows: the fingerprint of the rows.
+    """
+    paths = dict.fromkeys(path for prompt in plan.prompts for path in (*_initial(prompt.init), *prompt.sources))
+    digests = {path: digest for path in paths if (digest := input_digest(Path(path))) is not None}
+    return {**model_digests(backbone), ROWS: rows, **digests}
+
+
+def _initial(init: str) -> list[str]:
+    """The path that an initialisation names, if any."""
+    kind, _, path = init.partition(":")
+    return [path] if kind in ("file", "prompt") else []
+
+
+def model_digests(backbone: AbstractBackbone) -> dict[str, str]:
+    """What tells a frozen model from another one under its name: its word embeddings, and some of every weight."""
+    embeddings = backbone.identity().embedding_sha256
+    return {EMBEDDINGS: embeddings or "", WEIGHTS: weights_digest(backbone.model)}
+
+
+def is_same_model(inputs: Mapping[str, str], backbone: AbstractBackbone) -> bool:
+    """Whether a model has the digests that were written down; what is not known of either is not compared."""
+    now = model_digests(backbone)
+    return all(not now[name] or inputs.get(name) in (None, "", now[name]) for name in now)
+
+
+def refuse_unknown_weights(inputs: Mapping[str, str], folder: Path) -> None:
+    """Refuse a model at another place for a run that cannot tell whether it is the same.
+
+    Raises:
+        BadInput: with what to do.
+    """
+    if not inputs.get(WEIGHTS):
+        raise BadInput(
+            f"{folder} does not record the weights of its model, as runs of earlier versions do not; drop --model, and "
+            "put the model back where it was"
+        )
+
+
+def refuse_other_weights(inputs: Mapping[str, str], backbone: AbstractBackbone, folder: Path) -> None:
+    """Refuse to go on with another model than the one that a run was started with.
+
+    Args:
+        inputs: of `begun_from`, or of `model_digests`; empty for what was begun by an earlier version.
+        backbone: to go on with.
+        folder: the run's.
+
+    Raises:
+        ModelMismatch: other word embeddings, or other weights.
+    """
+    if not is_same_model(inputs, backbone):
+        raise ModelMismatch(
+            f"the weights of {backbone.name!r} are not those that {folder} was started with; restore the model, or "
+            "start a new run"
+        )
+
+
+def refuse_other_inputs(inputs: Mapping[str, str], rows: str, folder: Path) -> None:
+    """Refuse to go on with other rows, initial vectors or source prompts. Prompts that are gone are accepted.
+
+    Args:
+        inputs: of `begun_from`; empty for a run of an earlier version.
+        rows: the fingerprint of the rows as they are now.
+        folder: the run's.
+
+    Raises:
+        BadInput: names what differs.
+    """
+    if inputs.get(ROWS, rows) != rows:
+        raise BadInput(f"the rows are not those that {folder} was started with; restore them, or start a new run")
+    for path, digest in inputs.items():
+        if path not in (EMBEDDINGS, WEIGHTS, ROWS) and input_digest(Path(path)) not in (None, digest):
+            raise BadInput(f"{path} is not what {folder} was started with; restore it, or start a new run")
