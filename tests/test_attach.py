@@ -10,7 +10,7 @@ from softprompt.errors import BadInput, ModelMismatch, UnsupportedModel
 from softprompt.interop.attach import attach
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 
-from conftest import DECODERS, ENCODER_DECODERS, ENCODERS
+from tiny import DECODERS, ENCODER_DECODERS, ENCODERS
 
 DOUBLE = {"rtol": 0, "atol": 1e-6}
 WORDS = "very good film"

@@ -12,7 +12,7 @@ from softprompt.errors import BadInput, ModelMismatch, UnknownName, UnsupportedM
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 
-from conftest import DECODERS, ENCODER_DECODERS, ENCODERS
+from tiny import DECODERS, ENCODER_DECODERS, ENCODERS
 
 ALL = (*ENCODER_DECODERS, *ENCODERS, *DECODERS)
 TEXTS = ["the film was good", "a terrible movie, and not in paris", "yes"]

@@ -14,6 +14,7 @@ from softprompt.inference.answers import Answers
 from softprompt.inference.calibration import LOWEST, Calibration, quality
 from softprompt.inference.scoring import Scoring, scoring_of
 from softprompt.interop.recipes import readme
+from softprompt.training import Interrupted
 from softprompt.training._plan import read_plan
 from torch.nn import functional
 
@@ -125,7 +126,9 @@ class TestScoring:
         answers = Answers([0] * 4, ["bad"] * 4, scores)
         calibration = Calibration(1.0, (-900.0, 0.0, 900.0), LABELS)
 
-        ours, other = (dataclasses.replace(task, labels=labels) for labels in (LABELS, ("no", "yes", "maybe")))
+        ours, other = (
+            dataclasses.replace(task, labels=labels, label_values=()) for labels in (LABELS, ("no", "yes", "maybe"))
+        )
         assert answers.calibrated(calibration, other) is answers
         assert answers.calibrated(calibration, ours).values == [2] * 4
 
@@ -189,7 +192,7 @@ class TestRun:
 
         run, _ = calibrated
         monkeypatch.setattr(train_module, "last_reports", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted):
             train(task, str(folder), **SHORT, output=tmp_path / "run")
         monkeypatch.undo()
         resume(tmp_path / "run")

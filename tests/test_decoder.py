@@ -15,9 +15,9 @@ from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import train
 
-from conftest import DECODERS
 from kit import review_task
 from test_backbones import TEXTS, batch_of, random_prompt, targets_of, word_ids
+from tiny import DECODERS
 
 DOUBLE = {"rtol": 0, "atol": 1e-6}
 PADDED = {"rtol": 0, "atol": 1e-5}

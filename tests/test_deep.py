@@ -28,8 +28,8 @@ from softprompt.training._step import backward
 from softprompt.training.objectives import Plain, Regularized, RegularizerContext, acting
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as Output
 
-from conftest import DECODERS, ENCODER_DECODERS, ENCODERS
 from kit import review_task, same_files
+from tiny import DECODERS, ENCODER_DECODERS, ENCODERS
 
 # Word vectors of another width than the states.
 NARROW = ("albert", "electra", "opt")

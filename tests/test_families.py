@@ -16,7 +16,7 @@ from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from torch.utils._pytree import tree_map
 
-from conftest import build_tokenizer
+from tiny import build_tokenizer
 
 TEXTS = ["the film was good", "a terrible movie , and it was not very good in paris"]
 SHAPE = {

@@ -12,8 +12,8 @@ from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.training._loop import Loop
 from transformers.pytorch_utils import Conv1D
 
-from conftest import DECODERS, ENCODER_DECODERS, ENCODERS
 from kit import review_task, same_files
+from tiny import DECODERS, ENCODER_DECODERS, ENCODERS
 
 needs_vnni = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="no AVX512-VNNI")
 

@@ -19,8 +19,8 @@ from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted, Run, read_record, resume, train
 from softprompt.training._loop import Loop
 
-from conftest import ALL
 from kit import same_files
+from tiny import ALL
 
 # Eight classes, about as many rows of each.
 COLOR = with_difficulty(TASKS["lab/color"], train=1000, validation=50, test=100)

@@ -51,7 +51,7 @@ def setting(tiny_model, task):
 
     def build(family, words=("bad", "good"), dtype=torch.float64, **options):
         backbone = from_model(*tiny_model(family, dtype=dtype, **options))
-        declared = dataclasses.replace(task, labels=words)
+        declared = dataclasses.replace(task, labels=words, label_values=())
         rows = split_rows(task, load_rows(task)).train
         examples = examples_for(backbone, task, rows, LENGTH)
         gold = [row % len(words) for row in range(len(examples))]
@@ -261,7 +261,7 @@ class TestHead:
     ):
         backbone, task, examples = setting(family, dtype=torch.float32)
         backbone.engine = engine
-        tasks = [task, dataclasses.replace(task, labels=("yes", "bad", "no"))]
+        tasks = [task, dataclasses.replace(task, labels=("yes", "bad", "no"), label_values=())]
         one_token = [Reading.of(label_ids(backbone, one, end=False)) for one in tasks]
         prompt_batch, batch = batch_of_prompt(prompt_of(backbone).float()), batch_of(backbone, examples)
         which, widths, inner = torch.tensor([0, 1, 1, 0, 1]), [], functional.linear
@@ -354,7 +354,7 @@ class TestEndOfSequence:
         assert auto_loss(task, backbone, TrainSettings(decode="generate")) == "tokens"
         many = dataclasses.replace(task, labels=tuple(f"{word} film" for word in NINE))
         assert auto_loss(many, backbone, TrainSettings()) == "tokens"
-        number = dataclasses.replace(task, answer="number", labels=())
+        number = dataclasses.replace(task, answer="number", labels=(), label_values=())
         assert auto_loss(number, backbone, TrainSettings()) == "tokens"
         for family in ("t5", "bert"):
             other, task, _ = setting(family)

@@ -20,7 +20,7 @@ from softprompt.lab.texts import is_held_out, training_texts
 from softprompt.training import Interrupted
 from transformers import AutoModelForMaskedLM
 
-from conftest import ENCODERS
+from tiny import ENCODERS
 
 RECIPE = HeadRecipe(steps=150, batch_size=16, lr=0.03, max_length=24, held_out=4)
 

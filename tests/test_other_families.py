@@ -8,7 +8,7 @@ from softprompt.backbones.rescale.verify import random_rows, verify
 from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.prompts.batch import PromptBatch, TextBatch
 
-from conftest import DECODERS, ENCODER_DECODERS, ENCODERS, build_tokenizer
+from tiny import DECODERS, ENCODER_DECODERS, ENCODERS, build_tokenizer
 
 SHAPE = {
     "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,

@@ -23,8 +23,8 @@ from softprompt.settings import ModelSpec, PromptSettings, TrainSettings
 from softprompt.training import resume, train
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import E, build_model
 from kit import review_task, rewrite
+from tiny import E, build_model
 
 FAMILIES = ("t5", "t5-v1.1", "mt5")
 ONE_BLOCK, NO_PADDING = 1e9, 0.0

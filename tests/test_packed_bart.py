@@ -16,7 +16,6 @@ from softprompt.backbones.fast.shared import rows as rows_file
 from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.prompts.batch import PromptBatch, TextBatch
 
-from conftest import E, build_model, build_tokenizer
 from engine_kit import (
     FIXED,
     both_engines,
@@ -29,6 +28,7 @@ from engine_kit import (
     same_gradients,
 )
 from kit import review_task
+from tiny import E, build_model, build_tokenizer
 
 LABELS = [[7], [9, 12], [11, 13, 14]]
 # Learned positions, fixed ones, and a scale on the words that are looked up.

@@ -19,7 +19,6 @@ from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import LinearHead
 
-from conftest import ENCODERS, E, build_model, build_tokenizer
 from engine_kit import (
     FIXED,
     both_engines,
@@ -32,6 +31,7 @@ from engine_kit import (
     same_gradients,
 )
 from kit import review_task
+from tiny import ENCODERS, E, build_model, build_tokenizer
 
 # MPNet computes an attention of its own.
 EXACT = tuple(family for family in ENCODERS if family != "mpnet")

@@ -22,7 +22,7 @@ from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.tasks import PATTERNS, TASKS, Source, Task, custom_task, styled, task
 from softprompt.training import train
 
-from conftest import ENCODERS
+from tiny import ENCODERS
 
 ROWS: dict[str, dict[str, Any]] = {
     "super_glue/boolq": {"passage": "P", "question": "is it q"},

@@ -14,8 +14,8 @@ from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.training import train
 
-from conftest import DECODERS
 from kit import review_task
+from tiny import DECODERS
 
 
 def rows():

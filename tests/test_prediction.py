@@ -137,7 +137,7 @@ def test_a_prompt_writes_answers_as_long_as_it_was_trained_to(backbone, tmp_path
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
     predict_file({"short": short}, tmp_path / "texts.txt", tmp_path / "out.jsonl", model=backbone)
     assert [json.loads(line)["short"] for line in (tmp_path / "out.jsonl").read_text().splitlines()] == written
-    assert "max_new_tokens=1)" in readme(short)
+    assert "max_new_tokens=1," in readme(short)
 
 
 def test_a_prompt_that_was_trained_to_write_its_label_writes_it(backbone, tmp_path):

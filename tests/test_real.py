@@ -13,8 +13,8 @@ from softprompt import SoftPrompt, evaluate, load_backbone, train
 from softprompt.lab.reviews import ReviewsDemo
 from softprompt.settings import TrainSettings
 
-from conftest import ALL
 from kit import review_rows
+from tiny import ALL
 
 SETTINGS = TrainSettings(steps=1, batch_size=2, eval_rows=2, loss="tokens")
 REPEATED = "make test-all trains for the real model; make test does so for small ones"

@@ -25,8 +25,8 @@ from softprompt.training._records import Record, read_record
 from softprompt.training._restarts import race_steps
 from softprompt.training._start import start_members
 
-from conftest import ALL
 from kit import review_task, same_files
+from tiny import ALL
 
 # What may differ between a run that was killed and one that was not.
 TIMED = ("timing.jsonl", "state.json", "manifest.json")

@@ -26,8 +26,8 @@ from softprompt.store import json_bytes, read_prompt, save_prompt
 from softprompt.training import Interrupted, read_plan, resume, train
 from softprompt.training import _train as train_module
 
-from conftest import DECODERS, ENCODER_DECODERS, ENCODERS
 from kit import review_task, same_files
+from tiny import DECODERS, ENCODER_DECODERS, ENCODERS
 
 ALL = (*ENCODER_DECODERS, *ENCODERS, *DECODERS)
 # One of each kind, and what each does with its table.

@@ -19,9 +19,9 @@ from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.losses import task_losses
 from softprompt.prompts.batch import PromptBatch, TextBatch
 
-from conftest import DECODERS, E, build_model, build_tokenizer
 from engine_kit import FIXED, close, differentiated, drawn, loop_of, same_gradients
 from kit import review_task
+from tiny import DECODERS, E, build_model, build_tokenizer
 
 # Gemma 2 computes its attention in float32 only, and so has tests of its own.
 EXACT = tuple(family for family in DECODERS if family != "gemma2")

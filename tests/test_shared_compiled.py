@@ -10,7 +10,7 @@ from softprompt.backbones.fast.shared import choice
 from softprompt.backbones.fast.shared.layout import lay_out, no_answers
 from softprompt.prompts.batch import PromptBatch, TextBatch
 
-from conftest import E, build_model
+from tiny import E, build_model
 
 LABELS = [[7, 8, 2], [9, 2], [11, 2]]
 OPENINGS = ([20, 21, 22], [], [23])

@@ -27,7 +27,7 @@ from softprompt.store import (
     write_folder,
 )
 
-from conftest import ALL
+from tiny import ALL
 
 
 def a_prompt(m=2, e=6, repeats=5, classes=3, seed=0) -> SoftPrompt:

@@ -33,8 +33,8 @@ from softprompt.training._prepare import prepare, training_rows
 from softprompt.training._records import Record, read_record
 from softprompt.training._start import start_members
 
-from conftest import ALL
 from kit import review_task, same_files, soft
+from tiny import ALL
 
 
 def entry(method="prompt-tuning", seed=0, **changes):

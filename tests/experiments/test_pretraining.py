@@ -22,7 +22,7 @@ from softprompt.training import Interrupted
 from softprompt.world import ATTRIBUTES, question, vocabulary
 from transformers import AutoTokenizer
 
-from conftest import ALL
+from tiny import ALL
 
 KINDS = ("encoder-decoder", "encoder", "decoder")
 # lab-t5-small is lab-t5 with other numbers.

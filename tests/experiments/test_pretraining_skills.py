@@ -13,7 +13,7 @@ from experiments.pretraining.skills import measure
 from safetensors import safe_open
 from softprompt.builtin import BUILT_IN, WEIGHTS, folder_of
 
-from conftest import ALL
+from tiny import ALL
 
 # Least accuracy on fresh questions: of each attribute, and of kinds of questions.
 BARS: dict[str, dict[str, float]] = {

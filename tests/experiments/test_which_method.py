@@ -52,9 +52,9 @@ from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted
 from softprompt.training._loop import Loop
 
-from conftest import ALL
 from experiments import which_method as confirmation
 from kit import review_task
+from tiny import ALL
 
 ROOT = Path(__file__).parents[2]
 TASK = "lab/opinion"
