@@ -46,7 +46,7 @@ def check_waiting(store: Path, specs: Sequence[RunSpec], data_root: "Path | str 
     from ..backbones import refuse_no_folder
     from ..data import load_rows, split_rows
     from ..store import refuse_no_place
-    from ..tasks import styled
+    from ..tasks import refuse_template, styled
     from ..training import check_request
 
     waiting = missing(store, specs)
@@ -57,6 +57,7 @@ def check_waiting(store: Path, specs: Sequence[RunSpec], data_root: "Path | str 
         with named((spec,)):
             refuse_no_folder(spec.frozen.name)
             task = spec.declared if spec.style is None else styled(spec.declared, spec.style)
+            refuse_template(task.template, task.target)
             key = canonical((task.to_json(), spec.max_bad_rows))
             if key not in rows:
                 # Only the rows of one task are kept, because a large set takes much memory. Runs come task by task.

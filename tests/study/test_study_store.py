@@ -285,6 +285,11 @@ class TestStore:
         with pytest.raises(BadInput, match="must be positive"):
             quietly(specs, tmp_path / "store", **options)
 
+    def test_a_task_whose_template_shows_the_answer_is_refused(self, specs, task, tmp_path):
+        showing = dataclasses.replace(task, template="{text} {label}")
+        with pytest.raises(BadInput, match="column 'label' is the answer"):
+            quietly([dataclasses.replace(specs[0], task=showing)], tmp_path / "store")
+
     def test_gradient_checkpointing_does_not_outlive_its_fleet(self, task, model, tmp_path, monkeypatch):
         seen = []
         optimize = Loop._optimize
