@@ -1,7 +1,6 @@
 """Checks of a user's arguments: numbers in a range, lists, and lists without repeats. Errors name the argument."""
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -15,11 +14,6 @@ LARGEST = 2**63 - 1
 def option(name: str) -> str:
     """The name of an argument as messages write it: `--batch-size` of `batch_size`."""
     return f"--{name.replace('_', '-')}"
-
-
-def expanded(path: str) -> str:
-    """A path with the user's home folder in the place of `~`; as it is for a user without one, and no such user."""
-    return os.path.expanduser(path)
 
 
 def require_numbers(values: Mapping[str, Any], *, whole: bool = False, zero: bool = False) -> None:

@@ -197,6 +197,12 @@ class PromptSettings:
         require_numbers({"restarts": self.restarts, "restart_steps": self.restart_steps}, whole=True)
 
     @property
+    def paths(self) -> tuple[str, ...]:
+        """What the prompt begins from: initial vectors, and prompts of this and of other tasks."""
+        kind, _, path = self.init.partition(":")
+        return (*((path,) if kind in ("file", "prompt") else ()), *self.sources)
+
+    @property
     def may_begin_as_words(self) -> bool:
         """Whether the init "auto" may stand for the instruction: plain prompt tuning, of no length of its own.
 

@@ -8,7 +8,6 @@ from torch import nn
 
 from ..builtin import BUILT_IN, folder_of
 from ..builtin.packaged import PACKAGED, packaged_file
-from ..checks import expanded
 from ..errors import BadInput, UnknownName
 from ._gguf import folder_of_gguf, gguf_file
 
@@ -53,7 +52,7 @@ def model_name(name_or_path: object) -> str:
         kind = type(name_or_path).__name__
         remedy = "pass softprompt.from_model(model, tokenizer)" if isinstance(name_or_path, nn.Module) else ""
         raise BadInput(f"a {kind} is no name of a model; {remedy or 'give a hub id, a folder or a backbone'}")
-    name = expanded(str(name_or_path))
+    name = os.path.expanduser(str(name_or_path))
     return os.path.join(os.curdir, name) if isinstance(name_or_path, Path) and name in _RESERVED else name
 
 

@@ -34,19 +34,17 @@ def kind_here(name: str) -> Kind | None:
         UnsupportedModel: a family that is not supported.
     """
     try:
-        refuse_no_folder(name)
-        with silence():
-            config = read_configuration(source_of(name), None, only_here=True)
+        return kind_of_spec(ModelSpec(name), only_here=True)
     except BadInput:
         return None
-    return kind_of(config, name)
 
 
-def kind_of_spec(spec: ModelSpec) -> Kind:
+def kind_of_spec(spec: ModelSpec, *, only_here: bool = False) -> Kind:
     """The kind of a model, from its configuration alone.
 
     Args:
         spec: the model.
+        only_here: whether no hub is asked for the configuration.
 
     Raises:
         BadInput: no such model.
@@ -54,5 +52,5 @@ def kind_of_spec(spec: ModelSpec) -> Kind:
     """
     refuse_no_folder(spec.name)
     with silence():
-        config = read_configuration(source_of(spec.name), spec.revision)
+        config = read_configuration(source_of(spec.name), spec.revision, only_here=only_here)
     return kind_of(config, spec.name)

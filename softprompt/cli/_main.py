@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from ..checks import expanded
 from ..documents import limited, limits, raise_limits
 from ..errors import SoftPromptError, visible
 from ._analyze import analyze
@@ -176,7 +175,9 @@ def _exit_code(program: typer.Typer, name: str, arguments: Sequence[str] | None)
 def _with_home(word: str) -> str:
     """A word of the command with the home folder in `--option=~/path`, as shells have it in `--option ~/path`."""
     option, sign, path = word.partition("=")
-    return f"{option}={expanded(path)}" if sign and option.startswith("--") and path.startswith("~/") else word
+    return (
+        f"{option}={os.path.expanduser(path)}" if sign and option.startswith("--") and path.startswith("~/") else word
+    )
 
 
 def _drop_output() -> None:

@@ -1,7 +1,6 @@
 """What lies in a folder that a report can show, and what it is called beside the rest."""
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -9,13 +8,12 @@ from typing import Literal
 from ..documents import short_paths
 from ..errors import BadInput, SoftPromptError
 from ..store import read_json
+from ..study import stored_names
 from ..tuning import is_search
 
 Kind = Literal["run", "store", "stability", "landscape"]
 # Folders that hold no runs of their own, however large they are.
 _PRUNED = {"checkpoints", "prompt", "weights", "peft", "fleets"}
-# Names of stored runs. Another file beside them is none of a study's.
-_STORED = re.compile(r"[0-9a-f]{16}")
 
 
 def places_in(paths: Sequence["Path | str"]) -> dict[Kind, list[Path]]:
@@ -52,11 +50,6 @@ def _inside(folder: Path) -> Iterator[tuple[Kind, Path]]:
             yield "stability", Path(place)
         if "runs" in names and stored_names(Path(place)):
             yield "store", Path(place)
-
-
-def stored_names(store: Path) -> list[str]:
-    """The names of the runs in the store of a study."""
-    return sorted(path.stem for path in (store / "runs").glob("*.json") if _STORED.fullmatch(path.stem))
 
 
 def is_of_search(prompt: Path) -> bool:

@@ -8,12 +8,12 @@ from typing import Any
 
 from ..errors import BadInput, SoftPromptError, UnknownName
 from ..settings import Seeds
-from ..study import RunSpec, StoredRun, kept_prompt
+from ..study import RunSpec, StoredRun, kept_prompt, stored_names
 from ..study import load as load_run
 from ..study.stability import Untrained
 from ._documents import Values, read_landscape, read_stability
 from ._entry import Entry, Sources
-from ._folders import called, places_in, stored_names
+from ._folders import called, places_in
 from ._run_folder import run_entries
 from ._tasks import with_tasks
 
@@ -136,7 +136,7 @@ def _of_store(store: Path, called: str, names: Sequence[str] = ()) -> tuple[list
     """The finished runs of a study's store, and what cannot be read of them."""
     entries, faults = [], []
     has_prompts = (store / "fleets").is_dir()
-    for name in names or stored_names(store):
+    for name in names or sorted(stored_names(store)):
         try:
             run = load_run(store, name)
             with _registered():

@@ -32,6 +32,7 @@ from ._stored import StoredRun as StoredRun
 from ._stored import curves as curves
 from ._stored import damaged_runs as damaged_runs
 from ._stored import load as load
+from ._stored import stored_names as stored_names
 from .tables import columns as columns
 from .tables import compare as compare
 from .tables import markdown as markdown

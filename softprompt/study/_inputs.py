@@ -15,12 +15,9 @@ class OtherInputs(BadInput):
 
 def digests(spec: RunSpec) -> dict[str, str]:
     """SHA-256 of each path that a run reads beside its model: the user's rows, initial vectors, and source prompts."""
-    kind, _, argument = spec.prompt.init.partition(":")
     source = spec.declared.source
     paths = [Path(path) for split in source.files for path in source.paths(split)]
-    if kind == "file":
-        paths.append(Path(argument))
-    paths += map(Path, (*spec.prompt.sources, *([argument] if kind == "prompt" else ())))
+    paths += map(Path, spec.prompt.paths)
     return {str(path): digest for path in paths if (digest := _digest(path)) is not None}
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ READ = (1, 2)
 POINTS = 300
 REPAIR = "delete it and run the study again"
 _NO_CURVE = ("step", "lr")
+# The file of a stored run. What else lies beside them is none of a study's.
+_FILE = re.compile(r"[0-9a-f]{16}\.json")
 # What tables show of the curves.
 _OF_TABLES = ("step", "token_norms")
 
@@ -110,7 +113,7 @@ def stored_names(folder: Path) -> set[str]:
         BadInput: the store is no folder.
     """
     try:
-        return {entry.name.removesuffix(".json") for entry in os.scandir(folder / "runs") if entry.name[0] != "."}
+        return {path.name[: -len(".json")] for path in os.scandir(folder / "runs") if _FILE.fullmatch(path.name)}
     except FileNotFoundError:
         return set()
     except NotADirectoryError as error:

@@ -3,11 +3,11 @@
 import glob
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..checks import expanded
 from ..errors import BadInput
 from ._delimited import delimited
 from ._delimited import delimiter_of as delimiter_of
@@ -54,7 +54,8 @@ def paths_of(given: str | Path | Sequence[str | Path]) -> tuple[str, ...]:
 
 
 def _matching(path: str) -> list[str]:
-    path = expanded(path)
+    # Unlike Path's own, it leaves a path as it is for a user without a home folder.
+    path = os.path.expanduser(path)
     # A file may have brackets in its name.
     if not glob.has_magic(path) or Path(path).exists():
         return [path]

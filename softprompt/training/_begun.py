@@ -19,15 +19,9 @@ def begun_from(plan: Plan, backbone: AbstractBackbone, rows: str) -> dict[str, s
         backbone: frozen.
         rows: the fingerprint of the rows.
     """
-    paths = dict.fromkeys(path for prompt in plan.prompts for path in (*_initial(prompt.init), *prompt.sources))
+    paths = dict.fromkeys(path for prompt in plan.prompts for path in prompt.paths)
     digests = {path: digest for path in paths if (digest := input_digest(Path(path))) is not None}
     return {**model_digests(backbone), ROWS: rows, **digests}
-
-
-def _initial(init: str) -> list[str]:
-    """The path that an initialisation names, if any."""
-    kind, _, path = init.partition(":")
-    return [path] if kind in ("file", "prompt") else []
 
 
 def model_digests(backbone: AbstractBackbone) -> dict[str, str]:
