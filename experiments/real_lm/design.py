@@ -125,6 +125,8 @@ SMALL_CELLS: Sequence[tuple[str, str, tuple[str, ...], tuple[int, ...]]] = (
     ("tickets", "k16", (*SMALL_CORE, "lora"), (0, 1, 2)),
     ("glue/sst2", "1000", ("pt-instruction", "scaled"), (0, 1, 2)),
     ("glue/sst2", "k32+300", ("pt-instruction", "scaled"), (0, 1, 2)),
+    ("glue/rte", "k32", ("pt-instruction", "scaled"), (0, 1, 2)),
+    ("glue/mrpc", "k32", ("pt-instruction", "scaled"), (0, 1, 2)),
     ("glue/sst2", "k32", SMALL_ARMS, (3, 4)),
     ("glue/sst2", "k16", SMALL_CORE, (0, 1, 2)),
 )
