@@ -1,0 +1,219 @@
+"""What a run leaves: scores, prompts, records and trackers."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from softprompt.backbones import load_backbone
+from softprompt.errors import BadInput, UnknownName
+from softprompt.inference.answers import answer
+from softprompt.inference.evaluate import evaluate, report
+from softprompt.prompts.batch import PromptBatch
+from softprompt.prompts.initializers import uniform
+from softprompt.prompts.trainable import TrainablePrompt
+from softprompt.settings import TrainSettings
+from softprompt.training import _results as results_module
+from softprompt.training import train
+from softprompt.training._advice import not_learning
+from softprompt.training._prepare import training_rows
+from softprompt.training._records import read_record
+
+from kit import same_files
+from training_kit import FOUR, entry, plan_of, prepared, started
+
+
+class TestTrainScore:
+    def test_it_is_the_score_of_the_stored_prompt_on_the_rows_that_it_was_trained_on(self, task, t5_folder, tmp_path):
+        prompts = (entry(seed=1, lr=0.3), entry("ept-star", seed=2, lr=0.3))
+        settings = TrainSettings(steps=6, eval_every=3, batch_size=4, shots=10, train_score=True)
+        run = train(task, str(t5_folder), prompts=prompts, settings=settings, output=tmp_path / "run")
+        plan = plan_of(task, t5_folder, prompts, shots=10)
+        run_data = prepared(plan)
+        for number, result in enumerate(run.results):
+            rows = run_data.train.select(training_rows(run_data, plan.settings, prompts[number]))
+            assert len(rows) == 10
+            prompt = run.prompt(number)
+            expected = report(task, rows, answer(run_data.backbone, PromptBatch.of(prompt), rows, task))
+            assert result.metrics["train"] == {**expected.metrics, "invalid": expected.invalid}
+            assert prompt.provenance.metrics == result.metrics
+
+    def test_it_changes_nothing_else_and_is_off_by_default(self, task, t5_folder, tmp_path):
+        settings = TrainSettings(steps=4, eval_every=2, batch_size=4)
+        for name, asked in (("plain", False), ("scored", True)):
+            asked = dataclasses.replace(settings, train_score=asked)
+            train(task, str(t5_folder), prompts=FOUR[:1], settings=asked, output=tmp_path / name)
+        plain, scored = (results_module.read_results(tmp_path / name)[0].metrics for name in ("plain", "scored"))
+        assert set(plain) == {"validation", "test"}
+        assert {split: scored[split] for split in plain} == plain
+        a, b = (next((tmp_path / name).glob("*/metrics.jsonl")) for name in ("plain", "scored"))
+        assert a.read_bytes() == b.read_bytes()
+
+    def test_of_many_rows_500_are_drawn_by_the_seed_of_the_draw(self):
+        rows = list(range(0, 4000, 2))
+        found = results_module.own_rows(rows, 3)
+        assert len(set(found)) == 500
+        assert found == sorted(found) == results_module.own_rows(rows, 3) != results_module.own_rows(rows, 4)
+        assert set(found) < set(rows)
+        # Not the first ones: rows may be in the order of their classes.
+        assert abs(sum(found) / 500 - 2000) < 200
+        assert results_module.own_rows([5, 3, 1], 0) == [5, 3, 1]
+
+
+class TestResults:
+    def test_the_stored_prompt_has_the_recorded_scores(self, task, t5_folder, tmp_path):
+        run = train(
+            task,
+            str(t5_folder),
+            prompts=FOUR[:2],
+            settings=TrainSettings(steps=8, eval_every=4),
+            output=tmp_path / "run",
+        )
+        for number, result in enumerate(run.results):
+            for split in ("validation", "test"):
+                again = evaluate(run.prompt(number), split=split)
+                recorded = {k: v for k, v in result.metrics[split].items() if k != "invalid"}
+                assert again.metrics == recorded
+
+    def test_two_runs_with_the_same_seeds_leave_the_same_bytes_and_another_seed_does_not(
+        self, task, t5_folder, tmp_path
+    ):
+        settings = TrainSettings(steps=4, eval_every=2)
+        for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+            prompts = [entry(seed=seed, options={"prompt_length": 2})]
+            train(task, str(t5_folder), prompts=prompts, settings=settings, output=tmp_path / name)
+        assert same_files(tmp_path / "a", tmp_path / "b", ignore=("timing.jsonl", "state.json", "manifest.json"))
+        first, other = (next((tmp_path / n).glob("*/metrics.jsonl")).read_text() for n in ("a", "c"))
+        assert first != other
+
+    def test_the_record_holds_the_norm_of_equation_4_and_the_learning_rate(self, task, t5_folder, tmp_path):
+        settings = TrainSettings(steps=1, warmup=0)
+        train(task, str(t5_folder), prompts=[entry(lr=0.25)], settings=settings, output=tmp_path / "run")
+        first = next(read_record(next((tmp_path / "run").glob("*/metrics.jsonl"))))
+        backbone = load_backbone(str(t5_folder))
+        initial = TrainablePrompt.build(entry(), uniform(), backbone.embeddings.weight, None).vectors()
+        assert first["lr"] == 0.25
+        assert first["prompt_norm"] == pytest.approx(initial.norm(dim=1).mean().item(), rel=1e-6)
+
+    def test_a_prompt_that_learns_nothing_is_reported_with_what_to_try(self, task, t5_folder, tmp_path, caplog):
+        settings = TrainSettings(steps=20, eval_every=10)
+        run = train(task, str(t5_folder), prompts=[entry(lr=1e-12)], settings=settings, output=tmp_path / "run")
+        assert "not learning" in " ".join(run.results[0].warnings)
+        assert "--lr" in caplog.text
+
+    @pytest.mark.parametrize(
+        ("losses", "score", "reason"),
+        [
+            ([1.0, 0.9, 0.5, 0.2], 0.9, None),
+            ([1.0, 0.9, 0.5, 0.2], 1 / 3, "most frequent class"),
+            ([9.0, 0.9, 0.7, 0.69], 0.9, None),
+            ([9.0, 0.9, 0.7, 0.69], 0.6, "its last steps is 0.6900 nats, that of a guess among 2 labels is 0.6931"),
+        ],
+    )
+    def test_each_sign_of_not_learning_is_seen_alone(self, losses, score, reason, task, t5_folder, tmp_path):
+        plan = plan_of(task, t5_folder, [entry()], steps=4)
+        one = started(plan, prepared(plan), tmp_path)[0]
+        for step, loss in enumerate(losses, 1):
+            one.record.write({"step": step, "loss": loss})
+        one.record.mark()
+        one.best, one.best_score = one.trainable.fold(one.provenance), score
+        # Of four rows two are of class 1: always answering it has accuracy 1/2, macro-F1 1/3; the first is the score.
+        found = not_learning(one, dataclasses.replace(task, headline=("macro-f1",)), [1, 1, 0, 0])
+        assert [reason in line for line in found] == ([True] if reason else [])
+
+    def test_training_lowers_the_loss_of_a_head_and_of_a_prompt(self, task, bert_folder, tmp_path):
+        settings = TrainSettings(steps=100, eval_every=20, batch_size=16)
+        prompts = [entry("linear-probe", head_lr=0.1), entry("prompt-tuning", lr=0.3, head_lr=0.1)]
+        run = train(task, str(bert_folder), prompts=prompts, settings=settings, output=tmp_path / "run")
+        for result in run.results:
+            losses = [r["loss"] for r in read_record(tmp_path / "run" / result.prompt / "metrics.jsonl") if "loss" in r]
+            assert sum(losses[-10:]) < 0.85 * sum(losses[:10])
+        assert run.results[0].stored == 0
+        assert run.results[0].head == 2 * 16 + 2
+
+    def test_recomputing_activations_changes_no_loss(self, task, t5_folder, tmp_path):
+        losses = []
+        for on in (False, True):
+            settings = TrainSettings(steps=4, eval_every=4, gradient_checkpointing=on)
+            train(task, str(t5_folder), prompts=FOUR[:2], settings=settings, output=tmp_path / str(on))
+            records = sorted((tmp_path / str(on)).glob("*/metrics.jsonl"))
+            losses.append([row["loss"] for record in records for row in read_record(record) if "loss" in row])
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+    def test_a_bfloat16_model_trains_a_float32_prompt(self, task, t5_folder, tmp_path):
+        settings = TrainSettings(steps=4, eval_every=4)
+        run = train(
+            task, str(t5_folder), prompts=[entry(lr=0.1)], settings=settings, output=tmp_path / "run", dtype="bfloat16"
+        )
+        losses = [row["loss"] for row in read_record(next((tmp_path / "run").glob("*/metrics.jsonl"))) if "loss" in row]
+        assert run.prompt().vectors.dtype == torch.float32
+        assert all(map(math.isfinite, losses))
+        # In bfloat16 a step of 0.1 on values below 1 would move in units of 2^-8; float32 keeps the small part.
+        assert (run.prompt().vectors.bfloat16().float() != run.prompt().vectors).any()
+
+
+class TestRefusals:
+    def test_a_prompt_longer_than_the_model_allows(self, task, bert_folder, tmp_path):
+        prompts = [entry(options={"prompt_length": 600})]
+        with pytest.raises(BadInput, match="600 positions leaves 0 for text"):
+            train(task, str(bert_folder), prompts=prompts, output=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_a_head_alone_on_a_model_that_answers_in_tokens(self, task, t5_folder, tmp_path):
+        with pytest.raises(BadInput, match="linear head"):
+            train(task, str(t5_folder), prompts=[entry("linear-probe")], output=tmp_path / "run")
+
+    def test_an_unknown_tracker(self, task, t5_folder, tmp_path):
+        with pytest.raises(UnknownName, match="Did you mean 'tensorboard'"):
+            train(task, str(t5_folder), log_with="tensorbord", output=tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_bank_of_a_trained_run_answers_rows_of_different_prompts_as_each_alone(task, t5_folder, tmp_path):
+    run = train(task, str(t5_folder), prompts=FOUR[:2], settings=TrainSettings(steps=2), output=tmp_path / "run")
+    backbone = load_backbone(str(t5_folder))
+    from softprompt.inference.evaluate import examples_for
+
+    examples = examples_for(
+        backbone, task, [{"text": "good film"}, {"text": "a bad and long story"}], 10, targets=False
+    )
+    prompts = [run.prompt(0), run.prompt(1)]
+    labels = backbone.encode_answers(task.labels)
+    mixed = examples.batch([0, 1], torch.tensor([0, 1]), 0)
+    both = backbone.label_scores(PromptBatch.of(*prompts), mixed, labels)
+    for i, prompt in enumerate(prompts):
+        alone = backbone.label_scores(PromptBatch.of(prompt), examples.batch([i], 0, 0), labels)
+        torch.testing.assert_close(both[i], alone[0], rtol=0, atol=1e-4)
+
+
+def test_a_tracker_receives_the_recorded_losses(task, t5_folder, tmp_path):
+    train(
+        task,
+        str(t5_folder),
+        prompts=[entry()],
+        settings=TrainSettings(steps=3),
+        output=tmp_path / "run",
+        log_with="tensorboard",
+    )
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = next((tmp_path / "run").rglob("events.out.*")).parent
+    events = EventAccumulator(str(folder)).Reload()
+    name = "prompt-tuning-seed0"
+    recorded = [row["loss"] for row in read_record(tmp_path / "run" / name / "metrics.jsonl") if "loss" in row]
+    assert [event.value for event in events.Scalars(f"{name}/loss")] == pytest.approx(recorded)
+
+
+def test_a_tracker_leaves_the_state_of_accelerate_to_the_program(task, t5_folder, tmp_path):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState, PartialState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    options = {"prompts": [entry()], "settings": TrainSettings(steps=1), "log_with": "tensorboard"}
+    train(task, str(t5_folder), output=tmp_path / "first", **options)
+    assert not PartialState._shared_state
+    assert not AcceleratorState._shared_state
+    theirs = Accelerator(cpu=True, mixed_precision="bf16")
+    train(task, str(t5_folder), output=tmp_path / "second", **options)
+    assert theirs.mixed_precision == Accelerator().mixed_precision == "bf16"
+    AcceleratorState._reset_state(reset_partial_state=True)
