@@ -238,6 +238,20 @@ class TestStockPeft:
         config = json.loads((folder / "adapter_config.json").read_text())
         assert (config["num_layers"], config["num_attention_heads"]) == (2, 2)
 
+    def test_code_and_faults_beside_a_model_that_a_prompt_names_are_left_alone(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("builtins.input", lambda *_: "y")
+        model = tmp_path / "model"
+        model.mkdir()
+        (model / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass")
+        auto = {"model_type": "evil", "auto_map": {"AutoConfig": "code.Config"}}
+        odd = ({"n_layer": "x"}, {"model_type": ["a"]}, {"torch_dtype": "nope"})
+        for number, changes in enumerate((auto, *odd, None)):
+            text = "[" * 100_000 if changes is None else json.dumps({"model_type": "gpt2"} | changes)
+            (model / "config.json").write_text(text)
+            folder = export_peft(a_prompt("decoder", "tokens", name=str(model)), tmp_path / f"p{number}")
+            assert json.loads((folder / "adapter_config.json").read_text())["num_layers"] is None
+        assert not (tmp_path / "ran").exists()
+
     @pytest.mark.parametrize(
         ("name", "task_type"),
         [

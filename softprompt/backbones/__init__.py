@@ -22,6 +22,7 @@ from ._numbers import kind_here as kind_here
 from ._numbers import kind_of_spec as kind_of_spec
 from ._precision import exact_products as exact_products
 from ._precision import rounds as rounds
+from ._read import read_configuration as read_configuration
 from ._read import read_tokenizer as read_tokenizer
 from ._read import silence as silence
 from ._some_tokens import label_logits as label_logits

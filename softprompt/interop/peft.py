@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import lasting_name, source_of
+from ..backbones import lasting_name, read_configuration, silence, source_of
 from ..backbones.base import AbstractBackbone
 from ..backbones.family import text_config
 from ..baselines import READ_FROM_PEFT
-from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch
+from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch, SoftPromptError
 from ..prompts.prompt import BackboneIdentity, SoftPrompt
 from ..store import (
     MANIFEST,
@@ -172,11 +172,10 @@ def _sizes(model: nn.Module | None, backbone: BackboneIdentity) -> Any:
     """
     if model is not None:
         return text_config(model.config)
-    from transformers import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(source_of(backbone.name), revision=backbone.revision, local_files_only=True)
-    except (OSError, ValueError, KeyError):
+        with silence():
+            config = read_configuration(source_of(backbone.name), backbone.revision, only_here=True)
+    except SoftPromptError:
         return None
     return text_config(config)
 
