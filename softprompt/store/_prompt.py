@@ -56,8 +56,7 @@ def read_prompt(folder: str | Path) -> SoftPrompt:
         if name not in files:
             raise BadInput(f"{str(folder)!r} holds no {name}, so it is not a stored prompt; give a prompt's folder")
     prompt = from_document(read_json(files[DOCUMENT]), read_tensors(files[TENSORS]), str(folder))
-    run = folder.absolute().parent.parent
-    return in_run(prompt, run) if (run / "run.json").is_file() else prompt
+    return in_run(prompt, folder.absolute().parent.parent)
 
 
 def is_compiled(folder: Path) -> bool:

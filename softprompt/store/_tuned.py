@@ -55,10 +55,8 @@ def load_tuned(path: str | Path) -> TunedWeights:
     if not isinstance(kind, str) or not isinstance(options, dict) or "prompt.vectors" not in tensors:
         raise BadInput(f"{str(folder)!r} does not say what was trained; fetch it again")
     provenance = read_provenance(document.get("provenance"), str(folder))
-    run = folder.absolute().parent.parent
-    if (run / "run.json").is_file():
-        provenance = in_run(SoftPrompt(tensors["prompt.vectors"], provenance), run).provenance
-    return TunedWeights.from_tensors(tensors, provenance, kind, options)
+    prompt = in_run(SoftPrompt(tensors["prompt.vectors"], provenance), folder.absolute().parent.parent)
+    return TunedWeights.from_tensors(tensors, prompt.provenance, kind, options)
 
 
 def holds_tuned(path: str | Path) -> bool:
