@@ -17,6 +17,7 @@ from ..backbones.family import text_config
 from ..baselines import READ_FROM_PEFT
 from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch, SoftPromptError
 from ..prompts.prompt import BackboneIdentity, SoftPrompt
+from ..prompts.tuned import FLOATS
 from ..store import (
     MANIFEST,
     from_document,
@@ -41,7 +42,6 @@ CONFIG, WEIGHTS, HEAD, DOCUMENT = (
 TASK_TYPES = {"encoder-decoder": "SEQ_2_SEQ_LM", "encoder": "FEATURE_EXTRACTION", "decoder": "CAUSAL_LM"}
 KINDS = {task_type: kind for kind, task_type in TASK_TYPES.items()}
 READABLE = ("PROMPT_TUNING", "P_TUNING")
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def export_peft(
