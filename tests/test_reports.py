@@ -15,7 +15,7 @@ import softprompt
 from filelock import FileLock
 from softprompt.cli import main
 from softprompt.documents import json_bytes, sealed_bytes
-from softprompt.errors import BadInput
+from softprompt.errors import BadInput, DamagedFile
 from softprompt.inference.report import Report
 from softprompt.prompts.methods import METHODS
 from softprompt.reports._answers import kept_answers
@@ -175,6 +175,14 @@ class TestHeadline:
         assert (setting.numbers["n"], setting.numbers["mean"]) == (2, pytest.approx(0.8))
         (note,) = sources.notes
         assert "gpu/ept-star-seed0 has the settings and seeds of cpu/ept-star-seed0, other scores; both count" in note
+
+    def test_answers_that_are_nested_without_end_are_named(self, tmp_path):
+        run = made_run(tmp_path / "run", methods=("ept-star",), seeds=1)
+        made_answers(run / "ept-star-seed0")
+        for path in run.rglob("predictions.jsonl"):
+            path.write_text("[" * 100_000)
+        with pytest.raises(DamagedFile, match="is not as it was written"):
+            kept_answers(read_sources([run]).entries[0])
 
     @pytest.mark.parametrize("prompt", ["prompt-tuning-seed2", "ept-star-seed0"])
     def test_an_interval_is_that_of_the_best_prompts_own_answers_to_the_test_rows(self, prompt, tmp_path):

@@ -102,7 +102,7 @@ def kept_answers(entry: Entry) -> Answered | None:
     try:
         rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
         return of_rows(entry.label, _asked(entry), rows, entry.folder)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedFile(f"{path} is not as it was written ({error}); delete it, and evaluate again") from error
 
 
