@@ -126,6 +126,19 @@ def test_watch_ends_by_itself_when_nothing_is_in_training(tmp_path, capsys):
     assert "0.900 @ 100" in said
 
 
+def test_watch_writes_out_what_a_terminal_obeys(tmp_path, capsys):
+    made_run(tmp_path / "\x1b[2Jone", task="\x9b31mred", done=True, step=100)
+    run = made_run(tmp_path / "two", done=True, step=100)
+    (run / "prompt-tuning-seed0").rename(run / "\u202eolleh")
+    plan = json.loads((run / "run.json").read_text())
+    plan["prompts"][0]["method"], plan["model"] = "\u202eolleh", "\x1b]0;title\x07"
+    (run / "run.json").write_text(json.dumps(plan))
+    assert main(["watch", str(tmp_path), "--once"]) == 0
+    said = capsys.readouterr().out
+    assert not set(said) & set("\x1b\x9b\u202e\x07")
+    assert "\\x1b[2Jone" in said
+
+
 def test_folders_without_runs_are_refused_in_one_line(tmp_path, capsys):
     assert main(["watch", str(tmp_path)]) == 2
     assert "holds no run" in capsys.readouterr().err
