@@ -15,7 +15,7 @@ from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.data import tokenize
 from softprompt.errors import BadInput, UnknownName, UnsupportedModel
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.interop.recipes import text_expression
 from softprompt.prompts.batch import PromptBatch
 from softprompt.settings import PromptSettings, TrainSettings

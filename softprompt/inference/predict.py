@@ -18,7 +18,8 @@ from ..tasks import ABSENT, Task, holds_rows, is_a, plain_cell, row_dicts, value
 from .answers import Answers, answer
 from .asked import task_of
 from .decoding import Decode, decoding, refuse_decoding
-from .evaluate import backbone_of, examples_for, model_for, tell_truncated
+from .prompt_model import backbone_of, model_for
+from .rows import examples_for, tell_truncated
 from .scoring import scoring_of
 
 log = logging.getLogger("softprompt")

@@ -21,8 +21,8 @@ from ..tasks import Task
 from .answers import Answers, answer
 from .asked import task_of
 from .decoding import Decode, decoding, label_ids
-from .evaluate import examples_for, tell_truncated, text_limit
 from .predict import as_row, texts_or_rows
+from .rows import examples_for, tell_truncated, text_limit
 from .scoring import Scoring, scoring_of
 
 # A row, by its place among those that are answered together, and the place of its prompt in the group.

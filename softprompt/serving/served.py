@@ -15,7 +15,7 @@ from ..backbones import AbstractBackbone, Reading, refuse_collisions
 from ..errors import BadInput, ModelMismatch
 from ..inference.asked import task_of
 from ..inference.decoding import decoding, label_ids
-from ..inference.evaluate import refuse_long_instruction, text_limit
+from ..inference.rows import refuse_long_instruction, text_limit
 from ..inference.scoring import Scoring
 from ..prompts.prompt import LinearHead, SoftPrompt
 from ..tasks import Source, Task

@@ -135,7 +135,7 @@ def test_predict_names_the_place_of_a_malformed_row(
 def test_evaluate_json_is_one_line_of_metrics_rows_and_invalid_answers(
     stored: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    from softprompt.inference.evaluate import Report
+    from softprompt.inference.report import Report
 
     seen: dict[str, Any] = {}
 

@@ -43,7 +43,7 @@ from experiments.which_method.tables import BEGIN
 from softprompt.backbones import load_backbone
 from softprompt.data import load_rows, split_rows, stream
 from softprompt.errors import BadInput, DamagedFile, UnknownName
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.prompts.methods import METHODS
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, run_all
