@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ..backbones import AbstractBackbone, refuse_no_room
-from ..data import Examples, tokenize
+from ..data import Examples, TextFormat, tokenize
 from ..errors import BadInput
 from ..tasks import Task
 from .decoding import before_answer, label_ids
@@ -38,6 +38,19 @@ def text_limit(backbone: AbstractBackbone, prompt_length: int, task: Task) -> in
     is_label = task.answer == "label"
     refuse_no_room(prompt_length, room, backbone.max_positions, backbone.name, answer if is_label else 0)
     return min(task.max_length, room + len(task.opening_ids))
+
+
+def text_format(backbone: AbstractBackbone, task: Task, context: str = "") -> TextFormat:
+    """How a backbone reads this task; `context` stands between the task's opening and each row."""
+    return TextFormat(
+        tokenizer=backbone.tokenizer,
+        answers=backbone.answers,
+        encode_answers=partial(backbone.encode_answers, behind=before_answer(backbone, task)),
+        prefix=backbone.input_prefix + task.opening + context,
+        suffix=backbone.suffix(task.cue),
+        mask=backbone.mask,
+        special_tokens=backbone.special_tokens,
+    )
 
 
 def examples_for(
@@ -72,13 +85,7 @@ def examples_for(
     return tokenize(
         rows,
         task,
-        tokenizer=backbone.tokenizer,
-        answers=backbone.answers,
-        encode_answers=partial(backbone.encode_answers, behind=before_answer(backbone, task)),
-        suffix=backbone.suffix(task.cue),
-        prefix=backbone.input_prefix + task.opening + context,
-        mask=backbone.mask,
-        special_tokens=backbone.special_tokens,
+        text_format(backbone, task, context),
         max_length=limit,
         targets=targets,
         places=places,

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, final
 
 import torch
@@ -13,8 +12,8 @@ from ..backbones import AbstractBackbone, evaluating, label_logits_each
 from ..data import Examples, Ragged, tokenize
 from ..errors import BadInput
 from ..inference.answers import Answers, answer
-from ..inference.decoding import before_answer
 from ..inference.predict import as_row
+from ..inference.rows import text_format
 from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import LinearHead
 from .faults import TooLate, TooLong
@@ -97,22 +96,9 @@ class Engine:
         return work
 
     def _examples(self, served: ServedPrompt, row: Mapping[str, Any]) -> Examples:
-        backbone, task = self.backbone, served.asked.task
-        return tokenize(
-            [row],
-            task,
-            places=["this row"],
-            tokenizer=backbone.tokenizer,
-            answers=backbone.answers,
-            encode_answers=partial(backbone.encode_answers, behind=before_answer(backbone, task)),
-            suffix=backbone.suffix(task.cue),
-            prefix=backbone.input_prefix + task.opening,
-            mask=backbone.mask,
-            special_tokens=backbone.special_tokens,
-            max_length=served.asked.limit,
-            cache=False,
-            targets=False,
-        )
+        task, limit = served.asked.task, served.asked.limit
+        reading = text_format(self.backbone, task)
+        return tokenize([row], task, reading, max_length=limit, cache=False, targets=False, places=["this row"])
 
     def answer(self, works: Sequence[Work], limits: Limits | None = None) -> list[Answer]:
         """The answers to rows of any prompts, in their order.
