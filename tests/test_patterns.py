@@ -88,10 +88,12 @@ def double(built):
     return from_model(model.double(), tokenizer)
 
 
-def ids_of(row: dict[str, Any], declared: Task, tokenizer: Any, **options: Any) -> list[int]:
+def ids_of(
+    row: dict[str, Any], declared: Task, tokenizer: Any, max_length: int | None = None, **options: Any
+) -> list[int]:
     options = {"answers": "label-words", "mask": tokenizer.mask_token, "suffix": f" {tokenizer.mask_token}", **options}
     reading = TextFormat(tokenizer=tokenizer, encode_answers=lambda _: [], **options)
-    made = tokenize([row], declared, reading, targets=False)
+    made = tokenize([row], declared, reading, max_length=max_length, targets=False)
     return made.inputs.row(0).tolist()
 
 
