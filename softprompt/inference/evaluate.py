@@ -1,7 +1,7 @@
 """Scores of a prompt on a task: its rows, the model's answers to them, and metrics over both."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..errors import BadInput
 from ..prompts.batch import PromptBatch
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
-from ..tasks import Task, allowed, on_rows
+from ..tasks import Task, Wording, allowed, on_rows
 from .answers import answer
 from .asked import task_of
 from .class_scores import calibration_error
@@ -30,12 +30,16 @@ def evaluate(
     *,
     task: "Task | str | None" = None,
     style: str | None = None,
+    instruction: str | None = None,
+    template: str | None = None,
+    label_words: Mapping[Any, str] | Sequence[str] | None = None,
     model: "str | Path | ModelSpec | AbstractBackbone | None" = None,
     data_root: "str | Path | None" = None,
     split: str = "test",
     test_rows: int | None = None,
     seed: int = 0,
     id_column: str | None = None,
+    delimiter: str = "",
     decode: Decode | None = None,
     normalize: str | None = None,
     calibrate: bool = True,
@@ -54,12 +58,16 @@ def evaluate(
             dict of splits, of which `split` is scored by the split rule of training.
         task: what to answer; None takes the prompt's own task.
         style: "numeric", "words", "t5" or "pet-0" ...; None is the style of training, or the default for another task.
+        instruction: stands on a line before the text of each row, in the place of the task's; "" is none.
+        template: text with {column} fields, in the place of the task's.
+        label_words: by label, or in the order of the labels, in the place of the task's.
         model: the frozen model; None loads the one that the prompt names.
         data_root: folder with rows; None asks the hub (or reads the files of a custom task).
         split: "train", "validation" or "test".
         test_rows: so many rows of the split, drawn by `seed`; None, or more than there are, is all of them.
         seed: of the draw.
         id_column: column whose values name the rows in `Report.rows`; None takes their numbers in the file, from 1.
+        delimiter: character between the fields of `rows` in CSV or TSV; "" is a comma, or a tab in .tsv.
         decode: "scores", "generate" or "auto": scores where there are label words; None is as the prompt was trained.
         normalize: "sum", "mean" or "first" token of label scores; None is as the prompt was trained.
         calibrate: whether label scores are calibrated where the prompt was stored with a calibration; its bias may
@@ -81,7 +89,8 @@ def evaluate(
     require_numbers(counts, whole=True)
     require_kind("test_rows", test_rows, int | None)
     spec = model_for(prompt, model, keywords)
-    chosen = task_of(prompt, task, style)
+    wording = Wording(instruction=instruction, template=template, label_words=label_words)
+    chosen = task_of(prompt, task, style, wording)
     if allow_files:
         chosen = allowed(chosen)
     if max_length is not None:
@@ -92,7 +101,7 @@ def evaluate(
     if rows is not None:
         if split != "test" and not isinstance(rows, Mapping):
             raise BadInput(f"rows without splits are scored whole, there is no {split!r} of them; leave split out")
-        chosen = on_rows(chosen, rows, more=(id_column,) if id_column else ())
+        chosen = on_rows(chosen, rows, delimiter, more=(id_column,) if id_column else ())
     # Rows first: their faults are found in seconds, while a model may take minutes to load.
     drawn, of = drawn_rows(
         chosen, data_root, max_bad_rows, split=split, count=test_rows, seed=seed, id_column=id_column
