@@ -113,6 +113,18 @@ def test_a_row_with_a_fault_fails_alone(engine, bank, monkeypatch):
     assert [isinstance(outcome, Exception) for outcome in engine.run(works)] == [False, True, False]
 
 
+def test_a_prompt_with_which_the_model_computes_nan_fails_and_the_others_are_answered(tiny_gpt):
+    backbone = from_model(*tiny_gpt("gpt2"), name="tiny-gpt2")
+    prompts = some_prompts(backbone, 2)
+    prompts["p1"] = dataclasses.replace(prompts["p1"], vectors=torch.full_like(prompts["p1"].vectors, 3e38))
+    bank, engine = bank_of(backbone, prompts), Engine(backbone)
+    works = [engine.work(bank.get("p0"), "good"), engine.work(bank.get("p1"), {"a": "good", "b": "bad"})]
+    right, wrong = engine.run(works)
+    assert not isinstance(right, Exception)
+    assert isinstance(wrong, BadInput)
+    assert "the model computes NaN with this prompt" in str(wrong)
+
+
 class TestTexts:
     def test_blank_and_overlong_texts_and_half_characters_are_refused(self, engine, bank):
         served = bank.get("p2")

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..backbones import AbstractBackbone, in_evaluation
 from ..data import Examples
+from ..errors import BadInput
 from ..memory import MemoryBudget
 from ..prompts.batch import PromptBatch, TextBatch
 from ..tasks import Task, finite_number
@@ -52,6 +53,22 @@ class Answers:
         """Answers that are no label word or no number."""
         return sum((isinstance(v, int) and v < 0) or (isinstance(v, float) and v != v) for v in self.values)
 
+    def usable(self, prompt: str = "this prompt") -> "Answers":
+        """These answers, unless their scores are none: the highest of NaN would be the first label.
+
+        Args:
+            prompt: what is said of the prompt.
+
+        Raises:
+            BadInput: the model computes NaN.
+        """
+        if self.scores is not None and self.scores.isnan().any():
+            raise BadInput(
+                f"the model computes NaN with {prompt}, from which no label follows: numbers are too large for it; "
+                "train the prompt again, or load a model in half precision with --dtype=float32"
+            )
+        return self
+
     def calibrated(self, calibration: Calibration | None, task: Task) -> "Answers":
         """The answers by calibrated scores; these, where there are no scores, or the calibration is of other labels."""
         if calibration is None or self.scores is None or calibration.labels != tuple(task.labels):
@@ -68,10 +85,14 @@ def answer(
     scoring: Scoring = AS_BEFORE,
     **options: Any,
 ) -> Answers:
-    """The answers of the first prompt to all rows, calibrated where `scoring` says so; options of `answer_all`."""
+    """The answers of the first prompt to all rows, calibrated where `scoring` says so; options of `answer_all`.
+
+    Raises:
+        BadInput: the model computes NaN.
+    """
     rows = [range(len(examples))]
     (answers,) = answer_all(backbone, prompt_batch, examples, task, rows, scoring=scoring, **options)
-    return answers.calibrated(scoring.calibration, task)
+    return answers.usable().calibrated(scoring.calibration, task)
 
 
 @dataclass(frozen=True)
