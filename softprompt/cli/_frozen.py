@@ -84,7 +84,7 @@ def _measured(
     from ..inference.frozen import baselines, fitting_rows
     from ..inference.wordings import compared
 
-    early = rephrased(declared if style is None else styled(declared, style), wording)
+    early = rephrased(styled(declared, style), wording)
     splits = split_rows(early, load_rows(early, data_root, max_bad_rows))
     chosen = limited(rows_of(splits, split), limit)
     backbone = load_backbone(spec)
