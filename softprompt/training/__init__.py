@@ -26,8 +26,6 @@ from ._loss_rule import trained_loss as trained_loss
 from ._measure import Measured as Measured
 from ._measure import measure as measure
 from ._plan import Plan as Plan
-from ._plan import Result as Result
-from ._plan import Run as Run
 from ._plan import read_plan as read_plan
 from ._processes import Processes as Processes
 from ._progress import bar_console as bar_console
@@ -36,7 +34,9 @@ from ._records import checked_record as checked_record
 from ._records import read_record as read_record
 from ._recovery import last_good as last_good
 from ._resolved import resolved as resolved
-from ._results import read_result as read_result
-from ._results import read_results as read_results
+from ._result import Result as Result
+from ._result import read_result as read_result
+from ._result import read_results as read_results
+from ._run import Run as Run
 from ._train import resume as resume
 from ._train import train as train

@@ -13,7 +13,7 @@ from ..prompts.base import is_words
 from ..prompts.initializers import Initializer
 from ..prompts.units import WordScale
 from ..settings import PromptSettings
-from ._loop import RunData
+from ._run_data import RunData
 from ._source_prompts import source_prompt
 from ._words import INITIALIZERS
 

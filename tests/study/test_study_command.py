@@ -30,8 +30,7 @@ from softprompt.study._failed import mark_failed
 from softprompt.study._fleets import claim, finish, give_up, group
 from softprompt.study._progress import state
 from softprompt.study._stored import path_of, to_bytes
-from softprompt.training._loop import Loop
-from softprompt.training._measure import Measured
+from softprompt.training._measure import Measured, seconds_of_step
 
 from study_kit import QUICK, stored
 
@@ -83,12 +82,15 @@ class TestPlan:
         clock, took = [0.0], iter(seconds)
 
         class Timed:
-            def _optimize(self):
+            step = 0
+
+            def take_step(self):
+                self.step += 1
                 clock[0] += next(took)
 
-        monkeypatch.setattr("softprompt.training._loop.time.perf_counter", lambda: clock[0])
+        monkeypatch.setattr("softprompt.training._measure.time.perf_counter", lambda: clock[0])
         loop: Any = Timed()
-        assert Loop.seconds_of_step(loop, 3, 10.0) == timed
+        assert seconds_of_step(loop, 3, 10.0) == timed
         assert loop.step == steps
 
 
