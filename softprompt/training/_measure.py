@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,7 @@ def measure(
     with tempfile.TemporaryDirectory() as folder, recomputing(backbone, settings):
         run_data = with_sources(prepare(plan, splits, backbone))
         with open_loop(run_data, build_prompts(run_data), Path(folder)) as loop:
-            step = seconds_of_step(loop, STEPS, ENOUGH)
+            step = seconds_of_step(loop.take_step, STEPS, ENOUGH)
             evaluation = seconds_of_row(loop, ROWS if step < LONG_STEP else FEW_ROWS)
             members = loop.members
     rows = settings.batch_size * settings.grad_accumulation * len(members)
@@ -99,18 +99,18 @@ def measure(
     )
 
 
-def seconds_of_step(loop: Loop, steps: int, enough: float) -> float:
+def seconds_of_step(take_step: Callable[[], object], steps: int, enough: float) -> float:
     """Seconds of an optimiser step, measured over some after one that warms up, or over fewer once it is enough.
 
     Args:
-        loop: a loop that has not begun.
+        take_step: takes the next.
         steps: that are timed.
         enough: seconds after which no further step begins; one step of this length is the measure itself.
     """
     seconds: list[float] = []
     while len(seconds) <= steps and sum(seconds) < enough:
         start = time.perf_counter()
-        loop.take_step()
+        take_step()
         seconds.append(time.perf_counter() - start)
     counted = seconds[1:] or seconds
     return sum(counted) / len(counted)
