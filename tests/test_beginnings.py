@@ -22,15 +22,15 @@ from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec
 from softprompt.tasks import Task
 from softprompt.training import Interrupted, Plan, read_plan, resume, train
-from softprompt.training._auto_init import with_beginnings
 from softprompt.training._built import build_prompts
 from softprompt.training._early import check_request
 from softprompt.training._prepare import prepare, training_rows
 from softprompt.training._records import read_record
 from softprompt.training._restarts import Race
 from softprompt.training._scorer import Scorer
-from softprompt.training._shown import context
-from softprompt.training._words import with_opening
+from softprompt.training.beginnings.auto import with_beginnings
+from softprompt.training.beginnings.examples import context
+from softprompt.training.beginnings.words import with_opening
 
 from kit import review_task, same_files, soft
 

@@ -18,7 +18,7 @@ from softprompt.training._loop import Loop
 from softprompt.training._prepare import prepare
 from softprompt.training._records import read_record
 from softprompt.training._start import start_members
-from softprompt.training._words import with_opening
+from softprompt.training.beginnings.words import with_opening
 from softprompt.training.objectives import Passes, Plain, ShownLabels, WithShownLabels
 
 from kit import review_task, same_files, soft

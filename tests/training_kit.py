@@ -11,7 +11,7 @@ from softprompt.training._loop import Loop
 from softprompt.training._prepare import prepare
 from softprompt.training._records import Record
 from softprompt.training._start import start_members
-from softprompt.training._words import beginnings_of
+from softprompt.training.beginnings.words import beginnings_of
 
 
 def entry(method="prompt-tuning", seed=0, **changes):

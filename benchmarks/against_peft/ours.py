@@ -18,7 +18,7 @@ from softprompt.training._records import Record
 from softprompt.training._run_data import RunData
 from softprompt.training._start import start_members
 from softprompt.training._step import backward
-from softprompt.training._words import beginnings_of
+from softprompt.training.beginnings.words import beginnings_of
 from torch import Tensor
 
 

@@ -19,13 +19,13 @@ from ..prompts.trainable import TrainablePrompt
 from ..prompts.units import WordScale
 from ..settings import PromptSettings
 from ..tasks import Task
-from ._beginning import Beginning
-from ._initial import deeper, initializer, unit_of
 from ._numbers import standardization
 from ._prepare import training_rows
 from ._resolved import resolved
 from ._run_data import RunData
-from ._source_prompts import source_vectors
+from .beginnings.beginning import Beginning
+from .beginnings.sources import source_vectors
+from .beginnings.vectors import deeper, initializer, unit_of
 
 log = logging.getLogger("softprompt")
 

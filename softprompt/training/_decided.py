@@ -5,9 +5,9 @@ import dataclasses
 from ..backbones import AbstractBackbone
 from ..data import Rows
 from ..inference.scoring_rule import with_loss
-from ._auto_init import with_beginnings
 from ._plan import Plan
-from ._words import with_opening
+from .beginnings.auto import with_beginnings
+from .beginnings.words import with_opening
 
 
 def decided(plan: Plan, rows: Rows, backbone: AbstractBackbone) -> Plan:

@@ -16,8 +16,8 @@ from ._decided import decided
 from ._loop import Loop
 from ._plan import Plan
 from ._prepare import prepare, recomputing, step_count
-from ._sources import with_sources
 from ._start import open_loop
+from .transfer.spot import with_sources
 
 # Steps that are timed, after one that is not, and the seconds after which fewer are enough.
 STEPS, ENOUGH = 3, 10.0

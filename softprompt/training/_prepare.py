@@ -18,8 +18,8 @@ from ._numbers import refuse_unwritable
 from ._plan import Plan
 from ._restarts import race_steps
 from ._run_data import RunData
-from ._shown import allowed_rows
-from ._words import beginnings_of
+from .beginnings.examples import allowed_rows
+from .beginnings.words import beginnings_of
 from .objectives import RegularizerContext, has_dropout
 
 # Training rows that are looked at for words to perturb.

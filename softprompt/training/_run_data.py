@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ..backbones import AbstractBackbone
 from ..data import Examples, Ragged
 from ..tasks import Task
-from ._beginning import Beginning
 from ._plan import Plan
+from .beginnings.beginning import Beginning
 
 
 @dataclass(frozen=True, kw_only=True)

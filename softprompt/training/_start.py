@@ -17,7 +17,6 @@ from ..regularizers import regularizers
 from ..run_layout import METRICS, TIMING
 from ..settings import PromptSettings
 from ..store import Checkpoint
-from ._beginning import Beginning
 from ._loop import Loop
 from ._member import FleetMember, below
 from ._optimizer import PromptOptimizer
@@ -26,6 +25,7 @@ from ._processes import Processes
 from ._records import Record
 from ._restarts import Race, race_steps, record_of
 from ._run_data import RunData
+from .beginnings.beginning import Beginning
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from ..store import refuse_no_place, write_file
 from ..tasks import rephrased, stored_in, styled
 from ._advice import ADVICE, no_words, not_better
 from ._alone import alone_on, as_usual
-from ._begun import ROWS, refuse_other_inputs, refuse_other_weights, refuse_unknown_weights, with_inputs
 from ._built import build_prompts
 from ._callbacks import Listeners, refuse_no_callbacks
 from ._damage import damage, damaged_documents, tell_unsealed
@@ -29,6 +28,7 @@ from ._early import check_request
 from ._finish import finish_member, last_reports
 from ._folder import HeldFolder, alone_in, new_folder, refuse_used
 from ._frozen import Comparison, compare
+from ._inputs import ROWS, refuse_other_inputs, refuse_other_weights, refuse_unknown_weights, with_inputs
 from ._keywords import (
     default_output,
     from_any_folder,
@@ -43,7 +43,6 @@ from ._keywords import (
 )
 from ._last import Last
 from ._loop import Loop
-from ._mpt import shared_prompts
 from ._plan import Plan, read_plan
 from ._prepare import long_answers, prepare, recomputing
 from ._processes import Processes
@@ -54,8 +53,9 @@ from ._result import read_result, seconds_of
 from ._rounding import warn_of_rounding
 from ._run import Run
 from ._run_data import RunData
-from ._sources import with_sources
 from ._start import open_loop
+from .transfer.mpt import shared_prompts
+from .transfer.spot import with_sources
 
 advice = logging.getLogger(ADVICE)
 log = logging.getLogger("softprompt")

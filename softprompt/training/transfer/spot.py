@@ -15,15 +15,15 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from ..prompts.methods import Method
-from ..prompts.trainable import TrainablePrompt
-from ..settings import PromptSettings
-from ._built import build_prompts
-from ._prepare import run_steps
-from ._run_data import RunData
-from ._source_prompts import source_vectors
-from ._start import open_loop
-from ._words import beginnings_of
+from ...prompts.methods import Method
+from ...prompts.trainable import TrainablePrompt
+from ...settings import PromptSettings
+from .._built import build_prompts
+from .._prepare import run_steps
+from .._run_data import RunData
+from .._start import open_loop
+from ..beginnings.sources import source_vectors
+from ..beginnings.words import beginnings_of
 
 log = logging.getLogger("softprompt")
 

@@ -7,18 +7,18 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from ..baselines import Shared
-from ..errors import BadInput
-from ..prompts.methods import Method
-from ..run_layout import CHECKPOINTS
-from ..store import latest_checkpoint
-from ._drive import Interrupted, fast_denormals
-from ._folder import HeldFolder
-from ._keywords import how_to_go_on
-from ._processes import Processes
-from ._progress import interruptible
-from ._run_data import RunData
-from ._source_training import SourceTraining
+from ...baselines import Shared
+from ...errors import BadInput
+from ...prompts.methods import Method
+from ...run_layout import CHECKPOINTS
+from ...store import latest_checkpoint
+from .._drive import Interrupted, fast_denormals
+from .._folder import HeldFolder
+from .._keywords import how_to_go_on
+from .._processes import Processes
+from .._progress import interruptible
+from .._run_data import RunData
+from .mpt_steps import SourceTraining
 
 log = logging.getLogger("softprompt")
 

@@ -17,28 +17,28 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone
-from ..baselines import Shared
-from ..data import Examples, load_rows, split_rows, stream
-from ..errors import BadInput
-from ..inference.evaluate import examples_for
-from ..prompts.batch import PromptBatch, TextBatch
-from ..prompts.methods import Method
-from ..prompts.prompt import SoftPrompt
-from ..prompts.seeds import stream_seed
-from ..prompts.units import WordScale
-from ..regularizers import DIVERGENCES, row_divergences
-from ..settings import PromptSettings
-from ..store import Checkpoint, save_checkpoint
-from ..tasks import Task
-from ._loss_rule import task_loss
-from ._member import below
-from ._optimizer import adamw_state, learning_rate_factor, load_adamw_state, warmup_steps
-from ._plan import Plan
-from ._prepare import step_count, training_rows
-from ._run_data import RunData, fingerprint_of
-from ._source_prompts import source_prompt
-from .objectives import TaskLoss
+from ...backbones import AbstractBackbone
+from ...baselines import Shared
+from ...data import Examples, load_rows, split_rows, stream
+from ...errors import BadInput
+from ...inference.evaluate import examples_for
+from ...prompts.batch import PromptBatch, TextBatch
+from ...prompts.methods import Method
+from ...prompts.prompt import SoftPrompt
+from ...prompts.seeds import stream_seed
+from ...prompts.units import WordScale
+from ...regularizers import DIVERGENCES, row_divergences
+from ...settings import PromptSettings
+from ...store import Checkpoint, save_checkpoint
+from ...tasks import Task
+from .._loss_rule import task_loss
+from .._member import below
+from .._optimizer import adamw_state, learning_rate_factor, load_adamw_state, warmup_steps
+from .._plan import Plan
+from .._prepare import step_count, training_rows
+from .._run_data import RunData, fingerprint_of
+from ..beginnings.sources import source_prompt
+from ..objectives import TaskLoss
 
 
 @final
