@@ -11,7 +11,7 @@ from typing import Any
 from ..backbones import AbstractBackbone
 from ..baselines import WRITTEN_FOR_PEFT, has_peft, save_peft
 from ..documents import sealed_bytes
-from ..inference.evaluate import majority_score
+from ..inference.report import majority_score
 from ..metrics import ERRORS, headline_score, score
 from ..prompts.prompt import SoftPrompt
 from ..prompts.seeds import stream_seed

@@ -7,7 +7,7 @@ from typing import final
 from ..baselines import answering
 from ..data import Examples
 from ..inference.answers import Answers, answer_all
-from ..inference.evaluate import Report, report
+from ..inference.report import Report
 from ..inference.scoring_rule import scoring_for
 from ..memory import MemoryBudget
 from ..prompts.batch import PromptBatch
@@ -43,7 +43,7 @@ class Scorer:
         """
         examples_of = [examples] * len(prompts) if rows is None else [examples.select(chosen) for chosen in rows]
         answers = self.answers(prompts, examples, rows)
-        return [report(self.run_data.task, *pair) for pair in zip(examples_of, answers, strict=True)]
+        return [Report.from_answers(self.run_data.task, *pair) for pair in zip(examples_of, answers, strict=True)]
 
     def answers(
         self, prompts: Sequence[Stored], examples: Examples, rows: Sequence[Sequence[int]] | None = None

@@ -11,12 +11,12 @@ from typing import Any
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone, model_name, refuse_other_backbone
 from ..checks import listed, require_kind
 from ..data import Splits, drawn_from, load_rows, split_rows, warn_of_unknown
-from ..inference.asked import put
-from ..inference.evaluate import tell_truncated
+from ..inference.asked import before_model, put
+from ..inference.rows import tell_truncated
 from ..run_layout import PLAN
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import refuse_no_place, write_file
-from ..tasks import rephrased, stored_in, styled
+from ..tasks import stored_in
 from ._advice import ADVICE, no_words, not_better
 from ._alone import alone_on, as_usual
 from ._built import build_prompts
@@ -136,7 +136,7 @@ def train(
     declared, wording = task_from(task, keywords), wording_from(task, keywords)
     folder = default_output(declared.name, [prompt.method for prompt in prompts]) if output is None else Path(output)
     refuse_used(folder)
-    early = rephrased(styled(declared, style), wording)
+    early = before_model(declared, style, wording)
     # Rows first: their faults are found in seconds, while a model may take minutes to load.
     read = load_rows(early, data_root, max_bad_rows)
     splits = split_rows(early, read, test_rows=settings.test_rows)
