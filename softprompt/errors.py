@@ -35,7 +35,9 @@ _ARGUMENTS = {
     "method_option": "options",
     "metric": "metrics",
     "seed": "seeds",
+    "source": "sources",
     "text_column": "text_columns",
+    "try_template": "templates",
 }
 # A command up to its end, or an option with its value.
 _COMMAND = r"(?:softprompt|pip|llama-gguf-split) [a-z-][^;)]*"

@@ -71,7 +71,7 @@ def tune(
         trials=trials,
         seeds=seeds,
         seed=seed,
-        methods=method,
+        method=method,
         templates=try_template or (),
         style=style,
         ceiling=ceiling,
