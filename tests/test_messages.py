@@ -205,3 +205,12 @@ def test_a_file_as_the_task_of_a_stored_prompt_is_its_own_task_on_these_rows(tmp
     object.__setattr__(prompt, "provenance", Provenance("x", identity))
     with pytest.raises(BadInput, match=r"^this prompt records no task that 'rows.csv' could hold rows of"):
         task_of(prompt, "rows.csv")
+
+
+def test_the_tree_of_errors_that_is_drawn_is_the_one_there_is():
+    drawn, path = {}, ["Exception"]
+    for line in (errors.__doc__ or "").split("\n\n")[1].splitlines():
+        indent, name = re.match(r"(\W*)(\w+)", line).groups()  # pyright: ignore[reportOptionalMemberAccess]
+        path[len(indent) // 4 + 1 :] = [name]
+        drawn[name] = path[-2]
+    assert drawn == {name: getattr(errors, name).__bases__[0].__name__ for name in ERRORS}

@@ -12,6 +12,7 @@ from ..documents import check_shape, in_file
 from ..errors import (
     CallbackFailed,
     DamagedFile,
+    Interrupted,
     OutOfMemory,
     RunExists,
     SoftPromptError,
@@ -21,7 +22,7 @@ from ..inference.evaluate import evaluate
 from ..prompts.prompt import SoftPrompt
 from ..settings import PromptSettings
 from ..store import load_tuned
-from ..training import Interrupted, Result, Run, read_record, resume, train, without_advice
+from ..training import Result, Run, read_record, resume, train, without_advice
 from ._halving import REASON
 from ._kept import kept
 from ._measure import Answers

@@ -10,11 +10,10 @@ from typing import Any
 
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone
 from ..data import load_rows
-from ..errors import RunExists, quoted
+from ..errors import Interrupted, RunExists, quoted
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import held_alone, refuse_no_place, write_file
 from ..tasks import Task
-from ..training import Interrupted
 from ._budget import EVALUATIONS, MINUTES, MOST_STEPS, Budget, runs_of, timed_steps
 from ._choice import CHALLENGERS, choosing_repeats, chosen
 from ._final import CEILING_SEEDS, FROZEN, Final
