@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from .checks import listed, plain, refuse_no_scale, require_kind, require_numbers
 from .documents import check_shape
 from .errors import BadInput, UnknownName, UnsupportedModel
+from .initial import Initial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,10 +198,15 @@ class PromptSettings:
         require_numbers({"restarts": self.restarts, "restart_steps": self.restart_steps}, whole=True)
 
     @property
+    def initial(self) -> Initial:
+        """What the text of `init` says."""
+        return Initial(self.init)
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """What the prompt begins from: initial vectors, and prompts of this and of other tasks."""
-        kind, _, path = self.init.partition(":")
-        return (*((path,) if kind in ("file", "prompt") else ()), *self.sources)
+        path = self.initial.path
+        return (*([] if path is None else [path]), *self.sources)
 
     @property
     def may_begin_as_words(self) -> bool:

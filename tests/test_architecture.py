@@ -20,7 +20,7 @@ PACKAGE = Path(softprompt.__file__).parent
 LAYERS = (
     {"errors"},
     {"cluster", "documents"},
-    {"checks", "legacy", "machine", "world", "options"},
+    {"checks", "initial", "legacy", "machine", "world", "options"},
     {"losses", "tasks", "metrics", "settings"},
     {"prompts"},
     {"store"},
@@ -39,7 +39,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-TORCHLESS = ("errors", "documents", "checks", "settings", "tasks", "metrics", "options", "world")
+TORCHLESS = ("errors", "documents", "checks", "initial", "settings", "tasks", "metrics", "options", "world")
 MATHEMATICS = ("losses", "prompts")
 
 

@@ -106,11 +106,9 @@ class Method:
         A prompt that begins as an instruction or as examples takes a tenth of the method's rate: it has to keep what it
         begins with (docs/log.md has the figures).
         """
-        from .base import is_words
-
         units = self.units if settings.units == "auto" else settings.units
         default = self.lr_rms if units == "rms" else self.lr
-        if is_words(settings.init):
+        if settings.initial.is_words:
             default /= 10
         return dataclasses.replace(settings, units=units, lr=default if settings.lr is None else settings.lr)
 

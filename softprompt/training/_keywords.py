@@ -149,11 +149,11 @@ def _several(name: str, value: Any) -> list[Any]:
 
 def from_any_folder(prompt: PromptSettings) -> PromptSettings:
     """The prompt with the whole path of the file or stored prompts that it begins with."""
-    kind, _, path = prompt.init.partition(":")
-    is_path = kind == "file" or (kind == "prompt" and os.path.exists(path))
+    initial = prompt.initial
+    is_local = initial.path is not None and (initial.kind == "file" or os.path.exists(initial.path))
     sources = [os.path.abspath(source) if os.path.exists(source) else source for source in prompt.sources]
-    init = f"{kind}:{os.path.abspath(path)}" if is_path else prompt.init
-    return dataclasses.replace(prompt, init=init, sources=sources)
+    init = initial.with_path(os.path.abspath(initial.argument)) if is_local else initial
+    return dataclasses.replace(prompt, init=init.text, sources=sources)
 
 
 def model_from(model: Any, keywords: Mapping[str, Any]) -> ModelSpec | AbstractBackbone:
