@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BadInput
-from ..settings import ModelSpec, TrainSettings
+from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..tasks import TASKS, Task, Wording
 from ._compared import NO_SEEDS, compared
 from ._flatten import Given, flatten
 from ._layout import laid_out, width_of
-from ._prompts import PromptGrid
+from ._prompts import OF_GRID, PromptGrid
 from ._rows import OwnRows, with_options
 from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Quiet, Style, TaskOption
 from .printing import print_json, say
@@ -79,6 +79,7 @@ def stability(
         ),
     ] = True,
     grid: Annotated[PromptGrid, "Prompts", NO_SEEDS],
+    shared: Annotated[PromptSettings, "Prompts", OF_GRID],
     rows: Annotated[OwnRows, "Rows of your own"],
     settings: Annotated[TrainSettings, "Training"],
     style: Style = None,
@@ -97,7 +98,7 @@ def stability(
     else:
         if model is None:
             raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder, or --study FILE")
-        chosen = compared(grid, settings, setting)
+        chosen = compared(grid, shared, settings, setting)
         from ..study import model_fields
 
         how = {**model_fields(dataclasses.replace(frozen, name=model)), "style": style, "max_bad_rows": max_bad_rows}

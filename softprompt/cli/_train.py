@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BadInput
-from ..settings import TrainSettings
+from ..settings import PromptSettings, TrainSettings
 from ._flatten import Given, flatten
 from ._held_against import held_against
 from ._layout import width_of
-from ._prompts import PromptGrid
+from ._prompts import OF_GRID, PromptGrid
 from ._rows import OwnRows, given_words, with_options
 from ._several import summary
 from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Quiet, Style, TaskOption
@@ -50,6 +50,7 @@ def train(
         typer.Option("--with-frozen/--no-frozen", help="Also score the frozen model alone, on at most 200 test rows."),
     ] = True,
     grid: Annotated[PromptGrid, "Prompts"],
+    shared: Annotated[PromptSettings, "Prompts", OF_GRID],
     rows: Annotated[OwnRows, "Rows of your own"],
     settings: Annotated[TrainSettings, "Training"],
     style: Style = None,
@@ -66,7 +67,7 @@ def train(
 
         _report(training.resume(resume, model=model, device=device, progress=not quiet), json_lines)
         return
-    chosen, prompts = with_options(rows.task(task), task_option), tuple(grid.prompts())
+    chosen, prompts = with_options(rows.task(task), task_option), grid.prompts(shared)
     if model is None:
         raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder")
     from .. import training

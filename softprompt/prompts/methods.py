@@ -291,18 +291,6 @@ def _refuse_prompt_options(settings: PromptSettings, units: Units) -> None:
 METHODS: dict[str, Method] = {values["name"]: Method(**values) for values in (*PROMPTS, *WEIGHTS)}
 
 
-def sources_for(method: str, methods: Sequence[str], sources: Sequence[str]) -> Sequence[str]:
-    """Return the source prompts for one of several methods: those of a run are for the methods that take any.
-
-    Args:
-        method: a name, which may be unknown.
-        methods: the names of all methods of the run.
-        sources: the stored prompts.
-    """
-    takers = [name for name in methods if name in METHODS and METHODS[name].takes_sources]
-    return sources if method in takers or not takers else ()
-
-
 def describe(width: int, layers: int = 1) -> list[MethodRecord]:
     """List every method with its prompt length, trainable and stored parameters, units and learning rate.
 
