@@ -19,7 +19,7 @@ PACKAGE = Path(softprompt.__file__).parent
 # Packages and modules of softprompt, lowest first; those of one line do not import each other.
 LAYERS = (
     {"errors"},
-    {"cluster", "documents"},
+    {"cluster", "documents", "spoken"},
     {"checks", "initial", "legacy", "machine", "world", "options"},
     {"losses", "tasks", "metrics", "settings"},
     {"prompts"},

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..checks import option
 from ..errors import BadInput
 from ..settings import PromptSettings, TrainSettings
 from ._flatten import Given, flatten
@@ -17,6 +18,7 @@ from ._rows import OwnRows, given_words, with_options
 from ._several import summary
 from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Quiet, Style, TaskOption
 from .printing import print_json, say, table
+from .required import required_model
 
 if TYPE_CHECKING:
     from ..training import Result, Run
@@ -68,8 +70,7 @@ def train(
         _report(training.resume(resume, model=model, device=device, progress=not quiet), json_lines)
         return
     chosen, prompts = with_options(rows.task(task), task_option), grid.prompts(shared)
-    if model is None:
-        raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder")
+    model = required_model(model)
     from .. import training
 
     run = training.train(
@@ -91,8 +92,7 @@ def train(
 
 def _refuse_beside_resume(given: Given) -> None:
     for name in sorted(given - WITH_RESUME):
-        option = f"--{name.replace('_', '-')}"
-        raise BadInput(f"--resume goes on with the run's own settings; drop {option}, or start a new run")
+        raise BadInput(f"--resume goes on with the run's own settings; drop {option(name)}, or start a new run")
 
 
 def _report(run: "Run", json_lines: bool) -> None:
