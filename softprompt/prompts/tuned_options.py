@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import BadInput, pick
+from ..errors import BadInput, UnknownName, pick
 from .method_table import WEIGHTS
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {values["weights"]: values.get("options", {}) for values in WEIGHTS}
@@ -28,17 +28,21 @@ _SIZES: Mapping[str, Mapping[str, tuple[str, int]]] = {
 
 
 def check_options(kind: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that are missing or of another type than the method's own.
+    """Refuse options that are missing, unknown or of another type than the method's own.
 
     Args:
         kind: what the weights are, a name in `baselines.BASELINES`.
         options: as they were stored.
 
     Raises:
-        UnknownName: there is no such kind.
+        UnknownName: there is no such kind or option.
         BadInput: names the option.
     """
-    for name, default in pick("kind of weights", kind, _DEFAULTS).items():
+    defaults = pick("kind of weights", kind, _DEFAULTS)
+    for name in options:
+        if name not in defaults:
+            raise UnknownName("option of the stored weights", name, defaults)
+    for name, default in defaults.items():
         value = options.get(name, default if name in _LATER else None)
         if type(value) not in _KINDS[float if name in _FRACTIONS else type(default)]:
             given = "is missing" if value is None else f"is {str(value)[:40]!r}"

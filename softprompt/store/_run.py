@@ -7,6 +7,7 @@ from pathlib import Path
 from ..documents import read_sealed
 from ..errors import SoftPromptError
 from ..prompts.prompt import SoftPrompt
+from ..run_layout import PLAN, is_run
 from ..tasks import Source, read_from
 
 
@@ -31,10 +32,10 @@ def in_run(prompt: SoftPrompt, run: Path) -> SoftPrompt:
 
 def _is_planned(prompt: SoftPrompt, run: Path) -> bool:
     """Whether there is a run whose plan is whole and names the rows that the prompt names, if it names any."""
-    if not (run / "run.json").is_file():
+    if not is_run(run):
         return False
     try:
-        plan = read_sealed(run / "run.json", earlier_names=["format"], sealed_from=3)
+        plan = read_sealed(run / PLAN, earlier_names=["format"], sealed_from=3)
         planned, task = Source.from_json(plan["task"]["source"]), prompt.provenance.task
         named = planned if task is None else Source.from_json(task["source"])
         # A run that was moved and resumed stores the new places of its files.

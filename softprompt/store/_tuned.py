@@ -8,6 +8,7 @@ from ..documents import json_bytes, read_json
 from ..errors import BadInput, DamagedFile
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import TunedWeights
+from ..run_layout import WEIGHTS
 from ._folder import read_folder, settled, write_folder
 from ._prompt import read_provenance
 from ._run import in_run
@@ -15,7 +16,6 @@ from ._values import read_tensors, tensor_bytes
 
 FORMAT = 1
 TENSORS, DOCUMENT = "weights.safetensors", "weights.json"
-FOLDER = "weights"
 
 
 def save_tuned(tuned: TunedWeights, folder: str | Path, *, replace: bool = False) -> Path:
@@ -92,4 +92,4 @@ def _found(path: Path) -> Path:
 
 def _members(folder: Path) -> list[Path]:
     """The folders of trained weights in the folder of a member, or in a run."""
-    return sorted(path.parent for pattern in (FOLDER, f"*/{FOLDER}") for path in folder.glob(f"{pattern}/{DOCUMENT}"))
+    return sorted(path.parent for pattern in (WEIGHTS, f"*/{WEIGHTS}") for path in folder.glob(f"{pattern}/{DOCUMENT}"))

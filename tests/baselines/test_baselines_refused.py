@@ -166,6 +166,7 @@ def test_what_a_folder_of_peft_leaves_out_is_as_pefts_defaults(backbone_of, tmp_
         ({"r": True}, torch.float32, 16, "'r' of the stored weights is 'True'"),
         ({"targets": 3}, torch.float32, 16, "'targets' of the stored weights is '3'"),
         ({"r": 10**9}, torch.float32, 16, "say r=1000000000"),
+        ({"length": 3}, torch.float32, 16, "unknown option of the stored weights 'length'"),
         ({"r": 4}, torch.int64, 16, "is torch.int64"),
         ({"r": 4}, torch.bool, 16, "is torch.bool"),
         ({"r": 4}, torch.float32, 7, r"has shape \(0, 7\), needed is \(length, 16\)"),
@@ -183,7 +184,7 @@ def test_stored_weights_whose_options_do_not_fit_them_are_refused(options, dtype
         "provenance": origin.to_json(),
     }
     body = {"weights.json": json_bytes(document), "weights.safetensors": tensor_bytes(tensors)}
-    with pytest.raises(BadInput, match=error):
+    with pytest.raises((BadInput, UnknownName), match=error):
         load_tuned(write_folder(tmp_path / "w", body, what="the weights"))
 
 
