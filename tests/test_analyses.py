@@ -19,7 +19,7 @@ from softprompt.backbones import from_model, load_backbone
 from softprompt.cli import main
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, UnknownName
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.tasks import task as find_task
 from softprompt.tasks import with_difficulty

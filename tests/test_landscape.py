@@ -19,7 +19,8 @@ from softprompt.cli import main
 from softprompt.data import SPECIAL
 from softprompt.errors import BadInput
 from softprompt.inference.decoding import label_ids
-from softprompt.inference.evaluate import evaluate, examples_for
+from softprompt.inference.evaluate import evaluate
+from softprompt.inference.rows import examples_for
 from softprompt.losses import cross_entropy, squared_error
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt

@@ -16,7 +16,9 @@ from ..data import Rows, load_rows, refuse_split, rows_of, split_rows
 from ..errors import BadInput, UnknownName, quoted
 from ..inference.answers import answer
 from ..inference.asked import task_of
-from ..inference.evaluate import backbone_of, examples_for, report
+from ..inference.prompt_model import backbone_of
+from ..inference.report import Report
+from ..inference.rows import examples_for
 from ..inference.scoring import scoring_of
 from ..prompts.batch import PromptBatch
 from ..prompts.prompt import SoftPrompt
@@ -259,7 +261,7 @@ def draw(
         landscape = landscape_of(backbone, subject.prompt, examples, settings, names=names, loss=loss)
         prompt_batch = PromptBatch.of(subject.prompt, device=backbone.device)
         answers = answer(backbone, prompt_batch, examples, subject.task, scoring=scoring_of(subject.prompt))
-        metrics = report(subject.task, examples, answers).metrics
+        metrics = Report.from_answers(subject.task, examples, answers).metrics
         share = None
         if subject.task.answer == "label":
             right = [a == b for a, b in zip(answers.values, examples.gold, strict=True)]

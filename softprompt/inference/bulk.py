@@ -29,7 +29,7 @@ from ..tasks import FORMATS, plain_cell, records, text_fault
 from ._journal import Journal
 from ._written import refuse_no_format, write_rows
 from .decoding import Decode
-from .evaluate import backbone_of, model_for
+from .prompt_model import backbone_of, model_for
 from .together import Group, Responder
 
 log = logging.getLogger("softprompt")

@@ -14,11 +14,12 @@ from ..errors import BadInput, UnknownName
 from ..prompts.batch import PromptBatch
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
-from ..tasks import ABSENT, Task, holds_rows, is_a, plain_cell, row_dicts, value_of
+from ..tasks import ABSENT, Task, Wording, holds_rows, is_a, plain_cell, row_dicts, value_of
 from .answers import Answers, answer
 from .asked import task_of
 from .decoding import Decode, decoding, refuse_decoding
-from .evaluate import backbone_of, examples_for, model_for, tell_truncated
+from .prompt_model import backbone_of, model_for
+from .rows import examples_for, tell_truncated
 from .scoring import scoring_of
 
 log = logging.getLogger("softprompt")
@@ -76,6 +77,9 @@ def predict(
     *,
     task: "Task | str | None" = None,
     style: str | None = None,
+    instruction: str | None = None,
+    template: str | None = None,
+    label_words: Mapping[Any, str] | Sequence[str] | None = None,
     model: "str | Path | ModelSpec | AbstractBackbone | None" = None,
     batch_size: int = 32,
     decode: Decode | None = None,
@@ -97,6 +101,9 @@ def predict(
             one text or row alone.
         task: what to answer; None takes the prompt's own task.
         style: "numeric", "words", "t5" or "pet-0" ...; None is the style of training, or the default for another task.
+        instruction: as in `evaluate`.
+        template: as in `evaluate`.
+        label_words: as in `evaluate`.
         model: the frozen model; None loads the one that the prompt names, and keeps it for the next call.
         batch_size: inputs in one pass.
         decode: "scores", "generate" or "auto", as in `evaluate`; None is as the prompt was trained.
@@ -117,7 +124,8 @@ def predict(
     require_numbers({"batch_size": batch_size, "max_new_tokens": max_new_tokens}, whole=True)
     spec = model_for(prompt, model, keywords)
     given = texts_or_rows(inputs)
-    task = task_of(prompt, task, style)
+    wording = Wording(instruction=instruction, template=template, label_words=label_words)
+    task = task_of(prompt, task, style, wording)
     rows = [as_row(task, text) for text in given]
     if not rows:
         return []

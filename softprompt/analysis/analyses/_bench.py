@@ -8,7 +8,9 @@ from typing import Any
 from ...backbones import AbstractBackbone
 from ...data import Examples, Rows, drawn_rows
 from ...errors import BadInput
-from ...inference.evaluate import backbone_of, evaluate, examples_for
+from ...inference.evaluate import evaluate
+from ...inference.prompt_model import backbone_of
+from ...inference.rows import examples_for
 from ...prompts.prompt import SoftPrompt
 from ...tasks import Task
 from ..stored_landscapes import Subject, subjects
