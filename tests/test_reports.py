@@ -32,6 +32,7 @@ from softprompt.study._stored import path_of, to_bytes
 from softprompt.tasks import Wording, custom_task, rephrased, styled
 from softprompt.tasks import task as find_task
 
+from kit import rewrite
 from report_kit import made_answers, made_run, made_store, renamed_task
 
 
@@ -200,6 +201,24 @@ class TestHeadline:
         monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
         page_of(run, rows=True, test_rows=7)
         assert asked == [{"test_rows": 7}]
+
+    @pytest.mark.parametrize("given", [{}, {"data_root": "elsewhere"}])
+    def test_rows_are_read_where_the_run_read_them_unless_another_folder_is_given(self, given, tmp_path, monkeypatch):
+        run = made_run(tmp_path / "run", methods=("prompt-tuning",), seeds=1)
+        rewrite(run / "run.json", lambda values: values.update(data_root="/data"))
+        asked = []
+
+        def evaluate(prompt, **options):
+            asked.append(options)
+            raise BadInput("these 3 rows were given in memory; give them again")
+
+        monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
+        told = (
+            "prompt-tuning-seed0: these 3 rows were given in memory; give them again; or leave `rows` out, or this run"
+        )
+        with pytest.raises(BadInput, match=f"^{told}$"):
+            page_of(run, rows=True, **given)
+        assert asked == [{"data_root": "/data", **given}]
 
     @pytest.mark.parametrize(
         ("given", "asked", "has_interval"),
