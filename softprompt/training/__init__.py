@@ -3,6 +3,7 @@
 from ._advice import ADVICE as ADVICE
 from ._advice import without_advice as without_advice
 from ._auto_init import auto_init as auto_init
+from ._begun import OtherRows as OtherRows
 from ._begun import is_same_model as is_same_model
 from ._begun import model_digests as model_digests
 from ._callbacks import EarlyStopping as EarlyStopping

@@ -8,7 +8,12 @@ from ..errors import BadInput, ModelMismatch
 from ..store import input_digest
 from ._plan import Plan
 
+
 EMBEDDINGS, WEIGHTS, ROWS = "embeddings", "weights", "rows"
+
+
+class OtherRows(BadInput):
+    """Rows that are not those that a run was started with."""
 
 
 def begun_from(plan: Plan, backbone: AbstractBackbone, rows: str) -> dict[str, str]:
@@ -76,10 +81,11 @@ def refuse_other_inputs(inputs: Mapping[str, str], rows: str, folder: Path) -> N
         folder: the run's.
 
     Raises:
-        BadInput: names what differs.
+        OtherRows: the rows differ.
+        BadInput: names what else differs.
     """
     if inputs.get(ROWS, rows) != rows:
-        raise BadInput(f"the rows are not those that {folder} was started with; restore them, or start a new run")
+        raise OtherRows(f"the rows are not those that {folder} was started with; restore them, or start a new run")
     for path, digest in inputs.items():
         if path not in (EMBEDDINGS, WEIGHTS, ROWS) and input_digest(Path(path)) not in (None, digest):
             raise BadInput(f"{path} is not what {folder} was started with; restore it, or start a new run")
