@@ -8,7 +8,6 @@ from ..errors import BadInput, ModelMismatch
 from ..store import input_digest
 from ._plan import Plan
 
-
 EMBEDDINGS, WEIGHTS, ROWS = "embeddings", "weights", "rows"
 
 
