@@ -435,6 +435,10 @@ class TestPage:
         table = Table(caption="", columns=["text", "n"], rows=[{"text": "=1+1", "n": -1}], help={})
         assert table.csv() == "text,n\n'=1+1,-1\n"
 
+    def test_a_carriage_return_in_a_text_ends_no_line_of_a_download(self):
+        table = Table(caption="", columns=["text", "n"], rows=[{"text": "a\rb", "n": 1}], help={})
+        assert table.csv() == 'text,n\n"a\rb",1\n'
+
     def test_the_numbers_are_there_to_download(self, tmp_path):
         page = page_of(made_run(tmp_path / "run", difference=(0.2, 0.1, 0.3)))
         files = dict(re.findall(r'download="([^"]*)" href="data:[a-z/]*;base64,([^"]*)"', page))
