@@ -86,7 +86,6 @@ def predict(
     calibrate: bool = True,
     max_new_tokens: int | None = None,
     tell: "Callable[[list[dict[str, Any]]], None] | None" = None,
-    is_part: bool = False,
     places: Sequence[str] | None = None,
     **keywords: Any,
 ) -> list[dict[str, Any]]:
@@ -111,7 +110,6 @@ def predict(
             change answers.
         max_new_tokens: longest generated answer; None is as the prompt was trained.
         tell: sees the next answers, in the order of the inputs, as soon as they are there.
-        is_part: whether the inputs are a part of more; then all of them may be blank, and nothing is said of it.
         places: what each input is called in messages, as "rows.csv:3"; None counts them: "input 3".
         keywords: fields of ModelSpec in place of a spec, as in `evaluate`.
 
@@ -130,7 +128,7 @@ def predict(
     if not rows:
         return []
     named = [f"input {number}" for number in range(1, len(rows) + 1)] if places is None else places
-    _tell_blank(task, rows, named, is_part)
+    _tell_blank(task, rows, named)
     # Before the model: what a row lacks is found in no time.
     scoring = scoring_of(prompt, calibrate=calibrate)
     decode = decode or scoring.decode
@@ -185,12 +183,10 @@ def _text(task: Task, row: Mapping[str, Any], place: str) -> str:
     return str(row[task.columns[0]]) if len(task.columns) == 1 else rendered
 
 
-def _tell_blank(task: Task, rows: Sequence[Mapping[str, Any]], places: Sequence[str], is_part: bool) -> None:
+def _tell_blank(task: Task, rows: Sequence[Mapping[str, Any]], places: Sequence[str]) -> None:
     """Warn of inputs without a word in any column; refuse inputs that are all so."""
     given = zip(places, rows, strict=True)
     blank = [place for place, row in given if not any(str(row.get(name, "x")).strip() for name in task.columns)]
-    if is_part:
-        return
     if len(blank) == len(rows):
         raise BadInput("every input is blank; give words to answer")
     if blank:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from ..backbones import AbstractBackbone, for_prompt, load_backbone, spec_or_backbone
 from ..baselines import check
@@ -56,3 +56,28 @@ def backbone_of(
     backbone = spec if isinstance(spec, AbstractBackbone) else load_backbone(spec)
     check(prompt, backbone)
     return backbone
+
+
+@final
+class LoadedModels:
+    """The frozen models of several prompts, each loaded once.
+
+    Args:
+        model: as in `evaluate`, for every prompt.
+        keywords: fields of ModelSpec, as in `evaluate`.
+    """
+
+    def __init__(self, model: "str | Path | ModelSpec | AbstractBackbone | None" = None, **keywords: Any):
+        self.model, self.keywords = model, keywords
+        self._loaded: dict[ModelSpec | AbstractBackbone, AbstractBackbone] = {}
+
+    def of(self, prompt: Stored) -> AbstractBackbone:
+        """The model of a prompt, checked against it.
+
+        Raises:
+            ModelMismatch: the prompt belongs to another model.
+            BadInput: a loaded model is not what the keywords say.
+        """
+        wanted = model_for(prompt, self.model, self.keywords)
+        self._loaded[wanted] = backbone_of(prompt, self._loaded.get(wanted, wanted))
+        return self._loaded[wanted]
