@@ -1,12 +1,12 @@
 """Training: one loop for a fleet of prompts, exact resume, deterministic records."""
 
+from ..errors import Interrupted as Interrupted
 from ._advice import ADVICE as ADVICE
 from ._advice import without_advice as without_advice
 from ._callbacks import EarlyStopping as EarlyStopping
 from ._callbacks import Evaluation as Evaluation
 from ._callbacks import Step as Step
 from ._damage import damage as damage
-from ._drive import Interrupted as Interrupted
 from ._drive import fast_denormals as fast_denormals
 from ._early import check_request as check_request
 from ._folder import is_held as is_held

@@ -9,7 +9,6 @@ from ..data import Examples, Ragged, Rows, Splits
 from ..errors import BadInput
 from ..inference.decoding import decoding, label_ids, refuse_idle_normalization
 from ..inference.rows import examples_for, text_limit
-from ..prompts.base import is_words
 from ..prompts.methods import Method
 from ..regularizers import regularizers
 from ..settings import DEFAULT_STEPS, PromptSettings, TrainSettings
@@ -139,7 +138,7 @@ def _refuse_weights_behind_words(plan: Plan) -> None:
         BadInput: names the method.
     """
     weights = [prompt.method for prompt in plan.prompts if Method.of(prompt).weights]
-    begun = [prompt.init for prompt in plan.prompts if is_words(prompt.init)]
+    begun = [prompt.init for prompt in plan.prompts if prompt.initial.is_words]
     if weights and begun:
         raise BadInput(
             f"{weights[0]!r} trains weights, and beside --init={begun[0]!r} it would read rows without their opening; "

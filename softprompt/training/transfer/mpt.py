@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...baselines import Shared
-from ...errors import BadInput
+from ...errors import BadInput, Interrupted
 from ...prompts.methods import Method
 from ...run_layout import CHECKPOINTS
 from ...store import latest_checkpoint
-from .._drive import Interrupted, fast_denormals
+from .._drive import fast_denormals
 from .._folder import HeldFolder
 from .._keywords import how_to_go_on
 from .._processes import Processes
