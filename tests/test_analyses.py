@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -210,6 +211,17 @@ def test_norms_of_runs_that_are_called_alike_are_told_apart(tmp_path):
     assert labels(runs) == names
     assert labels([run / "ept-star-seed0" for run in runs]) == [names[1], names[3]]
     assert labels(runs[:1]) == [f"run/{method}-seed0" for method in METHODS]
+
+
+def test_norms_name_the_damaged_lines_that_they_leave_out(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    record = copy / "ept-star-seed0" / "metrics.jsonl"
+    first, second, *others = record.read_bytes().splitlines(keepends=True)
+    record.write_bytes(b"".join([first, second.replace(b'"prompt_norm": ', b'"prompt_norm": 9'), *others]))
+    values = ANALYSES["norm"].compute(Bench(paths=[copy]))
+    assert 2 not in {prompt["prompt"]: prompt["step"] for prompt in values["prompts"]}["run/ept-star-seed0"]
+    assert ANALYSES["norm"].warning(values) == "damaged lines of records are left out: run/ept-star-seed0 in line 2"
+    assert ANALYSES["norm"].warning(ANALYSES["norm"].compute(Bench(paths=[run]))) is None
 
 
 def test_weights_are_not_said_to_be_an_unfinished_prompt(tmp_path):

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..documents import RESTORE, changed_files, entry, faults_in, is_sealed, read_json, read_sealed
+from ..documents import RESTORE, changed_files, entry, faults_in, is_sealed, line_places, read_json, read_sealed
 from ..errors import SoftPromptError, quoted
 from ..store import read_folder, settled
 from ._plan import PLAN, read_plan
-from ._records import damaged_lines, places, too_short
+from ._records import damaged_lines, too_short
 
 RESULT = "result.json"
 # What documents without a checksum, those of earlier versions, have.
@@ -40,7 +40,7 @@ def damage(run: Path) -> Iterator[str]:
     yield from damaged_documents(run)
     for path in sorted([run / "timing.jsonl", *run.glob("*/metrics.jsonl"), *run.glob("*/restarts/*.jsonl")]):
         if lines := damaged_lines(path):
-            yield f"{path} is damaged in {places(lines)}, which is left out of curves and times"
+            yield f"{path} is damaged in {line_places(lines)}, which is left out of curves and times"
     for folder in sorted(run.glob("checkpoints/step-*")):
         yield from faults_in(lambda folder=folder: read_folder(folder))
     yield from _cut_times(run)
