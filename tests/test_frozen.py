@@ -167,6 +167,14 @@ def test_the_command_shows_what_the_instruction_is_worth_to_a_model_that_knows_i
     assert {line["rows"] for line in lines} == {24}
 
 
+def test_the_command_names_the_training_rows_that_there_were(lab_gpt, capsys):
+    words = ["frozen", "lab/color", "--model", "lab-gpt", "--limit", "4", "--device", "cpu"]
+    assert main([*words, "--task-option", "train=24"]) == 0
+    said = capsys.readouterr().out
+    assert "fitted on 24 training rows" in said
+    assert "known wordings on 24 training rows" in said
+
+
 VARIED = [
     {"text": f"{first} {second} {third}", "kind": kind}
     for first in ("a", "the", "movie")

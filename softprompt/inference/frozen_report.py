@@ -23,6 +23,7 @@ class FrozenReport:
         model: name of the model.
         split: whose rows are answered.
         rows: number of them.
+        fitted_rows: number of the training rows on which biases are fitted and wordings compared.
         baselines: what was not trained, each on these rows.
         wordings: known ways to put the task, on training rows, the best first; empty where none were compared.
     """
@@ -31,6 +32,7 @@ class FrozenReport:
     model: str
     split: str
     rows: int
+    fitted_rows: int
     baselines: list[Baseline]
     wordings: list[Put]
 
@@ -77,12 +79,14 @@ def measure_frozen(
     rows = limited(rows_of(splits, split), limit)
     backbone = model if isinstance(model, AbstractBackbone) else load_backbone(model)
     chosen = put(task, backbone.kind, style, wording)
+    fitted = fitting_rows(splits.train)
     has_wordings = wordings and backbone.answers != "linear-head" and len(splits.train)
     return FrozenReport(
         task=chosen.name,
         model=backbone.name,
         split=split,
         rows=len(rows),
+        fitted_rows=len(fitted),
         baselines=baselines(backbone, chosen, rows, splits.train, calibrate=True),
-        wordings=compared(backbone, chosen, fitting_rows(splits.train)) if has_wordings else [],
+        wordings=compared(backbone, chosen, fitted) if has_wordings else [],
     )
