@@ -298,6 +298,12 @@ class TestComparedRuns:
         assert values["by"] == "options.prompt_length"
         assert [cell["value"] for cell in values["values"]] == ["5", "9"]
 
+    @pytest.mark.parametrize("by", ["prompt_length", "hidden"])
+    def test_an_option_that_no_run_was_given_is_known_and_not_corrected(self, by, tmp_path):
+        run = made_run(tmp_path / "run", seeds=1)
+        with pytest.raises(BadInput, match=f"by='{by}': every run has the default of its method"):
+            ANALYSES["ablation"].compute(Bench(paths=[run], by=by))
+
     def test_only_the_chosen_prompts_are_compared(self, tmp_path):
         run = made_run(tmp_path / "run")
         chosen = ["prompt-tuning-seed0", "ept-star-seed1"]

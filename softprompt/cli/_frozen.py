@@ -30,6 +30,9 @@ def frozen(
     wordings: Annotated[
         bool, typer.Option(help="Also compare known templates and casings of the label words, on training rows.")
     ] = True,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of tokens of a text. Default: the task's value.")
+    ] = None,
     task_option: TaskOption = None,
     data_root: DataRoot = None,
     json_lines: Json = False,
@@ -55,6 +58,7 @@ def frozen(
         split=split,
         limit=limit,
         wordings=wordings,
+        max_length=max_length,
         data_root=data_root,
         max_bad_rows=max_bad_rows,
     )
