@@ -89,7 +89,7 @@ class TestBaselines:
         assert names == ["majority", "frozen"]
 
     def test_a_number_has_no_baseline(self, decoder):
-        with pytest.raises(BadInput, match="baselines are of tasks with labels"):
+        with pytest.raises(BadInput, match="baselines are of tasks with labels, so train a prompt on it without them"):
             baselines(decoder, own(answer="number", labels=()), ROWS, ROWS)
 
     def test_the_hand_written_input_is_the_tasks_own_or_the_best_known(self):

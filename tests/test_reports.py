@@ -33,6 +33,7 @@ from softprompt.study._stored import path_of, to_bytes
 from softprompt.tasks import Wording, custom_task, rephrased, styled
 from softprompt.tasks import task as find_task
 
+from kit import rewrite
 from report_kit import made_answers, made_run, made_store, renamed_task
 
 
@@ -201,6 +202,24 @@ class TestHeadline:
         monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
         page_of(run, rows=True, test_rows=7)
         assert asked == [{"test_rows": 7}]
+
+    @pytest.mark.parametrize("given", [{}, {"data_root": "elsewhere"}])
+    def test_rows_are_read_where_the_run_read_them_unless_another_folder_is_given(self, given, tmp_path, monkeypatch):
+        run = made_run(tmp_path / "run", methods=("prompt-tuning",), seeds=1)
+        rewrite(run / "run.json", lambda values: values.update(data_root="/data"))
+        asked = []
+
+        def evaluate(prompt, **options):
+            asked.append(options)
+            raise BadInput("these 3 rows were given in memory; give them again")
+
+        monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
+        told = (
+            "prompt-tuning-seed0: these 3 rows were given in memory; give them again; or leave `rows` out, or this run"
+        )
+        with pytest.raises(BadInput, match=f"^{told}$"):
+            page_of(run, rows=True, **given)
+        assert asked == [{"data_root": "/data", **given}]
 
     @pytest.mark.parametrize(
         ("given", "asked", "has_interval"),
@@ -417,6 +436,10 @@ class TestPage:
     def test_a_text_that_a_spreadsheet_would_compute_is_downloaded_as_text(self):
         table = Table(caption="", columns=["text", "n"], rows=[{"text": "=1+1", "n": -1}], help={})
         assert table.csv() == "text,n\n'=1+1,-1\n"
+
+    def test_a_carriage_return_in_a_text_ends_no_line_of_a_download(self):
+        table = Table(caption="", columns=["text", "n"], rows=[{"text": "a\rb", "n": 1}], help={})
+        assert table.csv() == 'text,n\n"a\rb",1\n'
 
     def test_the_numbers_are_there_to_download(self, tmp_path):
         page = page_of(made_run(tmp_path / "run", difference=(0.2, 0.1, 0.3)))

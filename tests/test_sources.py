@@ -295,6 +295,19 @@ class TestMpt:
 
 
 class TestRefusals:
+    @pytest.mark.parametrize(
+        ("answer", "remedy"),
+        [("label_column", "answers=.label-words."), ("number_column", "a model that writes its answers")],
+    )
+    def test_a_prompt_of_several_tasks_is_no_matter_of_heads(self, answer, remedy, teachers, tiny_bert, tmp_path):
+        rows = [{"text": f"good film {number}", "value": number % 2} for number in range(20)]
+        backbone = from_model(*tiny_bert(), name="tiny", answers="linear-head")
+        with pytest.raises(BadInput, match=f"answers each by a linear head of its own; give {remedy}$"):
+            train(
+                rows, backbone, text_column="text", **{answer: "value"}, method="mpt", sources=teachers,
+                output=tmp_path / "run", **SETTINGS,
+            )  # fmt: skip
+
     @pytest.mark.parametrize("method", ["spot", "attempt"])
     def test_a_method_of_sources_needs_one(self, method, backbone, task, tmp_path):
         with pytest.raises(

@@ -4,6 +4,7 @@ from ._greedy import Watch as Watch
 from ._labels import Reading as Reading
 from ._labels import prefix_pair as prefix_pair
 from ._labels import refuse_collisions as refuse_collisions
+from ._labels import refuse_unknown_normalization as refuse_unknown_normalization
 from ._limits import position_bound as position_bound
 from ._limits import refuse_no_room as refuse_no_room
 from ._load import from_model as from_model

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +17,12 @@ from .calibration import Calibration
 from .decoding import Decode, Way, decoding, label_ids
 from .scoring import AS_BEFORE, Scoring
 from .windows import answer_scores, best
+
+
+def _shortest(number: float) -> str:
+    """The fewest digits that are read back as the same float32."""
+    # By way of float, which writes powers of ten for fewer numbers than numpy does.
+    return str(float(str(np.float32(number)))).removesuffix(".0")
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,8 @@ class Answers:
 
     @classmethod
     def of_numbers(cls, numbers: list[float]) -> "Answers":
-        """The numbers of a head; in significant digits, because they may be of any size."""
-        return cls(numbers, [f"{number:.6g}" for number in numbers])
+        """The numbers of a head; their texts are the shortest that are read back as the same float32."""
+        return cls(numbers, [_shortest(number) for number in numbers])
 
     def part(self, span: slice) -> "Answers":
         """The answers to some of the rows."""

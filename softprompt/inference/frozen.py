@@ -75,7 +75,10 @@ def refuse_no_labels(task: Task) -> None:
         BadInput: with what is needed.
     """
     if task.answer != "label":
-        raise BadInput(f"task {task.name!r} is answered by a {task.answer}; baselines are of tasks with labels")
+        raise BadInput(
+            f"task {task.name!r} is answered by a {task.answer}; baselines are of tasks with labels, so train a prompt "
+            "on it without them"
+        )
 
 
 def handwritten(task: Task, kind: str, columns: Sequence[str]) -> Task | None:

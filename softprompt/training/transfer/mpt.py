@@ -42,9 +42,11 @@ def shared_prompts(run_data: RunData, held: HeldFolder, processes: Processes) ->
     """
     numbers = [number for number, prompt in enumerate(run_data.plan.prompts) if Method.of(prompt).weights == "mpt"]
     if numbers and run_data.backbone.answers == "linear-head":
+        # An encoder answers by a word only where the task has some.
+        is_in_words = run_data.task.answer == "label"
         raise BadInput(
             f"'mpt' shares a prompt between tasks, and {run_data.backbone.name!r} answers each by a linear head of its "
-            "own; give --answers=label-words"
+            f"own; give {'--answers=label-words' if is_in_words else 'a model that writes its answers'}"
         )
     if not numbers:
         return {}

@@ -31,6 +31,7 @@ from ...regularizers import DIVERGENCES, row_divergences
 from ...settings import PromptSettings
 from ...store import Checkpoint, save_checkpoint
 from ...tasks import Task
+from .._inputs import OtherRows
 from .._loss_rule import task_loss
 from .._member import below
 from .._optimizer import adamw_state, learning_rate_factor, load_adamw_state, warmup_steps
@@ -147,10 +148,10 @@ class SourceTraining:
         """Go on from a checkpoint of this run.
 
         Raises:
-            BadInput: the tasks have other rows than it was made with.
+            OtherRows: the tasks have other rows than it was made with.
         """
         if checkpoint.state["rows"] != self._rows():
-            raise BadInput(
+            raise OtherRows(
                 f"the rows of the source tasks are not those that {run} was started with; restore them, or start a "
                 "new run"
             )
