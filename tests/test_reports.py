@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -21,7 +22,7 @@ from softprompt.prompts.methods import METHODS
 from softprompt.reports._answers import kept_answers
 from softprompt.reports._commands import commands
 from softprompt.reports._entry import Entry
-from softprompt.reports._figures import Drawer, Drawn
+from softprompt.reports._figures import Drawer, Drawn, of_settings
 from softprompt.reports._headline import _are_of, headline
 from softprompt.reports._settings import Setting, settings_of
 from softprompt.reports._sources import read_sources
@@ -511,6 +512,17 @@ class TestPage:
         page = page_of(tmp_path / "stable")
         assert "Stability: stable" in page
         assert "Against polar, over the same seeds" in page
+
+    @pytest.mark.usefixtures("drawn")
+    def test_settings_with_long_names_are_numbered_so_that_their_columns_keep_room(self, tmp_path):
+        (first, *_) = settings_of(read_sources([made_run(tmp_path / "run")]).entries)
+        names = [", ".join(["ept", *(f"option_{line} {number}" for line in range(11))]) for number in range(8)]
+        settings = [dataclasses.replace(first, name=name) for name in names]
+        (strip, loss, *_) = of_settings(Drawer(), settings, [])
+        assert ">(8)<" in strip.svg
+        assert ">ept, (8)<" in loss.svg
+        assert f"(8) {names[7]}." in strip.caption
+        assert "option_1" not in strip.svg + loss.svg + loss.caption
 
     @pytest.mark.usefixtures("drawn")
     def test_a_landscape_is_drawn_twice_with_the_same_bytes_and_no_address_outside(self, tmp_path):

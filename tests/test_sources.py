@@ -279,6 +279,14 @@ class TestMpt:
             with pytest.raises(BadInput, match=error):
                 train(task, backbone, method="mpt", sources=sources, output=tmp_path / "run", **SETTINGS)
 
+    def test_a_deep_source_is_refused_before_the_first_part(self, backbone, task, teachers, tmp_path):
+        other = SoftPrompt.load(teachers[1])
+        deep = dataclasses.replace(other, deep=other.vectors.expand(len(backbone.layers) - 1, -1, -1).clone())
+        paths = [*teachers[:1], kept(deep, tmp_path / "deep")]
+        with pytest.raises(BadInput, match="is a deep prompt, and sources stand in the first layer"):
+            train(task, backbone, method="mpt", sources=paths, output=tmp_path / "run", **SETTINGS)
+        assert not (tmp_path / "run").exists()
+
     def test_a_source_without_its_task_is_refused(self, backbone, task, source, teachers, tmp_path):
         bare = dataclasses.replace(source, provenance=dataclasses.replace(source.provenance, task=None))
         sources = [teachers[0], kept(bare, tmp_path / "bare")]

@@ -23,7 +23,9 @@ from ._limits import raise_limits as raise_limits
 from ._limits import refuse_more as refuse_more
 from ._lines import is_sealed_line as is_sealed_line
 from ._lines import line_bytes as line_bytes
+from ._lines import line_places as line_places
 from ._lines import line_values as line_values
+from ._lines import whole_lines as whole_lines
 from ._paths import short_paths as short_paths
 from ._read import RESTORE as RESTORE
 from ._read import Repeated as Repeated

@@ -31,6 +31,7 @@ from ._processes import Processes as Processes
 from ._progress import bar_console as bar_console
 from ._progress import interruptible as interruptible
 from ._records import checked_record as checked_record
+from ._records import damaged_lines as damaged_lines
 from ._records import read_record as read_record
 from ._recovery import last_good as last_good
 from ._resolved import resolved as resolved

@@ -35,8 +35,8 @@ def shared_prompts(run_data: RunData, held: HeldFolder, processes: Processes) ->
         What the second part begins at, by the number of the prompt in the plan.
 
     Raises:
-        BadInput: a source prompt that records no task, sources of one task only, a backbone that answers by a head, a
-            loss that is not finite, or other rows than the part was started with.
+        BadInput: a source prompt that is deep or records no task, sources of one task only, a backbone that answers by
+            a head, a loss that is not finite, or other rows than the part was started with.
         ModelMismatch: a source of another model.
         Interrupted: after Ctrl-C; a checkpoint is saved.
     """
