@@ -10,6 +10,7 @@ from softprompt.data._windows import _pieces, window_with_answer
 from softprompt.errors import BadInput
 from softprompt.inference.answers import answer
 from softprompt.inference.rows import examples_for
+from softprompt.inference.scoring import Scoring
 from softprompt.inference.windows import best
 from softprompt.prompts.batch import PromptBatch
 from softprompt.tasks import task
@@ -90,7 +91,7 @@ def test_answers_over_windows_are_those_of_the_likeliest_window(t5_backbone):
     assert examples.windows is not None
     vectors = torch.randn(4, t5_backbone.embedding_size, generator=torch.Generator().manual_seed(0))
     prompts = PromptBatch.stack([vectors])
-    answers = answer(t5_backbone, prompts, examples, squad, max_new_tokens=3)
+    answers = answer(t5_backbone, prompts, examples, squad, scoring=Scoring(max_new_tokens=3))
     expected = []
     for row in range(2):
         scored = []

@@ -90,14 +90,27 @@ def answer(
     task: Task,
     *,
     scoring: Scoring = AS_BEFORE,
+    decode: Decode | None = None,
+    max_new_tokens: int | None = None,
     **options: Any,
 ) -> Answers:
-    """The answers of the first prompt to all rows, calibrated where `scoring` says so; options of `answer_all`.
+    """The answers of the first prompt to all rows, as `scoring` says, calibration included; options of `answer_all`.
+
+    Args:
+        backbone: frozen.
+        prompt_batch: the prompt.
+        examples: the rows.
+        task: how they are answered.
+        scoring: how the prompt answers.
+        decode: another way; None is that of `scoring`.
+        max_new_tokens: another longest answer; None is that of `scoring`.
+        options: of `answer_all`.
 
     Raises:
         BadInput: the model computes NaN.
     """
     rows = [range(len(examples))]
+    options |= {"decode": decode or scoring.decode, "max_new_tokens": max_new_tokens or scoring.max_new_tokens}
     (answers,) = answer_all(backbone, prompt_batch, examples, task, rows, scoring=scoring, **options)
     return answers.usable().calibrated(scoring.calibration, task)
 

@@ -120,7 +120,7 @@ def evaluate(
             chosen,
             decode=decode,
             scoring=scoring,
-            max_new_tokens=max_new_tokens or scoring.max_new_tokens,
+            max_new_tokens=max_new_tokens,
             batch_size=batch_size,
         )
     whole = Report.from_answers(chosen, examples, answers)
