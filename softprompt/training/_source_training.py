@@ -69,7 +69,10 @@ def distillation(
     batch: TextBatch,
     weight: float,
 ) -> Tensor:
-    """Return CE + weight (KL(teacher || student) + MSE of the last states over the text), the mean over the rows."""
+    """Return CE + weight (KL(teacher || student) + MSE of the last states over the text).
+
+    CE and KL are means over the rows, MSE is one over the numbers of all words of all rows.
+    """
     outputs, states = loss.outputs(backbone, student, batch), backbone.text_states(student, batch)
     with torch.no_grad():
         taught, taught_states = loss.outputs(backbone, teacher, batch), backbone.text_states(teacher, batch)
