@@ -6,6 +6,7 @@ import pytest
 import torch
 from softprompt.backbones import from_model, load_backbone
 from softprompt.errors import BadInput, NotTrainable
+from softprompt.prompts.contract import ParameterGroup
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import PromptSettings, TrainSettings
@@ -61,6 +62,29 @@ class TestOptimizer:
             plain.step()
             for a, b in zip(ours.parameters(), twin, strict=True):
                 torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+    @pytest.mark.parametrize("size", [1e-9, 1.0])
+    def test_a_step_in_units_is_that_of_plain_adamw_with_clipping_on_what_is_measured_in_them(self, size, monkeypatch):
+        """Also where gradients are as small as AdamW's eps."""
+        settings = PromptSettings(method="prompt-tuning")
+        ours = TrainablePrompt.build(settings, uniform(), torch.randn(20, 8), (3, 8)).double()
+        units = [30.0, 1.0, 0.2]
+        groups = [ParameterGroup([p], "lr", True, unit) for p, unit in zip(ours.parameters(), units, strict=True)]
+        monkeypatch.setattr(TrainablePrompt, "groups", lambda _: groups)
+        plain = [torch.nn.Parameter(p.detach() / unit) for p, unit in zip(ours.parameters(), units, strict=True)]
+        clip, constant = 1.5 * size, TrainSettings(warmup=0, schedule="constant", weight_decay=0.1, clip=1.5 * size)
+        optimizer = PromptOptimizer(ours, 0.3, 0.3, 5, constant)
+        adamw = torch.optim.AdamW(plain, lr=0.3, weight_decay=0.1)
+        for step in range(1, 6):
+            for p, x, unit in zip(ours.parameters(), plain, units, strict=True):
+                gradient = size * torch.randn_like(x)
+                x.grad, p.grad = gradient, gradient / unit
+            found = optimizer.gradient_norm()
+            optimizer.step(step, found)
+            torch.testing.assert_close(found, torch.nn.utils.clip_grad_norm_(plain, clip), rtol=1e-12, atol=0)
+            adamw.step()
+            for p, x, unit in zip(ours.parameters(), plain, units, strict=True):
+                torch.testing.assert_close(p, unit * x, rtol=1e-9, atol=1e-9)
 
     def test_accumulated_passes_equal_one_large_batch(self, task, t5_folder, tmp_path):
         prompts = (entry(lr=0.1),)
