@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import final
 
-from ..inference.evaluate import majority_score
+from ..inference.report import majority_score
 from ..prompts.units import norm_warning, prompt_norm
 from ..tasks import Task, Wording, in_lines
 from ._frozen import Comparison
