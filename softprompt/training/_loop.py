@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from ..backbones import AbstractBackbone
 from ..baselines import answering
@@ -191,10 +192,10 @@ class Loop:
         batches = [self._batch(members) for _ in range(self.settings.grad_accumulation)]
         results = self.memory_budget.within(lambda: self._gradients(members, batches))
         results = self.processes.summed(members, results)
-        mean = torch.stack([result.losses for result in results]).mean(0)
+        mean = torch.stack([result.losses for result in results]).sum(0)
         norms = torch.stack([member.optimizer.gradient_norm() for member in members])
         # One transfer from the device a step, whatever the number of prompts.
-        apart = torch.stack([result.divergences for result in results]).mean(0)
+        apart = torch.stack([result.divergences for result in results]).sum(0)
         numbers = torch.stack([mean, apart.to(mean), results[-1].norms.to(mean), norms.to(mean)], 1).tolist()
         for member, (loss, divergence, norm, gradient), gradient_norm in zip(members, numbers, norms, strict=True):
             if not math.isfinite(loss) or not math.isfinite(gradient):
@@ -225,9 +226,11 @@ class Loop:
             member.trainable.zero_grad(set_to_none=True)
         # Alone, if it changes what the model computes.
         with members[0].trainable.applied():
-            return [self._pass(members, number, batch) for number, batch in enumerate(batches)]
+            owners = torch.cat([batch.owner for batch in batches])
+            counts = torch.bincount(owners, minlength=len(members)).to(self.run_data.backbone.device)
+            return [self._pass(members, number, batch, counts) for number, batch in enumerate(batches)]
 
-    def _pass(self, members: list[FleetMember], number: int, batch: TextBatch) -> PassResult:
+    def _pass(self, members: list[FleetMember], number: int, batch: TextBatch, counts: Tensor) -> PassResult:
         backbone = self.run_data.backbone
         longest = max(member.trainable.length for member in members)
         lengths, ours = (batch.mask.sum(1) + longest).tolist(), self.processes.share(len(batch.mask))
@@ -241,7 +244,7 @@ class Loop:
             batch.to(backbone.device),
             seeds,
             self._objective(members, number),
-            scale=1 / self.settings.grad_accumulation,
+            counts=counts,
             # The first process has a row of every prompt.
             check=self.step == 1 and number == 0 and self.processes.is_first,
             dropout_seed=seeds[0] if self.settings.backbone_dropout or members[0].trainable.has_noise else None,

@@ -13,6 +13,7 @@ from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.training import train
 from softprompt.training._built import build_prompts
 from softprompt.training._optimizer import PromptOptimizer, learning_rate_factor, warmup_steps
+from softprompt.training._records import read_record
 
 from kit import soft
 from training_kit import FOUR, entry, loop_of, plan_of, prepared, run_quietly
@@ -86,18 +87,25 @@ class TestOptimizer:
             for p, x, unit in zip(ours.parameters(), plain, units, strict=True):
                 torch.testing.assert_close(p, unit * x, rtol=1e-9, atol=1e-9)
 
-    def test_accumulated_passes_equal_one_large_batch(self, task, t5_folder, tmp_path):
-        prompts = (entry(lr=0.1),)
+    @pytest.mark.parametrize("regularizer", ["", "adv-emb:alpha=0.5"])
+    @pytest.mark.parametrize(("rows", "batch_size"), [(None, 4), (12, 8), (7, 4)])
+    def test_accumulated_passes_equal_one_large_batch(self, rows, batch_size, regularizer, task, t5_folder, tmp_path):
+        """Also where an epoch ends with a smaller batch: 12 rows are 8 and 4."""
+        prompts = (entry(lr=0.1, regularizer=regularizer),)
         backbone = load_backbone(str(t5_folder), dtype="float64")
-        large = plan_of(task, t5_folder, prompts, steps=4, batch_size=8, bucket=1, eval_every=4)
-        small = plan_of(task, t5_folder, prompts, steps=4, batch_size=4, bucket=1, eval_every=4, grad_accumulation=2)
+        common = {"steps": 4, "bucket": 1, "eval_every": 4, "shots": rows}
+        large = plan_of(task, t5_folder, prompts, batch_size=rows or 2 * batch_size, **common)
+        small = plan_of(task, t5_folder, prompts, batch_size=batch_size, grad_accumulation=2, **common)
         run_data = prepared(large, backbone)
-        ends = []
+        ends, records = [], []
         for name, plan in (("large", large), ("small", small)):
             loop = loop_of(plan, run_data, tmp_path / name, double=True)
             run_quietly(loop)
             ends.append(loop.members[0].trainable.get_parameter("initial").detach())
+            records.append([row for row in read_record(loop.members[0].record.path) if "loss" in row])
         torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-9)
+        for one, other in zip(*records, strict=True):
+            assert one == pytest.approx(other, abs=1e-5)
 
 
 class TestBackboneStaysFrozen:
