@@ -80,6 +80,7 @@ class Loop:
         self.scoring = scoring_for(settings, task, backbone)
         self.regularizer_context = RegularizerContext.of(backbone, task, self.plain.loss) if regularized else None
         self.memory_budget = MemoryBudget.of(run_data.backbone, exact=not settings.backbone_dropout)
+        self.memory_budget.bound(settings.tokens_per_batch)
         self.scoring_budget = MemoryBudget.of(run_data.backbone)
         self.explosions = ExplosionWatch(run_data.backbone.kind, steps)
         self._fit()

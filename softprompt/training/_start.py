@@ -94,7 +94,6 @@ def _started(
                 seed=settings.seeds.order,
                 start=step * plan.settings.grad_accumulation,
                 bucket=plan.settings.bucket,
-                tokens_per_batch=plan.settings.tokens_per_batch,
             ),
             record=Record(path, marks.get(name, 0)),
             provenance=provenance,

@@ -107,6 +107,34 @@ class TestOptimizer:
         for one, other in zip(*records, strict=True):
             assert one == pytest.approx(other, abs=1e-5)
 
+    def test_tokens_per_batch_bounds_what_passes_at_a_time_and_nothing_else(
+        self, task, t5_folder, tmp_path, monkeypatch
+    ):
+        prompts, most = (entry(lr=0.1, options={"prompt_length": 4}),), 40
+        backbone, sizes, records = load_backbone(str(t5_folder), dtype="float64"), [], []
+        logits = backbone.logits
+
+        def seen(prompt_batch, batch):
+            sizes[-1].append((len(batch.ids), int(batch.mask.sum(1).max()) + 4))
+            return logits(prompt_batch, batch)
+
+        monkeypatch.setattr(backbone, "logits", seen)
+        for bound in (None, most):
+            plan = plan_of(task, t5_folder, prompts, epochs=2, shots=12, batch_size=8, tokens_per_batch=bound)
+            sizes.append([])
+            loop = loop_of(plan, prepared(plan, backbone), tmp_path / str(bound), double=True)
+            # What was passed to measure the memory.
+            sizes[-1].clear()
+            run_quietly(loop)
+            records.append([row for row in read_record(loop.members[0].record.path) if "loss" in row])
+        assert [len(record) for record in records] == [3, 3]
+        for one, other in zip(*records, strict=True):
+            assert one == pytest.approx(other, rel=1e-5)
+        whole, parts = sizes
+        assert sum(rows for rows, _ in parts) == sum(rows for rows, _ in whole)
+        assert max(rows * longest for rows, longest in whole) > most
+        assert all(rows == 1 or rows * longest <= most for rows, longest in parts)
+
 
 class TestBackboneStaysFrozen:
     def test_no_weight_changes_and_none_has_a_gradient(self, task, t5_folder, tmp_path):
