@@ -192,11 +192,11 @@ class TestGivenTwice:
     )
     def test_prompts_of_the_command_line_differ(self, grid, message):
         with refused(BadInput, message):
-            list(PromptGrid(**grid).prompts())
+            PromptGrid(**grid).prompts(PromptSettings())
 
     def test_an_option_of_all_methods_and_of_one_are_two_options(self):
         both = PromptGrid(method=("residual", "ept"), method_option=("m=2", "residual.m=3"))
-        assert [prompt.options for prompt in both.prompts()] == [{"m": "3"}, {"m": "2"}]
+        assert [prompt.options for prompt in both.prompts(PromptSettings())] == [{"m": "3"}, {"m": "2"}]
 
     def test_options_of_tasks_and_label_words_are_given_once(self):
         with refused(BadInput, "--task-option is given 'noise' twice"):

@@ -274,7 +274,8 @@ class TestCommands:
         for line in lines:
             given = parse(shlex.split(line)[1:])
             of_purposes = {f"{name}_seed": given[f"{name}_seed"] for name in ("init", "order", "draw", "noise")}
-            trained += [prompt.seeds for prompt in PromptGrid(seed=tuple(given["seed"]), **of_purposes).prompts()]
+            grid = PromptGrid(seed=tuple(given["seed"]), **of_purposes)
+            trained += [prompt.seeds for prompt in grid.prompts(PromptSettings())]
         assert len(trained) == len(seeds)
         assert set(trained) == set(chosen)
 
@@ -440,10 +441,9 @@ class TestPage:
         from test_docs import parse
 
         given = parse(line[1].split())
-        grid = PromptGrid(
-            method=tuple(given["method"]), seed=tuple(given["seed"]), lr=tuple(given["lr"]), units=given["units"]
-        )
-        assert list(grid.prompts()) == [entry.run.spec.prompt for entry in read_sources([run]).entries[3:]]
+        grid = PromptGrid(method=tuple(given["method"]), seed=tuple(given["seed"]), lr=tuple(given["lr"]))
+        trained = grid.prompts(PromptSettings(units=given["units"]))
+        assert trained == [entry.run.spec.prompt for entry in read_sources([run]).entries[3:]]
         assert given["steps"] == 40
 
     def test_confusion_classes_errors_and_calibration_come_from_kept_answers(self, tmp_path):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import BadInput
 from ..settings import TrainSettings
 from ._flatten import Given, Without, flatten
 from ._held_against import ends
@@ -15,6 +14,7 @@ from ._layout import width_of
 from ._rows import OwnRows, given_words, with_options
 from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Quiet, Style, TaskOption
 from .printing import print_json, say, table
+from .required import required_model
 
 if TYPE_CHECKING:
     from ..tuning import Tuning
@@ -59,8 +59,7 @@ def tune(
 
     It may be killed at any time; the same command goes on. Prints the best prompt's folder, with --json the report.
     """
-    if model is None:
-        raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder")
+    model = required_model(model)
     chosen = with_options(rows.task(task), task_option)
     from .. import tuning
 
@@ -71,7 +70,7 @@ def tune(
         trials=trials,
         seeds=seeds,
         seed=seed,
-        methods=method,
+        method=method,
         templates=try_template or (),
         style=style,
         ceiling=ceiling,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BadInput
+from ..initial import Initial
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import Stored
 from ..store import MANIFEST, find_prompt, holds_tuned, load_tuned, read_prompt, save_prompt
@@ -74,9 +75,9 @@ def without_folders(prompt: SoftPrompt) -> SoftPrompt:
     provenance = prompt.provenance
     backbone = dataclasses.replace(provenance.backbone, name=_last_name(provenance.backbone.name))
     training, task = dict(provenance.training), dict(provenance.task or {})
-    kind, sign, path = str(training.get("init", "")).partition(":")
-    if sign and kind in ("file", "prompt"):
-        training["init"] = f"{kind}:{_last_name(path)}"
+    initial = Initial(str(training.get("init", "")))
+    if initial.path is not None:
+        training["init"] = initial.with_path(_last_name(initial.path)).text
     source = dict(task.get("source") or {})
     if source.get("files"):
         files = {split: _last_names(given) for split, given in source["files"].items()}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BadInput
+from ..spoken import duration
 from ._views import PromptView, RunView, look, sparkline
 
 if TYPE_CHECKING:
@@ -65,13 +66,6 @@ def frame(runs: Sequence[RunView], folder: "Path | str") -> "Group":
     if len(runs) > len(listed):
         parts.append(Text(f"\n{len(runs) - len(listed)} more runs; `softprompt board {folder}` shows all", style="dim"))
     return Group(*parts)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _best(runs: Sequence[RunView]) -> str:

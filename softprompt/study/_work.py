@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from ..documents import SEALED, read_sealed, sealed_bytes
-from ..errors import BadInput, DamagedFile, ModelMismatch, StorageFailure
+from ..errors import BadInput, DamagedFile, Interrupted, ModelMismatch, OtherInputs, StorageFailure
 from ..settings import ModelSpec
 from ._early import named
 from ._failed import mark_failed, reason
 from ._fleets import Claim, Fleet, alone, claim, finish, give_up
-from ._inputs import OtherInputs, digests, refuse_changed_since, refuse_other_model
+from ._inputs import digests, refuse_changed_since, refuse_other_model
 from ._lease import SECONDS
 from ._spec import RunSpec
 from ._stored import StoredRun, curves, load, path_of, to_bytes
@@ -86,8 +86,6 @@ def _attempt(store: Path, fleet: Fleet, models: "Models", data_root: "Path | str
     Raises:
         SoftPromptError: what every other run would meet too, or what the user has to put right first.
     """
-    from ..training import Interrupted
-
     try:
         with fleet.lease.renewed(), named(fleet.specs):
             _refuse_deadly(fleet)

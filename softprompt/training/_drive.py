@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from ..errors import SoftPromptError
+from ..errors import Interrupted
+from ..run_layout import CHECKPOINTS
 from ..store import save_checkpoint
 from ._callbacks import Listeners
 from ._folder import HeldFolder
@@ -16,13 +17,7 @@ from ._plan import Plan
 from ._progress import bar, ended_by_sigterm, interruptible, tracker
 
 
-class Interrupted(SoftPromptError):
-    """Ctrl-C or SIGTERM: a checkpoint is saved; the message says how to go on."""
-
-    exit_code = 130
-
-
-def drive(plan: Plan, loop: Loop, held: HeldFolder, data: str, progress: bool, listeners: Listeners) -> None:
+def drive(loop: Loop, held: HeldFolder, progress: bool, listeners: Listeners) -> None:
     """Train what is left.
 
     Raises:
@@ -30,16 +25,16 @@ def drive(plan: Plan, loop: Loop, held: HeldFolder, data: str, progress: bool, l
         Interrupted: after Ctrl-C; a checkpoint is saved.
         StorageFailure: the folder is full, or was moved or deleted.
     """
-    folder = held.path
+    plan, folder = loop.run_data.plan, held.path
 
     def save(loop: Loop) -> None:
         held.refuse_gone()
         tensors = {
             f"{i}/{name}": value for i, member in enumerate(loop.members) for name, value in member.tensors().items()
         }
-        state = {"step": loop.step, "data": data, "timing_bytes": loop.timing.mark()}
+        state = {"step": loop.step, "data": loop.run_data.fingerprint, "timing_bytes": loop.timing.mark()}
         state |= {"memory_budget": loop.memory_budget.state(), "prompts": [x.state() for x in loop.members]}
-        save_checkpoint(folder / "checkpoints", loop.step, tensors, state)
+        save_checkpoint(folder / CHECKPOINTS, loop.step, tensors, state)
 
     with (
         fast_denormals(),

@@ -4,30 +4,18 @@ from collections.abc import Sequence
 
 import torch
 
-from ..backbones import AbstractBackbone
-from ..data import Rows, few_shot, strata
-from ..errors import BadInput
-from ..inference.in_context import PROBED_ROWS, context_of
-from ..inference.rows import answer_positions, examples_for
-from ..prompts.seeds import stream_seed
-from ..settings import PromptSettings, TrainSettings
-from ..tasks import Task
-from ._numbers import refuse_shots
+from ...backbones import AbstractBackbone
+from ...data import Rows, few_shot, strata
+from ...errors import BadInput
+from ...inference.in_context import PROBED_ROWS, context_of
+from ...inference.rows import answer_positions, examples_for
+from ...prompts.seeds import stream_seed
+from ...settings import PromptSettings, TrainSettings
+from ...tasks import Task
+from .._numbers import refuse_shots
 
 # The right answer of a row: class id, number, or accepted texts.
 Right = int | float | list[str]
-
-
-def example_count(init: str) -> int:
-    """Return K of "examples:K".
-
-    Raises:
-        BadInput: it is no whole number of at least 1.
-    """
-    given = init.partition(":")[2]
-    if not given.isascii() or not given.isdigit() or int(given) < 1:
-        raise BadInput(f"--init={init}: give the number of examples, at least 1, as in --init=examples:4")
-    return int(given)
 
 
 def allowed_rows(task: Task, right: Sequence[Right], settings: TrainSettings, prompt: PromptSettings) -> list[int]:
