@@ -113,12 +113,17 @@ class SoftPromptError(Exception):
         return in_python(self.message)
 
 
+# So many names are searched for the nearest.
+MOST_COMPARED = 200
+
+
 class UnknownName(SoftPromptError, LookupError):
-    """A name that is not in its table. The message gives the nearest name."""
+    """A name that is not in its table. The message gives the nearest name where there are not too many."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]):
         names = sorted(known)
-        close = difflib.get_close_matches(name, names, n=1)
+        # The search takes a moment for each name, and a server answers nobody else meanwhile.
+        close = difflib.get_close_matches(name, names, n=1) if len(names) <= MOST_COMPARED else ()
         hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names)}."
         super().__init__(f"unknown {kind} {name!r}. {hint}")
 

@@ -153,7 +153,7 @@ class PromptSettings:
         restarts: number of initialisations that train side by side in a race; the one with the lowest training loss
             continues. 1 means no restarts.
         restart_steps: optimiser steps of the race. Default: 40 % of the run, at most 100.
-        sources: stored prompts of other tasks, for methods that begin from some (spot, attempt).
+        sources: stored prompts of other tasks, for methods that begin from some (spot, attempt, mpt).
         seeds: one seed per purpose.
 
     Raises:
@@ -228,8 +228,8 @@ class TrainSettings:
     Args:
         steps: optimiser steps. Default: as many as the epochs have, or 1000.
         epochs: passes over the training rows, where no steps are given.
-        batch_size: rows of one prompt in one pass.
-        grad_accumulation: passes per optimiser step.
+        batch_size: rows of each prompt that one gradient is computed on.
+        grad_accumulation: number of such gradients that one optimiser step adds up; memory does not need it.
         tokens_per_batch: largest number of rows x longest row, prompt included, that go through the model at a
             time; the batch stays whole. Default: no bound.
         max_length: largest number of tokens of a text, special tokens included. Default: the task's value.

@@ -102,6 +102,12 @@ class TestNumbers:
         with refused(UnknownName, f"unknown {name} 'linea'"):
             TrainSettings(**{name: "linea"})
 
+    def test_the_nearest_name_is_not_searched_among_thousands(self, monkeypatch):
+        assert "Did you mean 'name 7'" in str(UnknownName("prompt", "name7", [f"name {n}" for n in range(200)]))
+        monkeypatch.setattr("difflib.get_close_matches", None)
+        message = str(UnknownName("prompt", "name 7", [f"name {n}" for n in range(201)]))
+        assert message.startswith("unknown prompt 'name 7'. Known: name 0, name 1, ")
+
     @pytest.mark.parametrize("seed", ["0", 0.5, True, [0, 1], None])
     def test_a_seed_is_a_whole_number(self, seed):
         with refused(BadInput, "the seed of initialization must be a whole number"):

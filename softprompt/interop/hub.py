@@ -97,20 +97,24 @@ def _last_name(path: str) -> str:
 
 def model_card(prompt: SoftPrompt, repo: str) -> str:
     """The model card: the backbone, the task, the scores, and how to load the prompt."""
+    from .card import shown
+
     provenance = prompt.provenance
     backbone, task = provenance.backbone, (provenance.task or {}).get("name", "an unnamed task")
     # The hub refuses a base_model that is not one of its repositories.
     base = [f"base_model: {backbone.name}"] if REPOSITORY.fullmatch(backbone.name) else []
     scores = [
-        f"- {split} {name}: {s}" for split, by_name in provenance.metrics.items() for name, s in dict(by_name).items()
+        f"- {shown(split)} {shown(name)}: {shown(score)}"
+        for split, by_name in provenance.metrics.items()
+        for name, score in dict(by_name).items()
     ]
     layers = f" in each of {prompt.layers} layers" if prompt.deep is not None else ""
     lines = [
         "---", "library_name: softprompt", *base, "tags:", "- soft-prompt", "- prompt-tuning", "---", "",
         f"# {repo}", "",
         f"A soft prompt of {prompt.length} vectors{layers} ({prompt.stored} numbers stored) for the frozen "
-        f"`{backbone.name}`, "
-        f"trained on {task} by {provenance.method}.", "",
+        f"`{shown(backbone.name)}`, "
+        f"trained on {shown(task)} by {shown(provenance.method)}.", "",
         *scores, "",
         "```python", "import softprompt", "", f'prompt = softprompt.SoftPrompt.load("{repo}")',
         'prompt.predict(["a text"])', "```", "",

@@ -173,7 +173,7 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
     embeddings = backbone.identity().embedding_sha256
     with without_advice():
         if fleet.is_started:
-            run = _resumed(fleet.run, backbone)
+            run = _resumed(fleet, backbone)
         else:
             shutil.rmtree(fleet.run, ignore_errors=True)
             run = train(
@@ -198,18 +198,24 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
             write_file(path_of(store, stored.name), to_bytes(stored), what=stored.spec.describe(), replace=True)
 
 
-def _resumed(folder: Path, backbone: "AbstractBackbone") -> "Run":
+def _resumed(fleet: Fleet, backbone: "AbstractBackbone") -> "Run":
     """Go on with the run of a fleet.
 
     Raises:
-        OtherInputs: the model is not the one that the run was started with, as it is not for the other runs either.
+        OtherInputs: model or rows are not those that the run was started with, as they are not for the other runs
+            either.
     """
-    from ..training import resume
+    from ..training import OtherRows, resume
 
     try:
-        return resume(folder, model=backbone)
+        return resume(fleet.run, model=backbone)
     except ModelMismatch as error:
         raise OtherInputs(error.message) from error
+    except OtherRows as error:
+        raise OtherInputs(
+            f"the rows are not those that the runs in {fleet.folder} were begun with; restore them, or delete "
+            f"{fleet.folder} to train them anew"
+        ) from error
 
 
 def _inputs(fleet: Fleet) -> dict[str, dict[str, str]]:

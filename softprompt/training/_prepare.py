@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from ..backbones import AbstractBackbone, refuse_collisions
 from ..data import Examples, Ragged, Rows, Splits
 from ..errors import BadInput
-from ..inference.decoding import decoding, label_ids
+from ..inference.decoding import decoding, label_ids, refuse_idle_normalization
 from ..inference.rows import examples_for, text_limit
 from ..prompts.methods import Method
 from ..regularizers import regularizers
@@ -94,13 +94,10 @@ def _refuse_idle(plan: Plan, backbone: AbstractBackbone) -> None:
     has_head = backbone.answers == "linear-head"
     if not has_head and any(prompt.head_lr != PromptSettings.head_lr for prompt in plan.prompts):
         raise BadInput(f"--head-lr is the rate of a linear head, and {backbone.name!r} has none here; leave it out")
-    scores = not has_head and decoding(plan.task, backbone, plan.settings.decode) == "scores"
-    if not scores and plan.settings.normalize != TrainSettings.normalize:
-        raise BadInput(
-            f"--normalize={plan.settings.normalize} is about scores of label words, and here "
-            f"{'a linear head' if has_head else 'the text that is written'} answers; leave it out"
-        )
-    if scores and plan.settings.normalize == "first":
+    normalize = plan.settings.normalize
+    if normalize != TrainSettings.normalize:
+        refuse_idle_normalization(normalize, plan.task, plan.settings.decode, backbone.answers)
+    if normalize == "first":
         refuse_collisions(label_ids(backbone, plan.task), backbone.tokenizer)
 
 
