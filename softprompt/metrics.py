@@ -41,11 +41,10 @@ def f1(predictions: Classes, targets: Classes) -> float:
 def macro_f1(predictions: Classes, targets: Classes) -> float:
     """The mean over classes of each class's F1; classes that neither occur nor are predicted do not count.
 
-    An invalid answer is a miss of its target's class; with two classes it also counts as the other one.
+    An invalid answer is a miss of its target's class, and no answer of another class.
     """
     from sklearn.metrics import f1_score
 
-    predictions = opposed(predictions, targets)
     classes = sorted({*targets, *(p for p in predictions if p >= 0)})
     return float(f1_score(targets, predictions, labels=classes, average="macro", zero_division=_ZERO))
 

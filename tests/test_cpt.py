@@ -115,7 +115,7 @@ def test_a_step_has_the_gradient_of_stock_cpt(task, backbone, tiny_gpt):
     assert len(set(own.tolist())) == 1
     leaves = PromptBatch.stack([vectors])
     leaves.vectors.retain_grad()
-    passes = Passes(backbone, leaves, batch, 1, 1.0, None)
+    passes = Passes(backbone, leaves, batch, 1, None, None)
     WithShownLabels(Plain(), [beginning.shown_labels]).backward(passes)
 
     model, _ = tiny_gpt("llama", dtype=torch.float64, max_position_embeddings=512)
@@ -146,7 +146,7 @@ def test_a_step_has_the_gradient_of_stock_cpt(task, backbone, tiny_gpt):
     lengths = int(own[0])
     plain = PromptBatch.stack([vectors])
     plain.vectors.retain_grad()
-    Plain().backward(Passes(backbone, plain, batch, 1, 1.0, None))
+    Plain().backward(Passes(backbone, plain, batch, 1, None, None))
     ours = present(leaves.vectors.grad)[0] + (lengths - 1) * present(plain.vectors.grad)[0]
     # Stock CPT moves no label token of its context.
     moves = torch.tensor([kind == 1 for kind in kinds])
@@ -163,7 +163,7 @@ def test_rows_in_parts_count_the_labels_once(task, backbone):
         prompt_batch = PromptBatch.stack([leaf])
         found = []
         for rows in parts:
-            found.append(objective.backward(Passes(backbone, prompt_batch, batch, 1, 1.0, None, rows)))
+            found.append(objective.backward(Passes(backbone, prompt_batch, batch, 1, None, None, rows)))
         losses, apart = (torch.stack(values).sum(0) for values in zip(*found, strict=True))
         return losses, apart, leaf.grad
 
@@ -183,7 +183,7 @@ def test_the_loss_on_shown_labels_draws_dropout_by_its_seed(task, tiny_gpt):
         torch.manual_seed(draw)
         prompt_batch = PromptBatch.stack([vectors_of(backbone, beginning.ids)])
         batch = run_data.train.batch(range(5), 0, backbone.pad_id)
-        return objective.backward(Passes(backbone, prompt_batch, batch, 1, 1.0, dropout_seed))[1].item()
+        return objective.backward(Passes(backbone, prompt_batch, batch, 1, None, dropout_seed))[1].item()
 
     assert run(0, 3) == run(1, 3)
     assert run(0, 3) != run(0, 4)

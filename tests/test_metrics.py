@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from softprompt.errors import BadInput, UnknownName
+from softprompt.inference.class_scores import ClassScores
 from softprompt.metrics import (
     MEASURES,
     METRICS,
@@ -94,13 +95,29 @@ def test_an_invalid_answer_is_no_better_than_the_other_class(name):
     for row, target in enumerate(targets):
         wrong, invalid = ([*targets[:row], answer, *targets[row + 1 :]] for answer in (1 - target, -1))
         assert METRICS[name](invalid, targets) < 1
-        if name != "matthews":
+        if name in ("accuracy", "f1"):
             assert METRICS[name](invalid, targets) == METRICS[name](wrong, targets)
 
 
 def test_an_invalid_answer_of_three_is_a_miss_and_no_class():
     # Class 0: hit 1 of 2; class 1 and 2 are right. No class -1 enters the mean.
     assert METRICS["macro-f1"]([-1, 0, 1, 2], [0, 0, 1, 2]) == pytest.approx((2 / 3 + 1 + 1) / 3)
+
+
+@pytest.mark.parametrize("ids", [(0, 1), (0, 2), (1, 2), (1, 0)])
+def test_macro_f1_does_not_depend_on_the_numbers_of_the_classes_that_occur(ids):
+    first, second = ids
+    # Class `first`: hit 1 of 2 and never wrong; class `second` is right.
+    assert METRICS["macro-f1"]([-1, second, first], [first, second, first]) == pytest.approx((2 / 3 + 1) / 2)
+
+
+@PATIENT
+@given(st.lists(st.tuples(st.integers(-1, 1), st.integers(0, 1)), min_size=1, max_size=30))
+def test_macro_f1_is_the_mean_of_the_f1_that_a_report_shows_for_each_class(pairs):
+    predictions, targets = map(list, zip(*pairs, strict=True))
+    shown = ClassScores.of(("no", "yes"), predictions, targets)
+    occur = {value for pair in pairs for value in pair if value >= 0}
+    assert METRICS["macro-f1"](predictions, targets) == pytest.approx(np.mean([shown.f1[c] for c in occur]))
 
 
 @pytest.mark.parametrize("answer", [math.nan, math.inf])

@@ -137,6 +137,10 @@ class TestNames:
             ("rn-text:column=second", "'second' does not exist"),
             ("adv-text:tried=30", "tried must be 1 to candidates"),
             ("rn-emb:each=true", "steps is 0"),
+            ("adv-emb:objective=kl", "starts at the clean answer has no direction.*; give start=gaussian,sigma=0.01"),
+            ("ptp-adv:objective=js,each=true", "starts at the clean answer"),
+            ("smart:sigma=0", "starts at the clean answer"),
+            ("vat:start=zero", "starts at the clean answer"),
             ("rn-emb:divergence=k", "unknown divergence of regulariser 'k'"),
             ("freelb+r-drop", "more than the whole task loss"),
         ],
@@ -154,7 +158,15 @@ class TestNames:
         assert shares == (0, 0, 0, 0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
 
     @pytest.mark.parametrize(
-        "text", ["rn-emb:alpha=0", "rn-emb:sigma=0", "adv-emb:radius=0", "rn-text:rate=0", "vat:radius=0"]
+        "text",
+        [
+            "rn-emb:alpha=0",
+            "rn-emb:sigma=0",
+            "adv-emb:radius=0",
+            "rn-text:rate=0",
+            "vat:radius=0",
+            "adv-emb:objective=kl,radius=0",
+        ],
     )
     def test_what_is_off_never_acts(self, text):
         assert acting([regularizers(text)], [0], 1, 10, 0) == []

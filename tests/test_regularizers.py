@@ -208,7 +208,7 @@ class TestAgainstPlainReferences:
         same(found, reference(prompt_of(backbone), objective)[0], atol=1e-5)
 
     def test_smart(self, family, setting):
-        """Algorithm 1 as its authors' code runs it (mt_dnn/perturbation.py), its two stabilised KLs written plainly."""
+        """Algorithm 1 as its authors' code runs it (mt_dnn/perturbation.py), which climbs another KL, of log-odds."""
         backbone, regularizer_context, examples = setting(family)
         batch = batch_of(backbone, examples)
         # The published step and noise of 1e-5 drown in float32; the algorithm is the same.
@@ -435,6 +435,22 @@ class TestWhatIsTouched:
         if expected.text_delta is not None:
             torch.testing.assert_close(found.text_delta[1:3, :width], expected.text_delta, rtol=1e-3, atol=1e-5)
             assert not found.text_delta[1:3, width:].any()
+
+    @pytest.mark.parametrize("objective", DIVERGENCES)
+    def test_the_start_that_a_refused_ascent_is_told_to_take_climbs_far_above_that_noise(self, setting, objective):
+        backbone, regularizer_context, examples = setting("t5", torch.float32)
+        batch, prompt_batch = batch_of(backbone, examples, range(32)), self.prompt_batch(backbone)
+        clean = backbone.logits(prompt_batch, batch)
+        with pytest.raises(BadInput) as refused:
+            regularizers(f"adv-emb:objective={objective},radius=1")
+        start = str(refused.value).rpartition("give ")[2]
+
+        def apart(text):
+            delta = perturbed(regularizer_context, text, batch, prompt_batch)
+            logits = backbone.logits(prompt_batch, delta)
+            return row_divergences(DIVERGENCES[objective], clean, logits, batch.targets >= 0).mean().item()
+
+        assert apart(f"adv-emb:objective={objective},radius=1,{start}") > 1.5 * apart("rn-emb:sigma=1") > 0
 
     def test_an_ascent_raises_the_divergence_above_noise_of_the_same_size(self, setting):
         backbone, regularizer_context, examples = setting("t5", torch.float32)

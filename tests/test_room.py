@@ -121,6 +121,12 @@ def same_prompts(found, expected, atol):
 
 
 class TestParts:
+    def test_a_bound_is_lowered_and_never_raised(self):
+        budget = MemoryBudget(100)
+        for bounds, expected in (((200, 3), (100, 3)), ((None, None), (100, 3)), ((50, 8), (50, 3))):
+            budget.bound(*bounds)
+            assert (budget.tokens, budget.rows) == expected
+
     @given(
         lengths=st.lists(st.integers(1, 50), min_size=1, max_size=12),
         tokens=st.none() | st.integers(1, 400),

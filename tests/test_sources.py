@@ -23,7 +23,7 @@ from softprompt.training import Interrupted, resume, train
 from softprompt.training import _folder as folder_module
 from softprompt.training._loop import Loop
 from softprompt.training._records import read_record
-from softprompt.training.objectives import TokenLoss
+from softprompt.training.objectives import BothLoss, LabelLoss, TokenLoss
 from softprompt.training.transfer.mpt_steps import SourceTraining, distillation
 from softprompt.training.transfer.spot import likeness, probe_steps
 from torch.nn import functional
@@ -241,6 +241,40 @@ class TestMpt:
         with pytest.raises(BadInput, match="the loss over the source tasks is nan at step 1; give a lower `lr`"):
             train(task, backbone, method="mpt", sources=teachers, output=tmp_path / "run", **SETTINGS)
         assert not (tmp_path / "run").exists()
+
+    @pytest.mark.parametrize("units", ["raw", "rms"])
+    def test_the_gradients_of_the_first_part_are_clipped_in_the_units_of_its_prompt(
+        self, units, backbone, task, teachers, tmp_path, monkeypatch
+    ):
+        rms, norms, adamw_step = backbone.word_vectors.square().mean().sqrt().item(), [], torch.optim.AdamW.step
+
+        def step(adamw, *rest):
+            unit = rms if units == "rms" else 1.0
+            (prompt,), matrices = (group["params"] for group in adamw.param_groups)
+            norms.append(torch.cat([(unit * prompt.grad).flatten(), *(p.grad.flatten() for p in matrices)]).norm())
+            return adamw_step(adamw, *rest)
+
+        def first_part(training):
+            with monkeypatch.context() as patched:
+                patched.setattr(torch.optim.AdamW, "step", step)
+                return take_step(training)
+
+        take_step = SourceTraining.take_step
+        monkeypatch.setattr(SourceTraining, "take_step", first_part)
+        for clip in (None, 0.01):
+            options = {**SETTINGS, "clip": clip, "units": units, "output": tmp_path / str(clip)}
+            train(task, backbone, method="mpt", sources=teachers, **options)
+        assert min(norms[:6]) > 0.02
+        assert norms[6:] == pytest.approx([0.01] * 6, rel=1e-3)
+
+    @pytest.mark.parametrize(("loss", "kind"), [("auto", TokenLoss), ("labels", LabelLoss), ("both", BothLoss)])
+    def test_the_first_part_has_the_loss_that_was_asked_for(
+        self, loss, kind, backbone, task, teachers, tmp_path, monkeypatch
+    ):
+        seen, take_step = [], SourceTraining.take_step
+        monkeypatch.setattr(SourceTraining, "take_step", lambda t: seen.extend(t.tasks) or take_step(t))
+        train(task, backbone, method="mpt", sources=teachers, output=tmp_path / "run", **{**SETTINGS, "loss": loss})
+        assert {type(source.loss) for source in seen} == {kind}
 
     def test_the_loss_of_a_source_task_is_that_of_the_paper(self, backbone):
         ids = torch.arange(3, 15).view(2, 6)

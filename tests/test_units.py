@@ -186,6 +186,23 @@ def test_in_raw_numbers_it_is_not(name, in_raw_numbers):
     assert (one[3][-1] - other[3][-1] / S).norm() > 0.1 * one[3][-1].norm()
 
 
+@pytest.mark.parametrize(("units", "is_same"), [("rms", True), ("raw", False)])
+def test_weights_beside_words_train_the_same_at_any_embedding_scale_in_rms_units_alone(
+    units, is_same, backbone_at, task, tmp_path
+):
+    """DePT's losses and gradient norms, which are clipped from the first step on."""
+    found = []
+    for s in (1.0, S):
+        backbone, folder = backbone_at(s), tmp_path / str(s)
+        settings = TrainSettings(steps=6, eval_every=6, batch_size=4, warmup=1, clip=0.05, weight_decay=0.1)
+        members = [prompt("dept", units=units, lr=0.3)]
+        run = train(task, backbone, prompts=members, settings=settings, output=folder)
+        rows = [row for row in read_record(folder / run.results[0].prompt / "metrics.jsonl") if "loss" in row]
+        found.append(torch.tensor([[row["loss"], row["gradient_norm"]] for row in rows]))
+    assert (found[0][:, 1] > 0.05).all()
+    assert torch.allclose(*found, rtol=1e-4) == is_same
+
+
 class TestUnits:
     @pytest.mark.parametrize("method", WITH_PROMPT)
     def test_a_prompt_in_rms_units_starts_at_a_multiple_of_the_words(self, method, table):

@@ -47,7 +47,7 @@ def list_methods(width: Width = 768, layers: Layers = 1, model: Model = None, js
         print(table([{**row, "summary": METHODS[row["method"]].summary} for row in rows], width_of(sys.stdout)))
         if model is None:
             say("methods that train weights of the model have no count here; give --model")
-        say("units and lr are defaults; the papers train all of theirs in raw units at 0.3:")
+        say("units and lr are defaults; EPT trains prompts in raw units at 0.3, but searches five rates for SuperGLUE:")
         say("--units raw --lr 0.3")
 
 

@@ -18,7 +18,6 @@ def epoch_batches(
     seed: int,
     epoch: int,
     bucket: int = 8,
-    tokens_per_batch: int | None = None,
 ) -> list[list[int]]:
     """Return the batches of one epoch, which hold every row exactly once. The last batch may be smaller.
 
@@ -32,8 +31,6 @@ def epoch_batches(
         seed: seed of the data order.
         epoch: number of the epoch, from 0.
         bucket: batches per window; 1 keeps the permutation.
-        tokens_per_batch: largest rows x longest row of a batch; None sets no bound. A single longer row is a batch of
-            its own.
 
     Raises:
         BadInput: there are no rows.
@@ -46,8 +43,8 @@ def epoch_batches(
     for window in chosen.split(bucket * batch_size):
         if bucket > 1:
             window = window[lengths[window].argsort(stable=True)]
-        of_window = cut(window.tolist(), lengths[window].tolist(), batch_size, tokens_per_batch)
-        batches += [of_window[i] for i in torch.randperm(len(of_window), generator=generator).tolist()]
+        of_window = window.split(batch_size)
+        batches += [of_window[i].tolist() for i in torch.randperm(len(of_window), generator=generator).tolist()]
     return batches
 
 
@@ -59,27 +56,16 @@ def stream(
     seed: int,
     start: int = 0,
     bucket: int = 8,
-    tokens_per_batch: int | None = None,
 ) -> Iterator[list[int]]:
     """Yield batches without end, epoch after epoch, from batch number `start` on.
 
-    A stream that starts later yields the same batches as an uninterrupted one. Without a token bound every epoch has
-    the same number of batches, so earlier epochs are skipped. With a token bound they are computed to be counted.
+    A stream that starts later yields the same batches as an uninterrupted one. Every epoch has the same number of
+    batches, so earlier epochs are skipped.
     """
-    epoch, skipped = (0, start) if tokens_per_batch else divmod(start, max(1, -(-len(rows) // batch_size)))
+    epoch, skipped = divmod(start, max(1, -(-len(rows) // batch_size)))
     while True:
-        batches = epoch_batches(
-            lengths,
-            rows,
-            batch_size,
-            seed=seed,
-            epoch=epoch,
-            bucket=bucket,
-            tokens_per_batch=tokens_per_batch,
-        )
-        yield from batches[skipped:]
-        skipped = max(0, skipped - len(batches))
-        epoch += 1
+        yield from epoch_batches(lengths, rows, batch_size, seed=seed, epoch=epoch, bucket=bucket)[skipped:]
+        epoch, skipped = epoch + 1, 0
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:

@@ -188,7 +188,7 @@ def _padded(values: np.ndarray) -> np.ndarray:
 
 
 def _macro_f1(predictions: Sequence[int], gold: Sequence[int]) -> Statistic:
-    return _of_counts(opposed(predictions, gold), gold, lambda table: np.nanmean(_class_f1(table), -1))
+    return _of_counts(predictions, gold, lambda table: np.nanmean(_class_f1(table), -1))
 
 
 def _matthews(predictions: Sequence[int], gold: Sequence[int]) -> Statistic:

@@ -60,6 +60,12 @@ class MemoryBudget:
             return cls(2 * tokens)
         return cls(tokens, each=CPU_PASS / backbone.hidden_size)
 
+    def bound(self, tokens: int | None, rows: int | None = None) -> None:
+        """Lower the bounds to these, unless the present ones are smaller; None sets none."""
+        self.tokens, self.rows = (
+            min((x for x in pair if x is not None), default=None) for pair in ((self.tokens, tokens), (self.rows, rows))
+        )
+
     def fit(
         self,
         backbone: AbstractBackbone,
@@ -149,10 +155,7 @@ class MemoryBudget:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore the bounds of a checkpoint, unless the present ones are smaller."""
-        self.tokens, self.rows = (
-            min((x for x in (now, state.get(name)) if x is not None), default=None)
-            for name, now in (("tokens", self.tokens), ("rows", self.rows))
-        )
+        self.bound(state.get("tokens"), state.get("rows"))
 
     @property
     def _consequence(self) -> str:

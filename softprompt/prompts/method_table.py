@@ -19,7 +19,8 @@ NETWORK_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "polar": {"radius": 3.0, "train_radius": False},
 }  # fmt: skip
 
-# The EPT paper trains all methods at 0.3 in raw units. These rates are from trials on small models (docs/methods.md).
+# The EPT paper trains prompt methods at 0.3 in raw units, but searches five rates for SuperGLUE. These rates are from
+# trials on small models (docs/methods.md).
 PROMPTS: Sequence[Mapping[str, Any]] = (
     {
         "name": "prompt-tuning",

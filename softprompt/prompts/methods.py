@@ -42,7 +42,7 @@ class Method:
         reparameterization: a name in REPARAMETERIZATIONS.
         options: those keyword options of the reparameterisation that differ from its defaults.
         units: the default units of training: "raw" numbers as in the papers, or "rms" of the word embeddings.
-        lr: default learning rate of AdamW in raw units. The EPT paper uses 0.3 for all methods.
+        lr: default learning rate of AdamW in raw units. The EPT paper uses 0.3, but searches five rates for SuperGLUE.
         lr_rms: default learning rate of AdamW in RMS units.
         weights: what is trained in place of a prompt, a name in `baselines.BASELINES`; empty for a prompt. The options
             are then those of this kind.

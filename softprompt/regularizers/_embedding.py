@@ -54,7 +54,8 @@ class EmbeddingPerturbation(AbstractPerturbation):
         reuse: whether an ascent of the task loss that starts at zero takes its first gradient from the clean pass.
 
     Raises:
-        BadInput: a size is negative, not finite or too large, or `each` is set without ascent steps.
+        BadInput: a size is negative, not finite or too large, `each` is set without ascent steps, or the ascent of a
+            divergence starts where its gradient is 0.
         UnknownName: a word is not among its choices.
     """
 
@@ -95,14 +96,18 @@ class EmbeddingPerturbation(AbstractPerturbation):
             )
         if self.each and not self.steps:
             raise BadInput(f"{what}: each=true counts the pass of each ascent step, but steps is 0")
+        if self.wants_clean and self.radius and not self._first_size:
+            raise BadInput(
+                f"{what}: an ascent of objective={self.objective} that starts at the clean answer has no direction, as "
+                "the gradient is 0 there; give start=gaussian,sigma=0.01"
+            )
 
     @property
     def is_nothing(self) -> bool:
         """Whether delta is always 0."""
         if self.steps and not self.each:
             return not self.radius
-        first_size = {"zero": 0.0, "ball": self.radius}.get(self.start, self.sigma)
-        return not first_size and not (self.steps and self.radius)
+        return not self._first_size and not (self.steps and self.radius)
 
     @property
     def passes(self) -> int:
@@ -159,6 +164,11 @@ class EmbeddingPerturbation(AbstractPerturbation):
         """Return sigma and radius in the model's own numbers, for records."""
         sigma_unit, radius_unit = self._units(rms, e)
         return {"sigma_raw": self.sigma * sigma_unit, "radius_raw": self.radius * radius_unit}
+
+    @property
+    def _first_size(self) -> float:
+        """Size of the first delta."""
+        return {"zero": 0.0, "ball": self.radius}.get(self.start, self.sigma)
 
     @property
     def _step_length(self) -> float:

@@ -56,6 +56,7 @@ class Loop:
         self.plain = Plain(task_loss(self.settings, task, backbone, run_data.train))
         self.regularizer_context = RegularizerContext.of(backbone, task, self.plain.loss) if regularized else None
         self.memory_budget = MemoryBudget.of(run_data.backbone, exact=not self.settings.backbone_dropout)
+        self.memory_budget.bound(self.settings.tokens_per_batch)
         self.scorer = Scorer(run_data, self.processes)
         self.explosions = ExplosionWatch(run_data.backbone.kind, self.steps)
         self._fit()
@@ -180,9 +181,11 @@ class Loop:
             member.trainable.zero_grad(set_to_none=True)
         # Alone, if it changes what the model computes.
         with members[0].trainable.applied():
-            return [self._pass(members, number, batch) for number, batch in enumerate(batches)]
+            owners = torch.cat([batch.owner for batch in batches])
+            counts = torch.bincount(owners, minlength=len(members)).to(self.run_data.backbone.device)
+            return [self._pass(members, number, batch, counts) for number, batch in enumerate(batches)]
 
-    def _pass(self, members: list[FleetMember], number: int, batch: TextBatch) -> PassResult:
+    def _pass(self, members: list[FleetMember], number: int, batch: TextBatch, counts: Tensor) -> PassResult:
         backbone = self.run_data.backbone
         longest = max(member.trainable.length for member in members)
         lengths, ours = (batch.mask.sum(1) + longest).tolist(), self.processes.share(len(batch.mask))
@@ -196,7 +199,7 @@ class Loop:
             batch.to(backbone.device),
             seeds,
             self._objective(members, number),
-            scale=1 / self.settings.grad_accumulation,
+            counts=counts,
             # The first process has a row of every prompt.
             check=self.step == 1 and number == 0 and self.processes.is_first,
             dropout_seed=seeds[0] if self.settings.backbone_dropout or members[0].trainable.has_noise else None,
@@ -280,9 +283,9 @@ class _StepNumbers:
 
 def _numbers(members: Sequence[FleetMember], results: Sequence[PassResult]) -> list[_StepNumbers]:
     """What the passes of one step say of each of their members."""
-    mean = torch.stack([result.losses for result in results]).mean(0)
+    mean = torch.stack([result.losses for result in results]).sum(0)
     norms = torch.stack([member.optimizer.gradient_norm() for member in members])
-    apart = torch.stack([result.divergences for result in results]).mean(0)
+    apart = torch.stack([result.divergences for result in results]).sum(0)
     # One transfer from the device a step, whatever the number of prompts.
     numbers = torch.stack([mean, apart.to(mean), results[-1].norms.to(mean), norms.to(mean)], 1).tolist()
     return [

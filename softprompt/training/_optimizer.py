@@ -8,6 +8,9 @@ from torch import Tensor
 from ..prompts.contract import AbstractTrainable
 from ..settings import TrainSettings
 
+# AdamW's default.
+EPS = 1e-8
+
 
 def warmup_steps(settings: TrainSettings, steps: int) -> int:
     """Return the optimiser steps of the warm-up. The default is 500 or 5 % of all steps, whichever is less."""
@@ -29,7 +32,8 @@ def learning_rate_factor(step: int, steps: int, warmup: int, schedule: str) -> f
 class PromptOptimizer:
     """AdamW for one trainable, with the learning rates and the weight decay of its parameter groups.
 
-    Learning rate, decay and AdamW's eps apply to the trained parameters, so they are in the units of the prompt.
+    Learning rate, decay, clipping and AdamW's eps apply to the trained parameters in the unit of their group, so that a
+    step is that of plain AdamW on the parameters divided by it.
 
     Args:
         trainable: what is trained.
@@ -44,17 +48,18 @@ class PromptOptimizer:
         self.warmup = warmup_steps(settings, steps)
         peaks, groups = {"lr": lr, "head_lr": head_lr}, []
         for group in trainable.groups():
-            # AdamW's step does not depend on the size of a gradient, so a unit is a factor on the rate.
+            # AdamW's step depends on the size of a gradient by eps alone, so a unit is a factor on the rate.
             peak = group.unit * (peaks[group.rate] if isinstance(group.rate, str) else group.rate)
             decay = settings.weight_decay / group.unit if group.decays else 0.0
-            values = {"lr": peak, "peak": peak, "weight_decay": decay, "unit": group.unit}
+            values = {"lr": peak, "peak": peak, "weight_decay": decay, "unit": group.unit, "eps": EPS / group.unit}
             groups.append({"params": list(group.parameters), **values})
         self.adamw = torch.optim.AdamW(groups)
 
     def gradient_norm(self) -> Tensor:
-        """Return the l2 norm over all gradients of the prompt, which `step` uses for clipping."""
-        gradients = [p.grad for p in self.trainable.parameters() if p.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients)
+        """Return the l2 norm over all gradients of the prompt in their units, which `step` uses for clipping."""
+        units = {p: group["unit"] for group in self.adamw.param_groups for p in group["params"]}
+        gradients = [(p.grad, units.get(p, 1.0)) for p in self.trainable.parameters() if p.grad is not None]
+        return torch.nn.utils.get_total_norm([grad if unit == 1 else unit * grad for grad, unit in gradients])
 
     def overflows(self, step: int) -> bool:
         """Whether the update at optimiser step `step` may overflow a parameter. AdamW does not report that.

@@ -110,7 +110,6 @@ def start_members(
                 seed=settings.seeds.order,
                 start=state.get("step", 0) * plan.settings.grad_accumulation,
                 bucket=plan.settings.bucket,
-                tokens_per_batch=plan.settings.tokens_per_batch,
             ),
             record=Record(candidate.record, marks.get(candidate.name, 0)),
             provenance=provenance,

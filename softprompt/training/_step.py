@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..backbones import AbstractBackbone
@@ -23,10 +23,11 @@ class PassResult:
     """The results of a pass, with one number per prompt.
 
     Args:
-        losses: mean task loss, in nats.
+        losses: what the pass contributes to the mean task loss over the rows of the step, in nats.
         norms: mean norm of the prompt vectors (EPT, equation 4). For a deep prompt these are the vectors of the first
             layer, because the others have the size of states, not of words.
-        divergences: sum of alpha x divergence over the prompt's regularisers; 0 if there are none.
+        divergences: what it contributes to the sum of alpha x divergence over the prompt's regularisers; 0 if there are
+            none.
     """
 
     losses: Float[Tensor, " p"]
@@ -41,12 +42,12 @@ def backward(
     seeds: Sequence[int],
     objective: Objective | None = None,
     *,
-    scale: float = 1.0,
+    counts: Int[Tensor, " p"] | None = None,
     check: bool = False,
     dropout_seed: int | None = None,
     parts: Sequence[Sequence[int]] = (),
 ) -> PassResult:
-    """Add the gradients of `scale x sum_k objective of k` to the prompts k.
+    """Add the gradients of `sum_k objective of k` to the prompts k.
 
     The sum over prompts makes the gradient of a prompt independent of the prompts that share its pass.
 
@@ -56,7 +57,8 @@ def backward(
         batch: rows of all prompts.
         seeds: one seed per prompt for the dropout of its reparameterisation.
         objective: what is minimised; None is the plain objective, the mean loss over the tokens of the answers.
-        scale: 1 / number of passes in an optimiser step.
+        counts: rows of each prompt in the optimiser step, where it has other batches too. An objective is a mean over
+            these, so that accumulated gradients are those of one large batch.
         check: whether to refuse a backbone that passes on no gradient or only a part of it; for the first step.
         dropout_seed: seed of the frozen model's dropout, if it is on. If all prompts have the same perturbations,
             perturbed rows get the same dropout as clean rows.
@@ -74,7 +76,7 @@ def backward(
     results = []
     for number, rows in enumerate(_row_indices(batch, parts)):
         seed = stream_seed(dropout_seed, f"part/{number}") if dropout_seed is not None and number else dropout_seed
-        passes = Passes(backbone, prompt_batch, batch, len(trainables), scale, seed, rows)
+        passes = Passes(backbone, prompt_batch, batch, len(trainables), counts, seed, rows)
         results.append(objective.backward(passes, partial(_refuse_gaps, backbone) if check and not number else None))
     nothing = torch.zeros(len(trainables), device=prompt_batch.vectors.device)
     losses, divergences = (

@@ -117,11 +117,17 @@ def plain_losses(backbone, task, method, seed, lr, sources):
     rms = backbone.word_vectors.square().mean().sqrt().item()
     units = {name: rms if change and name in ("prompt", "target", "b") else 1.0 for name in trained}
     groups = [
-        {"params": [values], "lr": units[name] * slow.get(name, lr), "weight_decay": 0.01 / units[name]}
-        for name, values in trained.items()
+        {
+            "params": [values],
+            "lr": unit * slow.get(name, lr),
+            "weight_decay": 0.01 / unit,
+            "eps": 1e-8 / unit,
+            "unit": unit,
+        }
+        for (name, values), unit in zip(trained.items(), units.values(), strict=True)
     ]
     if head is not None:
-        groups.append({"params": list(head.parameters()), "lr": 5e-3, "weight_decay": 0.0})
+        groups.append({"params": list(head.parameters()), "lr": 5e-3, "weight_decay": 0.0, "unit": 1.0})
     optimizer, peaks = torch.optim.AdamW(groups), [group["lr"] for group in groups]
     task = put(task, backbone.kind)
     rows = examples_for(backbone, task, split_rows(task, load_rows(task, None)).train, 0)
@@ -137,7 +143,9 @@ def plain_losses(backbone, task, method, seed, lr, sources):
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 0.5)
+        moved = [(p, group["unit"]) for group in groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm([unit * p.grad for p, unit in moved])
+        torch.nn.utils.clip_grads_with_norm_([p for p, _ in moved], 0.5, norm)
         factor = step / 2 if step <= 2 else (6 - step + 1) / 4
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor

@@ -1,6 +1,7 @@
 """Tables and curves of stored runs against numpy and scipy."""
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 
@@ -128,6 +129,27 @@ class TestTables:
         assert wilcoxon([0.0, 0.0]) == 1.0
         assert wilcoxon([]) is None
         differences = np.random.default_rng(0).normal(0.5, size=20)
+        assert wilcoxon(differences) == pytest.approx(stats.wilcoxon(differences)[1])
+
+    @pytest.mark.parametrize(
+        "differences",
+        [
+            [0.0] * 15 + [0.01, 0.02, 0.03, 0.04, 0.05],
+            [0.0] * 14 + [0.01, 0.01, 0.01, 0.01, 0.02, 0.02],
+            [0.02, -0.02, 0.02, 0.02, 0.02, -0.02, 0.02, 0.02, -0.02, 0.02, 0.02, 0.02, 0.02, -0.02],
+            [0.0, 0.0, 0.01, -0.01, 0.03, 0.03, 0.02, -0.05, 0.02, 0.07, 0.07, 0.04, 0.01, -0.03, 0.06],
+        ],
+    )
+    def test_with_zeros_and_ties_wilcoxon_counts_the_signs_of_the_others(self, differences):
+        others = np.array([d for d in differences if d])
+        ranks = stats.rankdata(abs(others))
+        smaller = min(ranks[others > 0].sum(), ranks[others < 0].sum())
+        sums = np.array([sum(chosen) for chosen in itertools.product(*((0, rank) for rank in ranks))])
+        assert wilcoxon(differences) == pytest.approx(min(1, 2 * np.mean(sums <= smaller)))
+
+    @pytest.mark.parametrize("n", [1, 2, 3, 30, 50, 51, 80])
+    def test_without_ties_wilcoxon_is_scipys(self, n):
+        differences = np.random.default_rng(n).normal(0.2, size=n)
         assert wilcoxon(differences) == pytest.approx(stats.wilcoxon(differences)[1])
 
     def test_differences_of_as_many_rows_tie(self):

@@ -6,12 +6,14 @@ import pytest
 import torch
 from softprompt.backbones import from_model, load_backbone
 from softprompt.errors import BadInput, NotTrainable
+from softprompt.prompts.contract import ParameterGroup
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.training import train
 from softprompt.training._built import build_prompts
 from softprompt.training._optimizer import PromptOptimizer, learning_rate_factor, warmup_steps
+from softprompt.training._records import read_record
 
 from kit import soft
 from training_kit import FOUR, entry, loop_of, plan_of, prepared, run_quietly
@@ -62,18 +64,76 @@ class TestOptimizer:
             for a, b in zip(ours.parameters(), twin, strict=True):
                 torch.testing.assert_close(a, b, rtol=0, atol=0)
 
-    def test_accumulated_passes_equal_one_large_batch(self, task, t5_folder, tmp_path):
-        prompts = (entry(lr=0.1),)
+    @pytest.mark.parametrize("size", [1e-9, 1.0])
+    def test_a_step_in_units_is_that_of_plain_adamw_with_clipping_on_what_is_measured_in_them(self, size, monkeypatch):
+        """Also where gradients are as small as AdamW's eps."""
+        settings = PromptSettings(method="prompt-tuning")
+        ours = TrainablePrompt.build(settings, uniform(), torch.randn(20, 8), (3, 8)).double()
+        units = [30.0, 1.0, 0.2]
+        groups = [ParameterGroup([p], "lr", True, unit) for p, unit in zip(ours.parameters(), units, strict=True)]
+        monkeypatch.setattr(TrainablePrompt, "groups", lambda _: groups)
+        plain = [torch.nn.Parameter(p.detach() / unit) for p, unit in zip(ours.parameters(), units, strict=True)]
+        clip, constant = 1.5 * size, TrainSettings(warmup=0, schedule="constant", weight_decay=0.1, clip=1.5 * size)
+        optimizer = PromptOptimizer(ours, 0.3, 0.3, 5, constant)
+        adamw = torch.optim.AdamW(plain, lr=0.3, weight_decay=0.1)
+        for step in range(1, 6):
+            for p, x, unit in zip(ours.parameters(), plain, units, strict=True):
+                gradient = size * torch.randn_like(x)
+                x.grad, p.grad = gradient, gradient / unit
+            found = optimizer.gradient_norm()
+            optimizer.step(step, found)
+            torch.testing.assert_close(found, torch.nn.utils.clip_grad_norm_(plain, clip), rtol=1e-12, atol=0)
+            adamw.step()
+            for p, x, unit in zip(ours.parameters(), plain, units, strict=True):
+                torch.testing.assert_close(p, unit * x, rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("regularizer", ["", "adv-emb:alpha=0.5"])
+    @pytest.mark.parametrize(("rows", "batch_size"), [(None, 4), (12, 8), (7, 4)])
+    def test_accumulated_passes_equal_one_large_batch(self, rows, batch_size, regularizer, task, t5_folder, tmp_path):
+        """Also where an epoch ends with a smaller batch: 12 rows are 8 and 4."""
+        prompts = (entry(lr=0.1, regularizer=regularizer),)
         backbone = load_backbone(str(t5_folder), dtype="float64")
-        large = plan_of(task, t5_folder, prompts, steps=4, batch_size=8, bucket=1, eval_every=4)
-        small = plan_of(task, t5_folder, prompts, steps=4, batch_size=4, bucket=1, eval_every=4, grad_accumulation=2)
+        common = {"steps": 4, "bucket": 1, "eval_every": 4, "shots": rows}
+        large = plan_of(task, t5_folder, prompts, batch_size=rows or 2 * batch_size, **common)
+        small = plan_of(task, t5_folder, prompts, batch_size=batch_size, grad_accumulation=2, **common)
         run_data = prepared(large, backbone)
-        ends = []
+        ends, records = [], []
         for name, plan in (("large", large), ("small", small)):
             loop = loop_of(plan, run_data, tmp_path / name, double=True)
             run_quietly(loop)
             ends.append(loop.members[0].trainable.get_parameter("initial").detach())
+            records.append([row for row in read_record(loop.members[0].record.path) if "loss" in row])
         torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-9)
+        for one, other in zip(*records, strict=True):
+            assert one == pytest.approx(other, abs=1e-5)
+
+    def test_tokens_per_batch_bounds_what_passes_at_a_time_and_nothing_else(
+        self, task, t5_folder, tmp_path, monkeypatch
+    ):
+        prompts, most = (entry(lr=0.1, options={"prompt_length": 4}),), 40
+        backbone, sizes, records = load_backbone(str(t5_folder), dtype="float64"), [], []
+        logits = backbone.logits
+
+        def seen(prompt_batch, batch):
+            sizes[-1].append((len(batch.ids), int(batch.mask.sum(1).max()) + 4))
+            return logits(prompt_batch, batch)
+
+        monkeypatch.setattr(backbone, "logits", seen)
+        for bound in (None, most):
+            plan = plan_of(task, t5_folder, prompts, epochs=2, shots=12, batch_size=8, tokens_per_batch=bound)
+            sizes.append([])
+            loop = loop_of(plan, prepared(plan, backbone), tmp_path / str(bound), double=True)
+            # What was passed to measure the memory.
+            sizes[-1].clear()
+            run_quietly(loop)
+            records.append([row for row in read_record(loop.members[0].record.path) if "loss" in row])
+        assert [len(record) for record in records] == [3, 3]
+        for one, other in zip(*records, strict=True):
+            assert one == pytest.approx(other, rel=1e-5)
+        whole, parts = sizes
+        assert sum(rows for rows, _ in parts) == sum(rows for rows, _ in whole)
+        assert max(rows * longest for rows, longest in whole) > most
+        assert all(rows == 1 or rows * longest <= most for rows, longest in parts)
 
 
 class TestBackboneStaysFrozen:

@@ -20,11 +20,11 @@ class Passes:
     Args:
         backbone: the frozen model.
         prompt_batch: the prompts, as leaves that accumulate the gradients.
-        batch: all rows of the step, of all prompts.
+        batch: all rows of a batch of the step, of all prompts.
         p: number of prompts.
-        scale: factor on every gradient.
+        counts: rows of each prompt in the optimiser step, over which means are taken; None is those of this batch.
         dropout_seed: seed of the frozen model's dropout, if it is on.
-        rows: indices of the rows of these passes; None takes all rows. Means are always over all rows of a prompt.
+        rows: indices of the rows of these passes; None takes all rows.
     """
 
     def __init__(
@@ -33,15 +33,15 @@ class Passes:
         prompt_batch: PromptBatch,
         batch: TextBatch,
         p: int,
-        scale: float,
+        counts: Int[Tensor, " p"] | None,
         dropout_seed: int | None,
         rows: Int[Tensor, " k"] | None = None,
     ):
-        self.backbone, self.prompt_batch, self.p, self.scale = backbone, prompt_batch, p, scale
+        self.backbone, self.prompt_batch, self.p = backbone, prompt_batch, p
         self.dropout_seed = dropout_seed
         self.whole, self.rows = batch, rows
         self.batch = batch if rows is None else batch.select(rows).trimmed()
-        self.counts = torch.bincount(batch.owner, minlength=p).clamp(min=1)
+        self.counts = (torch.bincount(batch.owner, minlength=p) if counts is None else counts).clamp(min=1)
 
     def outputs(self, loss: TaskLoss, batch: TextBatch, anew: bool = False) -> Float[Tensor, "b l v"]:
         """Run the frozen model forward. Every pass has the same draw of its dropout, unless it is drawn `anew`."""
@@ -55,11 +55,11 @@ class Passes:
         return seeded(self.dropout_seed + anew, self.backbone.device)
 
     def means(self, values: Float[Tensor, " b"], owner: Int[Tensor, " b"]) -> Float[Tensor, " p"]:
-        """Return the contribution of these rows to each prompt's mean over all its rows; 0 for one without rows."""
+        """Return what these rows contribute to each prompt's mean over its rows of the step; 0 for one without rows."""
         sums = torch.zeros(self.p, dtype=values.dtype, device=values.device).index_add(0, owner, values)
         return sums / self.counts
 
     def differentiate(self, losses: Float[Tensor, " p"]) -> None:
         """Run the graph of the losses backward. The gradient of a prompt does not depend on the other prompts."""
         if losses.requires_grad:
-            (self.scale * losses.sum()).backward()
+            losses.sum().backward()

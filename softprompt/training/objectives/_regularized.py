@@ -66,7 +66,7 @@ class Regularized:
             passes.differentiate(losses)
             return CleanPass(losses.detach(), outputs.detach(), None if delta is None else delta.grad)
         gradient = None if delta is None else torch.autograd.grad(means.sum(), delta, retain_graph=True)[0]
-        kept = (passes.scale * losses.sum(), outputs)
+        kept = (losses.sum(), outputs)
         return CleanPass(losses.detach(), outputs.detach().requires_grad_(), gradient, kept)
 
     def _perturbed(self, passes: Passes, group: Group, clean: "CleanPass") -> tuple[PerPrompt, PerPrompt]:

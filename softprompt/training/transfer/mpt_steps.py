@@ -34,7 +34,7 @@ from ...tasks import Task
 from .._inputs import OtherRows
 from .._loss_rule import task_loss
 from .._member import below
-from .._optimizer import adamw_state, learning_rate_factor, load_adamw_state, warmup_steps
+from .._optimizer import EPS, adamw_state, learning_rate_factor, load_adamw_state, warmup_steps
 from .._plan import Plan
 from .._prepare import step_count, training_rows
 from .._run_data import RunData, fingerprint_of
@@ -70,7 +70,10 @@ def distillation(
     batch: TextBatch,
     weight: float,
 ) -> Tensor:
-    """Return CE + weight (KL(teacher || student) + MSE of the last states over the text), the mean over the rows."""
+    """Return CE + weight (KL(teacher || student) + MSE of the last states over the text).
+
+    CE and KL are means over the rows, MSE is one over the numbers of all words of all rows.
+    """
     outputs, states = loss.outputs(backbone, student, batch), backbone.text_states(student, batch)
     with torch.no_grad():
         taught, taught_states = loss.outputs(backbone, teacher, batch), backbone.text_states(teacher, batch)
@@ -104,14 +107,14 @@ class SourceTraining:
         seed = stream_seed(prompt.seeds.initialization, "network")
         student = Shared.new(backbone, method.prompt_length, method.options["rank"], seed, tasks=len(self.tasks))
         self.student = student.to(backbone.device)
-        unit = WordScale.of(backbone.word_vectors).rms if method.resolved(prompt).units == "rms" else 1.0
-        self.adamw = self._optimizer(unit, prompt.lr or method.lr, method.options["task_lr"])
+        self.unit = WordScale.of(backbone.word_vectors).rms if method.resolved(prompt).units == "rms" else 1.0
+        self.adamw = self._optimizer(prompt.lr or method.lr, method.options["task_lr"])
         self._draw = random.Random(stream_seed(prompt.seeds.order, "tasks"))
 
-    def _optimizer(self, unit: float, lr: float, task_lr: float) -> torch.optim.AdamW:
-        decay = self.plan.settings.weight_decay
+    def _optimizer(self, lr: float, task_lr: float) -> torch.optim.AdamW:
+        decay, unit = self.plan.settings.weight_decay, self.unit
         matrices = {"params": [self.student.columns, self.student.rows], "peak": task_lr}
-        shared = {"params": [self.student.prompt], "peak": unit * lr, "weight_decay": decay / unit}
+        shared = {"params": [self.student.prompt], "peak": unit * lr, "weight_decay": decay / unit, "eps": EPS / unit}
         return torch.optim.AdamW([shared, matrices], weight_decay=decay)
 
     def take_step(self) -> None:
@@ -132,7 +135,16 @@ class SourceTraining:
         warmup = min(warmup_steps(settings, self.steps), self.steps - 1)
         for group in self.adamw.param_groups:
             group["lr"] = group["peak"] * learning_rate_factor(self.step, self.steps, warmup, settings.schedule)
+        if settings.clip is not None:
+            self._clip(settings.clip)
         self.adamw.step()
+
+    def _clip(self, most: float) -> None:
+        """Scale all gradients down to this norm, in which the prompt's is in its unit."""
+        parameters = list(self.student.parameters())
+        units = [self.unit if p is self.student.prompt else 1.0 for p in parameters]
+        gradients = [unit * p.grad for unit, p in zip(units, parameters, strict=True) if p.grad is not None]
+        torch.nn.utils.clip_grads_with_norm_(parameters, most, torch.nn.utils.get_total_norm(gradients))
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint.
@@ -194,7 +206,9 @@ def _source_tasks(plan: Plan, backbone: AbstractBackbone, prompt: PromptSettings
     for task, teacher in zip(tasks, teachers, strict=True):
         rows = split_rows(task, load_rows(task, plan.data_root, plan.max_bad_rows)).train
         train = examples_for(backbone, task, rows, max(n, teacher.length))
-        settings = dataclasses.replace(plan.settings, class_weights="", loss="auto")
+        # Numbers and free text have one loss, and classes of another task other weights.
+        loss = plan.settings.loss if task.answer == "label" else "auto"
+        settings = dataclasses.replace(plan.settings, class_weights="", loss=loss)
         batches = stream(train.lengths, range(len(train)), plan.settings.batch_size, seed=prompt.seeds.order)
         sources.append(
             SourceTask(
