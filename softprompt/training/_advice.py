@@ -1,15 +1,17 @@
 """Warnings about failures that look like results: a prompt that learned nothing, or whose norm is out of range."""
 
 import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import final
 
+from ..data import Splits, rows_of
 from ..inference.evaluate import majority_score
 from ..prompts.units import norm_warning, prompt_norm
-from ..tasks import Task, Wording, in_lines
+from ..tasks import SPLITS, Task, Wording, in_lines
 from ._frozen import Comparison
 from ._member import FleetMember
 from ._records import read_record
@@ -110,6 +112,31 @@ def no_words(declared: Task, chosen: Task, wording: Wording, kind: str) -> list[
         "this task has no instruction and no template: give --instruction, --template and --label-words, and see by "
         "`softprompt frozen` what they are worth before any training"
     ]
+
+
+def repeated(task: Task, splits: Splits) -> list[str]:
+    """Return a line for each two splits of a user's rows that share texts; none where a program gives the same twice.
+
+    Args:
+        task: the task.
+        splits: its rows.
+    """
+    lines, memory = [], task.source.memory
+    for earlier, later in itertools.combinations(SPLITS, 2) if task.source.is_own else ():
+        known, texts = set(_texts(splits, earlier, task)), _texts(splits, later, task)
+        count = sum(text in known for text in texts)
+        if count and not (earlier in memory and memory[earlier] == memory.get(later)):
+            lines.append(
+                f"{count} of {len(texts)} {later} rows have a text of the {earlier} rows, so that their score says "
+                "less of new rows; take such rows out of one of the two"
+            )
+    return lines
+
+
+def _texts(splits: Splits, split: str, task: Task) -> list[tuple[str, ...]]:
+    """What the model reads of each row of a split."""
+    columns = rows_of(splits, split).columns
+    return list(zip(*(columns[name] for name in task.read if name != task.target), strict=True))
 
 
 def not_better(comparison: Comparison | None) -> list[str]:

@@ -20,7 +20,7 @@ from ..prompts.contract import AbstractTrainable
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import Checkpoint, refuse_no_place, write_file
 from ..tasks import rephrased, stored_in, styled
-from ._advice import ADVICE, no_words, not_better
+from ._advice import ADVICE, no_words, not_better, repeated
 from ._alone import alone_on, as_usual
 from ._auto_init import with_beginnings
 from ._begun import ROWS, begun_from, refuse_other_inputs, refuse_other_weights, refuse_unknown_weights
@@ -150,7 +150,7 @@ def train(
     else:
         backbone = load_backbone(answering_numbers(spec) if chosen.answer == "number" else spec)
     chosen = put(declared, backbone.kind, style, wording)
-    for line in no_words(declared, chosen, wording, backbone.kind):
+    for line in (*no_words(declared, chosen, wording, backbone.kind), *repeated(chosen, splits)):
         advice.warning(line)
     if settings.max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=settings.max_length)

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from softprompt.backbones import load_backbone
+from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.answers import answer
 from softprompt.inference.evaluate import evaluate, report
@@ -13,13 +14,14 @@ from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import TrainSettings
+from softprompt.tasks import TASKS, custom_task
 from softprompt.training import _results as results_module
 from softprompt.training import train
-from softprompt.training._advice import not_learning
+from softprompt.training._advice import not_learning, repeated
 from softprompt.training._prepare import training_rows
 from softprompt.training._records import read_record
 
-from kit import same_files
+from kit import review_rows, same_files
 from training_kit import FOUR, entry, plan_of, prepared, started
 
 
@@ -100,6 +102,30 @@ class TestResults:
         run = train(task, str(t5_folder), prompts=[entry(lr=1e-12)], settings=settings, output=tmp_path / "run")
         assert "not learning" in " ".join(run.results[0].warnings)
         assert "--lr" in caplog.text
+
+    def test_rows_that_stand_in_two_splits_are_counted_before_training(self, t5_folder, tmp_path, caplog):
+        rows = "text,label\n" + "".join(f"{text},{label}\n" for text, label in review_rows(20, 0))
+        files = {"train": tmp_path / "train.csv", "test": tmp_path / "folder" / ".." / "train.csv"}
+        (tmp_path / "folder").mkdir()
+        files["train"].write_text(rows)
+        keywords = {"text_column": "text", "label_column": "label", "steps": 1, "method": "prompt-tuning"}
+        train(files, str(t5_folder), **keywords, output=tmp_path / "run")
+        told = [line for line in caplog.messages if "have a text of" in line]
+        # A tenth of the training rows validates, and the test rows hold it too.
+        assert told == [
+            "18 of 20 test rows have a text of the train rows, so that their score says less of new rows; take such "
+            "rows out of one of the two",
+            "2 of 20 test rows have a text of the validation rows, so that their score says less of new rows; take "
+            "such rows out of one of the two",
+        ]
+
+    def test_rows_of_a_task_with_splits_of_its_own_or_given_twice_in_memory_are_not_counted(self, task):
+        rows = [{"text": text, "label": label} for text, label in review_rows(8, 0)]
+        options = {"text_columns": ["text"], "label_column": "label"}
+        for test_rows, expected in ((rows, 0), (rows[:4], 2)):
+            own = custom_task({"train": rows, "validation": rows, "test": test_rows}, **options)
+            assert len(repeated(own, split_rows(own, load_rows(own)))) == expected
+        assert repeated(TASKS["lab/weekend"], split_rows(own, load_rows(own))) == []
 
     @pytest.mark.parametrize(
         ("losses", "score", "reason"),
