@@ -126,6 +126,22 @@ def rows_of(which: Int[Tensor, " b"], count: int) -> list[Int[Tensor, " r"]]:
     return [(which == number).nonzero()[:, 0] for number in range(count)]
 
 
+def answers_each(answers: Sequence[Sequence[Sequence[int]]], which: Int[Tensor, " b"]) -> Int[Tensor, "b k l"]:
+    """Return the answers that each row reads; -100 is padding.
+
+    Args:
+        answers: several sets of answers, each answer its token ids.
+        which: for each row its set.
+    """
+    most = max(map(len, answers), default=0)
+    longest = max((len(answer) for group in answers for answer in group), default=0)
+    padded = [
+        [[*answer, *[-100] * (longest - len(answer))] for answer in [*group, *[()] * (most - len(group))]]
+        for group in answers
+    ]
+    return torch.tensor(padded, dtype=torch.long, device=which.device).view(len(answers), most, longest)[which]
+
+
 @final
 @dataclass(frozen=True)
 class Reads:
