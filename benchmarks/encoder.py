@@ -61,7 +61,7 @@ def cell(backbone: Any, n: int, turns: int) -> dict[str, Any]:
     """Return the ratios of one prompt length."""
     import torch
     from softprompt.data import load_rows, split_rows
-    from softprompt.inference.evaluate import examples_for
+    from softprompt.inference.rows import examples_for
     from softprompt.tasks import TASKS
 
     from shared_prefix import apart, in_turns, refuse_other_gradients, shape_of

@@ -27,7 +27,8 @@ import torch
 from softprompt.backbones import AbstractBackbone, load_backbone
 from softprompt.backbones.fast import int8 as _int8
 from softprompt.data import load_rows, split_rows
-from softprompt.inference.evaluate import evaluate, examples_for
+from softprompt.inference.evaluate import evaluate
+from softprompt.inference.rows import examples_for
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.prompt import SoftPrompt

@@ -26,7 +26,7 @@ import torch
 from softprompt.backbones import AbstractBackbone, load_backbone
 from softprompt.data import Examples, Ragged, epoch_batches, load_rows, split_rows
 from softprompt.inference.asked import default_style
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.memory import MemoryBudget
 from softprompt.prompts.batch import TextBatch
 from softprompt.prompts.initializers import uniform

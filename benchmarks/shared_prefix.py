@@ -88,7 +88,7 @@ def cell(backbone: Any, name: str, n: int, turns: int, *, with_trainer: bool = F
     import torch
     from softprompt.data import load_rows, split_rows
     from softprompt.inference.decoding import label_ids
-    from softprompt.inference.evaluate import examples_for
+    from softprompt.inference.rows import examples_for
     from softprompt.tasks import TASKS as KNOWN
 
     task = KNOWN[name]

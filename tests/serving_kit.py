@@ -120,7 +120,7 @@ def singles(requests: Sequence[tuple[ServedPrompt, Any]], backbone: AbstractBack
 def agrees(answer: Answer, expected: Mapping[str, Any], served: ServedPrompt) -> bool:
     """Whether an answer is the single one: the same text, and the same probabilities up to rounding."""
     if "output" in expected:
-        if served.asked.task.answer == "number" and served.asked.way == "head":
+        if served.asked.task.answer == "number" and not served.asked.writes:
             return abs(float(answer.text) - float(expected["output"])) < 1e-4 * max(1, abs(float(expected["output"])))
         return answer.text == expected["output"]
     chances = answer.probabilities(served.asked.task.labels)

@@ -14,12 +14,12 @@ from softprompt.analysis.analyses._compared import spread
 from softprompt.analysis.analyses._nearest import agreement, nearest_rows
 from softprompt.analysis.analyses._neighbors import nearest
 from softprompt.analysis.drift import drift
-from softprompt.analysis.stored_landscapes import _distinct, subjects
+from softprompt.analysis.subjects import _distinct, subjects
 from softprompt.backbones import from_model, load_backbone
 from softprompt.cli import main
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, UnknownName
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.tasks import task as find_task
 from softprompt.tasks import with_difficulty
@@ -125,7 +125,7 @@ class TestArithmetic:
         bench = Bench(paths=[run], prompts=["prompt-tuning-seed0"], model=backbone)
         (subject,) = bench.subjects
         deep = dataclasses.replace(subject.prompt, deep=drawn(1, *subject.prompt.vectors.shape))
-        bench._subjects = [dataclasses.replace(subject, prompt=deep)]
+        bench.subjects = [dataclasses.replace(subject, prompt=deep)]
         monkeypatch.setattr(Bench, "score", lambda self, subject, prompt, split: prompt.layers)
         (found,) = ANALYSES["broadcast"].compute(bench)["prompts"]
         assert (found["whole"], found["validation"], set(found["scores"])) == (2, 1, {1})

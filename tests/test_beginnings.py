@@ -10,9 +10,10 @@ import torch
 from softprompt.backbones import from_model, load_backbone
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, UnsupportedModel
-from softprompt.inference.evaluate import answer_positions, evaluate, examples_for
+from softprompt.inference.evaluate import evaluate
 from softprompt.inference.in_context import labelled_text
 from softprompt.inference.predict import predict
+from softprompt.inference.rows import answer_positions, examples_for
 from softprompt.interop.recipes import recipe
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.prompt import SoftPrompt

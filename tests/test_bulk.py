@@ -80,7 +80,7 @@ def test_bytes_that_are_not_utf_8_are_one_line(prompts, tmp_path):
 
 def test_a_folder_that_is_not_there_is_told_of_before_the_model_is_loaded(prompts, rows, tmp_path, monkeypatch):
     _, made, _ = prompts
-    monkeypatch.setattr("softprompt.inference.bulk.backbone_of", None)
+    monkeypatch.setattr("softprompt.inference.bulk.LoadedModels", None)
     folder = tmp_path / "nodir"
     with pytest.raises(BadInput, match=f"^no folder '{folder}' for the answers; make it, or choose another place$"):
         predict_file(made, rows, folder / "o.csv")

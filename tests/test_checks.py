@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 from softprompt import as_peft, from_model, predict, train
-from softprompt.analysis import stored_landscapes
+from softprompt.analysis.subjects import subjects
 from softprompt.checks import listed, require_different, require_numbers
 from softprompt.cli._prompts import PromptGrid
 from softprompt.cli._rows import OwnRows, with_options
@@ -252,7 +252,7 @@ class TestGivenTwice:
         with refused(BadInput, "--method is given 'ept' twice"):
             Demo(methods=["ept", "ept"], output=tmp_path)
         with refused(BadInput, "--prompt is given 'a' twice"):
-            stored_landscapes.subjects([tmp_path], prompts=["a", "a"])
+            subjects([tmp_path], prompts=["a", "a"])
         with refused(BadInput, "labels is given 'good' twice"):
             Task(name="t", source=Source(), template="{a}", labels=("good", "good"))
 
@@ -356,7 +356,7 @@ class TestLists:
 
     def test_a_path_is_one_path(self, tmp_path):
         with refused(BadInput, str(tmp_path / "absent")):
-            stored_landscapes.subjects(str(tmp_path / "absent"))
+            subjects(str(tmp_path / "absent"))
 
     def test_a_way_to_decode_that_does_not_exist_is_not_generation(self, lab_t5):
         with refused(UnknownName, "unknown way to decode 'score'"):

@@ -8,8 +8,9 @@ from softprompt.backbones import from_model
 from softprompt.backbones.decoder import ANSWER_CUE, DecoderBackbone
 from softprompt.data import Ragged
 from softprompt.errors import BadInput, UnsupportedModel
-from softprompt.inference.evaluate import answer_positions, evaluate, text_limit
+from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import predict
+from softprompt.inference.rows import answer_positions, text_limit
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
@@ -383,7 +384,7 @@ class TestChat:
         return from_model(model, tokenizer, answers="chat")
 
     def examples(self, backbone, text, max_length=200):
-        from softprompt.inference.evaluate import examples_for
+        from softprompt.inference.rows import examples_for
         from softprompt.tasks import Source, Task
 
         task = Task(

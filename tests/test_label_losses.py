@@ -13,7 +13,7 @@ from softprompt.backbones._labels import Reads
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput
 from softprompt.inference.decoding import label_ids
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.inference.scoring_rule import auto_loss, scoring_for
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.initializers import uniform

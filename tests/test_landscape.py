@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from softprompt.analysis import prompt_landscape, stored_landscapes
+from softprompt.analysis import prompt_landscape
 from softprompt.analysis.landscape import coordinates, curvature, directions, gradient, standard_error, surface
 from softprompt.analysis.prompt_landscape import landscape_of
-from softprompt.analysis.stored_landscapes import Subject, draw, refuse_incomparable
+from softprompt.analysis.stored_landscapes import draw, refuse_incomparable
+from softprompt.analysis.subjects import Subject
 from softprompt.backbones import from_model, load_backbone
 from softprompt.cli import main
 from softprompt.data import SPECIAL
 from softprompt.errors import BadInput
 from softprompt.inference.decoding import label_ids
-from softprompt.inference.evaluate import evaluate, examples_for
+from softprompt.inference.evaluate import evaluate
+from softprompt.inference.prompt_model import LoadedModels
+from softprompt.inference.rows import examples_for
 from softprompt.losses import cross_entropy, squared_error
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
@@ -670,7 +673,7 @@ class TestLossOfTraining:
         run = train(task, t5, prompt_length=3, settings=settings, output=tmp_path / "run")
         assert run.prompt().provenance.training["loss"] == "labels"
         subject = Subject(label="a", prompt=run.prompt(), task=task)
-        monkeypatch.setattr(stored_landscapes, "backbone_of", lambda *_, **__: t5)
+        monkeypatch.setattr(LoadedModels, "of", lambda models, prompt: t5)
         (drawn,) = draw([subject], dataclasses.replace(SMALL, rows=2))
         assert drawn.to_json()["loss"] == "loss over labels in nats"
         tokens = dataclasses.replace(run.prompt(), provenance=prompt_for(t5).provenance)

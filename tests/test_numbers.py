@@ -14,7 +14,7 @@ from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.data import Ragged
 from softprompt.errors import BadInput, UnknownName
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.prompt import LinearHead
 from softprompt.prompts.standardization import Standardization

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from softprompt import evaluate, predict
 from softprompt.backbones import from_model
 from softprompt.cli import main
-from softprompt.data import tokenize
+from softprompt.data import TextFormat, tokenize
 from softprompt.errors import BadInput, UnknownName, UnsupportedModel
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.interop.recipes import text_expression
 from softprompt.prompts.batch import PromptBatch
 from softprompt.settings import PromptSettings, TrainSettings
@@ -88,9 +88,12 @@ def double(built):
     return from_model(model.double(), tokenizer)
 
 
-def ids_of(row: dict[str, Any], declared: Task, tokenizer: Any, **options: Any) -> list[int]:
+def ids_of(
+    row: dict[str, Any], declared: Task, tokenizer: Any, max_length: int | None = None, **options: Any
+) -> list[int]:
     options = {"answers": "label-words", "mask": tokenizer.mask_token, "suffix": f" {tokenizer.mask_token}", **options}
-    made = tokenize([row], declared, tokenizer=tokenizer, encode_answers=lambda _: [], targets=False, **options)
+    reading = TextFormat(tokenizer=tokenizer, encode_answers=lambda _: [], **options)
+    made = tokenize([row], declared, reading, max_length=max_length, targets=False)
     return made.inputs.row(0).tolist()
 
 

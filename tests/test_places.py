@@ -163,7 +163,7 @@ class TestTheHomeFolder:
         monkeypatch.chdir(tmp_path)
         assert default_folder() is None
         tokens = Ragged.of([[1, 2]]), Ragged.of([[0, 0]]), 0
-        assert cached("key", lambda: tokens, default_folder()) is tokens
+        assert cached("key", lambda: tokens) is tokens
         assert [found.here for found in findings() if found.what in ("cache of rows", "cache of the hub")] == [
             "none: this user has no home folder"
         ] * 2

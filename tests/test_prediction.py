@@ -12,6 +12,7 @@ import torch
 from softprompt import cli
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput
+from softprompt.inference.asked import task_of
 from softprompt.inference.bulk import predict_file
 from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import _parts, predict
@@ -20,7 +21,7 @@ from softprompt.inference.together import Group, Responder
 from softprompt.interop.hub import load_stored
 from softprompt.interop.recipes import readme
 from softprompt.prompts.prompt import Provenance, SoftPrompt
-from softprompt.tasks import custom_task, in_lines
+from softprompt.tasks import Wording, custom_task, in_lines
 from softprompt.training import train
 
 from kit import review_task
@@ -72,6 +73,23 @@ def test_a_model_in_training_mode_answers_as_in_evaluation_mode_and_stays_in_it(
     assert seen == [expected, expected]
     scores = sorted(score for answer in expected for score in answer["scores"].values())
     assert sorted(score for _, *of_cell in together for score in of_cell) == pytest.approx(scores, abs=1e-5)
+
+
+def test_words_of_the_user_take_the_place_of_the_tasks(prompt, backbone):
+    words: Any = {"instruction": "Judge.", "template": "Is {text} good?", "label_words": ("bad", "good")}
+    chosen = task_of(prompt, wording=Wording(**words))
+    answers = predict(prompt, TEXTS, model=backbone, **words)
+    assert answers == predict(prompt, TEXTS, model=backbone, task=chosen) != predict(prompt, TEXTS, model=backbone)
+    assert list(answers[0]["scores"]) == ["bad", "good"]
+    report, expected = evaluate(prompt, model=backbone, **words), evaluate(prompt, model=backbone, task=chosen)
+    assert (report.rows, report.metrics) == (expected.rows, expected.metrics)
+
+
+def test_evaluate_reads_a_file_of_other_fields(prompt, backbone, tmp_path):
+    for name, sign in (("rows.csv", ","), ("others.csv", ";")):
+        (tmp_path / name).write_text(f"text{sign}label\ngood{sign}1\nbad{sign}0\n")
+    report = evaluate(prompt, str(tmp_path / "others.csv"), delimiter=";", model=backbone)
+    assert report.rows == evaluate(prompt, str(tmp_path / "rows.csv"), model=backbone).rows
 
 
 def test_parts_double_up_to_eight_batches():

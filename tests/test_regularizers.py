@@ -12,7 +12,7 @@ from scipy.stats import kstest
 from softprompt.backbones import from_model
 from softprompt.data import SPECIAL, load_rows, split_rows
 from softprompt.errors import BadInput
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.losses import task_losses
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.initializers import uniform

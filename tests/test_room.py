@@ -13,7 +13,9 @@ from softprompt.backbones import from_model
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import OutOfMemory
 from softprompt.inference.answers import answer, answer_all
-from softprompt.inference.evaluate import Report, evaluate, examples_for
+from softprompt.inference.evaluate import evaluate
+from softprompt.inference.report import Report
+from softprompt.inference.rows import examples_for
 from softprompt.memory import MemoryBudget, bytes_per_token, is_out_of_memory
 from softprompt.memory import _budget as budget_file
 from softprompt.memory._memory import _kept, left_in_groups

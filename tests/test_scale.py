@@ -15,7 +15,8 @@ from softprompt.cli import main
 from softprompt.documents import read_sealed
 from softprompt.errors import BadInput, ModelMismatch, UnsupportedModel
 from softprompt.inference.answers import answer
-from softprompt.inference.evaluate import evaluate, examples_for
+from softprompt.inference.evaluate import evaluate
+from softprompt.inference.rows import examples_for
 from softprompt.interop.attach import attach
 from softprompt.interop.numpy import export_numpy, import_numpy
 from softprompt.interop.peft import export_peft, import_peft

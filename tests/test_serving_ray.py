@@ -58,7 +58,7 @@ def test_two_replicas_answer_as_one_and_go_on_when_one_dies(tmp_path, tiny_gpt, 
     for name, prompt in prompts.items():
         save_prompt(prompt, tmp_path / "prompts" / name)
     bank = bank_of(backbone, prompts)
-    requests = [request for request in some_inputs(bank, 60) if request[0].asked.way == "scores"]
+    requests = [request for request in some_inputs(bank, 60) if request[0].asked.reading is not None]
     expected = singles(requests, backbone)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

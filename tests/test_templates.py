@@ -11,7 +11,7 @@ from softprompt.data import Ragged
 from softprompt.errors import BadInput
 from softprompt.inference.asked import put
 from softprompt.inference.decoding import label_ids
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.settings import ModelSpec
 from softprompt.study import RunSpec
 from softprompt.study._work import style_of

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from softprompt.data import Examples, Ragged, epoch_batches, stream, tokenize
+from softprompt.data import Examples, Ragged, TextFormat, epoch_batches, stream, tokenize
 from softprompt.data._truncate import shares, shortened_text
 from softprompt.errors import BadInput
 from softprompt.prompts.batch import SPECIAL, TEMPLATE, UNKNOWN
@@ -63,9 +63,10 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SOFTPROMPT_CACHE", str(tmp_path / "cache"))
 
 
-def tokens(rows, declared=TASK, *, limit=256, tokenizer: Any = WORDS, answers: Any = "tokens", **options):
-    options = {"encode_answers": encode_answers, **options}
-    return tokenize(rows, declared, tokenizer=tokenizer, answers=answers, max_length=limit, **options)
+def tokens(rows, declared=TASK, *, limit=256, targets=True, **reading: Any):
+    """The examples that `reading`, fields of a TextFormat, makes of the rows."""
+    given: dict[str, Any] = {"tokenizer": WORDS, "answers": "tokens", "encode_answers": encode_answers, **reading}
+    return tokenize(rows, declared, TextFormat(**given), max_length=limit, targets=targets)
 
 
 def row(question, passage, label: Any = 0):
@@ -103,8 +104,8 @@ class TestParts:
         assert batch.parts is not None
         assert batch.parts[0].tolist() == [SPECIAL, TEMPLATE, 1, TEMPLATE, 2, TEMPLATE, SPECIAL, SPECIAL]
 
-    def test_they_are_read_back_from_the_cache(self, tmp_path):
-        first, second = (tokens([row("a b", "c")], cache_dir=tmp_path) for _ in range(2))
+    def test_they_are_read_back_from_the_cache(self):
+        first, second = (tokens([row("a b", "c")]) for _ in range(2))
         assert first.parts is not second.parts
         assert parts_of(first) == parts_of(second)
 
@@ -112,8 +113,7 @@ class TestParts:
 class TestTruncation:
     @MANY
     @given(words, words, st.integers(5, 30))
-    def test_only_the_end_of_the_allowed_column_goes(self, tmp_path_factory, question, passage, limit):
-        cache = tmp_path_factory.mktemp("cache")
+    def test_only_the_end_of_the_allowed_column_goes(self, question, passage, limit):
         rows = [row(question, passage)]
         kept = passage.split()
         while kept and len(f"<s> ask {question} read end </s>".split()) + len(kept) > limit:
@@ -121,24 +121,24 @@ class TestTruncation:
         fixed = len(f"<s> ask {question} read end mask </s>".split())
         if fixed > limit:
             with pytest.raises(BadInput, match=rf"row 1 has .* tokens, {limit} are allowed"):
-                tokens(rows, limit=limit, cache_dir=cache, suffix=" mask")
+                tokens(rows, limit=limit, suffix=" mask")
             return
         kept = passage.split()[: limit - fixed]
         expected = WORDS(f"ask {question} read {' '.join(kept)} end mask")["input_ids"]
         for tokenizer in (WORDS, NoOffsets()):
-            made = tokens(rows, limit=limit, cache_dir=cache, suffix=" mask", tokenizer=tokenizer)
+            made = tokens(rows, limit=limit, suffix=" mask", tokenizer=tokenizer)
             assert made.inputs.row(0).tolist() == expected
             assert made.truncated == (len(kept) < len(passage.split()))
 
     @MANY
     @given(words, words, st.integers(5, 30))
-    def test_the_longest_column_loses_first(self, tmp_path_factory, question, passage, limit):
+    def test_the_longest_column_loses_first(self, question, passage, limit):
         columns = [question.split(), passage.split()]
         while sum(map(len, columns)) + 5 > limit:
             # The last of equally long columns: what is left over stays with the first.
             max(reversed(columns), key=len).pop()
         expected = WORDS(f"ask {' '.join(columns[0])} read {' '.join(columns[1])} end")["input_ids"]
-        made = tokens([row(question, passage)], BOTH, limit=limit, cache_dir=tmp_path_factory.mktemp("cache"))
+        made = tokens([row(question, passage)], BOTH, limit=limit)
         assert made.inputs.row(0).tolist() == expected
 
     @MANY
@@ -254,7 +254,7 @@ class TestCache:
 
     @pytest.fixture
     def folder(self, tmp_path):
-        return tmp_path / "own"
+        return tmp_path / "cache"
 
     @pytest.fixture
     def calls(self, monkeypatch):
@@ -266,40 +266,41 @@ class TestCache:
         return made
 
     def test_the_second_time_nothing_is_tokenised(self, folder, calls):
-        first = tokens(self.ROWS, limit=8, cache_dir=folder)
+        first = tokens(self.ROWS, limit=8)
         # Called otherwise in between, which leaves its own padding and truncation behind in the tokenizer.
         WORDS("a b c", padding="max_length", truncation=True, max_length=2)
-        second = tokens(self.ROWS, limit=8, cache_dir=folder)
+        second = tokens(self.ROWS, limit=8)
         assert len(calls) == 1
         assert len(list(folder.iterdir())) == 1
         assert second.inputs.flat.equal(first.inputs.flat)
         assert second.inputs.offsets.equal(first.inputs.offsets)
         assert second.truncated == first.truncated == 1
 
-    def test_whatever_changes_the_tokens_is_tokenised_anew(self, folder, calls):
+    def test_whatever_changes_the_tokens_is_tokenised_anew(self, calls):
         other = word_level()
         other.add_tokens(["x"])
-        tokens(self.ROWS, cache_dir=folder)
-        tokens(self.ROWS[:1], cache_dir=folder)
-        tokens(self.ROWS, cache_dir=folder, suffix=" mask")
-        tokens(self.ROWS, cache_dir=folder, limit=100)
-        tokens(self.ROWS, cache_dir=folder, tokenizer=other)
-        tokens(self.ROWS, BOTH, cache_dir=folder)
+        tokens(self.ROWS)
+        tokens(self.ROWS[:1])
+        tokens(self.ROWS, suffix=" mask")
+        tokens(self.ROWS, limit=100)
+        tokens(self.ROWS, tokenizer=other)
+        tokens(self.ROWS, BOTH)
         assert len(calls) == 6
 
     @pytest.mark.parametrize("damage", [lambda b: b[:-1] + bytes([b[-1] ^ 1]), lambda b: b[:50], lambda b: b""])
     def test_a_damaged_file_is_made_again(self, folder, calls, damage):
-        expected = tokens(self.ROWS, cache_dir=folder).inputs.flat
+        expected = tokens(self.ROWS).inputs.flat
         (path,) = folder.iterdir()
         content = path.read_bytes()
         path.write_bytes(damage(content))
-        assert tokens(self.ROWS, cache_dir=folder).inputs.flat.equal(expected)
+        assert tokens(self.ROWS).inputs.flat.equal(expected)
         assert len(calls) == 2
         assert path.read_bytes() == content
 
-    def test_a_folder_that_cannot_be_written_costs_only_time(self, tmp_path, caplog):
+    def test_a_folder_that_cannot_be_written_costs_only_time(self, tmp_path, caplog, monkeypatch):
         (tmp_path / "file").write_text("in the way")
-        made = tokens(self.ROWS, cache_dir=tmp_path / "file" / "cache")
+        monkeypatch.setenv("SOFTPROMPT_CACHE", str(tmp_path / "file" / "cache"))
+        made = tokens(self.ROWS)
         assert len(made) == 2
         assert "tokens are not cached" in caplog.text
 

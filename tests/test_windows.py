@@ -9,7 +9,7 @@ from softprompt.data._examples import Ragged
 from softprompt.data._windows import _pieces, window_with_answer
 from softprompt.errors import BadInput
 from softprompt.inference.answers import answer
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.inference.windows import best
 from softprompt.prompts.batch import PromptBatch
 from softprompt.tasks import task

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from softprompt.backbones import AbstractBackbone
 from softprompt.data import Examples, Ragged, load_rows
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.tasks import styled, task
 
 # T5 v1.0 and BART: (width, feed-forward, layers of encoder and of decoder, heads, width of a head).

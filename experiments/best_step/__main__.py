@@ -18,14 +18,13 @@ from statistics import mean
 from typing import Any
 
 import softprompt
+from experiments.common.places import RESULTS
+from experiments.real_lm.tasks import cut_rows, study_task
 from softprompt.prompts.base import is_words
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import markdown
 from softprompt.tasks import TASKS, Task, with_difficulty
 from softprompt.training import without_advice
-
-from experiments.common.places import RESULTS
-from experiments.real_lm.tasks import cut_rows, study_task
 
 LAB_TASKS = ("lab/opinion", "lab/same-color", "lab/weekend")
 CELLS = (*(f"{model}:{task}" for model in ("lab-gpt", "lab-t5") for task in LAB_TASKS), "smollm2:glue/qqp")

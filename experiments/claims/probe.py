@@ -46,7 +46,7 @@ class Bench:
     def examples(self, task: str, split: Split = "test") -> "Examples":
         """The rows of a task's split, for prompts of ten vectors or fewer."""
         from softprompt.data import load_rows, split_rows
-        from softprompt.inference.evaluate import examples_for
+        from softprompt.inference.rows import examples_for
 
         if (task, split) not in self.rows:
             declared = self.design.task(task)
@@ -57,13 +57,13 @@ class Bench:
     def score(self, prompt: "SoftPrompt", task: str, split: Split = "test") -> float:
         """The prompt's score on the rows of a task's split."""
         from softprompt.inference.answers import answer
-        from softprompt.inference.evaluate import report
+        from softprompt.inference.report import Report
         from softprompt.prompts.batch import PromptBatch
 
         declared, prompt_batch = self.design.task(task), PromptBatch.of(prompt, device=self.backbone.device)
         examples = self.examples(task, split)
         answers = answer(self.backbone, prompt_batch, examples, declared, batch_size=100)
-        return report(declared, examples, answers).metrics["score"]
+        return Report.from_answers(declared, examples, answers).metrics["score"]
 
 
 def cosines(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments.common.places import RESULTS
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, compare, markdown, run_all, summary
 from softprompt.tasks import TASKS, with_difficulty
-
-from experiments.common.places import RESULTS
 
 LOSSES = ("tokens", "labels", "both")
 MODELS = ("lab-t5", "lab-gpt")

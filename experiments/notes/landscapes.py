@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from softprompt.analysis import stored_landscapes
+from softprompt.analysis.stored_landscapes import draw
+from softprompt.analysis.subjects import subjects
 from softprompt.settings import LandscapeSettings, PromptSettings, Seeds, TrainSettings
 from softprompt.study import markdown
 from softprompt.training import read_results
@@ -59,8 +60,8 @@ def drawn(name: str, prompt: Mapping[str, Any], seeds: Sequence[int], folder: Pa
 
 def measured(folder: Path, plane: LandscapeSettings) -> Iterator[dict[str, Any]]:
     """The landscape of each prompt of a run in numbers, and its score."""
-    chosen = stored_landscapes.subjects([folder])
-    for result, subject in zip(read_results(folder), stored_landscapes.draw(chosen, plane), strict=True):
+    chosen = subjects([folder])
+    for result, subject in zip(read_results(folder), draw(chosen, plane), strict=True):
         numbers = subject.landscape.numbers()
         yield {
             "score": result.metrics["test"]["score"],

@@ -39,20 +39,19 @@ SIZES = {"t5-small": (512, 6, 2048), "t5-base": (768, 12, 3072), "t5-large": (10
 
 def lengths(data_root: str, tokenizer: str) -> None:
     """Tokens of each task's rows, and how many rows are evaluated."""
-    from softprompt.data import load_rows, split_rows, tokenize
+    from softprompt.data import TextFormat, load_rows, split_rows, tokenize
     from softprompt.tasks import TASKS as DECLARED
     from softprompt.tasks import styled
     from transformers import AutoTokenizer
 
     words = AutoTokenizer.from_pretrained(tokenizer)
+    reading = TextFormat(tokenizer=words, answers="tokens", encode_answers=lambda answers: words(answers).input_ids)
     by_task: dict[str, Any] = {}
     for name in TASKS:
         task = styled(DECLARED[name], "numeric")
         splits = split_rows(task, load_rows(task, data_root))
         rows = splits.train.select(range(min(ROWS, len(splits.train))))
-        read = tokenize(
-            rows, task, tokenizer=words, answers="tokens", encode_answers=lambda answers: words(answers).input_ids
-        )
+        read = tokenize(rows, task, reading)
         by_task[name] = {
             "tokens": round(read.lengths.float().mean().item(), 1),
             "of rows": len(rows),

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 import typer
 
 from ..errors import BadInput, visible
-from ..tasks import Task, allowed, named_files, on_rows
+from ..tasks import Task, named_files
 from ._evaluated import in_words
 from ._flatten import flatten
-from ._rows import own_wording
+from ._rows import given_words, own_wording
 from .options import (
     DataRoot,
     Decode,
@@ -97,12 +97,13 @@ def evaluate(
     if output is not None:
         refuse_no_place(output, "the evaluation")
     stored = load_stored(prompt)
-    chosen = task_of(stored, task, style, own_wording(instruction, template, label_words))
-    if not data and (allow_files or _is_allowed(chosen)):
-        chosen = allowed(chosen)
     report = evaluate_prompt(
         stored,
-        task=on_rows(chosen, data, delimiter) if data else chosen,
+        rows=data or None,
+        delimiter=delimiter,
+        task=task,
+        style=style,
+        **given_words(own_wording(instruction, template, label_words)),
         model=dataclasses.replace(frozen, name=model or "", device=device),
         data_root=data_root,
         split=split,
@@ -115,6 +116,7 @@ def evaluate(
         calibrate=calibrate,
         batch_size=batch_size,
         max_bad_rows=max_bad_rows,
+        allow_files=allow_files or (not data and _is_allowed(task_of(stored, task, style))),
     )
     if output is not None:
         contents = {

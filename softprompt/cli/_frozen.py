@@ -1,15 +1,11 @@
 """`softprompt frozen`: what a model does with a task before any prompt is trained."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import BadInput
-from ..settings import ModelSpec
-from ..tasks import Task, Wording, rephrased, styled
 from ._flatten import flatten
 from ._held_against import ends, named
 from ._rows import OwnRows, with_options
@@ -17,7 +13,7 @@ from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Style
 from .printing import print_json, table
 
 if TYPE_CHECKING:
-    from ..inference.frozen import Baseline
+    from ..inference.frozen_report import FrozenReport
     from ..inference.wordings import Put
 
 # So many wordings are shown; --json has all.
@@ -49,55 +45,27 @@ def frozen(
     """
     if model is None:
         raise BadInput("no model; give --model, a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct or a folder")
-    from ..inference.frozen import refuse_no_labels
+    from ..inference.frozen_report import measure_frozen
 
-    declared = with_options(rows.task(task), task_option)
-    refuse_no_labels(declared)
-    spec = dataclasses.replace(frozen, name=model, device=device)
-    lines, ways, about = _measured(
-        declared, spec, style, rows.wording(task), limit, split, wordings, data_root, max_bad_rows
+    report = measure_frozen(
+        with_options(rows.task(task), task_option),
+        dataclasses.replace(frozen, name=model, device=device),
+        style=style,
+        wording=rows.wording(task),
+        split=split,
+        limit=limit,
+        wordings=wordings,
+        data_root=data_root,
+        max_bad_rows=max_bad_rows,
     )
     if json_lines:
-        for line in lines:
-            print_json({**about, **line.to_json()})
-        for way in ways:
-            print_json(_wording(way))
-        return
-    print(told(lines, ways, about))
+        for line in report.to_json():
+            print_json(line)
+    else:
+        print(format_report(report))
 
 
-def _measured(
-    declared: Task,
-    spec: ModelSpec,
-    style: str | None,
-    wording: Wording,
-    limit: int,
-    split: str,
-    wordings: bool,
-    data_root: Path | None,
-    max_bad_rows: int,
-) -> "tuple[list[Baseline], list[Put], dict[str, Any]]":
-    """The baselines, the known wordings with their scores, and what was measured on."""
-    from ..backbones import load_backbone
-    from ..data import limited, load_rows, rows_of, split_rows
-    from ..inference.asked import put
-    from ..inference.frozen import baselines, fitting_rows
-    from ..inference.wordings import compared
-
-    early = rephrased(declared if style is None else styled(declared, style), wording)
-    splits = split_rows(early, load_rows(early, data_root, max_bad_rows))
-    chosen = limited(rows_of(splits, split), limit)
-    backbone = load_backbone(spec)
-    task = put(declared, backbone.kind, style, wording)
-    lines = baselines(backbone, task, chosen, splits.train, calibrate=True)
-    ways = []
-    if wordings and backbone.answers != "linear-head" and len(splits.train):
-        ways = compared(backbone, task, fitting_rows(splits.train))
-    about = {"task": task.name, "model": backbone.name, "split": split, "rows": len(chosen)}
-    return lines, ways, about
-
-
-def told(lines: "Sequence[Baseline]", ways: "Sequence[Put]", about: Mapping[str, Any]) -> str:
+def format_report(report: "FrozenReport") -> str:
     """The tables and what follows from them, as a person reads them."""
     from ..inference.frozen import CALIBRATION, FITTED_ROWS
 
@@ -108,17 +76,17 @@ def told(lines: "Sequence[Baseline]", ways: "Sequence[Put]", about: Mapping[str,
             "95 % interval": ends(line.interval),
             "calibrated": line.calibrated,
         }
-        for line in lines
+        for line in report.baselines
     ]
-    parts = [f"{about['model']} on {about['rows']} {about['split']} rows of {about['task']}", table(rows)]
-    if any(line.calibrated is not None for line in lines):
+    parts = [f"{report.model} on {report.rows} {report.split} rows of {report.task}", table(rows)]
+    if any(line.calibrated is not None for line in report.baselines):
         parts.append(f"calibrated: {CALIBRATION}")
-    if ways:
+    if report.wordings:
         wordings = [
             {"wording": way.name, "label words": " ".join(way.task.labels), "score": way.score}
-            for way in ways[:MOST_WORDINGS]
+            for way in report.wordings[:MOST_WORDINGS]
         ]
-        parts += ["", f"known wordings on {FITTED_ROWS} training rows", table(wordings), _advice(ways[0])]
+        parts += ["", f"known wordings on {FITTED_ROWS} training rows", table(wordings), _advice(report.wordings[0])]
     return "\n".join(parts)
 
 
@@ -128,7 +96,3 @@ def _advice(best: "Put") -> str:
     template = (best.task.template + (best.task.cue or "")).replace("\n", "\\n")
     instruction = best.task.instruction.replace("\n", "\\n")
     return f'best there: --instruction "{instruction}" --template "{template}" --label-words "{words}"'
-
-
-def _wording(way: "Put") -> dict[str, Any]:
-    return {"wording": way.name, "text": way.text, "label_words": list(way.task.labels), "score": way.score}

@@ -15,7 +15,8 @@ from .options import DataRoot, Device, Json, Model, OwnStyle, OwnTask
 from .printing import print_json, say, table
 
 if TYPE_CHECKING:
-    from ..analysis.stored_landscapes import Drawn, Subject
+    from ..analysis.stored_landscapes import Drawn
+    from ..analysis.subjects import Subject
 
 
 @flatten
@@ -51,7 +52,9 @@ def landscape(
     The plane is spanned by the gradient and a random direction at a right angle to it. Numbers are means over rows with
     their standard errors, beside the accuracy on these rows.
     """
-    from ..analysis import stored_landscapes as stored
+    from ..analysis.landscape_files import write
+    from ..analysis.stored_landscapes import draw, refuse_incomparable
+    from ..analysis.subjects import subjects
     from ..store import refuse_no_place
 
     target = output or Path("runs") / f"landscape-{Path(runs[0]).resolve().name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -59,15 +62,15 @@ def landscape(
     if target.exists():
         raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for the landscape")
     refuse_no_place(target, "the landscape")
-    chosen = stored.subjects(runs, prompts=prompt or (), task=task, style=style, data_root=data_root)
+    chosen = subjects(runs, prompts=prompt or (), task=task, style=style, data_root=data_root)
     if compare:
-        stored.refuse_incomparable(chosen)
+        refuse_incomparable(chosen)
 
     def tell(subject: "Subject") -> None:
         say(f"{subject.label}: {settings.rows} rows x {settings.grid}² points of the {settings.space} plane")
 
-    drawn = list(stored.draw(chosen, settings, model=model, split=split, device=device, tell=tell))
-    folder = stored.write(drawn, target, settings, compare=compare, kind=figures)
+    drawn = list(draw(chosen, settings, model=model, split=split, device=device, tell=tell))
+    folder = write(drawn, target, settings, compare=compare, kind=figures)
     _print(drawn, json_lines)
     say(f"written to {folder}")
 

@@ -13,7 +13,7 @@ from ..errors import BadInput
 from ._flatten import flatten
 from ._inputs import read_inputs
 from ._predict_file import refuse_beside_output, to_file
-from ._rows import own_wording
+from ._rows import given_words, own_wording
 from .options import (
     Decode,
     Delimiter,
@@ -98,14 +98,10 @@ def predict(
     if prompts or id_column:
         raise BadInput("--prompts and --id-column are for answers in a file; give --output and --file")
     inputs = read_inputs(texts or [], file, delimiter)
-    from ..inference.asked import task_of
     from ..inference.predict import predict as answer
     from ..interop.hub import load_stored
 
     stored = load_stored(prompt)
-    chosen, wording = task, own_wording(instruction, template, label_words)
-    if wording:
-        chosen, style = task_of(stored, task, style, wording), None
     with _bar(len(inputs), not quiet) as advance:
 
         def tell(answers: Sequence[Mapping[str, Any]]) -> None:
@@ -116,8 +112,9 @@ def predict(
         answer(
             stored,
             [one.given for one in inputs],
-            task=chosen,
+            task=task,
             style=style,
+            **given_words(own_wording(instruction, template, label_words)),
             model=spec,
             batch_size=batch_size,
             decode=decode,

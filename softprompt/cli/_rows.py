@@ -89,7 +89,7 @@ class OwnRows:
 
 
 def given_words(wording: Wording) -> dict[str, Any]:
-    """The parts of a wording that are given, as keywords of `train`."""
+    """The parts of a wording that are given, as keywords of `train`, `evaluate` and `predict`."""
     return {name: value for name, value in vars(wording).items() if value is not None}
 
 

@@ -49,12 +49,12 @@ def tokenizer_key(tokenizer: Any) -> str:
     return content_key([type(tokenizer).__name__, json.dumps(definition, sort_keys=True)])
 
 
-def cached(key: str, make: Callable[[], Tokens], folder: Path | None) -> Tokens:
+def cached(key: str, make: Callable[[], Tokens]) -> Tokens:
     """What `make` returns (token ids, parts, rows cut), from the folder if it is there; a damaged file is made again.
 
     If there is no folder, or it cannot be written, the run takes longer but does not fail.
     """
-    if folder is None:
+    if (folder := default_folder()) is None:
         return make()
     path = folder / f"{key}.tokens"
     value = _read(path)

@@ -1,6 +1,6 @@
 """Tokenised rows: ragged in memory, padded a batch at a time, without a Python loop over tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,6 +125,14 @@ class Examples:
     truncated: int = 0
     parts: Ragged | None = None
     windows: "Windows | None" = None
+
+    @classmethod
+    def gathered(cls, rows: Iterable[tuple["Examples", int]]) -> "Examples":
+        """Single rows of several sets as they are read, one after another; without answers and windows."""
+        chosen = list(rows)
+        inputs = Ragged.of([examples.inputs.row(row).numpy() for examples, row in chosen])
+        parts = [examples.parts.row(row).numpy() for examples, row in chosen if examples.parts is not None]
+        return cls(inputs, None, [], parts=Ragged.of(parts) if len(parts) == len(chosen) else None)
 
     def __len__(self) -> int:
         return len(self.inputs)

@@ -1,9 +1,9 @@
 """Rows to token ids: rendered, tokenised in large batches, cut to length, kept on disk."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch
 from ..errors import BadInput, UnknownName
 from ..prompts.batch import SPECIAL, TEMPLATE, UNKNOWN
 from ..tasks import Rendered, Task, answer_text, gold
-from ._cache import cached, content_key, default_folder, tokenizer_key
+from ._cache import cached, content_key, tokenizer_key
 from ._examples import Examples, Gold, Ragged, Windows
 from ._table import Rows, uncollected
 from ._truncate import Span, kept_tokens, shortened_text, tokens_within
@@ -25,20 +25,46 @@ Spans = Mapping[str, Span]
 CHUNK = 2048
 
 
+@final
+@dataclass(frozen=True, kw_only=True)
+class TextFormat:
+    """How a backbone reads the texts and the answers of a task.
+
+    Args:
+        tokenizer: of the backbone.
+        answers: how the backbone answers.
+        encode_answers: words to token ids; not called for a linear head.
+        prefix: stands before the rendered text.
+        suffix: stands behind it.
+        mask: what a {mask} of the template becomes; the suffix is then left out. A row's own text that reads like it
+            is taken apart, so that the answer's place is the only one. None if the backbone answers at none.
+        special_tokens: whether the tokenizer adds its own; a chat template brings them in prefix and suffix.
+    """
+
+    tokenizer: Any
+    answers: Answers
+    encode_answers: EncodeAnswers
+    prefix: str = ""
+    suffix: str = ""
+    mask: str | None = None
+    special_tokens: bool = True
+
+    @property
+    def encode(self) -> "partial[Any]":
+        """The tokenizer as it reads a whole text, which is never cut."""
+        # verbose=False: the tokenizer warns of its own limit, which is not ours.
+        return partial(
+            self.tokenizer, add_special_tokens=self.special_tokens, padding=False, truncation=False, verbose=False
+        )
+
+
 @uncollected()
 def tokenize(
     rows: Rows | Iterable[Mapping[str, Any]],
     task: Task,
+    text_format: TextFormat,
     *,
-    tokenizer: Any,
-    answers: Answers,
-    encode_answers: EncodeAnswers,
-    suffix: str = "",
-    prefix: str = "",
-    mask: str | None = None,
-    special_tokens: bool = True,
     max_length: int | None = None,
-    cache_dir: str | Path | None = None,
     cache: bool = True,
     targets: bool = True,
     places: Sequence[str] | None = None,
@@ -54,16 +80,8 @@ def tokenize(
     Args:
         rows: of `load_rows`, or dicts.
         task: renders a row and says what counts as right.
-        tokenizer: of the backbone.
-        answers: how the backbone answers.
-        encode_answers: the backbone's, words to token ids; not called for a linear head.
-        suffix: the backbone's, appended to the rendered text.
-        prefix: the backbone's, before the rendered text.
-        mask: the backbone's, what a {mask} of the template becomes; the suffix is then left out. A row's own text
-            that reads like it is taken apart, so that the answer's place is the only one. None if it answers at none.
-        special_tokens: whether the tokenizer adds its own; a chat template brings them in prefix and suffix.
+        text_format: the backbone's.
         max_length: tokens; None takes the task's.
-        cache_dir: None takes $SOFTPROMPT_CACHE or the user's cache folder.
         cache: False reads and writes no file: a server keeps nothing of its users' texts.
         targets: whether rows hold answers; False leaves the examples without targets and gold.
         places: what each row is called in messages, as "rows.csv:3"; None takes its number in its file.
@@ -76,30 +94,26 @@ def tokenize(
     rows = list(rows)
     named = places or [f"row {number}" for number in numbers or range(1, len(rows) + 1)]
     right = [gold(task, row) for row in rows] if targets else []
-    encoded = _targets(task, right, answers, encode_answers) if targets else None
+    encoded = _targets(task, right, text_format) if targets else None
     limit = task.max_length if max_length is None else max_length
-    # verbose=False: the tokenizer warns of its own limit, which is not ours.
-    encode = partial(tokenizer, add_special_tokens=special_tokens, padding=False, truncation=False, verbose=False)
     cut: list[list[Mapping[str, Any]]] = []
-    if task.window and tokenizer.is_fast:
-        cut = _windows(rows, named, task, encode, prefix, suffix, limit)
+    if task.window and text_format.tokenizer.is_fast:
+        cut = _windows(rows, named, task, text_format, limit)
         rows = [row for part in cut for row in part]
         named = [place for place, part in zip(named, cut, strict=True) for _ in part]
     if task.is_cloze:
-        _refuse_cloze(task, answers, mask)
-        suffix = ""
-    pieces = [_piece(task, row, place, mask) for place, row in zip(named, rows, strict=True)]
-    texts = [prefix + piece.text + suffix for piece in pieces]
-    spans = [_moved(piece.spans, len(prefix)) for piece in pieces]
+        _refuse_cloze(task, text_format)
+    suffix = "" if task.is_cloze else text_format.suffix
+    pieces = [_piece(task, row, place, text_format.mask) for place, row in zip(named, rows, strict=True)]
+    texts = [text_format.prefix + piece.text + suffix for piece in pieces]
+    spans = [_moved(piece.spans, len(text_format.prefix)) for piece in pieces]
 
     def make() -> tuple[Ragged, Ragged, int]:
-        return _inputs(texts, spans, named, encode, limit, task)
+        return _inputs(texts, spans, named, text_format.encode, limit, task)
 
     if cache:
-        key = content_key(
-            [tokenizer_key(tokenizer), limit, special_tokens, task.shortened, *zip(texts, spans, strict=True)]
-        )
-        inputs, parts, truncated = cached(key, make, default_folder() if cache_dir is None else Path(cache_dir))
+        reading = [tokenizer_key(text_format.tokenizer), limit, text_format.special_tokens, task.shortened]
+        inputs, parts, truncated = cached(content_key([*reading, *zip(texts, spans, strict=True)]), make)
     else:
         inputs, parts, truncated = make()
     if task.opening_ids:
@@ -120,12 +134,11 @@ def _windows(
     rows: list[Mapping[str, Any]],
     named: Sequence[str],
     task: Task,
-    encode: "partial[Any]",
-    prefix: str,
-    suffix: str,
+    text_format: TextFormat,
     limit: int,
 ) -> list[list[Mapping[str, Any]]]:
-    """The windows of each row; `encode` is the tokenizer as rows are read."""
+    """The windows of each row."""
+    encode, (prefix, suffix) = text_format.encode, (text_format.prefix, text_format.suffix)
     return windows(
         rows,
         named,
@@ -136,9 +149,9 @@ def _windows(
     )
 
 
-def _refuse_cloze(task: Task, answers: Answers, mask: str | None) -> None:
-    if mask is None:
-        how = "by a linear head" if answers == "linear-head" else "in tokens"
+def _refuse_cloze(task: Task, text_format: TextFormat) -> None:
+    if text_format.mask is None:
+        how = "by a linear head" if text_format.answers == "linear-head" else "in tokens"
         raise BadInput(
             f"task {task.name!r} in style {task.style!r} is answered at a {{mask}}, this model answers {how}; choose "
             "another style or template, or an encoder with a masked-LM head (softprompt lab mlm-head trains one)"
@@ -234,12 +247,12 @@ def _encode_slow(
         yield length, None if ids is None else np.asarray(ids, np.int32), UNKNOWN
 
 
-def _targets(task: Task, right: list[Gold], answers: Answers, encode_answers: EncodeAnswers) -> Ragged | torch.Tensor:
-    if answers == "linear-head":
+def _targets(task: Task, right: list[Gold], text_format: TextFormat) -> Ragged | torch.Tensor:
+    if text_format.answers == "linear-head":
         if task.answer == "text":
             raise BadInput(f"task {task.name!r} is answered in free text, a linear head gives classes or numbers")
         return torch.tensor(right, dtype=torch.float32 if task.answer == "number" else torch.long)
-    if answers == "label-words" and task.answer != "label":
+    if text_format.answers == "label-words" and task.answer != "label":
         how = "--answers=linear-head" if task.answer == "number" else "a model that writes text"
         raise BadInput(f"task {task.name!r} has no label words, and this model answers by one of them; choose {how}")
     if task.answer == "label":
@@ -251,4 +264,4 @@ def _targets(task: Task, right: list[Gold], answers: Answers, encode_answers: En
         words = list(dict.fromkeys(spoken))
         index = {word: place for place, word in enumerate(words)}
         places = [index[word] for word in spoken]
-    return Ragged.of(encode_answers(words)).select(places)
+    return Ragged.of(text_format.encode_answers(words)).select(places)

@@ -7,8 +7,8 @@ from typing import Any, final
 from ..backbones import AbstractBackbone, DecoderBackbone
 from ..errors import CannotExport
 from ..inference.asked import task_of
-from ..inference.evaluate import backbone_of, model_for
 from ..inference.in_context import encoded
+from ..inference.prompt_model import backbone_of, model_for
 from ..prompts.prompt import SoftPrompt
 from ..tasks import Task
 

@@ -14,8 +14,8 @@ from ..checks import require_numbers
 from ..data import drawn_rows
 from ..errors import BadInput, CannotExport
 from ..inference.asked import task_of
-from ..inference.evaluate import examples_for
 from ..inference.predict import as_row, texts_or_rows
+from ..inference.rows import examples_for
 from ..inference.scoring import NEW_TOKENS
 from ..interop.attach import attach
 from ..prompts.prompt import SoftPrompt

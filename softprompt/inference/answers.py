@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from ..memory import MemoryBudget
 from ..prompts.batch import PromptBatch, TextBatch
 from ..tasks import Task, finite_number
 from .calibration import Calibration
-from .decoding import Decode, decoding, label_ids
+from .decoding import Decode, Way, decoding, label_ids
 from .scoring import AS_BEFORE, Scoring
 from .windows import answer_scores, best
 
@@ -37,6 +37,11 @@ class Answers:
         """The labels of the highest scores."""
         values = scores.argmax(-1).tolist()
         return cls(values, [task.labels[value] for value in values], scores)
+
+    @classmethod
+    def of_numbers(cls, numbers: list[float]) -> "Answers":
+        """The numbers of a head; in significant digits, because they may be of any size."""
+        return cls(numbers, [f"{number:.6g}" for number in numbers])
 
     def part(self, span: slice) -> "Answers":
         """The answers to some of the rows."""
@@ -76,7 +81,7 @@ class _Reading:
     backbone: AbstractBackbone
     prompt_batch: PromptBatch
     task: Task
-    way: Literal["scores", "generate", "number"]
+    way: Way
     labels: list[list[int]]
     normalize: Any
     max_new_tokens: int
@@ -102,9 +107,7 @@ class _Reading:
             scores = self.backbone.label_scores(self.prompt_batch, batch, self.labels, normalize=self.normalize)
             return Answers.of_scores(scores.float().cpu(), self.task)
         if self.way == "number":
-            numbers = self.backbone.logits(self.prompt_batch, batch)[:, 0, 0].tolist()
-            # Significant digits, because the numbers may be of any size.
-            return Answers(numbers, [f"{number:.6g}" for number in numbers])
+            return Answers.of_numbers(self.backbone.logits(self.prompt_batch, batch)[:, 0, 0].tolist())
         texts = self.backbone.generate(self.prompt_batch, batch, max_new_tokens=self.max_new_tokens)
         return Answers([parse(self.task, text) for text in texts], texts)
 

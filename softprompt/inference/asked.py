@@ -59,6 +59,21 @@ def put(task: Task, kind: str, style: str | None = None, wording: Wording | None
     return open_ended(task) if kind == "decoder" else task
 
 
+def before_model(task: Task, style: str | None = None, wording: Wording | None = None) -> Task:
+    """The task as far as it is known before the model's kind is: enough to read its rows, and to refuse them early.
+
+    Args:
+        task: as in `put`.
+        style: as in `put`; None leaves the task as it is.
+        wording: as in `put`.
+
+    Raises:
+        UnknownName: as in `put`.
+        BadInput: as in `put`.
+    """
+    return rephrased(task if style is None else styled(task, style), wording or Wording())
+
+
 def _is_as_declared(task: Task) -> bool:
     declared = TASKS[task.name]
     return (task.template, task.labels) == (declared.template, declared.labels)

@@ -29,7 +29,7 @@ from ..tasks import FORMATS, plain_cell, records, text_fault
 from ._journal import Journal
 from ._written import refuse_no_format, write_rows
 from .decoding import Decode
-from .evaluate import backbone_of, model_for
+from .prompt_model import LoadedModels
 from .together import Group, Responder
 
 log = logging.getLogger("softprompt")
@@ -305,11 +305,5 @@ def _responders(
     prompts: Mapping[str, Stored], model: ModelSpec | AbstractBackbone | None, options: Mapping[str, Any]
 ) -> list[Responder]:
     """The prompts with their frozen models, each model loaded once."""
-    loaded: dict[Any, AbstractBackbone] = {}
-    responders = []
-    for name, stored in prompts.items():
-        spec = model_for(stored, model, {})
-        known = loaded.get(spec)
-        loaded[spec] = backbone_of(stored, spec if known is None else known)
-        responders.append(Responder.of(name, stored, loaded[spec], **options))
-    return responders
+    models = LoadedModels(model)
+    return [Responder.of(name, stored, models.of(stored), **options) for name, stored in prompts.items()]

@@ -8,9 +8,11 @@ from ..errors import BadInput, UnknownName
 from ..tasks import Task
 
 Decode = Literal["auto", "scores", "generate"]
+# How an answer is found: label words are scored, text is generated, a head gives a number.
+Way = Literal["scores", "generate", "number"]
 
 
-def decoding(task: Task, backbone: AbstractBackbone, decode: Decode) -> Literal["scores", "generate", "number"]:
+def decoding(task: Task, backbone: AbstractBackbone, decode: Decode) -> Way:
     """How answers are found: "auto" scores label words and generates what has none; a linear head gives numbers.
 
     Raises:

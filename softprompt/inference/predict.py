@@ -14,11 +14,12 @@ from ..errors import BadInput, UnknownName
 from ..prompts.batch import PromptBatch
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
-from ..tasks import ABSENT, Task, holds_rows, is_a, plain_cell, row_dicts, value_of
+from ..tasks import ABSENT, Task, Wording, holds_rows, is_a, plain_cell, row_dicts, value_of
 from .answers import Answers, answer
 from .asked import task_of
 from .decoding import Decode, decoding, refuse_decoding
-from .evaluate import backbone_of, examples_for, model_for, tell_truncated
+from .prompt_model import backbone_of, model_for
+from .rows import examples_for, tell_truncated
 from .scoring import scoring_of
 
 log = logging.getLogger("softprompt")
@@ -76,13 +77,15 @@ def predict(
     *,
     task: "Task | str | None" = None,
     style: str | None = None,
+    instruction: str | None = None,
+    template: str | None = None,
+    label_words: Mapping[Any, str] | Sequence[str] | None = None,
     model: "str | Path | ModelSpec | AbstractBackbone | None" = None,
     batch_size: int = 32,
     decode: Decode | None = None,
     calibrate: bool = True,
     max_new_tokens: int | None = None,
     tell: "Callable[[list[dict[str, Any]]], None] | None" = None,
-    is_part: bool = False,
     places: Sequence[str] | None = None,
     **keywords: Any,
 ) -> list[dict[str, Any]]:
@@ -97,6 +100,9 @@ def predict(
             one text or row alone.
         task: what to answer; None takes the prompt's own task.
         style: "numeric", "words", "t5" or "pet-0" ...; None is the style of training, or the default for another task.
+        instruction: as in `evaluate`.
+        template: as in `evaluate`.
+        label_words: as in `evaluate`.
         model: the frozen model; None loads the one that the prompt names, and keeps it for the next call.
         batch_size: inputs in one pass.
         decode: "scores", "generate" or "auto", as in `evaluate`; None is as the prompt was trained.
@@ -104,7 +110,6 @@ def predict(
             change answers.
         max_new_tokens: longest generated answer; None is as the prompt was trained.
         tell: sees the next answers, in the order of the inputs, as soon as they are there.
-        is_part: whether the inputs are a part of more; then all of them may be blank, and nothing is said of it.
         places: what each input is called in messages, as "rows.csv:3"; None counts them: "input 3".
         keywords: fields of ModelSpec in place of a spec, as in `evaluate`.
 
@@ -117,12 +122,13 @@ def predict(
     require_numbers({"batch_size": batch_size, "max_new_tokens": max_new_tokens}, whole=True)
     spec = model_for(prompt, model, keywords)
     given = texts_or_rows(inputs)
-    task = task_of(prompt, task, style)
+    wording = Wording(instruction=instruction, template=template, label_words=label_words)
+    task = task_of(prompt, task, style, wording)
     rows = [as_row(task, text) for text in given]
     if not rows:
         return []
     named = [f"input {number}" for number in range(1, len(rows) + 1)] if places is None else places
-    _tell_blank(task, rows, named, is_part)
+    _tell_blank(task, rows, named)
     # Before the model: what a row lacks is found in no time.
     scoring = scoring_of(prompt, calibrate=calibrate)
     decode = decode or scoring.decode
@@ -177,12 +183,10 @@ def _text(task: Task, row: Mapping[str, Any], place: str) -> str:
     return str(row[task.columns[0]]) if len(task.columns) == 1 else rendered
 
 
-def _tell_blank(task: Task, rows: Sequence[Mapping[str, Any]], places: Sequence[str], is_part: bool) -> None:
+def _tell_blank(task: Task, rows: Sequence[Mapping[str, Any]], places: Sequence[str]) -> None:
     """Warn of inputs without a word in any column; refuse inputs that are all so."""
     given = zip(places, rows, strict=True)
     blank = [place for place, row in given if not any(str(row.get(name, "x")).strip() for name in task.columns)]
-    if is_part:
-        return
     if len(blank) == len(rows):
         raise BadInput("every input is blank; give words to answer")
     if blank:

@@ -6,7 +6,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from ..data import Examples
+from ..metrics import headline_score, majority, score
 from ..tasks import Task
+from .answers import Answers
+from .calibration import negative_log_likelihood
 from .class_scores import ClassScores
 from .intervals import Interval, intervals
 
@@ -38,6 +42,15 @@ class Report:
     calibration_error: float | None = None
     label_loss: float | None = None
     rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def from_answers(cls, task: Task, examples: Examples, answers: Answers) -> "Report":
+        """The task's metrics, and `score`, the mean of its headline metrics."""
+        metrics = score(task.metrics, answers.values, examples.gold)
+        metrics["score"] = headline_score(metrics, task.scores)
+        classes = [gold for gold in examples.gold if isinstance(gold, int)]
+        loss = None if answers.scores is None or not classes else negative_log_likelihood(answers.scores, classes)
+        return cls(metrics, len(examples), answers.invalid, answers.values, list(examples.gold), task, label_loss=loss)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
@@ -76,7 +89,7 @@ class Report:
         return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows).encode()
 
 
-def beside(
+def row_answers(
     task: Task, report: Report, ids: Sequence[Any], texts: Sequence[str], words: Sequence[str], chances: Any = None
 ) -> list[dict[str, Any]]:
     """Each row with its id, its text, what is right and what was answered.
@@ -99,3 +112,9 @@ def beside(
         }
         for i, (gold, predicted) in enumerate(zip(report.gold, report.predictions, strict=True))
     ]
+
+
+def majority_score(task: Task, gold: Sequence[int]) -> float:
+    """The score of always answering the most frequent class."""
+    most, _ = majority(gold)
+    return headline_score(score(task.metrics, [most] * len(gold), list(gold)), task.scores)

@@ -6,23 +6,25 @@ import functools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from ..backbones import AbstractBackbone, Reading, evaluating, label_logits_each
+from ..backbones import AbstractBackbone, Reading, evaluating
 from ..baselines import answering
-from ..data import Examples, Ragged, warn_of_unknown
+from ..data import Examples, warn_of_unknown
 from ..prompts.batch import PromptBatch
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import Stored
 from ..tasks import Task
 from .answers import Answers, answer
 from .asked import task_of
-from .decoding import Decode, decoding, label_ids
-from .evaluate import examples_for, tell_truncated, text_limit
+from .decoding import Decode, Way, decoding, label_ids
+from .mixed import scored_each
 from .predict import as_row, texts_or_rows
+from .rows import examples_for, tell_truncated, text_limit
 from .scoring import Scoring, scoring_of
 
 # A row, by its place among those that are answered together, and the place of its prompt in the group.
@@ -49,7 +51,7 @@ class Responder:
     backbone: AbstractBackbone
     task: Task
     scoring: Scoring
-    way: Literal["scores", "generate", "number"]
+    way: Way
     reading: Reading | None
 
     @classmethod
@@ -109,6 +111,11 @@ class Responder:
         tell_truncated(examples, "inputs")
         warn_of_unknown(examples, self.backbone.tokenizer, self.backbone.name)
         return examples
+
+    def scored(self, scores: Float[Tensor, " c"]) -> list[Any]:
+        """What stands in the columns for a row with these scores."""
+        answers = Answers.of_scores(scores[None], self.task)
+        return self.values(answers.calibrated(self.scoring.calibration, self.task), 0)
 
     def values(self, answers: Answers, place: int) -> list[Any]:
         """What stands in the columns for one of these answers."""
@@ -213,33 +220,18 @@ class Pass:
     def _answered(self, prompt_batch: PromptBatch) -> list[list[Any]]:
         backbone, way = self.group.backbone, self.group.responders[0].way
         owner = torch.tensor([number for _, number in self.cells])
-        batch = self._rows().batch(range(len(self.cells)), owner, backbone.pad_id).to(backbone.device)
+        rows = Examples.gathered((self.examples[number], row) for row, number in self.cells)
+        batch = rows.batch(range(len(self.cells)), owner, backbone.pad_id).to(backbone.device)
         if way == "generate":
             longest = self.group.responders[0].scoring.max_new_tokens
             return [[text] for text in backbone.generate(prompt_batch, batch, max_new_tokens=longest)]
         if way == "number":
-            # Significant digits, because the numbers may be of any size.
-            return [[f"{number:.6g}"] for number in backbone.logits(prompt_batch, batch)[:, 0, 0].tolist()]
-        by_cell = [self.group.responders[number].reading for _, number in self.cells]
-        of_cells = [reading for reading in by_cell if reading is not None]
-        readings = list(dict.fromkeys(of_cells))
-        which = torch.tensor([readings.index(reading) for reading in of_cells])
-        scores = label_logits_each(backbone, prompt_batch, batch, readings, which.to(backbone.device))
-        rows = [iter(of_reading.float().cpu()) for of_reading in scores]
-        return [self._scored(cell, next(rows[of])) for cell, of in zip(self.cells, which.tolist(), strict=True)]
-
-    def _scored(self, cell: Cell, scores: Tensor) -> list[Any]:
-        responder = self.group.responders[cell[1]]
-        value = int(scores.argmax())
-        plain = Answers([value], [responder.task.labels[value]], scores[None])
-        return responder.values(plain.calibrated(responder.scoring.calibration, responder.task), 0)
-
-    def _rows(self) -> Examples:
-        """The tokens of the cells, one row after another."""
-        chosen = [(row, self.examples[number]) for row, number in self.cells]
-        inputs = Ragged.of([examples.inputs.row(row).numpy() for row, examples in chosen])
-        parts = [examples.parts.row(row).numpy() for row, examples in chosen if examples.parts is not None]
-        return Examples(inputs, None, [], parts=Ragged.of(parts) if len(parts) == len(chosen) else None)
+            numbers = Answers.of_numbers(backbone.logits(prompt_batch, batch)[:, 0, 0].tolist())
+            return [[text] for text in numbers.texts]
+        responders = [self.group.responders[number] for _, number in self.cells]
+        readings = [responder.reading for responder in responders if responder.reading is not None]
+        scores = scored_each(backbone, prompt_batch, batch, readings)
+        return [responder.scored(of_row) for responder, of_row in zip(responders, scores, strict=True)]
 
     def _in_windows(self, prompt_batch: PromptBatch) -> list[list[Any]]:
         number = self.cells[0][1]

@@ -15,7 +15,7 @@ from ..settings import TrainSettings
 from ..tasks import Task
 from .answers import Answers, answer
 from .calibration import likelihood
-from .evaluate import examples_for
+from .rows import examples_for
 from .scoring_rule import scoring_for
 
 # A run as it is without options.

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -33,6 +34,10 @@ class Put:
     def text(self) -> str:
         """What the model is given, with columns in braces."""
         return self.task.opening + self.task.template + (self.task.cue or "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"wording": self.name, "text": self.text, "label_words": list(self.task.labels), "score": self.score}
 
 
 def casings(labels: Sequence[str]) -> list[tuple[str, ...]]:

@@ -12,8 +12,9 @@ from ..builtin import BUILT_IN
 from ..data import Examples
 from ..errors import NotTrainable
 from ..inference.answers import Answers, answer
-from ..inference.evaluate import examples_for, report
 from ..inference.predict import predict
+from ..inference.report import Report
+from ..inference.rows import examples_for
 from ..inference.scoring import scoring_of
 from ..prompts.batch import PromptBatch
 from ..prompts.prompt import Provenance, SoftPrompt
@@ -108,7 +109,7 @@ def judged(run: Run, backbone: AbstractBackbone, rows: Any) -> TaskReport:
         best=best,
         rows=len(examples),
         majority=best.majority,
-        unprompted=None if before is None else report(task, examples, before).metrics["score"],
+        unprompted=None if before is None else Report.from_answers(task, examples, before).metrics["score"],
         instruction=None if with_instruction is None else instruction(task),
         instructed=None if with_instruction is None else _score(bare, backbone, with_instruction, rows),
         seen=Seen(
@@ -127,7 +128,7 @@ def _answers(prompt: SoftPrompt, backbone: AbstractBackbone, task: Task, rows: A
 
 
 def _score(prompt: SoftPrompt, backbone: AbstractBackbone, task: Task, rows: Any) -> float:
-    return report(task, *_answers(prompt, backbone, task, rows)).metrics["score"]
+    return Report.from_answers(task, *_answers(prompt, backbone, task, rows)).metrics["score"]
 
 
 def turned(examples: Examples, before: Answers | None, after: Answers) -> int:

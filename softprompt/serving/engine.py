@@ -3,18 +3,18 @@
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone, evaluating, label_logits_each
-from ..data import Examples, Ragged, tokenize
+from ..backbones import AbstractBackbone, evaluating
+from ..data import Examples, tokenize
 from ..errors import BadInput
 from ..inference.answers import Answers, answer
-from ..inference.decoding import before_answer
+from ..inference.mixed import scored_each
 from ..inference.predict import as_row
+from ..inference.rows import text_format
 from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import LinearHead
 from .faults import TooLate, TooLong
@@ -90,29 +90,16 @@ class Engine:
                 '"truncate": true to have its end left out'
             )
         work = Work(served, examples, truncated, calibrate, 0, stops, deadline, tell)
-        if asked.way == "generate":
+        if asked.writes:
             most = self.backbone.max_positions
             longest = max_new_tokens or asked.scoring.max_new_tokens
             work.wants = longest if most is None else max(1, min(longest, most - work.length + 1))
         return work
 
     def _examples(self, served: ServedPrompt, row: Mapping[str, Any]) -> Examples:
-        backbone, task = self.backbone, served.asked.task
-        return tokenize(
-            [row],
-            task,
-            places=["this row"],
-            tokenizer=backbone.tokenizer,
-            answers=backbone.answers,
-            encode_answers=partial(backbone.encode_answers, behind=before_answer(backbone, task)),
-            suffix=backbone.suffix(task.cue),
-            prefix=backbone.input_prefix + task.opening,
-            mask=backbone.mask,
-            special_tokens=backbone.special_tokens,
-            max_length=served.asked.limit,
-            cache=False,
-            targets=False,
-        )
+        task, limit = served.asked.task, served.asked.limit
+        reading = text_format(self.backbone, task)
+        return tokenize([row], task, reading, max_length=limit, cache=False, targets=False, places=["this row"])
 
     def answer(self, works: Sequence[Work], limits: Limits | None = None) -> list[Answer]:
         """The answers to rows of any prompts, in their order.
@@ -156,21 +143,18 @@ class Engine:
         place = {id(served): number for number, served in enumerate(prompts)}
         owner = torch.tensor([place[id(work.served)] for work in works])
         prompt_batch = stacked(prompts, self.backbone)
-        batch = _rows(works).batch(range(len(works)), owner, self.backbone.pad_id).to(self.backbone.device)
-        if works[0].served.asked.way == "scores":
-            prompt_batch = self.prefixes.known(works, prompts, prompt_batch)
-        way = {"scores": self._scored, "head": self._by_heads, "generate": self._written}
-        return way[works[0].served.asked.way](works, prompt_batch, batch)
+        rows = Examples.gathered((work.row, 0) for work in works)
+        batch = rows.batch(range(len(works)), owner, self.backbone.pad_id).to(self.backbone.device)
+        if works[0].served.asked.writes:
+            return self._written(works, prompt_batch, batch)
+        if self.backbone.answers == "linear-head":
+            return self._by_heads(works, prompt_batch, batch)
+        return self._scored(works, self.prefixes.known(works, prompts, prompt_batch), batch)
 
     def _scored(self, works: Sequence[Work], prompt_batch: PromptBatch, batch: TextBatch) -> list[Outcome]:
-        asked = [work.served.asked.reading for work in works]
-        readings = list(dict.fromkeys(reading for reading in asked if reading is not None))
-        which = torch.tensor(
-            [readings.index(reading) for reading in asked if reading is not None], device=batch.ids.device
-        )
-        scores = label_logits_each(self.backbone, prompt_batch, batch, readings, which)
-        rows = [iter(of_reading.float().cpu()) for of_reading in scores]
-        return [_labelled(work, next(rows[number])) for work, number in zip(works, which.tolist(), strict=True)]
+        readings = [reading for work in works if (reading := work.served.asked.reading) is not None]
+        scores = scored_each(self.backbone, prompt_batch, batch, readings)
+        return [_labelled(work, of_row) for work, of_row in zip(works, scores, strict=True)]
 
     def _by_heads(self, works: Sequence[Work], prompt_batch: PromptBatch, batch: TextBatch) -> list[Outcome]:
         logits = self.backbone.logits(prompt_batch, batch)[:, 0].cpu()
@@ -209,32 +193,17 @@ def _filled_up(head: LinearHead, classes: int) -> LinearHead:
     return LinearHead(*(torch.cat([t, t.new_zeros(classes - len(t), *t.shape[1:])]) for t in (head.weight, head.bias)))
 
 
-def _rows(works: Sequence[Work]) -> Examples:
-    parts = [work.row.parts for work in works]
-    assert all(part is not None for part in parts)
-    return Examples(
-        Ragged.of([work.row.inputs.row(0).numpy() for work in works]),
-        None,
-        [],
-        parts=Ragged.of([part.row(0).numpy() for part in parts if part is not None]),
-    )
-
-
 def _labelled(work: Work, scores: Tensor) -> Answer:
     """The answer by label scores, calibrated as the prompt says."""
-    task = work.served.asked.task
-    value = int(scores.argmax())
-    answers = Answers([value], [task.labels[value]], scores[None])
-    if work.calibrate:
-        answers = answers.calibrated(work.served.asked.scoring.calibration, task)
-    assert answers.scores is not None
-    return Answer(answers.texts[0], answers.values[0], answers.scores[0])
+    asked = work.served.asked
+    answers = Answers.of_scores(scores[None], asked.task)
+    return Answer.first_of(answers.calibrated(asked.scoring.calibration, asked.task) if work.calibrate else answers)
 
 
 def _of_head(work: Work, logits: Tensor) -> Answer:
     task = work.served.asked.task
     if task.answer == "number":
-        return Answer(f"{float(logits[0]):.6g}", float(logits[0]))
+        return Answer.first_of(Answers.of_numbers([float(logits[0])]))
     wide = logits[: len(task.labels)].to(torch.promote_types(logits.dtype, torch.float32))
     return _labelled(work, wide.log_softmax(-1).float())
 

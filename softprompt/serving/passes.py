@@ -50,7 +50,7 @@ SHORT = 32
 def next_pass(waiting: Sequence[Work], limits: Limits, max_positions: int | None) -> list[Work]:
     """The rows of the next pass: the oldest one, and those of the others that fit it best, the oldest first.
 
-    Rows fit that are answered in the same way and are of similar length. The oldest row is always among them, however
+    Rows fit that are all scored or all written, and are of similar length. The oldest row is always among them, however
     long it is, so that no row waits forever.
 
     Args:
@@ -65,7 +65,7 @@ def next_pass(waiting: Sequence[Work], limits: Limits, max_positions: int | None
     for work in waiting[1:]:
         if len(chosen) >= limits.batch_rows:
             break
-        if work.is_alone or work.served.asked.way != first.served.asked.way:
+        if work.is_alone or work.served.asked.writes != first.served.asked.writes:
             continue
         high, low = max(longest, work.length), min(shortest, max(work.length, SHORT))
         most = max(wants, work.wants)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -15,13 +15,11 @@ from ..backbones import AbstractBackbone, Reading, refuse_collisions
 from ..errors import BadInput, ModelMismatch
 from ..inference.asked import task_of
 from ..inference.decoding import decoding, label_ids
-from ..inference.evaluate import refuse_long_instruction, text_limit
+from ..inference.rows import refuse_long_instruction, text_limit
 from ..inference.scoring import Scoring
 from ..prompts.prompt import LinearHead, SoftPrompt
 from ..tasks import Source, Task
 
-# How a row is answered: label words are scored, a linear head is applied, text is generated.
-Way = Literal["scores", "head", "generate"]
 # Of a text that no task puts into words. What a model has no positions for is cut from it.
 LONGEST_TEXT = 2048
 
@@ -34,14 +32,14 @@ class Asked:
     Args:
         task: how a text is put, and how it is answered.
         scoring: how label words are scored.
-        way: how a row is answered.
+        writes: whether an answer is generated; otherwise label words are scored, or a linear head is applied.
         reading: the tokens of the label words; None where none are scored.
         limit: tokens of text that fit beside the prompt.
     """
 
     task: Task
     scoring: Scoring
-    way: Way
+    writes: bool
     reading: Reading | None
     limit: int
 
@@ -126,7 +124,7 @@ class Admission:
         if self.backbone.kind == "encoder":
             raise BadInput(f"{self.backbone.name!r} is an encoder and generates nothing; name one of the prompts")
         limit = text_limit(self.backbone, 0, PLAIN)
-        return ServedPrompt("", None, Asked(PLAIN, Scoring(), "generate", None, limit))
+        return ServedPrompt("", None, Asked(PLAIN, Scoring(), True, None, limit))
 
     def without(self, served: ServedPrompt) -> ServedPrompt:
         """The frozen model on the same task with the same template, for comparison.
@@ -134,7 +132,7 @@ class Admission:
         Raises:
             BadInput: a linear head, which answers nothing before it is trained.
         """
-        if served.asked.way == "head":
+        if self.backbone.answers == "linear-head":
             raise BadInput("a linear head is trained with its prompt; the frozen model has none to compare with")
         # No prompt holds the opening of a row here.
         task = dataclasses.replace(served.asked.task, opening_ids=())
@@ -180,13 +178,13 @@ class Admission:
             needed = len(task.labels) if task.answer == "label" else 1
             if task.answer == "text" or classes != needed:
                 raise BadInput(f"the head of this prompt has {classes} outputs, its task {task.name!r} needs {needed}")
-            return Asked(task, scoring, "head", None, limit)
+            return Asked(task, scoring, False, None, limit)
         if decoding(task, backbone, scoring.decode) == "generate":
-            return Asked(task, scoring, "generate", None, limit)
+            return Asked(task, scoring, True, None, limit)
         labels = label_ids(backbone, task, end=scoring.end)
         if scoring.normalize == "first":
             refuse_collisions(labels, backbone.tokenizer)
-        return Asked(task, scoring, "scores", Reading.of(labels, scoring.normalize), limit)
+        return Asked(task, scoring, False, Reading.of(labels, scoring.normalize), limit)
 
 
 def version_of(prompt: SoftPrompt) -> str:

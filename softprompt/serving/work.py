@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..data import Examples
+from ..inference.answers import Answers
 from .served import ServedPrompt
 
 
@@ -31,6 +32,11 @@ class Answer:
     scores: Float[Tensor, " c"] | None = None
     tokens: int = 0
     finish: Literal["stop", "length"] = "stop"
+
+    @classmethod
+    def first_of(cls, answers: Answers) -> "Answer":
+        """The first of these answers."""
+        return cls(answers.texts[0], answers.values[0], None if answers.scores is None else answers.scores[0])
 
     def probabilities(self, labels: tuple[str, ...]) -> dict[str, float]:
         """The probability of each label, as `softprompt.predict` gives it; empty where no labels are scored."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import final
 
 from ..data import Splits, rows_of
-from ..inference.evaluate import majority_score
+from ..inference.report import majority_score
 from ..prompts.units import norm_warning, prompt_norm
 from ..tasks import SPLITS, Task, Wording, in_lines
 from ._frozen import Comparison

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..backbones import AbstractBackbone
 from ..baselines import TrainableWeights
 from ..errors import BadInput
-from ..inference.evaluate import text_limit
+from ..inference.rows import text_limit
 from ..prompts.contract import AbstractTrainable
 from ..prompts.methods import Method
 from ..prompts.standardization import Standardization

@@ -10,10 +10,10 @@ from ..backbones import AbstractBackbone
 from ..data import Splits, limited_places
 from ..documents import SEALED
 from ..errors import DamagedFile
-from ..inference.evaluate import Report
 from ..inference.frozen import Baseline, baselines, over, reference_among, score_of
 from ..inference.intervals import Interval, intervals
 from ..inference.kept_baselines import kept_baselines, way_to_answer
+from ..inference.report import Report
 from ..settings import TrainSettings
 from ..store import read_sealed, sealed_bytes, write_file
 from ..tasks import Task

@@ -7,7 +7,7 @@ from typing import Any, final
 from ..data import Examples
 from ..inference.answers import Answers
 from ..inference.calibration import Calibration, quality
-from ..inference.evaluate import Report, report
+from ..inference.report import Report
 from ..tasks import Task
 
 
@@ -38,14 +38,14 @@ class Last:
             calibrate: the rows on which a calibration is fitted, with their answers; None fits none.
         """
         if calibrate is None:
-            return cls({split: report(task, *both) for split, both in splits.items()})
+            return cls({split: Report.from_answers(task, *both) for split, both in splits.items()})
         examples, answers = calibrate
         assert answers.scores is not None
         calibration = Calibration.fit(answers.scores, _classes(examples), task.labels)
         after = {split: given_answers.calibrated(calibration, task) for split, (_, given_answers) in splits.items()}
         compared = {**splits, "validation": calibrate}
         return cls(
-            {split: report(task, examples, after[split]) for split, (examples, _) in splits.items()},
+            {split: Report.from_answers(task, examples, after[split]) for split, (examples, _) in splits.items()},
             calibration,
             {**calibration.to_json()}
             | {split: _before_and_after(task, calibration, *both) for split, both in compared.items()},
@@ -55,7 +55,10 @@ class Last:
 def _before_and_after(task: Task, calibration: Calibration, examples: Examples, answers: Answers) -> dict[str, Any]:
     pairs = {"before": answers, "after": answers.calibrated(calibration, task)}
     return {
-        when: {"score": report(task, examples, given).metrics["score"], **quality(given.scores, _classes(examples))}
+        when: {
+            "score": Report.from_answers(task, examples, given).metrics["score"],
+            **quality(given.scores, _classes(examples)),
+        }
         for when, given in pairs.items()
         if given.scores is not None
     }

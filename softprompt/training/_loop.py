@@ -14,7 +14,7 @@ from ..backbones import AbstractBackbone
 from ..baselines import answering
 from ..data import Examples, Rows
 from ..inference.answers import Answers, answer_all
-from ..inference.evaluate import Report, report
+from ..inference.report import Report
 from ..inference.scoring_rule import scoring_for
 from ..memory import MemoryBudget
 from ..prompts.batch import PromptBatch, TextBatch
@@ -315,7 +315,7 @@ class Loop:
         """
         examples_of = [examples] * len(prompts) if rows is None else [examples.select(chosen) for chosen in rows]
         answers = self.answers(prompts, examples, rows)
-        return [report(self.run_data.task, *pair) for pair in zip(examples_of, answers, strict=True)]
+        return [Report.from_answers(self.run_data.task, *pair) for pair in zip(examples_of, answers, strict=True)]
 
     def answers(
         self, prompts: Sequence[Stored], examples: Examples, rows: Sequence[Sequence[int]] | None = None

@@ -9,7 +9,7 @@ from typing import Any, Protocol, final, runtime_checkable
 from torch import Tensor
 
 from ..errors import BadInput
-from ..inference.evaluate import Report
+from ..inference.report import Report
 from ..metrics import Judged
 from ..prompts.contract import AbstractTrainable
 from ..prompts.prompt import Provenance

@@ -9,7 +9,7 @@ from ..backbones import AbstractBackbone, refuse_collisions
 from ..data import Examples, Ragged, Rows, Splits
 from ..errors import BadInput
 from ..inference.decoding import decoding, label_ids
-from ..inference.evaluate import examples_for, text_limit
+from ..inference.rows import examples_for, text_limit
 from ..prompts.base import is_words
 from ..prompts.methods import Method
 from ..regularizers import regularizers

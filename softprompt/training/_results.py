@@ -12,7 +12,7 @@ from ..backbones import AbstractBackbone
 from ..baselines import WRITTEN_FOR_PEFT, has_peft, save_peft
 from ..documents import SEALED, check_shape, in_file, read_sealed, sealed_bytes
 from ..errors import BadInput, DamagedFile, quoted
-from ..inference.evaluate import majority_score
+from ..inference.report import majority_score
 from ..legacy import renamed
 from ..metrics import ERRORS, headline_score, score
 from ..prompts.prompt import SoftPrompt

@@ -7,8 +7,8 @@ import torch
 from ..backbones import AbstractBackbone
 from ..data import Rows, few_shot, strata
 from ..errors import BadInput
-from ..inference.evaluate import answer_positions, examples_for
 from ..inference.in_context import PROBED_ROWS, context_of
+from ..inference.rows import answer_positions, examples_for
 from ..prompts.seeds import stream_seed
 from ..settings import PromptSettings, TrainSettings
 from ..tasks import Task

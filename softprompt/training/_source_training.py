@@ -21,7 +21,7 @@ from ..backbones import AbstractBackbone
 from ..baselines import Shared
 from ..data import Examples, load_rows, split_rows, stream
 from ..errors import BadInput
-from ..inference.evaluate import examples_for
+from ..inference.rows import examples_for
 from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.methods import Method
 from ..prompts.prompt import SoftPrompt

@@ -13,7 +13,7 @@ from ..backbones import AbstractBackbone, answering_numbers, load_backbone, mode
 from ..checks import listed, require_kind
 from ..data import Splits, drawn_from, load_rows, split_rows, warn_of_unknown
 from ..inference.asked import put
-from ..inference.evaluate import tell_truncated
+from ..inference.rows import tell_truncated
 from ..inference.scoring_rule import with_loss
 from ..legacy import renamed
 from ..prompts.contract import AbstractTrainable

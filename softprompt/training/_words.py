@@ -11,8 +11,8 @@ import dataclasses
 from ..backbones import AbstractBackbone
 from ..data import Rows
 from ..errors import BadInput
-from ..inference.evaluate import examples_for, text_limit
 from ..inference.in_context import encoded, opening_of, text_before
+from ..inference.rows import examples_for, text_limit
 from ..prompts.base import is_words
 from ..prompts.methods import Method
 from ..prompts.seeds import stream_seed

@@ -10,8 +10,9 @@ from softprompt.baselines.kinds import swap_for
 from softprompt.baselines.swap import Beginning
 from softprompt.data import load_rows, split_rows, stream
 from softprompt.inference.asked import put
-from softprompt.inference.evaluate import evaluate, examples_for
+from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import predict
+from softprompt.inference.rows import examples_for
 from softprompt.losses import task_losses
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.contract import new_head

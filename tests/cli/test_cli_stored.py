@@ -135,7 +135,7 @@ def test_predict_names_the_place_of_a_malformed_row(
 def test_evaluate_json_is_one_line_of_metrics_rows_and_invalid_answers(
     stored: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    from softprompt.inference.evaluate import Report
+    from softprompt.inference.report import Report
 
     seen: dict[str, Any] = {}
 
@@ -147,11 +147,10 @@ def test_evaluate_json_is_one_line_of_metrics_rows_and_invalid_answers(
     assert main(["evaluate", "prompt", "--split", "validation", "--data-root", "rows", "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line) == {"metrics": {"accuracy": 0.5, "score": 0.5}, "n": 8, "invalid": 1}
-    expected = {"prompt": stored, "split": "validation", "data_root": Path("rows"), "task": TASKS["glue/sst2"]}
+    expected = {"prompt": stored, "split": "validation", "data_root": Path("rows"), "task": None, "rows": None}
     assert {name: seen[name] for name in expected} == expected
-    assert main(["evaluate", "prompt", "--data", "mine.csv"]) == 0
-    assert seen["task"].source.files == {"test": "mine.csv"}
-    assert seen["task"].template == TASKS["glue/sst2"].template
+    assert main(["evaluate", "prompt", "--data", "mine.csv", "--template", "{sentence}", "--delimiter", ";"]) == 0
+    assert (seen["rows"], seen["template"], seen["delimiter"]) == (["mine.csv"], "{sentence}", ";")
     capsys.readouterr()
     whole = refusal(capsys, "evaluate", "prompt", "--data", "mine.csv", "--split", "train")
     assert "the rows of --data are scored whole, there is no 'train' of them; leave --split out" in whole

@@ -16,7 +16,7 @@ from experiments.pretraining.skills import measure
 from softprompt.backbones import load_backbone
 from softprompt.data import load_rows
 from softprompt.errors import BadInput, UnknownName
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.tasks import TASKS, with_difficulty
 from softprompt.training import Interrupted
 from softprompt.world import ATTRIBUTES, question, vocabulary

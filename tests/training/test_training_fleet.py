@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from softprompt.backbones import load_backbone
-from softprompt.inference.evaluate import Report
+from softprompt.inference.report import Report
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import train
 from softprompt.training._loop import Loop

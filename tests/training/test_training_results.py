@@ -9,7 +9,8 @@ from softprompt.backbones import load_backbone
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.answers import answer
-from softprompt.inference.evaluate import evaluate, report
+from softprompt.inference.evaluate import evaluate
+from softprompt.inference.report import Report
 from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
@@ -36,7 +37,7 @@ class TestTrainScore:
             rows = run_data.train.select(training_rows(run_data, plan.settings, prompts[number]))
             assert len(rows) == 10
             prompt = run.prompt(number)
-            expected = report(task, rows, answer(run_data.backbone, PromptBatch.of(prompt), rows, task))
+            expected = Report.from_answers(task, rows, answer(run_data.backbone, PromptBatch.of(prompt), rows, task))
             assert result.metrics["train"] == {**expected.metrics, "invalid": expected.invalid}
             assert prompt.provenance.metrics == result.metrics
 
@@ -198,7 +199,7 @@ class TestRefusals:
 def test_a_bank_of_a_trained_run_answers_rows_of_different_prompts_as_each_alone(task, t5_folder, tmp_path):
     run = train(task, str(t5_folder), prompts=FOUR[:2], settings=TrainSettings(steps=2), output=tmp_path / "run")
     backbone = load_backbone(str(t5_folder))
-    from softprompt.inference.evaluate import examples_for
+    from softprompt.inference.rows import examples_for
 
     examples = examples_for(
         backbone, task, [{"text": "good film"}, {"text": "a bad and long story"}], 10, targets=False

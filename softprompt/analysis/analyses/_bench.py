@@ -1,17 +1,19 @@
 """What an analysis works on: stored prompts, their frozen model and rows of their tasks, loaded when asked for."""
 
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...backbones import AbstractBackbone
 from ...data import Examples, Rows, drawn_rows
 from ...errors import BadInput
-from ...inference.evaluate import backbone_of, evaluate, examples_for
+from ...inference.evaluate import evaluate
+from ...inference.prompt_model import LoadedModels
+from ...inference.rows import examples_for
 from ...prompts.prompt import SoftPrompt
 from ...tasks import Task
-from ..stored_landscapes import Subject, subjects
+from ..subjects import Subject, subjects
 
 
 @dataclass(kw_only=True)
@@ -41,31 +43,25 @@ class Bench:
     data_root: Path | None = None
     model: "str | AbstractBackbone | None" = None
     device: str = "auto"
-    _loaded: dict[Any, AbstractBackbone] = field(default_factory=dict)
-    _subjects: list[Subject] = field(default_factory=list)
 
-    @property
+    @functools.cached_property
     def subjects(self) -> list[Subject]:
         """The stored prompts.
 
         Raises:
             BadInput: a path holds no prompt, or a run has not stored one yet.
         """
-        if not self._subjects:
-            self._subjects = subjects(self.paths, prompts=self.prompts, data_root=self.data_root)
-        return self._subjects
+        return subjects(self.paths, prompts=self.prompts, data_root=self.data_root)
+
+    @functools.cached_property
+    def _models(self) -> LoadedModels:
+        if isinstance(self.model, AbstractBackbone):
+            return LoadedModels(self.model)
+        return LoadedModels(self.model, device=self.device, engine="reference")
 
     def backbone(self, subject: Subject) -> AbstractBackbone:
         """The frozen model of a prompt, computed by transformers: hooks see each layer, and attention its weights."""
-        origin = subject.prompt.provenance
-        of = origin.backbone
-        key = (of.name, of.revision, of.embedding_scale, origin.answers)
-        if key not in self._loaded:
-            options: dict[str, Any] = {"device": self.device, "engine": "reference"}
-            given = isinstance(self.model, AbstractBackbone)
-            self._loaded[key] = backbone_of(subject.prompt, self.model, **({} if given else options))
-        self._loaded[key].check(subject.prompt)
-        return self._loaded[key]
+        return self._models.of(subject.prompt)
 
     def drawn(self, subject: Subject, split: str | None = None, rows: int | None = None) -> Rows:
         """Rows of a split of a prompt's task; the same for every prompt of that task."""

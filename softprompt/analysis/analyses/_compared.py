@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import BadInput, UnknownName
 from ...tasks import TaskNames
 from ...training import Result, read_plan, read_results
-from ..stored_landscapes import chosen_names
+from ..subjects import chosen_names
 from ._base import NO_MODEL, NO_ROWS, Analysis, Values
 from ._bench import Bench
 

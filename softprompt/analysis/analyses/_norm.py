@@ -8,7 +8,7 @@ from ...errors import BadInput
 from ...prompts.units import BAND
 from ...training import read_plan, read_record
 from ..geometry import norm_curve
-from ..stored_landscapes import chosen_names, refuse_choice, told_apart
+from ..subjects import chosen_names, distinct_labels, refuse_choice
 from ._base import NO_MODEL, NO_ROWS, Analysis, Values, short
 from ._bench import Bench
 
@@ -38,7 +38,7 @@ def compute(bench: Bench) -> Values:
     """Norms over the steps in token norms, and the validation scores, of each prompt."""
     prompts = []
     found = list(run_folders(bench.paths, bench.prompts))
-    labels = told_apart([(label, task) for label, task, _ in found])
+    labels = distinct_labels([(label, task) for label, task, _ in found])
     for label, (_, _, folder) in zip(labels, found, strict=True):
         curve = norm_curve(folder)
         scores = [row for row in read_record(folder / "metrics.jsonl") if row.get("split") == "validation"]

@@ -51,7 +51,7 @@ def refuse_text(served: ServedPrompt, model: str) -> None:
     Raises:
         BadInput: with the address that answers.
     """
-    if served.asked.way == "generate":
+    if served.asked.writes:
         raise BadInput(f"{model!r} answers in text, there are no labels to score; ask /v1/completions")
 
 

@@ -77,7 +77,7 @@ def description(served: ServedPrompt, model: str) -> dict[str, Any]:
         "method": "" if provenance is None else provenance.method,
         "length": served.length,
         "task": asked.task.name,
-        "answers": "text" if asked.way == "generate" else asked.task.answer,
+        "answers": "text" if asked.writes else asked.task.answer,
         "labels": list(asked.task.labels),
         "columns": list(asked.task.columns),
         "max_tokens": asked.limit,

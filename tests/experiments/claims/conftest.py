@@ -1,11 +1,11 @@
 """A tiny study of three claims that was run once."""
 
 import pytest
-
-from claims_kit import SOME, TINY
 from experiments.claims import (
     run,
 )
+
+from claims_kit import SOME, TINY
 
 
 @pytest.fixture(scope="session")

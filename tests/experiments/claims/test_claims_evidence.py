@@ -4,6 +4,13 @@ import dataclasses
 import json
 
 import pytest
+from experiments.claims import (
+    CLAIMS,
+    Results,
+    page,
+    read_results,
+    tables,
+)
 from experiments.claims.evidence import take_evidence
 from experiments.claims.perturbation import comparisons, mean_checks, spread_checks, spread_rows, without_ptp
 from experiments.claims.real_model import REAL_CHECKS, real_evidence
@@ -12,13 +19,6 @@ from experiments.which_method import results as which_method
 from softprompt.errors import DamagedFile
 
 from claims_kit import COMMITTED, TINY
-from experiments.claims import (
-    CLAIMS,
-    Results,
-    page,
-    read_results,
-    tables,
-)
 
 STABILITY = {
     "lab/color": {

@@ -3,9 +3,6 @@
 import re
 
 import pytest
-from experiments.claims.__main__ import main
-
-from claims_kit import COMMITTED, PLANTED, REPOSITORY, SOME, planted, record
 from experiments.claims import (
     CLAIMS,
     TABLES,
@@ -14,6 +11,9 @@ from experiments.claims import (
     tables,
     write,
 )
+from experiments.claims.__main__ import main
+
+from claims_kit import COMMITTED, PLANTED, REPOSITORY, SOME, planted, record
 
 
 def test_the_page_links_every_figure_that_is_written(studied, plots, tmp_path):

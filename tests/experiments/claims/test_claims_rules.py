@@ -5,6 +5,13 @@ import math
 
 import pytest
 import torch
+from experiments.claims import (
+    CLAIMS,
+    Setting,
+    at_least,
+    verdict,
+    within,
+)
 from experiments.claims.drift import crossing
 from experiments.claims.probe import Bench, copies
 from experiments.claims.results import peak, score
@@ -13,13 +20,6 @@ from softprompt.backbones import from_model
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 
 from claims_kit import PLANTED, TINY, check, planted, record
-from experiments.claims import (
-    CLAIMS,
-    Setting,
-    at_least,
-    verdict,
-    within,
-)
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,6 @@ import importlib
 import shutil
 
 import pytest
-from softprompt.errors import BadInput, DamagedFile
-from softprompt.study import kept_prompt, run_all
-from softprompt.training import Interrupted
-
-from claims_kit import SOME, TINY
 from experiments.claims import (
     CLAIMS,
     FULL,
@@ -21,6 +16,11 @@ from experiments.claims import (
     run,
     tables,
 )
+from softprompt.errors import BadInput, DamagedFile
+from softprompt.study import kept_prompt, run_all
+from softprompt.training import Interrupted
+
+from claims_kit import SOME, TINY
 
 # The package gives its function under the name of this module.
 claims_run = importlib.import_module("experiments.claims.run")

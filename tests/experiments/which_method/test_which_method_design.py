@@ -6,6 +6,13 @@ from pathlib import Path
 
 import pytest
 from experiments.common.rates import best_rate, neighbour
+from experiments.which_method import (
+    CANDIDATES,
+    DESIGN,
+    Frozen,
+    Part,
+    Place,
+)
 from experiments.which_method.rates import next_rates, whole, worth
 from experiments.which_method.runs import RunRequest, _spec
 from experiments.which_method.study import blocks
@@ -14,13 +21,6 @@ from softprompt.errors import BadInput, UnknownName
 from softprompt.prompts.methods import METHODS
 from softprompt.settings import PromptSettings
 
-from experiments.which_method import (
-    CANDIDATES,
-    DESIGN,
-    Frozen,
-    Part,
-    Place,
-)
 from which_method_kit import TASK, trials
 
 

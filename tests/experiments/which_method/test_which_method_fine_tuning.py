@@ -10,7 +10,7 @@ import torch
 from experiments.which_method.runs import _kept
 from softprompt.backbones import load_backbone
 from softprompt.data import load_rows, split_rows, stream
-from softprompt.inference.evaluate import examples_for
+from softprompt.inference.rows import examples_for
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.tasks import TASKS, with_difficulty

@@ -1,7 +1,6 @@
 """The rule that names the default method."""
 
 import pytest
-
 from experiments.which_method import (
     Design,
     Part,
@@ -10,6 +9,7 @@ from experiments.which_method import (
     key_of,
     tables,
 )
+
 from which_method_kit import run
 
 

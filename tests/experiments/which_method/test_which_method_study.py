@@ -6,13 +6,6 @@ import shutil
 import signal
 
 import pytest
-from experiments.which_method.__main__ import main
-from experiments.which_method.runs import RunRequest, _spec
-from softprompt.errors import UnknownName
-from softprompt.study import run_all
-from softprompt.training import Interrupted
-from softprompt.training._loop import Loop
-
 from experiments import which_method as confirmation
 from experiments.which_method import (
     CANDIDATES,
@@ -31,6 +24,13 @@ from experiments.which_method import (
 )
 from experiments.which_method import design as _design
 from experiments.which_method import runs as runs_module
+from experiments.which_method.__main__ import main
+from experiments.which_method.runs import RunRequest, _spec
+from softprompt.errors import UnknownName
+from softprompt.study import run_all
+from softprompt.training import Interrupted
+from softprompt.training._loop import Loop
+
 from tiny import ALL
 from which_method_kit import TASK
 

@@ -8,11 +8,6 @@ from pathlib import Path
 
 import pytest
 from experiments.common.page import END, write_page
-from experiments.which_method.results import FILE, change_results
-from experiments.which_method.tables import BEGIN
-from softprompt.errors import BadInput, DamagedFile
-from softprompt.study.statistics import bootstrap
-
 from experiments.which_method import (
     DESIGN,
     Design,
@@ -26,6 +21,11 @@ from experiments.which_method import (
     tables,
     text,
 )
+from experiments.which_method.results import FILE, change_results
+from experiments.which_method.tables import BEGIN
+from softprompt.errors import BadInput, DamagedFile
+from softprompt.study.statistics import bootstrap
+
 from which_method_kit import run, trials
 
 ROOT = Path(__file__).parents[3]
