@@ -58,8 +58,8 @@ def refuse_indistinct(rows: Sequence[Sequence[int]], words: Sequence[str], token
     if unknown:
         read = "makes no token of them" if unknown_id(tokenizer) is None else f"reads them as {tokenizer.unk_token!r}"
         raise BadInput(
-            f"the tokenizer of {model!r} does not know the labels {some_of([*map(repr, unknown)])}: it {read}, so that the model "
-            f"cannot answer with them; {advice}"
+            f"the tokenizer of {model!r} does not know the labels {some_of([*map(repr, unknown)])}: it {read}, so that "
+            f"the model cannot answer with them; {advice}"
         )
     seen: dict[tuple[int, ...], str] = {}
     for word, row in zip(words, rows, strict=True):
