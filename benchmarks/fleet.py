@@ -83,16 +83,15 @@ def loop_of(backbone: Any, name: str, prompts: list[Any], folder: Path, turns: i
     rows = load_rows(plan.task, os.environ.get("SOFTPROMPT_DATA_ROOT"))
     run_data = prepare(plan, split_rows(plan.task, rows), backbone)
     folder.mkdir()
-    members = start_members(plan, run_data, build_prompts(plan, run_data), folder)
-    return Loop(run_data, members, settings, turns + 1, Record(folder / "timing.jsonl"))
+    members = list(start_members(run_data, build_prompts(run_data), folder, {}))
+    return Loop(run_data, members, Record(folder / "timing.jsonl"))
 
 
 def seconds(loops: list[Any]) -> float:
     """CPU seconds of the next step of all these loops."""
     began = time.process_time()
     for loop in loops:
-        loop.step += 1
-        loop._optimize()
+        loop.take_step()
     return time.process_time() - began
 
 

@@ -212,6 +212,10 @@ class PromptSettings:
         return self.init == "auto" and self.method == PromptSettings.method and plain
 
 
+# Optimiser steps of a run that says neither steps nor epochs.
+DEFAULT_STEPS = 1000
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
     """The settings that all prompts of a fleet share.

@@ -11,10 +11,8 @@ from softprompt.prompts.batch import PromptBatch
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Plan
 from softprompt.training._built import build_prompts
-from softprompt.training._loop import Loop
 from softprompt.training._prepare import prepare
-from softprompt.training._records import Record
-from softprompt.training._start import start_members
+from softprompt.training._start import open_loop
 
 Kind = TypeVar("Kind", bound=AbstractBackbone)
 FIXED = settings(
@@ -90,12 +88,8 @@ def loop_of(backbone, task, folder, steps):
     )
     plan = Plan(task=task, model=backbone.spec, prompts=prompts, settings=TrainSettings(steps=steps, batch_size=4))
     run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
-    members = start_members(plan, run_data, build_prompts(plan, run_data), folder)
-    for member in members:
-        member.trainable.double()
-    timing = Record(folder / "timing.jsonl")
-    loop = Loop(run_data, members, plan.settings, members[0].optimizer.steps, timing)
-    loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
-    for record in (timing, *(member.record for member in members)):
-        record.close()
-    return [parameter for member in members for parameter in member.trainable.parameters()]
+    with open_loop(run_data, build_prompts(run_data), folder) as loop:
+        for member in loop.members:
+            member.trainable.double()
+        loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
+    return [parameter for member in loop.members for parameter in member.trainable.parameters()]

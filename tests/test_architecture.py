@@ -20,7 +20,7 @@ PACKAGE = Path(softprompt.__file__).parent
 LAYERS = (
     {"errors"},
     {"cluster", "documents"},
-    {"checks", "legacy", "machine", "world", "options"},
+    {"checks", "legacy", "machine", "world", "options", "run_layout", "status"},
     {"losses", "tasks", "metrics", "settings"},
     {"prompts"},
     {"store"},

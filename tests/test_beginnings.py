@@ -1,6 +1,7 @@
 """Runs that begin at words: step 0 is the hand-written input, and what is stored is never below it."""
 
 import dataclasses
+import itertools
 import json
 import math
 import re
@@ -22,14 +23,15 @@ from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec
 from softprompt.tasks import Task
 from softprompt.training import Interrupted, Plan, read_plan, resume, train
-from softprompt.training._auto_init import with_beginnings
 from softprompt.training._built import build_prompts
 from softprompt.training._early import check_request
 from softprompt.training._prepare import prepare, training_rows
 from softprompt.training._records import read_record
 from softprompt.training._restarts import Race
-from softprompt.training._shown import context
-from softprompt.training._words import beginnings_of, with_opening
+from softprompt.training._scorer import Scorer
+from softprompt.training.beginnings.auto import with_beginnings
+from softprompt.training.beginnings.examples import context
+from softprompt.training.beginnings.words import with_opening
 
 from kit import review_task, same_files, soft
 
@@ -89,7 +91,7 @@ def planned(task, backbone, *prompts, **settings):
 
 def words_of(plan, run_data):
     """The ids with which the first candidate for each prompt begins."""
-    return [candidates[0].ids for candidates in beginnings_of(plan, run_data.rows, run_data.backbone)]
+    return [candidates[0].ids for candidates in run_data.beginnings]
 
 
 def scores(backbone, task, examples, vectors):
@@ -122,7 +124,7 @@ class TestInstruction:
     def test_step_0_answers_as_the_hand_written_input_does(self, name, task, backbone_of):
         backbone = backbone_of(name)
         plan, run_data = planned(task, backbone, PromptSettings(init="instruction"))
-        prompt = soft(build_prompts(plan, run_data)[0])
+        prompt = soft(build_prompts(run_data)[0])
         assert prompt.length == len(plan.task.opening_ids) > 4
         found = scores(backbone, task, run_data.validation, prompt.folded())
         torch.testing.assert_close(found, hand_written(backbone, task), rtol=0, atol=1e-4)
@@ -142,7 +144,7 @@ class TestInstruction:
 def test_examples_stand_behind_the_instruction_as_in_a_hand_written_input(name, task, backbone_of):
     backbone = backbone_of(name)
     plan, run_data = planned(task, backbone, PromptSettings(init="examples:4", seeds=Seeds(draw=3)))
-    prompt = soft(build_prompts(plan, run_data)[0])
+    prompt = soft(build_prompts(run_data)[0])
     ids = words_of(plan, run_data)[0]
     text = backbone.tokenizer.decode(ids)
     assert ids[: len(plan.task.opening_ids) - 1] == plan.task.opening_ids[:-1]
@@ -167,13 +169,13 @@ def test_examples_are_drawn_from_the_rows_that_the_prompt_may_see(task, backbone
     text = backbone.tokenizer.decode(words_of(plan, run_data)[0])
     rows = split_rows(task, load_rows(task)).train
     shown = {number for number, row in enumerate(rows) if rendered(row) in text}
-    assert shown == set(training_rows(run_data, plan.settings, prompt))
+    assert shown == set(training_rows(run_data, prompt))
 
 
 def test_a_random_prompt_of_the_run_stands_behind_the_opening(task, backbone_of):
     backbone = backbone_of("gpt2")
-    plan, run_data = planned(task, backbone, PromptSettings(init="instruction"), PromptSettings())
-    words, behind = map(soft, build_prompts(plan, run_data))
+    _, run_data = planned(task, backbone, PromptSettings(init="instruction"), PromptSettings())
+    words, behind = map(soft, build_prompts(run_data))
     n = words.length
     assert behind.length == n + 10
     assert torch.equal(behind.folded()[:n], words.folded())
@@ -181,8 +183,8 @@ def test_a_random_prompt_of_the_run_stands_behind_the_opening(task, backbone_of)
 
 def test_deep_prompts_of_a_decoder_begin_at_the_instruction_in_every_layer(task, backbone_of):
     backbone = backbone_of("llama")
-    plan, run_data = planned(task, backbone, PromptSettings(init="instruction", deep=True))
-    prompt = soft(build_prompts(plan, run_data)[0])
+    _, run_data = planned(task, backbone, PromptSettings(init="instruction", deep=True))
+    prompt = soft(build_prompts(run_data)[0])
     labels = backbone.encode_distinct(task.labels, task.tail)
     batch = run_data.validation.batch(range(16), 0, backbone.pad_id)
     prompt_batch = PromptBatch.stack([prompt.folded()], deep=[prompt.folded_deep()])
@@ -272,9 +274,9 @@ class TestRefusals:
             planned(task, backbone, PromptSettings(init="instruction"))
 
     def test_a_deep_prompt_of_an_encoder_cannot_begin_at_words(self, task, backbone_of):
-        plan, run_data = planned(task, backbone_of("bert"), PromptSettings(init="instruction", deep=True))
+        _, run_data = planned(task, backbone_of("bert"), PromptSettings(init="instruction", deep=True))
         with pytest.raises(UnsupportedModel, match="cannot begin at words"):
-            build_prompts(plan, run_data)
+            build_prompts(run_data)
 
 
 @pytest.fixture(scope="module")
@@ -298,13 +300,13 @@ class TestRuns:
         assert report.metrics["score"] == pytest.approx(scored[result.best_step])
 
     def test_words_that_nothing_beats_are_what_is_stored(self, folder, task, tmp_path, monkeypatch):
-        from softprompt.training import _loop
+        plain, times = Scorer.scores, itertools.count(1)
 
-        plain = _loop.Loop.scores
-        monkeypatch.setattr(_loop.Loop, "scores", lambda self, *given: [
-            dataclasses.replace(one, metrics={**one.metrics, "score": 1.0 / (1 + self.step)})
-            for one in plain(self, *given)
-        ])  # fmt: skip
+        def falling(self, *given):
+            score = 1 / next(times)
+            return [dataclasses.replace(one, metrics={**one.metrics, "score": score}) for one in plain(self, *given)]
+
+        monkeypatch.setattr(Scorer, "scores", falling)
         run = train(task, folder, init="instruction", output=tmp_path / "run", **RUN)
         assert run.results[0].best_step == 0
         backbone = load_backbone(folder)
@@ -350,18 +352,19 @@ class TestRuns:
         backbone = backbone_of("gpt2")
         prompt = PromptSettings(init="instruction", restarts=3)
         plan, run_data = planned(task, backbone, prompt, steps=4)
+        splits = split_rows(task, load_rows(task))
 
         def inits():
-            (candidates,) = beginnings_of(plan, run_data.rows, backbone)
-            assert [one.length for one in candidates] == [soft(one).length for one in build_prompts(plan, run_data)]
+            run_data = prepare(plan, splits, backbone)
+            (candidates,) = run_data.beginnings
+            assert [one.length for one in candidates] == [soft(one).length for one in build_prompts(run_data)]
             return [one.settings.init for one in candidates]
 
         assert inits() == ["instruction", "examples:4", "uniform"]
-        assert run_data.rows is not None
         rest = int(run_data.train.lengths.max()) + answer_positions(backbone, plan.task)
         seed = stream_seed(0, "examples/1")
         lengths = {
-            count: len(context(backbone, plan.task, run_data.rows, run_data.train.gold, count=count, seed=seed))
+            count: len(context(backbone, plan.task, splits.train, run_data.train.gold, count=count, seed=seed))
             for count in (1, 2, 4)
         }
         for count, short, shown in (

@@ -14,8 +14,7 @@ from softprompt.inference.answers import Answers
 from softprompt.inference.calibration import LOWEST, Calibration, quality
 from softprompt.inference.scoring import Scoring, scoring_of
 from softprompt.interop.recipes import readme
-from softprompt.training import Interrupted
-from softprompt.training._plan import read_plan
+from softprompt.training import Interrupted, read_plan
 from torch.nn import functional
 
 from kit import review_task, rewrite, same_files

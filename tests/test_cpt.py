@@ -18,7 +18,7 @@ from softprompt.training._loop import Loop
 from softprompt.training._prepare import prepare
 from softprompt.training._records import read_record
 from softprompt.training._start import start_members
-from softprompt.training._words import beginnings_of, with_opening
+from softprompt.training.beginnings.words import with_opening
 from softprompt.training.objectives import Passes, Plain, ShownLabels, WithShownLabels
 
 from kit import review_task, same_files, soft
@@ -64,7 +64,7 @@ def planned(task, backbone, **prompt):
 
 def begun(task, backbone, **prompt):
     plan, run_data = planned(task, backbone, **prompt)
-    ((beginning,),) = beginnings_of(plan, run_data.rows, backbone)
+    ((beginning,),) = run_data.beginnings
     return plan, run_data, beginning
 
 
@@ -190,8 +190,8 @@ def test_the_loss_on_shown_labels_draws_dropout_by_its_seed(task, tiny_gpt):
 
 
 def test_a_prompt_never_leaves_the_ball_around_its_words(task, backbone):
-    plan, run_data, beginning = begun(task, backbone, init="examples:4", max_shift=SHIFT, method="prompt-tuning")
-    (prompt,) = map(soft, build_prompts(plan, run_data))
+    _, run_data, beginning = begun(task, backbone, init="examples:4", max_shift=SHIFT, method="prompt-tuning")
+    (prompt,) = map(soft, build_prompts(run_data))
     words = backbone.embed(torch.tensor(beginning.ids)).detach().float()
     with torch.no_grad():
         prompt.initial[1::2] = 3.0
@@ -234,7 +234,7 @@ def test_only_the_prompt_that_wants_it_learns_its_labels(task, backbone, tmp_pat
     plan = Plan(task=task, model=ModelSpec("tiny"), prompts=prompts, settings=TrainSettings(steps=4))
     plan = with_opening(plan, splits.train, backbone)
     run_data = prepare(plan, splits, backbone)
-    members = start_members(plan, run_data, build_prompts(plan, run_data), tmp_path)
+    members = list(start_members(run_data, build_prompts(run_data), tmp_path, {}))
     assert [member.shown_labels is not None for member in members] == [False, True]
     for member in members:
         member.close()

@@ -23,6 +23,7 @@ from softprompt.training._loop import Loop
 from softprompt.training._prepare import prepare
 from softprompt.training._records import Record, read_record
 from softprompt.training._restarts import race_steps
+from softprompt.training._scorer import Scorer
 from softprompt.training._start import start_members
 
 from kit import review_task, same_files
@@ -69,11 +70,11 @@ def trained(task, folders, tmp_path):
         plan = Plan(task=task, model=ModelSpec("tiny"), prompts=tuple(prompts), settings=told)
         run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
         folder = tmp_path / f"run{len(records)}"
-        started = start_members(plan, run_data, build_prompts(plan, run_data), folder)
+        started = list(start_members(run_data, build_prompts(run_data), folder, {}))
         for one in started:
             one.trainable.double()
         records.append(Record(folder / "timing.jsonl"))
-        loop = Loop(run_data, started, told, started[0].optimizer.steps, records[-1])
+        loop = Loop(run_data, started, records[-1])
         loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=watch)
         for one in loop.members:
             one.record.close()
@@ -160,15 +161,16 @@ class TestRule:
     def test_no_candidate_is_scored_and_the_prompt_is_from_the_choice_on(self, trained, monkeypatch):
         scored = []
 
-        def scores(loop, prompts, *a):
-            scored.extend([loop.step] * len(prompts))
-            return real(loop, prompts, *a)
+        def scores(scorer, prompts, *a):
+            scored.append(len(prompts))
+            return real(scorer, prompts, *a)
 
-        real = Loop.scores
-        monkeypatch.setattr(Loop, "scores", scores)
+        real = Scorer.scores
+        monkeypatch.setattr(Scorer, "scores", scores)
         whole = trained([THREE], eval_every=5, patience=1).members[0]
-        assert scored[0] == 10
-        assert [row["step"] for row in rows_of(whole) if "split" in row] == scored
+        steps = [row["step"] for row in rows_of(whole) if "split" in row]
+        assert steps[0] == 10
+        assert sum(scored) == len(steps)
 
 
 def poisoned(at):

@@ -30,6 +30,7 @@ from softprompt.training._leaves import leaves
 from softprompt.training._loop import Loop
 from softprompt.training._prepare import prepare
 from softprompt.training._records import Record, read_record
+from softprompt.training._scorer import Scorer
 from softprompt.training._start import start_members
 from softprompt.training._step import backward
 from softprompt.training.objectives import Plain, Regularized, RegularizerContext, acting
@@ -84,12 +85,12 @@ def built(backbone, settings):
 def loop_of(task, backbone, folder, members=FLEET_SIZE, **settings):
     plan = Plan(task=task, model=backbone.spec, prompts=tuple(members), settings=TrainSettings(**settings))
     run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
-    started = start_members(plan, run_data, build_prompts(plan, run_data), folder)
+    started = list(start_members(run_data, build_prompts(run_data), folder, {}))
     for one in started:
         one.trainable.double()
     timing = Record(folder / "timing.jsonl")
     OPEN.extend([timing, *(one.record for one in started)])
-    return Loop(run_data, started, plan.settings, started[0].optimizer.steps, timing)
+    return Loop(run_data, started, timing)
 
 
 def run_quietly(loop):
@@ -405,13 +406,13 @@ class TestScoring:
     ):
         folder = save_tiny(tmp_path / "model", *tiny_t5(dtype=torch.float64))
         shared = []
-        original = Loop.answers
+        original = Scorer.answers
 
-        def counted(loop, prompts, *rest):
+        def counted(scorer, prompts, *rest):
             shared.append(len(prompts))
-            return original(loop, prompts, *rest)
+            return original(scorer, prompts, *rest)
 
-        monkeypatch.setattr(Loop, "answers", counted)
+        monkeypatch.setattr(Scorer, "answers", counted)
         settings = TrainSettings(steps=4, eval_every=2, batch_size=4, train_score=True, shots=6)
         run = train(task, str(folder), prompts=FLEET_SIZE, settings=settings, output=tmp_path / "run", dtype="float64")
         assert shared == [3, 3, 3, 3]
@@ -427,11 +428,14 @@ class TestTrajectories:
     ):
         """30 steps in float64 on rows that are split; the prompt whose score does not rise leaves the batch."""
 
-        def scores(loop, prompts, examples):
-            rising = [one.provenance.seeds["initialization"] > 0 for one in prompts]
-            return [Report({"score": loop.step / 100 if up else 0.5}, 16, 0, []) for up in rising]
+        times = itertools.count(1)
 
-        monkeypatch.setattr(Loop, "scores", scores)
+        def scores(scorer, prompts, examples):
+            score = next(times) / 100
+            rising = [one.provenance.seeds["initialization"] > 0 for one in prompts]
+            return [Report({"score": score if up else 0.5}, 16, 0, []) for up in rising]
+
+        monkeypatch.setattr(Scorer, "scores", scores)
         # Not T5, whose norms compute in float32: a last bit of float64 may become one of float32 there.
         backbone, _ = setting("bert")
         members = FLEET_SIZE

@@ -17,9 +17,9 @@ from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.training import Interrupted, damage, read_plan, read_results, resume, train
 from softprompt.training import _train as train_module
+from softprompt.training._finish import constant_score
 from softprompt.training._loop import Loop
 from softprompt.training._records import Record, damaged_lines, read_record, recorded_steps
-from softprompt.training._results import constant_score
 
 from kit import file_limit, review_task, same_files
 
@@ -317,9 +317,9 @@ class TestAFolderThatGoesWhileItIsTrained:
     def test_deleted_while_the_test_rows_are_scored_is_not_made_again(self, start, tmp_path, monkeypatch):
         last = train_module.last_reports
 
-        def deleting(plan, loop):
+        def deleting(*given):
             shutil.rmtree(tmp_path / "run")
-            return last(plan, loop)
+            return last(*given)
 
         monkeypatch.setattr(train_module, "last_reports", deleting)
         with pytest.raises(StorageFailure, match="moved or deleted"):

@@ -23,9 +23,9 @@ from softprompt.training import Interrupted, resume, train
 from softprompt.training import _folder as folder_module
 from softprompt.training._loop import Loop
 from softprompt.training._records import read_record
-from softprompt.training._source_training import SourceTraining, distillation
-from softprompt.training._sources import likeness, probe_steps
 from softprompt.training.objectives import TokenLoss
+from softprompt.training.transfer.mpt_steps import SourceTraining, distillation
+from softprompt.training.transfer.spot import likeness, probe_steps
 from torch.nn import functional
 
 from kit import review_task, same_files
@@ -237,7 +237,7 @@ class TestMpt:
     def test_a_loss_that_is_not_finite_in_the_first_part_leaves_no_folder(
         self, backbone, task, teachers, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr("softprompt.training._source_training._backward", lambda *parts: float("nan"))
+        monkeypatch.setattr("softprompt.training.transfer.mpt_steps._backward", lambda *parts: float("nan"))
         with pytest.raises(BadInput, match="the loss over the source tasks is nan at step 1; give a lower `lr`"):
             train(task, backbone, method="mpt", sources=teachers, output=tmp_path / "run", **SETTINGS)
         assert not (tmp_path / "run").exists()

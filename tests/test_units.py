@@ -1,6 +1,5 @@
 """The right scale: units of the word vectors, norms reported in token norms, and the maximum norm."""
 
-import contextlib
 import dataclasses
 import itertools
 import json
@@ -21,13 +20,12 @@ from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.prompts.units import WordScale, format_norm, norm_warning
 from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.training import Plan, read_plan, train
-from softprompt.training import _results as results_module
 from softprompt.training._built import build_prompts
-from softprompt.training._loop import Loop
+from softprompt.training._finish import constant_score
 from softprompt.training._optimizer import PromptOptimizer
 from softprompt.training._prepare import prepare
-from softprompt.training._records import Record, read_record
-from softprompt.training._start import start_members
+from softprompt.training._records import read_record
+from softprompt.training._start import open_loop
 
 from kit import review_task, soft
 
@@ -139,22 +137,19 @@ def trajectories(members, backbone, task, folder):
     settings = TrainSettings(steps=10, eval_every=20, batch_size=4, weight_decay=0.1, clip=2.0)
     plan = Plan(task=task, model=ModelSpec("tiny"), prompts=tuple(members.values()), settings=settings)
     run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
-    started = start_members(plan, run_data, build_prompts(plan, run_data), folder)
-    prompts = [[] for _ in started]
-    for one in started:
-        one.trainable.double()
+    prompts = [[] for _ in members]
 
     def watch(loop, losses):
         for kept, one in zip(prompts, loop.members, strict=True):
             kept.append(one.trainable.vectors().detach())
 
-    with contextlib.closing(Record(folder / "timing.jsonl")) as timing:
-        loop = Loop(run_data, started, settings, 10, timing)
+    with open_loop(run_data, build_prompts(run_data), folder) as loop:
+        for one in loop.members:
+            one.trainable.double()
         loop._evaluate = lambda: None
         loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=watch)
     found = {}
-    for name, one, vectors in zip(members, started, prompts, strict=True):
-        one.record.close()
+    for name, one, vectors in zip(members, loop.members, prompts, strict=True):
         rows = [row for row in read_record(one.record.path) if "loss" in row]
         numbers = [[row[key] for row in rows] for key in ("loss", "token_norms", "gradient_norm")]
         found[name] = (*map(torch.tensor, numbers), torch.stack(vectors))
@@ -213,7 +208,7 @@ class TestUnits:
             PromptSettings(method="prompt-tuning", options={"m": 2}, init=init, units=u) for u in ("raw", "rms")
         )
         plan = Plan(task=task, model=ModelSpec("tiny"), prompts=members, settings=TrainSettings())
-        raw, rms = map(soft, build_prompts(plan, prepare(plan, split_rows(task, load_rows(task)), backbone)))
+        raw, rms = map(soft, build_prompts(prepare(plan, split_rows(task, load_rows(task)), backbone)))
         assert raw.vectors().norm() > 1
         torch.testing.assert_close(raw.vectors(), rms.vectors(), rtol=1e-6, atol=0)
         assert not torch.allclose(raw.initial, rms.initial)
@@ -431,4 +426,4 @@ class TestMajority:
 
     def test_free_text_has_no_majority(self, task):
         free = dataclasses.replace(task, answer="text", labels=(), label_values=(), metrics=("exact-match",))
-        assert results_module.constant_score(free, [["a"], ["b"]]) is None
+        assert constant_score(free, [["a"], ["b"]]) is None

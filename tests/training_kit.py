@@ -1,5 +1,7 @@
 """What the tests of training share: plans, loops and what they leave."""
 
+import dataclasses
+
 from softprompt.backbones import load_backbone
 from softprompt.data import load_rows, split_rows
 from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
@@ -9,6 +11,7 @@ from softprompt.training._loop import Loop
 from softprompt.training._prepare import prepare
 from softprompt.training._records import Record
 from softprompt.training._start import start_members
+from softprompt.training.beginnings.words import beginnings_of
 
 
 def entry(method="prompt-tuning", seed=0, **changes):
@@ -27,13 +30,14 @@ KEPT_SETTINGS = TrainSettings(steps=12, eval_every=4, batch_size=4, backbone_dro
 
 
 def loop_of(plan, run_data, folder, *, double=False):
-    prompts = started(plan, run_data, folder)
+    run_data = of_plan(plan, run_data)
+    prompts = started(run_data, folder)
     if double:
         for one in prompts:
             one.trainable.double()
     timing = Record(folder / "timing.jsonl")
     OPEN.append(timing)
-    return Loop(run_data, prompts, plan.settings, prompts[0].optimizer.steps, timing)
+    return Loop(run_data, prompts, timing)
 
 
 def prepared(plan, backbone=None):
@@ -41,11 +45,16 @@ def prepared(plan, backbone=None):
     return prepare(plan, splits, backbone or load_backbone(plan.model))
 
 
+def of_plan(plan, run_data):
+    """The prompts of a plan on rows that are there; none of them shows any."""
+    return dataclasses.replace(run_data, plan=plan, beginnings=beginnings_of(plan, None, run_data.backbone))
+
+
 OPEN = []
 
 
-def started(plan, run_data, folder):
-    prompts = start_members(plan, run_data, build_prompts(plan, run_data), folder)
+def started(run_data, folder):
+    prompts = list(start_members(run_data, build_prompts(run_data), folder, {}))
     OPEN.extend(one.record for one in prompts)
     return prompts
 

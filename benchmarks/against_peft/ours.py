@@ -12,11 +12,13 @@ from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.tasks import task
 from softprompt.training._built import build_prompts
-from softprompt.training._loop import Loop, RunData
+from softprompt.training._loop import Loop
 from softprompt.training._plan import Plan
 from softprompt.training._records import Record
+from softprompt.training._run_data import RunData
 from softprompt.training._start import start_members
 from softprompt.training._step import backward
+from softprompt.training.beginnings.words import beginnings_of
 from torch import Tensor
 
 
@@ -64,17 +66,19 @@ class Ours:
         )
         # The task is not asked for anything but its name: the rows are tokenised already.
         plan = Plan(task=task("glue/sst2"), model=backbone.spec, prompts=prompts, settings=settings)
-        run_data = RunData(backbone=backbone, task=plan.task, train=examples, validation=examples, test=examples)
-        self.prompts = start_members(plan, run_data, build_prompts(plan, run_data), folder)
+        run_data = RunData(
+            plan=plan, backbone=backbone, train=examples, validation=examples, test=examples,
+            beginnings=beginnings_of(plan, None, backbone),
+        )  # fmt: skip
+        self.prompts = list(start_members(run_data, build_prompts(run_data), folder, {}))
         for prompt in self.prompts:
             prompt.batches = iter([list(rows) for rows in batches])
-        self.loop = Loop(run_data, self.prompts, settings, len(batches), Record(folder / "timing.jsonl", 0))
+        self.loop = Loop(run_data, self.prompts, Record(folder / "timing.jsonl"))
 
     def step(self) -> None:
         """The loop's next step."""
-        self.loop.step += 1
         with torch.backends.mkldnn.flags(enabled=self.onednn):
-            self.loop._optimize()
+            self.loop.take_step()
 
     def close(self) -> None:
         """Close the records."""

@@ -12,7 +12,7 @@ from ..errors import BadInput, UnsupportedModel
 from ..prompts.seeds import seeded
 from .full import copies, is_norm
 from .peft_layers import names_in
-from .swap import Beginning, Place, Swap
+from .swap import Place, Start, Swap
 
 # The last linear layers of self-attention and feed-forward blocks, by the ends of their names: T5; GPT-2; Llama, Qwen,
 # Mistral, Gemma; OPT, BART; BERT, RoBERTa, ELECTRA; DistilBERT; MPNet; ALBERT.
@@ -56,35 +56,35 @@ class Adapted(nn.Module):
         return output + self.up(nn.functional.gelu(self.down(output)))
 
 
-def adapter(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Beginning) -> Swap:
+def adapter(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
     """Return new adapters for a model, behind the self-attention and the feed-forward block of each layer.
 
     Args:
         backbone: the model, which stays as it is.
         options: `bottleneck`; `norms`, whether copies of the model's norms are trained, too; `targets`, the ends of the
             names of the linear layers that adapters follow, joined by commas, empty for those of known families.
-        beginning: its seed gives the initial weights, which are near zero.
+        start: its seed gives the initial weights, which are near zero.
 
     Raises:
         BadInput: a bottleneck below 1, or targets that the model does not have.
         UnsupportedModel: none of the known layers are in the model.
     """
-    return _adapters(backbone, options, beginning.seed, lowest=0.0)
+    return _adapters(backbone, options, start.seed, lowest=0.0)
 
 
-def adapter_drop(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Beginning) -> Swap:
+def adapter_drop(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
     """Return adapters as `adapter` does, without those in the lowest layers of each stack.
 
     Args:
         backbone: the model, which stays as it is.
         options: those of `adapter`, and `share`, which part of the layers has no adapters.
-        beginning: its seed gives the initial weights, which are near zero.
+        start: its seed gives the initial weights, which are near zero.
 
     Raises:
         BadInput: a share below 0 or that leaves no layer; and as in `adapter`.
         UnsupportedModel: as in `adapter`.
     """
-    return _adapters(backbone, options, beginning.seed, lowest=options["share"])
+    return _adapters(backbone, options, start.seed, lowest=options["share"])
 
 
 def _adapters(backbone: AbstractBackbone, options: Mapping[str, Any], seed: int, lowest: float) -> Swap:

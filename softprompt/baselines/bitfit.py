@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..backbones import AbstractBackbone
 from ..errors import UnsupportedModel
 from .full import copies, is_norm
-from .swap import Beginning, Place, Swap
+from .swap import Place, Start, Swap
 
 
 @final
@@ -31,7 +31,7 @@ class Shifted(nn.Module):
         return self.norm(states) + self.bias
 
 
-def bitfit(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Beginning) -> Swap:
+def bitfit(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
     """Return copies of the biases, and with `add_missing` new ones where a model was made without.
 
     T5 and Llama have no biases. Compacter (Mahabadi et al., 2021, arXiv:2106.04647) gives a T5 one behind each linear
@@ -41,7 +41,7 @@ def bitfit(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Be
     Args:
         backbone: the model, which stays as it is.
         options: `add_missing`, whether linear layers and norms without a bias get one of zeros.
-        beginning: not read; nothing here is random.
+        start: not read; nothing here is random.
 
     Raises:
         UnsupportedModel: the model has no bias, and none is added.

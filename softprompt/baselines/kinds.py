@@ -20,14 +20,14 @@ from .peft_layers import ia3, lora
 from .prefix import cartridge, prefix_tuning
 from .rows import attempt, dept, restored_attempt
 from .shared import mpt
-from .swap import Beginning, Swap
+from .swap import Start, Swap
 
 log = logging.getLogger("softprompt")
 
 # Each takes the backbone, the options of the method and what its numbers begin with.
-Build = Callable[[AbstractBackbone, Mapping[str, Any], Beginning], Swap]
+Build = Callable[[AbstractBackbone, Mapping[str, Any], Start], Swap]
 BASELINES: Mapping[str, Build] = {
-    "full": lambda backbone, options, beginning: full(backbone),
+    "full": lambda backbone, options, start: full(backbone),
     "bitfit": bitfit,
     "adapter": adapter,
     "adapter-drop": adapter_drop,
@@ -59,23 +59,21 @@ def is_random(kind: str, options: Mapping[str, Any]) -> bool:
     return kind not in ("full", "bitfit", "ia3", "mpt") and not (kind == "cartridge" and options["text"])
 
 
-def swap_for(
-    kind: str, backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Beginning | None = None
-) -> Swap:
-    """Return what a method of this kind trains in a model, as it is at the beginning.
+def swap_for(kind: str, backbone: AbstractBackbone, options: Mapping[str, Any], start: Start | None = None) -> Swap:
+    """Return what a method of this kind trains in a model, as it is at the start.
 
     Args:
         kind: a name in `BASELINES`.
         backbone: the model, which stays as it is.
         options: the options of the method.
-        beginning: what the initial numbers come from.
+        start: what the initial numbers come from.
 
     Raises:
         UnsupportedModel: quantised or half-precision weights, or a model that lacks what this kind trains.
     """
     build = pick("kind of weights", kind, BASELINES)
     refuse_no_weights(kind, backbone)
-    return build(backbone, options, beginning or Beginning())
+    return build(backbone, options, start or Start())
 
 
 def restored(stored: TunedWeights, backbone: AbstractBackbone) -> Swap:

@@ -15,7 +15,7 @@ from torch import nn
 from ..backbones import AbstractBackbone
 from ..errors import BadInput, UnsupportedModel
 from ..prompts.seeds import seeded
-from .swap import Beginning, Place, Swap
+from .swap import Place, Start, Swap
 
 if TYPE_CHECKING:
     from peft import IA3Config, LoraConfig, PeftConfig
@@ -38,20 +38,20 @@ def require_peft(kind: str) -> None:
         raise BadInput(f"{kind!r} is built by PEFT, which is not installed; pip install 'softprompt[peft]'")
 
 
-def lora(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Beginning) -> Swap:
+def lora(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
     """Return new LoRA matrices for a model, beside the layers that PEFT chooses for its type or that are named.
 
     Args:
         backbone: the model, which stays as it is.
         options: `r`, `alpha`, `dropout`, and `targets`, names of modules joined by commas; empty for PEFT's choice.
-        beginning: its seed gives the initial matrices A; the matrices B begin at zero.
+        start: its seed gives the initial matrices A; the matrices B begin at zero.
 
     Raises:
         BadInput: a rank, a scale or a dropout that cannot be, targets that the model does not have, or no PEFT.
         UnsupportedModel: PEFT knows no targets for models of this type, or the model has adapters already.
     """
     require_peft("lora")
-    placed = _injected(backbone, lora_config(options), beginning.seed, "a LoRA")
+    placed = _injected(backbone, lora_config(options), start.seed, "a LoRA")
     trained = {
         f"{path}.{matrix}.weight": getattr(place.trained, matrix)[ADAPTER].weight
         for path, place in placed
@@ -61,21 +61,21 @@ def lora(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Begi
     return Swap(trained, [place for _, place in placed], noise)
 
 
-def ia3(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Beginning) -> Swap:
+def ia3(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
     """Return new (IA)3 vectors for a model, which begin at 1.
 
     Args:
         backbone: the model, which stays as it is.
         options: `targets`, and among them `feedforward`, whose input is scaled and not their output: names of modules
             joined by commas; empty for PEFT's choice.
-        beginning: nothing of it is read.
+        start: nothing of it is read.
 
     Raises:
         BadInput: targets that the model does not have, feed-forward modules that are no targets, or no PEFT.
         UnsupportedModel: PEFT knows no targets for models of this type, or the model has adapters already.
     """
     require_peft("ia3")
-    placed = _injected(backbone, ia3_config(options), beginning.seed, "(IA)3")
+    placed = _injected(backbone, ia3_config(options), start.seed, "(IA)3")
     trained = {f"{path}.ia3_l": place.trained.ia3_l[ADAPTER] for path, place in placed}
     return Swap(trained, [place for _, place in placed])
 

@@ -18,7 +18,7 @@ from ..backbones.family import KINDS
 from ..backbones.prefix import KeysAndValues, read_cache
 from ..errors import BadInput, UnsupportedModel
 from ..prompts.seeds import seeded
-from .swap import Beginning, Place, Swap
+from .swap import Place, Start, Swap
 
 NAME, FROZEN = "prompt_embeddings", "frozen_embeddings"
 
@@ -59,32 +59,32 @@ class TrainedPrefix(nn.Module):
         return [(entries[place], entries[place + 1]) for place in places]
 
 
-def prefix_tuning(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Beginning) -> Swap:
+def prefix_tuning(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
     """Return a new prefix, normally distributed as PEFT's.
 
     Args:
         backbone: the model, which stays as it is.
         options: `length`, the number of positions.
-        beginning: its seed gives the numbers.
+        start: its seed gives the numbers.
 
     Raises:
         BadInput: a length below 1.
         UnsupportedModel: an encoder, or a decoder that does not keep keys and values of one size in each layer.
     """
     n, (depth, heads, size) = _length(options), sizes(backbone)
-    with seeded(beginning.seed, torch.device("cpu")):
+    with seeded(start.seed, torch.device("cpu")):
         numbers = torch.randn(n, 2 * depth * heads * size)
     return _swap(backbone, numbers, numbers[:0].clone(), heads, depth)
 
 
-def cartridge(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Beginning) -> Swap:
+def cartridge(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
     """Return the keys and values that the model itself has for the first tokens of a text.
 
     Args:
         backbone: the model, which stays as it is.
         options: `length`, the number of positions; `frozen`, how many of the first ones are not trained; `text`, of
             which the numbers come, empty for random tokens.
-        beginning: its seed gives the random tokens.
+        start: its seed gives the random tokens.
 
     Raises:
         BadInput: a length below 1, no position that is trained, or a text of fewer tokens than positions.
@@ -98,7 +98,7 @@ def cartridge(backbone: AbstractBackbone, options: Mapping[str, Any], beginning:
             f"'cartridge' begins as a decoder's own cache of a text, and {backbone.name!r} is an {backbone.kind}; "
             "choose 'prefix-tuning' or 'lora'"
         )
-    ids = _tokens(backbone, options["text"], n, beginning.seed)
+    ids = _tokens(backbone, options["text"], n, start.seed)
     layers = _cache_of(backbone, "cartridge", ids)
     entries = torch.stack([part[0] for layer in layers for part in layer])
     numbers = entries.permute(2, 0, 1, 3).flatten(1).float().cpu()

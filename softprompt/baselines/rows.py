@@ -12,7 +12,7 @@ from ..backbones import AbstractBackbone
 from ..errors import BadInput, ModelMismatch
 from ..prompts.initializers import from_vocabulary
 from ..prompts.seeds import seeded
-from .swap import Beginning, Place, Swap
+from .swap import Place, Start, Swap
 
 SOURCES = "sources"
 
@@ -99,13 +99,13 @@ class DecomposedPrompt(nn.Module):
         return prompt + self.prompt, text + (self.a[:t] @ self.b).to(text.dtype)
 
 
-def attempt(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Beginning) -> Swap:
+def attempt(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
     """Return a new target prompt and its attention over source prompts (ATTEMPT, arXiv:2205.11961).
 
     Args:
         backbone: the model, which stays as it is.
         options: `length` of every prompt; `bottleneck` and `temperature` of the attention; `attention_lr`.
-        beginning: the source prompts, and the seed of the target, which begins as words, and of the attention.
+        start: the source prompts, and the seed of the target, which begins as words, and of the attention.
 
     Raises:
         BadInput: a size below 1, or a source prompt of another length.
@@ -114,15 +114,15 @@ def attempt(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: B
     sizes = (n, options["bottleneck"], options["temperature"])
     if min(sizes) <= 0:
         raise BadInput(f"'attempt' needs a length, a bottleneck and a temperature above 0, not {sizes}")
-    for source in beginning.sources:
+    for source in start.sources:
         if len(source) != n:
             raise BadInput(
                 f"a source prompt has {len(source)} vectors and the target {n}; give --prompt-length {len(source)}, or "
                 "sources of one length"
             )
-    sources = torch.stack(list(beginning.sources)) if beginning.sources else torch.zeros(0, n, e)
-    target = _words(backbone, n, beginning.seed)
-    with seeded(beginning.seed, torch.device("cpu")):
+    sources = torch.stack(list(start.sources)) if start.sources else torch.zeros(0, n, e)
+    target = _words(backbone, n, start.seed)
+    with seeded(start.seed, torch.device("cpu")):
         return _mixing(
             backbone, PromptAttention(sources, target, options["bottleneck"], options["temperature"]), options
         )
@@ -143,13 +143,13 @@ def restored_attempt(backbone: AbstractBackbone, options: Mapping[str, Any], wei
     return _mixing(backbone, PromptAttention(*empty, options["bottleneck"], options["temperature"]), options)
 
 
-def dept(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Beginning) -> Swap:
+def dept(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
     """Return a new short prompt and a low-rank update of the words of each row (DePT, arXiv:2309.05173).
 
     Args:
         backbone: the model, which stays as it is.
         options: `length` of the prompt; `rank` and `positions` of the update; `embedding_lr`, its learning rate.
-        beginning: its seed gives the prompt, which begins as words, and A; B begins at zero.
+        start: its seed gives the prompt, which begins as words, and A; B begins at zero.
 
     Raises:
         BadInput: a size below 1, or texts that may be longer than the positions.
@@ -157,13 +157,13 @@ def dept(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Begi
     sizes = n, rank, positions = (options["length"], options["rank"], options["positions"])
     if min(sizes) < 1:
         raise BadInput(f"'dept' needs a length, a rank and positions of at least 1, not {sizes}")
-    if beginning.longest is not None and beginning.longest > positions:
+    if start.longest is not None and start.longest > positions:
         raise BadInput(
-            f"'dept' changes the words of {positions} positions, and texts may have {beginning.longest}; give "
-            f"--method-option positions={beginning.longest}, or --max-length {positions}"
+            f"'dept' changes the words of {positions} positions, and texts may have {start.longest}; give "
+            f"--method-option positions={start.longest}, or --max-length {positions}"
         )
-    prompt = _words(backbone, n, beginning.seed)
-    with seeded(beginning.seed, torch.device("cpu")):
+    prompt = _words(backbone, n, start.seed)
+    with seeded(start.seed, torch.device("cpu")):
         change = DecomposedPrompt(prompt, positions, rank).to(backbone.device)
     rates = {"a": options["embedding_lr"], "b": options["embedding_lr"]}
     places = [Place(backbone, "on_rows", None, change)]

@@ -11,7 +11,7 @@ from ..backbones import AbstractBackbone
 from ..errors import BadInput
 from ..prompts.initializers import from_vocabulary
 from ..prompts.seeds import seeded
-from .swap import Beginning, Place, Swap
+from .swap import Place, Start, Swap
 
 # Of the random part of the task matrices. Without it, matrices of rank above 1 would stay of rank 1.
 DEVIATION = 0.02
@@ -58,14 +58,14 @@ class Shared(nn.Module):
         return prompt + self.of(0), text
 
 
-def mpt(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Beginning) -> Swap:
+def mpt(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
     """Return the shared prompt and the matrices of a new task.
 
     Args:
         backbone: the model, which stays as it is.
         options: `length`, `rank`, and `task_lr`, the learning rate of the matrices; the others are of the training on
             the source tasks.
-        beginning: what was learned from the source tasks, else the seed of random numbers.
+        start: what was learned from the source tasks, else the seed of random numbers.
 
     Raises:
         BadInput: a size below 1.
@@ -73,7 +73,7 @@ def mpt(backbone: AbstractBackbone, options: Mapping[str, Any], beginning: Begin
     n, rank = options["length"], options["rank"]
     if min(n, rank) < 1:
         raise BadInput(f"'mpt' needs a length and a rank of at least 1, not {n} and {rank}")
-    change = beginning.shared or Shared.new(backbone, n, rank, beginning.seed)
+    change = start.shared or Shared.new(backbone, n, rank, start.seed)
     assert isinstance(change, Shared)
     change = change.to(backbone.device)
     rates = {"columns": options["task_lr"], "rows": options["task_lr"]}

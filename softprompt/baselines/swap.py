@@ -14,7 +14,7 @@ from ..errors import ModelMismatch
 
 @final
 @dataclass(frozen=True)
-class Beginning:
+class Start:
     """What the initial numbers of trained parts come from.
 
     Args:

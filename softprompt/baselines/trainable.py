@@ -18,7 +18,7 @@ from ..prompts.tuned import TunedWeights
 from ..prompts.units import WordScale
 from ..settings import PromptSettings
 from .kinds import reference_passes, swap_for
-from .swap import Beginning, Swap
+from .swap import Start, Swap
 
 
 @final
@@ -76,8 +76,8 @@ class TrainableWeights(AbstractTrainable):
             UnsupportedModel: the model cannot have these weights.
         """
         method, seed = Method.of(settings), settings.seeds.initialization
-        beginning = Beginning(stream_seed(seed, "network"), sources, longest, shared)
-        swap = swap_for(method.weights, backbone, method.options, beginning)
+        start = Start(stream_seed(seed, "network"), sources, longest, shared)
+        swap = swap_for(method.weights, backbone, method.options, start)
         head = new_head(head_shape, seed)
         head = None if head is None else head.to(backbone.device)
         is_in_words = bool(swap.in_words) and method.resolved(settings).units == "rms"

@@ -48,7 +48,7 @@ def show_task(
 ) -> None:
     """Show a task: template, label words, metrics, and where its rows are."""
     task = with_options(find_task(name), task_option)
-    print_task(task if style is None else styled(task, style), json_lines)
+    print_task(styled(task, style), json_lines)
 
 
 @tasks.command("check")

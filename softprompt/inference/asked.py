@@ -71,7 +71,7 @@ def before_model(task: Task, style: str | None = None, wording: Wording | None =
         UnknownName: as in `put`.
         BadInput: as in `put`.
     """
-    return rephrased(task if style is None else styled(task, style), wording or Wording())
+    return rephrased(styled(task, style), wording or Wording())
 
 
 def _is_as_declared(task: Task) -> bool:

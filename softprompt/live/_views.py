@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import BadInput
 from ..legacy import renamed
 from ..metrics import Judged, best_judged
+from ..settings import DEFAULT_STEPS
 from ..study import StoredRun, is_kept, load
 
 # A run whose records have not changed for so many seconds is shown as stopped.
@@ -152,7 +153,7 @@ def _of_folder(run: Path, name: str, changed: float) -> RunView:
     records = sorted(run.glob("*/metrics.jsonl"))
     prompts = tuple(_prompt(record, record.stat().st_mtime_ns, _written(record)) for record in records)
     settings = plan["settings"]
-    steps = settings.get("steps") or (None if settings.get("epochs") else 1000)
+    steps = settings.get("steps") or (None if settings.get("epochs") else DEFAULT_STEPS)
     step = max((prompt.steps[-1] for prompt in prompts if prompt.steps), default=0)
     is_done = len(prompts) >= len(plan["prompts"]) and all((path.parent / "result.json").exists() for path in records)
     state = "finished" if is_done else "in training" if time.time() - changed < SILENT_SECONDS else "stopped"

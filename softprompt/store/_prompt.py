@@ -12,6 +12,7 @@ from ..documents import check_shape, in_file, json_bytes, now, read_json, refuse
 from ..errors import BadInput, DamagedFile, some_of
 from ..legacy import renamed
 from ..prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
+from ..run_layout import PROMPT, WEIGHTS, is_run
 from ..tasks import Task, check_stored
 from ._folder import MANIFEST, read_folder, settled, write_folder
 from ._run import in_run
@@ -57,7 +58,7 @@ def read_prompt(folder: str | Path) -> SoftPrompt:
             raise BadInput(f"{str(folder)!r} holds no {name}, so it is not a stored prompt; give a prompt's folder")
     prompt = from_document(read_json(files[DOCUMENT]), read_tensors(files[TENSORS]), str(folder))
     run = folder.absolute().parent.parent
-    return in_run(prompt, run) if (run / "run.json").is_file() else prompt
+    return in_run(prompt, run) if is_run(run) else prompt
 
 
 def is_compiled(folder: Path) -> bool:
@@ -76,12 +77,12 @@ def find_prompt(path: str | Path) -> Path:
     path = Path(path)
     if not settled(path).is_dir():
         raise BadInput(f"{str(path)!r} is not a folder; give a stored prompt or a run")
-    if settled(path / "prompt").is_dir() and not (path / MANIFEST).exists():
-        return path / "prompt"
-    if not (path / "run.json").is_file():
+    if settled(path / PROMPT).is_dir() and not (path / MANIFEST).exists():
+        return path / PROMPT
+    if not is_run(path):
         return path
-    weights = {document.parent.parent.name for document in path.glob("*/weights/weights.json")}
-    prompts = sorted(weights | {prompt.name for prompt in path.iterdir() if settled(prompt / "prompt").is_dir()})
+    weights = {document.parent.parent.name for document in path.glob(f"*/{WEIGHTS}/weights.json")}
+    prompts = sorted(weights | {prompt.name for prompt in path.iterdir() if settled(prompt / PROMPT).is_dir()})
     if prompts and len(prompts) == len(weights):
         raise BadInput(f"run {str(path)!r} holds trained weights, not a prompt; softprompt.load_tuned reads them")
     if not prompts:
@@ -89,7 +90,7 @@ def find_prompt(path: str | Path) -> Path:
     if len(prompts) > 1:
         names = some_of(prompts)
         raise BadInput(f"run {str(path)!r} has several prompts: {names}; give one, as in {str(path / prompts[0])!r}")
-    return path / prompts[0] / "prompt"
+    return path / prompts[0] / PROMPT
 
 
 def input_digest(path: Path) -> str | None:
@@ -141,7 +142,7 @@ def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor], wh
 
 
 def _no_prompt(folder: Path) -> str:
-    if (folder / "weights.json").exists() or (folder / "weights" / "weights.json").exists():
+    if (folder / "weights.json").exists() or (folder / WEIGHTS / "weights.json").exists():
         return f"{str(folder)!r} holds trained weights, not a prompt; softprompt.load_tuned reads them"
     if is_compiled(folder):
         return f"{str(folder)!r} holds a compiled prompt, for stock transformers; give the prompt that it was made from"

@@ -6,6 +6,7 @@ from ..documents import json_bytes, read_json
 from ..errors import BadInput, DamagedFile, some_of
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import TunedWeights
+from ..run_layout import WEIGHTS, is_run
 from ._folder import read_folder, settled, write_folder
 from ._prompt import read_provenance
 from ._run import in_run
@@ -13,7 +14,6 @@ from ._values import read_tensors, tensor_bytes
 
 FORMAT = 1
 TENSORS, DOCUMENT = "weights.safetensors", "weights.json"
-FOLDER = "weights"
 
 
 def save_tuned(tuned: TunedWeights, folder: str | Path, *, replace: bool = False) -> Path:
@@ -56,7 +56,7 @@ def load_tuned(path: str | Path) -> TunedWeights:
         raise BadInput(f"{str(folder)!r} does not say what was trained; fetch it again")
     provenance = read_provenance(document.get("provenance"), str(folder))
     run = folder.absolute().parent.parent
-    if (run / "run.json").is_file():
+    if is_run(run):
         provenance = in_run(SoftPrompt(tensors["prompt.vectors"], provenance), run).provenance
     return TunedWeights.from_tensors(tensors, provenance, kind, options)
 
@@ -83,4 +83,4 @@ def _found(path: Path) -> Path:
 
 def _members(folder: Path) -> list[Path]:
     """The folders of trained weights in the folder of a member, or in a run."""
-    return sorted(path.parent for pattern in (FOLDER, f"*/{FOLDER}") for path in folder.glob(f"{pattern}/{DOCUMENT}"))
+    return sorted(path.parent for pattern in (WEIGHTS, f"*/{WEIGHTS}") for path in folder.glob(f"{pattern}/{DOCUMENT}"))

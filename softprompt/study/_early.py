@@ -56,7 +56,7 @@ def check_waiting(store: Path, specs: Sequence[RunSpec], data_root: "Path | str 
     for spec in waiting:
         with named((spec,)):
             refuse_no_folder(spec.frozen.name)
-            task = spec.declared if spec.style is None else styled(spec.declared, spec.style)
+            task = styled(spec.declared, spec.style)
             refuse_template(task.template, task.target)
             key = canonical((task.to_json(), spec.max_bad_rows))
             if key not in rows:

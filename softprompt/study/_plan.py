@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..settings import DEFAULT_STEPS
 from ._early import missing
 from ._failed import failed_names
 from ._fleets import group
@@ -89,7 +90,7 @@ def _cost(fleets: Sequence[tuple[RunSpec, ...]], costs: "_Costs | None") -> dict
     if costs is not None:
         each = [costs.of(fleet) for fleet in fleets]
         return {name: sum(cost[name] for cost in each) for name in ("steps", "tokens", "seconds")}
-    steps = [fleet[0].settings.steps or (None if fleet[0].settings.epochs else 1000) for fleet in fleets]
+    steps = [fleet[0].settings.steps or (None if fleet[0].settings.epochs else DEFAULT_STEPS) for fleet in fleets]
     return {"steps": None if None in steps else sum(step for step in steps if step)}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from ..documents import check_shape, compact, faults_in, in_file, read_sealed, without_nan
 from ..errors import BadInput, DamagedFile
 from ..legacy import renamed
+from ..status import is_dropped
 from ._spec import RunSpec
 
 FORMAT = 2
@@ -90,7 +91,7 @@ class StoredRun:
     @property
     def is_dropped(self) -> bool:
         """Whether training ended because a number was not finite."""
-        return self.status.startswith("dropped")
+        return is_dropped(self.status)
 
     def at_best(self, quantity: str) -> float | None:
         """A quantity of the curve at the last kept step that is not after the best checkpoint; None if not recorded."""

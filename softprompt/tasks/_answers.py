@@ -15,8 +15,8 @@ from ._patterns import patterned
 STYLES = ("numeric", "compat", "words", "instruct", "t5", "pet")
 
 
-def styled(task: Task, style: str) -> Task:
-    """The task with the label words and the template of a style.
+def styled(task: Task, style: str | None) -> Task:
+    """The task with the label words and the template of a style; None leaves it as it is.
 
     "numeric" is what Explosive Prompt Tuning uses (appendix B): the template without prefix, answers "0", "1" ...
     "compat" is "numeric" with what ATTEMPT's and DePT's code does to some tasks (`COMPAT`), for the paper's own numbers
@@ -28,6 +28,8 @@ def styled(task: Task, style: str) -> Task:
         UnknownName: another style, or a pattern that the task does not have.
         BadInput: a task that is already in another style than "words", or has no T5 template or no pattern.
     """
+    if style is None:
+        return task
     kind, _, number = style.partition("-")
     if kind not in STYLES or (kind != "pet" and number):
         raise UnknownName("style", style, STYLES)

@@ -2,9 +2,6 @@
 
 from ._advice import ADVICE as ADVICE
 from ._advice import without_advice as without_advice
-from ._auto_init import auto_init as auto_init
-from ._begun import is_same_model as is_same_model
-from ._begun import model_digests as model_digests
 from ._callbacks import EarlyStopping as EarlyStopping
 from ._callbacks import Evaluation as Evaluation
 from ._callbacks import Step as Step
@@ -16,6 +13,8 @@ from ._folder import is_held as is_held
 from ._folder import refuse_used as refuse_used
 from ._frozen import Comparison as Comparison
 from ._frozen import read_comparison as read_comparison
+from ._inputs import is_same_model as is_same_model
+from ._inputs import model_digests as model_digests
 from ._keywords import model_from as model_from
 from ._keywords import prompts_from as prompts_from
 from ._keywords import refuse_unknown_keywords as refuse_unknown_keywords
@@ -26,8 +25,6 @@ from ._loss_rule import trained_loss as trained_loss
 from ._measure import Measured as Measured
 from ._measure import measure as measure
 from ._plan import Plan as Plan
-from ._plan import Result as Result
-from ._plan import Run as Run
 from ._plan import read_plan as read_plan
 from ._processes import Processes as Processes
 from ._progress import bar_console as bar_console
@@ -36,7 +33,10 @@ from ._records import checked_record as checked_record
 from ._records import read_record as read_record
 from ._recovery import last_good as last_good
 from ._resolved import resolved as resolved
-from ._results import read_result as read_result
-from ._results import read_results as read_results
+from ._result import Result as Result
+from ._result import read_result as read_result
+from ._result import read_results as read_results
+from ._run import Run as Run
 from ._train import resume as resume
 from ._train import train as train
+from .beginnings.auto import auto_init as auto_init

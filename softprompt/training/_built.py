@@ -19,37 +19,33 @@ from ..prompts.trainable import TrainablePrompt
 from ..prompts.units import WordScale
 from ..settings import PromptSettings
 from ..tasks import Task
-from ._beginning import Beginning
-from ._initial import deeper, initializer, unit_of
-from ._loop import RunData
 from ._numbers import standardization
-from ._plan import Plan
 from ._prepare import training_rows
 from ._resolved import resolved
-from ._source_prompts import source_vectors
-from ._words import beginnings_of
+from ._run_data import RunData
+from .beginnings.beginning import Beginning
+from .beginnings.sources import source_vectors
+from .beginnings.vectors import deeper, initializer, unit_of
 
 log = logging.getLogger("softprompt")
 
 
-def build_prompts(
-    plan: Plan, run_data: RunData, shared: Mapping[int, nn.Module] | None = None
-) -> list[AbstractTrainable]:
+def build_prompts(run_data: RunData, shared: Mapping[int, nn.Module] | None = None) -> list[AbstractTrainable]:
     """What is trained, as it is at the beginning, each with its restarts behind it; nothing is written.
 
     Args:
-        plan: prompts and settings.
-        run_data: backbone and rows.
+        run_data: the run.
         shared: what prompts learned from other tasks, by their numbers in the plan.
 
     Raises:
         SoftPromptError: an initialiser or a method that cannot work here, or restarts that all begin alike.
     """
-    prompts = _Prompts.of(plan, run_data)
+    prompts = _Prompts.of(run_data)
     built: list[AbstractTrainable] = []
-    begun = beginnings_of(plan, run_data.rows, run_data.backbone)
-    for number, (prompt, ways) in enumerate(zip(map(resolved, plan.prompts), begun, strict=True)):
-        numbers = standardization(run_data, training_rows(run_data, plan.settings, prompt))
+    for number, (prompt, ways) in enumerate(
+        zip(map(resolved, run_data.plan.prompts), run_data.beginnings, strict=True)
+    ):
+        numbers = standardization(run_data, training_rows(run_data, prompt))
         if Method.of(prompt).weights:
             candidates = _weights(prompt, ways, run_data, numbers, (shared or {}).get(number))
         else:
@@ -71,10 +67,10 @@ class _Prompts:
     states: Sequence[WordScale]
 
     @classmethod
-    def of(cls, plan: Plan, run_data: RunData) -> "_Prompts":
+    def of(cls, run_data: RunData) -> "_Prompts":
         """Of a run; states are measured where a prompt is deep."""
         table = run_data.backbone.word_vectors
-        states = run_data.backbone.state_scales() if any(prompt.deep for prompt in plan.prompts) else []
+        states = run_data.backbone.state_scales() if any(prompt.deep for prompt in run_data.plan.prompts) else []
         return cls(run_data, table, WordScale.of(table), states)
 
     def candidates(

@@ -15,7 +15,7 @@ from ._records import read_record
 
 if TYPE_CHECKING:
     from ._loop import Loop
-    from ._plan import Run
+    from ._run import Run
 
 MOMENTS = ("on_step", "on_evaluation", "on_end")
 

@@ -13,16 +13,28 @@ from typing import Any
 
 from ..documents import RESTORE, changed_files, entry, faults_in, is_sealed, read_json, read_sealed
 from ..errors import SoftPromptError, quoted
+from ..run_layout import (
+    CHECKPOINTS,
+    CHOSEN,
+    COMPARISON,
+    FROZEN,
+    METRICS,
+    PLAN,
+    PROMPT,
+    RESTARTS,
+    RESULT,
+    TIMING,
+    WEIGHTS,
+)  # fmt: skip
 from ..store import read_folder, settled
-from ._plan import PLAN, read_plan
+from ._plan import read_plan
 from ._records import damaged_lines, places, too_short
 
-RESULT = "result.json"
 # What documents without a checksum, those of earlier versions, have.
 EARLIER_NAMES = {
-    "frozen.json": ["places"],
-    "comparison.json": ["prompts"],
-    "chosen.json": ["losses"],
+    FROZEN: ["places"],
+    COMPARISON: ["prompts"],
+    CHOSEN: ["losses"],
     RESULT: ["metrics"],
 }
 log = logging.getLogger("softprompt")
@@ -30,7 +42,7 @@ log = logging.getLogger("softprompt")
 
 def files_of(member: Path) -> dict[str, dict[str, Any]]:
     """What a result lists of the other files in its folder that have no manifest, by their paths."""
-    paths = [member / "metrics.jsonl", *(member / "restarts").glob("*.json*")]
+    paths = [member / METRICS, *(member / RESTARTS).glob("*.json*")]
     return {str(path.relative_to(member)): entry(path.read_bytes()) for path in sorted(paths) if path.is_file()}
 
 
@@ -38,22 +50,22 @@ def damage(run: Path) -> Iterator[str]:
     """One line for each file of a run that is not as it was written."""
     yield from faults_in(lambda: read_plan(run))
     yield from damaged_documents(run)
-    for path in sorted([run / "timing.jsonl", *run.glob("*/metrics.jsonl"), *run.glob("*/restarts/*.jsonl")]):
+    for path in sorted([run / TIMING, *run.glob(f"*/{METRICS}"), *run.glob(f"*/{RESTARTS}/*.jsonl")]):
         if lines := damaged_lines(path):
             yield f"{path} is damaged in {places(lines)}, which is left out of curves and times"
-    for folder in sorted(run.glob("checkpoints/step-*")):
+    for folder in sorted((run / CHECKPOINTS).glob("step-*")):
         yield from faults_in(lambda folder=folder: read_folder(folder))
     yield from _cut_times(run)
 
 
 def damaged_documents(run: Path) -> Iterator[str]:
     """The same of what a run that goes on does not read: choices, baselines, results, and what is stored."""
-    for path in (run / "frozen.json", run / "comparison.json"):
+    for path in (run / FROZEN, run / COMPARISON):
         if path.is_file():
             yield from faults_in(lambda path=path: _document(path))
-    for path in sorted([*run.glob("*/restarts/chosen.json"), *run.glob(f"*/{RESULT}")]):
+    for path in sorted([*run.glob(f"*/{RESTARTS}/{CHOSEN}"), *run.glob(f"*/{RESULT}")]):
         yield from changed_files(lambda path=path: _document(path), path, RESTORE)
-    for folder in sorted([*run.glob("*/prompt"), *run.glob("*/weights")]):
+    for folder in sorted([*run.glob(f"*/{PROMPT}"), *run.glob(f"*/{WEIGHTS}")]):
         yield from faults_in(lambda folder=folder: read_folder(folder))
     yield from _without_prompt(run)
 
@@ -68,7 +80,7 @@ def _without_prompt(run: Path) -> Iterator[str]:
     """One line for each scored prompt that is no longer stored."""
     for path in sorted(run.glob(f"*/{RESULT}")):
         member = path.parent
-        is_stored = any(settled(member / name).is_dir() for name in ("prompt", "weights"))
+        is_stored = any(settled(member / name).is_dir() for name in (PROMPT, WEIGHTS))
         try:
             is_scored = bool(_document(path)["metrics"])
         except (SoftPromptError, KeyError):
@@ -86,8 +98,8 @@ def _document(path: Path) -> dict[str, Any]:
 
 def _cut_times(run: Path) -> Iterator[str]:
     """One line if the record of times is shorter than the last checkpoint says."""
-    steps = sorted((run / "checkpoints").glob("step-*/state.json"))
-    path = run / "timing.jsonl"
+    steps = sorted((run / CHECKPOINTS).glob("step-*/state.json"))
+    path = run / TIMING
     try:
         needed = read_json(steps[-1], max_bytes=None).get("timing_bytes", 0) if steps else 0
     except SoftPromptError:

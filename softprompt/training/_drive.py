@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..errors import SoftPromptError
+from ..run_layout import CHECKPOINTS
 from ..store import save_checkpoint
 from ._callbacks import Listeners
 from ._folder import HeldFolder
@@ -22,7 +23,7 @@ class Interrupted(SoftPromptError):
     exit_code = 130
 
 
-def drive(plan: Plan, loop: Loop, held: HeldFolder, data: str, progress: bool, listeners: Listeners) -> None:
+def drive(loop: Loop, held: HeldFolder, progress: bool, listeners: Listeners) -> None:
     """Train what is left.
 
     Raises:
@@ -30,16 +31,16 @@ def drive(plan: Plan, loop: Loop, held: HeldFolder, data: str, progress: bool, l
         Interrupted: after Ctrl-C; a checkpoint is saved.
         StorageFailure: the folder is full, or was moved or deleted.
     """
-    folder = held.path
+    plan, folder = loop.run_data.plan, held.path
 
     def save(loop: Loop) -> None:
         held.refuse_gone()
         tensors = {
             f"{i}/{name}": value for i, member in enumerate(loop.members) for name, value in member.tensors().items()
         }
-        state = {"step": loop.step, "data": data, "timing_bytes": loop.timing.mark()}
+        state = {"step": loop.step, "data": loop.run_data.fingerprint, "timing_bytes": loop.timing.mark()}
         state |= {"memory_budget": loop.memory_budget.state(), "prompts": [x.state() for x in loop.members]}
-        save_checkpoint(folder / "checkpoints", loop.step, tensors, state)
+        save_checkpoint(folder / CHECKPOINTS, loop.step, tensors, state)
 
     with (
         fast_denormals(),

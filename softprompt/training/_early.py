@@ -15,13 +15,13 @@ from ..prompts.prompt import SoftPrompt
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..tasks import Task, gold
 from ._built import alike
-from ._cpt import refuse_cpt
 from ._loss_rule import refuse_loss
 from ._prepare import step_count
 from ._resolved import resolved
 from ._restarts import race_steps
-from ._shown import allowed_rows
-from ._words import INITIALIZERS, refuse_words
+from .beginnings.cpt import refuse_cpt
+from .beginnings.examples import allowed_rows
+from .beginnings.words import INITIALIZERS, refuse_words
 
 
 def check_request(

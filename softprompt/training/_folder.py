@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import final
 
 from ..errors import RunExists, StorageFailure, quoted
+from ..run_layout import PLAN
 from ..store import held_alone
 
 LOCK = ".lock"
 # What `write_file` and `write_folder` call what they write until it is whole.
 TEMPORARY = ".*.????????.tmp"
 # What a process that was killed before it wrote the plan may leave: no run, and nothing to go on from.
-LEFTOVERS = (LOCK, ".run.json.*.tmp")
+LEFTOVERS = (LOCK, f".{PLAN}.*.tmp")
 
 
 @final
@@ -124,7 +125,7 @@ def refuse_used(folder: Path) -> None:
     Raises:
         RunExists: with what to do.
     """
-    if (folder / "run.json").exists():
+    if (folder / PLAN).exists():
         raise RunExists(
             f"{folder} already holds a run; continue it with --resume {quoted(folder)}, or choose another --output"
         )

@@ -14,13 +14,11 @@ from ..inference.frozen import Baseline, baselines, over, reference_among, score
 from ..inference.intervals import Interval, intervals
 from ..inference.kept_baselines import kept_baselines, way_to_answer
 from ..inference.report import Report
+from ..run_layout import COMPARISON, FROZEN
 from ..settings import TrainSettings
 from ..store import read_sealed, sealed_bytes, write_file
 from ..tasks import Task
 
-FILE = "frozen.json"
-# The whole comparison, for those who read the run later.
-COMPARED = "comparison.json"
 REPAIR = "restore it from a copy, or delete it"
 # Test rows on which the comparison is made: it costs as much as seventeen prompts do.
 MOST_ROWS = 200
@@ -94,7 +92,7 @@ def read_comparison(run: Path) -> Comparison | None:
     Raises:
         DamagedFile: the file cannot be read.
     """
-    path = run / COMPARED
+    path = run / COMPARISON
     if not path.is_file():
         return None
     try:
@@ -129,7 +127,7 @@ def compare(
         return None
     places = limited_places(len(splits.test), MOST_ROWS)
     lines = kept_baselines(
-        folder / FILE,
+        folder / FROZEN,
         {"places": places, **way_to_answer(settings, task, backbone)},
         lambda: baselines(backbone, task, splits.test.select(places), splits.train, settings=settings),
     )
@@ -139,7 +137,10 @@ def compare(
         rows=len(places), of=len(splits.test), reference=best.name, baselines=lines, prompts=prompts
     )
     write_file(
-        folder / COMPARED, sealed_bytes({"format": SEALED, **comparison.to_json()}), what="the comparison", replace=True
+        folder / COMPARISON,
+        sealed_bytes({"format": SEALED, **comparison.to_json()}),
+        what="the comparison",
+        replace=True,
     )
     return comparison
 

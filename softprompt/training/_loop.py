@@ -1,6 +1,5 @@
 """The only training loop. Prompts share passes of one frozen backbone; what changes the backbone has its own passes."""
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -9,44 +8,26 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+from torch import Tensor
 
 from ..backbones import AbstractBackbone
-from ..baselines import answering
-from ..data import Examples, Rows
-from ..inference.answers import Answers, answer_all
-from ..inference.report import Report
-from ..inference.scoring_rule import scoring_for
+from ..data import Examples
 from ..memory import MemoryBudget
-from ..prompts.batch import PromptBatch, TextBatch
-from ..prompts.prompt import SoftPrompt
+from ..prompts.batch import TextBatch
 from ..prompts.seeds import seeded, stream_seed
 from ..prompts.standardization import standardized
 from ..prompts.trainable import stack_prompts
-from ..prompts.tuned import Stored
-from ..settings import TrainSettings
-from ..tasks import Task
 from ._advice import ExplosionWatch
 from ._leaves import leaves
 from ._loss_rule import task_loss
 from ._member import FleetMember
 from ._processes import Processes
 from ._records import Record
+from ._run_data import RunData
+from ._scorer import Scorer
 from ._spikes import is_spike
 from ._step import PassResult, backward
 from .objectives import Objective, Plain, Regularized, RegularizerContext, WithShownLabels, acting
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunData:
-    """What a fleet learns from: a frozen backbone, a task and its tokenised splits."""
-
-    backbone: AbstractBackbone
-    task: Task
-    train: Examples
-    validation: Examples
-    test: Examples
-    # The training rows as they are read, from which prompts show examples.
-    rows: Rows | None = None
 
 
 @final
@@ -54,10 +35,8 @@ class Loop:
     """Optimiser steps for all prompts until every prompt has finished, stopped or been dropped.
 
     Args:
-        run_data: backbone, task, rows.
+        run_data: the run.
         members: the prompts.
-        settings: what they share.
-        steps: optimiser steps in all.
         timing: where seconds are recorded, apart from what must be reproducible.
         processes: that train these prompts together; None is this one alone.
     """
@@ -66,21 +45,19 @@ class Loop:
         self,
         run_data: RunData,
         members: Sequence[FleetMember],
-        settings: TrainSettings,
-        steps: int,
         timing: Record,
         processes: Processes | None = None,
     ):
-        self.run_data, self.members, self.settings, self.steps = run_data, list(members), settings, steps
+        self.run_data, self.members, self.settings = run_data, list(members), run_data.plan.settings
+        self.steps = members[0].optimizer.steps
         self.timing, self.processes = timing, processes or Processes()
         regularized = any(member.regularizers for member in members)
         backbone, task = run_data.backbone, run_data.task
-        self.plain = Plain(task_loss(settings, task, backbone, run_data.train))
-        self.scoring = scoring_for(settings, task, backbone)
+        self.plain = Plain(task_loss(self.settings, task, backbone, run_data.train))
         self.regularizer_context = RegularizerContext.of(backbone, task, self.plain.loss) if regularized else None
-        self.memory_budget = MemoryBudget.of(run_data.backbone, exact=not settings.backbone_dropout)
-        self.scoring_budget = MemoryBudget.of(run_data.backbone)
-        self.explosions = ExplosionWatch(run_data.backbone.kind, steps)
+        self.memory_budget = MemoryBudget.of(run_data.backbone, exact=not self.settings.backbone_dropout)
+        self.scorer = Scorer(run_data, self.processes)
+        self.explosions = ExplosionWatch(run_data.backbone.kind, self.steps)
         self._fit()
         self.step = 0
 
@@ -139,8 +116,7 @@ class Loop:
         start = time.perf_counter()
         self._judge_beginnings()
         while self.step < self.steps and self.active:
-            self.step += 1
-            watch(self, self._optimize())
+            watch(self, self.take_step())
             if self._choose():
                 self._judge_beginnings()
             stopped = is_stopped()
@@ -157,32 +133,12 @@ class Loop:
                 return False
         return True
 
-    def seconds_of_step(self, steps: int, enough: float) -> float:
-        """Seconds of an optimiser step, measured over some after one that warms up, or over fewer once it is enough.
-
-        Args:
-            steps: that are timed.
-            enough: seconds after which no further step begins; one step of this length is the measure itself.
-        """
-        seconds: list[float] = []
-        while len(seconds) <= steps and sum(seconds) < enough:
-            self.step = len(seconds) + 1
-            start = time.perf_counter()
-            self._optimize()
-            seconds.append(time.perf_counter() - start)
-        counted = seconds[1:] or seconds
-        return sum(counted) / len(counted)
-
-    def seconds_of_row(self, rows: int) -> float:
-        """Seconds in which all prompts answer one validation row, measured over some rows."""
-        prompts = [member.trainable.fold(member.provenance) for member in self.active]
-        few = self.run_data.validation.select(range(min(rows, len(self.run_data.validation))))
-        start = time.perf_counter()
-        self.scores(prompts, few)
-        return (time.perf_counter() - start) / len(few)
+    def take_step(self) -> dict[str, float]:
+        """The next optimiser step of every active member; its losses in nats."""
+        self.step += 1
+        return self._optimize()
 
     def _optimize(self) -> dict[str, float]:
-        """One optimiser step of every active member; its losses in nats."""
         return {name: loss for members in self._fleets() for name, loss in self._optimize_fleet(members).items()}
 
     def _optimize_fleet(self, members: list[FleetMember]) -> dict[str, float]:
@@ -191,33 +147,32 @@ class Loop:
         batches = [self._batch(members) for _ in range(self.settings.grad_accumulation)]
         results = self.memory_budget.within(lambda: self._gradients(members, batches))
         results = self.processes.summed(members, results)
-        mean = torch.stack([result.losses for result in results]).mean(0)
-        norms = torch.stack([member.optimizer.gradient_norm() for member in members])
-        # One transfer from the device a step, whatever the number of prompts.
-        apart = torch.stack([result.divergences for result in results]).mean(0)
-        numbers = torch.stack([mean, apart.to(mean), results[-1].norms.to(mean), norms.to(mean)], 1).tolist()
-        for member, (loss, divergence, norm, gradient), gradient_norm in zip(members, numbers, norms, strict=True):
-            if not math.isfinite(loss) or not math.isfinite(gradient):
-                member.drop(self.step, f"loss {loss}, gradient norm {gradient}")
-                continue
-            if member.optimizer.overflows(self.step):
-                member.drop(
-                    self.step, f"its learning rate, {member.settings.lr:g}, is beyond what its numbers can hold"
-                )
-                continue
-            is_skipped = is_spike(loss, member.losses, self.settings.skip_spikes)
-            rate = 0.0 if is_skipped else member.optimizer.step(self.step, gradient_norm)
-            if not is_skipped:
-                member.losses.append(loss)
-                member.trainable.project()
-            values: dict[str, Any] = {"loss": loss, "lr": rate} | ({"skipped": True} if is_skipped else {})
-            if member.trainable.token_norm is not None:
-                values |= {"prompt_norm": norm, "token_norms": norm / member.trainable.token_norm}
-                self.explosions.see(member, self.step, norm / member.trainable.token_norm)
-            more = member.regularizers or member.shown_labels
-            values |= {"gradient_norm": gradient} | ({"divergence": divergence} if more else {})
-            member.record.write({"step": self.step, **values})
-        return {member.name: loss for member, (loss, *_) in zip(members, numbers, strict=True)}
+        numbers = _numbers(members, results)
+        for member, of_member in zip(members, numbers, strict=True):
+            self._apply(member, of_member)
+        return {member.name: of_member.loss for member, of_member in zip(members, numbers, strict=True)}
+
+    def _apply(self, member: FleetMember, numbers: "_StepNumbers") -> None:
+        """Take a member's step and record it; leave out a spike, and drop the member where its numbers are no more."""
+        if not math.isfinite(numbers.loss) or not math.isfinite(numbers.gradient):
+            member.drop(self.step, f"loss {numbers.loss}, gradient norm {numbers.gradient}")
+            return
+        if member.optimizer.overflows(self.step):
+            member.drop(self.step, f"its learning rate, {member.settings.lr:g}, is beyond what its numbers can hold")
+            return
+        is_skipped = is_spike(numbers.loss, member.losses, self.settings.skip_spikes)
+        rate = 0.0 if is_skipped else member.optimizer.step(self.step, numbers.gradient_norm)
+        if not is_skipped:
+            member.losses.append(numbers.loss)
+            member.trainable.project()
+        values: dict[str, Any] = {"loss": numbers.loss, "lr": rate} | ({"skipped": True} if is_skipped else {})
+        if member.trainable.token_norm is not None:
+            token_norms = numbers.norm / member.trainable.token_norm
+            values |= {"prompt_norm": numbers.norm, "token_norms": token_norms}
+            self.explosions.see(member, self.step, token_norms)
+        more = member.regularizers or member.shown_labels
+        values |= {"gradient_norm": numbers.gradient} | ({"divergence": numbers.divergence} if more else {})
+        member.record.write({"step": self.step, **values})
 
     def _gradients(self, members: list[FleetMember], batches: list[TextBatch]) -> list[PassResult]:
         """Fresh gradients of all prompts, from nothing that an earlier attempt has left."""
@@ -289,7 +244,7 @@ class Loop:
         if not waiting:
             return
         prompts = [member.beginning for member in waiting if member.beginning is not None]
-        for member, scores in zip(waiting, self.scores(prompts, self.run_data.validation), strict=True):
+        for member, scores in zip(waiting, self.scorer.scores(prompts, self.run_data.validation), strict=True):
             member.judge_beginning(scores)
 
     def _evaluate(self) -> None:
@@ -299,58 +254,38 @@ class Loop:
                 member.drop(self.step, "the prompt is no longer finite")
         judged = [member for member in self.active if member.race is None]
         prompts = [member.trainable.fold(member.provenance) for member in judged]
-        reports = self.scores(prompts, self.run_data.validation)
+        reports = self.scorer.scores(prompts, self.run_data.validation)
         for member, prompt, scores in zip(judged, prompts, reports, strict=True):
             member.judge(self.step, prompt, scores, self.settings.patience)
 
-    def scores(
-        self, prompts: Sequence[Stored], examples: Examples, rows: Sequence[Sequence[int]] | None = None
-    ) -> list[Report]:
-        """Metrics of what was stored on tokenised rows: of prompts in shared passes, of weights one after another.
 
-        Args:
-            prompts: any number.
-            examples: the rows.
-            rows: which of them each prompt answers; None is all.
-        """
-        examples_of = [examples] * len(prompts) if rows is None else [examples.select(chosen) for chosen in rows]
-        answers = self.answers(prompts, examples, rows)
-        return [Report.from_answers(self.run_data.task, *pair) for pair in zip(examples_of, answers, strict=True)]
+@dataclass(frozen=True, eq=False)
+class _StepNumbers:
+    """What the passes of one step say of one member.
 
-    def answers(
-        self, prompts: Sequence[Stored], examples: Examples, rows: Sequence[Sequence[int]] | None = None
-    ) -> list[Answers]:
-        """Answers of what was stored to tokenised rows; as in `scores`."""
-        seen = [range(len(examples))] * len(prompts) if rows is None else rows
-        together = [number for number, stored in enumerate(prompts) if isinstance(stored, SoftPrompt)]
-        alone = [[number] for number in range(len(prompts)) if number not in together]
-        answers: dict[int, Answers] = {}
-        for numbers in [together, *alone] if together else alone:
-            with contextlib.ExitStack() as applied:
-                before = [applied.enter_context(answering(prompts[n], self.run_data.backbone)) for n in numbers]
-                answered = self._answered(before, examples, [seen[n] for n in numbers])
-            answers |= dict(zip(numbers, answered, strict=True))
-        return [answers[number] for number in range(len(prompts))]
+    Args:
+        loss: in nats, the mean over the passes.
+        divergence: of its regularisers and shown labels, likewise.
+        norm: the mean of the vectors'.
+        gradient: the norm of its gradient.
+        gradient_norm: the same, where it was computed.
+    """
 
-    def _answered(
-        self, prompts: Sequence[SoftPrompt], examples: Examples, rows: Sequence[Sequence[int]]
-    ) -> list[Answers]:
-        """Answers of prompts that share their passes."""
-        backbone, settings = self.run_data.backbone, self.settings
-        prompt_batch = PromptBatch.of(*prompts, device=backbone.device)
-        ours = [self.processes.of(rows_of_prompt) for rows_of_prompt in rows]
-        answers = self.scoring_budget.within(
-            lambda: answer_all(
-                backbone,
-                prompt_batch,
-                examples,
-                self.run_data.task,
-                ours,
-                decode=settings.decode,
-                scoring=self.scoring,
-                max_new_tokens=settings.max_new_tokens,
-                batch_size=2 * settings.batch_size * len(prompts),
-                memory_budget=self.scoring_budget,
-            )
-        )
-        return self.processes.joined(answers)
+    loss: float
+    divergence: float
+    norm: float
+    gradient: float
+    gradient_norm: Tensor
+
+
+def _numbers(members: Sequence[FleetMember], results: Sequence[PassResult]) -> list[_StepNumbers]:
+    """What the passes of one step say of each of their members."""
+    mean = torch.stack([result.losses for result in results]).mean(0)
+    norms = torch.stack([member.optimizer.gradient_norm() for member in members])
+    apart = torch.stack([result.divergences for result in results]).mean(0)
+    # One transfer from the device a step, whatever the number of prompts.
+    numbers = torch.stack([mean, apart.to(mean), results[-1].norms.to(mean), norms.to(mean)], 1).tolist()
+    return [
+        _StepNumbers(loss, divergence, norm, gradient, gradient_norm)
+        for (loss, divergence, norm, gradient), gradient_norm in zip(numbers, norms, strict=True)
+    ]

@@ -1,26 +1,23 @@
 """What a run will cost, from a few steps of it: nothing is kept."""
 
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..backbones import AbstractBackbone
 from ..data import load_rows, split_rows
 from ..inference.asked import put
-from ..inference.scoring_rule import with_loss
 from ..settings import PromptSettings, TrainSettings
 from ..tasks import Task, styled
-from ._auto_init import with_beginnings
 from ._built import build_prompts
+from ._decided import decided
 from ._loop import Loop
 from ._plan import Plan
 from ._prepare import prepare, recomputing, step_count
-from ._records import Record
-from ._sources import with_sources
-from ._start import start_members
-from ._words import with_opening
+from ._start import open_loop
+from .transfer.spot import with_sources
 
 # Steps that are timed, after one that is not, and the seconds after which fewer are enough.
 STEPS, ENOUGH = 3, 10.0
@@ -80,31 +77,16 @@ def measure(
         SoftPromptError: as `train` does, where the request cannot work.
     """
     chosen = put(task, backbone.kind, style)
-    if settings.max_length is not None:
-        chosen = replace(chosen, max_length=settings.max_length)
-    read = load_rows(task if style is None else styled(task, style), data_root, max_bad_rows)
+    read = load_rows(styled(task, style), data_root, max_bad_rows)
     splits = split_rows(chosen, read, test_rows=settings.test_rows)
-    settings = with_loss(settings, chosen, backbone)
-    plan = Plan(
-        task=chosen,
-        model=backbone.spec,
-        prompts=with_beginnings(prompts, chosen, backbone),
-        settings=settings,
-    )
-    plan = with_opening(plan, splits.train, backbone)
-    with tempfile.TemporaryDirectory() as folder, ExitStack() as open_files:
-        open_files.enter_context(recomputing(backbone, settings))
-        run_data = prepare(plan, splits, backbone)
-        plan = with_sources(plan, run_data)
-        members = start_members(plan, run_data, build_prompts(plan, run_data), Path(folder))
-        for member in members:
-            open_files.callback(member.close)
-        timing = Record(Path(folder) / "timing.jsonl")
-        open_files.callback(timing.close)
-        open_files.callback(backbone.dropout, False)
-        loop = Loop(run_data, members, settings, members[0].optimizer.steps, timing)
-        step = loop.seconds_of_step(STEPS, ENOUGH)
-        evaluation = loop.seconds_of_row(ROWS if step < LONG_STEP else FEW_ROWS)
+    plan = Plan(task=chosen, model=backbone.spec, prompts=tuple(prompts), settings=settings)
+    plan = decided(plan, splits.train, backbone)
+    with tempfile.TemporaryDirectory() as folder, recomputing(backbone, settings):
+        run_data = with_sources(prepare(plan, splits, backbone))
+        with open_loop(run_data, build_prompts(run_data), Path(folder)) as loop:
+            step = seconds_of_step(loop.take_step, STEPS, ENOUGH)
+            evaluation = seconds_of_row(loop, ROWS if step < LONG_STEP else FEW_ROWS)
+            members = loop.members
     rows = settings.batch_size * settings.grad_accumulation * len(members)
     length = run_data.train.lengths.float().mean().item() + max(member.trainable.length for member in members)
     evaluations = -(-loop.steps // settings.eval_every)
@@ -115,3 +97,30 @@ def measure(
         tokens=round(loop.steps * rows * length),
         seconds=loop.steps * step + judged * evaluation,
     )
+
+
+def seconds_of_step(take_step: Callable[[], object], steps: int, enough: float) -> float:
+    """Seconds of an optimiser step, measured over some after one that warms up, or over fewer once it is enough.
+
+    Args:
+        take_step: takes the next.
+        steps: that are timed.
+        enough: seconds after which no further step begins; one step of this length is the measure itself.
+    """
+    seconds: list[float] = []
+    while len(seconds) <= steps and sum(seconds) < enough:
+        start = time.perf_counter()
+        take_step()
+        seconds.append(time.perf_counter() - start)
+    counted = seconds[1:] or seconds
+    return sum(counted) / len(counted)
+
+
+def seconds_of_row(loop: Loop, rows: int) -> float:
+    """Seconds in which all prompts answer one validation row, measured over some rows."""
+    prompts = [member.trainable.fold(member.provenance) for member in loop.active]
+    validation = loop.run_data.validation
+    few = validation.select(range(min(rows, len(validation))))
+    start = time.perf_counter()
+    loop.scorer.scores(prompts, few)
+    return (time.perf_counter() - start) / len(few)

@@ -16,6 +16,7 @@ from ..prompts.prompt import Provenance
 from ..prompts.tuned import Stored
 from ..regularizers import regularizers
 from ..settings import PromptSettings
+from ..status import TRAINING, dropped, stopped
 from ._optimizer import PromptOptimizer
 from ._records import Record, read_record
 from ._spikes import WINDOW
@@ -73,7 +74,7 @@ class FleetMember:
         self.rows, self.batches, self.record, self.provenance = rows, batches, record, provenance
         self.race, self.beginning, self.shown_labels = race, beginning, shown_labels
         self.has_begun = False
-        self.status = "training"
+        self.status = TRAINING
         self.best: Stored | None = None
         self.best_step = 0
         self.best_score = -math.inf
@@ -88,7 +89,7 @@ class FleetMember:
     @property
     def is_training(self) -> bool:
         """Whether the prompt still takes part in the passes of the fleet."""
-        return self.status == "training"
+        return self.status == TRAINING
 
     @property
     def restarts(self) -> dict[str, Any] | None:
@@ -107,12 +108,12 @@ class FleetMember:
 
     def drop(self, step: int, reason: str) -> None:
         """Remove the prompt from the fleet. Its best stored prompt stays."""
-        self.status = f"dropped at step {step}: {reason}"
+        self.status = dropped(step, reason)
         self.record.write({"step": step, "dropped": reason})
 
     def stop(self, step: int, reason: str) -> None:
         """End the training of this prompt, as a callback wants it. Its best stored prompt stays."""
-        self.status = f"stopped early at step {step}{reason and ': '}{reason}"
+        self.status = stopped(step, reason)
 
     def judge(self, step: int, prompt: Stored, report: Report, patience: int | None) -> None:
         """Record an evaluation, and keep the prompt if it is the best so far.
@@ -129,7 +130,7 @@ class FleetMember:
             self.best, self.best_step = prompt, step
             self.best_score, self.best_label_loss, self.best_metrics = score, label_loss, report.metrics
         if patience is not None and self.stale >= patience:
-            self.status = f"stopped early at step {step}"
+            self.status = stopped(step)
 
     def judge_beginning(self, report: Report) -> None:
         """Record how the words score with which the prompt began, as step 0. They are the first to be the best."""

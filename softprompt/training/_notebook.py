@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..run_layout import METRICS
 from ._records import read_record
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def history(folder: Path, prompts: Sequence[str]) -> "DataFrame":
     rows = [
         {"prompt": prompt, "step": row["step"], "split": row.get("split", "train"), **row}
         for prompt in prompts
-        for row in read_record(folder / prompt / "metrics.jsonl")
+        for row in read_record(folder / prompt / METRICS)
     ]
     return pd.DataFrame(rows, columns=None if rows else ["prompt", "step", "split", "loss", "score"])
 
@@ -40,7 +41,7 @@ def html_of(folder: Path, results: Sequence[Any]) -> str:
     curves = {
         result.prompt: [
             (row["step"], row["score"])
-            for row in read_record(folder / result.prompt / "metrics.jsonl")
+            for row in read_record(folder / result.prompt / METRICS)
             if row.get("split") == "validation"
         ]
         for result in results

@@ -7,7 +7,7 @@ from ..data import Examples, Ragged
 from ..errors import BadInput
 from ..prompts.standardization import Standardization
 from ..tasks import TASKS, Task
-from ._loop import RunData
+from ._run_data import RunData
 
 
 def refuse_shots(task: Task) -> None:

@@ -2,31 +2,23 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..documents import check_shape, in_file, read_sealed, refuse_no_name
 from ..errors import BadInput
 from ..legacy import renamed
-from ..prompts.prompt import SoftPrompt
-from ..prompts.tuned import TunedWeights
+from ..run_layout import PLAN
 from ..settings import ModelSpec, PromptSettings, TrainSettings, from_values
-from ..store import found_model, json_bytes, load_tuned, sealed_bytes
+from ..store import found_model, json_bytes, sealed_bytes
 from ..tasks import Task, read_from
-from ._frozen import Comparison
-from ._notebook import history, html_of
-
-if TYPE_CHECKING:
-    from pandas import DataFrame
 
 # Format 1 has the names of before; from format 3 on run.json has a checksum.
 FORMAT = 3
 READ = (1, 2, 3)
 SEALED_FROM = 3
-PLAN = "run.json"
-DEFAULT_STEPS = 1000
 REPAIR = "restore it from a copy, or start a new run"
 # What runs are that name no answers or no engine: when they were made there were no others.
 _OLDER = {"answers": "tokens", "engine": "reference"}
@@ -35,7 +27,7 @@ _COMPARED = "with_frozen"
 
 
 @dataclass(frozen=True)
-class RunPlan:
+class _PlanShape:
     """The kinds of what run.json holds besides the fields of the model, as far as no other class has them."""
 
     task: Mapping[str, Any]
@@ -49,7 +41,7 @@ class RunPlan:
     inputs: Mapping[str, str]
 
 
-_KEPT = tuple(field.name for field in dataclasses.fields(RunPlan))
+_KEPT = tuple(field.name for field in dataclasses.fields(_PlanShape))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +58,7 @@ class Plan:
         max_bad_rows: malformed rows to drop before it is an error.
         log_with: trackers that Accelerate knows, joined by commas.
         frozen: whether the frozen model without training is scored beside the prompts.
-        inputs: digests of what the run began from (`begun_from`); older runs name none.
+        inputs: digests of what the run began from (`with_inputs`); older runs name none.
     """
 
     task: Task
@@ -110,7 +102,7 @@ class Plan:
         if values.get("format") not in READ:
             raise BadInput(f"run.json has format {values.get('format')!r}, this version reads {FORMAT}")
         values = renamed(values)
-        check_shape(RunPlan, {name: value for name, value in values.items() if name in _KEPT}, partial=True)
+        check_shape(_PlanShape, {name: value for name, value in values.items() if name in _KEPT}, partial=True)
         of_model = ModelSpec().to_json().keys()
         plain = {name: value for name, value in values.items() if name not in ("format", *of_model)}
         plain["model"] = ModelSpec.from_json({**_OLDER, **{n: v for n, v in values.items() if n in of_model}})
@@ -137,117 +129,6 @@ def _in_units(prompt: Mapping[str, Any]) -> Mapping[str, Any]:
     return (
         prompt if "units" in prompt else {**prompt, "units": "raw", "lr": 0.3 if prompt["lr"] is None else prompt["lr"]}
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """How one prompt of a run ended.
-
-    Args:
-        run: folder of the run.
-        prompt: the prompt's folder in it.
-        task: name of the task.
-        method: name of the method.
-        seed: initialisation seed.
-        units: "raw" or "rms".
-        lr: learning rate of the prompt at its peak, in these units.
-        metrics: by split, of the best checkpoint on validation.
-        majority: score of always answering the most frequent class of the test rows; None where there are no classes.
-        best_step: optimiser step of that checkpoint.
-        trainable: trained parameters of prompt and reparameterisation.
-        head: numbers of a linear head, trained and stored beside the prompt.
-        stored: numbers stored for the prompt.
-        norm: mean norm of the stored vectors, of a deep prompt those of the first layer; None without any.
-        token_norms: the same in token norms.
-        prompt_steps: optimiser steps taken, those of restarts that were not chosen among them.
-        restarts: how the initialisation was chosen (rule's losses, which, its seed); None without restarts.
-        calibration: temperature and bias of the label scores, and by split their score, negative log-likelihood in nats
-            and calibration error before and after; None without calibration.
-        seconds: wall time of the whole fleet so far.
-        status: "finished", "stopped early ..." or "dropped ...".
-        warnings: what a user should look at.
-    """
-
-    run: str
-    prompt: str
-    task: str
-    method: str
-    seed: int
-    metrics: Mapping[str, Mapping[str, float | int]]
-    best_step: int
-    trainable: int
-    head: int
-    stored: int
-    seconds: float
-    status: str
-    warnings: tuple[str, ...] = ()
-    units: str | None = None
-    lr: float | None = None
-    majority: float | None = None
-    norm: float | None = None
-    token_norms: float | None = None
-    prompt_steps: int | None = None
-    restarts: Mapping[str, Any] | None = None
-    calibration: Mapping[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """The line that `softprompt train --json` ends with."""
-        return dataclasses.asdict(self)
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its folder and one result a prompt."""
-
-    folder: Path
-    results: Sequence[Result]
-    # What the prompts are held against, where `train` was told to look.
-    comparison: Comparison | None = None
-
-    def prompt(self, prompt: int | str = 0) -> SoftPrompt:
-        """The stored prompt of one prompt.
-
-        Raises:
-            BadInput: its method trains weights, not a prompt; `tuned` gives them.
-        """
-        folder = self._member(prompt)
-        return SoftPrompt.load(folder if (folder / "weights").is_dir() else folder / "prompt")
-
-    def tuned(self, member: int | str = 0) -> TunedWeights:
-        """The trained weights of one member, by its number or name.
-
-        Raises:
-            BadInput: its method trains a prompt; `prompt` gives it.
-        """
-        return load_tuned(self._member(member))
-
-    @property
-    def best(self) -> Result:
-        """The prompt with the highest validation score; of equal ones the first.
-
-        Raises:
-            BadInput: every prompt was dropped before it was scored.
-        """
-        scored = [result for result in self.results if "score" in result.metrics.get("validation", {})]
-        if not scored:
-            raise BadInput(f"no prompt of {self.folder} was scored before it was dropped; try a lower --lr")
-        return max(scored, key=lambda result: result.metrics["validation"]["score"])
-
-    @property
-    def history(self) -> "DataFrame":
-        """What was recorded, as a DataFrame: a row for each step and each evaluation of each prompt."""
-        return history(self.folder, [result.prompt for result in self.results])
-
-    def _repr_html_(self) -> str:
-        """The run as a notebook shows it: a table of its prompts and their validation scores over the steps."""
-        return html_of(self.folder, self.results)
-
-    def _member(self, member: int | str) -> Path:
-        if isinstance(member, str):
-            return self.folder / member
-        if not -len(self.results) <= member < len(self.results):
-            raise BadInput(f"this run has {len(self.results)} prompts, counted from 0; {member} is none of them")
-        return self.folder / self.results[member].prompt
 
 
 def read_plan(folder: Path) -> Plan:

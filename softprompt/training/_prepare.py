@@ -1,9 +1,8 @@
 """The rows of a run as its frozen model reads them, and what cannot work with that model."""
 
 import contextlib
-import hashlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from ..backbones import AbstractBackbone, refuse_collisions
 from ..data import Examples, Ragged, Rows, Splits
@@ -13,14 +12,14 @@ from ..inference.rows import examples_for, text_limit
 from ..prompts.base import is_words
 from ..prompts.methods import Method
 from ..regularizers import regularizers
-from ..settings import PromptSettings, TrainSettings
+from ..settings import DEFAULT_STEPS, PromptSettings, TrainSettings
 from ..tasks import gold
-from ._loop import RunData
 from ._numbers import refuse_unwritable
-from ._plan import DEFAULT_STEPS, Plan
+from ._plan import Plan
 from ._restarts import race_steps
-from ._shown import allowed_rows
-from ._words import beginnings_of
+from ._run_data import RunData
+from .beginnings.examples import allowed_rows
+from .beginnings.words import beginnings_of
 from .objectives import RegularizerContext, has_dropout
 
 # Training rows that are looked at for words to perturb.
@@ -43,13 +42,13 @@ def recomputing(backbone: AbstractBackbone, settings: TrainSettings) -> Iterator
 
 
 def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
-    """The backbone, and the splits tokenised for it.
+    """The splits tokenised for the backbone, and what the prompts of the plan begin with.
 
     Raises:
         SoftPromptError: anything in the plan that cannot work.
     """
-    begun = beginnings_of(plan, splits.train, backbone)
-    lengths = sorted({beginning.length for candidates in begun for beginning in candidates})
+    beginnings = beginnings_of(plan, splits.train, backbone)
+    lengths = sorted({beginning.length for candidates in beginnings for beginning in candidates})
     decoding(plan.task, backbone, plan.settings.decode)
     validation = _choosing_rows(plan, splits.validation)
     train, validation, test = (
@@ -59,11 +58,11 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
     _refuse_uneven_cuts(lengths, plan, backbone, (train, validation, test))
     _refuse_idle(plan, backbone)
     run_data = RunData(
-        backbone=backbone, task=plan.task, train=train, validation=validation, test=test, rows=splits.train
+        plan=plan, backbone=backbone, train=train, validation=validation, test=test, beginnings=beginnings
     )
     # What cannot work is found before anything is written or trained, as the first part of MPT is.
-    check_regularizers(plan, run_data)
-    _refuse_long_races(plan, run_data)
+    _check_regularizers(run_data)
+    _refuse_long_races(run_data)
     _refuse_weights_behind_words(plan)
     return run_data
 
@@ -106,12 +105,13 @@ def _refuse_idle(plan: Plan, backbone: AbstractBackbone) -> None:
         refuse_collisions(label_ids(backbone, plan.task), backbone.tokenizer)
 
 
-def check_regularizers(plan: Plan, run_data: RunData) -> None:
+def _check_regularizers(run_data: RunData) -> None:
     """Refuse regularisers that would be quietly off, or measure nothing, here.
 
     Raises:
         BadInput: with what to do.
     """
+    plan = run_data.plan
     if not any(prompt.regularizer for prompt in plan.prompts):
         return
     regularizer_context = RegularizerContext.of(run_data.backbone, run_data.task)
@@ -127,12 +127,12 @@ def check_regularizers(plan: Plan, run_data: RunData) -> None:
         )
 
 
-def _refuse_long_races(plan: Plan, run_data: RunData) -> None:
+def _refuse_long_races(run_data: RunData) -> None:
     """Refuse races between restarts that are longer than the run."""
-    if any(prompt.restarts > 1 for prompt in plan.prompts):
-        drawn = [training_rows(run_data, plan.settings, prompt) for prompt in plan.prompts]
-        for prompt in plan.prompts:
-            race_steps(prompt, step_count(plan.settings, max(map(len, drawn))))
+    racing = [prompt for prompt in run_data.plan.prompts if prompt.restarts > 1]
+    steps = run_steps(run_data) if racing else 0
+    for prompt in racing:
+        race_steps(prompt, steps)
 
 
 def _refuse_weights_behind_words(plan: Plan) -> None:
@@ -170,9 +170,15 @@ def _choosing_rows(plan: Plan, validation: Rows) -> Rows:
     return chosen
 
 
-def training_rows(run_data: RunData, settings: TrainSettings, prompt: PromptSettings) -> list[int]:
+def training_rows(run_data: RunData, prompt: PromptSettings) -> list[int]:
     """The training rows that a prompt may see: all, or its own few-shot draw."""
-    return allowed_rows(run_data.task, run_data.train.gold, settings, prompt)
+    return allowed_rows(run_data.task, run_data.train.gold, run_data.plan.settings, prompt)
+
+
+def run_steps(run_data: RunData) -> int:
+    """Optimiser steps of a run, which its prompts share: those over the rows of the prompt that has most."""
+    rows = max(len(training_rows(run_data, prompt)) for prompt in run_data.plan.prompts)
+    return step_count(run_data.plan.settings, rows)
 
 
 def step_count(settings: TrainSettings, rows: int) -> int:
@@ -208,23 +214,3 @@ def long_answers(run_data: RunData, longest: int) -> list[str]:
         f"{count} of {len(rows)} validation and test rows have answers of more than {longest} tokens, the longest "
         f"{max(lengths)}; a prompt writes no longer ones, so give --max-new-tokens={max(lengths)}"
     ]
-
-
-def fingerprint(run_data: RunData) -> str:
-    """SHA-256 over the token ids and targets of all splits: a resumed run must see the rows it started with."""
-    return fingerprint_of((run_data.train, run_data.validation, run_data.test))
-
-
-def fingerprint_of(parts_of_rows: Iterable[Examples]) -> str:
-    """SHA-256 over the token ids and targets of rows."""
-    digest = hashlib.sha256()
-    for examples in parts_of_rows:
-        targets = examples.targets
-        parts = [examples.inputs.flat, examples.inputs.offsets]
-        if isinstance(targets, Ragged):
-            parts += [targets.flat, targets.offsets]
-        elif targets is not None:
-            parts.append(targets)
-        for part in parts:
-            digest.update(part.numpy().tobytes())
-    return digest.hexdigest()

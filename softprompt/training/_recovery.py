@@ -9,6 +9,7 @@ from typing import Any
 from ..documents import check_shape, in_file, refuse_no_name
 from ..errors import DamagedFile
 from ..legacy import renamed
+from ..run_layout import CHECKPOINTS, METRICS, RESTARTS, TIMING
 from ..store import Checkpoint, intact_checkpoints
 from ._records import damaged_lines, places, too_short
 from ._restarts import record_of
@@ -47,7 +48,7 @@ def last_good(folder: Path) -> Checkpoint | None:
         DamagedFile: there are checkpoints, and none of them can be gone on from.
     """
     refused: DamagedFile | None = None
-    for checkpoint in intact_checkpoints(folder / "checkpoints"):
+    for checkpoint in intact_checkpoints(folder / CHECKPOINTS):
         try:
             state = renamed(checkpoint.state)
             with in_file(f"{folder / 'checkpoints'}, step {checkpoint.step}"):
@@ -87,9 +88,9 @@ def check_records(folder: Path, state: Mapping[str, Any]) -> None:
                 "a copy, or start a new run"
             )
     for path in (
-        folder / "timing.jsonl",
+        folder / TIMING,
         *sorted(folder.glob("*/*.jsonl")),
-        *sorted(folder.glob("*/restarts/*.jsonl")),
+        *sorted(folder.glob(f"*/{RESTARTS}/*.jsonl")),
     ):
         if lines := damaged_lines(path):
             log.warning("%s is damaged in %s, which is left out of curves and times", path, places(lines))
@@ -97,7 +98,7 @@ def check_records(folder: Path, state: Mapping[str, Any]) -> None:
 
 def _marks(folder: Path, state: Mapping[str, Any]) -> Iterator[tuple[Path, int]]:
     """Each record that goes on, and how many bytes of it the checkpoint needs."""
-    yield folder / "timing.jsonl", state["timing_bytes"]
+    yield folder / TIMING, state["timing_bytes"]
     for member in state["prompts"]:
         yield _path_of(folder, member["name"]), member["recorded_bytes"]
 
@@ -110,4 +111,4 @@ def _undecided(folder: Path, state: Mapping[str, Any]) -> set[Path]:
 def _path_of(folder: Path, name: str) -> Path:
     """The record of a prompt, or of the candidate for one, whose name ends in #0, #1 ..."""
     member, sign, number = name.partition("#")
-    return record_of(folder / member, int(number)) if sign else folder / member / "metrics.jsonl"
+    return record_of(folder / member, int(number)) if sign else folder / member / METRICS

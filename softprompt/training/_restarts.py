@@ -17,6 +17,7 @@ from typing import Any, final
 from ..documents import SEALED, entry
 from ..errors import BadInput
 from ..prompts.seeds import stream_seed
+from ..run_layout import CHOSEN, METRICS, RESTARTS
 from ..settings import PromptSettings
 from ..store import sealed_bytes, write_file
 from ._member import FleetMember
@@ -78,7 +79,7 @@ def with_fewer_examples(settings: PromptSettings) -> list[PromptSettings]:
 
 def record_of(folder: Path, candidate: int) -> Path:
     """Return the path of a candidate's metrics in the folder of the prompt."""
-    return folder / "restarts" / f"{candidate}.jsonl"
+    return folder / RESTARTS / f"{candidate}.jsonl"
 
 
 @final
@@ -123,7 +124,7 @@ class Race:
         outcome = self._outcome(candidates[chosen], losses, chosen)
         files = {path.name: entry(path.read_bytes()) for path in (candidate.record.path for candidate in candidates)}
         write_file(
-            self.folder / "restarts" / "chosen.json",
+            self.folder / RESTARTS / CHOSEN,
             sealed_bytes({"format": SEALED, **outcome, "files": files}),
             what=f"the choice among the restarts of {self.name}",
             replace=True,
@@ -131,7 +132,7 @@ class Race:
         for candidate in candidates:
             candidate.record.close()
             candidate.trainable.zero_grad(set_to_none=True)
-        record = Record(self.folder / "metrics.jsonl")
+        record = Record(self.folder / METRICS)
         for row in rows[chosen]:
             record.write(row)
         return candidates[chosen].goes_on(self.name, record, outcome)

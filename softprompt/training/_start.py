@@ -1,106 +1,122 @@
-"""The prompts of a run as they go into the loop: with optimisers, batches from the step on, records and provenance."""
+"""The loop of a run with its prompts in it: with optimisers, batches from the step on, records and provenance."""
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 from ..data import stream
 from ..inference.scoring_rule import scoring_for, with_loss
+from ..legacy import renamed
 from ..prompts.contract import AbstractTrainable
 from ..prompts.prompt import Provenance
 from ..prompts.units import WordScale
 from ..regularizers import regularizers
+from ..run_layout import METRICS, TIMING
 from ..settings import PromptSettings
-from ._beginning import Beginning
-from ._loop import RunData
-from ._member import FleetMember
+from ..store import Checkpoint
+from ._loop import Loop
+from ._member import FleetMember, below
 from ._optimizer import PromptOptimizer
-from ._plan import Plan
-from ._prepare import step_count, training_rows
+from ._prepare import run_steps, training_rows
+from ._processes import Processes
 from ._records import Record
 from ._restarts import Race, race_steps, record_of
-from ._words import beginnings_of
+from ._run_data import RunData
+from .beginnings.beginning import Beginning
+
+
+@contextlib.contextmanager
+def open_loop(
+    run_data: RunData,
+    prompts: Sequence[AbstractTrainable],
+    folder: Path,
+    checkpoint: Checkpoint | None = None,
+    processes: Processes | None = None,
+) -> Iterator[Loop]:
+    """Within, the loop of a run before its next step; afterwards its records are closed and dropout is off.
+
+    Args:
+        run_data: the run.
+        prompts: of `build_prompts`.
+        folder: where the records are.
+        checkpoint: what the run goes on from; None begins anew.
+        processes: that train the run together; None is this one alone.
+    """
+    state: Mapping[str, Any] = renamed(checkpoint.state) if checkpoint else {}
+    with contextlib.ExitStack() as stack:
+        members: list[FleetMember] = []
+        for member in start_members(run_data, prompts, folder, state):
+            stack.callback(member.close)
+            members.append(member)
+        timing = Record(folder / TIMING, state.get("timing_bytes", 0))
+        stack.callback(timing.close)
+        stack.callback(run_data.backbone.dropout, False)
+        if checkpoint:
+            for number, (member, values) in enumerate(zip(members, state["prompts"], strict=True)):
+                member.restore(below(f"{number}/", checkpoint.tensors), values)
+        loop = Loop(run_data, members, timing, processes)
+        loop.step = state.get("step", 0)
+        loop.memory_budget.restore(state.get("memory_budget", {}))
+        yield loop
 
 
 def start_members(
-    plan: Plan,
-    run_data: RunData,
-    prompts: Sequence[AbstractTrainable],
-    folder: Path,
-    step: int = 0,
-    states: Sequence[Mapping[str, Any]] = (),
-) -> list[FleetMember]:
-    """The prompts, or the candidates for one, with their optimisers, batches from `step` on, and records.
+    run_data: RunData, prompts: Sequence[AbstractTrainable], folder: Path, state: Mapping[str, Any]
+) -> Iterator[FleetMember]:
+    """The prompts, or the candidates for one, with their optimisers, batches from the step on, and open records.
 
     Args:
-        plan: prompts and settings.
-        run_data: backbone and rows.
+        run_data: the run.
         prompts: of `build_prompts`.
-        folder: of the run.
-        step: optimiser steps done.
-        states: what a checkpoint says of each of them; none begins anew.
+        folder: where the records are.
+        state: of a checkpoint; empty begins anew.
     """
-    started: list[FleetMember] = []
-    try:
-        started.extend(_started(plan, run_data, prompts, folder, step, states))
-    except BaseException:
-        for prompt in started:
-            prompt.close()
-        raise
-    return started
-
-
-def _started(
-    plan: Plan,
-    run_data: RunData,
-    prompts: Sequence[AbstractTrainable],
-    folder: Path,
-    step: int,
-    states: Sequence[Mapping[str, Any]],
-) -> Iterator[FleetMember]:
-    identity = run_data.backbone.identity()
-    scoring = scoring_for(plan.settings, run_data.task, run_data.backbone).to_json()
-    loss = with_loss(plan.settings, run_data.task, run_data.backbone).loss
+    plan, task, backbone = run_data.plan, run_data.task, run_data.backbone
+    identity = backbone.identity()
+    scoring = scoring_for(plan.settings, task, backbone).to_json()
+    loss = with_loss(plan.settings, task, backbone).loss
     versions = {name: version(name) for name in ("softprompt", "torch", "transformers")}
-    drawn = [training_rows(run_data, plan.settings, settings) for settings in plan.prompts]
-    steps = step_count(plan.settings, max(map(len, drawn)))
-    marks = {state["name"]: state["recorded_bytes"] for state in states}
-    chosen = {state["name"]: state["restarts"]["chosen"] for state in states if "restarts" in state}
-    begun = beginnings_of(plan, run_data.rows, run_data.backbone)
-    for number, candidate, name, prompt, race, path in _entrants(plan, prompts, folder, steps, chosen, begun):
-        settings = prompt.method.resolved(plan.prompts[number])
+    steps, members = run_steps(run_data), state.get("prompts", [])
+    marks = {member["name"]: member["recorded_bytes"] for member in members}
+    chosen = {member["name"]: member["restarts"]["chosen"] for member in members if "restarts" in member}
+    for candidate in _candidates(run_data, prompts, folder, steps, chosen):
+        trainable = candidate.trainable
+        settings = trainable.method.resolved(candidate.settings)
         assert settings.lr is not None
+        rows = training_rows(run_data, settings)
         provenance = Provenance(
             method=settings.method,
             backbone=identity,
-            answers=run_data.backbone.answers,
-            task=run_data.task.to_json(),
+            answers=backbone.answers,
+            task=task.to_json(),
             seeds=vars(settings.seeds),
-            training=_facts(settings, prompt, run_data, steps, loss),
+            training=_facts(settings, trainable, run_data, steps, loss),
             versions=versions,
             scoring=scoring,
         )
         yield FleetMember(
-            name=name,
+            name=candidate.name,
             settings=settings,
-            trainable=prompt,
-            optimizer=PromptOptimizer(prompt, settings.lr, settings.head_lr, steps, plan.settings),
-            rows=drawn[number],
+            trainable=trainable,
+            optimizer=PromptOptimizer(trainable, settings.lr, settings.head_lr, steps, plan.settings),
+            rows=rows,
             batches=stream(
                 run_data.train.lengths,
-                drawn[number],
+                rows,
                 plan.settings.batch_size,
                 seed=settings.seeds.order,
-                start=step * plan.settings.grad_accumulation,
+                start=state.get("step", 0) * plan.settings.grad_accumulation,
                 bucket=plan.settings.bucket,
                 tokens_per_batch=plan.settings.tokens_per_batch,
             ),
-            record=Record(path, marks.get(name, 0)),
+            record=Record(candidate.record, marks.get(candidate.name, 0)),
             provenance=provenance,
-            race=race,
-            beginning=prompt.fold(provenance) if prompt.begins_at_words else None,
-            shown_labels=begun[number][candidate].shown_labels,
+            race=candidate.race,
+            beginning=trainable.fold(provenance) if trainable.begins_at_words else None,
+            shown_labels=candidate.beginning.shown_labels,
         )
 
 
@@ -128,24 +144,42 @@ def _described(text: str, rms: float, e: int) -> dict[str, Any]:
     return {"regularizers": described} if described else {}
 
 
-def _entrants(
-    plan: Plan,
-    prompts: Sequence[AbstractTrainable],
-    folder: Path,
-    steps: int,
-    chosen: Mapping[str, int],
-    begun: Sequence[Sequence[Beginning]],
-) -> Iterator[tuple[int, int, str, AbstractTrainable, Race | None, Path]]:
-    """What trains: each prompt, or its candidates while none is `chosen`; with numbers, name, race and record."""
-    waiting = iter(prompts)
-    for number, (name, settings) in enumerate(zip(plan.prompt_names(), plan.prompts, strict=True)):
-        candidates = [next(waiting) for _ in range(settings.restarts)]
+@final
+@dataclass(frozen=True, eq=False)
+class _Candidate:
+    """What trains: a prompt of the plan, or one of the beginnings that race for its place.
+
+    Args:
+        name: of the prompt; of one that races, with its number in the race.
+        settings: of the prompt, as the plan has them.
+        trainable: what the optimiser moves.
+        beginning: what it began with.
+        record: where its metrics are recorded.
+        race: None where nothing is left to choose.
+    """
+
+    name: str
+    settings: PromptSettings
+    trainable: AbstractTrainable
+    beginning: Beginning
+    record: Path
+    race: Race | None = None
+
+
+def _candidates(
+    run_data: RunData, prompts: Sequence[AbstractTrainable], folder: Path, steps: int, chosen: Mapping[str, int]
+) -> Iterator[_Candidate]:
+    """Each prompt, or its candidates while none is `chosen`."""
+    plan, built = run_data.plan, iter(prompts)
+    for name, settings, beginnings in zip(plan.prompt_names(), plan.prompts, run_data.beginnings, strict=True):
+        ways = [(next(built), beginning) for beginning in beginnings]
         if settings.restarts == 1 or name in chosen:
-            winner = chosen.get(name, 0)
-            yield number, winner, name, candidates[winner], None, folder / name / "metrics.jsonl"
+            trainable, beginning = ways[chosen.get(name, 0)]
+            yield _Candidate(name, settings, trainable, beginning, folder / name / METRICS)
             continue
         # Only the candidates of an instruction begin in different ways.
-        inits = [way.settings.init for way in begun[number]] if settings.init == "instruction" else []
+        inits = [way.settings.init for way in beginnings] if settings.init == "instruction" else []
         race = Race(name, folder / name, race_steps(settings, steps), inits)
-        for candidate, prompt in enumerate(candidates):
-            yield number, candidate, f"{name}#{candidate}", prompt, race, record_of(folder / name, candidate)
+        for number, (trainable, beginning) in enumerate(ways):
+            record = record_of(folder / name, number)
+            yield _Candidate(f"{name}#{number}", settings, trainable, beginning, record, race)

@@ -1,6 +1,5 @@
 """Start a run, or go on with one: the public functions around the loop."""
 
-import contextlib
 import dataclasses
 import inspect
 import logging
@@ -12,25 +11,24 @@ from typing import Any
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone, model_name, refuse_other_backbone
 from ..checks import listed, require_kind
 from ..data import Splits, drawn_from, load_rows, split_rows, warn_of_unknown
-from ..inference.asked import put
+from ..inference.asked import before_model, put
 from ..inference.rows import tell_truncated
-from ..inference.scoring_rule import with_loss
-from ..legacy import renamed
-from ..prompts.contract import AbstractTrainable
+from ..run_layout import PLAN
 from ..settings import ModelSpec, PromptSettings, TrainSettings
-from ..store import Checkpoint, refuse_no_place, write_file
-from ..tasks import rephrased, stored_in, styled
+from ..store import refuse_no_place, write_file
+from ..tasks import stored_in
 from ._advice import ADVICE, no_words, not_better, repeated
 from ._alone import alone_on, as_usual
-from ._auto_init import with_beginnings
-from ._begun import ROWS, begun_from, refuse_other_inputs, refuse_other_weights, refuse_unknown_weights
 from ._built import build_prompts
 from ._callbacks import Listeners, refuse_no_callbacks
 from ._damage import damage, damaged_documents, tell_unsealed
+from ._decided import decided
 from ._drive import drive, finishing
 from ._early import check_request
+from ._finish import finish_member, last_reports
 from ._folder import HeldFolder, alone_in, new_folder, refuse_used
 from ._frozen import Comparison, compare
+from ._inputs import ROWS, refuse_other_inputs, refuse_other_weights, refuse_unknown_weights, with_inputs
 from ._keywords import (
     default_output,
     from_any_folder,
@@ -44,21 +42,20 @@ from ._keywords import (
     wording_from,
 )
 from ._last import Last
-from ._loop import Loop, RunData
-from ._member import below
-from ._mpt import shared_prompts
-from ._plan import PLAN, Plan, Run, read_plan
-from ._prepare import fingerprint, long_answers, prepare, recomputing
+from ._loop import Loop
+from ._plan import Plan, read_plan
+from ._prepare import long_answers, prepare, recomputing
 from ._processes import Processes
 from ._progress import refuse_unknown_trackers
-from ._records import Record
 from ._recovery import last_good
 from ._resolved import refuse_twins, resolved
-from ._results import finish_member, last_reports, read_result, seconds_of
+from ._result import read_result, seconds_of
 from ._rounding import warn_of_rounding
-from ._sources import with_sources
-from ._start import start_members
-from ._words import with_opening
+from ._run import Run
+from ._run_data import RunData
+from ._start import open_loop
+from .transfer.mpt import shared_prompts
+from .transfer.spot import with_sources
 
 advice = logging.getLogger(ADVICE)
 log = logging.getLogger("softprompt")
@@ -136,50 +133,44 @@ def train(
     refuse_unknown_trackers(log_with)
     spec = model_from(model, keywords)
     refuse_twins([resolved(prompt) for prompt in prompts])
-    chosen = task_from(task, keywords)
-    folder = default_output(chosen.name, [prompt.method for prompt in prompts]) if output is None else Path(output)
+    declared, wording = task_from(task, keywords), wording_from(task, keywords)
+    folder = default_output(declared.name, [prompt.method for prompt in prompts]) if output is None else Path(output)
     refuse_used(folder)
-    declared, wording = chosen, wording_from(task, keywords)
-    chosen = rephrased(chosen if style is None else styled(chosen, style), wording)
+    early = before_model(declared, style, wording)
     # Rows first: their faults are found in seconds, while a model may take minutes to load.
-    read = load_rows(chosen, data_root, max_bad_rows)
-    splits = split_rows(chosen, read, test_rows=settings.test_rows)
-    check_request(chosen, splits, prompts, settings, spec if isinstance(spec, ModelSpec) else None)
+    read = load_rows(early, data_root, max_bad_rows)
+    splits = split_rows(early, read, test_rows=settings.test_rows)
+    check_request(early, splits, prompts, settings, spec if isinstance(spec, ModelSpec) else None)
     if isinstance(spec, AbstractBackbone):
         backbone = spec
     else:
-        backbone = load_backbone(answering_numbers(spec) if chosen.answer == "number" else spec)
+        backbone = load_backbone(answering_numbers(spec) if early.answer == "number" else spec)
     chosen = put(declared, backbone.kind, style, wording)
-    for line in (*no_words(declared, chosen, wording, backbone.kind), *repeated(chosen, splits)):
+    for line in (*no_words(declared, chosen, wording, backbone.kind), *repeated(early, splits)):
         advice.warning(line)
-    if settings.max_length is not None:
-        chosen = dataclasses.replace(chosen, max_length=settings.max_length)
     # From any folder the same files: `resume` and `evaluate` may be started in another.
     source = dataclasses.replace(stored_in(chosen.source, folder), drawn=drawn_from(chosen, read))
-    chosen = dataclasses.replace(chosen, source=source)
     plan = Plan(
-        task=chosen,
+        task=dataclasses.replace(chosen, source=source),
         # What the backbone is, whatever was asked for: one that was loaded before has its own.
         model=backbone.spec,
-        prompts=tuple(map(from_any_folder, with_beginnings(prompts, chosen, backbone))),
-        settings=with_loss(settings, chosen, backbone),
+        prompts=tuple(map(from_any_folder, prompts)),
+        settings=settings,
         data_root=None if data_root is None else os.path.abspath(data_root),
         products=backbone.products,
         max_bad_rows=max_bad_rows,
         log_with=log_with,
         frozen=frozen,
     )
-    plan = with_opening(plan, splits.train, backbone)
+    plan = decided(plan, splits.train, backbone)
     with alone_on(backbone), recomputing(backbone, plan.settings):
-        run_data = prepare(plan, splits, backbone)
-        plan = with_sources(plan, run_data)
-        data = fingerprint(run_data)
-        plan = dataclasses.replace(plan, inputs=begun_from(plan, backbone, data))
+        run_data = with_inputs(with_sources(prepare(plan, splits, backbone)))
         # What cannot work leaves no folder behind.
         with new_folder(folder) as held:
-            write_file(folder / PLAN, plan.written(), what="the plan of the run")
-            built = build_prompts(plan, run_data, shared_prompts(plan, run_data, held, processes))
-            return _run(plan, run_data, data, splits, built, held, None, progress, callbacks, processes)
+            write_file(folder / PLAN, run_data.plan.written(), what="the plan of the run")
+            built = build_prompts(run_data, shared_prompts(run_data, held, processes))
+            with open_loop(run_data, built, folder, processes=processes) as loop:
+                return _trained(loop, splits, held, progress, callbacks)
 
 
 @as_usual()
@@ -231,21 +222,16 @@ def resume(
         read = load_rows(task, plan.data_root, plan.max_bad_rows)
         splits = split_rows(task, read, test_rows=plan.settings.test_rows, instead="start a new run")
         model = _same_model(plan, model, device, folder)
-        # Each library rounds in its own way: what the run began with goes on, whatever is faster now.
-        if model.copies_weights:
-            model.products = "torch" if plan.products == "torch" else "onednn"
-        elif model.engine != "reference":
-            model.products = None if plan.products is None else "torch" if plan.products == "torch" else "onednn"
+        _round_as_before(model, plan.products)
         with alone_on(model), recomputing(model, plan.settings):
             run_data = prepare(plan, splits, model)
-            data = fingerprint(run_data)
             # Runs of earlier versions know their rows by their checkpoints alone.
-            saved = checkpoint.state.get("data", data) if checkpoint else data
-            refuse_other_inputs({ROWS: saved, **plan.inputs}, data, folder)
+            rows_then = checkpoint.state.get("data", run_data.fingerprint) if checkpoint else run_data.fingerprint
+            refuse_other_inputs({ROWS: rows_then, **plan.inputs}, run_data.fingerprint, folder)
             # A checkpoint holds what was learned from other tasks.
-            shared = None if checkpoint else shared_prompts(plan, run_data, held, processes)
-            built = build_prompts(plan, run_data, shared)
-            return _run(plan, run_data, data, splits, built, held, checkpoint, progress, callbacks, processes)
+            shared = None if checkpoint else shared_prompts(run_data, held, processes)
+            with open_loop(run_data, build_prompts(run_data, shared), folder, checkpoint, processes) as loop:
+                return _trained(loop, splits, held, progress, callbacks)
 
 
 def _same_model(plan: Plan, model: str | Path | AbstractBackbone | None, device: str, folder: Path) -> AbstractBackbone:
@@ -261,53 +247,43 @@ def _same_model(plan: Plan, model: str | Path | AbstractBackbone | None, device:
     return model
 
 
-def _run(
-    plan: Plan,
-    run_data: RunData,
-    data: str,
-    splits: Splits,
-    built: Sequence[AbstractTrainable],
-    held: HeldFolder,
-    checkpoint: Checkpoint | None,
-    progress: bool,
-    callbacks: Sequence[Any],
-    processes: Processes,
-) -> Run:
-    folder = held.path
-    state: Mapping[str, Any] = renamed(checkpoint.state) if checkpoint else {}
-    step = state.get("step", 0)
-    with contextlib.ExitStack() as records:
-        members = start_members(plan, run_data, built, folder, step, state.get("prompts", []))
-        for member in members:
-            records.callback(member.close)
-        timing = Record(folder / "timing.jsonl", state.get("timing_bytes", 0))
-        records.callback(timing.close)
-        records.callback(run_data.backbone.dropout, False)
-        if checkpoint:
-            for number, (member, values) in enumerate(zip(members, state["prompts"], strict=True)):
-                member.restore(below(f"{number}/", checkpoint.tensors), values)
-        loop = Loop(run_data, members, plan.settings, members[0].optimizer.steps, timing, processes)
-        loop.step = step
-        loop.memory_budget.restore(state.get("memory_budget", {}))
-        _report_texts(run_data)
-        for line in long_answers(run_data, plan.settings.max_new_tokens):
-            advice.warning(line)
-        if not step:
-            warn_of_rounding(loop)
-        listeners = Listeners(callbacks, how_to_go_on(plan.task, folder))
-        drive(plan, loop, held, data, progress, listeners)
-        with finishing(plan, folder):
-            seconds, reports = seconds_of(folder), last_reports(plan, loop)
-            held.refuse_gone()
-            # The results are written last: a run that has all of them is not gone on with.
-            comparison = _comparison(plan, splits, run_data.backbone, reports, folder)
-            results = [finish_member(plan, loop, member, folder, seconds, reports) for member in loop.members]
-        for line in not_better(comparison):
-            advice.warning(line)
-        finished = Run(folder, results, comparison)
-        listeners.end(finished)
-        # The run of all processes is in the folder of the first.
-        return dataclasses.replace(finished, folder=processes.first(folder))
+def _round_as_before(model: AbstractBackbone, products: str | None) -> None:
+    """Let packed passes multiply by the library that the run began with, whatever is faster now: it rounds in its way.
+
+    Args:
+        model: the frozen model.
+        products: of the plan.
+    """
+    began = "torch" if products == "torch" else "onednn"
+    if model.copies_weights:
+        model.products = began
+    elif model.engine != "reference":
+        model.products = None if products is None else began
+
+
+def _trained(loop: Loop, splits: Splits, held: HeldFolder, progress: bool, callbacks: Sequence[Any]) -> Run:
+    """The run, trained to its end and stored."""
+    run_data, folder = loop.run_data, held.path
+    plan = run_data.plan
+    _report_texts(run_data)
+    for line in long_answers(run_data, plan.settings.max_new_tokens):
+        advice.warning(line)
+    if not loop.step:
+        warn_of_rounding(loop)
+    listeners = Listeners(callbacks, how_to_go_on(plan.task, folder))
+    drive(loop, held, progress, listeners)
+    with finishing(plan, folder):
+        seconds, reports = seconds_of(folder), last_reports(loop.members, loop.scorer)
+        held.refuse_gone()
+        # The results are written last: a run that has all of them is not gone on with.
+        comparison = _comparison(plan, splits, run_data.backbone, reports, folder)
+        results = [finish_member(member, loop.scorer, folder, seconds, reports) for member in loop.members]
+    for line in not_better(comparison):
+        advice.warning(line)
+    finished = Run(folder, results, comparison)
+    listeners.end(finished)
+    # The run of all processes is in the folder of the first.
+    return dataclasses.replace(finished, folder=loop.processes.first(folder))
 
 
 def _comparison(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..backbones import AbstractBackbone
 from ..errors import BadInput
+from ..run_layout import TIMING
 from ..training import read_record
 from ._kept import kept
 from ._rows import GLANCE
@@ -114,5 +115,5 @@ def _step_seconds(folder: Path, default: Candidate, backbone: AbstractBackbone) 
         default.settings, steps=2 * TIMED, eval_every=TIMED, eval_rows=GLANCE, warmup=None, patience=None
     )
     fleet(folder, dataclasses.replace(default, settings=settings), [default.prompt], backbone)
-    *_, last = read_record(folder / "timing.jsonl")
+    *_, last = read_record(folder / TIMING)
     return max(1e-4, last["seconds"] / (TIMED + GLANCE / (3 * settings.batch_size)))

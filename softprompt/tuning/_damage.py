@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..documents import changed_files, faults_in
+from ..run_layout import PLAN
 from ..training import damage
 from ._kept import stored_fields, stored_values
 from ._report import REPORT, stored_report
@@ -34,5 +35,5 @@ def damaged_search(folder: Path) -> Iterator[str]:
         # Searches of earlier versions do not list their rows.
         repair = "give the command of the search again, which writes it anew"
         yield from changed_files(lambda: stored_fields(rows, None), rows, repair)
-    for plan in sorted(folder.rglob("run.json")):
+    for plan in sorted(folder.rglob(PLAN)):
         yield from damage(plan.parent)

@@ -10,6 +10,7 @@ from ..documents import check_shape, in_file
 from ..errors import BadInput
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import TunedWeights
+from ..run_layout import PROMPT
 from ..store import load_tuned
 from ._kept import stored_fields
 from ._measure import Measure
@@ -122,7 +123,7 @@ class Tuning:
 
     def prompt(self) -> SoftPrompt:
         """The stored prompt: of the winner's seeds the one that is best on the choosing rows."""
-        return SoftPrompt.load(self.best / "prompt")
+        return SoftPrompt.load(self.best / PROMPT)
 
     def tuned(self) -> TunedWeights:
         """The stored weights, where the winner's method trains weights."""

@@ -19,6 +19,7 @@ from ..errors import (
 )
 from ..inference.evaluate import evaluate
 from ..prompts.prompt import SoftPrompt
+from ..run_layout import METRICS, PROMPT, is_run
 from ..settings import PromptSettings
 from ..store import load_tuned
 from ..training import Interrupted, Result, Run, read_record, resume, train, without_advice
@@ -52,13 +53,13 @@ class Fit:
     @property
     def is_finished(self) -> bool:
         """Whether it was neither stopped at a rung nor dropped."""
-        return not (self.result.status.startswith("dropped") or self.result.status.endswith(REASON))
+        return not (self.result.is_dropped or self.result.stop_reason == REASON)
 
     def best_until(self, step: int) -> float | None:
         """The best score up to a step that was evaluated; None where it did not come so far."""
         rows = [
             row
-            for row in read_record(self.folder / self.result.prompt / "metrics.jsonl")
+            for row in read_record(self.folder / self.result.prompt / METRICS)
             if row.get("split") == "validation" and row["step"] <= step
         ]
         return max(row["score"] for row in rows) if rows and rows[-1]["step"] == step else None
@@ -66,7 +67,7 @@ class Fit:
     def stored(self) -> Any:
         """The prompt, or the weights, that are best on the choosing rows."""
         folder = self.folder / self.result.prompt
-        return SoftPrompt.load(folder / "prompt") if (folder / "prompt").exists() else load_tuned(folder)
+        return SoftPrompt.load(folder / PROMPT) if (folder / PROMPT).exists() else load_tuned(folder)
 
 
 def fleet(
@@ -89,7 +90,7 @@ def fleet(
         SoftPromptError: a candidate cannot be trained.
     """
     with without_advice():
-        if (folder / "run.json").is_file():
+        if is_run(folder):
             run = resume(folder, model=backbone, callbacks=callbacks)
         else:
             shutil.rmtree(folder, ignore_errors=True)

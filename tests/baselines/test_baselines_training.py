@@ -7,7 +7,7 @@ import torch
 from softprompt.backbones import from_model
 from softprompt.baselines import BASELINES
 from softprompt.baselines.kinds import swap_for
-from softprompt.baselines.swap import Beginning
+from softprompt.baselines.swap import Start
 from softprompt.data import load_rows, split_rows, stream
 from softprompt.inference.asked import put
 from softprompt.inference.evaluate import evaluate
@@ -44,7 +44,7 @@ BESIDE = ("prefix-tuning", "cartridge", "dept", "attempt", "mpt")
 
 def plain_rows(backbone, method, seed, sources):
     """DePT and ATTEMPT by their formulas: what is trained, and what one embedded row becomes."""
-    swap = swap_for(method, backbone, METHODS[method].options, Beginning(stream_seed(seed, "network"), sources))
+    swap = swap_for(method, backbone, METHODS[method].options, Start(stream_seed(seed, "network"), sources))
     p = {name: torch.nn.Parameter(values) for name, values in swap.weights().items() if name not in KEPT}
     if method == "dept":
         return p, lambda words: torch.cat([p["prompt"], words + (p["a"] @ p["b"])[: len(words)]])
@@ -62,7 +62,7 @@ def plain_rows(backbone, method, seed, sources):
 
 def plain_adapters(backbone, method, seed):
     """Adapters by hooks on the model, and its norms, with the initial values of this seed."""
-    swap = swap_for(method, backbone, METHODS[method].options, Beginning(stream_seed(seed, "network")))
+    swap = swap_for(method, backbone, METHODS[method].options, Start(stream_seed(seed, "network")))
     trained = {name: torch.nn.Parameter(values) for name, values in swap.weights().items() if ".adapter." in name}
     for path in {name.partition(".adapter.")[0] for name in trained}:
 

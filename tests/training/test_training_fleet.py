@@ -95,7 +95,7 @@ class TestFleet:
             for one, value in zip(loop.members, (0.5, 0.1 * number), strict=True):
                 if one.is_training:
                     report = dataclasses.replace(
-                        loop.scores([one.trainable.fold(one.provenance)], loop.run_data.validation)[0]
+                        loop.scorer.scores([one.trainable.fold(one.provenance)], loop.run_data.validation)[0]
                     )
                     report.metrics["score"] = value
                     one.judge(loop.step, one.trainable.fold(one.provenance), report, 2)
@@ -109,7 +109,7 @@ class TestFleet:
 
     def test_of_equal_scores_the_one_of_the_smaller_label_loss_is_stored(self, task, t5_folder, tmp_path):
         plan = plan_of(task, t5_folder, [entry()], steps=4)
-        member, again = (started(plan, prepared(plan), tmp_path / name)[0] for name in ("run", "again"))
+        member, again = (started(prepared(plan), tmp_path / name)[0] for name in ("run", "again"))
         report = Report({"score": 0.5}, 4, 0, [0, 1, 0, 1], [0, 1, 1, 0])
         for step, loss in enumerate((0.6, 0.7, 0.4, None), 1):
             prompt = member.trainable.fold(member.provenance)
@@ -120,7 +120,7 @@ class TestFleet:
         assert (again.best_step, again.best_label_loss) == (3, 0.4)
         again.judge(6, member.trainable.fold(member.provenance), dataclasses.replace(report, label_loss=0.3), None)
         assert again.best_step == 6
-        words, waiting = (started(plan, prepared(plan), tmp_path / name)[0] for name in ("words", "waiting"))
+        words, waiting = (started(prepared(plan), tmp_path / name)[0] for name in ("words", "waiting"))
         words.beginning = words.trainable.fold(words.provenance)
         words.judge_beginning(dataclasses.replace(report, label_loss=0.6))
         waiting.restore(words.tensors(), words.state())
@@ -136,7 +136,7 @@ class TestFewShot:
         prompts = (entry(seed=0), entry(seed=1), PromptSettings(seeds=Seeds(initialization=2, draw=1)))
         plan = plan_of(task, t5_folder, prompts, steps=1, shots=6)
         run_data = prepared(plan)
-        rows = [sorted(one.rows) for one in started(plan, run_data, tmp_path)]
+        rows = [sorted(one.rows) for one in started(run_data, tmp_path)]
         assert all(len(r) == 6 for r in rows)
         assert rows[0] != rows[1]
         assert rows[1] == rows[2]
@@ -148,7 +148,7 @@ class TestSeeds:
     def test_a_seed_moves_its_own_purpose_and_no_other(self, purpose, task, t5_folder, tmp_path):
         seeds = (Seeds(), dataclasses.replace(Seeds(), **{purpose: 1}))
         plan = plan_of(task, t5_folder, [PromptSettings(seeds=s) for s in seeds], steps=1, shots=20)
-        plain, moved = started(plan, prepared(plan), tmp_path)
+        plain, moved = started(prepared(plan), tmp_path)
         same = {
             "initialization": torch.equal(plain.trainable.vectors(), moved.trainable.vectors()),
             "draw": plain.rows == moved.rows,
@@ -196,7 +196,7 @@ class TestSeeds:
         for seed in (0, 1):
             loop.run_data.backbone.dropout(True)
             torch.manual_seed(seed)
-            found.append(loop.answers(prompts, loop.run_data.validation)[0].scores)
+            found.append(loop.scorer.answers(prompts, loop.run_data.validation)[0].scores)
         assert torch.equal(*found)
 
     @pytest.mark.parametrize("before", [False, True])

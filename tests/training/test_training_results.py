@@ -16,9 +16,9 @@ from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import TrainSettings
 from softprompt.tasks import TASKS, custom_task
-from softprompt.training import _results as results_module
-from softprompt.training import train
+from softprompt.training import read_results, train
 from softprompt.training._advice import not_learning, repeated
+from softprompt.training._finish import own_rows
 from softprompt.training._prepare import training_rows
 from softprompt.training._records import read_record
 
@@ -34,7 +34,7 @@ class TestTrainScore:
         plan = plan_of(task, t5_folder, prompts, shots=10)
         run_data = prepared(plan)
         for number, result in enumerate(run.results):
-            rows = run_data.train.select(training_rows(run_data, plan.settings, prompts[number]))
+            rows = run_data.train.select(training_rows(run_data, prompts[number]))
             assert len(rows) == 10
             prompt = run.prompt(number)
             expected = Report.from_answers(task, rows, answer(run_data.backbone, PromptBatch.of(prompt), rows, task))
@@ -46,7 +46,7 @@ class TestTrainScore:
         for name, asked in (("plain", False), ("scored", True)):
             asked = dataclasses.replace(settings, train_score=asked)
             train(task, str(t5_folder), prompts=FOUR[:1], settings=asked, output=tmp_path / name)
-        plain, scored = (results_module.read_results(tmp_path / name)[0].metrics for name in ("plain", "scored"))
+        plain, scored = (read_results(tmp_path / name)[0].metrics for name in ("plain", "scored"))
         assert set(plain) == {"validation", "test"}
         assert {split: scored[split] for split in plain} == plain
         a, b = (next((tmp_path / name).glob("*/metrics.jsonl")) for name in ("plain", "scored"))
@@ -54,13 +54,13 @@ class TestTrainScore:
 
     def test_of_many_rows_500_are_drawn_by_the_seed_of_the_draw(self):
         rows = list(range(0, 4000, 2))
-        found = results_module.own_rows(rows, 3)
+        found = own_rows(rows, 3)
         assert len(set(found)) == 500
-        assert found == sorted(found) == results_module.own_rows(rows, 3) != results_module.own_rows(rows, 4)
+        assert found == sorted(found) == own_rows(rows, 3) != own_rows(rows, 4)
         assert set(found) < set(rows)
         # Not the first ones: rows may be in the order of their classes.
         assert abs(sum(found) / 500 - 2000) < 200
-        assert results_module.own_rows([5, 3, 1], 0) == [5, 3, 1]
+        assert own_rows([5, 3, 1], 0) == [5, 3, 1]
 
 
 class TestResults:
@@ -139,7 +139,7 @@ class TestResults:
     )
     def test_each_sign_of_not_learning_is_seen_alone(self, losses, score, reason, task, t5_folder, tmp_path):
         plan = plan_of(task, t5_folder, [entry()], steps=4)
-        one = started(plan, prepared(plan), tmp_path)[0]
+        one = started(prepared(plan), tmp_path)[0]
         for step, loss in enumerate(losses, 1):
             one.record.write({"step": step, "loss": loss})
         one.record.mark()

@@ -153,7 +153,7 @@ class TestInitialization:
         source = train(task, str(t5_folder), prompts=[entry()], settings=settings, output=tmp_path / "source").prompt()
         start = entry(init=f"prompt:{tmp_path / 'source'}", units="raw")
         plan = plan_of(task, t5_folder, (start,), steps=1)
-        built = soft(build_prompts(plan, prepared(plan))[0])
+        built = soft(build_prompts(prepared(plan))[0])
         assert torch.equal(built.initial.detach(), source.vectors)
 
     def test_label_words_start_from_the_mean_of_their_token_vectors(self, task, t5_folder, tmp_path):
@@ -161,7 +161,7 @@ class TestInitialization:
             task, t5_folder, (entry(init="label-words", units="raw", options={"prompt_length": 2}),), steps=1
         )
         run_data = prepared(plan)
-        built = soft(build_prompts(plan, run_data)[0]).initial
+        built = soft(build_prompts(run_data)[0]).initial
         table, tokenizer = run_data.backbone.embeddings.weight, run_data.backbone.tokenizer
         for row, word in zip(built, task.labels, strict=True):
             ids = tokenizer(word, add_special_tokens=False)["input_ids"]

@@ -7,14 +7,14 @@ prompt to predict the labels that it shows.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..backbones import AbstractBackbone
-from ..errors import BadInput, UnsupportedModel
-from ..inference.in_context import encoded, shared_ids, text_before
-from ..prompts.base import is_words
-from ..prompts.methods import Method
-from ..settings import PromptSettings
-from ..tasks import Task, label_values
-from ._beginning import is_examples
+from ...backbones import AbstractBackbone
+from ...errors import BadInput, UnsupportedModel
+from ...inference.in_context import encoded, shared_ids, text_before
+from ...prompts.base import is_words
+from ...prompts.methods import Method
+from ...settings import PromptSettings
+from ...tasks import Task, label_values
+from .beginning import is_examples
 
 
 def refuse_cpt(settings: PromptSettings) -> None:

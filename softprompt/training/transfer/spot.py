@@ -4,7 +4,6 @@ The likeness of two tasks is the cosine of the mean vectors of their prompts (Vu
 new task has no prompt yet, so a plain one is trained for a few steps and then thrown away.
 """
 
-import contextlib
 import dataclasses
 import logging
 import tempfile
@@ -16,43 +15,46 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from ..prompts.methods import Method
-from ..prompts.trainable import TrainablePrompt
-from ..settings import PromptSettings
-from ._built import build_prompts
-from ._loop import Loop, RunData
-from ._plan import Plan
-from ._prepare import step_count, training_rows
-from ._records import Record
-from ._source_prompts import source_vectors
-from ._start import start_members
+from ...prompts.methods import Method
+from ...prompts.trainable import TrainablePrompt
+from ...settings import PromptSettings
+from .._built import build_prompts
+from .._prepare import run_steps
+from .._run_data import RunData
+from .._start import open_loop
+from ..beginnings.sources import source_vectors
+from ..beginnings.words import beginnings_of
 
 log = logging.getLogger("softprompt")
 
 
-def with_sources(plan: Plan, run_data: RunData) -> Plan:
-    """The plan in which each prompt of SPoT names the source that it begins at, as its initialisation.
+def with_sources(run_data: RunData) -> RunData:
+    """The run in which each prompt of SPoT names the source that it begins at, as its initialisation.
 
     Args:
-        plan: the plan of a run that has not begun.
-        run_data: backbone and rows.
+        run_data: a run that has not begun.
 
     Raises:
         BadInput: a source is deep, or no stored prompt.
         ModelMismatch: a source of another model.
     """
-    waiting = [number for number, prompt in enumerate(plan.prompts) if _begins_at_a_source(prompt)]
-    several = [number for number in waiting if len(plan.prompts[number].sources) > 1]
-    probes = _probed(plan, run_data, [plan.prompts[number] for number in several]) if several else []
+    prompts, beginnings = list(run_data.plan.prompts), list(run_data.beginnings)
+    waiting = [number for number, prompt in enumerate(prompts) if _begins_at_a_source(prompt)]
+    several = [number for number in waiting if len(prompts[number].sources) > 1]
+    probes = _probed(run_data, [prompts[number] for number in several]) if several else []
     places = {
-        number: _nearest(plan.prompts[number], probe, source_vectors(plan.prompts[number], run_data.backbone))
+        number: _nearest(prompts[number], probe, source_vectors(prompts[number], run_data.backbone))
         for number, probe in zip(several, probes, strict=True)
     }
-    prompts = list(plan.prompts)
     for number in waiting:
-        source = prompts[number].sources[places.get(number, 0)]
-        prompts[number] = dataclasses.replace(prompts[number], init=f"prompt:{source}")
-    return dataclasses.replace(plan, prompts=tuple(prompts))
+        init = f"prompt:{prompts[number].sources[places.get(number, 0)]}"
+        prompts[number] = dataclasses.replace(prompts[number], init=init)
+        beginnings[number] = [
+            dataclasses.replace(beginning, settings=dataclasses.replace(beginning.settings, init=init))
+            for beginning in beginnings[number]
+        ]
+    plan = dataclasses.replace(run_data.plan, prompts=tuple(prompts))
+    return dataclasses.replace(run_data, plan=plan, beginnings=beginnings)
 
 
 def likeness(prompt: Float[Tensor, "m e"], other: Float[Tensor, "n e"]) -> float:
@@ -79,24 +81,16 @@ def _nearest(prompt: PromptSettings, probe: Float[Tensor, "m e"], sources: Seque
     return place
 
 
-def _probed(plan: Plan, run_data: RunData, prompts: Sequence[PromptSettings]) -> list[Float[Tensor, "m e"]]:
+def _probed(run_data: RunData, prompts: Sequence[PromptSettings]) -> list[Float[Tensor, "m e"]]:
     """Return the vectors of plain prompts that were trained on the new task for a few steps, by the same seeds."""
-    rows = max(len(training_rows(run_data, plan.settings, prompt)) for prompt in prompts)
-    steps = probe_steps(step_count(plan.settings, rows))
     plain = {"method": "prompt-tuning", "sources": (), "restarts": 1, "restart_steps": None, "regularizer": ""}
+    plan = dataclasses.replace(run_data.plan, prompts=tuple(dataclasses.replace(prompt, **plain) for prompt in prompts))
+    beginnings = beginnings_of(plan, None, run_data.backbone)
+    probing = dataclasses.replace(run_data, plan=plan, beginnings=beginnings)
+    steps = probe_steps(run_steps(probing))
     settings = dataclasses.replace(plan.settings, steps=steps, epochs=None, eval_every=steps, warmup=None)
-    probing = dataclasses.replace(
-        plan, prompts=tuple(dataclasses.replace(prompt, **plain) for prompt in prompts), settings=settings
-    )
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        members = start_members(probing, run_data, build_prompts(probing, run_data), folder)
-        for member in members:
-            stack.callback(member.close)
-        timing = Record(folder / "timing.jsonl", 0)
-        stack.callback(timing.close)
-        stack.callback(run_data.backbone.dropout, False)
-        loop = Loop(run_data, members, settings, steps, timing)
+    probing = dataclasses.replace(probing, plan=dataclasses.replace(plan, settings=settings))
+    with tempfile.TemporaryDirectory() as folder, open_loop(probing, build_prompts(probing), Path(folder)) as loop:
         loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
-        trained = [member.trainable for member in members]
+        trained = [member.trainable for member in loop.members]
     return [torch.nan_to_num(trainable.folded()) for trainable in trained if isinstance(trainable, TrainablePrompt)]

@@ -1,4 +1,4 @@
-"""The end of a run: each best prompt scored and stored, and the results read again."""
+"""The end of a run: each best prompt scored and stored, and its result written last."""
 
 import dataclasses
 import logging
@@ -10,48 +10,46 @@ from typing import Any
 
 from ..backbones import AbstractBackbone
 from ..baselines import WRITTEN_FOR_PEFT, has_peft, save_peft
-from ..documents import SEALED, check_shape, in_file, read_sealed, sealed_bytes
-from ..errors import BadInput, DamagedFile, quoted
+from ..documents import sealed_bytes
 from ..inference.report import majority_score
-from ..legacy import renamed
 from ..metrics import ERRORS, headline_score, score
 from ..prompts.prompt import SoftPrompt
 from ..prompts.seeds import stream_seed
 from ..prompts.tuned import Stored, TunedWeights
 from ..prompts.units import prompt_norm
+from ..run_layout import PEFT, PROMPT, RESULT, WEIGHTS
+from ..status import FINISHED, is_dropped
 from ..store import save_prompt, save_tuned, write_file
 from ..tasks import Task
 from ._advice import ADVICE, not_learning, wrong_scale
-from ._damage import RESULT, files_of
+from ._damage import files_of
 from ._last import Last
-from ._loop import Loop
 from ._member import FleetMember
-from ._plan import Plan, Result, read_plan
 from ._records import read_record, recorded_steps
 from ._restarts import losers_steps
+from ._result import FORMAT, Result
+from ._scorer import Scorer
 from ._spikes import spikes_and_underflow
 
 log = logging.getLogger(ADVICE)
 
-# Results of earlier versions say no format and have no checksum.
-FORMAT = SEALED
 # Enough to tell rows learnt by heart from rows not learnt, to 0.02; more would cost as much as the test rows.
 TRAIN_SCORE_ROWS = 500
 
 
-def last_reports(plan: Plan, loop: Loop) -> dict[str, Last]:
-    """The final scores of the best version of each prompt, computed in shared passes."""
-    members = [member for member in loop.members if member.best is not None]
-    prompts, run_data = [member.best for member in members if member.best is not None], loop.run_data
-    splits = {"test": [(run_data.test, answers) for answers in loop.answers(prompts, run_data.test)]}
-    if plan.settings.train_score:
+def last_reports(members: Sequence[FleetMember], scorer: Scorer) -> dict[str, Last]:
+    """The final scores of the best version of each prompt that has one, computed in shared passes."""
+    members, run_data = [member for member in members if member.best is not None], scorer.run_data
+    prompts, settings = [member.best for member in members if member.best is not None], run_data.plan.settings
+    splits = {"test": [(run_data.test, answers) for answers in scorer.answers(prompts, run_data.test)]}
+    if settings.train_score:
         rows = [own_rows(member.rows, member.settings.seeds.draw) for member in members]
-        answers = loop.answers(prompts, run_data.train, rows)
+        answers = scorer.answers(prompts, run_data.train, rows)
         splits["train"] = [(run_data.train.select(seen), given) for seen, given in zip(rows, answers, strict=True)]
-    validation = loop.answers(prompts, run_data.validation) if plan.settings.calibrate else []
+    validation = scorer.answers(prompts, run_data.validation) if settings.calibrate else []
     return {
         member.name: Last.of(
-            plan.task,
+            run_data.task,
             {split: pairs[number] for split, pairs in splits.items()},
             (run_data.validation, validation[number]) if validation else None,
         )
@@ -60,14 +58,10 @@ def last_reports(plan: Plan, loop: Loop) -> dict[str, Last]:
 
 
 def finish_member(
-    plan: Plan,
-    loop: Loop,
-    member: FleetMember,
-    folder: Path,
-    seconds: float,
-    reports: Mapping[str, Last],
+    member: FleetMember, scorer: Scorer, folder: Path, seconds: float, reports: Mapping[str, Last]
 ) -> Result:
     """Store the prompt's best prompt with its scores, and write its result last."""
+    run_data, task = scorer.run_data, scorer.run_data.task
     member.record.mark()
     metrics: dict[str, Any] = {}
     stored, head, norm, token_norm = 0, 0, None, member.trainable.token_norm
@@ -79,27 +73,27 @@ def finish_member(
             member.provenance,
             metrics=metrics,
             training={**member.provenance.training, "best_step": member.best_step},
-            scoring=dataclasses.replace(loop.scoring, calibration=last.calibration).to_json(),
+            scoring=dataclasses.replace(scorer.scoring, calibration=last.calibration).to_json(),
         )
         best = member.trainable.restored(member.best.tensors(), provenance)
-        _save(best, folder / member.name, loop.run_data.backbone)
+        _save(best, folder / member.name, run_data.backbone)
         stored, head, norm = best.stored, best.head.count if best.head else 0, prompt_norm(best.vectors)
-    warnings = [*not_learning(member, plan.task, loop.run_data.validation.gold), *wrong_scale(member)]
+    warnings = [*not_learning(member, task, run_data.validation.gold), *wrong_scale(member)]
     warnings += spikes_and_underflow(member.name, read_record(member.record.path))
-    if not member.is_training and member.status.startswith("dropped"):
+    if is_dropped(member.status):
         warnings.append(f"{member.name}: {member.status}; the other prompts went on; try a lower --lr")
     for line in warnings:
         log.warning(line)
     result = Result(
         run=str(folder),
         prompt=member.name,
-        task=plan.task.name,
+        task=task.name,
         method=member.settings.method,
         seed=member.settings.seeds.initialization,
         units=member.provenance.training["units"],
         lr=member.provenance.training["lr"],
         metrics=metrics,
-        majority=constant_score(plan.task, loop.run_data.test.gold),
+        majority=constant_score(task, run_data.test.gold),
         best_step=member.best_step,
         trainable=member.provenance.training["trainable"],
         head=head,
@@ -110,7 +104,7 @@ def finish_member(
         restarts=member.restarts,
         calibration=reports[member.name].calibrated if member.name in reports else None,
         seconds=seconds,
-        status="finished" if member.is_training else member.status,
+        status=FINISHED if member.is_training else member.status,
         warnings=tuple(warnings),
     )
     # Without the seconds: a resumed run leaves the same bytes as one that never stopped.
@@ -124,17 +118,12 @@ def finish_member(
 def _save(best: Stored, folder: Path, backbone: AbstractBackbone) -> None:
     """Store what is left of a member, unless that was done before its result was written."""
     if isinstance(best, SoftPrompt):
-        if not (folder / "prompt").exists():
-            save_prompt(best, folder / "prompt")
-    elif not (folder / "weights").exists():
-        save_tuned(best, folder / "weights")
-    if (
-        isinstance(best, TunedWeights)
-        and best.kind in WRITTEN_FOR_PEFT
-        and has_peft()
-        and not (folder / "peft").exists()
-    ):
-        save_peft(best, folder / "peft", backbone)
+        if not (folder / PROMPT).exists():
+            save_prompt(best, folder / PROMPT)
+    elif not (folder / WEIGHTS).exists():
+        save_tuned(best, folder / WEIGHTS)
+    if isinstance(best, TunedWeights) and best.kind in WRITTEN_FOR_PEFT and has_peft() and not (folder / PEFT).exists():
+        save_peft(best, folder / PEFT, backbone)
 
 
 def own_rows(rows: Sequence[int], seed: int) -> list[int]:
@@ -152,36 +141,3 @@ def constant_score(task: Task, gold: Sequence[Any]) -> float | None:
     if task.answer == "number" and task.scores[0] in ERRORS:
         return headline_score(score(task.metrics, [fmean(gold)] * len(gold), gold), task.scores)
     return majority_score(task, gold) if task.answer == "label" else None
-
-
-def read_result(folder: Path, member: str) -> Result | None:
-    path = folder / member / RESULT
-    if not path.exists():
-        return None
-    repair = f"delete it and --resume {quoted(folder)}"
-    values = renamed(read_sealed(path, earlier_names=["metrics"], repair=repair))
-    if values.pop("format", FORMAT) != FORMAT:
-        raise BadInput(f"{path} is of another version of softprompt; upgrade it, or {repair}")
-    values.pop("files", None)
-    with in_file(path):
-        check_shape(Result, {"run": "", "seconds": 0, **values}, metrics=Mapping[str, Mapping[str, int | float | None]])
-    try:
-        return Result(**{**values, "warnings": tuple(values["warnings"])}, run=str(folder), seconds=seconds_of(folder))
-    except (TypeError, KeyError) as error:
-        raise DamagedFile(f"{path} cannot be read ({error}); {repair}") from error
-
-
-def read_results(run: "Path | str") -> list[Result]:
-    """The results of a run's prompts that have ended, in the order of the run.
-
-    Raises:
-        BadInput: no run there.
-        DamagedFile: a result cannot be read.
-    """
-    folder = Path(run)
-    return [result for name in read_plan(folder).prompt_names() if (result := read_result(folder, name))]
-
-
-def seconds_of(folder: Path) -> float:
-    """Wall time of the run over all its processes."""
-    return round(sum((row["seconds"] for row in read_record(folder / "timing.jsonl")), 0.0), 3)

@@ -2,10 +2,10 @@
 
 import torch
 
-from ..backbones import AbstractBackbone
-from ..errors import BadInput
-from ..prompts.prompt import SoftPrompt
-from ..settings import PromptSettings
+from ...backbones import AbstractBackbone
+from ...errors import BadInput
+from ...prompts.prompt import SoftPrompt
+from ...settings import PromptSettings
 
 
 def source_prompt(path: str, backbone: AbstractBackbone) -> SoftPrompt:

@@ -7,28 +7,27 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from ..baselines import Shared
-from ..errors import BadInput
-from ..prompts.methods import Method
-from ..store import latest_checkpoint
-from ._drive import Interrupted, fast_denormals
-from ._folder import HeldFolder
-from ._keywords import how_to_go_on
-from ._loop import RunData
-from ._plan import Plan
-from ._processes import Processes
-from ._progress import interruptible
-from ._source_training import SourceTraining
+from ...baselines import Shared
+from ...errors import BadInput
+from ...prompts.methods import Method
+from ...run_layout import CHECKPOINTS
+from ...store import latest_checkpoint
+from .._drive import Interrupted, fast_denormals
+from .._folder import HeldFolder
+from .._keywords import how_to_go_on
+from .._processes import Processes
+from .._progress import interruptible
+from .._run_data import RunData
+from .mpt_steps import SourceTraining
 
 log = logging.getLogger("softprompt")
 
 
-def shared_prompts(plan: Plan, run_data: RunData, held: HeldFolder, processes: Processes) -> dict[int, Shared]:
+def shared_prompts(run_data: RunData, held: HeldFolder, processes: Processes) -> dict[int, Shared]:
     """Train the first part of each prompt of MPT, or go on with it.
 
     Args:
-        plan: the plan of the run.
-        run_data: backbone and rows of the new task.
+        run_data: the run, over the rows of the new task.
         held: the run's folder.
         processes: that train the run together.
 
@@ -41,7 +40,7 @@ def shared_prompts(plan: Plan, run_data: RunData, held: HeldFolder, processes: P
         ModelMismatch: a source of another model.
         Interrupted: after Ctrl-C; a checkpoint is saved.
     """
-    numbers = [number for number, prompt in enumerate(plan.prompts) if Method.of(prompt).weights == "mpt"]
+    numbers = [number for number, prompt in enumerate(run_data.plan.prompts) if Method.of(prompt).weights == "mpt"]
     if numbers and run_data.backbone.answers == "linear-head":
         raise BadInput(
             f"'mpt' shares a prompt between tasks, and {run_data.backbone.name!r} answers each by a linear head of its "
@@ -52,9 +51,9 @@ def shared_prompts(plan: Plan, run_data: RunData, held: HeldFolder, processes: P
     with fast_denormals(), interruptible() as is_stopped:
         return {
             number: _distilled(
-                SourceTraining(plan, run_data, plan.prompts[number]),
+                SourceTraining(run_data, run_data.plan.prompts[number]),
                 held,
-                held.path / "checkpoints" / f"mpt-{number}",
+                held.path / CHECKPOINTS / f"mpt-{number}",
                 # All processes of the run stop after the same step.
                 lambda: processes.any(is_stopped()),
             )

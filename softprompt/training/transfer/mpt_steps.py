@@ -17,28 +17,28 @@ from typing import final
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone
-from ..baselines import Shared
-from ..data import Examples, load_rows, split_rows, stream
-from ..errors import BadInput
-from ..inference.rows import examples_for
-from ..prompts.batch import PromptBatch, TextBatch
-from ..prompts.methods import Method
-from ..prompts.prompt import SoftPrompt
-from ..prompts.seeds import stream_seed
-from ..prompts.units import WordScale
-from ..regularizers import DIVERGENCES, row_divergences
-from ..settings import PromptSettings
-from ..store import Checkpoint, save_checkpoint
-from ..tasks import Task
-from ._loop import RunData
-from ._loss_rule import task_loss
-from ._member import below
-from ._optimizer import adamw_state, learning_rate_factor, load_adamw_state, warmup_steps
-from ._plan import Plan
-from ._prepare import fingerprint_of, step_count, training_rows
-from ._source_prompts import source_prompt
-from .objectives import TaskLoss
+from ...backbones import AbstractBackbone
+from ...baselines import Shared
+from ...data import Examples, load_rows, split_rows, stream
+from ...errors import BadInput
+from ...inference.rows import examples_for
+from ...prompts.batch import PromptBatch, TextBatch
+from ...prompts.methods import Method
+from ...prompts.prompt import SoftPrompt
+from ...prompts.seeds import stream_seed
+from ...prompts.units import WordScale
+from ...regularizers import DIVERGENCES, row_divergences
+from ...settings import PromptSettings
+from ...store import Checkpoint, save_checkpoint
+from ...tasks import Task
+from .._loss_rule import task_loss
+from .._member import below
+from .._optimizer import adamw_state, learning_rate_factor, load_adamw_state, warmup_steps
+from .._plan import Plan
+from .._prepare import step_count, training_rows
+from .._run_data import RunData, fingerprint_of
+from ..beginnings.sources import source_prompt
+from ..objectives import TaskLoss
 
 
 @final
@@ -85,8 +85,7 @@ class SourceTraining:
     """The optimiser steps of the first part, and what a checkpoint holds of them.
 
     Args:
-        plan: the plan of the run.
-        run_data: backbone and rows of the new task.
+        run_data: the run, over the rows of the new task.
         prompt: the settings of the prompt.
 
     Raises:
@@ -94,11 +93,11 @@ class SourceTraining:
         ModelMismatch: a source of another model.
     """
 
-    def __init__(self, plan: Plan, run_data: RunData, prompt: PromptSettings):
-        method, backbone = Method.of(prompt), run_data.backbone
+    def __init__(self, run_data: RunData, prompt: PromptSettings):
+        plan, method, backbone = run_data.plan, Method.of(prompt), run_data.backbone
         self.plan, self.backbone = plan, backbone
         self.tasks = _source_tasks(plan, backbone, prompt, method.prompt_length)
-        rows = len(training_rows(run_data, plan.settings, prompt))
+        rows = len(training_rows(run_data, prompt))
         self.step, self.steps = 0, method.options["source_steps"] or step_count(plan.settings, rows)
         self.weight, self.loss = method.options["distillation"], 0.0
         seed = stream_seed(prompt.seeds.initialization, "network")

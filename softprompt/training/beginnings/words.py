@@ -8,21 +8,21 @@ prompts of such a run stand behind the same words: one with another `--init` hol
 import contextlib
 import dataclasses
 
-from ..backbones import AbstractBackbone
-from ..data import Rows
-from ..errors import BadInput
-from ..inference.in_context import encoded, opening_of, text_before
-from ..inference.rows import examples_for, text_limit
-from ..prompts.base import is_words
-from ..prompts.methods import Method
-from ..prompts.seeds import stream_seed
-from ..settings import PromptSettings
-from ..tasks import gold
-from ._beginning import Beginning, is_examples
-from ._cpt import label_places, refuse_no_decoder
-from ._plan import Plan
-from ._restarts import beginnings, with_fewer_examples
-from ._shown import allowed_rows, context, drawn, example_count
+from ...backbones import AbstractBackbone
+from ...data import Rows
+from ...errors import BadInput
+from ...inference.in_context import encoded, opening_of, text_before
+from ...inference.rows import examples_for, text_limit
+from ...prompts.base import is_words
+from ...prompts.methods import Method
+from ...prompts.seeds import stream_seed
+from ...settings import PromptSettings
+from ...tasks import gold
+from .._plan import Plan
+from .._restarts import beginnings, with_fewer_examples
+from .beginning import Beginning, is_examples
+from .cpt import label_places, refuse_no_decoder
+from .examples import allowed_rows, context, drawn, example_count
 
 INITIALIZERS = (
     "auto", "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH", "prompt:PATH", "instruction",

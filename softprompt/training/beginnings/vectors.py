@@ -6,16 +6,16 @@ from typing import Any
 
 from torch import Tensor
 
-from ..backbones import AbstractBackbone
-from ..errors import BadInput, UnknownName
-from ..prompts import initializers
-from ..prompts.base import is_words
-from ..prompts.initializers import Initializer
-from ..prompts.units import WordScale
-from ..settings import PromptSettings
-from ._loop import RunData
-from ._source_prompts import source_prompt
-from ._words import INITIALIZERS
+from ...backbones import AbstractBackbone
+from ...errors import BadInput, UnknownName
+from ...prompts import initializers
+from ...prompts.base import is_words
+from ...prompts.initializers import Initializer
+from ...prompts.units import WordScale
+from ...settings import PromptSettings
+from .._run_data import RunData
+from .sources import source_prompt
+from .words import INITIALIZERS
 
 
 def initializer(init: str, run_data: RunData, m: int, unit: float = 1.0) -> Initializer:
@@ -61,7 +61,7 @@ def _word_ids(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
 
 def _vectors(kind: str, path: str, backbone: AbstractBackbone, m: int) -> Tensor:
     if kind == "file":
-        from ..interop.numpy import import_numpy
+        from ...interop.numpy import import_numpy
 
         return import_numpy(Path(path), backbone_name=backbone.name).at_scale(backbone.embedding_scale).vectors
     source = source_prompt(path, backbone)

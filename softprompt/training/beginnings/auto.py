@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Literal
 
-from ..backbones import AbstractBackbone
-from ..prompts.base import is_words
-from ..settings import PromptSettings
-from ..tasks import Task
-from ._resolved import resolved
+from ...backbones import AbstractBackbone
+from ...prompts.base import is_words
+from ...settings import PromptSettings
+from ...tasks import Task
+from .._resolved import resolved
 
 
 def with_beginnings(

@@ -6,11 +6,11 @@ from typing import final
 
 import torch
 
-from ..backbones import AbstractBackbone
-from ..prompts.base import Base, is_words
-from ..prompts.methods import Method
-from ..settings import PromptSettings
-from .objectives import ShownLabels
+from ...backbones import AbstractBackbone
+from ...prompts.base import Base, is_words
+from ...prompts.methods import Method
+from ...settings import PromptSettings
+from ..objectives import ShownLabels
 
 
 @final

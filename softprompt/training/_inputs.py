@@ -1,27 +1,28 @@
 """What a run began from, so that it goes on with nothing else: its model, its rows, and prompts of other runs."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..backbones import AbstractBackbone, weights_digest
 from ..errors import BadInput, ModelMismatch
 from ..store import input_digest
-from ._plan import Plan
+from ._run_data import RunData
 
 EMBEDDINGS, WEIGHTS, ROWS = "embeddings", "weights", "rows"
 
 
-def begun_from(plan: Plan, backbone: AbstractBackbone, rows: str) -> dict[str, str]:
-    """The digests of what a run begins from, by what they are of; of initial vectors and source prompts by their paths.
+def with_inputs(run_data: RunData) -> RunData:
+    """The run, its plan with the digests of what it begins from: of model and rows, and of prompts by their paths.
 
     Args:
-        plan: of the run, its paths as they are from any folder.
-        backbone: frozen.
-        rows: the fingerprint of the rows.
+        run_data: a new run, the paths in its plan as they are from any folder.
     """
+    plan = run_data.plan
     paths = dict.fromkeys(path for prompt in plan.prompts for path in prompt.paths)
     digests = {path: digest for path in paths if (digest := input_digest(Path(path))) is not None}
-    return {**model_digests(backbone), ROWS: rows, **digests}
+    inputs = {**model_digests(run_data.backbone), ROWS: run_data.fingerprint, **digests}
+    return dataclasses.replace(run_data, plan=dataclasses.replace(plan, inputs=inputs))
 
 
 def model_digests(backbone: AbstractBackbone) -> dict[str, str]:
@@ -53,7 +54,7 @@ def refuse_other_weights(inputs: Mapping[str, str], backbone: AbstractBackbone, 
     """Refuse to go on with another model than the one that a run was started with.
 
     Args:
-        inputs: of `begun_from`, or of `model_digests`; empty for what was begun by an earlier version.
+        inputs: of `with_inputs`, or of `model_digests`; empty for what was begun by an earlier version.
         backbone: to go on with.
         folder: the run's.
 
@@ -71,7 +72,7 @@ def refuse_other_inputs(inputs: Mapping[str, str], rows: str, folder: Path) -> N
     """Refuse to go on with other rows, initial vectors or source prompts. Prompts that are gone are accepted.
 
     Args:
-        inputs: of `begun_from`; empty for a run of an earlier version.
+        inputs: of `with_inputs`; empty for a run of an earlier version.
         rows: the fingerprint of the rows as they are now.
         folder: the run's.
 

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 
 import torch
 
-from ..backbones import AbstractBackbone
-from ..data import Rows, few_shot, strata
-from ..errors import BadInput
-from ..inference.in_context import PROBED_ROWS, context_of
-from ..inference.rows import answer_positions, examples_for
-from ..prompts.seeds import stream_seed
-from ..settings import PromptSettings, TrainSettings
-from ..tasks import Task
-from ._numbers import refuse_shots
+from ...backbones import AbstractBackbone
+from ...data import Rows, few_shot, strata
+from ...errors import BadInput
+from ...inference.in_context import PROBED_ROWS, context_of
+from ...inference.rows import answer_positions, examples_for
+from ...prompts.seeds import stream_seed
+from ...settings import PromptSettings, TrainSettings
+from ...tasks import Task
+from .._numbers import refuse_shots
 
 # The right answer of a row: class id, number, or accepted texts.
 Right = int | float | list[str]
