@@ -50,7 +50,7 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
     beginnings = beginnings_of(plan, splits.train, backbone)
     lengths = sorted({beginning.length for candidates in beginnings for beginning in candidates})
     decoding(plan.task, backbone, plan.settings.decode)
-    validation = _choosing_rows(plan, splits.validation)
+    validation = choosing_rows(plan, splits.validation)
     train, validation, test = (
         examples_for(backbone, plan.task, rows, lengths[-1]) for rows in (splits.train, validation, splits.test)
     )
@@ -150,7 +150,7 @@ def _refuse_weights_behind_words(plan: Plan) -> None:
         )
 
 
-def _choosing_rows(plan: Plan, validation: Rows) -> Rows:
+def choosing_rows(plan: Plan, validation: Rows) -> Rows:
     """The validation rows that choose the best prompt: all, or the first `eval_rows`.
 
     Raises:

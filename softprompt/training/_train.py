@@ -44,7 +44,7 @@ from ._keywords import (
 from ._last import Last
 from ._loop import Loop
 from ._plan import Plan, read_plan
-from ._prepare import long_answers, prepare, recomputing
+from ._prepare import choosing_rows, long_answers, prepare, recomputing
 from ._processes import Processes
 from ._progress import refuse_unknown_trackers
 from ._recovery import last_good
@@ -293,6 +293,7 @@ def _comparison(
     if not plan.frozen:
         return None
     tested = {name: last.reports["test"] for name, last in reports.items()}
+    splits = dataclasses.replace(splits, validation=choosing_rows(plan, splits.validation))
     return compare(plan.task, splits, backbone, plan.settings, tested, folder)
 
 
