@@ -58,6 +58,7 @@ def refused(place, monkeypatch, capsys):
 
 DATA = ("--data", "data/train.csv", "--text-column", "text", "--label-column", "label")
 REQUESTS = {
+    ("--epochs", "1", "--tokens-per-batch", "40"): "so that rows would be left out; give --steps",
     ("--init", "unifrom"): "unknown initialiser 'unifrom'. Did you mean 'uniform'?",
     ("--init", "text:"): "unknown initialiser",
     ("--init", "file:nowhere.npy"): "nowhere.npy",

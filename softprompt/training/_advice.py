@@ -13,6 +13,7 @@ from ..inference.report import majority_score
 from ..prompts.units import norm_warning, prompt_norm
 from ..tasks import SPLITS, Task, Wording, in_lines
 from ._frozen import Comparison
+from ._last import Last
 from ._member import FleetMember
 from ._records import read_record
 
@@ -154,6 +155,19 @@ def not_better(comparison: Comparison | None) -> list[str]:
         f"{comparison.rows} test rows; {advice}"
         for trained in comparison.prompts
         if trained.difference <= 0
+    ]
+
+
+def worse_calibrated(member: FleetMember, last: Last) -> list[str]:
+    """Return a warning if a calibration answers worse than no calibration the rows on which it was fitted."""
+    if last.calibrated is None:
+        return []
+    before, after = (last.calibrated["validation"][when]["score"] for when in ("before", "after"))
+    if after >= before:
+        return []
+    return [
+        f"{member.name}: calibrated, its score on the validation rows is {after:.4f}, and {before:.4f} as it was "
+        "chosen: honest probabilities are not always better answers; compare evaluate --no-calibrate"
     ]
 
 

@@ -42,7 +42,7 @@ def check_request(
 
     Raises:
         SoftPromptError: methods, regularisers, units, learning rates, initial vectors, shots, warm-up, restarts,
-            decoding or lengths that cannot work.
+            decoding or lengths that cannot work, or epochs of passes whose number is not known.
     """
     refuse_decoding(task, settings.decode)
     refuse_loss(settings, task)
@@ -56,6 +56,11 @@ def check_request(
         for source in prompt.sources:
             # Only whether one is there; its model is compared when that is loaded.
             SoftPrompt.load(source)
+    if settings.steps is None and settings.epochs is not None and settings.tokens_per_batch is not None:
+        raise BadInput(
+            "--epochs counts passes of --batch-size rows, and --tokens-per-batch makes smaller ones, so that rows "
+            "would be left out; give --steps"
+        )
     steps = step_count(settings, max(_training_rows(task, splits, settings, prompt) for prompt in prompts))
     _refuse_long_warmup(settings.warmup, steps)
     for prompt in prompts:

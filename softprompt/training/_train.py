@@ -44,7 +44,7 @@ from ._keywords import (
 from ._last import Last
 from ._loop import Loop
 from ._plan import Plan, read_plan
-from ._prepare import choosing_rows, long_answers, prepare, recomputing
+from ._prepare import choosing_rows, long_answers, prepare, recomputing, unseen_labels
 from ._processes import Processes
 from ._progress import refuse_unknown_trackers
 from ._recovery import last_good
@@ -266,7 +266,8 @@ def _trained(loop: Loop, splits: Splits, held: HeldFolder, progress: bool, callb
     run_data, folder = loop.run_data, held.path
     plan = run_data.plan
     _report_texts(run_data)
-    for line in long_answers(run_data, plan.settings.max_new_tokens):
+    long = long_answers(run_data, plan.settings.max_new_tokens)
+    for line in (*long, *unseen_labels(run_data, splits.validation)):
         advice.warning(line)
     if not loop.step:
         warn_of_rounding(loop)

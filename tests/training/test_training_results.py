@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 from softprompt.backbones import load_backbone
-from softprompt.data import load_rows, split_rows
+from softprompt.data import load_rows, rows_of, split_rows
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.answers import answer
 from softprompt.inference.evaluate import evaluate
@@ -17,9 +17,10 @@ from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import TrainSettings
 from softprompt.tasks import TASKS, custom_task
 from softprompt.training import read_results, train
-from softprompt.training._advice import not_learning, repeated
+from softprompt.training._advice import not_learning, repeated, worse_calibrated
 from softprompt.training._finish import own_rows
-from softprompt.training._prepare import training_rows
+from softprompt.training._last import Last
+from softprompt.training._prepare import training_rows, unseen_labels
 from softprompt.training._records import read_record
 
 from kit import review_rows, same_files
@@ -147,6 +148,28 @@ class TestResults:
         # Of four rows two are of class 1: always answering it has accuracy 1/2, macro-F1 1/3; the first is the score.
         found = not_learning(one, dataclasses.replace(task, headline=("macro-f1",)), [1, 1, 0, 0])
         assert [reason in line for line in found] == ([True] if reason else [])
+
+    def test_a_calibration_that_answers_worse_is_told_of(self, task, t5_folder, tmp_path):
+        one = started(prepared(plan_of(task, t5_folder, [entry()], steps=4)), tmp_path)[0]
+        found = []
+        for after in (0.5, 0.6, 0.4):
+            calibrated = {"validation": {"before": {"score": 0.5}, "after": {"score": after}}}
+            found.append(worse_calibrated(one, Last({}, calibrated=calibrated)))
+        assert found[:2] == [[], []]
+        assert "is 0.4000, and 0.5000 as it was chosen" in found[2][0]
+        assert worse_calibrated(one, Last({})) == []
+
+    def test_labels_of_which_no_choosing_row_is_are_named(self, task, t5_folder, tmp_path):
+        validation = rows_of(split_rows(task, load_rows(task)), "validation")
+        lines = []
+        for count in (1, 2, None):
+            run_data = prepared(plan_of(task, t5_folder, [entry()], steps=4, eval_rows=count))
+            lines.append(unseen_labels(run_data, validation))
+        assert lines[1:] == [[], []]
+        assert (
+            "the first 1 validation rows (--eval-rows), which choose the best prompt, have no row of 'good'"
+            in lines[0][0]
+        )
 
     def test_training_lowers_the_loss_of_a_head_and_of_a_prompt(self, task, bert_folder, tmp_path):
         settings = TrainSettings(steps=100, eval_every=20, batch_size=16)
