@@ -1,8 +1,9 @@
 # The server on a CPU, as a user without rights. It is not built where this repository is tested.
 #
 #     docker build -t softprompt --build-arg PIP_EXTRA_INDEX_URL=INDEX .
+#     KEY=$(openssl rand -hex 24); echo "$KEY"
 #     docker run --stop-timeout 40 -p 127.0.0.1:8000:8000 -v "$PWD/runs:/prompts:ro" -v models:/models \
-#         -e SOFTPROMPT_API_KEYS="$(openssl rand -hex 24)" softprompt google-t5/t5-base
+#         -e SOFTPROMPT_API_KEYS="$KEY" softprompt google-t5/t5-base
 #
 # INDEX is the address of torch's wheels for CPUs (https://pytorch.org/get-started). Without it the image holds CUDA too
 # and is several times as large. A model in a folder is mounted and named by its path. After the signal to stop, requests

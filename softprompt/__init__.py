@@ -16,7 +16,7 @@
 
 Packages, imports point down only: cli; lab, reports, live; tuning; study; analysis, export, serving; training;
 interop; inference; regularizers, memory, baselines; backbones; data, builtin; store; prompts; losses, tasks, metrics,
-settings; checks, legacy, machine, options, run_layout, status, world; cluster, documents; errors.
+settings; checks, initial, legacy, machine, options, run_layout, status, world; cluster, documents, spoken; errors.
 Letters in shapes: b rows, t text tokens, l label tokens, v vocabulary, c classes, e embedding size, d hidden size,
 m initial vectors, n prompt length (m x repeats), p prompts in a fleet, k layers after the first that a deep one enters.
 

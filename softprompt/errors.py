@@ -3,6 +3,7 @@
 SoftPromptError
 ├── UnknownName       a task, method, metric, column ... that does not exist; names the nearest
 ├── BadInput          data, options or files that cannot be used as given
+│   └── OtherInputs   a model or a file that changed since runs of a study were begun with it
 ├── UnsupportedModel  a backbone that lacks what the task needs
 ├── ModelMismatch     a prompt of another backbone
 ├── DamagedFile       a stored file whose content is not what was written
@@ -10,8 +11,13 @@ SoftPromptError
 ├── RunExists         a run folder that already holds another run
 ├── OutOfMemory       not even one row fits
 ├── StorageFailure    the disk is full or not writable
-└── NotTrainable      the prompt cannot learn through this backbone
+├── NotTrainable      the prompt cannot learn through this backbone
+├── CallbackFailed    a callback of the user raised
+├── Interrupted       Ctrl-C or SIGTERM
+├── RunsFailed        some runs of a study
+└── LeaseLost         another process has taken over a run of a study
 
+What only a server answers with stands below `softprompt.serving`: Overloaded, TooLate, Draining, TooLong, NotServed.
 The command line prints a SoftPromptError without a traceback and exits with its `exit_code`, 2 if not said otherwise.
 
 A message is written once and read in two places. It names options as the command line does, `--prompt-length` or
@@ -35,7 +41,9 @@ _ARGUMENTS = {
     "method_option": "options",
     "metric": "metrics",
     "seed": "seeds",
+    "source": "sources",
     "text_column": "text_columns",
+    "try_template": "templates",
 }
 # A command up to its end, or an option with its value.
 _COMMAND = r"(?:softprompt|pip|llama-gguf-split) [a-z-][^;)]*"
@@ -111,18 +119,27 @@ class SoftPromptError(Exception):
         return in_python(self.message)
 
 
+# So many names are searched for the nearest.
+MOST_COMPARED = 200
+
+
 class UnknownName(SoftPromptError, LookupError):
-    """A name that is not in its table. The message gives the nearest name."""
+    """A name that is not in its table. The message gives the nearest name where there are not too many."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]):
         names = sorted(known)
-        close = difflib.get_close_matches(name, names, n=1)
+        # The search takes a moment for each name, and a server answers nobody else meanwhile.
+        close = difflib.get_close_matches(name, names, n=1) if len(names) <= MOST_COMPARED else ()
         hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names)}."
         super().__init__(f"unknown {kind} {name!r}. {hint}")
 
 
 class BadInput(SoftPromptError, ValueError):
     """Data, an option or a file that cannot be used as given."""
+
+
+class OtherInputs(BadInput):
+    """A model or a file that is not the one of its name that runs of the store were begun with."""
 
 
 class UnsupportedModel(SoftPromptError, ValueError):
@@ -159,6 +176,20 @@ class NotTrainable(SoftPromptError, RuntimeError):
 
 class CallbackFailed(SoftPromptError, RuntimeError):
     """A callback of the user raised; the run stopped at that step, with a checkpoint."""
+
+
+class Interrupted(SoftPromptError):
+    """Ctrl-C or SIGTERM: a checkpoint is saved; the message says how to go on."""
+
+    exit_code = 130
+
+
+class RunsFailed(SoftPromptError):
+    """Some runs of a study failed; all others are stored."""
+
+
+class LeaseLost(SoftPromptError):
+    """Another process has taken over, because this one did not renew its lease in time."""
 
 
 def pick(kind: str, name: str, table: Mapping[str, T]) -> T:

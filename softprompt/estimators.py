@@ -20,7 +20,7 @@ from .inference.predict import kept_model, predict
 from .prompts.methods import Method
 from .prompts.prompt import SoftPrompt
 from .settings import ModelSpec
-from .tasks import ABSENT, is_a, label_words_of, plain_cell, row_dicts, template_columns, value_of
+from .tasks import ABSENT, finite_number, is_a, label_words_of, plain_cell, row_dicts, template_columns, value_of
 from .training import prompts_from, train
 
 TEXT, TARGET = "text", "answer"
@@ -303,11 +303,6 @@ class PromptRegressor(RegressorMixin, _PromptEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The number of each input; the mean of the training numbers where the answer is none."""
-        numbers = []
-        for answer in self._answers(X):
-            try:
-                numbers.append(float(answer["output"]))
-            except ValueError:
-                numbers.append(self.mean_)
-        return np.array(numbers)
+        """The number of each input; the mean of the training numbers where the answer is none, or not finite."""
+        numbers = [finite_number(answer["output"]) for answer in self._answers(X)]
+        return np.array([self.mean_ if number is None else number for number in numbers])

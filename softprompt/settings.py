@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from .checks import listed, plain, refuse_no_scale, require_kind, require_numbers
 from .documents import check_shape
 from .errors import BadInput, UnknownName, UnsupportedModel
+from .initial import Initial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,26 +135,25 @@ class PromptSettings:
         options: the method's options, as in {"hidden": 10, "repeats": 3}.
         lr: learning rate of AdamW for the prompt, in the prompt's units; None takes the method's default.
         head_lr: learning rate of a linear head.
-        init: "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH" or "prompt:PATH"; or "instruction" or
-            "examples:K", with which the prompt begins as the words before the text of each row, and is as long as they.
-            "auto" is "instruction" for prompt tuning on a decoder, where a label task has one, and else "uniform".
-        units: the units in which the prompt is trained. "raw" takes the model's own numbers, as in the papers. With
-            "rms" the root mean square of the word embeddings is 1, so that initial range, learning rate and weight
-            decay suit any model. "auto" takes the method's default.
-        max_norm: maximum norm of a prompt vector, in token norms (mean norms of a word vector); None sets no bound.
-        max_shift: for a prompt that begins as words: how far each vector may move from its word, in token norms. It is
-            moved back to this distance after each step, as in CPT; None sets no bound.
-        context_loss: for a prompt that begins as labelled rows: the prompt also learns to predict the labels of these
-            rows, as in CPT. The answer of the row that is read has weight 1, and each label before it the weight of the
-            next times this factor. None leaves this loss out.
-        deep: whether the prompt has separate vectors for every layer of the frozen model that reads it, and not for
-            the first layer only.
+        init: what the prompt begins with: uniform, vocabulary, label-words, text:WORDS, file:PATH or prompt:PATH; or
+            instruction or examples:K, with which it begins as the words before the text of each row, and is as long as
+            they. auto is instruction for prompt tuning on a decoder, where a label task has one, and else uniform.
+        units: units of initial range, learning rate and decay: raw (the model's own numbers, as in the papers), rms
+            (in which the root mean square of the word embeddings is 1, so that they suit any model) or auto (the
+            method's own).
+        max_norm: largest norm of a prompt vector, in token norms (mean norms of a word vector). Default: no bound.
+        max_shift: for a prompt that begins as words: largest distance of a vector from its word, in token norms. It is
+            moved back to this distance after each step, as in CPT. Default: no bound.
+        context_loss: for a prompt that begins as examples:K: it also learns to predict the labels of these rows, as in
+            CPT. The answer of the row that is read has weight 1, and each label before it the weight of the next times
+            this factor. Default: off.
+        deep: train vectors for every layer of the frozen model that reads the prompt, and not for the first only.
         regularizer: names in REGULARIZERS with their options, as in "rn-emb:sigma=0.1,alpha=0.3", joined by "+";
             empty for none.
-        restarts: number of initialisations that train side by side in a race. The one with the lowest training loss
-            then continues. 1 means no restarts: only the prompt's own initialisation.
-        restart_steps: optimiser steps of the race; None takes 40 % of the run, and at most 100.
-        sources: stored prompts of other tasks, for methods that begin from some (spot, attempt).
+        restarts: number of initialisations that train side by side in a race; the one with the lowest training loss
+            continues. 1 means no restarts.
+        restart_steps: optimiser steps of the race. Default: 40 % of the run, at most 100.
+        sources: stored prompts of other tasks, for methods that begin from some (spot, attempt, mpt).
         seeds: one seed per purpose.
 
     Raises:
@@ -197,10 +197,15 @@ class PromptSettings:
         require_numbers({"restarts": self.restarts, "restart_steps": self.restart_steps}, whole=True)
 
     @property
+    def initial(self) -> Initial:
+        """What the text of `init` says."""
+        return Initial(self.init)
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """What the prompt begins from: initial vectors, and prompts of this and of other tasks."""
-        kind, _, path = self.init.partition(":")
-        return (*((path,) if kind in ("file", "prompt") else ()), *self.sources)
+        path = self.initial.path
+        return (*([] if path is None else [path]), *self.sources)
 
     @property
     def may_begin_as_words(self) -> bool:
@@ -223,8 +228,8 @@ class TrainSettings:
     Args:
         steps: optimiser steps. Default: as many as the epochs have, or 1000.
         epochs: passes over the training rows, where no steps are given.
-        batch_size: rows of one prompt in one pass.
-        grad_accumulation: passes per optimiser step.
+        batch_size: rows of each prompt that one gradient is computed on.
+        grad_accumulation: number of such gradients that one optimiser step adds up; memory does not need it.
         tokens_per_batch: largest number of rows x longest row in one pass. Default: no bound.
         max_length: largest number of tokens of a text, special tokens included. Default: the task's value.
         eval_every: optimiser steps between two evaluations. A checkpoint follows each evaluation.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -212,6 +213,17 @@ def test_norms_of_runs_that_are_called_alike_are_told_apart(tmp_path):
     assert labels(runs[:1]) == [f"run/{method}-seed0" for method in METHODS]
 
 
+def test_norms_name_the_damaged_lines_that_they_leave_out(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    record = copy / "ept-star-seed0" / "metrics.jsonl"
+    first, second, *others = record.read_bytes().splitlines(keepends=True)
+    record.write_bytes(b"".join([first, second.replace(b'"prompt_norm": ', b'"prompt_norm": 9'), *others]))
+    values = ANALYSES["norm"].compute(Bench(paths=[copy]))
+    assert 2 not in {prompt["prompt"]: prompt["step"] for prompt in values["prompts"]}["run/ept-star-seed0"]
+    assert ANALYSES["norm"].warning(values) == "damaged lines of records are left out: run/ept-star-seed0 in line 2"
+    assert ANALYSES["norm"].warning(ANALYSES["norm"].compute(Bench(paths=[run]))) is None
+
+
 def test_weights_are_not_said_to_be_an_unfinished_prompt(tmp_path):
     run = made_run(tmp_path / "run", seeds=1)
     (run / "ept-star-seed0" / "prompt").rename(run / "ept-star-seed0" / "weights")
@@ -285,6 +297,12 @@ class TestComparedRuns:
         values = ANALYSES["ablation"].compute(Bench(paths=runs, by=by))
         assert values["by"] == "options.prompt_length"
         assert [cell["value"] for cell in values["values"]] == ["5", "9"]
+
+    @pytest.mark.parametrize("by", ["prompt_length", "hidden"])
+    def test_an_option_that_no_run_was_given_is_known_and_not_corrected(self, by, tmp_path):
+        run = made_run(tmp_path / "run", seeds=1)
+        with pytest.raises(BadInput, match=f"by='{by}': every run has the default of its method"):
+            ANALYSES["ablation"].compute(Bench(paths=[run], by=by))
 
     def test_only_the_chosen_prompts_are_compared(self, tmp_path):
         run = made_run(tmp_path / "run")

@@ -19,8 +19,8 @@ PACKAGE = Path(softprompt.__file__).parent
 # Packages and modules of softprompt, lowest first; those of one line do not import each other.
 LAYERS = (
     {"errors"},
-    {"cluster", "documents"},
-    {"checks", "legacy", "machine", "world", "options", "run_layout", "status"},
+    {"cluster", "documents", "spoken"},
+    {"checks", "initial", "legacy", "machine", "world", "options", "run_layout", "status"},
     {"losses", "tasks", "metrics", "settings"},
     {"prompts"},
     {"store"},
@@ -39,7 +39,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-TORCHLESS = ("errors", "documents", "checks", "settings", "tasks", "metrics", "options", "world")
+TORCHLESS = ("errors", "documents", "checks", "initial", "settings", "tasks", "metrics", "options", "world")
 MATHEMATICS = ("losses", "prompts")
 
 

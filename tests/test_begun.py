@@ -150,7 +150,7 @@ def test_a_search_does_not_go_on_with_a_model_whose_layers_were_trained_on(model
     def search():
         return tune(
             rows, str(model), text_column="text", label_column="label", trials=1, seeds=1, steps=4,
-            methods=["prompt-tuning"], output=tmp_path / "search",
+            method=["prompt-tuning"], output=tmp_path / "search",
         )  # fmt: skip
 
     def kill(loop):

@@ -114,6 +114,22 @@ class TestScoring:
         with pytest.raises(DamagedFile, match="does not say how it answers"):
             Scoring.of(self.prompt(prompt, {"version": 1, "calibration": {"temperature": 0, "bias": [], "labels": []}}))
 
+    @pytest.mark.parametrize(
+        "record",
+        [
+            {"normalize": "zzz"}, {"end": "no"}, {"end": 0}, {"decode": "x"}, {"max_new_tokens": "5"},
+            {"max_new_tokens": True}, {"max_new_tokens": 0}, {"other": 1}, {"calibration": 3},
+            {"calibration": {"temperature": True, "bias": [0.0], "labels": ["a"]}},
+            {"calibration": {"temperature": 1.0, "bias": "00", "labels": ["a", "b"]}},
+            {"calibration": {"temperature": 1.0, "bias": [0.0, 0.0], "labels": "ab"}},
+            {"calibration": {"temperature": 1.0, "bias": [0.0]}},
+        ],
+        ids=str,
+    )  # fmt: skip
+    def test_a_record_of_other_kinds_is_refused_and_not_converted(self, record, calibrated):
+        with pytest.raises(DamagedFile, match="does not say how it answers"):
+            Scoring.of(self.prompt(calibrated[1], {"version": 1, **record}))
+
     def test_another_normalization_leaves_the_calibration_out(self, calibrated):
         _, prompt = calibrated
         assert scoring_of(prompt).calibration is not None

@@ -102,6 +102,12 @@ class TestNumbers:
         with refused(UnknownName, f"unknown {name} 'linea'"):
             TrainSettings(**{name: "linea"})
 
+    def test_the_nearest_name_is_not_searched_among_thousands(self, monkeypatch):
+        assert "Did you mean 'name 7'" in str(UnknownName("prompt", "name7", [f"name {n}" for n in range(200)]))
+        monkeypatch.setattr("difflib.get_close_matches", None)
+        message = str(UnknownName("prompt", "name 7", [f"name {n}" for n in range(201)]))
+        assert message.startswith("unknown prompt 'name 7'. Known: name 0, name 1, ")
+
     @pytest.mark.parametrize("seed", ["0", 0.5, True, [0, 1], None])
     def test_a_seed_is_a_whole_number(self, seed):
         with refused(BadInput, "the seed of initialization must be a whole number"):
@@ -192,11 +198,11 @@ class TestGivenTwice:
     )
     def test_prompts_of_the_command_line_differ(self, grid, message):
         with refused(BadInput, message):
-            list(PromptGrid(**grid).prompts())
+            PromptGrid(**grid).prompts(PromptSettings())
 
     def test_an_option_of_all_methods_and_of_one_are_two_options(self):
         both = PromptGrid(method=("residual", "ept"), method_option=("m=2", "residual.m=3"))
-        assert [prompt.options for prompt in both.prompts()] == [{"m": "3"}, {"m": "2"}]
+        assert [prompt.options for prompt in both.prompts(PromptSettings())] == [{"m": "3"}, {"m": "2"}]
 
     def test_options_of_tasks_and_label_words_are_given_once(self):
         with refused(BadInput, "--task-option is given 'noise' twice"):

@@ -8,9 +8,10 @@ from softprompt.backbones import from_model
 from softprompt.backbones.decoder import ANSWER_CUE, DecoderBackbone
 from softprompt.data import Ragged
 from softprompt.errors import BadInput, UnsupportedModel
+from softprompt.inference.asked import task_of
 from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import predict
-from softprompt.inference.rows import answer_positions, text_limit
+from softprompt.inference.rows import answer_positions, examples_for, text_limit
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
@@ -224,6 +225,19 @@ def test_every_end_that_the_model_names_stops_an_answer(tiny_gpt):
     backbone = from_model(model, tokenizer)
     assert isinstance(backbone, DecoderBackbone)
     assert backbone.ends == [2, 9, 11]
+
+
+def test_answers_for_which_no_positions_are_kept_are_refused_with_the_length_that_keeps_them(tiny_gpt, tmp_path):
+    backbone = from_model(*tiny_gpt("gpt2"), name="tiny")
+    rows = [{"text": "good film " * 40, "answer": "was bad " * 12} for _ in range(20)]
+    columns = {"text_columns": ["text"], "target_column": "answer", "template": "{text}", "max_new_tokens": 24}
+    options = {**columns, "prompt_length": 4, "steps": 1, "batch_size": 4}
+    with pytest.raises(
+        BadInput, match=r"an answer of 24 tokens need 68 positions, 'tiny' has 64; give `max_length` 36"
+    ):
+        train(rows, backbone, output=tmp_path / "run", **options)
+    run = train(rows, backbone, max_length=36, output=tmp_path / "run", **options)
+    assert examples_for(backbone, task_of(run.prompt()), rows, 4).lengths.max() == 36
 
 
 def test_an_answer_stops_at_the_end(tiny_gpt):

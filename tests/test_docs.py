@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import softprompt
 import typer
 from softprompt.cli import app, main
 from softprompt.cli._suggest import OTHER_NAMES
@@ -24,8 +25,9 @@ ROOT = Path(__file__).parent.parent
 # Options of Slurm, torchrun and vLLM.
 OF_LAUNCHERS = {"--array", "--enable-prompt-embeds", "--nproc-per-node", "--no-python", "--nnodes"}
 PAGES = [
-    ROOT / "README.md",
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
     *sorted((ROOT / "experiments").glob("*/README.md")),
+    *sorted((ROOT / "experiments" / "results").glob("*.md")),
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if path.name != "log.md"),
 ]
 
@@ -41,12 +43,28 @@ def blocks(page: Path) -> Iterator[str]:
 
 
 def commands(page: Path) -> Iterator[list[str]]:
-    """The words behind `softprompt` in each command of the page's blocks; `...` stands for words left out."""
+    """The words behind `softprompt` in each command of the page; `...` stands for words left out."""
     for block in blocks(page):
         for line in block.replace("\\\n", " ").splitlines():
             for match in re.finditer(r"(?:^|[|(] ?)softprompt (?=[a-z-])", line):
-                words = shlex.split(re.split(r" [|>] |\)$", line[match.end() :])[0], comments=True)
-                yield [word for word in words if word != "..."]
+                yield words_of(re.split(r" [|>] |\)$", line[match.end() :])[0])
+    # In a line of prose a name alone is the name of a command, and not one to give.
+    inline = (words_of(" ".join(line.split())) for line in re.findall(r"`softprompt\s([a-z][^`]*)`", page.read_text()))
+    yield from (words for words in inline if len(words) > len(named(words)))
+
+
+def words_of(line: str) -> list[str]:
+    return [word for word in shlex.split(line, comments=True) if word != "..."]
+
+
+def named(words: list[str]) -> list[str]:
+    """The leading words that name a command."""
+    command, names = program(), []
+    for word in words:
+        if (command := getattr(command, "commands", {}).get(word)) is None:
+            break
+        names.append(word)
+    return names
 
 
 @functools.cache
@@ -139,6 +157,11 @@ def test_the_index_names_every_page_once():
     pages = {path.relative_to(index.parent).as_posix() for path in index.parent.rglob("*.md")} - {index.name}
     named = re.findall(r"(?m)^(?:- |\d\. )\[[^\]]+\]\(([\w/-]+\.md)\): ", index.read_text())
     assert sorted(named) == sorted(pages), "give each page one line in docs/index.md: - [Title](page.md): what it says."
+
+
+def test_a_page_names_every_public_name_of_python_once():
+    named = re.findall(r"(?m)^\| `(\w+)` \| ", (ROOT / "docs" / "python.md").read_text())
+    assert sorted(named) == sorted(softprompt.__all__), "give each public name one line in docs/python.md"
 
 
 def test_the_readme_stays_short():

@@ -159,6 +159,13 @@ def test_a_regressor_answers_with_finite_numbers(backbone):
     assert np.isfinite(estimator.score(TEXTS, np.arange(12) / 2))
 
 
+def test_the_mean_of_training_stands_in_for_an_answer_that_is_no_finite_number(backbone, monkeypatch):
+    estimator = PromptRegressor(backbone, training=TRAINING).fit(TEXTS, np.arange(12) / 2)
+    written = [{"output": text} for text in ("nan", "inf", "-Infinity", "1e999", "none", "", "3.5")]
+    monkeypatch.setattr(estimator, "_answers", lambda texts: written)
+    assert estimator.predict(TEXTS[:7]).tolist() == [2.75] * 6 + [3.5]
+
+
 @pytest.mark.parametrize(
     ("texts", "labels", "message"),
     [

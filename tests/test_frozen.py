@@ -89,7 +89,7 @@ class TestBaselines:
         assert names == ["majority", "frozen"]
 
     def test_a_number_has_no_baseline(self, decoder):
-        with pytest.raises(BadInput, match="baselines are of tasks with labels"):
+        with pytest.raises(BadInput, match="baselines are of tasks with labels, so train a prompt on it without them"):
             baselines(decoder, own(answer="number", labels=()), ROWS, ROWS)
 
     def test_the_hand_written_input_is_the_tasks_own_or_the_best_known(self):
@@ -165,6 +165,22 @@ def test_the_command_shows_what_the_instruction_is_worth_to_a_model_that_knows_i
     assert list(by_name)[:3] == ["majority", "frozen", "instruction"]
     assert by_name["instruction"]["score"] > by_name["frozen"]["score"] + 0.3
     assert {line["rows"] for line in lines} == {24}
+
+
+def test_the_command_names_the_training_rows_that_there_were(lab_gpt, capsys):
+    words = ["frozen", "lab/color", "--model", "lab-gpt", "--limit", "4", "--device", "cpu"]
+    assert main([*words, "--task-option", "train=24"]) == 0
+    said = capsys.readouterr().out
+    assert "fitted on 24 training rows" in said
+    assert "known wordings on 24 training rows" in said
+
+
+def test_the_command_has_the_option_that_it_advises_for_rows_that_are_too_long(lab_gpt, capsys):
+    words = ["frozen", "lab/color", "--model", "lab-gpt", "--limit", "4", "--device", "cpu", "--task-option", "train=8"]
+    assert main([*words, "--no-wordings", "--max-length", "2"]) == 2
+    said = capsys.readouterr().err
+    assert "a row may have 2 with it" in said
+    assert "raise --max-length" in said
 
 
 VARIED = [

@@ -20,7 +20,7 @@ from softprompt.errors import BadInput, CannotExport, DamagedFile, ModelMismatch
 from softprompt.interop import hub
 from softprompt.interop.numpy import export_numpy, import_numpy
 from softprompt.interop.peft import export_peft, import_peft
-from softprompt.interop.recipes import recipe
+from softprompt.interop.recipes import readme, recipe
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
 from softprompt.store import save_prompt
@@ -237,6 +237,20 @@ class TestStockPeft:
         folder = export_peft(prompt, tmp_path / "p", model=stock.models["decoder"])
         config = json.loads((folder / "adapter_config.json").read_text())
         assert (config["num_layers"], config["num_attention_heads"]) == (2, 2)
+
+    def test_code_and_faults_beside_a_model_that_a_prompt_names_are_left_alone(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("builtins.input", lambda *_: "y")
+        model = tmp_path / "model"
+        model.mkdir()
+        (model / "code.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Config: pass")
+        auto = {"model_type": "evil", "auto_map": {"AutoConfig": "code.Config"}}
+        odd = ({"n_layer": "x"}, {"model_type": ["a"]}, {"torch_dtype": "nope"})
+        for number, changes in enumerate((auto, *odd, None)):
+            text = "[" * 100_000 if changes is None else json.dumps({"model_type": "gpt2"} | changes)
+            (model / "config.json").write_text(text)
+            folder = export_peft(a_prompt("decoder", "tokens", name=str(model)), tmp_path / f"p{number}")
+            assert json.loads((folder / "adapter_config.json").read_text())["num_layers"] is None
+        assert not (tmp_path / "ran").exists()
 
     @pytest.mark.parametrize(
         ("name", "task_type"),
@@ -576,6 +590,23 @@ class TestHub:
         assert "trained on films by ept-star" in card
         assert "- validation accuracy: 0.75" in card
         assert 'SoftPrompt.load("user/name")' in card
+
+    def test_names_of_a_stranger_stay_names_in_every_readme(self, repositories, tmp_path):
+        evil = "x\n\n## Load\n\n```python\nimport os\n```\n<b>"
+        prompt = a_prompt(name=evil)
+        provenance = dataclasses.replace(
+            prompt.provenance,
+            method=evil,
+            task={"name": evil},
+            seeds={evil: 1},
+            metrics={evil: {evil: 0.5}},
+        )
+        prompt = dataclasses.replace(prompt, provenance=provenance)
+        for text in (hub.model_card(prompt, "user/name"), readme(prompt)):
+            assert text.count("\n## Load") <= 1
+            assert text.count("\n```python") == 1
+            assert text.count("```") == 2 + text.count(repr(evil)) * 2
+            assert "<b>" not in text.replace(repr(evil), "")
 
     def test_a_folder_that_is_here_comes_before_the_hub(self, repositories, tmp_path):
         hub.push_prompt(a_prompt(seed=1), "user/name", private=False)

@@ -8,6 +8,7 @@ import sys
 import pytest
 from softprompt.backbones import load_backbone
 from softprompt.cli import main
+from softprompt.documents import line_bytes
 from softprompt.errors import BadInput
 from softprompt.live import look, sparkline
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
@@ -49,10 +50,22 @@ def test_what_a_killed_process_left_is_shown_as_far_as_it_is_whole(tmp_path):
     prompt = look(tmp_path)[0].prompts[0]
     assert prompt.steps[-1] == 41
     assert math.isnan(prompt.losses[-1])
-    assert prompt.note == "dropped at step 42: nan"
+    assert prompt.note == "dropped at step 42: nan; its record is damaged in line 45, left out here"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "run.json").write_text("{")
     assert [run.name for run in look(tmp_path)] == ["run"]
+
+
+@pytest.mark.parametrize("change", [(b'"loss": 0', b'"loss": 7'), (b"crc32", b"crc33")], ids=["value", "checksum"])
+def test_the_number_of_a_damaged_line_is_not_shown_and_the_line_is_named(change, tmp_path, capsys):
+    record = made_run(tmp_path / "run", seeds=1) / "prompt-tuning-seed0" / "metrics.jsonl"
+    rows = [{"step": step, "loss": 1.0 - step / 10} for step in (1, 2, 3)]
+    lines = [line_bytes(row) for row in rows]
+    record.write_bytes(lines[0] + lines[1] + lines[2].replace(*change))
+    (prompt,) = look(tmp_path)[0].prompts
+    assert prompt.losses == (0.9, 0.8)
+    assert main(["watch", str(tmp_path), "--once"]) == 0
+    assert "prompt-tuning-seed0: its record is damaged in line 3" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_trained_run_is_seen_with_what_its_record_holds(tmp_path, tiny_t5, save_tiny):
@@ -124,6 +137,19 @@ def test_watch_ends_by_itself_when_nothing_is_in_training(tmp_path, capsys):
     assert "[bold]" in said
     assert "▁" in said
     assert "0.900 @ 100" in said
+
+
+def test_watch_writes_out_what_a_terminal_obeys(tmp_path, capsys):
+    made_run(tmp_path / "\x1b[2Jone", task="\x9b31mred", done=True, step=100)
+    run = made_run(tmp_path / "two", done=True, step=100)
+    (run / "prompt-tuning-seed0").rename(run / "\u202eolleh")
+    plan = json.loads((run / "run.json").read_text())
+    plan["prompts"][0]["method"], plan["model"] = "\u202eolleh", "\x1b]0;title\x07"
+    (run / "run.json").write_text(json.dumps(plan))
+    assert main(["watch", str(tmp_path), "--once"]) == 0
+    said = capsys.readouterr().out
+    assert not set(said) & set("\x1b\x9b\u202e\x07")
+    assert "\\x1b[2Jone" in said
 
 
 def test_folders_without_runs_are_refused_in_one_line(tmp_path, capsys):

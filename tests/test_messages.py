@@ -2,6 +2,9 @@
 
 import ast
 import dataclasses
+import importlib
+import inspect
+import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +13,7 @@ from typing import Any
 import pytest
 import softprompt
 import typer
-from softprompt import errors
+from softprompt import errors, settings
 from softprompt.backbones import model_name
 from softprompt.cli import app
 from softprompt.cli._suggest import OTHER_NAMES, meant
@@ -19,6 +22,7 @@ from softprompt.errors import BadInput, in_python
 from softprompt.inference.asked import task_of
 from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from softprompt.tasks import custom_task
+from softprompt.training._keywords import _KNOWN as KEYWORDS_OF_TRAIN
 
 PACKAGE = Path(softprompt.__file__).parent
 ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)}
@@ -30,6 +34,7 @@ ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type) 
         ("--prompt-length must be at least 1, not 0", "`prompt_length` must be at least 1, not 0"),
         ("give --text-column, not --metric or --seed", "give `text_columns`, not `metrics` or `seeds`"),
         ("no head; give --answers=linear-head, or a mask", "no head; give answers='linear-head', or a mask"),
+        ("give --source, not --try-template", "give `sources`, not `templates`"),
         ("--embedding-scale=0.5, but 1", "embedding_scale=0.5, but 1"),
         ("go on with: softprompt train --resume runs/x", "go on with: softprompt train --resume runs/x"),
         ("finish it (softprompt train --resume x), --prompt", "finish it (softprompt train --resume x), `prompts`"),
@@ -69,7 +74,10 @@ def messages() -> Iterator[tuple[str, str]]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "id", None) in ERRORS and node.args:
                 texts = [part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant)]
-                yield f"{path.name}:{node.lineno}", " ".join(text for text in texts if isinstance(text, str))
+                yield (
+                    f"{path.relative_to(PACKAGE)}:{node.lineno}",
+                    " ".join(text for text in texts if isinstance(text, str)),
+                )
 
 
 def options_of(command: Any) -> set[str]:
@@ -78,7 +86,9 @@ def options_of(command: Any) -> set[str]:
 
 
 # What no command calls, so that its messages speak of arguments.
-ONLY_IN_PYTHON = ("as_peft.py", "trainer.py", "estimators.py")
+ONLY_IN_PYTHON = ("interop/as_peft.py", "interop/trainer.py", "estimators.py")
+# What no Python program calls.
+ONLY_AT_THE_COMMAND_LINE = ("cli/", "serving/http/")
 # Options of other programs that a message tells to run.
 OF_OTHERS = {"--no-deps", "--force-reinstall", "--merge"}
 
@@ -101,6 +111,42 @@ def test_no_message_writes_an_option_as_an_argument_of_python():
         words = re.findall(r"\b([a-z]+_[a-z_]+)\b", text) + re.findall(r"(?<!-)\b([a-z_]+)=(?!=)", text)
         wrong += [(place, word) for word in words if word in options - in_both]
     assert wrong == []
+
+
+def public_functions() -> set[Any]:
+    modules = [info.name for info in pkgutil.walk_packages([str(PACKAGE)], "softprompt.") if "._" not in info.name]
+    found = [pair for name in modules for pair in inspect.getmembers(importlib.import_module(name), inspect.isfunction)]
+    return {function for _, function in found if not function.__module__.startswith("softprompt.cli")}
+
+
+def test_every_argument_that_a_message_names_in_python_exists():
+    functions = public_functions()
+    known = {function.__name__ for function in functions}
+    known = known.union(*(inspect.signature(function).parameters for function in functions))
+    classes = (kind for kind in vars(settings).values() if dataclasses.is_dataclass(kind))
+    known |= {field.name for kind in classes for field in dataclasses.fields(kind)} | KEYWORDS_OF_TRAIN
+    named = {
+        (place, in_python(option).strip("`"))
+        for place, text in messages()
+        if not place.startswith(ONLY_AT_THE_COMMAND_LINE)
+        for option in {*re.findall(r"--[a-z][a-z-]*[a-z]", text)} - OF_OTHERS
+    }
+    assert [pair for pair in sorted(named) if pair[1] not in known] == []
+
+
+# Options of a command alone, and those that an argument of other values, or the first one, stands for.
+OF_THE_COMMAND = {
+    "train": {"alpha", "init_seed", "order_seed", "draw_seed", "noise_seed", "resume", "track", "with_frozen"},
+    "tune": set(),
+}
+
+
+@pytest.mark.parametrize("command", OF_THE_COMMAND)
+def test_an_option_of_a_command_is_an_argument_of_its_function(command: str):
+    options = options_of(typer.main.get_command(app).commands[command])  # pyright: ignore[reportAttributeAccessIssue]
+    named = {in_python(option).strip("`") for option in options if option.startswith("--")}
+    known = {*inspect.signature(getattr(softprompt, command)).parameters, *KEYWORDS_OF_TRAIN}
+    assert named - known == OF_THE_COMMAND[command] | {"files", "json", "quiet", "task_option"}
 
 
 @pytest.mark.parametrize("there", OTHER_NAMES)
@@ -159,3 +205,12 @@ def test_a_file_as_the_task_of_a_stored_prompt_is_its_own_task_on_these_rows(tmp
     object.__setattr__(prompt, "provenance", Provenance("x", identity))
     with pytest.raises(BadInput, match=r"^this prompt records no task that 'rows.csv' could hold rows of"):
         task_of(prompt, "rows.csv")
+
+
+def test_the_tree_of_errors_that_is_drawn_is_the_one_there_is():
+    drawn, path = {}, ["Exception"]
+    for line in (errors.__doc__ or "").split("\n\n")[1].splitlines():
+        indent, name = re.match(r"(\W*)(\w+)", line).groups()  # pyright: ignore[reportOptionalMemberAccess]
+        path[len(indent) // 4 + 1 :] = [name]
+        drawn[name] = path[-2]
+    assert drawn == {name: getattr(errors, name).__bases__[0].__name__ for name in ERRORS}

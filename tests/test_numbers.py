@@ -14,6 +14,7 @@ from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.data import Ragged
 from softprompt.errors import BadInput, UnknownName
+from softprompt.inference.answers import Answers
 from softprompt.inference.rows import examples_for
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.prompt import LinearHead
@@ -182,8 +183,27 @@ class TestAHead:
         (large,), (small,) = (predict(p, ["good film"], model=backbone) for p in (prompt, replace(prompt, head=tiny)))
         assert float(small["output"]) == pytest.approx(float(large["output"]) * 1e-9, rel=1e-4)
 
+    def test_what_is_predicted_is_the_float32_that_was_scored(self, by_head):
+        run, backbone, _ = by_head
+        prompt = run.prompt()
+        assert prompt.head is not None
+        days = replace(prompt, head=replace(prompt.head, bias=prompt.head.bias + 2460000))
+        report = evaluate(days, model=backbone)
+        texts = [row["text"] for row in report.rows]
+        outputs = [line["output"] for line in predict(days, texts, model=backbone)]
+        assert torch.equal(torch.tensor([float(output) for output in outputs]), torch.tensor(report.predictions))
+        assert len(set(outputs)) > 3
+
+    @pytest.mark.parametrize(
+        ("number", "text"), [(2459998.5, "2459998.5"), (3.0, "3"), (0.1, "0.1"), (-4e-9, "-4e-09"), (1e16, "1e+16")]
+    )
+    def test_a_number_is_told_in_the_fewest_digits_that_are_read_back_as_it(self, number, text):
+        assert Answers.of_numbers([torch.tensor(number).item()]).texts == [text]
+
     def test_decoding_by_words_is_refused(self, by_head):
         run, backbone, _ = by_head
+        with pytest.raises(BadInput, match="normalize='mean' is about scores of label words, and here a linear head"):
+            evaluate(run.prompt(), model=backbone, normalize="mean")
         with pytest.raises(BadInput, match="answered with a number by a head, not by generate; leave `decode` out"):
             evaluate(run.prompt(), model=backbone, decode="generate")
 

@@ -1,5 +1,6 @@
 """Files and models behind a run: found from any folder, and after they were moved together with it."""
 
+import dataclasses
 import logging
 import os
 import shutil
@@ -20,6 +21,7 @@ from softprompt.machine import findings
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.settings import PromptSettings
 from softprompt.store import refuse_no_place, save_prompt, write_file, write_folder
+from softprompt.tasks import Source, Task, allowed, foreign, named_files
 from softprompt.tasks.files import paths_of
 from softprompt.training import read_plan, train
 from softprompt.training._keywords import from_any_folder
@@ -113,6 +115,34 @@ def test_a_prompt_that_was_taken_out_of_its_run_keeps_the_whole_paths(project, t
     task = SoftPrompt.load(tmp_path / "a" / "b" / "prompt").provenance.task
     assert task is not None
     assert task["source"]["files"]["train"] == str(project / "data" / "train.csv")
+
+
+def test_a_file_called_run_json_does_not_make_a_prompt_the_users_own(project, tmp_path):
+    (stored,) = (project / RUN).glob("*/prompt")
+    for number, plan in enumerate((b"", b"{}", b'{"format": 1, "task": 3}', (project / RUN / "run.json").read_bytes())):
+        taken = tmp_path / f"{number}"
+        shutil.copytree(stored, taken / "member" / "prompt")
+        (taken / "run.json").write_bytes(plan)
+        is_whole = number == 3
+        assert SoftPrompt.load(taken / "member" / "prompt").provenance.is_foreign is not is_whole
+    rewrite(tmp_path / "3" / "run.json", lambda plan: plan["task"]["source"].update(folder="other"))
+    assert SoftPrompt.load(tmp_path / "3").provenance.is_foreign
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{"hub": "a/b"}, {"hub": "/private"}, {"hub": "csv"}, {"hub": "../x"}, {"train": "../../x"}, {"validation": "/x"},
+     {"test": "../x"}, {"folder": "/x"}, {"files": {"test": "x.csv"}}],
+)  # fmt: skip
+def test_all_places_here_that_a_prompt_from_elsewhere_names_are_asked_about(named, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    task = Task(name="t", template="{a}", labels=("x", "y"), source=Source(hub="user/name", folder="glue/sst2"))
+    assert named_files(foreign(task)) == ()
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    task = dataclasses.replace(task, source=dataclasses.replace(task.source, **named))
+    (value,) = named.values()
+    assert named_files(foreign(task)) == ("x.csv" if isinstance(value, dict) else value,)
+    assert named_files(task) == named_files(allowed(foreign(task))) == ()
 
 
 def test_only_the_folder_of_a_model_gets_a_whole_path(project, monkeypatch):

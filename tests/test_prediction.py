@@ -158,6 +158,21 @@ def test_a_prompt_writes_answers_as_long_as_it_was_trained_to(backbone, tmp_path
     assert "max_new_tokens=1," in readme(short)
 
 
+def test_nan_is_no_answer(tiny_gpt, task, tmp_path):
+    backbone = from_model(*tiny_gpt("gpt2"), name="tiny")
+    vectors = torch.full((2, backbone.embedding_size), 3e38)
+    prompt = SoftPrompt(vectors, Provenance("prompt-tuning", backbone.identity(), task=task.to_json()))
+    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    for answered in (
+        lambda: predict(prompt, TEXTS, model=backbone),
+        lambda: evaluate(prompt, model=backbone),
+        lambda: predict_file({"huge": prompt}, tmp_path / "texts.txt", tmp_path / "out.jsonl", model=backbone),
+    ):
+        with pytest.raises(BadInput, match=r"computes NaN with (this prompt|prompt 'huge'), from which no label"):
+            answered()
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_a_prompt_that_was_trained_to_write_its_label_writes_it(backbone, tmp_path):
     run = train(
         review_task(tmp_path / "rows"), backbone, steps=1, decode="generate", frozen=False, output=tmp_path / "run"

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 import os
@@ -8,7 +9,7 @@ from softprompt.cli import main
 from softprompt.data import grouped_splits, load_rows, split_rows
 from softprompt.data._table import Rows
 from softprompt.data.check import check_task
-from softprompt.errors import BadInput
+from softprompt.errors import BadInput, UnknownName
 from softprompt.tasks import (
     EPT_TASKS,
     GROUPS,
@@ -155,6 +156,18 @@ def test_squads_development_set_is_cut_by_context(tmp_path):
 def test_three_groups_at_least_are_needed():
     with pytest.raises(BadInput, match="2 values in column 'context' are too few"):
         grouped_splits({"train": Rows({"context": ["a", "a", "b"]})}, "context")
+
+
+def test_a_column_and_a_layout_that_do_not_exist_are_named(tmp_path):
+    with pytest.raises(UnknownName, match=r"unknown column 'contxt'\. Did you mean 'context'"):
+        grouped_splits({"train": Rows({"context": ["a", "b", "c"]})}, "contxt")
+    declared = task("glue/sst2")
+    (tmp_path / declared.source.folder).mkdir(parents=True)
+    for split in ("train", "validation"):
+        (tmp_path / declared.source.folder / f"{split}.jsonl").write_text("{}")
+    declared = dataclasses.replace(declared, source=dataclasses.replace(declared.source, layout="mrqaa"))
+    with pytest.raises(UnknownName, match=r"unknown layout of rows 'mrqaa'\. Did you mean 'mrqa'"):
+        load_rows(declared, tmp_path)
 
 
 def test_official_sizes_are_of_known_tasks():

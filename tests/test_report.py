@@ -227,6 +227,13 @@ class TestEvaluate:
         assert report.classes is not None
         assert sum(map(sum, report.classes.confusion)) + sum(report.classes.invalid) == 20
 
+    def test_a_score_of_labels_that_there_is_not_is_refused_before_the_model_is_loaded(self, trained):
+        prompt = trained.prompt()
+        with pytest.raises(UnknownName, match="unknown normalization 'banana'"):
+            evaluate(prompt, model="no-such-model", normalize="banana", decode="generate")
+        with pytest.raises(BadInput, match=r"normalize='sum' is about scores .* the text that is written answers"):
+            evaluate(prompt, model="no-such-model", normalize="sum", decode="generate")
+
     def test_some_rows_are_drawn_by_the_seed(self, trained, backbone):
         def ids(**options):
             report = evaluate(trained.prompt(), model=backbone, split="train", **options)

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -15,13 +16,13 @@ import softprompt
 from filelock import FileLock
 from softprompt.cli import main
 from softprompt.documents import json_bytes, sealed_bytes
-from softprompt.errors import BadInput
+from softprompt.errors import BadInput, DamagedFile
 from softprompt.inference.report import Report
 from softprompt.prompts.methods import METHODS
 from softprompt.reports._answers import kept_answers
 from softprompt.reports._commands import commands
 from softprompt.reports._entry import Entry
-from softprompt.reports._figures import Drawer, Drawn
+from softprompt.reports._figures import Drawer, Drawn, of_settings
 from softprompt.reports._headline import _are_of, headline
 from softprompt.reports._settings import Setting, settings_of
 from softprompt.reports._sources import read_sources
@@ -32,6 +33,7 @@ from softprompt.study._stored import path_of, to_bytes
 from softprompt.tasks import Wording, custom_task, rephrased, styled
 from softprompt.tasks import task as find_task
 
+from kit import rewrite
 from report_kit import made_answers, made_run, made_store, renamed_task
 
 
@@ -176,6 +178,14 @@ class TestHeadline:
         (note,) = sources.notes
         assert "gpu/ept-star-seed0 has the settings and seeds of cpu/ept-star-seed0, other scores; both count" in note
 
+    def test_answers_that_are_nested_without_end_are_named(self, tmp_path):
+        run = made_run(tmp_path / "run", methods=("ept-star",), seeds=1)
+        made_answers(run / "ept-star-seed0")
+        for path in run.rglob("predictions.jsonl"):
+            path.write_text("[" * 100_000)
+        with pytest.raises(DamagedFile, match="is not as it was written"):
+            kept_answers(read_sources([run]).entries[0])
+
     @pytest.mark.parametrize("prompt", ["prompt-tuning-seed2", "ept-star-seed0"])
     def test_an_interval_is_that_of_the_best_prompts_own_answers_to_the_test_rows(self, prompt, tmp_path):
         run = made_run(tmp_path / "run", seeds=3)
@@ -200,6 +210,24 @@ class TestHeadline:
         monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
         page_of(run, rows=True, test_rows=7)
         assert asked == [{"test_rows": 7}]
+
+    @pytest.mark.parametrize("given", [{}, {"data_root": "elsewhere"}])
+    def test_rows_are_read_where_the_run_read_them_unless_another_folder_is_given(self, given, tmp_path, monkeypatch):
+        run = made_run(tmp_path / "run", methods=("prompt-tuning",), seeds=1)
+        rewrite(run / "run.json", lambda values: values.update(data_root="/data"))
+        asked = []
+
+        def evaluate(prompt, **options):
+            asked.append(options)
+            raise BadInput("these 3 rows were given in memory; give them again")
+
+        monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
+        told = (
+            "prompt-tuning-seed0: these 3 rows were given in memory; give them again; or leave `rows` out, or this run"
+        )
+        with pytest.raises(BadInput, match=f"^{told}$"):
+            page_of(run, rows=True, **given)
+        assert asked == [{"data_root": "/data", **given}]
 
     @pytest.mark.parametrize(
         ("given", "asked", "has_interval"),
@@ -274,7 +302,8 @@ class TestCommands:
         for line in lines:
             given = parse(shlex.split(line)[1:])
             of_purposes = {f"{name}_seed": given[f"{name}_seed"] for name in ("init", "order", "draw", "noise")}
-            trained += [prompt.seeds for prompt in PromptGrid(seed=tuple(given["seed"]), **of_purposes).prompts()]
+            grid = PromptGrid(seed=tuple(given["seed"]), **of_purposes)
+            trained += [prompt.seeds for prompt in grid.prompts(PromptSettings())]
         assert len(trained) == len(seeds)
         assert set(trained) == set(chosen)
 
@@ -416,6 +445,10 @@ class TestPage:
         table = Table(caption="", columns=["text", "n"], rows=[{"text": "=1+1", "n": -1}], help={})
         assert table.csv() == "text,n\n'=1+1,-1\n"
 
+    def test_a_carriage_return_in_a_text_ends_no_line_of_a_download(self):
+        table = Table(caption="", columns=["text", "n"], rows=[{"text": "a\rb", "n": 1}], help={})
+        assert table.csv() == 'text,n\n"a\rb",1\n'
+
     def test_the_numbers_are_there_to_download(self, tmp_path):
         page = page_of(made_run(tmp_path / "run", difference=(0.2, 0.1, 0.3)))
         files = dict(re.findall(r'download="([^"]*)" href="data:[a-z/]*;base64,([^"]*)"', page))
@@ -440,10 +473,9 @@ class TestPage:
         from test_docs import parse
 
         given = parse(line[1].split())
-        grid = PromptGrid(
-            method=tuple(given["method"]), seed=tuple(given["seed"]), lr=tuple(given["lr"]), units=given["units"]
-        )
-        assert list(grid.prompts()) == [entry.run.spec.prompt for entry in read_sources([run]).entries[3:]]
+        grid = PromptGrid(method=tuple(given["method"]), seed=tuple(given["seed"]), lr=tuple(given["lr"]))
+        trained = grid.prompts(PromptSettings(units=given["units"]))
+        assert trained == [entry.run.spec.prompt for entry in read_sources([run]).entries[3:]]
         assert given["steps"] == 40
 
     def test_confusion_classes_errors_and_calibration_come_from_kept_answers(self, tmp_path):
@@ -480,6 +512,17 @@ class TestPage:
         page = page_of(tmp_path / "stable")
         assert "Stability: stable" in page
         assert "Against polar, over the same seeds" in page
+
+    @pytest.mark.usefixtures("drawn")
+    def test_settings_with_long_names_are_numbered_so_that_their_columns_keep_room(self, tmp_path):
+        (first, *_) = settings_of(read_sources([made_run(tmp_path / "run")]).entries)
+        names = [", ".join(["ept", *(f"option_{line} {number}" for line in range(11))]) for number in range(8)]
+        settings = [dataclasses.replace(first, name=name) for name in names]
+        (strip, loss, *_) = of_settings(Drawer(), settings, [])
+        assert ">(8)<" in strip.svg
+        assert ">ept, (8)<" in loss.svg
+        assert f"(8) {names[7]}." in strip.caption
+        assert "option_1" not in strip.svg + loss.svg + loss.caption
 
     @pytest.mark.usefixtures("drawn")
     def test_a_landscape_is_drawn_twice_with_the_same_bytes_and_no_address_outside(self, tmp_path):

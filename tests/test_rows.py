@@ -141,6 +141,35 @@ def test_all_text_formats_hold_the_same_rows(reviews, name, content):
     assert load_rows(declared)["train"].to_list() == GOOD
 
 
+def test_parquet_with_values_that_python_cannot_hold_is_read_row_by_row(reviews, tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    declared, path = reviews(b"", "a.parquet")
+    times = pyarrow.array([2**62, 0, -(2**62)], pyarrow.int64()).cast(pyarrow.timestamp("us"))
+    labels = pyarrow.array([0, 1, 1])
+    unread = pyarrow.StringArray.from_buffers(3, *pyarrow.array([b"x", b"\xff", b"y"]).buffers()[1:])
+    texts = pyarrow.StringArray.from_buffers(3, *pyarrow.array([b"one", b"caf\xe9", b"two"]).buffers()[1:])
+    table = {"text": texts, "label": labels, "when": times, "unread": unread}
+    parquet.write_table(pyarrow.table(table), path)
+    with pytest.raises(BadInput, match=r"a\.parquet:2: column 'text' holds bytes that are not UTF-8"):
+        load_rows(declared)
+    assert load_rows(declared, max_bad_rows=1)["train"].columns["text"] == ["one", "two"]
+    parquet.write_table(pyarrow.Table.from_arrays([texts, labels, labels], ["text", "label", "label"]), path)
+    with pytest.raises(BadInput, match="has column 'label' twice"):
+        load_rows(declared)
+
+
+def test_a_row_that_is_nested_too_deep_is_a_bad_row(reviews):
+    for name, deep in (("a.jsonl", 900), ("b.jsonl", 41)):
+        declared, _ = reviews(lines(*GOOD, f'{{"text": "x", "label": 1, "more": {"[" * deep}{"]" * deep}}}'), name)
+        with pytest.raises(BadInput, match=r"jsonl:7: nested more than 40 deep"):
+            load_rows(declared)
+    nested = '{"a": ' * 900 + "1" + "}" * 900
+    declared, _ = reviews(f'[{json.dumps(GOOD[0])}, {{"text": "x", "label": 1, "more": {nested}}}]', "c.json")
+    assert len(load_rows(declared, max_bad_rows=1)["train"]) == 1
+
+
 def test_parquet_holds_the_same_rows_and_counts_them(reviews, tmp_path):
     declared, path = reviews(b"", "a.parquet")
     Dataset.from_list(GOOD).to_parquet(path)

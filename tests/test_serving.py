@@ -15,7 +15,8 @@ from softprompt.inference.predict import predict
 from softprompt.inference.scoring import Scoring
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import LinearHead
-from softprompt.serving import Batcher, Draining, Engine, Limits, Overloaded, PromptBank, TooLate, TooLong, Work
+from softprompt.serving import Answer, Batcher, Draining, Engine, Limits, Overloaded, PromptBank, TooLate, TooLong, Work
+from softprompt.serving.generation import Writing
 from softprompt.serving.passes import next_pass
 
 from serving_kit import TOKENS, WRITTEN, agrees, bank_of, singles, some_inputs, some_prompts
@@ -111,6 +112,18 @@ def test_a_row_with_a_fault_fails_alone(engine, bank, monkeypatch):
 
     monkeypatch.setattr(type(engine.backbone), "label_scores_each", failing)
     assert [isinstance(outcome, Exception) for outcome in engine.run(works)] == [False, True, False]
+
+
+def test_a_prompt_with_which_the_model_computes_nan_fails_and_the_others_are_answered(tiny_gpt):
+    backbone = from_model(*tiny_gpt("gpt2"), name="tiny-gpt2")
+    prompts = some_prompts(backbone, 2)
+    prompts["p1"] = dataclasses.replace(prompts["p1"], vectors=torch.full_like(prompts["p1"].vectors, 3e38))
+    bank, engine = bank_of(backbone, prompts), Engine(backbone)
+    works = [engine.work(bank.get("p0"), "good"), engine.work(bank.get("p1"), {"a": "good", "b": "bad"})]
+    right, wrong = engine.run(works)
+    assert not isinstance(right, Exception)
+    assert isinstance(wrong, BadInput)
+    assert "the model computes NaN with this prompt" in str(wrong)
 
 
 class TestTexts:
@@ -398,6 +411,24 @@ def test_the_texts_of_a_streamed_answer_grow_into_the_whole_answer(backbone, eng
     assert len(texts) == answer.tokens
 
 
+def test_a_stop_is_not_found_in_the_blanks_that_a_model_writes_before_its_answer(backbone, engine):
+    class Pieces:
+        def decode(self, ids, **options):
+            return "".join(["\n", " ", "mary", " ", "was"][number] for number in ids)
+
+    frozen = bank_of(backbone, {}).admission.frozen
+    texts: list[str] = []
+    stops = [(" ",), ("\n", " wa"), ()]
+    works = [engine.work(frozen, "who", max_new_tokens=5, stops=of_row, tell=texts.append) for of_row in stops]
+    writing = Writing(works, Pieces(), [9])
+    for number in range(5):
+        writing(torch.full((3,), number))
+    answers = [outcome for outcome in writing.outcomes() if isinstance(outcome, Answer)]
+    assert [answer.text for answer in answers] == ["mary", "mary", "mary was"]
+    assert [answer.finish for answer in answers] == ["stop", "stop", "length"]
+    assert {*texts} == {"", "mary", "mary was"}
+
+
 @pytest.mark.parametrize(
     ("most", "stops", "text", "tokens", "finish"),
     [(9, (), "mary was here", 4, "stop"), (3, (), "mary was here", 3, "length"), (3, ("he",), "mary was", 3, "stop")],
@@ -415,6 +446,8 @@ def test_an_answer_over_windows_ends_at_a_stop_and_counts_its_tokens(
     monkeypatch.setattr("softprompt.serving.engine.answer", lambda *args, **options: answers)
     work = engine.work(bank.get("p"), {"q": "who", "text": "good film " * 40}, max_new_tokens=most, stops=stops)
     assert work.is_alone
+    with pytest.raises(BadInput, match="unknown column 'text'"):
+        engine.work(bank.get("p"), {"q": "who"})
     with pytest.raises(TooLong, match="has 100003 characters, 2560 are read at most"):
         engine.work(bank.get("p"), {"q": "who", "text": "good " * 20000}, truncate=True)
     (answer,) = engine.answer([work])

@@ -279,6 +279,14 @@ class TestMpt:
             with pytest.raises(BadInput, match=error):
                 train(task, backbone, method="mpt", sources=sources, output=tmp_path / "run", **SETTINGS)
 
+    def test_a_deep_source_is_refused_before_the_first_part(self, backbone, task, teachers, tmp_path):
+        other = SoftPrompt.load(teachers[1])
+        deep = dataclasses.replace(other, deep=other.vectors.expand(len(backbone.layers) - 1, -1, -1).clone())
+        paths = [*teachers[:1], kept(deep, tmp_path / "deep")]
+        with pytest.raises(BadInput, match="is a deep prompt, and sources stand in the first layer"):
+            train(task, backbone, method="mpt", sources=paths, output=tmp_path / "run", **SETTINGS)
+        assert not (tmp_path / "run").exists()
+
     def test_a_source_without_its_task_is_refused(self, backbone, task, source, teachers, tmp_path):
         bare = dataclasses.replace(source, provenance=dataclasses.replace(source.provenance, task=None))
         sources = [teachers[0], kept(bare, tmp_path / "bare")]
@@ -287,6 +295,19 @@ class TestMpt:
 
 
 class TestRefusals:
+    @pytest.mark.parametrize(
+        ("answer", "remedy"),
+        [("label_column", "answers=.label-words."), ("number_column", "a model that writes its answers")],
+    )
+    def test_a_prompt_of_several_tasks_is_no_matter_of_heads(self, answer, remedy, teachers, tiny_bert, tmp_path):
+        rows = [{"text": f"good film {number}", "value": number % 2} for number in range(20)]
+        backbone = from_model(*tiny_bert(), name="tiny", answers="linear-head")
+        with pytest.raises(BadInput, match=f"answers each by a linear head of its own; give {remedy}$"):
+            train(
+                rows, backbone, text_column="text", **{answer: "value"}, method="mpt", sources=teachers,
+                output=tmp_path / "run", **SETTINGS,
+            )  # fmt: skip
+
     @pytest.mark.parametrize("method", ["spot", "attempt"])
     def test_a_method_of_sources_needs_one(self, method, backbone, task, tmp_path):
         with pytest.raises(

@@ -17,6 +17,7 @@ from softprompt.errors import BadInput, DamagedFile, SoftPromptError, StorageFai
 from softprompt.prompts.prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
 from softprompt.store import (
     find_prompt,
+    from_document,
     latest_checkpoint,
     read_folder,
     read_prompt,
@@ -170,6 +171,15 @@ class TestFindingAPrompt:
 
 class TestHostilePrompts:
     """What a stranger can put into a folder with true hashes; each refused with a typed error of one line."""
+
+    @pytest.mark.parametrize("more", [2, 65])
+    def test_more_dimensions_than_a_prompt_has(self, tmp_path, more):
+        folder = forged_prompt(tmp_path, {"vectors": torch.ones(2, 6).view([1] * more + [2, 6])})
+        with pytest.raises(BadInput, match=r"'vectors' in .* dimensions"):
+            read_prompt(folder)
+        document = json.loads((folder / "prompt.json").read_text())
+        with pytest.raises(BadInput, match=f"has {more + 2} dimensions, a stored prompt at most 3"):
+            from_document(document, {"vectors": torch.ones(2, 6).view([1] * more + [2, 6])}, "x")
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
     def test_numbers_that_are_not_finite(self, tmp_path, value):

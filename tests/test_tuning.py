@@ -257,7 +257,10 @@ class TestWhatCannotBeSearched:
             ({"minutes": -1.0}, "`minutes` must be positive"),
             ({"trials": 0}, "`trials` must be positive"),
             ({"epochs": 2.0}, "give `steps` in the place of `epochs`"),
-            ({"methods": ["linear-probe"]}, "'linear-probe' trains no prompt"),
+            ({"method": ["linear-probe"]}, "'linear-probe' trains no prompt"),
+            ({"method": "lora"}, "'lora' trains no prompt"),
+            ({"method": ["scaled", "scaled"]}, "`method` is given 'scaled' twice"),
+            # Its name in earlier versions.
             ({"methods": ["lora"]}, "'lora' trains no prompt"),
         ],
     )

@@ -74,6 +74,11 @@ def test_a_question_that_leaves_no_room_is_named(t5_backbone):
         examples_for(t5_backbone, squad, [{**ROW, "question": "who " * 15}], 4)
 
 
+def test_a_row_without_the_column_that_is_read_in_windows_is_named(t5_backbone):
+    with pytest.raises(BadInput, match=r"row 2: unknown column 'context'. Known: question."):
+        examples_for(t5_backbone, task("mrqa/squad"), [SHORT, {"question": "who"}], 4, targets=False)
+
+
 def test_the_most_likely_window_answers_for_its_row():
     assert best([-3.0, -1.0, -2.0, -2.0], [0, 0, 1, 1]) == [1, 2]
 

@@ -20,7 +20,7 @@ from typing import Any
 import softprompt
 from experiments.common.places import RESULTS
 from experiments.real_lm.tasks import cut_rows, study_task
-from softprompt.prompts.base import is_words
+from softprompt.initial import Initial
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import markdown
 from softprompt.tasks import TASKS, Task, with_difficulty
@@ -75,7 +75,7 @@ def trained(task: Task, backbone: Any, arm: str, seeds: int) -> dict[str, list[d
             )
 
     train(prompts, SETTINGS, judge)
-    if is_words(prompts[0].init):
+    if prompts[0].initial.is_words:
         # A step of a rate near zero leaves the words as they are: their test score stands for step 0 of all seeds.
         still = dataclasses.replace(prompts[0], lr=1e-12)
         train([still], dataclasses.replace(SETTINGS, steps=1, eval_every=1), begun)
@@ -126,7 +126,7 @@ def main() -> None:
             continue
         task, backbone = task_of(model, name, arguments.data_root, arguments.work), softprompt.load_backbone(model)
         for arm in missing:
-            if is_words(ARMS[arm].get("init", "uniform")) and not task.instruction:
+            if Initial(ARMS[arm].get("init", "uniform")).is_words and not task.instruction:
                 continue
             cells.setdefault(cell, {})[arm] = trained(task, backbone, arm, arguments.seeds)
             _write(arguments.results, cells)

@@ -45,8 +45,8 @@ EQUAL_STEPS = Claim(
     source="EPT, table 1: averages of T5-small to T5-large after 30,000 steps",
     rule="Test score minus that of prompt tuning with the same task and seed. Better if the mean is 0.02 or more and "
     "the interval is above 0. The same is asked of every part of the confirmation study ([which method]"
-    "(which-method.md)) in which both ran, each at its own rate for the model: other backbones, tasks, lengths, "
-    "few rows, the frozen model's dropout.",
+    "(../../docs/results/which-method.md)) in which both ran, each at its own rate for the model: other backbones, "
+    "tasks, lengths, few rows, the frozen model's dropout.",
     settings=fixed(SETTINGS),
     arms=both_rates(SETTINGS),
     checks=checks,

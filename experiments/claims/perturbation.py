@@ -194,7 +194,8 @@ _SOURCE = "PTP, abstract: +1.94 % on SuperGLUE, +2.34 % on FewGLUE, and a smalle
 PTP_MEAN = Claim(
     title="PTP raises the scores of prompt tuning",
     source=_SOURCE,
-    rule="Only the confirmation on fresh seeds counts, from the stability study ([stability](stability.md)). Test "
+    rule="Only the confirmation on fresh seeds counts, from the stability study "
+    "([stability](../../docs/results/stability.md)). Test "
     "score minus that without a regulariser, same seed. Raised if the mean is 0.01 or more, the interval is above 0, "
     "and Wilcoxon's p, corrected by Holm over the settings of the task, is below 0.05.",
     checks=mean_checks,

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from softprompt.backbones import scale_embeddings
-from softprompt.errors import BadInput
+from softprompt.errors import BadInput, Interrupted
 from softprompt.store import json_bytes, latest_checkpoint, save_checkpoint, write_file
-from softprompt.training import Interrupted, fast_denormals, interruptible
+from softprompt.training import fast_denormals, interruptible
 from torch import Tensor, nn
 
 from .lessons import Lesson

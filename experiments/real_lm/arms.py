@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from softprompt.prompts.base import is_words
+from softprompt.initial import Initial
 
 Loss = Literal["labels", "tokens"]
 
@@ -34,8 +34,8 @@ class Arm:
     @property
     def begins(self) -> str:
         """What the rows of its runs begin with: prompts from words take the opening out of the rows."""
-        init = self.prompt.get("init", "uniform")
-        return init.partition(":")[0] if is_words(init) else "random"
+        initial = Initial(self.prompt.get("init", "uniform"))
+        return initial.kind if initial.is_words else "random"
 
 
 # The default would begin prompt tuning as the instruction.

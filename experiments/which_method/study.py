@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from softprompt.errors import UnknownName
+from softprompt.errors import Interrupted, UnknownName
 
 from .design import Design, Part
 from .rates import choose_rates, head_rate
@@ -35,8 +35,6 @@ def confirm(design: Design, place: Place, part: str = ALL) -> Results:
         Interrupted: after Ctrl-C; the same call goes on.
         SoftPromptError: as in `run_all`.
     """
-    from softprompt.training import Interrupted
-
     parts = chosen_parts(design, part)
     if part != REAL_PART and place.data_root is None and parts.pop(REAL_PART, None):
         log.info("part real is left out: its rows are not at hand; give --data-root, or name it with --part real")

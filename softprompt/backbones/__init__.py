@@ -4,6 +4,7 @@ from ._greedy import Watch as Watch
 from ._labels import Reading as Reading
 from ._labels import prefix_pair as prefix_pair
 from ._labels import refuse_collisions as refuse_collisions
+from ._labels import refuse_unknown_normalization as refuse_unknown_normalization
 from ._limits import position_bound as position_bound
 from ._limits import refuse_no_room as refuse_no_room
 from ._load import from_model as from_model
@@ -22,6 +23,7 @@ from ._numbers import kind_here as kind_here
 from ._numbers import kind_of_spec as kind_of_spec
 from ._precision import exact_products as exact_products
 from ._precision import rounds as rounds
+from ._read import read_configuration as read_configuration
 from ._read import read_tokenizer as read_tokenizer
 from ._read import silence as silence
 from ._some_tokens import label_logits as label_logits

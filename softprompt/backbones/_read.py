@@ -68,7 +68,7 @@ def read_configuration(name: str, revision: str | None, *, only_here: bool = Fal
 
     try:
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False, local_files_only=only_here)
-    except (ValueError, StrictDataclassError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, StrictDataclassError, LookupError, TypeError, AttributeError, RecursionError) as error:
         if not isinstance(error, ValueError) or not re.search("model.type", str(error)):
             raise BadInput(f"the configuration of {name!r} is faulty: {' '.join(str(error).split())}") from error
         raise UnsupportedModel(f"{name!r} is of no family that transformers knows: {first_line(error)}") from error

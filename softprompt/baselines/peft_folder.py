@@ -14,6 +14,7 @@ from ..errors import BadInput, ModelMismatch
 from ..prompts.methods import METHODS
 from ..prompts.prompt import LinearHead, Provenance, SoftPrompt
 from ..prompts.tuned import TunedWeights
+from ..prompts.tuned_options import check_options
 from ..store import (
     MANIFEST,
     json_bytes,
@@ -68,8 +69,8 @@ def _prefix(tuned: TunedWeights, backbone: AbstractBackbone) -> "PeftConfig":
 
 def _lora_options(config: Mapping[str, Any]) -> dict[str, Any]:
     targets = ",".join(_names(config.get("target_modules")))
-    dropout = float(config["lora_dropout"])
-    return {"r": config["r"], "alpha": config["lora_alpha"], "dropout": dropout, "targets": targets}
+    names = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout"}
+    return {"targets": targets, **{ours: config[theirs] for ours, theirs in names.items() if theirs in config}}
 
 
 def _ia3_options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,8 +81,8 @@ def _ia3_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _prefix_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    frozen = {"frozen": config["num_frozen_tokens"]} if config["peft_type"] == "CARTRIDGE" else {}
-    return {"length": config["num_virtual_tokens"], **frozen}
+    names = {"length": "num_virtual_tokens", "frozen": "num_frozen_tokens"}
+    return {ours: config[theirs] for ours, theirs in names.items() if theirs in config}
 
 
 # By kind of weights: PEFT's configuration of stored ones, and the options that a configuration of PEFT stands for.
@@ -151,9 +152,10 @@ def load_peft(folder: str | Path, backbone: AbstractBackbone) -> TunedWeights:
     """
     folder = Path(folder)
     config = _config(folder)
-    if config["peft_type"] not in READ_FROM_PEFT:
+    peft_type = str(config.get("peft_type"))
+    if peft_type not in READ_FROM_PEFT:
         kinds = ", ".join(READ_FROM_PEFT)
-        raise BadInput(f"{str(folder)!r} holds weights of type {config['peft_type']}, {kinds} can be read as weights")
+        raise BadInput(f"{str(folder)!r} holds weights of type {peft_type}, {kinds} can be read as weights")
     if strange := [name for name in _UNKNOWN if config.get(name)]:
         raise BadInput(f"{str(folder)!r} was trained with {strange[0]}={config[strange[0]]!r}, which cannot be read")
     if (start := config.get("init_lora_weights", True)) not in _LEAVES_THE_MODEL:
@@ -163,13 +165,15 @@ def load_peft(folder: str | Path, backbone: AbstractBackbone) -> TunedWeights:
         )
     if config.get("bias", "none") != "none":
         raise BadInput(f"{str(folder)!r} also trained biases (bias={config['bias']!r}), which cannot be read")
-    kind, options_of = READ_FROM_PEFT[config["peft_type"]]
+    kind, options_of = READ_FROM_PEFT[peft_type]
+    # The defaults are PEFT's own.
     options = {**METHODS[kind].options, **options_of(config)}
+    check_options(kind, options)
     provenance = provenance_of(folder) or Provenance(
         method=kind,
         backbone=backbone.identity(),
         answers=backbone.answers,
-        training={"imported_from": f"PEFT {config['peft_type']}"},
+        training={"imported_from": f"PEFT {peft_type}"},
     )
     nothing = SoftPrompt(backbone.word_vectors[:0].detach().float().cpu(), provenance, head=_head(folder))
     if nothing.head is None and backbone.answers == "linear-head":
@@ -249,4 +253,6 @@ def _names(given: Any) -> list[str]:
     """Return PEFT's list of names; a single text is a regular expression there."""
     if isinstance(given, str):
         raise BadInput(f"target_modules={given!r} is a pattern; save it with PEFT's list of names")
+    if not isinstance(given or [], list) or not all(isinstance(name, str) for name in given or []):
+        raise BadInput(f"PEFT's names of modules are a list of texts, not {str(given)[:40]}; save it anew")
     return sorted(given or [])

@@ -1,7 +1,6 @@
 """`softprompt analyze`: one analysis of trained prompts as a table, a figure and numbers."""
 
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +12,7 @@ from ._flatten import Given, flatten
 from ._layout import width_of
 from .options import DataRoot, Device, Json, Model
 from .printing import print_json, say, table
+from .required import default_folder
 
 
 @flatten
@@ -71,7 +71,7 @@ def analyze(
     from ..data import refuse_split
 
     refuse_split(split)
-    target = output or Path("runs") / f"{name}-{Path(runs[0]).resolve().name}-{datetime.now():%Y%m%d-%H%M%S}"
+    target = output or default_folder(f"{name}-{Path(runs[0]).resolve().name}")
     written.refuse_exists(target, f"the analysis {name}")
     bench = analyses.Bench(
         paths=runs, prompts=prompt or (), tasks=task or (), rows=rows, split=split, seed=seed, by=by,

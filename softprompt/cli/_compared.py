@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 from ..errors import BadInput
 from ..settings import PromptSettings, TrainSettings
 from ._flatten import Given, Without, flatten
-from ._prompts import PromptGrid
+from ._prompts import OF_GRID, PromptGrid
 from ._suggest import explained
 
 # What varies within a setting is not an option of it.
@@ -19,7 +19,9 @@ NO_SEEDS = Without({"seed", "init_seed", "order_seed", "draw_seed", "noise_seed"
 Setting = tuple[PromptSettings, TrainSettings]
 
 
-def compared(grid: PromptGrid, settings: TrainSettings, texts: Sequence[str] | None) -> dict[str, Setting]:
+def compared(
+    grid: PromptGrid, shared: PromptSettings, settings: TrainSettings, texts: Sequence[str] | None
+) -> dict[str, Setting]:
     """Name -> what is trained, the first being the reference.
 
     Without texts, each method and learning rate is a setting. Each text, "NAME: --option value ..." or a NAME alone, is
@@ -30,13 +32,12 @@ def compared(grid: PromptGrid, settings: TrainSettings, texts: Sequence[str] | N
         SoftPromptError: an option's value that cannot be.
     """
     if not texts:
-        return _unique([(_prompt_name(grid, prompt), (prompt, settings)) for prompt in grid.prompts()])
+        return _unique([(_prompt_name(grid, prompt), (prompt, settings)) for prompt in grid.prompts(shared)])
     arms = []
     for given in texts:
         name, words = _parted(given)
         changes = _options(name, words)
-        changed = _changed(grid, changes)
-        prompts = list(changed.prompts())
+        prompts = _changed(grid, changes).prompts(_changed(shared, changes, OF_GRID))
         if len(prompts) > 1:
             raise BadInput(f"setting {name!r} is {len(prompts)} prompts; give it one --method and one --lr")
         arms.append((name, (prompts[0], _changed(settings, changes))))
@@ -63,10 +64,14 @@ def _options(name: str, words: Sequence[str]) -> dict[str, Any]:
     @app.command(add_help_option=False)
     @flatten
     def setting(
-        *, given: Given, grid: Annotated[PromptGrid, "", NO_SEEDS], settings: Annotated[TrainSettings, ""]
+        *,
+        given: Given,
+        grid: Annotated[PromptGrid, "", NO_SEEDS],
+        shared: Annotated[PromptSettings, "", OF_GRID],
+        settings: Annotated[TrainSettings, ""],
     ) -> None:
         """Only read."""
-        values = {**vars(grid), **vars(settings)}
+        values = {**vars(shared), **vars(grid), **vars(settings)}
         values_given.update({field: values[field] for field in given})
 
     try:
@@ -76,9 +81,9 @@ def _options(name: str, words: Sequence[str]) -> dict[str, Any]:
     return values_given
 
 
-def _changed(kind: Any, changes: Mapping[str, Any]) -> Any:
-    fields = {f.name for f in dataclasses.fields(kind)}
-    return dataclasses.replace(kind, **{field: value for field, value in changes.items() if field in fields})
+def _changed(values: Any, changes: Mapping[str, Any], apart: frozenset[str] = frozenset()) -> Any:
+    fields = {f.name for f in dataclasses.fields(values)} - apart
+    return dataclasses.replace(values, **{field: value for field, value in changes.items() if field in fields})
 
 
 def _prompt_name(grid: PromptGrid, prompt: PromptSettings) -> str:

@@ -6,7 +6,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,7 @@ from ._layout import laid_out, width_of
 from ._several import summary
 from .options import DataRoot, Device, Quiet
 from .printing import cell, say
+from .required import default_folder
 
 if TYPE_CHECKING:
     from ..lab.compared import TaskReport
@@ -65,7 +65,7 @@ def demo(
     from ..lab.demo import DEMO_METHODS, DEMO_STEPS, DEMO_TASKS, Demo
     from ..lab.reviews import ReviewsDemo
 
-    folder = output or Path("runs") / f"demo-{datetime.now():%Y%m%d-%H%M%S}"
+    folder = output or default_folder("demo")
     if model not in BUILT_IN and not task:
         if method:
             raise BadInput("--method goes with --task on a real model; without a task the demo shows prompt tuning")

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
+from .. import checks
+
 
 def described(kind: type) -> dict[str, str]:
     """Field -> its sentence, from the `Args:` of a dataclass's docstring."""
@@ -28,7 +30,7 @@ def option_of(field: dataclasses.Field, sentence: str, panel: str) -> inspect.Pa
     """`--batch-size` for `batch_size`, with its type, default, sentence and metadata "min"; a tuple is repeated."""
     option = typer.Option(
         # A switch is named outright: typer would add a `--no-...` beside it.
-        f"--{field.name.replace('_', '-')}",
+        checks.option(field.name),
         help=sentence[:1].upper() + sentence[1:],
         rich_help_panel=panel,
         min=field.metadata.get("min"),

@@ -30,6 +30,9 @@ def frozen(
     wordings: Annotated[
         bool, typer.Option(help="Also compare known templates and casings of the label words, on training rows.")
     ] = True,
+    max_length: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of tokens of a text. Default: the task's value.")
+    ] = None,
     task_option: TaskOption = None,
     data_root: DataRoot = None,
     json_lines: Json = False,
@@ -55,6 +58,7 @@ def frozen(
         split=split,
         limit=limit,
         wordings=wordings,
+        max_length=max_length,
         data_root=data_root,
         max_bad_rows=max_bad_rows,
     )
@@ -67,8 +71,6 @@ def frozen(
 
 def format_report(report: "FrozenReport") -> str:
     """The tables and what follows from them, as a person reads them."""
-    from ..inference.frozen import CALIBRATION, FITTED_ROWS
-
     rows = [
         {
             "without training": named(line),
@@ -80,13 +82,18 @@ def format_report(report: "FrozenReport") -> str:
     ]
     parts = [f"{report.model} on {report.rows} {report.split} rows of {report.task}", table(rows)]
     if any(line.calibrated is not None for line in report.baselines):
-        parts.append(f"calibrated: {CALIBRATION}")
+        parts.append(f"calibrated: a bias for each class, fitted on {report.fitted_rows} training rows")
     if report.wordings:
         wordings = [
             {"wording": way.name, "label words": " ".join(way.task.labels), "score": way.score}
             for way in report.wordings[:MOST_WORDINGS]
         ]
-        parts += ["", f"known wordings on {FITTED_ROWS} training rows", table(wordings), _advice(report.wordings[0])]
+        parts += [
+            "",
+            f"known wordings on {report.fitted_rows} training rows",
+            table(wordings),
+            _advice(report.wordings[0]),
+        ]
     return "\n".join(parts)
 
 

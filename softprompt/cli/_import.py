@@ -78,7 +78,7 @@ def _weights(folder: Path, model: str | None) -> "TunedWeights | None":
     if not (folder / "adapter_config.json").is_file():
         return None
     config = read_json(folder / "adapter_config.json")
-    if config.get("peft_type") not in READ_FROM_PEFT:
+    if str(config.get("peft_type")) not in READ_FROM_PEFT:
         return None
     name = model or config.get("base_model_name_or_path")
     if not name:

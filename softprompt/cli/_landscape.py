@@ -1,7 +1,6 @@
 """`softprompt landscape`: how steep the loss is around a prompt's input, or around the prompt."""
 
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +12,7 @@ from ._flatten import Given, flatten
 from ._layout import width_of
 from .options import DataRoot, Device, Json, Model, OwnStyle, OwnTask
 from .printing import print_json, say, table
+from .required import default_folder
 
 if TYPE_CHECKING:
     from ..analysis.stored_landscapes import Drawn
@@ -57,7 +57,7 @@ def landscape(
     from ..analysis.subjects import subjects
     from ..store import refuse_no_place
 
-    target = output or Path("runs") / f"landscape-{Path(runs[0]).resolve().name}-{datetime.now():%Y%m%d-%H%M%S}"
+    target = output or default_folder(f"landscape-{Path(runs[0]).resolve().name}")
     # This is checked before the minute of computing.
     if target.exists():
         raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for the landscape")

@@ -115,5 +115,5 @@ def show_method(
     if json_lines:
         print_json({**values, "options": method.defaults})
     else:
-        options = {f"--method-option {key}": str(value) for key, value in method.defaults.items()}
+        options = {f"--method-option {key}": str(value) or "(empty)" for key, value in method.defaults.items()}
         print(record({**values, **options}, width_of(sys.stdout)))

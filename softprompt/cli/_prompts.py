@@ -1,14 +1,15 @@
 """The prompts of a run from the command line: the product of methods, learning rates and seeds."""
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from ..checks import option, require_different
 from ..errors import BadInput, UnknownName
 from ..settings import PromptSettings, Seeds
+from ._flatten import Without
+
+# Fields of PromptSettings that follow from the options here.
+OF_GRID = Without({"method", "options", "lr", "regularizer", "sources", "seeds"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,23 +22,10 @@ class PromptGrid:
         seed: seed of everything random; may be repeated, for several prompts.
         method_option: option of all methods of the run, KEY=VALUE, or of one, METHOD.KEY=VALUE; may be repeated.
         prompt_length: number of prompt vectors. Default: the method's own.
-        init: initial vectors: uniform, vocabulary, label-words, text:WORDS, file:PATH or prompt:PATH; instruction, to
-            begin as the words of the task's instruction; or examples:K, to begin as K labelled rows.
-        units: units of initial range, learning rate and decay: raw (the model's own numbers), rms (of the word
-            embeddings) or auto (the method's own).
-        max_norm: largest norm of a prompt vector, in token norms. Default: no bound.
-        max_shift: largest distance of a vector from the word that it begins as, in token norms. Default: no bound.
-        context_loss: also train on the labels that the prompt of --init examples:K shows; each counts this factor
-            times the next one. Default: off.
-        deep: train vectors for every layer of the frozen model, and not for the first only.
         regularizer: name from `softprompt methods regularizers`, with its options, as rn-emb:sigma=0.1; may be
             repeated, to combine several.
         alpha: weight of the regulariser's divergence; may be repeated, one for each. Default: the regulariser's own.
         source: stored prompt of another task, for spot, attempt and mpt; may be repeated.
-        restarts: number of initialisations that train side by side at first; the one with the lowest training loss
-            continues. 1 means no restarts.
-        restart_steps: optimiser steps before this choice. Default: 40 % of the run, at most 100.
-        head_lr: learning rate of a linear head.
         init_seed: seed of the initial vectors and networks. Default: that of --seed.
         order_seed: seed of the order of the rows. Default: that of --seed.
         draw_seed: seed of the few-shot draw. Default: that of --seed.
@@ -49,25 +37,19 @@ class PromptGrid:
     seed: tuple[int, ...] = (0,)
     method_option: tuple[str, ...] = ()
     prompt_length: int | None = None
-    init: str = PromptSettings.init
-    units: Literal["auto", "raw", "rms"] = PromptSettings.units
-    max_norm: float | None = None
-    max_shift: float | None = None
-    context_loss: float | None = None
-    deep: bool = False
     regularizer: tuple[str, ...] = ()
     alpha: tuple[float, ...] = ()
     source: tuple[str, ...] = ()
-    restarts: int = PromptSettings.restarts
-    restart_steps: int | None = None
-    head_lr: float = PromptSettings.head_lr
     init_seed: int | None = None
     order_seed: int | None = None
     draw_seed: int | None = None
     noise_seed: int | None = None
 
-    def prompts(self) -> Iterator[PromptSettings]:
+    def prompts(self, shared: PromptSettings) -> list[PromptSettings]:
         """One prompt for each method, learning rate and seed, nested in this order.
+
+        Args:
+            shared: everything else that they have.
 
         Raises:
             BadInput: a method option that is not KEY=VALUE, or anything that is given twice.
@@ -76,27 +58,11 @@ class PromptGrid:
         for name in ("method", "lr", "seed"):
             require_different(option(name), getattr(self, name))
         require_different("--method-option", [text.partition("=")[0] for text in self.method_option])
-        from ..prompts.methods import sources_for
+        from ..prompts.product import product
 
-        options, regularizer = self._options(), self._regularizer()
-        for method, lr, seed in itertools.product(self.method, self.lr or (None,), self.seed):
-            yield PromptSettings(
-                method=method,
-                options=options[method],
-                lr=lr,
-                head_lr=self.head_lr,
-                init=self.init,
-                units=self.units,
-                max_norm=self.max_norm,
-                max_shift=self.max_shift,
-                context_loss=self.context_loss,
-                deep=self.deep,
-                regularizer=regularizer,
-                restarts=self.restarts,
-                restart_steps=self.restart_steps,
-                sources=sources_for(method, self.method, self.source),
-                seeds=self._seeds(seed),
-            )
+        options = self._options()
+        shared = dataclasses.replace(shared, regularizer=self._regularizer(), sources=self.source)
+        return product(shared, self.method, self.lr or (None,), [self._seeds(seed) for seed in self.seed], options)
 
     def _regularizer(self) -> str:
         """The regularisers with their alphas, joined."""

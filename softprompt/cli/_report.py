@@ -37,7 +37,6 @@ def report(
 
     # A folder of rows may come from the environment; the other options ask for --rows.
     given = {"model": model, "test_rows": test_rows, **({"device": device} if device != "auto" else {})}
+    given |= {"data_root": data_root} if rows else {}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    if rows:
-        options |= {"data_root": data_root}
     print(reports.report(*runs, output=output, rows=rows, replace=replace, tell=say, **options))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..checks import require_different
+from ..checks import option, require_different
 from ..errors import BadInput
 from ..tasks import Task, Wording, custom_task, is_data_file, with_difficulty
 from ..tasks import task as find_task
@@ -83,8 +83,7 @@ class OwnRows:
         words = {f.name for f in fields(Wording)}
         given = [f.name for f in fields(self) if getattr(self, f.name) and f.name not in words]
         if given:
-            option = f"--{given[0].replace('_', '-')}"
-            raise BadInput(f"{option} is for rows of your own; give --data FILE instead of --task {name}")
+            raise BadInput(f"{option(given[0])} is for rows of your own; give --data FILE instead of --task {name}")
         return find_task(name)
 
 

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..checks import option
 from ..errors import BadInput
-from ..settings import ModelSpec, TrainSettings
+from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..tasks import TASKS, Task, Wording
 from ._compared import NO_SEEDS, compared
 from ._flatten import Given, flatten
 from ._layout import laid_out, width_of
-from ._prompts import PromptGrid
+from ._prompts import OF_GRID, PromptGrid
 from ._rows import OwnRows, with_options
 from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Quiet, Style, TaskOption
 from .printing import print_json, say
+from .required import required_model
 
 if TYPE_CHECKING:
     from ..study import RunSpec
@@ -79,6 +81,7 @@ def stability(
         ),
     ] = True,
     grid: Annotated[PromptGrid, "Prompts", NO_SEEDS],
+    shared: Annotated[PromptSettings, "Prompts", OF_GRID],
     rows: Annotated[OwnRows, "Rows of your own"],
     settings: Annotated[TrainSettings, "Training"],
     style: Style = None,
@@ -95,9 +98,8 @@ def stability(
     if study is not None:
         plans = _of_file(study, given, seeded)
     else:
-        if model is None:
-            raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder, or --study FILE")
-        chosen = compared(grid, settings, setting)
+        model = required_model(model, ", or --study FILE")
+        chosen = compared(grid, shared, settings, setting)
         from ..study import model_fields
 
         how = {**model_fields(dataclasses.replace(frozen, name=model)), "style": style, "max_bad_rows": max_bad_rows}
@@ -162,7 +164,7 @@ def _planned(specs: "Mapping[str, RunSpec]", seeded: Mapping[str, Any]) -> "Plan
 def _of_file(path: Path, given: Given, seeded: Mapping[str, Any]) -> "list[Plan]":
     """One plan for each task of a study file: with its seeds if it has several, else with those of the command."""
     for name in sorted(given - WITH_STUDY):
-        raise BadInput(f"--study FILE holds what is trained; drop --{name.replace('_', '-')}, or write it there")
+        raise BadInput(f"--study FILE holds what is trained; drop {option(name)}, or write it there")
     from ..study import load_specs
     from ..study.stability import as_given, by_setting
 
@@ -172,7 +174,7 @@ def _of_file(path: Path, given: Given, seeded: Mapping[str, Any]) -> "list[Plan]
         return [_planned({name: m[0] for name, m in by_setting(task).items()}, seeded) for task in tasks.values()]
     for name in OF_SEEDS:
         if name in given:
-            raise BadInput(f"{path} has seeds of its own; drop --{name.replace('_', '-')}, or the seeds from the file")
+            raise BadInput(f"{path} has seeds of its own; drop {option(name)}, or the seeds from the file")
     return [as_given(task) for task in tasks.values()]
 
 

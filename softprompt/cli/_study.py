@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import BadInput
+from ..spoken import duration
 from ._layout import laid_out, width_of
-from ._study_text import duration, study_text
+from ._study_text import study_text
 from .options import DataRoot, Device, Json, Quiet
 from .printing import print_json, say, table
 
@@ -69,9 +70,21 @@ def run_study(
     specs = load_specs(file, scale)
     if others := under_other_names(store, specs):
         say(f"softprompt: {others}")
-    options: dict[str, Any] = {"workers": workers, "fleet_size": fleet_size, "keep": keep, "data_root": data_root}
-    options |= {"executor": executor, "ray_address": ray_address, "wait": wait, "retry_failed": retry_failed}
-    run_all(specs, store, device=device, progress=not quiet, lease_seconds=lease_seconds, **options)
+    run_all(
+        specs,
+        store,
+        fleet_size=fleet_size,
+        workers=workers,
+        data_root=data_root,
+        device=device,
+        keep=keep,
+        progress=not quiet,
+        executor=executor,
+        ray_address=ray_address,
+        wait=wait,
+        retry_failed=retry_failed,
+        lease_seconds=lease_seconds,
+    )
     print(store)
 
 
@@ -93,8 +106,8 @@ def print_plan(
     """Say what is left to train: runs, fleets, steps, and an estimate of tokens and time."""
     from ..study import load_specs, plan
 
-    options: dict[str, Any] = {"fleet_size": fleet_size, "measured": measured, "data_root": data_root}
-    parts = plan(store, load_specs(file, scale), device=device, **options)
+    specs = load_specs(file, scale)
+    parts = plan(store, specs, fleet_size=fleet_size, measured=measured, data_root=data_root, device=device)
     if json_lines:
         for part in parts:
             print_json(vars(part))
@@ -118,18 +131,14 @@ def print_table(
         typer.Option(help="Key of the rows; may be repeated. Default: everything that varies except seeds."),
     ] = None,
     against: Annotated[
-        str | None,
-        typer.Option(metavar="KEY=VALUE", help="Also print paired differences between KEY's other values and VALUE."),
+        str | None, typer.Option(metavar="KEY=VALUE", help="Earlier name of `study compare KEY=VALUE`.")
     ] = None,
-    pair: Annotated[
-        list[str] | None,
-        typer.Option(help="Key in which the runs of a pair agree; may be repeated. Default: task and seed."),
-    ] = None,
+    pair: Annotated[list[str] | None, typer.Option(help="Beside --against: that of `study compare`.")] = None,
     scale: Scale = None,
     in_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown in place of a table.")] = False,
     json_lines: Json = False,
 ) -> None:
-    """Print tables of a study's stored runs: scores, stuck share, norms; with --against, paired differences."""
+    """Print tables of a study's stored runs: scores, stuck share, norms."""
     from ..study import summary, with_reference
     from ..study.tables import varying
 

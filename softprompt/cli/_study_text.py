@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from ..spoken import duration
+
 if TYPE_CHECKING:
     from ..study import Status
 
@@ -22,14 +24,3 @@ def study_text(status: "Status") -> str:
         lines.append(f"  {fleet.host} (process {fleet.pid}): {len(fleet.names)} runs, step {fleet.step}{silent}")
     lines += [f"  failed {name}: {reason}" for name, reason in list(status.failed.items())[:MOST]]
     return "\n".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 42 s, 3 min, 2 h 5 min, 3 days."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 48 else f"{hours / 24:.0f} days"

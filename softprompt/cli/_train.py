@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..checks import option
 from ..errors import BadInput
-from ..settings import TrainSettings
+from ..settings import PromptSettings, TrainSettings
 from ._flatten import Given, flatten
 from ._held_against import held_against
 from ._layout import width_of
-from ._prompts import PromptGrid
+from ._prompts import OF_GRID, PromptGrid
 from ._rows import OwnRows, given_words, with_options
 from ._several import summary
 from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Quiet, Style, TaskOption
 from .printing import print_json, say, table
+from .required import required_model
 
 if TYPE_CHECKING:
     from ..training import Result, Run
@@ -50,6 +52,7 @@ def train(
         typer.Option("--with-frozen/--no-frozen", help="Also score the frozen model alone, on at most 200 test rows."),
     ] = True,
     grid: Annotated[PromptGrid, "Prompts"],
+    shared: Annotated[PromptSettings, "Prompts", OF_GRID],
     rows: Annotated[OwnRows, "Rows of your own"],
     settings: Annotated[TrainSettings, "Training"],
     style: Style = None,
@@ -66,9 +69,8 @@ def train(
 
         _report(training.resume(resume, model=model, device=device, progress=not quiet), json_lines)
         return
-    chosen, prompts = with_options(rows.task(task), task_option), tuple(grid.prompts())
-    if model is None:
-        raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder")
+    chosen, prompts = with_options(rows.task(task), task_option), grid.prompts(shared)
+    model = required_model(model)
     from .. import training
 
     run = training.train(
@@ -90,8 +92,7 @@ def train(
 
 def _refuse_beside_resume(given: Given) -> None:
     for name in sorted(given - WITH_RESUME):
-        option = f"--{name.replace('_', '-')}"
-        raise BadInput(f"--resume goes on with the run's own settings; drop {option}, or start a new run")
+        raise BadInput(f"--resume goes on with the run's own settings; drop {option(name)}, or start a new run")
 
 
 def _report(run: "Run", json_lines: bool) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import BadInput
 from ..settings import TrainSettings
 from ._flatten import Given, Without, flatten
 from ._held_against import ends
@@ -15,9 +14,13 @@ from ._layout import width_of
 from ._rows import OwnRows, given_words, with_options
 from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Quiet, Style, TaskOption
 from .printing import print_json, say, table
+from .required import required_model
 
 if TYPE_CHECKING:
     from ..tuning import Tuning
+
+# Settings of training whose default is another one here.
+OWN = ("steps", "eval_every", "test_rows")
 
 
 @flatten
@@ -50,7 +53,30 @@ def tune(
     quiet: Quiet = False,
     device: Device = "auto",
     rows: Annotated[OwnRows, "Rows of your own"],
-    settings: Annotated[TrainSettings, "Training", Without({"epochs"})],
+    settings: Annotated[TrainSettings, "Training", Without({"epochs", *OWN})],
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel="Training",
+            help="Optimiser steps of each run. Default: from 30 to 1000, as many as fit into the minutes; with "
+            "--trials 1000.",
+        ),
+    ] = None,
+    eval_every: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            rich_help_panel="Training",
+            help="Optimiser steps between two evaluations. Default: a fifth of the steps.",
+        ),
+    ] = None,
+    test_rows: Annotated[
+        int | None,
+        typer.Option(
+            min=1, rich_help_panel="Training", help="Largest number of report rows. Default, and the most: 1000."
+        ),
+    ] = None,
     style: Style = None,
     max_bad_rows: MaxBadRows = 0,
     frozen: Frozen,
@@ -59,11 +85,14 @@ def tune(
 
     It may be killed at any time; the same command goes on. Prints the best prompt's folder, with --json the report.
     """
-    if model is None:
-        raise BadInput("no model; give --model, a hub id such as google-t5/t5-small or a folder")
+    model = required_model(model)
     chosen = with_options(rows.task(task), task_option)
     from .. import tuning
 
+    own = zip(OWN, (steps, eval_every, test_rows), strict=True)
+    # The search itself chooses what was left out, which a default would hide.
+    named = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.name in given}
+    named |= {name: value for name, value in own if value is not None}
     tuned = tuning.tune(
         chosen,
         dataclasses.replace(frozen, name=model, device=device),
@@ -71,7 +100,7 @@ def tune(
         trials=trials,
         seeds=seeds,
         seed=seed,
-        methods=method,
+        method=method,
         templates=try_template or (),
         style=style,
         ceiling=ceiling,
@@ -80,8 +109,7 @@ def tune(
         max_bad_rows=max_bad_rows,
         progress=not quiet,
         **given_words(rows.wording(task)),
-        # The search itself chooses what was left out, which a default would hide.
-        **{field.name: getattr(settings, field.name) for field in dataclasses.fields(settings) if field.name in given},
+        **named,
     )
     if json_lines:
         print_json(tuned.to_json())

@@ -32,7 +32,7 @@ def board(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of runs and stores.")] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 8010,
 ) -> None:
-    """Serve a page on this machine that lists runs, compares curves, and follows runs in training (extra `serve`).
+    """Serve a page on this machine that lists runs, compares curves, and follows runs in training (extra `board`).
 
     It only reads, and answers this machine alone.
     """

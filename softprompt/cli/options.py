@@ -50,8 +50,8 @@ Style = Annotated[
     typer.Option(
         "--style",
         rich_help_panel="Rows of your own",
-        help="Template and label words: numeric, words, instruct, t5 or pet-N (cloze pattern N). Default: numeric for "
-        "encoder-decoders, instruct for decoders, else words.",
+        help="Template and label words: numeric, compat, words, instruct, t5 or pet-N (cloze pattern N). Default: "
+        "numeric for encoder-decoders, instruct for decoders, else words.",
     ),
 ]
 MaxBadRows = Annotated[
@@ -77,8 +77,8 @@ OwnStyle = Annotated[
     str | None,
     typer.Option(
         "--style",
-        help="Template and label words: numeric, words, instruct, t5 or pet-N (cloze pattern N). Default: as in "
-        "training; for another task that of `train`.",
+        help="Template and label words: numeric, compat, words, instruct, t5 or pet-N (cloze pattern N). Default: as "
+        "in training; for another task that of `train`.",
     ),
 ]
 OwnInstruction = Annotated[

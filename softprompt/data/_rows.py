@@ -11,7 +11,7 @@ from typing import Any, final
 from .. import world
 from ..checks import require_numbers
 from ..documents import refuse_more
-from ..errors import BadInput, UnknownName
+from ..errors import BadInput, UnknownName, pick
 from ..metrics import refuse_other_metrics
 from ..tasks import (
     ABSENT,
@@ -128,7 +128,7 @@ def places_of(task: Task, data_root: str | Path | None) -> dict[str, Placed]:
     if data_root is None:
         return _hub(task, splits)
     paths = {split: _path(Path(data_root), source.folder, name) for split, name in splits.items()}
-    layout = LAYOUTS[source.layout]
+    layout = pick("layout of rows", source.layout, LAYOUTS)
     return {split: _placed(str(path), layout(records(path))) for split, path in paths.items()}
 
 

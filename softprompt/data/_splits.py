@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..errors import BadInput, UnknownName
+from ..errors import BadInput, UnknownName, pick
 from ..tasks import Task
 from ._table import Rows
 
@@ -138,10 +138,11 @@ def grouped_splits(rows: Mapping[str, Rows], column: str, seed: int = SPLIT_SEED
     All rows of one value stay together, so that no context of a question is seen in training and asked about later.
 
     Raises:
+        UnknownName: a column that the rows do not have.
         BadInput: fewer than three values.
     """
     train = _split(rows, "train")
-    values = list(dict.fromkeys(train.columns[column]))
+    values = list(dict.fromkeys(pick("column", column, train.columns)))
     tenth = max(1, len(values) // 10)
     if len(values) < 3:
         raise BadInput(f"{len(values)} values in column {column!r} are too few to be parted in three; give more rows")

@@ -137,7 +137,14 @@ def _windows(
     text_format: TextFormat,
     limit: int,
 ) -> list[list[Mapping[str, Any]]]:
-    """The windows of each row."""
+    """The windows of each row.
+
+    Raises:
+        BadInput: as in `windows`, or a row without a column of the template.
+    """
+    for place, row in zip(named, rows, strict=True):
+        # A row that cannot be rendered is named here: windows read its column before anything else does.
+        _piece(task, row, place, text_format.mask)
     encode, (prefix, suffix) = text_format.encode, (text_format.prefix, text_format.suffix)
     return windows(
         rows,

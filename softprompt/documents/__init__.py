@@ -2,9 +2,10 @@
 
 A document is a JSON object in a file of its own, under its checksum. A record is a file of one JSON object a line,
 which only grows; each line ends in its own checksum. Both are read with the same care: a regular file of a bounded
-size, UTF-8, no name twice, no deeper than any of ours.
+size, UTF-8, no name twice, no deeper than any of ours. Tables for other programs are lines of CSV.
 """
 
+from ._csv import csv_lines as csv_lines
 from ._entries import changed_files as changed_files
 from ._entries import entry as entry
 from ._entries import faults_in as faults_in
@@ -22,7 +23,9 @@ from ._limits import raise_limits as raise_limits
 from ._limits import refuse_more as refuse_more
 from ._lines import is_sealed_line as is_sealed_line
 from ._lines import line_bytes as line_bytes
+from ._lines import line_places as line_places
 from ._lines import line_values as line_values
+from ._lines import whole_lines as whole_lines
 from ._paths import short_paths as short_paths
 from ._read import RESTORE as RESTORE
 from ._read import Repeated as Repeated

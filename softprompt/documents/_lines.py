@@ -3,7 +3,7 @@
 import json
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NAME = "crc32"
@@ -25,6 +25,20 @@ def line_bytes(values: Mapping[str, Any]) -> bytes:
 def is_sealed_line(line: bytes) -> bool:
     """Whether a line ends as one with a checksum does."""
     return _END.fullmatch(line[-_LENGTH:]) is not None
+
+
+def whole_lines(content: bytes) -> list[bytes | None]:
+    """The lines of a record without a torn last one; None where one without checksum stands beside one that has it."""
+    # Not splitlines(): a damaged byte may be another separator.
+    lines = content.split(b"\n")[:-1]
+    # Where one line has a checksum, all were written with one.
+    sealed = any(map(is_sealed_line, lines))
+    return [line if is_sealed_line(line) or not sealed else None for line in lines]
+
+
+def line_places(numbers: Sequence[int]) -> str:
+    """The numbers of lines as a message tells them."""
+    return f"line {numbers[0]}" if len(numbers) == 1 else f"{len(numbers)} lines, the first of them {numbers[0]}"
 
 
 def line_values(line: bytes) -> dict[str, Any] | None:

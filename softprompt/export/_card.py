@@ -8,7 +8,7 @@ from typing import final
 
 from ..errors import SoftPromptError
 from ..inference.scoring import Scoring
-from ..interop.card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are
+from ..interop.card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are, shown
 from ..interop.recipes import where_it_is
 from ..prompts.prompt import SoftPrompt
 from ..store import read_prompt
@@ -72,7 +72,7 @@ def card(prompt: SoftPrompt, *, title: str, sentence: str, load: str, licence: s
         *front_matter(prompt, licence),
         f"# {title}",
         "",
-        f"A soft prompt of {prompt.length} vectors for the frozen `{name}`. {sentence}",
+        f"A soft prompt of {prompt.length} vectors for the frozen `{shown(name)}`. {sentence}",
         "",
         *facts(prompt, licence, spread),
         "## Load",

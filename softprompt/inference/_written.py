@@ -1,9 +1,7 @@
 """Rows of answers written as JSON Lines, CSV, TSV or Parquet, row by row, and then renamed into their place."""
 
 import contextlib
-import csv
 import gzip
-import io
 import itertools
 import json
 import os
@@ -11,13 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..documents import csv_lines
 from ..errors import BadInput
 
 TEXTS = (".jsonl", ".csv", ".tsv")
 ENDINGS = (*(kind + packed for kind in TEXTS for packed in ("", ".gz", ".zst")), ".parquet")
 # Rows of one group in a Parquet file.
 GROUP = 10_000
-END = "\r\n"
 
 Row = Mapping[str, Any]
 
@@ -63,15 +61,9 @@ def _lines(rows: Iterator[Row], ending: str) -> Iterator[str]:
     if ending.startswith(".jsonl"):
         yield from (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         return
-    text = io.StringIO()
-    # It quotes what holds a character of its ends of lines, and a reader takes a lone "\r" for one.
-    writer = csv.writer(text, delimiter="," if ending.startswith(".csv") else "\t", lineterminator=END)
     first = next(rows)
-    for cells in itertools.chain([first, first.values()], (row.values() for row in rows)):
-        writer.writerow(cells)
-        yield text.getvalue().removesuffix(END) + "\n"
-        text.seek(0)
-        text.truncate()
+    cells = itertools.chain([first, first.values()], (row.values() for row in rows))
+    yield from csv_lines(cells, "," if ending.startswith(".csv") else "\t")
 
 
 @contextlib.contextmanager

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..backbones import AbstractBackbone, Reading, in_evaluation
 from ..data import Examples
+from ..errors import BadInput
 from ..memory import MemoryBudget
 from ..prompts.batch import PromptBatch, TextBatch
 from ..tasks import Task, finite_number
@@ -16,6 +18,12 @@ from .calibration import Calibration
 from .decoding import Decode, Way, decoding, label_ids
 from .scoring import AS_BEFORE, Scoring
 from .windows import answer_scores, best
+
+
+def _shortest(number: float) -> str:
+    """The fewest digits that are read back as the same float32."""
+    # By way of float, which writes powers of ten for fewer numbers than numpy does.
+    return str(float(str(np.float32(number)))).removesuffix(".0")
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,8 @@ class Answers:
 
     @classmethod
     def of_numbers(cls, numbers: list[float]) -> "Answers":
-        """The numbers of a head; in significant digits, because they may be of any size."""
-        return cls(numbers, [f"{number:.6g}" for number in numbers])
+        """The numbers of a head; their texts are the shortest that are read back as the same float32."""
+        return cls(numbers, [_shortest(number) for number in numbers])
 
     def part(self, span: slice) -> "Answers":
         """The answers to some of the rows."""
@@ -51,6 +59,22 @@ class Answers:
     def invalid(self) -> int:
         """Answers that are no label word or no number."""
         return sum((isinstance(v, int) and v < 0) or (isinstance(v, float) and v != v) for v in self.values)
+
+    def usable(self, prompt: str = "this prompt") -> "Answers":
+        """These answers, unless their scores are none: the highest of NaN would be the first label.
+
+        Args:
+            prompt: what is said of the prompt.
+
+        Raises:
+            BadInput: the model computes NaN.
+        """
+        if self.scores is not None and self.scores.isnan().any():
+            raise BadInput(
+                f"the model computes NaN with {prompt}, from which no label follows: numbers are too large for it; "
+                "train the prompt again, or load a model in half precision with --dtype=float32"
+            )
+        return self
 
     def calibrated(self, calibration: Calibration | None, task: Task) -> "Answers":
         """The answers by calibrated scores; these, where there are no scores, or the calibration is of other labels."""
@@ -68,10 +92,14 @@ def answer(
     scoring: Scoring = AS_BEFORE,
     **options: Any,
 ) -> Answers:
-    """The answers of the first prompt to all rows, calibrated where `scoring` says so; options of `answer_all`."""
+    """The answers of the first prompt to all rows, calibrated where `scoring` says so; options of `answer_all`.
+
+    Raises:
+        BadInput: the model computes NaN.
+    """
     rows = [range(len(examples))]
     (answers,) = answer_all(backbone, prompt_batch, examples, task, rows, scoring=scoring, **options)
-    return answers.calibrated(scoring.calibration, task)
+    return answers.usable().calibrated(scoring.calibration, task)
 
 
 @dataclass(frozen=True)

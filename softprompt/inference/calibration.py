@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..documents import check_shape
 from .class_scores import calibration_error
 
 # A few rows that are all answered right would ask for a temperature of 0, and a class without errors for a bias without
@@ -83,8 +84,15 @@ class Calibration:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Calibration":
-        """The calibration that `to_json` wrote."""
-        return cls(float(values["temperature"]), tuple(map(float, values["bias"])), tuple(map(str, values["labels"])))
+        """The calibration that `to_json` wrote.
+
+        Raises:
+            UnknownName: a field that it does not have.
+            BadInput: a field is missing or of another kind.
+            ValueError: numbers that would answer nonsense.
+        """
+        check_shape(cls, values)
+        return cls(float(values["temperature"]), tuple(map(float, values["bias"])), tuple(values["labels"]))
 
 
 def likelihood(rows: np.ndarray, gold: np.ndarray, x: np.ndarray) -> tuple[float, np.ndarray]:

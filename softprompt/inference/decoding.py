@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from ..backbones import AbstractBackbone, prefix_pair
+from ..backbones import AbstractBackbone, prefix_pair, refuse_unknown_normalization
 from ..errors import BadInput, UnknownName
 from ..tasks import Task
 
@@ -47,6 +47,28 @@ def refuse_decoding(task: Task, decode: Decode, answers: str | None = None) -> N
     by_head = task.answer == "number" and answers in (None, "linear-head")
     if decode == "scores" and task.answer != "label" and not by_head:
         raise BadInput(f"task {task.name!r} is answered by a {task.answer}, there are no label words to score")
+
+
+def refuse_idle_normalization(normalize: str, task: Task, decode: Decode, answers: str) -> None:
+    """Refuse a score of label words where none are scored, or one that does not exist.
+
+    Args:
+        normalize: how the user wants label words scored.
+        task: the task.
+        decode: how answers are found.
+        answers: how the backbone answers.
+
+    Raises:
+        UnknownName: no such score.
+        BadInput: a linear head answers, or text that is written.
+    """
+    refuse_unknown_normalization(normalize)
+    has_head = answers == "linear-head"
+    if has_head or task.answer != "label" or decode == "generate":
+        raise BadInput(
+            f"--normalize={normalize} is about scores of label words, and here "
+            f"{'a linear head' if has_head else 'the text that is written'} answers; leave it out"
+        )
 
 
 def before_answer(backbone: AbstractBackbone, task: Task) -> str:

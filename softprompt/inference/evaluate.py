@@ -17,7 +17,7 @@ from ..tasks import Task, Wording, allowed, on_rows
 from .answers import answer
 from .asked import task_of
 from .class_scores import calibration_error
-from .decoding import Decode, refuse_decoding
+from .decoding import Decode, refuse_decoding, refuse_idle_normalization
 from .prompt_model import backbone_of, model_for
 from .report import Report, row_answers
 from .rows import examples_for, tell_truncated
@@ -83,7 +83,7 @@ def evaluate(
     Raises:
         ModelMismatch: the prompt belongs to another model.
         BadInput: the data cannot be used, or a loaded model is not what the keywords say.
-        UnknownName: a keyword that is no field of ModelSpec.
+        UnknownName: a keyword that is no field of ModelSpec, or no such `normalize`.
     """
     counts = {"batch_size": batch_size, "max_length": max_length, "max_new_tokens": max_new_tokens}
     require_numbers(counts, whole=True)
@@ -98,6 +98,8 @@ def evaluate(
     scoring = scoring_of(prompt, normalize, calibrate)
     decode = decode or scoring.decode
     refuse_decoding(chosen, decode, prompt.provenance.answers)
+    if normalize is not None:
+        refuse_idle_normalization(normalize, chosen, decode, prompt.provenance.answers)
     if rows is not None:
         if split != "test" and not isinstance(rows, Mapping):
             raise BadInput(f"rows without splits are scored whole, there is no {split!r} of them; leave split out")

@@ -25,11 +25,10 @@ from .without_prompt import NEW_RUN, answers_of, fitted_bias, label_scores_of
 log = logging.getLogger("softprompt")
 
 SHOTS, DRAWS = 4, 3
-# Training rows on which a bias for each class is fitted, and wordings are compared.
+# Training rows, at most, on which a bias for each class is fitted, and wordings are compared.
 FITTED_ROWS = 100
 # What prompts are held against, the strongest first.
 REFERENCES = ("instruction", "frozen")
-CALIBRATION = f"a bias for each class, fitted on {FITTED_ROWS} training rows"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +42,7 @@ class Baseline:
         predictions: class ids.
         text: what the model is given, with its columns in braces; empty where it is given nothing.
         draw: seed of the examples.
-        calibrated: the score with a bias for each class (CALIBRATION); None where none was fitted.
+        calibrated: the score with a bias for each class, fitted on training rows; None where none was fitted.
     """
 
     name: str
@@ -77,7 +76,10 @@ def refuse_no_labels(task: Task) -> None:
         BadInput: with what is needed.
     """
     if task.answer != "label":
-        raise BadInput(f"task {task.name!r} is answered by a {task.answer}; baselines are of tasks with labels")
+        raise BadInput(
+            f"task {task.name!r} is answered by a {task.answer}; baselines are of tasks with labels, so train a prompt "
+            "on it without them"
+        )
 
 
 def handwritten(task: Task, kind: str, columns: Sequence[str]) -> Task | None:
@@ -121,7 +123,7 @@ def baselines(
         rows: those that are reported.
         train: those that examples are drawn from and biases fitted on.
         settings: of the run whose prompts are held against them, which answer in the same way.
-        calibrate: fit a bias for each class, at the cost of 100 rows more for each line.
+        calibrate: fit a bias for each class, at the cost of up to 100 rows more for each line.
         validation: rows on which the scores of each line are calibrated, as those of prompts of such a run are; None
             leaves them as they are.
         shots: examples in context.

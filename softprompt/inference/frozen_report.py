@@ -1,6 +1,6 @@
 """What `softprompt frozen` tells: how well a frozen model does a task before any prompt is trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -23,6 +23,7 @@ class FrozenReport:
         model: name of the model.
         split: whose rows are answered.
         rows: number of them.
+        fitted_rows: number of the training rows on which biases are fitted and wordings compared.
         baselines: what was not trained, each on these rows.
         wordings: known ways to put the task, on training rows, the best first; empty where none were compared.
     """
@@ -31,6 +32,7 @@ class FrozenReport:
     model: str
     split: str
     rows: int
+    fitted_rows: int
     baselines: list[Baseline]
     wordings: list[Put]
 
@@ -50,6 +52,7 @@ def measure_frozen(
     split: str = "test",
     limit: int = 200,
     wordings: bool = True,
+    max_length: int | None = None,
     data_root: "str | Path | None" = None,
     max_bad_rows: int = 0,
 ) -> FrozenReport:
@@ -63,6 +66,7 @@ def measure_frozen(
         split: "validation" or "test", by the split rule of training.
         limit: rows of the split, drawn by seed 0.
         wordings: whether known templates and casings of the label words are compared, on training rows.
+        max_length: tokens of a text; None takes the task's.
         data_root: folder with rows; None asks the hub.
         max_bad_rows: malformed rows to drop before it is an error.
 
@@ -77,12 +81,16 @@ def measure_frozen(
     rows = limited(rows_of(splits, split), limit)
     backbone = model if isinstance(model, AbstractBackbone) else load_backbone(model)
     chosen = put(task, backbone.kind, style, wording)
+    if max_length is not None:
+        chosen = replace(chosen, max_length=max_length)
+    fitted = fitting_rows(splits.train)
     has_wordings = wordings and backbone.answers != "linear-head" and len(splits.train)
     return FrozenReport(
         task=chosen.name,
         model=backbone.name,
         split=split,
         rows=len(rows),
+        fitted_rows=len(fitted),
         baselines=baselines(backbone, chosen, rows, splits.train, calibrate=True),
-        wordings=compared(backbone, chosen, fitting_rows(splits.train)) if has_wordings else [],
+        wordings=compared(backbone, chosen, fitted) if has_wordings else [],
     )

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
-from ..documents import refuse_more
-from ..errors import BadInput, DamagedFile
+from ..backbones import refuse_unknown_normalization
+from ..documents import check_shape, refuse_more
+from ..errors import BadInput, DamagedFile, SoftPromptError
 from ..prompts.tuned import Stored
 from .calibration import Calibration
 
@@ -50,16 +51,16 @@ class Scoring:
                 f"this prompt's labels are scored by version {values.get('version')!r} of the rule, this softprompt "
                 f"has {VERSION}; upgrade it"
             )
-        calibration = values.get("calibration")
         try:
-            scoring = cls(
-                bool(values.get("end", True)),
-                str(values.get("normalize", "sum")),
-                None if calibration is None else Calibration.from_json(calibration),
-                "generate" if values.get("decode") == "generate" else "auto",
-                max(1, int(values.get("max_new_tokens", NEW_TOKENS))),
-            )
-        except (TypeError, ValueError, KeyError) as error:
+            own = {name: value for name, value in values.items() if name != "version"}
+            check_shape(cls, own)
+            if own.get("calibration") is not None:
+                own["calibration"] = Calibration.from_json(own["calibration"])
+            scoring = cls(**own)
+            refuse_unknown_normalization(scoring.normalize)
+            if scoring.max_new_tokens < 1:
+                raise ValueError(f"answers of {scoring.max_new_tokens} tokens")
+        except (SoftPromptError, ValueError) as error:
             raise DamagedFile(f"this prompt does not say how it answers ({error}); fetch it again") from error
         longest = scoring.max_new_tokens
         refuse_more("new_tokens", longest, f"this prompt writes answers of {longest} tokens")

@@ -116,8 +116,12 @@ class Responder:
         return examples
 
     def scored(self, scores: Float[Tensor, " c"]) -> list[Any]:
-        """What stands in the columns for a row with these scores."""
-        answers = Answers.of_scores(scores[None], self.task)
+        """What stands in the columns for a row with these scores.
+
+        Raises:
+            BadInput: the model computed NaN.
+        """
+        answers = Answers.of_scores(scores[None], self.task).usable(f"prompt {self.name!r}")
         return self.values(answers.calibrated(self.scoring.calibration, self.task), 0)
 
     def values(self, answers: Answers, place: int) -> list[Any]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..backbones.family import kind_of, refuse_no_model, text_config, word_vectors
 from ..backbones.identity import identity_of, refuse_another_model
 from ..errors import BadInput, NotTrainable, UnknownName
+from ..initial import Initial
 from ..prompts import initializers
 from ..prompts.initializers import Initializer
 from ..prompts.methods import METHODS, Method
@@ -220,14 +221,14 @@ def _initializer(
     if isinstance(init, SoftPrompt):
         chosen = init.expanded() if init.length == method.m else init.vectors
         return initializers.divided(initializers.from_vectors(chosen), unit)
-    kind, _, text = init.partition(":")
-    if kind == "uniform":
+    initial = Initial(init)
+    if initial.kind == "uniform":
         return initializers.uniform()
-    if kind == "vocabulary":
+    if initial.kind == "vocabulary":
         return initializers.divided(initializers.from_vocabulary(), unit)
-    if kind == "text" and text:
+    if initial.kind == "text" and initial.argument:
         if tokenizer is None:
             raise BadInput(f"init={init!r} needs the tokens of these words; give the tokenizer")
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = tokenizer(initial.argument, add_special_tokens=False)["input_ids"]
         return initializers.divided(initializers.from_tokens(ids), unit)
     raise UnknownName("initialiser", init, STARTS)

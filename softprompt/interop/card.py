@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import pick
+from ..errors import pick, visible
 from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
 
@@ -34,6 +34,11 @@ probabilities = (scores / {temperature!r} + torch.tensor({bias})).softmax(-1)
 ```"""
 
 
+def shown(name: object) -> str:
+    """A name of any origin as a README shows it: in one line, without what begins code or a tag there."""
+    return visible(str(name)).replace("`", "'").replace("<", "&lt;")
+
+
 def front_matter(prompt: SoftPrompt, licence: str) -> list[str]:
     """The lines that the hub reads.
 
@@ -45,7 +50,7 @@ def front_matter(prompt: SoftPrompt, licence: str) -> list[str]:
     return [
         "---",
         # The last name of a folder: its place is of one machine.
-        f"base_model: {Path(name).name if Path(name).is_absolute() else name}",
+        f"base_model: {shown(Path(name).name if Path(name).is_absolute() else name)}",
         f"license: {licence}",
         "tags: [soft-prompt, prompt-tuning]",
         "---",
@@ -64,10 +69,10 @@ def facts(prompt: SoftPrompt, licence: str, spread: object) -> list[str]:
     provenance = prompt.provenance
     task = (provenance.task or {}).get("name", "a task that is not recorded")
     return [
-        f"- Task: {task}",
-        f"- Method: {provenance.method}",
+        f"- Task: {shown(task)}",
+        f"- Method: {shown(provenance.method)}",
         f"- Seeds: {_pairs(provenance.seeds)}",
-        *[f"- {split} {name}: {value:.4g}" for split, name, value in _numbers(provenance.metrics)],
+        *[f"- {shown(split)} {shown(name)}: {value:.4g}" for split, name, value in _numbers(provenance.metrics)],
         f"- Test score over seeds: {spread or 'not known'}",
         f"- Licence: {licence}. That of the base model applies to its weights.",
         "",
@@ -115,4 +120,4 @@ def _numbers(metrics: Mapping[str, Any]) -> list[tuple[str, str, float]]:
 
 
 def _pairs(values: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items()) or "not recorded"
+    return ", ".join(f"{shown(name)} {value}" for name, value in values.items()) or "not recorded"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import BadInput
+from ..initial import Initial
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import Stored
 from ..store import MANIFEST, find_prompt, holds_tuned, load_tuned, read_prompt, save_prompt
@@ -74,9 +75,9 @@ def without_folders(prompt: SoftPrompt) -> SoftPrompt:
     provenance = prompt.provenance
     backbone = dataclasses.replace(provenance.backbone, name=_last_name(provenance.backbone.name))
     training, task = dict(provenance.training), dict(provenance.task or {})
-    kind, sign, path = str(training.get("init", "")).partition(":")
-    if sign and kind in ("file", "prompt"):
-        training["init"] = f"{kind}:{_last_name(path)}"
+    initial = Initial(str(training.get("init", "")))
+    if initial.path is not None:
+        training["init"] = initial.with_path(_last_name(initial.path)).text
     source = dict(task.get("source") or {})
     if source.get("files"):
         files = {split: _last_names(given) for split, given in source["files"].items()}
@@ -96,20 +97,24 @@ def _last_name(path: str) -> str:
 
 def model_card(prompt: SoftPrompt, repo: str) -> str:
     """The model card: the backbone, the task, the scores, and how to load the prompt."""
+    from .card import shown
+
     provenance = prompt.provenance
     backbone, task = provenance.backbone, (provenance.task or {}).get("name", "an unnamed task")
     # The hub refuses a base_model that is not one of its repositories.
     base = [f"base_model: {backbone.name}"] if REPOSITORY.fullmatch(backbone.name) else []
     scores = [
-        f"- {split} {name}: {s}" for split, by_name in provenance.metrics.items() for name, s in dict(by_name).items()
+        f"- {shown(split)} {shown(name)}: {shown(score)}"
+        for split, by_name in provenance.metrics.items()
+        for name, score in dict(by_name).items()
     ]
     layers = f" in each of {prompt.layers} layers" if prompt.deep is not None else ""
     lines = [
         "---", "library_name: softprompt", *base, "tags:", "- soft-prompt", "- prompt-tuning", "---", "",
         f"# {repo}", "",
         f"A soft prompt of {prompt.length} vectors{layers} ({prompt.stored} numbers stored) for the frozen "
-        f"`{backbone.name}`, "
-        f"trained on {task} by {provenance.method}.", "",
+        f"`{shown(backbone.name)}`, "
+        f"trained on {shown(task)} by {shown(provenance.method)}.", "",
         *scores, "",
         "```python", "import softprompt", "", f'prompt = softprompt.SoftPrompt.load("{repo}")',
         'prompt.predict(["a text"])', "```", "",

@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import lasting_name, source_of
+from ..backbones import lasting_name, read_configuration, silence, source_of
 from ..backbones.base import AbstractBackbone
 from ..backbones.family import text_config
 from ..baselines import READ_FROM_PEFT
-from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch
+from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch, SoftPromptError
 from ..prompts.prompt import BackboneIdentity, SoftPrompt
+from ..prompts.tuned import FLOATS
 from ..store import (
     MANIFEST,
     from_document,
@@ -41,7 +42,6 @@ CONFIG, WEIGHTS, HEAD, DOCUMENT = (
 TASK_TYPES = {"encoder-decoder": "SEQ_2_SEQ_LM", "encoder": "FEATURE_EXTRACTION", "decoder": "CAUSAL_LM"}
 KINDS = {task_type: kind for kind, task_type in TASK_TYPES.items()}
 READABLE = ("PROMPT_TUNING", "P_TUNING")
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def export_peft(
@@ -172,11 +172,10 @@ def _sizes(model: nn.Module | None, backbone: BackboneIdentity) -> Any:
     """
     if model is not None:
         return text_config(model.config)
-    from transformers import AutoConfig
-
     try:
-        config = AutoConfig.from_pretrained(source_of(backbone.name), revision=backbone.revision, local_files_only=True)
-    except (OSError, ValueError, KeyError):
+        with silence():
+            config = read_configuration(source_of(backbone.name), backbone.revision, only_here=True)
+    except SoftPromptError:
         return None
     return text_config(config)
 

@@ -9,7 +9,7 @@ from ..builtin.packaged import PACKAGED
 from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
 from ..tasks import template_shown
-from .card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are
+from .card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are, shown
 
 MODEL_CLASSES = {
     ("encoder-decoder", "tokens"): "AutoModelForSeq2SeqLM",
@@ -83,9 +83,9 @@ def readme(prompt: SoftPrompt, *, licence: str = "other", spread: object = None)
     provenance, task = prompt.provenance, prompt.provenance.task or {}
     lines = [
         *front_matter(prompt, licence),
-        f"# A soft prompt of {prompt.length} vectors for `{provenance.backbone.name}`",
+        f"# A soft prompt of {prompt.length} vectors for `{shown(provenance.backbone.name)}`",
         "",
-        f"Trained by softprompt ({provenance.method}); all about it is in `softprompt.json`. "
+        f"Trained by softprompt ({shown(provenance.method)}); all about it is in `softprompt.json`. "
         "It needs transformers, peft and safetensors, and runs in this folder.",
         "",
         *facts(prompt, licence, spread),
@@ -95,7 +95,7 @@ def readme(prompt: SoftPrompt, *, licence: str = "other", spread: object = None)
         f"```python\n{recipe(prompt)}```",
     ]
     if task:
-        lines += ["", f"Texts of the task `{task.get('name')}` are rendered by the template shown."]
+        lines += ["", f"Texts of the task `{shown(task.get('name'))}` are rendered by the template shown."]
     lines += [*how_long_texts_are(prompt), *how_it_chooses(prompt)]
     return "\n".join(lines) + "\n" + (PADDING_CAVEAT if provenance.backbone.kind == "decoder" else "")
 

@@ -18,14 +18,14 @@ from ..backbones import load_backbone, refuse_no_folder
 from ..builtin import BUILT_IN
 from ..checks import listed, require_different, require_numbers
 from ..data import load_rows, split_rows
-from ..errors import BadInput
+from ..errors import BadInput, Interrupted
 from ..interop.peft import export_peft
 from ..prompts.methods import Method
 from ..settings import PromptSettings, Seeds, TrainSettings
 from ..store import json_bytes, write_file
 from ..tasks import Task, with_difficulty
 from ..tasks import task as find_task
-from ..training import Interrupted, refuse_used, train
+from ..training import refuse_used, train
 from .compared import TaskReport, judged
 from .figures import draw
 

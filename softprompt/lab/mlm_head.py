@@ -20,9 +20,9 @@ from torch import Tensor
 from ..backbones import silence, with_new_head
 from ..checks import require_numbers
 from ..data import stream
-from ..errors import BadInput
+from ..errors import BadInput, Interrupted
 from ..store import json_bytes, refuse_no_place, write_folder
-from ..training import Interrupted, fast_denormals, interruptible
+from ..training import fast_denormals, interruptible
 from .cloze import Cloze, Hidden
 from .texts import is_held_out, training_texts
 

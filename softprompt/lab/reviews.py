@@ -17,13 +17,13 @@ from typing import Any
 from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
 from ..checks import require_numbers
 from ..data import Rows, load_rows, split_rows
-from ..errors import BadInput
+from ..errors import BadInput, Interrupted
 from ..inference.asked import put
 from ..inference.predict import predict
 from ..settings import PromptSettings, Seeds, TrainSettings
 from ..store import json_bytes, write_file
 from ..tasks import INSTRUCT, Task, custom_task, gold
-from ..training import Comparison, Interrupted, Result, Run, refuse_used, train
+from ..training import Comparison, Result, Run, refuse_used, train
 from .compared import Seen, best_of, no_prompt
 
 REVIEWS = Path(__file__).parents[2] / "examples" / "reviews"

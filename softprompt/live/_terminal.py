@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import BadInput
+from ..errors import BadInput, visible
+from ..spoken import duration
 from ._views import PromptView, RunView, look, sparkline
 
 if TYPE_CHECKING:
     from rich.console import Console, Group, RenderableType
+    from rich.text import Text
 
 # So many runs are looked at, the newest.
 MOST_LOOKED = 500
@@ -49,7 +51,6 @@ def follow(folder: "Path | str", console: "Console", *, once: bool = False, ever
 def frame(runs: Sequence[RunView], folder: "Path | str") -> "Group":
     """What the runs of a folder are now: counts, the best so far, and the curves of some of them."""
     from rich.console import Group
-    from rich.text import Text
 
     listed = sorted(runs, key=lambda run: run.state != "in training")[:MOST_RUNS]
     parts: list[RenderableType] = []
@@ -57,21 +58,23 @@ def frame(runs: Sequence[RunView], folder: "Path | str") -> "Group":
         states = [run.state for run in runs]
         counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
         which = "the newest " if len(runs) == MOST_LOOKED else ""
-        parts.append(Text(f"{folder}: {which}{len(runs)} runs, {counts}", style="bold"))
-        parts.append(Text(_best(runs)))
+        parts.append(_text(f"{folder}: {which}{len(runs)} runs, {counts}", style="bold"))
+        parts.append(_text(_best(runs)))
     for run in listed:
-        notes = [Text(f"{prompt.name}: {prompt.note}", style="red") for prompt in run.prompts if prompt.note]
-        parts += [Text(""), _head(run), _table(run), *notes]
+        notes = [_text(f"{prompt.name}: {prompt.note}", style="red") for prompt in run.prompts if prompt.note]
+        parts += [_text(""), _head(run), _table(run), *notes]
     if len(runs) > len(listed):
-        parts.append(Text(f"\n{len(runs) - len(listed)} more runs; `softprompt board {folder}` shows all", style="dim"))
+        parts.append(
+            _text(f"\n{len(runs) - len(listed)} more runs; `softprompt board {folder}` shows all", style="dim")
+        )
     return Group(*parts)
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _text(words: str, style: str = "") -> "Text":
+    """Words that may hold names of a file, which rich would read as markup and a terminal obey."""
+    from rich.text import Text
+
+    return Text(visible(words, kept="\n"), style=style)
 
 
 def _best(runs: Sequence[RunView]) -> str:
@@ -84,30 +87,26 @@ def _best(runs: Sequence[RunView]) -> str:
 
 
 def _head(run: RunView) -> "RenderableType":
-    from rich.text import Text
-
     steps = f"step {run.step}" + (f" of {run.steps}" if run.steps else "")
     left = "" if run.seconds_left is None else f", about {duration(run.seconds_left)} left"
     if run.state == "stopped":
         left = f", silent for {duration(time.time() - run.changed)}"
-    head = Text(run.name, style="bold")
-    head.append(f"  {run.task} on {run.model}", style="not bold")
-    return head.append(f"\n{run.state}, {steps}{left}", style="not bold dim")
+    head = _text(run.name, style="bold")
+    head.append(_text(f"  {run.task} on {run.model}", style="not bold"))
+    return head.append(_text(f"\n{run.state}, {steps}{left}", style="not bold dim"))
 
 
 def _table(run: RunView) -> "RenderableType":
     from rich.table import Table
-    from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("prompt", "loss", "", "validation", "", "best", "test"):
         table.add_column(name, no_wrap=name != "prompt")
     ranked = sorted(run.prompts, key=lambda prompt: -(prompt.best if prompt.best is not None else -1e9))
     for prompt in ranked[:MOST_PROMPTS]:
-        # Text, because names may hold what rich reads as markup.
-        table.add_row(*map(Text, _cells(prompt)))
+        table.add_row(*map(_text, _cells(prompt)))
     if len(ranked) > MOST_PROMPTS:
-        table.add_row(Text(f"{len(ranked) - MOST_PROMPTS} more prompts", style="dim"))
+        table.add_row(_text(f"{len(ranked) - MOST_PROMPTS} more prompts", style="dim"))
     return table
 
 

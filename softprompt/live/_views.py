@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..documents import line_places, line_values, whole_lines
 from ..errors import BadInput
 from ..legacy import renamed
 from ..metrics import Judged, best_judged
@@ -36,7 +37,7 @@ class PromptView:
         best: the best validation score.
         best_step: where it was reached.
         test: the test score; None before the end.
-        note: why it ended early, or was dropped.
+        note: why it ended early, or was dropped, and which lines of its record are damaged.
     """
 
     name: str
@@ -176,7 +177,7 @@ def _written(record: Path) -> int:
 @functools.lru_cache(maxsize=4096)
 def _prompt(record: Path, changed: int, finished: int) -> PromptView:
     """A prompt from its record and result, read once after each change of one of them."""
-    rows = list(_rows(record))
+    rows, damaged = _rows(record)
     losses = [(row["step"], row["loss"]) for row in rows if "loss" in row]
     judged = [
         Judged(row["step"], row["score"], row.get("label_loss")) for row in rows if row.get("split") == "validation"
@@ -187,6 +188,7 @@ def _prompt(record: Path, changed: int, finished: int) -> PromptView:
     with contextlib.suppress(OSError, ValueError):
         result = json.loads((record.parent / "result.json").read_bytes())
     status = result.get("status", "")
+    ended = dropped[-1] if dropped else "" if status == "finished" else status
     return PromptView(
         name=record.parent.name,
         steps=tuple(step for step, _ in losses),
@@ -195,17 +197,16 @@ def _prompt(record: Path, changed: int, finished: int) -> PromptView:
         best=None if best is None else best.score,
         best_step=None if best is None else best.step,
         test=(result.get("metrics") or {}).get("test", {}).get("score"),
-        note=dropped[-1] if dropped else "" if status == "finished" else status,
+        note="; ".join(part for part in (ended, damaged) if part),
     )
 
 
-def _rows(record: Path) -> Iterator[dict[str, Any]]:
-    """The whole rows of a record; a torn or damaged line is left out."""
-    for line in record.read_bytes().split(b"\n")[:-1]:
-        with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                yield row
+def _rows(record: Path) -> tuple[list[dict[str, Any]], str]:
+    """The whole rows of a record, and which of its lines are damaged and left out; a torn last line is no fault."""
+    lines = [None if line is None else line_values(line) for line in whole_lines(record.read_bytes())]
+    rows = [row for row in lines if row is not None and isinstance(row.get("step"), int)]
+    damaged = [number for number, row in enumerate(lines, 1) if row is None]
+    return rows, f"its record is damaged in {line_places(damaged)}, left out here" if damaged else ""
 
 
 @functools.lru_cache(maxsize=20_000)
@@ -237,7 +238,7 @@ def _of_stored(path: Path, name: Path, changed: int) -> RunView | None:
 
 def _seconds_left(run: Path, step: int, steps: int | None) -> float | None:
     """The steps that are left, at the mean speed of those that are recorded with their seconds."""
-    rows = list(_rows(run / "timing.jsonl")) if (run / "timing.jsonl").exists() else []
+    rows, _ = _rows(run / "timing.jsonl") if (run / "timing.jsonl").exists() else ([], "")
     if not rows or steps is None:
         return None
     return max(0, steps - step) * sum(row["seconds"] for row in rows) / rows[-1]["step"]

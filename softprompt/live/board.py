@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadInput, StorageFailure
-from ._terminal import duration
+from ..spoken import duration
 from ._views import PromptView, RunView, look, sparkline
 
 if TYPE_CHECKING:

@@ -22,8 +22,3 @@ class Base:
     vectors: Float[Tensor, "n e"]
     is_beginning: bool = True
     deep: Float[Tensor, "k n e"] | None = None
-
-
-def is_words(init: str) -> bool:
-    """Whether a prompt of this `init` begins as words in front of the text."""
-    return init.partition(":")[0] in ("instruction", "examples")

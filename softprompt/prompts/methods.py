@@ -106,11 +106,9 @@ class Method:
         A prompt that begins as an instruction or as examples takes a tenth of the method's rate: it has to keep what it
         begins with (docs/log.md has the figures).
         """
-        from .base import is_words
-
         units = self.units if settings.units == "auto" else settings.units
         default = self.lr_rms if units == "rms" else self.lr
-        if is_words(settings.init):
+        if settings.initial.is_words:
             default /= 10
         return dataclasses.replace(settings, units=units, lr=default if settings.lr is None else settings.lr)
 
@@ -291,18 +289,6 @@ def _refuse_prompt_options(settings: PromptSettings, units: Units) -> None:
 
 
 METHODS: dict[str, Method] = {values["name"]: Method(**values) for values in (*PROMPTS, *WEIGHTS)}
-
-
-def sources_for(method: str, methods: Sequence[str], sources: Sequence[str]) -> Sequence[str]:
-    """Return the source prompts for one of several methods: those of a run are for the methods that take any.
-
-    Args:
-        method: a name, which may be unknown.
-        methods: the names of all methods of the run.
-        sources: the stored prompts.
-    """
-    takers = [name for name in methods if name in METHODS and METHODS[name].takes_sources]
-    return sources if method in takers or not takers else ()
 
 
 def describe(width: int, layers: int = 1) -> list[MethodRecord]:

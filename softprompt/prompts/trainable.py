@@ -136,7 +136,8 @@ class TrainablePrompt(AbstractTrainable):
         method = method or Method.of(settings)
         if method.prompt_length == 0 and head_shape is None:
             raise BadInput(
-                f"{method.name!r} trains a linear head, this backbone answers in tokens; choose a method with a prompt"
+                f"{method.name!r} trains a linear head, this backbone answers in tokens; give --answers=linear-head "
+                "for an encoder, or choose a method with a prompt"
             )
         seed, device = settings.seeds.initialization, embeddings.device
         generator = torch.Generator().manual_seed(stream_seed(seed, "vectors"))

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ..errors import BadInput
 from .prompt import LinearHead, Provenance, SoftPrompt
+from .tuned_options import check_options, check_sizes
 
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 PROMPT, WEIGHTS = "prompt.", "weights."
 
 
@@ -26,7 +28,8 @@ class TunedWeights:
         options: the options of the kind, such as the rank of a LoRA.
 
     Raises:
-        BadInput: a weight is not finite, or there is none.
+        UnknownName: there is no such kind.
+        BadInput: a weight is no float or not finite, or there is none, or the options are not those of the kind.
     """
 
     prompt: SoftPrompt
@@ -38,7 +41,11 @@ class TunedWeights:
         """Refuse weights that would answer nonsense."""
         if not self.weights:
             raise BadInput(f"there are no trained weights of {self.kind!r}; train them again")
+        check_options(self.kind, self.options)
+        check_sizes(self.kind, self.options, self.weights)
         for name, weight in self.weights.items():
+            if weight.dtype not in FLOATS:
+                raise BadInput(f"the trained weight {name!r} is {weight.dtype}, and trained weights are floats")
             if not torch.isfinite(weight).all():
                 raise BadInput(f"the trained weight {name!r} holds NaN or infinity and would answer nonsense")
 

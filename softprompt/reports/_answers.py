@@ -102,7 +102,7 @@ def kept_answers(entry: Entry) -> Answered | None:
     try:
         rows = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line]
         return of_rows(entry.label, _asked(entry), rows, entry.folder)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedFile(f"{path} is not as it was written ({error}); delete it, and evaluate again") from error
 
 
@@ -127,8 +127,10 @@ def evaluated(entry: Entry, **options: Any) -> Answered:
     from ..interop.hub import load_stored
 
     spec = entry.run.spec
-    own = {"test_rows": spec.settings.test_rows, "max_bad_rows": spec.max_bad_rows}
-    chosen = {**{name: number for name, number in own.items() if number}, **options}
+    own = {
+        "test_rows": spec.settings.test_rows, "max_bad_rows": spec.max_bad_rows, "data_root": entry.data_root
+    }  # fmt: skip
+    chosen = {**{name: item for name, item in own.items() if item}, **options}
     evaluation = evaluate(load_stored(str(entry.folder)), **chosen)
     answered = of_rows(entry.label, evaluation.task or spec.declared, evaluation.rows, entry.folder)
     scored = own["test_rows"]

@@ -1,5 +1,6 @@
 """The figures of a report: which runs each one shows, its alternative text, and its SVG."""
 
+import dataclasses
 import logging
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ log = logging.getLogger("softprompt")
 
 # A figure stays readable, and a page of a thousand runs small.
 MOST_SETTINGS, MOST_SEEDS, MOST_POINTS, MOST_CLASSES = 8, 20, 80, 12
+# Of a setting's name below its column: more would leave no room for the column.
+MOST_LINES = 4
 SIZE = (4.9, 3.4)
 
 
@@ -98,15 +101,28 @@ def of_settings(drawer: Drawer, settings: Sequence[Setting], running: Sequence[t
             drawn_entries[name].append(entry)
     drawn_entries = {name: entries for name, entries in drawn_entries.items() if entries}
     left_out = _left_out(settings, drawn_entries)
+    short, listed = _short_names(list(drawn_entries))
+    drawn_entries = {short[name]: entries for name, entries in drawn_entries.items()}
     majority = next((entry.run.majority for s in settings for entry in s.entries if entry.run.majority), None)
-    figures = _strip(drawer, ranked[:MOST_SETTINGS], majority, left_out)
+    shown = [dataclasses.replace(setting, name=short[setting.name]) for setting in ranked[:MOST_SETTINGS]]
+    figures = _strip(drawer, shown, majority, left_out)
     for quantity, title, y, options in (
         ("loss", "Training loss", "loss in nats", {"log_y": True}),
         ("score", "Validation score", "validation score", {}),
         ("token_norms", "Norm of the prompt", "mean norm, in token norms", {"log_y": True, "band": _band()}),
     ):
         figures += _curves(drawer, drawn_entries, quantity, title, y, options, left_out)
+    if listed and figures:
+        figures[0] = dataclasses.replace(figures[0], caption=f"{figures[0].caption} {listed}")
     return figures
+
+
+def _short_names(names: Sequence[str]) -> tuple[dict[str, str], str]:
+    """Names of settings as figures have room for them, and where these are numbers, what each stands for."""
+    if all(name.count(", ") < MOST_LINES for name in names):
+        return {name: name for name in names}, ""
+    short = {name: f"{name.partition(', ')[0]}, ({number})" for number, name in enumerate(names, 1)}
+    return short, " ".join(f"({number}) {name}." for number, name in enumerate(names, 1))
 
 
 def _band() -> tuple[float, float]:

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput
+from ..errors import BadInput, SoftPromptError
 from ..study import published
 from ._answers import Answered, evaluated, kept_answers
 from ._commands import commands, parts_of
@@ -80,6 +80,7 @@ def report(
 
     Raises:
         BadInput: the file exists, a path holds no run, or `rows` finds no stored prompt.
+        SoftPromptError: a prompt cannot answer its rows, named.
         StorageFailure: the file cannot be written.
     """
     from ..store import write_file
@@ -208,7 +209,11 @@ def _answered(settings: Sequence[Setting], rows: bool, tell: Tell, options: Mapp
             "with `softprompt study run --keep`"
         )
     tell(f"{best.label}: answers the test rows of {best.task}")
-    return evaluated(best, **options)
+    try:
+        return evaluated(best, **options)
+    except SoftPromptError as error:
+        error.args = (f"{best.label}: {error.message}; or leave --rows out, or this run",)
+        raise
 
 
 def _notes(entries: Sequence[Entry]) -> list[str]:

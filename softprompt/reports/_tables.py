@@ -1,11 +1,10 @@
 """The tables of a report: their columns, which of them are numbers, and the same as CSV."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..documents import csv_lines
 from ._entry import Entry
 from ._settings import Setting
 
@@ -38,11 +37,8 @@ class Table:
 
     def csv(self) -> str:
         """The rows as CSV, numbers with all their digits."""
-        file = io.StringIO()
-        writer = csv.DictWriter(file, self.columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _harmless(value) for name, value in row.items()} for row in self.rows)
-        return file.getvalue()
+        rows = ([_harmless(row.get(name)) for name in self.columns] for row in self.rows)
+        return "".join(csv_lines([self.columns, *rows]))
 
 
 def _harmless(value: Any) -> Any:

@@ -196,7 +196,7 @@ def _filled_up(head: LinearHead, classes: int) -> LinearHead:
 def _labelled(work: Work, scores: Tensor) -> Answer:
     """The answer by label scores, calibrated as the prompt says."""
     asked = work.served.asked
-    answers = Answers.of_scores(scores[None], asked.task)
+    answers = Answers.of_scores(scores[None], asked.task).usable()
     return Answer.first_of(answers.calibrated(asked.scoring.calibration, asked.task) if work.calibrate else answers)
 
 

@@ -55,7 +55,8 @@ class Writing:
         return bool(stops) and any(stop in self._decoded(row) for stop in stops)
 
     def _decoded(self, row: int) -> str:
-        return self.tokenizer.decode(self.written[row], skip_special_tokens=True)
+        # Blanks before an answer are no part of it, so that no stop is found in them.
+        return self.tokenizer.decode(self.written[row], skip_special_tokens=True).lstrip()
 
     def text(self, row: int) -> str:
         """The text of a row so far, without blanks at its ends.

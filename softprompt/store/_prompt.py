@@ -57,8 +57,7 @@ def read_prompt(folder: str | Path) -> SoftPrompt:
         if name not in files:
             raise BadInput(f"{str(folder)!r} holds no {name}, so it is not a stored prompt; give a prompt's folder")
     prompt = from_document(read_json(files[DOCUMENT]), read_tensors(files[TENSORS]), str(folder))
-    run = folder.absolute().parent.parent
-    return in_run(prompt, run) if is_run(run) else prompt
+    return in_run(prompt, folder.absolute().parent.parent)
 
 
 def is_compiled(folder: Path) -> bool:
@@ -178,6 +177,11 @@ def _check_numbers(tensors: Mapping[str, Tensor], width: int, where: str) -> Non
     for name, tensor in tensors.items():
         if tensor.dtype != torch.float32:
             raise BadInput(f"{name!r} in {where!r} is {tensor.dtype}, a stored prompt is torch.float32; convert it")
+        # Some operations of torch fail above 64.
+        if tensor.ndim > 3:
+            raise BadInput(
+                f"{name!r} in {where!r} has {tensor.ndim} dimensions, a stored prompt at most 3; fetch it again"
+            )
         if not torch.isfinite(tensor).all():
             raise BadInput(f"{name!r} in {where!r} holds NaN or infinity and would answer nonsense; train it again")
     vectors, weight, bias = (tensors.get(name) for name in ("vectors", "head.weight", "head.bias"))

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from torch import Tensor
+
 from ..documents import json_bytes, read_json
 from ..errors import BadInput, DamagedFile, some_of
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import TunedWeights
-from ..run_layout import WEIGHTS, is_run
+from ..run_layout import WEIGHTS
 from ._folder import read_folder, settled, write_folder
 from ._prompt import read_provenance
 from ._run import in_run
@@ -55,10 +57,9 @@ def load_tuned(path: str | Path) -> TunedWeights:
     if not isinstance(kind, str) or not isinstance(options, dict) or "prompt.vectors" not in tensors:
         raise BadInput(f"{str(folder)!r} does not say what was trained; fetch it again")
     provenance = read_provenance(document.get("provenance"), str(folder))
-    run = folder.absolute().parent.parent
-    if is_run(run):
-        provenance = in_run(SoftPrompt(tensors["prompt.vectors"], provenance), run).provenance
-    return TunedWeights.from_tensors(tensors, provenance, kind, options)
+    _check_prompt(tensors["prompt.vectors"], provenance.backbone.embedding_size, folder)
+    prompt = in_run(SoftPrompt(tensors["prompt.vectors"], provenance), folder.absolute().parent.parent)
+    return TunedWeights.from_tensors(tensors, prompt.provenance, kind, options)
 
 
 def holds_tuned(path: str | Path) -> bool:
@@ -66,6 +67,14 @@ def holds_tuned(path: str | Path) -> bool:
     folder = settled(Path(path))
     prompts = [*folder.glob("prompt/prompt.json"), *folder.glob("*/prompt/prompt.json")]
     return (folder / DOCUMENT).is_file() or (bool(_members(folder)) and not prompts)
+
+
+def _check_prompt(vectors: Tensor, width: int, folder: Path) -> None:
+    if vectors.ndim != 2 or vectors.shape[1] != width:
+        raise BadInput(
+            f"the prompt beside the weights in {str(folder)!r} has shape {tuple(vectors.shape)[:4]}, needed is "
+            f"(length, {width}); fetch it again"
+        )
 
 
 def _found(path: Path) -> Path:

@@ -17,6 +17,8 @@ from ..errors import BadInput, DamagedFile
 
 MAX_HEADER_BYTES = 2**20
 MAX_BYTES_EACH = 8
+# Some operations of torch fail above 64.
+MAX_DIMENSIONS = 16
 
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -51,7 +53,12 @@ def read_tensors(path: Path, *, is_bounded: bool = True) -> dict[str, Tensor]:
             raise DamagedFile(f"{str(path)!r} is not a safetensors file, or its header is damaged; fetch it again")
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
-            count = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
+            shapes = {name: file.get_slice(name).get_shape() for name in names}
+            if deep := [name for name, shape in shapes.items() if len(shape) > MAX_DIMENSIONS]:
+                raise BadInput(
+                    f"{deep[0]!r} in {str(path)!r} has more than {MAX_DIMENSIONS} dimensions; check its origin"
+                )
+            count = sum(map(math.prod, shapes.values()))
             if is_bounded:
                 refuse_more("prompt_numbers", count, f"{str(path)!r} holds {count} numbers")
             # get_tensor may return a view of the mapped file, which changes with the file, so each tensor is cloned.

@@ -8,12 +8,12 @@
 Nothing heavy is imported before a run is named or trained.
 """
 
+from ..errors import RunsFailed as RunsFailed
 from ._early import missing as missing
 from ._early import under_other_names as under_other_names
 from ._export import best as best
 from ._export import export as export
 from ._export import rows_of as rows_of
-from ._failed import RunsFailed as RunsFailed
 from ._file import load_specs as load_specs
 from ._fleets import is_kept as is_kept
 from ._grid import grid as grid

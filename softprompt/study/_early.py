@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import SoftPromptError
+from ..errors import Interrupted, SoftPromptError
 from ._spec import RunSpec
 from ._stored import stored_names
 from ._texts import canonical
@@ -68,8 +68,6 @@ def check_waiting(store: Path, specs: Sequence[RunSpec], data_root: "Path | str 
 @contextlib.contextmanager
 def named(specs: Sequence[RunSpec]) -> Iterator[None]:
     """Make errors inside the `with` block name the run."""
-    from ..training import Interrupted
-
     names = [spec.describe() for spec in specs]
     what = f"{names[0]} and {len(names) - 1} more beside it" if len(names) > 1 else names[0]
     try:

@@ -12,10 +12,6 @@ FAILED = "failed"
 TRACEBACK = "traceback.txt"
 
 
-class RunsFailed(SoftPromptError):
-    """Some runs of a study failed; all others are stored."""
-
-
 def mark_failed(store: Path, spec: RunSpec, error: BaseException) -> Path:
     """Keep what a run failed with; the folder.
 

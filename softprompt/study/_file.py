@@ -1,6 +1,7 @@
 """A study as a TOML file: tables of axes, and the user's own tasks."""
 
 import dataclasses
+import inspect
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,7 @@ from ._spec import RunSpec
 from .tables import is_column, tags_of
 
 _PARTS = ("runs", "defaults", "tasks", "scales", "reference")
-_TASK = ("files", "text_columns", "label_column", "number_column", "target_column", "template", "instruction",
-         "label_words", "metrics", "max_length", "delimiter")  # fmt: skip
+_TASK = inspect.signature(custom_task).parameters.keys() - {"name"}
 _TEXTS = ("label_column", "number_column", "target_column", "template", "instruction", "delimiter")
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..checks import require_different
 from ..errors import BadInput, UnknownName
-from ..settings import PromptSettings, Seeds, TrainSettings
+from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from ._spec import OF_MODEL, RunSpec
 
 _PROMPT = {f.name for f in dataclasses.fields(PromptSettings)} - {"seeds"}
@@ -17,8 +17,14 @@ _SETTINGS = {f.name for f in dataclasses.fields(TrainSettings)}
 _SPEC = {f.name for f in dataclasses.fields(RunSpec)} - {"prompt", "settings"}
 SEEDS = {"init_seed": "initialization", "order_seed": "order", "draw_seed": "draw", "noise_seed": "noise"}
 KEYS = frozenset(_PROMPT | _SETTINGS | _SPEC | SEEDS.keys() | {"seed"})
+# Axes that stand in a mapping of a run, and which.
+_INSIDE = {
+    "prompt_length": "options",
+    **{f.name: "backbone" for f in dataclasses.fields(ModelSpec) if f.name not in ("name", "device", *OF_MODEL)},
+}
 _HINTS: dict[str, Any] = {
-    **dict.fromkeys(("seed", *SEEDS), int),
+    **dict.fromkeys(("seed", "prompt_length", *SEEDS), int),
+    **get_type_hints(ModelSpec),
     **get_type_hints(RunSpec),
     **get_type_hints(TrainSettings),
     **get_type_hints(PromptSettings),
@@ -31,8 +37,9 @@ def grid(**axes: Any) -> list[RunSpec]:
         grid(task=["glue/sst2", "glue/rte"], model="lab-t5", method=["scaled", "ept-star"], seed=range(5), steps=250)
 
     Args:
-        **axes: any field of PromptSettings, TrainSettings and RunSpec by its name, one value or a list of them; `seed`
-            for every purpose, `init_seed`, `order_seed`, `draw_seed`, `noise_seed` for one.
+        **axes: any field of PromptSettings, TrainSettings, RunSpec and ModelSpec by its name, one value or a list of
+            them; `prompt_length`; `seed` for every purpose, `init_seed`, `order_seed`, `draw_seed`, `noise_seed` for
+            one.
 
     Raises:
         UnknownName: an axis that does not exist.
@@ -40,8 +47,8 @@ def grid(**axes: Any) -> list[RunSpec]:
             with what is a key of the run itself.
     """
     for name in axes:
-        if name not in KEYS:
-            raise UnknownName("setting of a run", name, KEYS)
+        if name not in KEYS and name not in _INSIDE:
+            raise UnknownName("setting of a run", name, {*KEYS, *_INSIDE})
     for name in ("task", "model"):
         if name not in axes:
             raise BadInput(f"the runs have no {name}; give one")
@@ -95,6 +102,7 @@ def _spoken(kind: Any) -> str:
 
 
 def _spec(chosen: Mapping[str, Any]) -> RunSpec:
+    chosen = _put_inside(chosen)
     seeds = Seeds.all(chosen.get("seed", 0))
     explicit = {purpose: chosen[name] for name, purpose in SEEDS.items() if name in chosen}
     prompt = {name: value for name, value in chosen.items() if name in _PROMPT}
@@ -103,6 +111,15 @@ def _spec(chosen: Mapping[str, Any]) -> RunSpec:
         settings=_settings(tuple((name, value) for name, value in chosen.items() if name in _SETTINGS)),
         **{name: value for name, value in chosen.items() if name in _SPEC},
     )
+
+
+def _put_inside(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The values with those of `_INSIDE` in their mapping; a default of the model's is left out, as it is in names."""
+    outside = {name: value for name, value in chosen.items() if name not in _INSIDE}
+    for name, mapping in _INSIDE.items():
+        if name in chosen and chosen[name] != getattr(ModelSpec, name, None):
+            outside[mapping] = {**outside.get(mapping, {}), name: chosen[name]}
+    return outside
 
 
 @functools.lru_cache(maxsize=4096)

@@ -4,13 +4,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..documents import compact, sha256_of
-from ..errors import BadInput
+from ..errors import OtherInputs
 from ._spec import RunSpec
 from ._stored import StoredRun
-
-
-class OtherInputs(BadInput):
-    """A model or a file that is not the one of its name that runs of the store were begun with."""
 
 
 def digests(spec: RunSpec) -> dict[str, str]:

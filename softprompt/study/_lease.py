@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from ..errors import SoftPromptError
+from ..errors import LeaseLost
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -33,10 +33,6 @@ RENEWALS = 6
 _FIELDS: dict[str, Any] = {
     "token": str, "host": str, "pid": int, "seconds": int | float, "deaths": int, "step": int,
 }  # fmt: skip
-
-
-class LeaseLost(SoftPromptError):
-    """Another process has taken over, because this one did not renew its lease in time."""
 
 
 @final

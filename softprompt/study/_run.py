@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import listed, require_numbers
-from ..errors import BadInput, pick
+from ..errors import BadInput, Interrupted, RunsFailed, pick
 from ._early import check_waiting, missing
-from ._failed import FAILED, RunsFailed, failed_names, failure_of, forget_failures
+from ._failed import FAILED, failed_names, failure_of, forget_failures
 from ._fleets import group, run_folder
 from ._inputs import refuse_changed
 from ._lease import SECONDS
@@ -104,8 +104,6 @@ def run_all(
         DamagedFile: a stored run is not as it was written.
         Interrupted: after Ctrl-C; the same call goes on.
     """
-    from ..training import Interrupted
-
     store, specs = Path(folder), listed("specs", specs, RunSpec)
     require_numbers({"fleet_size": fleet_size, "workers": workers}, whole=True)
     require_numbers({"lease_seconds": lease_seconds})

@@ -154,7 +154,7 @@ class RunSpec:
         the frozen model's dropout, whose noise is the first prompt's, nor those that train weights, which share none.
         """
         length, trains_weights = size_of(self.prompt)
-        kind = self._named_prompt.init.partition(":")[0]
+        kind = self._named_prompt.initial.kind
         # Examples and restarts give each prompt another length, and all prompts of a run stand behind the same words.
         differs = kind == "examples" or (kind in ("auto", "instruction") and self.prompt.restarts > 1)
         alone = self.name if self.settings.backbone_dropout or differs or trains_weights else ""

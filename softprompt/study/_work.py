@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from ..documents import SEALED, read_sealed, sealed_bytes
-from ..errors import BadInput, DamagedFile, ModelMismatch, StorageFailure
+from ..errors import BadInput, DamagedFile, Interrupted, ModelMismatch, OtherInputs, StorageFailure
 from ..settings import ModelSpec
 from ._early import named
 from ._failed import mark_failed, reason
 from ._fleets import Claim, Fleet, alone, claim, finish, give_up
-from ._inputs import OtherInputs, digests, refuse_changed_since, refuse_other_model
+from ._inputs import digests, refuse_changed_since, refuse_other_model
 from ._lease import SECONDS
 from ._spec import RunSpec
 from ._stored import StoredRun, curves, load, path_of, to_bytes
@@ -86,8 +86,6 @@ def _attempt(store: Path, fleet: Fleet, models: "Models", data_root: "Path | str
     Raises:
         SoftPromptError: what every other run would meet too, or what the user has to put right first.
     """
-    from ..training import Interrupted
-
     try:
         with fleet.lease.renewed(), named(fleet.specs):
             _refuse_deadly(fleet)
@@ -175,7 +173,7 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
     embeddings = backbone.identity().embedding_sha256
     with without_advice():
         if fleet.is_started:
-            run = _resumed(fleet.run, backbone)
+            run = _resumed(fleet, backbone)
         else:
             shutil.rmtree(fleet.run, ignore_errors=True)
             run = train(
@@ -200,18 +198,24 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
             write_file(path_of(store, stored.name), to_bytes(stored), what=stored.spec.describe(), replace=True)
 
 
-def _resumed(folder: Path, backbone: "AbstractBackbone") -> "Run":
+def _resumed(fleet: Fleet, backbone: "AbstractBackbone") -> "Run":
     """Go on with the run of a fleet.
 
     Raises:
-        OtherInputs: the model is not the one that the run was started with, as it is not for the other runs either.
+        OtherInputs: model or rows are not those that the run was started with, as they are not for the other runs
+            either.
     """
-    from ..training import resume
+    from ..training import OtherRows, resume
 
     try:
-        return resume(folder, model=backbone)
+        return resume(fleet.run, model=backbone)
     except ModelMismatch as error:
         raise OtherInputs(error.message) from error
+    except OtherRows as error:
+        raise OtherInputs(
+            f"the rows are not those that the runs in {fleet.folder} were begun with; restore them, or delete "
+            f"{fleet.folder} to train them anew"
+        ) from error
 
 
 def _inputs(fleet: Fleet) -> dict[str, dict[str, str]]:

@@ -1,6 +1,8 @@
 """Files that a prompt from elsewhere names: read only where a user allows it, as their rows can be quoted."""
 
 import dataclasses
+import os
+import re
 from pathlib import PurePath
 
 from ..errors import BadInput
@@ -10,13 +12,23 @@ from ._base import Task
 def named_files(task: Task) -> tuple[str, ...]:
     """The files that a prompt from elsewhere would have read; none where its task is the user's own, or has no files.
 
-    A folder of rows that leads out of the data root counts as one.
+    A folder or a split that leads out of the data root counts as one, and so does a set on the hub whose name is a
+    folder here, which would be read in its place.
     """
     source = task.source
     if not source.is_foreign:
         return ()
-    below = [path for path in (source.folder, source.test) if path.startswith("/") or ".." in PurePath(path).parts]
-    return (*(path for split in source.files for path in source.paths(split)), *below)
+    below = [path for path in (source.folder, source.train, source.validation, source.test) if _leads_out(path)]
+    hub = [source.hub] if source.hub and not _is_only_on_the_hub(source.hub) else []
+    return (*(path for split in source.files for path in source.paths(split)), *below, *hub)
+
+
+def _leads_out(path: str) -> bool:
+    return path.startswith("/") or ".." in PurePath(path).parts
+
+
+def _is_only_on_the_hub(name: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not _leads_out(name) and not os.path.lexists(name)
 
 
 def foreign(task: Task) -> Task:

@@ -10,6 +10,9 @@ from ..documents import Repeated, once
 from ..errors import BadInput
 from ._records import Record
 
+# Walking through a row takes a call for each level.
+DEEPEST = 40
+
 
 def json_lines(stream: Iterable[str], path: Path) -> Iterator[Record]:
     """The rows of a JSON Lines file; blank lines are skipped.
@@ -89,7 +92,19 @@ def _few(names: Iterable[str]) -> str:
 
 
 def _record(number: int, values: Any) -> Record:
-    return Record(number, values) if isinstance(values, dict) else Record(number, {}, "not a JSON object")
+    if not isinstance(values, dict):
+        return Record(number, {}, "not a JSON object")
+    return (
+        Record(number, {}, f"nested more than {DEEPEST} deep") if _is_deep(values, DEEPEST) else Record(number, values)
+    )
+
+
+def _is_deep(value: Any, left: int) -> bool:
+    """Whether a value holds more levels than are left."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return left == 0 or any(_is_deep(each, left - 1) for each in inner)
 
 
 def _reason(error: Exception) -> str:

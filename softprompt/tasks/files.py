@@ -5,8 +5,9 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import BadInput
 from ._delimited import delimited
@@ -139,9 +140,36 @@ def _parquet(path: Path) -> Iterator[Record]:
     try:
         # Group by group, so that a file may be larger than the memory.
         with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if repeated := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+                raise BadInput(f"{str(path)!r} has column {repeated[0]!r} twice; rename or remove one of them")
             for batch in file.iter_batches():
-                for values in batch.to_pylist():
+                for values in _rows_of(batch):
                     number += 1
                     yield Record(number, values)
     except pyarrow.ArrowException as error:
         raise BadInput(f"cannot read {str(path)!r} as Parquet: {str(error).splitlines()[0]}") from error
+
+
+def _rows_of(batch: Any) -> Iterable[Mapping[str, Any]]:
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError):
+        names, columns = batch.schema.names, batch.columns
+        return (
+            {name: _cell(column[row]) for name, column in zip(names, columns, strict=True)}
+            for row in range(batch.num_rows)
+        )
+
+
+def _cell(cell: Any) -> Any:
+    """A value of a batch that Python cannot hold whole; None for a time that it has no name for."""
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        # As in a file of text, so that the row is named where its column is read.
+        return (
+            cell.as_buffer().to_pybytes().decode(errors="surrogateescape") if hasattr(cell, "as_buffer") else "\udcff"
+        )
+    except (ValueError, OverflowError):
+        return None

@@ -1,18 +1,19 @@
 """Training: one loop for a fleet of prompts, exact resume, deterministic records."""
 
+from ..errors import Interrupted as Interrupted
 from ._advice import ADVICE as ADVICE
 from ._advice import without_advice as without_advice
 from ._callbacks import EarlyStopping as EarlyStopping
 from ._callbacks import Evaluation as Evaluation
 from ._callbacks import Step as Step
 from ._damage import damage as damage
-from ._drive import Interrupted as Interrupted
 from ._drive import fast_denormals as fast_denormals
 from ._early import check_request as check_request
 from ._folder import is_held as is_held
 from ._folder import refuse_used as refuse_used
 from ._frozen import Comparison as Comparison
 from ._frozen import read_comparison as read_comparison
+from ._inputs import OtherRows as OtherRows
 from ._inputs import is_same_model as is_same_model
 from ._inputs import model_digests as model_digests
 from ._keywords import model_from as model_from
@@ -30,6 +31,7 @@ from ._processes import Processes as Processes
 from ._progress import bar_console as bar_console
 from ._progress import interruptible as interruptible
 from ._records import checked_record as checked_record
+from ._records import damaged_lines as damaged_lines
 from ._records import read_record as read_record
 from ._recovery import last_good as last_good
 from ._resolved import resolved as resolved

@@ -45,10 +45,7 @@ def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | l
     while a model learns the form of an answer, and nothing of what is right. A score that has come half of the way from
     the majority class to 1 shows that the prompt learns, whatever its loss. Elsewhere the loss has to fall.
     """
-    remedies = (
-        f"try another --lr (a tenth or three times {member.settings.lr:g}), more --steps, "
-        f"{'' if member.trainable.method.weights else '--init vocabulary, '}or another --method"
-    )
+    remedies = _remedies(member)
     warnings, learned = [], False
     if member.best is not None and task.answer == "label":
         constant = majority_score(task, [g for g in gold if isinstance(g, int)])
@@ -70,6 +67,16 @@ def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | l
         unit = "squared deviations" if member.trainable.numbers else "nats"
         warnings.append(f"{member.name}: not learning: the loss went from {first:.4f} to {last:.4f} {unit}; {remedies}")
     return warnings
+
+
+def _remedies(member: FleetMember) -> str:
+    """What to change where nothing is learned: of a head alone, neither the prompt's rate nor its beginning."""
+    settings, method = member.settings, member.trainable.method
+    is_prompt = method.m > 0 and not method.weights
+    rate = f"--lr (a tenth or three times {settings.lr:g})"
+    if method.m == 0 and not method.weights:
+        rate = f"--head-lr (a tenth or three times {settings.head_lr:g})"
+    return f"try another {rate}, more --steps, {'--init vocabulary, ' if is_prompt else ''}or another --method"
 
 
 @final

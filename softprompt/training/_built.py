@@ -79,7 +79,7 @@ class _Prompts:
         """A prompt as each of its restarts begins."""
         m, shape = Method.of(prompt).m, head_shape(self.run_data.backbone, self.run_data.task)
         behind = deeper(prompt, self.run_data, m, self.states)
-        first = [initializer(way.settings.init, self.run_data, m, unit_of(prompt, self.words)) for way in ways]
+        first = [initializer(way.settings.initial, self.run_data, m, unit_of(prompt, self.words)) for way in ways]
         return [
             TrainablePrompt.build(
                 way.settings, draw, self.table, shape, self.words, self.states, behind, numbers,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..documents import RESTORE, changed_files, entry, faults_in, is_sealed, read_json, read_sealed
+from ..documents import RESTORE, changed_files, entry, faults_in, is_sealed, line_places, read_json, read_sealed
 from ..errors import SoftPromptError, quoted
 from ..run_layout import (
     CHECKPOINTS,
@@ -28,7 +28,7 @@ from ..run_layout import (
 )  # fmt: skip
 from ..store import read_folder, settled
 from ._plan import read_plan
-from ._records import damaged_lines, places, too_short
+from ._records import damaged_lines, too_short
 
 # What documents without a checksum, those of earlier versions, have.
 EARLIER_NAMES = {
@@ -52,7 +52,7 @@ def damage(run: Path) -> Iterator[str]:
     yield from damaged_documents(run)
     for path in sorted([run / TIMING, *run.glob(f"*/{METRICS}"), *run.glob(f"*/{RESTARTS}/*.jsonl")]):
         if lines := damaged_lines(path):
-            yield f"{path} is damaged in {places(lines)}, which is left out of curves and times"
+            yield f"{path} is damaged in {line_places(lines)}, which is left out of curves and times"
     for folder in sorted((run / CHECKPOINTS).glob("step-*")):
         yield from faults_in(lambda folder=folder: read_folder(folder))
     yield from _cut_times(run)

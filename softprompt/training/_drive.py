@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import SoftPromptError
+from ..errors import Interrupted
 from ..run_layout import CHECKPOINTS
 from ..store import save_checkpoint
 from ._callbacks import Listeners
@@ -15,12 +15,6 @@ from ._keywords import how_to_go_on
 from ._loop import Loop
 from ._plan import Plan
 from ._progress import bar, ended_by_sigterm, interruptible, tracker
-
-
-class Interrupted(SoftPromptError):
-    """Ctrl-C or SIGTERM: a checkpoint is saved; the message says how to go on."""
-
-    exit_code = 130
 
 
 def drive(loop: Loop, held: HeldFolder, progress: bool, listeners: Listeners) -> None:

@@ -7,9 +7,8 @@ from ..backbones import kind_of_spec, position_bound, refuse_no_room
 from ..baselines import is_random
 from ..checks import require_numbers
 from ..data import Splits
-from ..errors import BadInput, UnknownName
+from ..errors import BadInput
 from ..inference.decoding import refuse_decoding
-from ..prompts.base import is_words
 from ..prompts.methods import Method
 from ..prompts.prompt import SoftPrompt
 from ..settings import ModelSpec, PromptSettings, TrainSettings
@@ -21,7 +20,7 @@ from ._resolved import resolved
 from ._restarts import race_steps
 from .beginnings.cpt import refuse_cpt
 from .beginnings.examples import allowed_rows
-from .beginnings.words import INITIALIZERS, refuse_words
+from .beginnings.words import refuse_words
 
 
 def check_request(
@@ -101,20 +100,17 @@ def _refuse_long_warmup(warmup: int | None, steps: int) -> None:
 def _check_initial(prompt: PromptSettings, task: Task) -> None:
     """Refuse initial vectors that are named wrongly or are not there."""
     refuse_cpt(prompt)
-    kind, sign, argument = prompt.init.partition(":")
-    if is_words(prompt.init):
+    initial = prompt.initial
+    initial.refuse_unknown()
+    if initial.is_words:
         refuse_words(prompt)
-        return
-    if kind in ("auto", "uniform", "vocabulary", "label-words") and not sign:
-        if kind == "label-words" and not task.labels:
-            raise BadInput(f"--init=label-words: task {task.name!r} has no label words")
-    elif kind == "prompt" and argument:
-        source = SoftPrompt.load(argument)
+    elif initial.kind == "label-words" and not task.labels:
+        raise BadInput(f"--init=label-words: task {task.name!r} has no label words")
+    elif initial.kind == "prompt":
+        source = SoftPrompt.load(initial.argument)
         if source.deep is not None and not prompt.deep:
             raise BadInput(f"--init={prompt.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
-    elif kind == "file" and argument:
+    elif initial.kind == "file":
         from ..interop.numpy import import_numpy
 
-        import_numpy(Path(argument), backbone_name="")
-    elif kind != "text" or not argument:
-        raise UnknownName("initialiser", prompt.init, INITIALIZERS)
+        import_numpy(Path(initial.argument), backbone_name="")

@@ -12,6 +12,10 @@ from ._run_data import RunData
 EMBEDDINGS, WEIGHTS, ROWS = "embeddings", "weights", "rows"
 
 
+class OtherRows(BadInput):
+    """Rows that are not those that a run was started with."""
+
+
 def with_inputs(run_data: RunData) -> RunData:
     """The run, its plan with the digests of what it begins from: of model and rows, and of prompts by their paths.
 
@@ -77,10 +81,11 @@ def refuse_other_inputs(inputs: Mapping[str, str], rows: str, folder: Path) -> N
         folder: the run's.
 
     Raises:
-        BadInput: names what differs.
+        OtherRows: the rows differ.
+        BadInput: names what else differs.
     """
     if inputs.get(ROWS, rows) != rows:
-        raise BadInput(f"the rows are not those that {folder} was started with; restore them, or start a new run")
+        raise OtherRows(f"the rows are not those that {folder} was started with; restore them, or start a new run")
     for path, digest in inputs.items():
         if path not in (EMBEDDINGS, WEIGHTS, ROWS) and input_digest(Path(path)) not in (None, digest):
             raise BadInput(f"{path} is not what {folder} was started with; restore it, or start a new run")

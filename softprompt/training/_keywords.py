@@ -2,7 +2,6 @@
 
 import dataclasses
 import inspect
-import itertools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -12,7 +11,7 @@ from typing import Any
 from ..backbones import AbstractBackbone, refuse_no_folder, spec_or_backbone
 from ..checks import listed, plain, require_different, require_kind
 from ..errors import BadInput, UnknownName, quoted
-from ..prompts.methods import sources_for
+from ..prompts.product import product
 from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings, weights_text
 from ..tasks import Task, Wording, custom_task, holds_rows, is_data_file, on_rows, refuse_template
 from ..tasks import task as find_task
@@ -121,18 +120,10 @@ def prompts_from(
         options["options"] = {**given, "prompt_length": options.pop("prompt_length")}
     methods = _several("method", options.pop("method", PromptSettings.method))
     rates = _several("lr", options.pop("lr", None))
-    seeds = _several("seeds", options.pop("seeds", 0))
-    sources = PromptSettings(sources=options.pop("sources", ())).sources
-    return [
-        PromptSettings(
-            **options,
-            method=method,
-            lr=lr,
-            sources=sources_for(method, methods, sources),
-            seeds=seed if isinstance(seed, Seeds) else Seeds.all(seed),
-        )
-        for method, lr, seed in itertools.product(methods, rates, seeds)
+    seeds = [
+        seed if isinstance(seed, Seeds) else Seeds.all(seed) for seed in _several("seeds", options.pop("seeds", 0))
     ]
+    return product(PromptSettings(**options), methods, rates, seeds)
 
 
 def _several(name: str, value: Any) -> list[Any]:
@@ -149,11 +140,11 @@ def _several(name: str, value: Any) -> list[Any]:
 
 def from_any_folder(prompt: PromptSettings) -> PromptSettings:
     """The prompt with the whole path of the file or stored prompts that it begins with."""
-    kind, _, path = prompt.init.partition(":")
-    is_path = kind == "file" or (kind == "prompt" and os.path.exists(path))
+    initial = prompt.initial
+    is_local = initial.path is not None and (initial.kind == "file" or os.path.exists(initial.path))
     sources = [os.path.abspath(source) if os.path.exists(source) else source for source in prompt.sources]
-    init = f"{kind}:{os.path.abspath(path)}" if is_path else prompt.init
-    return dataclasses.replace(prompt, init=init, sources=sources)
+    init = initial.with_path(os.path.abspath(initial.argument)) if is_local else initial
+    return dataclasses.replace(prompt, init=init.text, sources=sources)
 
 
 def model_from(model: Any, keywords: Mapping[str, Any]) -> ModelSpec | AbstractBackbone:

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from ..backbones import AbstractBackbone, refuse_collisions
 from ..data import Examples, Ragged, Rows, Splits
 from ..errors import BadInput, some_of
-from ..inference.decoding import decoding, label_ids
+from ..inference.decoding import decoding, label_ids, refuse_idle_normalization
 from ..inference.rows import examples_for, text_limit
-from ..prompts.base import is_words
 from ..prompts.methods import Method
 from ..regularizers import regularizers
 from ..settings import DEFAULT_STEPS, PromptSettings, TrainSettings
@@ -95,13 +94,10 @@ def _refuse_idle(plan: Plan, backbone: AbstractBackbone) -> None:
     has_head = backbone.answers == "linear-head"
     if not has_head and any(prompt.head_lr != PromptSettings.head_lr for prompt in plan.prompts):
         raise BadInput(f"--head-lr is the rate of a linear head, and {backbone.name!r} has none here; leave it out")
-    scores = not has_head and decoding(plan.task, backbone, plan.settings.decode) == "scores"
-    if not scores and plan.settings.normalize != TrainSettings.normalize:
-        raise BadInput(
-            f"--normalize={plan.settings.normalize} is about scores of label words, and here "
-            f"{'a linear head' if has_head else 'the text that is written'} answers; leave it out"
-        )
-    if scores and plan.settings.normalize == "first":
+    normalize = plan.settings.normalize
+    if normalize != TrainSettings.normalize:
+        refuse_idle_normalization(normalize, plan.task, plan.settings.decode, backbone.answers)
+    if normalize == "first":
         refuse_collisions(label_ids(backbone, plan.task), backbone.tokenizer)
 
 
@@ -142,7 +138,7 @@ def _refuse_weights_behind_words(plan: Plan) -> None:
         BadInput: names the method.
     """
     weights = [prompt.method for prompt in plan.prompts if Method.of(prompt).weights]
-    begun = [prompt.init for prompt in plan.prompts if is_words(prompt.init)]
+    begun = [prompt.init for prompt in plan.prompts if prompt.initial.is_words]
     if weights and begun:
         raise BadInput(
             f"{weights[0]!r} trains weights, and beside --init={begun[0]!r} it would read rows without their opening; "

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, final
 
-from ..documents import is_sealed_line, line_bytes, line_values
+from ..documents import is_sealed_line, line_bytes, line_values, whole_lines
 from ..errors import DamagedFile, StorageFailure
 
 TEXTS = ("dropped", "split")
@@ -90,7 +90,7 @@ def checked_record(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     if not path.exists():
         return [], ["its record is missing"]
     content = path.read_bytes()
-    numbered = list(enumerate(map(_row, content.split(b"\n")[:-1]), 1))
+    numbered = list(_numbered(content))
     rows = [row for _, row in numbered if row is not None]
     damaged = [str(number) for number, row in numbered if row is None]
     unlimited = sum(not math.isfinite(row.get("loss", 0.0)) for row in rows)
@@ -109,11 +109,6 @@ def recorded_steps(path: Path) -> int:
     return max((row["step"] for row in read_record(path) if "loss" in row), default=0)
 
 
-def places(lines: list[int]) -> str:
-    """The numbers of lines as a message tells them."""
-    return f"line {lines[0]}" if len(lines) == 1 else f"{len(lines)} lines, the first of them {lines[0]}"
-
-
 def too_short(path: Path, size: int, needed: int) -> str:
     """What to say of a record that holds less than its checkpoint needs."""
     return (
@@ -124,12 +119,12 @@ def too_short(path: Path, size: int, needed: int) -> str:
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
     """Each whole line's number, and its row or None."""
-    # Not splitlines(): a damaged byte may be another separator.
     if path.exists():
-        lines = path.read_bytes().split(b"\n")[:-1]
-        # Where one line has a checksum, all were written with one.
-        sealed = any(map(is_sealed_line, lines))
-        yield from ((n, _row(line) if is_sealed_line(line) or not sealed else None) for n, line in enumerate(lines, 1))
+        yield from _numbered(path.read_bytes())
+
+
+def _numbered(content: bytes) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    yield from ((number, None if line is None else _row(line)) for number, line in enumerate(whole_lines(content), 1))
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

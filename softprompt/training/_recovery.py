@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..documents import check_shape, in_file, refuse_no_name
+from ..documents import check_shape, in_file, line_places, refuse_no_name
 from ..errors import DamagedFile
 from ..legacy import renamed
 from ..run_layout import CHECKPOINTS, METRICS, RESTARTS, TIMING
 from ..store import Checkpoint, intact_checkpoints
-from ._records import damaged_lines, places, too_short
+from ._records import damaged_lines, too_short
 from ._restarts import record_of
 
 log = logging.getLogger("softprompt")
@@ -84,8 +84,8 @@ def check_records(folder: Path, state: Mapping[str, Any]) -> None:
     for path in sorted(_undecided(folder, state)):
         if lines := damaged_lines(path):
             raise DamagedFile(
-                f"{path} is damaged in {places(lines)}, and restarts are still to be compared by it; restore it from "
-                "a copy, or start a new run"
+                f"{path} is damaged in {line_places(lines)}, and restarts are still to be compared by it; restore it "
+                "from a copy, or start a new run"
             )
     for path in (
         folder / TIMING,
@@ -93,7 +93,7 @@ def check_records(folder: Path, state: Mapping[str, Any]) -> None:
         *sorted(folder.glob(f"*/{RESTARTS}/*.jsonl")),
     ):
         if lines := damaged_lines(path):
-            log.warning("%s is damaged in %s, which is left out of curves and times", path, places(lines))
+            log.warning("%s is damaged in %s, which is left out of curves and times", path, line_places(lines))
 
 
 def _marks(folder: Path, state: Mapping[str, Any]) -> Iterator[tuple[Path, int]]:

@@ -100,7 +100,7 @@ def request_from(
     settings: TrainSettings | None,
     minutes: float | None,
     trials: int | None,
-    methods: Sequence[str] | str | None,
+    method: Sequence[str] | str | None,
     templates: Sequence[str],
     parameters: Sequence[str],
     **values: Any,
@@ -122,7 +122,7 @@ def request_from(
     chosen = settings_from(settings, keywords)
     if chosen.epochs is not None:
         raise BadInput("tune counts optimiser steps; give --steps in the place of --epochs")
-    names = list(METHODS_TRIED) if methods is None else listed("--method", methods)
+    names = list(METHODS_TRIED) if method is None else listed("--method", method)
     require_different("--method", names)
     for name in names:
         if pick("method", name, METHODS).m == 0:

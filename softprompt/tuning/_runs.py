@@ -12,6 +12,7 @@ from ..documents import check_shape, in_file
 from ..errors import (
     CallbackFailed,
     DamagedFile,
+    Interrupted,
     OutOfMemory,
     RunExists,
     SoftPromptError,
@@ -22,7 +23,7 @@ from ..prompts.prompt import SoftPrompt
 from ..run_layout import METRICS, PROMPT, is_run
 from ..settings import PromptSettings
 from ..store import load_tuned
-from ..training import Interrupted, Result, Run, read_record, resume, train, without_advice
+from ..training import Result, Run, read_record, resume, train, without_advice
 from ._halving import REASON
 from ._kept import kept
 from ._measure import Answers

@@ -9,7 +9,7 @@ from ..backbones import AbstractBackbone
 from ..errors import SoftPromptError
 from ..inference.asked import put
 from ..inference.scoring_rule import auto_loss
-from ..prompts.base import is_words
+from ..initial import Initial
 from ..prompts.methods import METHODS, Method
 from ..settings import PromptSettings, Seeds, TrainSettings
 from ..study import RunSpec, model_fields
@@ -143,7 +143,7 @@ class Space:
     def candidate(self, params: Params) -> Candidate:
         """The candidate that a proposal stands for. Settings that would mean nothing beside others are left out."""
         method = METHODS[params["method"]]
-        begins_as_words = is_words(_beginning(params, method))
+        begins_as_words = Initial(_beginning(params, method)).is_words
         units = method.units if params["units"] == "auto" or method.is_direction else _other(method.units)
         prompt = PromptSettings(
             method=method.name,
@@ -176,7 +176,7 @@ def _losses(task: Task, backbone: AbstractBackbone, settings: TrainSettings) -> 
 
 def _beginning(params: Params, method: Method) -> str:
     # A direction has a norm of its own, so it cannot begin as words.
-    is_free = not (is_words(params["beginning"]) and method.is_direction)
+    is_free = not (Initial(params["beginning"]).is_words and method.is_direction)
     return params["beginning"] if is_free else "uniform"
 
 

@@ -10,11 +10,10 @@ from typing import Any
 
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone
 from ..data import load_rows
-from ..errors import RunExists, quoted
+from ..errors import Interrupted, RunExists, quoted
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import held_alone, refuse_no_place, write_file
 from ..tasks import Task
-from ..training import Interrupted
 from ._budget import EVALUATIONS, MINUTES, MOST_STEPS, Budget, runs_of, timed_steps
 from ._choice import CHALLENGERS, choosing_repeats, chosen
 from ._final import CEILING_SEEDS, FROZEN, Final
@@ -37,7 +36,7 @@ def tune(
     trials: int | None = None,
     seeds: int = 5,
     seed: int = 0,
-    methods: Sequence[str] | str | None = None,
+    method: Sequence[str] | str | None = None,
     templates: Sequence[str] = (),
     style: str | None = None,
     ceiling: bool = False,
@@ -63,7 +62,7 @@ def tune(
         trials: how many candidates are tried, in place of minutes.
         seeds: fresh seeds with which winner and default are trained for the report.
         seed: of the search.
-        methods: those that may be proposed, the first for the default; None is a choice of five.
+        method: one or several that may be proposed, the first for the default; None is a choice of five.
         templates: further templates with {column} fields that may be proposed.
         style: as in `train`; None may try every style of the kind of model for a declared task.
         ceiling: also train LoRA, to see how much any prompt leaves.
@@ -83,11 +82,13 @@ def tune(
         Interrupted: after Ctrl-C; the same call goes on.
     """
     refuse_no_optuna()
+    # Its name in earlier versions.
+    method = keywords.pop("methods", method)
     if minutes is None and trials is None:
         minutes = MINUTES
     request = request_from(
         data, model, keywords, settings=settings, minutes=minutes, trials=trials, seeds=seeds, seed=seed,
-        methods=methods, templates=templates, style=style, ceiling=ceiling,
+        method=method, templates=templates, style=style, ceiling=ceiling,
         parameters=list(inspect.signature(tune).parameters),
     )  # fmt: skip
     folder = _default_output(request) if output is None else Path(output)

@@ -1,16 +1,19 @@
 """What cannot be trained in place of a prompt is refused by name."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 from softprompt.backbones import from_model
-from softprompt.baselines import BASELINES
+from softprompt.baselines import BASELINES, load_peft
 from softprompt.baselines.kinds import swap_for
 from softprompt.errors import BadInput, SoftPromptError, UnknownName, UnsupportedModel
 from softprompt.lab.demo import Demo
 from softprompt.prompts.methods import METHODS
+from softprompt.prompts.prompt import Provenance
 from softprompt.settings import PromptSettings
+from softprompt.store import json_bytes, load_tuned, tensor_bytes, write_folder
 from softprompt.training import train
 
 from baselines_kit import NO_BIASES, SETTINGS, digest, peft_model
@@ -112,6 +115,77 @@ class TestRefusals:
     def test_an_unknown_kind_is_named(self, backbone_of):
         with pytest.raises(UnknownName, match="Did you mean 'lora'"):
             swap_for("loar", backbone_of("t5"), {})
+
+
+LAYER = "transformer.h.0.attn.c_attn"
+LORA = {f"{LAYER}.lora_A.weight": torch.zeros(4, 16), f"{LAYER}.lora_B.weight": torch.zeros(48, 4)}
+OF_PEFT = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "lora_dropout": 0, "target_modules": [LAYER]}
+PREFIX = {"peft_type": "PREFIX_TUNING"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"r": 10**9}, r"say r=1000000000 and hold 'transformer.*' of shape \(4, 16\)"),
+        ({"r": "x"}, "'r' of the stored weights is 'x'"),
+        ({"lora_alpha": "x"}, "'alpha' of the stored weights is 'x'"),
+        ({"lora_dropout": "x"}, "'dropout' of the stored weights is 'x'"),
+        ({"target_modules": [1, 2]}, "a list of texts"),
+        ({"target_modules": 7}, "a list of texts"),
+        ({"peft_type": ["LORA"]}, r"type \['LORA'\]"),
+        ({**PREFIX, "num_virtual_tokens": 10**9}, "say length=1000000000 and hold none"),
+        ({**PREFIX, "num_virtual_tokens": None}, "'length' of the stored weights is missing"),
+        (
+            {"peft_type": "CARTRIDGE", "num_virtual_tokens": 9, "num_frozen_tokens": "x"},
+            "'frozen' of the stored weights",
+        ),
+    ],
+)
+def test_a_folder_of_peft_whose_options_do_not_fit_its_weights_is_refused(changes, error, backbone_of, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps(OF_PEFT | changes))
+    weights = {f"base_model.model.{name}": weight for name, weight in LORA.items()}
+    (tmp_path / "adapter_model.safetensors").write_bytes(tensor_bytes(weights))
+    with pytest.raises(BadInput, match=error):
+        load_peft(tmp_path, backbone_of("gpt2"))
+
+
+def test_what_a_folder_of_peft_leaves_out_is_as_pefts_defaults(backbone_of, tmp_path):
+    config = {name: value for name, value in OF_PEFT.items() if name != "lora_dropout"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "lora_alpha": 16.5}))
+    weights = {f"base_model.model.{name}": weight for name, weight in LORA.items()}
+    (tmp_path / "adapter_model.safetensors").write_bytes(tensor_bytes(weights))
+    options = load_peft(tmp_path, backbone_of("gpt2")).options
+    assert options == {"r": 4, "alpha": 16.5, "dropout": 0.0, "targets": LAYER}
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype", "width", "error"),
+    [
+        ({}, torch.float32, 16, "is missing"),
+        ({"r": "x"}, torch.float32, 16, "'r' of the stored weights is 'x'"),
+        ({"r": True}, torch.float32, 16, "'r' of the stored weights is 'True'"),
+        ({"targets": 3}, torch.float32, 16, "'targets' of the stored weights is '3'"),
+        ({"r": 10**9}, torch.float32, 16, "say r=1000000000"),
+        ({"length": 3}, torch.float32, 16, "unknown option of the stored weights 'length'"),
+        ({"r": 4}, torch.int64, 16, "is torch.int64"),
+        ({"r": 4}, torch.bool, 16, "is torch.bool"),
+        ({"r": 4}, torch.float32, 7, r"has shape \(0, 7\), needed is \(length, 16\)"),
+    ],
+)
+def test_stored_weights_whose_options_do_not_fit_them_are_refused(options, dtype, width, error, backbone_of, tmp_path):
+    origin = Provenance(method="lora", backbone=backbone_of("gpt2").identity(), answers="tokens")
+    tensors = {f"weights.{name}": weight.to(dtype) for name, weight in LORA.items()}
+    tensors["prompt.vectors"] = torch.zeros(0, width)
+    document = {
+        "format": 1,
+        "kind": "lora",
+        "options": {**METHODS["lora"].options, **options} if options else {},
+        "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
+        "provenance": origin.to_json(),
+    }
+    body = {"weights.json": json_bytes(document), "weights.safetensors": tensor_bytes(tensors)}
+    with pytest.raises((BadInput, UnknownName), match=error):
+        load_tuned(write_folder(tmp_path / "w", body, what="the weights"))
 
 
 def test_the_demo_shows_prompts_only(tmp_path):

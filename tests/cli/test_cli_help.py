@@ -48,6 +48,15 @@ def test_light_commands_import_nothing_heavy(words: list[str]):
     assert found.stdout.splitlines()[-1] == "[] 0"
 
 
+def test_tune_names_its_own_defaults_where_they_are_not_those_of_train(capsys: pytest.CaptureFixture[str]):
+    assert main(["tune", "--help"]) == 0
+    text = " ".join(re.sub("[│\n]", " ", capsys.readouterr().out).split())
+    for default in ("with --trials 1000", "Default: a fifth of the steps", "Default, and the most: 1000"):
+        assert default in text
+    assert "as many as the epochs have" not in text
+    assert text.count("--eval-every") == text.count("--test-rows") == 1
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_help_of_every_subcommand_names_all_its_options_whole(words: list[str], capsys: pytest.CaptureFixture[str]):
     command: Any = typer.main.get_command(app)

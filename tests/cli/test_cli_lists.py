@@ -33,6 +33,14 @@ def test_methods_list_has_the_counts_of_the_papers(
     assert {name: rows[name]["prompt_length"] for name in counts} == {**dict.fromkeys(counts, 10), "ept": 1}
 
 
+@pytest.mark.parametrize(("method", "option"), [("cartridge", "text"), ("lora", "targets")])
+def test_an_option_of_a_method_is_shown_although_its_default_is_empty(
+    method: str, option: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main(["methods", "show", method]) == 0
+    assert re.search(rf"(?m)^--method-option {option} +\(empty\)$", capsys.readouterr().out)
+
+
 def test_tasks_list_names_every_task(capsys: pytest.CaptureFixture[str]):
     assert main(["tasks", "list", "--json"]) == 0
     assert [row["task"] for row in json.loads(capsys.readouterr().out)] == list(TASKS)

@@ -51,7 +51,7 @@ def result(**changed: Any) -> Any:
 def test_without_options_training_gets_the_library_defaults(asked: Callable[..., dict[str, Any]]):
     seen = asked(*BASE)
     assert (seen["task"], seen["model"], seen["output"]) == (TASKS["glue/sst2"], ModelSpec("some/model"), Path("run"))
-    assert seen["prompts"] == (PromptSettings(),)
+    assert seen["prompts"] == [PromptSettings()]
     assert seen["settings"] == TrainSettings()
 
 
@@ -67,6 +67,25 @@ def test_every_setting_has_an_option(field: dataclasses.Field, asked: Callable[.
     assert expected != TrainSettings()
 
 
+@pytest.mark.parametrize("field", dataclasses.fields(PromptSettings), ids=lambda field: field.name)
+def test_every_field_of_a_prompt_has_an_option(field: dataclasses.Field, asked: Callable[..., dict[str, Any]]):
+    chosen: dict[str, tuple[list[str], Any]] = {
+        "method": (["--method", "ept"], "ept"),
+        "options": (["--method-option", "m=2"], {"m": "2"}),
+        "init": (["--init", "vocabulary"], "vocabulary"),
+        "units": (["--units", "rms"], "rms"),
+        "context_loss": (["--context-loss", "0.5"], 0.5),
+        "deep": (["--deep"], True),
+        "regularizer": (["--regularizer", "rn-emb"], "rn-emb"),
+        "sources": (["--source", "x"], ("x",)),
+        "seeds": (["--seed", "7"], Seeds.all(7)),
+    }
+    words, value = chosen.get(field.name, ([f"--{field.name.replace('_', '-')}", "7"], 7))
+    expected = dataclasses.replace(PromptSettings(), **{field.name: value})
+    assert asked(*BASE, *words)["prompts"] == [expected]
+    assert expected != PromptSettings()
+
+
 def test_prompts_are_the_product_of_methods_rates_and_seeds(asked: Callable[..., dict[str, Any]]):
     words = [
         "--method", "ept", "--method", "residual", "--lr", "0.1", "--lr", "0.3", "--seed", "1", "--seed", "2",
@@ -78,7 +97,7 @@ def test_prompts_are_the_product_of_methods_rates_and_seeds(asked: Callable[...,
             for seed in (1, 2):
                 prompt = PromptSettings(method=method, options=options, lr=lr, seeds=Seeds.all(seed))
                 expected.append(dataclasses.replace(prompt, init="vocabulary", head_lr=0.01))
-    assert asked(*BASE, *words)["prompts"] == tuple(expected)
+    assert asked(*BASE, *words)["prompts"] == expected
 
 
 def test_options_of_a_lab_task_reach_training(asked: Callable[..., dict[str, Any]]):
@@ -89,7 +108,7 @@ def test_options_of_a_lab_task_reach_training(asked: Callable[..., dict[str, Any
 
 def test_units_and_the_guard_reach_every_prompt(asked: Callable[..., dict[str, Any]]):
     words = ["--method", "ept", "--method", "polar", "--units", "rms", "--max-norm", "4"]
-    expected = tuple(PromptSettings(method=method, units="rms", max_norm=4.0) for method in ("ept", "polar"))
+    expected = [PromptSettings(method=method, units="rms", max_norm=4.0) for method in ("ept", "polar")]
     assert asked(*BASE, *words)["prompts"] == expected
 
 
@@ -121,7 +140,7 @@ def test_every_regulariser_is_listed_with_its_options(capsys: pytest.CaptureFixt
 
 def test_restarts_reach_every_prompt(asked: Callable[..., dict[str, Any]]):
     words = ["--seed", "1", "--seed", "2", "--restarts", "3", "--restart-steps", "50"]
-    expected = tuple(PromptSettings(restarts=3, restart_steps=50, seeds=Seeds.all(seed)) for seed in (1, 2))
+    expected = [PromptSettings(restarts=3, restart_steps=50, seeds=Seeds.all(seed)) for seed in (1, 2)]
     assert asked(*BASE, *words)["prompts"] == expected
 
 

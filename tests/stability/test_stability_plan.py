@@ -95,19 +95,19 @@ class TestPlan:
 class TestSettings:
     """`--setting "NAME: OPTIONS"`: what is written replaces the command's own."""
 
-    BASE = PromptGrid(method=("prompt-tuning",), lr=(0.2,), max_norm=3.0)
+    BASE = PromptGrid(method=("prompt-tuning",), lr=(0.2,)), PromptSettings(max_norm=3.0)
 
     def test_without_any_each_method_and_rate_is_one(self):
         train = TrainSettings(steps=5)
         grid = PromptGrid(method=("scaled", "ept"), lr=(0.1, 0.3))
-        found = compared(grid, train, None)
+        found = compared(grid, PromptSettings(), train, None)
         assert list(found) == ["scaled, lr 0.1", "scaled, lr 0.3", "ept, lr 0.1", "ept, lr 0.3"]
         assert found["ept, lr 0.1"] == (PromptSettings(method="ept", lr=0.1), train)
-        assert list(compared(PromptGrid(method=("scaled",), lr=(0.1,)), train, None)) == ["scaled"]
+        assert list(compared(PromptGrid(method=("scaled",), lr=(0.1,)), PromptSettings(), train, None)) == ["scaled"]
 
     def test_what_is_written_replaces_the_commands_own_and_nothing_else(self):
         texts = ["none", "a b: --lr 0.5 --steps 9", "c: --method ept --method-option hidden=3 --init 'text:good film'"]
-        found = compared(self.BASE, TrainSettings(steps=5, clip=1.0), texts)
+        found = compared(*self.BASE, TrainSettings(steps=5, clip=1.0), texts)
         plain = PromptSettings(method="prompt-tuning", lr=0.2, max_norm=3.0)
         assert found["none"] == (plain, TrainSettings(steps=5, clip=1.0))
         assert found["a b"] == (dataclasses.replace(plain, lr=0.5), TrainSettings(steps=9, clip=1.0))
@@ -116,7 +116,7 @@ class TestSettings:
 
     def test_a_regulariser_is_an_option_as_any_other(self):
         texts = ["none", "ptp: --regularizer rn-emb --alpha 0.3"]
-        none, ptp = (prompt for prompt, _ in compared(self.BASE, TrainSettings(), texts).values())
+        none, ptp = (prompt for prompt, _ in compared(*self.BASE, TrainSettings(), texts).values())
         assert dataclasses.replace(none, regularizer="rn-emb:alpha=0.3") == ptp
 
     def test_every_option_of_training_can_be_written(self):
@@ -126,9 +126,9 @@ class TestSettings:
             words = {bool: "", str: "linear"}.get(type(f.default), "7")
             others = {"decode": "generate", "normalize": "mean", "schedule": "constant", "loss": "labels"}
             words = (others | {"class_weights": "balanced", "label_smoothing": "0.5"}).get(f.name, words)
-            own, settings = compared(self.BASE, TrainSettings(), [f"a: {option} {words}"])["a"]
+            own, settings = compared(*self.BASE, TrainSettings(), [f"a: {option} {words}"])["a"]
             assert getattr(settings, f.name) != f.default or f.default == 7
-            assert own == compared(self.BASE, TrainSettings(), ["a"])["a"][0]
+            assert own == compared(*self.BASE, TrainSettings(), ["a"])["a"][0]
 
     @pytest.mark.parametrize(
         ("texts", "message"),
@@ -148,6 +148,6 @@ class TestSettings:
     )
     def test_mistakes_are_named(self, texts, message):
         with pytest.raises(BadInput) as caught:
-            compared(self.BASE, TrainSettings(), texts)
+            compared(*self.BASE, TrainSettings(), texts)
         # As the command line prints it.
         assert re.search(message, caught.value.message)

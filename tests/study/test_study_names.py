@@ -117,6 +117,8 @@ class TestGrid:
         ("axes", "message"),
         [
             ({"stepz": 3}, "Did you mean 'steps'"),
+            ({"prompt_lenght": 3}, "Did you mean 'prompt_length'"),
+            ({"embedding_scale": "32"}, "embedding_scale must be of type float, not '32'"),
             ({"steps": "many"}, "steps must be of type int or left out, not 'many'"),
             ({"steps": True}, "steps must be"),
             ({"schedule": "cosine"}, "'linear' or 'constant'"),
@@ -132,6 +134,16 @@ class TestGrid:
             grid(**{"task": "glue/rte", "model": "m", **axes})
         with pytest.raises(BadInput, match="no model"):
             grid(task="glue/rte")
+
+    def test_what_is_a_keyword_of_training_is_an_axis_with_the_name_of_the_run_that_has_it(self):
+        axes = {"task": "glue/rte", "model": "m"}
+        lengths = grid(**axes, prompt_length=[5, 7], options={"init_range": 0.1}, method="prompt-tuning")
+        options = [{"prompt_length": length, "init_range": 0.1} for length in (5, 7)]
+        assert lengths == grid(**axes, options=options, method="prompt-tuning")
+        plain, scaled = grid(**axes, embedding_scale=[1, 32.0], backbone={"attn_implementation": "eager"})
+        (alone,) = grid(**axes, backbone={"attn_implementation": "eager"})
+        (inside,) = grid(**axes, backbone={"attn_implementation": "eager", "embedding_scale": 32.0})
+        assert [plain.name, scaled.name] == [alone.name, inside.name]
 
     def test_fleets_hold_runs_that_agree_in_all_but_the_prompt(self):
         axes = {"task": "glue/rte", "model": "m"}

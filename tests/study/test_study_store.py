@@ -26,7 +26,7 @@ from study_kit import QUICK, contents, quietly
 def stopped(monkeypatch):
     """Begins runs in a store and ends before their fourth step, as Ctrl-C does."""
 
-    def go(specs, store):
+    def go(specs, store, **options):
         optimize = Loop._optimize
 
         def stop(loop):
@@ -37,7 +37,7 @@ def stopped(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Loop, "_optimize", stop)
             with pytest.raises((Interrupted, KeyboardInterrupt)):
-                quietly(specs, store)
+                quietly(specs, store, **options)
 
     return go
 
@@ -204,6 +204,26 @@ class TestStore:
         np.save(vectors, np.ones((3, 16), dtype=np.float32))
         (run,) = quietly([spec], store)
         assert quietly([spec], store) == [run]
+
+    def test_a_fleet_goes_on_with_the_rows_of_a_published_task_that_it_began_from_alone(self, model, tmp_path, stopped):
+        store, root = tmp_path / "store", tmp_path / "root"
+        (root / "glue" / "rte").mkdir(parents=True)
+        files = [root / "glue" / "rte" / f"{split}.jsonl" for split in ("train", "validation")]
+        words = ("good film", "bad movie", "very good", "was bad")
+        rows = [{"sentence1": words[n % 4], "sentence2": words[n % 3], "label": n % 2} for n in range(24)]
+        for file in files:
+            file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        before = files[0].read_text()
+        specs = grid(task="glue/rte", model=model, method="prompt-tuning", **QUICK)
+        stopped(specs, store, data_root=root)
+        files[0].write_text(before.replace("film", "movie"))
+        # Twice: it is no failure of the run.
+        for _ in range(2):
+            with pytest.raises(BadInput, match=r"the rows are not those that the runs in .* were begun with; restore"):
+                quietly(specs, store, data_root=root)
+        files[0].write_text(before)
+        (run,) = quietly(specs, store, data_root=root)
+        assert run.metrics == quietly(specs, tmp_path / "fresh", data_root=root)[0].metrics
 
     def test_a_fleet_does_not_go_on_with_a_model_that_was_trained_on(self, specs, tmp_path, model, stopped):
         store, folder = tmp_path / "store", tmp_path / "model"

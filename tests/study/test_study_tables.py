@@ -215,6 +215,10 @@ class TestTables:
         assert plain == "| task | method | n | mean | min | median | worst |"
         assert markdown([]) == "|  |\n|  |"
 
+    def test_a_name_stays_in_its_cell(self):
+        shown = markdown([{"a|b\nc": "d|e\nf\x1b[2J", "n": 1}]).splitlines()
+        assert shown == ["| a\\|b\\nc | n |", "| --- | --: |", "| d\\|e\\nf\\x1b[2J | 1 |"]
+
     def test_tables_and_the_names_of_runs_need_no_torch(self):
         code = (
             "import sys; from softprompt.study import grid; from softprompt.study.tables import bootstrap as b; "

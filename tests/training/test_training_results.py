@@ -171,6 +171,17 @@ class TestResults:
             in lines[0][0]
         )
 
+    def test_a_head_alone_that_learns_nothing_is_given_advice_on_its_own_rate(self, task, bert_folder, tmp_path):
+        plan = plan_of(task, bert_folder, [entry("linear-probe", head_lr=0.02)], steps=1)
+        one = started(prepared(plan), tmp_path)[0]
+        one.record.write({"step": 1, "loss": 9.0})
+        one.record.mark()
+        one.best, one.best_score = one.trainable.fold(one.provenance), 0.1
+        (warning,) = not_learning(one, task, [1, 1, 0, 0])
+        assert warning.endswith(
+            "try another --head-lr (a tenth or three times 0.02), more --steps, or another --method"
+        )
+
     def test_training_lowers_the_loss_of_a_head_and_of_a_prompt(self, task, bert_folder, tmp_path):
         settings = TrainSettings(steps=100, eval_every=20, batch_size=16)
         prompts = [entry("linear-probe", head_lr=0.1), entry("prompt-tuning", lr=0.3, head_lr=0.1)]
@@ -210,7 +221,7 @@ class TestRefusals:
         assert not (tmp_path / "run").exists()
 
     def test_a_head_alone_on_a_model_that_answers_in_tokens(self, task, t5_folder, tmp_path):
-        with pytest.raises(BadInput, match="linear head"):
+        with pytest.raises(BadInput, match="give answers='linear-head' for an encoder, or choose"):
             train(task, str(t5_folder), prompts=[entry("linear-probe")], output=tmp_path / "run")
 
     def test_an_unknown_tracker(self, task, t5_folder, tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import BadInput, UnknownName
+from ...prompts.methods import METHODS
 from ...tasks import TaskNames
 from ...training import Result, read_plan, read_results
 from ..subjects import chosen_names
@@ -59,6 +60,9 @@ def compute_ablation(bench: Bench) -> Values:
     if key is None:
         raise BadInput("the runs differ in nothing but their seeds; give runs of several settings")
     if key not in every:
+        methods = {settings["method"] for settings, _ in scored}
+        if key in {"prompt_length"}.union(*(METHODS[method].defaults for method in methods)):
+            raise BadInput(f"--by={key!r}: every run has the default of its method; give runs of several values")
         raise UnknownName("key of a run", key, every)
     groups: dict[str, list[float]] = {}
     for settings, score in scored:

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ...documents import line_places
 from ...errors import BadInput
 from ...prompts.units import BAND
-from ...training import read_plan, read_record
+from ...training import damaged_lines, read_plan, read_record
 from ..geometry import norm_curve
 from ..subjects import chosen_names, distinct_labels, refuse_choice
 from ._base import NO_MODEL, NO_ROWS, Analysis, Values, short
@@ -51,6 +52,7 @@ def compute(bench: Bench) -> Values:
                 "token_norms": list(curve.token_norms) if len(known) == len(curve.steps) else None,
                 "evaluated": [row["step"] for row in scores],
                 "score": [row["score"] for row in scores],
+                "damaged_lines": damaged_lines(folder / "metrics.jsonl"),
             }
         )
     return {"band": list(BAND), "prompts": prompts}
@@ -74,7 +76,13 @@ def rows(values: Values) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def warning(values: Values) -> str | None:
+    """Which lines of which records are left out, because they are damaged."""
+    damaged = [f"{p['prompt']} in {line_places(p['damaged_lines'])}" for p in values["prompts"] if p["damaged_lines"]]
+    return f"damaged lines of records are left out: {'; '.join(damaged)}" if damaged else None
+
+
 NORM = Analysis(
     "norm over training in token norms, beside the score (EPT, figures 2 and 11)",
-    compute, draw, rows, ignores=NO_ROWS | NO_MODEL,
+    compute, draw, rows, ignores=NO_ROWS | NO_MODEL, warning=warning,
 )  # fmt: skip

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ...backbones import AbstractBackbone
-from ...prompts.base import is_words
 from ...settings import PromptSettings
 from ...tasks import Task
 from .._resolved import resolved
@@ -24,7 +23,7 @@ def with_beginnings(
         task: as the model reads it.
         backbone: the frozen model.
     """
-    alike = all(prompt.may_begin_as_words or is_words(prompt.init) for prompt in prompts)
+    alike = all(prompt.may_begin_as_words or prompt.initial.is_words for prompt in prompts)
     init = auto_init(task, backbone) if alike else "uniform"
     return tuple(
         resolved(dataclasses.replace(prompt, init=init) if prompt.init == "auto" else prompt) for prompt in prompts

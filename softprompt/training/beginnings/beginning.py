@@ -7,7 +7,7 @@ from typing import final
 import torch
 
 from ...backbones import AbstractBackbone
-from ...prompts.base import Base, is_words
+from ...prompts.base import Base
 from ...prompts.methods import Method
 from ...settings import PromptSettings
 from ..objectives import ShownLabels
@@ -34,12 +34,12 @@ class Beginning:
     def of(cls, settings: PromptSettings, ids: tuple[int, ...], labels: Sequence[Sequence[int]] = ()) -> "Beginning":
         """A candidate with these words: in its place if it begins as words, before it otherwise."""
         method = Method.of(settings)
-        return cls(settings, method.on_words(len(ids)) if is_words(settings.init) else method, ids, labels)
+        return cls(settings, method.on_words(len(ids)) if settings.initial.is_words else method, ids, labels)
 
     @property
     def length(self) -> int:
         """Positions before the text."""
-        return self.method.prompt_length + (0 if is_words(self.settings.init) else len(self.ids))
+        return self.method.prompt_length + (0 if self.settings.initial.is_words else len(self.ids))
 
     @property
     def shown_labels(self) -> ShownLabels | None:
@@ -58,13 +58,8 @@ class Beginning:
         with torch.no_grad():
             vectors = backbone.embed(torch.tensor(self.ids, device=backbone.device)).float().cpu()
         deep = backbone.word_states(self.ids).cpu() if self.settings.deep else None
-        if is_words(self.settings.init):
+        if self.settings.initial.is_words:
             return Base(vectors, deep=deep)
         below = (0, 0, 0, self.method.prompt_length)
         deep = None if deep is None else torch.nn.functional.pad(deep, below)
         return Base(torch.nn.functional.pad(vectors, below), is_beginning=False, deep=deep)
-
-
-def is_examples(init: str) -> bool:
-    """Whether a prompt of this `init` begins as labelled rows."""
-    return init.startswith("examples:")

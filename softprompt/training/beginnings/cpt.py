@@ -10,11 +10,9 @@ from typing import Any
 from ...backbones import AbstractBackbone
 from ...errors import BadInput, UnsupportedModel
 from ...inference.in_context import encoded, shared_ids, text_before
-from ...prompts.base import is_words
 from ...prompts.methods import Method
 from ...settings import PromptSettings
 from ...tasks import Task, label_values
-from .beginning import is_examples
 
 
 def refuse_cpt(settings: PromptSettings) -> None:
@@ -23,7 +21,7 @@ def refuse_cpt(settings: PromptSettings) -> None:
     Raises:
         BadInput: it does not begin as words, or not as examples, or trains more than vectors of the first layer.
     """
-    if settings.context_loss is not None and not is_examples(settings.init):
+    if settings.context_loss is not None and settings.initial.kind != "examples":
         raise BadInput(
             f"--context-loss learns the labels of the examples that a prompt begins as, and --init is {settings.init}; "
             "give --init=examples:4, or leave it out"
@@ -32,7 +30,7 @@ def refuse_cpt(settings: PromptSettings) -> None:
         raise BadInput("--context-loss is of the vectors of the first layer, and a deep prompt has more; leave one out")
     if settings.max_shift is None:
         return
-    if not is_words(settings.init):
+    if not settings.initial.is_words:
         raise BadInput(
             f"--max-shift is a distance from words, and --init is {settings.init}; give --init=instruction or "
             "--init=examples:4, or bound the norm by --max-norm"

@@ -18,18 +18,6 @@ from .._numbers import refuse_shots
 Right = int | float | list[str]
 
 
-def example_count(init: str) -> int:
-    """Return K of "examples:K".
-
-    Raises:
-        BadInput: it is no whole number of at least 1.
-    """
-    given = init.partition(":")[2]
-    if not given.isascii() or not given.isdigit() or int(given) < 1:
-        raise BadInput(f"--init={init}: give the number of examples, at least 1, as in --init=examples:4")
-    return int(given)
-
-
 def allowed_rows(task: Task, right: Sequence[Right], settings: TrainSettings, prompt: PromptSettings) -> list[int]:
     """The training rows that a prompt may see: all, or its own few-shot draw.
 

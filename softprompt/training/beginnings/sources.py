@@ -15,6 +15,19 @@ def source_prompt(path: str, backbone: AbstractBackbone) -> SoftPrompt:
     return source
 
 
+def source_of_task(path: str, backbone: AbstractBackbone) -> SoftPrompt:
+    """A prompt of another task that a method learns from.
+
+    Raises:
+        BadInput: it is deep, or no stored prompt.
+        ModelMismatch: it is of another model.
+    """
+    source = source_prompt(path, backbone)
+    if source.deep is not None:
+        raise BadInput(f"--source={path!r} is a deep prompt, and sources stand in the first layer; give another")
+    return source
+
+
 def source_vectors(prompt: PromptSettings, backbone: AbstractBackbone) -> list[torch.Tensor]:
     """The vectors of the source prompts as they stand before a row.
 
@@ -22,7 +35,4 @@ def source_vectors(prompt: PromptSettings, backbone: AbstractBackbone) -> list[t
         BadInput: a source is deep, or no stored prompt.
         ModelMismatch: a source of another model.
     """
-    sources = [source_prompt(path, backbone) for path in prompt.sources]
-    if deep := [path for path, source in zip(prompt.sources, sources, strict=True) if source.deep is not None]:
-        raise BadInput(f"--source={deep[0]!r} is a deep prompt, and sources stand in the first layer; give another")
-    return [source.expanded() for source in sources]
+    return [source_of_task(path, backbone).expanded() for path in prompt.sources]

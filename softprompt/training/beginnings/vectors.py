@@ -7,22 +7,21 @@ from typing import Any
 from torch import Tensor
 
 from ...backbones import AbstractBackbone
-from ...errors import BadInput, UnknownName
+from ...errors import BadInput
+from ...initial import Initial
 from ...prompts import initializers
-from ...prompts.base import is_words
 from ...prompts.initializers import Initializer
 from ...prompts.units import WordScale
 from ...settings import PromptSettings
 from .._run_data import RunData
 from .sources import source_prompt
-from .words import INITIALIZERS
 
 
-def initializer(init: str, run_data: RunData, m: int, unit: float = 1.0) -> Initializer:
-    """The initialiser that a name stands for.
+def initializer(initial: Initial, run_data: RunData, m: int, unit: float = 1.0) -> Initializer:
+    """The initialiser that an `init` stands for.
 
     Args:
-        init: as in PromptSettings.
+        initial: of the prompt's settings.
         run_data: backbone and task.
         m: vectors of the prompt.
         unit: of the prompt. Uniform vectors are drawn in it; real ones are divided by it, and so start as they are.
@@ -31,25 +30,23 @@ def initializer(init: str, run_data: RunData, m: int, unit: float = 1.0) -> Init
         UnknownName: no such initialiser.
         BadInput: the task has no label words, or the file cannot be read.
     """
-    if init in ("auto", "uniform") or is_words(init):
+    initial.refuse_unknown()
+    if initial.kind in ("auto", "uniform") or initial.is_words:
         return initializers.uniform()
-    return initializers.divided(_real_vectors(init, run_data, m), unit)
+    return initializers.divided(_real_vectors(initial, run_data, m), unit)
 
 
-def _real_vectors(init: str, run_data: RunData, m: int) -> Initializer:
-    kind, _, argument = init.partition(":")
+def _real_vectors(initial: Initial, run_data: RunData, m: int) -> Initializer:
     tokenizer = run_data.backbone.tokenizer
-    if kind == "vocabulary":
+    if initial.kind == "vocabulary":
         return initializers.from_vocabulary()
-    if kind == "label-words":
+    if initial.kind == "label-words":
         if not run_data.task.labels:
             raise BadInput(f"--init=label-words: task {run_data.task.name!r} has no label words")
         return initializers.from_label_words(_word_ids(tokenizer, run_data.task.labels))
-    if kind == "text" and argument:
-        return initializers.from_tokens(_word_ids(tokenizer, [argument])[0])
-    if kind in ("file", "prompt") and argument:
-        return initializers.from_vectors(_vectors(kind, argument, run_data.backbone, m))
-    raise UnknownName("initialiser", init, INITIALIZERS)
+    if initial.kind == "text":
+        return initializers.from_tokens(_word_ids(tokenizer, [initial.argument])[0])
+    return initializers.from_vectors(_vectors(initial, run_data.backbone, m))
 
 
 def _word_ids(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
@@ -59,12 +56,13 @@ def _word_ids(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
     return ids
 
 
-def _vectors(kind: str, path: str, backbone: AbstractBackbone, m: int) -> Tensor:
-    if kind == "file":
+def _vectors(initial: Initial, backbone: AbstractBackbone, m: int) -> Tensor:
+    if initial.kind == "file":
         from ...interop.numpy import import_numpy
 
-        return import_numpy(Path(path), backbone_name=backbone.name).at_scale(backbone.embedding_scale).vectors
-    source = source_prompt(path, backbone)
+        given = import_numpy(Path(initial.argument), backbone_name=backbone.name)
+        return given.at_scale(backbone.embedding_scale).vectors
+    source = source_prompt(initial.argument, backbone)
     return source.expanded() if source.length == m else source.vectors
 
 
@@ -74,8 +72,8 @@ def deeper(prompt: PromptSettings, run_data: RunData, m: int, states: Sequence[W
     Raises:
         BadInput: a deep prompt to start from, most of which the prompt would lose.
     """
-    kind, _, path = prompt.init.partition(":")
-    source = source_prompt(path, run_data.backbone) if kind == "prompt" else None
+    initial = prompt.initial
+    source = source_prompt(initial.argument, run_data.backbone) if initial.kind == "prompt" else None
     if source is None or source.deep is None:
         return []
     if not prompt.deep:

@@ -13,21 +13,16 @@ from ...data import Rows
 from ...errors import BadInput
 from ...inference.in_context import encoded, opening_of, text_before
 from ...inference.rows import examples_for, text_limit
-from ...prompts.base import is_words
 from ...prompts.methods import Method
 from ...prompts.seeds import stream_seed
 from ...settings import PromptSettings
 from ...tasks import gold
 from .._plan import Plan
 from .._restarts import beginnings, with_fewer_examples
-from .beginning import Beginning, is_examples
+from .beginning import Beginning
 from .cpt import label_places, refuse_no_decoder
-from .examples import allowed_rows, context, drawn, example_count
+from .examples import allowed_rows, context, drawn
 
-INITIALIZERS = (
-    "auto", "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH", "prompt:PATH", "instruction",
-    "examples:K",
-)  # fmt: skip
 SIZES = ("m", "repeats", "prompt_length")
 
 
@@ -35,13 +30,8 @@ def refuse_words(settings: PromptSettings) -> None:
     """Refuse a prompt that cannot begin as words, as far as its settings tell.
 
     Raises:
-        BadInput: no number of examples; a method without words; or a length, which follows from the words.
+        BadInput: a method without words; or a length, which follows from the words.
     """
-    kind, sign, _ = settings.init.partition(":")
-    if kind == "instruction" and sign:
-        raise BadInput(f"--init={settings.init}: give the words by --instruction, and --init=instruction alone")
-    if kind == "examples":
-        example_count(settings.init)
     Method.of(settings).refuse_words(settings.init)
     for name in SIZES:
         if name in settings.options:
@@ -60,7 +50,7 @@ def with_opening(plan: Plan, rows: Rows, backbone: AbstractBackbone) -> Plan:
     Raises:
         BadInput: the task has no instruction to begin with, the instruction is too long, or a linear head answers.
     """
-    inits = [prompt.init for prompt in plan.prompts if is_words(prompt.init)]
+    inits = [prompt.init for prompt in plan.prompts if prompt.initial.is_words]
     if not inits:
         return plan
     if backbone.answers == "linear-head":
@@ -96,16 +86,16 @@ def beginnings_of(plan: Plan, rows: Rows | None, backbone: AbstractBackbone) -> 
     """
     prompts = [Method.of(prompt).resolved(prompt) for prompt in plan.prompts]
     candidates = [list(enumerate(beginnings(prompt))) for prompt in prompts]
-    shows_examples = any(is_examples(settings.init) for members in candidates for _, settings in members)
+    shows_examples = any(settings.initial.kind == "examples" for members in candidates for _, settings in members)
     right = [gold(plan.task, row) for row in rows] if rows is not None and shows_examples else []
 
     def begins(settings: PromptSettings, number: int) -> Beginning:
-        if rows is None or not is_examples(settings.init):
+        if rows is None or settings.initial.kind != "examples":
             return Beginning.of(settings, plan.task.opening_ids)
         refuse_no_decoder(settings, backbone)
         allowed = allowed_rows(plan.task, right, plan.settings, settings)
         # Each candidate for a prompt draws examples of its own.
-        seed, count = stream_seed(settings.seeds.draw, f"examples/{number}"), example_count(settings.init)
+        seed, count = stream_seed(settings.seeds.draw, f"examples/{number}"), settings.initial.example_count()
         seen, answers = rows.select(allowed), [right[row] for row in allowed]
         ids = context(backbone, plan.task, seen, answers, count=count, seed=seed)
         if settings.context_loss is None:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...baselines import Shared
-from ...errors import BadInput
+from ...errors import BadInput, Interrupted
 from ...prompts.methods import Method
 from ...run_layout import CHECKPOINTS
 from ...store import latest_checkpoint
-from .._drive import Interrupted, fast_denormals
+from .._drive import fast_denormals
 from .._folder import HeldFolder
 from .._keywords import how_to_go_on
 from .._processes import Processes
@@ -35,16 +35,18 @@ def shared_prompts(run_data: RunData, held: HeldFolder, processes: Processes) ->
         What the second part begins at, by the number of the prompt in the plan.
 
     Raises:
-        BadInput: a source prompt that records no task, sources of one task only, a backbone that answers by a head, a
-            loss that is not finite, or other rows than the part was started with.
+        BadInput: a source prompt that is deep or records no task, sources of one task only, a backbone that answers by
+            a head, a loss that is not finite, or other rows than the part was started with.
         ModelMismatch: a source of another model.
         Interrupted: after Ctrl-C; a checkpoint is saved.
     """
     numbers = [number for number, prompt in enumerate(run_data.plan.prompts) if Method.of(prompt).weights == "mpt"]
     if numbers and run_data.backbone.answers == "linear-head":
+        # An encoder answers by a word only where the task has some.
+        is_in_words = run_data.task.answer == "label"
         raise BadInput(
             f"'mpt' shares a prompt between tasks, and {run_data.backbone.name!r} answers each by a linear head of its "
-            "own; give --answers=label-words"
+            f"own; give {'--answers=label-words' if is_in_words else 'a model that writes its answers'}"
         )
     if not numbers:
         return {}

@@ -31,13 +31,14 @@ from ...regularizers import DIVERGENCES, row_divergences
 from ...settings import PromptSettings
 from ...store import Checkpoint, save_checkpoint
 from ...tasks import Task
+from .._inputs import OtherRows
 from .._loss_rule import task_loss
 from .._member import below
 from .._optimizer import adamw_state, learning_rate_factor, load_adamw_state, warmup_steps
 from .._plan import Plan
 from .._prepare import step_count, training_rows
 from .._run_data import RunData, fingerprint_of
-from ..beginnings.sources import source_prompt
+from ..beginnings.sources import source_of_task
 from ..objectives import TaskLoss
 
 
@@ -89,7 +90,7 @@ class SourceTraining:
         prompt: the settings of the prompt.
 
     Raises:
-        BadInput: a source prompt that records no task, or sources of one task only.
+        BadInput: a source prompt that is deep or records no task, or sources of one task only.
         ModelMismatch: a source of another model.
     """
 
@@ -147,10 +148,10 @@ class SourceTraining:
         """Go on from a checkpoint of this run.
 
         Raises:
-            BadInput: the tasks have other rows than it was made with.
+            OtherRows: the tasks have other rows than it was made with.
         """
         if checkpoint.state["rows"] != self._rows():
-            raise BadInput(
+            raise OtherRows(
                 f"the rows of the source tasks are not those that {run} was started with; restore them, or start a "
                 "new run"
             )
@@ -182,7 +183,7 @@ def _backward(backbone: AbstractBackbone, task: SourceTask, student: Tensor, wei
 
 def _source_tasks(plan: Plan, backbone: AbstractBackbone, prompt: PromptSettings, n: int) -> list[SourceTask]:
     """Return the tasks of the source prompts, with their rows as the model reads them."""
-    teachers = [source_prompt(path, backbone) for path in prompt.sources]
+    teachers = [source_of_task(path, backbone) for path in prompt.sources]
     tasks = [_task_of(path, teacher) for path, teacher in zip(prompt.sources, teachers, strict=True)]
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
