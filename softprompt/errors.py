@@ -28,7 +28,7 @@ A message is written once and read in two places. It names options as the comman
 import difflib
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar, TypeVar
 
 T = TypeVar("T")
@@ -75,6 +75,12 @@ LONGEST, END = 1500, 500
 def quoted(path: object) -> str:
     """A path as a shell takes it, for commands in messages."""
     return shlex.quote(str(path))
+
+
+def some_of(names: Sequence[str], most: int = 5) -> str:
+    """The names as a message lists them: at most so many of them, and how many more there are."""
+    more = [f"{len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*names[:most], *more])
 
 
 def visible(text: str, kept: str = "") -> str:

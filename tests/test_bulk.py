@@ -56,6 +56,15 @@ def rows(tmp_path):
     return path
 
 
+def test_blank_rows_are_counted_once_and_no_tokens_are_left_in_the_cache(prompts, rows, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SOFTPROMPT_CACHE", str(tmp_path / "cache"))
+    assert predict_file(prompts[1], rows, tmp_path / "out.jsonl", model=prompts[2], batch_size=1) == 38
+    assert [line for line in caplog.messages if "blank" in line] == [
+        f"12 of 38 inputs are blank, the first is {rows}:9: an answer to one says nothing"
+    ]
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize("line", ['{"id": "x", "text": null}', '{"id": "' + "x " * 999 + '", "text": "a"}'])
 def test_a_row_that_cannot_be_read_has_its_line_in_the_whole_file(prompts, rows, line, tmp_path):
     _, made, backbone = prompts

@@ -98,6 +98,19 @@ def test_several_files_and_globs_are_one_split_in_order_and_faults_name_the_file
         load_rows(task)
 
 
+def test_a_file_that_a_split_names_twice_is_refused_by_whatever_name(tmp_path: Path):
+    (tmp_path / "folder").mkdir()
+    path = written(tmp_path / "part-1.csv", CSV)
+    (tmp_path / "link.csv").symlink_to(path)
+    around = str(tmp_path / "folder" / ".." / "part-1.csv")
+    for other in (str(path), around, str(tmp_path / "part-*.csv"), str(tmp_path / "link.csv")):
+        with pytest.raises(BadInput, match=r"' is '.*part-1\.csv' again, so that its rows would be read twice"):
+            declared([path, other])
+    # A program may mean to score a prompt on the rows that it was trained on, and is told of it there.
+    both = {"train": path, "test": around}
+    assert custom_task(both, text_columns=["text"], label_column="label").source.splits == ("train", "test")
+
+
 def test_a_glob_without_a_file_is_named_and_a_file_may_have_brackets_in_its_name(tmp_path: Path):
     with pytest.raises(BadInput, match=r"no file matches '.*part-\*\.csv'"):
         declared(tmp_path / "part-*.csv")
@@ -159,7 +172,8 @@ def test_the_command_line_takes_globs_several_files_and_a_delimiter(tmp_path: Pa
     asked = {}
     monkeypatch.setattr("softprompt.training.train", lambda task, model, **options: asked.update(task=task) or 1 / 0)
     words = ["--text-column", "text", "--label-column", "label", "--delimiter", ";", "--model", "lab-t5"]
-    for data in (["--data", str(tmp_path / "part-*.csv")], ["--data", str(tmp_path / "part-1.csv")] * 2):
+    both = [word for number in (1, 2) for word in ("--data", str(tmp_path / f"part-{number}.csv"))]
+    for data in (["--data", str(tmp_path / "part-*.csv")], both):
         with pytest.raises(ZeroDivisionError):
             main(["train", *data, *words])
         assert len(load_rows(asked["task"])["train"]) == 2 * len(ROWS)

@@ -291,21 +291,25 @@ class TestBesideTrainedPrompts:
         assert lines[-2].startswith(trained.comparison.prompts[0].name)
 
 
-@pytest.mark.parametrize(("normalize", "decode"), [("sum", "auto"), ("mean", "auto"), ("sum", "generate")])
+@pytest.mark.parametrize(
+    ("normalize", "decode", "calibrate"),
+    [("sum", "auto", False), ("mean", "auto", False), ("sum", "generate", False), ("sum", "auto", True)],
+)
 def test_a_prompt_that_is_the_instruction_scores_what_the_row_of_the_instruction_says(
-    normalize, decode, decoder, tmp_path
+    normalize, decode, calibrate, decoder, tmp_path
 ):
-    """One rule scores both: with or without an end of sequence, by sums or means, or what the model writes."""
+    """One rule scores both: with an end of sequence, by sums or means, calibrated, or what the model writes."""
     run = train(
         VARIED, decoder, test_data=VARIED, validation_data=VARIED, label_column="kind", text_column="text",
         instruction="good or bad", template="{text} it was", init="instruction", frozen=True, normalize=normalize,
         loss="tokens" if decode == "generate" else "labels", decode=decode, steps=1, eval_every=1, lr=1e-12,
-        batch_size=2, max_new_tokens=3, output=tmp_path / "run",
+        batch_size=2, max_new_tokens=3, calibrate=calibrate, output=tmp_path / "run",
     )  # fmt: skip
     assert run.comparison is not None
     lines = {line.name: line for line in run.comparison.baselines}
     (prompt,) = run.comparison.prompts
     assert lines["instruction"].score == prompt.score == run.results[0].metrics["test"]["score"]
-    assert lines["instruction"].score == run.results[0].metrics["validation"]["score"]
+    # What chose the prompt is not calibrated.
+    assert calibrate or lines["instruction"].score == run.results[0].metrics["validation"]["score"]
     assert prompt.difference_interval == (0, 0)
     assert prompt.predictions == lines["instruction"].predictions

@@ -5,8 +5,9 @@ import logging
 from pathlib import Path
 
 import pytest
+from softprompt.data import load_rows
 from softprompt.errors import BadInput
-from softprompt.tasks import custom_task
+from softprompt.tasks import Task, Wording, class_of, custom_task, rephrased
 
 
 def task_of(path: Path, labels, **options):
@@ -66,6 +67,36 @@ def test_labels_that_the_user_names_one_by_one_are_taken(name, labels, tmp_path:
 )
 def test_labels_that_are_different_things_are_classes(name, labels, words, tmp_path: Path):
     assert task_of(tmp_path / name, labels).labels == words
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "texts"),
+    [
+        ("a.jsonl", (0.5, 1.0, 1.5), ("0.5", "1.0", "1.5")),
+        ("a.jsonl", (0.5, 1, 1.5), ("0.5", "1", "1.5")),
+        ("a.jsonl", ("half", 1.0, 2.0), ("half", "1", "2")),
+        ("a.csv", (0.5, 1.0, 1.5), ("0.5", "1.0", "1.5")),
+    ],
+)
+def test_a_whole_number_is_one_label_with_or_without_its_fraction(name, written, texts, tmp_path: Path):
+    words = ("one", "two", "three")
+    task = task_of(tmp_path / name, written, label_words=dict(zip(written, words, strict=True)))
+    rows = load_rows(task)["train"]
+    assert [task.labels[class_of(task, row["label"])] for row in rows] == list(words)
+    # As the command line has them, and as a prompt's own words are replaced.
+    others = {text: word.upper() for text, word in zip(texts, words, strict=True)}
+    again = task_of(tmp_path / name, written, label_words=others)
+    assert again.labels == rephrased(task, Wording(label_words=others)).labels == tuple(map(str.upper, task.labels))
+    assert Task.from_json(json.loads(json.dumps(task.to_json()))) == task
+
+
+def test_labels_of_another_file_are_found_by_their_number(tmp_path: Path):
+    of_texts, of_numbers = task_of(tmp_path / "a.csv", [0, 1]), task_of(tmp_path / "a.jsonl", [0, 1])
+    # A column of pandas with an empty cell holds 1.0.
+    assert class_of(of_texts, 1.0) == class_of(of_numbers, "1.0") == class_of(of_numbers, True) == 1
+    for task, value in ((of_texts, "1.0"), (of_texts, 1.5), (of_numbers, "x"), (of_numbers, float("nan"))):
+        with pytest.raises(BadInput, match="is not one of"):
+            class_of(task, value)
 
 
 def test_empty_labels_are_no_class_but_malformed_rows(tmp_path: Path):

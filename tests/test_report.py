@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from softprompt import PromptSettings, TrainSettings, custom_task, evaluate, train
 from softprompt.backbones import from_model
 from softprompt.cli import main
-from softprompt.cli._evaluated import in_words, short
+from softprompt.cli._evaluated import apart, in_words, short
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.class_scores import ClassScores, calibration_error
 from softprompt.inference.intervals import STATISTICS, difference_interval, intervals
@@ -152,6 +152,23 @@ class TestInWords:
         text = in_words(some_report(labels, rng.integers(0, k, 400).tolist(), rng.integers(0, k, 400).tolist()))
         assert max(map(len, text.splitlines())) <= 80
         assert ("lowest F1" in text) == (k == 77)
+
+    @pytest.mark.parametrize("width", [12, 30])
+    def test_labels_that_are_cut_stay_apart(self, width):
+        long = "a question about the delivery of "
+        assert apart(["short", long + "an order"], width) == ["short", short(long + "an order", width)]
+        ends = [long + "an order", long + "a present"]
+        middles = apart(ends, width)
+        assert len(set(middles)) == 2
+        assert [name[-5:] for name in middles] == ["order", "esent"]
+        within = [f"{long}{what} that did not come as it was said" for what in ("order", "present")]
+        assert apart(within, width) == [f"0 {short(within[0], width - 2)}", f"1 {short(within[1], width - 2)}"]
+        assert all(len(name) <= width for names in (middles, apart(within, width)) for name in names)
+
+    def test_classes_of_long_names_are_told_apart_in_every_table(self):
+        labels = [f"a question about the delivery of {what}" for what in ("an order", "a present", "a letter")]
+        text = in_words(some_report(labels, [0, 1, 2, 1], [0, 2, 2, 1]))
+        assert all(text.count(name) == 3 for name in ("order", "esent", "etter"))
 
     def test_a_label_is_cut_with_a_sign_that_it_was(self):
         assert (short("abcdef", 4), short("a\nb", 4)) == ("abc…", "a b")

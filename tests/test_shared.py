@@ -10,11 +10,12 @@ import torch
 import transformers
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from softprompt.backbones import from_model
+from softprompt.backbones import Reading, from_model
 from softprompt.backbones.decoder import DecoderBackbone
 from softprompt.backbones.fast.shared import attention, groups, switch
 from softprompt.backbones.fast.shared import passes as passes_file
-from softprompt.backbones.fast.shared.layout import common_tokens, lay_out, no_answers
+from softprompt.backbones.fast.shared.layout import common_tokens, lay_out
+from softprompt.backbones.fast.shared.tree import AnswerTree, Behind, tree_of
 from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.losses import task_losses
 from softprompt.prompts.batch import PromptBatch, TextBatch
@@ -113,6 +114,12 @@ def of(shape, e):
     return [leaf for leaf in leaves if leaf.numel()], PromptBatch.stack(prompts, deep=deep), batch
 
 
+def laid_out(batch, answers=None):
+    """The layout of rows behind one prompt of 10 vectors; answers are those of each row."""
+    behind = Behind.nothing(len(batch.ids)) if answers is None else Behind.trees([tree_of(answers)], batch.owner)
+    return lay_out(PromptBatch.stack([drawn(10, E)]), batch, behind, device=torch.device("cpu"))
+
+
 def answers(backbone, prompt_batch, batch):
     """Logits at the labels."""
     return backbone.logits(prompt_batch, batch)[batch.targets != PADDED]
@@ -141,7 +148,7 @@ class TestAgainstTransformers:
         prompts = [drawn(n, shared.embedding_size, seed=n).requires_grad_() for n in (3, 1)]
         prompt_batch = PromptBatch.stack(prompts)
         batch = rows([5, 2, 9, 5], owner=[0, 1, 0, 0], common=2)
-        labels = [[7, 8, 2], [9, 2], [7, 9, 5, 2], [11]]
+        labels = [[7, 8, 2], [9, 2], [7, 9, 5, 2], [11], [7, 9, 2], [7, 9, 5, 3, 2], [7, 2], [7, 9, 6, 3, 2], [9, 8, 2]]
         scores = shared.label_scores(prompt_batch, batch, labels)
         alone = []
         for label in labels:
@@ -160,6 +167,27 @@ class TestAgainstTransformers:
             backbone.label_scores(prompt_batch, batch, labels, normalize=normalize) for backbone in (shared, reference)
         )
         close(ours, theirs, 1e-12)
+
+    @pytest.mark.parametrize("rows_each", [1, 2, 5])
+    def test_scores_in_several_passes_are_those_of_one(self, rows_each, monkeypatch):
+        shared, reference = exact()
+        prompt_batch = PromptBatch.stack([drawn(2, E), drawn(1, E)])
+        batch, which = rows([5, 2, 4, 3, 6], owner=[0, 1, 0, 0, 1]), torch.tensor([1, 0, 0, 1, 1])
+        readings = [Reading.of([[7, 8, 2], [7, 9, 2]]), Reading.of([[9, 2], [11, 4, 2], [9, 3, 2]], "mean")]
+        expected = reference.label_scores_each(prompt_batch, batch, readings, which)
+        # Of the larger reading 5 logits a row are asked for: behind the text, [9], [9, 3], [11] and [11, 4].
+        vocabulary = shared.model.config.vocab_size
+        monkeypatch.setitem(passes_file.LOGITS, "cpu", rows_each * 5 * vocabulary)
+        asked, logits = [], shared._shared.passes.runner.logits
+        monkeypatch.setattr(
+            shared._shared.passes.runner, "logits", lambda *inputs: asked.append(found := logits(*inputs)) or found
+        )
+        with torch.no_grad():
+            scores = shared.label_scores_each(prompt_batch, batch, readings, which)
+        assert len(asked) == -(-5 // rows_each)
+        assert all(found.numel() <= rows_each * 5 * vocabulary for found in asked)
+        for ours, theirs in zip(scores, expected, strict=True):
+            close(ours, theirs, 1e-12)
 
     @pytest.mark.parametrize("side", ["left", "right"])
     def test_states_of_the_text_are_equal_where_there_is_text(self, side):
@@ -401,7 +429,9 @@ class TestModelOfTheUser:
 class TestWork:
     def test_a_prompt_and_a_common_beginning_are_computed_once(self):
         batch = rows([9, 5, 7], common=3, labels=(1,))
-        layout = lay_out(PromptBatch.stack([drawn(10, E)]), batch, no_answers(batch), device=torch.device("cpu"))
+        layout = lay_out(
+            PromptBatch.stack([drawn(10, E)]), batch, Behind.nothing(len(batch.ids)), device=torch.device("cpu")
+        )
         assert len(layout.tokens) == 10 + 3 + (6 + 2 + 4)
 
     def test_each_row_keeps_a_token_of_its_own(self):
@@ -409,9 +439,24 @@ class TestWork:
         counts = common_tokens(ids, torch.tensor([4, 3]).numpy(), torch.tensor([0, 0]).numpy(), 1)
         assert counts.tolist() == [2]
 
+    def test_tokens_that_labels_begin_with_are_computed_once(self):
+        # "question about X Y" with 10 of X and 6 of Y: 2 + 10 + 60 tokens, where label after label has 240.
+        labels = tuple((2, 3, 10 + x, 20 + y) for x in range(10) for y in range(6))
+        batch = rows([9, 5, 7], common=3, labels=(1,))
+        layout = laid_out(batch, labels)
+        assert len(layout.tokens) == 10 + 3 + (6 + 2 + 4) + 3 * 72
+        assert len(layout.queries) == 3 * 73
+
+    def test_answers_of_a_tree_are_numbered_with_all_that_goes_on_from_a_token_behind_it(self):
+        answers = ((7, 8), (9,), (7, 9, 5), (), (7, 9), (9,))
+        paths = ((1, 2), (5,), (1, 3, 4), (), (1, 3), (5,))
+        assert tree_of(answers) == AnswerTree((7, 8, 9, 5, 9), (0, 1, 1, 2, 0), (4, 2, 4, 4, 5), paths)
+
     def test_perturbed_rows_carry_copies_of_their_prompt(self):
         batch = dataclasses.replace(rows([9, 5], common=3, labels=(1,)), prompt_delta=torch.zeros(2, 10, E))
-        layout = lay_out(PromptBatch.stack([drawn(10, E)]), batch, no_answers(batch), device=torch.device("cpu"))
+        layout = lay_out(
+            PromptBatch.stack([drawn(10, E)]), batch, Behind.nothing(len(batch.ids)), device=torch.device("cpu")
+        )
         assert len(layout.tokens) == 2 * 10 + 9 + 5
 
     def test_the_last_layer_computes_what_is_behind_its_attention_at_labels_only(self):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from softprompt.backbones import from_model
 from softprompt.backbones.fast.shared import choice
-from softprompt.backbones.fast.shared.layout import lay_out, no_answers
+from softprompt.backbones.fast.shared.layout import lay_out
+from softprompt.backbones.fast.shared.tree import Behind
 from softprompt.prompts.batch import PromptBatch, TextBatch
 
 from tiny import E, build_model
@@ -54,7 +55,7 @@ def test_scores_with_compiled_prefixes_are_those_without(family, deep):
     torch.testing.assert_close(
         backbone.label_scores(of_zeros, batch, LABELS)[is_read], expected[is_read], rtol=0, atol=tolerance
     )
-    layout = lay_out(known, batch, no_answers(batch), device=torch.device("cpu"))
+    layout = lay_out(known, batch, Behind.nothing(len(batch.ids)), device=torch.device("cpu"))
     assert layout.held == (3 + 2, 2, 0, 0)
     assert len(layout.tokens) == 4 + (4 + 2 + 5 + 3 + 1 + 6)
 

@@ -155,6 +155,10 @@ class TestFindingAPrompt:
         run = self.run_with(tmp_path / "run", "ept-s0", "ept-s1")
         with pytest.raises(BadInput, match=r"several prompts: ept-s0, ept-s1; give one, as in .*run/ept-s0'"):
             find_prompt(run)
+        for number in range(2, 9):
+            (run / f"ept-s{number}" / "prompt").mkdir(parents=True)
+        with pytest.raises(BadInput, match=r"several prompts: ept-s0, ept-s1, ept-s2, ept-s3, ept-s4, 4 more; give"):
+            find_prompt(run)
 
     def test_a_run_without_a_prompt_says_so(self, tmp_path):
         with pytest.raises(BadInput, match="has stored no prompt yet"):

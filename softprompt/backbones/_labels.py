@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..data import unknown_id
-from ..errors import BadInput, pick
+from ..errors import BadInput, pick, some_of
 
 NORMALIZATIONS = {"sum": "of all tokens", "mean": "over the tokens", "first": "token only"}
 
@@ -58,8 +58,8 @@ def refuse_indistinct(rows: Sequence[Sequence[int]], words: Sequence[str], token
     if unknown:
         read = "makes no token of them" if unknown_id(tokenizer) is None else f"reads them as {tokenizer.unk_token!r}"
         raise BadInput(
-            f"the tokenizer of {model!r} does not know the labels {_listed(unknown)}: it {read}, so that the model "
-            f"cannot answer with them; {advice}"
+            f"the tokenizer of {model!r} does not know the labels {some_of([*map(repr, unknown)])}: it {read}, so that "
+            f"the model cannot answer with them; {advice}"
         )
     seen: dict[tuple[int, ...], str] = {}
     for word, row in zip(words, rows, strict=True):
@@ -75,12 +75,6 @@ def _content(row: Sequence[int], tokenizer: Any) -> list[int]:
     """The tokens of an answer that say something: no special token but the unknown one, and no lone blank."""
     unknown, special = unknown_id(tokenizer), set(tokenizer.all_special_ids)
     return [token for token in row if token == unknown or (token not in special and tokenizer.decode([token]).strip())]
-
-
-def _listed(words: Sequence[str], most: int = 5) -> str:
-    """The words in quotes, at most so many of them."""
-    more = [f"{len(words) - most} more"] if len(words) > most else []
-    return ", ".join([*map(repr, words[:most]), *more])
 
 
 def prefix_pair(rows: Sequence[Sequence[int]]) -> tuple[Sequence[int], Sequence[int]] | None:
@@ -124,6 +118,22 @@ class Reading:
 def rows_of(which: Int[Tensor, " b"], count: int) -> list[Int[Tensor, " r"]]:
     """For each of so many readings the rows that are scored by it, in their order."""
     return [(which == number).nonzero()[:, 0] for number in range(count)]
+
+
+def answers_each(answers: Sequence[Sequence[Sequence[int]]], which: Int[Tensor, " b"]) -> Int[Tensor, "b k l"]:
+    """Return the answers that each row reads; -100 is padding.
+
+    Args:
+        answers: several sets of answers, each answer its token ids.
+        which: for each row its set.
+    """
+    most = max(map(len, answers), default=0)
+    longest = max((len(answer) for group in answers for answer in group), default=0)
+    padded = [
+        [[*answer, *[-100] * (longest - len(answer))] for answer in [*group, *[()] * (most - len(group))]]
+        for group in answers
+    ]
+    return torch.tensor(padded, dtype=torch.long, device=which.device).view(len(answers), most, longest)[which]
 
 
 @final

@@ -209,6 +209,10 @@ class AbstractBackbone(abc.ABC):
         """Positions beside prompt and text that reading these answers takes; none but in a decoder."""
         return 0
 
+    def read_positions(self, reading: Reading) -> int:
+        """Positions beside prompt and text that a row of a pass over labels takes; none but in a decoder."""
+        return 0
+
     @property
     def spec(self) -> ModelSpec:
         """What this backbone is, whatever was asked for: `load_backbone` makes the same of it again."""

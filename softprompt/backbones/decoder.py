@@ -30,7 +30,7 @@ from .family import (
     text_config,
 )
 from .fast.shared.engine import SequenceEngine
-from .fast.shared.passes import SharedPasses, counts_positions
+from .fast.shared.passes import SharedPasses, counts_positions, read_behind
 from .fast.shared.runner import ModelParts
 from .join import Joined, join_masks, padded_right, refuse_empty, refuse_too_long, take, without_end
 from .prefix import filled_cache
@@ -118,6 +118,12 @@ class DecoderBackbone(AbstractBackbone):
     def answer_positions(self, answers: Sequence[Sequence[int]]) -> int:
         """All tokens of the longest answer but its last, which is never read."""
         return max(map(len, answers)) - 1
+
+    def read_positions(self, reading: Reading) -> int:
+        """The tokens of all labels where passes share their prompts, else of one label after another."""
+        if self._shared.now() is not None:
+            return len(read_behind(reading).tokens)
+        return self.answer_positions(reading.scored)
 
     def suffix(self, cue: str | None = None) -> str:
         """The task's cue or the decoder's own; in a chat the task's cue and what closes the user's turn."""

@@ -13,6 +13,7 @@ from ..prompts.batch import PromptBatch, TextBatch
 from ._greedy import Watch, greedy, stopping
 from ._labels import (
     Reading,
+    answers_each,
     combine,
     log_probabilities,
     refuse_collisions,
@@ -25,7 +26,6 @@ from .family import KINDS, has_relative_positions, position_limit
 from .fast.int8 import refuse_no_int8
 from .fast.packed import FAMILIES, Encoded, PackedT5, survey
 from .fast.shared.engine import SequenceEngine
-from .fast.shared.layout import answers_each
 from .fast.shared.rows import RowPasses
 from .fast.shared.runner import ModelParts
 from .join import join_masks, padded_right, refuse_too_long, take

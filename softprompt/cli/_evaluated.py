@@ -1,5 +1,6 @@
 """An evaluation as people read it in a terminal: tables of at most 80 columns."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .printing import table
@@ -40,8 +41,9 @@ def _ends(interval: tuple[float, float] | None) -> str:
 
 def _classes(classes: "ClassScores") -> str:
     rows = classes.by_class()
+    rows = [{**row, "label": name} for row, name in zip(rows, apart(classes.labels, LABEL), strict=True)]
     worst = sorted(rows, key=lambda row: row["f1"])[:MOST_CLASSES] if len(rows) > MOST_CLASSES else rows
-    body = table([{**row, "label": short(row["label"], LABEL)} for row in worst])
+    body = table(worst)
     if len(rows) == len(worst):
         return body
     return f"{body}\nthe {MOST_CLASSES} of {len(rows)} classes with the lowest F1; --json has all"
@@ -49,20 +51,16 @@ def _classes(classes: "ClassScores") -> str:
 
 def _confusion(classes: "ClassScores") -> str:
     """The matrix, or, where it is too wide, the pairs that are confused most often."""
-    answered = [short(label, HEAD) for label in classes.labels]
-    if len(set(answered)) == len(answered):
-        matrix = []
-        for label, counts, invalid in zip(answered, classes.confusion, classes.invalid, strict=True):
-            row = {"is \\ answered": label, **dict(zip(answered, counts, strict=True))}
-            matrix.append({**row, "no label": invalid} if any(classes.invalid) else row)
-        text = table(matrix)
-        if max(map(len, text.splitlines())) <= WIDTH:
-            return text
-    return _pairs(classes)
+    answered, matrix = apart(classes.labels, HEAD), []
+    for label, counts, invalid in zip(answered, classes.confusion, classes.invalid, strict=True):
+        row = {"is \\ answered": label, **dict(zip(answered, counts, strict=True))}
+        matrix.append({**row, "no label": invalid} if any(classes.invalid) else row)
+    text = table(matrix)
+    return text if max(map(len, text.splitlines())) <= WIDTH else _pairs(classes)
 
 
 def _pairs(classes: "ClassScores") -> str:
-    labels = [short(label, LABEL) for label in classes.labels]
+    labels = apart(classes.labels, LABEL)
     pairs = [
         {"is": labels[i], "answered": labels[j], "rows": count}
         for i, counts in enumerate(classes.confusion)
@@ -71,6 +69,24 @@ def _pairs(classes: "ClassScores") -> str:
     ]
     most = sorted(pairs, key=lambda pair: -pair["rows"])[:MOST_PAIRS]
     return table(most) if most else ""
+
+
+def apart(labels: Sequence[str], width: int) -> list[str]:
+    """The labels in so many characters each, no two alike.
+
+    Their ends are cut away; where that leaves two alike, their middles; and else each has its number before it.
+    """
+    for cut in (short, _without_middle):
+        found = [cut(label, width) for label in labels]
+        if len(set(found)) == len(found):
+            return found
+    return [f"{number} {short(label, width - len(str(number)) - 1)}" for number, label in enumerate(labels)]
+
+
+def _without_middle(text: str, width: int) -> str:
+    text = " ".join(text.split())
+    end = (width - 1) // 2
+    return text if len(text) <= width else f"{text[: width - 1 - end]}…{text[-end:]}"
 
 
 def short(text: str, width: int) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone, in_evaluation
+from ..backbones import AbstractBackbone, Reading, in_evaluation
 from ..data import Examples
 from ..errors import BadInput
 from ..memory import MemoryBudget
@@ -168,8 +168,10 @@ class _Reading:
 
     def passes(self, lengths: Tensor) -> list[list[int]]:
         """Rows of these lengths in passes. The longest come first: memory then runs out at once or never."""
-        order = torch.argsort(lengths + self.prompt_batch.vectors.shape[1], descending=True, stable=True).tolist()
-        return self.memory_budget.cut(order, (lengths + self.prompt_batch.vectors.shape[1]).tolist(), self.batch_size)
+        behind = self.backbone.read_positions(Reading.of(self.labels, self.normalize)) if self.labels else 0
+        order = torch.argsort(lengths, descending=True, stable=True).tolist()
+        whole = lengths + self.prompt_batch.vectors.shape[1] + behind
+        return self.memory_budget.cut(order, whole.tolist(), self.batch_size)
 
 
 @torch.no_grad()

@@ -25,10 +25,11 @@ from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
 from ..store import held_alone, refuse_no_place
-from ..tasks import FORMATS, plain_cell, records, text_fault
+from ..tasks import FORMATS, Task, plain_cell, records, text_fault
 from ._journal import Journal
 from ._written import refuse_no_format, write_rows
 from .decoding import Decode
+from .predict import BLANK, as_row, is_blank
 from .prompt_model import LoadedModels
 from .together import Group, Responder
 
@@ -177,7 +178,8 @@ def _answer_all(
 ) -> None:
     """Answer the rows that the journal does not hold."""
     start, before = time.monotonic(), journal.count
-    for part in _chunks(itertools.islice(rows, journal.begun, None), journal.chunk):
+    tasks = [responder.task for group in groups for responder in group.responders]
+    for part in _chunks(_telling_blank(itertools.islice(rows, journal.begun, None), tasks), journal.chunk):
         for group in groups:
             with group.ready() as prompt_batch:
                 for passed in group.passes([row.given for row in part], batch_size, [row.place for row in part]):
@@ -190,6 +192,18 @@ def _answer_all(
                         done = (journal.count - before) / len(journal.columns)
                         tell(journal.rows, done / max(time.monotonic() - start, 1e-9))
         journal.end_chunk()
+
+
+def _telling_blank(rows: Iterator[_Row], tasks: Sequence[Task]) -> Iterator[_Row]:
+    """The rows, and behind the last of them a warning that counts those in which a task reads no word."""
+    count, blank, first = 0, 0, ""
+    for row in rows:
+        count += 1
+        if any(is_blank(task, as_row(task, row.given)) for task in tasks):
+            blank, first = blank + 1, first or row.place
+        yield row
+    if blank:
+        log.warning(BLANK, blank, count, first)
 
 
 def refuse_equal_columns(identity: str, columns: Mapping[str, Sequence[str]]) -> None:

@@ -16,6 +16,7 @@ from ..errors import BadInput
 from ..metrics import headline_score, majority, score
 from ..settings import TrainSettings
 from ..tasks import INSTRUCT, TASKS, Task, gold, instruct, lab_instruction
+from .calibration import Calibration
 from .decoding import decoding
 from .in_context import drawn_examples, written
 from .intervals import Interval, difference_interval, intervals
@@ -107,6 +108,7 @@ def baselines(
     *,
     settings: TrainSettings = NEW_RUN,
     calibrate: bool = False,
+    validation: Rows | None = None,
     shots: int = SHOTS,
     draws: int = DRAWS,
 ) -> list[Baseline]:
@@ -122,6 +124,8 @@ def baselines(
         train: those that examples are drawn from and biases fitted on.
         settings: of the run whose prompts are held against them, which answer in the same way.
         calibrate: fit a bias for each class, at the cost of up to 100 rows more for each line.
+        validation: rows on which the scores of each line are calibrated, as those of prompts of such a run are; None
+            leaves them as they are.
         shots: examples in context.
         draws: contexts.
 
@@ -129,14 +133,14 @@ def baselines(
         BadInput: a task without labels.
     """
     refuse_no_labels(task)
-    right = [int(value) for row in rows if not isinstance(value := gold(task, row), list)]
+    right = classes_of(task, rows)
     most, _ = majority(right)
     lines = [_baseline("majority", task, [most] * len(right), right)]
     if backbone.answers == "linear-head":
         return lines
     scores_labels = decoding(task, backbone, settings.decode) == "scores"
     fitted = fitting_rows(train) if calibrate and len(train) and scores_labels else None
-    compared = _Asked(backbone, rows, right, fitted, settings)
+    compared = _Asked(backbone, rows, right, fitted, validation if scores_labels else None, settings)
     lines.append(compared.baseline("frozen", dataclasses.replace(task, instruction="")))
     best = handwritten(task, backbone.kind, list(rows.columns))
     if best is not None:
@@ -160,6 +164,7 @@ class _Asked:
         rows: those that are reported.
         right: their class ids.
         fitted: rows on which a bias for each class is fitted; None fits none.
+        validation: rows on which all scores are calibrated; None leaves them as they are.
         settings: of the run whose prompts are held against the answers.
     """
 
@@ -167,11 +172,14 @@ class _Asked:
     rows: Rows
     right: Sequence[int]
     fitted: Rows | None
+    validation: Rows | None
     settings: TrainSettings
 
     def baseline(self, name: str, task: Task, context: str = "", draw: int | None = None) -> Baseline:
         """What the model answers to the task as it is put, with an unchanged and a calibrated score."""
         answers = answers_of(self.backbone, task, self.rows, context, self.settings)
+        if self.validation is not None:
+            answers = answers.calibrated(self._calibration(task, context, self.validation), task)
         calibrated = None
         if self.fitted is not None and answers.scores is not None:
             moved = answers.scores + self._bias(task, context, self.fitted)
@@ -180,8 +188,13 @@ class _Asked:
         return _baseline(name, task, answers.values, self.right, text=text, draw=draw, calibrated=calibrated)
 
     def _bias(self, task: Task, context: str, fitted: Rows) -> Float[Tensor, " c"]:
-        right = [int(value) for row in fitted if not isinstance(value := gold(task, row), list)]
-        return fitted_bias(label_scores_of(self.backbone, task, fitted, context, self.settings), right)
+        return fitted_bias(
+            label_scores_of(self.backbone, task, fitted, context, self.settings), classes_of(task, fitted)
+        )
+
+    def _calibration(self, task: Task, context: str, validation: Rows) -> Calibration:
+        scores = label_scores_of(self.backbone, task, validation, context, self.settings)
+        return Calibration.fit(scores, classes_of(task, validation), task.labels)
 
     def with_examples(self, task: Task, examples: Sequence[Mapping[str, Any]], draw: int) -> Baseline:
         """What the model answers behind a few labelled rows.
@@ -191,6 +204,11 @@ class _Asked:
         """
         context = written(self.backbone, task, examples)
         return self.baseline(f"{len(examples)} examples", task, context, draw)
+
+
+def classes_of(task: Task, rows: Rows) -> list[int]:
+    """The class id of each row."""
+    return [int(value) for row in rows if not isinstance(value := gold(task, row), list)]
 
 
 def fitting_rows(train: Rows) -> Rows:

@@ -33,6 +33,10 @@ def kept_model(spec: ModelSpec) -> AbstractBackbone:
     return load_backbone(spec)
 
 
+# The warning of inputs without a word: their number, that of all, and the place of the first.
+BLANK = "%d of %d inputs are blank, the first is %s: an answer to one says nothing"
+
+
 def as_row(task: Task, given: "str | Mapping[str, Any]") -> dict[str, Any]:
     """A row of the task's columns, those of objects inside it by their dots; a plain text is the only column.
 
@@ -183,17 +187,19 @@ def _text(task: Task, row: Mapping[str, Any], place: str) -> str:
     return str(row[task.columns[0]]) if len(task.columns) == 1 else rendered
 
 
+def is_blank(task: Task, row: Mapping[str, Any]) -> bool:
+    """Whether a row has all columns that the task reads, and no word in them."""
+    return not any(str(row.get(name, "x")).strip() for name in task.columns)
+
+
 def _tell_blank(task: Task, rows: Sequence[Mapping[str, Any]], places: Sequence[str]) -> None:
     """Warn of inputs without a word in any column; refuse inputs that are all so."""
     given = zip(places, rows, strict=True)
-    blank = [place for place, row in given if not any(str(row.get(name, "x")).strip() for name in task.columns)]
+    blank = [place for place, row in given if is_blank(task, row)]
     if len(blank) == len(rows):
         raise BadInput("every input is blank; give words to answer")
     if blank:
-        log.warning(
-            "%d of %d inputs are blank, the first is %s: an answer to one says nothing",
-            len(blank), len(rows), blank[0],
-        )  # fmt: skip
+        log.warning(BLANK, len(blank), len(rows), blank[0])
 
 
 def _line(task: Task, text: str, answers: Answers, i: int, scored: bool) -> dict[str, Any]:

@@ -62,6 +62,7 @@ def examples_for(
     targets: bool = True,
     context: str = "",
     places: Sequence[str] | None = None,
+    cache: bool = True,
 ) -> Examples:
     """Rows tokenised for a backbone, cut to the task's length and to what fits beside the prompt.
 
@@ -73,6 +74,7 @@ def examples_for(
         targets: whether rows hold answers.
         context: stands between the task's opening and each row; its tokens come on top of the task's length.
         places: what each row is called in messages; None takes its number in its file.
+        cache: whether the tokens are kept on the disk for rows that come again.
 
     Raises:
         BadInput: label words that the backbone cannot tell apart; and as in `tokenize`.
@@ -87,6 +89,7 @@ def examples_for(
         task,
         text_format(backbone, task, context),
         max_length=limit,
+        cache=cache,
         targets=targets,
         places=places,
     )

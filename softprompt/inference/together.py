@@ -107,7 +107,10 @@ class Responder:
             BadInput: an input that is no text and no row, or lacks a column.
         """
         rows = [as_row(self.task, given) for given in texts_or_rows(inputs)]
-        examples = examples_for(self.backbone, self.task, rows, self.stored.length, targets=False, places=places)
+        # Each chunk of a large file would leave a file in the cache that nothing reads again.
+        examples = examples_for(
+            self.backbone, self.task, rows, self.stored.length, targets=False, places=places, cache=False
+        )
         tell_truncated(examples, "inputs")
         warn_of_unknown(examples, self.backbone.tokenizer, self.backbone.name)
         return examples

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..documents import check_shape, in_file, json_bytes, now, read_json, refuse_more, sha256_of
-from ..errors import BadInput, DamagedFile
+from ..errors import BadInput, DamagedFile, some_of
 from ..legacy import renamed
 from ..prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from ..run_layout import PROMPT, WEIGHTS, is_run
@@ -87,7 +87,7 @@ def find_prompt(path: str | Path) -> Path:
     if not prompts:
         raise BadInput(f"run {str(path)!r} has stored no prompt yet; train it to its first evaluation")
     if len(prompts) > 1:
-        names = ", ".join(prompts)
+        names = some_of(prompts)
         raise BadInput(f"run {str(path)!r} has several prompts: {names}; give one, as in {str(path / prompts[0])!r}")
     return path / prompts[0] / PROMPT
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from ..documents import json_bytes, read_json
-from ..errors import BadInput, DamagedFile
+from ..errors import BadInput, DamagedFile, some_of
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import TunedWeights
 from ..run_layout import WEIGHTS
@@ -85,7 +85,7 @@ def _found(path: Path) -> Path:
     if not members:
         raise BadInput(f"no trained weights are stored in {str(path)!r}; give their folder, or a run of one method")
     if len(members) > 1:
-        names = ", ".join(member.parent.name for member in members)
+        names = some_of([member.parent.name for member in members])
         raise BadInput(f"run {str(path)!r} has several: {names}; give one, as in {str(members[0].parent)!r}")
     return members[0]
 

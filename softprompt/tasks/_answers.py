@@ -8,6 +8,7 @@ from ..errors import BadInput, UnknownName
 from ._base import Task, same_text
 from ._compat import compat_of
 from ._instruct import instruct
+from ._labels import place_of_label
 from ._numbers import finite_number
 from ._patterns import patterned
 
@@ -56,15 +57,15 @@ def label_values(task: Task) -> tuple[Any, ...]:
 
 
 def class_of(task: Task, value: Any) -> int:
-    """The class id of a value in the target column; `"1"` and `True` are found where 1 is known.
+    """The class id of a value in the target column; `"1"`, 1.0 and `True` are found where 1 is known.
 
     Raises:
         BadInput: a value outside the known labels.
     """
     known = label_values(task)
-    for index, candidate in enumerate(known):
-        if value == candidate or str(value) == str(candidate):
-            return index
+    place = place_of_label(known, value)
+    if place is not None:
+        return place
     if str(value) == "-1":
         raise BadInput("label -1 marks an unlabelled row; leave such rows out")
     blanks = str(value).strip() != str(value) and str(value).strip() in map(str, known)

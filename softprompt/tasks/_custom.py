@@ -1,6 +1,7 @@
 """A task made of the user's own files: which columns are read, and what the answers are called."""
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def own_source(files: Files, columns: Sequence[str], delimiter: str = "") -> Sou
 
     Raises:
         UnknownName: a split or a column that does not exist.
-        BadInput: no rows, or rows of another kind.
+        BadInput: no rows, rows of another kind, or a file twice in a split.
     """
     named = _by_split(files)
     if not named:
@@ -157,11 +158,23 @@ def own_source(files: Files, columns: Sequence[str], delimiter: str = "") -> Sou
             raise UnknownName("split", str(split), SPLITS)
     rows = {split: named[split] for split in SPLITS if split in named}
     paths = {split: paths_of(given) for split, given in rows.items() if _names_files(given)}
+    for files_of_split in paths.values():
+        _refuse_twice(files_of_split)
     return Source(
         files={split: files[0] if len(files) == 1 else files for split, files in paths.items()},
         delimiter=delimiter and delimiter_of(delimiter),
         memory={split: MemoryRows.of(given, columns) for split, given in rows.items() if split not in paths},
     )
+
+
+def _refuse_twice(paths: Sequence[str]) -> None:
+    """Refuse a file that stands twice in a split, by another name too."""
+    first: dict[str, str] = {}
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in first:
+            raise BadInput(f"{path!r} is {first[real]!r} again, so that its rows would be read twice; give it once")
+        first[real] = path
 
 
 def _by_split(files: Files) -> Mapping[str, Rows]:

@@ -56,7 +56,8 @@ def label_values_of(
     if not named:
         _refuse_what_reads_otherwise(list(forms.values()), column)
     labels = [form.label for form in forms.values()]
-    if len({type(label) for label in labels}) > 1:
+    # Whole numbers and those with a fraction are one kind.
+    if len({float if _is_number(label) else type(label) for label in labels}) > 1:
         labels = [str(label) for label in labels]
     if len(labels) < 2:
         raise BadInput(f"{place!r} has one label only, {labels[0]!r}; at least two are needed")
@@ -156,13 +157,32 @@ def _meaning(label: Any) -> Hashable:
 
 
 def _number(label: Any) -> float | None:
-    if isinstance(label, bool):
+    if isinstance(label, bool) or not isinstance(label, str | int | float):
         return None
     try:
         number = float(label)
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def _is_number(label: Any) -> bool:
+    return isinstance(label, int | float) and not isinstance(label, bool)
+
+
+def place_of_label(labels: Sequence[Any], written: Any) -> int | None:
+    """The place of the label that a row or a user has written so; None if it is none of them.
+
+    `"1"`, `"1.0"`, 1.0 and `True` are found where 1 is known, but of two texts only the same.
+    """
+    for place, label in enumerate(labels):
+        if written == label or str(written) == str(label):
+            return place
+    number = _number(written)
+    for place, label in enumerate(labels if number is not None else ()):
+        if (_is_number(written) or _is_number(label)) and _number(label) == number:
+            return place
+    return None
 
 
 def _refuse_fractions(forms: Sequence[Form], column: str) -> None:
@@ -199,14 +219,16 @@ def _given_words(values: tuple[Any, ...], given: Mapping[Any, str] | Sequence[st
     if given is None:
         return tuple(str(value) for value in values)
     if isinstance(given, Mapping):
-        by_text = {str(value): word for value, word in given.items()}
-        for value in by_text:
-            if value not in map(str, values):
-                raise UnknownName("label", value, map(str, values))
-        missing = [value for value in values if str(value) not in by_text]
+        by_place: dict[int, str] = {}
+        for label, word in given.items():
+            place = place_of_label(values, label)
+            if place is None:
+                raise UnknownName("label", str(label), map(str, values))
+            by_place[place] = word
+        missing = [value for place, value in enumerate(values) if place not in by_place]
         if missing:
             raise BadInput(f"no label word for {', '.join(map(repr, missing))}")
-        return tuple(by_text[str(value)] for value in values)
+        return tuple(by_place[place] for place in range(len(values)))
     if len(given := listed("--label-words", given, single=())) != len(values):
         raise BadInput(
             f"label words {given!r} for {len(values)} labels ({', '.join(map(repr, values))}); one each is needed"

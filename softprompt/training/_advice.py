@@ -1,16 +1,19 @@
 """Warnings about failures that look like results: a prompt that learned nothing, or whose norm is out of range."""
 
 import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import final
 
+from ..data import Splits, rows_of
 from ..inference.report import majority_score
 from ..prompts.units import norm_warning, prompt_norm
-from ..tasks import Task, Wording, in_lines
+from ..tasks import SPLITS, Task, Wording, in_lines
 from ._frozen import Comparison
+from ._last import Last
 from ._member import FleetMember
 from ._records import read_record
 
@@ -119,6 +122,31 @@ def no_words(declared: Task, chosen: Task, wording: Wording, kind: str) -> list[
     ]
 
 
+def repeated(task: Task, splits: Splits) -> list[str]:
+    """Return a line for each two splits of a user's rows that share texts; none where a program gives the same twice.
+
+    Args:
+        task: the task.
+        splits: its rows.
+    """
+    lines, memory = [], task.source.memory
+    for earlier, later in itertools.combinations(SPLITS, 2) if task.source.is_own else ():
+        known, texts = set(_texts(splits, earlier, task)), _texts(splits, later, task)
+        count = sum(text in known for text in texts)
+        if count and not (earlier in memory and memory[earlier] == memory.get(later)):
+            lines.append(
+                f"{count} of {len(texts)} {later} rows have a text of the {earlier} rows, so that their score says "
+                "less of new rows; take such rows out of one of the two"
+            )
+    return lines
+
+
+def _texts(splits: Splits, split: str, task: Task) -> list[tuple[str, ...]]:
+    """What the model reads of each row of a split."""
+    columns = rows_of(splits, split).columns
+    return list(zip(*(columns[name] for name in task.read if name != task.target), strict=True))
+
+
 def not_better(comparison: Comparison | None) -> list[str]:
     """Return a line for each prompt that scores no better than the frozen model without training, on the same rows."""
     if comparison is None or comparison.reference == "majority":
@@ -134,6 +162,19 @@ def not_better(comparison: Comparison | None) -> list[str]:
         f"{comparison.rows} test rows; {advice}"
         for trained in comparison.prompts
         if trained.difference <= 0
+    ]
+
+
+def worse_calibrated(member: FleetMember, last: Last) -> list[str]:
+    """Return a warning if a calibration answers worse than no calibration the rows on which it was fitted."""
+    if last.calibrated is None:
+        return []
+    before, after = (last.calibrated["validation"][when]["score"] for when in ("before", "after"))
+    if after >= before:
+        return []
+    return [
+        f"{member.name}: calibrated, its score on the validation rows is {after:.4f}, and {before:.4f} as it was "
+        "chosen: honest probabilities are not always better answers; compare evaluate --no-calibrate"
     ]
 
 

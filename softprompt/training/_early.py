@@ -41,7 +41,7 @@ def check_request(
 
     Raises:
         SoftPromptError: methods, regularisers, units, learning rates, initial vectors, shots, warm-up, restarts,
-            decoding or lengths that cannot work.
+            decoding or lengths that cannot work, or epochs of passes whose number is not known.
     """
     refuse_decoding(task, settings.decode)
     refuse_loss(settings, task)

@@ -21,7 +21,7 @@ from ..run_layout import PEFT, PROMPT, RESULT, WEIGHTS
 from ..status import FINISHED, is_dropped
 from ..store import save_prompt, save_tuned, write_file
 from ..tasks import Task
-from ._advice import ADVICE, not_learning, wrong_scale
+from ._advice import ADVICE, not_learning, worse_calibrated, wrong_scale
 from ._damage import files_of
 from ._last import Last
 from ._member import FleetMember
@@ -79,6 +79,7 @@ def finish_member(
         _save(best, folder / member.name, run_data.backbone)
         stored, head, norm = best.stored, best.head.count if best.head else 0, prompt_norm(best.vectors)
     warnings = [*not_learning(member, task, run_data.validation.gold), *wrong_scale(member)]
+    warnings += worse_calibrated(member, reports[member.name]) if member.name in reports else []
     warnings += spikes_and_underflow(member.name, read_record(member.record.path))
     if is_dropped(member.status):
         warnings.append(f"{member.name}: {member.status}; the other prompts went on; try a lower --lr")

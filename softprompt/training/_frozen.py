@@ -113,11 +113,12 @@ def compare(
 ) -> Comparison | None:
     """The prompts of a run beside what was not trained; None where the task has no labels.
 
-    The baselines are computed once, and they and the comparison are kept in the run's folder.
+    Where the answers of prompts are calibrated, those of the frozen model are so on the same rows. The baselines are
+    computed once, and they and the comparison are kept in the run's folder.
 
     Args:
         task: as the prompts were trained on it.
-        splits: its rows.
+        splits: its rows; those of validation are the ones that chose the prompts.
         backbone: frozen.
         settings: of the run: what was not trained answers in the same way as the prompts.
         reports: how each prompt answers the test rows.
@@ -126,10 +127,14 @@ def compare(
     if task.answer != "label" or not reports:
         return None
     places = limited_places(len(splits.test), MOST_ROWS)
+    validation = splits.validation if settings.calibrate else None
+    way = way_to_answer(settings, task, backbone)
     lines = kept_baselines(
         folder / FROZEN,
-        {"places": places, **way_to_answer(settings, task, backbone)},
-        lambda: baselines(backbone, task, splits.test.select(places), splits.train, settings=settings),
+        {"places": places, **way, **({} if validation is None else {"calibrated_on": len(validation)})},
+        lambda: baselines(
+            backbone, task, splits.test.select(places), splits.train, settings=settings, validation=validation
+        ),
     )
     best = lines[reference_among([line.name for line in lines])]
     prompts = [_trained(task, name, report, places, best) for name, report in reports.items()]

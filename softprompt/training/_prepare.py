@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from ..backbones import AbstractBackbone, refuse_collisions
 from ..data import Examples, Ragged, Rows, Splits
-from ..errors import BadInput
+from ..errors import BadInput, some_of
 from ..inference.decoding import decoding, label_ids, refuse_idle_normalization
 from ..inference.rows import examples_for, text_limit
 from ..prompts.methods import Method
 from ..regularizers import regularizers
 from ..settings import DEFAULT_STEPS, PromptSettings, TrainSettings
-from ..tasks import gold
+from ..tasks import class_of, gold
 from ._numbers import refuse_unwritable
 from ._plan import Plan
 from ._restarts import race_steps
@@ -49,7 +49,7 @@ def prepare(plan: Plan, splits: Splits, backbone: AbstractBackbone) -> RunData:
     beginnings = beginnings_of(plan, splits.train, backbone)
     lengths = sorted({beginning.length for candidates in beginnings for beginning in candidates})
     decoding(plan.task, backbone, plan.settings.decode)
-    validation = _choosing_rows(plan, splits.validation)
+    validation = choosing_rows(plan, splits.validation)
     train, validation, test = (
         examples_for(backbone, plan.task, rows, lengths[-1]) for rows in (splits.train, validation, splits.test)
     )
@@ -146,7 +146,7 @@ def _refuse_weights_behind_words(plan: Plan) -> None:
         )
 
 
-def _choosing_rows(plan: Plan, validation: Rows) -> Rows:
+def choosing_rows(plan: Plan, validation: Rows) -> Rows:
     """The validation rows that choose the best prompt: all, or the first `eval_rows`.
 
     Raises:
@@ -161,7 +161,7 @@ def _choosing_rows(plan: Plan, validation: Rows) -> Rows:
         if len(found) == 1 and {str(gold(plan.task, row)) for row in validation} != found:
             raise BadInput(
                 f"the first {count} validation rows (--eval-rows) all have the label {chosen[0][plan.task.target]!r}, "
-                "and others have another; shuffle the file, or leave --eval-rows out"
+                "and others have another; raise --eval-rows or leave it out, or shuffle the file"
             )
     return chosen
 
@@ -187,6 +187,26 @@ def step_count(settings: TrainSettings, rows: int) -> int:
     if settings.epochs is None:
         return DEFAULT_STEPS
     return max(1, math.ceil(settings.epochs * rows / (settings.batch_size * settings.grad_accumulation)))
+
+
+def unseen_labels(run_data: RunData, validation: Rows) -> list[str]:
+    """Return a warning if validation rows that choose the best prompt have none of a label that others have.
+
+    Args:
+        run_data: of the run.
+        validation: all validation rows.
+    """
+    task = run_data.task
+    if task.answer != "label" or len(run_data.validation) == len(validation):
+        return []
+    every = {class_of(task, value) for value in validation.columns[task.target]}
+    lacking = sorted(every.difference(run_data.validation.gold))
+    if not lacking:
+        return []
+    return [
+        f"the first {len(run_data.validation)} validation rows (--eval-rows), which choose the best prompt, have no "
+        f"row of {some_of([repr(task.labels[number]) for number in lacking])}; raise --eval-rows, or shuffle the file"
+    ]
 
 
 def long_answers(run_data: RunData, longest: int) -> list[str]:

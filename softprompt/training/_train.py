@@ -17,7 +17,7 @@ from ..run_layout import PLAN
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import refuse_no_place, write_file
 from ..tasks import stored_in
-from ._advice import ADVICE, no_words, not_better
+from ._advice import ADVICE, no_words, not_better, repeated
 from ._alone import alone_on, as_usual
 from ._built import build_prompts
 from ._callbacks import Listeners, refuse_no_callbacks
@@ -44,7 +44,7 @@ from ._keywords import (
 from ._last import Last
 from ._loop import Loop
 from ._plan import Plan, read_plan
-from ._prepare import long_answers, prepare, recomputing
+from ._prepare import choosing_rows, long_answers, prepare, recomputing, unseen_labels
 from ._processes import Processes
 from ._progress import refuse_unknown_trackers
 from ._recovery import last_good
@@ -146,7 +146,7 @@ def train(
     else:
         backbone = load_backbone(answering_numbers(spec) if early.answer == "number" else spec)
     chosen = put(declared, backbone.kind, style, wording)
-    for line in no_words(declared, chosen, wording, backbone.kind):
+    for line in (*no_words(declared, chosen, wording, backbone.kind), *repeated(early, splits)):
         advice.warning(line)
     # From any folder the same files: `resume` and `evaluate` may be started in another.
     source = dataclasses.replace(stored_in(chosen.source, folder), drawn=drawn_from(chosen, read))
@@ -266,7 +266,8 @@ def _trained(loop: Loop, splits: Splits, held: HeldFolder, progress: bool, callb
     run_data, folder = loop.run_data, held.path
     plan = run_data.plan
     _report_texts(run_data)
-    for line in long_answers(run_data, plan.settings.max_new_tokens):
+    long = long_answers(run_data, plan.settings.max_new_tokens)
+    for line in (*long, *unseen_labels(run_data, splits.validation)):
         advice.warning(line)
     if not loop.step:
         warn_of_rounding(loop)
@@ -293,6 +294,7 @@ def _comparison(
     if not plan.frozen:
         return None
     tested = {name: last.reports["test"] for name, last in reports.items()}
+    splits = dataclasses.replace(splits, validation=choosing_rows(plan, splits.validation))
     return compare(plan.task, splits, backbone, plan.settings, tested, folder)
 
 

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from softprompt.backbones import load_backbone
+from softprompt.data import load_rows, rows_of, split_rows
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.answers import answer
 from softprompt.inference.evaluate import evaluate
@@ -14,13 +15,15 @@ from softprompt.prompts.batch import PromptBatch
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import TrainSettings
+from softprompt.tasks import TASKS, custom_task
 from softprompt.training import read_results, train
-from softprompt.training._advice import not_learning
+from softprompt.training._advice import not_learning, repeated, worse_calibrated
 from softprompt.training._finish import own_rows
-from softprompt.training._prepare import training_rows
+from softprompt.training._last import Last
+from softprompt.training._prepare import training_rows, unseen_labels
 from softprompt.training._records import read_record
 
-from kit import same_files
+from kit import review_rows, same_files
 from training_kit import FOUR, entry, plan_of, prepared, started
 
 
@@ -102,6 +105,30 @@ class TestResults:
         assert "not learning" in " ".join(run.results[0].warnings)
         assert "--lr" in caplog.text
 
+    def test_rows_that_stand_in_two_splits_are_counted_before_training(self, t5_folder, tmp_path, caplog):
+        rows = "text,label\n" + "".join(f"{text},{label}\n" for text, label in review_rows(20, 0))
+        files = {"train": tmp_path / "train.csv", "test": tmp_path / "folder" / ".." / "train.csv"}
+        (tmp_path / "folder").mkdir()
+        files["train"].write_text(rows)
+        keywords = {"text_column": "text", "label_column": "label", "steps": 1, "method": "prompt-tuning"}
+        train(files, str(t5_folder), **keywords, output=tmp_path / "run")
+        told = [line for line in caplog.messages if "have a text of" in line]
+        # A tenth of the training rows validates, and the test rows hold it too.
+        assert told == [
+            "18 of 20 test rows have a text of the train rows, so that their score says less of new rows; take such "
+            "rows out of one of the two",
+            "2 of 20 test rows have a text of the validation rows, so that their score says less of new rows; take "
+            "such rows out of one of the two",
+        ]
+
+    def test_rows_of_a_task_with_splits_of_its_own_or_given_twice_in_memory_are_not_counted(self, task):
+        rows = [{"text": text, "label": label} for text, label in review_rows(8, 0)]
+        options = {"text_columns": ["text"], "label_column": "label"}
+        for test_rows, expected in ((rows, 0), (rows[:4], 2)):
+            own = custom_task({"train": rows, "validation": rows, "test": test_rows}, **options)
+            assert len(repeated(own, split_rows(own, load_rows(own)))) == expected
+        assert repeated(TASKS["lab/weekend"], split_rows(own, load_rows(own))) == []
+
     @pytest.mark.parametrize(
         ("losses", "score", "reason"),
         [
@@ -121,6 +148,28 @@ class TestResults:
         # Of four rows two are of class 1: always answering it has accuracy 1/2, macro-F1 1/3; the first is the score.
         found = not_learning(one, dataclasses.replace(task, headline=("macro-f1",)), [1, 1, 0, 0])
         assert [reason in line for line in found] == ([True] if reason else [])
+
+    def test_a_calibration_that_answers_worse_is_told_of(self, task, t5_folder, tmp_path):
+        one = started(prepared(plan_of(task, t5_folder, [entry()], steps=4)), tmp_path)[0]
+        found = []
+        for after in (0.5, 0.6, 0.4):
+            calibrated = {"validation": {"before": {"score": 0.5}, "after": {"score": after}}}
+            found.append(worse_calibrated(one, Last({}, calibrated=calibrated)))
+        assert found[:2] == [[], []]
+        assert "is 0.4000, and 0.5000 as it was chosen" in found[2][0]
+        assert worse_calibrated(one, Last({})) == []
+
+    def test_labels_of_which_no_choosing_row_is_are_named(self, task, t5_folder, tmp_path):
+        validation = rows_of(split_rows(task, load_rows(task)), "validation")
+        lines = []
+        for count in (1, 2, None):
+            run_data = prepared(plan_of(task, t5_folder, [entry()], steps=4, eval_rows=count))
+            lines.append(unseen_labels(run_data, validation))
+        assert lines[1:] == [[], []]
+        assert (
+            "the first 1 validation rows (--eval-rows), which choose the best prompt, have no row of 'good'"
+            in lines[0][0]
+        )
 
     def test_a_head_alone_that_learns_nothing_is_given_advice_on_its_own_rate(self, task, bert_folder, tmp_path):
         plan = plan_of(task, bert_folder, [entry("linear-probe", head_lr=0.02)], steps=1)

@@ -16,7 +16,7 @@ from ..blocks import widths_of
 SAVING = {"cpu": 6.0, "cuda": 256.0}
 # Pairs of query and key of one call: more do not fit into the cache of a core, or take too much memory.
 PAIRS = {"cpu": 1 << 17, "cuda": 1 << 24}
-# The branch of padded keys, which nothing sees.
+# The last number that sees a padded key: none does.
 PAD = -1
 
 
@@ -41,8 +41,8 @@ class Group:
         owners: which prefix each row has.
         keys: places of the keys of each row, prefix first; a padded own one repeats a key of the row or of its prefix.
         added: which of the c x w own keys are no padding, and the places of these.
-        query_marks: position ids and branches of the queries.
-        key_marks: position ids and branches of the keys, prefix first.
+        query_marks: position ids of the queries, and their numbers among what is read behind the text (0 before it).
+        key_marks: the same of the keys, prefix first, and the largest number that sees each.
     """
 
     queries: Int[Tensor, "c q"]
@@ -52,7 +52,7 @@ class Group:
     keys: Int[Tensor, "c m"]
     added: tuple[Tensor, Tensor]
     query_marks: tuple[Tensor, Tensor]
-    key_marks: tuple[Tensor, Tensor]
+    key_marks: tuple[Tensor, Tensor, Tensor]
 
     def to(self, device: torch.device) -> "Group":
         """Return the group with its indices on the device."""
@@ -68,10 +68,11 @@ class Group:
         Args:
             rule: of transformers, over position ids: whether a query sees a key (causal, a sliding window, chunks).
         """
-        at, branch = (marks[:, :, None] for marks in self.query_marks)
-        key_at, key_branch = (marks[:, None, :] for marks in self.key_marks)
+        at, number = (marks[:, :, None] for marks in self.query_marks)
+        key_at, key_number, key_last = (marks[:, None, :] for marks in self.key_marks)
         zero = at.new_zeros(())
-        return (rule(zero, zero, at, key_at) & ((key_branch == 0) | (key_branch == branch)))[:, None]
+        # What goes on from a token of an answer has the numbers from its own to its last.
+        return (rule(zero, zero, at, key_at) & (key_number <= number) & (number <= key_last))[:, None]
 
 
 def grouped(
@@ -80,7 +81,7 @@ def grouped(
     prefixes: Spans | None,
     owner: np.ndarray | None,
     query_marks: tuple[np.ndarray, np.ndarray],
-    key_marks: tuple[np.ndarray, np.ndarray],
+    key_marks: tuple[np.ndarray, np.ndarray, np.ndarray],
     device: str,
 ) -> list[Group]:
     """Divide rows into groups of similar length.
@@ -90,8 +91,8 @@ def grouped(
         keys: each row's own keys.
         prefixes: the prefixes before the rows; None if nothing stands before them.
         owner: the prefix of each row.
-        query_marks: position ids and branches of all queries.
-        key_marks: position ids and branches of all keys.
+        query_marks: position ids and numbers of all queries.
+        key_marks: position ids, numbers and last numbers of all keys.
         device: "cpu" or "cuda".
     """
     rows = np.argsort(-keys.lengths, kind="stable")
@@ -120,7 +121,7 @@ def _group(
     prefixes: Spans | None,
     owner: np.ndarray | None,
     query_marks: tuple[np.ndarray, np.ndarray],
-    key_marks: tuple[np.ndarray, np.ndarray],
+    key_marks: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> Group:
     if prefixes is None or owner is None:
         prefixes, owner = Spans(np.zeros(1, int), np.zeros(1, int)), np.zeros(len(keys.starts), int)
@@ -155,7 +156,11 @@ def _group(
         keys=tensor(both),
         added=real(is_own, own),
         query_marks=(tensor(query_marks[0][asked]), tensor(query_marks[1][asked])),
-        key_marks=(tensor(key_marks[0][both]), tensor(np.where(is_key, key_marks[1][both], PAD))),
+        key_marks=(
+            tensor(key_marks[0][both]),
+            tensor(key_marks[1][both]),
+            tensor(np.where(is_key, key_marks[2][both], PAD)),
+        ),
     )
 
 

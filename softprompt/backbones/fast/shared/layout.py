@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ....prompts.batch import PromptBatch, TextBatch
 from .groups import Group, Spans, grouped
+from .tree import ALL, Behind
 
 
 @final
@@ -21,8 +22,8 @@ from .groups import Group, Spans, grouped
 class Layout:
     """One sequence of r positions: p prefixes, then b rows, and the q positions whose logits are asked for.
 
-    A prefix is a prompt and the tokens with which all its rows begin. A row is what is left of its text, and its
-    answers, each of which goes on from the text. Where rows have copies of their prompt, nothing is before them.
+    A prefix is a prompt and the tokens with which all its rows begin. A row is what is left of its text, and the tree
+    of its answers, which goes on from the text. Where rows have copies of their prompt, nothing is before them.
 
     Args:
         tokens: token id of each position; 0 where a vector of a prompt stands.
@@ -53,15 +54,13 @@ class Layout:
     has_copies: bool
 
 
-def lay_out(
-    prompt_batch: PromptBatch, batch: TextBatch, answers: Int[Tensor, "b k l"], *, device: torch.device
-) -> Layout:
+def lay_out(prompt_batch: PromptBatch, batch: TextBatch, answers: Behind, *, device: torch.device) -> Layout:
     """Lay out the rows of a batch whose texts are padded on the right.
 
     Args:
         prompt_batch: the prompts.
         batch: the rows. Rows with a shifted prompt get a copy of it each.
-        answers: token ids that each row reads behind its text, in k branches of at most l tokens; -100 is padding.
+        answers: what each row reads behind its text.
         device: where the indices are needed.
     """
     return _Host(prompt_batch, batch, answers, has_copies=batch.prompt_delta is not None).layout(device)
@@ -78,7 +77,7 @@ def lay_out_whole(
         asked: the positions of text that are asked for.
         device: where the indices are needed.
     """
-    host = _Host(prompt_batch, batch, no_answers(batch), has_copies=True)
+    host = _Host(prompt_batch, batch, Behind.nothing(len(batch.ids)), has_copies=True)
     return host.layout(device, asked.cpu().numpy())
 
 
@@ -128,14 +127,13 @@ def held_tokens(
 class _Host:
     """The arithmetic of a layout, on the host."""
 
-    def __init__(self, prompt_batch: PromptBatch, batch: TextBatch, answers: Tensor, *, has_copies: bool):
+    def __init__(self, prompt_batch: PromptBatch, batch: TextBatch, answers: Behind, *, has_copies: bool):
         self.has_copies = has_copies
         self.owner, self.ids = batch.owner.cpu().numpy(), batch.ids.cpu().numpy()
         self.prompt_mask = prompt_batch.mask.cpu().numpy()
         self.prompt_lengths = self.prompt_mask.sum(1)
         self.text_lengths = batch.mask.cpu().numpy().sum(1)
-        self.answers = answers.cpu().numpy()
-        self.answer_lengths = (self.answers >= 0).sum(2)
+        self.answers = answers
         p = len(self.prompt_mask)
         is_shared = not has_copies and batch.text_delta is None
         self.common = common_tokens(self.ids, self.text_lengths, self.owner, p) if is_shared else np.zeros(p, int)
@@ -155,12 +153,13 @@ class _Host:
         self.prefix_lengths = self.prefix_prompts + self.placed
         self.row_prompts = self.prompt_lengths[self.owner] * has_copies
         self.row_texts = self.text_lengths - self.common[self.owner]
-        self.row_answers = self.answer_lengths.sum(1)
+        self.row_answers = (answers.tokens >= 0).sum(1)
         self.row_lengths = self.row_prompts + self.row_texts + self.row_answers
         self.prefix_starts = starts_of(self.prefix_lengths)
         self.row_starts = starts_of(self.row_lengths, int(self.prefix_lengths.sum()))
         size = int(self.prefix_lengths.sum() + self.row_lengths.sum())
-        self.tokens, self.positions, self.branches = (np.zeros(size, dtype=np.int64) for _ in range(3))
+        self.tokens, self.positions, self.numbers = (np.zeros(size, dtype=np.int64) for _ in range(3))
+        self.lasts = np.full(size, ALL)
 
     def layout(self, device: torch.device, asked: np.ndarray | None = None) -> Layout:
         """Return the layout, with its indices on the device; where no columns are asked for, answers are."""
@@ -169,11 +168,15 @@ class _Host:
         queries, firsts, counts = self._queries() if asked is None else self._columns(asked)
         rows = Spans(self.row_starts, self.row_lengths)
         prefixes = Spans(self.prefix_starts, self.prefix_lengths)
-        marks = self.positions, self.branches
+        marks = self.positions, self.numbers
         # The keys of the sequence stand behind those that are held.
         before = int(self.held.sum())
         held_positions = ragged(self.held)[1]
-        key_marks = np.append(held_positions, self.positions), np.append(0 * held_positions, self.branches)
+        key_marks = (
+            np.append(held_positions, self.positions),
+            np.append(0 * held_positions, self.numbers),
+            np.append(np.full(before, ALL), self.lasts),
+        )
         row_keys = Spans(self.row_starts + before, self.row_lengths)
         prefix_keys = Spans(self.prefix_starts + before, self.prefix_lengths)
         is_held = self.held > 0
@@ -184,7 +187,7 @@ class _Host:
         on = device.type
         alone = grouped(prefixes, prefix_keys, None, None, marks, key_marks, on)
         whole = grouped(rows, row_keys, seen, self.owner, marks, key_marks, on)
-        its = self.positions[queries], self.branches[queries]
+        its = self.positions[queries], self.numbers[queries]
         late = grouped(Spans(firsts, counts), row_keys, seen, self.owner, its, key_marks, on)
 
         def moved(values: np.ndarray) -> Tensor:
@@ -236,15 +239,14 @@ class _Host:
         return places, rows, columns
 
     def _answers(self) -> None:
-        """Place the tokens of answers. Each answer goes on from the text and has a branch of its own."""
-        pairs, within = ragged(self.answer_lengths.flatten())
-        rows, branches = np.divmod(pairs, max(self.answers.shape[1], 1))
-        begins = self.row_starts + self.row_prompts + self.row_texts
-        before = np.cumsum(self.answer_lengths, 1) - self.answer_lengths
-        places = begins[rows] + before[rows, branches] + within
-        self.tokens[places] = self.answers[rows, branches, within]
-        self.positions[places] = (self.prompt_lengths[self.owner] + self.text_lengths)[rows] + within
-        self.branches[places] = branches + 1
+        """Place the tokens of answers."""
+        rows, within = ragged(self.row_answers)
+        places = (self.row_starts + self.row_prompts + self.row_texts)[rows] + within
+        self.tokens[places] = self.answers.tokens[rows, within]
+        self.positions[places] = (self.prompt_lengths[self.owner] + self.text_lengths)[rows]
+        self.positions[places] += self.answers.depths[rows, within]
+        self.numbers[places] = within + 1
+        self.lasts[places] = self.answers.lasts[rows, within]
 
     def _queries(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the places of the queries, the number of each row's first one, and how many a row has."""
@@ -269,24 +271,3 @@ class _Host:
         last = np.maximum(self.row_texts[:, None] - 1, 0)
         in_row = (self.row_starts + self.row_prompts)[:, None] + np.minimum(columns - common, last)
         return np.minimum(np.where(columns < common, in_prefix, in_row), max(len(self.tokens) - 1, 0))
-
-
-def no_answers(batch: TextBatch) -> Int[Tensor, "b 0 0"]:
-    """Return the answers of rows that read none."""
-    return batch.ids.new_zeros(len(batch.ids), 0, 0)
-
-
-def answers_each(answers: Sequence[Sequence[Sequence[int]]], which: Int[Tensor, " b"]) -> Int[Tensor, "b k l"]:
-    """Return the answers that each row reads.
-
-    Args:
-        answers: several sets of answers, each answer its token ids.
-        which: for each row its set.
-    """
-    most = max(map(len, answers), default=0)
-    longest = max((len(answer) for group in answers for answer in group), default=0)
-    padded = [
-        [[*answer, *[-100] * (longest - len(answer))] for answer in [*group, *[()] * (most - len(group))]]
-        for group in answers
-    ]
-    return torch.tensor(padded, dtype=torch.long, device=which.device).view(len(answers), most, longest)[which]

@@ -14,10 +14,13 @@ from ....prompts.compiled import CompiledPrefix
 from ..._labels import Reading, rows_of
 from ...prefix import read_cache
 from .compiled import at_places, held_cache, places_of, rows_of_tokens
-from .layout import Layout, answers_each, lay_out, no_answers
+from .layout import Layout, lay_out
 from .runner import ModelParts, Runner
+from .tree import AnswerTree, Behind, tree_of
 
 IGNORED = -100
+# Numbers of the logits of one pass that scores labels: with many labels they are the largest thing in memory by far.
+LOGITS = {"cpu": 1 << 26, "cuda": 1 << 29}
 
 
 @final
@@ -38,7 +41,7 @@ class SharedPasses:
         needed = targets != IGNORED
         # A token is read only if a label follows it.
         read = targets[:, :-1].masked_fill(~needed[:, 1:], IGNORED)
-        layout = self._layout(prompt_batch, batch, read[:, None])
+        layout = self._layout(prompt_batch, batch, Behind.chains(read))
         flat = self.runner.logits(prompt_batch, batch, layout)
         b, length = targets.shape
         if len(flat) == b * length:
@@ -57,27 +60,54 @@ class SharedPasses:
     def label_scores_each(
         self, prompt_batch: PromptBatch, batch: TextBatch, readings: Sequence[Reading], which: Int[Tensor, " b"]
     ) -> list[Float[Tensor, "r c"]]:
-        """Return for each reading the log-probabilities of its labels for its rows; one pass reads all of them."""
-        read = [[label[:-1] for label in reading.scored] for reading in readings]
-        layout = self._layout(prompt_batch, batch, answers_each(read, which))
+        """Return for each reading the log-probabilities of its labels for its rows.
+
+        One pass reads all of them. Without gradients more logits than `LOGITS` are computed in several.
+        """
+        trees = [read_behind(reading) for reading in readings]
+        most = self._rows_of_logits(1 + max(len(tree.tokens) for tree in trees), batch.ids.device.type)
+        if torch.is_grad_enabled() or len(which) <= most:
+            return self._scores_each(prompt_batch, batch, readings, trees, which)
+        parts = [
+            self._scores_each(prompt_batch, batch.select(rows), readings, trees, which[rows])
+            for rows in torch.arange(len(which), device=which.device).split(most)
+        ]
+        return [torch.cat(of_reading) for of_reading in zip(*parts, strict=True)]
+
+    def _rows_of_logits(self, queries: int, device: str) -> int:
+        """Return how many rows with so many queries a pass may have."""
+        vocabulary = self.runner.base.config.get_text_config().vocab_size
+        return max(1, LOGITS.get(device, LOGITS["cuda"]) // (queries * vocabulary))
+
+    def _scores_each(
+        self,
+        prompt_batch: PromptBatch,
+        batch: TextBatch,
+        readings: Sequence[Reading],
+        trees: Sequence[AnswerTree],
+        which: Int[Tensor, " b"],
+    ) -> list[Float[Tensor, "r c"]]:
+        layout = self._layout(prompt_batch, batch, Behind.trees(trees, which))
         flat = self.runner.logits(prompt_batch, batch, layout)
         wide = flat.to(torch.promote_types(flat.dtype, torch.float32))
         totals = wide.logsumexp(-1)
         return [
-            self._scores(reading, wide, totals, layout.firsts[rows])
-            for reading, rows in zip(readings, rows_of(which, len(readings)), strict=True)
+            self._scores(reading, tree, wide, totals, layout.firsts[rows])
+            for reading, tree, rows in zip(readings, trees, rows_of(which, len(readings)), strict=True)
         ]
 
     @staticmethod
     def _scores(
-        reading: Reading, logits: Float[Tensor, "q v"], totals: Float[Tensor, " q"], firsts: Int[Tensor, " r"]
+        reading: Reading,
+        tree: AnswerTree,
+        logits: Float[Tensor, "q v"],
+        totals: Float[Tensor, " q"],
+        firsts: Int[Tensor, " r"],
     ) -> Float[Tensor, "r c"]:
         """Return the label scores of rows whose first queries these are."""
-        scores, behind = [], 1
-        for label in reading.scored:
-            steps = torch.tensor([0, *range(behind, behind + len(label) - 1)], device=firsts.device)
-            behind += len(label) - 1
-            places = firsts[:, None] + steps
+        scores = []
+        for label, path in zip(reading.scored, tree.paths, strict=True):
+            places = firsts[:, None] + torch.tensor([0, *path], device=firsts.device)
             tokens = torch.tensor(label, device=firsts.device)
             scores.append(reading.combined(logits[places, tokens] - totals[places]))
         return torch.stack(scores, 1)
@@ -86,7 +116,7 @@ class SharedPasses:
         """Return the last states over the text; of padding, those of another column."""
         # States of compiled positions are not known.
         prompt_batch = dataclasses.replace(prompt_batch, compiled=None)
-        layout = self._layout(prompt_batch, batch, no_answers(batch))
+        layout = self._layout(prompt_batch, batch, Behind.nothing(len(batch.ids)))
         states = self.runner.states(prompt_batch, batch, layout)
         return states[layout.states]
 
@@ -97,7 +127,7 @@ class SharedPasses:
 
         batch = rows_of_tokens(openings, prompt_batch.mask.device)
         prompt_batch = dataclasses.replace(prompt_batch, compiled=None)
-        layout = self._layout(prompt_batch, batch, no_answers(batch))
+        layout = self._layout(prompt_batch, batch, Behind.nothing(len(batch.ids)))
         # Without a configuration it keeps every position of layers with a sliding window, too.
         cache = DynamicCache()
         self.runner.states(prompt_batch, batch, layout, past_key_values=cache)
@@ -107,8 +137,13 @@ class SharedPasses:
             for row, opening in enumerate(openings)
         ]
 
-    def _layout(self, prompt_batch: PromptBatch, batch: TextBatch, answers: Int[Tensor, "b k l"]) -> Layout:
+    def _layout(self, prompt_batch: PromptBatch, batch: TextBatch, answers: Behind) -> Layout:
         return lay_out(prompt_batch, batch, answers, device=batch.ids.device)
+
+
+def read_behind(reading: Reading) -> AnswerTree:
+    """Return what is read behind a text to score labels: each without its last token, common beginnings once."""
+    return tree_of(tuple(label[:-1] for label in reading.scored))
 
 
 def _options(prompt_batch: PromptBatch, layout: Layout, x: Tensor) -> dict[str, Any]:
