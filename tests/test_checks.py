@@ -424,7 +424,9 @@ class TestKinds:
             task=task("lab/opinion"), model=ModelSpec("m"), prompts=(PromptSettings(),), settings=TrainSettings()
         )
         assert run.written()
-        with refused(BadInput, "this run could not be read again, and is not begun: .*'max_bad_rows' of the run plan"):
+        with refused(
+            BadInput, "this run could not be read again, and is not begun: .*'max_bad_rows' of the stored plan"
+        ):
             dataclasses.replace(run, max_bad_rows=0.5).written()
 
 

@@ -37,10 +37,17 @@ def project(tiny_t5, save_tiny, tmp_path_factory) -> Path:
     """A folder with rows, a model and a run that was started there with relative paths."""
     folder = tmp_path_factory.mktemp("projects") / "here"
     review_task(folder / "data")
+    shutil.copy(folder / "data" / "test.csv", folder / "data" / "more.csv")
     save_tiny(folder / "models" / "t5", *tiny_t5())
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
-        options = {**COLUMNS, "prompt_length": 2, "steps": 1, "eval_every": 1, "test_data": ["data/test.csv"] * 2}
+        options = {
+            **COLUMNS,
+            "prompt_length": 2,
+            "steps": 1,
+            "eval_every": 1,
+            "test_data": ["data/test.csv", "data/more.csv"],
+        }
         run = train("data/train.csv", "models/t5", data_root="rows", output=RUN, **options)
         again = {**COLUMNS, "prompt_length": 2, "steps": 1, "eval_every": 1}
         start = f"prompt:{RUN}/{run.results[0].prompt}/prompt"
@@ -66,7 +73,7 @@ def test_relative_paths_are_read_from_another_folder(project, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     assert score(project / RUN) >= 0
     plan = read_plan(project / RUN)
-    assert plan.task.source.paths("test") == (str(project / "data" / "test.csv"),) * 2
+    assert plan.task.source.paths("test") == tuple(str(project / "data" / name) for name in ("test.csv", "more.csv"))
     assert (plan.model.name, plan.data_root) == (str(project / "models" / "t5"), str(project / "rows"))
     begun = read_plan(project / "runs" / "again").prompts[0].init.removeprefix("prompt:")
     assert SoftPrompt.load(begun).provenance.backbone.name == plan.model.name

@@ -46,7 +46,10 @@ def test_a_sorted_validation_file_is_refused_where_its_first_rows_would_choose(b
     head, *rows = path.read_text().splitlines()
     path.write_text("\n".join([head, *sorted(rows * 2, key=lambda row: row.rpartition(",")[2])]) + "\n")
     begin = functools.partial(train, task, backbone, prompts=[PROMPT])
-    with pytest.raises(BadInput, match=r"the first 16 validation rows .* all have the label .*; shuffle the file"):
+    with pytest.raises(
+        BadInput,
+        match=r"the first 16 validation rows .* all have the label .*; raise `eval_rows` or leave it out, or shuffle the file",
+    ):
         begin(settings=dataclasses.replace(SETTINGS, eval_rows=16), output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     for enough in (17, None):

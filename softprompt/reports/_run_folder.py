@@ -79,27 +79,15 @@ def _stored(
         # Of a prompt that is not finished only the validation score so far is known.
         scores = [score for score in validation.get("score", ()) if score is not None]
         metrics: dict[str, Any] = {"validation": {"score": max(scores)}} if scores else {}
-        empty: dict[str, Any] = dict.fromkeys(("best_step", "trainable", "head", "stored"), 0)
-        return StoredRun(
-            name=spec.name, spec=spec, metrics=metrics, majority=None, seconds=0.0, status="not finished", curve=curve,
-            validation=validation, prompt_steps=reached, **empty,
-        )  # fmt: skip
-    return StoredRun(
-        name=spec.name,
-        spec=spec,
-        metrics=result.metrics,
-        majority=result.majority,
-        best_step=result.best_step,
-        trainable=result.trainable,
-        head=result.head,
-        stored=result.stored,
+        return StoredRun.without_result(
+            spec, metrics, "not finished", curve=curve, validation=validation, prompt_steps=reached
+        )
+    return StoredRun.of(
+        spec,
+        result,
         seconds=result.seconds / len(plan.prompts),
-        status=result.status,
-        warnings=result.warnings,
         curve=curve,
         validation=validation,
-        prompt_steps=result.prompt_steps,
-        restarts=result.restarts,
         **_origin(result.run, name),
     )
 

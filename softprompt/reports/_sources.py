@@ -197,17 +197,14 @@ def _of_stability(folder: Path, report: Values) -> list[Entry]:
 
 
 def _kept_scores(setting: str, arm: Mapping[str, Any], spec: RunSpec) -> Iterator[Entry]:
-    empty: dict[str, Any] = dict.fromkeys(("best_step", "trainable", "head", "stored"), 0)
     for seeds, score in zip(arm["seeds"], arm["scores"], strict=True):
         chosen = Seeds(**dict(zip(vars(spec.prompt.seeds), seeds, strict=True)))
         of_seed = dataclasses.replace(
             spec, prompt=dataclasses.replace(spec.prompt, seeds=chosen), tags={"setting": setting}
         )
         metrics = {} if score is None else {"test": {"score": score}}
-        run = StoredRun(
-            name=of_seed.name, spec=of_seed, metrics=metrics, majority=arm.get("chance"), seconds=0.0,
-            status="dropped" if score is None else "finished", **empty,
-        )  # fmt: skip
+        status = "dropped" if score is None else "finished"
+        run = StoredRun.without_result(of_seed, metrics, status, majority=arm.get("chance"))
         yield _study_entry(run, f"{setting}, seed {chosen.initialization}")
 
 

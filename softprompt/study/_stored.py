@@ -11,13 +11,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..documents import check_shape, compact, faults_in, in_file, read_sealed, without_nan
 from ..errors import BadInput, DamagedFile
 from ..legacy import renamed
 from ..status import is_dropped
 from ._spec import RunSpec
+
+if TYPE_CHECKING:
+    from ..training import Result
 
 FORMAT = 2
 # Format 1 has the earlier names of fields.
@@ -28,6 +31,10 @@ REPAIR = "delete it and run the study again"
 _NO_CURVE = ("step", "lr")
 # The file of a stored run. What else lies beside them is none of a study's.
 _FILE = re.compile(r"[0-9a-f]{16}\.json")
+# What a stored run takes from a result as it is.
+_OF_RESULT = (
+    "metrics", "majority", "best_step", "trainable", "head", "stored", "status", "warnings", "prompt_steps", "restarts",
+)  # fmt: skip
 # What tables show of the curves.
 _OF_TABLES = ("step", "token_norms")
 
@@ -77,6 +84,39 @@ class StoredRun:
     versions: Mapping[str, str] = field(default_factory=dict)
     prompt_steps: int | None = None
     restarts: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, spec: RunSpec, result: "Result", **of_run: Any) -> "StoredRun":
+        """The run of a prompt that has ended.
+
+        Args:
+            spec: what was asked for.
+            result: how it ended.
+            of_run: the fields that a result does not have.
+        """
+        return cls(name=spec.name, spec=spec, **{name: getattr(result, name) for name in _OF_RESULT}, **of_run)
+
+    @classmethod
+    def without_result(
+        cls,
+        spec: RunSpec,
+        metrics: Mapping[str, Mapping[str, float]],
+        status: str,
+        *,
+        majority: float | None = None,
+        **known: Any,
+    ) -> "StoredRun":
+        """A run of which only some scores are known, with 0 for what a result counts.
+
+        Args:
+            spec: what was asked for.
+            metrics: by split; empty for none.
+            status: of the run.
+            majority: test score of always answering the most frequent class.
+            known: other fields.
+        """
+        counts: dict[str, Any] = dict.fromkeys(("best_step", "trainable", "head", "stored", "seconds"), 0)
+        return cls(name=spec.name, spec=spec, metrics=metrics, majority=majority, status=status, **counts, **known)
 
     @property
     def score(self) -> float | None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, final
 
 from ..documents import SEALED, read_sealed, sealed_bytes
 from ..errors import BadInput, DamagedFile, Interrupted, ModelMismatch, OtherInputs, StorageFailure
+from ..run_layout import METRICS
 from ..settings import ModelSpec
 from ._early import named
 from ._failed import mark_failed, reason
@@ -263,27 +264,17 @@ def _stored(
     """The run in the form that is stored."""
     from ..training import read_record
 
-    curve, validation = curves(read_record(run.folder / result.prompt / "metrics.jsonl"))
-    return StoredRun(
-        name=spec.name,
-        spec=spec,
-        metrics=result.metrics,
-        majority=result.to_json().get("majority"),
-        best_step=result.best_step,
-        trainable=result.trainable,
-        head=result.head,
-        stored=result.stored,
+    curve, validation = curves(read_record(run.folder / result.prompt / METRICS))
+    return StoredRun.of(
+        spec,
+        result,
         seconds=round(seconds, 3),
-        status=result.status,
-        warnings=result.warnings,
         curve=curve,
         validation=validation,
         fleet=fleet,
         embeddings=embeddings,
         inputs=inputs,
         versions={name: version(name) for name in ("softprompt", "torch", "transformers")},
-        prompt_steps=result.prompt_steps,
-        restarts=result.restarts,
     )
 
 

@@ -173,7 +173,8 @@ def _refuse_twice(paths: Sequence[str]) -> None:
     for path in paths:
         real = os.path.realpath(path)
         if real in first:
-            raise BadInput(f"{path!r} is {first[real]!r} again, so that its rows would be read twice; give it once")
+            again = "stands there twice" if path == first[real] else f"is {first[real]!r} again"
+            raise BadInput(f"{path!r} {again}, so that its rows would be read twice; give it once")
         first[real] = path
 
 

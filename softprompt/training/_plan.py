@@ -27,7 +27,7 @@ _COMPARED = "with_frozen"
 
 
 @dataclass(frozen=True)
-class _PlanShape:
+class StoredPlan:
     """The kinds of what run.json holds besides the fields of the model, as far as no other class has them."""
 
     task: Mapping[str, Any]
@@ -41,7 +41,7 @@ class _PlanShape:
     inputs: Mapping[str, str]
 
 
-_KEPT = tuple(field.name for field in dataclasses.fields(_PlanShape))
+_KEPT = tuple(field.name for field in dataclasses.fields(StoredPlan))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class Plan:
         if values.get("format") not in READ:
             raise BadInput(f"run.json has format {values.get('format')!r}, this version reads {FORMAT}")
         values = renamed(values)
-        check_shape(_PlanShape, {name: value for name, value in values.items() if name in _KEPT}, partial=True)
+        check_shape(StoredPlan, {name: value for name, value in values.items() if name in _KEPT}, partial=True)
         of_model = ModelSpec().to_json().keys()
         plain = {name: value for name, value in values.items() if name not in ("format", *of_model)}
         plain["model"] = ModelSpec.from_json({**_OLDER, **{n: v for n, v in values.items() if n in of_model}})

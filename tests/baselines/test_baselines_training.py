@@ -1,31 +1,19 @@
 """Weights trained in place of a prompt on the common loop, beside plain references of their formulas."""
 
-import math
-
 import pytest
 import torch
 from softprompt.backbones import from_model
 from softprompt.baselines import BASELINES
-from softprompt.baselines.kinds import swap_for
-from softprompt.baselines.swap import Start
-from softprompt.data import load_rows, split_rows, stream
-from softprompt.inference.asked import put
 from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import predict
-from softprompt.inference.rows import examples_for
-from softprompt.losses import task_losses
-from softprompt.prompts.batch import PromptBatch
-from softprompt.prompts.contract import new_head
-from softprompt.prompts.methods import METHODS
-from softprompt.prompts.prompt import LinearHead, SoftPrompt
-from softprompt.prompts.seeds import stream_seed
+from softprompt.prompts.prompt import SoftPrompt
 from softprompt.store import latest_checkpoint
 from softprompt.training import resume, train
 from softprompt.training._loop import Loop
 from softprompt.training._records import read_record
-from torch.nn import functional
 
-from baselines_kit import KEPT, NO_BIASES, SETTINGS, TEXT, digest, peft_model, plain_logits
+from baselines_kit import NO_BIASES, SETTINGS, TEXT, digest
+from baselines_plain import PLAIN, plain_losses
 from kit import same_files
 
 CASES = [
@@ -42,123 +30,15 @@ CASES = [
 BESIDE = ("prefix-tuning", "cartridge", "dept", "attempt", "mpt")
 
 
-def plain_rows(backbone, method, seed, sources):
-    """DePT and ATTEMPT by their formulas: what is trained, and what one embedded row becomes."""
-    swap = swap_for(method, backbone, METHODS[method].options, Start(stream_seed(seed, "network"), sources))
-    p = {name: torch.nn.Parameter(values) for name, values in swap.weights().items() if name not in KEPT}
-    if method == "dept":
-        return p, lambda words: torch.cat([p["prompt"], words + (p["a"] @ p["b"])[: len(words)]])
-
-    def mixed(words):
-        prompts = [*sources, p["target"]]
-        query = functional.silu(words.amax(0) @ p["down.weight"].T) @ p["up.weight"].T
-        query = functional.layer_norm(query, query.shape, p["norm.weight"], p["norm.bias"])
-        scores = torch.stack([prompt.amax(0) @ query for prompt in prompts]) / (math.e * len(query))
-        prompt = p["target"] + sum(a * prompt for a, prompt in zip(scores.softmax(0), prompts, strict=True))
-        return torch.cat([prompt, words])
-
-    return p, mixed
-
-
-def plain_adapters(backbone, method, seed):
-    """Adapters by hooks on the model, and its norms, with the initial values of this seed."""
-    swap = swap_for(method, backbone, METHODS[method].options, Start(stream_seed(seed, "network")))
-    trained = {name: torch.nn.Parameter(values) for name, values in swap.weights().items() if ".adapter." in name}
-    for path in {name.partition(".adapter.")[0] for name in trained}:
-
-        def add(module, arguments, y, path=path):
-            down, d, up, u = (
-                trained[f"{path}.adapter.{n}"] for n in ("down.weight", "down.bias", "up.weight", "up.bias")
-            )
-            return y + functional.gelu(y @ down.T + d) @ up.T + u
-
-        backbone.model.get_submodule(path).register_forward_hook(add)
-    own = dict(backbone.model.named_parameters())
-    return trained | {name: own[name].requires_grad_(True) for name in swap.names if ".adapter." not in name}
-
-
-def plain_biases(backbone):
-    """Biases of zero by hooks on every linear layer and norm of a model that has none."""
-    trained = {}
-    for path, module in backbone.model.named_modules():
-        if not isinstance(module, torch.nn.Linear) and "Norm" not in type(module).__name__:
-            continue
-        trained[path] = torch.nn.Parameter(torch.zeros(len(module.weight)))
-        module.register_forward_hook(lambda module, arguments, y, b=trained[path]: y + b)
-    return trained
-
-
-def plain_losses(backbone, task, method, seed, lr, sources):
-    """The loss of each step, and the weights after the last, of a plain loop over a model that is trained in place."""
-    change, model, slow = None, None, {}
-    if method in ("dept", "attempt"):
-        trained, change = plain_rows(backbone, method, seed, sources)
-        second = "embedding_lr" if method == "dept" else "attention_lr"
-        slow = {name: METHODS[method].options[second] for name in trained if name not in ("prompt", "target")}
-    elif method in ("prefix-tuning", "cartridge"):
-        model = peft_model(backbone, seed, method)
-        trained = {name: values for name, values in model.named_parameters() if values.requires_grad}
-    elif method in ("adapter", "adapter-drop"):
-        trained = plain_adapters(backbone, method, seed)
-    elif method == "bitfit" and backbone.name in NO_BIASES:
-        trained = plain_biases(backbone)
-    elif method in ("lora", "ia3"):
-        trained = dict(peft_model(backbone, seed, method).named_parameters())
-        trained = {name: values for name, values in trained.items() if values.requires_grad}
-    else:
-        own = backbone.model.named_parameters()
-        trained = {name: values for name, values in own if method == "full" or name.endswith("bias")}
-        for values in trained.values():
-            values.requires_grad_(True)
-    assert trained
-    labels = (len(task.labels), backbone.hidden_size) if backbone.answers == "linear-head" else None
-    head = new_head(labels, seed)
-    # What stands beside words is measured in their root mean square.
-    rms = backbone.word_vectors.square().mean().sqrt().item()
-    units = {name: rms if change and name in ("prompt", "target", "b") else 1.0 for name in trained}
-    groups = [
-        {
-            "params": [values],
-            "lr": unit * slow.get(name, lr),
-            "weight_decay": 0.01 / unit,
-            "eps": 1e-8 / unit,
-            "unit": unit,
-        }
-        for (name, values), unit in zip(trained.items(), units.values(), strict=True)
-    ]
-    if head is not None:
-        groups.append({"params": list(head.parameters()), "lr": 5e-3, "weight_decay": 0.0, "unit": 1.0})
-    optimizer, peaks = torch.optim.AdamW(groups), [group["lr"] for group in groups]
-    task = put(task, backbone.kind)
-    rows = examples_for(backbone, task, split_rows(task, load_rows(task, None)).train, 0)
-    losses = []
-    for step, chosen in zip(range(1, 7), stream(rows.lengths, range(len(rows)), 8, seed=seed), strict=False):
-        batch = rows.batch(chosen, 0, backbone.pad_id)
-        heads = [] if head is None else [LinearHead(head.weight, head.bias)]
-        nothing = PromptBatch.stack([torch.zeros(0, backbone.embedding_size)], heads)
-        assert batch.targets is not None
-        by_row = change is not None or model is not None
-        logits = plain_logits(backbone, batch, head, change, model) if by_row else backbone.logits(nothing, batch)
-        loss = task_losses(logits, batch.targets).mean()
-        losses.append(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        moved = [(p, group["unit"]) for group in groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm([unit * p.grad for p, unit in moved])
-        torch.nn.utils.clip_grads_with_norm_([p for p, _ in moved], 0.5, norm)
-        factor = step / 2 if step <= 2 else (6 - step + 1) / 4
-        for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-            group["lr"] = peak * factor
-        optimizer.step()
-    return losses, trained, head
-
-
 def in_order(weights):
     """Weights by their shapes and sums: PEFT names its own otherwise."""
     return sorted(weights, key=lambda values: (values.shape, values.sum().item()))
 
 
 class TestTraining:
+    def test_every_method_has_a_plain_reference_and_a_case(self):
+        assert {*PLAIN} == {method for _, method in CASES} == {*BASELINES} - {"mpt"}
+
     @pytest.mark.parametrize(("family", "method"), CASES)
     def test_it_equals_a_plain_loop_over_a_model_that_is_trained_in_place(
         self, family, method, backbone_of, more_of, task, tmp_path
