@@ -48,7 +48,7 @@ def test_a_sorted_validation_file_is_refused_where_its_first_rows_would_choose(b
     begin = functools.partial(train, task, backbone, prompts=[PROMPT])
     with pytest.raises(
         BadInput,
-        match=r"the first 16 validation rows .* all have the label .*; raise `eval_rows` or leave it out, or shuffle the file",
+        match=r"the first 16 validation rows .* all have the label .*; raise `eval_rows` or leave",
     ):
         begin(settings=dataclasses.replace(SETTINGS, eval_rows=16), output=tmp_path / "run")
     assert not (tmp_path / "run").exists()

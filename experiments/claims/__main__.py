@@ -54,10 +54,8 @@ def claims(
         design = dataclasses.replace(design, seeds=seeds)
     store = store or Path("runs/claims-quick" if quick else "runs/claims")
     results = results or (store if quick else RESULTS) / "claims.json"
-    if page_only:
-        finished = read_results(results)
-    else:
-        finished = run(
+    if not page_only:
+        run(
             results,
             store=store,
             design=design,
@@ -66,7 +64,8 @@ def claims(
             device=device,
             progress=not quiet,
         )
-    print(write(finished, out or (store if quick else PAGES), numbers=results.with_name(TABLES)))
+    # Of the file, in whose order resampled intervals are the same whenever the page is made.
+    print(write(read_results(results), out or (store if quick else PAGES), numbers=results.with_name(TABLES)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
