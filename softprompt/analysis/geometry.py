@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import BadInput
+from ..run_layout import METRICS
 from ..training import read_record
 
 
@@ -82,7 +83,7 @@ def norm_curve(prompt: Path | str) -> NormCurve:
     Raises:
         BadInput: the folder has no record, or the record is of a head without a prompt.
     """
-    path = Path(prompt) / "metrics.jsonl"
+    path = Path(prompt) / METRICS
     rows = [row for row in read_record(path) if row.get("prompt_norm") is not None]
     if not rows:
         raise BadInput(f"{path} records no prompt norm; give the folder of a prompt in a run, RUN/<method>-seed0")

@@ -10,6 +10,7 @@ from ..checks import listed, require_different
 from ..errors import BadInput, UnknownName, quoted
 from ..inference.asked import task_of
 from ..prompts.prompt import SoftPrompt
+from ..run_layout import is_run
 from ..tasks import Task
 from ..training import Plan, read_plan
 
@@ -98,11 +99,11 @@ def _prompts(paths: Sequence[str | Path], prompts: Sequence[str]) -> Iterator[tu
     """Yield for each prompt its label, its place, and the plan of its run."""
     for given in paths:
         path = Path(given)
-        if (path / "run.json").is_file():
+        if is_run(path):
             yield from _of_run(path, prompts)
         else:
             refuse_choice(given, prompts)
-            run = next((folder for folder in path.resolve().parents[:2] if (folder / "run.json").is_file()), None)
+            run = next((folder for folder in path.resolve().parents[:2] if is_run(folder)), None)
             inside = path.resolve().relative_to(run).parts[0] if run else ""
             yield f"{run.name}/{inside}" if run else str(given), given, read_plan(run) if run else None
 

@@ -9,6 +9,7 @@ import typer
 
 from ..errors import BadInput, SoftPromptError
 from ..machine import findings
+from ..run_layout import PLAN
 from ._layout import width_of
 from .options import Json
 from .printing import print_json, table
@@ -55,7 +56,7 @@ def damage_of(path: Path) -> Iterator[str]:
     from ..training import damage
     from ..tuning import damaged_search, is_search
 
-    if (path / "run.json").exists():
+    if (path / PLAN).exists():
         yield from damage(path)
     elif is_search(path):
         yield from damaged_search(path)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import UnknownName, visible
+from ..run_layout import is_run
 from ..tasks import TASKS
 from ._layout import width_of
 from ._several import summary
@@ -32,7 +33,7 @@ def show(
 ) -> None:
     """Describe a run, a stored prompt or a task."""
     path = Path(name)
-    if (path / "run.json").is_file():
+    if is_run(path):
         _show_run(path, json_lines)
     elif path.exists():
         _show_prompt(path, json_lines)

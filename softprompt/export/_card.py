@@ -11,6 +11,7 @@ from ..inference.scoring import Scoring
 from ..interop.card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are, shown
 from ..interop.recipes import where_it_is
 from ..prompts.prompt import SoftPrompt
+from ..run_layout import is_run
 from ..store import read_prompt
 
 # What training found out, and was not told.
@@ -46,7 +47,7 @@ def spread_of(prompt: SoftPrompt, source: "str | Path") -> "Spread | None":
         source: its folder, or that of its run.
     """
     folder = Path(source).absolute()
-    run = next((place for place in (folder, *folder.parents[:2]) if (place / "run.json").is_file()), None)
+    run = next((place for place in (folder, *folder.parents[:2]) if is_run(place)), None)
     scores = [_score(prompt)]
     if run is not None:
         others = [_read(place) for place in sorted(run.glob("*/prompt"))]

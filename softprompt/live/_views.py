@@ -15,13 +15,14 @@ from ..documents import line_places, line_values, whole_lines
 from ..errors import BadInput
 from ..legacy import renamed
 from ..metrics import Judged, best_judged
+from ..run_layout import CHECKPOINTS, METRICS, PEFT, PLAN, PROMPT, RESTARTS, RESULT, TIMING, WEIGHTS
 from ..settings import DEFAULT_STEPS
 from ..study import StoredRun, is_kept, load
 
 # A run whose records have not changed for so many seconds is shown as stopped.
 SILENT_SECONDS = 300.0
 # Folders of a run that hold no other run.
-INSIDE = ("checkpoints", "restarts", "prompt", "weights", "peft")
+INSIDE = (CHECKPOINTS, RESTARTS, PROMPT, WEIGHTS, PEFT)
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -118,7 +119,7 @@ def _places(root: Path) -> Iterator[tuple[Path, float]]:
     for folder, inner, files in os.walk(root):
         inner[:] = [name for name in inner if name not in INSIDE and not name.startswith(".")]
         path = Path(folder)
-        if "run.json" in files:
+        if PLAN in files:
             # Its runs are those of the store, which is seen only from outside its folder of fleets.
             if len(path.relative_to(root).parts) >= len(("fleets", "ID", "run")) and is_kept(path):
                 continue
@@ -133,7 +134,7 @@ def _places(root: Path) -> Iterator[tuple[Path, float]]:
 
 def _changed(run: Path) -> float:
     times = [0.0]
-    for path in (run / "run.json", run / "timing.jsonl", *run.glob("*/metrics.jsonl"), *run.glob("*/result.json")):
+    for path in (run / PLAN, run / TIMING, *run.glob(f"*/{METRICS}"), *run.glob(f"*/{RESULT}")):
         with contextlib.suppress(OSError):
             times.append(path.stat().st_mtime)
     return max(times)
@@ -150,13 +151,13 @@ def _view(root: Path, path: Path) -> RunView | None:
 
 
 def _of_folder(run: Path, name: str, changed: float) -> RunView:
-    plan = renamed(json.loads((run / "run.json").read_bytes()))
-    records = sorted(run.glob("*/metrics.jsonl"))
+    plan = renamed(json.loads((run / PLAN).read_bytes()))
+    records = sorted(run.glob(f"*/{METRICS}"))
     prompts = tuple(_prompt(record, record.stat().st_mtime_ns, _written(record)) for record in records)
     settings = plan["settings"]
     steps = settings.get("steps") or (None if settings.get("epochs") else DEFAULT_STEPS)
     step = max((prompt.steps[-1] for prompt in prompts if prompt.steps), default=0)
-    is_done = len(prompts) >= len(plan["prompts"]) and all((path.parent / "result.json").exists() for path in records)
+    is_done = len(prompts) >= len(plan["prompts"]) and all((path.parent / RESULT).exists() for path in records)
     state = "finished" if is_done else "in training" if time.time() - changed < SILENT_SECONDS else "stopped"
     left = _seconds_left(run, step, steps) if state == "in training" else None
     place = run.name if name == "." else name
@@ -169,7 +170,7 @@ def _of_folder(run: Path, name: str, changed: float) -> RunView:
 def _written(record: Path) -> int:
     """When the result beside a record was written; 0 where it is not yet."""
     try:
-        return (record.parent / "result.json").stat().st_mtime_ns
+        return (record.parent / RESULT).stat().st_mtime_ns
     except OSError:
         return 0
 
@@ -186,7 +187,7 @@ def _prompt(record: Path, changed: int, finished: int) -> PromptView:
     dropped = [f"dropped at step {row['step']}: {row['dropped']}" for row in rows if "dropped" in row]
     result: Mapping[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
-        result = json.loads((record.parent / "result.json").read_bytes())
+        result = json.loads((record.parent / RESULT).read_bytes())
     status = result.get("status", "")
     ended = dropped[-1] if dropped else "" if status == "finished" else status
     return PromptView(
@@ -238,7 +239,7 @@ def _of_stored(path: Path, name: Path, changed: int) -> RunView | None:
 
 def _seconds_left(run: Path, step: int, steps: int | None) -> float | None:
     """The steps that are left, at the mean speed of those that are recorded with their seconds."""
-    rows, _ = _rows(run / "timing.jsonl") if (run / "timing.jsonl").exists() else ([], "")
+    rows, _ = _rows(run / TIMING) if (run / TIMING).exists() else ([], "")
     if not rows or steps is None:
         return None
     return max(0, steps - step) * sum(row["seconds"] for row in rows) / rows[-1]["step"]

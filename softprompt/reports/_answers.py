@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DamagedFile, SoftPromptError
+from ..run_layout import FROZEN
 from ..tasks import Task
 from ._entry import Entry
 
@@ -177,7 +178,7 @@ def _gain(task: Task, answers: Sequence[Any], gold: Sequence[Any], folder: Path 
     from ..inference.kept_baselines import read_baselines
     from ..metrics import majority
 
-    kept = folder.parent / "frozen.json" if folder else None
+    kept = folder.parent / FROZEN if folder else None
     if kept is None or not kept.is_file():
         constant = [majority(gold)[0]] * len(gold)
         line = Baseline(name="majority", score=score_of(task, constant, gold), interval=None, predictions=constant)

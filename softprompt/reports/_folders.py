@@ -7,13 +7,14 @@ from typing import Literal
 
 from ..documents import short_paths
 from ..errors import BadInput, SoftPromptError
+from ..run_layout import CHECKPOINTS, PEFT, PLAN, PROMPT, WEIGHTS
 from ..store import read_json
 from ..study import stored_names
 from ..tuning import is_search
 
 Kind = Literal["run", "store", "stability", "landscape"]
 # Folders that hold no runs of their own, however large they are.
-_PRUNED = {"checkpoints", "prompt", "weights", "peft", "fleets"}
+_PRUNED = {CHECKPOINTS, PROMPT, WEIGHTS, PEFT, "fleets"}
 
 
 def places_in(paths: Sequence["Path | str"]) -> dict[Kind, list[Path]]:
@@ -42,7 +43,7 @@ def _inside(folder: Path) -> Iterator[tuple[Kind, Path]]:
         if is_search(Path(place)):
             # The other runs of a search were chosen by the rows that they would show as test rows.
             names[:] = [name for name in names if name == "report"]
-        if "run.json" in files:
+        if PLAN in files:
             yield "run", Path(place)
         if "landscape.json" in files:
             yield "landscape", Path(place)

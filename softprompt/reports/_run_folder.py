@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SoftPromptError
+from ..run_layout import METRICS
 from ..store import read_json
 from ..study import RunSpec, StoredRun, curves, model_fields
 from ..training import Comparison, Plan, checked_record, is_held, read_comparison, read_plan, read_result
@@ -43,7 +44,7 @@ def _entry(
     notes: Sequence[str],
     shared: Mapping[str, Any],
 ) -> Entry:
-    rows, faults = checked_record(folder / name / "metrics.jsonl")
+    rows, faults = checked_record(folder / name / METRICS)
     result, fault = _result(folder, name)
     reached = max((row["step"] for row in rows if "loss" in row), default=0)
     steps = plan.settings.steps

@@ -7,6 +7,7 @@ from typing import final
 
 from ..errors import BadInput, SoftPromptError
 from ..prompts.prompt import SoftPrompt
+from ..run_layout import is_run
 from ..store import MANIFEST, is_compiled, read_prompt
 from .bank import PromptBank, Refusal
 
@@ -86,7 +87,7 @@ def places_in(path: Path) -> tuple[dict[str, Path], list[Refusal]]:
     if (path / MANIFEST).exists():
         raise BadInput(f"{str(path)!r} is itself a prompt; give the folder that holds it: {str(path.parent)!r}")
     places, refused = {}, []
-    if (path / "run.json").is_file():
+    if is_run(path):
         _sort(path, places, refused, Path(os.path.abspath(path)).name)
         return places, refused
     with os.scandir(path) as entries:
@@ -113,7 +114,7 @@ def _sort(folder: Path, places: dict[str, Path], refused: list[Refusal], name: s
         _place(name, inner, places, refused)
     elif (folder / "weights").is_dir():
         refused.append(Refusal(name, "it holds trained weights; only prompts share a model"))
-    elif (folder / "run.json").is_file():
+    elif is_run(folder):
         prompts, weights = ({p.parent for p in folder.glob(kind) if not p.parent.is_symlink()} for kind in KINDS)
         for member in sorted(prompts | weights):
             is_only = {member} == (prompts or weights)

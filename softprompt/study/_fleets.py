@@ -23,6 +23,7 @@ from pathlib import Path
 
 from ..documents import SEALED, compact, read_sealed, sealed_bytes
 from ..errors import DamagedFile
+from ..run_layout import CHECKPOINTS, is_run
 from ._failed import failed_names
 from ._lease import SECONDS, Lease, take
 from ._spec import DIGITS, RunSpec
@@ -50,7 +51,7 @@ class Fleet:
     @property
     def is_started(self) -> bool:
         """Whether training has written its plan, so that it can resume."""
-        return (self.run / "run.json").is_file()
+        return is_run(self.run)
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def finish(store: Path, fleet: Fleet) -> None:
     """Release a fleet whose runs are stored. Its work folder is removed, or kept without checkpoints."""
     with alone(store):
         if fleet.lease.is_ours and fleet.keep:
-            shutil.rmtree(fleet.run / "checkpoints", ignore_errors=True)
+            shutil.rmtree(fleet.run / CHECKPOINTS, ignore_errors=True)
             _describe(fleet.folder, fleet.specs, True, fleet.lease.run, is_done=True)
         elif fleet.lease.is_ours:
             _remove(fleet.folder)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..checks import listed, require_numbers
 from ..errors import BadInput, Interrupted, RunsFailed, pick
+from ..run_layout import is_run
 from ._early import check_waiting, missing
 from ._failed import FAILED, failed_names, failure_of, forget_failures
 from ._fleets import group, run_folder
@@ -45,7 +46,7 @@ def kept_prompt(folder: "Path | str", run: StoredRun) -> Path:
     from ..training import read_plan
 
     where = run_folder(Path(folder), run.fleet)
-    if (where / "run.json").is_file():
+    if is_run(where):
         member = where / read_plan(where).prompt_names()[run.fleet.index(run.name)]
         if (member / "prompt").exists():
             return member / "prompt"

@@ -7,6 +7,7 @@ from typing import Any
 from ...documents import line_places
 from ...errors import BadInput
 from ...prompts.units import BAND
+from ...run_layout import METRICS, is_run
 from ...training import damaged_lines, read_plan, read_record
 from ..geometry import norm_curve
 from ..subjects import chosen_names, distinct_labels, refuse_choice
@@ -23,13 +24,13 @@ def run_folders(paths: Sequence["str | Path"], prompts: Sequence[str] = ()) -> I
     """
     for path in map(Path, paths):
         run = path.resolve()
-        if (path / "run.json").is_file():
+        if is_run(path):
             plan = read_plan(path)
             for name in chosen_names(path, plan, prompts):
                 yield f"{run.name}/{name}", plan.task.name, path / name
-        elif (path / "metrics.jsonl").is_file():
+        elif (path / METRICS).is_file():
             refuse_choice(path, prompts)
-            task = read_plan(run.parent).task.name if (run.parent / "run.json").is_file() else ""
+            task = read_plan(run.parent).task.name if is_run(run.parent) else ""
             yield f"{run.parent.name}/{run.name}", task, path
         else:
             raise BadInput(f"{str(path)!r} is no run; this analysis reads the records of training, so give runs")
@@ -42,7 +43,7 @@ def compute(bench: Bench) -> Values:
     labels = distinct_labels([(label, task) for label, task, _ in found])
     for label, (_, _, folder) in zip(labels, found, strict=True):
         curve = norm_curve(folder)
-        scores = [row for row in read_record(folder / "metrics.jsonl") if row.get("split") == "validation"]
+        scores = [row for row in read_record(folder / METRICS) if row.get("split") == "validation"]
         known = [norm for norm in curve.token_norms if norm is not None]
         prompts.append(
             {
@@ -52,7 +53,7 @@ def compute(bench: Bench) -> Values:
                 "token_norms": list(curve.token_norms) if len(known) == len(curve.steps) else None,
                 "evaluated": [row["step"] for row in scores],
                 "score": [row["score"] for row in scores],
-                "damaged_lines": damaged_lines(folder / "metrics.jsonl"),
+                "damaged_lines": damaged_lines(folder / METRICS),
             }
         )
     return {"band": list(BAND), "prompts": prompts}
