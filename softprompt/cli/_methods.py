@@ -47,8 +47,8 @@ def list_methods(width: Width = 768, layers: Layers = 1, model: Model = None, js
         print(table([{**row, "summary": METHODS[row["method"]].summary} for row in rows], width_of(sys.stdout)))
         if model is None:
             say("methods that train weights of the model have no count here; give --model")
-        say("units and lr are defaults; EPT trains prompts in raw units at 0.3, but")
-        say("searches five rates for SuperGLUE: --units raw --lr 0.3")
+        say("units and lr are defaults; EPT trains prompts with --units raw --lr 0.3,")
+        say("but searches five rates for SuperGLUE")
 
 
 def _rows(width: int, layers: int, model: str | None) -> "list[MethodRecord]":

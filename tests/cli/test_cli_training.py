@@ -146,7 +146,7 @@ def test_restarts_reach_every_prompt(asked: Callable[..., dict[str, Any]]):
 
 def test_the_papers_learning_rate_is_told_beside_the_methods(capsys: pytest.CaptureFixture[str]):
     assert main(["methods", "list"]) == 0
-    told = "EPT trains prompts in raw units at 0.3, but searches five rates for SuperGLUE:\n--units raw --lr 0.3\n"
+    told = "EPT trains prompts with --units raw --lr 0.3,\nbut searches five rates for SuperGLUE\n"
     assert capsys.readouterr().err.endswith(told)
 
 
