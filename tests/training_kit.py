@@ -30,7 +30,10 @@ KEPT_SETTINGS = TrainSettings(steps=12, eval_every=4, batch_size=4, backbone_dro
 
 
 def loop_of(plan, run_data, folder, *, double=False):
-    run_data = of_plan(plan, run_data)
+    return opened(of_plan(plan, run_data), folder, double=double)
+
+
+def opened(run_data, folder, *, double=False):
     prompts = started(run_data, folder)
     if double:
         for one in prompts:
@@ -63,6 +66,7 @@ def run_quietly(loop):
     loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
     for record in (loop.timing, *(one.record for one in loop.members)):
         record.mark()
+    return loop
 
 
 def plan_of(task, model, prompts, **settings):

@@ -3,7 +3,6 @@
 from ..prompts.batch import SPECIAL as SPECIAL
 from ..prompts.batch import TEMPLATE as TEMPLATE
 from ..prompts.batch import UNKNOWN as UNKNOWN
-from ._batches import cut as cut
 from ._batches import epoch_batches as epoch_batches
 from ._batches import stream as stream
 from ._drawn import drawn_rows as drawn_rows

@@ -72,20 +72,3 @@ def _generator(seed: int, epoch: int) -> torch.Generator:
     # The hash keeps seeds apart: epoch 1 of seed 0 and epoch 0 of seed 1 differ.
     digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
-def cut(rows: Sequence[int], lengths: Sequence[int], most: int, tokens: int | None) -> list[list[int]]:
-    """Cut the rows, in their order, into batches of at most `most` rows and at most `tokens` = rows x longest row.
-
-    A single row above the bound is a batch of its own.
-    """
-    batches: list[list[int]] = []
-    longest = 0
-    for row, length in zip(rows, lengths, strict=True):
-        longest = max(longest, length)
-        full = not batches or len(batches[-1]) == most
-        if full or (tokens is not None and (len(batches[-1]) + 1) * longest > tokens):
-            batches.append([])
-            longest = length
-        batches[-1].append(row)
-    return batches

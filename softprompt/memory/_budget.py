@@ -7,11 +7,10 @@ from typing import Any, TypeVar, final
 import torch
 
 from ..backbones import AbstractBackbone
-from ..data import cut
 from ..errors import OutOfMemory
 from ..prompts.batch import PromptBatch, TextBatch
 from ._memory import Losses, bytes_per_token, free_memory, is_out_of_memory, token_losses
-from ._split import least_padded
+from ._split import cut, least_padded
 
 log = logging.getLogger("softprompt")
 T = TypeVar("T")

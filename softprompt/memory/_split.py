@@ -49,3 +49,20 @@ def least_padded(
         parts.append(order[begins[end] : end])
         end = int(begins[end])
     return parts[::-1]
+
+
+def cut(rows: Sequence[int], lengths: Sequence[int], most: int, tokens: int | None) -> list[list[int]]:
+    """Cut the rows, in their order, into passes of at most `most` rows and at most `tokens` = rows x longest row.
+
+    A single row above the bound is a pass of its own.
+    """
+    passes: list[list[int]] = []
+    longest = 0
+    for row, length in zip(rows, lengths, strict=True):
+        longest = max(longest, length)
+        full = not passes or len(passes[-1]) == most
+        if full or (tokens is not None and (len(passes[-1]) + 1) * longest > tokens):
+            passes.append([])
+            longest = length
+        passes[-1].append(row)
+    return passes

@@ -23,29 +23,19 @@ from softprompt.memory._split import least_padded
 from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt, stack_prompts
 from softprompt.regularizers import regularizers
-from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.settings import TrainSettings
 from softprompt.training import Plan, resume, train
-from softprompt.training._built import build_prompts
 from softprompt.training._leaves import leaves
 from softprompt.training._loop import Loop
-from softprompt.training._prepare import prepare
-from softprompt.training._records import Record, read_record
+from softprompt.training._records import read_record
 from softprompt.training._scorer import Scorer
-from softprompt.training._start import start_members
 from softprompt.training._step import backward
 from softprompt.training.objectives import Plain, Regularized, RegularizerContext, acting
 
 from kit import review_task
+from training_kit import entry, opened, prepared, run_quietly
 
 FAMILIES = ("t5", "bert", "gpt2")
-OPEN: list[Record] = []
-
-
-@pytest.fixture(autouse=True)
-def records_are_closed():
-    yield
-    while OPEN:
-        OPEN.pop().close()
 
 
 @pytest.fixture(scope="session")
@@ -64,15 +54,11 @@ def setting(tiny_model, task):
     return build
 
 
-def prompt(method="prompt-tuning", seed=0, **changes):
-    return PromptSettings(method=method, seeds=Seeds.all(seed), **changes)
-
-
 # Dropout in a reparameterisation, lengths that differ, one deep prompt.
 FLEET_SIZE = (
-    prompt("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}),
-    prompt("residual", 1, lr=0.03, options={"bottleneck": 8, "prompt_length": 3, "dropout": 0.5}, regularizer="rn-emb"),
-    prompt("ept-star", 2, lr=0.3, options={"repeats": 2}, regularizer="rn-text:rate=0.5,divergence=kl"),
+    entry("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}),
+    entry("residual", 1, lr=0.03, options={"bottleneck": 8, "prompt_length": 3, "dropout": 0.5}, regularizer="rn-emb"),
+    entry("ept-star", 2, lr=0.3, options={"repeats": 2}, regularizer="rn-text:rate=0.5,divergence=kl"),
 )
 
 
@@ -84,20 +70,7 @@ def built(backbone, settings):
 
 def loop_of(task, backbone, folder, members=FLEET_SIZE, **settings):
     plan = Plan(task=task, model=backbone.spec, prompts=tuple(members), settings=TrainSettings(**settings))
-    run_data = prepare(plan, split_rows(task, load_rows(task)), backbone)
-    started = list(start_members(run_data, build_prompts(run_data), folder, {}))
-    for one in started:
-        one.trainable.double()
-    timing = Record(folder / "timing.jsonl")
-    OPEN.extend([timing, *(one.record for one in started)])
-    return Loop(run_data, started, timing)
-
-
-def run_quietly(loop):
-    loop.run(save=lambda loop: None, is_stopped=lambda: False, watch=lambda loop, losses: None)
-    for one in loop.members:
-        one.record.mark()
-    return loop
+    return opened(prepared(plan, backbone), folder, double=True)
 
 
 def limit(backbone, monkeypatch, most, what="logits", error: Any = torch.OutOfMemoryError):
