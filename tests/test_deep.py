@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from softprompt.backbones import from_model
+from softprompt.backbones import from_model, load_backbone
 from softprompt.backbones.deep import SAMPLE
 from softprompt.cli import main
 from softprompt.errors import BadInput, CannotExport, DamagedFile, ModelMismatch, UnsupportedModel
@@ -401,6 +401,11 @@ def folder(tiny_t5, save_tiny, tmp_path_factory):
     return str(save_tiny(tmp_path_factory.mktemp("models") / "t5", *tiny_t5(num_layers=LAYERS)))
 
 
+@pytest.fixture(scope="session")
+def decoder_folder(tiny_model, save_tiny, tmp_path_factory):
+    return str(save_tiny(tmp_path_factory.mktemp("models") / "gpt2", *tiny_model("gpt2", n_layer=LAYERS)))
+
+
 MIXED = (
     prompt("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}),
     prompt("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}, deep=False),
@@ -441,8 +446,11 @@ class TestTraining:
                 assert c is not None
                 assert torch.equal(a, c) == (not regularizer)
 
-    def test_a_killed_run_goes_on_to_the_same_bytes(self, task, folder, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("model", ["folder", "decoder_folder"])
+    def test_a_killed_run_goes_on_to_the_same_bytes(self, model, task, tmp_path, monkeypatch, request):
         from softprompt.training import _loop
+
+        folder = request.getfixturevalue(model)
 
         settings = TrainSettings(steps=6, eval_every=2, batch_size=4)
         train(task, folder, prompts=MIXED[:2], settings=settings, output=tmp_path / "whole")
@@ -489,6 +497,18 @@ class TestTraining:
         assert plain.deep is not None
         assert scaled.deep is not None
         assert torch.equal(plain.deep, scaled.deep)
+
+    @pytest.mark.parametrize("method", ["prompt-tuning", "ept-star"])
+    def test_on_a_decoder_it_begins_as_the_ordinary_prompt(self, method, task, decoder_folder, tmp_path):
+        prompts = [prompt(method, deep=deep, init="uniform", lr=1e-9) for deep in (False, True)]
+        settings = TrainSettings(steps=1, eval_every=1, batch_size=4)
+        run = train(task, decoder_folder, prompts=prompts, settings=settings, output=tmp_path / "run")
+        ordinary, deep = run.prompt(0), run.prompt(1)
+        assert deep.layers == LAYERS
+        backbone = load_backbone(decoder_folder)
+        batch = batch_of(backbone, TEXTS)
+        expected, found = (backbone.logits(PromptBatch.of(one), batch) for one in (ordinary, deep))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
     def test_a_deep_prompt_starts_from_a_deep_prompt_and_is_lost_on_no_ordinary_one(self, task, folder, tmp_path):
         settings = TrainSettings(steps=1, eval_every=1, batch_size=4)

@@ -166,11 +166,11 @@ class AbstractBackbone(abc.ABC):
         """
         return state_scales(self.stack, self.embeddings, self.name)
 
-    def word_states(self, ids: Sequence[int]) -> Float[Tensor, "k n d"]:
-        """What these words leave for the layers after the first, where they stand before everything else.
+    def prompt_states(self, prompt: Float[Tensor, "n e"]) -> Float[Tensor, "k n d"]:
+        """What an ordinary prompt leaves for the layers after the first, where it stands before everything else.
 
         Raises:
-            UnsupportedModel: the words' states depend on the text behind them, or the model cannot have a deep prompt.
+            UnsupportedModel: these states depend on the text behind it, or the model cannot have a deep prompt.
         """
         raise UnsupportedModel(
             f"{self.name!r} reads words together with the text behind them, so a deep prompt cannot begin at words; "

@@ -19,7 +19,7 @@ from ._greedy import Watch, greedy, stopping
 from ._labels import Reading, Reads, combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 from ._precision import wide_between_products
 from .base import AbstractBackbone, Answers
-from .deep import word_states
+from .deep import prompt_states
 from .family import (
     KINDS,
     decoder_of,
@@ -106,14 +106,14 @@ class DecoderBackbone(AbstractBackbone):
         """Longest prompt, text and answer together."""
         return position_limit(self.model)
 
-    def word_states(self, ids: Sequence[int]) -> Float[Tensor, "k n d"]:
-        """What these words leave for the layers after the first; no word sees the text behind it.
+    def prompt_states(self, prompt: Float[Tensor, "n e"]) -> Float[Tensor, "k n d"]:
+        """What an ordinary prompt leaves for the layers after the first; no position of it sees the text behind it.
 
         Raises:
             UnsupportedModel: the model cannot have a deep prompt.
         """
-        embeds = self.embed(torch.tensor([list(ids)], device=self.device))
-        return word_states(self.base, self.layers, embeds, self.name)
+        embeds = prompt[None].to(self.embeddings.weight)
+        return prompt_states(self.base, self.layers, embeds, self.name)
 
     def answer_positions(self, answers: Sequence[Sequence[int]]) -> int:
         """All tokens of the longest answer but its last, which is never read."""

@@ -155,15 +155,15 @@ def state_scales(stack: Any, embeddings: Any, name: str) -> list[WordScale]:
 
 
 @torch.no_grad()
-def word_states(
+def prompt_states(
     stack: Any, layers: Sequence[nn.Module], embeds: Float[Tensor, "1 n d"], name: str
 ) -> Float[Tensor, "k n d"]:
-    """What layers 2, 3 ... read where these words stand alone.
+    """What layers 2, 3 ... read where an ordinary prompt stands alone.
 
     Args:
-        stack: that reads them.
+        stack: that reads it.
         layers: of `layers_of`.
-        embeds: the vectors of the words.
+        embeds: the prompt.
         name: for messages.
 
     Raises:

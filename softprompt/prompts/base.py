@@ -16,9 +16,7 @@ class Base:
         vectors: the vectors of the words, in the model's own numbers.
         is_beginning: whether the prompt begins at exactly these vectors. Otherwise its own vectors are added from the
             start, as where words stand before a prompt that begins at random vectors.
-        deep: what the words leave in the layers after the first; None for an ordinary prompt.
     """
 
     vectors: Float[Tensor, "n e"]
     is_beginning: bool = True
-    deep: Float[Tensor, "k n e"] | None = None

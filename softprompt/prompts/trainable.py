@@ -22,6 +22,8 @@ from .standardization import Standardization
 from .units import WordScale
 
 Phi = Callable[[Tensor], Tensor]
+# What an ordinary prompt [n, e] leaves for the layers after the first, [k, n, e].
+StatesOf = Callable[[Tensor], Tensor]
 
 
 @final
@@ -34,7 +36,8 @@ class TrainablePrompt(AbstractTrainable):
     at every step, and the losses stay the same.
 
     A deep prompt has separate initial vectors for every layer and one Phi for all layers. Its unit in each layer after
-    the first is the size of the states that the layer reads.
+    the first is the size of the states that the layer reads. In a decoder it begins as the ordinary prompt: layer l has
+    P_l = S_l + unit_l x (Phi(x_l) - Phi(x_l0)), where S_l are the states that the first layer's vectors leave there.
 
     With a base B, words that stay as they are, the prompt is P = B + unit x Phi(initial), repeated: n vectors, all of
     them stored. A shorter Phi(initial) stands next to the text, behind vectors of the base alone. A prompt that begins
@@ -89,15 +92,12 @@ class TrainablePrompt(AbstractTrainable):
         self.numbers = numbers
         self.begins_at_words = base is not None and base.is_beginning
         # Phi(x_0), where it has to be subtracted to begin at the words.
-        offset = deep_offset = None
-        if self.begins_at_words:
-            offset = reparameterization.fold(initial)
-            deep_offset = None if deep is None else torch.stack([reparameterization.fold(layer) for layer in deep])
-        # Not parts of a checkpoint: words and seeds determine them.
+        offset = reparameterization.fold(initial) if self.begins_at_words else None
+        # Not parts of a checkpoint: words, model and seeds determine them.
         self.register_buffer("base", None if base is None else base.vectors, persistent=False)
-        self.register_buffer("deep_base", None if base is None else base.deep, persistent=False)
         self.register_buffer("offset", offset, persistent=False)
-        self.register_buffer("deep_offset", deep_offset, persistent=False)
+        self.register_buffer("deep_base", None, persistent=False)
+        self.register_buffer("deep_offset", None, persistent=False)
 
     @classmethod
     def build(
@@ -112,6 +112,7 @@ class TrainablePrompt(AbstractTrainable):
         numbers: Standardization | None = None,
         base: Base | None = None,
         method: Method | None = None,
+        states_of: StatesOf | None = None,
     ) -> "TrainablePrompt":
         """Build the prompt that `settings` describe. The initialisation seed determines every number in it.
 
@@ -122,11 +123,12 @@ class TrainablePrompt(AbstractTrainable):
             head_shape: (classes, hidden size) of a linear head, or None.
             words: the size of the embeddings; None measures it.
             states: for a deep prompt, the size of the states that each layer after the first reads.
-            deeper: for a deep prompt, one initialiser for each layer after the first, in the prompt's units; by default
-                they draw uniformly, because states have no vocabulary to copy vectors from.
+            deeper: for a deep prompt, one initialiser for each layer after the first, in the prompt's units. Without
+                them and without `states_of` the layers begin at uniform vectors.
             numbers: where a head answers with a number, the standardisation of the prompt's training targets.
             base: the words that the prompt is added to.
             method: the method of `settings` at the length of its words; None is the method as it is.
+            states_of: what an ordinary prompt leaves for the layers after the first, where a deep one begins as it.
 
         Raises:
             UnknownName: the method does not exist.
@@ -141,11 +143,15 @@ class TrainablePrompt(AbstractTrainable):
             )
         seed, device = settings.seeds.initialization, embeddings.device
         generator = torch.Generator().manual_seed(stream_seed(seed, "vectors"))
+        # What is added begins at zero: without a network nothing has to be random, and weight decay then pulls back.
+        added = zeros() if method.reparameterization == "identity" else uniform()
         if base is not None and base.is_beginning:
             method.refuse_words(settings.init)
-            # Without a network nothing has to be random: weight decay then pulls towards the words.
-            start = zeros() if method.reparameterization == "identity" else uniform()
-            initializer, deeper = start, [start] * len(states)
+            initializer = added
+        if deeper or method.is_direction or not settings.deep:
+            states_of = None
+        if states_of is not None:
+            deeper = [added] * len(states)
         initial = initializer(method.m, embeddings.detach().cpu(), generator)
         deep = _initial_states(settings, method.m, embeddings, states, deeper) if settings.deep else None
         drawn = initial if deep is None else torch.cat([initial, deep.flatten(0, 1)])
@@ -169,8 +175,10 @@ class TrainablePrompt(AbstractTrainable):
             states=states if settings.deep else (),
             numbers=numbers,
             base=base,
-        )
-        return prompt.to(device)
+        ).to(device)
+        if states_of is not None:
+            prompt._begin_layers_at(states_of)
+        return prompt
 
     @property
     def layers(self) -> int:
@@ -194,8 +202,8 @@ class TrainablePrompt(AbstractTrainable):
 
     @property
     def repeats(self) -> int:
-        """How often the stored vectors are repeated: once where each is a word plus what was trained."""
-        return self.method.repeats if self.base is None else 1
+        """How often the stored vectors are repeated: once where each is a word or a state plus what was trained."""
+        return self.method.repeats if self.base is None and self.deep_base is None else 1
 
     def vectors(self) -> Float[Tensor, "n e"]:
         """Return the n prompt vectors as the backbone sees them, with gradients."""
@@ -236,14 +244,23 @@ class TrainablePrompt(AbstractTrainable):
         if offset is not None:
             vectors = vectors - offset
         vectors = self._unit(scale) * vectors
-        if base is not None:
+        if self.repeats != self.method.repeats:
             vectors = vectors.repeat(self.method.repeats, 1)
+        if base is not None:
             vectors = base + nn.functional.pad(vectors, (0, 0, len(base) - len(vectors), 0))
         if self.max_norm is None:
             return vectors
         longest = self.max_norm * scale.token_norm
         # The norm is clamped, not the ratio, so that a vector within the bound (or at 0) keeps its bits and gradient.
         return vectors * (longest / vectors.norm(dim=1, keepdim=True).clamp(min=longest))
+
+    @torch.no_grad()
+    def _begin_layers_at(self, states_of: StatesOf) -> None:
+        """Let the layers after the first begin at what the first layer's vectors leave there."""
+        assert self.deep is not None
+        ordinary = self.folded().repeat(self.repeats, 1)
+        self.deep_offset = torch.stack([self.reparameterization.fold(layer) for layer in self.deep])
+        self.deep_base = states_of(ordinary).to(ordinary)
 
     @torch.no_grad()
     def project(self) -> None:

@@ -126,8 +126,14 @@ class RunSpec:
         """The parts of the name as JSON. Most of them are shared by many runs of a study, and made once."""
         # The hash is over the names of format 1, so that a store made before the renaming keeps its runs.
         texts = prompt_texts(self._named_prompt)
-        lane = {**texts, "seeds": compact(vars(self.prompt.seeds)).decode()}
+        lane = {**texts, **self._layers, "seeds": compact(vars(self.prompt.seeds)).decode()}
         return {"format": str(NUMBERS), "lane": joined(lane), **self._shared_texts()}
+
+    @property
+    def _layers(self) -> dict[str, str]:
+        """Tells deep prompts that begin as ordinary ones, on decoders, from those of before, which began at random."""
+        begins_as_ordinary = self.prompt.deep and not self.prompt.initial.is_words and self.model not in NO_DECODERS
+        return {"layers": '"states"'} if begins_as_ordinary else {}
 
     @property
     def _named_prompt(self) -> PromptSettings:

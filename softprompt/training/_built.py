@@ -15,7 +15,7 @@ from ..inference.rows import text_limit
 from ..prompts.contract import AbstractTrainable
 from ..prompts.methods import Method
 from ..prompts.standardization import Standardization
-from ..prompts.trainable import TrainablePrompt
+from ..prompts.trainable import StatesOf, TrainablePrompt
 from ..prompts.units import WordScale
 from ..settings import PromptSettings
 from ..tasks import Task
@@ -83,10 +83,15 @@ class _Prompts:
         return [
             TrainablePrompt.build(
                 way.settings, draw, self.table, shape, self.words, self.states, behind, numbers,
-                base=way.base(self.run_data.backbone), method=way.method,
+                base=way.base(self.run_data.backbone), method=way.method, states_of=self._states_of(way),
             )
             for way, draw in zip(ways, first, strict=True)
         ]  # fmt: skip
+
+    def _states_of(self, way: Beginning) -> StatesOf | None:
+        """Where a deep prompt begins as the ordinary one; words ask for it by name, and a model may have to refuse."""
+        backbone = self.run_data.backbone
+        return backbone.prompt_states if way.ids or backbone.kind == "decoder" else None
 
 
 def _weights(

@@ -90,6 +90,17 @@ class TestNames:
         assert "backbone_dropout" not in values["settings"]
         assert values["lane"]["seeds"] == dict.fromkeys(("initialization", "order", "draw", "noise"), 0)
 
+    @pytest.mark.parametrize(
+        ("model", "init", "is_told"),
+        [("a/decoder", "uniform", True), ("a/decoder", "auto", True), ("a/decoder", "instruction", False),
+         ("lab-t5", "uniform", False)],
+    )  # fmt: skip
+    def test_deep_prompts_that_begin_otherwise_than_before_have_other_names(self, model, init, is_told):
+        deep = dataclasses.replace(RTE, model=model, prompt=PromptSettings(init=init, deep=True))
+        ordinary = dataclasses.replace(deep, prompt=PromptSettings(init=init))
+        assert ("layers" in deep.numbers()["lane"]) == is_told
+        assert "layers" not in ordinary.numbers()["lane"]
+
     def test_numbers_that_are_none_are_refused(self):
         with pytest.raises(BadInput, match="nan cannot be part of a run"):
             RunSpec(task="glue/rte", model="m", backbone={"embedding_scale": float("nan")})

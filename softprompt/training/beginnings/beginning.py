@@ -48,18 +48,12 @@ class Beginning:
         return ShownLabels.of(self.ids, self.labels, decay) if self.labels and decay is not None else None
 
     def base(self, backbone: AbstractBackbone) -> Base | None:
-        """The words' own vectors, on which the prompt is trained; None without words.
-
-        Raises:
-            UnsupportedModel: a deep prompt for a model in which words see the text behind them.
-        """
+        """The words' own vectors, on which the prompt is trained; None without words."""
         if not self.ids:
             return None
         with torch.no_grad():
             vectors = backbone.embed(torch.tensor(self.ids, device=backbone.device)).float().cpu()
-        deep = backbone.word_states(self.ids).cpu() if self.settings.deep else None
         if self.settings.initial.is_words:
-            return Base(vectors, deep=deep)
+            return Base(vectors)
         below = (0, 0, 0, self.method.prompt_length)
-        deep = None if deep is None else torch.nn.functional.pad(deep, below)
-        return Base(torch.nn.functional.pad(vectors, below), is_beginning=False, deep=deep)
+        return Base(torch.nn.functional.pad(vectors, below), is_beginning=False)
