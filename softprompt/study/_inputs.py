@@ -32,6 +32,22 @@ def refuse_changed(runs: Iterable[StoredRun]) -> None:
             )
 
 
+def refuse_mixed(runs: Iterable[StoredRun]) -> None:
+    """Refuse to judge runs together that found other contents in one file, whatever is in it today.
+
+    Raises:
+        OtherInputs: names the file and two runs.
+    """
+    first: dict[str, StoredRun] = {}
+    for run in runs:
+        for path, digest in run.inputs.items():
+            if digest != (other := first.setdefault(path, run)).inputs[path]:
+                raise OtherInputs(
+                    f"{path} had other contents for {run.spec.describe()} than for {other.spec.describe()}; delete "
+                    f"runs/{run.name}.json or runs/{other.name}.json to train it again"
+                )
+
+
 def refuse_changed_since(begun: Mapping[str, Mapping[str, str]], folder: Path) -> None:
     """Refuse to go on with a fleet whose files have changed since it was begun.
 

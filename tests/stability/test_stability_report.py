@@ -22,6 +22,7 @@ from softprompt.study.stability import (
     write,
 )
 from softprompt.study.statistics import holm, ratio_interval
+from softprompt.tasks import with_difficulty
 
 from stability_kit import BASE, FIRST, SECOND, arm
 
@@ -65,6 +66,9 @@ class TestArm:
         specs = [*grid(**BASE, seed=0), *grid(**{**BASE, "task": "lab/color"}, seed=1)]
         with pytest.raises(BadInput, match=r"runs of lab/color, lab/opinion; judge one task"):
             Arm.of("a", [stored(spec, 0.5) for spec in specs])
+        hard = with_difficulty(specs[0].declared, noise=6)
+        with pytest.raises(BadInput, match=r"runs of lab/opinion, lab/opinion \(noise=6\); judge one task"):
+            Arm.of("a", [stored(spec, 0.5) for spec in (specs[0], *grid(**{**BASE, "task": hard}, seed=1))])
         with pytest.raises(BadInput, match="'a' has a seed twice"):
             Arm.of("a", [stored(spec, 0.5) for spec in grid(**BASE, lr=[0.1, 0.3])])
         with pytest.raises(BadInput, match="2 scores of 3 seeds"):
