@@ -1,5 +1,6 @@
 """Plans, and the commands of `softprompt study`."""
 
+import csv
 import dataclasses
 import itertools
 import json
@@ -244,6 +245,13 @@ class TestCommand:
                 "csv": "run,k,lr,test score\na,16,0.0001,1.0\nb,,,\n",
             }[end]
         )
+
+    def test_a_lone_carriage_return_in_a_tag_ends_no_row_of_a_csv_file(self, tmp_path):
+        rows = [{"run": "a", "tag": "x\ry"}, {"run": "b", "tag": 'z, "w"'}]
+        path = export(rows, tmp_path / "runs.csv")
+        with path.open(newline="") as file:
+            assert list(csv.DictReader(file)) == rows
+        assert pandas.read_csv(path).to_dict("records") == rows
 
     def test_mistakes_are_one_line_and_exit_code_2(self, file, tmp_path, capsys):
         store = str(tmp_path / "store")
