@@ -148,6 +148,14 @@ class TestReport:
         assert "0.66 standard deviations of the paired differences" in shown
         assert "takes 19 seeds an arm at best" in shown
 
+    def test_a_name_begins_no_link_code_or_line_in_its_text(self):
+        evil = "x\n# [here](http://evil) `code` <b>"
+        arms = {"none": arm("none", [0.5, 0.5]), evil: arm(evil, [0.5, 0.6]), "b": arm("b", [None, 0.6])}
+        for first in (evil, "none"):
+            found = report({first: arms[first], **arms}, about={"task": evil})
+            shown = text(dataclasses.replace(found, warnings=(f"{evil}: is odd",)))
+            assert not any(sign in shown for sign in ("](", "`", "<b>", "\n# ["))
+
     @pytest.mark.parametrize(
         ("first", "verdict"),
         [([0.5, 0.51, 0.52, 0.5], "no stability: the mean fell"), ([0.1] * 4, "no stability: the mean fell"),
