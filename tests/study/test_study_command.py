@@ -246,6 +246,13 @@ class TestCommand:
             }[end]
         )
 
+    def test_a_table_says_that_a_file_had_other_contents_for_some_of_its_runs(self, file, tmp_path, capsys):
+        for digest, spec in zip("ab", load_specs(file), strict=False):
+            run = StoredRun.without_result(spec, {"test": {"score": 0.5}}, "finished", inputs={"/rows.csv": digest})
+            store_module.write_file(path_of(tmp_path, spec.name), to_bytes(run), what="a run")
+        assert main(["study", "table", str(file), "--store", str(tmp_path)]) == 0
+        assert "softprompt: /rows.csv had other contents for run " in capsys.readouterr().err
+
     def test_a_lone_carriage_return_in_a_tag_ends_no_row_of_a_csv_file(self, tmp_path):
         rows = [{"run": "a", "tag": "x\ry"}, {"run": "b", "tag": 'z, "w"'}]
         path = export(rows, tmp_path / "runs.csv")
