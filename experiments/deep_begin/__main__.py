@@ -1,0 +1,135 @@
+"""What the layers of a deep prompt begin as, and at which rate they learn.
+
+    python -m experiments.deep_begin --data-root DATA [--cells lab-gpt:lab/opinion smollm2:yelp-short ...]
+
+Random states, the states of the ordinary prompt, or those of the instruction, each at shares of the method's rate for
+ordinary prompts: 32 rows a class, seeds and a task of the real model that no other page reports. Finished cells are
+not trained again. An encoder (lab-t5) has random states only.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import softprompt
+from experiments.common.places import RESULTS
+from experiments.real_lm.tasks import cut_rows, study_task
+from softprompt.prompts.methods import Method
+from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.study import markdown
+from softprompt.tasks import TASKS, Task, with_difficulty
+from softprompt.training import _built, without_advice
+
+LAB = ("lab/opinion", "lab/same-color", "lab/weekend")
+CELLS = (*(f"{model}:{task}" for model in ("lab-t5", "lab-gpt") for task in LAB), "smollm2:yelp-short")
+SETTINGS = TrainSettings(steps=100, batch_size=8, eval_every=25, eval_rows=32, shots_per_class=32, loss="labels")
+FIRST_SEED = 900
+RANDOM, OWN, INSTRUCTION = "random states", "states of the ordinary prompt", "states of the instruction"
+# Name in the tables -> the prompt.
+METHODS: Mapping[str, Mapping[str, Any]] = {
+    "prompt tuning": {"init": "uniform"},
+    "residual": {"method": "residual", "units": "rms"},
+    "EPT*": {"method": "ept-star", "units": "rms"},
+}
+SHARES = (1.0, 1 / 3, 1 / 10, 1 / 30, 1 / 100)
+Record = dict[str, Any]
+
+
+@contextmanager
+def random_layers() -> Iterator[None]:
+    """Within, no deep prompt begins as the ordinary one."""
+    with mock.patch.object(_built._Prompts, "_states_of", return_value=None):
+        yield
+
+
+def arms(model: str, task: Task) -> list[tuple[str, str]]:
+    """Method and beginning of the layers, for one model; the real one has prompt tuning alone."""
+    if model == "lab-t5":
+        return [(method, RANDOM) for method in METHODS]
+    begun = (RANDOM, OWN, INSTRUCTION) if task.instruction else (RANDOM, OWN)
+    return [
+        (method, beginning) for method in (METHODS if model == "lab-gpt" else ("prompt tuning",)) for beginning in begun
+    ]
+
+
+def trained(task: Task, backbone: Any, method: str, beginning: str, seeds: int) -> list[Record]:
+    """Train one arm at each share of its rate with each seed, side by side; one record each."""
+    settings = PromptSettings(**METHODS[method])
+    rate = Method.of(settings).lr_rms
+    if beginning == INSTRUCTION:
+        settings = dataclasses.replace(settings, init="instruction")
+    prompts = [
+        dataclasses.replace(settings, deep=True, lr=share * rate, seeds=Seeds.all(FIRST_SEED + seed))
+        for share in SHARES
+        for seed in range(seeds)
+    ]
+    with random_layers() if beginning == RANDOM else nullcontext(), without_advice(), TemporaryDirectory() as folder:
+        run = softprompt.train(task, backbone, prompts=prompts, settings=SETTINGS, output=Path(folder) / "run")
+    return [
+        {
+            "share": round(share, 4),
+            "seed": prompt.seeds.initialization,
+            **{split: scores["accuracy"] for split, scores in result.metrics.items()},
+            "best_step": result.best_step,
+        }
+        for share, prompt, result in zip(np.repeat(SHARES, seeds).tolist(), prompts, run.results, strict=True)
+    ]
+
+
+def task_of(name: str, data_root: Path | None, folder: Path) -> Task:
+    """The task of a cell, with 300 test rows."""
+    if name.startswith("lab/"):
+        return with_difficulty(TASKS[name], validation=100, test=300)
+    if data_root is None:
+        raise SystemExit(f"{name} needs --data-root (docs/tasks.md)")
+    cut_rows(name, data_root, folder)
+    return study_task(name, folder)
+
+
+def table(cells: Mapping[str, Mapping[str, Sequence[Record]]]) -> list[dict[str, Any]]:
+    """The mean test accuracy over seeds by cell, arm and share of the rate."""
+    rows = []
+    for cell, by_arm in cells.items():
+        for arm, records in by_arm.items():
+            shares = dict.fromkeys(record["share"] for record in records)
+            means = {
+                f"{share:g}": round(mean(r["test"] for r in records if r["share"] == share), 3) for share in shares
+            }
+            seeds = len({record["seed"] for record in records})
+            rows.append({"model and task": cell, "prompt": arm, "seeds": seeds, **means})
+    return rows
+
+
+def main() -> None:
+    """Train the cells that are missing, print the table and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", nargs="+", default=list(CELLS))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("runs/deep-begin"))
+    parser.add_argument("--results", type=Path, default=RESULTS / "deep_begin.json")
+    arguments = parser.parse_args()
+    cells: dict[str, dict[str, list[Record]]] = (
+        json.loads(arguments.results.read_text())["cells"] if arguments.results.exists() else {}
+    )
+    for cell in arguments.cells:
+        model, _, name = cell.partition(":")
+        task, backbone = task_of(name, arguments.data_root, arguments.work), softprompt.load_backbone(model)
+        for method, beginning in arms(model, task):
+            arm = f"{method}, {beginning}"
+            if arm not in cells.setdefault(cell, {}):
+                cells[cell][arm] = trained(task, backbone, method, beginning, arguments.seeds)
+                arguments.results.write_text(json.dumps({"cells": cells}, indent=1) + "\n")
+    print(markdown(table(cells)))
+
+
+if __name__ == "__main__":
+    main()
