@@ -136,8 +136,9 @@ class PromptSettings:
         lr: learning rate of AdamW for the prompt, in the prompt's units; None takes the method's default.
         head_lr: learning rate of a linear head.
         init: what the prompt begins with: uniform, vocabulary, label-words, text:WORDS, file:PATH or prompt:PATH; or
-            instruction or examples:K, with which it begins as the words before the text of each row, and is as long as
-            they. auto is instruction for prompt tuning on a decoder, where a label task has one, and else uniform.
+            instruction or examples:K, with which it begins as the words before the text of each row. It is as long as
+            these words, or as the vectors of a file or prompt where no length is given. auto is instruction for
+            prompt tuning on a decoder, where a label task has one, and else uniform.
         units: units of initial range, learning rate and decay: raw (the model's own numbers, as in the papers), rms
             (in which the root mean square of the word embeddings is 1, so that they suit any model) or auto (the
             method's own).

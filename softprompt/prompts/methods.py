@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .reparam import AbstractReparameterization
 
 Units = Literal["raw", "rms"]
+# The options that say how many vectors a prompt has.
+SIZES = ("m", "repeats", "prompt_length")
 
 
 @final

@@ -54,6 +54,7 @@ from ._rounding import warn_of_rounding
 from ._run import Run
 from ._run_data import RunData
 from ._start import open_loop
+from .beginnings.vectors import at_source_length
 from .transfer.mpt import shared_prompts
 from .transfer.spot import with_sources
 
@@ -132,6 +133,7 @@ def train(
         refuse_no_place(Path(output), "the run")
     refuse_unknown_trackers(log_with)
     spec = model_from(model, keywords)
+    prompts = [at_source_length(prompt) for prompt in prompts]
     refuse_twins([resolved(prompt) for prompt in prompts])
     declared, wording = task_from(task, keywords), wording_from(task, keywords)
     folder = default_output(declared.name, [prompt.method for prompt in prompts]) if output is None else Path(output)
