@@ -232,7 +232,8 @@ def resume(
             refuse_other_inputs({ROWS: rows_then, **plan.inputs}, run_data.fingerprint, folder)
             # A checkpoint holds what was learned from other tasks.
             shared = None if checkpoint else shared_prompts(run_data, held, processes)
-            with open_loop(run_data, build_prompts(run_data, shared), folder, checkpoint, processes) as loop:
+            built = build_prompts(run_data, shared, is_begun=checkpoint is not None)
+            with open_loop(run_data, built, folder, checkpoint, processes) as loop:
                 return _trained(loop, splits, held, progress, callbacks)
 
 

@@ -1,13 +1,15 @@
-"""Prompts that begin as given vectors: how many they have."""
+"""Prompts that begin as given vectors: how many they have, and runs that go on without what they began as."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from softprompt.cli import main
 from softprompt.errors import BadInput
 from softprompt.settings import TrainSettings
-from softprompt.training import read_plan, train
+from softprompt.training import Interrupted, read_plan, resume, train
+from softprompt.training._loop import Loop
 
 from kit import same_files
 from training_kit import entry
@@ -99,3 +101,59 @@ class TestTheLength:
         twins = [entry(init=init), entry(init=init, options={"prompt_length": 3})]
         with pytest.raises(BadInput, match="prompts 1 and 2 of this run are the same"):
             train(task, str(t5_folder), prompts=twins, settings=SETTINGS, output=tmp_path / "run")
+
+
+class TestARunWhoseSourceIsGone:
+    @pytest.mark.parametrize(
+        ("kind", "made", "given"),
+        [
+            ("file", {}, {"method": "p-tuning", "restarts": 2}),
+            ("prompt", {"options": {"m": 2}, "deep": True}, {"deep": True}),
+            ("prompt", {"options": {"m": 1}}, {"method": "polar"}),
+            ("prompt", {"options": {"m": 2}}, {"method": "spot", "options": {"prompt_length": 2}}),
+            ("prompt", {"options": {"m": 2}}, {"method": "attempt", "options": {"prompt_length": 2}}),
+        ],
+    )
+    def test_goes_on_from_its_checkpoint_to_the_same_bytes(
+        self, task, t5_folder, tmp_path, source, monkeypatch, kind, made, given
+    ):
+        init = source(kind, **made)
+        begins = (
+            {"sources": init.removeprefix("prompt:")} if given.get("method") in ("spot", "attempt") else {"init": init}
+        )
+        prompts = entry(**given, **begins)
+
+        def run(name):
+            return train(task, str(t5_folder), prompts=prompts, settings=SETTINGS, output=tmp_path / name)
+
+        optimize = Loop._optimize
+
+        def stop(loop):
+            if loop.step == 3:
+                raise KeyboardInterrupt
+            return optimize(loop)
+
+        whole = run("whole")
+        with monkeypatch.context() as patch:
+            patch.setattr(Loop, "_optimize", stop)
+            with pytest.raises((Interrupted, KeyboardInterrupt)):
+                run("stopped")
+        path = tmp_path / ("three.npy" if kind == "file" else "prompt")
+        shutil.move(path, tmp_path / "elsewhere")
+        resume(tmp_path / "stopped")
+        assert same_files(whole.folder, tmp_path / "stopped", ignore=TIMES)
+
+    def test_and_has_no_checkpoint_is_refused_with_its_name(self, task, t5_folder, tmp_path, source, monkeypatch):
+        init = source("file")
+
+        def stop(loop):
+            raise SystemExit
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Loop, "_optimize", stop)
+            patch.setattr("softprompt.training._folder._empty", lambda folder: None)
+            with pytest.raises(SystemExit):
+                train(task, str(t5_folder), prompts=entry(init=init), settings=SETTINGS, output=tmp_path / "run")
+        (tmp_path / "three.npy").unlink()
+        with pytest.raises(BadInput, match=r"cannot read '.*three.npy'"):
+            resume(tmp_path / "run")
