@@ -104,11 +104,12 @@ def train(
             most frequent class, no prompt, the instruction by hand, and four examples in context.
         callbacks: objects with `on_step`, `on_evaluation` or `on_end`, as `EarlyStopping`, which see the run and may
             stop prompts of it (docs/training.md).
-        keywords: fields of PromptSettings, where `method`, `lr` and `seeds` may be several, for one prompt of each
-            combination, and `prompt_length`; fields of TrainSettings; fields of ModelSpec in place of a spec (a loaded
-            backbone has its own, and they have to agree); `instruction`, `template` and `label_words`, which replace
-            those of any task; and for rows of your own the keywords of `custom_task`, `text_column` (one, or several),
-            `validation_data` and `test_data`. Encoders answer numbers by a linear head.
+        keywords: fields of PromptSettings, where `method` (by its name, or a Method), `lr` and `seeds` may be several,
+            for one prompt of each combination, and `prompt_length`; fields of TrainSettings; fields of ModelSpec in
+            place of a spec (a loaded backbone has its own, and they have to agree); `instruction`, `template` and
+            `label_words`, which replace those of any task; and for rows of your own the keywords of `custom_task`,
+            `text_column` (one, or several), `validation_data` and `test_data`. Encoders answer numbers by a linear
+            head.
 
     Trainings in threads of one program need a loaded model each. With `backbone_dropout` they need processes, because
     all threads draw dropout from one generator of torch.
