@@ -240,8 +240,7 @@ class TestKeywords:
         (other,) = prompts_from(None, {"method": residual, "options": {"passes": 4}})
         assert Method.of(other) == residual.with_options({"passes": 4})
         assert not any(method.given_options() for method in METHODS.values())
-        rank = METHODS["lora"].with_options({"rank": 3})
-        assert rank.given_options() == {"rank": 3}
+        assert METHODS["lora"].with_options({"r": 3}).given_options() == {"r": 3}
 
     @pytest.mark.parametrize(
         ("method", "message"),
