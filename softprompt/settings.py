@@ -235,8 +235,8 @@ class TrainSettings:
             time; the batch stays whole. Default: no bound.
         max_length: largest number of tokens of a text, special tokens included. Default: the task's value.
         eval_every: optimiser steps between two evaluations. A checkpoint follows each evaluation.
-        eval_rows: number of validation rows that choose the best prompt: the highest score, and of equal scores the
-            smallest loss over labels. Default: all.
+        eval_rows: number of validation rows, the first ones, that choose the best prompt: the highest score, and of
+            equal scores the smallest loss over labels. Default: all.
         test_rows: number of test rows on which the best prompt is scored at the end, drawn as `evaluate` draws them:
             the same for every run. Default: all.
         warmup: steps of linear warm-up. Default: 500 or 5 % of the steps, whichever is less.
