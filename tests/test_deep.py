@@ -451,9 +451,10 @@ class TestTraining:
         from softprompt.training import _loop
 
         folder = request.getfixturevalue(model)
+        prompts = [dataclasses.replace(prompt, init="vocabulary") for prompt in MIXED[:2]]
 
         settings = TrainSettings(steps=6, eval_every=2, batch_size=4)
-        train(task, folder, prompts=MIXED[:2], settings=settings, output=tmp_path / "whole")
+        train(task, folder, prompts=prompts, settings=settings, output=tmp_path / "whole")
         optimize = _loop.Loop._optimize
 
         def killed(loop):
@@ -463,7 +464,7 @@ class TestTraining:
 
         monkeypatch.setattr(_loop.Loop, "_optimize", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(task, folder, prompts=MIXED[:2], settings=settings, output=tmp_path / "killed")
+            train(task, folder, prompts=prompts, settings=settings, output=tmp_path / "killed")
         monkeypatch.setattr(_loop.Loop, "_optimize", optimize)
         resume(tmp_path / "killed")
         # A checkpoint's state holds the length of timing.jsonl, and its manifest that state's hash.
