@@ -202,7 +202,7 @@ def trained(tiny_gpt, tmp_path_factory):
     rows = [{"text": f"a {word} film {number}", "kind": kind} for number in range(12) for word, kind in PAIRS]
     return train(
         rows, backbone, label_column="kind", text_column="text", instruction="good or bad", steps=2, eval_every=2,
-        method="prompt-tuning", prompt_length=2, frozen=True, output=tmp_path_factory.mktemp("runs") / "run",
+        method="prompt-tuning", prompt_length=2, with_frozen=True, output=tmp_path_factory.mktemp("runs") / "run",
         template="{text} it was",
     )  # fmt: skip
 
@@ -239,9 +239,18 @@ class TestBesideTrainedPrompts:
         assert prompt.difference == pytest.approx(prompt.score - found.best.score)
         assert prompt.score == pytest.approx(trained.results[0].metrics["test"]["score"])
 
+    def test_the_earlier_name_of_the_keyword_works(self, decoder, tmp_path, monkeypatch):
+        def stopped(plan, *_):
+            assert plan.with_frozen
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("softprompt.training._train.decided", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(VARIED, decoder, label_column="kind", text_column="text", output=tmp_path / "run", frozen=True)
+
     def test_a_run_that_goes_on_still_compares(self, trained):
         plan = read_plan(trained.folder)
-        assert plan.frozen
+        assert plan.with_frozen
         assert plan.model.quantize is None
 
     def test_the_run_keeps_them_and_does_not_compute_them_again(self, trained):
@@ -301,7 +310,7 @@ def test_a_prompt_that_is_the_instruction_scores_what_the_row_of_the_instruction
     """One rule scores both: with an end of sequence, by sums or means, calibrated, or what the model writes."""
     run = train(
         VARIED, decoder, test_data=VARIED, validation_data=VARIED, label_column="kind", text_column="text",
-        instruction="good or bad", template="{text} it was", init="instruction", frozen=True, normalize=normalize,
+        instruction="good or bad", template="{text} it was", init="instruction", with_frozen=True, normalize=normalize,
         loss="tokens" if decode == "generate" else "labels", decode=decode, steps=1, eval_every=1, lr=1e-12,
         batch_size=2, max_new_tokens=3, calibrate=calibrate, output=tmp_path / "run",
     )  # fmt: skip

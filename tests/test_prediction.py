@@ -139,7 +139,7 @@ def test_blank_inputs_are_told_of_and_nothing_else_is_refused(prompt, backbone, 
 def test_a_prompt_writes_answers_as_long_as_it_was_trained_to(backbone, tmp_path, caplog):
     rows = [{"text": text, "answer": "good " * (1 + number % 2)} for number, text in enumerate(TEXTS)]
     files = {"train": rows, "validation": rows, "test": rows}
-    named = {"text_column": "text", "target_column": "answer", "steps": 1, "prompt_length": 2, "frozen": False}
+    named = {"text_column": "text", "target_column": "answer", "steps": 1, "prompt_length": 2, "with_frozen": False}
     with caplog.at_level(logging.WARNING, "softprompt"):
         run = train(files, backbone, max_new_tokens=1, output=tmp_path / "run", **named)
     told = (
@@ -175,7 +175,7 @@ def test_nan_is_no_answer(tiny_gpt, task, tmp_path):
 
 def test_a_prompt_that_was_trained_to_write_its_label_writes_it(backbone, tmp_path):
     run = train(
-        review_task(tmp_path / "rows"), backbone, steps=1, decode="generate", frozen=False, output=tmp_path / "run"
+        review_task(tmp_path / "rows"), backbone, steps=1, decode="generate", with_frozen=False, output=tmp_path / "run"
     )
     prompt, result = load_stored(run.folder / run.results[0].prompt / "prompt"), run.results[0]
     found = evaluate(prompt, model=backbone)
@@ -199,7 +199,7 @@ def test_test_rows_are_not_drawn_again_from_a_file_that_changed(backbone, tmp_pa
         path.write_text("\n".join(["text,answer", *rows]) + "\n")
 
     holds(*lines)
-    named = {"text_column": "text", "label_column": "answer", "steps": 1, "prompt_length": 2, "frozen": False}
+    named = {"text_column": "text", "label_column": "answer", "steps": 1, "prompt_length": 2, "with_frozen": False}
     run = train(str(path), backbone, output=tmp_path / "run", **named)
     prompt, score = run.prompt(0), run.results[0].metrics["test"]["accuracy"]
     assert evaluate(prompt, model=backbone).metrics["accuracy"] == score

@@ -58,7 +58,7 @@ def test_a_sorted_validation_file_is_refused_where_its_first_rows_would_choose(b
 
 def test_a_prompt_may_be_scored_on_some_test_rows_the_same_that_evaluate_draws(task, backbone, tmp_path):
     some = dataclasses.replace(SETTINGS, test_rows=5)
-    run = train(task, backbone, prompts=[PROMPT], settings=some, output=tmp_path / "run", frozen=True)
+    run = train(task, backbone, prompts=[PROMPT], settings=some, output=tmp_path / "run", with_frozen=True)
     (result,) = run.results
     prompt = load_stored(tmp_path / "run" / NAME)
     drawn = evaluate(prompt, model=backbone, test_rows=5)

@@ -130,7 +130,7 @@ class ReviewsDemo:
             settings=self.settings,
             output=folder,
             progress=progress,
-            frozen=True,
+            with_frozen=True,
         )
         report = _judged(run, backbone, self.task, started)
         write_file(self.output / "results.json", json_bytes(report.to_json()), what="the results of the demo")

@@ -74,7 +74,7 @@ def train(
     max_bad_rows: int = 0,
     log_with: str | None = None,
     progress: bool = False,
-    frozen: bool = False,
+    with_frozen: bool = False,
     callbacks: Sequence[Any] = (),
     **keywords: Any,
 ) -> Run:
@@ -99,8 +99,8 @@ def train(
         log_with: a tracker that Accelerate knows (tensorboard, wandb, mlflow, aim ...), or several joined by commas,
             besides metrics.jsonl.
         progress: show a bar on standard error.
-        frozen: also score the frozen model without training, on at most 200 test rows (`Run.comparison`): always the
-            most frequent class, no prompt, the instruction by hand, and four examples in context.
+        with_frozen: also score the frozen model without training, on at most 200 test rows (`Run.comparison`): always
+            the most frequent class, no prompt, the instruction by hand, and four examples in context.
         callbacks: objects with `on_step`, `on_evaluation` or `on_end`, as `EarlyStopping`, which see the run and may
             stop prompts of it (docs/training.md).
         keywords: fields of PromptSettings, where `method`, `lr` and `seeds` may be several, for one prompt of each
@@ -120,6 +120,7 @@ def train(
         CallbackFailed: a callback raised; `resume` goes on.
         NotTrainable: no gradient reaches the prompt.
     """
+    with_frozen = keywords.pop("frozen", with_frozen)  # its earlier name
     refuse_unknown_keywords(keywords, inspect.signature(train).parameters)
     processes = Processes.here()
     output, progress, log_with = processes.place(output), processes.shows(progress), processes.only_first(log_with)
@@ -160,7 +161,7 @@ def train(
         products=backbone.products,
         max_bad_rows=max_bad_rows,
         log_with=log_with,
-        frozen=frozen,
+        with_frozen=with_frozen,
     )
     plan = decided(plan, splits.train, backbone)
     with alone_on(backbone), recomputing(backbone, plan.settings):
@@ -291,7 +292,7 @@ def _comparison(
     plan: Plan, splits: Splits, backbone: AbstractBackbone, reports: Mapping[str, Last], folder: Path
 ) -> Comparison | None:
     """The prompts beside what was not trained, where the plan wants it."""
-    if not plan.frozen:
+    if not plan.with_frozen:
         return None
     tested = {name: last.reports["test"] for name, last in reports.items()}
     splits = dataclasses.replace(splits, validation=choosing_rows(plan, splits.validation))
