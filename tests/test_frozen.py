@@ -11,7 +11,7 @@ from softprompt.cli import main
 from softprompt.cli._held_against import held_against
 from softprompt.data import Rows, limited
 from softprompt.errors import BadInput, DamagedFile
-from softprompt.inference.asked import put
+from softprompt.inference.asked import worded_for
 from softprompt.inference.frozen import Baseline, baselines, handwritten, over
 from softprompt.inference.in_context import drawn_examples, written
 from softprompt.inference.intervals import difference_interval
@@ -222,12 +222,12 @@ class TestNoWords:
     def test_not_where_words_were_given_or_no_decoder_reads_them(self):
         rows = custom_task(VARIED, text_columns="text", label_column="kind")
         none = Wording()
-        (line,) = no_words(rows, put(rows, "decoder"), none, "decoder")
+        (line,) = no_words(rows, worded_for(rows, "decoder"), none, "decoder")
         assert "softprompt frozen" in line
         for wording in (Wording(instruction="Which?"), Wording(template="{text} it was")):
-            assert no_words(rows, put(rows, "decoder", None, wording), wording, "decoder") == []
-        assert no_words(rows, put(rows, "encoder-decoder"), none, "encoder-decoder") == []
-        assert no_words(TASKS["glue/rte"], put(TASKS["glue/rte"], "decoder", "words"), none, "decoder") == []
+            assert no_words(rows, worded_for(rows, "decoder", None, wording), wording, "decoder") == []
+        assert no_words(rows, worded_for(rows, "encoder-decoder"), none, "encoder-decoder") == []
+        assert no_words(TASKS["glue/rte"], worded_for(TASKS["glue/rte"], "decoder", "words"), none, "decoder") == []
 
 
 class TestBesideTrainedPrompts:

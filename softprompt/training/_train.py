@@ -11,7 +11,7 @@ from typing import Any
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone, model_name, refuse_other_backbone
 from ..checks import listed, require_kind
 from ..data import Splits, drawn_from, load_rows, split_rows, warn_of_unknown
-from ..inference.asked import before_model, put
+from ..inference.asked import before_model, worded_for
 from ..inference.rows import tell_truncated
 from ..run_layout import PLAN
 from ..settings import ModelSpec, PromptSettings, TrainSettings
@@ -146,7 +146,7 @@ def train(
         backbone = spec
     else:
         backbone = load_backbone(answering_numbers(spec) if early.answer == "number" else spec)
-    chosen = put(declared, backbone.kind, style, wording)
+    chosen = worded_for(declared, backbone.kind, style, wording)
     for line in (*no_words(declared, chosen, wording, backbone.kind), *repeated(early, splits)):
         advice.warning(line)
     # From any folder the same files: `resume` and `evaluate` may be started in another.
