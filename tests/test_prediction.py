@@ -18,8 +18,8 @@ from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import _parts, predict
 from softprompt.inference.scoring import scoring_of
 from softprompt.inference.together import Group, Responder
-from softprompt.interop.hub import load_stored
 from softprompt.interop.recipes import readme
+from softprompt.interop.stored import load
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.tasks import Wording, custom_task, in_lines
 from softprompt.training import train
@@ -146,7 +146,7 @@ def test_a_prompt_writes_answers_as_long_as_it_was_trained_to(backbone, tmp_path
         "14 of 14 validation and test rows have answers of more than 1 tokens, the longest 3; a prompt writes no longer"
     )
     assert any(line.startswith(told) for line in caplog.messages)
-    short = load_stored(run.folder / run.results[0].prompt / "prompt")
+    short = load(run.folder / run.results[0].prompt / "prompt")
     assert isinstance(short, SoftPrompt)
     written = [answer["output"] for answer in predict(short, TEXTS, model=backbone)]
     assert written == [answer["output"] for answer in predict(short, TEXTS, model=backbone, max_new_tokens=1)]
@@ -177,7 +177,7 @@ def test_a_prompt_that_was_trained_to_write_its_label_writes_it(backbone, tmp_pa
     run = train(
         review_task(tmp_path / "rows"), backbone, steps=1, decode="generate", with_frozen=False, output=tmp_path / "run"
     )
-    prompt, result = load_stored(run.folder / run.results[0].prompt / "prompt"), run.results[0]
+    prompt, result = load(run.folder / run.results[0].prompt / "prompt"), run.results[0]
     found = evaluate(prompt, model=backbone)
     assert {**found.metrics, "invalid": found.invalid} == result.metrics["test"]
     assert found.invalid > 0

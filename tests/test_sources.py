@@ -14,7 +14,7 @@ from softprompt.baselines import Shared
 from softprompt.cli import main
 from softprompt.errors import BadInput, ModelMismatch
 from softprompt.inference.predict import predict
-from softprompt.interop.hub import load_stored
+from softprompt.interop.stored import load
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.prompts.tuned import TunedWeights
@@ -115,7 +115,7 @@ class TestAttempt:
         )
         for folder in folders:
             folder.rename(folder.with_suffix(".away"))
-        tuned = load_stored(run.folder)
+        tuned = load(run.folder)
         assert isinstance(tuned, TunedWeights)
         torch.testing.assert_close(tuned.weights["sources"], torch.stack([source.vectors, 2 * source.vectors]))
         assert set(tuned.weights) == {"sources", "target", "down.weight", "up.weight", "norm.weight", "norm.bias"}
@@ -164,7 +164,7 @@ class TestMpt:
         caplog.set_level(logging.INFO, "softprompt")
         run = train(task, backbone, method="mpt", sources=teachers, output=tmp_path / "run", **SETTINGS)
         assert any("mpt: 6 steps over reviews, other reviews" in message for message in caplog.messages)
-        tuned = load_stored(run.folder)
+        tuned = load(run.folder)
         assert isinstance(tuned, TunedWeights)
         assert {name: tuple(values.shape) for name, values in tuned.weights.items()} == {
             "prompt": (10, 16), "columns": (1, 10, 1), "rows": (1, 1, 16),
