@@ -103,6 +103,7 @@ class TestASearch:
 
     def test_leaves_a_prompt_that_answers(self, tuned, small):
         assert tuned.prompt().predict(["a good trip"], model=small)[0]["label"] in LAB.labels
+        assert tuned.stored().vectors.equal(tuned.prompt().vectors)
 
     def test_never_shows_a_report_row_to_a_run_before_the_report(self, tuned):
         report = set(load_rows(LAB)["test"].columns["passage"])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # Options that may be used with --study; everything else is in the file.
 WITH_STUDY = {"study", "seeds", "base_seed", "vary", "store", "output", "fleet_size", "data_root", "device",
-              "json_lines", "quiet", "compare"}  # fmt: skip
+              "json_lines", "quiet", "with_frozen"}  # fmt: skip
 # Options that a file with its own seeds replaces.
 OF_SEEDS = ("seeds", "base_seed", "vary")
 
@@ -73,7 +73,7 @@ def stability(
     json_lines: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
-    compare: Annotated[
+    with_frozen: Annotated[
         bool,
         typer.Option(
             "--with-frozen/--no-frozen", help="Also score the frozen model without training, on all test rows."
@@ -114,7 +114,7 @@ def stability(
             planned,
             store,
             fleet_size=fleet_size,
-            frozen=compare,
+            with_frozen=with_frozen,
             data_root=data_root,
             device=device,
             progress=not quiet,
