@@ -70,7 +70,7 @@ def value(spec: RunSpec, key: str, context: TableContext = _ALONE) -> Hashable:
     Args:
         spec: the run.
         key: name of the value.
-        beside: the runs beside it; the value of a tag of theirs that this run lacks is None.
+        context: the runs beside it; the value of a tag of theirs that this run lacks is None.
 
     Raises:
         UnknownName: no such key.
