@@ -212,6 +212,22 @@ class TestPasses:
                 assert len(chosen) == 1 or len(chosen) * max(work.cost for work in chosen) <= limits.batch_tokens
                 waiting = [work for work in waiting if work not in chosen]
 
+    def test_the_labels_that_are_read_behind_each_text_count(self, engine, bank):
+        prompts = [served for served in bank.prompts.values() if served.asked.task.name in ("spelt", "sentiment")]
+        works = [engine.work(served, "good movie") for served in prompts]
+        for work in works:
+            reading = work.served.asked.reading
+            assert reading is not None
+            assert work.served.asked.behind == engine.backbone.read_positions(reading)
+        behind = max(work.served.asked.behind for work in works)
+        work = next(work for work in works if work.served.asked.behind == behind)
+        limits = Limits(batch_tokens=5 * (work.length + behind))
+        assert len(next_pass([work] * 20, limits, None)) == 5
+        # As padding does, for rows with fewer labels.
+        few = next(work for work in works if not work.served.asked.behind)
+        limits = Limits(batch_tokens=2 * (max(work.length, few.length) + behind))
+        assert next_pass([few, work, few, few], limits, None) == [few, work]
+
     def test_rows_of_very_different_length_do_not_share_a_pass(self, engine, bank):
         short, long = (engine.work(bank.get("p0"), "good " * count) for count in (2, 50))
         assert next_pass([short, long, short], Limits(spread=1.2), None) == [short, short]

@@ -31,8 +31,8 @@ class MemoryBudget:
     """The largest size of a pass. It shrinks when memory runs out and never grows.
 
     Args:
-        tokens: largest rows x longest row of a pass, prompt and labels included; None sets no bound. A single longer row gets a
-            pass of its own.
+        tokens: largest rows x longest row of a pass, prompt and labels included; None sets no bound. A single longer
+            row gets a pass of its own.
         rows: largest number of rows of a pass; None sets no bound.
         each: fixed cost of a pass, in tokens. Rows are split to save padding where that saves more than it costs. None
             splits no rows to save padding.
