@@ -97,13 +97,13 @@ def tokenize(
     encoded = _targets(task, right, text_format) if targets else None
     limit = task.max_length if max_length is None else max_length
     cut: list[list[Mapping[str, Any]]] = []
-    if task.window and text_format.tokenizer.is_fast:
-        cut = _windows(rows, named, task, text_format, limit)
-        rows = [row for part in cut for row in part]
-        named = [place for place, part in zip(named, cut, strict=True) for _ in part]
     if task.is_cloze:
         _refuse_cloze(task, text_format)
     suffix = "" if task.is_cloze else text_format.suffix
+    if task.window and text_format.tokenizer.is_fast:
+        cut = _windows(rows, named, task, text_format, suffix, limit)
+        rows = [row for part in cut for row in part]
+        named = [place for place, part in zip(named, cut, strict=True) for _ in part]
     pieces = [_piece(task, row, place, text_format.mask) for place, row in zip(named, rows, strict=True)]
     texts = [text_format.prefix + piece.text + suffix for piece in pieces]
     spans = [_moved(piece.spans, len(text_format.prefix)) for piece in pieces]
@@ -135,9 +135,10 @@ def _windows(
     named: Sequence[str],
     task: Task,
     text_format: TextFormat,
+    suffix: str,
     limit: int,
 ) -> list[list[Mapping[str, Any]]]:
-    """The windows of each row.
+    """The windows of each row, behind which the suffix stands.
 
     Raises:
         BadInput: as in `windows`, or a row without a column of the template.
@@ -145,13 +146,17 @@ def _windows(
     for place, row in zip(named, rows, strict=True):
         # A row that cannot be rendered is named here: windows read its column before anything else does.
         _piece(task, row, place, text_format.mask)
-    encode, (prefix, suffix) = text_format.encode, (text_format.prefix, text_format.suffix)
+    encode = text_format.encode
+
+    def whole(row: Mapping[str, Any]) -> str:
+        return text_format.prefix + _piece(task, row, "a window", text_format.mask).text + suffix
+
     return windows(
         rows,
         named,
         task,
         partial(encode, add_special_tokens=False, return_offsets_mapping=True),
-        lambda row: len(encode(prefix + task.render(row).text + suffix)["input_ids"]),
+        lambda row: len(encode(whole(row))["input_ids"]),
         limit,
     )
 
