@@ -97,6 +97,15 @@ def test_a_question_that_leaves_no_room_is_named(t5_backbone):
         examples_for(t5_backbone, squad, [{**ROW, "question": "who " * 15}], 4)
 
 
+def test_it_is_not_told_to_raise_a_length_that_the_positions_bound(tiny_model):
+    backbone = from_model(*tiny_model("gpt2"), name="small")
+    row = {**ROW, "question": "good " * 60}
+    with pytest.raises(BadInput, match=r"of \d+ tokens are taken .*; 'small' has 64 positions in all: give shorter"):
+        examples_for(backbone, dataclasses.replace(task("mrqa/squad"), max_length=400), [row], 4)
+    with pytest.raises(BadInput, match=r"of 20 tokens are taken .*; raise `max_length`"):
+        examples_for(backbone, dataclasses.replace(task("mrqa/squad"), max_length=20), [row], 4)
+
+
 def test_a_row_without_the_column_that_is_read_in_windows_is_named(t5_backbone):
     with pytest.raises(BadInput, match=r"row 2: unknown column 'context'. Known: question."):
         examples_for(t5_backbone, task("mrqa/squad"), [SHORT, {"question": "who"}], 4, targets=False)
