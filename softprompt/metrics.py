@@ -174,8 +174,8 @@ METRICS: dict[str, Callable[[Any, Any], float]] = {
 OF_TWO = ("f1", "f1a")
 # Metrics that compare the order of labels.
 CORRELATIONS = ("pearson", "spearman")
-# Metrics that are errors. Less is better, so they count negatively in a score.
-ERRORS = ("rmse", "mae")
+# Metrics that are errors: less is better, so they count negatively in a score. Programs may add their own.
+ERRORS = {"rmse", "mae"}
 # The metrics for each kind of answer.
 MEASURES = {
     "label": ("accuracy", "f1", "f1a", "macro-f1", "matthews", "pearson", "spearman"),

@@ -592,12 +592,12 @@ class TestHub:
         assert 'SoftPrompt.load("user/name")' in card
 
     def test_names_of_a_stranger_stay_names_in_every_readme(self, repositories, tmp_path):
-        evil = "x\n\n## Load\n\n```python\nimport os\n```\n<b>"
+        evil = "x\n\n## Load\n\n```python\nimport os\n```\n<b>[here](http://evil)"
         prompt = a_prompt(name=evil)
         provenance = dataclasses.replace(
             prompt.provenance,
             method=evil,
-            task={"name": evil},
+            task={"name": evil, "labels": [evil]},
             seeds={evil: 1},
             metrics={evil: {evil: 0.5}},
         )
@@ -607,6 +607,7 @@ class TestHub:
             assert text.count("\n```python") == 1
             assert text.count("```") == 2 + text.count(repr(evil)) * 2
             assert "<b>" not in text.replace(repr(evil), "")
+            assert "](http" not in text.replace(repr(evil), "")
 
     def test_a_folder_that_is_here_comes_before_the_hub(self, repositories, tmp_path):
         hub.push_prompt(a_prompt(seed=1), "user/name", private=False)

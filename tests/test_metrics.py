@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.class_scores import ClassScores
+from softprompt.inference.intervals import intervals
 from softprompt.metrics import (
+    ERRORS,
     MEASURES,
     METRICS,
     Judged,
@@ -18,6 +20,8 @@ from softprompt.metrics import (
     refuse_other_metrics,
     score,
 )
+from softprompt.tasks import custom_task
+from softprompt.training._finish import constant_score
 
 # The first call imports scikit-learn or scipy.
 PATIENT = settings(deadline=None)
@@ -153,6 +157,22 @@ def test_an_error_counts_negatively_as_a_score_and_is_not_averaged_with_a_correl
     assert headline_score({"rmse": 2.0, "mae": 1.0}, ["rmse", "mae"]) == -1.5
     with pytest.raises(BadInput, match="the mean of rmse and pearson is no score"):
         refuse_other_metrics("number", ["rmse", "pearson"], ["rmse", "pearson"])
+
+
+def test_an_error_of_ones_own_counts_negatively_in_scores_and_intervals(monkeypatch):
+    monkeypatch.setitem(METRICS, "worst", lambda predictions, gold: max(map(abs, np.subtract(predictions, gold))))
+    monkeypatch.setitem(MEASURES, "number", (*MEASURES["number"], "worst"))
+    ERRORS.add("worst")
+    rows = [{"text": "a", "y": 1.0}, {"text": "b", "y": 2.0}]
+    try:
+        task = custom_task(rows, text_columns=["text"], number_column="y", metrics=["worst"])
+        gold, answers = [1.0, 2.0, 3.0, 4.0], [1.5, 2.0, 3.0, 3.0]
+        assert headline_score(score(task.metrics, answers, gold), task.scores) == -1
+        bounds = intervals(task.metrics, task.scores, answers, gold)
+        assert bounds["score"] == (-bounds["worst"][1], -bounds["worst"][0])
+        assert constant_score(task, gold) == -1.5
+    finally:
+        ERRORS.remove("worst")
 
 
 def test_every_metric_measures_some_kind_of_answer():

@@ -77,6 +77,17 @@ class TestTasks:
             "custom/reviews (a/reviews.csv)", "custom/reviews (b/reviews.csv)"
         ]  # fmt: skip
 
+    def test_a_file_that_changed_between_runs_is_told_of(self, tmp_path):
+        task = custom_task(str(reviews(tmp_path / "a")), text_columns=["text"], label_column="label")
+        (tmp_path / "store" / "runs").mkdir(parents=True)
+        for seed, spec in enumerate(grid(task=task, model="lab-t5", method="ept", seed=[0, 1])):
+            run = StoredRun.without_result(
+                spec, {"test": {"score": 0.5}}, "finished", inputs={"/reviews.csv": str(seed)}
+            )
+            path_of(tmp_path / "store", spec.name).write_bytes(to_bytes(run))
+        (note,) = read_sources([tmp_path / "store"]).notes
+        assert note.startswith("/reviews.csv had other contents for run ")
+
     def test_other_words_for_the_same_rows_are_other_settings(self, tmp_path):
         task = find_task("glue/sst2")
         made_run(tmp_path / "words", task=task, **ALONE)

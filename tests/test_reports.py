@@ -28,7 +28,8 @@ from softprompt.reports._settings import Setting, settings_of
 from softprompt.reports._sources import read_sources
 from softprompt.reports._tables import Table
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
-from softprompt.study import RunSpec, StoredRun
+from softprompt.study import RunSpec, StoredRun, load, stored_names
+from softprompt.study._fleets import run_folder
 from softprompt.study._stored import path_of, to_bytes
 from softprompt.tasks import Wording, custom_task, rephrased, styled
 from softprompt.tasks import task as find_task
@@ -228,6 +229,25 @@ class TestHeadline:
         with pytest.raises(BadInput, match=f"^{told}$"):
             page_of(run, rows=True, **given)
         assert asked == [{"data_root": "/data", **given}]
+
+    def test_the_rows_of_a_kept_run_of_a_study_are_read_where_it_read_them(self, tmp_path, monkeypatch):
+        store = made_store(tmp_path / "store", count=1)
+        (name,) = stored_names(store)
+        run = load(store, name)
+        assert run is not None
+        path_of(store, name).write_bytes(to_bytes(dataclasses.replace(run, fleet=(name,))))
+        kept = made_run(run_folder(store, [name]), methods=("prompt-tuning",), seeds=1)
+        rewrite(kept / "run.json", lambda values: values.update(data_root="/data"))
+        asked = []
+
+        def evaluate(prompt, **options):
+            asked.append(options)
+            raise BadInput("enough")
+
+        monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
+        with pytest.raises(BadInput, match="enough"):
+            page_of(store, rows=True)
+        assert asked == [{"data_root": "/data"}]
 
     @pytest.mark.parametrize(
         ("given", "asked", "has_interval"),

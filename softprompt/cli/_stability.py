@@ -171,7 +171,8 @@ def _of_file(path: Path, given: Given, seeded: Mapping[str, Any]) -> "list[Plan]
     specs = load_specs(path)
     tasks = {task: [spec for spec in specs if spec.declared.name == task] for task in _tasks(specs)}
     if all(len(members) == 1 for task in tasks.values() for members in by_setting(task).values()):
-        return [_planned({name: m[0] for name, m in by_setting(task).items()}, seeded) for task in tasks.values()]
+        first = ({name: members[0] for name, members in by_setting(task).items()} for task in tasks.values())
+        return [_planned(settings, {**seeded, "may_repeat": True}) for settings in first]
     for name in OF_SEEDS:
         if name in given:
             raise BadInput(f"{path} has seeds of its own; drop {option(name)}, or the seeds from the file")

@@ -242,7 +242,7 @@ def export_runs(
 
 def _stored_runs(file: Path, store: Path, scale: str | None) -> "tuple[list[StoredRun], list[RunSpec]]":
     """The stored runs of a study file, and all of its runs; says which are missing or have failed."""
-    from ..study import load_specs, read, status, under_other_names
+    from ..study import load_specs, mixed, read, status, under_other_names
 
     specs = load_specs(file, scale)
     runs = [run for run in read(store, specs, whole=False) if run is not None]
@@ -252,6 +252,8 @@ def _stored_runs(file: Path, store: Path, scale: str | None) -> "tuple[list[Stor
             under_other_names(store, specs)
             or f"{store} holds none of the {count} runs of {file}; run `softprompt study run` first"
         )
+    if line := mixed(runs):
+        say(f"softprompt: {line}")
     failed = status(store, specs).failed
     missing = count - len({run.name for run in runs}) - len(failed)
     if missing:

@@ -2,7 +2,8 @@
 
 A document is a JSON object in a file of its own, under its checksum. A record is a file of one JSON object a line,
 which only grows; each line ends in its own checksum. Both are read with the same care: a regular file of a bounded
-size, UTF-8, no name twice, no deeper than any of ours. Tables for other programs are lines of CSV.
+size, UTF-8, no name twice, no deeper than any of ours. Tables for other programs are lines of CSV, and what people read
+elsewhere is Markdown.
 """
 
 from ._csv import csv_lines as csv_lines
@@ -26,6 +27,7 @@ from ._lines import line_bytes as line_bytes
 from ._lines import line_places as line_places
 from ._lines import line_values as line_values
 from ._lines import whole_lines as whole_lines
+from ._markdown import in_markdown as in_markdown
 from ._paths import short_paths as short_paths
 from ._read import RESTORE as RESTORE
 from ._read import Repeated as Repeated

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from ..documents import in_markdown
 from ..errors import SoftPromptError
 from ..inference.scoring import Scoring
-from ..interop.card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are, shown
+from ..interop.card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are
 from ..interop.recipes import where_it_is
 from ..prompts.prompt import SoftPrompt
 from ..run_layout import is_run
@@ -73,7 +74,7 @@ def card(prompt: SoftPrompt, *, title: str, sentence: str, load: str, licence: s
         *front_matter(prompt, licence),
         f"# {title}",
         "",
-        f"A soft prompt of {prompt.length} vectors for the frozen `{shown(name)}`. {sentence}",
+        f"A soft prompt of {prompt.length} vectors for the frozen `{in_markdown(name)}`. {sentence}",
         "",
         *facts(prompt, licence, spread),
         "## Load",

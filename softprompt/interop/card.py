@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import pick, visible
+from ..documents import in_markdown
+from ..errors import pick
 from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
 
@@ -34,11 +35,6 @@ probabilities = (scores / {temperature!r} + torch.tensor({bias})).softmax(-1)
 ```"""
 
 
-def shown(name: object) -> str:
-    """A name of any origin as a README shows it: in one line, without what begins code or a tag there."""
-    return visible(str(name)).replace("`", "'").replace("<", "&lt;")
-
-
 def front_matter(prompt: SoftPrompt, licence: str) -> list[str]:
     """The lines that the hub reads.
 
@@ -50,7 +46,7 @@ def front_matter(prompt: SoftPrompt, licence: str) -> list[str]:
     return [
         "---",
         # The last name of a folder: its place is of one machine.
-        f"base_model: {shown(Path(name).name if Path(name).is_absolute() else name)}",
+        f"base_model: {in_markdown(Path(name).name if Path(name).is_absolute() else name)}",
         f"license: {licence}",
         "tags: [soft-prompt, prompt-tuning]",
         "---",
@@ -69,10 +65,10 @@ def facts(prompt: SoftPrompt, licence: str, spread: object) -> list[str]:
     provenance = prompt.provenance
     task = (provenance.task or {}).get("name", "a task that is not recorded")
     return [
-        f"- Task: {shown(task)}",
-        f"- Method: {shown(provenance.method)}",
+        f"- Task: {in_markdown(task)}",
+        f"- Method: {in_markdown(provenance.method)}",
         f"- Seeds: {_pairs(provenance.seeds)}",
-        *[f"- {shown(split)} {shown(name)}: {value:.4g}" for split, name, value in _numbers(provenance.metrics)],
+        *[f"- {in_markdown(f'{split} {name}')}: {value:.4g}" for split, name, value in _numbers(provenance.metrics)],
         f"- Test score over seeds: {spread or 'not known'}",
         f"- Licence: {licence}. That of the base model applies to its weights.",
         "",
@@ -96,7 +92,7 @@ def how_it_chooses(prompt: SoftPrompt) -> list[str]:
     labels, scoring = (prompt.provenance.task or {}).get("labels"), Scoring.of(prompt)
     if not labels:
         return []
-    lines = ["", f"Labels by class: {', '.join(map(repr, labels))}."]
+    lines = ["", f"Labels by class: {in_markdown(', '.join(map(repr, labels)))}."]
     # An encoder scores one token or class, by the recipe shown.
     if prompt.provenance.backbone.kind != "encoder" and scoring.decode == "auto":
         end = "with the end of sequence" if scoring.end else "without an end of sequence"
@@ -120,4 +116,4 @@ def _numbers(metrics: Mapping[str, Any]) -> list[tuple[str, str, float]]:
 
 
 def _pairs(values: Mapping[str, int]) -> str:
-    return ", ".join(f"{shown(name)} {value}" for name, value in values.items()) or "not recorded"
+    return ", ".join(f"{in_markdown(name)} {value}" for name, value in values.items()) or "not recorded"

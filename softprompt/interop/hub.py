@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..documents import in_markdown
 from ..errors import BadInput
 from ..initial import Initial
 from ..prompts.prompt import SoftPrompt
@@ -97,14 +98,12 @@ def _last_name(path: str) -> str:
 
 def model_card(prompt: SoftPrompt, repo: str) -> str:
     """The model card: the backbone, the task, the scores, and how to load the prompt."""
-    from .card import shown
-
     provenance = prompt.provenance
     backbone, task = provenance.backbone, (provenance.task or {}).get("name", "an unnamed task")
     # The hub refuses a base_model that is not one of its repositories.
     base = [f"base_model: {backbone.name}"] if REPOSITORY.fullmatch(backbone.name) else []
     scores = [
-        f"- {shown(split)} {shown(name)}: {shown(score)}"
+        f"- {in_markdown(split)} {in_markdown(name)}: {in_markdown(score)}"
         for split, by_name in provenance.metrics.items()
         for name, score in dict(by_name).items()
     ]
@@ -113,8 +112,8 @@ def model_card(prompt: SoftPrompt, repo: str) -> str:
         "---", "library_name: softprompt", *base, "tags:", "- soft-prompt", "- prompt-tuning", "---", "",
         f"# {repo}", "",
         f"A soft prompt of {prompt.length} vectors{layers} ({prompt.stored} numbers stored) for the frozen "
-        f"`{shown(backbone.name)}`, "
-        f"trained on {shown(task)} by {shown(provenance.method)}.", "",
+        f"`{in_markdown(backbone.name)}`, "
+        f"trained on {in_markdown(task)} by {in_markdown(provenance.method)}.", "",
         *scores, "",
         "```python", "import softprompt", "", f'prompt = softprompt.SoftPrompt.load("{repo}")',
         'prompt.predict(["a text"])', "```", "",

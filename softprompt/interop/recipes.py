@@ -6,10 +6,11 @@ from typing import Any
 from ..backbones.decoder import ANSWER_CUE
 from ..builtin import BUILT_IN
 from ..builtin.packaged import PACKAGED
+from ..documents import in_markdown
 from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
 from ..tasks import template_shown
-from .card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are, shown
+from .card import GREEDY, facts, front_matter, how_it_chooses, how_long_texts_are
 
 MODEL_CLASSES = {
     ("encoder-decoder", "tokens"): "AutoModelForSeq2SeqLM",
@@ -83,9 +84,9 @@ def readme(prompt: SoftPrompt, *, licence: str = "other", spread: object = None)
     provenance, task = prompt.provenance, prompt.provenance.task or {}
     lines = [
         *front_matter(prompt, licence),
-        f"# A soft prompt of {prompt.length} vectors for `{shown(provenance.backbone.name)}`",
+        f"# A soft prompt of {prompt.length} vectors for `{in_markdown(provenance.backbone.name)}`",
         "",
-        f"Trained by softprompt ({shown(provenance.method)}); all about it is in `softprompt.json`. "
+        f"Trained by softprompt ({in_markdown(provenance.method)}); all about it is in `softprompt.json`. "
         "It needs transformers, peft and safetensors, and runs in this folder.",
         "",
         *facts(prompt, licence, spread),
@@ -95,7 +96,7 @@ def readme(prompt: SoftPrompt, *, licence: str = "other", spread: object = None)
         f"```python\n{recipe(prompt)}```",
     ]
     if task:
-        lines += ["", f"Texts of the task `{shown(task.get('name'))}` are rendered by the template shown."]
+        lines += ["", f"Texts of the task `{in_markdown(task.get('name'))}` are rendered by the template shown."]
     lines += [*how_long_texts_are(prompt), *how_it_chooses(prompt)]
     return "\n".join(lines) + "\n" + (PADDING_CAVEAT if provenance.backbone.kind == "decoder" else "")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DamagedFile, SoftPromptError
 from ..run_layout import FROZEN
 from ..tasks import Task
+from ..training import read_plan
 from ._entry import Entry
 
 if TYPE_CHECKING:
@@ -127,10 +128,10 @@ def evaluated(entry: Entry, **options: Any) -> Answered:
     from ..inference.evaluate import evaluate
     from ..interop.hub import load_stored
 
-    spec = entry.run.spec
-    own = {
-        "test_rows": spec.settings.test_rows, "max_bad_rows": spec.max_bad_rows, "data_root": entry.data_root
-    }  # fmt: skip
+    assert entry.folder is not None
+    # A prompt that a study kept is in a run too.
+    spec, data_root = entry.run.spec, read_plan(entry.folder.parent).data_root
+    own = {"test_rows": spec.settings.test_rows, "max_bad_rows": spec.max_bad_rows, "data_root": data_root}
     chosen = {**{name: item for name, item in own.items() if item}, **options}
     evaluation = evaluate(load_stored(str(entry.folder)), **chosen)
     answered = of_rows(entry.label, evaluation.task or spec.declared, evaluation.rows, entry.folder)

@@ -27,7 +27,6 @@ class Entry:
         folder: of the prompt in its run; None where only results are stored.
         notes: what a reader has to know of this prompt.
         data: SHA-256 of the tokenised rows; None where it is not recorded.
-        data_root: folder with the run's rows; None where they are on the hub, or that is not recorded.
         comparison: the run's prompts beside the frozen model, on the same test rows; None where there is none.
         prompt: its name in the run, or in the store of its study.
         called: the name of its task beside the others; empty where that is the task's own.
@@ -42,7 +41,6 @@ class Entry:
     folder: Path | None = None
     notes: tuple[str, ...] = ()
     data: str | None = None
-    data_root: str | None = None
     comparison: "Comparison | None" = None
     prompt: str = ""
     called: str = ""

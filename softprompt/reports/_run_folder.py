@@ -26,7 +26,7 @@ def run_entries(folder: Path, called: str) -> list[Entry]:
     plan = read_plan(folder)
     is_training = is_held(folder)
     comparison, fault = _comparison(folder)
-    shared = {"comparison": comparison, "data": _fingerprint(folder), "data_root": plan.data_root}
+    shared = {"comparison": comparison, "data": _fingerprint(folder)}
     notes = (fault,) if fault else ()
     return [
         _entry(folder, called, plan, number, name, "in training" if is_training else "not finished", notes, shared)

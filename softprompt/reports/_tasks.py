@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from ..tasks import Source, Task, TaskNames, without_words
+from ..tasks import Source, Task, TaskNames, row_names
 from ._entry import Entry
 from ._folders import is_of_search
 
@@ -12,11 +12,8 @@ def with_tasks(entries: Sequence[Entry]) -> list[Entry]:
     """The entries with the names of their tasks, and what tells the words of one from others on the same rows."""
     # Of a task that runs share there is one object.
     tasks = {id(entry.run.spec.declared): _without_folds(entry) for entry in entries}
-    tasks_of_rows = {place: without_words(task) for place, task in tasks.items()}
-    names = TaskNames(tasks_of_rows.values())
-    named = [
-        dataclasses.replace(entry, called=names.of(tasks_of_rows[id(entry.run.spec.declared)])) for entry in entries
-    ]
+    names = row_names(tasks.values())
+    named = [dataclasses.replace(entry, called=names[id(tasks[id(entry.run.spec.declared)])]) for entry in entries]
     # Words are told apart among the prompts that are compared.
     asked = {
         (id(entry.run.spec.declared), entry.key): dataclasses.replace(

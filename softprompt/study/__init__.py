@@ -17,6 +17,7 @@ from ._export import rows_of as rows_of
 from ._file import load_specs as load_specs
 from ._fleets import is_kept as is_kept
 from ._grid import grid as grid
+from ._inputs import mixed as mixed
 from ._plan import Part as Part
 from ._plan import plan as plan
 from ._reference import published as published

@@ -32,6 +32,29 @@ def refuse_changed(runs: Iterable[StoredRun]) -> None:
             )
 
 
+def mixed(runs: Iterable[StoredRun]) -> str | None:
+    """One line on a file that had other contents for one of these runs than for another; None where none had."""
+    first: dict[str, StoredRun] = {}
+    for run in runs:
+        for path, digest in run.inputs.items():
+            if digest != (other := first.setdefault(path, run)).inputs[path]:
+                return (
+                    f"{path} had other contents for {run.spec.describe()} than for {other.spec.describe()}; delete "
+                    f"runs/{run.name}.json or runs/{other.name}.json to train it again"
+                )
+    return None
+
+
+def refuse_mixed(runs: Iterable[StoredRun]) -> None:
+    """Refuse to judge runs together that found other contents in one file, whatever is in it today.
+
+    Raises:
+        OtherInputs: names the file and two runs.
+    """
+    if line := mixed(runs):
+        raise OtherInputs(line)
+
+
 def refuse_changed_since(begun: Mapping[str, Mapping[str, str]], folder: Path) -> None:
     """Refuse to go on with a fleet whose files have changed since it was begun.
 

@@ -5,7 +5,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, final
 
 from ..checks import listed
-from ..errors import BadInput, UnknownName, visible
+from ..documents import in_markdown
+from ..errors import BadInput, UnknownName
 from ..metrics import is_stuck
 from ..settings import PromptSettings, TrainSettings
 from ..tasks import Task, TaskNames
@@ -247,7 +248,7 @@ def _paired(arm: Mapping[Any, StoredRun], baseline: Mapping[Any, StoredRun]) -> 
 def markdown(rows: Sequence[Row]) -> str:
     """The rows as a Markdown table, numbers to the right, scores with three digits."""
     names, cells, right = columns(rows)
-    lines = [[visible(text).replace("|", "\\|") for text in line] for line in (names, *cells)]
+    lines = [[in_markdown(text).replace("|", "\\|") for text in line] for line in (names, *cells)]
     lines.insert(1, ["--:" if r else "---" for r in right])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

@@ -38,7 +38,7 @@ from ._memory import plain_cell as plain_cell
 from ._memory import row_dicts as row_dicts
 from ._mrqa import MRQA
 from ._names import TaskNames as TaskNames
-from ._names import without_words as without_words
+from ._names import row_names as row_names
 from ._numbers import finite_number as finite_number
 from ._official import OFFICIAL_ROWS as OFFICIAL_ROWS
 from ._others import OTHERS

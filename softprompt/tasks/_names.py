@@ -62,6 +62,13 @@ def without_words(task: Task) -> Task:
     return dataclasses.replace(task, **{**plain, "template": "", "labels": numbers})
 
 
+def row_names(tasks: Iterable[Task]) -> dict[int, str]:
+    """What tasks are called by what they read, however they are put: by identity, told apart as by `TaskNames`."""
+    plain = {place: without_words(task) for place, task in {id(task): task for task in tasks}.items()}
+    names = TaskNames(plain.values())
+    return {place: names.of(task) for place, task in plain.items()}
+
+
 def _parts(task: Task) -> Sequence[Part]:
     """What a task reads and asks, in the order in which differences are looked for."""
     source, words = _fields(task.source), _fields(task)

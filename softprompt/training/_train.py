@@ -109,8 +109,8 @@ def train(
             those of any task; and for rows of your own the keywords of `custom_task`, `text_column` (one, or several),
             `validation_data` and `test_data`. Encoders answer numbers by a linear head.
 
-    Trainings in threads of one program need a loaded model each. With `backbone_dropout` they need processes, because
-    all threads draw dropout from one generator of torch.
+    Trainings in threads of one program need a loaded model each. With dropout, be it `backbone_dropout` or the option
+    `dropout` of a method, they need processes, because all threads draw it from one generator of torch.
 
     Raises:
         UnknownName: a keyword that does not exist, with the nearest; a task, column or method likewise.

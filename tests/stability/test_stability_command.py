@@ -185,6 +185,18 @@ class TestCommand:
         assert main([*words, "--seeds", "3"]) == 2
         assert "has seeds of its own; drop --seeds" in capsys.readouterr().err
 
+    def test_a_run_that_a_study_file_has_under_two_tags_is_a_row_of_each(self, tmp_path, capsys):
+        path = self.file(tmp_path)
+        run = '[[runs]]\ntask = "small"\nmethod = "scaled"\n'
+        tagged = (f'{run}tags = {{setting = "{name}"}}' for name in "ab")
+        path.write_text("\n".join((path.read_text().partition("[[runs]]")[0], *tagged)))
+        words = ["--store", str(tmp_path / "s"), "--seeds", "2", "--device", "cpu", "--quiet", "--json", "--no-frozen"]
+        assert main(["stability", "--study", str(path), *words]) == 0
+        values = json.loads(capsys.readouterr().out)
+        assert {one["setting"]: one["n"] for one in values["spreads"]} == {"a": 2, "b": 2}
+        assert values["warnings"][-1].startswith("b: every score equals that of a")
+        assert len(list((tmp_path / "s" / "runs").iterdir())) == 2
+
     @pytest.mark.parametrize(
         ("words", "line"),
         [

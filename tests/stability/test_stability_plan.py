@@ -6,14 +6,16 @@ import re
 import pytest
 from softprompt.cli._compared import compared
 from softprompt.cli._prompts import PromptGrid
-from softprompt.errors import BadInput, SoftPromptError, UnknownName
+from softprompt.errors import BadInput, OtherInputs, SoftPromptError, UnknownName
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
-from softprompt.study import grid
+from softprompt.study import StoredRun, grid
 from softprompt.study.stability import (
     as_given,
     plan,
     seed_sets,
 )
+from softprompt.study.stability._plan import judged
+from softprompt.tasks import with_difficulty
 
 from stability_kit import BASE
 
@@ -80,6 +82,29 @@ class TestPlan:
         with pytest.raises(UnknownName, match="unknown method 'ept-str'"):
             plan({"a": dataclasses.replace(two()["ept-star"], prompt=PromptSettings(method="ept-str"))})
 
+    def test_other_rows_under_one_name_are_another_task_and_other_words_are_not(self):
+        spec = two()["ept-star"]
+        hard = dataclasses.replace(spec, task=with_difficulty(spec.declared, noise=6))
+        with pytest.raises(BadInput, match=r"one task, not 2 \(lab/opinion, lab/opinion \(noise=6\)\)"):
+            plan({"a": spec, "b": hard})
+        plan({"a": spec, "b": dataclasses.replace(spec, task=dataclasses.replace(spec.declared, template="{text}"))})
+
+    def test_scores_on_other_test_rows_are_not_compared(self):
+        few, more = two(test_rows=10)["ept-star"], two(test_rows=20)["ept-star"]
+        with pytest.raises(BadInput, match=r"on other test rows \(`test_rows` 10, 20\); give all of them one number"):
+            plan({"few": few, "more": more})
+
+    def test_a_file_that_had_other_contents_for_another_run_is_named(self):
+        planned = plan(two(), seeds=2)
+        runs = [
+            StoredRun.without_result(spec, {"test": {"score": 0.5}}, "finished", inputs={"/gone.csv": spec.name[:1]})
+            for spec in planned.specs
+        ]
+        with pytest.raises(OtherInputs, match=r"/gone\.csv had other contents for run \w+ .* than for run \w+ "):
+            judged(planned, runs)
+        same = [dataclasses.replace(run, inputs={"/gone.csv": "a"}) for run in runs]
+        assert judged(planned, same).power.n == 2
+
     def test_a_list_of_runs_is_parted_into_its_settings(self):
         specs = grid(**BASE, method="ept-star", lr=[0.1, 0.3], seed=[0, 1, 2])
         planned = as_given(specs)
@@ -90,6 +115,19 @@ class TestPlan:
             as_given(specs[:4])
         with pytest.raises(BadInput, match="two settings are named 'x'"):
             as_given([dataclasses.replace(spec, tags={"setting": "x"}) for spec in specs])
+
+    def test_a_run_under_two_tags_is_in_both_settings_once_each(self):
+        first = grid(**BASE, tags={"setting": "none"}, seed=[0, 1, 2])
+        again = grid(**BASE, tags={"setting": "again"}, seed=[0, 1])
+        planned = as_given([*first, *again, *first])
+        assert {name: [spec.name for spec in found] for name, found in planned.sets["given"].items()} == {
+            "none": [spec.name for spec in first], "again": [spec.name for spec in first[:2]]
+        }  # fmt: skip
+        runs = [StoredRun.without_result(spec, {"test": {"score": 0.5}}, "finished") for spec in first]
+        assert {one.setting: one.n for one in judged(planned, runs).spreads} == {"none": 3, "again": 2}
+        # As in a study file without seeds, which has those of the command.
+        whole = plan({"none": first[0], "again": again[0]}, seeds=2, may_repeat=True)
+        assert len({spec.name for spec in whole.specs}) == 2
 
 
 class TestSettings:

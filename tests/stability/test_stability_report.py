@@ -22,6 +22,7 @@ from softprompt.study.stability import (
     write,
 )
 from softprompt.study.statistics import holm, ratio_interval
+from softprompt.tasks import with_difficulty
 
 from stability_kit import BASE, FIRST, SECOND, arm
 
@@ -65,6 +66,9 @@ class TestArm:
         specs = [*grid(**BASE, seed=0), *grid(**{**BASE, "task": "lab/color"}, seed=1)]
         with pytest.raises(BadInput, match=r"runs of lab/color, lab/opinion; judge one task"):
             Arm.of("a", [stored(spec, 0.5) for spec in specs])
+        hard = with_difficulty(specs[0].declared, noise=6)
+        with pytest.raises(BadInput, match=r"runs of lab/opinion, lab/opinion \(noise=6\); judge one task"):
+            Arm.of("a", [stored(spec, 0.5) for spec in (specs[0], *grid(**{**BASE, "task": hard}, seed=1))])
         with pytest.raises(BadInput, match="'a' has a seed twice"):
             Arm.of("a", [stored(spec, 0.5) for spec in grid(**BASE, lr=[0.1, 0.3])])
         with pytest.raises(BadInput, match="2 scores of 3 seeds"):
@@ -143,6 +147,14 @@ class TestReport:
         assert "0.46 by the Brown-Forsythe test" in shown
         assert "0.66 standard deviations of the paired differences" in shown
         assert "takes 19 seeds an arm at best" in shown
+
+    def test_a_name_begins_no_link_code_or_line_in_its_text(self):
+        evil = "x\n# [here](http://evil) `code` <b>"
+        arms = {"none": arm("none", [0.5, 0.5]), evil: arm(evil, [0.5, 0.6]), "b": arm("b", [None, 0.6])}
+        for first in (evil, "none"):
+            found = report({first: arms[first], **arms}, about={"task": evil})
+            shown = text(dataclasses.replace(found, warnings=(f"{evil}: is odd",)))
+            assert not any(sign in shown for sign in ("](", "`", "<b>", "\n# ["))
 
     @pytest.mark.parametrize(
         ("first", "verdict"),

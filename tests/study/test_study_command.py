@@ -1,5 +1,6 @@
 """Plans, and the commands of `softprompt study`."""
 
+import csv
 import dataclasses
 import itertools
 import json
@@ -244,6 +245,20 @@ class TestCommand:
                 "csv": "run,k,lr,test score\na,16,0.0001,1.0\nb,,,\n",
             }[end]
         )
+
+    def test_a_table_says_that_a_file_had_other_contents_for_some_of_its_runs(self, file, tmp_path, capsys):
+        for digest, spec in zip("ab", load_specs(file), strict=False):
+            run = StoredRun.without_result(spec, {"test": {"score": 0.5}}, "finished", inputs={"/rows.csv": digest})
+            store_module.write_file(path_of(tmp_path, spec.name), to_bytes(run), what="a run")
+        assert main(["study", "table", str(file), "--store", str(tmp_path)]) == 0
+        assert "softprompt: /rows.csv had other contents for run " in capsys.readouterr().err
+
+    def test_a_lone_carriage_return_in_a_tag_ends_no_row_of_a_csv_file(self, tmp_path):
+        rows = [{"run": "a", "tag": "x\ry"}, {"run": "b", "tag": 'z, "w"'}]
+        path = export(rows, tmp_path / "runs.csv")
+        with path.open(newline="") as file:
+            assert list(csv.DictReader(file)) == rows
+        assert pandas.read_csv(path).to_dict("records") == rows
 
     def test_mistakes_are_one_line_and_exit_code_2(self, file, tmp_path, capsys):
         store = str(tmp_path / "store")

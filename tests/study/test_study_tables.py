@@ -238,6 +238,7 @@ class TestTables:
         assert markdown([]) == "|  |\n|  |"
 
     def test_a_name_stays_in_its_cell(self):
+        assert "| [x]&#40;http://y) &lt;i>'z' |" in markdown([{"name": "[x](http://y) <i>`z`"}])
         shown = markdown([{"a|b\nc": "d|e\nf\x1b[2J", "n": 1}]).splitlines()
         assert shown == ["| a\\|b\\nc | n |", "| --- | --: |", "| d\\|e\\nf\\x1b[2J | 1 |"]
 

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from ...errors import BadInput
+from ...tasks import row_names
 from .. import StoredRun
 
 
@@ -56,7 +57,7 @@ class Arm:
         Raises:
             BadInput: runs of several tasks, or two of the same seeds.
         """
-        tasks = sorted({run.spec.declared.name for run in runs})
+        tasks = sorted(set(row_names(run.spec.declared for run in runs).values()))
         if len(tasks) > 1:
             raise BadInput(f"setting {name!r} has runs of {', '.join(tasks)}; judge one task at a time")
         return cls(

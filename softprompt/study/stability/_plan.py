@@ -10,7 +10,9 @@ from ...errors import BadInput
 from ...prompts.methods import Method
 from ...regularizers import regularizers
 from ...settings import Seeds
+from ...tasks import row_names
 from .. import RunSpec, StoredRun, run_all
+from .._inputs import refuse_mixed
 from ..tables import Beside, value, varying
 from ._arm import Arm
 from ._report import Report, report
@@ -27,7 +29,7 @@ class Plan:
         about: plain values that are kept with the report.
 
     Raises:
-        BadInput: runs of several tasks, or two settings that are the same runs.
+        BadInput: runs of several tasks or test rows.
     """
 
     sets: Mapping[str, Mapping[str, tuple[RunSpec, ...]]]
@@ -35,16 +37,14 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuse runs that cannot be compared."""
-        tasks = sorted({spec.declared.name for spec in self.specs})
+        tasks = sorted(set(row_names(spec.declared for spec in self.specs).values()))
         if len(tasks) != 1:
             raise BadInput(f"a report is about one task, not {len(tasks)} ({', '.join(tasks)}); make one for each")
-        for settings in self.sets.values():
-            seen: dict[tuple[str, ...], str] = {}
-            for name, specs in settings.items():
-                key = tuple(spec.name for spec in specs)
-                if key in seen:
-                    raise BadInput(f"settings {seen[key]!r} and {name!r} are the same runs; change or drop one")
-                seen[key] = name
+        counts = sorted({str(spec.settings.test_rows or "all") for spec in self.specs})
+        if len(counts) != 1:
+            raise BadInput(
+                f"settings are scored on other test rows (--test-rows {', '.join(counts)}); give all of them one number"
+            )
 
     @property
     def specs(self) -> list[RunSpec]:
@@ -57,7 +57,14 @@ class Plan:
         return max(len(specs) for settings in self.sets.values() for specs in settings.values())
 
 
-def plan(settings: Mapping[str, RunSpec], *, seeds: int = 20, base_seed: int = 0, vary: Sequence[str] = ()) -> Plan:
+def plan(
+    settings: Mapping[str, RunSpec],
+    *,
+    seeds: int = 20,
+    base_seed: int = 0,
+    vary: Sequence[str] = (),
+    may_repeat: bool = False,
+) -> Plan:
     """Each setting with each seed.
 
     Args:
@@ -65,6 +72,7 @@ def plan(settings: Mapping[str, RunSpec], *, seeds: int = 20, base_seed: int = 0
         seeds: of each setting, and of each source in `vary`.
         base_seed: the first, and where a source that does not vary stays.
         vary: sources of variance, of SOURCES; none varies everything at once.
+        may_repeat: whether two settings may be the same runs, as those of a study that lists a run under two tags.
 
     Raises:
         UnknownName: no such source, method or option.
@@ -75,6 +83,8 @@ def plan(settings: Mapping[str, RunSpec], *, seeds: int = 20, base_seed: int = 0
     chosen = seed_sets(sources, seeds, base_seed)
     _refuse_no_draw(settings, sources)
     _refuse_no_noise(settings, sources)
+    if not may_repeat:
+        _refuse_same(settings)
     sets = {
         name: {setting: tuple(spec.with_seeds(each) for each in group) for setting, spec in settings.items()}
         for name, group in chosen.items()
@@ -85,7 +95,8 @@ def plan(settings: Mapping[str, RunSpec], *, seeds: int = 20, base_seed: int = 0
 def as_given(specs: Sequence[RunSpec]) -> Plan:
     """The runs as a list has them, those that differ in their seeds alone being one setting.
 
-    A setting is named by the tag "setting", or else by what varies between settings.
+    A setting is named by the tag "setting", or else by what varies between settings. A run that the list has under two
+    such tags is in both settings.
 
     Raises:
         BadInput: several tasks, a setting with fewer than two seeds, or two settings of one name.
@@ -104,9 +115,10 @@ def by_setting(specs: Sequence[RunSpec]) -> dict[str, tuple[RunSpec, ...]]:
     Raises:
         BadInput: two settings of one name.
     """
-    settings: dict[str, dict[str, RunSpec]] = {}
+    settings: dict[tuple[str, str], dict[str, RunSpec]] = {}
     for spec in specs:
-        settings.setdefault(spec.with_seeds(Seeds()).name, {})[spec.name] = spec
+        key = str(spec.tags.get("setting")), spec.with_seeds(Seeds()).name
+        settings.setdefault(key, {})[spec.name] = spec
     keys, beside = [key for key in varying(specs) if key not in ("task", "setting")], Beside(specs)
     named: dict[str, tuple[RunSpec, ...]] = {}
     for members in settings.values():
@@ -123,7 +135,9 @@ def arms(planned: Plan, runs: Sequence[StoredRun]) -> dict[str, dict[str, Arm]]:
 
     Raises:
         KeyError: a run of the plan is missing.
+        OtherInputs: a file had other contents for another run.
     """
+    refuse_mixed(runs)
     stored = {run.name: run for run in runs}
     return {
         name: {setting: Arm.of(setting, [stored[spec.name] for spec in specs]) for setting, specs in settings.items()}
@@ -180,6 +194,13 @@ def measure(
     )
     lines = untrained(planned.specs, runs[0], Path(store), data_root=data_root, device=device) if frozen else ()
     return judged(planned, runs, lines)
+
+
+def _refuse_same(settings: Mapping[str, RunSpec]) -> None:
+    seen: dict[str, str] = {}
+    for name, spec in settings.items():
+        if (other := seen.setdefault(spec.with_seeds(Seeds()).name, name)) != name:
+            raise BadInput(f"settings {other!r} and {name!r} are the same runs; change or drop one")
 
 
 def _refuse_no_draw(settings: Mapping[str, RunSpec], vary: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from ...documents import in_markdown
 from .. import markdown
 from ._against import Against
 from ._report import Report
@@ -46,9 +47,9 @@ def remarks(report: Report) -> list[str]:
 
 def text(report: Report, show: Callable[[list[Row]], str] = markdown) -> str:
     """The whole report as Markdown."""
-    parts = [f"# {title(report)}"]
-    parts += [f"## {name}\n\n{show(rows)}" for name, rows in tables(report).items()]
-    return "\n\n".join([*parts, "## Remarks", "\n".join(f"- {line}" for line in remarks(report))]) + "\n"
+    parts = [f"# {in_markdown(title(report))}"]
+    parts += [f"## {in_markdown(name)}\n\n{show(rows)}" for name, rows in tables(report).items()]
+    return "\n\n".join([*parts, "## Remarks", "\n".join(f"- {in_markdown(line)}" for line in remarks(report))]) + "\n"
 
 
 def title(report: Report) -> str:
