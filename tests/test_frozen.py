@@ -79,7 +79,10 @@ class TestBaselines:
         found = baselines(backbone, own(), ROWS, train_rows)
         assert [line.name for line in found] == ["majority", "frozen"]
         (told,) = [text for text in caplog.messages if "no examples in context: row 1 has" in text]
-        assert "does not suffice; 'GPT2LMHeadModel' has 64 positions in all: give shorter texts, or a model with more" in told
+        assert (
+            "does not suffice; 'GPT2LMHeadModel' has 64 positions in all: give shorter texts, or a model with more"
+            in told
+        )
         assert "max-length" not in told
 
     def test_a_head_that_was_not_trained_answers_nothing(self, tiny_bert):
