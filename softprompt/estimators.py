@@ -149,15 +149,25 @@ class _PromptEstimator(BaseEstimator):
         if isinstance(self.model, AbstractBackbone):
             return self.model
         if isinstance(self.model, ModelSpec):
-            return kept_model(self.model)
+            return self._again(self.model)
         return kept_model(ModelSpec(self.model, answers=self.answers))
+
+    def _again(self, spec: ModelSpec) -> AbstractBackbone:
+        """The model of a spec, which may be all that a pickle has kept of one that `from_model` made under any name."""
+        try:
+            return kept_model(spec)
+        except BadInput as error:
+            raise BadInput(
+                f"{error.message}; if this estimator was pickled with a model that was loaded before, give that again: "
+                "estimator.set_params(model=BACKBONE)"
+            ) from error
 
     def _answers(self, texts: Any) -> list[dict[str, Any]]:
         check_is_fitted(self, "prompt_")
         return predict(self.prompt_, rows_of(texts), model=self._backbone())
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: of a loaded backbone only what it is, and it is loaded again where it is needed."""
+        """What is pickled: of a loaded backbone only what it is, and it is loaded or given again where needed."""
         state: dict[str, Any] = {**super().__getstate__()}  # pyright: ignore[reportGeneralTypeIssues]
         if isinstance(self.model, AbstractBackbone):
             state["model"] = self.model.spec
@@ -182,7 +192,8 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
         PromptClassifier("google-t5/t5-base", training={"steps": 300, "lr": 0.3}).fit(texts, labels).predict(texts)
 
     Args:
-        model: hub id or folder of the frozen model, a `ModelSpec`, or a loaded backbone.
+        model: hub id or folder of the frozen model, a `ModelSpec`, or a loaded backbone. A pickle keeps only the name
+            of that and loads it again; where the name is an invented one, give it by `set_params(model=BACKBONE)`.
         template: text with {column} fields; None shows the columns one after the other. Plain texts are column `text`.
         label_words: class -> word that stands for it; None takes the classes' own names.
         answers: as in `load_backbone`.

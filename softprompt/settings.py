@@ -136,8 +136,9 @@ class PromptSettings:
         lr: learning rate of AdamW for the prompt, in the prompt's units; None takes the method's default.
         head_lr: learning rate of a linear head.
         init: what the prompt begins with: uniform, vocabulary, label-words, text:WORDS, file:PATH or prompt:PATH; or
-            instruction or examples:K, with which it begins as the words before the text of each row, and is as long as
-            they. auto is instruction for prompt tuning on a decoder, where a label task has one, and else uniform.
+            instruction or examples:K, with which it begins as the words before the text of each row. It is as long as
+            these words, or as the vectors of a file or prompt where no length is given. auto is instruction for
+            prompt tuning on a decoder, where a label task has one, and else uniform.
         units: units of initial range, learning rate and decay: raw (the model's own numbers, as in the papers), rms
             (in which the root mean square of the word embeddings is 1, so that they suit any model) or auto (the
             method's own).
@@ -230,12 +231,12 @@ class TrainSettings:
         epochs: passes over the training rows, where no steps are given.
         batch_size: rows of each prompt that one gradient is computed on.
         grad_accumulation: number of such gradients that one optimiser step adds up; memory does not need it.
-        tokens_per_batch: largest number of rows x longest row, prompt included, that go through the model at a
-            time; the batch stays whole. Default: no bound.
+        tokens_per_batch: largest number of rows x longest row, prompt and the labels of a loss over labels included,
+            that go through the model at a time; the batch stays whole. Default: no bound.
         max_length: largest number of tokens of a text, special tokens included. Default: the task's value.
         eval_every: optimiser steps between two evaluations. A checkpoint follows each evaluation.
-        eval_rows: number of validation rows that choose the best prompt: the highest score, and of equal scores the
-            smallest loss over labels. Default: all.
+        eval_rows: number of validation rows, the first ones, that choose the best prompt: the highest score, and of
+            equal scores the smallest loss over labels. Default: all.
         test_rows: number of test rows on which the best prompt is scored at the end, drawn as `evaluate` draws them:
             the same for every run. Default: all.
         warmup: steps of linear warm-up. Default: 500 or 5 % of the steps, whichever is less.

@@ -136,6 +136,17 @@ def test_a_pickled_estimator_loads_its_model_again(lab_t5):
     np.testing.assert_allclose(again.predict_proba(TEXTS[:2]), fitted.predict_proba(TEXTS[:2]), atol=1e-5)
 
 
+def test_a_pickled_estimator_whose_model_has_an_invented_name_takes_it_again(backbone):
+    fitted = PromptClassifier(backbone, training=TRAINING).fit(TEXTS, LABELS)
+    again = pickle.loads(pickle.dumps(fitted))
+    told = r"'tiny-t5' is neither .*; if this estimator was pickled with .*: estimator\.set_params\(model=BACKBONE\)$"
+    copied: Any = clone(again)
+    for use in (lambda: again.predict(TEXTS), lambda: copied.fit(TEXTS, LABELS)):
+        with pytest.raises(BadInput, match=told):
+            use()
+    np.testing.assert_array_equal(again.set_params(model=backbone).predict_proba(TEXTS), fitted.predict_proba(TEXTS))
+
+
 def test_columns_of_a_frame_are_read_by_the_template(backbone):
     frame = pd.DataFrame({"title": TEXTS, "body": TEXTS[::-1]})
     estimator = PromptClassifier(backbone, template="{title} : {body}", training=TRAINING).fit(frame, LABELS)

@@ -78,7 +78,12 @@ class TestBaselines:
         train_rows = Rows({"text": ["film " * 15] * 4, "label": [0, 1, 0, 1]})
         found = baselines(backbone, own(), ROWS, train_rows)
         assert [line.name for line in found] == ["majority", "frozen"]
-        assert "no examples in context: row 1 has" in caplog.text
+        (told,) = [text for text in caplog.messages if "no examples in context: row 1 has" in text]
+        assert (
+            "does not suffice; 'GPT2LMHeadModel' has 64 positions in all: give shorter texts, or a model with more"
+            in told
+        )
+        assert "max-length" not in told
 
     def test_a_head_that_was_not_trained_answers_nothing(self, tiny_bert):
         backbone = from_model(*tiny_bert(head=False))

@@ -16,9 +16,10 @@ import softprompt
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from softprompt.cli import main
 from softprompt.data import load_rows
-from softprompt.errors import BadInput, UnknownName
+from softprompt.errors import BadInput, SoftPromptError, UnknownName
 from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import predict
+from softprompt.prompts.methods import METHODS, Method
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.tasks import Task, custom_task, on_rows, styled
@@ -229,6 +230,29 @@ class TestKeywords:
         assert all((prompt.options, prompt.max_norm) == ({"prompt_length": 4}, 3.0) for prompt in prompts)
         assert prompts_from(None, {"method": "ept", "seeds": 3}) == [PromptSettings(method="ept", seeds=Seeds.all(3))]
         assert prompts_from(None, {}) == [PromptSettings()]
+
+    def test_a_method_may_be_given_itself_with_its_options(self):
+        ept, residual = METHODS["ept"], METHODS["residual"].with_options({"m": 3, "bottleneck": 8, "passes": 1})
+        assert prompts_from(None, {"method": ept, "seeds": 3}) == prompts_from(None, {"method": "ept", "seeds": 3})
+        plain, given = prompts_from(None, {"method": ["scaled", residual], "lr": 0.1})
+        assert (plain.method, plain.options) == ("scaled", {})
+        assert (given.method, Method.of(given)) == ("residual", residual)
+        (other,) = prompts_from(None, {"method": residual, "options": {"passes": 4}})
+        assert Method.of(other) == residual.with_options({"passes": 4})
+        assert not any(method.given_options() for method in METHODS.values())
+        assert METHODS["lora"].with_options({"r": 3}).given_options() == {"r": 3}
+
+    @pytest.mark.parametrize(
+        ("method", "message"),
+        [
+            (dataclasses.replace(METHODS["ept"], lr=9.0), r"differs from METHODS\['ept'\] in more than options"),
+            (dataclasses.replace(METHODS["ept"], name="mine"), "unknown method 'mine'"),
+            ([METHODS["ept"], "ept"], "method is given 'ept' twice"),
+        ],
+    )
+    def test_a_method_that_no_options_make_or_that_comes_twice_is_refused(self, method, message):
+        with pytest.raises(SoftPromptError, match=message):
+            prompts_from(None, {"method": method})
         assert settings_from(None, {"steps": 7, "method": "ept"}) == TrainSettings(steps=7)
 
     def test_keywords_beside_what_they_would_make_are_refused(self):

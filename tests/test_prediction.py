@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from softprompt import cli
+from softprompt.backbones import decoder as decoder_file
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput
 from softprompt.inference.asked import task_of
@@ -158,17 +159,27 @@ def test_a_prompt_writes_answers_as_long_as_it_was_trained_to(backbone, tmp_path
     assert "max_new_tokens=1," in readme(short)
 
 
-def test_nan_is_no_answer(tiny_gpt, task, tmp_path):
-    backbone = from_model(*tiny_gpt("gpt2"), name="tiny")
+@pytest.mark.parametrize(
+    ("family", "decode"), [("gpt2", "scores"), ("gpt2", "generate"), ("gpt2", "token by token"), ("t5", "generate")]
+)
+def test_nan_is_no_answer(family, decode, tiny_model, task, tmp_path, monkeypatch):
+    backbone = from_model(*tiny_model(family), name="tiny")
+    if decode == "token by token":
+        decode, _ = "generate", monkeypatch.setattr(decoder_file, "generates_from_vectors", lambda model: False)
+    if family == "t5":
+        # Its norms keep a large prompt finite.
+        backbone.model.decoder.final_layer_norm.weight.data.fill_(torch.nan)
     vectors = torch.full((2, backbone.embedding_size), 3e38)
     prompt = SoftPrompt(vectors, Provenance("prompt-tuning", backbone.identity(), task=task.to_json()))
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
     for answered in (
-        lambda: predict(prompt, TEXTS, model=backbone),
-        lambda: evaluate(prompt, model=backbone),
-        lambda: predict_file({"huge": prompt}, tmp_path / "texts.txt", tmp_path / "out.jsonl", model=backbone),
+        lambda: predict(prompt, TEXTS, model=backbone, decode=decode),
+        lambda: evaluate(prompt, model=backbone, decode=decode),
+        lambda: predict_file(
+            {"huge": prompt}, tmp_path / "texts.txt", tmp_path / "out.jsonl", model=backbone, decode=decode
+        ),
     ):
-        with pytest.raises(BadInput, match=r"computes NaN with (this prompt|prompt 'huge'), from which no label"):
+        with pytest.raises(BadInput, match=r"computes NaN with (this prompt|prompt 'huge'), from which no answer"):
             answered()
     assert not (tmp_path / "out.jsonl").exists()
 

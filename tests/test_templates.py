@@ -5,16 +5,27 @@ import json
 
 import pytest
 from softprompt.backbones import from_model
-from softprompt.cli._rows import OwnRows, words_of
+from softprompt.cli._rows import OwnRows, own_wording, words_of
 from softprompt.data import Ragged
-from softprompt.errors import BadInput
+from softprompt.errors import BadInput, SoftPromptError
 from softprompt.inference.asked import worded_for
 from softprompt.inference.decoding import label_ids
 from softprompt.inference.rows import examples_for
 from softprompt.settings import ModelSpec
 from softprompt.study import RunSpec, task_and_style
 from softprompt.study._work import style_of
-from softprompt.tasks import GROUPS, INSTRUCT, TASKS, Source, Task, Wording, custom_task, rephrased, styled
+from softprompt.tasks import (
+    GROUPS,
+    INSTRUCT,
+    TASKS,
+    Source,
+    Task,
+    Wording,
+    custom_task,
+    label_words_of,
+    rephrased,
+    styled,
+)
 
 CHAT = (
     "{% for message in messages %}[{{ message['role'] }}]\n{{ message['content'] }}\n{% endfor %}"
@@ -247,3 +258,42 @@ def test_a_study_on_a_decoder_says_the_style_that_train_takes_by_default(tiny_gp
 def test_label_words_may_name_their_labels():
     assert words_of(("0=no", "1=yes")) == words_of(("0=no,1=yes",)) == {"0": "no", "1": "yes"}
     assert words_of(()) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "texts", "words"),
+    [
+        (("x=1", "x=2"), ("x=1=yes", "x=2=no"), ("yes", "no")),
+        (("x=1", "x=2"), ("x=2=no, x=1=yes",), ("yes", "no")),
+        # The longest label counts, and where only one fits, the rest is its word.
+        (("x", "x=1"), ("x=none", "x=1=a=b"), ("none", "a=b")),
+        (("x", "y"), ("x=1=yes", "y=no"), ("1=yes", "no")),
+        # Numbers are found however they are written.
+        ((0, 1), ("1.0=a=b", "0=c"), ("c", "a=b")),
+    ],
+)
+def test_a_label_that_holds_an_equals_sign_may_be_named_on_the_command_line(labels, texts, words):
+    assert label_words_of(labels, words_of(texts)) == words
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (("x=1=yes", "x=1=no"), "is given 'x=1' twice"),
+        (("x=1=yes", "x=1=yes"), "is given 'x=1=yes' twice"),
+        (("x=1=yes", "z=2=no"), "unknown label 'z'"),
+        (("x=1=yes", "x=1"), "unknown label 'x'"),
+    ],
+)
+def test_texts_that_name_no_label_or_one_twice_are_refused(texts, message):
+    with pytest.raises(SoftPromptError, match=message):
+        label_words_of(("x=1", "x=2"), words_of(texts))
+
+
+def test_rows_with_such_labels_are_read_and_put_in_other_words(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,kind\na,x=1\nb,x=2\n")
+    texts = ("x=1=one", "x=2=two")
+    task = OwnRows(data=(str(path),), text_column=("text",), label_column="kind", label_words=texts).task(None)
+    assert (task.labels, task.label_values) == (("one", "two"), ("x=1", "x=2"))
+    assert rephrased(task, own_wording(None, None, ("x=2=b", "x=1=a"))).labels == ("a", "b")

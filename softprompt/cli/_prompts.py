@@ -21,7 +21,7 @@ class PromptGrid:
         lr: learning rate of AdamW, in --units; may be repeated, for several prompts. Default: the method's own.
         seed: seed of everything random; may be repeated, for several prompts.
         method_option: option of all methods of the run, KEY=VALUE, or of one, METHOD.KEY=VALUE; may be repeated.
-        prompt_length: number of prompt vectors. Default: the method's own.
+        prompt_length: number of prompt vectors. Default: the method's own, or that of --init.
         regularizer: name from `softprompt methods regularizers`, with its options, as rn-emb:sigma=0.1; may be
             repeated, to combine several.
         alpha: weight of the regulariser's divergence; may be repeated, one for each. Default: the regulariser's own.

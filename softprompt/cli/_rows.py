@@ -6,7 +6,7 @@ from typing import Any
 
 from ..checks import option, require_different
 from ..errors import BadInput
-from ..tasks import Task, Wording, custom_task, is_data_file, with_difficulty
+from ..tasks import LabelledWords, Task, Wording, custom_task, is_data_file, with_difficulty
 from ..tasks import task as find_task
 
 
@@ -105,6 +105,9 @@ def words_of(texts: Sequence[str]) -> dict[str, str] | tuple[str, ...] | None:
     None where there are none.
     """
     words = [word.strip() for word in texts[0].split(",")] if len(texts) == 1 else list(texts)
+    if words and all("=" in text for text in words) and any(text.count("=") > 1 for text in words):
+        require_different("--label-words", words)
+        return LabelledWords.fromkeys(words, "")
     pairs = [text.partition("=") for text in words]
     if pairs and all(sign for _, sign, _ in pairs):
         require_different("--label-words", [label for label, _, _ in pairs])

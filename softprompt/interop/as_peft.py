@@ -16,6 +16,7 @@ from ..backbones.identity import identity_of, refuse_another_model
 from ..errors import BadInput, NotTrainable, UnknownName
 from ..initial import Initial
 from ..prompts import initializers
+from ..prompts.given import as_long_as, taken_from
 from ..prompts.initializers import Initializer
 from ..prompts.methods import METHODS, Method
 from ..prompts.prompt import SoftPrompt
@@ -196,6 +197,8 @@ def _trainable(
         if name not in SETTINGS:
             raise UnknownName("setting of as_peft", name, SETTINGS)
     settings = PromptSettings(method=method, seeds=Seeds.all(seed), **given)
+    if isinstance(init, SoftPrompt):
+        settings = as_long_as(init, settings)
     named = Method.of(settings)
     if named.m == 0:
         raise BadInput(f"{method!r} trains no prompt, so PEFT's prompt tuning cannot hold it; choose another method")
@@ -219,8 +222,7 @@ def _initializer(
 ) -> Initializer:
     unit = words.rms if settings.units == "rms" else 1.0
     if isinstance(init, SoftPrompt):
-        chosen = init.expanded() if init.length == method.m else init.vectors
-        return initializers.divided(initializers.from_vectors(chosen), unit)
+        return initializers.divided(initializers.from_vectors(taken_from(init, method.m)), unit)
     initial = Initial(init)
     if initial.kind == "uniform":
         return initializers.uniform()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .reparam import AbstractReparameterization
 
 Units = Literal["raw", "rms"]
+# The options that say how many vectors a prompt has.
+SIZES = ("m", "repeats", "prompt_length")
 
 
 @final
@@ -134,6 +136,23 @@ class Method:
         now = {"m": self.m, "repeats": self.repeats}
         sizes, network = prompt_options(options, now, self.defaults, self.name)
         return dataclasses.replace(self, **sizes, options={**self.options, **network})._checked()
+
+    def given_options(self) -> dict[str, Any]:
+        """Return the options by which the method of this name becomes this one.
+
+        Raises:
+            UnknownName: no method has this name.
+            BadInput: more than options tells the two apart.
+        """
+        preset = pick("method", self.name, METHODS)
+        options = {name: value for name, value in self.options.items() if preset.options.get(name) != value}
+        sizes = {name: getattr(self, name) for name in ("m", "repeats") if getattr(self, name) != getattr(preset, name)}
+        if preset.with_options(options | sizes) != self:
+            raise BadInput(
+                f"this {self.name!r} differs from METHODS[{self.name!r}] in more than options; change that by "
+                "with_options, and give units and lr beside it"
+            )
+        return options | sizes
 
     def refuse_words(self, init: str) -> None:
         """Refuse a method that cannot begin at words.

@@ -153,14 +153,16 @@ class RunSpec:
         Prompts of different length do not share: how far a text is cut would depend on the longest. Nor do runs with
         the frozen model's dropout, whose noise is the first prompt's, nor those that train weights, which share none.
         """
-        length, trains_weights = size_of(self.prompt)
+        length, is_given, trains_weights = size_of(self.prompt)
         kind = self._named_prompt.initial.kind
         # Examples and restarts give each prompt another length, and all prompts of a run stand behind the same words.
         differs = kind == "examples" or (kind in ("auto", "instruction") and self.prompt.restarts > 1)
         alone = self.name if self.settings.backbone_dropout or differs or trains_weights else ""
         # What "auto" stands for depends on all prompts of a run: those that may begin as words are among themselves.
         words = kind if kind in ("auto", "instruction") else ""
-        return f"{joined(self._shared_texts())} {self.settings.loss} {length} {alone} {words}"
+        # A prompt may be as long as what it begins as, which a look at a store does not read.
+        source = "" if is_given else self.prompt.initial.path or ""
+        return f"{joined(self._shared_texts())} {self.settings.loss} {length} {alone} {words}{source}"
 
     def describe(self) -> str:
         """One line for messages: the run's name, and a description for people."""

@@ -19,7 +19,7 @@ from ..tasks import Task
 
 # Texts are kept by the identity of what they are of, beside the object itself: then no other can have its identity.
 _TASKS: dict[int, tuple[Task, str]] = {}
-_PROMPTS: dict[tuple[Any, ...], tuple[Any, dict[str, str], tuple[int, bool]]] = {}
+_PROMPTS: dict[tuple[Any, ...], tuple[Any, dict[str, str], tuple[int, bool, bool]]] = {}
 MOST_KEPT = 4096
 _SEEDLESS = tuple(f.name for f in dataclasses.fields(PromptSettings) if f.name not in ("options", "seeds"))
 
@@ -74,13 +74,13 @@ def prompt_texts(prompt: PromptSettings) -> dict[str, str]:
     return _prompt(prompt)[1]
 
 
-def size_of(prompt: PromptSettings) -> tuple[int, bool]:
-    """The length of a prompt, and whether its method trains weights in place of one."""
+def size_of(prompt: PromptSettings) -> tuple[int, bool, bool]:
+    """The length of a prompt, whether its options give it, and whether its method trains weights in place of one."""
     return _prompt(prompt)[2]
 
 
-def _prompt(prompt: PromptSettings) -> tuple[Any, dict[str, str], tuple[int, bool]]:
-    from ..prompts.methods import METHODS
+def _prompt(prompt: PromptSettings) -> tuple[Any, dict[str, str], tuple[int, bool, bool]]:
+    from ..prompts.methods import METHODS, SIZES
 
     preset = pick("method", prompt.method, METHODS)
     key = (*(getattr(prompt, name) for name in _SEEDLESS), canonical(prompt.options))
@@ -96,7 +96,8 @@ def _prompt(prompt: PromptSettings) -> tuple[Any, dict[str, str], tuple[int, boo
             del values["restarts"]
         texts = {name: canonical(value).decode() for name, value in values.items()}
         _refuse_many(_PROMPTS)
-        _PROMPTS[key] = preset, texts, (method.prompt_length, bool(method.weights))
+        is_given = bool(prompt.options.keys() & set(SIZES))
+        _PROMPTS[key] = preset, texts, (method.prompt_length, is_given, bool(method.weights))
     return _PROMPTS[key]
 
 

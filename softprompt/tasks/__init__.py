@@ -25,6 +25,7 @@ from ._instruct import instruct as instruct
 from ._lab import LAB
 from ._lab import with_difficulty as with_difficulty
 from ._lab_instruction import lab_instruction as lab_instruction
+from ._labels import LabelledWords as LabelledWords
 from ._labels import label_words_of as label_words_of
 from ._layouts import LAYOUTS as LAYOUTS
 from ._memory import MemoryRows as MemoryRows

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
-from ..checks import listed
+from ..checks import listed, require_different
 from ..errors import BadInput, UnknownName
 from ._records import ABSENT, Record, columns_of, text_fault, value_of
 
@@ -195,6 +195,25 @@ def _refuse_fractions(forms: Sequence[Form], column: str) -> None:
             )
 
 
+@final
+class LabelledWords(dict[str, str]):
+    """Texts LABEL=WORD, as its keys, that hold further "=": where a label ends is known from the labels alone."""
+
+    def by_label(self, values: Sequence[Any]) -> dict[str, str]:
+        """The words by their labels: a label is the longest of `values` that stands before a "=" of its text.
+
+        Raises:
+            BadInput: two words for one label.
+        """
+        pairs: list[tuple[str, str]] = []
+        for text in self:
+            known = [str(value) for value in values if text.startswith(f"{value}=")]
+            label = max(known, key=len, default=text.partition("=")[0])
+            pairs.append((label, text[len(label) + 1 :]))
+        require_different("--label-words", [label for label, _ in pairs])
+        return dict(pairs)
+
+
 def label_words_of(values: tuple[Any, ...], given: Mapping[Any, str] | Sequence[str] | None) -> tuple[str, ...]:
     """The word that a model answers for each label: the one given, without blanks around it, or the label itself.
 
@@ -218,6 +237,8 @@ def label_words_of(values: tuple[Any, ...], given: Mapping[Any, str] | Sequence[
 def _given_words(values: tuple[Any, ...], given: Mapping[Any, str] | Sequence[str] | None) -> tuple[str, ...]:
     if given is None:
         return tuple(str(value) for value in values)
+    if isinstance(given, LabelledWords):
+        given = given.by_label(values)
     if isinstance(given, Mapping):
         by_place: dict[int, str] = {}
         for label, word in given.items():

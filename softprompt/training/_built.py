@@ -13,6 +13,7 @@ from ..baselines import TrainableWeights
 from ..errors import BadInput
 from ..inference.rows import text_limit
 from ..prompts.contract import AbstractTrainable
+from ..prompts.initializers import uniform
 from ..prompts.methods import Method
 from ..prompts.standardization import Standardization
 from ..prompts.trainable import TrainablePrompt
@@ -30,24 +31,28 @@ from .beginnings.vectors import deeper, initializer, unit_of
 log = logging.getLogger("softprompt")
 
 
-def build_prompts(run_data: RunData, shared: Mapping[int, nn.Module] | None = None) -> list[AbstractTrainable]:
+def build_prompts(
+    run_data: RunData, shared: Mapping[int, nn.Module] | None = None, *, is_begun: bool = False
+) -> list[AbstractTrainable]:
     """What is trained, as it is at the beginning, each with its restarts behind it; nothing is written.
 
     Args:
         run_data: the run.
         shared: what prompts learned from other tasks, by their numbers in the plan.
+        is_begun: whether a checkpoint replaces all numbers, so that vectors that were given are not read again.
 
     Raises:
         SoftPromptError: an initialiser or a method that cannot work here, or restarts that all begin alike.
     """
-    prompts = _Prompts.of(run_data)
+    prompts = _Prompts.of(run_data, is_begun)
     built: list[AbstractTrainable] = []
     for number, (prompt, ways) in enumerate(
         zip(map(resolved, run_data.plan.prompts), run_data.beginnings, strict=True)
     ):
         numbers = standardization(run_data, training_rows(run_data, prompt))
         if Method.of(prompt).weights:
-            candidates = _weights(prompt, ways, run_data, numbers, (shared or {}).get(number))
+            sources = _placeholders(prompt, run_data) if is_begun else source_vectors(prompt, run_data.backbone)
+            candidates = _weights(prompt, ways, run_data, numbers, sources, (shared or {}).get(number))
         else:
             candidates = prompts.candidates(prompt, ways, numbers)
         _refuse_alike(prompt, candidates)
@@ -62,24 +67,29 @@ class _Prompts:
     """What the prompts of a run have in common: word vectors with their size, and that of the states of deep ones."""
 
     run_data: RunData
+    is_begun: bool
     table: Tensor
     words: WordScale
     states: Sequence[WordScale]
 
     @classmethod
-    def of(cls, run_data: RunData) -> "_Prompts":
-        """Of a run; states are measured where a prompt is deep."""
+    def of(cls, run_data: RunData, is_begun: bool) -> "_Prompts":
+        """Of a run, whose numbers a checkpoint may replace; states are measured where a prompt is deep."""
         table = run_data.backbone.word_vectors
         states = run_data.backbone.state_scales() if any(prompt.deep for prompt in run_data.plan.prompts) else []
-        return cls(run_data, table, WordScale.of(table), states)
+        return cls(run_data, is_begun, table, WordScale.of(table), states)
 
     def candidates(
         self, prompt: PromptSettings, ways: Sequence[Beginning], numbers: Standardization | None
     ) -> list[AbstractTrainable]:
         """A prompt as each of its restarts begins."""
         m, shape = Method.of(prompt).m, head_shape(self.run_data.backbone, self.run_data.task)
-        behind = deeper(prompt, self.run_data, m, self.states)
-        first = [initializer(way.settings.initial, self.run_data, m, unit_of(prompt, self.words)) for way in ways]
+        if self.is_begun:
+            # What they began as may be gone.
+            first, behind = [uniform()] * len(ways), []
+        else:
+            behind = deeper(prompt, self.run_data, m, self.states)
+            first = [initializer(way.settings.initial, self.run_data, m, unit_of(prompt, self.words)) for way in ways]
         return [
             TrainablePrompt.build(
                 way.settings, draw, self.table, shape, self.words, self.states, behind, numbers,
@@ -94,13 +104,20 @@ def _weights(
     ways: Sequence[Beginning],
     run_data: RunData,
     numbers: Standardization | None,
+    sources: Sequence[Tensor],
     shared: nn.Module | None,
 ) -> list[AbstractTrainable]:
     """What is trained in place of a prompt, as each of its restarts begins."""
     backbone = run_data.backbone
-    shape, sources = head_shape(backbone, run_data.task), source_vectors(prompt, backbone)
+    shape = head_shape(backbone, run_data.task)
     longest = text_limit(backbone, Method.of(prompt).prompt_length, run_data.task)
     return [TrainableWeights.build(way.settings, backbone, shape, numbers, sources, longest, shared) for way in ways]
+
+
+def _placeholders(prompt: PromptSettings, run_data: RunData) -> list[Tensor]:
+    """Zeros in the shape of the source prompts."""
+    n, e = Method.of(prompt).prompt_length, run_data.backbone.embedding_size
+    return [torch.zeros(n, e, device=run_data.backbone.device) for _ in prompt.sources]
 
 
 def head_shape(backbone: AbstractBackbone, task: Task) -> tuple[int, int] | None:

@@ -1,7 +1,6 @@
 """Checks that need no frozen model, and so are made before it is loaded, which may take minutes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ..backbones import kind_of_spec, position_bound, refuse_no_room
 from ..baselines import is_random
@@ -20,6 +19,7 @@ from ._resolved import resolved
 from ._restarts import race_steps
 from .beginnings.cpt import refuse_cpt
 from .beginnings.examples import allowed_rows
+from .beginnings.vectors import at_source_length, read_source
 from .beginnings.words import refuse_words
 
 
@@ -63,7 +63,7 @@ def check_request(
             _refuse_alike_weights(prompt, model)
     bound = None if model is None else position_bound(model)
     if model is not None and bound is not None:
-        longest = max(Method.of(prompt).prompt_length for prompt in prompts)
+        longest = max(Method.of(at_source_length(prompt)).prompt_length for prompt in prompts)
         refuse_no_room(longest, bound - longest, bound, model.name)
 
 
@@ -101,11 +101,7 @@ def _check_initial(prompt: PromptSettings, task: Task) -> None:
         refuse_words(prompt)
     elif initial.kind == "label-words" and not task.labels:
         raise BadInput(f"--init=label-words: task {task.name!r} has no label words")
-    elif initial.kind == "prompt":
-        source = SoftPrompt.load(initial.argument)
+    elif initial.path is not None:
+        source = read_source(initial)
         if source.deep is not None and not prompt.deep:
             raise BadInput(f"--init={prompt.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
-    elif initial.kind == "file":
-        from ..interop.numpy import import_numpy
-
-        import_numpy(Path(initial.argument), backbone_name="")

@@ -11,6 +11,7 @@ from typing import Any
 from ..backbones import AbstractBackbone, refuse_no_folder, spec_or_backbone
 from ..checks import listed, plain, require_different, require_kind
 from ..errors import BadInput, UnknownName, quoted
+from ..prompts.methods import Method
 from ..prompts.product import product
 from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings, weights_text
 from ..tasks import Task, Wording, custom_task, holds_rows, is_data_file, on_rows, refuse_template
@@ -119,17 +120,21 @@ def prompts_from(
         require_kind("options", given, Mapping)
         options["options"] = {**given, "prompt_length": options.pop("prompt_length")}
     methods = _several("method", options.pop("method", PromptSettings.method))
+    names = [method.name if isinstance(method, Method) else method for method in methods]
+    require_different("method", names)
     rates = _several("lr", options.pop("lr", None))
     seeds = [
         seed if isinstance(seed, Seeds) else Seeds.all(seed) for seed in _several("seeds", options.pop("seeds", 0))
     ]
-    return product(PromptSettings(**options), methods, rates, seeds)
+    shared = PromptSettings(**options)
+    own = {each.name: {**each.given_options(), **shared.options} for each in methods if isinstance(each, Method)}
+    return product(shared, names, rates, seeds, own)
 
 
 def _several(name: str, value: Any) -> list[Any]:
     """One value or several, as a list."""
     value = plain(value)
-    if isinstance(value, str | int | float | Seeds) or value is None:
+    if isinstance(value, str | int | float | Seeds | Method) or value is None:
         return [value]
     values = [plain(each) for each in listed(name, value)]
     if not values:

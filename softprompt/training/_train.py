@@ -54,6 +54,7 @@ from ._rounding import warn_of_rounding
 from ._run import Run
 from ._run_data import RunData
 from ._start import open_loop
+from .beginnings.vectors import at_source_length
 from .transfer.mpt import shared_prompts
 from .transfer.spot import with_sources
 
@@ -103,11 +104,12 @@ def train(
             the most frequent class, no prompt, the instruction by hand, and four examples in context.
         callbacks: objects with `on_step`, `on_evaluation` or `on_end`, as `EarlyStopping`, which see the run and may
             stop prompts of it (docs/training.md).
-        keywords: fields of PromptSettings, where `method`, `lr` and `seeds` may be several, for one prompt of each
-            combination, and `prompt_length`; fields of TrainSettings; fields of ModelSpec in place of a spec (a loaded
-            backbone has its own, and they have to agree); `instruction`, `template` and `label_words`, which replace
-            those of any task; and for rows of your own the keywords of `custom_task`, `text_column` (one, or several),
-            `validation_data` and `test_data`. Encoders answer numbers by a linear head.
+        keywords: fields of PromptSettings, where `method` (by its name, or a Method), `lr` and `seeds` may be several,
+            for one prompt of each combination, and `prompt_length`; fields of TrainSettings; fields of ModelSpec in
+            place of a spec (a loaded backbone has its own, and they have to agree); `instruction`, `template` and
+            `label_words`, which replace those of any task; and for rows of your own the keywords of `custom_task`,
+            `text_column` (one, or several), `validation_data` and `test_data`. Encoders answer numbers by a linear
+            head.
 
     Trainings in threads of one program need a loaded model each. With dropout, be it `backbone_dropout` or the option
     `dropout` of a method, they need processes, because all threads draw it from one generator of torch.
@@ -133,6 +135,7 @@ def train(
         refuse_no_place(Path(output), "the run")
     refuse_unknown_trackers(log_with)
     spec = model_from(model, keywords)
+    prompts = [at_source_length(prompt) for prompt in prompts]
     refuse_twins([resolved(prompt) for prompt in prompts])
     declared, wording = task_from(task, keywords), wording_from(task, keywords)
     folder = default_output(declared.name, [prompt.method for prompt in prompts]) if output is None else Path(output)
@@ -231,7 +234,8 @@ def resume(
             refuse_other_inputs({ROWS: rows_then, **plan.inputs}, run_data.fingerprint, folder)
             # A checkpoint holds what was learned from other tasks.
             shared = None if checkpoint else shared_prompts(run_data, held, processes)
-            with open_loop(run_data, build_prompts(run_data, shared), folder, checkpoint, processes) as loop:
+            built = build_prompts(run_data, shared, is_begun=checkpoint is not None)
+            with open_loop(run_data, built, folder, checkpoint, processes) as loop:
                 return _trained(loop, splits, held, progress, callbacks)
 
 

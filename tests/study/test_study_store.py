@@ -13,6 +13,7 @@ from softprompt import backbones, training
 from softprompt import store as store_module
 from softprompt.backbones import load_backbone
 from softprompt.errors import BadInput, DamagedFile, StorageFailure, UnknownName
+from softprompt.prompts.prompt import SoftPrompt
 from softprompt.settings import PromptSettings
 from softprompt.study import RunsFailed, grid, kept_prompt, missing, read
 from softprompt.study._stored import load, path_of
@@ -204,6 +205,24 @@ class TestStore:
         np.save(vectors, np.ones((3, 16), dtype=np.float32))
         (run,) = quietly([spec], store)
         assert quietly([spec], store) == [run]
+
+    def test_prompts_that_are_as_long_as_their_vectors_share_no_pass_with_others(self, specs, tmp_path):
+        inits = ["uniform"]
+        for length in (3, 4):
+            np.save(tmp_path / f"{length}.npy", np.ones((length, 16), dtype=np.float32))
+            inits.append(f"file:{tmp_path / f'{length}.npy'}")
+
+        def specs_of(options):
+            prompts = [PromptSettings(init=init, options=options) for init in inits]
+            return [dataclasses.replace(specs[0], prompt=prompt) for prompt in prompts]
+
+        runs, given = specs_of({}), specs_of({"prompt_length": 2})
+        assert len({spec.pass_key() for spec in runs}) == 3
+        assert len({spec.pass_key() for spec in given}) == 1
+        store = tmp_path / "store"
+        prompts = [SoftPrompt.load(kept_prompt(store, run)) for run in quietly(runs, store, keep=True)]
+        assert [prompt.length for prompt in prompts] == [10, 3, 4]
+        assert [run.spec.prompt.options for run in quietly(runs, store)] == [{}, {}, {}]
 
     def test_a_fleet_goes_on_with_the_rows_of_a_published_task_that_it_began_from_alone(self, model, tmp_path, stopped):
         store, root = tmp_path / "store", tmp_path / "root"

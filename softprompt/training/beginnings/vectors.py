@@ -10,11 +10,37 @@ from ...backbones import AbstractBackbone
 from ...errors import BadInput
 from ...initial import Initial
 from ...prompts import initializers
+from ...prompts.given import as_long_as, deep_taken_from, may_follow, taken_from
 from ...prompts.initializers import Initializer
+from ...prompts.prompt import SoftPrompt
 from ...prompts.units import WordScale
 from ...settings import PromptSettings
 from .._run_data import RunData
 from .sources import source_prompt
+
+
+def at_source_length(prompt: PromptSettings) -> PromptSettings:
+    """The prompt with as many vectors as the file or stored prompt has that it begins as, where nothing else says it.
+
+    Raises:
+        BadInput: the file or the stored prompt cannot be read.
+    """
+    if prompt.initial.path is None or not may_follow(prompt):
+        return prompt
+    return as_long_as(read_source(prompt.initial), prompt)
+
+
+def read_source(initial: Initial) -> SoftPrompt:
+    """The file or the stored prompt that an `init` names, whatever model it is of.
+
+    Raises:
+        BadInput: it cannot be read.
+    """
+    if initial.kind == "prompt":
+        return SoftPrompt.load(initial.argument)
+    from ...interop.numpy import import_numpy
+
+    return import_numpy(Path(initial.argument), backbone_name="")
 
 
 def initializer(initial: Initial, run_data: RunData, m: int, unit: float = 1.0) -> Initializer:
@@ -57,13 +83,10 @@ def _word_ids(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
 
 
 def _vectors(initial: Initial, backbone: AbstractBackbone, m: int) -> Tensor:
-    if initial.kind == "file":
-        from ...interop.numpy import import_numpy
-
-        given = import_numpy(Path(initial.argument), backbone_name=backbone.name)
-        return given.at_scale(backbone.embedding_scale).vectors
-    source = source_prompt(initial.argument, backbone)
-    return source.expanded() if source.length == m else source.vectors
+    source = read_source(initial).at_scale(backbone.embedding_scale)
+    if initial.kind == "prompt":
+        backbone.check(source)
+    return taken_from(source, m)
 
 
 def deeper(prompt: PromptSettings, run_data: RunData, m: int, states: Sequence[WordScale]) -> list[Initializer]:
@@ -78,7 +101,7 @@ def deeper(prompt: PromptSettings, run_data: RunData, m: int, states: Sequence[W
         return []
     if not prompt.deep:
         raise BadInput(f"--init={prompt.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
-    vectors = source.expanded_deep() if source.length == m else source.deep
+    vectors = deep_taken_from(source, m)
     assert vectors is not None
     pairs = zip(vectors, states, strict=True)
     return [initializers.divided(initializers.from_vectors(v), unit_of(prompt, scale)) for v, scale in pairs]

@@ -13,7 +13,7 @@ from ...data import Rows
 from ...errors import BadInput
 from ...inference.in_context import encoded, opening_of, text_before
 from ...inference.rows import examples_for, text_limit
-from ...prompts.methods import Method
+from ...prompts.methods import SIZES, Method
 from ...prompts.seeds import stream_seed
 from ...settings import PromptSettings
 from ...tasks import gold
@@ -22,8 +22,6 @@ from .._restarts import beginnings, with_fewer_examples
 from .beginning import Beginning
 from .cpt import label_places, refuse_no_decoder
 from .examples import allowed_rows, context, drawn
-
-SIZES = ("m", "repeats", "prompt_length")
 
 
 def refuse_words(settings: PromptSettings) -> None:
