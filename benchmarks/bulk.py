@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from softprompt.backbones import AbstractBackbone, load_backbone
 from softprompt.data import load_rows
-from softprompt.inference.asked import put
+from softprompt.inference.asked import worded_for
 from softprompt.inference.bulk import predict_file
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.tasks import task
@@ -55,7 +55,7 @@ def prompts_of(case: Case, backbone: AbstractBackbone) -> dict[str, SoftPrompt]:
     for number, name in enumerate(case.tasks):
         draw = torch.Generator().manual_seed(number)
         ids = torch.randint(100, len(backbone.word_vectors) - 100, (case.length,), generator=draw)
-        record = put(task(name), backbone.kind).to_json()
+        record = worded_for(task(name), backbone.kind).to_json()
         provenance = Provenance("imported", backbone.identity(), backbone.answers, task=record)
         prompts[f"p{number}"] = SoftPrompt(backbone.word_vectors[ids].clone(), provenance)
     return prompts

@@ -102,7 +102,7 @@ def decoder_ways(
     model, config = backbone.model, backbone.model.config
     compiled, attached = compile_prompt(prompt, model=backbone), attach(prompt, backbone.model)
     # A prompt without a task has nothing compiled but what every text begins with, as a beginning of sequence.
-    assert compiled.length == prompt.length, compiled.opening
+    assert compiled.length == prompt.length, compiled.input_format.opening
     whole = torch.cat([mask.new_ones(len(mask), prompt.length), mask], 1)
     behind = (whole.cumsum(1) - 1)[:, prompt.length :]
     peft = in_peft(model, prompt, "CAUSAL_LM")

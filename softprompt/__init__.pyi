@@ -11,6 +11,8 @@ from .interop.as_peft import as_peft as as_peft
 from .interop.attach import attach as attach
 from .interop.hub import load_prompt as load_prompt
 from .interop.hub import push_prompt as push_prompt
+from .interop.stored import load as load
+from .interop.stored import save as save
 from .interop.trainer import RegularizedLoss as RegularizedLoss
 from .metrics import METRICS as METRICS
 from .prompts.methods import METHODS as METHODS

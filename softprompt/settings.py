@@ -231,8 +231,8 @@ class TrainSettings:
         epochs: passes over the training rows, where no steps are given.
         batch_size: rows of each prompt that one gradient is computed on.
         grad_accumulation: number of such gradients that one optimiser step adds up; memory does not need it.
-        tokens_per_batch: largest number of rows x longest row, prompt included, that go through the model at a
-            time; the batch stays whole. Default: no bound.
+        tokens_per_batch: largest number of rows x longest row, prompt and the labels of a loss over labels included,
+            that go through the model at a time; the batch stays whole. Default: no bound.
         max_length: largest number of tokens of a text, special tokens included. Default: the task's value.
         eval_every: optimiser steps between two evaluations. A checkpoint follows each evaluation.
         eval_rows: number of validation rows, the first ones, that choose the best prompt: the highest score, and of

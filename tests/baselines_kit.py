@@ -5,7 +5,7 @@ import hashlib
 from typing import Any
 
 import torch
-from softprompt.inference.asked import put
+from softprompt.inference.asked import worded_for
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 from softprompt.prompts.seeds import seeded, stream_seed
 from torch.nn import functional
@@ -35,7 +35,7 @@ def digest(model):
 def source(backbone, task, folder, seed, n=10):
     """The folder of a stored prompt for the model, with random numbers."""
     vectors = torch.randn(n, backbone.embedding_size, generator=torch.Generator().manual_seed(seed))
-    of = dataclasses.replace(put(task, backbone.kind), name=f"task {seed}").to_json()
+    of = dataclasses.replace(worded_for(task, backbone.kind), name=f"task {seed}").to_json()
     provenance = Provenance(method="prompt-tuning", backbone=backbone.identity(), answers=backbone.answers, task=of)
     head = LinearHead(torch.zeros(2, backbone.hidden_size), torch.zeros(2)) if backbone.kind == "encoder" else None
     return SoftPrompt(vectors, provenance, head=head).save(folder / "prompt")

@@ -9,7 +9,7 @@ import torch
 from softprompt.baselines.kinds import swap_for
 from softprompt.baselines.swap import Start
 from softprompt.data import load_rows, split_rows, stream
-from softprompt.inference.asked import put
+from softprompt.inference.asked import worded_for
 from softprompt.inference.rows import examples_for
 from softprompt.losses import task_losses
 from softprompt.prompts.batch import PromptBatch
@@ -137,7 +137,7 @@ def plain_losses(backbone, task, method: str, seed: int, lr: float, sources: Seq
     head = new_head(labels, seed)
     groups = _groups(plain, head, lr, backbone.word_vectors.square().mean().sqrt().item())
     optimizer, peaks = torch.optim.AdamW(groups), [group["lr"] for group in groups]
-    task = put(task, backbone.kind)
+    task = worded_for(task, backbone.kind)
     rows = examples_for(backbone, task, split_rows(task, load_rows(task, None)).train, 0)
     losses = []
     for step, chosen in zip(range(1, 7), stream(rows.lengths, range(len(rows)), 8, seed=seed), strict=False):

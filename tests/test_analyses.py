@@ -46,7 +46,7 @@ def run(backbone, tmp_path_factory):
     task = review_task(folder / "rows")
     return train(
         task, backbone, method=["prompt-tuning", "ept-star"], steps=4, eval_every=2, batch_size=4,
-        output=folder / "run", frozen=False,
+        output=folder / "run", with_frozen=False,
     ).folder  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from softprompt.backbones import from_model
 from softprompt.errors import BadInput, CallbackFailed, UnknownName
 from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import predict
-from softprompt.interop.hub import load_stored
+from softprompt.interop.stored import load
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Run, read_record, resume, train
 
@@ -308,9 +308,9 @@ def test_another_default_dtype_reaches_no_method_that_makes_modules(task, backbo
     plain = train(task, backbone, output=tmp_path / "plain", **options)
     with float64():
         run = train(task, backbone, output=tmp_path / "run", **options)
-        stored = load_stored(run.folder)
+        stored = load(run.folder)
         inside = predict(stored, ["a good film"], model=backbone)
-    assert inside == predict(load_stored(plain.folder), ["a good film"], model=backbone)
+    assert inside == predict(load(plain.folder), ["a good film"], model=backbone)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,8 @@ from softprompt.interop.numpy import export_numpy
 from softprompt.interop.peft import export_peft
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.initializers import uniform
-from softprompt.prompts.methods import METHODS, Method, describe
+from softprompt.prompts.method_list import describe
+from softprompt.prompts.methods import METHODS, Method
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.prompts.trainable import TrainablePrompt, stack_prompts
 from softprompt.prompts.units import WordScale

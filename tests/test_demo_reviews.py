@@ -83,7 +83,7 @@ class TestPlan:
 
     def test_the_run_keeps_to_the_plan(self, shown):
         plan = read_plan(shown[0] / "run")
-        assert (plan.settings.steps, plan.settings.loss, plan.frozen) == (6, "labels", True)
+        assert (plan.settings.steps, plan.settings.loss, plan.with_frozen) == (6, "labels", True)
         assert len(load_rows(plan.task, None)["test"]) == COUNTS["test"]
 
 

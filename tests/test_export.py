@@ -323,9 +323,8 @@ class TestCompiled:
         compiled = compile_prompt(prompt, model=backbone)
         assert compiled.length > prompt.length + 5  # the instruction is in it, too
         ids, mask = padded_left(compiled.encode(TEXTS, backbone.tokenizer))
-        whole, whole_mask = padded_left(
-            [ids[: len(ids) - compiled.ends] for ids in backbone.tokenizer([*map(whole_text, TEXTS)]).input_ids]
-        )
+        rows, ends = backbone.tokenizer([*map(whole_text, TEXTS)]).input_ids, compiled.input_format.ends
+        whole, whole_mask = padded_left([row[: len(row) - ends] for row in rows])
         expected = attached(input_ids=whole, attention_mask=whole_mask).logits[:, -1]
         found = model(**compiled.inputs(ids, mask, model.config), **positions(compiled, mask)).logits[:, -1]
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
@@ -339,7 +338,7 @@ class TestCompiled:
         backbone, prompt = ready[1]["gpt2"]
         bare = dataclasses.replace(prompt, provenance=dataclasses.replace(prompt.provenance, task=None))
         compiled = compile_prompt(bare, model=backbone)
-        assert (compiled.length, list(compiled.opening)) == (3, [])
+        assert (compiled.length, list(compiled.input_format.opening)) == (3, [])
         ids = torch.tensor(compiled.encode(TEXTS[:1], backbone.tokenizer))
         options = {"max_new_tokens": 8, "do_sample": False, "repetition_penalty": 3.0, "pad_token_id": 0}
         inputs = compiled.inputs(ids, torch.ones_like(ids), backbone.model.config)
@@ -361,7 +360,8 @@ class TestCompiled:
         folder = export_cache(prompt, tmp_path / "c", model=backbone)
         found, expected = CompiledPrompt.load(folder), compile_prompt(prompt, model=backbone)
         assert all(torch.equal(a, b) for a, b in zip(found.keys, expected.keys, strict=True))
-        assert (list(found.opening), found.before) == (list(expected.opening), expected.before)
+        form, as_made = found.input_format, expected.input_format
+        assert (list(form.opening), form.before) == (list(as_made.opening), as_made.before)
 
     def test_a_window_shorter_than_the_prompt_is_refused(self, tiny_gpt, save_tiny, tmp_path):
         folder = save_tiny(tmp_path / "m", *tiny_gpt("mistral"))

@@ -11,7 +11,7 @@ from softprompt.cli import main
 from softprompt.cli._held_against import held_against
 from softprompt.data import Rows, limited
 from softprompt.errors import BadInput, DamagedFile
-from softprompt.inference.asked import put
+from softprompt.inference.asked import worded_for
 from softprompt.inference.frozen import Baseline, baselines, handwritten, over
 from softprompt.inference.in_context import drawn_examples, written
 from softprompt.inference.intervals import difference_interval
@@ -78,7 +78,12 @@ class TestBaselines:
         train_rows = Rows({"text": ["film " * 15] * 4, "label": [0, 1, 0, 1]})
         found = baselines(backbone, own(), ROWS, train_rows)
         assert [line.name for line in found] == ["majority", "frozen"]
-        assert "no examples in context: row 1 has" in caplog.text
+        (told,) = [text for text in caplog.messages if "no examples in context: row 1 has" in text]
+        assert (
+            "does not suffice; 'GPT2LMHeadModel' has 64 positions in all: give shorter texts, or a model with more"
+            in told
+        )
+        assert "max-length" not in told
 
     def test_a_head_that_was_not_trained_answers_nothing(self, tiny_bert):
         backbone = from_model(*tiny_bert(head=False))
@@ -202,7 +207,7 @@ def trained(tiny_gpt, tmp_path_factory):
     rows = [{"text": f"a {word} film {number}", "kind": kind} for number in range(12) for word, kind in PAIRS]
     return train(
         rows, backbone, label_column="kind", text_column="text", instruction="good or bad", steps=2, eval_every=2,
-        method="prompt-tuning", prompt_length=2, frozen=True, output=tmp_path_factory.mktemp("runs") / "run",
+        method="prompt-tuning", prompt_length=2, with_frozen=True, output=tmp_path_factory.mktemp("runs") / "run",
         template="{text} it was",
     )  # fmt: skip
 
@@ -222,12 +227,12 @@ class TestNoWords:
     def test_not_where_words_were_given_or_no_decoder_reads_them(self):
         rows = custom_task(VARIED, text_columns="text", label_column="kind")
         none = Wording()
-        (line,) = no_words(rows, put(rows, "decoder"), none, "decoder")
+        (line,) = no_words(rows, worded_for(rows, "decoder"), none, "decoder")
         assert "softprompt frozen" in line
         for wording in (Wording(instruction="Which?"), Wording(template="{text} it was")):
-            assert no_words(rows, put(rows, "decoder", None, wording), wording, "decoder") == []
-        assert no_words(rows, put(rows, "encoder-decoder"), none, "encoder-decoder") == []
-        assert no_words(TASKS["glue/rte"], put(TASKS["glue/rte"], "decoder", "words"), none, "decoder") == []
+            assert no_words(rows, worded_for(rows, "decoder", None, wording), wording, "decoder") == []
+        assert no_words(rows, worded_for(rows, "encoder-decoder"), none, "encoder-decoder") == []
+        assert no_words(TASKS["glue/rte"], worded_for(TASKS["glue/rte"], "decoder", "words"), none, "decoder") == []
 
 
 class TestBesideTrainedPrompts:
@@ -239,9 +244,18 @@ class TestBesideTrainedPrompts:
         assert prompt.difference == pytest.approx(prompt.score - found.best.score)
         assert prompt.score == pytest.approx(trained.results[0].metrics["test"]["score"])
 
+    def test_the_earlier_name_of_the_keyword_works(self, decoder, tmp_path, monkeypatch):
+        def stopped(plan, *_):
+            assert plan.with_frozen
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("softprompt.training._train.decided", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            train(VARIED, decoder, label_column="kind", text_column="text", output=tmp_path / "run", frozen=True)
+
     def test_a_run_that_goes_on_still_compares(self, trained):
         plan = read_plan(trained.folder)
-        assert plan.frozen
+        assert plan.with_frozen
         assert plan.model.quantize is None
 
     def test_the_run_keeps_them_and_does_not_compute_them_again(self, trained):
@@ -301,7 +315,7 @@ def test_a_prompt_that_is_the_instruction_scores_what_the_row_of_the_instruction
     """One rule scores both: with an end of sequence, by sums or means, calibrated, or what the model writes."""
     run = train(
         VARIED, decoder, test_data=VARIED, validation_data=VARIED, label_column="kind", text_column="text",
-        instruction="good or bad", template="{text} it was", init="instruction", frozen=True, normalize=normalize,
+        instruction="good or bad", template="{text} it was", init="instruction", with_frozen=True, normalize=normalize,
         loss="tokens" if decode == "generate" else "labels", decode=decode, steps=1, eval_every=1, lr=1e-12,
         batch_size=2, max_new_tokens=3, calibrate=calibrate, output=tmp_path / "run",
     )  # fmt: skip

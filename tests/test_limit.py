@@ -11,7 +11,7 @@ from softprompt.backbones import from_model, load_backbone
 from softprompt.cli._main import main
 from softprompt.errors import BadInput, CannotExport, DamagedFile
 from softprompt.export import PromptLimit, export_limit, limit_error, limit_of
-from softprompt.inference.asked import put
+from softprompt.inference.asked import worded_for
 from softprompt.interop.attach import attach
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.store import save_prompt
@@ -30,7 +30,7 @@ def prompt_for(backbone, norm, *, m=1, seed=0, **fields) -> SoftPrompt:
 @pytest.fixture(scope="module")
 def lab(lab_t5):
     """The built-in model and a task of its world, as a stored prompt records it."""
-    return lab_t5, put(task("lab/opinion"), lab_t5.kind).to_json()
+    return lab_t5, worded_for(task("lab/opinion"), lab_t5.kind).to_json()
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def test_every_argument_that_a_message_names_in_python_exists():
 
 # Options of a command alone, and those that an argument of other values, or the first one, stands for.
 OF_THE_COMMAND = {
-    "train": {"alpha", "init_seed", "order_seed", "draw_seed", "noise_seed", "resume", "track", "with_frozen"},
+    "train": {"alpha", "init_seed", "order_seed", "draw_seed", "noise_seed", "resume", "track"},
     "tune": set(),
 }
 

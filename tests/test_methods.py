@@ -8,8 +8,9 @@ import sys
 import pytest
 import torch
 from softprompt.errors import BadInput, UnknownName
+from softprompt.prompts.method_list import describe
 from softprompt.prompts.method_table import NETWORK_OPTIONS
-from softprompt.prompts.methods import METHODS, Method, describe
+from softprompt.prompts.methods import METHODS, Method
 from softprompt.prompts.reparam import REPARAMETERIZATIONS
 from softprompt.settings import PromptSettings
 from softprompt.study import grid

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from softprompt import cli
+from softprompt.backbones import decoder as decoder_file
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput
 from softprompt.inference.asked import task_of
@@ -18,8 +19,8 @@ from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import _parts, predict
 from softprompt.inference.scoring import scoring_of
 from softprompt.inference.together import Group, Responder
-from softprompt.interop.hub import load_stored
 from softprompt.interop.recipes import readme
+from softprompt.interop.stored import load
 from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.tasks import Wording, custom_task, in_lines
 from softprompt.training import train
@@ -139,14 +140,14 @@ def test_blank_inputs_are_told_of_and_nothing_else_is_refused(prompt, backbone, 
 def test_a_prompt_writes_answers_as_long_as_it_was_trained_to(backbone, tmp_path, caplog):
     rows = [{"text": text, "answer": "good " * (1 + number % 2)} for number, text in enumerate(TEXTS)]
     files = {"train": rows, "validation": rows, "test": rows}
-    named = {"text_column": "text", "target_column": "answer", "steps": 1, "prompt_length": 2, "frozen": False}
+    named = {"text_column": "text", "target_column": "answer", "steps": 1, "prompt_length": 2, "with_frozen": False}
     with caplog.at_level(logging.WARNING, "softprompt"):
         run = train(files, backbone, max_new_tokens=1, output=tmp_path / "run", **named)
     told = (
         "14 of 14 validation and test rows have answers of more than 1 tokens, the longest 3; a prompt writes no longer"
     )
     assert any(line.startswith(told) for line in caplog.messages)
-    short = load_stored(run.folder / run.results[0].prompt / "prompt")
+    short = load(run.folder / run.results[0].prompt / "prompt")
     assert isinstance(short, SoftPrompt)
     written = [answer["output"] for answer in predict(short, TEXTS, model=backbone)]
     assert written == [answer["output"] for answer in predict(short, TEXTS, model=backbone, max_new_tokens=1)]
@@ -158,26 +159,36 @@ def test_a_prompt_writes_answers_as_long_as_it_was_trained_to(backbone, tmp_path
     assert "max_new_tokens=1," in readme(short)
 
 
-def test_nan_is_no_answer(tiny_gpt, task, tmp_path):
-    backbone = from_model(*tiny_gpt("gpt2"), name="tiny")
+@pytest.mark.parametrize(
+    ("family", "decode"), [("gpt2", "scores"), ("gpt2", "generate"), ("gpt2", "token by token"), ("t5", "generate")]
+)
+def test_nan_is_no_answer(family, decode, tiny_model, task, tmp_path, monkeypatch):
+    backbone = from_model(*tiny_model(family), name="tiny")
+    if decode == "token by token":
+        decode, _ = "generate", monkeypatch.setattr(decoder_file, "generates_from_vectors", lambda model: False)
+    if family == "t5":
+        # Its norms keep a large prompt finite.
+        backbone.model.decoder.final_layer_norm.weight.data.fill_(torch.nan)
     vectors = torch.full((2, backbone.embedding_size), 3e38)
     prompt = SoftPrompt(vectors, Provenance("prompt-tuning", backbone.identity(), task=task.to_json()))
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
     for answered in (
-        lambda: predict(prompt, TEXTS, model=backbone),
-        lambda: evaluate(prompt, model=backbone),
-        lambda: predict_file({"huge": prompt}, tmp_path / "texts.txt", tmp_path / "out.jsonl", model=backbone),
+        lambda: predict(prompt, TEXTS, model=backbone, decode=decode),
+        lambda: evaluate(prompt, model=backbone, decode=decode),
+        lambda: predict_file(
+            {"huge": prompt}, tmp_path / "texts.txt", tmp_path / "out.jsonl", model=backbone, decode=decode
+        ),
     ):
-        with pytest.raises(BadInput, match=r"computes NaN with (this prompt|prompt 'huge'), from which no label"):
+        with pytest.raises(BadInput, match=r"computes NaN with (this prompt|prompt 'huge'), from which no answer"):
             answered()
     assert not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_prompt_that_was_trained_to_write_its_label_writes_it(backbone, tmp_path):
     run = train(
-        review_task(tmp_path / "rows"), backbone, steps=1, decode="generate", frozen=False, output=tmp_path / "run"
+        review_task(tmp_path / "rows"), backbone, steps=1, decode="generate", with_frozen=False, output=tmp_path / "run"
     )
-    prompt, result = load_stored(run.folder / run.results[0].prompt / "prompt"), run.results[0]
+    prompt, result = load(run.folder / run.results[0].prompt / "prompt"), run.results[0]
     found = evaluate(prompt, model=backbone)
     assert {**found.metrics, "invalid": found.invalid} == result.metrics["test"]
     assert found.invalid > 0
@@ -199,7 +210,7 @@ def test_test_rows_are_not_drawn_again_from_a_file_that_changed(backbone, tmp_pa
         path.write_text("\n".join(["text,answer", *rows]) + "\n")
 
     holds(*lines)
-    named = {"text_column": "text", "label_column": "answer", "steps": 1, "prompt_length": 2, "frozen": False}
+    named = {"text_column": "text", "label_column": "answer", "steps": 1, "prompt_length": 2, "with_frozen": False}
     run = train(str(path), backbone, output=tmp_path / "run", **named)
     prompt, score = run.prompt(0), run.results[0].metrics["test"]["accuracy"]
     assert evaluate(prompt, model=backbone).metrics["accuracy"] == score

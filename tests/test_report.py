@@ -14,6 +14,7 @@ from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.cli._evaluated import apart, in_words, short
 from softprompt.errors import BadInput, UnknownName
+from softprompt.inference import evaluate as evaluate_file
 from softprompt.inference.class_scores import ClassScores, calibration_error
 from softprompt.inference.intervals import STATISTICS, difference_interval, intervals
 from softprompt.inference.report import Report
@@ -212,6 +213,17 @@ class TestEvaluate:
         assert sum(map(sum, report.classes.confusion)) == 20
         chances, gold = [list(row["scores"].values()) for row in report.rows], report.gold
         assert report.calibration_error == pytest.approx(calibration_error(chances, gold))
+
+    def test_rows_are_made_when_they_are_asked_for_and_not_kept_for_a_file(self, trained, backbone, monkeypatch):
+        made, whole = [], evaluate_file.row_answers
+        monkeypatch.setattr(evaluate_file, "row_answers", lambda *of: (made.append(1) or row for row in whole(*of)))
+        report = evaluate(trained.prompt(), model=backbone)
+        assert report.calibration_error is not None
+        assert report.label_loss is not None
+        assert (made, report.__dict__.get("rows")) == ([], None)
+        lines = report.predictions_jsonl().decode().splitlines()
+        assert (len(made), report.__dict__.get("rows")) == (20, None)
+        assert [json.loads(line) for line in lines] == report.rows
 
     def test_generated_answers_have_no_calibration_and_say_what_was_written(self, trained, backbone):
         report = evaluate(trained.prompt(), model=backbone, decode="generate", max_new_tokens=3)

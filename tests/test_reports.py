@@ -206,7 +206,7 @@ class TestHeadline:
 
         def evaluate(prompt, **options):
             asked.append(options)
-            return Report({}, len(rows), 0, [], task=find_task("lab/opinion"), rows=rows)
+            return Report({}, len(rows), 0, [], task=find_task("lab/opinion"), answered=lambda: iter(rows))
 
         monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
         page_of(run, rows=True, test_rows=7)
@@ -266,7 +266,7 @@ class TestHeadline:
 
         def evaluate(prompt, **options):
             calls.append(options)
-            return Report({}, len(rows), 0, [], task=find_task("lab/opinion"), rows=rows, of=1000)
+            return Report({}, len(rows), 0, [], task=find_task("lab/opinion"), answered=lambda: iter(rows), of=1000)
 
         monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
         page = page_of(run, rows=True, **given)
@@ -434,7 +434,7 @@ class TestBadInput:
 
         def evaluate(prompt, **options):
             asked.append((prompt.provenance.method, options))
-            return Report({}, len(rows), 0, [], task=find_task("lab/opinion"), rows=rows)
+            return Report({}, len(rows), 0, [], task=find_task("lab/opinion"), answered=lambda: iter(rows))
 
         monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
         lines = []

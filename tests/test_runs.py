@@ -12,7 +12,7 @@ import softprompt.store._folder as atomic
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput, DamagedFile, OutOfMemory, RunExists, StorageFailure
 from softprompt.inference.evaluate import evaluate
-from softprompt.interop.hub import load_stored
+from softprompt.interop.stored import load
 from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.training import Interrupted, damage, read_plan, read_results, resume, train
@@ -58,9 +58,9 @@ def test_a_sorted_validation_file_is_refused_where_its_first_rows_would_choose(b
 
 def test_a_prompt_may_be_scored_on_some_test_rows_the_same_that_evaluate_draws(task, backbone, tmp_path):
     some = dataclasses.replace(SETTINGS, test_rows=5)
-    run = train(task, backbone, prompts=[PROMPT], settings=some, output=tmp_path / "run", frozen=True)
+    run = train(task, backbone, prompts=[PROMPT], settings=some, output=tmp_path / "run", with_frozen=True)
     (result,) = run.results
-    prompt = load_stored(tmp_path / "run" / NAME)
+    prompt = load(tmp_path / "run" / NAME)
     drawn = evaluate(prompt, model=backbone, test_rows=5)
     assert len(drawn.gold) == 5
     assert drawn.of is not None

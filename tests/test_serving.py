@@ -114,14 +114,19 @@ def test_a_row_with_a_fault_fails_alone(engine, bank, monkeypatch):
     assert [isinstance(outcome, Exception) for outcome in engine.run(works)] == [False, True, False]
 
 
-def test_a_prompt_with_which_the_model_computes_nan_fails_and_the_others_are_answered(tiny_gpt):
+@pytest.mark.parametrize("names", [("p0", "p4"), ("p3", "p7")], ids=["scored", "written"])
+def test_a_prompt_with_which_the_model_computes_nan_fails_and_the_others_are_answered(names, tiny_gpt):
     backbone = from_model(*tiny_gpt("gpt2"), name="tiny-gpt2")
-    prompts = some_prompts(backbone, 2)
-    prompts["p1"] = dataclasses.replace(prompts["p1"], vectors=torch.full_like(prompts["p1"].vectors, 3e38))
-    bank, engine = bank_of(backbone, prompts), Engine(backbone)
-    works = [engine.work(bank.get("p0"), "good"), engine.work(bank.get("p1"), {"a": "good", "b": "bad"})]
+    prompts = {name: prompt for name, prompt in some_prompts(backbone, 8).items() if name in names}
+    huge = prompts[names[1]]
+    prompts[names[1]] = dataclasses.replace(huge, vectors=torch.full_like(huge.vectors, 3e38))
+    bank, engine, told = bank_of(backbone, prompts), Engine(backbone), []
+    works = [engine.work(bank.get(name), "good", max_new_tokens=TOKENS, tell=told.append) for name in names]
+    (alone,), told[:] = engine.run(works[:1]), []
     right, wrong = engine.run(works)
-    assert not isinstance(right, Exception)
+    assert str(right) == str(alone)
+    assert isinstance(right, Answer)
+    assert len(told) == right.tokens
     assert isinstance(wrong, BadInput)
     assert "the model computes NaN with this prompt" in str(wrong)
 
@@ -211,6 +216,22 @@ class TestPasses:
                 assert len(chosen) <= limits.batch_rows
                 assert len(chosen) == 1 or len(chosen) * max(work.cost for work in chosen) <= limits.batch_tokens
                 waiting = [work for work in waiting if work not in chosen]
+
+    def test_the_labels_that_are_read_behind_each_text_count(self, engine, bank):
+        prompts = [served for served in bank.prompts.values() if served.asked.task.name in ("spelt", "sentiment")]
+        works = [engine.work(served, "good movie") for served in prompts]
+        for work in works:
+            reading = work.served.asked.reading
+            assert reading is not None
+            assert work.served.asked.behind == engine.backbone.read_positions(reading)
+        behind = max(work.served.asked.behind for work in works)
+        work = next(work for work in works if work.served.asked.behind == behind)
+        limits = Limits(batch_tokens=5 * (work.length + behind))
+        assert len(next_pass([work] * 20, limits, None)) == 5
+        # As padding does, for rows with fewer labels.
+        few = next(work for work in works if not work.served.asked.behind)
+        limits = Limits(batch_tokens=2 * (max(work.length, few.length) + behind))
+        assert next_pass([few, work, few, few], limits, None) == [few, work]
 
     def test_rows_of_very_different_length_do_not_share_a_pass(self, engine, bank):
         short, long = (engine.work(bank.get("p0"), "good " * count) for count in (2, 50))

@@ -14,7 +14,7 @@ from softprompt.baselines import Shared
 from softprompt.cli import main
 from softprompt.errors import BadInput, ModelMismatch
 from softprompt.inference.predict import predict
-from softprompt.interop.hub import load_stored
+from softprompt.interop.stored import load
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.prompts.tuned import TunedWeights
@@ -115,7 +115,7 @@ class TestAttempt:
         )
         for folder in folders:
             folder.rename(folder.with_suffix(".away"))
-        tuned = load_stored(run.folder)
+        tuned = load(run.folder)
         assert isinstance(tuned, TunedWeights)
         torch.testing.assert_close(tuned.weights["sources"], torch.stack([source.vectors, 2 * source.vectors]))
         assert set(tuned.weights) == {"sources", "target", "down.weight", "up.weight", "norm.weight", "norm.bias"}
@@ -164,7 +164,7 @@ class TestMpt:
         caplog.set_level(logging.INFO, "softprompt")
         run = train(task, backbone, method="mpt", sources=teachers, output=tmp_path / "run", **SETTINGS)
         assert any("mpt: 6 steps over reviews, other reviews" in message for message in caplog.messages)
-        tuned = load_stored(run.folder)
+        tuned = load(run.folder)
         assert isinstance(tuned, TunedWeights)
         assert {name: tuple(values.shape) for name, values in tuned.weights.items()} == {
             "prompt": (10, 16), "columns": (1, 10, 1), "rows": (1, 1, 16),
@@ -197,7 +197,7 @@ class TestMpt:
     def test_a_run_that_died_in_the_first_part_goes_on_with_it_to_the_same_bytes(
         self, how, backbone, task, teachers, tmp_path, monkeypatch
     ):
-        settings = {"method": "mpt", "sources": teachers, **{**SETTINGS, "eval_every": 2}}
+        settings = {"method": "mpt", "sources": teachers, **SETTINGS, "eval_every": 2, "grad_accumulation": 2}
         train(task, backbone, output=tmp_path / "whole", **settings)
         take_step, steps = SourceTraining.take_step, []
 
@@ -220,6 +220,34 @@ class TestMpt:
         assert steps == [5, 6]
         ignored = ("timing.jsonl", "state.json", "manifest.json")
         assert same_files(tmp_path / "whole", tmp_path / "died", ignore=ignored)
+
+    def test_accumulated_gradients_of_the_first_part_are_those_of_one_large_batch(
+        self, backbone, task, teachers, tmp_path, monkeypatch
+    ):
+        """Of texts of several lengths, so that means over words are no means of means."""
+        take_step, batches, sizes = SourceTraining.take_step, SourceTraining._batches, []
+
+        def first_steps(training):
+            take_step(training)
+            found.append(([p.grad.clone() for p in training.student.parameters()], training.loss))
+
+        def as_one(training, k):
+            parts = batches(training, k)
+            sizes.append([len(part) for part in parts])
+            return [[row for part in parts for row in part]]
+
+        monkeypatch.setattr(SourceTraining, "take_step", first_steps)
+        ends, options = [], {**PROBE, "batch_size": 3, "grad_accumulation": 3}
+        for name in ("apart", "together"):
+            found: list[Any] = []
+            train(task, backbone, method="mpt", sources=teachers, output=tmp_path / name, **options)
+            ends.append(found)
+            monkeypatch.setattr(SourceTraining, "_batches", as_one)
+        assert sizes == [[3, 3, 3]] * 2
+        ((apart, loss),), ((together, expected),) = ends
+        assert loss == pytest.approx(expected, rel=1e-5)
+        for a, b in zip(apart, together, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5 * float(b.abs().max()))
 
     @pytest.mark.parametrize("steps", [1, 3])
     def test_a_first_part_does_not_go_on_with_other_rows(self, steps, backbone, task, teachers, tmp_path, monkeypatch):

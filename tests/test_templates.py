@@ -6,14 +6,13 @@ import json
 import pytest
 from softprompt.backbones import from_model
 from softprompt.cli._rows import OwnRows, own_wording, words_of
-from softprompt.cli._stability import _put
 from softprompt.data import Ragged
 from softprompt.errors import BadInput, SoftPromptError
-from softprompt.inference.asked import put
+from softprompt.inference.asked import worded_for
 from softprompt.inference.decoding import label_ids
 from softprompt.inference.rows import examples_for
 from softprompt.settings import ModelSpec
-from softprompt.study import RunSpec
+from softprompt.study import RunSpec, task_and_style
 from softprompt.study._work import style_of
 from softprompt.tasks import (
     GROUPS,
@@ -150,33 +149,33 @@ class TestInstruct:
 
     def test_decoders_take_it_by_default_and_the_lab_and_other_models_do_not(self):
         sst2 = TASKS["glue/sst2"]
-        assert put(sst2, "decoder") == styled(sst2, "instruct")
-        assert put(sst2, "encoder-decoder") == styled(sst2, "numeric")
-        assert put(sst2, "encoder") == sst2
-        assert put(TASKS["lab/color"], "decoder") == TASKS["lab/color"]
+        assert worded_for(sst2, "decoder") == styled(sst2, "instruct")
+        assert worded_for(sst2, "encoder-decoder") == styled(sst2, "numeric")
+        assert worded_for(sst2, "encoder") == sst2
+        assert worded_for(TASKS["lab/color"], "decoder") == TASKS["lab/color"]
 
     def test_a_template_that_a_program_wrote_into_a_task_stays(self):
         changed = dataclasses.replace(TASKS["glue/sst2"], template="{sentence} =>")
-        assert put(changed, "decoder") == changed
+        assert worded_for(changed, "decoder") == changed
 
     def test_a_pattern_that_ends_in_the_answer_is_continued_by_a_decoder(self):
-        rte = put(TASKS["glue/rte"], "decoder", "pet-4")
+        rte = worded_for(TASKS["glue/rte"], "decoder", "pet-4")
         assert rte.template == "{sentence1} question: {sentence2} True or False? answer:"
         assert (rte.cue, rte.labels) == ("", ("true", "false"))
-        assert put(TASKS["glue/rte"], "decoder", "pet-0").is_cloze
-        assert put(TASKS["glue/rte"], "encoder", "pet-4").is_cloze
+        assert worded_for(TASKS["glue/rte"], "decoder", "pet-0").is_cloze
+        assert worded_for(TASKS["glue/rte"], "encoder", "pet-4").is_cloze
 
 
 class TestOwnWords:
     def test_they_replace_those_of_a_known_task_on_top_of_its_style(self):
         wording = Wording(instruction=" Good? ", template="Film: {sentence}\nGood? ", label_words=("no", "yes"))
-        task = put(TASKS["glue/sst2"], "decoder", wording=wording)
+        task = worded_for(TASKS["glue/sst2"], "decoder", wording=wording)
         assert (task.instruction, task.template, task.cue) == ("Good?", "Film: {sentence}\nGood?", "")
         assert (task.labels, task.style) == (("no", "yes"), "own")
-        assert put(task, "decoder") == task
+        assert worded_for(task, "decoder") == task
 
     def test_the_rest_is_the_styles(self):
-        task = put(TASKS["glue/sst2"], "decoder", wording=Wording(instruction=""))
+        task = worded_for(TASKS["glue/sst2"], "decoder", wording=Wording(instruction=""))
         assert (task.instruction, task.template) == ("", "Review: {sentence}\nSentiment:")
 
     @pytest.mark.parametrize(
@@ -211,11 +210,11 @@ class TestOwnWords:
     def test_a_decoder_reads_own_columns_as_lines_where_no_template_is_given(self):
         rows = [{"text": "a", "more": "c", "kind": "x"}, {"text": "b", "more": "d", "kind": "y"}]
         plain = custom_task(rows, label_column="kind", text_columns=["text", "more"])
-        assert put(plain, "decoder").template == "text: {text}\nmore: {more}\nkind:"
-        assert put(plain, "decoder").cue == ""
-        assert put(plain, "encoder") == plain
+        assert worded_for(plain, "decoder").template == "text: {text}\nmore: {more}\nkind:"
+        assert worded_for(plain, "decoder").cue == ""
+        assert worded_for(plain, "encoder") == plain
         written = custom_task(rows, label_column="kind", template="{text}. {more}")
-        assert put(written, "decoder") == written
+        assert worded_for(written, "decoder") == written
 
     def test_label_words_may_be_one_text_with_commas(self):
         assert words_of(("negative, positive",)) == ("negative", "positive")
@@ -249,10 +248,10 @@ def test_an_instruction_or_a_label_that_leaves_no_room_for_a_row_is_refused(deco
 def test_a_study_on_a_decoder_says_the_style_that_train_takes_by_default(tiny_gpt, save_tiny, tmp_path):
     model = ModelSpec(str(save_tiny(tmp_path / "gpt", *tiny_gpt())))
     sst2 = TASKS["glue/sst2"]
-    assert _put(sst2, model, None, Wording()) == (sst2, "instruct")
-    assert _put(sst2, model, "words", Wording()) == (sst2, "words")
-    assert _put(TASKS["lab/color"], model, None, Wording()) == (TASKS["lab/color"], None)
-    task, style = _put(sst2, model, None, Wording(instruction="Good?"))
+    assert task_and_style(sst2, model, None, Wording()) == (sst2, "instruct")
+    assert task_and_style(sst2, model, "words", Wording()) == (sst2, "words")
+    assert task_and_style(TASKS["lab/color"], model, None, Wording()) == (TASKS["lab/color"], None)
+    task, style = task_and_style(sst2, model, None, Wording(instruction="Good?"))
     assert (task.instruction, task.template, style) == ("Good?", "Review: {sentence}\nSentiment:", None)
 
 

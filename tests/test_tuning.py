@@ -14,7 +14,7 @@ import pytest
 from softprompt import tune
 from softprompt.backbones import from_model, load_backbone
 from softprompt.cli import main
-from softprompt.cli._tune import told
+from softprompt.cli._tune import format_search
 from softprompt.data import load_rows
 from softprompt.errors import BadInput, RunExists, UnknownName
 from softprompt.prompts.methods import Method
@@ -103,6 +103,7 @@ class TestASearch:
 
     def test_leaves_a_prompt_that_answers(self, tuned, small):
         assert tuned.prompt().predict(["a good trip"], model=small)[0]["label"] in LAB.labels
+        assert tuned.stored().vectors.equal(tuned.prompt().vectors)
 
     def test_never_shows_a_report_row_to_a_run_before_the_report(self, tuned):
         report = set(load_rows(LAB)["test"].columns["passage"])
@@ -173,7 +174,7 @@ class TestASearch:
         assert found.settings != tuned.settings
         assert found.line("default").each == tuned.line("default").each
         assert found.lead.difference == pytest.approx(found.score - found.line("default").score)
-        assert f"Its lead over the default is {found.lead.difference:+.3f}" in told(found)[-1]
+        assert f"Its lead over the default is {found.lead.difference:+.3f}" in format_search(found)[-1]
         choice, report = (
             {json.loads(path.read_text())["seed"] for path in (tmp_path / "search" / part).rglob("result.json")}
             for part in ("choice", "report")

@@ -6,14 +6,14 @@ import torch
 from softprompt.backbones import from_model
 from softprompt.data import Examples, Windows
 from softprompt.data._examples import Ragged
-from softprompt.data._windows import _pieces, window_with_answer
+from softprompt.data._windows import MARGIN, _pieces, window_with_answer
 from softprompt.errors import BadInput
 from softprompt.inference.answers import answer
 from softprompt.inference.rows import examples_for
 from softprompt.inference.scoring import Scoring
 from softprompt.inference.windows import best
 from softprompt.prompts.batch import PromptBatch
-from softprompt.tasks import task
+from softprompt.tasks import Source, Task, task
 
 WORDS = " ".join(f"w{n}" for n in range(200))
 ROW = {"question": "who is it?", "context": f"{WORDS} the answer is mary . {WORDS}", "answers": ["mary"]}
@@ -69,10 +69,41 @@ def test_a_long_context_is_cut_into_windows_and_the_question_is_whole_in_each(t5
     assert of_row[0] < trained[0] < of_row[-1]
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_windows_of_a_cloze_task_are_as_long_as_those_of_others(family, tiny_model):
+    """What stands behind other texts is left out where the answer stands in the text, and its mask is one token."""
+    backbone = from_model(*tiny_model(family), name="tiny", answers="label-words")
+    row = {"text": "good bad movie great film " * 40, "label": 0}
+    for template in ("it is {text} . so {mask} .", "it is {text} ."):
+        put = Task(
+            name="put",
+            source=Source(),
+            template=template,
+            labels=("bad", "good"),
+            window="text",
+            stride=8,
+            max_length=40,
+        )
+        examples = examples_for(backbone, put, [row], 4)
+        assert examples.windows is not None
+        ids = [examples.windows.inputs.row(n).tolist() for n in range(len(examples.windows.inputs))]
+        assert [one.count(backbone.tokenizer.mask_token_id) for one in ids] == [1] * len(ids)
+        assert max(map(len, ids)) == 40 - MARGIN
+
+
 def test_a_question_that_leaves_no_room_is_named(t5_backbone):
     squad = dataclasses.replace(task("mrqa/squad"), max_length=20)
     with pytest.raises(BadInput, match=r"row 1: \d+ of 20 tokens are taken before column 'context' begins"):
         examples_for(t5_backbone, squad, [{**ROW, "question": "who " * 15}], 4)
+
+
+def test_it_is_not_told_to_raise_a_length_that_the_positions_bound(tiny_model):
+    backbone = from_model(*tiny_model("gpt2"), name="small")
+    row = {**ROW, "question": "good " * 60}
+    with pytest.raises(BadInput, match=r"of \d+ tokens are taken .*; 'small' has 64 positions in all: give shorter"):
+        examples_for(backbone, dataclasses.replace(task("mrqa/squad"), max_length=400), [row], 4)
+    with pytest.raises(BadInput, match=r"of 20 tokens are taken .*; raise `max_length`"):
+        examples_for(backbone, dataclasses.replace(task("mrqa/squad"), max_length=20), [row], 4)
 
 
 def test_a_row_without_the_column_that_is_read_in_windows_is_named(t5_backbone):

@@ -1,5 +1,6 @@
 """Frozen models behind one contract: (encoder-)decoders answer in tokens, encoders by label words or a linear head."""
 
+from ._greedy import NOTHING as NOTHING
 from ._greedy import Watch as Watch
 from ._labels import Reading as Reading
 from ._labels import prefix_pair as prefix_pair

@@ -2,22 +2,62 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, final
 
-from jaxtyping import Bool, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+# Stands in an answer in the place of a token where the model computes NaN, whose likeliest token would be the first.
+NOTHING = -1
+
 # Sees the next token of each row as soon as it is there, a pad behind a row's end, and says which rows stop here.
+# A row in which the model computes NaN has NOTHING for a token, and stops whatever is said.
 Watch = Callable[[Int[Tensor, " b"]], Bool[Tensor, " b"]]
 
 
-def stopping(watch: Watch | None) -> dict[str, Any]:
-    """The argument of `model.generate` that shows a watcher each token; nothing where nobody watches."""
-    if watch is None:
-        return {}
-    from transformers import StoppingCriteriaList
+@final
+class Course:
+    """Follows the answers of a batch token by token: which of them go on, and in which the model computes NaN.
 
-    return {"stopping_criteria": StoppingCriteriaList([lambda ids, scores, **_: watch(ids[:, -1])])}
+    Args:
+        rows: which of them are answered.
+        ends: tokens that end an answer.
+        watch: of the caller; None is nobody.
+    """
+
+    def __init__(self, rows: Bool[Tensor, " b"], ends: Sequence[int], watch: Watch | None):
+        self.ends, self.watch = torch.tensor(list(ends), device=rows.device), watch
+        self.going, self.lost = rows, torch.zeros_like(rows)
+
+    def see(self, logits: Float[Tensor, "b v"]) -> None:
+        """See what the next token is chosen by."""
+        self.lost = self.lost | (self.going & logits.amax(-1).isnan())
+
+    def stopped(self, tokens: Int[Tensor, " b"]) -> Bool[Tensor, " b"]:
+        """See the next token of each row; return which rows have stopped."""
+        self.going = self.going & ~self.lost & ~torch.isin(tokens, self.ends)
+        if self.watch is not None:
+            self.going = self.going & ~self.watch(tokens.masked_fill(self.lost, NOTHING))
+        return ~self.going
+
+    def answers(self, ids: Int[Tensor, "b l"]) -> Int[Tensor, "b l"]:
+        """The answers, of NOTHING in the rows in which the model computes NaN."""
+        return ids.masked_fill(self.lost[:, None], NOTHING)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of `model.generate` that let this follow."""
+        from transformers import LogitsProcessorList, StoppingCriteriaList
+
+        def seen(ids: Tensor, scores: Tensor) -> Tensor:
+            self.see(scores)
+            return scores
+
+        return {
+            "logits_processor": LogitsProcessorList([seen]),
+            "stopping_criteria": StoppingCriteriaList([lambda ids, scores, **_: self.stopped(ids[:, -1])]),
+        }
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from ..prompts.compiled import CompiledPrefix
 from ..prompts.prompt import BackboneIdentity, SoftPrompt
 from ..prompts.units import WordScale
 from ..settings import ModelSpec
-from ._greedy import Watch
+from ._greedy import NOTHING, Watch
 from ._labels import Reading, refuse_indistinct, rows_of
 from ._products import Library
 from .deep import entering, layers_of, state_scales
@@ -367,14 +367,16 @@ class AbstractBackbone(abc.ABC):
         """The last states over the text, in its own columns; `verify` compares them."""
 
     @final
-    def generate(self, prompt_batch: PromptBatch, batch: TextBatch, *, max_new_tokens: int) -> list[str]:
-        """Greedy answers as text, without prompt or special tokens.
+    def generate(self, prompt_batch: PromptBatch, batch: TextBatch, *, max_new_tokens: int) -> list[str | None]:
+        """Greedy answers as text, without prompt or special tokens; None where the model computes NaN.
 
         Raises:
             UnsupportedModel: the model answers by one mask or a head and generates nothing.
         """
         ids = self.answer_ids(prompt_batch, batch, max_new_tokens=max_new_tokens)
-        return [answer.strip() for answer in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        lost = (ids == NOTHING).any(1)
+        texts = self.tokenizer.batch_decode(ids.masked_fill(lost[:, None], self.pad_id), skip_special_tokens=True)
+        return [None if is_lost else text.strip() for text, is_lost in zip(texts, lost.tolist(), strict=True)]
 
     @abc.abstractmethod
     def answer_ids(
@@ -387,6 +389,8 @@ class AbstractBackbone(abc.ABC):
         watch: Watch | None = None,
     ) -> Int[Tensor, "b l"]:
         """Greedy answers in token ids, `at_least` of them before an answer may end.
+
+        Where the model computes NaN, a row's answer is of NOTHING.
 
         Args:
             prompt_batch: the prompts.

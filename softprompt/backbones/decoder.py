@@ -15,7 +15,7 @@ from ..errors import UnsupportedModel
 from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.compiled import CompiledPrefix
 from ._chat import next_turn, user_turn
-from ._greedy import Watch, greedy, stopping
+from ._greedy import Course, Watch, greedy
 from ._labels import Reading, Reads, combine, log_probabilities, refuse_collisions, refuse_unknown_normalization
 from ._precision import wide_between_products
 from .base import AbstractBackbone, Answers
@@ -266,27 +266,26 @@ class DecoderBackbone(AbstractBackbone):
     def _generated(self, before: Joined, max_new_tokens: int, at_least: int, watch: Watch | None) -> Int[Tensor, "b l"]:
         """Greedy answers by the model's own `generate`."""
         settings = {"max_new_tokens": max_new_tokens, "at_least": at_least}
+        course = Course(before.mask.any(1), self.ends, watch)
         with greedy(self.model, ends=self.ends, pad=self.pad_id, **settings), self.entering(before):
-            return self.model.generate(
-                inputs_embeds=before.embeds, attention_mask=before.mask.long(), **stopping(watch)
+            return course.answers(
+                self.model.generate(inputs_embeds=before.embeds, attention_mask=before.mask.long(), **course.options)
             )
 
     def _continued(self, before: Joined, max_new_tokens: int, at_least: int, watch: Watch | None) -> Int[Tensor, "b l"]:
         """Greedy answers token by token, for models whose own `generate` takes no vectors (Gemma 3, CTRL)."""
-        mask, ends = before.mask, torch.tensor(self.ends, device=before.mask.device)
-        going, answers = mask.any(1), []
+        mask = before.mask
+        course, answers = Course(mask.any(1), self.ends, watch), []
         output = self._run(before, torch.full_like(mask[:, :1], mask.shape[1] - 1, dtype=torch.long), use_cache=True)
         while True:
             logits = output.logits[:, -1]
             if len(answers) < at_least:
-                logits = logits.index_fill(1, ends, -torch.inf)
-            token = logits.argmax(-1).where(going, self.pad_id)
+                logits = logits.index_fill(1, course.ends, -torch.inf)
+            course.see(logits)
+            token = logits.argmax(-1).where(course.going, self.pad_id)
             answers.append(token)
-            going = going & ~torch.isin(token, ends)
-            if watch is not None:
-                going = going & ~watch(token)
-            if len(answers) == max_new_tokens or not going.any():
-                return torch.stack(answers, 1)
+            if bool(course.stopped(token).all()) or len(answers) == max_new_tokens:
+                return course.answers(torch.stack(answers, 1))
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
             inputs = self._inputs(self.embed(token[:, None]), mask)
             output = self.model(**inputs, past_key_values=output.past_key_values, use_cache=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModel
 from ..prompts.batch import PromptBatch, TextBatch
-from ._greedy import Watch, greedy, stopping
+from ._greedy import Course, Watch, greedy
 from ._labels import (
     Reading,
     answers_each,
@@ -183,11 +183,11 @@ class EncoderDecoderBackbone(AbstractBackbone):
         if self.prefix is not None:
             return self._continued(states, mask, max_new_tokens, at_least, watch)
         settings = {"max_new_tokens": max_new_tokens, "at_least": at_least, "decoder_start_token_id": self.start}
+        course = Course(torch.ones_like(mask[:, 0]), self.ends, watch)
         with greedy(self.model, ends=self.ends, pad=self.pad, **settings):
-            # Without the start token.
-            return self.model.generate(encoder_outputs=_encoded(states), attention_mask=mask.long(), **stopping(watch))[
-                :, 1:
-            ]
+            ids = self.model.generate(encoder_outputs=_encoded(states), attention_mask=mask.long(), **course.options)
+        # Without the start token.
+        return course.answers(ids[:, 1:])
 
     def _engine(self, engine: str) -> Engine:
         """The engine of a T5 that is asked for, or that can be."""
@@ -317,17 +317,16 @@ class EncoderDecoderBackbone(AbstractBackbone):
     ) -> Int[Tensor, "b l"]:
         """Greedy answers token by token behind the prefix, which `generate` does not take from outside."""
         answers = torch.full((len(states), 1), self.start, device=states.device)
-        going = torch.ones_like(answers[:, 0], dtype=torch.bool)
-        while answers.shape[1] <= max_new_tokens and going.any():
+        course = Course(torch.ones_like(answers[:, 0], dtype=torch.bool), self.ends, watch)
+        while answers.shape[1] <= max_new_tokens and bool(course.going.any()):
             logits = self._decode(states, mask, answers)[:, -1]
             if answers.shape[1] <= at_least:
-                logits = logits.index_fill(1, torch.tensor(self.ends, device=logits.device), -torch.inf)
-            token = logits.argmax(-1).where(going, self.pad)
+                logits = logits.index_fill(1, course.ends, -torch.inf)
+            course.see(logits)
+            token = logits.argmax(-1).where(course.going, self.pad)
             answers = torch.cat([answers, token[:, None]], 1)
-            going = going & (token != self.end)
-            if watch is not None:
-                going = going & ~watch(token)
-        return answers[:, 1:]
+            course.stopped(token)
+        return course.answers(answers[:, 1:])
 
     def _decode(
         self, states: Float[Tensor, "b s d"], mask: Bool[Tensor, "b s"], inputs: Int[Tensor, "b l"]

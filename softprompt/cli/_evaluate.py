@@ -91,12 +91,12 @@ def evaluate(
         raise BadInput(f"the rows of --data are scored whole, there is no {split!r} of them; leave --split out")
     from ..inference.asked import task_of
     from ..inference.evaluate import evaluate as evaluate_prompt
-    from ..interop.hub import load_stored
+    from ..interop.stored import load
     from ..store import json_bytes, refuse_no_place, write_folder
 
     if output is not None:
         refuse_no_place(output, "the evaluation")
-    stored = load_stored(prompt)
+    stored = load(prompt)
     report = evaluate_prompt(
         stored,
         rows=data or None,

@@ -14,7 +14,7 @@ from .printing import print_json, table
 
 if TYPE_CHECKING:
     from ..inference.frozen_report import FrozenReport
-    from ..inference.wordings import Put
+    from ..inference.wordings import ScoredWording
 
 # So many wordings are shown; --json has all.
 MOST_WORDINGS = 6
@@ -97,7 +97,7 @@ def format_report(report: "FrozenReport") -> str:
     return "\n".join(parts)
 
 
-def _advice(best: "Put") -> str:
+def _advice(best: "ScoredWording") -> str:
     """The best wording as it is given on the command line."""
     words = ",".join(best.task.labels)
     template = (best.task.template + (best.task.cue or "")).replace("\n", "\\n")

@@ -11,7 +11,7 @@ from .options import Json
 from .printing import print_json, record, say, table
 
 if TYPE_CHECKING:
-    from ..prompts.methods import MethodRecord
+    from ..prompts.method_list import MethodRecord
 
 Width = Annotated[int, typer.Option("--width", min=1, help="Embedding size e of the frozen model.")]
 Layers = Annotated[
@@ -53,7 +53,8 @@ def list_methods(width: Width = 768, layers: Layers = 1, model: Model = None, js
 
 def _rows(width: int, layers: int, model: str | None) -> "list[MethodRecord]":
     """The table of methods, with the weights of a model counted where one is named."""
-    from ..prompts.methods import METHODS, describe
+    from ..prompts.method_list import describe
+    from ..prompts.methods import METHODS
 
     if model is None:
         return describe(width, layers)

@@ -99,9 +99,9 @@ def predict(
         raise BadInput("--prompts and --id-column are for answers in a file; give --output and --file")
     inputs = read_inputs(texts or [], file, delimiter)
     from ..inference.predict import predict as answer
-    from ..interop.hub import load_stored
+    from ..interop.stored import load
 
-    stored = load_stored(prompt)
+    stored = load(prompt)
     with _bar(len(inputs), not quiet) as advance:
 
         def tell(answers: Sequence[Mapping[str, Any]]) -> None:

@@ -26,9 +26,9 @@ def refuse_beside_output(file: Path | None, texts: Sequence[str] | None, task_op
 def to_file(sources: Sequence[str], file: Path, output: Path, show: bool, **options: Any) -> None:
     """Answer the rows of a file with each prompt, and print the path of the output."""
     from ..inference.bulk import predict_file
-    from ..interop.hub import load_stored
+    from ..interop.stored import load
 
-    prompts = {name: load_stored(source) for name, source in _named(sources).items()}
+    prompts = {name: load(source) for name, source in _named(sources).items()}
     with _rate(show) as tell:
         predict_file(prompts, file, output, tell=tell, **options)
     print(output.absolute())

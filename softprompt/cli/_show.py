@@ -44,7 +44,7 @@ def show(
 
 
 def _show_run(folder: Path, json_lines: bool) -> None:
-    from ..interop.hub import load_stored
+    from ..interop.stored import load
     from ..training import damage, read_plan, read_results
 
     plan = read_plan(folder)
@@ -52,7 +52,7 @@ def _show_run(folder: Path, json_lines: bool) -> None:
         log.warning(line)
     members = {name: folder / name for name in plan.prompt_names()}
     prompts = [
-        {"prompt": name, "status": "stored", **describe(load_stored(path))}
+        {"prompt": name, "status": "stored", **describe(load(path))}
         if (path / "prompt").exists() or (path / "weights").exists()
         else {"prompt": name, "status": "not finished"}
         for name, path in members.items()
@@ -102,9 +102,9 @@ def norm_told(prompt: Mapping[str, Any]) -> str | None:
 
 
 def _show_prompt(folder: Path, json_lines: bool) -> None:
-    from ..interop.hub import load_stored
+    from ..interop.stored import load
 
-    values = describe(load_stored(folder))
+    values = describe(load(folder))
     if json_lines:
         print_json(values)
         return

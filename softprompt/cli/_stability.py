@@ -11,8 +11,7 @@ import typer
 
 from ..checks import option
 from ..errors import BadInput
-from ..settings import ModelSpec, PromptSettings, TrainSettings
-from ..tasks import TASKS, Task, Wording
+from ..settings import PromptSettings, TrainSettings
 from ._compared import NO_SEEDS, compared
 from ._flatten import Given, flatten
 from ._layout import laid_out, width_of
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 # Options that may be used with --study; everything else is in the file.
 WITH_STUDY = {"study", "seeds", "base_seed", "vary", "store", "output", "fleet_size", "data_root", "device",
-              "json_lines", "quiet", "compare"}  # fmt: skip
+              "json_lines", "quiet", "with_frozen"}  # fmt: skip
 # Options that a file with its own seeds replaces.
 OF_SEEDS = ("seeds", "base_seed", "vary")
 
@@ -74,7 +73,7 @@ def stability(
     json_lines: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",
-    compare: Annotated[
+    with_frozen: Annotated[
         bool,
         typer.Option(
             "--with-frozen/--no-frozen", help="Also score the frozen model without training, on all test rows."
@@ -100,11 +99,11 @@ def stability(
     else:
         model = required_model(model, ", or --study FILE")
         chosen = compared(grid, shared, settings, setting)
-        from ..study import model_fields
+        from ..study import model_fields, task_and_style
 
-        how = {**model_fields(dataclasses.replace(frozen, name=model)), "style": style, "max_bad_rows": max_bad_rows}
-        declared = with_options(rows.task(task), task_option)
-        declared, how["style"] = _put(declared, dataclasses.replace(frozen, name=model), style, rows.wording(task))
+        spec, named = dataclasses.replace(frozen, name=model), with_options(rows.task(task), task_option)
+        declared, style = task_and_style(named, spec, style, rows.wording(task))
+        how = {**model_fields(spec), "style": style, "max_bad_rows": max_bad_rows}
         plans = [_planned(_specs(declared, chosen, how), seeded)]
     from ..store import refuse_no_place
     from ..study.stability import measure, write
@@ -115,7 +114,7 @@ def stability(
             planned,
             store,
             fleet_size=fleet_size,
-            frozen=compare,
+            with_frozen=with_frozen,
             data_root=data_root,
             device=device,
             progress=not quiet,
@@ -135,19 +134,6 @@ def _specs(task: Any, chosen: Mapping[str, Any], how: Mapping[str, Any]) -> "dic
         name: RunSpec(task=task, prompt=prompt, settings=settings, tags={"setting": name}, **how)
         for name, (prompt, settings) in chosen.items()
     }
-
-
-def _put(task: Task, spec: ModelSpec, style: str | None, wording: Wording) -> tuple[Task, str | None]:
-    """The task and the style of its runs. The style is part of a run's name; a run without one is in style `words`."""
-    from ..backbones import kind_of_spec
-    from ..inference.asked import default_style, put
-
-    if not wording and (style is not None or task.name not in TASKS):
-        return task, style
-    kind = kind_of_spec(spec)
-    if wording:
-        return put(task, kind, style, wording), None
-    return task, "instruct" if default_style(task, kind) == "instruct" else None
 
 
 def _planned(specs: "Mapping[str, RunSpec]", seeded: Mapping[str, Any]) -> "Plan":

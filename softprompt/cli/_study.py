@@ -265,10 +265,10 @@ def _stored_runs(file: Path, store: Path, scale: str | None) -> "tuple[list[Stor
 
 def _as_in(runs: Any, key: str, text: str) -> Any:
     """The value of a key that is written like this text, or the text itself; empty text is a missing tag."""
-    from ..study.tables import Beside, value
+    from ..study.tables import TableContext, value
 
-    beside = Beside(run.spec for run in runs)
-    values = dict.fromkeys(value(run.spec, key, beside) for run in runs)
+    context = TableContext(run.spec for run in runs)
+    values = dict.fromkeys(value(run.spec, key, context) for run in runs)
     return next((item for item in values if ("" if item is None else str(item)) == text), text)
 
 

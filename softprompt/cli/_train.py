@@ -47,7 +47,7 @@ def train(
         typer.Option(help="Trackers that also get the losses: tensorboard, wandb, mlflow, aim ..., joined by commas."),
     ] = None,
     log_with: Annotated[str | None, typer.Option(help="Earlier name of --track.")] = None,
-    compare: Annotated[
+    with_frozen: Annotated[
         bool,
         typer.Option("--with-frozen/--no-frozen", help="Also score the frozen model alone, on at most 200 test rows."),
     ] = True,
@@ -84,7 +84,7 @@ def train(
         max_bad_rows=max_bad_rows,
         log_with=",".join(filter(None, (track, log_with))) or None,
         progress=not quiet,
-        frozen=compare,
+        with_frozen=with_frozen,
         **given_words(rows.wording(task)),
     )
     _report(run, json_lines)

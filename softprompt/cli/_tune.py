@@ -114,12 +114,12 @@ def tune(
     if json_lines:
         print_json(tuned.to_json())
         return
-    for line in told(tuned, width_of(sys.stderr)):
+    for line in format_search(tuned, width_of(sys.stderr)):
         say(line)
     print(tuned.best)
 
 
-def told(tuned: "Tuning", width: int | None = None) -> list[str]:
+def format_search(tuned: "Tuning", width: int | None = None) -> list[str]:
     """A search as a person reads it: the table of scores, and in sentences what won and by how much."""
     rows: list[dict[str, Any]] = [
         {

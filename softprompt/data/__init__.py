@@ -24,6 +24,7 @@ from ._splits import rows_of as rows_of
 from ._splits import split_rows as split_rows
 from ._splits import strata as strata
 from ._table import Rows as Rows
+from ._tokenize import LONGER as LONGER
 from ._tokenize import TextFormat as TextFormat
 from ._tokenize import tokenize as tokenize
 from ._unknown import unknown_id as unknown_id

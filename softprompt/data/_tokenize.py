@@ -23,6 +23,8 @@ EncodeAnswers = Callable[[Sequence[str]], list[list[int]]]
 Spans = Mapping[str, Span]
 # Enough rows to keep the tokenizer's threads busy, few enough that their encodings stay small.
 CHUNK = 2048
+# What is to be done where the length that was asked for is too short for a row.
+LONGER = "raise --max-length"
 
 
 @final
@@ -65,6 +67,7 @@ def tokenize(
     text_format: TextFormat,
     *,
     max_length: int | None = None,
+    longer: str = LONGER,
     cache: bool = True,
     targets: bool = True,
     places: Sequence[str] | None = None,
@@ -82,6 +85,7 @@ def tokenize(
         task: renders a row and says what counts as right.
         text_format: the backbone's.
         max_length: tokens; None takes the task's.
+        longer: what is to be done where a row has to be longer than that, for messages.
         cache: False reads and writes no file: a server keeps nothing of its users' texts.
         targets: whether rows hold answers; False leaves the examples without targets and gold.
         places: what each row is called in messages, as "rows.csv:3"; None takes its number in its file.
@@ -97,19 +101,19 @@ def tokenize(
     encoded = _targets(task, right, text_format) if targets else None
     limit = task.max_length if max_length is None else max_length
     cut: list[list[Mapping[str, Any]]] = []
-    if task.window and text_format.tokenizer.is_fast:
-        cut = _windows(rows, named, task, text_format, limit)
-        rows = [row for part in cut for row in part]
-        named = [place for place, part in zip(named, cut, strict=True) for _ in part]
     if task.is_cloze:
         _refuse_cloze(task, text_format)
     suffix = "" if task.is_cloze else text_format.suffix
+    if task.window and text_format.tokenizer.is_fast:
+        cut = _windows(rows, named, task, text_format, suffix, limit, longer)
+        rows = [row for part in cut for row in part]
+        named = [place for place, part in zip(named, cut, strict=True) for _ in part]
     pieces = [_piece(task, row, place, text_format.mask) for place, row in zip(named, rows, strict=True)]
     texts = [text_format.prefix + piece.text + suffix for piece in pieces]
     spans = [_moved(piece.spans, len(text_format.prefix)) for piece in pieces]
 
     def make() -> tuple[Ragged, Ragged, int]:
-        return _inputs(texts, spans, named, text_format.encode, limit, task)
+        return _inputs(texts, spans, named, text_format.encode, limit, task, longer)
 
     if cache:
         reading = [tokenizer_key(text_format.tokenizer), limit, text_format.special_tokens, task.shortened]
@@ -135,9 +139,11 @@ def _windows(
     named: Sequence[str],
     task: Task,
     text_format: TextFormat,
+    suffix: str,
     limit: int,
+    longer: str,
 ) -> list[list[Mapping[str, Any]]]:
-    """The windows of each row.
+    """The windows of each row, behind which the suffix stands.
 
     Raises:
         BadInput: as in `windows`, or a row without a column of the template.
@@ -145,14 +151,19 @@ def _windows(
     for place, row in zip(named, rows, strict=True):
         # A row that cannot be rendered is named here: windows read its column before anything else does.
         _piece(task, row, place, text_format.mask)
-    encode, (prefix, suffix) = text_format.encode, (text_format.prefix, text_format.suffix)
+    encode = text_format.encode
+
+    def whole(row: Mapping[str, Any]) -> str:
+        return text_format.prefix + _piece(task, row, "a window", text_format.mask).text + suffix
+
     return windows(
         rows,
         named,
         task,
         partial(encode, add_special_tokens=False, return_offsets_mapping=True),
-        lambda row: len(encode(prefix + task.render(row).text + suffix)["input_ids"]),
+        lambda row: len(encode(whole(row))["input_ids"]),
         limit,
+        longer,
     )
 
 
@@ -189,6 +200,7 @@ def _inputs(
     tokenizer: partial[Any],
     limit: int,
     task: Task,
+    longer: str,
 ) -> tuple[Ragged, Ragged, int]:
     called: Any = tokenizer.func
     encode = _encode_fast if getattr(called, "is_fast", False) else _encode_slow
@@ -203,7 +215,7 @@ def _inputs(
                 names = ", ".join(map(repr, task.shortened))
                 raise BadInput(
                     f"{named[len(rows)]} has {length} tokens, {limit} are allowed, "
-                    f"and cutting {names} does not suffice; raise --max-length"
+                    f"and cutting {names} does not suffice; {longer}"
                 )
             rows.append(ids)
             parts.append(np.where(np.isin(ids, special), SPECIAL, members))

@@ -21,6 +21,7 @@ def windows(
     encode: Callable[..., Any],
     length: Callable[[Row], int],
     limit: int,
+    longer: str,
 ) -> list[list[Row]]:
     """The windows of each row: copies whose column `task.window` holds a part of the text.
 
@@ -33,6 +34,7 @@ def windows(
         encode: the tokenizer, without special tokens and with offsets.
         length: tokens of a row as the model reads it, template, special tokens and all.
         limit: tokens that are allowed.
+        longer: what is to be done where more are needed, for messages.
 
     Raises:
         BadInput: the other columns leave less than 16 tokens for the window.
@@ -52,8 +54,7 @@ def windows(
             continue
         if room < SMALLEST:
             raise BadInput(
-                f"{place}: {around[key]} of {limit} tokens are taken before column {column!r} begins; "
-                "raise --max-length"
+                f"{place}: {around[key]} of {limit} tokens are taken before column {column!r} begins; {longer}"
             )
         text = str(row[column])
         cut.append([{**row, column: text[start:end]} for start, end in _pieces(spans, room, task.stride)])

@@ -18,8 +18,8 @@ PROBES = ("a", "The film", "7 days", "Österreich", '"quoted"', "(in brackets)")
 
 @final
 @dataclass(frozen=True)
-class Written:
-    """How a task is written for a decoder, and the ids that every input begins with.
+class InputFormat:
+    """How a text is written before it is read, and the ids that every input begins with.
 
     Args:
         before: text before a row's own: what opens a chat, the instruction, the template up to its column.
@@ -28,16 +28,21 @@ class Written:
         skipped: ids at the beginning of an input that the prompt itself stands for.
         opening: ids that every input begins with, behind the skipped ones.
         ends: number of ids that the tokenizer appends to end a sequence; an answer follows instead.
-        max_length: tokens that an input is cut to, special tokens included; None without a task.
+        max_length: tokens to which the prompt's task cuts an input, special tokens, `skipped` and `opening` included;
+            None where it is not known. No export cuts.
     """
 
     before: str
     after: str
     special: bool
     skipped: Sequence[int]
-    opening: Sequence[int]
-    ends: int
-    max_length: int | None
+    opening: Sequence[int] = ()
+    ends: int = 0
+    max_length: int | None = None
+
+    def to_json(self, *, without: Sequence[str] = ()) -> dict[str, Any]:
+        """The fields by name, as recipes read them, without those that a recipe has no use for."""
+        return {name: value for name, value in vars(self).items() if name not in without}
 
 
 def frozen_for(prompt: SoftPrompt, model: Any) -> AbstractBackbone:
@@ -74,7 +79,7 @@ def decoder_for(prompt: SoftPrompt, model: Any, what: str) -> DecoderBackbone:
     return backbone
 
 
-def written(prompt: SoftPrompt, backbone: AbstractBackbone) -> Written:
+def input_format(prompt: SoftPrompt, backbone: AbstractBackbone) -> InputFormat:
     """How the prompt's task writes a text; a prompt without a task reads texts as they are.
 
     Raises:
@@ -91,7 +96,7 @@ def written(prompt: SoftPrompt, backbone: AbstractBackbone) -> Written:
         raise CannotExport("the words that this prompt begins as are not those that its task begins with")
     ends = int(backbone.special_tokens and all(row[-1] == backbone.tokenizer.eos_token_id for row in rows))
     opening, longest = tuple(rows[0][len(skipped) : shared]), task.max_length if task else None
-    return Written(before, after, backbone.special_tokens, skipped, opening, ends, longest)
+    return InputFormat(before, after, backbone.special_tokens, skipped, opening, ends, longest)
 
 
 def _around(task: Task, backbone: AbstractBackbone) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from ..backbones import AbstractBackbone
 from ..errors import CannotExport
 from ..prompts.prompt import SoftPrompt
 from ._card import Spread, card
-from ._decoder import Written, decoder_for, written
+from ._decoder import InputFormat, decoder_for, input_format
 from ._place import building
 from .embeds import plain
 
@@ -66,7 +66,7 @@ def export_baked(
     prompt = plain(prompt)
     backbone = decoder_for(prompt, model, "a baked model")
     _refuse_other_layers(backbone)
-    how = written(prompt, backbone)
+    form = input_format(prompt, backbone)
     tokens = [TOKEN.format(number) for number in range(prompt.length)]
     readme = card(
         prompt,
@@ -77,7 +77,7 @@ def export_baked(
         spread=spread,
     )
     with building(folder, "the baked model") as place:
-        tokenizer = _tokenizer(backbone, place, tokens, how)
+        tokenizer = _tokenizer(backbone, place, tokens, form)
         whole = copy.deepcopy(backbone.model)
         _put_rows(whole, prompt, tokenizer.convert_tokens_to_ids(tokens))
         whole.save_pretrained(place)
@@ -147,7 +147,7 @@ def _refuse_other_layers(backbone: AbstractBackbone) -> None:
         )
 
 
-def _tokenizer(backbone: AbstractBackbone, folder: Path, tokens: "list[str]", how: Written) -> Any:
+def _tokenizer(backbone: AbstractBackbone, folder: Path, tokens: "list[str]", form: InputFormat) -> Any:
     """A copy of the tokenizer with the new tokens and a chat template that writes them.
 
     Raises:
@@ -158,15 +158,15 @@ def _tokenizer(backbone: AbstractBackbone, folder: Path, tokens: "list[str]", ho
     backbone.tokenizer.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(tokens, special_tokens=True)
-    begins = _special(backbone) if how.special else ""
-    before = _without(how, backbone, begins + how.before)
+    begins = _special(backbone) if form.special else ""
+    before = _without(form, backbone, begins + form.before)
     tokenizer.chat_template = (
-        "{{ " + _quoted("".join(tokens) + before) + " + messages[-1]['content'] + " + _quoted(how.after) + " }}"
+        "{{ " + _quoted("".join(tokens) + before) + " + messages[-1]['content'] + " + _quoted(form.after) + " }}"
     )
     for text in ("a", "The film", "7 days"):
         made = tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=True, return_dict=False)
-        whole = backbone.tokenizer(how.before + text + how.after, add_special_tokens=how.special)["input_ids"]
-        whole = whole[len(how.skipped) : len(whole) - how.ends]
+        whole = backbone.tokenizer(form.before + text + form.after, add_special_tokens=form.special)["input_ids"]
+        whole = whole[len(form.skipped) : len(whole) - form.ends]
         if list(made) != [*tokenizer.convert_tokens_to_ids(tokens), *whole]:
             raise CannotExport(
                 f"the tokenizer of {backbone.name!r} reads a text behind new tokens otherwise than at the start of an "
@@ -184,11 +184,11 @@ def _special(backbone: AbstractBackbone) -> str:
     return "".join(tokenizer.convert_ids_to_tokens(ids[:start]))
 
 
-def _without(how: Written, backbone: AbstractBackbone, text: str) -> str:
+def _without(form: InputFormat, backbone: AbstractBackbone, text: str) -> str:
     """The text before a row without the words that the prompt itself stands for."""
-    if not how.skipped:
+    if not form.skipped:
         return text
-    words = backbone.tokenizer.decode(list(how.skipped))
+    words = backbone.tokenizer.decode(list(form.skipped))
     if not text.startswith(words):
         raise CannotExport("the words that this prompt begins as cannot be cut out of its task's text; save it instead")
     return text.removeprefix(words)

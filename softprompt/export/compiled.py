@@ -22,7 +22,7 @@ from ..interop.attach import attach
 from ..prompts.prompt import SoftPrompt
 from ..store import read_sealed, read_tensors, sealed_bytes, tensor_bytes, write_folder
 from ._card import Spread, card
-from ._decoder import decoder_for, written
+from ._decoder import InputFormat, decoder_for, input_format
 
 CACHE, SETTINGS, CARD = "cache.safetensors", "cache.json", "README.md"
 REPAIR = "compile the prompt again"
@@ -66,29 +66,16 @@ class CompiledPrompt:
     Args:
         keys: of each layer.
         values: of each layer.
-        opening: ids of these tokens, which inputs leave out.
-        skipped: ids before them that the prompt itself stands for, and which inputs leave out too.
         model: hub id or folder of the frozen model.
         revision: its commit on the hub.
-        before: text that stands before a row's own.
-        after: text behind it.
-        special: whether the tokenizer adds its special tokens.
-        ends: number of ids that it appends to end a sequence, and which inputs leave out.
-        max_length: tokens to which the prompt's task cuts an input, what the cache holds of it included; None where it
-            is not known. Nothing is cut here.
+        input_format: how a text is written. Inputs leave out its ids `skipped`, `opening` and, at the end, `ends`.
     """
 
     keys: Sequence[Float[Tensor, "1 h n k"]]
     values: Sequence[Float[Tensor, "1 h n k"]]
-    opening: Sequence[int]
-    skipped: Sequence[int]
     model: str
     revision: str | None
-    before: str
-    after: str
-    special: bool
-    ends: int = 0
-    max_length: int | None = None
+    input_format: InputFormat
 
     @property
     def length(self) -> int:
@@ -131,16 +118,17 @@ class CompiledPrompt:
         Raises:
             BadInput: the tokens at the beginning of a text are joined with the opening, so the cache does not fit it.
         """
-        begins = [*self.skipped, *self.opening]
-        whole = [self.before + text + self.after for text in texts]
-        rows = tokenizer(whole, add_special_tokens=self.special)["input_ids"]
+        form = self.input_format
+        begins = [*form.skipped, *form.opening]
+        whole = [form.before + text + form.after for text in texts]
+        rows = tokenizer(whole, add_special_tokens=form.special)["input_ids"]
         for number, row in enumerate(rows, 1):
             if list(row[: len(begins)]) != begins:
                 raise BadInput(
                     f"text {number} changes the tokens of the instruction before it, which are compiled; "
                     "answer it with the prompt itself"
                 )
-        return [list(row[len(begins) : len(row) - self.ends]) for row in rows]
+        return [list(row[len(begins) : len(row) - form.ends]) for row in rows]
 
     def save(self, folder: "str | Path", readme: str) -> Path:
         """Write the folder that `load` and the recipe of its README read.
@@ -150,11 +138,12 @@ class CompiledPrompt:
         """
         tensors = layer_tensors(self.keys, self.values)
         about = {
-            "model": self.model, "revision": self.revision, "layers": len(self.keys), "length": self.length,
-            "before": self.before, "after": self.after, "special": self.special,
-            "opening": list(self.opening), "skipped": list(self.skipped), "ends": self.ends,
-            "max_length": self.max_length,
-        }  # fmt: skip
+            "model": self.model,
+            "revision": self.revision,
+            "layers": len(self.keys),
+            "length": self.length,
+            **self.input_format.to_json(),
+        }
         contents = {CACHE: tensor_bytes(tensors), CARD: readme.encode()}
         files = {name: entry(content) for name, content in contents.items()}
         contents[SETTINGS] = sealed_bytes({"format": SEALED, "files": files, **about})
@@ -180,11 +169,13 @@ class CompiledPrompt:
         # Of a file with a checksum the size is that of the model, not of a prompt.
         tensors = read_tensors(folder / CACHE, is_bounded=CACHE not in listed)
         with in_file(folder / SETTINGS):
-            check_shape(CompiledPrompt, about, is_open=True, keys=Any, values=Any, partial=True)
+            check_shape(CompiledPrompt, about, is_open=True, keys=Any, values=Any, input_format=Any, partial=True)
+            check_shape(InputFormat, about, is_open=True, partial=True)
             layers = _layers(tensors, about.pop("layers", None), about.pop("length", None))
             keys, values = ([tensors[f"{layer}.{name}"] for layer in layers] for name in ("keys", "values"))
+            own = {name: about.pop(name) for name in ("model", "revision") if name in about}
             try:
-                return cls(keys, values, **about)
+                return cls(keys, values, **own, input_format=InputFormat(**about))
             except TypeError as error:
                 raise BadInput("it is no document of a compiled prompt; compile the prompt again") from error
 
@@ -236,28 +227,16 @@ def compile_prompt(prompt: SoftPrompt, *, model: "str | Path | AbstractBackbone 
     """
     prompt = prompt.at_scale(1.0)
     backbone = decoder_for(prompt, model, "compiling")
-    how = written(prompt, backbone)
-    length = prompt.length + len(how.opening)
+    form = input_format(prompt, backbone)
+    length = prompt.length + len(form.opening)
     # One more token, because a model reads some text; nothing before it depends on it.
-    ids = torch.tensor([[*how.opening, backbone.pad_id]], device=backbone.device)
+    ids = torch.tensor([[*form.opening, backbone.pad_id]], device=backbone.device)
     output = attach(prompt, backbone.model)(input_ids=ids, use_cache=True)
     layers = getattr(output.past_key_values, "layers", [])
     _refuse_no_keys(layers, length, backbone)
     keys, values = ([getattr(layer, name)[:, :, :length].clone() for layer in layers] for name in ("keys", "values"))
     origin = prompt.provenance.backbone
-    return CompiledPrompt(
-        keys,
-        values,
-        how.opening,
-        how.skipped,
-        origin.name,
-        origin.revision,
-        how.before,
-        how.after,
-        how.special,
-        how.ends,
-        how.max_length,
-    )
+    return CompiledPrompt(keys, values, origin.name, origin.revision, form)
 
 
 def export_cache(
@@ -275,8 +254,9 @@ def export_cache(
         BadInput: the folder exists.
     """
     compiled = compile_prompt(prompt, model=model)
+    opening = len(compiled.input_format.opening)
     sentence = (
-        f"These are its keys and values in {len(compiled.keys)} layers, with those of the {len(compiled.opening)} "
+        f"These are its keys and values in {len(compiled.keys)} layers, with those of the {opening} "
         "tokens that every input begins with. It needs transformers 5 and safetensors."
     )
     readme = card(

@@ -21,7 +21,7 @@ from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
 from ..store import json_bytes, tensor_bytes, write_folder
 from ._card import Spread, card
-from ._decoder import decoder_for, written
+from ._decoder import decoder_for, input_format
 
 REQUEST = '''\
 """Build the body of a request to vLLM's /v1/completions: python request.py TEXT > body.json
@@ -78,9 +78,9 @@ print({name: value for name, value in body.items() if name != "prompt_embeds"})
 @torch.no_grad()
 def input_embeds(prompt: SoftPrompt, text: str, backbone: AbstractBackbone) -> Float[Tensor, "n e"]:
     """What the model reads for a text: the prompt, then the vectors of the text's words."""
-    how = written(prompt, backbone)
-    (ids,) = encoded(backbone, [how.before + text + how.after])
-    words = backbone.embed(torch.tensor(ids[len(how.skipped) : len(ids) - how.ends], device=backbone.device))
+    form = input_format(prompt, backbone)
+    (ids,) = encoded(backbone, [form.before + text + form.after])
+    words = backbone.embed(torch.tensor(ids[len(form.skipped) : len(ids) - form.ends], device=backbone.device))
     return torch.cat([prompt.expanded().to(words), words])
 
 
@@ -131,12 +131,13 @@ def export_embeds(
     """
     prompt = plain(prompt)
     backbone = decoder_for(prompt, model, "a request with embeddings")
-    how, origin = written(prompt, backbone), prompt.provenance.backbone
+    form, origin = input_format(prompt, backbone), prompt.provenance.backbone
     about = {
-        "model": origin.name, "revision": origin.revision, "before": how.before, "after": how.after,
-        "special": how.special, "skipped": list(how.skipped), "ends": how.ends,
-        "max_tokens": Scoring.of(prompt).max_new_tokens, "max_length": how.max_length,
-    }  # fmt: skip
+        "model": origin.name,
+        "revision": origin.revision,
+        "max_tokens": Scoring.of(prompt).max_new_tokens,
+        **form.to_json(without=["opening"]),
+    }
     sentence = "`request.py` writes requests for a vLLM server of the base model. It needs transformers and torch."
     readme = card(
         prompt, title="A soft prompt for vLLM", sentence=sentence, load=LOAD, licence=licence, spread=spread

@@ -7,7 +7,7 @@ from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
 from ..store import json_bytes, write_folder
 from ._card import Spread, card
-from ._decoder import decoder_for, written
+from ._decoder import decoder_for, input_format
 from .embeds import plain
 
 RUN = '''\
@@ -103,13 +103,14 @@ def export_gguf_recipe(
     """
     prompt = plain(prompt)
     backbone = decoder_for(prompt, model, "a recipe for llama.cpp")
-    how = written(prompt, backbone)
+    form = input_format(prompt, backbone)
     vectors = prompt.expanded().numpy(force=True).astype("<f4")
     about = {
-        "length": len(vectors), "width": vectors.shape[1], "before": how.before, "after": how.after,
-        "special": how.special, "skipped": list(how.skipped),
-        "max_tokens": Scoring.of(prompt).max_new_tokens, "max_length": how.max_length,
-    }  # fmt: skip
+        "length": len(vectors),
+        "width": vectors.shape[1],
+        "max_tokens": Scoring.of(prompt).max_new_tokens,
+        **form.to_json(without=["opening", "ends"]),
+    }
     sentence = "`run.py` answers with llama-cpp-python and a GGUF file of the base model."
     contents = {
         "prompt.f32": vectors.tobytes(),

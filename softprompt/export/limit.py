@@ -26,7 +26,7 @@ from ..backbones.fast.packed import survey
 from ..errors import BadInput, CannotExport
 from ..prompts.prompt import SoftPrompt
 from ..store import json_bytes, read_folder, read_json, read_tensors, tensor_bytes, write_folder
-from ._decoder import frozen_for, written
+from ._decoder import InputFormat, frozen_for, input_format
 from .compiled import layer_tensors
 from .embeds import plain
 
@@ -45,12 +45,7 @@ class PromptLimit:
         length: number n of positions that the prompt takes, m vectors repeated n / m times.
         model: hub id or folder of the frozen model.
         revision: its commit on the hub.
-        before: text that stands before a row's own.
-        after: text behind it.
-        special: whether the tokenizer adds its special tokens.
-        skipped: ids at the beginning of an input that the prompt stands for.
-        max_length: tokens to which the prompt's task cuts an input, these included; None where it is not known.
-            Nothing is cut here.
+        input_format: how a text is written.
     """
 
     keys: Sequence[Float[Tensor, "h m k"]]
@@ -59,11 +54,7 @@ class PromptLimit:
     length: int
     model: str
     revision: str | None
-    before: str
-    after: str
-    special: bool
-    skipped: Sequence[int]
-    max_length: int | None = None
+    input_format: InputFormat
 
     def encode(self, texts: Sequence[str], tokenizer: Any) -> Any:
         """The ids of texts with template and all, and their mask, padded on the right.
@@ -71,8 +62,9 @@ class PromptLimit:
         Raises:
             BadInput: a text changes the words before it that the prompt stands for.
         """
-        rows = tokenizer([self.before + text + self.after for text in texts], add_special_tokens=self.special)
-        skipped = list(self.skipped)
+        form = self.input_format
+        rows = tokenizer([form.before + text + form.after for text in texts], add_special_tokens=form.special)
+        skipped = list(form.skipped)
         for number, row in enumerate(rows["input_ids"], 1):
             if list(row[: len(skipped)]) != skipped:
                 raise BadInput(f"text {number} changes the tokens that the prompt begins as; leave it out")
@@ -138,10 +130,12 @@ class PromptLimit:
         """
         tensors = layer_tensors(self.keys, self.values)
         about = {
-            "model": self.model, "revision": self.revision, "layers": len(self.keys), "length": self.length,
-            "before": self.before, "after": self.after, "special": self.special, "skipped": list(self.skipped),
-            "max_length": self.max_length,
-        }  # fmt: skip
+            "model": self.model,
+            "revision": self.revision,
+            "layers": len(self.keys),
+            "length": self.length,
+            **self.input_format.to_json(without=["opening", "ends"]),
+        }
         contents = {
             TENSORS: tensor_bytes({**tensors, "states": self.states}),
             SETTINGS: json_bytes({**about, "measured": more}),
@@ -167,7 +161,8 @@ class PromptLimit:
         layers = range(about.pop("layers"))
         del about["measured"]
         keys, values = ([tensors[f"{layer}.{name}"] for layer in layers] for name in ("keys", "values"))
-        return cls(keys, values, tensors["states"], **about)
+        length, model, revision = (about.pop(name) for name in ("length", "model", "revision"))
+        return cls(keys, values, tensors["states"], length, model, revision, InputFormat(**about))
 
 
 @torch.no_grad()
@@ -195,7 +190,7 @@ def limit_of(prompt: SoftPrompt, *, model: "str | Path | AbstractBackbone | None
         inner, read = block.layer[0].SelfAttention, block.layer[0].layer_norm.weight * direction
         keys.append(_heads(inner.k(read)[None], inner.n_heads)[0].contiguous())
         values.append(_heads(inner.v(read)[None], inner.n_heads)[0].contiguous())
-    how, origin = written(prompt, backbone), prompt.provenance.backbone
+    origin = prompt.provenance.backbone
     return PromptLimit(
         keys,
         values,
@@ -203,11 +198,7 @@ def limit_of(prompt: SoftPrompt, *, model: "str | Path | AbstractBackbone | None
         prompt.length,
         origin.name,
         origin.revision,
-        how.before,
-        how.after,
-        how.special,
-        how.skipped,
-        how.max_length,
+        input_format(prompt, backbone),
     )
 
 

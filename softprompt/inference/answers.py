@@ -26,6 +26,14 @@ def _shortest(number: float) -> str:
     return str(float(str(np.float32(number)))).removesuffix(".0")
 
 
+def no_answer(prompt: str = "this prompt") -> BadInput:
+    """What is said where the model computes NaN; `prompt` is what is said of the prompt."""
+    return BadInput(
+        f"the model computes NaN with {prompt}, from which no answer follows: numbers are too large for it; "
+        "train the prompt again, or load a model in half precision with --dtype=float32"
+    )
+
+
 @dataclass(frozen=True)
 class Answers:
     """The answers of a prompt to some rows.
@@ -34,11 +42,13 @@ class Answers:
         values: class ids (-1 where the generated text is no label word), numbers (NaN where it is none) or texts.
         texts: the answers as text.
         scores: log-probability of each label in nats, [b, c], where labels were scored.
+        lost: for each row whether the model computed NaN where it wrote; empty where nothing was written.
     """
 
     values: list[Any]
     texts: list[str]
     scores: Tensor | None = None
+    lost: Sequence[bool] = ()
 
     @classmethod
     def of_scores(cls, scores: Tensor, task: Task) -> "Answers":
@@ -51,9 +61,16 @@ class Answers:
         """The numbers of a head; their texts are the shortest that are read back as the same float32."""
         return cls(numbers, [_shortest(number) for number in numbers])
 
+    @classmethod
+    def of_texts(cls, texts: Sequence[str | None], task: Task) -> "Answers":
+        """Generated answers as they are read; None is no answer, and read as an empty one."""
+        written = [text or "" for text in texts]
+        return cls([parse(task, text) for text in written], written, lost=[text is None for text in texts])
+
     def part(self, span: slice) -> "Answers":
         """The answers to some of the rows."""
-        return Answers(self.values[span], self.texts[span], None if self.scores is None else self.scores[span])
+        scores = None if self.scores is None else self.scores[span]
+        return Answers(self.values[span], self.texts[span], scores, self.lost[span])
 
     @property
     def invalid(self) -> int:
@@ -61,7 +78,7 @@ class Answers:
         return sum((isinstance(v, int) and v < 0) or (isinstance(v, float) and v != v) for v in self.values)
 
     def usable(self, prompt: str = "this prompt") -> "Answers":
-        """These answers, unless their scores are none: the highest of NaN would be the first label.
+        """These answers, unless one is none: the highest of NaN would be the first label, or the first token.
 
         Args:
             prompt: what is said of the prompt.
@@ -69,11 +86,8 @@ class Answers:
         Raises:
             BadInput: the model computes NaN.
         """
-        if self.scores is not None and self.scores.isnan().any():
-            raise BadInput(
-                f"the model computes NaN with {prompt}, from which no label follows: numbers are too large for it; "
-                "train the prompt again, or load a model in half precision with --dtype=float32"
-            )
+        if any(self.lost) or (self.scores is not None and self.scores.isnan().any()):
+            raise no_answer(prompt)
         return self
 
     def calibrated(self, calibration: Calibration | None, task: Task) -> "Answers":
@@ -133,14 +147,17 @@ class _Reading:
         """The answers to these rows, each by the prompt that owns it."""
         values: list[Any] = [None] * len(rows)
         texts, scores = [""] * len(rows), torch.zeros(len(rows), len(self.labels), dtype=torch.float32)
+        lost = [False] * len(rows)
         for places in self.passes(examples.lengths[rows]):
             batch = examples.batch(rows[places], owner[places], self.backbone.pad_id).to(self.backbone.device)
             answers = self.one_pass(batch)
             for place, value, text in zip(places, answers.values, answers.texts, strict=True):
                 values[place], texts[place] = value, text
+            for place, is_lost in zip(places, answers.lost, strict=False):
+                lost[place] = is_lost
             if answers.scores is not None:
                 scores[places] = answers.scores
-        return Answers(values, texts, scores if self.labels else None)
+        return Answers(values, texts, scores if self.labels else None, lost)
 
     def one_pass(self, batch: TextBatch) -> Answers:
         """The answers to the rows of one pass."""
@@ -150,7 +167,7 @@ class _Reading:
         if self.way == "number":
             return Answers.of_numbers(self.backbone.logits(self.prompt_batch, batch)[:, 0, 0].tolist())
         texts = self.backbone.generate(self.prompt_batch, batch, max_new_tokens=self.max_new_tokens)
-        return Answers([parse(self.task, text) for text in texts], texts)
+        return Answers.of_texts(texts, self.task)
 
     def over_windows(self, examples: Examples, rows: Tensor, owner: Tensor) -> Answers:
         """The answers to rows that are read in windows: of each row's windows the answer that is most likely."""
@@ -164,7 +181,9 @@ class _Reading:
             likelihoods = answer_scores(self.backbone, self.prompt_batch, wide, places, owner[places], texts)
             scores[places] = torch.tensor(likelihoods, dtype=torch.float32)
         chosen = best(scores.tolist(), windows.owner.tolist())
-        return Answers([answers.values[place] for place in chosen], [answers.texts[place] for place in chosen])
+        values, texts = ([of[place] for place in chosen] for of in (answers.values, answers.texts))
+        lost = {row for row, is_lost in zip(windows.owner.tolist(), answers.lost, strict=True) if is_lost}
+        return Answers(values, texts, lost=[row in lost for row in range(len(rows))])
 
     def passes(self, lengths: Tensor) -> list[list[int]]:
         """Rows of these lengths in passes. The longest come first: memory then runs out at once or never."""

@@ -33,7 +33,7 @@ def default_style(task: Task, kind: str) -> str:
     return "instruct" if kind == "decoder" and task.name in INSTRUCT else "words"
 
 
-def put(task: Task, kind: str, style: str | None = None, wording: Wording | None = None) -> Task:
+def worded_for(task: Task, kind: str, style: str | None = None, wording: Wording | None = None) -> Task:
     """The task as a model of this kind is asked it.
 
     Args:
@@ -63,13 +63,13 @@ def before_model(task: Task, style: str | None = None, wording: Wording | None =
     """The task as far as it is known before the model's kind is: enough to read its rows, and to refuse them early.
 
     Args:
-        task: as in `put`.
-        style: as in `put`; None leaves the task as it is.
-        wording: as in `put`.
+        task: as in `worded_for`.
+        style: as in `worded_for`; None leaves the task as it is.
+        wording: as in `worded_for`.
 
     Raises:
-        UnknownName: as in `put`.
-        BadInput: as in `put`.
+        UnknownName: as in `worded_for`.
+        BadInput: as in `worded_for`.
     """
     return rephrased(styled(task, style), wording or Wording())
 
@@ -109,10 +109,10 @@ def _chosen_task(
 ) -> Task:
     kind = prompt.provenance.backbone.kind
     if isinstance(task, Task):
-        return rephrased(task if style is None else put(task, kind, style), wording)
+        return rephrased(task if style is None else worded_for(task, kind, style), wording)
     if task is not None and is_data_file(task):
         rows = _on_file(trained_on, task)
-        return rephrased(rows if style is None else put(rows, kind, style), wording)
+        return rephrased(rows if style is None else worded_for(rows, kind, style), wording)
     if trained_on is not None and style is None and task in (None, trained_on.name):
         return rephrased(trained_on, wording)
     name = trained_on.name if task is None and trained_on is not None else task
@@ -126,7 +126,7 @@ def _chosen_task(
             f"task {name!r} is of your own rows, which have no style {style!r}; leave --style out, and give --template "
             "or --label-words for other words"
         )
-    return put(find_task(name), kind, style, wording)
+    return worded_for(find_task(name), kind, style, wording)
 
 
 def _on_file(trained_on: Task | None, file: str) -> Task:

@@ -64,7 +64,9 @@ class ClassScores:
         ]
 
 
-def calibration_error(probabilities: Sequence[Sequence[float]], gold: Sequence[int], bins: int = BINS) -> float:
+def calibration_error(
+    probabilities: Sequence[Sequence[float]] | np.ndarray, gold: Sequence[int], bins: int = BINS
+) -> float:
     """Expected calibration error: sum over bins of the share of rows x |accuracy - mean confidence|.
 
     The confidence of a row is the largest probability of a label (Guo et al., 2017, arXiv:1706.04599, equation 3).
@@ -74,8 +76,8 @@ def calibration_error(probabilities: Sequence[Sequence[float]], gold: Sequence[i
         gold: class ids.
         bins: of equal width between 0 and 1.
     """
-    values = np.asarray(probabilities, float)
-    confidence, right = values.max(1), values.argmax(1) == np.asarray(gold)
+    values = np.asarray(probabilities)
+    confidence, right = values.max(1).astype(float), values.argmax(1) == np.asarray(gold)
     places = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = np.bincount(places, weights=right - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(values))

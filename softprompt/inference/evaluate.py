@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +125,12 @@ def evaluate(
             batch_size=batch_size,
         )
     whole = Report.from_answers(chosen, examples, answers)
-    chances = None if answers.scores is None else answers.scores.softmax(-1).tolist()
+    chances = None if answers.scores is None else answers.scores.softmax(-1)
     ids = drawn.columns[id_column] if id_column else drawn.numbers
     texts = [chosen.render(row).text for row in drawn]
     return dataclasses.replace(
         whole,
         of=of,
-        calibration_error=None if chances is None else calibration_error(chances, whole.gold),
-        rows=row_answers(chosen, whole, ids, texts, answers.texts, chances),
+        calibration_error=None if chances is None else calibration_error(chances.numpy(), whole.gold),
+        answered=partial(row_answers, chosen, whole, ids, texts, answers.texts, chances),
     )

@@ -8,9 +8,9 @@ from ..backbones import AbstractBackbone, load_backbone
 from ..data import limited, load_rows, rows_of, split_rows
 from ..settings import ModelSpec
 from ..tasks import Task, Wording
-from .asked import before_model, put
+from .asked import before_model, worded_for
 from .frozen import Baseline, baselines, fitting_rows, refuse_no_labels
-from .wordings import Put, compared
+from .wordings import ScoredWording, compared
 
 
 @final
@@ -34,7 +34,7 @@ class FrozenReport:
     rows: int
     fitted_rows: int
     baselines: list[Baseline]
-    wordings: list[Put]
+    wordings: list[ScoredWording]
 
     def to_json(self) -> list[dict[str, Any]]:
         """A line of plain values for each baseline, then one for each wording."""
@@ -80,7 +80,7 @@ def measure_frozen(
     splits = split_rows(early, load_rows(early, data_root, max_bad_rows))
     rows = limited(rows_of(splits, split), limit)
     backbone = model if isinstance(model, AbstractBackbone) else load_backbone(model)
-    chosen = put(task, backbone.kind, style, wording)
+    chosen = worded_for(task, backbone.kind, style, wording)
     if max_length is not None:
         chosen = replace(chosen, max_length=max_length)
     fitted = fitting_rows(splits.train)

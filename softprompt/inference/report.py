@@ -1,10 +1,14 @@
 """What an evaluation tells: metrics with their intervals, classes, and each answer beside what is right."""
 
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from ..data import Examples
 from ..metrics import headline_score, majority, score
@@ -29,7 +33,7 @@ class Report:
         of: rows of the split, where n of them were drawn.
         calibration_error: of the labels' probabilities, where labels were scored.
         label_loss: mean of -log p(right label) in nats, over the labels of the task, where labels were scored.
-        rows: each row with its id, text, right answer and prediction, in the order of the split.
+        answered: gives the rows of `rows` one by one: with many labels they take many times what they are made of.
     """
 
     metrics: dict[str, float]
@@ -41,7 +45,7 @@ class Report:
     of: int | None = None
     calibration_error: float | None = None
     label_loss: float | None = None
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    answered: Callable[[], Iterator[dict[str, Any]]] = field(default=lambda: iter(()), compare=False, repr=False)
 
     @classmethod
     def from_answers(cls, task: Task, examples: Examples, answers: Answers) -> "Report":
@@ -51,6 +55,11 @@ class Report:
         classes = [gold for gold in examples.gold if isinstance(gold, int)]
         loss = None if answers.scores is None or not classes else negative_log_likelihood(answers.scores, classes)
         return cls(metrics, len(examples), answers.invalid, answers.values, list(examples.gold), task, label_loss=loss)
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """Each row with its id, text, right answer and prediction, in the order of the split."""
+        return list(self.answered())
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:
@@ -86,13 +95,20 @@ class Report:
 
     def predictions_jsonl(self) -> bytes:
         """One JSON line a row: id, text, gold, prediction, and the labels' probabilities where they were scored."""
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.rows).encode()
+        with io.BytesIO() as lines:
+            lines.writelines((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in self.answered())
+            return lines.getvalue()
 
 
 def row_answers(
-    task: Task, report: Report, ids: Sequence[Any], texts: Sequence[str], words: Sequence[str], chances: Any = None
-) -> list[dict[str, Any]]:
-    """Each row with its id, its text, what is right and what was answered.
+    task: Task,
+    report: Report,
+    ids: Sequence[Any],
+    texts: Sequence[str],
+    words: Sequence[str],
+    chances: Float[Tensor, "n c"] | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield each row with its id, its text, what is right and what was answered.
 
     Args:
         task: what was asked.
@@ -100,18 +116,16 @@ def row_answers(
         ids: one a row.
         texts: the rows as the model read them, before they were cut.
         words: the answers as text; they stand where an answer is no label word or no number.
-        chances: probabilities [n][c] of the label words, where they were scored.
+        chances: probabilities of the label words, where they were scored.
     """
-    return [
-        {
+    for i, (gold, predicted) in enumerate(zip(report.gold, report.predictions, strict=True)):
+        yield {
             "id": ids[i],
             "text": texts[i],
             "gold": task.labels[gold] if task.answer == "label" else gold,
             "prediction": words[i] if task.answer != "number" or predicted != predicted else predicted,
-            **({} if chances is None else {"scores": dict(zip(task.labels, chances[i], strict=True))}),
+            **({} if chances is None else {"scores": dict(zip(task.labels, chances[i].tolist(), strict=True))}),
         }
-        for i, (gold, predicted) in enumerate(zip(report.gold, report.predictions, strict=True))
-    ]
 
 
 def majority_score(task: Task, gold: Sequence[int]) -> float:

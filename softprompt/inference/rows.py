@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from ..backbones import AbstractBackbone, refuse_no_room
-from ..data import Examples, TextFormat, tokenize
+from ..data import LONGER, Examples, TextFormat, tokenize
 from ..errors import BadInput
 from ..tasks import Task
 from .decoding import before_answer, label_ids
@@ -82,13 +82,15 @@ def examples_for(
     if task.answer == "label":
         # This check comes before the rows are read, and also applies to rows without answers.
         label_ids(backbone, task)
-    limit = text_limit(backbone, prompt_length, _longer(task, backbone, context))
+    asked = _longer(task, backbone, context)
+    limit = text_limit(backbone, prompt_length, asked)
     refuse_long_instruction(backbone, task, limit)
     return tokenize(
         rows,
         task,
         text_format(backbone, task, context),
         max_length=limit,
+        longer=LONGER if limit == asked.max_length else _no_longer(backbone),
         cache=cache,
         targets=targets,
         places=places,
@@ -109,6 +111,11 @@ def refuse_long_instruction(backbone: AbstractBackbone, task: Task, limit: int) 
             f"the instruction is {tokens} tokens long, and a row may have {limit} with it; shorten --instruction, or "
             "raise --max-length where the model has the positions"
         )
+
+
+def _no_longer(backbone: AbstractBackbone) -> str:
+    """What is to be done where a row needs more positions than the model has."""
+    return f"{backbone.name!r} has {backbone.max_positions} positions in all: give shorter texts, or a model with more"
 
 
 def _longer(task: Task, backbone: AbstractBackbone, context: str) -> Task:

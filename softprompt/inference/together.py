@@ -124,6 +124,14 @@ class Responder:
         answers = Answers.of_scores(scores[None], self.task).usable(f"prompt {self.name!r}")
         return self.values(answers.calibrated(self.scoring.calibration, self.task), 0)
 
+    def written(self, text: str | None) -> list[Any]:
+        """What stands in the columns for a row with this answer.
+
+        Raises:
+            BadInput: the model computed NaN.
+        """
+        return self.values(Answers.of_texts([text], self.task).usable(f"prompt {self.name!r}"), 0)
+
     def values(self, answers: Answers, place: int) -> list[Any]:
         """What stands in the columns for one of these answers."""
         scores = [] if answers.scores is None else answers.scores[place].softmax(-1).tolist()
@@ -231,7 +239,9 @@ class Pass:
         batch = rows.batch(range(len(self.cells)), owner, backbone.pad_id).to(backbone.device)
         if way == "generate":
             longest = self.group.responders[0].scoring.max_new_tokens
-            return [[text] for text in backbone.generate(prompt_batch, batch, max_new_tokens=longest)]
+            texts = backbone.generate(prompt_batch, batch, max_new_tokens=longest)
+            pairs = zip(self.cells, texts, strict=True)
+            return [self.group.responders[number].written(text) for (_, number), text in pairs]
         if way == "number":
             numbers = Answers.of_numbers(backbone.logits(prompt_batch, batch)[:, 0, 0].tolist())
             return [[text] for text in numbers.texts]

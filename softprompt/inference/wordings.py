@@ -11,13 +11,13 @@ from ..backbones import AbstractBackbone
 from ..data import Rows
 from ..errors import SoftPromptError
 from ..tasks import PATTERNS, TASKS, Task, gold
-from .asked import put
+from .asked import worded_for
 from .frozen import handwritten, score_of
 from .without_prompt import label_scores_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Put:
+class ScoredWording:
     """A way to put a task, and what the frozen model scores with it.
 
     Args:
@@ -74,10 +74,10 @@ def _all_ways(task: Task, backbone: AbstractBackbone, columns: Sequence[str]) ->
     here = dataclasses.replace(declared, source=task.source, max_length=task.max_length)
     yield "words", here
     for number in range(len(PATTERNS.get(task.name, ()))):
-        yield f"pet-{number}", put(here, backbone.kind, f"pet-{number}")
+        yield f"pet-{number}", worded_for(here, backbone.kind, f"pet-{number}")
 
 
-def compared(backbone: AbstractBackbone, task: Task, rows: Rows) -> list[Put]:
+def compared(backbone: AbstractBackbone, task: Task, rows: Rows) -> list[ScoredWording]:
     """Each known way to put the task, with each casing of its label words, the best first.
 
     Args:
@@ -89,7 +89,7 @@ def compared(backbone: AbstractBackbone, task: Task, rows: Rows) -> list[Put]:
     ways = []
     for name, put_so in ways_to_put(task, backbone, list(rows.columns)).items():
         for cased, predictions in _predicted(backbone, put_so, rows):
-            ways.append(Put(name=name, task=cased, score=score_of(task, predictions, right)))
+            ways.append(ScoredWording(name=name, task=cased, score=score_of(task, predictions, right)))
     return sorted(ways, key=lambda way: -way.score)
 
 

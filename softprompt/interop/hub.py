@@ -12,8 +12,7 @@ from ..documents import in_markdown
 from ..errors import BadInput
 from ..initial import Initial
 from ..prompts.prompt import SoftPrompt
-from ..prompts.tuned import Stored
-from ..store import MANIFEST, find_prompt, holds_tuned, load_tuned, read_prompt, save_prompt
+from ..store import MANIFEST, find_prompt, read_prompt, save_prompt
 
 FILES = ("prompt.safetensors", "prompt.json", MANIFEST)
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -34,16 +33,6 @@ def load_prompt(source: str | Path) -> SoftPrompt:
         )
     with tempfile.TemporaryDirectory() as temporary:
         return read_prompt(_download(source, Path(temporary)))
-
-
-def load_stored(source: str | Path) -> Stored:
-    """What training left: a prompt as `load_prompt` finds it, or trained weights in a folder that is here.
-
-    Raises:
-        BadInput: as in `load_prompt` and `load_tuned`.
-        DamagedFile: a file is not what was written.
-    """
-    return load_tuned(source) if holds_tuned(source) else SoftPrompt.load(source)
 
 
 def push_prompt(prompt: SoftPrompt, repo: str, *, private: bool = False) -> str:

@@ -18,7 +18,7 @@ from ..backbones import AbstractBackbone, load_backbone, refuse_no_folder
 from ..checks import require_numbers
 from ..data import Rows, load_rows, split_rows
 from ..errors import BadInput, Interrupted
-from ..inference.asked import put
+from ..inference.asked import worded_for
 from ..inference.predict import predict
 from ..settings import PromptSettings, Seeds, TrainSettings
 from ..store import json_bytes, write_file
@@ -130,7 +130,7 @@ class ReviewsDemo:
             settings=self.settings,
             output=folder,
             progress=progress,
-            frozen=True,
+            with_frozen=True,
         )
         report = _judged(run, backbone, self.task, started)
         write_file(self.output / "results.json", json_bytes(report.to_json()), what="the results of the demo")
@@ -205,7 +205,7 @@ def only_right(ours: Sequence[Any], theirs: Sequence[Any], right: Sequence[Any])
 def _seen(run: Run, best: Result, backbone: AbstractBackbone, task: Task, rows: Rows, place: int) -> Seen:
     """One row, answered behind the instruction and behind the prompt."""
     row = {name: rows[place][name] for name in task.columns}
-    question = put(task, backbone.kind)
+    question = worded_for(task, backbone.kind)
     return Seen(
         row=row,
         right=rows[place][task.target],

@@ -31,8 +31,8 @@ class MemoryBudget:
     """The largest size of a pass. It shrinks when memory runs out and never grows.
 
     Args:
-        tokens: largest rows x longest row of a pass, prompt included; None sets no bound. A single longer row gets a
-            pass of its own.
+        tokens: largest rows x longest row of a pass, prompt and labels included; None sets no bound. A single longer
+            row gets a pass of its own.
         rows: largest number of rows of a pass; None sets no bound.
         each: fixed cost of a pass, in tokens. Rows are split to save padding where that saves more than it costs. None
             splits no rows to save padding.
@@ -73,6 +73,7 @@ class MemoryBudget:
         rows: int,
         graphs: int = 1,
         losses: Losses = token_losses,
+        behind: int = 0,
     ) -> None:
         """Bound the passes by the free memory, after a measurement on one row. A warning says if that splits them.
 
@@ -83,10 +84,11 @@ class MemoryBudget:
             rows: number of rows of a pass that is not split.
             graphs: number of passes whose activations are kept at the same time.
             losses: computes the loss of each row.
+            behind: positions of the labels that it reads behind a row.
         """
-        width = prompt_batch.vectors.shape[1] + longest.ids.shape[1]
+        width = prompt_batch.vectors.shape[1] + longest.ids.shape[1] + behind
         try:
-            token_bytes = graphs * bytes_per_token(backbone, prompt_batch, longest, losses)
+            token_bytes = graphs * bytes_per_token(backbone, prompt_batch, longest, losses, behind)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -108,7 +110,7 @@ class MemoryBudget:
         """Split rows into passes: one pass with all rows in their order if they fit, else the longest rows first.
 
         Args:
-            lengths: length of each row, prompt included.
+            lengths: length of each row, prompt and labels included.
 
         Returns:
             The indices of the rows of each pass.
@@ -124,7 +126,7 @@ class MemoryBudget:
 
         Args:
             rows: indices into `lengths`.
-            lengths: length of every row, prompt included.
+            lengths: length of every row, prompt and labels included.
             most: largest number of rows of a pass.
         """
         most = most if self.rows is None else min(most, self.rows)

@@ -86,9 +86,13 @@ Losses = Callable[[AbstractBackbone, PromptBatch, TextBatch], Tensor]
 
 
 def bytes_per_token(
-    backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch, losses: Losses = token_losses
+    backbone: AbstractBackbone,
+    prompt_batch: PromptBatch,
+    batch: TextBatch,
+    losses: Losses = token_losses,
+    behind: int = 0,
 ) -> float:
-    """Measure the memory of a training pass for one more token of prompt or text, on the first row of the batch.
+    """Measure the memory of a training pass for one more token of prompt, text or labels, on the batch's first row.
 
     It is the difference between two copies of the row and one, so that fixed costs cancel. On CUDA it is the peak of
     the allocator over forward and backward pass; elsewhere it is what the backward pass keeps. The memory of attention
@@ -99,13 +103,14 @@ def bytes_per_token(
         prompt_batch: the prompts, as leaves that require gradients.
         batch: its first row is measured.
         losses: computes the loss of each row.
+        behind: positions of the labels that it reads behind a row.
     """
     measure = _peak if backbone.device.type == "cuda" else _kept
     one_row, two_rows = (
         measure(backbone, prompt_batch, _copies(prompt_batch, batch, count, backbone.engine == "shared"), losses)
         for count in (1, 2)
     )
-    return (two_rows - one_row) / (prompt_batch.vectors.shape[1] + batch.ids.shape[1])
+    return (two_rows - one_row) / (prompt_batch.vectors.shape[1] + batch.ids.shape[1] + behind)
 
 
 def _copies(prompt_batch: PromptBatch, batch: TextBatch, count: int, is_shared: bool) -> TextBatch:

@@ -1,13 +1,14 @@
 """Methods: named presets of the number of vectors, the network over them, and the number of repeats."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
-from ..errors import BadInput, UnknownName, pick
-from ..options import like
+from ..errors import BadInput, pick
 from ..settings import PromptSettings
+from .method_options import prompt_options, weight_options
+from .method_rules import refuse_raw_units, refuse_settings_of_prompts, refuse_settings_of_vectors, refuse_sources
 from .method_table import NETWORK_OPTIONS, PROMPTS, WEIGHTS
 
 # Tables of studies name methods of ten thousand runs, and importing torch takes as long as the rest of that.
@@ -20,26 +21,16 @@ SIZES = ("m", "repeats", "prompt_length")
 
 
 @final
-class MethodRecord(TypedDict):
-    """One line of `softprompt methods list`."""
-
-    method: str
-    prompt_length: int
-    trainable: int | None
-    stored: int | None
-    units: Units
-    lr: float | None
-
-
-@final
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """A way to train a prompt: m initial vectors, a network over them, and how often the result is repeated.
 
+    Some methods train weights in place of a prompt, and one a linear head alone.
+
     Args:
         name: the name on the command line.
         summary: one line that names the paper.
-        m: number of initial vectors; 0 means a linear head without a prompt.
+        m: number of initial vectors; 0 means no prompt: weights, or a linear head alone.
         repeats: how often the m prompt vectors are repeated in the sequence.
         reparameterization: a name in REPARAMETERIZATIONS.
         options: those keyword options of the reparameterisation that differ from its defaults.
@@ -71,48 +62,22 @@ class Method:
         Raises:
             UnknownName: the method, or one of its options, does not exist.
             BadInput: an option cannot have the given value; or raw units, a maximum norm or a deep prompt are set
-                although they do not apply to this method.
+                although they do not apply to this method, or it needs other source prompts.
         """
         method = pick("method", settings.method, METHODS).with_options(settings.options)
         if method.weights:
-            _refuse_prompt_options(settings, method.units)
-        method._refuse_sources(settings.sources)
-        if method.is_direction and settings.units == "raw":
-            raise BadInput(
-                f"{method.name!r} gives its norm in token norms and has no raw units; leave --units out, or give rms"
-            )
-        if method.m == 0 and settings.max_norm is not None:
-            raise BadInput(f"{method.name!r} has no prompt for --max-norm to bound; leave one of them out")
-        if method.m == 0 and settings.deep:
-            raise BadInput(f"{method.name!r} has no prompt to enter every layer; leave --deep out")
+            refuse_settings_of_prompts(settings, method.units)
+        elif not method.m:
+            refuse_settings_of_vectors(settings)
+        elif method.is_direction:
+            refuse_raw_units(settings)
+        refuse_sources(settings, method.least_sources)
         return method
 
     @property
     def takes_sources(self) -> bool:
         """Whether it begins from prompts of other tasks."""
         return self.least_sources is not None
-
-    def _refuse_sources(self, sources: Sequence[str]) -> None:
-        if self.least_sources is not None and len(sources) < self.least_sources:
-            given = "none is" if not sources else f"{len(sources)} is"
-            raise BadInput(
-                f"{self.name!r} begins from {self.least_sources} or more prompts of other tasks, and {given} given; "
-                "give --source PROMPT for each"
-            )
-        if sources and self.least_sources is None:
-            raise BadInput(f"{self.name!r} begins from no source prompt; leave --source out, or choose 'spot'")
-
-    def resolved(self, settings: PromptSettings) -> PromptSettings:
-        """Fill in this method's units and learning rate where the settings leave them open.
-
-        A prompt that begins as an instruction or as examples takes a tenth of the method's rate: it has to keep what it
-        begins with (docs/log.md has the figures).
-        """
-        units = self.units if settings.units == "auto" else settings.units
-        default = self.lr_rms if units == "rms" else self.lr
-        if settings.initial.is_words:
-            default /= 10
-        return dataclasses.replace(settings, units=units, lr=default if settings.lr is None else settings.lr)
 
     @property
     def is_direction(self) -> bool:
@@ -136,6 +101,18 @@ class Method:
             return dict(self.options)
         return {**pick("reparameterization", self.reparameterization, NETWORK_OPTIONS), **self.options}
 
+    def resolved(self, settings: PromptSettings) -> PromptSettings:
+        """Fill in this method's units and learning rate where the settings leave them open.
+
+        A prompt that begins as an instruction or as examples takes a tenth of the method's rate: it has to keep what it
+        begins with (docs/log.md has the figures).
+        """
+        units = self.units if settings.units == "auto" else settings.units
+        default = self.lr_rms if units == "rms" else self.lr
+        if settings.initial.is_words:
+            default /= 10
+        return dataclasses.replace(settings, units=units, lr=default if settings.lr is None else settings.lr)
+
     def with_options(self, options: Mapping[str, Any]) -> "Method":
         """Return this method with other options. A string is converted to the type of the option's default.
 
@@ -149,29 +126,16 @@ class Method:
         """
         if not options:
             return self
-        if self.options and self.weights:
-            given = {}
-            for name, value in options.items():
-                known = "length" if name == "prompt_length" and "length" in self.options else name
-                given[known] = _option(known, value, self.options)
-            return dataclasses.replace(self, options={**self.options, **given})
-        if self.m == 0:
+        if not self.m and not self.options:
             raise BadInput(
                 f"{self.name!r} has no prompt and takes no option {next(iter(options))!r}; "
                 "choose 'prompt-tuning' to train one"
             )
-        sizes, defaults = {"m": self.m, "repeats": self.repeats, "prompt_length": self.m}, self.defaults
-        given = {name: _option(name, value, sizes | defaults) for name, value in options.items()}
-        for name in sizes.keys() & given:
-            if given[name] < 1:
-                option = "--prompt-length" if name == "prompt_length" else f"method option {name!r}"
-                raise BadInput(f"{option} must be at least 1, not {given[name]}")
-        changed = dataclasses.replace(
-            self,
-            repeats=given.get("repeats", self.repeats),
-            options={**self.options, **{k: v for k, v in given.items() if k not in sizes}},
-        )
-        return dataclasses.replace(changed, m=changed._vectors(given))._checked()
+        if self.weights:
+            return dataclasses.replace(self, options={**self.options, **weight_options(options, self.options)})
+        now = {"m": self.m, "repeats": self.repeats}
+        sizes, network = prompt_options(options, now, self.defaults, self.name)
+        return dataclasses.replace(self, **sizes, options={**self.options, **network})._checked()
 
     def given_options(self) -> dict[str, Any]:
         """Return the options by which the method of this name becomes this one.
@@ -257,19 +221,6 @@ class Method:
         with torch.device("meta"):
             return self._construct(e)
 
-    def _vectors(self, given: Mapping[str, Any]) -> int:
-        """Return the number of vectors that the options `m` and `prompt_length` give."""
-        if "prompt_length" not in given:
-            return given.get("m", self.m)
-        if "m" in given:
-            raise BadInput("give --prompt-length or the option 'm', not both")
-        if self.repeats > 1:
-            raise BadInput(
-                f"{self.name!r} repeats its vectors {self.repeats} times, so --prompt-length could mean two "
-                "things; give the option 'm' (trained vectors) or 'repeats', as in --method-option m=3"
-            )
-        return given["prompt_length"]
-
     def _checked(self) -> "Method":
         """Return this method after a check that its network can be built and accepts its vectors."""
         import torch
@@ -281,59 +232,4 @@ class Method:
         return self
 
 
-def _option(name: str, value: Any, known: Mapping[str, Any]) -> Any:
-    """Return the value of an option in the type of its default."""
-    if name not in known:
-        raise UnknownName("method option", name, known)
-    return like("method option", name, value, known[name])
-
-
-def _refuse_prompt_options(settings: PromptSettings, units: Units) -> None:
-    """Refuse settings of a prompt for a method that trains none: they would be ignored.
-
-    Args:
-        settings: of the prompt.
-        units: of the method.
-
-    Raises:
-        BadInput: names the setting.
-    """
-    default = PromptSettings()
-    for name in ("init", "units", "max_norm", "max_shift", "context_loss", "deep"):
-        # "raw" and "uniform" are what "auto" stands for. Weights that stand beside words have units, too.
-        allowed = (getattr(default, name), "raw", "uniform", *(["rms"] if name == "units" and units == "rms" else []))
-        if getattr(settings, name) not in allowed:
-            option = f"--{name.replace('_', '-')}"
-            raise BadInput(f"{settings.method!r} trains weights, and {option} is for prompts; leave one of them out")
-
-
 METHODS: dict[str, Method] = {values["name"]: Method(**values) for values in (*PROMPTS, *WEIGHTS)}
-
-
-def describe(width: int, layers: int = 1) -> list[MethodRecord]:
-    """List every method with its prompt length, trainable and stored parameters, units and learning rate.
-
-    The parameters are counted without allocating the networks. How many weights of a model a method trains depends on
-    more than its width: their counts are None here.
-
-    Args:
-        width: embedding size.
-        layers: number of layers that a prompt enters: 1, or the depth of the frozen model for deep prompts.
-
-    Raises:
-        BadInput: `width` or `layers` is below 1.
-    """
-    from .reparam import require_positive
-
-    require_positive(width=width, layers=layers)
-    return [
-        MethodRecord(
-            method=method.name,
-            prompt_length=method.prompt_length,
-            trainable=None if method.weights else method.trainable(width, layers),
-            stored=None if method.weights else method.stored(width, layers),
-            units=method.units,
-            lr=None if method.m == 0 and not method.weights else method.lr_rms if method.units == "rms" else method.lr,
-        )
-        for method in METHODS.values()
-    ]

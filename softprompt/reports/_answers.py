@@ -111,10 +111,10 @@ def kept_answers(entry: Entry) -> Answered | None:
 def _asked(entry: Entry) -> Task:
     """The task as a prompt was trained on it: the run of a study names the task before its style is applied."""
     from ..inference.asked import task_of
-    from ..interop.hub import load_stored
+    from ..interop.stored import load
 
     try:
-        return task_of(load_stored(str(entry.folder)), None, None)
+        return task_of(load(str(entry.folder)), None, None)
     except SoftPromptError:
         return entry.run.spec.declared
 
@@ -126,14 +126,14 @@ def evaluated(entry: Entry, **options: Any) -> Answered:
         SoftPromptError: the rows or the model cannot be read.
     """
     from ..inference.evaluate import evaluate
-    from ..interop.hub import load_stored
+    from ..interop.stored import load
 
     assert entry.folder is not None
     # A prompt that a study kept is in a run too.
     spec, data_root = entry.run.spec, read_plan(entry.folder.parent).data_root
     own = {"test_rows": spec.settings.test_rows, "max_bad_rows": spec.max_bad_rows, "data_root": data_root}
     chosen = {**{name: item for name, item in own.items() if item}, **options}
-    evaluation = evaluate(load_stored(str(entry.folder)), **chosen)
+    evaluation = evaluate(load(str(entry.folder)), **chosen)
     answered = of_rows(entry.label, evaluation.task or spec.declared, evaluation.rows, entry.folder)
     scored = own["test_rows"]
     is_of_run = evaluation.of is None if scored is None else chosen["test_rows"] == scored

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..checks import option
 from ..settings import PromptSettings, TrainSettings
 from ..study import RunSpec
 from ..tasks import OWN_STYLE, TASKS, label_values
@@ -22,7 +23,7 @@ def commands(setting: Setting) -> list[str]:
 
 def _command(spec: RunSpec, seeds: Sequence[str]) -> str:
     words = ["softprompt", "train", *_rows(spec), "--model", spec.model, *_task_options(spec), *_wording(spec)]
-    words += [word for name, item in spec.backbone.items() for word in (f"--{name.replace('_', '-')}", str(item))]
+    words += [word for name, item in spec.backbone.items() for word in (option(name), str(item))]
     words += ["--method", spec.prompt.method, *seeds]
     words += _options(spec.prompt, PromptSettings(), ("method", "seeds", "options", "sources"))
     words += [word for source in spec.prompt.sources for word in ("--source", source)]
@@ -32,7 +33,7 @@ def _command(spec: RunSpec, seeds: Sequence[str]) -> str:
     plain = {field.name: field.default for field in dataclasses.fields(RunSpec)}
     for name in _OF_SPEC:
         if (item := getattr(spec, name)) != plain[name] and not (name == "engine" and item in ("packed", "shared")):
-            words += [f"--{name.replace('_', '-')}", str(item)]
+            words += [option(name), str(item)]
     return shlex.join(words)
 
 
@@ -100,10 +101,10 @@ def _in_one(seeds: Sequence[Mapping[str, int]], varying: str) -> list[str]:
     """
     numbers = [each[varying] for each in seeds]
     words = [word for number in numbers for word in ("--seed", str(number))]
-    for purpose, option in _PURPOSES.items():
+    for purpose, flag in _PURPOSES.items():
         of_purpose = [each[purpose] for each in seeds]
         if of_purpose != numbers:
-            words += [option, str(of_purpose[0])]
+            words += [flag, str(of_purpose[0])]
         if of_purpose != numbers and len(set(of_purpose)) > 1:
             return []
     return words if len(set(numbers)) == len(numbers) else []
@@ -115,11 +116,11 @@ def _options(settings: Any, default: Any, left_out: Sequence[str]) -> list[str]:
         item = getattr(settings, field.name)
         if field.name in left_out or item == getattr(default, field.name):
             continue
-        option = f"--{field.name.replace('_', '-')}"
+        name = option(field.name)
         if isinstance(item, bool):
-            words += [option] if item else [f"--no-{field.name.replace('_', '-')}"]
+            words += [name if item else option(f"no_{field.name}")]
         elif isinstance(item, tuple | list):
-            words += [word for value in item for word in (option, str(value))]
+            words += [word for value in item for word in (name, str(value))]
         else:
-            words += [option, str(item)]
+            words += [name, str(item)]
     return words

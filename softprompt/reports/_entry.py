@@ -29,7 +29,7 @@ class Entry:
         data: SHA-256 of the tokenised rows; None where it is not recorded.
         comparison: the run's prompts beside the frozen model, on the same test rows; None where there is none.
         prompt: its name in the run, or in the store of its study.
-        called: the name of its task beside the others; empty where that is the task's own.
+        task_name: that of its task beside the others; empty where that is the task's own.
         words: what tells how the task is put from other ways to put it on the same rows; empty where there is one way.
     """
 
@@ -43,13 +43,13 @@ class Entry:
     data: str | None = None
     comparison: "Comparison | None" = None
     prompt: str = ""
-    called: str = ""
+    task_name: str = ""
     words: str = ""
 
     @property
     def task(self) -> str:
         """Name of the task, with what differs where other rows have the same name."""
-        return self.called or self.run.spec.declared.name
+        return self.task_name or self.run.spec.declared.name
 
     @property
     def key(self) -> tuple[str, str]:

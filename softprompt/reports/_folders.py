@@ -58,7 +58,7 @@ def is_of_search(prompt: Path) -> bool:
     return any(map(is_search, prompt.resolve().parents[:5]))
 
 
-def called(folders: Sequence[Path]) -> dict[Path, str]:
+def folder_names(folders: Sequence[Path]) -> dict[Path, str]:
     """The name of each folder, with as much of its path before it as tells it from the others."""
     return dict(zip(folders, short_paths([folder.resolve() for folder in folders]), strict=True))
 

@@ -13,12 +13,12 @@ from ..training import Comparison, Plan, checked_record, is_held, read_compariso
 from ._entry import Entry, State
 
 
-def run_entries(folder: Path, called: str) -> list[Entry]:
+def run_entries(folder: Path, shown: str) -> list[Entry]:
     """One entry for each prompt of a run, in the order of the run.
 
     Args:
         folder: of the run.
-        called: its name on the page.
+        shown: its name on the page.
 
     Raises:
         BadInput: the plan of the run cannot be read.
@@ -29,14 +29,14 @@ def run_entries(folder: Path, called: str) -> list[Entry]:
     shared = {"comparison": comparison, "data": _fingerprint(folder)}
     notes = (fault,) if fault else ()
     return [
-        _entry(folder, called, plan, number, name, "in training" if is_training else "not finished", notes, shared)
+        _entry(folder, shown, plan, number, name, "in training" if is_training else "not finished", notes, shared)
         for number, name in enumerate(plan.prompt_names())
     ]
 
 
 def _entry(
     folder: Path,
-    called: str,
+    shown: str,
     plan: Plan,
     number: int,
     name: str,
@@ -59,7 +59,7 @@ def _entry(
         lines.append("it has a single step, so its curves are one point")
     curve, validation = curves(_finite(rows))
     return Entry(
-        label=f"{called}/{name}",
+        label=f"{shown}/{name}",
         run=_stored(plan, number, name, result, curve, validation, reached),
         state=state,
         reached=reached,

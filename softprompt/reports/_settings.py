@@ -6,7 +6,7 @@ from typing import Any
 
 from ..settings import Seeds
 from ..study import RunSpec, summary
-from ..study.tables import Beside, value, varying
+from ..study.tables import TableContext, value, varying
 from ._entry import Entry
 
 Key = tuple[str, str]
@@ -63,13 +63,13 @@ def names_of(entries: Sequence[Entry]) -> list[tuple[Entry, str]]:
         by_key.setdefault(entry.key, []).append(place)
     for places in by_key.values():
         specs = [entries[place].run.spec for place in places]
-        beside = Beside(specs)
-        keys = [key for key in varying(specs) if key not in _APART and not _follows(specs, key, beside)]
+        context = TableContext(specs)
+        keys = [key for key in varying(specs) if key not in _APART and not _follows(specs, key, context)]
         same_tag: dict[str, set[str]] = {}
         for spec in specs:
             same_tag.setdefault(_tag(spec), set()).add(spec.with_seeds(Seeds()).name)
         for place, spec in zip(places, specs, strict=True):
-            values = {key: item for key in keys if (item := value(spec, key, beside)) not in (None, "")}
+            values = {key: item for key in keys if (item := value(spec, key, context)) not in (None, "")}
             parts = [str(item) if key == "method" else f"{key} {item}" for key, item in values.items()]
             parts += [words] if (words := entries[place].words) else []
             tag = _tag(spec)
@@ -85,11 +85,11 @@ def _tag(spec: RunSpec) -> str:
     return str(spec.tags.get("setting", ""))
 
 
-def _follows(specs: Sequence[RunSpec], key: str, beside: Beside) -> bool:
+def _follows(specs: Sequence[RunSpec], key: str, context: TableContext) -> bool:
     """Whether a key has one value for each method, so that the method's name says it."""
     values: dict[str, set[Hashable]] = {}
     for spec in specs:
-        values.setdefault(spec.prompt.method, set()).add(value(spec, key, beside))
+        values.setdefault(spec.prompt.method, set()).add(value(spec, key, context))
     return key != "method" and all(len(of_method) == 1 for of_method in values.values())
 
 

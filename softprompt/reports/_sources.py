@@ -13,7 +13,7 @@ from ..study import load as load_run
 from ..study.stability import Untrained
 from ._documents import Values, read_landscape, read_stability
 from ._entry import Entry, Sources
-from ._folders import called, places_in
+from ._folders import folder_names, places_in
 from ._run_folder import run_entries
 from ._tasks import with_tasks
 
@@ -28,15 +28,15 @@ def read_sources(paths: Sequence["Path | str"]) -> Sources:
         BadInput: a path that does not exist, or one without any run, study, report or landscape.
     """
     places = places_in(paths)
-    names = called([*places["run"], *places["store"]])
+    names = folder_names([*places["run"], *places["store"]])
     found = _Found()
     for folder in places["run"]:
         found.read_run(folder, names[folder])
     for folder in places["store"]:
         found.read_store(folder, names[folder])
-    for folder, name in called(places["stability"]).items():
+    for folder, name in folder_names(places["stability"]).items():
         found.read_stability(folder, name)
-    for folder, name in called(places["landscape"]).items():
+    for folder, name in folder_names(places["landscape"]).items():
         found.read_landscape(folder, name)
     return found.sources()
 
@@ -134,7 +134,7 @@ def _each_once(entries: Sequence[Entry], notes: list[str]) -> list[Entry]:
     return kept
 
 
-def _of_store(store: Path, called: str, names: Sequence[str] = ()) -> tuple[list[Entry], list[str]]:
+def _of_store(store: Path, shown: str, names: Sequence[str] = ()) -> tuple[list[Entry], list[str]]:
     """The finished runs of a study's store, and what cannot be read of them."""
     entries, faults = [], []
     has_prompts = (store / "fleets").is_dir()
@@ -148,7 +148,7 @@ def _of_store(store: Path, called: str, names: Sequence[str] = ()) -> tuple[list
             continue
         if run is not None:
             folder = _kept(store, run) if has_prompts else None
-            entries.append(_study_entry(run, f"{called}/{_described(run)}", folder))
+            entries.append(_study_entry(run, f"{shown}/{_described(run)}", folder))
     return entries, faults
 
 

@@ -13,7 +13,7 @@ def with_tasks(entries: Sequence[Entry]) -> list[Entry]:
     # Of a task that runs share there is one object.
     tasks = {id(entry.run.spec.declared): _without_folds(entry) for entry in entries}
     names = row_names(tasks.values())
-    named = [dataclasses.replace(entry, called=names[id(tasks[id(entry.run.spec.declared)])]) for entry in entries]
+    named = [dataclasses.replace(entry, task_name=names[id(tasks[id(entry.run.spec.declared)])]) for entry in entries]
     # Words are told apart among the prompts that are compared.
     asked = {
         (id(entry.run.spec.declared), entry.key): dataclasses.replace(

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from ..backbones import NOTHING
+from ..inference.answers import no_answer
 from .faults import TooLate
 from .work import Answer, Work
 
@@ -31,6 +33,7 @@ class Writing:
         self.finished = [False] * len(works)
         self.ended = [False] * len(works)
         self.late = [False] * len(works)
+        self.lost = [False] * len(works)
 
     def __call__(self, tokens: Int[Tensor, " b"]) -> Bool[Tensor, " b"]:
         """Keep the next token of each row, and say which rows stop."""
@@ -42,6 +45,9 @@ class Writing:
 
     def _next(self, row: int, token: int, now: float) -> None:
         work, written = self.works[row], self.written[row]
+        if token == NOTHING:
+            self.lost[row] = self.finished[row] = True
+            return
         written.append(token)
         self.late[row] = now > work.deadline
         ends = token in self.ends or self._stopped(row)
@@ -78,6 +84,8 @@ class Writing:
     def _outcome(self, row: int) -> Answer | Exception:
         if self.late[row]:
             return TooLate("the time for this request was over before its answer was whole; ask for fewer tokens")
+        if self.lost[row]:
+            return no_answer()
         # What was not ended by its own limit was ended by the model's positions.
         self.finished[row] = True
         text = self.text(row)

@@ -14,7 +14,7 @@ class Limits:
     """What a server takes, and how much of it in one pass.
 
     Args:
-        batch_tokens: positions of one pass, prompts, texts, answers and padding together.
+        batch_tokens: positions of one pass, prompts, texts, answers, scored labels and padding together.
         batch_rows: rows of one pass.
         max_wait: seconds that a row waits for others while the model is idle.
         waiting_tokens: positions that may wait; a request that would exceed them is refused.
@@ -60,6 +60,7 @@ def next_pass(waiting: Sequence[Work], limits: Limits, max_positions: int | None
     """
     first = waiting[0]
     chosen, longest, shortest, wants = [first], first.length, max(first.length, SHORT), first.wants
+    behind = first.served.asked.behind
     if first.is_alone:
         return chosen
     for work in waiting[1:]:
@@ -68,11 +69,11 @@ def next_pass(waiting: Sequence[Work], limits: Limits, max_positions: int | None
         if work.is_alone or work.served.asked.writes != first.served.asked.writes:
             continue
         high, low = max(longest, work.length), min(shortest, max(work.length, SHORT))
-        most = max(wants, work.wants)
-        if high > limits.spread * low or (len(chosen) + 1) * (high + most) > limits.batch_tokens:
+        most, read = max(wants, work.wants), max(behind, work.served.asked.behind)
+        if high > limits.spread * low or (len(chosen) + 1) * (high + most + read) > limits.batch_tokens:
             continue
         if max_positions is not None and most and high + most - 1 > max_positions:
             continue
         chosen.append(work)
-        longest, shortest, wants = high, low, most
+        longest, shortest, wants, behind = high, low, most, read
     return chosen

@@ -35,6 +35,7 @@ class Asked:
         writes: whether an answer is generated; otherwise label words are scored, or a linear head is applied.
         reading: the tokens of the label words; None where none are scored.
         limit: tokens of text that fit beside the prompt.
+        behind: positions of the label words that are read behind each text.
     """
 
     task: Task
@@ -42,6 +43,7 @@ class Asked:
     writes: bool
     reading: Reading | None
     limit: int
+    behind: int = 0
 
 
 @final
@@ -184,7 +186,8 @@ class Admission:
         labels = label_ids(backbone, task, end=scoring.end)
         if scoring.normalize == "first":
             refuse_collisions(labels, backbone.tokenizer)
-        return Asked(task, scoring, False, Reading.of(labels, scoring.normalize), limit)
+        reading = Reading.of(labels, scoring.normalize)
+        return Asked(task, scoring, False, reading, limit, backbone.read_positions(reading))
 
 
 def version_of(prompt: SoftPrompt) -> str:

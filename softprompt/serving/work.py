@@ -84,7 +84,7 @@ class Work:
 
     @property
     def cost(self) -> int:
-        """Positions that the model computes for this row."""
+        """Positions that a request is charged for this row: those of prompt, text and written answer."""
         return self.length + self.wants
 
     @property

@@ -9,6 +9,7 @@ Nothing heavy is imported before a run is named or trained.
 """
 
 from ..errors import RunsFailed as RunsFailed
+from ._asked import task_and_style as task_and_style
 from ._early import missing as missing
 from ._early import under_other_names as under_other_names
 from ._export import best as best

@@ -12,7 +12,7 @@ from ._grid import SEEDS
 from ._spec import RunSpec
 from ._stored import load
 from ._texts import canonical
-from .tables import SPLITS, Beside, value, varying
+from .tables import SPLITS, TableContext, value, varying
 
 FORMATS = (".csv", ".parquet", ".json", ".md", ".tex")
 
@@ -23,11 +23,11 @@ def rows_of(folder: "Path | str", specs: Sequence[RunSpec]) -> list[dict[str, An
     The state is "finished", "stopped early ...", "dropped ...", "failed: ..." or "missing".
     """
     store, unique = Path(folder), list({(spec.name, canonical(spec.tags)): spec for spec in specs}.values())
-    beside, failed = Beside(unique), failed_names(store)
+    context, failed = TableContext(unique), failed_names(store)
     keys = [*(varying(unique) or ("task", "method")), *_seeds(unique)]
     rows = []
     for spec in unique:
-        row: dict[str, Any] = {"run": spec.name, **{key: _plain(value(spec, key, beside)) for key in keys}}
+        row: dict[str, Any] = {"run": spec.name, **{key: _plain(value(spec, key, context)) for key in keys}}
         run = load(store, spec.name, whole=False, spec=spec)
         if run is None:
             state = f"failed: {failure_of(store, spec.name)}" if spec.name in failed else "missing"

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import BadInput, UnknownName
 from ._file import parsed
 from ._stored import StoredRun
-from .tables import Beside, Row, grouped, value
+from .tables import Row, TableContext, grouped, value
 
 # What papers print, as far as it is known: EPT's tables.
 PUBLISHED = Path(__file__).parent / "published"
@@ -39,8 +39,8 @@ def with_reference(rows: Sequence[Row], runs: Sequence[StoredRun], by: Sequence[
     cells = reference_cells(Path(path))
     if cells is None:
         return list(rows)
-    groups, beside = grouped(runs, by), Beside(run.spec for run in runs)
-    return [{**row, **_printed(row, groups[tuple(row[key] for key in by)], cells, beside)} for row in rows]
+    groups, context = grouped(runs, by), TableContext(run.spec for run in runs)
+    return [{**row, **_printed(row, groups[tuple(row[key] for key in by)], cells, context)} for row in rows]
 
 
 def reference_cells(path: Path) -> list[dict[str, Any]] | None:
@@ -92,10 +92,10 @@ def _tables(place: Path, what: str) -> dict[str, Any]:
         raise BadInput(f"{place}, {what}, holds no tables of published numbers; give another file") from error
 
 
-def _printed(row: Row, runs: Sequence[StoredRun], cells: Sequence[Mapping[str, Any]], beside: Beside) -> Row:
+def _printed(row: Row, runs: Sequence[StoredRun], cells: Sequence[Mapping[str, Any]], context: TableContext) -> Row:
     scores: dict[int | None, list[float]] = {}
     for run in runs:
-        ours = scores.setdefault(_cell_of(run, cells, beside), [])
+        ours = scores.setdefault(_cell_of(run, cells, context), [])
         if run.score is not None:
             ours.append(run.score)
     printed = {place: None if place is None else cells[place]["value"] for place in scores}
@@ -108,10 +108,10 @@ def _printed(row: Row, runs: Sequence[StoredRun], cells: Sequence[Mapping[str, A
     return {"paper": paper, "difference": statistics.fmean(statistics.fmean(scores[p]) - theirs[p] for p in theirs)}
 
 
-def _cell_of(run: StoredRun, cells: Sequence[Mapping[str, Any]], beside: Beside) -> int | None:
+def _cell_of(run: StoredRun, cells: Sequence[Mapping[str, Any]], context: TableContext) -> int | None:
     """The place of a run's cell: the first of which all keys are the run's own."""
-    return next((place for place, cell in enumerate(cells) if _is_of(run, cell, beside)), None)
+    return next((place for place, cell in enumerate(cells) if _is_of(run, cell, context)), None)
 
 
-def _is_of(run: StoredRun, cell: Mapping[str, Any], beside: Beside) -> bool:
-    return all(value(run.spec, key, beside) == cell[key] for key in cell if key not in _NOT_KEYS)
+def _is_of(run: StoredRun, cell: Mapping[str, Any], context: TableContext) -> bool:
+    return all(value(run.spec, key, context) == cell[key] for key in cell if key not in _NOT_KEYS)

@@ -44,7 +44,7 @@ def tags_of(specs: Iterable[RunSpec]) -> frozenset[str]:
 
 
 @final
-class Beside:
+class TableContext:
     """What the value of a key depends on beside its run: the other runs of a table.
 
     Args:
@@ -61,16 +61,16 @@ class Beside:
         return self._names.of(task)
 
 
-_ALONE = Beside()
+_ALONE = TableContext()
 
 
-def value(spec: RunSpec, key: str, beside: Beside = _ALONE) -> Hashable:
+def value(spec: RunSpec, key: str, context: TableContext = _ALONE) -> Hashable:
     """A run's value of a key: "task", "seed", any field of its spec, prompt or settings, "options.NAME" or a tag.
 
     Args:
         spec: the run.
         key: name of the value.
-        beside: the runs beside it; the value of a tag of theirs that this run lacks is None.
+        context: the runs beside it; the value of a tag of theirs that this run lacks is None.
 
     Raises:
         UnknownName: no such key.
@@ -81,46 +81,46 @@ def value(spec: RunSpec, key: str, beside: Beside = _ALONE) -> Hashable:
         if key in names:
             return _hashable(getattr(part, key))
     if key == "task":
-        return beside.task(spec.declared)
+        return context.task(spec.declared)
     if key in _SEEDS:
         return getattr(spec.prompt.seeds, _SEEDS[key])
     first, dot, rest = key.partition(".")
     if dot and first in ("options", "backbone"):
         return _hashable((spec.prompt.options if first == "options" else spec.backbone).get(rest))
-    if key in beside.tags:
+    if key in context.tags:
         return None
-    known = {*_SETTINGS, *_PROMPT, *_SPEC, *_SEEDS, "task", *spec.tags, *beside.tags, "options.NAME", "backbone.NAME"}
+    known = {*_SETTINGS, *_PROMPT, *_SPEC, *_SEEDS, "task", *spec.tags, *context.tags, "options.NAME", "backbone.NAME"}
     raise UnknownName("key of a run", key, known)
 
 
 def varying(specs: Sequence[RunSpec]) -> tuple[str, ...]:
     """The keys that differ between runs, except seeds. A table shows these by default."""
-    beside = Beside(specs)
-    keys = ["model", "task", *sorted(beside.tags), "method"]
+    context = TableContext(specs)
+    keys = ["model", "task", *sorted(context.tags), "method"]
     keys += [f.name for f in dataclasses.fields(PromptSettings) if f.name not in ("method", "seeds")]
     keys += [f.name for f in dataclasses.fields(TrainSettings)]
     keys += sorted(_SPEC - {"model"})
     # Runs of a study share most of their settings, so that few of them have to be looked at for these keys.
     few = list({id(spec.settings): spec for spec in specs}.values())
-    shared = _SETTINGS - beside.tags
+    shared = _SETTINGS - context.tags
     return tuple(
-        key for key in keys if len({value(spec, key, beside) for spec in (few if key in shared else specs)}) > 1
+        key for key in keys if len({value(spec, key, context) for spec in (few if key in shared else specs)}) > 1
     )
 
 
 def ceilings(runs: Sequence[StoredRun]) -> dict[str, float]:
     """The best test score of each task."""
-    return {task: max(scores) for task, scores in _by_task(runs, Beside(run.spec for run in runs)).items()}
+    return {task: max(scores) for task, scores in _by_task(runs, TableContext(run.spec for run in runs)).items()}
 
 
-def stuck(run: StoredRun, ceiling: Mapping[str, float], beside: Beside = _ALONE) -> bool | None:
+def stuck(run: StoredRun, ceiling: Mapping[str, float], context: TableContext = _ALONE) -> bool | None:
     """Whether a run has not got half of the way from the majority class to the task's ceiling; None if unknown.
 
     A run without a score is stuck.
     """
     if run.score is None:
         return True
-    task = beside.task(run.spec.declared)
+    task = context.task(run.spec.declared)
     chance = run.majority if run.spec.declared.answer == "label" else run.majority or 0.0
     if chance is None or task not in ceiling:
         return None
@@ -143,9 +143,11 @@ def summary(
         ceiling: what can be reached, by task; default the best of `runs`. A task left out takes that too.
     """
     by = listed("--by", by)
-    best, beside = ceilings(runs) | dict(ceiling or {}), Beside(run.spec for run in runs)
+    best, context = ceilings(runs) | dict(ceiling or {}), TableContext(run.spec for run in runs)
     groups = grouped(runs, by)
-    return [{**dict(zip(by, keys, strict=True)), **_numbers(members, best, beside)} for keys, members in groups.items()]
+    return [
+        {**dict(zip(by, keys, strict=True)), **_numbers(members, best, context)} for keys, members in groups.items()
+    ]
 
 
 def grouped(runs: Sequence[StoredRun], by: Sequence[str]) -> dict[tuple[Hashable, ...], list[StoredRun]]:
@@ -153,10 +155,10 @@ def grouped(runs: Sequence[StoredRun], by: Sequence[str]) -> dict[tuple[Hashable
 
     Two tables of a study may list one run with different tags. It is then in the groups of both.
     """
-    beside = Beside(run.spec for run in runs)
+    context = TableContext(run.spec for run in runs)
     groups: dict[tuple[Hashable, ...], dict[str, StoredRun]] = {}
     for run in runs:
-        groups.setdefault(tuple(value(run.spec, key, beside) for key in by), {})[run.name] = run
+        groups.setdefault(tuple(value(run.spec, key, context) for key in by), {})[run.name] = run
     return {keys: list(members.values()) for keys, members in groups.items()}
 
 
@@ -174,11 +176,11 @@ def compare(
         BadInput: two runs of one value agree in the pair keys, so that pairs are not defined.
     """
     pair = listed("--pair", pair)
-    beside = Beside(run.spec for run in runs)
+    context = TableContext(run.spec for run in runs)
     arms: dict[Hashable, dict[tuple[Hashable, ...], StoredRun]] = {}
     for run in runs:
-        arm = arms.setdefault(value(run.spec, by, beside), {})
-        key = tuple(value(run.spec, name, beside) for name in pair)
+        arm = arms.setdefault(value(run.spec, by, context), {})
+        key = tuple(value(run.spec, name, context) for name in pair)
         if key in arm and arm[key].name != run.name:
             raise BadInput(
                 f"{run.spec.describe()} and {arm[key].spec.describe()} agree in {', '.join((by, *pair))}; "
@@ -191,7 +193,7 @@ def compare(
     return [{by: name, "against": baseline, **_paired(arm, arms[baseline])} for name, arm in others.items()]
 
 
-def _numbers(runs: Sequence[StoredRun], ceiling: Mapping[str, float], beside: Beside) -> Row:
+def _numbers(runs: Sequence[StoredRun], ceiling: Mapping[str, float], context: TableContext) -> Row:
     import numpy as np
 
     scores = np.array([run.score for run in runs if run.score is not None], dtype=float)
@@ -199,12 +201,12 @@ def _numbers(runs: Sequence[StoredRun], ceiling: Mapping[str, float], beside: Be
     row |= dict.fromkeys(("mean", "std", "se", "low", "high", "min", "median", "worst"))
     if len(scores):
         row |= {"mean": float(scores.mean()), "min": float(scores.min()), "median": float(np.median(scores))}
-        row["worst"] = min(sum(each) / len(each) for each in _by_task(runs, beside).values())
+        row["worst"] = min(sum(each) / len(each) for each in _by_task(runs, context).values())
     interval = bootstrap(scores)
     if interval:
         deviation = float(scores.std(ddof=1))
         row |= {"std": deviation, "se": deviation / len(scores) ** 0.5, "low": interval[0], "high": interval[1]}
-    verdicts = [stuck(run, ceiling, beside) for run in runs]
+    verdicts = [stuck(run, ceiling, context) for run in runs]
     row["stuck"] = None if None in verdicts else sum(map(bool, verdicts)) / len(runs)
     norms = [norm for norm in (run.at_best("token_norms") for run in runs if run.score is not None) if norm is not None]
     names = ("token_norms", "token_norms_p10", "token_norms_p90")
@@ -212,12 +214,12 @@ def _numbers(runs: Sequence[StoredRun], ceiling: Mapping[str, float], beside: Be
     return row | dict(zip(names, levels, strict=True))
 
 
-def _by_task(runs: Sequence[StoredRun], beside: Beside) -> dict[str, list[float]]:
+def _by_task(runs: Sequence[StoredRun], context: TableContext) -> dict[str, list[float]]:
     """The test scores of each task."""
     scores: dict[str, list[float]] = {}
     for run in runs:
         if run.score is not None:
-            scores.setdefault(beside.task(run.spec.declared), []).append(run.score)
+            scores.setdefault(context.task(run.spec.declared), []).append(run.score)
     return scores
 
 

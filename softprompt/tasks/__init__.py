@@ -6,12 +6,8 @@ from ._answers import class_of as class_of
 from ._answers import gold as gold
 from ._answers import label_values as label_values
 from ._answers import styled as styled
-from ._base import SPLITS as SPLITS
 from ._base import Rendered as Rendered
-from ._base import Source as Source
 from ._base import Task as Task
-from ._base import template_columns as template_columns
-from ._base import template_shown as template_shown
 from ._custom import custom_task as custom_task
 from ._custom import in_lines as in_lines
 from ._custom import on_rows as on_rows
@@ -59,8 +55,12 @@ from ._rephrase import OWN_STYLE as OWN_STYLE
 from ._rephrase import Wording as Wording
 from ._rephrase import refuse_template as refuse_template
 from ._rephrase import rephrased as rephrased
+from ._source import SPLITS as SPLITS
+from ._source import Source as Source
 from ._stored import check_stored as check_stored
 from ._superglue import EPT_SUPER_GLUE, SUPER_GLUE
+from ._template import template_columns as template_columns
+from ._template import template_shown as template_shown
 from .files import ENDINGS as ENDINGS
 from .files import FORMATS as FORMATS
 from .files import is_data_file as is_data_file

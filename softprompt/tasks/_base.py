@@ -1,123 +1,21 @@
 """A task is data: where its rows are, how a row becomes text, how it is answered and scored. No torch."""
 
 import dataclasses
-import functools
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from string import Formatter
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from ..checks import listed, require_different, require_numbers
-from ..documents import NOT_STORED, check_shape
 from ..errors import BadInput, UnknownName, pick
-from ._memory import MemoryRows
+from ._later import tupled, without_later
 from ._prepare import PREPARATIONS
 from ._records import text_fault
+from ._source import Source
 from ._stored import check_stored
+from ._template import MASK, pieces, template_columns, template_tail
 
 Answer = Literal["label", "number", "text"]
-# Fields that came later are left out of JSON at their defaults, so that hashes of studies made before stay as they are.
-_LATER = ("blanks", "delimiter", "memory", "beside", "train", "test", "layout", "where", "grouped", "window", "stride",
-          "instruction", "cue", "opening_ids", "drawn", "class_names")  # fmt: skip
-# The field of a template that is no column: where a masked-LM head answers.
-MASK = "mask"
-SPLITS = ("train", "validation", "test")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where rows come from: a set on the hub, the same as a folder below the data root, the user's files, or the lab.
-
-    Args:
-        hub: repository on the hub, empty for files.
-        config: its configuration.
-        revision: branch or commit on the hub.
-        folder: path below the data root, laid out as `<folder>/<split>.jsonl.gz`.
-        train: name of the training split.
-        validation: name of the validation split ("validation_matched" for MNLI); empty where there is none.
-        test: name of a test split with answers, or its path from the folder; empty where there is none.
-        layout: name in LAYOUTS, how records of a file become rows.
-        where: column -> value; the hub's other rows are left out.
-        grouped: a column whose rows of one value stay in one split where a split is drawn.
-        files: split -> path, or several, for the user's own data.
-        delimiter: what separates the fields of their CSV or TSV; empty is what the file's name says.
-        memory: split -> rows that the user's program gave.
-        beside: split -> the same files as seen from the folder of the run that this is stored in.
-        drawn: column -> fingerprint of the rows that the test rows of a run were drawn from; empty where none were.
-        world: family of the lab's rows, which are made when they are needed; empty for all others.
-        options: what that family needs, and how many rows, and how hard.
-        blanks: whether their texts may be empty, as those of published sets may (QQP has a few).
-        is_foreign: whether a prompt from elsewhere names the files, which are then read only after `allowed`.
-    """
-
-    hub: str = ""
-    config: str | None = None
-    revision: str | None = None
-    folder: str = ""
-    train: str = "train"
-    validation: str = "validation"
-    test: str = ""
-    layout: str = ""
-    where: Mapping[str, str] = field(default_factory=dict)
-    grouped: str = ""
-    files: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
-    delimiter: str = ""
-    memory: Mapping[str, MemoryRows] = field(default_factory=dict)
-    # Not compared: two runs on one file may be in folders of different depth.
-    beside: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict, compare=False)
-    drawn: Mapping[str, str] = field(default_factory=dict, compare=False)
-    world: str = ""
-    options: Mapping[str, Any] = field(default_factory=dict)
-    blanks: bool = False
-    # Never stored: a file cannot say of itself that it is trusted.
-    is_foreign: bool = field(default=False, compare=False, metadata=NOT_STORED)
-
-    def paths(self, split: str) -> tuple[str, ...]:
-        """The files of a split, in the order in which they are read."""
-        given = self.files[split]
-        return (given,) if isinstance(given, str) else tuple(given)
-
-    @property
-    def allows_blanks(self) -> bool:
-        """Whether a text may be empty: in published sets, and in copies of them."""
-        return self.blanks or not self.is_own
-
-    @property
-    def is_own(self) -> bool:
-        """Whether the rows are the user's own."""
-        return bool(self.files or self.memory)
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """The splits of the user's own rows, those to train on first."""
-        return tuple(split for split in SPLITS if split in self.files or split in self.memory)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, without later fields that say nothing new."""
-        values = dataclasses.asdict(self)
-        values["memory"] = {split: rows.to_json() for split, rows in self.memory.items()}
-        del values["is_foreign"]
-        return _without_later(self, values)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Source":
-        """The source that `to_json` wrote.
-
-        Raises:
-            UnknownName: a setting that does not exist.
-            BadInput: a value of another kind.
-        """
-        known = {f.name for f in dataclasses.fields(cls)} - {"is_foreign"}
-        for name in values:
-            if name not in known:
-                raise UnknownName("setting of a task's source", name, known)
-        check_shape(cls, values, memory=Mapping[str, Mapping[str, int | str]])
-        plain: dict[str, Any] = {
-            name: _plain(value) if isinstance(value, Mapping) else value for name, value in values.items()
-        }
-        plain["memory"] = {split: MemoryRows.from_json(rows) for split, rows in plain.get("memory", {}).items()}
-        return cls(**plain)
 
 
 @dataclass(frozen=True)
@@ -126,45 +24,6 @@ class Rendered:
 
     text: str
     spans: Mapping[str, tuple[int, int]]
-
-
-@functools.lru_cache(maxsize=64)
-def _pieces(template: str) -> tuple[tuple[str, str | None], ...]:
-    try:
-        pieces = list(Formatter().parse(template))
-    except ValueError as error:
-        raise BadInput(f"template {template!r}: {error}; write columns as {{column}}, braces doubled") from error
-    for _, name, spec, conversion in pieces:
-        if spec or conversion:
-            raise BadInput(
-                f"template {template!r}: a format after {{{name}}} means nothing here; write {{{name}}} alone"
-            )
-    if sum(name == MASK for _, name, _, _ in pieces) > 1:
-        raise BadInput(f"template {template!r} holds {{mask}} more than once; an answer is given at one")
-    return tuple((literal, name) for literal, name, _, _ in pieces)
-
-
-def template_columns(template: str) -> tuple[str, ...]:
-    """The columns that a template reads, in its order."""
-    return tuple(dict.fromkeys(name for _, name in _pieces(template) if name not in (None, MASK)))
-
-
-def template_shown(template: str) -> tuple[str, ...]:
-    """The parts of a template around its {mask}, as a row shows them: doubled braces single, and columns in braces."""
-    parts = [""]
-    for literal, name in _pieces(template):
-        parts[-1] += literal
-        if name == MASK:
-            parts.append("")
-        elif name is not None:
-            parts[-1] += f"{{{name}}}"
-    return tuple(parts)
-
-
-def template_tail(template: str) -> str:
-    """The text behind the last field of a template."""
-    pieces = _pieces(template)
-    return pieces[-1][0] if pieces and pieces[-1][1] is None else ""
 
 
 def same_text(text: Any) -> Any:
@@ -277,7 +136,7 @@ class Task:
     @property
     def is_cloze(self) -> bool:
         """Whether the template says where the answer stands: at its {mask}."""
-        return any(name == MASK for _, name in _pieces(self.template))
+        return any(name == MASK for _, name in pieces(self.template))
 
     @property
     def opening(self) -> str:
@@ -311,7 +170,7 @@ class Task:
         """
         row = self.prepared(row)
         text, spans = "", {}
-        for literal, name in _pieces(self.template):
+        for literal, name in pieces(self.template):
             text += literal + (mask if name == MASK else "")
             if name in (None, MASK):
                 continue
@@ -339,7 +198,7 @@ class Task:
         What came later and says nothing is left out: the identity of a stored study is a hash of these values.
         """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return _without_later(self, {**values, "source": self.source.to_json()})
+        return without_later(self, {**values, "source": self.source.to_json()})
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Task":
@@ -354,14 +213,4 @@ class Task:
             if name not in known:
                 raise UnknownName("task setting", name, known)
         check_stored(cls, values)
-        return cls(**{**_plain(values), "source": Source.from_json(values["source"])})
-
-
-def _without_later(of: "Source | Task", values: dict[str, Any]) -> dict[str, Any]:
-    defaults = {f.name: f.default for f in dataclasses.fields(of)}
-    return {name: value for name, value in values.items() if name not in _LATER or value not in ({}, defaults[name])}
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as they were before JSON made lists of tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**{**tupled(values), "source": Source.from_json(values["source"])})

@@ -8,13 +8,15 @@ from typing import Any
 
 from ..checks import listed, require_different, require_kind
 from ..errors import BadInput, UnknownName
-from ._base import MASK, SPLITS, Answer, Source, Task, template_columns
+from ._base import Answer, Task
 from ._by_name import by_name, class_names
 from ._labels import label_values_of, label_words_of
 from ._memory import MemoryRows
 from ._numbers import decimals_of
 from ._records import Record, columns_of
 from ._rephrase import cue_of, refuse_template, without_last_blanks, words_of
+from ._source import SPLITS, Source
+from ._template import MASK, template_columns
 from .files import delimiter_of, paths_of, records
 
 # Of one split: a path or a glob, several of them, or rows in memory (a list of dicts, a DataFrame, a Dataset).

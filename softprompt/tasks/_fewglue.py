@@ -6,7 +6,8 @@ rows, as in both papers. MultiRC has 154 and 167 rows because its 32 questions h
 
 import dataclasses
 
-from ._base import Source, Task
+from ._base import Task
+from ._source import Source
 from ._superglue import BOOLQ, CB, COPA, MULTIRC, SUPER_RTE, WIC, WSC_PLAIN
 
 

@@ -4,7 +4,8 @@ Templates follow ATTEMPT (attempt/data/tasks.py) without its prefix; T5 template
 (t5/data/preprocessors.py, glue). Class ids are the hub's.
 """
 
-from ._base import Source, Task
+from ._base import Task
+from ._source import Source
 
 
 def _source(config: str, validation: str = "validation") -> Source:

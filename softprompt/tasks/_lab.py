@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import BadInput
 from ..world import ATTRIBUTES, FAMILIES, check_options
-from ._base import Source, Task
+from ._base import Task
+from ._source import Source
 
 
 def _task(

@@ -6,8 +6,9 @@ a row. Templates follow ATTEMPT and T5's `squad` (t5/data/preprocessors.py). A l
 
 from collections.abc import Iterable, Iterator
 
-from ._base import Source, Task
+from ._base import Task
 from ._records import Record
+from ._source import Source
 
 # The name of a set below `mrqa/`, and its value in the hub's column `subset`.
 SUBSETS = {

@@ -8,7 +8,8 @@ from pathlib import PurePath
 from typing import Any, final
 
 from ..documents import short_paths
-from ._base import Source, Task
+from ._base import Task
+from ._source import Source
 
 # No differences of tasks: where their files are seen from, and what settings of a run made of them.
 _LEFT_OUT = ("name", "source", "beside", "drawn", "is_foreign", "max_length", "opening_ids")

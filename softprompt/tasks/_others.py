@@ -4,7 +4,8 @@ Templates follow ATTEMPT (attempt/data/tasks.py) without its prefix. T5 was not 
 T5 template. Class ids are the hub's, except that SciTail's and WinoGrande's classes are words and options.
 """
 
-from ._base import Source, Task
+from ._base import Task
+from ._source import Source
 
 WINOGRANDE_SIZES = ("xs", "s", "m", "l", "xl")
 

@@ -16,7 +16,8 @@ import string
 from dataclasses import dataclass
 
 from ..errors import BadInput, UnknownName
-from ._base import MASK, Task
+from ._base import Task
+from ._template import MASK
 
 
 @dataclass(frozen=True, kw_only=True)

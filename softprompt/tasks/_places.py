@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ._base import Source
+from ._source import Source
 
 log = logging.getLogger("softprompt")
 

@@ -8,8 +8,9 @@ from typing import Any
 from ..checks import require_kind
 from ..errors import BadInput
 from ._answers import label_values
-from ._base import Task, template_columns, template_tail
+from ._base import Task
 from ._labels import label_words_of
+from ._template import template_columns, template_tail
 
 OWN_STYLE = "own"
 

@@ -6,7 +6,8 @@ Templates follow ATTEMPT (attempt/data/tasks.py) without its prefix; T5 template
 
 import dataclasses
 
-from ._base import Source, Task
+from ._base import Task
+from ._source import Source
 
 
 def _source(config: str) -> Source:

@@ -72,11 +72,10 @@ def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | l
 def _remedies(member: FleetMember) -> str:
     """What to change where nothing is learned: of a head alone, neither the prompt's rate nor its beginning."""
     settings, method = member.settings, member.trainable.method
-    is_prompt = method.m > 0 and not method.weights
     rate = f"--lr (a tenth or three times {settings.lr:g})"
-    if method.m == 0 and not method.weights:
+    if not method.m and not method.weights:
         rate = f"--head-lr (a tenth or three times {settings.head_lr:g})"
-    return f"try another {rate}, more --steps, {'--init vocabulary, ' if is_prompt else ''}or another --method"
+    return f"try another {rate}, more --steps, {'--init vocabulary, ' if method.m else ''}or another --method"
 
 
 @final

@@ -79,7 +79,8 @@ class Loop:
         with seeded(0, backbone.device):
             # A divergence may keep the activations of the clean pass.
             graphs = 2 if self.regularizer_context else 1
-            self.memory_budget.fit(backbone, prompt_batch, longest, rows, graphs, self.plain.row_losses)
+            behind = self.plain.loss.read_positions(backbone)
+            self.memory_budget.fit(backbone, prompt_batch, longest, rows, graphs, self.plain.row_losses, behind)
         backbone.dropout(False)
 
     @property
@@ -187,8 +188,8 @@ class Loop:
 
     def _pass(self, members: list[FleetMember], number: int, batch: TextBatch, counts: Tensor) -> PassResult:
         backbone = self.run_data.backbone
-        longest = max(member.trainable.length for member in members)
-        lengths, ours = (batch.mask.sum(1) + longest).tolist(), self.processes.share(len(batch.mask))
+        beside = max(member.trainable.length for member in members) + self.plain.loss.read_positions(backbone)
+        lengths, ours = (batch.mask.sum(1) + beside).tolist(), self.processes.share(len(batch.mask))
         parts = self.memory_budget.parts([lengths[row] for row in ours]) if ours else [[]]
         seeds = [stream_seed(member.settings.seeds.noise, f"dropout/{self.step}/{number}") for member in members]
         # A callback may have changed it since the last pass.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..backbones import AbstractBackbone
 from ..data import load_rows, split_rows
-from ..inference.asked import put
+from ..inference.asked import worded_for
 from ..settings import PromptSettings, TrainSettings
 from ..tasks import Task, styled
 from ._built import build_prompts
@@ -76,7 +76,7 @@ def measure(
     Raises:
         SoftPromptError: as `train` does, where the request cannot work.
     """
-    chosen = put(task, backbone.kind, style)
+    chosen = worded_for(task, backbone.kind, style)
     read = load_rows(styled(task, style), data_root, max_bad_rows)
     splits = split_rows(chosen, read, test_rows=settings.test_rows)
     plan = Plan(task=chosen, model=backbone.spec, prompts=tuple(prompts), settings=settings)

@@ -22,8 +22,6 @@ SEALED_FROM = 3
 REPAIR = "restore it from a copy, or start a new run"
 # What runs are that name no answers or no engine: when they were made there were no others.
 _OLDER = {"answers": "tokens", "engine": "reference"}
-# The key of `Plan.frozen`.
-_COMPARED = "with_frozen"
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Plan:
         products: "onednn" or "torch", whichever multiplied in packed passes when the run was started.
         max_bad_rows: malformed rows to drop before it is an error.
         log_with: trackers that Accelerate knows, joined by commas.
-        frozen: whether the frozen model without training is scored beside the prompts.
+        with_frozen: whether the frozen model without training is scored beside the prompts.
         inputs: digests of what the run began from (`with_inputs`); older runs name none.
     """
 
@@ -70,14 +68,14 @@ class Plan:
     products: str | None = None
     max_bad_rows: int = 0
     log_with: str | None = None
-    frozen: bool = False
+    with_frozen: bool = False
     inputs: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        values = {"format": FORMAT, **dataclasses.asdict(self), "task": self.task.to_json(), **self.model.to_json()}
-        # Under "frozen" stood what is called "quantize" today, and files are read with that in mind.
-        return {**values, _COMPARED: values.pop("frozen")}
+        # No field is called "frozen": under that name stood what is called "quantize" today, and files are read with
+        # that in mind.
+        return {"format": FORMAT, **dataclasses.asdict(self), "task": self.task.to_json(), **self.model.to_json()}
 
     def written(self) -> bytes:
         """The bytes of run.json.
@@ -108,7 +106,6 @@ class Plan:
         plain["model"] = ModelSpec.from_json({**_OLDER, **{n: v for n, v in values.items() if n in of_model}})
         plain["task"] = Task.from_json(values["task"])
         plain["prompts"] = tuple(from_values(PromptSettings, prompt) for prompt in map(_in_units, values["prompts"]))
-        plain["frozen"] = plain.pop(_COMPARED, False)
         # Older runs name no loss: there was no other.
         plain["settings"] = from_values(TrainSettings, {"loss": "tokens", **values["settings"]})
         return cls(**plain)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import BadInput
+from ..interop.stored import load
 from ..prompts.prompt import SoftPrompt
-from ..prompts.tuned import TunedWeights
+from ..prompts.tuned import Stored, TunedWeights
 from ..run_layout import PROMPT, WEIGHTS
 from ..store import load_tuned
 from ._frozen import Comparison
@@ -26,6 +27,14 @@ class Run:
     results: Sequence[Result]
     # What the prompts are held against, where `train` was told to look.
     comparison: Comparison | None = None
+
+    def stored(self, member: int | str = 0) -> Stored:
+        """What is stored of one member, by its number or name: a prompt, or weights where its method trains those.
+
+        Raises:
+            BadInput: it was dropped before anything was stored, or there is no such member.
+        """
+        return load(self._member(member))
 
     def prompt(self, prompt: int | str = 0) -> SoftPrompt:
         """The stored prompt of one prompt.

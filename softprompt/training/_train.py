@@ -11,7 +11,7 @@ from typing import Any
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone, model_name, refuse_other_backbone
 from ..checks import listed, require_kind
 from ..data import Splits, drawn_from, load_rows, split_rows, warn_of_unknown
-from ..inference.asked import before_model, put
+from ..inference.asked import before_model, worded_for
 from ..inference.rows import tell_truncated
 from ..run_layout import PLAN
 from ..settings import ModelSpec, PromptSettings, TrainSettings
@@ -75,7 +75,7 @@ def train(
     max_bad_rows: int = 0,
     log_with: str | None = None,
     progress: bool = False,
-    frozen: bool = False,
+    with_frozen: bool = False,
     callbacks: Sequence[Any] = (),
     **keywords: Any,
 ) -> Run:
@@ -100,8 +100,8 @@ def train(
         log_with: a tracker that Accelerate knows (tensorboard, wandb, mlflow, aim ...), or several joined by commas,
             besides metrics.jsonl.
         progress: show a bar on standard error.
-        frozen: also score the frozen model without training, on at most 200 test rows (`Run.comparison`): always the
-            most frequent class, no prompt, the instruction by hand, and four examples in context.
+        with_frozen: also score the frozen model without training, on at most 200 test rows (`Run.comparison`): always
+            the most frequent class, no prompt, the instruction by hand, and four examples in context.
         callbacks: objects with `on_step`, `on_evaluation` or `on_end`, as `EarlyStopping`, which see the run and may
             stop prompts of it (docs/training.md).
         keywords: fields of PromptSettings, where `method` (by its name, or a Method), `lr` and `seeds` may be several,
@@ -122,6 +122,7 @@ def train(
         CallbackFailed: a callback raised; `resume` goes on.
         NotTrainable: no gradient reaches the prompt.
     """
+    with_frozen = keywords.pop("frozen", with_frozen)  # its earlier name
     refuse_unknown_keywords(keywords, inspect.signature(train).parameters)
     processes = Processes.here()
     output, progress, log_with = processes.place(output), processes.shows(progress), processes.only_first(log_with)
@@ -148,7 +149,7 @@ def train(
         backbone = spec
     else:
         backbone = load_backbone(answering_numbers(spec) if early.answer == "number" else spec)
-    chosen = put(declared, backbone.kind, style, wording)
+    chosen = worded_for(declared, backbone.kind, style, wording)
     for line in (*no_words(declared, chosen, wording, backbone.kind), *repeated(early, splits)):
         advice.warning(line)
     # From any folder the same files: `resume` and `evaluate` may be started in another.
@@ -163,7 +164,7 @@ def train(
         products=backbone.products,
         max_bad_rows=max_bad_rows,
         log_with=log_with,
-        frozen=frozen,
+        with_frozen=with_frozen,
     )
     plan = decided(plan, splits.train, backbone)
     with alone_on(backbone), recomputing(backbone, plan.settings):
@@ -295,7 +296,7 @@ def _comparison(
     plan: Plan, splits: Splits, backbone: AbstractBackbone, reports: Mapping[str, Last], folder: Path
 ) -> Comparison | None:
     """The prompts beside what was not trained, where the plan wants it."""
-    if not plan.frozen:
+    if not plan.with_frozen:
         return None
     tested = {name: last.reports["test"] for name, last in reports.items()}
     splits = dataclasses.replace(splits, validation=choosing_rows(plan, splits.validation))

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..documents import check_shape, in_file
 from ..errors import BadInput
+from ..interop.stored import load
 from ..prompts.prompt import SoftPrompt
-from ..prompts.tuned import TunedWeights
+from ..prompts.tuned import Stored, TunedWeights
 from ..run_layout import PROMPT
 from ..store import load_tuned
 from ._kept import stored_fields
@@ -120,6 +121,10 @@ class Tuning:
     def line(self, name: str) -> Line:
         """The line of this name; of the default where the default won, the winner's."""
         return next(line for line in self.lines if line.name == name)
+
+    def stored(self) -> Stored:
+        """What is stored: of the winner's seeds the prompt, or the weights, best on the choosing rows."""
+        return load(self.best)
 
     def prompt(self) -> SoftPrompt:
         """The stored prompt: of the winner's seeds the one that is best on the choosing rows."""

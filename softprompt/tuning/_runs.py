@@ -19,10 +19,10 @@ from ..errors import (
     StorageFailure,
 )
 from ..inference.evaluate import evaluate
-from ..prompts.prompt import SoftPrompt
-from ..run_layout import METRICS, PROMPT, is_run
+from ..interop.stored import load
+from ..prompts.tuned import Stored
+from ..run_layout import METRICS, is_run
 from ..settings import PromptSettings
-from ..store import load_tuned
 from ..training import Result, Run, read_record, resume, train, without_advice
 from ._halving import REASON
 from ._kept import kept
@@ -65,10 +65,9 @@ class Fit:
         ]
         return max(row["score"] for row in rows) if rows and rows[-1]["step"] == step else None
 
-    def stored(self) -> Any:
+    def stored(self) -> Stored:
         """The prompt, or the weights, that are best on the choosing rows."""
-        folder = self.folder / self.result.prompt
-        return SoftPrompt.load(folder / PROMPT) if (folder / PROMPT).exists() else load_tuned(folder)
+        return load(self.folder / self.result.prompt)
 
 
 def fleet(

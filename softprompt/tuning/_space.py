@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backbones import AbstractBackbone
 from ..errors import SoftPromptError
-from ..inference.asked import put
+from ..inference.asked import worded_for
 from ..inference.scoring_rule import auto_loss
 from ..initial import Initial
 from ..prompts.methods import METHODS, Method
@@ -211,15 +211,15 @@ def asked_tasks(
     Raises:
         SoftPromptError: a style or a template that the task cannot have.
     """
-    plain = put(declared, kind, style, wording)
+    plain = worded_for(declared, kind, style, wording)
     tasks = {plain.style if declared.name in TASKS else "as given": plain}
     # The models of the laboratory know words and no digits.
     has_styles = style is None and not wording and declared.name in TASKS and not declared.source.world
     for other in STYLES[kind] if has_styles and declared.style == "words" else ():
         try:
-            tasks.setdefault(other, put(declared, kind, other, wording))
+            tasks.setdefault(other, worded_for(declared, kind, other, wording))
         except SoftPromptError:
             continue
     for template in templates:
-        tasks[template] = put(declared, kind, style, dataclasses.replace(wording, template=template))
+        tasks[template] = worded_for(declared, kind, style, dataclasses.replace(wording, template=template))
     return tasks

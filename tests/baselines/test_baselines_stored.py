@@ -11,7 +11,7 @@ from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, DamagedFile, ModelMismatch
 from softprompt.inference.evaluate import evaluate
 from softprompt.inference.predict import predict
-from softprompt.interop.hub import load_stored
+from softprompt.interop.stored import load, save
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.prompts.tuned import TunedWeights
@@ -27,7 +27,7 @@ class TestStored:
     @pytest.mark.parametrize("method", BASELINES)
     def test_its_folder_is_evaluated_and_predicts_as_it_was_trained(self, method, runs, backbone_of, task):
         run, family = runs[0][method], runs[1][method]
-        backbone, tuned = backbone_of(family), load_stored(run.folder)
+        backbone, tuned = backbone_of(family), load(run.folder)
         assert isinstance(tuned, TunedWeights)
         found = evaluate(tuned, model=backbone)
         assert found.metrics.items() <= run.results[0].metrics["test"].items()
@@ -156,9 +156,10 @@ class TestStored:
         backbone = backbone_of("t5")
         run = train(task, backbone, method=["ept", "lora"], output=tmp_path / "run", **SETTINGS)
         with pytest.raises(BadInput, match="several prompts: ept-seed0, lora-seed0; give one"):
-            load_stored(run.folder)
-        assert isinstance(load_stored(run.folder / "lora-seed0"), TunedWeights)
-        assert isinstance(load_stored(run.folder / "ept-seed0"), SoftPrompt)
+            load(run.folder)
+        for member, kind in (("lora-seed0", TunedWeights), ("ept-seed0", SoftPrompt)):
+            assert isinstance(run.stored(member), kind)
+            assert isinstance(load(save(run.stored(member), tmp_path / member)), kind)
         assert main(["show", str(run.folder)]) == 0
 
     def test_it_is_no_prompt_and_a_prompt_is_no_weights(self, runs, tmp_path):
@@ -191,7 +192,7 @@ class TestAddedBiases:
         run = train(task, backbone, method="bitfit", output=tmp_path / "run", **options, **SETTINGS)
         assert digest(backbone.model) == before
         assert all(values.any() for values in run.tuned().weights.values())
-        found = evaluate(load_stored(run.folder), model=backbone_of(family))
+        found = evaluate(load(run.folder), model=backbone_of(family))
         assert found.metrics.items() <= run.results[0].metrics["test"].items()
         assert digest(backbone.model) == before
 

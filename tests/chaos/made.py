@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from damage import Reader, read_any
 from softprompt.documents import sealed_bytes
+from softprompt.export._decoder import InputFormat
 from softprompt.export.compiled import CompiledPrompt
 from softprompt.inference._journal import Journal
 from softprompt.inference.frozen import Baseline
@@ -66,8 +67,8 @@ def bank(file: Path, prompt: SoftPrompt) -> Path:
 
 def compiled(folder: Path) -> Path:
     """A compiled prompt of one layer."""
-    part = torch.zeros(1, 2, 3, 4)
-    return CompiledPrompt([part], [part], [1], [], "m", None, "a ", " b", True).save(folder, "A prompt.")
+    part, form = torch.zeros(1, 2, 3, 4), InputFormat("a ", " b", special=True, skipped=[], opening=[1])
+    return CompiledPrompt([part], [part], "m", None, form).save(folder, "A prompt.")
 
 
 def journal(path: Path, rows: int = 6) -> Path:

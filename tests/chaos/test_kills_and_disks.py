@@ -83,7 +83,7 @@ def test_a_run_that_is_killed_before_its_last_result_still_has_its_comparison(wo
     from softprompt.training import _train
 
     def start(folder):
-        return work.start(folder, frozen=True)
+        return work.start(folder, with_frozen=True)
 
     start(tmp_path / "whole")
     finish, left = _train.finish_member, [None]

@@ -172,8 +172,8 @@ class TestSeeds:
     def test_a_prompt_in_a_fleet_has_the_dropout_of_its_own_seed(self, task, t5_folder, tmp_path):
         settings = TrainSettings(steps=2, warmup=0, backbone_dropout=True)
         two = [entry(), entry(seed=1)]
-        fleet = train(task, str(t5_folder), prompts=two, settings=settings, output=tmp_path / "fleet", frozen=False)
-        alone = train(task, str(t5_folder), prompts=two[1:], settings=settings, output=tmp_path / "one", frozen=False)
+        fleet = train(task, str(t5_folder), prompts=two, settings=settings, output=tmp_path / "fleet")
+        alone = train(task, str(t5_folder), prompts=two[1:], settings=settings, output=tmp_path / "one")
         assert torch.equal(fleet.prompt(1).vectors, alone.prompt(0).vectors)
 
     def test_each_step_draws_noise_of_its_own_and_the_same_when_repeated(self, task, t5_folder, tmp_path):

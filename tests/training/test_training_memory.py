@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from softprompt.backbones import from_model
+from softprompt.backbones import Reading, from_model
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import OutOfMemory
 from softprompt.inference.answers import answer, answer_all
@@ -27,6 +27,7 @@ from softprompt.settings import TrainSettings
 from softprompt.training import Plan, resume, train
 from softprompt.training._leaves import leaves
 from softprompt.training._loop import Loop
+from softprompt.training._loss_rule import task_loss
 from softprompt.training._records import read_record
 from softprompt.training._scorer import Scorer
 from softprompt.training._step import backward
@@ -313,7 +314,7 @@ class TestMemory:
         assert "would take" not in caplog.text
         monkeypatch.setattr(budget_file, "free_memory", lambda device: 500_000)
         loop = loop_of(task, backbone, tmp_path / "small", **settings)
-        assert [record.message.split(":")[0] for record in caplog.records] == [
+        assert [text.split(":")[0] for text in caplog.messages if "would take" in text] == [
             "12 rows of up to 15 tokens would take about 0.0 GB, 0.0 GB are free"
         ]
         calls = limit(backbone, monkeypatch, 100)
@@ -338,6 +339,58 @@ class TestMemory:
             predicted, rel=0.02
         )
         assert each > 100
+
+    def labelled(self, task):
+        """The task with twelve labels of several tokens, which a decoder reads behind each text."""
+        words = tuple(
+            f"{a} {b}" for a in ("not", "very", "so") for b in ("good film", "bad film", "great movie", "plot")
+        )
+        return dataclasses.replace(task, labels=words, label_values=("bad", "good", *words[2:]))
+
+    @pytest.mark.parametrize("engine", ["shared", "reference"])
+    def test_the_longest_row_predicts_what_short_ones_keep_whose_labels_are_longer(self, engine, setting, task):
+        backbone, examples = setting("gpt2")
+        backbone.engine = engine
+        loss: Any = task_loss(TrainSettings(loss="labels"), self.labelled(task), backbone, examples)
+        behind, plain = loss.read_positions(backbone), Plain(loss)
+        assert behind == backbone.read_positions(Reading.of(loss.labels)) == (22 if engine == "shared" else 5)
+        prompt_batch = leaves(stack_prompts([built(backbone, FLEET_SIZE[0])], [0]))
+        long, short = (int(pick(examples.lengths)) for pick in (torch.argmax, torch.argmin))
+        longest = examples.batch([long], 0, backbone.pad_id)
+        each = bytes_per_token(backbone, prompt_batch, longest, plain.row_losses, behind)
+        kept, width = [], 4 + int(examples.lengths[short])
+        for count in (1, 9):
+            # Equal rows would be computed once.
+            shift = torch.zeros(count, *prompt_batch.vectors.shape[1:], dtype=torch.float64)
+            batch = dataclasses.replace(examples.batch([short] * count, 0, backbone.pad_id), prompt_delta=shift)
+            kept.append(_kept(backbone, prompt_batch, batch, plain.row_losses))
+        assert kept[1] - kept[0] == pytest.approx(8 * each * (width + behind), rel=0.15)
+        uncounted = bytes_per_token(backbone, prompt_batch, longest, plain.row_losses)
+        assert kept[1] - kept[0] > 1.3 * 8 * uncounted * width
+
+    def test_labels_count_in_the_passes_of_a_run_and_change_none_of_its_numbers(
+        self, task, tiny_model, tmp_path, monkeypatch
+    ):
+        backbone = from_model(*tiny_model("gpt2", dtype=torch.float64))
+        settings: Any = {"steps": 2, "eval_every": 2, "batch_size": 8, "loss": "labels", "grad_accumulation": 2}
+        calm = run_quietly(loop_of(self.labelled(task), backbone, tmp_path / "calm", FLEET_SIZE[:1], **settings))
+        bounded = loop_of(
+            self.labelled(task), backbone, tmp_path / "bounded", FLEET_SIZE[:1], tokens_per_batch=140, **settings
+        )
+        behind = bounded.plain.loss.read_positions(backbone)
+        sizes, original = [], backbone.label_scores
+
+        def seen(prompt_batch, batch, labels, **options):
+            if torch.is_grad_enabled():
+                sizes.append((len(batch.ids), 4 + batch.ids.shape[1] + behind))
+            return original(prompt_batch, batch, labels, **options)
+
+        monkeypatch.setattr(backbone, "label_scores", seen)
+        run_quietly(bounded)
+        assert sum(rows for rows, _ in sizes) == 2 * 2 * 8
+        assert all(rows * width <= 140 for rows, width in sizes)
+        assert max(rows for rows, _ in sizes) > 1
+        same_prompts(bounded.members, calm.members, 1e-12)
 
     def test_a_control_group_leaves_what_its_limit_says(self, tmp_path):
         own, groups = tmp_path / "cgroup", tmp_path / "groups"

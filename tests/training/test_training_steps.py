@@ -190,7 +190,7 @@ class TestBackboneStaysFrozen:
             train(rows, backbone, prompts=two, output=folder, **given)
         assert not folder.exists()
         given["max_length"] = positions - 30
-        train(rows, backbone, prompts=two, output=folder, frozen=False, **given)
+        train(rows, backbone, prompts=two, output=folder, with_frozen=False, **given)
 
     def test_dropout_of_the_frozen_model_is_on_only_while_training_and_only_if_asked(self, task, t5_folder, tmp_path):
         backbone = load_backbone(str(t5_folder))

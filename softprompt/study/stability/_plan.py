@@ -13,7 +13,7 @@ from ...settings import Seeds
 from ...tasks import row_names
 from .. import RunSpec, StoredRun, run_all
 from .._inputs import refuse_mixed
-from ..tables import Beside, value, varying
+from ..tables import TableContext, value, varying
 from ._arm import Arm
 from ._report import Report, report
 from ._seeds import TOGETHER, seed_sets
@@ -119,11 +119,11 @@ def by_setting(specs: Sequence[RunSpec]) -> dict[str, tuple[RunSpec, ...]]:
     for spec in specs:
         key = str(spec.tags.get("setting")), spec.with_seeds(Seeds()).name
         settings.setdefault(key, {})[spec.name] = spec
-    keys, beside = [key for key in varying(specs) if key not in ("task", "setting")], Beside(specs)
+    keys, context = [key for key in varying(specs) if key not in ("task", "setting")], TableContext(specs)
     named: dict[str, tuple[RunSpec, ...]] = {}
     for members in settings.values():
         group = tuple(members.values())
-        name = _setting_name(group[0], keys, beside)
+        name = _setting_name(group[0], keys, context)
         if name in named:
             raise BadInput(f"two settings are named {name!r}; tell them apart by tags = {{setting = ...}}")
         named[name] = group
@@ -165,7 +165,7 @@ def measure(
     store: "Path | str",
     *,
     fleet_size: int | None = None,
-    frozen: bool = False,
+    with_frozen: bool = False,
     data_root: "Path | str | None" = None,
     device: str = "auto",
     **options: Any,
@@ -176,7 +176,7 @@ def measure(
         planned: of `plan`.
         store: folder of the runs; killed or interrupted, the same call goes on.
         fleet_size: most runs that share a pass; None makes each setting one fleet.
-        frozen: also score the frozen model without training, on all test rows, and keep that in the store.
+        with_frozen: also score the frozen model without training, on all test rows, and keep that in the store.
         data_root: folder with rows; None asks the hub.
         device: "auto", "cpu", "cuda" ...
         **options: as in `run_all`.
@@ -184,6 +184,7 @@ def measure(
     Raises:
         SoftPromptError: as in `run_all`.
     """
+    with_frozen = options.pop("frozen", with_frozen)  # its earlier name
     runs = run_all(
         planned.specs,
         store,
@@ -192,7 +193,7 @@ def measure(
         device=device,
         **options,
     )
-    lines = untrained(planned.specs, runs[0], Path(store), data_root=data_root, device=device) if frozen else ()
+    lines = untrained(planned.specs, runs[0], Path(store), data_root=data_root, device=device) if with_frozen else ()
     return judged(planned, runs, lines)
 
 
@@ -233,9 +234,9 @@ def _about(settings: Mapping[str, RunSpec], **values: Any) -> dict[str, Any]:
     return {**described, "settings": {name: spec.to_json() for name, spec in settings.items()}}
 
 
-def _setting_name(spec: RunSpec, keys: Sequence[str], beside: Beside) -> str:
+def _setting_name(spec: RunSpec, keys: Sequence[str], context: TableContext) -> str:
     if "setting" in spec.tags:
         return str(spec.tags["setting"])
-    values = {key: item for key in keys if (item := value(spec, key, beside)) is not None}
+    values = {key: item for key in keys if (item := value(spec, key, context)) is not None}
     parts = [str(item) if key == "method" else f"{key}={item}" for key, item in values.items()]
     return ", ".join(parts) or spec.prompt.method

@@ -133,11 +133,11 @@ def _about(spec: RunSpec, run: StoredRun) -> dict[str, Any]:
 
 def _computed(spec: RunSpec, models: Models, data_root: "Path | str | None") -> "list[Baseline]":
     from ...data import load_rows, split_rows
-    from ...inference.asked import put
+    from ...inference.asked import worded_for
     from ...inference.frozen import baselines
 
     backbone = models.of(spec)
-    task = put(spec.declared, backbone.kind, style_of(spec, backbone.kind))
+    task = worded_for(spec.declared, backbone.kind, style_of(spec, backbone.kind))
     if spec.settings.max_length is not None:
         task = dataclasses.replace(task, max_length=spec.settings.max_length)
     splits = split_rows(task, load_rows(task, data_root, spec.max_bad_rows), test_rows=spec.settings.test_rows)

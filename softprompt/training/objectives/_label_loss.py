@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from ...backbones import AbstractBackbone, label_logits
+from ...backbones import AbstractBackbone, Reading, label_logits
 from ...losses import precise
 from ...prompts.batch import PromptBatch, TextBatch
 from ._task_loss import TaskLoss
@@ -52,6 +52,10 @@ class LabelLoss:
     def wrong(self, outputs: Float[Tensor, "b 1 c"], batch: TextBatch) -> Bool[Tensor, " b"]:
         """Return whether another label than the right one has the highest score."""
         return outputs[:, 0].argmax(-1) != classes_of(batch)
+
+    def read_positions(self, backbone: AbstractBackbone) -> int:
+        """Return the positions of the labels, as the evaluation counts them."""
+        return backbone.read_positions(Reading.of(self.labels, self.normalize))
 
 
 @final
@@ -96,6 +100,10 @@ class BothLoss:
         """Return whether another label than the right one has the highest score."""
         return outputs[:, 0].argmax(-1) != classes_of(batch)
 
+    def read_positions(self, backbone: AbstractBackbone) -> int:
+        """Return the positions of the labels, as the evaluation counts them."""
+        return backbone.read_positions(Reading.of(self.labels, self.normalize))
+
 
 @final
 @dataclass(frozen=True)
@@ -133,6 +141,10 @@ class Weighted:
     def wrong(self, outputs: Float[Tensor, "b l v"], batch: TextBatch) -> Bool[Tensor, " b"]:
         """As the other loss."""
         return self.loss.wrong(outputs, batch)
+
+    def read_positions(self, backbone: AbstractBackbone) -> int:
+        """As the other loss."""
+        return self.loss.read_positions(backbone)
 
 
 def classes_of(batch: TextBatch) -> Tensor:

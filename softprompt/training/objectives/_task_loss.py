@@ -41,6 +41,10 @@ class TaskLoss(Protocol):
         """Return whether the most likely answer of each row is not the right one; False for numbers."""
         ...
 
+    def read_positions(self, backbone: AbstractBackbone) -> int:
+        """Return the positions that a row takes beside prompt and text because labels are read behind it."""
+        ...
+
 
 @final
 @dataclass(frozen=True)
@@ -76,6 +80,10 @@ class TokenLoss:
     def wrong(self, outputs: Float[Tensor, "b l v"], batch: TextBatch) -> Bool[Tensor, " b"]:
         """Return whether a token of the answer, or the class, is not the most likely one."""
         return wrong_tokens(outputs, targets_of(batch))
+
+    def read_positions(self, backbone: AbstractBackbone) -> int:
+        """Return 0: no label is read but the right one."""
+        return 0
 
 
 # What a run minimises unless it is asked for another loss.

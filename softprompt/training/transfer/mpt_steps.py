@@ -6,9 +6,10 @@ Each step takes two or more of the tasks at random. The new task begins at P and
 """
 
 import dataclasses
+import itertools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -32,6 +33,7 @@ from ...settings import PromptSettings
 from ...store import Checkpoint, save_checkpoint
 from ...tasks import Task
 from .._inputs import OtherRows
+from .._leaves import leaves
 from .._loss_rule import task_loss
 from .._member import below
 from .._optimizer import EPS, adamw_state, learning_rate_factor, load_adamw_state, warmup_steps
@@ -69,19 +71,22 @@ def distillation(
     teacher: PromptBatch,
     batch: TextBatch,
     weight: float,
+    step: Sequence[TextBatch] = (),
 ) -> Tensor:
-    """Return CE + weight (KL(teacher || student) + MSE of the last states over the text).
+    """Return what a batch contributes to CE + weight (KL(teacher || student) + MSE of the last states over the text).
 
-    CE and KL are means over the rows, MSE is one over the numbers of all words of all rows.
+    CE and KL are means over the rows, MSE is one over the numbers of all words of all rows: those of the batches of the
+    optimiser step, so that accumulated gradients are those of one large batch. An empty `step` is this batch alone.
     """
+    rows, words = (sum(int(count(one.mask)) for one in step or [batch]) for count in (len, torch.sum))
     outputs, states = loss.outputs(backbone, student, batch), backbone.text_states(student, batch)
     with torch.no_grad():
         taught, taught_states = loss.outputs(backbone, teacher, batch), backbone.text_states(teacher, batch)
-    divergence = row_divergences(DIVERGENCES["kl"], taught, outputs, loss.positions(batch)).mean()
+    divergence = row_divergences(DIVERGENCES["kl"], taught, outputs, loss.positions(batch)).sum() / rows
     # The text stands at the left of its own columns, whatever side the pads are on.
     is_text = torch.arange(states.shape[1], device=states.device) < batch.mask.sum(1, keepdim=True)
-    apart = (states - taught_states).float()[is_text].square().mean()
-    return loss.losses(outputs, batch).mean() + weight * (divergence + apart)
+    apart = (states - taught_states).float()[is_text].square().sum() / (words * states.shape[2])
+    return loss.losses(outputs, batch).sum() / rows + weight * (divergence + apart)
 
 
 @final
@@ -127,7 +132,8 @@ class SourceTraining:
         chosen = self._chosen()
         self.adamw.zero_grad()
         self.loss = fmean(
-            _backward(self.backbone, self.tasks[k], self.student.of(k), self.weight, len(chosen)) for k in chosen
+            _backward(self.backbone, self.tasks[k], self.student.of(k), self.weight, self._batches(k), len(chosen))
+            for k in chosen
         )
         if not math.isfinite(self.loss):
             raise BadInput(f"the loss over the source tasks is {self.loss} at step {self.step}; give a lower --lr")
@@ -172,7 +178,7 @@ class SourceTraining:
         # The same draws as before the checkpoint, so that the next ones follow them.
         for _ in range(checkpoint.step):
             for k in self._chosen():
-                next(self.tasks[k].batches)
+                self._batches(k)
         self.step, self.loss = checkpoint.step, checkpoint.state["loss"]
 
     def _chosen(self) -> list[int]:
@@ -180,17 +186,33 @@ class SourceTraining:
         count = len(self.tasks)
         return sorted(self._draw.sample(range(count), self._draw.randint(2, count)))
 
+    def _batches(self, k: int) -> list[list[int]]:
+        """The places of the next rows of a task, batch by batch, whose gradients one step adds up."""
+        return list(itertools.islice(self.tasks[k].batches, self.plan.settings.grad_accumulation))
+
     def _rows(self) -> str:
         return fingerprint_of(task.train for task in self.tasks)
 
 
-def _backward(backbone: AbstractBackbone, task: SourceTask, student: Tensor, weight: float, tasks: int) -> float:
-    """Add the gradients of a task's share of the loss; returns its loss."""
-    batch = task.train.batch(next(task.batches), 0, backbone.pad_id).to(backbone.device)
-    prompt = PromptBatch.stack([student])
-    loss = distillation(backbone, task.loss, prompt, task.teacher, batch, weight)
-    (loss / tasks).backward()
-    return float(loss.detach())
+def _backward(
+    backbone: AbstractBackbone,
+    task: SourceTask,
+    student: Tensor,
+    weight: float,
+    batches: Sequence[Sequence[int]],
+    tasks: int,
+) -> float:
+    """Add the gradients of a task's share of the loss over these rows; returns its loss."""
+    step = [task.train.batch(rows, 0, backbone.pad_id).to(backbone.device) for rows in batches]
+    # Gradients accumulate at the prompt, whose own graph runs backward once.
+    whole = PromptBatch.stack([student])
+    prompt, total = leaves(whole), 0.0
+    for batch in step:
+        loss = distillation(backbone, task.loss, prompt, task.teacher, batch, weight, step)
+        (loss / tasks).backward()
+        total += float(loss.detach())
+    whole.vectors.backward(prompt.vectors.grad)
+    return total
 
 
 def _source_tasks(plan: Plan, backbone: AbstractBackbone, prompt: PromptSettings, n: int) -> list[SourceTask]:
