@@ -353,6 +353,15 @@ class TestLanes:
         assert folded.layers == LAYERS
 
     @pytest.mark.parametrize("method", METHODS_WITH_A_PROMPT)
+    def test_its_default_rate_is_a_tenth_of_the_ordinary_prompts(self, method):
+        rates = {}
+        for deep in (False, True):
+            rate = rates[deep] = METHODS[method].resolved(prompt(method, deep=deep)).lr
+            listed = next(row for row in describe(E, LAYERS if deep else 1) if row["method"] == method)
+            assert listed["lr"] == rate
+        assert rates[True] == pytest.approx(rates[False] / 10)
+
+    @pytest.mark.parametrize("method", METHODS_WITH_A_PROMPT)
     def test_every_number_gets_a_gradient(self, method, backbone_of):
         backbone = backbone_of("t5")
         found = built(backbone, prompt(method, units="rms"))

@@ -2,6 +2,7 @@
 
 from typing import TypedDict, final
 
+from ..settings import PromptSettings
 from .methods import METHODS, Method, Units
 from .reparam import require_positive
 
@@ -39,14 +40,14 @@ def describe(width: int, layers: int = 1) -> list[MethodRecord]:
             trainable=None if method.weights else method.trainable(width, layers),
             stored=None if method.weights else method.stored(width, layers),
             units=method.units,
-            lr=_rate(method),
+            lr=_rate(method, is_deep=layers > 1),
         )
         for method in METHODS.values()
     ]
 
 
-def _rate(method: Method) -> float | None:
+def _rate(method: Method, *, is_deep: bool) -> float | None:
     """Return the default learning rate in the method's units; a linear head alone has none of these."""
     if not method.m and not method.weights:
         return None
-    return method.lr_rms if method.units == "rms" else method.lr
+    return method.resolved(PromptSettings(method=method.name, deep=is_deep and not method.weights)).lr

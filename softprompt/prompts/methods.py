@@ -105,11 +105,11 @@ class Method:
         """Fill in this method's units and learning rate where the settings leave them open.
 
         A prompt that begins as an instruction or as examples takes a tenth of the method's rate: it has to keep what it
-        begins with (docs/log.md has the figures).
+        begins with. So does a deep prompt, whose layers move together (docs/log.md has the figures).
         """
         units = self.units if settings.units == "auto" else settings.units
         default = self.lr_rms if units == "rms" else self.lr
-        if settings.initial.is_words:
+        if settings.initial.is_words or settings.deep:
             default /= 10
         return dataclasses.replace(settings, units=units, lr=default if settings.lr is None else settings.lr)
 
