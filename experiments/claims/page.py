@@ -110,7 +110,7 @@ def _summary(
         f"check is refuted. *not decided*: everything else. {MODEL} is asked in the [study of a real language model]"
         "(real-lm.md), with other tasks, few rows and the loss over labels."
     )
-    return f"{markdown(rows)}\n\n{rule}"
+    return f"{markdown(rows, str)}\n\n{rule}"
 
 
 def _counted(checks: Sequence[Check]) -> str:

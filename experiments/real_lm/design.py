@@ -117,7 +117,7 @@ SMALL_RATES: Mapping[str, tuple[float, ...]] = {
     "p-tuning": (0.01, 0.03, 0.1),
     "residual": (0.01, 0.03, 0.1),
     "ept": (0.03, 0.1, 0.3),
-    "deep": (0.1, 0.3, 1.0),
+    "deep": (0.01, 0.03, 0.1),
 }
 SMALL_CELLS: Sequence[tuple[str, str, tuple[str, ...], tuple[int, ...]]] = (
     ("glue/sst2", "k32", SMALL_ARMS, (0, 1, 2)),

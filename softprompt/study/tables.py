@@ -1,7 +1,7 @@
 """From stored runs to tables: groups of runs in numbers, paired differences, Markdown. No torch here."""
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, final
 
 from ..checks import listed
@@ -247,10 +247,15 @@ def _paired(arm: Mapping[Any, StoredRun], baseline: Mapping[Any, StoredRun]) -> 
     }
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table, numbers to the right, scores with three digits."""
+def markdown(rows: Sequence[Row], cell: Callable[[str], str] = in_markdown) -> str:
+    """The rows as a Markdown table, numbers to the right, scores with three digits.
+
+    Args:
+        rows: by column.
+        cell: how a text is written; by default its links are none, since names may be a stranger's.
+    """
     names, cells, right = columns(rows)
-    lines = [[in_markdown(text).replace("|", "\\|") for text in line] for line in (names, *cells)]
+    lines = [[cell(text).replace("|", "\\|") for text in line] for line in (names, *cells)]
     lines.insert(1, ["--:" if r else "---" for r in right])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
