@@ -35,6 +35,7 @@ REAL = {
     "prompt tuning, from the instruction (the default)": "pt-instruction",
     r"EPT\*": "ept-star",
     "`scaled`: one trained vector": "scaled",
+    "deep prompts (`--deep`)": "deep",
     "LoRA, r = 8": "lora",
 }
 
