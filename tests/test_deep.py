@@ -89,6 +89,11 @@ def soft_prompt(backbone, n=2, seed=0, repeats=1):
     return SoftPrompt(first, provenance, repeats=repeats, deep=deep)
 
 
+def deep_vectors(prompt):
+    assert prompt.deep is not None
+    return prompt.deep
+
+
 def gradients(logits, *leaves):
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float32)
     return torch.autograd.grad((logits * weights.to(logits)).sum(), leaves)
@@ -480,6 +485,34 @@ class TestTraining:
         # A checkpoint's state holds the length of timing.jsonl, and its manifest that state's hash.
         ignored = ("timing.jsonl", "state.json", "manifest.json")
         assert same_files(tmp_path / "whole", tmp_path / "killed", ignore=ignored)
+
+    def test_a_run_of_a_version_in_which_layers_began_at_random_goes_on_as_it_began(
+        self, task, decoder_folder, tmp_path, monkeypatch
+    ):
+        from softprompt.training import _built, _loop
+
+        def run(name):
+            settings = TrainSettings(steps=6, eval_every=2, batch_size=4)
+            prompts = [dataclasses.replace(prompt, init="uniform") for prompt in (MIXED[0], MIXED[2])]
+            return train(task, decoder_folder, prompts=prompts, settings=settings, output=tmp_path / name)
+
+        optimize = _loop.Loop._optimize
+
+        def killed(loop):
+            if loop.step == 4:
+                raise KeyboardInterrupt
+            return optimize(loop)
+
+        with monkeypatch.context() as earlier:
+            earlier.setattr(_built._Prompts, "_states_of", lambda *_: None)
+            whole = run("whole")
+            earlier.setattr(_loop.Loop, "_optimize", killed)
+            with pytest.raises(KeyboardInterrupt):
+                run("killed")
+        found = resume(tmp_path / "killed")
+        for number in range(2):
+            assert torch.equal(found.prompt(number).vectors, whole.prompt(number).vectors)
+            assert torch.equal(deep_vectors(found.prompt(number)), deep_vectors(whole.prompt(number)))
 
     def test_a_run_records_its_depth_and_its_stored_prompt_has_the_scores_of_training(self, task, folder, tmp_path):
         settings = TrainSettings(steps=2, eval_every=2, batch_size=4)

@@ -93,11 +93,11 @@ class TrainablePrompt(AbstractTrainable):
         self.begins_at_words = base is not None and base.is_beginning
         # Phi(x_0), where it has to be subtracted to begin at the words.
         offset = reparameterization.fold(initial) if self.begins_at_words else None
-        # Not parts of a checkpoint: words, model and seeds determine them.
+        # Not parts of a checkpoint: words and seeds determine them.
         self.register_buffer("base", None if base is None else base.vectors, persistent=False)
         self.register_buffer("offset", offset, persistent=False)
-        self.register_buffer("deep_base", None, persistent=False)
-        self.register_buffer("deep_offset", None, persistent=False)
+        self.register_buffer("deep_base", None)
+        self.register_buffer("deep_offset", None)
 
     @classmethod
     def build(
@@ -261,6 +261,24 @@ class TrainablePrompt(AbstractTrainable):
         ordinary = self.folded().repeat(self.repeats, 1)
         self.deep_offset = torch.stack([self.reparameterization.fold(layer) for layer in self.deep])
         self.deep_base = states_of(ordinary).to(ordinary)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Go on from a checkpoint. The layers after the first began as it says: at random where it holds no states.
+
+        Raises:
+            BadInput: an earlier version kept no states of a prompt beside words, and they have changed.
+        """
+        if self.deep_base is not None and "deep_base" not in state_dict:
+            if self.begins_at_words:
+                state_dict = {"deep_base": self.deep_base, "deep_offset": self.deep_offset, **state_dict}
+            elif self.base is None:
+                self.deep_base = self.deep_offset = None
+            else:
+                raise BadInput(
+                    "this run was started by a version in which deep prompts beside words began at random; start a "
+                    "new run"
+                )
+        return super().load_state_dict(state_dict, strict, assign)
 
     @torch.no_grad()
     def project(self) -> None:

@@ -84,8 +84,8 @@ class _Prompts:
     ) -> list[AbstractTrainable]:
         """A prompt as each of its restarts begins."""
         m, shape = Method.of(prompt).m, head_shape(self.run_data.backbone, self.run_data.task)
-        if self.is_begun and not (prompt.deep and self.run_data.backbone.kind == "decoder"):
-            # What they began as may be gone. Only a deep prompt's states, which no checkpoint holds, follow from it.
+        if self.is_begun:
+            # What they began as may be gone.
             first, behind = [uniform()] * len(ways), []
         else:
             behind = deeper(prompt, self.run_data, m, self.states)
