@@ -27,9 +27,8 @@ def begun(decoder, monkeypatch, tmp_path, beginning):
         return run
 
     monkeypatch.setattr(deep_begin.softprompt, "train", first_step)
-    monkeypatch.setattr(deep_begin, "SHARES", (1e-6,))
     task = with_difficulty(TASKS["lab/opinion"], validation=8, test=8)
-    records = deep_begin.trained(task, decoder, "prompt tuning", beginning, 1)
+    records = deep_begin.trained(task, decoder, "prompt tuning", beginning, 1, (1e-6,))
     assert [record["seed"] for record in records] == [deep_begin.FIRST_SEED]
     return kept[0]
 
