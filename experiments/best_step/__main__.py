@@ -19,11 +19,11 @@ from typing import Any
 
 import softprompt
 from experiments.common.places import RESULTS
-from experiments.real_lm.tasks import cut_rows, study_task
+from experiments.real_lm.tasks import task_of
 from softprompt.initial import Initial
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import markdown
-from softprompt.tasks import TASKS, Task, with_difficulty
+from softprompt.tasks import Task
 from softprompt.training import without_advice
 
 LAB_TASKS = ("lab/opinion", "lab/same-color", "lab/weekend")
@@ -86,16 +86,6 @@ def trained(task: Task, backbone: Any, arm: str, seeds: int) -> dict[str, list[d
     }
 
 
-def task_of(model: str, name: str, data_root: Path | None, folder: Path) -> Task:
-    """The task of a cell, with 300 test rows."""
-    if name.startswith("lab/"):
-        return with_difficulty(TASKS[name], validation=100, test=300)
-    if data_root is None:
-        raise SystemExit(f"{model}:{name} needs --data-root (docs/tasks.md)")
-    cut_rows(name, data_root, folder)
-    return study_task(name, folder)
-
-
 def tables(cells: Mapping[str, Mapping[str, Mapping[str, Sequence[Evaluated]]]]) -> dict[str, list[dict[str, Any]]]:
     """What each rule chooses: the mean and the lowest test score over seeds, by cell and arm, and over all of them."""
     rows = []
@@ -120,11 +110,11 @@ def main() -> None:
     arguments = parser.parse_args()
     cells = json.loads(arguments.results.read_text())["cells"] if arguments.results.exists() else {}
     for cell in arguments.cells:
-        model, _, name = cell.partition(":")
+        model, _, _ = cell.partition(":")
         missing = [arm for arm in arguments.arms if arm not in cells.get(cell, {})]
         if not missing:
             continue
-        task, backbone = task_of(model, name, arguments.data_root, arguments.work), softprompt.load_backbone(model)
+        task, backbone = task_of(cell, arguments.data_root, arguments.work), softprompt.load_backbone(model)
         for arm in missing:
             if Initial(ARMS[arm].get("init", "uniform")).is_words and not task.instruction:
                 continue

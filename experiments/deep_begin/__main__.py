@@ -21,11 +21,11 @@ from unittest import mock
 import numpy as np
 import softprompt
 from experiments.common.places import RESULTS
-from experiments.real_lm.tasks import cut_rows, study_task
+from experiments.real_lm.tasks import task_of
 from softprompt.prompts.methods import Method
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import markdown
-from softprompt.tasks import TASKS, Task, with_difficulty
+from softprompt.tasks import Task
 from softprompt.training import _built, without_advice
 
 LAB = ("lab/opinion", "lab/same-color", "lab/weekend")
@@ -87,16 +87,6 @@ def trained(
     ]
 
 
-def task_of(name: str, data_root: Path | None, folder: Path) -> Task:
-    """The task of a cell, with 300 test rows."""
-    if name.startswith("lab/"):
-        return with_difficulty(TASKS[name], validation=100, test=300)
-    if data_root is None:
-        raise SystemExit(f"{name} needs --data-root (docs/tasks.md)")
-    cut_rows(name, data_root, folder)
-    return study_task(name, folder)
-
-
 def table(cells: Mapping[str, Mapping[str, Sequence[Record]]]) -> list[dict[str, Any]]:
     """The mean test accuracy over seeds by cell, arm and share of the rate."""
     rows = []
@@ -124,8 +114,8 @@ def main() -> None:
         json.loads(arguments.results.read_text())["cells"] if arguments.results.exists() else {}
     )
     for cell in arguments.cells:
-        model, _, name = cell.partition(":")
-        task, backbone = task_of(name, arguments.data_root, arguments.work), softprompt.load_backbone(model)
+        model, _, _ = cell.partition(":")
+        task, backbone = task_of(cell, arguments.data_root, arguments.work), softprompt.load_backbone(model)
         for method, beginning in arms(model, task):
             arm = f"{method}, {beginning}"
             if arm not in cells.setdefault(cell, {}):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.errors import BadInput
-from softprompt.tasks import TASKS, Source, Task, styled
+from softprompt.tasks import TASKS, Source, Task, styled, with_difficulty
 
 from ..common.places import ROOT
 
@@ -72,6 +72,17 @@ def study_task(name: str, folder: Path, *, bare: bool = False) -> Task:
     place = folder / name.replace("/", "-")
     files = {split: str(place / f"{split}.jsonl") for split in SPLITS}
     return dataclasses.replace(task, source=Source(files=files))
+
+
+def task_of(cell: str, data_root: Path | None, folder: Path) -> Task:
+    """The task of a cell MODEL:TASK of a small experiment, with 300 test rows: one of the laboratory, or cut rows."""
+    _, _, name = cell.partition(":")
+    if name.startswith("lab/"):
+        return with_difficulty(TASKS[name], validation=100, test=300)
+    if data_root is None:
+        raise SystemExit(f"{cell} needs --data-root (docs/tasks.md)")
+    cut_rows(name, data_root, folder)
+    return study_task(name, folder)
 
 
 def cut_rows(name: str, data_root: Path, folder: Path, scored_rows: int | None = None) -> None:
