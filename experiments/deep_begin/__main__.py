@@ -89,13 +89,12 @@ def trained(
 
 def table(cells: Mapping[str, Mapping[str, Sequence[Record]]]) -> list[dict[str, Any]]:
     """The mean test accuracy over seeds by cell, arm and share of the rate."""
-    rows = []
+    every = (record for by_arm in cells.values() for records in by_arm.values() for record in records)
+    rows, shares = [], sorted({record["share"] for record in every}, reverse=True)
     for cell, by_arm in cells.items():
         for arm, records in by_arm.items():
-            shares = dict.fromkeys(record["share"] for record in records)
-            means = {
-                f"{share:g}": round(mean(r["test"] for r in records if r["share"] == share), 3) for share in shares
-            }
+            scores = {share: [record["test"] for record in records if record["share"] == share] for share in shares}
+            means = {f"{share:g}": round(mean(tests), 3) if tests else None for share, tests in scores.items()}
             seeds = len({record["seed"] for record in records})
             rows.append({"model and task": cell, "prompt": arm, "seeds": seeds, **means})
     return rows
