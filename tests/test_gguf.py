@@ -236,7 +236,8 @@ class TestPackaged:
         folder.mkdir(parents=True)
         (folder / "__init__.py").write_text("raise ImportError('its own dependencies are not installed')")
         shutil.copy(file, folder / PACKAGED["smollm2"].file)
-        monkeypatch.setattr(sys, "path", [str(folder.parent)])
+        # In front of the others, which transformers asks for the version of gguf.
+        monkeypatch.syspath_prepend(folder.parent)
         monkeypatch.setattr(packaged, "PACKAGED", PACKAGED)
         return folder / PACKAGED["smollm2"].file
 
