@@ -12,6 +12,7 @@ from softprompt.documents import read_sealed, sealed_bytes
 from softprompt.prompts.contract import AbstractTrainable
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.tasks import Task, custom_task
+from softprompt.training._loop import Loop
 
 GOOD = ("good", "great")
 BAD = ("bad", "terrible")
@@ -72,3 +73,24 @@ def file_limit(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def at_step(number: int, action: Callable[[], Any]) -> Callable[[Loop], Any]:
+    """What replaces `Loop._optimize`: the action comes before this step."""
+    optimize = Loop._optimize
+
+    def acting(loop: Loop) -> Any:
+        if loop.step == number:
+            action()
+        return optimize(loop)
+
+    return acting
+
+
+def fails(error: BaseException) -> Callable[..., Any]:
+    """An action that raises the error."""
+
+    def action(*values: Any) -> Any:
+        raise error
+
+    return action

@@ -25,11 +25,12 @@ from softprompt.regularizers import regularizers
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.store import read_prompt, save_prompt
 from softprompt.training import resume, train
+from softprompt.training._loop import Loop
 from softprompt.training._step import backward
 from softprompt.training.objectives import Plain, Regularized, RegularizerContext, acting
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as Output
 
-from kit import review_task, same_files
+from kit import at_step, fails, review_task, same_files
 from tiny import DECODERS, ENCODER_DECODERS, ENCODERS
 
 # Word vectors of another width than the states.
@@ -463,24 +464,15 @@ class TestTraining:
 
     @pytest.mark.parametrize("model", ["folder", "decoder_folder"])
     def test_a_killed_run_goes_on_to_the_same_bytes(self, model, task, tmp_path, monkeypatch, request):
-        from softprompt.training import _loop
-
         folder = request.getfixturevalue(model)
         prompts = [dataclasses.replace(prompt, init="vocabulary") for prompt in MIXED[:2]]
 
         settings = TrainSettings(steps=6, eval_every=2, batch_size=4)
         train(task, folder, prompts=prompts, settings=settings, output=tmp_path / "whole")
-        optimize = _loop.Loop._optimize
-
-        def killed(loop):
-            if loop.step == 4:
-                raise KeyboardInterrupt
-            return optimize(loop)
-
-        monkeypatch.setattr(_loop.Loop, "_optimize", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(task, folder, prompts=prompts, settings=settings, output=tmp_path / "killed")
-        monkeypatch.setattr(_loop.Loop, "_optimize", optimize)
+        with monkeypatch.context() as patch:
+            patch.setattr(Loop, "_optimize", at_step(4, fails(KeyboardInterrupt())))
+            with pytest.raises(KeyboardInterrupt):
+                train(task, folder, prompts=prompts, settings=settings, output=tmp_path / "killed")
         resume(tmp_path / "killed")
         # A checkpoint's state holds the length of timing.jsonl, and its manifest that state's hash.
         ignored = ("timing.jsonl", "state.json", "manifest.json")
@@ -489,24 +481,17 @@ class TestTraining:
     def test_a_run_of_a_version_in_which_layers_began_at_random_goes_on_as_it_began(
         self, task, decoder_folder, tmp_path, monkeypatch
     ):
-        from softprompt.training import _built, _loop
+        from softprompt.training import _built
 
         def run(name):
             settings = TrainSettings(steps=6, eval_every=2, batch_size=4)
             prompts = [dataclasses.replace(prompt, init="uniform") for prompt in (MIXED[0], MIXED[2])]
             return train(task, decoder_folder, prompts=prompts, settings=settings, output=tmp_path / name)
 
-        optimize = _loop.Loop._optimize
-
-        def killed(loop):
-            if loop.step == 4:
-                raise KeyboardInterrupt
-            return optimize(loop)
-
         with monkeypatch.context() as earlier:
             earlier.setattr(_built._Prompts, "_states_of", lambda *_: None)
             whole = run("whole")
-            earlier.setattr(_loop.Loop, "_optimize", killed)
+            earlier.setattr(Loop, "_optimize", at_step(4, fails(KeyboardInterrupt())))
             with pytest.raises(KeyboardInterrupt):
                 run("killed")
         found = resume(tmp_path / "killed")

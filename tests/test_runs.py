@@ -21,7 +21,7 @@ from softprompt.training._finish import constant_score
 from softprompt.training._loop import Loop
 from softprompt.training._records import Record, damaged_lines, read_record, recorded_steps
 
-from kit import file_limit, review_task, same_files
+from kit import at_step, fails, file_limit, review_task, same_files
 
 PROMPT = PromptSettings(options={"prompt_length": 2})
 RESTARTED = PromptSettings(options={"prompt_length": 2}, restarts=2, restart_steps=2)
@@ -76,25 +76,6 @@ def start(task, backbone):
         return train(task, backbone, prompts=[prompt, *more], settings=settings, output=folder)
 
     return go
-
-
-def at_step(number, action):
-    """What replaces `Loop._optimize`: the action comes before this step."""
-    optimize = Loop._optimize
-
-    def acting(loop):
-        if loop.step == number:
-            action()
-        return optimize(loop)
-
-    return acting
-
-
-def fails(error):
-    def action(*values):
-        raise error
-
-    return action
 
 
 class TestNothingIsLeft:

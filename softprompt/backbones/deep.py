@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, final
+from typing import Any, TypeVar, final
 
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +19,7 @@ from ..prompts.units import WordScale
 
 # Rows and columns of the random tokens on which states are measured.
 SAMPLE = (8, 32)
+T = TypeVar("T")
 
 
 @final
@@ -141,17 +142,7 @@ def state_scales(stack: Any, embeddings: Any, name: str) -> list[WordScale]:
     layers = layers_of(stack, name, embeddings.weight.shape[1])
     ids = torch.randint(len(embeddings.weight), SAMPLE, generator=torch.Generator().manual_seed(0))
     embeds = embeddings(ids.to(embeddings.weight.device))
-    scales: dict[int, WordScale] = {}
-
-    def measure(number: int, states: Tensor) -> Tensor:
-        _refuse_another_layout(states, tuple(embeds.shape), number, name)
-        scales[number] = WordScale.of_states(states.flatten(0, 1))
-        return states
-
-    with _reading(layers[1:], measure):
-        stack(inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device))
-    _refuse_uncalled(len(layers) - 1 - len(scales), name)
-    return [scales[number] for number in range(len(layers) - 1)]
+    return _at_each(stack, layers, embeds, name, lambda states: WordScale.of_states(states.flatten(0, 1)))
 
 
 @torch.no_grad()
@@ -169,17 +160,28 @@ def prompt_states(
     Raises:
         UnsupportedModel: states that are not laid out as the input, or a layer that is never called.
     """
-    states: dict[int, Tensor] = {}
+    return torch.stack(_at_each(stack, layers, embeds, name, lambda states: states[0].float()))
 
-    def keep(number: int, read: Tensor) -> Tensor:
-        _refuse_another_layout(read, tuple(embeds.shape), number, name)
-        states[number] = read[0].float()
-        return read
 
-    with _reading(layers[1:], keep):
+def _at_each(
+    stack: Any,
+    layers: Sequence[nn.Module],
+    embeds: Float[Tensor, "b n d"],
+    name: str,
+    of: Callable[[Float[Tensor, "b n d"]], T],
+) -> list[T]:
+    """What `of` makes of the states that layers 2, 3 ... read where the stack reads these vectors and nothing else."""
+    found: dict[int, T] = {}
+
+    def look(number: int, states: Tensor) -> Tensor:
+        _refuse_another_layout(states, tuple(embeds.shape), number, name)
+        found[number] = of(states)
+        return states
+
+    with _reading(layers[1:], look):
         stack(inputs_embeds=embeds, attention_mask=torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device))
-    _refuse_uncalled(len(layers) - 1 - len(states), name)
-    return torch.stack([states[number] for number in range(len(layers) - 1)])
+    _refuse_uncalled(len(layers) - 1 - len(found), name)
+    return [found[number] for number in range(len(layers) - 1)]
 
 
 def _refuse_another_layout(states: Tensor, needed: tuple[int, ...], number: int, name: str) -> None:

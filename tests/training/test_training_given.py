@@ -11,7 +11,7 @@ from softprompt.settings import TrainSettings
 from softprompt.training import Interrupted, read_plan, resume, train
 from softprompt.training._loop import Loop
 
-from kit import same_files
+from kit import at_step, fails, same_files
 from training_kit import entry
 
 E, SETTINGS = 16, TrainSettings(steps=4, eval_every=2, batch_size=4)
@@ -126,16 +126,9 @@ class TestARunWhoseSourceIsGone:
         def run(name):
             return train(task, str(t5_folder), prompts=prompts, settings=SETTINGS, output=tmp_path / name)
 
-        optimize = Loop._optimize
-
-        def stop(loop):
-            if loop.step == 3:
-                raise KeyboardInterrupt
-            return optimize(loop)
-
         whole = run("whole")
         with monkeypatch.context() as patch:
-            patch.setattr(Loop, "_optimize", stop)
+            patch.setattr(Loop, "_optimize", at_step(3, fails(KeyboardInterrupt())))
             with pytest.raises((Interrupted, KeyboardInterrupt)):
                 run("stopped")
         path = tmp_path / ("three.npy" if kind == "file" else "prompt")
@@ -145,12 +138,8 @@ class TestARunWhoseSourceIsGone:
 
     def test_and_has_no_checkpoint_is_refused_with_its_name(self, task, t5_folder, tmp_path, source, monkeypatch):
         init = source("file")
-
-        def stop(loop):
-            raise SystemExit
-
         with monkeypatch.context() as patch:
-            patch.setattr(Loop, "_optimize", stop)
+            patch.setattr(Loop, "_optimize", fails(SystemExit()))
             patch.setattr("softprompt.training._folder._empty", lambda folder: None)
             with pytest.raises(SystemExit):
                 train(task, str(t5_folder), prompts=entry(init=init), settings=SETTINGS, output=tmp_path / "run")

@@ -83,10 +83,9 @@ def _word_ids(tokenizer: Any, words: Sequence[str]) -> list[list[int]]:
 
 
 def _vectors(initial: Initial, backbone: AbstractBackbone, m: int) -> Tensor:
-    source = read_source(initial).at_scale(backbone.embedding_scale)
     if initial.kind == "prompt":
-        backbone.check(source)
-    return taken_from(source, m)
+        return taken_from(source_prompt(initial.argument, backbone), m)
+    return taken_from(read_source(initial).at_scale(backbone.embedding_scale), m)
 
 
 def deeper(prompt: PromptSettings, run_data: RunData, m: int, states: Sequence[WordScale]) -> list[Initializer]:
