@@ -11,7 +11,7 @@ import pytest
 import torch
 from softprompt import cli
 from softprompt.backbones import decoder as decoder_file
-from softprompt.backbones import from_model
+from softprompt.backbones import AbstractBackbone, from_model
 from softprompt.errors import BadInput
 from softprompt.inference.asked import task_of
 from softprompt.inference.bulk import predict_file
@@ -21,7 +21,7 @@ from softprompt.inference.scoring import scoring_of
 from softprompt.inference.together import Group, Responder
 from softprompt.interop.recipes import readme
 from softprompt.interop.stored import load
-from softprompt.prompts.prompt import Provenance, SoftPrompt
+from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 from softprompt.tasks import Wording, custom_task, in_lines
 from softprompt.training import train
 
@@ -171,17 +171,33 @@ def test_nan_is_no_answer(family, decode, tiny_model, task, tmp_path, monkeypatc
         backbone.model.decoder.final_layer_norm.weight.data.fill_(torch.nan)
     vectors = torch.full((2, backbone.embedding_size), 3e38)
     prompt = SoftPrompt(vectors, Provenance("prompt-tuning", backbone.identity(), task=task.to_json()))
-    (tmp_path / "texts.txt").write_text("\n".join(TEXTS))
+    nothing_is_answered(prompt, backbone, tmp_path, decode=decode)
+
+
+@pytest.mark.parametrize("column", ["label_column", "number_column"])
+def test_nan_of_a_head_is_no_answer(column, tiny_bert, tmp_path):
+    backbone = from_model(*tiny_bert(), name="tiny", answers="linear-head")
+    backbone.base.encoder.layer[-1].output.LayerNorm.weight.data.fill_(torch.nan)
+    (tmp_path / "rows.csv").write_text("text,out\n" + "".join(f"good {n},{n % 2}\n" for n in range(40)))
+    task = custom_task(str(tmp_path / "rows.csv"), text_columns=["text"], **{column: "out"}, max_length=32)
+    classes = len(task.labels) or 1
+    provenance = Provenance("prompt-tuning", backbone.identity(), "linear-head", task=task.to_json())
+    head = LinearHead(torch.ones(classes, backbone.hidden_size), torch.ones(classes))
+    prompt = SoftPrompt(torch.ones(2, backbone.embedding_size), provenance, head=head)
+    nothing_is_answered(prompt, backbone, tmp_path)
+
+
+def nothing_is_answered(prompt: SoftPrompt, backbone: AbstractBackbone, folder: Path, **options: Any) -> None:
+    """Assert that no command answers with a prompt with which the model computes NaN."""
+    (folder / "texts.txt").write_text("\n".join(TEXTS))
     for answered in (
-        lambda: predict(prompt, TEXTS, model=backbone, decode=decode),
-        lambda: evaluate(prompt, model=backbone, decode=decode),
-        lambda: predict_file(
-            {"huge": prompt}, tmp_path / "texts.txt", tmp_path / "out.jsonl", model=backbone, decode=decode
-        ),
+        lambda: predict(prompt, TEXTS, model=backbone, **options),
+        lambda: evaluate(prompt, model=backbone, **options),
+        lambda: predict_file({"huge": prompt}, folder / "texts.txt", folder / "out.jsonl", model=backbone, **options),
     ):
         with pytest.raises(BadInput, match=r"computes NaN with (this prompt|prompt 'huge'), from which no answer"):
             answered()
-    assert not (tmp_path / "out.jsonl").exists()
+    assert not (folder / "out.jsonl").exists()
 
 
 def test_a_prompt_that_was_trained_to_write_its_label_writes_it(backbone, tmp_path):

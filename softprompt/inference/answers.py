@@ -42,7 +42,8 @@ class Answers:
         values: class ids (-1 where the generated text is no label word), numbers (NaN where it is none) or texts.
         texts: the answers as text.
         scores: log-probability of each label in nats, [b, c], where labels were scored.
-        lost: for each row whether the model computed NaN where it wrote; empty where nothing was written.
+        lost: for each row whether the model computed NaN where it wrote or where a head gave its number; empty where
+            labels were scored.
     """
 
     values: list[Any]
@@ -59,7 +60,7 @@ class Answers:
     @classmethod
     def of_numbers(cls, numbers: list[float]) -> "Answers":
         """The numbers of a head; their texts are the shortest that are read back as the same float32."""
-        return cls(numbers, [_shortest(number) for number in numbers])
+        return cls(numbers, [_shortest(number) for number in numbers], lost=[number != number for number in numbers])
 
     @classmethod
     def of_texts(cls, texts: Sequence[str | None], task: Task) -> "Answers":

@@ -132,6 +132,14 @@ class Responder:
         """
         return self.values(Answers.of_texts([text], self.task).usable(f"prompt {self.name!r}"), 0)
 
+    def given(self, number: float) -> list[Any]:
+        """What stands in the column for a row of which a head gave this number.
+
+        Raises:
+            BadInput: the model computed NaN.
+        """
+        return self.values(Answers.of_numbers([number]).usable(f"prompt {self.name!r}"), 0)
+
     def values(self, answers: Answers, place: int) -> list[Any]:
         """What stands in the columns for one of these answers."""
         scores = [] if answers.scores is None else answers.scores[place].softmax(-1).tolist()
@@ -243,8 +251,8 @@ class Pass:
             pairs = zip(self.cells, texts, strict=True)
             return [self.group.responders[number].written(text) for (_, number), text in pairs]
         if way == "number":
-            numbers = Answers.of_numbers(backbone.logits(prompt_batch, batch)[:, 0, 0].tolist())
-            return [[text] for text in numbers.texts]
+            pairs = zip(self.cells, backbone.logits(prompt_batch, batch)[:, 0, 0].tolist(), strict=True)
+            return [self.group.responders[number].given(of_head) for (_, number), of_head in pairs]
         responders = [self.group.responders[number] for _, number in self.cells]
         readings = [responder.reading for responder in responders if responder.reading is not None]
         scores = scored_each(backbone, prompt_batch, batch, readings)

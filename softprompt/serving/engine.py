@@ -203,7 +203,7 @@ def _labelled(work: Work, scores: Tensor) -> Answer:
 def _of_head(work: Work, logits: Tensor) -> Answer:
     task = work.served.asked.task
     if task.answer == "number":
-        return Answer.first_of(Answers.of_numbers([float(logits[0])]))
+        return Answer.first_of(Answers.of_numbers([float(logits[0])]).usable())
     wide = logits[: len(task.labels)].to(torch.promote_types(logits.dtype, torch.float32))
     return _labelled(work, wide.log_softmax(-1).float())
 
