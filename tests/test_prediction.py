@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 from softprompt import cli
-from softprompt.backbones import decoder as decoder_file
 from softprompt.backbones import AbstractBackbone, from_model
+from softprompt.backbones import decoder as decoder_file
 from softprompt.errors import BadInput
 from softprompt.inference.asked import task_of
 from softprompt.inference.bulk import predict_file
@@ -177,7 +177,7 @@ def test_nan_is_no_answer(family, decode, tiny_model, task, tmp_path, monkeypatc
 @pytest.mark.parametrize("column", ["label_column", "number_column"])
 def test_nan_of_a_head_is_no_answer(column, tiny_bert, tmp_path):
     backbone = from_model(*tiny_bert(), name="tiny", answers="linear-head")
-    backbone.base.encoder.layer[-1].output.LayerNorm.weight.data.fill_(torch.nan)
+    backbone.model.base_model.encoder.layer[-1].output.LayerNorm.weight.data.fill_(torch.nan)
     (tmp_path / "rows.csv").write_text("text,out\n" + "".join(f"good {n},{n % 2}\n" for n in range(40)))
     task = custom_task(str(tmp_path / "rows.csv"), text_columns=["text"], **{column: "out"}, max_length=32)
     classes = len(task.labels) or 1

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from softprompt.backbones import from_model
 from softprompt.documents import sealed_bytes
 from softprompt.errors import BadInput
 from softprompt.reports._commands import commands
@@ -17,6 +18,7 @@ from softprompt.study._stored import path_of, to_bytes
 from softprompt.study.stability import Arm, report
 from softprompt.tasks import Source, custom_task, styled, with_difficulty
 from softprompt.tasks import task as find_task
+from softprompt.training import train
 
 from report_kit import made_run, made_store
 
@@ -86,7 +88,31 @@ class TestTasks:
             )
             path_of(tmp_path / "store", spec.name).write_bytes(to_bytes(run))
         (note,) = read_sources([tmp_path / "store"]).notes
-        assert note.startswith("/reviews.csv had other contents for run ")
+        assert note.startswith("/reviews.csv had other contents for ept-seed1-")
+        assert "than for ept-seed0-" in note
+
+    def test_a_file_that_changed_between_plain_runs_is_told_of(self, tiny_t5, tmp_path):
+        rows = reviews(tmp_path / "a")
+        named = {"text_column": "text", "label_column": "label", "steps": 1, "prompt_length": 2, "with_frozen": False}
+        backbone = from_model(*tiny_t5("t5"), name="tiny")
+
+        def trained(seed: int, words: str) -> None:
+            rows.write_text("text,label\n" + "".join(f"{words} {n},{'yes' if n % 2 else 'no'}\n" for n in range(20)))
+            train(rows, backbone, seeds=[seed], output=tmp_path / "runs" / str(seed), **named)
+
+        for seed in (0, 1):
+            trained(seed, "good")
+        assert read_sources([tmp_path / "runs"]).notes == []
+        trained(2, "bad")
+        (note,) = read_sources([tmp_path / "runs"]).notes
+        assert f"{rows} had other contents for 2/prompt-tuning-seed2 than for 0/prompt-tuning-seed0" in note
+        # As an earlier version wrote it.
+        plan = tmp_path / "runs" / "2" / "run.json"
+        values = {
+            name: value for name, value in json.loads(plan.read_text()).items() if name not in ("files", "sha256")
+        }
+        plan.write_bytes(sealed_bytes(values))
+        assert read_sources([tmp_path / "runs"]).notes == []
 
     def test_other_words_for_the_same_rows_are_other_settings(self, tmp_path):
         task = find_task("glue/sst2")

@@ -134,7 +134,7 @@ def test_a_prompt_with_which_the_model_computes_nan_fails_and_the_others_are_ans
 @pytest.mark.parametrize("name", ["p0", "p2"], ids=["label", "number"])
 def test_a_head_that_gives_nan_fails(name, tiny_model):
     backbone = from_model(*tiny_model("bert"), name="tiny-bert", answers="linear-head")
-    backbone.base.encoder.layer[-1].output.LayerNorm.weight.data.fill_(torch.nan)
+    backbone.model.base_model.encoder.layer[-1].output.LayerNorm.weight.data.fill_(torch.nan)
     bank, engine = bank_of(backbone, {name: some_prompts(backbone, 3)[name]}), Engine(backbone)
     (wrong,) = engine.run([engine.work(bank.get(name), {"text": "good"})])
     assert isinstance(wrong, BadInput)

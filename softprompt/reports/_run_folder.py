@@ -89,6 +89,7 @@ def _stored(
         seconds=result.seconds / len(plan.prompts),
         curve=curve,
         validation=validation,
+        inputs=plan.files,
         **_origin(result.run, name),
     )
 

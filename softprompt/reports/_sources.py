@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import BadInput, SoftPromptError, UnknownName
 from ..settings import Seeds
-from ..study import RunSpec, StoredRun, kept_prompt, mixed, stored_names
+from ..study import RunSpec, StoredRun, kept_prompt, other_contents, stored_names
 from ..study import load as load_run
 from ..study.stability import Untrained
 from ._documents import Values, read_landscape, read_stability
@@ -99,8 +99,12 @@ class _Found:
             raise BadInput(f"none of the runs can be shown; {self.notes[0] if self.notes else 'they hold no prompts'}")
         entries = with_tasks(_short_labels(_each_once(self.entries, self.notes)))
         keys = {entry.run.name: entry.key for entry in reversed(entries)}
-        if line := mixed(entry.run for entry in entries):
-            self.notes.append(line)
+        if found := other_contents((entry.label, entry.run.inputs) for entry in entries):
+            path, one, other = found
+            self.notes.append(
+                f"{path} had other contents for {one} than for {other}, so that their scores are of other rows; train "
+                "one of them again"
+            )
         return Sources(
             entries=entries,
             untrained={keys[name]: lines for name, lines in self.untrained},

@@ -19,6 +19,7 @@ from ._file import load_specs as load_specs
 from ._fleets import is_kept as is_kept
 from ._grid import grid as grid
 from ._inputs import mixed as mixed
+from ._inputs import other_contents as other_contents
 from ._plan import Part as Part
 from ._plan import plan as plan
 from ._reference import published as published

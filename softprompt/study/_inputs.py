@@ -2,11 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from ..documents import compact, sha256_of
 from ..errors import OtherInputs
 from ._spec import RunSpec
 from ._stored import StoredRun
+
+# A run, or what it is called.
+Read = TypeVar("Read")
 
 
 def digests(spec: RunSpec) -> dict[str, str]:
@@ -34,14 +38,27 @@ def refuse_changed(runs: Iterable[StoredRun]) -> None:
 
 def mixed(runs: Iterable[StoredRun]) -> str | None:
     """One line on a file that had other contents for one of these runs than for another; None where none had."""
-    first: dict[str, StoredRun] = {}
-    for run in runs:
-        for path, digest in run.inputs.items():
-            if digest != (other := first.setdefault(path, run)).inputs[path]:
-                return (
-                    f"{path} had other contents for {run.spec.describe()} than for {other.spec.describe()}; delete "
-                    f"runs/{run.name}.json or runs/{other.name}.json to train it again"
-                )
+    if (found := other_contents((run, run.inputs) for run in runs)) is None:
+        return None
+    path, run, other = found
+    return (
+        f"{path} had other contents for {run.spec.describe()} than for {other.spec.describe()}; delete "
+        f"runs/{run.name}.json or runs/{other.name}.json to train it again"
+    )
+
+
+def other_contents(inputs: Iterable[tuple[Read, Mapping[str, str]]]) -> tuple[str, Read, Read] | None:
+    """The first path that held something else for one run than for one before it, and the two; None where none did.
+
+    Args:
+        inputs: each run with the digests of what it read.
+    """
+    first: dict[str, tuple[Read, str]] = {}
+    for run, of_run in inputs:
+        for path, digest in of_run.items():
+            other, before = first.setdefault(path, (run, digest))
+            if digest != before:
+                return path, run, other
     return None
 
 

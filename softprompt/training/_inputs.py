@@ -1,7 +1,7 @@
 """What a run began from, so that it goes on with nothing else: its model, its rows, and prompts of other runs."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..backbones import AbstractBackbone, weights_digest
@@ -19,14 +19,22 @@ class OtherRows(BadInput):
 def with_inputs(run_data: RunData) -> RunData:
     """The run, its plan with the digests of what it begins from: of model and rows, and of prompts by their paths.
 
+    The user's files of rows have digests of their own: they tell runs apart whatever a prompt reads of the rows.
+
     Args:
         run_data: a new run, the paths in its plan as they are from any folder.
     """
     plan = run_data.plan
-    paths = dict.fromkeys(path for prompt in plan.prompts for path in prompt.paths)
-    digests = {path: digest for path in paths if (digest := input_digest(Path(path))) is not None}
-    inputs = {**model_digests(run_data.backbone), ROWS: run_data.fingerprint, **digests}
-    return dataclasses.replace(run_data, plan=dataclasses.replace(plan, inputs=inputs))
+    prompts = _digests(path for prompt in plan.prompts for path in prompt.paths)
+    inputs = {**model_digests(run_data.backbone), ROWS: run_data.fingerprint, **prompts}
+    source = plan.task.source
+    files = _digests(path for split in source.files for path in source.paths(split))
+    return dataclasses.replace(run_data, plan=dataclasses.replace(plan, inputs=inputs, files=files))
+
+
+def _digests(paths: Iterable[str]) -> dict[str, str]:
+    """The SHA-256 of what is at each path; without those at which nothing is."""
+    return {path: digest for path in dict.fromkeys(paths) if (digest := input_digest(Path(path))) is not None}
 
 
 def model_digests(backbone: AbstractBackbone) -> dict[str, str]:

@@ -37,6 +37,7 @@ class StoredPlan:
     log_with: str | None
     with_frozen: bool
     inputs: Mapping[str, str]
+    files: Mapping[str, str]
 
 
 _KEPT = tuple(field.name for field in dataclasses.fields(StoredPlan))
@@ -57,6 +58,7 @@ class Plan:
         log_with: trackers that Accelerate knows, joined by commas.
         with_frozen: whether the frozen model without training is scored beside the prompts.
         inputs: digests of what the run began from (`with_inputs`); older runs name none.
+        files: SHA-256 of each file of the user with rows, by path, as the run began; older runs name none.
     """
 
     task: Task
@@ -70,6 +72,7 @@ class Plan:
     log_with: str | None = None
     with_frozen: bool = False
     inputs: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
