@@ -7,6 +7,7 @@ elsewhere is Markdown.
 """
 
 from ._csv import csv_lines as csv_lines
+from ._csv import csv_table as csv_table
 from ._entries import changed_files as changed_files
 from ._entries import entry as entry
 from ._entries import faults_in as faults_in

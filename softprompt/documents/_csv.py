@@ -18,3 +18,12 @@ def csv_lines(rows: Iterable[Iterable[Any]], delimiter: str = ",") -> Iterator[s
         yield text.getvalue().removesuffix(_END) + "\n"
         text.seek(0)
         text.truncate()
+
+
+def csv_table(rows: Iterable[Iterable[Any]]) -> str:
+    """The lines of a table that people open in a spreadsheet: no text in it is taken for a formula."""
+    return "".join(csv_lines([_harmless(cell) for cell in cells] for cells in rows))
+
+
+def _harmless(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@") else cell

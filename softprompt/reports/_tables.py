@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..documents import csv_lines
+from ..documents import csv_table
 from ._entry import Entry
 from ._settings import Setting
 
@@ -37,13 +37,7 @@ class Table:
 
     def csv(self) -> str:
         """The rows as CSV, numbers with all their digits."""
-        rows = ([_harmless(row.get(name)) for name in self.columns] for row in self.rows)
-        return "".join(csv_lines([self.columns, *rows]))
-
-
-def _harmless(value: Any) -> Any:
-    """A text that no spreadsheet takes for a formula."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+        return csv_table([self.columns, *([row.get(name) for name in self.columns] for row in self.rows)])
 
 
 def cell(value: Any) -> str:

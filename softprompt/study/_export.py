@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..documents import csv_lines
+from ..documents import csv_table
 from ..errors import BadInput
 from ._failed import failed_names, failure_of
 from ._grid import SEEDS
@@ -65,7 +65,7 @@ def _content(plain: list[dict[str, Any]], kind: str) -> bytes:
     match kind:
         case ".csv":
             # Not by pandas, which leaves a lone carriage return in a cell without quotes.
-            return "".join(csv_lines([plain[0], *(row.values() for row in plain)])).encode() if plain else b""
+            return csv_table([plain[0], *(row.values() for row in plain)]).encode() if plain else b""
         case ".parquet":
             return pandas.DataFrame(plain).to_parquet(index=False)
         case ".json":

@@ -231,6 +231,10 @@ class TestCommand:
             r"a & 0.0001 & 16 & 1234567 & 0.667 & 2.25 \\", r"b & 0.3 &  &  & 1.000 &  \\"
         ]  # fmt: skip
 
+    def test_no_text_of_csv_is_a_formula_in_a_spreadsheet(self, tmp_path):
+        rows = [{"run": "a", "@tag": "=1+1", "test score": -1.0}]
+        assert export(rows, tmp_path / "runs.csv").read_text() == "run,'@tag,test score\na,'=1+1,-1.0\n"
+
     @pytest.mark.parametrize("end", ["json", "md", "csv"])
     def test_a_whole_number_beside_an_empty_cell_stays_whole(self, end, tmp_path):
         rows = [{"run": "a", "k": 16, "lr": 1e-4, "test score": 1.0}, {"run": "b", "k": None, "lr": math.nan}]
