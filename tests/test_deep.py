@@ -512,6 +512,19 @@ class TestTraining:
         assert {**report.metrics, "invalid": report.invalid} == deep.metrics["test"]
         assert len(prompt.predict(["a good film"])) == 1
 
+    @pytest.mark.parametrize("model", ["folder", "decoder_folder"])
+    def test_a_run_stores_and_trains_the_numbers_that_are_listed(self, model, task, tmp_path, request, capsys):
+        folder, settings = request.getfixturevalue(model), TrainSettings(steps=1, batch_size=4)
+        prompts = [prompt(method, init="uniform") for method in METHODS_WITH_A_PROMPT]
+        run = train(task, folder, prompts=prompts, settings=settings, with_frozen=False, output=tmp_path / "run")
+        capsys.readouterr()
+        assert main(["methods", "list", "--model", folder, "--layers", str(LAYERS), "--json"]) == 0
+        listed = {row["method"]: row for row in json.loads(capsys.readouterr().out)}
+        for number, result in enumerate(run.results):
+            row = listed[result.method]
+            assert (result.trainable, result.stored) == (row["trainable"], row["stored"]), result.method
+            assert run.prompt(number).stored == row["stored"]
+
     def test_training_in_rms_units_is_the_same_at_any_embedding_scale(self, task, folder, tmp_path):
         settings = TrainSettings(steps=4, eval_every=4, batch_size=4)
         runs = [

@@ -47,6 +47,8 @@ def list_methods(width: Width = 768, layers: Layers = 1, model: Model = None, js
         print(table([{**row, "summary": METHODS[row["method"]].summary} for row in rows], width_of(sys.stdout)))
         if model is None:
             say("methods that train weights of the model have no count here; give --model")
+            if layers > 1:
+                say("deep prompts that repeat their vectors store more on a decoder; give --model")
         say("units and lr are defaults; EPT trains prompts with --units raw --lr 0.3,")
         say("but searches five rates for SuperGLUE")
 
@@ -63,7 +65,7 @@ def _rows(width: int, layers: int, model: str | None) -> "list[MethodRecord]":
     from ..errors import UnsupportedModel
 
     backbone = load_backbone(model)
-    rows = describe(backbone.embedding_size, layers)
+    rows = describe(backbone.embedding_size, layers, in_decoder=backbone.kind == "decoder")
     for row in rows:
         method = METHODS[row["method"]]
         if method.weights:

@@ -19,7 +19,7 @@ class MethodRecord(TypedDict):
     lr: float | None
 
 
-def describe(width: int, layers: int = 1) -> list[MethodRecord]:
+def describe(width: int, layers: int = 1, *, in_decoder: bool = False) -> list[MethodRecord]:
     """List every method with its prompt length, trainable and stored parameters, units and learning rate.
 
     The parameters are counted without allocating the networks. How many weights of a model a method trains depends on
@@ -28,6 +28,7 @@ def describe(width: int, layers: int = 1) -> list[MethodRecord]:
     Args:
         width: embedding size.
         layers: number of layers that a prompt enters: 1, or the depth of the frozen model for deep prompts.
+        in_decoder: whether the frozen model is a decoder, for which all n vectors of a deep prompt's layers are stored.
 
     Raises:
         BadInput: `width` or `layers` is below 1.
@@ -38,7 +39,7 @@ def describe(width: int, layers: int = 1) -> list[MethodRecord]:
             method=method.name,
             prompt_length=method.prompt_length,
             trainable=None if method.weights else method.trainable(width, layers),
-            stored=None if method.weights else method.stored(width, layers),
+            stored=None if method.weights else method.stored(width, layers, in_decoder=in_decoder),
             units=method.units,
             lr=_rate(method, is_deep=layers > 1),
         )

@@ -199,11 +199,20 @@ class Method:
             e: embedding size.
             layers: number of layers that the prompt enters: 1, or the depth of the frozen model for a deep prompt.
         """
-        return self.stored(e, layers) + sum(p.numel() for p in self._without_memory(e).parameters())
+        return layers * self.m * e + sum(p.numel() for p in self._without_memory(e).parameters())
 
-    def stored(self, e: int, layers: int = 1) -> int:
-        """Count the parameters that are stored after folding: m x e for each layer."""
-        return layers * self.m * e
+    def stored(self, e: int, layers: int = 1, *, in_decoder: bool = False) -> int:
+        """Count the parameters that are stored after folding: m x e for each layer.
+
+        On a decoder a deep prompt begins at states of its own, which are no repeats: n x e for each layer.
+
+        Args:
+            e: embedding size.
+            layers: as in `trainable`.
+            in_decoder: whether the frozen model is a decoder.
+        """
+        adds_to_states = in_decoder and layers > 1 and not self.is_direction
+        return layers * (self.prompt_length if adds_to_states else self.m) * e
 
     @property
     def _network(self) -> "type[AbstractReparameterization]":
