@@ -427,6 +427,19 @@ class TestRegularizers:
             train(task, backbone, method="lora", regularizer="rn-emb:where=prompt", output=tmp_path / "run", **SETTINGS)
 
 
+@pytest.mark.parametrize("method", ["spot", "attempt"])
+def test_without_a_length_a_prompt_is_as_long_as_its_sources(method, backbone, task, source, tmp_path):
+    short = dataclasses.replace(source, vectors=source.vectors[:4])
+    paths = [kept(short, tmp_path / "a"), kept(dataclasses.replace(short, vectors=-short.vectors), tmp_path / "b")]
+    run = train(task, backbone, method=method, sources=paths, output=tmp_path / "run", **SETTINGS)
+    assert load(run.folder).length == 4
+    uneven = [*paths, kept(dataclasses.replace(source, vectors=source.vectors[:3]), tmp_path / "c")]
+    for sources, length in ((paths, {"prompt_length": 6}), (uneven, {})):
+        with pytest.raises(BadInput, match=r"give (as many by )?`prompt_length`"):
+            train(task, backbone, method=method, sources=sources, output=tmp_path / "no", **length, **SETTINGS)
+        assert not (tmp_path / "no").exists()
+
+
 def test_the_sources_of_a_run_have_whole_paths(backbone, task, source, tmp_path, monkeypatch):
     kept(source, tmp_path / "a")
     monkeypatch.chdir(tmp_path)

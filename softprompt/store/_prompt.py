@@ -83,7 +83,7 @@ def find_prompt(path: str | Path) -> Path:
     weights = {document.parent.parent.name for document in path.glob(f"*/{WEIGHTS}/weights.json")}
     prompts = sorted(weights | {prompt.name for prompt in path.iterdir() if settled(prompt / PROMPT).is_dir()})
     if prompts and len(prompts) == len(weights):
-        raise BadInput(f"run {str(path)!r} holds trained weights, not a prompt; softprompt.load_tuned reads them")
+        raise BadInput(f"run {str(path)!r} holds trained weights, not a prompt; softprompt.load reads them")
     if not prompts:
         raise BadInput(f"run {str(path)!r} has stored no prompt yet; train it to its first evaluation")
     if len(prompts) > 1:
@@ -142,7 +142,7 @@ def from_document(document: Mapping[str, Any], tensors: Mapping[str, Tensor], wh
 
 def _no_prompt(folder: Path) -> str:
     if (folder / "weights.json").exists() or (folder / WEIGHTS / "weights.json").exists():
-        return f"{str(folder)!r} holds trained weights, not a prompt; softprompt.load_tuned reads them"
+        return f"{str(folder)!r} holds trained weights, not a prompt; softprompt.load reads them"
     if is_compiled(folder):
         return f"{str(folder)!r} holds a compiled prompt, for stock transformers; give the prompt that it was made from"
     if (folder / "adapter_config.json").exists():

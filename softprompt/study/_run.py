@@ -53,7 +53,7 @@ def kept_prompt(folder: "Path | str", run: StoredRun) -> Path:
         if (member / "weights").exists():
             raise BadInput(
                 f"the store {folder} keeps weights of {run.spec.describe()}, not a prompt, in {member / 'weights'}; "
-                "`softprompt.load_tuned` reads them"
+                "`softprompt.load` reads them"
             )
     raise BadInput(
         f"the store {folder} has {run.spec.describe()} without its prompt; "

@@ -165,7 +165,7 @@ class TestStored:
     def test_it_is_no_prompt_and_a_prompt_is_no_weights(self, runs, tmp_path):
         run = runs[0]["full"]
         for take in (lambda: run.prompt(), lambda: SoftPrompt.load(run.folder)):
-            with pytest.raises(BadInput, match=r"trained weights, not a prompt; softprompt\.load_tuned"):
+            with pytest.raises(BadInput, match=r"trained weights, not a prompt; softprompt\.load reads"):
                 take()
         with pytest.raises(BadInput, match="no trained weights"):
             load_tuned(tmp_path)

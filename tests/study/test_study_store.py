@@ -71,7 +71,9 @@ class TestStore:
             assert not (folder / "run" / "checkpoints").exists()
         kept = kept_prompt(store, runs[0])
         kept.rename(kept.with_name("weights"))
-        with pytest.raises(BadInput, match=f"keeps weights of run {runs[0].name} .*, not a prompt, in .*weights; "):
+        with pytest.raises(
+            BadInput, match=f"keeps weights of run {runs[0].name} .*, not a prompt, in .*weights; `softprompt.load` "
+        ):
             kept_prompt(store, runs[0])
 
     def test_work_folders_are_gone_when_their_runs_are_stored(self, specs, tmp_path):

@@ -22,12 +22,17 @@ from .sources import source_prompt
 def at_source_length(prompt: PromptSettings) -> PromptSettings:
     """The prompt with as many vectors as the file or stored prompt has that it begins as, where nothing else says it.
 
+    Of several source prompts that is the number of each, where they have one.
+
     Raises:
-        BadInput: the file or the stored prompt cannot be read.
+        BadInput: the file or a stored prompt cannot be read.
     """
-    if prompt.initial.path is None or not may_follow(prompt):
+    initial = prompt.initial
+    if (initial.path is None and not prompt.sources) or not may_follow(prompt):
         return prompt
-    return as_long_as(read_source(prompt.initial), prompt)
+    given = [read_source(initial)] if initial.path is not None else map(SoftPrompt.load, prompt.sources)
+    first, *others = (as_long_as(source, prompt) for source in given)
+    return first if all(other == first for other in others) else prompt
 
 
 def read_source(initial: Initial) -> SoftPrompt:
