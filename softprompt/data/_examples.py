@@ -142,6 +142,11 @@ class Examples:
         """Number of input tokens of each row."""
         return self.inputs.lengths
 
+    @property
+    def answer_lengths(self) -> Int[Tensor, " r"]:
+        """Number of tokens of each row's answer; 1 for a class or a number."""
+        return self.targets.lengths if isinstance(self.targets, Ragged) else torch.ones_like(self.lengths)
+
     def select(self, indices: Indices) -> "Examples":
         """These rows, in this order; `truncated` stays the count over all of them."""
         chosen = torch.as_tensor(indices, dtype=torch.long)

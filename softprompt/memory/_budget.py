@@ -84,7 +84,7 @@ class MemoryBudget:
             rows: number of rows of a pass that is not split.
             graphs: number of passes whose activations are kept at the same time.
             losses: computes the loss of each row.
-            behind: positions of the labels that it reads behind a row.
+            behind: positions of the labels, or of the answer, that it reads behind the row.
         """
         width = prompt_batch.vectors.shape[1] + longest.ids.shape[1] + behind
         try:

@@ -103,7 +103,7 @@ def bytes_per_token(
         prompt_batch: the prompts, as leaves that require gradients.
         batch: its first row is measured.
         losses: computes the loss of each row.
-        behind: positions of the labels that it reads behind a row.
+        behind: positions of the labels, or of the answer, that it reads behind the row.
     """
     measure = _peak if backbone.device.type == "cuda" else _kept
     one_row, two_rows = (

@@ -72,15 +72,17 @@ class Loop:
     def _fit_fleet(self, members: list[FleetMember], train: Examples, backbone: AbstractBackbone) -> None:
         """Bound the passes of some members, with what they make the model compute."""
         prompt_batch = leaves(stack_prompts([member.trainable for member in members], [0] * len(members)))
-        longest = train.batch([int(train.lengths.argmax())], 0, backbone.pad_id).to(backbone.device)
+        behind = self.plain.loss.read_positions(backbone, train.answer_lengths)
+        place = int((train.lengths + behind).argmax())
+        longest = train.batch([place], 0, backbone.pad_id).to(backbone.device)
         rows = sum(min(self.settings.batch_size, len(member.rows)) for member in members)
         # As the passes will be: dropout keeps what it draws.
         backbone.dropout(self.settings.backbone_dropout)
         with seeded(0, backbone.device):
             # A divergence may keep the activations of the clean pass.
             graphs = 2 if self.regularizer_context else 1
-            behind = self.plain.loss.read_positions(backbone)
-            self.memory_budget.fit(backbone, prompt_batch, longest, rows, graphs, self.plain.row_losses, behind)
+            losses, of_longest = self.plain.row_losses, int(behind[place])
+            self.memory_budget.fit(backbone, prompt_batch, longest, rows, graphs, losses, of_longest)
         backbone.dropout(False)
 
     @property
@@ -188,8 +190,10 @@ class Loop:
 
     def _pass(self, members: list[FleetMember], number: int, batch: TextBatch, counts: Tensor) -> PassResult:
         backbone = self.run_data.backbone
-        beside = max(member.trainable.length for member in members) + self.plain.loss.read_positions(backbone)
-        lengths, ours = (batch.mask.sum(1) + beside).tolist(), self.processes.share(len(batch.mask))
+        assert batch.targets is not None
+        behind = self.plain.loss.read_positions(backbone, (batch.targets >= 0).sum(1))
+        texts = batch.mask.sum(1) + max(member.trainable.length for member in members)
+        lengths, ours = (texts + behind).tolist(), self.processes.share(len(batch.mask))
         parts = self.memory_budget.parts([lengths[row] for row in ours]) if ours else [[]]
         seeds = [stream_seed(member.settings.seeds.noise, f"dropout/{self.step}/{number}") for member in members]
         # A callback may have changed it since the last pass.

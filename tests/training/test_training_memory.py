@@ -31,7 +31,7 @@ from softprompt.training._loss_rule import task_loss
 from softprompt.training._records import read_record
 from softprompt.training._scorer import Scorer
 from softprompt.training._step import backward
-from softprompt.training.objectives import Plain, Regularized, RegularizerContext, acting
+from softprompt.training.objectives import Plain, Regularized, RegularizerContext, TokenLoss, acting
 
 from kit import review_task
 from training_kit import entry, opened, prepared, run_quietly
@@ -352,7 +352,7 @@ class TestMemory:
         backbone, examples = setting("gpt2")
         backbone.engine = engine
         loss: Any = task_loss(TrainSettings(loss="labels"), self.labelled(task), backbone, examples)
-        behind, plain = loss.read_positions(backbone), Plain(loss)
+        (behind,), plain = loss.read_positions(backbone, torch.tensor([2])).tolist(), Plain(loss)
         assert behind == backbone.read_positions(Reading.of(loss.labels)) == (22 if engine == "shared" else 5)
         prompt_batch = leaves(stack_prompts([built(backbone, FLEET_SIZE[0])], [0]))
         long, short = (int(pick(examples.lengths)) for pick in (torch.argmax, torch.argmin))
@@ -377,7 +377,7 @@ class TestMemory:
         bounded = loop_of(
             self.labelled(task), backbone, tmp_path / "bounded", FLEET_SIZE[:1], tokens_per_batch=140, **settings
         )
-        behind = bounded.plain.loss.read_positions(backbone)
+        behind = int(bounded.plain.loss.read_positions(backbone, torch.tensor([2])))
         sizes, original = [], backbone.label_scores
 
         def seen(prompt_batch, batch, labels, **options):
@@ -391,6 +391,42 @@ class TestMemory:
         assert all(rows * width <= 140 for rows, width in sizes)
         assert max(rows for rows, _ in sizes) > 1
         same_prompts(bounded.members, calm.members, 1e-12)
+
+    def test_answers_count_in_the_passes_over_tokens_and_change_none_of_its_numbers(
+        self, task, tiny_model, tmp_path, monkeypatch
+    ):
+        backbone = from_model(*tiny_model("gpt2", dtype=torch.float64))
+        worded = dataclasses.replace(task, labels=("bad", "good film and a great movie"))
+        settings: Any = {"steps": 2, "eval_every": 2, "batch_size": 8, "loss": "tokens"}
+        calm = run_quietly(loop_of(worded, backbone, tmp_path / "calm", FLEET_SIZE[:1], **settings))
+        bounded = loop_of(worded, backbone, tmp_path / "bounded", FLEET_SIZE[:1], tokens_per_batch=64, **settings)
+        sizes, original = [], backbone.logits
+
+        def seen(prompt_batch, batch):
+            widths = 4 + batch.mask.sum(1) + (batch.targets >= 0).sum(1) - 1
+            sizes.append((len(batch.ids), int(widths.max())))
+            return original(prompt_batch, batch)
+
+        monkeypatch.setattr(backbone, "logits", seen)
+        run_quietly(bounded)
+        assert sum(rows for rows, _ in sizes) == 2 * 8
+        assert all(rows * width <= 64 for rows, width in sizes)
+        assert max(rows for rows, _ in sizes) > 1
+        same_prompts(bounded.members, calm.members, 1e-12)
+
+    @pytest.mark.parametrize("family", FAMILIES)
+    def test_only_a_decoder_reads_an_answer_behind_its_row(self, family, setting):
+        found = TokenLoss().read_positions(setting(family)[0], torch.tensor([1, 5])).tolist()
+        assert found == ([0, 4] if family == "gpt2" else [0, 0])
+
+    def test_what_is_measured_is_the_row_that_is_longest_with_its_answer(self, task, tiny_model, tmp_path, monkeypatch):
+        backbone, measured = from_model(*tiny_model("gpt2", dtype=torch.float64)), []
+        worded = dataclasses.replace(task, labels=("bad", "good film and a great movie " * 3))
+        monkeypatch.setattr(MemoryBudget, "fit", lambda self, *given: measured.append(given))
+        loop = loop_of(worded, backbone, tmp_path / "run", FLEET_SIZE[:1], loss="tokens")
+        train, (_, _, longest, _, _, _, behind) = loop.run_data.train, measured[0]
+        assert behind == (longest.targets >= 0).sum() - 1
+        assert longest.ids.shape[1] + behind == (train.lengths + train.answer_lengths).max() - 1
 
     def test_a_control_group_leaves_what_its_limit_says(self, tmp_path):
         own, groups = tmp_path / "cgroup", tmp_path / "groups"

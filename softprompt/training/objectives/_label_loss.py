@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -53,9 +53,9 @@ class LabelLoss:
         """Return whether another label than the right one has the highest score."""
         return outputs[:, 0].argmax(-1) != classes_of(batch)
 
-    def read_positions(self, backbone: AbstractBackbone) -> int:
+    def read_positions(self, backbone: AbstractBackbone, answers: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Return the positions of the labels, as the evaluation counts them."""
-        return backbone.read_positions(Reading.of(self.labels, self.normalize))
+        return torch.full_like(answers, backbone.read_positions(Reading.of(self.labels, self.normalize)))
 
 
 @final
@@ -100,9 +100,9 @@ class BothLoss:
         """Return whether another label than the right one has the highest score."""
         return outputs[:, 0].argmax(-1) != classes_of(batch)
 
-    def read_positions(self, backbone: AbstractBackbone) -> int:
+    def read_positions(self, backbone: AbstractBackbone, answers: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Return the positions of the labels, as the evaluation counts them."""
-        return backbone.read_positions(Reading.of(self.labels, self.normalize))
+        return torch.full_like(answers, backbone.read_positions(Reading.of(self.labels, self.normalize)))
 
 
 @final
@@ -142,9 +142,9 @@ class Weighted:
         """As the other loss."""
         return self.loss.wrong(outputs, batch)
 
-    def read_positions(self, backbone: AbstractBackbone) -> int:
+    def read_positions(self, backbone: AbstractBackbone, answers: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """As the other loss."""
-        return self.loss.read_positions(backbone)
+        return self.loss.read_positions(backbone, answers)
 
 
 def classes_of(batch: TextBatch) -> Tensor:

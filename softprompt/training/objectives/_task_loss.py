@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol, final, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ...backbones import AbstractBackbone
@@ -41,8 +41,13 @@ class TaskLoss(Protocol):
         """Return whether the most likely answer of each row is not the right one; False for numbers."""
         ...
 
-    def read_positions(self, backbone: AbstractBackbone) -> int:
-        """Return the positions that a row takes beside prompt and text because labels are read behind it."""
+    def read_positions(self, backbone: AbstractBackbone, answers: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Return the positions that each row takes beside prompt and text because answers are read behind it.
+
+        Args:
+            backbone: frozen.
+            answers: tokens of the right answer of each row.
+        """
         ...
 
 
@@ -81,9 +86,9 @@ class TokenLoss:
         """Return whether a token of the answer, or the class, is not the most likely one."""
         return wrong_tokens(outputs, targets_of(batch))
 
-    def read_positions(self, backbone: AbstractBackbone) -> int:
-        """Return 0: no label is read but the right one."""
-        return 0
+    def read_positions(self, backbone: AbstractBackbone, answers: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Return those of the right answers, without the last token; only a decoder reads them behind rows."""
+        return (answers - 1).clamp(min=0) if backbone.kind == "decoder" else torch.zeros_like(answers)
 
 
 # What a run minimises unless it is asked for another loss.
