@@ -122,8 +122,8 @@ SMALL_RATES: Mapping[str, tuple[float, ...]] = {
 }
 SMALL_CELLS: Sequence[tuple[str, str, tuple[str, ...], tuple[int, ...]]] = (
     ("glue/sst2", "k32", SMALL_ARMS, (0, 1, 2)),
-    ("super_glue/cb", "k8", SMALL_CORE, (0, 1, 2)),
-    ("tickets", "k16", (*SMALL_CORE, "lora"), (0, 1, 2)),
+    ("super_glue/cb", "k8", (*SMALL_CORE, "restarts"), (0, 1, 2)),
+    ("tickets", "k16", (*SMALL_CORE, "restarts", "lora"), (0, 1, 2)),
     ("glue/sst2", "1000", ("pt-instruction", "scaled"), (0, 1, 2)),
     ("glue/sst2", "k32+300", ("pt-instruction", "scaled"), (0, 1, 2)),
     ("glue/rte", "k32", ("pt-instruction", "scaled"), (0, 1, 2)),
