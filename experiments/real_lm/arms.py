@@ -66,6 +66,9 @@ ARMS: Mapping[str, Arm] = {
     "residual": Arm(label="residual", prompt={"method": "residual", "units": "rms"}, rates=(0.01, 0.03, 0.1)),
     "deep": Arm(label="deep prompts", prompt={**_TUNING, "deep": True}, rates=(0.01, 0.03, 0.1)),
     "restarts": Arm(label="prompt tuning, restarts 4", prompt={**_TUNING, "restarts": 4}, core=True),
+    "restarts-instruction": Arm(
+        label="prompt tuning, instruction, restarts 4", prompt={**_TUNING, **_WORDS, "restarts": 4}
+    ),
     "rn": _regularized("prompt tuning, rn-emb", "rn-emb"),
     "adv": _regularized("prompt tuning, adv-emb", "adv-emb"),
     "rn-text": _regularized("prompt tuning, rn-text", "rn-text"),
@@ -88,7 +91,7 @@ SAME_RATE: Mapping[str, str] = {
     "pt-bare": "pt",
     "restarts": "pt",
     **dict.fromkeys(("rn", "adv", "rn-text", "adv-text", "ptp-rn", "ptp-adv", "pt-tokens"), "pt"),
-    **dict.fromkeys(("rn-instruction", "pt-instruction-tokens"), "pt-instruction"),
+    **dict.fromkeys(("restarts-instruction", "rn-instruction", "pt-instruction-tokens"), "pt-instruction"),
     "deep-rn": "deep",
     "scaled-tokens": "scaled",
     "ept-star-tokens": "ept-star",

@@ -105,7 +105,8 @@ RATE_TASKS, RATE_SIZE, RATE_SEEDS = ("yelp", "glue/qqp"), "k32", (900, 901)
 # The small form, which two cores can do: the rates that the product takes when none is given, the arms that answer most
 # first, and three seeds of all of them before the next ones.
 SMALL_ARMS = ("pt-instruction", "pt", "ept-star", "pt-tokens", "scaled", "ept-star-instruction", "lora", "rn", "ept",
-              "restarts", "pt-examples", "pt-bare", "p-tuning", "deep", "ptp-rn")  # fmt: skip
+              "restarts", "pt-examples", "pt-bare", "p-tuning", "deep", "ptp-rn", "residual", "adv", "ptp-adv",
+              "rn-text", "adv-text", "deep-rn", "restarts-instruction")  # fmt: skip
 SMALL_CORE = ("pt-instruction", "scaled", "ept-star", "pt")
 # A third, once and three times the default rate of each method, on rows that are cheap: those of yelp are cut short.
 SMALL_RATE_TASKS, SMALL_RATE_SEED = ("yelp-short", "glue/qqp"), 900
@@ -121,12 +122,13 @@ SMALL_RATES: Mapping[str, tuple[float, ...]] = {
 }
 SMALL_CELLS: Sequence[tuple[str, str, tuple[str, ...], tuple[int, ...]]] = (
     ("glue/sst2", "k32", SMALL_ARMS, (0, 1, 2)),
-    ("super_glue/cb", "k8", SMALL_CORE, (0, 1, 2)),
-    ("tickets", "k16", (*SMALL_CORE, "lora"), (0, 1, 2)),
+    ("super_glue/cb", "k8", (*SMALL_CORE, "restarts", "restarts-instruction"), (0, 1, 2)),
+    ("tickets", "k16", (*SMALL_CORE, "restarts", "restarts-instruction", "lora"), (0, 1, 2)),
     ("glue/sst2", "1000", ("pt-instruction", "scaled"), (0, 1, 2)),
     ("glue/sst2", "k32+300", ("pt-instruction", "scaled"), (0, 1, 2)),
     ("glue/rte", "k32", ("pt-instruction", "scaled"), (0, 1, 2)),
     ("glue/mrpc", "k32", ("pt-instruction", "scaled"), (0, 1, 2)),
+    ("super_glue/boolq", "k32", ("pt-instruction", "scaled"), (0, 1, 2)),
     ("glue/sst2", "k32", SMALL_ARMS, (3, 4)),
     ("glue/sst2", "k16", SMALL_CORE, (0, 1, 2)),
 )
