@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from softprompt.backbones import from_model, load_backbone
+from softprompt.backbones import from_model
 from softprompt.backbones.deep import SAMPLE
 from softprompt.cli import main
 from softprompt.errors import BadInput, CannotExport, DamagedFile, ModelMismatch, UnsupportedModel
@@ -22,58 +22,25 @@ from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.prompts.trainable import TrainablePrompt, stack_prompts
 from softprompt.prompts.units import WordScale
 from softprompt.regularizers import regularizers
-from softprompt.settings import PromptSettings, Seeds, TrainSettings
+from softprompt.settings import TrainSettings
 from softprompt.store import read_prompt, save_prompt
-from softprompt.training import resume, train
-from softprompt.training._loop import Loop
+from softprompt.training import train
 from softprompt.training._step import backward
 from softprompt.training.objectives import Plain, Regularized, RegularizerContext, acting
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as Output
 
-from kit import at_step, fails, review_task, same_files
+from deep_kit import LAYERS, MIXED, TEXTS, E, backbones, batch_of, built, kept_model, prompt
+from kit import review_task
 from tiny import DECODERS, ENCODER_DECODERS, ENCODERS
 
 # Word vectors of another width than the states.
 NARROW = ("albert", "electra", "opt")
 FAMILIES = [family for family in (*ENCODER_DECODERS, *ENCODERS, *DECODERS) if family not in NARROW]
-TEXTS = ["the film was good", "a terrible movie, and not in paris", "yes"]
-LAYERS, E = 3, 16
-
-
-def depth_of(family):
-    """The option of a configuration that says how many layers read the prompt."""
-    names = {"bart": "encoder_layers", "gpt2": "n_layer", "distilbert": "n_layers"}
-    return {names.get(family, "num_layers" if family in ENCODER_DECODERS else "num_hidden_layers"): LAYERS}
 
 
 @pytest.fixture
 def backbone_of(tiny_model, exact_norms):
-    """A frozen tiny backbone of three layers in float64; Gemma 2 refuses float64."""
-
-    def build(family, answers="auto", dtype=None, engine="auto", **options):
-        dtype = dtype or (torch.float32 if family == "gemma2" else torch.float64)
-        model, tokenizer = tiny_model(family, dtype=dtype, **{**depth_of(family), **options})
-        return from_model(model, tokenizer, answers=answers, engine=engine)
-
-    return build
-
-
-def batch_of(backbone, texts, owner=None, side="right", words=("good", "bad", "yes")):
-    rows = [backbone.tokenizer(text + backbone.input_suffix).input_ids for text in texts]
-    width = max(map(len, rows)) + 2
-    ids, mask = torch.full((len(rows), width), backbone.pad_id), torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        where = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
-        ids[i, where], mask[i, where] = torch.tensor(row), True
-    return TextBatch(ids, mask, torch.tensor(owner or [0] * len(rows)), targets_of(backbone, words[: len(rows)]))
-
-
-def targets_of(backbone, words):
-    if backbone.kind == "encoder":
-        return None
-    rows = backbone.encode_answers(words)
-    width = max(map(len, rows))
-    return torch.tensor([row + [-100] * (width - len(row)) for row in rows])
+    return backbones(tiny_model)
 
 
 def drawn(*shape, seed=0, dtype=torch.float64):
@@ -88,11 +55,6 @@ def soft_prompt(backbone, n=2, seed=0, repeats=1):
     first, deep = drawn(n, seed=seed).float(), drawn(LAYERS - 1, n, seed=seed + 1).float()
     provenance = Provenance("imported", backbone.identity(), backbone.answers)
     return SoftPrompt(first, provenance, repeats=repeats, deep=deep)
-
-
-def deep_vectors(prompt):
-    assert prompt.deep is not None
-    return prompt.deep
 
 
 def gradients(logits, *leaves):
@@ -322,17 +284,6 @@ def test_units_are_the_typical_state_of_random_tokens(backbone_of):
         assert scale.rms == pytest.approx(scale.token_norm / E**0.5)
 
 
-def prompt(method="prompt-tuning", seed=0, deep=True, **changes):
-    return PromptSettings(method=method, seeds=Seeds.all(seed), deep=deep, **changes)
-
-
-def built(backbone, settings):
-    """A prompt on a backbone, in float64."""
-    return TrainablePrompt.build(
-        settings, uniform(), backbone.word_vectors.float(), None, states=backbone.state_scales()
-    ).double()
-
-
 METHODS_WITH_A_PROMPT = [name for name, method in METHODS.items() if method.m and not method.takes_sources]
 
 
@@ -377,14 +328,6 @@ class TestLanes:
         ):
             assert gradient.abs().max() > 1e-9, parameter.shape
 
-    def test_the_first_layer_begins_as_an_ordinary_prompt_and_no_layer_as_another(self, backbone_of):
-        backbone = backbone_of("t5")
-        deep, ordinary = built(backbone, prompt()), built(backbone, prompt(deep=False))
-        assert torch.equal(deep.initial, ordinary.initial)
-        assert deep.deep is not None
-        assert len({layer.sum().item() for layer in (deep.initial, *deep.deep)}) == LAYERS
-        assert deep.deep.abs().max() <= 0.5
-
     def test_the_norm_guard_bounds_each_layer_in_norms_of_its_own_states(self, backbone_of):
         backbone = backbone_of("t5")
         found = built(backbone, prompt(units="rms", max_norm=0.01)).folded_deep()
@@ -413,21 +356,13 @@ def task(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def folder(tiny_t5, save_tiny, tmp_path_factory):
-    return str(save_tiny(tmp_path_factory.mktemp("models") / "t5", *tiny_t5(num_layers=LAYERS)))
+def folder(tiny_model, save_tiny, tmp_path_factory):
+    return kept_model("t5", tiny_model, save_tiny, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def decoder_folder(tiny_model, save_tiny, tmp_path_factory):
-    return str(save_tiny(tmp_path_factory.mktemp("models") / "gpt2", *tiny_model("gpt2", n_layer=LAYERS)))
-
-
-MIXED = (
-    prompt("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}),
-    prompt("prompt-tuning", 0, lr=0.1, options={"prompt_length": 4}, deep=False),
-    prompt("residual", 1, lr=0.03, options={"bottleneck": 8, "prompt_length": 2}, units="rms"),
-    prompt("polar", 2),
-)
+    return kept_model("gpt2", tiny_model, save_tiny, tmp_path_factory)
 
 
 class TestTraining:
@@ -461,43 +396,6 @@ class TestTraining:
                 assert a is not None
                 assert c is not None
                 assert torch.equal(a, c) == (not regularizer)
-
-    @pytest.mark.parametrize("model", ["folder", "decoder_folder"])
-    def test_a_killed_run_goes_on_to_the_same_bytes(self, model, task, tmp_path, monkeypatch, request):
-        folder = request.getfixturevalue(model)
-        prompts = [dataclasses.replace(prompt, init="vocabulary") for prompt in MIXED[:2]]
-
-        settings = TrainSettings(steps=6, eval_every=2, batch_size=4)
-        train(task, folder, prompts=prompts, settings=settings, output=tmp_path / "whole")
-        with monkeypatch.context() as patch:
-            patch.setattr(Loop, "_optimize", at_step(4, fails(KeyboardInterrupt())))
-            with pytest.raises(KeyboardInterrupt):
-                train(task, folder, prompts=prompts, settings=settings, output=tmp_path / "killed")
-        resume(tmp_path / "killed")
-        # A checkpoint's state holds the length of timing.jsonl, and its manifest that state's hash.
-        ignored = ("timing.jsonl", "state.json", "manifest.json")
-        assert same_files(tmp_path / "whole", tmp_path / "killed", ignore=ignored)
-
-    def test_a_run_of_a_version_in_which_layers_began_at_random_goes_on_as_it_began(
-        self, task, decoder_folder, tmp_path, monkeypatch
-    ):
-        from softprompt.training import _built
-
-        def run(name):
-            settings = TrainSettings(steps=6, eval_every=2, batch_size=4)
-            prompts = [dataclasses.replace(prompt, init="uniform") for prompt in (MIXED[0], MIXED[2])]
-            return train(task, decoder_folder, prompts=prompts, settings=settings, output=tmp_path / name)
-
-        with monkeypatch.context() as earlier:
-            earlier.setattr(_built._Prompts, "_states_of", lambda *_: None)
-            whole = run("whole")
-            earlier.setattr(Loop, "_optimize", at_step(4, fails(KeyboardInterrupt())))
-            with pytest.raises(KeyboardInterrupt):
-                run("killed")
-        found = resume(tmp_path / "killed")
-        for number in range(2):
-            assert torch.equal(found.prompt(number).vectors, whole.prompt(number).vectors)
-            assert torch.equal(deep_vectors(found.prompt(number)), deep_vectors(whole.prompt(number)))
 
     def test_a_run_records_its_depth_and_its_stored_prompt_has_the_scores_of_training(self, task, folder, tmp_path):
         settings = TrainSettings(steps=2, eval_every=2, batch_size=4)
@@ -539,35 +437,6 @@ class TestTraining:
         assert plain.deep is not None
         assert scaled.deep is not None
         assert torch.equal(plain.deep, scaled.deep)
-
-    @pytest.mark.parametrize("method", ["prompt-tuning", "ept-star"])
-    def test_on_a_decoder_it_begins_as_the_ordinary_prompt(self, method, task, decoder_folder, tmp_path):
-        prompts = [prompt(method, deep=deep, init="uniform", lr=1e-9) for deep in (False, True)]
-        settings = TrainSettings(steps=1, eval_every=1, batch_size=4)
-        run = train(task, decoder_folder, prompts=prompts, settings=settings, output=tmp_path / "run")
-        ordinary, deep = run.prompt(0), run.prompt(1)
-        assert deep.layers == LAYERS
-        backbone = load_backbone(decoder_folder)
-        batch = batch_of(backbone, TEXTS)
-        expected, found = (backbone.logits(PromptBatch.of(one), batch) for one in (ordinary, deep))
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
-
-    def test_a_deep_prompt_starts_from_a_deep_prompt_and_is_lost_on_no_ordinary_one(self, task, folder, tmp_path):
-        settings = TrainSettings(steps=1, eval_every=1, batch_size=4)
-        run = train(task, folder, prompts=MIXED[:1], settings=settings, output=tmp_path / "first")
-        source = run.prompt(0)
-        path = tmp_path / "first" / run.results[0].prompt / "prompt"
-        again = prompt("prompt-tuning", 7, lr=1e-9, options={"prompt_length": 4}, init=f"prompt:{path}", units="rms")
-        found = train(task, folder, prompts=[again], settings=settings, output=tmp_path / "second").prompt(0)
-        assert found.deep is not None
-        assert source.deep is not None
-        torch.testing.assert_close(found.deep, source.deep, rtol=1e-5, atol=1e-5)
-        with pytest.raises(BadInput, match=r"has vectors for 3 layers; give `deep`"):
-            train(
-                task, folder, prompts=[dataclasses.replace(again, deep=False)], settings=settings,
-                output=tmp_path / "third",
-            )  # fmt: skip
-        assert not (tmp_path / "third").exists()
 
 
 class TestStored:
