@@ -119,6 +119,8 @@ SMALL_RATES: Mapping[str, tuple[float, ...]] = {
     "residual": (0.01, 0.03, 0.1),
     "ept": (0.03, 0.1, 0.3),
     "deep": (0.01, 0.03, 0.1),
+    # Its prompts are long, and take three times as long; the second is the default here, too.
+    "pt-examples": (0.01, 0.03),
 }
 SMALL_CELLS: Sequence[tuple[str, str, tuple[str, ...], tuple[int, ...]]] = (
     ("glue/sst2", "k32", SMALL_ARMS, (0, 1, 2)),
