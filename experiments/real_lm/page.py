@@ -25,8 +25,8 @@ FROZEN = {
     "examples-calibrated": "the same, calibrated",
 }
 HEAD = (
-    "| prompt | loss | accuracy | sd over seeds | stuck | token norms | trained parameters | above hand-written | "
-    "against prompt tuning | p, mean | p, sd |\n" + "|---" * 11 + "|"
+    "| prompt | loss | seeds | accuracy | sd over seeds | stuck | token norms | trained parameters | "
+    "above hand-written | against prompt tuning | p, mean | p, sd |\n" + "|---" * 12 + "|"
 )
 
 
@@ -111,12 +111,13 @@ def _words(size: str) -> str:
 
 def _line(row: Row) -> str:
     if row.arm in FROZEN:
-        return f"| {FROZEN[row.arm]} | | {row.mean:.3f} |" + " |" * 8
+        return f"| {FROZEN[row.arm]} | | | {row.mean:.3f} |" + " |" * 8
     arm = ARMS[row.arm]
     interval = "" if row.interval is None else f" ({row.interval[0]:+.3f} to {row.interval[1]:+.3f})"
     cells = [
         arm.label,
         arm.loss,
+        str(row.seeds),
         f"{row.mean:.3f}",
         _number(row.spread),
         "" if row.stuck is None else f"{row.stuck:.2f}",

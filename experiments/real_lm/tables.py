@@ -26,7 +26,7 @@ class Row:
         spread: standard deviation over seeds; None for fewer than two.
         stuck: share of seeds that are stuck.
         token_norms: median over seeds of the mean norm of a vector, in token norms.
-        trainable: trained parameters.
+        trainable: trained parameters; the median over seeds, for examples differ in length.
         difference: mean difference to the best hand-written prompt.
         interval: its 95 % interval over seeds.
         to_reference: mean paired difference to prompt tuning with the same seeds.
@@ -101,7 +101,7 @@ def _row(
         spread=statistics.stdev(scores) if len(scores) > 1 else None,
         stuck=statistics.fmean(record["test"] <= record["majority"] + STUCK for record in records),
         token_norms=statistics.median(norms) if norms else None,
-        trainable=records[0]["trainable"],
+        trainable=round(statistics.median(record["trainable"] for record in records)),
         difference=statistics.fmean(scores) - best,
         interval=bootstrap([score - best for score in scores]),
         to_reference=statistics.fmean(a - b for a, b in pairs) if pairs else None,
