@@ -59,6 +59,7 @@ ARMS: Mapping[str, Arm] = {
         label="prompt tuning, 4 examples", prompt={**_TUNING, "init": "examples:4"}, rates=(0.01, 0.03), core=True
     ),
     "scaled": Arm(label="scaled", prompt=_SCALED, rates=(0.3, 1.0), core=True),
+    "scaled-examples": Arm(label="scaled, 4 examples", prompt={**_SCALED, "init": "examples:4"}),
     "ept": Arm(label="EPT", prompt={"method": "ept", "units": "rms"}, rates=(0.01, 0.03, 0.1)),
     "ept-star": Arm(label="EPT*", prompt=_STAR, rates=(0.01, 0.03, 0.1), core=True),
     "ept-star-instruction": Arm(label="EPT*, instruction", prompt=_STAR | _WORDS, rates=(0.003, 0.01, 0.03)),
