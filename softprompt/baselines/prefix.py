@@ -21,6 +21,8 @@ from ..prompts.seeds import seeded
 from .swap import Place, Start, Swap
 
 NAME, FROZEN = "prompt_embeddings", "frozen_embeddings"
+# What a prefix may begin as.
+BEGINS = ("auto", "words", "random")
 
 
 @final
@@ -60,18 +62,33 @@ class TrainedPrefix(nn.Module):
 
 
 def prefix_tuning(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
-    """Return a new prefix, normally distributed as PEFT's.
+    """Return a new prefix: the model's own keys and values of drawn words, or normally distributed numbers as PEFT's.
+
+    Section 7.4 of the paper finds that activations of words are the better beginning. A pretrained decoder rests most of
+    its attention on the first position, which random numbers do not offer.
 
     Args:
         backbone: the model, which stays as it is.
-        options: `length`, the number of positions.
-        start: its seed gives the numbers.
+        options: `length`, the number of positions; `begins`, "words" (decoders only), "random", or "auto": words where
+            the model can.
+        start: its seed gives the words or the numbers.
 
     Raises:
-        BadInput: a length below 1.
-        UnsupportedModel: an encoder, or a decoder that does not keep keys and values of one size in each layer.
+        BadInput: a length below 1, or another beginning.
+        UnsupportedModel: an encoder, a decoder that does not keep keys and values of one size in each layer, or words
+            for an encoder-decoder.
     """
-    n, (depth, heads, size) = _length(options), sizes(backbone)
+    n, begins = _length(options), options["begins"]
+    if begins not in BEGINS:
+        raise BadInput(f"a prefix begins as one of {', '.join(BEGINS)}, not as {begins!r}")
+    if begins == "words" and backbone.kind == "encoder-decoder":
+        raise UnsupportedModel(
+            f"layers of {backbone.name!r} share entries of a prefix, which cannot be each layer's own keys and values of "
+            "words; give --method-option begins=random"
+        )
+    if begins != "random" and backbone.kind == "decoder":
+        return _begun_as(backbone, "prefix-tuning", _tokens(backbone, "", n, start.seed))
+    depth, heads, size = sizes(backbone)
     with seeded(start.seed, torch.device("cpu")):
         numbers = torch.randn(n, 2 * depth * heads * size)
     return _swap(backbone, numbers, numbers[:0].clone(), heads, depth)
@@ -98,13 +115,7 @@ def cartridge(backbone: AbstractBackbone, options: Mapping[str, Any], start: Sta
             f"'cartridge' begins as a decoder's own cache of a text, and {backbone.name!r} is an {backbone.kind}; "
             "choose 'prefix-tuning' or 'lora'"
         )
-    ids = _tokens(backbone, options["text"], n, start.seed)
-    layers = _cache_of(backbone, "cartridge", ids)
-    entries = torch.stack([part[0] for layer in layers for part in layer])
-    numbers = entries.permute(2, 0, 1, 3).flatten(1).float().cpu()
-    if len(numbers) < n:
-        raise UnsupportedModel(f"{backbone.name!r} keeps {len(numbers)} positions, not {n}; give a smaller length")
-    return _swap(backbone, numbers[frozen:].clone(), numbers[:frozen].clone(), entries.shape[1], len(layers))
+    return _begun_as(backbone, "cartridge", _tokens(backbone, options["text"], n, start.seed), frozen)
 
 
 def restored(backbone: AbstractBackbone, options: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Swap:
@@ -128,6 +139,18 @@ def sizes(backbone: AbstractBackbone) -> tuple[int, int, int]:
     layers = _cache_of(backbone, "prefix-tuning", [0])
     _, heads, _, size = layers[0][0].shape
     return len(layers), heads, size
+
+
+def _begun_as(backbone: AbstractBackbone, method: str, ids: Sequence[int], frozen: int = 0) -> Swap:
+    """Return a prefix that is the decoder's own cache of these tokens, of which the first may be frozen."""
+    layers = _cache_of(backbone, method, ids)
+    entries = torch.stack([part[0] for layer in layers for part in layer])
+    numbers = entries.permute(2, 0, 1, 3).flatten(1).float().cpu()
+    if len(numbers) < len(ids):
+        raise UnsupportedModel(
+            f"{backbone.name!r} keeps {len(numbers)} positions, not {len(ids)}; give a smaller length"
+        )
+    return _swap(backbone, numbers[frozen:].clone(), numbers[:frozen].clone(), entries.shape[1], len(layers))
 
 
 def _swap(backbone: AbstractBackbone, numbers: Tensor, frozen: Tensor, heads: int, depth: int) -> Swap:

@@ -155,7 +155,7 @@ WEIGHTS: Sequence[Mapping[str, Any]] = (
         "m": 0,
         "lr": 0.1,
         "weights": "prefix-tuning",
-        "options": {"length": 10},
+        "options": {"length": 10, "begins": "auto"},
     },
     {
         "name": "cartridge",

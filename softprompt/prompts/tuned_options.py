@@ -13,7 +13,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {values["weights"]: values.get("opt
 _KINDS: Mapping[type, tuple[type, ...]] = {bool: (bool,), str: (str,), int: (int,), float: (int, float)}
 _FRACTIONS = ("alpha",)
 # Options that earlier versions did not store.
-_LATER = ("add_missing",)
+_LATER = ("add_missing", "begins")
 # By kind: options that are a size of stored weights, the end of the names of these, and the dimension.
 _SIZES: Mapping[str, Mapping[str, tuple[str, int]]] = {
     "lora": {"r": (".lora_A.weight", 0)},

@@ -76,6 +76,11 @@ class TestRefusals:
         with pytest.raises(UnsupportedModel, match=error):
             swap_for(method, backbone_of(family), METHODS[method].options)
 
+    def test_layers_that_share_entries_cannot_begin_as_words(self, backbone_of):
+        options = {**METHODS["prefix-tuning"].options, "begins": "words"}
+        with pytest.raises(UnsupportedModel, match="layers of .* share entries.*begins=random"):
+            swap_for("prefix-tuning", backbone_of("t5"), options)
+
     @pytest.mark.parametrize(
         ("method", "options", "error"),
         [
@@ -83,6 +88,7 @@ class TestRefusals:
             ("prefix-tuning", {"length": 0}, "at least 1"), ("dept", {"positions": 8}, "positions=59"),
             ("dept", {"rank": 0}, "at least 1"), ("adapter-drop", {"share": 0.9}, "without any adapter"),
             ("adapter", {"bottleneck": 0}, "at least 1"),
+            ("prefix-tuning", {"begins": "text"}, "one of auto, words, random, not as 'text'"),
             ("ia3", {"feedforward": "fc"}, "among"), ("attempt", {"length": 3}, "--prompt-length 10"),
         ],
     )  # fmt: skip

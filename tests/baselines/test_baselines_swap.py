@@ -2,12 +2,15 @@
 
 import json
 
+import pytest
 import torch
 from softprompt.backbones import load_backbone
 from softprompt.backbones.encoder_decoder import EncoderDecoderBackbone
 from softprompt.baselines import BASELINES
 from softprompt.baselines.kinds import swap_for
+from softprompt.baselines.swap import Start
 from softprompt.cli import main
+from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.methods import METHODS
 from transformers import T5Config, T5ForConditionalGeneration
 
@@ -78,3 +81,28 @@ def test_methods_are_counted_in_a_model(capsys):
     inner = backbone.model.config.num_heads * backbone.model.config.d_kv
     assert counts["lora"] == layers * 2 * 8 * (backbone.embedding_size + inner)
     assert counts["prompt-tuning"] == 10 * backbone.embedding_size
+
+
+class TestWhatAPrefixBeginsAs:
+    @pytest.mark.parametrize("family", ["gpt2", "llama"])
+    def test_it_is_what_the_decoder_computes_behind_drawn_words(self, family, backbone_of):
+        backbone = backbone_of(family)
+        swap = swap_for("prefix-tuning", backbone, METHODS["prefix-tuning"].options, Start(seed=4))
+        drawn = torch.Generator().manual_seed(4)
+        words = torch.randint(len(backbone.word_vectors), (10,), generator=drawn)
+        ids, targets = torch.arange(3, 9)[None], torch.tensor([[5, 6]])
+        batch = TextBatch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(1, dtype=torch.long), targets)
+        nothing = PromptBatch.stack([torch.zeros(0, backbone.embedding_size)])
+        with torch.no_grad(), swap.applied():
+            logits = backbone.logits(nothing, batch)
+        with torch.no_grad():
+            whole = backbone.model(torch.cat([words[None], ids, targets[:, :1]], 1)).logits[:, -2:]
+        torch.testing.assert_close(logits, whole, rtol=1e-4, atol=1e-5)
+
+    def test_it_differs_with_the_seed_and_is_random_where_layers_share_entries(self, backbone_of):
+        def numbers(family, seed):
+            options = METHODS["prefix-tuning"].options
+            return swap_for("prefix-tuning", backbone_of(family), options, Start(seed)).weights()["prompt_embeddings"]
+
+        assert not torch.equal(numbers("gpt2", 0), numbers("gpt2", 1))
+        assert numbers("t5", 0).std().item() == pytest.approx(1, abs=0.05)

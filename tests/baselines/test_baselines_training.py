@@ -46,6 +46,8 @@ class TestTraining:
         backbone, more = backbone_of(family), more_of(method, family)
         if method == "cartridge":
             more["options"] = {"text": TEXT}
+        if method == "prefix-tuning":
+            more["options"] = {"begins": "random"}
         if method == "bitfit" and family in NO_BIASES:
             more["options"] = {"add_missing": True}
         run = train(task, backbone, method=method, lr=0.02, seeds=3, output=tmp_path / "run", **more, **SETTINGS)

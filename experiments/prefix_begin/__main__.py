@@ -1,0 +1,77 @@
+"""What the keys and values of prefix tuning begin as, and at which rate they learn.
+
+    python -m experiments.prefix_begin --data-root DATA [--cells lab-gpt:lab/opinion smollm2:yelp-short ...]
+
+Random numbers as in PEFT, the model's own keys and values of drawn words, or the same with a frozen first position
+(`cartridge`), each at several rates, by the settings, cells and seeds of `experiments.deep_begin`. What is
+finished is not trained again. Where the layers of an encoder-decoder share entries (lab-t5) a prefix is random.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import softprompt
+from experiments.common.places import RESULTS
+from experiments.deep_begin.__main__ import CELLS, FIRST_SEED, SETTINGS, Record, table
+from experiments.real_lm.tasks import task_of
+from softprompt.settings import PromptSettings, Seeds
+from softprompt.study import markdown
+from softprompt.tasks import Task
+from softprompt.training import without_advice
+
+# Name in the tables -> the method.
+ARMS: Mapping[str, Mapping[str, Any]] = {
+    "prefix-tuning, random": {"method": "prefix-tuning", "options": {"begins": "random"}},
+    "prefix-tuning, words": {"method": "prefix-tuning", "options": {"begins": "words"}},
+    "cartridge": {"method": "cartridge"},
+}
+# The real model, of which each run takes minutes, leaves the ends out.
+RATES = {"lab": (0.3, 0.1, 0.03, 0.01), "real": (0.1, 0.03)}
+
+
+def trained(task: Task, backbone: Any, arm: str, seeds: int, rate: float) -> list[Record]:
+    """Train one arm at one rate with each seed; one record each."""
+    prompts = [PromptSettings(**ARMS[arm], lr=rate, seeds=Seeds.all(FIRST_SEED + seed)) for seed in range(seeds)]
+    with without_advice(), TemporaryDirectory() as folder:
+        run = softprompt.train(task, backbone, prompts=prompts, settings=SETTINGS, output=Path(folder) / "run")
+    return [
+        {
+            "share": rate,
+            "seed": prompt.seeds.initialization,
+            **{split: scores["accuracy"] for split, scores in result.metrics.items()},
+            "best_step": result.best_step,
+        }
+        for prompt, result in zip(prompts, run.results, strict=True)
+    ]
+
+
+def main() -> None:
+    """Train what is missing, print the table and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", nargs="+", default=list(CELLS))
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--data-root", type=Path)
+    parser.add_argument("--work", type=Path, default=Path("runs/prefix-begin"))
+    parser.add_argument("--results", type=Path, default=RESULTS / "prefix_begin.json")
+    arguments = parser.parse_args()
+    cells: dict[str, dict[str, list[Record]]] = (
+        json.loads(arguments.results.read_text())["cells"] if arguments.results.exists() else {}
+    )
+    for cell in arguments.cells:
+        model, _, _ = cell.partition(":")
+        task, backbone = task_of(cell, arguments.data_root, arguments.work), softprompt.load_backbone(model)
+        for arm in ARMS if backbone.kind == "decoder" else list(ARMS)[:1]:
+            records = cells.setdefault(cell, {}).setdefault(arm, [])
+            for rate in RATES["lab" if model.startswith("lab-") else "real"]:
+                if not any(record["share"] == rate for record in records):
+                    records += trained(task, backbone, arm, arguments.seeds, rate)
+                    arguments.results.write_text(json.dumps({"cells": cells}, indent=1) + "\n")
+    print(markdown(table(cells)))
+
+
+if __name__ == "__main__":
+    main()
