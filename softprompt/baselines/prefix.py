@@ -64,8 +64,8 @@ class TrainedPrefix(nn.Module):
 def prefix_tuning(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
     """Return a new prefix: the model's own keys and values of drawn words, or normally distributed numbers as PEFT's.
 
-    Section 7.4 of the paper finds that activations of words are the better beginning. A pretrained decoder rests most of
-    its attention on the first position, which random numbers do not offer.
+    Section 7.4 of the paper finds that activations of words are the better beginning. A pretrained decoder rests most
+    of its attention on the first position, which random numbers do not offer.
 
     Args:
         backbone: the model, which stays as it is.
@@ -83,8 +83,8 @@ def prefix_tuning(backbone: AbstractBackbone, options: Mapping[str, Any], start:
         raise BadInput(f"a prefix begins as one of {', '.join(BEGINS)}, not as {begins!r}")
     if begins == "words" and backbone.kind == "encoder-decoder":
         raise UnsupportedModel(
-            f"layers of {backbone.name!r} share entries of a prefix, which cannot be each layer's own keys and values of "
-            "words; give --method-option begins=random"
+            f"layers of {backbone.name!r} share entries of a prefix, so they cannot begin as each layer's own keys and "
+            "values of words; give --method-option begins=random"
         )
     if begins != "random" and backbone.kind == "decoder":
         return _begun_as(backbone, "prefix-tuning", _tokens(backbone, "", n, start.seed))

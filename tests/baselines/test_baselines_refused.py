@@ -78,7 +78,7 @@ class TestRefusals:
 
     def test_layers_that_share_entries_cannot_begin_as_words(self, backbone_of):
         options = {**METHODS["prefix-tuning"].options, "begins": "words"}
-        with pytest.raises(UnsupportedModel, match="layers of .* share entries.*begins=random"):
+        with pytest.raises(UnsupportedModel, match=r"layers of .* share entries.*begins=random"):
             swap_for("prefix-tuning", backbone_of("t5"), options)
 
     @pytest.mark.parametrize(
