@@ -22,6 +22,8 @@ LENGTHS = (10, 5, 20, 50)
 RATES = (0.03, 3.0)
 RESTARTS = (1, 4)
 REGULARIZERS = ("", "ptp-rn", "ptp-adv")
+# Tried where so many shown rows are short: each pass of every prompt beside them takes their positions.
+EXAMPLES, SHOWN, MOST_SHOWN_TOKENS = "examples:4", 4, 256
 # Styles that a declared task may have on a kind of model, beside its default.
 STYLES = {"encoder-decoder": ("numeric", "words", "t5"), "encoder": ("words", "pet-0", "pet-1"),
           "decoder": ("instruct", "words")}  # fmt: skip
@@ -99,8 +101,20 @@ class Space:
         methods: Sequence[str],
         race: int,
         seed: int,
+        *,
+        row_tokens: float,
     ) -> "Space":
-        """The settings that make sense for these tasks on this model; what has one value is in no proposal."""
+        """The settings that make sense for these tasks on this model; what has one value is in no proposal.
+
+        Args:
+            backbone: frozen.
+            tasks: template -> the task with it.
+            settings: what every candidate shares.
+            methods: that may be proposed, the first for the default.
+            race: steps of the race of restarts.
+            seed: of the search.
+            row_tokens: of a training row, on average.
+        """
         task = next(iter(tasks.values()))
         beginnings = ["auto", "uniform", "vocabulary"]
         if task.labels:
@@ -111,6 +125,8 @@ class Space:
         if auto == "uniform":
             # It is not proposed under two names.
             beginnings.remove(auto)
+        elif SHOWN * row_tokens <= MOST_SHOWN_TOKENS:
+            beginnings.append(EXAMPLES)
         has_losses = settings.loss == "auto" and task.answer == "label" and backbone.answers != "linear-head"
         choices: dict[str, tuple[Any, ...]] = {
             "template": tuple(tasks),
@@ -132,7 +148,7 @@ class Space:
     def first(self) -> list[Params]:
         """What is tried before anything is known: the default, and each of what helps most often."""
         plain = self.default
-        others = [{"rate": 0.3}, *({"loss": loss} for loss in self.choices["loss"][1:2])]
+        others = [{"beginning": EXAMPLES}, {"rate": 0.3}, *({"loss": loss} for loss in self.choices["loss"][1:2])]
         others += [{"beginning": "instruction" if self.auto == "uniform" else "uniform"}, {"method": "scaled"}]
         others += [{"restarts": RESTARTS[1]}, {"beginning": "vocabulary"}, {"length": 20}]
         return [plain, *({**plain, **change} for change in others if self._has(change))]
