@@ -359,7 +359,7 @@ class TestProposals:
     def test_show_examples_where_a_decoder_reads_an_instruction_and_rows_are_short(
         self, family, instruction, row_tokens, is_tried, backbone, tiny_gpt
     ):
-        decoder = backbone if family == "t5" else from_model(*tiny_gpt(), name="tiny-gpt")
+        decoder = backbone if family == "t5" else from_model(*tiny_gpt(n_positions=512), name="tiny-gpt")
         task = custom_task(SPLITS, text_columns=["text"], label_column="label", instruction=instruction)
         tasks = asked_tasks(task, decoder.kind, None, Wording(), [])
         settings = TrainSettings(steps=9)

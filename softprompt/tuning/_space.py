@@ -14,7 +14,7 @@ from ..prompts.methods import METHODS, Method
 from ..settings import PromptSettings, Seeds, TrainSettings
 from ..study import RunSpec, model_fields
 from ..tasks import TASKS, Task, Wording
-from ..training import auto_init
+from ..training import EXAMPLES, auto_init, may_show
 
 METHODS_TRIED = ("prompt-tuning", "scaled", "ept-star", "residual", "p-tuning")
 LENGTHS = (10, 5, 20, 50)
@@ -22,8 +22,6 @@ LENGTHS = (10, 5, 20, 50)
 RATES = (0.03, 3.0)
 RESTARTS = (1, 4)
 REGULARIZERS = ("", "ptp-rn", "ptp-adv")
-# Tried where so many shown rows are short: each pass of every prompt beside them takes their positions.
-EXAMPLES, SHOWN, MOST_SHOWN_TOKENS = "examples:4", 4, 256
 # Styles that a declared task may have on a kind of model, beside its default.
 STYLES = {"encoder-decoder": ("numeric", "words", "t5"), "encoder": ("words", "pet-0", "pet-1"),
           "decoder": ("instruct", "words")}  # fmt: skip
@@ -125,7 +123,7 @@ class Space:
         if auto == "uniform":
             # It is not proposed under two names.
             beginnings.remove(auto)
-        elif SHOWN * row_tokens <= MOST_SHOWN_TOKENS:
+        if may_show(task, backbone, row_tokens):
             beginnings.append(EXAMPLES)
         has_losses = settings.loss == "auto" and task.answer == "label" and backbone.answers != "linear-head"
         choices: dict[str, tuple[Any, ...]] = {
