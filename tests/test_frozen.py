@@ -235,6 +235,33 @@ class TestNoWords:
         assert no_words(TASKS["glue/rte"], worded_for(TASKS["glue/rte"], "decoder", "words"), none, "decoder") == []
 
 
+class TestExamplesAreRecommended:
+    """A default prompt on a decoder begins as the instruction; behind it four short rows were better."""
+
+    @pytest.mark.parametrize(
+        ("settings", "rows", "is_told"),
+        [
+            ({}, VARIED, True),
+            ({"init": "instruction"}, VARIED, False),
+            ({"method": ["prompt-tuning", "ept"]}, VARIED, False),
+            ({}, [{**row, "text": row["text"] + " film" * 60} for row in VARIED], False),
+        ],
+        ids=["default", "given", "compared", "long rows"],
+    )
+    def test_where_the_default_took_the_instruction_and_rows_are_short(
+        self, settings, rows, is_told, tiny_gpt, tmp_path, caplog, monkeypatch
+    ):
+        def stopped(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("softprompt.training._train.build_prompts", stopped)
+        decoder = from_model(*tiny_gpt(n_positions=512))
+        asked = {"label_column": "kind", "text_column": "text", "instruction": "good or bad", **settings}
+        with pytest.raises(KeyboardInterrupt):
+            train(rows, decoder, output=tmp_path / "run", **asked)
+        assert sum("`init`=examples:4" in line or "--init=examples:4" in line for line in caplog.messages) == is_told
+
+
 class TestBesideTrainedPrompts:
     def test_they_and_the_baselines_are_of_the_same_rows(self, trained):
         found = trained.comparison

@@ -48,7 +48,7 @@ DEFAULTS = {
     "adapter-drop": ("raw", 3e-4),
     "lora": ("raw", 1e-3),
     "ia3": ("raw", 3e-2),
-    "prefix-tuning": ("raw", 0.1),
+    "prefix-tuning": ("raw", 3e-2),
     "cartridge": ("raw", 3e-2),
     "dept": ("rms", 0.3),
     "attempt": ("rms", 0.3),

@@ -30,7 +30,7 @@ from softprompt.tuning._kept import kept
 from softprompt.tuning._measure import Answers, lead_measure, score_measure
 from softprompt.tuning._rows import parted, written
 from softprompt.tuning._space import METHODS_TRIED, Space, asked_tasks
-from softprompt.tuning._trials import Trial, Wave, proposals
+from softprompt.tuning._trials import Trial, Wave, proposals, read_waves
 
 from kit import review_rows
 
@@ -79,7 +79,7 @@ def tuned(search, tmp_path_factory):
 def space(backbone):
     task = custom_task({"train": SPLITS["train"]}, text_columns=["text"], label_column="label", instruction="say")
     tasks = asked_tasks(task, "encoder-decoder", None, Wording(), ["it is {text}"])
-    return Space.of(backbone, tasks, TrainSettings(steps=100), list(METHODS_TRIED), 5, 0)
+    return Space.of(backbone, tasks, TrainSettings(steps=100), list(METHODS_TRIED), 5, 0, row_tokens=9)
 
 
 def trial(number: int, value: float, state: Any = "finished", **params: Any) -> Trial:
@@ -351,6 +351,30 @@ class TestProposals:
         first = space.candidate(proposals(space, [], 0, 4)[0])
         assert first.prompt == PromptSettings()
         assert first.settings == TrainSettings(steps=100)
+
+    @pytest.mark.parametrize(
+        ("family", "instruction", "row_tokens", "is_tried"),
+        [("gpt", "say", 64, True), ("gpt", "say", 65, False), ("gpt", "", 9, False), ("t5", "say", 9, False)],
+    )
+    def test_show_examples_where_a_decoder_reads_an_instruction_and_rows_are_short(
+        self, family, instruction, row_tokens, is_tried, backbone, tiny_gpt
+    ):
+        decoder = backbone if family == "t5" else from_model(*tiny_gpt(n_positions=512), name="tiny-gpt")
+        task = custom_task(SPLITS, text_columns=["text"], label_column="label", instruction=instruction)
+        tasks = asked_tasks(task, decoder.kind, None, Wording(), [])
+        settings = TrainSettings(steps=9)
+        space = Space.of(decoder, tasks, settings, METHODS_TRIED, 5, 0, row_tokens=row_tokens)
+        shown = [space.candidate(params).prompt for params in space.first() if params["beginning"] == "examples:4"]
+        assert [prompt.init for prompt in shown] == ["examples:4"] * is_tried
+        assert ("examples:4" in space.choices["beginning"]) is is_tried
+
+    def test_with_examples_are_trained_by_a_search_on_a_decoder(self, tiny_gpt, tmp_path):
+        decoder = from_model(*tiny_gpt(n_positions=256), name="tiny-gpt")
+        asked = {**COLUMNS, "instruction": "good or bad ?"}
+        tuned = tune(SPLITS, decoder, output=tmp_path / "out", method="prompt-tuning", **asked, **OPTIONS)
+        trials = [trial for wave in read_waves(tuned.folder) for trial in wave.trials]
+        (shown,) = [trial for trial in trials if trial.params["beginning"] == "examples:4"]
+        assert shown.state in ("finished", "dropped"), shown.note
 
     def test_share_a_shape_and_follow_from_what_is_known(self, space):
         before = [trial(n, n / 10, **{**space.default, "rate": 0.1 + n / 5}) for n in range(12)]

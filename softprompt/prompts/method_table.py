@@ -153,7 +153,7 @@ WEIGHTS: Sequence[Mapping[str, Any]] = (
         "name": "prefix-tuning",
         "summary": "keys and values before a decoder's own (Li and Liang, 2021, arXiv:2101.00190, as in PEFT)",
         "m": 0,
-        "lr": 0.1,
+        "lr": 3e-2,
         "weights": "prefix-tuning",
         "options": {"length": 10, "begins": "auto"},
     },

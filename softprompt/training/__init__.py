@@ -41,4 +41,6 @@ from ._result import read_results as read_results
 from ._run import Run as Run
 from ._train import resume as resume
 from ._train import train as train
+from .beginnings.auto import EXAMPLES as EXAMPLES
 from .beginnings.auto import auto_init as auto_init
+from .beginnings.auto import may_show as may_show

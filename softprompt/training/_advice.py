@@ -11,11 +11,14 @@ from typing import final
 from ..data import Splits, rows_of
 from ..inference.report import majority_score
 from ..prompts.units import norm_warning, prompt_norm
+from ..settings import PromptSettings
 from ..tasks import SPLITS, Task, Wording, in_lines
 from ._frozen import Comparison
 from ._last import Last
 from ._member import FleetMember
 from ._records import read_record
+from ._run_data import RunData
+from .beginnings.auto import EXAMPLES, SHOWN, may_show
 
 # What a user should look at in a prompt; a study, which stores it, silences this logger.
 ADVICE = "softprompt.advice"
@@ -67,6 +70,24 @@ def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | l
         unit = "squared deviations" if member.trainable.numbers else "nats"
         warnings.append(f"{member.name}: not learning: the loss went from {first:.4f} to {last:.4f} {unit}; {remedies}")
     return warnings
+
+
+def better_begun(asked: Sequence[PromptSettings], run_data: RunData) -> list[str]:
+    """Return one line if the default began a prompt as the instruction, and examples behind it would be short.
+
+    Args:
+        asked: the prompts as they were given.
+        run_data: what became of them.
+    """
+    tokens = run_data.train.lengths.float().mean().item()
+    pairs = zip(asked, run_data.plan.prompts, strict=True)
+    is_default = any(given.init == "auto" and decided.init == "instruction" for given, decided in pairs)
+    if not is_default or not may_show(run_data.task, run_data.backbone, tokens):
+        return []
+    return [
+        f"--init={EXAMPLES} begins as the instruction and four of your rows: on two tasks of short rows it ended .04 "
+        f"and .07 above the instruction alone on a real model, for about {SHOWN * tokens:.0f} tokens more a row"
+    ]
 
 
 def _remedies(member: FleetMember) -> str:

@@ -17,7 +17,7 @@ from ..run_layout import PLAN
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import refuse_no_place, write_file
 from ..tasks import stored_in
-from ._advice import ADVICE, no_words, not_better, repeated
+from ._advice import ADVICE, better_begun, no_words, not_better, repeated
 from ._alone import alone_on, as_usual
 from ._built import build_prompts
 from ._callbacks import Listeners, refuse_no_callbacks
@@ -169,6 +169,8 @@ def train(
     plan = decided(plan, splits.train, backbone)
     with alone_on(backbone), recomputing(backbone, plan.settings):
         run_data = with_inputs(with_sources(prepare(plan, splits, backbone)))
+        for line in better_begun(prompts, run_data):
+            advice.warning(line)
         # What cannot work leaves no folder behind.
         with new_folder(folder) as held:
             write_file(folder / PLAN, run_data.plan.written(), what="the plan of the run")

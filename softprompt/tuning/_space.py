@@ -14,7 +14,7 @@ from ..prompts.methods import METHODS, Method
 from ..settings import PromptSettings, Seeds, TrainSettings
 from ..study import RunSpec, model_fields
 from ..tasks import TASKS, Task, Wording
-from ..training import auto_init
+from ..training import EXAMPLES, auto_init, may_show
 
 METHODS_TRIED = ("prompt-tuning", "scaled", "ept-star", "residual", "p-tuning")
 LENGTHS = (10, 5, 20, 50)
@@ -99,8 +99,20 @@ class Space:
         methods: Sequence[str],
         race: int,
         seed: int,
+        *,
+        row_tokens: float,
     ) -> "Space":
-        """The settings that make sense for these tasks on this model; what has one value is in no proposal."""
+        """The settings that make sense for these tasks on this model; what has one value is in no proposal.
+
+        Args:
+            backbone: frozen.
+            tasks: template -> the task with it.
+            settings: what every candidate shares.
+            methods: that may be proposed, the first for the default.
+            race: steps of the race of restarts.
+            seed: of the search.
+            row_tokens: of a training row, on average.
+        """
         task = next(iter(tasks.values()))
         beginnings = ["auto", "uniform", "vocabulary"]
         if task.labels:
@@ -111,6 +123,8 @@ class Space:
         if auto == "uniform":
             # It is not proposed under two names.
             beginnings.remove(auto)
+        if may_show(task, backbone, row_tokens):
+            beginnings.append(EXAMPLES)
         has_losses = settings.loss == "auto" and task.answer == "label" and backbone.answers != "linear-head"
         choices: dict[str, tuple[Any, ...]] = {
             "template": tuple(tasks),
@@ -132,7 +146,7 @@ class Space:
     def first(self) -> list[Params]:
         """What is tried before anything is known: the default, and each of what helps most often."""
         plain = self.default
-        others = [{"rate": 0.3}, *({"loss": loss} for loss in self.choices["loss"][1:2])]
+        others = [{"beginning": EXAMPLES}, {"rate": 0.3}, *({"loss": loss} for loss in self.choices["loss"][1:2])]
         others += [{"beginning": "instruction" if self.auto == "uniform" else "uniform"}, {"method": "scaled"}]
         others += [{"restarts": RESTARTS[1]}, {"beginning": "vocabulary"}, {"length": 20}]
         return [plain, *({**plain, **change} for change in others if self._has(change))]

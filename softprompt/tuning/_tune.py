@@ -11,6 +11,7 @@ from typing import Any
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone
 from ..data import load_rows
 from ..errors import Interrupted, RunExists, quoted
+from ..inference.rows import examples_for
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import held_alone, refuse_no_place, write_file
 from ..tasks import Task
@@ -26,6 +27,9 @@ from ._rows import Parts, on_files, parted, written
 from ._search import Search
 from ._space import Candidate, Space, asked_tasks
 from ._trials import read_waves, refuse_no_optuna
+
+# Rows that say how long rows are.
+LOOKED_AT = 64
 
 
 def tune(
@@ -130,7 +134,8 @@ def _tuned(request: Request, parts: Parts, folder: Path, progress: bool) -> Tuni
     settings = _settings(request, budget.steps)
     rungs = rungs_of(settings, budget.steps)
     race = max(1, min([*rungs, budget.steps]) // 2)
-    space = Space.of(backbone, tasks, settings, request.methods, race, request.seed)
+    length = _row_tokens(backbone, next(iter(tasks.values())), parts)
+    space = Space.of(backbone, tasks, settings, request.methods, race, request.seed, row_tokens=length)
     runs = runs_of(request.trials or 0, budget.folds) + budget.last
     with progress_bar(progress, request.minutes, runs, before) as watcher:
         watcher.tell("search")
@@ -160,6 +165,13 @@ def _tasks(request: Request, kind: str) -> dict[str, Task]:
     if request.settings.max_length is None:
         return tasks
     return {name: dataclasses.replace(task, max_length=request.settings.max_length) for name, task in tasks.items()}
+
+
+def _row_tokens(backbone: AbstractBackbone, task: Task, parts: Parts) -> float:
+    """The mean number of tokens of a training row."""
+    rows, _ = parts.folds[0]
+    looked_at = rows.select(range(min(LOOKED_AT, len(rows))))
+    return examples_for(backbone, task, looked_at, 0).lengths.float().mean().item()
 
 
 def _budget(

@@ -9,6 +9,10 @@ from ...settings import PromptSettings
 from ...tasks import Task
 from .._resolved import resolved
 
+# A beginning that scores higher than the instruction alone, at the cost of the positions of the rows that it shows.
+# Where these are short it is tried by a search, and recommended.
+EXAMPLES, SHOWN, MOST_SHOWN_TOKENS = "examples:4", 4, 256
+
 
 def with_beginnings(
     prompts: Sequence[PromptSettings], task: Task, backbone: AbstractBackbone
@@ -34,3 +38,16 @@ def auto_init(task: Task, backbone: AbstractBackbone) -> Literal["instruction", 
     """The instruction of a label task that a decoder answers in words, where there is one; else random vectors."""
     reads_words = backbone.kind == "decoder" and backbone.answers != "linear-head" and task.answer == "label"
     return "instruction" if reads_words and task.instruction else "uniform"
+
+
+def may_show(task: Task, backbone: AbstractBackbone, row_tokens: float) -> bool:
+    """Whether rows shown behind the instruction are worth a try: "auto" is the instruction, and they are short and fit.
+
+    Args:
+        task: as the model reads it.
+        backbone: the frozen model.
+        row_tokens: of a training row, on average.
+    """
+    # As many positions again for the text and for rows that are longer than others.
+    fits = backbone.max_positions is None or 2 * SHOWN * row_tokens <= backbone.max_positions
+    return fits and auto_init(task, backbone) == "instruction" and SHOWN * row_tokens <= MOST_SHOWN_TOKENS
