@@ -7,10 +7,8 @@ ordinary prompts: 32 rows a class, seeds and a task of the real model that no ot
 not trained again. An encoder (lab-t5) has random states only.
 """
 
-import argparse
 import dataclasses
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import mean
@@ -20,8 +18,8 @@ from unittest import mock
 
 import numpy as np
 import softprompt
-from experiments.common.places import RESULTS
-from experiments.real_lm.tasks import task_of
+from experiments.real_lm.cells import Arms, Record, measure_cells
+from softprompt.backbones import AbstractBackbone
 from softprompt.prompts.methods import Method
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import markdown
@@ -41,7 +39,6 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 }
 # The real model, of which each prompt takes minutes, leaves the whole rate out.
 SHARES = {"lab": (1.0, 1 / 3, 1 / 10, 1 / 30, 1 / 100), "real": (1 / 3, 1 / 10, 1 / 30, 1 / 100)}
-Record = dict[str, Any]
 
 
 @contextmanager
@@ -100,29 +97,17 @@ def table(cells: Mapping[str, Mapping[str, Sequence[Record]]]) -> list[dict[str,
     return rows
 
 
-def main() -> None:
-    """Train the cells that are missing, print the table and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", nargs="+", default=list(CELLS))
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--work", type=Path, default=Path("runs/deep-begin"))
-    parser.add_argument("--results", type=Path, default=RESULTS / "deep_begin.json")
-    arguments = parser.parse_args()
-    cells: dict[str, dict[str, list[Record]]] = (
-        json.loads(arguments.results.read_text())["cells"] if arguments.results.exists() else {}
-    )
-    for cell in arguments.cells:
-        model, _, _ = cell.partition(":")
-        task, backbone = task_of(cell, arguments.data_root, arguments.work), softprompt.load_backbone(model)
-        for method, beginning in arms(model, task):
-            arm = f"{method}, {beginning}"
-            if arm not in cells.setdefault(cell, {}):
-                shares = SHARES["lab" if model.startswith("lab-") else "real"]
-                cells[cell][arm] = trained(task, backbone, method, beginning, arguments.seeds, shares)
-                arguments.results.write_text(json.dumps({"cells": cells}, indent=1) + "\n")
-    print(markdown(table(cells)))
+def measure(
+    model: str, task: Task, backbone: AbstractBackbone, seeds: int, found: Arms, keep: Callable[[], None]
+) -> None:
+    """Train what a cell lacks."""
+    for method, beginning in arms(model, task):
+        arm = f"{method}, {beginning}"
+        if arm not in found:
+            shares = SHARES["lab" if model.startswith("lab-") else "real"]
+            found[arm] = trained(task, backbone, method, beginning, seeds, shares)
+            keep()
 
 
 if __name__ == "__main__":
-    main()
+    print(markdown(table(measure_cells("deep_begin", __doc__, CELLS, measure))))

@@ -7,17 +7,15 @@ Random numbers as in PEFT, the model's own keys and values of drawn words, or th
 finished is not trained again. Where the layers of an encoder-decoder share entries (lab-t5) a prefix is random.
 """
 
-import argparse
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import softprompt
-from experiments.common.places import RESULTS
-from experiments.deep_begin.__main__ import CELLS, FIRST_SEED, SETTINGS, Record, table
-from experiments.real_lm.tasks import task_of
+from experiments.deep_begin.__main__ import CELLS, FIRST_SEED, SETTINGS, table
+from experiments.real_lm.cells import Arms, Record, measure_cells
+from softprompt.backbones import AbstractBackbone
 from softprompt.settings import PromptSettings, Seeds
 from softprompt.study import markdown
 from softprompt.tasks import Task
@@ -49,29 +47,17 @@ def trained(task: Task, backbone: Any, arm: str, seeds: int, rate: float) -> lis
     ]
 
 
-def main() -> None:
-    """Train what is missing, print the table and write the results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", nargs="+", default=list(CELLS))
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--data-root", type=Path)
-    parser.add_argument("--work", type=Path, default=Path("runs/prefix-begin"))
-    parser.add_argument("--results", type=Path, default=RESULTS / "prefix_begin.json")
-    arguments = parser.parse_args()
-    cells: dict[str, dict[str, list[Record]]] = (
-        json.loads(arguments.results.read_text())["cells"] if arguments.results.exists() else {}
-    )
-    for cell in arguments.cells:
-        model, _, _ = cell.partition(":")
-        task, backbone = task_of(cell, arguments.data_root, arguments.work), softprompt.load_backbone(model)
-        for arm in ARMS if backbone.kind == "decoder" else list(ARMS)[:1]:
-            records = cells.setdefault(cell, {}).setdefault(arm, [])
-            for rate in RATES["lab" if model.startswith("lab-") else "real"]:
-                if not any(record["share"] == rate for record in records):
-                    records += trained(task, backbone, arm, arguments.seeds, rate)
-                    arguments.results.write_text(json.dumps({"cells": cells}, indent=1) + "\n")
-    print(markdown(table(cells)))
+def measure(
+    model: str, task: Task, backbone: AbstractBackbone, seeds: int, arms: Arms, keep: Callable[[], None]
+) -> None:
+    """Train what a cell lacks."""
+    for arm in ARMS if backbone.kind == "decoder" else list(ARMS)[:1]:
+        records = arms.setdefault(arm, [])
+        for rate in RATES["lab" if model.startswith("lab-") else "real"]:
+            if not any(record["share"] == rate for record in records):
+                records += trained(task, backbone, arm, seeds, rate)
+                keep()
 
 
 if __name__ == "__main__":
-    main()
+    print(markdown(table(measure_cells("prefix_begin", __doc__, CELLS, measure))))

@@ -29,18 +29,12 @@ from softprompt.training._step import backward
 from softprompt.training.objectives import Plain, Regularized, RegularizerContext, acting
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions as Output
 
-from deep_kit import LAYERS, MIXED, TEXTS, E, backbones, batch_of, built, kept_model, prompt
-from kit import review_task
+from deep_kit import LAYERS, MIXED, TEXTS, E, batch_of, built, prompt
 from tiny import DECODERS, ENCODER_DECODERS, ENCODERS
 
 # Word vectors of another width than the states.
 NARROW = ("albert", "electra", "opt")
 FAMILIES = [family for family in (*ENCODER_DECODERS, *ENCODERS, *DECODERS) if family not in NARROW]
-
-
-@pytest.fixture
-def backbone_of(tiny_model, exact_norms):
-    return backbones(tiny_model)
 
 
 def drawn(*shape, seed=0, dtype=torch.float64):
@@ -348,21 +342,6 @@ class TestLanes:
             atol = 1e-5 if settings.method == "p-tuning-lstm" else 0
             found = backbone.logits(stored, batch)
             torch.testing.assert_close(found, backbone.logits(expected, batch), rtol=0, atol=atol)
-
-
-@pytest.fixture
-def task(tmp_path):
-    return review_task(tmp_path / "data")
-
-
-@pytest.fixture(scope="session")
-def folder(tiny_model, save_tiny, tmp_path_factory):
-    return kept_model("t5", tiny_model, save_tiny, tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def decoder_folder(tiny_model, save_tiny, tmp_path_factory):
-    return kept_model("gpt2", tiny_model, save_tiny, tmp_path_factory)
 
 
 class TestTraining:

@@ -11,28 +11,8 @@ from softprompt.settings import TrainSettings
 from softprompt.training import resume, train
 from softprompt.training._loop import Loop
 
-from deep_kit import LAYERS, MIXED, TEXTS, backbones, batch_of, built, kept_model, prompt
-from kit import at_step, fails, review_task, same_files
-
-
-@pytest.fixture
-def backbone_of(tiny_model, exact_norms):
-    return backbones(tiny_model)
-
-
-@pytest.fixture
-def task(tmp_path):
-    return review_task(tmp_path / "data")
-
-
-@pytest.fixture(scope="session")
-def folder(tiny_model, save_tiny, tmp_path_factory):
-    return kept_model("t5", tiny_model, save_tiny, tmp_path_factory)
-
-
-@pytest.fixture(scope="session")
-def decoder_folder(tiny_model, save_tiny, tmp_path_factory):
-    return kept_model("gpt2", tiny_model, save_tiny, tmp_path_factory)
+from deep_kit import LAYERS, MIXED, TEXTS, batch_of, built, prompt
+from kit import at_step, fails, same_files
 
 
 def deep_vectors(prompt):
