@@ -94,7 +94,11 @@ def test_connections_without_a_whole_header_are_closed_and_others_go_on(backbone
         idle, slow, later = (stack.enter_context(socket.create_connection(("127.0.0.1", port), 5)) for _ in range(3))
         slow.sendall(b"GET /health HT")
         later.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert later.recv(4096).startswith(b"HTTP/1.1 200")
+        answer = b""
+        # The head and the body may come in two pieces.
+        while not answer.endswith(b"}"):
+            answer += later.recv(4096)
+        assert answer.startswith(b"HTTP/1.1 200")
         later.sendall(b"GET /hea")
         # A connection that ends has nothing more to read.
         assert [connection.recv(1) for connection in (idle, slow, later)] == [b"", b"", b""]
