@@ -7,6 +7,7 @@ from softprompt.prompts.initializers import uniform
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import PromptSettings, Seeds
 
+from kit import targets_of
 from tiny import ENCODER_DECODERS
 
 TEXTS = ["the film was good", "a terrible movie, and not in paris", "yes"]
@@ -38,14 +39,6 @@ def batch_of(backbone, texts, owner=None, side="right", words=("good", "bad", "y
         where = slice(0, len(row)) if side == "right" else slice(width - len(row), width)
         ids[i, where], mask[i, where] = torch.tensor(row), True
     return TextBatch(ids, mask, torch.tensor(owner or [0] * len(rows)), targets_of(backbone, words[: len(rows)]))
-
-
-def targets_of(backbone, words):
-    if backbone.kind == "encoder":
-        return None
-    rows = backbone.encode_answers(words)
-    width = max(map(len, rows))
-    return torch.tensor([row + [-100] * (width - len(row)) for row in rows])
 
 
 def prompt(method="prompt-tuning", seed=0, deep=True, **changes):

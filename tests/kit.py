@@ -4,10 +4,12 @@ import contextlib
 import csv
 import random
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from softprompt.backbones import AbstractBackbone
 from softprompt.documents import read_sealed, sealed_bytes
 from softprompt.prompts.contract import AbstractTrainable
 from softprompt.prompts.trainable import TrainablePrompt
@@ -94,3 +96,12 @@ def fails(error: BaseException) -> Callable[..., Any]:
         raise error
 
     return action
+
+
+def targets_of(backbone: AbstractBackbone, answers: Sequence[str]) -> torch.Tensor | None:
+    """Label ids, padded with -100; None for an encoder, which reads none."""
+    if backbone.kind == "encoder":
+        return None
+    rows = backbone.encode_answers(answers)
+    width = max(map(len, rows))
+    return torch.tensor([row + [-100] * (width - len(row)) for row in rows])

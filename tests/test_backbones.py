@@ -12,6 +12,7 @@ from softprompt.errors import BadInput, ModelMismatch, UnknownName, UnsupportedM
 from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.prompt import LinearHead, Provenance, SoftPrompt
 
+from kit import targets_of
 from tiny import DECODERS, ENCODER_DECODERS, ENCODERS
 
 ALL = (*ENCODER_DECODERS, *ENCODERS, *DECODERS)
@@ -39,15 +40,6 @@ def word_ids(backbone, words):
 def word_vectors(backbone, words):
     """The vectors of real tokens, as a prompt."""
     return backbone.embeddings(word_ids(backbone, words))[0].detach().clone()
-
-
-def targets_of(backbone, answers):
-    """Label ids, padded with -100; None for an encoder, which reads none."""
-    if backbone.kind == "encoder":
-        return None
-    rows = backbone.encode_answers(answers)
-    width = max(map(len, rows))
-    return torch.tensor([row + [-100] * (width - len(row)) for row in rows])
 
 
 def one_of(batch, i):

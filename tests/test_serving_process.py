@@ -97,7 +97,9 @@ def test_connections_without_a_whole_header_are_closed_and_others_go_on(backbone
         answer = b""
         # The head and the body may come in two pieces.
         while not answer.endswith(b"}"):
-            answer += later.recv(4096)
+            piece = later.recv(4096)
+            assert piece, answer
+            answer += piece
         assert answer.startswith(b"HTTP/1.1 200")
         later.sendall(b"GET /hea")
         # A connection that ends has nothing more to read.

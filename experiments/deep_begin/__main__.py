@@ -18,7 +18,7 @@ from unittest import mock
 
 import numpy as np
 import softprompt
-from experiments.real_lm.cells import Arms, Record, measure_cells
+from experiments.real_lm.cells import Arms, Record, measure_cells, record_of
 from softprompt.backbones import AbstractBackbone
 from softprompt.prompts.methods import Method
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
@@ -74,12 +74,7 @@ def trained(
     with random_layers() if beginning == RANDOM else nullcontext(), without_advice(), TemporaryDirectory() as folder:
         run = softprompt.train(task, backbone, prompts=prompts, settings=SETTINGS, output=Path(folder) / "run")
     return [
-        {
-            "share": round(share, 4),
-            "seed": prompt.seeds.initialization,
-            **{split: scores["accuracy"] for split, scores in result.metrics.items()},
-            "best_step": result.best_step,
-        }
+        record_of(round(share, 4), prompt, result)
         for share, prompt, result in zip(np.repeat(shares, seeds).tolist(), prompts, run.results, strict=True)
     ]
 

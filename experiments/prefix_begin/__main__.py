@@ -14,7 +14,7 @@ from typing import Any
 
 import softprompt
 from experiments.deep_begin.__main__ import CELLS, FIRST_SEED, SETTINGS, table
-from experiments.real_lm.cells import Arms, Record, measure_cells
+from experiments.real_lm.cells import Arms, Record, measure_cells, record_of
 from softprompt.backbones import AbstractBackbone
 from softprompt.settings import PromptSettings, Seeds
 from softprompt.study import markdown
@@ -36,15 +36,7 @@ def trained(task: Task, backbone: Any, arm: str, seeds: int, rate: float) -> lis
     prompts = [PromptSettings(**ARMS[arm], lr=rate, seeds=Seeds.all(FIRST_SEED + seed)) for seed in range(seeds)]
     with without_advice(), TemporaryDirectory() as folder:
         run = softprompt.train(task, backbone, prompts=prompts, settings=SETTINGS, output=Path(folder) / "run")
-    return [
-        {
-            "share": rate,
-            "seed": prompt.seeds.initialization,
-            **{split: scores["accuracy"] for split, scores in result.metrics.items()},
-            "best_step": result.best_step,
-        }
-        for prompt, result in zip(prompts, run.results, strict=True)
-    ]
+    return [record_of(rate, prompt, result) for prompt, result in zip(prompts, run.results, strict=True)]
 
 
 def measure(

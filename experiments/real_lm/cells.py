@@ -8,7 +8,9 @@ from typing import Any
 
 import softprompt
 from softprompt.backbones import AbstractBackbone
+from softprompt.settings import PromptSettings
 from softprompt.tasks import Task
+from softprompt.training import Result
 
 from ..common.places import RESULTS
 from .tasks import task_of
@@ -18,6 +20,16 @@ Record = dict[str, Any]
 Arms = dict[str, list[Record]]
 # Takes the model's name, the task, the frozen model, the number of seeds, what the cell has so far, and what keeps it.
 Measure = Callable[[str, Task, AbstractBackbone, int, Arms, Callable[[], None]], None]
+
+
+def record_of(share: float, prompt: PromptSettings, result: Result) -> Record:
+    """What a study keeps of a prompt that was trained at a rate, or at a share of one."""
+    return {
+        "share": share,
+        "seed": prompt.seeds.initialization,
+        **{split: scores["accuracy"] for split, scores in result.metrics.items()},
+        "best_step": result.best_step,
+    }
 
 
 def measure_cells(name: str, about: str | None, cells: Sequence[str], measure: Measure) -> dict[str, Arms]:

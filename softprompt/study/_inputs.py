@@ -15,9 +15,7 @@ Read = TypeVar("Read")
 
 def digests(spec: RunSpec) -> dict[str, str]:
     """SHA-256 of each path that a run reads beside its model: the user's rows, initial vectors, and source prompts."""
-    source = spec.declared.source
-    paths = [Path(path) for split in source.files for path in source.paths(split)]
-    paths += map(Path, spec.prompt.paths)
+    paths = map(Path, (*spec.declared.source.every_path, *spec.prompt.paths))
     return {str(path): digest for path in paths if (digest := _digest(path)) is not None}
 
 

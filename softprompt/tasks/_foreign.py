@@ -20,7 +20,7 @@ def named_files(task: Task) -> tuple[str, ...]:
         return ()
     below = [path for path in (source.folder, source.train, source.validation, source.test) if _leads_out(path)]
     hub = [source.hub] if source.hub and not _is_only_on_the_hub(source.hub) else []
-    return (*(path for split in source.files for path in source.paths(split)), *below, *hub)
+    return (*source.every_path, *below, *hub)
 
 
 def _leads_out(path: str) -> bool:

@@ -67,6 +67,11 @@ class Source:
         return (given,) if isinstance(given, str) else tuple(given)
 
     @property
+    def every_path(self) -> tuple[str, ...]:
+        """The files of all splits."""
+        return tuple(path for split in self.files for path in self.paths(split))
+
+    @property
     def allows_blanks(self) -> bool:
         """Whether a text may be empty: in published sets, and in copies of them."""
         return self.blanks or not self.is_own

@@ -27,8 +27,7 @@ def with_inputs(run_data: RunData) -> RunData:
     plan = run_data.plan
     prompts = _digests(path for prompt in plan.prompts for path in prompt.paths)
     inputs = {**model_digests(run_data.backbone), ROWS: run_data.fingerprint, **prompts}
-    source = plan.task.source
-    files = _digests(path for split in source.files for path in source.paths(split))
+    files = _digests(plan.task.source.every_path)
     return dataclasses.replace(run_data, plan=dataclasses.replace(plan, inputs=inputs, files=files))
 
 

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ...backbones import AbstractBackbone
+from ...initial import Initial
 from ...settings import PromptSettings
 from ...tasks import Task
 from .._resolved import resolved
 
 # A beginning that scores higher than the instruction alone, at the cost of the positions of the rows that it shows.
 # Where these are short it is tried by a search, and recommended.
-EXAMPLES, SHOWN, MOST_SHOWN_TOKENS = "examples:4", 4, 256
+EXAMPLES, MOST_SHOWN_TOKENS = "examples:4", 256
+SHOWN = Initial(EXAMPLES).example_count()
 
 
 def with_beginnings(
