@@ -58,6 +58,12 @@ ARMS: Mapping[str, Arm] = {
     "pt-examples": Arm(
         label="prompt tuning, 4 examples", prompt={**_TUNING, "init": "examples:4"}, rates=(0.01, 0.03), core=True
     ),
+    # PEFT's own bound is .1 sqrt(width / 2048), however long the model's word vectors are: for SmolLM2 this shift.
+    "cpt": Arm(
+        label="CPT, 4 examples",
+        prompt={**_TUNING, "init": "examples:4", "context_loss": 0.95, "max_shift": 0.0166},
+        rates=(0.01, 0.03),
+    ),
     "scaled": Arm(label="scaled", prompt=_SCALED, rates=(0.3, 1.0), core=True),
     "scaled-examples": Arm(label="scaled, 4 examples", prompt={**_SCALED, "init": "examples:4"}),
     "ept": Arm(label="EPT", prompt={"method": "ept", "units": "rms"}, rates=(0.01, 0.03, 0.1)),
@@ -77,7 +83,11 @@ ARMS: Mapping[str, Arm] = {
     "ptp-rn": _regularized("prompt tuning, ptp-rn", "ptp-rn"),
     "ptp-adv": _regularized("prompt tuning, ptp-adv", "ptp-adv"),
     "rn-instruction": _regularized("prompt tuning, instruction, rn-emb", "rn-emb", **_WORDS),
-    "deep-rn": _regularized("deep prompts, rn-emb", "rn-emb", deep=True),
+    **{
+        f"deep-{short}": _regularized(f"deep prompts, {text}", text, deep=True)
+        for short, text in {"rn": "rn-emb", "adv": "adv-emb", "rn-text": "rn-text", "adv-text": "adv-text",
+                            "ptp-rn": "ptp-rn", "ptp-adv": "ptp-adv"}.items()
+    },
     "pt-tokens": Arm(label="prompt tuning", prompt=_TUNING, loss="tokens", core=True),
     "pt-instruction-tokens": Arm(
         label="prompt tuning, instruction", prompt=_TUNING | _WORDS, loss="tokens", core=True
@@ -85,6 +95,7 @@ ARMS: Mapping[str, Arm] = {
     "scaled-tokens": Arm(label="scaled", prompt=_SCALED, loss="tokens"),
     "ept-star-tokens": Arm(label="EPT*", prompt=_STAR, loss="tokens"),
     "lora": Arm(label="LoRA, r = 8", prompt={"method": "lora"}, rates=(0.0003, 0.001, 0.003), alone=True, core=True),
+    "full": Arm(label="full fine-tuning", prompt={"method": "full"}, rates=(0.00003, 0.0001, 0.0003), alone=True),
 }  # fmt: skip
 # Arms that train as another does, at that one's rate.
 SAME_RATE: Mapping[str, str] = {
@@ -93,7 +104,7 @@ SAME_RATE: Mapping[str, str] = {
     "restarts": "pt",
     **dict.fromkeys(("rn", "adv", "rn-text", "adv-text", "ptp-rn", "ptp-adv", "pt-tokens"), "pt"),
     **dict.fromkeys(("restarts-instruction", "rn-instruction", "pt-instruction-tokens"), "pt-instruction"),
-    "deep-rn": "deep",
+    **dict.fromkeys([name for name in ARMS if name.startswith("deep-")], "deep"),
     "scaled-tokens": "scaled",
     "ept-star-tokens": "ept-star",
 }

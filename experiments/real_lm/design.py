@@ -106,7 +106,8 @@ RATE_TASKS, RATE_SIZE, RATE_SEEDS = ("yelp", "glue/qqp"), "k32", (900, 901)
 # first, and three seeds of all of them before the next ones.
 SMALL_ARMS = ("pt-instruction", "pt", "ept-star", "pt-tokens", "scaled", "ept-star-instruction", "lora", "rn", "ept",
               "restarts", "pt-examples", "pt-bare", "p-tuning", "deep", "ptp-rn", "residual", "adv", "ptp-adv",
-              "rn-text", "adv-text", "deep-rn", "restarts-instruction", "scaled-examples")  # fmt: skip
+              "rn-text", "adv-text", "deep-rn", "restarts-instruction", "scaled-examples",
+              "cpt", "full", "deep-adv")  # fmt: skip
 SMALL_CORE = ("pt-instruction", "scaled", "ept-star", "pt")
 # A third, once and three times the default rate of each method, on rows that are cheap: those of yelp are cut short.
 SMALL_RATE_TASKS, SMALL_RATE_SEED = ("yelp-short", "glue/qqp"), 900
