@@ -21,6 +21,7 @@ class Arm:
         alone: whether each seed needs a pass of its own, because it trains weights of the model.
         core: whether it is trained on every task, and not on `EVERY_ARM` only.
         bare: whether its rows come without the instruction.
+        untrained: whether it is scored as it begins. It takes one step that changes nothing.
     """
 
     label: str
@@ -30,6 +31,7 @@ class Arm:
     alone: bool = False
     core: bool = False
     bare: bool = False
+    untrained: bool = False
 
     @property
     def begins(self) -> str:
@@ -57,6 +59,9 @@ ARMS: Mapping[str, Arm] = {
     ),
     "pt-examples": Arm(
         label="prompt tuning, 4 examples", prompt={**_TUNING, "init": "examples:4"}, rates=(0.01, 0.03), core=True
+    ),
+    "examples-untrained": Arm(
+        label="the same 4 examples, untrained", prompt={**_TUNING, "init": "examples:4"}, core=True, untrained=True
     ),
     # PEFT's own bound is .1 sqrt(width / 2048), however long the model's word vectors are: for SmolLM2 this shift.
     "cpt": Arm(

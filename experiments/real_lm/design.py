@@ -105,10 +105,13 @@ RATE_TASKS, RATE_SIZE, RATE_SEEDS = ("yelp", "glue/qqp"), "k32", (900, 901)
 # The small form, which two cores can do: the rates that the product takes when none is given, the arms that answer most
 # first, and three seeds of all of them before the next ones.
 SMALL_ARMS = ("pt-instruction", "pt", "ept-star", "pt-tokens", "scaled", "ept-star-instruction", "lora", "rn", "ept",
-              "restarts", "pt-examples", "pt-bare", "p-tuning", "deep", "ptp-rn", "residual", "adv", "ptp-adv",
-              "rn-text", "adv-text", "deep-rn", "restarts-instruction", "scaled-examples",
+              "restarts", "pt-examples", "examples-untrained", "pt-bare", "p-tuning", "deep", "ptp-rn", "residual",
+              "adv", "ptp-adv", "rn-text", "adv-text", "deep-rn", "restarts-instruction", "scaled-examples",
               "cpt", "full", "deep-adv")  # fmt: skip
 SMALL_CORE = ("pt-instruction", "scaled", "ept-star", "pt")
+SHOWN = ("pt-examples", "examples-untrained")
+# A learning rate that changes no number, because 0 is refused.
+STILL = 1e-30
 # A third, once and three times the default rate of each method, on rows that are cheap: those of yelp are cut short.
 SMALL_RATE_TASKS, SMALL_RATE_SEED = ("yelp-short", "glue/qqp"), 900
 SMALL_RATES: Mapping[str, tuple[float, ...]] = {
@@ -125,13 +128,13 @@ SMALL_RATES: Mapping[str, tuple[float, ...]] = {
 }
 SMALL_CELLS: Sequence[tuple[str, str, tuple[str, ...], tuple[int, ...]]] = (
     ("glue/sst2", "k32", SMALL_ARMS, (0, 1, 2)),
-    ("super_glue/cb", "k8", (*SMALL_CORE, "pt-examples", "restarts", "restarts-instruction"), (0, 1, 2)),
-    ("tickets", "k16", (*SMALL_CORE, "pt-examples", "restarts", "restarts-instruction", "lora"), (0, 1, 2)),
+    ("super_glue/cb", "k8", (*SMALL_CORE, *SHOWN, "restarts", "restarts-instruction"), (0, 1, 2)),
+    ("tickets", "k16", (*SMALL_CORE, *SHOWN, "restarts", "restarts-instruction", "lora"), (0, 1, 2)),
     ("glue/sst2", "1000", ("pt-instruction", "scaled"), (0, 1, 2)),
     ("glue/sst2", "k32+300", ("pt-instruction", "scaled"), (0, 1, 2)),
-    ("glue/rte", "k32", ("pt-instruction", "pt-examples", "scaled"), (0, 1, 2)),
-    ("glue/mrpc", "k32", ("pt-instruction", "pt-examples", "scaled"), (0, 1, 2)),
-    ("super_glue/boolq", "k32", ("pt-instruction", "pt-examples", "scaled"), (0, 1, 2)),
+    ("glue/rte", "k32", ("pt-instruction", *SHOWN, "scaled"), (0, 1, 2)),
+    ("glue/mrpc", "k32", ("pt-instruction", *SHOWN, "scaled"), (0, 1, 2)),
+    ("super_glue/boolq", "k32", ("pt-instruction", *SHOWN, "scaled"), (0, 1, 2)),
     ("glue/sst2", "k32", SMALL_ARMS, (3, 4)),
     ("glue/sst2", "k16", SMALL_CORE, (0, 1, 2)),
 )
@@ -172,12 +175,17 @@ class Piece:
         """Whether its rows come without the instruction."""
         return ARMS[self.arms[0]].bare
 
+    @property
+    def untrained(self) -> bool:
+        """Whether its prompts are scored as they begin."""
+        return ARMS[self.arms[0]].untrained
+
     def prompts(self) -> list[tuple[str, PromptSettings]]:
         """Arm and settings of each prompt."""
         return [
             (arm, PromptSettings(**ARMS[arm].prompt, lr=rate, seeds=Seeds.all(seed)))
             for arm in self.arms
-            for rate in self.rates.get(arm, (None,))
+            for rate in ((STILL,) if self.untrained else self.rates.get(arm, (None,)))
             for seed in self.seeds
         ]
 
@@ -256,7 +264,7 @@ def _seeds_together(arm: str, seeds: tuple[int, ...]) -> list[tuple[int, ...]]:
 def _sharing(name: str) -> tuple[Any, ...]:
     """What has to be equal for arms to share a run; deep prompts cost more, and are among themselves."""
     arm = ARMS[name]
-    return arm.loss, arm.begins, arm.bare, bool(arm.prompt.get("deep")), name if arm.alone else ""
+    return arm.loss, arm.begins, arm.bare, arm.untrained, bool(arm.prompt.get("deep")), name if arm.alone else ""
 
 
 def _filled(names: Sequence[str], count: Callable[[str], int], fleet: int) -> Iterator[tuple[str, ...]]:

@@ -81,7 +81,8 @@ def train_piece(
     """Train a piece, or go on with it; one record a prompt."""
     cut_rows(piece.task, data_root, folder.rows, quick and quick.scored_rows)
     run = folder.runs / piece.name
-    size = SIZES[piece.size] if quick is None else SIZES[piece.size].with_steps(quick.steps)
+    steps = 1 if piece.untrained else quick and quick.steps
+    size = SIZES[piece.size].with_steps(steps) if steps else SIZES[piece.size]
     with without_advice():
         run_in(
             run,
@@ -102,4 +103,5 @@ def _record(arm: str, result: Mapping[str, Any]) -> dict[str, Any]:
     """What the tables read of a prompt's result."""
     metrics = {split: values["accuracy"] for split, values in result["metrics"].items()}
     kept = ("seed", "lr", "units", "best_step", "trainable", "stored", "majority", "token_norms", "status")
-    return {"arm": arm, "loss": ARMS[arm].loss, **metrics, **{name: result[name] for name in kept}}
+    trained = {"trainable": 0} if ARMS[arm].untrained else {}
+    return {"arm": arm, "loss": ARMS[arm].loss, **metrics, **{name: result[name] for name in kept}, **trained}

@@ -1,5 +1,6 @@
 """The study on a real language model: its design, a piece that is killed, damaged results, and the page's numbers."""
 
+import dataclasses
 import gzip
 import json
 import lzma
@@ -104,7 +105,7 @@ class TestDesign:
         assert len({piece.name for piece in pieces}) == len(pieces)
         for piece in pieces:
             arms = [ARMS[name] for name in piece.arms]
-            assert len({(arm.loss, arm.begins, arm.bare, arm.alone and id(arm)) for arm in arms}) == 1
+            assert len({(arm.loss, arm.begins, arm.bare, arm.untrained, arm.alone and id(arm)) for arm in arms}) == 1
 
     def test_an_arm_takes_the_rate_that_was_chosen_for_it_or_for_what_it_trains_like(self):
         rates = {arm: prompt.lr for piece in design.pieces({"pt": 0.7}, 64) for arm, prompt in piece.prompts()}
@@ -150,6 +151,16 @@ class TestPieces:
         before = folder.path(piece.name).stat().st_mtime_ns
         assert runs.train_missing(piece, backbone, folder, data_root, FOUR)
         assert folder.path(piece.name).stat().st_mtime_ns == before
+
+    def test_an_untrained_piece_scores_the_words_that_others_begin_as(self, backbone, folder, data_root):
+        arms = ("pt-examples", "examples-untrained")
+        pieces = [design.Piece(task="glue/sst2", size="k8", arms=(arm,), seeds=(0,)) for arm in arms]
+        still = dataclasses.replace(pieces[0], rates={"pt-examples": (design.STILL,)})
+        for piece in (still, pieces[1]):
+            assert runs.train_missing(piece, backbone, folder, data_root, FOUR)
+        expected, found = (read_results(folder.path(piece.name))["records"][0] for piece in (still, pieces[1]))
+        assert found == expected | {"arm": "examples-untrained", "trainable": 0}
+        assert found["best_step"] == 0
 
     def test_a_killed_piece_goes_on_to_the_same_results(
         self, piece, backbone, folder, data_root, tmp_path, monkeypatch
@@ -246,7 +257,8 @@ class TestSmallForm:
     def test_every_piece_is_one_arm_at_its_default_rate_and_of_another_name(self):
         wanted = small_pieces()
         assert len({piece.name for piece in wanted}) == len(wanted)
-        assert all(prompt.lr is None for piece in wanted for _, prompt in piece.prompts())
+        rates = {(piece.untrained, prompt.lr) for piece in wanted for _, prompt in piece.prompts()}
+        assert rates == {(False, None), (True, design.STILL)}
 
     def test_the_first_seeds_of_all_arms_come_before_the_next_ones(self):
         seeds = [min(piece.seeds) for piece in small_pieces() if piece.size == "k32" and not ARMS[piece.arms[0]].alone]
