@@ -24,6 +24,15 @@ FROZEN = {
     "examples": "4 examples in context, at least one a class (mean of 3 draws)",
     "examples-calibrated": "the same, calibrated",
 }
+# Columns of the table that has all tasks: the arms, with shorter names.
+COMPARED = {
+    "pt-instruction": "default: from the instruction",
+    "pt-examples": "from 4 examples",
+    "pt": "10 random vectors",
+    "scaled": "`scaled`",
+    "ept-star": "EPT\\*",
+    "lora": "LoRA",
+}
 HEAD = (
     "| prompt | loss | seeds | accuracy | sd over seeds | stuck | token norms | trained parameters | "
     "above hand-written | against prompt tuning | p, mean | p, sd |\n" + "|---" * 12 + "|"
@@ -46,7 +55,10 @@ def make_page(results: Path, page: Path = PAGE) -> None:
 def all_tables(results: Path) -> str:
     """The tables of the whole study, then those of its small form."""
     forms = {" (default rates)": small_of(results), "": results}
-    lines = [line for form, folder in forms.items() for line in tables(Folder(folder, folder).read(), form)]
+    lines: list[str] = []
+    for form, folder in forms.items():
+        files = Folder(folder, folder).read()
+        lines += [*overview(files, form), *tables(files, form)]
     rates = small_of(results) / "rates"
     return "\n".join([*lines, *rate_table(Folder(rates, rates).read())])
 
@@ -59,6 +71,30 @@ def small_of(results: Path) -> Path:
 def summary_of(results: Path) -> Path:
     """Where the summary is: beside the folder of results, which holds one file a piece."""
     return results.with_name(f"{results.name}.json")
+
+
+def overview(files: Sequence[dict], form: str = "") -> list[str]:
+    """One table of all tasks: means over seeds, with the worst seed in brackets; nothing where there are no results."""
+    cells = by_cell(files)
+    head = ["task", "learned from", "most frequent class", "hand-written", "4 examples in context", *COMPARED.values()]
+    lines = [
+        f"## All tasks{form}\n",
+        "Mean accuracy on test over seeds, and the worst seed in brackets. Hand-written and in context: the better of "
+        "as it is and calibrated.\n",
+        f"| {' | '.join(head)} |\n" + "|---" * len(head) + "|",
+    ]
+    found = [(task, size) for task, size in CELLS if (task, size) in cells and (task, "frozen") in cells]
+    for task, size in found:
+        frozen, arms = cells[task, "frozen"], cells[task, size]
+        shown = max(frozen[arm][0]["test"] for arm in ("examples", "examples-calibrated"))
+        still = [frozen["majority"][0]["test"], hand_written(frozen), shown]
+        trained = [_mean_and_worst([record["test"] for record in arms.get(arm, ())]) for arm in COMPARED]
+        lines.append(f"| {' | '.join([task, _words(size), *map(_number, still), *trained])} |")
+    return [*lines, ""] if found else []
+
+
+def _mean_and_worst(scores: Sequence[float]) -> str:
+    return f"{statistics.fmean(scores):.3f} ({min(scores):.3f})" if scores else ""
 
 
 def tables(files: Sequence[dict], form: str = "") -> list[str]:
