@@ -1,20 +1,27 @@
 """The papers as studies: every file declares its runs at each scale, and published numbers stand beside ours."""
 
 import dataclasses
+import functools
 import json
+import os
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from softprompt.data import load_rows
 from softprompt.errors import BadInput, UnknownName
 from softprompt.prompts.methods import METHODS
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, load_specs, summary, with_reference
+from softprompt.study._early import check_waiting
+from softprompt.study._file import parsed
 from softprompt.study._reference import PUBLISHED
 from softprompt.tasks import TASKS
 
 STUDIES = Path(__file__).parents[2] / "experiments"
 FILES = sorted([*STUDIES.glob("ept/*.toml"), *STUDIES.glob("ptp/*.toml")])
+AT_SCALES = [(path, scale) for path in FILES for scale in (None, *parsed(path)["scales"])]
+DATA_ROOT = os.environ.get("SOFTPROMPT_DATA_ROOT")
 REFERENCE = json.loads((PUBLISHED / "ept.json").read_text())["tables"]
 # What was added up for the paper's means.
 GROUPS = {
@@ -48,10 +55,36 @@ def test_every_file_declares_runs_at_every_scale(path: Path, scale: str | None):
     assert specs
     if scale == "lab":
         assert len({spec.name for spec in specs}) == len(specs)
-        assert {spec.model for spec in specs} == {"lab-t5-small"}
+        # PET reads a mask, which only an encoder has.
+        assert {spec.model for spec in specs if spec.answers == "auto"} == {"lab-t5-small"}
+        assert {spec.model for spec in specs if spec.answers == "label-words"} <= {"lab-bert"}
         assert all(spec.declared.name.startswith("lab/") for spec in specs)
     if scale == "real":
         assert {spec.model for spec in specs} == {"smollm2"}
+
+
+@functools.cache
+def is_at_hand(name: str) -> bool:
+    try:
+        return bool(load_rows(TASKS[name], DATA_ROOT))
+    except BadInput:
+        return False
+
+
+@pytest.mark.skipif(not DATA_ROOT, reason="SOFTPROMPT_DATA_ROOT is not set")
+@pytest.mark.parametrize(("path", "scale"), AT_SCALES, ids=lambda part: getattr(part, "stem", part))
+def test_no_run_is_refused_before_training_where_the_rows_are_at_hand(path: Path, scale: str | None, tmp_path: Path):
+    """What a run needs of its task: enough rows of each class, a template of the style, steps for its warm-up."""
+    # Sources are another study's prompts, which are not there.
+    specs = sorted((s for s in load_specs(path, scale) if not s.prompt.sources), key=lambda spec: spec.declared.name)
+    one_of_each = {(spec.declared.name, spec.style, spec.settings): spec for spec in specs}
+    waiting = list(one_of_each.values())
+    if scale is None:
+        # The papers' models and some of their tasks are not at hand.
+        waiting = [
+            dataclasses.replace(spec, model="lab-t5-small") for spec in waiting if is_at_hand(spec.declared.name)
+        ]
+    check_waiting(tmp_path / "store", waiting, DATA_ROOT)
 
 
 def test_a_scale_takes_the_place_of_defaults_and_of_every_table(tmp_path: Path):
