@@ -81,9 +81,8 @@ def test_no_run_is_refused_before_training_where_the_rows_are_at_hand(path: Path
     waiting = list(one_of_each.values())
     if scale is None:
         # The papers' models and some of their tasks are not at hand.
-        waiting = [
-            dataclasses.replace(spec, model="lab-t5-small") for spec in waiting if is_at_hand(spec.declared.name)
-        ]
+        found = [spec for spec in waiting if is_at_hand(spec.declared.name)]
+        waiting = [dataclasses.replace(spec, model="lab-t5-small") for spec in found]
     check_waiting(tmp_path / "store", waiting, DATA_ROOT)
 
 
