@@ -37,6 +37,8 @@ def chosen(
         BadInput: a task or a seed, which is no setting.
     """
     best = _settings(best)
+    if not best:
+        return list(runs), []
     specs = [run.spec for run in runs] if specs is None else specs
     context, others = TableContext(specs), other_keys(specs, best)
     groups: dict[tuple[Hashable, ...], dict[tuple[Hashable, ...], list[StoredRun]]] = {}
@@ -67,6 +69,8 @@ def other_keys(specs: Sequence[RunSpec], best: Sequence[str]) -> tuple[str, ...]
 
 def with_chosen(rows: Sequence[Row], runs: Sequence[StoredRun], by: Sequence[str], best: Sequence[str]) -> list[Row]:
     """Rows of `summary(runs, by)` with the chosen values behind their keys."""
+    if not best:
+        return list(rows)
     groups = grouped(runs, by)
     return [
         {**{key: row[key] for key in by}, **values_of(groups[tuple(row[key] for key in by)], best), **row}

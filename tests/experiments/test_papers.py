@@ -215,11 +215,20 @@ def test_every_mean_of_table_3_stands_beside_the_mean_of_its_group():
         assert (row["n"], row["mean"]) == (6 * len(tasks), pytest.approx(ours))
         assert row["paper"] == pytest.approx(mean["value"] / 100)
         assert row["difference"] == pytest.approx(ours - mean["value"] / 100)
-    # One draw more of a task does not weigh it more.
     assert markdown(rows).splitlines()[0].startswith("| method | shots | task | n | mean |")
-    (table,) = [with_reference(summary(runs, by), runs, by, path) for by in [("task", *by)]]
-    assert [row["paper"] for row in table if not row["task"].startswith("Avg")] == [None] * 13 * 18
-    assert len([row for row in table if row["task"].startswith("Avg") and row["paper"]]) == 36
+    rows = with_reference(summary(runs, ("task", *by)), runs, ("task", *by), path)
+    assert [row["paper"] for row in rows[:-36]] == [None] * 13 * 18
+    assert all(row["task"].startswith("Avg") and row["paper"] for row in rows[-36:])
+
+
+def test_a_row_of_just_the_tasks_of_a_group_is_beside_its_published_mean():
+    path, by = STUDIES / "ept" / "table6.toml", ("init",)
+    runs = [ended(spec, 0.7) for spec in load_specs(path)]
+    rows = with_reference(summary(runs, by), runs, by, path)
+    assert {row["init"]: (row["n"], row["paper"]) for row in rows} == {
+        "uniform": (12, 0.71), "vocabulary": (12, pytest.approx(0.716)), "label-words": (12, pytest.approx(0.704))
+    }  # fmt: skip
+    assert len(rows) == 3
 
 
 def test_the_mean_of_a_group_weighs_tasks_alike_and_is_printed_only_if_all_tasks_are_there():
