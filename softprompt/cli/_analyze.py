@@ -23,7 +23,7 @@ def analyze(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="Name of the analysis: norm, similarity, broadcast, neighbors, transfer, ablation, rates, "
+            help="Name of the analysis: norm, similarity, broadcast, groups, neighbors, transfer, ablation, rates, "
             "attention, drift, attribution or "
             "nearest-examples. Without a name: what each shows.",
         ),
@@ -37,6 +37,10 @@ def analyze(
     task: Annotated[list[str] | None, typer.Option(help="For transfer, a further task; may be repeated.")] = None,
     by: Annotated[
         str | None, typer.Option(help="For ablation, the setting to compare. Default: the first that varies.")
+    ] = None,
+    length: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="For broadcast, how often the vector stands; may be repeated. Default: 1 to 10."),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Number of rows of the split, drawn by --seed.")] = 64,
     split: Annotated[str, typer.Option(help="Split: train, validation or test.")] = "test",
@@ -65,6 +69,8 @@ def analyze(
         raise BadInput(f"--by is for ablation, and {name} compares no settings; leave it out")
     if task and name != "transfer":
         raise BadInput(f"--task is for transfer, and {name} reads the rows of each prompt's own task; leave it out")
+    if length and name != "broadcast":
+        raise BadInput(f"--length is for broadcast, and {name} repeats no vector; leave it out")
     for ignored in sorted(given & chosen.ignores.keys()):
         raise BadInput(f"{option(ignored)} is for other analyses, and {name} {chosen.ignores[ignored]}; leave it out")
     from ..analysis import written
@@ -75,7 +81,7 @@ def analyze(
     written.refuse_exists(target, f"the analysis {name}")
     bench = analyses.Bench(
         paths=runs, prompts=prompt or (), tasks=task or (), rows=rows, split=split, seed=seed, by=by,
-        data_root=data_root, model=model, device=device,
+        lengths=length or (), data_root=data_root, model=model, device=device,
     )  # fmt: skip
     values = chosen.compute(bench)
     written.write(name, chosen, values, target, kind=figures)

@@ -8,6 +8,7 @@ from ._broadcast import BROADCAST
 from ._broadcast import broadcast as broadcast
 from ._compared import ABLATION, RATES
 from ._drift import DRIFT
+from ._groups import GROUPS
 from ._nearest import NEAREST
 from ._neighbors import NEIGHBORS
 from ._norm import NORM
@@ -18,6 +19,7 @@ ANALYSES: dict[str, Analysis] = {
     "norm": NORM,
     "similarity": SIMILARITY,
     "broadcast": BROADCAST,
+    "groups": GROUPS,
     "neighbors": NEIGHBORS,
     "transfer": TRANSFER,
     "ablation": ABLATION,
