@@ -9,6 +9,9 @@ Nothing heavy is imported before a run is named or trained.
 """
 
 from ..errors import RunsFailed as RunsFailed
+from ._analyzed import is_store as is_store
+from ._analyzed import kept_prompts as kept_prompts
+from ._analyzed import recorded as recorded
 from ._asked import task_and_style as task_and_style
 from ._early import missing as missing
 from ._early import under_other_names as under_other_names

@@ -12,6 +12,8 @@ from ._groups import GROUPS
 from ._nearest import NEAREST
 from ._neighbors import NEIGHBORS
 from ._norm import NORM
+from ._recorded import Recorded as Recorded
+from ._recorded import flat_settings as flat_settings
 from ._similarity import SIMILARITY
 from ._transfer import TRANSFER
 

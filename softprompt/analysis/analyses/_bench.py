@@ -14,6 +14,7 @@ from ...inference.rows import examples_for
 from ...prompts.prompt import SoftPrompt
 from ...tasks import Task
 from ..subjects import Subject, subjects
+from ._recorded import Recorded
 
 
 @dataclass(kw_only=True)
@@ -22,6 +23,7 @@ class Bench:
 
     Args:
         paths: runs, prompt folders, or `user/name` on the hub.
+        recorded: trained prompts beside those of the paths, where an analysis reads no vectors (`study.recorded`).
         prompts: names of prompts in the runs; empty takes all.
         tasks: further tasks that prompts are asked, where an analysis asks several.
         rows: rows of a split that are read, drawn by `seed`.
@@ -34,7 +36,8 @@ class Bench:
         device: "auto", "cpu", "cuda" ...
     """
 
-    paths: Sequence["str | Path"]
+    paths: Sequence["str | Path"] = ()
+    recorded: Sequence[Recorded] = ()
     prompts: Sequence[str] = ()
     tasks: Sequence[str] = ()
     rows: int = 32
