@@ -124,7 +124,7 @@ class TestArithmetic:
         assert found["whole"] == pytest.approx(0.803)
 
     @pytest.mark.parametrize(
-        ("words", "lengths"), [([], [*range(1, 11)]), (["--length", "7", "--length", "3"], [7, 3])]
+        ("words", "lengths"), [([], [*range(1, 11)]), (["--copies", "7", "--copies", "3"], [7, 3])]
     )
     def test_broadcast_repeats_one_to_ten_times_as_the_papers_figure_or_as_often_as_was_asked(
         self, words, lengths, run, backbone, monkeypatch, tmp_path
@@ -441,10 +441,10 @@ class TestCommand:
             (["norm", "RUN", "--by", "lr"], "--by is for ablation"),
             (["norm", "RUN", "--task", "lab/topic"], "--task is for transfer"),
             (
-                ["groups", "RUN", "--length", "3"],
-                "--length is for broadcast, and groups repeats no vector",
+                ["groups", "RUN", "--copies", "3"],
+                "--copies is for broadcast, and groups repeats no vector",
             ),
-            (["broadcast", "RUN", "--length", "3", "--length", "3"], "--length is given 3 twice; give each once"),
+            (["broadcast", "RUN", "--copies", "3", "--copies", "3"], "--copies is given 3 twice; give each once"),
             (["norm", "nowhere"], "is no run"),
             (["norm", "RUN", "--prompt", "ept-star-seed"], "Did you mean 'ept-star-seed0'?"),
             (["norm", "RUN/ept-star-seed0", "--prompt", "ept-star-seed0"], "is no run; drop --prompt"),

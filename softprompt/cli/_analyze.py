@@ -40,7 +40,7 @@ def analyze(
     by: Annotated[
         str | None, typer.Option(help="For ablation, the setting to compare. Default: the first that varies.")
     ] = None,
-    length: Annotated[
+    copies: Annotated[
         list[int] | None,
         typer.Option(min=1, help="For broadcast, how often the vector stands; may be repeated. Default: 1 to 10."),
     ] = None,
@@ -71,8 +71,8 @@ def analyze(
         raise BadInput(f"--by is for ablation, and {name} compares no settings; leave it out")
     if task and name != "transfer":
         raise BadInput(f"--task is for transfer, and {name} reads the rows of each prompt's own task; leave it out")
-    if length and name != "broadcast":
-        raise BadInput(f"--length is for broadcast, and {name} repeats no vector; leave it out")
+    if copies and name != "broadcast":
+        raise BadInput(f"--copies is for broadcast, and {name} repeats no vector; leave it out")
     for ignored in sorted(given & chosen.ignores.keys()):
         raise BadInput(f"{option(ignored)} is for other analyses, and {name} {chosen.ignores[ignored]}; leave it out")
     from ..analysis import written
@@ -84,7 +84,7 @@ def analyze(
     written.refuse_exists(target, f"the analysis {name}")
     bench = analyses.Bench(
         **placed, tasks=task or (), rows=rows, split=split, seed=seed, by=by,
-        lengths=length or (), data_root=data_root, model=model, device=device,
+        copies=copies or (), data_root=data_root, model=model, device=device,
     )  # fmt: skip
     values = chosen.compute(bench)
     written.write(name, chosen, values, target, kind=figures)

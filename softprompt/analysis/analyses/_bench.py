@@ -30,7 +30,7 @@ class Bench:
         split: "train", "validation" or "test".
         seed: of the draws.
         by: key whose values are compared, where an analysis compares settings.
-        lengths: how often one vector is repeated, where an analysis repeats one; empty takes its own.
+        copies: how often one vector is repeated, where an analysis repeats one; empty takes its own.
         data_root: folder with rows; None takes the run's.
         model: the frozen model, a name or a loaded one; None loads the one that a prompt names.
         device: "auto", "cpu", "cuda" ...
@@ -44,7 +44,7 @@ class Bench:
     split: str = "test"
     seed: int = 0
     by: str | None = None
-    lengths: Sequence[int] = ()
+    copies: Sequence[int] = ()
     data_root: Path | None = None
     model: "str | AbstractBackbone | None" = None
     device: str = "auto"

@@ -44,8 +44,8 @@ def broadcast(
 
 def compute(bench: Bench) -> Values:
     """The scores of each prompt's best vector at each length."""
-    lengths = tuple(bench.lengths) or LENGTHS
-    require_different("--length", lengths)
+    lengths = tuple(bench.copies) or LENGTHS
+    require_different("--copies", lengths)
     prompts = []
     for subject in bench.subjects:
         refuse_none(subject, "broadcast")
