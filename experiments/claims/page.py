@@ -63,15 +63,17 @@ def _in_short(results: Results, judged: Mapping[str, Sequence[Check]]) -> str:
         f"{kinds.count(FAILS)} do not hold here, {kinds.count(OPEN)} are not decided"
     )
     return (
-        "- **Asked:** do the claims of two papers hold on one small backbone, and four of them on a real decoder? The "
+        "- **Asked:** do the claims of two papers hold on built-in models, and four of them on a real decoder? The "
         "papers are Explosive Prompt Tuning (EPT) and PTP (EMNLP 2023).\n"
-        f"- **Came out:** on the small backbone, of {len(judged)} claims {outcome}.\n"
+        f"- **Came out:** on the built-in models, with one part on a real encoder, of {len(judged)} claims {outcome}.\n"
+        "- One claim is our own reading of a curve, and not the papers'.\n"
         "- The rules were written before the runs. Those of six claims were corrected afterwards, because they let "
         "pass more than the data say, or left out data: norms, repetition, equal steps, learning rates, and PTP's two "
         "([log](../log.md), 2026-11-28).\n"
-        f"- **How sure:** *does not hold here* means on this backbone and in {design.steps} steps; the papers have "
-        "larger models and 30,000 steps.\n"
-        "- `python -m experiments.claims` writes this page, and the rule and every number of each claim into "
+        f"- **How sure:** *does not hold here* means on these models and in {design.steps} steps; the papers have "
+        "larger models, and EPT has 30,000 steps.\n"
+        "- `python -m experiments.claims` writes this page, and each claim's rule and every number but those of "
+        f"{MODEL} into "
         f"[{TABLES}](../../experiments/results/{TABLES})."
     )
 
@@ -98,7 +100,7 @@ def _summary(
     rows = [
         {
             "claim": f"[{claim.title}](#{name})",
-            "lab models": _counted(judged[name]),
+            "built-in models, MiniLM": _counted(judged[name]),
             MODEL: _counted(real[name]) if real.get(name) else "not asked",
         }
         for name, claim in claims.items()

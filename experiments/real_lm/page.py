@@ -86,8 +86,8 @@ def overview(files: Sequence[dict], form: str = "") -> list[str]:
     found = [(task, size) for task, size in CELLS if (task, size) in cells and (task, "frozen") in cells]
     for task, size in found:
         frozen, arms = cells[task, "frozen"], cells[task, size]
-        shown = max(frozen[arm][0]["test"] for arm in ("examples", "examples-calibrated"))
-        still = [frozen["majority"][0]["test"], hand_written(frozen), shown]
+        in_context = [frozen[arm][0]["test"] for arm in ("examples", "examples-calibrated") if arm in frozen]
+        still = [frozen["majority"][0]["test"], hand_written(frozen), max(in_context, default=None)]
         trained = [_mean_and_worst([record["test"] for record in arms.get(arm, ())]) for arm in COMPARED]
         lines.append(f"| {' | '.join([task, _words(size), *map(_number, still), *trained])} |")
     return [*lines, ""] if found else []

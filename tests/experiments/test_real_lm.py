@@ -344,6 +344,7 @@ class TestPage:
         text = page.read_text()
         assert "## glue/sst2, 32 rows of each class" in text
         assert "| prompt tuning | labels | 3 | 0.710 | 0.010 | 0.00 | 1.5 | 5,760 | +0.110 (+0.100 to +0.120) |" in text
+        assert "| glue/sst2 | 32 rows of each class | 0.600 | 0.600 |  |  |  | 0.710 (0.700) |  |  |  |" in text
 
 
 class TestCarried:
