@@ -1,5 +1,6 @@
 """What analyses read of a store: what its runs recorded, and the prompts that were kept."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from ._stored import StoredRun, load, stored_names
 
 if TYPE_CHECKING:
     from ..analysis.analyses import Recorded
+
+log = logging.getLogger("softprompt")
 
 
 def is_store(path: "Path | str") -> bool:
@@ -59,7 +62,8 @@ def kept_prompts(store: "Path | str", prompts: Sequence[str] = ()) -> list[Path]
         UnknownName: no run has a given label.
     """
     found: list[Path] = []
-    for run in _chosen(Path(store), prompts):
+    chosen = _chosen(Path(store), prompts)
+    for run in chosen:
         try:
             found.append(kept_prompt(store, run))
         except BadInput:
@@ -67,6 +71,8 @@ def kept_prompts(store: "Path | str", prompts: Sequence[str] = ()) -> list[Path]
                 raise
     if not found:
         raise BadInput(f"the store {store} keeps no prompts; run its study with --keep, in another --store")
+    if missing := len(chosen) - len(found):
+        log.warning("%d of %d runs of %s have no kept prompt and are left out", missing, len(chosen), store)
     return found
 
 

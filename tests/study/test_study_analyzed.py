@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 from softprompt.analysis.analyses import ANALYSES, Bench
 from softprompt.cli import main
+from softprompt.errors import BadInput
 from softprompt.study import kept_prompts, recorded
 from softprompt.study._stored import path_of, to_bytes
 from softprompt.training import read_record
@@ -101,6 +103,16 @@ class TestVectors:
         assert [path.parent.name[:13] for path in kept_prompts(store, chosen)] == ["prompt-tuning"] * 2
         assert main(["analyze", "similarity", str(store), "--prompt", chosen[0], "--output", str(store / "one")]) == 0
         assert len(json.loads((store / "one" / "similarity.json").read_text())["prompts"]) == 1
+
+    def test_runs_without_their_prompts_are_left_out_and_counted(self, store, caplog):
+        first, *others = kept_prompts(store)
+        assert not caplog.messages
+        shutil.rmtree(first)
+        assert kept_prompts(store) == others
+        assert caplog.messages == [f"1 of 8 runs of {store} have no kept prompt and are left out"]
+        label = next(run.label.partition("/")[2] for run in recorded(store))
+        with pytest.raises(BadInput, match="without its prompt"):
+            kept_prompts(store, [label])
 
     @pytest.mark.parametrize(
         ("words", "message"),
