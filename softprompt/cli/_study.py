@@ -15,6 +15,8 @@ from .options import DataRoot, Device, Json, Quiet
 from .printing import print_json, say, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ..study import RunSpec, StoredRun
 
 # Seconds between two looks of `status --watch`.
@@ -25,14 +27,22 @@ _BEST_HIDDEN = ("state", "trainable", "stored numbers", "prompt steps", "majorit
 study = typer.Typer(help="Train many runs, each once, and compare them.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="Study file (TOML).")]
-Scale = Annotated[str | None, typer.Option("--scale", help="Name of a scale in the file, such as lab. Default: none.")]
-Store = Annotated[Path, typer.Option("--store", help="Folder of the runs.")]
+Scale = Annotated[
+    str | None,
+    typer.Option("--scale", help="Name of a scale in the file, such as lab. Default: paper, the file as written."),
+]
+Store = Annotated[
+    Path | None,
+    typer.Option(
+        "--store", help="Folder of the runs. Default: runs/NAME-SCALE, by the file's name; of paper runs/NAME."
+    ),
+]
 
 
 @study.command("run")
 def run_study(
     file: File,
-    store: Store,
+    store: Store = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
     fleet_size: Annotated[
         int, typer.Option(min=1, help="Largest number of runs that share a pass of the frozen model.")
@@ -68,6 +78,7 @@ def run_study(
     from ..study import load_specs, run_all, under_other_names
 
     specs = load_specs(file, scale)
+    store = _place(file, scale, store)
     if others := under_other_names(store, specs):
         say(f"softprompt: {others}")
     run_all(
@@ -91,7 +102,7 @@ def run_study(
 @study.command("plan")
 def print_plan(
     file: File,
-    store: Store,
+    store: Store = None,
     fleet_size: Annotated[
         int, typer.Option(min=1, help="Largest number of runs that share a pass of the frozen model.")
     ] = 4,
@@ -107,6 +118,7 @@ def print_plan(
     from ..study import load_specs, plan
 
     specs = load_specs(file, scale)
+    store = _place(file, scale, store)
     parts = plan(store, specs, fleet_size=fleet_size, measured=measured, data_root=data_root, device=device)
     if json_lines:
         for part in parts:
@@ -125,7 +137,7 @@ def _spoken(seconds: float | None) -> str:
 @study.command("table")
 def print_table(
     file: File,
-    store: Store,
+    store: Store = None,
     by: Annotated[
         list[str] | None,
         typer.Option(help="Key of the rows; may be repeated. Default: everything that varies except seeds."),
@@ -135,32 +147,50 @@ def print_table(
     ] = None,
     pair: Annotated[list[str] | None, typer.Option(help="Beside --against: that of `study compare`.")] = None,
     scale: Scale = None,
+    best: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Setting, such as lr, of which only the best value's runs count, by mean validation score, for each "
+            "combination of all else; may be repeated."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write in place of printing: .csv, .tex or .md.")
+    ] = None,
     in_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown in place of a table.")] = False,
     json_lines: Json = False,
 ) -> None:
-    """Print tables of a study's stored runs: scores, stuck share, norms."""
-    from ..study import summary, with_reference
-    from ..study.tables import varying
+    """Print tables of a study's stored runs: scores, stuck share, norms, and beside them the paper's numbers.
 
+    With --output prints the file.
+    """
+    if against is not None and (best or output):
+        raise BadInput("--best and --output are for the table of scores; leave --against out, or them")
+    if output is not None and (in_markdown or json_lines):
+        raise BadInput("--output writes a file in place of what --markdown and --json print; give one of them")
     if against is not None and by:
         raise BadInput("--by is for the table of scores, and --against for that of differences; give one of them")
     if against is None and pair:
         raise BadInput("--pair says which runs --against compares; give --against KEY=VALUE too, or leave it out")
     if against is not None:
-        compare_runs(file, store, against, scale, pair, in_markdown, json_lines)
+        compare_runs(file, against, store, scale, pair, in_markdown, json_lines)
         return
-    runs, specs = _stored_runs(file, store, scale)
-    keys = by or varying(specs) or ("task", "method")
-    _print(with_reference(summary(runs, keys), runs, keys, file), in_markdown, json_lines)
+    rows = _rows_of_scores(file, store, scale, by or (), best or ())
+    if output is None:
+        _print(rows, in_markdown, json_lines)
+        return
+    from ..study import TABLE_FORMATS, export
+
+    print(export(rows, output, TABLE_FORMATS))
 
 
 @study.command("compare")
 def compare_runs(
     file: File,
-    store: Store,
     against: Annotated[
         str, typer.Argument(metavar="KEY=VALUE", help="KEY=VALUE with which KEY's other values are compared.")
     ],
+    store: Store = None,
     scale: Scale = None,
     pair: Annotated[
         list[str] | None,
@@ -182,7 +212,7 @@ def compare_runs(
 @study.command("status")
 def print_status(
     file: File,
-    store: Store,
+    store: Store = None,
     scale: Scale = None,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every two seconds.")] = False,
     json_lines: Json = False,
@@ -191,6 +221,7 @@ def print_status(
     from ..study import load_specs, status
 
     specs = load_specs(file, scale)
+    store = _place(file, scale, store)
     if json_lines:
         print_json(status(store, specs).to_json())
         return
@@ -209,7 +240,7 @@ def print_status(
 @study.command("best")
 def print_best(
     file: File,
-    store: Store,
+    store: Store = None,
     scale: Scale = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Number of runs.")] = 5,
     json_lines: Json = False,
@@ -217,7 +248,9 @@ def print_best(
     """Print the runs with the best validation scores, and their test scores."""
     from ..study import best, load_specs, rows_of
 
-    chosen = best(rows_of(store, load_specs(file, scale)), count)
+    specs = load_specs(file, scale)
+    store = _place(file, scale, store)
+    chosen = best(rows_of(store, specs), count)
     if not chosen:
         raise BadInput(f"{store} holds no scored run of {file}; run `softprompt study run` first")
     if json_lines:
@@ -230,21 +263,59 @@ def print_best(
 @study.command("export")
 def export_runs(
     file: File,
-    store: Store,
     output: Annotated[Path, typer.Argument(metavar="TABLE", help="File to write: .csv, .parquet, .json, .md or .tex.")],
+    store: Store = None,
     scale: Scale = None,
 ) -> None:
     """Write one row a run: what varies, state, scores and cost. Prints the file."""
     from ..study import export, load_specs, rows_of
 
-    print(export(rows_of(store, load_specs(file, scale)), output))
+    specs = load_specs(file, scale)
+    print(export(rows_of(_place(file, scale, store), specs), output))
 
 
-def _stored_runs(file: Path, store: Path, scale: str | None) -> "tuple[list[StoredRun], list[RunSpec]]":
+def _place(file: Path, scale: str | None, store: Path | None) -> Path:
+    """The folder of a study's runs: the one given, or that of the file's name and scale, which is said."""
+    from ..study import AS_WRITTEN
+
+    if store is not None:
+        return store
+    place = Path("runs", file.stem if scale in (None, AS_WRITTEN) else f"{file.stem}-{scale}")
+    say(f"softprompt: the runs are in {place}; --store names another folder")
+    return place
+
+
+def _rows_of_scores(
+    file: Path, store: Path | None, scale: str | None, by: "Sequence[str]", best: "Sequence[str]"
+) -> "list[dict[str, Any]]":
+    """The rows of `study table`; says which runs nothing chooses, and beside which no published number stands."""
+    from ..study import chosen, other_keys, summary, with_chosen, with_reference, without_number
+    from ..study.tables import ceilings
+
+    if both := [key for key in by if key in best]:
+        raise BadInput(f"{both[0]} is a key of --by and of --best; give it to one of them")
+    runs, specs = _stored_runs(file, store, scale, best)
+    kept, unchosen = chosen(runs, best, specs)
+    named = ", ".join(best)
+    if not kept:
+        raise BadInput(f"no run of {file} has a validation score to choose {named} by; leave --best out")
+    if unchosen:
+        say(f"softprompt: {len(unchosen)} runs have no validation score to choose {named} by; they are in no row")
+    if line := without_number(specs, file, best):
+        say(f"softprompt: {line}")
+    keys = by or other_keys(specs, best) or ("task", "method")
+    rows = with_chosen(summary(kept, keys, ceiling=ceilings(runs)), kept, keys, best)
+    return with_reference(rows, kept, keys, file, specs=specs, best=best)
+
+
+def _stored_runs(
+    file: Path, store: Path | None, scale: str | None, best: "Sequence[str]" = ()
+) -> "tuple[list[StoredRun], list[RunSpec]]":
     """The stored runs of a study file, and all of its runs; says which are missing or have failed."""
     from ..study import load_specs, mixed, read, status, under_other_names
 
     specs = load_specs(file, scale)
+    store = _place(file, scale, store)
     runs = [run for run in read(store, specs, whole=False) if run is not None]
     count = len({spec.name for spec in specs})
     if not runs:
@@ -257,7 +328,8 @@ def _stored_runs(file: Path, store: Path, scale: str | None) -> "tuple[list[Stor
     failed = status(store, specs).failed
     missing = count - len({run.name for run in runs}) - len(failed)
     if missing:
-        say(f"softprompt: {missing} of {count} runs are missing; the table is of the others")
+        also = f", and {', '.join(best)} is chosen among them" if best else ""
+        say(f"softprompt: {missing} of {count} runs are missing; the table is of the others{also}")
     for name, reason in failed.items():
         say(f"softprompt: failed, so in no row: {name}: {reason}")
     return runs, specs

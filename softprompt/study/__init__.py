@@ -13,11 +13,16 @@ from ._analyzed import is_store as is_store
 from ._analyzed import kept_prompts as kept_prompts
 from ._analyzed import recorded as recorded
 from ._asked import task_and_style as task_and_style
+from ._chosen import chosen as chosen
+from ._chosen import other_keys as other_keys
+from ._chosen import with_chosen as with_chosen
 from ._early import missing as missing
 from ._early import under_other_names as under_other_names
+from ._export import TABLE_FORMATS as TABLE_FORMATS
 from ._export import best as best
 from ._export import export as export
 from ._export import rows_of as rows_of
+from ._file import AS_WRITTEN as AS_WRITTEN
 from ._file import load_specs as load_specs
 from ._fleets import is_kept as is_kept
 from ._grid import grid as grid
@@ -27,6 +32,7 @@ from ._plan import Part as Part
 from ._plan import plan as plan
 from ._reference import published as published
 from ._reference import with_reference as with_reference
+from ._reference import without_number as without_number
 from ._run import kept_prompt as kept_prompt
 from ._run import read as read
 from ._run import run_all as run_all

@@ -12,9 +12,11 @@ from ._grid import SEEDS
 from ._spec import RunSpec
 from ._stored import load
 from ._texts import canonical
-from .tables import SPLITS, TableContext, value, varying
+from .tables import SCORES, SPLITS, TableContext, shown, value, varying
 
 FORMATS = (".csv", ".parquet", ".json", ".md", ".tex")
+# Of tables of scores, which may hold a text where a number is not known.
+TABLE_FORMATS = (".csv", ".tex", ".md")
 
 
 def rows_of(folder: "Path | str", specs: Sequence[RunSpec]) -> list[dict[str, Any]]:
@@ -40,8 +42,13 @@ def rows_of(folder: "Path | str", specs: Sequence[RunSpec]) -> list[dict[str, An
     return rows
 
 
-def export(rows: Sequence[dict[str, Any]], path: "Path | str") -> Path:
+def export(rows: Sequence[dict[str, Any]], path: "Path | str", formats: Sequence[str] = FORMATS) -> Path:
     """Write rows as CSV, Parquet, JSON, Markdown or LaTeX, as the end of the file's name says.
+
+    Args:
+        rows: of `rows_of`, or of `summary` and `with_reference`.
+        path: of the file.
+        formats: the ends that it may have.
 
     Raises:
         BadInput: another end, or the file exists.
@@ -50,8 +57,8 @@ def export(rows: Sequence[dict[str, Any]], path: "Path | str") -> Path:
     from ..store import write_file
 
     path = Path(path)
-    if path.suffix not in FORMATS:
-        raise BadInput(f"{path.name!r} ends in none of {', '.join(FORMATS)}; give a file that does")
+    if path.suffix not in formats:
+        raise BadInput(f"{path.name!r} ends in none of {', '.join(formats)}; give a file that does")
     columns = dict.fromkeys(name for row in rows for name in row)
     plain = [{name: None if (item := row.get(name)) != item else item for name in columns} for row in rows]
     return write_file(path, _content(plain, path.suffix), what="the table")
@@ -73,10 +80,14 @@ def _content(plain: list[dict[str, Any]], kind: str) -> bytes:
         case ".md":
             return (markdown(plain) + "\n").encode()
         case _:
-            frame = pandas.DataFrame(plain)
-            texts = {name: _score_text if name.startswith((*SPLITS, "majority")) else _plain_text for name in frame}
+            frame = pandas.DataFrame(shown(plain))
+            texts = {name: _score_text if _is_score(name) else _plain_text for name in frame}
             styled: Any = frame.style.hide(axis="index").format(texts, na_rep="", escape="latex")
             return styled.format_index(escape="latex", axis=1).to_latex().encode()
+
+
+def _is_score(column: Any) -> bool:
+    return column in SCORES or column.startswith((*SPLITS, "majority"))
 
 
 def _score_text(item: Any) -> str:

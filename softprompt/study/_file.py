@@ -14,6 +14,8 @@ from ._grid import grid
 from ._spec import RunSpec
 from .tables import is_column, tags_of
 
+# The scale that a file is written at, where none of its own is called so.
+AS_WRITTEN = "paper"
 _PARTS = ("runs", "defaults", "tasks", "scales", "reference")
 _TASK = inspect.signature(custom_task).parameters.keys() - {"name"}
 _TEXTS = ("label_column", "number_column", "target_column", "template", "instruction", "delimiter")
@@ -29,7 +31,8 @@ def load_specs(path: "Path | str", scale: str | None = None) -> list[RunSpec]:
 
     Args:
         path: the study file.
-        scale: a name in its `[scales]`; None is the study as the file declares it.
+        scale: a name in its `[scales]`; None, or "paper" where no scale is called so, is the study as the file
+            declares it.
 
     Raises:
         BadInput: the file cannot be read, is no TOML, or has no runs; or a tag is called like a column of tables.
@@ -56,11 +59,11 @@ def at_scale(path: Path, values: dict[str, Any], scale: str | None) -> dict[str,
     scales = values.get("scales", {})
     if not isinstance(scales, Mapping) or not all(isinstance(part, Mapping) for part in scales.values()):
         raise BadInput(f"{path}: scales hold tables, as in [scales.lab]")
-    if scale is None:
+    if scale is None or (scale == AS_WRITTEN and scale not in scales):
         return values
     if not scales:
         raise BadInput(f"{path} has no scales; leave --scale out")
-    chosen = dict(pick(f"scale of {path}", scale, scales))
+    chosen = dict(pick(f"scale of {path}", scale, {AS_WRITTEN: {}, **scales}))
     runs = chosen.pop("runs", None)
     if runs is None and isinstance(values.get("runs"), list):
         runs = [{**table, **chosen} for table in values["runs"] if isinstance(table, Mapping)]

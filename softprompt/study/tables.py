@@ -261,16 +261,20 @@ def markdown(rows: Sequence[Row], cell: Callable[[str], str] = in_markdown) -> s
 
 
 def columns(rows: Sequence[Row]) -> tuple[list[str], list[list[str]], list[bool]]:
-    """Column names, the texts of each row, and which columns are numbers.
+    """Column names, the texts of each row, and which columns are numbers, of what is `shown`."""
+    kept = shown(rows)
+    names = list(kept[0]) if kept else []
+    right = [all(_is_number(row.get(name)) for row in rows) for name in names]
+    return names, [[_text(name, item) for name, item in row.items()] for row in kept], right
 
-    Intervals are in one column each; columns without any value are left out.
-    """
+
+def shown(rows: Sequence[Row]) -> list[Row]:
+    """The rows as people read them: intervals in one column each, columns without any value left out."""
     texts = [_joined(row) for row in rows]
     names = [name for name in (texts[0] if texts else ()) if any(row[name] not in (None, "") for row in texts)]
     if not any(row.get("dropped") for row in texts):
         names = [name for name in names if name != "dropped"]
-    right = [all(_is_number(row.get(name)) for row in rows) for name in names]
-    return names, [[_text(name, row[name]) for name in names] for row in texts], right
+    return [{name: row[name] for name in names} for row in texts]
 
 
 def _joined(row: Row) -> Row:
@@ -289,14 +293,15 @@ def _joined(row: Row) -> Row:
     return joined
 
 
-_SCORES = ("mean", "std", "se", "min", "median", "worst", "stuck", "difference", "paper", "p")
+# Columns of scores, which are written with three digits.
+SCORES = ("mean", "std", "se", "min", "median", "worst", "stuck", "difference", "paper", "p")
 
 
 def _text(name: str, item: Any) -> str:
     if item is None:
         return ""
     # A text is an already formatted number.
-    return f"{item:.3f}" if name in _SCORES and _is_number(item) else str(item)
+    return f"{item:.3f}" if name in SCORES and _is_number(item) else str(item)
 
 
 def _is_number(item: Any) -> bool:

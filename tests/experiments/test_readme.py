@@ -36,7 +36,7 @@ REAL = {
     r"EPT\*": "ept-star",
     "`scaled`: one trained vector": "scaled",
     "prompt tuning, four examples (`--init examples:4`)": "pt-examples",
-    "deep prompts (`--deep`)": "deep",
+    "the same examples, untrained": "examples-untrained",
     "LoRA, r = 8": "lora",
 }
 

@@ -134,6 +134,122 @@ class TestCommand:
         assert found.err == "softprompt: 1 of 4 runs are missing; the table is of the others\n"
         assert found.out == markdown(summary(runs[1:], by=("seed",))) + "\n"
 
+    @pytest.fixture
+    def published(self, tmp_path):
+        """A store of invented runs beside published numbers: the third rate is the best on validation rows only."""
+        (tmp_path / "own.json").write_text(
+            json.dumps({"tables": {"a": {"cells": [
+                {"task": "glue/rte", "method": "ept", "value": 61.5},
+                {"task": "glue/rte", "method": "residual", "value": None, "label": "=lost & gone"},
+            ]}}})
+        )  # fmt: skip
+        path = tmp_path / "study.toml"
+        path.write_text(
+            'reference = "own.json#a"\n[[runs]]\ntask = "glue/rte"\nmodel = "m"\nmethod = ["ept", "residual"]\n'
+            "lr = [0.1, 0.2, 0.3]\nseed = [0, 1]\n"
+        )
+        for spec in load_specs(path):
+            is_best = spec.prompt.lr == 0.3
+            metrics = {"validation": {"score": 0.6 + is_best / 5}, "test": {"score": 0.53 if is_best else 0.6}}
+            run = StoredRun.without_result(spec, metrics, "finished", majority=0.5)
+            store_module.write_file(path_of(tmp_path / "store", spec.name), to_bytes(run), what="a run")
+        return [str(path), "--store", str(tmp_path / "store")]
+
+    def test_a_rate_is_chosen_by_validation_and_only_then_stands_the_papers_number_beside_it(self, published, capsys):
+        assert main(["study", "table", *published]) == 0
+        found = capsys.readouterr()
+        assert "paper" not in found.out
+        assert found.err == (
+            "softprompt: no published number stands beside runs that differ in lr: each is of one value, chosen on "
+            "validation rows; give --best lr\n"
+        )
+        assert main(["study", "table", *published, "--best", "lr", "--json"]) == 0
+        found = capsys.readouterr()
+        rows = [json.loads(line) for line in found.out.splitlines()]
+        assert [(row["method"], row["lr"], row["n"], row["mean"]) for row in rows] == [
+            ("ept", 0.3, 2, 0.53), ("residual", 0.3, 2, 0.53)
+        ]  # fmt: skip
+        assert [(row["paper"], row["difference"]) for row in rows] == [
+            (0.615, pytest.approx(-0.085)), ("=lost & gone", None)
+        ]  # fmt: skip
+        assert found.err == ""
+        # Beside the best of all runs, not of those that were chosen.
+        assert [row["stuck"] for row in rows] == [1, 1]
+        path_of(Path(published[2]), load_specs(published[0])[0].name).unlink()
+        assert main(["study", "table", *published, "--best", "lr"]) == 0
+        assert "the table is of the others, and lr is chosen among them\n" in capsys.readouterr().err
+        for words in (["--best", "lr", "--by", "lr"], ["--best", "lr", "--against", "lr=0.1"], ["--best", "seed"]):
+            assert main(["study", "table", *published, *words]) == 2
+            assert "--best" in capsys.readouterr().err.splitlines()[-1]
+
+    def test_runs_that_nothing_chooses_are_said_and_in_no_row(self, published, capsys):
+        specs, store = load_specs(published[0]), Path(published[2])
+        for spec in specs:
+            if spec.prompt.method == "ept":
+                path_of(store, spec.name).unlink()
+                run = StoredRun.without_result(spec, {}, "dropped at step 1: nan")
+                store_module.write_file(path_of(store, spec.name), to_bytes(run), what="a run")
+        assert main(["study", "table", *published, "--best", "lr", "--json"]) == 0
+        found = capsys.readouterr()
+        assert [json.loads(line)["method"] for line in found.out.splitlines()] == ["residual"]
+        assert found.err == "softprompt: 6 runs have no validation score to choose lr by; they are in no row\n"
+        for spec in specs[6:]:
+            path_of(store, spec.name).unlink()
+        assert main(["study", "table", *published, "--best", "lr"]) == 2
+        assert "has a validation score to choose lr by; leave --best out" in capsys.readouterr().err
+
+    def test_a_table_is_written_as_csv_latex_and_markdown_with_a_label_in_place_of_a_lost_number(
+        self, published, tmp_path, capsys
+    ):
+        for end in ("csv", "tex", "md"):
+            path = tmp_path / f"table.{end}"
+            assert main(["study", "table", *published, "--best", "lr", "--output", str(path)]) == 0
+            assert capsys.readouterr().out == f"{path}\n"
+        with (tmp_path / "table.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["method"], row["lr"], row["mean"], row["paper"]) for row in rows] == [
+            ("ept", "0.3", "0.53", "0.615"), ("residual", "0.3", "0.53", "'=lost & gone")
+        ]  # fmt: skip
+        assert [row["difference"] for row in rows] == [str(0.53 - 0.615), ""]
+        lines = (tmp_path / "table.tex").read_text().splitlines()
+        assert next(line for line in lines if line.startswith("ept &")).endswith(r"& 0.615 & -0.085 \\")
+        assert next(line for line in lines if line.startswith("residual &")).endswith(r"& =lost \& gone &  \\")
+        assert main(["study", "table", *published, "--best", "lr", "--markdown"]) == 0
+        assert capsys.readouterr().out == (tmp_path / "table.md").read_text()
+        for name, reason in (("table.csv", "exists already"), ("table.json", "ends in none of .csv, .tex, .md")):
+            assert main(["study", "table", *published, "--output", str(tmp_path / name)]) == 2
+            assert reason in capsys.readouterr().err
+        assert not (tmp_path / "table.json").exists()
+        assert main(["study", "table", *published, "--output", str(tmp_path / "new.md"), "--json"]) == 2
+        assert "give one of them" in capsys.readouterr().err
+
+    def test_without_a_store_the_runs_are_below_the_current_folder_by_file_and_scale(
+        self, file, tmp_path, capsys, monkeypatch
+    ):
+        file.write_text(f"{file.read_text()}\n[scales.small]\nseed = [0]\n")
+        (tmp_path / "here").mkdir()
+        monkeypatch.chdir(tmp_path / "here")
+        said = "softprompt: the runs are in {}; --store names another folder\n"
+        for words, name, count in (([], "study", 4), (["--scale", "small"], "study-small", 2)):
+            place = str(Path("runs", name))
+            assert main(["study", "run", str(file), *words, "--device", "cpu", "--quiet"]) == 0
+            found = capsys.readouterr()
+            assert (found.out, found.err) == (f"{place}\n", said.format(place))
+            assert len(list(Path(place, "runs").glob("*.json"))) == count
+            for command in (["plan", "--no-measure"], ["table"], ["status"], ["best"]):
+                assert main(["study", command[0], str(file), *words, *command[1:], "--json"]) == 0
+                found = capsys.readouterr()
+                assert said.format(place) in found.err
+                assert found.out
+            assert main(["study", "export", str(file), f"{name}.csv", *words]) == 0
+            assert main(["study", "compare", str(file), "method=ept-star", *words]) == 0
+            capsys.readouterr()
+        # The scale that a file is written at has the place of no scale.
+        assert main(["study", "status", str(file), "--scale", "paper"]) == 0
+        assert capsys.readouterr().out.startswith("4 of 4 runs stored")
+        assert main(["study", "status", str(file), "--scale", "smal"]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
     def test_a_plan_counts_what_is_left_and_measures_what_it_costs(self, file, tmp_path, capsys):
         place = [str(file), "--store", str(tmp_path / "store")]
         assert main(["study", "plan", *place, "--no-measure", "--json"]) == 0

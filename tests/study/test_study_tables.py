@@ -11,7 +11,21 @@ from scipy import stats
 from softprompt import store as store_module
 from softprompt.errors import BadInput, UnknownName
 from softprompt.metrics import is_stuck
-from softprompt.study import StoredRun, compare, grid, load_specs, markdown, read, rows_of, summary
+from softprompt.study import (
+    RunSpec,
+    StoredRun,
+    chosen,
+    compare,
+    export,
+    grid,
+    load_specs,
+    markdown,
+    other_keys,
+    read,
+    rows_of,
+    summary,
+    with_chosen,
+)
 from softprompt.study._stored import POINTS, curves, load, path_of, to_bytes
 from softprompt.study.statistics import bootstrap, ratio_of_deviations, settled, wilcoxon
 from softprompt.study.tables import ceilings, columns, is_column, stuck, value, varying
@@ -21,6 +35,9 @@ from softprompt.tasks import with_difficulty
 from study_kit import stored
 
 SCORES = {"a": (0.9, 0.5, 0.7, 0.8, None), "b": (0.6, 0.65, 0.55, 0.8, 0.4)}
+
+
+AXES = {"task": ["glue/rte", "glue/sst2"], "model": "m", "seed": [0, 1]}
 
 
 @pytest.fixture
@@ -242,6 +259,16 @@ class TestTables:
         shown = markdown([{"a|b\nc": "d|e\nf\x1b[2J", "n": 1}]).splitlines()
         assert shown == ["| a\\|b\\nc | n |", "| --- | --: |", "| d\\|e\\nf\\x1b[2J | 1 |"]
 
+    def test_a_table_in_latex_has_what_people_read(self, runs, tmp_path):
+        ours, damaged = summary(runs, by=("method",))
+        rows = [{**ours, "paper": 0.5, "difference": -0.25}, {**damaged, "paper": "50 % lost", "difference": None}]
+        shown = export(rows, tmp_path / "table.tex").read_text().splitlines()
+        lines = [line for line in shown if "&" in line]
+        assert lines[0].startswith(r"method & n & dropped & mean & std & se & 95 \% & min &")
+        assert lines[1].endswith(r"& 0.500 & -0.250 \\")
+        assert lines[2].startswith("residual & 5 & 0 & 0.600 & 0.146 & 0.065 & ")
+        assert lines[2].endswith(r"& 50 \% lost &  \\")
+
     def test_tables_and_the_names_of_runs_need_no_torch(self):
         code = (
             "import sys; from softprompt.study import grid; from softprompt.study.tables import bootstrap as b; "
@@ -251,6 +278,76 @@ class TestTables:
         )
         found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert found.stdout.strip() == "False"
+
+
+class TestChosen:
+    @staticmethod
+    def ended(spec: RunSpec, validation: float | None) -> StoredRun:
+        metrics = {} if validation is None else {"validation": {"score": validation}, "test": {"score": 0.5}}
+        return StoredRun.without_result(spec, metrics, "finished", majority=0.5)
+
+    def best_of(self, runs: list[StoredRun], *keys: str) -> dict[str, set]:
+        kept, _ = chosen(runs, keys)
+        found = {run.spec.declared.name: set() for run in runs}
+        for run in kept:
+            found[run.spec.declared.name].add(tuple(value(run.spec, key) for key in keys))
+        return found
+
+    def test_it_is_the_value_with_the_highest_mean_over_seeds_of_each_task_and_not_that_of_the_best_run(self):
+        scores: dict[object, tuple[float, float]] = {
+            ("glue/rte", 0.1): (0.9, 0.3),
+            ("glue/rte", 0.3): (0.7, 0.7),
+            ("glue/sst2", 0.1): (0.8, 0.8),
+        }
+        specs = grid(**AXES, lr=[0.1, 0.3])
+        runs = [
+            self.ended(s, scores.get((s.declared.name, s.prompt.lr), (0.5, 0.9))[s.prompt.seeds.order]) for s in specs
+        ]
+        assert self.best_of(runs, "lr") == {"glue/rte": {(0.3,)}, "glue/sst2": {(0.1,)}}
+        assert other_keys(specs, ["lr"]) == ("task",)
+        kept, _ = chosen(runs, ["lr"])
+        (row,) = with_chosen(summary(kept, by=("model",)), kept, ("model",), ["lr"])
+        assert list(row)[:3] == ["model", "lr", "n"]
+        assert (row["lr"], row["n"]) == ("0.1, 0.3", 4)
+
+    def test_a_rate_of_which_a_seed_was_dropped_is_chosen_only_where_no_other_is_whole(self):
+        def runs(*without: tuple[float, int]) -> list[StoredRun]:
+            specs = grid(**AXES | {"task": "glue/rte"}, lr=[0.1, 0.3])
+            return [self.ended(s, None if (s.prompt.lr, value(s, "seed")) in without else s.prompt.lr) for s in specs]
+
+        assert self.best_of(runs(), "lr") == {"glue/rte": {(0.3,)}}
+        assert self.best_of(runs((0.3, 1)), "lr") == {"glue/rte": {(0.1,)}}
+        assert self.best_of(runs((0.3, 1), (0.1, 0)), "lr") == {"glue/rte": {(0.3,)}}
+
+    def test_one_value_needs_no_score_and_of_several_without_any_none_is_chosen(self):
+        specs = grid(**AXES | {"task": "glue/rte"}, lr=0.1)
+        assert chosen([self.ended(s, None) for s in specs], ["lr"])[1] == []
+        specs = [*specs, *grid(**AXES | {"task": "glue/sst2"}, lr=[0.1, 0.3])]
+        kept, unchosen = chosen([self.ended(s, None) for s in specs], ["lr"])
+        assert ({run.spec.declared.name for run in kept}, len(unchosen)) == ({"glue/rte"}, 4)
+
+    def test_two_settings_are_chosen_together_and_an_option_beside_others_that_stay(self):
+        specs = grid(**AXES, lr=[0.1, 0.3], steps=[3, 9])
+        scores: dict[object, float] = {(0.1, 3): 0.4, (0.1, 9): 0.8, (0.3, 3): 0.7, (0.3, 9): 0.6}
+        runs = [self.ended(spec, scores[value(spec, "lr"), value(spec, "steps")]) for spec in specs]
+        assert self.best_of(runs, "lr", "steps") == {"glue/rte": {(0.1, 9)}, "glue/sst2": {(0.1, 9)}}
+        options = [{"hidden": hidden, "depth": depth} for hidden in (1, 5) for depth in (1, 2)]
+        specs = grid(**AXES, method="ept", options=options)
+        runs = [self.ended(s, (s.prompt.options["hidden"] == 5) / 2) for s in specs]
+        kept, _ = chosen(runs, ["options.hidden"])
+        assert [run.spec for run in kept] == [spec for spec in specs if spec.prompt.options["hidden"] == 5]
+        assert other_keys(specs, ["options.hidden"]) == ("task", "options")
+        specs = grid(**AXES, method="ept", options=options[::2])
+        assert other_keys(specs, ["options.hidden"]) == ("task",)
+
+    def test_without_a_setting_everything_stays_and_no_seed_or_task_is_chosen(self):
+        runs = [self.ended(spec, 0.5) for spec in grid(**AXES, lr=[0.1, 0.3])]
+        assert chosen(runs, ()) == (runs, [])
+        for key in ("seed", "init_seed", "task"):
+            with pytest.raises(BadInput, match=f"names '{key}', which validation scores cannot choose; give a setting"):
+                chosen(runs, [key])
+        with pytest.raises(UnknownName, match="'steps'"):
+            chosen(runs, ["step"])
 
 
 class TestCurves:
