@@ -44,6 +44,8 @@ TRAINED = {
     "--seed 0 --seed 1 --seed 2 --steps 150 --eval-every 15",
     "relabelled": "train --task lab/opinion-relabelled --model lab-t5 --method prompt-tuning --steps 150 "
     "--eval-every 50",
+    "p-tuning": "train --task lab/opinion --model lab-t5 --method prompt-tuning --method p-tuning --steps 150 "
+    "--eval-every 50 --no-frozen",
     "several-rates": "train --task lab/opinion --model lab-t5 --method prompt-tuning --method scaled --lr 0.01 "
     "--lr 0.03 --lr 0.1 --lr 0.3 --lr 1 --seed 0 --seed 1 --steps 60 --eval-every 20 --no-frozen",
 }
@@ -75,6 +77,10 @@ FIGURES = (
     _analysis(
         "broadcast", "One vector, repeated", f"opinion {TWO} --rows 200",
         "One vector of prompt tuning does here what ten do, on 200 rows; EPT has one vector from the beginning.",
+    ),
+    _analysis(
+        "groups", "Two groups of vectors", "p-tuning --rows 200",
+        "On this small model the vectors of a prompt are all on one side of their main direction.",
     ),
     _analysis(
         "transfer", "Transfer between tasks", f"opinion relabelled {ONE} --rows 200",

@@ -124,14 +124,21 @@ MOST_COMPARED = 200
 
 
 class UnknownName(SoftPromptError, LookupError):
-    """A name that is not in its table. The message gives the nearest name where there are not too many."""
+    """A name that is not in its table. The message gives the nearest name where there are not too many.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]):
+    Args:
+        kind: what the name is of.
+        name: that was given.
+        known: names of the table.
+        place: where it was given, with which the message begins; empty where that is clear.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], place: str = ""):
         names = sorted(known)
         # The search takes a moment for each name, and a server answers nobody else meanwhile.
         close = difflib.get_close_matches(name, names, n=1) if len(names) <= MOST_COMPARED else ()
         hint = f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names)}."
-        super().__init__(f"unknown {kind} {name!r}. {hint}")
+        super().__init__(f"{place}{': ' if place else ''}unknown {kind} {name!r}. {hint}")
 
 
 class BadInput(SoftPromptError, ValueError):

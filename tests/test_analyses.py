@@ -12,6 +12,7 @@ from softprompt.analysis.analyses import ANALYSES, Bench, broadcast
 from softprompt.analysis.analyses._attention import attention, share
 from softprompt.analysis.analyses._attribution import integrated_gradients
 from softprompt.analysis.analyses._compared import spread
+from softprompt.analysis.analyses._groups import group_scores, part, sides
 from softprompt.analysis.analyses._nearest import agreement, nearest_rows
 from softprompt.analysis.analyses._neighbors import nearest
 from softprompt.analysis.drift import drift
@@ -21,7 +22,7 @@ from softprompt.cli import main
 from softprompt.data import load_rows, split_rows
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.rows import examples_for
-from softprompt.prompts.prompt import Provenance, SoftPrompt
+from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from softprompt.tasks import task as find_task
 from softprompt.tasks import with_difficulty
 
@@ -122,6 +123,32 @@ class TestArithmetic:
         assert found["scores"] == pytest.approx([0.301, 0.305])
         assert found["whole"] == pytest.approx(0.803)
 
+    @pytest.mark.parametrize(
+        ("words", "lengths"), [([], [*range(1, 11)]), (["--copies", "7", "--copies", "3"], [7, 3])]
+    )
+    def test_broadcast_repeats_one_to_ten_times_as_the_papers_figure_or_as_often_as_was_asked(
+        self, words, lengths, run, backbone, monkeypatch, tmp_path
+    ):
+        asked = []
+        monkeypatch.setattr(
+            Bench, "score", lambda self, subject, prompt, split: asked.append((split, prompt.repeats)) or 0.5
+        )
+        given = [
+            "analyze",
+            "broadcast",
+            str(run),
+            "--prompt",
+            "ept-star-seed0",
+            *words,
+            "--output",
+            str(tmp_path / "out"),
+        ]
+        assert main(given) == 0
+        (found,) = json.loads((tmp_path / "out" / "broadcast.json").read_text())["prompts"]
+        assert found["lengths"] == lengths
+        # The vector is chosen where it stands most often.
+        assert asked == [("validation", max(lengths)), ("test", 10), *(("test", length) for length in lengths)]
+
     def test_broadcast_scores_a_deep_prompt_whole_and_its_vectors_alone(self, run, backbone, monkeypatch):
         bench = Bench(paths=[run], prompts=["prompt-tuning-seed0"], model=backbone)
         (subject,) = bench.subjects
@@ -130,6 +157,72 @@ class TestArithmetic:
         monkeypatch.setattr(Bench, "score", lambda self, subject, prompt, split: prompt.layers)
         (found,) = ANALYSES["broadcast"].compute(bench)["prompts"]
         assert (found["whole"], found["validation"], set(found["scores"])) == (2, 1, {1})
+
+
+class TestGroups:
+    """A prompt of five vectors: those at 0, 2 and 3 lie along one direction, those at 1 and 4 against it."""
+
+    FIRST, SECOND = [0, 2, 3], [1, 4]
+
+    @pytest.fixture
+    def prompt(self):
+        along = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0])[:, None]
+        # Norms far apart: a long vector must not decide for the others.
+        lengths = torch.tensor([1.0, 3000.0, 2.0, 0.5, 1.0])[:, None]
+        vectors = lengths * (along * drawn(8) + 0.2 * drawn(5, 8, seed=1))
+        identity = BackboneIdentity("x", "encoder-decoder", 8)
+        return SoftPrompt(vectors, Provenance("p-tuning", identity), repeats=2, deep=drawn(3, 5, 8, seed=2))
+
+    def test_the_sides_are_those_of_the_main_direction_of_numpy_and_the_first_vector_is_on_the_first(self, prompt):
+        assert sides(prompt.vectors) == (self.FIRST, self.SECOND)
+        vectors = drawn(7, 8, seed=3)
+        values, directions = np.linalg.eigh(_gram(vectors))
+        along = vectors.numpy().astype(float) @ directions[:, values.argmax()]
+        expected = np.flatnonzero(np.sign(along) == np.sign(along[0])).tolist()
+        assert sides(vectors)[0] == expected
+        assert sides(-vectors) == sides(vectors)
+
+    def test_a_part_has_the_vectors_of_every_layer_and_the_repeats(self, prompt):
+        kept = part(prompt, self.SECOND)
+        torch.testing.assert_close(kept.vectors, prompt.vectors[[1, 4]])
+        torch.testing.assert_close(kept.deep, prompt.deep[:, [1, 4]])
+        assert kept.length == 4
+
+    @pytest.mark.parametrize("turned", [1, -1])
+    def test_the_positive_group_is_the_one_near_the_label_words_and_each_is_scored_alone_and_filled(
+        self, prompt, turned
+    ):
+        words = turned * drawn(8)[None].repeat(2, 1)
+
+        def score(asked):
+            return 10 * asked.length + int((asked.vectors == prompt.vectors[0]).all(1).any())
+
+        found = group_scores(prompt, words, score)
+        groups = [found["positive"], found["negative"]][::turned]
+        assert [group["vectors"] for group in groups] == [self.FIRST, self.SECOND]
+        assert [group["alone"] for group in groups] == [61, 40]
+        assert [group["filled"] for group in groups] == [101, 100]
+        assert found["whole"] == 101
+        near = [torch.cosine_similarity(prompt.vectors[group["vectors"]], words[:1]).mean().item() for group in groups]
+        assert [group["label_cosine"] for group in groups] == pytest.approx(near, rel=1e-5)
+        assert found["across"] < -0.8
+
+    def test_without_label_words_the_positive_group_is_the_larger_one(self, prompt):
+        turned = part(prompt, [1, 0, 2, 3, 4])
+        found = group_scores(turned, torch.empty(0, 8), lambda asked: asked.length)
+        assert (found["positive"]["vectors"], found["positive"]["label_cosine"]) == ([1, 2, 3], None)
+
+    def test_one_vector_is_one_group_and_the_other_has_no_score(self, prompt):
+        found = group_scores(part(prompt, [0]), drawn(2, 8, seed=4), lambda asked: 0.5)
+        assert found["positive"]["vectors"] == [0]
+        assert found["negative"] == {"vectors": [], "label_cosine": None, "alone": None, "filled": None}
+        assert found["across"] is None
+
+
+def _gram(vectors: torch.Tensor) -> np.ndarray:
+    unit = vectors.numpy().astype(float)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    return unit.T @ unit
 
 
 @pytest.fixture(params=["t5", "bert", "gpt"])
@@ -347,6 +440,11 @@ class TestCommand:
             (["norm"], "no run; give one"),
             (["norm", "RUN", "--by", "lr"], "--by is for ablation"),
             (["norm", "RUN", "--task", "lab/topic"], "--task is for transfer"),
+            (
+                ["groups", "RUN", "--copies", "3"],
+                "--copies is for broadcast, and groups repeats no vector",
+            ),
+            (["broadcast", "RUN", "--copies", "3", "--copies", "3"], "--copies is given 3 twice; give each once"),
             (["norm", "nowhere"], "is no run"),
             (["norm", "RUN", "--prompt", "ept-star-seed"], "Did you mean 'ept-star-seed0'?"),
             (["norm", "RUN/ept-star-seed0", "--prompt", "ept-star-seed0"], "is no run; drop --prompt"),

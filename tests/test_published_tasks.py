@@ -202,11 +202,35 @@ def test_a_check_of_rows_that_cannot_be_read_goes_on_and_says_that_they_are_ther
     command = ["tasks", "check", "glue/sst2", "glue/cola", "paws", "--data-root", str(tmp_path)]
     assert main([*command, "--json"]) == 0
     column, label, absent = map(json.loads, capsys.readouterr().out.splitlines())
-    assert column["fault"] == "unknown column 'sentence'. Known: label, text."
-    assert label["fault"].endswith("train.csv:3: label 'good' is not one of 0, 1 (and 1 more malformed rows); repair")
+    unknown = "unknown column 'sentence'. Known: label, text."
+    assert column["faults"] == {
+        split: f"{tmp_path / 'glue/sst2' / split}.csv: {unknown}" for split in ("train", "validation")
+    }
+    assert column["fault"] == column["faults"]["train"]
+    for split in ("train", "validation"):
+        assert label["faults"][split].endswith(f"{split}.csv:3: label 'good' is not one of 0, 1; repair")
     assert [check["is_there"] for check in (column, label, absent)] == [True, True, False]
     assert main(command) == 0
     assert capsys.readouterr().out.count("unusable") == 2
+
+
+def test_a_check_tells_of_each_split_that_is_missing_and_counts_the_others(tmp_path, capsys):
+    lines(tmp_path / "yelp_polarity/plain_text/test.jsonl.gz", *({"text": f"t{n}", "label": n % 2} for n in range(6)))
+    lines(tmp_path / "mrqa/squad/validation.jsonl.gz", {"header": {}}, {"context": "Ann is in Rome.", "qas": ASKED})
+    lines(tmp_path / "scitail/tsv_format/train.jsonl.gz", {"premise": "p", "hypothesis": "h", "gold_label": "entails"})
+    yelp, squad, scitail = (check_task(task(name), tmp_path) for name in ("yelp_polarity", "mrqa/squad", "scitail"))
+    assert (yelp.rows, list(yelp.faults), yelp.overlap) == ({"test": 6}, ["train"], None)
+    assert yelp.is_there
+    assert not yelp.is_complete
+    assert (squad.rows, list(squad.faults)) == ({"validation": 2}, ["train"])
+    # One split that is there and cannot be read, and two that are not there.
+    assert (scitail.rows, list(scitail.faults)) == ({}, ["train", "validation", "test"])
+    assert "Did you mean 'gold_label'" in scitail.faults["train"]
+    assert scitail.is_there
+    names = ["yelp_polarity", "mrqa/squad", "scitail", "paws"]
+    assert main(["tasks", "check", *names, "--data-root", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert [printed.count(state) for state in ("without train", "unusable", "not found")] == [2, 1, 1]
 
 
 def test_the_command_checks_tasks_by_name(tmp_path, capsys):
@@ -231,5 +255,7 @@ def test_the_style_compat_repeats_what_earlier_code_does_and_nothing_else():
     assert wrong.labels == right.labels == ("0", "1")
     rounded = [answer_text(styled(task("glue/stsb"), style), 3.47) for style in ("compat", "numeric")]
     assert rounded == ["3.5", "3.4"]
-    with pytest.raises(BadInput, match="earlier code treats it as 'numeric' does"):
-        styled(task("glue/rte"), "compat")
+    # One style for a study over several tasks: where nothing is known of earlier code, it is the numeric one.
+    for name in ("glue/rte", "super_glue/multirc", "super_glue/cb"):
+        other, numeric = (styled(task(name), style) for style in ("compat", "numeric"))
+        assert dataclasses.replace(other, style="numeric") == numeric

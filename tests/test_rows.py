@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
+from datasets.exceptions import DatasetNotFoundError
 from softprompt.data import Rows, ept_splits, few_shot, load_rows, own_splits, split_rows, strata
 from softprompt.errors import BadInput, UnknownName
 from softprompt.tasks import EPT_TASKS, Source, custom_task, gold, on_rows, styled, task
@@ -302,13 +303,44 @@ class TestHub:
         with pytest.raises(BadInput, match=r"^cannot load 'aps/super_glue/cb' .*\(no route\).*`data_root`$"):
             load_rows(task("super_glue/cb"))
 
+    @pytest.mark.parametrize(
+        ("error", "advice"),
+        [
+            (ConnectionError("no route"), "check the connection, or give"),
+            (DatasetNotFoundError("no such set"), "'nyu-mll/glue' may have moved, been renamed or been closed"),
+            (ValueError("BuilderConfig 'sst2' not found."), "the set has no config 'sst2' now"),
+        ],
+    )
+    def test_a_set_that_moved_and_a_config_that_is_gone_are_no_matter_of_the_connection(
+        self, error, advice, monkeypatch
+    ):
+        def load(*_, **__):
+            raise error
+
+        monkeypatch.setattr("datasets.load_dataset", load)
+        with pytest.raises(BadInput) as refused:
+            load_rows(task("glue/sst2"))
+        assert advice in refused.value.message
+        assert ("connection" in refused.value.message) == isinstance(error, ConnectionError)
+
+    def test_a_subset_that_matches_no_row_says_which_there_are(self, monkeypatch):
+        row = {"question": "q", "context": "c", "answers": ["a"], "subset": "NaturalQuestions"}
+        rows = Dataset.from_list([row, {**row, "subset": "HotpotQA"}])
+        monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: {"train": rows, "validation": rows})
+        told = r"^'mrqa-workshop/mrqa/plain_text/train' has no row whose 'subset' is 'NaturalQuestionsShort', only "
+        with pytest.raises(BadInput, match=told + "'HotpotQA', 'NaturalQuestions'; the set has changed"):
+            load_rows(task("mrqa/nq"))
+        assert len(load_rows(task("mrqa/hotpotqa"))["train"]) == 1
+
     def test_missing_splits_columns_and_labels_are_named(self, monkeypatch):
         answer = {"train": self.SST2}
         monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: answer)
         with pytest.raises(BadInput, match="'nyu-mll/glue/sst2' has no split 'validation'"):
             load_rows(task("glue/sst2"))
         answer["validation"] = self.SST2.rename_column("sentence", "sentences")
-        with pytest.raises(UnknownName, match=r"unknown column 'sentence'\. Did you mean 'sentences'"):
+        with pytest.raises(
+            UnknownName, match=r"^nyu-mll/glue/sst2/validation: unknown column 'sentence'\. Did you mean 'sentences'"
+        ):
             load_rows(task("glue/sst2"))
         answer["validation"] = Dataset.from_list([{"sentence": "x", "label": -1}])
         with pytest.raises(BadInput, match="nyu-mll/glue/sst2/validation:1: label -1 marks an unlabelled row"):

@@ -394,9 +394,14 @@ class TestRefusals:
         path = kept(source, tmp_path / "a")
         others = [tiny_t5(seed=3), tiny_t5(d_model=24)]
         for number, other in enumerate(others):
-            with pytest.raises(ModelMismatch, match="t5"):
+            other = from_model(*other, name="other-t5", engine="reference")
+            # Of two sources the first is of this model, and the message says that it is the second one which is not.
+            right = dataclasses.replace(source.provenance, backbone=other.identity())
+            vectors = torch.ones(10, other.embedding_size)
+            own = kept(SoftPrompt(vectors, right), tmp_path / f"own-{number}")
+            with pytest.raises(ModelMismatch, match=f"^source prompt '{path}': this prompt was trained for 't5'"):
                 train(
-                    task, from_model(*other, name="other-t5", engine="reference"), method=method, sources=path,
+                    task, other, method=method, sources=[own, path],
                     output=tmp_path / str(number), **SETTINGS,
                 )  # fmt: skip
             assert not (tmp_path / str(number)).exists()

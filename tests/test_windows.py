@@ -1,5 +1,7 @@
 import dataclasses
 import itertools
+import json
+from typing import Any
 
 import pytest
 import torch
@@ -9,11 +11,13 @@ from softprompt.data._examples import Ragged
 from softprompt.data._windows import MARGIN, _pieces, window_with_answer
 from softprompt.errors import BadInput
 from softprompt.inference.answers import answer
+from softprompt.inference.evaluate import evaluate
 from softprompt.inference.rows import examples_for
 from softprompt.inference.scoring import Scoring
 from softprompt.inference.windows import best
 from softprompt.prompts.batch import PromptBatch
 from softprompt.tasks import Source, Task, task
+from softprompt.training import read_record, train
 
 WORDS = " ".join(f"w{n}" for n in range(200))
 ROW = {"question": "who is it?", "context": f"{WORDS} the answer is mary . {WORDS}", "answers": ["mary"]}
@@ -134,3 +138,63 @@ def test_answers_over_windows_are_those_of_the_likeliest_window(t5_backbone):
             scored.append((float(logits[0].log_softmax(-1)[range(len(ids)), ids].sum()), text))
         expected.append(max(scored, key=lambda pair: pair[0])[1])
     assert answers.texts == expected
+
+
+SETTINGS: dict[str, Any] = {"steps": 3, "eval_every": 3, "batch_size": 4, "lr": 0.3, "with_frozen": False}
+
+
+class TestTraining:
+    """Training and evaluation through windows from end to end: eight rows, each with its answer at another place."""
+
+    @pytest.fixture
+    def rows(self):
+        words = [f"w{n}" for n in range(160)]
+        # Four contexts of the eight are short, and stay whole.
+        places = [(4, 12), (30, 160), (7, 12), (80, 160), (2, 12), (120, 160), (9, 12), (158, 160)]
+        contexts = [[*words[:at], "mary", ".", *words[at:length]] for at, length in places]
+        return [{"question": f"who is w{n}?", "context": " ".join(c), "answers": ["mary"]}
+                for n, c in enumerate(contexts)]  # fmt: skip
+
+    @pytest.fixture
+    def declared(self, tmp_path):
+        def make(name, train_rows, rows):
+            paths = {split: tmp_path / f"{name}-{split}.jsonl" for split in ("train", "validation", "test")}
+            for split, path in paths.items():
+                path.write_text("".join(json.dumps(row) + "\n" for row in (train_rows if split == "train" else rows)))
+            source = Source(files={split: str(path) for split, path in paths.items()})
+            return dataclasses.replace(task("mrqa/squad"), source=source, max_length=64, stride=16)
+
+        return make
+
+    def test_it_trains_on_the_windows_with_the_answers_and_is_scored_over_all(
+        self, rows, declared, t5_backbone, tmp_path, monkeypatch
+    ):
+        long, seen = declared("long", rows, rows), []
+
+        def spied(column, cut, gold):
+            seen.append(cut)
+            return window_with_answer(column, cut, gold)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("softprompt.data._tokenize.window_with_answer", spied)
+            examples_for(t5_backbone, long, rows, 4)
+        assert [len(cut) > 2 for cut in seen] == [False, True] * 4
+        # The same rows, cut by hand to the first window that holds the answer.
+        kept = [next(part for part in cut if "mary" in part["context"]) for cut in seen]
+        assert [part["context"] == row["context"] for part, row in zip(kept, rows, strict=True)] == [True, False] * 4
+        whole = dataclasses.replace(declared("cut", kept, rows), max_length=256)
+        runs = [
+            train(put, t5_backbone, output=tmp_path / name, **SETTINGS)
+            for name, put in (("long", long), ("cut", whole))
+        ]
+        losses = [self.losses(run.folder) for run in runs]
+        assert len(losses[0]) == 3
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+        (result,) = runs[0].results
+        assert {"squad-f1", "exact-match", "score"} <= {*result.metrics["test"]}
+        again = evaluate(runs[0].prompt(0), task=long, model=t5_backbone, split="test")
+        assert again.metrics["score"] == result.metrics["test"]["score"]
+
+    @staticmethod
+    def losses(folder):
+        return [row["loss"] for row in read_record(folder / "prompt-tuning-seed0" / "metrics.jsonl") if "loss" in row]

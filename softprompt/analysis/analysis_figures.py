@@ -51,12 +51,31 @@ def copies_figure(curves: Mapping[str, tuple[Sequence[int], Sequence[float], flo
         color = COLORS[number % len(COLORS)]
         axes.plot(lengths, scores, marker="o", markersize=4, linewidth=1.3, color=color, label=name)
         axes.axhline(whole, color=color, linestyle="--", linewidth=1, alpha=0.8)
-    axes.set_xscale("log")
     every = sorted({length for lengths, _, _ in curves.values() for length in lengths})
-    axes.set_xticks(every, [str(length) for length in every])
-    axes.minorticks_off()
+    axes.set_xticks(every)
     axes.set(xlabel="copies of one vector (dashed: the whole prompt)", ylabel="test score")
     figure.legend(loc="outside upper left", ncols=2, fontsize="small")
+    return figure
+
+
+def bars_figure(names: Sequence[str], bars: Mapping[str, Sequence[float | None]], *, label: str) -> Figure:
+    """Draw bars beside each other for each name, one colour for each kind.
+
+    Args:
+        names: along the axis.
+        bars: for each kind its height at each name; None has no bar.
+        label: what the heights are.
+    """
+    figure = new_figure(max(6.4, 1.6 * len(names) + 1.0), 4.2)
+    axes = figure.add_subplot()
+    width = 0.8 / len(bars)
+    for number, (kind, heights) in enumerate(bars.items()):
+        places = np.arange(len(names)) + (number - (len(bars) - 1) / 2) * width
+        tall = [math.nan if height is None else height for height in heights]
+        axes.bar(places, tall, width * 0.92, color=COLORS[number % len(COLORS)], label=kind)
+    axes.set_xticks(range(len(names)), names, rotation=15 if len(names) > 3 else 0)
+    axes.set(ylabel=label)
+    figure.legend(loc="outside upper left", ncols=3, fontsize="small")
     return figure
 
 

@@ -1,8 +1,9 @@
 """`softprompt analyze`: one analysis of trained prompts as a table, a figure and numbers."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -23,20 +24,25 @@ def analyze(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="Name of the analysis: norm, similarity, broadcast, neighbors, transfer, ablation, rates, "
+            help="Name of the analysis: norm, similarity, broadcast, groups, neighbors, transfer, ablation, rates, "
             "attention, drift, attribution or "
             "nearest-examples. Without a name: what each shows.",
         ),
     ] = None,
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN|PROMPT...", help="Folders of runs or prompts.")
+        list[str] | None,
+        typer.Argument(metavar="RUN|PROMPT|STORE...", help="Folders of runs, prompts or stores of studies."),
     ] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Name of a prompt's folder in the runs; may be repeated. Default: all.")
+        list[str] | None, typer.Option(help="Name of a prompt in the runs or stores; may be repeated. Default: all.")
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="For transfer, a further task; may be repeated.")] = None,
     by: Annotated[
         str | None, typer.Option(help="For ablation, the setting to compare. Default: the first that varies.")
+    ] = None,
+    copies: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="For broadcast, how often the vector stands; may be repeated. Default: 1 to 10."),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Number of rows of the split, drawn by --seed.")] = 64,
     split: Annotated[str, typer.Option(help="Split: train, validation or test.")] = "test",
@@ -65,17 +71,20 @@ def analyze(
         raise BadInput(f"--by is for ablation, and {name} compares no settings; leave it out")
     if task and name != "transfer":
         raise BadInput(f"--task is for transfer, and {name} reads the rows of each prompt's own task; leave it out")
+    if copies and name != "broadcast":
+        raise BadInput(f"--copies is for broadcast, and {name} repeats no vector; leave it out")
     for ignored in sorted(given & chosen.ignores.keys()):
         raise BadInput(f"{option(ignored)} is for other analyses, and {name} {chosen.ignores[ignored]}; leave it out")
     from ..analysis import written
     from ..data import refuse_split
 
     refuse_split(split)
+    placed = _placed(runs, prompt or (), chosen.reads_records)
     target = output or default_folder(f"{name}-{Path(runs[0]).resolve().name}")
     written.refuse_exists(target, f"the analysis {name}")
     bench = analyses.Bench(
-        paths=runs, prompts=prompt or (), tasks=task or (), rows=rows, split=split, seed=seed, by=by,
-        data_root=data_root, model=model, device=device,
+        **placed, tasks=task or (), rows=rows, split=split, seed=seed, by=by,
+        copies=copies or (), data_root=data_root, model=model, device=device,
     )  # fmt: skip
     values = chosen.compute(bench)
     written.write(name, chosen, values, target, kind=figures)
@@ -86,3 +95,28 @@ def analyze(
     if warning := chosen.warning(values):
         say(f"softprompt: {warning}")
     say(f"written to {target}")
+
+
+def _placed(paths: Sequence[str], prompts: Sequence[str], reads_records: bool) -> dict[str, Any]:
+    """The prompts of an analysis as `Bench` takes them: a store of a study stands for its runs.
+
+    Args:
+        paths: of runs, prompts and stores.
+        prompts: names that are chosen in each run and store.
+        reads_records: whether what the runs of a store recorded is enough; else it stands for the prompts it keeps.
+    """
+    from ..study import is_store, kept_prompts, recorded
+
+    stores = list(dict.fromkeys(path for path in paths if is_store(path)))
+    if not stores:
+        return {"paths": paths, "prompts": prompts}
+    if reads_records:
+        others = [path for path in paths if path not in stores]
+        return {
+            "paths": others,
+            "prompts": prompts,
+            "recorded": [run for at in stores for run in recorded(at, prompts)],
+        }
+    if prompts and len(stores) < len(paths):
+        raise BadInput("--prompt chooses among the prompts of runs or those of stores; analyse runs and stores apart")
+    return {"paths": [place for path in paths for place in (kept_prompts(path, prompts) if path in stores else [path])]}

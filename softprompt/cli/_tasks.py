@@ -71,7 +71,8 @@ def check_tasks(
     for task in chosen:
         checks.append(check_task(task, data_root, length))
         if json_lines:
-            print_json({**dataclasses.asdict(checks[-1]), "is_complete": checks[-1].is_complete})
+            more = {"fault": checks[-1].fault, "is_complete": checks[-1].is_complete}
+            print_json({**dataclasses.asdict(checks[-1]), **more})
     if not json_lines:
         print(table([_check_row(check) for check in checks], width_of(sys.stdout)))
 
@@ -87,9 +88,11 @@ def _length_by(name: str) -> Callable[[str], int]:
 def _check_row(check: Any) -> dict[str, Any]:
     """A check as one line of the table."""
     state = "complete" if check.is_complete else "other rows"
-    if check.fault:
+    if check.rows and check.faults:
+        state = f"without {', '.join(check.faults)}"
+    elif check.faults:
         state = "unusable" if check.is_there else "not found"
-    if not check.official and not check.fault:
+    elif not check.official:
         state = "found"
     return {
         "task": check.task,
@@ -97,7 +100,7 @@ def _check_row(check: Any) -> dict[str, Any]:
         **{split: check.rows.get(split) for split in SPLITS},
         "published": "/".join(str(check.official.get(split, "-")) for split in SPLITS),
         "labels": {label: round(share, 3) for label, share in check.labels.items()},
-        "also in train": check.overlap if check.rows else None,
+        "also in train": check.overlap,
         "too long": check.too_long,
         "metrics": check.metrics,
         "why": check.fault,

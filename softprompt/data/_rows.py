@@ -20,6 +20,7 @@ from ..tasks import (
     LAYOUTS,
     SPLITS,
     Record,
+    Source,
     Task,
     columns_of,
     gold,
@@ -108,12 +109,13 @@ class _Faults:
             logger.warning("dropped %d malformed rows, the first: %s", self.count, self.first)
 
 
-def places_of(task: Task, data_root: str | Path | None) -> dict[str, Placed]:
+def places_of(task: Task, data_root: str | Path | None, only: str | None = None) -> dict[str, Placed]:
     """Split -> its rows.
 
     Args:
         task: what to read.
         data_root: as in `load_rows`.
+        only: the one split of a published task that is looked for in a data root; None takes all.
 
     Raises:
         UnknownName: a column that no row of the hub has.
@@ -124,12 +126,17 @@ def places_of(task: Task, data_root: str | Path | None) -> dict[str, Placed]:
         return {split: _placed(f"{task.name}/{split}", _lab_records(task, split)) for split in SPLITS}
     if source.is_own:
         return {split: (place_of(source, split), own_records(source, split)) for split in source.splits}
-    splits = {split: name for split in SPLITS if (name := getattr(source, split))}
+    splits = {split: name for split, name in published_splits(task).items() if only in (None, split)}
     if data_root is None:
         return _hub(task, splits)
     paths = {split: _path(Path(data_root), source.folder, name) for split, name in splits.items()}
     layout = pick("layout of rows", source.layout, LAYOUTS)
     return {split: _placed(str(path), layout(records(path))) for split, path in paths.items()}
+
+
+def published_splits(task: Task) -> dict[str, str]:
+    """Split -> what it is called in the published set; those that the set does not have are left out."""
+    return {split: name for split in SPLITS if (name := getattr(task.source, split))}
 
 
 def _placed(place: str, records: Iterable[Record]) -> Placed:
@@ -164,30 +171,46 @@ def _hub(task: Task, splits: Mapping[str, str]) -> dict[str, Placed]:
     place = f"{source.hub}/{source.config}"
     try:
         loaded: Any = datasets.load_dataset(source.hub, source.config, revision=source.revision)
-    # Whatever the cause (network, hub, cache, an unknown set), the user can do the same about it.
+    # Whatever the cause (network, hub, cache, an unknown set), the user is told what to do.
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(
-            f"cannot load {place!r} from the hub ({reason}); check the connection, or give a folder with the rows "
-            "as --data-root"
+            f"cannot load {place!r} from the hub ({reason}); {_what_to_do(source, error)}, or give a folder with the "
+            "rows as --data-root"
         ) from error
     by_split: dict[str, Placed] = {}
     for split, name in splits.items():
         if name not in loaded:
             raise BadInput(f"{place!r} has no split {name!r}, only {', '.join(loaded)}")
-        by_split[split] = _placed(f"{place}/{name}", _hub_records(task, loaded[name]))
+        by_split[split] = _placed(f"{place}/{name}", _hub_records(task, loaded[name], f"{place}/{name}"))
     return by_split
 
 
-def _hub_records(task: Task, rows: Any) -> Iterator[Record]:
-    present = [name for name in _needed(task) if name in rows.column_names]
-    if len(present) < len(_needed(task)):
-        raise UnknownName("column", next(n for n in _needed(task) if n not in present), rows.column_names)
-    for column, value in task.source.where.items():
+def _what_to_do(source: Source, error: Exception) -> str:
+    from datasets.exceptions import DatasetNotFoundError
+
+    if isinstance(error, DatasetNotFoundError):
+        return f"{source.hub!r} may have moved, been renamed or been closed: look for it on the hub"
+    if isinstance(error, ValueError) and "BuilderConfig" in str(error):
+        return f"the set has no config {source.config!r} now: look for its new name on the hub"
+    return "check the connection"
+
+
+def _hub_records(task: Task, rows: Any, place: str) -> Iterator[Record]:
+    needed = _needed(task)
+    for column in (*needed, *task.source.where):
         if column not in rows.column_names:
-            raise UnknownName("column", column, rows.column_names)
-        rows = rows.select([place for place, entry in enumerate(rows[column]) if entry == value])
-    for number, values in enumerate(rows.select_columns(present).to_list(), 1):
+            raise UnknownName("column", column, rows.column_names, place)
+    for column, value in task.source.where.items():
+        entries = list(rows[column])
+        rows = rows.select([number for number, entry in enumerate(entries) if entry == value])
+        if len(rows) == 0 and entries:
+            held = ", ".join(sorted({repr(entry) for entry in entries})[:10])
+            raise BadInput(
+                f"{place!r} has no row whose {column!r} is {value!r}, only {held}; the set has changed: give a folder "
+                "with the rows as --data-root"
+            )
+    for number, values in enumerate(rows.select_columns(list(needed)).to_list(), 1):
         yield Record(number, values)
 
 
@@ -217,9 +240,9 @@ def _checked(task: Task, whole: str, records: Iterable[tuple[str, Record]], faul
     if not counts:
         raise BadInput(f"{whole!r} is empty; at least one row is needed")
     if lacking and seen:
-        unknown = UnknownName("column", lacking[0], seen)
         if lacking[0] != task.target:
-            raise unknown
+            raise UnknownName("column", lacking[0], seen, whole)
+        unknown = UnknownName("column", lacking[0], seen)
         raise BadInput(
             f"{whole!r} holds no answers: {unknown.message} Give rows with answers, or use softprompt predict, which "
             "needs none"

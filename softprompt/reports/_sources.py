@@ -152,7 +152,7 @@ def _of_store(store: Path, shown: str, names: Sequence[str] = ()) -> tuple[list[
             continue
         if run is not None:
             folder = _kept(store, run) if has_prompts else None
-            entries.append(_study_entry(run, f"{shown}/{_described(run)}", folder))
+            entries.append(_study_entry(run, f"{shown}/{run.label}", folder))
     return entries, faults
 
 
@@ -180,10 +180,6 @@ def _kept(store: Path, run: StoredRun) -> Path | None:
         return kept_prompt(store, run).parent
     except SoftPromptError:
         return None
-
-
-def _described(run: StoredRun) -> str:
-    return f"{run.spec.prompt.method}-seed{run.spec.prompt.seeds.initialization}-{run.name[:6]}"
 
 
 def _of_stability(folder: Path, report: Values) -> list[Entry]:

@@ -9,6 +9,9 @@ Nothing heavy is imported before a run is named or trained.
 """
 
 from ..errors import RunsFailed as RunsFailed
+from ._analyzed import is_store as is_store
+from ._analyzed import kept_prompts as kept_prompts
+from ._analyzed import recorded as recorded
 from ._asked import task_and_style as task_and_style
 from ._chosen import chosen as chosen
 from ._chosen import other_keys as other_keys

@@ -125,7 +125,7 @@ class RunSpec:
     def _texts(self) -> dict[str, str]:
         """The parts of the name as JSON. Most of them are shared by many runs of a study, and made once."""
         # The hash is over the names of format 1, so that a store made before the renaming keeps its runs.
-        texts = prompt_texts(self._named_prompt)
+        texts = prompt_texts(self.named_prompt)
         lane = {**texts, **self._layers, "seeds": compact(vars(self.prompt.seeds)).decode()}
         return {"format": str(NUMBERS), "lane": joined(lane), **self._shared_texts()}
 
@@ -136,7 +136,7 @@ class RunSpec:
         return {"layers": '"states"'} if begins_as_ordinary else {}
 
     @property
-    def _named_prompt(self) -> PromptSettings:
+    def named_prompt(self) -> PromptSettings:
         """The prompt, whose init "auto" is "uniform" where it can be nothing else, as it was for every run before."""
         if self.prompt.init != "auto":
             return self.prompt
@@ -160,7 +160,7 @@ class RunSpec:
         the frozen model's dropout, whose noise is the first prompt's, nor those that train weights, which share none.
         """
         length, is_given, trains_weights = size_of(self.prompt)
-        kind = self._named_prompt.initial.kind
+        kind = self.named_prompt.initial.kind
         # Examples and restarts give each prompt another length, and all prompts of a run stand behind the same words.
         differs = kind == "examples" or (kind in ("auto", "instruction") and self.prompt.restarts > 1)
         alone = self.name if self.settings.backbone_dropout or differs or trains_weights else ""

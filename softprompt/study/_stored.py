@@ -119,6 +119,11 @@ class StoredRun:
         return cls(name=spec.name, spec=spec, metrics=metrics, majority=majority, status=status, **counts, **known)
 
     @property
+    def label(self) -> str:
+        """What the run is called beside others of its store: its method, its seed and how its name begins."""
+        return f"{self.spec.prompt.method}-seed{self.spec.prompt.seeds.initialization}-{self.name[:6]}"
+
+    @property
     def score(self) -> float | None:
         """The test score of the best prompt; None where there is none."""
         return self.metrics.get("test", {}).get("score")

@@ -20,9 +20,10 @@ def styled(task: Task, style: str | None) -> Task:
 
     "numeric" is what Explosive Prompt Tuning uses (appendix B): the template without prefix, answers "0", "1" ...
     "compat" is "numeric" with what ATTEMPT's and DePT's code does to some tasks (`COMPAT`), for the paper's own numbers
-    may hold it. "words" is the same template with class words. "t5" is T5's own prefix, column order and class words.
-    "pet-2" is the task's cloze pattern number 2 of `PATTERNS` with its label words, "pet" the first. "instruct" is the
-    wording of `INSTRUCT` for language models: an instruction, a template with its cue, and label words.
+    may hold it; of all other tasks it is "numeric". "words" is the same template with class words. "t5" is T5's own
+    prefix, column order and class words. "pet-2" is the task's cloze pattern number 2 of `PATTERNS` with its label
+    words, "pet" the first. "instruct" is the wording of `INSTRUCT` for language models: an instruction, a template with
+    its cue, and label words.
 
     Raises:
         UnknownName: another style, or a pattern that the task does not have.

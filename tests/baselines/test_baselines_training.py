@@ -21,8 +21,8 @@ CASES = [
     ("t5", "bitfit"), ("llama", "bitfit"),
     ("t5", "lora"), ("gpt2", "lora"), ("llama", "lora"), ("bert", "lora"), ("t5", "ia3"), ("gpt2", "ia3"),
     ("t5", "adapter"), ("gpt2", "adapter"), ("bert", "adapter"), ("llama", "adapter-drop"), ("t5", "prefix-tuning"),
-    ("gpt2", "prefix-tuning"), ("llama", "prefix-tuning"), ("gpt2", "cartridge"), ("t5", "dept"), ("gpt2", "dept"),
-    ("t5", "attempt"), ("gpt2", "attempt"), ("bert", "attempt"),
+    ("bart", "prefix-tuning"), ("gpt2", "prefix-tuning"), ("llama", "prefix-tuning"), ("gpt2", "cartridge"),
+    ("t5", "dept"), ("gpt2", "dept"), ("t5", "attempt"), ("gpt2", "attempt"), ("bert", "attempt"),
 ]  # fmt: skip
 
 
@@ -123,7 +123,10 @@ class TestTraining:
             ("gpt2", "bitfit"),
             ("t5", "lora"),
             ("gpt2", "adapter"),
+            ("gpt2", "ia3"),
+            ("llama", "adapter-drop"),
             ("t5", "prefix-tuning"),
+            ("bart", "prefix-tuning"),
             ("gpt2", "cartridge"),
             ("t5", "dept"),
             ("gpt2", "attempt"),

@@ -8,9 +8,12 @@ from ._broadcast import BROADCAST
 from ._broadcast import broadcast as broadcast
 from ._compared import ABLATION, RATES
 from ._drift import DRIFT
+from ._groups import GROUPS
 from ._nearest import NEAREST
 from ._neighbors import NEIGHBORS
 from ._norm import NORM
+from ._recorded import Recorded as Recorded
+from ._recorded import flat_settings as flat_settings
 from ._similarity import SIMILARITY
 from ._transfer import TRANSFER
 
@@ -18,6 +21,7 @@ ANALYSES: dict[str, Analysis] = {
     "norm": NORM,
     "similarity": SIMILARITY,
     "broadcast": BROADCAST,
+    "groups": GROUPS,
     "neighbors": NEIGHBORS,
     "transfer": TRANSFER,
     "ablation": ABLATION,

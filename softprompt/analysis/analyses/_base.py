@@ -29,6 +29,7 @@ class Analysis:
         draw: a figure of these values, from the module of figures.
         rows: the same as a short table.
         ignores: options that say nothing to it, each with the reason.
+        reads_records: whether what training recorded is enough, so that no vectors are read.
         warning: what a reader of the values should know; None where it is nothing.
     """
 
@@ -37,4 +38,5 @@ class Analysis:
     draw: Callable[[Values, Any], Any]
     rows: Callable[[Values], Sequence[dict[str, Any]]]
     ignores: Mapping[str, str] = field(default_factory=dict)
+    reads_records: bool = False
     warning: Callable[[Values], str | None] = lambda values: None

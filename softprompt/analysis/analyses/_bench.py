@@ -14,6 +14,7 @@ from ...inference.rows import examples_for
 from ...prompts.prompt import SoftPrompt
 from ...tasks import Task
 from ..subjects import Subject, subjects
+from ._recorded import Recorded
 
 
 @dataclass(kw_only=True)
@@ -22,24 +23,28 @@ class Bench:
 
     Args:
         paths: runs, prompt folders, or `user/name` on the hub.
+        recorded: trained prompts beside those of the paths, where an analysis reads no vectors (`study.recorded`).
         prompts: names of prompts in the runs; empty takes all.
         tasks: further tasks that prompts are asked, where an analysis asks several.
         rows: rows of a split that are read, drawn by `seed`.
         split: "train", "validation" or "test".
         seed: of the draws.
         by: key whose values are compared, where an analysis compares settings.
+        copies: how often one vector is repeated, where an analysis repeats one; empty takes its own.
         data_root: folder with rows; None takes the run's.
         model: the frozen model, a name or a loaded one; None loads the one that a prompt names.
         device: "auto", "cpu", "cuda" ...
     """
 
-    paths: Sequence["str | Path"]
+    paths: Sequence["str | Path"] = ()
+    recorded: Sequence[Recorded] = ()
     prompts: Sequence[str] = ()
     tasks: Sequence[str] = ()
     rows: int = 32
     split: str = "test"
     seed: int = 0
     by: str | None = None
+    copies: Sequence[int] = ()
     data_root: Path | None = None
     model: "str | AbstractBackbone | None" = None
     device: str = "auto"

@@ -4,11 +4,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from ...checks import require_different
 from ...prompts.prompt import SoftPrompt
 from ._base import Analysis, Values, short
 from ._bench import Bench, refuse_none
 
-LENGTHS = (1, 2, 5, 10, 20)
+# As in the figure.
+LENGTHS = tuple(range(1, 11))
 Split = Literal["validation", "test"]
 
 
@@ -42,12 +44,14 @@ def broadcast(
 
 def compute(bench: Bench) -> Values:
     """The scores of each prompt's best vector at each length."""
+    lengths = tuple(bench.copies) or LENGTHS
+    require_different("--copies", lengths)
     prompts = []
     for subject in bench.subjects:
         refuse_none(subject, "broadcast")
         copies = broadcast(
             subject.prompt,
-            LENGTHS,
+            lengths,
             lambda prompt, split, subject=subject: bench.score(subject, prompt, split=split),
         )
         prompts.append({"prompt": subject.label, **copies})

@@ -1,6 +1,5 @@
 """Finished runs by what was varied: any setting (EPT, figures 5, 9 and 12), and the learning rate (figure 8)."""
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +8,11 @@ from typing import Any
 from ...errors import BadInput, UnknownName
 from ...prompts.methods import METHODS
 from ...tasks import TaskNames
-from ...training import Result, read_plan, read_results
+from ...training import read_plan, read_results
 from ..subjects import chosen_names
 from ._base import NO_MODEL, NO_ROWS, Analysis, Values
 from ._bench import Bench
+from ._recorded import flat_settings
 
 Cell = Mapping[str, Any]
 
@@ -25,24 +25,25 @@ def spread(scores: Sequence[float]) -> dict[str, Any]:
     return {"n": len(scores), "mean": mean, "std": deviation, "low": min(scores), "high": max(scores)}
 
 
-def _results(bench: Bench) -> Iterator[tuple[dict[str, Any], Result]]:
-    """The settings of each chosen prompt that is finished, flat, and how it ended."""
+def _results(bench: Bench) -> Iterator[tuple[dict[str, Any], float | None]]:
+    """The settings of each chosen prompt that is finished, flat, and its test score."""
     plans = {path: read_plan(path) for path in map(Path, bench.paths)}
-    names = TaskNames(plan.task for plan in plans.values())
+    names = TaskNames([*(plan.task for plan in plans.values()), *(run.task for run in bench.recorded)])
     for path, plan in plans.items():
         chosen = chosen_names(path, plan, bench.prompts)
         by_name = {result.prompt: result for result in read_results(path) if result.prompt in chosen}
         for name, prompt in zip(plan.prompt_names(), plan.prompts, strict=True):
             if name in by_name:
-                options = {f"options.{key}": value for key, value in prompt.options.items()}
-                fields = {**dataclasses.asdict(plan.settings), **dataclasses.asdict(prompt), **options}
-                fields |= {"task": names.of(plan.task), "model": plan.model.name, "lr": by_name[name].lr}
-                yield {key: value for key, value in fields.items() if key not in ("seeds", "options")}, by_name[name]
+                result = by_name[name]
+                of_run = {"task": names.of(plan.task), "model": plan.model.name, "lr": result.lr}
+                score = result.metrics.get("test", {}).get("score")
+                yield flat_settings(plan.settings, prompt, **of_run), score
+    for run in bench.recorded:
+        yield {**run.settings, "task": names.of(run.task)}, run.score
 
 
 def _scored(bench: Bench) -> list[tuple[dict[str, Any], float]]:
-    scored = [(settings, result.metrics["test"]["score"]) for settings, result in _results(bench)
-             if "test" in result.metrics]  # fmt: skip
+    scored = [(settings, score) for settings, score in _results(bench) if score is not None]
     if not scored:
         raise BadInput("none of the runs has a test score yet; train them to their end")
     return scored
@@ -132,9 +133,10 @@ def warning_ablation(values: Values) -> str | None:
 
 ABLATION = Analysis(
     "test scores by any setting that was varied (EPT, figures 5, 9, 12)",
-    compute_ablation, draw_ablation, rows_ablation, ignores=NO_ROWS | NO_MODEL, warning=warning_ablation,
+    compute_ablation, draw_ablation, rows_ablation, reads_records=True, ignores=NO_ROWS | NO_MODEL,
+    warning=warning_ablation,
 )  # fmt: skip
 RATES = Analysis(
     "test scores over the learning rate (EPT, figure 8)",
-    compute_rates, draw_rates, rows_rates, ignores=NO_ROWS | NO_MODEL,
+    compute_rates, draw_rates, rows_rates, reads_records=True, ignores=NO_ROWS | NO_MODEL,
 )  # fmt: skip

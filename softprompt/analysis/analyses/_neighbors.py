@@ -40,14 +40,15 @@ def compute(bench: Bench) -> Values:
         table, vectors = backbone.word_vectors, distinct(subject.prompt.vectors).to(backbone.device)
         norm = first_norm(backbone)
         inside = [values if norm is None else norm(values.to(table.dtype)) for values in (vectors, table)]
-        labels = _label_tokens(backbone, subject.task.labels)
+        labels = label_tokens(backbone, subject.task.labels)
         ways = {"cosine": nearest(vectors, table, NEAREST, cosine=True)}
         ways["dot product"] = nearest(inside[0], inside[1], NEAREST, cosine=False)
         prompts.append({"prompt": subject.label, "vectors": _words(backbone, ways, labels, len(vectors))})
     return {"prompts": prompts}
 
 
-def _label_tokens(backbone: AbstractBackbone, labels: tuple[str, ...]) -> set[int]:
+def label_tokens(backbone: AbstractBackbone, labels: tuple[str, ...]) -> set[int]:
+    """The tokens of label words, as they begin a text and behind a blank."""
     rows = backbone.tokenizer([f"{blank}{label}" for label in labels for blank in ("", " ")], add_special_tokens=False)
     return {token for ids in rows.input_ids for token in ids} if labels else set()
 

@@ -13,6 +13,7 @@ from ..geometry import norm_curve
 from ..subjects import chosen_names, distinct_labels, refuse_choice
 from ._base import NO_MODEL, NO_ROWS, Analysis, Values, short
 from ._bench import Bench
+from ._recorded import Recorded
 
 
 def run_folders(paths: Sequence["str | Path"], prompts: Sequence[str] = ()) -> Iterator[tuple[str, str, Path]]:
@@ -38,25 +39,43 @@ def run_folders(paths: Sequence["str | Path"], prompts: Sequence[str] = ()) -> I
 
 def compute(bench: Bench) -> Values:
     """Norms over the steps in token norms, and the validation scores, of each prompt."""
-    prompts = []
     found = list(run_folders(bench.paths, bench.prompts))
-    labels = distinct_labels([(label, task) for label, task, _ in found])
-    for label, (_, _, folder) in zip(labels, found, strict=True):
-        curve = norm_curve(folder)
-        scores = [row for row in read_record(folder / METRICS) if row.get("split") == "validation"]
-        known = [norm for norm in curve.token_norms if norm is not None]
-        prompts.append(
-            {
-                "prompt": label,
-                "step": list(curve.steps),
-                "raw": list(curve.raw),
-                "token_norms": list(curve.token_norms) if len(known) == len(curve.steps) else None,
-                "evaluated": [row["step"] for row in scores],
-                "score": [row["score"] for row in scores],
-                "damaged_lines": damaged_lines(folder / METRICS),
-            }
-        )
-    return {"band": list(BAND), "prompts": prompts}
+    recorded = [run for run in bench.recorded if run.norms]
+    if not (found or recorded):
+        raise BadInput("none of the runs recorded a prompt norm; give runs that trained a prompt")
+    named = [*((label, task) for label, task, _ in found), *((run.label, run.task.name) for run in recorded)]
+    labels = distinct_labels(named)
+    prompts = [*(_of_folder(folder) for _, _, folder in found), *map(_of_record, recorded)]
+    return {
+        "band": list(BAND),
+        "prompts": [{"prompt": label, **values} for label, values in zip(labels, prompts, strict=True)],
+        "without_norm": [run.label for run in bench.recorded if not run.norms],
+    }
+
+
+def _of_folder(folder: Path) -> dict[str, Any]:
+    curve = norm_curve(folder)
+    scores = [row for row in read_record(folder / METRICS) if row.get("split") == "validation"]
+    known = [norm for norm in curve.token_norms if norm is not None]
+    return {
+        "step": list(curve.steps),
+        "raw": list(curve.raw),
+        "token_norms": list(curve.token_norms) if len(known) == len(curve.steps) else None,
+        "evaluated": [row["step"] for row in scores],
+        "score": [row["score"] for row in scores],
+        "damaged_lines": damaged_lines(folder / METRICS),
+    }
+
+
+def _of_record(run: Recorded) -> dict[str, Any]:
+    return {
+        "step": list(run.steps),
+        "raw": list(run.norms),
+        "token_norms": None if run.token_norms is None else list(run.token_norms),
+        "evaluated": list(run.evaluated),
+        "score": list(run.scores),
+        "damaged_lines": [],
+    }
 
 
 def draw(values: Values, figures: Any) -> Any:
@@ -78,12 +97,17 @@ def rows(values: Values) -> list[dict[str, Any]]:
 
 
 def warning(values: Values) -> str | None:
-    """Which lines of which records are left out, because they are damaged."""
+    """Which lines of which records are left out, because they are damaged, and which runs have no norm."""
+    told = []
     damaged = [f"{p['prompt']} in {line_places(p['damaged_lines'])}" for p in values["prompts"] if p["damaged_lines"]]
-    return f"damaged lines of records are left out: {'; '.join(damaged)}" if damaged else None
+    if damaged:
+        told.append(f"damaged lines of records are left out: {'; '.join(damaged)}")
+    if values["without_norm"]:
+        told.append(f"runs that recorded no prompt norm are left out: {', '.join(values['without_norm'])}")
+    return "; ".join(told) or None
 
 
 NORM = Analysis(
     "norm over training in token norms, beside the score (EPT, figures 2 and 11)",
-    compute, draw, rows, ignores=NO_ROWS | NO_MODEL, warning=warning,
+    compute, draw, rows, reads_records=True, ignores=NO_ROWS | NO_MODEL, warning=warning,
 )  # fmt: skip

@@ -3,15 +3,24 @@
 import torch
 
 from ...backbones import AbstractBackbone
-from ...errors import BadInput
+from ...errors import BadInput, ModelMismatch
 from ...prompts.prompt import SoftPrompt
 from ...settings import PromptSettings
 
 
 def source_prompt(path: str, backbone: AbstractBackbone) -> SoftPrompt:
-    """A stored prompt to start from, if it belongs to this backbone."""
+    """A stored prompt to start from, if it belongs to this backbone.
+
+    Raises:
+        BadInput: no prompt is stored there.
+        ModelMismatch: it is of another model.
+    """
     source = SoftPrompt.load(path).at_scale(backbone.embedding_scale)
-    backbone.check(source)
+    try:
+        backbone.check(source)
+    except ModelMismatch as error:
+        # Of several sources only the path says which one it is.
+        raise ModelMismatch(f"source prompt {path!r}: {error.message}") from error
     return source
 
 
