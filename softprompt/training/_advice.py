@@ -85,7 +85,7 @@ def better_begun(asked: Sequence[PromptSettings], run_data: RunData) -> list[str
     if not is_default or not may_show(run_data.task, run_data.backbone, tokens):
         return []
     return [
-        f"--init={EXAMPLES} begins as the instruction and four of your rows: on three tasks it ended .04 to .09 above "
+        f"--init={EXAMPLES} begins as the instruction and four of your rows: on three tasks it ended .05 to .09 above "
         f"the instruction alone on a real model, for about {SHOWN * tokens:.0f} tokens more a row; whoever has the "
         "prompt can read these rows in it"
     ]
