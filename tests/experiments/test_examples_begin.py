@@ -1,6 +1,7 @@
 """Labelled rows as a beginning: the experiment trains what its file lacks, and reads a prompt back as its words."""
 
 import dataclasses
+from typing import Any
 
 import torch
 from experiments.examples_begin import __main__ as examples_begin
@@ -14,6 +15,8 @@ def record(rate):
 
 def test_what_is_in_the_file_is_not_trained_again(monkeypatch):
     trained, kept = [], []
+    # Nothing is trained, so neither task nor model is looked at.
+    nothing: Any = None
     found = {"four examples": [record(0.01)]}
 
     def first(_task, _backbone, init, _seeds, rate):
@@ -22,7 +25,7 @@ def test_what_is_in_the_file_is_not_trained_again(monkeypatch):
 
     monkeypatch.setattr(examples_begin, "trained", first)
     for _ in range(2):
-        examples_begin.measure("lab-gpt", None, None, 1, found, lambda: kept.append(1))
+        examples_begin.measure("lab-gpt", nothing, nothing, 1, found, lambda: kept.append(1))
     assert trained == [("uniform", 0.3), ("examples:4", 0.03), ("examples:4", 0.1)]
     assert len(kept) == 3
     assert [each["share"] for each in found["four examples"]] == [0.01, 0.03, 0.1]
