@@ -10,21 +10,17 @@ not trained again. An encoder (lab-t5) has random states only.
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from statistics import mean
-from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
-import numpy as np
-import softprompt
-from experiments.real_lm.cells import Arms, Record, measure_cells, record_of
+from experiments.real_lm.cells import Arms, Record, measure_cells, train_prompts
 from softprompt.backbones import AbstractBackbone
 from softprompt.prompts.methods import Method
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import markdown
 from softprompt.tasks import Task
-from softprompt.training import _built, without_advice
+from softprompt.training import _built
 
 LAB = ("lab/opinion", "lab/same-color", "lab/weekend")
 CELLS = (*(f"{model}:{task}" for model in ("lab-t5", "lab-gpt") for task in LAB), "smollm2:yelp-short")
@@ -71,12 +67,9 @@ def trained(
         for share in shares
         for seed in range(seeds)
     ]
-    with random_layers() if beginning == RANDOM else nullcontext(), without_advice(), TemporaryDirectory() as folder:
-        run = softprompt.train(task, backbone, prompts=prompts, settings=SETTINGS, output=Path(folder) / "run")
-    return [
-        record_of(round(share, 4), prompt, result)
-        for share, prompt, result in zip(np.repeat(shares, seeds).tolist(), prompts, run.results, strict=True)
-    ]
+    rounded = [round(share, 4) for share in shares for _ in range(seeds)]
+    with random_layers() if beginning == RANDOM else nullcontext():
+        return train_prompts(task, backbone, prompts, SETTINGS, rounded)
 
 
 def table(cells: Mapping[str, Mapping[str, Sequence[Record]]]) -> list[dict[str, Any]]:

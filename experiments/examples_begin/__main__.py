@@ -7,18 +7,14 @@ settings and seeds of `experiments.deep_begin`, on tasks whose rows fit. What is
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import softprompt
 from experiments.deep_begin.__main__ import FIRST_SEED, SETTINGS, table
-from experiments.real_lm.cells import Arms, Record, measure_cells, record_of
+from experiments.real_lm.cells import Arms, Record, measure_cells, train_prompts
 from softprompt.backbones import AbstractBackbone
 from softprompt.settings import PromptSettings, Seeds
 from softprompt.study import markdown
 from softprompt.tasks import Task
-from softprompt.training import without_advice
 
 TASKS = ("opinion", "topic", "gender", "weekend", "warm", "topic-relabelled")
 CELLS = tuple(f"lab-gpt:lab/{task}" for task in TASKS)
@@ -32,9 +28,7 @@ ARMS: Mapping[str, tuple[str, tuple[float, ...]]] = {
 def trained(task: Task, backbone: Any, init: str, seeds: int, rate: float) -> list[Record]:
     """Train prompt tuning from one beginning at one rate with each seed; one record each."""
     prompts = [PromptSettings(init=init, lr=rate, seeds=Seeds.all(FIRST_SEED + seed)) for seed in range(seeds)]
-    with without_advice(), TemporaryDirectory() as folder:
-        run = softprompt.train(task, backbone, prompts=prompts, settings=SETTINGS, output=Path(folder) / "run")
-    return [record_of(rate, prompt, result) for prompt, result in zip(prompts, run.results, strict=True)]
+    return train_prompts(task, backbone, prompts, SETTINGS, [rate] * seeds)
 
 
 def measure(

@@ -14,25 +14,23 @@ from typing import Any
 
 import softprompt
 import torch
+from softprompt.analysis.analyses._neighbors import nearest
 from softprompt.backbones import AbstractBackbone
 from softprompt.settings import PromptSettings, Seeds
 from softprompt.store import json_bytes
 from softprompt.training import without_advice
-from torch.nn.functional import normalize
 
 from ..common.places import RESULTS
-from ..real_lm.design import SIZES
+from ..real_lm.design import SIZES, STILL
 from ..real_lm.tasks import TICKETS
 
 SETTINGS, SEED = SIZES["k16"].settings("labels"), 900
-# The beginning itself, because a rate of 0 is refused.
-RATES = {"untrained": 1e-30, "trained": None}
+RATES = {"untrained": STILL, "trained": None}
 
 
 def nearest_words(backbone: AbstractBackbone, vectors: torch.Tensor) -> torch.Tensor:
     """The id of the word with the largest cosine to each vector."""
-    words = normalize(backbone.embed(torch.arange(len(backbone.tokenizer))).detach().float(), dim=1)
-    return (normalize(vectors.float(), dim=1) @ words.T).argmax(1)
+    return nearest(vectors, backbone.word_vectors, 1, cosine=True)[0][:, 0]
 
 
 def read_back(backbone: AbstractBackbone) -> dict[str, Any]:

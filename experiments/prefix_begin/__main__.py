@@ -8,18 +8,14 @@ finished is not trained again. Where the layers of an encoder-decoder share entr
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import softprompt
 from experiments.deep_begin.__main__ import CELLS, FIRST_SEED, SETTINGS, table
-from experiments.real_lm.cells import Arms, Record, measure_cells, record_of
+from experiments.real_lm.cells import Arms, Record, measure_cells, train_prompts
 from softprompt.backbones import AbstractBackbone
 from softprompt.settings import PromptSettings, Seeds
 from softprompt.study import markdown
 from softprompt.tasks import Task
-from softprompt.training import without_advice
 
 # Name in the tables -> the method.
 ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -34,9 +30,7 @@ RATES = {"lab": (0.3, 0.1, 0.03, 0.01), "real": (0.1, 0.03)}
 def trained(task: Task, backbone: Any, arm: str, seeds: int, rate: float) -> list[Record]:
     """Train one arm at one rate with each seed; one record each."""
     prompts = [PromptSettings(**ARMS[arm], lr=rate, seeds=Seeds.all(FIRST_SEED + seed)) for seed in range(seeds)]
-    with without_advice(), TemporaryDirectory() as folder:
-        run = softprompt.train(task, backbone, prompts=prompts, settings=SETTINGS, output=Path(folder) / "run")
-    return [record_of(rate, prompt, result) for prompt, result in zip(prompts, run.results, strict=True)]
+    return train_prompts(task, backbone, prompts, SETTINGS, [rate] * seeds)
 
 
 def measure(

@@ -4,13 +4,14 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import softprompt
 from softprompt.backbones import AbstractBackbone
-from softprompt.settings import PromptSettings
+from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.tasks import Task
-from softprompt.training import Result
+from softprompt.training import Result, without_advice
 
 from ..common.places import RESULTS
 from .tasks import task_of
@@ -30,6 +31,19 @@ def record_of(share: float, prompt: PromptSettings, result: Result) -> Record:
         **{split: scores["accuracy"] for split, scores in result.metrics.items()},
         "best_step": result.best_step,
     }
+
+
+def train_prompts(
+    task: Task,
+    backbone: AbstractBackbone,
+    prompts: Sequence[PromptSettings],
+    settings: TrainSettings,
+    shares: Sequence[float],
+) -> list[Record]:
+    """Train prompts side by side, and leave nothing but a record of each, with its rate or share of one."""
+    with without_advice(), TemporaryDirectory() as folder:
+        run = softprompt.train(task, backbone, prompts=prompts, settings=settings, output=Path(folder) / "run")
+    return [record_of(*each) for each in zip(shares, prompts, run.results, strict=True)]
 
 
 def measure_cells(name: str, about: str | None, cells: Sequence[str], measure: Measure) -> dict[str, Arms]:

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from experiments.deep_begin import __main__ as deep_begin
+from experiments.real_lm import cells
 from softprompt.tasks import TASKS, with_difficulty
 
 
@@ -18,7 +19,7 @@ def decoder():
 def begun(decoder, monkeypatch, tmp_path, beginning):
     """The prompts of an arm before their first step."""
     kept = []
-    train = deep_begin.softprompt.train
+    train = cells.softprompt.train
 
     def first_step(*arguments, settings, **keywords):
         settings = dataclasses.replace(settings, steps=1, eval_every=1, shots_per_class=4, eval_rows=4)
@@ -26,7 +27,7 @@ def begun(decoder, monkeypatch, tmp_path, beginning):
         kept.extend(run.prompt(number) for number in range(len(run.results)))
         return run
 
-    monkeypatch.setattr(deep_begin.softprompt, "train", first_step)
+    monkeypatch.setattr(cells.softprompt, "train", first_step)
     task = with_difficulty(TASKS["lab/opinion"], validation=8, test=8)
     records = deep_begin.trained(task, decoder, "prompt tuning", beginning, 1, (1e-6,))
     assert [record["seed"] for record in records] == [deep_begin.FIRST_SEED]
