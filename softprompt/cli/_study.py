@@ -289,7 +289,7 @@ def _rows_of_scores(
     file: Path, store: Path | None, scale: str | None, by: "Sequence[str]", best: "Sequence[str]"
 ) -> "list[dict[str, Any]]":
     """The rows of `study table`; says which runs nothing chooses, and beside which no published number stands."""
-    from ..study import chosen, other_keys, summary, with_chosen, with_reference, without_number
+    from ..study import chosen, other_keys, other_settings, summary, with_chosen, with_reference, without_number
     from ..study.tables import ceilings
 
     if both := [key for key in by if key in best]:
@@ -301,7 +301,7 @@ def _rows_of_scores(
         raise BadInput(f"no run of {file} has a validation score to choose {named} by; leave --best out")
     if unchosen:
         say(f"softprompt: {len(unchosen)} runs have no validation score to choose {named} by; they are in no row")
-    if line := without_number(specs, file, best):
+    for line in filter(None, (without_number(specs, file, best), other_settings(specs, file))):
         say(f"softprompt: {line}")
     keys = by or other_keys(specs, best) or ("task", "method")
     rows = with_chosen(summary(kept, keys, ceiling=ceilings(runs)), kept, keys, best)

@@ -78,6 +78,11 @@ class Answers:
         """Answers that are no label word or no number."""
         return sum((isinstance(v, int) and v < 0) or (isinstance(v, float) and v != v) for v in self.values)
 
+    @property
+    def has_nan(self) -> bool:
+        """Whether the model computed NaN for a row, from which no answer follows."""
+        return any(self.lost) or (self.scores is not None and bool(self.scores.isnan().any()))
+
     def usable(self, prompt: str = "this prompt") -> "Answers":
         """These answers, unless one is none: the highest of NaN would be the first label, or the first token.
 
@@ -87,7 +92,7 @@ class Answers:
         Raises:
             BadInput: the model computes NaN.
         """
-        if any(self.lost) or (self.scores is not None and self.scores.isnan().any()):
+        if self.has_nan:
             raise no_answer(prompt)
         return self
 

@@ -30,6 +30,7 @@ from ._inputs import mixed as mixed
 from ._inputs import other_contents as other_contents
 from ._plan import Part as Part
 from ._plan import plan as plan
+from ._reference import other_settings as other_settings
 from ._reference import published as published
 from ._reference import with_reference as with_reference
 from ._reference import without_number as without_number

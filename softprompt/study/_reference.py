@@ -4,11 +4,12 @@ import json
 import operator
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, UnknownName
+from ..settings import DEFAULT_STEPS
 from ._chosen import other_keys, values_of
 from ._file import parsed
 from ._spec import RunSpec
@@ -36,11 +37,13 @@ class PublishedTable:
         cells: each with the keys of its runs, and a `value`, or a `label` of why it has none.
         means: over the tasks of a group, which `tasks` names; else like cells.
         groups: the tasks of each group of `means`.
+        settings: what all its runs were trained with, as far as it is known.
     """
 
     cells: Sequence[Number]
     means: Sequence[Number]
     groups: Mapping[str, frozenset[str]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -68,7 +71,7 @@ class _Beside:
         self.differing = {
             what: keys
             for what, members in same.items()
-            if (keys := [key for key in other_keys(members, best) if key not in known]) and self._has_number(members[0])
+            if (keys := [key for key in other_keys(members, best) if key not in known]) and self.has_number(members[0])
         }
 
     def of_row(self, runs: Sequence[StoredRun]) -> Row:
@@ -112,7 +115,8 @@ class _Beside:
     def _are_of_one_choice(self, runs: Sequence[StoredRun]) -> bool:
         return not any(self._what(run.spec) in self.differing for run in runs)
 
-    def _has_number(self, spec: RunSpec) -> bool:
+    def has_number(self, spec: RunSpec) -> bool:
+        """Whether a cell or a mean is of such a run."""
         if self._place(spec, self.table.cells) is not None:
             return True
         groups = [name for name, tasks in self.table.groups.items() if self.context.task(spec.declared) in tasks]
@@ -198,6 +202,34 @@ def without_number(specs: Sequence[RunSpec], path: "Path | str", best: Sequence[
     )
 
 
+def other_settings(specs: Sequence[RunSpec], path: "Path | str") -> str | None:
+    """One line that says in which settings runs differ from those of the published numbers beside them, or None.
+
+    Args:
+        specs: all runs of the study.
+        path: as in `with_reference`.
+    """
+    table = reference_of(Path(path))
+    if table is None:
+        return None
+    beside = _Beside(table, specs, ())
+    numbered = [spec for spec in specs if beside.has_number(spec)]
+    ours = {key: dict.fromkeys(_used(spec, key, beside.context) for spec in numbered) for key in table.settings}
+    differing = [key for key, theirs in table.settings.items() if ours[key].keys() - {theirs}]
+    if not differing:
+        return None
+    theirs = ", ".join(f"{key} {table.settings[key]}" for key in differing)
+    these = ", ".join(f"{key} {' or '.join(map(str, ours[key]))}" for key in differing)
+    return f"the published numbers are of {theirs}; these runs have {these}"
+
+
+def _used(spec: RunSpec, key: str, context: TableContext) -> Hashable:
+    """A run's value of a key; of steps that are left open, those that a run takes then."""
+    if key == "steps" and spec.settings.steps is None:
+        return DEFAULT_STEPS if spec.settings.epochs is None else f"of {spec.settings.epochs:g} epochs"
+    return value(spec, key, context)
+
+
 def reference_of(path: Path) -> PublishedTable | None:
     """The published table that a study file names by `reference = "FILE.json#TABLE"`; None where it names none."""
     named = parsed(path).get("reference")
@@ -226,7 +258,10 @@ def _checked(table: Any, groups: Any, what: str) -> PublishedTable:
         raise BadInput(
             f"{what} holds `means` that are not all numbers like its cells, over `tasks` that the file's `groups` list"
         )
-    return PublishedTable(cells, means, {name: frozenset(known[name]) for name in known if name in named})
+    settings = table.get("settings", {})
+    if not isinstance(settings, Mapping):
+        raise BadInput(f"{what} holds `settings` that are no names with values")
+    return PublishedTable(cells, means, {name: frozenset(known[name]) for name in known if name in named}, settings)
 
 
 def _are_numbers(numbers: Any) -> bool:

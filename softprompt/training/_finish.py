@@ -47,14 +47,17 @@ def last_reports(members: Sequence[FleetMember], scorer: Scorer) -> dict[str, La
         answers = scorer.answers(prompts, run_data.train, rows)
         splits["train"] = [(run_data.train.select(seen), given) for seen, given in zip(rows, answers, strict=True)]
     validation = scorer.answers(prompts, run_data.validation) if settings.calibrate else []
-    return {
-        member.name: Last.of(
-            run_data.task,
-            {split: pairs[number] for split, pairs in splits.items()},
-            (run_data.validation, validation[number]) if validation else None,
+    last: dict[str, Last] = {}
+    for number, member in enumerate(members):
+        of_member = {split: pairs[number] for split, pairs in splits.items()}
+        if lost := [split for split, (_, answers) in of_member.items() if answers.has_nan]:
+            # Its prompt is stored all the same, with the scores that it has.
+            member.drop(member.best_step, f"the model computes NaN with it on {' and '.join(lost)} rows")
+        usable = {split: pair for split, pair in of_member.items() if split not in lost}
+        last[member.name] = Last.of(
+            run_data.task, usable, (run_data.validation, validation[number]) if validation else None
         )
-        for number, member in enumerate(members)
-    }
+    return last
 
 
 def finish_member(

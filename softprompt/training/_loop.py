@@ -264,7 +264,10 @@ class Loop:
         prompts = [member.trainable.fold(member.provenance) for member in judged]
         reports = self.scorer.scores(prompts, self.run_data.validation)
         for member, prompt, scores in zip(judged, prompts, reports, strict=True):
-            member.judge(self.step, prompt, scores, self.settings.patience)
+            if scores is None:
+                member.drop(self.step, "the model computes NaN with it on validation rows")
+            else:
+                member.judge(self.step, prompt, scores, self.settings.patience)
 
 
 @dataclass(frozen=True, eq=False)

@@ -132,10 +132,15 @@ class FleetMember:
         if patience is not None and self.stale >= patience:
             self.status = stopped(step)
 
-    def judge_beginning(self, report: Report) -> None:
-        """Record how the words score with which the prompt began, as step 0. They are the first to be the best."""
+    def judge_beginning(self, report: Report | None) -> None:
+        """Record how the words score with which the prompt began, as step 0. They are the first to be the best.
+
+        Args:
+            report: None where the model computes NaN with them; they are not stored then.
+        """
         assert self.beginning is not None
-        self.judge(0, self.beginning, report, None)
+        if report is not None:
+            self.judge(0, self.beginning, report, None)
         self.beginning, self.has_begun = None, True
 
     def tensors(self) -> dict[str, Tensor]:

@@ -33,8 +33,8 @@ class Scorer:
 
     def scores(
         self, prompts: Sequence[Stored], examples: Examples, rows: Sequence[Sequence[int]] | None = None
-    ) -> list[Report]:
-        """Metrics of what was stored on tokenised rows.
+    ) -> list[Report | None]:
+        """Metrics of what was stored on tokenised rows; None where the model computes NaN, whose labels mean nothing.
 
         Args:
             prompts: any number.
@@ -43,7 +43,10 @@ class Scorer:
         """
         examples_of = [examples] * len(prompts) if rows is None else [examples.select(chosen) for chosen in rows]
         answers = self.answers(prompts, examples, rows)
-        return [Report.from_answers(self.run_data.task, *pair) for pair in zip(examples_of, answers, strict=True)]
+        return [
+            None if given.has_nan else Report.from_answers(self.run_data.task, seen, given)
+            for seen, given in zip(examples_of, answers, strict=True)
+        ]
 
     def answers(
         self, prompts: Sequence[Stored], examples: Examples, rows: Sequence[Sequence[int]] | None = None

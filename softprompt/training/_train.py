@@ -300,7 +300,7 @@ def _comparison(
     """The prompts beside what was not trained, where the plan wants it."""
     if not plan.with_frozen:
         return None
-    tested = {name: last.reports["test"] for name, last in reports.items()}
+    tested = {name: last.reports["test"] for name, last in reports.items() if "test" in last.reports}
     splits = dataclasses.replace(splits, validation=choosing_rows(plan, splits.validation))
     return compare(plan.task, splits, backbone, plan.settings, tested, folder)
 

@@ -18,6 +18,7 @@ from softprompt.study import (
     chosen,
     load_specs,
     markdown,
+    other_settings,
     summary,
     with_chosen,
     with_reference,
@@ -332,6 +333,14 @@ class TestOfOneChoice:
         assert row["lr"] == "0.03, 0.1, 0.3"
         (row,) = with_reference([row], kept, ("method",), self.PATH, specs=specs, best=["lr"])
         assert row["paper"] == pytest.approx((0.688 + 0.755 + 0.731) / 3)
+
+    def test_runs_of_other_steps_than_the_papers_are_told(self, specs):
+        assert other_settings(specs, self.PATH) is None
+        shorter = [dataclasses.replace(s, settings=dataclasses.replace(s.settings, steps=400)) for s in specs[:1]]
+        line = other_settings([*shorter, *specs[1:]], self.PATH)
+        assert line == "the published numbers are of steps 30000; these runs have steps 400 or 30000"
+        # At lab scale no published number stands beside a run, so there is nothing to tell.
+        assert other_settings(load_specs(self.PATH, scale="lab"), self.PATH) is None
 
     def test_a_mean_over_tasks_is_none_of_the_papers_where_a_rate_is_open(self):
         specs = [s for s in load_specs(self.PATH) if s.model == "google-t5/t5-base" and s.prompt.method == "ept"]

@@ -182,6 +182,16 @@ class TestCommand:
             assert main(["study", "table", *published, *words]) == 2
             assert "--best" in capsys.readouterr().err.splitlines()[-1]
 
+    def test_published_numbers_of_other_steps_say_so(self, published, capsys):
+        own = Path(published[0]).parent / "own.json"
+        table = json.loads(own.read_text())
+        table["tables"]["a"]["settings"] = {"steps": 30000, "batch_size": 16}
+        own.write_text(json.dumps(table))
+        assert main(["study", "table", *published, "--best", "lr"]) == 0
+        assert capsys.readouterr().err == (
+            "softprompt: the published numbers are of steps 30000; these runs have steps 1000\n"
+        )
+
     def test_runs_that_nothing_chooses_are_said_and_in_no_row(self, published, capsys):
         specs, store = load_specs(published[0]), Path(published[2])
         for spec in specs:

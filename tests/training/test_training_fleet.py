@@ -94,11 +94,11 @@ class TestFleet:
             number = next(scores)
             for one, value in zip(loop.members, (0.5, 0.1 * number), strict=True):
                 if one.is_training:
-                    report = dataclasses.replace(
-                        loop.scorer.scores([one.trainable.fold(one.provenance)], loop.run_data.validation)[0]
-                    )
+                    folded = one.trainable.fold(one.provenance)
+                    report = loop.scorer.scores([folded], loop.run_data.validation)[0]
+                    assert report is not None
                     report.metrics["score"] = value
-                    one.judge(loop.step, one.trainable.fold(one.provenance), report, 2)
+                    one.judge(loop.step, folded, report, 2)
 
         loop._evaluate = evaluate_with_given_scores
         run_quietly(loop)
