@@ -63,17 +63,19 @@ class Arm:
         """Name on the page, in Markdown."""
         return f"{self.setting.title}, lr {self.lr:g}"
 
-    def prompt(self, seed: int) -> PromptSettings:
-        """The prompt with this seed."""
+    def prompt(self, design: Design, seed: int) -> PromptSettings:
+        """The prompt with this seed. A decoder's does not begin as words: the papers' do not."""
         method, options = self.setting.method, dict(self.setting.options)
-        # Units are the papers', except for the direction at a fixed norm, which has no raw numbers.
-        units = "auto" if METHODS[method].is_direction else "raw"
-        return PromptSettings(method=method, options=options, units=units, lr=self.lr, seeds=Seeds.all(seed))
+        # The direction at a fixed norm has no raw numbers.
+        units = "auto" if METHODS[method].is_direction else design.units
+        return PromptSettings(
+            method=method, options=options, units=units, lr=self.lr, init="uniform", seeds=Seeds.all(seed)
+        )
 
     def spec(self, design: Design, task: str, seed: int) -> RunSpec:
         """The run of one task and seed. The last step is scored; validation chooses nothing."""
-        settings = TrainSettings(steps=design.steps, eval_every=design.steps)
-        return RunSpec(task=design.task(task), model=design.model, prompt=self.prompt(seed), settings=settings)
+        settings = TrainSettings(steps=design.steps, eval_every=design.steps, batch_size=design.batch_size)
+        return RunSpec(task=design.task(task), model=design.model, prompt=self.prompt(design, seed), settings=settings)
 
 
 PROMPT_TUNING, P_TUNING, RESIDUAL = Setting("prompt-tuning"), Setting("p-tuning"), Setting("residual")

@@ -60,10 +60,11 @@ class Claim:
 
 
 def both_rates(settings: Sequence[Setting]) -> Callable[[Design, Rates], Sequence[Arm]]:
-    """Arms of each setting at its own learning rate, as far as it is known, and at the papers'."""
+    """Arms of each setting at its own learning rate, as far as it is known, and at the papers', where that is tried."""
 
     def arms(design: Design, rates: Rates) -> Sequence[Arm]:
         searched = [setting.at(rates[setting]) for setting in settings if setting in rates]
-        return list(dict.fromkeys([*searched, *(setting.at_paper for setting in settings)]))
+        papers = [] if design.at_defaults else [setting.at_paper for setting in settings]
+        return list(dict.fromkeys([*searched, *papers]))
 
     return arms

@@ -76,7 +76,8 @@ def cosines(bench: Bench, prompt: "SoftPrompt", task: str, arm: Arm, seed: int) 
     from softprompt.prompts.units import WordScale
 
     table = bench.backbone.word_vectors
-    settings = Method.of(arm.prompt(seed)).resolved(arm.prompt(seed))
+    prompt_settings = arm.prompt(bench.design, seed)
+    settings = Method.of(prompt_settings).resolved(prompt_settings)
     start = TrainablePrompt.build(settings, uniform(), table, None, WordScale.of(table)).folded().cpu()
     measured: dict[str, Any] = {"start": _number(mean_cosine(start)), "end": _number(mean_cosine(prompt.vectors))}
     # Only the matrices of one run of each setting are kept, because all of them would fill most of the file.

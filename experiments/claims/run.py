@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from softprompt.settings import PromptSettings
 from softprompt.study import StoredRun, run_all
 
 from ..common.rates import best_rate, is_at_edge, rates_to_try
@@ -80,6 +81,16 @@ def rates_of(results: Results, claim: Claim) -> dict[Setting, float]:
     return {setting: lr for setting, lr in rates.items() if lr is not None}
 
 
+def default_rate(setting: Setting, design: Design) -> float:
+    """The learning rate of a setting that says none, in the design's units."""
+    from softprompt.prompts.methods import Method
+
+    settings = PromptSettings(method=setting.method, options=dict(setting.options), units=design.units)
+    rate = Method.of(settings).resolved(settings).lr
+    assert rate is not None
+    return rate
+
+
 @final
 class Work:
     """The work of one process. After each task its results are in the file.
@@ -108,7 +119,19 @@ class Work:
                 self.results.write(self.path)
 
     def choose_rates(self, claim: str, settings: Sequence[Setting]) -> None:
-        """The best rate of each setting by mean validation score over the tasks, on seeds that are not reported."""
+        """The best rate of each setting by mean validation score over the tasks, on seeds that are not reported.
+
+        Where the design takes the methods' defaults, these.
+        """
+        if self.results.design.at_defaults:
+            for setting in settings:
+                self.results.rates[setting.name] = {
+                    "lr": default_rate(setting, self.results.design),
+                    "source": "the method's default",
+                    "edge": False,
+                    "trials": {},
+                }
+            return
         while True:
             wanted = {s: rates for s in settings if (rates := self._wanted_rates(s))}
             if not wanted:
