@@ -21,6 +21,10 @@ def claims(
     quick: Annotated[
         bool, typer.Option("--quick", help="One task, 20 steps, 2 seeds: a minute instead of about an hour.")
     ] = False,
+    real: Annotated[
+        bool,
+        typer.Option("--real", help="Ask EPT's claims of SmolLM2, for the page's column; some three hours of a core."),
+    ] = False,
     results: Annotated[
         Path | None,
         typer.Option(help="File of the results. Default: the checkout's claims.json; with --quick in the store."),
@@ -48,7 +52,15 @@ def claims(
     import dataclasses
 
     from . import FULL, QUICK, TABLES, read_results, run, write
+    from .real_model import FILE
 
+    if real:
+        from .ask_real import ask_real
+
+        path = results or RESULTS / FILE
+        ask_real(path, store or Path("runs/claims-real"), fleet_size=fleet_size, device=device, progress=not quiet)
+        print(f"{path}; `python -m experiments.claims` writes it into the page")
+        return
     design = QUICK if quick else FULL
     if seeds is not None:
         design = dataclasses.replace(design, seeds=seeds)

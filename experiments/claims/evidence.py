@@ -7,7 +7,7 @@ from softprompt.errors import DamagedFile
 
 from ..stability import study as stability
 from ..which_method import results as which_method
-from .real_model import real_evidence
+from .real_model import own_runs, real_evidence
 from .results import Results, score
 
 PARTS = ("screen", "confirm", "real")
@@ -22,7 +22,7 @@ def take_evidence(results: Results, folder: "Path | str") -> None:
 
     Args:
         results: changed in place.
-        folder: of `stability_<part>.json`, `confirm.json` and the results of the real model.
+        folder: of `stability_<part>.json`, `confirm.json`, and the results of the real model's study and own runs.
 
     Raises:
         DamagedFile: a file that holds something else.
@@ -35,6 +35,8 @@ def take_evidence(results: Results, folder: "Path | str") -> None:
         results.evidence["confirmation"] = scores
     if scores := real_evidence(Path(folder)):
         results.evidence["real_lm"] = scores
+    if values := own_runs(Path(folder)):
+        results.evidence["real_claims"] = values
     for method, search in confirmed.rates.get(results.design.model, {}).items():
         lr = search["chosen"]
         if lr is not None and search["steps"] == results.design.steps and method not in results.rates:

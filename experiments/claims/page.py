@@ -10,7 +10,7 @@ from .arm import Arm
 from .check import FAILS, FEWEST, HOLDS, ONLY_IF, OPEN, Check, verdict
 from .claim import Claim
 from .design import FIRST_SEED, FULL, RATE_SEEDS
-from .real_model import MODEL, REAL_CHECKS
+from .real_model import MODEL, real_checks
 from .results import Results, peak, score
 from .run import rates_of
 from .table import CLAIMS
@@ -25,7 +25,7 @@ SHOWN = 8
 def page(results: Results, claims: Mapping[str, Claim] = CLAIMS) -> str:
     """The page as Markdown: one row a claim, and links to its figures in the folder `claims`."""
     judged = {name: claim.checks(results) for name, claim in claims.items()}
-    real = {name: REAL_CHECKS[name](results) for name in claims if name in REAL_CHECKS}
+    real = {name: real_checks(name, claim, results) for name, claim in claims.items()}
     parts = [_head(results, judged), _summary(claims, judged, real)]
     parts += [_section(name, claim, results, judged[name], real.get(name, ())) for name, claim in claims.items()]
     return "\n\n".join([*parts, _not_run(results, claims)]) + "\n"
@@ -63,8 +63,8 @@ def _in_short(results: Results, judged: Mapping[str, Sequence[Check]]) -> str:
         f"{kinds.count(FAILS)} do not hold here, {kinds.count(OPEN)} are not decided"
     )
     return (
-        "- **Asked:** do the claims of two papers hold on built-in models, and four of them on a real decoder? The "
-        "papers are Explosive Prompt Tuning (EPT) and PTP (EMNLP 2023).\n"
+        "- **Asked:** do the claims of two papers hold on built-in models, and on a real decoder? The papers are "
+        "Explosive Prompt Tuning (EPT) and PTP (EMNLP 2023).\n"
         f"- **Came out:** on the built-in models, with one part on a real encoder, of {len(judged)} claims {outcome}.\n"
         "- One claim is our own reading of a curve, and not the papers'.\n"
         "- The rules were written before the runs. Those of six claims were corrected afterwards, because they let "
@@ -110,7 +110,8 @@ def _summary(
         f"mean over pairs of task and seed; with a dozen pairs they are somewhat too narrow, and fewer than {FEWEST} "
         "pairs decide nothing. *holds*: every check is met. *holds in part*: some are. *does not hold here*: every "
         f"check is refuted. *not decided*: everything else. {MODEL} is asked in the [study of a real language model]"
-        "(real-lm.md), with other tasks, few rows and the loss over labels."
+        "(real-lm.md), with other tasks, few rows and the loss over labels, and by runs with these rules on the task "
+        "in brackets, `python -m experiments.claims --real` ([plan](../../experiments/real_lm/PLAN.md))."
     )
     return f"{markdown(rows, str)}\n\n{rule}"
 

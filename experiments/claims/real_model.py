@@ -1,5 +1,6 @@
-"""The same claims asked of a real language model: checks over the tasks and seeds of the study of SmolLM2."""
+"""The same claims asked of a real language model: by the study of SmolLM2, and by runs of the claims' own on it."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,13 @@ from ..real_lm.results import Folder
 from ..real_lm.tables import REFERENCE, by_cell
 from . import equal_steps, norms
 from .check import Check, at_least
+from .claim import Claim
+from .design import Design
 from .perturbation import compared, mean_check, spread_check
-from .results import Results
+from .results import Results, read_results
 
+# What `python -m experiments.claims --real` leaves.
+FILE = "claims_smollm2.json"
 MODEL = "SmolLM2"
 NETWORKS = tuple(ARMS[name].label for name in ("p-tuning", "residual", "ept", "ept-star"))
 SINGLE = tuple(ARMS[name].label for name in ("ept", "ept-star"))
@@ -82,7 +87,39 @@ def spread_checks(results: Results) -> list[Check]:
     return [spread_check(task, each) for task, arms in _real(results).items() for each in compared(arms)]
 
 
-# By the names of the claims; the others were not asked of this model.
+def own_runs(folder: Path) -> dict[str, Any]:
+    """The results of the claims' own runs on the real model, as plain values; empty where there are none.
+
+    Raises:
+        DamagedFile: the file is not as it was written.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return {}
+    return {name: value for name, value in read_results(path).to_json().items() if name != "evidence"}
+
+
+def asked_itself(claim: Claim, results: Results) -> list[Check]:
+    """The checks of a claim, by its own rules, over its own runs on the real model; none where nothing was run."""
+    own = results.evidence.get("real_claims")
+    if not own:
+        return []
+    real = Results(**{**own, "design": Design.from_json(own["design"])})
+    tasks = ", ".join(real.design.tasks)
+    return [
+        dataclasses.replace(check, condition=f"{check.condition.replace('own rate', 'default rate')} ({tasks})")
+        for check in claim.checks(real)
+        if check.n
+    ]
+
+
+def real_checks(name: str, claim: Claim, results: Results) -> list[Check]:
+    """All that the real model says of a claim: in its study, and in the claim's own runs."""
+    by_study = REAL_CHECKS.get(name)
+    return [*(by_study(results) if by_study else ()), *asked_itself(claim, results)]
+
+
+# By the names of the claims of which the study of the real model has runs.
 REAL_CHECKS: Mapping[str, Callable[[Results], list[Check]]] = {
     "norms": norm_checks,
     "equal-steps": equal_steps_checks,

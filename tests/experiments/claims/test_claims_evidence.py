@@ -13,7 +13,7 @@ from experiments.claims import (
 )
 from experiments.claims.evidence import take_evidence
 from experiments.claims.perturbation import comparisons, mean_checks, spread_checks, spread_rows, without_ptp
-from experiments.claims.real_model import REAL_CHECKS, real_evidence
+from experiments.claims.real_model import REAL_CHECKS, own_runs, real_evidence
 from experiments.stability import study as stability
 from experiments.which_method import results as which_method
 from softprompt.errors import DamagedFile
@@ -89,7 +89,9 @@ def test_the_real_model_is_asked_with_the_same_rules(tmp_path):
 
 
 def test_the_committed_page_has_the_committed_results_of_the_real_model():
-    assert read_results(COMMITTED).evidence["real_lm"] == real_evidence(COMMITTED.parent)
+    evidence = read_results(COMMITTED).evidence
+    assert evidence["real_lm"] == real_evidence(COMMITTED.parent)
+    assert evidence.get("real_claims", {}) == own_runs(COMMITTED.parent)
 
 
 def test_a_spread_is_smaller_only_where_holms_p_says_so_too(tmp_path):
