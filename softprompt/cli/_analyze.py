@@ -11,6 +11,7 @@ from ..checks import option
 from ..errors import BadInput
 from ._flatten import Given, flatten
 from ._layout import width_of
+from ._stores import kept_in_stores
 from .options import DataRoot, Device, Json, Model
 from .printing import print_json, say, table
 from .required import default_folder
@@ -105,18 +106,13 @@ def _placed(paths: Sequence[str], prompts: Sequence[str], reads_records: bool) -
         prompts: names that are chosen in each run and store.
         reads_records: whether what the runs of a store recorded is enough; else it stands for the prompts it keeps.
     """
-    from ..study import is_store, kept_prompts, recorded
+    from ..study import is_store, recorded
 
+    if not reads_records:
+        return dict(kept_in_stores(paths, prompts))
     stores = list(dict.fromkeys(path for path in paths if is_store(path)))
-    if not stores:
-        return {"paths": paths, "prompts": prompts}
-    if reads_records:
-        others = [path for path in paths if path not in stores]
-        return {
-            "paths": others,
-            "prompts": prompts,
-            "recorded": [run for at in stores for run in recorded(at, prompts)],
-        }
-    if prompts and len(stores) < len(paths):
-        raise BadInput("--prompt chooses among the prompts of runs or those of stores; analyse runs and stores apart")
-    return {"paths": [place for path in paths for place in (kept_prompts(path, prompts) if path in stores else [path])]}
+    return {
+        "paths": [path for path in paths if path not in stores],
+        "prompts": prompts,
+        "recorded": [run for at in stores for run in recorded(at, prompts)],
+    }

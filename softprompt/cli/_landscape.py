@@ -10,6 +10,7 @@ from ..errors import BadInput
 from ..settings import LandscapeSettings
 from ._flatten import Given, flatten
 from ._layout import width_of
+from ._stores import kept_in_stores
 from .options import DataRoot, Device, Json, Model, OwnStyle, OwnTask
 from .printing import print_json, say, table
 from .required import default_folder
@@ -24,10 +25,14 @@ def landscape(
     *,
     given: Given,
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN|PROMPT...", help="Folders of runs or prompts, or user/name on the hub.")
+        list[str],
+        typer.Argument(
+            metavar="RUN|PROMPT|STORE...",
+            help="Folders of runs, prompts or stores of studies, or user/name on the hub.",
+        ),
     ],
     prompt: Annotated[
-        list[str] | None, typer.Option(help="Name of a prompt's folder in the runs; may be repeated. Default: all.")
+        list[str] | None, typer.Option(help="Name of a prompt in the runs or stores; may be repeated. Default: all.")
     ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Draw all prompts side by side, on one scale and the same rows.")
@@ -62,7 +67,8 @@ def landscape(
     if target.exists():
         raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for the landscape")
     refuse_no_place(target, "the landscape")
-    chosen = subjects(runs, prompts=prompt or (), task=task, style=style, data_root=data_root)
+    placed = kept_in_stores(runs, prompt or ())
+    chosen = subjects(placed["paths"], prompts=placed["prompts"], task=task, style=style, data_root=data_root)
     if compare:
         refuse_incomparable(chosen)
 

@@ -104,6 +104,15 @@ class TestVectors:
         assert main(["analyze", "similarity", str(store), "--prompt", chosen[0], "--output", str(store / "one")]) == 0
         assert len(json.loads((store / "one" / "similarity.json").read_text())["prompts"]) == 1
 
+    def test_a_landscape_of_a_store_is_of_the_prompts_that_it_keeps(self, store, capsys):
+        chosen = [run.label.partition("/")[2] for run in recorded(store)[-2:]]
+        words = ["--prompt", chosen[0], "--prompt", chosen[1], "--rows", "2", "--grid", "3", "--json"]
+        assert main(["landscape", str(store), *words, "--output", str(store / "planes")]) == 0
+        drawn = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        assert len(drawn) == 2
+        assert main(["landscape", str(store), str(store.parent), "--prompt", "x", "--output", str(store / "no")]) == 2
+        assert "give runs and stores apart" in capsys.readouterr().err
+
     def test_runs_without_their_prompts_are_left_out_and_counted(self, store, caplog):
         first, *others = kept_prompts(store)
         assert not caplog.messages
@@ -123,7 +132,7 @@ class TestVectors:
             ),
             (["similarity", "STORE", "--prompt", "ept-star-seed0"], "Did you mean 'ept-star-seed0-"),
             (["norm", "STORE", "--prompt", "nothing"], "unknown run of 'STORE' 'nothing'"),
-            (["similarity", "STORE", "RUN", "--prompt", "x"], "analyse runs and stores apart"),
+            (["similarity", "STORE", "RUN", "--prompt", "x"], "give runs and stores apart"),
         ],
     )
     def test_a_mistake_is_one_line(self, words, message, tmp_path, monkeypatch, capsys):
