@@ -41,7 +41,7 @@ def show_task(
     name: Annotated[str, typer.Argument(help="Name of a task.")],
     style: Annotated[
         str | None,
-        typer.Option(help="Template and label words: numeric, words, instruct, t5 or pet-N (cloze pattern N)."),
+        typer.Option(help="Template and label words: numeric, compat, words, instruct, t5 or pet-N (cloze pattern N)."),
     ] = None,
     task_option: TaskOption = None,
     json_lines: Json = False,
