@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 from softprompt import PromptSettings, Seeds, TrainSettings, load_backbone, resume
 from softprompt.legacy import as_before, renamed
+from softprompt.regularizers import regularizers
 from softprompt.study import RunSpec, read
-from softprompt.training import damage, read_comparison, read_plan, read_results
+from softprompt.training import Plan, damage, read_comparison, read_plan, read_results
 
 OLD = Path(__file__).parent / "formats" / "1"
 PROMPT = PromptSettings(
@@ -43,6 +44,22 @@ def test_the_plan_of_an_old_run_has_the_names_of_today():
     assert plan.prompts[0] == dataclasses.replace(PROMPT, lr=0.3, units="rms")
     assert plan.settings == SETTINGS
     assert plan.prompt_names() == ["prompt-tuning-seed3", "ept-seed4"]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("adv-emb", "adv-emb:alpha=1.0"),
+        ("rn-emb + adv-emb:radius=0.5", "rn-emb + adv-emb:radius=0.5,alpha=1.0"),
+        ("adv-emb:alpha=0.3+ptp-adv", "adv-emb:alpha=0.3+ptp-adv"),
+    ],
+)
+def test_a_run_goes_on_with_the_alpha_that_it_began_with(given, meant):
+    values = read_plan(OLD / "run").to_json()
+    values["prompts"][0]["regularizer"] = given
+    assert Plan.from_json({**values, "format": 3}).prompts[0].regularizer == meant
+    assert Plan.from_json(values).prompts[0].regularizer == given
+    assert [each.alpha for each in regularizers(meant)] != []
 
 
 def test_an_old_run_is_gone_on_with_as_it_would_have_been(resumed):

@@ -178,7 +178,7 @@ class TestAgainstPlainReferences:
     def test_projected_ascent_and_the_gradient_of_the_clean_pass_saves_one(self, family, norm, steps, setting):
         backbone, regularizer_context, examples = setting(family)
         batch = batch_of(backbone, examples)
-        text = f"adv-emb:steps={steps},norm={norm},radius=0.5,step=0.3,divergence=ce"
+        text = f"adv-emb:steps={steps},norm={norm},radius=0.5,step=0.3,divergence=ce,alpha=1"
         found, _ = gradients(backbone, regularizer_context, text, batch)
         slow, _ = gradients(backbone, regularizer_context, f"{text},reuse=false", batch)
         same(found, slow)

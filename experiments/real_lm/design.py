@@ -106,8 +106,8 @@ RATE_TASKS, RATE_SIZE, RATE_SEEDS = ("yelp", "glue/qqp"), "k32", (900, 901)
 # first, and three seeds of all of them before the next ones.
 SMALL_ARMS = ("pt-instruction", "pt", "ept-star", "pt-tokens", "scaled", "ept-star-instruction", "lora", "rn", "ept",
               "restarts", "pt-examples", "examples-untrained", "pt-bare", "p-tuning", "deep", "ptp-rn", "residual",
-              "adv", "ptp-adv", "rn-text", "adv-text", "deep-rn", "restarts-instruction", "scaled-examples",
-              "cpt", "full", "deep-adv")  # fmt: skip
+              "adv", "adv-strong", "ptp-adv", "rn-text", "adv-text", "deep-rn", "restarts-instruction",
+              "scaled-examples", "cpt", "full", "deep-adv")  # fmt: skip
 SMALL_CORE = ("pt-instruction", "scaled", "ept-star", "pt")
 SHOWN = ("pt-examples", "examples-untrained")
 # A learning rate that changes no number, because 0 is refused.

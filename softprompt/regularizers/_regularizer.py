@@ -115,7 +115,10 @@ _CLIMB = EmbeddingPerturbation(start="zero", sigma=0.0, steps=1, radius=0.3)
 
 REGULARIZERS: dict[str, Regularizer] = {
     "rn-emb": Regularizer(summary="Gaussian noise on the embeddings (PTP-RN)", perturbation=_NOISE),
-    "adv-emb": Regularizer(summary="ascent of the loss within a ball of the embeddings (PTP-ADV)", perturbation=_CLIMB),
+    # With alpha 1 the prompt learns to ignore the text (docs/log.md, 2026-11-29).
+    "adv-emb": Regularizer(
+        summary="ascent of the loss within a ball of the embeddings (PTP-ADV)", perturbation=_CLIMB, alpha=0.1
+    ),
     "rn-text": Regularizer(summary="words masked or replaced at random (PTP-RN)", perturbation=WordPerturbation()),
     "adv-text": Regularizer(summary="words swapped for near ones, greedily (PTP-ADV)", perturbation=SwapPerturbation()),
     "ptp-rn": Regularizer(

@@ -15,10 +15,11 @@ from ..settings import ModelSpec, PromptSettings, TrainSettings, from_values
 from ..store import found_model, json_bytes, sealed_bytes
 from ..tasks import Task, read_from
 
-# Format 1 has the names of before; from format 3 on run.json has a checksum.
-FORMAT = 3
-READ = (1, 2, 3)
+# Format 1 has the names of before; from format 3 on run.json has a checksum. Before format 4 adv-emb had an alpha of 1.
+FORMAT = 4
+READ = (1, 2, 3, 4)
 SEALED_FROM = 3
+STRONG_UNTIL = 4
 REPAIR = "restore it from a copy, or start a new run"
 # What runs are that name no answers or no engine: when they were made there were no others.
 _OLDER = {"answers": "tokens", "engine": "reference"}
@@ -108,7 +109,9 @@ class Plan:
         plain = {name: value for name, value in values.items() if name not in ("format", *of_model)}
         plain["model"] = ModelSpec.from_json({**_OLDER, **{n: v for n, v in values.items() if n in of_model}})
         plain["task"] = Task.from_json(values["task"])
-        plain["prompts"] = tuple(from_values(PromptSettings, prompt) for prompt in map(_in_units, values["prompts"]))
+        prompts = map(_in_units, values["prompts"])
+        prompts = map(_with_alpha, prompts) if values["format"] < STRONG_UNTIL else prompts
+        plain["prompts"] = tuple(from_values(PromptSettings, prompt) for prompt in prompts)
         # Older runs name no loss: there was no other.
         plain["settings"] = from_values(TrainSettings, {"loss": "tokens", **values["settings"]})
         return cls(**plain)
@@ -129,6 +132,18 @@ def _in_units(prompt: Mapping[str, Any]) -> Mapping[str, Any]:
     return (
         prompt if "units" in prompt else {**prompt, "units": "raw", "lr": 0.3 if prompt["lr"] is None else prompt["lr"]}
     )
+
+
+def _with_alpha(prompt: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A prompt with the alpha of adv-emb that its run began with, so that it goes on with the same loss."""
+    parts = str(prompt.get("regularizer", "")).split("+")
+    meant = [f"{part}{',' if ':' in part else ':'}alpha=1.0" if _is_plain_adv(part) else part for part in parts]
+    return {**prompt, "regularizer": "+".join(meant)} if meant != parts else prompt
+
+
+def _is_plain_adv(part: str) -> bool:
+    name, _, options = part.partition(":")
+    return name.strip() == "adv-emb" and "alpha=" not in options
 
 
 def read_plan(folder: Path) -> Plan:
