@@ -16,7 +16,7 @@ from softprompt.backbones import from_model, load_backbone
 from softprompt.cli import main
 from softprompt.cli._tune import format_search
 from softprompt.data import load_rows
-from softprompt.errors import BadInput, RunExists, UnknownName
+from softprompt.errors import BadInput, RunExists, SoftPromptError, UnknownName
 from softprompt.prompts.methods import Method
 from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.tasks import TASKS, Wording, custom_task, with_difficulty
@@ -25,10 +25,12 @@ from softprompt.training._loop import Loop
 from softprompt.tuning import Tuning, _runs
 from softprompt.tuning._budget import Budget, timed_steps
 from softprompt.tuning._choice import Challenge, challengers, fresh_seeds
+from softprompt.tuning._final import Final
 from softprompt.tuning._halving import Halving, rungs_of
 from softprompt.tuning._kept import kept
 from softprompt.tuning._measure import Answers, lead_measure, score_measure
 from softprompt.tuning._rows import parted, written
+from softprompt.tuning._runs import Fit
 from softprompt.tuning._space import METHODS_TRIED, Space, asked_tasks
 from softprompt.tuning._trials import Trial, Wave, proposals, read_waves
 
@@ -182,6 +184,35 @@ class TestASearch:
         assert len(choice) == 3
         assert len(report) == 2
         assert not choice & report
+
+    def test_reports_on_the_seeds_that_were_not_dropped(self, tuned, search, tmp_path, monkeypatch, caplog):
+        shutil.copytree(tuned.folder, tmp_path / "search")
+        (tmp_path / "search" / "report.json").unlink()
+        lost, score = [next((tuned.folder / "report").rglob("result.json")).parent.name], Fit.score
+        monkeypatch.setattr(
+            Fit, "score", property(lambda fit: None if fit.result.prompt in lost else score.__get__(fit))
+        )
+        with caplog.at_level("WARNING", logger="softprompt"):
+            found = search(tmp_path / "search")
+        assert f"{lost[0]} was finished; the report is without it" in caplog.text
+        assert len(found.line("winner").each) == len(found.line("default").each) == 1
+        assert found.best.name not in lost
+        assert found.cost["prompt_steps"] == tuned.cost["prompt_steps"]
+        lost += [path.parent.name for path in (tuned.folder / "report").rglob("result.json")]
+        (tmp_path / "search" / "report.json").unlink()
+        with pytest.raises(SoftPromptError, match="every prompt of the winner was dropped before it had a score"):
+            search(tmp_path / "search")
+
+    def test_pairs_a_lead_by_the_seeds_that_both_sides_have(self, tuned, small, space):
+        final = Final(folder=tuned.folder, space=space, parts=parted(LAB, load_rows(LAB)), backbone=small, seeds=3)
+        ours, theirs = (answers([0, 1, 1, 0], [0, 1, 1, right]) for right in (0, 1))
+        lead = final._lead({0: ours, 2: ours}, {1: ours, 2: theirs})
+        assert lead is not None
+        assert lead.difference == pytest.approx(0.25)
+        assert final._lead({0: ours}, {1: theirs}) is None
+        assert final._lines("lora", {}) == []
+        told = dataclasses.replace(tuned, is_default=False, lead=None)
+        assert format_search(told)[-1].endswith("no seed has a score with both settings.")
 
     def test_reports_on_no_more_than_the_test_rows_asked_for_and_every_score_is_on_them(self, small, tmp_path):
         options = {**OPTIONS, "trials": 1, "seeds": 1, "steps": 2, "test_rows": 10}

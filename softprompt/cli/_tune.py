@@ -17,7 +17,7 @@ from .printing import print_json, say, table
 from .required import required_model
 
 if TYPE_CHECKING:
-    from ..tuning import Tuning
+    from ..tuning import Lead, Tuning
 
 # Settings of training whose default is another one here.
 OWN = ("steps", "eval_every", "test_rows")
@@ -142,14 +142,16 @@ def _sentences(tuned: "Tuning") -> list[str]:
         f"{tuned.cost['prompt_steps']:,} prompt steps, chosen on {tuned.rows['choosing']:,} rows"
         + (f" of each of {tuned.rows['folds']} folds." if tuned.rows["folds"] > 1 else ".")
     ]
-    if tuned.lead is None:
+    if tuned.is_default:
         return [*lines, "No candidate led the default settings convincingly, so the default won."]
     chosen = ", ".join(f"{name}={value}" for name, value in tuned.settings.items())
-    interval = ends((tuned.lead.low, tuned.lead.high), sign="+")
-    verdict = "significant" if tuned.lead.is_significant else "not significant"
-    p = "" if tuned.lead.p is None else f", p {tuned.lead.p:.2g}"
-    return [
-        *lines,
-        f"The winner: {chosen}; template: {tuned.template}.",
-        f"Its lead over the default is {tuned.lead.difference:+.3f} ({interval}{p}): {verdict}.",
-    ]
+    return [*lines, f"The winner: {chosen}; template: {tuned.template}.", _of_lead(tuned.lead)]
+
+
+def _of_lead(lead: "Lead | None") -> str:
+    if lead is None:
+        return "Its lead over the default is not known: no seed has a score with both settings."
+    interval = ends((lead.low, lead.high), sign="+")
+    verdict = "significant" if lead.is_significant else "not significant"
+    p = "" if lead.p is None else f", p {lead.p:.2g}"
+    return f"Its lead over the default is {lead.difference:+.3f} ({interval}{p}): {verdict}."

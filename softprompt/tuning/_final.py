@@ -1,13 +1,16 @@
 """The end of a search: the winner with fresh seeds, on rows that nothing was chosen by, beside what is no search."""
 
 import dataclasses
+import logging
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..backbones import AbstractBackbone
+from ..errors import SoftPromptError
 from ..inference.frozen import baselines
 from ..inference.kept_baselines import kept_baselines, way_to_answer
 from ..settings import PromptSettings
@@ -23,6 +26,8 @@ from ._trials import Trial
 CEILING_SEEDS = 2
 # What answers the report rows without training: the bare template and the instruction.
 FROZEN = 2
+
+log = logging.getLogger("softprompt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,22 +60,30 @@ class Final:
             winner: one of them.
             challenges: how it was chosen.
             ceiling: whether LoRA is trained, too.
+
+        Raises:
+            SoftPromptError: no seed of the winner has a score.
         """
         candidate, default = self.space.candidate(winner.params), self.space.candidate(trials[0].params)
         fits, answers = self._trained("winner", candidate)
-        lines, lead, runs = [self._line("winner", answers)], None, list(fits)
+        if not answers:
+            raise SoftPromptError(
+                f"every prompt of the winner was dropped before it had a score ({self.folder}); search anew in another "
+                "--output, with more --seeds"
+            )
+        lines, lead, runs = self._lines("winner", answers), None, list(fits)
         if winner.number == 0:
-            lines.append(dataclasses.replace(lines[0], name="default"))
+            lines += [dataclasses.replace(line, name="default") for line in lines]
         else:
             others, theirs = self._trained("default", default)
-            lines.append(self._line("default", theirs))
-            lead, runs = Lead.of(lead_measure(self._headline, answers, theirs)), [*runs, *others]
+            lines += self._lines("default", theirs)
+            lead, runs = self._lead(answers, theirs), [*runs, *others]
         if ceiling:
             lora = dataclasses.replace(default, prompt=PromptSettings(method="lora"))
             others, theirs = self._trained("lora", lora, CEILING_SEEDS)
-            lines.append(self._line("lora", theirs))
+            lines += self._lines("lora", theirs)
             runs += others
-        best = max(fits, key=lambda fit: fit.score or 0.0)
+        best = max(fits, key=lambda fit: -math.inf if fit.score is None else fit.score)
         return Tuning(
             folder=self.folder,
             task=candidate.task.name,
@@ -87,8 +100,15 @@ class Final:
             rows=self._row_counts(),
         )
 
-    def _line(self, name: str, answers: Sequence[Answers]) -> Line:
-        return Line.of(name, score_measure(self._headline, answers))
+    def _lines(self, name: str, answers: Mapping[int, Answers]) -> list[Line]:
+        """The line of what was trained; none where no repeat has a score."""
+        return [Line.of(name, score_measure(self._headline, list(answers.values())))] if answers else []
+
+    def _lead(self, ours: Mapping[int, Answers], theirs: Mapping[int, Answers]) -> Lead | None:
+        """The lead over the repeats that both sides have; None where there is none."""
+        both = [number for number in ours if number in theirs]
+        pairs = [ours[number] for number in both], [theirs[number] for number in both]
+        return Lead.of(lead_measure(self._headline, *pairs)) if both else None
 
     def _row_counts(self) -> dict[str, int]:
         train, choosing = self.parts.folds[0]
@@ -99,8 +119,13 @@ class Final:
     def _headline(self) -> Sequence[str]:
         return next(iter(self.space.tasks.values())).scores
 
-    def _trained(self, name: str, candidate: Candidate, seeds: int | None = None) -> tuple[list[Fit], list[Answers]]:
-        """Some settings with fresh seeds, on one fold after another, and their answers to the report rows."""
+    def _trained(
+        self, name: str, candidate: Candidate, seeds: int | None = None
+    ) -> tuple[list[Fit], dict[int, Answers]]:
+        """Some settings with fresh seeds, on one fold after another, and their answers to the report rows.
+
+        The answers are numbered by the repeat; of one that was dropped before it had a score there are none.
+        """
         folds = len(self.parts.folds)
         chosen = fresh_seeds(self.space.seed, "report", self.seeds)[:seeds]
         repeats = [Repeat(fold=number % folds, seed=seed) for number, seed in enumerate(chosen)]
@@ -108,7 +133,11 @@ class Final:
         fits = repeated(
             where, self.folder, candidate, repeats, self.backbone, test="report.jsonl", callbacks=self.watch
         )
-        return fits, [answers_of(fit, "test", self.backbone) for fit in fits]
+        for fit in fits:
+            if fit.score is None:
+                log.warning("%s: %s was %s; the report is without it", fit.folder, fit.result.prompt, fit.result.status)
+        scored = {number: fit for number, fit in enumerate(fits) if fit.score is not None}
+        return fits, {number: answers_of(fit, "test", self.backbone) for number, fit in scored.items()}
 
     def _not_trained(self, candidate: Candidate) -> list[Line]:
         """The frozen model with the same instruction, and without, on the same rows; nothing where no labels answer."""

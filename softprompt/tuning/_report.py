@@ -90,8 +90,9 @@ class Tuning:
         settings: of the winner, those in which it differs from `train`; its template apart.
         template: of the winner: the name of a style, or a template.
         is_default: whether no candidate led the default convincingly, so that the default won.
-        lines: winner, default and what was not trained, on the same report rows.
-        lead: of the winner over the default on the report rows; None where they are the same.
+        lines: winner, default and what was not trained, on the same report rows; only what has a score.
+        lead: of the winner over the default on the report rows; None where they are the same, or no seed has a score
+            with both.
         challengers: the candidates that were held against the default, with their lead on the choosing rows.
         best: folder of the stored prompt: the winner's best seed on the choosing rows.
         trials: how many trials ended in each way.

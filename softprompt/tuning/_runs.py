@@ -183,13 +183,11 @@ def repeated(
 def answers_of(fit: Fit, split: str, backbone: AbstractBackbone) -> Answers:
     """What a trained prompt answers to the rows of a split; computed once.
 
-    A prompt that was dropped before its first evaluation answers nothing.
-
-    Raises:
-        SoftPromptError: it has no prompt.
+    Args:
+        fit: it has a score; a prompt that was dropped before its first evaluation answers nothing.
+        split: "validation" or "test".
+        backbone: frozen.
     """
-    if fit.score is None:
-        raise SoftPromptError(f"{fit.folder}: {fit.result.prompt} was {fit.result.status}, and cannot be scored")
 
     def compute() -> Mapping[str, Any]:
         report = evaluate(fit.stored(), model=backbone, split=split)
