@@ -17,6 +17,7 @@ from ._loop import Loop
 from ._plan import Plan
 from ._prepare import prepare, recomputing, step_count
 from ._start import open_loop
+from .beginnings.vectors import at_source_length
 from .transfer.spot import with_sources
 
 # Steps that are timed, after one that is not, and the seconds after which fewer are enough.
@@ -79,7 +80,7 @@ def measure(
     chosen = worded_for(task, backbone.kind, style)
     read = load_rows(styled(task, style), data_root, max_bad_rows)
     splits = split_rows(chosen, read, test_rows=settings.test_rows)
-    plan = Plan(task=chosen, model=backbone.spec, prompts=tuple(prompts), settings=settings)
+    plan = Plan(task=chosen, model=backbone.spec, prompts=tuple(map(at_source_length, prompts)), settings=settings)
     plan = decided(plan, splits.train, backbone)
     with tempfile.TemporaryDirectory() as folder, recomputing(backbone, settings):
         run_data = with_sources(prepare(plan, splits, backbone))

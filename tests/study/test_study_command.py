@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas
 import pytest
 from softprompt import store as store_module
@@ -72,6 +73,15 @@ class TestPlan:
             assert part.seconds == pytest.approx(6 * 1 + 6 * 3 + 6 * 10)
         # Seeds and rates share a measurement.
         assert len(asked) == 6 * 3
+
+    def test_a_run_that_begins_from_vectors_of_another_length_costs_what_these_take(self, task, model, tmp_path):
+        np.save(tmp_path / "3.npy", np.ones((3, 16), dtype=np.float32))
+        given, longer = (
+            plan(tmp_path / "store", grid(task=task, model=model, init=init, **QUICK))[0]
+            for init in (f"file:{tmp_path / '3.npy'}", "uniform")
+        )
+        # Four steps of four rows, each with three vectors in place of ten.
+        assert (longer.tokens or 0) - (given.tokens or 0) == 4 * 4 * (10 - 3)
 
     @pytest.mark.parametrize(
         ("seconds", "timed", "steps"), [([4, 1, 2, 3], 2.0, 4), ([20], 20.0, 1), ([1, 8, 8], 8.0, 3)]
