@@ -59,7 +59,11 @@ class Lease:
     @property
     def is_ours(self) -> bool:
         """Whether no other process has taken over."""
-        return (_read(self.folder) or {}).get("token") == self.token
+        return self._token() == self.token
+
+    def _token(self) -> str | None:
+        """That of the lease in the folder; None where none can be read."""
+        return (_read(self.folder) or {}).get("token")
 
     def refuse_lost(self) -> None:
         """Stop before anything is written that is another process's by now.
@@ -84,7 +88,8 @@ class Lease:
         ended = threading.Event()
 
         def renew() -> None:
-            while not ended.wait(self.seconds / RENEWALS) and self.is_ours:
+            # A lease that cannot be read at the moment may still be ours; who takes over writes another token.
+            while not ended.wait(self.seconds / RENEWALS) and self._token() in (self.token, None):
                 with contextlib.suppress(OSError):
                     os.utime(self.folder / LEASE)
 

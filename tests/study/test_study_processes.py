@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import typing
 from pathlib import Path
@@ -282,6 +283,25 @@ class TestSeveralProcesses:
         monkeypatch.setattr(training, "train", stalling)
         run_module.work(store, groups, data_root=None, device="cpu", keep=False, wait=False)
         assert path_of(store, specs[0].name).read_text() == "of the new owner"
+
+    def test_a_lease_that_cannot_be_read_for_a_moment_is_renewed_until_another_stands_there(
+        self, specs, tmp_path, monkeypatch
+    ):
+        fleet = claim(tmp_path, group(specs[:1], 4), lease_seconds=0.06).fleet
+        assert fleet is not None
+        os.utime(fleet.folder / "lease.json", (0, 0))
+        before, read = lease_module._read(fleet.folder), [{"token": "of another"}, None]
+        assert before is not None
+        read += [before, None]
+        monkeypatch.setattr(lease_module, "_read", lambda folder: read.pop())
+        with fleet.lease.renewed():
+            (renewing,) = (thread for thread in threading.enumerate() if thread.name == "lease")
+            renewing.join(60)
+            assert not renewing.is_alive()
+            assert read == []
+        monkeypatch.undo()
+        assert (fleet.folder / "lease.json").stat().st_mtime > 0
+        give_up(tmp_path, fleet)
 
     def test_another_machine_waits_for_the_end_of_a_lease(self, specs, tmp_path, monkeypatch):
         groups = group(specs[:1], 4)
