@@ -2,12 +2,16 @@
 
 import asyncio
 import dataclasses
+import json
 from typing import Any
 
 import openai
 import pytest
 from softprompt.backbones import from_model
-from softprompt.serving import Engine
+from softprompt.inference.answers import no_answer
+from softprompt.serving import Draining, Engine, TooLate
+from softprompt.serving.http.problems import of_error
+from softprompt.serving.http.streams import events
 
 from server_kit import served
 from serving_kit import TOKENS, WRITTEN, bank_of, singles, some_inputs, some_prompts
@@ -15,6 +19,13 @@ from serving_kit import TOKENS, WRITTEN, bank_of, singles, some_inputs, some_pro
 
 def official(client: Any) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", http_client=client, max_retries=0)
+
+
+def streamed(service: Any, answer: Any) -> Any:
+    """The events of a stream whose work is answered by this coroutine function."""
+    service.batcher.answer = answer
+    work = service.engine.work(service.bank.get("p3"), "good movie", max_new_tokens=9)
+    return events(service, work, lambda text, finish=None, first=False: {"text": text}, None)
 
 
 class TestOpenAI:
@@ -42,6 +53,48 @@ class TestOpenAI:
                 assert chat.system_fingerprint == prompt.version
                 assert chat.usage is not None
                 assert chat.usage.prompt_tokens > prompt.length
+
+        served(bank, test)
+
+    @pytest.mark.parametrize(
+        ("error", "code"), [(no_answer(), "invalid_request"), (Draining("b"), "draining"), (TooLate("c"), "timeout")]
+    )
+    def test_an_error_in_a_stream_has_the_code_that_it_has_outside_of_one(self, error, code, bank):
+        async def test(client, service):
+            began = asyncio.Event()
+
+            async def failing(works):
+                works[0].tell("good")
+                await began.wait()
+                raise error
+
+            stream = await streamed(service, failing)
+            assert await anext(stream) == b'data: {"text": "good"}\n\n'
+            began.set()
+            (last,) = [event async for event in stream]
+            outside = json.loads(bytes(of_error(error).body))
+            assert json.loads(last.removeprefix(b"data: ")) == outside
+            assert outside["error"]["code"] == code
+
+        served(bank, test)
+
+    def test_a_client_that_leaves_a_stream_leaves_no_task_behind(self, bank):
+        async def test(client, service):
+            before = asyncio.all_tasks()
+
+            async def endless(works):
+                works[0].tell("good")
+                await asyncio.Event().wait()
+
+            stream = await streamed(service, endless)
+            await anext(stream)
+            waiting = asyncio.ensure_future(anext(stream))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait({waiting})
+            for _ in range(3):
+                await asyncio.sleep(0)
+            assert asyncio.all_tasks() == before
 
         served(bank, test)
 

@@ -62,11 +62,16 @@ def of_error(error: SoftPromptError) -> JSONResponse:
     """An error of the engine as a response."""
     if isinstance(error, NotServed):
         return response(404, error.message, "model_not_found", "model")
-    status, code = next((status, code) for kind, status, code in STATUS if isinstance(error, kind))
+    status, code = status_of(error)
     headers = {"Retry-After": str(error.retry_after)} if isinstance(error, Overloaded) else {}
     if isinstance(error, Draining):
         headers = {"Retry-After": "5"}
     return response(status, error.message, code, headers=headers)
+
+
+def status_of(error: SoftPromptError) -> tuple[int, str]:
+    """The status and the code of an error of the engine."""
+    return next((status, code) for kind, status, code in STATUS if isinstance(error, kind))
 
 
 def not_served(error: SoftPromptError) -> NotServed:

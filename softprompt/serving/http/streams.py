@@ -7,7 +7,7 @@ from typing import Any
 
 from ...errors import SoftPromptError
 from ..work import Answer, Work
-from .problems import body
+from .problems import body, status_of
 from .service import Service, listening
 
 Usage = Callable[[Sequence[Work], Sequence[Answer]], dict[str, Any]]
@@ -58,9 +58,11 @@ async def _events(
         sent = text
         while not (answering.done() and texts.empty()):
             getting = asyncio.ensure_future(texts.get())
-            await asyncio.wait({answering, getting}, return_when=asyncio.FIRST_COMPLETED)
-            if not getting.done():
+            try:
+                await asyncio.wait({answering, getting}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
                 getting.cancel()
+            if not getting.done():
                 continue
             if len(text := getting.result()) > len(sent):
                 yield _event(chunk(text[len(sent) :]))
@@ -74,7 +76,8 @@ async def _events(
             yield _event(usage([work], [answer]))
         yield b"data: [DONE]\n\n"
     except SoftPromptError as error:
-        yield _event(body(504, error.message, "timeout"))
+        status, code = status_of(error)
+        yield _event(body(status, error.message, code))
     finally:
         # A client that leaves ends its answer.
         answering.cancel()
