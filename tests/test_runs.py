@@ -280,6 +280,17 @@ def test_a_scored_prompt_that_is_gone_is_damage_and_is_stored_again(unfinished, 
     assert same_files(unfinished / "whole", run, ignore=TIMES)
 
 
+@pytest.mark.parametrize("place", ["checkpoints/mpt-0/step-000001", f"{NAME}/peft"])
+def test_damage_is_seen_in_every_folder_that_has_a_manifest(place, unfinished, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(unfinished / "whole", run)
+    atomic.write_folder(run / place, {"weights.bin": b"as written"}, what="a part of a run")
+    assert list(damage(run)) == []
+    (run / place / "weights.bin").write_bytes(b"as changed")
+    (line,) = damage(run)
+    assert str(run / place) in line
+
+
 class TestAFolderThatGoesWhileItIsTrained:
     def test_moved_ends_training_and_goes_on_where_it_is(self, start, backbone, tmp_path, monkeypatch):
         start(tmp_path / "whole")

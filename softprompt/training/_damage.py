@@ -3,7 +3,8 @@
 - run.json, frozen.json, comparison.json, PROMPT/result.json and PROMPT/restarts/chosen.json hold their own checksum.
 - PROMPT/metrics.jsonl and PROMPT/restarts/0.jsonl ... have one a line; result.json and chosen.json list whole files.
 - timing.jsonl has one a line, and the last checkpoint knows how long it is.
-- Of checkpoints/step-*/, PROMPT/prompt/ and PROMPT/weights/ the manifest lists the files.
+- Of checkpoints/step-*/, checkpoints/mpt-*/step-*/, PROMPT/prompt/, PROMPT/weights/ and PROMPT/peft/ the manifest lists
+  the files.
 """
 
 import logging
@@ -19,6 +20,7 @@ from ..run_layout import (
     COMPARISON,
     FROZEN,
     METRICS,
+    PEFT,
     PLAN,
     PROMPT,
     RESTARTS,
@@ -53,7 +55,7 @@ def damage(run: Path) -> Iterator[str]:
     for path in sorted([run / TIMING, *run.glob(f"*/{METRICS}"), *run.glob(f"*/{RESTARTS}/*.jsonl")]):
         if lines := damaged_lines(path):
             yield f"{path} is damaged in {line_places(lines)}, which is left out of curves and times"
-    for folder in sorted((run / CHECKPOINTS).glob("step-*")):
+    for folder in sorted((run / CHECKPOINTS).rglob("step-*")):
         yield from faults_in(lambda folder=folder: read_folder(folder))
     yield from _cut_times(run)
 
@@ -65,7 +67,7 @@ def damaged_documents(run: Path) -> Iterator[str]:
             yield from faults_in(lambda path=path: _document(path))
     for path in sorted([*run.glob(f"*/{RESTARTS}/{CHOSEN}"), *run.glob(f"*/{RESULT}")]):
         yield from changed_files(lambda path=path: _document(path), path, RESTORE)
-    for folder in sorted([*run.glob(f"*/{PROMPT}"), *run.glob(f"*/{WEIGHTS}")]):
+    for folder in sorted([*run.glob(f"*/{PROMPT}"), *run.glob(f"*/{WEIGHTS}"), *run.glob(f"*/{PEFT}")]):
         yield from faults_in(lambda folder=folder: read_folder(folder))
     yield from _without_prompt(run)
 
