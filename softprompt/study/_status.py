@@ -1,8 +1,9 @@
 """How far a study is: read from the store alone, while any number of processes train."""
 
 import contextlib
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Training:
     """A fleet in training.
 
     Args:
-        names: of its runs.
+        names: of its runs; in the status of a study of those that are the study's and not stored yet.
         host: the machine.
         pid: the process there.
         step: optimiser steps so far.
@@ -84,10 +85,17 @@ def status(folder: "Path | str", specs: Sequence[RunSpec]) -> Status:
     store, names = Path(folder), {spec.name for spec in specs}
     stored = stored_names(store) & names
     failed = {name: failure_of(store, name) or "" for name in sorted((failed_names(store) & names) - stored)}
-    training = tuple(fleet for fleet in _fleets(store) if set(fleet.names) & names - stored)
+    training = tuple(_ours(_fleets(store), names - stored))
     left = len(names) - len(stored) - len(failed)
     rate = _seconds_per_run(store, stored) if training else None
     return Status(len(names), len(stored), failed, training, None if rate is None else rate * left)
+
+
+def _ours(fleets: Iterable[Training], names: Collection[str]) -> Iterator[Training]:
+    """The fleets that train any of these runs, without the runs of other studies."""
+    for fleet in fleets:
+        if ours := tuple(name for name in fleet.names if name in names):
+            yield dataclasses.replace(fleet, names=ours)
 
 
 def _fleets(store: Path) -> list[Training]:

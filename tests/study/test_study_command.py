@@ -24,6 +24,7 @@ from softprompt.study import (
     markdown,
     plan,
     read,
+    status,
     summary,
     under_other_names,
 )
@@ -284,6 +285,14 @@ class TestCommand:
         assert 3 * 4 * 4 * 10 < measured["tokens"] < 3 * 4 * 4 * (10 + 40)
         assert measured["seconds"] > 0
         assert not list((tmp_path / "store").glob("runs/*"))
+
+    def test_a_status_counts_no_run_of_another_study_that_shares_a_fleet_with_it(self, specs, tmp_path):
+        held = claim(tmp_path, group(specs[:4], 4)).fleet
+        assert held is not None
+        now = status(tmp_path, specs[3:])
+        assert (now.running, now.left) == (1, len(specs[3:]) - 1)
+        assert [fleet.names for fleet in now.training] == [(specs[3].name,)]
+        give_up(tmp_path, held)
 
     def test_status_best_and_export_say_what_is_stored_failed_and_left(self, file, tmp_path, capsys, monkeypatch):
         store, specs = tmp_path / "store", load_specs(file)
