@@ -46,9 +46,9 @@ def train_on_ray(
     ray = _ray()
     job = {"store": str(store.absolute()), "specs": [spec.to_json() for spec in specs], **options}
     store.mkdir(parents=True, exist_ok=True)
-    (store / MARK).touch()
-    start_ray(ray, workers, address)
     try:
+        (store / MARK).touch()
+        start_ray(ray, workers, address)
         given = ray.put(job)
         actor = ray.remote(max_restarts=RESTARTS, max_task_retries=RESTARTS, **slot_of(ray))(Slot)
         waiting = [slot.work.remote(given) for slot in [actor.remote() for _ in range(workers)]]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,18 @@ def test_an_executor_that_does_not_exist_is_refused_with_the_nearest(tmp_path, c
     arguments = ["study", "run", str(tmp_path / "study.toml"), "--store", str(tmp_path / "store")]
     assert main([*arguments, "--executor", "rey"]) == 2
     assert "Did you mean 'ray'" in capsys.readouterr().err
+
+
+def test_a_start_of_ray_that_fails_leaves_no_mark(tmp_path, monkeypatch):
+    def failing(*arguments):
+        assert (tmp_path / on_ray.MARK).exists()
+        raise BadInput("no cluster there")
+
+    monkeypatch.setattr(on_ray, "_ray", lambda: types.SimpleNamespace(shutdown=lambda: None))
+    monkeypatch.setattr(on_ray, "start_ray", failing)
+    with pytest.raises(BadInput, match="no cluster there"):
+        on_ray.train_on_ray(tmp_path, [], 1, {}, lambda claimed: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_machine_that_does_not_see_the_store_is_told_so(tmp_path):
