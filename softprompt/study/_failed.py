@@ -33,8 +33,8 @@ def reason(error: BaseException) -> str:
 
 
 def failed_names(store: Path) -> set[str]:
-    """Names of the runs that failed."""
-    return {path.name for path in (store / FAILED).glob("*")}
+    """Names of the runs that failed; a folder without a reason was left by a process that was killed."""
+    return {path.parent.name for path in (store / FAILED).glob(f"*/{TRACEBACK}")}
 
 
 def failure_of(store: Path, name: str) -> str | None:

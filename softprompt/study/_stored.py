@@ -273,8 +273,8 @@ def damaged_runs(folder: Path) -> Iterator[str]:
     """One line for each stored run, plan of a fleet, baseline, or file of a kept run that is not as it was written."""
     from ..training import damage
 
-    for path in sorted((folder / "runs").glob("*.json")):
-        yield from faults_in(lambda path=path: load(folder, path.stem))
+    for name in sorted(stored_names(folder)):
+        yield from faults_in(lambda name=name: load(folder, name))
     for path in sorted(folder.glob("fleets/*/fleet.json")):
         repair = f"delete {path.parent} and run again"
         yield from faults_in(lambda path=path, repair=repair: read_sealed(path, earlier_names=["names"], repair=repair))

@@ -20,7 +20,7 @@ from ._fleets import Claim, Fleet, alone, claim, finish, give_up
 from ._inputs import digests, refuse_changed_since, refuse_other_model
 from ._lease import SECONDS
 from ._spec import RunSpec
-from ._stored import StoredRun, curves, load, path_of, to_bytes
+from ._stored import StoredRun, curves, load, path_of, stored_names, to_bytes
 
 if TYPE_CHECKING:
     from ..backbones import AbstractBackbone
@@ -246,8 +246,8 @@ def style_of(spec: RunSpec, kind: str) -> str | None:
 
 
 def _all_stored(store: Path) -> Iterator[StoredRun]:
-    for path in sorted((store / "runs").glob("*.json")):
-        run = load(store, path.stem, whole=False)
+    for name in sorted(stored_names(store)):
+        run = load(store, name, whole=False)
         if run:
             yield run
 

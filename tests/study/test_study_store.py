@@ -15,7 +15,7 @@ from softprompt.backbones import load_backbone
 from softprompt.errors import BadInput, DamagedFile, StorageFailure, UnknownName
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.settings import PromptSettings
-from softprompt.study import RunsFailed, grid, kept_prompt, missing, read
+from softprompt.study import RunsFailed, damaged_runs, grid, kept_prompt, missing, read
 from softprompt.study._stored import load, path_of
 from softprompt.training import Interrupted, read_record
 from softprompt.training._loop import Loop
@@ -207,6 +207,14 @@ class TestStore:
         np.save(vectors, np.ones((3, 16), dtype=np.float32))
         (run,) = quietly([spec], store)
         assert quietly([spec], store) == [run]
+
+    def test_what_is_no_run_of_a_study_stops_none(self, specs, tmp_path):
+        # Of the failure a killed process left no more than the folder.
+        (tmp_path / "failed" / specs[0].name).mkdir(parents=True)
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "notes.json").write_text('{"mine": 1}')
+        assert len(quietly(specs[:1], tmp_path)) == 1
+        assert list(damaged_runs(tmp_path)) == []
 
     def test_prompts_that_are_as_long_as_their_vectors_share_no_pass_with_others(self, specs, tmp_path):
         inits = ["uniform"]
