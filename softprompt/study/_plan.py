@@ -127,11 +127,12 @@ class _Costs:
 
 
 def _kind(spec: RunSpec) -> tuple[Any, ...]:
-    """Equal for fleets whose steps take about as long; the first part is the model."""
+    """Equal for fleets whose steps and evaluations take about as long; the first part is the model."""
     prompt, settings = spec.prompt, spec.settings
-    shape = (settings.batch_size, settings.grad_accumulation, settings.max_length)
+    shape = (settings.batch_size, settings.grad_accumulation, settings.max_length, settings.gradient_checkpointing)
+    judged = (settings.eval_every, settings.eval_rows)
     trained = (prompt.method, canonical(prompt.options), prompt.deep, bool(prompt.regularizer), prompt.restarts)
-    return (spec.model, spec.declared.name, *shape, *trained)
+    return (spec.model, spec.frozen, spec.declared.name, *shape, *judged, *trained)
 
 
 def _measured(fleet: tuple[RunSpec, ...], models: Any, data_root: "Path | str | None") -> Any:

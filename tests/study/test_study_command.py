@@ -75,6 +75,24 @@ class TestPlan:
         # Seeds and rates share a measurement.
         assert len(asked) == 6 * 3
 
+    @pytest.mark.parametrize(
+        "slow",
+        [{"dtype": "bfloat16"}, {"engine": "reference"}, {"gradient_checkpointing": True},
+         {"eval_every": 1}, {"eval_rows": 96}],
+    )  # fmt: skip
+    def test_costs_are_those_of_each_precision_and_number_of_evaluations(
+        self, slow, task, model, tmp_path, monkeypatch
+    ):
+        axes = {"task": task, "model": model, "seed": [0, 1], **QUICK}
+        fast, others = grid(**axes), grid(**{**axes, **slow})
+
+        def measured(fleet, models, data_root):
+            return Measured(steps=4, rows=8, tokens=4, seconds=float(len(fleet) * (1 if fleet[0] in fast else 10)))
+
+        monkeypatch.setattr("softprompt.study._plan._measured", measured)
+        (part,) = plan(tmp_path / "store", [*fast, *others])
+        assert part.seconds == pytest.approx(2 * 1 + 2 * 10)
+
     def test_a_run_that_begins_from_vectors_of_another_length_costs_what_these_take(self, task, model, tmp_path):
         np.save(tmp_path / "3.npy", np.ones((3, 16), dtype=np.float32))
         given, longer = (
