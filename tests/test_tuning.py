@@ -302,7 +302,7 @@ class TestWhatCannotBeSearched:
         assert not (tmp_path / "out").exists()
 
     def test_is_named_with_the_nearest(self, backbone, tmp_path):
-        with pytest.raises(UnknownName, match="Did you mean 'steps'"):
+        with pytest.raises(UnknownName, match=r"unknown keyword of tune 'step'.*Did you mean 'steps'"):
             tune(SPLITS, backbone, output=tmp_path / "out", **COLUMNS, step=3)
 
     def test_for_lack_of_rows_says_how_many_are_needed(self, backbone, tmp_path):

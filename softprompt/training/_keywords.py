@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..backbones import AbstractBackbone, refuse_no_folder, spec_or_backbone
 from ..checks import listed, plain, require_different, require_kind
@@ -30,10 +30,11 @@ _MODEL = {field.name for field in dataclasses.fields(ModelSpec)} - {"name"}
 _KNOWN = _SETTINGS | _PROMPT | _ROWS | _MODEL | {"prompt_length"}
 
 
-def refuse_unknown_keywords(keywords: Iterable[str], parameters: Iterable[str]) -> None:
-    """Refuse a keyword that `train` does not have.
+def refuse_unknown_keywords(function: str, keywords: Iterable[str], parameters: Iterable[str]) -> None:
+    """Refuse a keyword that a function with those of `train` does not have.
 
     Args:
+        function: its name.
         keywords: those that were given beside its parameters.
         parameters: the names of its parameters.
 
@@ -43,7 +44,7 @@ def refuse_unknown_keywords(keywords: Iterable[str], parameters: Iterable[str]) 
     for name in keywords:
         if name not in _KNOWN:
             known = {*_KNOWN, *parameters} - {"keywords"}
-            raise UnknownName("keyword of train", name, known)
+            raise UnknownName(f"keyword of {function}", name, known)
 
 
 def task_from(given: Any, keywords: Mapping[str, Any]) -> Task:
@@ -58,7 +59,7 @@ def task_from(given: Any, keywords: Mapping[str, Any]) -> Task:
         BadInput: no rows, keywords that belong to rows beside a task, or a template that shows the answer.
     """
     options = {_ALIASES.get(name, name): value for name, value in keywords.items() if name in _ROWS}
-    if isinstance(given, Task) or (isinstance(given, str) and not is_data_file(given)):
+    if _is_named(given):
         for name in keywords:
             if name in _ROWS and name not in _WORDING:
                 raise BadInput(f"{name} is for rows of your own; give them, or a file, in place of the task")
@@ -82,9 +83,14 @@ def wording_from(given: Any, keywords: Mapping[str, Any]) -> Wording:
         given: the first argument of `train`.
         keywords: `instruction`, `template` and `label_words` are taken.
     """
-    if not isinstance(given, Task) and not (isinstance(given, str) and not is_data_file(given)):
+    if not _is_named(given):
         return Wording()
     return Wording(**{name: value for name, value in keywords.items() if name in _WORDING})
+
+
+def _is_named(given: Any) -> TypeGuard[Task | str]:
+    """Whether that is a Task or the name of one, in the place of rows."""
+    return isinstance(given, Task) or (isinstance(given, str) and not is_data_file(given))
 
 
 def _refuse_no_rows(given: Any) -> None:

@@ -123,7 +123,7 @@ def train(
         NotTrainable: no gradient reaches the prompt.
     """
     with_frozen = keywords.pop("frozen", with_frozen)  # its earlier name
-    refuse_unknown_keywords(keywords, inspect.signature(train).parameters)
+    refuse_unknown_keywords("train", keywords, inspect.signature(train).parameters)
     processes = Processes.here()
     output, progress, log_with = processes.place(output), processes.shows(progress), processes.only_first(log_with)
     callbacks = listed("callbacks", callbacks)

@@ -114,7 +114,7 @@ def request_from(
     searched = next((name for name in keywords if name in _PROMPT), None)
     if searched is not None:
         raise BadInput(f"{searched} is one of the settings that tune searches; leave it out, or use `softprompt train`")
-    refuse_unknown_keywords(keywords, parameters)
+    refuse_unknown_keywords("tune", keywords, parameters)
     if minutes is not None and trials is not None:
         raise BadInput("give --minutes or --trials, not both")
     require_numbers({"minutes": minutes})
