@@ -2,10 +2,11 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
-from softprompt import report, train
+from softprompt import report, resume, train
 from softprompt.backbones import from_model
 from softprompt.cli import main
 from softprompt.cli._held_against import held_against
@@ -290,6 +291,17 @@ class TestBesideTrainedPrompts:
         about = {"places": list(range(trained.comparison.of)), "scoring": {"version": 1, "end": False}}
         lines = kept_baselines(path, about, lambda: pytest.fail("computed again"))
         assert lines == list(trained.comparison.baselines)
+
+    def test_a_finished_run_that_is_gone_on_with_has_its_comparison_unless_it_is_damaged(
+        self, trained, tmp_path, caplog
+    ):
+        assert resume(trained.folder).comparison == trained.comparison
+        shutil.copytree(trained.folder, tmp_path / "run")
+        path = tmp_path / "run" / "comparison.json"
+        path.write_bytes(path.read_bytes().replace(b"instruction", b"instructior"))
+        assert resume(tmp_path / "run").comparison is None
+        (line,) = caplog.messages
+        assert f"'{path}' is not as it was written" in line
 
     def test_the_run_keeps_the_comparison_and_a_report_shows_it(self, trained, tmp_path):
         assert read_comparison(trained.folder) == trained.comparison

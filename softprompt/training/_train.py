@@ -1,5 +1,6 @@
 """Start a run, or go on with one: the public functions around the loop."""
 
+import contextlib
 import dataclasses
 import inspect
 import logging
@@ -11,6 +12,7 @@ from typing import Any
 from ..backbones import AbstractBackbone, answering_numbers, load_backbone, model_name, refuse_other_backbone
 from ..checks import listed, require_kind
 from ..data import Splits, drawn_from, load_rows, split_rows, warn_of_unknown
+from ..errors import SoftPromptError
 from ..inference.asked import before_model, worded_for
 from ..inference.rows import tell_truncated
 from ..run_layout import PLAN
@@ -27,7 +29,7 @@ from ._drive import drive, finishing
 from ._early import check_request
 from ._finish import finish_member, last_reports
 from ._folder import HeldFolder, alone_in, new_folder, refuse_used
-from ._frozen import Comparison, compare
+from ._frozen import Comparison, compare, read_comparison
 from ._inputs import ROWS, refuse_other_inputs, refuse_other_weights, refuse_unknown_weights, with_inputs
 from ._keywords import (
     default_output,
@@ -213,7 +215,7 @@ def resume(
     if all(finished):
         for line in damage(folder):
             log.warning(line)
-        return Run(folder, [result for result in finished if result])
+        return Run(folder, [result for result in finished if result], _stored_comparison(folder))
     processes = Processes.here()
     folder, progress = processes.copy(folder), processes.shows(progress)
     with alone_in(folder) as held:
@@ -239,6 +241,13 @@ def resume(
             built = build_prompts(run_data, shared, is_begun=checkpoint is not None)
             with open_loop(run_data, built, folder, checkpoint, processes) as loop:
                 return _trained(loop, splits, held, progress, callbacks)
+
+
+def _stored_comparison(folder: Path) -> Comparison | None:
+    """That of a finished run; None also where it cannot be read, which `damage` tells."""
+    with contextlib.suppress(SoftPromptError):
+        return read_comparison(folder)
+    return None
 
 
 def _same_model(plan: Plan, model: str | Path | AbstractBackbone | None, device: str, folder: Path) -> AbstractBackbone:
