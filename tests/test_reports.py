@@ -96,6 +96,13 @@ class TestHeadline:
         assert line.verdict == "better"
         assert "always the most frequent class" in line.sentence
 
+    def test_numbers_are_judged_against_always_the_mean(self, tmp_path):
+        line = found(made_run(tmp_path / "run", task="glue/stsb", seeds=6))
+        assert line is not None
+        assert line.lines[0].name == "always the mean"
+        assert "than “always the mean” over seeds" in line.sentence
+        assert "most frequent class" not in line.sentence
+
     def test_the_setting_is_chosen_by_its_validation_score_and_every_baseline_is_listed(self, tmp_path):
         line = found(made_run(tmp_path / "run", difference=(0.2, 0.1, 0.3)))
         assert line is not None
@@ -106,6 +113,12 @@ class TestHeadline:
         assert "4 examples in context, mean of 2 draws (0.520 to 0.560)" in names[3]
         # The mean of draws is no score of rows.
         assert line.lines[3].low is None
+
+    def test_the_seconds_of_a_run_are_shared_by_the_steps_of_its_prompts(self, tmp_path):
+        run = made_run(tmp_path / "run", seeds=2, methods=("ept-star",))
+        path = run / "ept-star-seed1" / "result.json"
+        path.write_bytes(json_bytes({**json.loads(path.read_bytes()), "prompt_steps": 10}))
+        assert [entry.run.seconds for entry in read_sources([run]).entries] == pytest.approx([9.6, 2.4])
 
     def test_no_test_score_has_a_part_in_what_is_chosen(self, tmp_path):
         run = made_run(tmp_path / "run")
@@ -532,6 +545,16 @@ class TestPage:
         page = page_of(tmp_path / "stable")
         assert "Stability: stable" in page
         assert "Against polar, over the same seeds" in page
+
+    def test_settings_are_drawn_by_their_validation_scores_of_whatever_sign_and_those_without_last(self, tmp_path):
+        (first, *_) = settings_of(read_sources([made_run(tmp_path / "run")]).entries)
+        scores = {"zero": (0.0, 0.9), "none": (None, None), "minus": (-0.5, 0.1), "tested": (None, 0.5)}
+        settings = [
+            dataclasses.replace(first, name=name, validation=validation, numbers={**first.numbers, "mean": mean})
+            for name, (validation, mean) in scores.items()
+        ]
+        loss = next(figure for figure in of_settings(Drawer(), settings, []) if figure.title == "Training loss")
+        assert [name for name in re.findall(r"\w+", loss.text) if name in scores] == ["tested", "zero", "minus", "none"]
 
     @pytest.mark.usefixtures("drawn")
     def test_settings_with_long_names_are_numbered_so_that_their_columns_keep_room(self, tmp_path):

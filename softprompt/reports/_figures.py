@@ -11,7 +11,7 @@ from ..errors import SoftPromptError
 from ._answers import Answered, calibration
 from ._entry import Entry
 from ._headline import Headline
-from ._settings import Setting
+from ._settings import Setting, order
 
 log = logging.getLogger("softprompt")
 
@@ -94,7 +94,7 @@ def of_settings(drawer: Drawer, settings: Sequence[Setting], running: Sequence[t
         settings: with finished prompts.
         running: prompts that are not finished, with the names of their settings.
     """
-    ranked = sorted(settings, key=lambda setting: -(setting.validation or setting.numbers["mean"] or 0.0))
+    ranked = sorted(settings, key=lambda setting: -order(setting.validation, setting.numbers["mean"]))
     drawn_entries = {setting.name: list(setting.entries)[:MOST_SEEDS] for setting in ranked[:MOST_SETTINGS]}
     for entry, name in running:
         if len(drawn_entries.setdefault(name, [])) < MOST_SEEDS and len(drawn_entries) <= MOST_SETTINGS:

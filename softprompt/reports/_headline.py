@@ -21,6 +21,10 @@ WORDS = {
     "frozen": "frozen model, no prompt",
     "instruction": "frozen model, hand-written instruction",
 }
+# Where an error is the score, the constant answer is no class.
+MEAN = "always the mean"
+# What the mean over seeds is held against: the first of these whose score is known.
+REFERENCES = (WORDS["instruction"], WORDS["frozen"], WORDS["majority"], MEAN)
 Verdict = Literal["better", "worse", "not shown", "unknown"]
 
 
@@ -89,7 +93,10 @@ def headline(settings: Sequence[Setting], sources: Sources, answered: "Answered 
     if low is None:
         low, high, over = _row_interval(best, comparison, answered)
     majority = next((entry.run.majority for entry in chosen.entries if entry.run.majority is not None), None)
-    untrained = _untrained(comparison, sources.untrained.get(chosen.key, ()), majority)
+    declared = chosen.entries[0].run.spec.declared
+    name = MEAN if declared.answer == "number" else WORDS["majority"]
+    constant = None if majority is None else Line(name=name, score=majority)
+    untrained = _untrained(comparison, sources.untrained.get(chosen.key, ()), constant)
     trained = Line(name=_trained_name(chosen, n), score=numbers["mean"], low=low, high=high, is_trained=True)
     verdict, sentence = _verdict(chosen, comparison, untrained, answered)
     rows = ""
@@ -99,7 +106,7 @@ def headline(settings: Sequence[Setting], sources: Sources, answered: "Answered 
         task=chosen.key[0],
         model=chosen.key[1],
         setting=chosen,
-        metric=_metric(chosen.entries[0].run.spec.declared.scores),
+        metric=_metric(declared.scores),
         score=numbers["mean"],
         low=low,
         high=high,
@@ -150,11 +157,11 @@ def _of(best: Entry | None, comparison: "Comparison | None"):
     return next((line for line in lines if best is not None and line.name == best.prompt), None)
 
 
-def _untrained(comparison: "Comparison | None", kept: Sequence[Untrained], majority: float | None) -> list[Line]:
-    """The scores without training: of the run's comparison, of a stability store, or the majority class alone."""
+def _untrained(comparison: "Comparison | None", kept: Sequence[Untrained], constant: Line | None) -> list[Line]:
+    """The scores without training: of the run's comparison, of a stability store, or of a constant answer alone."""
     lines = list(kept) if comparison is None else [Untrained.of(line) for line in comparison.baselines]
     if not lines:
-        return [] if majority is None else [Line(name=WORDS["majority"], score=majority)]
+        return [] if constant is None else [constant]
     plain = [line for line in lines if line.draw is None]
     lines_of_table = [
         Line(name=WORDS.get(line.name, line.name), score=line.score, low=line.low, high=line.high) for line in plain
@@ -183,8 +190,7 @@ def _verdict(
         where = f"on the same {comparison.rows:,} test rows"
         return _judged(line.difference, *line.difference_interval, f"the prompt {line.name!r}", reference, where)
     n = setting.numbers["n"] - setting.numbers["dropped"]
-    reference_line = next((line for name in ("instruction", "frozen", "majority") for line in untrained
-                           if line.name == WORDS[name]), None)  # fmt: skip
+    reference_line = next((line for name in REFERENCES for line in untrained if line.name == name), None)
     if n >= ENOUGH_SEEDS and reference_line is not None:
         ends = [setting.numbers[end] - reference_line.score for end in ("low", "high")]
         difference = setting.numbers["mean"] - reference_line.score

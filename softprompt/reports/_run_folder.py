@@ -1,5 +1,6 @@
 """The prompts of a run's folder, also of one that is still trained, was killed, or has a damaged record."""
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,17 @@ from ..errors import SoftPromptError
 from ..run_layout import METRICS
 from ..store import read_json
 from ..study import RunSpec, StoredRun, curves, model_fields
-from ..training import Comparison, Plan, checked_record, is_held, read_comparison, read_plan, read_result
+from ..training import (
+    Comparison,
+    Plan,
+    Result,
+    checked_record,
+    is_held,
+    read_comparison,
+    read_plan,
+    read_result,
+    share_of,
+)
 from ._entry import Entry, State
 
 
@@ -24,13 +35,13 @@ def run_entries(folder: Path, shown: str) -> list[Entry]:
         BadInput: the plan of the run cannot be read.
     """
     plan = read_plan(folder)
-    is_training = is_held(folder)
+    unfinished: State = "in training" if is_held(folder) else "not finished"
     comparison, fault = _comparison(folder)
     shared = {"comparison": comparison, "data": _fingerprint(folder)}
     notes = (fault,) if fault else ()
     return [
-        _entry(folder, shown, plan, number, name, "in training" if is_training else "not finished", notes, shared)
-        for number, name in enumerate(plan.prompt_names())
+        _entry(folder, shown, plan, number, found, unfinished, notes, shared)
+        for number, found in enumerate(_results(folder, plan))
     ]
 
 
@@ -39,13 +50,13 @@ def _entry(
     shown: str,
     plan: Plan,
     number: int,
-    name: str,
+    found: tuple[Result | None, str],
     unfinished: State,
     notes: Sequence[str],
     shared: Mapping[str, Any],
 ) -> Entry:
+    (result, fault), name = found, plan.prompt_names()[number]
     rows, faults = checked_record(folder / name / METRICS)
-    result, fault = _result(folder, name)
     reached = max((row["step"] for row in rows if "loss" in row), default=0)
     steps = plan.settings.steps
     lines = [*notes, *faults, *([fault] if fault else ())]
@@ -72,7 +83,7 @@ def _entry(
 
 
 def _stored(
-    plan: Plan, number: int, name: str, result: Any, curve: Any, validation: Mapping[str, Any], reached: int
+    plan: Plan, number: int, name: str, result: Result | None, curve: Any, validation: Mapping[str, Any], reached: int
 ) -> StoredRun:
     asked = {"task": plan.task, "settings": plan.settings, "max_bad_rows": plan.max_bad_rows}
     spec = RunSpec(prompt=plan.prompts[number], **asked, **model_fields(plan.model))
@@ -86,7 +97,7 @@ def _stored(
     return StoredRun.of(
         spec,
         result,
-        seconds=result.seconds / len(plan.prompts),
+        seconds=result.seconds,
         curve=curve,
         validation=validation,
         inputs=plan.files,
@@ -114,7 +125,14 @@ def _finite(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [row for row in rows if math.isfinite(row.get("loss", 0.0))]
 
 
-def _result(folder: Path, name: str) -> tuple[Any, str]:
+def _results(folder: Path, plan: Plan) -> list[tuple[Result | None, str]]:
+    """The result of each prompt, whose seconds are its share, or what is wrong with it."""
+    read = [_result(folder, name) for name in plan.prompt_names()]
+    known = [result for result, _ in read if result]
+    return [(result and dataclasses.replace(result, seconds=share_of(result, known)), fault) for result, fault in read]
+
+
+def _result(folder: Path, name: str) -> tuple[Result | None, str]:
     try:
         return read_result(folder, name), ""
     except SoftPromptError as error:

@@ -118,7 +118,7 @@ def runs_table(entries: Sequence[tuple[Entry, str]]) -> Table:
     ]
     words = {
         "test": "test score of the checkpoint with the best validation score",
-        "majority": "score of always answering the most frequent class",
+        "majority": "score of always answering the most frequent class, or the mean where an error is the score",
         "token norms": "norm of the prompt at that checkpoint, in mean norms of a word vector",
         "seconds": "share of the wall time",
     }

@@ -47,7 +47,8 @@ class StoredRun:
         name: that of its spec when it was run.
         spec: what was asked for.
         metrics: by split, of the best checkpoint on validation; empty where the run was dropped before any.
-        majority: test score of always answering the most frequent class; None where there are no classes.
+        majority: test score of always answering the most frequent class, or the mean where an error is the score; None
+            where there is neither.
         best_step: optimiser step of that checkpoint.
         trainable: trained parameters of prompt and reparameterisation.
         head: numbers of a linear head.
@@ -112,7 +113,7 @@ class StoredRun:
             spec: what was asked for.
             metrics: by split; empty for none.
             status: of the run.
-            majority: test score of always answering the most frequent class.
+            majority: as in the class.
             known: other fields.
         """
         counts: dict[str, Any] = dict.fromkeys(("best_step", "trainable", "head", "stored", "seconds"), 0)

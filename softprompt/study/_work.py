@@ -166,7 +166,7 @@ class Models:
 def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | None") -> None:
     """Train or resume a fleet, and store its runs."""
     from ..store import write_file
-    from ..training import train, without_advice
+    from ..training import share_of, train, without_advice
 
     first = fleet.specs[0]
     inputs = _inputs(fleet)
@@ -189,7 +189,7 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
             )
     together = tuple(spec.name for spec in fleet.specs)
     finished = [
-        _stored(spec, run, result, together, embeddings, inputs[spec.name], _share(result, run))
+        _stored(spec, run, result, together, embeddings, inputs[spec.name], share_of(result, run.results))
         for spec, result in zip(fleet.specs, run.results, strict=True)
     ]
     # Under the lock nobody else can take over between the look at the lease and the last file.
@@ -276,9 +276,3 @@ def _stored(
         inputs=inputs,
         versions={name: version(name) for name in ("softprompt", "torch", "transformers")},
     )
-
-
-def _share(result: "Result", run: "Run") -> float:
-    """The share of a fleet's wall time that one of its runs took, in proportion to its steps."""
-    steps = [stored.prompt_steps or 0 for stored in run.results]
-    return result.seconds * ((result.prompt_steps or 0) / sum(steps) if sum(steps) else 1 / len(steps))

@@ -38,6 +38,7 @@ from ._resolved import resolved as resolved
 from ._result import Result as Result
 from ._result import read_result as read_result
 from ._result import read_results as read_results
+from ._result import share_of as share_of
 from ._run import Run as Run
 from ._train import resume as resume
 from ._train import train as train

@@ -1,7 +1,7 @@
 """How one prompt of a run ended: result.json, and the results of a run read again."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ class Result:
         units: "raw" or "rms".
         lr: learning rate of the prompt at its peak, in these units.
         metrics: by split, of the best checkpoint on validation.
-        majority: score of always answering the most frequent class of the test rows; None where there are no classes.
+        majority: score of always answering the most frequent class of the test rows, or their mean where an error is
+            the score; None where there is neither.
         best_step: optimiser step of that checkpoint.
         trainable: trained parameters of prompt and reparameterisation.
         head: numbers of a linear head, trained and stored beside the prompt.
@@ -110,6 +111,17 @@ def read_results(run: "Path | str") -> list[Result]:
     """
     folder = Path(run)
     return [result for name in read_plan(folder).prompt_names() if (result := read_result(folder, name))]
+
+
+def share_of(result: Result, results: Sequence[Result]) -> float:
+    """The share of a run's wall time that one of its prompts took, in proportion to its steps.
+
+    Args:
+        result: of the prompt.
+        results: of all prompts of the run.
+    """
+    steps = [each.prompt_steps or 0 for each in results]
+    return result.seconds * ((result.prompt_steps or 0) / sum(steps) if sum(steps) else 1 / len(steps))
 
 
 def seconds_of(folder: Path) -> float:
