@@ -15,15 +15,14 @@ from ...prompts.batch import PromptBatch, TextBatch
 from ._task_loss import TaskLoss
 
 
-@final
 @dataclass(frozen=True)
-class LabelLoss:
-    """-log softmax(scores)[right label], where the score of a label is what the evaluation compares.
+class _OverLabels:
+    """What the losses over labels share: the labels, and what of a row they look at.
 
     Args:
-        labels: token ids of the label words, as the evaluation scores them.
-        normalize: how the log-probabilities of a label's tokens become its score: "sum", "mean" or "first".
-        smoothing: share s of the loss that all labels have alike, (1 - s) CE + s mean_c(-log p_c).
+        labels: token ids of the label words.
+        normalize: how the log-probabilities of a label's tokens become its score.
+        smoothing: share of the loss that all labels have alike.
     """
 
     labels: Sequence[Sequence[int]]
@@ -34,16 +33,6 @@ class LabelLoss:
     def over_labels(self) -> bool:
         """The outputs are a choice between the labels."""
         return True
-
-    def outputs(
-        self, backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch
-    ) -> Float[Tensor, "b 1 c"]:
-        """Return the label scores, each row's up to a number."""
-        return label_logits(backbone, prompt_batch, batch, self.labels, normalize=self.normalize)[:, None]
-
-    def losses(self, outputs: Float[Tensor, "b 1 c"], batch: TextBatch) -> Float[Tensor, " b"]:
-        """Return the cross entropy of each row's label, in nats."""
-        return _over_labels(outputs, batch, self.smoothing)
 
     def positions(self, batch: TextBatch) -> Bool[Tensor, "b 1"]:
         """Return the only place of each row."""
@@ -60,7 +49,29 @@ class LabelLoss:
 
 @final
 @dataclass(frozen=True)
-class BothLoss:
+class LabelLoss(_OverLabels):
+    """-log softmax(scores)[right label], where the score of a label is what the evaluation compares.
+
+    Args:
+        labels: token ids of the label words, as the evaluation scores them.
+        normalize: how the log-probabilities of a label's tokens become its score: "sum", "mean" or "first".
+        smoothing: share s of the loss that all labels have alike, (1 - s) CE + s mean_c(-log p_c).
+    """
+
+    def outputs(
+        self, backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch
+    ) -> Float[Tensor, "b 1 c"]:
+        """Return the label scores, each row's up to a number."""
+        return label_logits(backbone, prompt_batch, batch, self.labels, normalize=self.normalize)[:, None]
+
+    def losses(self, outputs: Float[Tensor, "b 1 c"], batch: TextBatch) -> Float[Tensor, " b"]:
+        """Return the cross entropy of each row's label, in nats."""
+        return _cross_entropy(outputs, batch, self.smoothing)
+
+
+@final
+@dataclass(frozen=True)
+class BothLoss(_OverLabels):
     """The mean of the loss over labels and the loss over tokens, both from the log-probabilities of the labels.
 
     Args:
@@ -68,15 +79,6 @@ class BothLoss:
         normalize: "sum" or "mean", of the scores in the loss over labels.
         smoothing: as in `LabelLoss`, of the loss over labels alone.
     """
-
-    labels: Sequence[Sequence[int]]
-    normalize: str = "sum"
-    smoothing: float = 0.0
-
-    @property
-    def over_labels(self) -> bool:
-        """The outputs are a choice between the labels."""
-        return True
 
     def outputs(
         self, backbone: AbstractBackbone, prompt_batch: PromptBatch, batch: TextBatch
@@ -90,19 +92,7 @@ class BothLoss:
         of_right = scores.gather(1, right[:, None])[:, 0]
         if self.normalize == "sum":
             of_right = of_right / torch.tensor([len(label) for label in self.labels], device=right.device)[right]
-        return (_over_labels(outputs, batch, self.smoothing) - of_right) / 2
-
-    def positions(self, batch: TextBatch) -> Bool[Tensor, "b 1"]:
-        """Return the only place of each row."""
-        return torch.ones_like(batch.owner, dtype=torch.bool)[:, None]
-
-    def wrong(self, outputs: Float[Tensor, "b 1 c"], batch: TextBatch) -> Bool[Tensor, " b"]:
-        """Return whether another label than the right one has the highest score."""
-        return outputs[:, 0].argmax(-1) != classes_of(batch)
-
-    def read_positions(self, backbone: AbstractBackbone, answers: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
-        """Return the positions of the labels, as the evaluation counts them."""
-        return torch.full_like(answers, backbone.read_positions(Reading.of(self.labels, self.normalize)))
+        return (_cross_entropy(outputs, batch, self.smoothing) - of_right) / 2
 
 
 @final
@@ -153,6 +143,6 @@ def classes_of(batch: TextBatch) -> Tensor:
     return batch.classes
 
 
-def _over_labels(outputs: Float[Tensor, "b 1 c"], batch: TextBatch, smoothing: float) -> Float[Tensor, " b"]:
+def _cross_entropy(outputs: Float[Tensor, "b 1 c"], batch: TextBatch, smoothing: float) -> Float[Tensor, " b"]:
     scores = precise(outputs)[:, 0]
     return functional.cross_entropy(scores, classes_of(batch), reduction="none", label_smoothing=smoothing)
