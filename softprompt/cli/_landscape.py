@@ -8,7 +8,7 @@ import typer
 
 from ..errors import BadInput
 from ..settings import LandscapeSettings
-from ._flatten import Given, flatten
+from ._flatten import flatten
 from ._layout import width_of
 from ._stores import kept_in_stores
 from .options import DataRoot, Device, Json, Model, OwnStyle, OwnTask
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 @flatten
 def landscape(
     *,
-    given: Given,
     runs: Annotated[
         list[str],
         typer.Argument(

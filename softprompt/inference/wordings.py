@@ -10,9 +10,9 @@ import torch
 from ..backbones import AbstractBackbone
 from ..data import Rows
 from ..errors import SoftPromptError
-from ..tasks import PATTERNS, TASKS, Task, gold
+from ..tasks import PATTERNS, TASKS, Task
 from .asked import worded_for
-from .frozen import handwritten, score_of
+from .frozen import classes_of, handwritten, score_of
 from .without_prompt import label_scores_of
 
 
@@ -85,7 +85,7 @@ def compared(backbone: AbstractBackbone, task: Task, rows: Rows) -> list[ScoredW
         task: as prompts are trained on it.
         rows: training rows, which hold the answers.
     """
-    right = [int(value) for row in rows if not isinstance(value := gold(task, row), list)]
+    right = classes_of(task, rows)
     ways = []
     for name, put_so in ways_to_put(task, backbone, list(rows.columns)).items():
         for cased, predictions in _predicted(backbone, put_so, rows):

@@ -100,7 +100,7 @@ def of_settings(drawer: Drawer, settings: Sequence[Setting], running: Sequence[t
         if len(drawn_entries.setdefault(name, [])) < MOST_SEEDS and len(drawn_entries) <= MOST_SETTINGS:
             drawn_entries[name].append(entry)
     drawn_entries = {name: entries for name, entries in drawn_entries.items() if entries}
-    left_out = _left_out(settings, drawn_entries)
+    left_out = _left_out(settings)
     short, listed = _short_names(list(drawn_entries))
     drawn_entries = {short[name]: entries for name, entries in drawn_entries.items()}
     majority = next((entry.run.majority for s in settings for entry in s.entries if entry.run.majority), None)
@@ -131,7 +131,7 @@ def _band() -> tuple[float, float]:
     return BAND
 
 
-def _left_out(settings: Sequence[Setting], drawn_entries: Mapping[str, Sequence[Entry]]) -> str:
+def _left_out(settings: Sequence[Setting]) -> str:
     parts = []
     if len(settings) > MOST_SETTINGS:
         parts.append(f"the {MOST_SETTINGS} settings with the best validation score of {len(settings)}")

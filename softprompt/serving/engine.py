@@ -13,7 +13,7 @@ from ..data import Examples, tokenize
 from ..errors import BadInput
 from ..inference.answers import Answers, answer
 from ..inference.mixed import scored_each
-from ..inference.predict import as_row
+from ..inference.predict import as_row, is_blank
 from ..inference.rows import text_format
 from ..prompts.batch import PromptBatch, TextBatch
 from ..prompts.prompt import LinearHead
@@ -75,7 +75,8 @@ class Engine:
         """
         asked = served.asked
         row = as_row(asked.task, given)
-        _refuse_blank(asked.task.columns, row)
+        if is_blank(asked.task, row):
+            raise BadInput("this text is blank; give words to answer")
         texts = [value for value in row.values() if isinstance(value, str)]
         # Of what is read in windows nothing is cut, however long it is.
         if not truncate or asked.task.window:
@@ -219,8 +220,3 @@ def _refuse_no_text(texts: Sequence[str]) -> None:
         "".join(texts).encode()
     except UnicodeEncodeError as error:
         raise BadInput("this text holds half of a surrogate pair, which is no character; send valid text") from error
-
-
-def _refuse_blank(columns: Sequence[str], row: Mapping[str, Any]) -> None:
-    if not any(str(row.get(name, "x")).strip() for name in columns):
-        raise BadInput("this text is blank; give words to answer")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from ...errors import BadInput
 from ..served import ServedPrompt
@@ -79,13 +79,7 @@ async def _respond(
         stream = await events(service, works[0], shape.chunk, shape.usage if with_usage else None)
         return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
     answers = await service.answers(request, works)
-    return _json(shape.whole(works, answers))
-
-
-def _json(values: dict[str, Any]) -> Response:
-    from fastapi.responses import JSONResponse
-
-    return JSONResponse(values)
+    return JSONResponse(shape.whole(works, answers))
 
 
 class Shape:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar, final
 
 from fastapi import Request
 
-from ...errors import BadInput, SoftPromptError
+from ...errors import BadInput, SoftPromptError, UnknownName
 from ..bank import PromptBank
 from ..batcher import Batcher
 from ..engine import Engine
@@ -61,7 +61,7 @@ class Service:
             return self.bank.admission.frozen
         if not colon or base != ours:
             names = [ours, *(f"{ours}:{prompt}" for prompt in self.bank.prompts)]
-            raise not_served(_unknown("model", model, names))
+            raise not_served(UnknownName("model", model, names))
         try:
             return self.bank.get(name)
         except SoftPromptError as error:
@@ -134,12 +134,6 @@ async def left(request: Request) -> None:
     """Return when the client has left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _unknown(kind: str, name: str, known: Sequence[str]) -> SoftPromptError:
-    from ...errors import UnknownName
-
-    return UnknownName(kind, name, known)
 
 
 def listening(loop: asyncio.AbstractEventLoop, put: Callable[[str], None]) -> Callable[[str], None]:
