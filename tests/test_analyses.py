@@ -9,7 +9,7 @@ import pytest
 import torch
 from softprompt import train
 from softprompt.analysis.analyses import ANALYSES, Bench, broadcast
-from softprompt.analysis.analyses._attention import attention, share
+from softprompt.analysis.analyses._attention import attention, equal_share, share
 from softprompt.analysis.analyses._attribution import integrated_gradients
 from softprompt.analysis.analyses._compared import spread
 from softprompt.analysis.analyses._groups import group_scores, part, sides
@@ -65,6 +65,12 @@ def test_prompts_of_runs_that_are_called_alike_are_told_apart_by_their_tasks_or_
 
 
 class TestArithmetic:
+    def test_equal_attention_of_a_decoder_is_over_what_each_position_sees(self):
+        assert equal_share(10, 30, is_causal=False) == 0.25
+        weights = torch.tril(torch.ones(1, 8, 8))
+        weights /= weights.sum(-1, keepdim=True)
+        assert equal_share(3, 5, is_causal=True) == pytest.approx(float(share(weights, 3)))
+
     def test_the_share_of_attention_is_the_mean_over_text_positions_of_the_sum_over_the_prompt(self):
         weights = drawn(2, 5, 5).softmax(-1)
         expected = [np.mean([weights[head, place, :2].sum() for place in (2, 3, 4)]) for head in (0, 1)]

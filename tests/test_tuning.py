@@ -22,7 +22,7 @@ from softprompt.settings import PromptSettings, TrainSettings
 from softprompt.tasks import TASKS, Wording, custom_task, with_difficulty
 from softprompt.training import Evaluation
 from softprompt.training._loop import Loop
-from softprompt.tuning import Tuning, _runs
+from softprompt.tuning import Tuning, _final, _runs
 from softprompt.tuning._budget import Budget, timed_steps
 from softprompt.tuning._choice import Challenge, challengers, fresh_seeds
 from softprompt.tuning._final import Final
@@ -102,6 +102,18 @@ class TestASearch:
         assert winner.low <= winner.score <= winner.high
         assert sum(tuned.trials.values()) == 5
         assert tuned.cost["prompt_steps"] > 0 < tuned.cost["seconds"]
+
+    def test_holds_calibrated_prompts_against_what_is_calibrated_on_the_same_rows(self, search, tmp_path, monkeypatch):
+        given, plain = [], _final.baselines
+
+        def recorded(*words, validation, **more):
+            given.append(None if validation is None else len(validation))
+            return plain(*words, validation=validation, **more)
+
+        monkeypatch.setattr(_final, "baselines", recorded)
+        found = search(tmp_path / "search", calibrate=True, decode="scores")
+        assert given == [found.rows["choosing"]]
+        assert json.loads((found.folder / "frozen.json").read_text())["calibrated_on"] == found.rows["choosing"]
 
     def test_leaves_a_prompt_that_answers(self, tuned, small):
         assert tuned.prompt().predict(["a good trip"], model=small)[0]["label"] in LAB.labels

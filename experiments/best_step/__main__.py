@@ -19,6 +19,7 @@ from typing import Any
 
 import softprompt
 from experiments.common.places import RESULTS
+from experiments.common.results import write_plain
 from experiments.real_lm.tasks import task_of
 from softprompt.initial import Initial
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
@@ -119,13 +120,9 @@ def main() -> None:
             if Initial(ARMS[arm].get("init", "uniform")).is_words and not task.instruction:
                 continue
             cells.setdefault(cell, {})[arm] = trained(task, backbone, arm, arguments.seeds)
-            _write(arguments.results, cells)
-    _write(arguments.results, cells)
+            write_plain(arguments.results, {"cells": cells, **tables(cells)})
+    write_plain(arguments.results, {"cells": cells, **tables(cells)})
     print(*map(markdown, tables(cells).values()), sep="\n\n")
-
-
-def _write(path: Path, cells: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps({"cells": cells, **tables(cells)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

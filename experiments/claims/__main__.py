@@ -23,7 +23,7 @@ def claims(
     ] = False,
     real: Annotated[
         bool,
-        typer.Option("--real", help="Ask EPT's claims of SmolLM2, for the page's column; some three hours of a core."),
+        typer.Option("--real", help="Ask EPT's claims of SmolLM2, for the page's column; some four hours of a core."),
     ] = False,
     results: Annotated[
         Path | None,

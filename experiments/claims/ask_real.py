@@ -10,7 +10,8 @@ from .table import CLAIMS
 
 # In the order in which they are asked.
 STAGES: Sequence[Sequence[str]] = (
-    ("norms", "similarity", "repetition", "equal-steps", "fixed-norm"),
+    ("norms", "similarity", "repetition", "equal-steps"),
+    ("fixed-norm",),
     ("hidden-size",),
     ("structures",),
 )

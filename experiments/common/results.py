@@ -19,6 +19,11 @@ from softprompt.store import write_file
 FORMAT = 1
 
 
+def write_plain(path: Path, values: Mapping[str, Any]) -> None:
+    """Replace a results file without a checksum, whole or not at all: a kill must not cost the results of hours."""
+    write_file(path, (json.dumps(values, indent=1) + "\n").encode(), what="the results", replace=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResultsFile:
     """What the results file of one study has to hold.

@@ -14,7 +14,7 @@ from typing import Any
 
 import softprompt
 import torch
-from softprompt.analysis.analyses._neighbors import nearest
+from softprompt.analysis.analyses import nearest
 from softprompt.backbones import AbstractBackbone
 from softprompt.settings import PromptSettings, Seeds
 from softprompt.store import json_bytes

@@ -25,6 +25,7 @@ from softprompt.settings import LandscapeSettings, PromptSettings, Seeds, TrainS
 from softprompt.study import markdown
 from softprompt.training import read_results
 
+from ..common.results import write_plain
 from ..common.runs import run_in
 from ..stability.study import MODEL, NOTHING, RESULTS, SCREENED, STEPS, TASK_ROWS, confirmed_settings, kept, task
 
@@ -127,7 +128,7 @@ def main() -> None:
                 continue
             folder = arguments.folder / "".join(c if c.isalnum() else "-" for c in f"{name} {called}")
             results.setdefault(name, {})[called] = drawn(name, prompt, seeds, folder)
-            arguments.results.write_text(json.dumps(results, indent=1) + "\n")
+            write_plain(arguments.results, results)
             print(f"{name} {called}: done", flush=True)
     for part in tables(results):
         print(part)

@@ -14,6 +14,7 @@ from softprompt.tasks import Task
 from softprompt.training import Result, without_advice
 
 from ..common.places import RESULTS
+from ..common.results import write_plain
 from .tasks import task_of
 
 Record = dict[str, Any]
@@ -66,7 +67,7 @@ def measure_cells(name: str, about: str | None, cells: Sequence[str], measure: M
     results: dict[str, Arms] = json.loads(path.read_text())["cells"] if path.exists() else {}
 
     def keep() -> None:
-        path.write_text(json.dumps({"cells": results}, indent=1) + "\n")
+        write_plain(path, {"cells": results})
 
     for cell in arguments.cells:
         model, _, _ = cell.partition(":")

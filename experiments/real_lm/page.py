@@ -34,7 +34,7 @@ COMPARED = {
     "lora": "LoRA",
 }
 HEAD = (
-    "| prompt | loss | seeds | accuracy | sd over seeds | stuck | token norms | trained parameters | "
+    "| prompt | loss | seeds | accuracy | sd over seeds | at chance | token norms | trained parameters | "
     "above hand-written | against prompt tuning | p, mean | p, sd |\n" + "|---" * 12 + "|"
 )
 
@@ -113,8 +113,8 @@ def tables(files: Sequence[dict], form: str = "") -> list[str]:
         scored = next(file["rows"] for file in files if file["task"] == task and file["size"] == "frozen")
         made += [
             f"## {task}, {_words(size)}{form}\n",
-            f"{scored} test rows; best hand-written prompt {hand_written(frozen):.3f}; stuck is at most {STUCK} above "
-            "the most frequent class.\n",
+            f"{scored} test rows; best hand-written prompt {hand_written(frozen):.3f}; at chance is at most {STUCK} "
+            "above the most frequent class.\n",
             HEAD,
             *map(_line, body),
             "",

@@ -100,8 +100,9 @@ def train_piece(
 
 
 def _record(arm: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the tables read of a prompt's result."""
-    metrics = {split: values["accuracy"] for split, values in result["metrics"].items()}
+    """What the tables read of a prompt's result. One that was dropped unscored answers the most frequent class."""
+    known = {split: values["accuracy"] for split, values in result["metrics"].items()}
+    metrics = dict.fromkeys(("validation", "test"), result["majority"]) | known
     kept = ("seed", "lr", "units", "best_step", "trainable", "stored", "majority", "token_norms", "status")
     trained = {"trainable": 0} if ARMS[arm].untrained else {}
     return {"arm": arm, "loss": ARMS[arm].loss, **metrics, **{name: result[name] for name in kept}, **trained}

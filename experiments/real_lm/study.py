@@ -34,10 +34,10 @@ def run_study(
     size = Try() if quick else None
 
     def train(wanted: Sequence[Piece], place: Folder) -> int:
-        left = 0
-        for piece in wanted if size is None else wanted[: size.pieces]:
+        left, chosen = 0, wanted if size is None else wanted[: size.pieces]
+        for number, piece in enumerate(chosen):
             if time.monotonic() > until:
-                return left + 1
+                return left + len(chosen) - number
             left += not train_missing(piece, backbone, place, data_root, size)
             if bundle_file is not None:
                 bundle(folder.results, bundle_file)

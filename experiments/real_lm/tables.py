@@ -67,9 +67,7 @@ def by_cell(files: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[st
 
 def hand_written(frozen: Mapping[str, Records]) -> float:
     """The best score that needs no training and no labels: the bare template or the instruction, calibrated or not."""
-    return max(
-        frozen[arm][0]["test"] for arm in ("frozen", "frozen-calibrated", "instruction", "instruction-calibrated")
-    )
+    return max(frozen[arm][0]["test"] for arm in HAND_WRITTEN)
 
 
 def rows(arms: Mapping[str, Records], frozen: Mapping[str, Records]) -> list[Row]:

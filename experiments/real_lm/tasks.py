@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from softprompt.errors import BadInput
+from softprompt.store import write_file
 from softprompt.tasks import TASKS, Source, Task, styled, with_difficulty
 
 from ..common.places import ROOT
@@ -109,9 +110,10 @@ def cut_rows(name: str, data_root: Path, folder: Path, scored_rows: int | None =
     random.Random(0).shuffle(learned)
     held = min(DEVELOPMENT, max(FEWEST, len(learned) // 10))
     splits = {"train": learned[held:], "validation": learned[:held], "test": scored[: scored_rows or SCORED.get(name)]}
-    place.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all, and the test rows last: where they are, all are, for every process.
     for split, rows in splits.items():
-        (place / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        write_file(place / f"{split}.jsonl", lines.encode(), what="the rows", replace=True)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -26,6 +26,8 @@ from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, compare, markdown, run_all, summary
 from softprompt.tasks import TASKS, with_difficulty
 
+from ..common.results import write_plain
+
 # The few-shot tasks of experiments/stability/study.py whose seeds disagree.
 TASK_NAMES = ("lab/weekend", "lab/same-color")
 COUNTS, STEPS, SHOTS = (3, 5, 8), 250, 64
@@ -148,7 +150,7 @@ def main() -> None:
         results["against a run as long"] = against_as_long(runs)
         results["scores"] = scores_of(runs)
         results["spearman of training loss and test score"] = correlation
-        arguments.results.write_text(json.dumps(results, indent=1) + "\n")
+        write_plain(arguments.results, results)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 from softprompt.builtin import BUILT_IN
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, run_all
-from softprompt.study.stability._arm import last_loss
+from softprompt.study.stability import last_loss
 
 from .candidates import CANDIDATES, Candidate
 from .design import Frozen, Part, rows_of

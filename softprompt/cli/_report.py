@@ -14,7 +14,7 @@ def report(
         list[str],
         typer.Argument(
             metavar="RUN|STUDY|STABILITY|FOLDER...",
-            help="Runs, stores of studies, reports on stability, or folders of these.",
+            help="Runs, stores of studies, searches, reports on stability, landscapes, or folders of these.",
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="File to write. It must not exist.")] = Path(

@@ -18,7 +18,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of 
 Stored = Annotated[
     str,
     typer.Argument(
-        metavar="RUN|PROMPT", help="Folder of a run with one prompt, folder of a prompt, or user/name on the hub."
+        metavar="RUN|PROMPT",
+        help="Folder of a run with one prompt, of a prompt or of trained weights, or user/name on the hub.",
     ),
 ]
 NewModel = Annotated[

@@ -28,6 +28,7 @@ from ._member import FleetMember
 from ._records import read_record, recorded_steps
 from ._restarts import losers_steps
 from ._result import FORMAT, Result
+from ._run_data import RunData
 from ._scorer import Scorer
 from ._spikes import spikes_and_underflow
 
@@ -64,59 +65,78 @@ def finish_member(
     member: FleetMember, scorer: Scorer, folder: Path, seconds: float, reports: Mapping[str, Last]
 ) -> Result:
     """Store the prompt's best prompt with its scores, and write its result last."""
-    run_data, task = scorer.run_data, scorer.run_data.task
     member.record.mark()
-    metrics: dict[str, Any] = {}
-    stored, head, norm, token_norm = 0, 0, None, member.trainable.token_norm
-    if member.best is not None:
-        metrics = {"validation": member.best_metrics}
-        last = reports[member.name]
-        metrics |= {split: {**scores.metrics, "invalid": scores.invalid} for split, scores in last.reports.items()}
-        provenance = dataclasses.replace(
-            member.provenance,
-            metrics=metrics,
-            training={**member.provenance.training, "best_step": member.best_step},
-            scoring=dataclasses.replace(scorer.scoring, calibration=last.calibration).to_json(),
-        )
-        best = member.trainable.restored(member.best.tensors(), provenance)
-        _save(best, folder / member.name, run_data.backbone)
-        stored, head, norm = best.stored, best.head.count if best.head else 0, prompt_norm(best.vectors)
-    warnings = [*not_learning(member, task, run_data.validation.gold), *wrong_scale(member)]
-    warnings += worse_calibrated(member, reports[member.name]) if member.name in reports else []
-    warnings += spikes_and_underflow(member.name, read_record(member.record.path))
+    place, last = folder / member.name, reports.get(member.name)
+    best = None if last is None else _stored(member, scorer, last, place)
+    result = _result(member, scorer.run_data, folder, seconds, last, best)
+    # Without the seconds: a resumed run leaves the same bytes as one that never stopped.
+    plain = {name: value for name, value in result.to_json().items() if name not in ("seconds", "run")}
+    plain |= {"format": FORMAT, "files": files_of(place)}
+    write_file(place / RESULT, sealed_bytes(plain), what=f"the result of {member.name}", replace=True)
+    return result
+
+
+def _metrics(member: FleetMember, last: Last) -> dict[str, Any]:
+    """The scores of the best version by split, with the number of answers that were none."""
+    ended = {split: {**scores.metrics, "invalid": scores.invalid} for split, scores in last.reports.items()}
+    return {"validation": member.best_metrics, **ended}
+
+
+def _stored(member: FleetMember, scorer: Scorer, last: Last, place: Path) -> Stored:
+    """The best version of a member, which is in its folder from now on."""
+    assert member.best is not None
+    provenance = dataclasses.replace(
+        member.provenance,
+        metrics=_metrics(member, last),
+        training={**member.provenance.training, "best_step": member.best_step},
+        scoring=dataclasses.replace(scorer.scoring, calibration=last.calibration).to_json(),
+    )
+    best = member.trainable.restored(member.best.tensors(), provenance)
+    _save(best, place, scorer.run_data.backbone)
+    return best
+
+
+def _warned(member: FleetMember, run_data: RunData, last: Last | None) -> tuple[str, ...]:
+    """What a user should look at; each line is logged, too."""
+    lines = [*not_learning(member, run_data.task, run_data.validation.gold), *wrong_scale(member)]
+    lines += worse_calibrated(member, last) if last else []
+    lines += spikes_and_underflow(member.name, read_record(member.record.path))
     if is_dropped(member.status):
-        warnings.append(f"{member.name}: {member.status}; the other prompts went on; try a lower --lr")
-    for line in warnings:
+        lines.append(f"{member.name}: {member.status}; the other prompts went on; try a lower --lr")
+    for line in lines:
         log.warning(line)
-    result = Result(
+    return tuple(lines)
+
+
+def _result(
+    member: FleetMember, run_data: RunData, folder: Path, seconds: float, last: Last | None, best: Stored | None
+) -> Result:
+    """How a member ended; without `last` and `best`, it has no version that was scored."""
+    norm, token_norm = None if best is None else prompt_norm(best.vectors), member.trainable.token_norm
+    training = member.provenance.training
+    return Result(
         run=str(folder),
         prompt=member.name,
-        task=task.name,
+        task=run_data.task.name,
         method=member.settings.method,
         seed=member.settings.seeds.initialization,
-        units=member.provenance.training["units"],
-        lr=member.provenance.training["lr"],
-        metrics=metrics,
-        majority=constant_score(task, run_data.test.gold),
+        units=training["units"],
+        lr=training["lr"],
+        metrics={} if last is None else _metrics(member, last),
+        majority=constant_score(run_data.task, run_data.test.gold),
         best_step=member.best_step,
-        trainable=member.provenance.training["trainable"],
-        head=head,
-        stored=stored,
+        trainable=training["trainable"],
+        head=best.head.count if best is not None and best.head else 0,
+        stored=0 if best is None else best.stored,
         norm=norm,
         token_norms=None if norm is None or token_norm is None else norm / token_norm,
         prompt_steps=recorded_steps(member.record.path) + losers_steps(folder / member.name, member.restarts),
         restarts=member.restarts,
-        calibration=reports[member.name].calibrated if member.name in reports else None,
+        calibration=None if last is None else last.calibrated,
         seconds=seconds,
         status=FINISHED if member.is_training else member.status,
-        warnings=tuple(warnings),
+        warnings=_warned(member, run_data, last),
     )
-    # Without the seconds: a resumed run leaves the same bytes as one that never stopped.
-    plain = {name: value for name, value in result.to_json().items() if name not in ("seconds", "run")}
-    place = folder / member.name
-    plain |= {"format": FORMAT, "files": files_of(place)}
-    write_file(place / RESULT, sealed_bytes(plain), what=f"the result of {member.name}", replace=True)
-    return result
 
 
 def _save(best: Stored, folder: Path, backbone: AbstractBackbone) -> None:

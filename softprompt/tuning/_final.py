@@ -144,11 +144,14 @@ class Final:
         task, settings = candidate.task, candidate.settings
         if task.answer != "label":
             return []
+        train, choosing = self.parts.folds[0]
+        validation = choosing if settings.calibrate else None
+        calibrated = {} if validation is None else {"calibrated_on": len(validation)}
         lines = kept_baselines(
             self.folder / "frozen.json",
-            {"task": task.to_json(), **way_to_answer(settings, task, self.backbone)},
+            {"task": task.to_json(), **way_to_answer(settings, task, self.backbone), **calibrated},
             lambda: baselines(
-                self.backbone, task, self.parts.report, self.parts.folds[0][0], settings=settings, draws=0
+                self.backbone, task, self.parts.report, train, settings=settings, validation=validation, draws=0
             ),
         )
         ends = [(None, None) if line.interval is None else line.interval for line in lines]

@@ -13,7 +13,7 @@ import pytest
 from experiments.common import runs as common_runs
 from experiments.common.page import END
 from experiments.common.places import RESULTS
-from experiments.real_lm import carry, design, landscapes, runs, tables
+from experiments.real_lm import carry, design, landscapes, runs, study, tables, tasks
 from experiments.real_lm.__main__ import HERE
 from experiments.real_lm.arms import ARMS, SAME_RATE
 from experiments.real_lm.design import (
@@ -195,6 +195,35 @@ class TestPieces:
         with runs.held(folder, piece.name) as is_ours:
             assert is_ours
             assert not runs.train_missing(piece, backbone, folder, data_root, FOUR)
+
+    def test_a_prompt_that_was_dropped_unscored_answers_the_most_frequent_class(self):
+        kept = ("seed", "lr", "units", "best_step", "trainable", "stored", "token_norms", "status")
+        result = {**dict.fromkeys(kept), "majority": 0.4, "metrics": {"validation": {"accuracy": 0.7}}}
+        assert (runs._record("pt", result)["validation"], runs._record("pt", result)["test"]) == (0.7, 0.4)
+        assert runs._record("pt", {**result, "metrics": {}})["validation"] == 0.4
+
+    def test_all_pieces_that_the_time_does_not_reach_are_left(self, folder, data_root, monkeypatch):
+        monkeypatch.setattr(study, "load", lambda *_, **__: None)
+        monkeypatch.setattr(study, "train_missing", lambda *_: pytest.fail("trained"))
+        options = {"fleet": 8, "memory_share": 1.0, "tf32": False, "quick": False, "small_rates": True}
+        left = study.run_study(folder, model="m", data_root=data_root, bundle_file=None, until=0.0, **options)
+        assert left == len(small_rate_pieces())
+
+    def test_rows_are_cut_whole_or_not_at_all(self, data_root, tmp_path, monkeypatch):
+        write, count = tasks.write_file, [0]
+
+        def full(*given, **more):
+            count[0] += 1
+            if count[0] == 3:
+                raise KeyboardInterrupt
+            write(*given, **more)
+
+        monkeypatch.setattr(tasks, "write_file", full)
+        with pytest.raises(KeyboardInterrupt):
+            cut_rows("glue/sst2", data_root, tmp_path)
+        assert not (tmp_path / "glue-sst2" / "test.jsonl").exists()
+        cut_rows("glue/sst2", data_root, tmp_path)
+        assert len((tmp_path / "glue-sst2" / "test.jsonl").read_text().splitlines()) == 12
 
     def test_a_data_root_without_the_task_is_one_clear_line(self, piece, backbone, folder, tmp_path):
         with pytest.raises(BadInput, match=r"is not there; give .*data.root"):

@@ -10,7 +10,7 @@ from softprompt.backbones import load_backbone
 from softprompt.cli import main
 from softprompt.data import load_rows, split_rows
 from softprompt.inference.frozen import Baseline, baselines
-from softprompt.settings import Seeds
+from softprompt.settings import Seeds, TrainSettings
 from softprompt.study import _work, load_specs, read, stability
 from softprompt.study._stored import path_of
 from softprompt.tasks import TASKS, with_difficulty
@@ -77,6 +77,19 @@ class TestCommand:
         monkeypatch.setattr(_work.Models, "of", lambda *_: pytest.fail("a model was loaded"))
         assert main([*WORDS, *SETTINGS, "--seeds", "3", "--store", str(store)]) == 0
         assert capsys.readouterr().out == printed
+
+    def test_they_are_calibrated_on_the_rows_on_which_calibrated_prompts_are(self, done, tmp_path):
+        words = [*WORDS, "--method", "prompt-tuning", "--setting", "none", "--seeds", "2", "--store", str(tmp_path)]
+        words += ["--decode", "scores", "--eval-rows", "6"]
+        assert main(words) == 0
+        assert main([*words, "--calibrate"]) == 0
+        plain, calibrated = sorted((tmp_path / "baselines").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        task = with_difficulty(TASKS["lab/opinion"], train=64, validation=8, test=24)
+        splits = split_rows(task, load_rows(task))
+        backbone, settings = load_backbone("lab-t5-small"), TrainSettings(decode="scores")
+        for path, rows in ((plain, None), (calibrated, splits.validation.select(range(6)))):
+            expected = baselines(backbone, task, splits.test, splits.train, settings=settings, validation=rows)
+            assert [Baseline.from_json(line) for line in json.loads(path.read_text())["baselines"]] == expected
 
     def test_they_can_be_left_out(self, done, tmp_path, capsys):
         store, printed = done

@@ -11,6 +11,7 @@ from ._drift import DRIFT
 from ._groups import GROUPS
 from ._nearest import NEAREST
 from ._neighbors import NEIGHBORS
+from ._neighbors import nearest as nearest
 from ._norm import NORM
 from ._recorded import Recorded as Recorded
 from ._recorded import flat_settings as flat_settings

@@ -26,6 +26,18 @@ def share(weights: Float[Tensor, "h s s"], length: int) -> Float[Tensor, " h"]:
     return weights[:, length:, :length].sum(-1).mean(-1)
 
 
+def equal_share(length: int, text: int, is_causal: bool) -> float:
+    """The share that a prompt would get if each text position attended equally to all that it sees.
+
+    Args:
+        length: positions of the prompt.
+        text: positions of the text.
+        is_causal: whether the i-th position of the text sees only the first i of them.
+    """
+    seen = range(1, text + 1) if is_causal else [text]
+    return sum(length / (length + n) for n in seen) / len(seen)
+
+
 @contextmanager
 def recorded(backbone: AbstractBackbone) -> Iterator[list[Tensor]]:
     """Within, the attention weights [1, h, s, s] of each layer that reads prompt and text, in order.
@@ -95,10 +107,12 @@ def compute(bench: Bench) -> Values:
     for subject in bench.subjects:
         refuse_none(subject, "attention")
         examples = bench.examples(subject, bench.drawn(subject))
-        length = subject.prompt.length
-        expected = sum(length / (length + int(n)) for n in examples.lengths) / len(examples)
-        shares = attention(bench.backbone(subject), subject.prompt, examples)
-        prompts.append({"prompt": subject.label, "shares": shares.tolist(), "share_of_positions": expected})
+        backbone = bench.backbone(subject)
+        equal = [equal_share(subject.prompt.length, n, backbone.kind == "decoder") for n in examples.lengths.tolist()]
+        shares = attention(backbone, subject.prompt, examples)
+        prompts.append(
+            {"prompt": subject.label, "shares": shares.tolist(), "share_of_positions": sum(equal) / len(equal)}
+        )
     return {"rows": bench.rows, "prompts": prompts}
 
 

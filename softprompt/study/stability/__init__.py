@@ -17,6 +17,7 @@ from ._against import corrected as corrected
 from ._against import has_fallen as has_fallen
 from ._against import lost as lost
 from ._arm import Arm as Arm
+from ._arm import last_loss as last_loss
 from ._plan import Plan as Plan
 from ._plan import arms as arms
 from ._plan import as_given as as_given

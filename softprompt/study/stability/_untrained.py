@@ -22,6 +22,8 @@ log = logging.getLogger("softprompt")
 
 # Settings of a run that change how the frozen model answers.
 _ANSWERING = ("loss", "normalize", "decode", "max_new_tokens", "max_length", "test_rows")
+# The same, where its scores are calibrated as those of the prompts are.
+_CALIBRATING = ("calibrate", "eval_rows")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +126,8 @@ def untrained(
 def _about(spec: RunSpec, run: StoredRun) -> dict[str, Any]:
     """What changes the answers of the frozen model, by the names under which a run is stored."""
     numbers = spec.numbers()
-    settings = {name: value for name, value in numbers["settings"].items() if name in _ANSWERING}
+    named = (*_ANSWERING, *(_CALIBRATING if spec.settings.calibrate else ()))
+    settings = {name: value for name, value in numbers["settings"].items() if name in named}
     others = {name: value for name, value in numbers.items() if name not in ("lane", "settings", "format")}
     # "format" is the file's own.
     others["numbers"] = numbers["format"]
@@ -141,4 +144,12 @@ def _computed(spec: RunSpec, models: Models, data_root: "Path | str | None") -> 
     if spec.settings.max_length is not None:
         task = dataclasses.replace(task, max_length=spec.settings.max_length)
     splits = split_rows(task, load_rows(task, data_root, spec.max_bad_rows), test_rows=spec.settings.test_rows)
-    return baselines(backbone, task, splits.test, splits.train, settings=spec.settings)
+    validation = splits.validation.select(range(len(splits.validation))[: spec.settings.eval_rows])
+    return baselines(
+        backbone,
+        task,
+        splits.test,
+        splits.train,
+        settings=spec.settings,
+        validation=validation if spec.settings.calibrate else None,
+    )
