@@ -14,6 +14,7 @@ STAGES: Sequence[Sequence[str]] = (
     ("fixed-norm",),
     ("hidden-size",),
     ("structures",),
+    ("learning-rates",),
 )
 
 

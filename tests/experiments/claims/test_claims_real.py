@@ -93,6 +93,6 @@ def test_the_stages_are_asked_in_their_order_and_keep_the_rates(tmp_path, monkey
     ask_real(tmp_path / FILE, tmp_path / "store")
     assert asked == [list(stage) for stage in STAGES]
     known = {name for stage in STAGES for name in stage}
-    # Those that the study of the real model answers, and two that the plan leaves out.
-    assert CLAIMS.keys() - known == {"ptp-mean", "ptp-spread", "learning-rates", "drift"}
+    # Those that the study of the real model answers, and one that the plan leaves out.
+    assert CLAIMS.keys() - known == {"ptp-mean", "ptp-spread", "drift"}
     assert rates_of(Results(design=REAL), CLAIMS["norms"]) == {}
