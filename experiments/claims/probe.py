@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+from softprompt.settings import TrainSettings
+
 from .arm import Arm
 from .design import Design
 
@@ -55,14 +57,18 @@ class Bench:
         return self.rows[task, split]
 
     def score(self, prompt: "SoftPrompt", task: str, split: Split = "test") -> float:
-        """The prompt's score on the rows of a task's split."""
+        """The prompt's score on the rows of a task's split, answered as in training; no prompt, as a prompt would be."""
         from softprompt.inference.answers import answer
         from softprompt.inference.report import Report
+        from softprompt.inference.scoring import Scoring
+        from softprompt.inference.scoring_rule import scoring_for
         from softprompt.prompts.batch import PromptBatch
 
         declared, prompt_batch = self.design.task(task), PromptBatch.of(prompt, device=self.backbone.device)
         examples = self.examples(task, split)
-        answers = answer(self.backbone, prompt_batch, examples, declared, batch_size=100)
+        is_trained = bool(prompt.provenance.scoring)
+        scoring = Scoring.of(prompt) if is_trained else scoring_for(TrainSettings(), declared, self.backbone)
+        answers = answer(self.backbone, prompt_batch, examples, declared, scoring=scoring, batch_size=100)
         return Report.from_answers(declared, examples, answers).metrics["score"]
 
 
