@@ -57,7 +57,7 @@ class Bench:
         return self.rows[task, split]
 
     def score(self, prompt: "SoftPrompt", task: str, split: Split = "test") -> float:
-        """The prompt's score on the rows of a task's split, answered as in training; no prompt, as a prompt would be."""
+        """The prompt's score on the rows of a task's split, answered as in training; without one, as one would be."""
         from softprompt.inference.answers import answer
         from softprompt.inference.report import Report
         from softprompt.inference.scoring import Scoring

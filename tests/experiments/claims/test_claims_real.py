@@ -1,9 +1,10 @@
 """EPT's claims asked of a real model by runs of their own: what is run, and what the page says of it."""
 
+import dataclasses
 import json
 
 import pytest
-from experiments.claims import CLAIMS, Results, page, read_results
+from experiments.claims import CLAIMS, Results, page, read_results, run
 from experiments.claims.arm import EPT, P_TUNING, PROMPT_TUNING, RESIDUAL
 from experiments.claims.ask_real import STAGES, ask_real
 from experiments.claims.design import REAL
@@ -96,3 +97,15 @@ def test_the_stages_are_asked_in_their_order_and_keep_the_rates(tmp_path, monkey
     # Those that the study of the real model answers, and one that the plan leaves out.
     assert CLAIMS.keys() - known == {"ptp-mean", "ptp-spread", "drift"}
     assert rates_of(Results(design=REAL), CLAIMS["norms"]) == {}
+
+
+def test_a_decoders_whole_prompt_scores_in_the_probe_what_it_scored_in_its_run(tmp_path):
+    """Its labels are scored without an end of sequence, as its loss over labels was."""
+    design = dataclasses.replace(
+        TINY, model="lab-gpt", tasks=("lab/opinion",), units="rms", at_defaults=True, steps=20, test_rows=40
+    )
+    claims = {"repetition": CLAIMS["repetition"]}
+    found = run(tmp_path / "claims.json", store=tmp_path / "store", design=design, claims=claims, progress=False)
+    records = [record for cell in found.cells.values() for record in cell.values()]
+    assert len(records) == 6
+    assert [record["copies"]["whole"] for record in records] == [round(record["score"], 4) for record in records]
