@@ -47,9 +47,10 @@ class Results:
         return self.rates.get(setting.name, {}).get("lr")
 
     def arms(self, setting: Setting) -> dict[str, Arm | None]:
-        """The setting at its own learning rate, None if it is not chosen yet, and at the papers', by name."""
+        """The setting at its own learning rate, None if it is not chosen yet, and at the papers', if tried, by name."""
         rate = self.own_rate(setting)
-        return {"own rate": None if rate is None else setting.at(rate), f"lr {PAPER_RATE:g}": setting.at_paper}
+        own = {"own rate": None if rate is None else setting.at(rate)}
+        return own if self.design.at_defaults else {**own, f"lr {PAPER_RATE:g}": setting.at_paper}
 
     def records(self, arm: Arm | None) -> dict[Cell, Record]:
         """What is kept of every run of an arm, by task and seed."""

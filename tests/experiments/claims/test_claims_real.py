@@ -78,6 +78,7 @@ def test_the_real_model_is_asked_at_default_rates_without_an_instruction():
     assert {setting: default_rate(setting, REAL) for setting in RATES} == RATES
     rates = dict.fromkeys(CLAIMS["norms"].settings(REAL), 0.1)
     arms = CLAIMS["norms"].arms(REAL, rates)
+    assert list(Results(design=REAL).arms(PROMPT_TUNING)) == ["own rate"]
     assert [arm.lr for arm in arms] == [0.1] * 5
     spec = arms[0].spec(REAL, "tickets", REAL.seed_numbers[0])
     assert (spec.settings.steps, spec.settings.batch_size, spec.prompt.units, spec.prompt.init) == (
