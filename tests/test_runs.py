@@ -5,6 +5,7 @@ import functools
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -256,8 +257,14 @@ class TestFullDisk:
 def test_a_signal_while_the_scores_are_computed_says_how_to_go_on(number, start, unfinished, backbone, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     run = tmp_path / "my run"
+
+    def killed(*parts):
+        os.kill(os.getpid(), number)
+        # The main thread sees a signal that another one took a moment later, and not beyond this line.
+        time.sleep(60)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_module, "finish_member", lambda *parts: os.kill(os.getpid(), number))
+        patch.setattr(train_module, "finish_member", killed)
         with pytest.raises(Interrupted, match=f"scores were stored; go on with: softprompt train --resume '{run}'"):
             start(run, RESTARTED)
     assert signal.getsignal(signal.SIGTERM) is before
