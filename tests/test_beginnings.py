@@ -304,7 +304,8 @@ class TestRuns:
 
         def falling(self, *given):
             score = 1 / next(times)
-            return [dataclasses.replace(one, metrics={**one.metrics, "score": score}) for one in plain(self, *given)]
+            reports = [one for one in plain(self, *given) if one is not None]
+            return [dataclasses.replace(one, metrics={**one.metrics, "score": score}) for one in reports]
 
         monkeypatch.setattr(Scorer, "scores", falling)
         run = train(task, folder, init="instruction", output=tmp_path / "run", **RUN)
