@@ -28,7 +28,7 @@ def checked(function, typechecker):
     """A function, or a dataclass by its `__init__`, whose calls are checked; `typechecker` is what the hook passes."""
     if inspect.isclass(function):
         if dataclasses.is_dataclass(function) and "__init__" in vars(function):
-            setattr(function, "__init__", checked(vars(function)["__init__"], typechecker))  # noqa: B010
+            setattr(function, "__init__", checked(vars(function)["__init__"], typechecker))  # noqa: B010  (pyright refuses an assignment)
         return function
     hints = {name: _resolved(hint, function.__globals__) for name, hint in function.__annotations__.items()}
     # beartype would check the arguments of a generator when it is first asked, among the letters of another call.

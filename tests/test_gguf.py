@@ -19,7 +19,7 @@ from softprompt.settings import TrainSettings
 
 gguf: Any = pytest.importorskip("gguf", reason="GGUF files need the extra `real`")
 
-from kit import review_task  # noqa: E402
+from kit import review_task  # noqa: E402  (behind the skip)
 
 ROOT = Path(__file__).parents[1]
 # transformers' names of a layer's weights, and those of GGUF.

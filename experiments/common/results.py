@@ -19,7 +19,7 @@ from softprompt.store import write_file
 FORMAT = 1
 
 
-def write_plain(path: Path, values: Mapping[str, Any]) -> None:
+def write_plain(path: Path, values: Any) -> None:
     """Replace a results file without a checksum, whole or not at all: a kill must not cost the results of hours."""
     write_file(path, (json.dumps(values, indent=1) + "\n").encode(), what="the results", replace=True)
 

@@ -7,12 +7,12 @@ on 100 validation rows, scored on 300 test rows. Runs are kept in a store: it ma
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.common.places import RESULTS
+from experiments.common.results import write_plain
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, compare, markdown, run_all, summary
 from softprompt.tasks import TASKS, with_difficulty
@@ -69,7 +69,7 @@ def main() -> None:
     found = tables(runs)
     print(*map(markdown, found.values()), sep="\n\n")
     what = {name: value for name, value in vars(arguments).items() if name not in ("results", "store")}
-    arguments.results.write_text(json.dumps({"what": what, **found}, indent=1) + "\n")
+    write_plain(arguments.results, {"what": what, **found})
 
 
 if __name__ == "__main__":

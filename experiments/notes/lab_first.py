@@ -18,6 +18,7 @@ from softprompt.study import RunSpec, StoredRun, compare, grid, markdown, run_al
 from softprompt.tasks import TASKS, Task, with_difficulty
 
 from ..common.places import RESULTS
+from ..common.results import write_plain
 
 # One task a family; the first three choose the learning rates.
 # A skill alone is learned by every method from 4,000 rows: from 32, it is not.
@@ -77,7 +78,7 @@ def mean_validation(runs: Sequence[StoredRun]) -> float:
 
 def write(name: str, values: object) -> None:
     """A file among the committed results."""
-    (RESULTS / name).write_text(json.dumps(values, indent=1) + "\n")
+    write_plain(RESULTS / name, values)
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ study goes on where it was.
 """
 
 import argparse
-import json
 import statistics
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import Run
 
 from ..common.places import RESULTS
+from ..common.results import write_plain
 from ..common.runs import run_in
 
 # Name in the results -> method.
@@ -70,7 +70,7 @@ def main() -> None:
     for r in rows:
         print(f"{r['method']:24} {r['mean']:.4f} +- {r['std']:.4f}  trainable {r['trainable']:,} head {r['head']:,}")
     settings = {"steps": arguments.steps, "seeds": arguments.seeds, "batch_size": 16, "max_length": 128}
-    arguments.output.write_text(json.dumps({"settings": settings, "rows": rows}, indent=1) + "\n")
+    write_plain(arguments.output, {"settings": settings, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import json
 from typing import Any
 
 from ..common.places import RESULTS
+from ..common.results import write_plain
 
 RESULT = RESULTS / "reproduce_t5.json"
 ROWS = 2000
@@ -59,7 +60,7 @@ def lengths(data_root: str, tokenizer: str) -> None:
             "labels": max(1, len(task.labels)),
         }
         print(name, by_task[name], flush=True)
-    RESULT.write_text(json.dumps({"lengths": by_task}, indent=1) + "\n")
+    write_plain(RESULT, {"lengths": by_task})
 
 
 def step(size: str, tokens: float) -> float:

@@ -36,7 +36,7 @@ class Limits:
     row_characters: int = 1_000_000
 
 
-_LIMITS: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039
+_LIMITS: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039  (frozen)
 
 
 def now() -> Limits:

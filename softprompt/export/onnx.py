@@ -130,8 +130,8 @@ def _is_large(graph: Graph) -> bool:
 
 def _refuse_no_extra() -> None:
     try:
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
+        import onnxruntime  # noqa: F401  (whether it is there)
+        import onnxscript  # noqa: F401  (whether it is there)
     except ImportError as error:
         raise BadInput("ONNX needs the extra `onnx`; pip install 'softprompt[onnx]'") from error
 

@@ -85,7 +85,7 @@ def board(folder: "Path | str") -> "FastAPI":
         return html("runs.html", **_listed(folder))
 
     @app.get("/curves")
-    def curves(run: "list[str]" = Query(default=[])) -> Response:  # noqa: B008
+    def curves(run: "list[str]" = Query(default=[])) -> Response:  # noqa: B008  (FastAPI's way)
         views = {view.name: view for view in look(folder, MOST_RUNS)}
         chosen = [views[name] for name in run if name in views]
         return html("curves.html", figures=_figures(chosen[:MOST_COMPARED]), left_out=len(chosen) - MOST_COMPARED)

@@ -98,7 +98,7 @@ def refuse_no_optuna() -> None:
         BadInput: with the extra that brings it.
     """
     try:
-        import optuna  # noqa: F401
+        import optuna  # noqa: F401  (whether it is there)
     except ImportError as error:
         raise BadInput(
             "softprompt tune proposes settings by Optuna, which is not installed; pip install 'softprompt[tune]'"

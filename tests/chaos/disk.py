@@ -82,13 +82,13 @@ def failing(disk: Disk) -> Iterator[None]:
 
         return call
 
-    Path.open = open_  # type: ignore[method-assign]
+    Path.open = open_  # type: ignore[method-assign]  (a fault is planted)
     for name in kept:
         setattr(os, name, through(name))
     try:
         yield
     finally:
-        Path.open = opened  # type: ignore[method-assign]
+        Path.open = opened  # type: ignore[method-assign]  (a fault is planted)
         for name, function in kept.items():
             setattr(os, name, function)
 
