@@ -1,0 +1,1 @@
+"""At which rate ten random vectors learn, on built-in models and on SmolLM2."""
