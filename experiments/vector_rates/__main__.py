@@ -2,11 +2,13 @@
 
     python -m experiments.vector_rates --data-root DATA [--cells smollm2:lab/topic lab-gpt:lab/topic ...] [--seeds 3]
 
-Prompt tuning from random numbers, by the settings and seeds of `experiments.deep_begin`: 32 rows a class, 100 steps of 8,
-the best of four evaluations. No other page reports these tasks of the real model. What is finished is not trained again.
+Prompt tuning from random numbers, by the settings and seeds of `experiments.deep_begin`: 32 rows a class, 100 steps
+of 8, the best of four evaluations. No other page reports these tasks of the real model. What is finished is not
+trained again.
 """
 
 from collections.abc import Callable, Mapping
+from statistics import mean
 from typing import Any
 
 from experiments.deep_begin.__main__ import FIRST_SEED, SETTINGS, table
@@ -40,9 +42,25 @@ def measure(
 
 
 def means(cells: Mapping[str, Arms]) -> list[dict[str, Any]]:
-    """The mean test accuracy of each model at each rate over its tasks and seeds, and how many prompts end at chance."""
-    raise NotImplementedError
+    """For each model and rate the mean test accuracy over the model's tasks, and that of each task's worst seed."""
+    rows: list[dict[str, Any]] = []
+    for model in dict.fromkeys(cell.partition(":")[0] for cell in cells):
+        mine = [arms[ARM] for cell, arms in cells.items() if cell.partition(":")[0] == model]
+        for rate in sorted({record["share"] for records in mine for record in records}, reverse=True):
+            scores = [[record["test"] for record in records if record["share"] == rate] for records in mine]
+            scores = [tests for tests in scores if tests]
+            rows.append(
+                {
+                    "model": model,
+                    "rate": f"{rate:g}",
+                    "tasks": len(scores),
+                    "mean": round(mean(mean(tests) for tests in scores), 3),
+                    "mean of the worst seeds": round(mean(min(tests) for tests in scores), 3),
+                }
+            )
+    return rows
 
 
 if __name__ == "__main__":
-    print(markdown(table(measure_cells("vector_rates", __doc__, CELLS, measure))))
+    found = measure_cells("vector_rates", __doc__, CELLS, measure)
+    print(markdown(table(found)), markdown(means(found)), sep="\n\n")
