@@ -55,10 +55,10 @@ def page_of(*runs: Path, **options) -> str:
     return softprompt.report(*runs, output=output, replace=True, **options).read_text()
 
 
-def scored(prompt: Path, score: float) -> None:
-    """Give a finished prompt another test score."""
+def scored(prompt: Path, score: float | None, split: str = "test") -> None:
+    """Give a finished prompt another score."""
     result = json.loads((prompt / "result.json").read_text())
-    result["metrics"]["test"]["score"] = score
+    result["metrics"][split]["score"] = score
     (prompt / "result.json").write_text(json.dumps(result))
 
 
@@ -211,6 +211,17 @@ class TestHeadline:
         scored(run / prompt, 0.8)
         (best,) = [entry for entry in read_sources([run]).entries if entry.prompt == "prompt-tuning-seed2"]
         assert not _are_of(best, answered)
+
+    def test_answers_are_those_of_the_best_prompt_that_kept_any_and_of_equals_of_the_first(self, tmp_path):
+        run = made_run(tmp_path / "run")
+        validation = {"prompt-tuning-seed1": None, "prompt-tuning-seed0": 0.79, "ept-star-seed1": 0.79}
+        for prompt, score in validation.items():
+            scored(run / prompt, score, "validation")
+        # From the last to the first, so that each comes before those that have answers already.
+        for prompt in ("prompt-tuning-seed1", "ept-star-seed2", "ept-star-seed1", "prompt-tuning-seed0"):
+            made_answers(run / prompt)
+            scored(run / prompt, 0.99 if prompt == "ept-star-seed1" else 0.1)
+            assert f"Of the prompt <strong>{prompt}</strong> to 40 test rows" in page_of(run)
 
     def test_rows_ask_the_model_also_where_answers_are_kept(self, tmp_path, monkeypatch):
         run = made_run(tmp_path / "run")
