@@ -3,13 +3,15 @@
     python -m experiments.best_step --data-root DATA [--cells lab-gpt:lab/opinion smollm2:glue/qqp ...]
 
 Each prompt is scored after every quarter of its steps on 32 validation rows, by which the rules choose, and on test
-rows, which tell what the choice was worth. No seed here is reported elsewhere, and no task of the real
-model. Finished cells are not trained again.
+rows, which tell what the choice was worth. The real model is asked tasks of the laboratory as a user would ask it,
+with an instruction. No seed here is reported elsewhere, and no task of the real model. Finished cells are not
+trained again.
 """
 
 import argparse
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,8 +30,22 @@ from softprompt.tasks import Task
 from softprompt.training import without_advice
 
 LAB_TASKS = ("lab/opinion", "lab/same-color", "lab/weekend")
-CELLS = (*(f"{model}:{task}" for model in ("lab-gpt", "lab-t5") for task in LAB_TASKS), "smollm2:glue/qqp")
-SETTINGS = TrainSettings(steps=100, batch_size=8, eval_every=25, eval_rows=32, shots_per_class=32)
+# What the real model is asked: instruction and template; its own instructions are words that only lab models know.
+ASKED: Mapping[str, tuple[str, str]] = {
+    "lab/opinion": ("Is the opinion in this text good or bad?", "Text: {passage}\nOpinion:"),
+    "lab/topic": ("Is this text about food, film, music or travel?", "Text: {passage}\nTopic:"),
+    "lab/gender": ("Is the person in this text female or male?", "Text: {passage}\nPerson:"),
+    "lab/warm": ("Is there a warm color (red, orange or yellow) in this text?", "Text: {passage}\nyes or no:"),
+    "lab/weekend": ("Is there a day of the weekend in this text?", "Text: {passage}\nyes or no:"),
+    "lab/day": ("Which day of the week is named in this text?", "Text: {passage}\nDay:"),
+}
+REAL = "smollm2"
+CELLS = (
+    *(f"{model}:{task}" for model in ("lab-gpt", "lab-t5") for task in LAB_TASKS),
+    *(f"{REAL}:{task}" for task in ("glue/qqp", "yelp-short", *ASKED)),
+)
+EVAL_ROWS = 32
+SETTINGS = TrainSettings(steps=100, batch_size=8, eval_every=25, eval_rows=EVAL_ROWS, shots_per_class=32)
 FIRST_SEED = 900
 # Name of a prompt in the tables -> its settings.
 ARMS: Mapping[str, Mapping[str, Any]] = {
@@ -38,13 +54,37 @@ ARMS: Mapping[str, Mapping[str, Any]] = {
     "prompt tuning, random": {"init": "uniform"},
     "scaled, random": {"method": "scaled"},
 }
+# The real model is asked about words alone: of numbers, the cheap lab models tell enough.
+REAL_ARMS = ("prompt tuning, instruction",)
 Evaluated = Mapping[str, Any]
-RULES: Mapping[str, Callable[[Evaluated], Any]] = {
-    "score": lambda row: (row["score"], -row["step"]),
-    "score, then label loss": lambda row: (row["score"], -row["label_loss"]),
-    "the same, words kept": lambda row: (row["score"], row["step"] == 0, -row["label_loss"]),
-    "label loss": lambda row: -row["label_loss"],
-    "last step": lambda row: row["step"],
+
+
+def within_error(rows: Sequence[Evaluated], errors: float) -> Evaluated:
+    """The best trained evaluation, where its score is higher than that of the words, or near it with a smaller loss.
+
+    Near is at most so many standard errors below: sqrt(s (1 - s) / n) of a score s of n rows. Else the words stay.
+    """
+    trained = max((row for row in rows if row["step"]), key=lambda row: (row["score"], -row["label_loss"]))
+    for words in (row for row in rows if not row["step"]):
+        error = math.sqrt(words["score"] * (1 - words["score"]) / EVAL_ROWS)
+        is_near = trained["score"] >= words["score"] - errors * error
+        if trained["score"] <= words["score"] and not (is_near and trained["label_loss"] < words["label_loss"]):
+            return words
+    return trained
+
+
+# Name of a rule -> the evaluation that it stores.
+RULES: Mapping[str, Callable[[Sequence[Evaluated]], Evaluated]] = {
+    "score": lambda rows: max(rows, key=lambda row: (row["score"], -row["step"])),
+    "score, then label loss": lambda rows: max(rows, key=lambda row: (row["score"], -row["label_loss"])),
+    "the same, words kept": lambda rows: max(
+        rows, key=lambda row: (row["score"], row["step"] == 0, -row["label_loss"])
+    ),
+    "words left within an error": lambda rows: within_error(rows, 1.0),
+    "words left within two": lambda rows: within_error(rows, 2.0),
+    "best trained": lambda rows: max(rows, key=lambda row: (row["step"] > 0, row["score"], -row["label_loss"])),
+    "label loss": lambda rows: min(rows, key=lambda row: row["label_loss"]),
+    "last step": lambda rows: max(rows, key=lambda row: row["step"]),
 }
 
 
@@ -92,11 +132,27 @@ def tables(cells: Mapping[str, Mapping[str, Mapping[str, Sequence[Evaluated]]]])
     rows = []
     for cell, arms in cells.items():
         for arm, prompts in arms.items():
-            chosen = {rule: [max(rows, key=key)["test"] for rows in prompts.values()] for rule, key in RULES.items()}
+            chosen = {rule: [choose(rows)["test"] for rows in prompts.values()] for rule, choose in RULES.items()}
             means = {rule: round(mean(scores), 4) for rule, scores in chosen.items()}
             rows.append({"model and task": cell, "prompt": arm, "seeds": len(prompts), **means})
-    overall = {rule: round(mean(row[rule] for row in rows), 4) for rule in RULES}
-    return {"by cell": rows, "overall": [{"cells": len(rows), **overall}]}
+    return {"by cell": rows, "overall": [_over(name, rows) for name in ("all", "lab", REAL)]}
+
+
+def _over(model: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of each rule over the cells of a model, or of all."""
+    mine = [row for row in rows if model == "all" or row["model and task"].startswith(model)]
+    means = {rule: round(mean(row[rule] for row in mine), 4) if mine else None for rule in RULES}
+    return {"models": model, "cells": len(mine), **means}
+
+
+def asked(cell: str, data_root: Path | None, work: Path) -> Task:
+    """The task of a cell, as its model is asked it."""
+    model, _, name = cell.partition(":")
+    task = task_of(cell, data_root, work)
+    if model != REAL or name not in ASKED:
+        return task
+    instruction, template = ASKED[name]
+    return dataclasses.replace(task, instruction=instruction, template=template, cue="", style="instruct")
 
 
 def main() -> None:
@@ -112,10 +168,11 @@ def main() -> None:
     cells = json.loads(arguments.results.read_text())["cells"] if arguments.results.exists() else {}
     for cell in arguments.cells:
         model, _, _ = cell.partition(":")
-        missing = [arm for arm in arguments.arms if arm not in cells.get(cell, {})]
+        arms = [arm for arm in arguments.arms if model != REAL or arm in REAL_ARMS]
+        missing = [arm for arm in arms if arm not in cells.get(cell, {})]
         if not missing:
             continue
-        task, backbone = task_of(cell, arguments.data_root, arguments.work), softprompt.load_backbone(model)
+        task, backbone = asked(cell, arguments.data_root, arguments.work), softprompt.load_backbone(model)
         for arm in missing:
             if Initial(ARMS[arm].get("init", "uniform")).is_words and not task.instruction:
                 continue
