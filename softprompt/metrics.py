@@ -271,6 +271,11 @@ def is_stuck(score: float, chance: float, ceiling: float) -> bool:
     return not (ceiling > chance and score >= (chance + ceiling) / 2)
 
 
+def known_score(*scores: float | None) -> float:
+    """What is ordered by scores that may be missing: the first that is known, and without any less than all scores."""
+    return next((score for score in scores if score is not None), -math.inf)
+
+
 class Judged(NamedTuple):
     """A prompt on validation rows during training, of which the best is stored.
 

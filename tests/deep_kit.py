@@ -2,16 +2,22 @@
 
 import torch
 from softprompt.backbones import from_model
-from softprompt.prompts.batch import TextBatch
+from softprompt.prompts.batch import PromptBatch, TextBatch
 from softprompt.prompts.initializers import uniform
+from softprompt.prompts.methods import METHODS
+from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import PromptSettings, Seeds
 
 from kit import targets_of
-from tiny import ENCODER_DECODERS
+from tiny import DECODERS, ENCODER_DECODERS, ENCODERS
 
 TEXTS = ["the film was good", "a terrible movie, and not in paris", "yes"]
 LAYERS, E = 3, 16
+# Word vectors of another width than the states.
+NARROW = ("albert", "electra", "opt")
+FAMILIES = [family for family in (*ENCODER_DECODERS, *ENCODERS, *DECODERS) if family not in NARROW]
+METHODS_WITH_A_PROMPT = [name for name, method in METHODS.items() if method.m and not method.takes_sources]
 
 
 def depth_of(family):
@@ -63,3 +69,22 @@ MIXED = (
 def kept_model(family, tiny_model, save_tiny, folders):
     """The folder of a tiny model of three layers."""
     return str(save_tiny(folders.mktemp("models") / family, *tiny_model(family, **depth_of(family))))
+
+
+def drawn(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, E, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def prompt_batch(first, deep):
+    return PromptBatch.stack([first], deep=[deep])
+
+
+def soft_prompt(backbone, n=2, seed=0, repeats=1):
+    first, deep = drawn(n, seed=seed).float(), drawn(LAYERS - 1, n, seed=seed + 1).float()
+    provenance = Provenance("imported", backbone.identity(), backbone.answers)
+    return SoftPrompt(first, provenance, repeats=repeats, deep=deep)
+
+
+def gradients(logits, *leaves):
+    weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(9), dtype=torch.float32)
+    return torch.autograd.grad((logits * weights.to(logits)).sum(), leaves)

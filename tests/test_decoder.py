@@ -17,8 +17,8 @@ from softprompt.prompts.prompt import Provenance, SoftPrompt
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.training import train
 
-from kit import review_task
-from test_backbones import TEXTS, batch_of, random_prompt, targets_of, word_ids
+from backbones_kit import TEXTS, batch_of, random_prompt, word_ids
+from kit import review_task, targets_of
 from tiny import DECODERS
 
 DOUBLE = {"rtol": 0, "atol": 1e-6}

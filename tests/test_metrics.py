@@ -16,6 +16,7 @@ from softprompt.metrics import (
     best_judged,
     headline_score,
     is_stuck,
+    known_score,
     majority,
     refuse_other_metrics,
     score,
@@ -238,6 +239,11 @@ def test_majority_is_the_accuracy_of_a_constant_answer():
 )
 def test_stuck_is_not_half_of_the_way_from_chance_to_the_ceiling(score, chance, ceiling, stuck):
     assert is_stuck(score, chance, ceiling) is stuck
+
+
+def test_scores_of_which_some_are_missing_are_ordered_by_the_first_that_is_known():
+    scores = [(-0.5, 0.9), (None, None), (None, -0.4), (0.0,), ()]
+    assert sorted(scores, key=lambda pair: known_score(*pair)) == [(None, None), (), (-0.5, 0.9), (None, -0.4), (0.0,)]
 
 
 @pytest.mark.parametrize(

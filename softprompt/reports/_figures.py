@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import SoftPromptError
+from ..metrics import known_score
 from ._answers import Answered, calibration
 from ._entry import Entry
 from ._headline import Headline
-from ._settings import Setting, order
+from ._settings import Setting
 
 log = logging.getLogger("softprompt")
 
@@ -94,7 +95,7 @@ def of_settings(drawer: Drawer, settings: Sequence[Setting], running: Sequence[t
         settings: with finished prompts.
         running: prompts that are not finished, with the names of their settings.
     """
-    ranked = sorted(settings, key=lambda setting: -order(setting.validation, setting.numbers["mean"]))
+    ranked = sorted(settings, key=lambda setting: -known_score(setting.validation, setting.numbers["mean"]))
     drawn_entries = {setting.name: list(setting.entries)[:MOST_SEEDS] for setting in ranked[:MOST_SETTINGS]}
     for entry, name in running:
         if len(drawn_entries.setdefault(name, [])) < MOST_SEEDS and len(drawn_entries) <= MOST_SETTINGS:

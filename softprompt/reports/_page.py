@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadInput, SoftPromptError
+from ..metrics import known_score
 from ..study import published
 from ._answers import Answered, evaluated, kept_answers
 from ._commands import commands, parts_of
 from ._entry import Entry, Sources
 from ._figures import MOST_SETTINGS, Drawer, Drawn, answers, curve_of, ladder, landscape, of_settings, similarities
 from ._headline import Headline, headline
-from ._settings import Setting, best_setting, names_of, order, settings_of
+from ._settings import Setting, best_setting, names_of, settings_of
 from ._sources import read_sources
 from ._tables import Table, cell, class_table, csv_files, runs_table, settings_table
 
@@ -200,7 +201,7 @@ def _answered(settings: Sequence[Setting], rows: bool, tell: Tell, options: Mapp
     best = setting.best if setting else None
     if best is None:
         return None
-    others = sorted((e for s in settings for e in s.entries), key=lambda e: -order(e.run.validation_score))
+    others = sorted((e for s in settings for e in s.entries), key=lambda e: -known_score(e.run.validation_score))
     for entry in [] if rows else [best, *others]:
         if (kept := kept_answers(entry)) is not None:
             return kept

@@ -1,10 +1,10 @@
 """Entries by setting: what differs between the runs of a task beside their seeds, and each setting in numbers."""
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..metrics import known_score
 from ..settings import Seeds
 from ..study import RunSpec, summary
 from ..study.tables import TableContext, value, varying
@@ -37,19 +37,14 @@ class Setting:
     def worst_seed(self) -> int | None:
         """The seed with the lowest test score; None where there is no score."""
         scored = [entry for entry in self.entries if entry.run.score is not None]
-        worst = min(scored, key=lambda entry: order(entry.run.score), default=None)
+        worst = min(scored, key=lambda entry: known_score(entry.run.score), default=None)
         return None if worst is None else worst.run.spec.prompt.seeds.initialization
 
     @property
     def best(self) -> Entry | None:
         """The prompt with the best validation score; its test score has no part in the choice."""
         scored = [entry for entry in self.entries if entry.run.validation_score is not None]
-        return max(scored, key=lambda entry: order(entry.run.validation_score), default=None)
-
-
-def order(*scores: float | None) -> float:
-    """What is ordered by scores: the first of these that is known, and without any less than all scores."""
-    return next((score for score in scores if score is not None), -math.inf)
+        return max(scored, key=lambda entry: known_score(entry.run.validation_score), default=None)
 
 
 def settings_of(entries: Sequence[Entry]) -> list[Setting]:
@@ -110,6 +105,6 @@ def best_setting(settings: Sequence[Setting]) -> Setting | None:
     """The setting with the best mean validation score, the first of equals; by test score where none was recorded."""
     judged = [setting for setting in settings if setting.validation is not None]
     if judged:
-        return max(judged, key=lambda setting: order(setting.validation))
+        return max(judged, key=lambda setting: known_score(setting.validation))
     scored = [setting for setting in settings if setting.numbers["mean"] is not None]
     return max(scored, key=lambda setting: setting.numbers["mean"], default=None)

@@ -14,6 +14,7 @@ import os
 import platform
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,9 +31,12 @@ LEASE = "lease.json"
 SECONDS = 120.0
 # A lease is renewed so many times before it would end.
 RENEWALS = 6
+# A lease that stands there and cannot be read is read so many times, so many seconds apart, before it counts as lost.
+READS, PAUSE_SECONDS = 5, 0.5
 _FIELDS: dict[str, Any] = {
     "token": str, "host": str, "pid": int, "seconds": int | float, "deaths": int, "step": int,
 }  # fmt: skip
+_UNREADABLE = (OSError, ValueError, RecursionError)
 
 
 @final
@@ -58,8 +62,15 @@ class Lease:
 
     @property
     def is_ours(self) -> bool:
-        """Whether no other process has taken over."""
-        return self._token() == self.token
+        """Whether no other process has taken over; False of a lease that cannot be read for some time, too."""
+        for attempt in range(READS):
+            if attempt:
+                time.sleep(PAUSE_SECONDS)
+            # A network file system may fail once, or show half a file.
+            with contextlib.suppress(*_UNREADABLE):
+                values = _standing(self.folder)
+                return values is not None and values["token"] == self.token
+        return False
 
     def _token(self) -> str | None:
         """That of the lease in the folder; None where none can be read."""
@@ -167,15 +178,30 @@ def _new(folder: Path, run: str, seconds: float, before: Mapping[str, Any] | Non
 
 
 def _read(folder: Path) -> dict[str, Any] | None:
-    """The lease of a folder; None where there is none, or what stands there was not written by a process of ours."""
+    """The lease of a folder; None where there is none that can be read."""
+    with contextlib.suppress(*_UNREADABLE):
+        return _standing(folder)
+    return None
+
+
+def _standing(folder: Path) -> dict[str, Any] | None:
+    """The lease of a folder; None where there is none.
+
+    Raises:
+        OSError: it cannot be read at the moment.
+        ValueError: what stands there was not written by a process of ours, or not all of it is there.
+        RecursionError: what stands there is nested without end.
+    """
     try:
-        values = json.loads((folder / LEASE).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = (folder / LEASE).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    is_ours = isinstance(values, dict) and all(
+    values = json.loads(content)
+    if not isinstance(values, dict) or not all(
         isinstance(values.get(name), kind) and not isinstance(values[name], bool) for name, kind in _FIELDS.items()
-    )
-    return values if is_ours else None
+    ):
+        raise ValueError(f"{folder / LEASE} is no lease")
+    return values
 
 
 def _age(store: Path, folder: Path) -> float:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from ..backbones import AbstractBackbone
 from ..errors import SoftPromptError
 from ..inference.frozen import baselines
 from ..inference.kept_baselines import kept_baselines, way_to_answer
+from ..metrics import known_score
 from ..settings import PromptSettings
 from ._choice import Challenge, fresh_seeds
 from ._measure import Answers, lead_measure, score_measure
@@ -83,7 +83,7 @@ class Final:
             others, theirs = self._trained("lora", lora, CEILING_SEEDS)
             lines += self._lines("lora", theirs)
             runs += others
-        best = max(fits, key=lambda fit: -math.inf if fit.score is None else fit.score)
+        best = max(fits, key=lambda fit: known_score(fit.score))
         return Tuning(
             folder=self.folder,
             task=candidate.task.name,

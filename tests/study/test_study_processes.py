@@ -1,6 +1,7 @@
 """Deaths in the middle of a study, and several processes at one."""
 
 import dataclasses
+import errno
 import io
 import itertools
 import json
@@ -197,6 +198,20 @@ def kill_this_process() -> typing.NoReturn:
     raise AssertionError
 
 
+def show_for_a_lease(monkeypatch: pytest.MonkeyPatch, seen: list[bytes | OSError]) -> None:
+    """Let the next reads of a lease show or raise these, one after the other and without a pause."""
+    read = Path.read_bytes
+
+    def shown(path: Path) -> bytes:
+        found = seen.pop(0) if seen and path.name == lease_module.LEASE else read(path)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    monkeypatch.setattr(Path, "read_bytes", shown)
+    monkeypatch.setattr(lease_module, "PAUSE_SECONDS", 0.0)
+
+
 class TestSeveralProcesses:
     def test_a_fleet_is_claimed_once_and_left_to_who_holds_it(self, specs, tmp_path):
         groups = group(specs, 4)
@@ -301,6 +316,47 @@ class TestSeveralProcesses:
             assert read == []
         monkeypatch.undo()
         assert (fleet.folder / "lease.json").stat().st_mtime > 0
+        give_up(tmp_path, fleet)
+
+    @pytest.mark.parametrize(
+        "seen", [OSError(errno.ESTALE, "stale"), OSError(errno.EIO, "no answer"), b"", b'{"tok', b"[]"]
+    )
+    def test_results_are_stored_where_the_lease_cannot_be_read_for_a_moment(self, seen, specs, tmp_path, monkeypatch):
+        left, train = [], training.train
+        show_for_a_lease(monkeypatch, left)
+
+        def failing_next(*arguments, **options):
+            run = train(*arguments, **options)
+            left.extend([seen, seen])
+            return run
+
+        monkeypatch.setattr(training, "train", failing_next)
+        quietly(specs[:1], tmp_path)
+        assert left == []
+        assert contents(tmp_path).keys() == {path_of(tmp_path, specs[0].name).name}
+        assert list((tmp_path / "fleets").iterdir()) == []
+
+    def test_a_lease_is_lost_at_once_where_it_is_gone_or_anothers_and_after_some_reads_where_none_succeeds(
+        self, specs, tmp_path, monkeypatch
+    ):
+        fleet = claim(tmp_path, group(specs[:1], 4)).fleet
+        assert fleet is not None
+        lease = fleet.folder / "lease.json"
+        theirs = json.dumps({**json.loads(lease.read_bytes()), "token": "of another"}).encode()
+        gone = [FileNotFoundError(), NotADirectoryError()]
+        for seen in (
+            [gone[0]],
+            [gone[1]],
+            [theirs],
+            [b"", theirs],
+            [OSError(errno.EIO, "no answer")] * lease_module.READS,
+        ):
+            left = list(seen)
+            with monkeypatch.context() as patched:
+                show_for_a_lease(patched, left)
+                assert not fleet.lease.is_ours
+            assert left == []
+        assert fleet.lease.is_ours
         give_up(tmp_path, fleet)
 
     def test_another_machine_waits_for_the_end_of_a_lease(self, specs, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ the decoder, and keeps tensors that only the gradients of weights need. The pack
 - The first layer of the encoder passes gradients to prompt positions only.
 - The backward passes are written by hand (`packed_layers`) and keep as little as possible.
 
-Transformers is the reference: `tests/test_packed.py` compares logits and gradients with it.
+Transformers is the reference: `tests/packed/` compares logits and gradients with it.
 """
 
 from collections.abc import Callable
