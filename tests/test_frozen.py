@@ -1,4 +1,4 @@
-"""What a frozen model does without training, as prompts are held against it."""
+"""What a frozen model does without training, as prompts are compared with it."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ import torch
 from softprompt import report, resume, train
 from softprompt.backbones import from_model
 from softprompt.cli import main
-from softprompt.cli._held_against import held_against
+from softprompt.cli._references import comparison_table
 from softprompt.data import Rows, limited
 from softprompt.errors import BadInput, DamagedFile
 from softprompt.inference.asked import worded_for
@@ -337,7 +337,7 @@ class TestBesideTrainedPrompts:
         assert "--steps" not in line
 
     def test_the_table_shows_them_above_the_prompts(self, trained):
-        lines = held_against(trained.comparison).splitlines()
+        lines = comparison_table(trained.comparison).splitlines()
         assert lines[0].split()[:4] == ["on", "the", "same", "rows"]
         assert [line.split()[0] for line in lines[1:4]] == ["majority", "frozen", "instruction"]
         assert lines[-1] == f"{trained.comparison.rows} test rows"

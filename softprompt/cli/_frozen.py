@@ -7,7 +7,7 @@ import typer
 
 from ..errors import BadInput
 from ._flatten import flatten
-from ._held_against import ends, named
+from ._references import ends, named
 from ._rows import OwnRows, with_options
 from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Style, TaskOption
 from .printing import print_json, table

@@ -1,4 +1,4 @@
-"""How label words are scored in a run: one rule for its prompts and for what they are held against."""
+"""How label words are scored in a run: one rule for its prompts and for what they are compared with."""
 
 import dataclasses
 from typing import Literal

@@ -23,7 +23,7 @@ WORDS = {
 }
 # Where an error is the score, the constant answer is no class.
 MEAN = "always the mean"
-# What the mean over seeds is held against: the first of these whose score is known.
+# What the mean over seeds is compared with: the first of these whose score is known.
 REFERENCES = (WORDS["instruction"], WORDS["frozen"], WORDS["majority"], MEAN)
 Verdict = Literal["better", "worse", "not shown", "unknown"]
 

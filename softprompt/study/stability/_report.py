@@ -59,7 +59,7 @@ class Power:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The stability of some settings on one task, the first being what the others are held against.
+    """The stability of some settings on one task, the first being what the others are compared with.
 
     Args:
         about: what was run, plain values: task, model ...
