@@ -20,7 +20,7 @@ from ..store import read_sealed, sealed_bytes, write_file
 from ..tasks import Task
 
 REPAIR = "restore it from a copy, or delete it"
-# Test rows on which the comparison is made: it costs as much as seventeen prompts do.
+# Most test rows of the comparison: it takes about as long as scoring seventeen prompts on these rows.
 MOST_ROWS = 200
 
 

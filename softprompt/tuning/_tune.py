@@ -140,7 +140,7 @@ def _tuned(request: Request, parts: Parts, folder: Path, progress: bool) -> Tuni
     with progress_bar(progress, request.minutes, runs, before) as watcher:
         watcher.tell("search")
         search = Search(folder=folder, space=space, backbone=backbone, folds=budget.folds, rungs=rungs, watch=[watcher])
-        trials = [trial for wave in search.run(budget.is_enough, budget.most) for trial in wave.trials]
+        trials = [trial for wave in search.run(budget.is_spent, budget.most) for trial in wave.trials]
         watcher.tell("choice")
         headline = next(iter(tasks.values())).scores
         winner, challenges = chosen(folder, space, trials, backbone, budget.folds, headline, [watcher])
