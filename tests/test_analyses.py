@@ -111,7 +111,7 @@ class TestArithmetic:
     def test_spread_is_that_of_numpy(self):
         scores = [0.5, 0.7, 0.9]
         found = spread(scores)
-        assert (found["n"], found["low"], found["high"]) == (3, 0.5, 0.9)
+        assert (found["n"], found["lowest"], found["highest"]) == (3, 0.5, 0.9)
         assert found["mean"] == pytest.approx(np.mean(scores))
         assert found["std"] == pytest.approx(np.std(scores, ddof=1))
         assert spread([0.5])["std"] is None
