@@ -84,6 +84,12 @@ def _in_one_part(n: int, resamples: int, seed: int) -> "np.ndarray":
     return places
 
 
+def mean_of_known(values: Sequence[float | int | None]) -> float | None:
+    """The mean of those values that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
 def deviation(drawn: "np.ndarray") -> "np.ndarray":
     """The standard deviation (n - 1) of each resample, over its second axis; exactly 0 of equal values."""
     import numpy as np

@@ -18,7 +18,7 @@ from ..inference.rows import tell_truncated
 from ..run_layout import PLAN
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import refuse_no_place, write_file
-from ..tasks import stored_in
+from ..tasks import SPLITS, stored_in
 from ._advice import ADVICE, better_begun, no_words, not_better, repeated
 from ._alone import alone_on, as_usual
 from ._built import build_prompts
@@ -316,7 +316,7 @@ def _comparison(
 
 def _report_texts(run_data: RunData) -> None:
     """Say where texts were cut, and where they hold words that the tokenizer does not know."""
-    for name in ("train", "validation", "test"):
+    for name in SPLITS:
         examples = getattr(run_data, name)
         warn_of_unknown(examples, run_data.backbone.tokenizer, run_data.backbone.name, name)
         tell_truncated(examples, f"{name} rows")
