@@ -65,8 +65,8 @@ class TestContext:
 class TestBaselines:
     def test_a_decoder_has_all_of_them_on_the_same_rows(self, decoder):
         task = own(instruction="good or bad", template="{text} it was", cue="")
-        found = baselines(decoder, task, ROWS, ROWS, shots=2)
-        assert [line.name for line in found] == ["majority", "frozen", "instruction", *["2 examples"] * 3]
+        found = baselines(decoder, task, ROWS, ROWS)
+        assert [line.name for line in found] == ["majority", "frozen", "instruction", *["4 examples"] * 3]
         assert {len(line.predictions) for line in found} == {4}
         assert (found[0].score, found[1].text, found[2].text) == (0.5, "{text} it was", "good or bad\n{text} it was")
         direct = label_scores_of(decoder, dataclasses.replace(task, instruction=""), ROWS).argmax(-1).tolist()

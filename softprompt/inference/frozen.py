@@ -109,7 +109,6 @@ def baselines(
     settings: TrainSettings = NEW_RUN,
     calibrate: bool = False,
     validation: Rows | None = None,
-    shots: int = SHOTS,
     draws: int = DRAWS,
 ) -> list[Baseline]:
     """Majority, frozen model, instruction, and examples in context, on the same rows.
@@ -126,7 +125,6 @@ def baselines(
         calibrate: fit a bias for each class, at the cost of up to 100 rows more for each line.
         validation: rows on which the scores of each line are calibrated, as those of prompts of such a run are; None
             leaves them as they are.
-        shots: examples in context.
         draws: contexts.
 
     Raises:
@@ -149,7 +147,7 @@ def baselines(
         return lines
     try:
         for draw in range(draws):
-            lines.append(compared.with_examples(best or task, drawn_examples(task, train, shots, draw), draw))
+            lines.append(compared.with_examples(best or task, drawn_examples(task, train, SHOTS, draw), draw))
     except BadInput as error:
         log.warning("no examples in context: %s", error.message)
     return lines
