@@ -7,9 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save
 from softprompt.prompts.prompt import BackboneIdentity, LinearHead, Provenance, SoftPrompt
-from softprompt.store import (
-    save_prompt,
-)
+from softprompt.store import save_prompt
 
 
 def a_prompt(m=2, e=6, repeats=5, classes=3, seed=0) -> SoftPrompt:

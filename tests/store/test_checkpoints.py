@@ -8,10 +8,7 @@ import time
 import pytest
 import torch
 from softprompt.errors import DamagedFile
-from softprompt.store import (
-    latest_checkpoint,
-    save_checkpoint,
-)
+from softprompt.store import latest_checkpoint, save_checkpoint
 
 
 class TestCheckpoints:

@@ -8,12 +8,7 @@ import torch
 from safetensors.torch import save
 from softprompt.documents import Limits
 from softprompt.errors import BadInput, DamagedFile
-from softprompt.store import (
-    from_document,
-    read_prompt,
-    read_tensors,
-    save_prompt,
-)
+from softprompt.store import from_document, read_prompt, read_tensors, save_prompt
 
 from store_kit import a_prompt, forge, forged_prompt
 

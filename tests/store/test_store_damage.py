@@ -6,12 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from softprompt.errors import DamagedFile, SoftPromptError
-from softprompt.store import (
-    latest_checkpoint,
-    read_prompt,
-    save_checkpoint,
-    save_prompt,
-)
+from softprompt.store import latest_checkpoint, read_prompt, save_checkpoint, save_prompt
 
 from store_kit import a_prompt, equal
 from tiny import ALL

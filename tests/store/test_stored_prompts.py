@@ -7,11 +7,7 @@ import pytest
 import torch
 from softprompt.errors import BadInput
 from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
-from softprompt.store import (
-    find_prompt,
-    read_prompt,
-    save_prompt,
-)
+from softprompt.store import find_prompt, read_prompt, save_prompt
 
 from store_kit import a_prompt, equal
 
