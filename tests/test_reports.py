@@ -23,7 +23,7 @@ from softprompt.reports._figures import Drawer, Drawn, of_settings
 from softprompt.reports._headline import _are_of, headline
 from softprompt.reports._settings import settings_of
 from softprompt.reports._sources import read_sources
-from softprompt.reports._tables import Table
+from softprompt.reports._tables import Table, runs_table
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, load, stored_names
 from softprompt.study._fleets import run_folder
@@ -484,6 +484,20 @@ class TestPage:
         ]
         loss = next(figure for figure in of_settings(Drawer(), settings, []) if figure.title == "Training loss")
         assert [name for name in re.findall(r"\w+", loss.text) if name in scores] == ["tested", "zero", "minus", "none"]
+
+    @pytest.mark.usefixtures("drawn")
+    def test_a_majority_class_that_scores_0_is_drawn(self, tmp_path):
+        (first, *_) = settings_of(read_sources([made_run(tmp_path / "run", task="glue/cola")]).entries)
+        for majority in (0.0, 0.5, None):
+            entries = [dataclasses.replace(e, run=dataclasses.replace(e.run, majority=majority)) for e in first.entries]
+            (strip, *_) = of_settings(Drawer(), [dataclasses.replace(first, entries=entries)], [])
+            assert ("always the same class" in strip.svg) == (majority is not None)
+
+    def test_step_0_is_the_best_of_a_prompt_that_never_got_better_and_none_is_told_without_a_score(self, tmp_path):
+        (entry, *_) = read_sources([made_run(tmp_path / "run", methods=("ept-star",), seeds=1)]).entries
+        runs = [dataclasses.replace(entry.run, best_step=0, metrics=metrics) for metrics in (entry.run.metrics, {})]
+        rows = runs_table([(dataclasses.replace(entry, run=run), "ept-star") for run in runs]).rows
+        assert [row["best step"] for row in rows] == [0, None]
 
     @pytest.mark.usefixtures("drawn")
     def test_settings_with_long_names_are_numbered_so_that_their_columns_keep_room(self, tmp_path):
