@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import lasting_name, read_configuration, silence, source_of
+from ..backbones import kind_here, lasting_name, read_configuration, silence, source_of
 from ..backbones.base import AbstractBackbone
 from ..backbones.family import text_config
 from ..baselines import READ_FROM_PEFT
@@ -83,7 +83,7 @@ def export_peft(
     return write_folder(Path(folder), contents, what="the PEFT folder")
 
 
-def import_peft(folder: str | Path, *, backbone: AbstractBackbone | None = None) -> SoftPrompt:
+def import_peft(folder: str | Path, *, backbone: AbstractBackbone | None = None, kind: str | None = None) -> SoftPrompt:
     """The prompt in a PEFT folder: all that `export_peft` wrote, or the rows that PEFT trained.
 
     PEFT's default for SEQ_2_SEQ_LM stores twice the rows it uses; the first half is the prompt, the rest is dropped
@@ -92,6 +92,7 @@ def import_peft(folder: str | Path, *, backbone: AbstractBackbone | None = None)
     Args:
         folder: with adapter_config.json and adapter_model.safetensors.
         backbone: the frozen model; without it an embedding hash is not known and only widths can be checked.
+        kind: of the model, where neither the folder nor a model that is here says it.
 
     Raises:
         BadInput: not a PEFT folder, another method than PROMPT_TUNING and P_TUNING, a pickle, or rows that make
@@ -108,9 +109,10 @@ def import_peft(folder: str | Path, *, backbone: AbstractBackbone | None = None)
     if ours:
         return _restored(folder, rows, backbone)
     rows, dropped = _used_rows(rows, config, folder)
+    name = str(config.get("base_model_name_or_path") or "unknown")
     identity = BackboneIdentity(
-        name=lasting_name(str(config.get("base_model_name_or_path") or "unknown")),
-        kind=_kind(config, folder, backbone),
+        name=lasting_name(name),
+        kind=backbone.kind if backbone else _kind(config.get("task_type"), folder, name, kind),
         embedding_size=rows.shape[1],
         revision=config.get("revision") if isinstance(config.get("revision"), str) else None,
     )
@@ -233,17 +235,20 @@ def _used_rows(rows: Float[Tensor, "k e"], config: dict[str, Any], folder: Path)
     return rows[:n], len(rows) - n
 
 
-def _kind(config: dict[str, Any], folder: Path, backbone: AbstractBackbone | None) -> str:
-    """The kind of backbone, from the task type or the backbone itself."""
-    if backbone is not None:
-        return backbone.kind
-    task_type = config.get("task_type")
-    if str(task_type) not in KINDS:
+def _kind(task_type: Any, folder: Path, model: str, given: str | None) -> str:
+    """The kind of model, from the task type; without one, of a model that is here, or as it is given."""
+    if task_type is not None and str(task_type) not in KINDS:
         raise BadInput(
-            f"{str(folder)!r} has task type {task_type!r}, from which the kind of model and its head cannot be told; "
-            "give the backbone"
+            f"{str(folder)!r} has task type {task_type!r}, whose head cannot be read here; give a folder of "
+            f"{', '.join(KINDS)}"
         )
-    return KINDS[str(task_type)]
+    known = KINDS[str(task_type)] if task_type is not None else kind_here(model) or given
+    if known is None:
+        raise BadInput(
+            f"{str(folder)!r} names no task type and no model that is here, from which the kind of its model would "
+            f"be known; give --kind: {', '.join(TASK_TYPES)}"
+        )
+    return known
 
 
 def _restored(folder: Path, rows: Float[Tensor, "n e"], backbone: AbstractBackbone | None) -> SoftPrompt:
