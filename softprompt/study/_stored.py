@@ -206,7 +206,8 @@ def load(folder: Path, name: str, *, whole: bool = True, spec: RunSpec | None = 
         raise DamagedFile(f"{path} is not as it was written; {REPAIR}")
     if values.get("format") not in READ:
         raise BadInput(
-            f"{path} has format {values.get('format')!r}, this version reads {FORMAT}; delete it and run again"
+            f"{path} is of format {values.get('format')!r}, this softprompt reads {READ[0]} to {READ[-1]}; upgrade "
+            "it, or name another store"
         )
     is_of_today = values["format"] == FORMAT
     today = values if is_of_today else renamed(values)
