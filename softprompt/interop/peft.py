@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones import kind_here, lasting_name, read_configuration, silence, source_of
-from ..backbones.base import AbstractBackbone
 from ..backbones.family import text_config
 from ..baselines import READ_FROM_PEFT
 from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch, SoftPromptError
@@ -83,7 +82,7 @@ def export_peft(
     return write_folder(Path(folder), contents, what="the PEFT folder")
 
 
-def import_peft(folder: str | Path, *, backbone: AbstractBackbone | None = None, kind: str | None = None) -> SoftPrompt:
+def import_peft(folder: str | Path, *, kind: str | None = None) -> SoftPrompt:
     """The prompt in a PEFT folder: all that `export_peft` wrote, or the rows that PEFT trained.
 
     PEFT's default for SEQ_2_SEQ_LM stores twice the rows it uses; the first half is the prompt, the rest is dropped
@@ -91,14 +90,12 @@ def import_peft(folder: str | Path, *, backbone: AbstractBackbone | None = None,
 
     Args:
         folder: with adapter_config.json and adapter_model.safetensors.
-        backbone: the frozen model; without it an embedding hash is not known and only widths can be checked.
         kind: of the model, where neither the folder nor a model that is here says it.
 
     Raises:
         BadInput: not a PEFT folder, another method than PROMPT_TUNING and P_TUNING, a pickle, or rows that make
             no prompt.
         DamagedFile: a file of our own export that is not what was written.
-        ModelMismatch: rows of another width than the backbone's.
     """
     folder = Path(folder)
     config = _readable_config(folder)
@@ -107,17 +104,17 @@ def import_peft(folder: str | Path, *, backbone: AbstractBackbone | None = None,
         read_folder(folder)
     rows = _rows(folder)
     if ours:
-        return _restored(folder, rows, backbone)
+        return _restored(folder, rows)
     rows, dropped = _used_rows(rows, config, folder)
     name = str(config.get("base_model_name_or_path") or "unknown")
     identity = BackboneIdentity(
         name=lasting_name(name),
-        kind=backbone.kind if backbone else _kind(config.get("task_type"), folder, name, kind),
+        kind=_kind(config.get("task_type"), folder, name, kind),
         embedding_size=rows.shape[1],
         revision=config.get("revision") if isinstance(config.get("revision"), str) else None,
     )
     training: dict[str, str | int] = {"imported_from": f"PEFT {config['peft_type']}"}
-    return imported(rows, identity, backbone, {**training, **({"dropped_rows": dropped} if dropped else {})})
+    return imported(rows, identity, {**training, **({"dropped_rows": dropped} if dropped else {})})
 
 
 def _refuse_what_peft_cannot_hold(prompt: SoftPrompt, model: nn.Module | None) -> None:
@@ -251,7 +248,7 @@ def _kind(task_type: Any, folder: Path, model: str, given: str | None) -> str:
     return known
 
 
-def _restored(folder: Path, rows: Float[Tensor, "n e"], backbone: AbstractBackbone | None) -> SoftPrompt:
+def _restored(folder: Path, rows: Float[Tensor, "n e"]) -> SoftPrompt:
     """A prompt that `export_peft` wrote: one copy of the repeated rows, the head and the provenance."""
     document = read_json(folder / DOCUMENT)
     shapes = document.get("shapes")
@@ -263,7 +260,4 @@ def _restored(folder: Path, rows: Float[Tensor, "n e"], backbone: AbstractBackbo
     prompt = from_document(document, tensors, str(folder))
     if not torch.equal(prompt.expanded(), rows):
         raise DamagedFile(f"the rows in {str(folder)!r} are not those its {DOCUMENT} describes; export the prompt anew")
-    if backbone is not None:
-        prompt = prompt.at_scale(backbone.embedding_scale)
-        backbone.check(prompt)
     return prompt
