@@ -172,8 +172,8 @@ def test_what_is_no_callback_is_refused_before_anything_is_written(start, callba
 
 
 def test_early_stopping_without_a_rule_is_refused():
-    for wrong in ({}, {"patience": 0}):
-        with pytest.raises(BadInput, match="needs a patience of 1 or more, or a score"):
+    for wrong, given in (({}, "None and until=None"), ({"patience": 0, "until": 0.9}, r"0 and until=0\.9")):
+        with pytest.raises(BadInput, match=f"has patience={given}; give patience=1 or more, until=SCORE, or both$"):
             EarlyStopping(**wrong)
 
 

@@ -104,7 +104,10 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         """Refuse values with which training would never stop, or stop at once."""
         if (self.patience is None and self.until is None) or (self.patience is not None and self.patience < 1):
-            raise BadInput("EarlyStopping needs a patience of 1 or more, or a score `until` which to train")
+            raise BadInput(
+                f"EarlyStopping has patience={self.patience} and until={self.until}; give patience=1 or more, "
+                "until=SCORE, or both"
+            )
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Stop the prompts for which it is time."""
