@@ -16,9 +16,10 @@ from filelock import FileLock
 from softprompt.cli import main
 from softprompt.documents import json_bytes, sealed_bytes
 from softprompt.errors import BadInput, DamagedFile
+from softprompt.inference.class_scores import calibration_error
 from softprompt.inference.report import Report
 from softprompt.prompts.methods import METHODS
-from softprompt.reports._answers import kept_answers
+from softprompt.reports._answers import calibration, kept_answers
 from softprompt.reports._figures import Drawer, Drawn, of_settings
 from softprompt.reports._headline import _are_of, headline
 from softprompt.reports._settings import settings_of
@@ -449,6 +450,14 @@ class TestPage:
         assert re.findall(r"row (\d+) &lt;b", worst)[:3] == ["0", "4", "8"]
         unsure = page.partition("The least sure answers")[2]
         assert re.findall(r"row (\d+) &lt;b", unsure)[0] == "39"
+
+    def test_the_gaps_of_the_calibration_curve_add_up_to_the_calibration_error(self, tmp_path):
+        rows = made_answers(made_run(tmp_path / "run") / "ept-star-seed0")
+        confidence, accuracy, counts = calibration(rows)
+        labels = find_task("lab/opinion").labels[:2]
+        probabilities = [[row["scores"][label] for label in labels] for row in rows]
+        expected = calibration_error(probabilities, [labels.index(row["gold"]) for row in rows])
+        assert (counts * abs(accuracy - confidence)).sum() / len(rows) == pytest.approx(expected)
 
     def test_two_tasks_and_two_models_have_a_headline_each_and_share_no_similarity(self, tmp_path):
         made_run(tmp_path / "runs" / "a", task="lab/opinion", model="lab-t5", seeds=1)
