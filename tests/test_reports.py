@@ -516,6 +516,8 @@ class TestPage:
         (strip, loss, *_) = of_settings(Drawer(), settings, [])
         assert ">(8)<" in strip.svg
         assert ">ept, (8)<" in loss.svg
+        # The loss of a head for a number is no nats.
+        assert ">loss<" in loss.svg
         assert f"(8) {names[7]}." in strip.caption
         assert "option_1" not in strip.svg + loss.svg + loss.caption
 

@@ -261,7 +261,7 @@ class TestRun:
         assert "restarts" not in SoftPrompt.load(tmp_path / "run" / plain.prompt / "prompt").provenance.training
         assert main(["show", str(tmp_path / "run")]) == 0
         chosen, losses = result.restarts["chosen"], ", ".join(f"{loss:.4f}" for loss in result.restarts["losses"])
-        line = f"{result.prompt}: restart {chosen} (of 0 to 2) went on after step 5; training losses in nats over the "
+        line = f"{result.prompt}: restart {chosen} (of 0 to 2) went on after step 5; training losses over the "
         assert f"{line}last 1 steps: {losses}\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize("crash", [1, 3, 4, 5, 6, 11] if ALL else [3, 5, 11])

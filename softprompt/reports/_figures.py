@@ -109,7 +109,7 @@ def of_settings(drawer: Drawer, settings: Sequence[Setting], running: Sequence[t
     shown = [dataclasses.replace(setting, name=short[setting.name]) for setting in ranked[:MOST_SETTINGS]]
     figures = _strip(drawer, shown, majority, left_out)
     for quantity, title, y, options in (
-        ("loss", "Training loss", "loss in nats", {"log_y": True}),
+        ("loss", "Training loss", "loss", {"log_y": True}),
         ("score", "Validation score", "validation score", {}),
         ("token_norms", "Norm of the prompt", "mean norm, in token norms", {"log_y": True, "band": _band()}),
     ):

@@ -56,7 +56,7 @@ class StoredRun:
         seconds: the run's share of its fleet's wall time, by prompt steps.
         status: "finished", "stopped early ..." or "dropped ...".
         warnings: what a user should look at.
-        curve: by quantity ("loss" in nats, "prompt_norm", ...) one value a kept step, and those steps as "step".
+        curve: by quantity ("loss", "prompt_norm", ...) one value a kept step, and those steps as "step".
         validation: "step" and "score" of each evaluation.
         fleet: names of the runs that shared its passes, itself among them.
         embeddings: SHA-256 of the frozen model's word embeddings.

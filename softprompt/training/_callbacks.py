@@ -27,7 +27,7 @@ class Step:
     Args:
         step: the step, from 1.
         steps: optimiser steps of the whole run.
-        losses: the loss in nats of each prompt that trains.
+        losses: of each prompt that trains, in nats, or in squared deviations where a head answers with a number.
     """
 
     step: int
