@@ -29,11 +29,11 @@ log = logging.getLogger(ADVICE)
 @contextlib.contextmanager
 def without_advice() -> Iterator[None]:
     """Hide the warnings about single prompts within the block: where hundreds are trained, their results hold them."""
-    log.disabled = True
+    before, log.disabled = log.disabled, True
     try:
         yield
     finally:
-        log.disabled = False
+        log.disabled = before
 
 
 # A decoder's prompt of more token norms than this has saturated the model's norms: its words are drowned by rounding.

@@ -1,6 +1,7 @@
 """What a run leaves: scores, prompts, records and trackers."""
 
 import dataclasses
+import logging
 import math
 
 import pytest
@@ -17,7 +18,7 @@ from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import TrainSettings
 from softprompt.tasks import TASKS, custom_task
 from softprompt.training import read_results, train
-from softprompt.training._advice import not_learning, repeated, worse_calibrated
+from softprompt.training._advice import ADVICE, not_learning, repeated, without_advice, worse_calibrated
 from softprompt.training._finish import own_rows
 from softprompt.training._last import Last
 from softprompt.training._prepare import training_rows, unseen_labels
@@ -117,6 +118,16 @@ class TestResults:
         run = train(task, str(t5_folder), prompts=[entry(lr=1e-12)], settings=settings, output=tmp_path / "run")
         assert "not learning" in " ".join(run.results[0].warnings)
         assert "--lr" in caplog.text
+
+    def test_advice_that_was_off_stays_off_behind_a_block_without_it(self, monkeypatch):
+        logger = logging.getLogger(ADVICE)
+        for is_off in (True, False):
+            monkeypatch.setattr(logger, "disabled", is_off)
+            with without_advice():
+                with without_advice():
+                    assert logger.disabled
+                assert logger.disabled
+            assert logger.disabled == is_off
 
     def test_rows_that_stand_in_two_splits_are_counted_before_training(self, t5_folder, tmp_path, caplog):
         rows = "text,label\n" + "".join(f"{text},{label}\n" for text, label in review_rows(20, 0))
