@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PLACE = ROOT / "build" / "lowest"
 # What the tests need beside the package; their versions are those of constraints.txt.
 TOOLS = ("beartype", "hypothesis", "peft", "pytest")
-TESTS = ("tests/test_documents.py", "tests/test_store.py", "tests/training", "tests/interop")
+TESTS = ("tests/test_documents.py", "tests/store", "tests/training", "tests/interop")
 
 
 def pins() -> list[str]:

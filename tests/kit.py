@@ -13,11 +13,18 @@ from softprompt.backbones import AbstractBackbone
 from softprompt.documents import read_sealed, sealed_bytes
 from softprompt.prompts.contract import AbstractTrainable
 from softprompt.prompts.trainable import TrainablePrompt
-from softprompt.tasks import Task, custom_task
+from softprompt.tasks import GROUPS, Task, custom_task
 from softprompt.training._loop import Loop
 
 GOOD = ("good", "great")
 BAD = ("bad", "terrible")
+# The 21 tasks of the Explosive Prompt Tuning paper, in the order of its tables 1 and 2.
+EPT_TASKS = (
+    *GROUPS["glue"],
+    *(f"super_glue/{name}" for name in ("boolq", "cb", "wic", "wsc.fixed", "multirc")),
+    *(f"mrqa/{name}" for name in ("nq", "hotpotqa", "searchqa", "newsqa")),
+    *("winogrande/xl", "yelp_polarity", "scitail", "paws"),
+)
 FILLER = ("the", "film", "movie", "was", "and", "a", "very", "it", "of", "in")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from softprompt.analysis import cosines, distinct, mean_cosine, norm_curve, norms
+from softprompt.analysis import cosines, distinct, mean_cosine, norm_curve
 from softprompt.errors import BadInput, UnknownName
 
 
@@ -48,16 +48,6 @@ class TestGeometry:
     def test_distinct_keeps_first_places_in_order(self, vectors):
         assert torch.equal(distinct(vectors[[3, 1, 3, 0, 1]]), vectors[[3, 1, 0]])
         assert distinct(vectors[:0]).shape == (0, 7)
-
-    def test_norms_are_those_of_numpy_in_units_of_a_token(self, vectors):
-        expected = np.linalg.norm(vectors.double().numpy(), axis=1)
-        np.testing.assert_allclose(norms(vectors).numpy(), expected, rtol=1e-12)
-        np.testing.assert_allclose(norms(vectors, 4.0).numpy(), expected / 4, rtol=1e-12)
-
-    @pytest.mark.parametrize("token_norm", [0.0, -1.0, math.inf, math.nan])
-    def test_norms_in_units_of_nothing_are_refused(self, vectors, token_norm):
-        with pytest.raises(BadInput, match="positive"):
-            norms(vectors, token_norm)
 
 
 class TestNormCurve:

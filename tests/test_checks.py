@@ -30,7 +30,6 @@ from softprompt.regularizers import regularizers
 from softprompt.settings import LandscapeSettings, ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, grid, run_all
 from softprompt.study.stability import plan
-from softprompt.study.statistics import bootstrap
 from softprompt.tasks import Source, Task, custom_task, task
 from softprompt.training import Plan, Run
 from softprompt.training._keywords import prompts_from
@@ -161,8 +160,6 @@ class TestNumbers:
             (lambda: Demo(seeds=-1, output=Path("x")), "--seeds must be positive, not -1"),
             (lambda: HeadRecipe(lr=-1e-3), "--lr must be positive and finite, not -0.001"),
             (lambda: HeadRecipe(masked=0.0), "masked is a share of the tokens"),
-            (lambda: bootstrap([1, 2, 3], confidence=95), "between 0 and 1, as 0.95, not 95"),
-            (lambda: bootstrap([1, 2, 3], resamples=0), "--resamples must be positive, not 0"),
             (lambda: run_all([], "store", fleet_size=0), "--fleet-size must be positive, not 0"),
             (lambda: regularizers("rn-emb:sigma=0.1,sigma=0.3"), "is given 'sigma' twice"),
         ],

@@ -1,4 +1,4 @@
-"""What a frozen model does without training, as prompts are held against it."""
+"""What a frozen model does without training, as prompts are compared with it."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ import torch
 from softprompt import report, resume, train
 from softprompt.backbones import from_model
 from softprompt.cli import main
-from softprompt.cli._held_against import held_against
+from softprompt.cli._references import comparison_table
 from softprompt.data import Rows, limited
 from softprompt.errors import BadInput, DamagedFile
 from softprompt.inference.asked import worded_for
@@ -65,8 +65,8 @@ class TestContext:
 class TestBaselines:
     def test_a_decoder_has_all_of_them_on_the_same_rows(self, decoder):
         task = own(instruction="good or bad", template="{text} it was", cue="")
-        found = baselines(decoder, task, ROWS, ROWS, shots=2)
-        assert [line.name for line in found] == ["majority", "frozen", "instruction", *["2 examples"] * 3]
+        found = baselines(decoder, task, ROWS, ROWS)
+        assert [line.name for line in found] == ["majority", "frozen", "instruction", *["4 examples"] * 3]
         assert {len(line.predictions) for line in found} == {4}
         assert (found[0].score, found[1].text, found[2].text) == (0.5, "{text} it was", "good or bad\n{text} it was")
         direct = label_scores_of(decoder, dataclasses.replace(task, instruction=""), ROWS).argmax(-1).tolist()
@@ -337,7 +337,7 @@ class TestBesideTrainedPrompts:
         assert "--steps" not in line
 
     def test_the_table_shows_them_above_the_prompts(self, trained):
-        lines = held_against(trained.comparison).splitlines()
+        lines = comparison_table(trained.comparison).splitlines()
         assert lines[0].split()[:4] == ["on", "the", "same", "rows"]
         assert [line.split()[0] for line in lines[1:4]] == ["majority", "frozen", "instruction"]
         assert lines[-1] == f"{trained.comparison.rows} test rows"

@@ -80,11 +80,6 @@ def test_sampled_vocabulary_repeats_only_when_it_runs_out(table):
     assert {ids.count(i) for i in range(V)} == {2, 3}
 
 
-def test_sampled_vocabulary_stays_among_the_most_common(table):
-    assert sorted(rows_of(from_vocabulary(most_common=5)(5, table, seeded()), table)) == [0, 1, 2, 3, 4]
-    assert len(set(rows_of(from_vocabulary(most_common=10 * V)(V, table, seeded()), table))) == V
-
-
 def test_label_words_are_mean_token_vectors_then_sampled_vocabulary(table):
     vectors = from_label_words([[3], [5, 7]])(5, table, seeded())
     assert torch.equal(vectors[0], table[3])
@@ -122,7 +117,6 @@ def test_vectors_of_another_shape_are_refused_with_both_shapes(shape, table):
     [
         (lambda: uniform(1.0, 0.0), "low <= high; these are 1.0 and 0.0"),
         (lambda: uniform(0.0, float("inf")), "finite bounds"),
-        (lambda: from_vocabulary(0), "at least 1 token, not 0"),
         (lambda: from_label_words([]), "at least one token for each label"),
         (lambda: from_label_words([[1], []]), "at least one token for each label"),
         (lambda: from_tokens([]), "this text is empty"),

@@ -213,7 +213,7 @@ class TestAHead:
             ({"shots": 8}, {}, "draws rows by class, task .* is answered by a number"),
             ({"shots_per_class": 8}, {}, "draws rows by class"),
             ({"decode": "scores"}, {}, "by a head, not by scores"),
-            ({}, {"init": "label-words"}, "has no label words"),
+            ({}, {"init": "label-words"}, "has no label words; choose another `init`"),
             ({}, {"regularizer": "adv-emb:divergence=kl"}, "compares distributions, this task's answer is one number"),
         ],
     )

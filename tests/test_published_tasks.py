@@ -11,7 +11,6 @@ from softprompt.data._table import Rows
 from softprompt.data.check import check_task
 from softprompt.errors import BadInput, UnknownName
 from softprompt.tasks import (
-    EPT_TASKS,
     GROUPS,
     OFFICIAL_ROWS,
     TASKS,
@@ -24,6 +23,8 @@ from softprompt.tasks import (
     task,
 )
 from softprompt.tasks._mrqa import questions
+
+from kit import EPT_TASKS
 
 # One row of each task in its hub's columns, written for this test, and the texts that it becomes.
 ROWS = {

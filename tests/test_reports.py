@@ -244,8 +244,8 @@ class TestHeadline:
             raise BadInput("these 3 rows were given in memory; give them again")
 
         monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
-        told = "prompt-tuning-seed0: these 3 rows were given in memory; give them again; or leave `rows` out, or leave this"
-        with pytest.raises(BadInput, match=f"^{told} run out of the report$"):
+        told = "prompt-tuning-seed0: these 3 rows were given in memory; give them again; or leave `rows` out"
+        with pytest.raises(BadInput, match=f"^{told}, or leave this run out of the report$"):
             page_of(run, rows=True, **given)
         assert asked == [{"data_root": "/data", **given}]
 

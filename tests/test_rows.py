@@ -11,7 +11,9 @@ from datasets import Dataset
 from datasets.exceptions import DatasetNotFoundError
 from softprompt.data import Rows, ept_splits, few_shot, load_rows, own_splits, split_rows, strata
 from softprompt.errors import BadInput, UnknownName
-from softprompt.tasks import EPT_TASKS, Source, custom_task, gold, on_rows, styled, task
+from softprompt.tasks import Source, custom_task, gold, on_rows, styled, task
+
+from kit import EPT_TASKS
 
 DATA_ROOT = os.environ.get("SOFTPROMPT_DATA_ROOT")
 needs_data = pytest.mark.skipif(not DATA_ROOT, reason="SOFTPROMPT_DATA_ROOT is not set")

@@ -53,7 +53,7 @@ def test_prompts_come_and_go_with_the_file(backbone, prompts, tmp_path):
     same = bank.get("p0")
     assert file.read() == []
     assert bank.get("p0") is same
-    write_bank(path, list(prompts.items())[2:4], replace=True)
+    write_bank(tmp_path / "new.bank", list(prompts.items())[2:4]).replace(path)
     file.read()
     assert list(bank.prompts) == ["p2", "p3"]
     path.write_bytes(path.read_bytes()[:-9])

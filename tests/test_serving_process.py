@@ -17,7 +17,7 @@ from softprompt.backbones import from_model
 from softprompt.cli._serve import secrets
 from softprompt.errors import BadInput
 from softprompt.serving import Engine, PromptFolder, as_trained
-from softprompt.serving.http import ServerSettings, Service, listen, server_of
+from softprompt.serving.http import ServerSettings, Service, listen
 from softprompt.serving.http.settings import hosts_for, is_loopback
 from softprompt.settings import ModelSpec
 from softprompt.store import save_prompt
@@ -169,7 +169,6 @@ def test_nothing_that_fits_or_does_not_fit_the_description_is_answered_with_500(
 
 def test_the_server_has_a_bound_of_connections_and_does_not_name_itself(backbone, prompts):
     service = service_of(bank_of(backbone, prompts))
-    assert server_of(None, service, connections=7).config.limit_concurrency == 7
     with at_an_address(service) as (address, server):
         assert "server" not in httpx.get(address + "health").headers
         assert sys.getswitchinterval() < 0.001

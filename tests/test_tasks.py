@@ -10,7 +10,6 @@ import pytest
 from softprompt.errors import BadInput, UnknownName
 from softprompt.inference.answers import parse
 from softprompt.tasks import (
-    EPT_TASKS,
     GROUPS,
     TASKS,
     Source,
@@ -25,6 +24,8 @@ from softprompt.tasks import (
     with_difficulty,
 )
 from softprompt.tasks._prepare import mark_spans, mark_spans_in_any_case, strip_tags
+
+from kit import EPT_TASKS
 
 WSC = {
     "text": "Mr. Bond saw the dog when he came .",

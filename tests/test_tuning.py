@@ -540,11 +540,11 @@ def test_a_budget_of_minutes_leaves_time_for_the_runs_that_decide():
     budget = Budget(minutes=10.0, trials=None, folds=1, last=20, steps=100)
     wave = Wave(trials=[Trial(number=n, params={}, state="finished", steps=100) for n in range(4)], seconds=60.0)
     # 20 runs of 15 seconds are left for the end, so that 300 of 600 seconds are for waves.
-    assert [budget.is_enough([wave] * count) for count in (3, 4, 5)] == [False, False, True]
+    assert [budget.is_spent([wave] * count) for count in (3, 4, 5)] == [False, False, True]
     # With 60 seconds of scoring one wave less.
-    assert dataclasses.replace(budget, scoring=60.0).is_enough([wave] * 4)
+    assert dataclasses.replace(budget, scoring=60.0).is_spent([wave] * 4)
     counted = Budget(minutes=None, trials=7, folds=1, last=20, steps=100)
-    assert not counted.is_enough([wave] * 99)
+    assert not counted.is_spent([wave] * 99)
     assert counted.most == 7
 
 

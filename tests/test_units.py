@@ -377,10 +377,11 @@ class TestTold:
             (31.0, True, {"has_radius": True, "lr": 0.3}, "over-exploded: .*; lower the radius, or"),
             (0.3, True, {}, None),
             (0.2, False, {}, None),
-            (0.2, True, {"lr": 0.3, "units": "raw"}, "too small to be more than its own residual updates: its norm is "
-             "0.2 token norms .band 1-10.; try --units rms, or a higher learning rate .now 0.3.$"),
-            (0.2, True, {"lr": 1.0, "units": "rms"}, "too small .*; try a higher learning rate .now 1.$"),
-            (0.2, True, {"has_radius": True}, "too small .*; try a larger radius$"),
+            (0.2, True, {"lr": 0.3, "units": "raw"}, "too small: the layers add more at its positions than "
+             "the prompt itself is; its norm is 0.2 token norms .band 1-10.; try --units rms, or a higher learning "
+             "rate .now 0.3.$"),
+            (0.2, True, {"lr": 1.0, "units": "rms"}, "too small: .*; try a higher learning rate .now 1.$"),
+            (0.2, True, {"has_radius": True}, "too small: .*; try a larger radius$"),
         ],
     )  # fmt: skip
     def test_a_norm_out_of_scale_is_warned_of_with_what_to_do(self, token_norms, one_vector, more, found):

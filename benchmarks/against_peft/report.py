@@ -8,7 +8,7 @@ from benchmarks.against_peft.cells import VARIANTS
 
 Cells = Mapping[str, Mapping[str, Any]]
 
-# What is held against what: (slower, faster). What each quotient tells is in docs/results/speed.md.
+# What is compared with what: (slower, faster). What each quotient tells is in docs/results/speed.md.
 RATIOS = (
     ("A", "packed"),
     ("B", "packed"),

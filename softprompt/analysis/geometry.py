@@ -1,6 +1,5 @@
-"""The norms and angles of a prompt's vectors, and the norms during training."""
+"""The angles between a prompt's vectors, and their norms during training."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,21 +39,6 @@ def mean_cosine(vectors: Float[Tensor, "m e"]) -> float | None:
     matrix = cosines(distinct(vectors))
     m = len(matrix)
     return None if m < 2 else matrix[~torch.eye(m, dtype=torch.bool)].mean().item()
-
-
-def norms(vectors: Float[Tensor, "m e"], token_norm: float = 1.0) -> Float[Tensor, " m"]:
-    """Return the l2 norm of each vector, in float64, in units of `token_norm`.
-
-    Args:
-        vectors: the vectors of a prompt.
-        token_norm: mean norm of a word vector (`WordScale.token_norm`); 1 gives norms in the model's own numbers.
-
-    Raises:
-        BadInput: the token norm is not positive and finite.
-    """
-    if not (math.isfinite(token_norm) and token_norm > 0):
-        raise BadInput(f"token_norm must be positive and finite, not {token_norm:g}; 1 gives the model's own numbers")
-    return vectors.detach().to("cpu", torch.float64).norm(dim=1) / token_norm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,14 +119,11 @@ def calibration_figure(confidence: Any, accuracy: Any, counts: Any) -> Figure:
     return figure
 
 
-def similarity_figure(
-    matrices: Mapping[str, Any], titles: str = "", names: Mapping[str, Sequence[str]] | None = None
-) -> Figure:
+def similarity_figure(matrices: Mapping[str, Any], names: Mapping[str, Sequence[str]] | None = None) -> Figure:
     """Draw cosine matrices side by side on one scale from -1 to 1.
 
     Args:
         matrices: for each title a matrix [m, m]; NaN stays empty.
-        titles: title of the whole figure.
         names: for a title what its rows are, in their order, where that is more than a number.
     """
     columns = min(3, len(matrices))
@@ -148,5 +145,4 @@ def similarity_figure(
         axes.grid(visible=False)
     if colored is not None:
         figure.colorbar(colored, ax=list(figure.axes), label="cosine", shrink=0.8)
-    figure.suptitle(titles)
     return figure

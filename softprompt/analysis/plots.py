@@ -154,16 +154,13 @@ def cosine_figure(pairs: Mapping[str, tuple[Any, Any]], *, title: str = "") -> F
     return figure
 
 
-def surface_figure(
-    surfaces: Mapping[str, Any], axis: Sequence[float], *, measure: str, directions: tuple[str, str] = DIRECTIONS
-) -> Figure:
+def surface_figure(surfaces: Mapping[str, Any], axis: Sequence[float], *, measure: str) -> Figure:
     """Draw surfaces in perspective, side by side, with the same scale of height and colour.
 
     Args:
         surfaces: for each title the heights [g, g] at axis[i] along the first direction and axis[j] along the second.
         axis: the g coordinates of both directions.
         measure: name of the heights.
-        directions: names of the two directions.
     """
     rows, columns = _panels(len(surfaces))
     figure = new_figure(4.4 * columns + 0.8, 4.0 * rows)
@@ -174,22 +171,19 @@ def surface_figure(
         axes.plot_surface(
             a, b, np.asarray(heights, dtype=float), cmap="viridis", vmin=low, vmax=high, rstride=1, cstride=1
         )
-        axes.set(title=title, xlabel=directions[0], ylabel=directions[1], zlabel=measure, zlim=(low, high))
+        axes.set(title=title, xlabel=DIRECTIONS[0], ylabel=DIRECTIONS[1], zlabel=measure, zlim=(low, high))
         # The label of the heights stands outside the box and needs space.
         axes.set_box_aspect(None, zoom=0.85)
     return figure
 
 
-def contour_figure(
-    surfaces: Mapping[str, Any], axis: Sequence[float], *, measure: str, directions: tuple[str, str] = DIRECTIONS
-) -> Figure:
+def contour_figure(surfaces: Mapping[str, Any], axis: Sequence[float], *, measure: str) -> Figure:
     """Draw surfaces as contours, side by side, with the same levels and colours. A cross marks the centre.
 
     Args:
         surfaces: as in `surface_figure`.
         axis: as in `surface_figure`.
         measure: name of the quantity that the colours show.
-        directions: names of the two directions.
     """
     rows, columns = _panels(len(surfaces))
     figure = new_figure(3.6 * columns + 1.0, 3.6 * rows)
@@ -203,7 +197,7 @@ def contour_figure(
         colored = axes.contourf(axis, axis, heights, levels=levels, cmap="viridis")
         axes.contour(axis, axis, heights, levels=levels, colors="black", linewidths=0.3)
         axes.plot([0], [0], marker="+", color="white")
-        axes.set(title=title, xlabel=directions[0], ylabel=directions[1], aspect="equal")
+        axes.set(title=title, xlabel=DIRECTIONS[0], ylabel=DIRECTIONS[1], aspect="equal")
     if colored is not None:
         figure.colorbar(colored, ax=figure.axes, label=measure, shrink=0.8)
     return figure

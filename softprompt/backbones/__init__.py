@@ -10,6 +10,7 @@ from ._limits import position_bound as position_bound
 from ._limits import refuse_no_room as refuse_no_room
 from ._load import from_model as from_model
 from ._load import load_backbone as load_backbone
+from ._load import load_for as load_for
 from ._mode import evaluating as evaluating
 from ._mode import in_evaluation as in_evaluation
 from ._mode import in_float32 as in_float32

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import SoftPromptError, UnsupportedModel
-from .family import decoder_of, text_config
+from .family import reading_module, text_config
 
 # What errors of Python and torch say where a family does not take a prompt, and what that means.
 _MEANINGS = (
@@ -99,7 +99,7 @@ def refuse_unfit(model: Any, kind: str, name: str) -> None:
             f"{family} cannot be used: its layers read vectors of their own for each token id (per-layer inputs), "
             "and a prompt has no token ids"
         )
-    if not _reads_vectors(_reader(model, kind)):
+    if not _reads_vectors(reading_module(model, kind)):
         raise UnsupportedModel(f"{family} cannot be used: it reads token ids, and not word vectors in their place")
 
 
@@ -115,13 +115,6 @@ def _gives_vectors(model: Any) -> bool:
     with torch.no_grad():
         vectors = table(torch.zeros(1, 1, dtype=torch.long, device=weight.device))
     return isinstance(vectors, Tensor) and vectors.shape == (1, 1, weight.shape[1])
-
-
-def _reader(model: Any, kind: str) -> Any:
-    """The module whose layers read prompt and text."""
-    if kind == "decoder":
-        return decoder_of(model)
-    return model.get_encoder() if kind == "encoder-decoder" else getattr(model, "base_model", model)
 
 
 def _reads_vectors(reader: Any) -> bool:

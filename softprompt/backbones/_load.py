@@ -13,6 +13,7 @@ from ..settings import ModelSpec
 from ._device import SPREAD, device_of
 from ._fit import refuse_unfit
 from ._names import lasting_name, refuse_no_folder, source_of
+from ._numbers import answering_numbers
 from ._read import read_configuration, read_encoder, read_language_model, read_tokenizer, silence
 from .base import AbstractBackbone, Answers
 from .decoder import DecoderBackbone
@@ -90,6 +91,18 @@ def _spread(spec: ModelSpec) -> ModelSpec:
             f"{'' if spec.quantize is None else f' in {spec.quantize}'}; leave it out"
         )
     return dataclasses.replace(spec, engine="reference")
+
+
+def load_for(model: ModelSpec | AbstractBackbone, answer: str) -> AbstractBackbone:
+    """The backbone that is given, or one that is loaded to answer so; errors as in `load_backbone`.
+
+    Args:
+        model: its spec, or loaded.
+        answer: of the task, "label", "number" or "text". An encoder gives numbers by a linear head.
+    """
+    if isinstance(model, AbstractBackbone):
+        return model
+    return load_backbone(answering_numbers(model) if answer == "number" else model)
 
 
 def from_model(model: nn.Module, tokenizer: Any, *, name: str | None = None, **keywords: Any) -> AbstractBackbone:

@@ -12,7 +12,7 @@ from ._read import read_configuration, read_encoder, read_tokenizer, silence
 from .family import kind_of
 
 
-def with_new_head(name: str, *, seed: int = 0, device: str = "auto", revision: str | None = None) -> tuple[Any, Any]:
+def with_new_head(name: str, *, seed: int = 0, device: str = "auto") -> tuple[Any, Any]:
     """The frozen encoder under its family's masked-LM head, which alone requires gradients; and its tokenizer.
 
     The head's output matrix is the word embeddings, so that what is new is its transform and its biases.
@@ -21,7 +21,6 @@ def with_new_head(name: str, *, seed: int = 0, device: str = "auto", revision: s
         name: folder or hub id.
         seed: of the head's initial weights.
         device: as in `load_backbone`.
-        revision: commit on the hub.
 
     Raises:
         BadInput: no such model or device, or one that has a head.
@@ -32,12 +31,12 @@ def with_new_head(name: str, *, seed: int = 0, device: str = "auto", revision: s
         raise BadInput(f"the built-in {name!r} needs no new head; choose an encoder without a masked-LM head")
     place, source = device_of(device), source_of(name)
     with silence():
-        if (kind := kind_of(read_configuration(source, revision), name)) != "encoder":
+        if (kind := kind_of(read_configuration(source, None), name)) != "encoder":
             raise UnsupportedModel(f"{name!r} is of kind {kind}; a masked-LM head needs an encoder")
-        tokenizer = read_tokenizer(source, revision)
+        tokenizer = read_tokenizer(source, None)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            model, missing = read_encoder(source, {"dtype": torch.float32, "revision": revision})
+            model, missing = read_encoder(source, {"dtype": torch.float32})
     if not missing:
         raise BadInput(f"{name!r} has a masked-LM head already; use it as it is")
     if tokenizer.mask_token is None:

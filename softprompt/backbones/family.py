@@ -130,6 +130,13 @@ def decoder_of(model: nn.Module) -> Any:
     return whole
 
 
+def reading_module(model: Any, kind: str) -> Any:
+    """The module of a model whose layers read prompt and text; `kind` is that of the model."""
+    if kind == "encoder":
+        return getattr(model, "base_model", model)
+    return model.get_encoder() if kind == "encoder-decoder" else decoder_of(model)
+
+
 def generates_from_vectors(model: nn.Module) -> bool:
     """Whether a decoder's own `generate` takes word vectors; transformers looks at the same signature."""
     whole: Any = model

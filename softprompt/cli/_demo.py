@@ -232,7 +232,7 @@ def _print(rows: Sequence[Mapping[str, Any]], below: Sequence[Mapping[str, Any]]
     print()
     if below:
         scores = [[row["method"], _cell(row["mean"])] for row in below]
-        print(laid_out(["held against", "score"], scores, [False, True], width))
+        print(laid_out(["compared with", "score"], scores, [False, True], width))
         print()
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ._answered import answered
-from ._held_against import ends, held_against
 from ._layout import width_of
+from ._references import comparison_table, ends
 from .printing import say
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def show(plan: "ReviewsDemo", progress: bool, program: str) -> None:
     """Train, and print what was found."""
     say(announced(plan))
     report = plan.show(progress=progress)
-    print(held_against(report.comparison, width_of(sys.stdout)))
+    print(comparison_table(report.comparison, width_of(sys.stdout)))
     print(f"\n{verdict(report)}")
     if report.seen is not None:
         print(f"\none row   {report.seen.row['sentence']!r}, right: {report.seen.right}")

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import BadInput
 from ._flatten import flatten
-from ._held_against import ends, named
+from ._references import ends, named
 from ._rows import OwnRows, with_options
 from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Style, TaskOption
 from .printing import print_json, table
+from .required import required_model
 
 if TYPE_CHECKING:
     from ..inference.frozen_report import FrozenReport
@@ -46,8 +46,7 @@ def frozen(
 
     All are scored on the same rows, with 95 % intervals. A trained prompt has to be better.
     """
-    if model is None:
-        raise BadInput("no model; give --model, a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct or a folder")
+    model = required_model(model, example="HuggingFaceTB/SmolLM2-135M-Instruct")
     from ..inference.frozen_report import measure_frozen
 
     report = measure_frozen(

@@ -11,9 +11,9 @@ from ..checks import option
 from ..errors import BadInput
 from ..settings import PromptSettings, TrainSettings
 from ._flatten import Given, flatten
-from ._held_against import held_against
 from ._layout import width_of
 from ._prompts import OF_GRID, PromptGrid
+from ._references import comparison_table
 from ._rows import OwnRows, given_words, with_options
 from ._several import summary
 from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Quiet, Style, TaskOption
@@ -101,7 +101,7 @@ def _report(run: "Run", json_lines: bool) -> None:
     if not Processes.here().is_first:
         return
     if run.comparison is not None:
-        say(held_against(run.comparison, width_of(sys.stderr)))
+        say(comparison_table(run.comparison, width_of(sys.stderr)))
         say("")
     say(table([_row(result) for result in run.results], width_of(sys.stderr)))
     if len(run.results) > 1:

@@ -9,8 +9,8 @@ import typer
 
 from ..settings import TrainSettings
 from ._flatten import Given, Without, flatten
-from ._held_against import ends
 from ._layout import width_of
+from ._references import ends
 from ._rows import OwnRows, given_words, with_options
 from .options import DataRoot, Device, Frozen, Json, MaxBadRows, NewModel, Quiet, Style, TaskOption
 from .printing import print_json, say, table

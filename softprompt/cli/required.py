@@ -6,18 +6,19 @@ from pathlib import Path
 from ..errors import BadInput
 
 
-def required_model(model: str | None, instead: str = "") -> str:
+def required_model(model: str | None, instead: str = "", *, example: str = "google-t5/t5-small") -> str:
     """The name of the frozen model.
 
     Args:
         model: what was given.
         instead: what the command takes in its place, as the message says it.
+        example: a hub id that would do.
 
     Raises:
         BadInput: none was given.
     """
     if model is None:
-        raise BadInput(f"no model; give --model, a hub id such as google-t5/t5-small or a folder{instead}")
+        raise BadInput(f"no model; give --model, a hub id such as {example} or a folder{instead}")
     return model
 
 

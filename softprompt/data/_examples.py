@@ -16,7 +16,7 @@ Indices = Sequence[int] | Tensor
 
 @dataclass(frozen=True, eq=False)
 class Ragged:
-    """Rows of token ids of any length, one after another, or of another whole number a token.
+    """Rows of whole numbers, one number a token, stored one after another.
 
     Args:
         flat: all ids, in int32.

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from ..errors import BadInput, UnknownName, pick
-from ..tasks import Task
+from ..tasks import SPLITS, Task
 from ._table import Rows
 
 SPLIT_SEED = 42
-NAMES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ def refuse_split(split: str) -> None:
     Raises:
         UnknownName: with the nearest.
     """
-    if split not in NAMES:
-        raise UnknownName("split", split, NAMES)
+    if split not in SPLITS:
+        raise UnknownName("split", split, SPLITS)
 
 
 def rows_of(splits: Splits, split: str) -> Rows:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SoftPromptError
-from ..tasks import OFFICIAL_ROWS, SPLITS, Task
+from ..tasks import OFFICIAL_ROWS, SPLITS, Task, label_values
 from ._rows import places_of, published_splits, rows_in
 from ._table import Rows
 
@@ -110,5 +110,5 @@ def _shares(task: Task, rows: Rows | None) -> dict[str, float]:
     if rows is None or task.answer != "label":
         return {}
     counts: Counter[Any] = Counter(map(str, rows.columns[task.target]))
-    values = task.label_values or tuple(range(len(task.labels)))
-    return {word: counts[str(value)] / len(rows) for word, value in zip(task.labels, values, strict=True)}
+    pairs = zip(task.labels, label_values(task), strict=True)
+    return {word: counts[str(value)] / len(rows) for word, value in pairs}

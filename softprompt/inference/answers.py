@@ -248,7 +248,7 @@ def parse(task: Task, text: str) -> Any:
     if task.answer == "text":
         return text
     if task.answer == "label":
-        # A prompt of before may hold words with blanks around them, and a generated answer has none.
+        # A prompt of an earlier version may hold words with blanks around them, and a generated answer has none.
         words = [word.strip() for word in task.labels]
         return words.index(text) if text in words else -1
     number = finite_number(text)

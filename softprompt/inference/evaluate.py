@@ -9,13 +9,13 @@ from typing import Any
 from ..backbones import AbstractBackbone
 from ..baselines import answering
 from ..checks import require_kind, require_numbers
-from ..data import drawn_rows, warn_of_unknown
+from ..data import Examples, Rows, drawn_rows, warn_of_unknown
 from ..errors import BadInput
 from ..prompts.batch import PromptBatch
 from ..prompts.tuned import Stored
 from ..settings import ModelSpec
 from ..tasks import Task, Wording, allowed, on_rows
-from .answers import answer
+from .answers import Answers, answer
 from .asked import task_of
 from .class_scores import calibration_error
 from .decoding import Decode, refuse_decoding, refuse_idle_normalization
@@ -124,13 +124,17 @@ def evaluate(
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
         )
-    whole = Report.from_answers(chosen, examples, answers)
-    chances = None if answers.scores is None else answers.scores.softmax(-1)
     ids = drawn.columns[id_column] if id_column else drawn.numbers
-    texts = [chosen.render(row).text for row in drawn]
+    return dataclasses.replace(_report(chosen, examples, answers, drawn, ids), of=of)
+
+
+def _report(task: Task, examples: Examples, answers: Answers, rows: Rows, ids: Sequence[Any]) -> Report:
+    """The metrics of the answers, and what stands behind them, by the ids of the rows."""
+    whole = Report.from_answers(task, examples, answers)
+    chances = None if answers.scores is None else answers.scores.softmax(-1)
+    texts = [task.render(row).text for row in rows]
     return dataclasses.replace(
         whole,
-        of=of,
         calibration_error=None if chances is None else calibration_error(chances.numpy(), whole.gold),
-        answered=partial(row_answers, chosen, whole, ids, texts, answers.texts, chances),
+        answered=partial(row_answers, task, whole, ids, texts, answers.texts, chances),
     )

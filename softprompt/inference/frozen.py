@@ -1,4 +1,4 @@
-"""What a frozen model does without a trained prompt: what a prompt has to be held against, on the same rows."""
+"""What a frozen model does without a trained prompt: what a prompt has to be compared with, on the same rows."""
 
 import dataclasses
 import logging
@@ -27,7 +27,7 @@ log = logging.getLogger("softprompt")
 SHOTS, DRAWS = 4, 3
 # Training rows, at most, on which a bias for each class is fitted, and wordings are compared.
 FITTED_ROWS = 100
-# What prompts are held against, the strongest first.
+# What prompts are compared with, the strongest first.
 REFERENCES = ("instruction", "frozen")
 
 
@@ -109,7 +109,6 @@ def baselines(
     settings: TrainSettings = NEW_RUN,
     calibrate: bool = False,
     validation: Rows | None = None,
-    shots: int = SHOTS,
     draws: int = DRAWS,
 ) -> list[Baseline]:
     """Majority, frozen model, instruction, and examples in context, on the same rows.
@@ -122,11 +121,10 @@ def baselines(
         task: as prompts are trained on it.
         rows: those that are reported.
         train: those that examples are drawn from and biases fitted on.
-        settings: of the run whose prompts are held against them, which answer in the same way.
+        settings: of the run whose prompts are compared with them, which answer in the same way.
         calibrate: fit a bias for each class, at the cost of up to 100 rows more for each line.
         validation: rows on which the scores of each line are calibrated, as those of prompts of such a run are; None
             leaves them as they are.
-        shots: examples in context.
         draws: contexts.
 
     Raises:
@@ -149,7 +147,7 @@ def baselines(
         return lines
     try:
         for draw in range(draws):
-            lines.append(compared.with_examples(best or task, drawn_examples(task, train, shots, draw), draw))
+            lines.append(compared.with_examples(best or task, drawn_examples(task, train, SHOTS, draw), draw))
     except BadInput as error:
         log.warning("no examples in context: %s", error.message)
     return lines
@@ -165,7 +163,7 @@ class _Asked:
         right: their class ids.
         fitted: rows on which a bias for each class is fitted; None fits none.
         validation: rows on which all scores are calibrated; None leaves them as they are.
-        settings: of the run whose prompts are held against the answers.
+        settings: of the run whose prompts are compared with the answers.
     """
 
     backbone: AbstractBackbone
@@ -224,7 +222,7 @@ def _baseline(name: str, task: Task, predictions: list[int], right: Sequence[int
 
 
 def reference_among(names: Sequence[str]) -> int:
-    """The place of what prompts are held against: the instruction, else the frozen model, else the first."""
+    """The place of what prompts are compared with: the instruction, else the frozen model, else the first."""
     return next((names.index(name) for name in REFERENCES if name in names), 0)
 
 

@@ -58,7 +58,7 @@ def read_baselines(path: Path) -> tuple[dict[str, Any], list[Baseline]]:
 
 
 def way_to_answer(settings: TrainSettings, task: Task, backbone: AbstractBackbone) -> dict[str, Any]:
-    """How prompts of a run answer, as far as it differs from what files of before mean."""
+    """How prompts of a run answer, as far as it differs from what files of earlier versions mean."""
     scoring = scoring_for(settings, task, backbone).to_json()
     way: dict[str, Any] = {"scoring": dict(scoring)} if scoring else {}
     return {**way, "decode": settings.decode} if settings.decode == "generate" else way

@@ -1,4 +1,4 @@
-"""How label words are scored in a run: one rule for its prompts and for what they are held against."""
+"""How label words are scored in a run: one rule for its prompts and for what they are compared with."""
 
 import dataclasses
 from typing import Literal
@@ -18,7 +18,7 @@ def auto_loss(task: Task, backbone: AbstractBackbone, settings: TrainSettings) -
 
     It is the loss that did better on the lab models of each kind (docs/log.md). A decoder that generates its answers
     has to learn to write them, and many labels of several tokens would cost more than the tokens do. Where this rule
-    changes, `study.RunSpec.numbers` has to tell runs of before from runs after.
+    changes, `study.RunSpec.numbers` has to tell earlier runs from later ones.
     """
     if task.answer != "label" or backbone.kind != "decoder" or settings.decode == "generate":
         return "tokens"

@@ -20,6 +20,8 @@ from .scoring_rule import scoring_for
 
 # A run as it is without options.
 NEW_RUN = TrainSettings()
+# Rows in one pass.
+BATCH_SIZE = 16
 
 
 def answers_of(
@@ -28,7 +30,6 @@ def answers_of(
     rows: Any,
     context: str = "",
     settings: TrainSettings = NEW_RUN,
-    batch_size: int = 16,
 ) -> Answers:
     """What the model answers without a prompt, in the way in which prompts of a run answer.
 
@@ -38,7 +39,6 @@ def answers_of(
         rows: with the task's columns.
         context: stands between the opening and each row.
         settings: of the run; they say how label words are scored, or that the model writes its answer.
-        batch_size: rows in one pass.
 
     Raises:
         BadInput: the context leaves no room for a row.
@@ -54,7 +54,7 @@ def answers_of(
         decode=settings.decode,
         scoring=scoring_for(settings, whole, backbone),
         max_new_tokens=settings.max_new_tokens,
-        batch_size=batch_size,
+        batch_size=BATCH_SIZE,
     )
 
 

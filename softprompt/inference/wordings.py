@@ -1,4 +1,4 @@
-"""Known ways to put a task, held against each other on training rows: templates, and label words in another case."""
+"""Known ways to put a task, compared with each other on training rows: templates, and label words in another case."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence

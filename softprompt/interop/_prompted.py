@@ -12,7 +12,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..backbones.deep import Fresh, entering, layers_of
-from ..backbones.family import decoder_of, embedded, first_position, kind_of, limit_reason, position_limit, unwrapped
+from ..backbones.family import (
+    embedded,
+    first_position,
+    kind_of,
+    limit_reason,
+    position_limit,
+    reading_module,
+    unwrapped,
+)
 from ..backbones.join import Joined, join, refuse_too_long, take, text_first
 from ..errors import BadInput, UnsupportedModel
 from ..prompts.prompt import SoftPrompt
@@ -164,7 +172,7 @@ class AbstractPromptedModel(nn.Module, abc.ABC):
         # With gradient checkpointing transformers recomputes a layer later, when these hooks are gone.
         if self.model.training and any(getattr(m, "gradient_checkpointing", False) for m in self.model.modules()):
             raise BadInput("layers that are recomputed would lose the deep prompt; turn gradient checkpointing off")
-        stack = reading(self.model, kind_of(self.model.config, self.name))
+        stack = reading_module(self.model, kind_of(self.model.config, self.name))
         return entering(layers_of(stack, self.name, self.prompt.shape[1]), joined.fresh, self.name)
 
     def _columns(self, mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
@@ -183,13 +191,6 @@ def refuse_prompted(model: nn.Module) -> None:
     # A classifier holds the encoder with the prompt.
     if isinstance(getattr(inner, "prompted", inner), AbstractPromptedModel):
         raise BadInput("this model has a prompt already; give the model without it")
-
-
-def reading(model: Any, kind: str) -> Any:
-    """The module of a model whose layers read prompt and text."""
-    if kind == "encoder":
-        return getattr(model, "base_model", model)
-    return model.get_encoder() if kind == "encoder-decoder" else decoder_of(model)
 
 
 @final
@@ -221,7 +222,7 @@ class PromptedEncoder(AbstractPromptedModel):
     def _called(self, given: Given, options: dict[str, Any]) -> Any:
         refuse(options, "position_ids", "they are counted over prompt and text; leave them out")
         joined, mask = self._join(given)
-        base = reading(self.model, "encoder")
+        base = reading_module(self.model, "encoder")
         columns = self._columns(mask)
 
         def put_the_prompt(module: Any, arguments: Any, named: dict[str, Any]) -> Any:

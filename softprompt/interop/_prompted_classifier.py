@@ -6,10 +6,11 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from ..backbones.family import reading_module
 from ..inference.scoring import Scoring
 from ..losses import task_losses
 from ..prompts.prompt import LinearHead, SoftPrompt
-from ._prompted import PromptedEncoder, reading
+from ._prompted import PromptedEncoder
 
 
 @final
@@ -29,7 +30,7 @@ class PromptedClassifier(nn.Module):
     def __init__(self, prompted: PromptedEncoder, prompt: SoftPrompt):
         super().__init__()
         head = _calibrated(prompt)
-        base = reading(prompted.model, "encoder")
+        base = reading_module(prompted.model, "encoder")
         # The encoder alone: a head of the model's own would be computed for nothing.
         self.prompted = PromptedEncoder(base, prompt, prompted.name)
         self.head = nn.Linear(head.weight.shape[1], len(head.bias), device=prompted.prompt.device)

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..backbones.family import generates_from_vectors
+from ..backbones.family import generates_from_vectors, reading_module
 from ..backbones.join import Joined, text_last
 from ..errors import BadInput, UnsupportedModel
-from ._prompted import AbstractPromptedModel, Given, reading, refuse
+from ._prompted import AbstractPromptedModel, Given, refuse
 from ._text_only import ENCODER, restricted, without_prompt
 
 
@@ -43,7 +43,7 @@ class PromptedDecoder(AbstractPromptedModel):
             # The cache already holds the deep prompt of every layer.
             within = nullcontext()
         # Read from the layers' arguments, because some heads pass on arguments that they do not name (Whisper).
-        if "position_ids" in inspect.signature(reading(self.model, "decoder").forward).parameters:
+        if "position_ids" in inspect.signature(reading_module(self.model, "decoder").forward).parameters:
             options["position_ids"] = (seen.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
         with within:
             output = self.model(inputs_embeds=embeds, attention_mask=seen.long(), return_dict=True, **options)

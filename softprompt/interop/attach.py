@@ -5,11 +5,11 @@ from typing import Any
 from torch import nn
 
 from ..backbones.deep import layers_of
-from ..backbones.family import kind_of, refuse_lost_masks, refuse_no_model, unwrapped
+from ..backbones.family import kind_of, reading_module, refuse_lost_masks, refuse_no_model, unwrapped
 from ..backbones.identity import identity_of, refuse_another_depth, refuse_another_model
 from ..errors import BadInput
 from ..prompts.prompt import SoftPrompt
-from ._prompted import AbstractPromptedModel, PromptedEncoder, PromptedEncoderDecoder, reading, refuse_prompted
+from ._prompted import AbstractPromptedModel, PromptedEncoder, PromptedEncoderDecoder, refuse_prompted
 from ._prompted_classifier import PromptedClassifier
 from ._prompted_decoder import PromptedDecoder
 
@@ -44,7 +44,7 @@ def attach(prompt: SoftPrompt, model: nn.Module, *, head: bool = False) -> "Abst
     if kind == "decoder":
         refuse_lost_masks(inner, name)
     if prompt.deep is not None:
-        refuse_another_depth(prompt, layers_of(reading(inner, kind), name, ours.embedding_size), name)
+        refuse_another_depth(prompt, layers_of(reading_module(inner, kind), name, ours.embedding_size), name)
     prompted = _KINDS[kind](inner, prompt, name)
     if not head:
         return prompted

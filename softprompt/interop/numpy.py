@@ -38,7 +38,7 @@ def import_numpy(path: str | Path, *, backbone_name: str, kind: str = "encoder-d
     with np.errstate(over="ignore"):
         vectors = torch.from_numpy(array.astype(np.float32))
     identity = BackboneIdentity(lasting_name(backbone_name), kind, array.shape[1])
-    # The format has no checksum: what was read is recorded, so that a later copy can be held against it.
+    # The format has no checksum: what was read is recorded, so that a later copy can be compared with it.
     origin: dict[str, str | int] = {"imported_from": Path(path).name, "imported_sha256": sha256_of(Path(path))}
     return imported(vectors, identity, origin)
 

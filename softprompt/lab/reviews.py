@@ -22,7 +22,7 @@ from ..inference.asked import worded_for
 from ..inference.predict import predict
 from ..settings import PromptSettings, Seeds, TrainSettings
 from ..store import json_bytes, write_file
-from ..tasks import INSTRUCT, Task, custom_task, gold
+from ..tasks import INSTRUCT, SPLITS, Task, custom_task, gold
 from ..training import Comparison, Result, Run, refuse_used, train
 from .compared import Seen, best_of, no_prompt
 
@@ -70,7 +70,7 @@ class ReviewsDemo:
     @property
     def files(self) -> dict[str, str]:
         """The file of each split."""
-        return {split: str(self.rows / f"{split}.csv") for split in ("train", "validation", "test")}
+        return {split: str(self.rows / f"{split}.csv") for split in SPLITS}
 
     @property
     def task(self) -> Task:

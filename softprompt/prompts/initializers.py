@@ -38,24 +38,15 @@ def zeros() -> Initializer:
     return lambda m, embeddings, generator: torch.zeros(m, embeddings.shape[1], device=embeddings.device)
 
 
-def from_vocabulary(most_common: int | None = None) -> Initializer:
+def from_vocabulary() -> Initializer:
     """Take the vectors of m random tokens. They are all different unless m exceeds the number of tokens.
 
     This is "sampled vocabulary" of Lester et al. (2021, arXiv:2104.08691), section 3.2. The paper draws from the
-    5000 most common tokens.
-
-    Args:
-        most_common: draw only from this many ids at the beginning of the vocabulary. In a SentencePiece vocabulary
-            (T5) these are the most common tokens; in BERT's vocabulary they are not. None draws from all ids.
-
-    Raises:
-        BadInput: `most_common` is below 1.
+    5000 most common tokens, this from all.
     """
-    if most_common is not None and most_common < 1:
-        raise BadInput(f"most_common must be at least 1 token, not {most_common}")
 
     def draw(m: int, embeddings: Float[Tensor, "v e"], generator: torch.Generator) -> Float[Tensor, "{m} e"]:
-        pool = min(most_common or len(embeddings), len(embeddings))
+        pool = len(embeddings)
         rounds = max(1, math.ceil(m / pool))
         ids = [torch.randperm(pool, generator=generator, device=generator.device) for _ in range(rounds)]
         return _rows(embeddings, torch.cat(ids)[:m])

@@ -142,7 +142,6 @@ class TrainablePrompt(AbstractTrainable):
                 "for an encoder, or choose a method with a prompt"
             )
         seed, device = settings.seeds.initialization, embeddings.device
-        generator = torch.Generator().manual_seed(stream_seed(seed, "vectors"))
         # What is added begins at zero: without a network nothing has to be random, and weight decay then pulls back.
         added = zeros() if method.reparameterization == "identity" else uniform()
         if base is not None and base.is_beginning:
@@ -152,13 +151,7 @@ class TrainablePrompt(AbstractTrainable):
             states_of = None
         if states_of is not None:
             deeper = [added] * len(states)
-        initial = initializer(method.m, embeddings.detach().cpu(), generator)
-        deep = _initial_states(settings, method.m, embeddings, states, deeper) if settings.deep else None
-        drawn = initial if deep is None else torch.cat([initial, deep.flatten(0, 1)])
-        if method.is_direction and not drawn.any(dim=1).all():
-            raise BadInput(
-                f"{method.name!r} cannot start at a zero vector, which has no direction; take another --init"
-            )
+        initial, deep = _drawn(settings, method, initializer, embeddings, states, deeper)
         reparameterization = method.build(embeddings.shape[1], stream_seed(seed, "network"))
         units = method.resolved(settings).units
         assert units != "auto"
@@ -335,6 +328,24 @@ class TrainablePrompt(AbstractTrainable):
     def restored(self, tensors: Mapping[str, Tensor], provenance: Provenance) -> SoftPrompt:
         """Return a stored prompt of this method from the tensors that `SoftPrompt.tensors` gave."""
         return SoftPrompt.from_tensors(tensors, provenance, self.repeats)
+
+
+def _drawn(
+    settings: PromptSettings,
+    method: Method,
+    initializer: Initializer,
+    embeddings: Tensor,
+    states: Sequence[WordScale],
+    deeper: Sequence[Initializer],
+) -> tuple[Float[Tensor, "m e"], Float[Tensor, "k m e"] | None]:
+    """The initial vectors, and of a deep prompt those of the layers after the first."""
+    generator = torch.Generator().manual_seed(stream_seed(settings.seeds.initialization, "vectors"))
+    initial = initializer(method.m, embeddings.detach().cpu(), generator)
+    deep = _initial_states(settings, method.m, embeddings, states, deeper) if settings.deep else None
+    drawn = initial if deep is None else torch.cat([initial, deep.flatten(0, 1)])
+    if method.is_direction and not drawn.any(dim=1).all():
+        raise BadInput(f"{method.name!r} cannot start at a zero vector, which has no direction; take another --init")
+    return initial, deep
 
 
 def _initial_states(

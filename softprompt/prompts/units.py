@@ -102,5 +102,5 @@ def norm_warning(
     if one_vector and token_norms < TOO_SMALL:
         remedy = f"a higher learning rate{now}" if units == "rms" else f"--units rms, or a higher learning rate{now}"
         remedy = "a larger radius" if has_radius else remedy
-        return f"too small to be more than its own residual updates: {norm}; try {remedy}"
+        return f"too small: the layers add more at its positions than the prompt itself is; {norm}; try {remedy}"
     return None

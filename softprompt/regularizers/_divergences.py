@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
+from ..losses import precise
+
 LogProbabilities = Float[Tensor, "b l v"]
 PerPosition = Float[Tensor, "b l"]
 
@@ -85,7 +87,7 @@ def row_divergences(
         positions: True where there is a label.
         allowed: the tokens that label words have at each position; None takes the whole vocabulary.
     """
-    clean, perturbed = (x if x.dtype == torch.float64 else x.float() for x in (clean, perturbed))
+    clean, perturbed = precise(clean), precise(perturbed)
     if allowed is not None:
         # Not minus infinity: 0 times infinity is NaN.
         lowest = torch.finfo(clean.dtype).min / 4

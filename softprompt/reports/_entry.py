@@ -1,4 +1,4 @@
-"""What a report is made of: trained prompts, and what they are held against."""
+"""What a report is made of: trained prompts, and what they are compared with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -23,7 +23,7 @@ WORDS = {
 }
 # Where an error is the score, the constant answer is no class.
 MEAN = "always the mean"
-# What the mean over seeds is held against: the first of these whose score is known.
+# What the mean over seeds is compared with: the first of these whose score is known.
 REFERENCES = (WORDS["instruction"], WORDS["frozen"], WORDS["majority"], MEAN)
 Verdict = Literal["better", "worse", "not shown", "unknown"]
 
@@ -92,21 +92,14 @@ def headline(settings: Sequence[Setting], sources: Sources, answered: "Answered 
     low, high, over = numbers["low"], numbers["high"], f"over {n} seeds"
     if low is None:
         low, high, over = _row_interval(best, comparison, answered)
-    majority = next((entry.run.majority for entry in chosen.entries if entry.run.majority is not None), None)
-    declared = chosen.entries[0].run.spec.declared
-    name = MEAN if declared.answer == "number" else WORDS["majority"]
-    constant = None if majority is None else Line(name=name, score=majority)
-    untrained = _untrained(comparison, sources.untrained.get(chosen.key, ()), constant)
+    untrained = _untrained(comparison, sources.untrained.get(chosen.key, ()), _constant(chosen))
     trained = Line(name=_trained_name(chosen, n), score=numbers["mean"], low=low, high=high, is_trained=True)
     verdict, sentence = _verdict(chosen, comparison, untrained, answered)
-    rows = ""
-    if comparison is not None and comparison.rows < comparison.of:
-        rows = f"Scores without training are on {comparison.rows:,} test rows drawn of {comparison.of:,}."
     return Headline(
         task=chosen.key[0],
         model=chosen.key[1],
         setting=chosen,
-        metric=_metric(declared.scores),
+        metric=_metric(chosen.entries[0].run.spec.declared.scores),
         score=numbers["mean"],
         low=low,
         high=high,
@@ -114,8 +107,22 @@ def headline(settings: Sequence[Setting], sources: Sources, answered: "Answered 
         lines=[*untrained, trained],
         verdict=verdict,
         sentence=sentence,
-        compared=rows,
+        compared=_drawn_rows(comparison),
     )
+
+
+def _constant(setting: Setting) -> Line | None:
+    """What always the same answer scores; None where no run knows it."""
+    majority = next((entry.run.majority for entry in setting.entries if entry.run.majority is not None), None)
+    is_number = setting.entries[0].run.spec.declared.answer == "number"
+    return None if majority is None else Line(name=MEAN if is_number else WORDS["majority"], score=majority)
+
+
+def _drawn_rows(comparison: "Comparison | None") -> str:
+    """On how many rows the lines without training were scored, where that is not all."""
+    if comparison is None or comparison.rows >= comparison.of:
+        return ""
+    return f"Scores without training are on {comparison.rows:,} test rows drawn of {comparison.of:,}."
 
 
 def _are_of(best: Entry | None, answered: "Answered | None") -> bool:

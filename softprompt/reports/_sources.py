@@ -60,7 +60,7 @@ class _Found:
             self._leave_out(folder, error)
             return
         self.entries += members
-        # Runs of before kept the scores without training alone.
+        # Runs of earlier versions kept only the scores without training.
         if lines := _baselines_in(folder / "frozen.json")[1]:
             self.untrained.append((members[0].run.name, lines))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..documents import csv_table
+from ..study.statistics import mean_of_known
 from ._entry import Entry
 from ._settings import Setting
 
@@ -75,8 +76,8 @@ def settings_table(settings: Sequence[Setting]) -> Table:
             "trainable": _first(setting, "trainable"),
             "stored": _first(setting, "stored"),
             "token norms": setting.numbers["token_norms"],
-            "steps a run": _rounded(_mean([entry.run.prompt_steps for entry in setting.entries])),
-            "seconds a run": _mean([entry.run.seconds or None for entry in setting.entries]),
+            "steps a run": _rounded(mean_of_known([entry.run.prompt_steps for entry in setting.entries])),
+            "seconds a run": mean_of_known([entry.run.seconds or None for entry in setting.entries]),
         }
         for setting in settings
     ]
@@ -163,8 +164,3 @@ def _first(setting: Setting, name: str) -> int | None:
 
 def _rounded(value: float | None) -> int | None:
     return None if value is None else round(value)
-
-
-def _mean(values: Sequence[float | int | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

@@ -45,7 +45,7 @@ class Batcher:
     def __init__(self, engine: Engine, limits: Limits | None = None, seen: Callable[[Ran], None] | None = None):
         self.engine, self.limits, self.seen = engine, limits or Limits(), seen
         self.waiting: dict[Work, asyncio.Future[Answer]] = {}
-        # Positions of the rows that wait: counted, for a sum over ten thousand rows at each request takes minutes.
+        # Tokens of the rows that wait, kept up to date: adding up ten thousand rows at each request would be slow.
         self.waiting_tokens = 0
         # Rows that were refused since the last pass began, and what was waiting then.
         self._refused: tuple[int, int] | None = None
@@ -105,8 +105,11 @@ class Batcher:
             for work, future in futures.items():
                 work.left = True
                 self._pop(work)
-                # An error of a second row is not asked for.
-                future.cancel() if not future.done() else future.cancelled() or future.exception()
+                if not future.done():
+                    future.cancel()
+                elif not future.cancelled():
+                    # Looked at, so that asyncio does not log a second row's error as never retrieved.
+                    future.exception()
 
     def _refuse(self, works: Sequence[Work]) -> None:
         if self.draining:

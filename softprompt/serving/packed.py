@@ -30,13 +30,12 @@ MAX_BYTES = 8 * 2**30
 AGAIN = "pack it again"
 
 
-def write_bank(file: Path, prompts: Iterable[tuple[str, SoftPrompt]], *, replace: bool = False) -> Path:
+def write_bank(file: Path, prompts: Iterable[tuple[str, SoftPrompt]]) -> Path:
     """Write prompts into one file, atomically.
 
     Args:
         file: the new file.
         prompts: by their names.
-        replace: whether a file that is there is replaced.
 
     Raises:
         BadInput: the file exists, there is no prompt, or a name is none or is given twice.
@@ -47,7 +46,7 @@ def write_bank(file: Path, prompts: Iterable[tuple[str, SoftPrompt]], *, replace
         packing.add(name, prompt)
     if not packing.entries:
         raise BadInput("there are no prompts to pack; give a folder that holds some")
-    return write_file(file, packing.content(), what="the bank", replace=replace)
+    return write_file(file, packing.content(), what="the bank")
 
 
 @final

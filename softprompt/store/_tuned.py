@@ -18,7 +18,7 @@ FORMAT = 1
 TENSORS, DOCUMENT = "weights.safetensors", "weights.json"
 
 
-def save_tuned(tuned: TunedWeights, folder: str | Path, *, replace: bool = False) -> Path:
+def save_tuned(tuned: TunedWeights, folder: str | Path) -> Path:
     """Write trained weights into a new folder: tensors, a document about them, and a manifest with checksums of both.
 
     Raises:
@@ -33,7 +33,7 @@ def save_tuned(tuned: TunedWeights, folder: str | Path, *, replace: bool = False
         "provenance": tuned.provenance.to_json(),
     }
     contents = {TENSORS: tensor_bytes(tuned.tensors()), DOCUMENT: json_bytes(document)}
-    return write_folder(Path(folder), contents, what="the trained weights", replace=replace)
+    return write_folder(Path(folder), contents, what="the trained weights")
 
 
 def load_tuned(path: str | Path) -> TunedWeights:

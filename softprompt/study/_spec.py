@@ -131,7 +131,7 @@ class RunSpec:
 
     @property
     def _layers(self) -> dict[str, str]:
-        """Tells deep prompts that begin as ordinary ones, on decoders, from those of before, which began at random."""
+        """Tells deep prompts that begin as ordinary ones, on decoders, from earlier ones, which began at random."""
         begins_as_ordinary = self.prompt.deep and not self.prompt.initial.is_words and self.model not in NO_DECODERS
         return {"layers": '"states"'} if begins_as_ordinary else {}
 

@@ -51,7 +51,7 @@ def settings_text(settings: TrainSettings, auto_is_tokens: bool) -> str:
     values = without_what_is_off(as_before(vars(settings)))
     loss = values.get("loss")
     if loss == "tokens" or (loss == "auto" and auto_is_tokens):
-        # What runs of before mean, which had no other loss. On a decoder, "auto" means another one since.
+        # What runs of earlier versions mean: they had no other loss. On a decoder, "auto" means another one since.
         del values["loss"]
     return canonical(values).decode()
 

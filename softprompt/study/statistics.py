@@ -5,14 +5,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..checks import require_numbers
-from ..errors import BadInput
-
 if TYPE_CHECKING:
     import numpy as np
 
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
+RESAMPLES, SEED = 10_000, 0
+# The quantiles between which 95 % of the resamples are.
+ENDS = (1 - 0.95) / 2, (1 + 0.95) / 2
 # Values that are drawn at a time.
 _DRAWN = 1_000_000
 # Differences up to which Wilcoxon's p is exact: the choices of their signs are then counted without rounding.
@@ -24,64 +22,54 @@ def mean(drawn: "np.ndarray") -> "np.ndarray":
     return drawn.mean(axis=1)
 
 
-def bootstrap(
-    values: Any,
-    statistic: "Callable[[np.ndarray], np.ndarray]" = mean,
-    *,
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[float, float] | None:
+def bootstrap(values: Any, statistic: "Callable[[np.ndarray], np.ndarray]" = mean) -> tuple[float, float] | None:
     """The percentile bootstrap interval of a statistic; None for fewer than two values.
 
-    With n values the ends are the (1 - confidence) / 2 quantiles of the statistic over resamples of n values with
+    With n values the ends are the 2.5 % and 97.5 % quantiles of the statistic over resamples of n values with
     repetition (Efron, 1979). With few values it is too narrow: its coverage at n = 5 is about 0.85 for 0.95.
 
     Args:
         values: [n], or [n, k] to resample rows, as pairs of scores.
         statistic: [resamples, n] or [resamples, n, k] to [resamples].
-        confidence: in 0..1.
-        resamples: how many.
-        seed: of the resamples.
-
-    Raises:
-        BadInput: a confidence outside 0..1, or no resample.
     """
     import numpy as np
 
-    if not 0 < confidence < 1:
-        raise BadInput(f"the confidence of an interval is between 0 and 1, as 0.95, not {confidence}")
-    require_numbers({"resamples": resamples}, whole=True)
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
         return None
-    parts = [statistic(values[places]) for places in _resampled(len(values), resamples, seed)]
-    low, high = np.quantile(np.concatenate(parts), [(1 - confidence) / 2, (1 + confidence) / 2])
+    parts = [statistic(values[places]) for places in _resampled(len(values))]
+    low, high = np.quantile(np.concatenate(parts), ENDS)
     return float(low), float(high)
 
 
-def _resampled(n: int, resamples: int, seed: int) -> "Iterable[np.ndarray]":
+def _resampled(n: int) -> "Iterable[np.ndarray]":
     """The places of the values of each resample: [at a time, n].
 
     In parts, because all resamples of thousands of values take hundreds of megabytes; the draws are the same.
     """
     import numpy as np
 
-    if n * resamples <= _DRAWN:
-        return (_in_one_part(n, resamples, seed),)
-    random, rows = np.random.default_rng(seed), max(1, _DRAWN // n)
-    sizes = (min(rows, resamples - start) for start in range(0, resamples, rows))
+    if n * RESAMPLES <= _DRAWN:
+        return (_in_one_part(n),)
+    random, rows = np.random.default_rng(SEED), max(1, _DRAWN // n)
+    sizes = (min(rows, RESAMPLES - start) for start in range(0, RESAMPLES, rows))
     return (random.integers(0, n, (size, n)) for size in sizes)
 
 
 @functools.lru_cache(maxsize=1)
-def _in_one_part(n: int, resamples: int, seed: int) -> "np.ndarray":
+def _in_one_part(n: int) -> "np.ndarray":
     """Kept, because the groups of a table mostly have one size, and drawing takes longer than the rest."""
     import numpy as np
 
-    places = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    places = np.random.default_rng(SEED).integers(0, n, (RESAMPLES, n))
     places.flags.writeable = False
     return places
+
+
+def mean_of_known(values: Sequence[float | int | None]) -> float | None:
+    """The mean of those values that are known; None where none is."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def deviation(drawn: "np.ndarray") -> "np.ndarray":
@@ -92,9 +80,7 @@ def deviation(drawn: "np.ndarray") -> "np.ndarray":
     return np.where(np.ptp(drawn, axis=1) > 0, drawn.std(axis=1, ddof=1), 0.0)
 
 
-def ratio_interval(
-    first: Any, second: Any, *, confidence: float = CONFIDENCE, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float] | None:
+def ratio_interval(first: Any, second: Any) -> tuple[float, float] | None:
     """The percentile bootstrap interval of std(first) / std(second) over pairs; the resamples are those of `bootstrap`.
 
     A resample in which only the second has no deviation is infinitely large, one in which neither has any says nothing
@@ -103,21 +89,18 @@ def ratio_interval(
     Args:
         first: [n].
         second: [n], in the same order.
-        confidence: in 0..1.
-        resamples: how many.
-        seed: of the resamples.
     """
     import numpy as np
 
     pairs = np.stack([np.asarray(first, dtype=float), np.asarray(second, dtype=float)], axis=1)
     if len(pairs) < 2:
         return None
-    drawn = pairs[np.random.default_rng(seed).integers(0, len(pairs), (resamples, len(pairs)))]
+    drawn = pairs[np.random.default_rng(SEED).integers(0, len(pairs), (RESAMPLES, len(pairs)))]
     varies = np.ptp(drawn, axis=1).any(axis=1)
     ratios = np.sort(ratio_of_deviations(drawn[varies]))
     if not len(ratios):
         return None
-    places = (len(ratios) - 1) * np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    places = (len(ratios) - 1) * np.array(ENDS)
     low, high = ratios[places.round().astype(int)]
     return float(low), float(high)
 

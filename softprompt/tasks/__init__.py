@@ -58,7 +58,7 @@ from ._rephrase import rephrased as rephrased
 from ._source import SPLITS as SPLITS
 from ._source import Source as Source
 from ._stored import check_stored as check_stored
-from ._superglue import EPT_SUPER_GLUE, SUPER_GLUE
+from ._superglue import SUPER_GLUE
 from ._template import template_columns as template_columns
 from ._template import template_shown as template_shown
 from .files import ENDINGS as ENDINGS
@@ -77,13 +77,6 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "fewglue": tuple(task.name for task in FEW_GLUE),
     "lab": tuple(task.name for task in LAB),
 }
-
-# The 21 tasks of the Explosive Prompt Tuning paper, in the order of its tables 1 and 2.
-EPT_TASKS: tuple[str, ...] = (
-    *(task.name for task in (*GLUE, *EPT_SUPER_GLUE)),
-    *(f"mrqa/{name}" for name in ("nq", "hotpotqa", "searchqa", "newsqa")),
-    "winogrande/xl", "yelp_polarity", "scitail", "paws",
-)  # fmt: skip
 
 
 def task(name: str) -> Task:

@@ -90,39 +90,19 @@ def custom_task(
     else:
         template = _template(text_columns)
     answer, target = _answer(label_column, number_column, target_column)
-    values: tuple[Any, ...] = ()
-    words: tuple[str, ...] = ()
-    names: list[str] = []
-    decimals = None
     source = own_source(files, (*template_columns(template), target), delimiter)
-    split = source.splits[0]
-    if answer == "label":
-        named = isinstance(label_words, Mapping)
-        values = label_values_of(own_records(source, split), target, named=named, place=place_of(source, split))
-        names = class_names(_by_split(files)[split], target)
-        if names:
-            # -1 marks rows without a label.
-            values = tuple(value for value in values if value != -1)
-            label_words = {value: names[value] for value in values} if label_words is None else label_words
-        words = label_words_of(values, label_words)
-    elif label_words is not None:
-        raise BadInput(f"label words go with --label-column; column {target!r} holds the answers themselves")
-    elif answer == "number":
-        decimals = decimals_of(own_records(source, split), target, place_of(source, split))
+    answers = _answer_fields(answer, source, files, target, label_words)
     task = Task(
         name=name or f"custom/{_stem(source)}",
         source=source,
         template=template,
         answer=answer,
         target=target,
-        labels=words,
-        label_values=values,
-        class_names=tuple(names[value] for value in values if names),
         metrics=tuple(metrics or DEFAULT_METRICS[answer]),
         max_length=max_length,
-        decimals=decimals,
         instruction=words_of(instruction),
         cue=cue,
+        **answers,
     )
     _check_columns(task, text_columns)
     return by_name(task, _by_split(files))
@@ -138,6 +118,27 @@ def _answer(label: str | None, number: str | None, text: str | None) -> tuple[An
             "(free text)"
         )
     return given[0]
+
+
+def _answer_fields(
+    answer: Answer, source: Source, files: Files, target: str, label_words: Mapping[Any, str] | Sequence[str] | None
+) -> dict[str, Any]:
+    """What a task says of its answers beside their kind, from the training rows: labels, or decimals of numbers."""
+    split = source.splits[0]
+    place = place_of(source, split)
+    if answer != "label":
+        if label_words is not None:
+            raise BadInput(f"label words go with --label-column; column {target!r} holds the answers themselves")
+        return {"decimals": decimals_of(own_records(source, split), target, place)} if answer == "number" else {}
+    named = isinstance(label_words, Mapping)
+    values = label_values_of(own_records(source, split), target, named=named, place=place)
+    names = class_names(_by_split(files)[split], target)
+    if names:
+        # -1 marks rows without a label.
+        values = tuple(value for value in values if value != -1)
+        label_words = {value: names[value] for value in values} if label_words is None else label_words
+    words = label_words_of(values, label_words)
+    return {"labels": words, "label_values": values, "class_names": tuple(names[value] for value in values if names)}
 
 
 def own_source(files: Files, columns: Sequence[str], delimiter: str = "") -> Source:

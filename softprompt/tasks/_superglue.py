@@ -89,5 +89,3 @@ SUPER_RTE = Task(
 WSC_PLAIN = dataclasses.replace(WSC, name="super_glue/wsc", source=_source("wsc"), prepare="mark-spans-in-any-case")
 
 SUPER_GLUE = (BOOLQ, CB, WIC, WSC, MULTIRC, COPA, SUPER_RTE, WSC_PLAIN)
-# Those that the Explosive Prompt Tuning paper evaluates.
-EPT_SUPER_GLUE = (BOOLQ, CB, WIC, WSC, MULTIRC)

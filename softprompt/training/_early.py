@@ -19,7 +19,7 @@ from ._resolved import resolved
 from ._restarts import race_steps
 from .beginnings.cpt import refuse_cpt
 from .beginnings.examples import allowed_rows
-from .beginnings.vectors import at_source_length, read_source
+from .beginnings.vectors import at_source_length, read_source, refuse_layers, refuse_no_labels
 from .beginnings.words import refuse_words
 
 
@@ -99,9 +99,7 @@ def _check_initial(prompt: PromptSettings, task: Task) -> None:
     initial.refuse_unknown()
     if initial.is_words:
         refuse_words(prompt)
-    elif initial.kind == "label-words" and not task.labels:
-        raise BadInput(f"--init=label-words: task {task.name!r} has no label words")
+    elif initial.kind == "label-words":
+        refuse_no_labels(task)
     elif initial.path is not None:
-        source = read_source(initial)
-        if source.deep is not None and not prompt.deep:
-            raise BadInput(f"--init={prompt.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
+        refuse_layers(prompt, read_source(initial))

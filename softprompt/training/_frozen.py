@@ -1,4 +1,4 @@
-"""What the prompts of a run are held against: the frozen model without training, on rows of the test split."""
+"""The frozen model without training, on rows of the test split: the prompts of a run are compared with it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from ..store import read_sealed, sealed_bytes, write_file
 from ..tasks import Task
 
 REPAIR = "restore it from a copy, or delete it"
-# Test rows on which the comparison is made: it costs as much as seventeen prompts do.
+# Most test rows of the comparison: it takes about as long as scoring seventeen prompts on these rows.
 MOST_ROWS = 200
 
 
@@ -52,7 +52,7 @@ class Comparison:
     Args:
         rows: how many.
         of: test rows in all.
-        reference: name of the baseline that prompts are held against.
+        reference: name of the baseline that prompts are compared with.
         baselines: without training.
         prompts: trained.
     """

@@ -41,8 +41,8 @@ def task_loss(settings: TrainSettings, task: Task, backbone: AbstractBackbone, t
 def trained_loss(prompt: Stored, task: Task, backbone: AbstractBackbone) -> TaskLoss:
     """The task loss that a stored prompt was trained with, without class weights and label smoothing.
 
-    A prompt of before does not name its loss. If its labels are scored without an end of sequence, it was trained on
-    them.
+    A prompt of an earlier version does not name its loss. If its labels are scored without an end of sequence, it was
+    trained on them.
 
     Args:
         prompt: a stored prompt.

@@ -15,14 +15,15 @@ from ..settings import ModelSpec, PromptSettings, TrainSettings, from_values
 from ..store import found_model, json_bytes, sealed_bytes
 from ..tasks import Task, read_from
 
-# Format 1 has the names of before; from format 3 on run.json has a checksum. Before format 4 adv-emb had an alpha of 1.
+# Format 1 has earlier names; from format 3 on run.json has a checksum.
 FORMAT = 4
 READ = (1, 2, 3, 4)
 SEALED_FROM = 3
-STRONG_UNTIL = 4
+# Before this format adv-emb had an alpha of 1.
+ALPHA_ONE_BEFORE = 4
 REPAIR = "restore it from a copy, or start a new run"
-# What runs are that name no answers or no engine: when they were made there were no others.
-_OLDER = {"answers": "tokens", "engine": "reference"}
+# Early runs name neither answers nor engine: these were the only ones.
+_DEFAULTS_OF_OLD_RUNS = {"answers": "tokens", "engine": "reference"}
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,12 @@ class Plan:
         check_shape(StoredPlan, {name: value for name, value in values.items() if name in _KEPT}, partial=True)
         of_model = ModelSpec().to_json().keys()
         plain = {name: value for name, value in values.items() if name not in ("format", *of_model)}
-        plain["model"] = ModelSpec.from_json({**_OLDER, **{n: v for n, v in values.items() if n in of_model}})
+        plain["model"] = ModelSpec.from_json(
+            {**_DEFAULTS_OF_OLD_RUNS, **{n: v for n, v in values.items() if n in of_model}}
+        )
         plain["task"] = Task.from_json(values["task"])
         prompts = map(_in_units, values["prompts"])
-        prompts = map(_with_alpha, prompts) if values["format"] < STRONG_UNTIL else prompts
+        prompts = map(_with_alpha, prompts) if values["format"] < ALPHA_ONE_BEFORE else prompts
         plain["prompts"] = tuple(from_values(PromptSettings, prompt) for prompt in prompts)
         # Older runs name no loss: there was no other.
         plain["settings"] = from_values(TrainSettings, {"loss": "tokens", **values["settings"]})

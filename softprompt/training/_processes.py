@@ -129,7 +129,7 @@ class Processes:
         return [replace(result, losses=losses, divergences=apart) for result, losses, apart in pairs]
 
     def _sum(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The sums of some tensors over all processes, exchanged at once, in float32 or the last one's finer kind."""
+        """The sums of some tensors over all processes, exchanged at once: float64 if the last one is, else float32."""
         from accelerate.utils import reduce
 
         device, dtype = tensors[-1].device, torch.promote_types(tensors[-1].dtype, torch.float32)

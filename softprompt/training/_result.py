@@ -40,7 +40,8 @@ class Result:
         norm: mean norm of the stored vectors, of a deep prompt those of the first layer; None without any.
         token_norms: the same in token norms.
         prompt_steps: optimiser steps taken, those of restarts that were not chosen among them.
-        restarts: how the initialisation was chosen (rule's losses, which, its seed); None without restarts.
+        restarts: how the initialisation was chosen: the loss of each candidate, the number of the chosen one and its
+            seed; None without restarts.
         calibration: temperature and bias of the label scores, and by split their score, negative log-likelihood in nats
             and calibration error before and after; None without calibration.
         seconds: wall time of the whole fleet so far.

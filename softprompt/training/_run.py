@@ -25,7 +25,7 @@ class Run:
 
     folder: Path
     results: Sequence[Result]
-    # What the prompts are held against, where `train` was told to look.
+    # What the prompts are compared with, where `train` was told to look.
     comparison: Comparison | None = None
 
     def stored(self, member: int | str = 0) -> Stored:

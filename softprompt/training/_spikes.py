@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-# Losses that a spike is held against, and the fewest of them that say anything.
+# Losses that a spike is compared with, and the fewest of them that say anything.
 WINDOW, FEWEST = 20, 5
 # A loss below this, in nats, leaves nothing to learn: then a gradient of 0 is no fault.
 LEARNT = 1e-3

@@ -11,7 +11,7 @@ from ..data import stream
 from ..inference.scoring_rule import scoring_for, with_loss
 from ..legacy import renamed
 from ..prompts.contract import AbstractTrainable
-from ..prompts.prompt import Provenance
+from ..prompts.prompt import BackboneIdentity, Provenance
 from ..prompts.units import WordScale
 from ..regularizers import regularizers
 from ..run_layout import METRICS, TIMING
@@ -74,49 +74,73 @@ def start_members(
         folder: where the records are.
         state: of a checkpoint; empty begins anew.
     """
-    plan, task, backbone = run_data.plan, run_data.task, run_data.backbone
-    identity = backbone.identity()
-    scoring = scoring_for(plan.settings, task, backbone).to_json()
-    loss = with_loss(plan.settings, task, backbone).loss
-    versions = {name: version(name) for name in ("softprompt", "torch", "transformers")}
-    steps, members = run_steps(run_data), state.get("prompts", [])
+    shared, members = _Shared.of(run_data), state.get("prompts", [])
     marks = {member["name"]: member["recorded_bytes"] for member in members}
     chosen = {member["name"]: member["restarts"]["chosen"] for member in members if "restarts" in member}
-    for candidate in _candidates(run_data, prompts, folder, steps, chosen):
-        trainable = candidate.trainable
-        settings = trainable.method.resolved(candidate.settings)
-        assert settings.lr is not None
-        rows = training_rows(run_data, settings)
-        provenance = Provenance(
-            method=settings.method,
-            backbone=identity,
-            answers=backbone.answers,
-            task=task.to_json(),
-            seeds=vars(settings.seeds),
-            training=_facts(settings, trainable, run_data, steps, loss),
-            versions=versions,
-            scoring=scoring,
+    for candidate in _candidates(run_data, prompts, folder, shared.steps, chosen):
+        yield _member(candidate, run_data, shared, marks.get(candidate.name, 0), state.get("step", 0))
+
+
+@final
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Shared:
+    """What is equal for all members of a run: most of their provenance, and for how many steps they train."""
+
+    backbone: BackboneIdentity
+    scoring: Mapping[str, Any]
+    loss: str
+    versions: Mapping[str, str]
+    steps: int
+
+    @classmethod
+    def of(cls, run_data: RunData) -> "_Shared":
+        """What the members of this run share."""
+        settings, task, backbone = run_data.plan.settings, run_data.task, run_data.backbone
+        return cls(
+            backbone=backbone.identity(),
+            scoring=scoring_for(settings, task, backbone).to_json(),
+            loss=with_loss(settings, task, backbone).loss,
+            versions={name: version(name) for name in ("softprompt", "torch", "transformers")},
+            steps=run_steps(run_data),
         )
-        yield FleetMember(
-            name=candidate.name,
-            settings=settings,
-            trainable=trainable,
-            optimizer=PromptOptimizer(trainable, settings.lr, settings.head_lr, steps, plan.settings),
-            rows=rows,
-            batches=stream(
-                run_data.train.lengths,
-                rows,
-                plan.settings.batch_size,
-                seed=settings.seeds.order,
-                start=state.get("step", 0) * plan.settings.grad_accumulation,
-                bucket=plan.settings.bucket,
-            ),
-            record=Record(candidate.record, marks.get(candidate.name, 0)),
-            provenance=provenance,
-            race=candidate.race,
-            beginning=trainable.fold(provenance) if trainable.begins_at_words else None,
-            shown_labels=candidate.beginning.shown_labels,
-        )
+
+
+def _member(candidate: "_Candidate", run_data: RunData, shared: _Shared, mark: int, step: int) -> FleetMember:
+    """A candidate with its optimiser, its record up to so many bytes, and the batches that follow so many steps."""
+    trainable, of_run = candidate.trainable, run_data.plan.settings
+    settings = trainable.method.resolved(candidate.settings)
+    assert settings.lr is not None
+    rows = training_rows(run_data, settings)
+    provenance = Provenance(
+        method=settings.method,
+        backbone=shared.backbone,
+        answers=run_data.backbone.answers,
+        task=run_data.task.to_json(),
+        seeds=vars(settings.seeds),
+        training=_facts(settings, trainable, run_data, shared.steps, shared.loss),
+        versions=shared.versions,
+        scoring=shared.scoring,
+    )
+    return FleetMember(
+        name=candidate.name,
+        settings=settings,
+        trainable=trainable,
+        optimizer=PromptOptimizer(trainable, settings.lr, settings.head_lr, shared.steps, of_run),
+        rows=rows,
+        batches=stream(
+            run_data.train.lengths,
+            rows,
+            of_run.batch_size,
+            seed=settings.seeds.order,
+            start=step * of_run.grad_accumulation,
+            bucket=of_run.bucket,
+        ),
+        record=Record(candidate.record, mark),
+        provenance=provenance,
+        race=candidate.race,
+        beginning=trainable.fold(provenance) if trainable.begins_at_words else None,
+        shown_labels=candidate.beginning.shown_labels,
+    )
 
 
 def _facts(

@@ -6,10 +6,11 @@ import inspect
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backbones import AbstractBackbone, answering_numbers, load_backbone, model_name, refuse_other_backbone
+from ..backbones import AbstractBackbone, load_backbone, load_for, model_name, refuse_other_backbone
 from ..checks import listed, require_kind
 from ..data import Splits, drawn_from, load_rows, split_rows, warn_of_unknown
 from ..errors import SoftPromptError
@@ -18,7 +19,7 @@ from ..inference.rows import tell_truncated
 from ..run_layout import PLAN
 from ..settings import ModelSpec, PromptSettings, TrainSettings
 from ..store import refuse_no_place, write_file
-from ..tasks import stored_in
+from ..tasks import SPLITS, Task, Wording, stored_in
 from ._advice import ADVICE, better_begun, no_words, not_better, repeated
 from ._alone import alone_on, as_usual
 from ._built import build_prompts
@@ -130,6 +131,66 @@ def train(
     output, progress, log_with = processes.place(output), processes.shows(progress), processes.only_first(log_with)
     callbacks = listed("callbacks", callbacks)
     refuse_no_callbacks(callbacks)
+    asked = _asked(task, model, prompts, settings, output, log_with, keywords)
+    early = before_model(asked.task, style, asked.wording)
+    # Rows first: their faults are found in seconds, while a model may take minutes to load.
+    read = load_rows(early, data_root, max_bad_rows)
+    splits = split_rows(early, read, test_rows=asked.settings.test_rows)
+    spec = asked.model if isinstance(asked.model, ModelSpec) else None
+    check_request(early, splits, asked.prompts, asked.settings, spec)
+    backbone = load_for(asked.model, early.answer)
+    chosen = worded_for(asked.task, backbone.kind, style, asked.wording)
+    for line in (*no_words(asked.task, chosen, asked.wording, backbone.kind), *repeated(early, splits)):
+        advice.warning(line)
+    # From any folder the same files: `resume` and `evaluate` may be started in another.
+    source = dataclasses.replace(stored_in(chosen.source, asked.folder), drawn=drawn_from(chosen, read))
+    plan = Plan(
+        task=dataclasses.replace(chosen, source=source),
+        # What the backbone is, whatever was asked for: one that was loaded before has its own.
+        model=backbone.spec,
+        prompts=tuple(map(from_any_folder, asked.prompts)),
+        settings=asked.settings,
+        data_root=None if data_root is None else os.path.abspath(data_root),
+        products=backbone.products,
+        max_bad_rows=max_bad_rows,
+        log_with=log_with,
+        with_frozen=with_frozen,
+    )
+    plan = decided(plan, splits.train, backbone)
+    with alone_on(backbone), recomputing(backbone, plan.settings):
+        run_data = with_inputs(with_sources(prepare(plan, splits, backbone)))
+        for line in better_begun(asked.prompts, run_data):
+            advice.warning(line)
+        # What cannot work leaves no folder behind.
+        with new_folder(asked.folder) as held:
+            write_file(asked.folder / PLAN, run_data.plan.written(), what="the plan of the run")
+            built = build_prompts(run_data, shared_prompts(run_data, held, processes))
+            with open_loop(run_data, built, asked.folder, processes=processes) as loop:
+                return _trained(loop, splits, held, progress, callbacks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What `train` is asked for, made of its keywords: the task as it was declared, and a folder that is not used."""
+
+    task: Task
+    wording: Wording
+    model: ModelSpec | AbstractBackbone
+    prompts: Sequence[PromptSettings]
+    settings: TrainSettings
+    folder: Path
+
+
+def _asked(
+    task: Any,
+    model: Any,
+    prompts: Any,
+    settings: TrainSettings | None,
+    output: Path | str | None,
+    log_with: str | None,
+    keywords: Mapping[str, Any],
+) -> _Asked:
+    """Refuse what needs neither rows nor a model to be refused."""
     require_kind("output", output, str | Path | None)
     prompts, settings = prompts_from(prompts, keywords), settings_from(settings, keywords)
     if output is not None:
@@ -142,43 +203,7 @@ def train(
     declared, wording = task_from(task, keywords), wording_from(task, keywords)
     folder = default_output(declared.name, [prompt.method for prompt in prompts]) if output is None else Path(output)
     refuse_used(folder)
-    early = before_model(declared, style, wording)
-    # Rows first: their faults are found in seconds, while a model may take minutes to load.
-    read = load_rows(early, data_root, max_bad_rows)
-    splits = split_rows(early, read, test_rows=settings.test_rows)
-    check_request(early, splits, prompts, settings, spec if isinstance(spec, ModelSpec) else None)
-    if isinstance(spec, AbstractBackbone):
-        backbone = spec
-    else:
-        backbone = load_backbone(answering_numbers(spec) if early.answer == "number" else spec)
-    chosen = worded_for(declared, backbone.kind, style, wording)
-    for line in (*no_words(declared, chosen, wording, backbone.kind), *repeated(early, splits)):
-        advice.warning(line)
-    # From any folder the same files: `resume` and `evaluate` may be started in another.
-    source = dataclasses.replace(stored_in(chosen.source, folder), drawn=drawn_from(chosen, read))
-    plan = Plan(
-        task=dataclasses.replace(chosen, source=source),
-        # What the backbone is, whatever was asked for: one that was loaded before has its own.
-        model=backbone.spec,
-        prompts=tuple(map(from_any_folder, prompts)),
-        settings=settings,
-        data_root=None if data_root is None else os.path.abspath(data_root),
-        products=backbone.products,
-        max_bad_rows=max_bad_rows,
-        log_with=log_with,
-        with_frozen=with_frozen,
-    )
-    plan = decided(plan, splits.train, backbone)
-    with alone_on(backbone), recomputing(backbone, plan.settings):
-        run_data = with_inputs(with_sources(prepare(plan, splits, backbone)))
-        for line in better_begun(prompts, run_data):
-            advice.warning(line)
-        # What cannot work leaves no folder behind.
-        with new_folder(folder) as held:
-            write_file(folder / PLAN, run_data.plan.written(), what="the plan of the run")
-            built = build_prompts(run_data, shared_prompts(run_data, held, processes))
-            with open_loop(run_data, built, folder, processes=processes) as loop:
-                return _trained(loop, splits, held, progress, callbacks)
+    return _Asked(task=declared, wording=wording, model=spec, prompts=prompts, settings=settings, folder=folder)
 
 
 @as_usual()
@@ -316,7 +341,7 @@ def _comparison(
 
 def _report_texts(run_data: RunData) -> None:
     """Say where texts were cut, and where they hold words that the tokenizer does not know."""
-    for name in ("train", "validation", "test"):
+    for name in SPLITS:
         examples = getattr(run_data, name)
         warn_of_unknown(examples, run_data.backbone.tokenizer, run_data.backbone.name, name)
         tell_truncated(examples, f"{name} rows")

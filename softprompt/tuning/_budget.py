@@ -47,7 +47,7 @@ class Budget:
     steps: int
     scoring: float = 0.0
 
-    def is_enough(self, waves: Sequence[Wave]) -> bool:
+    def is_spent(self, waves: Sequence[Wave]) -> bool:
         """Whether another wave would leave no time for the runs after the search; of minutes only."""
         if self.minutes is None:
             return False

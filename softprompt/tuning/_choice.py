@@ -12,13 +12,13 @@ from ._runs import Fit, Repeat, answers_of, repeated
 from ._space import Candidate, Space
 from ._trials import Trial
 
-# Candidates that are held against the default, and seeds of each where rows are held out.
+# Candidates that are compared with the default, and seeds of each where rows are held out.
 CHALLENGERS, SEEDS = 2, 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Challenge:
-    """A candidate held against the default on the choosing rows, with seeds of which the search saw none.
+    """A candidate compared with the default on the choosing rows, with seeds of which the search saw none.
 
     Args:
         trial: the candidate.
@@ -43,7 +43,7 @@ def fresh_seeds(seed: int, purpose: str, count: int) -> list[int]:
 
 
 def choosing_repeats(seed: int, folds: int) -> list[Repeat]:
-    """Where and with which seeds candidates are held against the default: three seeds, or one on each fold."""
+    """Where and with which seeds candidates are compared with the default: three seeds, or one on each fold."""
     if folds == 1:
         return [Repeat(fold=0, seed=fresh) for fresh in fresh_seeds(seed, "choice", SEEDS)]
     return [Repeat(fold=fold, seed=fresh) for fold, fresh in enumerate(fresh_seeds(seed, "choice", folds))]

@@ -53,7 +53,7 @@ class Final:
     def report(
         self, trials: Sequence[Trial], winner: Trial, challenges: Sequence[Challenge], *, ceiling: bool
     ) -> Tuning:
-        """Train the winner and the default with fresh seeds, and hold them against what was not trained.
+        """Train the winner and the default with fresh seeds, and compare them with what was not trained.
 
         Args:
             trials: of the search, the default first.

@@ -1,4 +1,4 @@
-"""What a search ends with: the winner on rows that nothing was chosen by, beside what it has to be held against."""
+"""What a search ends with: the winner on rows that nothing was chosen by, beside what it has to be compared with."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -93,7 +93,7 @@ class Tuning:
         lines: winner, default and what was not trained, on the same report rows; only what has a score.
         lead: of the winner over the default on the report rows; None where they are the same, or no seed has a score
             with both.
-        challengers: the candidates that were held against the default, with their lead on the choosing rows.
+        challengers: the candidates that were compared with the default, with their lead on the choosing rows.
         best: folder of the stored prompt: the winner's best seed on the choosing rows.
         trials: how many trials ended in each way.
         cost: "seconds", and "prompt_steps", optimiser steps of all prompts.

@@ -80,7 +80,7 @@ class Request:
         spec = self.model if isinstance(self.model, ModelSpec) else self.model.spec
         apart = ("task", "wording", "model", "is_paced")
         values = {name: value for name, value in vars(self).items() if name not in apart}
-        # Elsewhere the number says it, so that searches of before stay the same.
+        # Elsewhere the number says it, so that the hashes of earlier searches stay the same.
         paced = {"is_paced": True} if self.is_paced and self.settings.eval_every == TrainSettings.eval_every else {}
         return {
             **values,

@@ -42,15 +42,15 @@ class Search:
     rungs: Sequence[int]
     watch: Sequence[Any] = ()
 
-    def run(self, is_enough: Callable[[Sequence[Wave]], bool], most: int) -> list[Wave]:
+    def run(self, is_spent: Callable[[Sequence[Wave]], bool], most: int) -> list[Wave]:
         """Wave after wave; those that are on disk are read and not trained again.
 
         Args:
-            is_enough: asked before each wave but the first.
+            is_spent: asked before each wave but the first.
             most: trials in all.
         """
         waves = read_waves(self.folder)
-        while (count := most - sum(len(wave.trials) for wave in waves)) > 0 and not (waves and is_enough(waves)):
+        while (count := most - sum(len(wave.trials) for wave in waves)) > 0 and not (waves and is_spent(waves)):
             waves.append(self._wave(waves, min(FLEET, count)))
         return waves
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from ..backbones import AbstractBackbone, answering_numbers, load_backbone
+from ..backbones import AbstractBackbone, load_for
 from ..data import load_rows
 from ..errors import Interrupted, RunExists, quoted
 from ..inference.rows import examples_for
@@ -126,7 +126,7 @@ def _alone(folder: Path) -> AbstractContextManager[None]:
 def _tuned(request: Request, parts: Parts, folder: Path, progress: bool) -> Tuning:
     """Everything that is not on disk yet."""
     start, before = time.perf_counter(), sum((wave.seconds for wave in read_waves(folder)), 0.0)
-    backbone = _loaded(request)
+    backbone = load_for(request.model, request.task.answer)
     refuse_another_model(folder, backbone)
     tasks = _tasks(request, backbone.kind)
     written(next(iter(tasks.values())), parts, folder)
@@ -140,7 +140,7 @@ def _tuned(request: Request, parts: Parts, folder: Path, progress: bool) -> Tuni
     with progress_bar(progress, request.minutes, runs, before) as watcher:
         watcher.tell("search")
         search = Search(folder=folder, space=space, backbone=backbone, folds=budget.folds, rungs=rungs, watch=[watcher])
-        trials = [trial for wave in search.run(budget.is_enough, budget.most) for trial in wave.trials]
+        trials = [trial for wave in search.run(budget.is_spent, budget.most) for trial in wave.trials]
         watcher.tell("choice")
         headline = next(iter(tasks.values())).scores
         winner, challenges = chosen(folder, space, trials, backbone, budget.folds, headline, [watcher])
@@ -151,12 +151,6 @@ def _tuned(request: Request, parts: Parts, folder: Path, progress: bool) -> Tuni
     tuned = dataclasses.replace(tuned, cost={**tuned.cost, "seconds": seconds})
     write_file(folder / REPORT, field_bytes(tuned.to_json()), what="the report of the search")
     return tuned
-
-
-def _loaded(request: Request) -> AbstractBackbone:
-    if isinstance(request.model, AbstractBackbone):
-        return request.model
-    return load_backbone(answering_numbers(request.model) if request.task.answer == "number" else request.model)
 
 
 def _tasks(request: Request, kind: str) -> dict[str, Task]:

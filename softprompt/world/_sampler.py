@@ -49,7 +49,7 @@ class Difficulty:
 
     def __post_init__(self) -> None:
         """Refuse impossible numbers."""
-        for name in ("train", "validation", "test"):
+        for name in SPLITS:
             if getattr(self, name) < 1:
                 raise BadInput(f"a lab task needs at least one {name} row, not {getattr(self, name)}")
         if self.fillers < 0 or self.noise < 0:

@@ -70,7 +70,7 @@ def test_a_cut_that_takes_format_and_checksum_away_is_named_in_every_kind_of_doc
 @pytest.mark.parametrize(
     ("name", "between"), [("frozen.json", {"places": [0]}), ("comparison.json", {"prompts": [], "rows": 1})]
 )
-def test_so_is_such_a_cut_in_what_a_run_is_held_against(name, between, tmp_path):
+def test_so_is_such_a_cut_in_what_a_run_is_compared_with(name, between, tmp_path):
     content = sealed_bytes({"baselines": [], "format": 2, **between, "texts": []})
     end = content.index(b"\n", content.index(b'"sha256"')) + 1
     (tmp_path / name).write_bytes(content[: content.index(b' "format"')] + content[end:])

@@ -39,6 +39,10 @@ def test_fewer_malformed_rows_than_none_are_refused_before_anything_is_made(
         ),
         ([*BASE, "--method-option", "passes"], "--method-option 'passes' is not KEY=VALUE, as in passes=1"),
         (["train", "--task", "glue/sst2"], "no model; give --model"),
+        (
+            ["frozen", "glue/sst2"],
+            "no model; give --model, a hub id such as HuggingFaceTB/SmolLM2-135M-Instruct or a folder",
+        ),
         (["train", "--model", "m"], "nothing to train on; give --task NAME"),
         ([*LAB, "--regularizer", "rn-em"], "unknown regulariser 'rn-em'. Did you mean 'rn-emb'?"),
         (

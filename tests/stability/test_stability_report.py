@@ -76,7 +76,7 @@ class TestArm:
 
 
 class TestReport:
-    def test_settings_are_held_against_the_first_and_corrected_for_all(self):
+    def test_settings_are_compared_with_the_first_and_corrected_for_all(self):
         third = (FIRST + 0.01).tolist()
         arms = {"none": arm("none", SECOND.tolist()), "a": arm("a", FIRST.tolist()), "b": arm("b", third)}
         found = report(arms, about={"task": "lab/opinion"})

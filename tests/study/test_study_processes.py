@@ -290,7 +290,7 @@ class TestSeveralProcesses:
             os.utime(next(store.glob("fleets/*/lease.json")), (0, 0))
             other = claim(store, groups).fleet
             assert other is not None
-            assert list(read_record(other.run / "timing.jsonl")), "the work of before is copied"
+            assert list(read_record(other.run / "timing.jsonl")), "the earlier work is copied"
             path_of(store, specs[0].name).parent.mkdir()
             path_of(store, specs[0].name).write_text("of the new owner")
             return run

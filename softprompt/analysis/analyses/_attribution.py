@@ -23,7 +23,7 @@ MOST_ROWS, STEPS = 8, 32
 
 
 def integrated_gradients(
-    score: Callable[[Tensor], Tensor], at: Float[Tensor, "t e"], baseline: Float[Tensor, "t e"], steps: int = STEPS
+    score: Callable[[Tensor], Tensor], at: Float[Tensor, "t e"], baseline: Float[Tensor, "t e"]
 ) -> tuple[Float[Tensor, " t"], float]:
     """The share of score(at) - score(baseline) that each position carries, and by how much their sum misses it.
 
@@ -31,7 +31,6 @@ def integrated_gradients(
         score: of k inputs [k, t, e], one number each.
         at: the embedded text.
         baseline: the same without the words.
-        steps: of the path between both.
 
     Raises:
         BadInput: Captum is not installed.
@@ -42,7 +41,7 @@ def integrated_gradients(
         raise BadInput("attribution needs Captum; pip install 'softprompt[explain]'") from error
     attribute: Any = IntegratedGradients(score).attribute
     gradients, missed = attribute(
-        at[None], baselines=baseline[None], n_steps=steps, internal_batch_size=16, return_convergence_delta=True
+        at[None], baselines=baseline[None], n_steps=STEPS, internal_batch_size=16, return_convergence_delta=True
     )
     return gradients[0].sum(-1).detach(), float(missed.abs().max())
 

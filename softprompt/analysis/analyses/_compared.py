@@ -22,7 +22,7 @@ def spread(scores: Sequence[float]) -> dict[str, Any]:
     mean = sum(scores) / len(scores)
     squares = sum((score - mean) ** 2 for score in scores)
     deviation = math.sqrt(squares / (len(scores) - 1)) if len(scores) > 1 else None
-    return {"n": len(scores), "mean": mean, "std": deviation, "low": min(scores), "high": max(scores)}
+    return {"n": len(scores), "mean": mean, "std": deviation, "lowest": min(scores), "highest": max(scores)}
 
 
 def _results(bench: Bench) -> Iterator[tuple[dict[str, Any], float | None]]:
@@ -81,7 +81,7 @@ def draw_ablation(values: Values, figures: Any) -> Any:
 
 def rows_ablation(values: Values) -> list[dict[str, Any]]:
     """The mean and the spread of each value."""
-    columns = ("n", "mean", "std", "low", "high")
+    columns = ("n", "mean", "std", "lowest", "highest")
     return [{values["by"]: cell["value"], **{name: cell[name] for name in columns}} for cell in values["values"]]
 
 
@@ -108,8 +108,8 @@ def draw_rates(values: Values, figures: Any) -> Any:
         f"{cell['method']}, {cell['units']}": (
             cell["rates"],
             [score["mean"] for score in cell["scores"]],
-            [score["low"] for score in cell["scores"]],
-            [score["high"] for score in cell["scores"]],
+            [score["lowest"] for score in cell["scores"]],
+            [score["highest"] for score in cell["scores"]],
         )
         for cell in values["methods"]
     }

@@ -18,6 +18,8 @@ log = logging.getLogger("softprompt.serving")
 # Seconds after which the thread of the model lets that of the connections run. It is 5 ms by default, which every read
 # and write of every connection would wait for.
 SWITCH = 0.0005
+# Open at a time; more are refused with 503.
+CONNECTIONS = 2048
 
 
 @contextlib.contextmanager
@@ -74,14 +76,13 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def server_of(app: Any, service: Service, *, drain: float = 30.0, connections: int = 2048) -> Server:
+def server_of(app: Any, service: Service, *, drain: float = 30.0) -> Server:
     """The server of an app; `run(sockets=[listener])` serves until SIGTERM or Ctrl-C.
 
     Args:
         app: of `build_app`.
         service: that it serves.
         drain: seconds in which what was taken is answered.
-        connections: open at a time; more are refused with 503.
     """
     config = uvicorn.Config(
         app,
@@ -90,7 +91,7 @@ def server_of(app: Any, service: Service, *, drain: float = 30.0, connections: i
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=connections,
+        limit_concurrency=CONNECTIONS,
         timeout_keep_alive=10,
         timeout_graceful_shutdown=int(drain) + 1,
         h11_max_incomplete_event_size=16 * 1024,

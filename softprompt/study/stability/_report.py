@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,7 +59,7 @@ class Power:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """The stability of some settings on one task, the first being what the others are held against.
+    """The stability of some settings on one task, the first being what the others are compared with.
 
     Args:
         about: what was run, plain values: task, model ...
@@ -143,42 +143,44 @@ def report(
     )
 
 
-def _warnings(spreads: tuple[Spread, ...], comparisons: tuple[Against, ...], chance: float | None) -> list[str]:
-    lines = []
+def _warnings(spreads: tuple[Spread, ...], comparisons: tuple[Against, ...], chance: float | None) -> Iterator[str]:
     for arm in spreads:
-        if arm.dropped:
-            lines.append(
-                f"{arm.setting}: {arm.dropped} of {arm.n} seeds have no score and are in no mean or deviation; "
-                "they count as failed"
-            )
-        if arm.std == 0:
-            lines.append(f"{arm.setting}: all {arm.n - arm.dropped} scores are equal, so nothing can be said of spread")
+        yield from _of_spread(arm)
     first = spreads[0]
     if comparisons and chance is not None and first.mean is not None and first.mean <= chance:
-        lines.append(f"{first.setting}, the reference, is at chance ({first.mean:.3f}): it has no stability to compare")
+        yield f"{first.setting}, the reference, is at chance ({first.mean:.3f}): it has no stability to compare"
     for pair in comparisons:
-        if pair.is_no_stability and pair.lost is not None and pair.ratio is not None:
-            lines.append(
-                f"{pair.setting}: its standard deviation is {pair.ratio:.2f} times that of {pair.reference}, but its "
-                f"mean lost {min(pair.lost, 1):.0%} of the way above chance: that is no stability"
-            )
-        elif pair.is_lower and pair.is_smaller and pair.lost is not None:
-            lines.append(
-                f"{pair.setting}: its mean is lower by {pair.lost:.0%} of the way above chance, though not for sure: "
-                "its smaller standard deviation may be no stability"
-            )
-        if pair.n > 1 and pair.ties == pair.n:
-            lines.append(
-                f"{pair.setting}: every score equals that of {pair.reference}: the setting changed nothing here"
-            )
-        if pair.unpaired:
-            seeds = (
-                "1 seed has no partner and is"
-                if pair.unpaired == 1
-                else f"{pair.unpaired} seeds have no partner and are"
-            )
-            lines.append(f"{pair.setting}: {seeds} left out of the comparison")
-    return lines
+        yield from _of_pair(pair)
+
+
+def _of_spread(arm: Spread) -> Iterator[str]:
+    if arm.dropped:
+        yield (
+            f"{arm.setting}: {arm.dropped} of {arm.n} seeds have no score and are in no mean or deviation; "
+            "they count as failed"
+        )
+    if arm.std == 0:
+        yield f"{arm.setting}: all {arm.n - arm.dropped} scores are equal, so nothing can be said of spread"
+
+
+def _of_pair(pair: Against) -> Iterator[str]:
+    if pair.is_no_stability and pair.lost is not None and pair.ratio is not None:
+        yield (
+            f"{pair.setting}: its standard deviation is {pair.ratio:.2f} times that of {pair.reference}, but its "
+            f"mean lost {min(pair.lost, 1):.0%} of the way above chance: that is no stability"
+        )
+    elif pair.is_lower and pair.is_smaller and pair.lost is not None:
+        yield (
+            f"{pair.setting}: its mean is lower by {pair.lost:.0%} of the way above chance, though not for sure: "
+            "its smaller standard deviation may be no stability"
+        )
+    if pair.n > 1 and pair.ties == pair.n:
+        yield f"{pair.setting}: every score equals that of {pair.reference}: the setting changed nothing here"
+    if pair.unpaired:
+        have = (
+            "1 seed has no partner and is" if pair.unpaired == 1 else f"{pair.unpaired} seeds have no partner and are"
+        )
+        yield f"{pair.setting}: {have} left out of the comparison"
 
 
 def _listed(values: set[float]) -> str:

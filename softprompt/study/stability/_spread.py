@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...metrics import is_stuck
-from ..statistics import bootstrap, deviation
+from ..statistics import bootstrap, deviation, mean_of_known
 from ._arm import Arm
 
 
@@ -66,8 +66,11 @@ def spread(arm: Arm, ceiling: float | None = None) -> Spread:
         ceiling: the best score that is known of the task; None takes the arm's own best.
     """
     counts: dict[str, Any] = {"setting": arm.name, "n": len(arm.seeds), "dropped": len(arm.seeds) - len(arm.scored)}
-    ends: dict[str, Any] = {"train_score": _mean(arm.train_scores), "train_loss": _mean(arm.train_losses)}
-    ends["prompt_steps"] = _mean(arm.prompt_steps)
+    ends: dict[str, Any] = {
+        "train_score": mean_of_known(arm.train_scores),
+        "train_loss": mean_of_known(arm.train_losses),
+    }
+    ends["prompt_steps"] = mean_of_known(arm.prompt_steps)
     return Spread(**counts, **_numbers(arm.scored), **_shares(arm, ceiling), **ends)
 
 
@@ -94,8 +97,3 @@ def _shares(arm: Arm, ceiling: float | None) -> dict[str, Any]:
     failed = [score is None or score <= chance for score in arm.scores]
     stuck = [score is None or best is None or is_stuck(score, chance, best) for score in arm.scores]
     return {"failed": sum(failed) / len(failed), "stuck": sum(stuck) / len(stuck)}
-
-
-def _mean(values: Sequence[float | int | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

@@ -57,7 +57,7 @@ class Gain:
 
     Args:
         setting: its name.
-        reference: what it is held against, "instruction" or "frozen", "majority" under a linear head.
+        reference: what it is compared with, "instruction" or "frozen", "majority" under a linear head.
         difference: mean of the seeds minus the score of the reference; None without a score.
         low: end of its 95 % interval over seeds.
         high: the other end.

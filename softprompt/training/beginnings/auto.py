@@ -10,8 +10,8 @@ from ...settings import PromptSettings
 from ...tasks import Task
 from .._resolved import resolved
 
-# A beginning that scores higher than the instruction alone, at the cost of the positions of the rows that it shows.
-# Where these are short it is tried by a search, and recommended.
+# The instruction with four rows behind it scores higher than the instruction alone, and makes each input longer by
+# these rows. Where the rows are short, a search tries it and `train` recommends it.
 EXAMPLES, MOST_SHOWN_TOKENS = "examples:4", 256
 SHOWN = Initial(EXAMPLES).example_count()
 
@@ -22,7 +22,7 @@ def with_beginnings(
     """The prompts with the `init` that "auto" stands for, and with the learning rate that belongs to it.
 
     A prompt begins as the instruction only if every prompt of the run can begin so: methods that are compared begin
-    alike. Where this rule changes, `study.RunSpec.numbers` has to tell runs of before from runs after.
+    alike. Where this rule changes, `study.RunSpec.numbers` has to tell earlier runs from later ones.
 
     Args:
         prompts: as they were given, with no learning rate filled in, since it depends on the beginning.

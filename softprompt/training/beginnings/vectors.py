@@ -15,6 +15,7 @@ from ...prompts.initializers import Initializer
 from ...prompts.prompt import SoftPrompt
 from ...prompts.units import WordScale
 from ...settings import PromptSettings
+from ...tasks import Task
 from .._run_data import RunData
 from .sources import source_prompt
 
@@ -48,6 +49,26 @@ def read_source(initial: Initial) -> SoftPrompt:
     return import_numpy(Path(initial.argument), backbone_name="")
 
 
+def refuse_no_labels(task: Task) -> None:
+    """Refuse to begin as label words where a task has none.
+
+    Raises:
+        BadInput: it has none.
+    """
+    if not task.labels:
+        raise BadInput(f"--init=label-words: task {task.name!r} has no label words; choose another --init")
+
+
+def refuse_layers(prompt: PromptSettings, source: SoftPrompt) -> None:
+    """Refuse a deep prompt to start from where the prompt is not deep: it would lose most of it.
+
+    Raises:
+        BadInput: it is deep, and the prompt is not.
+    """
+    if source.deep is not None and not prompt.deep:
+        raise BadInput(f"--init={prompt.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
+
+
 def initializer(initial: Initial, run_data: RunData, m: int, unit: float = 1.0) -> Initializer:
     """The initialiser that an `init` stands for.
 
@@ -72,8 +93,7 @@ def _real_vectors(initial: Initial, run_data: RunData, m: int) -> Initializer:
     if initial.kind == "vocabulary":
         return initializers.from_vocabulary()
     if initial.kind == "label-words":
-        if not run_data.task.labels:
-            raise BadInput(f"--init=label-words: task {run_data.task.name!r} has no label words")
+        refuse_no_labels(run_data.task)
         return initializers.from_label_words(_word_ids(tokenizer, run_data.task.labels))
     if initial.kind == "text":
         return initializers.from_tokens(_word_ids(tokenizer, [initial.argument])[0])
@@ -103,8 +123,7 @@ def deeper(prompt: PromptSettings, run_data: RunData, m: int, states: Sequence[W
     source = source_prompt(initial.argument, run_data.backbone) if initial.kind == "prompt" else None
     if source is None or source.deep is None:
         return []
-    if not prompt.deep:
-        raise BadInput(f"--init={prompt.init!r}: that prompt has vectors for {source.layers} layers; give --deep")
+    refuse_layers(prompt, source)
     vectors = deep_taken_from(source, m)
     assert vectors is not None
     pairs = zip(vectors, states, strict=True)

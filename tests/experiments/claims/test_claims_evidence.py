@@ -46,7 +46,7 @@ def test_ptp_is_judged_from_the_stability_study(tmp_path):
     found = Results(design=TINY)
     take_evidence(found, tmp_path)
     means = {one.condition: one for one in mean_checks(found)}
-    # Restarts are no regulariser, and a deep prompt has no deep one to be held against here.
+    # Restarts are no regulariser, and a deep prompt has no deep one to be compared with here.
     assert list(means) == ["adv-emb on lab/color", "rn-emb:sigma=0.3 on lab/color"]
     assert means["rn-emb:sigma=0.3 on lab/color"].mean == pytest.approx(0.2)
     assert means["rn-emb:sigma=0.3 on lab/color"].outcome == "met"
@@ -114,7 +114,7 @@ def test_a_spread_is_smaller_only_where_holms_p_says_so_too(tmp_path):
     }  # fmt: skip
 
 
-def test_settings_held_against_different_references_are_corrected_together(tmp_path):
+def test_settings_compared_with_different_references_are_corrected_together(tmp_path):
     """Each of two is above its own reference at p = 0.0078: by the number of settings of the task it is 0.0156."""
     scores = {"nothing": 0.5, "deep": 0.6, "ptp-rn": 0.7, "deep, ptp-rn": 0.8}
     values = {name: [mean + 0.01 * n for n in range(8)] for name, mean in scores.items()}
@@ -144,7 +144,7 @@ def test_both_directions_of_a_spread_are_counted(tmp_path):
     }  # fmt: skip
 
 
-def test_a_setting_of_ptp_is_held_against_the_same_without_its_regularizer():
+def test_a_setting_of_ptp_is_compared_with_the_same_without_its_regularizer():
     named = {
         "rn-emb:sigma=0.1,alpha=0.3": "nothing",
         "ptp-adv": "nothing",

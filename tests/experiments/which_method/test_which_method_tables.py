@@ -149,13 +149,13 @@ class TestTables:
         cell = {"1": run(lr=0.1), "2": run(lr=0.3)}
         assert "core/m/a/x/ept has runs of several" in text(Results({"core/m/a/x/ept": cell}), self.DESIGN)
 
-    def test_a_head_alone_is_what_prompts_are_held_against_where_there_is_one(self):
+    def test_a_head_alone_is_what_prompts_are_compared_with_where_there_is_one(self):
         part = Part(models=("m",), tasks=("a/x",), candidates=("head-only", "ept"), seeds=(1, 2))
         cells = self.cells("real", {"a/x/head-only": [0.5, 0.5], "a/x/ept": [0.75, 1.0]})
         rows = tables(Results(cells), dataclasses.replace(self.DESIGN, parts={"real": part}))["real: m, 250 steps"]
         assert {row["method"]: row["difference"] for row in rows} == {"ept": 0.375, "head-only": None}
 
-    def test_a_longer_training_is_held_against_the_core_of_the_same_seeds(self):
+    def test_a_longer_training_is_compared_with_the_core_of_the_same_seeds(self):
         parts = {**self.DESIGN.parts, "long": dataclasses.replace(self.DESIGN.parts["core"], steps=1000)}
         cells = {**self.results.cells, **self.cells("long", {"a/x/scaled": [1.0, 0.5]})}
         found = tables(Results(cells), dataclasses.replace(self.DESIGN, parts=parts))
@@ -166,7 +166,7 @@ class TestTables:
             pytest.approx(0.01),
         )
 
-    def test_scales_and_guards_are_held_against_none(self):
+    def test_scales_and_guards_are_compared_with_none(self):
         names = ("ept-star", "ept-star@s=1", "ept-star-guard")
         part = Part(models=("m",), tasks=("a/x",), candidates=names, seeds=(1, 2))
         cells = self.cells("core", {f"a/x/{name}": [0.5 + i / 4] * 2 for i, name in enumerate(names)})

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from ..training import Comparison
 
 
-def held_against(comparison: "Comparison", width: int | None = None) -> str:
+def comparison_table(comparison: "Comparison", width: int | None = None) -> str:
     """The frozen model without training, and below it the prompts with their difference to what was written."""
     column = f"minus {comparison.reference}"
     rows: list[dict[str, Any]] = [
