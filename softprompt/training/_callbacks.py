@@ -105,8 +105,8 @@ class EarlyStopping:
         """Refuse values with which training would never stop, or stop at once."""
         if (self.patience is None and self.until is None) or (self.patience is not None and self.patience < 1):
             raise BadInput(
-                f"EarlyStopping has a patience of {self.patience} and a score `until` of {self.until}; give a patience of "
-                "1 or more, a score, or both"
+                f"EarlyStopping has a patience of {self.patience} and a score `until` of {self.until}; give a patience "
+                "of 1 or more, a score, or both"
             )
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
