@@ -1,8 +1,10 @@
-"""Checks of a user's arguments: numbers in a range, lists, and lists without repeats. Errors name the argument."""
+"""Checks of a user's arguments: numbers in a range, lists, lists without repeats, and places that are not taken."""
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
@@ -121,6 +123,22 @@ def require_different(name: str, values: Sequence[Any]) -> None:
     for place, value in enumerate(values):
         if value in values[:place]:
             raise BadInput(f"{name} is given {value!r} twice; give each once")
+
+
+def refuse_exists(target: Path, what: str, *, empty_folder: bool = False) -> None:
+    """Refuse a place that is taken, also by a link that leads nowhere, before anything is computed.
+
+    Args:
+        target: the place.
+        what: name of what will be stored there, for messages: "the landscape".
+        empty_folder: whether an empty folder may be there.
+
+    Raises:
+        BadInput: it is taken.
+    """
+    is_free = empty_folder and target.is_dir() and not any(target.iterdir())
+    if os.path.lexists(target) and not is_free:
+        raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for {what}")
 
 
 def _shortened(given: Any, most: int = 40) -> str:

@@ -191,6 +191,8 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
 
         PromptClassifier("google-t5/t5-base", training={"steps": 300, "lr": 0.3}).fit(texts, labels).predict(texts)
 
+    After `fit`: `prompt_` (the SoftPrompt), `classes_`, `metrics_` (on the held-out rows), `n_features_in_`.
+
     Args:
         model: hub id or folder of the frozen model, a `ModelSpec`, or a loaded backbone. A pickle keeps only the name
             of that and loads it again; where the name is an invented one, give it by `set_params(model=BACKBONE)`.
@@ -199,8 +201,6 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
         answers: as in `load_backbone`.
         training: keywords of `train`: method, lr, steps, restarts, regularizer, output ...
         random_state: seed of the prompt and of the rows that are held out, or numpy's `RandomState`.
-
-    After `fit`: `prompt_` (the SoftPrompt), `classes_`, `metrics_` (on the held-out rows), `n_features_in_`.
     """
 
     def __init__(
@@ -276,6 +276,8 @@ def _numbers(answers: Any) -> np.ndarray:
 class PromptRegressor(RegressorMixin, _PromptEstimator):
     """A regressor of texts: a soft prompt in front of a frozen language model, which writes or computes the number.
 
+    After `fit`: `prompt_`, `metrics_`, `n_features_in_`, and `mean_`, which stands in for an answer that is no number.
+
     Args:
         model: hub id or folder of the frozen model, a `ModelSpec`, or a loaded backbone; an encoder answers by a
             linear head.
@@ -283,8 +285,6 @@ class PromptRegressor(RegressorMixin, _PromptEstimator):
         answers: as in `load_backbone`; an encoder needs "linear-head".
         training: keywords of `train`.
         random_state: seed of the prompt and of the rows that are held out, or numpy's `RandomState`.
-
-    After `fit`: `prompt_`, `metrics_`, `n_features_in_`, and `mean_`, which stands in for an answer that is no number.
     """
 
     def __init__(

@@ -22,6 +22,19 @@ def user_cache() -> Path | None:
     return Path(configured) if configured else Path(home, ".cache") if os.path.isabs(home) else None
 
 
+def named_cache() -> Path | None:
+    """$SOFTPROMPT_CACHE as a whole path, `~` in it as the user's home folder; None where it is not set."""
+    given = os.environ.get("SOFTPROMPT_CACHE")
+    # A Dockerfile has no shell that would put the home folder in its place.
+    return Path(os.path.expanduser(given)).absolute() if given else None
+
+
+def rows_cache() -> Path | None:
+    """The folder of token ids: $SOFTPROMPT_CACHE, else `softprompt/tokens` in the user's cache, if there is any."""
+    cache = user_cache()
+    return named_cache() or (cache and cache / "softprompt" / "tokens")
+
+
 @final
 @dataclass(frozen=True)
 class Finding:
@@ -127,7 +140,7 @@ def _folders() -> Iterator[Finding]:
     """The folders that are written without being asked for."""
     cache = user_cache()
     places = {
-        "cache of rows": os.environ.get("SOFTPROMPT_CACHE") or (cache and cache / "softprompt"),
+        "cache of rows": rows_cache(),
         "cache of the hub": os.environ.get("HF_HOME") or (cache and cache / "huggingface"),
         "this folder": Path.cwd(),
     }

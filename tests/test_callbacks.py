@@ -172,8 +172,11 @@ def test_what_is_no_callback_is_refused_before_anything_is_written(start, callba
 
 
 def test_early_stopping_without_a_rule_is_refused():
-    for wrong in ({}, {"patience": 0}):
-        with pytest.raises(BadInput, match="needs a patience of 1 or more, or a score"):
+    for wrong, given in (
+        ({}, "None and a score `until` of None"),
+        ({"patience": 0, "until": 0.9}, r"0 and .* of 0\.9"),
+    ):
+        with pytest.raises(BadInput, match=f"a patience of {given}; give a patience of 1 or more, a score, or both$"):
             EarlyStopping(**wrong)
 
 

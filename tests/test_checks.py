@@ -1,4 +1,4 @@
-"""Numbers that mean nothing, values given twice, and texts where a list is meant are refused."""
+"""Numbers that mean nothing, values given twice, texts where a list is meant, and places that are taken are refused."""
 
 # Users have no type checker: what these tests give is what it would refuse.
 # pyright: reportArgumentType=false, reportCallIssue=false
@@ -15,7 +15,7 @@ import pytest
 import torch
 from softprompt import as_peft, from_model, predict, train
 from softprompt.analysis.subjects import subjects
-from softprompt.checks import listed, require_different, require_numbers
+from softprompt.checks import listed, refuse_exists, require_different, require_numbers
 from softprompt.cli._prompts import PromptGrid
 from softprompt.cli._rows import OwnRows, with_options
 from softprompt.errors import BadInput, UnknownName, in_python
@@ -473,3 +473,19 @@ class TestOtherThings:
         rows = [{"text": "a", "label": pd.Timestamp(f"2020-01-0{n}")} for n in (1, 2)]
         with refused(BadInput, "train rows:1: the label is a Timestamp; give a text or a whole number"):
             custom_task(rows, **COLUMNS)
+
+
+def test_a_place_is_taken_by_a_file_a_folder_or_a_link_and_may_be_an_empty_folder(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("file", "link"):
+        for empty_folder in (False, True):
+            with pytest.raises(BadInput, match=f"{name}' exists already; remove it or choose another place for the x$"):
+                refuse_exists(tmp_path / name, "the x", empty_folder=empty_folder)
+    with pytest.raises(BadInput, match="exists already"):
+        refuse_exists(tmp_path / "empty", "the x")
+    refuse_exists(tmp_path / "empty", "the x", empty_folder=True)
+    refuse_exists(tmp_path / "new", "the x")
+    with pytest.raises(BadInput, match="exists already"):
+        refuse_exists(tmp_path, "the x", empty_folder=True)

@@ -244,7 +244,7 @@ class TestStockLibraries:
     def test_every_card_says_what_the_prompt_is_and_how_good(self, stock):
         for name in ("gpt2-cache", "gpt2-baked", "gemma-embeds", "gpt2-onnx", "t5-limit"):
             text, family = (stock[2] / name / "README.md").read_text(), name.partition("-")[0]
-            for said in (f"base_model: {family}\n", "license: mit\n", "- Task: films", "- Method: ept-star",
+            for said in (f"{family}`. ", "---\nlicense: mit\n", "- Task: films", "- Method: ept-star",
                          "- Seeds: initialization 3", "0.775, deviation 0.035 over 2 seeds (0.75 to 0.8)"):  # fmt: skip
                 assert said in text, (name, said)
 
@@ -506,7 +506,7 @@ class TestCommand:
         prompt = save_prompt(ready[1]["gpt2"][1], tmp_path / "p")
         assert main(["export", str(prompt), "--output", str(tmp_path / "a"), "--license", "mit"]) == 0
         text = (tmp_path / "a" / "README.md").read_text()
-        assert text.startswith("---\nbase_model: gpt2\nlicense: mit\n")
+        assert text.startswith("---\nlicense: mit\n")
         for said in ("- Task: films", "- Method: ept-star", "- Seeds: initialization 3", "- test accuracy: 0.75",
                      "0.75 from one seed; its spread over seeds is not known", "## Load"):  # fmt: skip
             assert said in text, said

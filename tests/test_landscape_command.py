@@ -176,6 +176,14 @@ class TestTheCommand:
         assert "exists already" in err
         assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
+    def test_a_link_that_leads_nowhere_is_refused_before_anything_is_computed(self, trained, call, tmp_path):
+        (tmp_path / "out").symlink_to(tmp_path / "nowhere")
+        code, _, err = call(trained / "second")
+        assert code == 2
+        # Nothing is said of what would be computed.
+        assert err.startswith(f"softprompt: '{tmp_path / 'out'}' exists already; ")
+        assert err.count("\n") == 1
+
     def test_prompts_of_different_tasks_are_not_compared(self, trained, call, tmp_path, save_tiny, tiny_t5):
         task = dataclasses.replace(review_task(tmp_path / "data"), name="others")
         settings = TrainSettings(steps=1, eval_every=1, batch_size=2)

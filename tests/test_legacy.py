@@ -12,10 +12,16 @@ import softprompt
 import torch
 from safetensors.torch import load_file
 from softprompt import PromptSettings, Seeds, TrainSettings, load_backbone, resume
+from softprompt.documents import json_bytes
+from softprompt.errors import BadInput
 from softprompt.legacy import as_before, renamed
 from softprompt.regularizers import regularizers
-from softprompt.study import RunSpec, read
+from softprompt.store import load_tuned, tensor_bytes, write_folder
+from softprompt.study import RunSpec, load, read, stored_names
 from softprompt.training import Plan, damage, read_comparison, read_plan, read_results
+
+from kit import rewrite
+from report_kit import made_run, made_store
 
 OLD = Path(__file__).parent / "formats" / "1"
 PROMPT = PromptSettings(
@@ -122,3 +128,27 @@ def test_a_run_from_before_there_were_checksums_loads_and_nothing_of_it_is_calle
     assert comparison is not None
     assert comparison.reference == "instruction"
     assert (list(damage(folder)), caplog.messages) == ([], [])
+
+
+class TestFilesOfALaterVersion:
+    """They are refused with what this version reads, and nobody is told to delete them."""
+
+    def test_a_run(self, tmp_path):
+        run = made_run(tmp_path / "run", seeds=1)
+        rewrite(run / "run.json", lambda values: values.update(format=5))
+        with pytest.raises(BadInput, match=r"run\.json is of format 5, this softprompt reads 1 to 4; upgrade it$"):
+            read_plan(run)
+
+    def test_a_run_of_a_study(self, tmp_path, monkeypatch):
+        with monkeypatch.context() as later:
+            later.setattr("softprompt.study._stored.FORMAT", 3)
+            store = made_store(tmp_path / "store", count=1)
+        (name,) = stored_names(store)
+        with pytest.raises(BadInput, match="is of format 3, this softprompt reads 1 to 2; upgrade it, or name another"):
+            load(store, name)
+
+    def test_trained_weights(self, tmp_path):
+        contents = {"weights.json": json_bytes({"format": 2}), "weights.safetensors": tensor_bytes({})}
+        folder = write_folder(tmp_path / "weights", contents, what="the weights")
+        with pytest.raises(BadInput, match=r"is of format 2, this softprompt reads 1; upgrade it$"):
+            load_tuned(folder)

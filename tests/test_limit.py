@@ -113,7 +113,7 @@ class TestCommand:
         measured = json.loads((tmp_path / "c" / "limit.json").read_text())["measured"]
         assert 0 < measured["largest_error"] < measured["tolerance"] == 0.01
         card, error = (tmp_path / "c" / "README.md").read_text(), measured["largest_error"]
-        for said in ("base_model: lab-t5\n", "license: mit\n", "- Task: lab/opinion", "- Method: ept-star",
+        for said in ("the frozen `lab-t5`", "---\nlicense: mit\n", "- Task: lab/opinion", "- Method: ept-star",
                      f"On 4 rows no probability of a next token differs by more than {error:.2g}"):  # fmt: skip
             assert said in card, said
         assert main([*arguments, str(tmp_path / "d"), "--tolerance", "1e-9"]) == 2

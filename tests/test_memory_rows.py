@@ -205,11 +205,27 @@ class TestTrained:
         stopped(monkeypatch, r"go on with: softprompt\.resume\('.*', rows=\.\.\.\)", ROWS, model, **options)
         with pytest.raises(BadInput, match=r"was started with rows in memory; give them again: softprompt\.resume"):
             resume(tmp_path / "run")
-        with pytest.raises(BadInput, match=r"the train rows are not those that .* was started with: .*23 rows"):
-            resume(tmp_path / "run", rows=ROWS[1:])
+        others = [*ROWS[1:], {**ROWS[0], "text": "something else"}]
+        for rows, told in (
+            (
+                ROWS[1:],
+                r"the train rows are not those that .* was started with: these are 23 rows, those were 24; give",
+            ),
+            (others, r"started with: these are 24 rows, those were 24 with other values; give the same rows in the"),
+            ({"train": ROWS, "test": ROWS}, r"run was started without test rows in memory; leave them out$"),
+        ):
+            with pytest.raises(BadInput, match=told):
+                resume(tmp_path / "run", rows=rows)
         finished = resume(tmp_path / "run", rows=pandas.DataFrame(ROWS))
         assert finished.results[0].status == "finished"
         assert resume(tmp_path / "run").results == finished.results
+
+    def test_resume_names_the_rows_that_are_missing(self, model, tmp_path, monkeypatch):
+        options = {"prompt_length": 2, "steps": 2, "eval_every": 1, "batch_size": 4, "text_column": "text"}
+        options |= {"label_column": "label", "output": tmp_path / "run"}
+        stopped(monkeypatch, "go on with", {"train": ROWS, "validation": ROWS[:6]}, model, **options)
+        with pytest.raises(BadInput, match=r"run was started with validation rows in memory; give them too$"):
+            resume(tmp_path / "run", rows={"train": ROWS})
 
     def test_a_run_on_files_refuses_rows(self, model, tmp_path, monkeypatch):
         pandas.DataFrame(ROWS).to_csv(tmp_path / "a.csv", index=False)

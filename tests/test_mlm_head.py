@@ -194,7 +194,7 @@ class TestRefusals:
 
     def test_a_folder_in_use_is_left_alone(self, data, headless, tmp_path):
         (tmp_path / "note").write_text("mine")
-        with pytest.raises(BadInput, match="exists already; choose a new `output`"):
+        with pytest.raises(BadInput, match="exists already; remove it or choose another place for the model"):
             fit_mlm_head(str(headless), tmp_path, data_root=data)
 
     def test_a_place_that_cannot_be_written_is_found_before_anything_is_read(self, headless, tmp_path):

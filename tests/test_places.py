@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 from softprompt.backbones import lasting_name, model_name
+from softprompt.backbones._gguf import cache_folder
 from softprompt.cli import main
 from softprompt.data import Ragged
-from softprompt.data._cache import cached, default_folder
+from softprompt.data._cache import cached
 from softprompt.errors import BadInput
 from softprompt.inference.evaluate import evaluate
 from softprompt.interop.hub import without_folders
 from softprompt.interop.numpy import export_numpy, import_numpy
-from softprompt.machine import findings
+from softprompt.machine import findings, rows_cache
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.settings import PromptSettings
 from softprompt.store import refuse_no_place, save_prompt, write_file, write_folder
@@ -198,7 +199,7 @@ def homeless(monkeypatch):
 class TestTheHomeFolder:
     def test_of_a_user_without_one_is_no_cache_and_no_fault(self, homeless, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        assert default_folder() is None
+        assert rows_cache() is None
         tokens = Ragged.of([[1, 2]]), Ragged.of([[0, 0]]), 0
         assert cached("key", lambda: tokens) is tokens
         assert [found.here for found in findings() if found.what in ("cache of rows", "cache of the hub")] == [
@@ -207,6 +208,20 @@ class TestTheHomeFolder:
         assert paths_of("~/rows.csv") == ("~/rows.csv",)
         assert model_name("~/model") == "~/model"
         assert list(tmp_path.iterdir()) == []
+
+    def test_is_put_into_the_variable_of_the_cache_wherever_that_is_read(self, tmp_path, monkeypatch):
+        # A Dockerfile's ENV has no shell that would do it.
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("SOFTPROMPT_CACHE", "~/c")
+        assert rows_cache() == cache_folder() == tmp_path / "c"
+        (found,) = [found.here for found in findings() if found.what == "cache of rows"]
+        assert found == f"{tmp_path / 'c'} (can be written)"
+
+    def test_holds_the_cache_that_is_checked_where_no_variable_names_one(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("SOFTPROMPT_CACHE")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        (found,) = [found.here for found in findings() if found.what == "cache of rows"]
+        assert found == f"{rows_cache()} (can be written)"
 
     def test_of_an_unknown_user_is_the_name_of_a_file(self):
         assert paths_of("~rows.csv") == ("~rows.csv",)

@@ -16,14 +16,15 @@ from filelock import FileLock
 from softprompt.cli import main
 from softprompt.documents import json_bytes, sealed_bytes
 from softprompt.errors import BadInput, DamagedFile
+from softprompt.inference.class_scores import calibration_error
 from softprompt.inference.report import Report
 from softprompt.prompts.methods import METHODS
-from softprompt.reports._answers import kept_answers
+from softprompt.reports._answers import calibration, kept_answers
 from softprompt.reports._figures import Drawer, Drawn, of_settings
 from softprompt.reports._headline import _are_of, headline
 from softprompt.reports._settings import settings_of
 from softprompt.reports._sources import read_sources
-from softprompt.reports._tables import Table
+from softprompt.reports._tables import Table, runs_table
 from softprompt.settings import PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, StoredRun, load, stored_names
 from softprompt.study._fleets import run_folder
@@ -243,10 +244,8 @@ class TestHeadline:
             raise BadInput("these 3 rows were given in memory; give them again")
 
         monkeypatch.setattr("softprompt.inference.evaluate.evaluate", evaluate)
-        told = (
-            "prompt-tuning-seed0: these 3 rows were given in memory; give them again; or leave `rows` out, or this run"
-        )
-        with pytest.raises(BadInput, match=f"^{told}$"):
+        told = "prompt-tuning-seed0: these 3 rows were given in memory; give them again; or leave `rows` out"
+        with pytest.raises(BadInput, match=f"^{told}, or leave this run out of the report$"):
             page_of(run, rows=True, **given)
         assert asked == [{"data_root": "/data", **given}]
 
@@ -450,6 +449,14 @@ class TestPage:
         unsure = page.partition("The least sure answers")[2]
         assert re.findall(r"row (\d+) &lt;b", unsure)[0] == "39"
 
+    def test_the_gaps_of_the_calibration_curve_add_up_to_the_calibration_error(self, tmp_path):
+        rows = made_answers(made_run(tmp_path / "run") / "ept-star-seed0")
+        confidence, accuracy, counts = calibration(rows)
+        labels = find_task("lab/opinion").labels[:2]
+        probabilities = [[row["scores"][label] for label in labels] for row in rows]
+        expected = calibration_error(probabilities, [labels.index(row["gold"]) for row in rows])
+        assert (counts * abs(accuracy - confidence)).sum() / len(rows) == pytest.approx(expected)
+
     def test_two_tasks_and_two_models_have_a_headline_each_and_share_no_similarity(self, tmp_path):
         made_run(tmp_path / "runs" / "a", task="lab/opinion", model="lab-t5", seeds=1)
         made_run(tmp_path / "runs" / "b", task="lab/topic", model="lab-gpt", seeds=1, width=6)
@@ -486,6 +493,20 @@ class TestPage:
         assert [name for name in re.findall(r"\w+", loss.text) if name in scores] == ["tested", "zero", "minus", "none"]
 
     @pytest.mark.usefixtures("drawn")
+    def test_a_majority_class_that_scores_0_is_drawn(self, tmp_path):
+        (first, *_) = settings_of(read_sources([made_run(tmp_path / "run", task="glue/cola")]).entries)
+        for majority in (0.0, 0.5, None):
+            entries = [dataclasses.replace(e, run=dataclasses.replace(e.run, majority=majority)) for e in first.entries]
+            (strip, *_) = of_settings(Drawer(), [dataclasses.replace(first, entries=entries)], [])
+            assert ("always the same class" in strip.svg) == (majority is not None)
+
+    def test_step_0_is_the_best_of_a_prompt_that_never_got_better_and_none_is_told_without_a_score(self, tmp_path):
+        (entry, *_) = read_sources([made_run(tmp_path / "run", methods=("ept-star",), seeds=1)]).entries
+        runs = [dataclasses.replace(entry.run, best_step=0, metrics=metrics) for metrics in (entry.run.metrics, {})]
+        rows = runs_table([(dataclasses.replace(entry, run=run), "ept-star") for run in runs]).rows
+        assert [row["best step"] for row in rows] == [0, None]
+
+    @pytest.mark.usefixtures("drawn")
     def test_settings_with_long_names_are_numbered_so_that_their_columns_keep_room(self, tmp_path):
         (first, *_) = settings_of(read_sources([made_run(tmp_path / "run")]).entries)
         names = [", ".join(["ept", *(f"option_{line} {number}" for line in range(11))]) for number in range(8)]
@@ -493,6 +514,8 @@ class TestPage:
         (strip, loss, *_) = of_settings(Drawer(), settings, [])
         assert ">(8)<" in strip.svg
         assert ">ept, (8)<" in loss.svg
+        # The loss of a head for a number is no nats.
+        assert ">loss<" in loss.svg
         assert f"(8) {names[7]}." in strip.caption
         assert "option_1" not in strip.svg + loss.svg + loss.caption
 

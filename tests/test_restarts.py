@@ -17,7 +17,7 @@ from softprompt.prompts.seeds import stream_seed
 from softprompt.settings import ModelSpec, PromptSettings, Seeds, TrainSettings
 from softprompt.study import RunSpec, run_all
 from softprompt.study._fleets import group
-from softprompt.training import Interrupted, Plan, check_request, read_plan, read_results, resume, train
+from softprompt.training import Interrupted, Plan, check_request, measure, read_plan, read_results, resume, train
 from softprompt.training._built import build_prompts
 from softprompt.training._loop import Loop
 from softprompt.training._prepare import prepare
@@ -261,7 +261,7 @@ class TestRun:
         assert "restarts" not in SoftPrompt.load(tmp_path / "run" / plain.prompt / "prompt").provenance.training
         assert main(["show", str(tmp_path / "run")]) == 0
         chosen, losses = result.restarts["chosen"], ", ".join(f"{loss:.4f}" for loss in result.restarts["losses"])
-        line = f"{result.prompt}: restart {chosen} (of 0 to 2) went on after step 5; training losses in nats over the "
+        line = f"{result.prompt}: restart {chosen} (of 0 to 2) went on after step 5; training losses over the "
         assert f"{line}last 1 steps: {losses}\n" in capsys.readouterr().out
 
     @pytest.mark.parametrize("crash", [1, 3, 4, 5, 6, 11] if ALL else [3, 5, 11])
@@ -424,3 +424,25 @@ class TestStudy:
     def test_a_run_with_restarts_is_called_so(self, specs):
         assert "3 restarts, seed 0" in specs[1].describe()
         assert "restarts" not in specs[0].describe()
+
+
+class TestCost:
+    def test_candidates_are_counted_for_their_race_alone_and_are_not_scored(self, task, folders, monkeypatch):
+        backbone = load_backbone(str(folders["t5"]))
+        settings = TrainSettings(steps=20, eval_every=20, batch_size=4)
+        scored = []
+        scores = Scorer.scores
+        monkeypatch.setattr(Scorer, "scores", lambda *given: scored.append(len(given[1])) or scores(*given))
+        # A step of all that are measured together takes a second, an evaluation no time.
+        monkeypatch.setattr(
+            "softprompt.training._measure.seconds_of_step", lambda take_step, *limits: take_step() and 1
+        )
+        monkeypatch.setattr("softprompt.training._measure.time.perf_counter", lambda: 0.0)
+        plain, racing, both = (
+            measure(task, backbone, prompts, settings)
+            for prompts in ([prompt(**SHORT)], [THREE], [prompt(**SHORT), THREE])
+        )
+        # Three candidates race for ten of the twenty steps.
+        assert [racing.tokens / plain.tokens, both.tokens / plain.tokens] == [2, 3]
+        assert [plain.seconds, racing.seconds, both.seconds] == pytest.approx([20, 20 * 40 / 60, 20 * 60 / 80])
+        assert scored == [1, 1, 2]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import softprompt.store._folder as atomic
+from filelock import FileLock
 from softprompt.backbones import from_model
 from softprompt.errors import BadInput, DamagedFile, OutOfMemory, RunExists, StorageFailure
 from softprompt.inference.evaluate import evaluate
@@ -19,6 +20,7 @@ from softprompt.study import RunSpec, run_all
 from softprompt.training import Interrupted, damage, read_plan, read_results, resume, train
 from softprompt.training import _train as train_module
 from softprompt.training._finish import constant_score
+from softprompt.training._folder import LOCK, alone_in, is_held
 from softprompt.training._loop import Loop
 from softprompt.training._records import Record, damaged_lines, read_record, recorded_steps
 
@@ -107,6 +109,14 @@ class TestNothingIsLeft:
 
 
 class TestTwoProcesses:
+    def test_one_that_only_looks_whether_the_other_trains_does_not_stop_it(self, tmp_path, monkeypatch):
+        looks = FileLock(tmp_path / LOCK)
+        looks.acquire()
+        monkeypatch.setattr("time.sleep", lambda seconds: looks.release())
+        with alone_in(tmp_path):
+            assert is_held(tmp_path)
+        assert not is_held(tmp_path)
+
     def test_in_one_folder_leave_the_plan_of_the_one_that_trains(self, start, tmp_path, monkeypatch):
         """The second comes while the first writes its plan."""
         write, refused = atomic._write, []

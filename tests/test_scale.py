@@ -330,9 +330,8 @@ class TestOthers:
         prompt = a_prompt(scaled, size=32.0)
         array = np.load(export_numpy(prompt, tmp_path / "prompt.npy"))
         assert np.array_equal(array, (prompt.expanded() / 32).numpy())
-        back = import_numpy(tmp_path / "prompt.npy", backbone_name="mine", kind=scaled.kind, backbone=scaled)
-        assert torch.equal(back.vectors, prompt.expanded())
-        assert back.provenance.backbone == scaled.identity()
+        back = import_numpy(tmp_path / "prompt.npy", backbone_name="mine", kind=scaled.kind)
+        assert torch.equal(back.at_scale(32.0).vectors, prompt.expanded())
 
     def test_stock_peft_with_the_plain_model_answers_as_ours_with_the_scaled_one(self, family, both, tmp_path):
         from peft import PeftModel
@@ -348,15 +347,14 @@ class TestOthers:
             found = PeftModel.from_pretrained(copy.deepcopy(plain), folder).eval()(**inputs, **labels).logits
         torch.testing.assert_close(found[:, -expected.shape[1] :], expected, rtol=0, atol=1e-5)
 
-    def test_a_peft_folder_comes_back_to_the_backbone_that_is_given(self, family, both, tmp_path):
+    def test_a_peft_folder_comes_back_for_the_plain_model(self, family, both, tmp_path):
         plain, scaled, tokenizer = both
         prompt = a_prompt(scaled, size=32.0)
-        folder = export_peft(prompt, tmp_path / "peft")
-        back = import_peft(folder, backbone=scaled)
-        assert torch.equal(back.vectors, prompt.vectors)
-        assert back.provenance == prompt.provenance
-        assert torch.equal(import_peft(folder).vectors, prompt.vectors / 32)
-        import_peft(folder, backbone=from_model(plain, tokenizer))
+        back = import_peft(export_peft(prompt, tmp_path / "peft"))
+        assert torch.equal(back.vectors, prompt.vectors / 32)
+        from_model(plain, tokenizer).check(back)
+        assert torch.equal(back.at_scale(32.0).vectors, prompt.vectors)
+        assert back.at_scale(32.0).provenance == prompt.provenance
 
 
 @pytest.fixture(scope="module")

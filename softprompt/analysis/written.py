@@ -1,28 +1,14 @@
 """An analysis as a folder: its numbers as JSON, and its figure."""
 
 import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import BadInput
-from ..store import json_bytes, refuse_no_place, write_folder
+from ..store import json_bytes, write_folder
 from .analyses import Analysis
 
 log = logging.getLogger("softprompt")
-
-
-def refuse_exists(folder: Path, what: str) -> None:
-    """Refuse a folder that is there, or that cannot be made, before anything is computed.
-
-    Raises:
-        BadInput: it exists.
-        StorageFailure: it cannot be made.
-    """
-    if os.path.lexists(folder):
-        raise BadInput(f"{str(folder)!r} exists already; remove it, or choose another --output")
-    refuse_no_place(folder, what)
 
 
 def write(name: str, analysis: Analysis, values: Mapping[str, Any], folder: Path, *, kind: str) -> Path:

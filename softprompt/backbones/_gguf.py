@@ -21,6 +21,7 @@ import torch
 
 from ..builtin.packaged import file_sha256
 from ..errors import BadInput, StorageFailure, UnsupportedModel
+from ..machine import named_cache
 from ..store import json_bytes, read_json
 from ._fit import LOADING, first_line
 from ._read import silence
@@ -81,7 +82,7 @@ def cache_folder() -> Path:
     """Where what is made of models is kept: `$SOFTPROMPT_CACHE`, or a folder in huggingface_hub's cache."""
     from huggingface_hub.constants import HF_HOME
 
-    return Path(os.environ.get("SOFTPROMPT_CACHE") or Path(HF_HOME) / "softprompt").expanduser().absolute()
+    return named_cache() or (Path(HF_HOME) / "softprompt").absolute()
 
 
 def _is_complete(folder: Path) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from ..checks import option
+from ..checks import option, refuse_exists
 from ..errors import BadInput
 from ._flatten import Given, flatten
 from ._layout import width_of
@@ -78,11 +78,13 @@ def analyze(
         raise BadInput(f"{option(ignored)} is for other analyses, and {name} {chosen.ignores[ignored]}; leave it out")
     from ..analysis import written
     from ..data import refuse_split
+    from ..store import refuse_no_place
 
     refuse_split(split)
     placed = _placed(runs, prompt or (), chosen.reads_records)
     target = output or default_folder(f"{name}-{Path(runs[0]).resolve().name}")
-    written.refuse_exists(target, f"the analysis {name}")
+    refuse_exists(target, f"the analysis {name}")
+    refuse_no_place(target, f"the analysis {name}")
     bench = analyses.Bench(
         **placed, tasks=task or (), rows=rows, split=split, seed=seed, by=by,
         copies=copies or (), data_root=data_root, model=model, device=device,

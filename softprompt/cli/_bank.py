@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ..checks import refuse_exists
 from ..errors import BadInput
 
 
@@ -14,10 +15,7 @@ def bank(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write. It must not exist.")],
 ) -> None:
     """Pack all prompts of a folder into one file for `softprompt serve --prompts FILE`."""
-    import os
-
-    if os.path.lexists(output):
-        raise BadInput(f"{str(output)!r} exists already; choose another --output")
+    refuse_exists(output, "the bank")
     from ..serving import places_in, write_bank
     from ..store import read_prompt
 

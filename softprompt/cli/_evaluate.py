@@ -1,13 +1,13 @@
 """`softprompt evaluate`: scores of a stored prompt."""
 
 import dataclasses
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from ..checks import refuse_exists
 from ..errors import BadInput, visible
 from ..tasks import Task, named_files
 from ._evaluated import in_words
@@ -85,8 +85,8 @@ def evaluate(
     frozen: FrozenOfPrompt,
 ) -> None:
     """Score a stored prompt on a task: metrics with 95 % intervals, scores and confusions of the classes."""
-    if output is not None and os.path.lexists(output):
-        raise BadInput(f"{str(output)!r} exists already; choose another --output")
+    if output is not None:
+        refuse_exists(output, "the evaluation")
     if data and split != "test":
         raise BadInput(f"the rows of --data are scored whole, there is no {split!r} of them; leave --split out")
     from ..inference.asked import task_of

@@ -19,7 +19,8 @@ def import_(
     kind: Annotated[
         Literal["encoder-decoder", "encoder", "decoder"] | None,
         typer.Option(
-            help="Kind of the model of a .npy prompt. Default: as a model that is here says, else encoder-decoder."
+            help="Kind of the model, where neither a PEFT folder nor a model that is here says it. Default for .npy: "
+            "encoder-decoder."
         ),
     ] = None,
 ) -> None:

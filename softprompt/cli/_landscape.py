@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ..errors import BadInput
+from ..checks import refuse_exists
 from ..settings import LandscapeSettings
 from ._flatten import flatten
 from ._layout import width_of
@@ -63,8 +63,7 @@ def landscape(
 
     target = output or default_folder(f"landscape-{Path(runs[0]).resolve().name}")
     # This is checked before the minute of computing.
-    if target.exists():
-        raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for the landscape")
+    refuse_exists(target, "the landscape")
     refuse_no_place(target, "the landscape")
     placed = kept_in_stores(runs, prompt or ())
     chosen = subjects(placed["paths"], prompts=placed["prompts"], task=task, style=style, data_root=data_root)

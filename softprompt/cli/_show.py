@@ -90,7 +90,7 @@ def restart_told(restarts: Mapping[str, Any]) -> str:
     losses = ", ".join("dropped" if loss is None else f"{loss:.4f}" for loss in restarts["losses"])
     return (
         f"restart {restarts['chosen']} (of 0 to {restarts['count'] - 1}) went on after step {restarts['steps']}; "
-        f"training losses in nats over the last {restarts['window']} steps: {losses}"
+        f"training losses over the last {restarts['window']} steps: {losses}"
     )
 
 

@@ -12,21 +12,12 @@ from typing import Any
 import torch
 from safetensors.torch import load, save
 
-from ..machine import user_cache
+from ..machine import rows_cache
 from ._examples import Ragged
 
 FORMAT = 2
 logger = logging.getLogger("softprompt")
 Tokens = tuple[Ragged, Ragged, int]
-
-
-def default_folder() -> Path | None:
-    """$SOFTPROMPT_CACHE, else `softprompt/tokens` in the user's cache, if any; may be deleted at any time."""
-    configured = os.environ.get("SOFTPROMPT_CACHE")
-    if configured:
-        return Path(configured)
-    cache = user_cache()
-    return None if cache is None else cache / "softprompt" / "tokens"
 
 
 def content_key(parts: Iterable[Any]) -> str:
@@ -54,7 +45,7 @@ def cached(key: str, make: Callable[[], Tokens]) -> Tokens:
 
     If there is no folder, or it cannot be written, the run takes longer but does not fail.
     """
-    if (folder := default_folder()) is None:
+    if (folder := rows_cache()) is None:
         return make()
     path = folder / f"{key}.tokens"
     value = _read(path)

@@ -9,7 +9,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import BadInput, StorageFailure
+from ..checks import refuse_exists
+from ..errors import StorageFailure
 from ..store import remove_leftovers
 
 # What safetensors and tokenizers raise where the disk is full; it is no OSError.
@@ -31,8 +32,7 @@ def building(target: "str | Path", what: str) -> Iterator[Path]:
         StorageFailure: the disk is full or not writable.
     """
     target = Path(target).absolute()
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for {what}")
+    refuse_exists(target, what, empty_folder=True)
     temporary = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..backbones import AbstractBackbone
-from ..checks import require_numbers
+from ..checks import refuse_exists, require_numbers
 from ..errors import BadInput, StorageFailure
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import Stored
@@ -100,9 +100,8 @@ def predict_file(
     _refuse_no_folder(output.absolute().parent)
     with _alone(output):
         partial = output.with_name(f".{output.name}.partial")
-        taken = BadInput(f"{str(output)!r} exists already; remove it or choose another place for the answers")
-        if output.exists() and not partial.exists():
-            raise taken
+        if not partial.exists():
+            refuse_exists(output, "the answers")
         rows = _identified_rows(source, delimiter, id_column)
         responders = _responders(
             prompts, model, {"decode": decode, "calibrate": calibrate, "max_new_tokens": max_new_tokens}
@@ -124,7 +123,7 @@ def predict_file(
                 write_rows(output, lambda: journal.lines(id_column or ROW), numbered=id_column is None)
             # The command was killed when all but the removal of its journal was done; or the file is another's.
             elif journal.rows != sum(1 for _ in rows):
-                raise taken
+                refuse_exists(output, "the answers")
             partial.unlink()
         return journal.rows
 

@@ -77,7 +77,24 @@ def calibration_error(
         bins: of equal width between 0 and 1.
     """
     values = np.asarray(probabilities)
-    confidence, right = values.max(1).astype(float), values.argmax(1) == np.asarray(gold)
+    right = values.argmax(1) == np.asarray(gold)
+    means, accuracy, counts = calibration_bins(values.max(1).astype(float), right, bins)
+    return float((counts * np.abs(accuracy - means)).sum() / counts.sum())
+
+
+def calibration_bins(
+    confidence: np.ndarray, right: np.ndarray, bins: int = BINS
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean confidence, accuracy and number of rows of each bin that holds rows.
+
+    Args:
+        confidence: of each row, the largest probability of a label.
+        right: whether that label is the row's.
+        bins: of equal width between 0 and 1.
+    """
     places = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(places, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(values))
+    counts = np.bincount(places, minlength=bins)
+    used = counts > 0
+    sums = (np.bincount(places, weights=values, minlength=bins)[used] for values in (confidence, right))
+    means, accuracy = (of_bins / counts[used] for of_bins in sums)
+    return means, accuracy, counts[used]

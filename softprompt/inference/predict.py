@@ -98,6 +98,8 @@ def predict(
     `scores` are probabilities over the label words: softmax of the label scores. `text` is the input as it was given,
     or, of a task of several columns, all of them as the task's template puts them.
 
+    Texts that the model cannot read whole, and blank ones, are told of by a warning.
+
     Args:
         prompt: a stored prompt, or trained weights.
         inputs: texts, or rows with the task's columns: a list, a pandas DataFrame or Series, a `datasets.Dataset`; or
@@ -116,8 +118,6 @@ def predict(
         tell: sees the next answers, in the order of the inputs, as soon as they are there.
         places: what each input is called in messages, as "rows.csv:3"; None counts them: "input 3".
         keywords: fields of ModelSpec in place of a spec, as in `evaluate`.
-
-    Texts that the model cannot read whole, and blank ones, are told of by a warning.
 
     Raises:
         ModelMismatch: the prompt belongs to another model.

@@ -92,7 +92,7 @@ def random_states() -> list[Tensor]:
 
 @contextlib.contextmanager
 def same_draws(states: Sequence[Tensor]) -> Iterator[None]:
-    """Inside the `with` block, torch draws what it drawn from these states; afterwards it goes on as before."""
+    """Within, torch draws from these states; afterwards it goes on as if nothing had been drawn."""
     with torch.random.fork_rng():
         torch.set_rng_state(states[0])
         if len(states) > 1:

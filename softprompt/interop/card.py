@@ -1,8 +1,8 @@
 """What the README of every exported prompt says: base model, task, method, seeds, scores with their spread, licence."""
 
+import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ..documents import in_markdown
@@ -11,6 +11,8 @@ from ..inference.scoring import Scoring
 from ..prompts.prompt import SoftPrompt
 
 LARGEST = sys.float_info.max
+# A name on the hub.
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # Arguments of `generate` that leave out what a model's own generation defaults bring (`backbones/_greedy.py`).
 GREEDY = "do_sample=False, repetition_penalty=1.0, no_repeat_ngram_size=0"
 # How the tokens of a label are scored where a model writes, by `Scoring.normalize`.
@@ -35,18 +37,20 @@ probabilities = (scores / {temperature!r} + torch.tensor({bias})).softmax(-1)
 ```"""
 
 
-def front_matter(prompt: SoftPrompt, licence: str) -> list[str]:
+def front_matter(prompt: SoftPrompt, licence: str, library: str | None = None) -> list[str]:
     """The lines that the hub reads.
 
     Args:
         prompt: what is exported.
         licence: an identifier of the hub, as "apache-2.0"; "other" where it is not known.
+        library: that loads the files, where it is one of the hub's.
     """
     name = prompt.provenance.backbone.name
     return [
         "---",
-        # The last name of a folder: its place is of one machine.
-        f"base_model: {in_markdown(Path(name).name if Path(name).is_absolute() else name)}",
+        *([f"library_name: {library}"] if library else []),
+        # The last name of a folder, or a model that comes with softprompt, would name a stranger's repository.
+        *([f"base_model: {name}"] if REPOSITORY.fullmatch(name) else []),
         f"license: {licence}",
         "tags: [soft-prompt, prompt-tuning]",
         "---",

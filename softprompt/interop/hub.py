@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -13,9 +12,9 @@ from ..errors import BadInput
 from ..initial import Initial
 from ..prompts.prompt import SoftPrompt
 from ..store import MANIFEST, find_prompt, read_prompt, save_prompt
+from .card import REPOSITORY, facts, front_matter, how_it_chooses, how_long_texts_are
 
 FILES = ("prompt.safetensors", "prompt.json", MANIFEST)
-REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def load_prompt(source: str | Path) -> SoftPrompt:
@@ -86,26 +85,19 @@ def _last_name(path: str) -> str:
 
 
 def model_card(prompt: SoftPrompt, repo: str) -> str:
-    """The model card: the backbone, the task, the scores, and how to load the prompt."""
+    """The model card: what every exported prompt says of itself, and how softprompt loads this one."""
     provenance = prompt.provenance
-    backbone, task = provenance.backbone, (provenance.task or {}).get("name", "an unnamed task")
-    # The hub refuses a base_model that is not one of its repositories.
-    base = [f"base_model: {backbone.name}"] if REPOSITORY.fullmatch(backbone.name) else []
-    scores = [
-        f"- {in_markdown(split)} {in_markdown(name)}: {in_markdown(score)}"
-        for split, by_name in provenance.metrics.items()
-        for name, score in dict(by_name).items()
-    ]
     layers = f" in each of {prompt.layers} layers" if prompt.deep is not None else ""
     lines = [
-        "---", "library_name: softprompt", *base, "tags:", "- soft-prompt", "- prompt-tuning", "---", "",
+        *front_matter(prompt, "other", library="softprompt"),
         f"# {repo}", "",
         f"A soft prompt of {prompt.length} vectors{layers} ({prompt.stored} numbers stored) for the frozen "
-        f"`{in_markdown(backbone.name)}`, "
-        f"trained on {in_markdown(task)} by {in_markdown(provenance.method)}.", "",
-        *scores, "",
+        f"`{in_markdown(provenance.backbone.name)}`.", "",
+        *facts(prompt, "other", None),
         "```python", "import softprompt", "", f'prompt = softprompt.SoftPrompt.load("{repo}")',
-        'prompt.predict(["a text"])', "```", "",
+        'prompt.predict(["a text"])', "```",
+        *how_long_texts_are(prompt),
+        *how_it_chooses(prompt), "",
     ]  # fmt: skip
     return "\n".join(lines)
 

@@ -22,8 +22,8 @@ def import_stored(path: str | Path, model: str | None = None, kind: str | None =
     Args:
         path: the folder or file.
         model: hub id or folder of the frozen model; a folder of PEFT names its own, a file of numpy none.
-        kind: of the model of a `.npy` file that is not here: "encoder-decoder", "encoder" or "decoder"; None is as a
-            model that is here says, else encoder-decoder.
+        kind: of the model, where neither a folder of PEFT nor a model that is here says it: "encoder-decoder",
+            "encoder" or "decoder"; None is encoder-decoder for a `.npy` file.
 
     Raises:
         BadInput: nothing is there or it cannot be read, no model is known, or `model` or `kind` contradict the file.
@@ -68,7 +68,7 @@ def _weights(folder: Path, model: str | None) -> TunedWeights | None:
 
 def _prompt(folder: Path, model: str | None, kind: str | None) -> SoftPrompt:
     """The prompt in a folder of PEFT, whose model it names itself."""
-    prompt = import_peft(folder)
+    prompt = import_peft(folder, kind=kind)
     named = prompt.provenance.backbone
     if model not in (None, named.name) or kind not in (None, named.kind):
         raise BadInput(

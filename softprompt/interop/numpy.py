@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from ..backbones import lasting_name
-from ..backbones.base import AbstractBackbone
 from ..documents import now, refuse_more, sha256_of
 from ..errors import BadInput, CannotExport
 from ..prompts.prompt import BackboneIdentity, SoftPrompt
@@ -20,13 +19,7 @@ from ._imported import imported
 MAX_HEADER_BYTES = 2**16
 
 
-def import_numpy(
-    path: str | Path,
-    *,
-    backbone_name: str,
-    kind: str = "encoder-decoder",
-    backbone: AbstractBackbone | None = None,
-) -> SoftPrompt:
+def import_numpy(path: str | Path, *, backbone_name: str, kind: str = "encoder-decoder") -> SoftPrompt:
     """The prompt in a `.npy` file of shape [n, e], in float32.
 
     The published prompts of prompt tuning (Lester et al., 2021, arXiv:2104.08691) have this form.
@@ -35,12 +28,10 @@ def import_numpy(
         path: the file.
         backbone_name: hub id or folder of the model it was trained for, for the record.
         kind: "encoder-decoder", "encoder" or "decoder".
-        backbone: the model itself; then width and embedding hash are its own, and checked from now on, and the vectors
-            are brought to its embedding scale.
 
     Raises:
         BadInput: a file that cannot be read, holds objects, several arrays, integers, or another shape than [n, e].
-        ModelMismatch: vectors of another width than the backbone's.
+        UnknownName: a kind that does not exist.
     """
     array = _floats(Path(path))
     # astype is needed because the file may be big-endian, Fortran-ordered or float64, and is only mapped.
@@ -49,7 +40,7 @@ def import_numpy(
     identity = BackboneIdentity(lasting_name(backbone_name), kind, array.shape[1])
     # The format has no checksum: what was read is recorded, so that a later copy can be compared with it.
     origin: dict[str, str | int] = {"imported_from": Path(path).name, "imported_sha256": sha256_of(Path(path))}
-    return imported(vectors, identity, backbone, origin)
+    return imported(vectors, identity, origin)
 
 
 def export_numpy(prompt: SoftPrompt, path: str | Path) -> Path:

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones import lasting_name, read_configuration, silence, source_of
-from ..backbones.base import AbstractBackbone
+from ..backbones import kind_here, lasting_name, read_configuration, silence, source_of
 from ..backbones.family import text_config
 from ..baselines import READ_FROM_PEFT
 from ..errors import BadInput, CannotExport, DamagedFile, ModelMismatch, SoftPromptError
@@ -83,7 +82,7 @@ def export_peft(
     return write_folder(Path(folder), contents, what="the PEFT folder")
 
 
-def import_peft(folder: str | Path, *, backbone: AbstractBackbone | None = None) -> SoftPrompt:
+def import_peft(folder: str | Path, *, kind: str | None = None) -> SoftPrompt:
     """The prompt in a PEFT folder: all that `export_peft` wrote, or the rows that PEFT trained.
 
     PEFT's default for SEQ_2_SEQ_LM stores twice the rows it uses; the first half is the prompt, the rest is dropped
@@ -91,13 +90,12 @@ def import_peft(folder: str | Path, *, backbone: AbstractBackbone | None = None)
 
     Args:
         folder: with adapter_config.json and adapter_model.safetensors.
-        backbone: the frozen model; without it an embedding hash is not known and only widths can be checked.
+        kind: of the model, where neither the folder nor a model that is here says it.
 
     Raises:
         BadInput: not a PEFT folder, another method than PROMPT_TUNING and P_TUNING, a pickle, or rows that make
             no prompt.
         DamagedFile: a file of our own export that is not what was written.
-        ModelMismatch: rows of another width than the backbone's.
     """
     folder = Path(folder)
     config = _readable_config(folder)
@@ -106,16 +104,17 @@ def import_peft(folder: str | Path, *, backbone: AbstractBackbone | None = None)
         read_folder(folder)
     rows = _rows(folder)
     if ours:
-        return _restored(folder, rows, backbone)
+        return _restored(folder, rows)
     rows, dropped = _used_rows(rows, config, folder)
+    name = str(config.get("base_model_name_or_path") or "unknown")
     identity = BackboneIdentity(
-        name=lasting_name(str(config.get("base_model_name_or_path") or "unknown")),
-        kind=_kind(config, folder, backbone),
+        name=lasting_name(name),
+        kind=_kind(config.get("task_type"), folder, name, kind),
         embedding_size=rows.shape[1],
         revision=config.get("revision") if isinstance(config.get("revision"), str) else None,
     )
     training: dict[str, str | int] = {"imported_from": f"PEFT {config['peft_type']}"}
-    return imported(rows, identity, backbone, {**training, **({"dropped_rows": dropped} if dropped else {})})
+    return imported(rows, identity, {**training, **({"dropped_rows": dropped} if dropped else {})})
 
 
 def _refuse_what_peft_cannot_hold(prompt: SoftPrompt, model: nn.Module | None) -> None:
@@ -233,20 +232,23 @@ def _used_rows(rows: Float[Tensor, "k e"], config: dict[str, Any], folder: Path)
     return rows[:n], len(rows) - n
 
 
-def _kind(config: dict[str, Any], folder: Path, backbone: AbstractBackbone | None) -> str:
-    """The kind of backbone, from the task type or the backbone itself."""
-    if backbone is not None:
-        return backbone.kind
-    task_type = config.get("task_type")
-    if str(task_type) not in KINDS:
+def _kind(task_type: Any, folder: Path, model: str, given: str | None) -> str:
+    """The kind of model, from the task type; without one, of a model that is here, or as it is given."""
+    if task_type is not None and str(task_type) not in KINDS:
         raise BadInput(
-            f"{str(folder)!r} has task type {task_type!r}, from which the kind of model and its head cannot be told; "
-            "give the backbone"
+            f"{str(folder)!r} has task type {task_type!r}, whose head cannot be read here; give a folder of "
+            f"{', '.join(KINDS)}"
         )
-    return KINDS[str(task_type)]
+    known = KINDS[str(task_type)] if task_type is not None else kind_here(model) or given
+    if known is None:
+        raise BadInput(
+            f"{str(folder)!r} names no task type and no model that is here, from which the kind of its model would "
+            f"be known; give --kind: {', '.join(TASK_TYPES)}"
+        )
+    return known
 
 
-def _restored(folder: Path, rows: Float[Tensor, "n e"], backbone: AbstractBackbone | None) -> SoftPrompt:
+def _restored(folder: Path, rows: Float[Tensor, "n e"]) -> SoftPrompt:
     """A prompt that `export_peft` wrote: one copy of the repeated rows, the head and the provenance."""
     document = read_json(folder / DOCUMENT)
     shapes = document.get("shapes")
@@ -258,7 +260,4 @@ def _restored(folder: Path, rows: Float[Tensor, "n e"], backbone: AbstractBackbo
     prompt = from_document(document, tensors, str(folder))
     if not torch.equal(prompt.expanded(), rows):
         raise DamagedFile(f"the rows in {str(folder)!r} are not those its {DOCUMENT} describes; export the prompt anew")
-    if backbone is not None:
-        prompt = prompt.at_scale(backbone.embedding_scale)
-        backbone.check(prompt)
     return prompt

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..backbones import silence, with_new_head
-from ..checks import require_numbers
+from ..checks import refuse_exists, require_numbers
 from ..data import stream
 from ..errors import BadInput, Interrupted
 from ..store import json_bytes, refuse_no_place, write_folder
@@ -129,8 +129,7 @@ def fit_mlm_head(
     if steps is not None:
         recipe = dataclasses.replace(recipe, steps=steps)
     folder = Path(output)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"{str(folder)!r} exists already; choose a new --output")
+    refuse_exists(folder, "the model", empty_folder=True)
     refuse_no_place(folder, "the model")
     sources = training_texts(data_root, recipe.texts)
     encoder, tokenizer = with_new_head(model, seed=seed, device=device)

@@ -33,7 +33,7 @@ class PromptView:
     Args:
         name: its folder, or the run's name in a study.
         steps: optimiser steps whose loss is known.
-        losses: the loss at these steps, in nats.
+        losses: the loss at these steps.
         scored: step and validation score of each evaluation.
         best: the best validation score.
         best_step: where it was reached.

@@ -150,7 +150,7 @@ def _figures(runs: Sequence[RunView]) -> list[dict[str, Any]]:
         return []
     figures = []
     for title, y, log_y, curves in (
-        ("Training loss", "loss in nats", True, [(p.steps, p.losses) for r in runs for p in r.prompts]),
+        ("Training loss", "loss", True, [(p.steps, p.losses) for r in runs for p in r.prompts]),
         ("Validation score", "validation score", False, [_scores(p) for r in runs for p in r.prompts]),
     ):
         names = [run.name for run in runs for _ in run.prompts]

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 # Where `softprompt evaluate RUN/PROMPT --output RUN/PROMPT/evaluation` has put the answers.
 KEPT = Path("evaluation") / "predictions.jsonl"
 SHOWN, TEXT = 10, 400
-BINS = 10
 Row = Mapping[str, Any]
 
 
@@ -199,19 +198,12 @@ def _gain(task: Task, answers: Sequence[Any], gold: Sequence[Any], folder: Path 
 
 
 def calibration(rows: Sequence[Row]) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
-    """Mean confidence, accuracy and number of rows of each bin of confidence that holds rows.
-
-    The confidence of a row is the largest probability of a label (Guo et al., 2017, arXiv:1706.04599).
-    """
+    """Mean confidence, accuracy and number of rows of each bin of confidence, as the calibration error counts them."""
     import numpy as np
 
-    confidence = np.array([_confidence(row) for row in rows])
-    right = np.array([_is_right(row) for row in rows], dtype=float)
-    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    counts = np.bincount(places, minlength=BINS)
-    used = counts > 0
-    means = [np.bincount(places, weights=values, minlength=BINS)[used] / counts[used] for values in (confidence, right)]
-    return means[0], means[1], counts[used]
+    from ..inference.class_scores import calibration_bins
+
+    return calibration_bins(np.array([_confidence(row) for row in rows]), np.array([_is_right(row) for row in rows]))
 
 
 def _number(task: Task, value: Any) -> Any:

@@ -104,11 +104,12 @@ def of_settings(drawer: Drawer, settings: Sequence[Setting], running: Sequence[t
     left_out = _left_out(settings)
     short, listed = _short_names(list(drawn_entries))
     drawn_entries = {short[name]: entries for name, entries in drawn_entries.items()}
-    majority = next((entry.run.majority for s in settings for entry in s.entries if entry.run.majority), None)
+    majorities = (entry.run.majority for setting in settings for entry in setting.entries)
+    majority = next((score for score in majorities if score is not None), None)
     shown = [dataclasses.replace(setting, name=short[setting.name]) for setting in ranked[:MOST_SETTINGS]]
     figures = _strip(drawer, shown, majority, left_out)
     for quantity, title, y, options in (
-        ("loss", "Training loss", "loss in nats", {"log_y": True}),
+        ("loss", "Training loss", "loss", {"log_y": True}),
         ("score", "Validation score", "validation score", {}),
         ("token_norms", "Norm of the prompt", "mean norm, in token norms", {"log_y": True, "band": _band()}),
     ):

@@ -216,7 +216,7 @@ def _answered(settings: Sequence[Setting], rows: bool, tell: Tell, options: Mapp
     try:
         return evaluated(best, **options)
     except SoftPromptError as error:
-        error.args = (f"{best.label}: {error.message}; or leave --rows out, or this run",)
+        error.args = (f"{best.label}: {error.message}; or leave --rows out, or leave this run out of the report",)
         raise
 
 

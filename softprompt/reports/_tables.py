@@ -108,7 +108,7 @@ def runs_table(entries: Sequence[tuple[Entry, str]]) -> Table:
             "test": entry.run.score,
             "validation": entry.run.validation_score,
             "majority": entry.run.majority,
-            "best step": entry.run.best_step or None,
+            "best step": None if entry.run.validation_score is None else entry.run.best_step,
             "stored": entry.run.stored or None,
             "token norms": entry.run.at_best("token_norms"),
             "steps": entry.run.prompt_steps,

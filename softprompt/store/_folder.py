@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checks import refuse_exists
 from ..documents import json_bytes, read_json
 from ..errors import BadInput, DamagedFile, StorageFailure
 
@@ -72,8 +73,8 @@ def write_file(target: Path, content: bytes, *, what: str, replace: bool = False
         StorageFailure: the disk is full or not writable. What existed before stays intact.
     """
     target = _place_of(target)
-    if os.path.lexists(target) and not replace:
-        raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for {what}")
+    if not replace:
+        refuse_exists(target, what)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -170,12 +171,11 @@ def _replaced(target: Path) -> Path:
 
 
 def _check_place(target: Path, names: Iterable[str], what: str, replace: bool) -> None:
-    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
-        return
     if not replace:
-        raise BadInput(f"{str(target)!r} exists already; remove it or choose another place for {what}")
+        return refuse_exists(target, what, empty_folder=True)
     # A damaged folder of ours may lack its manifest, but it holds no other file names.
-    if not target.is_dir() or not {entry.name for entry in target.iterdir()} <= {MANIFEST, *names}:
+    is_ours = target.is_dir() and {entry.name for entry in target.iterdir()} <= {MANIFEST, *names}
+    if os.path.lexists(target) and not is_ours:
         raise BadInput(f"{str(target)!r} is not a folder of ours to replace; choose another place for {what}")
 
 

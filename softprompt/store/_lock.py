@@ -6,6 +6,9 @@ from pathlib import Path
 
 from ..errors import SoftPromptError, StorageFailure
 
+# How long is waited for a process that only looks whether the lock is held, as a report does.
+LOOK_SECONDS = 0.2
+
 
 @contextlib.contextmanager
 def held_alone(lock: Path, taken: SoftPromptError, *, to: str, remedy: str) -> Iterator[None]:
@@ -23,7 +26,7 @@ def held_alone(lock: Path, taken: SoftPromptError, *, to: str, remedy: str) -> I
     """
     from filelock import FileLock, Timeout
 
-    held = FileLock(lock, blocking=False)
+    held = FileLock(lock, timeout=LOOK_SECONDS)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         held.acquire()

@@ -50,7 +50,9 @@ def load_tuned(path: str | Path) -> TunedWeights:
             raise BadInput(f"{str(folder)!r} holds no {name}, so it is not a folder of trained weights")
     document, tensors = read_json(files[DOCUMENT]), read_tensors(files[TENSORS], is_bounded=False)
     if document.get("format") != FORMAT:
-        raise BadInput(f"{str(folder)!r} is of format {document.get('format')!r}, this version reads {FORMAT}")
+        raise BadInput(
+            f"{str(folder)!r} is of format {document.get('format')!r}, this softprompt reads {FORMAT}; upgrade it"
+        )
     if document.get("shapes") != {name: list(tensor.shape) for name, tensor in tensors.items()}:
         raise DamagedFile(f"the weights in {str(folder)!r} have other sizes than its document says; fetch it again")
     kind, options = document.get("kind"), document.get("options")

@@ -56,7 +56,7 @@ class StoredRun:
         seconds: the run's share of its fleet's wall time, by prompt steps.
         status: "finished", "stopped early ..." or "dropped ...".
         warnings: what a user should look at.
-        curve: by quantity ("loss" in nats, "prompt_norm", ...) one value a kept step, and those steps as "step".
+        curve: by quantity ("loss", "prompt_norm", ...) one value a kept step, and those steps as "step".
         validation: "step" and "score" of each evaluation.
         fleet: names of the runs that shared its passes, itself among them.
         embeddings: SHA-256 of the frozen model's word embeddings.
@@ -206,7 +206,8 @@ def load(folder: Path, name: str, *, whole: bool = True, spec: RunSpec | None = 
         raise DamagedFile(f"{path} is not as it was written; {REPAIR}")
     if values.get("format") not in READ:
         raise BadInput(
-            f"{path} has format {values.get('format')!r}, this version reads {FORMAT}; delete it and run again"
+            f"{path} is of format {values.get('format')!r}, this softprompt reads {READ[0]} to {READ[-1]}; upgrade "
+            "it, or name another store"
         )
     is_of_today = values["format"] == FORMAT
     today = values if is_of_today else renamed(values)

@@ -10,8 +10,9 @@ from typing import final
 
 from ..data import Splits, rows_of
 from ..inference.report import majority_score
+from ..inference.scoring_rule import with_loss
 from ..prompts.units import norm_warning, prompt_norm
-from ..settings import PromptSettings
+from ..settings import PromptSettings, TrainSettings
 from ..tasks import SPLITS, Task, Wording, in_lines
 from ._frozen import Comparison
 from ._last import Last
@@ -28,11 +29,11 @@ log = logging.getLogger(ADVICE)
 @contextlib.contextmanager
 def without_advice() -> Iterator[None]:
     """Hide the warnings about single prompts within the block: where hundreds are trained, their results hold them."""
-    log.disabled = True
+    before, log.disabled = log.disabled, True
     try:
         yield
     finally:
-        log.disabled = False
+        log.disabled = before
 
 
 # A decoder's prompt of more token norms than this has saturated the model's norms: its words are drowned by rounding.
@@ -41,14 +42,18 @@ EXPLODED = 100.0
 FLAT = 0.02
 
 
-def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | list[str]]) -> list[str]:
+def not_learning(member: FleetMember, run_data: RunData) -> list[str]:
     """Return warnings if the score is no better than the majority class, or the loss no better than a guess.
 
-    Where rows have labels, a guess among c of them costs ln c nats. That the loss fell says little there: it falls
-    while a model learns the form of an answer, and nothing of what is right. A score that has come half of the way from
-    the majority class to 1 shows that the prompt learns, whatever its loss. Elsewhere the loss has to fall.
+    That the loss fell says little where rows have labels: it falls while a model learns the form of an answer, and
+    nothing of what is right. A score that has come half of the way from the majority class to 1 shows that the prompt
+    learns, whatever its loss. Where it is not known what a guess costs, the loss has to fall.
+
+    Args:
+        member: a prompt at its end.
+        run_data: the run.
     """
-    remedies = _remedies(member)
+    task, gold, remedies = run_data.task, run_data.validation.gold, _remedies(member)
     warnings, learned = [], False
     if member.best is not None and task.answer == "label":
         constant = majority_score(task, [g for g in gold if isinstance(g, int)])
@@ -58,18 +63,35 @@ def not_learning(member: FleetMember, task: Task, gold: Sequence[int | float | l
                 f"{member.name}: not learning: its best validation score {member.best_score:.4f} is not above always "
                 f"answering the most frequent class ({constant:.4f}); {remedies}"
             )
+    reason = None if learned else _of_loss(member, run_data)
+    return [*warnings, f"{member.name}: not learning: {reason}; {remedies}"] if reason else warnings
+
+
+def _of_loss(member: FleetMember, run_data: RunData) -> str | None:
+    """What shows that the loss of a prompt has come to nothing, or None."""
     first, last = _ends(member.record.path)
-    if task.answer == "label":
-        guess = math.log(len(task.labels))
-        if last > (1 - FLAT) * guess and not learned:
-            warnings.append(
-                f"{member.name}: not learning: the loss of its last steps is {last:.4f} nats, that of a guess among "
-                f"{len(task.labels)} labels is {guess:.4f}; {remedies}"
-            )
-    elif last > (1 - FLAT) * first:
+    settings = with_loss(run_data.plan.settings, run_data.task, run_data.backbone)
+    guess = _cost_of_a_guess(run_data, settings)
+    if last <= (1 - FLAT) * (first if guess is None else guess):
+        return None
+    if guess is None:
         unit = "squared deviations" if member.trainable.numbers else "nats"
-        warnings.append(f"{member.name}: not learning: the loss went from {first:.4f} to {last:.4f} {unit}; {remedies}")
-    return warnings
+        return f"the loss went from {first:.4f} to {last:.4f} {unit}"
+    return (
+        f"the loss of its last steps is {last:.4f} nats, that of a guess among {len(run_data.task.labels)} labels is "
+        f"{guess:.4f} under --loss={settings.loss}"
+    )
+
+
+def _cost_of_a_guess(run_data: RunData, settings: TrainSettings) -> float | None:
+    """The loss of a guess among the labels, in nats; None where there are none, or weights or smoothing change it."""
+    task = run_data.task
+    if task.answer != "label" or settings.class_weights or settings.label_smoothing:
+        return None
+    guess = math.log(len(task.labels))
+    # A mean over the tokens of the answer, of which a guess leaves open only which label they are.
+    of_tokens = guess * run_data.train.answer_lengths.float().reciprocal().mean().item()
+    return {"labels": guess, "tokens": of_tokens, "both": (guess + of_tokens) / 2}[settings.loss]
 
 
 def better_begun(asked: Sequence[PromptSettings], run_data: RunData) -> list[str]:

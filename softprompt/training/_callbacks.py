@@ -27,7 +27,7 @@ class Step:
     Args:
         step: the step, from 1.
         steps: optimiser steps of the whole run.
-        losses: the loss in nats of each prompt that trains.
+        losses: of each prompt that trains, in nats, or in squared deviations where a head answers with a number.
     """
 
     step: int
@@ -104,7 +104,10 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         """Refuse values with which training would never stop, or stop at once."""
         if (self.patience is None and self.until is None) or (self.patience is not None and self.patience < 1):
-            raise BadInput("EarlyStopping needs a patience of 1 or more, or a score `until` which to train")
+            raise BadInput(
+                f"EarlyStopping has a patience of {self.patience} and a score `until` of {self.until}; give a patience "
+                "of 1 or more, a score, or both"
+            )
 
     def on_evaluation(self, evaluation: Evaluation) -> None:
         """Stop the prompts for which it is time."""

@@ -98,7 +98,7 @@ def _stored(member: FleetMember, scorer: Scorer, last: Last, place: Path) -> Sto
 
 def _warned(member: FleetMember, run_data: RunData, last: Last | None) -> tuple[str, ...]:
     """What a user should look at; each line is logged, too."""
-    lines = [*not_learning(member, run_data.task, run_data.validation.gold), *wrong_scale(member)]
+    lines = [*not_learning(member, run_data), *wrong_scale(member)]
     lines += worse_calibrated(member, last) if last else []
     lines += spikes_and_underflow(member.name, read_record(member.record.path))
     if is_dropped(member.status):

@@ -104,7 +104,10 @@ def alone_in(folder: Path) -> Iterator[HeldFolder]:
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a process of this machine trains in this folder now. It looks, and neither waits nor writes."""
+    """Whether a process of this machine trains in this folder now.
+
+    It does not wait. It takes the lock for a moment, which `held_alone` waits for, and changes nothing.
+    """
     from filelock import FileLock, Timeout
 
     if not (folder / LOCK).is_file():

@@ -14,7 +14,7 @@ from ..errors import BadInput, UnknownName, quoted
 from ..prompts.methods import Method
 from ..prompts.product import product
 from ..settings import ModelSpec, PromptSettings, Seeds, TrainSettings, weights_text
-from ..tasks import Task, Wording, custom_task, holds_rows, is_data_file, on_rows, refuse_template
+from ..tasks import MemoryRows, Task, Wording, custom_task, holds_rows, is_data_file, on_rows, refuse_template
 from ..tasks import task as find_task
 
 # As on the command line: one column is the usual case.
@@ -217,9 +217,22 @@ def same_rows(task: Task, rows: Any, run: Path) -> Task:
     for split in (*stored, *source.splits):
         before, now = stored.get(split), source.memory.get(split)
         if before != now and split not in task.source.files:
-            raise BadInput(f"the {split} rows are not those that {run} was started with: {now}, they were {before}")
+            raise BadInput(_other_rows(split, run, before, now))
     memory = {split: source.memory[split] for split in stored}
     return dataclasses.replace(task, source=dataclasses.replace(task.source, memory=memory))
+
+
+def _other_rows(split: str, run: Path, before: MemoryRows | None, now: MemoryRows | None) -> str:
+    """What is wrong with rows that differ from those of a run, and what to do."""
+    if now is None:
+        return f"{run} was started with {split} rows in memory; give them too"
+    if before is None:
+        return f"{run} was started without {split} rows in memory; leave them out"
+    values = " with other values" if before.count == now.count else ""
+    return (
+        f"the {split} rows are not those that {run} was started with: these are {now.count} rows, those were "
+        f"{before.count}{values}; give the same rows in the same order"
+    )
 
 
 def how_to_go_on(task: Task, run: Path) -> str:

@@ -138,7 +138,7 @@ class Loop:
         return True
 
     def take_step(self) -> dict[str, float]:
-        """The next optimiser step of every active member; its losses in nats."""
+        """The next optimiser step of every active member; its losses."""
         self.step += 1
         return self._optimize()
 
@@ -275,7 +275,7 @@ class _StepNumbers:
     """What the passes of one step say of one member.
 
     Args:
-        loss: in nats, the mean over the passes.
+        loss: in nats, or in squared deviations where a head answers with a number; the mean over the passes.
         divergence: of its regularisers and shown labels, likewise.
         norm: the mean of the vectors'.
         gradient: the norm of its gradient.

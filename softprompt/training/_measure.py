@@ -16,6 +16,7 @@ from ._decided import decided
 from ._loop import Loop
 from ._plan import Plan
 from ._prepare import prepare, recomputing, step_count
+from ._restarts import race_steps
 from ._start import open_loop
 from .beginnings.vectors import at_source_length
 from .transfer.spot import with_sources
@@ -88,16 +89,25 @@ def measure(
             step = seconds_of_step(loop.take_step, STEPS, ENOUGH)
             evaluation = seconds_of_row(loop, ROWS if step < LONG_STEP else FEW_ROWS)
             members = loop.members
-    rows = settings.batch_size * settings.grad_accumulation * len(members)
+    steps = sum(_steps_of(prompt, loop.steps) for prompt in run_data.plan.prompts)
+    # Every candidate of a race trains in the measured steps, and only one after it.
+    share = steps / (loop.steps * len(members))
+    rows = settings.batch_size * settings.grad_accumulation
     length = run_data.train.lengths.float().mean().item() + max(member.trainable.length for member in members)
     evaluations = -(-loop.steps // settings.eval_every)
     judged = evaluations * len(run_data.validation) + len(run_data.test)
     return Measured(
         steps=loop.steps,
         rows=len(run_data.train),
-        tokens=round(loop.steps * rows * length),
-        seconds=loop.steps * step + judged * evaluation,
+        tokens=round(steps * rows * length),
+        seconds=loop.steps * step * share + judged * evaluation,
     )
+
+
+def _steps_of(prompt: PromptSettings, steps: int) -> int:
+    """Optimiser steps of a prompt in a run of so many, those of all candidates of its race among them."""
+    race = race_steps(prompt, steps) if prompt.restarts > 1 else 0
+    return race * prompt.restarts + steps - race
 
 
 def seconds_of_step(take_step: Callable[[], object], steps: int, enough: float) -> float:
@@ -119,7 +129,9 @@ def seconds_of_step(take_step: Callable[[], object], steps: int, enough: float) 
 
 def seconds_of_row(loop: Loop, rows: int) -> float:
     """Seconds in which all prompts answer one validation row, measured over some rows."""
-    prompts = [member.trainable.fold(member.provenance) for member in loop.active]
+    # Candidates are not scored: one of a race stands for the prompt that it becomes.
+    judged = {member.race or member: member for member in loop.active}.values()
+    prompts = [member.trainable.fold(member.provenance) for member in judged]
     validation = loop.run_data.validation
     few = validation.select(range(min(rows, len(validation))))
     start = time.perf_counter()

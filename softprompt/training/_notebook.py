@@ -19,12 +19,12 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 def history(folder: Path, prompts: Sequence[str]) -> "DataFrame":
     """What was recorded of each prompt, one row a step and one an evaluation.
 
+    The columns are `prompt`, `step`, `split` ("train" at a step, "validation" at an evaluation), and each recorded
+    quantity by its name, as `loss`, `lr`, `token_norms` and `score`.
+
     Args:
         folder: of the run.
         prompts: their folders in it.
-
-    The columns are `prompt`, `step`, `split` ("train" at a step, "validation" at an evaluation), and each recorded
-    quantity by its name, as `loss` in nats, `lr`, `token_norms` and `score`.
     """
     import pandas as pd
 

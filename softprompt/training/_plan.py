@@ -103,7 +103,10 @@ class Plan:
             BadInput: written by another version of the format.
         """
         if values.get("format") not in READ:
-            raise BadInput(f"run.json has format {values.get('format')!r}, this version reads {FORMAT}")
+            raise BadInput(
+                f"run.json is of format {values.get('format')!r}, this softprompt reads {READ[0]} to {READ[-1]}; "
+                "upgrade it"
+            )
         values = renamed(values)
         check_shape(StoredPlan, {name: value for name, value in values.items() if name in _KEPT}, partial=True)
         of_model = ModelSpec().to_json().keys()

@@ -87,7 +87,7 @@ def _refuse_unknown(name: str) -> None:
 
 @contextlib.contextmanager
 def tracker(names: str | None, folder: Path, config: Mapping[str, Any]) -> Iterator[Watch]:
-    """The losses of each step and the newest scores, sent to the trackers that Accelerate offers."""
+    """The losses of each step and the best validation scores so far, sent to the trackers that Accelerate offers."""
     if not names:
         yield lambda loop, losses: None
         return

@@ -86,7 +86,7 @@ def record_of(folder: Path, candidate: int) -> Path:
 class Race:
     """The steps in which the candidates of one prompt compete, and the rule that chooses among them.
 
-    The candidate with the lowest mean training loss over the last fifth of the race wins, in nats. Of equal candidates
+    The candidate with the lowest mean training loss over the last fifth of the race wins. Of equal candidates
     the first wins. All candidates see the same batches, and no validation row is used. A dropped candidate loses.
 
     Args:

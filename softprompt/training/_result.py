@@ -87,6 +87,16 @@ class Result:
 
 
 def read_result(folder: Path, member: str) -> Result | None:
+    """The result of a prompt of a run; None while it has not ended.
+
+    Args:
+        folder: of the run.
+        member: name of the prompt, which is that of its folder.
+
+    Raises:
+        BadInput: it is of another version of the format.
+        DamagedFile: it is not as it was written.
+    """
     path = folder / member / RESULT
     if not path.exists():
         return None

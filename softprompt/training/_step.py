@@ -23,7 +23,7 @@ class PassResult:
     """The results of a pass, with one number per prompt.
 
     Args:
-        losses: what the pass contributes to the mean task loss over the rows of the step, in nats.
+        losses: what the pass contributes to the mean task loss over the rows of the step.
         norms: mean norm of the prompt vectors (EPT, equation 4). For a deep prompt these are the vectors of the first
             layer, because the others have the size of states, not of words.
         divergences: what it contributes to the sum of alpha x divergence over the prompt's regularisers; 0 if there are

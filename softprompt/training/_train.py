@@ -87,6 +87,9 @@ def train(
         train("glue/sst2", "google-t5/t5-small", method="ept", lr=0.3, steps=1000, seeds=[0, 1, 2])
         train("tickets.csv", "google-t5/t5-small", text_column="message", label_column="category")
 
+    Trainings in threads of one program need a loaded model each. With dropout, be it `backbone_dropout` or the option
+    `dropout` of a method, they need processes, because all threads draw it from one generator of torch.
+
     Args:
         task: a name in TASKS, a Task, or rows of your own as `custom_task` takes them: a file, a list of dicts, a
             DataFrame, a `datasets.Dataset`, or a dict of splits.
@@ -113,9 +116,6 @@ def train(
             `label_words`, which replace those of any task; and for rows of your own the keywords of `custom_task`,
             `text_column` (one, or several), `validation_data` and `test_data`. Encoders answer numbers by a linear
             head.
-
-    Trainings in threads of one program need a loaded model each. With dropout, be it `backbone_dropout` or the option
-    `dropout` of a method, they need processes, because all threads draw it from one generator of torch.
 
     Raises:
         UnknownName: a keyword that does not exist, with the nearest; a task, column or method likewise.

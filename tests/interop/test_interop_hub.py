@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 from softprompt.errors import BadInput, DamagedFile
+from softprompt.inference.calibration import Calibration
+from softprompt.inference.scoring import Scoring
 from softprompt.interop import hub
+from softprompt.interop.card import CHOICE_CAVEAT
 from softprompt.interop.recipes import readme
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.store import save_prompt
@@ -57,10 +60,29 @@ class TestHub:
     def test_the_model_card_names_backbone_task_and_scores(self, repositories):
         hub.push_prompt(a_prompt(), "user/name", private=False)
         card = (repositories.store / "user" / "name" / "README.md").read_text()
-        assert card.startswith("---\nlibrary_name: softprompt\nbase_model: a/model\n")
-        assert "trained on films by ept-star" in card
-        assert "- validation accuracy: 0.75" in card
+        assert card.startswith("---\nlibrary_name: softprompt\nbase_model: a/model\nlicense: other\n")
+        assert "A soft prompt of 3 vectors (48 numbers stored) for the frozen `a/model`." in card
+        for said in ("- Task: films", "- Method: ept-star", "- Seeds: initialization 3", "- validation accuracy: 0.75"):
+            assert said in card
         assert 'SoftPrompt.load("user/name")' in card
+
+    def test_the_model_card_says_how_labels_are_chosen_and_what_that_does_not_teach(self):
+        prompt = a_prompt("decoder")
+        scoring = Scoring(end=False, calibration=Calibration(0.5, (0.25, -0.25), ("bad", "good")))
+        provenance = dataclasses.replace(prompt.provenance, scoring=scoring.to_json())
+        card = hub.model_card(dataclasses.replace(prompt, provenance=provenance), "user/name")
+        for said in (
+            "Inputs are read up to 64 tokens",
+            "the sum of the log-probabilities of its tokens, without an end of sequence",
+            CHOICE_CAVEAT,
+            "probabilities = (scores / 0.5 + torch.tensor([0.25, -0.25])).softmax(-1)",
+        ):
+            assert said in card
+
+    @pytest.mark.parametrize("name", ["/home/me/t5", "t5", "lab-t5", "a: b/c"])
+    def test_no_card_names_a_base_model_that_is_none_of_the_hubs(self, name):
+        for text in (hub.model_card(a_prompt(name=name), "user/name"), readme(a_prompt(name=name))):
+            assert "base_model" not in text
 
     def test_names_of_a_stranger_stay_names_in_every_readme(self, repositories, tmp_path):
         evil = "x\n\n## Load\n\n```python\nimport os\n```\n<b>[here](http://evil)"

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from softprompt.errors import BadInput, CannotExport, DamagedFile, ModelMismatch
+from softprompt.interop.importing import import_stored
 from softprompt.interop.peft import export_peft, import_peft
 
 from interop_kit import a_prompt, equal, tiny_models
@@ -81,10 +82,24 @@ class TestPeftFoldersThatCannotBeRead:
         with pytest.raises(BadInput, match="more than rows before the input"):
             import_peft(self.folder(tmp_path, peft_type=peft_type))
 
-    @pytest.mark.parametrize("task_type", [None, "TOKEN_CLS", "nonsense", ["CAUSAL_LM"]])
-    def test_task_types_that_do_not_tell_the_kind(self, tmp_path, task_type):
-        with pytest.raises(BadInput, match="give the backbone"):
-            import_peft(self.folder(tmp_path, task_type=task_type))
+    @pytest.mark.parametrize("kind", [None, "decoder"])
+    @pytest.mark.parametrize("task_type", ["TOKEN_CLS", "nonsense", ["CAUSAL_LM"]])
+    def test_task_types_that_do_not_tell_the_kind(self, tmp_path, task_type, kind):
+        # With a kind alone the head of such a model would be lost in silence.
+        with pytest.raises(BadInput, match=r"whose head cannot be read here; give a folder of SEQ_2_SEQ_LM, FEAT"):
+            import_peft(self.folder(tmp_path, task_type=task_type), kind=kind)
+
+    def test_without_a_task_type_the_kind_is_given_or_that_of_a_model_that_is_here(self, tmp_path):
+        folder = self.folder(tmp_path, torch.eye(4, 16), task_type=None)
+        with pytest.raises(BadInput, match=r"names no task type and no model that is here.*; give `kind`: "):
+            import_stored(folder)
+        found = import_stored(folder, kind="encoder")
+        assert (found.provenance.backbone.kind, found.provenance.answers) == ("encoder", "label-words")
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "lab-gpt"}))
+        assert import_stored(folder).provenance.backbone.kind == "decoder"
+        with pytest.raises(BadInput, match=r"is of 'lab-gpt' \(decoder\), as it says itself; leave"):
+            import_stored(folder, kind="encoder")
 
     @pytest.mark.parametrize(("rows", "n"), [(8, 4), (3, 4), (4, None), (4, "4"), (4, 0)])
     def test_rows_that_contradict_the_configuration(self, tmp_path, rows, n):

@@ -1,6 +1,7 @@
 """What a run leaves: scores, prompts, records and trackers."""
 
 import dataclasses
+import logging
 import math
 
 import pytest
@@ -17,7 +18,7 @@ from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.settings import TrainSettings
 from softprompt.tasks import TASKS, custom_task
 from softprompt.training import read_results, train
-from softprompt.training._advice import not_learning, repeated, worse_calibrated
+from softprompt.training._advice import ADVICE, not_learning, repeated, without_advice, worse_calibrated
 from softprompt.training._finish import own_rows
 from softprompt.training._last import Last
 from softprompt.training._prepare import training_rows, unseen_labels
@@ -25,6 +26,19 @@ from softprompt.training._records import read_record
 
 from kit import review_rows, same_files
 from training_kit import FOUR, entry, plan_of, prepared, started
+
+
+def learning_of(plan, losses, score, folder):
+    """The warnings of a prompt with these losses and this score, of four rows of which two are of class 1."""
+    task = dataclasses.replace(plan.task, headline=("macro-f1",))
+    run_data = prepared(dataclasses.replace(plan, task=task))
+    run_data = dataclasses.replace(run_data, validation=dataclasses.replace(run_data.validation, gold=[1, 1, 0, 0]))
+    one = started(run_data, folder)[0]
+    for step, loss in enumerate(losses, 1):
+        one.record.write({"step": step, "loss": loss})
+    one.record.mark()
+    one.best, one.best_score = one.trainable.fold(one.provenance), score
+    return not_learning(one, run_data)
 
 
 class TestTrainScore:
@@ -105,6 +119,16 @@ class TestResults:
         assert "not learning" in " ".join(run.results[0].warnings)
         assert "--lr" in caplog.text
 
+    def test_advice_that_was_off_stays_off_behind_a_block_without_it(self, monkeypatch):
+        logger = logging.getLogger(ADVICE)
+        for is_off in (True, False):
+            monkeypatch.setattr(logger, "disabled", is_off)
+            with without_advice():
+                with without_advice():
+                    assert logger.disabled
+                assert logger.disabled
+            assert logger.disabled == is_off
+
     def test_rows_that_stand_in_two_splits_are_counted_before_training(self, t5_folder, tmp_path, caplog):
         rows = "text,label\n" + "".join(f"{text},{label}\n" for text, label in review_rows(20, 0))
         files = {"train": tmp_path / "train.csv", "test": tmp_path / "folder" / ".." / "train.csv"}
@@ -134,19 +158,36 @@ class TestResults:
         [
             ([1.0, 0.9, 0.5, 0.2], 0.9, None),
             ([1.0, 0.9, 0.5, 0.2], 1 / 3, "most frequent class"),
-            ([9.0, 0.9, 0.7, 0.69], 0.9, None),
-            ([9.0, 0.9, 0.7, 0.69], 0.6, "its last steps is 0.6900 nats, that of a guess among 2 labels is 0.6931"),
+            ([9.0, 0.9, 0.7, 0.34], 0.9, None),
+            ([9.0, 0.9, 0.7, 0.33], 0.6, None),
+            (
+                [9.0, 0.9, 0.7, 0.34],
+                0.6,
+                "its last steps is 0.3400 nats, that of a guess among 2 labels is 0.3466 under --loss=tokens; try",
+            ),
         ],
     )
     def test_each_sign_of_not_learning_is_seen_alone(self, losses, score, reason, task, t5_folder, tmp_path):
-        plan = plan_of(task, t5_folder, [entry()], steps=4)
-        one = started(prepared(plan), tmp_path)[0]
-        for step, loss in enumerate(losses, 1):
-            one.record.write({"step": step, "loss": loss})
-        one.record.mark()
-        one.best, one.best_score = one.trainable.fold(one.provenance), score
-        # Of four rows two are of class 1: always answering it has accuracy 1/2, macro-F1 1/3; the first is the score.
-        found = not_learning(one, dataclasses.replace(task, headline=("macro-f1",)), [1, 1, 0, 0])
+        # An answer of T5 is a label and the end of the sequence, which a guess knows: it costs (ln 2 + 0) / 2.
+        found = learning_of(plan_of(task, t5_folder, [entry()], steps=4), losses, score, tmp_path)
+        assert [reason in line for line in found] == ([True] if reason else [])
+
+    @pytest.mark.parametrize(
+        ("settings", "losses", "reason"),
+        [
+            ({"loss": "labels"}, [9.0, 0.67], None),
+            ({"loss": "labels"}, [9.0, 0.69], "that of a guess among 2 labels is 0.6931 under --loss=labels"),
+            ({"loss": "both"}, [9.0, 0.5], None),
+            ({"loss": "both"}, [9.0, 0.52], "that of a guess among 2 labels is 0.5199 under --loss=both"),
+            ({"class_weights": "5,1"}, [0.97, 0.7], None),
+            ({"class_weights": "5,1"}, [0.97, 0.96], "the loss went from 0.9700 to 0.9600 nats"),
+            ({"loss": "labels", "label_smoothing": 0.9}, [0.72, 0.69], None),
+        ],
+    )
+    def test_a_guess_costs_what_the_loss_of_the_run_makes_of_it(
+        self, settings, losses, reason, task, t5_folder, tmp_path
+    ):
+        found = learning_of(plan_of(task, t5_folder, [entry()], steps=4, **settings), losses, 0.6, tmp_path)
         assert [reason in line for line in found] == ([True] if reason else [])
 
     def test_a_calibration_that_answers_worse_is_told_of(self, task, t5_folder, tmp_path):
@@ -173,11 +214,12 @@ class TestResults:
 
     def test_a_head_alone_that_learns_nothing_is_given_advice_on_its_own_rate(self, task, bert_folder, tmp_path):
         plan = plan_of(task, bert_folder, [entry("linear-probe", head_lr=0.02)], steps=1)
-        one = started(prepared(plan), tmp_path)[0]
+        run_data = prepared(plan)
+        one = started(run_data, tmp_path)[0]
         one.record.write({"step": 1, "loss": 9.0})
         one.record.mark()
         one.best, one.best_score = one.trainable.fold(one.provenance), 0.1
-        (warning,) = not_learning(one, task, [1, 1, 0, 0])
+        (warning,) = not_learning(one, run_data)
         assert warning.endswith(
             "try another --head-lr (a tenth or three times 0.02), more --steps, or another --method"
         )

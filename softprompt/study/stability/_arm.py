@@ -19,7 +19,7 @@ class Arm:
         scores: on the test rows, of the checkpoint that validation chose.
         chance: score of always answering the most frequent class, 0 for free text and numbers; None if not known.
         train_scores: the same prompts on their own training rows.
-        train_losses: in nats, mean over the last tenth of the steps.
+        train_losses: means over the last tenth of the steps.
         prompt_steps: optimiser steps taken, those of restarts that were not chosen among them.
 
     Raises:
@@ -82,7 +82,7 @@ def chance_of(run: StoredRun) -> float | None:
 
 
 def last_loss(run: StoredRun) -> float | None:
-    """The training loss in nats, mean over the last tenth of the recorded steps; None if there are none."""
+    """The training loss, its mean over the last tenth of the recorded steps; None if there are none."""
     losses = [loss for loss in run.curve.get("loss", ()) if loss is not None]
     last = losses[-math.ceil(len(losses) / 10) :]
     return sum(last) / len(last) if last else None

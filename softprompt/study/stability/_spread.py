@@ -33,7 +33,7 @@ class Spread:
         failed: share of all n that is at chance or below, runs without a score among them.
         stuck: share of all n that has not got half of the way from chance to the best run of the comparison.
         train_score: mean score on the prompts' own training rows.
-        train_loss: mean over seeds of the training loss at the end, in nats.
+        train_loss: mean over seeds of the training loss at the end.
         prompt_steps: mean over seeds of the optimiser steps taken, which is what a seed costs.
     """
 

@@ -71,13 +71,13 @@ def with_opening(plan: Plan, rows: Rows, backbone: AbstractBackbone) -> Plan:
 def beginnings_of(plan: Plan, rows: Rows | None, backbone: AbstractBackbone) -> list[list[Beginning]]:
     """What the candidates of each prompt begin with.
 
+    Where a restart of an instruction would show more examples than there are rows or positions, it shows fewer, and
+    begins as random vectors where none fits.
+
     Args:
         plan: of `with_opening`.
         rows: the training rows, of which some are shown; None where no prompt shows any.
         backbone: the frozen model.
-
-    Where a restart of an instruction would show more examples than there are rows or positions, it shows fewer, and
-    begins as random vectors where none fits.
 
     Raises:
         BadInput: fewer rows than examples that a user wants, or no positions for them.
