@@ -498,7 +498,7 @@ class TestPage:
         for majority in (0.0, 0.5, None):
             entries = [dataclasses.replace(e, run=dataclasses.replace(e.run, majority=majority)) for e in first.entries]
             (strip, *_) = of_settings(Drawer(), [dataclasses.replace(first, entries=entries)], [])
-            assert ("always the same class" in strip.svg) == (majority is not None)
+            assert ("always the same answer" in strip.svg) == (majority is not None)
 
     def test_step_0_is_the_best_of_a_prompt_that_never_got_better_and_none_is_told_without_a_score(self, tmp_path):
         (entry, *_) = read_sources([made_run(tmp_path / "run", methods=("ept-star",), seeds=1)]).entries

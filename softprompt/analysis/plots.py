@@ -236,7 +236,7 @@ def strip_figure(
         arms: for each name the scores. A score is None where a run was dropped; their number stands under the name.
             Names with the same first line share a colour.
         means: for each name a mean and the ends of its interval, drawn as a line and a bar; None is left out.
-        chance: score of always answering with one class, drawn as a dashed line.
+        chance: score of the same answer for every row, drawn as a dashed line.
         title: title of the figure.
     """
     figure = new_figure(max(6.4, 1.0 * len(arms) + 1.6), 4.0)
@@ -256,7 +256,7 @@ def strip_figure(
         missing = int(np.isnan(heights).sum())
         names.append(f"{name}\n({missing} without a score)" if missing else name)
     if chance is not None:
-        axes.axhline(chance, color="0.5", linestyle="--", linewidth=1, label="always the same class")
+        axes.axhline(chance, color="0.5", linestyle="--", linewidth=1, label="always the same answer")
         # Inside the axes the legend would hide dots.
         figure.legend(fontsize="small", loc="outside lower right")
     axes.set(ylabel="test score", xlim=(-0.6, len(names) - 0.4))

@@ -85,13 +85,14 @@ class TunedWeights:
         cls, tensors: Mapping[str, Tensor], provenance: Provenance, kind: str, options: Mapping[str, Any]
     ) -> "TunedWeights":
         """Return the weights whose `tensors` these are."""
-        prompt = SoftPrompt.from_tensors(_below(PROMPT, tensors), provenance, repeats=1)
-        return cls(prompt, kind, _below(WEIGHTS, tensors), options)
+        prompt = SoftPrompt.from_tensors(below(PROMPT, tensors), provenance, repeats=1)
+        return cls(prompt, kind, below(WEIGHTS, tensors), options)
 
 
 # What training leaves and `evaluate` and `predict` take.
 Stored = SoftPrompt | TunedWeights
 
 
-def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Select the tensors whose names begin with `prefix`, and remove the prefix from the names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -13,7 +13,7 @@ from ..inference.report import Report
 from ..metrics import Judged
 from ..prompts.contract import AbstractTrainable
 from ..prompts.prompt import Provenance
-from ..prompts.tuned import Stored
+from ..prompts.tuned import Stored, below
 from ..regularizers import regularizers
 from ..settings import PromptSettings
 from ..status import TRAINING, dropped, stopped
@@ -193,8 +193,3 @@ class FleetMember:
     def _remember(self, restarts: Mapping[str, Any]) -> None:
         training = {**self.provenance.training, "restarts": dict(restarts)}
         self.provenance = dataclasses.replace(self.provenance, training=training)
-
-
-def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Select the tensors whose names begin with `prefix`, and remove the prefix from the names."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

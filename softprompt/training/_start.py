@@ -12,13 +12,14 @@ from ..inference.scoring_rule import scoring_for, with_loss
 from ..legacy import renamed
 from ..prompts.contract import AbstractTrainable
 from ..prompts.prompt import BackboneIdentity, Provenance
+from ..prompts.tuned import below
 from ..prompts.units import WordScale
 from ..regularizers import regularizers
 from ..run_layout import METRICS, TIMING
 from ..settings import PromptSettings
 from ..store import Checkpoint
 from ._loop import Loop
-from ._member import FleetMember, below
+from ._member import FleetMember
 from ._optimizer import PromptOptimizer
 from ._prepare import run_steps, training_rows
 from ._processes import Processes

@@ -27,6 +27,7 @@ from ...prompts.batch import PromptBatch, TextBatch
 from ...prompts.methods import Method
 from ...prompts.prompt import SoftPrompt
 from ...prompts.seeds import stream_seed
+from ...prompts.tuned import below
 from ...prompts.units import WordScale
 from ...regularizers import DIVERGENCES, row_divergences
 from ...settings import PromptSettings
@@ -35,7 +36,6 @@ from ...tasks import Task
 from .._inputs import OtherRows
 from .._leaves import leaves
 from .._loss_rule import task_loss
-from .._member import below
 from .._optimizer import EPS, adamw_state, learning_rate_factor, load_adamw_state, warmup_steps
 from .._plan import Plan
 from .._prepare import step_count, training_rows
