@@ -267,6 +267,8 @@ class TestFullDisk:
 def test_a_signal_while_the_scores_are_computed_says_how_to_go_on(number, start, unfinished, backbone, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     run = tmp_path / "my run"
+    # A shell starts what stands before its "&" with SIGINT ignored, and then Python does not listen to it.
+    listened = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def killed(*parts):
         os.kill(os.getpid(), number)
@@ -277,6 +279,7 @@ def test_a_signal_while_the_scores_are_computed_says_how_to_go_on(number, start,
         patch.setattr(train_module, "finish_member", killed)
         with pytest.raises(Interrupted, match=f"scores were stored; go on with: softprompt train --resume '{run}'"):
             start(run, RESTARTED)
+    signal.signal(signal.SIGINT, listened)
     assert signal.getsignal(signal.SIGTERM) is before
     resume(run, model=backbone)
     assert same_files(unfinished / "whole", run, ignore=TIMES)
