@@ -1,4 +1,4 @@
-"""What the tests of other formats share: tiny models that show a lost prompt, made-up prompts, and their equality."""
+"""What the tests of other formats share: tiny models that show a lost prompt, and made-up prompts."""
 
 from typing import Any
 
@@ -53,13 +53,3 @@ def a_prompt(kind="encoder-decoder", answers="tokens", *, name="a/model", m=3, e
         seeds={"initialization": 3},
     )
     return SoftPrompt(torch.randn(m, e, generator=generator), provenance, repeats, head)
-
-
-def equal(one: SoftPrompt, other: SoftPrompt) -> bool:
-    heads = [(p.head.weight, p.head.bias) if p.head else () for p in (one, other)]
-    return (
-        torch.equal(one.vectors, other.vectors)
-        and (one.repeats, one.provenance) == (other.repeats, other.provenance)
-        and len(heads[0]) == len(heads[1])
-        and all(torch.equal(a, b) for a, b in zip(*heads, strict=True))
-    )

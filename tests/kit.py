@@ -1,4 +1,4 @@
-"""What several tests share: a small labelled task, a comparison of folders, and a change of a document."""
+"""What several tests share: a small labelled task, comparisons of folders and prompts, and a change of a document."""
 
 import contextlib
 import csv
@@ -12,6 +12,7 @@ import torch
 from softprompt.backbones import AbstractBackbone
 from softprompt.documents import read_sealed, sealed_bytes
 from softprompt.prompts.contract import AbstractTrainable
+from softprompt.prompts.prompt import SoftPrompt
 from softprompt.prompts.trainable import TrainablePrompt
 from softprompt.tasks import GROUPS, Task, custom_task
 from softprompt.training._loop import Loop
@@ -112,3 +113,14 @@ def targets_of(backbone: AbstractBackbone, answers: Sequence[str]) -> torch.Tens
     rows = backbone.encode_answers(answers)
     width = max(map(len, rows))
     return torch.tensor([row + [-100] * (width - len(row)) for row in rows])
+
+
+def equal(one: SoftPrompt, other: SoftPrompt) -> bool:
+    """Whether two prompts have the same numbers, bit for bit, and say the same of themselves."""
+    heads = [(p.head.weight, p.head.bias) if p.head else () for p in (one, other)]
+    return (
+        torch.equal(one.vectors, other.vectors)
+        and (one.repeats, one.provenance) == (other.repeats, other.provenance)
+        and len(heads[0]) == len(heads[1])
+        and all(torch.equal(a, b) for a, b in zip(*heads, strict=True))
+    )

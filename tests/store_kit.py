@@ -27,16 +27,6 @@ def a_prompt(m=2, e=6, repeats=5, classes=3, seed=0) -> SoftPrompt:
     return SoftPrompt(vectors, provenance, repeats, head if classes else None)
 
 
-def equal(one: SoftPrompt, other: SoftPrompt) -> bool:
-    heads = [(p.head.weight, p.head.bias) if p.head else () for p in (one, other)]
-    return (
-        torch.equal(one.vectors, other.vectors)
-        and (one.repeats, one.provenance) == (other.repeats, other.provenance)
-        and len(heads[0]) == len(heads[1])
-        and all(torch.equal(a, b) for a, b in zip(*heads, strict=True))
-    )
-
-
 def forge(folder: Path, contents: dict[str, bytes]) -> Path:
     """A folder with a truthful manifest over dishonest files: what a stranger can make."""
     files = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in contents.items()}

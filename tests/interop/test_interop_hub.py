@@ -14,7 +14,8 @@ from softprompt.interop.recipes import readme
 from softprompt.prompts.prompt import SoftPrompt
 from softprompt.store import save_prompt
 
-from interop_kit import a_prompt, equal
+from interop_kit import a_prompt
+from kit import equal
 
 
 class TestHub:

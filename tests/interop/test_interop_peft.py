@@ -12,7 +12,8 @@ from softprompt.errors import BadInput, CannotExport, DamagedFile, ModelMismatch
 from softprompt.interop.importing import import_stored
 from softprompt.interop.peft import export_peft, import_peft
 
-from interop_kit import a_prompt, equal, tiny_models
+from interop_kit import a_prompt, tiny_models
+from kit import equal
 
 
 class TestPeftAndBack:

@@ -16,7 +16,8 @@ from softprompt.store import (
     write_folder,
 )
 
-from store_kit import a_prompt, equal
+from kit import equal
+from store_kit import a_prompt
 
 
 class TestAtomicity:

@@ -8,7 +8,8 @@ import torch
 from softprompt.errors import DamagedFile, SoftPromptError
 from softprompt.store import latest_checkpoint, read_prompt, save_checkpoint, save_prompt
 
-from store_kit import a_prompt, equal
+from kit import equal
+from store_kit import a_prompt
 from tiny import ALL
 
 

@@ -9,7 +9,8 @@ from softprompt.errors import BadInput
 from softprompt.prompts.prompt import BackboneIdentity, Provenance, SoftPrompt
 from softprompt.store import find_prompt, read_prompt, save_prompt
 
-from store_kit import a_prompt, equal
+from kit import equal
+from store_kit import a_prompt
 
 
 class TestStoredPrompts:
