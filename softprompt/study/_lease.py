@@ -128,7 +128,13 @@ def take(store: Path, folder: Path, run: str, seconds: float) -> Lease | None:
         run: name of the run folder in it. Where its owner may still wake up, the lease is on a copy of another name.
         seconds: how long the new lease lasts without a renewal.
     """
-    before = _read(folder)
+    try:
+        before = _standing(folder)
+    except _UNREADABLE:
+        # It may be another machine's, whose lock does not reach here.
+        if not _has_ended(store, folder):
+            return None
+        before = None
     lock = _try_lock(folder, run)
     is_here = before is None or before["host"] == machine()
     if lock is not None and is_here:
@@ -209,6 +215,14 @@ def _age(store: Path, folder: Path) -> float:
     now = store / ".lock"
     os.utime(now)
     return now.stat().st_mtime - (folder / LEASE).stat().st_mtime
+
+
+def _has_ended(store: Path, folder: Path) -> bool:
+    """Whether a lease that cannot be read was last renewed so long ago that its owner has lost it."""
+    try:
+        return _age(store, folder) > SECONDS
+    except OSError:
+        return False
 
 
 def _newest_step(run: Path) -> int:

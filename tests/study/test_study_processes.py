@@ -359,6 +359,20 @@ class TestSeveralProcesses:
         assert fleet.lease.is_ours
         give_up(tmp_path, fleet)
 
+    @pytest.mark.parametrize("seen", [b"", b'{"tok', b"[]"])
+    def test_a_lease_that_cannot_be_read_is_taken_when_it_would_have_ended(self, seen, specs, tmp_path):
+        groups = group(specs[:1], 4)
+        first = claim(tmp_path, groups).fleet
+        assert first is not None
+        first.lease.lock.release()
+        lease = first.folder / "lease.json"
+        lease.write_bytes(seen)
+        assert claim(tmp_path, groups).fleet is None, "it may be another machine's"
+        os.utime(lease, (0, 0))
+        second = claim(tmp_path, groups).fleet
+        assert second is not None
+        give_up(tmp_path, second)
+
     def test_another_machine_waits_for_the_end_of_a_lease(self, specs, tmp_path, monkeypatch):
         groups = group(specs[:1], 4)
         first = claim(tmp_path, groups).fleet
