@@ -21,7 +21,7 @@ def import_stored(path: str | Path, model: str | None = None, kind: str | None =
 
     Args:
         path: the folder or file.
-        model: hub id or folder of the frozen model; a folder of PEFT names its own, a file of numpy none.
+        model: hub id or folder of the frozen model; a folder of PEFT mostly names its own, a file of numpy none.
         kind: of the model, where neither a folder of PEFT nor a model that is here says it: "encoder-decoder",
             "encoder" or "decoder"; None is encoder-decoder for a `.npy` file.
 
@@ -67,8 +67,8 @@ def _weights(folder: Path, model: str | None) -> TunedWeights | None:
 
 
 def _prompt(folder: Path, model: str | None, kind: str | None) -> SoftPrompt:
-    """The prompt in a folder of PEFT, whose model it names itself."""
-    prompt = import_peft(folder, kind=kind)
+    """The prompt in a folder of PEFT, for the model that it names or, where it names none, the one that is given."""
+    prompt = import_peft(folder, model=model, kind=kind)
     named = prompt.provenance.backbone
     if model not in (None, named.name) or kind not in (None, named.kind):
         raise BadInput(

@@ -82,7 +82,7 @@ def export_peft(
     return write_folder(Path(folder), contents, what="the PEFT folder")
 
 
-def import_peft(folder: str | Path, *, kind: str | None = None) -> SoftPrompt:
+def import_peft(folder: str | Path, *, model: str | None = None, kind: str | None = None) -> SoftPrompt:
     """The prompt in a PEFT folder: all that `export_peft` wrote, or the rows that PEFT trained.
 
     PEFT's default for SEQ_2_SEQ_LM stores twice the rows it uses; the first half is the prompt, the rest is dropped
@@ -90,6 +90,7 @@ def import_peft(folder: str | Path, *, kind: str | None = None) -> SoftPrompt:
 
     Args:
         folder: with adapter_config.json and adapter_model.safetensors.
+        model: hub id or folder of the frozen model, where the folder names none.
         kind: of the model, where neither the folder nor a model that is here says it.
 
     Raises:
@@ -106,7 +107,7 @@ def import_peft(folder: str | Path, *, kind: str | None = None) -> SoftPrompt:
     if ours:
         return _restored(folder, rows)
     rows, dropped = _used_rows(rows, config, folder)
-    name = str(config.get("base_model_name_or_path") or "unknown")
+    name = str(config.get("base_model_name_or_path") or model or "unknown")
     identity = BackboneIdentity(
         name=lasting_name(name),
         kind=_kind(config.get("task_type"), folder, name, kind),

@@ -131,7 +131,9 @@ def _kind(spec: RunSpec) -> tuple[Any, ...]:
     prompt, settings = spec.prompt, spec.settings
     shape = (settings.batch_size, settings.grad_accumulation, settings.max_length, settings.gradient_checkpointing)
     judged = (settings.eval_every, settings.eval_rows)
-    trained = (prompt.method, canonical(prompt.options), prompt.deep, bool(prompt.regularizer), prompt.restarts)
+    # A race is a larger share of a shorter run.
+    race = prompt.restarts > 1 and (prompt.restarts, prompt.restart_steps, settings.steps, settings.epochs)
+    trained = (prompt.method, canonical(prompt.options), prompt.deep, bool(prompt.regularizer), race)
     return (spec.model, spec.frozen, spec.declared.name, *shape, *judged, *trained)
 
 

@@ -102,6 +102,10 @@ class TestPeftFoldersThatCannotBeRead:
         with pytest.raises(BadInput, match=r"is of 'lab-gpt' \(decoder\), as it says itself; leave"):
             import_stored(folder, kind="encoder")
 
+    def test_a_folder_that_names_no_model_takes_the_given_one(self, tmp_path):
+        found = import_stored(self.folder(tmp_path, torch.eye(4, 16), task_type=None), model="lab-gpt")
+        assert (found.provenance.backbone.name, found.provenance.backbone.kind) == ("lab-gpt", "decoder")
+
     @pytest.mark.parametrize(("rows", "n"), [(8, 4), (3, 4), (4, None), (4, "4"), (4, 0)])
     def test_rows_that_contradict_the_configuration(self, tmp_path, rows, n):
         with pytest.raises(BadInput, match="virtual tokens and stores"):

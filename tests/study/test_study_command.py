@@ -75,6 +75,15 @@ class TestPlan:
         # Seeds and rates share a measurement.
         assert len(asked) == 6 * 3
 
+    def test_races_of_runs_of_other_steps_are_measured_apart(self, task, model, tmp_path):
+        axes = {"task": task, "model": model, "restarts": 3, "restart_steps": 4, "batch_size": 8}
+        short, long, both = (
+            plan(tmp_path / "store", grid(**axes, steps=steps), fleet_size=1)[0] for steps in ([4], [40], [4, 40])
+        )
+        # 4 steps of three prompts, and 36 more of one.
+        assert (long.tokens or 0) == pytest.approx((short.tokens or 0) * (12 + 36) / 12, abs=1)
+        assert both.tokens == (short.tokens or 0) + (long.tokens or 0)
+
     @pytest.mark.parametrize(
         "slow",
         [{"dtype": "bfloat16"}, {"engine": "reference"}, {"gradient_checkpointing": True},
