@@ -94,11 +94,11 @@ FIGURES = (
     ),
     _analysis(
         "drift", "What the layers do to a prompt", f"opinion {TWO} --rows 32",
-        "How far the states at the prompt are from its vectors behind each layer; the score in brackets.",
+        "How far the states at the prompt are from its vectors after each layer; the score in brackets.",
     ),
     _analysis(
         "attribution", "Which words decide", f"opinion {ONE} --rows 2",
-        "Two rows, with and without the prompt: a bar to the right is a word that speaks for the right label.",
+        "Two rows, with and without the prompt: a bar to the right is a word that supports the true label.",
     ),
     _analysis(
         "nearest-examples", "Nearest training rows", f"opinion {TWO} --rows 200",

@@ -174,11 +174,11 @@ def test_no_page_that_teaches_has_more_than_900_words():
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs" / "results").glob("*.md")), ids=lambda page: page.name)
-def test_a_page_of_results_opens_with_what_was_asked_what_came_out_and_how_sure_it_is(page: Path):
+def test_a_page_of_results_opens_with_question_result_and_certainty(page: Path):
     opening = page.read_text().partition("\n\n")[2].partition("\n\n")[0]
-    asked, came_out, sure = (opening.find(f"**{word}:**") for word in ("Asked", "Came out", "How sure"))
-    assert 0 <= asked < came_out
-    assert came_out < sure or "not run yet" in opening
+    asked, result, sure = (opening.find(f"**{word}:**") for word in ("Asked", "Result", "Certainty"))
+    assert 0 <= asked < result
+    assert result < sure or "not run yet" in opening
 
 
 @pytest.fixture

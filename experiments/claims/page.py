@@ -55,7 +55,7 @@ def _head(results: Results, judged: Mapping[str, Sequence[Check]]) -> str:
 
 
 def _in_short(results: Results, judged: Mapping[str, Sequence[Check]]) -> str:
-    """What was asked, what came out, and how sure it is."""
+    """The question, the result, and how certain it is."""
     design = results.design
     kinds = [verdict(checks).partition(":")[0] for checks in judged.values()]
     outcome = (
@@ -65,12 +65,12 @@ def _in_short(results: Results, judged: Mapping[str, Sequence[Check]]) -> str:
     return (
         "- **Asked:** do the claims of two papers hold on built-in models, and on a real decoder? The papers are "
         "Explosive Prompt Tuning (EPT) and PTP (EMNLP 2023).\n"
-        f"- **Came out:** on the built-in models, with one part on a real encoder, of {len(judged)} claims {outcome}.\n"
+        f"- **Result:** on the built-in models, with one part on a real encoder, of {len(judged)} claims {outcome}.\n"
         "- One claim is our own reading of a curve, and not the papers'.\n"
         "- The rules were written before the runs. Those of six claims were corrected afterwards, because they let "
         "pass more than the data say, or left out data: norms, repetition, equal steps, learning rates, and PTP's two "
         "([log](../log.md), 2026-11-28).\n"
-        f"- **How sure:** *does not hold here* means on these models and in {design.steps} steps; the papers have "
+        f"- **Certainty:** *does not hold here* means on these models and in {design.steps} steps; the papers have "
         "larger models, and EPT has 30,000 steps.\n"
         "- `python -m experiments.claims` writes this page, and each claim's rule and every number but those of "
         f"{MODEL} into "
@@ -132,7 +132,7 @@ def _section(name: str, claim: Claim, results: Results, checks: Sequence[Check],
     if has_figure(results, claim):
         parts.append(f"![The figure of this claim]({FIGURES}/{name}.png)")
     if real:
-        parts.append(f"On {MODEL}:\n\n{markdown([_check_row(check) for check in real])}")
+        parts.append(f"On {MODEL} (k32: 32 rows of each class):\n\n{markdown([_check_row(check) for check in real])}")
     return "\n\n".join(part for part in parts if part)
 
 

@@ -72,9 +72,9 @@ def of_the_page() -> Iterator[str]:
     yield "**Restarts at equal cost**, in prompt steps; `weekend` and `same-color` from 64 rows, 12 seeds each.\n"
     yield from equal_cost(json.loads((RESULTS / "restarts.json").read_text()))
     confirmed = read("confirm")
-    yield "\n**Eight restarts**, 950 prompt steps, against nothing, 250 steps, on the same fresh seeds.\n"
+    yield "\n**Eight restarts**, 950 prompt steps, against `nothing`, 250 steps, on the same fresh seeds.\n"
     yield from against_nothing(confirmed, "restarts 8")
-    yield "\n**Today's default**, with and without restarts and PTP's noise, against nothing.\n"
+    yield "\n**Today's default**, with and without restarts and PTP's noise, against `nothing`.\n"
     yield from wide(confirmed, dict.fromkeys((SCALE, SCALE_AND_RESTARTS, f"{SCALE}, ptp-rn"), NOTHING))
 
 
@@ -126,7 +126,7 @@ def unpaired(tasks: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> tu
 
 def against_nothing(results: Results, called: str) -> Iterator[str]:
     """One row a task, and one without the first block of seeds, which were looked at before the others were run."""
-    yield from _header("task", "seeds", "nothing", "restarts", "difference of the mean", "ratio of deviations")
+    yield from _header("task", "seeds", "`nothing`", "restarts", "difference of the mean", "ratio of deviations")
     for name, cell in results.items():
         for first, which in ((FIRST_FRESH, ""), (FIRST_FRESH + BLOCK, "the later ")):
             chosen = {

@@ -46,7 +46,7 @@ def now() -> Limits:
 
 @contextlib.contextmanager
 def limits(**raised: int) -> Iterator[Limits]:
-    """Within the block, files may ask for so much: `with softprompt.limits(labels=200_000): ...`.
+    """Raise the limits on stored files within a block: `with softprompt.limits(labels=200_000): ...`.
 
     Raises:
         UnknownName: a limit that does not exist; the message gives the nearest.

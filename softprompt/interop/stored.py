@@ -8,7 +8,7 @@ from ..store import holds_tuned, load_tuned, save_prompt, save_tuned
 
 
 def load(source: str | Path) -> Stored:
-    """What training left: a prompt as `load_prompt` finds it, or trained weights in a folder that is here.
+    """What training stored: a prompt as `load_prompt` finds it, or trained weights in a folder that is here.
 
     Args:
         source: the folder of a prompt or of weights, that of a member of a run, a run with one member, or `user/name`
