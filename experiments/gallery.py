@@ -27,7 +27,7 @@ class Shown:
     Args:
         name: of its file.
         title: heading.
-        command: what makes it, behind `softprompt`.
+        command: what makes it, after `softprompt`.
         made: the file that the command writes, in its output.
         caption: what is to be seen.
     """

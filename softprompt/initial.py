@@ -9,7 +9,7 @@ INITIALIZERS = (
     "auto", "uniform", "vocabulary", "label-words", "text:WORDS", "file:PATH", "prompt:PATH", "instruction",
     "examples:K",
 )  # fmt: skip
-# The kinds that have something behind a colon, and those that are words in front of the text.
+# The kinds that have something after a colon, and those that are words in front of the text.
 _WITH_ARGUMENT = tuple(name.partition(":")[0] for name in INITIALIZERS if ":" in name)
 _WORDS = ("instruction", "examples")
 
@@ -20,7 +20,7 @@ class Initial:
     """An `init`, as "uniform" or "examples:4". It is as it was given until `refuse_unknown` has accepted it.
 
     Args:
-        text: one of INITIALIZERS, with what it begins with behind the colon.
+        text: one of INITIALIZERS, with what it begins with after the colon.
     """
 
     text: str
@@ -32,7 +32,7 @@ class Initial:
 
     @property
     def argument(self) -> str:
-        """What stands behind the colon; empty for nothing."""
+        """What stands after the colon; empty for nothing."""
         return self.text.partition(":")[2]
 
     @property
@@ -64,7 +64,7 @@ class Initial:
         """Refuse a text that says nothing a prompt can begin with.
 
         Raises:
-            UnknownName: no such kind, or nothing behind its colon.
+            UnknownName: no such kind, or nothing after its colon.
             BadInput: no number of examples, or the words of an instruction.
         """
         if self.kind == "instruction" and self.text != self.kind:

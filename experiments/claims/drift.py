@@ -16,7 +16,7 @@ NEAR = 0.5
 
 
 def of_layer(layer: int, quantity: str) -> Callable[[Record], float | None]:
-    """A quantity of the states behind a layer; -1 is the last."""
+    """A quantity of the states after a layer; -1 is the last."""
 
     def found(record: Record) -> float | None:
         layers = record.get("drift")

@@ -32,7 +32,7 @@ def page(results: Results, claims: Mapping[str, Claim] = CLAIMS) -> str:
 
 
 def tables(results: Results, claims: Mapping[str, Claim] = CLAIMS) -> str:
-    """Every check of every claim, the scores and norms behind it, and how the learning rates were chosen."""
+    """Every check of every claim, its scores and norms, and how the learning rates were chosen."""
     parts = ["# Claims of the papers: every check and its numbers"]
     parts += [_numbers(claim, results) for claim in claims.values()]
     return "\n\n".join([*parts, _protocol(results)]) + "\n"
@@ -117,7 +117,7 @@ def _summary(
 
 
 def _counted(checks: Sequence[Check]) -> str:
-    """The kind of a verdict, and the checks behind it."""
+    """The kind of a verdict, and its checks."""
     kind = verdict(checks).partition(":")[0].replace(ONLY_IF, "holds in part")
     return f"{kind} ({' / '.join(str(len(_conditions(checks, outcome))) for outcome in OUTCOMES)})"
 

@@ -237,7 +237,7 @@ def _gpt(recipe: Recipe) -> "PreTrainedModel":
         stack.ln_f.weight,
         # Queries, keys and values side by side, inputs in rows.
         [(*block.attn.c_attn.weight.T.chunk(3), block.attn.c_proj.weight.T) for block in stack.h],
-        # No word sees the one behind it.
+        # No word sees the one after it.
         beside=(-1, -2),
         seed=recipe.seed,
     )

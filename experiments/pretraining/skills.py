@@ -18,7 +18,7 @@ BATCH = 100
 def measure(model: Any, lesson: Lesson, n: int = 500) -> dict[str, Any]:
     """Accuracy (0..1) over n fresh questions each: by attribute and by kind with its instruction, and without any.
 
-    A question is right if all words of its answer and the end are the likeliest, each behind the right ones before
+    A question is right if all words of its answer and the end are the likeliest, each after the right ones before
     it. Without instruction the answer is the likeliest of the attribute's values; `chance` is one over their number.
     """
     was_training = model.training

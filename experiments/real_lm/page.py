@@ -102,7 +102,7 @@ def tables(files: Sequence[dict], form: str = "") -> list[str]:
 
     Args:
         files: results of the study.
-        form: words behind each heading.
+        form: words after each heading.
     """
     cells, made = by_cell(files), []
     for task, size in CELLS:

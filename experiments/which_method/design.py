@@ -81,7 +81,7 @@ class Part:
     start: int = 0
 
     def block_of(self, number: int) -> tuple[int, ...]:
-        """The seeds of a round, from 0; empty before the first block and behind the last."""
+        """The seeds of a round, from 0; empty before the first block and after the last."""
         first = (number - self.start) * self.block
         return self.seeds[first : first + self.block] if first >= 0 else ()
 

@@ -87,7 +87,7 @@ def _drift(layer: int, vectors: Float[Tensor, "n e"], states: Float[Tensor, "b n
 def _states(backbone: AbstractBackbone, prompt: SoftPrompt, texts: Examples) -> Iterator[Float[Tensor, "k b n e"]]:
     """Yield the states at the prompt's positions after each of the k layers, batch by batch."""
     prompt_batch = PromptBatch.of(prompt, device=backbone.device)
-    # A decoder's prompt does not see the text behind it, so that one text shows what all would.
+    # A decoder's prompt does not see the text after it, so that one text shows what all would.
     count = 1 if backbone.kind == "decoder" else len(texts)
     for start in range(0, count, BATCH):
         rows = list(range(start, min(start + BATCH, count)))

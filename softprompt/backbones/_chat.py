@@ -6,7 +6,7 @@ from ..errors import UnsupportedModel
 
 
 def user_turn(tokenizer: Any, name: str) -> tuple[str, str]:
-    """What the chat template puts before and behind a user's text, up to where the answer begins.
+    """What the chat template puts before and after a user's text, up to where the answer begins.
 
     Args:
         tokenizer: of an instruct model.

@@ -11,7 +11,7 @@ from torch import Tensor
 # Stands in an answer in the place of a token where the model computes NaN, whose likeliest token would be the first.
 NOTHING = -1
 
-# Sees the next token of each row as soon as it is there, a pad behind a row's end, and says which rows stop here.
+# Sees the next token of each row as soon as it is there, a pad after a row's end, and says which rows stop here.
 # A row in which the model computes NaN has NOTHING for a token, and stops whatever is said.
 Watch = Callable[[Int[Tensor, " b"]], Bool[Tensor, " b"]]
 

@@ -139,7 +139,7 @@ def answers_each(answers: Sequence[Sequence[Sequence[int]]], which: Int[Tensor, 
 @final
 @dataclass(frozen=True)
 class Reads:
-    """What a model reads behind a text to score all labels: each label without its last token.
+    """What a model reads after a text to score all labels: each label without its last token.
 
     Labels that begin alike share what they have in common: all labels of one token read nothing, and only once.
 
@@ -172,7 +172,7 @@ class Reads:
     def scores(
         self, log_likelihoods: Float[Tensor, "b r l v"], labels: Sequence[Sequence[int]], normalize: str
     ) -> Float[Tensor, "b c"]:
-        """The label scores from the log-probabilities of the next token behind each beginning of each sequence."""
+        """The label scores from the log-probabilities of the next token after each beginning of each sequence."""
         scores = [
             combine(log_likelihoods[:, place, range(len(label)), list(label)], normalize)
             for place, label in zip(self.places, labels, strict=True)

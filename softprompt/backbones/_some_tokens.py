@@ -88,7 +88,7 @@ def _heads_agree(
 ) -> bool:
     """Whether the model gives right logits from a head over a few tokens; tried once, on the first row.
 
-    A model may add a bias of the vocabulary's size behind its head (BART), which then fits nothing.
+    A model may add a bias of the vocabulary's size after its head (BART), which then fits nothing.
     """
     if backbone.copies_weights or not is_plain_head(backbone.model.get_output_embeddings()):
         return False

@@ -59,7 +59,7 @@ class AbstractBackbone(abc.ABC):
 
     kind: ClassVar[str]
     answers: Answers
-    # Whether a decoder reads several tokens behind its cache as it should. Recurrent ones begin anew (Jamba), or have
+    # Whether a decoder reads several tokens after its cache as it should. Recurrent ones begin anew (Jamba), or have
     # no cache of this kind (Mamba); `verify` finds out.
     continues: bool = True
     # Token ids that end an answer; none where one token is the answer.
@@ -170,15 +170,15 @@ class AbstractBackbone(abc.ABC):
         """What an ordinary prompt leaves for the layers after the first, where it stands before everything else.
 
         Raises:
-            UnsupportedModel: these states depend on the text behind it, or the model cannot have a deep prompt.
+            UnsupportedModel: these states depend on the text after it, or the model cannot have a deep prompt.
         """
         raise UnsupportedModel(
-            f"{self.name!r} reads words together with the text behind them, so a deep prompt cannot begin at words; "
+            f"{self.name!r} reads words together with the text after them, so a deep prompt cannot begin at words; "
             "leave --deep out, or give --init=uniform"
         )
 
     def joined(self, prompt_batch: PromptBatch, batch: TextBatch) -> Joined:
-        """The rows (padded right), each behind its prompt."""
+        """The rows (padded right), each after its prompt."""
         return join_batch(prompt_batch, batch, self.embed, self.on_rows)
 
     def entering(self, joined: Joined) -> AbstractContextManager[None]:

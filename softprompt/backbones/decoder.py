@@ -1,4 +1,4 @@
-"""GPT-2 and its relatives: the prompt before the text, the answer right behind it, token by token.
+"""GPT-2 and its relatives: the prompt before the text, the answer right after it, token by token.
 
 The file is long, because every way to answer reads the same joined rows.
 """
@@ -44,7 +44,7 @@ ANSWER_CUE = " answer:"
 class DecoderBackbone(AbstractBackbone):
     """A causal model that reads `[prompt | text | answer]` and is asked for the answer only.
 
-    The text is what the tokenizer makes of it: a beginning of sequence stays at the text's start, behind the prompt,
+    The text is what the tokenizer makes of it: a beginning of sequence stays at the text's start, after the prompt,
     where stock PEFT has it too; an end of sequence that the tokenizer appends is dropped, for the answer follows.
     Positions are counted over prompt, text and answer, whichever side the pads are on.
 
@@ -107,7 +107,7 @@ class DecoderBackbone(AbstractBackbone):
         return position_limit(self.model)
 
     def prompt_states(self, prompt: Float[Tensor, "n e"]) -> Float[Tensor, "k n d"]:
-        """What an ordinary prompt leaves for the layers after the first; no position of it sees the text behind it.
+        """What an ordinary prompt leaves for the layers after the first; no position of it sees the text after it.
 
         Raises:
             UnsupportedModel: the model cannot have a deep prompt.
@@ -302,7 +302,7 @@ class DecoderBackbone(AbstractBackbone):
         return list(dict.fromkeys(flat))
 
     def _rows(self, batch: TextBatch) -> TextBatch:
-        """The rows padded on the right; an end of sequence that the tokenizer put behind a text is masked."""
+        """The rows padded on the right; an end of sequence that the tokenizer put after a text is masked."""
         batch = padded_right(batch)
         return without_end(batch, self.tokenizer.eos_token_id) if self._ends_texts else batch
 
@@ -360,7 +360,7 @@ class DecoderBackbone(AbstractBackbone):
     def _rest_of(
         self, label: Sequence[int], first: Float[Tensor, "b 1 v"], mask: Bool[Tensor, "b s"], cache: Any
     ) -> Float[Tensor, "b l"]:
-        """Log-probabilities of a label's tokens: of the first as found behind the text, of the others behind it."""
+        """Log-probabilities of a label's tokens: of the first as found after the text, of the others after it."""
         scores = first
         if len(label) > 1:
             read = torch.tensor(label[:-1], device=mask.device).expand(len(mask), -1)

@@ -48,7 +48,7 @@ class Fresh:
         return cls(prompt_batch.deep, owner, places).with_more(text)
 
     def with_more(self, columns: int) -> "Fresh":
-        """With so many columns of text, or of an answer, behind."""
+        """Followed by so many columns of text, or of an answer."""
         return Fresh(self.vectors, self.owner, nn.functional.pad(self.places, (0, columns), value=-1))
 
     def in_order(self, order: Int[Tensor, "b t"]) -> "Fresh":
@@ -112,7 +112,7 @@ def entering(layers: Sequence[nn.Module], fresh: Fresh | None, name: str) -> Ite
         if number in entered:
             return states
         entered.add(number)
-        # Beams are copies of a row, one behind the other.
+        # Beams are copies of a row, one after the other.
         copies = states.shape[0] // needed[0]
         _refuse_another_layout(states, (copies * needed[0], *needed[1:]), number, name)
         replacement = fresh.vectors[owner, number, places].to(states)

@@ -116,7 +116,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
         if normalize == "first":
             refuse_collisions(labels, self.tokenizer)
         elif max(map(len, labels)) == 1:
-            # One token is its own first, and all are read behind the same start.
+            # One token is its own first, and all are read after the same start.
             normalize = "first"
         packed = self._packed_passes()
         if packed is not None and (encoded := packed.encode(prompt_batch, batch)) is not None:
@@ -163,7 +163,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
     def text_states(self, prompt_batch: PromptBatch, batch: TextBatch) -> Float[Tensor, "b t d"]:
         """The encoder's last states over the text."""
         states, mask = self._states(prompt_batch, batch)
-        # A shorter prompt begins behind its pads, or in the first column where the pads are behind the text.
+        # A shorter prompt begins after its pads, or in the first column where the pads are after the text.
         begins = mask.to(torch.uint8).argmax(1) + prompt_batch.mask[batch.owner].sum(1)
         columns = begins[:, None] + torch.arange(batch.ids.shape[1], device=states.device)
         return take(states, columns.clamp(max=states.shape[1] - 1))
@@ -315,7 +315,7 @@ class EncoderDecoderBackbone(AbstractBackbone):
         at_least: int,
         watch: Watch | None,
     ) -> Int[Tensor, "b l"]:
-        """Greedy answers token by token behind the prefix, which `generate` does not take from outside."""
+        """Greedy answers token by token after the prefix, which `generate` does not take from outside."""
         answers = torch.full((len(states), 1), self.start, device=states.device)
         course = Course(torch.ones_like(answers[:, 0], dtype=torch.bool), self.ends, watch)
         while answers.shape[1] <= max_new_tokens and bool(course.going.any()):

@@ -209,7 +209,7 @@ def rotary_switch(config: Any) -> int | None:
 
 
 def limit_reason(model: nn.Module) -> str:
-    """What ends behind the last position, where the model itself has more."""
+    """What ends after the last position, where the model itself has more."""
     switch = rotary_switch(model.config)
     return "" if switch is None else " before longrope turns all rows of a batch by another table"
 

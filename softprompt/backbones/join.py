@@ -46,7 +46,7 @@ class Joined:
         return self.mask[:, self.prompt_length :]
 
     def packed(self) -> "Joined":
-        """Every pad behind the text, for models that count positions from the first column, pads included."""
+        """Every pad after the text, for models that count positions from the first column, pads included."""
         longest = int(self.mask.sum(1).max())
         return self.in_order(text_first(self.mask)[:, :longest])
 
@@ -56,7 +56,7 @@ class Joined:
         return self.in_order(text_last(self.mask)[:, self.mask.shape[1] - longest :])
 
     def answered(self, answer: Float[Tensor, "b l e"], mask: Bool[Tensor, "b l"]) -> "Joined":
-        """With the tokens of an answer behind, and every pad behind these."""
+        """Followed by the tokens of an answer, and then every pad."""
         fresh = None if self.fresh is None else self.fresh.with_more(mask.shape[1])
         embeds, seen = torch.cat([self.embeds, answer], 1), torch.cat([self.mask, mask], 1)
         return Joined(embeds, seen, self.prompt_length, fresh).packed()
@@ -83,7 +83,7 @@ def take(states: Float[Tensor, "b s d"], columns: Int[Tensor, "b t"]) -> Float[T
 
 
 def padded_right(batch: TextBatch) -> TextBatch:
-    """The same rows with their pads behind the text."""
+    """The same rows with their pads after the text."""
     order = text_first(batch.mask)
     moved = {"ids": batch.ids.gather(1, order), "mask": batch.mask.gather(1, order)}
     if batch.parts is not None:
@@ -131,7 +131,7 @@ class RowChange(Protocol):
 def join_batch(
     prompt_batch: PromptBatch, batch: TextBatch, embed: Callable[[Tensor], Tensor], change: RowChange | None = None
 ) -> Joined:
-    """The rows of a batch (padded right), each behind the prompt that owns it, both shifted as the batch says.
+    """The rows of a batch (padded right), each after the prompt that owns it, both shifted as the batch says.
 
     Args:
         prompt_batch: the prompts.
@@ -157,7 +157,7 @@ def join_masks(prompt_batch: PromptBatch, batch: TextBatch, like: Tensor) -> Joi
 
 
 def refuse_too_long(joined: Joined, limit: int | None, name: str, answer: int = 0, *, why: str = "") -> None:
-    """Refuse rows for which the model has no positions, the `answer` tokens that it reads behind them included.
+    """Refuse rows for which the model has no positions, the `answer` tokens that it reads after them included.
 
     `why` says what ends there, where it is not the positions themselves (`limit_reason`).
 
@@ -181,7 +181,7 @@ def refuse_too_long(joined: Joined, limit: int | None, name: str, answer: int = 
 
 
 def refuse_empty(joined: Joined) -> None:
-    """Refuse rows without prompt and text: a decoder answers behind something.
+    """Refuse rows without prompt and text: a decoder answers after something.
 
     Raises:
         BadInput: with the row.

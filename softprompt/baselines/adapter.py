@@ -27,7 +27,7 @@ DEVIATION = 1e-2
 
 @final
 class Adapted(nn.Module):
-    """A linear layer of the model with an adapter behind it: y + U gelu(D y + d) + u, where y is the layer's output.
+    """A linear layer of the model with an adapter after it: y + U gelu(D y + d) + u, where y is the layer's output.
 
     Args:
         layer: the model's own layer.
@@ -57,7 +57,7 @@ class Adapted(nn.Module):
 
 
 def adapter(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
-    """Return new adapters for a model, behind the self-attention and the feed-forward block of each layer.
+    """Return new adapters for a model, after the self-attention and the feed-forward block of each layer.
 
     Args:
         backbone: the model, which stays as it is.

@@ -15,7 +15,7 @@ from .swap import Place, Start, Swap
 
 @final
 class Shifted(nn.Module):
-    """A norm of the model that has no bias, with one behind it: y + b, where y is the norm's output.
+    """A norm of the model that has no bias, with one after it: y + b, where y is the norm's output.
 
     Args:
         norm: the model's own norm.
@@ -34,8 +34,8 @@ class Shifted(nn.Module):
 def bitfit(backbone: AbstractBackbone, options: Mapping[str, Any], start: Start) -> Swap:
     """Return copies of the biases, and with `add_missing` new ones where a model was made without.
 
-    T5 and Llama have no biases. Compacter (Mahabadi et al., 2021, arXiv:2106.04647) gives a T5 one behind each linear
-    layer, the one before the vocabulary among them, and behind each norm; the tables of ATTEMPT and EPT quote its
+    T5 and Llama have no biases. Compacter (Mahabadi et al., 2021, arXiv:2106.04647) gives a T5 one after each linear
+    layer, the one before the vocabulary among them, and after each norm; the tables of ATTEMPT and EPT quote its
     scores. Of T5-base these are 282,496 numbers, "280K" in table 4 of the EPT paper.
 
     Args:

@@ -44,7 +44,7 @@ def verdict(report: "ReviewsReport") -> str:
 
 
 def next_commands(plan: "ReviewsDemo", report: "ReviewsReport") -> list[str]:
-    """The words behind `softprompt` of commands that the user can run unchanged."""
+    """The words after `softprompt` of commands that the user can run unchanged."""
     prompt = str(report.run.folder / report.best.prompt / "prompt")
     files, task = {split: _short(file) for split, file in plan.files.items()}, report.task
     rows = ["--data", files["train"], "--validation-data", files["validation"], "--test-data", files["test"],

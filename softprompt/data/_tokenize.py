@@ -37,7 +37,7 @@ class TextFormat:
         answers: how the backbone answers.
         encode_answers: words to token ids; not called for a linear head.
         prefix: stands before the rendered text.
-        suffix: stands behind it.
+        suffix: stands after it.
         mask: what a {mask} of the template becomes; the suffix is then left out. A row's own text that reads like it
             is taken apart, so that the answer's place is the only one. None if the backbone answers at none.
         special_tokens: whether the tokenizer adds its own; a chat template brings them in prefix and suffix.
@@ -143,7 +143,7 @@ def _windows(
     limit: int,
     longer: str,
 ) -> list[list[Mapping[str, Any]]]:
-    """The windows of each row, behind which the suffix stands.
+    """The windows of each row, after which the suffix stands.
 
     Raises:
         BadInput: as in `windows`, or a row without a column of the template.

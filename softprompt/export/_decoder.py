@@ -23,10 +23,10 @@ class InputFormat:
 
     Args:
         before: text before a row's own: what opens a chat, the instruction, the template up to its column.
-        after: text behind it: the rest of the template, the cue, what closes a turn.
+        after: text after it: the rest of the template, the cue, what closes a turn.
         special: whether the tokenizer adds its own special tokens.
         skipped: ids at the beginning of an input that the prompt itself stands for.
-        opening: ids that every input begins with, behind the skipped ones.
+        opening: ids that every input begins with, after the skipped ones.
         ends: number of ids that the tokenizer appends to end a sequence; an answer follows instead.
         max_length: tokens to which the prompt's task cuts an input, special tokens, `skipped` and `opening` included;
             None where it is not known. No export cuts.

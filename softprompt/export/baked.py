@@ -169,7 +169,7 @@ def _tokenizer(backbone: AbstractBackbone, folder: Path, tokens: "list[str]", fo
         whole = whole[len(form.skipped) : len(whole) - form.ends]
         if list(made) != [*tokenizer.convert_tokens_to_ids(tokens), *whole]:
             raise CannotExport(
-                f"the tokenizer of {backbone.name!r} reads a text behind new tokens otherwise than at the start of an "
+                f"the tokenizer of {backbone.name!r} reads a text after new tokens otherwise than at the start of an "
                 "input; export the embeddings or the cache instead"
             )
     return tokenizer

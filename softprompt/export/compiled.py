@@ -2,7 +2,7 @@
 
 A decoder's states at a position depend on what stands before it only. So those of the prompt, and of the words that
 every input begins with, are the same for every text, and a cache of transformers holds them, deep prompts too. Inputs
-are then read behind the cache: no vectors, no dummy ids, nothing that a repetition penalty could see.
+are then read after the cache: no vectors, no dummy ids, nothing that a repetition penalty could see.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -100,7 +100,7 @@ class CompiledPrompt:
     def inputs(
         self, ids: Int[Tensor, "b t"], mask: Int[Tensor, "b t"], config: Any, *, beams: int = 1
     ) -> dict[str, Any]:
-        """Arguments of a decoder's `generate` or `forward` for texts behind the cache.
+        """Arguments of a decoder's `generate` or `forward` for texts after the cache.
 
         Args:
             ids: without the opening; padded on the left for `generate`.
@@ -113,7 +113,7 @@ class CompiledPrompt:
         return {"input_ids": ids, "attention_mask": torch.cat([held, mask], 1), "past_key_values": cache}
 
     def encode(self, texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
-        """The ids of texts as they are read behind the cache: template, cue and all, without what the cache holds.
+        """The ids of texts as they are read after the cache: template, cue and all, without what the cache holds.
 
         Raises:
             BadInput: the tokens at the beginning of a text are joined with the opening, so the cache does not fit it.

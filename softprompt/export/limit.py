@@ -2,7 +2,7 @@
 
 A layer adds an update to each state x, and reads it as x / rms(x). Where the norm of a prompt vector p dwarfs all
 updates, every layer therefore reads u = p / rms(p), whatever the text is. With the gain g of a layer's norm, the vector
-is a constant key W_k (g * u) and a constant value W_v (g * u) in that layer, and a constant state behind the last one.
+is a constant key W_k (g * u) and a constant value W_v (g * u) in that layer, and a constant state after the last one.
 The encoder then reads the text alone, beside these keys. Its position bias b depends on distances, so the r copies of a
 vector that is repeated have the same key and different biases. They are one key with the score q k + log sum exp b. The
 decoder has no such bias, so there the sum is ln r; but stock `generate` takes no mask of floats, so it reads r states.
@@ -95,7 +95,7 @@ class PromptLimit:
         return {"encoder_outputs": output, "attention_mask": whole}
 
     def _read(self, ids: Tensor, mask: Tensor, encoder: Any) -> Float[Tensor, "b t d"]:
-        """The text's states behind the last layer, each layer reading the prompt's constant keys."""
+        """The text's states after the last layer, each layer reading the prompt's constant keys."""
         x = encoder.embed_tokens(ids)
         bias = self._bias(encoder.block[0].layer[0].SelfAttention, _infinite_at_pads(mask, x))
         for block, *constant in zip(encoder.block, self.keys, self.values, strict=True):

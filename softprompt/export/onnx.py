@@ -137,7 +137,7 @@ def _refuse_no_extra() -> None:
 
 
 def _rows(rows: int, tokens: int) -> tuple[Tensor, Tensor]:
-    """Ids and a mask with pads behind the last text."""
+    """Ids and a mask with pads after the last text."""
     ids = torch.arange(rows * tokens).reshape(rows, tokens) % 7 + 3
     mask = torch.ones_like(ids)
     mask[-1, tokens // 2 + 1 :] = 0

@@ -150,7 +150,7 @@ class Journal:
         return ((row, name), values["id"], given) if fits else None
 
     def _follows(self, place: Place) -> bool:
-        """Whether an answer belongs to the chunk that was begun, or to the next one behind a whole chunk."""
+        """Whether an answer belongs to the chunk that was begun, or to the next one after a whole chunk."""
         begun = place[0] // self.chunk * self.chunk
         if begun == self.begun:
             return place not in self.known

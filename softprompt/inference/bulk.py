@@ -194,7 +194,7 @@ def _answer_all(
 
 
 def _telling_blank(rows: Iterator[_Row], tasks: Sequence[Task]) -> Iterator[_Row]:
-    """The rows, and behind the last of them a warning that counts those in which a task reads no word."""
+    """The rows, and after the last of them a warning that counts those in which a task reads no word."""
     count, blank, first = 0, 0, ""
     for row in rows:
         count += 1

@@ -195,7 +195,7 @@ class _Asked:
         return Calibration.fit(scores, classes_of(task, validation), task.labels)
 
     def with_examples(self, task: Task, examples: Sequence[Mapping[str, Any]], draw: int) -> Baseline:
-        """What the model answers behind a few labelled rows.
+        """What the model answers after a few labelled rows.
 
         Raises:
             BadInput: the examples leave no room for a row.

@@ -112,7 +112,7 @@ def shared_ids(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _text(backbone: AbstractBackbone, task: Task, row: Mapping[str, Any]) -> str:
-    """Return a row as it is read behind the opening."""
+    """Return a row as it is read after the opening."""
     if task.is_cloze and backbone.mask is not None:
         return task.render(row, backbone.mask).text
     return task.render(row).text + backbone.suffix(task.cue)

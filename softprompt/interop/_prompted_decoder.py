@@ -19,10 +19,10 @@ from ._text_only import ENCODER, restricted, without_prompt
 
 @final
 class PromptedDecoder(AbstractPromptedModel):
-    """The prompt before the text, behind the pads; positions are counted over what is there.
+    """The prompt before the text, after the pads; positions are counted over what is there.
 
     Rows may be padded on either side: the model always reads `[pads | prompt | text]`, so what it gives is what each
-    row alone would give, and generation goes on right behind the text. A cache holds the prompt; go on with
+    row alone would give, and generation goes on right after the text. A cache holds the prompt; go on with
     `past_key_values`, the mask of all text so far (or none) and the new tokens only.
     """
 
@@ -100,7 +100,7 @@ class PromptedDecoder(AbstractPromptedModel):
         return (pads + self._columns(mask)).clamp(max=len(self.prompt) + mask.shape[1] - 1)
 
     def _next(self, given: Given, past: int) -> tuple[Float[Tensor, "b k e"], Bool[Tensor, "b s"], Int[Tensor, "b t"]]:
-        """New tokens behind a cache, the mask over all that it and they hold, and the columns of all text so far."""
+        """New tokens after a cache, the mask over all that it and they hold, and the columns of all text so far."""
         embeds = given.embedded(self.model)
         rows, new, text = *embeds.shape[:2], past - len(self.prompt)
         mask = given.present(rows, text + new, embeds.device)
@@ -117,7 +117,7 @@ class PromptedDecoder(AbstractPromptedModel):
 
 
 def _laid_out(labels: Int[Tensor, "b t"], mask: Bool[Tensor, "b t"], n: int) -> Int[Tensor, "b s"]:
-    """Labels where the model reads their text, right behind the prompt, whose last vector predicts the first."""
+    """Labels where the model reads their text, right after the prompt, whose last vector predicts the first."""
     order = text_last(mask)
     text = labels.gather(1, order).masked_fill(~mask.gather(1, order), -100)
     return torch.cat([text.new_full((len(text), n), -100), text], 1)

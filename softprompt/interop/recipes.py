@@ -20,7 +20,7 @@ MODEL_CLASSES = {
     ("encoder", "linear-head"): "AutoModel",
 }
 
-# PEFT puts the prompt before the padded text, so the prompt is next to the text only if the pads are behind it.
+# PEFT puts the prompt before the padded text, so the prompt is next to the text only if the pads are after it.
 LOAD = """\
 {imports}
 tokenizer = AutoTokenizer.from_pretrained({source})

@@ -203,7 +203,7 @@ def only_right(ours: Sequence[Any], theirs: Sequence[Any], right: Sequence[Any])
 
 
 def _seen(run: Run, best: Result, backbone: AbstractBackbone, task: Task, rows: Rows, place: int) -> Seen:
-    """One row, answered behind the instruction and behind the prompt."""
+    """One row, answered after the instruction and after the prompt."""
     row = {name: rows[place][name] for name in task.columns}
     question = worded_for(task, backbone.kind)
     return Seen(

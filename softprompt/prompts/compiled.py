@@ -10,14 +10,14 @@ from torch import Tensor
 @final
 @dataclass(frozen=True, eq=False)
 class CompiledPrefix:
-    """Keys and values of a prompt and of the tokens behind it, in every layer of one decoder.
+    """Keys and values of a prompt and of the tokens after it, in every layer of one decoder.
 
-    In a causal model they depend on nothing behind them, so they serve every text that begins with these tokens, and
+    In a causal model they depend on nothing after them, so they serve every text that begins with these tokens, and
     their first n + j positions every text that begins with the first j.
 
     Args:
         layers: keys and values of each layer, with h heads, after what the layer does to positions.
-        opening: ids of the tokens behind the prompt; n is the prompt's length and their number.
+        opening: ids of the tokens after the prompt; n is the prompt's length and their number.
     """
 
     layers: tuple[tuple[Float[Tensor, "h n d"], Float[Tensor, "h n d"]], ...]

@@ -119,7 +119,7 @@ WEIGHTS: Sequence[Mapping[str, Any]] = (
     },
     {
         "name": "adapter",
-        "summary": "no prompt: bottlenecks behind attention and feed-forward (Houlsby et al., 2019, arXiv:1902.00751)",
+        "summary": "no prompt: bottlenecks after attention and feed-forward (Houlsby et al., 2019, arXiv:1902.00751)",
         "m": 0,
         "lr": 3e-4,
         "weights": "adapter",

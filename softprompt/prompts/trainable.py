@@ -40,7 +40,7 @@ class TrainablePrompt(AbstractTrainable):
     P_l = S_l + unit_l x (Phi(x_l) - Phi(x_l0)), where S_l are the states that the first layer's vectors leave there.
 
     With a base B, words that stay as they are, the prompt is P = B + unit x Phi(initial), repeated: n vectors, all of
-    them stored. A shorter Phi(initial) stands next to the text, behind vectors of the base alone. A prompt that begins
+    them stored. A shorter Phi(initial) stands next to the text, after vectors of the base alone. A prompt that begins
     at its words has P = B + unit x (Phi(x) - Phi(x_0)), so that step 0 is the words themselves, and the gradients are
     those of the method.
 

@@ -11,7 +11,7 @@ from ..errors import BadInput, SoftPromptError, UnknownName
 from ..prompts.prompt import SoftPrompt
 from .served import Admission, ServedPrompt
 
-# A name stands in addresses and behind the model's name, so it has neither slashes nor colons.
+# A name stands in addresses and after the model's name, so it has neither slashes nor colons.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

@@ -1,6 +1,6 @@
 """Many prompts in one file: one safetensors file whose documents are JSON within it, told apart by their places.
 
-Folders of ten thousand prompts are thirty thousand files. Here their numbers lie one behind another, and what their
+Folders of ten thousand prompts are thirty thousand files. Here their numbers lie one after another, and what their
 documents have in common (task, model, versions) is stored once.
 """
 

@@ -56,7 +56,7 @@ def next_pass(waiting: Sequence[Work], limits: Limits, max_positions: int | None
     Args:
         waiting: the rows, the oldest first.
         limits: of a pass.
-        max_positions: of the model; generated answers of all rows have to fit behind the longest.
+        max_positions: of the model; generated answers of all rows have to fit after the longest.
     """
     first = waiting[0]
     chosen, longest, shortest, wants = [first], first.length, max(first.length, SHORT), first.wants

@@ -112,7 +112,7 @@ class PrefixStore:
 def opening_of(work: Work) -> tuple[int, ...]:
     """The token ids of a row before its first column: what opens a chat, the instruction, the template.
 
-    One token is left, behind which the answer is read.
+    One token is left, after which the answer is read.
     """
     if work.row.parts is None:
         return ()

@@ -161,7 +161,7 @@ class RunSpec:
         """
         length, is_given, trains_weights = size_of(self.prompt)
         kind = self.named_prompt.initial.kind
-        # Examples and restarts give each prompt another length, and all prompts of a run stand behind the same words.
+        # Examples and restarts give each prompt another length, and all prompts of a run stand after the same words.
         differs = kind == "examples" or (kind in ("auto", "instruction") and self.prompt.restarts > 1)
         alone = self.name if self.settings.backbone_dropout or differs or trains_weights else ""
         # What "auto" stands for depends on all prompts of a run: those that may begin as words are among themselves.

@@ -39,7 +39,7 @@ class Task:
         name: as on the command line, "glue/sst2".
         source: where the rows are.
         template: text with {column} fields; without a task prefix. Where a field {mask} stands, a masked-LM head
-            answers there; without one it answers behind the text.
+            answers there; without one it answers after the text.
         t5_template: the same as T5 was trained on it, with its prefix and column order.
         answer: "label" (one of the label words), "number" or "text".
         target: column that holds the answer.
@@ -145,7 +145,7 @@ class Task:
 
     @property
     def tail(self) -> str:
-        """The template's own text behind its last column; it stands right before the answer."""
+        """The template's own text after its last column; it stands right before the answer."""
         return template_tail(self.template)
 
     @property

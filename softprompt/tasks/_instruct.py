@@ -2,7 +2,7 @@
 
 They are the style "instruct". Decoders continue a text, so a row has to end where the answer is the next word. The
 wording follows the patterns of PET (Schick and Schütze, 2021, arXiv:2001.07676) where it has any for the task. Most
-label words are one token behind a blank. How they were chosen, and what they score, is in docs/log.md.
+label words are one token after a blank. How they were chosen, and what they score, is in docs/log.md.
 """
 
 import dataclasses

@@ -130,7 +130,7 @@ PATTERNS: dict[str, tuple[Pattern, ...]] = {
 def open_ended(task: Task) -> Task:
     """The task for a model that goes on from a text: a template that ends in its {mask} ends before it.
 
-    Punctuation behind the {mask} falls away. A template that goes on behind it stays as it is: such a model has not
+    Punctuation after the {mask} falls away. A template that goes on after it stays as it is: such a model has not
     read the rest when it answers.
     """
     before, mask, behind = task.template.partition(f"{{{MASK}}}")

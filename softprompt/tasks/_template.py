@@ -11,7 +11,7 @@ MASK = "mask"
 
 @functools.lru_cache(maxsize=64)
 def pieces(template: str) -> tuple[tuple[str, str | None], ...]:
-    """A template as literal texts, each with the field behind it, or None at the end.
+    """A template as literal texts, each with the field after it, or None at the end.
 
     Raises:
         BadInput: a brace that is no field's, a format after a field, or {mask} more than once.
@@ -48,6 +48,6 @@ def template_shown(template: str) -> tuple[str, ...]:
 
 
 def template_tail(template: str) -> str:
-    """The text behind the last field of a template."""
+    """The text after the last field of a template."""
     found = pieces(template)
     return found[-1][0] if found and found[-1][1] is None else ""

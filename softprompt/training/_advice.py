@@ -95,7 +95,7 @@ def _cost_of_a_guess(run_data: RunData, settings: TrainSettings) -> float | None
 
 
 def better_begun(asked: Sequence[PromptSettings], run_data: RunData) -> list[str]:
-    """Return one line if the default began a prompt as the instruction, and examples behind it would be short.
+    """Return one line if the default began a prompt as the instruction, and examples after it would be short.
 
     Args:
         asked: the prompts as they were given.

@@ -51,7 +51,7 @@ def beginnings(settings: PromptSettings) -> list[PromptSettings]:
     """Return the settings of each candidate. The first has the initialisation seed of the prompt.
 
     Candidate r > 0 has the derived seed `stream_seed(seed, "restart/r")`. Of a prompt that begins as an instruction,
-    candidates 1, 3 ... begin as labelled examples behind it, and 2, 4 ... as random vectors behind it.
+    candidates 1, 3 ... begin as labelled examples after it, and 2, 4 ... as random vectors after it.
     """
     seed = settings.seeds.initialization
     others = [stream_seed(seed, f"restart/{number}") for number in range(1, settings.restarts)]

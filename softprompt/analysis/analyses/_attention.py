@@ -84,7 +84,7 @@ def attention(backbone: AbstractBackbone, prompt: SoftPrompt, examples: Any) -> 
     Args:
         backbone: whose passes are those of transformers.
         prompt: of this backbone.
-        examples: the texts behind the prompt.
+        examples: the texts after the prompt.
 
     Raises:
         UnsupportedModel: its attention weights cannot be seen.

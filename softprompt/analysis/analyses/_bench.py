@@ -81,7 +81,7 @@ class Bench:
         return chosen
 
     def examples(self, subject: Subject, rows: Rows) -> Examples:
-        """Rows as the model of a prompt reads them behind it."""
+        """Rows as the model of a prompt reads them after it."""
         return examples_for(self.backbone(subject), subject.task, rows, subject.prompt.length)
 
     def score(

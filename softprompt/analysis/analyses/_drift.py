@@ -9,7 +9,7 @@ from ._bench import Bench
 
 
 def compute(bench: Bench) -> Values:
-    """The states behind each layer, and the score on the same number of rows."""
+    """The states after each layer, and the score on the same number of rows."""
     prompts = []
     for subject in bench.subjects:
         texts = bench.examples(subject, bench.drawn(subject))
@@ -22,14 +22,14 @@ def compute(bench: Bench) -> Values:
 
 
 def draw(values: Values, figures: Any) -> Any:
-    """How far a state has moved, behind each layer."""
+    """How far a state has moved, after each layer."""
     curves = {
         f"{name} ({p['score']:.3f})": (
             [layer["layer"] for layer in p["layers"]], [layer["moved"] for layer in p["layers"]], None, None
         )
         for name, p in zip(short(values), values["prompts"], strict=True)
     }  # fmt: skip
-    return figures.curve_figure(curves, x="behind layer", y="moved, of the vector's length", log_x=False, log_y=True)
+    return figures.curve_figure(curves, x="after layer", y="moved, of the vector's length", log_x=False, log_y=True)
 
 
 def rows(values: Values) -> list[dict[str, Any]]:

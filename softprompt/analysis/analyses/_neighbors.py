@@ -32,7 +32,7 @@ def first_norm(backbone: AbstractBackbone) -> nn.Module | None:
 
 @torch.no_grad()
 def compute(bench: Bench) -> Values:
-    """The nearest words by cosine, and by dot product behind the model's first normalisation."""
+    """The nearest words by cosine, and by dot product after the model's first normalisation."""
     prompts = []
     for subject in bench.subjects:
         refuse_none(subject, "neighbors")
@@ -48,7 +48,7 @@ def compute(bench: Bench) -> Values:
 
 
 def label_tokens(backbone: AbstractBackbone, labels: tuple[str, ...]) -> set[int]:
-    """The tokens of label words, as they begin a text and behind a blank."""
+    """The tokens of label words, as they begin a text and after a blank."""
     rows = backbone.tokenizer([f"{blank}{label}" for label in labels for blank in ("", " ")], add_special_tokens=False)
     return {token for ids in rows.input_ids for token in ids} if labels else set()
 

@@ -39,7 +39,7 @@ Passes = list[tuple[Tensor, Tensor | None]]
 
 @torch.no_grad()
 def verify(backbone: "AbstractBackbone") -> None:
-    """Refuse a model that does not read a prompt of word vectors, and text behind it, as it reads the same token ids.
+    """Refuse a model that does not read a prompt of word vectors, and text after it, as it reads the same token ids.
 
     Four random rows, always the same, each alone and given as ids, are what the others are held to: the same rows
     padded, with no prompt; with prompts of several lengths made of their first words; a greedy answer; and scores,
@@ -170,7 +170,7 @@ def _refuse_other_answers(
         with _refusing(backbone, "it generates no answer to token ids"):
             generated = _generated(backbone, row)
         if not torch.equal(generated, answer):
-            _refuse(backbone, "its greedy answers behind embeddings are not those behind token ids")
+            _refuse(backbone, "its greedy answers after embeddings are not those after token ids")
 
 
 def _start(backbone: "AbstractBackbone") -> int | None:
@@ -211,7 +211,7 @@ def _refuse_other_scores(
     with _refusing(backbone, "it cannot score an answer of several tokens"):
         right = are_right()
     if not right:
-        _refuse(backbone, "its scores of an answer of several tokens are not those behind token ids")
+        _refuse(backbone, "its scores of an answer of several tokens are not those after token ids")
 
 
 def _score(logits: Tensor | None, answer: Int[Tensor, " l"]) -> Float[Tensor, ""]:

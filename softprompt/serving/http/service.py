@@ -21,7 +21,7 @@ from .problems import ClientLeft, not_served
 from .settings import ServerSettings
 
 T = TypeVar("T")
-# Texts that may wait to be tokenised, beside one request: what is refused behind more of them is refused late.
+# Texts that may wait to be tokenised, beside one request: what is refused after more of them is refused late.
 UNREAD = 1024
 
 

@@ -10,7 +10,7 @@ from ...settings import PromptSettings
 from ...tasks import Task
 from .._resolved import resolved
 
-# The instruction with four rows behind it scores higher than the instruction alone, and makes each input longer by
+# The instruction with four rows after it scores higher than the instruction alone, and makes each input longer by
 # these rows. Where the rows are short, a search tries it and `train` recommends it.
 EXAMPLES, MOST_SHOWN_TOKENS = "examples:4", 256
 SHOWN = Initial(EXAMPLES).example_count()
@@ -43,7 +43,7 @@ def auto_init(task: Task, backbone: AbstractBackbone) -> Literal["instruction", 
 
 
 def may_show(task: Task, backbone: AbstractBackbone, row_tokens: float) -> bool:
-    """Whether rows shown behind the instruction are worth a try: "auto" is the instruction, and they are short and fit.
+    """Whether rows shown after the instruction are worth a try: "auto" is the instruction, and they are short and fit.
 
     Args:
         task: as the model reads it.

@@ -80,7 +80,7 @@ def label_places(
         others = [other for other in changed[number * len(values) : (number + 1) * len(values)] if other != whole]
         first = min((shared_ids(whole, other) for other in others), default=len(whole))
         behind = min((shared_ids(whole[::-1], other[::-1]) for other in others), default=0)
-        # Where one label begins another, no token differs but the first behind what they share.
+        # Where one label begins another, no token differs but the first after what they share.
         label = list(range(first, max(first + 1, len(whole) - behind)))
         if label[-1] >= min(len(ids), len(whole)) or list(ids[: label[-1] + 1]) != whole[: label[-1] + 1]:
             raise BadInput(f"--context-loss: the label of example {number + 1} has no tokens of its own; leave it out")

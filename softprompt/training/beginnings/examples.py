@@ -38,7 +38,7 @@ def allowed_rows(task: Task, right: Sequence[Right], settings: TrainSettings, pr
 def context(
     backbone: AbstractBackbone, task: Task, rows: Rows, right: Sequence[Right], *, count: int, seed: int
 ) -> tuple[int, ...]:
-    """The ids of the opening and of `count` labelled rows behind it.
+    """The ids of the opening and of `count` labelled rows after it.
 
     Args:
         backbone: the frozen model.

@@ -47,7 +47,7 @@ class ShownLabels:
     def loss(self, backbone: AbstractBackbone, vectors: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
         """Return sum_t weight_t CE(token t | the prompt's vectors before it), in nats.
 
-        Each token is a row without text behind a prompt that ends before it, so the frozen model answers it as it
+        Each token is a row without text after a prompt that ends before it, so the frozen model answers it as it
         answers any row.
         """
         prompt_batch = PromptBatch.stack([vectors[:place] for place in self.places])

@@ -42,7 +42,7 @@ class TaskLoss(Protocol):
         ...
 
     def read_positions(self, backbone: AbstractBackbone, answers: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
-        """Return the positions that each row takes beside prompt and text because answers are read behind it.
+        """Return the positions that each row takes beside prompt and text because answers are read after it.
 
         Args:
             backbone: frozen.
@@ -87,7 +87,7 @@ class TokenLoss:
         return wrong_tokens(outputs, targets_of(batch))
 
     def read_positions(self, backbone: AbstractBackbone, answers: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
-        """Return those of the right answers, without the last token; only a decoder reads them behind rows."""
+        """Return those of the right answers, without the last token; only a decoder reads them after rows."""
         return (answers - 1).clamp(min=0) if backbone.kind == "decoder" else torch.zeros_like(answers)
 
 

@@ -1,7 +1,7 @@
 """The optimiser steps of MPT's first part, over the tasks of the source prompts.
 
 The prompt of task k is P * (u_k v_k), with P shared by all tasks. Its loss is CE + weight (KL + MSE): the divergence of
-the answers from those behind the task's own source prompt, and the squared difference of the last states over the text.
+the answers from those after the task's own source prompt, and the squared difference of the last states over the text.
 Each step takes two or more of the tasks at random. The new task begins at P and at the means of u_k and v_k.
 """
 

@@ -1,7 +1,7 @@
 """The shared-prefix engine of decoders: each prompt is computed once a pass, and nothing is padded.
 
-In a causal model no position of a prompt depends on the rows behind it. A pass of the reference computes the prompt
-once a row all the same, and pads every row to the longest. Here all rows lie behind one another in one sequence,
+In a causal model no position of a prompt depends on the rows after it. A pass of the reference computes the prompt
+once a row all the same, and pads every row to the longest. Here all rows lie after one another in one sequence,
 
     [prompt 1 | prompt 2 | ... | row 1 | row 2 | ...],
 

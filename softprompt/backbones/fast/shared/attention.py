@@ -207,7 +207,7 @@ class _Attention(torch.autograd.Function):
 def _gathered(
     group: Group, q: Float[Tensor, "r h d"], k: Float[Tensor, "s g d"], v: Float[Tensor, "s g d"]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries [c, h, q, d], and keys and values [c, g, m, d] of each row behind those of its prefix."""
+    """Return queries [c, h, q, d], and keys and values [c, g, m, d] of each row after those of its prefix."""
     return _taken(q, group.queries), _taken(k, group.keys), _taken(v, group.keys)
 
 

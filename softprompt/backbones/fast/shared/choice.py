@@ -25,7 +25,7 @@ ROUGH = 0.25
 LENGTHS, PROMPTS, OWNERS = (7, 4, 6, 9, 5), (6, 2), (0, 1, 0, 0, 1)
 # Rotations of positions that are others in a longer pass.
 CHANGING = ("dynamic", "longrope")
-# Two labels of several tokens behind one text, and one of a single token.
+# Two labels of several tokens after one text, and one of a single token.
 LABEL_LENGTHS = (3, 1, 2)
 
 

@@ -15,7 +15,7 @@ from ....prompts.compiled import CompiledPrefix
 def held_cache(compiled: Sequence[CompiledPrefix | None], held: Sequence[int], like: Tensor) -> dict[str, Any]:
     """Return the argument of a model that has the compiled positions read; nothing where none are.
 
-    Each layer puts the keys and values of the sequence behind those of the cache.
+    Each layer puts the keys and values of the sequence after those of the cache.
 
     Args:
         compiled: of each prompt.
@@ -41,7 +41,7 @@ def _held_layer() -> type:
     from transformers.cache_utils import DynamicLayer
 
     class HeldLayer(DynamicLayer):
-        """Keys and values in parts, which are copied once, behind one another and before those of the sequence.
+        """Keys and values in parts, which are copied once, after one another and before those of the sequence.
 
         They are not kept together, so that a pass holds the copy of one layer alone.
         """

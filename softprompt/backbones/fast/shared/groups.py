@@ -23,7 +23,7 @@ PAD = -1
 @final
 @dataclass(frozen=True)
 class Spans:
-    """Sequences that lie one behind another: where each begins, and its length."""
+    """Sequences that lie one after another: where each begins, and its length."""
 
     starts: np.ndarray
     lengths: np.ndarray
@@ -41,7 +41,7 @@ class Group:
         owners: which prefix each row has.
         keys: places of the keys of each row, prefix first; a padded own one repeats a key of the row or of its prefix.
         added: which of the c x w own keys are no padding, and the places of these.
-        query_marks: position ids of the queries, and their numbers among what is read behind the text (0 before it).
+        query_marks: position ids of the queries, and their numbers among what is read after the text (0 before it).
         key_marks: the same of the keys, prefix first, and the largest number that sees each.
     """
 

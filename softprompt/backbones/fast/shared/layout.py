@@ -30,7 +30,7 @@ class Layout:
         positions: position id of each position, as in a row of its own.
         prompts: places of prompt vectors, and for each the row of the batch of prompts (or the row of text, where rows
             have perturbed copies) and the column from which it comes.
-        texts: places of text tokens behind the prefixes, and for each the row and the column of the batch.
+        texts: places of text tokens after the prefixes, and for each the row and the column of the batch.
         queries: places of the asked positions: for each row the end of its text, then all tokens of its answers; or
             the columns of text that were asked for.
         firsts: number of each row's first query.
@@ -60,7 +60,7 @@ def lay_out(prompt_batch: PromptBatch, batch: TextBatch, answers: Behind, *, dev
     Args:
         prompt_batch: the prompts.
         batch: the rows. Rows with a shifted prompt get a copy of it each.
-        answers: what each row reads behind its text.
+        answers: what each row reads after its text.
         device: where the indices are needed.
     """
     return _Host(prompt_batch, batch, answers, has_copies=batch.prompt_delta is not None).layout(device)
@@ -69,7 +69,7 @@ def lay_out(prompt_batch: PromptBatch, batch: TextBatch, answers: Behind, *, dev
 def lay_out_whole(
     prompt_batch: PromptBatch, batch: TextBatch, asked: Bool[Tensor, "b t"], *, device: torch.device
 ) -> Layout:
-    """Lay out the rows of a batch, each behind a copy of its prompt, for layers in which a prompt sees its text.
+    """Lay out the rows of a batch, each after a copy of its prompt, for layers in which a prompt sees its text.
 
     Args:
         prompt_batch: the prompts.
@@ -88,7 +88,7 @@ def ragged(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def starts_of(lengths: np.ndarray, first: int = 0) -> np.ndarray:
-    """Return where rows of these lengths begin when they lie one behind another."""
+    """Return where rows of these lengths begin when they lie one after another."""
     return first + np.cumsum(lengths) - lengths
 
 
@@ -169,7 +169,7 @@ class _Host:
         rows = Spans(self.row_starts, self.row_lengths)
         prefixes = Spans(self.prefix_starts, self.prefix_lengths)
         marks = self.positions, self.numbers
-        # The keys of the sequence stand behind those that are held.
+        # The keys of the sequence stand after those that are held.
         before = int(self.held.sum())
         held_positions = ragged(self.held)[1]
         key_marks = (

@@ -53,7 +53,7 @@ class SharedPasses:
     def label_scores(
         self, prompt_batch: PromptBatch, batch: TextBatch, labels: Sequence[Sequence[int]], normalize: str
     ) -> Float[Tensor, "b c"]:
-        """Return the log-probability of each label; all labels are read behind the same text."""
+        """Return the log-probability of each label; all labels are read after the same text."""
         reading = Reading.of(labels, normalize)
         return self.label_scores_each(prompt_batch, batch, [reading], torch.zeros_like(batch.owner))[0]
 
@@ -122,7 +122,7 @@ class SharedPasses:
 
     @torch.no_grad()
     def compiled(self, prompt_batch: PromptBatch, openings: Sequence[Sequence[int]]) -> list[CompiledPrefix]:
-        """Return each prompt's keys and values, with those of the tokens behind it; one pass computes all of them."""
+        """Return each prompt's keys and values, with those of the tokens after it; one pass computes all of them."""
         from transformers import DynamicCache
 
         batch = rows_of_tokens(openings, prompt_batch.mask.device)
@@ -142,7 +142,7 @@ class SharedPasses:
 
 
 def read_behind(reading: Reading) -> AnswerTree:
-    """Return what is read behind a text to score labels: each without its last token, common beginnings once."""
+    """Return what is read after a text to score labels: each without its last token, common beginnings once."""
     return tree_of(tuple(label[:-1] for label in reading.scored))
 
 

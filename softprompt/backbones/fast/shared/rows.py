@@ -19,7 +19,7 @@ from .switch import current_layout
 
 @final
 class RowPasses:
-    """The passes of one encoder. A prompt sees the text behind it, so each row has a copy of its prompt.
+    """The passes of one encoder. A prompt sees the text after it, so each row has a copy of its prompt.
 
     Args:
         parts: of a bidirectional model, or of an encoder-decoder, whose layers are then those of the encoder.

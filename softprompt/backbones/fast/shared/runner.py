@@ -135,7 +135,7 @@ def _ended_early(forward: Callable[..., Any], layout: Layout, *arguments: Any, *
     """The output of a layer at the queries alone.
 
     The layer is called twice: up to its attention, for the keys and values of all positions, and then with the states
-    of the queries, which attend to them. So everything behind the attention is computed for the queries only.
+    of the queries, which attend to them. So everything after the attention is computed for the queries only.
     """
     given: list[Seen] = []
 

@@ -1,4 +1,4 @@
-"""What a decoder reads behind a text to score several answers: a tree, in which common beginnings stand once."""
+"""What a decoder reads after a text to score several answers: a tree, in which common beginnings stand once."""
 
 import functools
 from collections.abc import Sequence
@@ -53,10 +53,10 @@ def tree_of(answers: tuple[tuple[int, ...], ...]) -> AnswerTree:
 @final
 @dataclass(frozen=True)
 class Behind:
-    """What each of b rows reads behind its text, on the host: up to n tokens, in the order of their numbers.
+    """What each of b rows reads after its text, on the host: up to n tokens, in the order of their numbers.
 
     Args:
-        tokens: token ids; `NONE` is padding, and behind all others.
+        tokens: token ids; `NONE` is padding, and after all others.
         depths: how many tokens stand between the text and each.
         lasts: the largest number of those that see it; the first token has number 1.
     """
@@ -67,7 +67,7 @@ class Behind:
 
     @classmethod
     def chains(cls, tokens: Int[Tensor, "b n"]) -> "Behind":
-        """One answer a row, padded behind its tokens."""
+        """One answer a row, padded after its tokens."""
         ids = tokens.cpu().numpy()
         return cls(ids, np.broadcast_to(np.arange(ids.shape[1]), ids.shape), np.full(ids.shape, ALL))
 
