@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,11 @@ def rows_of(texts: Any) -> list[dict[str, Any]]:
     """The rows that X stands for: texts (a list, an array, a Series), dicts, or the rows of a DataFrame.
 
     Raises:
-        BadInput: one text alone, an array of several columns, or something that is neither a text nor a row.
+        BadInput: one text alone, an array of several columns, something that is neither a text nor a row, or a column
+            whose name is no text.
     """
     if is_a(texts, "pandas", "DataFrame"):
+        _refuse_names(texts.columns)
         return list(row_dicts(texts))
     if isinstance(texts, str | Mapping):
         raise BadInput("X is a single input; give a list of texts or rows")
@@ -44,7 +46,16 @@ def rows_of(texts: Any) -> list[dict[str, Any]]:
     for number, value in enumerate(values, 1):
         if not isinstance(value, str | Mapping):
             raise BadInput(f"input {number} of X is a {type(value).__name__}, a text or a row is needed")
+        if isinstance(value, Mapping):
+            _refuse_names(value)
     return [dict(value) if isinstance(value, Mapping) else {TEXT: str(value)} for value in values]
+
+
+def _refuse_names(columns: Iterable[Any]) -> None:
+    """Refuse a column whose name is no text, which no template could name."""
+    for name in columns:
+        if not isinstance(name, str):
+            raise BadInput(f"a column of X is called {name!r}, which is no text; rename it")
 
 
 def _refuse_missing(answers: Any) -> None:
@@ -227,9 +238,13 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
         rows, classes = rows_of(X), np.asarray(y)
         if classes.ndim != 1:
             raise BadInput(f"y has shape {classes.shape}, one class an input is needed")
-        if (kind := type_of_target(classes)).startswith("continuous"):
+        try:
+            kind = type_of_target(classes)
+            self.classes_, places = np.unique(classes, return_inverse=True)
+        except TypeError as error:
+            raise BadInput(f"y holds classes that cannot be sorted ({error}); give texts or numbers alone") from error
+        if kind.startswith("continuous"):
             raise BadInput(f"Unknown label type: {kind}; y of a classifier holds classes; use PromptRegressor")
-        self.classes_, places = np.unique(classes, return_inverse=True)
         if len(self.classes_) < 2:
             raise BadInput(f"y holds {len(self.classes_)} class; at least two are needed")
         training = dict(self.training or {})
@@ -245,7 +260,7 @@ class PromptClassifier(ClassifierMixin, _PromptEstimator):
         words = self.label_words or {}
         missing = [value for value in self.classes_ if words and value not in words]
         if missing:
-            raise BadInput(f"no word is given for class {missing[0]!r}; give one for each class, or none")
+            raise BadInput(f"no word is given for class {plain_cell(missing[0])!r}; give one for each class, or none")
         # By the classes themselves: rows have their numbers.
         values = tuple(self.classes_.tolist())
         return list(label_words_of(values, [words.get(value, str(value)) for value in self.classes_]))

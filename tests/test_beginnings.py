@@ -9,10 +9,10 @@ import re
 import pytest
 import torch
 from softprompt.backbones import from_model, load_backbone
-from softprompt.data import load_rows, split_rows
+from softprompt.data import load_rows, shared_ids, split_rows
 from softprompt.errors import BadInput, UnsupportedModel
 from softprompt.inference.evaluate import evaluate
-from softprompt.inference.in_context import labelled_text
+from softprompt.inference.in_context import encoded, labelled_text
 from softprompt.inference.predict import predict
 from softprompt.inference.rows import answer_positions, examples_for
 from softprompt.interop.recipes import recipe
@@ -138,6 +138,22 @@ class TestInstruction:
             assert [*plan.task.opening_ids, *without] == whole.inputs.row(number).tolist()
         assert run_data.train.parts is not None
         assert torch.equal(run_data.train.parts.offsets, run_data.train.inputs.offsets)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "chat", "t5", "bert"])
+@pytest.mark.parametrize("words", ["is the film bad?", "is the film good"])
+def test_another_instruction_stays_whole_though_it_begins_with_the_same_words(name, words, task, backbone_of):
+    backbone = backbone_of(name)
+    plan, _ = planned(task, backbone, PromptSettings(init="instruction"))
+    rows = split_rows(task, load_rows(task)).validation
+    other = dataclasses.replace(task, instruction=words)
+    held = dataclasses.replace(other, opening_ids=plan.task.opening_ids)
+    whole, left = (examples_for(backbone, asked, rows, 0).inputs.row(0).tolist() for asked in (other, held))
+    before = whole[: len(whole) - len(left)]
+    assert [*before, *left] == whole
+    (alone,) = encoded(backbone, [backbone.input_prefix])
+    # A beginning of sequence and the opening of a chat are in the prompt, whatever the instruction is.
+    assert before == alone[: shared_ids(alone, plan.task.opening_ids)]
 
 
 @pytest.mark.parametrize("name", ["gpt2", "byte-chat", "t5", "bert"])

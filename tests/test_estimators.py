@@ -186,6 +186,9 @@ def test_the_mean_of_training_stands_in_for_an_answer_that_is_no_finite_number(b
         (TEXTS, LABELS[:-1], "12 inputs in X and 11 answers in y"),
         (TEXTS, ["yes"] * 12, "y holds 1 class"),
         (pd.DataFrame({"answer": TEXTS}), LABELS, "a column of X is called 'answer'"),
+        (pd.DataFrame({1: TEXTS, 2: TEXTS}), LABELS, "a column of X is called 1, which is no text"),
+        (TEXTS, np.array([1, "no"] * 6, dtype=object), "y holds classes that cannot be sorted"),
+        (TEXTS, np.array([b"yes", b"no"] * 6), "y holds classes that cannot be sorted"),
     ],
 )
 def test_what_cannot_be_fitted_is_named(backbone, texts, labels, message):

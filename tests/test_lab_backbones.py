@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,10 @@ from softprompt.backbones import load_backbone
 from softprompt.builtin import BUILT_IN, copy_backbone, folder_of
 from softprompt.cli import main
 from softprompt.errors import BadInput, DamagedFile, UnknownName
-from softprompt.inference.predict import kept_model
+from softprompt.inference.predict import kept_model, loaded_models
 from softprompt.interop.peft import export_peft
 from softprompt.prompts.prompt import Provenance, SoftPrompt
-from softprompt.settings import PromptSettings, TrainSettings
+from softprompt.settings import ModelSpec, PromptSettings, TrainSettings
 from softprompt.training import read_plan, train
 
 from kit import review_task, same_files
@@ -42,14 +43,50 @@ def weights(shipped, tmp_path, monkeypatch):
     root = Path(shutil.copytree(shipped, tmp_path / "weights"))
     monkeypatch.setattr(backbones, "WEIGHTS", root)
     # Other tests of this process may have answered with the model that is shipped under the same name.
-    kept_model.cache_clear()
+    loaded_models.cache_clear()
     yield root
-    kept_model.cache_clear()
+    loaded_models.cache_clear()
 
 
 def written(made, folder, **options):
     model, tokenizer = made
     return write_backbone(model, tokenizer, folder, **options)
+
+
+def test_threads_load_models_one_after_another(weights):
+    """transformers replaces functions of its own while it loads; overlapping loads leave them replaced for good."""
+    together, failed = threading.Barrier(4), []
+
+    def load():
+        together.wait()
+        try:
+            load_backbone("lab-t5")
+        except Exception as error:  # Of a thread it would be lost.
+            failed.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert load_backbone("lab-t5").kind == "encoder-decoder"
+    assert load_backbone("lab-bert").answers == "label-words"
+
+
+def test_threads_share_a_kept_model(weights):
+    together, found = threading.Barrier(4), []
+
+    def keep():
+        together.wait()
+        found.append(kept_model(ModelSpec("lab-t5")))
+
+    threads = [threading.Thread(target=keep) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({id(backbone) for backbone in found}) == 1
 
 
 def halved(model):

@@ -255,6 +255,17 @@ def test_a_study_on_a_decoder_says_the_style_that_train_takes_by_default(tiny_gp
     assert (task.instruction, task.template, style) == ("Good?", "Review: {sentence}\nSentiment:", None)
 
 
+def test_a_study_of_own_rows_has_a_decoder_read_what_train_has_it_read(tiny_gpt, tiny_bert, save_tiny, tmp_path):
+    decoder, encoder = (
+        ModelSpec(str(save_tiny(tmp_path / name, *made()))) for name, made in (("gpt", tiny_gpt), ("bert", tiny_bert))
+    )
+    plain = custom_task({"train": [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}]}, text_columns=["text"],
+                        label_column="label")  # fmt: skip
+    task, style = task_and_style(plain, decoder)
+    assert (task, task.template, style) == (worded_for(plain, "decoder"), "text: {text}\nlabel:", None)
+    assert task_and_style(plain, encoder) == (plain, None)
+
+
 def test_label_words_may_name_their_labels():
     assert words_of(("0=no", "1=yes")) == words_of(("0=no,1=yes",)) == {"0": "no", "1": "yes"}
     assert words_of(()) is None

@@ -1,6 +1,7 @@
 """What a folder or the hub holds of a model, read by transformers: configuration, tokenizer, weights."""
 
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ _TOKENIZERS = (
     "vocab.txt",
     "vocab.json",
 )
+
+_ONE_AT_A_TIME = threading.RLock()
 
 
 def read_language_model(kind: Kind, name: str, options: dict[str, Any]) -> nn.Module:
@@ -94,15 +97,20 @@ def read_tokenizer(name: str, revision: str | None) -> Any:
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Within, no progress bars and no loading reports of transformers; its settings are restored."""
+    """Within, no progress bars and no loading reports of transformers; its settings are restored. One thread at a time.
+
+    While transformers loads a model it replaces functions of its own for the whole process. Of two loads that overlap,
+    the second puts back what the first had put there, and every later model of the process lacks its tied weights.
+    """
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
+    with _ONE_AT_A_TIME:
+        verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()

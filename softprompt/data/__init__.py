@@ -9,6 +9,7 @@ from ._drawn import drawn_rows as drawn_rows
 from ._examples import Examples as Examples
 from ._examples import Ragged as Ragged
 from ._examples import Windows as Windows
+from ._examples import shared_ids as shared_ids
 from ._rows import load_rows as load_rows
 from ._splits import SPLIT_SEED as SPLIT_SEED
 from ._splits import Splits as Splits

@@ -178,3 +178,9 @@ class Examples:
         parts = None if self.parts is None else self.parts.padded(chosen, SPECIAL)[0]
         classes = torch.tensor([self.gold[row] for row in chosen.tolist()]) if self.labels and self.gold else None
         return TextBatch(ids, mask, owners, targets, parts, classes=classes)
+
+
+def shared_ids(a: Sequence[int], b: Sequence[int]) -> int:
+    """Return how many ids two sequences have in common at their beginnings."""
+    pairs = zip(a, b, strict=False)
+    return next((place for place, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))

@@ -12,7 +12,7 @@ from ..errors import BadInput, UnknownName
 from ..prompts.batch import SPECIAL, TEMPLATE, UNKNOWN
 from ..tasks import Rendered, Task, answer_text, gold
 from ._cache import cached, content_key, tokenizer_key
-from ._examples import Examples, Gold, Ragged, Windows
+from ._examples import Examples, Gold, Ragged, Windows, shared_ids
 from ._table import Rows, uncollected
 from ._truncate import Span, kept_tokens, shortened_text, tokens_within
 from ._windows import window_with_answer, windows
@@ -37,6 +37,7 @@ class TextFormat:
         answers: how the backbone answers.
         encode_answers: words to token ids; not called for a linear head.
         prefix: stands before the rendered text.
+        turn: what of the prefix no task chooses, as the opening of a turn in a chat.
         suffix: stands after it.
         mask: what a {mask} of the template becomes; the suffix is then left out. A row's own text that reads like it
             is taken apart, so that the answer's place is the only one. None if the backbone answers at none.
@@ -47,6 +48,7 @@ class TextFormat:
     answers: Answers
     encode_answers: EncodeAnswers
     prefix: str = ""
+    turn: str = ""
     suffix: str = ""
     mask: str | None = None
     special_tokens: bool = True
@@ -121,8 +123,7 @@ def tokenize(
     else:
         inputs, parts, truncated = make()
     if task.opening_ids:
-        # The ids that a row has in common with them: another task's rows keep their own instruction.
-        shared = inputs.shared_with(task.opening_ids)
+        shared = inputs.shared_with(_held(task, text_format))
         inputs, parts = inputs.without_first(shared), parts.without_first(shared)
     if not cut:
         return Examples(inputs, encoded, right, task.labels, truncated, parts)
@@ -132,6 +133,17 @@ def tokenize(
     all_windows = Windows(inputs, torch.repeat_interleave(torch.arange(len(cut)), counts))
     # Nothing is lost: what one window does not hold is in another.
     return Examples(inputs.select(firsts), encoded, right, task.labels, 0, parts.select(firsts), all_windows)
+
+
+def _held(task: Task, text_format: TextFormat) -> Sequence[int]:
+    """The ids that stand in the prompt's place and not in a row: the task's `opening_ids`.
+
+    Of another instruction, which may begin with the same words, the prompt holds only what stands before it.
+    """
+    whole, without = text_format.encode([text_format.prefix, text_format.turn])["input_ids"]
+    if shared_ids(whole, task.opening_ids) == len(task.opening_ids):
+        return task.opening_ids
+    return task.opening_ids[: shared_ids(without, task.opening_ids)]
 
 
 def _windows(

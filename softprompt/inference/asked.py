@@ -132,7 +132,7 @@ def _chosen_task(
 def _on_file(trained_on: Task | None, file: str) -> Task:
     """A prompt's own task on a file: as it is where it is made of that file, else with all its rows to be scored."""
     if trained_on is None:
-        raise BadInput(f"this prompt records no task that {file!r} could hold rows of; name one with --task")
+        raise BadInput(f"this prompt records no task that {file!r} could hold rows of; give one by its name")
     paths = [Path(path).resolve() for path in trained_on.source.every_path]
     if Path(file).resolve() in paths:
         return trained_on

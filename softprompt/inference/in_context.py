@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..backbones import AbstractBackbone
-from ..data import Examples, Rows, few_shot, strata
+from ..data import Examples, Rows, few_shot, shared_ids, strata
 from ..tasks import Task, answer_text, gold
 
 # Rows that are looked at to find where the words before them end.
@@ -103,12 +103,6 @@ def context_of(
     # Some tokenizers write every row otherwise at the start of a text: what all have in common comes nearest.
     (alone,) = encoded(backbone, [before])
     return tuple(alone[: min(shared_ids(alone, ids) for ids in whole)])
-
-
-def shared_ids(a: Sequence[int], b: Sequence[int]) -> int:
-    """Return how many ids two sequences have in common at their beginnings."""
-    pairs = zip(a, b, strict=False)
-    return next((place for place, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))
 
 
 def _text(backbone: AbstractBackbone, task: Task, row: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,18 @@ log = logging.getLogger("softprompt")
 MOST_BATCHES = 8
 
 
-@functools.lru_cache(maxsize=2)
+_KEPT = threading.Lock()
+
+
 def kept_model(spec: ModelSpec) -> AbstractBackbone:
-    """The model of this spec, loaded once and kept for the next call."""
+    """The model of this spec, loaded once and kept for the next call, of any thread."""
+    with _KEPT:
+        return loaded_models(spec)
+
+
+@functools.lru_cache(maxsize=2)
+def loaded_models(spec: ModelSpec) -> AbstractBackbone:
+    """The model of this spec; use `kept_model`, because two threads would load it twice."""
     return load_backbone(spec)
 
 

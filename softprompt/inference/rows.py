@@ -47,6 +47,7 @@ def text_format(backbone: AbstractBackbone, task: Task, context: str = "") -> Te
         answers=backbone.answers,
         encode_answers=partial(backbone.encode_answers, behind=before_answer(backbone, task)),
         prefix=backbone.input_prefix + task.opening + context,
+        turn=backbone.input_prefix,
         suffix=backbone.suffix(task.cue),
         mask=backbone.mask,
         special_tokens=backbone.special_tokens,

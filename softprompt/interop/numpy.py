@@ -49,7 +49,8 @@ def export_numpy(prompt: SoftPrompt, path: str | Path) -> Path:
     A prompt trained at another embedding scale is converted to the checkpoint's own, because an array records no scale.
 
     Raises:
-        CannotExport: a prompt without vectors, with a head or with several layers, which one array cannot hold.
+        CannotExport: a prompt without vectors, with a head or with several layers, which one array cannot hold, or one
+            that stands in the place of an instruction.
         BadInput: the file exists.
         StorageFailure: the disk is full or not writable.
     """
@@ -58,6 +59,11 @@ def export_numpy(prompt: SoftPrompt, path: str | Path) -> Path:
     if prompt.length == 0 or prompt.head is not None:
         raise CannotExport(
             "a .npy file holds vectors and nothing else, this prompt has a head; export to PEFT or save it"
+        )
+    if (prompt.provenance.task or {}).get("opening_ids"):
+        raise CannotExport(
+            "these vectors stand in the place of the instruction, which a .npy file cannot say; export to PEFT or "
+            "save the prompt"
         )
     content = io.BytesIO()
     np.save(content, prompt.at_scale(1.0).expanded().numpy(force=True), allow_pickle=False)

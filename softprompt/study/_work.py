@@ -141,6 +141,8 @@ class Models:
     def __init__(self, store: Path, device: str):
         self.store, self.device = store, device
         self.loaded: OrderedDict[ModelSpec, AbstractBackbone] = OrderedDict()
+        # Names of tasks whose words are warned of.
+        self.warned: set[str] = set()
 
     def of(self, spec: RunSpec) -> "AbstractBackbone":
         """The model that a run is trained on.
@@ -172,6 +174,7 @@ def _train(store: Path, fleet: Fleet, models: Models, data_root: "Path | str | N
     inputs = _inputs(fleet)
     backbone = models.of(first)
     embeddings = backbone.identity().embedding_sha256
+    _warn_of_words(first, backbone.kind, models.warned)
     with without_advice():
         if fleet.is_started:
             run = _resumed(fleet, backbone)
@@ -243,6 +246,21 @@ def style_of(spec: RunSpec, kind: str) -> str | None:
     if spec.style is None and kind == "decoder" and spec.declared.style == "words":
         return "words"
     return spec.style
+
+
+def _warn_of_words(spec: RunSpec, kind: str, warned: set[str]) -> None:
+    """Warn once of a user's rows that a decoder reads in other words than in `train`, which numbers would not show."""
+    from ..tasks import in_lines
+
+    task = spec.declared
+    shown = in_lines(task)
+    if style_of(spec, kind) != "words" or shown == task or task.name in warned:
+        return
+    warned.add(task.name)
+    log.warning(
+        "%s: a study has a decoder read %r, train has it read %r; write template = ... into the task for both",
+        task.name, task.template, shown.template,
+    )  # fmt: skip
 
 
 def _all_stored(store: Path) -> Iterator[StoredRun]:

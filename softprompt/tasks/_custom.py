@@ -80,6 +80,8 @@ def custom_task(
         require_kind(argument, value, str | None)
     require_kind("delimiter", delimiter, str)
     text_columns = listed("--text-column", text_columns)
+    for column in text_columns:
+        require_kind("text_columns", column, str)
     metrics = None if metrics is None else listed("--metric", metrics)
     require_different("--text-column", text_columns)
     require_different("--metric", metrics or ())

@@ -1,5 +1,6 @@
 """Prompts as one array in a `.npy` file."""
 
+import dataclasses
 import os
 import pickle
 from pathlib import Path
@@ -39,6 +40,13 @@ class TestNumpy:
     def test_a_prompt_with_a_head_does_not_fit_an_array(self, tmp_path):
         with pytest.raises(CannotExport, match="this prompt has a head"):
             export_numpy(a_prompt("encoder", "linear-head"), tmp_path / "p.npy")
+
+    def test_a_prompt_in_the_place_of_an_instruction_is_more_than_an_array(self, tmp_path):
+        prompt = a_prompt("decoder")
+        provenance = dataclasses.replace(prompt.provenance, task={"name": "t", "opening_ids": [1, 2]})
+        with pytest.raises(CannotExport, match="stand in the place of the instruction"):
+            export_numpy(dataclasses.replace(prompt, provenance=provenance), tmp_path / "p.npy")
+        assert not (tmp_path / "p.npy").exists()
 
     @pytest.mark.parametrize(
         ("array", "match"),

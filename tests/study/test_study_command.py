@@ -24,6 +24,7 @@ from softprompt.study import (
     markdown,
     plan,
     read,
+    run_all,
     status,
     summary,
     under_other_names,
@@ -472,3 +473,20 @@ class TestCommand:
             finish(tmp_path, found.fleet)
         assert main(["study", "run", str(file), "--store", str(tmp_path / "store"), "--device", "cpu"]) == 0
         assert "4/4" in capsys.readouterr().err
+
+
+def test_a_study_says_once_that_a_decoder_reads_own_rows_in_other_words_than_train(
+    task, tiny_gpt, save_tiny, tmp_path, caplog
+):
+    decoder = str(save_tiny(tmp_path / "gpt", *tiny_gpt()))
+    specs = grid(task=task, model=decoder, seed=[0, 1], **QUICK)
+    run_all(specs, tmp_path / "store", fleet_size=1, progress=False)
+    told = [line for line in caplog.messages if "a study has a decoder read" in line]
+    assert told == [
+        "reviews: a study has a decoder read '{text}', train has it read 'text: {text}\\nlabel:'; "
+        "write template = ... into the task for both"
+    ]
+    caplog.clear()
+    own = dataclasses.replace(task, template="It is {text}. Good?", cue="")
+    run_all(grid(task=own, model=decoder, **QUICK), tmp_path / "other", progress=False)
+    assert not [line for line in caplog.messages if "a study has a decoder read" in line]

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...backbones import AbstractBackbone
+from ...data import shared_ids
 from ...errors import BadInput, UnsupportedModel
-from ...inference.in_context import encoded, shared_ids, text_before
+from ...inference.in_context import encoded, text_before
 from ...prompts.methods import Method
 from ...settings import PromptSettings
 from ...tasks import Task, label_values
