@@ -30,6 +30,7 @@ from ._read import read_tokenizer as read_tokenizer
 from ._read import silence as silence
 from ._some_tokens import label_logits as label_logits
 from ._some_tokens import label_logits_each as label_logits_each
+from ._turns import turn as turn
 from .base import AbstractBackbone as AbstractBackbone
 from .base import Answers as Answers
 from .decoder import DecoderBackbone as DecoderBackbone

@@ -8,6 +8,8 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import nn
 
+from ._turns import turn
+
 
 @runtime_checkable
 class _Backbone(Protocol):
@@ -21,19 +23,20 @@ T = TypeVar("T")
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Inside the `with` block, a model is in evaluation mode, without autocast.
+    """Inside the `with` block, a model is in evaluation mode, without autocast, and of one thread.
 
     Afterwards each of its modules is in the mode it had.
     """
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        with without_autocast():
-            yield
-    finally:
+    with turn(model):
+        training = [module for module in model.modules() if module.training]
         for module in training:
-            module.training = True
+            module.training = False
+        try:
+            with without_autocast():
+                yield
+        finally:
+            for module in training:
+                module.training = True
 
 
 def in_evaluation(

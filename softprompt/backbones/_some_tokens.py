@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..prompts.batch import PromptBatch, TextBatch
+from ..prompts.seeds import GENERATORS
 from ._labels import Reading, refuse_collisions
 from ._precision import is_wide, restore_forward, wide_product
+from ._turns import turn
 from .base import AbstractBackbone
 
 
@@ -95,7 +97,7 @@ def _heads_agree(
     if backbone.heads_agree is None:
         row = batch.select(torch.zeros(1, dtype=torch.long, device=batch.ids.device))
         # The trial may not change what the frozen model's dropout draws next.
-        with torch.no_grad(), torch.random.fork_rng():
+        with turn(backbone.model), GENERATORS, torch.no_grad(), torch.random.fork_rng():
             whole = backbone.logits(prompt_batch, row)[:, 0, tokens]
             some = _logits_over(backbone, prompt_batch, row, tokens)
         backbone.heads_agree = some is not None and agree(some, whole)
@@ -107,7 +109,7 @@ def _logits_over(
 ) -> Tensor | None:
     """The logits from a head over a few tokens; None where what follows the head cannot take them."""
     try:
-        with head_over(backbone.model.get_output_embeddings(), tokens):
+        with turn(backbone.model), head_over(backbone.model.get_output_embeddings(), tokens):
             return backbone.logits(prompt_batch, batch)[:, 0]
     except (RuntimeError, IndexError, ValueError):
         return None

@@ -25,6 +25,7 @@ from ..settings import ModelSpec
 from ._greedy import NOTHING, Watch
 from ._labels import Reading, refuse_indistinct, rows_of
 from ._products import Library
+from ._turns import in_turn, turn
 from .deep import entering, layers_of, state_scales
 from .family import embedded, text_config, word_vectors
 from .fast.int8 import is_int8, to_int8
@@ -37,6 +38,8 @@ from .rescale.scale import scaling_of
 Answers = Literal["tokens", "chat", "label-words", "linear-head"]
 Engine = Literal["packed", "shared", "reference"]
 
+# What computes with the model, and hooks into it for that time.
+_PASSES = ("logits", "label_scores", "label_scores_each", "compiled", "text_states", "answer_ids", "prompt_states")
 # Layers that transformers does not mark as recomputable, though nothing in them forbids it.
 _UNMARKED_LAYERS = ("AlbertLayer", "MPNetLayer")
 
@@ -90,6 +93,13 @@ class AbstractBackbone(abc.ABC):
     # Whether a head over a few tokens gives the logits of the whole head; None until `label_logits` has tried.
     heads_agree: bool | None = None
 
+    def __init_subclass__(cls) -> None:
+        """Let one thread at a time compute with a model."""
+        super().__init_subclass__()
+        for name in _PASSES:
+            if name in vars(cls):
+                setattr(cls, name, in_turn(vars(cls)[name]))
+
     def __init__(self, model: nn.Module, tokenizer: Any, name: str, revision: str | None = None):
         # Any: what a transformers model has beside nn.Module is beyond the type checker.
         self.model: Any = model
@@ -113,9 +123,11 @@ class AbstractBackbone(abc.ABC):
     @property
     def word_vectors(self) -> Float[Tensor, "v e"]:
         """Each token's vector as it enters the model: what a prompt vector stands beside."""
-        return word_vectors(self.model)
+        with turn(self.model):
+            return word_vectors(self.model)
 
     @final
+    @in_turn
     def embed(self, ids: Int[Tensor, "*b"]) -> Float[Tensor, "*b e"]:
         """Each token's vector as the model reads it when it is given ids."""
         return embedded(self.model, ids)
@@ -158,6 +170,7 @@ class AbstractBackbone(abc.ABC):
         """
         return layers_of(self.stack, self.name, self.embedding_size)
 
+    @in_turn
     def state_scales(self) -> list[WordScale]:
         """How large the states are that the layers after the first read: the units of a deep prompt.
 
@@ -227,6 +240,7 @@ class AbstractBackbone(abc.ABC):
             embedding_scale=self.embedding_scale,
         )
 
+    @in_turn
     def identity(self) -> BackboneIdentity:
         """Name, kind, width and embedding hash: what a stored prompt remembers."""
         return identity_of(self.model, self.name, self.kind, self.revision)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone, in_float32
+from ..backbones import AbstractBackbone, in_float32, turn
 from ..errors import UnsupportedModel, pick
 from ..prompts.prompt import SoftPrompt
 from ..prompts.tuned import Stored, TunedWeights
@@ -73,7 +73,9 @@ def swap_for(kind: str, backbone: AbstractBackbone, options: Mapping[str, Any], 
     """
     build = pick("kind of weights", kind, BASELINES)
     refuse_no_weights(kind, backbone)
-    return build(backbone, options, start or Start())
+    # Not while other weights stand in the model, which would be taken for its own.
+    with turn(backbone.model):
+        return build(backbone, options, start or Start())
 
 
 def restored(stored: TunedWeights, backbone: AbstractBackbone) -> Swap:
@@ -85,7 +87,8 @@ def restored(stored: TunedWeights, backbone: AbstractBackbone) -> Swap:
     """
     if stored.kind in RESTORED:
         refuse_no_weights(stored.kind, backbone)
-        swap = RESTORED[stored.kind](backbone, stored.options, stored.weights)
+        with turn(backbone.model):
+            swap = RESTORED[stored.kind](backbone, stored.options, stored.weights)
     else:
         swap = swap_for(stored.kind, backbone, stored.options)
     swap.load(stored.weights, backbone.name)
@@ -133,13 +136,17 @@ def check(stored: Stored, backbone: AbstractBackbone) -> None:
 
 @contextlib.contextmanager
 def reference_passes(backbone: AbstractBackbone) -> Iterator[None]:
-    """Inside the `with` block, transformers computes the passes: other engines keep copies of the frozen weights."""
-    engine = backbone.engine
-    backbone.engine = "reference"
-    try:
-        yield
-    finally:
-        backbone.engine = engine
+    """Inside the `with` block, transformers computes the passes: other engines keep copies of the frozen weights.
+
+    The model is this thread's alone until then.
+    """
+    with turn(backbone.model):
+        engine = backbone.engine
+        backbone.engine = "reference"
+        try:
+            yield
+        finally:
+            backbone.engine = engine
 
 
 @contextlib.contextmanager

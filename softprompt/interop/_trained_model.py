@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..backbones.family import kind_of, word_vectors
+from ..prompts.seeds import GENERATORS
 from ..prompts.units import WordScale
 from ..regularizers import Vocabulary
 
@@ -93,7 +94,7 @@ def random_states() -> list[Tensor]:
 @contextlib.contextmanager
 def same_draws(states: Sequence[Tensor]) -> Iterator[None]:
     """Within, torch draws from these states; afterwards it goes on as if nothing had been drawn."""
-    with torch.random.fork_rng():
+    with GENERATORS, torch.random.fork_rng():
         torch.set_rng_state(states[0])
         if len(states) > 1:
             torch.cuda.set_rng_state_all(list(states[1:]))

@@ -187,8 +187,10 @@ class Method:
         """
         import torch
 
+        from .seeds import GENERATORS
+
         # Only the CPU's generator is seeded: torch.manual_seed would also seed those of the accelerators.
-        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        with GENERATORS, torch.device("cpu"), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self._construct(e)
 

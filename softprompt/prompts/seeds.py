@@ -2,9 +2,14 @@
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Iterator
 
 import torch
+
+# Held while torch's global generators are seeded: they are of the whole process, and a thread that draws meanwhile
+# would have other numbers than its seed's.
+GENERATORS = threading.RLock()
 
 
 def stream_seed(seed: int, purpose: str) -> int:
@@ -18,8 +23,8 @@ def stream_seed(seed: int, purpose: str) -> int:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators inside the `with` block and restore their states afterwards."""
+    """Seed torch's global generators inside the `with` block, for this thread alone, and restore them afterwards."""
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with GENERATORS, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield

@@ -10,7 +10,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from ..backbones import AbstractBackbone
+from ..backbones import AbstractBackbone, turn
 from ..data import Examples
 from ..memory import MemoryBudget
 from ..prompts.batch import TextBatch
@@ -66,7 +66,7 @@ class Loop:
         """Bound the passes by the memory that is free now."""
         train, backbone = self.run_data.train, self.run_data.backbone
         for members in self._fleets():
-            with members[0].trainable.applied():
+            with turn(backbone.model), members[0].trainable.applied():
                 self._fit_fleet(members, train, backbone)
 
     def _fit_fleet(self, members: list[FleetMember], train: Examples, backbone: AbstractBackbone) -> None:
@@ -182,8 +182,8 @@ class Loop:
         """Fresh gradients of all prompts, from nothing that an earlier attempt has left."""
         for member in members:
             member.trainable.zero_grad(set_to_none=True)
-        # Alone, if it changes what the model computes.
-        with members[0].trainable.applied():
+        # Alone, if it changes what the model computes; and dropout is on in no other thread's pass.
+        with turn(self.run_data.backbone.model), members[0].trainable.applied():
             owners = torch.cat([batch.owner for batch in batches])
             counts = torch.bincount(owners, minlength=len(members)).to(self.run_data.backbone.device)
             return [self._pass(members, number, batch, counts) for number, batch in enumerate(batches)]
