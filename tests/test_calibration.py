@@ -137,6 +137,18 @@ class TestScoring:
         assert scoring_of(prompt, "mean") == dataclasses.replace(scoring_of(prompt), normalize="mean", calibration=None)
         assert scoring_of(prompt, calibrate=False).calibration is None
 
+    @pytest.mark.parametrize("words", [{"template": "So: {text}"}, {"instruction": "Is it good?"}])
+    def test_other_words_leave_the_calibration_out_with_a_warning(self, words, calibrated, caplog):
+        _, prompt = calibrated
+        plain = prompt.predict(["a good film"], calibrate=False, **words)
+        assert prompt.predict(["a good film"], **words) == plain
+        assert evaluate(prompt, **words).metrics == evaluate(prompt, calibrate=False, **words).metrics
+        assert caplog.text.count("calibration stored with this prompt is left out") == 2
+        caplog.clear()
+        assert prompt.predict(["a good film"]) != prompt.predict(["a good film"], calibrate=False)
+        evaluate(prompt, task=prompt.provenance.task["name"])
+        assert "calibration stored" not in caplog.text
+
     def test_other_labels_are_not_calibrated(self, task):
         scores, _ = scores_of(n=4)
         answers = Answers([0] * 4, ["bad"] * 4, scores)

@@ -58,7 +58,12 @@ def backbone(request, tiny_gpt) -> AbstractBackbone:
 def run(backbone, tmp_path_factory) -> Run:
     """An ordinary prompt, a deep one, and weights that take the places of the model's own."""
     folder = tmp_path_factory.mktemp("threads")
-    prompts = [PromptSettings(), PromptSettings(deep=True), PromptSettings(method="lora"), PromptSettings(method="full")]
+    prompts = [
+        PromptSettings(),
+        PromptSettings(deep=True),
+        PromptSettings(method="lora"),
+        PromptSettings(method="full"),
+    ]
     settings = {"steps": 2, "batch_size": 4, "with_frozen": False}
     return train(review_task(folder / "data"), backbone, prompts=prompts, output=folder / "run", **settings)
 

@@ -96,7 +96,7 @@ def evaluate(
         chosen = allowed(chosen)
     if max_length is not None:
         chosen = dataclasses.replace(chosen, max_length=max_length)
-    scoring = scoring_of(prompt, normalize, calibrate)
+    scoring = scoring_of(prompt, normalize, calibrate, chosen)
     decode = decode or scoring.decode
     refuse_decoding(chosen, decode, prompt.provenance.answers)
     if normalize is not None:

@@ -144,7 +144,7 @@ def predict(
     named = [f"input {number}" for number in range(1, len(rows) + 1)] if places is None else places
     _tell_blank(task, rows, named)
     # Before the model: what a row lacks is found in no time.
-    scoring = scoring_of(prompt, calibrate=calibrate)
+    scoring = scoring_of(prompt, calibrate=calibrate, task=task)
     decode = decode or scoring.decode
     refuse_decoding(task, decode, prompt.provenance.answers)
     texts = [_text(task, row, place) for row, place in zip(rows, named, strict=True)]

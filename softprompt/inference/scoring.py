@@ -1,6 +1,7 @@
 """How a stored prompt answers: as it was trained to, wherever it is used."""
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -9,7 +10,10 @@ from ..backbones import refuse_unknown_normalization
 from ..documents import check_shape, refuse_more
 from ..errors import BadInput, DamagedFile, SoftPromptError
 from ..prompts.tuned import Stored
+from ..tasks import Task
 from .calibration import Calibration
+
+log = logging.getLogger("softprompt")
 
 VERSION = 1
 # Tokens of an answer where nobody says.
@@ -80,7 +84,9 @@ class Scoring:
 AS_BEFORE = Scoring()
 
 
-def scoring_of(prompt: Stored, normalize: str | None = None, calibrate: bool = True) -> Scoring:
+def scoring_of(
+    prompt: Stored, normalize: str | None = None, calibrate: bool = True, task: Task | None = None
+) -> Scoring:
     """How a prompt answers, as it was trained to unless a user wants it otherwise.
 
     Args:
@@ -88,8 +94,23 @@ def scoring_of(prompt: Stored, normalize: str | None = None, calibrate: bool = T
         normalize: "sum", "mean" or "first", which leaves a calibration out that was fitted on other scores; None is
             the prompt's own.
         calibrate: whether a stored calibration is used.
+        task: as it is asked. Other words than those of training leave a calibration out, with a warning; None is the
+            prompt's own task.
     """
     scoring = Scoring.of(prompt)
+    if calibrate and scoring.calibration is not None and task is not None and not _is_in_own_words(prompt, task):
+        log.warning(
+            "the calibration stored with this prompt is left out: it was fitted to its own template and instruction"
+        )
+        calibrate = False
     if normalize is not None and normalize != scoring.normalize:
         scoring = dataclasses.replace(scoring, normalize=normalize, calibration=None)
     return scoring if calibrate else dataclasses.replace(scoring, calibration=None)
+
+
+def _is_in_own_words(prompt: Stored, task: Task) -> bool:
+    """Whether a task is asked in the words of the prompt's training; True where these are not recorded."""
+    if prompt.provenance.task is None:
+        return True
+    own = Task.from_json(prompt.provenance.task)
+    return (own.template, own.instruction, own.cue) == (task.template, task.instruction, task.cue)
